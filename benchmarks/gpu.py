@@ -37,7 +37,7 @@ from react_pipeline.clip.model import from_parts
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.pages import markdown_table
 from react_pipeline.settings import TrainingConfig
-from react_pipeline.store import Store
+from react_pipeline.store import Scratch, Store
 from react_pipeline.training import GatedImage, TrainingObserver
 from react_pipeline.training.data import Views
 from react_pipeline.training.trainer import Trainer
@@ -86,11 +86,11 @@ def training(given: argparse.Namespace, precision: str) -> Rows:
         pairs = CollectedPairs(
             publish(Store(Path(directory) / "store"), 500 if given.quick else 20_000)
         )
-        trainer = Trainer(
-            clip, pairs, DOMAIN, GatedImage(), config, World(device=given.device), Path(directory)
-        )
+        world, metrics = World(device=given.device), Path(directory) / "metrics.jsonl"
+        scratch = Scratch(Path(directory))
+        trainer = Trainer(clip, pairs, DOMAIN, GatedImage(), config, world, scratch, metrics)
         counts = trainer.run(TrainingObserver(), INPUTS)
-        lines = (Path(directory) / "metrics.jsonl").read_text().splitlines()
+        lines = metrics.read_text().splitlines()
     tail = [json.loads(line) for line in lines[len(lines) // 2 :]]
     title = f"training from JPEGs, {precision}, {workers} decoding processes"
     return [

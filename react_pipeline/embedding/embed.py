@@ -35,7 +35,7 @@ from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster, on_cluster, spread
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.stage import CORPUS_EMBEDDINGS, encoder_in
-from react_pipeline.store import Artifact, CorpusError, CorruptArtifact, Inputs, scratch_of
+from react_pipeline.store import Artifact, CorpusError, Inputs, Scratch, link_or_copy
 
 LEDGER_FILE = "ledger.parquet"
 
@@ -67,11 +67,11 @@ def embed_corpus(project: Project) -> Artifact:
         return adopted
     inputs = resolve(project, CORPUS_EMBEDDINGS)
     return project.store.build(
-        inputs, lambda staging, _: _embed(project, inputs, staging), resumable=True
+        inputs, lambda staging, scratch: _embed(project, inputs, staging, scratch)
     )
 
 
-def _embed(project: Project, inputs: Inputs, staging: Path) -> dict[str, Any]:
+def _embed(project: Project, inputs: Inputs, staging: Path, scratch: Scratch) -> dict[str, Any]:
     from react_pipeline.clip import read_config  # loads torch
 
     corpus = inputs.parents["corpus"]
@@ -81,11 +81,9 @@ def _embed(project: Project, inputs: Inputs, staging: Path) -> dict[str, Any]:
     digests = shards["sha256"].tolist()
     offers = brought(lambda extension: tuple(extension.earlier_shards(project.store, inputs)))
     earlier = [(name, take_over) for name, offer in offers for take_over in offer]
-    scratch = scratch_of(staging)
-    scratch.mkdir(exist_ok=True)
     records = Records(staging, scratch, locations, project.config.corpus.max_bad_fraction)
     folders = shards["folder"].tolist() if "folder" in shards else None
-    seen = SeenKeys(scratch / "keys.sqlite", folders)
+    seen = SeenKeys(staging / "keys.sqlite", folders)
     build = _Build(project.config, records, digests, earlier, base, seen)
     pairs = count_pairs(corpus)
     bar = tqdm(total=pairs, desc="embedding", unit="pair", disable=None)
@@ -111,7 +109,7 @@ class _Build:
 
         encoder = ShardEncoder(self.config, self.base.path, self.records.locations)
         for shard, counts in encoder.encode(self._to_encode(bar), self.records.staging, bar, pairs):
-            self.records.done(shard, **counts)
+            self.records.done(shard, self.records.staging, **counts)
         return encoder.arithmetic
 
     def run_spread(self, bar: Any) -> dict[str, str]:
@@ -131,13 +129,11 @@ class _Build:
         records = self.records
         for number, digest in enumerate(self.digests):
             shard = EmbeddedShard(number, digest)
-            if (record := records.finished(number)) is not None:
+            if records.is_finished(number):
+                record = records.of(number)
                 self.seen.add(number, records.keys_of(number, record))
                 bar.update(record["rows"])
                 continue
-            for name in records.files(number):
-                # What a kill left may be a link to a published file: removed, never written over.
-                (records.staging / name).unlink(missing_ok=True)
             counts: dict[str, Any] | None = None
             for name, take_over in self.earlier:
                 with demand(name):
@@ -146,7 +142,7 @@ class _Build:
                 shard.read_headers(records.locations, self.seen.enter)
                 yield shard
             else:
-                records.done(shard, **counts, reused_rows=counts["rows"])
+                records.done(shard, records.staging, **counts, reused_rows=counts["rows"])
                 bar.update(counts["rows"])
 
 
@@ -159,11 +155,10 @@ def _finish(
     with records, pq.ParquetWriter(staging / LEDGER_FILE, LEDGER_SCHEMA) as ledger:
         row_groups = 0
         for number in range(len(done.locations)):
-            record = done.finished(number)
-            if record is None:
-                raise CorruptArtifact(
-                    f"{done.marker(number)}: changed since it was written; run again"
-                )
+            record = done.of(number)
+            for name in done.files(number):
+                if (kept := done.folder(number) / name).exists():
+                    link_or_copy(kept, staging / name)
             reasons.update(record["reasons"])
             totals.update({name: record.get(name, 0) for name in _SUMMED})
             rows = record["ledger"]

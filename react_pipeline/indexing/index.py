@@ -42,10 +42,10 @@ def build_index(project: Project) -> Artifact:
     embeddings = inputs.parents["corpus_embeddings"]
 
     def write(staging: Path, scratch: Scratch) -> dict[str, Any]:
-        return build_indices(config, embeddings, staging, device=project.config.device)
+        return build_indices(config, embeddings, staging, scratch, device=project.config.device)
 
     with cluster(project.config.distributor):
-        return project.store.build(inputs, write, resumable=True)
+        return project.store.build(inputs, write)
 
 
 class Index:

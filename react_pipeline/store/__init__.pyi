@@ -24,11 +24,7 @@ from .durable import outside_stamp as outside_stamp
 from .durable import release as release
 from .durable import remembered_sha256 as remembered_sha256
 from .durable import remove as remove
-from .durable import remove_scratch as remove_scratch
 from .durable import rename_synced as rename_synced
-from .durable import scratch_of as scratch_of
-from .durable import seal as seal
-from .durable import sealed as sealed
 from .durable import sha256_of as sha256_of
 from .durable import stamp_of as stamp_of
 from .durable import write_atomically as write_atomically

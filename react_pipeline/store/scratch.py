@@ -18,6 +18,9 @@ from react_pipeline.store.durable import append, fsync, fsync_tree, link_or_copy
 KEPT = ".kept"
 """Log of a scratch: a line with the name and the digests of each thing that it keeps."""
 
+FILES, RECORD = "files", "record.json"
+"""What `fill` leaves in a folder."""
+
 Digests = dict[str, dict[str, Any]]
 """SHA-256 and bytes of files, by their paths below a folder; of a single file by "."."""
 
@@ -57,6 +60,14 @@ class Scratch:
             finally:
                 remove(part)
         return path
+
+    def build(self, name: str, target: Path, write: Callable[[Path], Any]) -> Any:
+        """Do a part of a build once: `write` fills a kept folder and returns a record (JSON); the
+        files are linked into `target`, and the record is returned.
+        """
+        kept = self.keep(name, lambda folder: fill(folder, write))
+        link_or_copy(kept / FILES, target)
+        return json.loads((kept / RECORD).read_text(encoding="utf-8"))
 
     def digests(self, path: Path) -> Digests:
         """SHA-256 and bytes of a file, or of each file below a folder."""
@@ -107,6 +118,13 @@ class Scratch:
         if lines:
             with (self.folder / KEPT).open("ab") as log:
                 append(log.fileno(), lines)
+
+
+def fill(folder: Path, write: Callable[[Path], Any]) -> None:
+    """Make a folder of files, which `write` writes, with the record (JSON) that it returns."""
+    (folder / FILES).mkdir(parents=True)
+    record = json.dumps(write(folder / FILES))
+    (folder / RECORD).write_text(record, encoding="utf-8")
 
 
 def _line(name: str, digests: Digests) -> bytes:

@@ -47,7 +47,7 @@ from react_pipeline.store.errors import (
     StoreWriteError,
 )
 from react_pipeline.store.folder import CURRENT, MANIFEST, USED, Folder
-from react_pipeline.store.scratch import Scratch
+from react_pipeline.store.scratch import FILES, RECORD, Scratch, fill
 
 if TYPE_CHECKING:
     from react_pipeline.store.bucket import Bucket
@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 RETENTION_SECONDS = 7 * 86_400.0
 """Longer than a build takes: what it reads was current when it began."""
-BUILT, FILES, COUNTS = "built", "files", "counts.json"
+BUILT = "built"
 STORE = "store.json"
 KEPT_SCRATCHES = 2
 """Scratches of one artifact that a further attempt leaves alone, since their processes may live."""
@@ -98,7 +98,7 @@ class Store:
         """Folder of this machine for what is kept beside artifacts."""
         return self.backend.home
 
-    def build(self, inputs: Inputs, write: Write, *, resumable: bool = False) -> Artifact:
+    def build(self, inputs: Inputs, write: Write) -> Artifact:
         """Publish the artifact of these inputs, or return the one that is already there.
 
         `write` fills the folder that it gets and returns the counts for the manifest. Builders on
@@ -124,7 +124,7 @@ class Store:
         scratch = self._scratch(inputs)
         winner = None
         try:
-            built = scratch.keep(BUILT, lambda folder: self._fill(folder, scratch, write))
+            built = scratch.keep(BUILT, lambda folder: self._build(folder, scratch, write))
             with self._disk_faults(built):
                 record = {
                     "format": FORMAT,
@@ -132,7 +132,7 @@ class Store:
                     **inputs.identity,
                     "attempt": attempt,
                     "files": scratch.digests(built / FILES),
-                    **json.loads((built / COUNTS).read_bytes()),
+                    **json.loads((built / RECORD).read_bytes()),
                     "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 }
                 manifest = with_digest(record)
@@ -158,13 +158,14 @@ class Store:
             self.remember(winner, winner.manifest["files"])
         return winner
 
-    def _fill(self, folder: Path, scratch: Scratch, write: Write) -> None:
-        (folder / FILES).mkdir(parents=True)
-        began = time.monotonic()
+    def _build(self, folder: Path, scratch: Scratch, write: Write) -> None:
+        def measured(files: Path) -> dict[str, Any]:
+            began = time.monotonic()
+            counts = dict(write(files, scratch))
+            return {"counts": counts, "build_seconds": round(time.monotonic() - began, 2)}
+
         with self._disk_faults(folder):
-            counts = dict(write(folder / FILES, scratch))
-            seconds = round(time.monotonic() - began, 2)
-            (folder / COUNTS).write_text(json.dumps({"counts": counts, "build_seconds": seconds}))
+            fill(folder, measured)
 
     @contextmanager
     def _disk_faults(self, folder: Path) -> Iterator[None]:

@@ -36,7 +36,7 @@ class Customization:
     project: Project
     inputs: Inputs
     world: World
-    scratch: Path
+    scratch: Scratch
     observer: TrainingObserver
     staging: Path | None
 
@@ -90,15 +90,15 @@ def customize(
     inputs = resolve(project, CUSTOMIZED_CHECKPOINT, method_key(slug, method))
     _refuse_starving(project, slug, inputs.parents[project.method(method).pairs])
     if not world.is_writer:
-        if scratch := world.broadcast(None):
-            _train(project, inputs, world, Path(scratch), TrainingObserver())
+        if folder := world.broadcast(None):
+            _train(project, inputs, world, Scratch(Path(folder)), TrainingObserver())
             world.broadcast(None)
         return project.store.open(inputs.stage, inputs.key, inputs.fingerprint)
 
     def write(staging: Path, scratch: Scratch) -> dict[str, Any]:
         try:
             world.broadcast(str(scratch.folder))
-            counts = _train(project, inputs, world, scratch.folder, observer, staging)
+            counts = _train(project, inputs, world, scratch, observer, staging)
         except BaseException as error:
             observer.failed(error)
             raise
@@ -116,7 +116,7 @@ def _train(
     project: Project,
     inputs: Inputs,
     world: World,
-    scratch: Path,
+    scratch: Scratch,
     observer: TrainingObserver,
     staging: Path | None = None,
 ) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def test_a_lease_that_cannot_be_removed_fails_no_build(
         assert store.prune() == []
         assert unfinished.staging.exists(), "its process, if it lives, finds all it wrote or none"
     assert store.current("thing", "all") == built
-    assert store.prune() == [str(unfinished.staging)]
+    assert store.prune() == [str(unfinished.staging), str(unfinished.scratch)]
     assert not list((tmp_path / ".staging").iterdir())
 
 

@@ -27,6 +27,7 @@ from react_pipeline.indexing.build import build_side
 from react_pipeline.indexing.recall import draw_queries
 from react_pipeline.project.project import Project
 from react_pipeline.settings.index import IndexConfig
+from react_pipeline.store import Scratch
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.training.customization import customize
 
@@ -135,7 +136,14 @@ def test_an_index_with_ready_cells_is_read_and_finds_as_much(
     for where in (device, "cpu"):
         path = tmp_path / f"{where}.index"
         build_side(
-            IndexConfig(recall_queries=10), key, embeddings, "image", path, queries, device=where
+            IndexConfig(recall_queries=10),
+            key,
+            embeddings,
+            "image",
+            path,
+            queries,
+            Scratch(tmp_path),
+            where,
         )
         index = faiss.read_index(str(path))
         faiss.extract_index_ivf(index).nprobe = 16

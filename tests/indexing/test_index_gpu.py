@@ -14,6 +14,7 @@ from react_pipeline.indexing.build import build_side
 from react_pipeline.indexing.recall import draw_queries
 from react_pipeline.project.project import Project
 from react_pipeline.settings.index import IndexConfig
+from react_pipeline.store import Scratch
 
 pytestmark = pytest.mark.usefixtures("short_rotation")
 ROWS, WIDTH = 3_000, 32
@@ -40,7 +41,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> list[tuple[type, int, int]]:
 def built(project: Project, path: Path, key: str, device: str) -> bytes:
     embeddings = project.store.current("corpus_embeddings", "all")
     queries, config = draw_queries(embeddings, 20), IndexConfig(recall_queries=10)
-    build_side(config, key, embeddings, "image", path, queries, device=device)
+    build_side(config, key, embeddings, "image", path, queries, Scratch(path.parent), device)
     return path.read_bytes()
 
 

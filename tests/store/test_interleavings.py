@@ -22,7 +22,7 @@ from typing import Any, TextIO
 import pytest
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from react_pipeline.store import artifacts, attempts
+from react_pipeline.store import Scratch, artifacts, attempts
 from react_pipeline.store import store as store_module
 from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.errors import ReactError, StoreWriteError
@@ -75,16 +75,16 @@ class World:
                 return False
             _pause()
 
-    def build(self, value: int, resumable: bool) -> None:
+    def build(self, value: int) -> None:
         store = Store(self.store_root)
         token = f"{self.random.getrandbits(40):x}"
         try:
             parent = store.build(
                 Inputs("parent", "all", {"value": value}, {}, "1"),
-                lambda path, _: write(path, token),
+                partial(write, token=token),
             )
             child = Inputs("child", "all", {}, {"parent": parent}, "1")
-            built = store.build(child, lambda path, _: write(path, token), resumable=resumable)
+            built = store.build(child, partial(write, token=token))
             self.seen["reused" if built.reused else "built"] += 1
         except StoreWriteError:
             self.seen["taken for dead"] += 1
@@ -112,10 +112,7 @@ class World:
 
     def play(self) -> None:
         hosts = ("here", "here", "elsewhere")
-        actors = [
-            Actor(partial(self.build, self.random.randint(1, 2), self.random.random() < 0.5), h)
-            for h in hosts
-        ]
+        actors = [Actor(partial(self.build, self.random.randint(1, 2)), h) for h in hosts]
         actors += [Actor(self.read, "here"), Actor(self.prune, self.random.choice(hosts))]
         kills = self.random.choice((0, 0, 1, 2))
         while living := [actor for actor in actors if not actor.dead and not actor.killed]:
@@ -140,7 +137,7 @@ class World:
         for host in ("here", "elsewhere"):
             for lease in self.store_root.glob(".staging/*.lease"):
                 os.utime(lease, (0, 0))
-            last = Actor(lambda: self.build(1, True), host)
+            last = Actor(lambda: self.build(1), host)
             while not last.dead:
                 last.switch()
             sweep = Actor(lambda: self.prune(), host)
@@ -160,14 +157,11 @@ class World:
                 actor.throw(GreenletExit)
 
 
-def write(staging: Path, token: str) -> dict[str, int]:
-    first = staging / "a"
-    if first.exists():  # what a killed build left
-        token = first.read_text()
-    else:
-        with first.open("w") as file:
-            file.write(token)
-    (staging / "sub").mkdir(parents=True, exist_ok=True)
+def write(staging: Path, scratch: Scratch, token: str) -> dict[str, int]:
+    token = scratch.keep("token", lambda path: path.write_text(token)).read_text()
+    with (staging / "a").open("w") as file:
+        file.write(token)
+    (staging / "sub").mkdir()
     (staging / "sub" / "b").write_text(token)
     return {}
 

@@ -76,7 +76,7 @@ def adopt_embeddings(project: Project, config: ReadyEmbeddings) -> Artifact:
             **_proof(clip, folder, parts, config),
         }
         if corpus.counts["convert"]:
-            return {**counts, **converted(clip, corpus, folder, parts, config, staging)}
+            return {**counts, **converted(clip, corpus, folder, parts, config, staging, scratch)}
         columns = {
             "url": config.url_column,
             "caption": config.caption_column,
@@ -96,7 +96,7 @@ def adopt_embeddings(project: Project, config: ReadyEmbeddings) -> Artifact:
         (staging / READY_FILE).write_text(json.dumps(ready, indent=1))
         return counts
 
-    return project.store.build(inputs, write, resumable=bool(corpus.counts["convert"]))
+    return project.store.build(inputs, write)
 
 
 def _proof(

@@ -43,7 +43,7 @@ def adopt_index(project: Project, indices: Path) -> Artifact:
     def write(staging: Path, _: Scratch) -> dict[str, Any]:
         return take_over(project.config.index, indices, embeddings, staging)
 
-    return project.store.build(inputs, write, resumable=True)
+    return project.store.build(inputs, write)
 
 
 def identify(root: Path, indices: Path) -> dict[str, str]:
@@ -91,9 +91,7 @@ def take_over(
                 "to have an index built"
             )
         built.seconds = round(time.perf_counter() - started, 2)
-        link = staging / path.name
-        link.unlink(missing_ok=True)
-        link.symlink_to(path.resolve())
+        (staging / path.name).symlink_to(path.resolve())
         sides[side] = built
     return index_counts(embeddings, config, sides, f"taken over from {indices}", queries, staging)
 

@@ -107,7 +107,7 @@ def test_images_become_shards_and_missing_ones_are_recorded(
     counts = artifact.counts
     assert (counts["pairs"], counts["failed"], counts["taken_over"]) == (GOOD, 3, 0)
     assert counts["skipped"] == {"duplicate_url": 1, "no_url": 1}
-    assert not (artifact.path / "scratch").exists()
+    assert not (artifact.path / "work").exists()
     assert publish_corpus(project).reused
     assert fresh(project, "corpus").fingerprint == artifact.fingerprint
 

@@ -135,11 +135,8 @@ class Zygote:
 
 
 def rot(folder: Path, chance: random.Random) -> None:
-    """Flip a bit of a file that a killed build may resume from."""
-    files = [
-        path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lease"
-    ]
-    if files := [path for path in files if path.stat().st_size]:
+    """Flip a bit of a state that a killed training may resume from."""
+    if files := sorted(folder.rglob("step-*/*")):
         path = chance.choice(files)
         data = bytearray(path.read_bytes())
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
