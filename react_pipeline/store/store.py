@@ -453,6 +453,8 @@ class Store:
                 continue
             except CorruptArtifact as error:
                 yield self.backend.address(place), error
+            except OSError as error:
+                yield self.backend.address(place), _damaged(artifact, str(error))
             else:
                 yield self.backend.address(place), None
 
