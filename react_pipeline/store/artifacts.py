@@ -106,7 +106,7 @@ class Artifact:
             MissingArtifact: If it was removed.
         """
         folder = self.folder_with(self.manifest["files"])
-        if not (folder / MANIFEST).exists():  # a copy
+        if not self.store.backend.is_local and not (folder / MANIFEST).exists():
             write_atomically(folder / MANIFEST, manifest_content(self.manifest).decode())
         return folder
 

@@ -15,7 +15,6 @@ import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -23,7 +22,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from react_pipeline.store.durable import rename_synced
 from react_pipeline.store.errors import (
@@ -32,7 +31,7 @@ from react_pipeline.store.errors import (
     SourceUnavailable,
     StoreWriteError,
 )
-from react_pipeline.store.folder import HEADS, MANIFEST, TEMPORARY, Entry, remove_old
+from react_pipeline.store.folder import HEADS, MANIFEST, TEMPORARY, Entry, sweep
 
 if TYPE_CHECKING:
     from react_pipeline.store.bucket_look import BucketLook
@@ -90,6 +89,7 @@ class Bucket:
     home: Path
     cache_bytes: float
     retry_seconds: float = RETRY_SECONDS
+    is_local: ClassVar[bool] = False
 
     def address(self, path: str) -> str:
         """URL of an object."""
@@ -245,8 +245,7 @@ class Bucket:
 
     def sweep(self, seconds: float) -> None:
         """As of `Folder`, and marks of removed objects."""
-        for path in (self.home / TEMPORARY).glob("*"):
-            remove_old(path, time.time() - seconds)
+        sweep(self.home / TEMPORARY, seconds)
         listing = list(self.entries(""))
         now = max((entry.time for entry in listing), default=0)  # the clock of the server
         old = [entry.path for entry in listing if _is_mark(entry) and entry.time < now - seconds]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from react_pipeline.store.durable import fsync, remove, sha256_of, stamp_of
 
@@ -45,6 +45,7 @@ class Folder:
     """A folder; `home` is also where this machine keeps what is no part of the store."""
 
     home: Path
+    is_local: ClassVar[bool] = True
 
     def address(self, path: str) -> str:
         """Where an object is."""
@@ -82,19 +83,28 @@ class Folder:
         return True
 
     def _write(self, path: str, data: bytes, name: Callable[[Path, Path], None]) -> None:
-        target = self.home / path
         temporary = self._temporary()
-        make_folder(target.parent)
         try:
             temporary.write_bytes(data)
             fsync(temporary)
-            name(temporary, target)
+            self._place(temporary, self.home / path, name)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _place(self, source: Path, target: Path, name: Callable[[Path, Path], None]) -> None:
+        """Give what is on the disk its name, though `discard` removes folders that are empty."""
+        while True:
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                name(source, target)
+                break
+            except FileNotFoundError:
+                if not source.exists():
+                    raise
         self._fsync_to_home(target.parent)
 
     def _temporary(self) -> Path:
-        make_folder(self.home / TEMPORARY)
+        (self.home / TEMPORARY).mkdir(parents=True, exist_ok=True)
         return self.home / TEMPORARY / secrets.token_hex(8)
 
     def _fsync_to_home(self, folder: Path) -> None:
@@ -167,15 +177,7 @@ class Folder:
         """Bring the files of an attempt, which are on this machine's disk, to where all see
         them.
         """
-        folder = self.home / prefix
-        while not folder.exists():
-            make_folder(folder.parent)
-            try:
-                built.rename(folder)
-            except FileNotFoundError:  # `discard` removed the empty folder, or somebody the files
-                if not built.exists():
-                    raise
-        self._fsync_to_home(folder.parent)
+        self._place(built, self.home / prefix, os.rename)
 
     def fetch(self, prefix: str, names: Iterable[str], *, anew: bool) -> Path:
         """The folder of an attempt on this machine, in which these files are; fetched again if
@@ -189,24 +191,22 @@ class Folder:
 
     def sweep(self, seconds: float) -> None:
         """Remove what writes that were killed left more than so many seconds ago."""
-        for path in (self.home / TEMPORARY).glob("*"):
-            remove_old(path, time.time() - seconds)
+        sweep(self.home / TEMPORARY, seconds)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder and its parents, though others remove empty ones."""
-    while not folder.is_dir():
-        with suppress(FileNotFoundError):
-            folder.mkdir(parents=True, exist_ok=True)
+def sweep(folder: Path, seconds: float) -> None:
+    """Remove what nobody wrote to within so many seconds from a folder of this machine."""
+    for path in folder.glob("*"):
+        if written_at(path) < time.time() - seconds:
+            with suppress(OSError):
+                remove(path)
 
 
-def remove_old(path: Path, oldest: float) -> bool:
-    """Remove a file or a folder if nothing in it was written since a time; returns whether."""
+def written_at(path: Path) -> float:
+    """Time at which anything in a file or a folder was written last; 0 if it is gone."""
     with suppress(OSError):
-        if max(below.lstat().st_mtime for below in [path, *path.rglob("*")]) <= oldest:
-            remove(path)
-            return True
-    return False
+        return max(below.lstat().st_mtime for below in [path, *path.rglob("*")])
+    return 0
 
 
 def _scan(folder: str) -> list[os.DirEntry[str]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from react_pipeline.store.artifacts import Artifact, manifest_content
 from react_pipeline.store.errors import CorruptArtifact, MissingArtifact
-from react_pipeline.store.folder import MANIFEST, USED, remove_old
+from react_pipeline.store.folder import MANIFEST, USED, written_at
 
 if TYPE_CHECKING:
     from react_pipeline.store.store import Store
@@ -57,7 +57,9 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
             except MissingArtifact:
                 pass
     # A clock ahead dooms nothing: no more time has passed than the newest object shows.
-    now = min(time.time(), max([*times.values(), *attempts.values()], default=0))
+    scratches = {path: written_at(path) for path in (store.root / ".scratch").glob("*")}
+    seen = [*times.values(), *attempts.values(), *scratches.values()]
+    now = min(time.time(), max(seen, default=0))
     oldest, expired = now - keep_seconds, now - RETENTION_SECONDS
     removed = []
     for artifact in _children_first(_unused(look, published, times, oldest)):
@@ -75,15 +77,17 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
             is_due = attempts[prefix] <= (oldest if is_ours else expired) and place not in damaged
             if is_due and (dry_run or store.discard(prefix)):
                 removed.append(store.backend.address(prefix))
-    for scratch in sorted((store.root / ".scratch").glob("*")):
+    for scratch in sorted(scratches):
         with store.locked(scratch.name, wait=False) as is_ours:
-            if not dry_run and remove_old(scratch, oldest if is_ours else expired):
+            if scratches[scratch] <= (oldest if is_ours else expired):
                 removed.append(str(scratch))
+                if not dry_run:
+                    store.throw_away(scratch)
     if not dry_run:
         known = {prefix.replace("/", "--") for prefix in attempts}
         for memory in (store.root / ".verified").glob("*"):
-            if memory.name not in known:
-                remove_old(memory, expired)
+            if memory.name not in known and written_at(memory) <= expired:
+                memory.unlink(missing_ok=True)
         store.backend.sweep(RETENTION_SECONDS)
     return removed
 

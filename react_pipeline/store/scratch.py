@@ -85,12 +85,16 @@ class Scratch:
             self._hashed[stamp] = {"sha256": sha256_of(file), "bytes": stat.st_size}
         return self._hashed[stamp]
 
-    def take_over(self, earlier: Scratch) -> None:
-        """Link what an earlier scratch keeps, except what is no longer as it was written."""
+    def begin(self, earlier: Scratch | None = None) -> None:
+        """Make the folder, with links to what an earlier scratch keeps, except what is no longer as
+        it was written.
+        """
+        self.folder.mkdir(parents=True)
         lines = []
-        for name, digests in earlier._kept().items():
+        source = earlier or self
+        for name, digests in source._kept().items():
+            files = {file: source.folder / name / file for file in digests}
             with suppress(OSError):  # it was removed
-                files = {file: earlier.folder / name / file for file in digests}
                 if all(self._described(files[file]) == digests[file] for file in files):
                     for file, path in files.items():
                         link_or_copy(path, self.folder / name / file)
@@ -102,9 +106,15 @@ class Scratch:
     def kept_at(self) -> int:
         """Time at which something was kept last, in nanoseconds; 0 if nothing was."""
         try:
-            return (self.folder / KEPT).stat().st_mtime_ns
+            stat = (self.folder / KEPT).stat()
         except FileNotFoundError:
             return 0
+        return stat.st_mtime_ns if stat.st_size else 0
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether somebody removed what the process of this scratch works with."""
+        return not (self.folder / KEPT).exists()
 
     def _kept(self) -> dict[str, Digests]:
         kept: dict[str, Digests] = {}
@@ -115,9 +125,8 @@ class Scratch:
         return kept
 
     def _log(self, lines: bytes) -> None:
-        if lines:
-            with (self.folder / KEPT).open("ab") as log:
-                append(log.fileno(), lines)
+        with (self.folder / KEPT).open("ab") as log:
+            append(log.fileno(), lines)
 
 
 def fill(folder: Path, write: Callable[[Path], Any]) -> None:

@@ -39,14 +39,14 @@ from react_pipeline.store.artifacts import (
     slug_of,
     with_digest,
 )
-from react_pipeline.store.durable import lock, release, sha256_of, stamp_of, write_atomically
+from react_pipeline.store.durable import fsync, lock, release, sha256_of, stamp_of
 from react_pipeline.store.errors import (
     CorruptArtifact,
     InputError,
     MissingArtifact,
     StoreWriteError,
 )
-from react_pipeline.store.folder import CURRENT, MANIFEST, USED, Folder
+from react_pipeline.store.folder import CURRENT, MANIFEST, TEMPORARY, USED, Folder
 from react_pipeline.store.scratch import FILES, RECORD, Scratch, fill
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Store:
             InputError: If a folder holds a store of another format.
         """
         self.backend = Folder(place.resolve()) if isinstance(place, Path) else place
-        if isinstance(self.backend, Folder):
+        if self.backend.is_local:
             self._require_format()
 
     @property
@@ -121,9 +121,10 @@ class Store:
     def _attempt(self, inputs: Inputs, write: Write) -> Artifact:
         attempt = f"_{secrets.token_hex(8)}"
         prefix = f"{inputs.place}/{attempt}"
-        scratch = self._scratch(inputs)
+        scratch = Scratch(self._scratches(inputs) / secrets.token_hex(8))
         winner = None
         try:
+            self._begin(scratch)
             built = scratch.keep(BUILT, lambda folder: self._build(folder, scratch, write))
             with self._disk_faults(built):
                 record = {
@@ -137,7 +138,9 @@ class Store:
                 }
                 manifest = with_digest(record)
                 content = manifest_content(manifest)
-                write_atomically(built / FILES / MANIFEST, content.decode())
+                (built / FILES / MANIFEST).write_bytes(content)
+                for path in (built / FILES / MANIFEST, built / FILES):
+                    fsync(path)
                 self.backend.finish(prefix, built / FILES, [MANIFEST, *manifest["files"]])
                 self.backend.create(f"{inputs.place}/{MANIFEST}", content)
             winner = self._whole(inputs.place)
@@ -145,14 +148,14 @@ class Store:
                 raise _removed(self.backend.address(prefix))
         except Exception as error:
             winner = self._whole(inputs.place)
-            if winner is None and not scratch.folder.exists():
+            if winner is None and scratch.is_removed:
                 raise _removed(str(scratch.folder)) from error
             if winner is None:
                 raise
             logger.warning("%s: another attempt was faster (%s)", prefix, error)
         if winner.manifest["attempt"] != attempt:
             self.discard(prefix)
-        shutil.rmtree(scratch.folder.parent, ignore_errors=True)
+        self.throw_away(scratch.folder.parent)
         if winner.manifest["attempt"] == attempt:
             winner = Artifact(self, winner.manifest, reused=False)
             self.remember(winner, winner.manifest["files"])
@@ -248,20 +251,24 @@ class Store:
                     self.backend.put(f"{base}/{fingerprint}/{USED}", b"")
             self.backend.put(f"{base}/{CURRENT}", f"{artifact.fingerprint}\n".encode())
 
-    def _scratch(self, inputs: Inputs) -> Scratch:
-        """A scratch of its own for an attempt, with what the furthest earlier one had kept."""
-        scratches = self._scratches(inputs)
-        scratch = Scratch(scratches / secrets.token_hex(8))
-        earlier = sorted(map(Scratch, scratches.glob("*")), key=lambda s: s.kept_at, reverse=True)
-        scratch.folder.mkdir(parents=True)
-        for other in earlier[:1]:
-            scratch.take_over(other)
+    def _begin(self, scratch: Scratch) -> None:
+        """Begin the private scratch of an attempt with what the furthest earlier one had kept."""
+        others = map(Scratch, scratch.folder.parent.glob("*"))
+        earlier = sorted(others, key=lambda other: other.kept_at, reverse=True)
+        scratch.begin(earlier[0] if earlier else None)
         for other in earlier[KEPT_SCRATCHES:]:
-            shutil.rmtree(other.folder, ignore_errors=True)
-        return scratch
+            self.throw_away(other.folder)
 
     def _scratches(self, inputs: Inputs) -> Path:
         return self.root / ".scratch" / _slug(inputs)
+
+    def throw_away(self, folder: Path) -> None:
+        """Remove a folder of this machine; a process that uses it finds all it wrote, or none."""
+        gone = self.root / TEMPORARY / secrets.token_hex(8)
+        gone.parent.mkdir(exist_ok=True)
+        with suppress(OSError):
+            folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
     def is_begun(self, inputs: Inputs) -> bool:
         """Whether the artifact of these inputs is published, or anything was kept for it."""
@@ -275,6 +282,7 @@ class Store:
         store.
         """
         scratch = Scratch(self._scratches(inputs) / secrets.token_hex(8))
+        scratch.begin()
         for path in folder.iterdir():
             scratch.keep(path.name, path.rename)
 
@@ -501,12 +509,12 @@ class Store:
 
     def _known(self, artifact: Artifact) -> dict[str, str]:
         here = str(self.root), artifact.prefix
-        if here not in _verified:
-            _verified[here] = {}
+        known = _verified.setdefault(here, {})
+        if not known:
             with suppress(OSError, ValueError):
                 for line in self._memory(artifact).read_bytes().splitlines():
-                    _verified[here].update(json.loads(line))
-        return _verified[here]
+                    known.update(json.loads(line))
+        return known
 
     def remember(self, artifact: Artifact, names: Collection[str]) -> None:
         """Remember on this machine how verified files look."""
@@ -527,7 +535,7 @@ class Store:
     def _mark(self) -> None:
         """Write the format of a new store; refuse another one."""
         address = self.backend.address("")
-        if address not in _marked or isinstance(self.backend, Folder):
+        if address not in _marked or self.backend.is_local:
             if self._read(STORE) is None:
                 self.backend.create(STORE, json.dumps({"format": FORMAT}).encode())
             self._require_format()

@@ -67,11 +67,9 @@ def test_a_scratch_goes_on_from_what_is_as_it_was_kept(tmp_path: Path) -> None:
     (earlier.folder / "flipped").write_text("kepT")
     (earlier.folder / "gone").unlink()
     (earlier.folder / "folder with a cut file" / "b").write_text("ke")
-    later.folder.mkdir()
-    later.take_over(earlier)
+    later.begin(earlier)
     whole = {"parts/good": "kept", "folder/a": "kept", "folder/b": "kept"}
     assert contents(later.folder) == whole
     again = Scratch(tmp_path / "again")
-    again.folder.mkdir()
-    again.take_over(later)
+    again.begin(later)
     assert contents(again.folder) == whole

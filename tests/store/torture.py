@@ -351,12 +351,12 @@ def scratch_in_place() -> None:
 
 
 def shared_scratch() -> None:
-    def scratch(self: Store, inputs: Inputs) -> Scratch:
-        one = Scratch(self._scratches(inputs) / "one")
-        one.folder.mkdir(parents=True, exist_ok=True)
-        return one
+    def begin(self: Store, scratch: Scratch) -> None:
+        object.__setattr__(scratch, "folder", scratch.folder.with_name("one"))
+        scratch.folder.mkdir(parents=True, exist_ok=True)
+        (scratch.folder / ".kept").touch()
 
-    Store._scratch = scratch  # type: ignore[method-assign]
+    Store._begin = begin  # type: ignore[method-assign]
     scratch_in_place()
 
 
