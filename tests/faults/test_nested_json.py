@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from react_pipeline.store.attempts import LEASE, Attempt
 
 from react_pipeline.clip.architecture import CONFIG_FILE, read_config
 from react_pipeline.extensions.predict.run_folder import RUN_FILE, _record
 from react_pipeline.extensions.web.download_journal import _records
 from react_pipeline.project.dagster_home import LOCK_FILE, ui_record
-from react_pipeline.store.attempts import LEASE, Attempt
 from react_pipeline.store.errors import CorruptArtifact, InputError
 from react_pipeline.use.classifier import RECORD_FILE, load_exported
 

@@ -28,6 +28,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from react_pipeline.store import store as store_module
+from react_pipeline.store.artifacts import Artifact, Inputs
+from react_pipeline.store.bucket import Bucket
 from react_pipeline.store.durable import link_or_copy
 from react_pipeline.store.errors import (
     CorruptArtifact,
@@ -35,9 +38,6 @@ from react_pipeline.store.errors import (
     SourceUnavailable,
     StoreWriteError,
 )
-from react_pipeline.store.next import store as store_module
-from react_pipeline.store.artifacts import Artifact, Inputs
-from react_pipeline.store.bucket import Bucket
 from react_pipeline.store.folder import MANIFEST, Folder
 from react_pipeline.store.scratch import Scratch
 from react_pipeline.store.store import Store
