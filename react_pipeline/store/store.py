@@ -26,6 +26,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,9 @@ class Store:
         with self.locked(_slug(inputs)):
             while True:
                 artifact = self._whole(inputs.place) or self._attempt(inputs, write)
+                self.throw_away(self._scratches(inputs))
+                if not artifact.reused:  # last: to remove a link changes the file, too
+                    self.remember(artifact, artifact.manifest["files"])
                 self._set_current(artifact)
                 # `prune` removes the manifest, and looks at the pointer then.
                 if self._read(f"{inputs.place}/{MANIFEST}"):
@@ -153,12 +157,9 @@ class Store:
             if winner is None:
                 raise
             logger.warning("%s: another attempt was faster (%s)", prefix, error)
-        if winner.manifest["attempt"] != attempt:
-            self.discard(prefix)
-        self.throw_away(scratch.folder.parent)
         if winner.manifest["attempt"] == attempt:
-            winner = Artifact(self, winner.manifest, reused=False)
-            self.remember(winner, winner.manifest["files"])
+            return replace(winner, reused=False)
+        self.discard(prefix)
         return winner
 
     def _build(self, folder: Path, scratch: Scratch, write: Write) -> None:

@@ -1,4 +1,4 @@
-"""FAULTS 37: a build that was taken for dead wakes up; at whatever step, it publishes nothing torn."""
+"""FAULTS 37: a build that was taken for dead wakes up; at any step, it publishes nothing torn."""
 
 from __future__ import annotations
 
