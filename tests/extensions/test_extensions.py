@@ -101,7 +101,6 @@ def test_the_core_builds_up_to_a_verdict_without_any_extension(
     assert "domain_results shapes/gated-image 0." in out
     assert "promotion shapes 0." in out
     for name in (
-        "buckets",
         "demo",
         "dense",
         "elevater",

@@ -26,7 +26,6 @@ from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import MissingArtifact, ReactError
-from react_pipeline.store.store import Store
 
 SHARDS, PAIRS = 20, 4
 
@@ -49,13 +48,13 @@ def killed_after_some_groups(project: Project) -> Path:
     that it left.
     """
     process = started(embed_at, project.path)
-    staging = project.config.store / ".staging"
-    while process.is_alive() and len(list(staging.glob("*.scratch/shard-*"))) < 3:
+    staging = project.config.store / ".scratch"
+    while process.is_alive() and len(list(staging.glob("*/*/shard-*"))) < 3:
         time.sleep(0.002)
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    (left,) = staging.glob("*.scratch")
+    (left,) = staging.glob("*/*")
     return left
 
 
@@ -163,10 +162,10 @@ def test_killed_while_publishing_embeds_nothing_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Store, "_publish", killed)
+        patch.setattr("react_pipeline.store.store.with_digest", killed)
         embed_corpus(indexed_project)
-    (vectors,) = store.staging.glob("*.scratch/shard-0/img_emb/img_emb_0.npy")
+    (vectors,) = store.root.glob(".scratch/*/*/shard-0/img_emb/img_emb_0.npy")
     modified = vectors.stat().st_mtime_ns
     artifact = embed_corpus(indexed_project)
     assert artifact.file("img_emb/img_emb_0.npy").stat().st_mtime_ns == modified
-    assert artifact.counts["rows"] and not list(store.staging.iterdir())
+    assert artifact.counts["rows"] and not list((store.root / ".scratch").iterdir())

@@ -81,7 +81,7 @@ def test_an_absurd_learning_rate_stops_before_publication(
     done = len(reported.steps)
     assert 2 <= done < 20
     # The newest states, none of them of the step that failed.
-    found = states(project.config.store / ".staging")
+    found = states(project.config.store / ".scratch")
     assert [path.name for path in found] == [f"step-{step:09d}" for step in (done - 1, done)]
     trained = torch.load(found[-1], weights_only=True)["trained"]
     assert all(torch.isfinite(weights).all() for weights in trained.values())

@@ -118,7 +118,7 @@ def test_of_two_runs_at_once_the_later_publisher_may_be_older(
     shutil.copy(other, shard)
     run(project, "corpus", ALL)
     # The slower run publishes after the other, which has remembered last.
-    (project.store.directory("corpus", ALL) / "current").write_text(earlier.fingerprint)
+    ((project.store.root / "corpus" / ALL) / "current").write_text(earlier.fingerprint)
     with pytest.raises(StaleArtifact, match="look different"):
         up_to_date(project, "corpus", ALL)
     remember_look(project, earlier, look)

@@ -97,7 +97,7 @@ def result(
         checkpoint(project, slug, method, seed)
     parents = parents_of(project, "domain_results", key)
     for name, parent in parents.values():
-        if not (project.store.directory(name, parent) / "current").exists():
+        if not ((project.store.root / name / parent) / "current").exists():
             stand_in(project, name, parent)
     inputs = resolve(
         project,

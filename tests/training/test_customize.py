@@ -563,7 +563,7 @@ def test_training_whose_publication_fails_does_not_start_again(
     artifact = customize(project, "shapes", "gated-image")
     assert artifact.counts["first_step"] == 4
     assert len(artifact.file("metrics.jsonl").read_text().splitlines()) == 4
-    assert not list((project.config.store / ".staging").glob("*"))
+    assert not list((project.config.store / ".scratch").glob("*"))
 
 
 def test_a_training_with_other_batches_starts_again(
@@ -596,7 +596,7 @@ def test_a_training_with_other_batches_starts_again(
     monkeypatch.setattr(TrainingStep, "take", dying(5))
     with pytest.raises(KeyboardInterrupt):
         customize(project, "shapes", "gated-image")
-    (scratch,) = (project.config.store / ".staging").glob("*.scratch")
+    (scratch,) = (project.config.store / ".scratch").glob("*/*")
     names = [f"step-{step:09d}" for step in (2, 4)]
     assert sorted(path.name for path in scratch.glob("step-*")) == names
     monkeypatch.setattr(TrainingStep, "take", whole)

@@ -255,7 +255,7 @@ def test_a_killed_encoding_resumes_after_finished_data_sets(
     monkeypatch.setattr(encoding, "encode", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         publish_features(project, "shapes", "base")
-    (left,) = project.config.store.glob(".staging/*/*/files/mnist/test.npy")
+    (left,) = project.config.store.glob(".scratch/*/*/*/files/mnist/test.npy")
     inode, wanted = left.stat().st_ino, left.read_bytes()
     monkeypatch.setattr(encoding, "encode", encode)
     artifact = publish_features(project, "shapes", "base")

@@ -95,8 +95,8 @@ def test_what_is_published_meanwhile_breaks_no_backup(
                 project, "shapes", evaluation={"name": "other", "kind": "folder", "path": "."}
             )
             newer.append(build(project, "evaluation_set", "shapes", ["c"]).fingerprint)
-            half = project.store.staging / "evaluation_set--half"
-            half.mkdir()
+            half = project.store.root / ".scratch" / "evaluation_set--half"
+            half.mkdir(parents=True)
             (half / "manifest.json").write_text("{")
         return copytree(source, target, **options)
 

@@ -23,6 +23,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.store import Scratch
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import InputError, RetrievalError
+from react_pipeline.store.store import Store
 from react_pipeline.training.customization import customize
 from react_pipeline.training.schedule import batch_at
 from react_pipeline.training.world import World
@@ -157,7 +158,8 @@ def together(
 
 
 def artifact_at(path: str | Path) -> Artifact:
-    return Artifact(Path(path), json.loads((Path(path) / "manifest.json").read_text()), reused=True)
+    manifest = json.loads((Path(path) / "manifest.json").read_text())
+    return Artifact(Store(Path(path).parents[manifest["key"].count("/") + 3]), manifest)
 
 
 def losses(path: str | Path) -> list[float]:
@@ -220,7 +222,7 @@ def test_one_process_writes_the_artifact_that_all_return(together: Together) -> 
         for path in together.store.glob("customized_checkpoint/*/*/*/manifest.json")
     )
     assert published == ["full", "gated-image"]
-    assert list((together.store / ".staging").iterdir()) == []
+    assert list((together.store / ".scratch").iterdir()) == []
     files = sorted(path.name for path in Path(writer["gated"]["path"]).iterdir())
     assert files == [
         "loss.png",
@@ -264,7 +266,7 @@ def test_killed_in_a_save_it_resumes_from_the_state_before(
     whole, killed = projects
     wanted = [("full", str(killed.path), "full")]
     assert launched(tmp_path, KILLED_IN_A_SAVE + PROCESS, wanted, "cpu").returncode
-    (scratch,) = (killed.config.store / ".staging").glob("*.scratch")
+    (scratch,) = (killed.config.store / ".scratch").glob("*/*")
     states = [path.name for path in sorted(scratch.glob("step-*"))]
     assert states == ["step-000000002"]
     done = launched(tmp_path, f"{WRITING_BEHIND}\n{PROCESS}", wanted, "cpu")
