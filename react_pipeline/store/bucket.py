@@ -175,11 +175,12 @@ class Bucket:
         """As of `Folder`."""
         with self._named(prefix) as (library, client):
             for page in library.list(client, prefix or None):
-                yield from map(_entry, page)
+                yield from map(entry_of, page)
 
     def heads(self, prefix: str = "") -> Iterator[Entry]:
         """As of `Folder`, with every file of each attempt."""
-        return filter(_is_head, self.entries(prefix))
+        objects = (entry for entry in self.entries(prefix) if entry.path[0] != ".")
+        return (entry for entry in objects if is_head(entry) or "/_" in entry.path)
 
     def finish(self, prefix: str, built: Path, names: Collection[str]) -> None:
         """As of `Folder`: the first of the files is uploaded first."""
@@ -405,14 +406,15 @@ def _bytes_below(folder: Path) -> int:
     return size
 
 
-def _entry(meta: Mapping[str, Any]) -> Entry:
+def entry_of(meta: Mapping[str, Any]) -> Entry:
+    """Return what a server says of an object."""
     return Entry(meta["path"], meta["size"], meta["last_modified"].timestamp(), str(_version(meta)))
 
 
-def _is_head(entry: Entry) -> bool:
-    path = entry.path
-    is_named = path.rpartition("/")[2] in HEADS or "/_" in path
-    return is_named and path[0] != "." and not _is_mark(entry)
+def is_head(entry: Entry) -> bool:
+    """Whether an object says what there is, and is no file of an attempt."""
+    name = entry.path.rpartition("/")[2]
+    return name in HEADS and "/_" not in entry.path and not _is_mark(entry)
 
 
 def _is_mark(entry: Entry) -> bool:

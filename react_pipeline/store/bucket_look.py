@@ -6,10 +6,8 @@ of an artifact.
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +15,7 @@ from functools import cached_property
 from itertools import islice, takewhile
 from typing import Any
 
-from react_pipeline.store.bucket import Bucket, _entry, _is_head, each
+from react_pipeline.store.bucket import Bucket, each, entry_of, is_head
 from react_pipeline.store.errors import SourceUnavailable
 from react_pipeline.store.folder import CURRENT, MANIFEST, Entry
 
@@ -49,7 +47,7 @@ class BucketLook(Bucket):
         below = each(
             lambda folder: list(super(BucketLook, self).entries(folder)), top["common_prefixes"]
         )
-        entries = [*map(_entry, top["objects"]), *(one for folder in below for one in folder)]
+        entries = [*map(entry_of, top["objects"]), *(one for folder in below for one in folder)]
         return {entry.path: entry for entry in sorted(entries)}
 
     @cached_property
@@ -76,29 +74,15 @@ class BucketLook(Bucket):
 
     @cached_property
     def _contents(self) -> dict[str, bytes]:
-        """The contents of small objects; each version is requested once by this machine."""
-        contents = {}
-        small = {}
-        fingerprints = defaultdict(list)
-        for entry in self._listing.values():
-            place, _, name = entry.path.rpartition("/")
-            if name in (MANIFEST, CURRENT) and _is_head(entry) and "/_" not in entry.path:
-                small[entry.path] = entry.version
-                if name == MANIFEST:
-                    key, _, fingerprint = place.rpartition("/")
-                    fingerprints[f"{key}/{CURRENT}"].append(f"{fingerprint}\n".encode())
-            elif entry.path.startswith(".notes/"):
-                small[entry.path] = entry.version
-        for path, candidates in fingerprints.items():
-            for content in candidates if path in small else ():
-                # Most servers describe a pointer by its MD5.
-                if hashlib.md5(content, usedforsecurity=False).hexdigest() in small.get(path, ""):
-                    contents[path] = content
-                    del small[path]
-        return contents | self._remembered(small)
-
-    def _remembered(self, versions: dict[str, str]) -> dict[str, bytes]:
-        """The contents of objects by their paths; this machine keeps them with their versions."""
+        """The contents of small objects, by their paths; this machine keeps them with their
+        versions.
+        """
+        versions = {
+            path: entry.version
+            for path, entry in self._listing.items()
+            if path.startswith(".notes/")
+            or (path.endswith((f"/{MANIFEST}", f"/{CURRENT}")) and is_head(entry))
+        }
         cache = self.home / ".cache" / "objects.db"
         cache.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(cache, timeout=60)) as database, database:

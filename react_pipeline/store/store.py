@@ -72,8 +72,6 @@ _parsed: dict[str, tuple[str, Mapping[str, Any]]] = {}
 """Manifests that were parsed, with their versions, by address; some may be removed by now."""
 _verified: dict[tuple[str, str], dict[str, str]] = {}
 """How files looked when they were verified, by store and attempt."""
-_marked: set[str] = set()
-"""Buckets whose format this process has compared."""
 
 Write = Callable[[Path, Scratch], Mapping[str, Any]]
 """Fills a folder of its own and returns the counts of the manifest. What it keeps in the scratch is
@@ -110,7 +108,7 @@ class Store:
             StoreWriteError: If the disk refuses a write, or `prune` removed the files of this build
                 before it was published. Nothing is published then.
         """
-        self._mark()
+        self._require_format(begin=True)
         with self.locked(_slug(inputs)):
             while True:
                 artifact = self._whole(inputs.place) or self._attempt(inputs, write)
@@ -533,18 +531,12 @@ class Store:
     def _memory(self, artifact: Artifact) -> Path:
         return self.root / ".verified" / f"{artifact.prefix.replace('/', '--')}"
 
-    def _mark(self) -> None:
-        """Write the format of a new store; refuse another one."""
-        address = self.backend.address("")
-        if address not in _marked or self.backend.is_local:
-            if self._read(STORE) is None:
-                self.backend.create(STORE, json.dumps({"format": FORMAT}).encode())
-            self._require_format()
-            _marked.add(address)
-
-    def _require_format(self) -> None:
+    def _require_format(self, *, begin: bool = False) -> None:
+        """Refuse a store of another format; write that of a new one, if it begins."""
         content = self._read(STORE)
         if content is None:
+            if begin:
+                self.backend.create(STORE, json.dumps({"format": FORMAT}).encode())
             return
         where = self.backend.address(STORE)
         try:

@@ -57,7 +57,7 @@ def write(directory, _):
     return {{}}
 inputs = artifacts.Inputs("thing", "all", {{"value": 1}}, {{}}, "1")
 built = store.Store(Path({str(tmp_path)!r}))
-built._mark()
+built._require_format(begin=True)
 {KILLED_AT[when]}
 built.build(inputs, write)
 """
