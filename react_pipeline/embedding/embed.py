@@ -129,8 +129,8 @@ class _Build:
         records = self.records
         for number, digest in enumerate(self.digests):
             shard = EmbeddedShard(number, digest)
-            if records.is_finished(number):
-                record = records.of(number)
+            if records.folder(number).exists():
+                record = records.load(number)
                 self.seen.add(number, records.keys_of(number, record))
                 bar.update(record["rows"])
                 continue
@@ -155,7 +155,7 @@ def _finish(
     with records, pq.ParquetWriter(staging / LEDGER_FILE, LEDGER_SCHEMA) as ledger:
         row_groups = 0
         for number in range(len(done.locations)):
-            record = done.of(number)
+            record = done.load(number)
             for name in done.files(number):
                 if (kept := done.folder(number) / name).exists():
                     link_or_copy(kept, staging / name)

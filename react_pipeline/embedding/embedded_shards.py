@@ -171,7 +171,7 @@ class Records:
         return files_of_shard(number, len(self.locations))
 
     def folder(self, number: int) -> Path:
-        """Where the files of a finished shard are."""
+        """The files of a shard, once it is finished."""
         return self.scratch.folder / f"shard-{number}"
 
     def done(self, shard: EmbeddedShard, source: Path, **counts: Any) -> None:
@@ -193,12 +193,8 @@ class Records:
 
         self.scratch.keep(self.folder(shard.number).name, write)
 
-    def is_finished(self, number: int) -> bool:
-        """Whether a shard is done."""
-        return self.folder(number).exists()
-
-    def of(self, number: int) -> dict[str, Any]:
-        """The record of a finished shard, with the rows of its ledger."""
+    def load(self, number: int) -> dict[str, Any]:
+        """Load the record of a finished shard, with the rows of its ledger."""
         content = (self.folder(number) / RECORD_FILE).read_text(encoding="utf-8")
         record: dict[str, Any] = json.loads(content)
         return record

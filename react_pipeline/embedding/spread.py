@@ -59,7 +59,7 @@ def encode_shards(
     """
     require_shared(records.scratch.folder)
     encoder = _encoder(config, checkpoint, records)
-    missing = [item for item in items if not records.is_finished(item[0].number)]
+    missing = [item for item in items if not records.folder(item[0].number).exists()]
     pairs = sum(shard.total for shard, _ in missing)
     attempt = records.scratch.folder / f".{uuid4().hex}"
 

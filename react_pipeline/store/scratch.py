@@ -40,7 +40,7 @@ class Scratch:
 
     def keep(self, name: str, write: Callable[[Path], Any]) -> Path:
         """Return the file or folder of this name, which `write` writes to a temporary path unless
-        it is there; nobody writes to it again.
+        it is there. It never changes afterwards.
         """
         path = self.folder / name
         if not path.exists():

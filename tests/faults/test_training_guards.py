@@ -83,7 +83,7 @@ def test_an_absurd_learning_rate_stops_before_publication(
     # The newest states, none of them of the step that failed.
     found = states(project.config.store / ".scratch")
     assert [path.name for path in found] == [f"step-{step:09d}" for step in (done - 1, done)]
-    trained = torch.load(found[-1], weights_only=True)["trained"]
+    trained = torch.load(found[-1] / "state.pt", weights_only=True)["trained"]
     assert all(torch.isfinite(weights).all() for weights in trained.values())
 
 
@@ -211,7 +211,7 @@ def test_a_state_that_cannot_be_written_keeps_the_one_before(
             steps=4,
             learning_rate=1e-3,
         )
-    assert [path.name for path in states(tmp_path / "full")] == ["step-000000001.pt"]
+    assert [path.name for path in states(tmp_path / "full")] == ["step-000000001"]
 
 
 def test_fp16_training_that_skips_every_step_publishes_nothing(

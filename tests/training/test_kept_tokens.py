@@ -168,15 +168,7 @@ def test_what_does_not_fit_the_disk_is_not_kept(
     monkeypatch.setattr(kept_tokens, "MAX_DISK_FRACTION", 0)
     assert kept.keep() is None
     assert not kept.was_computed
-    assert list(kept.scratch.iterdir()) == []
-
-
-def test_half_file_takes_no_disk_where_whole_one_does_not_fit(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kept_tokens, "MAX_DISK_FRACTION", 0)
-    assert kept.keep() is None
-    assert list(kept.scratch.iterdir()) == []
+    assert list(kept.scratch.folder.iterdir()) == []
 
 
 def test_fused_layers_are_tried_on_a_few_images(
