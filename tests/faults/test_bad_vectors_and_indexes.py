@@ -19,7 +19,7 @@ from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.indexing.index import Index, build_index
 from react_pipeline.lineage import resolve
 from react_pipeline.project.project import Project
-from react_pipeline.store import artifacts
+from react_pipeline.store import artifacts, sha256_of
 from react_pipeline.store.errors import CorpusError, CorruptArtifact, InputError, StaleArtifact
 
 MakeProject = Callable[..., Project]
@@ -133,13 +133,13 @@ def test_bad_vectors_never_reach_the_index(indexed_project: Project, value: floa
     np.save(path, vectors)
     republished = {**embeddings.manifest["files"]}
     republished["text_emb/text_emb_1.npy"] = {
-        "sha256": artifacts.sha256_of(path),
+        "sha256": sha256_of(path),
         "bytes": path.stat().st_size,
     }
     manifest = {**embeddings.manifest, "files": republished}
-    manifest["digest"] = artifacts.manifest_digest(manifest)
-    (embeddings.path / "manifest.json").write_text(json.dumps(manifest))
-    artifacts._verified.clear()
+    del manifest["digest"]
+    manifest = artifacts.with_digest(manifest)
+    (embeddings.path.parent / "manifest.json").write_text(json.dumps(manifest))
     shutil.rmtree(indexed_project.config.store / "faiss_index")
     with pytest.raises(InputError, match=r"row 3 \(key '010003'\)"):
         build_index(indexed_project)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from react_pipeline.store.attempts import LEASE, Attempt
 
 from react_pipeline.clip.architecture import CONFIG_FILE, read_config
 from react_pipeline.extensions.predict.run_folder import RUN_FILE, _record
@@ -23,7 +22,6 @@ ROOT = Path(__file__).parents[2]
 NESTED = "[" * 100_000 + "\n"
 
 READERS: dict[str, tuple[str, Callable[[Path], Any], Any]] = {
-    "lease": (f"a.b{LEASE}", lambda path: Attempt(path.parent, "a", "b").relies_on(), set()),
     "journal": ("errors.jsonl", lambda path: list(_records(path)), []),
     "addresses": (LOCK_FILE, lambda path: ui_record(path.parent), {}),
     "record of predictions": (RUN_FILE, lambda path: _record(path.parent), None),

@@ -37,8 +37,9 @@ from react_pipeline.settings.corpus import DownloadConfig
 from react_pipeline.settings.distributor import DistributorConfig
 from react_pipeline.settings.index import IndexConfig
 from react_pipeline.store import Scratch
-from react_pipeline.store.artifacts import Artifact, manifest_digest
+from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.errors import CorpusError, InputError, ReactError
+from react_pipeline.store.store import Store
 from react_pipeline.use.classifier import Classifier
 
 MakeProject = Callable[..., Project]
@@ -329,7 +330,7 @@ def test_search_on_spark_finds_row_for_row_what_one_here_finds(
         "rerank": {},
     }
     # Of the index there is no file: nobody needs one.
-    index = Index(Artifact(tmp_path / "index", {"counts": counts}), embeddings=embeddings)
+    index = Index(Artifact(embeddings.store, {"counts": counts}), embeddings=embeddings)
     queries = clustered(130, 5).astype(np.float32)
     here = search_all(index, "image", queries, 40, Scratch(tmp_path / "here"), requested="exact")
     monkeypatch.setattr(scan, "PART_ROWS", 800)
@@ -403,38 +404,29 @@ def test_a_task_of_a_search_names_vector_that_cannot_be_ranked(tmp_path: Path) -
         "parameters": {},
         "rerank": {},
     }
-    index = Index(Artifact(tmp_path / "index", {"counts": counts}), embeddings=embeddings)
+    index = Index(Artifact(embeddings.store, {"counts": counts}), embeddings=embeddings)
     with cluster(SETTINGS), pytest.raises(InputError, match=r"img_emb_1\.npy: row 77"):
         search_all(index, "image", clustered(3, 5).astype(np.float32), 5, Scratch(tmp_path))
 
 
 def artifact_of(directory: Path, parts: list[np.ndarray]) -> Artifact:
-    files, rows = {}, 0
-    for number, part in enumerate(parts):
-        for folder in ("img_emb", "text_emb"):
-            path = directory / folder / f"{folder}_{number}.npy"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, part)
-            files[f"{folder}/{path.name}"] = {}
-        table = pd.DataFrame(
-            {"image_path": [f"{number}{row}" for row in range(len(part))], "caption": "a"}
-        )
-        (directory / "metadata").mkdir(exist_ok=True)
-        table.to_parquet(directory / "metadata" / f"metadata_{number}.parquet")
-        files[f"metadata/metadata_{number}.parquet"] = {}
-        rows += len(part)
-    groups = "".join(json.dumps({"rows": len(part)}) + "\n" for part in parts)
-    (directory / "groups.jsonl").write_text(groups)
-    files["groups.jsonl"] = {}
-    manifest = {
-        "stage": "corpus_embeddings",
-        "key": "all",
-        "fingerprint": "0" * 16,
-        "files": files,
-        "counts": {"rows": rows, "dimension": parts[0].shape[1]},
-        "parents": {"base_checkpoint": "1" * 16},
-    }
-    return Artifact(directory, {**manifest, "digest": manifest_digest(manifest)})
+    def write(path: Path, _: object) -> dict[str, int]:
+        for folder in ("img_emb", "text_emb", "metadata"):
+            (path / folder).mkdir()
+        for number, part in enumerate(parts):
+            for folder in ("img_emb", "text_emb"):
+                np.save(path / folder / f"{folder}_{number}.npy", part)
+            names = [f"{number}{row}" for row in range(len(part))]
+            table = pd.DataFrame({"image_path": names, "caption": "a"})
+            table.to_parquet(path / "metadata" / f"metadata_{number}.parquet")
+        groups = "".join(json.dumps({"rows": len(part)}) + "\n" for part in parts)
+        (path / "groups.jsonl").write_text(groups)
+        return {"rows": sum(map(len, parts)), "dimension": parts[0].shape[1]}
+
+    store = Store(directory)
+    base = Artifact(store, {"fingerprint": "1" * 16})
+    inputs = Inputs("corpus_embeddings", "all", {}, {"base_checkpoint": base}, "1")
+    return store.build(inputs, write)
 
 
 @pytest.mark.slow

@@ -130,8 +130,8 @@ def test_a_memory_that_cannot_be_written_fails_no_run(
     make_project: Make, tmp_path: Path, drawings: Path
 ) -> None:
     project = make_project()
-    (project.config.store / ".cache").mkdir(parents=True)
-    (project.config.store / ".cache" / "looks").write_text("no folder")
+    (project.config.store / ".notes").mkdir(parents=True)
+    (project.config.store / ".notes" / "looks").write_text("no folder")
     assert run(project, "corpus", ALL).counts["pairs"]
     with pytest.raises(StaleArtifact, match="not looked at"):
         up_to_date(project, "corpus", ALL)
