@@ -75,7 +75,7 @@ class Scratch:
         return {
             file.relative_to(path).as_posix(): self._described(file)
             for file in files
-            if not file.is_dir()
+            if not file.is_dir() and file.name != KEPT
         }
 
     def _described(self, file: Path) -> dict[str, Any]:
@@ -97,7 +97,8 @@ class Scratch:
             with suppress(OSError):  # it was removed
                 if all(self._described(files[file]) == digests[file] for file in files):
                     for file, path in files.items():
-                        link_or_copy(path, self.folder / name / file)
+                        if not (self.folder / name / file).exists():
+                            link_or_copy(path, self.folder / name / file)
                     lines.append(_line(name, digests))
         # At last and at once, or a kill here would leave a scratch that is newer and has less.
         self._log(b"".join(lines))
@@ -105,11 +106,12 @@ class Scratch:
     @property
     def kept_at(self) -> int:
         """Time at which something was kept last, in nanoseconds; 0 if nothing was."""
-        try:
-            stat = (self.folder / KEPT).stat()
-        except FileNotFoundError:
-            return 0
-        return stat.st_mtime_ns if stat.st_size else 0
+        latest = 0
+        for log in self.folder.rglob(KEPT):
+            with suppress(FileNotFoundError):
+                stat = log.stat()
+                latest = max(latest, stat.st_mtime_ns if stat.st_size else 0)
+        return latest
 
     @property
     def is_removed(self) -> bool:
@@ -117,11 +119,14 @@ class Scratch:
         return not (self.folder / KEPT).exists()
 
     def _kept(self) -> dict[str, Digests]:
+        """What this scratch, and those in folders of it, keep."""
         kept: dict[str, Digests] = {}
-        with suppress(OSError, ValueError):  # the last line may be torn
-            for line in (self.folder / KEPT).read_bytes().splitlines():
-                name, digests = json.loads(line)
-                kept[name] = digests
+        for log in sorted(self.folder.rglob(KEPT)):
+            place = log.parent.relative_to(self.folder)
+            with suppress(OSError, ValueError, RecursionError):  # the last line may be torn
+                for line in log.read_bytes().splitlines():
+                    name, digests = json.loads(line)
+                    kept[(place / name).as_posix()] = digests
         return kept
 
     def _log(self, lines: bytes) -> None:

@@ -315,6 +315,8 @@ class Store:
             raise MissingArtifact(
                 f"{address}: not there; materialize `{stage}` for {key!r}", (stage, key)
             ) from error
+        except OSError as error:  # a disk that cannot read it
+            raise self._corrupt(path, error) from error
         artifact = self._parse(path, content)
         if version:
             if len(_parsed) >= MAX_PARSED:
@@ -328,11 +330,12 @@ class Store:
     def _parse(self, path: str, content: bytes) -> Artifact:
         manifest = parse_manifest(content, path)
         if manifest is None:
-            raise CorruptArtifact(
-                f"{self.backend.address(path)}: not the manifest of this artifact; rematerialize "
-                f"`{path.partition('/')[0]}`"
-            )
+            raise self._corrupt(path, "not the manifest of this artifact")
         return self._artifact(manifest)
+
+    def _corrupt(self, path: str, problem: object) -> CorruptArtifact:
+        stage = path.partition("/")[0]
+        return CorruptArtifact(f"{self.backend.address(path)}: {problem}; rematerialize `{stage}`")
 
     def current(self, stage: str, key: str) -> Artifact:
         """The artifact that downstream steps read: the one built (or opened again) last.
@@ -510,7 +513,7 @@ class Store:
         here = str(self.root), artifact.prefix
         known = _verified.setdefault(here, {})
         if not known:
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, RecursionError):
                 for line in self._memory(artifact).read_bytes().splitlines():
                     known.update(json.loads(line))
         return known

@@ -98,3 +98,11 @@ def test_a_build_whose_scratch_is_gone_says_so(store: Store) -> None:
         store.build(INPUTS, lose)
     assert not store.has("thing", "all")
     assert not store.build(INPUTS, write).reused
+
+
+def test_a_reader_gives_nothing_back_to_a_condemned_attempt(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    artifact = store.build(INPUTS, write)
+    store.backend.delete(f"{artifact.prefix}/manifest.json")
+    assert artifact.path and store.current("thing", "all").path
+    assert not store.build(INPUTS, write).reused

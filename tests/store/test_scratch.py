@@ -61,6 +61,7 @@ def test_a_scratch_goes_on_from_what_is_as_it_was_kept(tmp_path: Path) -> None:
         earlier.keep(name, lambda path: path.write_text("kept"))
     earlier.keep("folder", folder_of("kept"))
     earlier.keep("folder with a cut file", folder_of("kept"))
+    Scratch(earlier.folder / "inner").keep("part", lambda path: path.write_text("kept"))
     (earlier.folder / "never kept").write_text("by a process that was killed")
     with (earlier.folder / ".kept").open("a") as log:
         log.write('["a torn line"')
@@ -68,7 +69,7 @@ def test_a_scratch_goes_on_from_what_is_as_it_was_kept(tmp_path: Path) -> None:
     (earlier.folder / "gone").unlink()
     (earlier.folder / "folder with a cut file" / "b").write_text("ke")
     later.begin(earlier)
-    whole = {"parts/good": "kept", "folder/a": "kept", "folder/b": "kept"}
+    whole = {"parts/good": "kept", "folder/a": "kept", "folder/b": "kept", "inner/part": "kept"}
     assert contents(later.folder) == whole
     again = Scratch(tmp_path / "again")
     again.begin(later)
