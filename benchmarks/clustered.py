@@ -120,7 +120,7 @@ def publish_parents(project: Project, content: Any) -> dict[str, Artifact]:
     published under.
     """
     return {
-        stage: _publish(project, stage, {}, content if stage == "corpus" else None, lambda _: {})
+        stage: _publish(project, stage, {}, content if stage == "corpus" else None, lambda *_: {})
         for stage in ("corpus", "base_checkpoint")
     }
 
@@ -137,7 +137,7 @@ def publish_embeddings(
     chunks = iter(chunks)
     parents = {stage: project.store.current(stage, ALL) for stage in ("corpus", "base_checkpoint")}
 
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, _: object) -> dict[str, Any]:
         for folder in ("img_emb", "text_emb", "metadata"):
             (directory / folder).mkdir()
         rows, groups = 0, []

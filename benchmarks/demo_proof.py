@@ -39,7 +39,7 @@ from react_pipeline.retrieval.chosen_pairs import write_pairs
 from react_pipeline.settings import METHODS
 from react_pipeline.settings.training import TrainingOverrides
 from react_pipeline.stage import method_key
-from react_pipeline.store import Artifact, MissingArtifact, scratch_of
+from react_pipeline.store import Artifact, MissingArtifact, Scratch
 from react_pipeline.training import customize
 
 DOMAINS = DEMO_DOMAINS
@@ -136,9 +136,9 @@ def shuffle_captions(project: Project, slug: str, retrieved: Artifact, seed: int
     """
     inputs = resolve(project, "retrieved_set", slug)
 
-    def choose(directory: Path) -> dict[str, Any]:
+    def choose(directory: Path, scratch: Scratch) -> dict[str, Any]:
         embeddings = inputs.parents["corpus_embeddings"]
-        source = open_source(project, inputs.parents["corpus"], scratch_of(directory) / "fetched")
+        source = open_source(project, inputs.parents["corpus"], scratch.folder / "fetched")
         pairs = pd.read_parquet(retrieved.file("pairs.parquet"))
         pairs = pairs.sample(frac=1, random_state=seed).sort_values(
             "class", kind="stable", ignore_index=True

@@ -16,10 +16,10 @@ belong to all.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -39,7 +39,7 @@ from react_pipeline.corpus import SHARDS, CollectedPairs
 from react_pipeline.corpus.collected import write_table
 from react_pipeline.pages import markdown_table
 from react_pipeline.settings import DomainConfig, TrainingConfig
-from react_pipeline.store import Artifact, Inputs, Store
+from react_pipeline.store import Artifact, Inputs, Scratch, Store
 from react_pipeline.training import GatedImage
 
 POOL, SHARD_PAIRS, CLASSES, DIMENSION = 64, 10_000, 1_000, 512
@@ -82,7 +82,7 @@ def publish(store: Store, pairs: int, images: Sequence[bytes] = ()) -> Artifact:
     """The set, or the one that is there; of these JPEGs, or of those of `encoded_images`."""
     images = images or list(encoded_images())
 
-    def write(directory: Path) -> dict[str, int]:
+    def write(directory: Path, _: object) -> dict[str, int]:
         folder = directory / SHARDS
         folder.mkdir()
         offsets, sizes = [], []
@@ -111,17 +111,16 @@ def publish(store: Store, pairs: int, images: Sequence[bytes] = ()) -> Artifact:
     return store.build(INPUTS, write)
 
 
-def warm(scratch: Path, texts: int) -> None:
-    """The file of text vectors as an earlier try leaves it."""
-    scratch.mkdir(parents=True, exist_ok=True)
+def warm(scratch: Scratch, texts: int) -> None:
+    """Keep the file of text vectors as an earlier try leaves it."""
     some = np.random.default_rng(2).standard_normal((65_536, DIMENSION)).astype(np.float16)
-    with (scratch / "texts.vectors").open("wb") as file:
-        for start in range(0, texts, len(some)):
-            file.write(some[: texts - start].tobytes())
-    with (scratch / "texts.vectors").open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    about = {"shape": [texts, DIMENSION], "dtype": "torch.float16", "done": texts, "sha256": digest}
-    (scratch / "texts.json").write_text(json.dumps(about))
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            for start in range(0, texts, len(some)):
+                file.write(some[: texts - start].tobytes())
+
+    scratch.keep(f"texts.vectors-{texts}-{DIMENSION}-float16", write)
 
 
 class Memory(threading.Thread):
@@ -204,7 +203,8 @@ def train(root: Path, began: float, steps: int) -> None:
     training = TRAINING.model_copy(
         update={"steps": steps, "last_k_layers": 2, "processes": world.size}
     )
-    trainer = Trainer(clip, pairs, DOMAIN, GatedImage(), training, world, root / "scratch")
+    scratch, metrics = Scratch(root / "scratch"), root / f"metrics{world.rank}.jsonl"
+    trainer = Trainer(clip, pairs, DOMAIN, GatedImage(), training, world, scratch, metrics)
     counts = trainer.run(first, INPUTS)
     figures = {
         "seconds": None if first.at is None else first.at - began,
@@ -264,13 +264,11 @@ def main() -> None:
             f"{len(pairs):,} pairs, {len(pairs.captions):,} captions: "
             f"{time.monotonic() - began:.0f} s to publish"
         )
-        if not (root / "scratch" / "texts.json").exists():
-            warm(root / "scratch", len(pairs.captions))
+        warm(Scratch(root / "scratch"), len(pairs.captions))
         rows = []
         for processes in (1, 2):
-            for state in (root / "scratch").glob("*"):
-                if state.is_file() and not state.name.startswith("texts."):
-                    state.unlink()
+            for state in (root / "scratch").glob("step-*"):
+                shutil.rmtree(state)
             rows += [
                 measure(root, processes, steps) for steps in (TRAINING.steps, 2 * TRAINING.steps)
             ]

@@ -39,7 +39,7 @@ from react_pipeline.indexing import Index, Search, StoredVectors, build_index
 from react_pipeline.retrieval.candidate_rows import candidate_metadata
 from react_pipeline.retrieval.candidates import MODE_SIDES, Queries, find_candidates
 from react_pipeline.settings import DomainConfig, RetrievalConfig
-from react_pipeline.store import Artifact
+from react_pipeline.store import Artifact, Scratch
 
 WIDTH, CHUNK_ROWS, CLASSES = 512, 10_000, 10
 SETTINGS = RetrievalConfig()
@@ -115,7 +115,7 @@ def domain(number: int) -> tuple[DomainConfig, Queries]:
 
 
 def retrieve(
-    index: Index, embeddings: Artifact, config: DomainConfig, queries: Queries, scratch: Path
+    index: Index, embeddings: Artifact, config: DomainConfig, queries: Queries, scratch: Scratch
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """What a retrieved set reads of the corpus, apart from images."""
     found = find_candidates(index, embeddings, queries, SETTINGS, scratch).table
@@ -129,7 +129,7 @@ def together(
     index: Index, embeddings: Artifact, domains: list[tuple[DomainConfig, Queries]], scratch: Path
 ) -> None:
     """One pass for all of them."""
-    scratches = [scratch / config.slug for config, _ in domains]
+    scratches = [Scratch(scratch / config.slug) for config, _ in domains]
     rows = dict.fromkeys(scratches, np.empty(0, np.int64))
     for mode in SETTINGS.modes:
         searches = [
@@ -138,7 +138,7 @@ def together(
         ]
         for place, of_search in zip(
             scratches,
-            search_together(index, MODE_SIDES[mode], searches, scratch / "pass"),
+            search_together(index, MODE_SIDES[mode], searches, Scratch(scratch / "pass")),
             strict=True,
         ):
             rows[place] = np.union1d(rows[place], of_search["row"])
@@ -189,7 +189,9 @@ def main() -> None:
                     if way == "together":
                         together(index, embeddings, domains[:count], scratch)
                     for one in domains[:count]:
-                        tables.append(retrieve(index, embeddings, *one, scratch / one[0].slug))
+                        tables.append(
+                            retrieve(index, embeddings, *one, Scratch(scratch / one[0].slug))
+                        )
                         if way == "alone":
                             forget(embeddings.path)
                 processor, wall = time.process_time() - processor, time.monotonic() - wall

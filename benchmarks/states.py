@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from react_pipeline.store import Scratch
 from react_pipeline.training import resume
 
 PARTS = 24
@@ -39,10 +40,10 @@ def state_of(parameters: int) -> resume.TrainingState:
 def still(state: resume.TrainingState, folder: Path, saves: int, between: float) -> float:
     """Median seconds of the calls that save."""
     seconds = []
-    with resume.StateWriter(folder) as states:
+    with resume.StateWriter(Scratch(folder)) as states:
         for step in range(1, saves + 1):
             began = time.thread_time()
-            states.save(state, step, 0.0)
+            states.save(state, step, 0.0, "")
             seconds.append(time.thread_time() - began)
             time.sleep(between)
     return statistics.median(seconds)

@@ -298,7 +298,7 @@ def _build(project: Project, look: Manifests, stage: str, key: str) -> None:
         )
         files["result.json"] = result.model_dump_json()
 
-    def write(folder: Path) -> dict[str, Any]:
+    def write(folder: Path, _: object) -> dict[str, Any]:
         for name, content in files.items():
             (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
         return {"pairs": 1, "top1": 0.5}

@@ -41,7 +41,7 @@ from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.project import Project
 from react_pipeline.retrieval import retrieve_pairs
 from react_pipeline.stage import ALL
-from react_pipeline.store import Artifact
+from react_pipeline.store import Artifact, Scratch
 from react_pipeline.training import customize
 
 ROOT = Path(__file__).parents[1]
@@ -225,7 +225,7 @@ def compare(project: Project, embeddings: Artifact, folder: Path, image: Any, te
     for side, vectors in (("text", text), ("image", image)):
         similarities = asked @ vectors.astype(np.float32).T
         best = -np.sort(-np.partition(similarities, -HITS, axis=1)[:, -HITS:], axis=1)
-        _, rows, choice = search_all(index, side, asked, HITS, folder / side)
+        _, rows, choice = search_all(index, side, asked, HITS, Scratch(folder / side))
         found = np.take_along_axis(similarities, rows, axis=1)
         shares.append(float(np.isclose(found, best, rtol=0, atol=2e-6).mean()))
     return (

@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import EntryPoint, distributions
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from react_pipeline.store import InputError, ReactError, Store
+from react_pipeline.store import InputError, ReactError
 
 if TYPE_CHECKING:
     import typer
@@ -27,10 +26,6 @@ if TYPE_CHECKING:
     from react_pipeline.project import Project
     from react_pipeline.settings import CorpusConfig, EvaluationSetConfig, Method, Section
     from react_pipeline.stage import Stage
-
-OpenStore = Callable[[str, Path, float], Store]
-"""Opens the store at a URL, with a folder of this machine, and the bytes its copies may take there.
-"""
 
 
 GROUP = "react_pipeline.extensions"
@@ -101,10 +96,6 @@ class Extension:
         """Declare texts and checks of assets, and sensors (`assets.declared`), or import what
         does.
         """
-
-    def stores(self) -> Mapping[str, OpenStore]:
-        """Stores on servers: what opens one, by the scheme of its URL in `store`."""
-        return {}
 
 
 @cache

@@ -49,14 +49,13 @@ from sqlalchemy import Engine, event
 from support.drawings import COLOURS, SHAPES, write_corpus, write_evaluation_folder
 
 from react_pipeline.project.project import Project
+from react_pipeline.store.bucket import Bucket
 from react_pipeline.store.store import Store
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.runs import Runs
 
 if TYPE_CHECKING:
     from support.bucket import BucketServer
-
-    from react_pipeline.extensions.buckets.bucket_store import BucketStore
 
 # Layers of 32 numbers gain nothing from threads, and threads that wait for each other on a busy
 # machine take seconds. Set before torch is loaded; processes that tests start inherit it.
@@ -396,13 +395,10 @@ def server(_server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[B
 
 
 @pytest.fixture
-def bucket(server: BucketServer, tmp_path: Path) -> BucketStore:
-    from react_pipeline.extensions.buckets.bucket_store import BucketStore
-
+def bucket(server: BucketServer, tmp_path: Path) -> Store:
     # No two tests share a prefix, by which clients and manifests are remembered.
-    return BucketStore(
-        f"s3://artifacts/{os.getpid()}-{next(_bucket_numbers)}", tmp_path / "here", 1e9
-    )
+    url = f"s3://artifacts/{os.getpid()}-{next(_bucket_numbers)}"
+    return Store(Bucket(url, tmp_path / "here", 1e9))
 
 
 @pytest.fixture(params=["folder", "bucket"])

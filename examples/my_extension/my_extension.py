@@ -12,7 +12,7 @@ from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, find_files
 from react_pipeline.settings import LocalNames
 from react_pipeline.stage import Stage
-from react_pipeline.store import Artifact, sha256_of
+from react_pipeline.store import Artifact, Scratch, sha256_of
 
 
 class NamedPhotos(ShardedCorpus):
@@ -53,7 +53,7 @@ def count_captions(project: Project, slug: str) -> Artifact:
     """The step: one function that publishes one artifact."""
     inputs = resolve(project, "caption_count", slug)
 
-    def write(folder: Path) -> dict[str, int]:
+    def write(folder: Path, _: Scratch) -> dict[str, int]:
         import pandas as pd  # not at the top: every command loads this module
 
         pairs = pd.read_parquet(inputs.parents["retrieved_set"].file("pairs.parquet"))

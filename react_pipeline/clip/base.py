@@ -15,7 +15,7 @@ from react_pipeline.clip.hub import reach_hub
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import HUB_PREFIX, EncoderConfig, encoders
-from react_pipeline.store import Artifact, InputError, read_json_bounded, sha256_of
+from react_pipeline.store import Artifact, InputError, Scratch, read_json_bounded, sha256_of
 
 _CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 _TOKENIZER = (
@@ -51,7 +51,7 @@ def publish_retrieval(project: Project) -> Artifact:
 def _publish(project: Project, stage: str, config: EncoderConfig) -> Artifact:
     with fetched(config) as encoder:
 
-        def write(staging: Path) -> dict[str, Any]:
+        def write(staging: Path, _: Scratch) -> dict[str, Any]:
             from react_pipeline.clip.model import from_parts, save
             from react_pipeline.clip.pretrained import from_open_clip
 

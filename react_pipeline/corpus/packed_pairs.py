@@ -11,7 +11,7 @@ from react_pipeline.corpus.inventory import take_stock_of
 from react_pipeline.corpus.shards import SHARDS, PackedSample, pack
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.store import Artifact, CorpusError
+from react_pipeline.store import Artifact, CorpusError, Scratch
 
 
 def publish_pairs(project: Project, content: Any, pairs: Iterable[PackedSample]) -> Artifact:
@@ -32,7 +32,7 @@ def publish_pairs(project: Project, content: Any, pairs: Iterable[PackedSample])
             count += 1
             yield pair
 
-    def write(staging: Path) -> dict[str, Any]:
+    def write(staging: Path, _: Scratch) -> dict[str, Any]:
         (staging / SHARDS).mkdir()
         pack(counted(), staging / SHARDS, 0)
         if not count:

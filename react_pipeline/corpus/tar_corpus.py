@@ -19,7 +19,7 @@ from react_pipeline.corpus.shards import IMAGE_EXTENSIONS, ShardLocation, index_
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, find_files
 from react_pipeline.settings import is_url
-from react_pipeline.store import Artifact, CorpusError
+from react_pipeline.store import Artifact, CorpusError, Scratch
 
 _FIELD = "corpus.shards"
 _END_BYTES = 1024
@@ -49,7 +49,7 @@ def publish_tar_corpus(project: Project, corpus: Webdataset) -> Artifact:
         for entry, folder in zip(content, table["folder"].tolist(), strict=True):
             entry.append(folder)
 
-    def write(staging: Path) -> dict[str, Any]:
+    def write(staging: Path, _: Scratch) -> dict[str, Any]:
         counts = _checked(locations, corpus.caption_extension)
         return {**write_stock(table, staging), **counts}
 

@@ -34,7 +34,7 @@ from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster, on_cluster, spread
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.stage import CORPUS_EMBEDDINGS, encoder_in
-from react_pipeline.store import Artifact, CorpusError, CorruptArtifact, Inputs, scratch_of
+from react_pipeline.store import Artifact, CorpusError, Inputs, Scratch, link_or_copy
 
 LEDGER_FILE = "ledger.parquet"
 
@@ -66,11 +66,11 @@ def embed_corpus(project: Project) -> Artifact:
         return adopted
     inputs = resolve(project, CORPUS_EMBEDDINGS)
     return project.store.build(
-        inputs, lambda staging: _embed(project, inputs, staging), resumable=True
+        inputs, lambda staging, scratch: _embed(project, inputs, staging, scratch)
     )
 
 
-def _embed(project: Project, inputs: Inputs, staging: Path) -> dict[str, Any]:
+def _embed(project: Project, inputs: Inputs, staging: Path, scratch: Scratch) -> dict[str, Any]:
     from react_pipeline.clip import read_config  # loads torch
     from react_pipeline.extensions.reuse import EarlierEmbeddings  # which reads this room
 
@@ -80,11 +80,9 @@ def _embed(project: Project, inputs: Inputs, staging: Path) -> dict[str, Any]:
     shards = pd.read_parquet(corpus.file(SHARDS_FILE))
     digests = shards["sha256"].tolist()
     take_over = EarlierEmbeddings(project.store, inputs).take_over
-    scratch = scratch_of(staging)
-    scratch.mkdir(exist_ok=True)
     records = Records(staging, scratch, locations, project.config.corpus.max_bad_fraction)
     folders = shards["folder"].tolist() if "folder" in shards else None
-    seen = SeenKeys(scratch / "keys.sqlite", folders)
+    seen = SeenKeys(staging / "keys.sqlite", folders)
     build = _Build(project.config, records, digests, take_over, base, seen)
     pairs = count_pairs(corpus)
     bar = tqdm(total=pairs, desc="embedding", unit="pair", disable=None)
@@ -110,7 +108,7 @@ class _Build:
 
         encoder = ShardEncoder(self.config, self.base.path, self.records.locations)
         for shard, counts in encoder.encode(self._to_encode(bar), self.records.staging, bar, pairs):
-            self.records.done(shard, **counts)
+            self.records.done(shard, self.records.staging, **counts)
         return encoder.arithmetic
 
     def run_spread(self, bar: Any) -> dict[str, str]:
@@ -131,19 +129,17 @@ class _Build:
         records = self.records
         for number, digest in enumerate(self.digests):
             shard = EmbeddedShard(number, digest)
-            if (record := records.finished(number)) is not None:
+            if records.folder(number).exists():
+                record = records.load(number)
                 self.seen.add(number, records.keys_of(number, record))
                 bar.update(record["rows"])
                 continue
-            for name in records.files(number):
-                # What a kill left may be a link to a published file: removed, never written over.
-                (records.staging / name).unlink(missing_ok=True)
             counts = self.take_over(shard, records, self.seen)
             if counts is None:
                 shard.read_headers(records.locations, self.seen.enter)
                 yield shard
             else:
-                records.done(shard, **counts, reused_rows=counts["rows"])
+                records.done(shard, records.staging, **counts, reused_rows=counts["rows"])
                 bar.update(counts["rows"])
 
 
@@ -156,11 +152,10 @@ def _finish(
     with records, pq.ParquetWriter(staging / LEDGER_FILE, LEDGER_SCHEMA) as ledger:
         row_groups = 0
         for number in range(len(done.locations)):
-            record = done.finished(number)
-            if record is None:
-                raise CorruptArtifact(
-                    f"{done.marker(number)}: changed since it was written; run again"
-                )
+            record = done.load(number)
+            for name in done.files(number):
+                if (kept := done.folder(number) / name).exists():
+                    link_or_copy(kept, staging / name)
             reasons.update(record["reasons"])
             totals.update({name: record.get(name, 0) for name in _SUMMED})
             rows = record["ledger"]

@@ -4,6 +4,7 @@ Belongs here: the files of an embedded shard, what is recorded of it. Does not b
 (`inference`), where a shard may be taken over from (extensions), summing records up (`embed`).
 """
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from react_pipeline.corpus import Sample, ShardLocation, index_shard
 from react_pipeline.embedding.vectors import FOLDERS
-from react_pipeline.store import CorpusError, seal, sealed
+from react_pipeline.store import CorpusError, Scratch
 
 SHARD_LEDGER_COLUMNS = ["shard", "key", "reason", "detail", "source"]
 LEDGER_SCHEMA = pa.schema(
@@ -33,6 +34,8 @@ LedgerRow = tuple[int, str, str, str, str]
 """Shard, key, reason, detail of a sample that was skipped, and the user's file that it was copied
 from (or "").
 """
+
+RECORD_FILE = "record.json"
 
 _EXAMPLES = 3
 
@@ -151,15 +154,15 @@ def recorded_keys(metadata: Path, ledger: Iterable[LedgerRow]) -> list[str]:
 
 @dataclass(frozen=True)
 class Records:
-    """The markers of finished shards while a build runs; each holds a ledger and vouches for files.
+    """The finished shards while a build runs: a kept folder each, with its files and its record.
 
     Attributes:
-        scratch: Where the markers are.
+        staging: Where shards are encoded.
         locations: All shards.
     """
 
     staging: Path
-    scratch: Path
+    scratch: Scratch
     locations: Sequence[ShardLocation]
     max_bad_fraction: float
 
@@ -167,27 +170,35 @@ class Records:
         """As of `files_of_shard`."""
         return files_of_shard(number, len(self.locations))
 
-    def marker(self, number: int) -> Path:
-        """Exists once a shard is done."""
-        return self.scratch / f"{number}.json"
+    def folder(self, number: int) -> Path:
+        """The files of a shard, once it is finished."""
+        return self.scratch.folder / f"shard-{number}"
 
-    def done(self, shard: EmbeddedShard, **counts: Any) -> None:
-        """Judge a shard's ledger and write its marker.
+    def done(self, shard: EmbeddedShard, source: Path, **counts: Any) -> None:
+        """Judge a shard's ledger, and keep its files, which are moved from `source`.
 
         Raises:
             CorpusError: If it has too many bad samples.
         """
         shard.check(self.locations[shard.number], self.max_bad_fraction)
-        files = [self.staging / name for name in self.files(shard.number)]
         record = {**shard.record(**counts), "ledger": shard.ledger}
-        seal(self.marker(shard.number), filter(Path.exists, files), record, self.staging)
 
-    def finished(self, number: int) -> dict[str, Any] | None:
-        """The record of a shard that is done and whose files are as they were written, with the
-        rows of its ledger.
-        """
-        return sealed(self.marker(number), self.staging)
+        def write(folder: Path) -> None:
+            folder.mkdir()
+            for name in self.files(shard.number):
+                if (source / name).exists():
+                    (folder / name).parent.mkdir()
+                    (source / name).rename(folder / name)
+            (folder / RECORD_FILE).write_text(json.dumps(record), encoding="utf-8")
+
+        self.scratch.keep(self.folder(shard.number).name, write)
+
+    def load(self, number: int) -> dict[str, Any]:
+        """Load the record of a finished shard, with the rows of its ledger."""
+        content = (self.folder(number) / RECORD_FILE).read_text(encoding="utf-8")
+        record: dict[str, Any] = json.loads(content)
+        return record
 
     def keys_of(self, number: int, record: dict[str, Any]) -> list[str]:
         """The keys that a finished shard holds."""
-        return recorded_keys(self.staging / self.files(number)[-1], record["ledger"])
+        return recorded_keys(self.folder(number) / self.files(number)[-1], record["ledger"])

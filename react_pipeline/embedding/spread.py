@@ -57,11 +57,11 @@ def encode_shards(
     A task. It may run twice, even at once: it works in a folder of its own, and moves what is
     complete.
     """
-    require_shared(records.scratch)
+    require_shared(records.scratch.folder)
     encoder = _encoder(config, checkpoint, records)
-    missing = [item for item in items if records.finished(item[0].number) is None]
+    missing = [item for item in items if not records.folder(item[0].number).exists()]
     pairs = sum(shard.total for shard, _ in missing)
-    attempt = records.scratch / f"attempt-{uuid4().hex}"
+    attempt = records.scratch.folder / f".{uuid4().hex}"
 
     def prepared() -> Iterator[EmbeddedShard]:
         for shard, duplicates in missing:
@@ -70,11 +70,7 @@ def encode_shards(
 
     with tqdm(disable=True) as bar:
         for shard, counts in encoder.encode(prepared(), attempt, bar, pairs):
-            for name in records.files(shard.number):
-                if (attempt / name).exists():
-                    (records.staging / name).parent.mkdir(exist_ok=True)
-                    (attempt / name).replace(records.staging / name)
-            records.done(shard, **counts)
+            records.done(shard, attempt, **counts)
     shutil.rmtree(attempt, ignore_errors=True)
     return encoder.arithmetic
 

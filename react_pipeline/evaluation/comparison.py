@@ -45,7 +45,7 @@ from react_pipeline.stage import (
     RETRIEVED_SET,
     method_key,
 )
-from react_pipeline.store import Artifact, InputError, MissingArtifact
+from react_pipeline.store import Artifact, InputError, MissingArtifact, Scratch
 
 COSTS = ("pairs", "trainable_parameters")
 """Counts of a training; the base has none."""
@@ -92,7 +92,7 @@ def compare(project: Project, slug: str) -> Artifact:
     parents = results | {name: one.publish(project) for name, one in evidence.items()}
     inputs = resolve(project, COMPARISON, slug, parents=parents, content={"skipped": skipped})
 
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, _: Scratch) -> dict[str, Any]:
         _write_comparison(project, slug, results, read, skipped, evidence, directory)
         # A further seed that is not configured is not missing.
         installed = [name for name, method in METHODS.items() if method.needs_nothing]

@@ -6,7 +6,6 @@ Does not belong here: comparing results (`comparison`). Shapes: N images, C clas
 import math
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -31,7 +30,7 @@ from react_pipeline.stage import (
     FEW_SHOT_SET,
     method_key,
 )
-from react_pipeline.store import Artifact, CorruptArtifact, InputError
+from react_pipeline.store import Artifact, CorruptArtifact, InputError, Scratch
 
 EVALUATOR_VERSION = "3"
 """Changed by hand when the same checkpoint and images would get other numbers. Unequal versions are
@@ -133,7 +132,10 @@ def evaluate(project: Project, slug: str, method: str) -> Artifact:
     inputs = resolve(project, DOMAIN_RESULTS, method_key(slug, method))
     checkpoint = inputs.parents[BASE_CHECKPOINT if method == "base" else CUSTOMIZED_CHECKPOINT]
     domain = project.domain(slug)
-    write = partial(write_evaluation, project, domain, method, checkpoint, inputs.parents)
+
+    def write(directory: Path, _: Scratch) -> dict[str, Any]:
+        return write_evaluation(project, domain, method, checkpoint, inputs.parents, directory)
+
     return project.store.build(inputs, write)
 
 

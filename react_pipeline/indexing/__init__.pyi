@@ -15,7 +15,6 @@ from .files import inverted_lists as inverted_lists
 from .files import read_index as read_index
 from .files import search_parameters as search_parameters
 from .files import set_parameters as set_parameters
-from .filling import write_once as write_once
 from .index import Index as Index
 from .index import build_index as build_index
 from .index import hits_table as hits_table
@@ -32,7 +31,6 @@ from .scan import Hits as Hits
 from .scan import Search as Search
 from .scan import choose_way as choose_way
 from .scan import hits_file as hits_file
-from .scan import kept_array as kept_array
 from .scan import scan_exactly as scan_exactly
 from .scan import search_all as search_all
 from .vectors import SIDES as SIDES

@@ -28,7 +28,7 @@ from react_pipeline.indexing.vectors import SIDES, StoredVectors
 from react_pipeline.project import on_cluster
 from react_pipeline.settings import IndexConfig
 from react_pipeline.stage import encoder_in
-from react_pipeline.store import Artifact, scratch_of, seal, sealed
+from react_pipeline.store import Artifact, Scratch
 
 GRAPH_BREADTH = (16, 4_096)
 """efSearch, where tuning starts and stops."""
@@ -51,7 +51,7 @@ class Built:
 
 
 def build_indices(
-    config: IndexConfig, embeddings: Artifact, staging: Path, *, device: str
+    config: IndexConfig, embeddings: Artifact, staging: Path, scratch: Scratch, *, device: str
 ) -> dict[str, Any]:
     """Write `image.index` and `text.index` and return the counts.
 
@@ -66,17 +66,14 @@ def build_indices(
     key, reason = choose_key(config, rows, dimension)
     queries = draw_queries(embeddings, 2 * config.recall_queries)
     sides: dict[Side, Built] = {}
-    scratch = scratch_of(staging)
-    scratch.mkdir(exist_ok=True)
     for side in SIDES:
-        path = staging / f"{side}.index"
-        marker = scratch / f"{side}.json"
-        record = sealed(marker, staging)
-        if record is not None and record["key"] == key:
-            sides[side] = Built(**record)
-            continue
-        sides[side] = build_side(config, key, embeddings, side, path, queries, device)
-        seal(marker, [path], asdict(sides[side]), staging)
+
+        def write(folder: Path, side: Side = side) -> dict[str, Any]:
+            path = folder / f"{side}.index"
+            built = build_side(config, key, embeddings, side, path, queries, scratch, device)
+            return asdict(built)
+
+        sides[side] = Built(**scratch.build(f"{side}-{key}", staging, write))
     return index_counts(embeddings, config, sides, reason, queries, staging)
 
 
@@ -87,6 +84,7 @@ def build_side(
     side: Side,
     path: Path,
     queries: Queries,
+    scratch: Scratch,
     device: str = "cpu",
 ) -> Built:
     """Write the index of one side.
@@ -108,11 +106,12 @@ def build_side(
         train(index, parsed, stored, sample, trains_on)
         add_rows(index, stored, device)
     else:
-        trained = scratch_of(path.parent) / f"{side}-{key}.trained"
-        if not trained.exists():
+
+        def write(path: Path) -> None:
             train(index, parsed, stored, sample, trains_on)
-            write_index(index, trained)
-        index = filled(trained, stored)
+            write_index(index, path)
+
+        index = filled(scratch.keep(f"{side}-{key}.trained", write), stored)
     tune_and_measure(index, config, neighbours, built, parsed.rerank)
     write_index(index, path)
     built.seconds = round(time.perf_counter() - started, 2)

@@ -12,11 +12,9 @@ rows, so the result is the same file. Only indices of cells have parts that can 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from react_pipeline.embedding import Side
 from react_pipeline.indexing.cells import nearest_cells, train_centroids
@@ -25,7 +23,7 @@ from react_pipeline.indexing.keys import Key, memory_budget
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.project import require_shared, spread
 from react_pipeline.settings import IndexConfig
-from react_pipeline.store import Artifact, InputError, rename_synced, seal, sealed
+from react_pipeline.store import Artifact, InputError, Scratch
 
 TRAINING_SEED = 1
 ROTATION_ROUNDS, ROTATION_ROWS = 12, 20_000
@@ -123,10 +121,15 @@ class AddTask:
 
     def file(self, first: int) -> Path:
         """The file of the part that begins with this row."""
-        return self.trained.with_suffix(f".{first}.part")
+        return self.trained.with_name(f"{self.trained.name}.{first}")
 
     def __call__(self, rows: tuple[int, int]) -> None:
-        """Write the part, unless it was written before."""
+        """Write the part, unless it was written before.
+
+        Raises:
+            InputError: If this machine does not see the folder.
+        """
+        require_shared(self.trained.parent)
 
         def write(path: Path) -> None:
             index = read_index(self.trained, mapped=False)
@@ -134,20 +137,4 @@ class AddTask:
                 index.add(vectors)
             write_index(index, path)
 
-        write_once(self.file(rows[0]), write)
-
-
-def write_once(path: Path, write: Callable[[Path], None]) -> None:
-    """Write the file of a task, unless it was written before and is as it was.
-
-    Raises:
-        InputError: If this machine does not see the folder.
-    """
-    require_shared(path.parent)
-    marker = path.with_name(f"{path.name}.done")
-    if not sealed(marker):
-        # Another attempt at the same task may be at work.
-        written = path.with_name(f"{path.name}.{uuid4().hex}")
-        write(written)
-        rename_synced(written, path)
-        seal(marker, [path])
+        Scratch(self.trained.parent).keep(self.file(rows[0]).name, write)

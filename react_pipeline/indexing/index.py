@@ -20,7 +20,7 @@ from react_pipeline.indexing.files import find_rows, read_index, set_parameters
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster
-from react_pipeline.store import Artifact, CorruptArtifact, InputError
+from react_pipeline.store import Artifact, CorruptArtifact, InputError, Scratch
 
 
 def build_index(project: Project) -> Artifact:
@@ -41,15 +41,15 @@ def build_index(project: Project) -> Artifact:
     inputs = resolve(project, "faiss_index")
     embeddings = inputs.parents["corpus_embeddings"]
 
-    def write(staging: Path) -> dict[str, Any]:
+    def write(staging: Path, scratch: Scratch) -> dict[str, Any]:
         from react_pipeline.clip import choose_device
 
         return build_indices(
-            config, embeddings, staging, device=choose_device(project.config.device)
+            config, embeddings, staging, scratch, device=choose_device(project.config.device)
         )
 
     with cluster(project.config.distributor):
-        return project.store.build(inputs, write, resumable=True)
+        return project.store.build(inputs, write)
 
 
 class Index:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,11 +20,10 @@ from react_pipeline.embedding import Rows, Side, Vectors
 from react_pipeline.indexing.batch import cell_hits, exact_hits, has_whole_cells
 from react_pipeline.indexing.best import ranked_hits
 from react_pipeline.indexing.choice import Choice, Searched, estimate
-from react_pipeline.indexing.filling import write_once
 from react_pipeline.indexing.index import Index
 from react_pipeline.indexing.vectors import StoredVectors
-from react_pipeline.project import on_cluster, spread
-from react_pipeline.store import Artifact
+from react_pipeline.project import on_cluster, require_shared, spread
+from react_pipeline.store import Artifact, Scratch
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +41,7 @@ def search_all(
     side: Side,
     queries: Vectors,
     k: int,
-    scratch: Path,
+    scratch: Scratch,
     *,
     requested: Literal["auto", "exact", "index"] = "auto",
 ) -> tuple[Vectors, Rows, Choice]:
@@ -54,8 +52,8 @@ def search_all(
         side: Search among `image` or `text` vectors.
         queries: Unit rows (Q, D).
         k: Hits per query.
-        scratch: A folder for parts of the result, which a later call with the same queries resumes;
-            made if missing. On a cluster all machines must see it.
+        scratch: Keeps parts of the result, which a later call with the same queries resumes. On a
+            cluster all machines must see it.
         requested: `retrieval.search`.
 
     Returns:
@@ -106,38 +104,30 @@ class Search(NamedTuple):
 
     queries: Vectors
     k: int
-    scratch: Path
+    scratch: Scratch
 
 
-def hits_file(stored: StoredVectors, search: Search) -> Path:
-    """Where the hits of a search whose queries are checked are kept."""
-    queries, k, scratch = search
+def hits_file(stored: StoredVectors, queries: Vectors, k: int) -> str:
+    """Name in a scratch of the hits of queries that are checked."""
     identity = f"{stored.artifact.fingerprint} {stored.side} {k} {queries.shape}".encode()
     name = hashlib.sha256(identity + queries.tobytes()).hexdigest()[:16]
-    return scratch / f"{name}.hits.npy"
+    return f"{name}.hits.npy"
 
 
 def scan_exactly(index: Index, side: Side, search: Search) -> Hits:
     """The hits (Q, k) of a search whose queries are checked."""
     stored = index.stored_vectors(side)
-    path = hits_file(stored, search)
+    queries, k, scratch = search
+    name = hits_file(stored, queries, k)
 
-    def scan() -> Hits:
-        queries = path.with_name(path.name.replace(".hits", ""))
-        kept_array(queries, lambda: search.queries)
-        task = ScanTask(stored.artifact, side, queries, search.k, index.device)
+    def scan(path: Path) -> None:
+        kept = scratch.keep(name.replace(".hits", ""), lambda path: np.save(path, queries))
+        task = ScanTask(stored.artifact, side, kept, k, index.device)
         parts = stored.runs(PART_ROWS)
         spread(task, parts, f"searching the {side} vectors")
-        return merge_parts([task.file(first) for first, _ in parts], search.k)
+        np.save(path, merge_parts([task.file(first) for first, _ in parts], k))
 
-    return kept_array(path, scan)
-
-
-def kept_array(path: Path, compute: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    """The array in a file of a scratch, computed if it is not there or is damaged."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_once(path, lambda place: _save(place, compute()))
-    return np.load(path)
+    return np.load(scratch.keep(name, scan))
 
 
 @dataclass(frozen=True)
@@ -155,8 +145,14 @@ class ScanTask:
         return self.queries.with_suffix(f".{first}.npy")
 
     def __call__(self, rows: tuple[int, int]) -> None:
-        """Write the hits, unless they were written before."""
+        """Write the hits, unless they were written before.
+
+        Raises:
+            InputError: If this machine does not see the folder.
+        """
         from react_pipeline.clip import choose_device
+
+        require_shared(self.queries.parent)
 
         def write(path: Path) -> None:
             stored = StoredVectors(self.embeddings, self.side)
@@ -165,9 +161,9 @@ class ScanTask:
             values = exact_hits(stored, queries, self.k, device=device, rows=rows)
             hits = np.empty(values[0].shape, _HIT)
             hits["similarity"], hits["row"] = values
-            _save(path, hits)
+            np.save(path, hits)
 
-        write_once(self.file(rows[0]), write)
+        Scratch(self.queries.parent).keep(self.file(rows[0]).name, write)
 
 
 def merge_parts(paths: list[Path], k: int) -> Hits:
@@ -183,8 +179,3 @@ def merge_parts(paths: list[Path], k: int) -> Hits:
             query, best["row"], best["similarity"], len(hits), k
         )
     return merged
-
-
-def _save(path: Path, array: np.ndarray[Any, Any]) -> None:
-    with path.open("wb") as file:  # of a name, numpy changes the end
-        np.save(file, array)

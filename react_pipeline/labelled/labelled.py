@@ -27,7 +27,14 @@ from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig, DrawnSetConfig, PipelineConfig, labelled_kinds
 from react_pipeline.stage import EVALUATION_SET
-from react_pipeline.store import Artifact, ChangedSource, InputError, Inputs, canonical_json
+from react_pipeline.store import (
+    Artifact,
+    ChangedSource,
+    InputError,
+    Inputs,
+    Scratch,
+    canonical_json,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -313,7 +320,7 @@ def _publish(
 ) -> Artifact:
     class_ids = {name: position for position, name in enumerate(domain.class_names)}
 
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, _: Scratch) -> dict[str, Any]:
         images, counts = build(directory)
         images["class_id"] = images["class"].map(class_ids).astype("int32")
         columns = [name for name in _COLUMNS if name in images]

@@ -24,9 +24,8 @@ from react_pipeline.settings import (
     did_you_mean,
     load_domain,
     load_pipeline,
-    store_openers,
 )
-from react_pipeline.store import ConfigError, InputError, Problem, Store
+from react_pipeline.store import Bucket, ConfigError, InputError, Problem, Store
 
 CONFIG_VARIABLE = "REACT_PIPELINE_CONFIG"
 
@@ -63,8 +62,8 @@ class Project:
         config = self.config
         if not config.store_url:
             return Store(config.store)
-        open_store = store_openers()[config.store_url.partition("://")[0]]
-        return open_store(config.store_url, config.store, config.cache.gigabytes * 1e9)
+        home = config.store.resolve()
+        return Store(Bucket(config.store_url, home, config.cache.gigabytes * 1e9))
 
     def domain(self, slug: str) -> DomainConfig:
         """Read one domain's file, afresh at each call so that an edit is seen.

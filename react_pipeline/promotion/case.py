@@ -7,7 +7,9 @@ measured again. Does not belong here: judging (`judgement`), deciding (`decision
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 from react_pipeline.evaluation import Evidence, evidence_of, write_evaluation
 from react_pipeline.lineage import fresh, parents_of
@@ -25,7 +27,14 @@ from react_pipeline.stage import (
     STAGES,
     method_key,
 )
-from react_pipeline.store import Artifact, CorruptArtifact, InputError, Inputs, MissingArtifact
+from react_pipeline.store import (
+    Artifact,
+    CorruptArtifact,
+    InputError,
+    Inputs,
+    MissingArtifact,
+    Scratch,
+)
 
 REEVALUATED = "reevaluated_results"
 """Stage of a champion's results on newer images, when its method has another checkpoint by now.
@@ -224,7 +233,10 @@ def reevaluate(project: Project, slug: str) -> Artifact:
     row = STAGES[DOMAIN_RESULTS]
     inputs = Inputs(REEVALUATED, slug, row.identity(project, key), parents, row.version)
     domain = project.domain(slug)
-    write = partial(write_evaluation, project, domain, method, checkpoint, parents)
+
+    def write(directory: Path, _: Scratch) -> dict[str, Any]:
+        return write_evaluation(project, domain, method, checkpoint, parents, directory)
+
     return project.store.build(inputs, write)
 
 

@@ -14,7 +14,6 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 from typing import Any
 
@@ -116,10 +115,10 @@ def _claim(case: Case, decision: Decision) -> str:
 def _publish(project: Project, slug: str, claim: str) -> Artifact:
     record: dict[str, Any] = json.loads(claim)
     verdict = Verdict.model_validate(record.pop("verdict"))
-    write = partial(write_verdict, verdict=verdict, rows=record.pop("rows"))
+    rows = record.pop("rows")
     parents = {name: project.store.open(*place) for name, place in record.pop("parents").items()}
     inputs = Inputs(PROMOTION, slug, parents=parents, **record)
-    return project.store.build(inputs, write)
+    return project.store.build(inputs, lambda folder, _: write_verdict(folder, verdict, rows))
 
 
 def _next(case: Case, decision: Decision) -> Verdict:

@@ -3,23 +3,21 @@
 Does not belong here: the fields that `where` names (`row_filter`).
 """
 
-from pathlib import Path
-
 import pandas as pd
 
 from react_pipeline.embedding import row_metadata
-from react_pipeline.store import Artifact, sealed
+from react_pipeline.store import Artifact, Scratch
 
 CANDIDATE_ROWS = "rows.parquet"
 """File of a scratch, with metadata that were read before."""
 
 
 def candidate_metadata(
-    embeddings: Artifact, rows: pd.Series, columns: list[str], scratch: Path
+    embeddings: Artifact, rows: pd.Series, columns: list[str], scratch: Scratch
 ) -> pd.DataFrame:
     """As `row_metadata`; what is in `scratch` already is not read again."""
-    path = scratch / CANDIDATE_ROWS
-    if sealed(path.with_name(f"{CANDIDATE_ROWS}.done")) is not None:
+    path = scratch.folder / CANDIDATE_ROWS
+    if path.exists():
         kept = pd.read_parquet(path)
         if {*columns} <= {*kept} and rows.isin(kept.index).all():
             return kept[columns].loc[rows.to_numpy()]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +16,11 @@ import pandas as pd
 
 from react_pipeline.clip import prompt_vectors
 from react_pipeline.embedding import Rows, Side, Vectors
-from react_pipeline.indexing import Index, StoredVectors, hits_table, kept_array, search_all
+from react_pipeline.indexing import Index, StoredVectors, hits_table, search_all
 from react_pipeline.retrieval.fusion import apply_filter, fuse
 from react_pipeline.retrieval.row_values import likeness, mean_vectors
 from react_pipeline.settings import Mode, RetrievalConfig
-from react_pipeline.store import Artifact
+from react_pipeline.store import Artifact, Scratch
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
@@ -32,7 +31,7 @@ SEARCH = "search"
 MODE_SIDES: dict[Mode, Side] = {"t2t": "text", "t2i": "image", "i2i": "image"}
 """Which vectors each mode searches."""
 
-SearchMode = Callable[[Artifact, pd.DataFrame, Vectors, RetrievalConfig, Path], pd.DataFrame]
+SearchMode = Callable[[Artifact, pd.DataFrame, Vectors, RetrievalConfig, Scratch], pd.DataFrame]
 """A mode of an extension. Maps the embeddings, the prompts, their vectors (Q, D), the settings and
 the scratch to hits: columns query, row, similarity, rank, mode, class_id."""
 
@@ -87,10 +86,11 @@ class Candidates:
     searches: dict[str, dict[str, Any]]
 
 
-def encode_prompts(clip: Clip, prompts: pd.DataFrame, scratch: Path) -> Vectors:
+def encode_prompts(clip: Clip, prompts: pd.DataFrame, scratch: Scratch) -> Vectors:
     """Unit vectors (Q, D) of the prompts, which are kept in `scratch`, and may be already."""
     texts = prompts["prompt"].tolist()
-    return kept_array(scratch / PROMPTS, lambda: prompt_vectors(clip, texts).numpy())
+    kept = scratch.keep(PROMPTS, lambda path: np.save(path, prompt_vectors(clip, texts).numpy()))
+    return np.load(kept)
 
 
 def find_candidates(
@@ -98,7 +98,7 @@ def find_candidates(
     embeddings: Artifact,
     queries: Queries,
     settings: RetrievalConfig,
-    scratch: Path,
+    scratch: Scratch,
 ) -> Candidates:
     """Search every prompt and seed, and fuse the hits.
 

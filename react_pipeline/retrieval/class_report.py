@@ -18,7 +18,7 @@ from react_pipeline.pages import markdown_table, render
 from react_pipeline.retrieval.candidates import Queries
 from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, of_kept_rows
 from react_pipeline.settings import DomainConfig, RetrievalConfig
-from react_pipeline.store import Artifact
+from react_pipeline.store import Artifact, Scratch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +44,7 @@ class ClassTable(NamedTuple):
     embeddings: Artifact
     classes: pd.DataFrame
     directory: Path
-    scratch: Path
+    scratch: Scratch
 
 
 class ClassNotes(NamedTuple):

@@ -30,7 +30,7 @@ from react_pipeline.stage import (
     RETRIEVED_SET,
     encoder_in,
 )
-from react_pipeline.store import Artifact, RetrievalError, scratch_of
+from react_pipeline.store import Artifact, RetrievalError, Scratch
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
@@ -64,12 +64,12 @@ def draw_control(project: Project, slug: str) -> Artifact:
     seed = project.seed(slug)
     further = {draw_folder(other): other for other in project.config.seeds[1:]}
 
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, scratch: Scratch) -> dict[str, Any]:
         started = time.monotonic()
         clip = load_encoder(project, parents[encoder_in(parents)])
         labelled = parents[EVALUATION_SET]
         evaluation = kept_out(project, slug, labelled, settings.decontaminate, clip)
-        source = open_source(project, parents["corpus"], scratch_of(directory) / "fetched")
+        source = open_source(project, parents["corpus"], scratch.folder / "fetched")
 
         def draw(seed: int, folder: Path) -> tuple[int, dict[str, int]]:
             drawing = Draw(

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import field_names, row_metadata
 from react_pipeline.extension import joined
-from react_pipeline.indexing import kept_array, nearest
+from react_pipeline.indexing import nearest
 from react_pipeline.labelled import encode_images, read_images
 from react_pipeline.project import Project, cluster, other_evaluation_sets
 from react_pipeline.retrieval.row_values import values_of_rows
@@ -40,6 +40,7 @@ from react_pipeline.store import (
     Artifact,
     InputError,
     ReactError,
+    Scratch,
     digest_of,
 )
 
@@ -165,10 +166,12 @@ def _encoded_once(
     encoder = digest_of([tower, device, project.config.embedding.precision, repr(clip.preprocess)])
 
     def vectors(images: pd.DataFrame) -> NDArray[np.float32]:
-        file = project.config.store / VECTORS / f"{digest_of([*images['sha256']])}-{encoder}.npy"
-        kept = kept_array(file, lambda: encode_images(project.config, clip, images))
+        file = Scratch(project.config.store / VECTORS).keep(
+            f"{digest_of([*images['sha256']])}-{encoder}.npy",
+            lambda path: np.save(path, encode_images(project.config, clip, images)),
+        )
         file.touch()  # used now, for `prune_vectors`
-        return kept
+        return np.load(file)
 
     return list(map(vectors, sets))
 
@@ -180,7 +183,7 @@ def prune_vectors(
     encoder's followed, unless they were used within `keep_seconds`; returns their paths.
     """
     last_used = {
-        path: path.stat().st_mtime for path in (project.config.store / VECTORS).glob("*.npy")
+        path: path.stat().st_mtime for path in (project.config.store / VECTORS).glob("[!.]*.npy")
     }
     if not last_used:
         return []
@@ -195,8 +198,7 @@ def prune_vectors(
     before = time.time() - keep_seconds
     doomed = [path for path in by_use if path not in used and last_used[path] < before]
     for path in doomed if not dry_run else ():
-        for part in path.parent.glob(f"{path.name}*"):  # its seal too
-            part.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
     return [str(path) for path in doomed]
 
 

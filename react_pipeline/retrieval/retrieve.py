@@ -26,7 +26,7 @@ import pandas as pd
 from react_pipeline.clip import class_prompts, prompt_templates
 from react_pipeline.corpus import ImageSource, open_source
 from react_pipeline.embedding import Vectors
-from react_pipeline.indexing import Index, kept_array
+from react_pipeline.indexing import Index
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster
 from react_pipeline.retrieval.candidate_rows import candidate_metadata
@@ -54,7 +54,7 @@ from react_pipeline.stage import (
     RETRIEVED_SET,
     encoder_in,
 )
-from react_pipeline.store import Artifact, RetrievalError, scratch_of
+from react_pipeline.store import Artifact, RetrievalError, Scratch
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
@@ -96,8 +96,7 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
     with cluster(project.config.distributor):
         read_together(project, inputs)  # for other domains that are due, too
 
-        def write(directory: Path) -> dict[str, Any]:
-            scratch = scratch_of(directory)
+        def write(directory: Path, scratch: Scratch) -> dict[str, Any]:
             return _Retrieval(project, slug, inputs.parents, scratch).write(directory)
 
         return project.store.build(inputs, write)
@@ -110,7 +109,7 @@ class _Retrieval:
     project: Project
     slug: str
     parents: Mapping[str, Artifact]
-    scratch: Path
+    scratch: Scratch
 
     def write(self, directory: Path) -> dict[str, Any]:
         """Search, choose and collect pairs, and report; returns the counts."""
@@ -185,9 +184,9 @@ class _Retrieval:
         return self.parents[CORPUS_EMBEDDINGS]
 
     @property
-    def search_scratch(self) -> Path:
+    def search_scratch(self) -> Scratch:
         """Where the results of a search are kept."""
-        return self.scratch / SEARCH
+        return Scratch(self.scratch.folder / SEARCH)
 
     @cached_property
     def clip(self) -> Clip:
@@ -197,7 +196,7 @@ class _Retrieval:
     @cached_property
     def source(self) -> ImageSource:
         """The images."""
-        return open_source(self.project, self.parents["corpus"], self.scratch / "fetched")
+        return open_source(self.project, self.parents["corpus"], self.scratch.folder / "fetched")
 
     @cached_property
     def evaluation(self) -> EvaluationImages:
@@ -289,7 +288,7 @@ class Preview:
             MissingArtifact, StaleArtifact: If it has to be materialized first.
         """
         parents = resolve(project, RETRIEVED_SET, slug).parents
-        self._retrieval = _Retrieval(project, slug, parents, Path())
+        self._retrieval = _Retrieval(project, slug, parents, Scratch(Path()))
         self._vectors: dict[str, Vectors] = {}
 
     @property
@@ -317,11 +316,11 @@ class Preview:
             self._vectors.update(zip(new, self.clip.encode_texts(new).numpy(), strict=True))
         distributor = own.project.config.distributor
         with cluster(distributor), tempfile.TemporaryDirectory() as folder:
-            changed = replace(own, scratch=Path(folder))
+            changed = replace(own, scratch=Scratch(Path(folder)))
             changed.__dict__.update(clip=own.clip, evaluation=own.evaluation)
             changed.__dict__.update(domain=domain, review=review)
             vectors = np.stack([self._vectors[text] for text in texts])
-            kept_array(changed.search_scratch / PROMPTS, lambda: vectors)
+            changed.search_scratch.keep(PROMPTS, lambda path: np.save(path, vectors))
             return changed.preview()
 
 

@@ -9,7 +9,6 @@ from .config import EncoderConfig as EncoderConfig
 from .config import PipelineConfig as PipelineConfig
 from .config import encoders as encoders
 from .config import sections_of_extensions as sections_of_extensions
-from .config import store_openers as store_openers
 from .corpus import DEFAULT_KIND as DEFAULT_KIND
 from .corpus import MAX_PIXELS as MAX_PIXELS
 from .corpus import CaptionExtension as CaptionExtension

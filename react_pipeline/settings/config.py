@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from react_pipeline.extension import Extension, OpenStore, joined
+from react_pipeline.extension import Extension, joined
 from react_pipeline.settings.corpus import CorpusConfig, kind_of_corpus
 from react_pipeline.settings.distributor import DistributorConfig
 from react_pipeline.settings.evaluation import EvaluationSetConfig, kind_of_labelled
@@ -500,12 +500,6 @@ def _model_with(kind: type[CorpusConfig]) -> type[PipelineConfig]:
     }
     # One model for each kind, instead of a union: its messages speak of this kind alone.
     return create_model("PipelineConfig", __base__=PipelineConfig, corpus=(kind, ...), **fields)
-
-
-@cache
-def store_openers() -> Mapping[str, OpenStore]:
-    """What opens a store on a server, by the scheme of its URL."""
-    return joined(lambda extension: extension.stores())
 
 
 @cache

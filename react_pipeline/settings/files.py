@@ -21,7 +21,6 @@ from react_pipeline.settings.config import (
     EncoderConfig,
     PipelineConfig,
     sections_of_extensions,
-    store_openers,
     whole_domain_model,
     whole_pipeline_model,
 )
@@ -39,6 +38,8 @@ TRACKING_VARIABLE = "REACT_TRACKING_URI"
 _IS_PATH = re.compile(r"/|\.(pt|pth|bin|ckpt|safetensors)$")
 """No tag of open_clip looks so."""
 
+STORE_SCHEMES = ("s3", "gs", "az")
+"""Object storage that a store may be in."""
 _STORE_URL = re.compile(r"(\w+)://[A-Za-z0-9][A-Za-z0-9._-]+(/[A-Za-z0-9._=-]+)*/?")
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -82,8 +83,8 @@ def _store_url(raw: dict[str, Any], path: Path) -> str:
     if not isinstance(store, str) or "://" not in store:
         return ""
     url = _STORE_URL.fullmatch(store)
-    if not url or url[1] not in store_openers():
-        places = ["a folder", *(f"{scheme}://NAME/PREFIX" for scheme in store_openers())]
+    if not url or url[1] not in STORE_SCHEMES:
+        places = ["a folder", *(f"{scheme}://NAME/PREFIX" for scheme in STORE_SCHEMES)]
         problem = f"must be {', or '.join(places)}, without user, password or `?`"
         raise ConfigError.of(path, problem, "store")
     del raw["store"]

@@ -13,8 +13,8 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_IMODE, S_ISREG
 from typing import Any, TextIO
@@ -80,47 +80,6 @@ def rename_synced(written: Path, path: Path) -> None:
     written.replace(path)
 
 
-def seal(
-    marker: Path, files: Iterable[Path] = (), about: Any = True, folder: Path | None = None
-) -> None:
-    """Write a marker that vouches for files, which are on the disk before it, and keeps `about`
-    (JSON).
-
-    Args:
-        folder: Holds the files, if the marker is elsewhere; may move, and is then given again.
-    """
-    files = list(files)
-    for path in {*files, *(file.parent for file in files)}:
-        fsync(path)
-    root = folder or marker.parent
-    digests = {os.path.relpath(file, root): sha256_of(file) for file in files}
-    content = {"about": about, "files": digests}
-    write_atomically(marker, json.dumps({**content, "digest": _digest(content)}))
-
-
-def sealed(marker: Path, folder: Path | None = None) -> Any:
-    """The value that `seal` kept, or None if the marker or one of its files has changed since."""
-    try:
-        content = json.loads(marker.read_text(encoding="utf-8"))
-        whole = content.pop("digest") == _digest(content) and all(
-            sha256_of((folder or marker.parent) / name) == digest
-            for name, digest in content["files"].items()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        whole = False
-    if whole:
-        return content["about"]
-    if marker.exists():
-        logger.warning(
-            "%s: it or its files are not as they were written; they are made again", marker
-        )
-    return None
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def append(descriptor: int, data: bytes) -> None:
     """Append to a file opened for that; the data is on the disk when this returns, and not there if
     this raises.
@@ -139,7 +98,13 @@ def append(descriptor: int, data: bytes) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file another name on the same disk, or copy it where that cannot be."""
+    """Give a file, or each file of a folder, another name on the same disk, or copy it where that
+    cannot be.
+    """
+    if source.is_dir():
+        for path in source.iterdir():
+            link_or_copy(path, target / path.name)
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
@@ -147,10 +112,12 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def remove_scratch(folder: Path) -> None:
-    """Remove a folder, if it is there, that must not be published; an error if it stays."""
-    if folder.exists():
-        shutil.rmtree(folder)
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that it holds, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def fsync(path: Path) -> None:
@@ -163,13 +130,14 @@ def fsync(path: Path) -> None:
 
 
 def fsync_tree(root: Path) -> None:
-    """`fsync` of everything below a directory, and of itself; files get the mode that the umask
-    gives new ones.
+    """`fsync` of a file, or of a directory and everything below it; files get the mode that the
+    umask gives new ones.
 
     Programs that write to a temporary file and rename it leave mode 600 behind. A file with another
     name got its mode when it was published under that one, maybe by another user.
     """
-    mode = S_IMODE(root.stat().st_mode) & 0o666
+    folder = root if root.is_dir() else root.parent
+    mode = S_IMODE(folder.stat().st_mode) & 0o666
     for path in [*root.rglob("*"), root]:
         stat = path.lstat()
         if S_ISREG(stat.st_mode) and stat.st_nlink == 1 and S_IMODE(stat.st_mode) != mode:
@@ -249,11 +217,13 @@ def remembered_sha256(root: Path, path: Path) -> str:
         seen: dict[str, Any] = {"path": str(path.resolve()), "stamp": list(outside_stamp(path))}
         name = hashlib.sha256(seen["path"].encode()).hexdigest()[:16]
         cached = root / CACHE / "shards" / f"{name}.json"
-        remembered = sealed(cached) or {}
-        if {key: remembered.get(key) for key in seen} == seen:
-            return str(remembered["sha256"])
+        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+            remembered = json.loads(cached.read_bytes())
+            digest = str(remembered.pop("sha256"))
+            if remembered == seen:
+                return digest
         digest = sha256_of(path)
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror or error})") from error
-    seal(cached, about={**seen, "sha256": digest})
+    write_atomically(cached, json.dumps({**seen, "sha256": digest}))
     return digest

@@ -1,153 +1,145 @@
-"""Removing what nothing uses: artifacts no longer current, folders of dead attempts, what was
-quarantined.
+"""Removing what nothing uses: artifacts no longer current, and what unfinished attempts left.
 
-Belongs here: what is in use. Does not belong here: who is alive (`attempts`).
+Belongs here: what is in use. Does not belong here: how an attempt is removed (`store`).
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
-import shutil
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+import re
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from react_pipeline.store.artifacts import CURRENT, MANIFEST, memory_of_verified, read_manifest
-from react_pipeline.store.attempts import attempts, kept_if_refused, now_of
-from react_pipeline.store.errors import CorruptArtifact
+from react_pipeline.store.artifacts import Artifact, manifest_content
+from react_pipeline.store.errors import CorruptArtifact, MissingArtifact
+from react_pipeline.store.folder import MANIFEST, USED, written_at
 
 if TYPE_CHECKING:
     from react_pipeline.store.store import Store
 
 logger = logging.getLogger(__name__)
 
-RETENTION_SECONDS = 3600.0
-"""Artifacts that were current so recently are kept: a step may have looked one up and not yet begun
-to build on it.
-"""
+_ATTEMPT = re.compile(r".*?/_[0-9a-f]{16}(?=/)")
 
 
-P = TypeVar("P")
+def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
+    """Remove artifacts that nothing uses, attempts that were never published, and scratch.
 
+    In use are current artifacts, those that were current or made within `keep_seconds`, and the
+    ancestors of all of these. Where a pointer or a manifest is damaged, everything of that key is
+    kept and reported. A process whose files are removed before it has published them publishes
+    nothing.
 
-class Published(NamedTuple, Generic[P]):
-    """An artifact by its place.
-
-    Attributes:
-        current: The fingerprint that is current for its key; "" if that is damaged or missing.
-        is_recent: Whether it was made, or another became current, a moment ago.
+    Returns:
+        The addresses of what was removed (would be, with `dry_run`).
     """
+    from react_pipeline.store.store import RETENTION_SECONDS
 
-    place: P
-    manifest: Mapping[str, Any]
-    current: str
-    is_recent: bool
+    look = store.look()
+    times: dict[str, float] = defaultdict(float)
+    published: dict[str, Artifact] = {}
+    attempts: dict[str, float] = defaultdict(float)
+    damaged = set()
+    for entry in look.backend.heads():
+        place, _, name = entry.path.rpartition("/")
+        if match := _ATTEMPT.match(entry.path):
+            attempts[match[0]] = max(attempts[match[0]], entry.time)
+        elif name in (MANIFEST, USED):
+            times[place] = max(times[place], entry.time)
+        if name == MANIFEST and not match:
+            try:
+                published[place] = look._at(place)
+            except CorruptArtifact as error:
+                logger.warning("kept: %s", error)
+                damaged.add(place)
+            except MissingArtifact:
+                pass
+    # A clock ahead dooms nothing: no more time has passed than the newest object shows.
+    scratches = {path: written_at(path) for path in (store.root / ".scratch").glob("*")}
+    seen = [*times.values(), *attempts.values(), *scratches.values()]
+    now = min(time.time(), max(seen, default=0))
+    oldest, expired = now - keep_seconds, now - RETENTION_SECONDS
+    removed = []
+    for artifact in _children_first(_unused(look, published, times, oldest)):
+        try:
+            if not dry_run and not _remove(store, artifact, oldest):
+                break  # it is current again, and so may be its ancestors
+        except OSError as error:  # such as a stale handle of NFS
+            logger.warning("kept: %s", error)
+        else:
+            removed.append(artifact.address)
+    left = attempts.keys() - {artifact.prefix for artifact in published.values()}
+    for prefix in sorted(left):
+        place = prefix.rpartition("/")[0]
+        with store.locked(place.replace("/", "--"), wait=False) as is_ours:
+            is_due = attempts[prefix] <= (oldest if is_ours else expired) and place not in damaged
+            if is_due and (dry_run or store.discard(prefix)):
+                removed.append(store.backend.address(prefix))
+    for scratch in sorted(scratches):
+        with store.locked(scratch.name, wait=False) as is_ours:
+            if scratches[scratch] <= (oldest if is_ours else expired):
+                removed.append(str(scratch))
+                if not dry_run:
+                    store.throw_away(scratch)
+    if not dry_run:
+        known = {prefix.replace("/", "--") for prefix in attempts}
+        for memory in (store.root / ".verified").glob("*"):
+            if memory.name not in known and written_at(memory) <= expired:
+                memory.unlink(missing_ok=True)
+        store.backend.sweep(RETENTION_SECONDS)
+    return removed
 
 
-def unused(published: Sequence[Published[P]], kept: Collection[str]) -> list[P]:
-    """The places of artifacts that are not current, recent or named in `kept`, nor ancestors of
-    such.
-    """
-    used = set(kept)
-    parents: dict[str, set[str]] = {}
-    for artifact in published:
-        fingerprint = artifact.manifest["fingerprint"]
-        parents[fingerprint] = set(artifact.manifest["parents"].values())
-        if artifact.current in ("", fingerprint) or artifact.is_recent:
-            used.add(fingerprint)
+def _unused(
+    look: Store, published: Mapping[str, Artifact], times: Mapping[str, float], oldest: float
+) -> list[Artifact]:
+    """What was neither current nor made since a time, and is no ancestor of such."""
+    used: set[str] = set()
+    for place, artifact in published.items():
+        current = look.pointer(artifact.stage, artifact.key)
+        is_damaged = f"{artifact.stage}/{artifact.key}/{current}" not in published  # dooms nothing
+        if is_damaged:
+            logger.warning(
+                "%s: no artifact is current; everything next to it is kept. Materialize it again",
+                look.address(artifact.stage, artifact.key),
+            )
+        if is_damaged or current == artifact.fingerprint or times[place] > oldest:
+            used.add(artifact.fingerprint)
+    parents = {one.fingerprint: set(one.parents.values()) for one in published.values()}
     pending = list(used)
     while pending:
         new = parents.get(pending.pop(), set()) - used
         used |= new
         pending += new
-    return [one.place for one in published if one.manifest["fingerprint"] not in used]
+    return [one for one in published.values() if one.fingerprint not in used]
 
 
-def prune(
-    store: Store, *, dry_run: bool = False, keep_seconds: float = RETENTION_SECONDS
-) -> list[str]:
-    """Remove artifacts that nothing uses, folders of dead attempts, and what was quarantined.
-
-    In use are current artifacts, those that a live build of any host reads or publishes, those that
-    were current or made within `keep_seconds`, and the ancestors of all of these. Where a pointer
-    or a manifest is damaged, everything of that key is kept and reported. An artifact leaves its
-    place in one rename, so that a kill leaves no part of it.
-
-    Returns:
-        The addresses of what was removed (would be, with `dry_run`).
-    """
-    now = now_of(store.staging)
-    # In this order: what is published or leased after one of these looks is seen by none of the
-    # later ones.
-    manifests = sorted(store.root.glob("[!.]*/**/" + MANIFEST))
-    pointers = {
-        path.parent: _pointer(path)
-        for path in store.root.glob("[!.]*/**/" + CURRENT)
-        if path.is_file()
-    }
-    leases = [attempt for attempt in attempts(store.staging) if not attempt.is_dead(locked=False)]
-    kept = set().union(*(lease.relies_on() for lease in leases))
-    published = []
-    for path in manifests:
-        directory = path.parent
-        try:
-            manifest = read_manifest(directory, path.relative_to(store.root).parts[0])
-            made = path.stat().st_mtime
-        except (CorruptArtifact, OSError) as error:
-            logger.warning("kept: %s", error)
-            continue
-        current, since = pointers.get(directory.parent, ("", now))
-        is_recent = now - max(since, made) < keep_seconds
-        published.append(Published(directory, manifest, current, is_recent))
-    doomed = unused(published, kept)
-    trash = store.root / ".quarantine"
-    removed = doomed + sorted(trash.glob("*"))
-    if not dry_run:
-        trash.mkdir(parents=True, exist_ok=True)
-        for directory in doomed:
-            with kept_if_refused():
-                directory.rename(trash / f"{secrets.token_hex(4)}-{directory.name}")
-        for path in trash.glob("*"):
-            with kept_if_refused():
-                _remove(path)
-        gone = {directory.name for directory in doomed}
-        for memory in memory_of_verified(store.root).glob("*"):
-            if memory.name.rpartition("--")[2] in gone:
-                memory.unlink(missing_ok=True)
-        removed = [path for path in removed if not path.exists()]
-    return [*map(str, removed), *reap(store, dry_run=dry_run)]
+def _children_first(artifacts: Collection[Artifact]) -> Iterator[Artifact]:
+    left = {artifact.fingerprint: artifact for artifact in artifacts}
+    while left:
+        parents = {parent for artifact in left.values() for parent in artifact.parents.values()}
+        for fingerprint in sorted(left.keys() - parents):
+            yield left.pop(fingerprint)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()  # somebody put it there
+def _remove(store: Store, artifact: Artifact, oldest: float) -> bool:
+    """Remove an artifact, unless it is used again by now; its manifest goes first."""
 
-
-def _pointer(path: Path) -> tuple[str, float]:
-    """The fingerprint that a pointer names, empty if it is damaged, and since when."""
-    try:
-        name, since = path.read_text(errors="replace").strip(), path.stat().st_mtime
-    except OSError:  # replaced on another host
-        name, since = "", 0.0
-    if not (name and (path.parent / name / MANIFEST).exists()):
-        logger.warning(
-            "%s: names no artifact; everything next to it is kept. Materialize it again", path
+    def is_used() -> bool:
+        current = store.pointer(artifact.stage, artifact.key)
+        heads = store.backend.heads(artifact.place)
+        return current == artifact.fingerprint or any(
+            head.time > oldest for head in heads if head.path == f"{artifact.place}/{USED}"
         )
-        name = ""
-    return name, since
 
-
-def reap(store: Store, *, dry_run: bool) -> list[str]:
-    """Remove the folders of dead attempts; returns their paths."""
-    removed: list[str] = []
-    for attempt in attempts(store.staging):
-        with store.try_lock(attempt.slug) as held:
-            if attempt.is_dead(locked=held):
-                folders = attempt.leftovers
-                if not dry_run:
-                    attempt.discard()
-                removed += [str(path) for path in folders if dry_run or not path.exists()]
-    return removed
+    path, content = f"{artifact.place}/{MANIFEST}", manifest_content(artifact.manifest)
+    if is_used() or not store.backend.remove(path, content):
+        return False
+    if is_used():
+        store.backend.create(path, content)
+        return False
+    store.backend.delete(f"{artifact.prefix}/{MANIFEST}", f"{artifact.place}/{USED}")
+    store.backend.discard(artifact.prefix)
+    return True

@@ -56,7 +56,7 @@ def cost_rows(project: Project, artifact: Artifact) -> Iterator[Row]:
         with suppress(CorruptArtifact, MissingArtifact):
             # The manifest has its own digest; hashing gigabytes of weights for three numbers is not
             # needed.
-            counts = project.store.unverified(*place).counts
+            counts = project.store.open(*place).counts
     for name, shown in COST_METRICS.items():
         if isinstance(value := counts.get(name), int | float):
             yield Row(shown, float(value), 0, created_ms(artifact))

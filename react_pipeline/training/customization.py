@@ -17,7 +17,7 @@ from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig, Method, TrainingConfig
 from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, method_key
-from react_pipeline.store import Artifact, Inputs, RetrievalError, scratch_of
+from react_pipeline.store import Artifact, Inputs, RetrievalError, Scratch
 from react_pipeline.training.guards import explained_out_of_memory
 from react_pipeline.training.log import METRICS_FILE
 from react_pipeline.training.observer import TrainingObserver
@@ -36,7 +36,7 @@ class Customization:
     project: Project
     inputs: Inputs
     world: World
-    scratch: Path
+    scratch: Scratch
     observer: TrainingObserver
     staging: Path | None
 
@@ -83,23 +83,21 @@ def customize(
     Raises:
         RetrievalError: If too many classes have too few pairs.
         TrainingError: If a guard stops the training, or memory runs out. Nothing is published; the
-            newest good state stays in the scratch folder of the build (`store.scratch_of`), and the
+            newest good state stays in the scratch of the build, and the
             observer is notified.
     """
     world = world or World(device=choose_device(project.config.device))
     inputs = resolve(project, CUSTOMIZED_CHECKPOINT, method_key(slug, method))
     _refuse_starving(project, slug, inputs.parents[project.method(method).pairs])
     if not world.is_writer:
-        if scratch_of_writer := world.broadcast(None):
-            _train(project, inputs, world, Path(scratch_of_writer), TrainingObserver())
+        if folder := world.broadcast(None):
+            _train(project, inputs, world, Scratch(Path(folder)), TrainingObserver())
             world.broadcast(None)
         return project.store.open(inputs.stage, inputs.key, inputs.fingerprint)
 
-    def write(staging: Path) -> dict[str, Any]:
+    def write(staging: Path, scratch: Scratch) -> dict[str, Any]:
         try:
-            scratch = scratch_of(staging)
-            scratch.mkdir(exist_ok=True)
-            world.broadcast(str(scratch))
+            world.broadcast(str(scratch.folder))
             counts = _train(project, inputs, world, scratch, observer, staging)
         except BaseException as error:
             observer.failed(error)
@@ -118,7 +116,7 @@ def _train(
     project: Project,
     inputs: Inputs,
     world: World,
-    scratch: Path,
+    scratch: Scratch,
     observer: TrainingObserver,
     staging: Path | None = None,
 ) -> dict[str, Any]:

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from react_pipeline.embedding import CPU_IMAGES, LONG_RUN, convert
 from react_pipeline.settings import TrainingConfig
+from react_pipeline.store import Scratch
 from react_pipeline.training.data import Views
 from react_pipeline.training.kept_rows import kept_rows
 from react_pipeline.training.world import World
 
-TOKENS_FILE = "tokens.bin"
+TOKENS = "tokens"
 BATCH = 64
 MAX_DISK_FRACTION = 0.5
 """The share of the free disk that tokens may take; beyond it they are computed at every step."""
@@ -69,7 +69,7 @@ def keep_tokens(
     compute: Callable[[Tensor], Tensor],
     views: Views,
     count: int,
-    directory: Path,
+    scratch: Scratch,
     world: World,
     dtype: torch.dtype,
     workers: int,
@@ -81,12 +81,11 @@ def keep_tokens(
     Args:
         compute: Maps images (B, 3, H, W) to what is kept of them, (B, T, W) or (B, D).
         views: View numbers 0 to `count` - 1 are kept.
-        directory: Survives a kill; the same one in all processes.
+        scratch: The same folder in all processes.
         dtype: `torch.bfloat16` halves the file.
         fusible: The tower that `compute` runs, if its layers may be fused for many images.
     """
     pairs = len(views.pairs)
-    path = directory / TOKENS_FILE
     bf16 = dtype == torch.bfloat16
 
     def computed(run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
@@ -104,6 +103,13 @@ def keep_tokens(
 
     shape = computed(compute, views.batch([(0, 0)]).to(world.device)).shape[1:]
     tokens = kept_rows(
-        path, (pairs * count, *shape), make, dtype, world, BATCH * world.size, MAX_DISK_FRACTION
+        scratch,
+        TOKENS,
+        (pairs * count, *shape),
+        make,
+        dtype,
+        world,
+        BATCH * world.size,
+        MAX_DISK_FRACTION,
     )
     return None if tokens is None else tokens.view(pairs, count, *shape)

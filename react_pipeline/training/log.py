@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import math
-import os
 import resource
 import time
 from collections.abc import Mapping
@@ -16,7 +14,6 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from react_pipeline.store import write_atomically
 from react_pipeline.training.observer import TrainingObserver
 
 logger = logging.getLogger(__name__)
@@ -43,9 +40,9 @@ class TrainingLog:
         batch_size: int,
         device: str,
         title: str,
+        earlier: str = "",
     ) -> None:
-        """Drop what an earlier try wrote of steps from the first of `steps` on; a torn line goes
-        with it.
+        """Begin the file with the lines of `earlier`, those of the steps before.
 
         Args:
             metrics: The file; None in processes that do not write.
@@ -57,9 +54,9 @@ class TrainingLog:
         self._batch_size = batch_size
         self._device = device
         self._metrics = metrics
-        if metrics is not None:
-            write_atomically(metrics, "".join(whole_lines(metrics)[: steps.start]))
-        self._file = None if metrics is None else metrics.open("a", encoding="utf-8")
+        self._file = None if metrics is None else metrics.open("w", encoding="utf-8")
+        if self._file is not None:
+            self._file.write(earlier)
         self._bar = tqdm(
             total=steps.stop,
             initial=steps.start,
@@ -102,11 +99,12 @@ class TrainingLog:
         )
         self._bar.update()
 
-    def flush(self) -> None:
-        """Put what was recorded on the disk."""
-        if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+    def text(self) -> str:
+        """Return all lines, those of earlier tries too; none in processes that do not write."""
+        if self._file is None or self._metrics is None:
+            return ""
+        self._file.flush()
+        return self._metrics.read_text(encoding="utf-8")
 
     @property
     def data_wait_fraction(self) -> float:
@@ -133,31 +131,7 @@ class TrainingLog:
 
     def losses(self) -> list[float]:
         """The loss of every step, of earlier tries too; empty in processes that do not write."""
-        if self._metrics is None:
-            return []
-        self.flush()
-        return [
-            json.loads(line)["loss"]
-            for line in self._metrics.read_text(encoding="utf-8").splitlines()
-        ]
-
-
-def whole_lines(metrics: Path) -> list[str]:
-    """The lines of a log up to the first that is torn: so many steps are on record. None where
-    there is no file.
-    """
-    if not metrics.exists():
-        return []
-    lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    return list(itertools.takewhile(_is_whole, lines))
-
-
-def _is_whole(line: str) -> bool:
-    """Whether a line was written to its end; a power failure may leave a part of one, or zeros."""
-    try:
-        return line.endswith("\n") and isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
+        return [json.loads(line)["loss"] for line in self.text().splitlines()]
 
 
 def peak_memory_bytes(device: str) -> int:

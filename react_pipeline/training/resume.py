@@ -2,12 +2,14 @@
 
 The order of the data, the views of it and the schedule are functions of the step (`schedule`), and
 nothing else draws random numbers, so a state needs no more than this, a count of skipped steps, and
-what the draws depend on. A state is a file of torch and a marker that vouches for it (`seal`).
+what the draws depend on. A state is a kept folder: a file of torch, with the log of the steps
+before, and its digest.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -17,12 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from react_pipeline.store import StoreWriteError, seal, sealed
+from react_pipeline.store import Scratch, StoreWriteError, sha256_of
 
 logger = logging.getLogger(__name__)
 
 KEPT_STATES = 2
 """How many of the newest states are kept: one more than needed, since the newest may be damaged."""
+
+STATE, DIGEST = "state.pt", "sha256"
 
 LARGE_BYTES = 1 << 30
 """A larger state is written while the training continues, from a copy in the host's memory."""
@@ -57,11 +61,11 @@ class TrainingState:
         """Bytes of the parameters and of AdamW's two moments."""
         return 3 * sum(parameter.nbytes for parameter in self.trained.values())
 
-    def content(self, copied: bool = False) -> dict[str, Any]:
-        """The tensors and the rest that is saved.
+    def content(self, step: int, seconds: float, log: str, copied: bool = False) -> dict[str, Any]:
+        """All that is saved after `step` steps.
 
         Args:
-            copied: Into the host's memory, where later steps change nothing.
+            copied: The tensors, into the host's memory, where later steps change nothing.
         """
 
         def kept(tensor: Tensor) -> Tensor:
@@ -76,11 +80,7 @@ class TrainingState:
             "trained": {name: kept(value.detach()) for name, value in self.trained.items()},
             "optimizer": {**optimizer, "state": moments},
             "scaler": self.scaler.state_dict(),
-        }
-
-    def record(self, step: int, seconds: float) -> dict[str, Any]:
-        """What the marker keeps."""
-        return {
+            "log": log,
             "step": step,
             "seconds": seconds,
             "skipped": [self.skipped_steps, self.skipped_in_a_row],
@@ -89,14 +89,29 @@ class TrainingState:
         }
 
 
-def save_state(state: TrainingState, step: int, seconds: float, directory: Path) -> None:
-    """Write the state after `step` steps and `seconds`, and remove all but the newest
-    `KEPT_STATES`.
+def save_state(content: dict[str, Any], scratch: Scratch) -> None:
+    """Keep `TrainingState.content`, and remove all but the newest `KEPT_STATES`.
 
     Raises:
         StoreWriteError: If the disk refuses it, with the bytes needed.
     """
-    _write(state.content(), state.record(step, seconds), directory)
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        torch.save(content, folder / STATE)
+        (folder / DIGEST).write_text(sha256_of(folder / STATE))
+
+    name = f"step-{content['step']:09d}"
+    try:
+        scratch.keep(name, write)
+    except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
+        needed = 3 * sum(tensor.nbytes for tensor in content["trained"].values())
+        raise StoreWriteError(
+            f"{scratch.folder / name}: {error}; {needed:,} bytes are needed. Free space and run "
+            "again"
+        ) from error
+    for folder in states_in(scratch)[:-KEPT_STATES]:
+        shutil.rmtree(folder)
 
 
 class StateWriter:
@@ -105,21 +120,24 @@ class StateWriter:
     Leaving waits for it, except after an interrupt: it is then left as by a kill.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """`directory`: where the states are."""
-        self._directory = directory
+    def __init__(self, scratch: Scratch) -> None:
+        """`scratch`: where the states are."""
+        self._scratch = scratch
         self._thread: Thread | None = None
         self._error: Exception | None = None
 
-    def save(self, state: TrainingState, step: int, seconds: float) -> None:
-        """As `save_state`; an error behind the steps is raised by the next call or on leaving."""
+    def save(self, state: TrainingState, step: int, seconds: float, log: str) -> None:
+        """Save the state after `step` steps and `seconds`; an error behind the steps is raised by
+        the next call or on leaving.
+        """
         self._finish()
-        if state.size_bytes <= LARGE_BYTES:
-            save_state(state, step, seconds, self._directory)
+        copied = state.size_bytes > LARGE_BYTES
+        content = state.content(step, seconds, log, copied)
+        if not copied:
+            save_state(content, self._scratch)
             return
-        content, record = state.content(copied=True), state.record(step, seconds)
         # A daemon, for which an interrupted process does not wait.
-        self._thread = Thread(target=self._write, args=(content, record), daemon=True)
+        self._thread = Thread(target=self._write, args=(content,), daemon=True)
         self._thread.start()
 
     def __enter__(self) -> StateWriter:
@@ -139,75 +157,64 @@ class StateWriter:
         if self._error:
             raise self._error
 
-    def _write(self, content: dict[str, Any], record: dict[str, Any]) -> None:
+    def _write(self, content: dict[str, Any]) -> None:
         try:
-            _write(content, record, self._directory)
+            save_state(content, self._scratch)
         except Exception as error:
             self._error = error
 
 
-def _write(content: dict[str, Any], record: dict[str, Any], directory: Path) -> None:
-    path = directory / f"step-{record['step']:09d}.pt"
-    try:
-        torch.save(content, path)
-    except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
-        needed = 3 * sum(tensor.nbytes for tensor in content["trained"].values())
-        raise StoreWriteError(
-            f"{path}: {error}; {needed:,} bytes are needed. Free space and run again"
-        ) from error
-    seal(path.with_suffix(".json"), [path], record)
-    for marker in states_in(directory)[:-KEPT_STATES]:
-        _remove(marker)
+def states_in(scratch: Scratch) -> list[Path]:
+    """The folders of all states, the newest last."""
+    return sorted(scratch.folder.glob("step-*"))
 
 
-def states_in(directory: Path) -> list[Path]:
-    """The markers of all states, the newest last."""
-    return sorted(directory.glob("step-*.json"))
+def load_newest_state(scratch: Scratch, state: TrainingState) -> tuple[int, float, str]:
+    """Put the newest state that fits into `state`; return its step, seconds and log, or 0 and no
+    log where none does.
 
-
-def load_newest_state(directory: Path, state: TrainingState, logged: int) -> tuple[int, float]:
-    """Put the newest state that fits into `state`; return its step and seconds, 0 where none does.
-
-    States that are damaged, whose batches were drawn otherwise, or of a step after the first
-    `logged` ones are skipped with a warning: losses that are not on record are computed again.
+    States that are damaged, or whose batches were drawn otherwise, are skipped with a warning.
     """
-    for marker in reversed(states_in(directory)):
-        record = sealed(marker)
-        problem = _problem(record, state, logged)
-        if problem:
+    for folder in reversed(states_in(scratch)):
+        content = read_state(folder)
+        problem = _problem(content, state)
+        if content is None or problem:
             logger.warning(
-                "%s cannot be resumed from (%s); trying an older state", marker.name, problem
+                "%s cannot be resumed from (%s); trying an older state", folder.name, problem
             )
             continue
-        content = torch.load(marker.with_suffix(".pt"), map_location="cpu", weights_only=True)
         with torch.no_grad():
             for name, parameter in state.trained.items():
                 parameter.copy_(content["trained"][name])
         state.optimizer.load_state_dict(content["optimizer"])
         state.scaler.load_state_dict(content["scaler"])
-        state.skipped_steps, state.skipped_in_a_row = record["skipped"]
-        return record["step"], record["seconds"]
-    return 0, 0.0
+        state.skipped_steps, state.skipped_in_a_row = content["skipped"]
+        return content["step"], content["seconds"], content["log"]
+    return 0, 0.0, ""
 
 
-def remove_states_after(step: int, directory: Path) -> None:
+def remove_states_after(step: int, scratch: Scratch) -> None:
     """Remove states newer than the one resumed: they would be taken for newer ones of this run."""
-    for marker in states_in(directory):
-        if marker.stem > f"step-{step:09d}":
-            _remove(marker)
+    for folder in states_in(scratch):
+        if folder.name > f"step-{step:09d}":
+            shutil.rmtree(folder)
 
 
-def _problem(record: dict[str, Any] | None, state: TrainingState, logged: int) -> str:
+def read_state(folder: Path, device: str = "cpu") -> dict[str, Any] | None:
+    """What was saved, or None if a byte of it has changed since."""
+    try:
+        if (folder / DIGEST).read_bytes() != sha256_of(folder / STATE).encode():
+            return None
+    except OSError:
+        return None
+    content: dict[str, Any] = torch.load(folder / STATE, map_location=device, weights_only=True)
+    return content
+
+
+def _problem(content: dict[str, Any] | None, state: TrainingState) -> str:
     """Why a state is not used; empty if it may be."""
-    if record is None:
+    if content is None:
         return "its bytes are not those that were written"
-    if record["draws"] != state.draws:
-        return f"its batches were {record['draws']}, and are {state.draws} now"
-    if record["step"] > logged:
-        return f"the log holds {logged} steps alone"
-    return "" if record["shapes"] == state.shapes else "it holds other parameters"
-
-
-def _remove(marker: Path) -> None:
-    marker.unlink()
-    marker.with_suffix(".pt").unlink(missing_ok=True)
+    if content["draws"] != state.draws:
+        return f"its batches were {content['draws']}, and are {state.draws} now"
+    return "" if content["shapes"] == state.shapes else "it holds other parameters"

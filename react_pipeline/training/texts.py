@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from react_pipeline.clip import (
 )
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.settings import DomainConfig, TrainingConfig
-from react_pipeline.store import TrainingError
+from react_pipeline.store import Scratch, TrainingError
 from react_pipeline.training.kept_rows import kept_rows
 from react_pipeline.training.schedule import generator
 from react_pipeline.training.world import World
@@ -68,13 +67,13 @@ class TrainingTexts:
         training: TrainingConfig,
         world: World,
         trains: bool,
-        scratch: Path,
+        scratch: Scratch,
     ) -> None:
         """Encode or tokenise every text once, into a file: 1 KiB a text with D = 512.
 
         Args:
             clip: The model, with its base weights still.
-            scratch: Survives a kill; the same directory in all processes.
+            scratch: The same folder in all processes.
 
         Raises:
             TrainingError: If the disk has no room for the file.
@@ -108,16 +107,16 @@ class TrainingTexts:
                 yield clip.tokenize(texts) if trains else clip.encode_texts(texts)
 
         dtype = torch.int32 if trains else torch.float16
-        path = scratch / (TOKENS if trains else VECTORS)
+        name = TOKENS if trains else VECTORS
         shape = (
             captions + len(prompts),
             clip.tokenize([""]).shape[1] if trains else clip.dimension,
         )
-        rows = kept_rows(path, shape, make, dtype, world, AT_ONCE)
+        rows = kept_rows(scratch, name, shape, make, dtype, world, AT_ONCE)
         if rows is None:
             raise TrainingError(
                 f"the texts of the training need {math.prod(shape) * dtype.itemsize:,} bytes, more "
-                f"than {scratch} has free; free them, or put the store on a larger disk"
+                f"than {scratch.folder} has free; free them, or put the store on a larger disk"
             )
         self._rows = rows
 

@@ -29,7 +29,7 @@ from react_pipeline.clip import (
 )
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.settings import DomainConfig, TrainingConfig
-from react_pipeline.store import Inputs, TrainingError
+from react_pipeline.store import Inputs, Scratch, TrainingError
 from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.batches import TrainingBatches
 from react_pipeline.training.data import Views
@@ -42,7 +42,7 @@ from react_pipeline.training.held_out import image_text_recall, split_held_out
 from react_pipeline.training.image_encoder import ENCODED_AT_ONCE, ImageEncoder
 from react_pipeline.training.interpolation import choose_fraction, copy_of_weights, require_held_out
 from react_pipeline.training.kept_tokens import FusibleTower, keep_tokens, may_keep
-from react_pipeline.training.log import METRICS_FILE, TrainingLog, whole_lines
+from react_pipeline.training.log import TrainingLog
 from react_pipeline.training.losses import require_suitable
 from react_pipeline.training.observer import TrainingObserver
 from react_pipeline.training.resume import (
@@ -81,7 +81,8 @@ class Trainer:
         method: ModelMethod,
         training: TrainingConfig,
         world: World,
-        scratch: Path,
+        scratch: Scratch,
+        metrics: Path | None,
         weights: Path | None = None,
         find_probe: Callable[[], Probe | None] = lambda: None,
     ) -> None:
@@ -89,7 +90,8 @@ class Trainer:
 
         Args:
             clip: The base, on the world's device.
-            scratch: Survives a kill; the same directory in all processes.
+            scratch: The same folder in all processes.
+            metrics: File of the log; None in processes that do not write.
             weights: The base's safetensors. Given, a frozen text tower leaves the memory once its
                 vectors are there.
             find_probe: Called before that, if the configuration asks for measurements.
@@ -105,6 +107,7 @@ class Trainer:
         self.method = method
         self.world = world
         self.scratch = scratch
+        self.metrics = metrics
         self.weights = weights
         require_suitable(training.loss, self.model)
         self.trained_on, self.held_out = split_held_out(
@@ -200,8 +203,7 @@ class Trainer:
     def run(self, observer: TrainingObserver, inputs: Inputs) -> dict[str, Any]:
         """Train from the newest state to the last step; return the counts of the manifest.
 
-        The process that writes leaves a line a step in `METRICS_FILE` of the scratch, and notifies
-        the observer.
+        The process that writes leaves a line a step in `metrics`, and notifies the observer.
 
         Raises:
             TrainingError: If a guard stops it or memory runs out. States of the last good steps
@@ -209,7 +211,7 @@ class Trainer:
         """
         base = {"all": self.recall(len(self.held_out)), "probed": self.recall(PROBED_PAIRS)}
         state = self._initial_state()
-        first_step, seconds_before = self._resume(state)
+        first_step, seconds_before, earlier = self._resume(state)
         if self.world.is_writer:
             observer.started(inputs, first_step)
         steps = range(first_step, self.training.steps)
@@ -219,7 +221,7 @@ class Trainer:
         )
         batches = self._batches(steps)
         states = StateWriter(self.scratch)
-        with self._log(observer, steps) as log, closing(batches), states:
+        with self._log(observer, steps, earlier) as log, closing(batches), states:
             for step in steps:
                 began = time.monotonic()
                 batch = next(batches)
@@ -232,9 +234,8 @@ class Trainer:
                 if (step + 1) % self.training.checkpoint_every == 0:
                     # Nothing is kept before it is known to be good.
                     self._require_no_collapse(step + 1, base["probed"], PROBED_PAIRS)
-                    log.flush()
                     if self.world.is_writer:
-                        states.save(state, step + 1, self._seconds(seconds_before))
+                        states.save(state, step + 1, self._seconds(seconds_before), log.text())
             losses = log.losses()
             if self.tokens is None:
                 log.warn_of_waiting(self.training.worker_count)
@@ -277,10 +278,11 @@ class Trainer:
             draws += f" in {world.size} parts"
         return TrainingState(trained, optimizer, scaler, draws=draws)
 
-    def _resume(self, state: TrainingState) -> tuple[int, float]:
-        """Load the newest state; return the first step to take and the seconds of earlier tries."""
-        logged = len(whole_lines(self.scratch / METRICS_FILE))
-        first_step, seconds = load_newest_state(self.scratch, state, logged)
+    def _resume(self, state: TrainingState) -> tuple[int, float, str]:
+        """Load the newest state; return the first step to take, and the seconds and the log of
+        earlier tries.
+        """
+        first_step, seconds, log = load_newest_state(self.scratch, state)
         # Also waits, so that no process prunes a state that another one still reads.
         if self.world.broadcast(first_step) != first_step:
             raise TrainingError(
@@ -288,14 +290,12 @@ class Trainer:
             )
         if self.world.is_writer:
             remove_states_after(first_step, self.scratch)
-        return first_step, seconds
+        return first_step, seconds, log
 
-    def _log(self, observer: TrainingObserver, steps: range) -> TrainingLog:
-        metrics = self.scratch / METRICS_FILE if self.world.is_writer else None
+    def _log(self, observer: TrainingObserver, steps: range, earlier: str) -> TrainingLog:
+        size, device = self.batches.batch_size, self.world.device
         title = f"training {self.method.name}"
-        return TrainingLog(
-            metrics, observer, steps, self.batches.batch_size, self.world.device, title
-        )
+        return TrainingLog(self.metrics, observer, steps, size, device, title, earlier)
 
     def _batches(self, steps: range) -> Generator[Tensor, None, None]:
         if self.tokens is None:

@@ -28,11 +28,11 @@ Write = Callable[[Path], dict[str, Any]]
 
 
 def counts(**values: Any) -> Write:
-    return lambda _: values
+    return lambda *_: values
 
 
 def losses(*values: float) -> Write:
-    def write(staging: Path) -> dict[str, Any]:
+    def write(staging: Path, _: object) -> dict[str, Any]:
         lines = [
             json.dumps({"step": step, "loss": value}) + "\n" for step, value in enumerate(values)
         ]
@@ -43,7 +43,7 @@ def losses(*values: float) -> Write:
 
 
 def vectors(name: str, value: float) -> Write:
-    def write(staging: Path) -> dict[str, Any]:
+    def write(staging: Path, _: object) -> dict[str, Any]:
         rows = np.eye(3, 4, dtype=np.float32)
         rows[1, 1] = value
         for path in (staging / name, staging / "text_emb" / "text_emb_0.npy"):
@@ -60,7 +60,7 @@ def vectors(name: str, value: float) -> Write:
 
 
 def results(**row: Any) -> Write:
-    def write(staging: Path) -> dict[str, Any]:
+    def write(staging: Path, _: object) -> dict[str, Any]:
         pd.DataFrame([{"value": 0.5, "unavailable": None, "n": 4, **row}]).to_parquet(
             staging / "results.parquet"
         )
@@ -72,7 +72,7 @@ def results(**row: Any) -> Write:
 def dense(found: dict[str, Any] | None = None, classes: str = "voc", **row: Any) -> Write:
     """Detections in an image of 40 x 30 pixels, and the figures of its set."""
 
-    def write(staging: Path) -> dict[str, Any]:
+    def write(staging: Path, _: object) -> dict[str, Any]:
         (staging / "detections").mkdir()
         box = {"image_id": 1, "score": 0.5, "bbox": [10, 10, 20, 20], **(found or {})}
         (staging / "detections" / "voc--truth.json").write_text(json.dumps([box]))

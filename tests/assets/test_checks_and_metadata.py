@@ -52,7 +52,7 @@ def test_recall_of_either_depth_that_is_too_low_fails_the_check(
     }
     counts = {**recall, "key": "HNSW32", "reason": "configured"}
     inputs = Inputs("faiss_index", "all", {}, {}, "1")
-    result = recall_is_sufficient(tiny_project, tiny_project.store.build(inputs, lambda _: counts))
+    result = recall_is_sufficient(tiny_project, tiny_project.store.build(inputs, lambda *_: counts))
     assert result.passed is enough
     assert result.metadata["image_at_10"].value == at_10
 
@@ -131,7 +131,7 @@ def test_counts_are_typed_and_unavailable_results_say_why(tiny_project: Project)
         "unavailable": "no set",
     }
     artifact = tiny_project.store.build(
-        Inputs("domain_results", "shapes/base", {}, {}, "1"), lambda _: counts
+        Inputs("domain_results", "shapes/base", {}, {}, "1"), lambda *_: counts
     )
     shown = describe(artifact)
     assert (shown["n"], shown["share"], shown["dropped.cap"]) == (3, 0.5, 2)
@@ -141,7 +141,7 @@ def test_counts_are_typed_and_unavailable_results_say_why(tiny_project: Project)
 
 
 def test_checkpoint_shows_recall_before_and_after(tiny_project: Project) -> None:
-    def write(_: Path) -> dict[str, object]:
+    def write(*_: object) -> dict[str, object]:
         before, after = {"r1_image_to_text": 0.25}, {"r1_image_to_text": 0.5}
         return {"images_per_second": 12.5, "held_out_before": before, "held_out_after": after}
 
@@ -158,7 +158,7 @@ def test_checkpoint_shows_recall_before_and_after(tiny_project: Project) -> None
 
 
 def test_checkpoint_without_held_out_pairs_shows_no_table(tiny_project: Project) -> None:
-    def write(_: Path) -> dict[str, object]:
+    def write(*_: object) -> dict[str, object]:
         return {"held_out_before": {}, "held_out_after": {}}
 
     artifact = tiny_project.store.build(
@@ -170,7 +170,7 @@ def test_checkpoint_without_held_out_pairs_shows_no_table(tiny_project: Project)
 def test_a_result_shows_its_classes_as_bars(tiny_project: Project) -> None:
     names = ["$\\frac{$", "<b>x</b>", *(f"class {number}" for number in range(100))]
 
-    def write(directory: Path) -> dict[str, float]:
+    def write(directory: Path, _: object) -> dict[str, float]:
         rows = [(name, 2, 1, 0.5) for name in names]
         table = pd.DataFrame(rows, columns=["class", "images", "correct", "accuracy"])
         table.to_parquet(directory / "per_class.parquet")
@@ -185,7 +185,7 @@ def test_a_result_shows_its_classes_as_bars(tiny_project: Project) -> None:
 
 
 def test_pictures_tables_and_pages_of_an_artifact_are_shown(tiny_project: Project) -> None:
-    def write(directory: Path) -> dict[str, float]:
+    def write(directory: Path, _: object) -> dict[str, float]:
         for name in ("similarity.png", "contact_sheet.png"):
             Image.new("RGB", (4, 4)).save(directory / name)
         (directory / "table.md").write_text(markdown_table(["<i>a</i>"], []))

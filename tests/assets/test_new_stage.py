@@ -26,7 +26,7 @@ def publish_toy(project: Project, slug: str) -> Artifact:
     """The step: one function that publishes one artifact."""
     inputs = resolve(project, "toy", slug)
 
-    def write(directory: Path) -> dict[str, int]:
+    def write(directory: Path, _: object) -> dict[str, int]:
         pairs = int(inputs.parents["corpus"].counts["pairs"])
         (directory / "pairs.txt").write_text(str(pairs))
         return {"pairs": pairs}

@@ -57,7 +57,7 @@ def write_head(
 def publish_head(project: Project, write: Callable[[Path], None] = write_head) -> Artifact:
     """A `linear-head` checkpoint of the domain `shapes`, as `customize` would publish it."""
 
-    def step(directory: Path) -> dict[str, Any]:
+    def step(directory: Path, _: object) -> dict[str, Any]:
         write(directory)
         return {"pairs": 7}
 
@@ -83,7 +83,7 @@ def test_a_model_checkpoint_gives_its_own_zero_shot_head(project: Project) -> No
         save(clip, directory)
 
     inputs = resolve(project, "customized_checkpoint", "shapes/full")
-    trained = project.store.build(inputs, lambda directory: write(directory) or {})
+    trained = project.store.build(inputs, lambda directory, _: write(directory) or {})
     _, head = load_classifier(trained, base, project.domain("shapes"), "cpu")
     assert torch.equal(head.vectors, zero_shot_head(load(trained.path), SHAPES, TEMPLATES))
     assert not torch.allclose(head.vectors, own.vectors)
@@ -165,7 +165,7 @@ def test_a_head_trained_on_another_base_is_refused(project: Project) -> None:
     checkpoint = publish_head(project)
     base = base_of(project)
 
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, _: object) -> dict[str, Any]:
         save(load(base.path), directory)
         return {}
 

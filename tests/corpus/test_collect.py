@@ -51,7 +51,7 @@ def rows(shards: list[Path]) -> pd.DataFrame:
 
 
 def publish(store: Path, rows: pd.DataFrame, shards: list[Path], shard_pairs: int = 5) -> Artifact:
-    def write(directory: Path) -> dict[str, int]:
+    def write(directory: Path, _: object) -> dict[str, int]:
         collect_pairs(rows, TarSource(shards), directory / "shards", shard_pairs)
         return {"pairs": len(rows)}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from react_pipeline.extensions.buckets.bucket_store import BucketStore
 from support.bucket import BucketServer
 from support.upkeep import METHODS, build_all
 from typer.testing import CliRunner
@@ -17,7 +18,6 @@ from typer.testing import CliRunner
 from react_pipeline.assets.launch import fresh_artifact
 from react_pipeline.commands.cli import app
 from react_pipeline.extensions.automation.survey import State, survey
-from react_pipeline.extensions.buckets.bucket_store import BucketStore
 from react_pipeline.lineage import fresh, run
 from react_pipeline.preflight import store_problems
 from react_pipeline.project.project import Project

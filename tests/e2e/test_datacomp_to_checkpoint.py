@@ -32,6 +32,7 @@ from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.control import draw_control
 from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.store import Scratch
 from react_pipeline.training.customization import customize
 
 PAIRS = 3_000
@@ -92,7 +93,7 @@ def test_datacomp_becomes_a_customized_checkpoint(
     for side, vectors in (("text", text), ("image", paired(text).astype(np.float16))):
         similarities = prompts @ vectors.astype(np.float32).T
         exact = -np.sort(-similarities, axis=1)[:, :10]
-        found, rows, choice = search_all(index, side, prompts, 10, tmp_path / side)
+        found, rows, choice = search_all(index, side, prompts, 10, Scratch(tmp_path / side))
         assert choice.way == "exact"
         # Of pairs that are equally near, up to rounding, either may be found.
         assert np.allclose(np.take_along_axis(similarities, rows, axis=1), exact, rtol=0, atol=2e-6)

@@ -176,7 +176,7 @@ def test_a_corpus_without_a_usable_pair_is_refused(
     project = make_project(corpus={"shards": [str(shard)], "max_bad_fraction": 1.0})
     with pytest.raises(CorpusError, match=r"not_an_image"):
         embedded(project)
-    assert not project.store.directory("corpus_embeddings", "all").exists()
+    assert not (project.store.root / "corpus_embeddings" / "all").exists()
 
 
 def test_groups_without_a_new_key_are_passed_over(

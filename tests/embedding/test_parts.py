@@ -21,7 +21,8 @@ from support.vectors import read_vectors
 from react_pipeline.embedding.parts import holding, starts_of
 from react_pipeline.embedding.vectors import read_metadata, row_metadata, vector_files, vectors_of
 from react_pipeline.indexing.vectors import StoredVectors
-from react_pipeline.store.artifacts import Artifact, manifest_digest
+from react_pipeline.store.artifacts import Artifact, Inputs
+from react_pipeline.store.store import Store
 
 PARTS, WIDTH = 1_200, 4
 COLUMNS = ["caption", "image_path"]
@@ -39,30 +40,28 @@ def write_corpus(store: Path, lengths: Sequence[int]) -> Artifact:
     """Embeddings as `embed` lays them out, one part a group; row n has the vectors `expected` and
     caption "n".
     """
-    path, row = store / "corpus_embeddings/all/0123456789abcdef", 0
-    for folder in ("img_emb", "text_emb", "metadata"):
-        (path / folder).mkdir(parents=True)
-    for number, length in enumerate(lengths):
-        if not length:
-            continue
-        rows = np.arange(row, row + length)
-        np.save(path / f"img_emb/img_emb_{number:04}.npy", expected(rows).astype(np.float16))
-        np.save(path / f"text_emb/text_emb_{number:04}.npy", -expected(rows).astype(np.float16))
-        table = pd.DataFrame({"image_path": [f"key{n}" for n in rows], "caption": rows.astype(str)})
-        table.to_parquet(path / f"metadata/metadata_{number:04}.parquet", row_group_size=2)
-        row += length
-    (path / "groups.jsonl").write_text(
-        "".join(json.dumps({"rows": length}) + "\n" for length in lengths)
-    )
-    files = {file.relative_to(path).as_posix(): {} for file in path.rglob("*") if file.is_file()}
-    manifest: dict[str, Any] = {
-        "stage": "corpus_embeddings",
-        "key": "all",
-        "fingerprint": path.name,
-        "files": files,
-        "counts": {"rows": row, "dimension": WIDTH},
-    }
-    return Artifact(path, {**manifest, "digest": manifest_digest(manifest)})
+
+    def write(path: Path, _: object) -> dict[str, int]:
+        row = 0
+        for folder in ("img_emb", "text_emb", "metadata"):
+            (path / folder).mkdir(parents=True)
+        for number, length in enumerate(lengths):
+            if not length:
+                continue
+            rows = np.arange(row, row + length)
+            vectors = expected(rows).astype(np.float16)
+            np.save(path / f"img_emb/img_emb_{number:04}.npy", vectors)
+            np.save(path / f"text_emb/text_emb_{number:04}.npy", -vectors)
+            columns = {"image_path": [f"key{n}" for n in rows], "caption": rows.astype(str)}
+            metadata = path / f"metadata/metadata_{number:04}.parquet"
+            pd.DataFrame(columns).to_parquet(metadata, row_group_size=2)
+            row += length
+        (path / "groups.jsonl").write_text(
+            "".join(json.dumps({"rows": length}) + "\n" for length in lengths)
+        )
+        return {"rows": row, "dimension": WIDTH}
+
+    return Store(store).build(Inputs("corpus_embeddings", "all", {}, {}, "1"), write)
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +166,9 @@ def test_only_files_that_hold_a_row_are_opened(corpus: Artifact, opened: list[st
 def test_embeddings_rebuilt_at_the_same_place_are_others(tmp_path: Path) -> None:
     first = write_corpus(tmp_path, [3, 3])
     assert len(vector_files(first, "image")) == 2
-    first.path.rename(tmp_path / "quarantine")
+    first.path.parent.rename(tmp_path / "removed")
     second = write_corpus(tmp_path, [1, 4, 1])
-    assert second.path == first.path and len(vector_files(second, "image")) == 3
+    assert second.address == first.address and len(vector_files(second, "image")) == 3
     assert np.array_equal(read_vectors(second, "image"), expected(np.arange(6)))
     assert row_metadata(second, [1, 5], ["caption"])["caption"].tolist() == ["1", "5"]
 

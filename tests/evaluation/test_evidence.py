@@ -33,7 +33,7 @@ class Ballots(Evidence):
     inputs = Inputs("votes", SLUG, {}, {}, "1", "three")
 
     def publish(self, project: Project) -> Artifact:
-        def write(directory: Path) -> dict[str, Any]:
+        def write(directory: Path, _: object) -> dict[str, Any]:
             (directory / "ballots.txt").write_text("3")
             return {"votes": 3}
 

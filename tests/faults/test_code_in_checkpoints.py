@@ -212,7 +212,7 @@ def test_an_evil_checkpoint_is_neither_opened_nor_exported(
 ) -> None:
     trusted_tokenizer(folder)
 
-    def write(staging: Path) -> dict[str, Any]:
+    def write(staging: Path, _: object) -> dict[str, Any]:
         for path in folder.rglob("*"):
             if path.is_file():
                 (staging / path.relative_to(folder)).parent.mkdir(exist_ok=True)

@@ -49,7 +49,7 @@ def steps_of(tracking: Tracking, name: str = "training/loss") -> list[int]:
 
 
 def publish(project: Project, records: list[dict[str, float]]) -> Artifact:
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, _: object) -> dict[str, Any]:
         (directory / "metrics.jsonl").write_text(
             "".join(json.dumps(line) + "\n" for line in records)
         )
@@ -168,7 +168,7 @@ def test_a_killed_training_is_closed_and_a_running_one_finishes(  # 30
     for inputs in (killed, running):
         LiveRun(tracking.runs).started(inputs, 0)
     tracking.log_artifact(tiny_project, publish(tiny_project, [record(0, 1)]))
-    later = tiny_project.store.build(running, lambda _: {})
+    later = tiny_project.store.build(running, lambda *_: {})
     tracking.log_artifact(tiny_project, later)
 
     def status(inputs: Inputs) -> str:

@@ -35,7 +35,7 @@ from react_pipeline.extensions.elevater.listing import read_json
 from react_pipeline.extensions.urls.corpus_kind import UrlTables
 from react_pipeline.extensions.urls.tables import read_rows
 from react_pipeline.settings.files import load_domain
-from react_pipeline.store.artifacts import read_manifest
+from react_pipeline.store.artifacts import parse_manifest
 from react_pipeline.store.errors import ReactError
 from react_pipeline.store.store import Store
 
@@ -92,10 +92,10 @@ READERS: dict[str, tuple[str, bytes, Callable[[Path], Any]]] = {
     "listing": ("a.json", b'{"data": [{"a": [1, 2.5, null]}]}', read_json),
     "manifest": (
         "manifest.json",
-        b'{"format": 2, "files": {}}',
-        lambda path: read_manifest(path.parent, "thing"),
+        b'{"format": 3, "files": {}}',
+        lambda path: parse_manifest(path.read_bytes(), "thing/all/0/manifest.json"),
     ),
-    "store": ("store.json", b'{"format": 2}', lambda path: Store(path.parent)),
+    "store": ("store.json", b'{"format": 3}', lambda path: Store(path.parent)),
 }
 EXAMPLES = {
     "tar": [b"1" * 60_000, tar()[:700]],

@@ -88,8 +88,8 @@ def test_images_that_were_fetched_outlive_every_kill(
 
         for name in KILLS:
             killed(build_until_killed, project.path, stage, name)
-            assert list(project.store.staging.glob("*.scratch/fetched"))
-            assert not any(project.store.directory(stage, "shapes").glob("*/manifest.json"))
+            assert list(project.store.root.glob(".scratch/*/*/fetched"))
+            assert not any((project.store.root / stage / "shapes").glob("*/manifest.json"))
 
         artifact = BUILDS[stage](project, "shapes")
         assert len(web.asked) > 1 and set(web.asked.values()) == {1}
@@ -97,7 +97,7 @@ def test_images_that_were_fetched_outlive_every_kill(
             not artifact.reused
             and len(list(CollectedPairs(artifact))) == artifact.counts["pairs"] > 0
         )
-        assert not list((project.config.store / ".staging").iterdir())
+        assert not list((project.config.store / ".scratch").iterdir())
         undisturbed = BUILDS[stage](make_project(store="undisturbed", corpus=corpus), "shapes")
     assert artifact.manifest["files"] == undisturbed.manifest["files"]
     assert not [name for name in artifact.manifest["files"] if name.startswith("fetched")]

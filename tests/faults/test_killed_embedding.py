@@ -25,9 +25,7 @@ from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.attempts import SCRATCH, scratch_of
 from react_pipeline.store.errors import MissingArtifact, ReactError
-from react_pipeline.store.store import Store
 
 SHARDS, PAIRS = 20, 4
 
@@ -46,17 +44,17 @@ def embed_at(path: Path) -> None:
 
 
 def killed_after_some_groups(project: Project) -> Path:
-    """Embed in another process and kill it with SIGKILL once 3 groups are done; returns the folder
-    it left.
+    """Embed in another process and kill it with SIGKILL once 3 groups are done; returns the scratch
+    that it left.
     """
     process = started(embed_at, project.path)
-    staging = project.config.store / ".staging"
-    while process.is_alive() and len(list(staging.glob("*.scratch/*.json"))) < 3:
+    staging = project.config.store / ".scratch"
+    while process.is_alive() and len(list(staging.glob("*/*/shard-*"))) < 3:
         time.sleep(0.002)
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    (left,) = (path for path in staging.iterdir() if path.is_dir() and path.suffix != SCRATCH)
+    (left,) = staging.glob("*/*")
     return left
 
 
@@ -71,42 +69,18 @@ def test_killed_embedding_resumes_and_equals_an_undisturbed_one(
     left = killed_after_some_groups(project)
     with pytest.raises(MissingArtifact):
         project.store.current("corpus_embeddings", "all")
-    done = [path.stem for path in scratch_of(left).glob("*.json")]
-    assert 3 <= len(done) < SHARDS
-    finished = {
-        int(number): (left / f"img_emb/img_emb_{int(number):02d}.npy").stat().st_mtime_ns
-        for number in done
-    }
+    finished = {path.name: path.stat().st_mtime_ns for path in left.glob("shard-*/img_emb/*.npy")}
+    assert 3 <= len(finished) < SHARDS
 
     artifact = embed_corpus(project)
-    for number, modified in finished.items():
-        assert artifact.file(f"img_emb/img_emb_{number:02d}.npy").stat().st_mtime_ns == modified
+    for name, modified in finished.items():
+        assert artifact.file(f"img_emb/{name}").stat().st_mtime_ns == modified
     expected = embed_corpus(make_project(store="undisturbed", corpus={"shards": [shards]}))
     assert same(artifact, expected)
     assert (
         artifact.counts["rows"] == SHARDS * PAIRS == read_metadata(artifact)["image_path"].nunique()
     )
     assert set(artifact.manifest["files"]) == set(expected.manifest["files"])
-
-
-def test_a_flipped_bit_in_a_finished_group_is_embedded_again(
-    make_project: Callable[..., Project], tmp_path: Path
-) -> None:  # FAULTS 58
-    project = make_project(corpus={"shards": [write_shards(tmp_path / "shards")]})
-    publish_corpus(project)
-    publish_base(project)
-    shutil.copytree(project.config.store, tmp_path / "undisturbed")
-    left = killed_after_some_groups(project)
-    number = next(int(path.stem) for path in scratch_of(left).glob("*.json"))
-    vectors = left / "img_emb" / f"img_emb_{number:02d}.npy"
-    data = bytearray(vectors.read_bytes())
-    data[-1] ^= 0x40
-    vectors.write_bytes(data)
-    artifact = embed_corpus(project)
-    undisturbed = make_project(
-        store="undisturbed", corpus={"shards": [str(tmp_path / "shards" / "*.tar")]}
-    )
-    assert same(artifact, embed_corpus(undisturbed))
 
 
 @pytest.mark.slow
@@ -188,10 +162,10 @@ def test_killed_while_publishing_embeds_nothing_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Store, "_publish", killed)
+        patch.setattr("react_pipeline.store.store.with_digest", killed)
         embed_corpus(indexed_project)
-    (vectors,) = store.staging.glob("*/img_emb/img_emb_0.npy")
+    (vectors,) = store.root.glob(".scratch/*/*/shard-0/img_emb/img_emb_0.npy")
     modified = vectors.stat().st_mtime_ns
     artifact = embed_corpus(indexed_project)
     assert artifact.file("img_emb/img_emb_0.npy").stat().st_mtime_ns == modified
-    assert artifact.counts["rows"] and not list(store.staging.iterdir())
+    assert artifact.counts["rows"] and not list((store.root / ".scratch").iterdir())

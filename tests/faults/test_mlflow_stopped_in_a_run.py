@@ -65,7 +65,7 @@ def test_mlflow_stopped_in_a_killed_training_shows_steps_once(  # 28, 29, 30
         return [point.step for run in found for point in history(run.info.run_id, "training/loss")]
 
     def states() -> set[str]:
-        return {path.name for path in (project.config.store / ".staging").rglob("step-*.json")}
+        return {path.name for path in (project.config.store / ".scratch").rglob("step-*")}
 
     with dagster_home(tmp_path / "home") as home:
         hurry(home)

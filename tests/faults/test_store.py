@@ -1,8 +1,9 @@
-"""FAULTS 1 to 6: killed, full disk, two at once, flipped bits, cut files, stale parents."""
+"""FAULTS 1 to 5, 39, 40, 50: killed, full disk, two at once, flipped bits, cut files, no locks."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -14,17 +15,17 @@ from typing import NoReturn
 
 import pytest
 
-from react_pipeline.store.artifacts import Inputs, slug_of
-from react_pipeline.store.attempts import LEASE, Attempt, attempts, new_attempt, scratch_of
+from react_pipeline.store import Scratch
+from react_pipeline.store import store as store_module
+from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.durable import write_atomically
 from react_pipeline.store.errors import CorruptArtifact, StoreWriteError
 from react_pipeline.store.store import Store
 
 INPUTS = Inputs("thing", "all", {"value": 1}, {}, "1")
-OTHER_INPUTS = Inputs("thing", "other", {"value": 1}, {}, "1")
 
 
-def write_two(directory: Path) -> dict[str, float]:
+def write_two(directory: Path, _: object) -> dict[str, float]:
     (directory / "a.bin").write_bytes(b"a" * 1000)
     (directory / "b.bin").write_bytes(b"b" * 1000)
     return {"top1": 0.5}
@@ -32,10 +33,11 @@ def write_two(directory: Path) -> dict[str, float]:
 
 KILLED_AT = {
     "in the middle of writing": "kill_in_write = True",
-    "before the manifest": "patch(store, 'manifest_of')",
-    "before the files are on disk": "patch(store, 'fsync_tree')",
-    "before the rename": "patch(store.Store, '_publish')",
-    "after the rename": "patch(store.Store, '_set_current')",
+    "before the files are on disk": "patch(scratch, 'fsync_tree')",
+    "before the manifest": "patch(store, 'with_digest')",
+    "before the files are in the store": "patch(folder.Folder, 'finish')",
+    "before the manifest is in the store": "patch(folder.Folder, 'create')",
+    "after publishing": "patch(store.Store, '_set_current')",
 }
 
 
@@ -44,109 +46,77 @@ def test_killed_at_any_step_nothing_unfinished_is_read(tmp_path: Path, when: str
     script = f"""
 import os, signal
 from pathlib import Path
-from react_pipeline.store import artifacts, store
+from react_pipeline.store import artifacts, folder, scratch, store
 kill_in_write = False
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 def patch(owner, name): setattr(owner, name, die)
-{KILLED_AT[when]}
-def write(directory):
+def write(directory, _):
     (directory / "a.bin").write_bytes(b"a" * 1000)
     if kill_in_write: die()
     (directory / "b.bin").write_bytes(b"b" * 1000)
     return {{}}
 inputs = artifacts.Inputs("thing", "all", {{"value": 1}}, {{}}, "1")
-store.Store(Path({str(tmp_path)!r})).build(inputs, write)
+built = store.Store(Path({str(tmp_path)!r}))
+built._require_format(begin=True)
+{KILLED_AT[when]}
+built.build(inputs, write)
 """
     done = subprocess.run([sys.executable, "-c", script])
     assert done.returncode == -signal.SIGKILL
     store = Store(tmp_path)
     assert store.keys("thing") == []
-    if when == "after the rename":
-        assert store.open("thing", "all", INPUTS.fingerprint).fingerprint == INPUTS.fingerprint
-    else:
-        assert not (tmp_path / "thing" / "all" / INPUTS.fingerprint).exists()
+    published = [INPUTS.fingerprint] if when == "after publishing" else []
+    assert store.versions("thing", "all") == published
     artifact = store.build(INPUTS, write_two)
     assert store.current("thing", "all") == artifact
-    assert store.prune(keep_seconds=0) == []
+    assert artifact.path and all(error is None for _, error in store.verify())
+    store.prune(keep_seconds=-1)
+    assert store.current("thing", "all").path == artifact.path
+    left = {path.name for path in artifact.path.parent.iterdir()} - {"used"}
+    assert left == {artifact.path.name, "manifest.json"}
 
 
-def test_scratch_outlives_a_failed_publication_unpublished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("at", ["store.with_digest", "folder.Folder.finish"])
+def test_what_is_written_outlives_a_failed_publication(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:  # 1
     store = Store(tmp_path)
-    found: list[str] = []
+    states: list[str] = []
 
-    def write(staging: Path) -> dict[str, int]:
-        state = scratch_of(staging) / "state"
-        state.parent.mkdir(exist_ok=True)
-        found.append(state.read_text() if state.exists() else "")
-        state.write_text(f"{len(found)} tries")
-        assert store.prune(keep_seconds=0) == []  # as long as it is being built
-        return write_two(staging)
+    def write(directory: Path, scratch: Scratch) -> dict[str, float]:
+        states.append(scratch.keep("state", lambda path: path.write_text(f"{len(states)}")).name)
+        return write_two(directory, None)
 
-    for function in ("manifest_of", "fsync_tree"):
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(f"react_pipeline.store.store.{function}", interrupted)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(f"react_pipeline.store.{at}", interrupted)
+        store.build(INPUTS, write)
+    artifact = store.build(INPUTS, write)
+    assert states == ["state"], "it is not written again"
+    assert sorted(artifact.manifest["files"]) == ["a.bin", "b.bin"]
+    assert not list((tmp_path / ".scratch").iterdir())
+
+
+def test_scratch_is_private_and_outlives_an_interrupted_build(store: Store) -> None:  # 1
+    states: list[str] = []
+
+    def write(directory: Path, scratch: Scratch) -> dict[str, float]:
+        path = scratch.keep("state", lambda path: path.write_text(f"{len(states)} tries"))
+        states.append(path.read_text())
+        if len(states) < 3:
+            raise KeyboardInterrupt
+        return write_two(directory, None)
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
             store.build(INPUTS, write)
     artifact = store.build(INPUTS, write)
-    assert found == ["", "1 tries", "2 tries"]
+    assert states == ["0 tries"] * 3
     assert sorted(path.name for path in artifact.path.iterdir()) == [
         "a.bin",
         "b.bin",
         "manifest.json",
     ]
-    assert not list((tmp_path / ".staging").iterdir())
-
-
-def test_remains_of_a_kill_go_with_the_next_build_or_pruning(
-    tmp_path: Path,
-) -> None:  # 1
-    store = Store(tmp_path)
-    store.build(INPUTS, write_two)
-    leave(store, INPUTS)  # killed after publishing
-    assert store.build(INPUTS, write_two).reused
-    assert not list((tmp_path / ".staging").iterdir())
-    left = leave(store, INPUTS)
-    folders = [str(left.staging), str(left.scratch)]
-    assert store.prune(dry_run=True) == folders == store.prune()
-    assert not list((tmp_path / ".staging").iterdir())
-
-
-def test_a_lease_that_cannot_be_removed_fails_no_build(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # 2
-    store = Store(tmp_path)
-    unlink = Path.unlink
-
-    def refuse(path: Path, missing_ok: bool = False) -> None:
-        if path.suffix == LEASE:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-        unlink(path, missing_ok)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", refuse)
-        built = store.build(INPUTS, write_two)
-        assert store.build(INPUTS, write_two).reused
-        with pytest.raises(KeyboardInterrupt):
-            store.build(OTHER_INPUTS, interrupted)
-        (unfinished,) = attempts(store.staging, slug_of("thing", "other", OTHER_INPUTS.fingerprint))
-        assert store.prune() == []
-        assert unfinished.staging.exists(), "its process, if it lives, finds all it wrote or none"
-    assert store.current("thing", "all") == built
-    assert store.prune() == [str(unfinished.staging)]
-    assert not list((tmp_path / ".staging").iterdir())
-
-
-def leave(store: Store, inputs: Inputs) -> Attempt:
-    """What a killed build of this host leaves: its folders, and a lease that was touched a moment
-    ago.
-    """
-    attempt = new_attempt(store.staging, f"{inputs.stage}--{inputs.key}--{inputs.fingerprint}")
-    for path in (attempt.staging, attempt.scratch):
-        path.mkdir()
-        (path / "half").write_text("x")
-    attempt.lease.write_text("{}")
-    return attempt
+    assert not list((store.root / ".scratch").iterdir())
 
 
 def interrupted(*_: object) -> NoReturn:
@@ -168,7 +138,7 @@ def test_an_interrupted_small_write_keeps_the_old_text(
 def test_a_full_disk_names_path_and_bytes_and_publishes_nothing(tmp_path: Path) -> None:  # 2
     store = Store(tmp_path)
 
-    def write(directory: Path) -> dict[str, int]:
+    def write(directory: Path, _: object) -> dict[str, int]:
         (directory / "a.bin").write_bytes(b"a" * 12345)
         (directory / "b.bin").symlink_to("/dev/full")
         with (directory / "b.bin").open("wb") as full:
@@ -184,9 +154,9 @@ def test_a_full_disk_names_path_and_bytes_and_publishes_nothing(tmp_path: Path) 
 
 
 def _build_slowly(root: str, value: multiprocessing.Queue[bool]) -> None:
-    def write(directory: Path) -> dict[str, int]:
+    def write(directory: Path, _: object) -> dict[str, float]:
         time.sleep(0.5)
-        return write_two(directory)
+        return write_two(directory, _)
 
     value.put(Store(Path(root)).build(INPUTS, write).reused)
 
@@ -204,23 +174,27 @@ def test_two_builders_at_once_make_one_artifact(tmp_path: Path) -> None:  # 3
     assert sorted([reused.get(timeout=5), reused.get(timeout=5)]) == [False, True]
 
 
-def test_without_locks_loser_of_rename_verifies_and_uses_winner(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # 3
-    monkeypatch.setattr("fcntl.flock", lambda *_: None)
+@pytest.mark.parametrize("locks", ["always granted", "refused"])
+def test_without_locks_who_is_late_uses_the_first_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: str
+) -> None:  # 3, 39
+    def flock(*_: object) -> None:
+        if locks == "refused":
+            raise OSError(errno.ENOLCK, "No locks available")
 
-    def write(directory: Path) -> dict[str, int]:
-        other = tmp_path / "other"
-        winner = Store(other).build(INPUTS, write_two)
-        target = tmp_path / "store" / "thing" / "all" / INPUTS.fingerprint
-        target.parent.mkdir(parents=True)
-        winner.path.rename(target)
-        return write_two(directory)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    other = Store(tmp_path)
 
-    store = Store(tmp_path / "store")
-    artifact = store.build(INPUTS, write)
-    assert store.current("thing", "all").fingerprint == artifact.fingerprint
-    assert not list((tmp_path / "store" / ".staging").iterdir())
+    def overtaken(directory: Path, _: object) -> dict[str, float]:
+        other.build(INPUTS, write_two)
+        return {**write_two(directory, None), "top1": 0.9}
+
+    store = Store(tmp_path)
+    artifact = store.build(INPUTS, overtaken)
+    assert artifact.reused and artifact.counts == {"top1": 0.5}
+    assert store.current("thing", "all") == artifact
+    assert len(list(artifact.path.parent.glob("_*"))) == 1
+    assert not list((tmp_path / ".scratch").iterdir())
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "manifest", "figure"])
@@ -230,6 +204,7 @@ def test_damaged_artifacts_are_refused_by_name_and_rebuilt(
     store = Store(tmp_path)
     artifact = store.build(INPUTS, write_two)
     path = artifact.path / "b.bin"
+    manifest = artifact.path.parent / "manifest.json"
     if damage == "flip":
         data = bytearray(path.read_bytes())
         data[500] ^= 1
@@ -239,29 +214,90 @@ def test_damaged_artifacts_are_refused_by_name_and_rebuilt(
     elif damage == "remove":
         path.unlink()
     elif damage == "figure":
-        manifest = artifact.path / "manifest.json"
         manifest.write_text(manifest.read_text().replace('"top1": 0.5', '"top1": 0.9'))
     else:
-        manifest = artifact.path / "manifest.json"
         manifest.write_bytes(manifest.read_bytes()[:-20])
     with pytest.raises(CorruptArtifact, match="rematerialize `thing`"):
-        store.current("thing", "all")
+        store.current("thing", "all").file("b.bin")
     assert not store.build(INPUTS, write_two).reused
     assert store.current("thing", "all").file("b.bin").read_bytes() == b"b" * 1000
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
+def test_an_unreadable_artifact_is_refused_and_built_again_if_the_disk_is_at_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:  # 50
+    store = Store(tmp_path)
+    store.build(INPUTS, write_two)
+
+    def fail(path: Path) -> str:
+        raise OSError(number, os.strerror(number), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store_module, "_verified", {})
+        patched.setattr(store_module, "sha256_of", fail)
+        patched.setattr(Store, "_known", lambda *_: {})
+        with pytest.raises(CorruptArtifact, match=os.strerror(number)):
+            store.current("thing", "all").file("b.bin")
+    assert store.build(INPUTS, write_two).reused == (number == errno.EMFILE)
+
+
+def test_verifying_goes_on_behind_an_unreadable_artifact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # 50
+    store = Store(tmp_path)
+    good = store.build(INPUTS, write_two)
+    bad = store.build(Inputs("bad", "all", {}, {}, "1"), write_two)
+    sha256_of = store_module.sha256_of
+
+    def fail(path: Path) -> str:
+        if path.is_relative_to(bad.path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return sha256_of(path)
+
+    monkeypatch.setattr("react_pipeline.store.folder.sha256_of", fail)
+    assert {path: error is None for path, error in store.verify()} == {
+        good.address: True,
+        bad.address: False,
+    }
+
+
+def test_temporary_names_differ_between_containers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # 40
+    names = []
+    replace = Path.replace
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    monkeypatch.setattr(
+        Path, "replace", lambda self, target: (names.append(self.name), replace(self, target))[1]
+    )
+    for _ in range(2):
+        write_atomically(tmp_path / "file", "text")
+    assert len(set(names)) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_lock_is_free_although_a_fork_still_has_its_file(tmp_path: Path) -> None:
     store, (reader, writer) = Store(tmp_path), os.pipe()
-    with store.try_lock("one") as held:
+    with store.locked("one", wait=False) as held:
         assert held
         if not (child := os.fork()):
             os.close(writer)
             os.read(reader, 1)
             os._exit(0)
     try:
-        with store.try_lock("one") as held:
+        with store.locked("one", wait=False) as held:
             assert held
     finally:
         os.close(writer)
         os.close(reader)
         os.waitpid(child, 0)
+
+
+def test_who_builds_is_seen_by_its_lock(store: Store) -> None:
+    def write(directory: Path, _: object) -> dict[str, float]:
+        assert store.is_building("thing", "all", INPUTS.fingerprint)
+        return write_two(directory, _)
+
+    store.build(INPUTS, write)
+    assert not store.is_building("thing", "all", INPUTS.fingerprint)

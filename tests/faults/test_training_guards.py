@@ -20,13 +20,13 @@ from support.pairs import DrawnPairs
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.project.project import Project
 from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.store import Scratch
 from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.errors import TrainingError
 from react_pipeline.training import resume
 from react_pipeline.training import trainer as trainer_module
 from react_pipeline.training.customization import customize
 from react_pipeline.training.observer import TrainingObserver
-from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.step import TrainingStep
 from react_pipeline.training.trainer import Trainer
 from react_pipeline.training.world import World
@@ -59,7 +59,7 @@ def prepared(make_project: Make, store: Path, **fields: Any) -> Project:
 
 
 def states(root: Path) -> list[Path]:
-    return sorted(root.rglob("step-*.pt"))
+    return sorted(root.rglob("step-*"))
 
 
 @pytest.mark.parametrize("method", ["gated-image", "locked-image"])
@@ -81,9 +81,9 @@ def test_an_absurd_learning_rate_stops_before_publication(
     done = len(reported.steps)
     assert 2 <= done < 20
     # The newest states, none of them of the step that failed.
-    found = states(project.config.store / ".staging")
-    assert [path.name for path in found] == [f"step-{step:09d}.pt" for step in (done - 1, done)]
-    trained = torch.load(found[-1], weights_only=True)["trained"]
+    found = states(project.config.store / ".scratch")
+    assert [path.name for path in found] == [f"step-{step:09d}" for step in (done - 1, done)]
+    trained = torch.load(found[-1] / "state.pt", weights_only=True)["trained"]
     assert all(torch.isfinite(weights).all() for weights in trained.values())
 
 
@@ -104,12 +104,12 @@ def trained_with(
     clip: Clip,
     pairs: DrawnPairs,
     project: Project,
-    scratch: Path,
+    folder: Path,
     *,
     method: str = "locked-text",
     **fields: Any,
 ) -> tuple[Trainer, dict[str, Any]]:
-    scratch.mkdir()
+    folder.mkdir()
     plain = {
         "batch_size": 32,
         "warmup_steps": 0,
@@ -120,7 +120,8 @@ def trained_with(
     plain["precision"] = "fp32"
     training = TrainingConfig(**{**plain, **fields})
     domain = project.domain("shapes")
-    trainer = Trainer(clip, pairs, domain, model_method(method), training, World(), scratch)  # type: ignore[arg-type]
+    trainer = Trainer(clip, pairs, domain, model_method(method), training, World(), Scratch(folder),  # type: ignore[arg-type]
+                      folder / "metrics.jsonl")  # fmt: skip
     inputs = Inputs("customized_checkpoint", f"shapes/{method}", {}, {}, "1")
     return trainer, trainer.run(TrainingObserver(), inputs)
 
@@ -150,7 +151,7 @@ def test_a_model_that_forgets_is_stopped_by_held_out_pairs(
     assert len(kept) == 2
     # The step that was found to have collapsed is not kept.
     steps = (tmp_path / "second" / "metrics.jsonl").read_text().splitlines()
-    assert int(kept[-1].stem.removeprefix("step-")) == len(steps) - 1
+    assert int(kept[-1].name.removeprefix("step-")) == len(steps) - 1
 
 
 def test_few_held_out_pairs_count_as_few(
@@ -179,7 +180,7 @@ def test_only_the_newest_states_are_kept(
 ) -> None:
     trained_with(load(tiny_checkpoint), drawn, tiny_project, tmp_path / "kept", steps=9, learning_rate=1e-3,
                  checkpoint_every=2, method="gated-image")  # fmt: skip
-    assert [path.name for path in states(tmp_path)] == [f"step-{step:09d}.pt" for step in (6, 8)]
+    assert [path.name for path in states(tmp_path)] == [f"step-{step:09d}" for step in (6, 8)]
     records = [
         json.loads(line) for line in (tmp_path / "kept" / "metrics.jsonl").read_text().splitlines()
     ]
@@ -195,10 +196,10 @@ def test_a_state_that_cannot_be_written_keeps_the_one_before(
 ) -> None:
     whole = resume.save_state
 
-    def full(state: TrainingState, step: int, *rest: Any) -> None:
-        if step == 2:
+    def full(content: dict[str, Any], scratch: Scratch) -> None:
+        if content["step"] == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
-        whole(state, step, *rest)
+        whole(content, scratch)
 
     monkeypatch.setattr(resume, "save_state", full)
     with pytest.raises(OSError, match="No space left"):
@@ -210,7 +211,7 @@ def test_a_state_that_cannot_be_written_keeps_the_one_before(
             steps=4,
             learning_rate=1e-3,
         )
-    assert [path.name for path in states(tmp_path / "full")] == ["step-000000001.pt"]
+    assert [path.name for path in states(tmp_path / "full")] == ["step-000000001"]
 
 
 def test_fp16_training_that_skips_every_step_publishes_nothing(

@@ -19,6 +19,7 @@ from support.processes import killed, started, train_until_killed
 from torch import Tensor
 
 from react_pipeline.project.project import Project
+from react_pipeline.store import Scratch
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import TrainingError
 from react_pipeline.training import kept_tokens
@@ -153,7 +154,8 @@ def test_kept_tokens_outlive_the_kill(
     _killed: Killed, copied: Callable[[Project], Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = copied(_killed.views)
-    assert (scratch(project) / kept_tokens.TOKENS_FILE).stat().st_size > 0
+    (tokens,) = scratch(project).glob(f"{kept_tokens.TOKENS}-*")
+    assert tokens.stat().st_size > 0
 
     own = kept_tokens.kept_rows
 
@@ -161,8 +163,10 @@ def test_kept_tokens_outlive_the_kill(
         raise AssertionError("the frozen part was computed a second time")
         yield
 
-    def kept_rows(path: Path, shape: tuple[int, ...], _make: object, *rest: Any) -> Tensor | None:
-        return own(path, shape, unwanted, *rest)  # type: ignore[arg-type]
+    def kept_rows(
+        scratch: Scratch, name: str, shape: tuple[int, ...], _make: object, *rest: Any
+    ) -> Tensor | None:
+        return own(scratch, name, shape, unwanted, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(kept_tokens, "kept_rows", kept_rows)
     artifact = customize(project, "shapes", METHOD)
@@ -186,8 +190,8 @@ def test_another_checkpoint_never_resumes_from_this_state(
     changed = with_fields(project, tiny_checkpoint, drawings, {**VIEWS, **change})
     assert customize(changed, "shapes", METHOD).counts["first_step"] == 0
     assert sorted(path.name for path in left.glob("step-*")) == [
-        *("step-000000002.json", "step-000000002.pt"),
-        *("step-000000004.json", "step-000000004.pt"),
+        "step-000000002",
+        "step-000000004",
     ]
 
 

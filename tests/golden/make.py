@@ -40,7 +40,7 @@ def main() -> None:
         export(
             Project.load(folder / "pipeline.yaml"), lineage.SLUG, "gated-image", folder / "export"
         )
-        for name in (".cache", ".locks", ".staging", ".quarantine"):
+        for name in (".cache", ".locks", ".scratch", ".temporary", ".verified"):
             shutil.rmtree(folder / "store" / name, ignore_errors=True)
         (folder / "features.json").write_text(json.dumps(features(folder)))
         with tarfile.open(target, "w:xz", preset=9) as tar:

@@ -36,8 +36,10 @@ from react_pipeline.retrieval.row_values import likeness
 from react_pipeline.settings.corpus import DownloadConfig
 from react_pipeline.settings.distributor import DistributorConfig
 from react_pipeline.settings.index import IndexConfig
-from react_pipeline.store.artifacts import Artifact, manifest_digest
+from react_pipeline.store import Scratch
+from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.errors import CorpusError, InputError, ReactError
+from react_pipeline.store.store import Store
 from react_pipeline.use.classifier import Classifier
 
 MakeProject = Callable[..., Project]
@@ -182,17 +184,14 @@ def test_a_failed_embedding_on_spark_resumes_where_it_was(
     with pytest.raises(CorpusError, match=r"2\.tar"):
         embed_corpus(project)
     staging = project.config.store / ".staging"
-    done = {path: path.stat().st_mtime_ns for path in staging.glob("*.scratch/[0-9].json")}
-    assert 0 < len(done) < 6
-    vectors = {
-        path.stem: next(staging.glob(f"*/img_emb/img_emb_{path.stem}.npy")).stat().st_mtime_ns
-        for path in done
-    }
+    kept = staging.glob("*.scratch/shard-*/img_emb/*.npy")
+    vectors = {path.name: path.stat().st_mtime_ns for path in kept}
+    assert 0 < len(vectors) < 6
     artifact = embed_corpus(
         make_project(corpus={"shards": [shards], "max_bad_fraction": 0.5}, distributor=SPARK)
     )
-    for number, modified in vectors.items():
-        assert artifact.file(f"img_emb/img_emb_{number}.npy").stat().st_mtime_ns == modified
+    for name, modified in vectors.items():
+        assert artifact.file(f"img_emb/{name}").stat().st_mtime_ns == modified
     anew = embed_corpus(
         prepared(make_project, store="anew", corpus={"shards": [shards], "max_bad_fraction": 0.5})
     )
@@ -225,7 +224,13 @@ def test_an_index_filled_on_spark_is_local_one_byte_for_byte(
     for place, settings in (("here", DistributorConfig()), ("there", SETTINGS)):
         (tmp_path / place).mkdir()
         with cluster(settings):
-            counts[place] = build_indices(config, embeddings, tmp_path / place, device="cpu")
+            counts[place] = build_indices(
+                config,
+                embeddings,
+                tmp_path / place,
+                Scratch(tmp_path / f"{place}.scratch"),
+                device="cpu",
+            )
     for side in ("image", "text"):
         here, there = (tmp_path / place / f"{side}.index" for place in ("here", "there"))
         assert here.read_bytes() == there.read_bytes()
@@ -254,15 +259,27 @@ def test_parts_of_a_killed_build_are_used_again(
     config = IndexConfig(key="IVF16,SQ8", recall_queries=20)
     for place in ("undisturbed", "killed"):
         (tmp_path / place).mkdir()
-    build_indices(config, embeddings, tmp_path / "undisturbed", device="cpu")
+    build_indices(
+        config,
+        embeddings,
+        tmp_path / "undisturbed",
+        Scratch(tmp_path / "undisturbed.scratch"),
+        device="cpu",
+    )
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(build, "tune_and_measure", killed)
-        build_indices(config, embeddings, tmp_path / "killed", device="cpu")
-    parts = {path: path.stat().st_ino for path in (tmp_path / "killed.scratch").glob("*.part")}
+        build_indices(
+            config,
+            embeddings,
+            tmp_path / "killed",
+            Scratch(tmp_path / "killed.scratch"),
+            device="cpu",
+        )
+    parts = {path: path.stat().st_ino for path in (tmp_path / "killed.scratch").glob("*.trained.*")}
     assert len(parts) == 2
     train, merged = build.train, {}
 
@@ -272,7 +289,9 @@ def test_parts_of_a_killed_build_are_used_again(
         return train(*given)
 
     monkeypatch.setattr(build, "train", counted)
-    build_indices(config, embeddings, tmp_path / "killed", device="cpu")
+    build_indices(
+        config, embeddings, tmp_path / "killed", Scratch(tmp_path / "killed.scratch"), device="cpu"
+    )
     # Neither trained nor filled again.
     assert merged == parts
     for side in ("image", "text"):
@@ -288,7 +307,13 @@ def test_a_vector_that_cannot_be_ranked_is_named_by_its_task(tmp_path: Path) -> 
     config = IndexConfig(key="IVF4,SQ8", recall_queries=2, training_rows=200)
     (tmp_path / "index").mkdir()
     with cluster(SETTINGS), pytest.raises(InputError, match=r"img_emb_1\.npy"):
-        build_indices(config, embeddings, tmp_path / "index", device="cpu")
+        build_indices(
+            config,
+            embeddings,
+            tmp_path / "index",
+            Scratch(tmp_path / "index.scratch"),
+            device="cpu",
+        )
 
 
 def test_search_on_spark_finds_row_for_row_what_one_here_finds(
@@ -305,12 +330,12 @@ def test_search_on_spark_finds_row_for_row_what_one_here_finds(
         "rerank": {},
     }
     # Of the index there is no file: nobody needs one.
-    index = Index(Artifact(tmp_path / "index", {"counts": counts}), embeddings=embeddings)
+    index = Index(Artifact(embeddings.store, {"counts": counts}), embeddings=embeddings)
     queries = clustered(130, 5).astype(np.float32)
-    here = search_all(index, "image", queries, 40, tmp_path / "here", requested="exact")
+    here = search_all(index, "image", queries, 40, Scratch(tmp_path / "here"), requested="exact")
     monkeypatch.setattr(scan, "PART_ROWS", 800)
     with cluster(SETTINGS):
-        there = search_all(index, "image", queries, 40, tmp_path / "there")
+        there = search_all(index, "image", queries, 40, Scratch(tmp_path / "there"))
     assert there[2].way == "exact" and len(list((tmp_path / "there").glob("*.[0-9]*.npy"))) == 2
     np.testing.assert_array_equal(there[1], here[1])
     np.testing.assert_array_equal(there[0], here[0])
@@ -379,38 +404,29 @@ def test_a_task_of_a_search_names_vector_that_cannot_be_ranked(tmp_path: Path) -
         "parameters": {},
         "rerank": {},
     }
-    index = Index(Artifact(tmp_path / "index", {"counts": counts}), embeddings=embeddings)
+    index = Index(Artifact(embeddings.store, {"counts": counts}), embeddings=embeddings)
     with cluster(SETTINGS), pytest.raises(InputError, match=r"img_emb_1\.npy: row 77"):
-        search_all(index, "image", clustered(3, 5).astype(np.float32), 5, tmp_path)
+        search_all(index, "image", clustered(3, 5).astype(np.float32), 5, Scratch(tmp_path))
 
 
 def artifact_of(directory: Path, parts: list[np.ndarray]) -> Artifact:
-    files, rows = {}, 0
-    for number, part in enumerate(parts):
-        for folder in ("img_emb", "text_emb"):
-            path = directory / folder / f"{folder}_{number}.npy"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, part)
-            files[f"{folder}/{path.name}"] = {}
-        table = pd.DataFrame(
-            {"image_path": [f"{number}{row}" for row in range(len(part))], "caption": "a"}
-        )
-        (directory / "metadata").mkdir(exist_ok=True)
-        table.to_parquet(directory / "metadata" / f"metadata_{number}.parquet")
-        files[f"metadata/metadata_{number}.parquet"] = {}
-        rows += len(part)
-    groups = "".join(json.dumps({"rows": len(part)}) + "\n" for part in parts)
-    (directory / "groups.jsonl").write_text(groups)
-    files["groups.jsonl"] = {}
-    manifest = {
-        "stage": "corpus_embeddings",
-        "key": "all",
-        "fingerprint": "0" * 16,
-        "files": files,
-        "counts": {"rows": rows, "dimension": parts[0].shape[1]},
-        "parents": {"base_checkpoint": "1" * 16},
-    }
-    return Artifact(directory, {**manifest, "digest": manifest_digest(manifest)})
+    def write(path: Path, _: object) -> dict[str, int]:
+        for folder in ("img_emb", "text_emb", "metadata"):
+            (path / folder).mkdir()
+        for number, part in enumerate(parts):
+            for folder in ("img_emb", "text_emb"):
+                np.save(path / folder / f"{folder}_{number}.npy", part)
+            names = [f"{number}{row}" for row in range(len(part))]
+            table = pd.DataFrame({"image_path": names, "caption": "a"})
+            table.to_parquet(path / "metadata" / f"metadata_{number}.parquet")
+        groups = "".join(json.dumps({"rows": len(part)}) + "\n" for part in parts)
+        (path / "groups.jsonl").write_text(groups)
+        return {"rows": sum(map(len, parts)), "dimension": parts[0].shape[1]}
+
+    store = Store(directory)
+    base = Artifact(store, {"fingerprint": "1" * 16})
+    inputs = Inputs("corpus_embeddings", "all", {}, {"base_checkpoint": base}, "1")
+    return store.build(inputs, write)
 
 
 @pytest.mark.slow

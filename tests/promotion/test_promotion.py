@@ -28,7 +28,7 @@ from react_pipeline.promotion.case import standing
 from react_pipeline.promotion.decision import decide, promote, promotion_is_current, roll_back
 from react_pipeline.promotion.verdicts import Verdict
 from react_pipeline.settings.methods import trained_methods
-from react_pipeline.store import artifacts
+from react_pipeline.store import store as store_module
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorruptArtifact, InputError, MissingArtifact, StaleArtifact
 
@@ -252,7 +252,8 @@ def test_stale_missing_and_damaged_results_are_no_candidates(
 def test_nothing_is_decided_while_a_disk_cannot_read_a_result(
     project: Project, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:  # FAULTS 50
-    unreadable = result(project, "shapes", GATED, outcomes(140)).path / name
+    artifact = result(project, "shapes", GATED, outcomes(140))
+    unreadable = (artifact.path.parent if name == "manifest.json" else artifact.path) / name
 
     def failing(opened: Callable[..., Any]) -> Callable[..., Any]:
         def opens(path: Any, *given: Any, **named: Any) -> Any:
@@ -265,8 +266,9 @@ def test_nothing_is_decided_while_a_disk_cannot_read_a_result(
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", failing(os.open))
         patch.setattr(Path, "open", failing(Path.open))
-        artifacts._verified.clear()
-        shutil.rmtree(artifacts.memory_of_verified(project.config.store))
+        store_module._verified.clear()
+        store_module._parsed.clear()
+        shutil.rmtree(project.config.store / ".verified")
         with pytest.raises(CorruptArtifact, match=name):
             decide(project, "shapes")
     assert not project.store.has("promotion", "shapes")

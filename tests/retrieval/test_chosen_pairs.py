@@ -17,7 +17,6 @@ from react_pipeline.project.project import Project
 from react_pipeline.retrieval import chosen_pairs
 from react_pipeline.retrieval.chosen_pairs import MAX_SHEETS, SHEET_CLASSES, sheets_of
 from react_pipeline.retrieval.retrieve import retrieve_pairs
-from react_pipeline.store.store import Store
 
 
 def interrupted(*_: Any, **__: Any) -> None:
@@ -29,16 +28,16 @@ def test_a_killed_build_repeats_no_search_and_reuses_no_file(
 ) -> None:
     publish_evaluation_set(indexed_project, "shapes")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Store, "_publish", interrupted)
+        patched.setattr("react_pipeline.store.store.with_digest", interrupted)
         retrieve_pairs(indexed_project, "shapes")
-    (shard,) = indexed_project.store.staging.glob("*/shards/00000.tar")
+    (shard,) = indexed_project.store.root.glob(".scratch/*/*/built/files/shards/00000.tar")
     data = bytearray(shard.read_bytes())
     data[600] ^= 1  # of the first image, which no other check sees
     shard.write_bytes(data)
     monkeypatch.setattr(scan, "exact_hits", interrupted)
     artifact = retrieve_pairs(indexed_project, "shapes")
     monkeypatch.undo()
-    assert not list(indexed_project.store.staging.iterdir())
+    assert not list((indexed_project.store.root / ".scratch").iterdir())
     shutil.rmtree(artifact.path)
     undisturbed = retrieve_pairs(indexed_project, "shapes")
     assert artifact.manifest["files"] == undisturbed.manifest["files"]

@@ -149,7 +149,7 @@ def test_doctor_checks_filters_only_where_it_can(
         patch.setitem(sys.modules, "duckdb", None)  # as in the light installation
         assert lines() == []
     embeddings = retrieved_project.store.current("corpus_embeddings", "all")
-    manifest = embeddings.path / "manifest.json"
+    manifest = embeddings.path.parent / "manifest.json"
     manifest.chmod(0o644)
     manifest.write_text("damaged")
     assert lines() == []

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.store import artifacts
+from react_pipeline.store import Scratch
+from react_pipeline.store import store as store_module
 from react_pipeline.store.artifacts import Artifact, Inputs
-from react_pipeline.store.attempts import scratch_of
 from react_pipeline.store.durable import sha256_of
-from react_pipeline.store.errors import CorruptArtifact, MissingArtifact
+from react_pipeline.store.errors import CorruptArtifact, InputError, MissingArtifact
 from react_pipeline.store.store import Store
 
 
@@ -19,7 +19,7 @@ def inputs(value: int = 1, stage: str = "thing", key: str = "all", **parents: Ar
     return Inputs(stage, key, {"value": value}, parents, "1")
 
 
-def write_one(directory: Path) -> dict[str, int]:
+def write_one(directory: Path, _: object) -> dict[str, int]:
     (directory / "sub").mkdir(exist_ok=True)
     (directory / "sub" / "data.txt").write_text("some data")
     return {"rows": 1}
@@ -39,19 +39,20 @@ def test_a_build_publishes_files_manifest_and_pointer(store: Store) -> None:
     assert artifact.address == f"{store.address('thing', 'all')}/{artifact.fingerprint}"
     assert store.current("thing", "all") == artifact
     assert store.keys("thing") == ["all"]
-    assert not list(store.root.glob("**/.staging/*"))
+    assert manifest == artifact.manifest
+    assert not list(store.root.glob(".scratch/*")) + list(store.root.glob(".temporary/*"))
 
 
 def test_building_again_reuses_and_does_not_write(store: Store) -> None:
     store.build(inputs(), write_one)
 
-    def refuse(_: Path) -> dict[str, int]:
+    def refuse(*_: object) -> dict[str, int]:
         raise AssertionError("built twice")
 
     assert store.build(inputs(), refuse).reused
 
 
-def test_a_build_resumes_from_what_was_left_for_it(store: Store) -> None:
+def test_a_build_goes_on_from_what_was_left_for_it(store: Store) -> None:
     left = store.root / "left"
     left.mkdir(parents=True)
     (left / "state").write_text("here")
@@ -60,9 +61,9 @@ def test_a_build_resumes_from_what_was_left_for_it(store: Store) -> None:
     assert store.is_begun(inputs()) and not store.is_begun(inputs(2))
     states = []
 
-    def write(directory: Path) -> dict[str, int]:
-        states.append((scratch_of(directory) / "state").read_text())
-        return write_one(directory)
+    def write(directory: Path, scratch: Scratch) -> dict[str, int]:
+        states.append(scratch.keep("state", lambda path: path.write_text("new")).read_text())
+        return write_one(directory, scratch)
 
     artifact = store.build(inputs(), write)
     assert states == ["here"] and store.is_begun(inputs())
@@ -127,23 +128,42 @@ def in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """
     hashed: list[str] = []
 
-    def hash_and_tell(path: Path) -> str:
+    def hash_and_note(path: Path) -> str:
         hashed.append(path.name)
         return sha256_of(path)
 
-    artifacts._verified.clear()
-    monkeypatch.setattr(artifacts, "sha256_of", hash_and_tell)
+    store_module._verified.clear()
+    monkeypatch.setattr(store_module, "sha256_of", hash_and_note)
     return hashed
 
 
-@of_a_folder
 def test_verified_files_are_not_hashed_again_elsewhere(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.build(inputs(key="a/b"), write_one)
     hashed = in_a_new_process(monkeypatch)
-    assert store.current("thing", "a/b").counts == {"rows": 1}
+    assert store.current("thing", "a/b").file("sub/data.txt").read_text() == "some data"
     assert hashed == []
+
+
+def test_a_file_of_the_scratch_is_hashed_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+
+    def hash_and_note(path: Path) -> str:
+        hashed.append(path.name.rpartition(".")[2])
+        return sha256_of(path)
+
+    monkeypatch.setattr("react_pipeline.store.scratch.sha256_of", hash_and_note)
+
+    def write(directory: Path, scratch: Scratch) -> dict[str, int]:
+        kept = scratch.keep("part", lambda path: path.write_text("part"))
+        os.link(kept, directory / "part")
+        return {}
+
+    assert store.build(inputs(), write).file("part").read_text() == "part"
+    assert hashed.count("part") == 1
 
 
 @of_a_folder
@@ -157,7 +177,7 @@ def test_a_rewritten_file_is_refused_despite_old_time_and_size(
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
     in_a_new_process(monkeypatch)
     with pytest.raises(CorruptArtifact, match="rematerialize `thing`"):
-        store.current("thing", "all")
+        assert store.current("thing", "all").path
 
 
 @of_a_folder
@@ -168,10 +188,10 @@ def test_a_copy_of_a_store_is_verified_again(
     shutil.copytree(store.root, tmp_path / "copy", copy_function=shutil.copy2)
     hashed = in_a_new_process(monkeypatch)
     copied = Store(tmp_path / "copy")
-    copied.current("thing", "all")
+    assert copied.current("thing", "all").path
     assert hashed == ["data.txt"]
     in_a_new_process(monkeypatch)
-    copied.current("thing", "all")
+    assert copied.current("thing", "all").path
     assert hashed == ["data.txt"]
 
 
@@ -180,15 +200,11 @@ def test_a_store_that_may_only_be_read_is_hashed_once_a_process(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.build(inputs(), write_one)
-    shutil.rmtree(artifacts.memory_of_verified(store.root))
+    shutil.rmtree(store.root / ".verified")
+    (store.root / ".verified").write_text("no folder can be here")
     hashed = in_a_new_process(monkeypatch)
-
-    def refuse(path: Path, text: str) -> None:
-        raise PermissionError(30, "Read-only file system", str(path))
-
-    monkeypatch.setattr(artifacts, "write_atomically", refuse)
     for _ in range(2):
-        store.current("thing", "all")
+        assert store.current("thing", "all").path
     assert hashed == ["data.txt"]
 
 
@@ -199,19 +215,31 @@ def test_verifying_the_store_names_what_a_disk_changed(
     good, bad = (store.build(inputs(stage=stage), write_one) for stage in ("good", "bad"))
     # As if the bytes had changed with no write: what is remembered stays valid.
     monkeypatch.setattr(
-        artifacts, "sha256_of", lambda path: "0" * 64 if "bad" in path.parts else sha256_of(path)
+        "react_pipeline.store.folder.sha256_of",
+        lambda path: "0" * 64 if "bad" in path.parts else sha256_of(path),
     )
-    assert store.current("bad", "all") == bad
+    assert store.current("bad", "all").path == bad.path
     found = dict(store.verify())
     assert found.keys() == {good.address, bad.address}
     assert found[good.address] is None
     assert "rematerialize `bad`" in str(found[bad.address])
+    assert not store.build(inputs(stage="bad"), write_one).reused
+
+
+def test_of_all_that_create_a_note_one_does(store: Store) -> None:
+    assert store.read_note("notes/after-x") is None
+    assert [store.create_note("notes/after-x", "text") for _ in range(3)] == [True, False, False]
+    assert store.read_note("notes/after-x") == "text"
+    store.write_note("notes/after-x", "other")
+    assert store.look().read_note("notes/after-x") == "other"
 
 
 @of_a_folder
-def test_pruning_forgets_what_was_verified(store: Store) -> None:
-    old, new = store.build(inputs(1), write_one), store.build(inputs(2), write_one)
-    assert store.prune(keep_seconds=0) == [old.address]
-    assert [path.name for path in artifacts.memory_of_verified(store.root).iterdir()] == [
-        f"thing--all--{new.fingerprint}"
-    ]
+@pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"format": 2}', "\0"])
+def test_a_store_of_another_format_is_refused(store: Store, text: str) -> None:  # 33, 56
+    store.root.mkdir(parents=True)
+    (store.root / "store.json").write_text(text)
+    with pytest.raises(InputError, match=str(store.root)):
+        Store(store.root)
+    with pytest.raises(InputError, match=str(store.root)):
+        store.build(inputs(), write_one)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from react_pipeline.store.artifacts import Inputs, manifest_digest
+from react_pipeline.store.artifacts import Inputs, with_digest
 from react_pipeline.store.durable import append, fsync_tree, write_atomically
 from react_pipeline.store.errors import CorruptArtifact
 from react_pipeline.store.store import Store
@@ -44,37 +44,67 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return asked
 
 
-def write(staging: Path) -> dict[str, int]:
+def write(staging: Path, _: object) -> dict[str, int]:
     (staging / "below").mkdir()
     (staging / "below" / "data").write_text("data")
     return {}
 
 
 def test_files_reach_the_disk_before_their_names_and_pointer(
-    tmp_path: Path, calls: list[tuple[str, str]]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By inodes, since an attempt is moved from the scratch to its place."""
+    asked: list[tuple[str, int, str]] = []
+
+    def logged(function: Any) -> Any:
+        def call(source: Any, target: Any) -> None:
+            function(source, target)
+            asked.append(("name", Path(target).stat().st_ino, str(target)))
+
+        return call
+
+    monkeypatch.setattr(
+        os, "fsync", lambda file: asked.append(("fsync", os.fstat(file).st_ino, ""))
+    )
+    for name in ("rename", "replace", "link"):
+        monkeypatch.setattr(os, name, logged(getattr(os, name)))
     artifact = Store(tmp_path).build(INPUTS, write)
-    names = [asked for asked in calls if asked[0] == "name"]
-    published, pointed = (
-        ("name", str(artifact.path)),
-        ("name", str(artifact.path.parent / "current")),
-    )
-    assert names.index(published) < names.index(pointed)
-    before = [Path(path) for kind, path in calls[: calls.index(published)] if kind == "fsync"]
-    staging = next(
-        path
-        for path in before
-        if path.parent.name == ".staging" and path.name.startswith("thing--")
-    )
-    assert {
-        staging,
-        staging / "manifest.json",
-        staging / "below",
-        staging / "below" / "data",
-    } <= set(before)
-    between = calls[calls.index(published) : calls.index(pointed)]
-    assert ("fsync", str(artifact.path.parent)) in between
-    assert ("fsync", str(artifact.path.parent)) in calls[calls.index(pointed) :]
+    place = artifact.path.parent
+
+    def named(path: Path) -> int:
+        return asked.index(("name", path.stat().st_ino, str(path)))
+
+    def synced(path: Path, steps: list[tuple[str, int, str]]) -> bool:
+        return ("fsync", path.stat().st_ino, "") in steps
+
+    manifest, pointer = named(place / "manifest.json"), named(tmp_path / "thing/all/current")
+    moved = named(artifact.path)
+    assert moved < manifest < pointer
+    for path in (artifact.path, *artifact.path.rglob("*")):
+        assert synced(path, asked[:moved]), path
+    for path in (place, *(tmp_path / folder for folder in ("thing/all", "thing", ""))):
+        assert synced(path, asked[moved:manifest]), path
+    assert synced(place / "manifest.json", asked[:manifest])
+    assert synced(place, asked[manifest:pointer])
+    assert synced(place.parent, asked[pointer:])
+
+
+def test_a_removed_manifest_is_off_the_disk_before_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    old = store.build(INPUTS, write)
+    store.build(Inputs("thing", "all", {}, {}, "2"), write)
+    there: list[bool] = []
+    files = store.root / old.prefix
+
+    def note(descriptor: int) -> None:
+        if os.fstat(descriptor).st_ino == files.parent.stat().st_ino:
+            there.append(files.exists() and not (files.parent / "manifest.json").exists())
+
+    monkeypatch.setattr(os, "fsync", note)
+    assert store.prune(keep_seconds=-1) == [old.address]
+    assert there[0]
 
 
 def test_a_small_file_and_then_its_name_are_put_on_the_disk(
@@ -102,9 +132,10 @@ def test_a_manifest_of_another_format_or_artifact_is_refused(
     tmp_path: Path, change: dict[str, Any]
 ) -> None:  # 33
     store = Store(tmp_path)
-    path = store.build(INPUTS, write).path / "manifest.json"
+    path = store.build(INPUTS, write).path.parent / "manifest.json"
     manifest = {**json.loads(path.read_text()), **change}
-    path.write_text(json.dumps({**manifest, "digest": manifest_digest(manifest)}))
+    del manifest["digest"]
+    path.write_text(json.dumps(with_digest(manifest)))
     with pytest.raises(CorruptArtifact, match="rematerialize `thing`"):
         store.current("thing", "all")
 

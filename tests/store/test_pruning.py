@@ -1,19 +1,21 @@
-"""FAULTS 44, 45, 46: pruning beside builds, damaged pointers and damaged manifests."""
+"""FAULTS 44, 45, 46, 53: what pruning removes and keeps, also next to builds; damaged pointers and
+damaged manifests.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from react_pipeline.store import attempts, pruning
+from react_pipeline.store import Scratch
 from react_pipeline.store.artifacts import Artifact, Inputs
-from react_pipeline.store.attempts import LEASE_SECONDS, Attempt, new_attempt
-from react_pipeline.store.errors import CorruptArtifact
-from react_pipeline.store.store import KEPT_QUARANTINED, Store
+from react_pipeline.store.errors import CorruptArtifact, MissingArtifact
+from react_pipeline.store.store import RETENTION_SECONDS, Store
 
 of_a_folder = pytest.mark.parametrize("store", ["folder"], indirect=True)
 """A test of the files in a folder."""
@@ -23,124 +25,113 @@ def publish(store: Store, value: int, stage: str = "thing", **parents: Artifact)
     return store.build(Inputs(stage, "all", {"value": value}, parents, "1"), write)
 
 
-def write(staging: Path) -> dict[str, int]:
-    (staging / "data").write_text("data")
+def write(directory: Path, _: object) -> dict[str, int]:
+    (directory / "data").write_text("data")
     return {}
 
 
-def test_what_a_live_build_reads_stays_although_superseded(store: Store) -> None:  # 45
-    old = publish(store, 1)
-
-    def write_while_pruned(staging: Path) -> dict[str, int]:
-        publish(store, 2)
-        assert store.prune(keep_seconds=0) == []
-        return write(staging)
-
-    child = store.build(Inputs("child", "all", {}, {"thing": old}, "1"), write_while_pruned)
-    assert store.open("thing", "all", old.fingerprint) == old
+def test_current_artifacts_and_their_ancestors_stay(store: Store) -> None:
+    old_parent = publish(store, 1, "parent")
+    child = publish(store, 1, "child", parent=old_parent)
+    new_parent = publish(store, 2, "parent")
+    stale, current = publish(store, 1), publish(store, 2)
+    assert store.prune(dry_run=True, keep_seconds=-1) == [stale.address]
+    assert store.open("thing", "all", stale.fingerprint).path
+    assert store.prune(keep_seconds=-1) == [stale.address]
+    assert store.versions("thing", "all") == [current.fingerprint]
+    with pytest.raises(MissingArtifact):
+        store.open("thing", "all", stale.fingerprint)
+    for kept in (old_parent, child, new_parent, current):
+        assert store.open(kept.stage, kept.key, kept.fingerprint).path
     publish(store, 2, "child")
-    assert store.prune(keep_seconds=0) == [child.address, old.address]
+    assert store.prune(keep_seconds=-1) == [child.address, old_parent.address], "children first"
 
 
-@of_a_folder
-def test_what_was_published_and_is_not_yet_current_stays(store: Store) -> None:  # 45
+def test_what_was_current_within_the_time_stays(store: Store) -> None:  # 45
     publish(store, 1)
-    attempt = new_attempt(store.staging, "thing--all--x")
-    new = publish(store, 2)
-    (store.directory("thing", "all") / "current").write_text(publish(store, 1).fingerprint)
-    with attempt.held({new.fingerprint}):
-        assert store.prune(keep_seconds=0) == []
-    assert store.prune(keep_seconds=0) == [new.address]
-
-
-@of_a_folder
-def test_what_was_current_a_moment_ago_stays(store: Store) -> None:  # 45
-    old = publish(store, 1)
     publish(store, 2)
     assert store.prune() == []
-    for path in (old.path / "manifest.json", old.path.parent / "current"):
-        os.utime(path, (0, 0))
-    assert store.prune() == [old.address]
 
 
 @of_a_folder
-def test_what_was_just_current_stays_whatever_the_clock_says(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:  # 45, 53
-    old = publish(store, 1)
-    publish(store, 2)
-    monkeypatch.setattr("time.time", lambda: 4e9)
-    assert store.prune() == []
-    monkeypatch.setattr("time.time", lambda: 0.0)
-    for path in (old.path / "manifest.json", old.path.parent / "current"):
-        os.utime(path, (1, 1))
-    assert store.prune() == [old.address]
+@pytest.mark.parametrize("again", [False, True])
+def test_time_counts_from_when_another_became_current_or_it_again(
+    store: Store, again: bool
+) -> None:  # 45
+    old, new = publish(store, 1), publish(store, 2)
+    long_ago = time.time() - 2 * RETENTION_SECONDS
+    for path in store.root.rglob("*"):
+        os.utime(path, (long_ago, long_ago))
+    assert store.prune() == [], "nothing happened since"
+    publish(store, 3)
+    if again:
+        publish(store, 1)
+        publish(store, 3)
+    assert store.prune() == ([] if again else [old.address])
+    assert store.open("thing", "all", new.fingerprint).path
 
 
 @of_a_folder
-@pytest.mark.parametrize("text", ["", "0123456789abcdef", "\0\0\0", "../all"])
-def test_a_damaged_pointer_dooms_nothing(store: Store, text: str) -> None:  # 45
+def test_a_wrong_clock_dooms_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:  # 53
     publish(store, 1), publish(store, 2)
-    (store.directory("thing", "all") / "current").write_text(text)
-    assert store.prune(keep_seconds=0) == []
+    for now in (0.0, 4e9):
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        assert store.prune() == []
 
 
-@of_a_folder
-def test_damaged_manifest_among_good_ones_is_reported_and_kept(
-    store: Store, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("text", [b"", b"0123456789abcdef", b"\0\0\0", b"../all"])
+def test_a_damaged_pointer_dooms_nothing(store: Store, text: bytes) -> None:  # 45
+    publish(store, 1), publish(store, 2)
+    store.backend.put("thing/all/current", text)
+    assert store.prune(keep_seconds=-1) == []
+    with pytest.raises(MissingArtifact, match="thing"):
+        store.current("thing", "all")
+    assert store.current("thing", "all") if publish(store, 2) else None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"attempt": "_a", "manifest": {}}'])
+def test_a_damaged_manifest_is_reported_and_kept_and_made_again(
+    store: Store, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:  # 46
     good, bad = publish(store, 1), publish(store, 2)
     publish(store, 3)
-    (bad.path / "manifest.json").write_text("{")
-    assert store.prune(keep_seconds=0) == [good.address]
-    assert str(bad.path) in caplog.text
-    assert [
-        error is None
-        for _, error in sorted(store.verify(), key=lambda found: found[0] == bad.address)
-    ] == [
-        True,
-        False,
-    ]
+    store.backend.put(f"{bad.place}/manifest.json", content)
+    with pytest.raises(CorruptArtifact, match="rematerialize `thing`"):
+        store.open("thing", "all", bad.fingerprint)
+    assert store.prune(keep_seconds=-1) == [good.address]
+    assert bad.address in caplog.text
+    errors = dict(store.verify())
+    assert [address for address, error in errors.items() if error] == [bad.address]
+    assert not publish(store, 2).reused
 
 
-def leave(store: Store, boot: str, seconds: float) -> Attempt:
-    """An attempt of another boot whose lease was touched `seconds` ago."""
-    attempt = Attempt(store.staging, "thing--all--x", f"{boot}-1-00")
-    attempt.staging.mkdir(parents=True)
-    attempt.lease.write_text("{}")
-    at = attempt.lease.stat().st_mtime - seconds
-    os.utime(attempt.lease, (at, at))
-    return attempt
+def test_attempts_without_a_manifest_go_when_old(store: Store) -> None:
+    artifact = publish(store, 1)
+    left = f"{artifact.place}/_{'0' * 16}"
+    store.backend.put(f"{left}/data", b"half")
+    assert store.prune() == []
+    assert store.prune(dry_run=True, keep_seconds=-1) == [store.backend.address(left)]
+    with store.locked(f"thing--all--{artifact.fingerprint}"):
+        assert store.prune(keep_seconds=-1) == [], "a build may be about to publish it"
+    assert store.prune(keep_seconds=-1) == [store.backend.address(left)]
+    assert [entry.path for entry in store.backend.entries(left)] == []
+    assert store.current("thing", "all").path
 
 
-@of_a_folder
-def test_folders_of_another_host_stay_until_its_lease_runs_out(store: Store) -> None:  # 37, 45
-    publish(store, 1)
-    alive, dead = leave(store, "elsewhere", 0), leave(store, "faraway", LEASE_SECONDS + 1)
-    assert store.prune() == [str(dead.staging)]
-    assert alive.staging.exists()
-    assert store.is_building("thing", "all", "x")
+def test_scratch_goes_when_old_unless_a_build_uses_it(store: Store) -> None:
+    def killed(_: Path, scratch: Scratch) -> dict[str, int]:
+        scratch.keep("part", lambda path: path.write_text("part"))
+        assert store.prune(keep_seconds=-1) == []
+        raise KeyboardInterrupt
 
-
-@of_a_folder
-def test_a_lease_dated_in_the_future_blocks_nothing(store: Store) -> None:
-    publish(store, 1)
-    ahead = leave(store, "elsewhere", -10 * 365 * 24 * 3600)
-    assert not store.is_building("thing", "all", "x") and store.prune() == [str(ahead.staging)]
-
-
-@of_a_folder
-def test_the_lock_of_another_mount_proves_nothing(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store.staging.mkdir(parents=True)
-    here, device = attempts.host_of(store.staging), attempts.host_of(Path("/proc"))
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "readlink", lambda _: Path("mnt:[1]"))
-        namespace = attempts.host_of.__wrapped__(store.staging)
-    assert leave(store, here, 0).is_dead(locked=True)
-    assert not leave(store, device, 0).is_dead(locked=True)
-    assert not leave(store, namespace, 0).is_dead(locked=True)
+    inputs = Inputs("thing", "all", {"value": 1}, {}, "1")
+    with pytest.raises(KeyboardInterrupt):
+        store.build(inputs, killed)
+    assert store.prune() == [] and store.is_begun(inputs)
+    (left,) = (store.root / ".scratch").iterdir()
+    publish(store, 2)
+    assert store.prune(keep_seconds=-1) == [str(left)]
+    assert not store.is_begun(inputs)
 
 
 @of_a_folder
@@ -151,88 +142,90 @@ def test_what_the_disk_refuses_to_remove_is_kept(
     rename = Path.rename
 
     def refused(path: Path, target: Path) -> Path:
-        if path == stuck.path:
+        if path.is_relative_to(stuck.path.parent):
             raise OSError(errno.ESTALE, "stale file handle")
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", refused)
-    assert store.prune(keep_seconds=0) == [str(gone.path)]
-    assert stuck.path.exists() and not gone.path.exists()
+    assert store.prune(keep_seconds=-1) == [gone.address]
+    assert (store.root / stuck.prefix).exists() and not (store.root / gone.prefix).exists()
 
 
-@of_a_folder
-def test_quarantine_is_bounded_and_emptied_by_pruning(store: Store) -> None:
-    for _ in range(KEPT_QUARANTINED + 2):
-        artifact = publish(store, 1)
-        (artifact.path / "data").write_text("flip")
-    assert len(list((store.root / ".quarantine").iterdir())) == KEPT_QUARANTINED
-    store.prune()
-    assert not list((store.root / ".quarantine").iterdir())
+def test_a_key_called_like_an_object_of_the_store_is_harmless(store: Store) -> None:  # 44
+    for name in ("current", "used", "manifest.json"):
+        built = store.build(Inputs("thing", name, {}, {}, "1"), write)
+        assert store.current("thing", name) == built
+    assert store.keys("thing") == ["current", "manifest.json", "used"]
+    assert store.prune(keep_seconds=-1) == []
 
 
-@of_a_folder
-def test_a_stray_file_in_the_quarantine_is_removed(store: Store) -> None:
-    publish(store, 1)
-    quarantine = store.root / ".quarantine"
-    quarantine.mkdir(exist_ok=True)
-    (quarantine / "notes.txt").write_text("stray")
-    (quarantine / "link").symlink_to(store.root)
-    store.prune()
-    assert not list(quarantine.iterdir()) and store.root.exists()
+def before_removal(
+    store: Store, monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]
+) -> None:
+    """Let something happen between the last look of `prune` and its removal of a manifest."""
+    remove = type(store.backend).remove
+
+    def late(self: object, path: str, data: bytes) -> bool:
+        monkeypatch.undo()
+        happens()
+        return bool(remove(self, path, data))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(store.backend), "remove", late)
 
 
-@of_a_folder
-def test_an_unreadable_artifact_is_damaged_and_built_again(
+def test_what_became_current_since_a_look_stays(
     store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:  # 50
-    good, bad = publish(store, 1, "good"), publish(store, 1, "bad")
-
-    def sha256_of(path: Path) -> str:
-        if path.is_relative_to(bad.path):
-            raise OSError(5, "Input/output error", str(path))
-        return real(path)
-
-    from react_pipeline.store import artifacts
-
-    real = artifacts.sha256_of
-    artifacts._verified.clear()
-    monkeypatch.setattr(artifacts, "_remembered", lambda _: None)
-    monkeypatch.setattr(artifacts, "sha256_of", sha256_of)
-    with pytest.raises(CorruptArtifact, match="Input/output error"):
-        store.current("bad", "all")
-    assert {path: error is None for path, error in store.verify()} == {
-        good.address: True,
-        bad.address: False,
-    }
-    assert not publish(store, 1, "bad").reused
-
-
-def test_a_key_called_like_a_file_of_the_store_is_harmless(store: Store) -> None:  # 44
-    built = store.build(Inputs("thing", "current", {}, {}, "1"), write)
-    assert store.keys("thing") == ["current"]
+) -> None:  # 45
+    old = publish(store, 1)
+    publish(store, 2)
+    before_removal(store, monkeypatch, lambda: publish(store, 1))
     assert store.prune(keep_seconds=0) == []
-    assert store.current("thing", "current") == built
+    assert store.current("thing", "all") == old and old.path
 
 
 @of_a_folder
-def test_two_at_once_end_well(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:  # 45
-    for value in range(4):
-        last = publish(store, value)
+def test_what_was_current_since_a_look_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:  # 45
+    old = publish(store, 1)
+    publish(store, 2)
+    for path in store.root.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+    publish(store, 3)
+    before_removal(store, monkeypatch, lambda: (publish(store, 1), publish(store, 3)))
+    assert store.prune(keep_seconds=60) == []
+    assert store.open("thing", "all", old.fingerprint).path
+
+
+def test_what_another_removed_and_made_again_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = publish(store, 1)
+    publish(store, 2)
+
+    def meanwhile() -> None:
+        with store.locked("elsewhere"):
+            assert store.backend.remove(f"{old.place}/manifest.json", manifest) is True
+        assert publish(store, 1).path and publish(store, 2)
+
+    manifest = store.backend.read(f"{old.place}/manifest.json")
+    before_removal(store, monkeypatch, meanwhile)
+    assert store.prune(keep_seconds=-1) == []
+    assert store.open("thing", "all", old.fingerprint).path
+
+
+@of_a_folder
+def test_two_prunes_at_once_end_well(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:  # 45
+    artifacts = [publish(store, value) for value in range(4)]
+    other = Store(store.root)
+    before_removal(store, monkeypatch, lambda: prune_without_lock(other, monkeypatch))
+    store.prune(keep_seconds=-1)
+    assert store.versions("thing", "all") == [artifacts[-1].fingerprint]
+    assert store.current("thing", "all").path
+
+
+def prune_without_lock(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        rename, read = Path.rename, pruning.read_manifest
-
-        def after_another(function: Any) -> Any:
-            def call(*given: Any) -> Any:
-                patched.undo()
-                pruning.prune(store, keep_seconds=0)  # of a host that does not see our lock
-                return function(*given)
-
-            return call
-
-        patched.setattr(Path, "rename", after_another(rename))
-        assert len(store.prune(keep_seconds=0)) == 3
-        publish(store, 0)
-        last = publish(store, 3)
-        patched.setattr(pruning, "read_manifest", after_another(read))
-        assert store.prune(keep_seconds=0) == []
-    assert store.current("thing", "all") == last
+        patched.setattr("react_pipeline.store.store.lock", lambda *_, **__: True)
+        patched.setattr("react_pipeline.store.store.release", lambda *_: None)
+        store.prune(keep_seconds=-1)

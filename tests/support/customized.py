@@ -26,7 +26,7 @@ def customized(project: Project, method: str) -> Artifact:
     """A checkpoint as `customize` leaves it, with random changes in place of a training."""
     inputs = resolve(project, "customized_checkpoint", f"shapes/{method}")
 
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, _: object) -> dict[str, Any]:
         clip = load(inputs.parents["base_checkpoint"].path)
         torch.manual_seed(0)
         if not METHODS[method].has_model:

@@ -63,7 +63,7 @@ def stand_in(project: Project, stage: str, key: str, content: Any = None) -> Art
             stand_in(project, name, parent)
     inputs = resolve(project, stage, key, content=content)
 
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, _: object) -> dict[str, Any]:
         (directory / "open_clip_model.safetensors").write_bytes(inputs.fingerprint.encode())
         if stage == "customized_checkpoint":
             (directory / "metrics.jsonl").write_text(json.dumps({"step": 0, "loss": 1.0}) + "\n")
@@ -97,7 +97,7 @@ def result(
         checkpoint(project, slug, method, seed)
     parents = parents_of(project, "domain_results", key)
     for name, parent in parents.values():
-        if not (project.store.directory(name, parent) / "current").exists():
+        if not ((project.store.root / name / parent) / "current").exists():
             stand_in(project, name, parent)
     inputs = resolve(
         project,
@@ -145,7 +145,7 @@ def _publish(
         "n_classes": len(names),
     }
 
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, _: object) -> dict[str, Any]:
         if correct is None:
             measured = EvalResult(**about, unavailable="no images")
             counts: dict[str, Any] = {"unavailable": "no images"}

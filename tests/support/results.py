@@ -95,7 +95,7 @@ def _publish_result(
         per_class=tuple(per_class),
     )
 
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, _: object) -> dict[str, Any]:
         (directory / "result.json").write_text(result.model_dump_json())
         images = [f"{position:04d}.png" for position in range(len(right))]
         table = pd.DataFrame(
@@ -120,7 +120,7 @@ def _publish_pairs(
 ) -> None:
     pairs = [(name, caption) for name in names for caption in captions]
 
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, _: object) -> dict[str, Any]:
         rows = [(row, name, 1 - row / 100) for row, (name, _) in enumerate(pairs)]
         pd.DataFrame(rows, columns=["row", "class", "similarity"]).to_parquet(
             directory / "pairs.parquet"
@@ -158,7 +158,7 @@ def _publish_pairs(
 
 
 def _publish_training(project: Project, key: str) -> None:
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, _: object) -> dict[str, Any]:
         records = [
             {"step": step, "time_ms": 1_000 + step, "loss": 1 / (1 + step)}
             for step in range(COSTS["steps"])
@@ -173,4 +173,4 @@ def _publish_training(project: Project, key: str) -> None:
 
 def _publish(project: Project, stage: str, key: str, **counts: Any) -> None:
     assert stage in STAGES
-    project.store.build(resolve(project, stage, key), lambda _: counts)
+    project.store.build(resolve(project, stage, key), lambda *_: counts)

@@ -22,7 +22,7 @@ def artifact_of(
     tracking.
     """
 
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, _: object) -> dict[str, Any]:
         (directory / "table.csv").write_text("a,b\n1,2\n")
         if stage == "customized_checkpoint":
             lines = [

@@ -39,7 +39,7 @@ def build(
             }
         content = {"skipped": {}}
 
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, _: object) -> dict[str, Any]:
         pd.DataFrame({"image_sha256": list(images)}).to_parquet(directory / "pairs.parquet")
         return {"pairs": len(images)}
 

@@ -4,7 +4,6 @@ right.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +18,11 @@ from torch import Tensor
 from react_pipeline.clip.model import load
 from react_pipeline.clip.pixels import Pixels
 from react_pipeline.clip.tower import ImageTower
+from react_pipeline.store import Scratch
 from react_pipeline.training import kept_tokens
 from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.data import Views
-from react_pipeline.training.kept_tokens import TOKENS_FILE, FusibleTower, keep_tokens
+from react_pipeline.training.kept_tokens import TOKENS, FusibleTower, keep_tokens
 from react_pipeline.training.trainer import Trainer
 from react_pipeline.training.world import World
 
@@ -55,13 +55,18 @@ class Kept:
             self.pairs, pixels, augmentation("mild", pixels, clip.preprocess_cfg), seed=0
         )
         self.compute = Counting(ImageTower(clip.model))
-        self.directory = directory
+        self.scratch = Scratch(directory)
 
     def keep(
         self, *, views: int = VIEWS, dtype: torch.dtype = torch.float32, workers: int = 0
     ) -> Tensor | None:
         self.compute.images = 0
-        return keep_tokens(self.compute, self.views, views, self.directory, World(), dtype, workers)
+        return keep_tokens(self.compute, self.views, views, self.scratch, World(), dtype, workers)
+
+    @property
+    def file(self) -> Path:
+        (path,) = self.scratch.folder.glob(f"{TOKENS}-*")
+        return path
 
     @property
     def was_computed(self) -> bool:
@@ -103,7 +108,7 @@ def test_kept_is_what_is_computed(
     tokens = kept.keep(dtype=dtype, workers=workers)
     assert tokens is not None
     assert (tokens.dtype, tuple(tokens.shape[:2])) == (dtype, (16, VIEWS))
-    assert (kept.directory / TOKENS_FILE).stat().st_size == tokens.numel() * dtype.itemsize
+    assert (kept.file).stat().st_size == tokens.numel() * dtype.itemsize
     require_right(kept, tokens)
     assert not torch.equal(tokens[0, 0], tokens[0, 1])
 
@@ -113,7 +118,7 @@ def test_features_of_a_locked_tower_are_kept_as_well(kept: Kept) -> None:
         lambda images: kept.compute(images)[:, 0],
         kept.views,
         1,
-        kept.directory,
+        kept.scratch,
         World(),
         torch.float32,
         0,
@@ -157,53 +162,13 @@ def test_a_file_of_other_pairs_is_computed_again(kept: Kept) -> None:
     assert len(tokens) == 2
 
 
-def cut_short(directory: Path) -> None:
-    os.truncate(directory / TOKENS_FILE, (directory / TOKENS_FILE).stat().st_size - 4)
-
-
-def killed_while_filling(directory: Path) -> None:
-    (directory / ABOUT_FILE).unlink()
-    with (directory / TOKENS_FILE).open("r+b") as file:
-        file.write(bytes(1_000))
-
-
-def without_its_tokens(directory: Path) -> None:
-    (directory / TOKENS_FILE).unlink()
-
-
-def flipped(directory: Path) -> None:
-    with (directory / TOKENS_FILE).open("r+b") as file:
-        first = file.read(1)
-        file.seek(0)
-        file.write(bytes([first[0] ^ 1]))
-
-
-@pytest.mark.parametrize("damage", [cut_short, killed_while_filling, without_its_tokens, flipped])
-def test_a_file_that_is_not_whole_is_computed_again(kept: Kept, damage: object) -> None:
-    kept.keep()
-    damage(kept.directory)  # type: ignore[operator]
-    tokens = kept.keep()
-    assert kept.was_computed
-    require_right(kept, tokens)
-
-
 def test_what_does_not_fit_the_disk_is_not_kept(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept_tokens, "MAX_DISK_FRACTION", 0)
     assert kept.keep() is None
     assert not kept.was_computed
-    assert list(kept.directory.iterdir()) == []
-
-
-def test_half_file_takes_no_disk_where_whole_one_does_not_fit(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept.keep()
-    cut_short(kept.directory)
-    monkeypatch.setattr(kept_tokens, "MAX_DISK_FRACTION", 0)
-    assert kept.keep() is None
-    assert list(kept.directory.iterdir()) == []
+    assert list(kept.scratch.folder.iterdir()) == []
 
 
 def test_fused_layers_are_tried_on_a_few_images(
@@ -219,7 +184,7 @@ def test_fused_layers_are_tried_on_a_few_images(
             return run
 
     fusible = Recorded(torch.nn.Identity(), None)
-    keep_tokens(kept.compute, kept.views, 1, kept.directory, World(), torch.float32, 0, fusible)
+    keep_tokens(kept.compute, kept.views, 1, kept.scratch, World(), torch.float32, 0, fusible)
     assert tried == [3, 1]
 
 
@@ -254,7 +219,7 @@ def test_layers_are_fused_for_few_images(kept: Kept, monkeypatch: pytest.MonkeyP
         return run
 
     tower: Any = SimpleNamespace(fused=fused)
-    of = kept.compute, kept.views, 1, kept.directory, World(), torch.float32, 0, tower
+    of = kept.compute, kept.views, 1, kept.scratch, World(), torch.float32, 0, tower
     assert keep_tokens(*of) is not None
     assert sizes == [2, 1]
 

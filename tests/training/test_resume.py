@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from react_pipeline.store import Scratch
 from react_pipeline.store.errors import StoreWriteError, TrainingError
 from react_pipeline.training import resume
 from react_pipeline.training.resume import (
@@ -22,6 +23,12 @@ from react_pipeline.training.resume import (
     save_state,
     states_in,
 )
+
+LOG = '{"step": 0}\n'
+
+
+def save(state: TrainingState, step: int, seconds: float, folder: Path) -> None:
+    save_state(state.content(step, seconds, LOG), Scratch(folder))
 
 
 def state_of(model: nn.Module) -> TrainingState:
@@ -51,12 +58,12 @@ def test_a_state_resumes_as_if_it_had_never_been_written(
     state = state_of(model)
     for number in range(3):
         step(model, state, number)
-    save_state(state, 3, 1.5, tmp_path)
+    save(state, 3, 1.5, tmp_path)
     step(model, state, 3)
 
     again = fresh(layout)
     resumed = state_of(again)
-    assert load_newest_state(tmp_path, resumed, 3) == (3, 1.5)
+    assert load_newest_state(Scratch(tmp_path), resumed) == (3, 1.5, LOG)
     step(again, resumed, 3)
     assert again.weight.stride() == model.weight.stride()
     for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
@@ -70,34 +77,34 @@ def test_skipped_pairs_are_remembered_and_other_batches_refused(
     state = state_of(model)
     state.draws, state.skipped_steps, state.skipped_in_a_row = "of 25 pairs", 4, 2
     step(model, state, 0)
-    save_state(state, 7, 0.0, tmp_path)
+    save(state, 7, 0.0, tmp_path)
     same = state_of(fresh(torch.contiguous_format))
     same.draws = state.draws
-    assert load_newest_state(tmp_path, same, 9)[0] == 7
+    assert load_newest_state(Scratch(tmp_path), same)[0] == 7
     assert (same.skipped_steps, same.skipped_in_a_row) == (4, 2)
     other = state_of(fresh(torch.contiguous_format))
     other.draws = "of 24 pairs"
-    assert load_newest_state(tmp_path, other, 9) == (0, 0.0)
+    assert load_newest_state(Scratch(tmp_path), other) == (0, 0.0, "")
     assert not other.optimizer.state and other.skipped_steps == 0
     assert "its batches were of 25 pairs, and are of 24 pairs now" in caplog.text
 
 
-@pytest.mark.parametrize("kind", ["pt", "json"])
+@pytest.mark.parametrize("name", ["state.pt", "sha256"])
 @pytest.mark.parametrize("place", [-1, -40, 0.5])
 def test_a_flipped_bit_falls_back_to_the_state_before(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, place: float
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, place: float
 ) -> None:  # FAULTS 58
     model = fresh(torch.contiguous_format)
     state = state_of(model)
     for number in (1, 2):
         step(model, state, number)
-        save_state(state, number, 0.5, tmp_path)
-    newest = tmp_path / f"step-000000002.{kind}"
+        save(state, number, 0.5, tmp_path)
+    newest = tmp_path / "step-000000002" / name
     data = bytearray(newest.read_bytes())
     data[int(place * len(data)) if isinstance(place, float) else place] ^= 1
     newest.write_bytes(data)
     again = fresh(torch.contiguous_format)
-    assert load_newest_state(tmp_path, state_of(again), 2) == (1, 0.5)
+    assert load_newest_state(Scratch(tmp_path), state_of(again)) == (1, 0.5, LOG)
     assert "cannot be resumed from" in caplog.text
 
 
@@ -105,26 +112,25 @@ def test_a_state_of_other_parameters_is_not_used(tmp_path: Path) -> None:
     model = fresh(torch.contiguous_format)
     state = state_of(model)
     step(model, state, 0)
-    save_state(state, 1, 0.0, tmp_path)
+    save(state, 1, 0.0, tmp_path)
     wider = nn.Conv2d(3, 5, 3)
     weights = wider.weight.detach().clone()
-    assert load_newest_state(tmp_path, state_of(wider), 1) == (0, 0.0)
+    assert load_newest_state(Scratch(tmp_path), state_of(wider)) == (0, 0.0, "")
     assert torch.equal(wider.weight, weights)
 
 
-def test_a_state_beyond_log_is_not_gone_on_from_and_makes_way(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_state_after_the_resumed_one_makes_way(tmp_path: Path) -> None:
     model = fresh(torch.contiguous_format)
     state = state_of(model)
     step(model, state, 0)
     for done in (4, 6):
-        save_state(state, done, float(done), tmp_path)
-    assert load_newest_state(tmp_path, state_of(fresh(torch.contiguous_format)), 5) == (4, 4.0)
-    assert "step-000000006.json cannot be resumed from (the log holds 5 steps alone)" in caplog.text
-    remove_states_after(4, tmp_path)
-    save_state(state, 5, 5.0, tmp_path)
-    assert [path.stem for path in states_in(tmp_path)] == ["step-000000004", "step-000000005"]
+        save(state, done, float(done), tmp_path)
+    remove_states_after(4, Scratch(tmp_path))
+    save(state, 5, 5.0, tmp_path)
+    assert [path.name for path in states_in(Scratch(tmp_path))] == [
+        "step-000000004",
+        "step-000000005",
+    ]
 
 
 def test_the_two_newest_states_stay(tmp_path: Path) -> None:
@@ -132,9 +138,9 @@ def test_the_two_newest_states_stay(tmp_path: Path) -> None:
     state = state_of(model)
     step(model, state, 0)
     for number in range(1, 7):
-        save_state(state, number, 0.0, tmp_path)
-    files = [f"step-00000000{number}.{kind}" for number in (5, 6) for kind in ("json", "pt")]
-    assert sorted(path.name for path in tmp_path.iterdir()) == files
+        save(state, number, 0.0, tmp_path)
+    names = ["step-000000005", "step-000000006"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 class Disk:
@@ -158,15 +164,15 @@ def test_a_large_state_is_written_while_steps_are_taken(
     model = fresh(torch.contiguous_format)
     state = state_of(model)
     disk = Disk(monkeypatch)
-    with StateWriter(tmp_path) as states:
+    with StateWriter(Scratch(tmp_path)) as states:
         step(model, state, 0)
-        states.save(state, 1, 0.5)
+        states.save(state, 1, 0.5, LOG)
         step(model, state, 1)
-        assert not states_in(tmp_path)
+        assert not states_in(Scratch(tmp_path))
         disk.free.set()
     again = fresh(torch.contiguous_format)
     resumed = state_of(again)
-    assert load_newest_state(tmp_path, resumed, 2) == (1, 0.5)
+    assert load_newest_state(Scratch(tmp_path), resumed) == (1, 0.5, LOG)
     step(again, resumed, 1)
     for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
@@ -181,11 +187,14 @@ def test_a_full_disk_behind_the_steps_is_reported(
     disk.full = True
     disk.free.set()
     step(model, state, 0)
-    with pytest.raises(StoreWriteError, match="bytes are needed"), StateWriter(tmp_path) as states:
-        states.save(state, 1, 0.0)
-    with pytest.raises(StoreWriteError), StateWriter(tmp_path) as states:
-        states.save(state, 1, 0.0)
-        states.save(state, 2, 0.0)
+    with (
+        pytest.raises(StoreWriteError, match="bytes are needed"),
+        StateWriter(Scratch(tmp_path)) as states,
+    ):
+        states.save(state, 1, 0.0, LOG)
+    with pytest.raises(StoreWriteError), StateWriter(Scratch(tmp_path)) as states:
+        states.save(state, 1, 0.0, LOG)
+        states.save(state, 2, 0.0, LOG)
         raise AssertionError("the second call raises")
 
 
@@ -196,12 +205,12 @@ def test_a_failure_waits_for_the_state_and_a_stop_does_not(
     state = state_of(model)
     disk = Disk(monkeypatch)
     step(model, state, 0)
-    with pytest.raises(KeyboardInterrupt), StateWriter(tmp_path) as states:
-        states.save(state, 1, 0.0)
+    with pytest.raises(KeyboardInterrupt), StateWriter(Scratch(tmp_path)) as states:
+        states.save(state, 1, 0.0, LOG)
         raise KeyboardInterrupt
     assert states._thread and states._thread.is_alive()
-    with pytest.raises(TrainingError), StateWriter(tmp_path) as states:
-        states.save(state, 2, 0.0)
+    with pytest.raises(TrainingError), StateWriter(Scratch(tmp_path)) as states:
+        states.save(state, 2, 0.0, LOG)
         disk.free.set()
         raise TrainingError("the loss is nan")
-    assert states_in(tmp_path)[-1].stem == "step-000000002"
+    assert states_in(Scratch(tmp_path))[-1].name == "step-000000002"

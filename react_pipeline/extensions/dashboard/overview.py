@@ -58,7 +58,7 @@ def overview(project: Project) -> Artifact:
             (OVERVIEW, ALL),
         )
     return project.store.build(
-        inputs, lambda directory: write_overview(project, comparisons, skipped, directory)
+        inputs, lambda directory, _: write_overview(project, comparisons, skipped, directory)
     )
 
 

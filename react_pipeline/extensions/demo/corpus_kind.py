@@ -16,7 +16,7 @@ from .packages import CORPUS_SOURCES, installed_versions
 if TYPE_CHECKING:
     from react_pipeline.corpus import CorpusSize
     from react_pipeline.project import Project
-    from react_pipeline.store import Artifact
+    from react_pipeline.store import Artifact, Scratch
 
 FILES = Path(__file__).parent / "files"
 """The demo's project, as the wheel carries it; in a clone links to its own."""
@@ -61,7 +61,7 @@ class DrawnCorpus(ShardedCorpus):
 
         from .corpus import build_corpus
 
-        def write(staging: Path) -> dict[str, Any]:
+        def write(staging: Path, _: Scratch) -> dict[str, Any]:
             counts = build_corpus(staging, project.config.embedding.worker_count)
             return {**counts, **take_stock_of(staging, sorted(staging.rglob("*.tar")))}
 

@@ -15,7 +15,7 @@ from react_pipeline.extensions.protocols import results_to_compare
 from react_pipeline.lineage import resolve
 from react_pipeline.pages import escaped, markdown_table, render
 from react_pipeline.project import Project
-from react_pipeline.store import Artifact
+from react_pipeline.store import Artifact, Scratch
 
 from .pictures import write_overlays
 
@@ -37,7 +37,7 @@ def compare_dense(project: Project, slug: str) -> Artifact:
     results, skipped = results_to_compare(project, DENSE_COMPARISON, slug)
     inputs = resolve(project, DENSE_COMPARISON, slug, parents=results, content={"skipped": skipped})
 
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, _: Scratch) -> dict[str, Any]:
         table, left_out = compare(results)
         table.to_parquet(directory / "table.parquet", index=False)
         table.to_csv(directory / "table.csv", index=False)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from react_pipeline.extensions.protocols import (
-    PROGRESS,
     checkpoint_of,
     load_model,
     read_all,
@@ -37,7 +36,12 @@ from react_pipeline.lineage import resolve
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
 from react_pipeline.stage import method_key
-from react_pipeline.store import Artifact, InputError, remove_scratch, seal, sealed, sha256_of
+from react_pipeline.store import (
+    Artifact,
+    InputError,
+    Scratch,
+    sha256_of,
+)
 
 from .measures import (
     box_figures,
@@ -80,8 +84,8 @@ def publish_dense(project: Project, slug: str, method: str) -> Artifact:
     content = {"sets": digests, "missing": sorted(missing), "unavailable": "", "files": files}
     inputs = resolve(project, DENSE_RESULTS, key, content=content)
 
-    def write(directory: Path) -> dict[str, Any]:
-        measuring = _Measuring(project, slug, checkpoint_of(inputs.parents), directory)
+    def write(directory: Path, scratch: Scratch) -> dict[str, Any]:
+        measuring = _Measuring(project, slug, checkpoint_of(inputs.parents), directory, scratch)
         started = time.monotonic()
         rows = [row for images in present for row in measuring.measure(images)]
         about = {entry.name: entry.task for entry in dense.sets(slug)}
@@ -95,17 +99,20 @@ def publish_dense(project: Project, slug: str, method: str) -> Artifact:
         counts["seconds"] = round(time.monotonic() - started, 2)
         return counts
 
-    return project.store.build(inputs, write, resumable=True)
+    return project.store.build(inputs, write)
 
 
 class _Measuring:
-    def __init__(self, project: Project, slug: str, checkpoint: Artifact, directory: Path) -> None:
+    def __init__(
+        self, project: Project, slug: str, checkpoint: Artifact, directory: Path, scratch: Scratch
+    ) -> None:
         self.project = project
         self.domain = project.domain(slug)
         self.dense = project.config.section(DenseConfig)
         self.slug = slug
         self.checkpoint = checkpoint
         self.directory = directory
+        self.scratch = scratch
         self.max_pixels = project.config.corpus.max_pixels
         self.per_class: list[list[Any]] = []
 
@@ -149,7 +156,7 @@ class _Measuring:
         categories = [category["id"] for category in truth["categories"]]
         where = f"{images.entry.name}--{kind}"
 
-        def predict(position: int) -> dict[str, Any]:
+        def predict(position: int, _: Path) -> dict[str, Any]:
             image = images.image(position, self.max_pixels)
             boxes, objectness = propose(position, image)
             places, scores, classes = detector(image, boxes, objectness)
@@ -193,7 +200,7 @@ class _Measuring:
         names = dict(zip(categories, images.class_names, strict=True))
         for side, boxes in (("truth", true_boxes), ("found", likeliest)):
             tile = boxes_tile(images.image(position, self.max_pixels), boxes, names)
-            self._keep(tile, f"{where}--{position}-{side}")
+            _show(tile, self.directory, f"{where}--{position}-{side}")
 
     def _maps(self, images: DenseImages, source: str) -> dict[str, float]:
         from .maps import Segmenter
@@ -212,11 +219,11 @@ class _Measuring:
             predictor.train(
                 self.dense.root or Path(),
                 folder,
-                self.directory / PROGRESS / where,
+                Scratch(self.scratch.folder / where),
                 self.max_pixels,
             )
 
-        def predict(position: int) -> list[list[int]]:
+        def predict(position: int, folder: Path) -> list[list[int]]:
             image = images.image(position, self.max_pixels)
             truth = images.label_map(position, image.size)
             ids = predictor(image)
@@ -226,7 +233,7 @@ class _Measuring:
                 painted = np.where(truth == IGNORED, IGNORED, ids)
                 for side, labels in (("truth", truth), ("found", painted)):
                     tile = map_tile(image, labels, images.class_names)
-                    self._keep(tile, f"{where}--{position}-{side}")
+                    _show(tile, folder, f"{where}--{position}-{side}")
             matrix = confusion(truth, ids, classes)
             return np.column_stack([*matrix.nonzero(), matrix[matrix.nonzero()]]).tolist()
 
@@ -241,27 +248,24 @@ class _Measuring:
         return map_figures(matrix)
 
     def _by_image(
-        self, where: str, images: DenseImages, predict: Callable[[int], Any]
+        self, where: str, images: DenseImages, predict: Callable[[int, Path], Any]
     ) -> Iterator[Any]:
         """What is predicted of each image; each is on disk before the next, and read again after a
         kill.
         """
         for position in tqdm(range(len(images)), where, unit="image", disable=None, leave=False):
-            marker = self.directory / PROGRESS / where / f"{position}.json"
-            if (predicted := sealed(marker)) is None:
-                predicted = predict(position)
-                seal(marker, self.directory.glob(f"shown/{where}--{position}-*.png"), predicted)
-            yield predicted
+            name = f"{where}--{position}"
+            yield self.scratch.build(name, self.directory, partial(predict, position))
 
-    def _keep(self, tile: Image.Image, name: str) -> None:
-        (self.directory / "shown").mkdir(exist_ok=True)
-        tile.save(self.directory / "shown" / f"{name}.png")
+
+def _show(tile: Image.Image, directory: Path, name: str) -> None:
+    (directory / "shown").mkdir(exist_ok=True)
+    tile.save(directory / "shown" / f"{name}.png")
 
 
 def _finish(
     directory: Path, rows: pd.DataFrame, per_class: list[list[Any]], present: list[DenseImages]
 ) -> dict[str, Any]:
-    remove_scratch(directory / PROGRESS)
     rows = rows.astype({"value": "float64"})
     rows.to_parquet(directory / "results.parquet", index=False)
     (directory / "results.json").write_text(

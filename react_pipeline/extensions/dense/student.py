@@ -6,7 +6,7 @@ Belongs here: pseudo labels on disk, the training, resuming it. Does not belong 
 image once and whole, not each crop.
 """
 
-import zipfile
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,8 @@ from tqdm import tqdm
 from react_pipeline.clip import read_weights
 from react_pipeline.corpus import decode_image
 from react_pipeline.extensions.elevater import FileSource
-from react_pipeline.store import InputError, TrainingError, seal, sealed
+from react_pipeline.store import InputError, Scratch, TrainingError
+from react_pipeline.training import read_state, save_state, states_in
 
 from .maps import Segmenter, normalized, padded, resized
 from .sets import files_below
@@ -89,7 +90,7 @@ class Student:
             .numpy()
         )
 
-    def train(self, root: Path, folder: str, scratch: Path, max_pixels: int) -> None:
+    def train(self, root: Path, folder: str, scratch: Scratch, max_pixels: int) -> None:
         """Label the images of a folder or zip and learn from them; killed in between, it resumes
         from its last state.
 
@@ -97,7 +98,6 @@ class Student:
             InputError: If there is no image.
             TrainingError: If the loss is not finite.
         """
-        scratch.mkdir(parents=True, exist_ok=True)
         files = files_below(root, folder)
         locations = tuple(
             where for name, where in files.items() if name.lower().endswith(EXTENSIONS)
@@ -111,7 +111,7 @@ class Student:
         # Read again whenever it is drawn: a data set of photographs does not fit in memory.
         def labelled(number: int) -> tuple[Image.Image, NDArray[np.uint8]]:
             image = resized(decode_image(source.read(number), max_pixels), self.side)
-            return image, self._labels(image, scratch / f"{number}.npy")
+            return image, self._labels(image, scratch, number)
 
         for number in tqdm(range(len(locations)), "pseudo labels", disable=None):
             labelled(number)
@@ -143,14 +143,13 @@ class Student:
             weight_decay=WEIGHT_DECAY,
         )
 
-    def _labels(self, image: Image.Image, path: Path) -> NDArray[np.uint8]:
+    def _labels(self, image: Image.Image, scratch: Scratch, number: int) -> NDArray[np.uint8]:
         """What the frozen map says of an image, computed once."""
-        try:
-            return np.load(path)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-            ids = self.segmenter(image).astype(np.uint8)
-            np.save(path, ids)
-            return ids
+
+        def write(path: Path) -> None:
+            np.save(path, self.segmenter(image).astype(np.uint8))
+
+        return np.load(scratch.keep(f"{number}.npy", write))
 
     def _batch(
         self,
@@ -190,36 +189,29 @@ class Student:
 
 @dataclass
 class _States:
-    """The newest state of a training in a folder, which a killed one resumes from."""
+    """States of a training, which a killed one resumes from."""
 
-    folder: Path
+    scratch: Scratch
     network: nn.Module
     optimizer: torch.optim.Optimizer
     device: str
 
-    @property
-    def _marker(self) -> Path:
-        return self.folder / "state.done"
-
     def resume(self) -> int:
-        """Load the newest state; the first step that is left."""
-        if (number := sealed(self._marker)) is None:
-            return 0
-        path = self.folder / f"state-{number}.pt"
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        return int(state["step"])
+        """Load the newest state that is whole; return the first step that is left."""
+        for folder in reversed(states_in(self.scratch)):
+            if (state := read_state(folder, self.device)) is None:
+                shutil.rmtree(folder)
+                continue
+            self.network.load_state_dict(state["trained"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            return int(state["step"])
+        return 0
 
     def save(self, step: int) -> None:
-        """Save the state before a step, and remove older ones."""
-        newest = self.folder / f"state-{step}.pt"
+        """Save the state before a step."""
         state = {
-            "network": self.network.state_dict(),
+            "trained": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": step,
         }
-        torch.save(state, newest)
-        seal(self._marker, [newest], step)
-        for older in set(self.folder.glob("state-*.pt")) - {newest}:
-            older.unlink()
+        save_state(state, self.scratch)

@@ -18,7 +18,7 @@ from react_pipeline.lineage import resolve
 from react_pipeline.pages import escaped, markdown_table
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
-from react_pipeline.store import Artifact
+from react_pipeline.store import Artifact, Scratch
 
 from .datasets import DATASETS
 from .summary import with_figures
@@ -46,7 +46,7 @@ def compare_benchmarks(project: Project, slug: str) -> Artifact:
         project, BENCHMARK_COMPARISON, slug, parents=results, content={"skipped": skipped}
     )
 
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, _: Scratch) -> dict[str, Any]:
         summaries = {
             name: pd.read_parquet(result.file("summary.parquet"))
             for name, result in results.items()

@@ -91,7 +91,7 @@ def encode(
     """Write the features of images 0 to N - 1 as the image tower gives them, not normalised:
     float32 (N, D), `.npy`.
 
-    In float32 on any device; one batch is in memory at a time. The file is whole or not there.
+    In float32 on any device; one batch is in memory at a time.
 
     Args:
         workers: Processes that read and preprocess ahead; 0: this one.
@@ -104,8 +104,7 @@ def encode(
         CorruptArtifact: If a feature is not finite.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    array = np.lib.format.open_memmap(partial, "w+", np.float32, (count, clip.dimension))
+    array = np.lib.format.open_memmap(path, "w+", np.float32, (count, clip.dimension))
     digests: list[bytes] = []
     truncated = start = 0
     # A process for less than a batch would only cost its start.
@@ -130,7 +129,6 @@ def encode(
             start += len(pixels)
             bar.update(len(pixels))
     array.flush()
-    partial.replace(path)
     return np.frombuffer(b"".join(digests), np.uint8).reshape(count, 32), truncated
 
 

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from react_pipeline.extensions.protocols import (
-    PROGRESS,
     checkpoint_of,
     load_model,
     read_all,
@@ -35,10 +34,8 @@ from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
     MissingArtifact,
+    Scratch,
     link_or_copy,
-    remove_scratch,
-    seal,
-    sealed,
 )
 
 from .datasets import dataset
@@ -137,12 +134,13 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
     content = {"images": digests, "missing": sorted(missing), "unavailable": ""}
     inputs = resolve(project, BENCHMARK_FEATURES, method_key(slug, method), content=content)
 
-    def write(directory: Path) -> dict[str, Any]:
-        writer = _Writer(project, checkpoint_of(inputs.parents), directory)
-        splits = {
-            place: writer.publish(images, digest) for place, (images, digest) in present.items()
-        }
-        remove_scratch(directory / PROGRESS)
+    def write(directory: Path, scratch: Scratch) -> dict[str, Any]:
+        writer = _Writer(project, checkpoint_of(inputs.parents))
+        splits = {}
+        for place, (images, digest) in present.items():
+            name = place.replace("/", "--")
+            record = scratch.build(name, directory, partial(writer.write, images, digest))
+            splits[place] = SplitFeatures.model_validate_json(record)
         truncated = {}
         incomplete = {}
         for place, about in splits.items():
@@ -161,7 +159,7 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
             "seconds": round(sum(about.seconds for about in splits.values()), 2),
         }
 
-    return project.store.build(inputs, write, resumable=True)
+    return project.store.build(inputs, write)
 
 
 def digests_of_test_images(artifact: Artifact) -> set[str]:
@@ -175,41 +173,32 @@ def digests_of_test_images(artifact: Artifact) -> set[str]:
 
 
 class _Writer:
-    def __init__(self, project: Project, checkpoint: Artifact, directory: Path) -> None:
+    def __init__(self, project: Project, checkpoint: Artifact) -> None:
         self.project = project
         self.checkpoint = checkpoint
-        self.directory = directory
         self.taken_over = 0
-        for left in directory.rglob("*.partial"):  # by a killed build
-            left.unlink()
 
-    def publish(self, images: LabelledImages, digest: str) -> SplitFeatures:
+    def write(self, images: LabelledImages, digest: str, directory: Path) -> str:
         """Write the files of a split, or link those of another artifact with the same checkpoint
-        and images.
+        and images; return `SplitFeatures` as JSON.
         """
-        marker = self.directory / PROGRESS / f"{images.dataset}--{images.split}.json"
-        if (about := sealed(marker)) is None:
-            about = self._take_over(images, digest) or self._encode(images, digest)
-            files = [
-                self.directory / images.dataset / f"{images.split}{end}"
-                for end in (".json", *ARRAYS)
-            ]
-            files[0].write_text(about, encoding="utf-8")
-            seal(marker, files, about)
-        return SplitFeatures.model_validate_json(about)
+        about = self._take_over(images, digest, directory)
+        about = about or self._encode(images, digest, directory / images.dataset)
+        path = directory / images.dataset / f"{images.split}.json"
+        path.write_text(about, encoding="utf-8")
+        return about
 
     @cached_property
     def clip(self) -> Any:
         return load_model(self.project, self.checkpoint)
 
-    def _encode(self, images: LabelledImages, digest: str) -> str:
+    def _encode(self, images: LabelledImages, digest: str, folder: Path) -> str:
         from react_pipeline.labelled import preprocessing
 
         from .encoding import PreprocessedImages, encode
 
         started = time.monotonic()
         config = self.project.config
-        folder = self.directory / images.dataset
         preprocess = preprocessing(self.clip, squash=dataset(images.dataset).squash)
         sha256, truncated = encode(
             self.clip,
@@ -236,13 +225,12 @@ class _Writer:
             seconds=round(time.monotonic() - started, 2),
         ).model_dump_json()
 
-    def _take_over(self, images: LabelledImages, digest: str) -> str | None:
+    def _take_over(self, images: LabelledImages, digest: str, directory: Path) -> str | None:
         split = f"{images.dataset}/{images.split}"
         for artifact in self._published():
             if artifact.manifest["content"]["images"].get(split) == digest:
                 for end in ARRAYS:
-                    (target := self.directory / f"{split}{end}").unlink(missing_ok=True)
-                    link_or_copy(artifact.file(f"{split}{end}"), target)
+                    link_or_copy(artifact.file(f"{split}{end}"), directory / f"{split}{end}")
                 self.taken_over += 1
                 return artifact.file(f"{split}.json").read_text(encoding="utf-8")
         return None

@@ -15,18 +15,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from react_pipeline.extensions.protocols import PROGRESS, checkpoint_of, load_model
+from react_pipeline.extensions.protocols import checkpoint_of, load_model
 from react_pipeline.labelled import Unavailable
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.stage import method_key
-from react_pipeline.store import Artifact, InputError, StaleArtifact, remove_scratch, seal, sealed
+from react_pipeline.store import (
+    Artifact,
+    InputError,
+    Scratch,
+    StaleArtifact,
+)
 
 from .datasets import DATASETS, Dataset, dataset
 from .experiments import Experiment, experiments
@@ -75,21 +80,18 @@ def publish_results(project: Project, slug: str, method: str) -> Artifact:
     inputs = resolve(project, BENCHMARK_RESULTS, method_key(slug, method))
     features = inputs.parents["benchmark_features"]
 
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, scratch: Scratch) -> dict[str, Any]:
         checkpoint = checkpoint_of(inputs.parents)
-        measuring = _Measuring(project, f"react-{slug}-{method}", features, checkpoint, directory)
+        measuring = _Measuring(project, f"react-{slug}-{method}", features, checkpoint)
         rows = []
         for name in project.config.section(ElevaterConfig).dataset_names:
-            if (measured := sealed(marker := directory / PROGRESS / f"{name}.json")) is None:
-                measured = measuring.measure(dataset(name))
-                seal(marker, directory.glob(f"predictions/*/*{name}.json"), measured)
-            rows += measured
-        remove_scratch(directory / PROGRESS)
+            measure = partial(measuring.measure, dataset(name))
+            rows += scratch.build(name, directory, measure)
         return _finish(
             directory, pd.DataFrame(rows), experiments(project.config.section(ElevaterConfig))
         )
 
-    return project.store.build(inputs, write, resumable=True)
+    return project.store.build(inputs, write)
 
 
 def collect_submission(artifact: Artifact, experiment: str, path: Path) -> list[str]:
@@ -130,14 +132,14 @@ class _Measuring:
     model_name: str
     features: Artifact
     checkpoint: Artifact
-    directory: Path
     _examples: dict[str, ImageExamples] = field(default_factory=dict)
 
     @cached_property
     def clip(self) -> Clip:
         return load_model(self.project, self.checkpoint)
 
-    def measure(self, entry: Dataset) -> list[dict[str, Any]]:
+    def measure(self, entry: Dataset, directory: Path) -> list[dict[str, Any]]:
+        """Write the predictions on a data set, and return the rows of its figures."""
         from .measuring import DatasetMeasurer, unavailable
 
         planned = experiments(self.project.config.section(ElevaterConfig))
@@ -156,7 +158,7 @@ class _Measuring:
                 else self._adapted(measurer, experiment)
             )
             rows += [row.model_dump() for row in outcome.measurements]
-            self._predict(test, experiment, outcome)
+            self._predict(test, experiment, outcome, directory)
         return rows
 
     def _adapted(self, measurer: DatasetMeasurer, experiment: Experiment) -> Outcome:
@@ -196,7 +198,9 @@ class _Measuring:
             self._examples[about.digest] = ImageExamples(read, labels, workers=workers)
         return self._examples[about.digest]
 
-    def _predict(self, test: Features, experiment: Experiment, outcome: Outcome) -> None:
+    def _predict(
+        self, test: Features, experiment: Experiment, outcome: Outcome, directory: Path
+    ) -> None:
         if outcome.probabilities is None:
             return
         # The files on disk may have the classes in another order than the table.
@@ -217,7 +221,7 @@ class _Measuring:
             rnd_seeds=(experiment.seed,),
             predictions=probabilities[None],
         )
-        write_prediction(prediction, self.directory / "predictions" / experiment.folder)
+        write_prediction(prediction, directory / "predictions" / experiment.folder)
 
 
 def _count_parameters(module: nn.Module) -> int:

@@ -30,7 +30,7 @@ from react_pipeline.pages import escaped
 from react_pipeline.project import Project
 from react_pipeline.promotion import Contender
 from react_pipeline.stage import STAGES, method_key
-from react_pipeline.store import Artifact, Inputs
+from react_pipeline.store import Artifact, Inputs, Scratch
 
 GUARD_DROPS = "guard_drops"
 """Stage of the artifact, by domain; comparison and promotion publish it."""
@@ -106,7 +106,7 @@ class Drops(Evidence):
         Files: `table.parquet` (one row a method and set), `table.md`.
         """
 
-        def write(directory: Path) -> dict[str, Any]:
+        def write(directory: Path, _: Scratch) -> dict[str, Any]:
             rows = pd.DataFrame([vars(change) for change in self.changes])
             rows.to_parquet(directory / "table.parquet")
             lines = "".join(f"- {escaped(sentence)}\n" for sentence in self.sentences())

@@ -18,7 +18,7 @@ from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, identity
 from react_pipeline.settings import DomainConfig, EvaluationSetConfig
 from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, method_key
-from react_pipeline.store import Artifact, Inputs
+from react_pipeline.store import Artifact, Inputs, Scratch
 
 GUARD_SET = "guard_set"
 """Stage of the artifact of one set, by its name; each result publishes what it is measured on."""
@@ -61,7 +61,7 @@ def publish_guard_results(project: Project, slug: str, method: str) -> Artifact:
     checkpoint = inputs.parents.get(CUSTOMIZED_CHECKPOINT) or inputs.parents[BASE_CHECKPOINT]
     members = _members(project, slug, method, inputs.parents)
 
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, _: Scratch) -> dict[str, Any]:
         counts = {}
         for name, domain in domains.items():
             (directory / name).mkdir()

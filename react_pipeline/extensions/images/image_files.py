@@ -36,6 +36,7 @@ from react_pipeline.store import (
     MAX_IMAGE_BYTES,
     Artifact,
     CorpusError,
+    Scratch,
     read_bounded,
     remembered_sha256,
     sha256_of,
@@ -97,7 +98,7 @@ def publish_image_corpus(project: Project, config: Images) -> Artifact:
         else:
             content.append([text_of(source.name), remembered_sha256(project.store.root, source)])
 
-    def write(staging: Path) -> dict[str, Any]:
+    def write(staging: Path, _: Scratch) -> dict[str, Any]:
         (staging / SHARDS).mkdir()
         skipped = _Skipped()
         copied = Counter[str]()

@@ -26,7 +26,7 @@ from react_pipeline.pages import escaped
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.stage import ALL, BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, method_key
-from react_pipeline.store import Artifact, Inputs, ReactError
+from react_pipeline.store import Artifact, Inputs, ReactError, Scratch
 
 if TYPE_CHECKING:
     from react_pipeline.promotion import Contender, Judgement
@@ -62,7 +62,7 @@ class Judgements(Evidence):
         Files: `logs/*.jsonl` with every answer, `table.parquet` (one row a session), `table.md`.
         """
 
-        def write(directory: Path) -> dict[str, Any]:
+        def write(directory: Path, _: Scratch) -> dict[str, Any]:
             (directory / "logs").mkdir()
             for session in self.sessions:
                 (directory / "logs" / session.path.name).write_bytes(session.data)

@@ -12,10 +12,9 @@ import pandas as pd
 
 from react_pipeline.embedding import Vectors
 from react_pipeline.extensions.names.name_counts import equal_names, said_in_corpus
-from react_pipeline.indexing import kept_array
 from react_pipeline.retrieval import likeness, mean_vectors
 from react_pipeline.settings import RetrievalConfig
-from react_pipeline.store import Artifact
+from react_pipeline.store import Artifact, Scratch
 
 SAID = "said.npy"
 """File of a scratch: which captions say which names."""
@@ -31,7 +30,7 @@ def lexical_hits(
     prompts: pd.DataFrame,
     vectors: Vectors,
     settings: RetrievalConfig,
-    scratch: Path,
+    scratch: Scratch,
 ) -> pd.DataFrame:
     """The hits of mode `lexical`: of each class the captions that say one of its names, those
     nearest to the mean of its prompts first; `k_per_prompt` for each of its prompts.
@@ -47,7 +46,11 @@ def lexical_hits(
     """
     named = named_prompts(prompts)
     names = named["name"].tolist()
-    rows, said = kept_array(scratch / SAID, lambda: said_in_corpus(embeddings, [names])[0])
+
+    def write(path: Path) -> None:
+        np.save(path, said_in_corpus(embeddings, [names])[0])
+
+    rows, said = np.load(scratch.keep(SAID, write))
     queries = named.assign(query=named.index, said=equal_names(names))[
         ["query", "class_id", "said"]
     ]

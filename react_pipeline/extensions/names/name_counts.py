@@ -6,7 +6,6 @@ et al. 2024, arXiv 2401.12425).
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from react_pipeline.embedding import row_metadata
-from react_pipeline.indexing import kept_array
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project, cluster, spread
 from react_pipeline.settings import DomainConfig
-from react_pipeline.store import Artifact
+from react_pipeline.store import Artifact, Scratch
 
 NAMES = "names.parquet"
 COUNTS = "names.npy"
@@ -58,7 +56,7 @@ def domain_names(project: Project, slug: str) -> pd.DataFrame:
 def count_names(
     domain: DomainConfig,
     embeddings: Artifact,
-    scratch: Path | None = None,
+    scratch: Scratch | None = None,
 ) -> pd.DataFrame:
     """Count all names of a domain in one scan of the captions, here or on a cluster.
 
@@ -75,7 +73,10 @@ def count_names(
         (counts,) = count_in_corpus(embeddings, [names["name"].tolist()])
         return counts
 
-    return names.assign(captions=kept_array(scratch / COUNTS, count) if scratch else count())
+    if scratch is None:
+        return names.assign(captions=count())
+    kept = scratch.keep(COUNTS, lambda path: np.save(path, count()))
+    return names.assign(captions=np.load(kept))
 
 
 def names_of(domain: DomainConfig) -> pd.DataFrame:

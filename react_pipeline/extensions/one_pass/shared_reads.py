@@ -5,9 +5,7 @@ Does not belong here: which domains share a pass (`together`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,20 +26,18 @@ from react_pipeline.indexing import (
     Index,
     Search,
     hits_file,
-    kept_array,
     scan_exactly,
-    write_once,
 )
 from react_pipeline.retrieval import CANDIDATE_ROWS
 from react_pipeline.settings import DomainConfig
-from react_pipeline.store import Artifact
+from react_pipeline.store import Artifact, Scratch
 
 
 def search_together(
     index: Index,
     side: Side,
     searches: Sequence[Search],
-    scratch: Path,
+    scratch: Scratch,
 ) -> list[Hits]:
     """Read the vectors of a side once for several exact searches. `search_all`, called with the
     same queries, k and scratch, takes its hits from there.
@@ -62,13 +58,13 @@ def search_together(
     of_searches = []
     for queries, search, part in zip(checked, searches, parts, strict=True):
         k = min(search.k, index.rows)
-        path = hits_file(stored, Search(queries, k, search.scratch))
-        of_searches.append(kept_array(path, partial(np.copy, part[:, :k])))
+        name = hits_file(stored, queries, k)
+        of_searches.append(_keep(search.scratch, name, part[:, :k]))
     return of_searches
 
 
 def keep_metadata(
-    embeddings: Artifact, rows: Sequence[Rows], columns: list[str], scratches: Sequence[Path]
+    embeddings: Artifact, rows: Sequence[Rows], columns: list[str], scratches: Sequence[Scratch]
 ) -> None:
     """Read the metadata of the rows of several domains at once, and leave each its own.
 
@@ -80,22 +76,23 @@ def keep_metadata(
     for scratch, mine in zip(scratches, rows, strict=True):
         part = table.loc[mine, list({**dict.fromkeys(whole), **dict.fromkeys(texts)})]
         part = part[[name for name in part if part[name].notna().all()]]
-        write_once(scratch / CANDIDATE_ROWS, part.to_parquet)
+        scratch.keep(CANDIDATE_ROWS, part.to_parquet)
 
 
 def keep_counts(
     domains: Sequence[DomainConfig],
-    scratches: Sequence[Path],
+    scratches: Sequence[Scratch],
     embeddings: Artifact,
 ) -> None:
     """Count the names of several domains in one scan; `count_names` takes them from its scratch."""
     groups = [names_of(domain)["name"].tolist() for domain in domains]
-    _keep(scratches, COUNTS, count_in_corpus(embeddings, groups))
+    for scratch, counts in zip(scratches, count_in_corpus(embeddings, groups), strict=True):
+        _keep(scratch, COUNTS, counts)
 
 
 def keep_said(
     prompts: Sequence[pd.DataFrame],
-    scratches: Sequence[Path],
+    scratches: Sequence[Scratch],
     embeddings: Artifact,
 ) -> None:
     """Look for the names of several domains in one scan; `lexical_hits` takes what captions say
@@ -103,9 +100,9 @@ def keep_said(
     """
     if prompts:
         groups = [named_prompts(of_domain)["name"].tolist() for of_domain in prompts]
-        _keep(scratches, SAID, said_in_corpus(embeddings, groups))
+        for scratch, said in zip(scratches, said_in_corpus(embeddings, groups), strict=True):
+            _keep(scratch, SAID, said)
 
 
-def _keep(scratches: Sequence[Path], name: str, arrays: Iterable[NDArray[Any]]) -> None:
-    for scratch, array in zip(scratches, arrays, strict=True):
-        kept_array(scratch / name, partial(np.copy, array))
+def _keep(scratch: Scratch, name: str, array: NDArray[Any]) -> NDArray[Any]:
+    return np.load(scratch.keep(name, lambda path: np.save(path, array)))

@@ -43,7 +43,7 @@ from react_pipeline.retrieval import (
 )
 from react_pipeline.settings import DomainConfig, RetrievalConfig, load_domains
 from react_pipeline.stage import encoder_in
-from react_pipeline.store import Inputs, ReactError
+from react_pipeline.store import Inputs, ReactError, Scratch
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
@@ -73,6 +73,11 @@ class _Member:
     queries: Queries
     scratch: Path
 
+    @property
+    def search_scratch(self) -> Scratch:
+        """Where its build looks for what was searched."""
+        return Scratch(self.scratch / SEARCH)
+
 
 def read_together(project: Project, inputs: Inputs) -> None:
     """Read the corpus for a domain, and for others whose retrieved set could be built now.
@@ -97,7 +102,7 @@ class _Pass:
     def __init__(self, project: Project, first: Inputs) -> None:
         self.project = project
         self.first = first
-        self.folder = project.store.staging / ".pass"
+        self.folder = project.store.root / ".scratch" / ".pass"
         self.embeddings = first.parents["corpus_embeddings"]
         self.encoder = first.parents[encoder_in(first.parents)]
         self.read = {
@@ -129,17 +134,17 @@ class _Pass:
             k = member.settings.k_per_prompt
             for mode, vectors in member.queries.of_modes(member.settings).items():
                 if self._is_exact(MODE_SIDES[mode], len(vectors), member.settings):
-                    search = Search(vectors, k, member.scratch / SEARCH)
+                    search = Search(vectors, k, member.search_scratch)
                     searches.setdefault(MODE_SIDES[mode], []).append(search)
-        rows: dict[Path, Rows] = {}
+        rows: dict[Scratch, Rows] = {}
         for side, of_side in searches.items():
-            hits = search_together(self.index, side, of_side, self.folder / side)
+            hits = search_together(self.index, side, of_side, Scratch(self.folder / side))
             for search, of_search in zip(of_side, hits, strict=True):
                 others = rows.get(search.scratch, np.empty(0, np.int64))
                 rows[search.scratch] = np.union1d(others, of_search["row"])
         self._read_rows({place: some[some >= 0] for place, some in rows.items()})
 
-    def _read_rows(self, rows: Mapping[Path, Rows]) -> None:
+    def _read_rows(self, rows: Mapping[Scratch, Rows]) -> None:
         """Leave the metadata of hits, of `MAX_ROWS` at most."""
         total = np.cumsum([len(some) for some in rows.values()])
         shared = dict(islice(rows.items(), int((total <= MAX_ROWS).sum())))
@@ -149,13 +154,13 @@ class _Pass:
             keep_metadata(self.embeddings, list(shared.values()), columns, list(shared))
 
     def _count_names(self, members: list[_Member]) -> None:
-        scratches = [member.scratch / SEARCH for member in members]
+        scratches = [member.search_scratch for member in members]
         domains = [member.domain for member in members]
         keep_counts(domains, scratches, self.embeddings)
         lexical = [member for member in members if "lexical" in member.settings.modes]
         keep_said(
             [member.queries.prompts for member in lexical],
-            [member.scratch / SEARCH for member in lexical],
+            [member.search_scratch for member in lexical],
             self.embeddings,
         )
 
@@ -179,7 +184,7 @@ class _Pass:
                 seed_vectors = encode_images(self.project.config, clip, seeds)
             except ReactError:
                 continue
-            vectors = encode_prompts(clip, prompts, scratch / SEARCH)
+            vectors = encode_prompts(clip, prompts, Scratch(scratch / SEARCH))
             all_queries = Queries(prompts, vectors, seeds, seed_vectors)
             yield _Member(inputs, domain, settings, all_queries, scratch)
 

@@ -34,6 +34,7 @@ from react_pipeline.store import (
     MAX_JSON_BYTES,
     InputError,
     ReactError,
+    Store,
     fsync_tree,
     read_json_bounded,
     sha256_of,
@@ -79,7 +80,7 @@ def back_up(project: Project, target: Path) -> Report:
             )
         else:
             with project.store.locked("prune"):
-                report.copied[STORE] = _copy_store(project.store.root, staging / STORE)
+                report.copied[STORE] = _copy_store(project.store, staging / STORE)
         names = [path.relative_to(staging) for path in files_below(staging)]
         # Artifacts have digests in their manifests.
         files = {str(name): sha256_of(staging / name) for name in names if name.parts[0] != STORE}
@@ -199,20 +200,29 @@ def _copy_folder(source: Path, target: Path) -> int:
     return count
 
 
-def _copy_store(root: Path, target: Path) -> int:
+def _copy_store(store: Store, target: Path) -> int:
     """Copy published artifacts and pointers; returns how many artifacts there are."""
+    root = store.root
     target.mkdir()
-    pointers = {path: path.read_text() for path in root.glob(f"[!.]*/**/{CURRENT}")}
-    manifests = sorted(root.glob(f"[!.]*/**/{MANIFEST}"))
-    for manifest in manifests:
-        shutil.copytree(manifest.parent, target / manifest.parent.relative_to(root))
-    for path, text in pointers.items():
-        copy = target / path.relative_to(root)
+    # Pointers first, or one could name what is published later and not copied.
+    pointers = _heads(store, CURRENT)
+    manifests = _heads(store, MANIFEST)
+    for path, content in {**pointers, **manifests}.items():
+        copy = target / path
         copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text(text)
+        copy.write_bytes(content)
+    for path in manifests:
+        stage, *key, fingerprint, _ = path.split("/")
+        prefix = store.open(stage, "/".join(key), fingerprint).prefix
+        shutil.copytree(root / prefix, target / prefix)
     if (marker := root / "store.json").is_file():
         shutil.copy2(marker, target)
     return len(manifests)
+
+
+def _heads(store: Store, name: str) -> dict[str, bytes]:
+    paths = [head.path for head in store.backend.heads()]
+    return {path: store.backend.read(path) for path in paths if path.rpartition("/")[2] == name}
 
 
 def _copy_dagster(home: Path, staging: Path, report: Report) -> None:

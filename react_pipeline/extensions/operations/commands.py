@@ -41,11 +41,12 @@ def prune(
     ] = False,
     keep_hours: Annotated[
         float, typer.Option(help="Keep what was current or made within this time.", min=0)
-    ] = 1.0,
+    ] = 168.0,
     config: Config = None,
 ) -> None:
-    """Remove artifacts that no current artifact and no running build uses, leftovers of killed
-    builds, and cached vectors of labelled images that are no longer used.
+    """Remove artifacts that nothing current was made from, leftovers of killed builds, and cached
+    vectors of labelled images that are no longer used. Keep fewer hours than a build takes only
+    while nothing runs.
     """
     from react_pipeline.retrieval import prune_vectors
 

@@ -1,4 +1,3 @@
-from .protocols import PROGRESS as PROGRESS
 from .protocols import checkpoint_of as checkpoint_of
 from .protocols import load_model as load_model
 from .protocols import read_all as read_all

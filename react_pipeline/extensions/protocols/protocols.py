@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 Place = TypeVar("Place")
 Data = TypeVar("Data")
 
-PROGRESS = "progress"
-"""Folder of the markers of what is finished, in staging alone."""
-
 
 def require_encoder(project: Project, method: str) -> None:
     """Refuse a method whose checkpoint holds no model.

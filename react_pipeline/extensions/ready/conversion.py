@@ -23,7 +23,7 @@ from react_pipeline.extensions.ready.corpus import ROWS_FILE
 from react_pipeline.extensions.ready.corpus_kind import ReadyEmbeddings
 from react_pipeline.extensions.ready.layout import Part, caption_columns, captions_of, unit
 from react_pipeline.extensions.ready.vector_files import vector_blocks
-from react_pipeline.store import Artifact, CorpusError, scratch_of, seal, sealed
+from react_pipeline.store import Artifact, CorpusError, Scratch
 
 ENCODED_CAPTIONS = 8_192
 
@@ -37,6 +37,7 @@ def converted(
     parts: list[Part],
     config: ReadyEmbeddings,
     staging: Path,
+    scratch: Scratch,
 ) -> dict[str, Any]:
     """Write `img_emb/`, `text_emb/` (float16 unit rows), `metadata/` and `groups.jsonl`; a killed
     run resumes.
@@ -45,9 +46,6 @@ def converted(
         Counts: why it was converted, vectors that were normalised, captions that were encoded.
     """
     logger.info("ready embeddings are converted once: %s", ", ".join(corpus.counts["convert"]))
-    scratch = scratch_of(staging)
-    for path in (scratch, *(staging / name for name in (*FOLDERS.values(), METADATA))):
-        path.mkdir(exist_ok=True)
     chosen = np.load(corpus.file(ROWS_FILE), mmap_mode="r") if config.subset else None
     starts = starts_of([part.rows for part in parts])
     digits = len(str(len(parts) - 1))
@@ -56,19 +54,21 @@ def converted(
         total=corpus.counts["pairs"], desc="converting", unit="row", disable=None, leave=False
     ) as bar:
         for number, part in enumerate(parts):
-            marker = scratch / f"{number}.json"
-            if (count := sealed(marker, staging)) is None:
+
+            def write(into: Path, number: int = number, part: Part = part) -> int:
                 kept = np.arange(part.rows)
                 if chosen is not None:
                     first, last = np.searchsorted(chosen, starts[number : number + 2])
                     kept = np.asarray(chosen[first:last] - starts[number])
                 names = {
-                    name: staging / name / f"{name}_{number:0{digits}d}"
+                    name: into / name / f"{name}_{number:0{digits}d}"
                     for name in (*FOLDERS.values(), METADATA)
                 }
-                files = _convert_part(clip, folder, part, kept, config, names) if len(kept) else []
-                count = len(kept)
-                seal(marker, files, count, staging)
+                if len(kept):
+                    _convert_part(clip, folder, part, kept, config, names)
+                return len(kept)
+
+            count = scratch.build(str(number), staging, write)
             rows.append(count)
             bar.update(count)
     (staging / GROUPS_FILE).write_text(
@@ -89,7 +89,7 @@ def _convert_part(
     kept: Rows,
     config: ReadyEmbeddings,
     names: dict[str, Path],
-) -> list[Path]:
+) -> None:
     columns = list(
         dict.fromkeys(
             [config.url_column, *caption_columns(config), *filter(None, [config.hash_column])]
@@ -106,6 +106,8 @@ def _convert_part(
     }
     if config.hash_column:
         described["hash"] = table[config.hash_column]
+    for path in names.values():
+        path.parent.mkdir()
     files = {name: path.with_suffix(".npy") for name, path in names.items()}
     files[METADATA] = names[METADATA].with_suffix(".parquet")
     pq.write_table(pa.table(described), files[METADATA], row_group_size=65_536)
@@ -126,4 +128,3 @@ def _convert_part(
                 some = captions[start : start + ENCODED_CAPTIONS]
                 vectors[start : start + len(some)] = clip.encode_texts(some).numpy()
         vectors.flush()
-    return list(files.values())

@@ -28,7 +28,7 @@ from react_pipeline.extensions.ready.layout import (
 )
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.store import Artifact, CorpusError, remembered_sha256
+from react_pipeline.store import Artifact, CorpusError, Scratch, remembered_sha256
 
 PARTS_FILE = "parts.parquet"
 FILES_FILE = "files.parquet"
@@ -59,7 +59,7 @@ def publish_inventory(project: Project, config: ReadyEmbeddings) -> Artifact:
         for name in tqdm(names, desc="checking files", unit="file", disable=None, leave=False)
     ]
 
-    def write(staging: Path) -> dict[str, Any]:
+    def write(staging: Path, _: Scratch) -> dict[str, Any]:
         pairs = sum(part.rows for part in parts)
         if config.subset is not None:
             rows = subset_rows(folder, parts, config.subset)

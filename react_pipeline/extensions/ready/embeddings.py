@@ -25,7 +25,7 @@ from react_pipeline.extensions.ready.vector_files import take_rows, take_vectors
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.stage import encoder_in
-from react_pipeline.store import Artifact, CorpusError, remembered_sha256
+from react_pipeline.store import Artifact, CorpusError, Scratch, remembered_sha256
 
 SAMPLED_CAPTIONS = 64
 MIN_ENCODER_SIMILARITY = 0.98
@@ -65,7 +65,7 @@ def adopt_embeddings(project: Project, config: ReadyEmbeddings) -> Artifact:
                 f"{folder / row.name}: is missing or has changed; materialize `corpus` again"
             )
 
-    def write(staging: Path) -> dict[str, Any]:
+    def write(staging: Path, scratch: Scratch) -> dict[str, Any]:
         clip = load(base.path, choose_device(project.config.device))
         counts = {
             "rows": corpus.counts["pairs"],
@@ -76,7 +76,7 @@ def adopt_embeddings(project: Project, config: ReadyEmbeddings) -> Artifact:
             **_proof(clip, folder, parts, config),
         }
         if corpus.counts["convert"]:
-            return {**counts, **converted(clip, corpus, folder, parts, config, staging)}
+            return {**counts, **converted(clip, corpus, folder, parts, config, staging, scratch)}
         columns = {
             "url": config.url_column,
             "caption": config.caption_column,
@@ -96,7 +96,7 @@ def adopt_embeddings(project: Project, config: ReadyEmbeddings) -> Artifact:
         (staging / READY_FILE).write_text(json.dumps(ready, indent=1))
         return counts
 
-    return project.store.build(inputs, write, resumable=bool(corpus.counts["convert"]))
+    return project.store.build(inputs, write)
 
 
 def _proof(

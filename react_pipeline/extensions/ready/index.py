@@ -25,7 +25,7 @@ from react_pipeline.indexing import (
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import IndexConfig
-from react_pipeline.store import Artifact, CorruptArtifact, InputError, remembered_sha256
+from react_pipeline.store import Artifact, CorruptArtifact, InputError, Scratch, remembered_sha256
 
 COARSE_RERANK = 8
 """Where tuning of the re-ranking starts for codes that do not hold whole vectors."""
@@ -40,10 +40,10 @@ def adopt_index(project: Project, indices: Path) -> Artifact:
     inputs = resolve(project, "faiss_index", content=identify(project.store.root, indices))
     embeddings = inputs.parents["corpus_embeddings"]
 
-    def write(staging: Path) -> dict[str, Any]:
+    def write(staging: Path, _: Scratch) -> dict[str, Any]:
         return take_over(project.config.index, indices, embeddings, staging)
 
-    return project.store.build(inputs, write, resumable=True)
+    return project.store.build(inputs, write)
 
 
 def identify(root: Path, indices: Path) -> dict[str, str]:
@@ -91,9 +91,7 @@ def take_over(
                 "to have an index built"
             )
         built.seconds = round(time.perf_counter() - started, 2)
-        link = staging / path.name
-        link.unlink(missing_ok=True)
-        link.symlink_to(path.resolve())
+        (staging / path.name).symlink_to(path.resolve())
         sides[side] = built
     return index_counts(embeddings, config, sides, f"taken over from {indices}", queries, staging)
 

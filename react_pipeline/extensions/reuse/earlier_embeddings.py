@@ -36,7 +36,6 @@ from react_pipeline.store import (
     MissingArtifact,
     Store,
     link_or_copy,
-    verify_files,
 )
 
 logger = logging.getLogger(__name__)
@@ -89,13 +88,13 @@ def _alike(store: Store, inputs: Inputs) -> list[Artifact]:
     artifacts = []
     for fingerprint in store.versions(inputs.stage, inputs.key):
         try:
-            artifact = store.unverified(inputs.stage, inputs.key, fingerprint)
+            artifact = store.open(inputs.stage, inputs.key, fingerprint)
             same = (
                 artifact.manifest["config"] == dict(inputs.config)
                 and artifact.parents.get(encoder) == made_by
             )
             if same and artifact.manifest["code_version"] == inputs.code_version:
-                verify_files(artifact, [GROUPS_FILE, LEDGER_FILE])
+                artifact.folder_with([GROUPS_FILE, LEDGER_FILE])
                 artifacts.append(artifact)
         except (CorruptArtifact, MissingArtifact, KeyError) as error:
             logger.info("%s: nothing is taken over from it (%s)", fingerprint, error)
@@ -127,7 +126,6 @@ class _Source:
         count = len(self.records)
         names = zip(files_of_shard(number, count), records.files(shard.number), strict=True)
         files = {name: new for name, new in names if name in self.artifact.manifest["files"]}
-        verify_files(self.artifact, files)
         folder = self.artifact.folder_with(files)
         metadata = metadata_file(number, count)
         ledger: list[LedgerRow] = []

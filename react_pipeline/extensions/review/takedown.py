@@ -72,7 +72,7 @@ def _published(project: Project, stage: str) -> Iterator[Artifact]:
     """Every artifact of a stage, current or not."""
     for key in project.store.keys(stage):
         for fingerprint in project.store.versions(stage, key):
-            yield project.store.unverified(stage, key, fingerprint)
+            yield project.store.open(stage, key, fingerprint)
 
 
 def _digests_at(project: Project, url: str) -> list[str]:

@@ -40,10 +40,9 @@ from react_pipeline.store import (
     CorpusError,
     CorruptArtifact,
     MissingArtifact,
+    Scratch,
     link_or_copy,
     remembered_sha256,
-    seal,
-    sealed,
     write_atomically,
 )
 
@@ -54,7 +53,8 @@ PART_ROWS = 40_000
 while.
 """
 
-_SCRATCH = "scratch"
+_WORK = "work"
+"""Folder of tables that are not published."""
 _SCHEMA = pa.schema([(name, pa.string()) for name in UrlRow._fields])
 
 logger = logging.getLogger(__name__)
@@ -76,25 +76,20 @@ def publish_url_corpus(project: Project, corpus: UrlTables) -> Artifact:
     content = [remembered_sha256(project.store.root, path) for path in tables]
     inputs = resolve(project, "corpus", content=content)
     return project.store.build(
-        inputs, lambda staging: _build(project, corpus, tables, staging), resumable=True
+        inputs, lambda staging, scratch: _build(project, corpus, tables, staging, scratch)
     )
 
 
 def _build(
-    project: Project, corpus: UrlTables, tables: list[Path], staging: Path
+    project: Project, corpus: UrlTables, tables: list[Path], staging: Path, scratch: Scratch
 ) -> dict[str, Any]:
-    scratch = staging / _SCRATCH
-    if (plan := sealed(scratch / "plan.json")) is None:
-        shutil.rmtree(staging)
-        scratch.mkdir(parents=True)
-        (staging / SHARDS).mkdir()
-        plan = _plan(_earlier(project, corpus), corpus, tables, staging)
-        seal(
-            scratch / "plan.json", [*scratch.glob("*.parquet"), *(staging / SHARDS).iterdir()], plan
-        )
-    remaining = pq.ParquetFile(scratch / "remaining.parquet")
+    plan = scratch.build(
+        "plan", staging, lambda folder: _plan(_earlier(project, corpus), corpus, tables, folder)
+    )
+    tables_of_work = staging / _WORK
+    remaining = pq.ParquetFile(tables_of_work / "remaining.parquet")
     counted = (Counter(plan["failed"]), plan["taken_over"], plan["shards"])
-    progress = _Progress(corpus, staging, *counted)
+    progress = _Progress(corpus, staging, scratch, *counted)
     with cluster(project.config.distributor):
         for part in range(remaining.num_row_groups):
             progress.run(part, remaining)
@@ -105,13 +100,13 @@ def _build(
             f"{_often(progress.reasons)}; check the network and the table"
         )
     ledger = pd.concat(
-        [pd.read_parquet(path) for path in sorted(scratch.glob("failed*.parquet"))],
+        [pd.read_parquet(path) for path in sorted(tables_of_work.glob("failed*.parquet"))],
         ignore_index=True,
     )
     ledger.to_parquet(staging / FAILED_FILE, index=False)
     shards = sorted((staging / SHARDS).glob("*.tar"), key=lambda path: int(path.stem))
     stock = take_stock_of(staging, shards)
-    shutil.rmtree(scratch)
+    shutil.rmtree(tables_of_work)
     return {
         **stock,
         "pairs": progress.pairs,
@@ -128,7 +123,9 @@ def _plan(
     earlier: Artifact | None, corpus: UrlTables, tables: list[Path], staging: Path
 ) -> dict[str, Any]:
     """Read the tables, take over what is there, and write down what remains to be downloaded."""
-    scratch = staging / _SCRATCH
+    for name in (SHARDS, _WORK):
+        (staging / name).mkdir()
+    scratch = staging / _WORK
     skipped = Counter[str]()
     shards = 0
     had = set[str]()
@@ -165,25 +162,24 @@ class _Progress:
 
     corpus: UrlTables
     staging: Path
+    scratch: Scratch
     reasons: Counter[str]
     pairs: int
     shards: int
 
     def run(self, part: int, remaining: pq.ParquetFile) -> None:
         """Download and pack a part, unless a killed build has done so."""
-        scratch = self.staging / _SCRATCH
-        marker = scratch / f"part_{part}.json"
-        directory = scratch / f"download_{part}"
-        if (done := sealed(marker)) is None:
-            ledger = scratch / f"failed_{part:06d}.parquet"
+        directory = self.scratch.folder / f"download_{part}"
+
+        def write(folder: Path) -> dict[str, Any]:
+            for name in (SHARDS, _WORK):
+                (folder / name).mkdir()
             rows = remaining.read_row_group(part).to_pandas()
-            done = self._done(rows, directory, scratch / f"refusals_{part}", ledger)
-            numbers = range(self.shards, self.shards + done["shards"])
-            seal(
-                marker,
-                [*(shard_file(self.staging / SHARDS, number) for number in numbers), ledger],
-                done,
-            )
+            refusals = self.scratch.folder / f"refusals_{part}"
+            ledger = folder / _WORK / f"failed_{part:06d}.parquet"
+            return self._done(rows, directory, refusals, folder / SHARDS, ledger)
+
+        done = self.scratch.build(f"part_{part}", self.staging, write)
         self.reasons.update(done["reasons"])
         self.pairs += done["pairs"]
         self.shards += done["shards"]
@@ -204,7 +200,7 @@ class _Progress:
             )
 
     def _done(
-        self, rows: pd.DataFrame, directory: Path, refusals: Path, ledger: Path
+        self, rows: pd.DataFrame, directory: Path, refusals: Path, shards_folder: Path, ledger: Path
     ) -> dict[str, Any]:
         rows["row"] = range(len(rows))
         corpus = self.corpus
@@ -228,7 +224,7 @@ class _Progress:
             (row.key, got.read(int(row.row)), row.caption.encode(), {"url": row.url})
             for row in pairs
         )
-        shards = pack(samples, self.staging / SHARDS, self.shards)
+        shards = pack(samples, shards_folder, self.shards)
         _write_ledger(ledger, got.failed.assign(key=rows["key"].iloc[got.failed["row"]].to_numpy()))
         return {"pairs": len(got.images), "reasons": reasons, "shards": shards}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -107,12 +106,12 @@ class ModelMethod(Method):
             c.training,
             c.world,
             c.scratch,
+            None if c.staging is None else c.staging / METRICS_FILE,
             weights,
             partial(labelled_accuracy, c.project, c.domain.slug, clip),
         )
         counts = trainer.run(c.observer, c.inputs)
         if c.staging is not None:
-            shutil.copyfile(c.scratch / METRICS_FILE, c.staging / METRICS_FILE)
             self.merge(trainer.clip.model)
             save(trainer.clip, c.staging)
         return counts

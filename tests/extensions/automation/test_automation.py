@@ -400,7 +400,7 @@ def test_two_daemons_over_one_store_make_everything_once(  # FAULTS 3, 29
         ("customized_checkpoint", "shapes/gated-image"),
         made,
     ):
-        assert len(list(project.store.directory(stage, key).glob("*/manifest.json"))) == 1
+        assert len(list((project.store.root / stage / key).glob("*/manifest.json"))) == 1
     assert len(client.search_model_versions("name = 'react-shapes'")) == 1
 
 

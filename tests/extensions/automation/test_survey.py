@@ -87,7 +87,7 @@ def test_overview_waits_while_little_of_it_is_new(project: Project) -> None:
     assert ("overview", ALL) in asked(project, slugs), "although `colours` is due"
     comparison = fresh(project, "comparison", "shapes")
     inputs = resolve(project, "overview", parents={"shapes": comparison}, content={"skipped": {}})
-    project.store.build(inputs, lambda _: {})
+    project.store.build(inputs, lambda *_: {})
     assert survey(project, slugs).states["overview", ALL] is State.WAITING
     build_all(project, slugs)
     assert ("overview", ALL) in asked(project, slugs)
@@ -219,7 +219,7 @@ def test_files_are_parsed_once_until_they_change(
     before = survey(trained, ["shapes"])
     with monkeypatch.context() as unread:
         unread.setattr(files, "read_yaml", None)
-        unread.setattr("react_pipeline.store.store.read_manifest", None)
+        unread.setattr("react_pipeline.store.store.parse_manifest", None)
         assert survey(trained, ["shapes"]).states == before.states
     edit_domain(trained, "shapes", templates=["a sketch of a {}"])
     assert ("retrieved_set", "shapes") in asked(trained)
@@ -233,7 +233,7 @@ def test_cost_of_a_look_grows_with_the_domains_and_not_faster(
     build_all(project, ["shapes", "colours"])
     parents = {slug: fresh(project, "comparison", slug) for slug in ("shapes", "colours")}
     overview = resolve(project, "overview", parents=parents, content={"skipped": {}})
-    project.store.build(overview, lambda _: {})
+    project.store.build(overview, lambda *_: {})
     monkeypatch.setattr(
         Store, "keys", lambda store, stage: listed.append(stage) or listing(store, stage)
     )

@@ -26,8 +26,9 @@ from react_pipeline.extensions.dashboard.examples import (
 from react_pipeline.extensions.dashboard.figures import plain
 from react_pipeline.extensions.dashboard.overview import overview
 from react_pipeline.project.project import Project
-from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.errors import CorruptArtifact
+from react_pipeline.store.store import Store
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
 ANSWERS = {
@@ -235,15 +236,20 @@ def test_shown_classes_are_the_most_and_least_gained() -> None:
 
 
 def test_curves_are_thinned_by_averaging(project: Project, tmp_path: Path) -> None:
+    def checkpoint(method: str, lines: str) -> Artifact:
+        def write(folder: Path, _: object) -> dict[str, int]:
+            (folder / "metrics.jsonl").write_text(lines)
+            return {}
+
+        return Store(tmp_path).build(Inputs("checkpoint", method, {}, {}, "1"), write)
+
     lines = "".join(f'{{"step": {step}, "loss": {step}}}\n' for step in range(1_000))
-    (tmp_path / "metrics.jsonl").write_text(lines)
-    checkpoint = Artifact(tmp_path, {"files": {"metrics.jsonl": {}}})
-    curve = read_curves({"full": checkpoint})["full"]
+    curve = read_curves({"full": checkpoint("full", lines)})["full"]
     assert len(curve) <= MAX_POINTS
     assert curve["step"].tolist() == curve["loss"].tolist()
     assert curve["loss"].iloc[0] == 2.0
-    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "loss": 0.0}\n')  # a fit, no training
-    assert not read_curves({"gda": checkpoint})
+    fit = checkpoint("gda", '{"step": 0, "loss": 0.0}\n')
+    assert not read_curves({"gda": fit}), "no training"
 
 
 def test_no_picture_is_left_out_because_of_the_disk(

@@ -138,7 +138,7 @@ def test_a_missing_comparison_is_named_and_stales_the_overview(
         overviewing.overview_is_current(project)
     both = overview(project)
     assert both.fingerprint != first.fingerprint
-    shutil.rmtree(project.store.directory("comparison", "colours"))
+    shutil.rmtree(project.store.root / "comparison" / "colours")
     with pytest.raises(StaleArtifact, match="shows colours, out of date: `comparison`"):
         overviewing.overview_is_current(project)
     assert overview(project) == first
@@ -162,7 +162,7 @@ def test_a_comparison_that_lacks_a_fresh_result_is_stale(project: Project) -> No
 
 def test_a_result_that_was_removed_makes_its_comparison_stale(project: Project) -> None:
     compared(project, "shapes", 0.25, 0.5)
-    shutil.rmtree(project.store.directory("domain_results", "shapes/gated-image"))
+    shutil.rmtree(project.store.root / "domain_results" / "shapes/gated-image")
     with pytest.raises(StaleArtifact, match="today's result of gated-image"):
         comparing.comparison_is_current(project, "shapes")
 

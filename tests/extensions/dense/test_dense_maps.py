@@ -19,6 +19,7 @@ from react_pipeline.extensions.dense.maps import ClassVectors, Segmenter, padded
 from react_pipeline.extensions.dense.sets import DenseImages, read_dense_set
 from react_pipeline.extensions.dense.settings import DenseConfig
 from react_pipeline.extensions.dense.student import Student
+from react_pipeline.store import Scratch
 from react_pipeline.store.errors import CorruptArtifact, InputError, TrainingError
 
 
@@ -167,7 +168,7 @@ STUDENT = {
 
 def trained(clip: Clip, masks: DenseImages, root: Path, **fields: Any) -> Student:
     made = Student(segmenter(clip, masks), DenseConfig.model_validate({**STUDENT, **fields}))
-    made.train(masks.source.root, "shapes/images", root, 10_000)
+    made.train(masks.source.root, "shapes/images", Scratch(root), 10_000)
     return made
 
 
@@ -189,7 +190,7 @@ def test_a_killed_student_ends_with_uninterrupted_weights(
     with pytest.raises(KeyboardInterrupt):
         trained(clip, masks, tmp_path / "killed")
     if flipped:
-        (state,) = (tmp_path / "killed").rglob("state-*.pt")
+        (state,) = (tmp_path / "killed").rglob("state.pt")
         data = bytearray(state.read_bytes())
         data[len(data) // 2] ^= 1
         state.write_bytes(data)

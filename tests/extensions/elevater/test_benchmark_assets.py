@@ -181,7 +181,7 @@ def test_no_method_beside_the_base_no_comparison_with_it() -> None:
 
 
 def test_features_without_a_direction_are_counted(tiny_project: Project) -> None:
-    def write(directory: Path) -> dict[str, int]:
+    def write(directory: Path, _: object) -> dict[str, int]:
         features = np.ones((4, 3), np.float32)
         features[1] = 0
         features[2, 0] = np.nan
@@ -203,7 +203,7 @@ def test_training_pair_that_is_a_test_image_is_counted(tiny_project: Project) ->
         np.save(directory / "mnist" / "train_sha256.npy", np.array([[205] * 32], np.uint8))
         return {}
 
-    def write_pairs(directory: Path) -> dict[str, int]:
+    def write_pairs(directory: Path, _: object) -> dict[str, int]:
         pd.DataFrame({"image_sha256": ["ab" * 32, "cd" * 32, "ef" * 32]}).to_parquet(
             directory / "pairs.parquet"
         )

@@ -73,7 +73,7 @@ def guarded(project: Project, method: str, right: int | None, images: str = "1")
         evaluation_set_fingerprint=images,
     )
 
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, _: object) -> dict[str, Any]:
         folder = directory / "photos"
         folder.mkdir()
         measured = blank.model_copy(update={"unavailable": "no such folder"})

@@ -240,7 +240,7 @@ def test_the_demo_architecture_is_refused_by_plain_open_clip(
     torch.manual_seed(0)
     clip = from_parts(open_clip.model.CustomTextCLIP(384, tower, text_cfg), model_cfg, {}, None)
 
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, _: object) -> dict[str, Any]:
         save(clip, directory)
         return COUNTS
 

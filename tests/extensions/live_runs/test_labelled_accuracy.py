@@ -77,7 +77,7 @@ def test_an_unavailable_set_is_reported_and_training_goes_on(
     project = make_project(customization={"defaults": {**TRAINING, "evaluate_every": 2}})
     shutil.copytree(_retrieved_store, project.config.store)
     unavailable = Artifact(
-        Path(), {"fingerprint": "", "counts": {"unavailable": "no such folder"}}, reused=True
+        project.store, {"fingerprint": "", "counts": {"unavailable": "no such folder"}}
     )
     monkeypatch.setattr(
         "react_pipeline.extensions.live_runs.training_probe.fresh", lambda *_: unavailable

@@ -45,7 +45,7 @@ def record(step: int, time_ms: int = 1_000_000) -> dict[str, float]:
 
 
 def publish(project: Project, records: list[dict[str, float]]) -> Artifact:
-    def write(directory: Path) -> dict[str, Any]:
+    def write(directory: Path, _: object) -> dict[str, Any]:
         (directory / "metrics.jsonl").write_text(
             "".join(json.dumps(line) + "\n" for line in records)
         )

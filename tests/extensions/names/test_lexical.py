@@ -21,6 +21,7 @@ from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.settings.retrieval import RetrievalConfig
+from react_pipeline.store import Scratch
 
 
 def test_which_captions_say_which_names() -> None:
@@ -40,7 +41,7 @@ def test_captions_that_say_a_name_by_likeness(
     clip = load(indexed_project.store.current("base_checkpoint", "all").path)
     vectors = clip.encode_texts(prompts["prompt"].tolist()).numpy()
     settings = RetrievalConfig(modes=("t2t", "lexical"), k_per_prompt=2)
-    hits = lexical_hits(embeddings, prompts, vectors, settings, tmp_path)
+    hits = lexical_hits(embeddings, prompts, vectors, settings, Scratch(tmp_path))
     captions = read_metadata(embeddings, ["caption"])["caption"].fillna("")
     texts = read_vectors(embeddings, "text")
     for class_id, of_class in prompts.groupby("class_id"):

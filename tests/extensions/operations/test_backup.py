@@ -95,8 +95,8 @@ def test_what_is_published_meanwhile_breaks_no_backup(
                 project, "shapes", evaluation={"name": "other", "kind": "folder", "path": "."}
             )
             newer.append(build(project, "evaluation_set", "shapes", ["c"]).fingerprint)
-            half = project.store.staging / "evaluation_set--half"
-            half.mkdir()
+            half = project.store.root / ".scratch" / "evaluation_set--half"
+            half.mkdir(parents=True)
             (half / "manifest.json").write_text("{")
         return copytree(source, target, **options)
 
@@ -114,7 +114,7 @@ def test_pruning_waits_for_a_backup(
     held = []
 
     def look(*_: Any) -> int:
-        with project.store.try_lock("prune") as free:
+        with project.store.locked("prune", wait=False) as free:
             held.append(not free)
         return 0
 
@@ -131,7 +131,7 @@ def test_a_damaged_backup_is_refused(project: Project, tmp_path: Path, part: str
     back_up(project, saved)
     path = saved / part
     if path.is_dir():
-        path = next(one for one in path.glob("*/*") if one.name != "manifest.json")
+        path = next(one for one in path.glob("*/*/*") if one.name != "manifest.json")
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(InputError, match="saved"):
         restore(saved, tmp_path / "restored")

@@ -32,7 +32,7 @@ def corpus(**given: Any) -> ReadyEmbeddings:
 def publish(
     store: Path, rows: pd.DataFrame, source: UrlSource, shard_pairs: int
 ) -> tuple[Artifact, Any]:
-    def write(directory: Path) -> dict[str, int]:
+    def write(directory: Path, _: object) -> dict[str, int]:
         collected.append(collect_pairs(rows, source, directory / "shards", shard_pairs))
         return {"pairs": len(collected[0])}
 

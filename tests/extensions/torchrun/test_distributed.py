@@ -20,8 +20,10 @@ from support.device import DEVICES, require
 from react_pipeline.extensions.methods.full import Full
 from react_pipeline.extensions.torchrun.world import Processes
 from react_pipeline.project.project import Project
+from react_pipeline.store import Scratch
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import InputError, RetrievalError
+from react_pipeline.store.store import Store
 from react_pipeline.training.customization import customize
 from react_pipeline.training.schedule import batch_at
 from react_pipeline.training.world import World
@@ -87,7 +89,7 @@ import os, signal, torch
 save = torch.save
 def half(content, path):
     save(content, path)
-    if path.name == "step-000000004.pt":
+    if content.get("step") == 4:
         os.truncate(path, path.stat().st_size // 2)
         os.kill(os.getpid(), signal.SIGKILL)
 torch.save = half
@@ -156,7 +158,8 @@ def together(
 
 
 def artifact_at(path: str | Path) -> Artifact:
-    return Artifact(Path(path), json.loads((Path(path) / "manifest.json").read_text()), reused=True)
+    manifest = json.loads((Path(path) / "manifest.json").read_text())
+    return Artifact(Store(Path(path).parents[manifest["key"].count("/") + 3]), manifest)
 
 
 def losses(path: str | Path) -> list[float]:
@@ -219,7 +222,7 @@ def test_one_process_writes_the_artifact_that_all_return(together: Together) -> 
         for path in together.store.glob("customized_checkpoint/*/*/*/manifest.json")
     )
     assert published == ["full", "gated-image"]
-    assert list((together.store / ".staging").iterdir()) == []
+    assert list((together.store / ".scratch").iterdir()) == []
     files = sorted(path.name for path in Path(writer["gated"]["path"]).iterdir())
     assert files == [
         "loss.png",
@@ -263,9 +266,9 @@ def test_killed_in_a_save_it_resumes_from_the_state_before(
     whole, killed = projects
     wanted = [("full", str(killed.path), "full")]
     assert launched(tmp_path, KILLED_IN_A_SAVE + PROCESS, wanted, "cpu").returncode
-    (scratch,) = (killed.config.store / ".staging").glob("*.scratch")
+    (scratch,) = (killed.config.store / ".scratch").glob("*/*")
     states = [path.name for path in sorted(scratch.glob("step-*"))]
-    assert states == ["step-000000002.json", "step-000000002.pt", "step-000000004.pt"]
+    assert states == ["step-000000002"]
     done = launched(tmp_path, f"{WRITING_BEHIND}\n{PROCESS}", wanted, "cpu")
     assert done.returncode == 0, done.stderr[-4_000:]
     one = customize(whole, "shapes", "full")
@@ -322,6 +325,5 @@ def test_a_batch_that_does_not_suit_the_processes_is_refused(
     clip = load(project.store.current("base_checkpoint", "all").path)
     pairs = CollectedPairs(project.store.current("retrieved_set", "shapes"))
     with pytest.raises(error, match=text):
-        Trainer(
-            clip, pairs, project.domain("shapes"), Full(), training, World(0, processes), tmp_path
-        )
+        world, scratch = World(0, processes), Scratch(tmp_path)
+        Trainer(clip, pairs, project.domain("shapes"), Full(), training, world, scratch, None)

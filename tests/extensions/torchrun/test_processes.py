@@ -357,9 +357,9 @@ def test_two_nodes_resume_after_a_process_was_killed(
     with dagster_home(tmp_path / "home"):
         launching = launched_on_two_nodes(project)
         try:
-            states = project.store.staging
+            states = project.store.root / ".scratch"
             wait_until(
-                lambda: list(states.rglob("step-*.json")) or launching.poll() is not None,
+                lambda: list(states.rglob("step-*")) or launching.poll() is not None,
                 300,
                 "no state",
             )

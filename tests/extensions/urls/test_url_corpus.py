@@ -107,7 +107,7 @@ def test_images_become_shards_and_missing_ones_are_recorded(
     counts = artifact.counts
     assert (counts["pairs"], counts["failed"], counts["taken_over"]) == (GOOD, 3, 0)
     assert counts["skipped"] == {"duplicate_url": 1, "no_url": 1}
-    assert not (artifact.path / "scratch").exists()
+    assert not (artifact.path / "work").exists()
     assert publish_corpus(project).reused
     assert fresh(project, "corpus").fingerprint == artifact.fingerprint
 
@@ -167,7 +167,7 @@ def test_images_resized_by_another_rule_are_not_taken_over(
         (40, False),
     ):  # of the longer side: the number alone
         older = Inputs("corpus", "all", {**config, "image_size": recorded}, {}, "1")
-        project.store.build(older, lambda _: {})
+        project.store.build(older, lambda *_: {})
         assert (url_corpus._earlier(project, project.config.corpus) is not None) == is_taken
     as_they_came = corpus_of(make_project, tmp_path / "pairs.parquet")
     assert (

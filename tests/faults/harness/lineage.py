@@ -7,6 +7,7 @@ another project.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from react_pipeline.clip import save
 from react_pipeline.clip.model import from_parts
 from react_pipeline.project import Project
 from react_pipeline.stage import STAGES
-from react_pipeline.store import CURRENT, Artifact, CorruptArtifact, ReactError, read_manifest
+from react_pipeline.store import CURRENT, MANIFEST, ReactError
 
 SLUG, METHODS = "shapes", ("base", "gated-image", "gated-image-control")
 TASKS = [
@@ -85,12 +86,11 @@ def run(folder: Path, first: int = 0, last: int = len(TASKS)) -> None:
 
 
 def forget() -> None:
-    """As in a new process: nothing verified, nothing loaded, nothing known of the file system."""
+    """As in a new process: nothing verified, nothing loaded."""
     from react_pipeline.clip import loaded_base
-    from react_pipeline.store import artifacts, file_system
+    from react_pipeline.store import store
 
-    artifacts._verified.clear()
-    file_system._has_locks.clear()
+    store._verified.clear()
     loaded_base.cache_clear()
 
 
@@ -137,19 +137,10 @@ def torn(folder: Path) -> list[str]:
     pointers.
     """
     root = folder / "store"
-    found = []
-    if (root / "store.json").exists():
-        found = [
-            str(error)
-            for _, error in Project.load(folder / "pipeline.yaml").store.verify()
-            if error is not None
-        ]
-    for directory in root.glob("[!.]*/**/????????????????"):
-        if directory.is_dir():
-            try:
-                Artifact(directory, read_manifest(directory, directory.relative_to(root).parts[0]))
-            except CorruptArtifact as error:
-                found.append(str(error))
+    if not (root / "store.json").exists():
+        return []
+    store = Project.load(folder / "pipeline.yaml").store
+    found = [str(error) for _, error in store.verify() if error is not None]
     for pointer in root.glob("[!.]*/**/" + CURRENT):
         name = pointer.read_text().strip()
         if not name or not (pointer.parent / name / "manifest.json").exists():
@@ -157,16 +148,17 @@ def torn(folder: Path) -> list[str]:
     return found
 
 
-def left_in_staging(folder: Path) -> list[str]:
-    """Names of what no later run uses: folders, and leases that `prune` does not remove.
-
-    A process that ends after it published, and before it gave its lease back, leaves that alone.
-    The next build of this artifact removes it, or `prune`: a second verdict is another artifact.
-    """
+def left_over(folder: Path) -> list[str]:
+    """Names of what no later run uses: scratch, and attempts that `prune` does not remove."""
     store = Project.load(folder / "pipeline.yaml").store
-    folders = {path.name for path in store.staging.glob("[!.]*") if path.is_dir()}
-    store.prune()
-    return sorted(folders | {path.name for path in store.staging.glob("[!.]*")})
+    scratches = {path.name for path in store.root.glob(".scratch/*")}
+    store.prune(keep_seconds=-1)
+    attempts = {
+        str(path)
+        for path in store.root.glob("[!.]*/**/_????????????????")
+        if json.loads((path.parent / MANIFEST).read_bytes())["attempt"] != path.name
+    }
+    return sorted(scratches | attempts)
 
 
 def explained(error: BaseException) -> str:

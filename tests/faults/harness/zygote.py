@@ -86,7 +86,7 @@ class Zygote:
         ended = forked(lambda: lineage.run(work, task, task + 1))
         self.state.release()
         if fault == "rot":
-            rot(work / "store" / ".staging", random.Random(n))  # noqa: S311 - reproducible
+            rot(work / "store" / ".scratch", random.Random(n))  # noqa: S311 - reproducible
         last = self.tasks if to_end else task + 1
         after = forked(lambda: self.recover(work, task, last))
         fired, where = bool(self.state.fired), self.state.where.decode().removeprefix(str(work))
@@ -109,7 +109,7 @@ class Zygote:
                 f"the next run: {type(error).__name__}: {error}\n{traceback.format_exc(limit=-4)}",
             ]
         found += self.reference.differences(work, last)
-        return found + [f"left in staging: {name}" for name in lineage.left_in_staging(work)]
+        return found + [f"left over: {name}" for name in lineage.left_over(work)]
 
     def record(self, work: Path, fsync: bool) -> dict[str, Any]:
         """Run the whole lineage and keep what it does to the disk; without fsync, if asked."""
@@ -136,13 +136,11 @@ class Zygote:
 
 def rot(folder: Path, chance: random.Random) -> None:
     """Flip a bit of a file that a killed build may resume from."""
-    files = [
-        path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lease"
-    ]
-    if files := [path for path in files if path.stat().st_size]:
+    if files := sorted(path for path in folder.rglob("*") if path.is_file()):
         path = chance.choice(files)
         data = bytearray(path.read_bytes())
-        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        if data:
+            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
         path.write_bytes(data)
 
 

@@ -1,1 +1,0 @@
-"""The store in object storage: S3, Google Cloud Storage or Azure."""

@@ -1,0 +1,145 @@
+"""Partial work of a build, which the next build of the same inputs finds after a kill.
+
+Does not belong here: which scratch a build goes on from (`store`).
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from react_pipeline.store.durable import append, fsync, fsync_tree, link_or_copy, remove, sha256_of
+
+KEPT = ".kept"
+"""Log of a scratch: a line with the name and the digests of each thing that it keeps."""
+
+FILES, RECORD = "files", "record.json"
+"""What `fill` leaves in a folder."""
+
+Digests = dict[str, dict[str, Any]]
+"""SHA-256 and bytes of files, by their paths below a folder; of a single file by "."."""
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """What survives a kill: files and folders that are complete as soon as they have their names.
+
+    Several files that belong together are one kept folder. Names that begin with a dot are
+    temporary. A file is hashed once by a process, also if it gets further names by links.
+    """
+
+    folder: Path
+    _hashed: dict[tuple[int, ...], dict[str, Any]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def keep(self, name: str, write: Callable[[Path], Any]) -> Path:
+        """Return the file or folder of this name, which `write` writes to a temporary path unless
+        it is there. It never changes afterwards.
+        """
+        path = self.folder / name
+        if not path.exists():
+            part = path.with_name(f".{secrets.token_hex(8)}.{path.name}")
+            part.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                write(part)
+                fsync_tree(part)
+                line = _line(name, self.digests(part))
+                part.rename(path)
+            except OSError:
+                if not path.is_dir():  # another process of this build kept the same folder
+                    raise
+            else:
+                fsync(path.parent)
+                self._log(line)
+            finally:
+                remove(part)
+        return path
+
+    def build(self, name: str, target: Path, write: Callable[[Path], Any]) -> Any:
+        """Do a part of a build once: `write` fills a kept folder and returns a record (JSON); the
+        files are linked into `target`, and the record is returned.
+        """
+        kept = self.keep(name, lambda folder: fill(folder, write))
+        link_or_copy(kept / FILES, target)
+        return json.loads((kept / RECORD).read_text(encoding="utf-8"))
+
+    def digests(self, path: Path) -> Digests:
+        """SHA-256 and bytes of a file, or of each file below a folder."""
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        return {
+            file.relative_to(path).as_posix(): self._described(file)
+            for file in files
+            if not file.is_dir() and file.name != KEPT
+        }
+
+    def _described(self, file: Path) -> dict[str, Any]:
+        stat = file.stat()
+        stamp = stat.st_ino, stat.st_size, stat.st_mtime_ns
+        if stamp not in self._hashed:
+            self._hashed[stamp] = {"sha256": sha256_of(file), "bytes": stat.st_size}
+        return self._hashed[stamp]
+
+    def begin(self, earlier: Scratch | None = None) -> None:
+        """Make the folder, with links to what an earlier scratch keeps, except what is no longer as
+        it was written.
+        """
+        self.folder.mkdir(parents=True)
+        lines = []
+        source = earlier or self
+        for name, digests in source._kept().items():
+            files = {file: source.folder / name / file for file in digests}
+            with suppress(OSError):  # it was removed
+                if all(self._described(files[file]) == digests[file] for file in files):
+                    for file, path in files.items():
+                        if not (self.folder / name / file).exists():
+                            link_or_copy(path, self.folder / name / file)
+                    lines.append(_line(name, digests))
+        # At last and at once, or a kill here would leave a scratch that is newer and has less.
+        self._log(b"".join(lines))
+
+    @property
+    def kept_at(self) -> int:
+        """Time at which something was kept last, in nanoseconds; 0 if nothing was."""
+        latest = 0
+        for log in self.folder.rglob(KEPT):
+            with suppress(FileNotFoundError):
+                stat = log.stat()
+                latest = max(latest, stat.st_mtime_ns if stat.st_size else 0)
+        return latest
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether somebody removed what the process of this scratch works with."""
+        return not (self.folder / KEPT).exists()
+
+    def _kept(self) -> dict[str, Digests]:
+        """What this scratch, and those in folders of it, keep."""
+        kept: dict[str, Digests] = {}
+        for log in sorted(self.folder.rglob(KEPT)):
+            place = log.parent.relative_to(self.folder)
+            with suppress(OSError, ValueError, RecursionError):  # the last line may be torn
+                for line in log.read_bytes().splitlines():
+                    name, digests = json.loads(line)
+                    kept[(place / name).as_posix()] = digests
+        return kept
+
+    def _log(self, lines: bytes) -> None:
+        with (self.folder / KEPT).open("ab") as log:
+            append(log.fileno(), lines)
+
+
+def fill(folder: Path, write: Callable[[Path], Any]) -> None:
+    """Make a folder of files, which `write` writes, with the record (JSON) that it returns."""
+    (folder / FILES).mkdir(parents=True)
+    record = json.dumps(write(folder / FILES))
+    (folder / RECORD).write_text(record, encoding="utf-8")
+
+
+def _line(name: str, digests: Digests) -> bytes:
+    return json.dumps([name, digests]).encode() + b"\n"

@@ -1,0 +1,34 @@
+"""FAULTS 1, 3, 37, 39, 45: builders that are killed, next to others, `prune` and a reader.
+
+`torture` explains how. A short form is for each day; each mode of the long form kills 200 times.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("torture.py")
+
+
+def torture(*arguments: object, seconds: int = 300) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    print(done.stdout, done.stderr[-2000:])
+    return done
+
+
+@pytest.mark.parametrize("locks", ["real", "useless"])
+def test_a_few_kills_tear_and_lose_nothing(locks: str) -> None:
+    assert torture("folder", locks, "fair", 8, 1).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+@pytest.mark.parametrize("locks", ["real", "useless"])
+@pytest.mark.parametrize("pruning", ["fair", "brutal"])
+def test_hundreds_of_kills_tear_and_lose_nothing(kind: str, locks: str, pruning: str) -> None:
+    assert torture(kind, locks, pruning, 200, 2, seconds=4_000).returncode == 0

@@ -1,0 +1,422 @@
+"""Builders that are killed at random moments, next to others of the same fingerprint, `prune` and a
+reader that verifies.
+
+`python tests/store/torture.py {folder,bucket} {real,useless} {fair,brutal} KILLS SEED [MUTANT]`.
+Locks are useless where each is granted at once. Pruning is brutal where it keeps nothing that is
+not current. A mutant is a store without one of its guards; `MUTANTS` has their names.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from react_pipeline.store import store as store_module
+from react_pipeline.store.artifacts import Artifact, Inputs
+from react_pipeline.store.bucket import Bucket
+from react_pipeline.store.durable import link_or_copy
+from react_pipeline.store.errors import (
+    CorruptArtifact,
+    MissingArtifact,
+    SourceUnavailable,
+    StoreWriteError,
+)
+from react_pipeline.store.folder import MANIFEST, Folder
+from react_pipeline.store.scratch import Scratch
+from react_pipeline.store.store import Store
+
+UNITS = 5
+TRIES = 8
+"""Builds of a round after its kills, of which one must succeed: Dagster tries again, too."""
+ROUND_SECONDS = 120
+RETRIED = (StoreWriteError, MissingArtifact, SourceUnavailable, FileNotFoundError)
+BEFORE, WRITING, PUBLISHED = range(3)
+"""Phases of a builder: it waits or reads, it has written a byte, it has written its manifest."""
+
+_phases = mmap.mmap(-1, 1 << 12)
+_phase = [0]
+
+
+class Anomaly(Exception):  # noqa: N818
+    """What must never be seen."""
+
+
+def enter(phase: int) -> None:
+    _phases[_phase[0]] = phase
+
+
+def nap() -> None:
+    if random.random() < 0.5:  # noqa: S311
+        time.sleep(random.random() * 0.02)  # noqa: S311
+
+
+def unit(place: str, token: str) -> str:
+    return json.dumps([place, [token] * 400])
+
+
+def write_files(place: str) -> Callable[[Path, Scratch], dict[str, Any]]:
+    """Writes files that show whether they belong together, some of them by the scratch."""
+
+    def write(folder: Path, scratch: Scratch) -> dict[str, Any]:
+        enter(WRITING)
+        token = os.urandom(8).hex()
+        (folder / "x").mkdir()
+        (folder / "x" / "self").write_text(token * 300)
+        tokens: dict[int, str] = {}
+        made = 0
+
+        def make(path: Path) -> None:
+            nonlocal made
+            made += 1
+            text = unit(place, token)
+            with path.open("w") as file:
+                file.write(text[: len(text) // 2])
+                file.flush()
+                nap()
+                file.write(text[len(text) // 2 :])
+
+        for number in range(UNITS):
+            path = scratch.keep(f"units/u{number}", make)
+            tokens[number] = token_of_unit(path, place, "resumed wrongly")
+            link_or_copy(path, folder / f"u{number}")
+            nap()
+        (folder / "all.json").write_text(json.dumps(tokens))
+        nap()
+        (folder / "y").mkdir()
+        (folder / "y" / "self").write_text(token * 300)
+        return {"made": made, "token": token}
+
+    return write
+
+
+def token_of_unit(path: Path, place: str, problem: str) -> str:
+    text = path.read_text()
+    try:
+        found, tokens = json.loads(text)
+        assert found == place and len(tokens) == 400 and len(set(tokens)) == 1
+    except (ValueError, AssertionError) as error:
+        raise Anomaly(f"{problem}: {path}: {text[:80]}") from error
+    return str(tokens[0])
+
+
+def check(artifact: Artifact) -> None:
+    """Read an artifact, and raise an anomaly unless it is whole and of one build."""
+    folder = artifact.path
+    names = {"x/self", "y/self", "all.json", *(f"u{n}" for n in range(UNITS))}
+    if set(artifact.manifest["files"]) != names:
+        raise Anomaly(f"torn: {artifact.prefix} {sorted(artifact.manifest['files'])}")
+    one, other = (folder / "x" / "self").read_text(), (folder / "y" / "self").read_text()
+    if one != other or one != artifact.counts["token"] * 300:
+        raise Anomaly(f"mixed: {artifact.prefix}")
+    tokens = json.loads((folder / "all.json").read_text())
+    for n in range(UNITS):
+        if token_of_unit(folder / f"u{n}", artifact.place, "torn") != tokens[str(n)]:
+            raise Anomaly(f"mixed units: {artifact.prefix}")
+
+
+def fork(action: Callable[[], dict[str, Any]], result: Path, phase: int = 0) -> int:
+    """Run an action in a process whose end is written to a file."""
+    process = os.fork()
+    if process:
+        return process
+    random.seed(os.urandom(8))
+    _phase[0] = phase
+    answer: dict[str, Any] = {}
+    try:
+        answer = {**action(), "end": "ok"}
+    except Anomaly as error:
+        answer = {"end": "anomaly", "text": str(error)}
+    except CorruptArtifact as error:
+        answer = {"end": "anomaly", "text": f"damaged: {error}"}
+    except RETRIED as error:
+        answer = {"end": type(error).__name__, "text": traceback.format_exc()}
+    except BaseException:
+        answer = {"end": "error", "text": traceback.format_exc()}
+    result.with_suffix(".part").write_text(json.dumps(answer))
+    result.with_suffix(".part").rename(result)
+    os._exit(0)
+
+
+@dataclass
+class Torture:
+    """One run.
+
+    Attributes:
+        seen: How often what happened, by name.
+        problems: What must never happen, a text each.
+    """
+
+    kind: str
+    pruning: str
+    base: Path
+    chance: random.Random
+    seen: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+    def open_store(self, host: int) -> Store:
+        if self.kind == "folder":
+            return Store(self.base / "store")
+        url = f"s3://artifacts/{self.base.name}"
+        return Store(Bucket(url, self.base / f"host{host}", cache_bytes=3e4))
+
+    @property
+    def keep_seconds(self) -> float:
+        fair = 25 if self.kind == "folder" else 60
+        return fair if self.pruning == "fair" else 0
+
+    def build(self, value: int, host: int, late: float) -> dict[str, Any]:
+        time.sleep(late)
+        store = self.open_store(host)
+        first = Inputs("parent", "all", {"v": value % 3}, {}, "1")
+        parent = store.build(first, write_files(first.place))
+        enter(BEFORE)
+        inputs = Inputs("child", "a/b", {"v": value}, {"parent": parent}, "1")
+        child = store.build(inputs, write_files(inputs.place))
+        return {"attempt": child.prefix, "parent": parent.prefix, "made": child.counts["made"]}
+
+    def keep_pruning(self) -> dict[str, Any]:
+        store, seen = self.open_store(7), Counter[str]()
+        pause = 2 if self.kind == "bucket" else 0.4
+        while not (self.base / "stop").exists():
+            removed = store.prune(keep_seconds=self.keep_seconds)
+            seen["attempts pruned"] += sum("/_" in path for path in removed)
+            seen["artifacts pruned"] += sum("/_" not in path for path in removed)
+            time.sleep(random.random() * pause)  # noqa: S311
+        return seen
+
+    def keep_reading(self) -> dict[str, Any]:
+        seen = Counter[str]()
+        store = self.open_store(8)
+        while not (self.base / "stop").exists():
+            for stage, key in (("parent", "all"), ("child", "a/b")):
+                time.sleep(0.03)
+                store_module._verified.clear()
+                with suppress(*RETRIED):
+                    check(store.current(stage, key))
+                    seen["read"] += 1
+        return seen
+
+    def run(self, kills: int, seconds: float) -> None:
+        (self.base / "results").mkdir()
+        helpers = {}
+        for name, action in (("pruner", self.keep_pruning), ("reader", self.keep_reading)):
+            result = self.base / f"{name}.json"
+            helpers[name] = fork(action, result), result
+        until = time.monotonic() + seconds
+        value = number = 0
+        try:
+            while self.seen["kills"] < kills and len(self.problems) < 5:
+                if time.monotonic() > until:
+                    self.problems.append(f"only {self.seen['kills']} kills in {seconds:.0f} s")
+                number += 1
+                returns = self.chance.random() < 0.3
+                value = self.chance.randint(max(1, value - 4), value + 1) if returns else value + 1
+                self.round(number, value)
+        finally:
+            (self.base / "stop").touch()
+            for name, (process, result) in helpers.items():
+                os.waitpid(process, 0)
+                answer = json.loads(result.read_text())
+                if answer.pop("end") != "ok":
+                    self.problems.append(f"{name}: {answer}")
+                else:
+                    self.seen.update(answer)
+
+    def round(self, number: int, value: int) -> None:
+        """Builders of one fingerprint, some of which are killed, and then one that is not."""
+        ends = [end for end in self.builders(number, value) if end is not None]
+        last: dict[str, Any] = {}
+        for again in range(TRIES):
+            result = self.base / "results" / f"{number}-last{again}.json"
+            os.waitpid(fork(lambda n=again: self.build(value, n % 2, 0), result), 0)
+            ends.append(last := json.loads(result.read_text()))
+            if last["end"] == "ok":
+                break
+        for end in ends:
+            self.seen[end["end"]] += 1
+            if os.environ.get("TORTURE_VERBOSE") and "text" in end:
+                print(end["text"], flush=True)
+            if end["end"] in ("anomaly", "error"):
+                self.problems.append(f"round {number}: {end['text'][-1500:]}")
+        if last["end"] != "ok":
+            self.problems.append(f"round {number}: no build ended well: {last}")
+            return
+        self.seen["units resumed"] += UNITS - last["made"]
+        if self.pruning == "fair":
+            if len(published := {end["attempt"] for end in ends if end["end"] == "ok"}) > 1:
+                self.problems.append(f"round {number}: published twice: {published}")
+            result = self.base / "results" / f"{number}-look.json"
+            os.waitpid(fork(lambda: self.look(last), result), 0)
+            look = json.loads(result.read_text())
+            if look["end"] != "ok":
+                self.problems.append(f"round {number}: lost: {look['text'][-1500:]}")
+
+    def look(self, last: dict[str, Any]) -> dict[str, Any]:
+        """Read what the last build of a round has published."""
+        store_module._verified.clear()
+        store = self.open_store(9)
+        child = store.current("child", "a/b")
+        check(child)
+        parent = store.current("parent", "all")
+        assert (child.prefix, parent.prefix) == (last["attempt"], last["parent"])
+        return {}
+
+    def builders(self, number: int, value: int) -> list[dict[str, Any] | None]:
+        """The ends of builders that start at about the same time; None for one that was killed.
+
+        Most kills come a random time after a builder has written its first byte.
+        """
+        span = 0.1 if self.kind == "folder" else 0.5
+        running: dict[int, tuple[Path, int]] = {}
+        due: dict[int, float] = {}
+        started = time.monotonic()
+        for n in range(1, 1 + self.chance.randint(2, 4)):
+            result = self.base / "results" / f"{number}-{n}.json"
+            _phases[n] = BEFORE
+            host, late = self.chance.randint(0, 1), self.chance.random() * 0.1
+            process = fork(lambda h=host, s=late: self.build(value, h, s), result, n)
+            running[process] = result, n
+            if self.chance.random() < 0.1:
+                due[process] = started + self.chance.random() * 4 * span
+        kills_left = self.chance.randint(1, len(running))
+        ends: list[dict[str, Any] | None] = []
+        while running:
+            time.sleep(0.002)
+            now = time.monotonic()
+            for process, (result, n) in list(running.items()):
+                phase = _phases[n]
+                if phase == WRITING and process not in due and kills_left:
+                    kills_left -= 1
+                    due[process] = now + self.chance.random() * span
+                if now > due.get(process, started + ROUND_SECONDS):
+                    os.kill(process, signal.SIGKILL)
+                done, status = os.waitpid(process, os.WNOHANG)
+                if done:
+                    del running[process]
+                    if not os.WIFSIGNALED(status):
+                        ends.append(json.loads(result.read_text()))
+                    elif process in due:
+                        self.seen["kills"] += 1
+                        self.seen["kills between first byte and publication"] += phase == WRITING
+                        ends.append(None)
+                    else:
+                        self.problems.append(f"round {number}: a builder hung")
+        return ends
+
+
+def announce_manifests() -> None:
+    """Let builders enter the phase `PUBLISHED` when they have written their manifest."""
+    for backend in (Folder, Bucket):
+
+        def create(self: Any, path: str, data: bytes, real: Any = backend.create) -> bool:
+            created: bool = real(self, path, data)
+            if path.endswith(MANIFEST):
+                enter(PUBLISHED)
+            return created
+
+        backend.create = create  # type: ignore[method-assign]
+
+
+def last_wins() -> None:
+    Folder.create = lambda self, path, data: (self.put(path, data), True)[1]  # type: ignore[method-assign]
+
+
+def scratch_in_place() -> None:
+    def keep(self: Scratch, name: str, write: Callable[[Path], Any]) -> Path:
+        path = self.folder / name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path)
+            self._log(json.dumps([name, self.digests(path)]).encode() + b"\n")
+        return path
+
+    Scratch.keep = keep  # type: ignore[method-assign]
+
+
+def shared_scratch() -> None:
+    def begin(self: Store, scratch: Scratch) -> None:
+        object.__setattr__(scratch, "folder", scratch.folder.with_name("one"))
+        scratch.folder.mkdir(parents=True, exist_ok=True)
+        (scratch.folder / ".kept").touch()
+
+    Store._begin = begin  # type: ignore[method-assign]
+    scratch_in_place()
+
+
+def unconditional_removal() -> None:
+    def remove(self: Folder, path: str, data: bytes) -> bool:
+        nap()
+        self.delete(path)
+        return True
+
+    Folder.remove = remove  # type: ignore[method-assign]
+
+
+MUTANTS = {
+    "last-wins": last_wins,
+    "scratch-in-place": scratch_in_place,
+    "shared-scratch": shared_scratch,
+    "unconditional-removal": unconditional_removal,
+}
+
+
+def main(
+    kind: str, locks: str, pruning: str, kills: int, seed: int, mutant: str = ""
+) -> tuple[Counter[str], list[str]]:
+    """Run it; returns what was seen, and what must never be."""
+    server = None
+    if kind == "bucket":
+        script = Path(__file__).parents[1] / "support" / "bucket.py"
+        server = subprocess.Popen(
+            [sys.executable, str(script), "0"], stdout=subprocess.PIPE, text=True
+        )
+        assert server.stdout is not None
+        from support.bucket import ENVIRONMENT
+
+        os.environ.update({**ENVIRONMENT, "AWS_ENDPOINT_URL": server.stdout.readline().strip()})
+        import obstore  # noqa: F401 - before the forks; used after them alone
+        from obstore import exceptions, store  # noqa: F401
+    if locks == "useless":
+        store_module.lock = lambda *_, **__: True  # type: ignore[assignment]
+        store_module.release = lambda *_: None  # type: ignore[assignment]
+    if mutant:
+        MUTANTS[mutant]()
+    announce_manifests()
+    memory = Path("/dev/shm")  # noqa: S108 - faster than a disk
+    base = Path(
+        tempfile.mkdtemp(prefix=f"torture-{kind}-", dir=memory if memory.exists() else None)
+    )
+    torture = Torture(kind, pruning, base, random.Random(seed))  # noqa: S311
+    try:
+        torture.run(kills, seconds=max(60.0, kills * (6 if kind == "folder" else 20)))
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+        if server is not None:
+            server.kill()
+            server.wait()
+    return torture.seen, torture.problems
+
+
+if __name__ == "__main__":
+    began = time.monotonic()
+    counts, wrong = main(*sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5]), *sys.argv[6:])
+    print(*sys.argv[1:], f"{time.monotonic() - began:.0f} s", dict(counts))
+    print(*(f"PROBLEM {text}" for text in wrong), sep="\n")
+    sys.exit(bool(wrong))
