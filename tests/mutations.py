@@ -104,8 +104,9 @@ GUARDS = (
     Guard("react_pipeline/store/folder.py", "        self._fsync_to_home((self.home / path).parent)\n", "", DURABLE),
     Guard("react_pipeline/store/store.py", "                    fsync(path)\n", "                    pass\n", DURABLE),
     # Published once, and whole
-    Guard("react_pipeline/store/folder.py", "self._write(path, data, _link)", "self._write(path, data, os.replace)", STORE),
+    Guard("react_pipeline/store/folder.py", "self._write(path, data, _link)", "self._write(path, data, os.replace)", CONDEMNED),
     Guard("react_pipeline/store/store.py", "                self.require_files(artifact)\n            except", "                pass\n            except", CONDEMNED),
+    Guard("react_pipeline/store/store.py", "            except CorruptArtifact:  # it may name this one\n                return True", "            except CorruptArtifact:\n                return False", PRUNING),
     Guard("react_pipeline/store/store.py", "        if is_published():\n            self.backend.put(own", "        if False:\n            self.backend.put(own", CONDEMNED),
     Guard("react_pipeline/store/store.py", "if winner is None and scratch.is_removed:", "if False:", CONDEMNED),
     Guard("react_pipeline/store/artifacts.py", "if not self.store.backend.is_local and not", "if not", CONDEMNED),
@@ -177,7 +178,6 @@ GUARDS = (
     Guard("react_pipeline/store/pruning.py", "min(time.time(), max(seen, default=0))", "time.time()", PRUNING),
     Guard("react_pipeline/store/pruning.py", "    if is_used():\n", "    if False:\n", PRUNING),
     Guard("react_pipeline/store/pruning.py", "head.time > oldest for head", "False for head", PRUNING),
-    Guard("react_pipeline/store/pruning.py", " and place not in damaged", "", PRUNING),
     Guard("react_pipeline/store/pruning.py", "except OSError as error:  # such as a stale", "except NotADirectoryError as error:  # such as a stale", PRUNING),
     Guard("react_pipeline/store/pruning.py", "attempts[prefix] <= (oldest if is_ours else expired)", "attempts[prefix] <= oldest", PRUNING),
     Guard("react_pipeline/store/pruning.py", "scratches[scratch] <= (oldest if is_ours else expired)", "scratches[scratch] <= oldest", PRUNING),
