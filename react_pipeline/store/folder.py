@@ -195,7 +195,7 @@ class Folder:
 
 
 def sweep(folder: Path, seconds: float) -> None:
-    """Remove what nobody wrote to within so many seconds from a folder of this machine."""
+    """Remove what was not written to within so many seconds from a folder of this machine."""
     for path in folder.glob("*"):
         if written_at(path) < time.time() - seconds:
             with suppress(OSError):

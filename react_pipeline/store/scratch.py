@@ -1,6 +1,6 @@
 """Partial work of a build, which the next build of the same inputs finds after a kill.
 
-Does not belong here: which scratch a build goes on from (`store`).
+Does not belong here: which scratch a build resumes from (`store`).
 """
 
 from __future__ import annotations

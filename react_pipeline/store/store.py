@@ -4,7 +4,7 @@ Belongs here: building, publishing, the pointer to the current artifact, verific
 belong here: where objects are (`folder`, `bucket`), what may be removed (`pruning`), what depends
 on what (`lineage`).
 
-An attempt writes where nobody else writes, and is published by one act that only one can win: the
+An attempt writes where no other attempt writes, and is published by one act that only one can win: the
 creation of its manifest. Locks save work; nothing depends on them. Layout::
 
     <stage>/<key>/<fingerprint>/_<attempt>/...   files of an attempt, with its manifest

@@ -61,7 +61,7 @@ def test_an_attempt_is_published_whole_or_not_at_all(
     assert store.current("thing", "all").path
 
 
-def test_one_that_is_published_between_two_looks_is_given_back_its_manifest(
+def test_what_is_published_between_two_looks_stays_whole(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The publisher looks before it is given back, or after; both end well."""
@@ -88,7 +88,7 @@ def test_one_that_is_published_between_two_looks_is_given_back_its_manifest(
     assert [error for _, error in store.verify()] == [None]
 
 
-def test_of_two_whose_files_are_there_the_first_to_create_the_manifest_wins(
+def test_the_first_to_create_the_manifest_wins(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = type(store.backend)
