@@ -108,7 +108,7 @@ GUARDS = (
     Guard("react_pipeline/store/store.py", "                self.require_files(artifact)\n            except", "                pass\n            except", CONDEMNED),
     Guard("react_pipeline/store/store.py", "            except CorruptArtifact:  # it may name this one\n                return True", "            except CorruptArtifact:\n                return False", PRUNING),
     Guard("react_pipeline/store/store.py", "        if is_published():\n            self.backend.put(own", "        if False:\n            self.backend.put(own", CONDEMNED),
-    Guard("react_pipeline/store/store.py", "if winner is None and scratch.is_removed:", "if False:", CONDEMNED),
+    Guard("react_pipeline/store/store.py", "            if scratch.is_removed:\n", "            if False:\n", CONDEMNED),
     Guard("react_pipeline/store/artifacts.py", "if not self.store.backend.is_local and not", "if not", CONDEMNED),
     Guard("react_pipeline/store/store.py", "            self._begin(scratch)\n", "            scratch.begin()\n", STORE),
     Guard("react_pipeline/store/scratch.py", 'part = path.with_name(f".{secrets.token_hex(8)}.{path.name}")', "part = path", "store/test_scratch.py"),

@@ -113,6 +113,8 @@ def test_a_build_whose_scratch_is_gone_says_so(store: Store) -> None:
     def lose(directory: Path, scratch: Scratch) -> dict[str, int]:
         write(directory)
         scratch.folder.rename(store.root / "gone")
+        (directory / "sub").mkdir(parents=True)  # as many a writer does
+        (directory / "sub" / "c").write_text("c")
         return {}
 
     with pytest.raises(StoreWriteError, match="run again"):
