@@ -30,14 +30,14 @@ NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS
 
 
 class Entry(NamedTuple):
-    """An object; `version` changes when it is written, `time` is by the clock of its disk or
-    server.
+    """An object; `time` is by the clock of its disk or server, `version` changes when a bucket's
+    object is written.
     """
 
     path: str
     size: int
     time: float
-    version: str
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class Folder:
         with suppress(FileNotFoundError):
             stat = entry.stat()
             path = entry.path[len(f"{self.home}/") :] + end
-            yield Entry(path, stat.st_size, stat.st_mtime, str(stamp_of(stat)))
+            yield Entry(path, stat.st_size, stat.st_mtime)
 
     def finish(self, prefix: str, built: Path, names: Collection[str]) -> None:
         """Bring the files of an attempt, which are on this machine's disk, to where all see
@@ -195,7 +195,7 @@ class Folder:
 
 
 def sweep(folder: Path, seconds: float) -> None:
-    """Remove what nobody wrote to within so many seconds from a folder of this machine."""
+    """Remove what was not written to within so many seconds from a folder of this machine."""
     for path in folder.glob("*"):
         if written_at(path) < time.time() - seconds:
             with suppress(OSError):

@@ -41,7 +41,6 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
     times: dict[str, float] = defaultdict(float)
     published: dict[str, Artifact] = {}
     attempts: dict[str, float] = defaultdict(float)
-    damaged = set()
     for entry in look.backend.heads():
         place, _, name = entry.path.rpartition("/")
         if match := _ATTEMPT.match(entry.path):
@@ -53,7 +52,6 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
                 published[place] = look._at(place)
             except CorruptArtifact as error:
                 logger.warning("kept: %s", error)
-                damaged.add(place)
             except MissingArtifact:
                 pass
     # A clock ahead dooms nothing: no more time has passed than the newest object shows.
@@ -72,9 +70,9 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
             removed.append(artifact.address)
     left = attempts.keys() - {artifact.prefix for artifact in published.values()}
     for prefix in sorted(left):
-        place = prefix.rpartition("/")[0]
-        with store.locked(place.replace("/", "--"), wait=False) as is_ours:
-            is_due = attempts[prefix] <= (oldest if is_ours else expired) and place not in damaged
+        slug = prefix.rpartition("/")[0].replace("/", "--")
+        with store.locked(slug, wait=False) as is_ours:
+            is_due = attempts[prefix] <= (oldest if is_ours else expired)
             if is_due and (dry_run or store.discard(prefix)):
                 removed.append(store.backend.address(prefix))
     for scratch in sorted(scratches):

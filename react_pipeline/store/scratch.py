@@ -1,6 +1,6 @@
 """Partial work of a build, which the next build of the same inputs finds after a kill.
 
-Does not belong here: which scratch a build goes on from (`store`).
+Does not belong here: which scratch a build resumes from (`store`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,11 @@ KEPT = ".kept"
 
 FILES, RECORD = "files", "record.json"
 """What `fill` leaves in a folder."""
+
+BEGUN = ".begun"
+"""Made once for a scratch: where it is missing, the folder was removed, and whoever still wrote to
+it made parts of it again.
+"""
 
 Digests = dict[str, dict[str, Any]]
 """SHA-256 and bytes of files, by their paths below a folder; of a single file by "."."""
@@ -90,6 +95,7 @@ class Scratch:
         it was written.
         """
         self.folder.mkdir(parents=True)
+        (self.folder / BEGUN).touch()
         lines = []
         source = earlier or self
         for name, digests in source._kept().items():
@@ -116,7 +122,7 @@ class Scratch:
     @property
     def is_removed(self) -> bool:
         """Whether somebody removed what the process of this scratch works with."""
-        return not (self.folder / KEPT).exists()
+        return not (self.folder / BEGUN).exists()
 
     def _kept(self) -> dict[str, Digests]:
         """What this scratch, and those in folders of it, keep."""

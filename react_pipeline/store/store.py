@@ -4,8 +4,8 @@ Belongs here: building, publishing, the pointer to the current artifact, verific
 belong here: where objects are (`folder`, `bucket`), what may be removed (`pruning`), what depends
 on what (`lineage`).
 
-An attempt writes where nobody else writes, and is published by one act that only one can win: the
-creation of its manifest. Locks save work; nothing depends on them. Layout::
+An attempt writes where no other attempt writes, and is published by one act that only one can win:
+the creation of its manifest. Locks save work; nothing depends on them. Layout::
 
     <stage>/<key>/<fingerprint>/_<attempt>/...   files of an attempt, with its manifest
     <stage>/<key>/<fingerprint>/manifest.json    names the attempt that was published
@@ -128,6 +128,8 @@ class Store:
         try:
             self._begin(scratch)
             built = scratch.keep(BUILT, lambda folder: self._build(folder, scratch, write))
+            if scratch.is_removed:
+                raise _removed(str(scratch.folder))
             with self._disk_faults(built):
                 record = {
                     "format": FORMAT,
@@ -252,7 +254,9 @@ class Store:
 
     def _begin(self, scratch: Scratch) -> None:
         """Begin the private scratch of an attempt with what the furthest earlier one had kept."""
-        others = map(Scratch, scratch.folder.parent.glob("*"))
+        others = (
+            other for other in map(Scratch, scratch.folder.parent.glob("*")) if not other.is_removed
+        )
         earlier = sorted(others, key=lambda other: other.kept_at, reverse=True)
         scratch.begin(earlier[0] if earlier else None)
         for other in earlier[KEPT_SCRATCHES:]:

@@ -224,7 +224,7 @@ def test_damaged_artifacts_are_refused_by_name_and_rebuilt(
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
-def test_an_unreadable_artifact_is_refused_and_built_again_if_the_disk_is_at_fault(
+def test_an_unreadable_artifact_is_refused_and_built_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:  # 50
     store = Store(tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from react_pipeline.store import Scratch, StoreWriteError
-from react_pipeline.store.artifacts import Inputs
+from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.store import Store
 
 INPUTS = Inputs("thing", "all", {}, {}, "1")
@@ -61,7 +61,7 @@ def test_an_attempt_is_published_whole_or_not_at_all(
     assert store.current("thing", "all").path
 
 
-def test_one_that_is_published_between_two_looks_is_given_back_its_manifest(
+def test_what_is_published_between_two_looks_stays_whole(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The publisher looks before it is given back, or after; both end well."""
@@ -88,10 +88,33 @@ def test_one_that_is_published_between_two_looks_is_given_back_its_manifest(
     assert [error for _, error in store.verify()] == [None]
 
 
+def test_the_first_to_create_the_manifest_wins(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = type(store.backend)
+    finish = backend.finish
+    rival: list[Artifact] = []
+
+    def finish_and_be_overtaken(self: object, *given: object) -> None:
+        finish(self, *given)  # type: ignore[arg-type]
+        monkeypatch.setattr(backend, "finish", finish)
+        rival.append(Store(store.backend).build(INPUTS, write))
+
+    monkeypatch.setattr("react_pipeline.store.store.lock", lambda *_, **__: True)
+    monkeypatch.setattr("react_pipeline.store.store.release", lambda *_: None)
+    monkeypatch.setattr(backend, "finish", finish_and_be_overtaken)
+    late = store.build(INPUTS, write)
+    assert late == rival[0] and late.reused and not rival[0].reused
+    assert store.current("thing", "all").path == rival[0].path
+    assert [error for _, error in store.verify()] == [None]
+
+
 def test_a_build_whose_scratch_is_gone_says_so(store: Store) -> None:
     def lose(directory: Path, scratch: Scratch) -> dict[str, int]:
         write(directory)
         scratch.folder.rename(store.root / "gone")
+        (directory / "sub").mkdir(parents=True)  # as many a writer does
+        (directory / "sub" / "c").write_text("c")
         return {}
 
     with pytest.raises(StoreWriteError, match="run again"):

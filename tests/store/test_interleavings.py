@@ -206,7 +206,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("schedules", [100, pytest.param(3_000, marks=pytest.mark.slow)])
-def test_no_interleaving_tears_an_artifact_or_loses_a_current_one(
+def test_no_interleaving_tears_or_loses_an_artifact(
     schedules: int, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: Counter[str] = Counter()

@@ -354,7 +354,7 @@ def shared_scratch() -> None:
     def begin(self: Store, scratch: Scratch) -> None:
         object.__setattr__(scratch, "folder", scratch.folder.with_name("one"))
         scratch.folder.mkdir(parents=True, exist_ok=True)
-        (scratch.folder / ".kept").touch()
+        (scratch.folder / ".begun").touch()
 
     Store._begin = begin  # type: ignore[method-assign]
     scratch_in_place()
