@@ -75,7 +75,6 @@ OWN = {
     ("extensions/dense/sets.py", "label_map"): BYTES,
     ("extensions/dense/settings.py", "dense_sets"): INSTALLED,
     ("extensions/dense/student.py", "_labels"): OURS,
-    ("extensions/dense/student.py", "resume"): OURS,
     ("extensions/elevater/datasets.py", "_clip_benchmark"): INSTALLED,
     ("extensions/elevater/datasets.py", "read_data"): INSTALLED,
     ("extensions/elevater/domains.py", "write_domains"): OURS,
@@ -103,7 +102,13 @@ OWN = {
     ("extensions/urls/corpus.py", "_done"): OURS,
     ("labelled/labels.py", "read_csv"): BYTES,
     ("retrieval/candidate_rows.py", "candidate_metadata"): OURS,
+    ("embedding/embedded_shards.py", "load"): OURS,
+    ("extensions/names/lexical.py", "lexical_hits"): OURS,
+    ("extensions/names/name_counts.py", "count_names"): OURS,
+    ("retrieval/candidates.py", "encode_prompts"): OURS,
+    ("retrieval/decontamination.py", "_encoded_once"): OURS,
     ("retrieval/decontamination.py", "_images_of"): OURS,
+    ("retrieval/decontamination.py", "vectors"): OURS,
 }
 """Module and function that open files in another way, and why that is bounded."""
 
