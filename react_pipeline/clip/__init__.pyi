@@ -37,6 +37,7 @@ from .model import save as save
 from .pixels import Pixels as Pixels
 from .precision import DTYPES as DTYPES
 from .precision import EVALUATION_PRECISION as EVALUATION_PRECISION
+from .precision import arithmetic as arithmetic
 from .precision import choose_precision as choose_precision
 from .precision import speedup as speedup
 from .pretrained import require_available as require_available

@@ -25,6 +25,7 @@ from react_pipeline.clip.architecture import CONFIG_FILE, read_config
 from react_pipeline.clip.built_encoder import encoder_of_tower
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
 from react_pipeline.clip.hub import reach_hub
+from react_pipeline.clip.precision import arithmetic
 from react_pipeline.clip.text_tower import encode_text, text_lengths
 from react_pipeline.clip.trust import require_known_text_tower, text_folder
 from react_pipeline.clip.weights import at_most, load_strictly, read_weights, save_tensors
@@ -73,6 +74,7 @@ class Clip:
         """D, the width of the joint space; that of joined image towers is their own."""
         return int(getattr(self.model.visual, "joint_dimension", self.model_cfg["embed_dim"]))
 
+    @arithmetic()
     @torch.inference_mode()
     def encode_images(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) to unit vectors (B, D), float32, on the CPU."""
@@ -85,6 +87,7 @@ class Clip:
         starts = range(0, len(texts), 1024)
         return torch.cat([self.tokenizer(list(texts[start : start + 1024])) for start in starts])
 
+    @arithmetic()
     def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
         """Map texts to unit vectors (N, D), float32, on the CPU."""
         vectors = torch.empty(len(texts), self.dimension)

@@ -7,13 +7,20 @@ those of fp32 (for convolutions see docs/performance.md).
 
 import functools
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch.utils.benchmark import Timer
 
 from react_pipeline.clip.device import log_once
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 EVALUATION_PRECISION = "fp32"
 """The precision of all measurements on labelled images, on any device: what differs between two
@@ -37,11 +44,13 @@ BF16_CAPABILITY, FP16_CAPABILITY = (8, 0), (7, 0)
 
 def choose_precision(precision: str, device: str, field: str = "precision") -> str:
     """Turn `auto` into `fp32`, `bf16` or `fp16`: on a GPU by its compute capability, on a CPU by a
-    probe.
+    probe. A CPU computes `tf32` as `fp32`.
 
     Any other precision is used, with a warning if this device runs it slower than fp32; it names
     the setting `field`.
     """
+    if precision == "tf32":
+        return "fp32" if device == "cpu" else precision
     if precision != "auto":
         if precision != "fp32" and (ratio := speedup(precision, device)) < 1:
             log_once(
@@ -56,6 +65,30 @@ def choose_precision(precision: str, device: str, field: str = "precision") -> s
             return "bf16"
         return "fp16" if capability >= FP16_CAPABILITY else "fp32"
     return "bf16" if speedup("bf16", device) >= MIN_SPEEDUP else "fp32"
+
+
+@contextmanager
+def arithmetic(precision: str = "fp32") -> Iterator[None]:
+    """Compute in a precision as its name says, within a block or a function.
+
+    Products of fp32 are not rounded to TF32, which PyTorch does in convolutions, unless the
+    precision is `tf32`; sums of fp16 and bf16 are in fp32. Outside, PyTorch's settings stay.
+    """
+    matmul = torch.backends.cuda.matmul
+    flags = [
+        (torch.backends.cudnn, "allow_tf32"),
+        (matmul, "allow_tf32"),
+        (matmul, "allow_fp16_reduced_precision_reduction"),
+        (matmul, "allow_bf16_reduced_precision_reduction"),
+    ]
+    before = [getattr(*flag) for flag in flags]
+    try:
+        for flag in flags:
+            setattr(*flag, precision == "tf32" and flag[1] == "allow_tf32")
+        yield
+    finally:
+        for flag, value in zip(flags, before, strict=True):
+            setattr(*flag, value)
 
 
 @functools.cache

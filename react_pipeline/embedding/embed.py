@@ -119,8 +119,8 @@ class _Build:
         encode = partial(encode_shards, self.config, self.base.path, self.records)
         answers = spread(encode, list(tasks_of(self._to_encode(bar))), "embedding")
         # Executors may differ; the manifest names every device and precision that was used.
-        names = sorted({name for answer in answers for name in answer})
-        used = {name: {answer[name] for answer in answers if name in answer} for name in names}
+        names = ("device", "gpu", "precision")
+        used = {name: {answer[name] for answer in answers} for name in names}
         return {name: ", ".join(sorted(values)) for name, values in used.items()}
 
     def _to_encode(self, bar: Any) -> Iterator[EmbeddedShard]:

@@ -15,6 +15,7 @@ from react_pipeline.clip import (
     Clip,
     ImageTower,
     Pixels,
+    arithmetic,
     cast_matrices,
     choose_precision,
     encode_text,
@@ -113,7 +114,7 @@ class Encoder:
                 self._image_features = convert(
                     self._tower, self.clip.model.visual, probes, self.precision
                 )
-            with self._autocast():
+            with arithmetic(self.precision), self._autocast():
                 features = self._image_features(on_device)
             parts.append(functional.normalize(features.float(), dim=-1))
         return torch.cat(parts).cpu()
@@ -139,7 +140,7 @@ class Encoder:
         for part in parts_of_like_length(lengths[order].tolist(), self._tokens_at_once):
             chosen = order[part]
             cut = tokens[chosen, : int(lengths[chosen[-1]])].to(self.clip.device)
-            with self._autocast():
+            with arithmetic(self.precision), self._autocast():
                 features = self._text_features(cut)
             vectors[chosen] = functional.normalize(features.float(), dim=-1).cpu()
         return vectors

@@ -55,16 +55,19 @@ def best_hits(
     Returns:
         Similarities and rows (Q, k); minus infinity and -1 where there are fewer.
     """
-    best = Best(queries, k, precision, device)
-    for first_row, vectors in blocks():
-        best.add(first_row, vectors)
-    similarities, rows = rank_exactly(queries, *best.pairs(k), take, k)
-    unsettled = best.unsettled(similarities[:, -1])
-    if len(unsettled):
-        few = queries[unsettled]
-        least = similarities[unsettled, -1]
-        pairs = _pairs_above(few, least, blocks(), device)
-        similarities[unsettled], rows[unsettled] = rank_exactly(few, *pairs, take, k)
+    from react_pipeline.clip import arithmetic
+
+    with arithmetic():
+        best = Best(queries, k, precision, device)
+        for first_row, vectors in blocks():
+            best.add(first_row, vectors)
+        similarities, rows = rank_exactly(queries, *best.pairs(k), take, k)
+        unsettled = best.unsettled(similarities[:, -1])
+        if len(unsettled):
+            few = queries[unsettled]
+            least = similarities[unsettled, -1]
+            pairs = _pairs_above(few, least, blocks(), device)
+            similarities[unsettled], rows[unsettled] = rank_exactly(few, *pairs, take, k)
     return similarities, rows
 
 

@@ -102,7 +102,7 @@ def build_side(
     sample = training_rows(parsed, config, stored.dimension)
     neighbours = Neighbours(stored, queries)
     built = Built(key)
-    trains_on = device if config.train_on == "auto" else config.train_on
+    trains_on = config.train_on or device
     index = faiss.index_factory(stored.dimension, key, faiss.METRIC_INNER_PRODUCT)
     if not on_cluster() or inverted_lists(index) is None:
         train(index, parsed, stored, sample, trains_on)

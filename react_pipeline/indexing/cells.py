@@ -14,7 +14,7 @@ import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from react_pipeline.embedding import Vectors
 from react_pipeline.store import InputError
@@ -31,7 +31,7 @@ _PRODUCTS = 1 << 26
 
 
 def train_centroids(rows: Vectors, cells: int, device: str) -> Vectors:
-    """Return unit centroids (C, D) of rows (N, D), by spherical k-means.
+    """Return unit centroids (C, D) of random rows (N, D), by spherical k-means.
 
     Args:
         device: Of torch, or `faiss-gpu`.
@@ -39,22 +39,17 @@ def train_centroids(rows: Vectors, cells: int, device: str) -> Vectors:
     Raises:
         InputError: If the GPU build of FAISS is not installed, or does not work on this GPU.
     """
+    if device == "faiss-gpu":
+        return _train_apart(rows, cells)
     import torch
     from torch.nn.functional import normalize
 
-    if device == "faiss-gpu":
-        return _train_apart(rows, cells)
     sample = torch.from_numpy(rows)
-    generator = torch.Generator().manual_seed(0)
-    centroids = sample[torch.randperm(len(sample), generator=generator)[:cells]]
+    centroids = normalize(sample[:: len(sample) // cells][:cells])
     for _ in range(ROUNDS):
         nearest = nearest_cells(sample, centroids.to(device))
-        sums = torch.zeros_like(centroids).index_add_(0, nearest, sample)
-        # Random rows, most of which are of large cells, start empty ones again.
-        empty = ~sums.any(dim=1)
-        again = torch.randint(len(sample), (int(empty.sum()),), generator=generator)
-        sums[empty] = sample[again]
-        centroids = normalize(sums)
+        # Beside a row a part of the centroid is nothing; an empty cell keeps its own.
+        centroids = normalize((1e-6 * centroids).index_add_(0, nearest, sample))
     return centroids.numpy()
 
 
@@ -69,8 +64,7 @@ def nearest_cells(rows: Tensor, centroids: Tensor) -> Tensor:
 
 
 def _train_apart(rows: Vectors, cells: int) -> Vectors:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
             # A few rows show whether the build fits the card.
             pool.submit(_train_with_faiss, FAISS_GPU, rows[:_PROBE_ROWS], 1).result()
@@ -82,7 +76,7 @@ def _train_apart(rows: Vectors, cells: int) -> Vectors:
             ) from error
 
 
-def _train_with_faiss(folder: Path, rows: Vectors, cells: int) -> Any:
+def _train_with_faiss(folder: Path, rows: Vectors, cells: int) -> Vectors:
     sys.path.insert(0, str(folder))
     import faiss
 

@@ -7,6 +7,7 @@ benchmarks/results.md use the same.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -14,7 +15,6 @@ from typing import Any, Literal
 from react_pipeline.embedding import Side
 from react_pipeline.indexing.batch import product_precision
 from react_pipeline.indexing.keys import Key
-from react_pipeline.settings import usable_cores
 from react_pipeline.store import Artifact
 
 Way = Literal["exact", "index"]
@@ -127,7 +127,7 @@ def estimate(
         spreads: Whether a cluster runs the search.
         cores: None: those of this machine; likewise the precision.
     """
-    cores = cores or usable_cores()
+    cores = cores or os.cpu_count() or 1
     rows = built.rows
     width = built.width
     precision = precision or product_precision(queries, device)

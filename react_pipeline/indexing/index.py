@@ -44,8 +44,9 @@ def build_index(project: Project) -> Artifact:
     def write(staging: Path) -> dict[str, Any]:
         from react_pipeline.clip import choose_device
 
-        device = choose_device(project.config.device)
-        return build_indices(config, embeddings, staging, device=device)
+        return build_indices(
+            config, embeddings, staging, device=choose_device(project.config.device)
+        )
 
     with cluster(project.config.distributor):
         return project.store.build(inputs, write, resumable=True)

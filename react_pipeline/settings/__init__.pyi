@@ -53,7 +53,6 @@ from .shard_patterns import is_url as is_url
 from .training import SPEED_FIELDS as SPEED_FIELDS
 from .training import Section as Section
 from .training import TrainingConfig as TrainingConfig
-from .workers import usable_cores as usable_cores
 from .yaml_files import compose_yaml as compose_yaml
 from .yaml_files import edit_yaml as edit_yaml
 from .yaml_files import in_brackets as in_brackets

@@ -52,7 +52,7 @@ class IndexConfig(Section):
     exact_below: int = Field(default=200_000, ge=0)
     memory_gib: float | None = Field(default=None, gt=0)
     training_rows: int | None = Field(default=None, gt=0)
-    train_on: Literal["auto", "faiss-gpu"] = "auto"
+    train_on: Literal["faiss-gpu"] | None = None
     target_recall: Fraction = 0.95
     rerank: int | None = Field(default=None, ge=1, le=1_000)
     recall_queries: int = Field(default=200, gt=0)

@@ -25,7 +25,7 @@ from react_pipeline.settings.workers import Workers, count_workers
 from react_pipeline.store import InputError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
 
 class Section(BaseModel):

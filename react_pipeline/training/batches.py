@@ -68,11 +68,8 @@ class TrainingBatches:
     def from_images(self, steps: range) -> Generator[Tensor, None, None]:
         """This process's images (B, 3, H, W) of each step."""
         world = self._world
-        workers = self._training.worker_count
         own_size = self.batch_size // world.size
-        workers = self._views.fitting_workers(
-            own_size, workers, self._training.processes, fewer=self._training.workers == "auto"
-        )
+        workers = self._views.fitting_workers(own_size, self._training)
 
         def draws() -> Iterator[list[PairView]]:
             for step in steps:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.clip import choose_device
+from react_pipeline.clip import arithmetic, choose_device
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
@@ -123,8 +123,11 @@ def _train(
     staging: Path | None = None,
 ) -> dict[str, Any]:
     when = f"on {world.device}, outside the steps of the training"
-    with explained_out_of_memory(when, "end what else uses its memory, or use a device with more"):
-        customization = Customization(project, inputs, world, scratch, observer, staging)
+    customization = Customization(project, inputs, world, scratch, observer, staging)
+    with (
+        explained_out_of_memory(when, "end what else uses its memory, or use a device with more"),
+        arithmetic(customization.training.precision),
+    ):
         return customization.method.train(customization)
 
 

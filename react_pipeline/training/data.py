@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from react_pipeline.clip import Pixels
+from react_pipeline.settings import TrainingConfig
 from react_pipeline.store import InputError, ReactError
 from react_pipeline.training.augmentation import Augment
 
@@ -104,20 +105,19 @@ class Views(Dataset[Tensor]):
             if workers:
                 loaded._shutdown_workers()
 
-    def fitting_workers(
-        self, batch_size: int, workers: int, processes: int, *, fewer: bool = False
-    ) -> int:
-        """Return how many workers of `processes` on this machine have batches that fit the memory
-        through which they pass: all, or `fewer`.
+    def fitting_workers(self, batch_size: int, training: TrainingConfig) -> int:
+        """Return the workers of a process; with `auto` so few that batches of all processes on this
+        machine fit the memory through which they pass.
 
         Raises:
             InputError: With what is needed and what is free.
         """
+        workers = training.worker_count
         if not workers or not SHARED_MEMORY.is_dir():
             return workers
-        each = self[0, 0].numel() * batch_size * PREFETCHED * processes
+        each = self[0, 0].numel() * batch_size * PREFETCHED * training.processes
         free = shutil.disk_usage(SHARED_MEMORY).free
-        if fewer:
+        if training.workers == "auto":
             workers = min(workers, max(free // each, 1))
         needed = each * workers
         if needed > free:

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from react_pipeline.settings import usable_cores
 from react_pipeline.store import write_atomically
 from react_pipeline.training.observer import TrainingObserver
 
@@ -125,12 +124,11 @@ class TrainingLog:
 
     def warn_of_waiting(self, workers: int) -> None:
         """Warn if data that so many workers decoded was waited for during much of the steps."""
-        waiting = min(self.data_wait_fraction, 0.99)
-        if waiting > MUCH_WAITING and self.stepping_seconds > SHORT_SECONDS:
+        if self.stepping_seconds > SHORT_SECONDS and self.data_wait_fraction > MUCH_WAITING:
+            enough = math.ceil((workers or 1) / (1.001 - self.data_wait_fraction))
             logger.warning(
-                f"{waiting:.0%} of the steps were spent waiting for images: set "
-                f"customization.workers to {math.ceil(max(workers, 1) / (1 - waiting))}; it is "
-                f"{workers}, and {usable_cores()} cores are usable"
+                f"{self.data_wait_fraction:.0%} of the steps were spent waiting for images: set "
+                f"customization.workers to {enough}; it is {workers}"
             )
 
     def losses(self) -> list[float]:

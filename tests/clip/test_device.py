@@ -14,7 +14,6 @@ from react_pipeline.clip import choose_device, device, device_counts
 from react_pipeline.store import InputError
 from react_pipeline.tracking.values import tags_of
 
-NVRM = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {}  Sat Mar  2 00:00:00 UTC 2024\n"
 Machine = Callable[..., None]
 
 
@@ -33,7 +32,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
         capability: tuple[int, int] | None = None,
     ) -> None:
         if driver:
-            device.DRIVER.write_text(NVRM.format(driver))
+            device.DRIVER.write_text(f"{driver}\n")
         monkeypatch.setattr(torch.version, "cuda", cuda)
         monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(archs))
         monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
@@ -51,7 +50,7 @@ def test_without_a_gpu_auto_takes_the_cpu_and_cuda_is_refused(
     assert choose_device("auto") == "cpu" and not caplog.messages
     with pytest.raises(InputError, match="device: cuda"):
         choose_device("cuda")
-    assert device_counts("cpu") == {"device": "cpu"}
+    assert device_counts("cpu") == {"device": "cpu", "gpu": ""}
 
 
 @pytest.mark.parametrize(
@@ -97,6 +96,7 @@ def test_a_hidden_gpu_is_passed_over_in_silence(
     [
         (("sm_80", "sm_90"), (9, 0)),
         (("sm_80", "sm_86"), (8, 9)),  # code of the same generation
+        (("sm_80", "compute_90"), (12, 0)),  # PTX, which the driver compiles
     ],
 )
 def test_a_usable_gpu_is_named_in_log_manifest_and_tags(

@@ -47,6 +47,7 @@ INSTALLED = "of an installed package"
 BYTES = "of bytes that were read under a bound"
 OWN = {
     ("clip/class_head.py", "read"): "mapped; its digest is compared before",
+    ("clip/device.py", "gpu_problem"): "of the kernel",
     ("clip/weights.py", "map_weights"): OURS,
     ("clip/weights.py", "read_weights"): "a regular file, mapped",
     ("corpus/bounded_tables.py", "open_table"): "the bounded reader of tables",

@@ -95,7 +95,7 @@ def test_torch_trains_cells_as_good_as_those_of_faiss() -> None:
     )
 
 
-def test_no_cell_stays_empty_where_rows_repeat() -> None:
+def test_an_empty_cell_keeps_its_centroid() -> None:
     rows = np.eye(8, dtype=np.float32)[np.r_[np.zeros(400, int), np.arange(8)]]
     centroids = cells.train_centroids(rows, 4, "cpu")
     assert np.linalg.norm(centroids, axis=1) == pytest.approx(1)

@@ -3,40 +3,35 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 import pytest
 
 from react_pipeline.extensions.plan.machine import Machine
-from react_pipeline.settings import EmbeddingConfig, TrainingConfig, usable_cores, workers
+from react_pipeline.settings import EmbeddingConfig, TrainingConfig
 from react_pipeline.training.log import TrainingLog
 from react_pipeline.training.observer import TrainingObserver
 
 
-@pytest.fixture
-def limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The container's limit, on a machine of 16 cores."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
-    monkeypatch.setattr(workers, "CPU_LIMIT", tmp_path / "cpu.max")
-    return tmp_path / "cpu.max"
-
-
-@pytest.mark.parametrize(
-    ("text", "cores"),
-    [("max 100000\n", 16), ("400000 100000\n", 4), ("50000 100000\n", 1), ("", 16), (None, 16)],
-)
-def test_usable_cores_are_those_of_affinity_and_container(
-    limit: Path, text: str | None, cores: int
+@pytest.mark.parametrize(("cores", "count"), [(1, 1), (2, 1), (16, 15)])
+def test_one_of_the_usable_cores_is_left_to_compute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, count: int
 ) -> None:
-    if text is not None:
-        limit.write_text(text)
-    assert usable_cores() == Machine.here(limit).cores == cores
-    assert EmbeddingConfig().worker_count == max(cores - 1, 1)
+    monkeypatch.setattr("joblib.cpu_count", lambda: cores)
+    assert Machine.here(tmp_path).cores == cores
+    assert EmbeddingConfig().worker_count == TrainingConfig().worker_count == count
+
+
+def test_cores_are_those_of_the_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    assert Machine.here(tmp_path).cores == 1
 
 
 @pytest.mark.parametrize(("processes", "count"), [(1, 15), (2, 7), (8, 1), (64, 1)])
-def test_processes_of_a_training_share_the_cores(limit: Path, processes: int, count: int) -> None:
+def test_processes_of_a_training_share_the_cores(
+    monkeypatch: pytest.MonkeyPatch, processes: int, count: int
+) -> None:
+    monkeypatch.setattr("joblib.cpu_count", lambda: 16)
     assert TrainingConfig(processes=processes).worker_count == count
     assert TrainingConfig(processes=processes, workers=3).worker_count == 3
     assert TrainingConfig(workers=0).worker_count == EmbeddingConfig(workers=0).worker_count == 0

@@ -24,6 +24,7 @@ from torchvision.transforms import Compose, PILToTensor
 from react_pipeline.clip.model import load
 from react_pipeline.clip.pixels import Pixels
 from react_pipeline.corpus.images import decode_image
+from react_pipeline.settings import TrainingConfig
 from react_pipeline.store.errors import InputError
 from react_pipeline.training.augmentation import DECODED, augmentation
 from react_pipeline.training.data import PREFETCHED, Views
@@ -164,9 +165,12 @@ def test_workers_beyond_shared_memory_are_refused_with_sizes(
     views = Views(DrawnPairs([("circle", "red")]), pixels)
     needed = 3 * 32 * 32 * 512 * 4 * PREFETCHED * 8
     monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=needed - 1))
-    assert views.fitting_workers(512, 0, 8) == 0
+    processes = {"processes": 8}
+    four = TrainingConfig(workers=4, **processes)
+    assert views.fitting_workers(512, TrainingConfig(workers=0, **processes)) == 0
     with pytest.raises(InputError, match=r"customization\.workers.*96 MiB"):
-        views.fitting_workers(512, 4, 8)
-    assert views.fitting_workers(512, 4, 8, fewer=True) == 3
+        views.fitting_workers(512, four)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 64)
+    assert views.fitting_workers(512, TrainingConfig(**processes)) == 3
     monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=needed))
-    assert views.fitting_workers(512, 4, 8) == 4
+    assert views.fitting_workers(512, four) == 4

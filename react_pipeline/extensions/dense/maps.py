@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from react_pipeline.clip import LOGIT_SCALE, Clip, zero_shot_head
+from react_pipeline.clip import LOGIT_SCALE, Clip, arithmetic, zero_shot_head
 from react_pipeline.store import CorruptArtifact
 
 from .sets import BACKGROUND, DenseImages
@@ -117,6 +117,7 @@ class Segmenter:
             self.background is not None and config.background_below > 0
         )
 
+    @arithmetic()
     @torch.inference_mode()
     def __call__(self, image: Image.Image) -> NDArray[np.int64]:
         """Class ids (H, W) of an image."""

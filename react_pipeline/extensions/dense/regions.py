@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import batched_nms, roi_align
 
-from react_pipeline.clip import EVALUATION_PRECISION, Clip
+from react_pipeline.clip import EVALUATION_PRECISION, Clip, arithmetic
 from react_pipeline.embedding import Encoder
 from react_pipeline.store import CorruptArtifact
 
@@ -51,6 +51,7 @@ class Detector:
         )
         self.encoder = None if of_map else Encoder(clip, EVALUATION_PRECISION)
 
+    @arithmetic()
     @torch.inference_mode()
     def __call__(
         self, image: Image.Image, boxes: Tensor, objectness: Tensor | None

@@ -43,7 +43,7 @@ from react_pipeline.project import (
     ui_addresses,
 )
 from react_pipeline.retrieval import passes, sampled_rows
-from react_pipeline.settings import load_domains, usable_cores, without_secrets
+from react_pipeline.settings import load_domains, without_secrets
 from react_pipeline.stage import ALL, CORPUS_EMBEDDINGS, STAGES
 from react_pipeline.store import ConfigError, InputError, ReactError
 from react_pipeline.tracking import (
@@ -155,7 +155,7 @@ def _device() -> Iterator[Finding]:
         detail, _, remedy = problem.partition("; ")
         yield Finding("device", "note", detail, remedy)
     else:
-        yield Finding("device", "ok", f"CPU, {usable_cores()} cores; no NVIDIA GPU here")
+        yield Finding("device", "ok", f"CPU, {os.cpu_count()} cores; no NVIDIA GPU here")
     ratio = f"a bf16 matrix product takes {1 / speedup('bf16', device):.2g} times as long as fp32"
     yield Finding("precision", "ok", f"auto is {choose_precision('auto', device)} here: {ratio}")
 

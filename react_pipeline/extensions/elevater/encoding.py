@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from react_pipeline.clip import Clip
+from react_pipeline.clip import Clip, arithmetic
 from react_pipeline.corpus import BadImage, decode_apart, load_batches
 from react_pipeline.store import CorruptArtifact, InputError
 
@@ -119,7 +119,7 @@ def encode(
                 raise InputError(problem)
             digests += [sha256 for sha256, _ in about]
             truncated += sum(cut for _, cut in about)
-            with torch.inference_mode():
+            with arithmetic(), torch.inference_mode():
                 batch = clip.model.encode_image(pixels.to(clip.device)).float().cpu().numpy()
             if not np.isfinite(batch).all():
                 raise CorruptArtifact(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
 from torch.utils.data import DataLoader
 
-from react_pipeline.clip import Clip
+from react_pipeline.clip import Clip, arithmetic
 
 from .head import (
     BATCH_SIZE,
@@ -238,6 +238,7 @@ class _Tower:
         n_trainable = sum(parameter.numel() for parameter in parameters)
         self.curves = [Curve(trial, n_trainable=n_trainable)]
 
+    @arithmetic()
     def step(self, images: Tensor, labels: Tensor) -> None:
         logits = self.model.train()(images.to(self.device))
         loss = losses(logits[:, None], labels.to(self.device)).sum()
@@ -249,6 +250,7 @@ class _Tower:
         loss.backward()
         self.optimizer.step()
 
+    @arithmetic()
     @torch.inference_mode()
     def logits(self, examples: ImageExamples) -> list[Tensor]:
         self.model.eval()

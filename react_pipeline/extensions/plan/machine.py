@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Self
 
 from react_pipeline.indexing import machine_memory_bytes
-from react_pipeline.settings import usable_cores
 from react_pipeline.store import InputError
 
 _FIGURE = re.compile(r"(\d+(?:\.\d+)?)([kMGT]?)")
@@ -32,10 +31,11 @@ class Machine:
     def here(cls, store: Path) -> Self:
         """This machine."""
         import torch
+        from joblib import cpu_count
 
         folder = next(path for path in (store, *store.parents) if path.exists())
         free = shutil.disk_usage(folder).free
-        return cls(usable_cores(), machine_memory_bytes(), free, torch.cuda.device_count())
+        return cls(cpu_count(), machine_memory_bytes(), free, torch.cuda.device_count())
 
     def changed(self, text: str) -> Self:
         """With some figures replaced, such as `cores=64,memory=256G,gpus=1`.

@@ -38,7 +38,6 @@ from react_pipeline.assets import (
 )
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project import Project
-from react_pipeline.settings import usable_cores
 from react_pipeline.stage import method_key
 from react_pipeline.store import (
     Artifact,
@@ -155,7 +154,7 @@ def environment(processes: int, exchange: Path) -> dict[str, str]:
     shared = {EXCHANGE_VARIABLE: str(exchange), "PYTHONPATH": os.pathsep.join(paths)}
     if "OMP_NUM_THREADS" not in os.environ:
         # torchrun would take one thread a process; more than there are cores slow each other down.
-        shared["OMP_NUM_THREADS"] = str(max(1, usable_cores() // processes))
+        shared["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // processes))
     return shared
 
 
