@@ -280,6 +280,20 @@ def test_tasks_and_promotion_end_as_here(lineages: dict[str, Lineage]) -> None:
     assert verdicts[0]["decision"] == verdicts[1]["decision"]
 
 
+def test_regions_of_dense_features_end_as_here(changed: Callable[..., Project]) -> None:
+    fields = {"root": "dense", "own": OWN[:1], "short_side": 64, "regions": "roi"}
+
+    def measured(device: str) -> Any:
+        return run(changed(device, dense=fields), "dense_results", "shapes/base")
+
+    with pretended_gpu():
+        there = measured("cuda")
+    figures = [
+        artifact.counts["detection"]["boxes"]["truth"] for artifact in (there, measured("cpu"))
+    ]
+    assert figures[0] == pytest.approx(figures[1], abs=1e-3)
+
+
 @pytest.mark.parametrize("method", TRAINED)
 def test_parts_of_a_batch_of_images_train_as_here(
     trained: Callable[..., Artifact], method: str
