@@ -151,9 +151,10 @@ def materialize(
     with open_local(project) as instance, held_open(instance), registered(instance) as name:
         _register(instance, project, slugs_of_places)
         run = partial(_run, defs, instance, name, summary=summary, on_line=on_line)
-        _launch(project, Shown(instance, project), places, run, summary, on_line)
+        shown = Shown(instance, project)
+        _launch(project, shown, places, run, summary, on_line)
     raise_if_stopped()
-    Tracking.of(project).apply(project, patient=True)
+    Tracking.of(project).sync(project, shown.logged)
     summary.seconds = time.monotonic() - started
     return summary
 

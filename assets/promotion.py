@@ -8,15 +8,13 @@ Does not belong here: the rule (`react_pipeline.promotion`), MLflow's registry
 import dagster as dg
 
 from react_pipeline.assets.declared import artifact_check, stage_asset
-from react_pipeline.assets.partitions import key_of
-from react_pipeline.assets.reporting import publish, readable_failures
+from react_pipeline.assets.reporting import publish
 from react_pipeline.assets.resources import Context, ProjectResource
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
-from react_pipeline.promotion import decide, promotion_is_current, standing
+from react_pipeline.promotion import promotion_is_current, standing
 from react_pipeline.stage import DOMAIN_RESULTS, PROMOTION, method_key
 from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, StaleArtifact
-from react_pipeline.tracking import Tracking
 
 
 @stage_asset
@@ -26,13 +24,9 @@ def promotion(context: Context, project: ProjectResource) -> dg.MaterializeResul
     Every trained method is tested against the current champion (the base, at first) on the same
     images, and against its control. The verdict, with its interval and its reason, is kept here and
     shown in MLflow's model registry as the aliases `champion` and `challenger` of `react-<domain>`.
-    A person's choice made there is taken over.
+    A person chooses with `react-pipeline models promote`.
     """
-    with readable_failures():
-        pipeline = project.load()
-        slug = key_of(context)
-        edit = Tracking.of(pipeline).hand_edit(pipeline, slug)
-        return publish(context, project, lambda pipeline, slug: decide(pipeline, slug, edit))
+    return publish(context, project)
 
 
 @artifact_check(PROMOTION)

@@ -40,9 +40,6 @@ DATA_VERSION_TAG = "dagster/data_version"
 CHECKED_TAG = "react/checked_by"
 """Tag of a materialization that holds `checked_by` of its run."""
 
-MAX_NOTES = 5
-"""Notes of a verdict that the asset shows."""
-
 INTERRUPTED = "interrupted"
 """The message of a step that was cancelled, from the UI or by Ctrl-C."""
 
@@ -131,20 +128,19 @@ def _logged(project: Project, artifact: Artifact, run_id: str) -> dict[str, dg.M
     run.
     """
     tracking = Tracking.of(project)
-    delivery = tracking.apply(project, artifact, run_id)
+    logged = tracking.log_artifact(project, artifact, run_id)
     shown: dict[str, dg.MetadataValue] = {}
     if artifact.stage == PROMOTION:
-        waits = f"{delivery.waits} verdicts wait for MLflow until the next run"
-        changes = [waits if delivery.waits else "updated", *delivery.notes[:MAX_NOTES]]
-        shown["registry"] = dg.MetadataValue.text("; ".join(changes))
-    if delivery.run_id is None:
+        state = "updated" if logged else "the verdict waits for MLflow until the next run"
+        shown["registry"] = dg.MetadataValue.text(state)
+    if logged is None:
         problem = "tracking unavailable, will be logged at the next run"
         return {**shown, "mlflow": dg.MetadataValue.text(problem)}
-    url = tracking.runs.url(delivery.run_id)
+    url = tracking.runs.url(logged)
     shown["mlflow"] = dg.MetadataValue.text("open it with `react-pipeline ui`")
     if url:
         shown["mlflow"] = dg.MetadataValue.url(url)
-    shown["mlflow_run_id"] = dg.MetadataValue.text(delivery.run_id)
+    shown["mlflow_run_id"] = dg.MetadataValue.text(logged)
     return shown
 
 

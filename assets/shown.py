@@ -12,7 +12,7 @@ import dagster as dg
 from react_pipeline.assets.partitions import name_of
 from react_pipeline.assets.reporting import CHECKED_TAG, DATA_VERSION_TAG, checked_by
 from react_pipeline.project import Project
-from react_pipeline.stage import ALL, PROMOTION, STAGES
+from react_pipeline.stage import ALL, STAGES
 from react_pipeline.store import Artifact
 from react_pipeline.tracking import Tracking
 
@@ -29,19 +29,13 @@ class Shown:
         """Ask MLflow; without an answer every artifact counts as logged."""
         self._instance = instance
         self._project = project
-        tracking = Tracking.of(project)
-        self._logged = tracking.logged(project)
-        self._edited = tracking.edited(project)
+        self.logged = Tracking.of(project).logged()
         self._made: dict[str, Mapping[str, Mapping[str, str]]] = {}
 
     def has(self, artifact: Artifact) -> bool:
-        """Whether MLflow shows it, and a run whose checks passed; of a `promotion`, whether no
-        person moved the alias `champion` since.
-        """
+        """Whether MLflow shows it, and a run whose checks passed."""
         stage, key = artifact.stage, artifact.key
-        if self._logged is not None and artifact.fingerprint not in self._logged:
-            return False
-        if stage == PROMOTION and key in self._edited:
+        if self.logged is not None and artifact.fingerprint not in self.logged:
             return False
         if stage not in self._made:
             self._made[stage] = self._made_by_success(stage)

@@ -267,7 +267,8 @@ def _build(project: Project, look: Manifests, stage: str, key: str) -> None:
         content = {"skipped": {}}
         files |= _comparison(slug)
     elif stage == "promotion":
-        content = {"results": case_of(look, slug).seen}
+        case = case_of(look, slug)
+        content = {"results": case.seen(case.champion)}
         base = Contender(method="base")
         verdict = Verdict(
             domain=slug, decision="nothing", reason="made up", champion_before=base, champion=base

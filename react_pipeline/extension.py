@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from react_pipeline.store import Artifact, InputError, ReactError, Store
+from react_pipeline.store import InputError, ReactError, Store
 
 if TYPE_CHECKING:
     import typer
@@ -32,8 +32,6 @@ OpenStore = Callable[[str, Path, float], Store]
 """Opens the store at a URL, with a folder of this machine, and the bytes its copies may take there.
 """
 
-SaveModel = Callable[[Path, Any], None]
-"""Saves a `LoggedModel` of MLflow in a folder."""
 
 GROUP = "react_pipeline.extensions"
 CORE = EntryPoint("core", "react_pipeline.pipeline:Core", GROUP)
@@ -102,37 +100,6 @@ class Extension:
     def declare_assets(self) -> None:
         """Declare texts and checks of assets, and sensors (`assets.declared`), or import what
         does.
-        """
-
-    # MLflow.
-
-    def prepare_tracking(self, uri: str) -> None:
-        """Prepare this process, and the tables of a local database, for a tracking URI, before
-        anything is read or written there.
-        """
-
-    def prepare_experiment(self, client: Any, experiment: Any, files: Path | None) -> None:
-        """Check and prepare the experiment of a project in MLflow before runs are written to it.
-
-        `files` is the folder of the runs' files; None where a server decides.
-        """
-
-    def package_model(
-        self, project: Project, checkpoint: Artifact, directory: Path
-    ) -> SaveModel | None:
-        """What saves a checkpoint as a logged model of MLflow that can be loaded, from files that
-        it writes into an empty folder; None: this extension does not.
-        """
-
-    def refresh_model(
-        self,
-        client: Any,
-        project: Project,
-        checkpoint: tuple[str, str, str],
-        model_id: str,
-    ) -> None:
-        """Bring the logged model of a checkpoint (stage, key, fingerprint) up to date, after a
-        result.
         """
 
     def stores(self) -> Mapping[str, OpenStore]:

@@ -1,12 +1,9 @@
-"""A stop: SIGINT or SIGTERM to a command, which ends within seconds, with one line and no process
-left behind.
+"""A stop: SIGINT, SIGTERM or SIGHUP raises KeyboardInterrupt in a command, which then ends with one
+line, the exit code of the signal, and no child process.
 
-Python raises the exception of a signal wherever the main thread is. In a weak reference's callback
-or a `__del__` it is printed and dropped, in C++ it becomes another error, and a library may catch
-it: the command would go on. So each signal is also written to a pipe by the interpreter itself
-(`signal.set_wakeup_fd`), whoever handles it. A thread reads it, raises it again where it was
-dropped, and ends the process when `GRACE_SECONDS` are over. That is safe at any point: an artifact
-is absent, or complete and verified.
+A stop is safe at any point, since an artifact is absent, or complete and verified. Where Dagster
+replaces the signals' actions, or the exception becomes another one in C++, the number of the signal
+is in a pipe: the interpreter itself writes it there (`signal.set_wakeup_fd`).
 
 Imports the standard library alone, so that a command is watched before anything else is loaded;
 psutil is imported when a stop came.
@@ -15,37 +12,29 @@ psutil is imported when a stop came.
 from __future__ import annotations
 
 import os
-import select
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
-from typing import Any
-
-AGAIN_SECONDS = 3.0
-"""Without an end after this long, a stop is raised again: something caught it."""
-
-GRACE_SECONDS = 6.5
-"""To save the state of a training and to tell Dagster and MLflow."""
 
 CHILD_SECONDS = 1.5
-"""What child processes have to end after SIGTERM."""
+"""Seconds that child processes have to end after SIGTERM."""
 
 LINE = "error: interrupted; the same command can be run again, and keeps what was finished"
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_DROPPED = 0
-"""Written to the pipe, in the place of a signal's number, when an exception was dropped."""
-
-_watch: _Watch | None = None
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_pipe = -1
+_number = 0
 
 
 def requested() -> bool:
-    """Whether a signal asked this process to stop."""
-    return _watch is not None and _watch.number != 0
+    """Return whether a signal asked this process to stop."""
+    global _number
+    with suppress(OSError):  # nothing came
+        came = os.read(_pipe, 4096)
+        _number = _number or next((number for number in came if number in _SIGNALS), 0)
+    return _number != 0
 
 
 def raise_if_stopped() -> None:
@@ -56,214 +45,85 @@ def raise_if_stopped() -> None:
         raise KeyboardInterrupt
 
 
-def stop_in_own_way() -> None:
-    """From here on the command ends in its own way, such as one that has servers to end; loading is
-    over.
-
-    Raises:
-        KeyboardInterrupt: If it was to stop before, and something caught that.
-    """
-    raise_if_stopped()
-    for number in _SIGNALS:
-        signal.signal(number, signal.default_int_handler)
-    if _watch is not None:
-        _watch.leave()
-
-
 @contextmanager
 def watched() -> Iterator[None]:
-    """Run a command; a stop ends it with exit code 128 + the number of the signal, whatever was
-    raised meanwhile.
-
-    Also in a shell that ignores SIGINT, as scripts do for what they start in the background:
-    Dagster would then ignore SIGTERM as well.
+    """Run a command; a stop ends it with exit code 128 + the number of the signal, whatever error
+    the exception became. A command that catches it and succeeds ends as usual.
     """
-    global _watch
-    watch = _watch = _Watch()
+    _watch()
     try:
         yield
     except BaseException as error:
-        if is_stop(type(error)):  # the thread may not have read of it yet
-            watch.number = watch.number or signal.SIGINT
-        if not watch.number:
+        # Dagster's public modules do not have its exception.
+        is_stop = isinstance(error, KeyboardInterrupt) or (
+            type(error).__name__ == "DagsterExecutionInterruptedError"
+        )
+        is_success = isinstance(error, SystemExit) and not error.code
+        if is_success or not (requested() or is_stop):
             raise
-    finally:
-        # A command that ended has nothing to resume; one that was stopped needs no second signal.
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN if watch.number else signal.SIG_DFL)
-    if watch.number:
-        # `python -m` ends by SIGINT if the exception passed an `exec` of a text, as in dataclasses;
-        # this resets it.
-        exec("")  # noqa: S102
-        watch.end(sys.exit)
+    else:
+        return
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    # `python -m` ends by SIGINT if the exception passed an `exec` of a text, as in dataclasses;
+    # this resets it.
+    exec("")  # noqa: S102
+    with suppress(OSError):  # standard error is closed
+        start = "\n" if os.isatty(2) else ""  # there may be a progress bar
+        os.write(2, f"{start}{LINE}\n".encode())
+    _end_children()
+    sys.exit(128 + (_number or signal.SIGINT))
 
 
-def is_stop(kind: type[BaseException]) -> bool:
-    """Whether an exception is that of a signal: Python's own, or Dagster's, which its public
-    modules do not have.
-    """
-    return (
-        issubclass(kind, KeyboardInterrupt) or kind.__name__ == "DagsterExecutionInterruptedError"
-    )
+def _watch() -> None:
+    global _pipe
+    _pipe, write_end = os.pipe()
+    for end in (_pipe, write_end):
+        os.set_blocking(end, False)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=_leave_to_parent)
+    for number in _SIGNALS:
+        # Also in a shell that ignores SIGINT, as scripts do for what they start in the background:
+        # Dagster would then ignore SIGTERM as well. Under `nohup` SIGHUP stays ignored.
+        if number != signal.SIGHUP or signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+    report_dropped, report_thread = sys.unraisablehook, threading.excepthook
 
-
-class _Watch:
-    """The pipe, the thread that reads it, and what it does.
-
-    Attributes:
-        number: The signal that came; 0: none.
-    """
-
-    def __init__(self) -> None:
-        """Called from the main thread."""
-        self.number = 0
-        self._left = False
-        self._raise = True
-        self._ending = threading.Lock()
-        self._main = threading.get_ident()
-        self._terminal = -1
-        with suppress(OSError):  # closed
-            # Dagster captures what steps write by another file in the place of descriptor 2.
-            self._terminal = os.dup(2)
-        self._children: set[Any] = set()
-        self._pipe, self._write_end = os.pipe()
-        for end in (self._pipe, self._write_end):
-            os.set_blocking(end, False)
-        signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
-        os.register_at_fork(after_in_child=_as_child)
-        for number in _SIGNALS:
-            signal.signal(number, self._handle)
-        self._report_dropped = sys.unraisablehook
-        sys.unraisablehook = self._dropped
-        self._report_thread = threading.excepthook
-        threading.excepthook = self._thread_failed
-        threading.Thread(target=self._run, name="stop", daemon=True).start()
-
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
-        # A stop is raised once, and again only where it was lost: what cleans up is not disturbed
-        # by a second Ctrl-C.
-        if not self._raise:
-            return
-        self._raise = False
-        self.number = self.number or number
-        raise KeyboardInterrupt
-
-    def leave(self) -> None:
-        """Take no part in a stop that comes from now on."""
-        self._left = True
-
-    def abandon(self) -> None:
-        """Undo all but the signals' actions, in a fork: the pipe and the hooks are its parent's."""
-        if sys.unraisablehook == self._dropped:
-            sys.unraisablehook = self._report_dropped
-        if threading.excepthook == self._thread_failed:
-            threading.excepthook = self._report_thread
-        for descriptor in (self._pipe, self._write_end, self._terminal):
-            with suppress(OSError):
-                os.close(descriptor)
-        self._pipe = self._write_end = self._terminal = -1  # a hook that wraps ours may still write
-
-    def end(self, leave: Callable[[int], Any]) -> None:
-        """Say so, end all child processes, and leave."""
-        if self._ending.acquire(blocking=False):
-            self._say()
-            if not self._left:
-                end_processes(self._children | set(descendants()))
+    def dropped(failure: sys.UnraisableHookArgs) -> None:
+        # Python drops it in a weak reference's callback or a `__del__`.
+        if issubclass(failure.exc_type, KeyboardInterrupt):
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
         else:
-            time.sleep(CHILD_SECONDS + 0.5)  # the other thread is at it
-        leave(128 + self.number)
+            report_dropped(failure)
 
-    def _say(self) -> None:
-        with suppress(OSError, ValueError):
-            if select.select([], [self._terminal], [], 0)[1]:
-                start = "\n" if os.isatty(self._terminal) else ""  # there may be a progress bar
-                os.write(self._terminal, f"{start}{LINE}\n".encode())
+    def thread_failed(failure: threading.ExceptHookArgs) -> None:
+        if not requested():  # else what it needs is gone
+            report_thread(failure)
 
-    def _run(self) -> None:
-        dropped = False
-        while not self.number:
-            dropped = self._read(None)
-            if self._left:
-                return
-        now = time.monotonic()
-        end = now + GRACE_SECONDS
-        again = now + AGAIN_SECONDS
-        self._children = set(descendants())
-        while now < end:
-            # Not while Python finalizes, which puts the signals' own actions back: it would kill
-            # the process.
-            if (dropped or now >= again) and not self._ending.locked():
-                again = now + AGAIN_SECONDS
-                self._raise = True
-                signal.pthread_kill(self._main, signal.SIGINT)
-            dropped = self._read(max(0.0, min(end, again) - now))
-            now = time.monotonic()
-        self.end(os._exit)
-
-    def _read(self, seconds: float | None) -> bool:
-        """Wait for what the pipe brings; returns whether an exception was dropped."""
-        if not select.select([self._pipe], [], [], seconds)[0]:
-            return False
-        came = os.read(self._pipe, 4096)
-        if not self._left:
-            self.number = self.number or next((number for number in came if number in _SIGNALS), 0)
-        return _DROPPED in came
-
-    def _dropped(self, failure: sys.UnraisableHookArgs) -> None:
-        if not is_stop(failure.exc_type):
-            self._report_dropped(failure)
-            return
-        # The thread may raise it again before this hook returns, which Python would print; it does
-        # so once more later.
-        with suppress(OSError, KeyboardInterrupt):
-            os.write(self._write_end, bytes([_DROPPED]))
-
-    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
-        if not self.number:  # else what it needs is gone
-            self._report_thread(failure)
+    sys.unraisablehook, threading.excepthook = dropped, thread_failed
 
 
-def _as_child() -> None:
-    """A process that was forked has no part in this: its signals are its own."""
+def _leave_to_parent() -> None:
+    """Give a process that was forked its own signals."""
+    global _pipe, _number
+    _pipe, _number = -1, 0
     with suppress(ValueError):
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    global _watch
-    if _watch is not None:
-        _watch.abandon()
-    _watch = None
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
 
 
-def descendants() -> list[Any]:
-    """Every process (psutil's) below this one; those that clean up behind it are left out."""
+def _end_children() -> None:
+    """End every process below this one; those that clean up behind it are left out."""
     import psutil
 
-    processes = []
+    children = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             if "resource_tracker" not in " ".join(process.cmdline()):
-                processes.append(process)
-    return processes
-
-
-def end_processes(processes: Iterable[Any]) -> None:
-    """SIGTERM, and SIGKILL for those that still live after `CHILD_SECONDS`."""
-    import psutil
-
-    living = list(processes)
-    for number, seconds in ((signal.SIGTERM, CHILD_SECONDS), (signal.SIGKILL, 0.0)):
-        for process in living:
-            with suppress(psutil.Error):
-                process.send_signal(number)
-        deadline = time.monotonic() + seconds
-        while (living := list(filter(_lives, living))) and time.monotonic() < deadline:
-            time.sleep(0.02)
-
-
-def _lives(process: Any) -> bool:
-    import psutil
-
-    with suppress(psutil.Error):
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    return False
+                process.terminate()
+                children.append(process)
+    _, living = psutil.wait_procs(children, CHILD_SECONDS)
+    for process in living:
+        with suppress(psutil.Error):
+            process.kill()

@@ -72,17 +72,11 @@ def list_models(
             except ReactError as error:
                 silent = str(error)
         rows += _rows(project, slug, versions, is_silent=bool(silent))
-        if not silent and (edit := registry.hand_edit(project, slug)):
-            where = f"version {edit.version}" if edit.version else "no version"
-            print_error(
-                f"note: {slug}: a person set the alias `champion` to {where}; the next run of "
-                "`promotion` adopts it"
-            )
     print_table(_COLUMNS, rows, right=5, labels=2)
     if silent:
         print_error(f"note: {silent}, so only what the store holds is shown")
-    if waiting := registry.count_pending(project, verdicts=True):
-        print_error(f"note: {waiting} verdicts wait for MLflow")
+    if waiting := registry.count_missed(project):
+        print_error(f"note: {waiting} artifacts and verdicts wait for MLflow")
 
 
 @models_app.command("promote")
@@ -155,10 +149,7 @@ def _print_decision(project: Project, artifact: Artifact) -> None:
     before = verdict.champion_before.identity
     after = verdict.champion.identity
     console.print(f"{slug}: {after} is champion (before: {before}): {verdict.reason}")
-    delivery = Tracking.of(project).apply(project, artifact, patient=True)
-    for note in delivery.notes:
-        print_error(f"note: {note}")
-    if delivery.waits:
+    if Tracking.of(project).log_artifact(project, artifact, patient=True) is None:
         print_error(
             "note: MLflow does not answer. The store holds the decision; the registry is updated "
             "by the next run of `promotion` or the next of these commands"

@@ -109,7 +109,7 @@ def _links(
     if mlflow := addresses.get("mlflow"):
         yield (
             "MLflow",
-            f"{Tracking.of(look).results_page(look, mlflow)}  (runs, curves, models)",
+            f"{Tracking.of(look).results_page(mlflow)}  (runs, curves, models)",
         )
     if not addresses:
         yield (

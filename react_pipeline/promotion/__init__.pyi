@@ -15,5 +15,4 @@ from .verdicts import BASE_METHOD as BASE_METHOD
 from .verdicts import Contender as Contender
 from .verdicts import HistoryEntry as HistoryEntry
 from .verdicts import PairedTest as PairedTest
-from .verdicts import RegistryEdit as RegistryEdit
 from .verdicts import Verdict as Verdict

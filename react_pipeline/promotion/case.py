@@ -5,6 +5,7 @@ A champion whose method has another checkpoint by now is judged by results of it
 measured again. Does not belong here: judging (`judgement`), deciding (`decision`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -39,10 +40,9 @@ class Case:
     """What a decision sees.
 
     Attributes:
-        last: The last verdict's artifact; None before the first.
-        results: By method, every result of a candidate, a control or the base that is fresh and has
-            values.
-        left_out: By method, why there is none.
+        last: The artifact of the last verdict; None before the first.
+        results: By method, the fresh result of the base, a candidate or a control, or the reason
+            why there is none.
         evidence: What decides where the domain has no labelled set; None where it has one.
         objecting: Evidence that decides nothing, and may object.
     """
@@ -51,10 +51,14 @@ class Case:
     slug: str
     last: Artifact | None
     verdict: Verdict
-    results: dict[str, Measured]
-    left_out: dict[str, str]
-    evidence: Evidence | None = None
-    objecting: tuple[Evidence, ...] = ()
+    results: Mapping[str, Measured | str]
+    evidence: Evidence | None
+    objecting: tuple[Evidence, ...]
+
+    @cached_property
+    def measured(self) -> dict[str, Measured]:
+        """The results that there are, by method."""
+        return {name: one for name, one in self.results.items() if isinstance(one, Measured)}
 
     @cached_property
     def champion(self) -> Measured | None:
@@ -62,13 +66,13 @@ class Case:
         return self.result_of(self.verdict.champion)
 
     @property
-    def seen(self) -> dict[str, str]:
-        """Fingerprints of everything that is weighed."""
-        return self.seen_with(self.champion)
+    def weighed(self) -> tuple[Evidence, ...]:
+        """All evidence that is weighed."""
+        return (*([self.evidence] if self.evidence else ()), *self.objecting)
 
-    def seen_with(self, champion: Measured | None) -> dict[str, str]:
-        """As `seen`, for another champion."""
-        seen = {method: entry.artifact.fingerprint for method, entry in self.results.items()}
+    def seen(self, champion: Measured | None) -> dict[str, str]:
+        """Return the fingerprints of everything that is weighed, with the result of a champion."""
+        seen = {method: entry.artifact.fingerprint for method, entry in self.measured.items()}
         if champion is not None and champion.artifact.fingerprint not in seen.values():
             seen["champion"] = champion.artifact.fingerprint
         models = {} if self.evidence is None else self.evidence.models(self.project)
@@ -78,27 +82,22 @@ class Case:
             **{one.inputs.stage: one.inputs.fingerprint for one in self.weighed},
         }
 
-    @property
-    def weighed(self) -> tuple[Evidence, ...]:
-        """All evidence that is weighed."""
-        return (*(() if self.evidence is None else (self.evidence,)), *self.objecting)
-
     def result_of(self, contender: Contender) -> Measured | None:
-        """The result of a model: the fresh one if it is of this checkpoint, else the newest that is
+        """Return the fresh result of a model if it is of this checkpoint, else the newest that is
         comparable.
         """
-        result = self.results.get(contender.method)
+        result = self.measured.get(contender.method)
         if contender.method == BASE_METHOD:
             return result
         if result is not None and contender.checkpoint in result.artifact.parents.values():
             return result
         candidates = results_of(self.project, self.slug, contender.method, contender.checkpoint)
-        measures = {entry.measure for entry in self.results.values()}
+        measures = {entry.measure for entry in self.measured.values()}
         return max(candidates, key=lambda one: one.measure in measures, default=None)
 
 
 def standing(project: Project, slug: str) -> tuple[Verdict, Artifact | None]:
-    """The last verdict, fresh or not, and its artifact: none where none was ever decided.
+    """Return the last verdict, fresh or not, and its artifact; None where none was ever decided.
 
     Raises:
         CorruptArtifact: If it cannot be read.
@@ -112,17 +111,16 @@ def standing(project: Project, slug: str) -> tuple[Verdict, Artifact | None]:
         )
         return never, None
     except CorruptArtifact as error:
-        pointer = project.store.address(PROMOTION, slug)
         raise CorruptArtifact(
             f"{error}. It names the champion of {slug!r}: restore it from a copy, or remove "
-            f"{pointer} to begin again "
-            "from the base and promote a model with `react-pipeline models promote`"
+            f"{project.store.address(PROMOTION, slug)} and promote a model with "
+            "`react-pipeline models promote`"
         ) from error
     return Verdict.read(artifact), artifact
 
 
 def champion_decision(project: Project, slug: str) -> HistoryEntry | None:
-    """The decision that made the champion; None while the base is champion.
+    """Return the decision that made the champion; None while the base is champion.
 
     Raises:
         CorruptArtifact: If the last verdict cannot be read.
@@ -139,53 +137,32 @@ def champion_decision(project: Project, slug: str) -> HistoryEntry | None:
 
 
 def case_of(project: Project, slug: str) -> Case:
-    """Everything that a decision on a domain considers today.
+    """Return everything that a decision on a domain considers today.
 
     Raises:
         InputError: If `promotion.max_drop` is set and nothing measures it.
         CorruptArtifact: If the last verdict cannot be read, or the disk fails to read a result.
     """
     verdict, last = standing(project, slug)
-    results: dict[str, Measured] = {}
-    left_out: dict[str, str] = {}
     settings = project.config.promotion
     candidates = list(project.config.candidates)
     if settings.all_seeds:
         candidates += [name for one in candidates for name in project.config.further_seeds(one)]
     controls = [method + CONTROL_SUFFIX for method in candidates] if settings.over_control else []
-    for method in (BASE_METHOD, *candidates, *controls):
-        entry = _fresh_result(project, slug, method)
-        if isinstance(entry, Measured):
-            results[method] = entry
-        else:
-            left_out[method] = entry
-    others = _evidence(project, slug)
-    if (
-        settings.max_drop is not None
-        and project.has_domain(slug)
-        and not any(one.enforces == "max_drop" for one in others)
-    ):
+    methods = (BASE_METHOD, *candidates, *controls)
+    results = {method: _fresh_result(project, slug, method) for method in methods}
+    has_file = project.has_domain(slug)
+    evidence = tuple(evidence_of(project, slug).values()) if has_file else ()
+    measures_drop = any(one.enforces == "max_drop" for one in evidence)
+    if settings.max_drop is not None and has_file and not measures_drop:
         raise InputError(
             "promotion.max_drop: there is no guard set to measure it on; add `guards.sets`, or "
             "remove it"
         )
-    objecting = tuple(one for one in others if not one.decides)
-    deciding = () if _has_labels(project, slug) else (one for one in others if one.decides)
-    evidence = next(iter(deciding), None)
-    return Case(project, slug, last, verdict, results, left_out, evidence, objecting)
-
-
-def _evidence(project: Project, slug: str) -> tuple[Evidence, ...]:
-    """All evidence on a domain; none if its file is gone."""
-    return tuple(evidence_of(project, slug).values()) if project.has_domain(slug) else ()
-
-
-def _has_labels(project: Project, slug: str) -> bool:
-    """Whether the domain names a labelled set; then nothing but measuring decides."""
-    try:
-        return project.domain(slug).evaluation is not None
-    except InputError:  # its file is gone
-        return True
+    has_labels = not has_file or project.domain(slug).evaluation is not None
+    deciding = [one for one in evidence if one.decides and not has_labels]
+    objecting = tuple(one for one in evidence if not one.decides)
+    return Case(project, slug, last, verdict, results, next(iter(deciding), None), objecting)
 
 
 def _fresh_result(project: Project, slug: str, method: str) -> Measured | str:
@@ -204,7 +181,7 @@ def _fresh_result(project: Project, slug: str, method: str) -> Measured | str:
 
 
 def results_of(project: Project, slug: str, method: str, checkpoint: str) -> list[Measured]:
-    """Every published, verified result of a checkpoint that has values, newest first."""
+    """Return every published, verified result of a checkpoint that has values, newest first."""
     store = project.store
     entries = []
     for stage, key in ((DOMAIN_RESULTS, method_key(slug, method)), (REEVALUATED, slug)):
@@ -252,9 +229,7 @@ def reevaluate(project: Project, slug: str) -> Artifact:
 
 
 def _refuse_unreadable(error: Exception) -> None:
-    """A damaged file is not evidence; one that the disk cannot read now may be, so nothing is
-    decided yet.
-    """
+    """Raise what the disk cannot read now, which may be evidence; a damaged file is none."""
     cause = error.__cause__
     if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
         raise error

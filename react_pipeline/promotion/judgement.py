@@ -8,7 +8,7 @@ images, K candidates.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
 
@@ -86,9 +86,24 @@ class Measured:
         )
 
 
-Seeds = Mapping[str, tuple[Measured | str, Measured | str | None]]
-"""By name, the further seeds of a candidate: the result and that of its control, or why there is
-none; None: it has no control."""
+Other = Measured | str | None
+"""Another result that counts for a candidate, or why there is none; None: it is not asked for."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A result with what its tests need.
+
+    Attributes:
+        control: The result of its control.
+        objection: Why it may not become champion, whatever its tests say; empty if it may.
+        seeds: By name, the result and the control of each further seed, which must agree.
+    """
+
+    result: Measured
+    control: Other = None
+    objection: str = ""
+    seeds: Mapping[str, tuple[Measured | str, Other]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,29 +111,26 @@ class Tested:
     """A candidate after its tests.
 
     Attributes:
-        name: How the reason names it.
         figures: What the test found, in words.
+        test: The test against the champion, or why it cannot be compared.
         control: The test against its own control, or why there can be none; None: it has no
             control.
-        problem: Why it cannot be compared; empty if it can.
         objection: Why it may not become champion, whatever its tests say; empty if it may.
     """
 
     contender: Contender
-    name: str
-    figures: str = ""
-    test: PairedTest | None = None
+    figures: str
+    test: PairedTest | str
     control: PairedTest | str | None = None
-    problem: str = ""
     objection: str = ""
 
     def outcome(self, settings: PromotionConfig, champion_name: str) -> tuple[Decision, str]:
-        """What follows for this candidate alone, and why it may not become champion ("" if
+        """Return what follows for this candidate alone, and why it may not become champion ("" if
         it may).
         """
         test = self.test
-        if test is None or self.problem:
-            return "incomparable", self.problem
+        if isinstance(test, str):
+            return "incomparable", test
         if test.gain <= 0:
             return "kept", f"no more images are right than with {champion_name}"
         threshold = f"{100 * settings.min_gain:.1f} points" if settings.min_gain else "the noise"
@@ -132,21 +144,15 @@ class Tested:
         return ("challenger", self.objection) if self.objection else ("promoted", "")
 
     def row(self, status: str, why: str) -> dict[str, Any]:
-        """Its row in the table of candidates."""
-        row = {
-            **self.contender.model_dump(include={"method", "checkpoint", "top1", "n"}),
-            "status": status,
-            "why": why,
-        }
-        if (test := self.test) is not None:
+        """Return its row in the table of candidates."""
+        row = self.contender.model_dump(include={"method", "checkpoint", "top1", "n"})
+        row |= {"status": status, "why": why}
+        if isinstance(test := self.test, PairedTest):
             row |= test.model_dump(include={"gain", "low", "high", "p_value", "confidence"})
             row["judged"] = test.judged or None
         if isinstance(control := self.control, PairedTest):
-            row |= {
-                "control_gain": control.gain,
-                "control_low": control.low,
-                "control_high": control.high,
-            }
+            bounds = control.model_dump(include={"gain", "low", "high"})
+            row |= {f"control_{name}": value for name, value in bounds.items()}
         return row
 
 
@@ -170,42 +176,36 @@ def choose(
 ) -> Judgement:
     """Name the first of the candidates that passes its tests, else the first of all."""
     outcomes = [one.outcome(settings, champion_name) for one in candidates]
-    rows = [one.row(*outcome) for one, outcome in zip(candidates, outcomes, strict=True)]
-    for row in rows:
-        row["status"] = "passed" if row["status"] == "promoted" else row["status"]
-    place = next(
-        (place for place, (decision, _) in enumerate(outcomes) if decision == "promoted"), 0
-    )
+    rows = [
+        one.row("passed" if decision == "promoted" else decision, why)
+        for one, (decision, why) in zip(candidates, outcomes, strict=True)
+    ]
+    passed = [place for place, (decision, _) in enumerate(outcomes) if decision == "promoted"]
+    place = next(iter(passed), 0)
     chosen = candidates[place]
     decision, why = outcomes[place]
-    if decision == "promoted" and not settings.enabled:
+    if passed and not settings.enabled:
         decision = "challenger"
         why = "`promotion.enabled` is false, so a person decides"
     rows[place]["status"] = decision
-    text = chosen.figures or f"{chosen.name} cannot be compared with {champion_name}"
+    name = chosen.contender.identity
+    text = chosen.figures or f"{name} cannot be compared with {champion_name}"
+    test = chosen.test if isinstance(chosen.test, PairedTest) else None
     control_test = chosen.control if isinstance(chosen.control, PairedTest) else None
     if control_test is not None:
         text += f"; over its control {control_test}"
     elif decision == "promoted" and settings.over_control:
-        text += (
-            "; its control was not "
-            f"{'judged' if chosen.test and chosen.test.judged else 'evaluated'}"
-        )
-    ending = {"promoted": f"{chosen.name} becomes champion", "incomparable": "nothing moves"}
+        text += f"; its control was not {'judged' if test and test.judged else 'evaluated'}"
+    ending = {"promoted": f"{name} becomes champion", "incomparable": "nothing moves"}
     text += f"; {ending.get(decision, f'{champion_name} stays')}" + (f": {why}" if why else "")
-    return Judgement(
-        decision, text, rows, chosen.contender, chosen.test, control_test, len(candidates)
-    )
+    return Judgement(decision, text, rows, chosen.contender, test, control_test, len(candidates))
 
 
 def judge(
-    candidates: Mapping[str, Measured],
+    candidates: Sequence[Candidate],
     champion: Measured | None,
     champion_name: str,
-    controls: Mapping[str, Measured | str],
     settings: PromotionConfig,
-    objections: Mapping[str, str] | None = None,
-    seeds: Mapping[str, Seeds] | None = None,
 ) -> Judgement:
     """Test every candidate against the champion on the same images, and name the best.
 
@@ -216,52 +216,44 @@ def judge(
     their order.
 
     Args:
-        candidates: By method, in the order of methods, without the champion itself.
+        candidates: In the order of methods, without the champion itself.
         champion: The champion's result; None: there is none to compare with.
         champion_name: How the reason names it.
-        controls: By the candidate's name: the control's result, or why an evaluated one cannot be
-            used.
-        objections: By checkpoint, why it may not become champion.
-        seeds: By the candidate's name, those that must agree with it.
     """
-    ordered = sorted(candidates.values(), key=lambda entry: -entry.top1)
-    if not ordered:
+    if not candidates:
         return Judgement("nothing", f"{champion_name} stays champion: there is no other candidate")
-    confidence = 1 - (1 - settings.confidence) / len(ordered)
-    tried = "" if len(ordered) == 1 else f", {len(ordered)} candidates tested at once"
+    confidence = 1 - (1 - settings.confidence) / len(candidates)
+    tried = "" if len(candidates) == 1 else f", {len(candidates)} candidates tested at once"
 
-    def tested(entry: Measured) -> Tested:
+    def tested(one: Candidate) -> Tested:
+        entry = one.result
         contender = entry.contender
-        objection = (objections or {}).get(contender.checkpoint, "")
-        outcome = Tested(contender, contender.identity, objection=objection)
         if champion is None:
-            return replace(outcome, problem=f"{champion_name} has no result to compare with")
+            return Tested(contender, "", f"{champion_name} has no result to compare with")
+        figures = ""
         try:
             test = paired_test(entry, champion, confidence)
             figures = (
-                f"{outcome.name} is right on {100 * entry.top1:.1f}% of {test.n} images, "
+                f"{contender.identity} is right on {100 * entry.top1:.1f}% of {test.n} images, "
                 f"{champion_name} on {100 * (entry.top1 - test.gain):.1f}%: {test}{tried}"
             )
-            outcome = replace(outcome, figures=figures, test=test)
-            control = controls.get(contender.method) if settings.over_control else None
-            control_test = (
-                paired_test(entry, control, confidence)
-                if isinstance(control, Measured)
-                else control
-            )
-            others = (seeds or {}).get(contender.method, {})
-            disagreement = _disagreement(others, champion, confidence, settings.min_gain)
-            return replace(outcome, control=control_test, objection=objection or disagreement)
+            control: Other | PairedTest = one.control
+            if isinstance(control, Measured):
+                control = paired_test(entry, control, confidence)
+            objection = one.objection or _disagreement(one, champion, confidence, settings.min_gain)
+            return Tested(contender, figures, test, control, objection)
         except InputError as error:
-            return replace(outcome, problem=str(error))
+            return Tested(contender, figures, str(error))
 
-    outcomes = [tested(entry) for entry in ordered]
-    return choose(outcomes, champion_name, settings)
+    ordered = sorted(candidates, key=lambda one: -one.result.top1)
+    return choose([tested(one) for one in ordered], champion_name, settings)
 
 
-def _disagreement(seeds: Seeds, champion: Measured, confidence: float, min_gain: float) -> str:
-    """Which other seed of a candidate does not pass its tests, and why; empty if all do."""
-    for name, (result, control) in seeds.items():
+def _disagreement(
+    candidate: Candidate, champion: Measured, confidence: float, min_gain: float
+) -> str:
+    """Return which other seed of a candidate does not pass its tests, and why; "" if all do."""
+    for name, (result, control) in candidate.seeds.items():
         if isinstance(result, str):
             return f"{name} cannot be compared ({result})"
         if isinstance(control, str):
@@ -284,11 +276,11 @@ def paired_test(method: Measured, other: Measured, confidence: float) -> PairedT
         InputError: If the two were not measured on the same images in the same way.
     """
     names = f"{method.contender.identity} and {other.contender.identity}"
-    for field in MUST_AGREE:
-        values = [getattr(entry.result, field) for entry in (method, other)]
+    for attribute in MUST_AGREE:
+        values = [getattr(entry.result, attribute) for entry in (method, other)]
         if values[0] != values[1]:
             raise InputError(
-                f"{names} differ in {field} ({values[0]}, {values[1]}) and cannot be compared"
+                f"{names} differ in {attribute} ({values[0]}, {values[1]}) and cannot be compared"
             )
     if method.measure != other.measure:
         raise InputError(f"{names} were measured with other classes or templates")

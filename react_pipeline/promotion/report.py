@@ -30,28 +30,26 @@ COLUMNS = [
     "checkpoint",
     "why",
 ]
-_TEXTS = ("method", "status", "checkpoint", "why")
+_TEXTS, _COUNTS = ("method", "status", "checkpoint", "why"), ("n", "judged")
 _SHADES = {"promoted": "#08519c", "challenger": "#6baed6"}
 
 
-def write_verdict(directory: Path, verdict: Verdict, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write `verdict.json`, `candidates.parquet`, `candidates.csv`, `table.md` and `promotion.png`.
+def write_verdict(
+    directory: Path, verdict: Verdict, rows: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Write `verdict.json`, `candidates.parquet`, `candidates.csv`, `table.md` and `promotion.png`,
+    and return the counts for the manifest.
 
     Values are fractions, differences too. The table of a verdict by a person has one row: the model
     it promoted.
     """
     if not rows and verdict.challenger is not None:
-        promoted = Tested(verdict.challenger, verdict.challenger.method, test=verdict.test)
+        promoted = Tested(verdict.challenger, "", verdict.test or "")
         rows = [promoted.row(verdict.decision, f"decided by {verdict.person or 'a person'}")]
     blank = dict.fromkeys(_TEXTS, "")
     table = pd.DataFrame([{**blank, **row} for row in rows], columns=COLUMNS)
-    kinds = {
-        **dict.fromkeys(COLUMNS, "float64"),
-        **dict.fromkeys(_TEXTS, "object"),
-        "n": "Int64",
-        "judged": "Int64",
-    }
-    table = table.astype(kinds)
+    kinds = {**dict.fromkeys(COLUMNS, "float64"), **dict.fromkeys(_TEXTS, "object")}
+    table = table.astype({**kinds, **dict.fromkeys(_COUNTS, "Int64")})
     (directory / VERDICT_FILE).write_text(
         verdict.model_dump_json(indent=1, by_alias=True) + "\n", encoding="utf-8"
     )
@@ -59,6 +57,15 @@ def write_verdict(directory: Path, verdict: Verdict, rows: Sequence[Mapping[str,
     table.to_csv(directory / "candidates.csv", index=False)
     (directory / "table.md").write_text(to_markdown(verdict, table), encoding="utf-8")
     _draw(verdict, table, directory / "promotion.png")
+    return {
+        **verdict.model_dump(include={"decision", "by", "reason", "candidates"}),
+        "champion": verdict.champion.method,
+        "champion_before": verdict.champion_before.method,
+        "challenger": verdict.challenger.method if verdict.challenger else "",
+        "tested_on_these_images": len(verdict.tested),
+        **verdict.champion.model_dump(include={"top1"}, exclude_none=True),
+        **(verdict.test.model_dump() if verdict.test else {}),
+    }
 
 
 def to_markdown(verdict: Verdict, table: pd.DataFrame) -> str:

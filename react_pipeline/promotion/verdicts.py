@@ -1,11 +1,10 @@
 """Verdicts: the on-disk form of a decision on the champion of a domain, with its contenders, tests
 and history.
 
-Does not belong here: judging (`judgement`), keeping a verdict (`verdict_chain`), MLflow's registry
+Does not belong here: judging (`judgement`), keeping a verdict (`chain`), MLflow's registry
 (`tracking`).
 """
 
-from dataclasses import dataclass
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,7 +15,7 @@ VERDICT_FILE = "verdict.json"
 BASE_METHOD = "base"
 
 Decision = Literal["promoted", "kept", "challenger", "incomparable", "nothing", "rolled back"]
-By = Literal["rule", "person", "registry"]
+By = Literal["rule", "person"]
 
 
 class _Stored(BaseModel):
@@ -108,7 +107,7 @@ class Verdict(_Stored):
             beyond the noise, or not allowed; `kept`: no model is ahead of the champion;
             `incomparable`; `nothing`: there was no candidate; `rolled back`: a person restored an
             earlier champion.
-        by: The rule of the configuration, a person's command, or a person's edit of the registry.
+        by: The rule of the configuration, or a person's command.
         person: The name of who gave the command.
         challenger: The best candidate that is not the champion (after `promoted`: who became it).
         test: Challenger against `champion_before`.
@@ -161,26 +160,5 @@ class Verdict(_Stored):
             raise CorruptArtifact(
                 f"{artifact.address}/{VERDICT_FILE}: not a verdict of this version; it names the "
                 f"champion of {artifact.key!r}: read it with the version that wrote it, or remove "
-                f"{artifact.address.rpartition('/')[0]} to begin again from the base"
+                f"{artifact.address.rpartition('/')[0]} and promote a model again"
             ) from error
-
-
-@dataclass(frozen=True)
-class RegistryEdit:
-    """A person moved the alias `champion` in the registry: to `version`, or took it away (None).
-
-    `method` and `checkpoint` are taken from the tags of that version; empty if the pipeline did not
-    register it.
-    """
-
-    version: str | None
-    method: str = ""
-    checkpoint: str = ""
-
-    def agrees_with(self, champion: Contender) -> bool:
-        """Whether the alias is where it belongs: at the champion's version; for the base,
-        nowhere.
-        """
-        if champion.method == BASE_METHOD:
-            return self.version is None
-        return self.checkpoint == champion.checkpoint

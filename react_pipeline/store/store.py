@@ -40,6 +40,7 @@ from react_pipeline.store.artifacts import (
 from react_pipeline.store.attempts import Attempt, attempts, new_attempt
 from react_pipeline.store.durable import (
     CACHE,
+    create_atomically,
     fsync,
     fsync_tree,
     lock,
@@ -293,6 +294,14 @@ class Store:
     def write_note(self, name: str, text: str) -> None:
         """Keep a text beside the artifacts that can be lost without harm, for all hosts."""
         write_atomically(self._note(name), text)
+
+    def create_note(self, name: str, text: str) -> bool:
+        """Keep a text under a name that has none yet; returns whether this call created it.
+
+        Of all callers, on all hosts, exactly one gets True; `read_note` then gives every other one
+        the whole text.
+        """
+        return create_atomically(self._note(name), text)
 
     def _note(self, name: str) -> Path:
         return self.root / CACHE / name

@@ -1,4 +1,3 @@
-from .log import Delivery as Delivery
 from .log import Tracking as Tracking
 from .notes import DAGSTER_VARIABLE as DAGSTER_VARIABLE
 from .notes import MLFLOW_VARIABLE as MLFLOW_VARIABLE
@@ -6,7 +5,8 @@ from .notes import NOTE_TAG as NOTE_TAG
 from .notes import RESULTS_VIEW as RESULTS_VIEW
 from .notes import dagster_url as dagster_url
 from .notes import mlflow_url as mlflow_url
-from .queue import reason_of as reason_of
+from .notes import reason_of as reason_of
+from .registry import Version as Version
 from .results import shown_differences as shown_differences
 from .runs import ERROR_TAG as ERROR_TAG
 from .runs import ERROR_TYPE_TAG as ERROR_TYPE_TAG
@@ -14,7 +14,6 @@ from .runs import FAILED as FAILED
 from .runs import FILES as FILES
 from .runs import FINISHED as FINISHED
 from .runs import KILLED as KILLED
-from .runs import MAX_METRICS as MAX_METRICS
 from .runs import Runs as Runs
 from .runs import log_params as log_params
 from .runs import log_rows as log_rows
@@ -25,4 +24,3 @@ from .values import flatten as flatten
 from .values import params_of as params_of
 from .values import rows_of_record as rows_of_record
 from .values import tags_of as tags_of
-from .versions import Version as Version

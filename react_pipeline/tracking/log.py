@@ -1,57 +1,61 @@
 """Tracking: every published artifact as one MLflow run, written once and never at the cost of a
 result.
 
-Does not belong here: how a run is found (`runs`), a training under way (`live`), deciding what is
-champion.
+The store is the queue: an artifact without a finished run is logged the next time. A server that is
+down or a killed process delays a run and never loses or doubles it: its tag `fingerprint` finds
+what is already there, and what is written twice is written once.
 
-An artifact is on disk before its run is written. It is queued in `<store>/.pending_tracking` first
-and leaves the queue when its run is FINISHED, so a server that is down or a killed process delays a
-run and never loses or doubles it: the `fingerprint` tag finds what is already there. The log of a
-`promotion` also applies its verdict to the registry.
+Does not belong here: how a run is opened (`runs`), what is written (`values`, `results`, `models`,
+`registry`), a training under way (an extension).
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from react_pipeline.project import Project
-from react_pipeline.promotion import RegistryEdit
-from react_pipeline.stage import COMPARISON, CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS, PROMOTION
-from react_pipeline.store import (
-    Artifact,
-    CorruptArtifact,
-    MissingArtifact,
-    ReactError,
-    slug_of,
+from react_pipeline.settings import without_secrets
+from react_pipeline.stage import (
+    COMPARISON,
+    CUSTOMIZED_CHECKPOINT,
+    DOMAIN_RESULTS,
+    PROMOTION,
+    STAGES,
+    method_key,
 )
+from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, ReactError
 from react_pipeline.tracking.models import (
     MODEL_STAGES,
-    MetricSource,
-    datasets_of,
-    find_model_id,
+    log_inputs,
     log_model,
     model_of,
     refresh_model,
+    source_of,
 )
-from react_pipeline.tracking.notes import dagster_url, view_url
-from react_pipeline.tracking.queue import PENDING, Queue, reason_of
-from react_pipeline.tracking.registry import apply_verdict, edited_by_hand, hand_edit
+from react_pipeline.tracking.notes import dagster_url, reason_of, view_url
+from react_pipeline.tracking.registry import Version, list_versions, show_verdict
 from react_pipeline.tracking.results import cost_rows, difference_rows
 from react_pipeline.tracking.runs import (
     FINISHED,
     Runs,
     log_params,
     log_rows,
+    log_tags,
     missing_rows,
 )
-from react_pipeline.tracking.values import created_ms, files_of, metrics_of, params_of, tags_of
-from react_pipeline.tracking.versions import Version, list_versions
+from react_pipeline.tracking.values import (
+    DAGSTER_RUN_TAG,
+    created_ms,
+    files_of,
+    metrics_of,
+    params_of,
+    tags_of,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -60,24 +64,19 @@ logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 LOCK = "tracking"
-"""Name of the store's lock of the queue."""
+"""Name of the store's lock that spares two processes the same work."""
 
+MISSED = "missed-by-mlflow"
+"""Name of the store's note with the artifacts that MLflow did not take when they were published,
+and their Dagster runs. Without it they are logged all the same by the next `sync`.
+"""
 
-@dataclass
-class Delivery:
-    """Result of a pass over the queue.
+COOLDOWN_SECONDS = 60.0
+"""After a failure a tracking server is left alone for this long, so that a slow one does not slow
+every asset.
+"""
 
-    Attributes:
-        run_id: Of the run of the artifact that was to be logged; None if it waits.
-        runs: Ids of all runs by the file name of their entry.
-        waits: Number of verdicts that still wait.
-        notes: What a person should read about the verdicts that were applied.
-    """
-
-    run_id: str | None = None
-    runs: dict[str, str] = field(default_factory=dict)
-    waits: int = 0
-    notes: list[str] = field(default_factory=list)
+_unreachable_until: dict[str, float] = {}
 
 
 class Tracking:
@@ -91,72 +90,66 @@ class Tracking:
 
     @classmethod
     def of(cls, project: Project) -> Tracking:
-        """Tracking as the project's configuration says."""
+        """Return the tracking that the project's configuration names."""
         return cls(Runs.of(project))
 
     def log_artifact(
-        self, project: Project, artifact: Artifact, dagster_run_id: str = ""
+        self,
+        project: Project,
+        artifact: Artifact,
+        dagster_run_id: str = "",
+        *,
+        patient: bool = False,
     ) -> str | None:
         """Log one artifact, and whatever an earlier call could not log; returns the id of the
         artifact's run.
 
-        Safe to repeat: an artifact that is logged already costs one look-up. Returns None, with a
-        warning, when MLflow does not answer; the artifact stays queued then.
-        """
-        return self.apply(project, artifact, dagster_run_id).run_id
+        Never raises, and is safe to repeat: an artifact that is logged already costs a look-up.
+        Returns None, with a warning, when MLflow does not answer; the store remembers.
 
-    def apply(
-        self,
-        project: Project,
-        artifact: Artifact | None = None,
-        dagster_run_id: str = "",
-        *,
-        patient: bool = False,
-    ) -> Delivery:
-        """Log everything queued, with an artifact at its end; never raises, safe to repeat.
-
-        `patient` asks the server even if it failed a moment ago.
+        Args:
+            patient: Ask the server even if it failed a moment ago.
         """
-        queue = self._queue(project)
-        delivery = Delivery()
-        entry = None if artifact is None else _put(queue, artifact, dagster_run_id)
-        if queue.entries() and not queue.rests(patient=patient):
+
+        def log(client: MlflowClient) -> str:
             with project.store.locked(LOCK):
-                if artifact is not None:
-                    # Another process may have logged it while this one waited; its run is needed
-                    # all the same.
-                    _put(queue, artifact, dagster_run_id)
-                try:
-                    client = self.runs.connect()
-                    self._log_entries(client, project, delivery)
-                    if artifact is not None and artifact.stage == CUSTOMIZED_CHECKPOINT:
-                        self.runs.close_abandoned(client, project.store, artifact)
-                except Exception as error:  # whatever MLflow, its database or the network raise
-                    self.runs.forget()
-                    queue.rest(error)
-        for note in delivery.notes:
-            logger.warning("%s", note)
-        delivery.run_id = delivery.runs.get(entry.name) if entry else None
-        delivery.waits = len(queue.verdicts())
-        return delivery
+                missed = self._missed(project)
+                if missed or self._lacks_parents(client, project, artifact):
+                    self._sync(client, project, {_name(artifact): dagster_run_id} | missed)
+                return self._log(client, project, artifact, dagster_run_id)
 
-    def hand_edit(self, project: Project, slug: str) -> RegistryEdit | None:
-        """What a person did to the alias `champion` since it was last written, as far as that is
-        known.
+        if (run_id := self._ask(log, patient=patient)) is None:
+            missed = {_name(artifact): dagster_run_id} | self._missed(project)
+            with suppress(ReactError, OSError):
+                project.store.write_note(MISSED, json.dumps(missed))
+        return run_id
 
-        None: nothing, or MLflow is down, or verdicts of the domain wait.
+    def logged(self) -> set[str] | None:
+        """Return the fingerprints of the artifacts that are logged; None, with a warning, when
+        MLflow does not answer.
         """
-        if self._queue(project).verdicts(slug):
-            return None
-        return self._asked(project, lambda client: hand_edit(client, slug))
+        return self._ask(self.runs.finished)
 
-    def edited(self, project: Project) -> set[str]:
-        """The domains of which `hand_edit` knows something."""
-        slugs = self._asked(project, edited_by_hand) or set()
-        return {slug for slug in slugs if not self._queue(project).verdicts(slug)}
+    def sync(self, project: Project, logged: set[str] | None = None) -> set[str] | None:
+        """Log every artifact of the store that has no finished run; returns the fingerprints of
+        those that have one then. None, with a warning, when MLflow does not answer.
+
+        Args:
+            logged: The answer of `logged` a while ago, which need not be asked for again.
+        """
+
+        def log(client: MlflowClient) -> set[str]:
+            with project.store.locked(LOCK):
+                return self._sync(client, project, self._missed(project), logged)
+
+        return self._ask(log, patient=True)
+
+    def count_missed(self, project: Project) -> int:
+        """Return how many artifacts MLflow did not take when they were published."""
+        return len(self._missed(project))
 
     def versions(self, slug: str) -> list[Version]:
-        """The versions of a domain's model, oldest first.
+        """Return the versions of a domain's model, oldest first.
 
         Raises:
             ReactError: If MLflow cannot be reached; its text has no password of an address.
@@ -166,103 +159,126 @@ class Tracking:
         except Exception as error:  # whatever MLflow, its database or the network raise
             raise ReactError(f"MLflow does not answer ({reason_of(error)})") from error
 
-    def _queue(self, project: Project) -> Queue:
-        return Queue(self.uri, project.store.root / PENDING)
-
-    def _log_entries(self, client: MlflowClient, project: Project, delivery: Delivery) -> None:
-        """Log what waits, longest waiting first.
-
-        One failure among successes is the entry's own; two in a row, or nothing else, is the
-        server's, and is raised.
+    def results_page(self, address: str) -> str:
+        """Return where the server at `address` shows the results of all methods; `address` if
+        MLflow does not answer here.
         """
-        failures: dict[str, Exception] = {}
-        in_a_row = 0
-        entries = self._queue(project).entries()
-        for path in sorted(entries, key=lambda path: path.stat().st_mtime_ns):
-            try:
-                entry = json.loads(path.read_text(encoding="utf-8"))
-                delivery.runs[path.name] = self._log_entry(client, project, entry, delivery.notes)
-            except Exception as error:
-                path.touch()  # to the end, so that a bad entry delays the others once at most
-                failures[path.stem] = error
-                in_a_row += 1
-                if in_a_row > 1:
-                    raise
-            else:
-                path.unlink()
-                in_a_row = 0
-        for name, failure in failures.items():
-            if not any(delivery.runs.values()):
-                raise failure
-            logger.warning(
-                "%s could not be logged to MLflow, retried at the next run: %s",
-                name,
-                reason_of(failure),
-            )
-
-    def _log_now(
-        self, client: MlflowClient, project: Project, stage: str, key: str, fingerprint: str
-    ) -> str:
-        """The run of an artifact, which may wait in the queue; logging it twice costs one look-up.
-        "" if it is gone.
-        """
-        entry = {"stage": stage, "key": key, "fingerprint": fingerprint, "dagster_run_id": ""}
-        waiting = self._queue(project).folder / f"{slug_of(stage, key, fingerprint)}.json"
-        if waiting.exists():
-            entry = json.loads(waiting.read_text())
-        return self._log_entry(client, project, entry, [])
-
-    def logged(self, project: Project) -> set[str] | None:
-        """Fingerprints of the artifacts that are logged; None, with a warning, when MLflow does not
-        answer.
-        """
-        return self._asked(project, self.runs.finished)
-
-    def results_page(self, project: Project, address: str) -> str:
-        """Where the server at `address` shows the results of all methods; `address` if MLflow does
-        not answer here.
-        """
-        page = self._asked(project, lambda _: view_url(address, self.runs.experiment_id))
+        page = self._ask(lambda _: view_url(address, self.runs.experiment_id))
         return page or address
 
-    def _asked(self, project: Project, question: Callable[[MlflowClient], Answer]) -> Answer | None:
-        if (queue := self._queue(project)).rests():
+    def _ask(
+        self,
+        question: Callable[[MlflowClient], Answer],
+        *,
+        patient: bool = False,
+    ) -> Answer | None:
+        if not patient and time.monotonic() < _unreachable_until.get(self.uri, 0.0):
             return None
         try:
             return question(self.runs.connect())
         except Exception as error:  # whatever MLflow, its database or the network raise
             self.runs.forget()
-            queue.rest(error)
+            _unreachable_until[self.uri] = time.monotonic() + COOLDOWN_SECONDS
+            logger.warning(
+                "MLflow at %s is unavailable, logging again at the next run: %s",
+                without_secrets(self.uri),
+                reason_of(error),
+            )
             return None
 
-    def count_pending(self, project: Project, *, verdicts: bool = False) -> int:
-        """How many artifacts and verdicts wait to be logged, or `verdicts` alone."""
-        queue = self._queue(project)
-        return len(queue.verdicts() if verdicts else queue.entries())
+    def _missed(self, project: Project) -> dict[str, str]:
+        with suppress(ReactError, OSError, ValueError):
+            return dict(json.loads(project.store.read_note(MISSED) or "{}"))
+        return {}
 
-    def _log_entry(
-        self, client: MlflowClient, project: Project, entry: dict[str, str], notes: list[str]
+    def _lacks_parents(self, client: MlflowClient, project: Project, artifact: Artifact) -> bool:
+        """Whether MLflow lacks the model or the results of an artifact, which the store still
+        has.
+        """
+        places: Iterable[tuple[str, str, str]] = filter(None, [model_of(artifact)])
+        if artifact.stage in (COMPARISON, PROMOTION):
+            places = (
+                (DOMAIN_RESULTS, method_key(artifact.key, name), fingerprint)
+                for name, fingerprint in artifact.parents.items()
+            )
+        for stage, key, fingerprint in places:
+            run = self.runs.find(client, {"fingerprint": fingerprint})
+            is_logged = run is not None and run.info.status == FINISHED
+            if not is_logged and fingerprint in project.store.versions(stage, key):
+                return True
+        return False
+
+    def _sync(
+        self,
+        client: MlflowClient,
+        project: Project,
+        missed: Mapping[str, str],
+        logged: set[str] | None = None,
+    ) -> set[str]:
+        """Log what has no finished run, in the order of the data.
+
+        One failure among successes is the artifact's own; two in a row, or nothing else, is the
+        server's, and is raised.
+        """
+        logged = self.runs.finished(client) if logged is None else set(logged)
+        store = project.store.look()
+        names = {
+            f"{stage} {key} {fingerprint}"
+            for stage in STAGES
+            for key in store.keys(stage)
+            for fingerprint in store.versions(stage, key)
+        }
+        waiting = []
+        for name in {*names, *missed}:
+            stage, key, fingerprint = name.split(" ")
+            # What is pruned or damaged is replaced by what is logged for itself.
+            with suppress(MissingArtifact, CorruptArtifact):
+                if fingerprint not in logged:
+                    waiting.append(project.store.open(stage, key, fingerprint))
+        order = {stage: number for number, stage in enumerate(STAGES)}
+        waiting.sort(key=lambda one: (order.get(one.stage, -1), created_ms(one)))
+        failures = 0
+        for artifact in waiting:
+            try:
+                self._log(client, project, artifact, missed.get(_name(artifact), ""))
+            except Exception as error:
+                failures += 1
+                if failures > 1 or len(waiting) == 1:
+                    raise
+                logger.warning(
+                    "%s could not be logged to MLflow, tried again by the next materialize: %s",
+                    _name(artifact),
+                    reason_of(error),
+                )
+            else:
+                failures = 0
+                logged.add(artifact.fingerprint)
+        if missed:
+            project.store.write_note(MISSED, "{}")
+        return logged
+
+    def _log(
+        self, client: MlflowClient, project: Project, artifact: Artifact, dagster_run_id: str
     ) -> str:
-        """Log one artifact; returns the id of its run, or "" if the artifact is gone."""
-        try:
-            artifact = project.store.open(entry["stage"], entry["key"], entry["fingerprint"])
-        except (MissingArtifact, CorruptArtifact):
-            return ""  # pruned or damaged since; what replaces it is logged for itself
+        """Log one artifact; returns the id of its run."""
         if artifact.stage == PROMOTION:
-            checkpoint = partial(self._log_now, client, project)
-            notes += apply_verdict(client, project, artifact, checkpoint)
+            show_verdict(client, project, artifact)
         seconds_ms = round(1000 * float(artifact.counts.get("seconds") or 0))
         started = created_ms(artifact) - seconds_ms
-        tags = tags_of(artifact, entry["dagster_run_id"], dagster_url(project))
+        tags = tags_of(artifact, dagster_run_id, dagster_url(project))
         run, is_resumed = self.runs.open(client, tags, artifact.key, started)
         run_id = str(run.info.run_id)
         if run.info.status == FINISHED:
+            if dagster_run_id and DAGSTER_RUN_TAG not in run.data.tags:  # logged by another one
+                log_tags(client, run_id, tags)
             return run_id
         self._write(client, project, artifact, run_id, is_resumed=is_resumed)
         # A manifest has whole seconds, and a run that was streamed has the time at which its
         # training began.
         ended = max(created_ms(artifact), run.info.start_time + seconds_ms)
         client.set_terminated(run_id, FINISHED, ended)
+        if artifact.stage == CUSTOMIZED_CHECKPOINT:
+            self.runs.close_abandoned(client, artifact)
         return run_id
 
     def _write(
@@ -280,61 +296,24 @@ class Tracking:
         added.
         """
         log_params(client, run_id, params_of(artifact))
-        measured = self._log_inputs(client, project, artifact, run_id)
+        source = log_inputs(client, self.runs.experiment_id, project, artifact, run_id)
         rows = [*metrics_of(artifact), *cost_rows(project, artifact)]
         if is_resumed:
             rows = missing_rows(client, run_id, rows)
-        log_rows(client, run_id, rows, measured)
+        log_rows(client, run_id, rows, source)
         for path in files_of(artifact):
             client.log_artifact(run_id, str(path))
-        refresh_model(client, project, model_of(artifact), measured.model_id)
+        refresh_model(client, project, model_of(artifact), source.model_id)
         if artifact.stage in MODEL_STAGES:
             log_model(client, self.runs.experiment_id, project, artifact, run_id)
         if artifact.stage == COMPARISON:
-            self._log_differences(client, project, artifact)
-
-    def _log_inputs(
-        self, client: MlflowClient, project: Project, artifact: Artifact, run_id: str
-    ) -> MetricSource:
-        """Write which data sets and which model a run used; return what was measured on what."""
-        from mlflow.entities import LoggedModelInput
-
-        datasets = datasets_of(artifact)
-        models = []
-        model_id = None
-        if (model := model_of(artifact)) is not None:
-            find = partial(find_model_id, client, self.runs.experiment_id, model[2])
-            # Its own run may still wait in the queue behind this one.
-            if (model_id := find()) is None and self._log_now(client, project, *model):
-                model_id = find()
-            inputs = client.get_run(run_id).inputs
-            logged = [model.model_id for model in inputs.model_inputs] if inputs else []
-            models = [LoggedModelInput(model_id)] if model_id and model_id not in logged else []
-        if datasets or models:
-            client.log_inputs(run_id, datasets, models)
-        if not datasets:
-            return MetricSource(model_id)
-        return MetricSource(model_id, datasets[0].dataset.name, datasets[0].dataset.digest)
-
-    def _log_differences(
-        self, client: MlflowClient, project: Project, comparison: Artifact
-    ) -> None:
-        """Write what a comparison found to the runs of its results, so that they can be compared by
-        it.
-        """
-        for method, rows in difference_rows(comparison).items():
-            if (fingerprint := comparison.parents.get(method)) is None:
-                continue
-            key = f"{comparison.key}/{method}"
-            if run_id := self._log_now(client, project, DOMAIN_RESULTS, key, fingerprint):
-                result = project.store.open(DOMAIN_RESULTS, key, fingerprint)
-                log_rows(client, run_id, rows, self._log_inputs(client, project, result, run_id))
+            # The runs of its results can then be compared by it.
+            for method, differences in difference_rows(artifact).items():
+                tags = {"asset": DOMAIN_RESULTS, "fingerprint": artifact.parents.get(method, "")}
+                if run := self.runs.find(client, tags):
+                    result = run.info.run_id
+                    log_rows(client, result, differences, source_of(client, result))
 
 
-def _put(queue: Queue, artifact: Artifact, dagster_run_id: str) -> Path:
-    identity = {
-        "stage": artifact.stage,
-        "key": artifact.key,
-        "fingerprint": artifact.fingerprint,
-    }
-    return queue.put(slug_of(**identity), {**identity, "dagster_run_id": dagster_run_id})
+def _name(artifact: Artifact) -> str:
+    return f"{artifact.stage} {artifact.key} {artifact.fingerprint}"

@@ -1,5 +1,5 @@
 """Logged models: one for each checkpoint and for the base, so that MLflow ranks them by what was
-measured of them.
+measured of them; and the versions of those that were trained.
 
 Does not belong here: who is champion (`registry`). Every function here raises whatever MLflow
 raises.
@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from react_pipeline.extension import answers
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.stage import (
@@ -24,11 +23,13 @@ from react_pipeline.stage import (
     domain_and_method,
 )
 from react_pipeline.store import Artifact
-from react_pipeline.tracking.versions import find_model, find_version, model_name
+from react_pipeline.tracking.runs import create_once
+from react_pipeline.tracking.values import MetricSource
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
 
 MODEL_TAG = "model_id"
 """Tag of a version with the id of its logged model, which a registry in a database does not return.
@@ -37,58 +38,56 @@ MODEL_STAGES = (CUSTOMIZED_CHECKPOINT, BASE_CHECKPOINT)
 """Stages whose artifacts are models; an artifact with parents of both belongs to the first."""
 
 
-class MetricSource(NamedTuple):
-    """The model and the data set of a metric, under the names that MLflow's metrics use."""
-
-    model_id: str | None = None
-    dataset_name: str | None = None
-    dataset_digest: str | None = None
-
-
 def model_of(artifact: Artifact) -> tuple[str, str, str] | None:
-    """Stage, key and fingerprint of the model that an artifact was made with; None if with no
-    model.
-    """
+    """Return stage, key and fingerprint of the model that an artifact was made with, if any."""
     for stage in MODEL_STAGES:
         if stage in artifact.parents:
             return stage, ALL if stage == BASE_CHECKPOINT else artifact.key, artifact.parents[stage]
     return None
 
 
-def find_model_id(client: MlflowClient, experiment_id: str, fingerprint: str) -> str | None:
-    """Id of the logged model of a checkpoint; one that a killed process left unfinished does not
+def model_name(slug: str) -> str:
+    """Return the name of the registered model of a domain."""
+    return f"react-{slug}"
+
+
+def find_models(client: MlflowClient, experiment_id: str, fingerprint: str) -> list[LoggedModel]:
+    """Return the logged model of a checkpoint; one that a killed process left unfinished does not
     count.
     """
     from mlflow.entities import LoggedModelStatus
 
     models = client.search_logged_models([experiment_id], f"tags.fingerprint = '{fingerprint}'")
-    return next(
-        (str(model.model_id) for model in models if model.status == LoggedModelStatus.READY), None
-    )
+    return [model for model in models if model.status == LoggedModelStatus.READY]
+
+
+def find_versions(client: MlflowClient, slug: str, checkpoint: str) -> list[ModelVersion]:
+    """Return the version of a checkpoint, if it is registered."""
+    query = f"name = '{model_name(slug)}' and tags.fingerprint = '{checkpoint}'"
+    return list(client.search_model_versions(query))
 
 
 def log_model(
     client: MlflowClient, experiment_id: str, project: Project, artifact: Artifact, run_id: str
-) -> str:
-    """The id of the artifact's logged model, made now if it is not there; of a trained one with a
-    version.
-    """
+) -> None:
+    """Log the artifact's model if it is not there; a trained one with a version."""
     from mlflow.entities import LoggedModelOutput
 
     tags = {"fingerprint": artifact.fingerprint, "path": artifact.address}
     if artifact.stage == CUSTOMIZED_CHECKPOINT:
         _, tags["method"] = domain_and_method(artifact.key)
-    model_id = find_model_id(client, experiment_id, artifact.fingerprint)
-    if model_id is None:
-        model_id = str(_create(client, experiment_id, project, artifact, run_id, tags).model_id)
+    model = create_once(
+        lambda: find_models(client, experiment_id, artifact.fingerprint),
+        lambda: _create(client, experiment_id, project, artifact, run_id, tags),
+        lambda model: str(model.model_id),
+        client.delete_logged_model,
+    )
     if artifact.stage == CUSTOMIZED_CHECKPOINT:
-        _register(client, client.get_logged_model(model_id), artifact, run_id, tags)
+        _register(client, model, artifact, run_id, tags)
     outputs = client.get_run(run_id).outputs
     if outputs is None or not outputs.model_outputs:  # unless logging was interrupted after it
-        client.log_outputs(
-            run_id, [LoggedModelOutput(model_id, int(artifact.counts.get("steps") or 0))]
-        )
-    return model_id
+        step = int(artifact.counts.get("steps") or 0)
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
 
 
 def _create(
@@ -104,31 +103,34 @@ def _create(
     from mlflow.models.utils import get_external_mlflow_model_spec
     from mlflow.utils.file_utils import local_file_uri_to_path
 
+    from react_pipeline.extensions import served_models
+
     domain, method = domain_and_method(artifact.key)
     params = {"domain": domain, "method": method} if method else {"method": "base"}
-    name = "-".join(params.values())
-    # On the store's disk, for links; one at a time, so that what a killed process left belongs to
-    # no other one.
-    directory = project.store.root / ".mlflow_model"
+    # On the store's disk, for links.
+    directory = project.store.root / ".mlflow_model" / artifact.fingerprint
     shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
     try:
-        directory.mkdir()
-        packages = answers(lambda one: one.package_model(project, artifact, directory))
-        save = next(filter(None, packages.values()), None)
-        tags = tags if save else {**tags, "mlflow.model.isExternal": "true"}
-        kind = "react_classifier" if save else "open_clip"
+        save = None
+        if method:
+            save = served_models.package_model(project, artifact, directory)
         model = client.create_logged_model(
-            experiment_id, name, run_id, tags, params, model_type=kind
+            experiment_id,
+            "-".join(params.values()),
+            run_id,
+            tags if save else {**tags, "mlflow.model.isExternal": "true"},
+            params,
+            model_type="react_classifier" if save else "open_clip",
         )
         # A local folder is written where it stays, for it may hold gigabytes.
         local = str(model.artifact_location).startswith("file:")
-        place = (
-            Path(local_file_uri_to_path(model.artifact_location)) if local else directory / "saved"
-        )
+        place = directory / "saved"
+        if local:
+            place = Path(local_file_uri_to_path(model.artifact_location))
         if save:
             save(place, model)
         else:
-            shutil.rmtree(place, ignore_errors=True)
             place.mkdir(parents=True)
             get_external_mlflow_model_spec(model).save(str(place / "MLmodel"))
         if not local:
@@ -144,57 +146,83 @@ def refresh_model(
     checkpoint: tuple[str, str, str] | None,
     model_id: str | None,
 ) -> None:
-    """Bring a logged model up to date, after a result; nothing where there is none."""
-    if checkpoint is not None and model_id is not None:
-        answers(lambda one: one.refresh_model(client, project, checkpoint, model_id))
+    """Bring the logged model of a trained checkpoint up to date, after a result."""
+    from react_pipeline.extensions import served_models
+
+    if model_id is not None and checkpoint is not None and checkpoint[0] == CUSTOMIZED_CHECKPOINT:
+        served_models.refresh_calibration(client, project, checkpoint, model_id)
 
 
 def _register(
     client: MlflowClient, model: LoggedModel, artifact: Artifact, run_id: str, tags: dict[str, str]
 ) -> None:
-    domain, _ = domain_and_method(artifact.key)
+    domain, method = domain_and_method(artifact.key)
     name = model_name(domain)
-    if find_model(client, domain) is None:
+    if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(
             name, description=f"CLIP customized to the domain {domain!r} by REACT"
         )
-    if find_version(client, domain, artifact.fingerprint) is None:
+    kind = "random" if method.endswith(CONTROL_SUFFIX) else "retrieved"
+    pairs, steps = (int(artifact.counts.get(name) or 0) for name in ("pairs", "steps"))
+    version = create_once(
+        lambda: find_versions(client, domain, artifact.fingerprint),
         # `models:/<id>` would be looked up at MLflow's global tracking URI, which need not be this
         # one.
-        version = client.create_model_version(
+        lambda: client.create_model_version(
             name,
             model.artifact_location,
             run_id,
             tags={**tags, MODEL_TAG: model.model_id},
-            description=_described(artifact),
+            # Until the first verdict on it.
+            description=f"{method}, trained in {steps:,} steps on {pairs:,} {kind} pairs",
             await_creation_for=0,
             model_id=model.model_id,
-        )
-        # What the page of models links to the registry by.
-        registered = json.dumps([{"name": name, "version": str(version.version)}])
-        client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": registered})
+        ),
+        lambda version: str(version.version),
+        lambda number: client.delete_model_version(name, number),
+    )
+    # The link from the page of models to the registry.
+    registered = json.dumps([{"name": name, "version": str(version.version)}])
+    client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": registered})
 
 
-def _described(artifact: Artifact) -> str:
-    """Describes a version until the first verdict on it."""
-    _, method = domain_and_method(artifact.key)
-    kind = "random" if method.endswith(CONTROL_SUFFIX) else "retrieved"
-    pairs, steps = (int(artifact.counts.get(name) or 0) for name in ("pairs", "steps"))
-    return f"{method}, trained in {steps:,} steps on {pairs:,} {kind} pairs"
+def log_inputs(
+    client: MlflowClient, experiment_id: str, project: Project, artifact: Artifact, run_id: str
+) -> MetricSource:
+    """Write which data sets and which model a run used; returns what its metrics were measured
+    on.
+    """
+    from mlflow.entities import LoggedModelInput
+
+    model = model_of(artifact)
+    models = [] if model is None else find_models(client, experiment_id, model[2])[:1]
+    source = source_of(client, run_id)
+    inputs = [LoggedModelInput(one.model_id) for one in models if one.model_id != source.model_id]
+    client.log_inputs(run_id, datasets_of(project, artifact), inputs)
+    return source_of(client, run_id)
 
 
-def datasets_of(artifact: Artifact) -> list[DatasetInput]:
-    """The sets of pairs and of labelled images that an artifact was made of, or is."""
+def source_of(client: MlflowClient, run_id: str) -> MetricSource:
+    """Return the model and the data set that a run used."""
+    inputs = client.get_run(run_id).inputs  # a search leaves models out
+    model = next((one.model_id for one in inputs.model_inputs), None) if inputs else None
+    dataset = next((one.dataset for one in inputs.dataset_inputs), None) if inputs else None
+    if dataset is None:
+        return MetricSource(model)
+    return MetricSource(model, dataset.name, dataset.digest)
+
+
+def datasets_of(project: Project, artifact: Artifact) -> list[DatasetInput]:
+    """Return the sets of pairs and of labelled images that an artifact was made of, or is."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     domain, _ = domain_and_method(artifact.key)
-    root = artifact.address.rsplit("/", 3 + artifact.key.count("/"))[0]
     datasets = []
     for stage, fingerprint in {**artifact.parents, artifact.stage: artifact.fingerprint}.items():
         row = STAGES.get(stage)
         if row is None or row.scope != "domain" or row.gathers:
             continue
-        source = json.dumps({"uri": f"{root}/{stage}/{domain}/{fingerprint}"})
+        source = json.dumps({"uri": f"{project.store.address(stage, domain)}/{fingerprint}"})
         dataset = Dataset(f"{stage}-{domain}", fingerprint, "local", source)
         context = [InputTag("mlflow.data.context", use) for use in _uses(stage)]
         datasets.append(DatasetInput(dataset, context))

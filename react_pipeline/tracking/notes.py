@@ -5,7 +5,7 @@ and back.
 import os
 
 from react_pipeline.project import Project
-from react_pipeline.settings import has_secret
+from react_pipeline.settings import has_secret, without_secrets
 from react_pipeline.stage import STAGES, domain_and_method
 
 DAGSTER_VARIABLE, MLFLOW_VARIABLE = "REACT_DAGSTER_URL", "REACT_MLFLOW_URL"
@@ -68,6 +68,11 @@ def note(stage: str, key: str, dagster: str, dagster_run_id: str) -> str:
     if dagster_run_id and not dagster:
         lines.append(f"Made by the Dagster run `{dagster_run_id}`.")
     return "\n\n".join(lines)
+
+
+def reason_of(error: Exception) -> str:
+    """Return the text of an error as one line of a log, without passwords of addresses in it."""
+    return without_secrets(" ".join(str(error).split()))[:300]
 
 
 def _address(variable: str) -> str:

@@ -1,188 +1,175 @@
-"""The registry: the aliases of MLflow's model `react-<domain>`, and what a person changed of them
-by hand.
+"""The registered model `react-<domain>` of MLflow: versions with their verdicts, and the aliases
+`champion` and `challenger`.
 
-The store says who is champion; the registry mirrors it. A verdict waits in the queue with its
-artifact, so a server that is down only delays it. A tag of the registered model remembers where
-this module last put the alias `champion`. If it is elsewhere, a person moved it: the alias is left
-alone, and the next decision takes the person's choice over (`hand_edit`). Only a person's command
-overrules it. The alias `challenger` belongs to the pipeline and is always set.
+The store says who is champion; the registry mirrors it and is never read back. An alias that a
+person moved is where the store says again after the next verdict. Every function here raises
+whatever MLflow raises.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from react_pipeline.project import Project
-from react_pipeline.promotion import BASE_METHOD, Contender, RegistryEdit, Verdict, standing
+from react_pipeline.promotion import BASE_METHOD, Contender, Verdict, standing
 from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, method_key
-from react_pipeline.store import Artifact, ReactError
-from react_pipeline.tracking.models import MODEL_TAG, refresh_model
-from react_pipeline.tracking.versions import (
-    NONE,
-    alias_of,
-    annotate,
-    find_model,
-    find_version,
-    in_words,
-    model_name,
-    set_alias,
-)
+from react_pipeline.store import Artifact
+from react_pipeline.tracking.models import MODEL_TAG, find_versions, model_name, refresh_model
+from react_pipeline.tracking.values import MAX_TAG_CHARS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
-CHAMPION, CHALLENGER = "champion", "challenger"
-CHAMPION_TAG = "react.champion"
-"""Tag of the registered model: the version that this module last made champion, or `NONE`."""
+logger = logging.getLogger(__name__)
 
+CHAMPION, CHALLENGER = "champion", "challenger"
 VERDICT_TAG = "react.promotion"
 """Tag of the registered model: fingerprint of the verdict that its aliases show."""
 
-PAGE_MODELS = 1_000
-"""Registered models in one answer."""
+_MAX_VERSIONS = 1_000
 
 
-def hand_edit(client: MlflowClient, slug: str) -> RegistryEdit | None:
-    """What a person did to the alias `champion` since it was last written; None: nothing."""
-    model = find_model(client, slug)
-    if model is None or not _was_moved(model):
-        return None
-    there = alias_of(model, CHAMPION)
-    if there == NONE:
-        return RegistryEdit(None)
-    tags = client.get_model_version(model.name, there).tags
-    return RegistryEdit(there, tags.get("method", ""), tags.get("fingerprint", ""))
+@dataclass(frozen=True)
+class Version:
+    """One version of a domain's model, as the registry has it."""
+
+    number: str
+    method: str
+    checkpoint: str
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+
+    @property
+    def why(self) -> str:
+        """The last verdict on it and the reason; "" if it was never judged."""
+        verdict = self.tags.get("verdict")
+        return f"{verdict}: {self.tags.get('reason', '')}" if verdict else ""
 
 
-def edited_by_hand(client: MlflowClient) -> set[str]:
-    """The domains whose alias `champion` a person moved or removed since it was last written."""
-    edited = set[str]()
-    token = None
-    while True:
-        of_domains = f"name LIKE '{model_name('%')}'"
-        page = client.search_registered_models(of_domains, PAGE_MODELS, page_token=token)
-        edited |= {model.name.removeprefix(model_name("")) for model in page if _was_moved(model)}
-        if not (token := page.token):
-            return edited
+def list_versions(client: MlflowClient, slug: str) -> list[Version]:
+    """Return all versions of a domain, oldest first, with their aliases."""
+    model = _find_model(client, slug)
+    if model is None:
+        return []
+    entries = client.search_model_versions(f"name = '{model.name}'", max_results=_MAX_VERSIONS)
+    versions = []
+    for entry in sorted(entries, key=lambda entry: int(entry.version)):
+        number = str(entry.version)
+        aliases = sorted(alias for alias, there in model.aliases.items() if str(there) == number)
+        tags = dict(entry.tags)
+        method, checkpoint = tags.get("method", ""), tags.get("fingerprint", "")
+        versions.append(Version(number, method, checkpoint, tuple(aliases), tags))
+    return versions
 
 
-def _was_moved(model: RegisteredModel) -> bool:
-    return alias_of(model, CHAMPION) != model.tags.get(CHAMPION_TAG, NONE)
-
-
-def apply_verdict(
-    client: MlflowClient,
-    project: Project,
-    artifact: Artifact,
-    log: Callable[[str, str, str], object],
-) -> list[str]:
-    """Write the verdict of a `promotion`; returns what a person should read.
-
-    A verdict that another one has followed is written on its versions only: the aliases show the
-    last. `log` is called with stage, key and fingerprint of a checkpoint that has no version yet.
+def show_verdict(client: MlflowClient, project: Project, artifact: Artifact) -> None:
+    """Write the verdict of a `promotion` on the versions that it is about, and set the aliases as
+    the last verdict of the domain says.
     """
     verdict = Verdict.read(artifact)
-    notes = list[str]()
-    champion = _version(client, project, verdict.domain, verdict.champion, log, notes)
-    if champion is not None:  # measured again, it may have a newer calibration
-        place = _place(verdict.domain, verdict.champion)
-        refresh_model(client, project, place, champion.tags.get(MODEL_TAG))
-    challenger = None
-    rival = verdict.challenger
-    if rival is not None and not rival.is_same(verdict.champion):
-        challenger = _version(client, project, verdict.domain, rival, log, notes)
+    slug = verdict.domain
     decided = str(artifact.manifest["created"])
-    _write_reasons(client, verdict, champion, challenger, decided)
-    model = find_model(client, verdict.domain)
-    last = standing(project, verdict.domain)[1]
-    if model is None or last is None or last.fingerprint != artifact.fingerprint:
-        return notes
-    if champion is not None or verdict.champion.method == BASE_METHOD:
-        _move_champion(client, model, verdict, _number(champion), notes)
-    set_alias(client, model, CHALLENGER, _number(challenger))
-    client.set_registered_model_tag(model.name, VERDICT_TAG, artifact.fingerprint)
-    return notes
-
-
-def _write_reasons(
-    client: MlflowClient,
-    verdict: Verdict,
-    champion: ModelVersion | None,
-    challenger: ModelVersion | None,
-    decided: str,
-) -> None:
-    """Write the verdict on the versions of the former champion and of the model that it is
-    about.
-    """
-    moved = not verdict.champion_before.is_same(verdict.champion)
-    if moved and verdict.champion_before.method != BASE_METHOD:
-        former = find_version(client, verdict.domain, verdict.champion_before.checkpoint)
-        if former is not None:
-            annotate(client, former, "former champion", verdict, None, decided)
+    champion = _version(client, slug, verdict.champion)
+    before = verdict.champion_before
+    moved = not before.is_same(verdict.champion)
+    if moved and (former := _version(client, slug, before)):
+        _annotate(client, former, "former champion", verdict, None, decided)
+    if champion is not None:  # measured again, it may have a newer calibration
+        key = method_key(slug, verdict.champion.method)
+        place = CUSTOMIZED_CHECKPOINT, key, verdict.champion.checkpoint
+        refresh_model(client, project, place, champion.tags.get(MODEL_TAG))
     if champion is not None and (moved or verdict.decision == "promoted"):
         # For the version that is champion again, a rollback is the opposite of what it is for the
         # version that it replaces.
         rolled_back = verdict.decision == "rolled back"
         title = "champion again" if rolled_back else verdict.decision
-        annotate(client, champion, title, verdict, verdict.champion, decided)
-    elif challenger is not None:
-        annotate(client, challenger, verdict.decision, verdict, verdict.challenger, decided)
+        _annotate(client, champion, title, verdict, verdict.champion, decided)
+    elif challenger := _challenger(client, verdict):
+        _annotate(client, challenger, verdict.decision, verdict, verdict.challenger, decided)
+    _set_aliases(client, project, slug)
 
 
-def _number(version: ModelVersion | None) -> str:
-    return NONE if version is None else str(version.version)
-
-
-def _move_champion(
-    client: MlflowClient, model: RegisteredModel, verdict: Verdict, number: str, notes: list[str]
-) -> None:
-    there = alias_of(model, CHAMPION)
-    if there not in (model.tags.get(CHAMPION_TAG, NONE), number):
-        moved = f"{model.name}: a person had moved the alias `champion` to {in_words(there)}"
-        if verdict.by != "person":
-            notes.append(
-                f"{moved}, and this verdict wants {in_words(number)}; it stays where it is until "
-                f"the next decision takes it over, or `react-pipeline models promote "
-                f"{verdict.domain} METHOD` overrules it"
+def _set_aliases(client: MlflowClient, project: Project, slug: str) -> None:
+    model = _find_model(client, slug)
+    verdict, last = standing(project, slug)
+    while model is not None and last is not None:
+        champion = _version(client, slug, verdict.champion)
+        if champion is not None or verdict.champion.method == BASE_METHOD:
+            _set_alias(client, model, CHAMPION, champion)
+        else:
+            logger.warning(
+                "%s: no version is of the champion %s: it was deleted",
+                *(model.name, verdict.champion.identity),
             )
+        _set_alias(client, model, CHALLENGER, _challenger(client, verdict))
+        client.set_registered_model_tag(model.name, VERDICT_TAG, last.fingerprint)
+        shown = last.fingerprint
+        verdict, last = standing(project, slug)
+        if last is not None and last.fingerprint == shown:  # else decided meanwhile
             return
-        notes.append(f"{moved}; the command of a person moved it to {in_words(number)}")
-    set_alias(client, model, CHAMPION, number)
-    client.set_registered_model_tag(model.name, CHAMPION_TAG, number)
 
 
-def _place(slug: str, contender: Contender) -> tuple[str, str, str]:
-    return CUSTOMIZED_CHECKPOINT, method_key(slug, contender.method), contender.checkpoint
+def _set_alias(
+    client: MlflowClient, model: RegisteredModel, alias: str, version: ModelVersion | None
+) -> None:
+    if version is not None:
+        client.set_registered_model_alias(model.name, alias, version.version)
+    elif alias in model.aliases:
+        client.delete_registered_model_alias(model.name, alias)
 
 
-def _version(
-    client: MlflowClient,
-    project: Project,
-    slug: str,
-    contender: Contender,
-    log: Callable[[str, str, str], object],
-    notes: list[str],
-) -> ModelVersion | None:
-    """The version of a contender, registered now if the log of its checkpoint still waits; None for
-    the base.
-    """
+def _find_model(client: MlflowClient, slug: str) -> RegisteredModel | None:
+    # Searched before it is read: reading what is not there raises, as an unreachable server does.
+    name = model_name(slug)
+    is_there = client.search_registered_models(f"name = '{name}'")
+    return client.get_registered_model(name) if is_there else None
+
+
+def _challenger(client: MlflowClient, verdict: Verdict) -> ModelVersion | None:
+    """Return the version of the challenger, unless it became champion."""
+    rival = verdict.challenger
+    if rival is None or rival.is_same(verdict.champion):
+        return None
+    return _version(client, verdict.domain, rival)
+
+
+def _version(client: MlflowClient, slug: str, contender: Contender) -> ModelVersion | None:
+    """Return the version of a contender; None for the base, and where it was deleted."""
     if contender.method == BASE_METHOD:
         return None
-    if version := find_version(client, slug, contender.checkpoint):
-        return version
-    what = f"{contender.method} {contender.checkpoint}"
-    place = _place(slug, contender)
-    try:
-        project.store.open(*place)
-    except ReactError as error:
-        notes.append(f"{model_name(slug)}: {what} is in no version, and {error}")
-        return None
-    log(*place)
-    if version := find_version(client, slug, contender.checkpoint):
-        return version
-    notes.append(
-        f"{model_name(slug)}: no version is of {what}, though it was logged: a person deleted it"
-    )
-    return None
+    return next(iter(find_versions(client, slug, contender.checkpoint)), None)
+
+
+def _annotate(
+    client: MlflowClient,
+    version: ModelVersion,
+    title: str,
+    verdict: Verdict,
+    contender: Contender | None,
+    decided: str,
+) -> None:
+    """Write on a version what a verdict made of it and why, unless a later verdict is there.
+
+    Args:
+        title: What it is now, such as `promoted`.
+        contender: The version with its figures; None for a former champion, which keeps its own.
+    """
+    if version.tags.get("decided", "") > decided:
+        return
+    tags = {
+        "verdict": title,
+        "decided": decided,
+        "decided_by": verdict.person or verdict.by,
+        "reason": verdict.reason,
+    }
+    if contender is not None and contender.top1 is not None:
+        tags["top1"] = f"{contender.top1:.6f}"
+    if contender is not None and verdict.test is not None:
+        tags["gain"] = f"{verdict.test.gain:+.4f}"
+    for tag, value in tags.items():
+        client.set_model_version_tag(version.name, version.version, tag, value[:MAX_TAG_CHARS])
+    description = f"{title} on {decided}: {verdict.reason}"[:MAX_TAG_CHARS]
+    client.update_model_version(version.name, version.version, description=description)

@@ -9,25 +9,25 @@ raise.
 from __future__ import annotations
 
 import os
+import random
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from react_pipeline.evaluation import METRICS
-from react_pipeline.extension import answers
 from react_pipeline.project import Project
 from react_pipeline.stage import ALL
-from react_pipeline.store import Artifact, Store, locked
-from react_pipeline.tracking.models import MetricSource
+from react_pipeline.store import Artifact, locked
 from react_pipeline.tracking.notes import NOTE_TAG, TRAINING_PAGES, mlflow_url
 from react_pipeline.tracking.results import shown_differences
-from react_pipeline.tracking.values import MAX_TAG_CHARS, TRAINING_PREFIX, Row
+from react_pipeline.tracking.values import MAX_TAG_CHARS, TRAINING_PREFIX, MetricSource, Row
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
 
 Entry = TypeVar("Entry")
 
@@ -36,17 +36,15 @@ ERROR_TAG, ERROR_TYPE_TAG = "error", "error.type"
 """Tags with the reason of a failure."""
 
 EXPERIMENT_KIND_TAG, MODEL_DEVELOPMENT = "mlflow.experimentKind", "custom_model_development"
-"""What MLflow calls an experiment of trainings."""
+"""The kind that MLflow gives an experiment of trainings."""
 
 DEFAULT_EXPERIMENT = "0"
 FILES = "mlartifacts"
 """Folder of the runs' files, where no server keeps them."""
+SQLITE = "sqlite:///"
 _DATABASE = re.compile(r"(postgresql|mysql|mssql|sqlite)[+:]")
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
-
-MAX_TAGS_AND_PARAMS, MAX_METRICS = 100, 1_000
-"""MLflow's limits per call."""
 
 PAGE_RUNS = 250
 """Runs per request, so that the answer comes in time even where runs have many params and tags."""
@@ -71,14 +69,14 @@ class Runs:
 
     @classmethod
     def of(cls, project: Project) -> Runs:
-        """The runs of a project, as its configuration says."""
+        """Return the runs of a project, as its configuration names them."""
         config = project.config
         files = project.store.root.with_name(FILES)
         return cls(config.tracking_uri or "", config.project, config.mlflow_url, files)
 
     def url(self, run_id: str) -> str | None:
-        """Where a browser shows a run; None when the tracking URI is a database and no server over
-        it is known.
+        """Return where a browser shows a run; None when the tracking URI is a database and no
+        server over it is configured.
         """
         address = mlflow_url(self.address, self.uri)
         if not address:
@@ -90,7 +88,7 @@ class Runs:
         self.experiment_id = DEFAULT_EXPERIMENT
 
     def connect(self) -> MlflowClient:
-        """A client; database and experiment are created where they are missing."""
+        """Return a client; database and experiment are created where they are missing."""
         for variable, value in {
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -101,45 +99,56 @@ class Runs:
             os.environ.setdefault(variable, value)
         from mlflow import MlflowClient
 
-        if not self.uri.startswith("sqlite:///"):
-            # A server decides for itself; without one MLflow would use the working folder of this
-            # process.
-            files = self.files if _DATABASE.match(self.uri) else None
-            return self._with_experiment(MlflowClient(self.uri, self.uri), files)
-        database = Path(self.uri.removeprefix("sqlite:///"))
+        from react_pipeline.extensions import tracking_guard
+
+        is_new = self.experiment_id == DEFAULT_EXPERIMENT
+        if not self.uri.startswith(SQLITE):
+            tracking_guard.bound(self.uri)
+            client = MlflowClient(self.uri, self.uri)
+            if is_new:
+                # A server decides for itself; without one MLflow would use the working folder of
+                # this process.
+                self._open_experiment(client, self.files if _DATABASE.match(self.uri) else None)
+            return client
+        database = Path(self.uri.removeprefix(SQLITE))
         database.parent.mkdir(parents=True, exist_ok=True)
         # Two processes that open a fresh database at once race its migration, and one of them dies.
         with locked(database.with_name(database.name + ".lock")):
             client = MlflowClient(self.uri, self.uri)
-            if self.experiment_id == DEFAULT_EXPERIMENT:
+            if is_new:
                 client.search_experiments(max_results=1)  # makes the tables
-            return self._with_experiment(client, database.parent / FILES)
-
-    def _with_experiment(self, client: MlflowClient, artifacts: Path | None) -> MlflowClient:
-        if self.experiment_id == DEFAULT_EXPERIMENT:
-            answers(lambda extension: extension.prepare_tracking(self.uri))
-            experiment = client.get_experiment_by_name(self.experiment)
-            if experiment is None:
-                location = None if artifacts is None else artifacts.resolve().as_uri()
-                tags = {EXPERIMENT_KIND_TAG: MODEL_DEVELOPMENT}
-                experiment = client.get_experiment(
-                    client.create_experiment(self.experiment, location, tags)
-                )
-            answers(lambda one: one.prepare_experiment(client, experiment, artifacts))
-            self.experiment_id = experiment.experiment_id
+                tracking_guard.relocate(database)
+                self._open_experiment(client, database.parent / FILES)
         return client
+
+    def _open_experiment(self, client: MlflowClient, files: Path | None) -> None:
+        from react_pipeline.extensions import tracking_guard, ui
+
+        def find() -> list[Experiment]:
+            return [one for one in [client.get_experiment_by_name(self.experiment)] if one]
+
+        if not find():
+            location = None if files is None else files.resolve().as_uri()
+            tags = {EXPERIMENT_KIND_TAG: MODEL_DEVELOPMENT}
+            client.create_experiment(self.experiment, location, tags)
+        (experiment,) = find()
+        if files is not None:
+            tracking_guard.require_here(experiment, files)
+        ui.save_views(client, experiment)
+        self.experiment_id = experiment.experiment_id
 
     def open(
         self, client: MlflowClient, tags: Mapping[str, str], key: str, started_ms: int | None = None
     ) -> tuple[Run, bool]:
-        """The run with the `asset` and `fingerprint` of these tags, and whether it was there
+        """Return the run with the `asset` and `fingerprint` of these tags, and whether it was there
         already.
 
         It is created under the run of its domain. One that a killed or failed process left is
         resumed: it is RUNNING again and loses the reason of its failure. One that is FINISHED is
         returned as it is.
         """
-        run = self.find(client, {name: tags[name] for name in ("asset", "fingerprint")})
+        place = {name: tags[name] for name in ("asset", "fingerprint")}
+        run = self.find(client, place)
         if run is None:
             group = key.split("/")[0]
             name = f"{tags['asset']} {key}"
@@ -147,7 +156,7 @@ class Runs:
                 group = "all domains" if tags["asset"] == "overview" else "corpus"
                 name = tags["asset"]
             tags = {**tags, "mlflow.parentRunId": self._parent(client, group)}
-            return client.create_run(self.experiment_id, started_ms, tags, run_name=name), False
+            return self._create(client, place, tags, name, started_ms), False
         run_id = run.info.run_id
         if run.info.status != FINISHED:
             if run.info.status != RUNNING:
@@ -158,7 +167,7 @@ class Runs:
         return run, True
 
     def find(self, client: MlflowClient, tags: Mapping[str, str]) -> Run | None:
-        """The run with these tags, a finished one first; others that are still RUNNING are
+        """Return the run with these tags, a finished one first; others that are still RUNNING are
         closed.
         """
         runs = client.search_runs([self.experiment_id], _query(tags), max_results=10)
@@ -170,8 +179,23 @@ class Runs:
                 client.set_terminated(run.info.run_id, KILLED)
         return best
 
+    def _create(
+        self,
+        client: MlflowClient,
+        place: Mapping[str, str],
+        tags: Mapping[str, str],
+        name: str,
+        started_ms: int | None = None,
+    ) -> Run:
+        return create_once(
+            lambda: client.search_runs([self.experiment_id], _query(place), max_results=10),
+            lambda: client.create_run(self.experiment_id, started_ms, dict(tags), run_name=name),
+            lambda run: str(run.info.run_id),
+            client.delete_run,
+        )
+
     def finished(self, client: MlflowClient) -> set[str]:
-        """Fingerprints of all artifacts that have a finished run."""
+        """Return the fingerprints of all artifacts that have a finished run."""
         fingerprints: set[str] = set()
         token = None
         while True:
@@ -181,41 +205,59 @@ class Runs:
                 max_results=PAGE_RUNS,
                 page_token=token,
             )
-            tags = [run.data.tags for run in page]
-            fingerprints |= {of_run["fingerprint"] for of_run in tags if "fingerprint" in of_run}
+            fingerprints |= {run.data.tags.get("fingerprint", "") for run in page}
             if not (token := page.token):
-                return fingerprints
+                return fingerprints - {""}
 
-    def close_abandoned(self, client: MlflowClient, store: Store, artifact: Artifact) -> None:
+    def close_abandoned(self, client: MlflowClient, artifact: Artifact) -> None:
         """Close what trainings with another configuration left RUNNING when they were killed: none
-        will go on.
+        will go on. One that does run is opened again when it is logged.
         """
         domain, method = artifact.key.split("/")
         tags = {"asset": artifact.stage, "domain": domain, "method": method}
         query = f"{_query(tags)} and attributes.status = '{RUNNING}'"
         for run in client.search_runs([self.experiment_id], query):
-            other = run.data.tags.get("fingerprint", "")
-            if other != artifact.fingerprint and not store.is_building(
-                artifact.stage, artifact.key, other
-            ):
+            if run.data.tags.get("fingerprint") != artifact.fingerprint:
                 client.set_terminated(run.info.run_id, KILLED)
 
     def _parent(self, client: MlflowClient, group: str) -> str:
-        """The run under which the UI folds all runs of a domain (or of the corpus)."""
-        run = self.find(client, {PARENT_TAG: group})
+        """Return the run under which the UI folds all runs of a domain (or of the corpus)."""
+        place = {PARENT_TAG: group}
+        run = self.find(client, place)
         if run is None:
             note = (
                 f"Everything of **{group}**: open a run below, or select several and press Compare."
             )
-            run = client.create_run(
-                self.experiment_id, tags={PARENT_TAG: group, NOTE_TAG: note}, run_name=group
-            )
+            run = self._create(client, place, {**place, NOTE_TAG: note}, group)
             client.set_terminated(run.info.run_id, FINISHED)
         return str(run.info.run_id)
 
 
+def create_once(
+    find: Callable[[], Sequence[Entry]],
+    create: Callable[[], Entry],
+    name: Callable[[Entry], str],
+    delete: Callable[[str], object],
+) -> Entry:
+    """Return the entry that is there, or create it; processes that create one at once, on whatever
+    hosts, end with one.
+
+    A process that sees another entry next to its own deletes its own. So at most one stays: a
+    process that sees its own alone was there before all others, and they see it. An entry may be
+    deleted while another process uses it, which then fails and is repeated by the next log.
+    """
+    while True:
+        if there := find():
+            return there[0]
+        created = create()
+        if all(name(entry) == name(created) for entry in find()):
+            return created
+        delete(name(created))
+        time.sleep(random.random())  # noqa: S311 - two that deleted theirs do not meet again
+
+
 def _query(tags: Mapping[str, str]) -> str:
-    """What finds the runs that have all of these tags."""
+    """Return the query for runs that have all of these tags."""
     return " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
 
 
@@ -223,9 +265,7 @@ def log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> 
     """Write params; writing the same ones again changes nothing."""
     from mlflow.entities import Param
 
-    entries = [Param(name, value) for name, value in params.items()]
-    for batch in _batches(entries, MAX_TAGS_AND_PARAMS):
-        client.log_batch(run_id, params=batch)
+    client.log_batch(run_id, params=[Param(name, value) for name, value in params.items()])
 
 
 def log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
@@ -233,14 +273,13 @@ def log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None
     from mlflow.entities import RunTag
 
     entries = [RunTag(name, value[:MAX_TAG_CHARS]) for name, value in tags.items()]
-    for batch in _batches(entries, MAX_TAGS_AND_PARAMS):
-        client.log_batch(run_id, tags=batch)
+    client.log_batch(run_id, tags=entries)
 
 
 def log_rows(
     client: MlflowClient, run_id: str, rows: Iterable[Row], source: MetricSource | None = None
 ) -> None:
-    """Write metrics; those that rank models with what they were measured of.
+    """Write metrics; those that rank models with their model and data set.
 
     MLflow draws a chart of every metric that a model has, and drops a row that it has with the same
     name, value, step and time.
@@ -253,21 +292,14 @@ def log_rows(
     for row in rows:
         of_model = source if source is not None and row.name in ranking else ()
         entries.append(Metric(row.name, row.value, row.time_ms, row.step, *of_model))
-    for batch in _batches(entries, MAX_METRICS):
-        client.log_batch(run_id, metrics=batch)
-
-
-def _batches(entries: list[Entry], limit: int) -> Iterator[list[Entry]]:
-    """The entries, as many at once as MLflow takes."""
-    for start in range(0, len(entries), limit):
-        yield entries[start : start + limit]
+    client.log_batch(run_id, metrics=entries)
 
 
 def missing_rows(
     client: MlflowClient, run_id: str, rows: Iterable[Row], steps: dict[str, set[int]] | None = None
 ) -> list[Row]:
-    """The rows whose step the run lacks; `steps` remembers the steps that the run has, by name,
-    between calls.
+    """Return the rows whose step the run lacks; `steps` remembers the steps that the run has, by
+    name, between calls.
 
     A training that resumes after it was killed repeats the steps after its last state at other
     times, so that equal steps need not be equal rows.
@@ -277,9 +309,8 @@ def missing_rows(
     for row in rows:
         if row.name.startswith(TRAINING_PREFIX):
             if row.name not in steps:
-                steps[row.name] = {
-                    point.step for point in client.get_metric_history(run_id, row.name)
-                }
+                history = client.get_metric_history(run_id, row.name)
+                steps[row.name] = {point.step for point in history}
             if row.step in steps[row.name]:
                 continue
         missing.append(row)

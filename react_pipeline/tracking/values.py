@@ -32,6 +32,7 @@ store.
 A page carries its script and pictures with it, so it may be larger."""
 
 HEADLINE_METRIC = "top1"
+DAGSTER_RUN_TAG = "dagster.run_id"
 
 
 class Row(NamedTuple):
@@ -41,6 +42,14 @@ class Row(NamedTuple):
     value: float
     step: int
     time_ms: int
+
+
+class MetricSource(NamedTuple):
+    """The model and the data set of a metric, under the names that MLflow's metrics use."""
+
+    model_id: str | None = None
+    dataset_name: str | None = None
+    dataset_digest: str | None = None
 
 
 def params_of(source: Artifact | Inputs) -> dict[str, str]:
@@ -121,7 +130,7 @@ def tags_of(source: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -
         "code_version": version,
         "path": path,
         "gpu": gpu,
-        "dagster.run_id": dagster_run_id,
+        DAGSTER_RUN_TAG: dagster_run_id,
         **links(dagster, dagster_run_id),
         NOTE_TAG: note(source.stage, source.key, dagster, dagster_run_id),
     }

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import json
 import multiprocessing
 import os
 import platform
@@ -26,6 +25,7 @@ from mlflow import MlflowClient
 from PIL import Image
 from support.launch import dagster_home, metadata_of
 from support.services import connect, create_databases, postgres_server, running
+from support.tracking import runs_of
 
 from react_pipeline.assets import runs
 from react_pipeline.assets.definitions import build_defs
@@ -632,17 +632,6 @@ def test_artifact_that_mlflow_has_lost_is_logged_again(
         assert again(indexed_project, "corpus") == 1
 
 
-def test_a_champion_chosen_by_hand_is_taken_over(launched: Launched) -> None:
-    client = MlflowClient(launched.project.config.tracking_uri)
-    (chosen,) = client.search_model_versions(
-        "name = 'react-shapes' and tags.method = 'gated-image'"
-    )
-    client.set_registered_model_alias("react-shapes", "champion", chosen.version)
-    summary = materialize("promotion", ["shapes"], METHODS, launched.project.path)
-    assert len(summary.run_ids) == 1 and not summary.failed
-    assert materialize("promotion", ["shapes"], METHODS, launched.project.path).run_ids == []
-
-
 def test_wrong_domain_or_method_runs_nothing(tiny_project: Project, tmp_path: Path) -> None:
     with dagster_home(tmp_path / "home"):
         for domains, methods in (
@@ -669,8 +658,13 @@ def test_tracking_that_is_down_fails_no_run(
     assert "will be logged at the next run" in str(
         event.asset_materialization.metadata["mlflow"].value
     )
-    (waiting,) = (indexed_project.config.store / ".pending_tracking").glob("*.json")
-    assert json.loads(waiting.read_text())["dagster_run_id"] == summary.run_ids[0]
+    tracking = Tracking.of(Project.load(indexed_project.path))
+    assert tracking.count_missed(indexed_project) > 0
+    indexed_project.path.write_text(yaml.safe_dump(raw))
+    with dagster_home(tmp_path / "home"):
+        materialize("evaluation_set", ["shapes"], ["base"], indexed_project.path)
+    (run,) = runs_of(Tracking.of(indexed_project), asset="evaluation_set")
+    assert run.data.tags["dagster.run_id"] == summary.run_ids[0]
 
 
 def test_a_check_that_warns_is_a_line_of_the_output() -> None:

@@ -18,7 +18,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.promotion.case import standing
 from react_pipeline.promotion.decision import decide
 from react_pipeline.store.errors import ReactError
-from react_pipeline.tracking import queue
+from react_pipeline.tracking import log
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.use.classifier import Classifier
 
@@ -43,7 +43,7 @@ def project(make_project: Callable[..., Project], measured: Path, tracking: Trac
 
 @pytest.fixture
 def run(project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(queue, "_unreachable_until", {})
+    monkeypatch.setattr(log, "_unreachable_until", {})
     monkeypatch.chdir(project.path.parent)
 
     def call(*arguments: str) -> tuple[int, str, str]:
@@ -70,7 +70,6 @@ def client_of(project: Project) -> MlflowClient:
 
 
 def test_champion_and_challenger_are_listed_with_figures(project: Project, run) -> None:
-    Tracking.of(project).apply(project)
     code, out, _ = run("list", "shapes")
     assert code == 0
     for word in (
@@ -170,7 +169,7 @@ def test_a_version_shows_the_figure_that_its_reason_gives(project: Project, run)
     result(project, "colours", "base", outcomes(10, 91))
     result(project, "colours", GATED, outcomes(43, 91))  # 47.2527%
     artifact = decide(project, "colours")
-    Tracking.of(project).apply(project, artifact, patient=True)
+    Tracking.of(project).log_artifact(project, artifact, patient=True)
     version = client_of(project).get_model_version_by_alias("react-colours", "champion")
     assert (
         f"{100 * float(version.tags['top1']):.1f}" == "47.3" and "47.3%" in version.tags["reason"]
@@ -210,9 +209,9 @@ def test_without_mlflow_a_roll_back_holds_and_is_applied_later(project: Project,
     assert standing(project, "shapes")[0].champion.method == "base"
     _, out, reported = run("list", "shapes")
     assert "broken" in out
-    assert "MLflow does not answer" in reported and "1 verdicts wait" in reported
+    assert "MLflow does not answer" in reported and "1 artifacts and verdicts wait" in reported
     project.path.write_text(kept)
-    assert Tracking.of(project).apply(project, patient=True).waits == 0
+    assert Tracking.of(project).sync(project) is not None
     model = client_of(project).search_registered_models("name = 'react-shapes'")
     assert (
         not model

@@ -4,7 +4,6 @@ result.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -19,16 +18,15 @@ import requests
 import yaml
 from mlflow.utils.request_utils import TCPKeepAliveHTTPAdapter
 from support.sick_servers import SICK, late_reader, overloaded, sick_server, taking, well
-from support.tracking import artifact_of
+from support.tracking import artifact_of, runs_of
 
 from react_pipeline.extensions.doctor.diagnosis import diagnose
 from react_pipeline.extensions.tracking_guard import bounded_http
 from react_pipeline.extensions.tracking_guard.bounded_http import Allowance
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import ReactError
-from react_pipeline.tracking import queue
+from react_pipeline.tracking import log
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.queue import PENDING
 from react_pipeline.tracking.runs import Runs
 
 REASONS = {
@@ -44,8 +42,8 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setattr(bounded_http, "_allowances", {})
     monkeypatch.setattr(bounded_http, "MAX_ANSWER_BYTES", 1 << 20)
-    monkeypatch.setattr(queue, "_unreachable_until", {})
-    monkeypatch.setattr(queue, "COOLDOWN_SECONDS", 0.0)
+    monkeypatch.setattr(log, "_unreachable_until", {})
+    monkeypatch.setattr(log, "COOLDOWN_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize("kind", SICK)
@@ -58,9 +56,9 @@ def test_a_sick_server_holds_nobody_up_and_loses_nothing(
 
     def use(uri: str) -> None:
         sick = Tracking(Runs(uri, "tiny"))
-        answers.append(sick.logged(tiny_project))
+        answers.append(sick.sync(tiny_project))
         answers.extend(sick.log_artifact(tiny_project, artifact) for artifact in artifacts)
-        answers.append(sick.apply(tiny_project, patient=True).runs)
+        answers.append(sick.results_page("address"))
         with pytest.raises(ReactError, match="MLflow does not answer"):
             sick.versions("shapes")
 
@@ -69,10 +67,10 @@ def test_a_sick_server_holds_nobody_up_and_loses_nothing(
         user.start()
         user.join(HANG_SECONDS)
         assert not user.is_alive(), "it hangs"
-    assert answers == [None, None, None, None, {}]
+    assert answers == [None, None, None, None, "address"]
     assert REASONS[kind] in caplog.text
-    assert tracking.count_pending(tiny_project) == len(artifacts)
-    assert len(tracking.apply(tiny_project, patient=True).runs) == len(artifacts)
+    assert tracking.count_missed(tiny_project) == len(artifacts)
+    assert tracking.sync(tiny_project) == {artifact.fingerprint for artifact in artifacts}
     for thread in threading.enumerate():
         if thread.name == "mlflow-request":
             thread.join(HANG_SECONDS)
@@ -138,7 +136,7 @@ def test_a_request_that_fails_uses_up_the_allowance(
 ) -> None:
     with sick_server("silent") as uri:
         for _ in range(3):
-            assert Tracking(Runs(uri, "tiny")).logged(tiny_project) is None
+            assert Tracking(Runs(uri, "tiny")).sync(tiny_project) is None
     assert any("it did not answer before" in message for message in caplog.messages)
 
 
@@ -217,21 +215,15 @@ def test_commands_end_beside_a_sick_server(
         return done
 
     build = ["materialize", "--domain", "shapes", "--method", "base", "--method", "gated-image"]
-    pending = tmp_path / "store" / PENDING
     with sick_server(kind) as uri:
         built = run(*build, uri=uri)
         assert built.returncode == 0, built.stderr
         assert built.stderr.count("is unavailable") <= 4 and "Traceback" not in built.stderr
-        waiting = {json.loads(path.read_text()).get("stage") for path in pending.glob("*.json")}
-        assert {
-            "corpus",
-            "retrieved_set",
-            "customized_checkpoint",
-            "domain_results",
-            "comparison",
-        } <= waiting
         shown = run("models", "list", uri=uri)
         assert shown.returncode == 0 and "MLflow does not answer" in shown.stderr
         assert "gated-image" in run("results", uri=uri).stdout
     assert run(*build, uri=None).returncode == 0
-    assert not list(pending.glob("*.json"))
+    tracking = Tracking.of(Project.load(tiny_project.path))
+    assert tracking.count_missed(tiny_project) == 0
+    for stage in ("corpus", "retrieved_set", "customized_checkpoint", "comparison"):
+        assert {run.info.status for run in runs_of(tracking, asset=stage)} == {"FINISHED"}

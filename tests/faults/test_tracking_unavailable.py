@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import errno
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import write_project
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from sqlalchemy import Engine, event
 from support.results import publish_results
 from support.tracking import STEPS, artifact_of, runs_of
@@ -20,10 +24,9 @@ from support.tracking import STEPS, artifact_of, runs_of
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.extensions.dashboard.overview import overview
 from react_pipeline.project.project import Project
-from react_pipeline.tracking import queue
+from react_pipeline.tracking import log
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.queue import PENDING
-from react_pipeline.tracking.runs import Runs
+from react_pipeline.tracking.runs import Runs, create_once
 
 DOWN = "http://127.0.0.1:9"
 
@@ -33,7 +36,7 @@ def forgotten_failures() -> None:
     """Other tests of this process may have met a server that was down; it is left alone for a while
     then.
     """
-    queue._unreachable_until.clear()
+    log._unreachable_until.clear()
 
 
 def test_a_server_that_is_down_costs_no_result(  # 29
@@ -42,14 +45,29 @@ def test_a_server_that_is_down_costs_no_result(  # 29
     first = artifact_of(tiny_project, "retrieved_set", "shapes")
     assert Tracking(Runs(DOWN, "tiny")).log_artifact(tiny_project, first, "dagster-1") is None
     assert "unavailable" in caplog.text
-    assert tracking.count_pending(tiny_project) == 1
+    assert tracking.count_missed(tiny_project) == 1
     assert tiny_project.store.current("retrieved_set", "shapes") == first
 
     second = artifact_of(tiny_project, "control_set", "shapes")
     assert tracking.log_artifact(tiny_project, second)
-    assert tracking.count_pending(tiny_project) == 0
+    assert tracking.count_missed(tiny_project) == 0
     (run,) = runs_of(tracking, fingerprint=first.fingerprint)
     assert run.data.tags["dagster.run_id"] == "dagster-1"
+
+
+def test_a_note_that_cannot_be_written_costs_no_result(  # 29
+    tracking: Tracking, tiny_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = artifact_of(tiny_project, "retrieved_set", "shapes")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as patch:
+        for name in ("read_note", "write_note"):
+            patch.setattr(type(tiny_project.store), name, full)
+        assert Tracking(Runs(DOWN, "tiny")).log_artifact(tiny_project, first, "dagster-1") is None
+    assert tracking.sync(tiny_project) == {first.fingerprint}
 
 
 def test_server_that_failed_is_not_asked_again_at_once(  # 29
@@ -61,7 +79,7 @@ def test_server_that_failed_is_not_asked_again_at_once(  # 29
     caplog.clear()
     assert tracking.log_artifact(tiny_project, artifact) is None
     assert not caplog.text
-    tracking.apply(tiny_project, patient=True)
+    assert tracking.sync(tiny_project) is None
     assert "unavailable" in caplog.text
 
 
@@ -90,46 +108,127 @@ def test_locked_database_delays_the_run_and_doubles_nothing(  # 29
     assert tracking.log_artifact(tiny_project, artifact) is None
     lock.execute("ROLLBACK")
     lock.close()
-    runs = tracking.apply(tiny_project, patient=True).runs
-    assert len(runs) == 1
-    assert [run.info.run_id for run in runs_of(tracking, fingerprint=artifact.fingerprint)] == list(
-        runs.values()
+    assert tracking.sync(tiny_project) == {known.fingerprint, artifact.fingerprint}
+    assert len(runs_of(tracking, fingerprint=artifact.fingerprint)) == 1
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, *stages: str) -> None:
+    """Let MLflow refuse the files of some stages."""
+    write = MlflowClient.log_artifact
+
+    def refusing(client: MlflowClient, run_id: str, path: str) -> None:
+        if {*stages} & {*Path(path).parts}:
+            raise MlflowException("it is refused")
+        write(client, run_id, path)
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", refusing)
+
+
+def test_an_artifact_that_cannot_be_logged_holds_up_no_other(  # 29
+    tracking: Tracking,
+    tiny_project: Project,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    corpus, *others = (
+        artifact_of(tiny_project, *place)
+        for place in (("corpus", "all"), ("retrieved_set", "shapes"), ("control_set", "shapes"))
     )
+    with monkeypatch.context() as patch:
+        refuse(patch, "corpus")
+        assert tracking.sync(tiny_project) == {artifact.fingerprint for artifact in others}
+    assert "corpus" in caplog.text and "unavailable" not in caplog.text
+    logged = tracking.sync(tiny_project)
+    assert logged is not None and corpus.fingerprint in logged
 
 
-def test_an_entry_that_cannot_be_logged_holds_up_no_other(  # 29
-    tracking: Tracking, tiny_project: Project, caplog: pytest.LogCaptureFixture
+def test_two_failures_in_a_row_are_the_server_s(  # 29
+    tracking: Tracking,
+    tiny_project: Project,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pending = tiny_project.store.root / PENDING
-    pending.mkdir(parents=True)
-    (pending / "broken.json").write_text("not JSON")
     for stage, key in (("corpus", "all"), ("retrieved_set", "shapes"), ("control_set", "shapes")):
-        caplog.clear()
-        assert tracking.log_artifact(tiny_project, artifact_of(tiny_project, stage, key))
-        assert "broken could not be logged" in caplog.text and "unavailable" not in caplog.text
-    assert [path.name for path in pending.iterdir()] == ["broken.json"]
-
-
-def test_two_failures_in_a_row_put_a_server_last(  # 29
-    tracking: Tracking, tiny_project: Project, caplog: pytest.LogCaptureFixture
-) -> None:
-    pending = tiny_project.store.root / PENDING
-    pending.mkdir(parents=True)
-    for number in range(2):
-        (pending / f"broken-{number}.json").write_text("not JSON")
-    assert tracking.log_artifact(tiny_project, artifact_of(tiny_project, "corpus", "all")) is None
+        artifact_of(tiny_project, stage, key)
+    refuse(monkeypatch, "corpus", "retrieved_set")
+    assert tracking.sync(tiny_project) is None
     assert "unavailable" in caplog.text
-    assert len(tracking.apply(tiny_project, patient=True).runs) == 1
-    assert sorted(path.name for path in pending.iterdir()) == ["broken-0.json", "broken-1.json"]
 
 
-def test_entry_of_a_pruned_artifact_is_dropped(tracking: Tracking, tiny_project: Project) -> None:
-    pending = tiny_project.store.root / PENDING
-    pending.mkdir(parents=True)
-    gone = {"stage": "corpus", "key": "all", "fingerprint": "0" * 16, "dagster_run_id": ""}
-    (pending / "gone.json").write_text(json.dumps(gone))
-    tracking.apply(tiny_project)
-    assert not list(pending.iterdir())
+def test_a_damaged_artifact_is_not_logged(tracking: Tracking, tiny_project: Project) -> None:
+    damaged = artifact_of(tiny_project, "corpus", "all")
+    damaged.file("table.csv").write_text("changed")
+    assert tracking.sync(tiny_project) == set()
+
+
+def test_what_was_never_logged_is_logged_by_the_next_sync(  # 30
+    tracking: Tracking, tiny_project: Project
+) -> None:
+    # As a process that was killed in between leaves it; nothing names it but the store.
+    retrieved = artifact_of(tiny_project, "retrieved_set", "shapes")
+    older = artifact_of(tiny_project, "customized_checkpoint", "shapes/full")
+    newer = artifact_of(tiny_project, "customized_checkpoint", "shapes/full", seed=1)
+    assert tracking.sync(tiny_project) == {
+        artifact.fingerprint for artifact in (retrieved, older, newer)
+    }
+    for artifact in (retrieved, older, newer):
+        (run,) = runs_of(tracking, fingerprint=artifact.fingerprint)
+        assert run.info.status == "FINISHED"
+
+
+def test_two_hosts_that_log_at_once_make_one_run(
+    tracking: Tracking, tiny_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Between the look and the creation of one, the other does all of it, without its lock.
+    artifact = artifact_of(tiny_project, "customized_checkpoint", "shapes/full")
+    monkeypatch.setattr(type(tiny_project.store), "locked", lambda *_: nullcontext(True))
+    create = MlflowClient.create_run
+    other: list[str | None] = []
+
+    def create_late(client: MlflowClient, *arguments: Any, **options: Any) -> Any:
+        if not other:
+            other.append(None)
+            other[0] = Tracking(Runs(tracking.uri, "tiny")).log_artifact(tiny_project, artifact)
+        return create(client, *arguments, **options)
+
+    monkeypatch.setattr(MlflowClient, "create_run", create_late)
+    assert tracking.log_artifact(tiny_project, artifact) == other[0]
+    client = MlflowClient(tracking.uri)
+    for tags in ({"fingerprint": artifact.fingerprint}, {"react.parent": "shapes"}):
+        (run,) = runs_of(tracking, **tags)
+        assert run.info.status == "FINISHED"
+    assert len(client.search_model_versions("name = 'react-shapes'")) == 1
+    assert len(client.search_logged_models([run.info.experiment_id])) == 1
+
+
+def test_of_two_that_create_at_once_at_most_one_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Both have looked before either creates, and both create before either looks again.
+    monkeypatch.setattr("react_pipeline.tracking.runs.random.random", lambda: 0.0)
+    there: list[str] = []
+    barrier = threading.Barrier(2)
+
+    def log(name: str) -> str:
+        waits = [barrier.wait, barrier.wait]
+
+        def wait() -> None:
+            if waits:
+                waits.pop()()
+
+        def create() -> str:
+            wait()
+            there.append(name)
+            wait()
+            return name
+
+        return create_once(lambda: list(there), create, str, there.remove)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(log, ["one", "two"]))
+    assert len(there) <= 1
+    barrier.abort()
+    assert [
+        create_once(lambda: list(there), lambda: there.append("next") or "next", str, there.remove)
+    ] == there
 
 
 def test_run_left_open_by_killed_process_is_found_and_finished(
@@ -179,13 +278,9 @@ def test_mlflow_down_during_results_loses_and_doubles_nothing(
             )
             is None
         )
-    assert tracking.count_pending(project) == len(made)
-    # The comparison comes first, as it would after its results had failed once: their runs are made
-    # with it.
-    for entry in (project.store.root / PENDING).glob("domain_results--*.json"):
-        entry.touch()
-    tracking.apply(project, patient=True)
-    assert tracking.count_pending(project) == 0
+    assert tracking.count_missed(project) == len(made)
+    tracking.sync(project)
+    assert tracking.count_missed(project) == 0
     for artifact in made:
         (run,) = runs_of(tracking, fingerprint=artifact.fingerprint)
         assert run.info.status == "FINISHED"
@@ -210,7 +305,7 @@ def test_a_database_of_another_mlflow_is_refused_with_remedy(
     assert "mlflow db upgrade" in caplog.text
     database.execute("UPDATE alembic_version SET version_num = ?", [version])
     database.close()
-    assert len(tracking.apply(tiny_project, patient=True).runs) == 1
+    assert tracking.sync(tiny_project) == {artifact.fingerprint}
     assert len(runs_of(tracking, fingerprint=artifact.fingerprint)) == 1
 
 

@@ -55,14 +55,9 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return install
 
 
-OF_TRACKING_AND_STORE = {
-    *("prepare_tracking", "prepare_experiment", "package_model", "refresh_model", "stores")
-}
-
-
 def test_each_hook_is_asked_here() -> None:
     hooks = {name for name in vars(Extension) if not name.startswith("_")}
-    assert set(DRIVES) == hooks - OF_TRACKING_AND_STORE
+    assert set(DRIVES) == hooks - {"stores"}
 
 
 def fail(*_: Any, **__: Any) -> Any:

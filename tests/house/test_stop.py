@@ -1,19 +1,15 @@
-"""A stop is never lost: dropped by Python, caught by a library, turned into another error, or sent
-to a fork.
+"""A stop ends a command with one line and its children: raised, dropped by Python, turned into
+another error, or sent to a fork.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
 import dagster as dg
 import psutil
@@ -22,15 +18,11 @@ import pytest
 from react_pipeline import stop
 from react_pipeline.assets import launch
 from react_pipeline.assets.reporting import INTERRUPTED, readable_failures
-from react_pipeline.commands import cli
-from react_pipeline.extensions.corpus_page import commands as corpus_page_commands
-from react_pipeline.extensions.judging import commands as judging_commands
 from react_pipeline.project.project import Project
 from react_pipeline.stop import LINE
-from react_pipeline.store.errors import InputError
 
 SIGNALS = pytest.mark.parametrize(
-    "number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name
 )
 ROOT = Path(__file__).parents[2]
 HANG_SECONDS = 60
@@ -59,17 +51,6 @@ with stop.watched():
 """
     + WAIT
 )
-RAISED_IN_HOOK = (
-    """
-write = os.write
-def slow(descriptor, data):
-    write(descriptor, data)
-    until = time.monotonic() + 5
-    while data == bytes([stop._DROPPED]) and time.monotonic() < until: pass
-os.write = slow
-"""
-    + DROPPED
-)
 IN_DEL = (
     """
 class Deleted:
@@ -79,18 +60,13 @@ with stop.watched():
 """
     + WAIT
 )
-AT_ONCE = "stop.AGAIN_SECONDS = 1_000\n"
-CAUGHT = """
-stop.AGAIN_SECONDS, stop.GRACE_SECONDS, stop.CHILD_SECONDS = 0.1, 0.5, 0.2
+WITH_CHILD = """
 stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
 with stop.watched():
     child = subprocess.Popen([sys.executable, "-c", stubborn], stdout=subprocess.PIPE, start_new_session=True)
     child.stdout.readline()
     print(child.pid, flush=True)
-    threading.Timer(0.1, send).start()
-    while True:
-        try: time.sleep(600)
-        except BaseException: pass
+    send()
 """
 OTHER_ERROR = """
 with stop.watched():
@@ -102,10 +78,18 @@ import psutil  # its import runs texts, which would hide what the one below does
 with stop.watched():
     exec("send()")
 """
-SUCCESS = """
+HANDLED = """
 with stop.watched():
     try: send()
-    except BaseException: pass
+    except BaseException: print("own way")
+    sys.exit(0)
+"""
+BY_DAGSTER = """
+class DagsterExecutionInterruptedError(BaseException): pass
+def interrupt(*_): raise DagsterExecutionInterruptedError
+with stop.watched():
+    signal.signal(number, interrupt)
+    send()
 """
 TRACEBACK = """
 def fail(): raise ValueError("its files are gone")
@@ -127,9 +111,7 @@ def run(code: str, number: int, *, ignoring: bool = False) -> subprocess.Complet
 
 @SIGNALS
 @pytest.mark.parametrize("ignoring", [False, True], ids=["terminal", "ignoring"])
-@pytest.mark.parametrize(
-    "code", [AT_ONCE + DROPPED, RAISED_IN_HOOK, AT_ONCE + IN_DEL], ids=["weakref", "hook", "del"]
-)
+@pytest.mark.parametrize("code", [DROPPED, IN_DEL], ids=["weakref", "del"])
 def test_a_stop_that_python_drops_is_raised_again(code: str, number: int, ignoring: bool) -> None:
     done = run(code, number, ignoring=ignoring)
     assert (done.returncode, done.stderr) == (128 + number, LINE + "\n")
@@ -137,8 +119,8 @@ def test_a_stop_that_python_drops_is_raised_again(code: str, number: int, ignori
 
 
 @SIGNALS
-def test_what_catches_every_stop_is_ended_with_its_children(number: int) -> None:
-    done = run(CAUGHT, number)
+def test_a_stop_ends_the_children(number: int) -> None:
+    done = run(WITH_CHILD, number)
     assert (done.returncode, done.stderr) == (128 + number, LINE + "\n")
     wait_for_end(int(done.stdout))
 
@@ -155,7 +137,7 @@ def wait_for_end(process: int) -> None:
 
 @SIGNALS
 @pytest.mark.parametrize(
-    "code", [OTHER_ERROR, SUCCESS, TRACEBACK], ids=["other error", "success", "thread"]
+    "code", [OTHER_ERROR, BY_DAGSTER, TRACEBACK], ids=["other error", "dagster", "thread"]
 )
 def test_a_stop_counts_whatever_it_becomes(code: str, number: int) -> None:
     done = run(code, number)
@@ -173,13 +155,6 @@ def test_python_itself_does_not_change_the_exit_code(number: int, tmp_path: Path
     assert (done.returncode, done.stderr) == (128 + number, LINE + "\n")
 
 
-def test_only_an_exception_of_a_signal_is_a_stop() -> None:
-    kinds = {kind.__name__: kind for kind in BaseException.__subclasses__()}  # Dagster's among them
-    stops = [name for name, kind in kinds.items() if stop.is_stop(kind)]
-    assert sorted(stops) == ["DagsterExecutionInterruptedError", "KeyboardInterrupt"]
-    assert not stop.is_stop(asyncio.CancelledError)
-
-
 def test_a_foreign_exception_is_reported_as_python_does() -> None:
     done = run(
         "\nwith stop.watched(): raise type('PanicException', (BaseException,), {})('index out of "
@@ -189,10 +164,16 @@ def test_a_foreign_exception_is_reported_as_python_does() -> None:
     assert done.returncode == 1 and "index out of range" in done.stderr and LINE not in done.stderr
 
 
-def test_a_command_with_servers_ends_in_its_own_way() -> None:
-    own = "\nwith stop.watched():\n stop.stop_in_own_way()\n try: send()\n except KeyboardInterrupt: print('own way')"
-    done = run(own, signal.SIGTERM)
+@SIGNALS
+def test_a_command_that_handles_a_stop_ends_in_its_own_way(number: int) -> None:
+    done = run(HANDLED, number)
     assert (done.returncode, done.stdout, done.stderr) == (0, "own way\n", "")
+
+
+def test_a_command_outlives_its_terminal_under_nohup() -> None:
+    code = "\nsignal.signal(number, signal.SIG_IGN)\nwith stop.watched(): send(); print('goes on')"
+    done = run(code, signal.SIGHUP)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "goes on\n", "")
 
 
 @SIGNALS
@@ -211,26 +192,10 @@ with stop.watched():
     os.read(reads, 5)
     os.kill(process, number)
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    assert code == (7 if number == signal.SIGINT else -signal.SIGTERM), code
-    stop._watch._read(0.2)  # what the child's signal would bring
+    assert code == (7 if number == signal.SIGINT else -number), code
     assert not stop.requested()
 """
     done = run(forking, number)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_a_fork_has_neither_hooks_nor_pipe_of_its_parent() -> None:
-    forking = """
-def state(): return sys.unraisablehook, threading.excepthook, sorted(os.listdir("/proc/self/fd"))
-before = state()
-with stop.watched():
-    process = os.fork()
-    if not process:
-        os._exit(0 if state() == before else 7)
-    assert os.waitpid(process, 0)[1] == 0
-    assert stop._watch._read(0) is False and state() != before
-"""
-    done = run(forking, signal.SIGTERM)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -247,7 +212,7 @@ def test_closed_standard_error_takes_no_stop_away() -> None:
 @pytest.fixture
 def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """As after a stop that something caught."""
-    monkeypatch.setattr(stop, "_watch", SimpleNamespace(number=signal.SIGINT))
+    monkeypatch.setattr(stop, "_number", signal.SIGINT)
 
 
 def test_a_launch_begins_no_further_run(
@@ -257,45 +222,6 @@ def test_a_launch_begins_no_further_run(
     with pytest.raises(KeyboardInterrupt):
         launch.materialize("corpus", ["shapes"], ["base"], tiny_project.path)
     assert not tiny_project.store.keys("corpus")
-
-
-@pytest.mark.parametrize("stopping", [False, True], ids=["runs", "stops"])
-@pytest.mark.parametrize(
-    "arguments", [["serve"], ["judge", "shapes", "."]], ids=lambda arguments: arguments[0]
-)
-def test_a_server_is_watched_until_it_has_loaded(
-    arguments: list[str], stopping: bool, tiny_project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    events: list[str] = []
-
-    def serve(_create: object, _port: int, on_start: Callable[[str], None]) -> None:
-        events.append("loaded")
-        if stopping:
-            monkeypatch.setattr(stop, "_watch", SimpleNamespace(number=signal.SIGINT))
-            raise KeyboardInterrupt
-        on_start("http://127.0.0.1:1/")
-        raise InputError("enough")
-
-    for module in (corpus_page_commands, judging_commands):
-        monkeypatch.setattr(module, "stop_in_own_way", lambda: events.append("own way"))
-    prepared = SimpleNamespace(log=None, pictures={})
-    page = "react_pipeline.extensions.corpus_page.page"
-    for place in ("react_pipeline.extensions.ui", "react_pipeline.extensions.ui.serve", page):
-        monkeypatch.setattr(f"{place}.serve_app", serve)
-    monkeypatch.setattr(
-        "react_pipeline.extensions.judging.prepare.prepare_log", lambda *_: prepared
-    )
-    monkeypatch.setattr("react_pipeline.extensions.judging.log.open_log", lambda *_: nullcontext())
-    with pytest.raises(SystemExit) as end:
-        cli.main([*arguments, "--config", str(tiny_project.path)])
-    assert (events, end.value.code) == (
-        (["loaded"], 130) if stopping else (["loaded", "own way"], 2)
-    )
-
-
-def test_a_stop_that_loading_caught_comes_before_the_own_way(stopped: None) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        stop.stop_in_own_way()
 
 
 @pytest.mark.parametrize("error", [RuntimeError, OSError])

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from react_pipeline.evaluation.domain_results import EvalResult
-from react_pipeline.promotion.judgement import Measured, judge, paired_test
+from react_pipeline.promotion.judgement import Candidate, Measured, judge, paired_test
 from react_pipeline.settings.methods import trained_methods
 from react_pipeline.settings.promotion import PromotionConfig
 from react_pipeline.store.artifacts import Artifact
@@ -75,11 +75,11 @@ def test_methods_of_equal_accuracy_are_hardly_ever_promoted() -> None:
     promoted = 0
     for seed in range(150):
         base, *others = random_methods(seed, [0.5] * 6)
-        candidates = {
-            m: measured(m, correct)
-            for m, correct in zip(trained_methods()[:5], others, strict=True)
-        }
-        found = judge(candidates, measured("base", base), "base", {}, SETTINGS)
+        candidates = [
+            Candidate(measured(method, correct))
+            for method, correct in zip(trained_methods()[:5], others, strict=True)
+        ]
+        found = judge(candidates, measured("base", base), "base", SETTINGS)
         promoted += found.decision == "promoted"
     # 2.5% are expected at most, that is 3.75; 7 is almost two standard deviations above.
     assert promoted <= 7
@@ -88,11 +88,12 @@ def test_methods_of_equal_accuracy_are_hardly_ever_promoted() -> None:
 def test_a_real_gain_is_found_among_several_candidates() -> None:
     base, better, *others = random_methods(5, [0.5, 0.65, 0.5, 0.5])
     names = ("full", "gated-image", "locked-text")
-    candidates = {
-        m: measured(m, correct) for m, correct in zip(names, [better, *others], strict=True)
-    }
-    found = judge(candidates, measured("base", base), "base", {}, SETTINGS)
-    assert found.decision == "promoted" and found.challenger == candidates["full"].contender
+    candidates = [
+        Candidate(measured(method, correct))
+        for method, correct in zip(names, [better, *others], strict=True)
+    ]
+    found = judge(candidates, measured("base", base), "base", SETTINGS)
+    assert found.decision == "promoted" and found.challenger == candidates[0].result.contender
 
 
 @pytest.mark.parametrize(("won", "enough"), [(4, False), (5, False), (6, True)])

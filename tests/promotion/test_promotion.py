@@ -26,7 +26,7 @@ from react_pipeline.pages import escaped
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.case import standing
 from react_pipeline.promotion.decision import decide, promote, promotion_is_current, roll_back
-from react_pipeline.promotion.verdicts import RegistryEdit, Verdict
+from react_pipeline.promotion.verdicts import Verdict
 from react_pipeline.settings.methods import trained_methods
 from react_pipeline.store import artifacts
 from react_pipeline.store.artifacts import Artifact
@@ -476,43 +476,6 @@ def test_two_decisions_at_once_are_one(project: Project) -> None:
         made = list(pool.map(lambda _: decide(project, "shapes"), range(4)))
     assert len({artifact.fingerprint for artifact in made}) == 1
     assert verdict_of(made[0]).decision == "promoted"
-
-
-def test_a_choice_in_the_registry_holds_until_new_results(project: Project) -> None:
-    result(project, "shapes", GATED, outcomes(101))
-    result(project, "shapes", LOCKED, outcomes(140))
-    assert verdict_of(decide(project, "shapes")).champion.method == LOCKED
-    chosen = project.store.current("customized_checkpoint", f"shapes/{GATED}").fingerprint
-    edit = RegistryEdit("1", GATED, chosen)
-    verdict = verdict_of(decide(project, "shapes", edit))
-    assert (verdict.by, verdict.champion.checkpoint) == ("registry", chosen)
-    assert "version 1" in verdict.reason
-    assert decide(project, "shapes", edit).fingerprint == decide(project, "shapes").fingerprint
-
-
-def test_an_alias_removed_in_registry_is_a_roll_back_to_base(project: Project) -> None:
-    promoted(project)
-    verdict = verdict_of(decide(project, "shapes", RegistryEdit(None)))
-    assert (verdict.decision, verdict.by, verdict.champion.method) == (
-        "rolled back",
-        "registry",
-        "base",
-    )
-    assert decide(project, "shapes", RegistryEdit(None)).counts["decision"] == "rolled back"
-    result(project, "shapes", LOCKED, outcomes(90))
-    assert verdict_of(decide(project, "shapes")).champion.method == "base"
-
-
-def test_a_stranger_as_champion_in_the_registry_stops_all(
-    project: Project,
-) -> None:
-    result(project, "shapes", GATED, outcomes(140))
-    artifact = decide(project, "shapes", RegistryEdit("7"))
-    verdict = verdict_of(artifact)
-    assert (verdict.decision, verdict.champion.method) == ("incomparable", "base")
-    assert "version 7" in verdict.reason and "models promote shapes" in verdict.reason
-    assert decide(project, "shapes", RegistryEdit("7")).fingerprint == artifact.fingerprint
-    assert verdict_of(decide(project, "shapes")).decision == "promoted"
 
 
 def test_a_damaged_verdict_is_never_read_as_no_champion(project: Project) -> None:  # 33

@@ -5,7 +5,6 @@ repeated.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -16,8 +15,9 @@ from react_pipeline.project.project import Project
 from react_pipeline.settings.files import TRACKING_VARIABLE, load_pipeline
 from react_pipeline.settings.secrets import has_secret, without_secrets
 from react_pipeline.store.errors import ConfigError
-from react_pipeline.tracking.notes import MLFLOW_VARIABLE, mlflow_url
-from react_pipeline.tracking.queue import Queue, reason_of
+from react_pipeline.tracking.log import Tracking
+from react_pipeline.tracking.notes import MLFLOW_VARIABLE, mlflow_url, reason_of
+from react_pipeline.tracking.runs import Runs
 
 SECRET = "planted-5ecret"  # noqa: S105 - of a test
 DATABASE = f"postgresql://react:{SECRET}@db.example:5432/mlflow"
@@ -81,13 +81,17 @@ def test_neither_doctor_logs_arguments_nor_links_hold_it(
     tiny_project: Project,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    tmp_path: Path,
 ) -> None:
     monkeypatch.setenv(TRACKING_VARIABLE, DATABASE)
     monkeypatch.setenv(MLFLOW_VARIABLE, f"https://react:{SECRET}@mlflow.example")
     found = {entry.what: f"{entry.detail} {entry.remedy}" for entry in diagnose(tiny_project.path)}
     assert "…@db.example" in found["tracking"]
-    Queue(DATABASE, tmp_path).rest(OSError(f"no answer from {DATABASE}"))
+
+    def fail(_: Runs) -> None:
+        raise OSError(f"no answer from {DATABASE}")
+
+    monkeypatch.setattr(Runs, "connect", fail)
+    assert Tracking(Runs(DATABASE, "tiny")).sync(tiny_project) is None
     arguments = [*_mlflow(5000, ""), *torchrun_command(2, [], ["--config", str(tiny_project.path)])]
     shown = [
         *found.values(),

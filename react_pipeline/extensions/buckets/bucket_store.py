@@ -220,6 +220,14 @@ class BucketStore(Store):
         """As of `Store`."""
         self.bucket.write(f"{NOTES}/{name}", text.encode())
 
+    def create_note(self, name: str, text: str) -> bool:
+        """As of `Store`."""
+        try:
+            self.bucket.create(f"{NOTES}/{name}", text.encode())
+        except ConflictError:
+            return False
+        return True
+
     def address(self, stage: str, key: str) -> str:
         """As of `Store`."""
         return self.bucket.address(f"{stage}/{key}")

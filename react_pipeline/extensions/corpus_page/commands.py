@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from react_pipeline.commands import Config, console, load_project, print_table
-from react_pipeline.stop import stop_in_own_way
 
 
 def search(
@@ -63,7 +62,6 @@ def serve(
     project = load_project(config)
 
     def start(url: str) -> None:
-        stop_in_own_way()
         console.print(f"{url}\nCtrl-C stops.")
 
     console.print("loading the index and the model ...")

@@ -304,7 +304,7 @@ def _store(project: Project) -> Iterator[Finding]:
 
 def _tracking(project: Project) -> Finding:
     tracking = Tracking.of(project)
-    waiting = tracking.count_pending(project)
+    waiting = tracking.count_missed(project)
     waits = f"; {waiting} artifacts and verdicts wait to be logged" if waiting else ""
     detail = without_secrets(tracking.uri) + waits
     if not tracking.uri.startswith("http"):

@@ -14,7 +14,6 @@ from react_pipeline.commands import (
     load_project,
     materialize_command,
 )
-from react_pipeline.stop import raise_if_stopped, stop_in_own_way
 
 Source = Annotated[
     str,
@@ -65,7 +64,6 @@ def judge(
         console.print(line)
 
     def start(url: str) -> None:
-        stop_in_own_way()
         report(f"{url}\nKeys: 1, 2, n (neither), u (unsure), z (take back). Ctrl-C stops.")
 
     prepared = prepare_log(project, domain, source, candidate, against, report)
@@ -77,7 +75,6 @@ def judge(
                 start,
             )
         except KeyboardInterrupt:
-            raise_if_stopped()  # before it started
             report("stopping ...")
     report(describe(Session.read(prepared.log)))
     judged = judgements_of(project, domain)

@@ -68,6 +68,7 @@ def judge_without_labels(
         return Judgement("nothing", f"{champion_name} stays: {reason}: {way}")
     confidence = 1 - (1 - settings.confidence) / tries
     tested: list[Tested] = []
+    gains: dict[Contender, float] = {}
     for side in rivals:
         session = judgements.latest(side, holder)
         if session is None:
@@ -83,8 +84,9 @@ def judge_without_labels(
         control_session = judgements.latest(side, control) if control else None
         control_test = _test_of(control_session, confidence) if control_session else None
         figures = f"judged without labels: {contender.identity} over {champion_name} {test}"
-        tested.append(Tested(contender, contender.identity, figures, test, control_test))
-    tested.sort(key=lambda one: -one.test.gain if one.test else 0.0)
+        gains[contender] = test.gain
+        tested.append(Tested(contender, figures, test, control_test))
+    tested.sort(key=lambda one: -gains[one.contender])
     return replace(choose(tested, champion_name, settings), candidates=tries)
 
 

@@ -27,7 +27,6 @@ from react_pipeline.tracking import (
     FAILED,
     FINISHED,
     KILLED,
-    MAX_METRICS,
     NOTE_TAG,
     Row,
     Runs,
@@ -55,6 +54,9 @@ RETRY_SECONDS = 60.0
 
 CLOSE_SECONDS = 30.0
 """How long the end of a training waits at most for what is still to be written."""
+
+BATCH_ROWS = 1_000
+"""Rows of a batch, after which the next records are read."""
 
 MAX_WAITING_RECORDS = 10_000
 """Records kept for a server that is down; older ones are left to the final log."""
@@ -200,7 +202,7 @@ class LiveRun(TrainingObserver):
         if run_id is None:
             return None
         while self._unwritten or self._records:
-            while self._records and len(self._unwritten) < MAX_METRICS:
+            while self._records and len(self._unwritten) < BATCH_ROWS:
                 self._unwritten += rows_of_record(self._records.popleft())
             if self._abandoned:
                 return None

@@ -210,11 +210,8 @@ def _copy_store(root: Path, target: Path) -> int:
         copy = target / path.relative_to(root)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(text)
-    for path in (root / "store.json", *root.glob(".pending_tracking/*")):
-        if path.is_file():
-            copy = target / path.relative_to(root)
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copy2(path, copy)
+    if (marker := root / "store.json").is_file():
+        shutil.copy2(marker, target)
     return len(manifests)
 
 

@@ -17,7 +17,6 @@ from react_pipeline.commands import (
     name_of,
     print_table,
 )
-from react_pipeline.stop import raise_if_stopped, stop_in_own_way
 
 if TYPE_CHECKING:
     from react_pipeline.extensions.review.improve import Comparison, Improvement
@@ -47,7 +46,6 @@ def review(
     from react_pipeline.extensions.ui import serve_app
 
     def start(url: str) -> None:
-        stop_in_own_way()
         console.print(
             f"{url}\nKeys: k (keep), x (reject), m (move), p (pin), z (take back), c (next class). "
             "Ctrl-C stops."
@@ -58,7 +56,6 @@ def review(
         try:
             serve_app(lambda: create_page(pairs, log), port, start)
         except KeyboardInterrupt:
-            raise_if_stopped()  # before it started
             console.print("stopping ...")
         verdicts = [decision.verdict for decision in log.decisions.values()]
     counts = ", ".join(f"{verdicts.count(name)} {name}" for name in ("reject", "move", "pin"))

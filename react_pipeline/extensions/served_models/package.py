@@ -10,6 +10,7 @@ import base64
 import io
 import logging
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from importlib import metadata
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
     from mlflow.models import ModelSignature
 
-    from react_pipeline.extension import SaveModel
-
 logger = logging.getLogger(__name__)
+
+SaveModel = Callable[[Path, Any], None]
+"""Saves a `LoggedModel` of MLflow in a folder."""
 
 REQUIREMENTS = ("mlflow", "numpy", "open_clip_torch", "pandas", "pillow", "safetensors", "timm")
 """Packages that prediction needs. torch is left to the machine, which has a build for its processor
@@ -45,7 +47,7 @@ FOLDER = "model"
 """Name of the exported folder among the model's `artifacts`."""
 
 
-def package(project: Project, checkpoint: Artifact, directory: Path) -> SaveModel | None:
+def package_model(project: Project, checkpoint: Artifact, directory: Path) -> SaveModel | None:
     """Write a trained checkpoint below an empty folder, to be used without the store.
 
     Returns:

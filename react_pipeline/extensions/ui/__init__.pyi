@@ -4,3 +4,4 @@ from .cross_site import refusal as refusal
 from .refusals import record_refusal as record_refusal
 from .serve import guard as guard
 from .serve import serve_app as serve_app
+from .views import save_views as save_views

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from react_pipeline.commands import Config, console, load_project, print_start_page
-from react_pipeline.stop import stop_in_own_way
 
 
 def ui(
@@ -30,7 +29,6 @@ def ui(
     from react_pipeline.tracking import mlflow_url
 
     project = load_project(config)
-    stop_in_own_way()
     console.print("starting; this takes up to a minute ...")
     with serve(project, dagster_port, mlflow_port) as servers:
         addresses = {server.name: server.url for server in servers if server.url}

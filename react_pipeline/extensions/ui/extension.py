@@ -1,9 +1,8 @@
-"""What the user interfaces add: the command `ui`, and views of MLflow's experiment."""
+"""What the user interfaces add: the command `ui`."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from react_pipeline.extension import Extension
 
@@ -13,12 +12,6 @@ if TYPE_CHECKING:
 
 class UserInterfaces(Extension):
     """Dagster and MLflow, started together."""
-
-    def prepare_experiment(self, client: Any, experiment: Any, files: Path | None) -> None:
-        """Save views of results and of trainings."""
-        from react_pipeline.extensions.ui.views import save_views
-
-        save_views(client, experiment)
 
     def add_commands(self, app: typer.Typer) -> None:
         """`react-pipeline ui`."""

@@ -123,7 +123,6 @@ def serve(
         group = _Group(project, home, lock, guard, ports)
         tell_addresses(lock, group.addresses)
         try:
-            end_with_the_terminal()
             if "mlflow" in ports:
                 group.start_mlflow(tracking)
             group.start_dagster(Path(directory))
@@ -209,14 +208,6 @@ def _mlflow(port: int, public_url: str) -> list[str]:
     hosts = f"{HOST}:*,localhost:*,{public.partition('://')[2]}"
     server = ["-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
     return [*server, "--allowed-hosts", hosts, "--cors-allowed-origins", public]
-
-
-def end_with_the_terminal() -> None:
-    """A closed terminal stops the servers as Ctrl-C does: being leaders of their own sessions they
-    would live on.
-    """
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # under nohup it stays ignored
-        signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def watch(servers: Sequence[Server]) -> None:

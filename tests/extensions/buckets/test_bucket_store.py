@@ -668,6 +668,12 @@ def test_notes_are_seen_by_all_hosts(bucket: BucketStore) -> None:
     assert other_host(bucket).read_note("looks/x") == "text"
 
 
+def test_of_two_hosts_one_creates_a_note(bucket: BucketStore) -> None:
+    assert bucket.create_note("after", "first")
+    assert not other_host(bucket).create_note("after", "second")
+    assert other_host(bucket).read_note("after") == "first"
+
+
 def test_what_was_never_built_is_named(bucket: BucketStore) -> None:
     with pytest.raises(MissingArtifact, match="thing"):
         bucket.look().current("thing", "all")

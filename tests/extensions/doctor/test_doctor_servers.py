@@ -6,8 +6,6 @@ import http.server
 import json
 import socket
 import socketserver
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -192,22 +190,6 @@ def test_a_home_without_settings_is_a_note_and_left_alone(
     monkeypatch.delenv("DAGSTER_HOME")
     reported = [entry for entry in diagnose(tiny_project.path) if entry.what == "dagster home"]
     assert reported[0].state == "ok"
-
-
-@pytest.mark.parametrize(
-    ("before", "ends"), [("SIG_DFL", True), ("SIG_IGN", False)], ids=["terminal", "nohup"]
-)
-def test_a_closed_terminal_interrupts_unless_outlived(before: str, ends: bool) -> None:
-    code = (
-        "import os, signal\n"
-        "from react_pipeline.extensions.ui.servers import end_with_the_terminal\n"
-        f"signal.signal(signal.SIGHUP, signal.{before})\n"
-        "end_with_the_terminal()\n"
-        "try:\n    os.kill(os.getpid(), signal.SIGHUP); print('goes on')\n"
-        "except KeyboardInterrupt:\n    print('interrupted')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ("interrupted" if ends else "goes on")
 
 
 def test_a_driver_that_torch_cannot_use_is_a_note(

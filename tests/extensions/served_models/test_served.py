@@ -15,9 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
 
 import mlflow
 import pandas as pd
@@ -29,12 +27,12 @@ from mlflow.pyfunc import scoring_server
 from starlette.datastructures import Headers
 from support.drawings import draw
 from support.services import answer, free_port, running
+from support.tracking import artifact_of
 
 from react_pipeline import Classifier
 from react_pipeline.evaluation.domain_results import evaluate
 from react_pipeline.extensions.hub.export import export
 from react_pipeline.extensions.served_models import guard, served
-from react_pipeline.extensions.served_models.extension import ServedModels
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import promote
 from react_pipeline.store.artifacts import Artifact, _remembered, _stamp
@@ -132,9 +130,9 @@ def test_a_model_measured_after_logging_answers_calibrated(
     else:
         # The way of a champion that is measured again.
         evaluate(retrieved_project, "shapes", "base")
-        assert tracking.apply(
+        assert tracking.log_artifact(
             retrieved_project, promote(retrieved_project, "shapes", "gated-image", "a test")
-        ).run_id
+        )
     found, calibrated = answers()
     assert found["calibrated"].iloc[0] and calibrated != pytest.approx(plain, abs=0.01)
     assert found["confidence"].iloc[:3].tolist() == pytest.approx(calibrated, abs=2e-3)
@@ -349,9 +347,11 @@ def test_a_served_champion_survives_what_is_no_image(
             assert ask(url, rows(text), **headers)[0] == status
 
 
-def test_the_base_is_not_packaged(tmp_path: Path) -> None:
-    base: Any = SimpleNamespace(stage="base_checkpoint")
-    assert ServedModels().package_model(Mock(), base, tmp_path) is None
+def test_the_base_is_not_packaged(tracking: Tracking, tiny_project: Project) -> None:
+    base = artifact_of(tiny_project, "base_checkpoint", "all")
+    assert tracking.log_artifact(tiny_project, base)
+    (model,) = MlflowClient(tracking.uri).search_logged_models([tracking.runs.experiment_id])
+    assert (model.name, model.model_type) == ("base", "open_clip")
 
 
 def test_a_file_is_read_where_no_stranger_asks(

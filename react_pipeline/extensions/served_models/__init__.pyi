@@ -1,0 +1,2 @@
+from .package import package_model as package_model
+from .package import refresh_calibration as refresh_calibration
