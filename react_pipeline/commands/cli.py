@@ -24,6 +24,7 @@ from react_pipeline.commands.command_line import (
     remedy_of,
 )
 from react_pipeline.commands.domains import domains_app
+from react_pipeline.commands.gone import add_gone_commands
 from react_pipeline.commands.init import init
 from react_pipeline.commands.models import models_app
 from react_pipeline.commands.results import results
@@ -115,6 +116,7 @@ def _summarize(group: typer.Typer) -> None:
 app.command(rich_help_panel="Build")(results)
 app.add_typer(models_app, name="models", rich_help_panel="Build")
 answers(lambda extension: extension.add_commands(app))
+add_gone_commands(app)
 app.registered_commands.sort(
     key=lambda command: (*_PANELS, command.rich_help_panel).index(command.rich_help_panel)
 )

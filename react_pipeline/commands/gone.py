@@ -1,0 +1,26 @@
+"""Commands that earlier commits had: each answers in one sentence for one release."""
+
+import typer
+
+from react_pipeline.store import InputError
+
+GONE = {
+    "assess": "`predict --threshold` labels unsure pictures `unknown`",
+}
+"""What to do in place of each command."""
+
+
+def add_gone_commands(app: typer.Typer) -> None:
+    """Add the commands of `GONE`, which `--help` does not show."""
+    for name in GONE:
+        app.command(
+            name,
+            hidden=True,
+            context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+        )(_refuse)
+
+
+def _refuse(context: typer.Context) -> None:
+    """Refuse a command that was removed."""
+    name = str(context.info_name)
+    raise InputError(f"`{name}` was removed: {GONE[name]}")
