@@ -327,7 +327,6 @@ GUARDS = (
     Guard("react_pipeline/extensions/elevater/assets.py", "passed=not bad,", "passed=True,", CHECKS),
     Guard("react_pipeline/extensions/elevater/assets.py", 'passed=wrong == 0,\n        metadata={"wrong": wrong, "', 'passed=True,\n        metadata={"wrong": wrong, "', CHECKS),
     Guard("react_pipeline/extensions/dense/assets.py", "passed=wrong == 0, ", "passed=True, ", CHECKS),
-    Guard("react_pipeline/extensions/labels/seeds.py", "if digest in tested:", "if False:", "extensions/labels/test_seeds_from_predictions.py"),
     # MLflow's scoring server, with a model of ours
     Guard("react_pipeline/extensions/served_models/guard.py", "if reason := refusal(method, headers.get, self._allowed):", 'if reason := "":', SERVED),
     Guard("react_pipeline/extensions/served_models/guard.py", "if size_bytes > MAX_BODY_BYTES:", "if False:", SERVED),

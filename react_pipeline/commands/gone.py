@@ -6,6 +6,9 @@ from react_pipeline.store import InputError
 
 GONE = {
     "assess": "`predict --threshold` labels unsure pictures `unknown`",
+    "improve": "add synonyms to the domain's file, and reject pairs with `review`",
+    "report": "open dashboard.html of `comparison` and `overview`; `results` prints the figures",
+    "seeds": "list pictures as `seeds` of classes in the domain's file",
 }
 """What to do in place of each command."""
 

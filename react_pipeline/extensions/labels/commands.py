@@ -1,4 +1,4 @@
-"""The commands `react-pipeline labels ...` and `react-pipeline seeds`."""
+"""The commands `react-pipeline labels ...`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from react_pipeline.commands import Config, Domain, console, load_project, print_error
+from react_pipeline.commands import Config, Domain, console, load_project
 from react_pipeline.store import InputError, write_atomically
 
 labels_app = typer.Typer(
@@ -82,31 +82,3 @@ def import_labels(
         f"{to}: {len(labels):,} labelled pictures; next, in the file of {domain}: "
         f"evaluation: {{name: corrected, kind: manifest, path: {to.resolve()}}}"
     )
-
-
-def seeds(
-    domain: Domain,
-    predictions: Annotated[Path, typer.Argument(help="A folder written by `predict`.")],
-    per_class: Annotated[int, typer.Option(min=1, help="Pictures of a class.")] = 8,
-    config: Config = None,
-) -> None:
-    """Make the most confident predictions of each class its seeds, which search the corpus image to
-    image.
-
-    The pictures are copied next to the domain file, which gets `seeds`; classes that have some keep
-    them. Evaluation images are left out.
-    """
-    from react_pipeline.extensions.labels.seeds import add_seeds
-
-    project = load_project(config)
-    added = add_seeds(project, domain, predictions, per_class)
-    if added.without:
-        print_error(f"note: without seeds: {', '.join(added.without)}")
-    if added.evaluation_images:
-        print_error(f"note: left out: {added.evaluation_images:,} evaluation images")
-    console.print(
-        f"{added.folder}: {added.pictures:,} pictures; look at them, and remove wrong ones from "
-        f"{domain}.yaml"
-    )
-    if not project.retrieval(domain).uses_seeds:
-        console.print("retrieval does not use seeds yet: add i2i to `retrieval.modes`")
