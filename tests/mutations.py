@@ -130,7 +130,6 @@ GUARDS = (
     # What forgets is not promoted
     Guard("react_pipeline/promotion/judgement.py", 'return ("challenger", self.objection) if self.objection else ("promoted", "")', 'return "promoted", ""', GUARD_SETS),
     Guard("react_pipeline/promotion/decision.py", "for method in rivals if settings.all_seeds}", "for method in ()}", "promotion/test_promotion.py::test_all_seeds_must_agree_where_the_rule_says_so"),
-    Guard("react_pipeline/stage.py", "(method, *(table[method].of or ()))", "(method,)", GUARD_SETS + "::test_an_ensemble_forgets_as_its_models_do"),
     Guard("react_pipeline/extensions/guards/drops.py", "            if one.unavailable:\n", "            if False:\n", GUARD_SETS + "::test_what_is_not_known_is_no_drop_of_zero"),
     # A backup is whole, and comes back into an empty place alone
     Guard("react_pipeline/extensions/operations/backup.py", " or sha256_of(path) != digest", "", BACKUP + "::test_a_damaged_backup_is_refused"),
@@ -234,8 +233,6 @@ GUARDS = (
     Guard("react_pipeline/settings/config.py", "if times > 1:", "if False:", "settings/test_config.py"),
     Guard("react_pipeline/retrieval/few_shot_set.py", "with_shots, inputs_of, require_apart)", "with_shots, inputs_of)", "extensions/methods/test_few_shot.py"),
     Guard("react_pipeline/retrieval/few_shot_set.py", 'if reason := content.get("unavailable"):', "if False:", "extensions/methods/test_few_shot.py"),
-    Guard("react_pipeline/settings/config.py", "if member not in possible:", "if False:", "extensions/methods/test_ensembles.py"),
-    Guard("react_pipeline/settings/config.py", "if bare := [name for name in measured if table[name].of == ()]:", "if bare := []:", "extensions/methods/test_ensembles.py"),
     Guard("react_pipeline/settings/config.py", "if len(set(seeds)) < len(seeds):", "if False:", "settings/test_variant_settings.py"),
     Guard("react_pipeline/settings/methods.py", " or first_seed(name) != name:", ":", "settings/test_variant_settings.py"),
     Guard("react_pipeline/settings/config.py", "            require_free(name, METHODS)", "            pass", "settings/test_variant_settings.py"),

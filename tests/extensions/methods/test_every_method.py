@@ -26,12 +26,10 @@ from react_pipeline.training.customization import customize
 
 ROOMS = ("assets", "browse", "commands", "promotion", "tracking", "use")
 EXTENSIONS = ("dashboard", "guards", "hub", "judging", "labels", "operations", "plan")
-JOINED = {"joined": {"method": "ensemble", "of": ["gated-both", "gda"]}}
-ALL = [name for name in trained_methods() if METHODS[name].of is None] + [*JOINED]
+ALL = trained_methods()
 REFUSED = {
     "gated-image": {"transformers"},
     "gated-both": {"transformers"},
-    "joined": {"transformers", "space"},
 }
 """Formats whose programs cannot compute what the model does."""
 
@@ -53,7 +51,7 @@ def test_what_follows_a_training_names_no_method() -> None:
 
 @pytest.fixture
 def project(retrieved_project: Project) -> Project:
-    """With two shots of each class, an ensemble, and short trainings."""
+    """With two shots of each class, and short trainings."""
     folder = retrieved_project.path.parent
     for name in SHAPES:
         for number in range(2):
@@ -63,8 +61,6 @@ def project(retrieved_project: Project) -> Project:
     domain = folder / "domains" / "shapes.yaml"
     shots = {"name": "my shots", "kind": "folder", "path": "../shots"}
     domain.write_text(yaml.safe_dump({**yaml.safe_load(domain.read_text()), "shots": shots}))
-    raw = yaml.safe_load(retrieved_project.path.read_text())
-    retrieved_project.path.write_text(yaml.safe_dump({**raw, "variants": JOINED}))
     project = Project.load(retrieved_project.path)
     run(project, "few_shot_set", "shapes")
     return project
