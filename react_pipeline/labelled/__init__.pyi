@@ -16,4 +16,5 @@ from .labels import images_by_folder as images_by_folder
 from .labels import lines_of as lines_of
 from .labels import normal as normal
 from .labels import read_csv as read_csv
+from .labels import read_folder as read_folder
 from .labels import read_manifest as read_manifest

@@ -1,1 +1,1 @@
-"""Labels: predictions written for other tools, and the labels that come back from them."""
+"""Labels: predictions as folders of classes, and the labels that come back from them."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Labels(Extension):
-    """Exchange of labels with other tools."""
+    """Predictions as folders of classes, and labels that come back."""
 
     def add_commands(self, app: typer.Typer) -> None:
         """`react-pipeline labels ...`."""
