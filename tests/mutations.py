@@ -179,7 +179,6 @@ GUARDS = (
     Guard("react_pipeline/store/pruning.py", "now_of(store.staging)", '__import__("time").time()', PRUNING),
     Guard("react_pipeline/extensions/hub/export.py", "if Path(directory).expanduser().is_symlink():", "if False:", EXPORT),
     Guard("react_pipeline/extensions/hub/staged_folder.py", "            earlier.rename(target)\n", "            pass\n", "extensions/hub/test_export.py::test_earlier_export_is_back_if_new_one_cannot_be_renamed"),
-    Guard("react_pipeline/extensions/predict/sort_into.py", "if directory.is_symlink():", "if False:", "extensions/predict/test_predict.py::test_pictures_are_linked_by_class_and_no_file_is_touched"),
     Guard("react_pipeline/extensions/predict/pictures.py", "            check_shard_name(source)\n", "", "extensions/predict/test_predict.py::test_a_source_without_pictures_is_one_clear_error"),
     Guard("react_pipeline/extensions/predict/encoding.py", 'if batch["fatal"] is not None:', "if False:", "extensions/predict/test_predict.py::test_shards_on_a_server_give_the_predictions_of_local_ones"),
     Guard("react_pipeline/extensions/hub/push.py", "if files <= _OF_A_NEW_ONE or (overwrite and RECORD_FILE in files):", "if True:", f"{PUSH}::test_only_an_earlier_export_is_replaced"),

@@ -91,7 +91,6 @@ OWN = {
     ("extensions/predict/predict.py", "write_ledger"): OURS,
     ("extensions/predict/prediction_page.py", "write_page"): OURS,
     ("extensions/predict/shard_labels.py", "__call__"): OURS,
-    ("extensions/predict/sort_into.py", "sort_into"): OURS,
     ("extensions/ready/corpus.py", "subset_rows"): "mapped, after its digest",
     ("extensions/ready/corpus_kind.py", "size"): "a regular file, mapped",
     ("extensions/reuse/earlier_embeddings.py", "_renumber"): OURS,

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from react_pipeline.extensions.predict import find_pictures, folder_names
+from react_pipeline.extensions.predict import find_pictures
 from react_pipeline.store import InputError, StoreWriteError, read_json_bounded
 from react_pipeline.use import UNKNOWN
+
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]+")
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,19 @@ def _read_run(folder: Path) -> tuple[Mapping[str, Sequence[Path]], int]:
     if not pictures:
         raise InputError(f"{folder}: no picture has a class; predict with a lower --threshold")
     return pictures, left_out
+
+
+def folder_names(labels: Iterable[str]) -> dict[str, str]:
+    """A name of a folder for each class: without separators, and no two alike, not even but for
+    their case.
+    """
+    names: dict[str, str] = {}
+    for label in sorted(labels):
+        plain = _UNSAFE.sub("-", label).strip(". ")[:80] or "class"
+        used = {name.casefold() for name in names.values()}
+        tries = (plain if number == 1 else f"{plain}-{number}" for number in count(1))
+        names[label] = next(name for name in tries if name.casefold() not in used)
+    return names
 
 
 def _copy(pictures: Sequence[Path], folder: Path) -> None:

@@ -11,7 +11,7 @@ from support.drawings import COLOURS, SHAPES, draw, encode
 from typer.testing import CliRunner
 
 from react_pipeline.commands.cli import app
-from react_pipeline.extensions.labels.export import export_predictions
+from react_pipeline.extensions.labels.export import export_predictions, folder_names
 from react_pipeline.extensions.predict import Options, predict_pictures
 from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.project import Project
@@ -97,3 +97,11 @@ def test_a_picture_that_is_gone_is_named(predictions: Path, tmp_path: Path) -> N
     with pytest.raises(InputError, match="no picture file"):
         export_predictions(predictions, tmp_path / "to")
     assert not (tmp_path / "to").exists()
+
+
+def test_names_of_classes_make_harmless_folders() -> None:
+    names = folder_names(["../../etc", "a/b", "A-B", "..", "a-b", "x" * 300])
+    assert len({name.casefold() for name in names.values()}) == 6
+    assert not [
+        name for name in names.values() if "/" in name or name.startswith(".") or len(name) > 90
+    ]
