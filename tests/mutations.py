@@ -184,7 +184,6 @@ GUARDS = (
     Guard("react_pipeline/extensions/hub/push.py", "if files <= _OF_A_NEW_ONE or (overwrite and RECORD_FILE in files):", "if True:", f"{PUSH}::test_only_an_earlier_export_is_replaced"),
     Guard("react_pipeline/extensions/hub/push.py", "if get_token() is None:", "if False:", f"{PUSH}::test_without_a_token_nothing_is_asked"),
     Guard("react_pipeline/extensions/hub/push.py", '_QUERY.sub("", " ".join(f"{error} {error.__cause__ or \'\'}".split()))', '" ".join(f"{error} {error.__cause__ or \'\'}".split())', f"{PUSH}::test_an_interrupted_upload_publishes_nothing"),
-    Guard("react_pipeline/extensions/hub/transformers_model.py", "if not difference <= MAX_DIFFERENCE:", "if False:", f"{FORMS}::test_what_transformers_cannot_compute_is_refused"),
     Guard("react_pipeline/extensions/hub/card.py", "if own is None or own.top1 is None:", "if own is None:", f"{FORMS}::test_without_labels_no_result_is_claimed"),
     Guard("react_pipeline/extensions/hub/space.py", "if exported.loading.registered is None:", "if False:", f"{FORMS}::test_a_space_needs_a_model_that_open_clip_loads"),
     Guard("react_pipeline/extensions/hub/staged_folder.py", "if others := _others(target):", "if others := []:", "extensions/hub/test_export.py::test_an_export_with_a_foreign_file_is_not_overwritten"),
