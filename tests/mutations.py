@@ -72,7 +72,6 @@ CHECKS, CROSS, SHARDS = (
     "faults/test_bad_shards.py",
 )
 BUCKET = "extensions/buckets/test_bucket_store.py"
-BACKUP = "extensions/operations/test_backup.py"
 KUBERNETES = "extensions/kubernetes/test_kubernetes.py"
 EARLIER = "extensions/reuse/test_earlier_embeddings.py"
 EXPORT = "extensions/hub/test_export.py::test_neither_links_nor_foreign_files_are_touched"
@@ -131,16 +130,12 @@ GUARDS = (
     Guard("react_pipeline/promotion/judgement.py", 'return ("challenger", self.objection) if self.objection else ("promoted", "")', 'return "promoted", ""', GUARD_SETS),
     Guard("react_pipeline/promotion/decision.py", "for method in rivals if settings.all_seeds}", "for method in ()}", "promotion/test_promotion.py::test_all_seeds_must_agree_where_the_rule_says_so"),
     Guard("react_pipeline/extensions/guards/drops.py", "            if one.unavailable:\n", "            if False:\n", GUARD_SETS + "::test_what_is_not_known_is_no_drop_of_zero"),
-    # A backup is whole, and comes back into an empty place alone
-    Guard("react_pipeline/extensions/operations/backup.py", " or sha256_of(path) != digest", "", BACKUP + "::test_a_damaged_backup_is_refused"),
-    Guard("react_pipeline/extensions/operations/backup.py", 'with project.store.locked("prune"):', "if True:", BACKUP + "::test_pruning_waits_for_a_backup"),
-    Guard("react_pipeline/extensions/operations/backup.py", "if folder.exists() and any(folder.iterdir()):", "if False:", BACKUP + "::test_nothing_is_overwritten"),
     Guard("react_pipeline/extensions/operations/assets.py", "if not _is_shown(instance, run_id)", "if run_id", "extensions/operations/test_retention.py::test_runs_that_made_what_is_shown_stay"),
     # A run has the resources of its stages, and no other place than its launcher's
     Guard("react_pipeline/extensions/kubernetes/resources.py", 'if stage.pool == "gpu":', "if True:", KUBERNETES),
     Guard("react_pipeline/extensions/kubernetes/assets.py", " if name not in run.tags}", "}", KUBERNETES + "::test_runs_of_other_assets_and_tags_of_people_stay"),
     Guard("assets/launch.py", "look = None if project.config.store_url else Manifests.of(project)", "pass", "assets/test_launch.py::test_what_follows_another_image_is_built_in_the_same_launch"),
-    Guard("assets/launch.py", "launcher.class_name != dg.DefaultRunLauncher.__name__", "False", "extensions/operations/test_remote_launch.py::test_nothing_is_built_in_place_of_another_launcher"),
+    Guard("assets/launch.py", "launcher.class_name != dg.DefaultRunLauncher.__name__", "False", "assets/test_launch.py::test_nothing_is_built_in_place_of_another_launcher"),
     Guard("react_pipeline/extensions/kubernetes/nodes.py", "                    child.terminate()\n", "                    pass\n", "extensions/kubernetes/test_nodes.py::test_the_first_ends_when_another_fails_for_good"),
     # A stop is never lost
     Guard("react_pipeline/stop.py", "(dropped or now >= again)", "(now >= again)", STOP + "::test_a_stop_that_python_drops_is_raised_again"),
@@ -203,7 +198,6 @@ GUARDS = (
     Guard("assets/runs.py", "not in held and _is_free(path)", "not in held and False", "assets/test_launch.py::test_the_locks_of_runs_that_are_over_are_removed"),
     Guard("react_pipeline/extensions/buckets/look.py", "        if self.faults:\n", "        if False:\n", "extensions/buckets/test_bucket_store.py::test_a_look_gives_up_before_a_tick_is_cut_off"),
     Guard("react_pipeline/extensions/live_runs/live.py", 'importlib.import_module("IPython")', "pass", "extensions/live_runs/test_tracking_live.py::test_no_thread_imports_ipython_beside_the_training"),
-    Guard("react_pipeline/extensions/operations/backup.py", "config.unlink()", "pass", "extensions/operations/test_backup.py::test_a_restore_that_is_refused_can_be_given_again"),
     # Files of other people
     Guard("react_pipeline/corpus/shards.py", 'if name.startswith("/") or ".." in name.split("/"):', "if False:", SHARDS),
     Guard("react_pipeline/corpus/shards.py", "elif member.type not in _REGULAR_TYPES or member.issparse():", "elif False:", SHARDS),

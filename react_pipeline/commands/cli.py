@@ -17,7 +17,6 @@ import typer
 from react_pipeline import __version__
 from react_pipeline.commands.command_line import (
     Config,
-    ask_server,
     load_project,
     materialize_assets,
     missing_extra,
@@ -87,17 +86,11 @@ def materialize(
         list[str] | None,
         typer.Option(help="A method; repeat for more. Default: `methods` of pipeline.yaml."),
     ] = None,
-    remote: Annotated[
-        str | None,
-        typer.Option(help="Address of a Dagster webserver whose instance shall run them."),
-    ] = None,
     config: Config = None,
 ) -> None:
     """Build assets, with the same checks and runs as from the Dagster UI."""
     project = load_project(config, domain or (), method or ())
     methods = method or project.config.methods
-    if remote:
-        raise typer.Exit(ask_server(project, remote, select, domain or (), methods))
     if materialize_assets(project, select, domain or (), methods):
         raise typer.Exit(1)
     print_start_page(project, domain or ())

@@ -6,9 +6,12 @@ from react_pipeline.store import InputError
 
 GONE = {
     "assess": "`predict --threshold` labels unsure pictures `unknown`",
+    "backup": "copy databases and store as `Operation` of docs/production.md says",
     "improve": "add synonyms to the domain's file, and reject pairs with `review`",
     "report": "open dashboard.html of `comparison` and `overview`; `results` prints the figures",
+    "restore": "copy databases and store back, and run `verify`",
     "seeds": "list pictures as `seeds` of classes in the domain's file",
+    "test-alerts": "send a message with `apprise -b TEXT ADDRESS`",
 }
 """What to do in place of each command."""
 
