@@ -9,8 +9,6 @@ from .declared import declare_policies as declare_policies
 from .declared import declare_sensor as declare_sensor
 from .declared import instigator_names as instigator_names
 from .declared import stage_asset as stage_asset
-from .definitions import build_defs as build_defs
-from .launch import named as named
 from .partitions import DOMAINS as DOMAINS
 from .partitions import name_of as name_of
 from .partitions import partition_of as partition_of
