@@ -1,12 +1,15 @@
 """Commands that earlier commits had: each answers in one sentence for one release."""
 
+from collections.abc import Callable
+
 import typer
 
 from react_pipeline.store import InputError
 
 GONE = {
     "assess": "`predict --threshold` labels unsure pictures `unknown`",
-    "backup": "copy databases and store as `Operation` of docs/production.md says",
+    "backup": "copy databases and store while no run goes on",
+    "dense demo": "set `dense.own` to sets of your own, and materialize `dense_comparison`",
     "improve": "add synonyms to the domain's file, and reject pairs with `review`",
     "report": "open dashboard.html of `comparison` and `overview`; `results` prints the figures",
     "restore": "copy databases and store back, and run `verify`",
@@ -18,15 +21,16 @@ GONE = {
 
 def add_gone_commands(app: typer.Typer) -> None:
     """Add the commands of `GONE`, which `--help` does not show."""
-    for name in GONE:
-        app.command(
-            name,
-            hidden=True,
-            context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-        )(_refuse)
+    groups = {group.name: group.typer_instance or app for group in app.registered_groups}
+    for words in GONE:
+        *group, name = words.split()
+        add = (groups[group[0]] if group else app).command
+        anything = {"allow_extra_args": True, "ignore_unknown_options": True}
+        add(name, hidden=True, context_settings=anything)(_refusal(words))
 
 
-def _refuse(context: typer.Context) -> None:
-    """Refuse a command that was removed."""
-    name = str(context.info_name)
-    raise InputError(f"`{name}` was removed: {GONE[name]}")
+def _refusal(words: str) -> Callable[[], None]:
+    def refuse() -> None:
+        raise InputError(f"`{words}` was removed: {GONE[words]}")
+
+    return refuse

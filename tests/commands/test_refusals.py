@@ -123,7 +123,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("name", GONE)
 def test_a_removed_command_says_what_to_do(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main([name, "argument", "--option"])
+        cli.main([*name.split(), "argument", "--option"])
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and "was removed" in line
 
