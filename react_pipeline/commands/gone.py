@@ -8,7 +8,7 @@ from react_pipeline.store import InputError
 
 GONE = {
     "assess": "`predict --threshold` labels unsure pictures `unknown`",
-    "backup": "copy databases and store while no run goes on",
+    "backup": "copy databases and store while no step runs",
     "dense demo": "set `dense.own` to sets of your own, and materialize `dense_comparison`",
     "improve": "add synonyms to the domain's file, and reject pairs with `review`",
     "report": "open dashboard.html of `comparison` and `overview`; `results` prints the figures",
