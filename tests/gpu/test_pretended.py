@@ -60,9 +60,7 @@ IMAGES: dict[str, Any] = {
 }
 """The other way through a training: no kept tokens, parts of a batch, texts of two kinds."""
 
-JOINED = {"joined": {"method": "ensemble", "of": ["gated-both", "gda"]}}
-ALONE = [name for name, method in METHODS.items() if method.of is None]
-ALL = [*ALONE, "joined", "joined-control"]
+ALL = list(METHODS)
 TRAINED = ["gated-image", "gated-both", "locked-image", "full"]
 RPN = "fasterrcnn_mobilenet_v3_large_320_fpn"
 DENSE: dict[str, Any] = {
@@ -146,7 +144,7 @@ def lineages(
             folder,
             tiny_checkpoint,
             drawings,
-            **{"device": device, "methods": ALONE, "variants": JOINED, **sections},
+            **{"device": device, "methods": ALL, **sections},
         )
         domain = folder / "domains" / "shapes.yaml"
         shots = {"name": "shots", "kind": "folder", "path": "../shots"}
