@@ -135,7 +135,7 @@ def instigator_names(project: ProjectResource) -> set[str]:
 def artifact_check(stage: str, **options: Any) -> Callable[[ArtifactCheck], ArtifactCheck]:
     """Declare a check of each artifact of a stage, called with the project and the artifact.
 
-    `options` are as of `check`.
+    `options` are those of `check`.
     """
 
     def declared(body: ArtifactCheck) -> ArtifactCheck:

@@ -98,12 +98,12 @@ class Extension:
         """Add commands to the command line."""
 
     def declare_assets(self) -> None:
-        """Declare texts and checks of assets, and sensors (`assets.declared`), or import what
-        does.
+        """Declare texts and checks of assets, and sensors (`assets.declared`), or import the module
+        that declares them.
         """
 
     def stores(self) -> Mapping[str, OpenStore]:
-        """Stores on servers: what opens one, by the scheme of its URL in `store`."""
+        """Return what opens a store on a server, by the scheme of its URL in `store`."""
         return {}
 
 
@@ -169,7 +169,7 @@ def blame(what: str, module: str) -> Iterator[None]:
         module: Name of the module that is called, or of an entry point's value.
 
     Raises:
-        InputError: If code of another package raises what is no error of this package.
+        InputError: If code of another package raises an error that is no `ReactError`.
     """
     try:
         yield

@@ -54,7 +54,7 @@ class Stage:
         name: Of the stage, its asset and its folder.
         about: One sentence for Dagster, MLflow and the docs.
         scope: What there is one of: the pipeline (`all`), a domain, a domain and method; not all
-            methods (`trained`, `encoder`, `model`): `is_for`.
+            methods (`trained`, `encoder`): `is_for`.
         step: Publishes the artifact; called with the project and the parts of the key.
         parents: Stages that it is made from.
         parents_of_method: Those of them that one method needs, if methods differ.
