@@ -147,7 +147,7 @@ GUARDS = (
     Guard("react_pipeline/tracking/registry.py", "        if last is not None and last.fingerprint == shown:  # else", "        if True:  # else", "tracking/test_tracking_registry.py::test_aliases_show_what_was_decided_while_they_were_written"),
     Guard("react_pipeline/promotion/chain.py", "if project.store.create_note(name, claim) or project.store.read_note(name) == claim:", "if True:", "promotion/test_chain.py::test_a_decision_of_another_host_is_followed"),
     Guard("react_pipeline/promotion/chain.py", "        with suppress(MissingArtifact, CorruptArtifact):  # what", "        with suppress():  # what", "promotion/test_chain.py::test_a_claim_on_what_was_pruned_is_passed_over"),
-    Guard("react_pipeline/promotion/chain.py", "                    after = _follow(project, slug, after)\n", "                    after = \"\"\n", "promotion/test_chain.py::test_a_late_publication_does_not_bring_back_an_older_verdict"),
+    Guard("react_pipeline/promotion/chain.py", "                    after = _follow(project, slug, after)\n", "                    after = \"\"\n", "promotion/test_chain.py::test_a_late_publication_brings_back_no_older_verdict"),
     # A stop ends a command
     Guard("react_pipeline/stop.py", "            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()\n", "            pass\n", STOP + "::test_a_stop_that_python_drops_is_raised_again"),
     Guard("react_pipeline/stop.py", "not (requested() or is_stop)", "not is_stop", STOP + "::test_a_stop_counts_whatever_it_becomes"),

@@ -322,7 +322,7 @@ def manifest_of(
         "files": files,
         "counts": counts,
         "build_seconds": seconds,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
     # As it is read back: JSON turns tuples into lists and keys into text.
     stored: dict[str, Any] = json.loads(json.dumps(manifest))

@@ -187,7 +187,7 @@ class Tracking:
             return None
 
     def _missed(self, project: Project) -> dict[str, str]:
-        with suppress(ReactError, OSError, ValueError):
+        with suppress(ReactError, OSError, ValueError, RecursionError):
             return dict(json.loads(project.store.read_note(MISSED) or "{}"))
         return {}
 

@@ -96,7 +96,7 @@ def test_the_start_page_says_where_the_user_interfaces_answer(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(
-        Tracking, "results_page", lambda _self, _project, address: f"{address}/#/experiments/1"
+        Tracking, "results_page", lambda _self, address: f"{address}/#/experiments/1"
     )
     home = tmp_path / "home"
     home.mkdir()

@@ -78,7 +78,7 @@ def test_two_people_at_once_decide_one_after_the_other(project: Project) -> None
     assert [entry.by for entry in verdict.history] == ["rule", "person"]
 
 
-def test_a_claim_of_a_process_that_died_is_published_by_the_next(
+def test_the_next_process_publishes_the_claim_of_a_dead_one(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -103,7 +103,7 @@ def test_a_claim_on_what_was_pruned_is_passed_over(
     assert Verdict.read(decide(project, "shapes")).champion.method == GATED
 
 
-def test_a_late_publication_does_not_bring_back_an_older_verdict(
+def test_a_late_publication_brings_back_no_older_verdict(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build, later = Store.build, []
@@ -123,7 +123,7 @@ def test_a_late_publication_does_not_bring_back_an_older_verdict(
     assert last is not None and later[0] is not None and last.fingerprint == later[0].fingerprint
 
 
-def test_a_verdict_that_was_removed_is_made_again_from_its_claim(project: Project) -> None:
+def test_a_removed_verdict_is_made_again_from_its_claim(project: Project) -> None:
     promote(project, "shapes", GATED, "it is better")
     last = promote(project, "shapes", LOCKED, "it is smaller")
     assert json.loads(last.file("verdict.json").read_text())["decision"] == "promoted"
