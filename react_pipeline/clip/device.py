@@ -59,7 +59,7 @@ def gpu_problem() -> str:
     return (
         f"torch {torch.__version__} cannot use this machine's NVIDIA GPU: the driver is "
         f"{driver}, and torch was built for {built}. In a container, start it with --gpus all; "
-        "else install a torch for the driver and the card (docs/gpu.md): pip install "
+        "else install a torch for the driver and the card: pip install "
         "--force-reinstall torch torchvision --index-url "
         f"https://download.pytorch.org/whl/{index}, or update the driver"
     )
