@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --d
 # What leans on numpy, pyarrow, open_clip, transformers and FAISS most.
 OLDEST_TESTS := $(addprefix tests/,clip embedding extensions/hub extensions/methods extensions/predict indexing retrieval use)
 
-.PHONY: help install demo demo-dense demo-photos test test-slow test-mutations test-attacks test-operations test-long-day test-oldest test-gpu gpu-report docs lint check-definitions ui clean
+.PHONY: help install demo demo-photos test test-slow test-mutations test-attacks test-operations test-pages test-long-day test-oldest test-gpu gpu-report docs lint check-definitions ui clean
 
 help:
 	@sed -n 's/^# //p; s/^\([a-z-]*\):.*## /  make \1  /p' Makefile
@@ -35,9 +35,6 @@ $(STAMP): pyproject.toml no-deps.txt $(CONSTRAINTS)
 demo: install ## retrieve, customize and evaluate three domains, then print the table
 	$(BIN)/react-pipeline demo
 
-demo-dense: install ## detection and segmentation on scenes made of the demo's drawings, after `make demo`
-	$(BIN)/react-pipeline dense demo
-
 demo-photos: install ## what the demo's models lost on photographs, after `make demo`; needs apt-get
 	$(BIN)/python -m benchmarks.demo_photos
 
@@ -58,6 +55,9 @@ test-attacks: install ## attack each reader of strangers' files, URLs and answer
 
 test-operations: install ## servers, daemon, browser, whole lineages: a part of test-slow
 	$(PYTEST) -n 4 --no-loadscope-reorder -m operations
+
+test-pages: install ## the longest pages of the documentation, block by block; a part of test-slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow and not operations' tests/pages
 
 test-long-day: export LONG_DAY_DOMAINS ?= 300
 test-long-day: install ## hours of 300 domains whose services are killed, by LONG_DAY_DOMAINS, _HOURS and _SEED; in test-slow 20

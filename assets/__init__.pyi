@@ -9,9 +9,6 @@ from .declared import declare_policies as declare_policies
 from .declared import declare_sensor as declare_sensor
 from .declared import instigator_names as instigator_names
 from .declared import stage_asset as stage_asset
-from .definitions import build_defs as build_defs
-from .launch import named as named
-from .launch import plan as plan
 from .partitions import DOMAINS as DOMAINS
 from .partitions import name_of as name_of
 from .partitions import partition_of as partition_of
@@ -25,11 +22,9 @@ from .resources import REPOSITORY as REPOSITORY
 from .resources import CheckContext as CheckContext
 from .resources import Context as Context
 from .resources import ProjectResource as ProjectResource
-from .runs import COMMAND_LINE as COMMAND_LINE
 from .runs import DOMAIN_TAG as DOMAIN_TAG
 from .runs import HIDDEN as HIDDEN
 from .runs import REASON_TAG as REASON_TAG
-from .runs import USER_TAG as USER_TAG
 from .runs import in_process as in_process
 from .runs import planned_assets as planned_assets
 from .runs import reap_abandoned as reap_abandoned

@@ -135,7 +135,7 @@ def instigator_names(project: ProjectResource) -> set[str]:
 def artifact_check(stage: str, **options: Any) -> Callable[[ArtifactCheck], ArtifactCheck]:
     """Declare a check of each artifact of a stage, called with the project and the artifact.
 
-    `options` are as of `check`.
+    `options` are those of `check`.
     """
 
     def declared(body: ArtifactCheck) -> ArtifactCheck:
@@ -230,8 +230,7 @@ def deps_of(stage: Stage, rows: Mapping[str, Stage], methods: Mapping[str, Metho
     """Return the names of the assets that the artifacts of a stage are made from, for these
     methods.
 
-    Every direct parent is one, as in the manifests. Dagster cannot show what an ensemble is made
-    from: its members are other partitions of the same asset.
+    Every direct parent is one, as in the manifests.
     """
     two_encoders = RETRIEVAL_CHECKPOINT in rows
     file = [DOMAIN_FILE] if stage.reads_domain else []
@@ -240,5 +239,5 @@ def deps_of(stage: Stage, rows: Mapping[str, Stage], methods: Mapping[str, Metho
         for key in stage.keys(["any"], methods, two_encoders, methods)
         for name, _ in stage.parents_of(key, two_encoders, methods).values()
     )
-    made_from = [name for name in (*names, *stage.gathers) if name in rows and name != stage.name]
+    made_from = [name for name in (*names, *stage.gathers) if name in rows]
     return [*file, *made_from]

@@ -101,7 +101,7 @@ def open_local(project: Project) -> dg.DagsterInstance:
     if launcher is not None and launcher.class_name != dg.DefaultRunLauncher.__name__:
         raise InputError(
             f"{instance.root_directory}: runs are started by {launcher.class_name}, so nothing is "
-            "built in this process; give the address of the webserver: --remote URL"
+            "built in this process; launch them in Dagster's user interface"
         )
     return instance
 

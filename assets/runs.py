@@ -1,10 +1,10 @@
 """Runs: their tags, why one failed, and closing those whose process was killed.
 
 Belongs here: keeping runs of the command line alive, and the executor of all others. Does not
-belong here: running anything (`launch`), what automation reads of runs (an extension). A launch, or
-the process of a run of a code server, holds a lock file in the Dagster home, which the kernel frees
-however the process ends. Seen from another machine, where that lock may not count, a launch is
-alive while its heartbeat is recent.
+belong here: running anything (`launch`), what automation reads of runs (`extensions.automation`). A
+launch, or the process of a run of a code server, holds a lock file in the Dagster home, which the
+kernel frees however the process ends. Seen from another machine, where that lock may not count, a
+launch is alive while its heartbeat is recent.
 """
 
 import platform

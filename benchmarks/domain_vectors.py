@@ -1,8 +1,8 @@
 """A domain in memory: its pairs, random pairs and labelled images as vectors, so that a head is
 measured in a second.
 
-Heads are those that `customize` publishes (`test_benchmarks_advise` compares both), but no pair is
-written. Shapes: N pairs, P labelled images, C classes, D
+Heads are those that `customize` publishes (`test_benchmarks_domain_vectors` compares both), but no
+pair is written. Shapes: N pairs, P labelled images, C classes, D
 embedding dimension.
 """
 
@@ -78,7 +78,7 @@ class DomainVectors:
         domain_head(clip, domain)
         # Twice: all prompts are encoded too, which are about as many.
         seconds = 2 * (processor_seconds() - before)
-        signs = signs_of(project, slug, vectors)
+        signs = signs_of(project, slug)
         return cls(project, slug, signs, torch.from_numpy(vectors), class_ids, seconds)
 
     @property

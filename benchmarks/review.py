@@ -1,15 +1,10 @@
-"""Reviewing and improving the demo's domains: what a reviewer finds among planted wrong captions,
-and what `react-pipeline improve` finds.
+"""Reviewing the demo's domains: what a reviewer finds among planted wrong captions.
 
 Run after `make demo`: `.venv/bin/python -m benchmarks.review --page benchmarks/results.md`. Of
 1,000 retrieved pairs some get the caption and class of pairs of other classes. A scripted reviewer,
 who knows which, looks at pairs in the order of the page of `review`, worst first over all classes,
 or in random order, and rejects wrong ones until 20 are rejected; each pair is a key. `gda` is
 fitted to what is left, and measured on the labelled images. `--seeds` repeats it with other pairs.
-
-Changes that `improve` chose are measured on the labelled images too, beside their controls, whether
-its own test accepts them or not. `--tries 0` leaves that out, and `--seeds 0` the reviewer; the
-table of what is left out stays on the page.
 """
 
 from __future__ import annotations
@@ -23,12 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.demo_proof import DOMAINS
 from benchmarks.domain_vectors import DomainVectors, fitted
 from benchmarks.methods import HERE, write_section
 from react_pipeline.extensions.advise.signs import at_positions
 from react_pipeline.extensions.methods import HeadMethod, HeadSamples
-from react_pipeline.extensions.review.improve import Change, Trial, improve
 from react_pipeline.extensions.review.pairs import sureness
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
@@ -37,7 +30,6 @@ from react_pipeline.settings import METHODS
 PAIRS, REJECTED = 1_000, 20
 PLANTED = (0.1, 0.2, 0.4)
 REVIEW = "<!-- review:begin -->", "<!-- review:end -->"
-IMPROVE = "<!-- improve:begin -->", "<!-- improve:end -->"
 
 
 @dataclass(frozen=True)
@@ -127,63 +119,20 @@ def _points(values: Sequence[float]) -> str:
     return f"{100 * np.mean(values):.1f} ± {100 * np.std(values):.1f}"
 
 
-def improve_line(domain: DomainVectors, tries: int) -> list[str]:
-    """What `improve` chose, its test, and top-1 without and with it, and with the controls."""
-    project, slug = domain.project, domain.slug
-    trial = Trial(project, slug)
-    improvement = improve(trial, tries)
-
-    def accuracy(changes: Sequence[Change]) -> str:
-        pairs = trial.retrieve(changes)
-        images, class_ids = trial.images(pairs.rows), torch.from_numpy(pairs.class_ids)
-        samples = replace(domain.signs.samples, images=images, captions=images, class_ids=class_ids)
-        return f"{100 * top1(domain, samples):.1f}"
-
-    chosen = [one for one in improvement.tries if one.is_chosen]
-    kinds = [sum(bool(one.change.synonym) for one in some) for some in (improvement.tries, chosen)]
-    tests = [
-        "–" if of is None else f"+{of.gained} -{of.lost} (p {of.p_value:.2g})"
-        for of in (improvement.own, improvement.of_controls)
-    ]
-    return [
-        slug,
-        f"{kinds[0]} and {len(improvement.tries) - kinds[0]}",
-        f"{kinds[1]} and {len(chosen) - kinds[1]}",
-        *tests,
-        "yes" if improvement.changes else "no",
-        accuracy([]),
-        accuracy([one.change for one in chosen]),
-        accuracy([one.control for one in chosen]),
-    ]
-
-
 def main() -> None:
     """Measure, print, and write the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", type=Path, default=None)
-    parser.add_argument("--domains", nargs="+", default=DOMAINS)
     parser.add_argument("--planted", default="activities", help="the domain with planted captions")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--tries", type=int, default=20)
     parser.add_argument("--page", type=Path, default=HERE / "results.md")
     options = parser.parse_args()
     project = Project.load(options.config)
-    if options.seeds:
-        table = review_table(DomainVectors.of(project, options.planted), options.seeds)
-        print(table, flush=True)
-        write_section(options.page, table, *REVIEW)
-    if options.tries:
-        names = ["domain", "tried (synonyms and rejections)", "chosen", "other half", "controls"]
-        names += ["accepted", "top-1 before", "with the chosen", "with their controls"]
-        lines = []
-        for slug in options.domains:
-            lines.append(improve_line(DomainVectors.of(project, slug), options.tries))
-            print(lines[-1], flush=True)
-        table = markdown_table(names, lines).rstrip()
-        print(table, flush=True)
-        write_section(options.page, table, *IMPROVE)
+    table = review_table(DomainVectors.of(project, options.planted), options.seeds)
+    print(table, flush=True)
+    write_section(options.page, table, *REVIEW)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ ROOT_FILES = (
     "benchmarks/plan.md",
     "benchmarks/results.md",
     "benchmarks/results.csv",
-    "benchmarks/images/dense.png",
     "examples/my_extension/my_extension.py",
     "examples/react_by_hand.py",
     "recipes/imagenet-b32/README.md",

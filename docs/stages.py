@@ -23,7 +23,6 @@ SCOPES = {
     "method": " (by domain and method)",
     "trained": " (by domain and method, without `base`)",
     "encoder": " (by domain and method, without heads)",
-    "model": " (by domain and method, without heads)",
 }
 
 

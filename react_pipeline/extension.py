@@ -93,8 +93,8 @@ class Extension:
         """Add commands to the command line."""
 
     def declare_assets(self) -> None:
-        """Declare texts and checks of assets, and sensors (`assets.declared`), or import what
-        does.
+        """Declare texts and checks of assets, and sensors (`assets.declared`), or import the module
+        that declares them.
         """
 
 
@@ -160,7 +160,7 @@ def blame(what: str, module: str) -> Iterator[None]:
         module: Name of the module that is called, or of an entry point's value.
 
     Raises:
-        InputError: If code of another package raises what is no error of this package.
+        InputError: If code of another package raises an error that is no `ReactError`.
     """
     try:
         yield

@@ -2,7 +2,7 @@
 
 Belongs here: names and places that a step would miss only minutes after the first one starts. Does
 not belong here: rules of single fields (`settings`), what is out of date (`upkeep`), the machine
-(an extension).
+(`extensions.doctor`).
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Stage:
         name: Of the stage, its asset and its folder.
         about: One sentence for Dagster, MLflow and the docs.
         scope: What there is one of: the pipeline (`all`), a domain, a domain and method; not all
-            methods (`trained`, `encoder`, `model`): `is_for`.
+            methods (`trained`, `encoder`): `is_for`.
         step: Publishes the artifact; called with the project and the parts of the key.
         parents: Stages that it is made from.
         parents_of_method: Those of them that one method needs, if methods differ.
@@ -78,7 +78,7 @@ class Stage:
 
     name: str
     about: str
-    scope: Literal["all", "domain", "method", "trained", "encoder", "model"]
+    scope: Literal["all", "domain", "method", "trained", "encoder"]
     step: Callable[..., Artifact]
     parents: tuple[str, ...] = ()
     parents_of_method: Callable[[Method], Iterable[str]] | None = None
@@ -107,8 +107,7 @@ class Stage:
     def parents_of(
         self, key: str, two_encoders: bool, table: Mapping[str, Method] = METHODS
     ) -> dict[str, tuple[str, str]]:
-        """Stage and key of each parent of the artifact of one key, by the stage, or by the method
-        that it joins.
+        """Stage and key of each parent of the artifact of one key, by the stage.
 
         Args:
             two_encoders: As in `PipelineConfig`.
@@ -120,18 +119,12 @@ class Stage:
             names = self.parents_of_method(table[method])
         names = as_configured(names, two_encoders)
         keys = {"all": ALL, "domain": slug}
-        places = {name: (name, keys.get(STAGES[name].scope, key)) for name in names}
-        members = (table[method].of if self.scope == "trained" else None) or ()
-        return places | {one: (self.name, method_key(slug, one)) for one in members}
+        return {name: (name, keys.get(STAGES[name].scope, key)) for name in names}
 
     def is_for(self, method: str, table: Mapping[str, Method] = METHODS) -> bool:
-        """Whether there is one for a method: `base` is not `trained`, a head is no `encoder`, and
-        what joins methods has a `model` if one of them does.
-        """
+        """Whether there is one for a method: `base` is not `trained`, a head is no `encoder`."""
         if self.scope == "trained":
             return method != "base"
-        if self.scope == "model":
-            return any(table[one].has_model for one in (method, *(table[method].of or ())))
         return self.scope != "encoder" or table[method].has_model
 
     def keys(

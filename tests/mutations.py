@@ -72,7 +72,6 @@ CHECKS, CROSS, SHARDS = (
     "faults/test_bad_shards.py",
 )
 BUCKET, CONDEMNED = "store/test_buckets.py", "store/test_condemned.py"
-BACKUP = "extensions/operations/test_backup.py"
 KUBERNETES = "extensions/kubernetes/test_kubernetes.py"
 EARLIER = "extensions/reuse/test_earlier_embeddings.py"
 EXPORT = "extensions/hub/test_export.py::test_neither_links_nor_foreign_files_are_touched"
@@ -150,18 +149,13 @@ GUARDS = (
     # What forgets is not promoted
     Guard("react_pipeline/promotion/judgement.py", 'return ("challenger", self.objection) if self.objection else ("promoted", "")', 'return "promoted", ""', GUARD_SETS),
     Guard("react_pipeline/promotion/decision.py", "if settings.all_seeds else ()", "if False else ()", "promotion/test_promotion.py::test_all_seeds_must_agree_where_the_rule_says_so"),
-    Guard("react_pipeline/stage.py", "(method, *(table[method].of or ()))", "(method,)", GUARD_SETS + "::test_an_ensemble_forgets_as_its_models_do"),
     Guard("react_pipeline/extensions/guards/drops.py", "            if one.unavailable:\n", "            if False:\n", GUARD_SETS + "::test_what_is_not_known_is_no_drop_of_zero"),
-    # A backup is whole, and comes back into an empty place alone
-    Guard("react_pipeline/extensions/operations/backup.py", " or sha256_of(path) != digest", "", BACKUP + "::test_a_damaged_backup_is_refused"),
-    Guard("react_pipeline/extensions/operations/backup.py", 'with project.store.locked("prune"):', "if True:", BACKUP + "::test_pruning_waits_for_a_backup"),
-    Guard("react_pipeline/extensions/operations/backup.py", "if folder.exists() and any(folder.iterdir()):", "if False:", BACKUP + "::test_nothing_is_overwritten"),
     Guard("react_pipeline/extensions/operations/assets.py", "if not _is_shown(instance, run_id)", "if run_id", "extensions/operations/test_retention.py::test_runs_that_made_what_is_shown_stay"),
     # A run has the resources of its stages, and no other place than its launcher's
     Guard("react_pipeline/extensions/kubernetes/resources.py", 'if stage.pool == "gpu":', "if True:", KUBERNETES),
     Guard("react_pipeline/extensions/kubernetes/assets.py", " if name not in run.tags}", "}", KUBERNETES + "::test_runs_of_other_assets_and_tags_of_people_stay"),
     Guard("assets/launch.py", "look = None if project.config.store_url else Manifests.of(project)", "pass", "assets/test_launch.py::test_what_follows_another_image_is_built_in_the_same_launch"),
-    Guard("assets/launch.py", "launcher.class_name != dg.DefaultRunLauncher.__name__", "False", "extensions/operations/test_remote_launch.py::test_nothing_is_built_in_place_of_another_launcher"),
+    Guard("assets/launch.py", "launcher.class_name != dg.DefaultRunLauncher.__name__", "False", "assets/test_launch.py::test_nothing_is_built_in_place_of_another_launcher"),
     Guard("react_pipeline/extensions/kubernetes/nodes.py", "                    child.terminate()\n", "                    pass\n", "extensions/kubernetes/test_nodes.py::test_the_first_ends_when_another_fails_for_good"),
     # MLflow shows each artifact once, and promotion follows each verdict once
     Guard("react_pipeline/store/durable.py", "        os.link(temporary, path)\n", "        temporary.replace(path)\n", "store/test_notes.py"),
@@ -196,13 +190,11 @@ GUARDS = (
     Guard("react_pipeline/store/store.py", '                    self.backend.put(f"{base}/{fingerprint}/{USED}", b"")\n', "                    pass\n", PRUNING),
     Guard("react_pipeline/extensions/hub/export.py", "if Path(directory).expanduser().is_symlink():", "if False:", EXPORT),
     Guard("react_pipeline/extensions/hub/staged_folder.py", "            earlier.rename(target)\n", "            pass\n", "extensions/hub/test_export.py::test_earlier_export_is_back_if_new_one_cannot_be_renamed"),
-    Guard("react_pipeline/extensions/predict/sort_into.py", "if directory.is_symlink():", "if False:", "extensions/predict/test_predict.py::test_pictures_are_linked_by_class_and_no_file_is_touched"),
     Guard("react_pipeline/extensions/predict/pictures.py", "            check_shard_name(source)\n", "", "extensions/predict/test_predict.py::test_a_source_without_pictures_is_one_clear_error"),
     Guard("react_pipeline/extensions/predict/encoding.py", 'if batch["fatal"] is not None:', "if False:", "extensions/predict/test_predict.py::test_shards_on_a_server_give_the_predictions_of_local_ones"),
     Guard("react_pipeline/extensions/hub/push.py", "if files <= _OF_A_NEW_ONE or (overwrite and RECORD_FILE in files):", "if True:", f"{PUSH}::test_only_an_earlier_export_is_replaced"),
     Guard("react_pipeline/extensions/hub/push.py", "if get_token() is None:", "if False:", f"{PUSH}::test_without_a_token_nothing_is_asked"),
     Guard("react_pipeline/extensions/hub/push.py", '_QUERY.sub("", " ".join(f"{error} {error.__cause__ or \'\'}".split()))', '" ".join(f"{error} {error.__cause__ or \'\'}".split())', f"{PUSH}::test_an_interrupted_upload_publishes_nothing"),
-    Guard("react_pipeline/extensions/hub/transformers_model.py", "if not difference <= MAX_DIFFERENCE:", "if False:", f"{FORMS}::test_what_transformers_cannot_compute_is_refused"),
     Guard("react_pipeline/extensions/hub/card.py", "if own is None or own.top1 is None:", "if own is None:", f"{FORMS}::test_without_labels_no_result_is_claimed"),
     Guard("react_pipeline/extensions/hub/space.py", "if exported.loading.registered is None:", "if False:", f"{FORMS}::test_a_space_needs_a_model_that_open_clip_loads"),
     Guard("react_pipeline/extensions/hub/staged_folder.py", "if others := _others(target):", "if others := []:", "extensions/hub/test_export.py::test_an_export_with_a_foreign_file_is_not_overwritten"),
@@ -215,7 +207,6 @@ GUARDS = (
     Guard("assets/runs.py", "        show_process(plan_context.instance, plan_context.dagster_run)", "        pass", "assets/test_launch.py::test_a_run_whose_process_could_not_report_its_end_is_closed"),
     Guard("assets/runs.py", "not in held and _is_free(path)", "not in held and False", "assets/test_launch.py::test_the_locks_of_runs_that_are_over_are_removed"),
     Guard("react_pipeline/extensions/live_runs/live.py", 'importlib.import_module("IPython")', "pass", "extensions/live_runs/test_tracking_live.py::test_no_thread_imports_ipython_beside_the_training"),
-    Guard("react_pipeline/extensions/operations/backup.py", "config.unlink()", "pass", "extensions/operations/test_backup.py::test_a_restore_that_is_refused_can_be_given_again"),
     # Files of other people
     Guard("react_pipeline/corpus/shards.py", 'if name.startswith("/") or ".." in name.split("/"):', "if False:", SHARDS),
     Guard("react_pipeline/corpus/shards.py", "elif member.type not in _REGULAR_TYPES or member.issparse():", "elif False:", SHARDS),
@@ -243,8 +234,6 @@ GUARDS = (
     Guard("react_pipeline/settings/config.py", "if times > 1:", "if False:", "settings/test_config.py"),
     Guard("react_pipeline/retrieval/few_shot_set.py", "with_shots, inputs_of, require_apart)", "with_shots, inputs_of)", "extensions/methods/test_few_shot.py"),
     Guard("react_pipeline/retrieval/few_shot_set.py", 'if reason := content.get("unavailable"):', "if False:", "extensions/methods/test_few_shot.py"),
-    Guard("react_pipeline/settings/config.py", "if member not in possible:", "if False:", "extensions/methods/test_ensembles.py"),
-    Guard("react_pipeline/settings/config.py", "if bare := [name for name in measured if table[name].of == ()]:", "if bare := []:", "extensions/methods/test_ensembles.py"),
     Guard("react_pipeline/settings/config.py", "if len(set(seeds)) < len(seeds):", "if False:", "settings/test_variant_settings.py"),
     Guard("react_pipeline/settings/methods.py", " or first_seed(name) != name:", ":", "settings/test_variant_settings.py"),
     Guard("react_pipeline/settings/config.py", "            require_free(name, METHODS)", "            pass", "settings/test_variant_settings.py"),
@@ -336,7 +325,6 @@ GUARDS = (
     Guard("react_pipeline/extensions/elevater/assets.py", "passed=not bad,", "passed=True,", CHECKS),
     Guard("react_pipeline/extensions/elevater/assets.py", 'passed=wrong == 0,\n        metadata={"wrong": wrong, "', 'passed=True,\n        metadata={"wrong": wrong, "', CHECKS),
     Guard("react_pipeline/extensions/dense/assets.py", "passed=wrong == 0, ", "passed=True, ", CHECKS),
-    Guard("react_pipeline/extensions/labels/seeds.py", "if digest in tested:", "if False:", "extensions/labels/test_seeds_from_predictions.py"),
     # MLflow's scoring server, with a model of ours
     Guard("react_pipeline/extensions/served_models/guard.py", "if reason := refusal(method, headers.get, self._allowed):", 'if reason := "":', SERVED),
     Guard("react_pipeline/extensions/served_models/guard.py", "if size_bytes > MAX_BODY_BYTES:", "if False:", SERVED),

@@ -40,8 +40,8 @@ def load_classifier(
     """Load a checkpoint of any method as a classifier: an image is of the class with the highest
     score.
 
-    A checkpoint that holds a model gives its own zero-shot head, if it holds none. A head alone
-    belongs to the images as the base encodes them.
+    A checkpoint that holds a model gives its own zero-shot head. A head belongs to the images as
+    the base encodes them.
 
     Args:
         base: The `base_checkpoint`; only a head needs it.
@@ -54,7 +54,7 @@ def load_classifier(
         CorruptArtifact: If a head cannot be read.
     """
     from react_pipeline.clip.class_head import ClassHead
-    from react_pipeline.clip.model import WEIGHTS_FILE, load, loaded_base
+    from react_pipeline.clip.model import load, loaded_base
 
     if HEAD_FILE not in checkpoint.manifest["files"]:
         load_model = loaded_base if checkpoint.stage == "base_checkpoint" else load
@@ -67,8 +67,7 @@ def load_classifier(
             f"{checkpoint.path / HEAD_FILE}: trained on the features of base {trained_on}, which "
             f"is now {base.fingerprint}; {_rematerialize(checkpoint)}"
         )
-    has_model = WEIGHTS_FILE in checkpoint.manifest["files"]
-    clip = load(checkpoint.path, device) if has_model else loaded_base(base.path, device)
+    clip = loaded_base(base.path, device)
     return clip, _read_head(checkpoint, domain, clip.dimension)
 
 

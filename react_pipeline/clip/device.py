@@ -53,12 +53,15 @@ def gpu_problem() -> str:
     index = (
         "cu126" if driver < CUDA_13_DRIVER or str(torch.version.cuda).startswith("13.") else "cu130"
     )
+    built = "CPUs alone"
+    if torch.version.cuda:
+        built = f"CUDA {torch.version.cuda} ({' '.join(torch.cuda.get_arch_list())})"
     return (
         f"torch {torch.__version__} cannot use this machine's NVIDIA GPU: the driver is "
-        f"{driver}, and torch was built for CUDA {torch.version.cuda} "
-        f"({' '.join(torch.cuda.get_arch_list())}); install one for it: pip install "
+        f"{driver}, and torch was built for {built}. In a container, start it with --gpus all; "
+        "else install a torch for the driver and the card: pip install "
         "--force-reinstall torch torchvision --index-url "
-        f"https://download.pytorch.org/whl/{index}; a container needs --gpus all"
+        f"https://download.pytorch.org/whl/{index}, or update the driver"
     )
 
 
@@ -66,8 +69,13 @@ def _has_code() -> bool:
     """Whether torch was built for the GPU: code of its generation, or PTX."""
     major, minor = torch.cuda.get_device_capability()
     archs = torch.cuda.get_arch_list()
-    return not archs or any(
-        arch[:-1] == f"sm_{major}" and arch[-1] <= str(minor) or "compute" in arch for arch in archs
+    return (
+        not archs
+        or torch.version.hip is not None
+        or any(
+            arch[:-1] == f"sm_{major}" and arch[-1] <= str(minor) or "compute" in arch
+            for arch in archs
+        )
     )
 
 

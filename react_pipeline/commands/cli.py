@@ -17,13 +17,13 @@ import typer
 from react_pipeline import __version__
 from react_pipeline.commands.command_line import (
     Config,
-    ask_server,
     load_project,
     materialize_assets,
     missing_extra,
     remedy_of,
 )
 from react_pipeline.commands.domains import domains_app
+from react_pipeline.commands.gone import add_gone_commands
 from react_pipeline.commands.init import init
 from react_pipeline.commands.models import models_app
 from react_pipeline.commands.results import results
@@ -86,17 +86,11 @@ def materialize(
         list[str] | None,
         typer.Option(help="A method; repeat for more. Default: `methods` of pipeline.yaml."),
     ] = None,
-    remote: Annotated[
-        str | None,
-        typer.Option(help="Address of a Dagster webserver whose instance shall run them."),
-    ] = None,
     config: Config = None,
 ) -> None:
     """Build assets, with the same checks and runs as from the Dagster UI."""
     project = load_project(config, domain or (), method or ())
     methods = method or project.config.methods
-    if remote:
-        raise typer.Exit(ask_server(project, remote, select, domain or (), methods))
     if materialize_assets(project, select, domain or (), methods):
         raise typer.Exit(1)
     print_start_page(project, domain or ())
@@ -115,6 +109,7 @@ def _summarize(group: typer.Typer) -> None:
 app.command(rich_help_panel="Build")(results)
 app.add_typer(models_app, name="models", rich_help_panel="Build")
 answers(lambda extension: extension.add_commands(app))
+add_gone_commands(app)
 app.registered_commands.sort(
     key=lambda command: (*_PANELS, command.rich_help_panel).index(command.rich_help_panel)
 )

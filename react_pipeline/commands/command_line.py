@@ -143,16 +143,3 @@ def materialize_assets(
             "next: correct what failed, and run the same command again; it keeps the rest"
         )
     return 1 if causes else 0
-
-
-def ask_server(
-    project: Project, url: str, select: str, domains: Sequence[str], methods: Sequence[str]
-) -> int:
-    """Let a server run a selection of assets, and wait for it; returns the exit code."""
-
-    def show(line: str) -> None:
-        print_line(f"  {line}")
-
-    from react_pipeline.extensions.operations import materialize_remotely
-
-    return 0 if materialize_remotely(url, select, domains, methods, project.path, show) else 1

@@ -83,7 +83,10 @@ def list_models(
 def promote_model(
     domain: Domain,
     method: Annotated[
-        str, typer.Argument(help="A method whose current model was evaluated, such as gated-image.")
+        str,
+        typer.Argument(
+            help="A method whose current model was evaluated or judged, such as gated-image."
+        ),
     ],
     reason: Annotated[
         str, typer.Option(help="Why. It is recorded with the decision and shown by `models list`.")
@@ -92,7 +95,7 @@ def promote_model(
     config: Config = None,
 ) -> None:
     """Make a method's model champion by your decision. It must have been measured on the champion's
-    images.
+    images, or judged where the domain has no labels.
     """
     project = _project_with(domain, config)
     project.method(method)

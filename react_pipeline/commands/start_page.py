@@ -101,8 +101,7 @@ def _links(
     if len(dashboards) > MAX_DASHBOARDS:
         yield (
             "",
-            f"{len(dashboards) - MAX_DASHBOARDS} more; `react-pipeline report` writes all of them "
-            "to a folder",
+            f"{len(dashboards) - MAX_DASHBOARDS} more; `react-pipeline results` prints all figures",
         )
     if dagster := addresses.get("dagster"):
         yield "Dagster", f"{dagster}  (lineage, pictures, checks)"

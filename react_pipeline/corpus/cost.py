@@ -1,6 +1,6 @@
 """What a corpus has and costs, as far as its files say before they are read.
 
-Does not belong here: the sums of a plan (an extension).
+Does not belong here: the sums of a plan (`extensions.plan`).
 """
 
 from collections.abc import Sequence

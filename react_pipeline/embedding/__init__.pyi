@@ -1,5 +1,4 @@
 from .embed import LEDGER_FILE as LEDGER_FILE
-from .embed import TakeOver as TakeOver
 from .embed import embed_corpus as embed_corpus
 from .embedded_shards import DUPLICATE as DUPLICATE
 from .embedded_shards import EmbeddedShard as EmbeddedShard

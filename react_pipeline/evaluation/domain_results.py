@@ -5,7 +5,8 @@ Does not belong here: comparing results (`comparison`). Shapes: N images, C clas
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -146,7 +147,6 @@ def write_evaluation(
     checkpoint: Artifact,
     parents: Mapping[str, Artifact],
     directory: Path,
-    members: Sequence[tuple[Artifact, float]] = (),
 ) -> dict[str, Any]:
     """Measure a checkpoint on the `evaluation_set` among `parents`, and write the files of
     `evaluate`; returns counts.
@@ -155,7 +155,6 @@ def write_evaluation(
         domain: Whose classes and templates these are.
         checkpoint: It need not be the current one of its method.
         parents: With `base_checkpoint` too where a head needs its encoder.
-        members: Checkpoints and weights whose scores are those of `checkpoint`, if it has none.
 
     Raises:
         InputError: If an evaluation image is gone or has changed, or the checkpoint is of other
@@ -183,9 +182,7 @@ def write_evaluation(
 
     images = read_images(evaluation_set, domain)
     device = choose_device(project.config.device)
-    logits = np.zeros((len(images), len(domain.classes)), np.float32)
-    for member, weight in members or [(checkpoint, 1.0)]:
-        logits += weight * _logits(project, domain, member, parents, images, device)
+    logits = _logits(project, domain, checkpoint, parents, images, device)
     ranked = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
     scores = Scores(ranked, images["class_id"].to_numpy(), domain.class_names, logits)
     calibration = calibrate(logits, scores.class_ids)

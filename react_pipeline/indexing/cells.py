@@ -48,7 +48,7 @@ def train_centroids(rows: Vectors, cells: int, device: str) -> Vectors:
     centroids = normalize(sample[:: len(sample) // cells][:cells])
     for _ in range(ROUNDS):
         nearest = nearest_cells(sample, centroids.to(device))
-        # Beside a row a part of the centroid is nothing; an empty cell keeps its own.
+        # The small share of the old centroid moves no cell that has rows, and keeps an empty one.
         centroids = normalize((1e-6 * centroids).index_add_(0, nearest, sample))
     return centroids.numpy()
 

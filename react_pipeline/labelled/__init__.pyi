@@ -11,9 +11,8 @@ from .labelled import preprocessing_for as preprocessing_for
 from .labelled import publish_evaluation_set as publish_evaluation_set
 from .labelled import publish_labelled_set as publish_labelled_set
 from .labelled import read_images as read_images
-from .labels import classes_by_name as classes_by_name
 from .labels import images_by_folder as images_by_folder
 from .labels import lines_of as lines_of
 from .labels import normal as normal
 from .labels import read_csv as read_csv
-from .labels import read_manifest as read_manifest
+from .labels import read_folder as read_folder

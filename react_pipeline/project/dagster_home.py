@@ -1,7 +1,7 @@
 """The Dagster home: the folder of Dagster's instance, and where `react-pipeline ui` answers over
 it.
 
-Does not belong here: what is in the instance (Dagster), or starting anything (an extension).
+Does not belong here: what is in the instance (Dagster), or starting anything (`extensions.ui`).
 """
 
 import errno

@@ -57,6 +57,8 @@ def conclude(project: Project, slug: str, decide: Callable[[Case], Decision | No
         case = case_of(project, slug)
         name = _follow(project, slug, case.last)
         if isinstance(name, Artifact):
+            while isinstance(name, Artifact):  # to the last verdict that was claimed
+                name = _follow(project, slug, name)
             continue
         decision = decide(case)
         if decision is None and case.last is not None:

@@ -2,7 +2,6 @@ from .candidate_rows import CANDIDATE_ROWS as CANDIDATE_ROWS
 from .candidates import MODE_SIDES as MODE_SIDES
 from .candidates import SEARCH as SEARCH
 from .candidates import Queries as Queries
-from .candidates import SearchMode as SearchMode
 from .candidates import encode_prompts as encode_prompts
 from .class_report import ClassNotes as ClassNotes
 from .class_report import ClassTable as ClassTable
@@ -12,7 +11,6 @@ from .decontamination import leaked_images as leaked_images
 from .decontamination import prune_vectors as prune_vectors
 from .examination import REFILL_ROUNDS as REFILL_ROUNDS
 from .few_shot_set import publish_few_shot_set as publish_few_shot_set
-from .ranking import NearFilter as NearFilter
 from .ranking import ReadVectors as ReadVectors
 from .retrieve import Preview as Preview
 from .retrieve import most_pairs as most_pairs

@@ -7,7 +7,6 @@ which hit is better (`fusion`), which candidate is dropped (`ranking`). Shapes: 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +29,6 @@ SEARCH = "search"
 
 MODE_SIDES: dict[Mode, Side] = {"t2t": "text", "t2i": "image", "i2i": "image"}
 """Which vectors each mode searches."""
-
-SearchMode = Callable[[Artifact, pd.DataFrame, Vectors, RetrievalConfig, Scratch], pd.DataFrame]
-"""A mode of an extension. Maps the embeddings, the prompts, their vectors (Q, D), the settings and
-the scratch to hits: columns query, row, similarity, rank, mode, class_id."""
 
 PROMPTS = "prompts.npy"
 """The vectors of all prompts, in the scratch of a search."""

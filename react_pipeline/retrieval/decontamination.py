@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import field_names, row_metadata
-from react_pipeline.extension import joined
+from react_pipeline.extension import blame, joined
 from react_pipeline.indexing import nearest
 from react_pipeline.labelled import encode_images, read_images
 from react_pipeline.project import Project, cluster, other_evaluation_sets
@@ -133,7 +133,10 @@ def kept_out(
         for other in other_evaluation_sets(project, slug):
             images[other] = read_images(project.store.current(EVALUATION_SET, other))
         sets = joined(lambda extension: extension.test_digests(project, slug))
-        digests = {name: of_set for name, read in sets.items() if (of_set := read())}
+        for name, read in sets.items():
+            with blame(f"test images of {name}", getattr(read, "__module__", "react_pipeline.")):
+                if of_set := read():
+                    digests[name] = of_set
     subjects = frozenset[str]()
     if project.retrieval(slug).same_subject == "exclude":
         named = (table["subject"] for table in images.values() if "subject" in table)

@@ -20,18 +20,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from react_pipeline.clip import class_prompts, prompt_templates
 from react_pipeline.corpus import ImageSource, open_source
-from react_pipeline.embedding import Vectors
 from react_pipeline.indexing import Index
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster
 from react_pipeline.retrieval.candidate_rows import candidate_metadata
 from react_pipeline.retrieval.candidates import (
-    PROMPTS,
     SEARCH,
     Candidates,
     Queries,
@@ -275,10 +272,8 @@ class _Retrieval:
 
 
 class Preview:
-    """The candidates of a domain, and of changes of it, as `retrieve_pairs` ranks them; nothing is
-    fetched or published.
-
-    Model and evaluation images are loaded once, and each text is encoded once.
+    """The candidates of a domain as `retrieve_pairs` ranks them; nothing is fetched or
+    published.
     """
 
     def __init__(self, project: Project, slug: str) -> None:
@@ -289,39 +284,21 @@ class Preview:
         """
         parents = resolve(project, RETRIEVED_SET, slug).parents
         self._retrieval = _Retrieval(project, slug, parents, Scratch(Path()))
-        self._vectors: dict[str, Vectors] = {}
 
     @property
     def clip(self) -> Clip:
         """The encoder that retrieves."""
         return self._retrieval.clip
 
-    def candidates(
-        self, domain: DomainConfig | None = None, removed: frozenset[str] = frozenset()
-    ) -> pd.DataFrame:
-        """The candidates, the best first.
-
-        Args:
-            domain: With other synonyms or prompts; None: as in its file.
-            removed: Images that are rejected besides, by SHA-256 or URL.
-
-        Returns:
-            Columns class_id, row, similarity, mode, dropped ("" where kept) and more.
+    def candidates(self) -> pd.DataFrame:
+        """Return the candidates, the best first: columns class_id, row, similarity, mode, dropped
+        ("" where kept) and more.
         """
         own = self._retrieval
-        domain = domain or own.domain
-        review = replace(own.review, removed=own.review.removed | removed)
-        texts = class_prompts(domain)["prompt"].tolist()
-        if new := [text for text in dict.fromkeys(texts) if text not in self._vectors]:
-            self._vectors.update(zip(new, self.clip.encode_texts(new).numpy(), strict=True))
-        distributor = own.project.config.distributor
-        with cluster(distributor), tempfile.TemporaryDirectory() as folder:
-            changed = replace(own, scratch=Scratch(Path(folder)))
-            changed.__dict__.update(clip=own.clip, evaluation=own.evaluation)
-            changed.__dict__.update(domain=domain, review=review)
-            vectors = np.stack([self._vectors[text] for text in texts])
-            changed.search_scratch.keep(PROMPTS, lambda path: np.save(path, vectors))
-            return changed.preview()
+        with cluster(own.project.config.distributor), tempfile.TemporaryDirectory() as folder:
+            retrieval = replace(own, scratch=Scratch(Path(folder)))
+            retrieval.__dict__.update(clip=own.clip)
+            return retrieval.preview()
 
 
 def _count_pairs(

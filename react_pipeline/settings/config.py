@@ -402,10 +402,8 @@ class PipelineConfig(Section):
     @field_validator("variants")
     @classmethod
     def _variants_have_names(cls, variants: Mapping[str, VariantConfig]) -> Any:
-        for name, variant in variants.items():
+        for name in variants:
             require_free(name, METHODS)
-            if METHODS[variant.method].of is not None or variant.of:
-                _require_members(name, variant, variants)
         return variants
 
     @field_validator("seeds")
@@ -431,15 +429,8 @@ class PipelineConfig(Section):
         named = {first_seed(method).removesuffix(CONTROL_SUFFIX) for method in methods}
         others = [name for name in variants if name not in named]
         measured = [*methods, *others, *(name + CONTROL_SUFFIX for name in others)]
-        if bare := [name for name in measured if table[name].of == ()]:
-            raise ValueError(
-                f"{bare[0]!r} joins other methods: name them in `variants`, such as both: "
-                f"{{method: {bare[0]}, of: [gated-image, gda]}}"
-            )
         chosen = [*measured, *(name for name in table if first_seed(name) in measured)]
-        members = [member for name in chosen for member in table[name].of or ()]
-        every = dict.fromkeys([*chosen, *members])
-        return tuple(sorted(every, key=lambda name: table[name].of is not None))
+        return tuple(dict.fromkeys(chosen))
 
     @field_validator("promotion")
     @classmethod
@@ -454,23 +445,6 @@ class PipelineConfig(Section):
                     f"`methods`: {method!r} cannot become champion; choose from {choices}"
                 )
         return promotion
-
-
-def _require_members(
-    name: str, variant: VariantConfig, variants: Mapping[str, VariantConfig]
-) -> None:
-    """Refuse `of` where it does nothing, and what it cannot join."""
-    if METHODS[variant.method].of is None:
-        raise ValueError(f"{name}: `of` does nothing for the method {variant.method}; remove it")
-    methods = {one: one for one in trained_methods()}
-    methods |= {one: other.method for one, other in variants.items()}
-    possible = [one for one, method in methods.items() if METHODS[method].of is None]
-    for member in variant.of:
-        if member not in possible:
-            meant = did_you_mean(member, possible, f"choose from {', '.join(possible)}")
-            raise ValueError(f"{name}: `of` cannot name {member!r}; {meant}")
-    if len({*variant.of}) != 2 or len(variant.of) != 2:
-        raise ValueError(f"{name}: `of` needs two different methods")
 
 
 @cache

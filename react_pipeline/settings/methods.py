@@ -45,8 +45,6 @@ class Method:
         spreads: Whether several processes can share a training.
         step0_tolerance: How much the model may differ from the base before the first step.
         parents: Further stages that it is trained on.
-        of: The methods that it joins, by name: empty until a variant names them. None: it is
-            trained itself.
         is_default: Whether `init` writes it, and its control, into `methods`; not inherited.
         is_control: Whether its pairs are random.
         draw: Folder of its pairs in the control set; only the control of a further seed has one.
@@ -65,7 +63,6 @@ class Method:
     spreads: bool = False
     step0_tolerance: float = 0.0
     parents: tuple[str, ...] = ()
-    of: tuple[str, ...] | None = None
     is_default: bool = False
     is_control: bool = False
     draw: str = ""
@@ -90,8 +87,8 @@ class Method:
 
     @property
     def needs_nothing(self) -> bool:
-        """Whether any project can train it: else a variant or the domain names what it needs."""
-        return not self.parents and self.of is None
+        """Whether any project can train it: else the domain names what it needs."""
+        return not self.parents
 
 
 class Base(Method):
@@ -162,17 +159,12 @@ def project_methods(
 
     A variant is its method with `overrides`; of several seeds, the first is the method itself, and
     each other is a copy called `<method>-seed<number>`. The attribute `name` stays that of the
-    installed method. What joins methods comes after them; a control joins their controls.
+    installed method.
     """
     methods = dict(METHODS)
-    for name, variant in sorted(variants.items(), key=lambda item: bool(item[1].of)):
+    for name, variant in variants.items():
         for suffix in ("", CONTROL_SUFFIX):
-            copied = _copy(METHODS[variant.method + suffix], variant.overrides)
-            if copied.of is not None:
-                copied.of = tuple(member + suffix for member in variant.of)
-                parents = [name for member in variant.of for name in methods[member].parents]
-                copied.parents = tuple(dict.fromkeys(parents))
-            methods[name + suffix] = copied
+            methods[name + suffix] = _copy(METHODS[variant.method + suffix], variant.overrides)
     if not seeds:
         return methods
     seeded: dict[str, Method] = {}
@@ -184,8 +176,6 @@ def project_methods(
         for seed in seeds[1:]:
             repeated = _copy(method, {"seed": seed})
             repeated.draw = draw_folder(seed) if method.is_control else ""
-            if method.of is not None:
-                repeated.of = tuple(_with_seed(member, seed) for member in method.of)
             seeded[_with_seed(name, seed)] = repeated
     return seeded
 

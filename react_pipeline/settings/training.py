@@ -19,7 +19,6 @@ from pydantic import (
 )
 
 from react_pipeline.settings.methods import CONTROL_SUFFIX, METHODS, trained_methods
-from react_pipeline.settings.names import Name
 from react_pipeline.settings.near_names import did_you_mean
 from react_pipeline.settings.workers import Workers, count_workers
 from react_pipeline.store import InputError
@@ -188,18 +187,15 @@ def _trained_method(name: str) -> str:
 
 
 class VariantConfig(TrainingOverrides):
-    """A method under another name, with fields of its own over those of `customization`; `of` names
-    the methods that it joins, if it joins any.
-    """
+    """A method under another name, with fields of its own over those of `customization`."""
 
     method: Annotated[str, AfterValidator(_trained_method)]
-    of: tuple[Name, ...] = ()
 
     @property
     def overrides(self) -> dict[str, Any]:
         """The fields of its own."""
         own = _set_fields(self).items()
-        return {name: value for name, value in own if name not in ("method", "of")}
+        return {name: value for name, value in own if name != "method"}
 
 
 class CustomizationConfig(Section):

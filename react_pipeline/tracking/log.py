@@ -6,7 +6,7 @@ down or a killed process delays a run and never loses or doubles it: its tag `fi
 what is already there, and what is written twice is written once.
 
 Does not belong here: how a run is opened (`runs`), what is written (`values`, `results`, `models`,
-`registry`), a training under way (an extension).
+`registry`), a training under way (`extensions.live_runs`).
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ class Tracking:
             return None
 
     def _missed(self, project: Project) -> dict[str, str]:
-        with suppress(ReactError, OSError, ValueError):
+        with suppress(ReactError, OSError, ValueError, RecursionError):
             return dict(json.loads(project.store.read_note(MISSED) or "{}"))
         return {}
 

@@ -110,6 +110,7 @@ def _set_aliases(client: MlflowClient, project: Project, slug: str) -> None:
         verdict, last = standing(project, slug)
         if last is not None and last.fingerprint == shown:  # else decided meanwhile
             return
+        model = client.get_registered_model(model.name)  # with the aliases that were just set
 
 
 def _set_alias(

@@ -2,7 +2,8 @@
 for.
 
 Belongs here: finding the checkpoint, refusing one that was trained for other classes, its
-calibration. Does not belong here: what the model does (`classifier`), exporting it (an extension).
+calibration. Does not belong here: what the model does (`classifier`), exporting it
+(`extensions.hub`).
 """
 
 from __future__ import annotations

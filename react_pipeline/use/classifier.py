@@ -2,8 +2,8 @@
 
 Belongs here: the model with its head, loading it from an exported folder, scores and their
 calibration. Does not belong here: which model of a project is meant (`chosen_model`), thousands of
-pictures (an extension). Shapes: B pictures, C classes, D embedding dimension. Needs only the light
-installation.
+pictures (`extensions.predict`). Shapes: B pictures, C classes, D embedding dimension. Needs only
+the light installation.
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ from react_pipeline.promotion.decision import decide
 from react_pipeline.settings import DomainConfig
 from react_pipeline.stage import ALL, STAGES
 
-BOTH = {"both": {"method": "ensemble", "of": ["gated-image", "gda"]}}
 MEASURED = {
     "elevater": {"root": "elevater"},
     "dense": {
@@ -60,7 +59,7 @@ def finish(project: Project, stages: Collection[str]) -> None:
 
 
 def parents_in_manifests(project: Project, stages: Collection[str]) -> dict[str, set[str]]:
-    """The stages that the artifacts of each stage were made from, other than itself."""
+    """The stages that the artifacts of each stage were made from."""
     store = project.store
     made = [store.current(stage, key) for stage in stages for key in store.keys(stage)]
     stage_of = {artifact.fingerprint: artifact.stage for artifact in made}
@@ -68,8 +67,7 @@ def parents_in_manifests(project: Project, stages: Collection[str]) -> dict[str,
     for artifact in made:
         # Evidence, such as judgements, is in artifacts without an asset.
         names = {stage_of[one] for one in artifact.parents.values() if one in stage_of}
-        # An ensemble is made from other partitions of its own asset, which Dagster cannot show.
-        parents[artifact.stage] |= names - {artifact.stage}
+        parents[artifact.stage] |= names
     return parents
 
 
@@ -80,7 +78,6 @@ def parents_in_manifests(project: Project, stages: Collection[str]) -> dict[str,
         {"methods": ["base", "gated-image"]},
         {"methods": ["base", "gated-image", "gated-image-control", "gda", "linear-head"]},
         {"methods": ["base", "few-shot-gda"]},
-        {"methods": ["base", "gated-image", "gda", "both"], "variants": BOTH},
         {
             "methods": ["base", "gated-image"],
             "retrieval_encoder": {"model": "ViT-L-14", "pretrained": "openai"},

@@ -732,3 +732,15 @@ def test_steps_that_are_not_run_after_a_failure_have_no_line() -> None:
         return dg.AssetCheckResult(passed=True)
 
     assert lines_of_run(made, whole) == []
+
+
+@pytest.mark.parametrize("launcher", ["K8sRunLauncher", "DockerRunLauncher"])
+def test_nothing_is_built_in_place_of_another_launcher(
+    launcher: str, tiny_project: Project, tmp_path: Path
+) -> None:
+    module = {"K8sRunLauncher": "dagster_k8s", "DockerRunLauncher": "dagster_docker"}[launcher]
+    with dagster_home(tmp_path / "home") as home:
+        with (home / "dagster.yaml").open("a") as file:
+            file.write(f"\nrun_launcher: {{module: {module}, class: {launcher}}}\n")
+        with pytest.raises(InputError, match=launcher):
+            materialize("corpus", config_path=tiny_project.path)

@@ -1,4 +1,4 @@
-"""A variant, an ensemble and two seeds, from partitions to the comparison and MLflow."""
+"""A variant and two seeds, from partitions to the comparison and MLflow."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ from react_pipeline.project.project import Project
 from react_pipeline.tracking.log import Tracking
 
 TRAINED = ["head", "head-seed1", "head-control", "head-seed1-control"]
-JOINED = [name.replace("head", "two") for name in TRAINED]
-MEMBERS = [name.replace("head", "ncm") for name in TRAINED]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +33,6 @@ def launched(
 ) -> Iterator[tuple[Project, Summary]]:
     directory = tmp_path_factory.mktemp("variants")
     variants: dict[str, dict[str, Any]] = {
-        "two": {"method": "ensemble", "of": ["head", "ncm"]},
         "head": {"method": "linear-head", "learning_rate": 5e-4},
     }
     project = write_project(
@@ -74,19 +71,11 @@ def test_all_of_them_are_trained_and_compared(launched: tuple[Project, Summary])
     assert len(heads) == 4
     table = pd.read_parquet(project.store.current("comparison", "shapes").file("table.parquet"))
     rows = table.set_index("method")
-    assert list(rows.index) == ["base", *MEMBERS, *TRAINED, *JOINED]
+    assert list(rows.index) == ["base", *TRAINED]
     values = rows.loc[["head", "head-seed1"], "top1"]
     assert rows.loc["head", "seeds"] == 2
     assert rows.loc["head", "top1_mean"] == pytest.approx(values.mean())
     assert rows.loc["head", "top1_std"] == pytest.approx(values.std())
-    joined = {
-        name: project.store.current("customized_checkpoint", f"shapes/{name}") for name in JOINED
-    }
-    for name, checkpoint in joined.items():
-        parents = [name.replace("two", of) for of in ("head", "ncm")]
-        assert [checkpoint.parents[one] for one in parents] == [
-            project.store.pointer("customized_checkpoint", f"shapes/{one}") for one in parents
-        ]
     assert not survey(project, ["shapes"]).tasks
 
 

@@ -79,7 +79,7 @@ def test_a_gpu_that_torch_cannot_use_is_reported_once(
     with pytest.raises(InputError) as refused:
         choose_device("cuda")
     for text in (warning, str(refused.value)):
-        assert all(word in text for word in (driver, str(cuda), *archs, f"whl/{index};"))
+        assert all(word in text for word in (driver, cuda or "CPUs", *archs, f"whl/{index},"))
     assert choose_device("cpu") == "cpu"
 
 

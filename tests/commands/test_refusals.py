@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from react_pipeline import __version__
 from react_pipeline.commands import cli
+from react_pipeline.commands.gone import GONE
 from react_pipeline.project.dagster_home import prepare_home
 from react_pipeline.store.errors import InputError
 
@@ -117,6 +118,14 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["--version"])
     assert ended.value.code == 0 and __version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", GONE)
+def test_a_removed_command_says_what_to_do(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*name.split(), "argument", "--option"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and "was removed" in line
 
 
 @pytest.mark.parametrize(("limits", "expected"), [((64, 64), None), ((256, 512), (512, 512))])

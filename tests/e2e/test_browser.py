@@ -167,21 +167,10 @@ def test_mlflow_shows_results_and_models_without_a_search(served: Served) -> Non
         assert "top1" in page.inner_text("body")
 
 
-def test_dashboard_is_drawn_without_a_network(served: Served, tmp_path: Path) -> None:
+def test_dashboard_is_drawn_without_a_network(served: Served) -> None:
     from docs.screenshots import open_page
 
-    command = [
-        sys.executable,
-        "-m",
-        "react_pipeline",
-        "report",
-        "--output",
-        str(tmp_path / "report"),
-    ]
-    subprocess.run(
-        [*command, "--config", str(served.project.path)], check=True, env=served.environment
-    )
-    page_file = tmp_path / "report" / "shapes" / "dashboard.html"
+    page_file = served.project.store.current("comparison", "shapes").file("dashboard.html")
     with open_page() as page:
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))

@@ -58,7 +58,7 @@ def test_a_planted_password_is_nowhere_to_read(
         run("materialize", "--domain", "shapes", "--method", "base", "--method", "gated-image")
         run("doctor")
         run("status")
-        run("report", "--output", str(tmp_path / "report"))
+        run("results")
         dagster, mlflow = free_port(), free_port()
         ports = ["--dagster-port", str(dagster), "--mlflow-port", str(mlflow)]
         ui = [sys.executable, "-m", "react_pipeline", "ui", *ports, "--config", str(project.path)]
@@ -74,5 +74,5 @@ def test_a_planted_password_is_nowhere_to_read(
     assert not [name for name, text in shown.items() if SECRET in text]
     files = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]
     assert not (tmp_path / "mlruns").exists()
-    assert {"index.html", "ui.log", "postgres.log", "runs.db"} <= {path.name for path in files}
+    assert {"dashboard.html", "ui.log", "postgres.log", "runs.db"} <= {path.name for path in files}
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]

@@ -166,7 +166,9 @@ def test_a_killed_training_is_closed_and_a_running_one_finishes(  # 30
         replace(INPUTS, config={"method": "full", "steps": steps}) for steps in (9, 10)
     )
     for inputs in (killed, running):
-        LiveRun(tracking.runs).started(inputs, 0)
+        live = LiveRun(tracking.runs)
+        live.started(inputs, 0)
+        live.close()  # its thread has opened the run, which stays RUNNING
     tracking.log_artifact(tiny_project, publish(tiny_project, [record(0, 1)]))
     later = tiny_project.store.build(running, lambda *_: {})
     tracking.log_artifact(tiny_project, later)

@@ -60,9 +60,7 @@ IMAGES: dict[str, Any] = {
 }
 """The other way through a training: no kept tokens, parts of a batch, texts of two kinds."""
 
-JOINED = {"joined": {"method": "ensemble", "of": ["gated-both", "gda"]}}
-ALONE = [name for name, method in METHODS.items() if method.of is None]
-ALL = [*ALONE, "joined", "joined-control"]
+ALL = list(METHODS)
 TRAINED = ["gated-image", "gated-both", "locked-image", "full"]
 RPN = "fasterrcnn_mobilenet_v3_large_320_fpn"
 DENSE: dict[str, Any] = {
@@ -146,7 +144,7 @@ def lineages(
             folder,
             tiny_checkpoint,
             drawings,
-            **{"device": device, "methods": ALONE, "variants": JOINED, **sections},
+            **{"device": device, "methods": ALL, **sections},
         )
         domain = folder / "domains" / "shapes.yaml"
         shots = {"name": "shots", "kind": "folder", "path": "../shots"}
@@ -278,6 +276,20 @@ def test_tasks_and_promotion_end_as_here(lineages: dict[str, Lineage]) -> None:
         json.loads(one["promotion"].file("verdict.json").read_text()) for one in (there, here)
     ]
     assert verdicts[0]["decision"] == verdicts[1]["decision"]
+
+
+def test_regions_of_dense_features_end_as_here(changed: Callable[..., Project]) -> None:
+    fields = {"root": "dense", "own": OWN[:1], "short_side": 64, "regions": "roi"}
+
+    def measured(device: str) -> Any:
+        return run(changed(device, dense=fields), "dense_results", "shapes/base")
+
+    with pretended_gpu():
+        there = measured("cuda")
+    figures = [
+        artifact.counts["detection"]["boxes"]["truth"] for artifact in (there, measured("cpu"))
+    ]
+    assert figures[0] == pytest.approx(figures[1], abs=1e-3)
 
 
 @pytest.mark.parametrize("method", TRAINED)

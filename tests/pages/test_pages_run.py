@@ -41,7 +41,6 @@ class Setting:
 
 
 BIRDS = (("robin", "circle", "red"), ("blackbird", "square", "blue"), ("gull", "cross", "green"))
-SLOW = [pytest.mark.slow, pytest.mark.operations]
 PAGES = {
     "docs/automation.md": Setting(),
     "docs/extensions.md": Setting(),
@@ -65,6 +64,14 @@ PAGES = {
     "examples/demo.ipynb": Setting(),
 }
 FAST = ("docs/automation.md", "docs/extensions.md", "docs/faq.md")
+LONG = ("docs/getting-started.md", "docs/export.md", "examples/demo.ipynb")
+"""Run by `make test-pages`."""
+
+
+def marks_of(page: str) -> list[pytest.MarkDecorator]:
+    if page in FAST:
+        return []
+    return [pytest.mark.slow, *([] if page in LONG else [pytest.mark.operations])]
 
 
 @pytest.fixture(scope="module")
@@ -208,9 +215,7 @@ def place(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=[] if page in FAST else SLOW) for page in PAGES]
-)
+@pytest.mark.parametrize("page", [pytest.param(page, marks=marks_of(page)) for page in PAGES])
 def test_a_page_does_what_it_says(
     page: str,
     environment: dict[str, str],

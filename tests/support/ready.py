@@ -117,25 +117,6 @@ def write_subset(path: Path, uids: Sequence[str]) -> None:
     np.save(path, np.sort(np.array(halves, np.dtype("u8,u8"))))
 
 
-def write_pd12m(
-    folder: Path, image: NDArray[Any], captions: Sequence[str], urls: Sequence[str]
-) -> None:
-    """PD12M: float32 vectors of images alone, in fewer files than the tables."""
-    for name in ("embeddings", "metadata"):
-        (folder / name).mkdir(parents=True)
-    for number, rows in enumerate(np.array_split(np.arange(len(image)), 2)):
-        np.save(folder / f"embeddings/pd12m.{number:02d}.npy", image[rows].astype(np.float32))
-        for tenth, some in enumerate(np.array_split(rows, 3)):
-            table = {"id": [f"{row}" for row in some], "url": [urls[row] for row in some]}
-            table |= {
-                "caption": [captions[row] for row in some],
-                "hash": [f"{row:032x}" for row in some],
-            }
-            pd.DataFrame(table).to_parquet(
-                folder / f"metadata/pd12m.{number:02d}{tenth}.parquet", index=False
-            )
-
-
 def write_vector_column(
     folder: Path, image: NDArray[Any], columns: dict[str, Sequence[str]]
 ) -> None:

@@ -16,10 +16,9 @@ from support.drawings import draw, encode
 
 from react_pipeline.commands.command_line import missing_extra
 from react_pipeline.extensions.hub.export import export
-from react_pipeline.extensions.predict.pictures import Picture, fetch_urls, find_pictures
+from react_pipeline.extensions.predict.pictures import find_pictures
 from react_pipeline.project.project import Project
-from react_pipeline.settings.corpus import MAX_PIXELS, DownloadConfig
-from react_pipeline.store.errors import CorpusError, InputError
+from react_pipeline.store.errors import CorpusError
 from react_pipeline.use.classifier import Classifier
 
 ROOT = Path(__file__).parents[2]
@@ -101,8 +100,6 @@ def test_pictures_on_servers_need_an_extra_that_is_named(
     # What another test loaded would not be looked for.
     monkeypatch.delitem(sys.modules, "fsspec.implementations.http", raising=False)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "https", raising=False)
-    with pytest.raises(InputError, match=r"pip install .*\[pipeline\]"):
-        fetch_urls([Picture("http://host/a.png", None)], tmp_path, DownloadConfig(), MAX_PIXELS)
     # Of this package's modules or of fsspec's, whichever is imported first.
     with pytest.raises((ModuleNotFoundError, CorpusError)) as missing:
         find_pictures("https://host/a.tar")

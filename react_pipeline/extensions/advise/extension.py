@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Advise(Extension):
-    """Classes that the corpus lacks, expected gains and costs."""
+    """Classes that the corpus lacks, and what to run next."""
 
     def add_commands(self, app: typer.Typer) -> None:
         """`react-pipeline advise`."""

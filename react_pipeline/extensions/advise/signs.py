@@ -1,20 +1,16 @@
-"""Signs: what names, corpus and pictures say of a domain before anything is trained.
+"""Signs: what names and corpus say of a domain before anything is trained, and `gda` tried on
+held-out pairs.
 
-Does not belong here: what gain they promise (`forecast`), what follows (`advice`). Shapes: N pairs,
-C classes, D embedding dimension, P pictures.
+Does not belong here: printing (`commands`). Shapes: N pairs, C classes, D embedding dimension.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from react_pipeline.clip import (
@@ -26,27 +22,22 @@ from react_pipeline.clip import (
 from react_pipeline.embedding import row_metadata, vectors_of
 from react_pipeline.extensions.methods import HeadMethod, HeadSamples, nearest_class
 from react_pipeline.extensions.names import domain_names, unnamed_classes
-from react_pipeline.extensions.predict import Options, embed_pictures
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.retrieval import Preview
 from react_pipeline.settings import METHODS, TrainingConfig
-from react_pipeline.store import Artifact, InputError, RetrievalError
-from react_pipeline.use import Classifier
+from react_pipeline.store import Artifact, RetrievalError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-HEADS = ("gda", "ncm")
-"""Fitted in closed form, so that they can be tried here."""
 
 FOLDS = 2
 
 
 @dataclass(frozen=True)
 class Tried:
-    """Accuracy of heads on pairs that they were not fitted to, as a fraction: of the zero-shot
-    head, of one fitted to retrieved pairs, and of one fitted to random pairs.
+    """Accuracy of `gda` on pairs that it was not fitted to, as a fraction: of the zero-shot head,
+    of one fitted to retrieved pairs, and of one fitted to random pairs.
     """
 
     base: float
@@ -56,38 +47,27 @@ class Tried:
 
 @dataclass(frozen=True)
 class Signs:
-    """What is known of a domain.
+    """What is known before a training.
 
     Attributes:
-        values: By name: `named` (share of classes that a caption names), `similarity` (mean over
-            classes of the best kept hit's, 0 for a class without one), `held_out_gain` (of the gda
-            head over the zero-shot head, on held-out pairs), `classes` (log2 of their number); and
-            of pictures `nearness` (mean cosine with the nearest kept image) and `margin` (mean lead
-            of the zero-shot head's first class over its second).
-        tried: By head.
+        tried: `gda` on held-out pairs.
         classes: One row a class: class, pairs, named (by a caption), near (the nearest name that
             captions have, "" if there is none), caption (of its best hit).
         samples: The kept pairs as a head is fitted to them, in the order of the corpus.
     """
 
-    values: Mapping[str, float]
-    tried: Mapping[str, Tried]
+    tried: Tried
     classes: pd.DataFrame
     samples: HeadSamples
 
 
-def signs_of(project: Project, slug: str, pictures: NDArray[np.float32] | None = None) -> Signs:
-    """Search the corpus as retrieval would, and try the heads on what it finds.
-
-    Args:
-        pictures: Unit vectors (P, D) of unlabelled pictures of the domain.
+def signs_of(project: Project, slug: str) -> Signs:
+    """Search the corpus as retrieval would, and try `gda` on what it finds.
 
     Raises:
         MissingArtifact, StaleArtifact: If index or evaluation set have to be materialized first.
         RetrievalError: If retrieval would keep no pair.
     """
-    import torch
-
     embeddings = fresh(project, "corpus_embeddings")
     preview = Preview(project, slug)
     candidates = preview.candidates()
@@ -99,17 +79,7 @@ def signs_of(project: Project, slug: str, pictures: NDArray[np.float32] | None =
         )
     samples = _samples(project, slug, preview.clip, embeddings, kept)
     classes = _classes(project, slug, embeddings, kept)
-    best = kept.groupby("class_id")["similarity"].max().reindex(classes.index, fill_value=0.0)
-    tried = _tried(samples, embeddings, kept["row"].to_numpy())
-    values = {
-        "named": float(classes["named"].mean()),
-        "similarity": float(best.mean()),
-        "held_out_gain": tried["gda"].own - tried["gda"].base,
-        "classes": float(np.log2(len(classes))),
-    }
-    if pictures is not None:
-        values |= _picture_signs(torch.from_numpy(pictures), samples)
-    return Signs(values, tried, classes, samples)
+    return Signs(_tried(samples, embeddings, kept["row"].to_numpy()), classes, samples)
 
 
 def _samples(
@@ -152,8 +122,8 @@ def _classes(project: Project, slug: str, embeddings: Artifact, kept: pd.DataFra
     return classes
 
 
-def _tried(samples: HeadSamples, embeddings: Artifact, rows: NDArray[np.int64]) -> dict[str, Tried]:
-    """Each head on each half of the pairs (of these rows), fitted to the other half, or to as many
+def _tried(samples: HeadSamples, embeddings: Artifact, rows: NDArray[np.int64]) -> Tried:
+    """`gda` on each half of the pairs (of these rows), fitted to the other half, or to as many
     random pairs that are none of them.
     """
     import torch
@@ -169,19 +139,16 @@ def _tried(samples: HeadSamples, embeddings: Artifact, rows: NDArray[np.int64]) 
         return float(right.double().mean()) if len(right) else 0.0
 
     zero_shot = ClassHead(samples.zero_shot)
-    base = float(np.mean([accuracy(zero_shot, at) for at in held_out]))
-    tried = {}
-    for name in HEADS:
-        method = METHODS[name]
-        assert isinstance(method, HeadMethod)  # noqa: S101 - as their names say
-        of_random = zero_shot if random is None else _fit(method, random)
-        own = [accuracy(_fit(method, at_positions(samples, ~at)), at) for at in held_out]
-        control = [accuracy(of_random, at) for at in held_out]
-        tried[name] = Tried(base, float(np.mean(own)), float(np.mean(control)))
-    return tried
+    base = [accuracy(zero_shot, at) for at in held_out]
+    of_random = zero_shot if random is None else _fit(random)
+    own = [accuracy(_fit(at_positions(samples, ~at)), at) for at in held_out]
+    control = [accuracy(of_random, at) for at in held_out]
+    return Tried(float(np.mean(base)), float(np.mean(own)), float(np.mean(control)))
 
 
-def _fit(method: HeadMethod, samples: HeadSamples) -> ClassHead:
+def _fit(samples: HeadSamples) -> ClassHead:
+    method = METHODS["gda"]
+    assert isinstance(method, HeadMethod)  # noqa: S101 - as its name says
     head, _ = method.fit(samples, TrainingConfig(), None)  # type: ignore[arg-type]  # takes no step
     return head
 
@@ -216,30 +183,3 @@ def _random(
     return HeadSamples(
         samples.zero_shot, images, captions, class_ids, samples.prompts, samples.prompt_ids
     )
-
-
-def _picture_signs(pictures: Tensor, samples: HeadSamples) -> dict[str, float]:
-    nearest = (pictures @ samples.images.T).amax(dim=1)
-    first, second = (pictures @ samples.zero_shot).topk(2, dim=1).values.T
-    return {"nearness": float(nearest.mean()), "margin": float((first - second).mean())}
-
-
-def encode_unlabelled(project: Project, slug: str, source: str) -> NDArray[np.float32]:
-    """Unit vectors (P, D) of the pictures of a SOURCE, as for `embed`; those that cannot be decoded
-    are left out.
-
-    Raises:
-        InputError: If there is none, or another encoder made the vectors of the corpus.
-    """
-    if project.config.two_encoders:
-        raise InputError(
-            "--pictures: the corpus has vectors of `retrieval_encoder`, which pictures of the base "
-            "cannot be compared with; leave --pictures out"
-        )
-    precision = project.config.embedding.precision
-    classifier = Classifier.load(slug, "base", config=project.path, precision=precision)
-    with tempfile.TemporaryDirectory() as folder:
-        options = Options(workers=project.config.embedding.worker_count)
-        embed_pictures(classifier, source, Path(folder) / "out", options)
-        vectors = pq.read_table(Path(folder) / "out" / "vectors.parquet")["vector"]
-        return np.asarray(vectors.combine_chunks().flatten()).reshape(len(vectors), -1).copy()

@@ -1,4 +1,4 @@
-"""What alerts add: the section `alerts`, a sensor, a command, lines of `doctor`."""
+"""What alerts add: the section `alerts`, a sensor, lines of `doctor`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 from react_pipeline.extension import Extension
 
 if TYPE_CHECKING:
-    import typer
-
     from react_pipeline.settings import Section
 
 
@@ -25,9 +23,3 @@ class Alerts(Extension):
     def declare_assets(self) -> None:
         """The sensor `alerts`."""
         import react_pipeline.extensions.alerts.assets  # noqa: F401
-
-    def add_commands(self, app: typer.Typer) -> None:
-        """`react-pipeline test-alerts`."""
-        from react_pipeline.extensions.alerts.commands import test_alerts
-
-        app.command(rich_help_panel="Operate")(test_alerts)

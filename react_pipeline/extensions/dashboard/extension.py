@@ -1,6 +1,4 @@
-"""What dashboards add: `dashboard.html` of a comparison, the stage `overview` of all domains, and
-the command `report`.
-"""
+"""What dashboards add: the stage `overview`, and `dashboard.html` of a comparison."""
 
 from __future__ import annotations
 
@@ -11,8 +9,6 @@ from react_pipeline.extension import Extension
 from react_pipeline.stage import Stage
 
 if TYPE_CHECKING:
-    import typer
-
     from react_pipeline.project import Project
     from react_pipeline.store import Artifact
 
@@ -50,9 +46,3 @@ class Dashboards(Extension):
     def declare_assets(self) -> None:
         """The text of `overview`."""
         import react_pipeline.extensions.dashboard.assets  # noqa: F401
-
-    def add_commands(self, app: typer.Typer) -> None:
-        """`react-pipeline report`."""
-        from react_pipeline.extensions.dashboard.commands import report
-
-        app.command(rich_help_panel="Build")(report)

@@ -4,4 +4,3 @@ from .corpus import captioned_images as captioned_images
 from .corpus import labelled_images as labelled_images
 from .encoder import JoinedNetworks as JoinedNetworks
 from .packages import missing_packages as missing_packages
-from .scenes import build_scenes as build_scenes

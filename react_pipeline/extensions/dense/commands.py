@@ -1,26 +1,19 @@
-"""The commands `react-pipeline dense ...`: sets of detection and segmentation, which are there, the
-demo's scenes.
-"""
+"""The commands `react-pipeline dense ...`: sets of detection and segmentation, which are there."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from react_pipeline.commands import (
     Config,
-    console,
     load_project,
-    materialize_assets,
     print_table,
 )
 from react_pipeline.store import InputError
 
 from .settings import DenseConfig, dense_sets
 
-dense_app = typer.Typer(
-    no_args_is_help=True, help="Detection and segmentation: sets, data, the demo's scenes."
-)
+dense_app = typer.Typer(no_args_is_help=True, help="Detection and segmentation: sets and data.")
 
 
 @dense_app.command("list")
@@ -79,38 +72,3 @@ def check(
         ["set", "task", "", "images", "classes", "boxes left out or cut; what is wrong"], rows
     )
     raise typer.Exit(int(any(row[2] == "wrong" for row in rows)))
-
-
-@dense_app.command()
-def demo(
-    seed: Annotated[int, typer.Option(help="Seed of the scenes, where they have to be made.")] = 0,
-    config: Config = None,
-) -> None:
-    """Detection and segmentation on scenes made of the demo's labelled drawings; after
-    `react-pipeline demo`.
-    """
-    import pandas as pd
-
-    from react_pipeline.extensions.demo import DEMO_DOMAINS, build_scenes
-
-    project = load_project(config)
-    root = project.config.section(DenseConfig).root
-    if project.config.corpus.kind != "demo" or root is None:
-        raise InputError(f"{project.path}: corpus.kind must be `demo`, and dense.root set")
-    for slug in DEMO_DOMAINS:
-        if not (root / slug / "annotations.json").is_file():
-            build_scenes(f"demo/{slug}", root / slug, seed)
-    failed = materialize_assets(project, "group:dense", DEMO_DOMAINS, project.config.methods)
-    for slug in DEMO_DOMAINS if not failed else ():
-        artifact = project.store.current("dense_comparison", slug)
-        console.print(f"\n{slug}: {Path(artifact.file('dashboard.html'))}")
-        table = pd.read_parquet(artifact.file("table.parquet"))
-        table = table[table["figure"].isin(["ap50", "miou"])]
-        rows = []
-        for row in table.itertuples(index=False):
-            percents = [f"{100 * value:.1f}" for value in row[4:6]]
-            rows.append([*row[:4], *percents, f"{100 * row.delta:+.1f}"])
-        print_table(
-            ["method", "set", "source", "figure", "base %", "method %", "delta"], rows, right=3
-        )
-    raise typer.Exit(failed)

@@ -40,7 +40,7 @@ def _identity_of_results(project: Project, key: str) -> dict[str, Any]:
 
 def _has_data(config: PipelineConfig) -> bool:
     root = config.section(DenseConfig).root
-    return root is not None and root.is_dir()  # the demo's scenes are made later
+    return root is not None and root.is_dir()
 
 
 STAGES = (

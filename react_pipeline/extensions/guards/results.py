@@ -5,7 +5,6 @@ Does not belong here: what follows from a loss (`drops`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +45,7 @@ def publish_guard_results(project: Project, slug: str, method: str) -> Artifact:
     """Measure the checkpoint of a method on every guard set.
 
     Files: `<set>/result.json` and more, as of `domain_results`. A set that is not there has a
-    reason in place of values. An ensemble has no class vectors for other classes than its domain's:
-    its scores there are the zero-shot ones of both models, with its weight.
+    reason in place of values.
 
     Raises:
         InputError: If a set is wrong, as `publish_evaluation_set` says.
@@ -59,7 +57,6 @@ def publish_guard_results(project: Project, slug: str, method: str) -> Artifact:
     content = {name: images.fingerprint for name, images in sets.items()}
     inputs = resolve(project, GUARD_RESULTS, method_key(slug, method), content=content)
     checkpoint = inputs.parents.get(CUSTOMIZED_CHECKPOINT) or inputs.parents[BASE_CHECKPOINT]
-    members = _members(project, slug, method, inputs.parents)
 
     def write(directory: Path, _: Scratch) -> dict[str, Any]:
         counts = {}
@@ -67,32 +64,11 @@ def publish_guard_results(project: Project, slug: str, method: str) -> Artifact:
             (directory / name).mkdir()
             images = {"evaluation_set": sets[name]}
             counts[name] = write_evaluation(
-                project, domain, method, checkpoint, images, directory / name, members
+                project, domain, method, checkpoint, images, directory / name
             )
         return counts
 
     return project.store.build(inputs, write)
-
-
-def _members(
-    project: Project, slug: str, method: str, parents: Mapping[str, Artifact]
-) -> list[tuple[Artifact, float]]:
-    """The models of what an ensemble joins, with its weights; that of a head is the base's. Empty
-    for what joins nothing.
-    """
-    names = project.method(method).of
-    if not names:
-        return []
-    checkpoint = parents[CUSTOMIZED_CHECKPOINT]
-
-    def model(name: str) -> Artifact:
-        if not project.method(name).has_model:
-            return parents[BASE_CHECKPOINT]
-        key = method_key(slug, name)
-        return project.store.open(CUSTOMIZED_CHECKPOINT, key, checkpoint.parents[name])
-
-    weight = checkpoint.counts["weight"]
-    return list(zip(map(model, names), (weight, 1 - weight), strict=True))
 
 
 def _published(project: Project, domain: DomainConfig) -> Artifact:

@@ -47,7 +47,7 @@ STAGES = (
     Stage(
         GUARD_RESULTS,
         "zero-shot accuracy of one checkpoint on labelled sets outside the domain",
-        "model",
+        "encoder",
         step=_results,
         parents=(BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT),
         parents_of_method=model_parents,

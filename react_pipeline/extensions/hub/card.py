@@ -96,7 +96,7 @@ def _metadata(
     measured = _hub_results(method, results)
     return ModelCardData(
         license=licence,
-        library_name="transformers" if "transformers" in formats else library,
+        library_name=library,
         pipeline_tag="zero-shot-image-classification",
         tags=["clip", "react", method],
         base_model=_base_on_hub(base),

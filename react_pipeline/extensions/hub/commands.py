@@ -22,9 +22,7 @@ def export(
     ] = False,
     form: Annotated[
         list[str] | None,
-        typer.Option(
-            "--format", help="Also onnx, onnx-int8, transformers or space; repeat for more."
-        ),
+        typer.Option("--format", help="Also onnx, onnx-int8 or space; repeat for more."),
     ] = None,
     licence: Annotated[
         str, typer.Option("--license", help="Identifier of the model's licence, for its card.")

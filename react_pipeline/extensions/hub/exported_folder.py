@@ -99,9 +99,7 @@ def write_model(
         CorruptArtifact: If a copy differs from the manifest.
         InputError: If the checkpoint's configuration asks for code to be run.
     """
-    head = HEAD_FILE in checkpoint.manifest["files"] and (
-        WEIGHTS_FILE not in checkpoint.manifest["files"]
-    )
+    head = HEAD_FILE in checkpoint.manifest["files"]
     # A champion may be of another base than today's.
     source = (
         project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"])

@@ -49,12 +49,6 @@ def _int8(exported: Exported) -> Facts:
     return write_int8(exported)
 
 
-def _transformers(exported: Exported) -> Facts:
-    from react_pipeline.extensions.hub.transformers_model import write_transformers
-
-    return {"difference": write_transformers(exported)}
-
-
 def _space(exported: Exported) -> Facts:
     from react_pipeline.extensions.hub.space import write_space
 
@@ -64,7 +58,6 @@ def _space(exported: Exported) -> Facts:
 FORMATS: Mapping[str, Callable[[Exported], Facts]] = {
     "onnx": _onnx,
     "onnx-int8": _int8,
-    "transformers": _transformers,
     "space": _space,
 }
 """What writes each, by the name that `--format` takes."""

@@ -22,7 +22,7 @@ from react_pipeline.extensions.judging.judgements import (
     present_model,
 )
 from react_pipeline.extensions.judging.log import Disagreement, Header, Side, create_log
-from react_pipeline.extensions.predict import Picture, fetch_urls, find_pictures, identity_of
+from react_pipeline.extensions.predict import Picture, find_pictures, identity_of
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE_METHOD, standing
 from react_pipeline.settings import trained_methods
@@ -69,18 +69,11 @@ def prepare_log(
         )
     path = Path(source).expanduser()
     source = str(path.resolve()) if path.exists() else source
-    storage, download = project.config.corpus.access()
-    pictures, refused = find_pictures(source, storage=storage)
+    pictures, refused = find_pictures(source, storage=project.config.corpus.access()[0])
     identity = [one.checkpoint, other.checkpoint, measure, identity_of(pictures)]
     digest = hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:12]
     folder = project.path.parent / JUDGEMENTS / slug
     log = folder / f"{one.method}--{other.method}--{digest}.jsonl"
-    pictures = fetch_urls(
-        pictures,
-        folder / f".pictures-{digest}",
-        download,
-        project.config.corpus.max_pixels,
-    )
     prepared = Prepared(log, {picture.name: picture for picture in pictures})
     if log.exists():
         report(f"{log}: resumed")

@@ -1,4 +1,4 @@
-"""The commands `react-pipeline labels ...` and `react-pipeline seeds`."""
+"""The commands `react-pipeline labels ...`."""
 
 from __future__ import annotations
 
@@ -9,31 +9,23 @@ from typing import Annotated
 
 import typer
 
-from react_pipeline.commands import Config, Domain, console, load_project, print_error
+from react_pipeline.commands import Config, Domain, console, load_project
 from react_pipeline.store import InputError, write_atomically
 
 labels_app = typer.Typer(
-    no_args_is_help=True, help="Predictions for other tools, and labels that come back."
+    no_args_is_help=True, help="Predictions as folders of classes, and labels that come back."
 )
-
-MAX_NAMED = 20
-"""Unknown classes that an error lists."""
-
-Format = Annotated[
-    str, typer.Option("--format", help="coco, fiftyone, imagefolder, label-studio or yolo.")
-]
 
 
 @labels_app.command("export")
 def export_labels(
     predictions: Annotated[Path, typer.Argument(help="A folder written by `predict`.")],
     to: Annotated[Path, typer.Option("--to", help="The folder to create.")],
-    form: Format = "label-studio",
 ) -> None:
-    """Write predictions and their pictures as a tool for labelling or training reads them."""
+    """Copy predicted pictures into one folder per class, to correct them or to train on them."""
     from react_pipeline.extensions.labels.export import export_predictions
 
-    done = export_predictions(predictions, form, to)
+    done = export_predictions(predictions, to)
     left_out = f"; {done.left_out:,} unknown ones are left out" if done.left_out else ""
     console.print(f"{to}: {done.written:,} pictures{left_out}")
 
@@ -41,72 +33,26 @@ def export_labels(
 @labels_app.command("import")
 def import_labels(
     domain: Domain,
-    source: Annotated[Path, typer.Argument(help="The file or folder that the tool exported.")],
+    source: Annotated[Path, typer.Argument(help="A folder with one folder of pictures per class.")],
     to: Annotated[Path, typer.Option("--to", help="The table to write.")] = Path("labels.csv"),
-    form: Format = "label-studio",
     config: Config = None,
 ) -> None:
-    """Turn labels into a table that a domain is evaluated on."""
-    from react_pipeline.extensions.labels.readers import READERS, read_labels
-    from react_pipeline.labelled import classes_by_name, normal, read_manifest
+    """Turn folders of classes into a table that a domain is evaluated on."""
+    from react_pipeline.labelled import read_folder
 
     project = load_project(config)
-    if form not in READERS:
-        raise InputError(f"--format {form!r}: choose from {', '.join(READERS)}")
     if to.exists():
         raise InputError(f"{to}: already exists; choose another --to")
-    labels, contradicted = read_labels(form, source)
-    known = classes_by_name(project.domain(domain))
-    if unknown := sorted({label for label in labels.values() if normal(label) not in known}):
-        raise InputError(
-            f"{source}: {domain} has no class {', '.join(map(repr, unknown[:MAX_NAMED]))}"
-            + (f" and {len(unknown) - MAX_NAMED} more" if len(unknown) > MAX_NAMED else "")
-            + f"; add classes or synonyms to {domain}.yaml, or change these labels in the tool"
-        )
+    if not source.is_dir():
+        raise InputError(f"{source}: no such folder; name one with a folder per class")
+    images, _ = read_folder(source, project.domain(domain))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "class"])
-    writer.writerows((str(path.resolve()), label) for path, label in sorted(labels.items()))
-    part = to.with_name(f".part-{to.name}")
-    try:
-        write_atomically(part, text.getvalue())
-        read_manifest(part, project.domain(domain))
-        part.rename(to)
-    except InputError as error:
-        raise InputError(str(error).replace(str(part), str(source))) from error
-    finally:
-        part.unlink(missing_ok=True)
-    for path in contradicted:
-        console.print(f"{path}: left out, its labels contradict each other")
+    root = source.resolve()
+    writer.writerows((root / path, label) for path, label in images.to_numpy())
+    write_atomically(to, text.getvalue())
     console.print(
-        f"{to}: {len(labels):,} labelled pictures; next, in the file of {domain}: "
+        f"{to}: {len(images):,} labelled pictures; next, in the file of {domain}: "
         f"evaluation: {{name: corrected, kind: manifest, path: {to.resolve()}}}"
     )
-
-
-def seeds(
-    domain: Domain,
-    predictions: Annotated[Path, typer.Argument(help="A folder written by `predict`.")],
-    per_class: Annotated[int, typer.Option(min=1, help="Pictures of a class.")] = 8,
-    config: Config = None,
-) -> None:
-    """Make the most confident predictions of each class its seeds, which search the corpus image to
-    image.
-
-    The pictures are copied next to the domain file, which gets `seeds`; classes that have some keep
-    them. Evaluation images are left out.
-    """
-    from react_pipeline.extensions.labels.seeds import add_seeds
-
-    project = load_project(config)
-    added = add_seeds(project, domain, predictions, per_class)
-    if added.without:
-        print_error(f"note: without seeds: {', '.join(added.without)}")
-    if added.evaluation_images:
-        print_error(f"note: left out: {added.evaluation_images:,} evaluation images")
-    console.print(
-        f"{added.folder}: {added.pictures:,} pictures; look at them, and remove wrong ones from "
-        f"{domain}.yaml"
-    )
-    if not project.retrieval(domain).uses_seeds:
-        console.print("retrieval does not use seeds yet: add i2i to `retrieval.modes`")

@@ -1,4 +1,4 @@
-"""What labels add: the commands `labels export`, `labels import` and `seeds`."""
+"""What labels add: the commands `labels export` and `labels import`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ if TYPE_CHECKING:
 
 
 class Labels(Extension):
-    """Exchange of labels with other tools, and predictions as seeds of retrieval."""
+    """Predictions as folders of classes, and labels that come back."""
 
     def add_commands(self, app: typer.Typer) -> None:
-        """`react-pipeline labels ...` and `react-pipeline seeds`."""
-        from react_pipeline.extensions.labels.commands import labels_app, seeds
+        """`react-pipeline labels ...`."""
+        from react_pipeline.extensions.labels.commands import labels_app
 
         app.add_typer(labels_app, name="labels", rich_help_panel="Use a model")
-        app.command(rich_help_panel="Use a model")(seeds)

@@ -9,12 +9,11 @@ from react_pipeline.settings import Method
 
 
 class Methods(Extension):
-    """Heads on the base's vectors, gated blocks, low-rank weights, whole towers, and ensembles."""
+    """Heads on the base's vectors, gated blocks, low-rank weights, and whole towers."""
 
     def methods(self) -> Iterable[Method]:
-        """The linear head, those that train a model, other heads, and what joins two."""
-        from react_pipeline.extensions.methods.ensemble import Ensemble
-        from react_pipeline.extensions.methods.few_shot import FewShotGda, FewShotNcm, Swat
+        """The linear head, those that train a model, and other heads."""
+        from react_pipeline.extensions.methods.few_shot import FewShotGda, FewShotNcm
         from react_pipeline.extensions.methods.full import Full
         from react_pipeline.extensions.methods.gated_both import GatedBoth
         from react_pipeline.extensions.methods.gda import Gda
@@ -27,4 +26,4 @@ class Methods(Extension):
 
         yield LinearHead()
         yield from (GatedBoth(), LoraImage(), LoraBoth(), LockedText(), LockedImage(), Full())
-        yield from (Gda(), Ncm(), FewShotGda(), FewShotNcm(), Swat(), Ensemble())
+        yield from (Gda(), Ncm(), FewShotGda(), FewShotNcm())

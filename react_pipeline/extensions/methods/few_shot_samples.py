@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -14,20 +12,7 @@ from react_pipeline.stage import FEW_SHOT_SET
 from react_pipeline.training import Customization
 
 
-@dataclass(frozen=True)
-class FewShotSamples(HeadSamples):
-    """Pairs and shots, as `images`, `captions` and `class_ids`.
-
-    Attributes:
-        shots: Unit vectors (S, D), each once.
-        shot_ids: Class of each shot (S,).
-    """
-
-    shots: Tensor
-    shot_ids: Tensor
-
-
-def with_shots(of: HeadSamples, customization: Customization, clip: Clip) -> FewShotSamples:
+def with_shots(of: HeadSamples, customization: Customization, clip: Clip) -> HeadSamples:
     """Add the shots of a domain, as the base encodes them."""
     config = customization.project.config
     images = read_images(
@@ -37,7 +22,7 @@ def with_shots(of: HeadSamples, customization: Customization, clip: Clip) -> Few
     return joined(of, vectors, torch.tensor(images["class_id"].to_numpy(), dtype=torch.long))
 
 
-def joined(of: HeadSamples, shots: Tensor, shot_ids: Tensor) -> FewShotSamples:
+def joined(of: HeadSamples, shots: Tensor, shot_ids: Tensor) -> HeadSamples:
     """Pairs and shots of equal weight: those of a class are repeated until they are as many as its
     pairs. The class's text is the caption of a shot.
     """
@@ -45,13 +30,11 @@ def joined(of: HeadSamples, shots: Tensor, shot_ids: Tensor) -> FewShotSamples:
     pairs, own = (torch.bincount(ids, minlength=classes) for ids in (of.class_ids, shot_ids))
     times = (pairs / own.clamp(min=1)).round().long().clamp(min=1)
     rows = torch.arange(len(shots)).repeat_interleave(times[shot_ids])
-    return FewShotSamples(
+    return HeadSamples(
         of.zero_shot,
         torch.cat([of.images, shots[rows]]),
         torch.cat([of.captions, of.zero_shot.T[shot_ids[rows]]]),
         torch.cat([of.class_ids, shot_ids[rows]]),
         of.prompts,
         of.prompt_ids,
-        shots,
-        shot_ids,
     )

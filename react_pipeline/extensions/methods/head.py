@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -98,7 +98,7 @@ def train_head(
     domain, pairs, training = customization.domain, customization.pairs, customization.training
     zero_shot = domain_head(clip, domain).contiguous()
     labels = label_pairs(clip, pairs, vectors.captions, domain)
-    trained_on, held_out, near_copies = split_labelled(customization, vectors, labels, [training])
+    trained_on, held_out, near_copies = _split_labelled(customization, vectors, labels)
     interpolation = _interpolation(method, training, len(held_out), len(pairs))
     of_pairs = HeadSamples.of(zero_shot, vectors, labels, trained_on)
     samples = method.samples(of_pairs, customization, clip)
@@ -137,19 +137,16 @@ def train_head(
     }
 
 
-def split_labelled(
-    customization: Customization,
-    vectors: PairVectors,
-    labels: Labels,
-    trainings: Iterable[TrainingConfig],
+def _split_labelled(
+    customization: Customization, vectors: PairVectors, labels: Labels
 ) -> tuple[Tensor, Tensor, int]:
-    """Positions of the pairs that a training is fitted to and of those that all hold out, all with
+    """Positions of the pairs that the head is fitted to and of those that it holds out, all with
     a class; and how many held-out ones were left out as near copies.
     """
+    training = customization.training
     fitted = torch.zeros(len(customization.pairs), dtype=torch.bool)
-    for training in trainings:
-        share = training.held_out_fraction
-        fitted[split_held_out(customization.pairs, share, training.seed)[0]] = True
+    share = training.held_out_fraction
+    fitted[split_held_out(customization.pairs, share, training.seed)[0]] = True
     has_class = labels.class_ids >= 0
     trained_on, held_out = (
         (chosen & has_class).nonzero().squeeze(1) for chosen in (fitted, ~fitted)

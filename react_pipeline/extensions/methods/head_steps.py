@@ -27,7 +27,7 @@ from react_pipeline.training import (
 
 
 def take_steps(
-    samples: HeadSamples, training: TrainingConfig, log: TrainingLog, steps_before: int = 0
+    samples: HeadSamples, training: TrainingConfig, log: TrainingLog
 ) -> tuple[ClassHead, dict[str, Any]]:
     """Train a head from the zero-shot head; also returns how far it was from it at first.
 
@@ -46,7 +46,7 @@ def take_steps(
         started = time.monotonic()
         with explained_out_of_memory(f"with batch_size {training.batch_size}", advice):
             values = head.step(step, *batches.draw(step))
-        log.add(steps_before + step, values, waited=0.0, seconds=time.monotonic() - started)
+        log.add(step, values, waited=0.0, seconds=time.monotonic() - started)
     return ClassHead(head.vectors()), {"step0_max_difference": difference}
 
 

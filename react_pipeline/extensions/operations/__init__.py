@@ -1,5 +1,1 @@
-"""Operations: backups, and a schedule that removes what is old."""
-
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+"""Operations: a schedule that removes what is old, and commands on the store."""

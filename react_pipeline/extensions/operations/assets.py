@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from urllib.parse import unquote, urlsplit
 
 import dagster as dg
 
@@ -19,12 +20,13 @@ from react_pipeline.assets import (
     in_process,
     planned_assets,
 )
-from react_pipeline.extensions.operations.backup import MLFLOW_VARIABLE
-from react_pipeline.extensions.operations.databases import apart
 from react_pipeline.extensions.operations.settings import RetentionConfig
 from react_pipeline.project import Project
 from react_pipeline.settings import without_secrets
 from react_pipeline.stage import STAGES, Stage
+
+MLFLOW_VARIABLE = "MLFLOW_BACKEND_STORE_URI"
+"""Where the address of the database of MLflow's server is."""
 
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
@@ -105,10 +107,18 @@ def empty_trash(project: Project, days: float) -> str:
     database = os.environ.get(MLFLOW_VARIABLE) if uri.startswith("http") else uri
     if not database:
         return f"MLflow: {MLFLOW_VARIABLE} is not set, so nothing is removed there"
-    address, password = apart(database)
+    address, password = _apart(database)
     command = [sys.executable, "-m", "mlflow", "gc", f"--older-than={days * 24:.0f}h"]
     command.append(f"--backend-store-uri={address}")
     variables = {**os.environ, **password, "MLFLOW_TRACKING_URI": uri}
     done = subprocess.run(command, env=variables, capture_output=True, text=True)  # noqa: S603
     lines = (done.stdout or done.stderr).strip().splitlines() or [""]
     return without_secrets(f"mlflow gc: exit code {done.returncode}: {lines[-1]}")
+
+
+def _apart(url: str) -> tuple[str, dict[str, str]]:
+    """An address without its password, and the variable that holds that, for a command line."""
+    password = urlsplit(url).password
+    if password is None:
+        return url, {}
+    return url.replace(f":{password}@", "@", 1), {"PGPASSWORD": unquote(password)}

@@ -1,6 +1,4 @@
-"""What operations add: the section `retention` with its job, launching on a server, and
-commands.
-"""
+"""What operations add: the section `retention` with its job, and commands on the store."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Operations(Extension):
-    """Backups and retention."""
+    """Retention."""
 
     def sections(self) -> Mapping[str, type[Section]]:
         """`retention`."""
@@ -29,8 +27,8 @@ class Operations(Extension):
         import react_pipeline.extensions.operations.assets  # noqa: F401
 
     def add_commands(self, app: typer.Typer) -> None:
-        """`react-pipeline backup`, `restore`, `prune` and `verify`."""
-        from react_pipeline.extensions.operations.commands import backup, prune, restore, verify
+        """`react-pipeline prune` and `verify`."""
+        from react_pipeline.extensions.operations.commands import prune, verify
 
-        for command in (prune, verify, backup, restore):
+        for command in (prune, verify):
             app.command(rich_help_panel="Operate")(command)

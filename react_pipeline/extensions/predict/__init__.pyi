@@ -1,12 +1,9 @@
 from .encoding import encode_pictures as encode_pictures
 from .encoding import read_parts as read_parts
 from .pictures import Picture as Picture
-from .pictures import fetch_urls as fetch_urls
 from .pictures import find_pictures as find_pictures
 from .pictures import identity_of as identity_of
 from .pictures import require_source as require_source
 from .predict import Options as Options
-from .predict import embed_pictures as embed_pictures
 from .predict import predict_pictures as predict_pictures
-from .sort_into import folder_names as folder_names
 from .transduction import adapted_to as adapted_to

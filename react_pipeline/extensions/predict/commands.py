@@ -32,9 +32,7 @@ Classes = Annotated[
     Path | None,
     typer.Option(help="Other classes, one name a line; what they give is not measured."),
 ]
-Column = Annotated[
-    str | None, typer.Option(help="Column of paths or URLs, for a table. Default: path, else url.")
-]
+Column = Annotated[str | None, typer.Option(help="Column of paths, for a table. Default: path.")]
 Workers = Annotated[int, typer.Option(min=0, help="Number of decoding processes.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")
@@ -60,10 +58,6 @@ def predict(
         ),
     ] = False,
     classes: Classes = None,
-    sort_into: Annotated[
-        Path | None,
-        typer.Option(help="Link the pictures into one folder per class below this one."),
-    ] = None,
     by_shard: Annotated[
         bool, typer.Option("--by-shard", help="One file of labels per shard (.tar); on Spark too.")
     ] = False,
@@ -96,16 +90,7 @@ def predict(
     done = predict_pictures(classifier, source, output, options)
     _report(done, output, classifier)
     console.print(done.calibration)
-    if sort_into is not None:
-        _link(sort_into, output, done)
     console.print(f"open {output / 'index.html'} in a browser")
-
-
-def _link(folder: Path, output: Path, done: Done) -> None:
-    from react_pipeline.extensions.predict.sort_into import sort_into
-
-    links = sort_into(folder, output / "predictions.parquet", done.pictures)
-    console.print(f"{folder}: {links['made']:,} links made, {links['present']:,} as before")
 
 
 def _with_classes(
@@ -180,8 +165,7 @@ def _prepared(
     if config is not None or not is_exported(domain):
         settings = load_project(config).config
         corpus = settings.corpus
-        storage, download = corpus.access()
-        options |= {"max_pixels": corpus.max_pixels, "download": download, "storage": storage}
+        options |= {"max_pixels": corpus.max_pixels, "storage": corpus.access()[0]}
         options["distributor"] = settings.distributor
     classifier = Classifier.load(domain, model, config=config)
     if classifier.note:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from glob import glob
 from itertools import chain
@@ -27,8 +27,7 @@ from react_pipeline.corpus import (
     open_shard,
     server_of,
 )
-from react_pipeline.installation import install_command
-from react_pipeline.settings import DownloadConfig, StorageConfig, check_shard_name, expand
+from react_pipeline.settings import StorageConfig, check_shard_name, expand
 from react_pipeline.store import (
     MAX_IMAGE_BYTES,
     CorpusError,
@@ -37,10 +36,9 @@ from react_pipeline.store import (
     outside_stamp,
     read_bounded,
 )
-from react_pipeline.web_policy import plain_url
 
 _TABLES = (".parquet", ".csv")
-_COLUMNS = ("path", "url", "image", "file")
+_COLUMNS = ("path", "image", "file")
 """Which column of a table names the pictures, where none is given: the first of these that there
 is.
 """
@@ -54,34 +52,30 @@ class Picture:
     """One picture: its name, and the file, or the part of a file, that holds it.
 
     Attributes:
-        name: As the output names it: a path, a URL, or `shard.tar@key`.
-        path: A shard may be on a server; None for a URL of an image that was not fetched.
+        name: As the output names it: a path, or `shard.tar@key`.
+        path: A shard may be on a server.
         offset: Of the first byte.
         size_bytes: None: up to the end of the file.
-        fault: Why it was not fetched: a reason and its detail.
     """
 
     name: str
-    path: ShardLocation | None
+    path: ShardLocation
     offset: int = 0
     size_bytes: int | None = None
-    fault: tuple[str, str] = ("unreadable", "not fetched")
 
     @property
     def is_file(self) -> bool:
         """Whether a whole file of the user's holds it."""
-        return self.path is not None and self.size_bytes is None
+        return self.size_bytes is None
 
     def read(self) -> bytes:
         """The bytes of the image file.
 
         Raises:
-            BadImage: With reason `unreadable`, `too_many_bytes`, or that of a download that failed.
+            BadImage: With reason `unreadable` or `too_many_bytes`.
             CorpusError, SourceUnavailable: If a shard on a server is gone, or the server does not
                 answer.
         """
-        if self.path is None:
-            raise BadImage(*self.fault)
         if not isinstance(self.path, Path):
             shard = _opened(self.path, os.getpid(), get_ident())
             shard.seek(self.offset)
@@ -110,14 +104,14 @@ def find_pictures(
 
     A folder gives all image files below it, hidden ones aside; a pattern, in quotes, its matches. A
     `.tar` is a webdataset shard, here or on a server (`s3://`, `gs://`, `https://`). A `.parquet`
-    or `.csv` names a path or URL in each row, a `.txt` in each line; relative paths are relative to
-    that file. A name that occurs twice counts once.
+    or `.csv` names a path in each row, a `.txt` in each line; relative paths are relative to that
+    file. A name that occurs twice counts once.
 
     Args:
-        column: Of tables; unset: the first of path, url, image and file that there is.
+        column: Of tables; unset: the first of path, image and file that there is.
 
     Raises:
-        InputError: If there is no such source, or no picture in it.
+        InputError: If there is no such source, or no picture in it, or it lists URLs.
         SourceUnavailable: If a server does not answer.
     """
     by_name: dict[str, Picture] = {}
@@ -164,52 +158,16 @@ def identity_of(pictures: Sequence[Picture]) -> str:
     digest = hashlib.sha256()
     stamps: dict[ShardLocation, str] = {}
     for picture in pictures:
-        if (path := picture.path) is not None and path not in stamps:
+        path = picture.path
+        if path not in stamps:
             try:
                 stamps[path] = str(
                     outside_stamp(path) if isinstance(path, Path) else identify(path).digest
                 )
             except OSError:
                 stamps[path] = "missing"
-        stamp = "" if path is None else stamps[path]
-        digest.update(f"{picture.name}\0{stamp}\0{picture.offset}\n".encode())
+        digest.update(f"{picture.name}\0{stamps[path]}\0{picture.offset}\n".encode())
     return digest.hexdigest()
-
-
-def fetch_urls(
-    pictures: Sequence[Picture], folder: Path, settings: DownloadConfig, max_pixels: int
-) -> list[Picture]:
-    """The same pictures with URLs downloaded, by the guards of a corpus of URLs; what is in
-    `folder` is kept.
-
-    Raises:
-        InputError: If there are URLs and no downloader, as in the light installation.
-    """
-    urls = [(row, picture.name) for row, picture in enumerate(pictures) if picture.path is None]
-    if not urls:
-        return list(pictures)
-    try:
-        import pandas as pd
-
-        from react_pipeline.extensions.web import download_images
-    except ModuleNotFoundError as error:
-        command = install_command("pipeline")
-        raise InputError(
-            f"{urls[0][1]}: URLs of images need the downloader: {command}, or give files"
-        ) from error
-    table = pd.DataFrame(urls, columns=["row", "url"])
-    fetched = download_images(table, folder, settings, max_pixels)
-    local = list(pictures)
-    for row in map(int, fetched.images["row"]):
-        place = fetched.kept[row]
-        local[row] = replace(
-            local[row], path=place.path, offset=place.offset, size_bytes=place.size_bytes
-        )
-    for entry in fetched.failed.itertuples():
-        local[int(entry.row)] = replace(
-            local[int(entry.row)], fault=(str(entry.reason), str(entry.detail))
-        )
-    return local
 
 
 def _files(source: str, storage: StorageConfig) -> Sequence[ShardLocation]:
@@ -218,10 +176,7 @@ def _files(source: str, storage: StorageConfig) -> Sequence[ShardLocation]:
         if "://" in source:
             check_shard_name(source)
             if not source.endswith(".tar"):
-                raise InputError(
-                    f"{source}: of a server, give shards (.tar), or a list or table of the URLs "
-                    "of images"
-                )
+                raise InputError(f"{source}: of a server, give shards (.tar)")
             return server_of(source).find(source, storage, "SOURCE")
         if path.is_dir():
             return sorted(_images_below(path))
@@ -286,11 +241,13 @@ def pictures_of_shard(path: ShardLocation) -> tuple[list[Picture], list[LedgerRo
 
 def _named(names: Iterable[str], folder: Path) -> Iterator[Picture]:
     for name in filter(None, (text.strip() for text in names)):
-        if name.lower().startswith(("http://", "https://")):
-            yield Picture(plain_url(name) or name, None)
-        else:
-            path = folder / Path(name).expanduser()
-            yield Picture(_text(path), path)
+        if "://" in name:
+            raise InputError(
+                f"{name}: pictures at URLs are not downloaded; download them, for example with "
+                "img2dataset, and give the files or shards"
+            )
+        path = folder / Path(name).expanduser()
+        yield Picture(_text(path), path)
 
 
 def _lines(path: Path) -> list[str]:
@@ -298,7 +255,7 @@ def _lines(path: Path) -> list[str]:
         return read_bounded(path).decode("utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path}: cannot be read as a list, one path or URL in a line ({error})"
+            f"{path}: cannot be read as a list, one path in a line ({error})"
         ) from error
 
 
@@ -315,7 +272,7 @@ def _column(path: Path, column: str | None) -> Iterator[str]:
         chosen = column or next((name for name in _COLUMNS if name in names), None)
         if chosen is None or chosen not in names:
             raise InputError(
-                f"{path}: no column {column or 'path or url'!r}; there are "
+                f"{path}: no column {column or 'path'!r}; there are "
                 f"{', '.join(map(repr, names[:20]))}: name the one with the pictures by --column"
             )
         # Text stays text: a file may be called 007.

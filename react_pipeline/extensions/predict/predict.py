@@ -20,7 +20,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ from react_pipeline.extensions.predict.encoding import Columns, encode_pictures,
 from react_pipeline.extensions.predict.pictures import (
     LedgerRow,
     Picture,
-    fetch_urls,
     find_pictures,
     identity_of,
 )
@@ -53,7 +52,6 @@ from react_pipeline.extensions.predict.transduction import transduce, uncalibrat
 from react_pipeline.settings import (
     MAX_PIXELS,
     DistributorConfig,
-    DownloadConfig,
     StorageConfig,
 )
 from react_pipeline.store import InputError, rename_synced
@@ -83,7 +81,6 @@ class Options:
     column: str | None = None
     workers: int = 2
     max_pixels: int = MAX_PIXELS
-    download: DownloadConfig = field(default_factory=DownloadConfig)
     storage: StorageConfig = StorageConfig()
     overwrite: bool = False
     distributor: DistributorConfig = DistributorConfig()
@@ -91,13 +88,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Done:
-    """What a run gave: how many pictures were used, what was skipped by reason, the pictures of
-    SOURCE by name, and what the confidence is worth.
+    """What a run gave: how many pictures were used, what was skipped by reason, and what the
+    confidence is worth.
     """
 
     used: int
     skipped: dict[str, int]
-    pictures: dict[str, Picture]
     calibration: str
 
 
@@ -175,7 +171,7 @@ def _run(
     identity = identity_of_run(classifier, source, options, name, identity_of(pictures))
     with held_run(output, identity, options.overwrite) as record:
         if "used" not in record:
-            local = _encode(classifier, pictures, output, options, columns, record)
+            _encode(classifier, pictures, output, options, columns, record)
             used, skipped = _join(output, name, refused, of_all)
             if not used:
                 reasons = ", ".join(f"{reason} {count:,}" for reason, count in skipped.items())
@@ -184,12 +180,11 @@ def _run(
                 )
             record |= {"used": used, "skipped": skipped}
             if name == PREDICTIONS:
-                by_name = {picture.name: picture for picture in local}
+                by_name = {picture.name: picture for picture in pictures}
                 write_page(output, classifier, source, by_name, skipped)
             write_record(output, record)
         shutil.rmtree(output / WORK, ignore_errors=True)
-    by_name = {picture.name: picture for picture in pictures}
-    return Done(record["used"], record["skipped"], by_name, classifier.calibration)
+    return Done(record["used"], record["skipped"], classifier.calibration)
 
 
 def identity_of_run(
@@ -224,24 +219,22 @@ def _encode(
     options: Options,
     columns: Columns,
     record: dict[str, Any],
-) -> list[Picture]:
-    """Download and encode what is missing; returns the pictures as they were read."""
+) -> None:
+    """Encode what is missing."""
     device = classifier.clip.device
     # The precision that `auto` came to is measured, so a run that resumes keeps it.
     record.setdefault("precision", choose_precision(classifier.precision, device))
     write_record(output, record)
     work = output / WORK
-    local = fetch_urls(pictures, work / "downloads", options.download, options.max_pixels)
     encode_pictures(
-        Encoder(classifier.clip, record["precision"], long_run=len(local) >= LONG_RUN),
-        local,
+        Encoder(classifier.clip, record["precision"], long_run=len(pictures) >= LONG_RUN),
+        pictures,
         work / "parts",
         columns,
         batch_size=CPU_BATCH if device == "cpu" else GPU_BATCH,
         workers=options.workers,
         max_pixels=options.max_pixels,
     )
-    return local
 
 
 def _rows(parts: Path, of_all: Columns | None) -> Iterator[tuple[pa.Table, list[LedgerRow]]]:

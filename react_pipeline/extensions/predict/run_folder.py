@@ -29,8 +29,6 @@ WRITTEN = {
     "predictions.parquet",
     "predictions.csv",
     "vectors.parquet",
-    "assessed.parquet",
-    "assessment.json",
 }
 """What `overwrite` removes, and nothing else."""
 

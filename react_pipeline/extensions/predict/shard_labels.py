@@ -118,7 +118,7 @@ def predict_shards(
             skipped = dict(Counter(reason for _, reason, _ in ledger).most_common())
             record |= {"used": sum(used for used, _ in counted), "skipped": skipped}
             write_record(output, record)
-    return Done(record["used"], record["skipped"], {}, classifier.calibration)
+    return Done(record["used"], record["skipped"], classifier.calibration)
 
 
 @dataclass(frozen=True)

@@ -95,9 +95,7 @@ def _convert_part(
             [config.url_column, *caption_columns(config), *filter(None, [config.hash_column])]
         )
     )
-    table = pa.concat_tables(
-        [pa.Table.from_batches(text_batches(folder / name, columns)) for name in part.metadata]
-    ).take(kept)
+    table = pa.Table.from_batches(text_batches(folder / part.metadata, columns)).take(kept)
     captions = captions_of(table, config)
     described = {
         "url": table[config.url_column],

@@ -83,7 +83,7 @@ def publish_inventory(project: Project, config: ReadyEmbeddings) -> Artifact:
             "not_unit": not_unit,
             "convert": reasons_to_convert(folder, parts, config, not_unit),
             "empty_captions": sum(
-                _empty_captions(folder / name, config) for part in parts for name in part.metadata
+                _empty_captions(folder / part.metadata, config) for part in parts
             ),
             **difference,
         }
@@ -99,7 +99,7 @@ def publish_inventory(project: Project, config: ReadyEmbeddings) -> Artifact:
 def read_parts(corpus: Artifact) -> list[Part]:
     """The parts of a published inventory."""
     rows = pd.read_parquet(corpus.file(PARTS_FILE)).to_dict("records")
-    return [Part(**{**row, "metadata": tuple(row["metadata"])}) for row in rows]
+    return [Part(**row) for row in rows]
 
 
 def subset_rows(folder: Path, parts: list[Part], subset: Path) -> NDArray[np.int64]:
@@ -128,11 +128,11 @@ def subset_rows(folder: Path, parts: list[Part], subset: Path) -> NDArray[np.int
     positions = []
     start = 0
     for part in tqdm(parts, desc="choosing rows", unit="part", disable=None, leave=False):
-        for path in (folder / name for name in part.metadata):
-            for batch in text_batches(path, ["uid"]):
-                halves = _halves(path, batch.column(0).to_pylist())
-                positions.append(start + np.flatnonzero(_is_in(halves, high, low)))
-                start += len(halves)
+        path = folder / part.metadata
+        for batch in text_batches(path, ["uid"]):
+            halves = _halves(path, batch.column(0).to_pylist())
+            positions.append(start + np.flatnonzero(_is_in(halves, high, low)))
+            start += len(halves)
     rows: NDArray[np.int64] = np.concatenate(positions)
     if not len(rows):
         raise CorpusError(f"corpus.subset: {subset}: none of its {len(uids):,} uids is in {folder}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from react_pipeline.store import Artifact
 
 LayoutName = Literal[
-    "clip-retrieval", "clip-retrieval-images", "datacomp-b32", "datacomp-l14", "parquet", "pd12m"
+    "clip-retrieval", "clip-retrieval-images", "datacomp-b32", "datacomp-l14", "parquet"
 ]
 
 

@@ -15,7 +15,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from react_pipeline.clip import Clip, choose_device, load
-from react_pipeline.corpus import rows_of_table
 from react_pipeline.embedding import FOLDERS, METADATA, READY_FILE, Rows, holding, starts_of
 from react_pipeline.extensions.ready.conversion import converted
 from react_pipeline.extensions.ready.corpus import FILES_FILE, read_parts
@@ -89,7 +88,7 @@ def adopt_embeddings(project: Project, config: ReadyEmbeddings) -> Artifact:
             "files": {
                 FOLDERS["image"]: [part.image for part in parts],
                 FOLDERS["text"]: [part.text for part in parts],
-                METADATA: [part.metadata[0] for part in parts],
+                METADATA: [part.metadata for part in parts],
             },
             "rows": [part.rows for part in parts],
         }
@@ -166,10 +165,7 @@ def _sampled_captions(
     chosen = np.unique(np.linspace(0, total - 1, min(size, total)).astype(np.int64))
     captions: list[str] = []
     for number, _, inside in holding(starts_of([part.rows for part in parts]), chosen):
-        before = 0
-        for name in parts[number].metadata:
-            for table in take_rows(folder / name, inside - before, caption_columns(config)):
-                captions += captions_of(table, config)
-            before += rows_of_table(folder / name)
+        for table in take_rows(folder / parts[number].metadata, inside, caption_columns(config)):
+            captions += captions_of(table, config)
     kept = [bool(caption.strip()) for caption in captions]
     return chosen[kept], [caption for caption, keep in zip(captions, kept, strict=True) if keep]

@@ -34,10 +34,10 @@ _SAMPLED_ROWS = 64
 
 @dataclass(frozen=True)
 class Layout:
-    """Names below the folder: `{}` is what the files of a part share, `?` any one character.
+    """Names below the folder: `{}` is what the files of a part share.
 
     Attributes:
-        metadata: Tables with URL and caption; those of a part follow one another.
+        metadata: Tables with URL and caption.
         text: Vectors of captions; "" if none are published.
         similarity: Column with the cosine of each row's two vectors; "" if there is none.
     """
@@ -61,7 +61,6 @@ LAYOUTS = {
         "{}.npz/l14_img", "{}.parquet", "{}.npz/l14_txt", "clip_l14_similarity_score"
     ),
     "parquet": Layout("{}.parquet/VECTOR", "{}.parquet"),
-    "pd12m": Layout("embeddings/pd12m.{}.npy", "metadata/pd12m.{}?.parquet"),
 }
 """`corpus.layout`; VECTOR is `corpus.vector_column`."""
 
@@ -73,13 +72,12 @@ class Part:
     Attributes:
         number: What the names share.
         text: Of captions; "" if there are none.
-        metadata: Tables that follow one another.
     """
 
     number: str
     image: str
     text: str
-    metadata: tuple[str, ...]
+    metadata: str
     rows: int = 0
     dimension: int = 0
 
@@ -87,7 +85,7 @@ class Part:
     def files(self) -> list[str]:
         """Each file once."""
         return list(
-            dict.fromkeys(map(file_of, (self.image, *filter(None, [self.text]), *self.metadata)))
+            dict.fromkeys(map(file_of, (self.image, *filter(None, [self.text]), self.metadata)))
         )
 
 
@@ -131,10 +129,9 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
         sorted(files[image]), desc="checking files", unit="part", disable=None, leave=False
     ):
         text = layout.text.format(number)
-        metadata = tuple(files[layout.metadata][number])
+        metadata = files[layout.metadata][number]
         parts.append(_measured(folder, Part(number, image.format(number), text, metadata)))
-        for name in parts[-1].metadata:
-            _check_columns(folder / name, corpus)
+        _check_columns(folder / metadata, corpus)
         if parts[-1].dimension != parts[0].dimension:
             raise CorpusError(
                 f"{folder / parts[-1].image}: vectors of {parts[-1].dimension} numbers, "
@@ -186,14 +183,14 @@ def check_similarity(folder: Path, parts: list[Part], column: str) -> float:
             np.linspace(0, part.rows - 1, min(_SAMPLED_ROWS, part.rows)).astype(np.int64)
         )
         published = np.concatenate(
-            [group[column] for group in take_rows(folder / part.metadata[0], rows, [column])]
+            [group[column] for group in take_rows(folder / part.metadata, rows, [column])]
         )
         image, text = (unit(take_vectors(folder / name, rows)) for name in (part.image, part.text))
         differences = np.abs((image * text).sum(axis=1) - published)
         if np.any(wrong := differences > SIMILARITY_TOLERANCE):
             row = int(rows[wrong][0])
             raise CorpusError(
-                f"{folder / part.metadata[0]}: row {row} has {column} {published[wrong][0]:.4f}, "
+                f"{folder / part.metadata}: row {row} has {column} {published[wrong][0]:.4f}, "
                 f"its vectors in {part.image} give another similarity, by "
                 f"{differences[wrong][0]:.4f}: the files do not belong together, or rows are in "
                 f"another order; {DAMAGED_REMEDY}"
@@ -213,7 +210,6 @@ def reasons_to_convert(
         "not_unit_length": not_unit > 0,
         "subset": corpus.subset is not None,
         "caption_template": caption_columns(corpus) != [corpus.caption_column],
-        "tables_cut_otherwise": any(len(part.metadata) > 1 for part in parts),
     }
     return [reason for reason, holds in reasons.items() if holds]
 
@@ -242,14 +238,14 @@ def unit(vectors: NDArray[np.generic]) -> NDArray[np.float32]:
     return rows
 
 
-def _numbers(folder: Path, name: str) -> dict[str, list[str]]:
-    """The files that a name of the layout finds, by what is in place of `{}`."""
+def _numbers(folder: Path, name: str) -> dict[str, str]:
+    """The file that a name of the layout finds, by what is in place of `{}`."""
     parent, _, last = name.rpartition("/")
-    pattern = re.compile(re.escape(last).replace(r"\{\}", r"([\w.-]+)").replace(r"\?", "."))
-    files: dict[str, list[str]] = {}
+    pattern = re.compile(re.escape(last).replace(r"\{\}", r"([\w.-]+)"))
+    files: dict[str, str] = {}
     for path in sorted((folder / parent).iterdir()) if (folder / parent).is_dir() else ():
         if match := pattern.fullmatch(path.name):
-            files.setdefault(match[1], []).append(path.relative_to(folder).as_posix())
+            files[match[1]] = path.relative_to(folder).as_posix()
     digits = [number for number in files if number.isdigit()]
     if len({int(number) for number in digits}) < len(digits):
         raise CorpusError(
@@ -268,7 +264,7 @@ def _measured(folder: Path, part: Part) -> Part:
                 f"{folder / part.text}: vectors of {text_dimension} numbers, {part.image} has "
                 f"{dimension}; both must come from one model"
             )
-    counts[part.metadata[0]] = sum(rows_of_table(folder / name) for name in part.metadata)
+    counts[part.metadata] = rows_of_table(folder / part.metadata)
     for name, count in counts.items():
         if count != rows:
             raise CorpusError(

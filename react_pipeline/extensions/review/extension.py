@@ -1,4 +1,4 @@
-"""What reviewing adds: the commands `review`, `improve` and `takedown`."""
+"""What reviewing adds: the commands `review` and `takedown`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ if TYPE_CHECKING:
 
 
 class Review(Extension):
-    """Looking through retrieved pairs, and trying what would improve them."""
+    """Looking through retrieved pairs, and taking images down."""
 
     def add_commands(self, app: typer.Typer) -> None:
-        """`react-pipeline review`, `improve` and `takedown`."""
-        from react_pipeline.extensions.review.commands import improve, review, takedown
+        """`react-pipeline review` and `takedown`."""
+        from react_pipeline.extensions.review.commands import review, takedown
 
         app.command(rich_help_panel="Look at the data")(review)
-        app.command(rich_help_panel="Look at the data")(improve)
         app.command(rich_help_panel="Look at the data")(takedown)

@@ -6,19 +6,16 @@ through
 `corpus.open_shard`, which takes local paths too.
 """
 
-import errno
 import hashlib
 import io
 import logging
-import tempfile
-import time
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from react_pipeline.corpus import Identity, RemoteShard
-from react_pipeline.extensions.web.remote_store import READ_SECONDS, attempt, file_system
+from react_pipeline.extensions.web.remote_store import attempt, file_system
 from react_pipeline.settings import StorageConfig, expand, has_wildcard
-from react_pipeline.store import CorpusError, ReactError
+from react_pipeline.store import CorpusError
 
 READ_THROUGH_BYTES = 256 << 10
 """A shorter gap between two reads is fetched too: a request of its own costs as much as its
@@ -26,10 +23,6 @@ transfer.
 """
 SMALLEST_FETCH_BYTES = 32 << 10
 LARGEST_FETCH_BYTES = 8 << 20
-
-MAX_COPY_BYTES = 16 << 30
-"""Of a shard whose server says no size."""
-MIN_COPY_BYTES_PER_SECOND = 64 << 10
 
 _BUFFER_BYTES = 8 << 10
 _SAMPLED_BYTES = 1 << 20
@@ -58,8 +51,10 @@ class RemoteServer:
 
         The read-ahead grows while reading is dense and shrinks at every jump of more than
         `READ_THROUGH_BYTES`, so that headers between large images cost little and small images come
-        in large pieces. From a server without ranges (or lengths) it is a copy in a temporary file,
-        with one warning a server.
+        in large pieces.
+
+        Raises:
+            CorpusError: If the server serves no ranges, or does not say a length.
         """
         return io.BufferedReader(_RangedFile(shard), _BUFFER_BYTES)
 
@@ -83,10 +78,7 @@ def _read_identity(shard: RemoteShard) -> tuple[int, str]:
         size = file.seek(0, io.SEEK_END)
         file.seek(max(0, size - _SAMPLED_BYTES))
         tail = file.read()
-        if raw.by_range:
-            return size, f"sampled:{hashlib.sha256(head + tail).hexdigest()}"
-        file.seek(0)
-        return size, f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        return size, f"sampled:{hashlib.sha256(head + tail).hexdigest()}"
 
 
 def list_tars(pattern: RemoteShard) -> list[RemoteShard]:
@@ -106,24 +98,20 @@ class _RangedFile(io.RawIOBase):
     def __init__(self, shard: RemoteShard) -> None:
         self.shard = shard
         self.name = shard.url
-        self.by_range = True
         self._position = 0
         self._start = 0
         self._block = b""
         self._fetch_bytes = SMALLEST_FETCH_BYTES // 2
-        self._copy: BinaryIO | None = None
         info = _info(shard)
-        self._size = info.get("size")
-        self._handle: Any = None
-        if self._size is None or info.get("partial", True) is False:
-            self._copy_whole()
-        else:
-            fs = file_system(shard)
-            # fsspec's http would ask for the size once more.
-            options = {"size": self._size} if shard.url.startswith("http") else {}
-            self._handle = attempt(
-                shard, lambda: fs.open(shard.url, "rb", block_size=1, cache_type="none", **options)
-            )
+        if info.get("size") is None or info.get("partial", True) is False:
+            raise _no_ranges(shard)
+        self._size = int(info["size"])
+        fs = file_system(shard)
+        # fsspec's http would ask for the size once more.
+        options = {"size": self._size} if shard.url.startswith("http") else {}
+        self._handle = attempt(
+            shard, lambda: fs.open(shard.url, "rb", block_size=1, cache_type="none", **options)
+        )
 
     def readable(self) -> bool:
         return True
@@ -135,16 +123,14 @@ class _RangedFile(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: int(self._size or 0)}[
-            whence
-        ]
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         if base + offset < 0:
             raise ValueError(f"{self.shard}: a seek to byte {base + offset}")
         self._position = base + offset
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        size = max(0, min(len(buffer), int(self._size or 0) - self._position))
+        size = max(0, min(len(buffer), self._size - self._position))
         if not size:
             return 0
         data = self._read(size)
@@ -153,20 +139,14 @@ class _RangedFile(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
-        for file in (self._copy, self._handle):
-            if file is not None:
-                file.close()
+        self._handle.close()
         super().close()
 
     def _read(self, size: int) -> bytes:
-        if self._copy is None:
+        inside = self._position - self._start
+        if inside < 0 or inside + size > len(self._block):
+            self._fetch(size)
             inside = self._position - self._start
-            if inside < 0 or inside + size > len(self._block):
-                self._fetch(size)
-                inside = self._position - self._start
-        if self._copy is not None:
-            self._copy.seek(self._position)
-            return self._copy.read(size)
         return self._block[inside : inside + size]
 
     def _fetch(self, size: int) -> None:
@@ -176,14 +156,9 @@ class _RangedFile(io.RawIOBase):
             min(2 * self._fetch_bytes, LARGEST_FETCH_BYTES) if dense else SMALLEST_FETCH_BYTES
         )
         # What the buffer above asks for next is fetched along.
-        end = min(
-            self._position + max(size + _BUFFER_BYTES, self._fetch_bytes), int(self._size or 0)
-        )
-        try:
-            self._block = attempt(self.shard, lambda: self._range(self._position, end))
-            self._start = self._position
-        except _NoRanges:
-            self._copy_whole()
+        end = min(self._position + max(size + _BUFFER_BYTES, self._fetch_bytes), self._size)
+        self._block = attempt(self.shard, lambda: self._range(self._position, end))
+        self._start = self._position
 
     def _range(self, start: int, end: int) -> bytes:
         try:
@@ -192,75 +167,18 @@ class _RangedFile(io.RawIOBase):
         except ValueError as error:
             # fsspec's message for a server that answers a range with the whole.
             if "range requests" in str(error):
-                raise _NoRanges from error
+                raise _no_ranges(self.shard) from error
             raise
         if len(data) != end - start:
             raise ConnectionError(f"received {len(data):,} of {end - start:,} bytes")
         return data
 
-    def _copy_whole(self) -> None:
-        host = self.shard.url.split("/")[2]
-        if host not in _reported:
-            _reported.add(host)
-            logger.warning(
-                "%s serves no ranges: each of its shards is copied whole when it is opened", host
-            )
-        self.by_range = False
-        self._copy = attempt(self.shard, lambda: _download(self.shard, self._size))
-        self._size = self._copy.seek(0, io.SEEK_END)
 
-
-_reported: set[str] = set()
-
-
-class _NoRanges(ReactError):  # noqa: N818 - a state of the server; caught here, it never reaches a user
-    pass
-
-
-class _Copy(io.RawIOBase):
-    """Takes what is copied to a file, as long as it is no more than allowed and comes fast
-    enough.
-    """
-
-    def __init__(self, shard: RemoteShard, file: BinaryIO, limit_bytes: int) -> None:
-        self._shard = shard
-        self._file = file
-        self._left = limit_bytes
-        self._end = time.monotonic() + READ_SECONDS
-
-    def write(self, data: Any) -> int:
-        self._left -= len(data)
-        self._end += len(data) / MIN_COPY_BYTES_PER_SECOND
-        if self._left < 0:
-            raise CorpusError(
-                f"{self._shard}: its server sends more bytes than a shard has; give a server that "
-                "says how many there are"
-            )
-        if time.monotonic() > self._end:
-            raise CorpusError(
-                f"{self._shard}: its server sends less than {MIN_COPY_BYTES_PER_SECOND >> 10} KiB "
-                "a second; copy the shard by other means"
-            )
-        return self._file.write(data)
-
-
-def _download(shard: RemoteShard, size: int | None) -> BinaryIO:
-    copy: Any = tempfile.TemporaryFile(prefix="react-shard-")  # noqa: SIM115 - the caller closes it
-    try:
-        limit = MAX_COPY_BYTES if size is None else size
-        file_system(shard).get_file(shard.url, _Copy(shard, copy, limit))
-        if size is not None and copy.tell() != size:
-            raise ConnectionError(f"received {copy.tell():,} of {size:,} bytes")
-        copy.flush()
-    except BaseException as error:
-        copy.close()
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise CorpusError(
-                f"{shard}: its server serves no ranges, and there is no room for a copy in "
-                f"{tempfile.gettempdir()}; free space, or set TMPDIR to a folder on a larger disk"
-            ) from error
-        raise
-    return copy
+def _no_ranges(shard: RemoteShard) -> CorpusError:
+    return CorpusError(
+        f"{shard}: its server serves no ranges; copy the shards to a disk or a bucket, and name "
+        "those"
+    )
 
 
 def _info(shard: RemoteShard) -> dict[str, Any]:

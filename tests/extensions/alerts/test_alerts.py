@@ -12,12 +12,10 @@ import yaml
 from support.automation import Upkeep
 from support.promotion import measured_folder
 from support.receiver import Receiver
-from typer.testing import CliRunner
 
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.reporting import readable_failures
 from react_pipeline.assets.resources import ProjectResource
-from react_pipeline.commands.cli import app
 from react_pipeline.extensions.automation import TRY_TAG
 from react_pipeline.project import Project
 from react_pipeline.promotion import decide
@@ -282,22 +280,6 @@ def test_an_address_that_fails_holds_no_other_up(
     ticks.tick()
     assert len(receiver.texts) == 1
     assert "secret" not in receiver.texts[0]
-
-
-def test_the_command_sends_a_test_message(project: Project, receiver: Receiver) -> None:
-    command = ["test-alerts", "--config", str(project.path)]
-    assert CliRunner().invoke(app, command).exit_code == 0
-    assert len(receiver.texts) == 1
-    receiver.status = 500
-    assert CliRunner().invoke(app, command).exit_code == 1
-
-
-def test_an_address_that_is_missing_is_named(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("TEAM_ALERTS", raising=False)
-    result = CliRunner().invoke(app, ["test-alerts", "--config", str(project.path)])
-    assert "TEAM_ALERTS" in str(result.exception)
 
 
 def test_an_address_in_the_file_is_refused(make_project: Make) -> None:

@@ -11,25 +11,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import yaml
-from support.customized import customized
 from support.drawings import write_evaluation_folder
 from support.judging import judge, without_labels
 from support.promotion import checkpoint, outcomes, result
 
-from react_pipeline.clip.classifier import load_classifier
 from react_pipeline.evaluation import comparison
 from react_pipeline.evaluation.comparison import compare, comparison_is_current
 from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult, score
 from react_pipeline.evaluation.metrics import Scores
 from react_pipeline.extensions.automation.survey import places
 from react_pipeline.extensions.guards.drops import GUARD_DROPS
-from react_pipeline.extensions.guards.results import domain_of
-from react_pipeline.extensions.guards.settings import GuardsConfig
 from react_pipeline.extensions.guards.stages import GUARD_RESULTS
 from react_pipeline.extensions.hub.export import export
-from react_pipeline.labelled import encode_images, read_images
 from react_pipeline.lineage import fresh, resolve, run
 from react_pipeline.project.project import Project
 from react_pipeline.promotion import case
@@ -39,7 +33,6 @@ from react_pipeline.settings.files import load_pipeline
 from react_pipeline.stage import STAGES, left_out_stages
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import ConfigError, InputError, StaleArtifact
-from react_pipeline.training.customization import customize
 
 GATED, CONTROL, HEAD = "gated-image", "gated-image-control", "linear-head"
 PHOTOS: dict[str, Any] = {"name": "photos", "kind": "folder", "path": "photos"}
@@ -146,49 +139,6 @@ def test_a_head_forgets_nothing(make: Make) -> None:
     project = make()
     ahead(project, HEAD)
     assert verdict_of(project).champion.method == HEAD
-
-
-def test_an_ensemble_forgets_as_its_models_do(make: Make) -> None:
-    variants = {
-        name: {"method": "ensemble", "of": of}
-        for name, of in {"both": [GATED, HEAD], "heads": ["gda", HEAD]}.items()
-    }
-    project = make(variants=variants, methods=["base", "both", "heads"])
-    table = project.config.all_methods
-    keys = STAGES[GUARD_RESULTS].keys(["shapes"], ["both", "heads"], table=table)
-    assert keys == ["shapes/both"]
-    ahead(project, "both")
-    guarded(project, "base", 150)
-    guarded(project, "both", 100)
-    verdict = verdict_of(project)
-    assert verdict.champion.method == "base" and "25.0 points" in verdict.reason
-
-
-def test_a_guard_set_asks_both_models_of_an_ensemble(
-    make_project: Make, _retrieved_store: Path
-) -> None:
-    variants = {"both": {"method": "ensemble", "of": ["gda", "locked-text"]}}
-    project = make_project(variants=variants, guards={"sets": [PHOTOS]})
-    shutil.copytree(_retrieved_store, project.config.store)
-    write_evaluation_folder(project.path.parent / "photos", ["circle", "square"])
-    customize(project, "shapes", "gda")
-    trained = customized(project, "locked-text")
-    joined = customize(project, "shapes", "both")
-    weight = joined.counts["weight"]
-    assert 0 < weight < 1
-    artifact = run(project, GUARD_RESULTS, "shapes/both")
-    domain = domain_of(project, project.config.section(GuardsConfig).sets[0])
-    images = read_images(project.store.current("guard_set", "photos"), domain)
-    logits = 0
-    for model, part in ((fresh(project, "base_checkpoint"), weight), (trained, 1 - weight)):
-        clip, head = load_classifier(model, None, domain, "cpu")
-        vectors = encode_images(project.config, clip, images, precision="fp32")
-        logits = logits + part * 100 * torch.from_numpy(vectors) @ head.vectors
-    shown = pd.read_parquet(artifact.file("photos/predictions.parquet"))
-    expected = logits.softmax(dim=1).amax(dim=1)
-    np.testing.assert_allclose(shown["probability"], expected, rtol=1e-4)
-    result = json.loads(artifact.file("photos/result.json").read_text())
-    assert result["checkpoint_fingerprint"] == joined.fingerprint
 
 
 def test_without_a_limit_a_drop_holds_nothing_back(make: Make) -> None:

@@ -14,101 +14,22 @@ import onnxruntime
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from open_clip.model import CLIP, CustomTextCLIP
 from PIL import Image
 from support.customized import customized
 from support.drawings import draw, encode
 
-from react_pipeline.clip import from_parts, load, save
+from react_pipeline.clip import load
 from react_pipeline.evaluation import EvalResult, evaluate
 from react_pipeline.extensions.hub.card import _base_on_hub
 from react_pipeline.extensions.hub.export import export
 from react_pipeline.extensions.hub.exported_folder import ModelForm
 from react_pipeline.extensions.hub.formats import Exported
-from react_pipeline.extensions.hub.onnx_model import random_pictures
 from react_pipeline.extensions.hub.space import write_space
-from react_pipeline.extensions.hub.transformers_model import write_transformers
 from react_pipeline.labelled import publish_evaluation_set, read_images
 from react_pipeline.project import Project
 from react_pipeline.retrieval import draw_control, retrieve_pairs
-from react_pipeline.settings import DomainConfig
 from react_pipeline.store import InputError
 from react_pipeline.use import Classifier
-
-TEXTS = ["a drawing of a circle", "Robin's nest, 3 eggs"]
-MODEL_CFG: dict[str, Any] = {
-    "embed_dim": 24,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
-    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
-}
-
-
-def saved(folder: Path, **fields: Any) -> Exported:
-    """A folder with a random model, as `write_transformers` takes it."""
-    cfg = {**MODEL_CFG, **fields}
-    kind = CustomTextCLIP if cfg.get("custom_text") else CLIP
-    torch.manual_seed(0)
-    model = kind(**{name: value for name, value in cfg.items() if name != "custom_text"})
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    save(from_parts(model, cfg, {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.4)}, None), folder)
-    domain = DomainConfig(slug="shapes", classes=("circle", "square"), templates=("a {} shape",))
-    plain = ModelForm(False, "", "react-x", False, False)
-    return Exported(None, None, folder, domain, plain)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "fields", [{}, {"quick_gelu": True}, {"custom_text": True}], ids=lambda fields: str(*fields)
-)
-def test_transformers_gives_open_clips_features(tmp_path: Path, fields: dict[str, Any]) -> None:
-    from transformers import CLIPModel, CLIPProcessor
-
-    assert write_transformers(saved(tmp_path, **fields)) < 1e-4
-    model = CLIPModel.from_pretrained(tmp_path).eval()
-    processor = CLIPProcessor.from_pretrained(tmp_path)
-    pictures = [picture.resize((32, 32)) for picture in random_pictures(3)]
-    inputs = processor(text=TEXTS, images=pictures, return_tensors="pt", padding=True)
-    with torch.inference_mode():
-        outputs = model(**inputs)
-    ours = load(tmp_path)
-    images = torch.stack([ours.preprocess(picture) for picture in pictures])
-    expected = ours.encode_images(images)
-    torch.testing.assert_close(outputs.image_embeds, expected, atol=1e-4, rtol=0)
-    torch.testing.assert_close(outputs.text_embeds, ours.encode_texts(TEXTS), atol=1e-4, rtol=0)
-    assert not torch.allclose(expected[0], expected[1], atol=1e-2)
-
-
-def test_transformers_gets_pictures_of_any_size_alike(tmp_path: Path) -> None:
-    from transformers import CLIPProcessor
-
-    write_transformers(saved(tmp_path))
-    picture = random_pictures(3)[2]
-    theirs = CLIPProcessor.from_pretrained(tmp_path)(images=picture, return_tensors="pt")
-    ours = load(tmp_path).preprocess(picture)
-    assert (theirs["pixel_values"][0] - ours).abs().mean() < 0.01
-
-
-def test_what_transformers_cannot_compute_is_refused(tmp_path: Path) -> None:
-    pooled = {**MODEL_CFG["vision_cfg"], "pool_type": "avg"}
-    with pytest.raises(InputError, match="would differ"):
-        write_transformers(saved(tmp_path / "pooled", vision_cfg=pooled))
-    scaled = {**MODEL_CFG["vision_cfg"], "ls_init_value": 0.1}
-    with pytest.raises(InputError, match="ls_1"):
-        write_transformers(saved(tmp_path / "scaled", vision_cfg=scaled))
-    layers = {**MODEL_CFG["vision_cfg"], "layers": [1, 1, 1, 1]}
-    with pytest.raises(InputError, match="no vision transformer"):
-        write_transformers(saved(tmp_path / "resnet", vision_cfg=layers))
-
-
-def test_a_gated_model_is_refused_as_transformers(
-    retrieved_project: Project, tmp_path: Path
-) -> None:
-    customized(retrieved_project, "gated-image")
-    with pytest.raises(InputError, match="gated blocks"):
-        export(
-            retrieved_project, "shapes", "gated-image", tmp_path / "to", formats=["transformers"]
-        )
-    assert not (tmp_path / "to").exists()
 
 
 def test_the_loss_of_8_bits_is_measured_on_labelled_images(

@@ -21,19 +21,11 @@ from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide
 from react_pipeline.promotion.verdicts import Verdict
 from react_pipeline.settings.methods import METHODS, trained_methods
-from react_pipeline.store.errors import InputError
 from react_pipeline.training.customization import customize
 
 ROOMS = ("assets", "browse", "commands", "promotion", "tracking", "use")
 EXTENSIONS = ("dashboard", "guards", "hub", "judging", "labels", "operations", "plan")
-JOINED = {"joined": {"method": "ensemble", "of": ["gated-both", "gda"]}}
-ALL = [name for name in trained_methods() if METHODS[name].of is None] + [*JOINED]
-REFUSED = {
-    "gated-image": {"transformers"},
-    "gated-both": {"transformers"},
-    "joined": {"transformers", "space"},
-}
-"""Formats whose programs cannot compute what the model does."""
+ALL = trained_methods()
 
 
 def test_what_follows_a_training_names_no_method() -> None:
@@ -53,7 +45,7 @@ def test_what_follows_a_training_names_no_method() -> None:
 
 @pytest.fixture
 def project(retrieved_project: Project) -> Project:
-    """With two shots of each class, an ensemble, and short trainings."""
+    """With two shots of each class, and short trainings."""
     folder = retrieved_project.path.parent
     for name in SHAPES:
         for number in range(2):
@@ -63,8 +55,6 @@ def project(retrieved_project: Project) -> Project:
     domain = folder / "domains" / "shapes.yaml"
     shots = {"name": "my shots", "kind": "folder", "path": "../shots"}
     domain.write_text(yaml.safe_dump({**yaml.safe_load(domain.read_text()), "shots": shots}))
-    raw = yaml.safe_load(retrieved_project.path.read_text())
-    retrieved_project.path.write_text(yaml.safe_dump({**raw, "variants": JOINED}))
     project = Project.load(retrieved_project.path)
     run(project, "few_shot_set", "shapes")
     return project
@@ -86,15 +76,10 @@ def test_every_method_is_compared_predicted_with_and_exported(
     assert all(method in page for method in ALL)
     assert Verdict.read(decide(project, "shapes")).decision != "incomparable"
     for method in ALL:
-        refused = REFUSED.get(method, set())
-        formats = [name for name in FORMATS if name not in refused]
-        folder = export(project, "shapes", method, tmp_path / method, formats=formats)
-        assert [*json.loads((folder / "export.json").read_text())["formats"]] == formats
+        folder = export(project, "shapes", method, tmp_path / method, formats=[*FORMATS])
+        assert [*json.loads((folder / "export.json").read_text())["formats"]] == [*FORMATS]
         (ours,) = Classifier.load("shapes", method, config=project.path, precision="fp32").predict(
             [picture]
         )
         (theirs,) = Classifier.load(folder, precision="fp32").predict([picture])
         assert ours.classes == theirs.classes
-        for name in refused:
-            with pytest.raises(InputError, match=name):
-                export(project, "shapes", method, tmp_path / "no", formats=[name])

@@ -17,7 +17,7 @@ from react_pipeline.commands.domains import add_domain_file, problems_beside
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.extensions.hub.export import export
-from react_pipeline.extensions.methods.few_shot import FewShotGda, FewShotNcm, Swat
+from react_pipeline.extensions.methods.few_shot import FewShotGda, FewShotNcm
 from react_pipeline.extensions.methods.few_shot_samples import joined
 from react_pipeline.extensions.methods.head import HeadSamples
 from react_pipeline.lineage import fresh, run
@@ -31,7 +31,7 @@ from react_pipeline.store.errors import InputError, StaleArtifact
 from react_pipeline.training.customization import customize
 from react_pipeline.use.chosen_model import load_chosen
 
-FEW_SHOT = ("few-shot-gda", "few-shot-ncm", "swat")
+FEW_SHOT = ("few-shot-gda", "few-shot-ncm")
 D, C = 6, 3
 
 
@@ -85,24 +85,6 @@ def test_shots_weigh_as_much_as_the_pairs_of_their_class() -> None:
     torch.testing.assert_close(head.vectors[:, 0], normalize(mean, dim=0))
     torch.testing.assert_close(head.vectors[:, 2], shots[3])
     torch.testing.assert_close(both.captions[-1], of.zero_shot[:, 2])
-
-
-def test_swat_ends_on_shots_alone() -> None:
-    of = samples()
-    shots = normalize(torch.randn(2, D), dim=1)
-    training = TrainingConfig(steps=200, warmup_steps=1, batch_size=16, learning_rate=0.05)
-    steps: list[int] = []
-
-    class Log:
-        def add(self, step: int, values: Any, **seconds: float) -> None:
-            steps.append(step)
-
-    log: Any = Log()
-    head, _ = Swat().fit(joined(of, shots, torch.tensor([1, 0])), training, log)
-    assert steps == list(range(200))
-    # The shots contradict the pairs' classes as far as random vectors can; they come last.
-    assert head.scores(shots).argmax(dim=1).tolist() == [1, 0]
-    assert torch.equal(head.vectors[:, 2], of.zero_shot[:, 2])
 
 
 @pytest.mark.parametrize("method", FEW_SHOT)
@@ -169,11 +151,13 @@ def test_a_shot_that_shows_an_evaluation_image_is_refused(
 
 
 def test_shots_that_are_missing_are_named_before_anything_runs(project: Project) -> None:
-    config = project.config.model_copy(update={"methods": ("base", "swat", "swat-control")})
+    config = project.config.model_copy(
+        update={"methods": ("base", "few-shot-gda", "few-shot-gda-control")}
+    )
     project = replace(project, config=config)
     assert not problems_beside(project, "shapes")
     (problem,) = problems_beside(project, "colours")
-    assert problem.field == "shots" and "swat" in problem.message
+    assert problem.field == "shots" and "few-shot-gda" in problem.message
     assert problem.file.name == "colours.yaml"
     with pytest.raises(InputError, match=r"colours\.yaml: `shots` is missing"):
         run(project, "few_shot_set", "colours")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import re
-import resource
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +21,6 @@ from support.deadly_images import MARK, deadly_images
 from support.drawings import COLOURS, SHAPES, draw, encode
 from support.processes import killed
 from support.shard_server import serve_folder
-from support.web import keep_img2dataset_loaded, served
 
 import react_pipeline
 from react_pipeline.clip.classifier import load_classifier
@@ -32,7 +30,6 @@ from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.extensions.predict import encoding, pictures, run_folder
 from react_pipeline.extensions.predict.pictures import Picture, find_pictures, shards_of
 from react_pipeline.extensions.predict.predict import Options, embed_pictures, predict_pictures
-from react_pipeline.extensions.predict.sort_into import folder_names, sort_into
 from react_pipeline.extensions.predict.transduction import adapted_to, transduce
 from react_pipeline.extensions.web import remote_store
 from react_pipeline.project.project import Project
@@ -161,7 +158,7 @@ def test_every_form_of_source(photos: Path, tmp_path: Path, drawings: Path) -> N
     (photos / ".hidden" / "x.png").write_bytes(files[0].read_bytes())
     (photos / "notes.md").write_text("no picture")
     (photos / "round").symlink_to(photos)
-    (photos / "list.txt").write_text("a/circle-green.png\n\nb/circle-red.png\nhttp://host/x.png\n")
+    (photos / "list.txt").write_text("a/circle-green.png\n\nb/circle-red.png\n")
     relative = [str(path.relative_to(photos)) for path in files]
     (photos / "t.csv").write_text(
         "id,path\n" + "".join(f"00{n},{name}\n" for n, name in enumerate(relative))
@@ -179,7 +176,7 @@ def test_every_form_of_source(photos: Path, tmp_path: Path, drawings: Path) -> N
         name for name in every if "cross" in name
     ]
     assert names(str(files[3])) == [str(files[3])]
-    assert names(str(photos / "list.txt"))[2:] == ["http://host/x.png"]
+    assert len(names(str(photos / "list.txt"))) == 2
     shards = names(str(drawings / "shards" / "*.tar"))
     assert len(shards) == 96 and shards[0].startswith(str(drawings / "shards" / "00000.tar@"))
     pictures, _ = find_pictures(str(drawings / "shards" / "*.tar"))
@@ -429,63 +426,11 @@ def test_a_finished_run_is_kept_and_a_foreign_folder_untouched(
         predict_pictures(classifier, str(photos), output, other)
 
 
-@pytest.mark.slow
-def test_urls_go_through_the_guarded_downloader(
-    classifier: Classifier, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from react_pipeline.settings.corpus import DownloadConfig
-
-    keep_img2dataset_loaded(monkeypatch)
-    content = {f"/{number}.png": encode(draw("circle", "red", number)) for number in range(3)}
-    with served(content) as web:
-        url = web.url
-        (tmp_path / "list.txt").write_text(
-            "".join(f"{url}{name}\n" for name in [*content, "/missing.png"])
-        )
-        refused = Options(workers=0, download=DownloadConfig(retries=0))
-        with pytest.raises(InputError, match="private_address 4"):
-            predict_pictures(classifier, str(tmp_path / "list.txt"), tmp_path / "refused", refused)
-        allowed = Options(
-            workers=0, download=DownloadConfig(retries=0, allow_private_addresses=True)
-        )
-        done = predict_pictures(classifier, str(tmp_path / "list.txt"), tmp_path / "out", allowed)
-    assert (done.used, done.skipped) == (3, {"http_404": 1})
-    assert [row["path"] for row in rows(tmp_path / "out")] == [f"{url}{name}" for name in content]
-    with pytest.raises(InputError, match="no file of its own"):
-        sort_into(tmp_path / "sorted", tmp_path / "out" / "predictions.parquet", done.pictures)
-
-
-def test_tables_at_urls_are_fetched_and_hostile_ones_are_not(
-    classifier: Classifier, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from react_pipeline.settings.corpus import DownloadConfig
-
-    keep_img2dataset_loaded(monkeypatch)
-
-    def skipped(source: Path, **rules: bool) -> tuple[int, dict[str, int]]:
-        options = Options(workers=0, overwrite=True, download=DownloadConfig(retries=0, **rules))
-        done = predict_pictures(classifier, str(source), tmp_path / "out", options)
-        return done.used, done.skipped
-
-    with served({"/a.png": encode(draw("circle", "red", 1))}) as web:
-        port = web.url.rpartition(":")[2]
-        urls = [
-            f"http://{host}:{port}/a.png"
-            for host in ("localhost", "2130706433", "[::ffff:127.0.0.1]")
-        ]
-        urls += [
-            "http://169.254.169.254/latest/meta-data",
-            f"http://user:word@127.0.0.1:{port}/a.png",
-        ]
-        urls += ["file:///etc/hostname", "ftp://127.0.0.1/a.png"]
-        with (tmp_path / "t.csv").open("w") as file:
-            file.writelines(
-                f"{line}\n" for line in ["url", str(photos / "a" / "circle-green.png"), *urls]
-            )
-        pq.write_table(pa.table({"url": [f"{web.url}/a.png"]}), tmp_path / "t.parquet")
-        used, reasons = skipped(tmp_path / "t.csv")
-        assert used == 1 and sum(reasons.values()) == len(urls) and not web.asked
-        assert skipped(tmp_path / "t.parquet", allow_private_addresses=True) == (1, {})
+@pytest.mark.parametrize("name", ["list.txt", "t.csv"])
+def test_pictures_at_urls_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("path\nhttp://127.0.0.1/a.png\n")
+    with pytest.raises(InputError, match="not downloaded"):
+        find_pictures(str(tmp_path / name))
 
 
 @pytest.mark.slow
@@ -572,29 +517,6 @@ def test_vectors_are_the_unit_vectors_of_the_model(
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-def test_pictures_are_linked_by_class_and_no_file_is_touched(
-    classifier: Classifier, photos: Path, tmp_path: Path
-) -> None:
-    done = predict_pictures(classifier, str(photos), tmp_path / "out", NOW)
-    predictions, target = tmp_path / "out" / "predictions.parquet", tmp_path / "sorted"
-    found = rows(tmp_path / "out")
-    label, path = found[0]["predicted"], Path(found[0]["path"])
-    (target / label).mkdir(parents=True)
-    (target / label / path.name).write_text("mine")
-    assert sort_into(target, predictions, done.pictures) == {"made": 16, "present": 0}
-    assert (target / label / path.name).read_text() == "mine"
-    assert (target / label / f"{path.stem}-2.png").resolve() == path.resolve()
-    assert sort_into(target, predictions, done.pictures) == {"made": 0, "present": 16}
-    # A class whose folder is a link elsewhere.
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "again").mkdir()
-    (tmp_path / "again" / label).symlink_to(tmp_path / "elsewhere")
-    for folder in (tmp_path / "again", photos / "a" / "circle-green.png"):
-        with pytest.raises(InputError, match="--sort-into"):
-            sort_into(folder, predictions, done.pictures)
-    assert not list((tmp_path / "elsewhere").iterdir())
-
-
 def test_only_tar_files_are_shards(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(InputError, match="is no shard"):
@@ -613,29 +535,6 @@ def test_a_worker_that_dies_ends_the_run(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_picture_without_pixels_is_refused() -> None:
     with pytest.raises(InputError, match="no pixels"):
         _decoded(Image.new("RGB", (0, 3)), 0)
-
-
-def test_there_may_be_more_classes_than_open_files(tmp_path: Path) -> None:
-    names = [str(number) for number in range(200)]
-    pq.write_table(pa.table({"path": names, "predicted": names}), tmp_path / "predictions.parquet")
-    pictures = {name: Picture(name, tmp_path / name) for name in names}
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 100, limits[1]))  # noqa: PTH208
-    try:
-        assert (
-            sort_into(tmp_path / "sorted", tmp_path / "predictions.parquet", pictures)["made"]
-            == 200
-        )
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-
-
-def test_names_of_classes_make_harmless_folders() -> None:
-    names = folder_names(["../../etc", "a/b", "A-B", "..", "a-b", "x" * 300])
-    assert len({name.casefold() for name in names.values()}) == 6
-    assert not [
-        name for name in names.values() if "/" in name or name.startswith(".") or len(name) > 90
-    ]
 
 
 def test_the_page_escapes_names(retrieved_project: Project, tmp_path: Path) -> None:

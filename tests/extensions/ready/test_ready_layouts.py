@@ -18,7 +18,6 @@ from support.ready import (
     encoded,
     paired,
     write_datacomp,
-    write_pd12m,
     write_ready,
     write_subset,
     write_vector_column,
@@ -131,15 +130,12 @@ def test_a_killed_conversion_goes_on_where_it_was(
     assert np.array_equal(read_vectors(artifact, "text"), text.astype(np.float32))
 
 
-@pytest.mark.parametrize("layout", ["clip-retrieval-images", "pd12m", "parquet"])
+@pytest.mark.parametrize("layout", ["clip-retrieval-images", "parquet"])
 def test_captions_are_encoded_where_only_images_have_vectors(
     make: Make, tmp_path: Path, text: NDArray[Any], layout: str
 ) -> None:
     folder, image, more = tmp_path / "ready", paired(text), {}
-    if layout == "pd12m":
-        write_pd12m(folder, image, CAPTIONS, URLS)
-        more = {"hash_column": "hash"}
-    elif layout == "parquet":
+    if layout == "parquet":
         colours, shapes = zip(*(caption.split()[-2:] for caption in CAPTIONS), strict=True)
         write_vector_column(
             folder, 3 * image, {"identifier": URLS, "genus": colours, "species": shapes}
@@ -164,16 +160,16 @@ def test_captions_are_encoded_where_only_images_have_vectors(
     table = read_metadata(artifact)
     assert list(table["caption"]) == CAPTIONS
     assert list(table["url"]) == URLS
-    assert ("hash" in table) == (layout == "pd12m")
     assert build_index(project).counts["rows"] == len(text)
 
 
 def test_image_vectors_of_another_encoder_are_refused(
     make: Make, tmp_path: Path, text: NDArray[Any]
 ) -> None:
-    write_pd12m(tmp_path / "ready", paired(text)[::-1], CAPTIONS, URLS)
+    columns = {"url": URLS, "caption": CAPTIONS}
+    write_vector_column(tmp_path / "ready", paired(text)[::-1], columns)
     with pytest.raises(CorpusError, match="standard errors"):
-        adopted(make(layout="pd12m"))
+        adopted(make(layout="parquet", vector_column="emb"))
 
 
 def change(pattern: str, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], None]:

@@ -26,17 +26,16 @@ from react_pipeline.store.errors import SourceUnavailable
 MakeProject = Callable[..., Project]
 
 
-@pytest.mark.parametrize(("ranges", "workers"), [(True, 0), (True, 1), (False, 0)])
+@pytest.mark.parametrize("workers", [0, 1])
 def test_remote_shards_give_embeddings_and_images_of_local_ones(
     make_project: MakeProject,
     indexed_project: Project,
     drawings: Path,
     tmp_path: Path,
-    ranges: bool,
     workers: int,
 ) -> None:
     shutil.copytree(drawings / "shards", tmp_path / "served")
-    with serve_folder(tmp_path / "served", ranges=ranges) as server:
+    with serve_folder(tmp_path / "served") as server:
         project = make_project(
             store="remote",
             corpus={"shards": [f"{server.url}/{{00000..00002}}.tar"]},

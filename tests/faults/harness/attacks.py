@@ -420,11 +420,10 @@ def of_sick(name: str, ask: Callable[[str], Any], _folder: Path) -> Callable[[],
 
 
 def read_shard(address: str) -> bytes:
-    from react_pipeline.extensions.web import bounded_answer, remote, remote_store
+    from react_pipeline.extensions.web import bounded_answer, remote_store
 
-    bounded_answer.HEAD_SECONDS = bounded_answer.ANSWER_SECONDS = remote.READ_SECONDS = 2.0
+    bounded_answer.HEAD_SECONDS = bounded_answer.ANSWER_SECONDS = 2.0
     remote_store.ATTEMPTS_SECONDS = 0.0
-    remote.MAX_COPY_BYTES = 64 << 20
     return open_shard(RemoteShard(f"{address}/a.tar")).read(512)
 
 

@@ -1,4 +1,4 @@
-"""`react-pipeline report`: a folder of pages and tables of what is published and current."""
+"""The start page: figures, champions, and where to look."""
 
 from __future__ import annotations
 
@@ -6,24 +6,18 @@ import shutil
 from pathlib import Path
 from unittest.mock import Mock
 
-import pandas as pd
 import pytest
-import yaml
 from conftest import write_project
 from support.results import publish_results
-from typer.testing import CliRunner
 
 from react_pipeline import evaluation
 from react_pipeline.commands import start_page
-from react_pipeline.commands.cli import app
 from react_pipeline.commands.results import print_results
 from react_pipeline.commands.start_page import print_start_page
-from react_pipeline.evaluation.comparison import GAINS, compare
+from react_pipeline.evaluation.comparison import compare
 from react_pipeline.extensions.dashboard.overview import overview
-from react_pipeline.extensions.dashboard.report import write_report
 from react_pipeline.extensions.ui.home_lock import locked_for_ui, tell_addresses
 from react_pipeline.project.project import Project
-from react_pipeline.store.errors import InputError, MissingArtifact
 from react_pipeline.tracking.log import Tracking
 
 ANSWERS = {"base": [False, True] * 10, "gated-image": [True, True] * 10}
@@ -44,73 +38,6 @@ def project(tmp_path: Path, reported_store: Path) -> Project:
     project = write_project(tmp_path, Path("/none"), Path("/none"))
     shutil.copytree(reported_store, project.config.store)
     return project
-
-
-def run(project: Project, *arguments: str) -> tuple[int, str]:
-    done = CliRunner().invoke(app, ["report", "--config", str(project.path), *arguments])
-    return done.exit_code, done.output
-
-
-def test_the_folder_holds_all_published_files_and_the_overview(
-    project: Project, tmp_path: Path
-) -> None:
-    code, reported = run(project, "-o", str(tmp_path / "out"))
-    assert code == 0 and "left out" not in reported
-    for stage, key, folder in (("comparison", "shapes", "shapes"), ("overview", "all", "overview")):
-        artifact = project.store.current(stage, key)
-        for name in artifact.manifest["files"].keys() - {GAINS}:
-            assert (tmp_path / "out" / folder / name).read_bytes() == artifact.file(
-                name
-            ).read_bytes()
-    index = (tmp_path / "out" / "index.html").read_text()
-    assert all(
-        f"href='{folder}/dashboard.html'" in index for folder in ("overview", "shapes", "colours")
-    )
-
-
-def test_one_domain_and_one_kind_of_file_is_all_that_is_written(
-    project: Project, tmp_path: Path
-) -> None:
-    code, _ = run(project, "-o", str(tmp_path / "out"), "--domain", "shapes", "--format", "csv")
-    written = sorted(
-        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")
-    )
-    assert code == 0 and written == ["shapes/per_class.csv", "shapes/table.csv"]
-
-
-def test_what_is_stale_is_said_left_out_and_taken_away(project: Project, tmp_path: Path) -> None:
-    run(project, "-o", str(tmp_path / "out"))
-    path = project.config.domains / "shapes.yaml"
-    path.write_text(
-        yaml.safe_dump({**yaml.safe_load(path.read_text()), "customization": {"steps": 9}})
-    )
-    code, reported = run(project, "-o", str(tmp_path / "out"))
-    assert code == 0 and "left out: shapes" in reported and "steps" in reported
-    assert not list((tmp_path / "out" / "shapes").iterdir())
-    assert "steps" in (tmp_path / "out" / "index.html").read_text()
-    table = pd.read_csv(tmp_path / "out" / "overview" / "table.csv")
-    assert table.loc[table["domain"] == "shapes", "top1"].isna().all()
-
-
-def test_files_of_others_in_the_folder_are_left_alone(project: Project, tmp_path: Path) -> None:
-    (tmp_path / "out" / "shapes").mkdir(parents=True)
-    (tmp_path / "out" / "shapes" / "notes.md").write_text("mine")
-    write_report(project, tmp_path / "out")
-    assert (tmp_path / "out" / "shapes" / "notes.md").read_text() == "mine"
-
-
-def test_nothing_to_report_or_to_write_to_is_one_clear_error(
-    project: Project, tmp_path: Path
-) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="--output"):
-        write_report(project, tmp_path / "file")
-    with pytest.raises(InputError, match="no domain 'nosuch'"):
-        write_report(project, tmp_path / "out", ["nosuch"])
-    (tmp_path / "other").mkdir()
-    empty = write_project(tmp_path / "other", tmp_path, tmp_path)
-    with pytest.raises(MissingArtifact, match="nothing to report"):
-        write_report(empty, tmp_path / "out")
 
 
 def test_the_start_page_has_headline_champions_and_links(
@@ -169,7 +96,7 @@ def test_the_start_page_says_where_the_user_interfaces_answer(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(
-        Tracking, "results_page", lambda _self, _project, address: f"{address}/#/experiments/1"
+        Tracking, "results_page", lambda _self, address: f"{address}/#/experiments/1"
     )
     home = tmp_path / "home"
     home.mkdir()

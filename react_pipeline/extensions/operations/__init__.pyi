@@ -1,1 +1,0 @@
-from .remote import materialize_remotely as materialize_remotely
