@@ -6,7 +6,6 @@ Does not belong here: comparing results (`comparison`). Shapes: N images, C clas
 import math
 import time
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 

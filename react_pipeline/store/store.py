@@ -138,7 +138,7 @@ class Store:
                     "attempt": attempt,
                     "files": scratch.digests(built / FILES),
                     **json.loads((built / RECORD).read_bytes()),
-                    "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 }
                 manifest = with_digest(record)
                 content = manifest_content(manifest)
