@@ -124,7 +124,7 @@ GUARDS = (
     Guard("react_pipeline/store/artifacts.py", 'place == path.rpartition("/")[0]', "True", DURABLE),
     Guard("react_pipeline/store/artifacts.py", 'manifest["digest"] == _digest(rest) and ', "", STORE),
     Guard("react_pipeline/store/store.py", ' and sha256_of(path) == recorded["sha256"]', "", STORE),
-    Guard("react_pipeline/store/store.py", "if error.errno != errno.EIO:", "if True:", STORE),
+    Guard("react_pipeline/store/store.py", "if error.errno == errno.EIO:", "if False:", STORE),
     Guard("react_pipeline/store/store.py", "if version != FORMAT:", "if False:", "store/test_artifacts.py"),
     Guard("react_pipeline/store/store.py", "except (ValueError, TypeError, KeyError, RecursionError) as error:", "except ZeroDivisionError as error:", "store/test_artifacts.py"),
     Guard("react_pipeline/store/durable.py", "stat.st_mtime_ns, stat.st_ctime_ns", "stat.st_mtime_ns, 0", "store/test_artifacts.py"),

@@ -145,8 +145,11 @@ def champion_decision(project: Project, slug: str) -> HistoryEntry | None:
     return moved[-1] if moved and moved[-1].champion.is_same(verdict.champion) else last
 
 
-def case_of(project: Project, slug: str) -> Case:
+def case_of(project: Project, slug: str, *, verify: bool = True) -> Case:
     """Return everything that a decision on a domain considers today.
+
+    Args:
+        verify: Read the files of the results, of which damaged ones are not considered.
 
     Raises:
         InputError: If `promotion.max_drop` is set and nothing measures it.
@@ -159,7 +162,7 @@ def case_of(project: Project, slug: str) -> Case:
         candidates += [name for one in candidates for name in project.config.further_seeds(one)]
     controls = [method + CONTROL_SUFFIX for method in candidates] if settings.over_control else []
     methods = (BASE_METHOD, *candidates, *controls)
-    results = {method: _fresh_result(project, slug, method) for method in methods}
+    results = {method: _fresh_result(project, slug, method, verify) for method in methods}
     has_file = project.has_domain(slug)
     evidence = tuple(evidence_of(project, slug).values()) if has_file else ()
     measures_drop = any(one.enforces == "max_drop" for one in evidence)
@@ -174,16 +177,17 @@ def case_of(project: Project, slug: str) -> Case:
     return Case(project, slug, last, verdict, results, next(iter(deciding), None), objecting)
 
 
-def _fresh_result(project: Project, slug: str, method: str) -> Measured | str:
+def _fresh_result(project: Project, slug: str, method: str, verify: bool) -> Measured | str:
     key = method_key(slug, method)
     if not project.store.has(DOMAIN_RESULTS, key):
         return NEVER
     try:
         artifact = fresh(project, DOMAIN_RESULTS, key)
+        if verify:
+            artifact.verify()
     except (InputError, CorruptArtifact) as error:
         _refuse_unreadable(error)
         return str(error)
-    # By its counts: its files are read when it is judged.
     if "top1" in artifact.counts:
         return Measured(artifact)
     return f"unavailable: {artifact.counts.get('unavailable')}"
@@ -197,7 +201,10 @@ def results_of(project: Project, slug: str, method: str, checkpoint: str) -> lis
         for fingerprint in store.versions(stage, key):
             try:
                 artifact = store.open(stage, key, fingerprint)
-                entry = Measured.of(artifact) if checkpoint in artifact.parents.values() else None
+                if checkpoint not in artifact.parents.values():
+                    continue
+                artifact.verify()
+                entry = Measured.of(artifact)
             except CorruptArtifact as error:
                 _refuse_unreadable(error)
                 continue

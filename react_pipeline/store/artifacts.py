@@ -105,10 +105,14 @@ class Artifact:
             CorruptArtifact: If anything differs from the manifest.
             MissingArtifact: If it was removed.
         """
-        folder = self.folder_with(self.manifest["files"])
+        folder = self.verify()
         if not self.store.backend.is_local and not (folder / MANIFEST).exists():
             write_atomically(folder / MANIFEST, manifest_content(self.manifest).decode())
         return folder
+
+    def verify(self) -> Path:
+        """Verify all of its files, and return their folder; errors as of `path`."""
+        return self.folder_with(self.manifest["files"])
 
     def file(self, name: str) -> Path:
         """Path of a verified file; errors as of `path`."""

@@ -435,9 +435,10 @@ class Store:
         except FileNotFoundError as error:
             problem = f"{error.filename or error} is gone"
         except OSError as error:
+            if error.errno == errno.EIO:  # otherwise it is whole, maybe
+                self._condemn(artifact)
             problem = f"{error.filename}: {error.strerror or error}"
-            if error.errno != errno.EIO:  # it is whole, maybe
-                raise _damaged(artifact, problem) from error
+            raise _damaged(artifact, problem) from error
         if self._read(f"{artifact.place}/{MANIFEST}") is None:
             raise MissingArtifact(
                 f"{artifact.address}: removed; materialize `{artifact.stage}` for {artifact.key!r}",

@@ -23,6 +23,7 @@ from react_pipeline.clip.tower import ImageTower
 from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store.artifacts import Inputs
+from react_pipeline.store.scratch import Scratch
 from react_pipeline.training.observer import TrainingObserver
 from react_pipeline.training.trainer import Trainer
 from react_pipeline.training.world import World
@@ -205,7 +206,7 @@ def test_frozen_gated_blocks_still_count_in_the_training_tower(
     torch.testing.assert_close(tower(batch), expected, atol=1e-5, rtol=1e-5)
 
 
-def trainer_of(model: nn.Module, method: str, scratch: Path, **fields: Any) -> Trainer:
+def trainer_of(model: nn.Module, method: str, folder: Path, **fields: Any) -> Trainer:
     """A training on drawings."""
     size = model.visual.image_size
     side = size if isinstance(size, int) else size[0]
@@ -226,7 +227,8 @@ def trainer_of(model: nn.Module, method: str, scratch: Path, **fields: Any) -> T
     training = TrainingConfig(
         augmentation="none", batch_size=8, workers=0, last_k_layers=2, **fields
     )
-    return Trainer(clip, pairs, domain, model_method(method), training, World(), scratch)
+    scratch, metrics = Scratch(folder / "scratch"), folder / "metrics.jsonl"
+    return Trainer(clip, pairs, domain, model_method(method), training, World(), scratch, metrics)
 
 
 def test_a_training_starts_at_the_base_to_the_last_bit(model: nn.Module, tmp_path: Path) -> None:

@@ -390,7 +390,7 @@ def test_pruning_keeps_champion_challenger_and_champion_before(project: Project)
     for model in (first, second, verdict.challenger):
         project.store.open("customized_checkpoint", f"shapes/{GATED}", model.checkpoint)
         project.store.open("domain_results", f"shapes/{GATED}", model.result)
-    assert not unused.path.exists()
+    assert unused.fingerprint not in project.store.versions(unused.stage, unused.key)
     assert verdict_of(roll_back(project, "shapes")).champion.checkpoint == first.checkpoint
     project.store.prune(keep_seconds=0)
     project.store.open("customized_checkpoint", f"shapes/{GATED}", first.checkpoint)
