@@ -41,7 +41,8 @@ def resolve(
     content: Any = None,
     parents: Mapping[str, Artifact] | None = None,
 ) -> Inputs:
-    """The inputs of a step: its configuration and its parents, each current, verified and fresh.
+    """The inputs of a step: its configuration and its parents, each current and fresh; files of
+    parents are verified when the step reads them.
 
     Args:
         key: `all`, a domain's slug, or `<domain>/<method>`.
@@ -51,7 +52,7 @@ def resolve(
     Raises:
         MissingArtifact: If a parent was never built.
         StaleArtifact: If a parent was built from other inputs than today's.
-        CorruptArtifact: If a parent's bytes differ from its manifest.
+        CorruptArtifact: If a manifest is damaged.
     """
     row = STAGES[stage]
     if parents is None:
@@ -71,7 +72,7 @@ def fresh(project: Project, stage: str, key: str = ALL) -> Artifact:
     Raises:
         MissingArtifact: If it, or one before it, was never built.
         StaleArtifact: Naming the asset to rematerialize and what changed.
-        CorruptArtifact: If its bytes differ from its manifest.
+        CorruptArtifact: If a manifest is damaged.
     """
     return _fresh(project, stage, key, _judged_in(project))
 
@@ -191,7 +192,7 @@ def gathered_is_current(
     Raises:
         MissingArtifact: If none was published.
         StaleArtifact: If a result in it is stale, was replaced, or is missing from it.
-        CorruptArtifact: If its bytes, or those of a result, differ from the manifest.
+        CorruptArtifact: If its manifest, or that of a result, is damaged.
     """
     artifact = fresh(project, stage, key)
     results, skipped = today()
@@ -276,7 +277,7 @@ def up_to_date(project: Project, stage: str, key: str) -> Artifact:
         MissingArtifact: If it, or one before it, was never built.
         StaleArtifact: If it, or one before it, was built from other inputs, or only its step can
             say.
-        CorruptArtifact: If its bytes differ from its manifest.
+        CorruptArtifact: If a manifest is damaged.
     """
     if STAGES[stage].gathers:
         return is_current(project, stage, key)

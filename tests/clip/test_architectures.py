@@ -227,7 +227,7 @@ def trainer_of(model: nn.Module, method: str, folder: Path, **fields: Any) -> Tr
     training = TrainingConfig(
         augmentation="none", batch_size=8, workers=0, last_k_layers=2, **fields
     )
-    scratch, metrics = Scratch(folder / "scratch"), folder / "metrics.jsonl"
+    scratch, metrics = Scratch(folder), folder / "metrics.jsonl"
     return Trainer(clip, pairs, domain, model_method(method), training, World(), scratch, metrics)
 
 

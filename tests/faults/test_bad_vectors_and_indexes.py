@@ -17,7 +17,6 @@ from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.indexing.index import Index, build_index
-from react_pipeline.lineage import resolve
 from react_pipeline.project.project import Project
 from react_pipeline.store import artifacts, sha256_of
 from react_pipeline.store import store as store_module
@@ -55,16 +54,23 @@ def test_a_damaged_file_is_refused_naming_the_asset(
 ) -> None:
     damaged(indexed_project.store.current(stage, "all").file(name), how)
     with pytest.raises(CorruptArtifact, match=f"{name}.*rematerialize `{stage}`"):
-        assert indexed_project.store.current(stage, "all").path
-    if stage != "faiss_index":
-        with pytest.raises(CorruptArtifact):
-            resolve(indexed_project, "faiss_index")
+        indexed_project.store.current(stage, "all").verify()
+
+
+def test_damaged_embeddings_are_not_indexed(indexed_project: Project) -> None:
+    embeddings = indexed_project.store.current("corpus_embeddings", "all")
+    damaged(embeddings.file("img_emb/img_emb_1.npy"), "flipped")
+    shutil.rmtree(indexed_project.config.store / "faiss_index")
+    with pytest.raises(CorruptArtifact, match="rematerialize `corpus_embeddings`"):
+        build_index(indexed_project)
+    assert not indexed_project.store.has("faiss_index", "all")
 
 
 def test_a_damaged_index_is_built_again(indexed_project: Project) -> None:
     before = indexed_project.store.current("faiss_index", "all")
     damaged(before.file("text.index"), "flipped")
-    store_module._verified.clear()
+    with pytest.raises(CorruptArtifact):
+        indexed_project.store.current("faiss_index", "all").verify()
     after = build_index(indexed_project)
     assert not after.reused and after.fingerprint == before.fingerprint
     assert after.manifest["files"] == before.manifest["files"]
