@@ -489,11 +489,6 @@ class Store:
         """
         self.backend.require_usable()
 
-    def is_building(self, stage: str, key: str, fingerprint: str) -> bool:
-        """Whether a process of this machine builds this very artifact now, as far as locks say."""
-        with self.locked(slug_of(stage, key, fingerprint), wait=False) as is_free:
-            return not is_free
-
     @contextmanager
     def locked(self, name: str, *, wait: bool = True) -> Iterator[bool]:
         """Take turns with other processes of this machine, to save work; yields whether the lock is

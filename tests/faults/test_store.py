@@ -292,12 +292,3 @@ def test_a_lock_is_free_although_a_fork_still_has_its_file(tmp_path: Path) -> No
         os.close(writer)
         os.close(reader)
         os.waitpid(child, 0)
-
-
-def test_who_builds_is_seen_by_its_lock(store: Store) -> None:
-    def write(directory: Path, _: object) -> dict[str, float]:
-        assert store.is_building("thing", "all", INPUTS.fingerprint)
-        return write_two(directory, _)
-
-    store.build(INPUTS, write)
-    assert not store.is_building("thing", "all", INPUTS.fingerprint)
