@@ -4,8 +4,6 @@ from .artifacts import Inputs as Inputs
 from .artifacts import canonical_json as canonical_json
 from .artifacts import digest_of as digest_of
 from .artifacts import link_file as link_file
-from .artifacts import manifest_content as manifest_content
-from .artifacts import slug_of as slug_of
 from .bounded import MAX_IMAGE_BYTES as MAX_IMAGE_BYTES
 from .bounded import MAX_JSON_BYTES as MAX_JSON_BYTES
 from .bounded import open_regular as open_regular

@@ -56,24 +56,6 @@ def write_atomically(path: Path, text: str) -> None:
     fsync(path.parent)
 
 
-def create_atomically(path: Path, text: str) -> bool:
-    """Write a small text file unless it is there; returns whether this call created it, which of
-    several at once only one does.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        fsync(temporary)
-        os.link(temporary, path)
-        fsync(path.parent)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
-
-
 def rename_synced(written: Path, path: Path) -> None:
     """Give a finished file its name, which then never belongs to a part of it."""
     fsync(written)
