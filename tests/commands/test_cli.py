@@ -337,12 +337,13 @@ def test_failed_run_is_exit_code_1_with_a_line_that_says_why(indexed_project: Pr
 
 
 def test_prune_removes_what_nothing_current_was_made_from(indexed_project: Project, run) -> None:
-    left = indexed_project.config.store / ".staging" / "corpus--all--x.elsewhere-1-00"
+    left = indexed_project.config.store / ".scratch" / "corpus--all--0123456789abcdef"
     vectors = indexed_project.config.store / VECTORS / "x-y.npy"
     left.mkdir(parents=True)
     vectors.parent.mkdir(parents=True)
     vectors.touch()
-    os.utime(vectors, (0, 0))
+    for path in (left, vectors):
+        os.utime(path, (0, 0))
     assert run("prune", "--dry-run")[0] == 0 and left.exists() and vectors.exists()
     code, out, _ = run("prune")
     assert code == 0 and {str(left), str(vectors)} <= {*out.split()}

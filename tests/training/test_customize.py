@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from react_pipeline.training.augmentation import augmentation, turn_and_recolour
 from react_pipeline.training.customization import _plot_losses, customize
 from react_pipeline.training.data import Views
 from react_pipeline.training.step import TrainingStep
+from react_pipeline.training.trainer import Trainer
 
 Make = Callable[..., Project]
 
@@ -560,8 +562,8 @@ def test_training_whose_publication_fails_does_not_start_again(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("react_pipeline.store.store.with_digest", killed)
         customize(project, "shapes", "gated-image")
+    monkeypatch.setattr(Trainer, "run", Mock(side_effect=AssertionError))
     artifact = customize(project, "shapes", "gated-image")
-    assert artifact.counts["first_step"] == 4
     assert len(artifact.file("metrics.jsonl").read_text().splitlines()) == 4
     assert not list((project.config.store / ".scratch").glob("*"))
 
