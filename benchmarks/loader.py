@@ -121,7 +121,7 @@ def retrieved(store: Store, images: Sequence[bytes]) -> CollectedPairs:
         columns = {"row": row, "shard": 0 * row, "offset": np.array(offsets)[place]}
         columns["bytes"] = sizes[place]
         texts = {"caption": named, "class": named}
-        write_table(directory, {name: pa.array(v) for name, v in columns.items()} | texts)
+        write_table(directory / SHARDS, {n: pa.array(v) for n, v in columns.items()} | texts)
         return {"pairs": len(row)}
 
     return CollectedPairs(store.build(Inputs("retrieved_set", "photographs", {}, {}, "1"), write))
