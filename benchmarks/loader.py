@@ -25,14 +25,16 @@ import importlib
 import io
 import random
 import statistics
+import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 import webdataset
 from numpy.typing import NDArray
@@ -44,14 +46,14 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms.functional import pil_to_tensor
 
-from benchmarks.engine import publish
 from benchmarks.methods import write_section
 from react_pipeline.clip import Pixels
 from react_pipeline.clip.model import from_parts
 from react_pipeline.corpus import SHARDS, CollectedPairs, decode_image
+from react_pipeline.corpus.collected import write_table
 from react_pipeline.extensions.demo import build_base
 from react_pipeline.pages import markdown_table
-from react_pipeline.store import Store
+from react_pipeline.store import Inputs, Store
 from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.data import Views
 
@@ -98,6 +100,31 @@ def jpeg(image: Image.Image, quality: int) -> bytes:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality)
     return file.getvalue()
+
+
+def retrieved(store: Store, images: Sequence[bytes]) -> CollectedPairs:
+    """Publish a set of ten pairs an image, whose images lie in one tar."""
+
+    def write(directory: Path, _: object) -> dict[str, int]:
+        (directory / SHARDS).mkdir()
+        offsets = []
+        with tarfile.open(directory / SHARDS / "00000.tar", "w") as tar:
+            for number, image in enumerate(images):
+                member = tarfile.TarInfo(f"{number:09d}.jpg")
+                member.size = len(image)
+                offsets.append(tar.offset + tarfile.BLOCKSIZE)
+                tar.addfile(member, io.BytesIO(image))
+        row = np.arange(10 * len(images))
+        sizes = np.array([len(image) for image in images])
+        named = pa.array([""] * len(row), pa.large_string()).dictionary_encode()
+        place = row % len(images)
+        columns = {"row": row, "shard": 0 * row, "offset": np.array(offsets)[place]}
+        columns["bytes"] = sizes[place]
+        texts = {"caption": named, "class": named}
+        write_table(directory / SHARDS, {n: pa.array(v) for n, v in columns.items()} | texts)
+        return {"pairs": len(row)}
+
+    return CollectedPairs(store.build(Inputs("retrieved_set", "photographs", {}, {}, "1"), write))
 
 
 def torchvision_transform(kind: str) -> Callable[[Image.Image], Tensor]:
@@ -245,7 +272,7 @@ def main() -> None:
         for width, height, quality in SIZES:
             root, chance = Path(directory, f"{width}"), np.random.default_rng(0)
             images = [jpeg(photograph(width, height, chance), quality) for _ in range(IMAGES)]
-            pairs = CollectedPairs(publish(Store(root), 10 * IMAGES, images))
+            pairs = retrieved(Store(root), images)
             tar = next(root.rglob(f"{SHARDS}/00000.tar"))
             size = f"{width} x {height}, {statistics.mean(map(len, images)) / 1024:.0f} KiB"
             rows = [[size, *compared(pairs, tar, kind, given.rounds)] for kind in (PAPER, PLAIN)]

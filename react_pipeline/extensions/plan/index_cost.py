@@ -15,9 +15,7 @@ ADDED_PER_SECOND = {
     "OPQ64,IVF_HNSW32,PQ64x8": 6_646.0,
     "HNSW32": 1_150.0,
 }
-"""Rows that one core of an AMD EPYC adds (`benchmarks.cluster_sums --measure`,
-`benchmarks.retrieval`).
-"""
+"""Rows that one core of an AMD EPYC adds (`benchmarks.retrieval`)."""
 
 
 def planned_key(config: IndexConfig, rows: int, dimension: int, memory_bytes: int) -> Key:
