@@ -24,7 +24,7 @@ def encoder_problems(project: Project) -> list[Problem]:
     """What is wrong with `encoder` and `retrieval_encoder`: an unknown architecture or tag, or
     weights not there.
     """
-    from react_pipeline.clip import require_available  # loads torch
+    from react_pipeline.clip import require_available
 
     problems = []
     for field in ("encoder", "retrieval_encoder"):
@@ -44,7 +44,7 @@ def servers_of_weights(project: Project) -> dict[str, str]:
     """The servers that weights have to be fetched from, by `encoder` or `retrieval_encoder`; none
     where the checkpoint is there, or its name is wrong.
     """
-    from react_pipeline.clip import server_of_weights  # loads torch
+    from react_pipeline.clip import server_of_weights
 
     servers = {}
     stages = {"encoder": BASE_CHECKPOINT, "retrieval_encoder": RETRIEVAL_CHECKPOINT}

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
-from scipy.special import logsumexp  # type: ignore[import-untyped]
 
 TEMPERATURE_BOUNDS = (1e-2, 1e3)
 BINS = 15
@@ -32,6 +30,8 @@ def confidence(
     """The largest probability of softmax(logits / T) of each image (N,); T is one, or one for each
     image (N,).
     """
+    from scipy.special import logsumexp  # type: ignore[import-untyped, unused-ignore]
+
     scores = logits.astype(np.float64) / np.broadcast_to(temperature, len(logits))[:, None]
     largest: NDArray[np.float64] = np.exp(scores.max(axis=1) - logsumexp(scores, axis=1))
     return largest
@@ -48,6 +48,10 @@ def fit_temperature(logits: NDArray[np.float32], class_ids: NDArray[np.int64]) -
         logits: (N, C).
         class_ids: True class ids (N,).
     """
+    # Takes half a second, and results are read by commands that fit nothing.
+    from scipy.optimize import minimize_scalar  # type: ignore[import-untyped, unused-ignore]
+    from scipy.special import logsumexp  # type: ignore[import-untyped, unused-ignore]
+
     scores = logits.astype(np.float64)
     smoothing = 1 / (len(scores) + 2)
     of_class = scores[np.arange(len(scores)), class_ids]
