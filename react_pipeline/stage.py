@@ -47,6 +47,27 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True)
+class OwnData:
+    """Data that a stage works on beside the corpus and the domains.
+
+    Attributes:
+        field: The field of pipeline.yaml that names them.
+        are_there: Whether a configuration has them; else the stage is left out.
+        is_benchmark: Whether automation leaves the stage out unless `automation.extensions` names
+            the section of the field.
+    """
+
+    field: str
+    are_there: Callable[[PipelineConfig], bool]
+    is_benchmark: bool = True
+
+    @property
+    def section(self) -> str:
+        """The section of pipeline.yaml that the field is in."""
+        return self.field.partition(".")[0]
+
+
+@dataclass(frozen=True)
 class Stage:
     """One row.
 
@@ -62,14 +83,10 @@ class Stage:
             parents.
         reads_domain: Whether its result depends on what the domain's file says.
         is_current: Raises if a gathered artifact is outdated; unset: if it shows other results.
-        compares: Whether methods are compared with the base; the base alone has nothing to show.
         identity: The part of the configuration that decides it.
         thresholds: The part of the configuration that only its checks require.
         outside: The local files outside the store that it reads; None if it reads none.
-        has_data: Whether the data of its own that it works on are there; None if it has none.
-        data_field: The field of pipeline.yaml that names these data.
-        is_benchmark: Whether automation leaves it out unless `automation.benchmark` is true; of
-            stages with data of their own alone.
+        data: The data of its own that it works on; None if it has none.
         version: Raised by hand when the same inputs make another artifact.
         plan: What all its artifacts will need, as a function of the extension `plan`'s sums.
         group, kinds, pool, priority: Dagster's; "gpu" where it needs the device; what many wait
@@ -85,13 +102,10 @@ class Stage:
     gathers: tuple[str, ...] = ()
     reads_domain: bool = False
     is_current: Callable[..., Artifact] | None = None
-    compares: bool = False
     thresholds: Callable[[Project, str], dict[str, Any]] = identity.nothing
     identity: Callable[[Project, str], dict[str, Any]] = identity.nothing
     outside: Callable[[Project, str], outside.Files] | None = None
-    has_data: Callable[[PipelineConfig], bool] | None = None
-    data_field: str = ""
-    is_benchmark: bool = True
+    data: OwnData | None = None
     version: str = "1"
     plan: Callable[[Any], Any] | None = None
     group: str = "extensions"
@@ -100,9 +114,9 @@ class Stage:
     priority: int = 0
 
     @property
-    def section(self) -> str:
-        """The section of pipeline.yaml that names its data."""
-        return self.data_field.partition(".")[0]
+    def compares(self) -> bool:
+        """Whether it compares customized models with the base, which alone has nothing to show."""
+        return bool(self.gathers) and STAGES[self.gathers[0]].scope == "encoder"
 
     def parents_of(
         self, key: str, two_encoders: bool, table: Mapping[str, Method] = METHODS
@@ -163,7 +177,7 @@ class Stage:
 
 def left_out_stages(config: PipelineConfig) -> set[str]:
     """The stages that work on data of their own which are not there."""
-    return {name for name, row in STAGES.items() if row.has_data and not row.has_data(config)}
+    return {name for name, row in STAGES.items() if row.data and not row.data.are_there(config)}
 
 
 def method_key(domain: str, method: str) -> str:

@@ -12,10 +12,7 @@ from .comparison import summary_of as summary_of
 from .domain_results import EvalResult as EvalResult
 from .domain_results import evaluate as evaluate
 from .domain_results import write_evaluation as write_evaluation
-from .evidence import Column as Column
 from .evidence import Evidence as Evidence
-from .evidence import added_columns as added_columns
-from .evidence import added_differences as added_differences
 from .evidence import evidence_of as evidence_of
 from .findings import HEADLINE_METHOD as HEADLINE_METHOD
 from .findings import Finding as Finding
@@ -30,6 +27,9 @@ from .metrics import METRICS as METRICS
 from .metrics import Metric as Metric
 from .metrics import Scores as Scores
 from .metrics import added_metrics as added_metrics
+from .tables import EVIDENCE_COLUMNS as EVIDENCE_COLUMNS
+from .tables import EVIDENCE_DIFFERENCES as EVIDENCE_DIFFERENCES
+from .tables import JUDGED as JUDGED
 from .tables import MEAN as MEAN
 from .tables import SEED_COLUMNS as SEED_COLUMNS
 from .tables import bounds_of as bounds_of

@@ -70,7 +70,7 @@ def comparison_table(
         # One command builds all that the error would have a reader follow step by step.
         problem = reason.partition(": rematerialize")[0].partition(": materialize")[0]
         skipped[slug] = f"{problem}; fix: react-pipeline materialize --domain {slug}"
-    summaries = {slug: summary_of(project, one) for slug, one in comparisons.items()}
+    summaries = {slug: summary_of(one) for slug, one in comparisons.items()}
     return average(project, slugs, comparisons, skipped, summaries)
 
 

@@ -15,9 +15,9 @@ import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from react_pipeline.evaluation.compared import Compared, write_pages
+from react_pipeline.evaluation.compared import Compared
 from react_pipeline.evaluation.domain_results import EvalResult
-from react_pipeline.evaluation.evidence import Evidence, added_differences, evidence_of
+from react_pipeline.evaluation.evidence import Evidence, evidence_of
 from react_pipeline.evaluation.intervals import (
     Correct,
     Gains,
@@ -27,6 +27,7 @@ from react_pipeline.evaluation.intervals import (
 )
 from react_pipeline.evaluation.metrics import METRICS
 from react_pipeline.evaluation.tables import (
+    EVIDENCE_DIFFERENCES,
     SEED_COLUMNS,
     draw_methods,
     over_seeds,
@@ -43,7 +44,6 @@ from react_pipeline.stage import (
     CUSTOMIZED_CHECKPOINT,
     DOMAIN_RESULTS,
     RETRIEVED_SET,
-    method_key,
 )
 from react_pipeline.store import Artifact, InputError, MissingArtifact, Scratch
 
@@ -93,12 +93,12 @@ def compare(project: Project, slug: str) -> Artifact:
     inputs = resolve(project, COMPARISON, slug, parents=parents, content={"skipped": skipped})
 
     def write(directory: Path, _: Scratch) -> dict[str, Any]:
-        _write_comparison(project, slug, results, read, skipped, evidence, directory)
+        table = _write_comparison(project, slug, results, read, skipped, evidence, directory)
         # A further seed that is not configured is not missing.
         installed = [name for name, method in METHODS.items() if method.needs_nothing]
         possible = dict.fromkeys([*installed, *project.config.methods])
         absent = [method for method in possible if method not in {*results, *skipped}]
-        return _counts(pd.read_parquet(directory / "table.parquet"), skipped, absent)
+        return _counts(table, skipped, absent)
 
     return project.store.build(inputs, write)
 
@@ -111,7 +111,7 @@ def _write_comparison(
     skipped: Mapping[str, str],
     evidence: Mapping[str, Evidence],
     directory: Path,
-) -> None:
+) -> pd.DataFrame:
     checkpoints = {}
     store = project.store
     for method, result in results.items():
@@ -133,11 +133,9 @@ def _write_comparison(
     draw_methods(table, directory / "comparison.png", slug)
     version = next(iter(read.values())).evaluator_version
     (directory / GAINS).write_text(json.dumps({"evaluator_version": version, "gains": gains}))
-    # For display alone: another title makes no other comparison.
-    title = project.domain(slug).title
     compared = Compared(
         slug=slug,
-        title=title,
+        title=project.domain(slug).title,  # for display alone: another makes no other comparison
         table=table,
         classes=classes,
         results=results,
@@ -147,7 +145,8 @@ def _write_comparison(
     )
     from react_pipeline.extensions.dashboard import domain_page  # loads plotly
 
-    write_pages({"dashboard.html": domain_page(compared)}, directory)
+    (directory / "dashboard.html").write_text(domain_page(compared), encoding="utf-8")
+    return table
 
 
 def comparison_is_current(project: Project, slug: str) -> Artifact:
@@ -239,21 +238,10 @@ def _gains(slug: str, results: Mapping[str, Artifact], read: Mapping[str, EvalRe
     return gains
 
 
-def summary_of(project: Project, comparison: Artifact) -> tuple[str, AllGains]:
-    """The version of the evaluator that a published comparison is of, and its gains; only of an
-    older one are results read.
-    """
-    if GAINS in comparison.manifest["files"]:
-        summary = json.loads(comparison.file(GAINS).read_text())
-        return summary["evaluator_version"], summary["gains"]
-    methods = project.config.all_methods
-    results = {
-        method: project.store.open(DOMAIN_RESULTS, method_key(comparison.key, method), fingerprint)
-        for method, fingerprint in comparison.parents.items()
-        if method in methods
-    }
-    read = {method: EvalResult.read(artifact) for method, artifact in results.items()}
-    return next(iter(read.values())).evaluator_version, _gains(comparison.key, results, read)
+def summary_of(comparison: Artifact) -> tuple[str, AllGains]:
+    """Return the version of the evaluator behind a published comparison, and its gains."""
+    summary = json.loads(comparison.file(GAINS).read_text())
+    return summary["evaluator_version"], summary["gains"]
 
 
 def _retrieved_sets(
@@ -305,6 +293,6 @@ def _counts(
         "top1": values_of(measured["top1"]),
         "delta_top1": values_of(trained["delta_top1"]),
         "gain_over_control": values_of(trained["gain_over_control"]),
-        **{one.name: values_of(by_method[one.name]) for one in added_differences()},
+        **{name: values_of(by_method[name]) for name in EVIDENCE_DIFFERENCES},
         **{name: values_of(by_method[name]) for name in SEED_COLUMNS if name in table},
     }

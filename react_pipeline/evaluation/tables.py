@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from react_pipeline.evaluation.domain_results import EvalResult
-from react_pipeline.evaluation.evidence import added_columns, added_differences
 from react_pipeline.evaluation.metrics import METRICS
 from react_pipeline.pages import markdown_table
 from react_pipeline.settings import CONTROL_SUFFIX, first_seed
@@ -32,6 +31,23 @@ DIFFERENCES = (
     "gain_high",
 )
 INTERVALS = tuple(name for name in DIFFERENCES if name.endswith(("_low", "_high")))
+
+EVIDENCE_DIFFERENCES = {
+    "guard_delta": "on guard sets, over base",
+    "judged_delta": "judged over base",
+    "judged_gain": "judged over control",
+}
+"""Differences between models that are not measured on the domain's labelled images (`evidence`),
+with their headings; each has bounds `<name>_low` and `<name>_high`.
+"""
+
+JUDGED = "judged"
+"""Column that counts the pictures behind the judged differences."""
+
+EVIDENCE_COLUMNS = (
+    *(name + end for name in EVIDENCE_DIFFERENCES for end in ("", "_low", "_high")),
+    JUDGED,
+)
 
 CLASS_COLUMNS = [
     "domain",
@@ -78,8 +94,8 @@ def columns() -> list[str]:
     `delta_` is the difference to the base, `gain_` that to the control. Those of evidence are not
     measured on labelled images.
     """
-    added = [name for column in added_columns() for name in column.names]
-    return ["domain", "dataset", "method", *numbers(), *added, "fingerprint", "status"]
+    first = ("domain", "dataset", "method")
+    return [*first, *numbers(), *EVIDENCE_COLUMNS, "fingerprint", "status"]
 
 
 def headings() -> dict[str, str]:
@@ -92,7 +108,8 @@ def headings() -> dict[str, str]:
         "gain_over_control": "over control",
         "seeds": "seeds",
         **SEED_FIGURES,
-        **{column.name: column.heading for column in added_columns()},
+        **EVIDENCE_DIFFERENCES,
+        JUDGED: "pictures judged",
         "n": "images",
         "pairs": "pairs",
         "trainable_parameters": "trained parameters",
@@ -115,8 +132,7 @@ def typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Rows as a table with `columns`: counts are integers, other numbers floats, empty where
     nothing was measured.
     """
-    counts = (*COUNTS, *(column.name for column in added_columns() if column.is_count))
-    kinds = of_floats() | dict.fromkeys(counts, "Int64")
+    kinds = of_floats() | dict.fromkeys((*COUNTS, JUDGED), "Int64")
     return pd.DataFrame(rows, columns=columns()).astype(kinds)
 
 
@@ -192,10 +208,10 @@ def draw_methods(table: pd.DataFrame, path: Path, title: str) -> None:
     """Draw top-1 by method; where nothing was measured, the first difference of evidence."""
     column = "top1"
     label = "top-1 %, zero-shot, with 95% interval"
-    others = [other for other in added_differences() if table[other.name].notna().any()]
+    others = [name for name in EVIDENCE_DIFFERENCES if table[name].notna().any()]
     if table["top1"].isna().all() and others:
-        column = others[0].name
-        label = f"{others[0].heading}, points, with 95% interval"
+        column = others[0]
+        label = f"{EVIDENCE_DIFFERENCES[column]}, points, with 95% interval"
     low, high = bounds_of(column)
     measured = first_seeds(table[table[column].notna()])
     values = measured.rename(columns={column: "value", low: "low", high: "high"})
@@ -324,7 +340,7 @@ def text_of(column: str, value: Any) -> str:
     measured = column.removesuffix("_mean")
     if measured in METRICS:
         return percent(value)
-    if measured in _PREFIXES or column in [added.name for added in added_differences()]:
+    if measured in _PREFIXES or column in EVIDENCE_DIFFERENCES:
         return points(value)
     if pd.isna(value):
         return ""

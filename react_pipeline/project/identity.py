@@ -100,11 +100,10 @@ def retrieved_set(project: Project, slug: str) -> dict[str, Any]:
     seeds = {}
     if settings.uses_seeds:
         seeds = seed_digests(project.config.domains, project.domain(slug))
-    fields = settings.model_dump(mode="json", exclude={*STARVING, "same_subject", "where"})
+    fields = settings.model_dump(mode="json", exclude=STARVING)
     return {
         **classes(project, slug),
         **fields,
-        "max_text_fraction": None,  # a setting that is gone; sets made with its default stay fresh
         "seeds": seeds,
         **_kept_out(project, slug),
         **review_identity(project, slug),
@@ -116,31 +115,24 @@ def control_set(project: Project, slug: str) -> dict[str, Any]:
     """What decides a random draw of the same size."""
     fields = {"near_duplicate_similarity", "shard_pairs"}
     settings = project.retrieval(slug).model_dump(mode="json", include=fields)
-    settings["seed"] = project.seed(slug)
-    if further := list(project.config.seeds[1:]):
-        settings["further_seeds"] = further
+    seeds = {"seed": project.seed(slug), "further_seeds": list(project.config.seeds[1:])}
     images = project.config.corpus.identity_of_images()
-    return {**settings, **_kept_out(project, slug), **images}
+    return {**settings, **seeds, **_kept_out(project, slug), **images}
 
 
 def _kept_out(project: Project, slug: str) -> dict[str, Any]:
-    """What is kept out besides the images of the domain's own evaluation set; nothing with the
-    defaults.
-    """
+    """What is kept out besides the images of the domain's own evaluation set."""
     settings = project.retrieval(slug)
-    subjects: dict[str, Any] = takedown_identity(project)
-    if settings.same_subject != "keep":
-        subjects["same_subject"] = settings.same_subject
-    if settings.where is not None:
-        subjects["where"] = settings.where
+    kept_out: dict[str, Any] = takedown_identity(project)
+    kept_out |= settings.model_dump(mode="json", include={"same_subject", "where"})
     if settings.decontaminate == "own":
-        return subjects
+        return kept_out
     others = {
         key: project.store.pointer("evaluation_set", key)
         for key in other_evaluation_sets(project, slug)
     }
     tests = sorted(joined(lambda extension: extension.test_digests(project, slug)))
-    return {"evaluation_sets": others, "test_sets": tests, **subjects}
+    return {"evaluation_sets": others, "test_sets": tests, **kept_out}
 
 
 def other_evaluation_sets(project: Project, slug: str) -> list[str]:
@@ -170,10 +162,7 @@ def domain_results(project: Project, key: str) -> dict[str, Any]:
     slug, method = key.split("/")
     evaluation = project.domain(slug).evaluation
     squash = evaluation is not None and evaluation.squash
-    config = {"method": method, "squash": squash, **classes(project, slug)}
-    if "few_shot_set" in project.method(method).parents:  # results once said zero-shot
-        config["protocol"] = "few-shot"
-    return config
+    return {"method": method, "squash": squash, **classes(project, slug)}
 
 
 def nothing(_project: Project, _key: str) -> dict[str, Any]:
@@ -183,9 +172,4 @@ def nothing(_project: Project, _key: str) -> dict[str, Any]:
 
 def promotion(project: Project, _key: str) -> dict[str, Any]:
     """The rule."""
-    rule = project.config.promotion.model_dump(mode="json")
-    if rule["max_drop"] is None:  # as before there was one
-        del rule["max_drop"]
-    if not rule["all_seeds"]:  # as before there were seeds
-        del rule["all_seeds"]
-    return rule
+    return project.config.promotion.model_dump(mode="json")

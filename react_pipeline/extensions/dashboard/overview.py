@@ -73,7 +73,7 @@ def write_overview(
     Raises:
         InputError: If the domains were measured by different versions of the evaluator.
     """
-    summaries = {slug: summary_of(project, one) for slug, one in comparisons.items()}
+    summaries = {slug: summary_of(one) for slug, one in comparisons.items()}
     table = average(project, sorted([*comparisons, *skipped]), comparisons, skipped, summaries)
     for position, method in table.loc[table["domain"] == MEAN, "method"].items():
         for names, value in _intervals(table, str(method), summaries).items():

@@ -18,10 +18,11 @@ import pandas as pd
 from markupsafe import Markup
 
 from react_pipeline.evaluation import (
+    EVIDENCE_DIFFERENCES,
+    JUDGED,
     MEAN,
     Compared,
     Evidence,
-    added_columns,
     cells_of,
     first_seeds,
     interval_of,
@@ -101,9 +102,9 @@ def _measures(table: pd.DataFrame, evidence: Mapping[str, Evidence]) -> dict[str
         figures["methods"] = intervals_figure(table, _MEASURED)
     for name, one in evidence.items():
         titles = {
-            column.name: f"{column.heading.capitalize()}, points"
+            column: f"{EVIDENCE_DIFFERENCES[column].capitalize()}, points"
             for column in one.columns
-            if not column.is_count and table[column.name].notna().any()
+            if table[column].notna().any()
         }
         if titles:
             figures[name] = intervals_figure(table, titles)
@@ -197,7 +198,7 @@ def _tiles(table: pd.DataFrame, method: str) -> list[tuple[str, str, str]]:
         "gain_over_control": "over its control",
     }
     if table["top1"].isna().all():
-        labels = {column.name: column.heading for column in added_columns()}
+        labels = {**EVIDENCE_DIFFERENCES, JUDGED: "pictures judged"}
     return [
         (text_of(name, row[name]) + ("%" if name == "top1" else ""), label, interval_of(name, row))
         for row in table[table["method"] == method].to_dict("records")
