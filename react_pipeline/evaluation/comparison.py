@@ -126,10 +126,7 @@ def _write_comparison(
     write_tables(table, directory)
     classes.to_parquet(directory / "per_class.parquet", index=False)
     classes.to_csv(directory / "per_class.csv", index=False)
-    rows = json.loads(table.to_json(orient="records"))
-    (directory / "comparison.json").write_text(
-        json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-    )
+    table.to_json(directory / "comparison.json", orient="records", indent=1, force_ascii=False)
     draw_methods(table, directory / "comparison.png", slug)
     version = next(iter(read.values())).evaluator_version
     (directory / GAINS).write_text(json.dumps({"evaluator_version": version, "gains": gains}))
