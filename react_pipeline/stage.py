@@ -121,7 +121,7 @@ class Stage:
     def parents_of(
         self, key: str, two_encoders: bool, table: Mapping[str, Method] = METHODS
     ) -> dict[str, tuple[str, str]]:
-        """Stage and key of each parent of the artifact of one key, by the stage.
+        """Return the stage and the key of each parent of the artifact of one key, by the stage.
 
         Args:
             two_encoders: As in `PipelineConfig`.
@@ -148,8 +148,8 @@ class Stage:
         two_encoders: bool = False,
         table: Mapping[str, Method] = METHODS,
     ) -> list[str]:
-        """The keys of this stage for these domains and methods; none if it compares nothing or no
-        method needs it.
+        """Return the keys of this stage for these domains and methods; none if it compares nothing
+        or no method needs it.
         """
         if self.compares and not any(
             STAGES[self.gathers[0]].is_for(method, table) for method in methods if method != "base"
@@ -176,37 +176,37 @@ class Stage:
 
 
 def left_out_stages(config: PipelineConfig) -> set[str]:
-    """The stages that work on data of their own which are not there."""
+    """Return the stages that work on data of their own which are not there."""
     return {name for name, row in STAGES.items() if row.data and not row.data.are_there(config)}
 
 
 def method_key(domain: str, method: str) -> str:
-    """Key of an artifact of a domain and a method, whose extension may be gone by now."""
+    """Return the key of an artifact of a domain and a method; its extension may be gone."""
     return f"{domain}/{method}"
 
 
 def domain_and_method(key: str) -> tuple[str, str]:
-    """The two parts of a key; "" for what it has not: `all` has neither."""
+    """Return the two parts of a key; "" for what it has not: `all` has neither."""
     domain, _, method = ("" if key == ALL else key).partition("/")
     return domain, method
 
 
 def as_configured(names: Iterable[str], two_encoders: bool) -> list[str]:
-    """Names of parents; where there is one encoder, the base is `retrieval_checkpoint` too."""
+    """Return names of parents; with one encoder the base is `retrieval_checkpoint` too."""
     return [
         name if two_encoders or name != RETRIEVAL_CHECKPOINT else BASE_CHECKPOINT for name in names
     ]
 
 
 def encoder_in(parents: Container[str]) -> str:
-    """The parent of embeddings or of pairs that encoded the corpus: `retrieval_checkpoint` or
-    `base_checkpoint`.
+    """Return the parent of embeddings or of pairs that encoded the corpus: `retrieval_checkpoint`
+    or `base_checkpoint`.
     """
     return RETRIEVAL_CHECKPOINT if RETRIEVAL_CHECKPOINT in parents else BASE_CHECKPOINT
 
 
 def model_parents(method: Method) -> tuple[str, ...]:
-    """The checkpoints that the model of a method is made from: a head is used on the base's
+    """Return the checkpoints that the model of a method is made from: a head is used on the base's
     features, any other checkpoint holds a whole model.
     """
     if method.name == "base":
@@ -237,7 +237,7 @@ def _rows() -> dict[str, Stage]:
 
 
 def _joined(rows: Mapping[str, Stage], offer: Iterable[Stage]) -> dict[str, Stage]:
-    """The rows, and those of one extension; each comes after all that it is made from."""
+    """Return the rows, and those of one extension; each comes after all that it is made from."""
     joined = dict(rows)
     for row in offer:
         if row.name in joined:

@@ -117,8 +117,8 @@ _summarize(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: exit code 0, 1 if something failed, 2 for wrong use or wrong input; errors take
-    a line each.
+    """Run the command line; exits with 0, 1 if something failed, 2 for wrong use or wrong input;
+    errors take a line each.
     """
     log_to_terminal()
     try:

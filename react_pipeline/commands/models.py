@@ -219,7 +219,9 @@ def _rows(
 
 
 def _gain(test: Mapping[str, Any]) -> list[str]:
-    """The cells of a test. It is stricter where several candidates compete: its level is shown."""
+    """Return the cells of a test. It is stricter where several candidates compete: its level is
+    shown.
+    """
     from react_pipeline.evaluation import interval_text, points
 
     level = f"{100 * test['confidence']:.4g}%"
@@ -227,7 +229,7 @@ def _gain(test: Mapping[str, Any]) -> list[str]:
 
 
 def _candidates(promotion: Artifact) -> dict[str, dict[str, Any]]:
-    """What the last decision says of each model that it weighed, by checkpoint."""
+    """Return what the last decision says of each model that it weighed, by checkpoint."""
     import pandas as pd
 
     table = pd.read_parquet(promotion.file("candidates.parquet"))

@@ -37,7 +37,7 @@ Summaries = Mapping[str, tuple[str, AllGains]]
 def current_comparisons(
     project: Project, slugs: Iterable[str] | None = None, look: Manifests | None = None
 ) -> tuple[dict[str, Artifact], dict[str, str]]:
-    """The current comparison of each of these domains, and why the others have none.
+    """Return the current comparison of each of these domains, and why the others have none.
 
     Args:
         project: Its store verifies what is returned.
@@ -59,8 +59,8 @@ def current_comparisons(
 def comparison_table(
     project: Project, slugs: Sequence[str], look: Manifests | None = None
 ) -> pd.DataFrame:
-    """The published comparisons of several domains in one table, with a mean of each method: see
-    `average`; `look` as of `current_comparisons`.
+    """Join the published comparisons of several domains in one table, with a mean of each method:
+    see `average`; `look` as of `current_comparisons`.
 
     Raises:
         InputError: If the domains were measured by different versions of the evaluator.
@@ -81,7 +81,7 @@ def average(
     skipped: Mapping[str, str],
     summaries: Summaries,
 ) -> pd.DataFrame:
-    """Comparisons of several domains in one table, with a mean of each method.
+    """Join comparisons of several domains in one table, with a mean of each method.
 
     A mean covers the domains where the base, the method and, if any domain has it, the method's
     control are all there; a control is averaged over the same domains as its method, and `status`
@@ -115,7 +115,9 @@ def average(
 
 
 def domains_covered(measured: pd.DataFrame, method: str) -> set[str]:
-    """The domains where the base, a method and, if any domain has it, its control are measured."""
+    """Return the domains where the base, a method and, if any domain has it, its control are
+    measured.
+    """
     trained = method.removesuffix(CONTROL_SUFFIX)
     where = {name: set(rows["domain"]) for name, rows in measured.groupby("method")}
     names = ("base", trained, trained + CONTROL_SUFFIX)

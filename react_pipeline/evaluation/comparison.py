@@ -147,7 +147,7 @@ def _write_comparison(
 
 
 def comparison_is_current(project: Project, slug: str) -> Artifact:
-    """The published comparison, if it is the one that `compare` would build today:
+    """Return the published comparison, if it is the one that `compare` would build today:
     `lineage.gathered_is_current`.
     """
 
@@ -220,7 +220,7 @@ def _table(
 
 
 def _gains(slug: str, results: Mapping[str, Artifact], read: Mapping[str, EvalResult]) -> AllGains:
-    """Of each measured method, over the base and over its control."""
+    """Return the gains of each measured method over the base and over its control."""
     right = {
         method: correct_of(results[method])
         for method, result in read.items()
@@ -244,8 +244,8 @@ def summary_of(comparison: Artifact) -> tuple[str, AllGains]:
 def _retrieved_sets(
     project: Project, slug: str, checkpoints: Mapping[str, Artifact]
 ) -> dict[str, Artifact]:
-    """The retrieved sets that the trainings were given, by method; a control was given another kind
-    of set.
+    """Return the retrieved sets that the trainings were given, by method; a control was given
+    another kind of set.
     """
     return {
         method: project.store.open(RETRIEVED_SET, slug, checkpoint.parents[RETRIEVED_SET])

@@ -45,7 +45,8 @@ class Evidence(ABC):
 
     @abstractmethod
     def rows(self, checkpoints: Mapping[str, str]) -> Mapping[str, Mapping[str, Any]]:
-        """Values of its columns by method, and the `status` of a method without labelled images.
+        """Return the values of its columns by method, and the `status` of a method without labelled
+        images.
 
         Args:
             checkpoints: Fingerprints of today's checkpoints, by method.
@@ -53,14 +54,14 @@ class Evidence(ABC):
 
     @abstractmethod
     def sentences(self, checkpoint: str = "") -> list[str]:
-        """Each comparison in a sentence; of one checkpoint, or of all."""
+        """Return each comparison in a sentence; of one checkpoint, or of all."""
 
     def finding(self, table: pd.DataFrame) -> Finding | None:
-        """What a page says at its head where nothing was measured."""
+        """Return what a page says at its head where nothing was measured."""
         return None
 
     def objection(self, project: Project, contender: Contender) -> str:
-        """Why a candidate may not become champion, whatever its result; "" if it may."""
+        """Return why a candidate may not become champion, whatever its result; "" if it may."""
         return ""
 
     def models(self, project: Project) -> Mapping[str, str]:

@@ -83,13 +83,13 @@ SEED_COLUMNS = (
 
 
 def numbers() -> list[str]:
-    """Columns of fractions and counts that are measured on labelled images."""
+    """Return the columns of fractions and counts that are measured on labelled images."""
     return [*METRICS, *DIFFERENCES, *COUNTS]
 
 
 def columns() -> list[str]:
-    """Columns of a comparison: fractions and counts. Times are in manifests and MLflow alone, so
-    that equal results give equal tables.
+    """Return the columns of a comparison: fractions and counts. Times are in manifests and MLflow
+    alone, so that equal results give equal tables.
 
     `delta_` is the difference to the base, `gain_` that to the control. Those of evidence are not
     measured on labelled images.
@@ -99,7 +99,7 @@ def columns() -> list[str]:
 
 
 def headings() -> dict[str, str]:
-    """Columns that people see, in this order, where they hold anything."""
+    """Return the columns that people see, in this order, where they hold anything."""
     return {
         "domain": "domain",
         "method": "method",
@@ -117,19 +117,19 @@ def headings() -> dict[str, str]:
 
 
 def bounds_of(name: str) -> tuple[str, str]:
-    """The columns of the bounds of a column, if it has any."""
+    """Return the columns of the bounds of a column, if it has any."""
     prefix = _PREFIXES.get(name, name)
     return f"{prefix}_low", f"{prefix}_high"
 
 
 def of_floats() -> dict[str, str]:
-    """Kinds of the columns with numbers, where counts are averaged too."""
+    """Return the dtypes of the columns with numbers, where counts are averaged too."""
     texts = ("domain", "dataset", "method", "fingerprint", "status")
     return {name: "float64" for name in columns() if name not in texts}
 
 
 def typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows as a table with `columns`: counts are integers, other numbers floats, empty where
+    """Make rows a table with `columns`: counts are integers, other numbers floats, empty where
     nothing was measured.
     """
     kinds = of_floats() | dict.fromkeys((*COUNTS, JUDGED), "Int64")
@@ -161,14 +161,14 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def first_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a table without those of further seeds."""
+    """Return the rows of a table without those of further seeds."""
     return table[table["method"].map(first_seed) == table["method"]]
 
 
 def per_class_table(
     results: Mapping[str, EvalResult], pairs: Mapping[str, Mapping[str, int]]
 ) -> pd.DataFrame:
-    """One row for each method and class, in the order of the domain's classes, with
+    """Return one row for each method and class, in the order of the domain's classes, with
     `CLASS_COLUMNS`.
 
     Args:
@@ -193,7 +193,7 @@ def per_class_table(
 
 
 def values_of(column: pd.Series) -> dict[str, float]:
-    """The values of a column by its index, without those that are missing."""
+    """Return the values of a column by its index, without those that are missing."""
     return {str(name): float(value) for name, value in column.dropna().items()}
 
 
@@ -220,7 +220,7 @@ def draw_methods(table: pd.DataFrame, path: Path, title: str) -> None:
 
 
 def colour_in_picture(method: str) -> str:
-    """Grey for the base, pale for controls."""
+    """Return grey for the base, a pale colour for controls, a dark one for other methods."""
     if method == "base":
         return "#888888"
     return "#9ecae1" if method.endswith(CONTROL_SUFFIX) else "#08519c"
@@ -282,7 +282,7 @@ class Cell(NamedTuple):
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """The table for people, with its status."""
+    """Write the table for people, with its status."""
     heads, rows = cells_of(table)
     lines = zip(rows, table["status"], strict=True)
     texts = [[*map(str, cells), status] for cells, status in lines]
@@ -292,7 +292,7 @@ def to_markdown(table: pd.DataFrame) -> str:
 def cells_of(
     table: pd.DataFrame, left_out: Collection[str] = ()
 ) -> tuple[dict[str, str], list[list[Cell]]]:
-    """Headings by column, and the rows; of the columns that hold anything, domain and method
+    """Return headings by column, and the rows; of the columns that hold anything, domain and method
     always.
     """
     every = headings()
@@ -306,7 +306,7 @@ def cells_of(
 
 
 def interval_of(name: str, row: Mapping[Any, Any]) -> str:
-    """The interval of a value of a row as people read it; empty where it has none."""
+    """Return the interval of a value of a row as people read it; empty where it has none."""
     if name == "delta_top1" and row["method"] == "base":
         return ""
     if name in SEED_FIGURES:
@@ -319,24 +319,24 @@ def interval_of(name: str, row: Mapping[Any, Any]) -> str:
 
 
 def interval_text(low: Any, high: Any) -> str:
-    """An interval in points, such as `+0.8 to +11.9`; empty where there is none."""
+    """Return an interval in points, such as `+0.8 to +11.9`; empty where there is none."""
     return "" if pd.isna(low) or pd.isna(high) else f"{points(low)} to {points(high)}"
 
 
 def points(difference: Any) -> str:
-    """A difference of fractions in percentage points, with its sign; empty where nothing was
+    """Return a difference of fractions in percentage points, with its sign; empty where nothing was
     measured.
     """
     return "" if pd.isna(difference) else f"{100 * difference:+.1f}"
 
 
 def percent(share: Any) -> str:
-    """A fraction in percent, without the sign for it; empty where nothing was measured."""
+    """Return a fraction in percent, without the sign for it; empty where nothing was measured."""
     return "" if pd.isna(share) else f"{100 * share:.1f}"
 
 
 def text_of(column: str, value: Any) -> str:
-    """A value of a table as people read it."""
+    """Return a value of a table as people read it."""
     measured = column.removesuffix("_mean")
     if measured in METRICS:
         return percent(value)

@@ -39,7 +39,7 @@ def load_chosen(
     device: str | None,
     precision: str | None,
 ) -> Classifier:
-    """A model of a project as a classifier of today's classes of the domain; arguments as of
+    """Load a model of a project as a classifier of today's classes of the domain; arguments as of
     `Classifier.load`.
 
     Raises:
@@ -66,7 +66,7 @@ def load_chosen(
 def load_model(
     project: Project, checkpoint: Artifact, domain: DomainConfig, device: str | None = None
 ) -> tuple[Clip, ClassHead]:
-    """A checkpoint's model and its head for the classes of a domain."""
+    """Load a checkpoint's model and its head for the classes of a domain."""
     base = None
     if checkpoint.stage != BASE_CHECKPOINT:  # a champion may be of another base than today's
         base = project.store.open(BASE_CHECKPOINT, ALL, checkpoint.parents[BASE_CHECKPOINT])
@@ -125,7 +125,8 @@ def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str]:
 
 
 def trained_for(project: Project, checkpoint: Artifact) -> DomainConfig:
-    """Classes and prompts of the domain as they were when the checkpoint's pairs were retrieved.
+    """Return the classes and prompts of the domain as they were when the checkpoint's pairs were
+    retrieved.
 
     Raises:
         MissingArtifact: If these pairs are gone.
@@ -140,7 +141,7 @@ def trained_for(project: Project, checkpoint: Artifact) -> DomainConfig:
 
 
 def pairs_of_checkpoint(project: Project, checkpoint: Artifact) -> Artifact:
-    """The pairs that it was trained on."""
+    """Return the pairs that it was trained on."""
     stage = CONTROL_SET if checkpoint.key.endswith(CONTROL_SUFFIX) else RETRIEVED_SET
     slug, _ = domain_and_method(checkpoint.key)
     return project.store.open(stage, slug, checkpoint.parents[stage])
@@ -166,8 +167,8 @@ def require_same_classes(project: Project, checkpoint: Artifact, domain: DomainC
 def calibration_of(
     project: Project, checkpoint: Artifact, slug: str, method: str, domain: DomainConfig
 ) -> tuple[float | None, str]:
-    """Temperature, and what it was fitted on, by the newest result with these classes and
-    prompts; or None, "".
+    """Return the temperature, and what it was fitted on, by the newest result with these classes
+    and prompts; or None, "".
     """
     texts = {"prompts": {}, **domain.wording}
     for entry in results_of(project, slug, method, checkpoint.fingerprint):
