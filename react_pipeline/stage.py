@@ -131,7 +131,7 @@ class Stage:
         names: Iterable[str] = self.parents
         if self.parents_of_method is not None:
             names = self.parents_of_method(table[method])
-        names = as_configured(names, two_encoders)
+        names = configured_parents(names, two_encoders)
         keys = {"all": ALL, "domain": slug}
         return {name: (name, keys.get(STAGES[name].scope, key)) for name in names}
 
@@ -191,7 +191,7 @@ def domain_and_method(key: str) -> tuple[str, str]:
     return domain, method
 
 
-def as_configured(names: Iterable[str], two_encoders: bool) -> list[str]:
+def configured_parents(names: Iterable[str], two_encoders: bool) -> list[str]:
     """Return names of parents; with one encoder the base is `retrieval_checkpoint` too."""
     return [
         name if two_encoders or name != RETRIEVAL_CHECKPOINT else BASE_CHECKPOINT for name in names

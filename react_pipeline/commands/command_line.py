@@ -37,7 +37,7 @@ Person = Annotated[
 ]
 
 
-def name_of(person: str | None) -> str:
+def person_name(person: str | None) -> str:
     """Return the name of who decides: that of `--by`, else of git's configuration, else of the
     system.
     """
@@ -93,7 +93,7 @@ def materialize_command(select: str = "", domain: str = "", method: str = "") ->
     return shlex.join(["react-pipeline", "materialize", *words])
 
 
-def remedy_of(error: Exception) -> str:
+def materialize_remedy(error: Exception) -> str:
     """Return the end of an error that says what has to be materialized: the command; "" for any
     other.
     """

@@ -18,7 +18,7 @@ from react_pipeline.commands.command_line import (
     console,
     load_project,
     materialize_command,
-    name_of,
+    person_name,
 )
 from react_pipeline.commands.terminal import print_error, print_table
 from react_pipeline.project import Project
@@ -101,7 +101,7 @@ def promote_model(
     project.method(method)
     from react_pipeline.promotion import promote
 
-    _print_decision(project, promote(project, domain, method, reason, person=name_of(by)))
+    _print_decision(project, promote(project, domain, method, reason, person=person_name(by)))
 
 
 @models_app.command("rollback")
@@ -116,7 +116,7 @@ def roll_back_model(
     project = _project_with(domain, config)
     from react_pipeline.promotion import roll_back
 
-    verdict = roll_back(project, domain, reason, to_base=to_base, person=name_of(by))
+    verdict = roll_back(project, domain, reason, to_base=to_base, person=person_name(by))
     _print_decision(project, verdict)
 
 

@@ -56,10 +56,10 @@ def _print_headline(project: Project, slugs: Sequence[str], look: Manifests) -> 
     from react_pipeline.evaluation import (
         EVIDENCE_DIFFERENCES,
         MEAN,
-        cells_of,
         comparison_table,
         headline_method,
         is_trained,
+        table_cells,
     )
     from react_pipeline.promotion import standing
 
@@ -73,7 +73,7 @@ def _print_headline(project: Project, slugs: Sequence[str], look: Manifests) -> 
     each = ranked[ranked["top1"].notna() & ranked["method"].map(is_trained)]
     few = len(each) <= MAX_LINES and set(each["domain"]) == set(ranked["domain"])
     shown = (each if few else ranked.drop_duplicates("domain")).sort_index()
-    heads, rows = cells_of(shown, _DETAILS)
+    heads, rows = table_cells(shown, _DETAILS)
     lines = []
     for slug, cells, status in zip(shown["domain"], rows, shown["status"], strict=True):
         champion = "" if slug == MEAN else standing(project, slug)[0].champion.method

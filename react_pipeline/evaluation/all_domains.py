@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 import pyarrow.parquet as pq
 
-from react_pipeline.evaluation.comparison import AllGains, summary_of
+from react_pipeline.evaluation.comparison import AllGains, read_summary
 from react_pipeline.evaluation.tables import (
     INTERVALS,
     MEAN,
+    column_dtypes,
     columns,
     numbers,
-    of_floats,
     over_seeds,
     typed,
 )
@@ -31,7 +31,7 @@ from react_pipeline.store import (
 )
 
 Summaries = Mapping[str, tuple[str, AllGains]]
-"""Of each domain, from `summary_of`."""
+"""Of each domain, from `read_summary`."""
 
 
 def current_comparisons(
@@ -70,7 +70,7 @@ def comparison_table(
         # One command builds all that the error would have a reader follow step by step.
         problem = reason.partition(": rematerialize")[0].partition(": materialize")[0]
         skipped[slug] = f"{problem}; fix: react-pipeline materialize --domain {slug}"
-    summaries = {slug: summary_of(one) for slug, one in comparisons.items()}
+    summaries = {slug: read_summary(one) for slug, one in comparisons.items()}
     return average(project, slugs, comparisons, skipped, summaries)
 
 
@@ -109,7 +109,7 @@ def average(
         raise InputError(
             f"domains measured by different evaluators ({listed}); rematerialize `{DOMAIN_RESULTS}`"
         )
-    table = pd.concat(tables or [typed([])], ignore_index=True).astype(of_floats())
+    table = pd.concat(tables or [typed([])], ignore_index=True).astype(column_dtypes())
     means = _means(table, methods, len(tables))
     return over_seeds(pd.concat([table, means], ignore_index=True))
 
@@ -135,4 +135,4 @@ def _means(table: pd.DataFrame, order: Iterable[str], domains: int) -> pd.DataFr
             means = mine[numbers()].mean().drop(list(INTERVALS))
             status = f"{len(covered)} of {domains} domains"
             rows.append({"domain": MEAN, "method": method, "status": status, **means})
-    return pd.DataFrame(rows, columns=columns()).astype(of_floats())
+    return pd.DataFrame(rows, columns=columns()).astype(column_dtypes())

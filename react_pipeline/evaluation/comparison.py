@@ -32,8 +32,8 @@ from react_pipeline.evaluation.tables import (
     draw_methods,
     over_seeds,
     per_class_table,
+    present_values,
     typed,
-    values_of,
     write_tables,
 )
 from react_pipeline.lineage import Contents, gather, gathered_is_current, resolve
@@ -235,7 +235,7 @@ def _gains(slug: str, results: Mapping[str, Artifact], read: Mapping[str, EvalRe
     return gains
 
 
-def summary_of(comparison: Artifact) -> tuple[str, AllGains]:
+def read_summary(comparison: Artifact) -> tuple[str, AllGains]:
     """Return the version of the evaluator behind a published comparison, and its gains."""
     summary = json.loads(comparison.file(GAINS).read_text())
     return summary["evaluator_version"], summary["gains"]
@@ -287,9 +287,9 @@ def _counts(
         "methods": list(measured.index),
         "skipped": dict(skipped),
         "not_evaluated": list(absent),
-        "top1": values_of(measured["top1"]),
-        "delta_top1": values_of(trained["delta_top1"]),
-        "gain_over_control": values_of(trained["gain_over_control"]),
-        **{name: values_of(by_method[name]) for name in EVIDENCE_DIFFERENCES},
-        **{name: values_of(by_method[name]) for name in SEED_COLUMNS if name in table},
+        "top1": present_values(measured["top1"]),
+        "delta_top1": present_values(trained["delta_top1"]),
+        "gain_over_control": present_values(trained["gain_over_control"]),
+        **{name: present_values(by_method[name]) for name in EVIDENCE_DIFFERENCES},
+        **{name: present_values(by_method[name]) for name in SEED_COLUMNS if name in table},
     }

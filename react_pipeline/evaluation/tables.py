@@ -116,13 +116,13 @@ def headings() -> dict[str, str]:
     }
 
 
-def bounds_of(name: str) -> tuple[str, str]:
+def bound_columns(name: str) -> tuple[str, str]:
     """Return the columns of the bounds of a column, if it has any."""
     prefix = _PREFIXES.get(name, name)
     return f"{prefix}_low", f"{prefix}_high"
 
 
-def of_floats() -> dict[str, str]:
+def column_dtypes() -> dict[str, str]:
     """Return the dtypes of the columns with numbers, where counts are averaged too."""
     texts = ("domain", "dataset", "method", "fingerprint", "status")
     return {name: "float64" for name in columns() if name not in texts}
@@ -132,7 +132,7 @@ def typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Make rows a table with `columns`: counts are integers, other numbers floats, empty where
     nothing was measured.
     """
-    kinds = of_floats() | dict.fromkeys((*COUNTS, JUDGED), "Int64")
+    kinds = column_dtypes() | dict.fromkeys((*COUNTS, JUDGED), "Int64")
     return pd.DataFrame(rows, columns=columns()).astype(kinds)
 
 
@@ -192,7 +192,7 @@ def per_class_table(
     return table.assign(delta=table["accuracy"] - table["class"].map(base).astype("float64"))
 
 
-def values_of(column: pd.Series) -> dict[str, float]:
+def present_values(column: pd.Series) -> dict[str, float]:
     """Return the values of a column by its index, without those that are missing."""
     return {str(name): float(value) for name, value in column.dropna().items()}
 
@@ -212,7 +212,7 @@ def draw_methods(table: pd.DataFrame, path: Path, title: str) -> None:
     if table["top1"].isna().all() and others:
         column = others[0]
         label = f"{EVIDENCE_DIFFERENCES[column]}, points, with 95% interval"
-    low, high = bounds_of(column)
+    low, high = bound_columns(column)
     measured = first_seeds(table[table[column].notna()])
     values = measured.rename(columns={column: "value", low: "low", high: "high"})
     colours = [colour_in_picture(method) for method in values["method"]]
@@ -283,13 +283,13 @@ class Cell(NamedTuple):
 
 def to_markdown(table: pd.DataFrame) -> str:
     """Write the table for people, with its status."""
-    heads, rows = cells_of(table)
+    heads, rows = table_cells(table)
     lines = zip(rows, table["status"], strict=True)
     texts = [[*map(str, cells), status] for cells, status in lines]
     return markdown_table([*heads.values(), "status"], texts)
 
 
-def cells_of(
+def table_cells(
     table: pd.DataFrame, left_out: Collection[str] = ()
 ) -> tuple[dict[str, str], list[list[Cell]]]:
     """Return headings by column, and the rows; of the columns that hold anything, domain and method
@@ -299,20 +299,20 @@ def cells_of(
     shown = [name for name in every if name in table and name not in left_out]
     filled = [name for name in shown if table[name].notna().any() or name in ("domain", "method")]
     rows = [
-        [Cell(name, text_of(name, row[name]), interval_of(name, row)) for name in filled]
+        [Cell(name, cell_text(name, row[name]), cell_interval(name, row)) for name in filled]
         for row in table.to_dict("records")
     ]
     return {name: every[name] for name in filled}, rows
 
 
-def interval_of(name: str, row: Mapping[Any, Any]) -> str:
+def cell_interval(name: str, row: Mapping[Any, Any]) -> str:
     """Return the interval of a value of a row as people read it; empty where it has none."""
     if name == "delta_top1" and row["method"] == "base":
         return ""
     if name in SEED_FIGURES:
         deviation = row[name.removesuffix("_mean") + "_std"]
         return "" if pd.isna(deviation) else f"± {percent(deviation)}"
-    low, high = (row.get(bound) for bound in bounds_of(name))
+    low, high = (row.get(bound) for bound in bound_columns(name))
     if name == "top1":
         return "" if pd.isna(low) else f"{percent(low)} to {percent(high)}"
     return interval_text(low, high)
@@ -335,7 +335,7 @@ def percent(share: Any) -> str:
     return "" if pd.isna(share) else f"{100 * share:.1f}"
 
 
-def text_of(column: str, value: Any) -> str:
+def cell_text(column: str, value: Any) -> str:
     """Return a value of a table as people read it."""
     measured = column.removesuffix("_mean")
     if measured in METRICS:

@@ -89,7 +89,7 @@ def locate(kind: str, root: Path, name: str) -> str:
     return str(root / name) if is_file else f"{root}{_MARK.format(kind=kind)}{name}"
 
 
-def kind_of(location: str) -> tuple[type[EvaluationSetConfig] | None, str, str]:
+def split_location(location: str) -> tuple[type[EvaluationSetConfig] | None, str, str]:
     """Return the kind that a location belongs to, its root and its name; None for a file."""
     for kind_name, kind in labelled_kinds().items():
         if not kind.are_files:
@@ -105,13 +105,13 @@ def read_image(location: str) -> bytes:
     Raises:
         InputError: If it is gone.
     """
-    kind, root, name = kind_of(location)
+    kind, root, name = split_location(location)
     return read_file(Path(name)) if kind is None else kind.read(Path(root), name)
 
 
 def is_lenient(location: str) -> bool:
     """Whether of a truncated file the part that is there is used."""
-    kind = kind_of(location)[0]
+    kind = split_location(location)[0]
     return kind is not None and kind.is_lenient
 
 

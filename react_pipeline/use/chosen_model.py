@@ -56,7 +56,7 @@ def load_chosen(
         _, method = domain_and_method(checkpoint.key)
         require_same_classes(project, checkpoint, domain)
     clip, head = load_model(project, checkpoint, domain, device)
-    calibration = calibration_of(project, checkpoint, slug, method, domain)
+    calibration = find_calibration(project, checkpoint, slug, method, domain)
     origin = Origin(slug, method, checkpoint.fingerprint)
     classes = tuple(domain.class_names)
     precision = precision or project.config.embedding.precision
@@ -132,7 +132,7 @@ def trained_for(project: Project, checkpoint: Artifact) -> DomainConfig:
         MissingArtifact: If these pairs are gone.
     """
     slug, _ = domain_and_method(checkpoint.key)
-    pairs = pairs_of_checkpoint(project, checkpoint)
+    pairs = training_pairs(project, checkpoint)
     if pairs.stage == CONTROL_SET:  # as many as were retrieved by the names
         pairs = project.store.open(RETRIEVED_SET, pairs.key, pairs.parents[RETRIEVED_SET])
     config = pairs.manifest["config"]
@@ -140,7 +140,7 @@ def trained_for(project: Project, checkpoint: Artifact) -> DomainConfig:
     return DomainConfig(slug=slug, **texts)
 
 
-def pairs_of_checkpoint(project: Project, checkpoint: Artifact) -> Artifact:
+def training_pairs(project: Project, checkpoint: Artifact) -> Artifact:
     """Return the pairs that it was trained on."""
     stage = CONTROL_SET if checkpoint.key.endswith(CONTROL_SUFFIX) else RETRIEVED_SET
     slug, _ = domain_and_method(checkpoint.key)
@@ -164,7 +164,7 @@ def require_same_classes(project: Project, checkpoint: Artifact, domain: DomainC
         )
 
 
-def calibration_of(
+def find_calibration(
     project: Project, checkpoint: Artifact, slug: str, method: str, domain: DomainConfig
 ) -> tuple[float | None, str]:
     """Return the temperature, and what it was fitted on, by the newest result with these classes

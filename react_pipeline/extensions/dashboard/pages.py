@@ -23,12 +23,12 @@ from react_pipeline.evaluation import (
     MEAN,
     Compared,
     Evidence,
-    cells_of,
+    cell_interval,
+    cell_text,
     first_seeds,
-    interval_of,
     percent,
     points,
-    text_of,
+    table_cells,
 )
 from react_pipeline.extensions.dashboard.examples import read_curves, read_examples, shown_classes
 from react_pipeline.extensions.dashboard.figures import (
@@ -200,7 +200,11 @@ def _tiles(table: pd.DataFrame, method: str) -> list[tuple[str, str, str]]:
     if table["top1"].isna().all():
         labels = {**EVIDENCE_DIFFERENCES, JUDGED: "pictures judged"}
     return [
-        (text_of(name, row[name]) + ("%" if name == "top1" else ""), label, interval_of(name, row))
+        (
+            cell_text(name, row[name]) + ("%" if name == "top1" else ""),
+            label,
+            cell_interval(name, row),
+        )
         for row in table[table["method"] == method].to_dict("records")
         for name, label in labels.items()
         if not pd.isna(row[name])
@@ -211,7 +215,7 @@ def _numbers(table: pd.DataFrame, left_out: Sequence[str], status: str = "") -> 
     """What the template `numbers.html` shows of a table; the column of the status only where it
     says something.
     """
-    heads, rows = cells_of(table, left_out)
+    heads, rows = table_cells(table, left_out)
     if status or not (table["status"] == "ok").all():
         heads["status"] = status
     controls = table["method"].str.endswith(CONTROL_SUFFIX)
