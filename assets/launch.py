@@ -246,7 +246,7 @@ def plan(
     Raises:
         InputError: If the selection names nothing that is made for these domains and methods.
     """
-    needs = {row.group: row.data_field for row in STAGES.values() if row.has_data}
+    needs = {row.group: row.data.field for row in STAGES.values() if row.data}
     hint = "".join(
         f"; `{group}` assets need `{field}`" for group, field in needs.items() if group in selection
     )

@@ -41,8 +41,8 @@ def resolve(
     content: Any = None,
     parents: Mapping[str, Artifact] | None = None,
 ) -> Inputs:
-    """The inputs of a step: its configuration and its parents, each current and fresh; files of
-    parents are verified when the step reads them.
+    """Resolve the inputs of a step: its configuration and its parents, each current and fresh;
+    files of parents are verified when the step reads them.
 
     Args:
         key: `all`, a domain's slug, or `<domain>/<method>`.
@@ -64,7 +64,8 @@ def resolve(
 
 
 def fresh(project: Project, stage: str, key: str = ALL) -> Artifact:
-    """The current artifact of a stage, if it and all before it were built from today's inputs.
+    """Return the current artifact of a stage, if it and all before it were built from today's
+    inputs.
 
     Outside content (shards, evaluation images) is not read again: it counts when its own stage is
     materialized.
@@ -82,14 +83,14 @@ def _judged_in(project: Project) -> Judged:
 
 
 def _fresh(project: Project, stage: str, key: str, judged: Judged) -> Artifact:
-    """As `fresh`; `judged` holds what this look has judged already, since most stages share their
-    ancestors.
+    """Return what `fresh` returns; `judged` holds what this look has judged already, since most
+    stages share their ancestors.
     """
     return _once(judged, (stage, key), lambda: _judge(project, stage, key, judged))
 
 
 def _once(judged: Judged, place: Place, judge: Callable[[], Artifact]) -> Artifact:
-    """What `judge` returns or raises, asked once for each place."""
+    """Return what `judge` returns or raises, asked once for each place."""
     if place not in judged:
         try:
             judged[place] = judge()
@@ -136,7 +137,7 @@ def _judge(project: Project, stage: str, key: str, judged: Judged) -> Artifact:
 
 
 def _require_method(project: Project, key: str) -> None:
-    """Of a method whose extension is gone nothing is fresh; an InputError."""
+    """Refuse a method whose extension is gone, of which nothing is fresh."""
     _, method = domain_and_method(key)
     if method:
         project.method(method)
@@ -147,13 +148,13 @@ def _in_words(stage: str, key: str) -> str:
 
 
 def parents_of(project: Project, stage: str, key: str) -> dict[str, Place]:
-    """Where the parents of an artifact belong, by their names (`Stage.parents_of`)."""
+    """Return where the parents of an artifact belong, by their names (`Stage.parents_of`)."""
     config = project.config
     return STAGES[stage].parents_of(key, config.two_encoders, config.all_methods)
 
 
 def fresh_or_none(project: Project, stage: str, key: str) -> Artifact | None:
-    """As `fresh`, but None where the artifact is missing or stale."""
+    """Return what `fresh` returns, or None where the artifact is missing or stale."""
     try:
         return fresh(project, stage, key)
     except (MissingArtifact, StaleArtifact):
@@ -161,7 +162,8 @@ def fresh_or_none(project: Project, stage: str, key: str) -> Artifact | None:
 
 
 def gather(project: Project, stage: str, slug: str) -> Gathered:
-    """The results of a domain that a stage compares, and why those of other methods are left out.
+    """Gather the results of a domain that a stage compares, and why those of other methods are left
+    out.
 
     Args:
         stage: One that gathers the results of one other stage.
@@ -186,8 +188,8 @@ def gather(project: Project, stage: str, slug: str) -> Gathered:
 def gathered_is_current(
     project: Project, stage: str, key: str, today: Callable[[], Contents]
 ) -> Artifact:
-    """The published artifact of a stage that gathers results, if it shows what `today` gathers, by
-    method or domain.
+    """Return the published artifact of a stage that gathers results, if it shows what `today`
+    gathers, by method or domain.
 
     Raises:
         MissingArtifact: If none was published.
@@ -239,7 +241,7 @@ def run(
 
 
 def look_outside(project: Project, stage: str, key: str) -> Look | None:
-    """How the files look that a stage reads outside the store; None if it reads none."""
+    """Look at the files that a stage reads outside the store; None if it reads none."""
     files = STAGES[stage].outside
     if files is None:
         return None
@@ -250,7 +252,8 @@ def look_outside(project: Project, stage: str, key: str) -> Look | None:
 
 
 def is_current(project: Project, stage: str, key: str) -> Artifact:
-    """The published artifact of a stage that gathers results, if it is what would be made today.
+    """Return the published artifact of a stage that gathers results, if it is what would be made
+    today.
 
     The stage's own `is_current` judges it; one that has none shows what `gather` finds. Errors:
     `gathered_is_current`.
@@ -271,7 +274,7 @@ def call(step: Callable[..., Artifact], project: Project, key: str) -> Artifact:
 
 
 def up_to_date(project: Project, stage: str, key: str) -> Artifact:
-    """The artifact of one place, if it is surely what would be built today.
+    """Return the artifact of one place, if it is surely what would be built today.
 
     Raises:
         MissingArtifact: If it, or one before it, was never built.

@@ -21,10 +21,10 @@ _FEWEST_CLASSES = 2
 
 
 def encoder_problems(project: Project) -> list[Problem]:
-    """What is wrong with `encoder` and `retrieval_encoder`: an unknown architecture or tag, or
-    weights not there.
+    """Return what is wrong with `encoder` and `retrieval_encoder`: an unknown architecture or tag,
+    or weights not there.
     """
-    from react_pipeline.clip import require_available  # loads torch
+    from react_pipeline.clip import require_available
 
     problems = []
     for field in ("encoder", "retrieval_encoder"):
@@ -41,10 +41,10 @@ def encoder_problems(project: Project) -> list[Problem]:
 
 
 def servers_of_weights(project: Project) -> dict[str, str]:
-    """The servers that weights have to be fetched from, by `encoder` or `retrieval_encoder`; none
-    where the checkpoint is there, or its name is wrong.
+    """Return the servers that weights have to be fetched from, by `encoder` or `retrieval_encoder`;
+    none where the checkpoint is there, or its name is wrong.
     """
-    from react_pipeline.clip import server_of_weights  # loads torch
+    from react_pipeline.clip import server_of_weights
 
     servers = {}
     stages = {"encoder": BASE_CHECKPOINT, "retrieval_encoder": RETRIEVAL_CHECKPOINT}
@@ -56,7 +56,9 @@ def servers_of_weights(project: Project) -> dict[str, str]:
 
 
 def corpus_problems(project: Project) -> list[Problem]:
-    """Local files and folders that `corpus` names and that are not there; no server is asked."""
+    """Return local files and folders that `corpus` names and that are not there; no server is
+    asked.
+    """
     problems = []
     try:
         for name in filterfalse(is_url, project.config.corpus.files()):
@@ -72,7 +74,7 @@ def corpus_problems(project: Project) -> list[Problem]:
 
 
 def store_problems(project: Project) -> list[Problem]:
-    """What is wrong with a store on a server, such as no access, or no such bucket."""
+    """Return what is wrong with a store on a server, such as no access, or no such bucket."""
     try:
         project.store.require_usable()
     except (InputError, SourceUnavailable) as error:
@@ -81,7 +83,7 @@ def store_problems(project: Project) -> list[Problem]:
 
 
 def domain_problems(project: Project, slug: str) -> list[Problem]:
-    """What is wrong with a domain of the project: what its file says, and `file_problems`.
+    """Return what is wrong with a domain of the project: what its file says, and `file_problems`.
 
     Raises:
         InputError: If there is no such domain.
@@ -94,8 +96,8 @@ def domain_problems(project: Project, slug: str) -> list[Problem]:
 
 
 def file_problems(path: Path, domain: DomainConfig) -> list[Problem]:
-    """What is wrong with a valid domain file: a single class; seeds or labelled images that are not
-    there.
+    """Return what is wrong with a valid domain file: a single class; seeds or labelled images that
+    are not there.
     """
     problems = []
     if len(domain.classes) < _FEWEST_CLASSES:

@@ -47,6 +47,27 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True)
+class OwnData:
+    """Data that a stage works on beside the corpus and the domains.
+
+    Attributes:
+        field: The field of pipeline.yaml that names them.
+        are_there: Whether a configuration has them; else the stage is left out.
+        is_benchmark: Whether automation leaves the stage out unless `automation.extensions` names
+            the section of the field.
+    """
+
+    field: str
+    are_there: Callable[[PipelineConfig], bool]
+    is_benchmark: bool = True
+
+    @property
+    def section(self) -> str:
+        """The section of pipeline.yaml that the field is in."""
+        return self.field.partition(".")[0]
+
+
+@dataclass(frozen=True)
 class Stage:
     """One row.
 
@@ -62,14 +83,10 @@ class Stage:
             parents.
         reads_domain: Whether its result depends on what the domain's file says.
         is_current: Raises if a gathered artifact is outdated; unset: if it shows other results.
-        compares: Whether methods are compared with the base; the base alone has nothing to show.
         identity: The part of the configuration that decides it.
         thresholds: The part of the configuration that only its checks require.
         outside: The local files outside the store that it reads; None if it reads none.
-        has_data: Whether the data of its own that it works on are there; None if it has none.
-        data_field: The field of pipeline.yaml that names these data.
-        is_benchmark: Whether automation leaves it out unless `automation.benchmark` is true; of
-            stages with data of their own alone.
+        data: The data of its own that it works on; None if it has none.
         version: Raised by hand when the same inputs make another artifact.
         plan: What all its artifacts will need, as a function of the extension `plan`'s sums.
         group, kinds, pool, priority: Dagster's; "gpu" where it needs the device; what many wait
@@ -85,13 +102,10 @@ class Stage:
     gathers: tuple[str, ...] = ()
     reads_domain: bool = False
     is_current: Callable[..., Artifact] | None = None
-    compares: bool = False
     thresholds: Callable[[Project, str], dict[str, Any]] = identity.nothing
     identity: Callable[[Project, str], dict[str, Any]] = identity.nothing
     outside: Callable[[Project, str], outside.Files] | None = None
-    has_data: Callable[[PipelineConfig], bool] | None = None
-    data_field: str = ""
-    is_benchmark: bool = True
+    data: OwnData | None = None
     version: str = "1"
     plan: Callable[[Any], Any] | None = None
     group: str = "extensions"
@@ -100,14 +114,14 @@ class Stage:
     priority: int = 0
 
     @property
-    def section(self) -> str:
-        """The section of pipeline.yaml that names its data."""
-        return self.data_field.partition(".")[0]
+    def compares(self) -> bool:
+        """Whether it compares customized models with the base, which alone has nothing to show."""
+        return bool(self.gathers) and STAGES[self.gathers[0]].scope == "encoder"
 
     def parents_of(
         self, key: str, two_encoders: bool, table: Mapping[str, Method] = METHODS
     ) -> dict[str, tuple[str, str]]:
-        """Stage and key of each parent of the artifact of one key, by the stage.
+        """Return the stage and the key of each parent of the artifact of one key, by the stage.
 
         Args:
             two_encoders: As in `PipelineConfig`.
@@ -117,7 +131,7 @@ class Stage:
         names: Iterable[str] = self.parents
         if self.parents_of_method is not None:
             names = self.parents_of_method(table[method])
-        names = as_configured(names, two_encoders)
+        names = configured_parents(names, two_encoders)
         keys = {"all": ALL, "domain": slug}
         return {name: (name, keys.get(STAGES[name].scope, key)) for name in names}
 
@@ -134,8 +148,8 @@ class Stage:
         two_encoders: bool = False,
         table: Mapping[str, Method] = METHODS,
     ) -> list[str]:
-        """The keys of this stage for these domains and methods; none if it compares nothing or no
-        method needs it.
+        """Return the keys of this stage for these domains and methods; none if it compares nothing
+        or no method needs it.
         """
         if self.compares and not any(
             STAGES[self.gathers[0]].is_for(method, table) for method in methods if method != "base"
@@ -162,37 +176,37 @@ class Stage:
 
 
 def left_out_stages(config: PipelineConfig) -> set[str]:
-    """The stages that work on data of their own which are not there."""
-    return {name for name, row in STAGES.items() if row.has_data and not row.has_data(config)}
+    """Return the stages that work on data of their own which are not there."""
+    return {name for name, row in STAGES.items() if row.data and not row.data.are_there(config)}
 
 
 def method_key(domain: str, method: str) -> str:
-    """Key of an artifact of a domain and a method, whose extension may be gone by now."""
+    """Return the key of an artifact of a domain and a method; its extension may be gone."""
     return f"{domain}/{method}"
 
 
 def domain_and_method(key: str) -> tuple[str, str]:
-    """The two parts of a key; "" for what it has not: `all` has neither."""
+    """Return the two parts of a key; "" for what it has not: `all` has neither."""
     domain, _, method = ("" if key == ALL else key).partition("/")
     return domain, method
 
 
-def as_configured(names: Iterable[str], two_encoders: bool) -> list[str]:
-    """Names of parents; where there is one encoder, the base is `retrieval_checkpoint` too."""
+def configured_parents(names: Iterable[str], two_encoders: bool) -> list[str]:
+    """Return names of parents; with one encoder the base is `retrieval_checkpoint` too."""
     return [
         name if two_encoders or name != RETRIEVAL_CHECKPOINT else BASE_CHECKPOINT for name in names
     ]
 
 
 def encoder_in(parents: Container[str]) -> str:
-    """The parent of embeddings or of pairs that encoded the corpus: `retrieval_checkpoint` or
-    `base_checkpoint`.
+    """Return the parent of embeddings or of pairs that encoded the corpus: `retrieval_checkpoint`
+    or `base_checkpoint`.
     """
     return RETRIEVAL_CHECKPOINT if RETRIEVAL_CHECKPOINT in parents else BASE_CHECKPOINT
 
 
 def model_parents(method: Method) -> tuple[str, ...]:
-    """The checkpoints that the model of a method is made from: a head is used on the base's
+    """Return the checkpoints that the model of a method is made from: a head is used on the base's
     features, any other checkpoint holds a whole model.
     """
     if method.name == "base":
@@ -223,7 +237,7 @@ def _rows() -> dict[str, Stage]:
 
 
 def _joined(rows: Mapping[str, Stage], offer: Iterable[Stage]) -> dict[str, Stage]:
-    """The rows, and those of one extension; each comes after all that it is made from."""
+    """Return the rows, and those of one extension; each comes after all that it is made from."""
     joined = dict(rows)
     for row in offer:
         if row.name in joined:

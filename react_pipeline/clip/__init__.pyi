@@ -3,6 +3,8 @@ from .architecture import GATED_PREFIX as GATED_PREFIX
 from .architecture import encoder_fields as encoder_fields
 from .architecture import read_config as read_config
 from .attention import cast_matrices as cast_matrices
+from .availability import require_available as require_available
+from .availability import server_of_weights as server_of_weights
 from .base import publish_base as publish_base
 from .base import publish_retrieval as publish_retrieval
 from .built_encoder import Architecture as Architecture
@@ -40,8 +42,6 @@ from .precision import EVALUATION_PRECISION as EVALUATION_PRECISION
 from .precision import arithmetic as arithmetic
 from .precision import choose_precision as choose_precision
 from .precision import speedup as speedup
-from .pretrained import require_available as require_available
-from .pretrained import server_of_weights as server_of_weights
 from .prompts import class_prompts as class_prompts
 from .prompts import fill as fill
 from .prompts import prompt_templates as prompt_templates

@@ -19,8 +19,8 @@ from react_pipeline.commands.command_line import (
     Config,
     load_project,
     materialize_assets,
+    materialize_remedy,
     missing_extra,
-    remedy_of,
 )
 from react_pipeline.commands.domains import domains_app
 from react_pipeline.commands.gone import add_gone_commands
@@ -117,15 +117,15 @@ _summarize(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: exit code 0, 1 if something failed, 2 for wrong use or wrong input; errors take
-    a line each.
+    """Run the command line; exits with 0, 1 if something failed, 2 for wrong use or wrong input;
+    errors take a line each.
     """
     log_to_terminal()
     try:
         _require_open_files()
         code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
     except ReactError as error:
-        _fail(f"{error}{remedy_of(error)}", 2 if isinstance(error, InputError) else 1)
+        _fail(f"{error}{materialize_remedy(error)}", 2 if isinstance(error, InputError) else 1)
     except ModuleNotFoundError as error:
         _fail(missing_extra(error), 2)
     except Exception as error:

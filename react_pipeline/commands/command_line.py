@@ -37,8 +37,10 @@ Person = Annotated[
 ]
 
 
-def name_of(person: str | None) -> str:
-    """The name of who decides: that of `--by`, else of git's configuration, else of the system."""
+def person_name(person: str | None) -> str:
+    """Return the name of who decides: that of `--by`, else of git's configuration, else of the
+    system.
+    """
     name = person or ""
     if not name.strip():
         with suppress(OSError, subprocess.SubprocessError):
@@ -51,8 +53,8 @@ def name_of(person: str | None) -> str:
 def load_project(
     config: Path | None, domains: Sequence[str] = (), methods: Sequence[str] = ()
 ) -> Project:
-    """The project of a `--config` option, and of arguments that name its domains and methods: what
-    a command asks before it loads anything large.
+    """Load the project of a `--config` option, and check arguments that name its domains and
+    methods, before anything large is loaded.
 
     Raises:
         ConfigError: If its file is missing or wrong.
@@ -77,7 +79,7 @@ def load_project(
 
 
 def valid_domains(project: Project) -> list[str]:
-    """The slugs of the valid domain files; of the others, a note says why they are left out."""
+    """Return the slugs of the valid domain files; a note says why others are left out."""
     domains, problems = load_domains(project.config.domains)
     for problem in problems:
         print_error(f"note: left out: {problem}")
@@ -85,14 +87,16 @@ def valid_domains(project: Project) -> list[str]:
 
 
 def materialize_command(select: str = "", domain: str = "", method: str = "") -> str:
-    """The command that builds a selection of assets, as a shell takes it."""
+    """Return the command that builds a selection of assets, as a shell takes it."""
     options = {"--select": select, "--domain": domain, "--method": method}
     words = [word for option, value in options.items() if value for word in (option, value)]
     return shlex.join(["react-pipeline", "materialize", *words])
 
 
-def remedy_of(error: Exception) -> str:
-    """The end of an error that says what has to be materialized: the command; "" for any other."""
+def materialize_remedy(error: Exception) -> str:
+    """Return the end of an error that says what has to be materialized: the command; "" for any
+    other.
+    """
     if not isinstance(error, NotCurrent) or error.place is None:
         return ""
     stage, key = error.place
@@ -100,7 +104,7 @@ def remedy_of(error: Exception) -> str:
 
 
 def missing_extra(error: ModuleNotFoundError) -> str:
-    """What to install for a command whose packages are not in the light installation.
+    """Return what to install for a command whose packages are not in the light installation.
 
     Raises:
         ModuleNotFoundError: If a module of this package is missing, which no user chose.

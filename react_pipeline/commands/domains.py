@@ -96,7 +96,7 @@ def validate_domains(
 
 
 def _listing_problems(path: Path, domain: DomainConfig) -> list[Problem]:
-    """What is wrong with a list of labelled files, such as a folder with no class's name."""
+    """Return what is wrong with a list of labelled files, such as a folder with no class's name."""
     problems = []
     for field, labelled in (("evaluation", domain.evaluation), ("shots", domain.shots)):
         try:
@@ -144,8 +144,8 @@ def add_domain(
 
 
 def problems_beside(project: Project, slug: str) -> list[Problem]:
-    """Contradictions of a valid domain file with `pipeline.yaml`: in its retrieval, and in the
-    training of methods in use.
+    """Return the contradictions of a valid domain file with `pipeline.yaml`: in its retrieval, and
+    in the training of methods in use.
 
     A training that is wrong in `pipeline.yaml` alone is reported as a problem of that file.
     """

@@ -18,7 +18,7 @@ from react_pipeline.commands.command_line import (
     console,
     load_project,
     materialize_command,
-    name_of,
+    person_name,
 )
 from react_pipeline.commands.terminal import print_error, print_table
 from react_pipeline.project import Project
@@ -101,7 +101,7 @@ def promote_model(
     project.method(method)
     from react_pipeline.promotion import promote
 
-    _print_decision(project, promote(project, domain, method, reason, person=name_of(by)))
+    _print_decision(project, promote(project, domain, method, reason, person=person_name(by)))
 
 
 @models_app.command("rollback")
@@ -116,7 +116,7 @@ def roll_back_model(
     project = _project_with(domain, config)
     from react_pipeline.promotion import roll_back
 
-    verdict = roll_back(project, domain, reason, to_base=to_base, person=name_of(by))
+    verdict = roll_back(project, domain, reason, to_base=to_base, person=person_name(by))
     _print_decision(project, verdict)
 
 
@@ -219,7 +219,9 @@ def _rows(
 
 
 def _gain(test: Mapping[str, Any]) -> list[str]:
-    """The cells of a test. It is stricter where several candidates compete: its level is shown."""
+    """Return the cells of a test. It is stricter where several candidates compete: its level is
+    shown.
+    """
     from react_pipeline.evaluation import interval_text, points
 
     level = f"{100 * test['confidence']:.4g}%"
@@ -227,7 +229,7 @@ def _gain(test: Mapping[str, Any]) -> list[str]:
 
 
 def _candidates(promotion: Artifact) -> dict[str, dict[str, Any]]:
-    """What the last decision says of each model that it weighed, by checkpoint."""
+    """Return what the last decision says of each model that it weighed, by checkpoint."""
     import pandas as pd
 
     table = pd.read_parquet(promotion.file("candidates.parquet"))

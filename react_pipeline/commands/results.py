@@ -39,12 +39,12 @@ def print_results(project: Project, slugs: Sequence[str]) -> None:
     """Print the comparisons of these domains: percent, and differences in points with their
     95% intervals. Of one domain no mean is shown.
     """
-    from react_pipeline.evaluation import MEAN, METRICS, cells_of, comparison_table
+    from react_pipeline.evaluation import MEAN, METRICS, comparison_table, table_cells
 
     table = comparison_table(project, slugs)
     if len(slugs) == 1:
         table = table[table["domain"] != MEAN]
-    heads, rows = cells_of(table, ("mean_per_class", "n"))
+    heads, rows = table_cells(table, ("mean_per_class", "n"))
     for column in ("delta_top1", "gain_over_control"):
         if column in heads:
             heads[column] += " (95%)"

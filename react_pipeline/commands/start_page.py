@@ -54,12 +54,12 @@ def _print_headline(project: Project, slugs: Sequence[str], look: Manifests) -> 
     of; where nothing was measured, of the best by other evidence.
     """
     from react_pipeline.evaluation import (
+        EVIDENCE_DIFFERENCES,
         MEAN,
-        added_differences,
-        cells_of,
         comparison_table,
         headline_method,
         is_trained,
+        table_cells,
     )
     from react_pipeline.promotion import standing
 
@@ -68,12 +68,12 @@ def _print_headline(project: Project, slugs: Sequence[str], look: Manifests) -> 
     ranked = table[table["domain"].isin(names)].assign(
         other=table["method"] != headline_method(table)
     )
-    added = [column.name for column in added_differences()]
-    ranked = ranked.sort_values(["other", *added], ascending=[True] + [False] * len(added))
+    falling = [False] * len(EVIDENCE_DIFFERENCES)
+    ranked = ranked.sort_values(["other", *EVIDENCE_DIFFERENCES], ascending=[True, *falling])
     each = ranked[ranked["top1"].notna() & ranked["method"].map(is_trained)]
     few = len(each) <= MAX_LINES and set(each["domain"]) == set(ranked["domain"])
     shown = (each if few else ranked.drop_duplicates("domain")).sort_index()
-    heads, rows = cells_of(shown, _DETAILS)
+    heads, rows = table_cells(shown, _DETAILS)
     lines = []
     for slug, cells, status in zip(shown["domain"], rows, shown["status"], strict=True):
         champion = "" if slug == MEAN else standing(project, slug)[0].champion.method

@@ -26,8 +26,8 @@ MAX_WIDTH = 48
 
 
 def printable(text: str) -> str:
-    """A text in which every character that is not printable is U+FFFD: control characters, escapes,
-    bidi overrides.
+    """Return a text in which every character that is not printable is U+FFFD: control characters,
+    escapes, bidi overrides.
 
     Captions, keys and URLs are data from strangers, who could else move the cursor or rewrite what
     was printed before. Line breaks are not printable either: split what has lines.
@@ -81,7 +81,7 @@ class _Terminal(io.TextIOWrapper):
         self._number = number
 
     def fileno(self) -> int:
-        """The descriptor that is to be redirected, not the one that is written to."""
+        """Return the descriptor that is to be redirected, not the one that is written to."""
         return self._number
 
 
@@ -142,7 +142,7 @@ def print_table(
 
 
 def _print_lines(lines: Sequence[Sequence[str]], right: int) -> None:
-    """One line a row; a cell beyond a column's usual width moves the rest of its row alone."""
+    """Print one line a row; a cell wider than its column moves the rest of its row alone."""
     widths = [min(max(map(cell_len, cells)), MAX_WIDTH) for cells in zip(*lines, strict=True)]
     for line in lines:
         cells = []

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 import pyarrow.parquet as pq
 
-from react_pipeline.evaluation.comparison import AllGains, summary_of
+from react_pipeline.evaluation.comparison import AllGains, read_summary
 from react_pipeline.evaluation.tables import (
     INTERVALS,
     MEAN,
+    column_dtypes,
     columns,
     numbers,
-    of_floats,
     over_seeds,
     typed,
 )
@@ -31,13 +31,13 @@ from react_pipeline.store import (
 )
 
 Summaries = Mapping[str, tuple[str, AllGains]]
-"""Of each domain, from `summary_of`."""
+"""Of each domain, from `read_summary`."""
 
 
 def current_comparisons(
     project: Project, slugs: Iterable[str] | None = None, look: Manifests | None = None
 ) -> tuple[dict[str, Artifact], dict[str, str]]:
-    """The current comparison of each of these domains, and why the others have none.
+    """Return the current comparison of each of these domains, and why the others have none.
 
     Args:
         project: Its store verifies what is returned.
@@ -59,8 +59,8 @@ def current_comparisons(
 def comparison_table(
     project: Project, slugs: Sequence[str], look: Manifests | None = None
 ) -> pd.DataFrame:
-    """The published comparisons of several domains in one table, with a mean of each method: see
-    `average`; `look` as of `current_comparisons`.
+    """Join the published comparisons of several domains in one table, with a mean of each method:
+    see `average`; `look` as of `current_comparisons`.
 
     Raises:
         InputError: If the domains were measured by different versions of the evaluator.
@@ -70,7 +70,7 @@ def comparison_table(
         # One command builds all that the error would have a reader follow step by step.
         problem = reason.partition(": rematerialize")[0].partition(": materialize")[0]
         skipped[slug] = f"{problem}; fix: react-pipeline materialize --domain {slug}"
-    summaries = {slug: summary_of(project, one) for slug, one in comparisons.items()}
+    summaries = {slug: read_summary(one) for slug, one in comparisons.items()}
     return average(project, slugs, comparisons, skipped, summaries)
 
 
@@ -81,7 +81,7 @@ def average(
     skipped: Mapping[str, str],
     summaries: Summaries,
 ) -> pd.DataFrame:
-    """Comparisons of several domains in one table, with a mean of each method.
+    """Join comparisons of several domains in one table, with a mean of each method.
 
     A mean covers the domains where the base, the method and, if any domain has it, the method's
     control are all there; a control is averaged over the same domains as its method, and `status`
@@ -109,13 +109,15 @@ def average(
         raise InputError(
             f"domains measured by different evaluators ({listed}); rematerialize `{DOMAIN_RESULTS}`"
         )
-    table = pd.concat(tables or [typed([])], ignore_index=True).astype(of_floats())
+    table = pd.concat(tables or [typed([])], ignore_index=True).astype(column_dtypes())
     means = _means(table, methods, len(tables))
     return over_seeds(pd.concat([table, means], ignore_index=True))
 
 
 def domains_covered(measured: pd.DataFrame, method: str) -> set[str]:
-    """The domains where the base, a method and, if any domain has it, its control are measured."""
+    """Return the domains where the base, a method and, if any domain has it, its control are
+    measured.
+    """
     trained = method.removesuffix(CONTROL_SUFFIX)
     where = {name: set(rows["domain"]) for name, rows in measured.groupby("method")}
     names = ("base", trained, trained + CONTROL_SUFFIX)
@@ -133,4 +135,4 @@ def _means(table: pd.DataFrame, order: Iterable[str], domains: int) -> pd.DataFr
             means = mine[numbers()].mean().drop(list(INTERVALS))
             status = f"{len(covered)} of {domains} domains"
             rows.append({"domain": MEAN, "method": method, "status": status, **means})
-    return pd.DataFrame(rows, columns=columns()).astype(of_floats())
+    return pd.DataFrame(rows, columns=columns()).astype(column_dtypes())

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
-from scipy.special import logsumexp  # type: ignore[import-untyped]
 
 TEMPERATURE_BOUNDS = (1e-2, 1e3)
 BINS = 15
@@ -18,7 +16,7 @@ BINS = 15
 
 
 def calibrate(logits: NDArray[np.float32], class_ids: NDArray[np.int64]) -> dict[str, Any]:
-    """The fields `temperature`, `calibration_error` and `uncalibrated_error` of a result."""
+    """Compute `temperature`, `calibration_error` and `uncalibrated_error` of a result."""
     return {
         "temperature": fit_temperature(logits, class_ids),
         "calibration_error": held_out_error(logits, class_ids),
@@ -29,16 +27,18 @@ def calibrate(logits: NDArray[np.float32], class_ids: NDArray[np.int64]) -> dict
 def confidence(
     logits: NDArray[np.float32], temperature: float | NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The largest probability of softmax(logits / T) of each image (N,); T is one, or one for each
-    image (N,).
+    """Return the largest probability of softmax(logits / T) of each image (N,); T is one, or one
+    for each image (N,).
     """
+    from scipy.special import logsumexp  # type: ignore[import-untyped, unused-ignore]
+
     scores = logits.astype(np.float64) / np.broadcast_to(temperature, len(logits))[:, None]
     largest: NDArray[np.float64] = np.exp(scores.max(axis=1) - logsumexp(scores, axis=1))
     return largest
 
 
 def fit_temperature(logits: NDArray[np.float32], class_ids: NDArray[np.int64]) -> float:
-    """The temperature T that minimises the cross-entropy of softmax(logits / T): temperature
+    """Fit the temperature T that minimises the cross-entropy of softmax(logits / T): temperature
     scaling (Guo et al. 2017).
 
     Targets are smoothed by 1 / (N + 2), as Platt's are, so that a set without an error gives no
@@ -48,6 +48,10 @@ def fit_temperature(logits: NDArray[np.float32], class_ids: NDArray[np.int64]) -
         logits: (N, C).
         class_ids: True class ids (N,).
     """
+    # Takes half a second, and results are read by commands that fit nothing.
+    from scipy.optimize import minimize_scalar  # type: ignore[import-untyped, unused-ignore]
+    from scipy.special import logsumexp  # type: ignore[import-untyped, unused-ignore]
+
     scores = logits.astype(np.float64)
     smoothing = 1 / (len(scores) + 2)
     of_class = scores[np.arange(len(scores)), class_ids]
@@ -63,8 +67,8 @@ def fit_temperature(logits: NDArray[np.float32], class_ids: NDArray[np.int64]) -
 
 
 def held_out_error(logits: NDArray[np.float32], class_ids: NDArray[np.int64]) -> float | None:
-    """The calibration error of a fitted temperature, on images that it was not fitted on; None for
-    one image.
+    """Measure the calibration error of a fitted temperature on images that it was not fitted on;
+    None for one image.
 
     Of the images in the order of their classes, every second one is in the first half. Each half is
     measured with the temperature fitted on the other, so that all images count. A temperature
@@ -84,8 +88,8 @@ def error_of_confidence(
     class_ids: NDArray[np.int64],
     temperature: float | NDArray[np.float64],
 ) -> float:
-    """Expected calibration error, a fraction: |confidence - accuracy|, averaged over bins of the
-    confidence.
+    """Compute the expected calibration error, a fraction: |confidence - accuracy|, averaged over
+    bins of the confidence.
     """
     sure = confidence(logits, temperature)
     surplus = sure - (logits.argmax(axis=1) == class_ids)

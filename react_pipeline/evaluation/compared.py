@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from react_pipeline.store import Artifact
@@ -41,9 +40,3 @@ class Compared:
     checkpoints: Mapping[str, Artifact]
     retrieved: Artifact | None
     evidence: Mapping[str, Evidence]
-
-
-def write_pages(pages: Mapping[str, str], directory: Path) -> None:
-    """Write pages, by file name."""
-    for name, page in pages.items():
-        (directory / name).write_text(page, encoding="utf-8")

@@ -15,9 +15,9 @@ import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from react_pipeline.evaluation.compared import Compared, write_pages
+from react_pipeline.evaluation.compared import Compared
 from react_pipeline.evaluation.domain_results import EvalResult
-from react_pipeline.evaluation.evidence import Evidence, added_differences, evidence_of
+from react_pipeline.evaluation.evidence import Evidence, evidence_of
 from react_pipeline.evaluation.intervals import (
     Correct,
     Gains,
@@ -27,12 +27,13 @@ from react_pipeline.evaluation.intervals import (
 )
 from react_pipeline.evaluation.metrics import METRICS
 from react_pipeline.evaluation.tables import (
+    EVIDENCE_DIFFERENCES,
     SEED_COLUMNS,
     draw_methods,
     over_seeds,
     per_class_table,
+    present_values,
     typed,
-    values_of,
     write_tables,
 )
 from react_pipeline.lineage import Contents, gather, gathered_is_current, resolve
@@ -43,7 +44,6 @@ from react_pipeline.stage import (
     CUSTOMIZED_CHECKPOINT,
     DOMAIN_RESULTS,
     RETRIEVED_SET,
-    method_key,
 )
 from react_pipeline.store import Artifact, InputError, MissingArtifact, Scratch
 
@@ -93,12 +93,12 @@ def compare(project: Project, slug: str) -> Artifact:
     inputs = resolve(project, COMPARISON, slug, parents=parents, content={"skipped": skipped})
 
     def write(directory: Path, _: Scratch) -> dict[str, Any]:
-        _write_comparison(project, slug, results, read, skipped, evidence, directory)
+        table = _write_comparison(project, slug, results, read, skipped, evidence, directory)
         # A further seed that is not configured is not missing.
         installed = [name for name, method in METHODS.items() if method.needs_nothing]
         possible = dict.fromkeys([*installed, *project.config.methods])
         absent = [method for method in possible if method not in {*results, *skipped}]
-        return _counts(pd.read_parquet(directory / "table.parquet"), skipped, absent)
+        return _counts(table, skipped, absent)
 
     return project.store.build(inputs, write)
 
@@ -111,7 +111,7 @@ def _write_comparison(
     skipped: Mapping[str, str],
     evidence: Mapping[str, Evidence],
     directory: Path,
-) -> None:
+) -> pd.DataFrame:
     checkpoints = {}
     store = project.store
     for method, result in results.items():
@@ -126,18 +126,13 @@ def _write_comparison(
     write_tables(table, directory)
     classes.to_parquet(directory / "per_class.parquet", index=False)
     classes.to_csv(directory / "per_class.csv", index=False)
-    rows = json.loads(table.to_json(orient="records"))
-    (directory / "comparison.json").write_text(
-        json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-    )
+    table.to_json(directory / "comparison.json", orient="records", indent=1, force_ascii=False)
     draw_methods(table, directory / "comparison.png", slug)
     version = next(iter(read.values())).evaluator_version
     (directory / GAINS).write_text(json.dumps({"evaluator_version": version, "gains": gains}))
-    # For display alone: another title makes no other comparison.
-    title = project.domain(slug).title
     compared = Compared(
         slug=slug,
-        title=title,
+        title=project.domain(slug).title,  # for display alone: another makes no other comparison
         table=table,
         classes=classes,
         results=results,
@@ -147,11 +142,12 @@ def _write_comparison(
     )
     from react_pipeline.extensions.dashboard import domain_page  # loads plotly
 
-    write_pages({"dashboard.html": domain_page(compared)}, directory)
+    (directory / "dashboard.html").write_text(domain_page(compared), encoding="utf-8")
+    return table
 
 
 def comparison_is_current(project: Project, slug: str) -> Artifact:
-    """The published comparison, if it is the one that `compare` would build today:
+    """Return the published comparison, if it is the one that `compare` would build today:
     `lineage.gathered_is_current`.
     """
 
@@ -224,7 +220,7 @@ def _table(
 
 
 def _gains(slug: str, results: Mapping[str, Artifact], read: Mapping[str, EvalResult]) -> AllGains:
-    """Of each measured method, over the base and over its control."""
+    """Return the gains of each measured method over the base and over its control."""
     right = {
         method: correct_of(results[method])
         for method, result in read.items()
@@ -239,28 +235,17 @@ def _gains(slug: str, results: Mapping[str, Artifact], read: Mapping[str, EvalRe
     return gains
 
 
-def summary_of(project: Project, comparison: Artifact) -> tuple[str, AllGains]:
-    """The version of the evaluator that a published comparison is of, and its gains; only of an
-    older one are results read.
-    """
-    if GAINS in comparison.manifest["files"]:
-        summary = json.loads(comparison.file(GAINS).read_text())
-        return summary["evaluator_version"], summary["gains"]
-    methods = project.config.all_methods
-    results = {
-        method: project.store.open(DOMAIN_RESULTS, method_key(comparison.key, method), fingerprint)
-        for method, fingerprint in comparison.parents.items()
-        if method in methods
-    }
-    read = {method: EvalResult.read(artifact) for method, artifact in results.items()}
-    return next(iter(read.values())).evaluator_version, _gains(comparison.key, results, read)
+def read_summary(comparison: Artifact) -> tuple[str, AllGains]:
+    """Return the version of the evaluator behind a published comparison, and its gains."""
+    summary = json.loads(comparison.file(GAINS).read_text())
+    return summary["evaluator_version"], summary["gains"]
 
 
 def _retrieved_sets(
     project: Project, slug: str, checkpoints: Mapping[str, Artifact]
 ) -> dict[str, Artifact]:
-    """The retrieved sets that the trainings were given, by method; a control was given another kind
-    of set.
+    """Return the retrieved sets that the trainings were given, by method; a control was given
+    another kind of set.
     """
     return {
         method: project.store.open(RETRIEVED_SET, slug, checkpoint.parents[RETRIEVED_SET])
@@ -302,9 +287,9 @@ def _counts(
         "methods": list(measured.index),
         "skipped": dict(skipped),
         "not_evaluated": list(absent),
-        "top1": values_of(measured["top1"]),
-        "delta_top1": values_of(trained["delta_top1"]),
-        "gain_over_control": values_of(trained["gain_over_control"]),
-        **{one.name: values_of(by_method[one.name]) for one in added_differences()},
-        **{name: values_of(by_method[name]) for name in SEED_COLUMNS if name in table},
+        "top1": present_values(measured["top1"]),
+        "delta_top1": present_values(trained["delta_top1"]),
+        "gain_over_control": present_values(trained["gain_over_control"]),
+        **{name: present_values(by_method[name]) for name in EVIDENCE_DIFFERENCES},
+        **{name: present_values(by_method[name]) for name in SEED_COLUMNS if name in table},
     }

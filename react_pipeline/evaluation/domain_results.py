@@ -214,7 +214,7 @@ def _logits(
     images: pd.DataFrame,
     device: str,
 ) -> NDArray[np.float32]:
-    """The logits (N, C) of the images."""
+    """Return the logits (N, C) of the images."""
     import torch
 
     from react_pipeline.clip import EVALUATION_PRECISION
@@ -233,7 +233,7 @@ def _logits(
 
 
 def score(scores: Scores) -> dict[str, Any]:
-    """The metrics of `EvalResult`.
+    """Compute the metrics of `EvalResult`.
 
     Raises:
         InputError: Naming a metric of an extension that raises, or whose value is not finite.

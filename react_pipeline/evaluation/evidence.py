@@ -1,14 +1,13 @@
 """Evidence on a domain's models apart from results on labelled images.
 
-Belongs here: what evidence offers, and the columns that it adds to comparisons. Does not belong
-here: any evidence, the rule for models without labelled images (`promotion`).
+Belongs here: what evidence offers. Does not belong here: any evidence, its columns in comparisons
+(`tables`), the rule for models without labelled images (`promotion`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from react_pipeline.project import Project
@@ -21,34 +20,12 @@ if TYPE_CHECKING:
     from react_pipeline.promotion import Contender, Judgement
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column that evidence adds to comparisons.
-
-    Attributes:
-        name: Of a difference of fractions, which has bounds `<name>_low` and `<name>_high`, or of a
-            count.
-        heading: As people read it.
-    """
-
-    name: str
-    heading: str
-    is_count: bool = False
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The columns of the table: value and bounds."""
-        if self.is_count:
-            return (self.name,)
-        return self.name, f"{self.name}_low", f"{self.name}_high"
-
-
 class Evidence(ABC):
     """Evidence on the models of one domain, as it is today.
 
     Attributes:
         inputs: Of the artifact that keeps it. Its stage is its name among parents.
-        columns: What it adds to comparisons.
+        columns: Which of `tables.EVIDENCE_DIFFERENCES` it fills.
         title: Heading of its section on a page.
         explanation: How it was obtained, and what its intervals mean.
         decides: Whether it may `judge` where there are no labelled images; else it may only object.
@@ -56,7 +33,7 @@ class Evidence(ABC):
     """
 
     inputs: Inputs
-    columns: ClassVar[tuple[Column, ...]]
+    columns: ClassVar[tuple[str, ...]]
     title: ClassVar[str]
     explanation: ClassVar[str]
     decides: ClassVar[bool] = False
@@ -68,7 +45,8 @@ class Evidence(ABC):
 
     @abstractmethod
     def rows(self, checkpoints: Mapping[str, str]) -> Mapping[str, Mapping[str, Any]]:
-        """Values of its columns by method, and the `status` of a method without labelled images.
+        """Return the values of its columns by method, and the `status` of a method without labelled
+        images.
 
         Args:
             checkpoints: Fingerprints of today's checkpoints, by method.
@@ -76,14 +54,14 @@ class Evidence(ABC):
 
     @abstractmethod
     def sentences(self, checkpoint: str = "") -> list[str]:
-        """Each comparison in a sentence; of one checkpoint, or of all."""
+        """Return each comparison in a sentence; of one checkpoint, or of all."""
 
     def finding(self, table: pd.DataFrame) -> Finding | None:
-        """What a page says at its head where nothing was measured."""
+        """Return what a page says at its head where nothing was measured."""
         return None
 
     def objection(self, project: Project, contender: Contender) -> str:
-        """Why a candidate may not become champion, whatever its result; "" if it may."""
+        """Return why a candidate may not become champion, whatever its result; "" if it may."""
         return ""
 
     def models(self, project: Project) -> Mapping[str, str]:
@@ -121,15 +99,3 @@ def evidence_of(project: Project, slug: str) -> dict[str, Evidence]:
     if judgements := judging.judgements_of(project, slug):
         evidence[judging.JUDGEMENTS] = judgements
     return evidence
-
-
-def added_columns() -> tuple[Column, ...]:
-    """Return what evidence of any kind adds to comparisons."""
-    from react_pipeline.extensions import guards, judging
-
-    return (*guards.COLUMNS, *judging.COLUMNS)
-
-
-def added_differences() -> tuple[Column, ...]:
-    """Those of `added_columns` that are differences with bounds."""
-    return tuple(column for column in added_columns() if not column.is_count)

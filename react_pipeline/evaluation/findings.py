@@ -34,14 +34,14 @@ def is_trained(name: str) -> bool:
 
 
 def headline_method(table: pd.DataFrame) -> str:
-    """The trained method that a report speaks of: `gated-image`, else the first that was measured,
-    else "".
+    """Return the trained method that a report speaks of: `gated-image`, else the first that was
+    measured, else "".
     """
     trained = [name for name in table.loc[table["top1"].notna(), "method"] if is_trained(name)]
     return HEADLINE_METHOD if HEADLINE_METHOD in trained else next(iter(trained), "")
 
 
 def interval_in_words(low: float, high: float) -> str:
-    """An interval in points as sentences name it."""
+    """Return an interval in points as sentences name it."""
     text = interval_text(low, high)
     return f"95% interval {text}" if text else "no interval"

@@ -103,6 +103,6 @@ METRICS: Mapping[str, Metric] = LazyTable(lambda: _metrics())
 
 
 def added_metrics() -> dict[str, str]:
-    """Versions of the metrics of extensions, by name: part of the identity of results."""
+    """Return the versions of extensions' metrics by name: part of the identity of results."""
     core = {metric.name for metric in OF_CORE}
     return {name: metric.version for name, metric in METRICS.items() if name not in core}

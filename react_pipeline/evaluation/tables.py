@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from react_pipeline.evaluation.domain_results import EvalResult
-from react_pipeline.evaluation.evidence import added_columns, added_differences
 from react_pipeline.evaluation.metrics import METRICS
 from react_pipeline.pages import markdown_table
 from react_pipeline.settings import CONTROL_SUFFIX, first_seed
@@ -32,6 +31,23 @@ DIFFERENCES = (
     "gain_high",
 )
 INTERVALS = tuple(name for name in DIFFERENCES if name.endswith(("_low", "_high")))
+
+EVIDENCE_DIFFERENCES = {
+    "guard_delta": "on guard sets, over base",
+    "judged_delta": "judged over base",
+    "judged_gain": "judged over control",
+}
+"""Differences between models that are not measured on the domain's labelled images (`evidence`),
+with their headings; each has bounds `<name>_low` and `<name>_high`.
+"""
+
+JUDGED = "judged"
+"""Column that counts the pictures behind the judged differences."""
+
+EVIDENCE_COLUMNS = (
+    *(name + end for name in EVIDENCE_DIFFERENCES for end in ("", "_low", "_high")),
+    JUDGED,
+)
 
 CLASS_COLUMNS = [
     "domain",
@@ -67,23 +83,23 @@ SEED_COLUMNS = (
 
 
 def numbers() -> list[str]:
-    """Columns of fractions and counts that are measured on labelled images."""
+    """Return the columns of fractions and counts that are measured on labelled images."""
     return [*METRICS, *DIFFERENCES, *COUNTS]
 
 
 def columns() -> list[str]:
-    """Columns of a comparison: fractions and counts. Times are in manifests and MLflow alone, so
-    that equal results give equal tables.
+    """Return the columns of a comparison: fractions and counts. Times are in manifests and MLflow
+    alone, so that equal results give equal tables.
 
     `delta_` is the difference to the base, `gain_` that to the control. Those of evidence are not
     measured on labelled images.
     """
-    added = [name for column in added_columns() for name in column.names]
-    return ["domain", "dataset", "method", *numbers(), *added, "fingerprint", "status"]
+    first = ("domain", "dataset", "method")
+    return [*first, *numbers(), *EVIDENCE_COLUMNS, "fingerprint", "status"]
 
 
 def headings() -> dict[str, str]:
-    """Columns that people see, in this order, where they hold anything."""
+    """Return the columns that people see, in this order, where they hold anything."""
     return {
         "domain": "domain",
         "method": "method",
@@ -92,31 +108,31 @@ def headings() -> dict[str, str]:
         "gain_over_control": "over control",
         "seeds": "seeds",
         **SEED_FIGURES,
-        **{column.name: column.heading for column in added_columns()},
+        **EVIDENCE_DIFFERENCES,
+        JUDGED: "pictures judged",
         "n": "images",
         "pairs": "pairs",
         "trainable_parameters": "trained parameters",
     }
 
 
-def bounds_of(name: str) -> tuple[str, str]:
-    """The columns of the bounds of a column, if it has any."""
+def bound_columns(name: str) -> tuple[str, str]:
+    """Return the columns of the bounds of a column, if it has any."""
     prefix = _PREFIXES.get(name, name)
     return f"{prefix}_low", f"{prefix}_high"
 
 
-def of_floats() -> dict[str, str]:
-    """Kinds of the columns with numbers, where counts are averaged too."""
+def column_dtypes() -> dict[str, str]:
+    """Return the dtypes of the columns with numbers, where counts are averaged too."""
     texts = ("domain", "dataset", "method", "fingerprint", "status")
     return {name: "float64" for name in columns() if name not in texts}
 
 
 def typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows as a table with `columns`: counts are integers, other numbers floats, empty where
+    """Make rows a table with `columns`: counts are integers, other numbers floats, empty where
     nothing was measured.
     """
-    counts = (*COUNTS, *(column.name for column in added_columns() if column.is_count))
-    kinds = of_floats() | dict.fromkeys(counts, "Int64")
+    kinds = column_dtypes() | dict.fromkeys((*COUNTS, JUDGED), "Int64")
     return pd.DataFrame(rows, columns=columns()).astype(kinds)
 
 
@@ -145,14 +161,14 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def first_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a table without those of further seeds."""
+    """Return the rows of a table without those of further seeds."""
     return table[table["method"].map(first_seed) == table["method"]]
 
 
 def per_class_table(
     results: Mapping[str, EvalResult], pairs: Mapping[str, Mapping[str, int]]
 ) -> pd.DataFrame:
-    """One row for each method and class, in the order of the domain's classes, with
+    """Return one row for each method and class, in the order of the domain's classes, with
     `CLASS_COLUMNS`.
 
     Args:
@@ -176,8 +192,8 @@ def per_class_table(
     return table.assign(delta=table["accuracy"] - table["class"].map(base).astype("float64"))
 
 
-def values_of(column: pd.Series) -> dict[str, float]:
-    """The values of a column by its index, without those that are missing."""
+def present_values(column: pd.Series) -> dict[str, float]:
+    """Return the values of a column by its index, without those that are missing."""
     return {str(name): float(value) for name, value in column.dropna().items()}
 
 
@@ -192,11 +208,11 @@ def draw_methods(table: pd.DataFrame, path: Path, title: str) -> None:
     """Draw top-1 by method; where nothing was measured, the first difference of evidence."""
     column = "top1"
     label = "top-1 %, zero-shot, with 95% interval"
-    others = [other for other in added_differences() if table[other.name].notna().any()]
+    others = [name for name in EVIDENCE_DIFFERENCES if table[name].notna().any()]
     if table["top1"].isna().all() and others:
-        column = others[0].name
-        label = f"{others[0].heading}, points, with 95% interval"
-    low, high = bounds_of(column)
+        column = others[0]
+        label = f"{EVIDENCE_DIFFERENCES[column]}, points, with 95% interval"
+    low, high = bound_columns(column)
     measured = first_seeds(table[table[column].notna()])
     values = measured.rename(columns={column: "value", low: "low", high: "high"})
     colours = [colour_in_picture(method) for method in values["method"]]
@@ -204,7 +220,7 @@ def draw_methods(table: pd.DataFrame, path: Path, title: str) -> None:
 
 
 def colour_in_picture(method: str) -> str:
-    """Grey for the base, pale for controls."""
+    """Return grey for the base, a pale colour for controls, a dark one for other methods."""
     if method == "base":
         return "#888888"
     return "#9ecae1" if method.endswith(CONTROL_SUFFIX) else "#08519c"
@@ -266,65 +282,65 @@ class Cell(NamedTuple):
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """The table for people, with its status."""
-    heads, rows = cells_of(table)
+    """Write the table for people, with its status."""
+    heads, rows = table_cells(table)
     lines = zip(rows, table["status"], strict=True)
     texts = [[*map(str, cells), status] for cells, status in lines]
     return markdown_table([*heads.values(), "status"], texts)
 
 
-def cells_of(
+def table_cells(
     table: pd.DataFrame, left_out: Collection[str] = ()
 ) -> tuple[dict[str, str], list[list[Cell]]]:
-    """Headings by column, and the rows; of the columns that hold anything, domain and method
+    """Return headings by column, and the rows; of the columns that hold anything, domain and method
     always.
     """
     every = headings()
     shown = [name for name in every if name in table and name not in left_out]
     filled = [name for name in shown if table[name].notna().any() or name in ("domain", "method")]
     rows = [
-        [Cell(name, text_of(name, row[name]), interval_of(name, row)) for name in filled]
+        [Cell(name, cell_text(name, row[name]), cell_interval(name, row)) for name in filled]
         for row in table.to_dict("records")
     ]
     return {name: every[name] for name in filled}, rows
 
 
-def interval_of(name: str, row: Mapping[Any, Any]) -> str:
-    """The interval of a value of a row as people read it; empty where it has none."""
+def cell_interval(name: str, row: Mapping[Any, Any]) -> str:
+    """Return the interval of a value of a row as people read it; empty where it has none."""
     if name == "delta_top1" and row["method"] == "base":
         return ""
     if name in SEED_FIGURES:
         deviation = row[name.removesuffix("_mean") + "_std"]
         return "" if pd.isna(deviation) else f"± {percent(deviation)}"
-    low, high = (row.get(bound) for bound in bounds_of(name))
+    low, high = (row.get(bound) for bound in bound_columns(name))
     if name == "top1":
         return "" if pd.isna(low) else f"{percent(low)} to {percent(high)}"
     return interval_text(low, high)
 
 
 def interval_text(low: Any, high: Any) -> str:
-    """An interval in points, such as `+0.8 to +11.9`; empty where there is none."""
+    """Return an interval in points, such as `+0.8 to +11.9`; empty where there is none."""
     return "" if pd.isna(low) or pd.isna(high) else f"{points(low)} to {points(high)}"
 
 
 def points(difference: Any) -> str:
-    """A difference of fractions in percentage points, with its sign; empty where nothing was
+    """Return a difference of fractions in percentage points, with its sign; empty where nothing was
     measured.
     """
     return "" if pd.isna(difference) else f"{100 * difference:+.1f}"
 
 
 def percent(share: Any) -> str:
-    """A fraction in percent, without the sign for it; empty where nothing was measured."""
+    """Return a fraction in percent, without the sign for it; empty where nothing was measured."""
     return "" if pd.isna(share) else f"{100 * share:.1f}"
 
 
-def text_of(column: str, value: Any) -> str:
-    """A value of a table as people read it."""
+def cell_text(column: str, value: Any) -> str:
+    """Return a value of a table as people read it."""
     measured = column.removesuffix("_mean")
     if measured in METRICS:
         return percent(value)
-    if measured in _PREFIXES or column in [added.name for added in added_differences()]:
+    if measured in _PREFIXES or column in EVIDENCE_DIFFERENCES:
         return points(value)
     if pd.isna(value):
         return ""

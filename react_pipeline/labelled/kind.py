@@ -39,11 +39,11 @@ class FolderOfClasses(EvaluationSetConfig):
     path: Path
 
     def root(self) -> Path:
-        """The folder."""
+        """Return the folder."""
         return self.path.resolve()
 
     def images(self, domain: DomainConfig) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """The images below the folders of classes."""
+        """Return the images below the folders of classes."""
         from react_pipeline.labelled.labels import read_folder
 
         images, ignored = read_folder(require_folder(self, self.path), domain)
@@ -59,11 +59,11 @@ class Manifest(EvaluationSetConfig):
     is_watched: ClassVar[bool] = False  # the images that it lists are not looked at
 
     def root(self) -> Path:
-        """The folder of the table."""
+        """Return the folder of the table."""
         return self.path.resolve().parent
 
     def images(self, domain: DomainConfig) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """The rows of the table."""
+        """Return the rows of the table."""
         from react_pipeline.labelled.labels import read_manifest
 
         if not self.path.is_file():
@@ -72,25 +72,25 @@ class Manifest(EvaluationSetConfig):
 
 
 def described(evaluation: EvaluationSetConfig) -> str:
-    """As messages call a set."""
+    """Return how messages name a set."""
     return f"evaluation set {evaluation.name!r}"
 
 
 def require_folder(evaluation: EvaluationSetConfig, path: Path) -> Path:
-    """The folder of a set; `Unavailable` if it is not there."""
+    """Return the folder of a set; `Unavailable` if it is not there."""
     if not path.resolve().is_dir():
         raise Unavailable(f"{described(evaluation)}: there is no folder {path}")
     return path.resolve()
 
 
 def locate(kind: str, root: Path, name: str) -> str:
-    """The absolute location of an image of a kind, for `read_image`."""
+    """Return the absolute location of an image of a kind, for `read_image`."""
     is_file = labelled_kinds()[kind].are_files
     return str(root / name) if is_file else f"{root}{_MARK.format(kind=kind)}{name}"
 
 
-def kind_of(location: str) -> tuple[type[EvaluationSetConfig] | None, str, str]:
-    """The kind that a location belongs to, its root and its name; None for a file."""
+def split_location(location: str) -> tuple[type[EvaluationSetConfig] | None, str, str]:
+    """Return the kind that a location belongs to, its root and its name; None for a file."""
     for kind_name, kind in labelled_kinds().items():
         if not kind.are_files:
             root, mark, name = location.partition(_MARK.format(kind=kind_name))
@@ -100,23 +100,25 @@ def kind_of(location: str) -> tuple[type[EvaluationSetConfig] | None, str, str]:
 
 
 def read_image(location: str) -> bytes:
-    """The bytes of an image.
+    """Read the bytes of an image.
 
     Raises:
         InputError: If it is gone.
     """
-    kind, root, name = kind_of(location)
+    kind, root, name = split_location(location)
     return read_file(Path(name)) if kind is None else kind.read(Path(root), name)
 
 
 def is_lenient(location: str) -> bool:
     """Whether of a truncated file the part that is there is used."""
-    kind = kind_of(location)[0]
+    kind = split_location(location)[0]
     return kind is not None and kind.is_lenient
 
 
 def decode(location: str, data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.Image:
-    """An image, RGB, of a set that was published: each of its files was decoded apart before."""
+    """Decode an image, RGB, of a set that was published: each of its files was decoded apart
+    before.
+    """
     from react_pipeline.corpus import decode_image, decode_what_is_there
 
     if is_lenient(location):
@@ -125,7 +127,7 @@ def decode(location: str, data: bytes, max_pixels: int, *, lazy: bool = False) -
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a file; an InputError if it cannot be read."""
+    """Read the bytes of a file; an InputError if it cannot be read."""
     try:
         return read_bounded(path, MAX_IMAGE_BYTES)
     except OSError as error:

@@ -117,7 +117,7 @@ def _made(
     require: Callable[[pd.DataFrame], None],
     folder: Path,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Images that the kind draws into the artifact."""
+    """Return images that the kind draws into the artifact."""
     evaluation.make(folder)
     images = read_manifest(folder / "manifest.csv", domain)
     locations = [str(folder / name) for name in images["path"]]
@@ -129,7 +129,7 @@ def _made(
 
 
 def count_images(domain: DomainConfig) -> int:
-    """How many labelled images a domain lists; 0 where its set is not there, or wrong."""
+    """Count the labelled images that a domain lists; 0 where its set is not there, or wrong."""
     if domain.evaluation is not None:
         with suppress(Unavailable, InputError):
             return domain.evaluation.count(domain)
@@ -137,7 +137,7 @@ def count_images(domain: DomainConfig) -> int:
 
 
 def read_images(artifact: Artifact, domain: DomainConfig | None = None) -> pd.DataFrame:
-    """The images of a published evaluation set.
+    """Read the images of a published evaluation set.
 
     Args:
         domain: Says where the images are today; unset: where they were when the set was published.
@@ -174,11 +174,11 @@ class PublishedImages:
     max_pixels: int
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.paths)
 
     def decoded(self, position: int, *, lazy: bool = False) -> Image.Image:
-        """One image, RGB; `lazy` as in `corpus.decode_image`.
+        """Decode one image, RGB; `lazy` as in `corpus.decode_image`.
 
         Raises:
             ChangedSource: If its file is gone or differs from what was published.
@@ -186,7 +186,7 @@ class PublishedImages:
         return decode(self.paths[position], self.read(position), self.max_pixels, lazy=lazy)
 
     def read(self, position: int) -> bytes:
-        """One image's file; errors as of `decoded`."""
+        """Read one image's file; errors as of `decoded`."""
         path = self.paths[position]
         try:
             data = read_image(path)
@@ -201,8 +201,8 @@ class PublishedImages:
 
 
 def preprocessing(clip: Clip, *, squash: bool = False) -> Preprocess:
-    """The model's own preprocessing (shortest side, centre crop), or one that squashes images to a
-    square.
+    """Return the model's own preprocessing (shortest side, centre crop), or one that squashes
+    images to a square.
     """
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
@@ -213,8 +213,8 @@ def preprocessing(clip: Clip, *, squash: bool = False) -> Preprocess:
 
 
 def preprocessing_for(clip: Clip, domain: DomainConfig) -> Preprocess:
-    """The preprocessing that a domain's labelled images are measured with: a data set of ELEVATER
-    brings its own.
+    """Return the preprocessing that a domain's labelled images are measured with: a data set of
+    ELEVATER brings its own.
     """
     return preprocessing(clip, squash=domain.evaluation is not None and domain.evaluation.squash)
 
@@ -272,7 +272,7 @@ def _encoded(
     preprocess: Preprocess | None,
     precision: str,
 ) -> torch.Tensor:
-    """Unit vectors (N, D) of images."""
+    """Return unit vectors (N, D) of images."""
     import torch
     from tqdm import tqdm
 

@@ -60,7 +60,7 @@ def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, int]:
 def images_by_folder(
     root: Path, suffixes: Collection[str]
 ) -> tuple[dict[str, list[Path]], list[str], int]:
-    """The images below each folder of a root, sorted, by the folder's name; images next to the
+    """List the images below each folder of a root, sorted, by the folder's name; images next to the
     folders; other files.
 
     Hidden files are not images, and a hidden folder or file of the root is ignored.
@@ -130,7 +130,7 @@ def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
 
 
 def read_csv(path: Path, separator: str = ",", **options: Any) -> pd.DataFrame:
-    """A table as pandas reads it with `options`.
+    """Read a table as pandas does with `options`.
 
     Raises:
         OSError, ValueError: If it cannot be read, or its cells would take more than
@@ -146,12 +146,12 @@ def read_csv(path: Path, separator: str = ",", **options: Any) -> pd.DataFrame:
 
 
 def normal(name: str) -> str:
-    """The form in which names of classes are compared."""
+    """Return the form in which names of classes are compared."""
     return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFC", name).casefold())
 
 
 def lines_of(problems: Sequence[str]) -> str:
-    """One line each, `_MOST_LISTED` at most."""
+    """Return one line for each problem, `_MOST_LISTED` at most."""
     shown = [f"  {problem}" for problem in problems[:_MOST_LISTED]]
     if len(problems) > _MOST_LISTED:
         shown.append(f"  and {len(problems) - _MOST_LISTED} more")
@@ -159,7 +159,7 @@ def lines_of(problems: Sequence[str]) -> str:
 
 
 def classes_by_name(domain: DomainConfig) -> dict[str, str]:
-    """Every id, name and synonym that means one class, in its `normal` form, and that class.
+    """Return every id, name and synonym that means one class, in its `normal` form, and that class.
 
     Raises:
         InputError: If two classes have the same one.

@@ -25,7 +25,7 @@ LOCK_FILE = "ui.lock"
 
 
 def locate_home(project_folder: Path) -> Path:
-    """The absolute path of the Dagster home: `DAGSTER_HOME`, else `dagster_home` next to
+    """Return the absolute path of the Dagster home: `DAGSTER_HOME`, else `dagster_home` next to
     `pipeline.yaml`.
     """
     if named := os.environ.get(HOME_VARIABLE):
@@ -35,8 +35,8 @@ def locate_home(project_folder: Path) -> Path:
 
 
 def prepare_home(project_folder: Path) -> Path:
-    """The Dagster home, made if it is missing, with the package's `dagster.yaml` unless it has one
-    of its own.
+    """Make the Dagster home if it is missing, with the package's `dagster.yaml` unless it has one
+    of its own, and return it.
 
     Raises:
         InputError: If it cannot be written.
@@ -58,7 +58,7 @@ def prepare_home(project_folder: Path) -> Path:
 
 
 def ui_addresses(home: Path) -> dict[str, str]:
-    """Where `react-pipeline ui` answers over a home, by name; nothing if it does not run."""
+    """Return where `react-pipeline ui` answers over a home, by name; nothing if it does not run."""
     with suppress(OSError), (home / LOCK_FILE).open() as file:
         if lock(file, wait=False):
             return {}  # it was killed
@@ -69,7 +69,7 @@ def ui_addresses(home: Path) -> dict[str, str]:
 
 
 def ui_record(home: Path) -> dict[str, Any]:
-    """What the lock file of a home says; empty where it is missing or empty."""
+    """Return what the lock file of a home says; empty where it is missing or empty."""
     with suppress(OSError, ValueError, RecursionError):
         content = json.loads((home / LOCK_FILE).read_text())
         return content if isinstance(content, dict) else {}

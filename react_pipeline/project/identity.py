@@ -15,17 +15,17 @@ from react_pipeline.settings import SPEED_FIELDS, DomainConfig, EncoderConfig
 
 
 def corpus(project: Project, _key: str) -> dict[str, Any]:
-    """Which images are available from the corpus, as its kind says."""
+    """Return which images are available from the corpus, as its kind says."""
     return project.config.corpus.identity()
 
 
 def base_checkpoint(project: Project, _key: str) -> dict[str, Any]:
-    """The encoder."""
+    """Return the fields of the encoder."""
     return _encoder(project.config.encoder)
 
 
 def retrieval_checkpoint(project: Project, _key: str) -> dict[str, Any]:
-    """The encoder that retrieves."""
+    """Return the fields of the encoder that retrieves."""
     return _encoder(project.config.retrieves_with)
 
 
@@ -39,7 +39,7 @@ def _encoder(config: EncoderConfig) -> dict[str, Any]:
 
 
 def corpus_embeddings(project: Project, _key: str) -> dict[str, Any]:
-    """What decides the vectors; the rest of `embedding` is speed."""
+    """Return what decides the vectors; the rest of `embedding` is speed."""
     corpus = project.config.corpus.model_dump(
         mode="json", include={"max_pixels", "max_caption_chars"}
     )
@@ -51,17 +51,17 @@ RECALLS, STARVING = {"min_recall", "min_recall_100"}, {"max_starving_fraction"}
 
 
 def recalls(project: Project, _key: str) -> dict[str, Any]:
-    """The recall that the check of the index requires."""
+    """Return the recall that the check of the index requires."""
     return project.config.index.model_dump(mode="json", include=RECALLS)
 
 
 def starving(project: Project, slug: str) -> dict[str, Any]:
-    """How many classes may starve."""
+    """Return how many classes may starve."""
     return project.retrieval(slug).model_dump(mode="json", include=STARVING)
 
 
 def faiss_index(project: Project, _key: str) -> dict[str, Any]:
-    """The kind of index."""
+    """Return the fields that decide the kind of index."""
     index = project.config.index.model_dump(mode="json", exclude={*RECALLS, "train_on"})
     # Ready indices are identified by their bytes (the content of the inputs), not by where they
     # are.
@@ -69,7 +69,7 @@ def faiss_index(project: Project, _key: str) -> dict[str, Any]:
 
 
 def classes(project: Project, slug: str) -> dict[str, Any]:
-    """Names, synonyms and prompts of a domain."""
+    """Return the names, synonyms and prompts of a domain."""
     domain = project.domain(slug)
     # Seed images are searched with, so they matter to retrieval only.
     fields = {"classes": {"__all__": {"name", "id", "synonyms"}}}
@@ -77,34 +77,33 @@ def classes(project: Project, slug: str) -> dict[str, Any]:
 
 
 def evaluation_set(project: Project, slug: str) -> dict[str, Any]:
-    """The labelled set of a domain."""
+    """Return the labelled set of a domain."""
     return labelled_set(project.domain(slug))
 
 
 def labelled_set(domain: DomainConfig) -> dict[str, Any]:
-    """A labelled set and the classes that its labels are joined with."""
+    """Return a labelled set and the classes that its labels are joined with."""
     described = None if domain.evaluation is None else domain.evaluation.identity()
     return {"evaluation": described, "classes": domain.class_names}
 
 
 def few_shot_set(project: Project, slug: str) -> dict[str, Any]:
-    """The pictures to learn from, and what they must not show."""
+    """Return the pictures to learn from, and what they must not show."""
     near = project.retrieval(slug).near_duplicate_similarity
     described = labelled_set(project.domain(slug).with_shots)
     return {**described, "near_duplicate_similarity": near, **_kept_out(project, slug)}
 
 
 def retrieved_set(project: Project, slug: str) -> dict[str, Any]:
-    """Names, prompts, seeds, settings of retrieval, and what is kept out."""
+    """Return the names, prompts, seeds, settings of retrieval, and what is kept out."""
     settings = project.retrieval(slug)
     seeds = {}
     if settings.uses_seeds:
         seeds = seed_digests(project.config.domains, project.domain(slug))
-    fields = settings.model_dump(mode="json", exclude={*STARVING, "same_subject", "where"})
+    fields = settings.model_dump(mode="json", exclude=STARVING)
     return {
         **classes(project, slug),
         **fields,
-        "max_text_fraction": None,  # a setting that is gone; sets made with its default stay fresh
         "seeds": seeds,
         **_kept_out(project, slug),
         **review_identity(project, slug),
@@ -113,44 +112,37 @@ def retrieved_set(project: Project, slug: str) -> dict[str, Any]:
 
 
 def control_set(project: Project, slug: str) -> dict[str, Any]:
-    """What decides a random draw of the same size."""
+    """Return what decides a random draw of the same size."""
     fields = {"near_duplicate_similarity", "shard_pairs"}
     settings = project.retrieval(slug).model_dump(mode="json", include=fields)
-    settings["seed"] = project.seed(slug)
-    if further := list(project.config.seeds[1:]):
-        settings["further_seeds"] = further
+    seeds = {"seed": project.seed(slug), "further_seeds": list(project.config.seeds[1:])}
     images = project.config.corpus.identity_of_images()
-    return {**settings, **_kept_out(project, slug), **images}
+    return {**settings, **seeds, **_kept_out(project, slug), **images}
 
 
 def _kept_out(project: Project, slug: str) -> dict[str, Any]:
-    """What is kept out besides the images of the domain's own evaluation set; nothing with the
-    defaults.
-    """
+    """Return what is kept out besides the images of the domain's own evaluation set."""
     settings = project.retrieval(slug)
-    subjects: dict[str, Any] = takedown_identity(project)
-    if settings.same_subject != "keep":
-        subjects["same_subject"] = settings.same_subject
-    if settings.where is not None:
-        subjects["where"] = settings.where
+    kept_out: dict[str, Any] = takedown_identity(project)
+    kept_out |= settings.model_dump(mode="json", include={"same_subject", "where"})
     if settings.decontaminate == "own":
-        return subjects
+        return kept_out
     others = {
         key: project.store.pointer("evaluation_set", key)
         for key in other_evaluation_sets(project, slug)
     }
     tests = sorted(joined(lambda extension: extension.test_digests(project, slug)))
-    return {"evaluation_sets": others, "test_sets": tests, **subjects}
+    return {"evaluation_sets": others, "test_sets": tests, **kept_out}
 
 
 def other_evaluation_sets(project: Project, slug: str) -> list[str]:
-    """The other domains whose evaluation set is published, sorted."""
+    """Return the other domains whose evaluation set is published, sorted."""
     domains = {file.stem for file in project.config.domains.glob("*.yaml")} - {slug}
     return [key for key in project.store.keys("evaluation_set") if key in domains]
 
 
 def customized_checkpoint(project: Project, key: str) -> dict[str, Any]:
-    """The fields of training that change its result, not those of speed."""
+    """Return the fields of training that change its result, not those of speed."""
     slug, name = key.split("/")
     method = project.method(name)
     chosen = project.training(slug, name)
@@ -166,26 +158,18 @@ def customized_checkpoint(project: Project, key: str) -> dict[str, Any]:
 
 
 def domain_results(project: Project, key: str) -> dict[str, Any]:
-    """What a measurement depends on apart from its checkpoint."""
+    """Return what a measurement depends on apart from its checkpoint."""
     slug, method = key.split("/")
     evaluation = project.domain(slug).evaluation
     squash = evaluation is not None and evaluation.squash
-    config = {"method": method, "squash": squash, **classes(project, slug)}
-    if "few_shot_set" in project.method(method).parents:  # results once said zero-shot
-        config["protocol"] = "few-shot"
-    return config
+    return {"method": method, "squash": squash, **classes(project, slug)}
 
 
 def nothing(_project: Project, _key: str) -> dict[str, Any]:
-    """Of stages that follow from their parents alone."""
+    """Return no fields: the stage follows from its parents alone."""
     return {}
 
 
 def promotion(project: Project, _key: str) -> dict[str, Any]:
-    """The rule."""
-    rule = project.config.promotion.model_dump(mode="json")
-    if rule["max_drop"] is None:  # as before there was one
-        del rule["max_drop"]
-    if not rule["all_seeds"]:  # as before there were seeds
-        del rule["all_seeds"]
-    return rule
+    """Return the rule of promotion."""
+    return project.config.promotion.model_dump(mode="json")

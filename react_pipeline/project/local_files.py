@@ -14,7 +14,7 @@ from react_pipeline.store import CorpusError
 
 
 def find_files(patterns: Iterable[str], suffixes: tuple[str, ...], field: str) -> list[Path]:
-    """The files of absolute paths and patterns (`matches`) with one of the suffixes, such as
+    """Find the files of absolute paths and patterns (`matches`) with one of the suffixes, such as
     `.tar`, each once.
 
     They are in the order of the patterns, sorted in each.
@@ -47,8 +47,8 @@ def find_files(patterns: Iterable[str], suffixes: tuple[str, ...], field: str) -
 
 
 def absence(path: Path) -> str:
-    """Which file or folder of a path without wildcards is not there, and the nearest name; "" if it
-    is there.
+    """Return which file or folder of a path without wildcards is not there, and the nearest name;
+    "" if it is there.
     """
     missing = path
     while not missing.parent.exists():
@@ -61,8 +61,8 @@ def absence(path: Path) -> str:
 
 
 def matches(pattern: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """Each name that the ranges of a path or pattern (`*`, `?`, `[]`, `{a,b}`, `{00..99}`) give,
-    and what it matches.
+    """Yield each name that the ranges of a path or pattern (`*`, `?`, `[]`, `{a,b}`, `{00..99}`)
+    give, and what it matches.
 
     Raises:
         ValueError: If a range is wrong.
@@ -80,7 +80,7 @@ def matches(pattern: Path) -> Iterator[tuple[Path, list[Path]]]:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """The regular files below a folder, in a stable order; links to folders are not followed.
+    """Yield the regular files below a folder, in a stable order; links to folders are not followed.
 
     Raises:
         OSError: If a folder cannot be read.
@@ -96,7 +96,7 @@ def _raise(error: OSError) -> None:
 
 
 def text_of(name: object) -> str:
-    """A file's name as text; bytes that are no UTF-8, which Python keeps as surrogates, are
+    """Return a file's name as text; bytes that are no UTF-8, which Python keeps as surrogates, are
     escaped.
     """
     return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -22,7 +22,7 @@ class Manifests(Project):
 
     @classmethod
     def of(cls, project: Project) -> Manifests:
-        """The same project, looked at from now on; a look that has begun continues."""
+        """Return a look at the same project from now on; a look that has begun continues."""
         return project if isinstance(project, Manifests) else cls(project.path, project.config)
 
     @cached_property

@@ -52,19 +52,19 @@ class Files:
 
 
 def of_corpus(project: Project, _key: str) -> Files:
-    """Shards, images, tables, and folders of ready embeddings and indices."""
+    """Return shards, images, tables, and folders of ready embeddings and indices."""
     corpus = project.config.corpus
     names = corpus.files()
     return Files(names, _present(corpus.packages), complete=not any(map(_REMOTE.match, names)))
 
 
 def of_checkpoint(project: Project, _key: str) -> Files:
-    """The checkpoint's file or folder; a tag of open_clip names no file."""
+    """Return the checkpoint's file or folder; a tag of open_clip names no file."""
     return _weights(project.config.encoder)
 
 
 def of_retrieval_checkpoint(project: Project, _key: str) -> Files:
-    """Those of the encoder that retrieves."""
+    """Return the files of the encoder that retrieves."""
     return _weights(project.config.retrieves_with)
 
 
@@ -75,12 +75,12 @@ def _weights(encoder: EncoderConfig) -> Files:
 
 
 def of_labelled_images(project: Project, slug: str) -> Files:
-    """What the kind of a domain's labelled images names."""
+    """Return what the kind of a domain's labelled images names."""
     return _of_labelled(project.domain(slug))
 
 
 def of_shots(project: Project, slug: str) -> Files:
-    """What the kind of a domain's `shots` names."""
+    """Return what the kind of a domain's `shots` names."""
     return _of_labelled(project.domain(slug).with_shots)
 
 
@@ -93,7 +93,7 @@ def _of_labelled(domain: DomainConfig) -> Files:
 
 
 def unlisted(_project: Project, _key: str) -> Files:
-    """Of stages whose files are too many to be listed at every look: their step compares them."""
+    """Return files that only their step can compare, being too many to list at every look."""
     return Files(complete=False)
 
 
@@ -142,8 +142,8 @@ def remember_look(project: Project, artifact: Artifact, look: Look) -> None:
 
 
 def changed_since_run(project: Project, artifact: Artifact, look: Look) -> str:
-    """How a stage's files look different from when its current artifact was made or found again; ""
-    if they do not.
+    """Return how a stage's files look different from when its current artifact was made or found
+    again; "" if they do not.
 
     A look that led to another artifact, or none, counts as different: a look may be lost, and of
     two runs at once the last to publish need not be the last to have looked.
@@ -165,7 +165,7 @@ def _memory(artifact: Artifact) -> str:
 
 
 def _local(project: Project, names: Iterable[str]) -> Iterator[Path]:
-    """The files that local paths, folders and patterns name, each in a stable order."""
+    """Yield the files that local paths, folders and patterns name, each in a stable order."""
     for name in names:
         if _REMOTE.match(name):
             continue
@@ -177,13 +177,13 @@ def _local(project: Project, names: Iterable[str]) -> Iterator[Path]:
 
 
 def seed_path(directory: Path, seed: Path) -> Path:
-    """Path of a seed: relative to `directory`, the folder of the domain files."""
+    """Return the path of a seed: relative to `directory`, the folder of the domain files."""
     return Path(os.path.normpath(directory / seed))
 
 
 def seed_digests(directory: Path, domain: DomainConfig) -> dict[str, list[str]]:
-    """SHA-256 of each class's seed images (`missing` for a file that is not there), for the classes
-    that have any.
+    """Compute the SHA-256 of each class's seed images (`missing` for a file that is not there), for
+    the classes that have any.
     """
     return {
         entry.label: [_seed_digest(seed_path(directory, seed)) for seed in entry.seeds]

@@ -92,7 +92,7 @@ class Project:
         return bool(SLUG.fullmatch(slug)) and (self.config.domains / f"{slug}.yaml").is_file()
 
     def retrieval(self, slug: str) -> RetrievalConfig:
-        """Retrieval of a domain: the pipeline's fields, then the domain's own.
+        """Return the retrieval settings of a domain: the pipeline's fields, then the domain's own.
 
         Raises:
             InputError: If there is no such domain.
@@ -108,7 +108,7 @@ class Project:
         return joined
 
     def _message(self, idle: Idle, overrides: Collection[str], path: Path) -> str:
-        """The setting that does nothing, and the file of each of the two settings."""
+        """Return the setting that does nothing, and the file of each of the two settings."""
 
         def place(field: str) -> str:
             if field in overrides:
@@ -123,15 +123,15 @@ class Project:
         return f"{idle.message} ({places})"
 
     def seed(self, slug: str) -> int:
-        """Seed of what is drawn once for all methods of a domain; a method of its own seed does not
-        change it. Of `seeds` it is the first.
+        """Return the seed of what is drawn once for all methods of a domain; a method of its own
+        seed does not change it. Of `seeds` it is the first.
         """
         if self.config.seeds:
             return self.config.seeds[0]
         return self.config.customization.resolve("base", self.domain(slug).customization).seed
 
     def method(self, name: str) -> Method:
-        """A method of this project, by its name or that of a variant or a further seed.
+        """Return a method of this project, by its name or that of a variant or a further seed.
 
         Raises:
             InputError: If there is none.
@@ -143,7 +143,9 @@ class Project:
         return methods[name]
 
     def training(self, slug: str, method: str) -> TrainingConfig:
-        """Training of a domain with a method; a control trains as its method does."""
+        """Return the training settings of a domain with a method; a control trains as its method
+        does.
+        """
         chosen = self.method(method)
         domain = self.domain(slug).customization
         return self.config.customization.resolve(chosen.name, domain, chosen.overrides)

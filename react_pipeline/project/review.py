@@ -51,12 +51,13 @@ class ImageDecision(BaseModel):
 
 
 def review_file(project: Project, slug: str) -> Path:
-    """The file of a domain's decisions."""
+    """Return the file of a domain's decisions."""
     return project.config.domains / f"{slug}.review.jsonl"
 
 
 def read_decisions(project: Project, slug: str) -> list[ImageDecision]:
-    """All decisions on a domain's images, in their order; a line that a kill cut short is ignored.
+    """Read all decisions on a domain's images, in their order; a line that a kill cut short is
+    ignored.
 
     Raises:
         InputError: Naming the file and line that is no decision.
@@ -80,7 +81,7 @@ def read_decisions(project: Project, slug: str) -> list[ImageDecision]:
 
 
 def current_decisions(project: Project, slug: str) -> dict[str, ImageDecision]:
-    """The decision that counts for each image, by its SHA-256.
+    """Return the decision that counts for each image, by its SHA-256.
 
     Raises:
         InputError: As `read_decisions`, or if one names a class that the domain does not have.
@@ -105,7 +106,7 @@ def current_decisions(project: Project, slug: str) -> dict[str, ImageDecision]:
 
 
 def taken_down(project: Project) -> frozenset[str]:
-    """SHA-256 and URLs of the images that no set may hold."""
+    """Return the SHA-256 and URLs of the images that no set may hold."""
     try:
         lines = takedown_file(project).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -116,12 +117,12 @@ def taken_down(project: Project) -> frozenset[str]:
 
 
 def takedown_file(project: Project) -> Path:
-    """The list of images that were taken down."""
+    """Return the list of images that were taken down."""
     return project.path.parent / "takedown.txt"
 
 
 def review_identity(project: Project, slug: str) -> dict[str, Any]:
-    """The part of the identity of a retrieved set; empty if no decision changes the set."""
+    """Return the part of the identity of a retrieved set; empty if no decision changes the set."""
     changes = {
         image: [decision.verdict, decision.target, decision.url]
         for image, decision in current_decisions(project, slug).items()
@@ -131,6 +132,6 @@ def review_identity(project: Project, slug: str) -> dict[str, Any]:
 
 
 def takedown_identity(project: Project) -> dict[str, Any]:
-    """The part of the identity of every set; nothing where nothing was taken down."""
+    """Return the part of the identity of every set; nothing where nothing was taken down."""
     images = taken_down(project)
     return {"takedown": digest_of(sorted(images))} if images else {}

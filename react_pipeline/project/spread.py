@@ -46,7 +46,7 @@ def on_cluster() -> bool:
 
 
 def spread(function: Callable[[Item], Result], items: Sequence[Item], what: str) -> list[Result]:
-    """The results of a function, in the order of the items.
+    """Apply a function to items and return the results in their order.
 
     They come one after the other, or within `cluster` each is a task, which may run twice.
 

@@ -37,7 +37,7 @@ predictions/
 
 
 def templates() -> Mapping[str, type[CorpusConfig]]:
-    """What `init --corpus` takes: kinds of corpus, and variants of them."""
+    """Return what `init --corpus` takes: kinds of corpus, and variants of them."""
     return {name: kind for own, kind in corpus_kinds().items() for name in (own, *kind.variants)}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.evaluation import SEED_COLUMNS, added_columns, added_differences
+from react_pipeline.evaluation import EVIDENCE_COLUMNS, EVIDENCE_DIFFERENCES, SEED_COLUMNS
 from react_pipeline.project import Project
 from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS
 from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact
@@ -72,13 +72,12 @@ def difference_rows(comparison: Artifact) -> dict[str, list[Row]]:
 
 def shown_differences() -> list[str]:
     """The differences between models, without their bounds."""
-    return ["delta_top1", "gain_over_control", *(column.name for column in added_differences())]
+    return ["delta_top1", "gain_over_control", *EVIDENCE_DIFFERENCES]
 
 
 def _rows(comparison: Artifact, row: Mapping[Any, Any]) -> list[Row]:
     rows = []
-    added = {name: name for column in added_columns() for name in column.names}
-    added |= {name: name for name in SEED_COLUMNS}
+    added = {name: name for name in (*EVIDENCE_COLUMNS, *SEED_COLUMNS)}
     for column, name in (DIFFERENCE_METRICS | added).items():
         value = row.get(column)
         if value is not None and math.isfinite(value):

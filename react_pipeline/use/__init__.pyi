@@ -1,8 +1,8 @@
 from .chosen_model import CHAMPION as CHAMPION
-from .chosen_model import calibration_of as calibration_of
+from .chosen_model import find_calibration as find_calibration
 from .chosen_model import load_model as load_model
-from .chosen_model import pairs_of_checkpoint as pairs_of_checkpoint
 from .chosen_model import trained_for as trained_for
+from .chosen_model import training_pairs as training_pairs
 from .classifier import CALIBRATION_FILE as CALIBRATION_FILE
 from .classifier import RECORD_FILE as RECORD_FILE
 from .classifier import UNKNOWN as UNKNOWN

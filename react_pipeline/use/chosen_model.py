@@ -39,7 +39,7 @@ def load_chosen(
     device: str | None,
     precision: str | None,
 ) -> Classifier:
-    """A model of a project as a classifier of today's classes of the domain; arguments as of
+    """Load a model of a project as a classifier of today's classes of the domain; arguments as of
     `Classifier.load`.
 
     Raises:
@@ -56,7 +56,7 @@ def load_chosen(
         _, method = domain_and_method(checkpoint.key)
         require_same_classes(project, checkpoint, domain)
     clip, head = load_model(project, checkpoint, domain, device)
-    calibration = calibration_of(project, checkpoint, slug, method, domain)
+    calibration = find_calibration(project, checkpoint, slug, method, domain)
     origin = Origin(slug, method, checkpoint.fingerprint)
     classes = tuple(domain.class_names)
     precision = precision or project.config.embedding.precision
@@ -66,7 +66,7 @@ def load_chosen(
 def load_model(
     project: Project, checkpoint: Artifact, domain: DomainConfig, device: str | None = None
 ) -> tuple[Clip, ClassHead]:
-    """A checkpoint's model and its head for the classes of a domain."""
+    """Load a checkpoint's model and its head for the classes of a domain."""
     base = None
     if checkpoint.stage != BASE_CHECKPOINT:  # a champion may be of another base than today's
         base = project.store.open(BASE_CHECKPOINT, ALL, checkpoint.parents[BASE_CHECKPOINT])
@@ -125,13 +125,14 @@ def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str]:
 
 
 def trained_for(project: Project, checkpoint: Artifact) -> DomainConfig:
-    """Classes and prompts of the domain as they were when the checkpoint's pairs were retrieved.
+    """Return the classes and prompts of the domain as they were when the checkpoint's pairs were
+    retrieved.
 
     Raises:
         MissingArtifact: If these pairs are gone.
     """
     slug, _ = domain_and_method(checkpoint.key)
-    pairs = pairs_of_checkpoint(project, checkpoint)
+    pairs = training_pairs(project, checkpoint)
     if pairs.stage == CONTROL_SET:  # as many as were retrieved by the names
         pairs = project.store.open(RETRIEVED_SET, pairs.key, pairs.parents[RETRIEVED_SET])
     config = pairs.manifest["config"]
@@ -139,8 +140,8 @@ def trained_for(project: Project, checkpoint: Artifact) -> DomainConfig:
     return DomainConfig(slug=slug, **texts)
 
 
-def pairs_of_checkpoint(project: Project, checkpoint: Artifact) -> Artifact:
-    """The pairs that it was trained on."""
+def training_pairs(project: Project, checkpoint: Artifact) -> Artifact:
+    """Return the pairs that it was trained on."""
     stage = CONTROL_SET if checkpoint.key.endswith(CONTROL_SUFFIX) else RETRIEVED_SET
     slug, _ = domain_and_method(checkpoint.key)
     return project.store.open(stage, slug, checkpoint.parents[stage])
@@ -163,11 +164,11 @@ def require_same_classes(project: Project, checkpoint: Artifact, domain: DomainC
         )
 
 
-def calibration_of(
+def find_calibration(
     project: Project, checkpoint: Artifact, slug: str, method: str, domain: DomainConfig
 ) -> tuple[float | None, str]:
-    """Temperature, and what it was fitted on, by the newest result with these classes and
-    prompts; or None, "".
+    """Return the temperature, and what it was fitted on, by the newest result with these classes
+    and prompts; or None, "".
     """
     texts = {"prompts": {}, **domain.wording}
     for entry in results_of(project, slug, method, checkpoint.fingerprint):

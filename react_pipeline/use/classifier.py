@@ -191,14 +191,14 @@ class Classifier:
         return predictions
 
     def embed(self, images: Picture | Iterable[Picture]) -> NDArray[np.float32]:
-        """Unit vectors (B, D), float32, of pictures as `predict` takes them."""
+        """Encode pictures, as `predict` takes them, as unit vectors (B, D), float32."""
         return self._encoded(_listed(images), None)
 
     def _encoded(
         self, pictures: Sequence[Picture], failed: dict[int, str] | None
     ) -> NDArray[np.float32]:
-        """Vectors of the readable pictures; `failed` gets the others by place, and without it one
-        is an error.
+        """Return the vectors of the readable pictures; `failed` gets the others by place, and
+        without it one is an error.
         """
         parts = [np.zeros((0, self.clip.dimension), np.float32)]
         for start in range(0, len(pictures), _BATCH):
@@ -222,7 +222,7 @@ class Classifier:
     def rank(
         self, similarities: NDArray[np.float32], top_k: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-        """The best classes by scores (B, C).
+        """Rank the best classes by scores (B, C).
 
         Returns:
             Class ids (B, k) and their scores (B, k), highest first, and the confidence (B,) in the
@@ -251,7 +251,7 @@ class Classifier:
 
 
 def margins(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """First minus second score (B,) of scores (B, k), nearest first; 0 where k is 1."""
+    """Return first minus second score (B,) of scores (B, k), nearest first; 0 where k is 1."""
     return scores[:, 0] - scores[:, min(1, scores.shape[1] - 1)]
 
 
@@ -289,7 +289,7 @@ def load_exported(
 
 
 def _listed(images: Picture | Iterable[Picture]) -> Sequence[Picture]:
-    """A single picture as a list; a text would else be taken for a list of its characters."""
+    """Return a single picture as a list: a text is no list of characters here."""
     if isinstance(images, str | Path | bytes | Image.Image):
         return [images]
     return [images] if isinstance(images, np.ndarray) and images.ndim < 4 else list(images)

@@ -15,7 +15,7 @@ from support.launch import dagster_home
 
 from react_pipeline.assets import launch
 from react_pipeline.commands.cli import main
-from react_pipeline.commands.command_line import remedy_of
+from react_pipeline.commands.command_line import materialize_remedy
 from react_pipeline.extensions.doctor.diagnosis import diagnose
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.decontamination import VECTORS
@@ -119,8 +119,8 @@ def test_what_is_not_current_is_named_with_its_command(
     place: tuple[str, str], command: str
 ) -> None:
     for error in (MissingArtifact("missing", place), StaleArtifact("stale", place)):
-        assert remedy_of(error) == f": react-pipeline materialize {command}"
-    assert remedy_of(MissingArtifact("several")) == ""
+        assert materialize_remedy(error) == f": react-pipeline materialize {command}"
+    assert materialize_remedy(MissingArtifact("several")) == ""
 
 
 def test_folder_with_no_pipeline_file_is_reported(run) -> None:

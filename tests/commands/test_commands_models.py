@@ -13,7 +13,7 @@ from support.judging import judge, unavailable, without_labels
 from support.promotion import copy_measured, evaluation_set, measured_folder, outcomes, result
 
 from react_pipeline.commands.cli import main
-from react_pipeline.commands.command_line import name_of
+from react_pipeline.commands.command_line import person_name
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.case import standing
 from react_pipeline.promotion.decision import decide
@@ -160,9 +160,9 @@ def test_git_knows_who_decides_unless_the_command_says(
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "config"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOGNAME", "ann")
-    assert (name_of(None), name_of("Bo")) == ("Ann Lee", "Bo")
+    assert (person_name(None), person_name("Bo")) == ("Ann Lee", "Bo")
     monkeypatch.setenv("PATH", "")
-    assert name_of(None) == "ann"
+    assert person_name(None) == "ann"
 
 
 def test_a_version_shows_the_figure_that_its_reason_gives(project: Project, run) -> None:

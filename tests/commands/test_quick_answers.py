@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+from react_pipeline.extensions.demo.commands import write_demo_project
 from react_pipeline.project.project import Project
 
 MISTAKES = {
@@ -49,6 +51,24 @@ for mistake in json.loads(sys.argv[1]):
 large = {"torch", "open_clip", "mlflow", "dagster", "pandas"} & sys.modules.keys()
 print(json.dumps({"answers": answers, "large": sorted(large)}))
 """
+
+
+QUESTIONS = """
+import contextlib, sys
+from react_pipeline.commands.cli import main
+for question in ("domains validate", "results"):
+    with contextlib.suppress(SystemExit):
+        main(question.split())
+print(sorted({"torch", "open_clip", "mlflow", "dagster", "scipy.optimize"} & sys.modules.keys()))
+"""
+
+
+def test_questions_about_the_demo_load_no_model(tmp_path: Path) -> None:
+    write_demo_project(tmp_path)
+    command = [sys.executable, "-c", QUESTIONS]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines()
+    assert "3 valid" in lines and lines[-1] == "[]", done.stderr
 
 
 def test_mistakes_are_answered_before_anything_is_loaded(tiny_project: Project) -> None:

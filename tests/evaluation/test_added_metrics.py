@@ -16,7 +16,7 @@ from react_pipeline.evaluation.all_domains import comparison_table
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.evaluation.metrics import Metric, Scores
-from react_pipeline.evaluation.tables import cells_of
+from react_pipeline.evaluation.tables import table_cells
 from react_pipeline.extension import Extension, extensions
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
@@ -71,7 +71,7 @@ def test_tables_show_a_metric_of_an_extension(
     install(Metric("half", "half %", lambda _: 0.5))
     evaluate(project, "shapes", "base")
     compare(project, "shapes")
-    heads, rows = cells_of(comparison_table(project, ["shapes"]), ())
+    heads, rows = table_cells(comparison_table(project, ["shapes"]), ())
     assert heads["half"] == "half %"
     assert [cell.text for row in rows for cell in row if cell.column == "half"] == ["50.0"] * 2
 

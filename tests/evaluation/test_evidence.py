@@ -11,8 +11,7 @@ import pytest
 from support.judging import SLUG, unavailable, without_labels
 from support.promotion import stand_in
 
-from react_pipeline.evaluation import Column, Evidence, Finding, comparison
-from react_pipeline.evaluation.all_domains import comparison_table
+from react_pipeline.evaluation import Evidence, Finding, comparison
 from react_pipeline.evaluation.comparison import compare, comparison_is_current
 from react_pipeline.extensions import guards, judging
 from react_pipeline.lineage import fresh
@@ -22,11 +21,10 @@ from react_pipeline.promotion.decision import decide, promotion_is_current
 from react_pipeline.store import Artifact, Inputs, StaleArtifact
 
 GATED = "gated-image"
-COLUMNS = (Column("voted", "voted over base"), Column("votes", "votes", is_count=True))
 
 
 class Ballots(Evidence):
-    columns = COLUMNS
+    columns = ("judged_delta",)
     decides = True
     title = "Voted"
     explanation = "Three people voted."
@@ -40,7 +38,12 @@ class Ballots(Evidence):
         return project.store.build(self.inputs, write)
 
     def rows(self, checkpoints: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-        values = {"voted": 0.25, "voted_low": 0.125, "voted_high": 0.5, "votes": 3}
+        values = {
+            "judged_delta": 0.25,
+            "judged_delta_low": 0.125,
+            "judged_delta_high": 0.5,
+            "judged": 3,
+        }
         return {GATED: {**values, "status": "voted on"}} if GATED in checkpoints else {}
 
     def sentences(self, checkpoint: str = "") -> list[str]:
@@ -66,7 +69,6 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def replace(judgements: Evidence | None = None, drops: Evidence | None = None) -> None:
         monkeypatch.setattr(judging, "judgements_of", lambda *_: judgements)
         monkeypatch.setattr(judging, "JUDGEMENTS", "votes")
-        monkeypatch.setattr(judging, "COLUMNS", COLUMNS if judgements else ())
         monkeypatch.setattr(guards, "drops_of", lambda *_: drops)
         monkeypatch.setattr(guards, "GUARD_DROPS", "vetoes")
 
@@ -90,7 +92,7 @@ def test_evidence_is_shown_and_decides_without_labels(
     artifact = compare(project, SLUG)
     assert "votes" in artifact.parents
     row = pd.read_parquet(artifact.file("table.parquet")).set_index("method").loc[GATED]
-    assert (row["voted"], row["voted_low"], row["votes"]) == (0.25, 0.125, 3)
+    assert (row["judged_delta"], row["judged_delta_low"], row["judged"]) == (0.25, 0.125, 3)
     assert row["status"] == "voted on"
     assert "+25.0 (+12.5 to +50.0)" in artifact.file("table.md").read_text()
     page = artifact.file("dashboard.html").read_text()
@@ -113,7 +115,7 @@ def test_evidence_that_is_gone_makes_what_it_decided_stale(
         with pytest.raises(StaleArtifact, match="votes"):
             is_current(project, SLUG)
     after = compare(project, SLUG)
-    assert "voted" not in pd.read_parquet(after.file("table.parquet"))
+    assert pd.read_parquet(after.file("table.parquet"))["judged_delta"].isna().all()
     install(Ballots())
     assert compare(project, SLUG).fingerprint == before.fingerprint
 
@@ -133,13 +135,3 @@ def test_a_stale_checkpoint_does_not_escape_an_objection(
     with pytest.raises(StaleArtifact):
         fresh(project, "customized_checkpoint", f"{SLUG}/{GATED}")
     assert "one said no" in Verdict.read(decide(project, SLUG)).reason
-
-
-def test_tables_without_the_columns_of_evidence_are_read(
-    project: Project, install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install()
-    compare(project, SLUG)
-    monkeypatch.setattr(judging, "COLUMNS", COLUMNS)
-    table = comparison_table(project, [SLUG])
-    assert table["voted"].isna().all() and set(table["method"]) == {"base", GATED}

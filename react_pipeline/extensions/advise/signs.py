@@ -18,6 +18,7 @@ from react_pipeline.clip import (
     Clip,
     class_prompts,
     domain_head,
+    prompt_vectors,
 )
 from react_pipeline.embedding import row_metadata, vectors_of
 from react_pipeline.extensions.methods import HeadMethod, HeadSamples, nearest_class
@@ -95,7 +96,7 @@ def _samples(
         images=_unit(vectors_of(embeddings, "image", rows)),
         captions=_unit(vectors_of(embeddings, "text", rows)),
         class_ids=torch.tensor(kept["class_id"].to_numpy(), dtype=torch.long),
-        prompts=clip.encode_texts(prompts["prompt"].tolist()),
+        prompts=prompt_vectors(clip, prompts["prompt"].tolist()),
         prompt_ids=torch.tensor(prompts["class_id"].to_numpy(), dtype=torch.long),
     )
 

@@ -118,7 +118,7 @@ def places(project: Project, slugs: Sequence[str]) -> Iterator[Place]:
     left_out = left_out_stages(config) | {
         row.name
         for row in STAGES.values()
-        if row.has_data and row.is_benchmark and row.section not in kept_up
+        if row.data and row.data.is_benchmark and row.data.section not in kept_up
     }
     for row in STAGES.values():
         if row.name in left_out or (row.gathers and not slugs):

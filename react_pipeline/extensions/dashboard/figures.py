@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from react_pipeline.evaluation import MEAN, bounds_of
+from react_pipeline.evaluation import MEAN, bound_columns
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS, first_seed
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def _base(table: pd.DataFrame) -> list[float]:
 def _points(rows: pd.DataFrame, labels: Sequence[str], value: str, method: str) -> Any:
     from plotly.graph_objects import Scatter  # type: ignore[import-untyped, unused-ignore]
 
-    low, high = bounds_of(value)
+    low, high = bound_columns(value)
     signed = "+.1f" if value != "top1" else ".1f"
     return Scatter(
         x=(100 * rows[value]).tolist(),
@@ -217,7 +217,7 @@ def _points(rows: pd.DataFrame, labels: Sequence[str], value: str, method: str) 
 
 def _reach(rows: pd.DataFrame, value: str, method: str) -> dict[str, Any]:
     """Bars from values to their bounds."""
-    low, high = bounds_of(value)
+    low, high = bound_columns(value)
     if rows[low].isna().all():
         return {}
     above = 100 * (rows[high] - rows[value]).fillna(0)

@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 
 from react_pipeline.evaluation import (
+    EVIDENCE_DIFFERENCES,
     MEAN,
     Evidence,
     Finding,
-    added_differences,
     headline_method,
     interval_in_words,
     percent,
@@ -73,8 +73,9 @@ def find_over_domains(table: pd.DataFrame) -> Finding:
     measured = domains.loc[domains["top1"].notna(), "domain"].nunique()
     total = domains["domain"].nunique()
     if not method:
-        added = [column.name for column in added_differences()]
-        others = domains.loc[domains[added].notna().any(axis=1), "domain"].nunique()
+        others = domains.loc[
+            domains[[*EVIDENCE_DIFFERENCES]].notna().any(axis=1), "domain"
+        ].nunique()
         also = f"; {others} have other evidence" if others else ""
         text = (
             f"No customized model can be compared with the base; {measured} of {total} domains "

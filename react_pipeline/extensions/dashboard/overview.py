@@ -21,8 +21,8 @@ from react_pipeline.evaluation import (
     domains_covered,
     draw_methods,
     mean_interval,
-    summary_of,
-    values_of,
+    present_values,
+    read_summary,
     write_tables,
 )
 from react_pipeline.extensions.dashboard.pages import overview_page
@@ -73,7 +73,7 @@ def write_overview(
     Raises:
         InputError: If the domains were measured by different versions of the evaluator.
     """
-    summaries = {slug: summary_of(project, one) for slug, one in comparisons.items()}
+    summaries = {slug: read_summary(one) for slug, one in comparisons.items()}
     table = average(project, sorted([*comparisons, *skipped]), comparisons, skipped, summaries)
     for position, method in table.loc[table["domain"] == MEAN, "method"].items():
         for names, value in _intervals(table, str(method), summaries).items():
@@ -92,7 +92,7 @@ def write_overview(
         "domains_known": total,
         "skipped": dict(skipped),
         "covers": {method: str(status) for method, status in by_method["status"].items()},
-        **{name: values_of(by_method[name]) for name in columns},
+        **{name: present_values(by_method[name]) for name in columns},
     }
 
 

@@ -18,16 +18,17 @@ import pandas as pd
 from markupsafe import Markup
 
 from react_pipeline.evaluation import (
+    EVIDENCE_DIFFERENCES,
+    JUDGED,
     MEAN,
     Compared,
     Evidence,
-    added_columns,
-    cells_of,
+    cell_interval,
+    cell_text,
     first_seeds,
-    interval_of,
     percent,
     points,
-    text_of,
+    table_cells,
 )
 from react_pipeline.extensions.dashboard.examples import read_curves, read_examples, shown_classes
 from react_pipeline.extensions.dashboard.figures import (
@@ -101,9 +102,9 @@ def _measures(table: pd.DataFrame, evidence: Mapping[str, Evidence]) -> dict[str
         figures["methods"] = intervals_figure(table, _MEASURED)
     for name, one in evidence.items():
         titles = {
-            column.name: f"{column.heading.capitalize()}, points"
+            column: f"{EVIDENCE_DIFFERENCES[column].capitalize()}, points"
             for column in one.columns
-            if not column.is_count and table[column.name].notna().any()
+            if table[column].notna().any()
         }
         if titles:
             figures[name] = intervals_figure(table, titles)
@@ -197,9 +198,13 @@ def _tiles(table: pd.DataFrame, method: str) -> list[tuple[str, str, str]]:
         "gain_over_control": "over its control",
     }
     if table["top1"].isna().all():
-        labels = {column.name: column.heading for column in added_columns()}
+        labels = {**EVIDENCE_DIFFERENCES, JUDGED: "pictures judged"}
     return [
-        (text_of(name, row[name]) + ("%" if name == "top1" else ""), label, interval_of(name, row))
+        (
+            cell_text(name, row[name]) + ("%" if name == "top1" else ""),
+            label,
+            cell_interval(name, row),
+        )
         for row in table[table["method"] == method].to_dict("records")
         for name, label in labels.items()
         if not pd.isna(row[name])
@@ -210,7 +215,7 @@ def _numbers(table: pd.DataFrame, left_out: Sequence[str], status: str = "") -> 
     """What the template `numbers.html` shows of a table; the column of the status only where it
     says something.
     """
-    heads, rows = cells_of(table, left_out)
+    heads, rows = table_cells(table, left_out)
     if status or not (table["status"] == "ok").all():
         heads["status"] = status
     controls = table["method"].str.endswith(CONTROL_SUFFIX)

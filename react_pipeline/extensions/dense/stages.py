@@ -6,7 +6,13 @@ from typing import Any
 
 from react_pipeline.project import Project, identity, outside
 from react_pipeline.settings import PipelineConfig
-from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, Stage, model_parents
+from react_pipeline.stage import (
+    BASE_CHECKPOINT,
+    CUSTOMIZED_CHECKPOINT,
+    OwnData,
+    Stage,
+    model_parents,
+)
 from react_pipeline.store import Artifact
 
 from .settings import DenseConfig
@@ -43,6 +49,8 @@ def _has_data(config: PipelineConfig) -> bool:
     return root is not None and root.is_dir()
 
 
+DATA = OwnData("dense.root", _has_data)
+
 STAGES = (
     Stage(
         "dense_results",
@@ -54,8 +62,7 @@ STAGES = (
         reads_domain=True,
         identity=_identity_of_results,
         outside=outside.unlisted,
-        has_data=_has_data,
-        data_field="dense.root",
+        data=DATA,
         version="2",
         group="dense",
         kinds=("torch", "parquet"),
@@ -68,9 +75,7 @@ STAGES = (
         "domain",
         step=_comparison,
         gathers=("dense_results",),
-        compares=True,
-        has_data=_has_data,
-        data_field="dense.root",
+        data=DATA,
         group="dense",
         kinds=("parquet",),
         priority=20,

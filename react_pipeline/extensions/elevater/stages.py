@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from react_pipeline.project import Project, outside
-from react_pipeline.settings import PipelineConfig
-from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, Stage, model_parents
+from react_pipeline.stage import (
+    BASE_CHECKPOINT,
+    CUSTOMIZED_CHECKPOINT,
+    OwnData,
+    Stage,
+    model_parents,
+)
 from react_pipeline.store import Artifact
 
 from .settings import ElevaterConfig
@@ -52,9 +57,7 @@ def _identity_of_results(project: Project, _key: str) -> dict[str, Any]:
     return fields
 
 
-def _has_data(config: PipelineConfig) -> bool:
-    return config.section(ElevaterConfig).root is not None
-
+DATA = OwnData("elevater.root", lambda config: config.section(ElevaterConfig).root is not None)
 
 STAGES = (
     Stage(
@@ -66,8 +69,7 @@ STAGES = (
         parents_of_method=model_parents,
         identity=_identity_of_features,
         outside=outside.unlisted,
-        has_data=_has_data,
-        data_field="elevater.root",
+        data=DATA,
         group="benchmark",
         kinds=("torch", "numpy"),
         pool="gpu",
@@ -81,8 +83,7 @@ STAGES = (
         parents=("benchmark_features", BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT),
         parents_of_method=lambda method: ("benchmark_features", *model_parents(method)),
         identity=_identity_of_results,
-        has_data=_has_data,
-        data_field="elevater.root",
+        data=DATA,
         group="benchmark",
         kinds=("torch", "parquet"),
         pool="gpu",
@@ -94,9 +95,7 @@ STAGES = (
         "domain",
         step=_comparison,
         gathers=("benchmark_results",),
-        compares=True,
-        has_data=_has_data,
-        data_field="elevater.root",
+        data=DATA,
         group="benchmark",
         kinds=("parquet",),
         priority=20,

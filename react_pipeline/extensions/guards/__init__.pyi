@@ -1,4 +1,3 @@
-from .columns import COLUMNS as COLUMNS
 from .drops import GUARD_DROPS as GUARD_DROPS
 from .drops import drops_of as drops_of
 from .settings import GuardsConfig as GuardsConfig

@@ -22,7 +22,6 @@ from react_pipeline.evaluation import (
     percent,
     points,
 )
-from react_pipeline.extensions.guards.columns import COLUMNS
 from react_pipeline.extensions.guards.settings import GuardsConfig
 from react_pipeline.extensions.guards.stages import GUARD_RESULTS
 from react_pipeline.lineage import fresh_or_none
@@ -80,7 +79,7 @@ class Drops(Evidence):
 
     inputs: Inputs
     results: dict[str, Artifact]
-    columns = COLUMNS
+    columns = ("guard_delta",)
     enforces = "max_drop"
     title = "Outside the domain"
     explanation = (

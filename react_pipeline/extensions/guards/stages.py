@@ -6,8 +6,13 @@ from typing import Any
 
 from react_pipeline.extensions.guards.settings import GuardsConfig
 from react_pipeline.project import Files, Project
-from react_pipeline.settings import PipelineConfig
-from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, Stage, model_parents
+from react_pipeline.stage import (
+    BASE_CHECKPOINT,
+    CUSTOMIZED_CHECKPOINT,
+    OwnData,
+    Stage,
+    model_parents,
+)
 from react_pipeline.store import Artifact
 
 GUARD_RESULTS = "guard_results"
@@ -39,10 +44,6 @@ def _outside(project: Project, _key: str) -> Files:
     return Files(names, complete=all(one.is_watched for one in sets))
 
 
-def _has_data(config: PipelineConfig) -> bool:
-    return bool(config.section(GuardsConfig).sets)
-
-
 STAGES = (
     Stage(
         GUARD_RESULTS,
@@ -53,9 +54,11 @@ STAGES = (
         parents_of_method=model_parents,
         identity=_identity,
         outside=_outside,
-        has_data=_has_data,
-        data_field="guards.sets",
-        is_benchmark=False,
+        data=OwnData(
+            "guards.sets",
+            lambda config: bool(config.section(GuardsConfig).sets),
+            is_benchmark=False,
+        ),
         group="guards",
         kinds=("torch", "parquet"),
         pool="gpu",

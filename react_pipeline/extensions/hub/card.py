@@ -25,7 +25,7 @@ from react_pipeline.promotion import HistoryEntry, Measured, results_of
 from react_pipeline.settings import CONTROL_SUFFIX, HUB_PREFIX, encoders
 from react_pipeline.stage import ALL, FEW_SHOT_SET, RETRIEVAL_CHECKPOINT, method_key
 from react_pipeline.store import Artifact, InputError
-from react_pipeline.use import pairs_of_checkpoint
+from react_pipeline.use import training_pairs
 
 MAX_NAMES = 200
 """Class names beyond this many are counted, not listed."""
@@ -56,7 +56,7 @@ def model_card(
     except InputError:  # its file is gone, and its champion is not
         title = slug
         description = ""
-    pairs = pairs_of_checkpoint(project, checkpoint)
+    pairs = training_pairs(project, checkpoint)
     results = _shown_results(project, checkpoint, decision)
     measured, figures = _figures(method, results, decision)
     made_from = _ingredients(project, checkpoint, pairs)

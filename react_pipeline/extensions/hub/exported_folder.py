@@ -38,7 +38,7 @@ from react_pipeline.clip import (
 from react_pipeline.project import Project
 from react_pipeline.stage import ALL
 from react_pipeline.store import Artifact, CorruptArtifact, fsync_tree, link_file, sha256_of
-from react_pipeline.use import CALIBRATION_FILE, RECORD_FILE, calibration_of, trained_for
+from react_pipeline.use import CALIBRATION_FILE, RECORD_FILE, find_calibration, trained_for
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -166,7 +166,7 @@ def write_calibration(project: Project, checkpoint: Artifact, folder: Path) -> N
     """
     slug, method = checkpoint.key.split("/")
     domain = trained_for(project, checkpoint)
-    temperature, calibrated_on = calibration_of(project, checkpoint, slug, method, domain)
+    temperature, calibrated_on = find_calibration(project, checkpoint, slug, method, domain)
     _write_json(
         folder / CALIBRATION_FILE, {"temperature": temperature, "calibrated_on": calibrated_on}
     )

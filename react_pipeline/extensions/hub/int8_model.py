@@ -23,7 +23,7 @@ from react_pipeline.extensions.hub.onnx_model import ONNX_FILE, OUTPUTS, opened,
 from react_pipeline.labelled import PublishedImages, preprocessing_for, read_images
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.store import InputError, ReactError
-from react_pipeline.use import pairs_of_checkpoint
+from react_pipeline.use import training_pairs
 
 INT8_FILE = "model.int8.onnx"
 
@@ -120,7 +120,7 @@ def _pictures(
         )
         openers = [lambda at=at: images.decoded(at) for at in range(len(images))]
         return labelled.counts["name"], openers, table["class_id"].to_numpy()
-    pairs = CollectedPairs(pairs_of_checkpoint(project, exported.checkpoint))
+    pairs = CollectedPairs(training_pairs(project, exported.checkpoint))
     openers = [lambda at=at: pairs.decoded(at) for at in _spaced(len(pairs))]
     return "the pairs that it was trained on", openers, None
 

@@ -1,3 +1,2 @@
-from .columns import COLUMNS as COLUMNS
 from .judgements import JUDGEMENTS as JUDGEMENTS
 from .judgements import judgements_of as judgements_of

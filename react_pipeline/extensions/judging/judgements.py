@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from react_pipeline.evaluation import Evidence, Finding, interval_in_words, points
-from react_pipeline.extensions.judging.columns import COLUMNS
 from react_pipeline.extensions.judging.log import CONFIDENCE, Session, Side, describe
 from react_pipeline.lineage import fresh
 from react_pipeline.pages import escaped
@@ -47,7 +46,7 @@ class Judgements(Evidence):
 
     inputs: Inputs
     sessions: tuple[Session, ...]
-    columns = COLUMNS
+    columns = ("judged_delta", "judged_gain")
     decides = True
     title = "Judged, not measured"
     explanation = (

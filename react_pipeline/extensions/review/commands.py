@@ -13,7 +13,7 @@ from react_pipeline.commands import (
     console,
     load_project,
     materialize_command,
-    name_of,
+    person_name,
     print_table,
 )
 
@@ -48,7 +48,7 @@ def review(
         )
 
     pairs = ReviewedSet(project, domain)
-    with open_log(project, domain, name_of(by)) as log:
+    with open_log(project, domain, person_name(by)) as log:
         try:
             serve_app(lambda: create_page(pairs, log), port, start)
         except KeyboardInterrupt:

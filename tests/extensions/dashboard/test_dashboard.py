@@ -16,7 +16,7 @@ from support.results import publish_results
 
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.evaluation.comparison import compare
-from react_pipeline.evaluation.tables import text_of
+from react_pipeline.evaluation.tables import cell_text
 from react_pipeline.extensions.dashboard.examples import (
     MAX_POINTS,
     read_curves,
@@ -134,7 +134,7 @@ def test_numbers_of_the_page_are_those_of_the_table(compared: Artifact) -> None:
     table = pd.read_parquet(compared.file("table.parquet"))
     shown = page_of(compared).cells
     for column in ("top1", "mean_per_class", "delta_top1", "gain_over_control", "n", "pairs"):
-        values = [text_of(column, value) for value in table[column].dropna()]
+        values = [cell_text(column, value) for value in table[column].dropna()]
         assert values and [text for name, text in shown if name == column] == values
 
 
