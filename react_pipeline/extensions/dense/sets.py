@@ -1,5 +1,4 @@
-"""Images with boxes or label maps: COCO instances JSON, label PNGs of several encodings; folders or
-zips, in place.
+"""Images with boxes or label maps: COCO instances JSON, label PNGs of several encodings.
 
 What is missing is `Unavailable`; what is wrong is an error that names file and field; boxes that
 can be no object's are counted and left out. Does not belong here: the table of sets
@@ -19,15 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from react_pipeline.corpus import IMAGE_SUFFIXES, BadImage, decode_apart
-from react_pipeline.extensions.elevater import (
-    FileSource,
-    is_inside,
-    open_zip,
-    read_json,
-    read_lines,
-)
+from react_pipeline.extensions.elevater import Files, read_lines
 from react_pipeline.labelled import Unavailable, lines_of, normal
-from react_pipeline.store import InputError, canonical_json
+from react_pipeline.store import InputError, canonical_json, read_json_bounded
 
 from .settings import IGNORED, DenseSet
 
@@ -56,9 +49,9 @@ class DenseImages:
     entry: DenseSet
     class_names: tuple[str, ...]
     names: tuple[str, ...]
-    source: FileSource
+    source: Files
     truth: Mapping[str, Any] | None = None
-    labels: FileSource | None = None
+    labels: Files | None = None
     table: NDArray[np.int64] | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)
 
@@ -77,7 +70,7 @@ class DenseImages:
         Raises:
             InputError: If it is gone, cannot be decoded, or is of another size than the JSON says.
         """
-        data = self.source.read(position)
+        data = self.source(position)
         try:
             image, _ = decode_apart(data, max_pixels)
         except BadImage as error:
@@ -102,7 +95,7 @@ class DenseImages:
         assert self.labels is not None and self.table is not None  # noqa: S101 - a set of label maps
         where = self.labels.locations[position]
         try:
-            with Image.open(io.BytesIO(self.labels.read(position)), formats=("PNG",)) as opened:
+            with Image.open(io.BytesIO(self.labels(position)), formats=("PNG",)) as opened:
                 if opened.mode not in ("L", "P"):
                     raise InputError(
                         f"{where}: a label map has one channel of 8 bits, and this is {opened.mode}"
@@ -131,9 +124,9 @@ class DenseImages:
         )
         for source in filter(None, (self.source, self.labels)):
             for position, location in enumerate(source.locations):
-                size, crc = source.checksum(position)
-                name = PurePosixPath(location.replace(".zip@", "/")).name
-                digest.update(f"\n{name}\0{size}\0{crc}".encode("utf-8", "surrogateescape"))
+                sha256 = hashlib.sha256(source(position)).hexdigest()
+                name = PurePosixPath(location).name
+                digest.update(f"\n{name}\0{sha256}".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
 
@@ -158,41 +151,35 @@ def dense_digests(root: Path, entry: DenseSet) -> frozenset[str]:
     except Unavailable:
         return frozenset()
     return frozenset(
-        hashlib.sha256(images.source.read(position)).hexdigest() for position in range(len(images))
+        hashlib.sha256(images.source(position)).hexdigest() for position in range(len(images))
     )
 
 
 def files_below(root: Path, folder: str) -> dict[str, str]:
-    """Relative name -> location of every file below a folder, or of every member of the zip in its
-    place.
-
-    Members of a zip are named from the folder that has the archive's own name, if they are all in
-    it.
+    """Return relative name -> location of every file below a folder of the root.
 
     Raises:
-        Unavailable: If there is neither.
+        Unavailable: If there is none.
     """
     path = root / folder
-    archive = path if path.suffix == ".zip" else path.with_name(path.name + ".zip")
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        return {
-            file.relative_to(path).as_posix(): file.relative_to(root).as_posix() for file in files
-        }
-    if not archive.is_file():
-        raise Unavailable(f"there is no folder {path} and no {archive.name} next to it")
-    members = [
-        name for name in open_zip(archive).namelist() if is_inside(name) and not name.endswith("/")
-    ]
-    inside = f"{archive.stem}/"
-    named = all(name.startswith(inside) for name in members)
-    where = archive.relative_to(root).as_posix()
-    return {name.removeprefix(inside) if named else name: f"{where}@{name}" for name in members}
+    if not path.is_dir():
+        raise Unavailable(f"there is no folder {path}")
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return {file.relative_to(path).as_posix(): file.relative_to(root).as_posix() for file in files}
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return read_json_bounded(path)
+    except FileNotFoundError as error:
+        raise Unavailable(f"{path} is missing") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: the JSON cannot be read ({error})") from error
 
 
 def _read_boxes(root: Path, entry: DenseSet) -> DenseImages:
     path = root / entry.truth
-    coco = read_json(path)
+    coco = _read_json(path)
     for part in ("images", "annotations", "categories"):
         if not isinstance(coco, dict) or not isinstance(coco.get(part), list):
             raise InputError(f"{path}: has no `{part}`, which a COCO instances JSON lists")
@@ -221,7 +208,7 @@ def _read_boxes(root: Path, entry: DenseSet) -> DenseImages:
         )
     categories = [{"id": number, "name": name} for number, name in zip(ids, names, strict=True)]
     truth = {"images": list(images.values()), "annotations": boxes, "categories": categories}
-    source = FileSource(root, tuple(files[name] for name in file_names))
+    source = Files(root, tuple(files[name] for name in file_names))
     return DenseImages(entry, names, file_names, source, truth, skipped=dict(skipped))
 
 
@@ -333,8 +320,8 @@ def _read_maps(root: Path, entry: DenseSet) -> DenseImages:
     table[IGNORED] = IGNORED
     table[list(values or range(len(names)))] = range(len(names))
     file_names = tuple(images[stem] for stem in stems)
-    source = FileSource(root, tuple(files[name] for name in file_names))
-    labels = FileSource(root, tuple(maps[name] for name in stems.values()))
+    source = Files(root, tuple(files[name] for name in file_names))
+    labels = Files(root, tuple(maps[name] for name in stems.values()))
     return DenseImages(entry, names, file_names, source, labels=labels, table=table)
 
 

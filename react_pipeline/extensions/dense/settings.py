@@ -41,8 +41,7 @@ IGNORED = 255
 
 @dataclass(frozen=True)
 class DenseSet:
-    """A set of images with boxes or with label maps; paths are relative to the root, a folder may
-    be a zip instead.
+    """A set of images with boxes or with label maps; paths are relative to the root.
 
     Attributes:
         truth: The COCO instances JSON, or the folder of the label maps.

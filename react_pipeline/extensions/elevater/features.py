@@ -64,9 +64,8 @@ class SplitFeatures(BaseModel):
     dataset: str
     split: str
     n: int
-    expected: int | None
+    expected: int
     layout: str
-    order: tuple[int, ...]
     digest: str
     truncated: int
     seconds: float
@@ -131,7 +130,7 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
     present, missing = read_all(elevater.root, "elevater", places, read)
     # Reasons name paths, and the location of the data is not part of the artifact's identity.
     digests = {place: digest for place, (_, digest) in present.items()}
-    content = {"images": digests, "missing": sorted(missing), "unavailable": ""}
+    content = {"images": digests, "missing": sorted(missing)}
     inputs = resolve(project, BENCHMARK_FEATURES, method_key(slug, method), content=content)
 
     def write(directory: Path, scratch: Scratch) -> dict[str, Any]:
@@ -219,7 +218,6 @@ class _Writer:
             n=len(images),
             expected=images.expected,
             layout=images.layout,
-            order=images.order,
             digest=digest,
             truncated=truncated,
             seconds=round(time.monotonic() - started, 2),
