@@ -56,7 +56,7 @@ STAGES = (
         outside=outside.unlisted,
         has_data=_has_data,
         data_field="dense.root",
-        version="2",
+        version="3",
         group="dense",
         kinds=("torch", "parquet"),
         pool="gpu",
@@ -64,7 +64,7 @@ STAGES = (
     ),
     Stage(
         "dense_comparison",
-        "base and methods in detection and segmentation; see dashboard.html",
+        "base and methods in detection and segmentation",
         "domain",
         step=_comparison,
         gathers=("dense_results",),
