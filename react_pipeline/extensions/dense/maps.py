@@ -25,6 +25,8 @@ from .sets import BACKGROUND, DenseImages
 from .settings import DenseConfig
 from .tower import DenseTower
 
+WINDOWS_AT_ONCE = 64
+
 
 @dataclass(frozen=True)
 class ClassVectors:
@@ -137,22 +139,21 @@ class Segmenter:
             for top in [*range(0, pixels.shape[-2] - tall, step), pixels.shape[-2] - tall]
             for left in [*range(0, pixels.shape[-1] - wide, step), pixels.shape[-1] - wide]
         ]
-        cells = self._refine([self._window(pixels[:, :, *place]) for place in places])
+        cells = self._refine(*self._look(torch.cat([pixels[:, :, *place] for place in places])))
         total = pixels.new_zeros(self.vectors.count, *pixels.shape[-2:])
         times = pixels.new_zeros(pixels.shape[-2:])
         for place, window in zip(places, cells, strict=True):
-            enlarged = functional.interpolate(
-                window.permute(0, 3, 1, 2), (tall, wide), mode="bilinear"
-            )
-            total[:, *place] += enlarged[0]
+            grid = window.permute(2, 0, 1)[None]
+            total[:, *place] += functional.interpolate(grid, (tall, wide), mode="bilinear")[0]
             times[place] += 1
         mean = (total / times)[None, :, :rows, :columns]
         found = functional.interpolate(mean, size, mode="bilinear")[0]
         return found if self.config.key_smoothing else found.softmax(dim=0)
 
-    def _window(self, window: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (1, h, w, C) and keys (1, h, w, W) of a window (1, 3, H, W)."""
-        features, keys = self.tower(window)
+    def _look(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (B, h, w, C) and keys (B, h, w, W) of windows (B, 3, H, W)."""
+        parts = [self.tower(part) for part in windows.split(WINDOWS_AT_ONCE)]
+        features, keys = (torch.cat(part) for part in zip(*parts, strict=True))
         logits = self.vectors.logits(features)
         if not logits.isfinite().any(dim=-1).all():
             raise CorruptArtifact(
@@ -160,25 +161,20 @@ class Segmenter:
             )
         return logits, keys
 
-    def _refine(self, cells: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        """Return logits, or with key smoothing shares, (1, h, w, C) of each window of an image, by
+    def _refine(self, logits: Tensor, keys: Tensor) -> Tensor:
+        """Return logits, or with key smoothing shares, (B, h, w, C) of all windows of an image, by
         MaskCLIP's refinements in MaskCLIP's order.
 
         First prompt denoising: classes that no patch of the image is likely to show are left out.
         Then key smoothing, which so spreads the shares of the others alone.
         """
-        shares = [logits.softmax(dim=-1).amax(dim=(0, 1, 2)) for logits, _ in cells]
-        highest = torch.stack(shares).amax(dim=0)
+        highest = logits.softmax(dim=-1).amax(dim=(0, 1, 2))
         absent = (highest < self.config.prompt_denoising) & (highest < highest.max())
-        refined = []
-        for logits, keys in cells:
-            present = logits.masked_fill(absent, -torch.inf)
-            if self.config.key_smoothing:
-                refined.append(smoothed(present.softmax(-1), keys, self.config.key_smoothing))
-            else:
-                # Minus infinity would spread when it is interpolated.
-                refined.append(present.clamp(min=-10 * LOGIT_SCALE))
-        return refined
+        present = logits.masked_fill(absent, -torch.inf)
+        if self.config.key_smoothing:
+            return smoothed(present.softmax(-1), keys, self.config.key_smoothing)
+        # Minus infinity would spread when it is interpolated.
+        return present.clamp(min=-10 * LOGIT_SCALE)
 
 
 def smoothed(shares: Tensor, keys: Tensor, threshold: float) -> Tensor:

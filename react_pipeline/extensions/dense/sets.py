@@ -124,9 +124,8 @@ class DenseImages:
         )
         for source in filter(None, (self.source, self.labels)):
             for position, location in enumerate(source.locations):
-                sha256 = hashlib.sha256(source(position)).hexdigest()
-                name = PurePosixPath(location).name
-                digest.update(f"\n{name}\0{sha256}".encode("utf-8", "surrogateescape"))
+                line = f"\n{PurePosixPath(location).name}\0{_sha256(source, position)}"
+                digest.update(line.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
 
@@ -150,9 +149,11 @@ def dense_digests(root: Path, entry: DenseSet) -> frozenset[str]:
         images = read_dense_set(root, entry)
     except Unavailable:
         return frozenset()
-    return frozenset(
-        hashlib.sha256(images.source(position)).hexdigest() for position in range(len(images))
-    )
+    return frozenset(_sha256(images.source, position) for position in range(len(images)))
+
+
+def _sha256(source: Files, position: int) -> str:
+    return hashlib.sha256(source(position)).hexdigest()
 
 
 def files_below(root: Path, folder: str) -> dict[str, str]:
@@ -215,18 +216,14 @@ def _read_boxes(root: Path, entry: DenseSet) -> DenseImages:
 def _classes(
     path: Path, entry: DenseSet, categories: list[Any]
 ) -> tuple[tuple[str, ...], list[int]]:
-    """Names of the classes and the ids that the file has for them; the file's own names and order
-    for your own set.
+    """Return the names of the classes and the ids that the file has for them; the file's own names
+    and order for your own set.
     """
-    ids: dict[str, int] = {}
-    for category in categories:
-        name = str(category["name"])
-        if ids.setdefault(normal(name), int(category["id"])) != int(category["id"]):
-            raise InputError(f"{path}: `categories` names {name!r} twice")
-    if len(set(ids.values())) < len(categories):
-        raise InputError(f"{path}: `categories` has an id twice")
-    own = sorted(categories, key=lambda category: int(category["id"]))
-    names = entry.class_names or tuple(str(category["name"]) for category in own)
+    own = sorted((int(category["id"]), str(category["name"])) for category in categories)
+    ids = {normal(name): number for number, name in own}
+    if len(ids) < len(own) or len(set(ids.values())) < len(own):
+        raise InputError(f"{path}: `categories` has a name or an id twice")
+    names = entry.class_names or tuple(name for _, name in own)
     if missing := [name for name in names if normal(name) not in ids]:
         raise InputError(
             f"{path}: `categories` lacks {len(missing)} classes of "
@@ -238,27 +235,19 @@ def _classes(
 def _boxes(
     path: Path, coco: Mapping[str, Any], images: Mapping[int, Any], ids: Collection[int]
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """The boxes of these classes, cut to their images; those that can be no object's are
+    """Return the boxes of these classes, cut to their images; those that can be no object's are
     counted.
     """
-    listed = {
-        "category_id": {category["id"] for category in coco["categories"]},
-        "image_id": images,
-    }
+    categories = {category["id"] for category in coco["categories"]}
     boxes: list[dict[str, Any]] = []
     skipped = Counter[str]()
     for number, box in enumerate(coco["annotations"]):
-        where = f"{path}: annotations[{number}]"
-        for field_name, numbers in listed.items():
-            if box[field_name] not in numbers:
-                raise InputError(
-                    f"{where}.{field_name} {box[field_name]} is not listed in the file"
-                )
+        for field_name, listed in (("category_id", categories), ("image_id", images)):
+            if box[field_name] not in listed:
+                where = f"annotations[{number}].{field_name}"
+                raise InputError(f"{path}: {where} {box[field_name]} is not listed in the file")
         image = images[box["image_id"]]
         size = [image["width"], image["height"]]
-        shape = box.get("segmentation")
-        if isinstance(shape, dict) and list(shape["size"]) != size[::-1]:
-            raise InputError(f"{where}.segmentation.size {shape['size']} is not its image's")
         left, top, width, height = map(float, box["bbox"])
         corners = np.clip([left, top, left + width, top + height], 0, size * 2).tolist()
         cut = [*corners[:2], corners[2] - corners[0], corners[3] - corners[1]]
@@ -270,16 +259,9 @@ def _boxes(
             # A hundredth of a pixel is how annotations are rounded.
             moved = np.abs(np.subtract(cut, [left, top, width, height])).max() > 0.02
             skipped["cut at the border"] += int(moved)
-            boxes.append(
-                {
-                    "id": len(boxes) + 1,
-                    "image_id": box["image_id"],
-                    "category_id": box["category_id"],
-                    "bbox": cut,
-                    "area": float(box.get("area", cut[2] * cut[3])),
-                    "iscrowd": int(box.get("iscrowd", 0)),
-                }
-            )
+            about = {"id": len(boxes) + 1, "bbox": cut, "iscrowd": int(box.get("iscrowd", 0))}
+            about["area"] = float(box.get("area", cut[2] * cut[3]))
+            boxes.append({key: box[key] for key in ("image_id", "category_id")} | about)
     return boxes, +skipped
 
 

@@ -100,7 +100,8 @@ def submit(
     problems = collect_submission(artifact, experiment, to)
     for problem in problems:
         print_error(f"error: {problem}")
-    typer.echo(f"{to}: {'incomplete' if problems else 'complete'}")
+    state = "incomplete" if problems else "complete"
+    typer.echo(f"{to}: {state}; its rows are in the order of your files")
     raise typer.Exit(1 if problems else 0)
 
 

@@ -140,19 +140,19 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
             name = place.replace("/", "--")
             record = scratch.build(name, directory, partial(writer.write, images, digest))
             splits[place] = SplitFeatures.model_validate_json(record)
-        truncated = {}
-        incomplete = {}
-        for place, about in splits.items():
-            if about.truncated:
-                truncated[place] = about.truncated
-            if about.n != about.expected:
-                incomplete[place] = f"{about.n} of {about.expected} images"
+        incomplete = {
+            place: f"{about.n} of {about.expected} images"
+            for place, about in splits.items()
+            if about.n != about.expected
+        }
         return {
             "images": sum(about.n for about in splits.values()),
             "datasets": sum(about.split == "test" for about in splits.values()),
             "of": len(elevater.dataset_names),
             "splits_taken_over": writer.taken_over,
-            "truncated": truncated,
+            "truncated": {
+                place: about.truncated for place, about in splits.items() if about.truncated
+            },
             "incomplete": incomplete,
             "missing": missing,
             "seconds": round(sum(about.seconds for about in splits.values()), 2),

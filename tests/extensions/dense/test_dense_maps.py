@@ -76,7 +76,7 @@ def test_pixels_have_the_mean_of_the_windows_that_show_them(clip: Clip, masks: D
     total, times = torch.zeros(1, made.vectors.count, 64, 80), torch.zeros(64, 80)
     for top, left in ((top, left) for top in (0, 32) for left in (0, 32, 48)):
         place = slice(top, top + 32), slice(left, left + 32)
-        (cells,) = made._refine([made._window(pixels[:, :, *place])])
+        cells = made._refine(*made._look(pixels[:, :, *place]))
         total[:, :, *place] += torch.nn.functional.interpolate(
             cells.permute(0, 3, 1, 2), (32, 32), mode="bilinear"
         )
@@ -103,7 +103,7 @@ def test_with_key_smoothing_shares_are_enlarged_and_not_logits(
 ) -> None:
     made = segmenter(clip, masks, key_smoothing=0.5)
     pixels = torch.randn(1, 3, 64, 64)
-    (cells,) = made._refine([made._window(pixels)])
+    cells = made._refine(*made._look(pixels))
     wanted = torch.nn.functional.interpolate(cells.permute(0, 3, 1, 2), (64, 64), mode="bilinear")
     torch.testing.assert_close(made.shares(pixels, (64, 64)), wanted[0])
     torch.testing.assert_close(wanted.sum(dim=1), torch.ones(1, 64, 64))
@@ -131,19 +131,17 @@ def test_unlikely_classes_are_left_out_before_smoothing(clip: Clip, masks: Dense
     keys = torch.nn.functional.normalize(
         torch.tensor([[[1.0, 0.0], [1.0, 1.0]]]).expand(2, 2, 2), dim=-1
     )
-    cells = [
-        (shares[number].log().view(1, 1, 2, 3), keys[number].view(1, 1, 2, 2)) for number in (0, 1)
-    ]
-    found = torch.cat(made._refine(cells))
+    cells = shares.log().unsqueeze(1), keys.unsqueeze(1)
+    found = made._refine(*cells)
     assert found.shape == (2, 1, 2, 3)
     left = torch.nn.functional.pad(
         torch.nn.functional.normalize(shares[..., :2], p=1, dim=-1), (0, 1)
     )
     for number in (0, 1):
-        expected = smoothed(left[number].view(1, 1, 2, 3), cells[number][1], 1.0)
+        expected = smoothed(left[number].view(1, 1, 2, 3), keys[number].view(1, 1, 2, 2), 1.0)
         torch.testing.assert_close(found[number], expected[0])
     # The likeliest class stays, however little likely it is.
-    alone = torch.cat(segmenter(clip, masks, prompt_denoising=1.0)._refine(cells))
+    alone = segmenter(clip, masks, prompt_denoising=1.0)._refine(*cells)
     assert alone.argmax(dim=-1).unique().tolist() in ([0], [1], [0, 1])
     assert (alone.softmax(dim=-1)[..., 2] == 0).all()
 
