@@ -219,7 +219,6 @@ GUARDS = (
     Guard("react_pipeline/embedding/mapped_vectors.py", "if member.file_size > MAX_EXPANSION * member.compress_size:", "if False:", BOMBS),
     Guard("react_pipeline/extensions/dense/sets.py", "if opened.size != size:", "if False:", "extensions/dense/test_dense_sets.py"),
     Guard("react_pipeline/corpus/images.py", "image.width * image.height > LARGE_PIXELS", "False", BOMBS),
-    Guard("react_pipeline/extensions/elevater/submission.py", "> MAX_MEMBER_BYTES:", "< 0:", BOMBS),
     Guard("react_pipeline/corpus/pairs.py", "sample.image.size_bytes > MAX_IMAGE_BYTES", "False", "faults/test_bad_images_and_captions.py"),
     Guard("react_pipeline/corpus/images.py", "if width * height > max_pixels:", "if False:", "faults/test_bad_images_and_captions.py"),
     Guard("react_pipeline/corpus/images.py", ", formats=FORMATS)", ")", "corpus/test_images.py"),

@@ -56,7 +56,7 @@ def test_distributions_hold_licence_docs_and_the_demo_project(built: Path) -> No
         "licenses/LICENSE",
         "licenses/NOTICE",
         "py.typed",
-        "extensions/elevater/data/layouts.json",
+        "extensions/elevater/data/datasets.json",
     } <= names
     assert {
         "assets/definitions.py",

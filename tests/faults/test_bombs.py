@@ -28,8 +28,6 @@ from react_pipeline.corpus.shards import MAX_DIGITS, index_shard
 from react_pipeline.corpus.text_columns import MAX_BATCH_BYTES
 from react_pipeline.embedding.mapped_vectors import open_vectors
 from react_pipeline.embedding.parts import Parts, starts_of
-from react_pipeline.extensions.elevater import submission
-from react_pipeline.extensions.elevater.submission import MEMBER, check_submission
 from react_pipeline.extensions.images.corpus_kind import Images
 from react_pipeline.extensions.images.image_files import _read_table
 from react_pipeline.extensions.urls.corpus_kind import UrlTables
@@ -177,22 +175,3 @@ def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda _: images.decode_image(buffer.getvalue(), 100), range(2)))
     assert met == []
-
-
-@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"data": [' + b"[" * 50_000])
-def test_a_submission_of_nested_json_is_a_problem_and_no_crash(
-    tmp_path: Path, content: bytes
-) -> None:  # 55
-    with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(MEMBER, content)
-    assert len(check_submission(tmp_path / "all.zip", {})) == 1
-
-
-def test_a_submission_that_unpacks_to_too_much_is_not_unpacked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(MEMBER, b"0" * 5_000)
-    monkeypatch.setattr(submission, "MAX_MEMBER_BYTES", 4_999)
-    (problem,) = check_submission(tmp_path / "all.zip", {})
-    assert "allowed are 4,999" in str(problem)

@@ -8,7 +8,6 @@ import errno
 import json
 import os
 import tracemalloc
-import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -27,8 +26,7 @@ from react_pipeline.corpus import bounded_tables, text_columns
 from react_pipeline.corpus.bounded_tables import open_table, whole_table
 from react_pipeline.corpus.shards import index_shard
 from react_pipeline.corpus.text_columns import read_text_table, text_batches
-from react_pipeline.extensions.elevater.listing import read_json, read_text
-from react_pipeline.extensions.elevater.submission import MEMBER, check_submission
+from react_pipeline.extensions.elevater.images import read_lines
 from react_pipeline.extensions.images.corpus_kind import Images
 from react_pipeline.extensions.images.image_files import _read_table
 from react_pipeline.extensions.predict.pictures import find_pictures
@@ -166,7 +164,7 @@ FIFOS: dict[str, tuple[str, Reader]] = {
     "weights": ("a.safetensors", read_weights),
     "shard": ("a.tar", index_shard),
     "table": ("a.parquet", read_url_table),
-    "list": ("a.json", read_json),
+    "list": ("a.txt", read_lines),
     "image": ("a.jpg", read_file),
     "settings": ("a.yaml", read_yaml),
 }
@@ -180,7 +178,7 @@ def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path, kind: str) -
         read(tmp_path / name)
 
 
-@pytest.mark.parametrize("read", [read_file, read_text, read_bounded])
+@pytest.mark.parametrize("read", [read_file, read_lines, read_bounded])
 def test_a_sparse_file_is_not_read(tmp_path: Path, read: Reader) -> None:
     with (tmp_path / "a.jpg").open("wb") as file:
         file.truncate(8 << 30)
@@ -228,10 +226,3 @@ def test_a_model_is_built_no_larger_than_its_weights(layers: int) -> None:
     with pytest.raises(ValueError, match="tensors"), at_most({"weight": torch.ones(3)}):
         nn.Sequential(*(nn.Linear(side, side) for _ in range(layers)))
     nn.Linear(100, 100)
-
-
-def test_a_submission_of_repeated_text_is_not_unpacked(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(MEMBER, b" " * (65 << 20))
-    (problem,) = check_submission(tmp_path / "all.zip", {})
-    assert "no scores" in str(problem)

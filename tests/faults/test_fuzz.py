@@ -31,7 +31,7 @@ from safetensors.torch import save
 from react_pipeline.clip.weights import read_weights
 from react_pipeline.corpus.shards import index_shard
 from react_pipeline.embedding.mapped_vectors import open_vectors
-from react_pipeline.extensions.elevater.listing import read_json
+from react_pipeline.extensions.elevater.image_text import read_karpathy
 from react_pipeline.extensions.urls.corpus_kind import UrlTables
 from react_pipeline.extensions.urls.tables import read_rows
 from react_pipeline.settings.files import load_domain
@@ -89,7 +89,11 @@ READERS: dict[str, tuple[str, bytes, Callable[[Path], Any]]] = {
     ),
     "safetensors": ("a.safetensors", save({"weight": torch.ones(2, 2)}), read_weights),
     "torch": ("a.pt", torch_file(), read_weights),
-    "listing": ("a.json", b'{"data": [{"a": [1, 2.5, null]}]}', read_json),
+    "listing": (
+        "a.json",
+        b'{"images": [{"filename": "a", "split": "test", "sentences": []}]}',
+        read_karpathy,
+    ),
     "manifest": (
         "manifest.json",
         b'{"format": 3, "files": {}}',

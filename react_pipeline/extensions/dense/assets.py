@@ -27,9 +27,7 @@ def dense_results() -> None:
 
 @asset_text
 def dense_comparison() -> None:
-    """The base compared with each method of the domain, set by set, with pictures: truth, base,
-    methods.
-    """
+    """The base compared with each method of the domain, set by set."""
 
 
 @artifact_check("dense_results", blocking=True)

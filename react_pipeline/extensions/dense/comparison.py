@@ -1,10 +1,8 @@
-"""Detection and segmentation compared: the base against each method of a domain, by figures and by
-pictures.
+"""Detection and segmentation compared: the base against each method of a domain.
 
-Does not belong here: measuring (`dense_results`), which results may be compared (`comparison`).
+Does not belong here: measuring (`results`), which results may be compared (`comparison`).
 """
 
-import base64
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,9 @@ import pandas as pd
 
 from react_pipeline.extensions.protocols import results_to_compare
 from react_pipeline.lineage import resolve
-from react_pipeline.pages import escaped, markdown_table, render
+from react_pipeline.pages import escaped, markdown_table
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, Scratch
-
-from .pictures import write_overlays
 
 DENSE_COMPARISON = "dense_comparison"
 COLUMNS = ["method", "set", "source", "figure", "base", "value", "delta", "n"]
@@ -28,8 +24,7 @@ def compare_dense(project: Project, slug: str) -> Artifact:
     """Publish the base with every method of a domain that has a fresh result, on the sets that both
     were measured on.
 
-    Files: `table.parquet`, `table.csv`, `table.md`, `overlays.png` (truth, base, methods),
-    `dashboard.html`.
+    Files: `table.parquet`, `table.csv`, `table.md`.
 
     Raises:
         MissingArtifact: As `results_to_compare`.
@@ -42,42 +37,21 @@ def compare_dense(project: Project, slug: str) -> Artifact:
         table.to_parquet(directory / "table.parquet", index=False)
         table.to_csv(directory / "table.csv", index=False)
         reasons = {**skipped, **left_out}
-        overlays = directory / "overlays.png"
-        folders = {name: result.path for name, result in results.items()}
-        if write_overlays(results["base"].path, folders, overlays):
-            picture = "data:image/png;base64," + base64.b64encode(overlays.read_bytes()).decode()
-        else:
-            picture = ""
-        _write_pages(directory, slug, table, reasons, picture)
+        (directory / "table.md").write_text(_to_markdown(table, reasons), encoding="utf-8")
         methods = [name for name in results if name != "base"]
         return {"methods": methods, "skipped": reasons, **_counts(table)}
 
     return project.store.build(inputs, write)
 
 
-def _write_pages(
-    directory: Path, slug: str, table: pd.DataFrame, reasons: Mapping[str, str], picture: str
-) -> None:
-    """Write `table.md` and `dashboard.html`."""
+def _to_markdown(table: pd.DataFrame, reasons: Mapping[str, str]) -> str:
     columns = ["method", *PLACE, "base %", "method %", "delta", "images"]
     rows = []
     for row in table.itertuples(index=False):
         percents = [f"{100 * value:.1f}" for value in row[4:6]]
         rows.append([*row[:4], *percents, f"{100 * row.delta:+.1f}", row.n])
     notes = "".join(f"\n- {name}: {escaped(reason)}" for name, reason in reasons.items())
-    text = markdown_table(columns, rows) + notes + "\n"
-    (directory / "table.md").write_text(text, encoding="utf-8")
-    page = render(
-        "extensions/dense",
-        "dense.html",
-        page_title=f"Detection and segmentation: {slug}",
-        domain=slug,
-        columns=columns,
-        rows=rows,
-        reasons=reasons,
-        picture=picture,
-    )
-    (directory / "dashboard.html").write_text(page, encoding="utf-8")
+    return markdown_table(columns, rows) + notes + "\n"
 
 
 def compare(results: Mapping[str, Artifact]) -> tuple[pd.DataFrame, dict[str, str]]:

@@ -1,16 +1,17 @@
 """Figures of boxes and of label maps: average precision by pycocotools, intersection over union by
-one matrix.
+torchmetrics.
 
-Does not belong here: predicting (`dense_regions`, `dense_maps`), what is published
-(`dense_results`). Shapes: C classes, N pixels.
+Does not belong here: predicting (`regions`, `maps`), what is published (`results`). Shapes: C
+classes.
 """
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from react_pipeline.installation import install_command
@@ -22,38 +23,40 @@ MAX_BOXES = 100
 """An image, as in COCO."""
 
 
-def confusion(
-    truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
-) -> NDArray[np.int64]:
-    """How many pixels of each class (row) were found to be of each class (column), (C, C); ignored
-    ones count not.
+def map_figures(
+    maps: Iterable[tuple[NDArray[Any], NDArray[Any]]], classes: int
+) -> tuple[dict[str, float], NDArray[np.float64]]:
+    """Return figures of label maps over all images together, and the IoU of each class (C,); NaN
+    where it is neither in the truth nor found.
+
+    Args:
+        maps: For each image the true and the predicted class ids (H, W); `IGNORED` pixels of the
+            truth are not counted.
+
+    Returns:
+        `miou`, `pixel_accuracy` and `classes` (how many the mean is over); nothing where no pixel
+        counts.
     """
-    counted = truth != IGNORED
-    pairs = truth[counted] * classes + predicted[counted]
-    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-
-
-def intersection_over_union(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
-    """IoU of each class (C,) over all images together; NaN where it is neither in the truth nor
-    found.
-    """
-    hits = np.diag(matrix)
-    union = matrix.sum(axis=0) + matrix.sum(axis=1) - hits
-    return np.divide(hits, union, out=np.full(len(matrix), np.nan), where=union > 0)
-
-
-def map_figures(matrix: NDArray[np.int64]) -> dict[str, float]:
-    """`miou`, `pixel_accuracy` and `classes` (how many the mean is over); nothing where no pixel
-    counts.
-    """
-    if not (total := matrix.sum()):
-        return {}
-    ious = intersection_over_union(matrix)
-    return {
+    try:
+        from torchmetrics.classification import MulticlassJaccardIndex
+    except ImportError as error:
+        raise InputError(f"mIoU needs torchmetrics: {install_command('dense')}") from error
+    metric = MulticlassJaccardIndex(
+        classes, average=None, ignore_index=IGNORED, zero_division=np.nan
+    )
+    for truth, found in maps:
+        pair = (torch.from_numpy(ids.astype(np.int64)).flatten() for ids in (found, truth))
+        metric.update(*pair)
+    ious = metric.compute().numpy()
+    matrix = metric.confmat
+    if not matrix.sum():
+        return {}, ious
+    figures = {
         "miou": float(np.nanmean(ious)),
-        "pixel_accuracy": float(np.trace(matrix) / total),
+        "pixel_accuracy": float(matrix.trace() / matrix.sum()),
         "classes": float(np.isfinite(ious).sum()),
     }
+    return figures, ious
 
 
 def box_figures(
@@ -61,7 +64,8 @@ def box_figures(
     detections: Sequence[Mapping[str, Any]],
     groups: Mapping[str, Sequence[str]],
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Figures of detections as COCO computes them, and the AP50 of each class that has boxes.
+    """Return figures of detections as COCO computes them, and the AP50 of each class that has
+    boxes.
 
     Args:
         truth: COCO's JSON.
@@ -72,46 +76,33 @@ def box_figures(
     Returns:
         `ap`, `ap50` and those of the groups, fractions; AP50 by class name.
     """
-    precision = _evaluated(truth, detections).eval["precision"][
-        :, :, :, 0, -1
-    ]  # IoU, recall, class; all areas
-    names = [
-        category["name"]
-        for category in sorted(truth["categories"], key=lambda category: category["id"])
-    ]
+    # IoU, recall, class; all areas, the most boxes.
+    precision = _evaluate(truth, detections).eval["precision"][:, :, :, 0, -1]
+    categories = sorted(truth["categories"], key=lambda category: category["id"])
+    names = [category["name"] for category in categories]
     figures = {}
-    for suffix, chosen in {
-        "": names,
-        **{f"_{name}": group for name, group in groups.items()},
-    }.items():
+    for group, chosen in {"": names, **groups}.items():
+        suffix = f"_{group}" if group else ""
         part = precision[:, :, np.isin(names, list(chosen))]
         for figure, values in ((f"ap{suffix}", part), (f"ap50{suffix}", part[0])):
             if (values > -1).any():
                 figures[figure] = float(values[values > -1].mean())
-    classes = {
-        name: values.mean()
-        for name, values in zip(names, precision[0].T, strict=True)
-        if values.max() > -1
-    }
-    return figures, {name: float(value) for name, value in classes.items()}
+    by_class = zip(names, precision[0].T, strict=True)
+    return figures, {name: float(row.mean()) for name, row in by_class if row.max() > -1}
 
 
 def proposal_figures(
     truth: Mapping[str, Any], proposals: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
-    """The part of all true boxes that one of the first 100 or 1,000 proposals overlaps by half, of
-    any class.
+    """Return the part of all true boxes that one of the first 100 or 1,000 proposals overlaps by
+    half, of any class.
     """
-    recall = _evaluated(truth, proposals, classes=False, limits=(1, 100, 1_000)).eval["recall"][
-        0, 0, 0
-    ]
-    return {
-        f"proposal_recall_{count}": float(value)
-        for count, value in zip((100, 1_000), recall[1:], strict=True)
-    }
+    limits = (1, 100, 1_000)
+    recall = _evaluate(truth, proposals, classes=False, limits=limits).eval["recall"][0, 0, 0]
+    return {f"proposal_recall_{limits[place]}": float(recall[place]) for place in (1, 2)}
 
 
-def _evaluated(
+def _evaluate(
     truth: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
     *,

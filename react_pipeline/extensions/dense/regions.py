@@ -44,11 +44,7 @@ class Detector:
         self.config = config
         self.vectors = ClassVectors.of(clip, class_names, templates)
         of_map = config.regions == "roi"
-        self.tower = (
-            DenseTower(clip.model, config.attention, config.residual, config.mlp)
-            if of_map
-            else None
-        )
+        self.tower = DenseTower(clip.model, config.attention) if of_map else None
         self.encoder = None if of_map else Encoder(clip, EVALUATION_PRECISION)
 
     @arithmetic()
@@ -82,21 +78,14 @@ class Detector:
     def region_vectors(self, image: Image.Image, boxes: Tensor) -> Tensor:
         """Unit vectors (R, D) of boxes.
 
-        The image keeps its ratio, and is padded to whole patches; to a square for a tower that
-        takes no other.
+        The image keeps its ratio, and is padded to whole patches.
         """
         if self.tower is None:
             return self._crop_vectors(image, boxes)
-        size = self.tower.size
-        if self.tower.any_size:
-            short, longest = RESNET_SIDES if self.tower.is_resnet else (size, None)
-            fitted = resized(image, self.config.short_side or short, longest)
-            multiple = self.tower.stride
-        else:
-            fitted = resized(image, size, longest=size)
-            multiple = size
+        short, longest = RESNET_SIDES if self.tower.is_resnet else (self.tower.size, None)
+        fitted = resized(image, self.config.short_side or short, longest)
         scale = torch.tensor([fitted.width / image.width, fitted.height / image.height]).repeat(2)
-        pixels = padded(normalized(self.clip, fitted), multiple)
+        pixels = padded(normalized(self.clip, fitted), self.tower.stride)
         return self.tower.regions(pixels, (boxes.float() * scale).to(self.clip.device))
 
     def _crop_vectors(self, image: Image.Image, boxes: Tensor) -> Tensor:

@@ -1,13 +1,10 @@
-"""Detection and segmentation by one checkpoint, as an artifact: figures, detections, and pictures
-of some images.
+"""Detection and segmentation by one checkpoint, as an artifact: figures and detections.
 
 Belongs here: publishing, and going on image by image after a kill. Does not belong here: predicting
-(`dense_regions`, `dense_maps`, `dense_student`), figures (`dense_measures`), the difference to the
-base (`dense_comparison`).
+(`regions`, `maps`, `student`), figures (`measures`), the difference to the base (`comparison`).
 
 Files: `results.parquet`, `results.json` (`COLUMNS`), `per_class.parquet`, `images.parquet`,
-`table.md`, `overlays.png`, `detections/<set>--<source>.json` (COCO's form of results),
-`shown/<set>--<source>--<number>-{truth,found}.png`.
+`table.md`, `detections/<set>--<source>.json` (COCO's form of results).
 """
 
 from __future__ import annotations
@@ -16,7 +13,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,14 +39,7 @@ from react_pipeline.store import (
     sha256_of,
 )
 
-from .measures import (
-    box_figures,
-    confusion,
-    intersection_over_union,
-    map_figures,
-    proposal_figures,
-)
-from .pictures import boxes_tile, map_tile, write_overlays
+from .measures import box_figures, map_figures, proposal_figures
 from .sets import DenseImages, read_dense_set
 from .settings import IGNORED, DenseConfig
 
@@ -61,8 +50,6 @@ DENSE_RESULTS = "dense_results"
 COLUMNS = ["set", "task", "source", "figure", "value", "n", "unavailable"]
 """`source` is where boxes come from, `map` (the frozen model's) or `student`; values are fractions.
 """
-SHOWN = 3
-"""Images of each set of which pictures are kept."""
 
 
 def publish_dense(project: Project, slug: str, method: str) -> Artifact:
@@ -81,7 +68,7 @@ def publish_dense(project: Project, slug: str, method: str) -> Artifact:
     present, missing = read_dense_sets(dense, slug)
     digests = {images.entry.name: images.digest() for images in present}
     files = digests_of_files(dense, present)
-    content = {"sets": digests, "missing": sorted(missing), "unavailable": "", "files": files}
+    content = {"sets": digests, "missing": sorted(missing), "files": files}
     inputs = resolve(project, DENSE_RESULTS, key, content=content)
 
     def write(directory: Path, scratch: Scratch) -> dict[str, Any]:
@@ -109,7 +96,6 @@ class _Measuring:
         self.project = project
         self.domain = project.domain(slug)
         self.dense = project.config.section(DenseConfig)
-        self.slug = slug
         self.checkpoint = checkpoint
         self.directory = directory
         self.scratch = scratch
@@ -121,9 +107,9 @@ class _Measuring:
         return load_model(self.project, self.checkpoint)
 
     def measure(self, images: DenseImages) -> list[list[Any]]:
-        """The rows of one set."""
+        """Return the rows of one set."""
         boxes = images.entry.task == "detection"
-        students = () if boxes or not self.dense.student_images else ("student",)
+        students = ("student",) if self.dense.student_images else ()
         rows: list[list[Any]] = []
         for source in self.dense.boxes if boxes else ("map", *students):
             about = [images.entry.name, images.entry.task, source]
@@ -154,53 +140,36 @@ class _Measuring:
         )
         propose = box_source(kind, images, self.dense, self.clip.device)
         categories = [category["id"] for category in truth["categories"]]
-        where = f"{images.entry.name}--{kind}"
 
-        def predict(position: int, _: Path) -> dict[str, Any]:
+        def predict(position: int, path: Path) -> None:
             image = images.image(position, self.max_pixels)
             boxes, objectness = propose(position, image)
-            places, scores, classes = detector(image, boxes, objectness)
             image_id = truth["images"][position]["id"]
-            detections = [
+            places, scores, classes = (part.tolist() for part in detector(image, boxes, objectness))
+            found = [
                 _detection(image_id, categories[number], place, round(score, 5))
-                for place, score, number in zip(
-                    places.tolist(), scores.tolist(), classes.tolist(), strict=True
-                )
+                for place, score, number in zip(places, scores, classes, strict=True)
             ]
-            ranks = range(len(boxes), 0, -1) if objectness is None else objectness.tolist()
-            proposals = [
-                _detection(image_id, categories[0], place, float(score))
-                for place, score in zip(boxes.tolist(), ranks, strict=True)
+            shares = [1.0] * len(boxes) if objectness is None else objectness.tolist()
+            proposed = [
+                _detection(image_id, categories[0], place, score)
+                for place, score in zip(boxes.tolist(), shares, strict=True)
             ]
-            return {"found": detections, "proposed": proposals}
+            path.write_text(json.dumps({"found": found, "proposed": proposed}))
 
-        lines = list(self._by_image(where, images, predict))
-        detections = [box for line in lines for box in line["found"]]
+        where = f"{images.entry.name}--{kind}"
+        files = self._by_image(where, "json", images, predict)
+        records = [json.loads(path.read_bytes()) for path in files]
+        found = [box for record in records for box in record["found"]]
         (self.directory / "detections").mkdir(exist_ok=True)
-        (self.directory / "detections" / f"{where}.json").write_text(json.dumps(detections))
-        figures, classes = box_figures(truth, detections, images.entry.groups)
+        (self.directory / "detections" / f"{where}.json").write_text(json.dumps(found))
+        figures, classes = box_figures(truth, found, images.entry.groups)
         for name, value in classes.items():
             self.per_class.append([images.entry.name, kind, name, "ap50", value])
         if figures and kind != "truth":
-            figures |= proposal_figures(truth, [box for line in lines for box in line["proposed"]])
-        for position in range(min(SHOWN, len(images))):
-            self._show_boxes(images, position, lines[position]["found"], where)
+            proposed = [box for record in records for box in record["proposed"]]
+            figures |= proposal_figures(truth, proposed)
         return figures
-
-    def _show_boxes(
-        self, images: DenseImages, position: int, detections: list[dict[str, Any]], where: str
-    ) -> None:
-        """Draw the true boxes of an image, and as many of the likeliest detections."""
-        truth = images.truth or {}
-        image_id = truth["images"][position]["id"]
-        true_boxes = [box for box in truth["annotations"] if box["image_id"] == image_id]
-        by_place = {tuple(box["bbox"]): box for box in sorted(detections, key=_SCORE)}
-        likeliest = sorted(by_place.values(), key=_SCORE, reverse=True)[: len(true_boxes)]
-        categories = [category["id"] for category in truth["categories"]]
-        names = dict(zip(categories, images.class_names, strict=True))
-        for side, boxes in (("truth", true_boxes), ("found", likeliest)):
-            tile = boxes_tile(images.image(position, self.max_pixels), boxes, names)
-            _show(tile, self.directory, f"{where}--{position}-{side}")
 
     def _maps(self, images: DenseImages, source: str) -> dict[str, float]:
         from .maps import Segmenter
@@ -210,57 +179,43 @@ class _Measuring:
         )
         predictor: Callable[[Image.Image], Any] = segmenter
         where = f"{images.entry.name}--{source}"
-        classes = len(images.class_names)
         if source == "student":
             from .student import Student
 
             predictor = Student(segmenter, self.dense)
-            folder = str(self.dense.student_images).replace("{domain}", self.slug)
-            predictor.train(
-                self.dense.root or Path(),
-                folder,
-                Scratch(self.scratch.folder / where),
-                self.max_pixels,
-            )
+            folder = str(self.dense.student_images).replace("{domain}", self.domain.slug)
+            states = Scratch(self.scratch.folder / f"{where}--training")
+            predictor.train(self.dense.root or Path(), folder, states, self.max_pixels)
 
-        def predict(position: int, folder: Path) -> list[list[int]]:
-            image = images.image(position, self.max_pixels)
-            truth = images.label_map(position, image.size)
-            ids = predictor(image)
-            if not segmenter.scores_background and images.background is not None:
-                truth = np.where(truth == images.background, IGNORED, truth)
-            if position < SHOWN:
-                painted = np.where(truth == IGNORED, IGNORED, ids)
-                for side, labels in (("truth", truth), ("found", painted)):
-                    tile = map_tile(image, labels, images.class_names)
-                    _show(tile, folder, f"{where}--{position}-{side}")
-            matrix = confusion(truth, ids, classes)
-            return np.column_stack([*matrix.nonzero(), matrix[matrix.nonzero()]]).tolist()
+        def predict(position: int, path: Path) -> None:
+            ids = predictor(images.image(position, self.max_pixels))
+            with path.open("wb") as file:
+                np.save(file, ids.astype(np.uint8))
 
-        matrix = np.zeros((classes, classes), np.int64)
-        for cells in self._by_image(where, images, predict):
-            for row, column, count in cells:
-                matrix[row, column] += count
-        ious = intersection_over_union(matrix)
-        for number in np.flatnonzero(np.isfinite(ious)).tolist():
-            name = images.class_names[number].split(";")[0]
-            self.per_class.append([images.entry.name, source, name, "iou", float(ious[number])])
-        return map_figures(matrix)
+        def maps() -> Iterator[tuple[Any, Any]]:
+            for position, path in enumerate(self._by_image(where, "npy", images, predict)):
+                found = np.load(path)
+                truth = images.label_map(position, found.shape[::-1])
+                if not segmenter.scores_background and images.background is not None:
+                    truth = np.where(truth == images.background, IGNORED, truth)
+                yield truth, found
+
+        figures, ious = map_figures(maps(), len(images.class_names))
+        for name, iou in zip(images.class_names, ious.tolist(), strict=True):
+            if np.isfinite(iou):
+                row = [images.entry.name, source, name.split(";")[0], "iou", iou]
+                self.per_class.append(row)
+        return figures
 
     def _by_image(
-        self, where: str, images: DenseImages, predict: Callable[[int, Path], Any]
-    ) -> Iterator[Any]:
-        """What is predicted of each image; each is on disk before the next, and read again after a
-        kill.
+        self, where: str, kind: str, images: DenseImages, predict: Callable[[int, Path], None]
+    ) -> Iterator[Path]:
+        """Yield the file that `predict` writes of each image; each is on disk before the next, and
+        not written again after a kill.
         """
+        parts = Scratch(self.scratch.folder / where)
         for position in tqdm(range(len(images)), where, unit="image", disable=None, leave=False):
-            name = f"{where}--{position}"
-            yield self.scratch.build(name, self.directory, partial(predict, position))
-
-
-def _show(tile: Image.Image, directory: Path, name: str) -> None:
-    (directory / "shown").mkdir(exist_ok=True)
-    tile.save(directory / "shown" / f"{name}.png")
+            yield parts.keep(f"{position}.{kind}", partial(predict, position))
 
 
 def _finish(
@@ -268,38 +223,31 @@ def _finish(
 ) -> dict[str, Any]:
     rows = rows.astype({"value": "float64"})
     rows.to_parquet(directory / "results.parquet", index=False)
-    (directory / "results.json").write_text(
-        rows.to_json(orient="records", indent=1) + "\n", encoding="utf-8"
-    )
+    rows.to_json(directory / "results.json", orient="records", indent=1)
     table = pd.DataFrame(per_class, columns=["set", "source", "class", "figure", "value"])
     table.to_parquet(directory / "per_class.parquet", index=False)
-    sizes = []
-    for images in present:
-        for image in images.truth["images"] if images.truth else ():
-            size = image["width"], image["height"]
-            sizes.append((images.entry.name, image["id"], image["file_name"], *size))
+    sizes = [
+        [images.entry.name, *(image[key] for key in ("id", "file_name", "width", "height"))]
+        for images in present
+        for image in (images.truth or {"images": ()})["images"]
+    ]
     pd.DataFrame(sizes, columns=["set", "image_id", "name", "width", "height"]).to_parquet(
         directory / "images.parquet"
     )
-    lines = []
-    for row in rows.itertuples():
-        percent = _percent(row.figure, row.value)
-        lines.append([row.set, row.source, row.figure, percent, row.n, row.unavailable])
+    lines = [
+        [row.set, row.source, row.figure, _percent(row.figure, row.value), row.n, row.unavailable]
+        for row in rows.itertuples()
+    ]
     text = markdown_table(["set", "source", "figure", "%", "images", "not measured because"], lines)
     for images in present:
         expected = images.entry.expected
         if len(images) < expected:
             text += f"\n{images.entry.name}: {len(images)} of {expected} images.\n"
     (directory / "table.md").write_text(text, encoding="utf-8")
-    write_overlays(directory, {"found": directory}, directory / "overlays.png")
-    values: dict[str, dict[str, dict[str, dict[str, float]]]] = {
-        "detection": {},
-        "segmentation": {},
-    }
+    values: dict[str, Any] = {"detection": {}, "segmentation": {}}
     for row in rows[rows["value"].notna()].itertuples():
-        values[row.task].setdefault(row.set, {}).setdefault(row.source, {})[row.figure] = float(
-            row.value
-        )
+        of_set = values[row.task].setdefault(row.set, {})
+        of_set.setdefault(row.source, {})[row.figure] = float(row.value)
     reasons = rows[rows["value"].isna()]
     return {
         **values,
@@ -322,9 +270,6 @@ def _or_unavailable(build: Callable[[], Any]) -> Any:
         return build()
     except InputError as error:
         raise Unavailable(str(error)) from error
-
-
-_SCORE = itemgetter("score")
 
 
 def _detection(image_id: int, category_id: int, place: list[float], score: float) -> dict[str, Any]:

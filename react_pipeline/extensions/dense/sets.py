@@ -1,5 +1,4 @@
-"""Images with boxes or label maps: COCO instances JSON, label PNGs of several encodings; folders or
-zips, in place.
+"""Images with boxes or label maps: COCO instances JSON, label PNGs of several encodings.
 
 What is missing is `Unavailable`; what is wrong is an error that names file and field; boxes that
 can be no object's are counted and left out. Does not belong here: the table of sets
@@ -19,15 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from react_pipeline.corpus import IMAGE_SUFFIXES, BadImage, decode_apart
-from react_pipeline.extensions.elevater import (
-    FileSource,
-    is_inside,
-    open_zip,
-    read_json,
-    read_lines,
-)
+from react_pipeline.extensions.elevater import Files, read_lines
 from react_pipeline.labelled import Unavailable, lines_of, normal
-from react_pipeline.store import InputError, canonical_json
+from react_pipeline.store import InputError, canonical_json, read_json_bounded
 
 from .settings import IGNORED, DenseSet
 
@@ -56,9 +49,9 @@ class DenseImages:
     entry: DenseSet
     class_names: tuple[str, ...]
     names: tuple[str, ...]
-    source: FileSource
+    source: Files
     truth: Mapping[str, Any] | None = None
-    labels: FileSource | None = None
+    labels: Files | None = None
     table: NDArray[np.int64] | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)
 
@@ -77,7 +70,7 @@ class DenseImages:
         Raises:
             InputError: If it is gone, cannot be decoded, or is of another size than the JSON says.
         """
-        data = self.source.read(position)
+        data = self.source(position)
         try:
             image, _ = decode_apart(data, max_pixels)
         except BadImage as error:
@@ -102,7 +95,7 @@ class DenseImages:
         assert self.labels is not None and self.table is not None  # noqa: S101 - a set of label maps
         where = self.labels.locations[position]
         try:
-            with Image.open(io.BytesIO(self.labels.read(position)), formats=("PNG",)) as opened:
+            with Image.open(io.BytesIO(self.labels(position)), formats=("PNG",)) as opened:
                 if opened.mode not in ("L", "P"):
                     raise InputError(
                         f"{where}: a label map has one channel of 8 bits, and this is {opened.mode}"
@@ -131,9 +124,8 @@ class DenseImages:
         )
         for source in filter(None, (self.source, self.labels)):
             for position, location in enumerate(source.locations):
-                size, crc = source.checksum(position)
-                name = PurePosixPath(location.replace(".zip@", "/")).name
-                digest.update(f"\n{name}\0{size}\0{crc}".encode("utf-8", "surrogateescape"))
+                line = f"\n{PurePosixPath(location).name}\0{_sha256(source, position)}"
+                digest.update(line.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
 
@@ -157,42 +149,38 @@ def dense_digests(root: Path, entry: DenseSet) -> frozenset[str]:
         images = read_dense_set(root, entry)
     except Unavailable:
         return frozenset()
-    return frozenset(
-        hashlib.sha256(images.source.read(position)).hexdigest() for position in range(len(images))
-    )
+    return frozenset(_sha256(images.source, position) for position in range(len(images)))
+
+
+def _sha256(source: Files, position: int) -> str:
+    return hashlib.sha256(source(position)).hexdigest()
 
 
 def files_below(root: Path, folder: str) -> dict[str, str]:
-    """Relative name -> location of every file below a folder, or of every member of the zip in its
-    place.
-
-    Members of a zip are named from the folder that has the archive's own name, if they are all in
-    it.
+    """Return relative name -> location of every file below a folder of the root.
 
     Raises:
-        Unavailable: If there is neither.
+        Unavailable: If there is none.
     """
     path = root / folder
-    archive = path if path.suffix == ".zip" else path.with_name(path.name + ".zip")
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        return {
-            file.relative_to(path).as_posix(): file.relative_to(root).as_posix() for file in files
-        }
-    if not archive.is_file():
-        raise Unavailable(f"there is no folder {path} and no {archive.name} next to it")
-    members = [
-        name for name in open_zip(archive).namelist() if is_inside(name) and not name.endswith("/")
-    ]
-    inside = f"{archive.stem}/"
-    named = all(name.startswith(inside) for name in members)
-    where = archive.relative_to(root).as_posix()
-    return {name.removeprefix(inside) if named else name: f"{where}@{name}" for name in members}
+    if not path.is_dir():
+        raise Unavailable(f"there is no folder {path}")
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return {file.relative_to(path).as_posix(): file.relative_to(root).as_posix() for file in files}
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return read_json_bounded(path)
+    except FileNotFoundError as error:
+        raise Unavailable(f"{path} is missing") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: the JSON cannot be read ({error})") from error
 
 
 def _read_boxes(root: Path, entry: DenseSet) -> DenseImages:
     path = root / entry.truth
-    coco = read_json(path)
+    coco = _read_json(path)
     for part in ("images", "annotations", "categories"):
         if not isinstance(coco, dict) or not isinstance(coco.get(part), list):
             raise InputError(f"{path}: has no `{part}`, which a COCO instances JSON lists")
@@ -221,25 +209,21 @@ def _read_boxes(root: Path, entry: DenseSet) -> DenseImages:
         )
     categories = [{"id": number, "name": name} for number, name in zip(ids, names, strict=True)]
     truth = {"images": list(images.values()), "annotations": boxes, "categories": categories}
-    source = FileSource(root, tuple(files[name] for name in file_names))
+    source = Files(root, tuple(files[name] for name in file_names))
     return DenseImages(entry, names, file_names, source, truth, skipped=dict(skipped))
 
 
 def _classes(
     path: Path, entry: DenseSet, categories: list[Any]
 ) -> tuple[tuple[str, ...], list[int]]:
-    """Names of the classes and the ids that the file has for them; the file's own names and order
-    for your own set.
+    """Return the names of the classes and the ids that the file has for them; the file's own names
+    and order for your own set.
     """
-    ids: dict[str, int] = {}
-    for category in categories:
-        name = str(category["name"])
-        if ids.setdefault(normal(name), int(category["id"])) != int(category["id"]):
-            raise InputError(f"{path}: `categories` names {name!r} twice")
-    if len(set(ids.values())) < len(categories):
-        raise InputError(f"{path}: `categories` has an id twice")
-    own = sorted(categories, key=lambda category: int(category["id"]))
-    names = entry.class_names or tuple(str(category["name"]) for category in own)
+    own = sorted((int(category["id"]), str(category["name"])) for category in categories)
+    ids = {normal(name): number for number, name in own}
+    if len(ids) < len(own) or len(set(ids.values())) < len(own):
+        raise InputError(f"{path}: `categories` has a name or an id twice")
+    names = entry.class_names or tuple(name for _, name in own)
     if missing := [name for name in names if normal(name) not in ids]:
         raise InputError(
             f"{path}: `categories` lacks {len(missing)} classes of "
@@ -251,27 +235,19 @@ def _classes(
 def _boxes(
     path: Path, coco: Mapping[str, Any], images: Mapping[int, Any], ids: Collection[int]
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """The boxes of these classes, cut to their images; those that can be no object's are
+    """Return the boxes of these classes, cut to their images; those that can be no object's are
     counted.
     """
-    listed = {
-        "category_id": {category["id"] for category in coco["categories"]},
-        "image_id": images,
-    }
+    categories = {category["id"] for category in coco["categories"]}
     boxes: list[dict[str, Any]] = []
     skipped = Counter[str]()
     for number, box in enumerate(coco["annotations"]):
-        where = f"{path}: annotations[{number}]"
-        for field_name, numbers in listed.items():
-            if box[field_name] not in numbers:
-                raise InputError(
-                    f"{where}.{field_name} {box[field_name]} is not listed in the file"
-                )
+        for field_name, listed in (("category_id", categories), ("image_id", images)):
+            if box[field_name] not in listed:
+                where = f"annotations[{number}].{field_name}"
+                raise InputError(f"{path}: {where} {box[field_name]} is not listed in the file")
         image = images[box["image_id"]]
         size = [image["width"], image["height"]]
-        shape = box.get("segmentation")
-        if isinstance(shape, dict) and list(shape["size"]) != size[::-1]:
-            raise InputError(f"{where}.segmentation.size {shape['size']} is not its image's")
         left, top, width, height = map(float, box["bbox"])
         corners = np.clip([left, top, left + width, top + height], 0, size * 2).tolist()
         cut = [*corners[:2], corners[2] - corners[0], corners[3] - corners[1]]
@@ -283,16 +259,9 @@ def _boxes(
             # A hundredth of a pixel is how annotations are rounded.
             moved = np.abs(np.subtract(cut, [left, top, width, height])).max() > 0.02
             skipped["cut at the border"] += int(moved)
-            boxes.append(
-                {
-                    "id": len(boxes) + 1,
-                    "image_id": box["image_id"],
-                    "category_id": box["category_id"],
-                    "bbox": cut,
-                    "area": float(box.get("area", cut[2] * cut[3])),
-                    "iscrowd": int(box.get("iscrowd", 0)),
-                }
-            )
+            about = {"id": len(boxes) + 1, "bbox": cut, "iscrowd": int(box.get("iscrowd", 0))}
+            about["area"] = float(box.get("area", cut[2] * cut[3]))
+            boxes.append({key: box[key] for key in ("image_id", "category_id")} | about)
     return boxes, +skipped
 
 
@@ -333,8 +302,8 @@ def _read_maps(root: Path, entry: DenseSet) -> DenseImages:
     table[IGNORED] = IGNORED
     table[list(values or range(len(names)))] = range(len(names))
     file_names = tuple(images[stem] for stem in stems)
-    source = FileSource(root, tuple(files[name] for name in file_names))
-    labels = FileSource(root, tuple(maps[name] for name in stems.values()))
+    source = Files(root, tuple(files[name] for name in file_names))
+    labels = Files(root, tuple(maps[name] for name in stems.values()))
     return DenseImages(entry, names, file_names, source, labels=labels, table=table)
 
 

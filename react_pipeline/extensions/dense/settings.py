@@ -15,15 +15,15 @@ from pydantic import Field, TypeAdapter, field_validator, model_validator
 from react_pipeline.installation import open_clip_metadata
 from react_pipeline.settings import Name, Section
 
-ATTENTIONS: Mapping[str, tuple[bool, bool]] = {
-    "value": (True, True),  # MaskCLIP
-    "qq": (False, False),  # ClearCLIP
-    "qq+kk": (True, True),  # SCLIP
-    "kk+gauss": (False, False),  # NACLIP
-    "model": (True, True),
+ATTENTIONS: Mapping[str, bool] = {
+    "value": True,  # MaskCLIP
+    "qq": False,  # ClearCLIP
+    "qq+kk": True,  # SCLIP
+    "kk+gauss": False,  # NACLIP
+    "model": True,
 }
 """Attention of the last block for dense features, and whether it is published with residual and
-with MLP.
+MLP.
 """
 
 SCENE_TEMPLATES = (
@@ -41,8 +41,7 @@ IGNORED = 255
 
 @dataclass(frozen=True)
 class DenseSet:
-    """A set of images with boxes or with label maps; paths are relative to the root, a folder may
-    be a zip instead.
+    """A set of images with boxes or with label maps; paths are relative to the root.
 
     Attributes:
         truth: The COCO instances JSON, or the folder of the label maps.
@@ -127,16 +126,12 @@ class DenseConfig(Section):
     root: Path | None = None
     datasets: tuple[str, ...] = ()
     own: tuple[OwnDenseSet, ...] = ()
-    boxes: tuple[Literal["truth", "objects", "grid", "rpn", "file"], ...] = Field(
-        default=("truth",), min_length=1
-    )
+    boxes: tuple[Literal["truth", "rpn", "file"], ...] = Field(default=("truth",), min_length=1)
     boxes_file: str = "boxes/{dataset}.json"
     rpn_checkpoint: Path | None = None
     rpn_model: str = "fasterrcnn_resnet50_fpn"
     regions: Literal["crop", "roi"] = "crop"
     attention: Literal["value", "qq", "qq+kk", "kk+gauss", "model"] = "value"
-    residual: bool | None = None
-    mlp: bool | None = None
     short_side: int = Field(default=0, ge=0)
     window: int = Field(default=0, ge=0)
     stride: int = Field(default=0, ge=0)

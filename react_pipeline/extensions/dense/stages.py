@@ -63,7 +63,7 @@ STAGES = (
         identity=_identity_of_results,
         outside=outside.unlisted,
         data=DATA,
-        version="2",
+        version="3",
         group="dense",
         kinds=("torch", "parquet"),
         pool="gpu",
@@ -71,7 +71,7 @@ STAGES = (
     ),
     Stage(
         "dense_comparison",
-        "base and methods in detection and segmentation; see dashboard.html",
+        "base and methods in detection and segmentation",
         "domain",
         step=_comparison,
         gathers=("dense_results",),

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from react_pipeline.clip import read_weights
 from react_pipeline.corpus import decode_image
-from react_pipeline.extensions.elevater import FileSource
+from react_pipeline.extensions.elevater import Files
 from react_pipeline.store import InputError, Scratch, TrainingError
 from react_pipeline.training import read_state, save_state, states_in
 
@@ -91,7 +91,7 @@ class Student:
         )
 
     def train(self, root: Path, folder: str, scratch: Scratch, max_pixels: int) -> None:
-        """Label the images of a folder or zip and learn from them; killed in between, it resumes
+        """Label the images of a folder and learn from them; killed in between, it resumes
         from its last state.
 
         Raises:
@@ -106,11 +106,11 @@ class Student:
             raise InputError(
                 f"dense.student_images: {root / folder} holds no image ({', '.join(EXTENSIONS)})"
             )
-        source = FileSource(root, locations)
+        source = Files(root, locations)
 
         # Read again whenever it is drawn: a data set of photographs does not fit in memory.
         def labelled(number: int) -> tuple[Image.Image, NDArray[np.uint8]]:
-            image = resized(decode_image(source.read(number), max_pixels), self.side)
+            image = resized(decode_image(source(number), max_pixels), self.side)
             return image, self._labels(image, scratch, number)
 
         for number in tqdm(range(len(locations)), "pseudo labels", disable=None):

@@ -107,23 +107,18 @@ def training_pairs_hold_no_test_image(project: Project, artifact: Artifact) -> d
     """A test image among the training pairs makes its data set's figure worthless; near duplicates
     are not seen.
     """
-    return look_for_test_images(project, *artifact.key.split("/"))
-
-
-def look_for_test_images(project: Project, slug: str, method: str) -> dg.AssetCheckResult:
-    """The result of `training_pairs_hold_no_test_image`; unmeasured where there is nothing to look
-    for or in.
-    """
+    slug, method = artifact.key.split("/")
     if method == "base":
         return unmeasured("nothing was trained")
     stage = "control_set" if method.endswith(CONTROL_SUFFIX) else "retrieved_set"
     pairs = fresh_or_none(project, stage, slug)
     if pairs is None:
         return unmeasured(f"`{stage}` of {slug!r} is missing or stale; rematerialize it")
-    features = project.store.current("benchmark_features", method_key(slug, method))
-    if not digests_of_test_images(features):
+    features = project.store.current("benchmark_features", artifact.key)
+    tests = digests_of_test_images(features)
+    if not tests:
         return unmeasured("no test image was encoded: no data set is there")
-    leaked = count_test_images(pairs, features)
+    leaked = count_pairs(pairs, tests)
     return dg.AssetCheckResult(
         passed=leaked == 0,
         severity=dg.AssetCheckSeverity.WARN,
@@ -133,33 +128,29 @@ def look_for_test_images(project: Project, slug: str, method: str) -> dg.AssetCh
     )
 
 
-def count_test_images(pairs: Artifact, features: Artifact) -> int:
-    """Pairs whose image is a test image of the benchmark, byte for byte."""
-    tests = digests_of_test_images(features)
+def count_pairs(pairs: Artifact, digests: set[str]) -> int:
+    """Return how many pairs have one of these image files, byte for byte."""
     tables = [name for name in pairs.manifest["files"] if name.endswith("pairs.parquet")]
-    digests = (pd.read_parquet(pairs.file(name), columns=["image_sha256"]) for name in tables)
-    return sum(int(table["image_sha256"].isin(tests).sum()) for table in digests)
+    columns = (pd.read_parquet(pairs.file(name), columns=["image_sha256"]) for name in tables)
+    return sum(int(table["image_sha256"].isin(digests).sum()) for table in columns)
 
 
 def bad_features(artifact: Artifact) -> Iterator[tuple[str, int]]:
-    """For each array of features how many rows are not finite or zero; few rows are in memory at a
-    time.
+    """Yield for each array of features how many rows are not finite or zero; few rows are in memory
+    at a time.
     """
     for name in artifact.manifest["files"]:
-        if name.endswith(".npy") and not name.endswith(("_labels.npy", "_sha256.npy")):
+        if name.endswith(("/test.npy", "/train.npy")):
             features = np.load(artifact.file(name), mmap_mode="r", allow_pickle=False)
-            parts = (
-                features[start : start + CHUNK_ROWS]
-                for start in range(0, len(features), CHUNK_ROWS)
-            )
-            norms = [np.linalg.norm(part, axis=1) for part in parts]
+            starts = range(0, len(features), CHUNK_ROWS)
+            norms = [np.linalg.norm(features[at : at + CHUNK_ROWS], axis=1) for at in starts]
             # A NaN compares as false, so it counts as bad.
             yield name, int(sum((~((norm > 0) & np.isfinite(norm))).sum() for norm in norms))
 
 
 def contradictions(rows: pd.DataFrame) -> int:
-    """Rows with both a value and a reason or neither, with a value of no image or one that is not a
-    fraction.
+    """Count rows with both a value and a reason or neither, with a value of no image or one that is
+    not a fraction.
     """
     has_value = rows["value"].notna()
     has_reason = rows["unavailable"].notna()

@@ -22,8 +22,6 @@ from .datasets import DATASETS, IMAGENET, Dataset, dataset
 from .images import LabelledImages
 from .readers import read_dataset
 
-State = Literal["complete", "partial", "unavailable", "wrong"]
-
 _DECODED_PER_SPLIT = 8
 
 
@@ -35,6 +33,12 @@ class SplitReport:
     found: int | None
     expected: int
     layout: str | None = None
+
+    def __str__(self) -> str:
+        if self.found is None:
+            return "missing"
+        of_all = "" if self.found == self.expected else f" of {self.expected:,}"
+        return f"{self.found:,}{of_all}"
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,10 @@ class DatasetReport:
     """
 
     name: str
-    title: str
-    state: State
+    state: Literal["complete", "partial", "unavailable", "wrong"]
     splits: tuple[SplitReport, ...]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
-    homepage: str
 
 
 def check_root(root: Path, names: Iterable[str] | None = None) -> list[DatasetReport]:
@@ -74,85 +76,63 @@ def check_root(root: Path, names: Iterable[str] | None = None) -> list[DatasetRe
 
 
 def report_lines(reports: Sequence[DatasetReport]) -> list[str]:
-    """The reports as a table in Markdown, then problems and notes, one block a data set."""
+    """Return the reports as a table in Markdown, then problems and notes of each data set."""
     names = ("train", "val", "test")
     rows = []
     for report in reports:
-        cells = {split.split: _cell(split) for split in report.splits}
+        cells = {split.split: str(split) for split in report.splits}
         rows.append([report.name, report.state, *(cells.get(name, "–") for name in names)])
+    states = sorted(Counter(report.state for report in reports).items())
     lines = markdown_table(["data set", "state", *names], rows).splitlines()
-    states = Counter(report.state for report in reports)
-    lines += [
-        "",
-        ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-        + f" of {len(reports)}",
-    ]
+    lines += ["", ", ".join(f"{n} {state}" for state, n in states) + f" of {len(reports)}"]
     for report in reports:
-        said = [*report.problems, *(f"note: {note}" for note in report.notes)]
-        if said:
-            if report.problems and not any(report.homepage in text for text in said):
-                said.append(f"get it from {report.homepage}")
+        texts = [*report.problems, *(f"note: {note}" for note in report.notes)]
+        if texts:
             lines += ["", f"{report.name} ({report.state})"]
-            lines += [f"  {line}" for text in said for line in text.split("\n")]
+            lines += [f"  {line}" for text in texts for line in text.split("\n")]
     return lines
 
 
 def report_json(reports: Sequence[DatasetReport]) -> str:
-    """The reports as a JSON list."""
+    """Return the reports as a JSON list."""
     return json.dumps([asdict(report) for report in reports], indent=2)
 
 
 def _check(root: Path, entry: Dataset) -> DatasetReport:
     splits = []
     problems = []
-    notes = dict[str, None]()
-    wrong = False
+    notes: list[str] = []
+    state: Literal["complete", "partial", "unavailable", "wrong"] = "complete"
     for split, expected in entry.sizes.items():
         report = SplitReport(split, None, expected)
         try:
-            images = read_dataset(root, entry.name, split, warn=False)
+            images = read_dataset(root, entry.name, split)
             report = SplitReport(split, len(images), expected, images.layout)
-            notes |= dict.fromkeys(images.notes)
+            notes += [*images.notes, *_decode_some(images)]
             if len(images) != expected:
-                problems.append(f"split {split}: {len(images):,} images, officially {expected:,}")
-            notes |= dict.fromkeys(_decode_some(images))
+                problems.append(
+                    f"split {split}: {len(images):,} images, officially {expected:,}; get it from "
+                    f"{entry.homepage}"
+                )
         except Unavailable as error:
             problems.append(error.reason)
         except InputError as error:
-            wrong = True
+            state = "wrong"
             problems.append(str(error))
         splits.append(report)
-    state: State = "complete"
-    if wrong:
-        state = "wrong"
-    elif all(split.found is None for split in splits):
-        state = "unavailable"
-    elif problems:
-        state = "partial"
-    return DatasetReport(
-        entry.name, entry.title, state, tuple(splits), tuple(problems), tuple(notes), entry.homepage
-    )
+    if problems and state != "wrong":
+        state = "partial" if any(split.found is not None for split in splits) else "unavailable"
+    return DatasetReport(entry.name, state, tuple(splits), tuple(problems), tuple(notes))
 
 
 def _decode_some(images: LabelledImages) -> list[str]:
     """Decode a few; truncated files are used as far as they decode, so they are only noted."""
     truncated = []
     for position in np.unique(np.linspace(0, len(images) - 1, _DECODED_PER_SPLIT).astype(int)):
+        name = images.locations[position]
         try:
             if decode_apart(images.read(int(position)), MAX_PIXELS, is_lenient=True)[1]:
-                truncated.append(
-                    f"{images.locations[position]}: truncated; the decodable part is used"
-                )
+                truncated.append(f"{name}: truncated; the decodable part is used")
         except BadImage as error:
-            raise InputError(f"{images.locations[position]}: no usable image ({error})") from error
+            raise InputError(f"{name}: no usable image ({error})") from error
     return truncated
-
-
-def _cell(split: SplitReport) -> str:
-    if split.found is None:
-        return "missing"
-    return (
-        f"{split.found:,}"
-        if split.found == split.expected
-        else f"{split.found:,} of {split.expected:,}"
-    )

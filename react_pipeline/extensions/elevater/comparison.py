@@ -5,7 +5,6 @@ sets, for the base too. Does not belong here: measuring (`results`), a domain's 
 (`react_pipeline.evaluation`).
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,10 +54,7 @@ def compare_benchmarks(project: Project, slug: str) -> Artifact:
         table.to_parquet(directory / "table.parquet", index=False)
         table.to_csv(directory / "table.csv", index=False)
         (directory / "table.md").write_text(to_markdown(table, skipped), encoding="utf-8")
-        rows = json.loads(table.to_json(orient="records"))
-        (directory / "comparison.json").write_text(
-            json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-        )
+        table.to_json(directory / "comparison.json", orient="records", indent=1)
         draw(table, directory / "comparison.png", slug)
         return {
             "methods": list(summaries),

@@ -56,8 +56,6 @@ class Dataset:
         torchvision: The torchvision class that has the same splits.
         original: Its layout on disk, for `originals`: `folder` below the root, what
             torchvision calls its `splits`, and the `form` that says how it is read.
-        order_is_elevaters: Class ids here are certainly ELEVATER's; then labels without names can
-            be used. Its list of fer-2013 is alphabetical, its description of the data is not.
     """
 
     name: str
@@ -73,7 +71,6 @@ class Dataset:
     squash: bool = False
     torchvision: str | None = None
     original: Mapping[str, Any] | None = field(default=None, hash=False)
-    order_is_elevaters: bool = True
     names: Sequence[str] = field(default=(), hash=False)
     prompts: Sequence[str] = field(default=(), hash=False)
 

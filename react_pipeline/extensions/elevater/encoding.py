@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,13 +21,8 @@ from react_pipeline.clip import Clip, arithmetic
 from react_pipeline.corpus import BadImage, decode_apart, load_batches
 from react_pipeline.store import CorruptArtifact, InputError
 
-
-class LoadedImage(NamedTuple):
-    """An image (3, H, W), SHA-256 of its file (32 bytes), and whether the file is truncated."""
-
-    pixels: Tensor
-    sha256: bytes
-    truncated: bool = False
+Loaded = tuple[Tensor, bytes, bool]
+"""An image (3, H, W), SHA-256 of its file (32 bytes), and whether the file is truncated."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +46,9 @@ class PreprocessedImages:
         Raises:
             InputError: If it is gone or cannot be decoded.
         """
-        return self.load(number).pixels
+        return self.load(number)[0]
 
-    def load(self, number: int) -> LoadedImage:
+    def load(self, number: int) -> Loaded:
         """The image and what is known of its file; of a truncated one the decodable part is
         used.
         """
@@ -66,9 +60,9 @@ class PreprocessedImages:
             raise InputError(
                 f"{self.name(number)}: no usable image ({error}); fix or replace the file"
             ) from error
-        return LoadedImage(self.preprocess(image), digest, truncated)
+        return self.preprocess(image), digest, truncated
 
-    def __getitem__(self, number: int) -> LoadedImage | str:
+    def __getitem__(self, number: int) -> Loaded | str:
         """As `load`; an unusable image comes as the text of its error, which a process
         cannot lose.
         """
@@ -113,11 +107,12 @@ def encode(
     ]
     loader = load_batches(images, batches, min(workers, count // batch_size), _collate)
     with tqdm(total=count, desc=title, unit="image", disable=None, leave=False) as bar:
-        for pixels, about, problem in loader:
-            if problem:
-                raise InputError(problem)
-            digests += [sha256 for sha256, _ in about]
-            truncated += sum(cut for _, cut in about)
+        for rows in loader:
+            if isinstance(rows, str):
+                raise InputError(rows)
+            pixels, sha256, cut = rows
+            digests += sha256
+            truncated += cut
             with arithmetic(), torch.inference_mode():
                 batch = clip.model.encode_image(pixels.to(clip.device)).float().cpu().numpy()
             if not np.isfinite(batch).all():
@@ -132,13 +127,10 @@ def encode(
     return np.frombuffer(b"".join(digests), np.uint8).reshape(count, 32), truncated
 
 
-def _collate(rows: list[LoadedImage | str]) -> tuple[Tensor | None, list[tuple[bytes, bool]], str]:
-    problems = [row for row in rows if isinstance(row, str)]
-    if problems:
-        return None, [], problems[0]
+def _collate(rows: list[Loaded | str]) -> tuple[Tensor, tuple[bytes, ...], int] | str:
+    """Stack the images of a batch where they were loaded; the first error in their place."""
     good = [row for row in rows if not isinstance(row, str)]
-    return (
-        torch.stack([row.pixels for row in good]),
-        [(row.sha256, row.truncated) for row in good],
-        "",
-    )
+    if len(good) < len(rows):
+        return next(row for row in rows if isinstance(row, str))
+    pixels, sha256, cut = zip(*good, strict=True)
+    return torch.stack(pixels), sha256, sum(cut)

@@ -81,4 +81,4 @@ def read_image(root: Path, name: str) -> bytes:
 @lru_cache(maxsize=4)
 def _test_images(root: Path, name: str) -> LabelledImages:
     # Reading the lists again for each image would take far longer than the image.
-    return read_dataset(root, name, SPLIT, warn=False)
+    return read_dataset(root, name, SPLIT)

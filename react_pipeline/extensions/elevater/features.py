@@ -64,9 +64,8 @@ class SplitFeatures(BaseModel):
     dataset: str
     split: str
     n: int
-    expected: int | None
+    expected: int
     layout: str
-    order: tuple[int, ...]
     digest: str
     truncated: int
     seconds: float
@@ -131,7 +130,7 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
     present, missing = read_all(elevater.root, "elevater", places, read)
     # Reasons name paths, and the location of the data is not part of the artifact's identity.
     digests = {place: digest for place, (_, digest) in present.items()}
-    content = {"images": digests, "missing": sorted(missing), "unavailable": ""}
+    content = {"images": digests, "missing": sorted(missing)}
     inputs = resolve(project, BENCHMARK_FEATURES, method_key(slug, method), content=content)
 
     def write(directory: Path, scratch: Scratch) -> dict[str, Any]:
@@ -141,19 +140,19 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
             name = place.replace("/", "--")
             record = scratch.build(name, directory, partial(writer.write, images, digest))
             splits[place] = SplitFeatures.model_validate_json(record)
-        truncated = {}
-        incomplete = {}
-        for place, about in splits.items():
-            if about.truncated:
-                truncated[place] = about.truncated
-            if about.n != about.expected:
-                incomplete[place] = f"{about.n} of {about.expected} images"
+        incomplete = {
+            place: f"{about.n} of {about.expected} images"
+            for place, about in splits.items()
+            if about.n != about.expected
+        }
         return {
             "images": sum(about.n for about in splits.values()),
             "datasets": sum(about.split == "test" for about in splits.values()),
             "of": len(elevater.dataset_names),
             "splits_taken_over": writer.taken_over,
-            "truncated": truncated,
+            "truncated": {
+                place: about.truncated for place, about in splits.items() if about.truncated
+            },
             "incomplete": incomplete,
             "missing": missing,
             "seconds": round(sum(about.seconds for about in splits.values()), 2),
@@ -219,7 +218,6 @@ class _Writer:
             n=len(images),
             expected=images.expected,
             layout=images.layout,
-            order=images.order,
             digest=digest,
             truncated=truncated,
             seconds=round(time.monotonic() - started, 2),

@@ -20,9 +20,9 @@ from react_pipeline.labelled import lines_of, read_csv
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, method_key
-from react_pipeline.store import MAX_IMAGE_BYTES, InputError, read_bounded, read_json_bounded
+from react_pipeline.store import InputError, read_json_bounded
 
-from .sources import is_inside
+from .images import Files
 
 CAPTIONS_PER_IMAGE = 5
 """Some COCO images have six or seven; the usual figures are of the first five."""
@@ -103,32 +103,21 @@ def read_karpathy(
     return _collect(path, rows, captions_per_image)
 
 
-def read_caption_csv(
-    path: Path,
-    image_column: str = "image",
-    caption_column: str = "caption",
-    delimiter: str = ",",
-    captions_per_image: int = CAPTIONS_PER_IMAGE,
-) -> CaptionedImages:
-    """Read a table with a header and one caption a row; rows of the same image need not be
-    adjacent.
+def read_caption_csv(path: Path, captions_per_image: int = CAPTIONS_PER_IMAGE) -> CaptionedImages:
+    """Read a CSV with the columns `image` and `caption`, one caption a row; rows of the same image
+    need not be adjacent.
 
     Raises:
         InputError: If the file cannot be read, lacks a column, or holds no caption.
     """
-    # A shell hands `\t` on as two characters.
-    mark = delimiter.replace("\\t", "\t")
-    if len(mark) != 1:
-        raise InputError(f"delimiter {delimiter!r}: must be one character")
     try:
-        table = read_csv(path, mark, dtype=str, skipinitialspace=True, keep_default_na=False)
+        table = read_csv(path, dtype=str, skipinitialspace=True, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as a table of captions ({error})") from error
     table.columns = table.columns.str.strip()
-    for column in (image_column, caption_column):
-        if column not in table:
-            raise InputError(f"{path}: no column {column!r}; it has {', '.join(table.columns)}")
-    rows = table[[image_column, caption_column]].fillna("")
+    if missing := [column for column in ("image", "caption") if column not in table]:
+        raise InputError(f"{path}: no column {missing[0]!r}; it has {', '.join(table.columns)}")
+    rows = table[["image", "caption"]].fillna("")
     return _collect(path, rows.itertuples(index=False, name=None), captions_per_image)
 
 
@@ -200,7 +189,7 @@ def _collect(
         )
     numbers, images = pd.factorize(pairs["image"])
     for image in images:
-        if not is_inside(image):
+        if PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts:
             raise InputError(
                 f"{path}: the image {image!r} leads out of the folder of the images; use relative "
                 "paths"
@@ -237,10 +226,9 @@ def measure_recall(
     else:
         checkpoint = fresh(project, CUSTOMIZED_CHECKPOINT, method_key(slug, method))
     clip = load_model(project, checkpoint)
-    paths = [folder / name for name in captioned.images]
     images = PreprocessedImages(
-        lambda number: read_bounded(paths[number], MAX_IMAGE_BYTES),
-        lambda number: str(paths[number]),
+        Files(folder, captioned.images),
+        captioned.images.__getitem__,
         clip.preprocess,
         project.config.corpus.max_pixels,
     )
@@ -250,7 +238,7 @@ def measure_recall(
         encode(
             clip,
             images,
-            len(paths),
+            len(captioned.images),
             file,
             batch_size=embedding.batch_size,
             workers=embedding.worker_count,

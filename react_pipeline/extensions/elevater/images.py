@@ -1,19 +1,58 @@
-"""The images of one split of a data set: where each one's bytes are, its labels, a digest of it
-all.
+"""The images of one split of a data set: where each one's bytes are, its label, a digest of it all.
 
-Every reader returns the one type of this module. Does not belong here: reading bytes
-(`labelled.sources`), any layout.
+A module for each layout returns a `Listing`; `readers` joins its classes with the table's.
 """
 
 import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .datasets import Dataset
-from .sources import ByteSource
+from react_pipeline.labelled import Unavailable, read_file
+from react_pipeline.store import InputError, read_bounded
+
+
+@dataclass(frozen=True)
+class Files:
+    """Reads image files below `root` by their numbers."""
+
+    root: Path
+    locations: tuple[str, ...]
+
+    def __call__(self, position: int) -> bytes:
+        """Return the bytes of a file.
+
+        Raises:
+            InputError: If it is gone or larger than `MAX_IMAGE_BYTES`.
+        """
+        return read_file(self.root / self.locations[position])
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a layout knows of a split: N images, C classes in its own order.
+
+    Attributes:
+        locations: What names each image, relative to the root.
+        labels: Positions in `names` (N,), or zeros and ones (N, C) for a multilabel set.
+        names: Class names on disk.
+        where: The file or folder that messages about classes name.
+        read: Maps the number of an image to the bytes of its file. Can be pickled; safe in threads
+            and after a fork.
+        notes: What a user should know of what was read.
+    """
+
+    locations: Sequence[str]
+    labels: Any
+    names: Sequence[str]
+    where: Path
+    read: Callable[[int], bytes]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -21,15 +60,13 @@ class LabelledImages:
     """The images of one split, with labels joined to the table's classes by name.
 
     Attributes:
-        locations: For each image a path relative to the root or `archive.zip@member`; in the order
-            of the files on disk, which is the order of a submission file.
+        locations: What names each image, relative to the root, in the order on disk, which is the
+            order of a submission file.
         labels: int64 (N,) class ids; for a multilabel set uint8 (N, C), 1 where the image has the
             class.
         class_names: First names in the order of class ids, as in the table.
-        order: For each class of the files on disk, in their order, its id here. Predictions are put
-            back into the order of the files with `scores[:, order]`.
-        expected: Official number of images of the split; None where there is none.
-        notes: What a user should know of how labels were joined.
+        expected: Official number of images of the split.
+        read: Maps the number of an image to the bytes of its file; an InputError if it is gone.
     """
 
     dataset: str
@@ -37,75 +74,48 @@ class LabelledImages:
     locations: tuple[str, ...]
     labels: NDArray[np.int64] | NDArray[np.uint8]
     class_names: tuple[str, ...]
-    order: tuple[int, ...]
     layout: str
-    expected: int | None
-    source: ByteSource
+    expected: int
+    read: Callable[[int], bytes]
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.locations)
 
-    def read(self, position: int) -> bytes:
-        """The bytes of an image file.
-
-        Raises:
-            InputError: If it is gone or damaged.
-        """
-        return self.source.read(position)
-
-    def digest(self) -> str:
-        """SHA-256 over the names, sizes, checksums and labels of the images and the order of the
-        classes, for lineage.
-
-        The order decides the columns of a submission. Members of zip archives are taken by the CRC
-        of the archive's directory, which reading verifies; other files are read.
+    def file_digests(self) -> list[str]:
+        """Return the SHA-256 of each image file.
 
         Raises:
             InputError: If a file is gone.
         """
-        digest = hashlib.sha256()
-        digest.update("\n".join((self.dataset, self.split, *self.class_names)).encode())
+        with ThreadPoolExecutor(4) as pool:
+            files = pool.map(self.read, range(len(self)))
+            return [hashlib.sha256(data).hexdigest() for data in files]
+
+    def digest(self) -> str:
+        """Return the SHA-256 over names, files and labels of the images, for lineage.
+
+        Raises:
+            InputError: If a file is gone.
+        """
+        digest = hashlib.sha256("\n".join((self.dataset, self.split, *self.class_names)).encode())
         digest.update(np.ascontiguousarray(self.labels).astype("<i8").tobytes())
-        digest.update(f"\n{self.order}".encode())
-        for position, location in enumerate(self.locations):
-            size, crc = self.source.checksum(position)
-            digest.update(f"\n{location}\0{size}\0{crc}".encode("utf-8", "surrogateescape"))
+        for location, sha256 in zip(self.locations, self.file_digests(), strict=True):
+            digest.update(f"\n{location}\0{sha256}".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
 
-def labelled_images(
-    entry: Dataset,
-    split: str,
-    locations: list[str],
-    labels: NDArray[Any],
-    order: NDArray[np.int64],
-    layout: str,
-    source: ByteSource,
-    notes: tuple[str, ...] = (),
-) -> LabelledImages:
-    """Bring labels of the order on disk into the table's order.
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a UTF-8 text file, stripped, without blank ones.
 
-    Args:
-        labels: (N,) positions in the order on disk, or (N, C) zeros and ones.
-        order: (C,) the table's id of each class on disk.
+    Raises:
+        Unavailable: If there is none.
+        InputError: If it cannot be read.
     """
-    if entry.multilabel:
-        joined: NDArray[Any] = np.zeros((len(locations), entry.num_classes), np.uint8)
-        joined[:, order] = labels
-    else:
-        joined = order[np.asarray(labels, np.int64)].astype(np.int64)
-    expected = entry.sizes.get(split)
-    ids = tuple(int(number) for number in order)
-    return LabelledImages(
-        entry.name,
-        split,
-        tuple(locations),
-        joined,
-        entry.class_names,
-        ids,
-        layout,
-        expected,
-        source,
-        notes,
-    )
+    try:
+        text = read_bounded(path).decode("utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Unavailable(f"{path} is missing") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    return [line.strip() for line in text.split("\n") if line.strip()]

@@ -52,11 +52,17 @@ def unavailable(
 
 @dataclass
 class DatasetMeasurer:
-    """Measures a checkpoint on one data set."""
+    """Measures a checkpoint on one data set.
+
+    Attributes:
+        normalize: Whether a head sees unit features, as in the toolkit's `encode_image(norm=True)`
+            that measures REACT. Its runs of plain CLIP do not.
+    """
 
     clip: Clip
     entry: Dataset
     test: Features
+    normalize: bool = True
 
     @cached_property
     def head(self) -> torch.Tensor:
@@ -90,7 +96,9 @@ class DatasetMeasurer:
         started = time.monotonic()
         head = Head.from_text(self.head)
         tunes = experiment.adaptation == "fine-tune"
-        trainer = Trainer(head, self.entry.metric, self.clip if tunes else None)
+        trainer = Trainer(
+            head, self.entry.metric, self.clip if tunes else None, normalize=self.normalize
+        )
         # Outside of the try: data that changed stop everything, they are no figure that is
         # unavailable.
         examples: Callable[[Features], Any] = images if tunes else self._examples
@@ -124,6 +132,8 @@ class DatasetMeasurer:
     def _examples(self, part: Features) -> FeatureExamples:
         features = torch.from_numpy(part.features)
         labels = torch.from_numpy(part.labels)
+        if self.normalize:
+            features = F.normalize(features, dim=-1)
         return FeatureExamples(features.to(self.clip.device), labels.to(self.clip.device))
 
 

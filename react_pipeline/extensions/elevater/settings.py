@@ -21,6 +21,7 @@ class ElevaterConfig(Section):
         default=("linear-probe",), min_length=1
     )
     seeds: int = Field(default=3, gt=0)
+    normalize: bool = True
 
     @field_validator("datasets")
     @classmethod

@@ -41,7 +41,6 @@ def _identity_of_features(project: Project, _key: str) -> dict[str, Any]:
     return {
         "datasets": list(elevater.dataset_names),
         "splits": ["test", "train"] if elevater.shots else ["test"],
-        "unprojected": False,  # of a setting that is gone; stores keep their fingerprints
     }
 
 
@@ -51,9 +50,6 @@ def _identity_of_results(project: Project, _key: str) -> dict[str, Any]:
     fields: dict[str, Any] = {"datasets": list(elevater.dataset_names)}
     if elevater.shots:
         fields |= elevater.model_dump(mode="json", exclude={"root", "datasets"})
-        fields |= {"head_start": "text", "merge_projection": False}  # of settings that are gone
-    if any(shots > 0 for shots in elevater.shots):
-        fields["sample"] = "balanced"
     return fields
 
 

@@ -42,7 +42,7 @@ class FeatureExamples:
     """Features with labels.
 
     Attributes:
-        features: (N, D), float, not normalised: as the image tower gives them.
+        features: (N, D), float, as a head sees them.
         labels: Class ids (N,), int64, or indicators (N, C) for multilabel data.
     """
 
@@ -102,11 +102,13 @@ class Trainer:
         metric: What is measured after each epoch.
         clip: The model whose image tower trains too, on `ImageExamples`; None: heads alone, on
             `FeatureExamples`. It is never changed.
+        normalize: Whether the head sees unit features of the tower.
     """
 
     head: Head
     metric: str
     clip: Clip | None = None
+    normalize: bool = True
 
     def __call__(
         self,
@@ -134,7 +136,7 @@ class Trainer:
             if self.clip is None:
                 models = _Heads(self.head, group, train.features.device)
             else:
-                models = _Tower(self.head, group[0], self.clip)
+                models = _Tower(self.head, group[0], self.clip, self.normalize)
             curves += models.curves
             with torch.random.fork_rng():
                 torch.manual_seed(SEED)  # dropout of the tower, if it has any
@@ -218,19 +220,20 @@ class _Heads:
 
 
 class _Tower:
-    """A fresh copy of the tower, batch normalisation without scale and shift, and a head.
+    """A fresh copy of the tower, unit vectors, batch normalisation without scale and shift, a head.
 
     The tower is in training mode, as in the benchmark: a ResNet's batch statistics move.
     """
 
-    def __init__(self, head: Head, trial: Trial, clip: Clip) -> None:
+    def __init__(self, head: Head, trial: Trial, clip: Clip, normalize: bool) -> None:
         visual = deepcopy(clip.model.visual).requires_grad_(True)
         n_classes, width = head.weight.shape
         linear = nn.Linear(width, n_classes)
         linear.load_state_dict({"weight": head.weight, "bias": head.bias})
         norm = nn.BatchNorm1d(width, affine=False)
         self.device = clip.device
-        self.model = nn.Sequential(visual, norm, linear).to(clip.device)
+        unit = _UnitVectors() if normalize else nn.Identity()
+        self.model = nn.Sequential(visual, unit, norm, linear).to(clip.device)
         parameters = list(self.model.parameters())
         self.optimizer = torch.optim.SGD(
             parameters, trial.learning_rate, MOMENTUM, weight_decay=trial.weight_decay
@@ -259,3 +262,8 @@ class _Tower:
 
     def drop_failed(self) -> None:
         self.curves = [curve for curve in self.curves if not curve.failure]
+
+
+class _UnitVectors(nn.Module):
+    def forward(self, features: Tensor) -> Tensor:
+        return F.normalize(features, dim=-1)

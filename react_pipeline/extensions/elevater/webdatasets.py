@@ -1,4 +1,4 @@
-"""Reader of tar shards in clip-benchmark's layout; members are read by their offsets, nothing is
+"""The layout of clip-benchmark's tar shards; members are read by their offsets, nothing is
 extracted.
 
 That is `ROOT/<data set>/<split>/N.tar` with `nshards.txt`, and `classnames.txt` next to the splits.
@@ -7,125 +7,100 @@ ones).
 """
 
 import io
-import os
-import zlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from react_pipeline.corpus import Member, Sample, ShardIndex, index_shard
-from react_pipeline.labelled import Unavailable, lines_of
-from react_pipeline.store import MAX_IMAGE_BYTES, CorpusError, InputError, open_regular
+from react_pipeline.corpus import Member, Sample, index_shard, open_shard, read_member
+from react_pipeline.labelled import lines_of
+from react_pipeline.store import MAX_IMAGE_BYTES, CorpusError, InputError
 
 from .datasets import Dataset
-from .images import LabelledImages, labelled_images
-from .listing import read_lines
-from .names import join_names
-from .sources import open_once
+from .images import Listing, read_lines
 
-LAYOUT = "webdataset"
 _MOST_LABEL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class TarSource:
-    """Members of uncompressed tars: for each image its tar, offset and size in bytes."""
+class _Members:
+    """Reads members of uncompressed tars by the numbers of the images."""
 
     shards: tuple[Path, ...]
-    members: tuple[tuple[int, int, int], ...]
+    members: tuple[tuple[int, Member], ...]
 
-    def read(self, position: int) -> bytes:
-        """The bytes of the member.
-
-        Raises:
-            InputError: If the tar is gone or ends before the member does.
-        """
-        shard, offset, size = self.members[position]
-        return _read_at(self.shards[shard], Member(offset, size))
-
-    def checksum(self, position: int) -> tuple[int, int]:
-        """Size and CRC-32; the member is read."""
-        data = self.read(position)
-        return len(data), zlib.crc32(data)
+    def __call__(self, position: int) -> bytes:
+        shard, member = self.members[position]
+        return _read(self.shards[shard], member)
 
 
-def read_webdataset(root: Path, entry: Dataset, split: str) -> LabelledImages | None:
-    """Read a split of tar shards; None if there are none.
+def list_shards(root: Path, entry: Dataset, split: str) -> Listing | None:
+    """List a split of tar shards; None if there are none.
 
     Raises:
         Unavailable: If `nshards.txt` or `classnames.txt` is missing.
-        InputError: If a shard is missing or damaged, a sample lacks image or label, or classes do
-            not match.
+        InputError: If a shard is missing or damaged, or a sample lacks image or label.
     """
     folder = root / entry.name / split
-    if not (folder.is_dir() and any(folder.glob("*.tar"))):
+    if not any(folder.glob("*.tar")):
         return None
     shards = _shards(folder)
-    names = read_lines(root / entry.name / "classnames.txt")
-    order, notes = join_names(entry, names, root / entry.name / "classnames.txt", root)
-    locations = []
-    members = []
-    labels = list[Any]()
+    names_file = root / entry.name / "classnames.txt"
+    names = read_lines(names_file)
+    images: dict[str, tuple[int, Member]] = {}
+    labels = []
     problems = []
-    seen: dict[str, str] = {}
     for number, path in enumerate(shards):
-        for sample in _index(path).samples:
-            location = f"{path.relative_to(root).as_posix()}@{sample.key}"
+        for sample in _samples(path):
             label = _label(path, sample, entry)
             if sample.image is None or label is None:
-                problems.append(
-                    f"{location}: has no {'image' if sample.image is None else 'valid label'}"
-                )
-                continue
-            if seen.setdefault(sample.key, location) != location:
-                problems.append(f"{location}: repeats the key of {seen[sample.key]}")
-            locations.append(location)
-            members.append((number, sample.image.offset, sample.image.size_bytes))
-            labels.append(label)
+                lacking = "image" if sample.image is None else "valid label"
+                problems.append(f"{path.name}@{sample.key}: has no {lacking}")
+            elif sample.key in images:
+                problems.append(f"{path.name}@{sample.key}: repeats the key of another shard")
+            else:
+                images[sample.key] = number, sample.image
+                labels.append(label)
     if problems:
         raise InputError(f"{folder}: {len(problems)} bad samples\n{lines_of(problems)}")
-    if not locations:
-        raise InputError(f"{folder}: its shards hold no sample")
-    source = TarSource(tuple(shards), tuple(members))
-    return labelled_images(entry, split, locations, np.array(labels), order, LAYOUT, source, notes)
+    place = folder.relative_to(root).as_posix()
+    locations = [f"{place}/{number}.tar@{key}" for key, (number, _) in images.items()]
+    read = _Members(tuple(shards), tuple(images.values()))
+    return Listing(locations, labels, names, names_file, read)
 
 
 def _shards(folder: Path) -> list[Path]:
     lines = read_lines(folder / "nshards.txt")
-    if len(lines) != 1 or not lines[0].isascii() or not lines[0].isdigit() or len(lines[0]) > 6:
+    if len(lines) != 1 or not re.fullmatch("[1-9][0-9]{0,5}", lines[0]):
         raise InputError(f"{folder / 'nshards.txt'}: must hold one number, that of the shards")
     shards = [folder / f"{number}.tar" for number in range(int(lines[0]))]
-    missing = [path.name for path in shards if not path.is_file()]
-    if missing:
+    if missing := [path.name for path in shards if not path.is_file()]:
         raise InputError(
             f"{folder}: nshards.txt says {len(shards)}, but these are missing\n{lines_of(missing)}"
         )
-    if not shards:
-        raise Unavailable(f"{folder / 'nshards.txt'} says that there are no shards")
     return shards
 
 
-def _index(path: Path) -> ShardIndex:
+def _samples(path: Path) -> list[Sample]:
     try:
         index = index_shard(path)
     except CorpusError as error:
         # Its text ends with advice for a corpus.
         raise InputError(f"{str(error).split(';')[0]}; copy the shard again") from error
     if index.refused:
-        raise InputError(
-            f"{path}: members "
-            f"refused\n{lines_of([f'{name}: {why}' for name, why in index.refused])}"
-        )
-    return index
+        refused = [f"{name}: {why}" for name, why in index.refused]
+        raise InputError(f"{path}: members refused\n{lines_of(refused)}")
+    return index.samples
 
 
 def _label(path: Path, sample: Sample, entry: Dataset) -> Any:
+    """Return the class id or the row of a sample; None if it has no valid one."""
     member = sample.members.get("npy" if entry.multilabel else "cls")
     if member is None or member.size_bytes > _MOST_LABEL_BYTES:
         return None
-    data = _read_at(path, member)
+    data = _read(path, member)
     try:
         if not entry.multilabel:
             label = int(data.decode("ascii"))
@@ -138,21 +113,13 @@ def _label(path: Path, sample: Sample, entry: Dataset) -> Any:
     return row.astype(np.uint8) if valid else None
 
 
-def _open(path: Path) -> IO[bytes]:
-    return open_regular(path)
-
-
-def _read_at(path: Path, member: Member) -> bytes:
+def _read(path: Path, member: Member) -> bytes:
     if member.size_bytes > MAX_IMAGE_BYTES:
         raise InputError(
             f"{path}: a member of {member.size_bytes:,} bytes is too large for an image"
         )
     try:
-        file: IO[bytes] = open_once(path, _open)
-        # Threads share the file, so its position must not be used.
-        data = os.pread(file.fileno(), member.size_bytes, member.offset)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if len(data) != member.size_bytes:
-        raise InputError(f"{path}: ends within a member; copy the shard again")
-    return data
+        with open_shard(path) as shard:
+            return read_member(shard, member)
+    except CorpusError as error:
+        raise InputError(f"{path}: cannot be read; copy the shard again") from error

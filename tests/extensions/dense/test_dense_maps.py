@@ -66,7 +66,7 @@ def test_every_pixel_gets_a_class_that_is_scored(
 
 def test_one_window_that_covers_the_image_is_the_image(clip: Clip, masks: DenseImages) -> None:
     pixels = torch.randn(1, 3, 64, 64)
-    whole, one = (segmenter(clip, masks, window=side)._logits(pixels, (64, 64)) for side in (0, 64))
+    whole, one = (segmenter(clip, masks, window=side).shares(pixels, (64, 64)) for side in (0, 64))
     torch.testing.assert_close(whole, one)
 
 
@@ -76,23 +76,37 @@ def test_pixels_have_the_mean_of_the_windows_that_show_them(clip: Clip, masks: D
     total, times = torch.zeros(1, made.vectors.count, 64, 80), torch.zeros(64, 80)
     for top, left in ((top, left) for top in (0, 32) for left in (0, 32, 48)):
         place = slice(top, top + 32), slice(left, left + 32)
-        cells = made._refined([made._window(pixels[:, :, *place])]).permute(0, 3, 1, 2)
-        total[:, :, *place] += torch.nn.functional.interpolate(cells, (32, 32), mode="bilinear")
+        cells = made._refine(*made._look(pixels[:, :, *place]))
+        total[:, :, *place] += torch.nn.functional.interpolate(
+            cells.permute(0, 3, 1, 2), (32, 32), mode="bilinear"
+        )
         times[place] += 1
     for size in ((64, 80), (50, 90)):
         wanted = torch.nn.functional.interpolate(total / times, size, mode="bilinear")[0]
-        torch.testing.assert_close(made._logits(pixels, size), wanted, atol=1e-3, rtol=1e-4)
+        found = made.shares(pixels, size)
+        torch.testing.assert_close(found, wanted.softmax(dim=0), atol=1e-3, rtol=1e-4)
 
 
 def test_key_smoothing_shares_between_patches_of_like_keys() -> None:
     logits = torch.tensor([[5.0, 0.0], [0.1, 0.0], [0.0, 5.0], [0.0, 5.0]]).view(1, 2, 2, 2)
     keys = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]]).view(1, 2, 2, 2)
     shares = logits.softmax(-1).view(4, 2)
-    found = smoothed(logits, keys, 0.9).exp().view(4, 2)
+    found = smoothed(logits.softmax(-1), keys, 0.9).view(4, 2)
     torch.testing.assert_close(found[[0, 2, 3]], shares[[0, 2, 3]])
     weights = torch.tensor([0.6, 1.0, 0.8, 0.0])  # the negative cosine counts as 0
     torch.testing.assert_close(found[1], weights @ shares / weights.sum())
     torch.testing.assert_close(found.sum(-1), torch.ones(4))
+
+
+def test_with_key_smoothing_shares_are_enlarged_and_not_logits(
+    clip: Clip, masks: DenseImages
+) -> None:
+    made = segmenter(clip, masks, key_smoothing=0.5)
+    pixels = torch.randn(1, 3, 64, 64)
+    cells = made._refine(*made._look(pixels))
+    wanted = torch.nn.functional.interpolate(cells.permute(0, 3, 1, 2), (64, 64), mode="bilinear")
+    torch.testing.assert_close(made.shares(pixels, (64, 64)), wanted[0])
+    torch.testing.assert_close(wanted.sum(dim=1), torch.ones(1, 64, 64))
 
 
 def test_prompt_denoising_leaves_out_unlikely_classes(clip: Clip, masks: DenseImages) -> None:
@@ -117,22 +131,17 @@ def test_unlikely_classes_are_left_out_before_smoothing(clip: Clip, masks: Dense
     keys = torch.nn.functional.normalize(
         torch.tensor([[[1.0, 0.0], [1.0, 1.0]]]).expand(2, 2, 2), dim=-1
     )
-    cells = [
-        (shares[number].log().view(1, 1, 2, 3), keys[number].view(1, 1, 2, 2)) for number in (0, 1)
-    ]
-    refined = made._refined(cells)
-    assert refined.shape == (2, 1, 2, 3)
-    found = refined.softmax(dim=-1)
+    cells = shares.log().unsqueeze(1), keys.unsqueeze(1)
+    found = made._refine(*cells)
+    assert found.shape == (2, 1, 2, 3)
     left = torch.nn.functional.pad(
         torch.nn.functional.normalize(shares[..., :2], p=1, dim=-1), (0, 1)
     )
     for number in (0, 1):
-        expected = smoothed(left[number].log().view(1, 1, 2, 3), cells[number][1], 1.0).exp()
+        expected = smoothed(left[number].view(1, 1, 2, 3), keys[number].view(1, 1, 2, 2), 1.0)
         torch.testing.assert_close(found[number], expected[0])
     # The likeliest class stays, however little likely it is.
-    alone = segmenter(clip, masks, prompt_denoising=1.0)._refined(
-        [(logits, None) for logits, _ in cells]
-    )
+    alone = segmenter(clip, masks, prompt_denoising=1.0)._refine(*cells)
     assert alone.argmax(dim=-1).unique().tolist() in ([0], [1], [0, 1])
     assert (alone.softmax(dim=-1)[..., 2] == 0).all()
 
@@ -152,10 +161,8 @@ def test_images_keep_their_ratio_and_fill_whole_patches() -> None:
 def test_pixels_of_the_padding_are_not_in_the_map(clip: Clip, masks: DenseImages) -> None:
     made = segmenter(clip, masks)
     pixels = torch.randn(1, 3, 64, 72)  # padded to 80
-    whole = made._logits(padded(pixels, 16), (64, 80))
-    torch.testing.assert_close(
-        made._logits(pixels, (64, 72)), whole[..., :72], atol=1e-3, rtol=1e-4
-    )
+    whole = made.shares(padded(pixels, 16), (64, 80))
+    torch.testing.assert_close(made.shares(pixels, (64, 72)), whole[..., :72], atol=1e-3, rtol=1e-4)
 
 
 STUDENT = {

@@ -28,30 +28,14 @@ VISION: dict[str, dict[str, Any]] = {
         "patch_size": 16,
         "pool_type": "avg",
     },
-    "timm": {
-        "timm_model_name": "test_vit",
-        "image_size": 160,
-        "timm_pool": "avg",
-        "timm_proj": "linear",
-    },
-    "siglip": {
-        "timm_model_name": "test_vit3",
-        "image_size": 160,
-        "timm_pool": "",
-        "timm_proj": "linear",
-    },
     "resnet": {"image_size": 64, "layers": (1, 1, 1, 1), "width": 8, "head_width": 16},
 }
-
-
-SIDES = {"timm": 160, "siglip": 160}
 
 
 def model_of(name: str) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        build = CustomTextCLIP if "timm_model_name" in VISION[name] else CLIP
-        model = build(32, copy.deepcopy(VISION[name]), TEXT).eval()
+        model = CLIP(32, copy.deepcopy(VISION[name]), TEXT).eval()
         for parameter in model.visual.parameters():
             parameter.data += 0.05 * torch.randn_like(parameter)
     return model.requires_grad_(False)
@@ -88,7 +72,7 @@ def finished(model: Any, x: Tensor) -> Tensor:
     ).unflatten(1, (4, 4))
 
 
-@pytest.mark.parametrize("name", ["vit", "vit-avg", "timm", "siglip"])
+@pytest.mark.parametrize("name", ["vit", "vit-avg"])
 @pytest.mark.parametrize("gated", [0, 2])
 def test_ordinary_attention_gives_the_models_own_tokens(name: str, gated: int) -> None:
     model = model_of(name)
@@ -97,7 +81,7 @@ def test_ordinary_attention_gives_the_models_own_tokens(name: str, gated: int) -
         for parameter in model.visual.parameters():
             parameter.data += 0.05 * torch.ones_like(parameter) * (parameter.ndim == 0)
     tower = DenseTower(model, "model")
-    pixels, side = images(SIDES.get(name, 64)), SIDES.get(name, 64) // 16
+    pixels, side = images(), 4
     tokens, _ = tower.tokens(pixels)
     found: list[Tensor] = []
     blocks = tower.tower.blocks
@@ -107,14 +91,15 @@ def test_ordinary_attention_gives_the_models_own_tokens(name: str, gated: int) -
     torch.testing.assert_close(tokens, found[0], atol=2e-5, rtol=1e-4)
     assert tower(pixels)[0].shape == (2, side, side, 32)
     if name == "vit":  # a class token goes the same way as the patches
-        torch.testing.assert_close(tower._alone(tokens[:, :1])[:, 0], pooled, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            tower._project(tokens[:, :1])[:, 0], pooled, atol=2e-5, rtol=1e-4
+        )
 
 
-@pytest.mark.parametrize("name", ["vit", "timm"])
 @pytest.mark.parametrize("attention", ["value", "qq"])
-def test_zero_gates_give_the_dense_map_of_the_base_bit_for_bit(name: str, attention: str) -> None:
-    base = model_of(name)
-    gated, pixels = copy.deepcopy(base), images(SIDES.get(name, 64))
+def test_zero_gates_give_the_dense_map_of_the_base_bit_for_bit(attention: str) -> None:
+    base = model_of("vit")
+    gated, pixels = copy.deepcopy(base), images()
     add_gated_blocks(gated, 2)
     for one, other in zip(
         DenseTower(base, attention)(pixels), DenseTower(gated, attention)(pixels), strict=True
@@ -128,12 +113,10 @@ def test_zero_gates_give_the_dense_map_of_the_base_bit_for_bit(name: str, attent
     )
 
 
-@pytest.mark.parametrize("residual", [True, False])
-@pytest.mark.parametrize("mlp", [True, False])
-@pytest.mark.parametrize("attention", ["value", "qq", "qq+kk", "kk+gauss"])
-def test_attention_equals_its_formula_written_out(
-    attention: str, residual: bool, mlp: bool
-) -> None:
+@pytest.mark.parametrize(
+    ("attention", "whole"), [("value", True), ("qq", False), ("qq+kk", True), ("kk+gauss", False)]
+)
+def test_attention_equals_its_formula_written_out(attention: str, whole: bool) -> None:
     model = model_of("vit")
     x, (query, key, value), block = parts_of(model)
     places = torch.tensor(
@@ -148,33 +131,14 @@ def test_attention_equals_its_formula_written_out(
         "kk+gauss": (key @ key.mT / 4 + near).softmax(-1),
     }[attention]
     y = block.attn.out_proj((shares @ value).transpose(1, 2).flatten(2))
-    y = x + y if residual else y
-    y = y + block.mlp(block.ln_2(y)) if mlp else y
-    found, keys = DenseTower(model, attention, residual, mlp)(images())
+    if whole:
+        y = x + y
+        y = y + block.mlp(block.ln_2(y))
+    found, keys = DenseTower(model, attention)(images())
     torch.testing.assert_close(found, finished(model, y), atol=1e-5, rtol=1e-4)
-    wanted = functional.normalize(key.transpose(1, 2).flatten(2)[:, 1:], dim=-1).unflatten(
-        1, (4, 4)
-    )
+    projected = block.attn.out_proj(key.transpose(1, 2).flatten(2))[:, 1:]
+    wanted = functional.normalize(projected, dim=-1).unflatten(1, (4, 4))
     torch.testing.assert_close(keys, wanted, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("attention", "residual", "mlp"),
-    [
-        ("value", True, True),
-        ("qq", False, False),
-        ("qq+kk", True, True),
-        ("kk+gauss", False, False),
-    ],
-)
-def test_residual_and_mlp_are_as_published_unless_given(
-    attention: str, residual: bool, mlp: bool
-) -> None:
-    model = model_of("vit")
-    assert torch.equal(
-        DenseTower(model, attention)(images())[0],
-        DenseTower(model, attention, residual, mlp)(images())[0],
-    )
 
 
 def test_positions_are_resized_for_other_sizes_only() -> None:
@@ -192,18 +156,11 @@ def test_positions_are_resized_for_other_sizes_only() -> None:
     torch.testing.assert_close(wide[:, :, :4], wide[:, :, 4:], atol=1e-5, rtol=1e-4)
 
 
-def test_timm_towers_take_their_own_size_alone() -> None:
-    tower = DenseTower(model_of("timm"))
-    assert not tower.any_size and tower.size == 160 and tower.stride == 16
-    with pytest.raises(InputError, match="160 px"):
-        tower(images(96, 96))
-
-
 def test_a_resnets_map_is_its_attention_pool_without_attention() -> None:
     model = model_of("resnet")
     tower, visual = DenseTower(model), model.visual
     found, _ = tower(images(96, 128))
-    assert found.shape == (2, 3, 4, 32) and tower.any_size
+    assert found.shape == (2, 3, 4, 32)
     deep = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(images(96, 128))))))
     pool = visual.attnpool
     value = functional.conv2d(deep, pool.v_proj.weight[:, :, None, None], pool.v_proj.bias)
@@ -213,12 +170,12 @@ def test_a_resnets_map_is_its_attention_pool_without_attention() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["vit", "vit-avg", "timm"])
+@pytest.mark.parametrize("name", ["vit", "vit-avg"])
 def test_a_region_of_the_map_is_the_mean_of_its_tokens(
     name: str,
 ) -> None:
     tower = DenseTower(model_of(name))
-    image = images(160, count=1) if name == "timm" else images(64, 96, 1)
+    image = images(64, 96, 1)
     features = tower(image)[0][0]
     whole = [0.0, 0.0, float(image.shape[-1]), float(image.shape[-2])]
     found = tower.regions(image, torch.tensor([whole, [32.0, 16.0, 48.0, 32.0]]))
@@ -240,8 +197,8 @@ def test_other_towers_are_refused_by_name() -> None:
     model = CustomTextCLIP(
         32,
         {
-            "timm_model_name": "resnet10t",
-            "image_size": 64,
+            "timm_model_name": "test_vit",
+            "image_size": 160,
             "timm_pool": "avg",
             "timm_proj": "linear",
         },

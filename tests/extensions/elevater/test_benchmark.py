@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from support.elevater import edit_json, folder_of, png, write_elevater, write_zip
+from support.elevater import png, write_elevater
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
@@ -32,9 +32,8 @@ from react_pipeline.extensions.elevater.comparison import compare_summaries, dra
 from react_pipeline.extensions.elevater.datasets import DATASETS, Dataset, dataset
 from react_pipeline.extensions.elevater.features import Features, publish_features
 from react_pipeline.extensions.elevater.readers import read_dataset
-from react_pipeline.extensions.elevater.results import publish_results
+from react_pipeline.extensions.elevater.results import collect_submission, publish_results
 from react_pipeline.extensions.elevater.settings import ElevaterConfig
-from react_pipeline.extensions.elevater.submission import check_submission, expected_datasets
 from react_pipeline.extensions.elevater.summary import SUMMARY_COLUMNS
 from react_pipeline.extensions.elevater.summary import to_markdown as table_of
 from react_pipeline.lineage import fresh
@@ -144,8 +143,8 @@ def test_features_are_those_of_image_as_benchmark_prepares_it(
         np.testing.assert_allclose(found.features[found.labels == label][0], expected, atol=1e-4)
 
 
-def test_all_twenty_give_twenty_rows_and_a_valid_submission(
-    project_on: Callable[..., Project], data: Path
+def test_all_twenty_give_twenty_rows_and_a_whole_submission(
+    project_on: Callable[..., Project], tmp_path: Path
 ) -> None:
     artifact = results(project_on())
     rows = rows_of(artifact)
@@ -153,15 +152,8 @@ def test_all_twenty_give_twenty_rows_and_a_valid_submission(
     assert rows["value"].between(0, 1).all() and rows["unavailable"].isna().all()
     assert artifact.counts["datasets_evaluated"] == artifact.counts["of"] == 20
     assert artifact.counts["mean"]["zero-shot"] == pytest.approx(rows["value"].mean())
-    assert artifact.counts["submissions"] == ["zero_shot"]
     assert artifact.counts["datasets_with_fewer_images"] == 20
-    sizes = {name: len(read_dataset(data, name, "test")) for name in DATASETS}
-    assert (
-        check_submission(
-            artifact.path / "predictions/zero_shot/all_predictions.zip", expected_datasets(sizes)
-        )
-        == []
-    )
+    assert collect_submission(artifact, "zero_shot", tmp_path / "mine.zip") == []
     # Official numbers of images are something else, and the table says so.
     assert "| cifar-10 | accuracy | 20 of 10,000 |" in artifact.file("table.md").read_text()
     assert "officially: 20 of 20 data sets that are there" in artifact.file("table.md").read_text()
@@ -172,17 +164,13 @@ def test_predictions_reproduce_the_figure_in_disk_order(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
     root = write_elevater(
-        tmp_path / "shuffled",
-        {"train": 1, "val": 1, "test": 3},
-        only=["eurosat_clip"],
-        shuffle_names=3,
+        tmp_path / "data", {"train": 1, "val": 1, "test": 3}, only=["eurosat_clip"]
     )
     project = make_project(elevater={"root": str(root), "datasets": ["eurosat_clip"]})
     publish_base(project)
     artifact = results(project)
     prediction = json.loads(artifact.file("predictions/zero_shot/eurosat_clip.json").read_text())
-    lines = (folder_of(root, "eurosat_clip") / "test.txt").read_text().split("\n")
-    on_disk = [int(line.rpartition(" ")[2]) for line in lines if line]
+    on_disk = read_dataset(root, "eurosat_clip", "test").labels
     predicted = np.argmax(prediction["predictions"][0], axis=1)
     assert np.mean(predicted == on_disk) == rows_of(artifact)["value"].iloc[0]
     assert (prediction["model_name"], prediction["n_shot"]) == ("CLIP-react-shapes-base", 0)
@@ -195,18 +183,19 @@ def test_seventeen_of_twenty_are_said_and_missing_is_not_zero(
 ) -> None:
     root = shutil.copytree(data, tmp_path / "data")
     for name in GONE:
-        shutil.rmtree(folder_of(root, name))
+        shutil.rmtree(root / name)
     project = make_project(elevater={"root": str(root)})
     publish_base(project)
     artifact = results(project)
     rows = rows_of(artifact).set_index("dataset")
     assert rows.loc[list(GONE), "value"].isna().all()
-    assert rows.loc[list(GONE), "unavailable"].str.contains("is missing").all()
+    assert rows.loc[list(GONE), "unavailable"].str.contains("no copy of it").all()
     assert len(rows) == 20 and rows["value"].notna().sum() == 17
     assert (artifact.counts["datasets_evaluated"], artifact.counts["of"]) == (17, 20)
     assert artifact.counts["mean"]["zero-shot"] == pytest.approx(rows["value"].dropna().mean())
     assert set(artifact.counts["not_measured"]) == set(GONE)
-    assert artifact.counts["submissions"] == []
+    lacking = collect_submission(artifact, "zero_shot", tmp_path / "mine.zip")
+    assert lacking == [f"{name}: no predictions" for name in GONE]
     assert "(17 of 20)" in artifact.file("table.md").read_text()
 
 
@@ -230,9 +219,8 @@ def test_wrong_data_are_reported_before_anything_is_encoded(
     make_project: Callable[..., Project], data: Path, tmp_path: Path
 ) -> None:
     root = shutil.copytree(data, tmp_path / "data")
-    (folder_of(root, "mnist") / "test.txt").write_text("val.zip@nosuch.png 3\n")
-    for path in folder_of(root, "dtd").glob("test.zip"):
-        path.write_bytes(path.read_bytes()[:100])
+    (root / "mnist" / "test" / "stray.png").write_bytes(b"x")
+    (root / "dtd" / "test" / "banded").rename(root / "dtd" / "test" / "nosuch")
     project = make_project(elevater={"root": str(root)})
     publish_base(project)
     with pytest.raises(InputError) as raised:
@@ -334,25 +322,6 @@ def test_adapted_figures_compare_only_on_equal_training_images(
     )
 
 
-def test_predictions_in_another_order_are_no_submission(
-    make_project: Callable[..., Project], data: Path, tmp_path: Path
-) -> None:
-    root = shutil.copytree(data, tmp_path / "data")
-    images = read_dataset(root, "patch-camelyon", "test")
-    for number, label in enumerate(images.labels):
-        path = root / "patch-camelyon" / "test" / images.class_names[label] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(images.read(number))
-    shutil.rmtree(folder_of(root, "patch-camelyon"))
-    edit_json(root / "vision_datasets.json", lambda entries: entries.remove(
-        next(entry for entry in entries if entry["name"] == "patch-camelyon")))  # fmt: skip
-    project = make_project(elevater={"root": str(root)})
-    publish_base(project)
-    artifact = results(project)
-    assert artifact.counts["datasets_evaluated"] == 20 and artifact.counts["submissions"] == []
-    assert not list(artifact.path.glob("predictions/*/*.zip"))
-
-
 def test_shots_are_measured_by_both_protocols_for_each_seed(
     project_on: Callable[..., Project],
 ) -> None:
@@ -414,27 +383,9 @@ def test_fine_tuning_refuses_images_changed_since_encoding(
     project = make_project(elevater=elevater)
     publish_base(project)
     publish_features(project, "shapes", "base")
-    (folder_of(root, "rendered-sst2") / "test.zip").unlink()
-    write_zip(
-        folder_of(root, "rendered-sst2") / "test.zip",
-        (
-            (f"test images/{label}/{number}.png", png(label, "other"))
-            for label in range(2)
-            for number in range(2)
-        ),
-    )
+    (root / "rendered-sst2" / "test" / "negative" / "0.png").write_bytes(png(0, "other"))
     with pytest.raises(StaleArtifact, match="benchmark_features"):
         publish_results(project, "shapes", "base")
-
-
-@pytest.mark.parametrize(("shots", "rule"), [([], None), ([-1], None), ([5, -1], "balanced")])
-def test_the_rule_of_the_sample_is_part_of_what_is_drawn_alone(
-    project_on: Callable[..., Project], shots: list[int], rule: str | None
-) -> None:
-    assert (
-        STAGES["benchmark_results"].identity(project_on(shots=shots), "shapes/base").get("sample")
-        == rule
-    )
 
 
 def test_results_are_stale_when_shots_are_asked_for_later(

@@ -25,9 +25,10 @@ from react_pipeline.extensions.elevater.assets import (
     bad_features,
     benchmark_mean_is_at_least_base,
     contradictions,
-    count_test_images,
-    look_for_test_images,
+    count_pairs,
+    training_pairs_hold_no_test_image,
 )
+from react_pipeline.extensions.elevater.features import digests_of_test_images
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Inputs
 
@@ -102,13 +103,16 @@ def test_leaks_are_unmeasured_where_nothing_can_be_compared(
     launched: Launched, tmp_path: Path
 ) -> None:
     project = launched.project
-    assert look_for_test_images(project, "shapes", "gated-image").metadata["pairs"].value > 0
-    assert "nothing was trained" in str(look_for_test_images(project, "shapes", "base").description)
+
+    def check(project: Project, method: str) -> dg.AssetCheckResult:
+        artifact = project.store.current("benchmark_results", f"shapes/{method}")
+        return training_pairs_hold_no_test_image(project, artifact)
+
+    assert check(project, "gated-image").metadata["pairs"].value > 0
+    assert "nothing was trained" in str(check(project, "base").description)
     retrieval = project.config.retrieval.model_copy(update={"k_per_prompt": 7})
     stale = replace(project, config=project.config.model_copy(update={"retrieval": retrieval}))
-    assert "`retrieved_set`" in str(
-        look_for_test_images(stale, "shapes", "gated-image").description
-    )
+    assert "`retrieved_set`" in str(check(stale, "gated-image").description)
 
 
 @pytest.mark.slow
@@ -197,23 +201,23 @@ def test_features_without_a_direction_are_counted(tiny_project: Project) -> None
 
 
 def test_training_pair_that_is_a_test_image_is_counted(tiny_project: Project) -> None:
-    def write_features(directory: Path) -> dict[str, int]:
-        (directory / "mnist").mkdir()
-        np.save(directory / "mnist" / "test_sha256.npy", np.array([[171] * 32, [1] * 32], np.uint8))
-        np.save(directory / "mnist" / "train_sha256.npy", np.array([[205] * 32], np.uint8))
-        return {}
-
-    def write_pairs(directory: Path, _: object) -> dict[str, int]:
+    def write(directory: Path, _: object) -> dict[str, int]:
         pd.DataFrame({"image_sha256": ["ab" * 32, "cd" * 32, "ef" * 32]}).to_parquet(
             directory / "pairs.parquet"
         )
         return {}
 
+    def write_features(directory: Path, _: object) -> dict[str, int]:
+        (directory / "mnist").mkdir()
+        np.save(directory / "mnist" / "test_sha256.npy", np.array([[171] * 32, [1] * 32], np.uint8))
+        np.save(directory / "mnist" / "train_sha256.npy", np.array([[205] * 32], np.uint8))
+        return {}
+
     features = tiny_project.store.build(
         Inputs("benchmark_features", "shapes/full", {}, {}, "1"), write_features
     )
-    pairs = tiny_project.store.build(Inputs("retrieved_set", "shapes", {}, {}, "1"), write_pairs)
-    assert count_test_images(pairs, features) == 1
+    pairs = tiny_project.store.build(Inputs("retrieved_set", "shapes", {}, {}, "1"), write)
+    assert count_pairs(pairs, digests_of_test_images(features)) == 1
 
 
 def test_rows_that_make_missing_data_a_score_are_found() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from support.elevater import folder_of, write_elevater
+from support.elevater import write_elevater
 
 from react_pipeline.extensions.elevater.check import check_root, report_json, report_lines
 from react_pipeline.extensions.elevater.datasets import DATASETS, dataset
@@ -27,7 +28,7 @@ def test_a_copy_with_all_official_numbers_is_complete(tmp_path: Path) -> None:
 
 def test_fewer_images_or_a_missing_split_are_partial(tmp_path: Path) -> None:
     write_elevater(tmp_path, only=["dtd"])
-    (folder_of(tmp_path, "dtd") / "val.txt").unlink()
+    shutil.rmtree(tmp_path / "dtd" / "val")
     (report,) = check_root(tmp_path, ["dtd"])
     assert report.state == "partial"
     assert [(split.found, split.expected) for split in report.splits] == [
@@ -35,8 +36,8 @@ def test_fewer_images_or_a_missing_split_are_partial(tmp_path: Path) -> None:
         (None, 1880),
         (47, 1880),
     ]
-    assert any("val.txt is missing" in problem for problem in report.problems)
-    assert "split test: 47 images, officially 1,880" in report.problems
+    assert any("dtd, split val: no copy" in problem for problem in report.problems)
+    assert any("split test: 47 images, officially 1,880" in text for text in report.problems)
 
 
 def test_every_data_set_is_reported_in_the_order_of_the_table(tmp_path: Path) -> None:
@@ -69,15 +70,15 @@ def test_the_json_holds_the_same(tmp_path: Path) -> None:
         "split": "test",
         "found": 10,
         "expected": 10000,
-        "layout": "ELEVATER",
+        "layout": "image folder",
     }
 
 
-def test_labels_without_names_are_noted(tmp_path: Path) -> None:
+def test_files_that_are_left_out_are_noted(tmp_path: Path) -> None:
     write_elevater(tmp_path, only=["cifar-10"])
-    (folder_of(tmp_path, "cifar-10") / "labels.txt").unlink()
+    (tmp_path / "cifar-10" / "test" / "frog" / "notes.txt").write_text("x")
     (report,) = check_root(tmp_path, ["cifar-10"])
-    assert any("order of ELEVATER's own list" in note for note in report.notes)
+    assert any("1 files" in note for note in report.notes)
     assert any(line.startswith("  note: ") for line in report_lines([report]))
 
 

@@ -1,7 +1,8 @@
-"""A data set's test images as a domain's labelled images, in place from an archive."""
+"""A data set's test images as a domain's labelled images, in place."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 from pydantic import ValidationError
-from support.elevater import folder_of, write_elevater
+from support.elevater import png, write_elevater
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.clip.classifier import zero_shot_head
@@ -42,9 +43,7 @@ NAME = "fer-2013"
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return write_elevater(
-        tmp_path / "data", 2, only=[NAME, "voc-2007-classification"], shuffle_names=1
-    )
+    return write_elevater(tmp_path / "data", 2, only=[NAME, "voc-2007-classification"])
 
 
 @pytest.fixture
@@ -57,7 +56,7 @@ def write(project: Project, domain: dict[str, object]) -> None:
     (project.config.domains / f"{domain['slug']}.yaml").write_text(yaml.safe_dump(domain))
 
 
-def test_images_in_a_zip_are_listed_and_read_in_place(
+def test_images_are_listed_and_read_in_place(
     project: Project, data: Path, tiny_checkpoint: Path
 ) -> None:
     artifact = publish_evaluation_set(project, NAME)
@@ -92,8 +91,8 @@ def test_a_domain_with_more_classes_keeps_ids_and_fewer_fail(project: Project, d
 
 
 def test_data_that_are_not_there_are_unavailable_with_reason(project: Project, data: Path) -> None:
-    (folder_of(data, NAME) / "test.zip").unlink()
-    assert "test.zip" in publish_evaluation_set(project, NAME).counts["unavailable"]
+    shutil.rmtree(data / NAME / "test")
+    assert "split test: no copy" in publish_evaluation_set(project, NAME).counts["unavailable"]
     write(project, domain_of(dataset(NAME), data / "nosuch"))
     assert "nosuch" in publish_evaluation_set(project, NAME).counts["unavailable"]
 
@@ -204,9 +203,7 @@ def test_another_image_in_the_place_of_a_listed_one_is_refused(
         for number in (0, len(images) - 1)
     )
     assert read_image(last) == images.read(len(images) - 1)
-    index = folder_of(data, NAME) / "test.txt"
-    lines = index.read_text().splitlines(keepends=True)
-    index.write_text("".join(lines[1:] + lines[:1]))
+    (data / NAME / "test" / "angry" / "-.png").write_bytes(png(0, "before the others"))
     publish_evaluation_set(project, NAME)  # reads the lists again
     for location in (first, last):
         with pytest.raises(InputError, match="`evaluation_set`"):

@@ -97,7 +97,7 @@ def test_a_tower_that_learns_nothing_is_a_probe_on_its_features(
         keep_probabilities=True,
     )
     with torch.no_grad():
-        features = clip.model.visual(images)
+        features = nn.functional.normalize(clip.model.visual(images), dim=-1)
     train, test = (
         FeatureExamples(features[part], labels[part]) for part in (slice(0, 21), slice(21, 30))
     )
@@ -106,13 +106,14 @@ def test_a_tower_that_learns_nothing_is_a_probe_on_its_features(
     np.testing.assert_allclose(tower.last_probabilities, probe.last_probabilities, atol=1e-5)
 
 
+@pytest.mark.parametrize("normalize", [True, False])
 def test_one_step_is_that_of_pytorch_on_tower_and_head_together(
-    clip: Clip, pixels: tuple[Tensor, Tensor]
+    clip: Clip, pixels: tuple[Tensor, Tensor], normalize: bool
 ) -> None:
     images, labels = pixels
     head, trial = random_head(N_CLASSES, 32), Trial(0.01, 0.1)
     # A batch of all images: one step an epoch.
-    (curve,) = Trainer(head, "accuracy", clip)(
+    (curve,) = Trainer(head, "accuracy", clip, normalize=normalize)(
         examples(pixels, 0, 30),
         examples(pixels, 0, 30),
         [trial],
@@ -125,14 +126,24 @@ def test_one_step_is_that_of_pytorch_on_tower_and_head_together(
         nn.Linear(32, N_CLASSES),
     )
     linear.load_state_dict({"weight": head.weight, "bias": head.bias})
-    model = nn.Sequential(visual, norm, linear).train()
-    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=0.1)
+    model = nn.Sequential(norm, linear).train()
+
+    def logits() -> Tensor:
+        features = clip.model.encode_image(images, normalize=normalize)
+        return model(features)
+
+    clip.model.train().requires_grad_(True)
+    optimizer = torch.optim.SGD(
+        [*visual.parameters(), *model.parameters()], 0.01, momentum=0.9, weight_decay=0.1
+    )
     for _ in range(2):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(images), labels).backward()
+        nn.functional.cross_entropy(logits(), labels).backward()
         optimizer.step()
     with torch.no_grad():
-        wanted = model.eval()(images).softmax(dim=1)
+        model.eval()
+        clip.model.eval()
+        wanted = logits().softmax(dim=1)
     np.testing.assert_allclose(curve.last_probabilities, wanted.numpy(), atol=1e-4)
 
 

@@ -113,7 +113,7 @@ def test_files_that_are_no_images_are_counted_and_left_out(tmp_path: Path) -> No
     [
         ({"negative": 0}, "1 classes, rendered-sst2 has 2[\\s\\S]*left over: 'positive'"),
         ({"negative": 0, "positive": 1, "neutral": 2}, "'neutral': no class of rendered-sst2"),
-        ({"0": 0, "1": 1}, "order is uncertain"),
+        ({"0": 0, "1": 1}, "'0': no class of rendered-sst2"),
     ],
 )
 def test_folders_that_do_not_match_are_refused_with_the_names(

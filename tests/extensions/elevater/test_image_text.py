@@ -123,17 +123,6 @@ def test_a_table_may_hold_an_images_captions_apart(tmp_path: Path) -> None:
     assert found.dropped == {"no_image": 1, "empty_caption": 1}
 
 
-def test_a_table_may_have_other_columns_and_another_delimiter(tmp_path: Path) -> None:
-    path = tmp_path / "results.csv"
-    path.write_text("image_name| comment_number| comment\n1.jpg| 0| A dog .\n1.jpg| 1\n")
-    found = read_caption_csv(path, "image_name", "comment", delimiter="|")
-    assert (found.images, found.captions, found.dropped) == (
-        ("1.jpg",),
-        ("A dog .",),
-        {"empty_caption": 1},
-    )
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -177,13 +166,3 @@ def test_a_table_without_the_column_names_those_it_has(tmp_path: Path) -> None:
         read_caption_csv(path)
     with pytest.raises(InputError, match="cannot be read"):
         read_caption_csv(tmp_path / "absent.csv")
-
-
-def test_a_tab_may_be_escaped_and_other_delimiters_are_named(
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / "captions.tsv"
-    path.write_text("image\tcaption\na.jpg\tone, two\n")
-    assert read_caption_csv(path, delimiter="\\t").captions == ("one, two",)
-    with pytest.raises(InputError, match="delimiter 'ab'"):
-        read_caption_csv(path, delimiter="ab")

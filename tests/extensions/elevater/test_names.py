@@ -20,9 +20,8 @@ def test_shuffled_names_in_another_spelling_find_their_classes(name: str, tmp_pa
     order = list(range(entry.num_classes))
     random.Random(1).shuffle(order)  # noqa: S311
     respelt = [entry.class_names[number].upper().replace(" ", "_") for number in order]
-    ids, notes = join_names(entry, respelt, tmp_path / "labels.txt", tmp_path)
+    ids = join_names(entry, respelt, tmp_path / "labels.txt", tmp_path)
     assert ids.tolist() == order
-    assert notes == ()
 
 
 def test_names_of_the_original_data_sets_are_known(tmp_path: Path) -> None:
@@ -36,15 +35,13 @@ def test_names_of_the_original_data_sets_are_known(tmp_path: Path) -> None:
         "Industrial",
         "Pasture",
     ]
-    ids, _ = join_names(
-        entry, [*names, "PermanentCrop", "Residential", "River"], tmp_path, tmp_path
-    )
+    ids = join_names(entry, [*names, "PermanentCrop", "Residential", "River"], tmp_path, tmp_path)
     assert ids.tolist() == [9, 0, 1, 2, 3, 4, 5, 6, 7, 8]
 
 
 def test_an_alias_means_its_class(tmp_path: Path) -> None:
     names = ["Spooked", "angry", "disgusted", "fearful", "smiling", "bored", "depressed"]
-    ids, _ = join_names(dataset("fer-2013"), names, tmp_path, tmp_path)
+    ids = join_names(dataset("fer-2013"), names, tmp_path, tmp_path)
     assert ids.tolist() == [6, 0, 1, 2, 3, 4, 5]
 
 
@@ -55,7 +52,7 @@ def test_two_names_of_one_class_are_refused(tmp_path: Path) -> None:
 
 
 def test_imagenet_is_joined_though_two_names_occur_twice(tmp_path: Path) -> None:
-    ids, _ = join_names(IMAGENET, IMAGENET.class_names, tmp_path, tmp_path)
+    ids = join_names(IMAGENET, IMAGENET.class_names, tmp_path, tmp_path)
     assert ids.tolist() == list(range(1000))
 
 
@@ -63,7 +60,7 @@ def test_imagenet_is_joined_by_wordnet_ids(tmp_path: Path) -> None:
     import timm.data
 
     synsets = timm.data.ImageNetInfo("imagenet1k").label_names()
-    ids, _ = join_names(IMAGENET, synsets[::-1], tmp_path, tmp_path)
+    ids = join_names(IMAGENET, synsets[::-1], tmp_path, tmp_path)
     assert ids.tolist() == list(range(1000))[::-1]
     assert IMAGENET.class_names[synsets.index("n01440764")] == "tench"
 
@@ -72,7 +69,7 @@ def test_a_users_own_names_are_read_from_the_root(tmp_path: Path) -> None:
     (tmp_path / "class_names.json").write_text(
         json.dumps({"rendered-sst2": {"bad": "negative", "good": "positive"}})
     )
-    ids, _ = join_names(dataset("rendered-sst2"), ["good", "bad"], tmp_path, tmp_path)
+    ids = join_names(dataset("rendered-sst2"), ["good", "bad"], tmp_path, tmp_path)
     assert ids.tolist() == [1, 0]
 
 
@@ -83,7 +80,6 @@ def test_a_users_own_names_are_read_from_the_root(tmp_path: Path) -> None:
         ("[]", "must be"),
         ('{"rendered-sst2": {"bad": 0}}', "must be"),
         ('{"rendered-sst2": "any-order"}', "must be"),
-        ('{"rendered-sst2": "elevater-order"}', "is not a copy of ELEVATER"),
         ('{"rendered-sst2": {"bad": "awful"}}', "no class 'awful'"),
     ],
 )
@@ -95,33 +91,9 @@ def test_a_users_own_names_that_are_wrong_are_refused(
         join_names(dataset("rendered-sst2"), ["good", "bad"], tmp_path, tmp_path)
 
 
-def test_a_user_can_vouch_for_the_order_of_an_elevater_copy(tmp_path: Path) -> None:
-    entry, found = dataset("kitti-distance"), ["beside", "near", "far", "none"]
-    with pytest.raises(InputError, match='or {"kitti-distance": "elevater-order"}'):
-        join_names(entry, found, tmp_path, tmp_path, in_elevaters_order=True)
-    (tmp_path / "class_names.json").write_text('{"kitti-distance": "elevater-order"}')
-    ids, notes = join_names(entry, found, tmp_path, tmp_path, in_elevaters_order=True)
-    assert ids.tolist() == [0, 1, 2, 3]
-    assert "class_names.json says" in notes[0]
-    with pytest.raises(InputError, match="3 classes, kitti-distance has 4"):
-        join_names(entry, found[:3], tmp_path, tmp_path, in_elevaters_order=True)
-
-
-def test_numerals_are_refused_where_their_order_is_in_doubt(
-    tmp_path: Path,
-) -> None:
-    with pytest.raises(InputError, match="order is uncertain"):
-        join_names(
-            dataset("fer-2013"), list("0123456"), tmp_path, tmp_path, in_elevaters_order=True
-        )
-    with pytest.raises(InputError, match="order is uncertain"):
-        join_names(dataset("cifar-10"), list("0123456789"), tmp_path, tmp_path)
-
-
 def test_numerals_are_the_names_of_digits(tmp_path: Path) -> None:
-    ids, notes = join_names(dataset("mnist"), list("9876543210"), tmp_path, tmp_path)
+    ids = join_names(dataset("mnist"), list("9876543210"), tmp_path, tmp_path)
     assert ids.tolist() == list(range(10))[::-1]
-    assert notes == ()
 
 
 def test_a_row_may_hold_its_names_and_templates() -> None:

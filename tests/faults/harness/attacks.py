@@ -55,7 +55,6 @@ from react_pipeline.corpus.decoding_process import _decoder
 from react_pipeline.corpus.images import BadSample
 from react_pipeline.corpus.servers import RemoteShard
 from react_pipeline.embedding.mapped_vectors import open_vectors
-from react_pipeline.extensions.elevater.submission import MEMBER, check_submission
 from react_pipeline.extensions.tracking_guard.bounded_http import bound
 from react_pipeline.extensions.ui.assets.graphql_limits import too_much
 from react_pipeline.extensions.web import guarded_opener
@@ -173,7 +172,7 @@ def header(kind: bytes, size: int) -> bytes:
 
 
 def archives() -> Iterator[tuple[str, Attack]]:
-    """Shards and submissions."""
+    """Shards."""
     with tempfile.TemporaryDirectory() as folder:
         pair = {"png": encode(draw("circle", "red", 0)), "txt": b"a red circle"}
         whole = write_shard(Path(folder) / "0.tar", {"a": pair, "b": pair}).read_bytes()
@@ -195,16 +194,6 @@ def archives() -> Iterator[tuple[str, Attack]]:
     }
     for name, data in files.items():
         yield name, of_file("0.tar", data, index_shard)
-    for name, data in {"spaces": b" " * (65 << 20), "brackets": b"[" * 100_000}.items():
-        yield f"submission of {name}", partial(submission, data)
-
-
-def submission(data: bytes, folder: Path) -> Callable[[], Any]:
-    import zipfile
-
-    with zipfile.ZipFile(folder / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(MEMBER, data)
-    return lambda: _refuse(check_submission(folder / "all.zip", {}))
 
 
 def _refuse(problems: Any) -> None:
