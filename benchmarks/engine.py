@@ -28,6 +28,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -175,7 +176,7 @@ def train(root: Path, began: float, steps: int) -> None:
 
     from react_pipeline.clip.model import from_parts
     from react_pipeline.extensions.torchrun.world import Processes
-    from react_pipeline.training.trainer import Trainer
+    from react_pipeline.training import train_model
 
     world = Processes.join("cpu")
     config: dict[str, Any] = {
@@ -203,9 +204,17 @@ def train(root: Path, began: float, steps: int) -> None:
     training = TRAINING.model_copy(
         update={"steps": steps, "last_k_layers": 2, "processes": world.size}
     )
-    scratch, metrics = Scratch(root / "scratch"), root / f"metrics{world.rank}.jsonl"
-    trainer = Trainer(clip, pairs, DOMAIN, GatedImage(), training, world, scratch, metrics)
-    counts = trainer.run(first, INPUTS)
+    customization: Any = SimpleNamespace(
+        pairs=pairs,
+        domain=DOMAIN,
+        training=training,
+        world=world,
+        scratch=Scratch(root / "scratch"),
+        staging=root if world.is_writer else None,
+        observer=first,
+        inputs=INPUTS,
+    )
+    counts = train_model(GatedImage(), customization, clip)
     figures = {
         "seconds": None if first.at is None else first.at - began,
         "first_step": counts["first_step"],
