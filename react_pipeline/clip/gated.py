@@ -81,8 +81,12 @@ def add_gated_blocks(model: nn.Module, last_k_layers: int) -> None:
     """
     blocks = vision_blocks(model)
     if not blocks:
-        name = type(model.visual).__name__
-        raise InputError(f"{name}: gated blocks need a vision transformer, and this tower is none")
+        visual: Any = model.visual
+        raise InputError(
+            f"gated blocks go between the blocks of a vision transformer, and a "
+            f"{type(getattr(visual, 'trunk', visual)).__name__} has none; locked-text, full, "
+            "locked-image and the heads fit it"
+        )
     if not 0 < last_k_layers <= len(blocks):
         raise InputError(
             f"last_k_layers is {last_k_layers}, and the image tower has {len(blocks)} blocks"

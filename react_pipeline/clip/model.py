@@ -71,8 +71,8 @@ class Clip:
 
     @property
     def dimension(self) -> int:
-        """D, the width of the joint space; that of joined image towers is their own."""
-        return int(getattr(self.model.visual, "joint_dimension", self.model_cfg["embed_dim"]))
+        """Return D, the width of the joint space."""
+        return int(self.model_cfg["embed_dim"])
 
     @arithmetic()
     @torch.inference_mode()

@@ -15,11 +15,12 @@ from .losses import contrastive_loss as contrastive_loss
 from .methods.gated_image import GatedImage as GatedImage
 from .methods.model_method import ModelMethod as ModelMethod
 from .observer import TrainingObserver as TrainingObserver
+from .preparation import Probe as Probe
 from .resume import read_state as read_state
 from .resume import save_state as save_state
 from .resume import states_in as states_in
 from .schedule import generator as generator
 from .schedule import learning_rate as learning_rate
-from .trainer import Probe as Probe
+from .train import train_model as train_model
 from .world import Gradients as Gradients
 from .world import World as World

@@ -16,13 +16,12 @@ import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch.nn import functional
-from torchvision.transforms import Normalize, PILToTensor
 
 Preprocess = Callable[[Image.Image], Tensor]
-"""An RGB image to its pixels (3, H, W), uint8."""
+"""Maps an RGB image to its pixels (3, H, W), uint8."""
 
 Augment = Callable[[Image.Image, int], Tensor]
-"""The same of an image and a seed."""
+"""Maps an image and a seed to pixels (3, H, W), uint8."""
 
 DECODED = 2
 """Times the model's size, which a part of a JPEG has at least where the image is decoded at a
@@ -31,7 +30,7 @@ fraction of its size.
 
 
 def augmentation(kind: str, preprocess: Preprocess, preprocess_cfg: dict[str, Any]) -> Augment:
-    """How an image is augmented for training.
+    """Return the augmentation of training images.
 
     Args:
         kind: `timm`: the paper's recipe (random crop of 8 to 100% of the area, flip, RandAugment,
@@ -62,9 +61,8 @@ class _Timm:
             mean=preprocess_cfg["mean"],
             std=preprocess_cfg["std"],
         )
-        self._crop, *_, to_floats, normalize, self._erase = self._transform.transforms
-        assert "ToTensor" in type(to_floats).__name__ and isinstance(normalize, Normalize)  # noqa: S101 - timm's order
-        self._transform.transforms = [*self._transform.transforms[1:-3], PILToTensor()]
+        self._crop, *after = self._transform.transforms
+        self._transform.transforms = after
         self._mode = "bilinear" if interpolation == "bilinear" else "bicubic"
         self._mean = torch.tensor(preprocess_cfg["mean"]).view(3, 1, 1)
         self._std = torch.tensor(preprocess_cfg["std"]).view(3, 1, 1)
@@ -84,11 +82,15 @@ class _Timm:
         # `torch.manual_seed` also keeps a traceback for GPUs.
         torch.default_generator.manual_seed(seed)
         try:
-            return self._erased(self._transform(self._cropped(image)))
+            normalised = self._transform(self._cropped(image))
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
             torch.set_rng_state(states[2])
+        # Back to pixels, which are exact, but for the noise that was put in: it is cut at black and
+        # white.
+        pixels = normalised.mul_(self._std).add_(self._mean).mul_(255)
+        return pixels.round_().clamp_(0, 255).to(torch.uint8)
 
     def _cropped(self, image: Image.Image) -> Image.Image:
         """A random part in the model's size, drawn as timm does, of a JPEG that is decoded no
@@ -108,30 +110,6 @@ class _Timm:
         # As Pillow resizes, up to rounding, but with the processor's vector instructions.
         small = functional.interpolate(pixels, (high, wide), mode=self._mode, antialias=True)
         return Image.fromarray(small[0].permute(1, 2, 0).numpy())
-
-    def _erased(self, pixels: Tensor) -> Tensor:
-        self._erase(_AsPixels(pixels, self._mean, self._std))
-        return pixels
-
-
-class _AsPixels:
-    """What timm erases as if in a normalised image, written into pixels: its noise is cut at black
-    and white.
-    """
-
-    dtype = torch.float32
-
-    def __init__(self, pixels: Tensor, mean: Tensor, std: Tensor) -> None:
-        self._pixels = pixels
-        self._mean = mean
-        self._std = std
-
-    def size(self) -> torch.Size:
-        return self._pixels.size()
-
-    def __setitem__(self, place: Any, noise: Tensor) -> None:
-        noise = (noise * self._std + self._mean) * 255
-        self._pixels[place] = noise.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _one_at_least(level: Callable[..., tuple[int]], strength: float, parameters: Any) -> tuple[int]:

@@ -40,7 +40,7 @@ class TrainingBatches:
         self._world = world
 
     def drawn(self, step: int) -> tuple[Tensor, Tensor]:
-        """Positions (B,) of the pairs of a step, of all processes, and the view (B,) drawn for
+        """Draw the pairs of a step, of all processes: their positions (B,), and a view (B,) of
         each.
         """
         training = self._training
@@ -53,23 +53,21 @@ class TrainingBatches:
         )
         return positions, views
 
-    def from_tokens(self, tokens: Tensor, steps: range) -> Generator[Tensor, None, None]:
-        """This process's kept tokens (B, T, W), or kept features (B, D), of each step; one step
-        ahead of its use.
+    def stream(self, steps: range, tokens: Tensor | None) -> Generator[Tensor, None, None]:
+        """Yield this process's part of each step's batch, ready ahead of its use: images (B, 3, H,
+        W), or of the `tokens` kept of every pair those drawn, (B, T, W) or (B, D).
         """
-
-        def batch(step: int) -> Tensor:
-            positions, views = map(self._world.part, self.drawn(step))
-            rows = tokens[positions, views]
-            return rows if self._world.device == "cpu" else rows.pin_memory()
-
-        yield from on_device(ahead(batch, steps), self._world.device)
-
-    def from_images(self, steps: range) -> Generator[Tensor, None, None]:
-        """This process's images (B, 3, H, W) of each step."""
         world = self._world
-        own_size = self.batch_size // world.size
-        workers = self._views.fitting_workers(own_size, self._training)
+        if tokens is not None:
+
+            def batch(step: int) -> Tensor:
+                positions, views = map(world.part, self.drawn(step))
+                rows = tokens[positions, views]
+                return rows if world.device == "cpu" else rows.pin_memory()
+
+            yield from on_device(ahead(batch, steps), world.device)
+            return
+        workers = self._views.fitting_workers(self.batch_size // world.size, self._training)
 
         def draws() -> Iterator[list[PairView]]:
             for step in steps:

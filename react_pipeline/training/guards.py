@@ -1,10 +1,11 @@
 """Guards: when a training must stop, before a bad step is taken or a bad model published."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from react_pipeline.store import TrainingError
 
@@ -132,4 +133,24 @@ def require_no_collapse(
             f"the model collapsed by step {step}: {name} of {pairs} held-out pairs fell from "
             f"{base[name]:.1%} (base) "
             f"to {now[name]:.1%}; lower learning_rate. Nothing was published"
+        )
+
+
+def require_trained(weights: Iterable[Tensor], skipped: int, steps: int) -> None:
+    """Refuse weights that are not finite, or that no step has changed.
+
+    Args:
+        skipped: How many of all `steps` the scaler of fp16 has skipped.
+
+    Raises:
+        TrainingError: Saying which, and what to change.
+    """
+    if skipped == steps:
+        raise TrainingError(
+            "the loss scaler of fp16 skipped every step, so nothing was trained; take more "
+            "steps, or precision bf16 or fp32. Nothing was published"
+        )
+    if not all(torch.isfinite(weight).all() for weight in weights):
+        raise TrainingError(
+            "trained weights are not finite; lower learning_rate. Nothing was published"
         )

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from react_pipeline.clip import DTYPES, ImageTower
+from react_pipeline.clip import DTYPES, ImageTower, trains_images
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.training.data import Views
 from react_pipeline.training.world import World
@@ -83,3 +83,19 @@ class ImageEncoder:
         """The precision of the steps."""
         dtype = DTYPES[self.training.precision]
         return torch.autocast(self.world.device_type, dtype, enabled=dtype != torch.float32)
+
+
+def image_tower(model: Any, training: TrainingConfig, device: str) -> ImageTower | None:
+    """Return the image tower as its steps run it; None if nothing of it trains."""
+    if not trains_images(model):
+        return None
+    tower = ImageTower(
+        model,
+        activation_checkpointing=training.activation_checkpointing,
+        compiled=training.compile,
+    )
+    if training.precision == "bf16":
+        tower.use_bf16(device)
+    if not tower.native:  # convolutions want their channels last; a plain ViT has one alone
+        model.visual.to(memory_format=torch.channels_last)
+    return tower

@@ -7,8 +7,7 @@ Shapes: N pairs, V views, T tokens, W width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -26,39 +25,9 @@ MAX_DISK_FRACTION = 0.5
 """The share of the free disk that tokens may take; beyond it they are computed at every step."""
 
 
-@dataclass(frozen=True)
-class FusibleTower:
-    """A frozen tower whose layers may be fused.
-
-    Attributes:
-        model: Holds its weights.
-        identity: Equal for towers that compute the same, such as those of two trainings from one
-            base; None: this is not known.
-    """
-
-    model: nn.Module
-    identity: Hashable
-
-    def fused(
-        self, compute: Callable[[Tensor], Tensor], probes: Sequence[Tensor], precision: str
-    ) -> Callable[[Tensor], Tensor]:
-        """As `convert`; the last tower is kept, since fusing its layers takes seconds."""
-        key = (self.identity, precision)
-        if key not in _last_fused:
-            run = convert(compute, self.model, probes, precision)
-            if self.identity is None or run is compute:
-                return run
-            _last_fused.clear()
-            _last_fused[key] = run
-        return _last_fused[key]
-
-
-_last_fused: dict[Hashable, Callable[[Tensor], Tensor]] = {}
-
-
 def may_keep(training: TrainingConfig, *, splits: bool) -> bool:
-    """Whether what is frozen is the same at every step; `splits`: whether there is any in front of
-    what trains.
+    """Return whether what is frozen is the same at every step; `splits`: whether there is any in
+    front of what trains.
     """
     return (
         splits and training.keep_prefix and (training.augmentation == "none" or training.views > 0)
@@ -73,17 +42,17 @@ def keep_tokens(
     world: World,
     dtype: torch.dtype,
     workers: int,
-    fusible: FusibleTower | None = None,
+    fusible: nn.Module | None = None,
 ) -> Tensor | None:
-    """Tokens (N, V, T, W), or features (N, V, D), of `count` views of every pair; None where they
-    do not fit the disk.
+    """Compute tokens (N, V, T, W), or features (N, V, D), of `count` views of every pair; return
+    None where they do not fit the disk.
 
     Args:
         compute: Maps images (B, 3, H, W) to what is kept of them, (B, T, W) or (B, D).
         views: View numbers 0 to `count` - 1 are kept.
         scratch: The same folder in all processes.
         dtype: `torch.bfloat16` halves the file.
-        fusible: The tower that `compute` runs, if its layers may be fused for many images.
+        fusible: Holds the weights of `compute`, if its layers may be fused for many images.
     """
     pairs = len(views.pairs)
     bf16 = dtype == torch.bfloat16
@@ -96,7 +65,7 @@ def keep_tokens(
         run = compute
         if fusible is not None and pairs * count >= LONG_RUN:
             images = views.batch([(position, 0) for position in range(min(pairs, CPU_IMAGES))])
-            run = fusible.fused(compute, [images, images[:1]], "bf16" if bf16 else "fp32")
+            run = convert(compute, fusible, [images, images[:1]], "bf16" if bf16 else "fp32")
         draws = ([divmod(row, count) for row in part.tolist()] for part in parts)
         for images in views.batches(draws, workers, world.device):
             yield computed(run, images)

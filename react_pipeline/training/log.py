@@ -130,7 +130,9 @@ class TrainingLog:
             )
 
     def losses(self) -> list[float]:
-        """The loss of every step, of earlier tries too; empty in processes that do not write."""
+        """Return the loss of every step, of earlier tries too; empty in processes that do not
+        write.
+        """
         return [json.loads(line)["loss"] for line in self.text().splitlines()]
 
 

@@ -12,14 +12,13 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
-from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from react_pipeline.store import Scratch, StoreWriteError, sha256_of
+from react_pipeline.store import Scratch, StoreWriteError, TrainingError, sha256_of
+from react_pipeline.training.world import World
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +26,6 @@ KEPT_STATES = 2
 """How many of the newest states are kept: one more than needed, since the newest may be damaged."""
 
 STATE, DIGEST = "state.pt", "sha256"
-
-LARGE_BYTES = 1 << 30
-"""A larger state is written while the training continues, from a copy in the host's memory."""
 
 
 @dataclass
@@ -51,42 +47,51 @@ class TrainingState:
     skipped_in_a_row: int = 0
     draws: str = ""
 
-    @property
-    def shapes(self) -> dict[str, list[int]]:
-        """The shape of each trained parameter."""
-        return {name: list(parameter.shape) for name, parameter in self.trained.items()}
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the parameters and of AdamW's two moments."""
-        return 3 * sum(parameter.nbytes for parameter in self.trained.values())
-
-    def content(self, step: int, seconds: float, log: str, copied: bool = False) -> dict[str, Any]:
-        """All that is saved after `step` steps.
-
-        Args:
-            copied: The tensors, into the host's memory, where later steps change nothing.
-        """
-
-        def kept(tensor: Tensor) -> Tensor:
-            return tensor.to("cpu", copy=True) if copied else tensor
-
-        optimizer = self.optimizer.state_dict()
-        moments = {
-            number: {name: kept(value) for name, value in values.items()}
-            for number, values in optimizer["state"].items()
-        }
+    def content(self, step: int, seconds: float, log: str) -> dict[str, Any]:
+        """Return all that is saved after `step` steps, which took `seconds`."""
         return {
-            "trained": {name: kept(value.detach()) for name, value in self.trained.items()},
-            "optimizer": {**optimizer, "state": moments},
+            "trained": {name: value.detach() for name, value in self.trained.items()},
+            "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "log": log,
             "step": step,
             "seconds": seconds,
             "skipped": [self.skipped_steps, self.skipped_in_a_row],
             "draws": self.draws,
-            "shapes": self.shapes,
         }
+
+    def problem(self, content: dict[str, Any] | None) -> str:
+        """Say why what was saved cannot be loaded; "" if it can."""
+        if content is None:
+            return "its bytes are not those that were written"
+        if content["draws"] != self.draws:
+            return f"its batches were {content['draws']}, and are {self.draws} now"
+        ours = {name: parameter.shape for name, parameter in self.trained.items()}
+        theirs = {name: tensor.shape for name, tensor in content["trained"].items()}
+        return "" if ours == theirs else "it holds other parameters"
+
+    @torch.no_grad()
+    def load(self, content: dict[str, Any]) -> None:
+        """Continue from what was saved."""
+        for name, parameter in self.trained.items():
+            parameter.copy_(content["trained"][name])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.scaler.load_state_dict(content["scaler"])
+        self.skipped_steps, self.skipped_in_a_row = content["skipped"]
+
+
+class Resumed(NamedTuple):
+    """Where a training begins.
+
+    Attributes:
+        step: The first one to take.
+        seconds: What the steps before it took.
+        log: Their lines.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    log: str = ""
 
 
 def save_state(content: dict[str, Any], scratch: Scratch) -> None:
@@ -114,94 +119,13 @@ def save_state(content: dict[str, Any], scratch: Scratch) -> None:
         shutil.rmtree(folder)
 
 
-class StateWriter:
-    """Saves the states of a training, a large one while the next steps are taken.
-
-    Leaving waits for it, except after an interrupt: it is then left as by a kill.
-    """
-
-    def __init__(self, scratch: Scratch) -> None:
-        """`scratch`: where the states are."""
-        self._scratch = scratch
-        self._thread: Thread | None = None
-        self._error: Exception | None = None
-
-    def save(self, state: TrainingState, step: int, seconds: float, log: str) -> None:
-        """Save the state after `step` steps and `seconds`; an error behind the steps is raised by
-        the next call or on leaving.
-        """
-        self._finish()
-        copied = state.size_bytes > LARGE_BYTES
-        content = state.content(step, seconds, log, copied)
-        if not copied:
-            save_state(content, self._scratch)
-            return
-        # A daemon, for which an interrupted process does not wait.
-        self._thread = Thread(target=self._write, args=(content,), daemon=True)
-        self._thread.start()
-
-    def __enter__(self) -> StateWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._finish()
-        elif self._thread and issubclass(kind, Exception):
-            self._thread.join()
-
-    def _finish(self) -> None:
-        if self._thread:
-            self._thread.join()
-        if self._error:
-            raise self._error
-
-    def _write(self, content: dict[str, Any]) -> None:
-        try:
-            save_state(content, self._scratch)
-        except Exception as error:
-            self._error = error
-
-
 def states_in(scratch: Scratch) -> list[Path]:
-    """The folders of all states, the newest last."""
+    """Return the folders of all states, the newest last."""
     return sorted(scratch.folder.glob("step-*"))
 
 
-def load_newest_state(scratch: Scratch, state: TrainingState) -> tuple[int, float, str]:
-    """Put the newest state that fits into `state`; return its step, seconds and log, or 0 and no
-    log where none does.
-
-    States that are damaged, or whose batches were drawn otherwise, are skipped with a warning.
-    """
-    for folder in reversed(states_in(scratch)):
-        content = read_state(folder)
-        problem = _problem(content, state)
-        if content is None or problem:
-            logger.warning(
-                "%s cannot be resumed from (%s); trying an older state", folder.name, problem
-            )
-            continue
-        with torch.no_grad():
-            for name, parameter in state.trained.items():
-                parameter.copy_(content["trained"][name])
-        state.optimizer.load_state_dict(content["optimizer"])
-        state.scaler.load_state_dict(content["scaler"])
-        state.skipped_steps, state.skipped_in_a_row = content["skipped"]
-        return content["step"], content["seconds"], content["log"]
-    return 0, 0.0, ""
-
-
-def remove_states_after(step: int, scratch: Scratch) -> None:
-    """Remove states newer than the one resumed: they would be taken for newer ones of this run."""
-    for folder in states_in(scratch):
-        if folder.name > f"step-{step:09d}":
-            shutil.rmtree(folder)
-
-
 def read_state(folder: Path, device: str = "cpu") -> dict[str, Any] | None:
-    """What was saved, or None if a byte of it has changed since."""
+    """Return what was saved, or None if a byte of it has changed since."""
     try:
         if (folder / DIGEST).read_bytes() != sha256_of(folder / STATE).encode():
             return None
@@ -211,10 +135,33 @@ def read_state(folder: Path, device: str = "cpu") -> dict[str, Any] | None:
     return content
 
 
-def _problem(content: dict[str, Any] | None, state: TrainingState) -> str:
-    """Why a state is not used; empty if it may be."""
-    if content is None:
-        return "its bytes are not those that were written"
-    if content["draws"] != state.draws:
-        return f"its batches were {content['draws']}, and are {state.draws} now"
-    return "" if content["shapes"] == state.shapes else "it holds other parameters"
+def resume(state: TrainingState, scratch: Scratch, world: World) -> Resumed:
+    """Load the newest state that fits into `state`, if there is one.
+
+    States that are damaged, or whose batches were drawn otherwise, are skipped with a warning, and
+    removed.
+
+    Raises:
+        TrainingError: If the processes found different states.
+    """
+    resumed = Resumed()
+    for folder in reversed(states_in(scratch)):
+        content = read_state(folder)
+        problem = state.problem(content)
+        if content is not None and not problem:
+            state.load(content)
+            resumed = Resumed(content["step"], content["seconds"], content["log"])
+            break
+        logger.warning(
+            "%s cannot be resumed from (%s); trying an older state", folder.name, problem
+        )
+    # Also waits, so that no process removes a state that another one still reads.
+    if world.broadcast(resumed.step) != resumed.step:
+        raise TrainingError(
+            "the processes resume from different states; is the store shared? Run again"
+        )
+    if world.is_writer:
+        for folder in states_in(scratch):
+            if folder.name > f"step-{resumed.step:09d}":
+                shutil.rmtree(folder)  # it would be taken for a newer one of this run
+    return resumed

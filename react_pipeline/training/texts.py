@@ -24,6 +24,7 @@ from react_pipeline.clip import (
     prompt_templates,
     recompute_activations,
     text_lengths,
+    trains_text,
 )
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.settings import DomainConfig, TrainingConfig
@@ -66,7 +67,6 @@ class TrainingTexts:
         domain: DomainConfig,
         training: TrainingConfig,
         world: World,
-        trains: bool,
         scratch: Scratch,
     ) -> None:
         """Encode or tokenise every text once, into a file: 1 KiB a text with D = 512.
@@ -80,6 +80,7 @@ class TrainingTexts:
         """
         self._clip = clip
         self._training = training
+        self._trains = trains = trains_text(clip.model)
         self._device = world.device
         names = domain.prompt_names
         class_numbers = {name: number for number, name in enumerate(domain.class_names)}
@@ -92,7 +93,6 @@ class TrainingTexts:
         prompts = [fill(template, name) for name in names for template in templates]
         captions = len(pairs.captions)
         self._prompts = torch.arange(captions, captions + len(prompts)).view(len(names), -1)
-        self._trains = trains
         if trains and training.activation_checkpointing:
             recompute_activations(clip.model)
 

@@ -157,7 +157,7 @@ def flags():
     reductions = matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction
     return torch.backends.cudnn.allow_tf32, matmul.allow_tf32, reductions
 before = flags()
-import react_pipeline.clip.model, react_pipeline.embedding.encoder, react_pipeline.training.trainer
+import react_pipeline.clip.model, react_pipeline.embedding.encoder, react_pipeline.training.train
 assert flags() == before
 """
     subprocess.run([sys.executable, "-c", code], check=True)

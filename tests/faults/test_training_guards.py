@@ -16,6 +16,7 @@ import torch
 from support.drawings import COLOURS, SHAPES
 from support.methods import model_method
 from support.pairs import DrawnPairs
+from support.training import train_on
 
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.project.project import Project
@@ -23,13 +24,9 @@ from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store import Scratch
 from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.errors import TrainingError
-from react_pipeline.training import resume
-from react_pipeline.training import trainer as trainer_module
+from react_pipeline.training import guards, save_state
 from react_pipeline.training.customization import customize
-from react_pipeline.training.observer import TrainingObserver
 from react_pipeline.training.step import TrainingStep
-from react_pipeline.training.trainer import Trainer
-from react_pipeline.training.world import World
 
 Make = Callable[..., Project]
 
@@ -108,7 +105,7 @@ def trained_with(
     *,
     method: str = "locked-text",
     **fields: Any,
-) -> tuple[Trainer, dict[str, Any]]:
+) -> dict[str, Any]:
     folder.mkdir()
     plain = {
         "batch_size": 32,
@@ -120,10 +117,7 @@ def trained_with(
     plain["precision"] = "fp32"
     training = TrainingConfig(**{**plain, **fields})
     domain = project.domain("shapes")
-    trainer = Trainer(clip, pairs, domain, model_method(method), training, World(), Scratch(folder),  # type: ignore[arg-type]
-                      folder / "metrics.jsonl")  # fmt: skip
-    inputs = Inputs("customized_checkpoint", f"shapes/{method}", {}, {}, "1")
-    return trainer, trainer.run(TrainingObserver(), inputs)
+    return train_on(model_method(method), clip, pairs, domain, training, folder, staging=folder)
 
 
 @pytest.fixture
@@ -137,7 +131,7 @@ def test_a_model_that_forgets_is_stopped_by_held_out_pairs(
     tiny_project: Project, tiny_checkpoint: Path, drawn: DrawnPairs, tmp_path: Path
 ) -> None:
     clip = load(tiny_checkpoint)
-    _, counts = trained_with(clip, drawn, tiny_project, tmp_path / "first", steps=150, learning_rate=1e-3,
+    counts = trained_with(clip, drawn, tiny_project, tmp_path / "first", steps=150, learning_rate=1e-3,
                              held_out_fraction=0.3, loss="infonce-captions", method="full")  # fmt: skip
     assert counts["held_out_after"]["r5_text_to_image"] > 0.8
     with pytest.raises(
@@ -162,13 +156,13 @@ def test_few_held_out_pairs_count_as_few(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     counted: list[int] = []
-    whole = trainer_module.require_no_collapse
+    whole = guards.require_no_collapse
 
     def counting(step: int, base: Any, now: Any, pairs: int) -> None:
         counted.append(pairs)
         whole(step, base, now, pairs)
 
-    monkeypatch.setattr(trainer_module, "require_no_collapse", counting)
+    monkeypatch.setattr("react_pipeline.training.train.require_no_collapse", counting)
     few = DrawnPairs([(shape, colour) for shape in SHAPES for colour in COLOURS] * 2)
     trained_with(load(tiny_checkpoint), few, tiny_project, tmp_path / "few", steps=6, learning_rate=1e-3,
                  checkpoint_every=2, held_out_fraction=0.2)  # fmt: skip
@@ -194,14 +188,14 @@ def test_a_state_that_cannot_be_written_keeps_the_one_before(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = resume.save_state
+    whole = save_state
 
     def full(content: dict[str, Any], scratch: Scratch) -> None:
         if content["step"] == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
         whole(content, scratch)
 
-    monkeypatch.setattr(resume, "save_state", full)
+    monkeypatch.setattr("react_pipeline.training.train.save_state", full)
     with pytest.raises(OSError, match="No space left"):
         trained_with(
             load(tiny_checkpoint),

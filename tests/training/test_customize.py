@@ -510,7 +510,7 @@ def test_the_default_of_a_head_needs_no_held_out_pairs(
         ),
         (
             "gated-image",
-            "training.trainer.keep_tokens",
+            "training.preparation.keep_tokens",
             "on cpu, outside the steps of the training; end what else",
         ),
         (

@@ -18,12 +18,13 @@ from torch import Tensor
 from react_pipeline.clip.model import load
 from react_pipeline.clip.pixels import Pixels
 from react_pipeline.clip.tower import ImageTower
+from react_pipeline.settings import TrainingConfig
 from react_pipeline.store import Scratch
 from react_pipeline.training import kept_tokens
 from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.data import Views
-from react_pipeline.training.kept_tokens import TOKENS, FusibleTower, keep_tokens
-from react_pipeline.training.trainer import Trainer
+from react_pipeline.training.image_encoder import image_tower
+from react_pipeline.training.kept_tokens import TOKENS, keep_tokens
 from react_pipeline.training.world import World
 
 VIEWS = 2
@@ -178,53 +179,16 @@ def test_fused_layers_are_tried_on_a_few_images(
     monkeypatch.setattr(kept_tokens, "CPU_IMAGES", 3)
     tried: list[int] = []
 
-    class Recorded(FusibleTower):
-        def fused(self, run: Any, probes: Any, precision: str) -> Any:
-            tried.extend(map(len, probes))
-            return run
+    def convert(run: Any, model: object, probes: Any, precision: str) -> Any:
+        tried.extend(map(len, probes))
+        return run
 
-    fusible = Recorded(torch.nn.Identity(), None)
-    keep_tokens(kept.compute, kept.views, 1, kept.scratch, World(), torch.float32, 0, fusible)
+    monkeypatch.setattr(kept_tokens, "convert", convert)
+    arguments = kept.compute, kept.views, 1, kept.scratch, World(), torch.float32, 0
+    assert keep_tokens(*arguments, torch.nn.Identity()) is not None
     assert tried == [3, 1]
 
 
-def test_layers_of_equal_towers_are_fused_once(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
-
-    def convert(tower: object, model: object, probes: object, precision: str) -> object:
-        calls.append(precision)
-        return kept.compute if precision == "bf16" else lambda images: images
-
-    monkeypatch.setattr(kept_tokens, "convert", convert)
-    monkeypatch.setattr(kept_tokens, "_last_fused", {})
-    model = torch.nn.Identity()
-
-    def fuse(identity: object, precision: str = "fp32") -> int:
-        FusibleTower(model, identity).fused(kept.compute, [], precision)
-        return len(calls)
-
-    assert [fuse("a"), fuse("a"), fuse("b"), fuse("b"), fuse("a")] == [1, 1, 2, 2, 3]
-    assert [fuse(None), fuse(None)] == [4, 5]
-    # A tower whose layers cannot be fused is not kept: it holds a whole model.
-    assert [fuse("a", "bf16"), fuse("a", "bf16")] == [6, 7]
-
-
-def test_layers_are_fused_for_few_images(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_tokens, "LONG_RUN", 1)
-    monkeypatch.setattr(kept_tokens, "CPU_IMAGES", 2)
-    sizes: list[int] = []
-
-    def fused(run: Any, images: list[Tensor], _: str) -> Any:
-        sizes.extend(map(len, images))
-        return run
-
-    tower: Any = SimpleNamespace(fused=fused)
-    of = kept.compute, kept.views, 1, kept.scratch, World(), torch.float32, 0, tower
-    assert keep_tokens(*of) is not None
-    assert sizes == [2, 1]
-
-
-def test_a_locked_tower_keeps_its_precision() -> None:
+def test_a_locked_tower_is_run_by_the_model_itself() -> None:
     visual = torch.nn.Linear(1, 1).requires_grad_(False)
-    of: Any = SimpleNamespace(model=SimpleNamespace(visual=visual))
-    assert Trainer._tower(of) is None
+    assert image_tower(SimpleNamespace(visual=visual), TrainingConfig(), "cpu") is None

@@ -5,7 +5,6 @@ memory layout.
 from __future__ import annotations
 
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
@@ -13,22 +12,25 @@ import torch
 from torch import nn
 
 from react_pipeline.store import Scratch
-from react_pipeline.store.errors import StoreWriteError, TrainingError
-from react_pipeline.training import resume
+from react_pipeline.store.errors import StoreWriteError
 from react_pipeline.training.resume import (
-    StateWriter,
+    Resumed,
     TrainingState,
-    load_newest_state,
-    remove_states_after,
+    resume,
     save_state,
     states_in,
 )
+from react_pipeline.training.world import World
 
 LOG = '{"step": 0}\n'
 
 
 def save(state: TrainingState, step: int, seconds: float, folder: Path) -> None:
     save_state(state.content(step, seconds, LOG), Scratch(folder))
+
+
+def resumed_from(folder: Path, state: TrainingState) -> Resumed:
+    return resume(state, Scratch(folder), World())
 
 
 def state_of(model: nn.Module) -> TrainingState:
@@ -63,7 +65,7 @@ def test_a_state_resumes_as_if_it_had_never_been_written(
 
     again = fresh(layout)
     resumed = state_of(again)
-    assert load_newest_state(Scratch(tmp_path), resumed) == (3, 1.5, LOG)
+    assert resumed_from(tmp_path, resumed) == (3, 1.5, LOG)
     step(again, resumed, 3)
     assert again.weight.stride() == model.weight.stride()
     for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
@@ -80,11 +82,11 @@ def test_skipped_pairs_are_remembered_and_other_batches_refused(
     save(state, 7, 0.0, tmp_path)
     same = state_of(fresh(torch.contiguous_format))
     same.draws = state.draws
-    assert load_newest_state(Scratch(tmp_path), same)[0] == 7
+    assert resumed_from(tmp_path, same).step == 7
     assert (same.skipped_steps, same.skipped_in_a_row) == (4, 2)
     other = state_of(fresh(torch.contiguous_format))
     other.draws = "of 24 pairs"
-    assert load_newest_state(Scratch(tmp_path), other) == (0, 0.0, "")
+    assert resumed_from(tmp_path, other) == (0, 0.0, "")
     assert not other.optimizer.state and other.skipped_steps == 0
     assert "its batches were of 25 pairs, and are of 24 pairs now" in caplog.text
 
@@ -104,7 +106,7 @@ def test_a_flipped_bit_falls_back_to_the_state_before(
     data[int(place * len(data)) if isinstance(place, float) else place] ^= 1
     newest.write_bytes(data)
     again = fresh(torch.contiguous_format)
-    assert load_newest_state(Scratch(tmp_path), state_of(again)) == (1, 0.5, LOG)
+    assert resumed_from(tmp_path, state_of(again)) == (1, 0.5, LOG)
     assert "cannot be resumed from" in caplog.text
 
 
@@ -115,7 +117,7 @@ def test_a_state_of_other_parameters_is_not_used(tmp_path: Path) -> None:
     save(state, 1, 0.0, tmp_path)
     wider = nn.Conv2d(3, 5, 3)
     weights = wider.weight.detach().clone()
-    assert load_newest_state(Scratch(tmp_path), state_of(wider)) == (0, 0.0, "")
+    assert resumed_from(tmp_path, state_of(wider)) == (0, 0.0, "")
     assert torch.equal(wider.weight, weights)
 
 
@@ -125,7 +127,8 @@ def test_a_state_after_the_resumed_one_makes_way(tmp_path: Path) -> None:
     step(model, state, 0)
     for done in (4, 6):
         save(state, done, float(done), tmp_path)
-    remove_states_after(4, Scratch(tmp_path))
+    (tmp_path / "step-000000006" / "sha256").write_text("damaged")
+    assert resumed_from(tmp_path, state).step == 4
     save(state, 5, 5.0, tmp_path)
     assert [path.name for path in states_in(Scratch(tmp_path))] == [
         "step-000000004",
@@ -140,77 +143,16 @@ def test_the_two_newest_states_stay(tmp_path: Path) -> None:
     for number in range(1, 7):
         save(state, number, 0.0, tmp_path)
     names = ["step-000000005", "step-000000006"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert [path.name for path in states_in(Scratch(tmp_path))] == names
 
 
-class Disk:
-    """One that takes a file when `free` is set, and `full` refuses it."""
+def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = state_of(fresh(torch.contiguous_format))
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.free, self.full, self.save = Event(), False, torch.save
-        monkeypatch.setattr(torch, "save", self)
-        monkeypatch.setattr(resume, "LARGE_BYTES", 0)
+    def full(*_: Any) -> None:
+        raise OSError("no space left on device")
 
-    def __call__(self, *arguments: Any) -> None:
-        assert self.free.wait(180)
-        if self.full:
-            raise OSError("no space left on device")
-        self.save(*arguments)
-
-
-def test_a_large_state_is_written_while_steps_are_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = fresh(torch.contiguous_format)
-    state = state_of(model)
-    disk = Disk(monkeypatch)
-    with StateWriter(Scratch(tmp_path)) as states:
-        step(model, state, 0)
-        states.save(state, 1, 0.5, LOG)
-        step(model, state, 1)
-        assert not states_in(Scratch(tmp_path))
-        disk.free.set()
-    again = fresh(torch.contiguous_format)
-    resumed = state_of(again)
-    assert load_newest_state(Scratch(tmp_path), resumed) == (1, 0.5, LOG)
-    step(again, resumed, 1)
-    for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
-
-
-def test_a_full_disk_behind_the_steps_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = fresh(torch.contiguous_format)
-    state = state_of(model)
-    disk = Disk(monkeypatch)
-    disk.full = True
-    disk.free.set()
-    step(model, state, 0)
-    with (
-        pytest.raises(StoreWriteError, match="bytes are needed"),
-        StateWriter(Scratch(tmp_path)) as states,
-    ):
-        states.save(state, 1, 0.0, LOG)
-    with pytest.raises(StoreWriteError), StateWriter(Scratch(tmp_path)) as states:
-        states.save(state, 1, 0.0, LOG)
-        states.save(state, 2, 0.0, LOG)
-        raise AssertionError("the second call raises")
-
-
-def test_a_failure_waits_for_the_state_and_a_stop_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = fresh(torch.contiguous_format)
-    state = state_of(model)
-    disk = Disk(monkeypatch)
-    step(model, state, 0)
-    with pytest.raises(KeyboardInterrupt), StateWriter(Scratch(tmp_path)) as states:
-        states.save(state, 1, 0.0, LOG)
-        raise KeyboardInterrupt
-    assert states._thread and states._thread.is_alive()
-    with pytest.raises(TrainingError), StateWriter(Scratch(tmp_path)) as states:
-        states.save(state, 2, 0.0, LOG)
-        disk.free.set()
-        raise TrainingError("the loss is nan")
-    assert states_in(Scratch(tmp_path))[-1].name == "step-000000002"
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(StoreWriteError, match="bytes are needed"):
+        save(state, 1, 0.0, tmp_path)
+    assert not states_in(Scratch(tmp_path))

@@ -40,9 +40,7 @@ def gradients(model: Any, vectors: Tensor) -> dict[str, Tensor]:
 def test_a_trained_text_tower_gets_its_own_gradients(tiny_checkpoint: Path, tmp_path: Path) -> None:
     clip = load(tiny_checkpoint)
     clip.model.requires_grad_(True)
-    table = TrainingTexts(
-        clip, PAIRS, DOMAIN, TrainingConfig(), World(), trains=True, scratch=Scratch(tmp_path)
-    )
+    table = TrainingTexts(clip, PAIRS, DOMAIN, TrainingConfig(), World(), Scratch(tmp_path))
     positions = table.caption_ids(torch.tensor([0, 1, 2, 3, 1]))
     tokens = clip.tokenizer([PAIRS.texts[number] for number in (0, 1, 2, 3, 1)])
     vectors, own = table.vectors(positions), clip.model.encode_text(tokens, normalize=True)
@@ -66,9 +64,7 @@ def test_a_text_tower_recomputes_activations_when_told(
     for again in (False, True):
         clip = load(tiny_checkpoint)
         training = TrainingConfig(activation_checkpointing=again)
-        table = TrainingTexts(
-            clip, PAIRS, DOMAIN, training, World(), trains=True, scratch=Scratch(tmp_path)
-        )
+        table = TrainingTexts(clip, PAIRS, DOMAIN, training, World(), Scratch(tmp_path))
         table.vectors(table.caption_ids(torch.tensor([0, 1])))
     assert asked == [({"activation_checkpointing": again}, again) for again in (False, True)]
 
@@ -77,9 +73,7 @@ def test_equal_texts_are_encoded_once_without_padding(
     tiny_checkpoint: Path, monkeypatch: Any, tmp_path: Path
 ) -> None:
     clip = load(tiny_checkpoint)
-    table = TrainingTexts(
-        clip, PAIRS, DOMAIN, TrainingConfig(), World(), trains=True, scratch=Scratch(tmp_path)
-    )
+    table = TrainingTexts(clip, PAIRS, DOMAIN, TrainingConfig(), World(), Scratch(tmp_path))
     seen: list[Tensor] = []
     own = texts_module.encode_text
     monkeypatch.setattr(
@@ -101,6 +95,7 @@ def test_vectors_are_kept_in_one_file_and_reused_as_a_whole(
 ) -> None:
     monkeypatch.setattr(texts_module, "AT_ONCE", 2)
     clip = load(tiny_checkpoint)
+    clip.model.requires_grad_(False)
     encoded: list[list[str]] = []
     own = Clip.encode_texts
     monkeypatch.setattr(
@@ -110,9 +105,7 @@ def test_vectors_are_kept_in_one_file_and_reused_as_a_whole(
     def vectors() -> Tensor:
         encoded.clear()
         training = TrainingConfig(class_prompt_fraction=0.5)
-        table = TrainingTexts(
-            clip, PAIRS, DOMAIN, training, World(), trains=False, scratch=Scratch(tmp_path)
-        )
+        table = TrainingTexts(clip, PAIRS, DOMAIN, training, World(), Scratch(tmp_path))
         return table.vectors(torch.arange(5))
 
     first = vectors()
@@ -136,6 +129,5 @@ def test_texts_that_do_not_fit_disk_are_refused_with_bytes(
             DOMAIN,
             TrainingConfig(),
             World(),
-            trains=False,
-            scratch=Scratch(tmp_path),
+            Scratch(tmp_path),
         )

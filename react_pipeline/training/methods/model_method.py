@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from react_pipeline.settings import Method
@@ -89,31 +88,15 @@ class ModelMethod(Method):
     def train(self, customization: Customization) -> dict[str, Any]:
         """Train on the images of the pairs; process 0 writes the model and its log."""
         from react_pipeline.clip import WEIGHTS_FILE, load, loaded_base, save
-        from react_pipeline.extensions.live_runs import labelled_accuracy
-        from react_pipeline.training.log import METRICS_FILE
-        from react_pipeline.training.trainer import Trainer
+        from react_pipeline.training.train import train_model
 
-        c = customization
         loaded_base.cache_clear()
-        clip = load(c.base.path, c.world.device)
-
-        weights = c.base.file(WEIGHTS_FILE)
-        trainer = Trainer(
-            clip,
-            c.pairs,
-            c.domain,
-            self,
-            c.training,
-            c.world,
-            c.scratch,
-            None if c.staging is None else c.staging / METRICS_FILE,
-            weights,
-            partial(labelled_accuracy, c.project, c.domain.slug, clip),
-        )
-        counts = trainer.run(c.observer, c.inputs)
-        if c.staging is not None:
-            self.merge(trainer.clip.model)
-            save(trainer.clip, c.staging)
+        base = customization.base
+        clip = load(base.path, customization.world.device)
+        counts = train_model(self, customization, clip, base.file(WEIGHTS_FILE))
+        if customization.staging is not None:
+            self.merge(clip.model)
+            save(clip, customization.staging)
         return counts
 
     def cost(self, planned: PlannedTraining) -> CheckpointCost:

@@ -16,11 +16,11 @@ import torch
 from conftest import write_project
 from safetensors.torch import load_file
 from support.device import DEVICES, require
+from support.training import train_on
 
 from react_pipeline.extensions.methods.full import Full
 from react_pipeline.extensions.torchrun.world import Processes
 from react_pipeline.project.project import Project
-from react_pipeline.store import Scratch
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import InputError, RetrievalError
 from react_pipeline.store.store import Store
@@ -82,10 +82,8 @@ Path(sys.argv[1], f"rank{os.environ['RANK']}.json").write_text(json.dumps(result
 dist.destroy_process_group()
 """
 
-WRITING_BEHIND = "from react_pipeline.training import resume; resume.LARGE_BYTES = 0"
-KILLED_IN_A_SAVE = f"""
+KILLED_IN_A_SAVE = """
 import os, signal, torch
-{WRITING_BEHIND}
 save = torch.save
 def half(content, path):
     save(content, path)
@@ -269,7 +267,7 @@ def test_killed_in_a_save_it_resumes_from_the_state_before(
     (scratch,) = (killed.config.store / ".scratch").glob("*/*")
     states = [path.name for path in sorted(scratch.glob("step-*"))]
     assert states == ["step-000000002"]
-    done = launched(tmp_path, f"{WRITING_BEHIND}\n{PROCESS}", wanted, "cpu")
+    done = launched(tmp_path, PROCESS, wanted, "cpu")
     assert done.returncode == 0, done.stderr[-4_000:]
     one = customize(whole, "shapes", "full")
     resumed = killed.store.current("customized_checkpoint", "shapes/full")
@@ -318,12 +316,11 @@ def test_a_batch_that_does_not_suit_the_processes_is_refused(
 ) -> None:
     from react_pipeline.clip.model import load
     from react_pipeline.corpus.collected import CollectedPairs
-    from react_pipeline.training.trainer import Trainer
 
     project = together.alone
     training = project.training("shapes", "full").model_copy(update={"batch_size": batch_size})
     clip = load(project.store.current("base_checkpoint", "all").path)
     pairs = CollectedPairs(project.store.current("retrieved_set", "shapes"))
     with pytest.raises(error, match=text):
-        world, scratch = World(0, processes), Scratch(tmp_path)
-        Trainer(clip, pairs, project.domain("shapes"), Full(), training, world, scratch, None)
+        world = World(0, processes)
+        train_on(Full(), clip, pairs, project.domain("shapes"), training, tmp_path, world=world)
