@@ -1,14 +1,12 @@
 from .checks import unmeasured as unmeasured
 from .checks import warning_below as warning_below
 from .declared import artifact_check as artifact_check
-from .declared import asset_text as asset_text
 from .declared import blocking_checks as blocking_checks
 from .declared import check as check
 from .declared import declare_instigators as declare_instigators
 from .declared import declare_policies as declare_policies
 from .declared import declare_sensor as declare_sensor
 from .declared import instigator_names as instigator_names
-from .declared import stage_asset as stage_asset
 from .partitions import DOMAINS as DOMAINS
 from .partitions import name_of as name_of
 from .partitions import partition_of as partition_of
@@ -17,7 +15,6 @@ from .pictures import ADDRESS as ADDRESS
 from .pictures import EMBEDDED as EMBEDDED
 from .pictures import PICTURES as PICTURES
 from .reporting import INTERRUPTED as INTERRUPTED
-from .reporting import publish as publish
 from .resources import REPOSITORY as REPOSITORY
 from .resources import CheckContext as CheckContext
 from .resources import Context as Context
@@ -31,5 +28,6 @@ from .runs import reap_abandoned as reap_abandoned
 from .runs import reason_of as reason_of
 from .runs import tags_of_key as tags_of_key
 from .training import customize_here as customize_here
+from .training import declare_trainer as declare_trainer
 from .training import observed as observed
 from .training import processes_of as processes_of

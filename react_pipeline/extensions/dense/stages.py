@@ -46,7 +46,8 @@ def _has_data(config: PipelineConfig) -> bool:
 STAGES = (
     Stage(
         "dense_results",
-        "detection and segmentation by one checkpoint",
+        "AP on boxes and mIoU on label maps of one checkpoint, by the class names alone; nothing is "
+        "trained on either",
         "encoder",
         step=_results,
         parents=(BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT),
@@ -64,7 +65,7 @@ STAGES = (
     ),
     Stage(
         "dense_comparison",
-        "base and methods in detection and segmentation; see dashboard.html",
+        "the base and each method in detection and segmentation, set by set; see dashboard.html",
         "domain",
         step=_comparison,
         gathers=("dense_results",),
