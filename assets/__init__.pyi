@@ -11,9 +11,6 @@ from .partitions import DOMAINS as DOMAINS
 from .partitions import name_of as name_of
 from .partitions import partition_of as partition_of
 from .partitions import partitions_of as partitions_of
-from .pictures import ADDRESS as ADDRESS
-from .pictures import EMBEDDED as EMBEDDED
-from .pictures import PICTURES as PICTURES
 from .reporting import INTERRUPTED as INTERRUPTED
 from .resources import REPOSITORY as REPOSITORY
 from .resources import CheckContext as CheckContext

@@ -3,12 +3,14 @@
 import dagster as dg
 
 from react_pipeline.assets.declared import artifact_check
-from react_pipeline.assets.options import ONE_PARTITION_A_RUN, OWNERS, StageOptions
+from react_pipeline.assets.domain_files import version
+from react_pipeline.assets.options import ONE_PARTITION_A_RUN, StageOptions
 from react_pipeline.assets.partitions import domain_partitions
 from react_pipeline.assets.reporting import publish
 from react_pipeline.assets.resources import Context, ProjectResource
 from react_pipeline.project import Project
 from react_pipeline.retrieval import leaked_images
+from react_pipeline.settings import load_domains
 from react_pipeline.stage import (
     CORPUS,
     CORPUS_EMBEDDINGS,
@@ -21,19 +23,26 @@ from react_pipeline.stage import (
 from react_pipeline.store import Artifact
 
 
-def domain_file(project: ProjectResource) -> dg.AssetSpec:
-    """The asset of the domain files of a project."""
-    return dg.AssetSpec(
-        project.key(DOMAIN_FILE),
-        group_name=project.name("domain"),
+def domain_file(project: ProjectResource) -> dg.SourceAsset:
+    """Declare the asset `domain_file` of a project."""
+
+    @dg.observable_source_asset(
+        key=project.key(DOMAIN_FILE),
         partitions_def=domain_partitions(project),
-        kinds={"yaml"},
-        owners=OWNERS,
-        description="The file of a domain in the folder `domains/`: class names, synonyms, "
-        "prompts, where labelled images are, and what differs from pipeline.yaml. You write it; "
-        "the sensor `domain_files` registers it and reports its changes, so that what was built by "
-        "another version is shown as unsynced.",
+        group_name=project.name("domain"),
+        tags={"dagster/kind/yaml": ""},
     )
+    def domain_file() -> dg.DataVersionsByPartition:
+        """The file of a domain in the folder `domains/`: class names, synonyms, prompts, where
+        labelled images are, and what differs from pipeline.yaml.
+
+        You write it. The sensor `domain_files` registers it and reports its changes, so that what
+        was built from another version is shown as unsynced.
+        """
+        domains, _problems = load_domains(project.load().config.domains)
+        return dg.DataVersionsByPartition({slug: version(file) for slug, file in domains.items()})
+
+    return domain_file
 
 
 def evaluation_set(stage: StageOptions) -> dg.AssetsDefinition:

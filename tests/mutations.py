@@ -346,7 +346,6 @@ GUARDS = (
     Guard("react_pipeline/extensions/web/web_access.py", "            self._sock.settimeout(left)\n", "            pass\n", "extensions/web/test_web_access.py::test_each_read_has_what_is_left_of_the_time"),
     Guard("react_pipeline/retrieval/control.py", 'self._evaluation.holds(pairs["image_sha256"])', 'pairs["row"].isna()', "retrieval/test_control.py::test_a_fetched_evaluation_image_is_not_drawn"),
     Guard("react_pipeline/retrieval/decontamination.py", ' | images.holds(pairs["on_the_web"])', "", "faults/test_evaluation_images_in_retrieved_set.py::test_the_check_sees_an_image_that_download_made_smaller"),
-    Guard("react_pipeline/extensions/ui/assets/graphql_limits.py", "tokens > MAX_TOKENS or ", "", "extensions/ui/test_webserver.py::test_a_query_that_costs_too_much_is_refused"),
     Guard("react_pipeline/settings/names.py", "    if not folded(name):\n", "    if False:\n", "settings/test_messages.py"),
     Guard("react_pipeline/extensions/predict/transduction.py", "cosines[torch.arange(len(rows)), rows] = -torch.inf", "pass", "extensions/predict/test_transduction.py"),
     Guard("react_pipeline/extensions/dense/assets.py", 'passed=wrong == 0,\n        metadata={"wrong": wrong},', 'passed=True,\n        metadata={"wrong": wrong},', CHECKS),
