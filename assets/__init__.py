@@ -5,14 +5,6 @@ and run. Does not belong here: what a step does. A body resolves its partition, 
 of the library and reports.
 """
 
-import warnings
-
-import dagster as dg
 import lazy_loader
-
-# Mappings between multi-partitions and partitioned checks are used on purpose; constraints.txt pins
-# their version.
-warnings.filterwarnings("ignore", category=dg.BetaWarning)
-warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,24 +1,23 @@
-"""Declaring: how a function with a docstring becomes an asset or a check, with all else from
-`stage.STAGES`.
+"""Declaring: checks, sensors, schedules and freshness policies, which become Dagster's for each
+project of a code location.
 
-Belongs here: the decorators, and what follows from the table: dependencies, partitions, kinds,
-pools, code versions. Does not belong here: any asset or check itself.
+Belongs here: the decorators. Does not belong here: any check or sensor itself, assets (`options`).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from inspect import getdoc, unwrap
-from typing import Any, TypeVar
+from typing import Any
 
 import dagster as dg
 
-from react_pipeline.assets.partitions import key_of, mapping_of, partitions_of
-from react_pipeline.assets.reporting import RETRIES, publish, readable_failures
-from react_pipeline.assets.resources import CheckContext, Context, ProjectResource
+from react_pipeline.assets.partitions import key_of, partitions_of
+from react_pipeline.assets.reporting import RETRIES, readable_failures
+from react_pipeline.assets.resources import CheckContext, ProjectResource
 from react_pipeline.project import Project
 from react_pipeline.settings import Method
-from react_pipeline.stage import DOMAIN_FILE, RETRIEVAL_CHECKPOINT, STAGES, Stage
+from react_pipeline.stage import STAGES, Stage
 from react_pipeline.store import Artifact
 
 ArtifactCheck = Callable[[Project, Artifact], dg.AssetCheckResult]
@@ -27,10 +26,6 @@ SensorBody = Callable[[SensorContext, ProjectResource], dg.SensorResult]
 Instigator = dg.ScheduleDefinition | dg.SensorDefinition
 Instigators = Callable[[ProjectResource, Sequence[Stage]], Iterable[Instigator]]
 Policies = Callable[[ProjectResource, Sequence[Stage]], Mapping[str, dg.FreshnessPolicy]]
-Described = TypeVar("Described", bound=Callable[..., Any])
-
-_bodies: dict[str, Callable[..., dg.MaterializeResult]] = {}
-_texts: dict[str, str | None] = {}
 
 
 @dataclass(frozen=True)
@@ -46,22 +41,6 @@ class Check:
 _checks: dict[tuple[str, str], Check] = {}
 _instigators: dict[str, Instigators] = {}
 _policies: dict[str, Policies] = {}
-
-
-def stage_asset(body: Callable[..., dg.MaterializeResult]) -> Callable[..., dg.MaterializeResult]:
-    """Make a function the body of the asset of the stage with its name, in the place of an earlier
-    one, and its docstring the text.
-    """
-    _bodies[body.__name__] = body
-    return asset_text(body)
-
-
-def asset_text(described: Described) -> Described:
-    """Make the docstring of a function the text of the asset of the stage with its name, if it has
-    none.
-    """
-    _texts.setdefault(described.__name__, getdoc(described))
-    return described
 
 
 def check(stage: str, *, partitioned: bool = True, **options: Any) -> Callable[[Any], Any]:
@@ -122,6 +101,15 @@ def declare_policies(build: Policies) -> Policies:
     return build
 
 
+def policies_of(project: ProjectResource, stages: Sequence[Stage]) -> dict[str, dg.FreshnessPolicy]:
+    """The declared freshness policies by stage, for one project."""
+    return {
+        name: policy
+        for build in _policies.values()
+        for name, policy in build(project, stages).items()
+    }
+
+
 def instigators_of(project: ProjectResource, stages: Sequence[Stage]) -> list[Instigator]:
     """The declared sensors and schedules, for one project."""
     return [one for build in _instigators.values() for one in build(project, stages)]
@@ -148,38 +136,6 @@ def artifact_check(stage: str, **options: Any) -> Callable[[ArtifactCheck], Arti
         return body
 
     return declared
-
-
-def assets_of(
-    stages: Iterable[Stage], methods: Mapping[str, Method], project: ProjectResource
-) -> list[dg.AssetsDefinition]:
-    """The assets of these stages, for these methods. A stage without a function of its
-    own gets one.
-    """
-    rows = {stage.name: stage for stage in stages}
-    built = [build(project, [*rows.values()]) for build in _policies.values()]
-    policies = {name: policy for some in built for name, policy in some.items()}
-    assets = []
-    for stage in rows.values():
-        deps = [
-            dg.AssetDep(project.key(name), partition_mapping=mapping_of(name, stage, methods))
-            for name in deps_of(stage, rows, methods)
-        ]
-        declare = dg.asset(
-            key=project.key(stage.name),
-            description=_texts.get(stage.name) or stage.about,
-            deps=deps,
-            partitions_def=partitions_of(stage, methods, project),
-            group_name=project.name(stage.group),
-            kinds=set(stage.kinds),
-            owners=["team:react"],
-            code_version=stage.version,
-            pool=stage.pool,
-            retry_policy=RETRIES,
-            freshness_policy=policies.get(stage.name),
-        )
-        assets.append(declare(_of_project(_bodies.get(stage.name, publish), project, Context)))
-    return assets
 
 
 def _of_project(
@@ -224,20 +180,3 @@ def blocking_checks(stage: str, project: ProjectResource) -> list[dg.AssetCheckK
         for declared in _checks.values()
         if declared.stage == stage and declared.options.get("blocking")
     ]
-
-
-def deps_of(stage: Stage, rows: Mapping[str, Stage], methods: Mapping[str, Method]) -> list[str]:
-    """Return the names of the assets that the artifacts of a stage are made from, for these
-    methods.
-
-    Every direct parent is one, as in the manifests.
-    """
-    two_encoders = RETRIEVAL_CHECKPOINT in rows
-    file = [DOMAIN_FILE] if stage.reads_domain else []
-    names = dict.fromkeys(
-        name
-        for key in stage.keys(["any"], methods, two_encoders, methods)
-        for name, _ in stage.parents_of(key, two_encoders, methods).values()
-    )
-    made_from = [name for name in (*names, *stage.gathers) if name in rows]
-    return [*file, *made_from]

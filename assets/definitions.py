@@ -4,17 +4,19 @@ Belongs here: the list of what there is. Does not belong here: any asset, check,
 itself.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import dagster as dg
 
-# Importing these declares their assets, checks and sensor.
-from react_pipeline.assets import checks, domain_files, promotion, stages  # noqa: F401
+from react_pipeline.assets import corpus, domain_files, domains, evaluation, training  # noqa: F401
 from react_pipeline.assets.declared import (
-    assets_of,
     checks_of,
     instigators_of,
+    policies_of,
 )
+from react_pipeline.assets.options import StageOptions, extension_asset
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import in_process
 from react_pipeline.extension import answers
@@ -22,7 +24,39 @@ from react_pipeline.settings import METHODS, Method
 from react_pipeline.stage import STAGES, left_out_stages
 from react_pipeline.store import ReactError
 
+ASSETS = {
+    build.__name__: build
+    for build in (
+        corpus.corpus,
+        corpus.base_checkpoint,
+        corpus.retrieval_checkpoint,
+        corpus.corpus_embeddings,
+        corpus.faiss_index,
+        domains.evaluation_set,
+        domains.few_shot_set,
+        domains.retrieved_set,
+        domains.control_set,
+        training.customized_checkpoint,
+        evaluation.domain_results,
+        evaluation.comparison,
+        evaluation.promotion,
+    )
+}
+"""The assets of the core; those of extensions are made of their rows."""
 
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Hide Dagster's warnings of what is used here on purpose: backfill policies, mappings between
+    multi-partitions, partitioned checks. constraints.txt pins their version.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        yield
+
+
+@_without_warnings()
 def build_defs(
     methods: Sequence[str] = (),
     project: ProjectResource | None = None,
@@ -59,9 +93,17 @@ def build_defs(
         for row in STAGES.values()
         if row.name not in left_out and row.keys(["any"], partitioned, two_encoders, table)
     ]
+    policies = policies_of(project, rows)
+    by_name = {row.name: row for row in rows}
+    assets = [
+        ASSETS.get(row.name, extension_asset)(
+            StageOptions(row, project, by_name, partitioned, policies.get(row.name))
+        )
+        for row in rows
+    ]
     instigators = instigators_of(project, rows)
     return dg.Definitions(
-        assets=[stages.domain_file(project), *assets_of(rows, partitioned, project)],
+        assets=[domains.domain_file(project), *assets],
         asset_checks=checks_of(rows, partitioned, project),
         schedules=[one for one in instigators if isinstance(one, dg.ScheduleDefinition)],
         sensors=[one for one in instigators if isinstance(one, dg.SensorDefinition)],

@@ -53,14 +53,17 @@ def changed_files(
     project: ProjectResource,
     folder: Path,
     domains: Mapping[str, DomainConfig],
-) -> list[dg.AssetMaterialization]:
-    """Events for the domain files that Dagster shows no version of, or another one."""
+) -> list[dg.AssetObservation]:
+    """Return observations of the domain files that Dagster shows no version of, or another one.
+
+    A materialization would never make what is built from it unsynced.
+    """
     shown = instance.event_log_storage.get_latest_tags_by_partition(
-        project.key(DOMAIN_FILE), dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
+        project.key(DOMAIN_FILE), dg.DagsterEventType.ASSET_OBSERVATION, [DATA_VERSION_TAG]
     )
     events = []
     for slug, domain in domains.items():
-        tags = {DATA_VERSION_TAG: digest_of(domain.model_dump(mode="json"))}
+        tags = {DATA_VERSION_TAG: version(domain)}
         if tags == shown.get(slug):
             continue
         metadata: dict[str, Any] = {
@@ -71,6 +74,10 @@ def changed_files(
             "labelled_images": "none" if domain.evaluation is None else domain.evaluation.name,
         }
         key = project.key(DOMAIN_FILE)
-        event = dg.AssetMaterialization(key, partition=slug, tags=tags, metadata=metadata)
-        events.append(event)
+        events.append(dg.AssetObservation(key, partition=slug, tags=tags, metadata=metadata))
     return events
+
+
+def version(domain: DomainConfig) -> str:
+    """Return the version of a domain's file: equal for files that mean the same."""
+    return digest_of(domain.model_dump(mode="json"))

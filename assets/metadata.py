@@ -1,9 +1,9 @@
 """Metadata: an artifact as Dagster shows it: small pictures, tables, and numbers that make plots
 over time.
 
-Belongs here: turning manifests and files into metadata values, and their order. Does not belong
-here: how a picture reaches the page (`pictures`). File names, captions and class names come from
-outside, so everything that goes into Markdown is escaped; `table.md` already is, by its writer.
+Belongs here: turning manifests and files into metadata values, and their order. File names,
+captions and class names come from outside, so everything that goes into Markdown is escaped;
+`table.md` already is, by its writer.
 """
 
 import base64
@@ -15,6 +15,7 @@ from typing import Any
 
 import dagster as dg
 import pandas as pd
+import pyarrow.parquet as pq
 
 from react_pipeline.pages import markdown_table
 from react_pipeline.store import Artifact
@@ -25,10 +26,13 @@ MAX_TABLE_ROWS = 20
 MAX_TEXT_CHARS = 2_000
 MAX_BARS = 30
 
+TABLES = ("pairs.parquet", "images.parquet", "predictions.parquet", "table.parquet")
+"""The table of an artifact is the first of these that it has."""
+
 
 def describe(artifact: Artifact, links: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Everything worth looking at, in the order in which Dagster shows it: pictures, tables,
-    counts, links, path and fingerprint.
+    """Return everything worth looking at, in the order in which Dagster shows it: pictures, tables,
+    counts, links, address and fingerprint.
 
     Args:
         links: Entries that lead elsewhere, such as to MLflow.
@@ -43,9 +47,23 @@ def describe(artifact: Artifact, links: Mapping[str, Any] | None = None) -> dict
     if "dashboard.html" in files:
         shown["dashboard"] = dg.MetadataValue.path(str(artifact.file("dashboard.html")))
     shown |= links or {}
-    shown["path"] = dg.MetadataValue.path(artifact.address)
+    shown |= _columns(artifact)
+    shown["dagster/uri"] = artifact.address
     shown["fingerprint"] = artifact.fingerprint
     return shown
+
+
+def _columns(artifact: Artifact) -> dict[str, Any]:
+    """Return rows and columns of the artifact's table, as Dagster's catalog shows them."""
+    name = next((name for name in TABLES if name in artifact.manifest["files"]), None)
+    if name is None:
+        return {}
+    table = pq.ParquetFile(artifact.file(name))
+    columns = [dg.TableColumn(field.name, str(field.type)) for field in table.schema_arrow]
+    return {
+        "dagster/row_count": table.metadata.num_rows,
+        "dagster/column_schema": dg.TableSchema(columns),
+    }
 
 
 def loss_line(artifact: Artifact) -> str:
@@ -79,7 +97,10 @@ def _pictures(artifact: Artifact) -> dict[str, Any]:
 
 
 def data_uri(file: Path | io.BytesIO) -> str:
-    """A picture as a data URI, made smaller until it is below `MAX_PICTURE_BYTES`."""
+    """Return a picture as a data URI, made smaller until it is below `MAX_PICTURE_BYTES`.
+
+    So any webserver shows it, from the event log: none needs to read the store.
+    """
     from PIL import Image
 
     with Image.open(file) as opened:

@@ -17,9 +17,6 @@ DOMAIN, METHOD = "domain", "method"
 DOMAINS = "domains"
 """Name of the dynamic partitions in the Dagster instance, after the prefix of the project."""
 
-to_domain = dg.MultiToSingleDimensionPartitionMapping(DOMAIN)
-"""Between a domain and all its methods, in either direction."""
-
 
 def domain_partitions(project: ProjectResource) -> dg.DynamicPartitionsDefinition:
     """The partitions of what there is one of for each domain."""
@@ -51,7 +48,7 @@ def mapping_of(
     if "all" in scopes or scopes[0] == scopes[1]:
         return None
     if "domain" in scopes:
-        return to_domain
+        return dg.MultiToSingleDimensionPartitionMapping(DOMAIN)
     # `base` is measured with no checkpoint of its own, so nothing is upstream of it here.
     same = dg.StaticPartitionMapping(
         {

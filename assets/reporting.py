@@ -12,7 +12,6 @@ import dagster as dg
 
 from react_pipeline.assets.metadata import describe, loss_line
 from react_pipeline.assets.partitions import key_of
-from react_pipeline.assets.pictures import with_addresses
 from react_pipeline.assets.resources import Context, ProjectResource
 from react_pipeline.lineage import fresh_or_none, run
 from react_pipeline.project import Project
@@ -70,10 +69,8 @@ def publish(
             artifact = run(pipeline, stage.name, key, step)
         made = "as before" if artifact.reused else "built"
         context.log.info(f"{name}: {made}, {time.monotonic() - started:.1f} s{loss_line(artifact)}")
-        run_id = context.run.run_id
-        shown = describe(artifact, _logged(pipeline, artifact, run_id))
         return dg.MaterializeResult(
-            metadata=with_addresses(shown, run_id, project.name(stage.name)),
+            metadata=describe(artifact, _logged(pipeline, artifact, context.run.run_id)),
             data_version=dg.DataVersion(artifact.fingerprint),
             tags={CHECKED_TAG: checked_by(pipeline, stage, key)},
         )

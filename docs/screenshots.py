@@ -92,13 +92,13 @@ def show_lineage(page: Page, dagster: str) -> None:
 
 
 def show_picture(page: Page, dagster: str, asset: str, partition: str) -> None:
-    """The pictures at the front of the metadata of an asset's partition."""
+    """The first picture in the metadata of an asset's partition."""
     page.goto(f"{dagster}/assets/{asset}?view=partitions&partition={urllib.parse.quote(partition)}")
-    pictures = page.locator("img[src*='react/pictures']:visible")
-    pictures.first.wait_for()
+    page.get_by_text("Show Markdown").first.click()
+    picture = page.locator("img[src^='data:image']:visible").first
+    picture.wait_for()
     # Dagster's pages forbid the `eval` by which `wait_for_function` looks again and again.
-    for picture in pictures.all():
-        picture.evaluate("picture => picture.decode()")
+    picture.evaluate("picture => picture.decode()")
 
 
 def show_hits(page: Page, corpus: str, text: str) -> None:

@@ -93,8 +93,8 @@ class Extension:
         """Add commands to the command line."""
 
     def declare_assets(self) -> None:
-        """Declare texts and checks of assets, and sensors (`assets.declared`), or import the module
-        that declares them.
+        """Declare checks of assets and sensors (`assets.declared`), or import the module that
+        declares them.
         """
 
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from react_pipeline.stage import STAGES, domain_and_method
+from react_pipeline.stage import domain_and_method
 from react_pipeline.store import MANIFEST, Artifact, Inputs
 from react_pipeline.tracking.notes import NOTE_TAG, links, note
 
@@ -141,7 +141,7 @@ def files_of(artifact: Artifact) -> Iterator[Path]:
     """The small files of the top level that a person may want to see, and the manifest."""
     for name, recorded in artifact.manifest["files"].items():
         # The tables of pages with figures are small, and what a notebook reads.
-        is_page = artifact.stage in STAGES and "plotly" in STAGES[artifact.stage].kinds
+        is_page = "dashboard.html" in artifact.manifest["files"]
         suffixes = (*LOGGED_SUFFIXES, ".parquet") if is_page else LOGGED_SUFFIXES
         limit = MAX_LOGGED_PAGE_BYTES if name.endswith(".html") else MAX_LOGGED_BYTES
         if "/" not in name and name.endswith(suffixes) and recorded["bytes"] <= limit:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from support.upkeep import edit_domain
 
-from react_pipeline.assets import checks
+from react_pipeline.assets import corpus, domains, training
 from react_pipeline.assets.declared import blocking_checks
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.corpus.collected import CollectedPairs
@@ -101,31 +101,31 @@ GATED, HEAD = "shapes/gated-image", "shapes/linear-head"
 IMAGES = "img_emb/img_emb_0.npy"
 # A check, the key of its artifact, what passes, what fails.
 CASES: list[tuple[Any, str, Write, Write]] = [
-    (checks.vectors_are_finite_and_unit_norm, "all", vectors(IMAGES, 1), vectors(IMAGES, np.nan)),
-    (checks.vectors_are_finite_and_unit_norm, "all", vectors(IMAGES, 1), vectors(IMAGES, 2)),
-    (checks.index_holds_every_row, "all", counts(rows=3), counts(rows=4)),
+    (corpus.vectors_are_finite_and_unit_norm, "all", vectors(IMAGES, 1), vectors(IMAGES, np.nan)),
+    (corpus.vectors_are_finite_and_unit_norm, "all", vectors(IMAGES, 1), vectors(IMAGES, 2)),
+    (corpus.index_holds_every_row, "all", counts(rows=3), counts(rows=4)),
     (
-        checks.recall_is_sufficient,
+        corpus.recall_is_sufficient,
         "all",
         counts(recall_at_10={"image": 1.0}, recall_at_100={"image": 1.0}, key="Flat", reason=""),
         counts(recall_at_10={"image": 0.1}, recall_at_100={"image": 1.0}, key="Flat", reason=""),
     ),
     (
-        checks.classes_have_pairs,
+        domains.classes_have_pairs,
         "shapes",
         counts(starving=["circle"], starving_fraction=0.25),
         counts(starving=["circle", "square"], starving_fraction=0.5),
     ),
-    (checks.loss_is_finite, GATED, losses(2.0, 1.0), losses(2.0, float("nan"), 1.0)),
-    (checks.loss_is_finite, GATED, losses(2.0, 1.0), losses()),
+    (training.loss_is_finite, GATED, losses(2.0, 1.0), losses(2.0, float("nan"), 1.0)),
+    (training.loss_is_finite, GATED, losses(2.0, 1.0), losses()),
     (
-        checks.training_starts_at_the_base,
+        training.training_starts_at_the_base,
         GATED,
         counts(step0_max_difference=0.0),
         counts(step0_max_difference=1e-6),
     ),
     (
-        checks.training_starts_at_the_base,
+        training.training_starts_at_the_base,
         HEAD,
         counts(step0_max_difference=1e-6),
         counts(step0_max_difference=1e-2),
@@ -199,7 +199,7 @@ def test_a_blocking_check_fails_for_what_it_is_there_for(
 def test_pairs_that_hold_an_evaluation_image_fail_their_check(
     retrieved_project: Project, tmp_path: Path, name: str
 ) -> None:
-    check, stage = getattr(checks, name), STAGE_OF[name]
+    check, stage = getattr(domains, name), STAGE_OF[name]
     assert outcome(check, retrieved_project, "shapes")
     _, image, _, _ = next(iter(CollectedPairs(retrieved_project.store.current(stage, "shapes"))))
     folder = tmp_path / "measured" / "circle"

@@ -11,12 +11,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from react_pipeline.assets.checks import (
-    count_bad_vectors,
-    leakage,
-    recall_is_sufficient,
-    warning_below,
-)
+from react_pipeline.assets.checks import warning_below
+from react_pipeline.assets.corpus import count_bad_vectors, recall_is_sufficient
+from react_pipeline.assets.domains import leakage
 from react_pipeline.assets.metadata import MAX_PICTURE_BYTES, data_uri, describe
 from react_pipeline.assets.reporting import readable_failures
 from react_pipeline.labelled.labelled import publish_evaluation_set

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -12,7 +11,7 @@ from support.new_methods import installed
 
 from react_pipeline.assets import artifact_check, declared
 from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.partitions import mapping_of, partition_of, require_slug
+from react_pipeline.assets.partitions import partition_of, require_slug
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.extension import Extension
 from react_pipeline.project.project import Project
@@ -21,19 +20,17 @@ from react_pipeline.stage import STAGES
 from react_pipeline.store import Artifact
 from react_pipeline.store.errors import InputError
 
-MAX_BODY_LINES = 25
 TRAINED = tuple(METHODS)[1:]
 
-ASSETS = Path(__file__).parents[2] / "react_pipeline" / "assets"
 graph = build_defs(project=ProjectResource(config_path="nowhere.yaml")).resolve_asset_graph()
 
 
 def upstream(partition: str, stage: str, parent: str = "customized_checkpoint") -> set[str]:
-    mapping = mapping_of(parent, STAGES[stage], METHODS)
     parent_def, child_def = (
         graph.get(dg.AssetKey(name)).partitions_def for name in (parent, stage)
     )
-    assert mapping is not None and child_def is not None
+    mapping = graph.get(dg.AssetKey(stage)).partition_mappings[dg.AssetKey(parent)]
+    assert child_def is not None
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions("domains", ["shapes", "colours"])
         subset = child_def.empty_subset().with_partition_keys([partition])
@@ -63,6 +60,7 @@ def test_assets_explain_to_a_newcomer_what_they_are(stage: str) -> None:
         "guards",
     }
     assert node.code_version == STAGES[stage].version
+    assert node.backfill_policy == (node.partitions_def and dg.BackfillPolicy.multi_run(1))
 
 
 def test_no_launch_can_bring_its_own_project() -> None:
@@ -73,6 +71,7 @@ def test_no_launch_can_bring_its_own_project() -> None:
 
 def test_work_on_the_device_shares_one_pool() -> None:
     pools = {node.key.to_user_string() for node in graph.asset_nodes if node.pools == {"gpu"}}
+    assert pools == {name for name, stage in STAGES.items() if stage.pool == "gpu"}
     on_device = {
         "corpus_embeddings",
         "retrieved_set",
@@ -126,7 +125,7 @@ def test_what_cannot_be_made_is_no_partition_and_no_asset(make_project, tmp_path
     loaded = build_defs(
         project=ProjectResource(config_path=str(project.path))
     ).resolve_asset_graph()
-    groups = {STAGES[key.path[-1]].group for key in loaded.materializable_asset_keys}
+    groups = {loaded.get(key).group_name for key in loaded.materializable_asset_keys}
     assert "dense" in groups and not {"benchmark", "guards"} & groups
     guards = {"sets": [{"name": "photos", "kind": "folder", "path": "photos"}]}
     alone = make_project(
@@ -278,15 +277,3 @@ def test_a_partition_without_a_slug_is_refused_unread(name: str) -> None:
     with pytest.raises(dg.Failure, match="is not a domain") as failure:
         require_slug(name)
     assert failure.value.allow_retries is False
-
-
-@pytest.mark.parametrize(
-    "path",
-    [ASSETS / "stages.py", ASSETS / "promotion.py"],
-    ids=str,
-)
-def test_bodies_of_assets_are_short(path: Path) -> None:
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.FunctionDef):
-            lines = node.body[-1].end_lineno - node.body[min(1, len(node.body) - 1)].lineno
-            assert lines < MAX_BODY_LINES

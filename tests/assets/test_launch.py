@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import io
 import multiprocessing
 import os
@@ -31,7 +32,6 @@ from react_pipeline.assets import runs
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import Summary, _run, materialize, open_instance, plan
 from react_pipeline.assets.partitions import partition_of
-from react_pipeline.assets.pictures import PICTURES
 from react_pipeline.assets.reporting import CHECKED_TAG, DATA_VERSION_TAG, checked_by
 from react_pipeline.assets.resources import REPOSITORY, ProjectResource
 from react_pipeline.assets.runs import (
@@ -44,8 +44,6 @@ from react_pipeline.assets.runs import (
 )
 from react_pipeline.assets.shown import Shown
 from react_pipeline.evaluation.all_domains import comparison_table
-from react_pipeline.extensions.ui.assets import pictures
-from react_pipeline.extensions.ui.assets.pictures import picture_at
 from react_pipeline.project.project import Project
 from react_pipeline.stage import ALL, STAGES
 from react_pipeline.store.errors import InputError
@@ -155,33 +153,25 @@ def test_runs_carry_only_tags_that_people_filter_by(launched: Launched) -> None:
     assert set().union(*shown) == {"user", "domain", "method"}
 
 
-def test_pictures_come_first_and_are_read_from_the_event_log(
-    launched: Launched, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pictures, "served_instance", lambda: launched.instance)
-    seen = set()
+def test_pictures_come_first_and_are_whole_in_the_event_log(launched: Launched) -> None:
+    seen, with_rows = set(), set()
     for run_id in launched.first.run_ids:
         (entry,) = launched.instance.all_logs(
             run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
         )
         made = entry.asset_materialization
         assert made is not None
-        shown = {
-            name: str(value.value) for name, value in made.metadata.items() if name != PICTURES
-        }
-        images = [text for text in shown.values() if text.startswith("[![")]
-        assert images == [*shown.values()][: len(images)] and [*shown][-2:] == [
-            "path",
-            "fingerprint",
-        ]
+        shown = {name: str(value.value) for name, value in made.metadata.items()}
+        images = [text for text in shown.values() if text.startswith("![")]
+        assert images == [*shown.values()][: len(images)]
+        assert [*shown][-2:] == ["dagster/uri", "fingerprint"]
         for text in images:
-            # Dagster shows longer Markdown only after a click.
-            assert len(text) < 1_000
-            preview, full = (f"/assets/{part.partition(')')[0]}" for part in text.split("(")[1:])
-            assert Image.open(io.BytesIO(picture_at(preview) or b"")).width <= 420
-            assert Image.open(io.BytesIO(picture_at(full) or b"")).width > 0
-            assert picture_at(full + "x") == picture_at(full.replace(run_id, run_id[::-1])) == b""
+            data = text.rpartition("base64,")[2].rstrip(")")
+            assert Image.open(io.BytesIO(base64.b64decode(data))).width > 0
             seen.add(made.asset_key.path[-1])
+        if "dagster/column_schema" in shown:
+            assert int(shown["dagster/row_count"]) > 0
+            with_rows.add(made.asset_key.path[-1])
     assert {
         "retrieved_set",
         "control_set",
@@ -190,7 +180,7 @@ def test_pictures_come_first_and_are_read_from_the_event_log(
         "promotion",
         "overview",
     } <= seen
-    assert picture_at("/assets/corpus") is None
+    assert {"evaluation_set", "retrieved_set", "control_set", "domain_results"} <= with_rows
 
 
 def test_every_step_logs_a_line_at_its_begin_and_end(launched: Launched) -> None:

@@ -11,7 +11,7 @@ from support.promotion import outcomes, result
 from support.upkeep import change_pipeline
 
 from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.promotion import doubt_of
+from react_pipeline.assets.evaluation import doubt_of
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.case import standing

@@ -86,25 +86,13 @@ def test_lineage_page_shows_every_asset(served: Served) -> None:
         assert {name for name in names if len(name) < 16 and name not in shown} == set()
 
 
-def test_dagster_opens_with_the_lineage(served: Served) -> None:
-    from docs.screenshots import open_page
-
-    with open_page(1900, 1500) as page:
-        page.goto(served.dagster)
-        page.locator(":text-is('faiss_index'):visible").first.wait_for()
-
-
-def test_retrieved_pictures_are_shown_at_once_and_open_in_full(
-    served: Served,
-) -> None:
+def test_retrieved_pictures_are_shown(served: Served) -> None:
     from docs.screenshots import open_page, show_picture
 
     with open_page() as page:
         show_picture(page, served.dagster, "retrieved_set", "shapes")
-        assert page.locator("td:has(img[src*='react/pictures'])").count() == 2
-        page.locator("img[src*='react/pictures']").first.click()
-        page.wait_for_url("**/react/pictures/*/retrieved_set/contact_sheet")
-        assert page.evaluate("document.images[0].naturalWidth") > 100
+        picture = page.locator("img[src^='data:image']:visible").first
+        assert picture.evaluate("picture => picture.naturalWidth") > 100
 
 
 def test_runs_show_who_launched_them_and_no_tag_of_programs(served: Served) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import write_project
 from PIL import Image, ImageChops
+from react_pipeline.training.trainer import Trainer
 from safetensors.torch import load_file
 
 from react_pipeline.clip.model import load, loaded_base
@@ -26,7 +27,6 @@ from react_pipeline.training.augmentation import augmentation, turn_and_recolour
 from react_pipeline.training.customization import _plot_losses, customize
 from react_pipeline.training.data import Views
 from react_pipeline.training.step import TrainingStep
-from react_pipeline.training.trainer import Trainer
 
 Make = Callable[..., Project]
 

@@ -32,7 +32,8 @@ class Dashboards(Extension):
         """`overview`."""
         yield Stage(
             "overview",
-            "all domains side by side, with the mean of each method; see dashboard.html",
+            "all domains side by side, with the mean gain of each method over the base; see "
+            "dashboard.html",
             "all",
             step=_overview,
             gathers=("comparison",),
@@ -42,7 +43,3 @@ class Dashboards(Extension):
             kinds=("plotly", "parquet"),
             priority=65,
         )
-
-    def declare_assets(self) -> None:
-        """The text of `overview`."""
-        import react_pipeline.extensions.dashboard.assets  # noqa: F401

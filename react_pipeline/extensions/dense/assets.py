@@ -1,4 +1,4 @@
-"""The assets of detection and segmentation, for Dagster: what each is for, and their checks.
+"""The assets of detection and segmentation, for Dagster: their checks.
 
 Does not belong here: repairing anything.
 """
@@ -9,25 +9,9 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
-from react_pipeline.assets import artifact_check, asset_text
+from react_pipeline.assets import artifact_check
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact
-
-
-@asset_text
-def dense_results() -> None:
-    """One checkpoint on images with boxes (AP, AP50) and with label maps (mIoU), by the class names
-    alone.
-
-    Regions are crops or are cut from the dense features of the image tower, gated blocks included;
-    nothing is trained on boxes or masks. A figure that could not be measured has a reason and no
-    value.
-    """
-
-
-@asset_text
-def dense_comparison() -> None:
-    """The base compared with each method of the domain, set by set."""
 
 
 @artifact_check("dense_results", blocking=True)

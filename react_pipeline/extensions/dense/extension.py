@@ -32,7 +32,7 @@ class Dense(Extension):
         return STAGES
 
     def declare_assets(self) -> None:
-        """Texts and checks of the two assets."""
+        """Checks of the two assets."""
         from . import assets  # noqa: F401
 
     def add_commands(self, app: typer.Typer) -> None:

@@ -54,7 +54,8 @@ DATA = OwnData("dense.root", _has_data)
 STAGES = (
     Stage(
         "dense_results",
-        "detection and segmentation by one checkpoint",
+        "AP on boxes and mIoU on label maps of one checkpoint, by the class names alone; nothing is "
+        "trained on either",
         "encoder",
         step=_results,
         parents=(BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT),
@@ -71,7 +72,7 @@ STAGES = (
     ),
     Stage(
         "dense_comparison",
-        "base and methods in detection and segmentation",
+        "the base and each method in detection and segmentation, set by set",
         "domain",
         step=_comparison,
         gathers=("dense_results",),

@@ -1,4 +1,4 @@
-"""The assets of the benchmark, for Dagster: what each is for, and their checks.
+"""The assets of the benchmark, for Dagster: their checks.
 
 Does not belong here: repairing anything.
 """
@@ -11,7 +11,6 @@ import pandas as pd
 
 from react_pipeline.assets import (
     artifact_check,
-    asset_text,
     unmeasured,
     warning_below,
 )
@@ -23,33 +22,6 @@ from react_pipeline.store import Artifact
 
 from .comparison import MEAN, compare_summaries
 from .features import digests_of_test_images
-
-
-@asset_text
-def benchmark_features() -> None:
-    """The images of ELEVATER's data sets as one checkpoint encodes them: the slow part, done once.
-
-    Every protocol then works on these arrays. Images that the same checkpoint encoded before (the
-    base, for another domain) are reused. Missing data are listed with the reason.
-    """
-
-
-@asset_text
-def benchmark_results() -> None:
-    """One checkpoint on ELEVATER: zero-shot and, if shots are configured, after training on them;
-    with predictions.
-
-    Each data set has the class names, prompts and metric of the benchmark. A figure that could not
-    be measured has a reason and no value, and a mean says of how many of the 20 data sets it is.
-    """
-
-
-@asset_text
-def benchmark_comparison() -> None:
-    """The base compared with each method of the domain, data set by data set, on those that both
-    were measured on.
-    """
-
 
 CHUNK_ROWS = 65_536
 

@@ -40,7 +40,7 @@ class Elevater(Extension):
         return (TestImages,)
 
     def declare_assets(self) -> None:
-        """Texts and checks of the three assets."""
+        """Checks of the three assets."""
         from . import assets  # noqa: F401
 
     def add_commands(self, app: typer.Typer) -> None:

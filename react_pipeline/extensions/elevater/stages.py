@@ -58,7 +58,7 @@ DATA = OwnData("elevater.root", lambda config: config.section(ElevaterConfig).ro
 STAGES = (
     Stage(
         "benchmark_features",
-        "the images of ELEVATER's data sets as one checkpoint encodes them",
+        "the images of ELEVATER's data sets as one checkpoint encodes them; every protocol reads these",
         "encoder",
         step=_features,
         parents=(BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT),
@@ -73,7 +73,7 @@ STAGES = (
     ),
     Stage(
         "benchmark_results",
-        "one checkpoint on ELEVATER's data sets",
+        "one checkpoint on ELEVATER's data sets: zero-shot and, if configured, after training on shots",
         "encoder",
         step=_results,
         parents=("benchmark_features", BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT),
@@ -87,7 +87,7 @@ STAGES = (
     ),
     Stage(
         "benchmark_comparison",
-        "base and methods on ELEVATER's data sets",
+        "the base and each method on the data sets of ELEVATER that both were measured on",
         "domain",
         step=_comparison,
         gathers=("benchmark_results",),

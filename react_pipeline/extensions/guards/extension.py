@@ -26,7 +26,3 @@ class Guards(Extension):
         from react_pipeline.extensions.guards.stages import STAGES
 
         return STAGES
-
-    def declare_assets(self) -> None:
-        """The text of the asset."""
-        import react_pipeline.extensions.guards.assets  # noqa: F401

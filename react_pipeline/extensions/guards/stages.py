@@ -47,7 +47,7 @@ def _outside(project: Project, _key: str) -> Files:
 STAGES = (
     Stage(
         GUARD_RESULTS,
-        "zero-shot accuracy of one checkpoint on labelled sets outside the domain",
+        "zero-shot accuracy of one checkpoint on labelled sets outside the domain: what it forgot",
         "encoder",
         step=_results,
         parents=(BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT),

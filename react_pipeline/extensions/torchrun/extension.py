@@ -6,8 +6,8 @@ from react_pipeline.extension import Extension
 
 
 class Torchrun(Extension):
-    """The body of the asset `customized_checkpoint`."""
+    """How the asset `customized_checkpoint` trains."""
 
     def declare_assets(self) -> None:
-        """The body."""
+        """In as many processes as are configured."""
         import react_pipeline.extensions.torchrun.assets.processes  # noqa: F401

@@ -56,7 +56,6 @@ from react_pipeline.corpus.images import BadSample
 from react_pipeline.corpus.servers import RemoteShard
 from react_pipeline.embedding.mapped_vectors import open_vectors
 from react_pipeline.extensions.tracking_guard.bounded_http import bound
-from react_pipeline.extensions.ui.assets.graphql_limits import too_much
 from react_pipeline.extensions.web import guarded_opener
 from react_pipeline.extensions.web.public_addresses import is_public
 from react_pipeline.extensions.web.web_access import MAX_RESPONSE_BYTES
@@ -379,16 +378,6 @@ def servers() -> Iterator[tuple[str, Attack]]:
     for name in SICK:
         yield f"shards: {name}", partial(of_sick, name, read_shard)
         yield f"MLflow: {name}", partial(of_sick, name, ask_mlflow)
-    queries = {
-        "200,000 aliases": "{" + " ".join(f"a{n}: version" for n in range(200_000)) + "}",
-        "100,000 levels": "{a" * 100_000,
-        "200,000 fields": "{" + "version " * 200_000 + "}",
-    }
-    for name, query in queries.items():
-        body = json.dumps({"query": query}).encode()
-        yield f"GraphQL: {name}", of_bytes(body, lambda body: _refuse(too_much(body)))
-    for name, body in {"a batch": b"[{}, {}]", "nested": b"[" * 100_000}.items():
-        yield f"GraphQL: {name}", of_bytes(body, lambda body: _refuse(too_much(body)))
 
 
 def of_web(answer: Any, _folder: Path) -> Callable[[], Any]:

@@ -21,7 +21,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import dagster as dg
@@ -29,12 +28,10 @@ import dagster as dg
 from react_pipeline.assets import (
     REPOSITORY,
     Context,
-    ProjectResource,
     customize_here,
+    declare_trainer,
     observed,
     processes_of,
-    publish,
-    stage_asset,
 )
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project import Project
@@ -73,12 +70,7 @@ TERMINATION_SECONDS = 45.0
 """torchrun itself gives its processes 30 seconds to end before it kills them."""
 
 
-@stage_asset
-def customized_checkpoint(context: Context, project: ProjectResource) -> dg.MaterializeResult:
-    """The body of the asset, in the place of the core's."""
-    return publish(context, project, partial(train, context))
-
-
+@declare_trainer
 def train(context: Context, project: Project, slug: str, method: str) -> Artifact:
     """Customize in this process, or in as many as the configuration and `REACT_TORCHRUN_ARGS` say.
 

@@ -1,4 +1,4 @@
-"""Metrics: what Prometheus reads of a Dagster instance, at `/metrics` of `webserver`.
+"""Metrics: what Prometheus reads of a Dagster instance, at a port of their own.
 
 Belongs here: which figures there are. All are read from the instance's database, by its indices,
 and from the file system's own counters: no scrape walks the store.
@@ -20,7 +20,7 @@ from react_pipeline.stage import STAGES
 from react_pipeline.store import ReactError
 
 PORT_VARIABLE = "REACT_METRICS_PORT"
-"""Names a port that serves the metrics alone, to any host: a client of it can start nothing."""
+"""Names the port of the metrics, which any host may read: a client of it can start nothing."""
 
 
 class Metrics:

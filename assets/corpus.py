@@ -1,0 +1,182 @@
+"""The corpus and its vectors: assets that belong to no domain, and their checks."""
+
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+
+from react_pipeline.assets.declared import artifact_check
+from react_pipeline.assets.options import StageOptions
+from react_pipeline.assets.reporting import publish
+from react_pipeline.assets.resources import Context
+from react_pipeline.embedding import FOLDERS, bad_rows, vector_files
+from react_pipeline.project import Project
+from react_pipeline.stage import (
+    ALL,
+    CORPUS,
+    CORPUS_EMBEDDINGS,
+    RETRIEVAL_CHECKPOINT,
+)
+from react_pipeline.store import Artifact
+
+CHUNK_ROWS = 65_536
+"""Rows that are read at once: a file of ready embeddings may be larger than memory."""
+
+
+def corpus(stage: StageOptions) -> dg.AssetsDefinition:
+    """Declare the asset `corpus` of a project."""
+
+    @dg.asset(
+        **stage.common,
+        group_name=stage.group("corpus"),
+        kinds={"webdataset"},
+    )
+    def corpus(context: Context) -> dg.MaterializeResult:
+        """The image-text pairs that everything is retrieved from.
+
+        REACT needs no labels: all that it teaches the model about your classes comes from a large
+        collection of images with captions, such as webdataset shards (tar files). This asset is the
+        inventory of its files. Of local shards it has size and SHA-256, so that all later steps
+        notice a changed one.
+        """
+        return publish(context, stage.project)
+
+    return corpus
+
+
+def base_checkpoint(stage: StageOptions) -> dg.AssetsDefinition:
+    """Declare the asset `base_checkpoint` of a project."""
+
+    @dg.asset(
+        **stage.common,
+        group_name=stage.group("corpus"),
+        kinds={"pytorch"},
+    )
+    def base_checkpoint(context: Context) -> dg.MaterializeResult:
+        """The CLIP to customize: the encoder of the corpus, the start of every training, and what
+        results are held against.
+
+        Kept as safetensors with its own open_clip configuration (activation and normalisation
+        included), so that it loads the same way everywhere.
+        """
+        return publish(context, stage.project)
+
+    return base_checkpoint
+
+
+def retrieval_checkpoint(stage: StageOptions) -> dg.AssetsDefinition:
+    """Declare the asset `retrieval_checkpoint` of a project."""
+
+    @dg.asset(
+        **stage.common,
+        group_name=stage.group("corpus"),
+        kinds={"pytorch"},
+    )
+    def retrieval_checkpoint(context: Context) -> dg.MaterializeResult:
+        """The CLIP that retrieves, where `retrieval_encoder` names another than the base: it embeds
+        corpus and prompts.
+
+        So published vectors, such as DataComp's of ViT-L/14, serve any base.
+        """
+        return publish(context, stage.project)
+
+    return retrieval_checkpoint
+
+
+def corpus_embeddings(stage: StageOptions) -> dg.AssetsDefinition:
+    """Declare the asset `corpus_embeddings` of a project."""
+
+    @dg.asset(
+        **stage.common,
+        deps=stage.deps(CORPUS, RETRIEVAL_CHECKPOINT),
+        group_name=stage.group("corpus"),
+        kinds={"torch", "numpy"},
+        pool="gpu",
+    )
+    def corpus_embeddings(context: Context) -> dg.MaterializeResult:
+        """A unit vector for every image and every caption of the corpus, in clip-retrieval's
+        layout.
+
+        Both come from the same CLIP, so texts and images share one space where a dot product is a
+        similarity. Each row knows the shard and the byte range of its image; every skipped sample
+        is in a ledger with the reason.
+        """
+        return publish(context, stage.project)
+
+    return corpus_embeddings
+
+
+@artifact_check("corpus_embeddings", blocking=True)
+def vectors_are_finite_and_unit_norm(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
+    """A NaN row is never found by FAISS and a zero row is similar to nothing, both without an
+    error.
+    """
+    bad = {
+        FOLDERS[side]: sum(map(count_bad_vectors, vector_files(artifact, side))) for side in FOLDERS
+    }
+    return dg.AssetCheckResult(
+        passed=not any(bad.values()), metadata=bad, description=f"bad vectors: {bad}"
+    )
+
+
+def count_bad_vectors(path: Path) -> int:
+    """How many rows are not finite or not of length 1."""
+    vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    bad = 0
+    for start in range(0, len(vectors), CHUNK_ROWS):
+        bad += len(bad_rows(vectors[start : start + CHUNK_ROWS].astype(np.float32)))
+    return bad
+
+
+def faiss_index(stage: StageOptions) -> dg.AssetsDefinition:
+    """Declare the asset `faiss_index` of a project."""
+
+    @dg.asset(
+        **stage.common,
+        deps=stage.deps(CORPUS_EMBEDDINGS),
+        group_name=stage.group("corpus"),
+        kinds={"faiss"},
+    )
+    def faiss_index(context: Context) -> dg.MaterializeResult:
+        """The search index over the image vectors and over the caption vectors.
+
+        Small corpora are searched exactly, large ones approximately; recall@10 against exact search
+        is measured either way.
+        """
+        return publish(context, stage.project)
+
+    return faiss_index
+
+
+@artifact_check("faiss_index", blocking=True)
+def index_holds_every_row(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
+    """The row numbers of the index are those of the metadata, so neither may have more."""
+    indexed = artifact.counts["rows"]
+    rows = project.store.current("corpus_embeddings", ALL).counts["rows"]
+    return dg.AssetCheckResult(
+        passed=indexed == rows,
+        metadata={"indexed": indexed, "rows": rows},
+        description=f"{indexed} rows indexed of {rows}",
+    )
+
+
+@artifact_check("faiss_index", blocking=True)
+def recall_is_sufficient(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
+    """Of the 10, and of the 100, nearest that an exact search finds, the index must find enough."""
+    counts = artifact.counts
+    config = project.config.index
+    recalls = {}
+    lines = []
+    enough = True
+    for depth, least in ((10, config.min_recall), (100, config.min_recall_100)):
+        recall = counts[f"recall_at_{depth}"]
+        lines.append(f"recall@{depth} {recall}, at least {least}")
+        for side, value in recall.items():
+            recalls[f"{side}_at_{depth}"] = value
+            enough = enough and value >= least
+    return dg.AssetCheckResult(
+        passed=enough,
+        metadata={**recalls, "key": counts["key"], "reason": counts["reason"]},
+        description=f"{', '.join(lines)}; a higher `index.target_recall` or another `index.key` "
+        "finds more",
+    )

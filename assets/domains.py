@@ -1,0 +1,211 @@
+"""The data of a domain: its file, its labelled images and its pairs, and their checks."""
+
+import dagster as dg
+
+from react_pipeline.assets.declared import artifact_check
+from react_pipeline.assets.domain_files import version
+from react_pipeline.assets.options import ONE_PARTITION_A_RUN, StageOptions
+from react_pipeline.assets.partitions import domain_partitions
+from react_pipeline.assets.reporting import publish
+from react_pipeline.assets.resources import Context, ProjectResource
+from react_pipeline.project import Project
+from react_pipeline.retrieval import leaked_images
+from react_pipeline.settings import load_domains
+from react_pipeline.stage import (
+    CORPUS,
+    CORPUS_EMBEDDINGS,
+    DOMAIN_FILE,
+    EVALUATION_SET,
+    FAISS_INDEX,
+    RETRIEVAL_CHECKPOINT,
+    RETRIEVED_SET,
+)
+from react_pipeline.store import Artifact
+
+
+def domain_file(project: ProjectResource) -> dg.SourceAsset:
+    """Declare the asset `domain_file` of a project."""
+
+    @dg.observable_source_asset(
+        key=project.key(DOMAIN_FILE),
+        partitions_def=domain_partitions(project),
+        group_name=project.name("domain"),
+        tags={"dagster/kind/yaml": ""},
+    )
+    def domain_file() -> dg.DataVersionsByPartition:
+        """The file of a domain in the folder `domains/`: class names, synonyms, prompts, where
+        labelled images are, and what differs from pipeline.yaml.
+
+        You write it. The sensor `domain_files` registers it and reports its changes, so that what
+        was built from another version is shown as unsynced.
+        """
+        domains, _problems = load_domains(project.load().config.domains)
+        return dg.DataVersionsByPartition({slug: version(file) for slug, file in domains.items()})
+
+    return domain_file
+
+
+def evaluation_set(stage: StageOptions) -> dg.AssetsDefinition:
+    """Declare the asset `evaluation_set` of a project."""
+
+    @dg.asset(
+        **stage.common,
+        deps=stage.deps(DOMAIN_FILE),
+        partitions_def=stage.partitions,
+        backfill_policy=ONE_PARTITION_A_RUN,
+        group_name=stage.group("domain"),
+        kinds={"parquet"},
+    )
+    def evaluation_set(context: Context) -> dg.MaterializeResult:
+        """The domain's labelled images, if it has any: never trained on, only measured with.
+
+        It comes before retrieval so that none of its images, nor a near duplicate, can slip into
+        the training pairs.
+        """
+        return publish(context, stage.project)
+
+    return evaluation_set
+
+
+def few_shot_set(stage: StageOptions) -> dg.AssetsDefinition:
+    """Declare the asset `few_shot_set` of a project."""
+
+    @dg.asset(
+        **stage.common,
+        deps=stage.deps(DOMAIN_FILE, RETRIEVAL_CHECKPOINT, EVALUATION_SET),
+        partitions_def=stage.partitions,
+        backfill_policy=ONE_PARTITION_A_RUN,
+        group_name=stage.group("domain"),
+        kinds={"parquet"},
+        pool="gpu",
+    )
+    def few_shot_set(context: Context) -> dg.MaterializeResult:
+        """The domain's `shots`: a few labelled pictures of each class, for the methods that train
+        on them beside pairs.
+
+        None shows an evaluation image, by its bytes or nearly. Their controls use the same
+        pictures.
+        """
+        return publish(context, stage.project)
+
+    return few_shot_set
+
+
+def retrieved_set(stage: StageOptions) -> dg.AssetsDefinition:
+    """Declare the asset `retrieved_set` of a project."""
+
+    @dg.asset(
+        **stage.common,
+        deps=stage.deps(
+            DOMAIN_FILE,
+            CORPUS,
+            RETRIEVAL_CHECKPOINT,
+            CORPUS_EMBEDDINGS,
+            FAISS_INDEX,
+            EVALUATION_SET,
+        ),
+        partitions_def=stage.partitions,
+        backfill_policy=ONE_PARTITION_A_RUN,
+        group_name=stage.group("retrieval"),
+        kinds={"parquet", "webdataset"},
+        pool="gpu",
+    )
+    def retrieved_set(context: Context) -> dg.MaterializeResult:
+        """REACT's first idea: the pairs of the corpus that matter for this domain, found from its
+        class names alone.
+
+        Every class name in every prompt is a query against captions (T2T) and images (T2I).
+        Duplicates and evaluation images are dropped, classes are capped, and the pairs are
+        collected into training shards. Look at the contact sheet: if these images are wrong,
+        nothing after them can be right.
+        """
+        return publish(context, stage.project)
+
+    return retrieved_set
+
+
+@artifact_check("retrieved_set", blocking=True)
+def classes_have_pairs(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
+    """A class with hardly any pair is not learned; too many of these and nothing is trained."""
+    settings = project.retrieval(artifact.key)
+    starving = artifact.counts["starving"]
+    fraction = artifact.counts["starving_fraction"]
+    return dg.AssetCheckResult(
+        passed=fraction <= settings.max_starving_fraction,
+        metadata={"starving": len(starving), "starving_fraction": fraction},
+        description=f"{len(starving)} classes have fewer than {settings.min_per_class} pairs: "
+        f"{', '.join(starving[:20]) or 'none'} (allowed: {settings.max_starving_fraction:.0%} of "
+        "the classes)",
+    )
+
+
+@artifact_check("retrieved_set", blocking=True)
+def retrieved_set_holds_no_evaluation_image(
+    project: Project, artifact: Artifact
+) -> dg.AssetCheckResult:
+    """Training on the images one measures with would make every number worthless."""
+    return leakage(project, artifact)
+
+
+def control_set(stage: StageOptions) -> dg.AssetsDefinition:
+    """Declare the asset `control_set` of a project."""
+
+    @dg.asset(
+        **stage.common,
+        deps=stage.deps(
+            DOMAIN_FILE,
+            CORPUS,
+            RETRIEVAL_CHECKPOINT,
+            CORPUS_EMBEDDINGS,
+            RETRIEVED_SET,
+            EVALUATION_SET,
+        ),
+        partitions_def=stage.partitions,
+        backfill_policy=ONE_PARTITION_A_RUN,
+        group_name=stage.group("retrieval"),
+        kinds={"parquet", "webdataset"},
+        pool="gpu",
+    )
+    def control_set(context: Context) -> dg.MaterializeResult:
+        """As many pairs as were retrieved, drawn at random from the same corpus.
+
+        The control of the experiment: a gain that training on these gives too does not come from
+        retrieval.
+        """
+        return publish(context, stage.project)
+
+    return control_set
+
+
+@artifact_check("control_set", blocking=True)
+def control_set_holds_no_evaluation_image(
+    project: Project, artifact: Artifact
+) -> dg.AssetCheckResult:
+    """The control is held to the same rule as the retrieved set."""
+    return leakage(project, artifact)
+
+
+def leakage(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
+    """Whether pairs show an evaluation image, byte for byte or as a near duplicate, or a subject
+    that is excluded.
+
+    Independent of what retrieval recorded: the collected images are hashed and their vectors are
+    compared again.
+    """
+    leaks = leaked_images(project, artifact.stage, artifact.key)
+    leaked = leaks.same + leaks.near + leaks.subject
+    pairs = artifact.counts["pairs"]
+    return dg.AssetCheckResult(
+        passed=leaked == 0,
+        metadata={
+            "leaked": leaked,
+            "leaked_by_hash": leaks.same,
+            "leaked_by_similarity": leaks.near,
+            "leaked_by_subject": leaks.subject,
+            "pairs": pairs,
+            "evaluation_images": leaks.compared,
+        },
+        description=f"{leaked} of {pairs} pairs show an evaluation image "
+        f"({leaks.same} byte for byte, {leaks.near} nearly, {leaks.subject} by subject); "
+        f"{leaks.compared:,} were looked for",
+    )
