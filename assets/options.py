@@ -19,7 +19,7 @@ from react_pipeline.stage import (
     DOMAIN_FILE,
     RETRIEVAL_CHECKPOINT,
     Stage,
-    as_configured,
+    configured_parents,
 )
 
 OWNERS = ["team:react"]
@@ -69,7 +69,7 @@ class StageOptions:
 
         The base checkpoint stands in for the retrieval checkpoint of a project with one encoder.
         """
-        names = as_configured(parents, RETRIEVAL_CHECKPOINT in self.rows)
+        names = configured_parents(parents, RETRIEVAL_CHECKPOINT in self.rows)
         return [
             dg.AssetDep(
                 self.project.key(name), partition_mapping=mapping_of(name, self.row, self.methods)
