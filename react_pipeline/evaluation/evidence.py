@@ -29,7 +29,6 @@ class Evidence(ABC):
         title: Heading of its section on a page.
         explanation: How it was obtained, and what its intervals mean.
         decides: Whether it may `judge` where there are no labelled images; else it may only object.
-        enforces: The field of `promotion` that its objections enforce.
     """
 
     inputs: Inputs
@@ -37,7 +36,6 @@ class Evidence(ABC):
     title: ClassVar[str]
     explanation: ClassVar[str]
     decides: ClassVar[bool] = False
-    enforces: ClassVar[str] = ""
 
     @abstractmethod
     def publish(self, project: Project) -> Artifact:

@@ -155,6 +155,8 @@ def case_of(project: Project, slug: str, *, verify: bool = True) -> Case:
         InputError: If `promotion.max_drop` is set and nothing measures it.
         CorruptArtifact: If the last verdict cannot be read, or the disk fails to read a result.
     """
+    from react_pipeline.extensions.guards import GuardsConfig
+
     verdict, last = standing(project, slug)
     settings = project.config.promotion
     candidates = list(project.config.candidates)
@@ -165,8 +167,8 @@ def case_of(project: Project, slug: str, *, verify: bool = True) -> Case:
     results = {method: _fresh_result(project, slug, method, verify) for method in methods}
     has_file = project.has_domain(slug)
     evidence = tuple(evidence_of(project, slug).values()) if has_file else ()
-    measures_drop = any(one.enforces == "max_drop" for one in evidence)
-    if settings.max_drop is not None and has_file and not measures_drop:
+    guard_sets = project.config.section(GuardsConfig).sets
+    if settings.max_drop is not None and has_file and not guard_sets:
         raise InputError(
             "promotion.max_drop: there is no guard set to measure it on; add `guards.sets`, or "
             "remove it"

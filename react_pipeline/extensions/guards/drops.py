@@ -80,7 +80,6 @@ class Drops(Evidence):
     inputs: Inputs
     results: dict[str, Artifact]
     columns = ("guard_delta",)
-    enforces = "max_drop"
     title = "Outside the domain"
     explanation = (
         "Guard sets are labelled images of other things. Top-1 among their own classes less that "

@@ -276,7 +276,7 @@ def test_each_change_of_evidence_is_asked_for_at_once(
 
     def evidence_of(_project: Project, slug: str) -> Mapping[str, Any]:
         inputs = Inputs("votes", slug, {}, {}, "1", count)
-        votes = SimpleNamespace(inputs=inputs, decides=False, enforces="", objection=lambda *_: "")
+        votes = SimpleNamespace(inputs=inputs, decides=False, objection=lambda *_: "")
         votes.publish = lambda project: project.store.build(inputs, lambda *_: {})
         return {"votes": votes}
 
