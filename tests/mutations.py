@@ -156,7 +156,6 @@ GUARDS = (
     Guard("assets/launch.py", "launcher.class_name != dg.DefaultRunLauncher.__name__", "False", "assets/test_launch.py::test_nothing_is_built_in_place_of_another_launcher"),
     Guard("react_pipeline/extensions/kubernetes/nodes.py", "                    child.terminate()\n", "                    pass\n", "extensions/kubernetes/test_nodes.py::test_the_first_ends_when_another_fails_for_good"),
     # MLflow shows each artifact once, and promotion follows each verdict once
-    Guard("react_pipeline/store/durable.py", "        os.link(temporary, path)\n", "        temporary.replace(path)\n", "store/test_notes.py"),
     Guard("react_pipeline/tracking/runs.py", "        delete(name(created))\n", "        return created\n", "faults/test_tracking_unavailable.py::test_two_hosts_that_log_at_once_make_one_run"),
     Guard("react_pipeline/tracking/log.py", "            with suppress(ReactError, OSError):\n", "            with suppress():\n", "faults/test_tracking_unavailable.py::test_a_note_that_cannot_be_written_costs_no_result"),
     Guard("react_pipeline/tracking/log.py", "if missed or self._lacks_parents(client, project, artifact):", "if missed:", "tracking/test_tracking.py::test_models_are_ranked_by_what_was_measured_of_them"),

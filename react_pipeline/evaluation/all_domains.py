@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 import pyarrow.parquet as pq
 
-from react_pipeline.evaluation.comparison import AllGains, read_summary
+from react_pipeline.evaluation.comparison import GAINS, AllGains, read_summary
 from react_pipeline.evaluation.tables import (
     INTERVALS,
     MEAN,
@@ -40,7 +40,7 @@ def current_comparisons(
     """Return the current comparison of each of these domains, and why the others have none.
 
     Args:
-        project: Its store verifies what is returned.
+        project: The files that tables are made of are verified, except in a look.
         slugs: None: every valid domain.
         look: At the same project, which judges each comparison once; None: a new one.
     """
@@ -50,7 +50,12 @@ def current_comparisons(
     for slug in sorted(load_domains(project.config.domains)[0]) if slugs is None else slugs:
         try:
             fingerprint = is_current(look, COMPARISON, slug).fingerprint
-            comparisons[slug] = project.store.open(COMPARISON, slug, fingerprint)
+            comparison = project.store.open(COMPARISON, slug, fingerprint)
+            if not isinstance(project, Manifests):  # which asks what there is, and reads nothing
+                comparison.folder_with(
+                    ["table.parquet", GAINS]
+                )
+            comparisons[slug] = comparison
         except (MissingArtifact, StaleArtifact, CorruptArtifact) as error:
             skipped[slug] = str(error)
     return comparisons, skipped

@@ -177,7 +177,7 @@ class Bucket:
             for page in library.list(client, prefix or None):
                 yield from map(entry_of, page)
 
-    def heads(self, prefix: str = "") -> Iterator[Entry]:
+    def heads(self, prefix: str = "", name: str = "") -> Iterator[Entry]:
         """As of `Folder`, with every file of each attempt."""
         objects = (entry for entry in self.entries(prefix) if entry.path[0] != ".")
         return (entry for entry in objects if is_head(entry) or "/_" in entry.path)

@@ -154,11 +154,15 @@ class Folder:
                 else:
                     yield from self._entry(entry)
 
-    def heads(self, prefix: str = "") -> Iterator[Entry]:
-        """The `HEADS` below a prefix, and the folder of each attempt as `<prefix of it>/`."""
+    def heads(self, prefix: str = "", name: str = "") -> Iterator[Entry]:
+        """The `HEADS` below a prefix, and the folder of each attempt as `<prefix of it>/`; with a
+        name at least those of this name, of which none is below another.
+        """
         folders = [str(self.home / prefix)]
         while folders:
-            for entry in _scan(folders.pop()):
+            entries = _scan(folders.pop())
+            named = [entry for entry in entries if entry.name == name and entry.is_file()]
+            for entry in named or entries:
                 if entry.name[0] == "_":
                     yield from self._entry(entry, "/")
                 elif entry.is_dir(follow_symlinks=False):

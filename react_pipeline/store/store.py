@@ -378,7 +378,7 @@ class Store:
 
     def _heads(self, prefix: str, name: str) -> Iterator[str]:
         """The folders of all heads of a name."""
-        for entry in self.backend.heads(prefix):
+        for entry in self.backend.heads(prefix, name):
             folder, _, last = entry.path.rpartition("/")
             if last == name and "/_" not in folder:
                 yield folder

@@ -143,7 +143,7 @@ def test_the_two_newest_states_stay(tmp_path: Path) -> None:
     for number in range(1, 7):
         save(state, number, 0.0, tmp_path)
     names = ["step-000000005", "step-000000006"]
-    assert [path.name for path in states_in(Scratch(tmp_path))] == names
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == names
 
 
 def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,10 +172,10 @@ def test_spoilt_comparison_is_named_and_other_domains_are_shown(
     project: Project, is_cut: bool
 ) -> None:
     compared(project, "colours", 0.25, 0.5)
-    spoilt = compared(project, "shapes", 0.25, 0.5).file("table.csv")
+    spoilt = compared(project, "shapes", 0.25, 0.5).file("table.parquet")
     spoilt.write_bytes(b"spoilt" if is_cut else bytes(spoilt.stat().st_size))
     shown = overview(project).counts
-    assert shown["domains"] == 1 and "table.csv: " in shown["skipped"]["shapes"]
+    assert shown["domains"] == 1 and "table.parquet" in shown["skipped"]["shapes"]
 
 
 def test_the_page_of_many_domains_shows_those_that_changed_most(

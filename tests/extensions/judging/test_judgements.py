@@ -196,7 +196,8 @@ def test_judgements_of_other_names_or_lost_models_do_not_count(
     elif change == "template":
         domain["templates"] = ["a picture of a {}"]
     else:
-        shutil.rmtree(project.store.current("customized_checkpoint", f"{SLUG}/{GATED}").path)
+        checkpoint = project.store.current("customized_checkpoint", f"{SLUG}/{GATED}")
+        shutil.rmtree(checkpoint.path.parent)
     path.write_text(yaml.safe_dump(domain))
     assert judgements_of(project, SLUG) is None
 
