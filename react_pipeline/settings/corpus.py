@@ -7,25 +7,14 @@ extensions).
 import json
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic.fields import FieldInfo
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
-from react_pipeline.settings.kinds import Kind, UnknownKind, kinds_of_extensions, name_of_kind
+from react_pipeline.settings.section import Fraction, Kind, Section, kinds_of_extensions
 from react_pipeline.settings.shard_patterns import is_url
-from react_pipeline.settings.training import Fraction, Section
 
 if TYPE_CHECKING:
     from react_pipeline.corpus import CorpusSize, CorpusWork, ImageSource
@@ -37,10 +26,6 @@ MAX_PIXELS = 89_478_485
 
 DEFAULT_KIND = "webdataset"
 
-_SECRET = re.compile(
-    r"key|secret|token|password|credential|auth|header|cookie|signature", re.IGNORECASE
-)
-
 
 class StorageConfig(Section):
     """How object stores are reached. Never a secret: those come from the environment or a
@@ -48,26 +33,10 @@ class StorageConfig(Section):
     """
 
     endpoint_url: str | None = None
-    region: str | None = Field(
-        default=None,
-        pattern=r"^[a-z0-9-]+$",
-        description="of a-z, 0-9 and '-', such as eu-central-1",
-    )
+    region: str | None = Field(default=None, pattern=r"^[a-z0-9-]+$")
     profile: str | None = None
     anonymous: bool = False
     requester_pays: bool = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _holds_no_secret(cls, raw: Any) -> Any:
-        for name in raw if isinstance(raw, dict) else ():
-            if isinstance(name, str) and name not in cls.model_fields and _SECRET.search(name):
-                raise ValueError(
-                    f"`{name}` looks like a secret, which a configuration file must not hold: use "
-                    "the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
-                    "GOOGLE_APPLICATION_CREDENTIALS) or `profile`"
-                )
-        return raw
 
     @field_validator("endpoint_url")
     @classmethod
@@ -124,6 +93,7 @@ class CorpusConfig(Kind):
     max_pixels: int = Field(default=MAX_PIXELS, gt=0)
     max_caption_chars: int = Field(default=2_000, gt=0)
 
+    default_kind: ClassVar[str | None] = DEFAULT_KIND
     file_fields: ClassVar[tuple[str, ...]] = ()
     fetches_images: ClassVar[bool] = False
     is_copy: ClassVar[bool] = False
@@ -233,16 +203,19 @@ class CorpusConfig(Kind):
 
     @classmethod
     def template(cls, name: str, model: str) -> str:
-        """The section `corpus:` that `init --corpus NAME` writes, without indentation; the default
-        has a valid value for each field that must be there.
+        """Return the section `corpus:` that `init --corpus NAME` writes, without indentation; the
+        default has each field that must be there, with the first of its `examples`.
 
         Args:
             name: The kind, or one of `variants`.
             model: The architecture of the encoder.
         """
-        needed = [(field, info) for field, info in cls.model_fields.items() if info.is_required()]
-        lines = [f"{field}: {_placeholder(info)} # yours\n" for field, info in needed]
-        return "".join([f"kind: {name}\n", *lines])
+        lines = [f"kind: {name}"]
+        for field, info in cls.model_fields.items():
+            if info.is_required():
+                example = json.dumps(info.examples[0]) if info.examples else "..."
+                lines.append(f"{field}: {example} # yours")
+        return "\n".join(lines)
 
     @classmethod
     def project_files(cls, name: str) -> Mapping[str, str]:
@@ -255,31 +228,10 @@ class CorpusConfig(Kind):
         return corpus_kinds()
 
 
-def _placeholder(info: FieldInfo) -> str:
-    """The first of some values, as YAML, that a field takes."""
-    field: TypeAdapter[Any] = TypeAdapter(Annotated[info.annotation, info])  # type: ignore[arg-type]
-    literals = [value for value in get_args(info.annotation) if isinstance(value, str)]
-    for value in (*literals, ["data/*"], "data", 1, 0.5, False):
-        with suppress(ValidationError):
-            field.validate_python(value)
-            return json.dumps(value)
-    return "..."
-
-
-class UnknownCorpus(UnknownKind, CorpusConfig, extra="ignore"):
-    """A corpus of a kind that nothing brings."""
-
-
 @cache
 def corpus_kinds() -> Mapping[str, type[CorpusConfig]]:
-    """Every kind of corpus, by name."""
+    """Return every kind of corpus, by name."""
     return kinds_of_extensions(lambda extension: extension.corpus_kinds())
-
-
-def kind_of_corpus(raw: Mapping[str, Any]) -> type[CorpusConfig]:
-    """The kind that a `pipeline.yaml` names."""
-    kinds = corpus_kinds()
-    return kinds.get(name_of_kind(raw.get("corpus"), kinds, DEFAULT_KIND), UnknownCorpus)
 
 
 def _one_or_many(names: Any) -> Any:
@@ -297,16 +249,15 @@ def _require_local(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_many), Field(min_length=1)]
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_one_or_many),
+    Field(min_length=1, examples=["data/*"]),
+]
 """Paths and patterns of files, or URLs; one text is a list of one."""
 
 LocalNames = Annotated[Names, AfterValidator(_require_local)]
 """The same without URLs."""
 
-CaptionExtension = Annotated[
-    str,
-    Field(
-        pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)*$",
-        description="the end of the captions' file names, without the first dot, such as txt",
-    ),
-]
+CaptionExtension = Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)*$")]
+"""The end of the names of captions' files, without the first dot, such as txt."""

@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from react_pipeline.settings.kinds import Kind, UnknownKind, kinds_of_extensions, name_of_kind
 from react_pipeline.settings.names import Name
+from react_pipeline.settings.section import Kind, kinds_of_extensions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,19 +103,7 @@ class DrawnSetConfig(EvaluationSetConfig):
         raise NotImplementedError
 
 
-class UnknownSet(UnknownKind, EvaluationSetConfig, extra="ignore"):
-    """Labelled images of a kind that nothing brings."""
-
-
 @cache
 def labelled_kinds() -> Mapping[str, type[EvaluationSetConfig]]:
-    """Every kind of labelled images, by name."""
+    """Return every kind of labelled images, by name."""
     return kinds_of_extensions(lambda extension: extension.labelled_kinds())
-
-
-def kind_of_labelled(
-    raw: Mapping[str, Any], field: str = "evaluation"
-) -> type[EvaluationSetConfig]:
-    """The kind that a field of a domain file names."""
-    kinds = labelled_kinds()
-    return kinds.get(name_of_kind(raw.get(field), kinds), UnknownSet)

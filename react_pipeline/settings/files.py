@@ -11,9 +11,9 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from react_pipeline.settings.config import (
     HUB_PREFIX,
@@ -21,12 +21,10 @@ from react_pipeline.settings.config import (
     EncoderConfig,
     PipelineConfig,
     sections_of_extensions,
-    whole_domain_model,
-    whole_pipeline_model,
 )
-from react_pipeline.settings.messages import problems_of, truths_for_numbers
+from react_pipeline.settings.messages import validate
 from react_pipeline.settings.secrets import has_secret
-from react_pipeline.settings.yaml_files import read_yaml
+from react_pipeline.settings.yaml_files import Document, read_yaml
 from react_pipeline.store import ConfigError, Problem, stamp_of
 
 CLOCK_STEP_NS = 2_000_000_000
@@ -52,19 +50,17 @@ def load_pipeline(path: Path) -> PipelineConfig:
         ConfigError: Listing every problem with file and field.
     """
     base = path.resolve().parent
-    raw = read_yaml(path)
-    store_url = _store_url(raw, path)
-    whole = _validate(whole_pipeline_model(raw), raw, path)
-    core = {name: getattr(whole, name) for name in PipelineConfig.model_fields}
-    config = _located(PipelineConfig.model_construct(whole.model_fields_set, **core), base)
+    document = read_yaml(path)
+    store_url = _take_store_url(document)
+    sections = validate(document, {**sections_of_extensions(), "": PipelineConfig})
+    config: PipelineConfig = _located(sections.pop(""), base)
     config = config.model_copy(update={"cache": _located(config.cache, base)})
     config = config.with_store_at(store_url) if store_url else config
-    names = sections_of_extensions()
-    config = config.with_sections({name: _located(getattr(whole, name), base) for name in names})
+    config = config.with_sections({name: _located(sections[name], base) for name in sections})
     corpus = config.corpus.located(partial(_absolute, base))
     if misplaced := corpus.misplaced(config.store):
         field, problem = misplaced
-        raise ConfigError.of(path, problem, f"corpus.{field}")
+        raise ConfigError.of(path, problem, f"corpus.{field}", document.line(("corpus", field)))
     update = {
         "tracking_uri": _tracking_uri(path)
         or config.tracking_uri
@@ -77,17 +73,17 @@ def load_pipeline(path: Path) -> PipelineConfig:
     return config.model_copy(update=update)
 
 
-def _store_url(raw: dict[str, Any], path: Path) -> str:
-    """The URL that `store` holds in place of a folder, taken out of what was read."""
-    store = raw.get("store")
+def _take_store_url(document: Document) -> str:
+    """Take the URL that `store` holds in place of a folder out of a file; "" if it holds none."""
+    store = document.fields.get("store")
     if not isinstance(store, str) or "://" not in store:
         return ""
     url = _STORE_URL.fullmatch(store)
     if not url or url[1] not in STORE_SCHEMES:
         places = ["a folder", *(f"{scheme}://NAME/PREFIX" for scheme in STORE_SCHEMES)]
         problem = f"must be {', or '.join(places)}, without user, password or `?`"
-        raise ConfigError.of(path, problem, "store")
-    del raw["store"]
+        raise ConfigError.of(document.path, problem, "store", document.line(("store",)))
+    del document.fields["store"]
     return store.rstrip("/")
 
 
@@ -160,14 +156,12 @@ def _load_domain(path: Path) -> DomainConfig:
     target = Path(os.path.realpath(path))  # `Path.resolve` raises where links go round
     if not target.is_relative_to(os.path.realpath(path.parent)):
         raise ConfigError.of(path, f"is a link to {target}, out of its folder; copy the file here")
-    raw = read_yaml(path)
-    raw.setdefault("slug", path.stem)
-    whole = _validate(whole_domain_model(raw), raw, path)
-    fields = {name: getattr(whole, name) for name in DomainConfig.model_fields}
-    config = DomainConfig.model_construct(whole.model_fields_set, **fields)
+    document = read_yaml(path)
+    document.fields.setdefault("slug", path.stem)
+    config: DomainConfig = validate(document, {"": DomainConfig})[""]
     if config.slug != path.stem:
         problem = f"is {config.slug!r}, so the file must be named {config.slug}.yaml"
-        raise ConfigError.of(path, problem, "slug")
+        raise ConfigError.of(path, problem, "slug", document.line(("slug",)))
     base = path.resolve().parent
     for field in ("evaluation", "shots"):
         if labelled := getattr(config, field):
@@ -209,16 +203,3 @@ def misnamed(directory: Path) -> list[Problem]:
         if path.suffix.lower() in (".yml", ".yaml") and path.suffix != ".yaml"
     ]
     return [Problem(path, "", f"is not read: rename it to {path.stem}.yaml") for path in others]
-
-
-def _validate(model: type[Model], raw: dict[str, Any], path: Path) -> Model:
-    errors = truths_for_numbers(model, raw)
-    try:
-        config = model.model_validate(raw)
-    except ValidationError as error:
-        errors += error.errors()
-    except Exception as error:  # a validator raised on an unexpected type
-        raise ConfigError.of(path, f"cannot be checked: {error!r}"[:500]) from error
-    if errors:
-        raise ConfigError(problems_of(model, raw, errors, path))
-    return config
