@@ -236,7 +236,7 @@ class DomainConfig(Section):
 
     @property
     def with_shots(self) -> Self:
-        """The same with `shots` as its labelled images."""
+        """Return a copy with `shots` as its labelled images."""
         return self.model_copy(update={"evaluation": self.shots})
 
     @property
@@ -295,12 +295,12 @@ class PipelineConfig(Section):
     _store_url: str = PrivateAttr("")
 
     def section(self, model: type[ExtensionSection]) -> ExtensionSection:
-        """The section of an extension, by its model; its defaults if pipeline.yaml has none."""
+        """Return the section of an extension, by its model; the defaults if there is none."""
         sections = (value for value in self._sections.values() if isinstance(value, model))
         return next(sections, None) or model()
 
     def with_sections(self, sections: Mapping[str, Section]) -> Self:
-        """The same with the sections of extensions."""
+        """Return a copy with the sections of extensions."""
         config = self.model_copy()
         config._sections = {**self._sections, **sections}
         return config
@@ -313,7 +313,7 @@ class PipelineConfig(Section):
         return self._store_url
 
     def with_store_at(self, url: str) -> Self:
-        """The same with its artifacts on a server."""
+        """Return a copy with its artifacts on a server."""
         config = self.model_copy(update={"store": self.cache.folder})
         config._store_url = url
         return config
@@ -340,7 +340,7 @@ class PipelineConfig(Section):
         )
 
     def further_seeds(self, method: str) -> tuple[str, ...]:
-        """The same training with the other seeds, by name."""
+        """Return the names of the same training with the other seeds."""
         return tuple(f"{method}-{draw_folder(seed)}" for seed in self.seeds[1:])
 
     @property
@@ -383,7 +383,7 @@ class PipelineConfig(Section):
     @field_validator("methods")
     @classmethod
     def _methods_exist(cls, methods: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        """With the variants that are not among them, and every further seed."""
+        """Add the variants that are not listed, and every further seed."""
         variants, seeds = info.data.get("variants"), info.data.get("seeds")
         if variants is None or seeds is None:  # they are wrong themselves
             return methods

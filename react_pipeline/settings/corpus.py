@@ -60,11 +60,11 @@ class DownloadConfig(Section):
 
     @property
     def resizing(self) -> str | None:
-        """What `image_size` does to an image, in words; None if images stay as they come."""
+        """The effect of `image_size` on an image, in words; None if images stay as they come."""
         return None if self.image_size is None else f"shorter side at most {self.image_size}"
 
     def identity(self) -> dict[str, Any]:
-        """What decides which images are available, and their bytes."""
+        """Return the fields that decide which images are available, and their bytes."""
         # More retries make another corpus: that is how failed URLs are tried again.
         fields = self.model_dump(mode="json", include={"retries", "allow_private_addresses"})
         return {**fields, "image_size": self.resizing}
@@ -102,37 +102,36 @@ class CorpusConfig(Kind):
     assumed_pair_bytes: ClassVar[int] = 50_000
 
     def identity(self) -> dict[str, Any]:
-        """What decides which images are available; not where files are, and not their bytes."""
+        """Return the fields that decide which images there are, not places or bytes of files."""
         raise NotImplementedError
 
     def identity_of_images(self) -> dict[str, Any]:
-        """The same of images that are fetched for chosen pairs, as part of the identity of
-        pairs.
-        """
+        """Return the part of the identity of pairs that decides which images are fetched."""
         return {}
 
     def files(self) -> tuple[str, ...]:
-        """Paths, patterns and URLs of the files to look at for a change."""
+        """Return paths, patterns and URLs of the files to look at for a change."""
         named = [name for field in self.file_fields for name in getattr(self, field)]
         paths = [str(value) for _, value in self if isinstance(value, Path)]
         return (*named, *paths)
 
     def packages(self) -> Mapping[str, str]:
-        """Versions of the installed packages that it is made from."""
+        """Return versions of the installed packages that it is made from."""
         return {}
 
-    def located(self, absolute: Callable[[Path | str], Path]) -> Self:
-        """The same with absolute paths."""
-        paths: dict[str, Any] = {
-            name: absolute(value).resolve() for name, value in self if isinstance(value, Path)
+    def located(self, absolute: Callable[[Path], Path]) -> Self:
+        """Return a copy with absolute paths; those with patterns keep their links."""
+        located = super().located(lambda path: absolute(path).resolve())
+        files = {
+            field: tuple(
+                name if is_url(name) else str(absolute(Path(name))) for name in getattr(self, field)
+            )
+            for field in self.file_fields
         }
-        for field in self.file_fields:
-            names = getattr(self, field)
-            paths[field] = tuple(name if is_url(name) else str(absolute(name)) for name in names)
-        return self.model_copy(update=paths)
+        return located.model_copy(update=files)
 
     def misplaced(self, store: Path) -> tuple[str, str] | None:
-        """A field that does not go with the place of the store, and why."""
+        """Return a field that does not go with the place of the store, and why."""
         return None
 
     def publish(self, project: "Project") -> "Artifact":
@@ -144,15 +143,15 @@ class CorpusConfig(Kind):
         raise NotImplementedError
 
     def open_images(self, corpus: "Artifact", directory: Path) -> "ImageSource":
-        """Where the images of chosen rows come from; `directory` is scratch of a fetch."""
+        """Return a reader of the images of chosen rows; `directory` is scratch of a fetch."""
         raise NotImplementedError
 
     def caption_extension_in_shards(self) -> str:
-        """The end of the names of captions in the shards."""
+        """Return the end of the names of captions in the shards."""
         return "txt"
 
     def source_of(self, fields: Mapping[str, str]) -> str:
-        """The user's own file or URL that a pair was copied from, by its metadata; "" if none."""
+        """Return the file or URL that a pair was copied from, by its metadata; "" if none."""
         return ""
 
     @property
@@ -171,15 +170,15 @@ class CorpusConfig(Kind):
         return None
 
     def access(self) -> tuple[StorageConfig, DownloadConfig]:
-        """How `predict` and `judge` reach pictures on servers."""
+        """Return the settings with which `predict` and `judge` reach pictures on servers."""
         return StorageConfig(), DownloadConfig()
 
     def draw_seconds(self) -> float:
-        """Processor seconds to draw an image, of a corpus that is drawn."""
+        """Return the processor seconds to draw an image, of a corpus that is drawn."""
         return 0.0
 
     def size(self) -> "CorpusSize":
-        """How many pairs there are, as far as the files say before they are read.
+        """Return the number of pairs, as far as the files say before they are read.
 
         Raises:
             CorpusError: If they are not there.
@@ -188,17 +187,17 @@ class CorpusConfig(Kind):
         raise NotImplementedError
 
     def work(self, size: "CorpusSize", dimension: int) -> "CorpusWork":
-        """What publishing so many pairs takes, for `plan`; `dimension` is the width of vectors."""
+        """Return the work of publishing `size` for `plan`; `dimension` is the width of vectors."""
         raise NotImplementedError
 
     def description(self) -> str:
-        """The line of `doctor`: what can be said without reading it; a CorpusError if it is not
+        """Return the line of `doctor`, without reading the corpus; a CorpusError if it is not
         there.
         """
         raise NotImplementedError
 
     def ingredients(self) -> tuple[tuple[str, str, str], ...]:
-        """Packages that it is made of, for the card of a model: name, what of it, licence."""
+        """Return the packages that it is made of, for model cards: name, what of it, licence."""
         return ()
 
     @classmethod
@@ -224,7 +223,7 @@ class CorpusConfig(Kind):
 
     @classmethod
     def kinds(cls) -> Mapping[str, type[Kind]]:
-        """Kinds of corpus."""
+        """Return the kinds of corpus."""
         return corpus_kinds()
 
 

@@ -9,11 +9,8 @@ import os
 import re
 import time
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TypeVar
-
-from pydantic import BaseModel
 
 from react_pipeline.settings.config import (
     HUB_PREFIX,
@@ -40,8 +37,6 @@ STORE_SCHEMES = ("s3", "gs", "az")
 """Object storage that a store may be in."""
 _STORE_URL = re.compile(r"(\w+)://[A-Za-z0-9][A-Za-z0-9._-]+(/[A-Za-z0-9._=-]+)*/?")
 
-Model = TypeVar("Model", bound=BaseModel)
-
 
 def load_pipeline(path: Path) -> PipelineConfig:
     """Read `pipeline.yaml`; its relative paths become absolute.
@@ -53,10 +48,14 @@ def load_pipeline(path: Path) -> PipelineConfig:
     document = read_yaml(path)
     store_url = _take_store_url(document)
     sections = validate(document, {**sections_of_extensions(), "": PipelineConfig})
-    config: PipelineConfig = _located(sections.pop(""), base)
-    config = config.model_copy(update={"cache": _located(config.cache, base)})
+
+    def resolved(name: Path) -> Path:
+        return _absolute(base, name).resolve()
+
+    config: PipelineConfig = sections.pop("").located(resolved)
+    config = config.model_copy(update={"cache": config.cache.located(resolved)})
     config = config.with_store_at(store_url) if store_url else config
-    config = config.with_sections({name: _located(sections[name], base) for name in sections})
+    config = config.with_sections({name: sections[name].located(resolved) for name in sections})
     corpus = config.corpus.located(partial(_absolute, base))
     if misplaced := corpus.misplaced(config.store):
         field, problem = misplaced
@@ -88,7 +87,7 @@ def _take_store_url(document: Document) -> str:
 
 
 def _with_weights(encoder: EncoderConfig, base: Path) -> EncoderConfig:
-    """With the path of its checkpoint, if it names one, as an absolute one."""
+    """Return an encoder with the absolute path of its checkpoint, if it names one."""
     if encoder.pretrained and not encoder.pretrained.startswith(HUB_PREFIX):
         checkpoint = _absolute(base, encoder.pretrained)
         if checkpoint.exists() or _IS_PATH.search(encoder.pretrained):
@@ -106,13 +105,6 @@ def _tracking_uri(path: Path) -> str:
         )
         raise ConfigError.of(path, problem, "tracking_uri")
     return named
-
-
-def _located(section: Model, base: Path) -> Model:
-    """With absolute paths."""
-    paths = {name: value for name, value in section if isinstance(value, Path)}
-    located = {name: _absolute(base, path).resolve() for name, path in paths.items()}
-    return section.model_copy(update=located)
 
 
 def _absolute(base: Path, name: Path | str) -> Path:
@@ -136,20 +128,19 @@ def load_domain(path: Path) -> DomainConfig:
     Raises:
         ConfigError: Listing every problem with file and field.
     """
-    with suppress(OSError):
+    try:
         status = path.stat()
-        stamp = stamp_of(status)
-        if path not in _parsed or _parsed[path][0] != stamp:
-            domain = _load_domain(path)
-            # A file that was written just now may be written again within one step of its clock.
-            if time.time_ns() - status.st_mtime_ns < CLOCK_STEP_NS:
-                return domain
-            _parsed[path] = stamp, domain
-        return _parsed[path][1]
+    except OSError:
+        return _load_domain(path)
+    # A file that was written just now may be written again within one step of its clock.
+    if time.time_ns() - status.st_mtime_ns < CLOCK_STEP_NS:
+        return _load_domain(path)
+    return _load_once(path, stamp_of(status))
+
+
+@lru_cache(maxsize=10_000)
+def _load_once(path: Path, _stamp: tuple[int, ...]) -> DomainConfig:
     return _load_domain(path)
-
-
-_parsed: dict[Path, tuple[tuple[int, ...], DomainConfig]] = {}
 
 
 def _load_domain(path: Path) -> DomainConfig:

@@ -6,7 +6,8 @@ Does not belong here: any section, or what is asked of a kind (`corpus`, `evalua
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, ClassVar, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -38,8 +39,13 @@ class Section(BaseModel):
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """The fields that were given, and not those that have their defaults."""
+        """The fields that were given, without those that have their defaults."""
         return {name: value for name, value in self if name in self.model_fields_set}
+
+    def located(self, absolute: Callable[[Path], Path]) -> Self:
+        """Return a copy with absolute paths."""
+        paths = {name: absolute(value) for name, value in self if isinstance(value, Path)}
+        return self.model_copy(update=paths)
 
 
 class Kind(Section):
@@ -72,7 +78,7 @@ class Kind(Section):
             return handler(fields)
         kinds, name = cls.kinds(), str(fields.get("kind", cls.default_kind))
         if name not in kinds:
-            hint = removed(name) or did_you_mean(name, kinds, "see docs/configuration.md")
+            hint = removed(name) or did_you_mean(name, kinds, "or install what brings it")
             raise ValueError(f"`kind` should be one of {', '.join(kinds)} (found {name!r}); {hint}")
         return kinds[name].model_validate(fields)
 
