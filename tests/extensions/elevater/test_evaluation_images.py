@@ -103,7 +103,7 @@ def test_data_that_are_not_there_are_unavailable_with_reason(project: Project, d
     [
         ({"dataset": "voc-2007-classification"}, "several classes"),
         ({"dataset": "cifar10"}, "did you mean cifar-10"),
-        ({"dataset": None}, "evaluation.dataset: is "),
+        ({"dataset": None}, "evaluation.dataset: "),
         ({"kind": "folder"}, "evaluation.dataset: unknown field"),
     ],
 )
