@@ -56,9 +56,7 @@ def servers_of_weights(project: Project) -> dict[str, str]:
 
 
 def corpus_problems(project: Project) -> list[Problem]:
-    """Return local files and folders that `corpus` names and that are not there; no server is
-    asked.
-    """
+    """Report local files and folders of `corpus` that are not there; no server is asked."""
     problems = []
     try:
         for name in filterfalse(is_url, project.config.corpus.files()):
@@ -74,7 +72,7 @@ def corpus_problems(project: Project) -> list[Problem]:
 
 
 def store_problems(project: Project) -> list[Problem]:
-    """Return what is wrong with a store on a server, such as no access, or no such bucket."""
+    """Report a store on a server that cannot be used: no access, no such bucket."""
     try:
         project.store.require_usable()
     except (InputError, SourceUnavailable) as error:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from react_pipeline.commands.command_line import (
     Config,
@@ -27,6 +26,8 @@ from react_pipeline.settings import (
     CONTROL_SUFFIX,
     DomainConfig,
     DrawnSetConfig,
+    Place,
+    edited_yaml,
     load_domain,
     load_domains,
     misnamed,
@@ -188,14 +189,14 @@ def add_domain_file(project: Project, file: Path) -> tuple[Path, DomainConfig]:
     """
     domain = load_domain(file)
     directory = project.config.domains
-    text = file.read_text(encoding="utf-8")
-    raw = read_yaml(file)
-    for field, labelled in (("evaluation", domain.evaluation), ("shots", domain.shots)):
-        places = labelled.places() if labelled else {}
-        relative = [name for name in places if not Path(raw[field].get(name, "/")).is_absolute()]
-        if relative and file.resolve().parent != directory:
-            raw[field].update({name: str(places[name].resolve()) for name in relative})
-            text = yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
+    document = read_yaml(file)
+    texts: dict[Place, str] = {}
+    if file.resolve().parent != directory:
+        for field, labelled in (("evaluation", domain.evaluation), ("shots", domain.shots)):
+            for name, path in labelled.places().items() if labelled else ():
+                if (field, name) in document.spans:
+                    texts[field, name] = str(path.resolve())
+    text = edited_yaml(document, texts)
     target = directory / f"{domain.slug}.yaml"
     if not target.exists():
         write_atomically(target, text)

@@ -52,9 +52,7 @@ def current_comparisons(
             fingerprint = is_current(look, COMPARISON, slug).fingerprint
             comparison = project.store.open(COMPARISON, slug, fingerprint)
             if not isinstance(project, Manifests):  # which asks what there is, and reads nothing
-                comparison.folder_with(
-                    ["table.parquet", GAINS]
-                )
+                comparison.folder_with(["table.parquet", GAINS])
             comparisons[slug] = comparison
         except (MissingArtifact, StaleArtifact, CorruptArtifact) as error:
             skipped[slug] = str(error)

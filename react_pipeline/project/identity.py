@@ -15,7 +15,7 @@ from react_pipeline.settings import SPEED_FIELDS, DomainConfig, EncoderConfig
 
 
 def corpus(project: Project, _key: str) -> dict[str, Any]:
-    """Return which images are available from the corpus, as its kind says."""
+    """Return the fields that decide which images the corpus has, as its kind says."""
     return project.config.corpus.identity()
 
 
@@ -39,7 +39,7 @@ def _encoder(config: EncoderConfig) -> dict[str, Any]:
 
 
 def corpus_embeddings(project: Project, _key: str) -> dict[str, Any]:
-    """Return what decides the vectors; the rest of `embedding` is speed."""
+    """Return the fields that decide the vectors; the rest of `embedding` is speed."""
     corpus = project.config.corpus.model_dump(
         mode="json", include={"max_pixels", "max_caption_chars"}
     )
@@ -112,7 +112,7 @@ def retrieved_set(project: Project, slug: str) -> dict[str, Any]:
 
 
 def control_set(project: Project, slug: str) -> dict[str, Any]:
-    """Return what decides a random draw of the same size."""
+    """Return the fields that decide a random draw of the same size."""
     fields = {"near_duplicate_similarity", "shard_pairs"}
     settings = project.retrieval(slug).model_dump(mode="json", include=fields)
     seeds = {"seed": project.seed(slug), "further_seeds": list(project.config.seeds[1:])}
@@ -158,7 +158,7 @@ def customized_checkpoint(project: Project, key: str) -> dict[str, Any]:
 
 
 def domain_results(project: Project, key: str) -> dict[str, Any]:
-    """Return what a measurement depends on apart from its checkpoint."""
+    """Return the fields that decide a measurement, apart from its checkpoint."""
     slug, method = key.split("/")
     evaluation = project.domain(slug).evaluation
     squash = evaluation is not None and evaluation.squash
@@ -166,7 +166,7 @@ def domain_results(project: Project, key: str) -> dict[str, Any]:
 
 
 def nothing(_project: Project, _key: str) -> dict[str, Any]:
-    """Return no fields: the stage follows from its parents alone."""
+    """Return no fields, for stages that follow from their parents alone."""
     return {}
 
 

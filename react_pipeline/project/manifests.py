@@ -22,7 +22,7 @@ class Manifests(Project):
 
     @classmethod
     def of(cls, project: Project) -> Manifests:
-        """Return a look at the same project from now on; a look that has begun continues."""
+        """Begin a look at a project; a look that has begun continues."""
         return project if isinstance(project, Manifests) else cls(project.path, project.config)
 
     @cached_property
@@ -52,7 +52,7 @@ class Manifests(Project):
         return {}
 
     def domain(self, slug: str) -> DomainConfig:
-        """As of `Project`, but of one moment."""
+        """Read a domain's file, once in this look."""
         if slug not in self._domains:
             self._domains[slug] = super().domain(slug)
         return self._domains[slug]

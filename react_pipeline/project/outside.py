@@ -64,7 +64,7 @@ def of_checkpoint(project: Project, _key: str) -> Files:
 
 
 def of_retrieval_checkpoint(project: Project, _key: str) -> Files:
-    """Return the files of the encoder that retrieves."""
+    """Return the checkpoint of the encoder that retrieves."""
     return _weights(project.config.retrieves_with)
 
 
@@ -75,12 +75,12 @@ def _weights(encoder: EncoderConfig) -> Files:
 
 
 def of_labelled_images(project: Project, slug: str) -> Files:
-    """Return what the kind of a domain's labelled images names."""
+    """Return the files that the kind of a domain's labelled images names."""
     return _of_labelled(project.domain(slug))
 
 
 def of_shots(project: Project, slug: str) -> Files:
-    """Return what the kind of a domain's `shots` names."""
+    """Return the files that the kind of a domain's `shots` names."""
     return _of_labelled(project.domain(slug).with_shots)
 
 
@@ -93,7 +93,7 @@ def _of_labelled(domain: DomainConfig) -> Files:
 
 
 def unlisted(_project: Project, _key: str) -> Files:
-    """Return files that only their step can compare, being too many to list at every look."""
+    """List no files, for stages that have too many for every look: their step compares them."""
     return Files(complete=False)
 
 
@@ -105,7 +105,7 @@ def _present(packages: Callable[[], Mapping[str, str]]) -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class Look:
-    """What a look at a stage's files saw.
+    """The files of a stage as they were at one moment.
 
     Attributes:
         seen: The number of local files, and a digest of their names, sizes and times and of the

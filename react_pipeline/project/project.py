@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from react_pipeline.settings import (
     SLUG,
     SLUG_RULE,
     DomainConfig,
-    Idle,
     Method,
     PipelineConfig,
     RetrievalConfig,
@@ -25,7 +25,7 @@ from react_pipeline.settings import (
     load_domain,
     load_pipeline,
 )
-from react_pipeline.store import Bucket, ConfigError, InputError, Problem, Store
+from react_pipeline.store import Bucket, ConfigError, InputError, Store
 
 CONFIG_VARIABLE = "REACT_PIPELINE_CONFIG"
 
@@ -99,28 +99,14 @@ class Project:
             ConfigError: If its file is wrong, or a setting has no effect with those of the other
                 file.
         """
-        overrides = self.domain(slug).retrieval.model_dump(exclude_unset=True)
-        joined = self.config.retrieval.model_copy(update=overrides)
-        if idle := joined.idle():
+        fields = self.config.retrieval.overrides | self.domain(slug).retrieval.overrides
+        try:
+            return RetrievalConfig.model_validate(fields)
+        except ValidationError as error:
             path = self.config.domains / f"{slug}.yaml"
-            messages = [self._message(setting, overrides, path) for setting in idle]
-            raise ConfigError([Problem(path, "retrieval", message) for message in messages])
-        return joined
-
-    def _message(self, idle: Idle, overrides: Collection[str], path: Path) -> str:
-        """Return the setting that does nothing, and the file of each of the two settings."""
-
-        def place(field: str) -> str:
-            if field in overrides:
-                return f"`{field}` is in {path.name}"
-            is_set = field in self.config.retrieval.model_fields_set
-            return f"`{field}` is in {self.path.name}" if is_set else f"`{field}` is the default"
-
-        places = (
-            f"{place(idle.field)}, {place(idle.because)}; what {path.name} says wins over "
-            f"{self.path.name}"
-        )
-        return f"{idle.message} ({places})"
+            problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+            problem = f"{problem} ({path.name} is joined with {self.path.name})"
+            raise ConfigError.of(path, problem, "retrieval") from error
 
     def seed(self, slug: str) -> int:
         """Return the seed of what is drawn once for all methods of a domain; a method of its own

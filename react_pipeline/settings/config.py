@@ -18,15 +18,14 @@ from pydantic import (
     PrivateAttr,
     SerializeAsAny,
     ValidationInfo,
-    create_model,
     field_validator,
     model_validator,
 )
 
 from react_pipeline.extension import Extension, joined
-from react_pipeline.settings.corpus import CorpusConfig, kind_of_corpus
+from react_pipeline.settings.corpus import CorpusConfig
 from react_pipeline.settings.distributor import DistributorConfig
-from react_pipeline.settings.evaluation import EvaluationSetConfig, kind_of_labelled
+from react_pipeline.settings.evaluation import EvaluationSetConfig
 from react_pipeline.settings.index import IndexConfig
 from react_pipeline.settings.methods import (
     CONTROL_SUFFIX,
@@ -41,15 +40,15 @@ from react_pipeline.settings.methods import (
 from react_pipeline.settings.names import ClassName, Name, folded
 from react_pipeline.settings.near_names import did_you_mean
 from react_pipeline.settings.promotion import PromotionConfig
-from react_pipeline.settings.retrieval import RetrievalConfig
+from react_pipeline.settings.removed import removed
+from react_pipeline.settings.retrieval import RetrievalConfig, RetrievalOverrides
 from react_pipeline.settings.secrets import has_secret
+from react_pipeline.settings.section import Section
 from react_pipeline.settings.training import (
     CustomizationConfig,
     Precision,
-    Section,
     TrainingOverrides,
     VariantConfig,
-    partial,
 )
 from react_pipeline.settings.workers import Workers, count_workers
 
@@ -70,7 +69,6 @@ RESERVED_SLUGS = frozenset({"all", "corpus", "current", "mean", "overview"})
 HUB_PREFIX, FOLDER_PREFIX = "hf-hub:", "local-dir:"
 """Before a model of the Hugging Face Hub, and before a folder, as open_clip names them."""
 
-_COLOURS = Field(default=None, description="a list of three numbers, for red, green and blue")
 _OF_WEIGHTS = ("pretrained", "quick_gelu", "mean", "std", "resize_mode")
 
 
@@ -80,8 +78,8 @@ class EncoderConfig(Section):
     model: Name = "ViT-B-32"
     pretrained: str | None = None
     quick_gelu: bool | None = None
-    mean: tuple[float, float, float] | None = _COLOURS
-    std: tuple[float, float, float] | None = _COLOURS
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     resize_mode: Literal["shortest", "longest", "squash"] | None = None
 
     @model_validator(mode="before")
@@ -131,12 +129,6 @@ class EmbeddingConfig(Section):
         return count_workers(self.workers)
 
 
-if TYPE_CHECKING:
-    RetrievalOverrides = RetrievalConfig
-else:
-    RetrievalOverrides = partial(RetrievalConfig, "RetrievalOverrides")
-
-
 class ClassConfig(Section):
     """A class: the name used by the zero-shot head, and synonyms and seed images that retrieval
     also searches.
@@ -177,10 +169,7 @@ class DomainConfig(Section):
     classes: tuple[Annotated[ClassConfig, BeforeValidator(_class_from_text)], ...] = Field(
         min_length=1
     )
-    templates: tuple[Name, ...] | Literal["imagenet", "simple"] = Field(
-        default="simple",
-        description="a list of prompts with {} for the name, or one of imagenet, simple",
-    )
+    templates: tuple[Name, ...] | Literal["imagenet", "simple"] = "simple"
     prompts: Mapping[Name, Annotated[tuple[Sentence, ...], Field(min_length=1)]] = {}
     retrieval: RetrievalOverrides = RetrievalOverrides()
     customization: TrainingOverrides = TrainingOverrides()
@@ -247,7 +236,7 @@ class DomainConfig(Section):
 
     @property
     def with_shots(self) -> Self:
-        """The same with `shots` as its labelled images."""
+        """Return a copy with `shots` as its labelled images."""
         return self.model_copy(update={"evaluation": self.shots})
 
     @property
@@ -263,24 +252,7 @@ class DomainConfig(Section):
         return [entry.name for entry in self.classes]
 
 
-def whole_domain_model(raw: Mapping[str, Any]) -> type[DomainConfig]:
-    """What a domain file must fit: `DomainConfig` with its kinds of labelled images."""
-    return _domain_with(kind_of_labelled(raw), kind_of_labelled(raw, "shots"))
-
-
-@cache
-def _domain_with(
-    kind: type[EvaluationSetConfig], of_shots: type[EvaluationSetConfig]
-) -> type[DomainConfig]:
-    fields: dict[str, Any] = {"evaluation": (kind | None, None), "shots": (of_shots | None, None)}
-    return create_model("DomainConfig", __base__=DomainConfig, **fields)
-
-
-_ADDRESS = Field(
-    default=None,
-    pattern=r"^https?://",
-    description="an address that begins with http:// or https://",
-)
+_ADDRESS = Field(default=None, pattern=r"^https?://")
 
 ExtensionSection = TypeVar("ExtensionSection", bound=Section)
 
@@ -295,12 +267,7 @@ class CacheConfig(Section):
 class PipelineConfig(Section):
     """`pipeline.yaml`: what holds for every domain."""
 
-    project: str = Field(
-        default="react",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$",
-        description="of letters, digits, blanks, '.', '_' and '-', 63 at most, beginning with a "
-        "letter or digit",
-    )
+    project: str = Field(default="react", pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$")
     store: Path = Path(".react/store")
     cache: CacheConfig = CacheConfig()
     tracking_uri: str | None = None
@@ -328,12 +295,12 @@ class PipelineConfig(Section):
     _store_url: str = PrivateAttr("")
 
     def section(self, model: type[ExtensionSection]) -> ExtensionSection:
-        """The section of an extension, by its model; its defaults if pipeline.yaml has none."""
+        """Return the section of an extension, by its model; the defaults if there is none."""
         sections = (value for value in self._sections.values() if isinstance(value, model))
         return next(sections, None) or model()
 
     def with_sections(self, sections: Mapping[str, Section]) -> Self:
-        """The same with the sections of extensions."""
+        """Return a copy with the sections of extensions."""
         config = self.model_copy()
         config._sections = {**self._sections, **sections}
         return config
@@ -346,7 +313,7 @@ class PipelineConfig(Section):
         return self._store_url
 
     def with_store_at(self, url: str) -> Self:
-        """The same with its artifacts on a server."""
+        """Return a copy with its artifacts on a server."""
         config = self.model_copy(update={"store": self.cache.folder})
         config._store_url = url
         return config
@@ -373,7 +340,7 @@ class PipelineConfig(Section):
         )
 
     def further_seeds(self, method: str) -> tuple[str, ...]:
-        """The same training with the other seeds, by name."""
+        """Return the names of the same training with the other seeds."""
         return tuple(f"{method}-{draw_folder(seed)}" for seed in self.seeds[1:])
 
     @property
@@ -416,14 +383,14 @@ class PipelineConfig(Section):
     @field_validator("methods")
     @classmethod
     def _methods_exist(cls, methods: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        """With the variants that are not among them, and every further seed."""
+        """Add the variants that are not listed, and every further seed."""
         variants, seeds = info.data.get("variants"), info.data.get("seeds")
         if variants is None or seeds is None:  # they are wrong themselves
             return methods
         table = project_methods(variants, seeds)
         if unknown := [method for method in methods if method not in table]:
             meant = did_you_mean(unknown[0], table, f"choose from {', '.join(table)}")
-            raise ValueError(f"unknown: {', '.join(unknown)}; {meant}")
+            raise ValueError(removed(unknown[0]) or f"unknown: {', '.join(unknown)}; {meant}")
         if len(set(methods)) < len(methods):
             raise ValueError("a method is listed twice")
         named = {first_seed(method).removesuffix(CONTROL_SUFFIX) for method in methods}
@@ -458,22 +425,6 @@ def sections_of_extensions() -> dict[str, type[Section]]:
         return models
 
     return joined(sections)
-
-
-def whole_pipeline_model(raw: Mapping[str, Any]) -> type[PipelineConfig]:
-    """What a whole file must fit: `PipelineConfig` with its kind of corpus, and the sections of
-    extensions as fields.
-    """
-    return _model_with(kind_of_corpus(raw))
-
-
-@cache
-def _model_with(kind: type[CorpusConfig]) -> type[PipelineConfig]:
-    fields: dict[str, Any] = {
-        name: (model, model()) for name, model in sections_of_extensions().items()
-    }
-    # One model for each kind, instead of a union: its messages speak of this kind alone.
-    return create_model("PipelineConfig", __base__=PipelineConfig, corpus=(kind, ...), **fields)
 
 
 @cache

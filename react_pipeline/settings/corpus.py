@@ -7,25 +7,14 @@ extensions).
 import json
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic.fields import FieldInfo
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
-from react_pipeline.settings.kinds import Kind, UnknownKind, kinds_of_extensions, name_of_kind
+from react_pipeline.settings.section import Fraction, Kind, Section, kinds_of_extensions
 from react_pipeline.settings.shard_patterns import is_url
-from react_pipeline.settings.training import Fraction, Section
 
 if TYPE_CHECKING:
     from react_pipeline.corpus import CorpusSize, CorpusWork, ImageSource
@@ -37,10 +26,6 @@ MAX_PIXELS = 89_478_485
 
 DEFAULT_KIND = "webdataset"
 
-_SECRET = re.compile(
-    r"key|secret|token|password|credential|auth|header|cookie|signature", re.IGNORECASE
-)
-
 
 class StorageConfig(Section):
     """How object stores are reached. Never a secret: those come from the environment or a
@@ -48,26 +33,10 @@ class StorageConfig(Section):
     """
 
     endpoint_url: str | None = None
-    region: str | None = Field(
-        default=None,
-        pattern=r"^[a-z0-9-]+$",
-        description="of a-z, 0-9 and '-', such as eu-central-1",
-    )
+    region: str | None = Field(default=None, pattern=r"^[a-z0-9-]+$")
     profile: str | None = None
     anonymous: bool = False
     requester_pays: bool = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _holds_no_secret(cls, raw: Any) -> Any:
-        for name in raw if isinstance(raw, dict) else ():
-            if isinstance(name, str) and name not in cls.model_fields and _SECRET.search(name):
-                raise ValueError(
-                    f"`{name}` looks like a secret, which a configuration file must not hold: use "
-                    "the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
-                    "GOOGLE_APPLICATION_CREDENTIALS) or `profile`"
-                )
-        return raw
 
     @field_validator("endpoint_url")
     @classmethod
@@ -91,11 +60,11 @@ class DownloadConfig(Section):
 
     @property
     def resizing(self) -> str | None:
-        """What `image_size` does to an image, in words; None if images stay as they come."""
+        """The effect of `image_size` on an image, in words; None if images stay as they come."""
         return None if self.image_size is None else f"shorter side at most {self.image_size}"
 
     def identity(self) -> dict[str, Any]:
-        """What decides which images are available, and their bytes."""
+        """Return the fields that decide which images are available, and their bytes."""
         # More retries make another corpus: that is how failed URLs are tried again.
         fields = self.model_dump(mode="json", include={"retries", "allow_private_addresses"})
         return {**fields, "image_size": self.resizing}
@@ -124,6 +93,7 @@ class CorpusConfig(Kind):
     max_pixels: int = Field(default=MAX_PIXELS, gt=0)
     max_caption_chars: int = Field(default=2_000, gt=0)
 
+    default_kind: ClassVar[str | None] = DEFAULT_KIND
     file_fields: ClassVar[tuple[str, ...]] = ()
     fetches_images: ClassVar[bool] = False
     is_copy: ClassVar[bool] = False
@@ -132,37 +102,36 @@ class CorpusConfig(Kind):
     assumed_pair_bytes: ClassVar[int] = 50_000
 
     def identity(self) -> dict[str, Any]:
-        """What decides which images are available; not where files are, and not their bytes."""
+        """Return the fields that decide which images there are, not places or bytes of files."""
         raise NotImplementedError
 
     def identity_of_images(self) -> dict[str, Any]:
-        """The same of images that are fetched for chosen pairs, as part of the identity of
-        pairs.
-        """
+        """Return the part of the identity of pairs that decides which images are fetched."""
         return {}
 
     def files(self) -> tuple[str, ...]:
-        """Paths, patterns and URLs of the files to look at for a change."""
+        """Return paths, patterns and URLs of the files to look at for a change."""
         named = [name for field in self.file_fields for name in getattr(self, field)]
         paths = [str(value) for _, value in self if isinstance(value, Path)]
         return (*named, *paths)
 
     def packages(self) -> Mapping[str, str]:
-        """Versions of the installed packages that it is made from."""
+        """Return versions of the installed packages that it is made from."""
         return {}
 
-    def located(self, absolute: Callable[[Path | str], Path]) -> Self:
-        """The same with absolute paths."""
-        paths: dict[str, Any] = {
-            name: absolute(value).resolve() for name, value in self if isinstance(value, Path)
+    def located(self, absolute: Callable[[Path], Path]) -> Self:
+        """Return a copy with absolute paths; those with patterns keep their links."""
+        located = super().located(lambda path: absolute(path).resolve())
+        files = {
+            field: tuple(
+                name if is_url(name) else str(absolute(Path(name))) for name in getattr(self, field)
+            )
+            for field in self.file_fields
         }
-        for field in self.file_fields:
-            names = getattr(self, field)
-            paths[field] = tuple(name if is_url(name) else str(absolute(name)) for name in names)
-        return self.model_copy(update=paths)
+        return located.model_copy(update=files)
 
     def misplaced(self, store: Path) -> tuple[str, str] | None:
-        """A field that does not go with the place of the store, and why."""
+        """Return a field that does not go with the place of the store, and why."""
         return None
 
     def publish(self, project: "Project") -> "Artifact":
@@ -174,15 +143,15 @@ class CorpusConfig(Kind):
         raise NotImplementedError
 
     def open_images(self, corpus: "Artifact", directory: Path) -> "ImageSource":
-        """Where the images of chosen rows come from; `directory` is scratch of a fetch."""
+        """Return a reader of the images of chosen rows; `directory` is scratch of a fetch."""
         raise NotImplementedError
 
     def caption_extension_in_shards(self) -> str:
-        """The end of the names of captions in the shards."""
+        """Return the end of the names of captions in the shards."""
         return "txt"
 
     def source_of(self, fields: Mapping[str, str]) -> str:
-        """The user's own file or URL that a pair was copied from, by its metadata; "" if none."""
+        """Return the file or URL that a pair was copied from, by its metadata; "" if none."""
         return ""
 
     @property
@@ -201,15 +170,15 @@ class CorpusConfig(Kind):
         return None
 
     def access(self) -> tuple[StorageConfig, DownloadConfig]:
-        """How `predict` and `judge` reach pictures on servers."""
+        """Return the settings with which `predict` and `judge` reach pictures on servers."""
         return StorageConfig(), DownloadConfig()
 
     def draw_seconds(self) -> float:
-        """Processor seconds to draw an image, of a corpus that is drawn."""
+        """Return the processor seconds to draw an image, of a corpus that is drawn."""
         return 0.0
 
     def size(self) -> "CorpusSize":
-        """How many pairs there are, as far as the files say before they are read.
+        """Return the number of pairs, as far as the files say before they are read.
 
         Raises:
             CorpusError: If they are not there.
@@ -218,31 +187,34 @@ class CorpusConfig(Kind):
         raise NotImplementedError
 
     def work(self, size: "CorpusSize", dimension: int) -> "CorpusWork":
-        """What publishing so many pairs takes, for `plan`; `dimension` is the width of vectors."""
+        """Return the work of publishing `size` for `plan`; `dimension` is the width of vectors."""
         raise NotImplementedError
 
     def description(self) -> str:
-        """The line of `doctor`: what can be said without reading it; a CorpusError if it is not
+        """Return the line of `doctor`, without reading the corpus; a CorpusError if it is not
         there.
         """
         raise NotImplementedError
 
     def ingredients(self) -> tuple[tuple[str, str, str], ...]:
-        """Packages that it is made of, for the card of a model: name, what of it, licence."""
+        """Return the packages that it is made of, for model cards: name, what of it, licence."""
         return ()
 
     @classmethod
     def template(cls, name: str, model: str) -> str:
-        """The section `corpus:` that `init --corpus NAME` writes, without indentation; the default
-        has a valid value for each field that must be there.
+        """Return the section `corpus:` that `init --corpus NAME` writes, without indentation; the
+        default has each field that must be there, with the first of its `examples`.
 
         Args:
             name: The kind, or one of `variants`.
             model: The architecture of the encoder.
         """
-        needed = [(field, info) for field, info in cls.model_fields.items() if info.is_required()]
-        lines = [f"{field}: {_placeholder(info)} # yours\n" for field, info in needed]
-        return "".join([f"kind: {name}\n", *lines])
+        lines = [f"kind: {name}"]
+        for field, info in cls.model_fields.items():
+            if info.is_required():
+                example = json.dumps(info.examples[0]) if info.examples else "..."
+                lines.append(f"{field}: {example} # yours")
+        return "\n".join(lines)
 
     @classmethod
     def project_files(cls, name: str) -> Mapping[str, str]:
@@ -251,35 +223,14 @@ class CorpusConfig(Kind):
 
     @classmethod
     def kinds(cls) -> Mapping[str, type[Kind]]:
-        """Kinds of corpus."""
+        """Return the kinds of corpus."""
         return corpus_kinds()
-
-
-def _placeholder(info: FieldInfo) -> str:
-    """The first of some values, as YAML, that a field takes."""
-    field: TypeAdapter[Any] = TypeAdapter(Annotated[info.annotation, info])  # type: ignore[arg-type]
-    literals = [value for value in get_args(info.annotation) if isinstance(value, str)]
-    for value in (*literals, ["data/*"], "data", 1, 0.5, False):
-        with suppress(ValidationError):
-            field.validate_python(value)
-            return json.dumps(value)
-    return "..."
-
-
-class UnknownCorpus(UnknownKind, CorpusConfig, extra="ignore"):
-    """A corpus of a kind that nothing brings."""
 
 
 @cache
 def corpus_kinds() -> Mapping[str, type[CorpusConfig]]:
-    """Every kind of corpus, by name."""
+    """Return every kind of corpus, by name."""
     return kinds_of_extensions(lambda extension: extension.corpus_kinds())
-
-
-def kind_of_corpus(raw: Mapping[str, Any]) -> type[CorpusConfig]:
-    """The kind that a `pipeline.yaml` names."""
-    kinds = corpus_kinds()
-    return kinds.get(name_of_kind(raw.get("corpus"), kinds, DEFAULT_KIND), UnknownCorpus)
 
 
 def _one_or_many(names: Any) -> Any:
@@ -297,16 +248,15 @@ def _require_local(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_many), Field(min_length=1)]
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_one_or_many),
+    Field(min_length=1, examples=["data/*"]),
+]
 """Paths and patterns of files, or URLs; one text is a list of one."""
 
 LocalNames = Annotated[Names, AfterValidator(_require_local)]
 """The same without URLs."""
 
-CaptionExtension = Annotated[
-    str,
-    Field(
-        pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)*$",
-        description="the end of the captions' file names, without the first dot, such as txt",
-    ),
-]
+CaptionExtension = Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)*$")]
+"""The end of the names of captions' files, without the first dot, such as txt."""

@@ -10,7 +10,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from react_pipeline.settings.training import Section
+from react_pipeline.settings.section import Section
 
 _SECRET = re.compile(r"secret|token|password|access\.?key|credential", re.IGNORECASE)
 
@@ -22,22 +22,9 @@ class DistributorConfig(Section):
 
     kind: Literal["local", "spark"] = "local"
     master: str | None = Field(
-        default=None,
-        pattern=r"^(local(-cluster)?(\[[0-9*, ]+\])?|yarn|(spark|k8s|mesos)://\S+)$",
-        description="local[*], yarn, or an address such as spark://host:7077",
+        default=None, pattern=r"^(local(-cluster)?(\[[0-9*, ]+\])?|yarn|(spark|k8s|mesos)://\S+)$"
     )
     conf: Mapping[str, str] = {}
-
-    @field_validator("conf", mode="before")
-    @classmethod
-    def _values_are_texts(cls, conf: object) -> object:
-        if not isinstance(conf, Mapping):
-            return conf
-        # YAML turns `true` and 4 into what Spark writes as text.
-        return {
-            name: str(value).lower() if isinstance(value, bool) else str(value)
-            for name, value in conf.items()
-        }
 
     @field_validator("conf")
     @classmethod

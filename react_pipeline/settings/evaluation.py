@@ -4,13 +4,13 @@ Belongs here: what every kind of labelled images has. Does not belong here: any 
 (`labelled.kind`, and extensions).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from react_pipeline.settings.kinds import Kind, UnknownKind, kinds_of_extensions, name_of_kind
 from react_pipeline.settings.names import Name
+from react_pipeline.settings.section import Kind, kinds_of_extensions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,32 +43,27 @@ class EvaluationSetConfig(Kind):
         return False
 
     def identity(self) -> dict[str, Any]:
-        """Its fields but the places of files."""
+        """Return the fields that decide the set: all but the places of files."""
         return self.model_dump(mode="json", exclude={*self.places()}, exclude_none=True)
 
     def places(self) -> dict[str, Path]:
-        """Its fields that name a file or a folder."""
+        """Return the fields that name a file or a folder."""
         return {name: value for name, value in self if isinstance(value, Path)}
 
-    def located(self, absolute: Callable[[Path], Path]) -> Self:
-        """The same with absolute paths."""
-        places = {name: absolute(path) for name, path in self.places().items()}
-        return self.model_copy(update=places)
-
     def files(self) -> tuple[str, ...]:
-        """The files and folders to look at for a change."""
+        """Return the files and folders to look at for a change."""
         return tuple(str(path) for path in self.places().values())
 
     def packages(self) -> Mapping[str, str]:
-        """Versions of the installed packages that it is made from."""
+        """Return versions of the installed packages that it is made from."""
         return {}
 
     def root(self) -> Path | None:
-        """The folder that the images' names are relative to; None: they are in the artifact."""
+        """Return the folder that names of images start at; None: they are in the artifact."""
         return None
 
     def images(self, domain: "DomainConfig") -> tuple["pd.DataFrame", dict[str, Any]]:
-        """Columns path (relative to `root`) and class, and notes for the manifest.
+        """Return columns path (relative to `root`) and class, and notes for the manifest.
 
         Raises:
             Unavailable: If the set is not there.
@@ -77,17 +72,17 @@ class EvaluationSetConfig(Kind):
         raise NotImplementedError
 
     def count(self, domain: "DomainConfig") -> int:
-        """How many images there are; errors as of `images`."""
+        """Count the images; errors as of `images`."""
         return len(self.images(domain)[0])
 
     @classmethod
     def read(cls, root: Path, name: str) -> bytes:
-        """The bytes of an image that is no file; an InputError if it is gone."""
+        """Return the bytes of an image that is no file; an InputError if it is gone."""
         raise NotImplementedError
 
     @classmethod
     def kinds(cls) -> Mapping[str, type[Kind]]:
-        """Kinds of labelled images."""
+        """Return the kinds of labelled images."""
         return labelled_kinds()
 
 
@@ -103,19 +98,7 @@ class DrawnSetConfig(EvaluationSetConfig):
         raise NotImplementedError
 
 
-class UnknownSet(UnknownKind, EvaluationSetConfig, extra="ignore"):
-    """Labelled images of a kind that nothing brings."""
-
-
 @cache
 def labelled_kinds() -> Mapping[str, type[EvaluationSetConfig]]:
-    """Every kind of labelled images, by name."""
+    """Return every kind of labelled images, by name."""
     return kinds_of_extensions(lambda extension: extension.labelled_kinds())
-
-
-def kind_of_labelled(
-    raw: Mapping[str, Any], field: str = "evaluation"
-) -> type[EvaluationSetConfig]:
-    """The kind that a field of a domain file names."""
-    kinds = labelled_kinds()
-    return kinds.get(name_of_kind(raw.get(field), kinds), UnknownSet)

@@ -9,11 +9,8 @@ import os
 import re
 import time
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
 
 from react_pipeline.settings.config import (
     HUB_PREFIX,
@@ -21,12 +18,10 @@ from react_pipeline.settings.config import (
     EncoderConfig,
     PipelineConfig,
     sections_of_extensions,
-    whole_domain_model,
-    whole_pipeline_model,
 )
-from react_pipeline.settings.messages import problems_of, truths_for_numbers
+from react_pipeline.settings.messages import validate
 from react_pipeline.settings.secrets import has_secret
-from react_pipeline.settings.yaml_files import read_yaml
+from react_pipeline.settings.yaml_files import Document, read_yaml
 from react_pipeline.store import ConfigError, Problem, stamp_of
 
 CLOCK_STEP_NS = 2_000_000_000
@@ -42,8 +37,6 @@ STORE_SCHEMES = ("s3", "gs", "az")
 """Object storage that a store may be in."""
 _STORE_URL = re.compile(r"(\w+)://[A-Za-z0-9][A-Za-z0-9._-]+(/[A-Za-z0-9._=-]+)*/?")
 
-Model = TypeVar("Model", bound=BaseModel)
-
 
 def load_pipeline(path: Path) -> PipelineConfig:
     """Read `pipeline.yaml`; its relative paths become absolute.
@@ -52,19 +45,21 @@ def load_pipeline(path: Path) -> PipelineConfig:
         ConfigError: Listing every problem with file and field.
     """
     base = path.resolve().parent
-    raw = read_yaml(path)
-    store_url = _store_url(raw, path)
-    whole = _validate(whole_pipeline_model(raw), raw, path)
-    core = {name: getattr(whole, name) for name in PipelineConfig.model_fields}
-    config = _located(PipelineConfig.model_construct(whole.model_fields_set, **core), base)
-    config = config.model_copy(update={"cache": _located(config.cache, base)})
+    document = read_yaml(path)
+    store_url = _take_store_url(document)
+    sections = validate(document, {**sections_of_extensions(), "": PipelineConfig})
+
+    def resolved(name: Path) -> Path:
+        return _absolute(base, name).resolve()
+
+    config: PipelineConfig = sections.pop("").located(resolved)
+    config = config.model_copy(update={"cache": config.cache.located(resolved)})
     config = config.with_store_at(store_url) if store_url else config
-    names = sections_of_extensions()
-    config = config.with_sections({name: _located(getattr(whole, name), base) for name in names})
+    config = config.with_sections({name: sections[name].located(resolved) for name in sections})
     corpus = config.corpus.located(partial(_absolute, base))
     if misplaced := corpus.misplaced(config.store):
         field, problem = misplaced
-        raise ConfigError.of(path, problem, f"corpus.{field}")
+        raise ConfigError.of(path, problem, f"corpus.{field}", document.line(("corpus", field)))
     update = {
         "tracking_uri": _tracking_uri(path)
         or config.tracking_uri
@@ -77,22 +72,22 @@ def load_pipeline(path: Path) -> PipelineConfig:
     return config.model_copy(update=update)
 
 
-def _store_url(raw: dict[str, Any], path: Path) -> str:
-    """The URL that `store` holds in place of a folder, taken out of what was read."""
-    store = raw.get("store")
+def _take_store_url(document: Document) -> str:
+    """Take the URL that `store` holds in place of a folder out of a file; "" if it holds none."""
+    store = document.fields.get("store")
     if not isinstance(store, str) or "://" not in store:
         return ""
     url = _STORE_URL.fullmatch(store)
     if not url or url[1] not in STORE_SCHEMES:
         places = ["a folder", *(f"{scheme}://NAME/PREFIX" for scheme in STORE_SCHEMES)]
         problem = f"must be {', or '.join(places)}, without user, password or `?`"
-        raise ConfigError.of(path, problem, "store")
-    del raw["store"]
+        raise ConfigError.of(document.path, problem, "store", document.line(("store",)))
+    del document.fields["store"]
     return store.rstrip("/")
 
 
 def _with_weights(encoder: EncoderConfig, base: Path) -> EncoderConfig:
-    """With the path of its checkpoint, if it names one, as an absolute one."""
+    """Return an encoder with the absolute path of its checkpoint, if it names one."""
     if encoder.pretrained and not encoder.pretrained.startswith(HUB_PREFIX):
         checkpoint = _absolute(base, encoder.pretrained)
         if checkpoint.exists() or _IS_PATH.search(encoder.pretrained):
@@ -110,13 +105,6 @@ def _tracking_uri(path: Path) -> str:
         )
         raise ConfigError.of(path, problem, "tracking_uri")
     return named
-
-
-def _located(section: Model, base: Path) -> Model:
-    """With absolute paths."""
-    paths = {name: value for name, value in section if isinstance(value, Path)}
-    located = {name: _absolute(base, path).resolve() for name, path in paths.items()}
-    return section.model_copy(update=located)
 
 
 def _absolute(base: Path, name: Path | str) -> Path:
@@ -140,34 +128,31 @@ def load_domain(path: Path) -> DomainConfig:
     Raises:
         ConfigError: Listing every problem with file and field.
     """
-    with suppress(OSError):
+    try:
         status = path.stat()
-        stamp = stamp_of(status)
-        if path not in _parsed or _parsed[path][0] != stamp:
-            domain = _load_domain(path)
-            # A file that was written just now may be written again within one step of its clock.
-            if time.time_ns() - status.st_mtime_ns < CLOCK_STEP_NS:
-                return domain
-            _parsed[path] = stamp, domain
-        return _parsed[path][1]
+    except OSError:
+        return _load_domain(path)
+    # A file that was written just now may be written again within one step of its clock.
+    if time.time_ns() - status.st_mtime_ns < CLOCK_STEP_NS:
+        return _load_domain(path)
+    return _load_once(path, stamp_of(status))
+
+
+@lru_cache(maxsize=10_000)
+def _load_once(path: Path, _stamp: tuple[int, ...]) -> DomainConfig:
     return _load_domain(path)
-
-
-_parsed: dict[Path, tuple[tuple[int, ...], DomainConfig]] = {}
 
 
 def _load_domain(path: Path) -> DomainConfig:
     target = Path(os.path.realpath(path))  # `Path.resolve` raises where links go round
     if not target.is_relative_to(os.path.realpath(path.parent)):
         raise ConfigError.of(path, f"is a link to {target}, out of its folder; copy the file here")
-    raw = read_yaml(path)
-    raw.setdefault("slug", path.stem)
-    whole = _validate(whole_domain_model(raw), raw, path)
-    fields = {name: getattr(whole, name) for name in DomainConfig.model_fields}
-    config = DomainConfig.model_construct(whole.model_fields_set, **fields)
+    document = read_yaml(path)
+    document.fields.setdefault("slug", path.stem)
+    config: DomainConfig = validate(document, {"": DomainConfig})[""]
     if config.slug != path.stem:
         problem = f"is {config.slug!r}, so the file must be named {config.slug}.yaml"
-        raise ConfigError.of(path, problem, "slug")
+        raise ConfigError.of(path, problem, "slug", document.line(("slug",)))
     base = path.resolve().parent
     for field in ("evaluation", "shots"):
         if labelled := getattr(config, field):
@@ -209,16 +194,3 @@ def misnamed(directory: Path) -> list[Problem]:
         if path.suffix.lower() in (".yml", ".yaml") and path.suffix != ".yaml"
     ]
     return [Problem(path, "", f"is not read: rename it to {path.stem}.yaml") for path in others]
-
-
-def _validate(model: type[Model], raw: dict[str, Any], path: Path) -> Model:
-    errors = truths_for_numbers(model, raw)
-    try:
-        config = model.model_validate(raw)
-    except ValidationError as error:
-        errors += error.errors()
-    except Exception as error:  # a validator raised on an unexpected type
-        raise ConfigError.of(path, f"cannot be checked: {error!r}"[:500]) from error
-    if errors:
-        raise ConfigError(problems_of(model, raw, errors, path))
-    return config

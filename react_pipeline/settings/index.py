@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from react_pipeline.settings.training import Fraction, Section
+from react_pipeline.settings.section import Fraction, Section
 
 _N = "[1-9][0-9]*"
 _CODES = rf"Flat|SQ(?:fp16|4|6|8)|PQ{_N}(?:x{_N})?"

@@ -5,7 +5,7 @@ Belongs here: its fields, their defaults and rules. Does not belong here: the ve
 
 from pydantic import Field
 
-from react_pipeline.settings.training import Fraction, Section
+from react_pipeline.settings.section import Fraction, Section
 
 
 class PromotionConfig(Section):

@@ -6,11 +6,11 @@ done with them (`fusion`, `ranking`, `retrieve`).
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from react_pipeline.settings.training import Fraction, Section
+from react_pipeline.settings.section import Fraction, Section
 
 Mode = Literal["lexical", "t2t", "t2i", "i2i"]
 
@@ -44,20 +44,8 @@ def _one_expression(where: str) -> str:
     return where
 
 
-class Idle(NamedTuple):
-    """A setting that does nothing: its `field`, the field `because` of which, and a sentence that
-    says the way out.
-    """
-
-    field: str
-    because: str
-    message: str
-
-
-class RetrievalConfig(Section):
-    """How pairs are chosen for a domain. A setting that has no effect with the others is
-    refused.
-    """
+class RetrievalOverrides(Section):
+    """Fields of retrieval, of which those that a domain gives win over those of the pipeline."""
 
     modes: Annotated[tuple[Mode, ...], AfterValidator(_each_once)] = Field(
         default=("t2t", "t2i"), min_length=1
@@ -82,37 +70,28 @@ class RetrievalConfig(Section):
     )
     shard_pairs: int = Field(default=1_000, gt=0)
 
+
+class RetrievalConfig(RetrievalOverrides):
+    """How pairs are chosen for a domain. A setting that has no effect with the others is
+    refused.
+    """
+
     @model_validator(mode="after")
     def _every_setting_does_something(self) -> Self:
-        if idle := self.idle():
-            raise ValueError("; ".join(setting.message for setting in idle))
-        return self
-
-    def idle(self) -> list[Idle]:
-        """Settings that have no effect with the others, of a copy too whose fields came from
-        several files.
-        """
-        idle: list[Idle] = []
-        allowed = {*self.modes, "filter"}
-        floors = [
-            f"{name}: {floor:g}" for name, floor in self.min_similarity.items() if name in allowed
-        ]
-        for name in [name for name in self.min_similarity if name not in allowed]:
-            message = (
-                f"`min_similarity.{name}` does nothing with `modes: [{', '.join(self.modes)}]`; "
-                f"add {name} to `modes`, or write `min_similarity: {{{', '.join(floors)}}}`"
+        idle = [name for name in self.min_similarity if name not in (*self.modes, "filter")]
+        if idle:
+            raise ValueError(
+                f"`min_similarity.{idle[0]}` does nothing with `modes: [{', '.join(self.modes)}]`; "
+                f"add {idle[0]} to `modes`, or write a `min_similarity` without it"
             )
-            idle.append(Idle("min_similarity", "modes", message))
         if self.choose == "all" and "t2t" not in self.modes:
-            message = "`choose: all` goes by captions; add t2t to `modes`"
-            idle.append(Idle("choose", "modes", message))
+            raise ValueError("`choose: all` goes by captions; add t2t to `modes`")
         if self.filter_by == "seeds" and not self.filters:
-            message = (
+            raise ValueError(
                 f"`filter_by: seeds` does nothing with `fusion: {self.fusion}`; set `fusion: "
                 "filter` or `min_similarity.filter`, or write `filter_by: prompts`"
             )
-            idle.append(Idle("filter_by", "fusion", message))
-        return idle
+        return self
 
     @property
     def uses_seeds(self) -> bool:

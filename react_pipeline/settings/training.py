@@ -5,63 +5,31 @@ configuration (`config`).
 """
 
 from collections.abc import Callable, Mapping
-from copy import copy
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    create_model,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from react_pipeline.settings.methods import CONTROL_SUFFIX, METHODS, trained_methods
 from react_pipeline.settings.near_names import did_you_mean
+from react_pipeline.settings.removed import removed
+from react_pipeline.settings.section import Fraction, Section
 from react_pipeline.settings.workers import Workers, count_workers
 from react_pipeline.store import InputError
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
 
-class Section(BaseModel):
-    """Base of every part of the configuration: frozen, unknown fields and non-finite numbers
-    refused.
-
-    docs/configuration.md describes every field of every part; tests/house/test_docs.py compares the
-    names.
+class TrainingOverrides(Section):
+    """Fields of a training, of which those that are given win over others, such as a method's own;
+    the values here are the last defaults.
     """
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
-    )
-
-    @classmethod
-    def unknown_field(cls, name: str) -> str:
-        """What to say of a field that this part does not have; "" for the usual message."""
-        return ""
-
-
-def _require_one_length(config: Any) -> Any:
-    if config.epochs is not None and "steps" in config.model_fields_set:
-        raise ValueError("`steps` and `epochs` both give the length of the training; remove one")
-    return config
-
-
-class TrainingConfig(Section):
-    """One training, after the defaults of the method and the domain's overrides are joined."""
 
     last_k_layers: int = Field(default=6, gt=0)
     rank: int | None = Field(default=None, gt=0)
     learning_rate: float = Field(default=5e-4, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
     adam_eps: float = Field(default=1e-6, gt=0)
-    warmup_steps: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=50, description="a whole number of steps, or a share of them between 0 and 1"
-    )
+    warmup_steps: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = 50
     steps: int = Field(default=1_000, gt=0)
     epochs: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=256, gt=1)
@@ -72,9 +40,7 @@ class TrainingConfig(Section):
     views: int = Field(default=0, ge=0)
     class_prompt_fraction: Fraction = 0.0
     held_out_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.02
-    interpolation: Fraction | Literal["held-out"] = Field(
-        default=1.0, description="a number from 0 to 1, or held-out"
-    )
+    interpolation: Fraction | Literal["held-out"] = 1.0
     precision: Precision = "auto"
     global_negatives: bool = True
     accumulation: int = Field(default=1, gt=0)
@@ -87,6 +53,16 @@ class TrainingConfig(Section):
     evaluate_every: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
+    def _length_is_given_once(self) -> Self:
+        if self.epochs is not None and "steps" in self.model_fields_set:
+            raise ValueError("`steps` and `epochs` both give the length; remove one")
+        return self
+
+
+class TrainingConfig(TrainingOverrides):
+    """One training, after the defaults of the method and all overrides are joined."""
+
+    @model_validator(mode="after")
     def _fields_agree(self) -> Self:
         if self.views and self.augmentation == "none":
             raise ValueError("`views` needs an `augmentation`: mild or timm")
@@ -94,7 +70,7 @@ class TrainingConfig(Section):
             raise ValueError(
                 "`views: 1` would be the plain image alone; say `augmentation: none`, or more views"
             )
-        return _require_one_length(self)
+        return self
 
     @property
     def worker_count(self) -> int:
@@ -139,32 +115,6 @@ its fingerprint.
 """
 
 
-def partial(model: type[Section], name: str, **rules: Any) -> type[Section]:
-    """Make a model of the same fields, each optional, and `rules`, so that an override is checked
-    in its own file.
-    """
-    fields: dict[str, Any] = {}
-    for field, info in model.model_fields.items():
-        optional = copy(info)
-        optional.default = None
-        fields[field] = (info.annotation, optional)
-    return create_model(name, __base__=Section, __validators__=rules, **fields)
-
-
-if TYPE_CHECKING:
-    TrainingOverrides = TrainingConfig
-else:
-    TrainingOverrides = partial(
-        TrainingConfig,
-        "TrainingOverrides",
-        one_length=model_validator(mode="after")(_require_one_length),
-    )
-
-
-def _set_fields(overrides: Section | None) -> dict[str, Any]:
-    return {} if overrides is None else overrides.model_dump(exclude_unset=True)
-
-
 def _joined(*sources: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of all sources, of which the last wins; the length of the training is one field in
     two units.
@@ -182,7 +132,7 @@ def _trained_method(name: str) -> str:
     methods = trained_methods()
     if name not in methods:
         meant = did_you_mean(name, methods, f"choose one of {', '.join(methods)}")
-        raise ValueError(f"{name!r} is not a trained method; {meant}")
+        raise ValueError(removed(name) or f"{name!r} is not a trained method; {meant}")
     return name
 
 
@@ -193,9 +143,8 @@ class VariantConfig(TrainingOverrides):
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """The fields of its own."""
-        own = _set_fields(self).items()
-        return {name: value for name, value in own if name != "method"}
+        """The fields that were given, but for the method."""
+        return {name: value for name, value in super().overrides.items() if name != "method"}
 
 
 class CustomizationConfig(Section):
@@ -207,17 +156,20 @@ class CustomizationConfig(Section):
     def resolve(
         self, method: str, overrides: Section | None = None, last: Mapping[str, Any] | None = None
     ) -> TrainingConfig:
-        """Join the training of one method; a control trains as its method does. Later sources win:
-        a domain's over those here, and `last`, a variant's, over all. `model_fields_set` has what
-        these set, and not the defaults of the method.
+        """Return the training of one method; a control trains as its method does.
+
+        Later sources win: a domain's over those here, and `last`, a variant's, over all.
+        `model_fields_set` has what these set, and not the defaults of the method.
+
+        Raises:
+            InputError: If the fields of all sources do not agree.
         """
         name = method.removesuffix(CONTROL_SUFFIX)
-        sources = map(_set_fields, (self.defaults, self.methods.get(name), overrides))
-        fields = _joined(*sources, last or {})
+        sources = (self.defaults, self.methods.get(name), overrides)
+        fields = _joined(*(source.overrides for source in sources if source), last or {})
         try:
             training = TrainingConfig(**_joined(METHODS[name].defaults, fields))
         except ValidationError as error:
-            messages = [str(problem["msg"]) for problem in error.errors()]
-            problems = "; ".join(message.removeprefix("Value error, ") for message in messages)
-            raise InputError(f"customization of {name}: {problems}") from error
+            problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise InputError(f"customization of {name}: {problem}") from error
         return TrainingConfig.model_construct({*fields}, **dict(training))

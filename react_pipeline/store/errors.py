@@ -21,16 +21,19 @@ class InputError(ReactError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault in a configuration file: `field` is the dotted path inside `file`."""
+    """One fault in a configuration file: `field` is the dotted path inside `file`, and `line` its
+    line there, 0 if it is unknown.
+    """
 
     file: Path
     field: str
     message: str
+    line: int = 0
 
     def __str__(self) -> str:
-        """One line: file, field, message."""
-        where = f"{self.file}: {self.field}" if self.field else str(self.file)
-        return f"{where}: {self.message}"
+        """One line, `file:line: field: message`."""
+        where = f"{self.file}:{self.line}" if self.line else str(self.file)
+        return ": ".join(filter(None, (where, self.field, self.message)))
 
 
 class ConfigError(InputError):
@@ -42,9 +45,9 @@ class ConfigError(InputError):
         super().__init__("\n".join(map(str, problems)))
 
     @classmethod
-    def of(cls, file: Path, message: str, field: str = "") -> Self:
+    def of(cls, file: Path, message: str, field: str = "", line: int = 0) -> Self:
         """The error of a single problem."""
-        return cls([Problem(file, field, message)])
+        return cls([Problem(file, field, message, line)])
 
 
 class NotCurrent(InputError):  # noqa: N818 - reads as the state it reports

@@ -301,7 +301,7 @@ def test_a_kind_of_labelled_images_has_fields_of_its_own(
     described = {"name": "mine", "kind": "part", "at_most": 5}  # and not where the files are
     assert artifact.manifest["config"]["evaluation"] == described
     assert len(read_images(artifact, tiny_project.domain("shapes"))) == 5
-    with pytest.raises(InputError, match=r"evaluation\.at_most: .*whole number"):
+    with pytest.raises(InputError, match=r"evaluation\.at_most: .*integer"):
         with_evaluation(tiny_project, **{**fields, "at_most": "few"}).domain("shapes")
-    with pytest.raises(InputError, match="`at_most` does nothing for kind `folder`.*`part`"):
+    with pytest.raises(InputError, match=r"evaluation\.at_most: unknown field; another `kind`"):
         with_evaluation(tiny_project, **{**fields, "kind": "folder"}).domain("shapes")

@@ -50,9 +50,9 @@ class Needing(CorpusConfig):
 
     kind: Literal["needing"] = "needing"
     tables: LocalNames
-    folder: Path
-    layout: Literal["flat", "deep"]
-    share: float = Field(gt=0, lt=1)
+    folder: Path = Field(examples=["data"])
+    layout: Literal["flat", "deep"] = Field(examples=["flat"])
+    share: float = Field(gt=0, lt=1, examples=[0.5])
     title: str = "none"
 
 

@@ -104,7 +104,7 @@ def test_every_problem_is_reported_at_once_with_file_and_field(tmp_path: Path) -
     with pytest.raises(ConfigError) as error:
         load_pipeline(path)
     reported = str(error.value)
-    assert all(line.startswith(f"{path}: ") for line in reported.splitlines())
+    assert all(line.startswith(f"{path}:") for line in reported.splitlines())
     for field in (
         "corpus.colour",
         "encoder",
@@ -177,28 +177,28 @@ def test_urls_stay_and_other_places_of_a_corpus_are_absolute(
 @pytest.mark.parametrize(
     ("corpus", "reported"),
     [
-        ({"kind": "webdataset"}, "corpus.shards: is missing: a list of tar files"),
-        ({"kind": "urls"}, "corpus.urls: is missing"),
-        ({"kind": "embeddings"}, "corpus.embeddings: is missing: the folder"),
+        ({"kind": "webdataset"}, "corpus.shards: Field required"),
+        ({"kind": "urls"}, "corpus.urls: Field required"),
+        ({"kind": "embeddings"}, "corpus.embeddings: Field required"),
         (
             {"kind": "webdatset", "shards": ["a.tar"]},
-            "corpus.kind: there is no kind 'webdatset'",
+            "corpus: `kind`",
         ),
         ({"kind": "webdatset", "shards": ["a.tar"]}, "did you mean webdataset?"),
-        ({"kind": 3}, "corpus.kind: 3 is read as a number"),
-        (["a.tar"], "corpus: must be a mapping"),
-        ({"kind": "demo", "shards": ["a.tar"]}, "`shards` does nothing for kind `demo`"),
+        ({"kind": 3}, "corpus: `kind`"),
+        (["a.tar"], "corpus: should be a valid mapping"),
+        ({"kind": "demo", "shards": ["a.tar"]}, "corpus.shards: unknown field; another `kind`"),
         (
             {"kind": "urls", "urls": ["a.parquet"], "shards": ["a.tar"]},
-            "`shards` does nothing for kind `urls`",
+            "corpus.shards: unknown field; another `kind`",
         ),
         (
             {"kind": "urls", "urls": ["a.parquet"], "keys": "by_folder"},
-            "`keys` does nothing for kind `urls`",
+            "corpus.keys: unknown field; another `kind`",
         ),
         (
             {"kind": "webdataset", "shards": ["a.tar"], "indices": "x"},
-            "`indices` does nothing for kind `webdataset`",
+            "corpus.indices: unknown field; another `kind`",
         ),
         ({"kind": "urls", "urls": ["https://host/a.parquet"]}, "local paths only"),
         (
@@ -206,10 +206,10 @@ def test_urls_stay_and_other_places_of_a_corpus_are_absolute(
             "'s3://…': tables and folders",
         ),
         ({"kind": "urls", "urls": ["a.parquet"], "caption_column": "url"}, "name the same column"),
-        ({"shards": ["a.tar"], "storage": {"secret": "hush-hush"}}, "looks like a secret"),
+        ({"shards": ["a.tar"], "storage": {"secret": "hush-hush"}}, "corpus.storage.secret"),
         (
             {"shards": ["a.tar"], "storage": {"aws_access_key_id": "hush-hush"}},
-            "looks like a secret",
+            "corpus.storage.aws_access_key_id",
         ),
         (
             {"shards": ["a.tar"], "storage": {"endpoint_url": "http://me:hush-hush@host"}},
@@ -313,7 +313,7 @@ def test_the_last_of_steps_and_epochs_wins_and_both_fail(tmp_path: Path) -> None
         of_pipeline.resolve("full", nothing).epochs,
     ) == (7, None)
     both = {"epochs": 2, "steps": 5}
-    with pytest.raises(ConfigError, match=r"pets\.yaml: customization: .*`epochs`"):
+    with pytest.raises(ConfigError, match=r"pets\.yaml:\d: customization: .*`epochs`"):
         load_domain(write(tmp_path / "pets.yaml", {"classes": ["cat"], "customization": both}))
     for given, field in (
         ({"defaults": both}, "defaults"),

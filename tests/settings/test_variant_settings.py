@@ -102,11 +102,11 @@ def test_nothing_is_identified_otherwise_without_them(make_project: Callable[...
         ({"variants": {"Ä b": {"method": "full"}}}, "variants", "'Ä b'"),
         ({"variants": {"a": {"method": "fulll"}}}, "variants.a.method", "did you mean full?"),
         ({"variants": {"a": {"method": "base"}}}, "variants.a.method", "'base'"),
-        ({"variants": {"a": {}}}, "variants.a.method", "missing"),
+        ({"variants": {"a": {}}}, "variants.a.method", "required"),
         (
             {"variants": {"a": {"method": "full", "learning_rat": 1}}},
             "variants.a.learning_rat",
-            "did you mean learning_rate?",
+            "mean variants.learning_rate?",
         ),
         ({"seeds": [1, 0, 1]}, "seeds", "twice"),
         ({"methods": ["base", "a"]}, "methods", "unknown: a"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
 from react_pipeline.corpus.kinds.sharded import ShardedCorpus
 from react_pipeline.settings import (
@@ -27,7 +27,7 @@ class Webdataset(ShardedCorpus):
     """Tars of KEY.jpg|png|webp, KEY.txt and KEY.json."""
 
     kind: Literal["webdataset"] = "webdataset"
-    shards: Names = Field(description="a list of tar files, patterns such as data/*.tar, or URLs")
+    shards: Names
     storage: StorageConfig = StorageConfig()
     keys: Literal["global", "by_folder"] = "global"
     caption_extension: CaptionExtension = "txt"

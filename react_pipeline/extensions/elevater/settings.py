@@ -1,14 +1,17 @@
 """Configuration of the benchmark: the section `elevater` of `pipeline.yaml`."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, field_validator
 
 from react_pipeline.settings import Section
 from react_pipeline.store import InputError
 
 from .datasets import DATASETS, dataset
+
+# Of a file every value is text, which a literal does not take as a number.
+Shots = Annotated[Literal[5, 20, 50, -1], BeforeValidator(TypeAdapter(int).validate_python)]
 
 
 class ElevaterConfig(Section):
@@ -16,7 +19,7 @@ class ElevaterConfig(Section):
 
     root: Path | None = None
     datasets: tuple[str, ...] = ()
-    shots: tuple[Literal[5, 20, 50, -1], ...] = ()
+    shots: tuple[Shots, ...] = ()
     adaptations: tuple[Literal["linear-probe", "fine-tune"], ...] = Field(
         default=("linear-probe",), min_length=1
     )

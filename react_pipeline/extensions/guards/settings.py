@@ -3,16 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import SerializeAsAny, model_validator
 
-from react_pipeline.settings import (
-    SLUG,
-    SLUG_RULE,
-    EvaluationSetConfig,
-    Name,
-    Section,
-    kind_of_labelled,
-)
+from react_pipeline.settings import SLUG, SLUG_RULE, EvaluationSetConfig, Name, Section
 
 
 class GuardSet(Section):
@@ -22,10 +15,7 @@ class GuardSet(Section):
 
     evaluation: SerializeAsAny[EvaluationSetConfig]
     classes: tuple[Name, ...] = ()
-    templates: tuple[Name, ...] | Literal["imagenet", "simple"] = Field(
-        default="simple",
-        description="a list of prompts with {} for the name, or one of imagenet, simple",
-    )
+    templates: tuple[Name, ...] | Literal["imagenet", "simple"] = "simple"
 
     @model_validator(mode="before")
     @classmethod
@@ -34,13 +24,6 @@ class GuardSet(Section):
             return raw
         own = {name: raw[name] for name in ("classes", "templates") if name in raw}
         return {**own, "evaluation": {name: raw[name] for name in raw if name not in own}}
-
-    @field_validator("evaluation", mode="before")
-    @classmethod
-    def _is_of_a_kind(cls, fields: Any) -> Any:
-        if not isinstance(fields, Mapping):
-            return fields
-        return kind_of_labelled({"evaluation": fields}).model_validate(fields)
 
     @model_validator(mode="after")
     def _has_name_and_classes(self) -> Self:

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
-
 from react_pipeline.corpus import ShardedCorpus
 from react_pipeline.settings import CaptionExtension, LocalNames
 
@@ -25,10 +23,7 @@ class Images(ShardedCorpus):
     """They are copied once, into tar shards of the artifact."""
 
     kind: Literal["images"] = "images"
-    images: LocalNames = Field(
-        description="folders of images with captions next to them, or parquet files with images "
-        "in them"
-    )
+    images: LocalNames
     caption_extension: CaptionExtension = "txt"
     caption_column: str = "caption"
 

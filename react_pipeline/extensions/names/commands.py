@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -18,9 +18,9 @@ from react_pipeline.commands import (
 )
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
-from react_pipeline.settings import compose_yaml, edit_yaml, in_brackets, read_yaml
+from react_pipeline.settings import Place, edited_yaml, read_yaml
 from react_pipeline.stage import ALL
-from react_pipeline.store import Problem, read_bounded
+from react_pipeline.store import Problem, write_atomically
 
 _MOST_COUNTED = 10_000_000
 """Captions that `domains validate` reads, of all domains together: half a minute."""
@@ -85,18 +85,11 @@ def put_first(path: Path, names: Mapping[int, str]) -> None:
     Raises:
         InputError: If the text of a name cannot be swapped alone; then nothing is written.
     """
-    raw = read_yaml(path)
-    root: Any = compose_yaml(read_bounded(path).decode())
-    (classes,) = (value for key, value in root.value if key.value == "classes")
-    edits = []
+    document = read_yaml(path)
+    texts: dict[Place, str] = {}
     for number, name in names.items():
-        entry = raw["classes"][number]
-        nodes = {key.value: node for key, node in classes.value[number].value}
+        entry = document.fields["classes"][number]
         place = entry["synonyms"].index(name)
-        pairs = ((nodes["name"], name), (nodes["synonyms"].value[place], entry["name"]))
-        edits += [
-            (node.start_mark.index, node.end_mark.index, in_brackets(new)) for node, new in pairs
-        ]
-        entry["synonyms"][place] = entry["name"]
-        entry["name"] = name
-    edit_yaml(path, edits, raw)
+        texts["classes", number, "name"] = name
+        texts["classes", number, "synonyms", place] = entry["name"]
+    write_atomically(path, edited_yaml(document, texts))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
-
 from react_pipeline.extensions.web import TableColumns
 
 if TYPE_CHECKING:
@@ -23,7 +21,7 @@ class ReadyEmbeddings(TableColumns):
     """Files of one of the layouts of `layout`."""
 
     kind: Literal["embeddings"] = "embeddings"
-    embeddings: Path = Field(description="the folder that holds the files of `layout`")
+    embeddings: Path
     layout: LayoutName = "clip-retrieval"
     vector_column: str = "vector"
     subset: Path | None = None

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
-
 from react_pipeline.corpus import ShardedCorpus
 from react_pipeline.extensions.web import TableColumns
 from react_pipeline.settings import LocalNames
@@ -26,9 +24,7 @@ class UrlTables(TableColumns, ShardedCorpus):
     """Parquet and tsv files."""
 
     kind: Literal["urls"] = "urls"
-    urls: LocalNames = Field(
-        description="a list of parquet or tsv files, or patterns such as tables/*.parquet"
-    )
+    urls: LocalNames
 
     file_fields: ClassVar[tuple[str, ...]] = ("urls",)
     noun: ClassVar[str] = "tables of URLs"

@@ -102,8 +102,8 @@ def test_data_that_are_not_there_are_unavailable_with_reason(project: Project, d
     [
         ({"dataset": "voc-2007-classification"}, "several classes"),
         ({"dataset": "cifar10"}, "did you mean cifar-10"),
-        ({"dataset": None}, "evaluation.dataset: is "),
-        ({"kind": "folder"}, "`dataset` does nothing for kind `folder`"),
+        ({"dataset": None}, "evaluation.dataset: "),
+        ({"kind": "folder"}, "evaluation.dataset: unknown field"),
     ],
 )
 def test_wrong_evaluation_is_reported_with_its_reason(
