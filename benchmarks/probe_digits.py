@@ -127,7 +127,8 @@ def measure_digits(
     parts = {split: encode_digits(clip, chosen, split) for split, chosen in numbers.items()}
     config = ElevaterConfig.model_validate({"shots": shots, "seeds": seeds})
     entry = dataset("mnist")
-    measurer = DatasetMeasurer(clip, entry, parts["test"])
+    # The published table is of features as they are.
+    measurer = DatasetMeasurer(clip, entry, parts["test"], normalize=False)
     words = _WordDigits(
         **{field.name: getattr(entry, field.name) for field in fields(entry)} | {"name": IN_WORDS}
     )
