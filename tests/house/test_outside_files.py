@@ -69,7 +69,6 @@ OWN = {
     ("embedding/parts.py", "parquet"): OURS,
     ("extensions/dense/results.py", "_boxes"): OURS,
     ("extensions/dense/results.py", "_maps"): OURS,
-    ("extensions/dense/results.py", "predict"): OURS,
     ("extensions/dense/results.py", "maps"): OURS,
     ("extensions/dense/sets.py", "label_map"): BYTES,
     ("extensions/dense/settings.py", "dense_sets"): INSTALLED,

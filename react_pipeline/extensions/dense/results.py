@@ -189,12 +189,12 @@ class _Measuring:
 
         def predict(position: int, path: Path) -> None:
             ids = predictor(images.image(position, self.max_pixels))
-            with path.open("wb") as file:
-                np.save(file, ids.astype(np.uint8))
+            Image.fromarray(ids.astype(np.uint8)).save(path, "PNG")
 
         def maps() -> Iterator[tuple[Any, Any]]:
-            for position, path in enumerate(self._by_image(where, "npy", images, predict)):
-                found = np.load(path)
+            for position, path in enumerate(self._by_image(where, "png", images, predict)):
+                with Image.open(path) as opened:
+                    found = np.asarray(opened)
                 truth = images.label_map(position, found.shape[::-1])
                 if not segmenter.scores_background and images.background is not None:
                     truth = np.where(truth == images.background, IGNORED, truth)

@@ -112,7 +112,7 @@ def bad_features(artifact: Artifact) -> Iterator[tuple[str, int]]:
     at a time.
     """
     for name in artifact.manifest["files"]:
-        if name.endswith(("/test.npy", "/train.npy")):
+        if name.endswith(".npy") and not name.endswith(("_labels.npy", "_sha256.npy")):
             features = np.load(artifact.file(name), mmap_mode="r", allow_pickle=False)
             starts = range(0, len(features), CHUNK_ROWS)
             norms = [np.linalg.norm(features[at : at + CHUNK_ROWS], axis=1) for at in starts]

@@ -88,9 +88,12 @@ class LabelledImages:
         Raises:
             InputError: If a file is gone.
         """
+
+        def sha256(position: int) -> str:
+            return hashlib.sha256(self.read(position)).hexdigest()
+
         with ThreadPoolExecutor(4) as pool:
-            files = pool.map(self.read, range(len(self)))
-            return [hashlib.sha256(data).hexdigest() for data in files]
+            return list(pool.map(sha256, range(len(self))))
 
     def digest(self) -> str:
         """Return the SHA-256 over names, files and labels of the images, for lineage.

@@ -58,7 +58,8 @@ def join_names(entry: Dataset, names: Sequence[str], where: Path, root: Path) ->
         ]
         raise InputError(
             f"{where}: classes cannot be joined by name\n{lines_of(problems)}\nclasses left over: "
-            f"{', '.join(map(repr, unused[:250])) or 'none'}\nrename them, or say what they mean in "
+            f"{', '.join(map(repr, unused[:250])) or 'none'}\nrename them, or say what they mean "
+            "in "
             f'{root / OVERRIDES}: {{"{entry.name}": {{"name on disk": "name in the table"}}}}'
         )
     return np.array(ids, np.int64)

@@ -41,7 +41,7 @@ class _Pixels:
         whole = _hdf5(self.pixels, "x") if isinstance(self.pixels, Path) else self.pixels
         buffer = io.BytesIO()
         image = Image.fromarray(np.ascontiguousarray(whole[position], np.uint8))
-        image.save(buffer, format="PNG", compress_level=1)
+        image.save(buffer, format="PNG", compress_level=0)  # read once, then thrown away
         return buffer.getvalue()
 
 
