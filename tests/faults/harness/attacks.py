@@ -56,7 +56,6 @@ from react_pipeline.corpus.images import BadSample
 from react_pipeline.corpus.servers import RemoteShard
 from react_pipeline.embedding.mapped_vectors import open_vectors
 from react_pipeline.extensions.elevater.submission import MEMBER, check_submission
-from react_pipeline.extensions.tracking_guard.bounded_http import bound
 from react_pipeline.extensions.ui.assets.graphql_limits import too_much
 from react_pipeline.extensions.web import guarded_opener
 from react_pipeline.extensions.web.public_addresses import is_public
@@ -370,7 +369,7 @@ def fetch_public(url: bytes) -> bytes:
 
 
 def servers() -> Iterator[tuple[str, Attack]]:
-    """Servers of images, of shards, and of MLflow; what Dagster is asked."""
+    """Servers of images and of shards; what Dagster is asked."""
 
     def huge(handler: Any, _before: int) -> None:
         handler.send_response(200)
@@ -389,7 +388,6 @@ def servers() -> Iterator[tuple[str, Attack]]:
         yield f"images: {name}", partial(of_web, answer)
     for name in SICK:
         yield f"shards: {name}", partial(of_sick, name, read_shard)
-        yield f"MLflow: {name}", partial(of_sick, name, ask_mlflow)
     queries = {
         "200,000 aliases": "{" + " ".join(f"a{n}: version" for n in range(200_000)) + "}",
         "100,000 levels": "{a" * 100_000,
@@ -425,17 +423,6 @@ def read_shard(address: str) -> bytes:
     bounded_answer.HEAD_SECONDS = bounded_answer.ANSWER_SECONDS = 2.0
     remote_store.ATTEMPTS_SECONDS = 0.0
     return open_shard(RemoteShard(f"{address}/a.tar")).read(512)
-
-
-def ask_mlflow(address: str) -> Any:
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    bound(address)
-    try:
-        return MlflowClient(address).search_experiments()
-    except MlflowException as error:
-        raise Refused(str(error)[:200]) from error
 
 
 KINDS: dict[str, Kind] = {
