@@ -154,7 +154,7 @@ def materialize(
         shown = Shown(instance, project)
         _launch(project, shown, places, run, summary, on_line)
     raise_if_stopped()
-    Tracking.of(project).sync(project, shown.logged)
+    Tracking.of(project).sync(project)
     summary.seconds = time.monotonic() - started
     return summary
 

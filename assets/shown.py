@@ -26,16 +26,16 @@ class Shown:
     """
 
     def __init__(self, instance: dg.DagsterInstance, project: Project) -> None:
-        """Ask MLflow; without an answer every artifact counts as logged."""
+        """Log what MLflow lacks; without an answer every artifact counts as logged."""
         self._instance = instance
         self._project = project
-        self.logged = Tracking.of(project).logged()
+        self._logged = Tracking.of(project).sync(project)
         self._made: dict[str, Mapping[str, Mapping[str, str]]] = {}
 
     def has(self, artifact: Artifact) -> bool:
         """Whether MLflow shows it, and a run whose checks passed."""
         stage, key = artifact.stage, artifact.key
-        if self.logged is not None and artifact.fingerprint not in self.logged:
+        if self._logged is not None and artifact.fingerprint not in self._logged:
             return False
         if stage not in self._made:
             self._made[stage] = self._made_by_success(stage)

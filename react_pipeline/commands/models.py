@@ -22,7 +22,7 @@ from react_pipeline.commands.command_line import (
 )
 from react_pipeline.commands.terminal import print_error, print_table
 from react_pipeline.project import Project
-from react_pipeline.settings import CONTROL_SUFFIX, load_domains
+from react_pipeline.settings import load_domains
 from react_pipeline.store import ReactError
 
 if TYPE_CHECKING:
@@ -75,8 +75,6 @@ def list_models(
     print_table(_COLUMNS, rows, right=5, labels=2)
     if silent:
         print_error(f"note: {silent}, so only what the store holds is shown")
-    if waiting := registry.count_missed(project):
-        print_error(f"note: {waiting} artifacts and verdicts wait for MLflow")
 
 
 @models_app.command("promote")
@@ -152,10 +150,10 @@ def _print_decision(project: Project, artifact: Artifact) -> None:
     before = verdict.champion_before.identity
     after = verdict.champion.identity
     console.print(f"{slug}: {after} is champion (before: {before}): {verdict.reason}")
-    if Tracking.of(project).log_artifact(project, artifact, patient=True) is None:
+    if Tracking.of(project).log_artifact(project, artifact) is None:
         print_error(
             "note: MLflow does not answer. The store holds the decision; the registry is updated "
-            "by the next run of `promotion` or the next of these commands"
+            "by the next run of an asset or of these commands"
         )
 
 
@@ -205,9 +203,7 @@ def _rows(
             gain = _gain(weighed)
         judged = [line for one in deciding for line in one.sentences(version.checkpoint)]
         why = "measured" if results else "; ".join(judged) or "never measured"
-        if version.method.endswith(CONTROL_SUFFIX):
-            why = "a control, never a candidate"
-        elif weighed.get("status") == "passed":
+        if weighed.get("status") == "passed":
             why = "passed its tests; another candidate came first"
         why = version.why or weighed.get("why") or why
         aliases = ", ".join(version.aliases)

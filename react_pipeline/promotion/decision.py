@@ -12,7 +12,7 @@ from typing import Any
 from react_pipeline.lineage import fresh, fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.promotion.case import NEVER, Case, case_of
-from react_pipeline.promotion.chain import Decision, conclude
+from react_pipeline.promotion.chain import conclude
 from react_pipeline.promotion.judgement import Candidate, Judgement, Measured, judge, paired_test
 from react_pipeline.promotion.verdicts import BASE_METHOD, Contender, PairedTest
 from react_pipeline.settings import CONTROL_SUFFIX, trained_methods
@@ -41,7 +41,7 @@ def decide(project: Project, slug: str) -> Artifact:
         CorruptArtifact: If the last verdict cannot be read.
     """
 
-    def by_rule(case: Case) -> Decision | None:
+    def by_rule(case: Case) -> Judgement | None:
         is_same = case.last is not None and _recorded(case.last) == case.seen(case.champion)
         if is_same and fresh_or_none(project, PROMOTION, slug):
             return None
@@ -91,7 +91,7 @@ def promote(project: Project, slug: str, method: str, reason: str, *, person: st
     if not reason.strip():
         raise InputError("give a reason: it is what the next person reads")
 
-    def by_person(case: Case) -> Decision:
+    def by_person(case: Case) -> Judgement:
         result = fresh(project, DOMAIN_RESULTS, method_key(slug, method))
         entry = Measured.of(result)
         chosen = _judged(case, method, result) if entry is None else entry.contender
@@ -104,8 +104,8 @@ def promote(project: Project, slug: str, method: str, reason: str, *, person: st
             f"{person or 'a person'} made {chosen.identity} champion instead of "
             f"{before.identity}{tested}: {reason.strip()}"
         )
-        judgement = Judgement("promoted", because, challenger=chosen, test=test)
-        return Decision(chosen, judgement, "person", person)
+        judgement = Judgement("promoted", because, challenger=chosen, test=test, champion=chosen)
+        return replace(judgement, by="person", person=person)
 
     return conclude(project, slug, by_person)
 
@@ -148,7 +148,7 @@ def roll_back(
         InputError: If the base is champion, or the files of the model before are gone.
     """
 
-    def by_person(case: Case) -> Decision:
+    def by_person(case: Case) -> Judgement:
         champion = case.verdict.champion
         if champion.method == BASE_METHOD:
             raise InputError(f"{slug}: the base is champion, so there is nothing to roll back")
@@ -165,20 +165,20 @@ def roll_back(
         because = f"{person or 'a person'} rolled back from {champion.identity} to "
         because += target.identity
         because += f": {reason.strip()}" if reason.strip() else ""
-        return Decision(target, Judgement("rolled back", because), "person", person)
+        return Judgement("rolled back", because, champion=target, by="person", person=person)
 
     return conclude(project, slug, by_person)
 
 
-def _apply_rule(case: Case) -> Decision:
+def _apply_rule(case: Case) -> Judgement:
     judgement = _judgement(case)
     if judgement.decision == "incomparable" and case.evidence is None:
         judgement = replace(judgement, reason=f"{judgement.reason}; {_way_out(case)}")
-    champion = case.champion.contender if case.champion else case.verdict.champion
-    if judgement.decision == "promoted" and judgement.challenger is not None:
+    champion = case.champion.contender if case.champion else None
+    if judgement.decision == "promoted":
         champion = judgement.challenger
     rows = [*judgement.rows, *_untested_rows(case, judgement)]
-    return Decision(champion, replace(judgement, rows=rows))
+    return replace(judgement, rows=rows, champion=champion)
 
 
 def _judgement(case: Case) -> Judgement:

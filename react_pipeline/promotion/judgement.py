@@ -22,7 +22,7 @@ from react_pipeline.evaluation import (
     paired_interval,
     sign_test,
 )
-from react_pipeline.promotion.verdicts import Contender, Decision, PairedTest
+from react_pipeline.promotion.verdicts import By, Contender, Decision, PairedTest
 from react_pipeline.settings import PromotionConfig
 from react_pipeline.store import Artifact, InputError, canonical_json
 
@@ -158,8 +158,12 @@ class Tested:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was found: `rows` has one row a candidate; `challenger` is None if there is none to
-    test.
+    """What was found, and whose decision it is.
+
+    Attributes:
+        rows: One row a candidate.
+        challenger: None if there is none to test.
+        champion: None: the one there was.
     """
 
     decision: Decision
@@ -169,6 +173,9 @@ class Judgement:
     test: PairedTest | None = None
     control_test: PairedTest | None = None
     candidates: int = 0
+    champion: Contender | None = None
+    by: By = "rule"
+    person: str = ""
 
 
 def choose(

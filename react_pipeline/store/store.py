@@ -376,6 +376,12 @@ class Store:
         paths = (path.split("/") for path in self._heads(f"{stage}/{key}", MANIFEST))
         return sorted(path[-1] for path in paths if len(path) == depth)
 
+    def places(self) -> Iterator[tuple[str, str, str]]:
+        """Stage, key and fingerprint of each published artifact."""
+        for place in self._heads("", MANIFEST):
+            stage, *key, fingerprint = place.split("/")
+            yield stage, "/".join(key), fingerprint
+
     def _heads(self, prefix: str, name: str) -> Iterator[str]:
         """The folders of all heads of a name."""
         for entry in self.backend.heads(prefix, name):

@@ -11,14 +11,11 @@ from .results import shown_differences as shown_differences
 from .runs import ERROR_TAG as ERROR_TAG
 from .runs import ERROR_TYPE_TAG as ERROR_TYPE_TAG
 from .runs import FAILED as FAILED
-from .runs import FILES as FILES
 from .runs import FINISHED as FINISHED
 from .runs import KILLED as KILLED
 from .runs import Runs as Runs
-from .runs import log_params as log_params
-from .runs import log_rows as log_rows
-from .runs import log_tags as log_tags
-from .runs import missing_rows as missing_rows
+from .runs import log_batch as log_batch
+from .runs import logged_steps as logged_steps
 from .values import Row as Row
 from .values import flatten as flatten
 from .values import params_of as params_of

@@ -23,13 +23,12 @@ from react_pipeline.stage import (
     domain_and_method,
 )
 from react_pipeline.store import Artifact
-from react_pipeline.tracking.runs import create_once
+from react_pipeline.tracking.runs import only
 from react_pipeline.tracking.values import MetricSource
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, LoggedModel
-    from mlflow.entities.model_registry import ModelVersion
 
 MODEL_TAG = "model_id"
 """Tag of a version with the id of its logged model, which a registry in a database does not return.
@@ -61,28 +60,23 @@ def find_models(client: MlflowClient, experiment_id: str, fingerprint: str) -> l
     return [model for model in models if model.status == LoggedModelStatus.READY]
 
 
-def find_versions(client: MlflowClient, slug: str, checkpoint: str) -> list[ModelVersion]:
-    """Return the version of a checkpoint, if it is registered."""
-    query = f"name = '{model_name(slug)}' and tags.fingerprint = '{checkpoint}'"
-    return list(client.search_model_versions(query))
-
-
 def log_model(
     client: MlflowClient, experiment_id: str, project: Project, artifact: Artifact, run_id: str
 ) -> None:
-    """Log the artifact's model if it is not there; a trained one with a version."""
+    """Log the artifact's model if it is not there; a trained one, unless it is a control, gets a
+    version.
+    """
     from mlflow.entities import LoggedModelOutput
 
     tags = {"fingerprint": artifact.fingerprint, "path": artifact.address}
     if artifact.stage == CUSTOMIZED_CHECKPOINT:
         _, tags["method"] = domain_and_method(artifact.key)
-    model = create_once(
+    model = only(
         lambda: find_models(client, experiment_id, artifact.fingerprint),
         lambda: _create(client, experiment_id, project, artifact, run_id, tags),
-        lambda model: str(model.model_id),
-        client.delete_logged_model,
+        lambda model: client.delete_logged_model(model.model_id),
     )
-    if artifact.stage == CUSTOMIZED_CHECKPOINT:
+    if artifact.stage == CUSTOMIZED_CHECKPOINT and not tags["method"].endswith(CONTROL_SUFFIX):
         _register(client, model, artifact, run_id, tags)
     outputs = client.get_run(run_id).outputs
     if outputs is None or not outputs.model_outputs:  # unless logging was interrupted after it
@@ -112,9 +106,7 @@ def _create(
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     try:
-        save = None
-        if method:
-            save = served_models.package_model(project, artifact, directory)
+        save = served_models.package_model(project, artifact, directory) if method else None
         model = client.create_logged_model(
             experiment_id,
             "-".join(params.values()),
@@ -123,34 +115,20 @@ def _create(
             params,
             model_type="react_classifier" if save else "open_clip",
         )
-        # A local folder is written where it stays, for it may hold gigabytes.
-        local = str(model.artifact_location).startswith("file:")
         place = directory / "saved"
-        if local:
+        is_local = model.artifact_location.startswith("file:")
+        if is_local:  # written where it stays, for it may hold gigabytes
             place = Path(local_file_uri_to_path(model.artifact_location))
         if save:
             save(place, model)
         else:
             place.mkdir(parents=True)
             get_external_mlflow_model_spec(model).save(str(place / "MLmodel"))
-        if not local:
+        if not is_local:
             client.log_model_artifacts(model.model_id, str(place))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     return client.finalize_logged_model(model.model_id, "READY")
-
-
-def refresh_model(
-    client: MlflowClient,
-    project: Project,
-    checkpoint: tuple[str, str, str] | None,
-    model_id: str | None,
-) -> None:
-    """Bring the logged model of a trained checkpoint up to date, after a result."""
-    from react_pipeline.extensions import served_models
-
-    if model_id is not None and checkpoint is not None and checkpoint[0] == CUSTOMIZED_CHECKPOINT:
-        served_models.refresh_calibration(client, project, checkpoint, model_id)
 
 
 def _register(
@@ -162,10 +140,11 @@ def _register(
         client.create_registered_model(
             name, description=f"CLIP customized to the domain {domain!r} by REACT"
         )
-    kind = "random" if method.endswith(CONTROL_SUFFIX) else "retrieved"
     pairs, steps = (int(artifact.counts.get(name) or 0) for name in ("pairs", "steps"))
-    version = create_once(
-        lambda: find_versions(client, domain, artifact.fingerprint),
+    version = only(
+        lambda: client.search_model_versions(
+            f"name = '{name}' and tags.fingerprint = '{artifact.fingerprint}'"
+        ),
         # `models:/<id>` would be looked up at MLflow's global tracking URI, which need not be this
         # one.
         lambda: client.create_model_version(
@@ -174,12 +153,11 @@ def _register(
             run_id,
             tags={**tags, MODEL_TAG: model.model_id},
             # Until the first verdict on it.
-            description=f"{method}, trained in {steps:,} steps on {pairs:,} {kind} pairs",
+            description=f"{method}, trained in {steps:,} steps on {pairs:,} retrieved pairs",
             await_creation_for=0,
             model_id=model.model_id,
         ),
-        lambda version: str(version.version),
-        lambda number: client.delete_model_version(name, number),
+        lambda version: client.delete_model_version(name, version.version),
     )
     # The link from the page of models to the registry.
     registered = json.dumps([{"name": name, "version": str(version.version)}])
@@ -190,26 +168,24 @@ def log_inputs(
     client: MlflowClient, experiment_id: str, project: Project, artifact: Artifact, run_id: str
 ) -> MetricSource:
     """Write which data sets and which model a run used; returns what its metrics were measured
-    on.
+    on. The model of a result gets the calibration that was measured with it.
     """
     from mlflow.entities import LoggedModelInput
 
+    from react_pipeline.extensions import served_models
+
     model = model_of(artifact)
     models = [] if model is None else find_models(client, experiment_id, model[2])[:1]
-    source = source_of(client, run_id)
-    inputs = [LoggedModelInput(one.model_id) for one in models if one.model_id != source.model_id]
-    client.log_inputs(run_id, datasets_of(project, artifact), inputs)
-    return source_of(client, run_id)
-
-
-def source_of(client: MlflowClient, run_id: str) -> MetricSource:
-    """Return the model and the data set that a run used."""
-    inputs = client.get_run(run_id).inputs  # a search leaves models out
-    model = next((one.model_id for one in inputs.model_inputs), None) if inputs else None
-    dataset = next((one.dataset for one in inputs.dataset_inputs), None) if inputs else None
-    if dataset is None:
-        return MetricSource(model)
-    return MetricSource(model, dataset.name, dataset.digest)
+    inputs = [LoggedModelInput(one.model_id) for one in models]
+    datasets = datasets_of(project, artifact)
+    client.log_inputs(run_id, datasets, inputs)
+    if model and inputs and artifact.stage == DOMAIN_RESULTS and model[0] == CUSTOMIZED_CHECKPOINT:
+        served_models.refresh_calibration(client, project, model, inputs[0].model_id)
+    source = MetricSource(inputs[0].model_id if inputs else None)
+    for measured_on in datasets[:1]:
+        name, digest = measured_on.dataset.name, measured_on.dataset.digest
+        source = MetricSource(source.model_id, name, digest)
+    return source
 
 
 def datasets_of(project: Project, artifact: Artifact) -> list[DatasetInput]:

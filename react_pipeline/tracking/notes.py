@@ -51,9 +51,9 @@ def view_url(address: str, experiment_id: str) -> str:
     return f"{address}/#/experiments/{experiment_id}/runs?{TRAINING_PAGES}&viewStateShareKey={RESULTS_VIEW}"
 
 
-def links(dagster: str, dagster_run_id: str) -> dict[str, str]:
-    """The tag that leads to the run in Dagster; none where its address is not known."""
-    return {RUN_URL_TAG: f"{dagster}/runs/{dagster_run_id}"} if dagster and dagster_run_id else {}
+def run_url(dagster: str, dagster_run_id: str) -> str:
+    """Return the page of a run in Dagster; "" where its address is not known."""
+    return f"{dagster}/runs/{dagster_run_id}" if dagster and dagster_run_id else ""
 
 
 def note(stage: str, key: str, dagster: str, dagster_run_id: str) -> str:
@@ -63,9 +63,9 @@ def note(stage: str, key: str, dagster: str, dagster_run_id: str) -> str:
     of += f", method `{method}`" if method else ""
     about = STAGES[stage].about if stage in STAGES else "an artifact of the pipeline"
     lines = [f"**{stage}**{of}: {about}."]
-    for address in links(dagster, dagster_run_id).values():
-        lines.append(f"In Dagster: [run {dagster_run_id[:8]}]({address}).")
-    if dagster_run_id and not dagster:
+    if url := run_url(dagster, dagster_run_id):
+        lines.append(f"In Dagster: [run {dagster_run_id[:8]}]({url}).")
+    elif dagster_run_id:
         lines.append(f"Made by the Dagster run `{dagster_run_id}`.")
     return "\n\n".join(lines)
 

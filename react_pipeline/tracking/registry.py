@@ -8,28 +8,20 @@ whatever MLflow raises.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from react_pipeline.project import Project
-from react_pipeline.promotion import BASE_METHOD, Contender, Verdict, standing
-from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, method_key
+from react_pipeline.promotion import BASE_METHOD, Contender, HistoryEntry, Verdict, standing
 from react_pipeline.store import Artifact
-from react_pipeline.tracking.models import MODEL_TAG, find_versions, model_name, refresh_model
+from react_pipeline.tracking.models import model_name
 from react_pipeline.tracking.values import MAX_TAG_CHARS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
-logger = logging.getLogger(__name__)
-
-CHAMPION, CHALLENGER = "champion", "challenger"
 VERDICT_TAG = "react.promotion"
 """Tag of the registered model: fingerprint of the verdict that its aliases show."""
-
-_MAX_VERSIONS = 1_000
 
 
 @dataclass(frozen=True)
@@ -51,126 +43,88 @@ class Version:
 
 def list_versions(client: MlflowClient, slug: str) -> list[Version]:
     """Return all versions of a domain, oldest first, with their aliases."""
-    model = _find_model(client, slug)
-    if model is None:
-        return []
-    entries = client.search_model_versions(f"name = '{model.name}'", max_results=_MAX_VERSIONS)
-    versions = []
-    for entry in sorted(entries, key=lambda entry: int(entry.version)):
-        number = str(entry.version)
-        aliases = sorted(alias for alias, there in model.aliases.items() if str(there) == number)
-        tags = dict(entry.tags)
-        method, checkpoint = tags.get("method", ""), tags.get("fingerprint", "")
-        versions.append(Version(number, method, checkpoint, tuple(aliases), tags))
-    return versions
+    entries = client.search_model_versions(f"name = '{model_name(slug)}'")
+    return [
+        Version(
+            str(entry.version),
+            entry.tags.get("method", ""),
+            entry.tags.get("fingerprint", ""),
+            tuple(sorted(entry.aliases)),
+            dict(entry.tags),
+        )
+        for entry in sorted(entries, key=lambda one: int(one.version))
+    ]
 
 
-def show_verdict(client: MlflowClient, project: Project, artifact: Artifact) -> None:
-    """Write the verdict of a `promotion` on the versions that it is about, and set the aliases as
-    the last verdict of the domain says.
+def show_champion(client: MlflowClient, project: Project, slug: str) -> None:
+    """Write the aliases of a domain's model, and on its versions what verdicts made of them, as the
+    last verdict has it.
     """
-    verdict = Verdict.read(artifact)
-    slug = verdict.domain
-    decided = str(artifact.manifest["created"])
-    champion = _version(client, slug, verdict.champion)
-    before = verdict.champion_before
-    moved = not before.is_same(verdict.champion)
-    if moved and (former := _version(client, slug, before)):
-        _annotate(client, former, "former champion", verdict, None, decided)
-    if champion is not None:  # measured again, it may have a newer calibration
-        key = method_key(slug, verdict.champion.method)
-        place = CUSTOMIZED_CHECKPOINT, key, verdict.champion.checkpoint
-        refresh_model(client, project, place, champion.tags.get(MODEL_TAG))
-    if champion is not None and (moved or verdict.decision == "promoted"):
-        # For the version that is champion again, a rollback is the opposite of what it is for the
-        # version that it replaces.
-        rolled_back = verdict.decision == "rolled back"
-        title = "champion again" if rolled_back else verdict.decision
-        _annotate(client, champion, title, verdict, verdict.champion, decided)
-    elif challenger := _challenger(client, verdict):
-        _annotate(client, challenger, verdict.decision, verdict, verdict.challenger, decided)
-    _set_aliases(client, project, slug)
+    shown = None
+    while (last := standing(project, slug)[1]) != shown:  # another was decided meanwhile
+        if last is not None:
+            _show(client, slug, last)
+        shown = last
 
 
-def _set_aliases(client: MlflowClient, project: Project, slug: str) -> None:
-    model = _find_model(client, slug)
-    verdict, last = standing(project, slug)
-    while model is not None and last is not None:
-        champion = _version(client, slug, verdict.champion)
-        if champion is not None or verdict.champion.method == BASE_METHOD:
-            _set_alias(client, model, CHAMPION, champion)
-        else:
-            logger.warning(
-                "%s: no version is of the champion %s: it was deleted",
-                *(model.name, verdict.champion.identity),
-            )
-        _set_alias(client, model, CHALLENGER, _challenger(client, verdict))
-        client.set_registered_model_tag(model.name, VERDICT_TAG, last.fingerprint)
-        shown = last.fingerprint
-        verdict, last = standing(project, slug)
-        if last is not None and last.fingerprint == shown:  # else decided meanwhile
-            return
-        model = client.get_registered_model(model.name)  # with the aliases that were just set
-
-
-def _set_alias(
-    client: MlflowClient, model: RegisteredModel, alias: str, version: ModelVersion | None
-) -> None:
-    if version is not None:
-        client.set_registered_model_alias(model.name, alias, version.version)
-    elif alias in model.aliases:
-        client.delete_registered_model_alias(model.name, alias)
-
-
-def _find_model(client: MlflowClient, slug: str) -> RegisteredModel | None:
-    # Searched before it is read: reading what is not there raises, as an unreachable server does.
-    name = model_name(slug)
-    is_there = client.search_registered_models(f"name = '{name}'")
-    return client.get_registered_model(name) if is_there else None
-
-
-def _challenger(client: MlflowClient, verdict: Verdict) -> ModelVersion | None:
-    """Return the version of the challenger, unless it became champion."""
-    rival = verdict.challenger
-    if rival is None or rival.is_same(verdict.champion):
-        return None
-    return _version(client, verdict.domain, rival)
-
-
-def _version(client: MlflowClient, slug: str, contender: Contender) -> ModelVersion | None:
-    """Return the version of a contender; None for the base, and where it was deleted."""
-    if contender.method == BASE_METHOD:
-        return None
-    return next(iter(find_versions(client, slug, contender.checkpoint)), None)
-
-
-def _annotate(
-    client: MlflowClient,
-    version: ModelVersion,
-    title: str,
-    verdict: Verdict,
-    contender: Contender | None,
-    decided: str,
-) -> None:
-    """Write on a version what a verdict made of it and why, unless a later verdict is there.
-
-    Args:
-        title: What it is now, such as `promoted`.
-        contender: The version with its figures; None for a former champion, which keeps its own.
-    """
-    if version.tags.get("decided", "") > decided:
+def _show(client: MlflowClient, slug: str, last: Artifact) -> None:
+    versions = {version.checkpoint: version for version in list_versions(client, slug)}
+    if not versions:
         return
+    name = model_name(slug)
+    verdict = Verdict.read(last)
+    for checkpoint, title in _titles(verdict, last).items():
+        version = versions.get(checkpoint)
+        if version and version.tags.get("decided") != title.entry.decided:
+            _annotate(client, name, version.number, title)
+    challenger = verdict.challenger
+    if challenger is not None and challenger.is_same(verdict.champion):
+        challenger = None
+    for alias, contender in (("champion", verdict.champion), ("challenger", challenger)):
+        version = versions.get(contender.checkpoint) if contender else None
+        if version:
+            client.set_registered_model_alias(name, alias, version.number)
+        else:  # the base, nobody, or a version that was deleted
+            client.delete_registered_model_alias(name, alias)
+    client.set_registered_model_tag(name, VERDICT_TAG, last.fingerprint)
+
+
+class _Title(NamedTuple):
+    """What a decision made of a version; `contender` has the figures of it, if it has any."""
+
+    name: str
+    entry: HistoryEntry
+    contender: Contender | None = None
+
+
+def _titles(verdict: Verdict, last: Artifact) -> dict[str, _Title]:
+    """Return the latest title of each checkpoint that a decision is about."""
+    titles: dict[str, _Title] = {}
+    champion = Contender(method=BASE_METHOD)
+    for entry in (*verdict.history, verdict.as_history_entry(last)):
+        if entry.challenger is not None:
+            titles[entry.challenger.checkpoint] = _Title(entry.decision, entry, entry.challenger)
+        if not champion.is_same(entry.champion):
+            titles[champion.checkpoint] = _Title("former champion", entry)
+            name = "champion again" if entry.decision == "rolled back" else "promoted"
+            titles[entry.champion.checkpoint] = _Title(name, entry, entry.champion)
+        champion = entry.champion
+    return titles
+
+
+def _annotate(client: MlflowClient, name: str, number: str, title: _Title) -> None:
+    entry = title.entry
     tags = {
-        "verdict": title,
-        "decided": decided,
-        "decided_by": verdict.person or verdict.by,
-        "reason": verdict.reason,
+        "verdict": title.name,
+        "decided": entry.decided,
+        "decided_by": entry.person or entry.by,
+        "reason": entry.reason,
     }
-    if contender is not None and contender.top1 is not None:
-        tags["top1"] = f"{contender.top1:.6f}"
-    if contender is not None and verdict.test is not None:
-        tags["gain"] = f"{verdict.test.gain:+.4f}"
+    if title.contender is not None and title.contender.top1 is not None:
+        tags["top1"] = f"{title.contender.top1:.6f}"
+    if title.contender is not None and entry.test is not None:
+        tags["gain"] = f"{entry.test.gain:+.4f}"
     for tag, value in tags.items():
-        client.set_model_version_tag(version.name, version.version, tag, value[:MAX_TAG_CHARS])
-    description = f"{title} on {decided}: {verdict.reason}"[:MAX_TAG_CHARS]
-    client.update_model_version(version.name, version.version, description=description)
+        client.set_model_version_tag(name, number, tag, value[:MAX_TAG_CHARS])
+    description = f"{title.name} on {entry.decided}: {entry.reason}"[:MAX_TAG_CHARS]
+    client.update_model_version(name, number, description=description)

@@ -11,12 +11,10 @@ standard deviation over all (`tables.SEED_COLUMNS`).
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any
 
 import pandas as pd
 
 from react_pipeline.evaluation import EVIDENCE_COLUMNS, EVIDENCE_DIFFERENCES, SEED_COLUMNS
-from react_pipeline.project import Project
 from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS
 from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact
 from react_pipeline.tracking.values import Row, created_ms
@@ -41,7 +39,7 @@ DIFFERENCE_METRICS = {
 """Columns of a comparison's table, and what a result's run calls them."""
 
 
-def cost_rows(project: Project, artifact: Artifact) -> Iterator[Row]:
+def cost_rows(artifact: Artifact) -> Iterator[Row]:
     """What the training behind a result cost (0 for the base), or a training's own seconds under
     that name.
     """
@@ -51,12 +49,8 @@ def cost_rows(project: Project, artifact: Artifact) -> Iterator[Row]:
     elif artifact.stage == DOMAIN_RESULTS and CUSTOMIZED_CHECKPOINT not in artifact.parents:
         counts = dict.fromkeys(COST_METRICS, 0)
     elif artifact.stage == DOMAIN_RESULTS:
-        place = CUSTOMIZED_CHECKPOINT, artifact.key, artifact.parents[CUSTOMIZED_CHECKPOINT]
-        # Pruned: the result stays what it is.
-        with suppress(CorruptArtifact, MissingArtifact):
-            # The manifest has its own digest; hashing gigabytes of weights for three numbers is not
-            # needed.
-            counts = project.store.open(*place).counts
+        with suppress(CorruptArtifact, MissingArtifact):  # pruned
+            counts = artifact.open_parent(CUSTOMIZED_CHECKPOINT).counts
     for name, shown in COST_METRICS.items():
         if isinstance(value := counts.get(name), int | float):
             yield Row(shown, float(value), 0, created_ms(artifact))
@@ -66,20 +60,21 @@ def difference_rows(comparison: Artifact) -> dict[str, list[Row]]:
     """By method, the differences that a comparison found, for the runs of the results it was made
     from.
     """
-    table = pd.read_parquet(comparison.file("table.parquet"))
-    return {str(row["method"]): _rows(comparison, row) for row in table.to_dict("records")}
+    added = [*SEED_COLUMNS, *EVIDENCE_COLUMNS]
+    shown = DIFFERENCE_METRICS | {name: name for name in added}
+    table = pd.read_parquet(comparison.file("table.parquet")).set_index("method")
+    table = table.rename(columns=shown).reindex(columns=list(shown.values())).astype("float64")
+    created = created_ms(comparison)
+    return {
+        str(method): [
+            Row(name, float(value), 0, created)
+            for name, value in row.items()
+            if math.isfinite(value)
+        ]
+        for method, row in table.to_dict("index").items()
+    }
 
 
 def shown_differences() -> list[str]:
     """The differences between models, without their bounds."""
     return ["delta_top1", "gain_over_control", *EVIDENCE_DIFFERENCES]
-
-
-def _rows(comparison: Artifact, row: Mapping[Any, Any]) -> list[Row]:
-    rows = []
-    added = {name: name for name in (*EVIDENCE_COLUMNS, *SEED_COLUMNS)}
-    for column, name in (DIFFERENCE_METRICS | added).items():
-        value = row.get(column)
-        if value is not None and math.isfinite(value):
-            rows.append(Row(name, float(value), 0, created_ms(comparison)))
-    return rows

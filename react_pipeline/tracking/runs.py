@@ -1,18 +1,16 @@
 """The runs of one MLflow experiment: connecting, finding or opening an artifact's run, and writing
-rows to it.
+to it.
 
-The log of a finished artifact (`log`) and that of a training under way (`live`) share it, so that
-both mean the same run. Every function here raises whatever MLflow, its database or the network
-raise.
+The log of a finished artifact (`log`) and that of a training under way (`extensions.live_runs`)
+share it, so that both mean the same run. Every function here raises whatever MLflow, its database
+or the network raise.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import re
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -22,12 +20,13 @@ from react_pipeline.project import Project
 from react_pipeline.stage import ALL
 from react_pipeline.store import Artifact, locked
 from react_pipeline.tracking.notes import NOTE_TAG, TRAINING_PAGES, mlflow_url
+from react_pipeline.tracking.relocation import FILES, follow_project
 from react_pipeline.tracking.results import shown_differences
-from react_pipeline.tracking.values import MAX_TAG_CHARS, TRAINING_PREFIX, MetricSource, Row
+from react_pipeline.tracking.values import LOSS, MAX_TAG_CHARS, TRAINING_PREFIX, MetricSource, Row
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment, Run
+    from mlflow.entities import Run
 
 Entry = TypeVar("Entry")
 
@@ -35,12 +34,10 @@ PARENT_TAG = "react.parent"
 ERROR_TAG, ERROR_TYPE_TAG = "error", "error.type"
 """Tags with the reason of a failure."""
 
-EXPERIMENT_KIND_TAG, MODEL_DEVELOPMENT = "mlflow.experimentKind", "custom_model_development"
-"""The kind that MLflow gives an experiment of trainings."""
+EXPERIMENT_KIND = ("mlflow.experimentKind", "custom_model_development")
+"""Tag of the kind that MLflow gives an experiment of trainings."""
 
 DEFAULT_EXPERIMENT = "0"
-FILES = "mlartifacts"
-"""Folder of the runs' files, where no server keeps them."""
 SQLITE = "sqlite:///"
 _DATABASE = re.compile(r"(postgresql|mysql|mssql|sqlite)[+:]")
 
@@ -48,6 +45,21 @@ RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
 PAGE_RUNS = 250
 """Runs per request, so that the answer comes in time even where runs have many params and tags."""
+
+VARIABLES = {
+    # A server that hangs costs a command some seconds, and not MLflow's 120 times 8.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+    # Requests of the tracking API are POST, which a redirect turns into GET.
+    "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    # It draws bars of empty folders.
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""Our defaults of MLflow's own variables; what the environment sets wins."""
 
 
 @dataclass
@@ -89,53 +101,40 @@ class Runs:
 
     def connect(self) -> MlflowClient:
         """Return a client; database and experiment are created where they are missing."""
-        for variable, value in {
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "MLFLOW_LOGGING_LEVEL": "WARNING",
-            # It draws bars of empty folders.
-            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        }.items():
+        for variable, value in VARIABLES.items():
             os.environ.setdefault(variable, value)
-        from mlflow import MlflowClient
-
-        from react_pipeline.extensions import tracking_guard
-
-        is_new = self.experiment_id == DEFAULT_EXPERIMENT
         if not self.uri.startswith(SQLITE):
-            tracking_guard.bound(self.uri)
-            client = MlflowClient(self.uri, self.uri)
-            if is_new:
-                # A server decides for itself; without one MLflow would use the working folder of
-                # this process.
-                self._open_experiment(client, self.files if _DATABASE.match(self.uri) else None)
-            return client
+            # A server decides for itself; without one MLflow would use the working folder of this
+            # process.
+            return self._opened(self.files if _DATABASE.match(self.uri) else None)
         database = Path(self.uri.removeprefix(SQLITE))
         database.parent.mkdir(parents=True, exist_ok=True)
         # Two processes that open a fresh database at once race its migration, and one of them dies.
         with locked(database.with_name(database.name + ".lock")):
-            client = MlflowClient(self.uri, self.uri)
-            if is_new:
-                client.search_experiments(max_results=1)  # makes the tables
-                tracking_guard.relocate(database)
-                self._open_experiment(client, database.parent / FILES)
+            return self._opened(database.parent / FILES, database)
+
+    def _opened(self, files: Path | None, database: Path | None = None) -> MlflowClient:
+        from mlflow import MlflowClient
+
+        from react_pipeline.extensions import ui
+
+        client = MlflowClient(self.uri, self.uri)
+        if self.experiment_id != DEFAULT_EXPERIMENT:
+            return client
+        experiment = client.get_experiment_by_name(self.experiment)
+        if experiment is None:
+            location = None if files is None else files.resolve().as_uri()
+            created = client.create_experiment(self.experiment, location, dict([EXPERIMENT_KIND]))
+            experiment = client.get_experiment(created)
+        elif files is not None:
+            follow_project(experiment.artifact_location, files.resolve(), database)
+        self.experiment_id = experiment.experiment_id
+        ui.save_views(client, experiment)
         return client
 
-    def _open_experiment(self, client: MlflowClient, files: Path | None) -> None:
-        from react_pipeline.extensions import tracking_guard, ui
-
-        def find() -> list[Experiment]:
-            return [one for one in [client.get_experiment_by_name(self.experiment)] if one]
-
-        if not find():
-            location = None if files is None else files.resolve().as_uri()
-            tags = {EXPERIMENT_KIND_TAG: MODEL_DEVELOPMENT}
-            client.create_experiment(self.experiment, location, tags)
-        (experiment,) = find()
-        if files is not None:
-            tracking_guard.require_here(experiment, files)
-        ui.save_views(client, experiment)
-        self.experiment_id = experiment.experiment_id
+    def require_answer(self, client: MlflowClient) -> None:
+        """Raise what MLflow raises if it takes not even a tag that is there already."""
+        client.set_experiment_tag(self.experiment_id, *EXPERIMENT_KIND)
 
     def open(
         self, client: MlflowClient, tags: Mapping[str, str], key: str, started_ms: int | None = None
@@ -148,170 +147,131 @@ class Runs:
         returned as it is.
         """
         place = {name: tags[name] for name in ("asset", "fingerprint")}
-        run = self.find(client, place)
-        if run is None:
-            group = key.split("/")[0]
-            name = f"{tags['asset']} {key}"
-            if key == ALL:
-                group = "all domains" if tags["asset"] == "overview" else "corpus"
-                name = tags["asset"]
-            tags = {**tags, "mlflow.parentRunId": self._parent(client, group)}
-            return self._create(client, place, tags, name, started_ms), False
+        is_there = bool(self.find(client, place))
+        group, _, _ = key.partition("/")
+        name = f"{tags['asset']} {key}"
+        if key == ALL:
+            group = "all domains" if tags["asset"] == "overview" else "corpus"
+            name = tags["asset"]
+        tags = {**tags, "mlflow.parentRunId": self._parent(client, group)}
+        run = self._only(client, place, name, tags, started_ms)
         run_id = run.info.run_id
-        if run.info.status != FINISHED:
-            if run.info.status != RUNNING:
-                client.update_run(run_id, RUNNING)
-            for name in {ERROR_TAG, ERROR_TYPE_TAG} & set(run.data.tags):
-                client.delete_tag(run_id, name)
-            log_tags(client, run_id, tags)
-        return run, True
+        if is_there and run.info.status != FINISHED:
+            client.update_run(run_id, RUNNING)
+            for reason in {ERROR_TAG, ERROR_TYPE_TAG} & set(run.data.tags):
+                client.delete_tag(run_id, reason)
+            log_batch(client, run_id, tags=tags)
+        return run, is_there
 
-    def find(self, client: MlflowClient, tags: Mapping[str, str]) -> Run | None:
-        """Return the run with these tags, a finished one first; others that are still RUNNING are
-        closed.
-        """
-        runs = client.search_runs([self.experiment_id], _query(tags), max_results=10)
-        finished = [run for run in runs if run.info.status == FINISHED]
-        best = next(iter([*finished, *runs]), None)
-        for run in runs:
-            # A killed process may have left a second one open; nothing would ever close it.
-            if run is not best and run.info.status == RUNNING:
-                client.set_terminated(run.info.run_id, KILLED)
-        return best
+    def find(self, client: MlflowClient, tags: Mapping[str, str]) -> list[Run]:
+        """Return the runs with these tags, finished ones first."""
+        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        runs = client.search_runs([self.experiment_id], query, max_results=100)
+        return sorted(runs, key=lambda run: (run.info.status != FINISHED, run.info.run_id))
 
-    def _create(
+    def _only(
         self,
         client: MlflowClient,
         place: Mapping[str, str],
-        tags: Mapping[str, str],
         name: str,
+        tags: Mapping[str, str],
         started_ms: int | None = None,
     ) -> Run:
-        return create_once(
-            lambda: client.search_runs([self.experiment_id], _query(place), max_results=10),
-            lambda: client.create_run(self.experiment_id, started_ms, dict(tags), run_name=name),
-            lambda run: str(run.info.run_id),
-            client.delete_run,
+        return only(
+            lambda: self.find(client, place),
+            lambda: client.create_run(
+                self.experiment_id, started_ms, {**place, **tags}, run_name=name
+            ),
+            lambda run: client.delete_run(run.info.run_id),
         )
+
+    def _parent(self, client: MlflowClient, group: str) -> str:
+        """Return the run under which the UI folds all runs of a domain (or of the corpus)."""
+        note = f"Everything of **{group}**: open a run below, or select several and press Compare."
+        run = self._only(client, {PARENT_TAG: group}, group, {NOTE_TAG: note})
+        if run.info.status != FINISHED:
+            client.set_terminated(run.info.run_id, FINISHED)
+        return str(run.info.run_id)
+
+    def close_abandoned(self, client: MlflowClient, checkpoint: Artifact) -> None:
+        """Close what trainings with another configuration left RUNNING when they were killed: none
+        will go on. One that does run is opened again when it is logged.
+        """
+        domain, method = checkpoint.key.split("/")
+        tags = {"asset": checkpoint.stage, "domain": domain, "method": method}
+        for run in self.find(client, tags):
+            is_other = run.data.tags.get("fingerprint") != checkpoint.fingerprint
+            if is_other and run.info.status == RUNNING:
+                client.set_terminated(run.info.run_id, KILLED)
 
     def finished(self, client: MlflowClient) -> set[str]:
         """Return the fingerprints of all artifacts that have a finished run."""
         fingerprints: set[str] = set()
+        query = f"attributes.status = '{FINISHED}'"
         token = None
         while True:
-            page = client.search_runs(
-                [self.experiment_id],
-                f"attributes.status = '{FINISHED}'",
-                max_results=PAGE_RUNS,
-                page_token=token,
-            )
+            page = client.search_runs([self.experiment_id], query, 1, PAGE_RUNS, None, token)
             fingerprints |= {run.data.tags.get("fingerprint", "") for run in page}
             if not (token := page.token):
-                return fingerprints - {""}
-
-    def close_abandoned(self, client: MlflowClient, artifact: Artifact) -> None:
-        """Close what trainings with another configuration left RUNNING when they were killed: none
-        will go on. One that does run is opened again when it is logged.
-        """
-        domain, method = artifact.key.split("/")
-        tags = {"asset": artifact.stage, "domain": domain, "method": method}
-        query = f"{_query(tags)} and attributes.status = '{RUNNING}'"
-        for run in client.search_runs([self.experiment_id], query):
-            if run.data.tags.get("fingerprint") != artifact.fingerprint:
-                client.set_terminated(run.info.run_id, KILLED)
-
-    def _parent(self, client: MlflowClient, group: str) -> str:
-        """Return the run under which the UI folds all runs of a domain (or of the corpus)."""
-        place = {PARENT_TAG: group}
-        run = self.find(client, place)
-        if run is None:
-            note = (
-                f"Everything of **{group}**: open a run below, or select several and press Compare."
-            )
-            run = self._create(client, place, {**place, NOTE_TAG: note}, group)
-            client.set_terminated(run.info.run_id, FINISHED)
-        return str(run.info.run_id)
+                return fingerprints - {""}  # of the runs that group others
 
 
-def create_once(
+def only(
     find: Callable[[], Sequence[Entry]],
-    create: Callable[[], Entry],
-    name: Callable[[Entry], str],
-    delete: Callable[[str], object],
+    create: Callable[[], object],
+    delete: Callable[[Entry], object],
 ) -> Entry:
-    """Return the entry that is there, or create it; processes that create one at once, on whatever
-    hosts, end with one.
+    """Return the first entry that is found, created if there is none; the others are deleted.
 
-    A process that sees another entry next to its own deletes its own. So at most one stays: a
-    process that sees its own alone was there before all others, and they see it. An entry may be
-    deleted while another process uses it, which then fails and is repeated by the next log.
+    Of processes that create one at once, on whatever hosts, all that look later keep the same. A
+    process that still writes to one that was deleted fails, and its artifact is logged again.
     """
-    while True:
-        if there := find():
-            return there[0]
-        created = create()
-        if all(name(entry) == name(created) for entry in find()):
-            return created
-        delete(name(created))
-        time.sleep(random.random())  # noqa: S311 - two that deleted theirs do not meet again
+    entries = find()
+    if not entries:
+        create()
+        entries = find()
+    first, *others = entries
+    for other in others:
+        delete(other)
+    return first
 
 
-def _query(tags: Mapping[str, str]) -> str:
-    """Return the query for runs that have all of these tags."""
-    return " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-
-
-def log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
-    """Write params; writing the same ones again changes nothing."""
-    from mlflow.entities import Param
-
-    client.log_batch(run_id, params=[Param(name, value) for name, value in params.items()])
-
-
-def log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
-    """Write tags, each cut at MLflow's limit."""
-    from mlflow.entities import RunTag
-
-    entries = [RunTag(name, value[:MAX_TAG_CHARS]) for name, value in tags.items()]
-    client.log_batch(run_id, tags=entries)
-
-
-def log_rows(
-    client: MlflowClient, run_id: str, rows: Iterable[Row], source: MetricSource | None = None
+def log_batch(
+    client: MlflowClient,
+    run_id: str,
+    *,
+    params: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+    rows: Iterable[Row] = (),
+    without: Collection[int] = (),
+    source: MetricSource | None = None,
 ) -> None:
-    """Write metrics; those that rank models with their model and data set.
+    """Write params, tags (cut at MLflow's limit) and metrics; the same ones again change nothing.
 
-    MLflow draws a chart of every metric that a model has, and drops a row that it has with the same
-    name, value, step and time.
+    Args:
+        without: Steps of a training that are left out.
+        source: Model and data set of the metrics that rank models; others (counts, costs, bounds)
+            belong to the run alone, since MLflow draws a chart of every metric that a model has.
     """
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, Param, RunTag
 
-    # Others (counts, costs, bounds) belong to the run alone.
     ranking = {*METRICS, *shown_differences()}
-    entries = []
-    for row in rows:
-        of_model = source if source is not None and row.name in ranking else ()
-        entries.append(Metric(row.name, row.value, row.time_ms, row.step, *of_model))
-    client.log_batch(run_id, metrics=entries)
+    metrics = [
+        Metric(
+            *(row.name, row.value, row.time_ms, row.step),
+            *(source if source and row.name in ranking else ()),
+        )
+        for row in rows
+        if row.step not in without or not row.name.startswith(TRAINING_PREFIX)
+    ]
+    texts = [RunTag(name, value[:MAX_TAG_CHARS]) for name, value in (tags or {}).items()]
+    client.log_batch(run_id, metrics, [Param(*param) for param in (params or {}).items()], texts)
 
 
-def missing_rows(
-    client: MlflowClient, run_id: str, rows: Iterable[Row], steps: dict[str, set[int]] | None = None
-) -> list[Row]:
-    """Return the rows whose step the run lacks; `steps` remembers the steps that the run has, by
-    name, between calls.
+def logged_steps(client: MlflowClient, run_id: str) -> set[int]:
+    """Return the steps of a training that its run has.
 
-    A training that resumes after it was killed repeats the steps after its last state at other
-    times, so that equal steps need not be equal rows.
+    One that resumes after it was killed repeats the steps after its last state at other times, and
+    MLflow would show both.
     """
-    steps = {} if steps is None else steps
-    missing = []
-    for row in rows:
-        if row.name.startswith(TRAINING_PREFIX):
-            if row.name not in steps:
-                history = client.get_metric_history(run_id, row.name)
-                steps[row.name] = {point.step for point in history}
-            if row.step in steps[row.name]:
-                continue
-        missing.append(row)
-    return missing
+    return {point.step for point in client.get_metric_history(run_id, LOSS)}

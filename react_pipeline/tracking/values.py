@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 
 from react_pipeline.stage import domain_and_method
 from react_pipeline.store import MANIFEST, Artifact, Inputs
-from react_pipeline.tracking.notes import NOTE_TAG, links, note
+from react_pipeline.tracking.notes import NOTE_TAG, RUN_URL_TAG, note, run_url
 
 MAX_PARAM_CHARS = 500
 MAX_TAG_CHARS = 5_000
 METRICS_FILE = "metrics.jsonl"
 TRAINING_PREFIX = "training/"
 """Prefix of the metrics that have steps."""
+LOSS = TRAINING_PREFIX + "loss"
+"""The metric that every step has."""
 EVALUATED = "evaluation_top1"
 """Of the records of a training, where it is measured while it runs: these are few, and none is left
 out.
@@ -56,8 +58,8 @@ def params_of(source: Artifact | Inputs) -> dict[str, str]:
     """The configuration that decides an artifact, flat, and its domain and method; cut at
     `MAX_PARAM_CHARS`.
     """
-    config = source.config if isinstance(source, Inputs) else source.manifest["config"]
     domain, method = domain_and_method(source.key)
+    config = _record(source)["config"]
     params = {name: _text(value)[:MAX_PARAM_CHARS] for name, value in flatten(config)}
     return params | _filled({"domain": domain, "method": method})
 
@@ -111,29 +113,21 @@ def tags_of(source: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -
     Args:
         dagster: Where a browser finds Dagster, if that is known.
     """
-    if isinstance(source, Inputs):
-        path = gpu = ""
-        version = source.code_version
-        parents = {name: parent.fingerprint for name, parent in source.parents.items()}
-    else:
-        path = str(source.path)
-        gpu = str(source.counts.get("gpu", ""))
-        version = str(source.manifest["code_version"])
-        parents = dict(source.parents)
+    record = _record(source)
     domain, method = domain_and_method(source.key)
     tags = {
         "asset": source.stage,
         "domain": domain,
         "method": method,
         "fingerprint": source.fingerprint,
-        "parents": json.dumps(parents, sort_keys=True),
-        "code_version": version,
-        "path": path,
-        "gpu": gpu,
+        "parents": json.dumps(record["parents"], sort_keys=True),
+        "code_version": str(record["code_version"]),
         DAGSTER_RUN_TAG: dagster_run_id,
-        **links(dagster, dagster_run_id),
+        RUN_URL_TAG: run_url(dagster, dagster_run_id),
         NOTE_TAG: note(source.stage, source.key, dagster, dagster_run_id),
     }
+    if isinstance(source, Artifact):
+        tags |= {"path": str(source.path), "gpu": str(source.counts.get("gpu", ""))}
     return _filled(tags)
 
 
@@ -153,6 +147,10 @@ def files_of(artifact: Artifact) -> Iterator[Path]:
 def created_ms(artifact: Artifact) -> int:
     """When the artifact was published, in milliseconds since 1970."""
     return round(datetime.fromisoformat(artifact.manifest["created"]).timestamp() * 1000)
+
+
+def _record(source: Artifact | Inputs) -> Mapping[str, Any]:
+    return source.manifest if isinstance(source, Artifact) else source.identity
 
 
 def _filled(tags: Mapping[str, str]) -> dict[str, str]:

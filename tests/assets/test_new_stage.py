@@ -73,4 +73,4 @@ def test_a_row_and_a_function_are_a_stage_everywhere(
 
     tracking = Tracking.of(project)
     made = project.store.current("toy", "shapes")
-    assert made.fingerprint in (tracking.logged() or set())
+    assert made.fingerprint in (tracking.sync(project) or set())

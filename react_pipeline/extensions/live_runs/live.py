@@ -15,7 +15,6 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from react_pipeline.project import Project
@@ -31,10 +30,8 @@ from react_pipeline.tracking import (
     Row,
     Runs,
     dagster_url,
-    log_params,
-    log_rows,
-    log_tags,
-    missing_rows,
+    log_batch,
+    logged_steps,
     params_of,
     reason_of,
     rows_of_record,
@@ -86,19 +83,15 @@ class LiveRun(TrainingObserver):
         """
         self.run_id: str | None = None
         self._runs = runs
-        self._dagster_run_id = dagster_run_id
-        self._dagster = dagster
+        self._dagster = (dagster_run_id, dagster)
         self._flush_seconds = flush_seconds
         self._monitor: SystemMetricsMonitor | None = None
         self._records: deque[Mapping[str, Any]] = deque(maxlen=MAX_WAITING_RECORDS)
         self._unwritten: list[Row] = []
+        self._known: set[int] = set()
         self._thread: threading.Thread | None = None
-        self._started_ms: int | None = None
         self._ended = threading.Event()
-        self._abandoned = False
-        self._warned = False
         self._error: BaseException | None = None
-        self._steps: dict[str, set[int]] | None = None
 
     @classmethod
     def of(cls, project: Project, dagster_run_id: str = "") -> LiveRun:
@@ -116,25 +109,23 @@ class LiveRun(TrainingObserver):
         """Open the run of these inputs, or go on in the one that an earlier try left, without
         waiting for it.
         """
-        if self._thread is None:
-            self._started_ms = round(1000 * time.time())
-            # The thread reports an ImportError like any other problem with MLflow. It does not
-            # import: a decoding process that is forked in the middle of an import may hang.
-            with suppress(ImportError):
-                import mlflow.system_metrics.system_metrics_monitor
-                import mlflow.utils.autologging_utils  # noqa: F401
-            # MLflow imports it where it is installed, and matplotlib looks into a half-made one.
-            with suppress(ImportError):
-                importlib.import_module("IPython")
-            self._thread = threading.Thread(
-                target=self._stream, args=(inputs,), name="mlflow", daemon=True
-            )
-            self._thread.start()
+        if self._thread is not None:
+            return
+        # The thread reports an ImportError like any other problem with MLflow. It does not import:
+        # a decoding process that is forked in the middle of an import may hang.
+        with suppress(ImportError):
+            import mlflow.system_metrics.system_metrics_monitor
+            import mlflow.utils.autologging_utils  # noqa: F401
+        # MLflow imports it where it is installed, and matplotlib looks into a half-made one.
+        with suppress(ImportError):
+            importlib.import_module("IPython")
+        began = (inputs, round(1000 * time.time()))
+        self._thread = threading.Thread(target=self._stream, args=began, name="mlflow", daemon=True)
+        self._thread.start()
 
     def stepped(self, record: Mapping[str, float]) -> None:
         """Keep a record for the next batch."""
-        if self._thread is not None and self._thread.is_alive():
-            self._records.append(dict(record))
+        self._records.append(dict(record))
 
     def failed(self, error: BaseException) -> None:
         """Write what is left and mark the run FAILED (an interruption: KILLED) with the reason."""
@@ -147,88 +138,68 @@ class LiveRun(TrainingObserver):
         self._ended.set()
         if self._thread is not None:
             self._thread.join(CLOSE_SECONDS)
-            self._abandoned = True
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if error is None:
             self.close()
         else:
             self.failed(error)
 
-    def _stream(self, inputs: Inputs) -> None:
-        client: MlflowClient | None = None
+    def _stream(self, inputs: Inputs, started_ms: int) -> None:
+        is_silent = False
         while True:
             ended = self._ended.is_set()
             if ended and self._monitor is not None:
                 self._monitor.finish()
             pause = self._flush_seconds
             try:
-                client = client or self._runs.connect()
-                if (run_id := self._write(client, inputs)) is None:
+                client = self._runs.connect()
+                if self.run_id is None and not self._open(client, inputs, started_ms):
                     return
+                self._flush(client)
                 if ended and self._error is not None:
-                    self._mark_failed(client, run_id, self._error)
+                    self._mark_failed(client, self._error)
             except Exception as error:
                 # Whatever MLflow, its database or the network raise, the training continues.
-                client = None
                 pause = RETRY_SECONDS
                 self._runs.forget()
-                if not self._warned:
-                    self._warned = True
-                    uri = without_secrets(self._runs.uri)
-                    reason = reason_of(error)
+                if not is_silent:
+                    is_silent = True
                     logger.warning(
                         "MLflow at %s is unavailable, the training continues without it: %s",
-                        uri,
-                        reason,
+                        without_secrets(self._runs.uri),
+                        reason_of(error),
                     )
-            if ended or self._abandoned:
+            if ended:
                 return
             self._ended.wait(pause)
 
-    def _write(self, client: MlflowClient, inputs: Inputs) -> str | None:
-        """Write what waits; returns the run's id, or None if there is nothing to be written to it
-        any more.
-        """
-        run_id = self.run_id = self.run_id or self._open(client, inputs)
-        if run_id is None:
-            return None
-        while self._unwritten or self._records:
-            while self._records and len(self._unwritten) < BATCH_ROWS:
-                self._unwritten += rows_of_record(self._records.popleft())
-            if self._abandoned:
-                return None
-            rows = self._unwritten
-            if self._steps is not None:
-                rows = missing_rows(client, run_id, rows, self._steps)
-            log_rows(client, run_id, rows)
-            self._unwritten = []
-        return run_id
-
-    def _open(self, client: MlflowClient, inputs: Inputs) -> str | None:
-        if self._abandoned:
-            return None
-        tags = tags_of(inputs, self._dagster_run_id, self._dagster)
-        # A short training may end before MLflow answers.
-        run, is_resumed = self._runs.open(client, tags, inputs.key, self._started_ms)
+    def _open(self, client: MlflowClient, inputs: Inputs, started_ms: int) -> bool:
+        """Open the run; false if it is finished already, so that nothing is to be streamed."""
+        tags = tags_of(inputs, *self._dagster)
+        run, is_resumed = self._runs.open(client, tags, inputs.key, started_ms)
         run_id = str(run.info.run_id)
         if run.info.status == FINISHED:
             logger.info("MLflow has a finished run of %s already: nothing is streamed", inputs.key)
-            return None
-        log_params(client, run_id, params_of(inputs))
+            return False
+        log_batch(client, run_id, params=params_of(inputs))
         if is_resumed:
-            self._steps = {}
-        if not self._ended.is_set():
+            self._known = logged_steps(client, run_id)
+        if not self._ended.is_set():  # a short training may end before MLflow answers
             self._sample_machine(run_id)
-        return run_id
+        self.run_id = run_id
+        return True
+
+    def _flush(self, client: MlflowClient) -> None:
+        """Write what waits; what could not be written is tried again."""
+        while self._records or self._unwritten:
+            while self._records and len(self._unwritten) < BATCH_ROWS:
+                self._unwritten += rows_of_record(self._records.popleft())
+            log_batch(client, str(self.run_id), rows=self._unwritten, without=self._known)
+            self._unwritten = []
 
     def _sample_machine(self, run_id: str) -> None:
         """Let a thread of MLflow write processor, memory, disk, network and GPU to the run."""
@@ -240,11 +211,13 @@ class LiveRun(TrainingObserver):
         self._monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=uri)
         self._monitor.start()
 
-    def _mark_failed(self, client: MlflowClient, run_id: str, error: BaseException) -> None:
+    def _mark_failed(self, client: MlflowClient, error: BaseException) -> None:
         name = type(error).__name__
         reason = (
             str(error) if isinstance(error, ReactError) else f"{name}: {error}".removesuffix(": ")
         )
-        log_tags(client, run_id, {ERROR_TAG: reason, ERROR_TYPE_TAG: name, NOTE_TAG: reason})
+        run_id = str(self.run_id)
+        tags = {ERROR_TAG: reason, ERROR_TYPE_TAG: name, NOTE_TAG: reason}
+        log_batch(client, run_id, tags=tags)
         # Ctrl-C and a cancelled run do not derive from Exception; the training did not fail.
         client.set_terminated(run_id, FAILED if isinstance(error, Exception) else KILLED)

@@ -1,7 +1,7 @@
 """How much an answer of a server may bring.
 
 Each client applies it in the way of its library: `web_access` (images), `remote_store` and
-`bounded_answer` (shards), `tracking_guard.bounded_http` (MLflow). Each bounds a whole answer in
+`bounded_answer` (shards). Each bounds a whole answer in
 time, counts its bytes as they come, and pauses as long as we say, whatever `Retry-After` asks for.
 """
 

@@ -55,7 +55,6 @@ from react_pipeline.corpus.decoding_process import _decoder
 from react_pipeline.corpus.images import BadSample
 from react_pipeline.corpus.servers import RemoteShard
 from react_pipeline.embedding.mapped_vectors import open_vectors
-from react_pipeline.extensions.tracking_guard.bounded_http import bound
 from react_pipeline.extensions.web import guarded_opener
 from react_pipeline.extensions.web.public_addresses import is_public
 from react_pipeline.extensions.web.web_access import MAX_RESPONSE_BYTES
@@ -358,7 +357,7 @@ def fetch_public(url: bytes) -> bytes:
 
 
 def servers() -> Iterator[tuple[str, Attack]]:
-    """Servers of images, of shards, and of MLflow; what Dagster is asked."""
+    """Servers of images and of shards; what Dagster is asked."""
 
     def huge(handler: Any, _before: int) -> None:
         handler.send_response(200)
@@ -377,7 +376,6 @@ def servers() -> Iterator[tuple[str, Attack]]:
         yield f"images: {name}", partial(of_web, answer)
     for name in SICK:
         yield f"shards: {name}", partial(of_sick, name, read_shard)
-        yield f"MLflow: {name}", partial(of_sick, name, ask_mlflow)
 
 
 def of_web(answer: Any, _folder: Path) -> Callable[[], Any]:
@@ -403,17 +401,6 @@ def read_shard(address: str) -> bytes:
     bounded_answer.HEAD_SECONDS = bounded_answer.ANSWER_SECONDS = 2.0
     remote_store.ATTEMPTS_SECONDS = 0.0
     return open_shard(RemoteShard(f"{address}/a.tar")).read(512)
-
-
-def ask_mlflow(address: str) -> Any:
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    bound(address)
-    try:
-        return MlflowClient(address).search_experiments()
-    except MlflowException as error:
-        raise Refused(str(error)[:200]) from error
 
 
 KINDS: dict[str, Kind] = {

@@ -14,11 +14,11 @@ from conftest import write_project
 from mlflow import MlflowClient
 from support.tracking import artifact_of
 
-from react_pipeline.extensions.tracking_guard import relocation
-from react_pipeline.extensions.tracking_guard.relocation import former_folder
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import ReactError
+from react_pipeline.tracking import relocation
 from react_pipeline.tracking.log import Tracking
+from react_pipeline.tracking.relocation import follow_project
 
 OLD = "old place, with \N{LATIN SMALL LETTER E WITH ACUTE}"
 """Its URI is spelled otherwise than its path, and so is its JSON."""
@@ -26,18 +26,11 @@ OLD = "old place, with \N{LATIN SMALL LETTER E WITH ACUTE}"
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Path:
-    """A project with runs, a version of a model, a data set and a trace in its database."""
+    """A project with runs, a version of a model and a data set in its database."""
     folder = tmp_path_factory.mktemp("logged")
     made = write_project(folder, folder / "none", folder / "none")
     shutil.copy(mlflow_database, folder)
     log(made, 0)
-    uri = Tracking.of(made).uri
-    mlflow.set_tracking_uri(uri)
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("tiny")
-    assert experiment is not None
-    client.start_trace("question", experiment_id=experiment.experiment_id).end()
-    mlflow.flush_trace_async_logging()
     return folder
 
 
@@ -131,40 +124,28 @@ def test_a_project_that_is_opened_through_a_link_stays_as_it_is(
 
 
 def test_a_folder_with_two_names_is_one(tmp_path: Path) -> None:
-    (tmp_path / "one").mkdir()
+    (files := tmp_path / "one" / "mlartifacts").mkdir(parents=True)
     (tmp_path / "other").symlink_to(tmp_path / "one")  # as a second mount would be
-    location = (tmp_path / "other" / "mlartifacts").as_uri()
-    assert former_folder(location, tmp_path / "one") is None
-    assert former_folder(location, tmp_path) == tmp_path / "other"
-    assert former_folder("mlflow-artifacts:/1", tmp_path) is None
-    assert former_folder((tmp_path / "own files").as_uri(), tmp_path) is None
+    other = tmp_path / "other" / "mlartifacts"
+    for location in (other.as_uri(), "mlflow-artifacts:/1", (tmp_path / "own files").as_uri()):
+        follow_project(location, files, None)
+    with pytest.raises(ReactError, match="`project`"):
+        follow_project((tmp_path / "mlartifacts").as_uri(), files, None)
 
 
 def test_nothing_is_rewritten_if_not_everything_is(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moved = Project.load(shutil.move(project.path.parent, tmp_path / "new") / Path("pipeline.yaml"))
-    before, texts_of = texts(moved), relocation._texts
-
-    def failing(connection: sqlite3.Connection) -> list[tuple[str, list[str]]]:
-        return [*texts_of(connection), ("no such table", ["column"])]
-
-    monkeypatch.setattr(relocation, "_texts", failing)
-    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+    before = texts(moved)
+    columns = relocation._COLUMNS
+    monkeypatch.setattr(relocation, "_COLUMNS", f"{columns} UNION ALL SELECT 'none', 'none'")
+    with pytest.raises(sqlite3.OperationalError, match="none"):
         Tracking.of(moved).runs.connect()
     assert texts(moved) == before
     monkeypatch.undo()
     Tracking.of(moved).runs.connect()
     assert not [text for text in texts(moved) if OLD in text]
-
-
-def test_a_database_in_its_place_is_only_read(tmp_path: Path) -> None:
-    database = tmp_path / "mlflow.db"
-    with closing(sqlite3.connect(database, isolation_level=None)) as other:
-        other.execute("CREATE TABLE experiments (artifact_location TEXT)")
-        other.execute("INSERT INTO experiments VALUES (?)", ((tmp_path / "mlartifacts").as_uri(),))
-        other.execute("BEGIN IMMEDIATE")
-        relocation.relocate(database)
 
 
 def test_a_copy_over_a_shared_database_is_refused_with_remedy(
