@@ -15,7 +15,7 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from react_pipeline.clip.architecture import GATED_PREFIX, require_as_configured
 from react_pipeline.clip.hub import reach_hub
-from react_pipeline.clip.model import Clip, build, load, placed, weights_of
+from react_pipeline.clip.model import Clip, build, find_weights, load, placed
 from react_pipeline.clip.weights import at_most, load_strictly, read_weights
 from react_pipeline.project import absence
 from react_pipeline.settings import HUB_PREFIX, EncoderConfig, did_you_mean, encoders
@@ -108,7 +108,7 @@ def require_available(encoder: EncoderConfig) -> None:
         return
     if path.is_dir():
         require_as_configured(encoder, path)
-        weights_of(path, foreign=True)
+        find_weights(path, foreign=True)
         return
     name = encoder.model.removeprefix(GATED_PREFIX)
     if open_clip.get_model_config(name) is None:
@@ -126,7 +126,7 @@ def require_available(encoder: EncoderConfig) -> None:
 
 
 def server_of_weights(encoder: EncoderConfig) -> str:
-    """The URL of the server that the weights have to be fetched from; "" if they are on this
+    """Return the URL of the server that the weights have to be fetched from; "" if they are on this
     machine.
 
     Only the caches of open_clip and of the Hub are looked at.
@@ -151,8 +151,8 @@ def server_of_weights(encoder: EncoderConfig) -> str:
 
 
 def _common_to_tags(name: str) -> dict[str, Any]:
-    """How open_clip prepares images for this architecture, as far as it is the same for all weights
-    it knows.
+    """Return how open_clip prepares images for this architecture, as far as it is the same for all
+    weights it knows.
     """
     tags = [
         open_clip.get_pretrained_cfg(name, tag)
