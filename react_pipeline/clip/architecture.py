@@ -131,7 +131,7 @@ def require_as_configured(encoder: EncoderConfig, directory: Path) -> None:
 
 
 def _problem_of_name(encoder: EncoderConfig, model_cfg: Mapping[str, Any]) -> str:
-    """Why a folder's architecture is not the one that is configured; empty if it is."""
+    """Return why a folder's architecture is not the one that is configured; empty if it is."""
     named = open_clip.get_model_config(encoder.model.removeprefix(GATED_PREFIX))
     if named is None:
         return f"unknown to open_clip, and the folder's has {description(model_cfg)}"
@@ -145,8 +145,8 @@ def _problem_of_name(encoder: EncoderConfig, model_cfg: Mapping[str, Any]) -> st
 
 
 def differences(model_cfg: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """The fields in which two of open_clip's architectures differ, with the values of both; none:
-    the same one.
+    """Return the fields in which two of open_clip's architectures differ, with the values of both;
+    none: the same one.
 
     Activation, gated blocks, and which text tower of transformers it is are not compared.
     """
@@ -157,14 +157,15 @@ def differences(model_cfg: Mapping[str, Any], other: Mapping[str, Any]) -> list[
 
 
 def description(model_cfg: Mapping[str, Any]) -> str:
-    """An architecture that has no name: the fields that open_clip has no default for."""
+    """Return an architecture that has no name: the fields that open_clip has no default for."""
     own = _flat(model_cfg)
     defaults = _flat({"embed_dim": 0, "vision_cfg": {}, "text_cfg": {}})
     return ", ".join(f"{name} {own[name]}" for name in own if own[name] != defaults[name])
 
 
 def encoder_fields(encoder: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    """What a published base checkpoint is: fields as `EncoderConfig` has them, as its folder says.
+    """Return what a published base checkpoint is: fields as `EncoderConfig` has them, as its folder
+    says.
 
     Args:
         encoder: What the configuration said when it was published. Its `model` is kept where the
@@ -186,7 +187,7 @@ def encoder_fields(encoder: Mapping[str, Any], directory: Path) -> dict[str, Any
 
 
 def _recorded(model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Activation and preparation of images, as fields of `EncoderConfig`."""
+    """Return activation and preparation of images, as fields of `EncoderConfig`."""
     prepared = {**asdict(PreprocessCfg()), **preprocess_cfg}
     return {
         "quick_gelu": bool(model_cfg.get("quick_gelu")),
@@ -197,7 +198,7 @@ def _recorded(model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str, Any]) -
 
 
 def _flat(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Every field of the architecture by its full name, with open_clip's defaults."""
+    """Return every field of the architecture by its full name, with open_clip's defaults."""
     fields = {"embed_dim": model_cfg["embed_dim"]}
     for tower, defaults in _TOWERS.items():
         values = {**defaults, **model_cfg[tower]}
@@ -209,7 +210,7 @@ def _flat(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """One form for equivalent values: 224 and [224, 224], {} and None."""
+    """Return one form for equivalent values: 224 and [224, 224], {} and None."""
     if isinstance(value, (list, tuple)):
         return value[0] if len(value) == 2 and value[0] == value[1] else list(value)
     return None if value == {} else value

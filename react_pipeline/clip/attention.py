@@ -39,7 +39,7 @@ def self_attention(
     causal: bool = False,
     only: Tensor | None = None,
 ) -> Tensor:
-    """What `attn` makes of tokens (B, T, W): (B, T, W), or (B, 1, W) for one token alone.
+    """Apply `attn` to tokens (B, T, W): (B, T, W), or (B, 1, W) for one token alone.
 
     Args:
         x: Normalised tokens.
@@ -73,7 +73,7 @@ def _token_at(x: Tensor, positions: Tensor) -> Tensor:
 def _one_token(
     x: Tensor, weight: Tensor, bias: Tensor, heads: int, position: Tensor, *, causal: bool
 ) -> Tensor:
-    """What the token at `position` (B,) of (B, T, W) collects, (B, 1, W), before the output
+    """Return what the token at `position` (B,) of (B, T, W) collects, (B, 1, W), before the output
     projection.
 
     With a single query no key or value need be computed: `q (K x)` is `(q K) x`, and the sum of `p
@@ -96,14 +96,14 @@ def _one_token(
 
 
 def feed_forward(x: Tensor, mlp: Any, casts: Mapping[int, Tensor] = NO_CASTS) -> Tensor:
-    """What an MLP of the layers c_fc, gelu, c_proj makes of tokens (B, T, W)."""
+    """Apply an MLP of the layers c_fc, gelu, c_proj to tokens (B, T, W)."""
     hidden = functional.linear(x, _cast(mlp.c_fc.weight, casts), _cast(mlp.c_fc.bias, casts))
     hidden = _QuickGelu.apply(hidden) if isinstance(mlp.gelu, QuickGELU) else mlp.gelu(hidden)
     return functional.linear(hidden, _cast(mlp.c_proj.weight, casts), _cast(mlp.c_proj.bias, casts))
 
 
 def is_plain(block: nn.Module) -> bool:
-    """Whether `host_block` computes all that a block does, but for a gated block before it.
+    """Return whether `host_block` computes all that a block does, but for a gated block before it.
 
     A module that a method adds inside has weights of its own, which that formula would ignore; a
     weight that it parametrizes is read as it is used.
@@ -124,7 +124,7 @@ def host_block(
     causal: bool = False,
     only: Tensor | None = None,
 ) -> Tensor:
-    """What open_clip's `ResidualAttentionBlock` makes of tokens (B, T, W), without any gated block
+    """Apply open_clip's `ResidualAttentionBlock` to tokens (B, T, W), without any gated block
     before it.
 
     The other arguments are those of `self_attention`; for one token alone the result is (B, 1, W).
@@ -139,7 +139,7 @@ def host_block(
 def cast_matrices(
     blocks: Iterable[nn.Module], dtype: torch.dtype, *, frozen_only: bool = False
 ) -> dict[int, Tensor]:
-    """Copies in `dtype` of the blocks' weights that meet a matrix product, by the id of the
+    """Return copies in `dtype` of the blocks' weights that meet a matrix product, by the id of the
     parameter, for `casts`.
 
     Autocast would make the same copies at every call. Gated blocks are left to it.

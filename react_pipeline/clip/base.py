@@ -85,7 +85,8 @@ def _digests(encoder: EncoderConfig) -> Any:
 
 @contextmanager
 def fetched(encoder: EncoderConfig) -> Iterator[EncoderConfig]:
-    """The encoder with a model of the Hub replaced by a folder that lasts as long as the context.
+    """Yield the encoder with a model of the Hub replaced by a folder that lasts as long as the
+    context.
 
     The Hub's own cache is used, and without a network only it. Of a text tower that the model names
     by another place of the Hub its `config.json` is fetched, and nothing else.

@@ -35,7 +35,7 @@ class BuiltEncoder:
     encoded_texts: ClassVar[int] = 0
 
     def packages(self) -> Mapping[str, str]:
-        """Its identity: versions of the packages that it is made from.
+        """Return its identity: versions of the packages that it is made from.
 
         Raises:
             InputError: Naming the packages that are missing.
@@ -43,11 +43,11 @@ class BuiltEncoder:
         raise NotImplementedError
 
     def architecture(self) -> Architecture:
-        """What it is, without weights; errors as of `packages`."""
+        """Return what it is, without weights; errors as of `packages`."""
         raise NotImplementedError
 
     def build(self) -> tuple[nn.Module, dict[str, Any], dict[str, Any], Path]:
-        """The model in eval mode, and its architecture; equal packages give equal weights."""
+        """Build the model in eval mode, and its architecture; equal packages give equal weights."""
         raise NotImplementedError
 
     def register(self) -> None:
@@ -59,7 +59,7 @@ class BuiltEncoder:
 
 
 def encoder_of_tower(image_tower: str | None) -> BuiltEncoder | None:
-    """The encoder that brings an image tower of timm; None for towers of timm itself."""
+    """Return the encoder that brings an image tower of timm; None for towers of timm itself."""
     if not image_tower:
         return None
     return next((one for one in encoders().values() if one.image_tower == image_tower), None)

@@ -53,7 +53,7 @@ class ClassHead(NamedTuple):
         return images @ self.vectors + self.bias
 
     def lerp(self, other: ClassHead, fraction: float) -> ClassHead:
-        """The head whose scores are (1 - fraction) of its own and fraction of the other's."""
+        """Return the head whose scores are (1 - fraction) of these and fraction of the other's."""
         return ClassHead(
             torch.lerp(self.vectors, other.vectors, fraction),
             (1 - fraction) * self.bias + fraction * other.bias,

@@ -72,8 +72,8 @@ def load_classifier(
 
 
 def zero_shot_head(clip: Clip, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Class vectors (D, C) of C names: the unit vectors of all templates, their mean, made unit
-    again.
+    """Return class vectors (D, C) of C names: the unit vectors of all templates, their mean, made
+    unit again.
 
     The same as open_clip's `build_zero_shot_classifier` and REACT's evaluation (Radford et al.
     2021, section 3.1.4).
@@ -84,8 +84,8 @@ def zero_shot_head(clip: Clip, class_names: Sequence[str], templates: Sequence[s
 
 
 def prompt_vectors(clip: Clip, prompts: Sequence[str]) -> Tensor:
-    """Unit vectors (N, D) as of `Clip.encode_texts`, shared by the steps of a process
-    (`recent_results`).
+    """Encode prompts to unit vectors (N, D) as `Clip.encode_texts` does, shared by the steps of a
+    process (`recent_results`).
     """
     from react_pipeline.clip.recent_results import recent
 
@@ -96,7 +96,9 @@ def prompt_vectors(clip: Clip, prompts: Sequence[str]) -> Tensor:
 
 
 def domain_head(clip: Clip, domain: DomainConfig) -> Tensor:
-    """Class vectors (D, C) of a domain; a class's own prompts count like its filled templates."""
+    """Return class vectors (D, C) of a domain; a class's own prompts count like its filled
+    templates.
+    """
     templates = prompt_templates(domain)
     head = zero_shot_head(clip, domain.prompt_names, templates)
     for class_id, entry in enumerate(domain.classes):

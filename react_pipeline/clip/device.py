@@ -66,7 +66,7 @@ def gpu_problem() -> str:
 
 
 def _has_code() -> bool:
-    """Whether torch was built for the GPU: code of its generation, or PTX."""
+    """Return whether torch was built for the GPU: code of its generation, or PTX."""
     major, minor = torch.cuda.get_device_capability()
     archs = torch.cuda.get_arch_list()
     return (

@@ -57,8 +57,8 @@ class GatedBlock(nn.Module):
 
 
 def vision_blocks(model: nn.Module) -> list[nn.Module]:
-    """The transformer blocks of the image tower, first to last: open_clip's own ViT or a timm ViT;
-    else none.
+    """Return the transformer blocks of the image tower, first to last: open_clip's own ViT or a
+    timm ViT; else none.
     """
     visual: Any = model.visual
     if hasattr(visual, "transformer") and hasattr(visual.transformer, "resblocks"):
@@ -137,8 +137,8 @@ def _with_gated_blocks(init: Callable[..., None]) -> Callable[..., None]:
 
 
 def gated_layers(model: nn.Module) -> dict[int, GatedBlock]:
-    """The gated blocks by the number of the layer they precede; none in a tower that has no place
-    for them.
+    """Return the gated blocks by the number of the layer they precede; none in a tower that has no
+    place for them.
     """
     blocks = (
         (number, getattr(host, "gated_attn_block", None))
@@ -148,8 +148,8 @@ def gated_layers(model: nn.Module) -> dict[int, GatedBlock]:
 
 
 def gate_values(model: nn.Module) -> dict[str, Tensor]:
-    """tanh(gate) of the gated blocks, as `gate_attn_<layer>` and `gate_dense_<layer>`, on their
-    device.
+    """Return tanh(gate) of the gated blocks, as `gate_attn_<layer>` and `gate_dense_<layer>`, on
+    their device.
     """
     return {
         f"gate_{name}_{number}": gate.detach().tanh()

@@ -33,7 +33,7 @@ def reach_hub() -> Iterator[str]:
 
 
 def unreachable(endpoint: str) -> str:
-    """Why a server of weights does not answer; "" if it does. Takes some seconds at most."""
+    """Return why a server of weights does not answer; "" if it does. Takes some seconds at most."""
     but = "and its cache does not hold it"
     try:
         server = urlsplit(endpoint)

@@ -117,7 +117,7 @@ def load(directory: Path | str, device: str = "cpu", *, foreign: bool = False) -
     """
     directory = Path(directory)
     model_cfg, preprocess_cfg = read_config(directory)
-    weights = weights_of(directory, foreign=foreign)
+    weights = find_weights(directory, foreign=foreign)
     state = read_weights(weights)
     with at_most(state):
         clip = build(model_cfg, preprocess_cfg, directory)
@@ -127,8 +127,8 @@ def load(directory: Path | str, device: str = "cpu", *, foreign: bool = False) -
     return placed(clip, device)
 
 
-def weights_of(directory: Path, *, foreign: bool = False) -> Path:
-    """The file with the weights of a checkpoint folder; errors as of `load`."""
+def find_weights(directory: Path, *, foreign: bool = False) -> Path:
+    """Return the file with the weights of a checkpoint folder; errors as of `load`."""
     names = (WEIGHTS_FILE, FOREIGN_WEIGHTS_FILE) if foreign else (WEIGHTS_FILE,)
     if path := next((directory / name for name in names if (directory / name).is_file()), None):
         return path
@@ -140,7 +140,7 @@ def weights_of(directory: Path, *, foreign: bool = False) -> Path:
 
 @lru_cache(maxsize=1)
 def loaded_base(directory: Path, device: str) -> Clip:
-    """As `load`, of a published base that is only read from: steps of one process share it.
+    """Load a published base that is only read from, as `load` does; steps of one process share it.
 
     A training loads its own, since it changes the model, and calls `loaded_base.cache_clear()` for
     the memory.
@@ -197,8 +197,8 @@ def build(
     directory: Path | None = None,
     model: Any = None,
 ) -> Clip:
-    """A model of this architecture with random weights, or around a given one; texts are read from
-    `directory`.
+    """Build a model of this architecture with random weights, or wrap a given one; texts are read
+    from `directory`.
 
     Raises:
         InputError: If it cannot be built, or its tokenizer or text tower is not in `directory`.
@@ -280,7 +280,7 @@ def _plain_tokenizer(context_length: int) -> Callable[[list[str]], Tensor]:
 
 
 def placed(clip: Clip, device: str) -> Clip:
-    """The same on a device, in eval mode."""
+    """Move a model to a device, in eval mode."""
     clip.model.to(device).eval()
     clip.device = device
     return clip

@@ -32,11 +32,11 @@ class Pixels:
         self._std = torch.as_tensor(to_normal.std).tolist()
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """The first half: an RGB image to its pixels (3, H, W), uint8."""
+        """Map an RGB image to its pixels (3, H, W), uint8: the first half."""
         return self._prepare(image)
 
     def normalised(self, pixels: Tensor) -> Tensor:
-        """The second half: pixels (B, 3, H, W), uint8, to what the model takes, float32, on their
-        device.
+        """Map pixels (B, 3, H, W), uint8, to what the model takes, float32, on their device: the
+        second half.
         """
         return normalize(pixels.float().div_(255), self._mean, self._std, inplace=True)

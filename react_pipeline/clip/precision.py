@@ -93,7 +93,7 @@ def arithmetic(precision: str = "fp32") -> Iterator[None]:
 
 @functools.cache
 def speedup(precision: str, device: str) -> float:
-    """How many times faster than in fp32 a matrix product is in a precision, measured once per
+    """Measure how many times faster than in fp32 a matrix product is in a precision, once per
     process.
     """
     return _product_seconds("fp32", device) / _product_seconds(precision, device)

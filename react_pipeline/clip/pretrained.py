@@ -83,8 +83,8 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
 
 
 def _common_to_tags(name: str) -> dict[str, Any]:
-    """How open_clip prepares images for this architecture, as far as it is the same for all weights
-    it knows.
+    """Return how open_clip prepares images for this architecture, as far as it is the same for all
+    weights it knows.
     """
     tags = [
         open_clip.get_pretrained_cfg(name, tag)

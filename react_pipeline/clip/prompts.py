@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def prompt_templates(domain: DomainConfig) -> list[str]:
-    """The domain's templates, each a text with `{}` once, where the class name goes.
+    """Return the domain's templates, each a text with `{}` once, where the class name goes.
 
     `imagenet` gives open_clip's `OPENAI_IMAGENET_TEMPLATES` (80), `simple` gives "a photo of a
     {}.".
@@ -27,13 +27,13 @@ def prompt_templates(domain: DomainConfig) -> list[str]:
 
 
 def fill(template: str, name: str) -> str:
-    """The template with the name put in; other braces, in either text, stay as they are."""
+    """Put the name into the template; other braces, in either text, stay as they are."""
     return template.replace("{}", name)
 
 
 def class_prompts(domain: DomainConfig) -> pd.DataFrame:
-    """Every template with every name and every synonym, and the classes' own prompts: the queries
-    of retrieval.
+    """Return every template with every name and every synonym, and the classes' own prompts: the
+    queries of retrieval.
 
     Each prompt is a query of its own; templates are not averaged (REACT's public code does the
     same). A synonym is a name like any other, one prompt each. The zero-shot head does not use this

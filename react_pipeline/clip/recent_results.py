@@ -34,8 +34,8 @@ _lock = Lock()
 def recent(
     clip: Clip, tower: Literal["text", "image"], inputs: bytes, make: Callable[[], Tensor]
 ) -> Tensor:
-    """What `make` returns, or what it returned for equal weights and inputs; the caller may change
-    it.
+    """Return what `make` returns, or what it returned for equal weights and inputs; the caller may
+    change it.
 
     On a GPU `make` is always called: comparing weights there takes longer than it saves.
 

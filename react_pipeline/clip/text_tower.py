@@ -22,7 +22,7 @@ from react_pipeline.clip.attention import NO_CASTS, host_block, is_plain
 
 
 def text_lengths(model: Any, tokens: Tensor) -> Tensor:
-    """How many of the first token ids of each row (N, L) its vector depends on, (N,)."""
+    """Return how many of the first token ids of each row (N, L) its vector depends on, (N,)."""
     if _causal_tower(model) is not None:
         # The end of text has the largest id; what comes first of equal ones is where the tower
         # pools.
@@ -88,16 +88,16 @@ def encode_text(
 
 
 def text_blocks(model: Any) -> list[nn.Module]:
-    """The blocks that `encode_text` runs by plain functions, which may be given `casts`; none for
-    other towers.
+    """Return the blocks that `encode_text` runs by plain functions, which may be given `casts`;
+    none for other towers.
     """
     tower = _causal_tower(model)
     return [] if tower is None else list(tower.transformer.resblocks)
 
 
 def _causal_tower(model: Any) -> Any:
-    """What holds the text tower's parts, if it is open_clip's own, causal and pools at the end of
-    text; else None.
+    """Return what holds the text tower's parts, if it is open_clip's own, causal and pools at the
+    end of text; else None.
     """
     if type(model) is CLIP:
         tower = model

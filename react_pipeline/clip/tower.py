@@ -118,8 +118,8 @@ class ImageTower:
         return pooled if self.visual.proj is None else pooled @ self.visual.proj
 
     def block(self, number: int, tokens: Tensor) -> Tensor:
-        """What block `number` makes of tokens (B, T, W), its gated block first; (B, 1, W) if only
-        one is pooled.
+        """Run block `number` on tokens (B, T, W), its gated block first: (B, T, W), or (B, 1, W) if
+        only one token is pooled.
         """
         block: Any = self.blocks[number]
         if not self._plain[number]:
@@ -138,7 +138,7 @@ class ImageTower:
         return host_block(tokens, block, self.casts, only=first)
 
     def entering(self, number: int, images: Tensor) -> Tensor:
-        """What enters block `number` (B, T, W) of images (B, 3, H, W)."""
+        """Compute what enters block `number`, (B, T, W), from images (B, 3, H, W)."""
         first = 0 if self.native else number
         tokens = self._run_up_to(first, images)
         for earlier in range(first, number):
@@ -146,8 +146,8 @@ class ImageTower:
         return tokens
 
     def _run_up_to(self, number: int, images: Tensor) -> Tensor:
-        """What enters block `number` if the tower runs itself, with every peculiarity of its
-        embedding.
+        """Compute what enters block `number` as the tower runs itself, with every peculiarity of
+        its embedding.
         """
 
         def stop(_module: nn.Module, args: tuple[Any, ...]) -> None:

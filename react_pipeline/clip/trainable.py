@@ -14,7 +14,7 @@ _LOGIT = ("logit_scale", "logit_bias")
 
 
 def in_text_tower(name: str) -> bool:
-    """Whether the parameter of this name belongs to the text tower."""
+    """Return whether the parameter of this name belongs to the text tower."""
     # open_clip's CLIP keeps its text tower at the top level, next to `visual`; CustomTextCLIP keeps
     # it in `text`.
     return not name.startswith(("visual.", *_LOGIT))
@@ -37,13 +37,13 @@ def set_trainable(model: nn.Module, trains: Callable[[str], bool]) -> int:
 
 
 def text_parameters(model: nn.Module) -> list[str]:
-    """Names of the parameters of the text tower."""
+    """Return names of the parameters of the text tower."""
     return [name for name, _ in model.named_parameters() if in_text_tower(name)]
 
 
 def trains_text(model: nn.Module) -> bool:
-    """Whether anything of the text tower trains, so that its vectors must be computed at every
-    step.
+    """Return whether anything of the text tower trains, so that its vectors must be computed at
+    every step.
     """
     return any(
         parameter.requires_grad
@@ -53,5 +53,5 @@ def trains_text(model: nn.Module) -> bool:
 
 
 def trains_images(model: Any) -> bool:
-    """Whether anything of the image tower trains."""
+    """Return whether anything of the image tower trains."""
     return any(parameter.requires_grad for parameter in model.visual.parameters())

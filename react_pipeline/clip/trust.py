@@ -54,8 +54,8 @@ def require_allowed(model_cfg: Mapping[str, Any], file: Path) -> None:
 
 
 def text_folder(directory: Path, name: Any, field: str, files: tuple[str, ...]) -> Path:
-    """The folder with a part of a text tower that comes from transformers, inside a checkpoint
-    folder.
+    """Return the folder with a part of a text tower that comes from transformers, inside a
+    checkpoint folder.
 
     A folder of the Hub names its tokenizer and text tower by their place on the Hub and often holds
     their files itself.

@@ -93,8 +93,8 @@ class _Timm:
         return pixels.round_().clamp_(0, 255).to(torch.uint8)
 
     def _cropped(self, image: Image.Image) -> Image.Image:
-        """A random part in the model's size, drawn as timm does, of a JPEG that is decoded no
-        larger than it needs.
+        """Crop a random part in the model's size, drawn as timm does, from a JPEG that is decoded
+        no larger than it needs.
         """
         top, left, height, width = self._crop.get_params(image, self._crop.scale, self._crop.ratio)
         whole = image.size

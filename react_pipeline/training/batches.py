@@ -13,7 +13,7 @@ from torch import Tensor
 
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.training.data import PairView, Views, ahead, on_device
-from react_pipeline.training.schedule import batch_at, batch_size_of, generator
+from react_pipeline.training.schedule import batch_at, fit_batch_size, generator
 from react_pipeline.training.world import World
 
 
@@ -33,7 +33,7 @@ class TrainingBatches:
             InputError: If the batch does not divide among the processes.
             RetrievalError: If there are too few pairs.
         """
-        self.batch_size = batch_size_of(training, len(positions), world.size)
+        self.batch_size = fit_batch_size(training, len(positions), world.size)
         self._positions = positions
         self._views = views
         self._training = training

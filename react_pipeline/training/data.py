@@ -60,7 +60,7 @@ class Views(Dataset[Tensor]):
         self._seed = seed
 
     def __getitem__(self, draw: PairView) -> Tensor:
-        """One view of one image."""
+        """Decode one view of one image."""
         position, view = draw
         image = self.pairs.decoded(position, lazy=view > 0)
         if self._augment is None or not view:
@@ -69,7 +69,7 @@ class Views(Dataset[Tensor]):
         return self._augment(image, int(seed) >> 1)
 
     def batch(self, draws: Sequence[PairView]) -> Tensor:
-        """One batch (B, 3, H, W), normalised, float32, decoded here and now."""
+        """Decode one batch (B, 3, H, W) here and now: normalised, float32."""
         return self._pixels.normalised(torch.stack([self[draw] for draw in draws]))
 
     def batches(
@@ -130,8 +130,8 @@ class Views(Dataset[Tensor]):
 
 
 def on_device(batches: Iterable[Tensor], device: str) -> Iterator[Tensor]:
-    """The batches; to a GPU, each is copied from page-locked memory while the one before it is in
-    use.
+    """Yield the batches on a device; to a GPU, each is copied from page-locked memory while the one
+    before it is in use.
     """
     if device == "cpu":
         yield from batches
@@ -153,7 +153,7 @@ def on_device(batches: Iterable[Tensor], device: str) -> Iterator[Tensor]:
 
 
 def ahead(make: Callable[[int], Tensor], steps: Iterable[int]) -> Iterator[Tensor]:
-    """What `make` gives for each step, made by a thread while the step before it is computed."""
+    """Yield what `make` gives for each step, made by a thread during the step before it."""
     with ThreadPoolExecutor(1) as pool:
         coming: Future[Tensor] | None = None
         for step in steps:

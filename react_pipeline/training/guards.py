@@ -100,8 +100,8 @@ def require_steps_taken(step: int, skipped: int) -> None:
 
 
 def collapsed(base: Mapping[str, float], now: Mapping[str, float], pairs: int) -> str | None:
-    """The first recall of held-out pairs that is below half of the base's, and not by chance; None
-    if none is.
+    """Return the first recall of held-out pairs that is below half of the base's, and not by
+    chance; None if none is.
 
     Args:
         base: Recall of the base, as `held_out.image_text_recall` gives it.

@@ -22,7 +22,7 @@ BLOCK = 1_024
 
 
 def split_held_out(pairs: CollectedPairs, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Positions of the pairs to train on, and of those held out; both in order.
+    """Return the positions of the pairs to train on, and of those held out; both in order.
 
     `fraction` of the pairs, `MAX_HELD_OUT` at the most, drawn at random from the classes that have
     more than most: a class with few pairs keeps them all, since each of them counts there.
@@ -44,7 +44,8 @@ def split_held_out(pairs: CollectedPairs, fraction: float, seed: int) -> tuple[T
 
 
 def image_text_recall(images: Tensor, texts: Tensor, caption_ids: Tensor) -> dict[str, float]:
-    """Recall at 1, 5 and 10 in both directions, as fractions; memory is bounded by `BLOCK` rows.
+    """Compute recall at 1, 5 and 10 in both directions, as fractions; memory is bounded by `BLOCK`
+    rows.
 
     A hit is any pair of the same caption: on a corpus where many images share a caption they are
     all right. Images and texts are unit vectors (N, D) in the same order; equal ids (N,) are equal

@@ -37,8 +37,8 @@ class ImageEncoder:
     world: World
 
     def __call__(self, batch: Tensor, *, kept: bool = False) -> Tensor:
-        """Unit vectors (B, D), float32, of images (B, 3, H, W), or of what is `kept` of them by
-        `frozen`.
+        """Encode images (B, 3, H, W), or what is `kept` of them by `frozen`, to unit vectors (B,
+        D), float32.
         """
         if self.tower is None:
             return batch if kept else self.frozen(batch)
@@ -48,8 +48,8 @@ class ImageEncoder:
 
     @torch.no_grad()
     def frozen(self, images: Tensor) -> Tensor:
-        """What of images (B, 3, H, W) stays the same: tokens (B, T, W), or unit vectors (B, D) of a
-        locked tower.
+        """Compute what of images (B, 3, H, W) stays the same: tokens (B, T, W), or unit vectors (B,
+        D) of a locked tower.
 
         These are in the precision of its weights, whatever the steps take: the same whether they
         are kept or not.
@@ -62,8 +62,8 @@ class ImageEncoder:
 
     @torch.no_grad()
     def vectors(self, views: Views, positions: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """Unit vectors (B, D) of images as they are, on the CPU; every process encodes a part of
-        them.
+        """Encode images as they are to unit vectors (B, D), on the CPU; every process encodes a
+        part of them.
 
         Args:
             tokens: What is kept of every image (N, V, T, W) or (N, V, D), in place of decoding.
@@ -80,7 +80,7 @@ class ImageEncoder:
         return self.world.joined(torch.cat(encoded), len(positions))
 
     def autocast(self) -> torch.autocast:
-        """The precision of the steps."""
+        """Return the context in which steps compute in their precision."""
         dtype = DTYPES[self.training.precision]
         return torch.autocast(self.world.device_type, dtype, enabled=dtype != torch.float32)
 

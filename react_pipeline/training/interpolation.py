@@ -35,8 +35,8 @@ def require_held_out(setting: float | str, held_out: int, pairs: int) -> None:
 
 
 def copy_of_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters as they are now, by name: copies on the CPU of those that train, the others
-    themselves.
+    """Return the parameters as they are now, by name: copies on the CPU of those that train, the
+    others themselves.
     """
     return {
         name: parameter.detach().cpu().clone() if parameter.requires_grad else parameter
@@ -45,8 +45,8 @@ def copy_of_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def line(model: nn.Module, start: Mapping[str, Tensor]) -> Callable[[float], None]:
-    """A function that moves a trained model to start + fraction * (trained - start): 0 and 1 give
-    either end's features bit for bit.
+    """Return a function that moves a trained model to start + fraction * (trained - start): 0 and 1
+    give either end's features bit for bit.
 
     Args:
         model: The trained model. Its parameters will be moved, its buffers never.
@@ -72,8 +72,8 @@ def choose_fraction(
     grid: Sequence[float] = GRID,
     tie: Callable[[Iterable[float]], float] = max,
 ) -> tuple[float, dict[float, float]]:
-    """The fraction that is set, or for `held-out` the best one of `grid`, and the score of each
-    that was tried.
+    """Return the fraction that is set, or for `held-out` the best one of `grid`, and the score of
+    each that was tried.
 
     Args:
         score: The larger the better. Measure it on held-out pairs: chosen on the evaluation set, a

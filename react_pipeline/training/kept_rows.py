@@ -34,7 +34,8 @@ def kept_rows(
     at_once: int,
     disk_fraction: float = 1.0,
 ) -> Tensor | None:
-    """Rows of this shape, mapped from a file of the scratch; None where they do not fit the disk.
+    """Return rows of this shape, mapped from a file of the scratch; None where they do not fit the
+    disk.
 
     Args:
         scratch: The same folder in all processes; the first dimension of `shape` counts its rows.

@@ -137,7 +137,7 @@ class TrainingLog:
 
 
 def peak_memory_bytes(device: str) -> int:
-    """The most memory so far: of the GPU's allocator, or of this process."""
+    """Return the most memory so far: of the GPU's allocator, or of this process."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

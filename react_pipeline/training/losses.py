@@ -22,7 +22,7 @@ def contrastive_loss(
     kind: str = "infonce",
     bias: Tensor | None = None,
 ) -> Tensor:
-    """The loss of a batch of pairs.
+    """Compute the loss of a batch of pairs.
 
     - `infonce`: symmetric cross-entropy, only the diagonal is positive (CLIP; what REACT trains
       with).

@@ -26,7 +26,9 @@ RUN, WINDOW = 1_000, 65_536
 
 
 def learning_rate(step: int, training: TrainingConfig) -> float:
-    """Linear warm-up, then cosine to zero (REACT's schedule); `step` counts from 0."""
+    """Return the learning rate of a step: linear warm-up, then cosine to zero (REACT's schedule);
+    `step` counts from 0.
+    """
     if step < training.warmup_steps:
         return training.learning_rate * (step + 1) / training.warmup_steps
     progress = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
@@ -34,8 +36,8 @@ def learning_rate(step: int, training: TrainingConfig) -> float:
 
 
 def max_log_scale(loss: str, base: float) -> float:
-    """Where the logit scale's logarithm is clamped: CLIP's limit, or with `sigmoid` the base's own
-    if higher.
+    """Return where the logit scale's logarithm is clamped: CLIP's limit, or with `sigmoid` the
+    base's own if higher.
     """
     return max(MAX_LOG_SCALE, base) if loss == "sigmoid" else MAX_LOG_SCALE
 
@@ -43,8 +45,8 @@ def max_log_scale(loss: str, base: float) -> float:
 def parameter_groups(
     named: Iterable[tuple[str, nn.Parameter]], weight_decay: float
 ) -> list[dict[str, object]]:
-    """AdamW groups of the trained parameters: no decay for vectors, scalars, norms, biases and the
-    logit scale.
+    """Return AdamW groups of the trained parameters: no decay for vectors, scalars, norms, biases
+    and the logit scale.
     """
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
@@ -61,8 +63,8 @@ def parameter_groups(
 
 
 def batch_at(step: int, pairs: int, batch_size: int, seed: int, order: str = "random") -> Tensor:
-    """Positions (B,) of the pairs of one step: every epoch a new order, its incomplete last batch
-    left out.
+    """Return the positions (B,) of the pairs of one step: every epoch a new order, its incomplete
+    last batch left out.
 
     A function of the step alone: nothing needs to be stored to resume. `order` is as
     `TrainingConfig` has it.
@@ -70,12 +72,12 @@ def batch_at(step: int, pairs: int, batch_size: int, seed: int, order: str = "ra
     batch_size = min(batch_size, pairs)
     per_epoch = pairs // batch_size
     epoch, within = divmod(step, per_epoch)
-    positions = _order_of_epoch(pairs, seed, epoch, order)
+    positions = _epoch_order(pairs, seed, epoch, order)
     return positions[within * batch_size : (within + 1) * batch_size]
 
 
 @lru_cache(maxsize=2)
-def _order_of_epoch(pairs: int, seed: int, epoch: int, order: str) -> Tensor:
+def _epoch_order(pairs: int, seed: int, epoch: int, order: str) -> Tensor:
     # Shuffling millions of pairs takes a good part of a second, and every step of the epoch asks
     # for it.
     chance = generator(seed, 1, epoch)
@@ -88,7 +90,7 @@ def _order_of_epoch(pairs: int, seed: int, epoch: int, order: str) -> Tensor:
     return torch.cat(shuffled)
 
 
-def batch_size_of(training: TrainingConfig, pairs: int, processes: int) -> int:
+def fit_batch_size(training: TrainingConfig, pairs: int, processes: int) -> int:
     """Pairs of a step over all processes: at most all of them, and as many in each process.
 
     Raises:
@@ -112,7 +114,7 @@ def batch_size_of(training: TrainingConfig, pairs: int, processes: int) -> int:
 
 
 def generator(*numbers: int) -> torch.Generator:
-    """A random generator that depends on these numbers alone."""
+    """Return a random generator that depends on these numbers alone."""
     mixed = 0
     for number in numbers:
         mixed = (mixed * 1_000_003 + number + 1) % (2**63 - 1)

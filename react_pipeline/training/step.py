@@ -51,7 +51,7 @@ class TrainingStep:
         self._world = images.world
         self._max_log_scale = max_log_scale
         self._watched = watched
-        self._loss_of = loss
+        self._loss_function = loss
         # Of a loss over the whole batch every process has the whole gradient of the scale already.
         shared = LOSS_PARAMETERS if self._training.global_negatives else ()
         summed = [parameter for name, parameter in state.trained.items() if name not in shared]
@@ -169,7 +169,7 @@ class TrainingStep:
         if not self._training.global_negatives:
             captions = world.part(captions)
             classes = world.part(classes)
-        return self._loss_of(
+        return self._loss_function(
             images,
             texts,
             self._model.logit_scale.exp(),
@@ -180,8 +180,8 @@ class TrainingStep:
         )
 
     def _leaf(self, features: Tensor) -> Tensor:
-        """The features (of all processes, if negatives are global) as the start of the loss's own
-        graph.
+        """Return the features (of all processes, if negatives are global) as the start of the
+        loss's own graph.
         """
         gathered = (
             self._world.gather(features) if self._training.global_negatives else features.detach()

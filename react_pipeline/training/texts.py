@@ -96,14 +96,14 @@ class TrainingTexts:
         if trains and training.activation_checkpointing:
             recompute_activations(clip.model)
 
-        def text_of(position: int) -> Any:
+        def text_at(position: int) -> Any:
             if position < captions:
                 return pairs.captions[position].as_py()
             return prompts[position - captions]
 
         def make(parts: Iterator[Tensor]) -> Generator[Tensor, None, None]:
             for part in parts:
-                texts = [text_of(position) for position in part.tolist()]
+                texts = [text_at(position) for position in part.tolist()]
                 yield clip.tokenize(texts) if trains else clip.encode_texts(texts)
 
         dtype = torch.int32 if trains else torch.float16
@@ -121,7 +121,9 @@ class TrainingTexts:
         self._rows = rows
 
     def draw(self, step: int, positions: Tensor) -> DrawnTexts:
-        """The texts of the pairs at `positions` (B,) at one step; a function of the step alone."""
+        """Return the texts of the pairs at `positions` (B,) at one step; a function of the step
+        alone.
+        """
         texts = captions = self.caption_ids(positions)
         classes = self._classes[_taken(self._class_ids, positions)]
         if self._training.class_prompt_fraction:
@@ -134,12 +136,12 @@ class TrainingTexts:
         return DrawnTexts(texts, captions, classes)
 
     def caption_ids(self, positions: Tensor) -> Tensor:
-        """Positions (B,) in the table of the pairs' own captions."""
+        """Return positions (B,) in the table of the pairs' own captions."""
         return _taken(self._caption_ids, positions)
 
     def vectors(self, texts: Tensor) -> Tensor:
-        """Unit vectors (B, D), float32, on the device; with a graph if the text tower trains and
-        gradients are on.
+        """Return unit vectors (B, D), float32, on the device; with a graph if the text tower trains
+        and gradients are on.
         """
         if not self._trains:
             vectors = self._rows[texts].to(self._device, non_blocking=True)
@@ -157,5 +159,5 @@ class TrainingTexts:
 
 
 def _taken(mapped: NDArray[Any], positions: Tensor) -> Tensor:
-    """Rows (B, ...) of a mapped array as int64."""
+    """Return rows (B, ...) of a mapped array as int64."""
     return torch.from_numpy(mapped[positions.numpy()]).long()

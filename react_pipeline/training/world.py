@@ -51,36 +51,38 @@ class World:
         return self.rank == 0
 
     def part(self, batch: Tensor) -> Tensor:
-        """This process's equal part of a batch; the parts of all ranks in order are the batch."""
+        """Return this process's equal part of a batch; the parts of all ranks in order are the
+        batch.
+        """
         each = len(batch) // self.size
         return batch[self.rank * each : (self.rank + 1) * each]
 
     def share(self, count: int) -> Tensor:
-        """Which of `count` rows this process makes, as many as any other; the last ones may make
-        the last row again.
+        """Return which of `count` rows this process makes, as many as any other; the last ones may
+        make the last row again.
         """
         each = -(-count // self.size)
         return torch.arange(self.rank * each, (self.rank + 1) * each).clamp_(max=count - 1)
 
     def joined(self, rows: Tensor, count: int) -> Tensor:
-        """All `count` rows, on the CPU, in every process; `rows` are those of its `share`, on any
-        device.
+        """Return all `count` rows, on the CPU, in every process; `rows` are those of its `share`,
+        on any device.
         """
         return self.gather(rows.to(self.device)).cpu()[:count]
 
     def gather(self, vectors: Tensor) -> Tensor:
-        """The vectors (B, D) of all processes, in the order of their ranks: (size * B, D), without
-        a graph.
+        """Return the vectors (B, D) of all processes, in the order of their ranks: (size * B, D),
+        without a graph.
         """
         return vectors.detach()
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of a scalar over all processes."""
+        """Return the mean of a scalar over all processes."""
         return value
 
     def broadcast(self, value: Any) -> Any:
-        """What the writer passes here; the others' own argument is ignored. Also waits until all
-        have arrived.
+        """Return what the writer passes here; the others' own argument is ignored. Also waits until
+        all have arrived.
         """
         return value
 

@@ -594,7 +594,7 @@ def test_a_training_with_other_batches_starts_again(
     with pytest.raises(KeyboardInterrupt):
         customize(project, "shapes", "gated-image")
     # As with another number of processes among few pairs.
-    monkeypatch.setattr("react_pipeline.training.batches.batch_size_of", lambda *_: 6)
+    monkeypatch.setattr("react_pipeline.training.batches.fit_batch_size", lambda *_: 6)
     monkeypatch.setattr(TrainingStep, "take", dying(5))
     with pytest.raises(KeyboardInterrupt):
         customize(project, "shapes", "gated-image")

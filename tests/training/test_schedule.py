@@ -12,7 +12,7 @@ from react_pipeline.training import schedule
 from react_pipeline.training.schedule import (
     MAX_LOG_SCALE,
     batch_at,
-    batch_size_of,
+    fit_batch_size,
     learning_rate,
     max_log_scale,
     parameter_groups,
@@ -100,5 +100,5 @@ def test_only_sigmoid_training_may_keep_scale_above_clips_limit() -> None:
 
 def test_one_pair_cannot_be_contrasted() -> None:
     with pytest.raises(RetrievalError, match="needs two"):
-        batch_size_of(TrainingConfig(), 1, 1)
-    assert batch_size_of(TrainingConfig(), 2, 1) == 2
+        fit_batch_size(TrainingConfig(), 1, 1)
+    assert fit_batch_size(TrainingConfig(), 2, 1) == 2

@@ -42,11 +42,11 @@ class GatedImage(ModelMethod):
             add_gated_blocks(model, min(training.last_k_layers, len(vision_blocks(model))))
 
     def trains(self, name: str) -> bool:
-        """The gated blocks."""
+        """Return whether a parameter belongs to a gated block."""
         return ".gated_attn_block." in name
 
     def watched(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """The gates."""
+        """Return the gates."""
         from react_pipeline.clip import gate_values
 
         return gate_values(model)
@@ -54,8 +54,8 @@ class GatedImage(ModelMethod):
     def line(
         self, model: nn.Module, start: Mapping[str, Tensor], base_names: Collection[str]
     ) -> Callable[[float], None]:
-        """The gates of new blocks are scaled, and the other weights of these blocks stay; gated
-        blocks that the base has itself move like any weight.
+        """Return a function that scales the gates of new blocks and leaves their other weights;
+        gated blocks that the base has itself move like any weight.
         """
         from react_pipeline.clip import gated_layers, scale_gates
 

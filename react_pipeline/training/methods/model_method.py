@@ -48,7 +48,7 @@ class ModelMethod(Method):
         raise NotImplementedError
 
     def trains(self, name: str) -> bool:
-        """Whether the parameter of this name trains; the logit scale always does."""
+        """Return whether the parameter of this name trains; the logit scale always does."""
         raise NotImplementedError
 
     def set_trainable(self, model: nn.Module) -> int:
@@ -58,7 +58,9 @@ class ModelMethod(Method):
         return set_trainable(model, self.trains)
 
     def loss(self, images: Tensor, texts: Tensor, scale: Tensor, *others: Any) -> Tensor:
-        """The loss of a batch, by default the field `loss`; arguments of `contrastive_loss`."""
+        """Return the loss of a batch, by default of the field `loss`; arguments of
+        `contrastive_loss`.
+        """
         from react_pipeline.training.losses import contrastive_loss
 
         return contrastive_loss(images, texts, scale, *others)
@@ -70,7 +72,7 @@ class ModelMethod(Method):
     def line(
         self, model: nn.Module, start: Mapping[str, Tensor], base_names: Collection[str]
     ) -> Callable[[float], None]:
-        """A function that moves a trained model to base + fraction * (trained - base).
+        """Return a function that moves a trained model to base + fraction * (trained - base).
 
         Args:
             start: Weights when the training began, by name, those of new modules too.
@@ -100,7 +102,7 @@ class ModelMethod(Method):
         return counts
 
     def cost(self, planned: PlannedTraining) -> CheckpointCost:
-        """Steps as measured on this processor."""
+        """Return the cost of the steps as measured on this processor."""
         from react_pipeline.training.cost import CheckpointCost
 
         names = planned.names if planned.training.class_prompt_fraction else 0
