@@ -46,7 +46,7 @@ def _has_data(config: PipelineConfig) -> bool:
 STAGES = (
     Stage(
         "dense_results",
-        "AP on boxes and mIoU on label maps of one checkpoint, by the class names alone; nothing is "
+        "AP on boxes and mIoU on label maps of one checkpoint, by class names alone; nothing is "
         "trained on either",
         "encoder",
         step=_results,
