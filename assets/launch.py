@@ -22,16 +22,15 @@ import dagster as dg
 
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.domain_files import changed_files
-from react_pipeline.assets.event_databases import held_open
 from react_pipeline.assets.partitions import DOMAINS, partition_of
 from react_pipeline.assets.reporting import INTERRUPTED
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import (
     COMMAND_LINE,
+    LAUNCH_TAG,
     USER_TAG,
     reason_of,
     registered,
-    tags_of,
     tags_of_key,
 )
 from react_pipeline.assets.shown import Shown
@@ -148,7 +147,7 @@ def materialize(
     summary = Summary()
     started = time.monotonic()
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
-    with open_local(project) as instance, held_open(instance), registered(instance) as name:
+    with open_local(project) as instance, registered(instance) as name:
         _register(instance, project, slugs_of_places)
         run = partial(_run, defs, instance, name, summary=summary, on_line=on_line)
         shown = Shown(instance, project)
@@ -369,7 +368,7 @@ def _run(
         partition_key=partition_of(place[1]),
         raise_on_error=False,
         run_config=QUIET,
-        tags={USER_TAG: COMMAND_LINE, **tags_of_key(place[1]), **tags_of(launch)},
+        tags={USER_TAG: COMMAND_LINE, **tags_of_key(place[1]), LAUNCH_TAG: launch},
     )
     if result.success:
         (made,) = result.get_asset_materialization_events()

@@ -67,7 +67,7 @@ class StageOptions:
     def deps(self, *parents: str) -> list[dg.AssetDep]:
         """Return those parents that are assets of the project, each with its partitions.
 
-        The base checkpoint stands in for the retrieval checkpoint of a project with one encoder.
+        With one encoder the base checkpoint is the retrieval checkpoint, too.
         """
         names = configured_parents(parents, RETRIEVAL_CHECKPOINT in self.rows)
         return [

@@ -3,14 +3,11 @@
 Belongs here: keeping runs of the command line alive, and the executor of all others. Does not
 belong here: running anything (`launch`), what automation reads of runs (`extensions.automation`). A
 launch, or the process of a run of a code server, holds a lock file in the Dagster home, which the
-kernel frees however the process ends. Seen from another machine, where that lock may not count, a
-launch is alive while its heartbeat is recent.
+kernel frees however the process ends. Each machine closes the runs that it started itself.
 """
 
 import platform
 import re
-import threading
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -30,13 +27,9 @@ USER_TAG, COMMAND_LINE = "user", "command line"
 HIDDEN = ".dagster/react-"
 """Prefix of tags for programs: Dagster's pages hide tags of `.dagster/`, and queries find them."""
 
-LAUNCH_TAG, HEARTBEAT_TAG = f"{HIDDEN}launch", f"{HIDDEN}heartbeat"
+LAUNCH_TAG = f"{HIDDEN}launch"
 CODE_SERVER_TAG = ".dagster/grpc_info"
 """Dagster's own tag of a run whose process is started by a code server, which alone watches it."""
-HEARTBEAT_SECONDS = 30.0
-EXPIRY_SECONDS = 600.0
-"""A launch of another machine that shows the same heartbeat for so long is dead."""
-MAX_PAUSE_SECONDS = 300.0
 
 _OUR_ERROR = re.compile(r"^react_pipeline\.[\w.]+: ")
 _STATUS = dg.DagsterRunStatus
@@ -63,30 +56,15 @@ def planned_assets(instance: dg.DagsterInstance, run_id: str) -> set[dg.AssetKey
 
 @contextmanager
 def registered(instance: dg.DagsterInstance) -> Iterator[str]:
-    """Close what killed launches left, and keep the runs of this one alive; gives its name for
-    `tags_of`.
+    """Close what killed launches left, and hold the lock of this one; gives its name for
+    `LAUNCH_TAG`.
     """
     reap_abandoned(instance)
     name = f"{platform.node()} {uuid.uuid4().hex}"
-    ended = threading.Event()
-
-    def beat() -> None:
-        while not ended.wait(HEARTBEAT_SECONDS):
-            with suppress(Exception):  # a database that is briefly unavailable ends no launch
-                for run in instance.get_runs(
-                    dg.RunsFilter(tags={LAUNCH_TAG: name}, statuses=_STARTED)
-                ):
-                    instance.add_run_tags(run.run_id, tags_of(name))
-                reap_abandoned(instance)
-
-    heart = threading.Thread(target=beat, daemon=True)
     with locked(lock_of(instance, name)):
-        heart.start()
         try:
             yield name
         finally:
-            ended.set()
-            heart.join()
             lock_of(instance, name).unlink(missing_ok=True)
 
 
@@ -130,11 +108,6 @@ def tags_of_key(key: str) -> dict[str, str]:
     return {name: value for name, value in tags.items() if value}
 
 
-def tags_of(launch: str) -> dict[str, str]:
-    """Tags of a run of a launch that is alive now."""
-    return {LAUNCH_TAG: launch, HEARTBEAT_TAG: f"{time.time():.0f}"}
-
-
 def lock_of(instance: dg.DagsterInstance, launch: str) -> Path:
     """The file that a launch, or the process of a run, holds the lock of; both are named by their
     machine and an id.
@@ -171,8 +144,8 @@ def reap_abandoned(instance: dg.DagsterInstance) -> list[str]:
 
 
 def is_alive(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether an unfinished run has its process; true of runs that have not shown theirs, and of
-    those of code servers of other machines.
+    """Return whether an unfinished run has its process; true of runs that have not shown theirs,
+    and of those of other machines.
     """
     with suppress(FileNotFoundError):
         return not _is_free(lock_of(instance, f"{platform.node()} {run.run_id}"))
@@ -180,23 +153,13 @@ def is_alive(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     if CODE_SERVER_TAG in run.tags or LAUNCH_TAG not in run.tags:
         return True
     name = run.tags[LAUNCH_TAG]
-    if name.split()[0] == platform.node():
-        with suppress(FileNotFoundError):
-            return not _is_free(lock_of(instance, name))
-    # No clock of another machine is compared with ours, only looks by one process; after a pause,
-    # as when the database was gone, they begin again.
-    now, beat = time.monotonic(), run.tags.get(HEARTBEAT_TAG, "")
-    before, since, last = _heartbeats.get(run.run_id, (beat, now, now))
-    if beat != before or now - last > MAX_PAUSE_SECONDS:
-        since = now
-    _heartbeats[run.run_id] = beat, since, now
-    return now - since < EXPIRY_SECONDS
+    if name.split()[0] != platform.node():
+        return True
+    with suppress(FileNotFoundError):  # it has ended its runs, or could not
+        return not _is_free(lock_of(instance, name))
+    return False
 
 
 def _is_free(path: Path) -> bool:
     with path.open("r+") as file:
         return lock(file, wait=False)
-
-
-_heartbeats: dict[str, tuple[str, float, float]] = {}
-"""Of runs of other machines: the last heartbeat, since when it is the same, and the last look."""

@@ -38,7 +38,6 @@ import numpy as np
 import yaml
 
 from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.event_databases import held_open
 from react_pipeline.assets.launch import QUIET, _register, open_local
 from react_pipeline.assets.partitions import DOMAINS, partitions_of
 from react_pipeline.assets.reporting import CHECKED_TAG, DATA_VERSION_TAG, checked_by
@@ -250,7 +249,7 @@ def _show(project: Project, slugs: list[str]) -> None:
     def show() -> None:
         made()
 
-    with open_local(project) as instance, held_open(instance):
+    with open_local(project) as instance:
         _register(instance, project, slugs)
         assert show.execute_in_process(instance=instance, run_config=QUIET).success
 

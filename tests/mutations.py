@@ -193,8 +193,6 @@ GUARDS = (
     Guard("react_pipeline/extensions/hub/card.py", "if own is None or own.top1 is None:", "if own is None:", f"{FORMS}::test_without_labels_no_result_is_claimed"),
     Guard("react_pipeline/extensions/hub/space.py", "if exported.loading.registered is None:", "if False:", f"{FORMS}::test_a_space_needs_a_model_that_open_clip_loads"),
     Guard("react_pipeline/extensions/hub/staged_folder.py", "if others := _others(target):", "if others := []:", "extensions/hub/test_export.py::test_an_export_with_a_foreign_file_is_not_overwritten"),
-    Guard("assets/runs.py", "beat != before or now - last > MAX_PAUSE_SECONDS", "beat != before", "assets/test_launch.py::test_killed_launch_is_closed_and_gives_its_place_back"),
-    Guard("assets/runs.py", "beat != before or now - last > MAX_PAUSE_SECONDS", "now - last > MAX_PAUSE_SECONDS", "assets/test_launch.py::test_killed_launch_is_closed_and_gives_its_place_back"),
     Guard("react_pipeline/retrieval/decontamination.py", "for digest in current & newest.keys()", "for digest in newest", "retrieval/test_decontamination.py::test_vectors_that_no_current_set_uses_are_pruned"),
     Guard("react_pipeline/retrieval/decontamination.py", " and last_used[path] < before", "", "retrieval/test_decontamination.py::test_vectors_that_no_current_set_uses_are_pruned"),
     Guard("react_pipeline/retrieval/decontamination.py", "        file.touch()", "        pass", "retrieval/test_decontamination.py::test_vectors_that_no_current_set_uses_are_pruned"),

@@ -38,11 +38,11 @@ def require_available(encoder: EncoderConfig) -> None:
     import open_clip
 
     from react_pipeline.clip.architecture import GATED_PREFIX, require_as_configured
-    from react_pipeline.clip.model import weights_of
+    from react_pipeline.clip.model import find_weights
 
     if path.is_dir():
         require_as_configured(encoder, path)
-        weights_of(path, foreign=True)
+        find_weights(path, foreign=True)
         return
     name = encoder.model.removeprefix(GATED_PREFIX)
     if open_clip.get_model_config(name) is None:

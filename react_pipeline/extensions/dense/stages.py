@@ -54,7 +54,7 @@ DATA = OwnData("dense.root", _has_data)
 STAGES = (
     Stage(
         "dense_results",
-        "AP on boxes and mIoU on label maps of one checkpoint, by the class names alone; nothing is "
+        "AP on boxes and mIoU on label maps of one checkpoint, by class names alone; nothing is "
         "trained on either",
         "encoder",
         step=_results,

@@ -58,7 +58,8 @@ DATA = OwnData("elevater.root", lambda config: config.section(ElevaterConfig).ro
 STAGES = (
     Stage(
         "benchmark_features",
-        "the images of ELEVATER's data sets as one checkpoint encodes them; every protocol reads these",
+        "the images of ELEVATER's data sets as one checkpoint encodes them; every protocol reads "
+        "these",
         "encoder",
         step=_features,
         parents=(BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT),
@@ -73,7 +74,8 @@ STAGES = (
     ),
     Stage(
         "benchmark_results",
-        "one checkpoint on ELEVATER's data sets: zero-shot and, if configured, after training on shots",
+        "one checkpoint on ELEVATER's data sets: zero-shot and, if configured, after training on "
+        "shots",
         "encoder",
         step=_results,
         parents=("benchmark_features", BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT),
@@ -87,7 +89,8 @@ STAGES = (
     ),
     Stage(
         "benchmark_comparison",
-        "the base and each method on the data sets of ELEVATER that both were measured on",
+        "the base and each method of the domain on the data sets of ELEVATER that both were "
+        "measured on",
         "domain",
         step=_comparison,
         gathers=("benchmark_results",),
