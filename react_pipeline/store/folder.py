@@ -49,7 +49,7 @@ class Folder:
 
     def address(self, path: str) -> str:
         """Where an object is."""
-        return str(self.home / path)
+        return f"{self.home}/{path}"
 
     def look(self) -> Folder:
         """The same for whoever asks about one moment."""
@@ -60,7 +60,7 @@ class Folder:
 
     def version(self, path: str) -> str:
         """Changes when an object is written; "" where only reading it says that."""
-        return str(stamp_of((self.home / path).stat()))
+        return str(stamp_of(os.stat(self.address(path))))  # noqa: PTH116 - faster
 
     def read(self, path: str) -> bytes:
         """Return a small object."""
