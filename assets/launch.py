@@ -35,12 +35,20 @@ from react_pipeline.assets.runs import (
 )
 from react_pipeline.assets.shown import Shown
 from react_pipeline.lineage import parents_of, up_to_date
-from react_pipeline.preflight import domain_problems, encoder_problems, store_problems
+from react_pipeline.preflight import (
+    corpus_problems,
+    domain_problems,
+    embedding_problems,
+    encoder_problems,
+    store_problems,
+)
 from react_pipeline.project import HOME_VARIABLE, Manifests, Project, prepare_home
 from react_pipeline.settings import METHODS, Method, did_you_mean, load_domains
 from react_pipeline.stage import (
     ALL,
     BASE_CHECKPOINT,
+    CORPUS,
+    CORPUS_EMBEDDINGS,
     RETRIEVAL_CHECKPOINT,
     STAGES,
     Place,
@@ -143,7 +151,7 @@ def materialize(
         logger.warning("left out: %s", problem)
     if problems := store_problems(project):
         raise ConfigError(problems)
-    _require_encoders(project, places)
+    _require_inputs(project, places)
     summary = Summary()
     started = time.monotonic()
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
@@ -185,19 +193,25 @@ def _launch(
                 on_line(f"{named(place)}: failed")
 
 
-def _require_encoders(project: Project, places: Sequence[Place]) -> None:
-    """Refuse encoders that are not available, where one is built.
+def _require_inputs(project: Project, places: Sequence[Place]) -> None:
+    """Refuse a corpus, encoders or packages that are not there, where they are built from.
 
     A fresh checkpoint was loaded from what is configured; to ask again would load open_clip for
     nothing.
     """
-    stale = any(
-        place[0] in (BASE_CHECKPOINT, RETRIEVAL_CHECKPOINT)
-        and fresh_artifact(project, *place) is None
-        for place in places
-    )
-    if stale and (problems := encoder_problems(project)):
-        raise ConfigError(problems)
+    problems = {
+        CORPUS: corpus_problems,
+        CORPUS_EMBEDDINGS: embedding_problems,
+        BASE_CHECKPOINT: encoder_problems,
+        RETRIEVAL_CHECKPOINT: encoder_problems,
+    }
+    due = [
+        problems[stage]
+        for stage, key in places
+        if stage in problems and not fresh_artifact(project, stage, key)
+    ]
+    if found := [problem for look in dict.fromkeys(due) for problem in look(project)]:
+        raise ConfigError(found)
 
 
 def _register(instance: dg.DagsterInstance, project: Project, slugs: Sequence[str]) -> None:

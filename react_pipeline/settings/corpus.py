@@ -155,6 +155,11 @@ class CorpusConfig(Kind):
         return ""
 
     @property
+    def has_vectors(self) -> bool:
+        """Whether `adopt_embeddings` publishes vectors, so that no pair is encoded."""
+        return False
+
+    @property
     def has_index(self) -> bool:
         """Whether `adopt_index` publishes an index."""
         return False

@@ -52,6 +52,11 @@ class ReadyEmbeddings(TableColumns):
         return UrlSource(self, directory)
 
     @property
+    def has_vectors(self) -> bool:
+        """Whether vectors are there: always."""
+        return True
+
+    @property
     def has_index(self) -> bool:
         """If `indices` are configured."""
         return self.indices is not None
