@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CLAIMS = ".notes/claims"
-"""Notes that say who decides, which nobody needs once what they claim is published or pruned."""
+"""Notes that say who decides; needless once what they claim is published or pruned."""
 
 _ATTEMPT = re.compile(r".*?/_[0-9a-f]{16}(?=/)")
 

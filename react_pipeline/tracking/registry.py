@@ -92,7 +92,7 @@ def _show(client: MlflowClient, project: Project, slug: str, last: Artifact) -> 
         version = versions.get(contender.checkpoint) if contender else None
         if version:
             client.set_registered_model_alias(name, alias, version.number)
-        else:  # the base, nobody, or a version that was deleted
+        else:  # the base, none, or a version that was deleted
             client.delete_registered_model_alias(name, alias)
     client.set_registered_model_tag(name, VERDICT_TAG, last.fingerprint)
 
