@@ -160,7 +160,7 @@ GUARDS = (
     Guard("react_pipeline/tracking/log.py", "            self.runs.require_answer(client)\n", "", "faults/test_tracking_unavailable.py::test_a_sync_ends_at_a_server_that_fails_meanwhile"),
     Guard("react_pipeline/tracking/registry.py", "        shown = last\n", "        return\n", "tracking/test_tracking_registry.py::test_aliases_show_what_was_decided_while_they_were_written"),
     Guard("react_pipeline/promotion/chain.py", "project.store.create_note(name, own)", "project.store.write_note(name, own)", "promotion/test_chain.py::test_a_decision_of_another_host_is_followed"),
-    Guard("react_pipeline/store/pruning.py", "            if claim.time <= oldest:\n", "            if False:\n", "promotion/test_chain.py::test_a_claim_is_pruned_with_what_it_considered"),
+    Guard("react_pipeline/store/pruning.py", "        if claim.time <= oldest:\n", "        if False:\n", "promotion/test_chain.py::test_a_claim_is_pruned_with_what_it_considered"),
     Guard("react_pipeline/promotion/chain.py", "            decided = published\n", "            return published\n", "promotion/test_chain.py::test_a_late_publication_brings_back_no_older_verdict"),
     # A stop ends a command
     Guard("react_pipeline/stop.py", "            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()\n", "            pass\n", STOP + "::test_a_stop_that_python_drops_is_raised_again"),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CLAIMS = ".notes/claims"
-"""Notes that say who decides, which nobody needs once what they claim is published or pruned."""
+"""Notes that say who decides; needless once what they claim is published or pruned."""
 
 _ATTEMPT = re.compile(r".*?/_[0-9a-f]{16}(?=/)")
 
@@ -90,10 +90,14 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
             if memory.name not in known and written_at(memory) <= expired:
                 memory.unlink(missing_ok=True)
         store.backend.sweep(RETENTION_SECONDS)
-        for claim in list(store.backend.entries(CLAIMS)):
-            if claim.time <= oldest:
-                store.backend.delete(claim.path)
+        _remove_claims(store, oldest)
     return removed
+
+
+def _remove_claims(store: Store, oldest: float) -> None:
+    for claim in list(store.backend.entries(CLAIMS)):
+        if claim.time <= oldest:
+            store.backend.delete(claim.path)
 
 
 def _unused(

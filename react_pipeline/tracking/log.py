@@ -144,7 +144,7 @@ class Tracking:
 
     def _sync(self, client: MlflowClient, project: Project) -> set[str]:
         with project.store.locked(LOCK):
-            logged = _logged.pop(self._name, None) or self.runs.finished(client)
+            logged = self.runs.finished(client)
             for artifact in _artifacts_except(project, logged):
                 if self._log_if_accepted(client, project, artifact):
                     logged.add(artifact.fingerprint)

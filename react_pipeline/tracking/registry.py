@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE_METHOD, Contender, HistoryEntry, Verdict, standing
+from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, method_key
 from react_pipeline.store import Artifact
-from react_pipeline.tracking.models import model_name
+from react_pipeline.tracking.models import MODEL_TAG, model_name
 from react_pipeline.tracking.values import MAX_TAG_CHARS
 
 if TYPE_CHECKING:
@@ -63,11 +64,13 @@ def show_champion(client: MlflowClient, project: Project, slug: str) -> None:
     shown = None
     while (last := standing(project, slug)[1]) != shown:  # another was decided meanwhile
         if last is not None:
-            _show(client, slug, last)
+            _show(client, project, slug, last)
         shown = last
 
 
-def _show(client: MlflowClient, slug: str, last: Artifact) -> None:
+def _show(client: MlflowClient, project: Project, slug: str, last: Artifact) -> None:
+    from react_pipeline.extensions import served_models
+
     versions = {version.checkpoint: version for version in list_versions(client, slug)}
     if not versions:
         return
@@ -77,6 +80,11 @@ def _show(client: MlflowClient, slug: str, last: Artifact) -> None:
         version = versions.get(checkpoint)
         if version and version.tags.get("decided") != title.entry.decided:
             _annotate(client, name, version.number, title)
+    champion = versions.get(verdict.champion.checkpoint)
+    if champion and (model_id := champion.tags.get(MODEL_TAG)):  # maybe measured again since
+        key = method_key(slug, champion.method)
+        place = CUSTOMIZED_CHECKPOINT, key, champion.checkpoint
+        served_models.refresh_calibration(client, project, place, model_id)
     challenger = verdict.challenger
     if challenger is not None and challenger.is_same(verdict.champion):
         challenger = None
@@ -84,7 +92,7 @@ def _show(client: MlflowClient, slug: str, last: Artifact) -> None:
         version = versions.get(contender.checkpoint) if contender else None
         if version:
             client.set_registered_model_alias(name, alias, version.number)
-        else:  # the base, nobody, or a version that was deleted
+        else:  # the base, none, or a version that was deleted
             client.delete_registered_model_alias(name, alias)
     client.set_registered_model_tag(name, VERDICT_TAG, last.fingerprint)
 

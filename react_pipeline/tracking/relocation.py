@@ -20,7 +20,8 @@ FILES = "mlartifacts"
 """Folder of the runs' files, where no server keeps them."""
 
 _COLUMNS = """
-SELECT tables.name, columns.name FROM sqlite_master AS tables, pragma_table_info(tables.name) AS columns
+SELECT tables.name, columns.name
+FROM sqlite_master AS tables, pragma_table_info(tables.name) AS columns
 WHERE tables.type = 'table' AND tables.name NOT LIKE '%metrics' AND tables.name <> 'spans'
 AND (columns.type LIKE 'VARCHAR%' OR columns.type LIKE 'TEXT%')
 """
