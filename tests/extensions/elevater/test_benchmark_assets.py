@@ -197,7 +197,7 @@ def test_features_without_a_direction_are_counted(tiny_project: Project) -> None
 
 
 def test_training_pair_that_is_a_test_image_is_counted(tiny_project: Project) -> None:
-    def write_features(directory: Path) -> dict[str, int]:
+    def write_features(directory: Path, _: object) -> dict[str, int]:
         (directory / "mnist").mkdir()
         np.save(directory / "mnist" / "test_sha256.npy", np.array([[171] * 32, [1] * 32], np.uint8))
         np.save(directory / "mnist" / "train_sha256.npy", np.array([[205] * 32], np.uint8))
