@@ -71,7 +71,8 @@ class Scratch:
         files are linked into `target`, and the record is returned.
         """
         kept = self.keep(name, lambda folder: fill(folder, write))
-        link_or_copy(kept / FILES, target)
+        if (kept / FILES).exists():  # `begin` links files, and makes no folder for none
+            link_or_copy(kept / FILES, target)
         return json.loads((kept / RECORD).read_text(encoding="utf-8"))
 
     def digests(self, path: Path) -> Digests:

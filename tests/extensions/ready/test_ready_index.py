@@ -126,10 +126,10 @@ def test_a_ready_index_that_changes_or_goes_later_is_refused(project: Project) -
     path.write_bytes(data)
     store_module._verified.clear()
     with pytest.raises(CorruptArtifact, match="rematerialize `faiss_index`"):
-        project.store.current("faiss_index", "all")
+        project.store.current("faiss_index", "all").verify()
     path.unlink()
     with pytest.raises(CorruptArtifact, match="rematerialize `fa"):
-        project.store.current("faiss_index", "all")
+        project.store.current("faiss_index", "all").verify()
 
 
 def test_removing_ready_indices_makes_the_artifact_stale(
