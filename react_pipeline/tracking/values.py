@@ -127,7 +127,8 @@ def tags_of(source: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -
         NOTE_TAG: note(source.stage, source.key, dagster, dagster_run_id),
     }
     if isinstance(source, Artifact):
-        tags |= {"path": str(source.path), "gpu": str(source.counts.get("gpu", ""))}
+        folder = source.store.backend.address(source.prefix)  # a folder, or a URL
+        tags |= {"path": folder, "gpu": str(source.counts.get("gpu", ""))}
     return _filled(tags)
 
 

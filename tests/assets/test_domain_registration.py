@@ -34,9 +34,9 @@ def test_valid_files_become_partitions_despite_broken_ones(tiny_project: Project
         result = register(tiny_project, instance)
         assert instance.get_dynamic_partitions(DOMAINS) == ["colours", "shapes"]
         for words in (
-            "broken.yaml: classes",
-            "broken.yaml: colour: unknown field",
-            "Shapes.yaml: slug",
+            "broken.yaml:1: classes",
+            "broken.yaml:2: colour: unknown field",
+            "Shapes.yaml:1: 'Shapes'",
             "tag.yaml",
         ):
             assert words in reported(result)

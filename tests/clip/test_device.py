@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from react_pipeline.clip import choose_device, device, device_counts
-from react_pipeline.store import InputError
+from react_pipeline.store import InputError, Inputs, Store
 from react_pipeline.tracking.values import tags_of
 
 Machine = Callable[..., None]
@@ -102,6 +101,7 @@ def test_a_hidden_gpu_is_passed_over_in_silence(
 def test_a_usable_gpu_is_named_in_log_manifest_and_tags(
     machine: Machine,
     caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
     archs: tuple[str, ...],
     capability: tuple[int, int],
 ) -> None:
@@ -111,8 +111,6 @@ def test_a_usable_gpu_is_named_in_log_manifest_and_tags(
     assert ["H100" in message for message in caplog.messages] == [True]
     counts = device_counts("cuda:0")
     assert counts == {"device": "cuda:0", "gpu": "NVIDIA H100 80GB HBM3"}
-    artifact = SimpleNamespace(
-        path=Path("a"), manifest={"code_version": "1"}, parents={}, key="birds/full",
-        stage="customized_checkpoint", fingerprint="f", counts=counts,
-    )  # fmt: skip
-    assert tags_of(artifact, "")["gpu"] == counts["gpu"]  # type: ignore[arg-type]
+    inputs = Inputs("customized_checkpoint", "birds/full", {}, {}, "1")
+    artifact = Store(tmp_path / "store").build(inputs, lambda *_: counts)
+    assert tags_of(artifact, "")["gpu"] == counts["gpu"]

@@ -37,7 +37,7 @@ CLUSTER = {
     "master": "local-cluster[2,1,512]",
     "conf": {
         "spark.executor.memory": "512m",
-        "spark.ui.enabled": False,
+        "spark.ui.enabled": "false",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",
     },

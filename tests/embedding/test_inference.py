@@ -12,12 +12,14 @@ from PIL import Image
 from support.drawings import pair, write_shard
 from torch import Tensor
 
+from react_pipeline.corpus.kinds.webdataset import Webdataset
 from react_pipeline.corpus.shards import Member
 from react_pipeline.embedding.embedded_shards import EmbeddedShard
 from react_pipeline.embedding.inference import PairDataset, read_shards
 from react_pipeline.embedding.seen_keys import SeenKeys
-from react_pipeline.settings.corpus import CorpusConfig
 from react_pipeline.store.errors import CorpusError
+
+CORPUS = Webdataset(shards=("*.tar",))
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -56,7 +58,7 @@ def test_each_shard_gets_its_own_batches_in_order(
     shards: tuple[list[Path], list[EmbeddedShard]], workers: int, batch_size: int
 ) -> None:
     paths, expected = shards
-    dataset = PairDataset(paths, CorpusConfig(kind="any"), to_tensor, tokenizer)
+    dataset = PairDataset(paths, CORPUS, to_tensor, tokenizer)
     read = []
     for shard, reader in read_shards(iter(expected), dataset, batch_size, workers):
         batches = list(reader)
@@ -76,7 +78,7 @@ def test_a_short_shard_is_one_clear_error_from_a_worker_too(
     paths, (_, shard, *_) = shards
     for sample in (sample for sample in shard.samples[:1]):
         sample.members["png"] = Member(10**6, 100)
-    dataset = PairDataset(paths, CorpusConfig(kind="any"), to_tensor, tokenizer)
+    dataset = PairDataset(paths, CORPUS, to_tensor, tokenizer)
     with pytest.raises(CorpusError) as caught:
         for _, reader in read_shards(iter([shard]), dataset, 2, workers):
             list(reader)
@@ -93,7 +95,7 @@ def test_an_error_in_a_later_shards_headers_reaches_the_caller(
         yield from expected[:2]
         raise CorpusError("the third shard is no tar")
 
-    dataset = PairDataset(paths, CorpusConfig(kind="any"), to_tensor, tokenizer)
+    dataset = PairDataset(paths, CORPUS, to_tensor, tokenizer)
     with pytest.raises(CorpusError, match="the third shard is no tar"):
         for _, reader in read_shards(broken(), dataset, 2, workers):
             list(reader)
@@ -110,7 +112,7 @@ def test_giving_up_waits_for_nothing_that_is_read_ahead(
         if given_up.wait(20):
             ended.set()
 
-    dataset = PairDataset(paths, CorpusConfig(kind="any"), to_tensor, tokenizer)
+    dataset = PairDataset(paths, CORPUS, to_tensor, tokenizer)
     reading = read_shards(slow(), dataset, 2, 0)
     next(reading)
     reading.close()

@@ -27,7 +27,7 @@ try:
 except SystemExit as ended:
     print("exit", ended.code)
 with open("pipeline.yaml", "r+") as file:
-    text = file.read().replace('photos: ["data/*"]', "photos: photos/*.png")
+    text = file.read().replace('photos: "data/*"', "photos: photos/*.png")
     file.seek(0)
     file.write(text)
 project = Project.load()

@@ -48,7 +48,7 @@ SPARK = {
     "kind": "spark",
     "master": "local[2]",
     "conf": {
-        "spark.ui.enabled": False,
+        "spark.ui.enabled": "false",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",
     },

@@ -12,7 +12,6 @@ import pytest
 import torch
 from conftest import write_project
 from PIL import Image, ImageChops
-from react_pipeline.training.trainer import Trainer
 from safetensors.torch import load_file
 
 from react_pipeline.clip.model import load, loaded_base
@@ -23,6 +22,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.errors import InputError, RetrievalError, StaleArtifact, TrainingError
+from react_pipeline.training import train
 from react_pipeline.training.augmentation import augmentation, turn_and_recolour
 from react_pipeline.training.customization import _plot_losses, customize
 from react_pipeline.training.data import Views
@@ -562,7 +562,7 @@ def test_training_whose_publication_fails_does_not_start_again(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("react_pipeline.store.store.with_digest", killed)
         customize(project, "shapes", "gated-image")
-    monkeypatch.setattr(Trainer, "run", Mock(side_effect=AssertionError))
+    monkeypatch.setattr(train, "_take_steps", Mock(side_effect=AssertionError))
     artifact = customize(project, "shapes", "gated-image")
     assert len(artifact.file("metrics.jsonl").read_text().splitlines()) == 4
     assert not list((project.config.store / ".scratch").glob("*"))

@@ -284,6 +284,6 @@ def test_an_unknown_method_is_reported_once_and_hides_nothing(
     with pytest.raises(ConfigError) as error:
         load_pipeline(path)
     (reported,) = [line for line in str(error.value).splitlines() if "adapter" in line]
-    assert reported.startswith(f"{path}: customization.methods.adapter")
+    assert reported.startswith(f"{path}:5: customization.methods.adapter")
     assert all(name in reported for name in trained_methods())
     assert "customization.methods.full.steps" in str(error.value)

@@ -72,7 +72,8 @@ STAGES = (
     ),
     Stage(
         "dense_comparison",
-        "the base and each method in detection and segmentation, set by set",
+        "the base and each method in detection and segmentation, set by set, with what could not be "
+        "measured and why",
         "domain",
         step=_comparison,
         gathers=("dense_results",),
