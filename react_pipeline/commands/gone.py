@@ -16,7 +16,7 @@ GONE = {
     "seeds": "list pictures as `seeds` of classes in the domain's file",
     "test-alerts": "send a message with `apprise -b TEXT ADDRESS`",
 }
-"""What to do in place of each command."""
+"""Maps each removed command to what to do in its place."""
 
 
 def add_gone_commands(app: typer.Typer) -> None:

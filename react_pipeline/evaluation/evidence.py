@@ -1,4 +1,4 @@
-"""Evidence: what is known of a domain's models apart from results on labelled images.
+"""Evidence on a domain's models apart from results on labelled images.
 
 Belongs here: what evidence offers, and the columns that it adds to comparisons. Does not belong
 here: any evidence, the rule for models without labelled images (`promotion`).

@@ -15,7 +15,7 @@ class TrainingObserver:
 
     @property
     def url(self) -> str | None:
-        """Where a browser shows the training; None before that is known."""
+        """Return the page of the training in a browser; None before there is one."""
         return None
 
     def started(self, inputs: Inputs, first_step: int) -> None:

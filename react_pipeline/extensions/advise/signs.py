@@ -47,7 +47,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class Signs:
-    """What is known before a training.
+    """Facts about a domain before a training.
 
     Attributes:
         tried: `gda` on held-out pairs.

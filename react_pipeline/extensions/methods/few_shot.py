@@ -1,4 +1,4 @@
-"""`few-shot-gda` and `few-shot-ncm`: heads that learn from shots beside the pairs.
+"""`few-shot-gda` and `few-shot-ncm`: heads that learn from shots as well as from pairs.
 
 Does not belong here: reading shots (`few_shot_samples`), refusing those that show evaluation images
 (core).
