@@ -71,28 +71,23 @@ def test_a_killed_driver_is_picked_up_and_end_is_local_one(
         make_project(store="cluster", corpus={"shards": [shards]}, distributor=CLUSTER)
     )
     process = subprocess.Popen([sys.executable, "-c", COMMAND, str(project.path)])
-    staging = project.config.store / ".staging"
+    scratch = project.config.store / ".scratch"
     deadline = time.monotonic() + 150
-    while process.poll() is None and len(list(staging.glob("*.scratch/[0-9]*.json"))) < 3:
+    while process.poll() is None and len(list(scratch.glob("*/*/shard-*/record.json"))) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     with pytest.raises(MissingArtifact):
         project.store.current("corpus_embeddings", "all")
-    done = {path.stem: path.stat().st_mtime_ns for path in staging.glob("*.scratch/[0-9]*.json")}
-    assert 3 <= len(done) < SHARDS
-    vectors = {
-        n: next(staging.glob(f"*/img_emb/img_emb_{int(n):02d}.npy")).stat().st_mtime_ns
-        for n in done
-    }
+    kept = scratch.glob("*/*/shard-*/files/img_emb/*.npy")
+    vectors = {path.name: path.stat().st_mtime_ns for path in kept}
+    assert 3 <= len(vectors) < SHARDS
 
     subprocess.run([sys.executable, "-c", COMMAND, str(project.path)], check=True, timeout=200)
     artifact = project.store.current("corpus_embeddings", "all")
-    for number, modified in vectors.items():
-        assert (
-            artifact.file(f"img_emb/img_emb_{int(number):02d}.npy").stat().st_mtime_ns == modified
-        )
+    for name, modified in vectors.items():
+        assert artifact.file(f"img_emb/{name}").stat().st_mtime_ns == modified
     pd.testing.assert_frame_equal(read_metadata(artifact), read_metadata(local))
     for name, recorded in local.manifest["files"].items():
         if name.endswith((".npy", ".parquet")):
