@@ -80,7 +80,7 @@ def test_a_killed_driver_is_picked_up_and_end_is_local_one(
     assert process.wait() == -signal.SIGKILL
     with pytest.raises(MissingArtifact):
         project.store.current("corpus_embeddings", "all")
-    kept = scratch.glob("*/*/shard-*/files/img_emb/*.npy")
+    kept = scratch.glob("*/*/shard-*/img_emb/*.npy")
     vectors = {path.name: path.stat().st_mtime_ns for path in kept}
     assert 3 <= len(vectors) < SHARDS
 

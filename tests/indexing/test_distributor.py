@@ -184,7 +184,7 @@ def test_a_failed_embedding_on_spark_resumes_where_it_was(
     with pytest.raises(CorpusError, match=r"2\.tar"):
         embed_corpus(project)
     scratch = project.config.store / ".scratch"
-    kept = scratch.glob("*/*/shard-*/files/img_emb/*.npy")
+    kept = scratch.glob("*/*/shard-*/img_emb/*.npy")
     vectors = {path.name: path.stat().st_mtime_ns for path in kept}
     assert 0 < len(vectors) < 6
     artifact = embed_corpus(
