@@ -154,7 +154,6 @@ GUARDS = (
     Guard("assets/launch.py", "launcher.class_name != dg.DefaultRunLauncher.__name__", "False", "assets/test_launch.py::test_nothing_is_built_in_place_of_another_launcher"),
     Guard("react_pipeline/extensions/kubernetes/nodes.py", "                    child.terminate()\n", "                    pass\n", "extensions/kubernetes/test_nodes.py::test_the_first_ends_when_another_fails_for_good"),
     # MLflow shows each artifact once, and promotion follows each verdict once
-    Guard("react_pipeline/store/durable.py", "        os.link(temporary, path)\n", "        temporary.replace(path)\n", "store/test_notes.py"),
     Guard("react_pipeline/tracking/runs.py", "        delete(other)\n", "        pass\n", "faults/test_tracking_unavailable.py::test_two_hosts_that_log_at_once_make_one_run"),
     Guard("react_pipeline/tracking/log.py", "if known is None or not known.issuperset(artifact.parents.values()):", "if known is None:", "tracking/test_tracking_registry.py::test_challenger_alias_and_replaced_champion_are_recorded"),
     Guard("react_pipeline/tracking/log.py", "            self.runs.require_answer(client)\n", "", "faults/test_tracking_unavailable.py::test_a_sync_ends_at_a_server_that_fails_meanwhile"),
