@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from react_pipeline.clip import choose_device, device, device_counts
-from react_pipeline.store import InputError
+from react_pipeline.store import InputError, Inputs, Store
 from react_pipeline.tracking.values import tags_of
 
 Machine = Callable[..., None]
@@ -104,6 +103,7 @@ def test_a_usable_gpu_is_named_in_log_manifest_and_tags(
     caplog: pytest.LogCaptureFixture,
     archs: tuple[str, ...],
     capability: tuple[int, int],
+    tmp_path: Path,
 ) -> None:
     machine("580.65.06", "13.0", archs, capability)
     with caplog.at_level(logging.INFO):
@@ -111,8 +111,6 @@ def test_a_usable_gpu_is_named_in_log_manifest_and_tags(
     assert ["H100" in message for message in caplog.messages] == [True]
     counts = device_counts("cuda:0")
     assert counts == {"device": "cuda:0", "gpu": "NVIDIA H100 80GB HBM3"}
-    artifact = SimpleNamespace(
-        path=Path("a"), manifest={"code_version": "1"}, parents={}, key="birds/full",
-        stage="customized_checkpoint", fingerprint="f", counts=counts,
-    )  # fmt: skip
-    assert tags_of(artifact, "")["gpu"] == counts["gpu"]  # type: ignore[arg-type]
+    inputs = Inputs("customized_checkpoint", "birds/full", {}, {}, "1")
+    artifact = Store(tmp_path).build(inputs, lambda *_: counts)
+    assert tags_of(artifact, "")["gpu"] == counts["gpu"]
