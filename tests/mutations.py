@@ -179,7 +179,7 @@ GUARDS = (
     Guard("react_pipeline/store/pruning.py", "    if is_used():\n", "    if False:\n", PRUNING),
     Guard("react_pipeline/store/pruning.py", "head.time > oldest for head", "False for head", PRUNING),
     Guard("react_pipeline/store/pruning.py", "except OSError as error:  # such as a stale", "except NotADirectoryError as error:  # such as a stale", PRUNING),
-    Guard("react_pipeline/store/pruning.py", "attempts[prefix] <= (oldest if is_ours else expired)", "attempts[prefix] <= oldest", PRUNING),
+    Guard("react_pipeline/store/pruning.py", "written <= (oldest if is_ours else expired)", "written <= oldest", PRUNING),
     Guard("react_pipeline/store/pruning.py", "scratches[scratch] <= (oldest if is_ours else expired)", "scratches[scratch] <= oldest", PRUNING),
     Guard("react_pipeline/store/store.py", '                    self.backend.put(f"{base}/{fingerprint}/{USED}", b"")\n', "                    pass\n", PRUNING),
     Guard("react_pipeline/extensions/hub/export.py", "if Path(directory).expanduser().is_symlink():", "if False:", EXPORT),

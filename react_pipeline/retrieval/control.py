@@ -69,7 +69,7 @@ def draw_control(project: Project, slug: str) -> Artifact:
         clip = load_encoder(project, parents[encoder_in(parents)])
         labelled = parents[EVALUATION_SET]
         evaluation = kept_out(project, slug, labelled, settings.decontaminate, clip)
-        source = open_source(project, parents["corpus"], scratch.folder / "fetched")
+        source = open_source(project, parents["corpus"], scratch.journal("fetched"))
 
         def draw(seed: int, folder: Path) -> tuple[int, dict[str, int]]:
             drawing = Draw(

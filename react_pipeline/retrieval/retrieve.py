@@ -193,7 +193,7 @@ class _Retrieval:
     @cached_property
     def source(self) -> ImageSource:
         """The images."""
-        return open_source(self.project, self.parents["corpus"], self.scratch.folder / "fetched")
+        return open_source(self.project, self.parents["corpus"], self.scratch.journal("fetched"))
 
     @cached_property
     def evaluation(self) -> EvaluationImages:

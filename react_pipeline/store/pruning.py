@@ -10,6 +10,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from react_pipeline.store.artifacts import Artifact, manifest_content
@@ -72,26 +73,47 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
         else:
             removed.append(artifact.address)
     left = attempts.keys() - {artifact.prefix for artifact in published.values()}
-    for prefix in sorted(left):
-        slug = prefix.rpartition("/")[0].replace("/", "--")
-        with store.locked(slug, wait=False) as is_ours:
-            is_due = attempts[prefix] <= (oldest if is_ours else expired)
-            if is_due and (dry_run or store.discard(prefix)):
-                removed.append(store.backend.address(prefix))
-    for scratch in sorted(scratches):
-        with store.locked(scratch.name, wait=False) as is_ours:
-            if scratches[scratch] <= (oldest if is_ours else expired):
-                removed.append(str(scratch))
-                if not dry_run:
-                    store.throw_away(scratch)
+    unfinished = {prefix: attempts[prefix] for prefix in sorted(left)}
+    removed += _prune_attempts(store, unfinished, oldest, expired, dry_run=dry_run)
+    removed += _prune_scratches(store, scratches, oldest, expired, dry_run=dry_run)
     if not dry_run:
-        known = {prefix.replace("/", "--") for prefix in attempts}
-        for memory in (store.root / ".verified").glob("*"):
-            if memory.name not in known and written_at(memory) <= expired:
-                memory.unlink(missing_ok=True)
+        _forget_verified(store, attempts, expired)
         store.backend.sweep(RETENTION_SECONDS)
         _remove_claims(store, oldest)
     return removed
+
+
+def _prune_attempts(
+    store: Store, attempts: Mapping[str, float], oldest: float, expired: float, *, dry_run: bool
+) -> Iterator[str]:
+    """Remove attempts that were never published, unless their processes may live; gives the
+    addresses.
+    """
+    for prefix, written in attempts.items():
+        slug = prefix.rpartition("/")[0].replace("/", "--")
+        with store.locked(slug, wait=False) as is_ours:
+            is_due = written <= (oldest if is_ours else expired)
+            if is_due and (dry_run or store.discard(prefix)):
+                yield store.backend.address(prefix)
+
+
+def _prune_scratches(
+    store: Store, scratches: Mapping[Path, float], oldest: float, expired: float, *, dry_run: bool
+) -> Iterator[str]:
+    for scratch in sorted(scratches):
+        with store.locked(scratch.name, wait=False) as is_ours:
+            if scratches[scratch] <= (oldest if is_ours else expired):
+                yield str(scratch)
+                if not dry_run:
+                    store.throw_away(scratch)
+
+
+def _forget_verified(store: Store, attempts: Collection[str], expired: float) -> None:
+    """Remove what is remembered of attempts that are gone."""
+    known = {prefix.replace("/", "--") for prefix in attempts}
+    for memory in (store.root / ".verified").glob("*"):
+        if memory.name not in known and written_at(memory) <= expired:
+            memory.unlink(missing_ok=True)
 
 
 def _remove_claims(store: Store, oldest: float) -> None:

@@ -54,14 +54,14 @@ class Scratch:
             try:
                 write(part)
                 fsync_tree(part)
-                line = _line(name, self.digests(part))
+                # First, so that a kill loses nothing that has its name.
+                self._log(_line(name, self.digests(part)))
                 part.rename(path)
+                fsync(path.parent)
             except OSError:
                 if not path.is_dir():  # another process of this build kept the same folder
                     raise
-            else:
-                fsync(path.parent)
-                self._log(line)
+                self._log(_line(name, self.digests(path)))
             finally:
                 remove(part)
         return path
@@ -74,6 +74,16 @@ class Scratch:
         if (kept / FILES).exists():  # `begin` links files, and makes no folder for none
             link_or_copy(kept / FILES, target)
         return json.loads((kept / RECORD).read_text(encoding="utf-8"))
+
+    def journal(self, name: str) -> Path:
+        """Return a folder that the next attempt gets as it is after a kill. Its files are appended
+        to or replaced, and who reads them checks what they hold.
+        """
+        path = self.folder / name
+        with suppress(FileExistsError):
+            path.mkdir(parents=True)
+            self._log(_line(name, None))
+        return path
 
     def digests(self, path: Path) -> Digests:
         """SHA-256 and bytes of a file, or of each file below a folder."""
@@ -100,8 +110,12 @@ class Scratch:
         lines = []
         source = earlier or self
         for name, digests in source._kept().items():
-            files = {file: source.folder / name / file for file in digests}
             with suppress(OSError):  # it was removed
+                if digests is None:
+                    link_or_copy(source.folder / name, self.folder / name)
+                    lines.append(_line(name, None))
+                    continue
+                files = {file: source.folder / name / file for file in digests}
                 if all(self._described(files[file]) == digests[file] for file in files):
                     for file, path in files.items():
                         if not (self.folder / name / file).exists():
@@ -125,9 +139,9 @@ class Scratch:
         """Whether somebody removed what the process of this scratch works with."""
         return not (self.folder / BEGUN).exists()
 
-    def _kept(self) -> dict[str, Digests]:
-        """What this scratch, and those in folders of it, keep."""
-        kept: dict[str, Digests] = {}
+    def _kept(self) -> dict[str, Digests | None]:
+        """What this scratch, and those in folders of it, keep; None for a journal."""
+        kept: dict[str, Digests | None] = {}
         for log in sorted(self.folder.rglob(KEPT)):
             place = log.parent.relative_to(self.folder)
             with suppress(OSError, ValueError, RecursionError):  # the last line may be torn
@@ -148,5 +162,5 @@ def fill(folder: Path, write: Callable[[Path], Any]) -> None:
     (folder / RECORD).write_text(record, encoding="utf-8")
 
 
-def _line(name: str, digests: Digests) -> bytes:
+def _line(name: str, digests: Digests | None) -> bytes:
     return json.dumps([name, digests]).encode() + b"\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.drawings import draw
 from torch import Tensor
@@ -75,6 +75,7 @@ def test_equal_texts_of_a_batch_are_encoded_once(
     assert vectors == pytest.approx(clip.encode_texts(CAPTIONS), abs=1e-6)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(1, 77), max_size=60), st.integers(1, 200))
 def test_parts_hold_every_row_once_and_no_more_than_allowed(
     lengths: list[int], tokens_at_once: int

@@ -58,7 +58,7 @@ def test_a_broken_state_is_skipped_for_an_older_one(project: Project) -> None:  
     expected = losses(project)
     shutil.rmtree(project.config.store / "customized_checkpoint")
     killed(train_until_killed, project.path, 7)
-    newest = max(project.config.store.rglob("step-*.pt"))
+    newest = max(project.config.store.rglob("step-*/state.pt"))
     newest.write_bytes(newest.read_bytes()[:-10])
     assert losses(project) == expected
     assert (
@@ -122,7 +122,7 @@ def test_a_disk_that_takes_no_state_stops_training_cleanly(project: Project) -> 
         )  # less than a state, more than the log
 
     try:
-        with pytest.raises(StoreWriteError, match=r"step-\d+\.pt.*bytes are needed"):
+        with pytest.raises(StoreWriteError, match=r"step-\d+: .*bytes are needed"):
             customize(project, "shapes", "gated-image", At(4, fill))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

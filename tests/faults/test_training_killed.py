@@ -102,7 +102,7 @@ def records(artifact: Artifact) -> list[dict[str, Any]]:
 
 
 def scratch(project: Project) -> Path:
-    (found,) = (project.config.store / ".staging").glob("customized_checkpoint*.scratch")
+    (found,) = (project.config.store / ".scratch").glob("customized_checkpoint*/*")
     return found
 
 
@@ -145,7 +145,7 @@ def test_killed_twice_in_mid_epoch_every_record_is_the_same(
     weights = "open_clip_model.safetensors"
     assert resumed.file(weights).read_bytes() == whole.file(weights).read_bytes()
     assert len({record["loss"] for record in records(whole)}) == STEPS
-    assert not list(project.config.store.glob(".staging/*"))
+    assert not list(project.config.store.glob(".scratch/*"))
 
 
 @pytest.mark.slow
@@ -259,7 +259,7 @@ def test_killed_anywhere_it_ends_with_uninterrupted_weights(
         kills += process.exitcode is None
         process.kill()
         process.join()
-        resumed += bool(list(project.config.store.glob(".staging/*.scratch/step-*")))
+        resumed += bool(list(project.config.store.glob(".scratch/*/*/step-*")))
     artifact = customize(project, "shapes", METHOD)
     assert artifact.file("open_clip_model.safetensors").read_bytes() == weights
     assert [record["step"] for record in records(artifact)] == list(range(60))

@@ -169,15 +169,14 @@ class _Progress:
 
     def run(self, part: int, remaining: pq.ParquetFile) -> None:
         """Download and pack a part, unless a killed build has done so."""
-        directory = self.scratch.folder / f"download_{part}"
+        directory = self.scratch.journal(f"download_{part}")
 
         def write(folder: Path) -> dict[str, Any]:
             for name in (SHARDS, _WORK):
                 (folder / name).mkdir()
             rows = remaining.read_row_group(part).to_pandas()
-            refusals = self.scratch.folder / f"refusals_{part}"
             ledger = folder / _WORK / f"failed_{part:06d}.parquet"
-            return self._done(rows, directory, refusals, folder / SHARDS, ledger)
+            return self._done(rows, directory, folder / SHARDS, ledger)
 
         done = self.scratch.build(f"part_{part}", self.staging, write)
         self.reasons.update(done["reasons"])
@@ -200,10 +199,11 @@ class _Progress:
             )
 
     def _done(
-        self, rows: pd.DataFrame, directory: Path, refusals: Path, shards_folder: Path, ledger: Path
+        self, rows: pd.DataFrame, directory: Path, shards_folder: Path, ledger: Path
     ) -> dict[str, Any]:
         rows["row"] = range(len(rows))
         corpus = self.corpus
+        refusals = directory / "refusals"
         refused = int(refusals.read_text()) if refusals.exists() else 0
         # Failures of a network that was down are on record; a run after a refusal may try as often
         # again.
