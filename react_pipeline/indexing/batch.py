@@ -1,7 +1,7 @@
 """Searching all queries at once: one pass over the stored vectors, or over the cells of an index.
 
 Belongs here: which rows are compared with which queries. Does not belong here: comparing and
-ranking (`indexing.best`), which of the two ways is taken (`indexing.choice`). Shapes: Q queries, N
+ranking (`indexing.best`), which of the two ways is taken (`indexing.scan`). Shapes: Q queries, N
 rows, D width.
 
 The exact pass reads each vector once, in order, mapped from disk. Cell by cell, each cell of an

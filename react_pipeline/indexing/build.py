@@ -21,11 +21,10 @@ from react_pipeline.indexing.files import (
     set_parameters,
     write_index,
 )
-from react_pipeline.indexing.filling import add_rows, filled, train, training_rows
+from react_pipeline.indexing.filling import add_rows, train, training_rows
 from react_pipeline.indexing.keys import RERANK_LIMIT, Key, choose_key
 from react_pipeline.indexing.recall import Neighbours, Queries, draw_queries, tune
 from react_pipeline.indexing.vectors import SIDES, StoredVectors
-from react_pipeline.project import on_cluster
 from react_pipeline.settings import IndexConfig
 from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, Scratch
@@ -70,7 +69,7 @@ def build_indices(
 
         def write(folder: Path, side: Side = side) -> dict[str, Any]:
             path = folder / f"{side}.index"
-            built = build_side(config, key, embeddings, side, path, queries, scratch, device)
+            built = build_side(config, key, embeddings, side, path, queries, device)
             return asdict(built)
 
         sides[side] = Built(**scratch.build(f"{side}-{key}", staging, write))
@@ -84,13 +83,11 @@ def build_side(
     side: Side,
     path: Path,
     queries: Queries,
-    scratch: Scratch,
     device: str = "cpu",
 ) -> Built:
     """Write the index of one side.
 
-    Memory holds the index, the training sample and one chunk of vectors. On a cluster tasks add the
-    rows, if the index is one of cells; all else is done here.
+    Memory holds the index, the training sample and one chunk of vectors.
     """
     import faiss
 
@@ -100,18 +97,9 @@ def build_side(
     sample = training_rows(parsed, config, stored.dimension)
     neighbours = Neighbours(stored, queries)
     built = Built(key)
-    trains_on = config.train_on or device
     index = faiss.index_factory(stored.dimension, key, faiss.METRIC_INNER_PRODUCT)
-    if not on_cluster() or inverted_lists(index) is None:
-        train(index, parsed, stored, sample, trains_on)
-        add_rows(index, stored, device)
-    else:
-
-        def write(path: Path) -> None:
-            train(index, parsed, stored, sample, trains_on)
-            write_index(index, path)
-
-        index = filled(scratch.keep(f"{side}-{key}.trained", write), stored)
+    train(index, parsed, stored, sample, config.train_on or device)
+    add_rows(index, stored, device)
     tune_and_measure(index, config, neighbours, built, parsed.rerank)
     write_index(index, path)
     built.seconds = round(time.perf_counter() - started, 2)

@@ -1,37 +1,26 @@
-"""Training an index and filling it with rows: here, with a GPU, or on a cluster. Shapes: N rows, D
-width.
+"""Training an index and filling it with rows: here, or with a GPU. Shapes: N rows, D width.
 
 With a GPU torch trains the centroids and finds the cell of each row (`indexing.cells`). The card
 holds nothing but the centroids, 4 D bytes a cell, and a part of a chunk. Codes are made and kept in
 main memory, so an index may be larger than the card. Not run on a GPU yet.
-
-On a cluster each task adds some of the rows to an empty copy, and the parts are merged here. Rows
-are assigned to cells chunk by chunk as on one machine, and the parts are merged in the order of the
-rows, so the result is the same file. Only indices of cells have parts that can be merged.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from react_pipeline.embedding import Side
 from react_pipeline.indexing.cells import nearest_cells, train_centroids
-from react_pipeline.indexing.files import inverted_lists, read_index, rotated, write_index
+from react_pipeline.indexing.files import inverted_lists, rotated
 from react_pipeline.indexing.keys import Key, memory_budget
 from react_pipeline.indexing.vectors import StoredVectors
-from react_pipeline.project import require_shared, spread
 from react_pipeline.settings import IndexConfig
-from react_pipeline.store import Artifact, InputError, Scratch
+from react_pipeline.store import InputError
 
 TRAINING_SEED = 1
 ROTATION_ROUNDS, ROTATION_ROWS = 12, 20_000
 """Training of a rotation (OPQ). FAISS' own 50 rounds on 65,536 rows take over ten minutes a core at
 D = 512.
 """
-PART_ROWS = 2_000_000
-"""Rows of a task: 2 GB of vectors of 512 numbers to read, some minutes of work."""
 
 
 def training_rows(key: Key, config: IndexConfig, dimension: int) -> int:
@@ -96,45 +85,3 @@ def add_rows(index: Any, stored: StoredVectors, device: str) -> None:
         nearest = nearest_cells(torch.from_numpy(vectors), centroids).numpy()
         lists.add_core(len(vectors), faiss.swig_ptr(vectors), None, faiss.swig_ptr(nearest))
         index.ntotal = lists.ntotal
-
-
-def filled(trained: Path, stored: StoredVectors) -> Any:
-    """The trained, empty index of cells in a file, with all rows. Parts that a killed build had
-    finished are used.
-    """
-    task = AddTask(stored.artifact, stored.side, trained)
-    parts = stored.runs(PART_ROWS)
-    spread(task, parts, f"adding to the {stored.side} index")
-    index = read_index(trained, mapped=False)
-    for first, _ in parts:
-        index.merge_from(read_index(task.file(first), mapped=False), index.ntotal)
-    return index
-
-
-@dataclass(frozen=True)
-class AddTask:
-    """Adds rows to a copy of the trained index; an item is the start and stop of its rows."""
-
-    embeddings: Artifact
-    side: Side
-    trained: Path
-
-    def file(self, first: int) -> Path:
-        """The file of the part that begins with this row."""
-        return self.trained.with_name(f"{self.trained.name}.{first}")
-
-    def __call__(self, rows: tuple[int, int]) -> None:
-        """Write the part, unless it was written before.
-
-        Raises:
-            InputError: If this machine does not see the folder.
-        """
-        require_shared(self.trained.parent)
-
-        def write(path: Path) -> None:
-            index = read_index(self.trained, mapped=False)
-            for _, vectors in StoredVectors(self.embeddings, self.side).chunks(*rows):
-                index.add(vectors)
-            write_index(index, path)
-
-        Scratch(self.trained.parent).keep(self.file(rows[0]).name, write)

@@ -3,8 +3,7 @@
 Does not belong here: which files there are (`embedding`). Shapes: N rows, D width.
 """
 
-from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -61,14 +60,6 @@ class StoredVectors:
             for inside in range(max(first_row - start, 0), len(file), size):
                 yield start + inside, file[inside : inside + size]
 
-    def runs(self, rows: int) -> list[tuple[int, int]]:
-        """As of `cut`, runs of at least so many rows, of whole `chunks`: each row is in the chunk
-        it is always in.
-        """
-        files = pairwise(self._starts.tolist())
-        chunks = (chunk for file in files for chunk in range(*file, CHUNK_ROWS))
-        return list(cut(chunks, rows, self.rows))
-
     def take(self, rows: Rows) -> Vectors:
         """The vectors (len(rows), D) of some rows, in their order."""
         return vectors_of(self.artifact, self.side, rows)
@@ -107,18 +98,3 @@ class StoredVectors:
             if isinstance(described[column], str):
                 return f" ({called} {described[column]!r})"
         return ""
-
-
-def cut(starts: Iterable[int], size: int, end: int) -> Iterator[tuple[int, int]]:
-    """Runs of at least `size` (the last may be shorter) that begin at some of `starts`, the first
-    of which is 0.
-
-    Yields:
-        The first of each run, and the one behind its last.
-    """
-    first = 0
-    for start in starts:
-        if start - first >= size:
-            yield first, start
-            first = start
-    yield first, end
