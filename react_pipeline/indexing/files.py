@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from react_pipeline.embedding import Rows, Vectors
-from react_pipeline.indexing.best import rank_exactly
+from react_pipeline.indexing.exact import rank_exactly
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.stage import FAISS_INDEX
 from react_pipeline.store import CorruptArtifact, rename_synced
@@ -147,3 +147,29 @@ def find_rows(
         rows[part] = hits
     similarities[rows < 0] = -np.inf
     return similarities, rows
+
+
+def has_whole_cells(index: Any) -> bool:
+    """Return whether `cell_hits` can search an index: its cells store vectors, not residuals."""
+    import faiss
+
+    outer = faiss.downcast_index(index)
+    return isinstance(outer, faiss.IndexIVFFlat) or (
+        isinstance(outer, faiss.IndexIVFScalarQuantizer) and not outer.by_residual
+    )
+
+
+def cell_hits(
+    index: Any, queries: Vectors, k: int, rerank: int, stored: StoredVectors
+) -> tuple[Vectors, Rows]:
+    """Find the hits of `find_rows` in an index that `has_whole_cells`, for many queries at once.
+
+    Each cell is decoded once and compared with all queries that visit it; query by query it is
+    decoded for each of them.
+    """
+    import faiss
+    from faiss.contrib.big_batch_search import big_batch_search
+
+    _, rows = big_batch_search(faiss.downcast_index(index), queries, k * rerank)
+    query, place = np.nonzero(rows >= 0)
+    return rank_exactly(queries, query, rows[query, place], stored.take, k)

@@ -1,7 +1,6 @@
-"""All queries of a domain against the corpus: here or on a cluster; a killed search
-is resumed.
+"""All queries of a domain against the corpus: here or on a cluster; a killed search is resumed.
 
-Does not belong here: comparing (`indexing.batch`). A part is a run of rows, and its k best hits of
+Does not belong here: comparing (`indexing.exact`). A part is a run of rows, and its k best hits of
 each query are a file; the k best of all are among these, and are a file too. Tasks need the vectors
 and the file of queries, and no index. Shapes: Q queries, D width.
 """
@@ -18,8 +17,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from react_pipeline.embedding import Rows, Side, Vectors
-from react_pipeline.indexing.batch import cell_hits, exact_hits, has_whole_cells
-from react_pipeline.indexing.best import ranked_hits
+from react_pipeline.indexing.exact import exact_hits, ranked_hits
+from react_pipeline.indexing.files import cell_hits, has_whole_cells
 from react_pipeline.indexing.index import Index
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.project import on_cluster, require_shared, spread

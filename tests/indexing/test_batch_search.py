@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
-from react_pipeline.indexing import batch, scan
-from react_pipeline.indexing.batch import cell_hits, exact_hits, has_whole_cells, nearest
+from react_pipeline.indexing import exact, scan
 from react_pipeline.indexing.build import build_side
-from react_pipeline.indexing.files import find_rows, read_index
+from react_pipeline.indexing.exact import exact_hits, nearest
+from react_pipeline.indexing.files import cell_hits, find_rows, has_whole_cells, read_index
 from react_pipeline.indexing.index import Index, build_index
 from react_pipeline.indexing.recall import draw_queries
 from react_pipeline.indexing.scan import CORE_COMPARISONS, choose_way, search_all
@@ -46,9 +46,9 @@ def corpus(kind: str) -> np.ndarray:
 
 def expected(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Similarities in double precision, rounded; equal ones by row."""
-    exact = (queries.astype(np.float64) @ vectors.astype(np.float64).T).astype(np.float32)
-    rows = np.argsort(-exact, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(exact, rows, axis=1), rows
+    products = (queries.astype(np.float64) @ vectors.astype(np.float64).T).astype(np.float32)
+    rows = np.argsort(-products, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(products, rows, axis=1), rows
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def test_hits_are_those_of_all_comparisons_in_every_precision(
         asked[0] = vectors[499]  # one of 401 equal rows
     if kind == "alike":
         asked = vectors[:queries].astype(np.float32)
-    monkeypatch.setattr(batch, "product_precision", lambda *_: precision)
-    monkeypatch.setattr(batch, "_BLOCK_ROWS", 500)
+    monkeypatch.setattr(exact, "product_precision", lambda *_: precision)
+    monkeypatch.setattr(exact, "_BLOCK_ROWS", 500)
     similarities, rows = nearest(asked, vectors.astype(np.float32), k)
     wanted, wanted_rows = expected(asked, vectors, k)
     np.testing.assert_array_equal(rows, wanted_rows)
