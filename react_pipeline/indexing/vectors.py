@@ -38,12 +38,9 @@ class StoredVectors:
         self.rows = int(self._starts[-1])
         self.dimension = int(embeddings.counts["dimension"])
 
-    def chunks(
-        self, first_row: int = 0, last_row: int | None = None, size: int = CHUNK_ROWS
-    ) -> Iterator[tuple[int, Vectors]]:
-        """Like `blocks`, in single precision; without `last_row` to the end."""
-        last_row = self.rows if last_row is None else last_row
-        for first, block in self.blocks(first_row, last_row, size):
+    def chunks(self) -> Iterator[tuple[int, Vectors]]:
+        """Yield all rows like `blocks`, in single precision."""
+        for first, block in self.blocks(0, self.rows):
             yield first, block.astype(np.float32)
 
     def blocks(
