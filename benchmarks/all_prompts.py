@@ -28,7 +28,15 @@ import torch
 from benchmarks.clustered import Cloud
 from benchmarks.retrieval_tables import MIB, Row
 from react_pipeline.clip import DTYPES
-from react_pipeline.indexing import StoredVectors, batch, find_rows, read_index, set_parameters
+from react_pipeline.indexing import (
+    StoredVectors,
+    cell_hits,
+    exact_hits,
+    find_rows,
+    product_precision,
+    read_index,
+    set_parameters,
+)
 from react_pipeline.store import Artifact
 
 WIDTH, TEMPLATES, HITS = 512, 80, 10
@@ -49,7 +57,7 @@ def ask(embeddings: Artifact, folder: Path, rows: int, classes: int, key: str) -
     flat_rows = min(rows, FLAT_ROWS)
     for _, block in stored.blocks(0, flat_rows):
         flat.add(block.astype(np.float32))
-    fast = batch.product_precision(len(prompts), "cpu")
+    fast = product_precision(len(prompts), "cpu")
     ways: dict[str, Row] = {}
 
     def measure(name: str, call: Callable[[], Any], asked: int, scale: float = 1) -> Any:
@@ -67,10 +75,10 @@ def ask(embeddings: Artifact, folder: Path, rows: int, classes: int, key: str) -
         return found
 
     def exact(asked: Any, hits: int = HITS, last: int = rows) -> Any:
-        return batch.exact_hits(stored, asked, hits, rows=(0, last))
+        return exact_hits(stored, asked, hits, rows=(0, last))
 
     def in_lists(asked: Any, hits: int = HITS) -> Any:
-        return batch.cell_hits(index, asked, hits, built["rerank"], stored)
+        return cell_hits(index, asked, hits, built["rerank"], stored)
 
     find_rows(index, some[:80], HITS, built["rerank"], stored)
     one_by_one = measure(

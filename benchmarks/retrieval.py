@@ -56,7 +56,6 @@ from react_pipeline.indexing import (
 )
 from react_pipeline.project import Project
 from react_pipeline.stage import ALL
-from react_pipeline.store import Scratch
 
 WIDTH, HITS = 512, 10
 TIMED_CLASSES, TEMPLATES, PROMPT_CLASSES = 50, 80, 1_000
@@ -100,7 +99,6 @@ def build(folder: Path, rows: int, key: str) -> Row:
         "image",
         path,
         draw_queries(embeddings, 2 * 200),
-        Scratch(folder),
         device="cpu",
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

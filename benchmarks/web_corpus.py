@@ -225,11 +225,11 @@ def compare(project: Project, embeddings: Artifact, folder: Path, image: Any, te
     for side, vectors in (("text", text), ("image", image)):
         similarities = asked @ vectors.astype(np.float32).T
         best = -np.sort(-np.partition(similarities, -HITS, axis=1)[:, -HITS:], axis=1)
-        _, rows, choice = search_all(index, side, asked, HITS, Scratch(folder / side))
+        _, rows, record = search_all(index, side, asked, HITS, Scratch(folder / side))
         found = np.take_along_axis(similarities, rows, axis=1)
         shares.append(float(np.isclose(found, best, rtol=0, atol=2e-6).mean()))
     return (
-        f"Of {2 * len(asked) * HITS:,} hits ({choice.way}) {np.mean(shares):.4%} are those of "
+        f"Of {2 * len(asked) * HITS:,} hits ({record['way']}) {np.mean(shares):.4%} are those of "
         "plain products."
     )
 

@@ -1,14 +1,11 @@
-from . import batch as batch
-from .batch import nearest as nearest
 from .build import Built as Built
 from .build import build_side as build_side
 from .build import index_counts as index_counts
 from .build import tune_and_measure as tune_and_measure
-from .choice import BYTES_PER_SECOND as BYTES_PER_SECOND
-from .choice import OPERATIONS_PER_SECOND as OPERATIONS_PER_SECOND
-from .choice import Searched as Searched
-from .choice import estimate as estimate
-from .choice import reading_seconds as reading_seconds
+from .exact import exact_hits as exact_hits
+from .exact import nearest as nearest
+from .exact import product_precision as product_precision
+from .files import cell_hits as cell_hits
 from .files import find_rows as find_rows
 from .files import innermost as innermost
 from .files import inverted_lists as inverted_lists
@@ -33,5 +30,6 @@ from .scan import choose_way as choose_way
 from .scan import hits_file as hits_file
 from .scan import scan_exactly as scan_exactly
 from .scan import search_all as search_all
+from .scan import way_of_index as way_of_index
 from .vectors import SIDES as SIDES
 from .vectors import StoredVectors as StoredVectors

@@ -5,6 +5,10 @@ Does not belong here: which key is built (`indexing.keys`), recall (`indexing.re
 FAISS is used directly. autofaiss, which clip-retrieval uses, refuses PQ and SQ keys for inner
 products, tunes for a query time whatever the recall, and trains polysemous codes that nothing here
 searches with.
+
+With a GPU torch trains the centroids and finds the cell of each row (`indexing.cells`). The card
+holds nothing but the centroids, 4 D bytes a cell, and a part of a chunk. Codes are made and kept in
+main memory, so an index may be larger than the card. Not run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -15,23 +19,28 @@ from pathlib import Path
 from typing import Any
 
 from react_pipeline.embedding import Side
+from react_pipeline.indexing.cells import nearest_cells, train_centroids
 from react_pipeline.indexing.files import (
     inverted_lists,
+    rotated,
     search_parameters,
     set_parameters,
     write_index,
 )
-from react_pipeline.indexing.filling import add_rows, filled, train, training_rows
-from react_pipeline.indexing.keys import RERANK_LIMIT, Key, choose_key
+from react_pipeline.indexing.keys import RERANK_LIMIT, Key, choose_key, memory_budget
 from react_pipeline.indexing.recall import Neighbours, Queries, draw_queries, tune
 from react_pipeline.indexing.vectors import SIDES, StoredVectors
-from react_pipeline.project import on_cluster
 from react_pipeline.settings import IndexConfig
 from react_pipeline.stage import encoder_in
-from react_pipeline.store import Artifact, Scratch
+from react_pipeline.store import Artifact, InputError, Scratch
 
 GRAPH_BREADTH = (16, 4_096)
 """efSearch, where tuning starts and stops."""
+TRAINING_SEED = 1
+ROTATION_ROUNDS, ROTATION_ROWS = 12, 20_000
+"""Training of a rotation (OPQ). FAISS' own 50 rounds on 65,536 rows take over ten minutes a core at
+D = 512.
+"""
 
 
 @dataclass
@@ -70,7 +79,7 @@ def build_indices(
 
         def write(folder: Path, side: Side = side) -> dict[str, Any]:
             path = folder / f"{side}.index"
-            built = build_side(config, key, embeddings, side, path, queries, scratch, device)
+            built = build_side(config, key, embeddings, side, path, queries, device)
             return asdict(built)
 
         sides[side] = Built(**scratch.build(f"{side}-{key}", staging, write))
@@ -84,13 +93,11 @@ def build_side(
     side: Side,
     path: Path,
     queries: Queries,
-    scratch: Scratch,
     device: str = "cpu",
 ) -> Built:
     """Write the index of one side.
 
-    Memory holds the index, the training sample and one chunk of vectors. On a cluster tasks add the
-    rows, if the index is one of cells; all else is done here.
+    Memory holds the index, the training sample and one chunk of vectors.
     """
     import faiss
 
@@ -100,22 +107,77 @@ def build_side(
     sample = training_rows(parsed, config, stored.dimension)
     neighbours = Neighbours(stored, queries)
     built = Built(key)
-    trains_on = config.train_on or device
     index = faiss.index_factory(stored.dimension, key, faiss.METRIC_INNER_PRODUCT)
-    if not on_cluster() or inverted_lists(index) is None:
-        train(index, parsed, stored, sample, trains_on)
-        add_rows(index, stored, device)
-    else:
-
-        def write(path: Path) -> None:
-            train(index, parsed, stored, sample, trains_on)
-            write_index(index, path)
-
-        index = filled(scratch.keep(f"{side}-{key}.trained", write), stored)
+    train(index, parsed, stored, sample, config.train_on or device)
+    add_rows(index, stored, device)
     tune_and_measure(index, config, neighbours, built, parsed.rerank)
     write_index(index, path)
     built.seconds = round(time.perf_counter() - started, 2)
     return built
+
+
+def training_rows(key: Key, config: IndexConfig, dimension: int) -> int:
+    """How many rows an index is trained on, at most.
+
+    Raises:
+        InputError: If they are too few for the key.
+    """
+    # A quarter of the budget at most: the sample is in memory together with the index.
+    affordable = memory_budget(config) // 4 // (4 * dimension)
+    rows = config.training_rows or min(key.sample_rows, affordable)
+    if rows < key.rows_to_train:
+        raise InputError(
+            f"index.training_rows: {rows:,} rows are too few to train {key.text}, which needs "
+            f"{key.rows_to_train:,}; raise index.training_rows or index.memory_gib, or take fewer "
+            "cells"
+        )
+    return rows
+
+
+def train(index: Any, key: Key, stored: StoredVectors, rows: int, device: str) -> None:
+    """Train an index on random rows; its centroids on a device of `train_centroids`."""
+    import faiss
+
+    if index.is_trained:
+        return
+    lists = inverted_lists(index)
+    sample = stored.sample(rows, TRAINING_SEED)[1]
+    if key.rotation:
+        rotation = faiss.downcast_VectorTransform(index.chain.at(0))
+        rotation.niter = ROTATION_ROUNDS
+        rotation.max_train_points = ROTATION_ROWS
+        rotation.train(sample)
+    if lists is not None:
+        if key.codes == "SQfp16":
+            # Then a code is the stored half-precision vector itself; of residuals it would be a
+            # rounding.
+            lists.by_residual = False
+        if key.parts:
+            # Codes ordered for a search by Hamming distance, which nothing here does, take most of
+            # the training.
+            lists.do_polysemous_training = False
+        if device != "cpu":
+            # FAISS trains no centroids where there are as many as cells.
+            lists.quantizer.add(train_centroids(rotated(index, sample), lists.nlist, device))
+    index.train(sample)
+
+
+def add_rows(index: Any, stored: StoredVectors, device: str) -> None:
+    """Add all rows to a trained index in main memory; a GPU finds their cells."""
+    lists = inverted_lists(index)
+    if lists is None or device == "cpu":
+        for _, vectors in stored.chunks():
+            index.add(vectors)
+        return
+    import faiss
+    import torch
+
+    centroids = torch.from_numpy(lists.quantizer.reconstruct_n(0, lists.nlist)).to(device)
+    for _, vectors in stored.chunks():
+        vectors = rotated(index, vectors)
+        nearest = nearest_cells(torch.from_numpy(vectors), centroids).numpy()
+        lists.add_core(len(vectors), faiss.swig_ptr(vectors), None, faiss.swig_ptr(nearest))
+        index.ntotal = lists.ntotal
 
 
 def tune_and_measure(

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 FAISS_GPU = Path(sys.prefix, "faiss-gpu")
 ROUNDS = 10
 """Of k-means, as in FAISS."""
-_PROBE_ROWS = 64
 _PRODUCTS = 1 << 26
 """Products at a time: 256 MB."""
 
@@ -66,8 +65,6 @@ def nearest_cells(rows: Tensor, centroids: Tensor) -> Tensor:
 def _train_apart(rows: Vectors, cells: int) -> Vectors:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
-            # A few rows show whether the build fits the card.
-            pool.submit(_train_with_faiss, FAISS_GPU, rows[:_PROBE_ROWS], 1).result()
             return pool.submit(_train_with_faiss, FAISS_GPU, rows, cells).result()
         except Exception as error:  # whatever that build raises, or the end of its process
             raise InputError(

@@ -1,7 +1,7 @@
 """FAISS indices as files and as objects: reading (mapped), writing, parameters, and searching with
 re-ranking.
 
-Does not belong here: training and filling one (`indexing.filling`). Shapes: Q queries, K hits, D
+Does not belong here: training one and adding rows (`indexing.build`). Shapes: Q queries, K hits, D
 width.
 """
 
@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from react_pipeline.embedding import Rows, Vectors
-from react_pipeline.indexing.best import rank_exactly
+from react_pipeline.indexing.exact import rank_exactly
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.stage import FAISS_INDEX
-from react_pipeline.store import CorruptArtifact, rename_synced
+from react_pipeline.store import CorruptArtifact
 
 HITS_AT_ONCE = 1_000_000
 """Hits that are ranked at a time: about 30 MB."""
@@ -47,22 +47,19 @@ def read_index(path: Path, *, mapped: bool) -> Any:
 
 
 def write_index(index: Any, path: Path) -> None:
-    """Write an index so that the name appears only when the file is whole.
+    """Write an index.
 
     Raises:
         OSError: If the disk refuses; FAISS reports that as a RuntimeError of its own.
     """
     import faiss
 
-    temporary = path.with_name(f".{path.name}.part")
     try:
-        faiss.write_index(index, str(temporary))
+        faiss.write_index(index, str(path))
     except RuntimeError as error:
-        temporary.unlink(missing_ok=True)
         full = "No space left" in str(error)
         code = errno.ENOSPC if full else errno.EIO
         raise OSError(code, os.strerror(code), str(path)) from error
-    rename_synced(temporary, path)
 
 
 def set_parameters(index: Any, parameters: str) -> None:
@@ -147,3 +144,29 @@ def find_rows(
         rows[part] = hits
     similarities[rows < 0] = -np.inf
     return similarities, rows
+
+
+def has_whole_cells(index: Any) -> bool:
+    """Return whether `cell_hits` can search an index: its cells store vectors, not residuals."""
+    import faiss
+
+    outer = faiss.downcast_index(index)
+    return isinstance(outer, faiss.IndexIVFFlat) or (
+        isinstance(outer, faiss.IndexIVFScalarQuantizer) and not outer.by_residual
+    )
+
+
+def cell_hits(
+    index: Any, queries: Vectors, k: int, rerank: int, stored: StoredVectors
+) -> tuple[Vectors, Rows]:
+    """Find the hits of `find_rows` in an index that `has_whole_cells`, for many queries at once.
+
+    Each cell is decoded once and compared with all queries that visit it; query by query it is
+    decoded for each of them.
+    """
+    import faiss
+    from faiss.contrib.big_batch_search import big_batch_search
+
+    _, rows = big_batch_search(faiss.downcast_index(index), queries, k * rerank)
+    query, place = np.nonzero(rows >= 0)
+    return rank_exactly(queries, query, rows[query, place], stored.take, k)

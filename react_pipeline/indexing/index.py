@@ -19,7 +19,7 @@ from react_pipeline.indexing.build import build_indices
 from react_pipeline.indexing.files import find_rows, read_index, set_parameters
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.lineage import resolve
-from react_pipeline.project import Project, cluster
+from react_pipeline.project import Project
 from react_pipeline.store import Artifact, CorruptArtifact, InputError, Scratch
 
 
@@ -48,8 +48,7 @@ def build_index(project: Project) -> Artifact:
             config, embeddings, staging, scratch, device=choose_device(project.config.device)
         )
 
-    with cluster(project.config.distributor):
-        return project.store.build(inputs, write)
+    return project.store.build(inputs, write)
 
 
 class Index:

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from react_pipeline.embedding import Rows, Vectors
-from react_pipeline.indexing.batch import exact_hits
-from react_pipeline.indexing.best import rank_exactly
+from react_pipeline.indexing.exact import exact_hits, rank_exactly
 from react_pipeline.indexing.files import find_rows
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.store import Artifact

@@ -1,7 +1,6 @@
-"""All queries of a domain against the corpus: here or on a cluster; a killed search
-is resumed.
+"""All queries of a domain against the corpus: here or on a cluster; a killed search is resumed.
 
-Does not belong here: comparing (`indexing.batch`). A part is a run of rows, and its k best hits of
+Does not belong here: comparing (`indexing.exact`). A part is a run of rows, and its k best hits of
 each query are a file; the k best of all are among these, and are a file too. Tasks need the vectors
 and the file of queries, and no index. Shapes: Q queries, D width.
 """
@@ -10,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,9 +17,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from react_pipeline.embedding import Rows, Side, Vectors
-from react_pipeline.indexing.batch import cell_hits, exact_hits, has_whole_cells
-from react_pipeline.indexing.best import ranked_hits
-from react_pipeline.indexing.choice import Choice, Searched, estimate
+from react_pipeline.indexing.exact import exact_hits, ranked_hits
+from react_pipeline.indexing.files import cell_hits, has_whole_cells
 from react_pipeline.indexing.index import Index
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.project import on_cluster, require_shared, spread
@@ -31,6 +30,12 @@ PART_ROWS = 4_000_000
 """Rows of a task: 4 GB of vectors of 512 numbers in half precision."""
 _HIT = np.dtype([("similarity", "<f4"), ("row", "<i8")])
 _MERGED_QUERIES = 8_192
+CORE_COMPARISONS = 6e10
+"""Comparisons of a prompt with a row, a core: about ten minutes in bf16. Up to here `auto` searches
+exactly, which finds what an index misses.
+"""
+
+Way = Literal["exact", "index"]
 
 Hits = np.ndarray[Any, np.dtype[np.void]]
 """Tables (Q, k) of similarities and rows, of type `_HIT`."""
@@ -44,7 +49,7 @@ def search_all(
     scratch: Scratch,
     *,
     requested: Literal["auto", "exact", "index"] = "auto",
-) -> tuple[Vectors, Rows, Choice]:
+) -> tuple[Vectors, Rows, dict[str, Any]]:
     """The k rows most similar to each of many queries.
 
     Args:
@@ -58,45 +63,65 @@ def search_all(
 
     Returns:
         Similarities and rows (Q, k), best first, equal ones by row; minus infinity and -1 where
-        there are fewer. And the way that was taken.
+        there are fewer. And what the manifest keeps: the `way` taken, its `reason` and its recall.
 
     Raises:
         InputError: As of `Index.search`; or if a stored vector is not finite or not of unit length.
     """
     queries = index.checked(queries, k)
     k = min(k, index.rows)
-    choice = choose_way(index, side, len(queries), k, requested=requested)
+    way, reason = way_of_index(index, requested, len(queries))
     work = f"{len(queries):,} queries against {index.rows:,} rows"
-    logger.info("%s: %s (%s)", work, choice.way, choice)
-    if choice.way == "exact":
+    logger.info("%s: %s (%s)", work, way, reason)
+    record: dict[str, Any] = {"way": way, "reason": reason}
+    for name in ("recall_at_10", "recall_at_100"):
+        record[name] = 1.0 if way == "exact" else float(index.artifact.counts[name][side])
+    if way == "exact":
         kept = scan_exactly(index, side, Search(queries, k, scratch))
         hits = np.ascontiguousarray(kept["similarity"]), np.ascontiguousarray(kept["row"])
     elif has_whole_cells(opened := index.opened(side)):
         hits = cell_hits(opened, queries, k, index.rerank(side), index.stored_vectors(side))
     else:
         hits = index.hits(side, queries, k)
-    return *hits, choice
+    return *hits, record
+
+
+def way_of_index(
+    index: Index, requested: Literal["auto", "exact", "index"], queries: int
+) -> tuple[Way, str]:
+    """Return how `search_all` searches so many queries, and why."""
+    from react_pipeline.clip import choose_device
+
+    if requested == "auto" and on_cluster():
+        return "exact", "tasks of a cluster read the vectors and need no index"
+    if requested == "auto" and choose_device(index.device) != "cpu":
+        return "exact", "a GPU compares all rows while they are read"
+    return choose_way(requested, queries, index.rows, bool(index.artifact.counts["parameters"]))
 
 
 def choose_way(
-    index: Index,
-    side: Side,
-    queries: int,
-    k: int,
-    *,
     requested: Literal["auto", "exact", "index"],
-) -> Choice:
-    """How `search_all` searches so many queries."""
-    from react_pipeline.clip import choose_device
+    queries: int,
+    rows: int,
+    approximate: bool,
+    cores: int | None = None,
+) -> tuple[Way, str]:
+    """Return how processors search, and why.
 
-    return estimate(
-        requested,
-        Searched.built(index.artifact, side),
-        queries,
-        min(k, index.rows),
-        device=choose_device(index.device),
-        spreads=on_cluster(),
-    )
+    Args:
+        requested: `retrieval.search`.
+        approximate: Whether the index has cells or a graph.
+        cores: By default those of this machine.
+    """
+    if requested != "auto":
+        return requested, "configured"
+    if not approximate:
+        return "exact", "the index has no cells or graph that would save comparisons"
+    limit = CORE_COMPARISONS * (cores or os.cpu_count() or 1)
+    comparisons = f"{queries * rows:.1e} comparisons of prompts with rows are"
+    if queries * rows <= limit:
+        return "exact", f"{comparisons} at most {limit:.1e}"
+    return "index", f"{comparisons} more than {limit:.1e}"
 
 
 class Search(NamedTuple):
@@ -123,7 +148,8 @@ def scan_exactly(index: Index, side: Side, search: Search) -> Hits:
     def scan(path: Path) -> None:
         kept = scratch.keep(name.replace(".hits", ""), lambda path: np.save(path, queries))
         task = ScanTask(stored.artifact, side, kept, k, index.device)
-        parts = stored.runs(PART_ROWS)
+        starts = range(0, stored.rows, PART_ROWS)
+        parts = [(first, min(first + PART_ROWS, stored.rows)) for first in starts]
         spread(task, parts, f"searching the {side} vectors")
         np.save(path, merge_parts([task.file(first) for first, _ in parts], k))
 

@@ -3,8 +3,7 @@
 Does not belong here: which files there are (`embedding`). Shapes: N rows, D width.
 """
 
-from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -39,12 +38,9 @@ class StoredVectors:
         self.rows = int(self._starts[-1])
         self.dimension = int(embeddings.counts["dimension"])
 
-    def chunks(
-        self, first_row: int = 0, last_row: int | None = None, size: int = CHUNK_ROWS
-    ) -> Iterator[tuple[int, Vectors]]:
-        """Like `blocks`, in single precision; without `last_row` to the end."""
-        last_row = self.rows if last_row is None else last_row
-        for first, block in self.blocks(first_row, last_row, size):
+    def chunks(self) -> Iterator[tuple[int, Vectors]]:
+        """Yield all rows like `blocks`, in single precision."""
+        for first, block in self.blocks(0, self.rows):
             yield first, block.astype(np.float32)
 
     def blocks(
@@ -60,14 +56,6 @@ class StoredVectors:
             file = self._parts.mapped(number)[: last_row - start]
             for inside in range(max(first_row - start, 0), len(file), size):
                 yield start + inside, file[inside : inside + size]
-
-    def runs(self, rows: int) -> list[tuple[int, int]]:
-        """As of `cut`, runs of at least so many rows, of whole `chunks`: each row is in the chunk
-        it is always in.
-        """
-        files = pairwise(self._starts.tolist())
-        chunks = (chunk for file in files for chunk in range(*file, CHUNK_ROWS))
-        return list(cut(chunks, rows, self.rows))
 
     def take(self, rows: Rows) -> Vectors:
         """The vectors (len(rows), D) of some rows, in their order."""
@@ -107,18 +95,3 @@ class StoredVectors:
             if isinstance(described[column], str):
                 return f" ({called} {described[column]!r})"
         return ""
-
-
-def cut(starts: Iterable[int], size: int, end: int) -> Iterator[tuple[int, int]]:
-    """Runs of at least `size` (the last may be shorter) that begin at some of `starts`, the first
-    of which is 0.
-
-    Yields:
-        The first of each run, and the one behind its last.
-    """
-    first = 0
-    for start in starts:
-        if start - first >= size:
-            yield first, start
-            first = start
-    yield first, end

@@ -73,7 +73,7 @@ class Candidates:
     Attributes:
         table: The best hit of each class and row, of `fusion.fuse`.
         hits: Number of hits by class id and mode.
-        searches: By mode, how it was searched (`indexing.Choice.record`).
+        searches: By mode, how it was searched (`indexing.search_all`).
     """
 
     table: pd.DataFrame
@@ -119,11 +119,11 @@ def find_candidates(
         side = MODE_SIDES[mode]
         started = time.perf_counter()
         k = settings.k_per_prompt
-        similarities, rows, choice = search_all(
+        similarities, rows, record = search_all(
             index, side, vectors[mode], k, scratch, requested=settings.search
         )
         seconds = round(time.perf_counter() - started, 1)
-        searches[mode] = {**choice.record(index.artifact, side), "measured_seconds": seconds}
+        searches[mode] = {**record, "measured_seconds": seconds}
         tables.append(_hits(mode, similarities, rows, queries, settings))
     hits = pd.concat(tables, ignore_index=True)
     candidates = fuse(hits, settings)

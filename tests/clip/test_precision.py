@@ -24,7 +24,7 @@ from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.extensions.doctor.diagnosis import diagnose
-from react_pipeline.indexing import best
+from react_pipeline.indexing import exact
 from react_pipeline.lineage import resolve
 from react_pipeline.project.project import Project
 from react_pipeline.training.customization import customize
@@ -205,9 +205,10 @@ def test_search_encoding_and_steps_set_what_the_precision_says(
     watch("encoder", Encoder, "_autocast")
     Encoder(load(tiny_checkpoint), "tf32").images(pixels)
     Encoder(load(tiny_checkpoint), "fp32").texts(clip.tokenize(["a"]))
-    watch("search", best, "rank_exactly")
+    watch("search", exact, "rank_exactly")
     vectors = np.eye(4, dtype=np.float32)
-    best.best_hits(vectors, 1, lambda: [(0, torch.from_numpy(vectors))], lambda rows: vectors[rows])
+    blocks = [(0, torch.from_numpy(vectors))]
+    exact.best_hits(vectors, 1, lambda: blocks, lambda rows: vectors[rows])
     watch("step", TrainingStep, "take")
     defaults = {"steps": 2, "batch_size": 8, "workers": 0, "last_k_layers": 2, "warmup_steps": 1}
     project = make_project(customization={"defaults": {**defaults, "precision": "fp32"}})

@@ -93,8 +93,8 @@ def test_datacomp_becomes_a_customized_checkpoint(
     for side, vectors in (("text", text), ("image", paired(text).astype(np.float16))):
         similarities = prompts @ vectors.astype(np.float32).T
         exact = -np.sort(-similarities, axis=1)[:, :10]
-        found, rows, choice = search_all(index, side, prompts, 10, Scratch(tmp_path / side))
-        assert choice.way == "exact"
+        found, rows, record = search_all(index, side, prompts, 10, Scratch(tmp_path / side))
+        assert record["way"] == "exact"
         # Of pairs that are equally near, up to rounding, either may be found.
         assert np.allclose(np.take_along_axis(similarities, rows, axis=1), exact, rtol=0, atol=2e-6)
         assert np.allclose(found, exact, rtol=0, atol=1e-5)

@@ -27,7 +27,6 @@ from react_pipeline.indexing.build import build_side
 from react_pipeline.indexing.recall import draw_queries
 from react_pipeline.project.project import Project
 from react_pipeline.settings.index import IndexConfig
-from react_pipeline.store import Scratch
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.training.customization import customize
 
@@ -138,7 +137,6 @@ def test_an_index_with_ready_cells_is_read_and_finds_as_much(
             "image",
             path,
             queries,
-            Scratch(tmp_path),
             where,
         )
         index = faiss.read_index(str(path))

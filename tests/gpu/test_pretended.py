@@ -33,8 +33,7 @@ from react_pipeline.clip.precision import choose_precision
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import FOLDERS
 from react_pipeline.extensions.predict.predict import Options, predict_pictures
-from react_pipeline.indexing.batch import exact_hits
-from react_pipeline.indexing.best import best_hits
+from react_pipeline.indexing.exact import best_hits, exact_hits
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project

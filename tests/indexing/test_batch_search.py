@@ -12,20 +12,17 @@ import numpy as np
 import pytest
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
-from react_pipeline.indexing import batch, scan
-from react_pipeline.indexing.batch import cell_hits, exact_hits, has_whole_cells, nearest
+from react_pipeline.indexing import exact, scan
 from react_pipeline.indexing.build import build_side
-from react_pipeline.indexing.choice import Searched, estimate
-from react_pipeline.indexing.files import find_rows, read_index
+from react_pipeline.indexing.exact import exact_hits, nearest
+from react_pipeline.indexing.files import cell_hits, find_rows, has_whole_cells, read_index
 from react_pipeline.indexing.index import Index, build_index
-from react_pipeline.indexing.keys import Key
 from react_pipeline.indexing.recall import draw_queries
-from react_pipeline.indexing.scan import search_all
+from react_pipeline.indexing.scan import CORE_COMPARISONS, choose_way, search_all
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.project.project import Project
 from react_pipeline.settings.index import IndexConfig
 from react_pipeline.store import Scratch
-from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import InputError
 
 MakeProject = Callable[..., Project]
@@ -49,9 +46,9 @@ def corpus(kind: str) -> np.ndarray:
 
 def expected(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Similarities in double precision, rounded; equal ones by row."""
-    exact = (queries.astype(np.float64) @ vectors.astype(np.float64).T).astype(np.float32)
-    rows = np.argsort(-exact, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(exact, rows, axis=1), rows
+    products = (queries.astype(np.float64) @ vectors.astype(np.float64).T).astype(np.float32)
+    rows = np.argsort(-products, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(products, rows, axis=1), rows
 
 
 @pytest.fixture
@@ -73,8 +70,8 @@ def test_hits_are_those_of_all_comparisons_in_every_precision(
         asked[0] = vectors[499]  # one of 401 equal rows
     if kind == "alike":
         asked = vectors[:queries].astype(np.float32)
-    monkeypatch.setattr(batch, "product_precision", lambda *_: precision)
-    monkeypatch.setattr(batch, "_BLOCK_ROWS", 500)
+    monkeypatch.setattr(exact, "product_precision", lambda *_: precision)
+    monkeypatch.setattr(exact, "_BLOCK_ROWS", 500)
     similarities, rows = nearest(asked, vectors.astype(np.float32), k)
     wanted, wanted_rows = expected(asked, vectors, k)
     np.testing.assert_array_equal(rows, wanted_rows)
@@ -98,7 +95,7 @@ def test_cell_by_cell_gives_what_the_index_gives(
     embeddings = project.store.current("corpus_embeddings", "all")
     stored, path = StoredVectors(embeddings, "image"), tmp_path / "image.index"
     config, drawn = IndexConfig(recall_queries=20), draw_queries(embeddings, 40)
-    build_side(config, key, embeddings, "image", path, drawn, Scratch(tmp_path))
+    build_side(config, key, embeddings, "image", path, drawn)
     index = read_index(path, mapped=True)
     faiss.ParameterSpace().set_index_parameters(index, "nprobe=3")
     assert has_whole_cells(index)
@@ -126,7 +123,7 @@ def test_all_prompts_are_searched_in_parts_and_resume(
     monkeypatch.setattr(scan, "PART_ROWS", FILE_ROWS)
     index = Index(build_index(project))
     queries = Cloud(ROWS, WIDTH).prompts(10, 20)
-    similarities, rows, choice = search_all(
+    similarities, rows, record = search_all(
         index, "image", queries, 10, Scratch(tmp_path / "scratch"), requested=wanted
     )
     whole = index.search("image", queries, 10)
@@ -152,13 +149,8 @@ def test_all_prompts_are_searched_in_parts_and_resume(
         assert len(seen) == 1
     else:
         np.testing.assert_array_equal(rows.ravel(), whole["row"])
-    assert choice.way == wanted
-    recall = choice.record(index.artifact, "image")["recall_at_10"]
-    assert (
-        (recall == 1.0)
-        if wanted == "exact"
-        else (recall == index.artifact.counts["recall_at_10"]["image"])
-    )
+    recall = 1.0 if wanted == "exact" else index.artifact.counts["recall_at_10"]["image"]
+    assert (record["way"], record["recall_at_10"]) == (wanted, recall)
 
 
 def test_vectors_that_changed_are_named(project: Project, tmp_path: Path) -> None:
@@ -179,48 +171,12 @@ def test_queries_of_another_width_are_refused(project: Project, tmp_path: Path) 
         search_all(index, "image", np.ones((2, 3), np.float32), 5, Scratch(tmp_path))
 
 
-def artifact_of(key: str, rows: int, parameters: str) -> Artifact:
-    counts = {"rows": rows, "dimension": 512, "key": key, "bytes": 2 * rows * 1_100, "rerank": {}}
-    return Artifact(
-        Path(), {"counts": {**counts, "parameters": {"image": parameters} if parameters else {}}}
-    )
-
-
-@pytest.mark.parametrize(
-    ("artifact", "queries", "spreads", "way"),
-    [
-        (artifact_of("Flat", 100_000, ""), 80_000, False, "exact"),
-        (artifact_of("HNSW32", 900_000, "efSearch=64"), 800, False, "exact"),
-        (artifact_of("IVF65536,SQfp16", 400_000_000, "nprobe=64"), 80_000, False, "index"),
-        (artifact_of("IVF65536,SQfp16", 400_000_000, "nprobe=64"), 80_000, True, "exact"),
-        (
-            artifact_of("ready IndexIVFPQ of 65536 cells", 400_000_000, "nprobe=64"),
-            80_000,
-            False,
-            "index",
-        ),
-    ],
-)
-def test_the_way_follows_from_operations_and_bytes(
-    artifact: Artifact, queries: int, spreads: bool, way: str
-) -> None:
-    searched = Searched.built(artifact, "image")
-    choice = estimate("auto", searched, queries, 50, spreads=spreads)
-    assert choice.way == way and choice.reason
-    rows = artifact.counts["rows"]
-    assert choice.exact_operations == 2 * queries * rows * 512
-    if "65536" in artifact.counts["key"]:
-        assert choice.index_operations == 2 * queries * 512 * (65_536 + rows * 64 / 65_536)
-    assert estimate("index", searched, queries, 50, spreads=spreads).way == "index"
-
-
-def test_what_is_known_of_a_built_index_is_what_was_planned(make_project: MakeProject) -> None:
-    project = make_project(index={"key": "IVF32_HNSW16,SQ8", "recall_queries": 40})
-    publish_parents(project, 0)
-    publish_embeddings(project, Cloud(ROWS, WIDTH).pairs(FILE_ROWS), WIDTH)
-    built = Searched.built(build_index(project), "image")
-    planned = Searched.planned(Key.parse("IVF32_HNSW16,SQ8"), ROWS, WIDTH)
-    assert (built.rows, built.width, built.cells) == (planned.rows, planned.width, planned.cells)
-    assert built.probed and not built.walked
-    # Of one side; the plan leaves out the ranges of the codes.
-    assert built.bytes == pytest.approx(planned.bytes, rel=0.05)
+def test_exact_search_is_taken_up_to_so_many_comparisons_a_core() -> None:
+    rows = int(CORE_COMPARISONS / 1_000)
+    assert choose_way("auto", 1_000, rows, True, cores=1)[0] == "exact"
+    assert choose_way("auto", 1_001, rows, True, cores=1)[0] == "index"
+    assert choose_way("auto", 1_001, rows, True, cores=2)[0] == "exact"
+    # An index without cells or a graph saves nothing.
+    assert choose_way("auto", 1_001, rows, False, cores=1)[0] == "exact"
+    assert choose_way("index", 1, 1, False)[0] == "index"
+    assert choose_way("exact", 1_001, rows, True, cores=1)[0] == "exact"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,6 @@ from react_pipeline.extensions.predict.predict import Options
 from react_pipeline.extensions.predict.shard_labels import Loading, predict_shards
 from react_pipeline.extensions.web.downloads import download_images
 from react_pipeline.indexing import scan
-from react_pipeline.indexing.build import build_indices
 from react_pipeline.indexing.index import Index
 from react_pipeline.indexing.scan import search_all
 from react_pipeline.lineage import fresh
@@ -35,7 +34,6 @@ from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.row_values import likeness
 from react_pipeline.settings.corpus import DownloadConfig
 from react_pipeline.settings.distributor import DistributorConfig
-from react_pipeline.settings.index import IndexConfig
 from react_pipeline.store import Scratch
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.errors import CorpusError, InputError, ReactError
@@ -206,116 +204,6 @@ def clustered(rows: int, seed: int = 0) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
 
 
-@pytest.mark.usefixtures("short_rotation")
-@pytest.mark.parametrize(
-    "key", ["IVF16,Flat", "IVF16,SQfp16", "OPQ8_32,IVF16_HNSW8,PQ8x4", "HNSW8", "Flat"]
-)
-def test_an_index_filled_on_spark_is_local_one_byte_for_byte(
-    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from react_pipeline.indexing import filling
-
-    embeddings = artifact_of(
-        tmp_path / "embeddings", [clustered(900), clustered(700, 1), clustered(900, 2)]
-    )
-    monkeypatch.setattr(filling, "PART_ROWS", 800)
-    config = IndexConfig(key=key, recall_queries=20)
-    counts = {}
-    for place, settings in (("here", DistributorConfig()), ("there", SETTINGS)):
-        (tmp_path / place).mkdir()
-        with cluster(settings):
-            counts[place] = build_indices(
-                config,
-                embeddings,
-                tmp_path / place,
-                Scratch(tmp_path / f"{place}.scratch"),
-                device="cpu",
-            )
-    for side in ("image", "text"):
-        here, there = (tmp_path / place / f"{side}.index" for place in ("here", "there"))
-        assert here.read_bytes() == there.read_bytes()
-    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == [
-        "image.index",
-        "text.index",
-    ]
-    assert {**counts["here"], "seconds": 0} == {**counts["there"], "seconds": 0}
-
-
-@pytest.fixture
-def on_spark() -> Iterator[None]:
-    """All that the test spreads runs on the cluster."""
-    with cluster(SETTINGS):
-        yield
-
-
-@pytest.mark.usefixtures("on_spark")
-def test_parts_of_a_killed_build_are_used_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from react_pipeline.indexing import build, filling
-
-    embeddings = artifact_of(tmp_path / "embeddings", [clustered(1_000), clustered(1_000, 1)])
-    monkeypatch.setattr(filling, "PART_ROWS", 900)
-    config = IndexConfig(key="IVF16,SQ8", recall_queries=20)
-    for place in ("undisturbed", "killed"):
-        (tmp_path / place).mkdir()
-    build_indices(
-        config,
-        embeddings,
-        tmp_path / "undisturbed",
-        Scratch(tmp_path / "undisturbed.scratch"),
-        device="cpu",
-    )
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(build, "tune_and_measure", killed)
-        build_indices(
-            config,
-            embeddings,
-            tmp_path / "killed",
-            Scratch(tmp_path / "killed.scratch"),
-            device="cpu",
-        )
-    parts = {path: path.stat().st_ino for path in (tmp_path / "killed.scratch").glob("*.trained.*")}
-    assert len(parts) == 2
-    train, merged = build.train, {}
-
-    def counted(*given: object) -> object:
-        # Before the second side is trained, the first one is merged.
-        merged.update({path: path.stat().st_ino for path in parts})
-        return train(*given)
-
-    monkeypatch.setattr(build, "train", counted)
-    build_indices(
-        config, embeddings, tmp_path / "killed", Scratch(tmp_path / "killed.scratch"), device="cpu"
-    )
-    # Neither trained nor filled again.
-    assert merged == parts
-    for side in ("image", "text"):
-        assert (tmp_path / "killed" / f"{side}.index").read_bytes() == (
-            tmp_path / "undisturbed" / f"{side}.index"
-        ).read_bytes()
-
-
-def test_a_vector_that_cannot_be_ranked_is_named_by_its_task(tmp_path: Path) -> None:
-    bad = clustered(1_000)
-    bad[77] = np.nan
-    embeddings = artifact_of(tmp_path / "embeddings", [clustered(1_000, 1), bad])
-    config = IndexConfig(key="IVF4,SQ8", recall_queries=2, training_rows=200)
-    (tmp_path / "index").mkdir()
-    with cluster(SETTINGS), pytest.raises(InputError, match=r"img_emb_1\.npy"):
-        build_indices(
-            config,
-            embeddings,
-            tmp_path / "index",
-            Scratch(tmp_path / "index.scratch"),
-            device="cpu",
-        )
-
-
 def test_search_on_spark_finds_row_for_row_what_one_here_finds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,7 +224,7 @@ def test_search_on_spark_finds_row_for_row_what_one_here_finds(
     monkeypatch.setattr(scan, "PART_ROWS", 800)
     with cluster(SETTINGS):
         there = search_all(index, "image", queries, 40, Scratch(tmp_path / "there"))
-    assert there[2].way == "exact" and len(list((tmp_path / "there").glob("*.[0-9]*.npy"))) == 2
+    assert there[2]["way"] == "exact" and len(list((tmp_path / "there").glob("*.[0-9]*.npy"))) == 4
     np.testing.assert_array_equal(there[1], here[1])
     np.testing.assert_array_equal(there[0], here[0])
     # The first and the last 900 rows are the same: of equal ones the lower comes first.

@@ -18,7 +18,7 @@ from react_pipeline.indexing.build import build_side
 from react_pipeline.indexing.recall import draw_queries
 from react_pipeline.project.project import Project
 from react_pipeline.settings.index import IndexConfig
-from react_pipeline.store import InputError, Scratch
+from react_pipeline.store import InputError
 
 pytestmark = pytest.mark.usefixtures("short_rotation")
 ROWS, WIDTH, CELLS = 3_000, 32, 16
@@ -30,7 +30,7 @@ ON_THE_CPU = "cpu:0"
 def built(project: Project, path: Path, key: str, device: str, **fields: str) -> faiss.Index:
     embeddings = project.store.current("corpus_embeddings", "all")
     queries, config = draw_queries(embeddings, 20), IndexConfig(recall_queries=10, **fields)
-    build_side(config, key, embeddings, "image", path, queries, Scratch(path.parent), device)
+    build_side(config, key, embeddings, "image", path, queries, device)
     return faiss.read_index(str(path))
 
 

@@ -109,7 +109,7 @@ def test_queries_are_captions_of_their_rows_and_same_each_time(
 def test_chunks_and_chosen_rows_are_those_of_the_files(embeddings: Artifact) -> None:
     stored, vectors = StoredVectors(embeddings, "text"), read_vectors(embeddings, "text")
     for first_row in (0, 299, 300, 301, 999, 1_000):
-        parts = list(stored.chunks(first_row, size=70))
+        parts = list(stored.blocks(first_row, ROWS, 70))
         assert (
             np.concatenate([np.empty((0, WIDTH)), *(part for _, part in parts)]).tolist()
             == vectors[first_row:].tolist()

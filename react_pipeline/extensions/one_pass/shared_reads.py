@@ -42,7 +42,7 @@ def search_together(
     """Read the vectors of a side once for several exact searches. `search_all`, called with the
     same queries, k and scratch, takes its hits from there.
 
-    Hits of a query do not depend on the others (`indexing.best`).
+    Hits of a query do not depend on the others (`indexing.exact`).
 
     Args:
         scratch: For parts of the result, which a later call with the same searches resumes.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from react_pipeline.extensions.one_pass.shared_reads import (
     keep_said,
     search_together,
 )
-from react_pipeline.indexing import Index, Search, choose_way, reading_seconds
+from react_pipeline.indexing import Index, Search, way_of_index
 from react_pipeline.labelled import encode_images
 from react_pipeline.lineage import fresh_or_none, resolve
 from react_pipeline.project import Manifests, Project, on_cluster
@@ -50,17 +51,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OTHERS_SECONDS = 1_800.0
-"""Time to compare the queries of a pass, by the estimate: the first domain waits for it."""
+PASS_COMPARISONS = 1.8e11
+"""Comparisons of a prompt with a row in a pass, a core: about half an hour, for which the first
+domain waits.
+"""
 MAX_QUERIES = 200_000
 """Queries of a pass: at 50 hits about 400 MB."""
 MAX_ROWS = 2_000_000
 """Rows whose metadata is read in a pass: about 1 GB. Rows of further domains are read by each."""
 
 
-def passes_of(seconds: float, queries: int) -> int:
-    """About how many passes serve domains whose queries take so long to compare."""
-    return max(1, math.ceil(seconds / OTHERS_SECONDS), math.ceil(queries / MAX_QUERIES))
+def passes_of(queries: int, rows: int, cores: int) -> int:
+    """Return about how many passes serve domains with so many queries."""
+    return max(1, math.ceil(queries / min(MAX_QUERIES, PASS_COMPARISONS * cores / max(rows, 1))))
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,8 @@ class _Pass:
         for member in members:
             k = member.settings.k_per_prompt
             for mode, vectors in member.queries.of_modes(member.settings).items():
-                if self._is_exact(MODE_SIDES[mode], len(vectors), member.settings):
+                way, _ = way_of_index(self.index, member.settings.search, len(vectors))
+                if way == "exact":
                     search = Search(vectors, k, member.search_scratch)
                     searches.setdefault(MODE_SIDES[mode], []).append(search)
         rows: dict[Scratch, Rows] = {}
@@ -189,13 +193,13 @@ class _Pass:
             yield _Member(inputs, domain, settings, all_queries, scratch)
 
     def _most_queries(self) -> int:
-        """Queries of a pass, which this machine compares in `OTHERS_SECONDS`."""
-        if on_cluster():
+        """Queries of a pass; a cluster or a GPU is faster than the cores of this machine."""
+        from react_pipeline.clip import choose_device
+
+        if on_cluster() or choose_device(self.project.config.device) != "cpu":
             return MAX_QUERIES
-        all_queries = choose_way(self.index, "image", MAX_QUERIES, 1, requested="exact")
-        reading = reading_seconds(self.index.rows, self.index.dimension)
-        seconds = max(all_queries.exact_seconds - reading, OTHERS_SECONDS)
-        return int(MAX_QUERIES * OTHERS_SECONDS / seconds)
+        cores = os.cpu_count() or 1
+        return min(MAX_QUERIES, int(PASS_COMPARISONS * cores / self.index.rows))
 
     def _due(self) -> Iterator[Inputs]:
         """The inputs of the retrieved sets that could be built now, the first domain's first."""
@@ -211,9 +215,3 @@ class _Pass:
             others = {name: inputs.parents[name].fingerprint for name in self.read}
             if others == self.read and not self.project.store.is_begun(inputs):
                 yield inputs
-
-    def _is_exact(self, side: Side, queries: int, settings: RetrievalConfig) -> bool:
-        """Whether so many queries are compared with all vectors."""
-        k = settings.k_per_prompt
-        choice = choose_way(self.index, side, queries, k, requested=settings.search)
-        return choice.way == "exact"

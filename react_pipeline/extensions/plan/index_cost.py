@@ -1,12 +1,19 @@
-"""What building an index costs: core seconds, from a few rates of FAISS. N rows, D width, n cells.
+"""What building and searching an index costs: core seconds, from a few rates. N rows, D width, n
+cells.
 
-Does not belong here: the size of an index (`indexing.keys`), what a search costs
-(`indexing.choice`).
+Does not belong here: the size of an index (`indexing.keys`).
 """
 
-from react_pipeline.indexing import OPERATIONS_PER_SECOND, SAMPLE_POINTS_PER_CELL, Key, choose_key
+from react_pipeline.indexing import SAMPLE_POINTS_PER_CELL, Key, choose_key, product_precision
 from react_pipeline.settings import IndexConfig
 
+OPERATIONS_PER_SECOND = {"fp32": 7e10, "bf16": 2.3e11}
+"""Multiplications and additions of a core in a product of matrices, by type."""
+CELL_OPERATIONS_PER_SECOND, GRAPH_OPERATIONS_PER_SECOND = 4e10, 2e9
+"""Likewise in the cells of an index, and of a core that walks a graph and waits for memory. All by
+`benchmarks.retrieval` on one core of an AMD EPYC with bf16 instructions.
+"""
+BYTES_PER_SECOND = 5e8
 KMEANS_ROUNDS, KMEANS_OPERATIONS_PER_SECOND = 10, 68e9
 ADDED_PER_SECOND = {
     # With 32,768 cells; as 1/n with other numbers.
@@ -54,3 +61,21 @@ def index_seconds(rows: int, key: Key, dimension: int = 512, queries: int = 200)
     searches = 2 if key.text == "Flat" else 1
     compared = 2.0 * searches * 2 * queries * rows * dimension / OPERATIONS_PER_SECOND["fp32"]
     return 2 * (training_seconds(rows, key.cells, dimension) + adding_seconds(rows, key) + compared)
+
+
+def comparing_seconds(queries: int, rows: int, dimension: int) -> float:
+    """Seconds to compare all queries with all rows."""
+    rate = OPERATIONS_PER_SECOND[product_precision(queries, "cpu")]
+    return 2.0 * queries * rows * dimension / rate
+
+
+def searching_seconds(queries: int, rows: int, key: Key, dimension: int) -> float:
+    """Seconds to search an index with parameters as tuning usually finds them: a twentieth of the
+    cells, or 128 rows of a graph.
+    """
+    if key.cells:
+        operations = 2.0 * queries * dimension * (key.cells + rows / 20)
+        return operations / CELL_OPERATIONS_PER_SECOND
+    if key.links:
+        return 2.0 * queries * dimension * 128 * key.links / GRAPH_OPERATIONS_PER_SECOND
+    return comparing_seconds(queries, rows, dimension)

@@ -22,7 +22,7 @@ from react_pipeline.clip import (
 from react_pipeline.embedding import CPU_IMAGES
 from react_pipeline.extensions.plan.encoder_cost import core_seconds
 from react_pipeline.extensions.plan.encoding_cost import EncodingCost
-from react_pipeline.indexing import OPERATIONS_PER_SECOND
+from react_pipeline.extensions.plan.index_cost import OPERATIONS_PER_SECOND
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.training import ModelMethod, may_keep
 

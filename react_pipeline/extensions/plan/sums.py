@@ -14,18 +14,18 @@ from react_pipeline.clip import prompt_templates
 from react_pipeline.corpus import CorpusSize
 from react_pipeline.extensions.one_pass import passes_of
 from react_pipeline.extensions.plan.encoding_cost import METADATA_BYTES
-from react_pipeline.extensions.plan.index_cost import index_seconds, planned_key
+from react_pipeline.extensions.plan.index_cost import (
+    BYTES_PER_SECOND,
+    comparing_seconds,
+    index_seconds,
+    planned_key,
+    searching_seconds,
+)
 from react_pipeline.extensions.plan.machine import Machine
 from react_pipeline.extensions.plan.processor import Processor
 from react_pipeline.extensions.plan.step_cost import head_step_seconds
 from react_pipeline.extensions.web import ALIVE, DOWNLOADER_SECONDS, URLS_PER_CORE_SECOND
-from react_pipeline.indexing import (
-    BYTES_PER_SECOND,
-    Key,
-    Searched,
-    estimate,
-    reading_seconds,
-)
+from react_pipeline.indexing import Key, choose_way
 from react_pipeline.labelled import count_images
 from react_pipeline.project import Project
 from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs
@@ -292,27 +292,30 @@ class Sums:
         """Seconds of searching the prompts of all domains on the cores; exact searches of several
         domains share the reading.
         """
-        built = Searched.planned(self.key, self.corpus.pairs, self.retrieval.encoder.dimension)
-        reading = reading_seconds(built.rows, built.width)
-        compared = []
-        indexed = 0.0
-        queries = most_modes = 0
+        rows = self.corpus.pairs
+        width = self.retrieval.encoder.dimension
+        cores = self.machine.cores
+        approximate = bool(self.key.cells or self.key.links)
+        compared = indexed = 0.0
+        queries = domains = most_modes = 0
         for slug, domain in self.domains.items():
             settings = self.project.retrieval(slug)
             if settings.choose == "all":
                 continue
-            k = settings.k_per_prompt
-            cores = self.machine.cores
-            choice = estimate(settings.search, built, domain.prompts, k, cores=cores)
             modes = len(settings.modes)
-            if choice.way == "index":
-                indexed += modes * choice.seconds
+            prompts = domain.prompts
+            way, _ = choose_way(settings.search, prompts, rows, approximate, cores)
+            if way == "index":
+                indexed += modes * searching_seconds(prompts, rows, self.key, width) / cores
+                indexed += modes * self.key.bytes(rows, width) / BYTES_PER_SECOND
                 continue
-            compared.append(modes * (choice.exact_seconds - reading))
-            queries += modes * domain.prompts
+            compared += modes * comparing_seconds(prompts, rows, width) / cores
+            queries += modes * prompts
+            domains += 1
             most_modes = max(most_modes, modes)
-        passes = min(len(compared), passes_of(sum(compared), queries))
-        return indexed + sum(compared) + passes * most_modes * reading
+        reading = 2 * rows * width / BYTES_PER_SECOND
+        passes = min(domains, passes_of(queries, rows, cores))
+        return indexed + compared + passes * most_modes * reading
 
     def trainings_step(self) -> Step:
         """Every training, as its method says."""

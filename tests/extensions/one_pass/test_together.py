@@ -165,7 +165,7 @@ def test_a_domain_is_read_for_alone_where_another_fails(
             retrieve_pairs(project, "colours")
 
 
-@pytest.mark.parametrize(("limit", "value"), [("MAX_QUERIES", 1), ("OTHERS_SECONDS", 1e-12)])
+@pytest.mark.parametrize(("limit", "value"), [("MAX_QUERIES", 1), ("PASS_COMPARISONS", 1e-12)])
 def test_a_pass_takes_no_more_than_its_limits(
     alone: list[Artifact],
     project: Project,
@@ -187,7 +187,7 @@ def test_a_cluster_does_not_wait_for_the_speed_of_this_machine(
     reads: Counter[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(together, "OTHERS_SECONDS", 1e-12)
+    monkeypatch.setattr(together, "PASS_COMPARISONS", 1e-12)
     monkeypatch.setattr(together, "on_cluster", lambda: True)
     assert files_of([retrieve_pairs(project, slug) for slug in SLUGS[:2]]) == files_of(alone[:2])
     assert reads["image"] == project.store.current("corpus_embeddings", "all").counts["rows"]
