@@ -219,8 +219,7 @@ def pictures_of_shard(path: ShardLocation) -> tuple[list[Picture], list[LedgerRo
 
 
 def _listed(file: Path, column: str) -> Iterator[Picture]:
-    names = _lines(file) if file.suffix.lower() == ".txt" else _column(file, column)
-    for name in filter(None, map(str.strip, names)):
+    for name in filter(None, map(str.strip, _texts(file, column))):
         if "://" in name:
             raise InputError(
                 f"{name}: pictures at URLs are not downloaded; download them, for example with "
@@ -230,16 +229,7 @@ def _listed(file: Path, column: str) -> Iterator[Picture]:
         yield Picture(text_of(path), path)
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return read_bounded(path).decode("utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read as a list, one path in a line ({error})"
-        ) from error
-
-
-def _column(path: Path, column: str) -> Iterator[str]:
+def _texts(path: Path, column: str) -> Iterator[str]:
     import pyarrow as pa
     import pyarrow.csv as csv
 
@@ -247,13 +237,20 @@ def _column(path: Path, column: str) -> Iterator[str]:
 
     # Text stays text: a file may be called 007.
     texts = csv.ConvertOptions(column_types={column: pa.string()}, include_columns=[column])
+    kind = path.suffix.lower()
     try:
-        is_csv = path.suffix.lower() == ".csv"
-        rows = csv.open_csv(path, convert_options=texts) if is_csv else text_batches(path, [column])
+        if kind == ".txt":
+            yield from read_bounded(path).decode("utf-8-sig").splitlines()
+            return
+        rows = (
+            csv.open_csv(path, convert_options=texts)
+            if kind == ".csv"
+            else text_batches(path, [column])
+        )
         for batch in rows:
             yield from (text or "" for text in batch.column(0).cast(pa.string()).to_pylist())
-    except (pa.ArrowException, OSError, KeyError, CorpusError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, CorpusError) as error:
         raise InputError(
-            f"{path}: cannot be read as a table with the column {column!r}; name another with "
-            f"--column ({' '.join(str(error).split())[:200]})"
+            f"{path}: cannot be read as a table with the column {column!r}, which --column "
+            f"names, or as a list, one path in a line ({' '.join(str(error).split())[:200]})"
         ) from error
