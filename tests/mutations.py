@@ -185,7 +185,7 @@ GUARDS = (
     Guard("react_pipeline/extensions/hub/export.py", "if Path(directory).expanduser().is_symlink():", "if False:", EXPORT),
     Guard("react_pipeline/extensions/hub/staged_folder.py", "            earlier.rename(target)\n", "            pass\n", "extensions/hub/test_export.py::test_earlier_export_is_back_if_new_one_cannot_be_renamed"),
     Guard("react_pipeline/extensions/predict/pictures.py", "            check_shard_name(source)\n", "", "extensions/predict/test_predict.py::test_a_source_without_pictures_is_one_clear_error"),
-    Guard("react_pipeline/extensions/predict/encoding.py", 'if batch["fatal"] is not None:', "if False:", "extensions/predict/test_predict.py::test_shards_on_a_server_give_the_predictions_of_local_ones"),
+    Guard("react_pipeline/extensions/predict/encoding.py", "if isinstance(batch, ReactError):", "if False:", "extensions/predict/test_predict.py::test_shards_on_a_server_give_the_predictions_of_local_ones"),
     Guard("react_pipeline/extensions/hub/push.py", "if files <= _OF_A_NEW_ONE or (overwrite and RECORD_FILE in files):", "if True:", f"{PUSH}::test_only_an_earlier_export_is_replaced"),
     Guard("react_pipeline/extensions/hub/push.py", "if get_token() is None:", "if False:", f"{PUSH}::test_without_a_token_nothing_is_asked"),
     Guard("react_pipeline/extensions/hub/push.py", '_QUERY.sub("", " ".join(f"{error} {error.__cause__ or \'\'}".split()))', '" ".join(f"{error} {error.__cause__ or \'\'}".split())', f"{PUSH}::test_an_interrupted_upload_publishes_nothing"),
@@ -325,8 +325,7 @@ GUARDS = (
     Guard("react_pipeline/extensions/served_models/served.py", "if time.monotonic() < end else", "if True else", SERVED),
     Guard("react_pipeline/extensions/web/download_process.py", "            image, _ = decode_apart(data, self.max_pixels)\n", "            from react_pipeline.corpus import decode_image\n            image = decode_image(data, self.max_pixels)\n", "extensions/web/test_downloads.py::test_an_image_that_kills_its_decoder_is_a_row_of_the_ledger"),
     # Found by samples (`mutation_sample.py`)
-    Guard("react_pipeline/extensions/predict/run_folder.py", "if not lock(descriptor, wait=False, shared=shared):", "if False:", "extensions/predict/test_predict.py::test_a_folder_that_another_run_writes_to_is_refused"),
-    Guard("react_pipeline/extensions/predict/run_folder.py", "_locked_folder(output, shared=True)", "_locked_folder(output)", "extensions/predict/test_predict.py::test_two_that_only_look_do_not_refuse_each_other"),
+    Guard("react_pipeline/extensions/predict/run_folder.py", "if not lock(descriptor, wait=False):", "if False:", "extensions/predict/test_predict.py::test_a_folder_that_another_run_writes_to_is_refused"),
     Guard("react_pipeline/settings/retrieval.py", ", f\"SELECT CASE WHEN\\n{where}\\nTHEN 1 END\")", ",)", "settings/test_retrieval_settings.py::test_an_error_in_a_filter_is_about_what_the_user_wrote"),
     Guard("react_pipeline/settings/retrieval.py", "connection.extract_statements(", "duckdb.extract_statements(", "settings/test_retrieval_settings.py::test_a_filter_that_is_read_leaves_no_thread"),
     Guard("react_pipeline/extensions/doctor/diagnosis.py", "suppress(ImportError, ReactError)", "suppress(ReactError)", "retrieval/test_row_filter.py::test_doctor_checks_filters_only_where_it_can"),

@@ -197,7 +197,8 @@ def _table(
         row |= {"dataset": result.dataset, "fingerprint": result.checkpoint_fingerprint}
         costs = checkpoints[method].counts if method in checkpoints else dict.fromkeys(COSTS, 0)
         row |= {name: costs[name] for name in COSTS}
-        row["status"] = f"unavailable: {result.unavailable}"
+        not_judged = result.dataset == "none" and any(one.decides for one in evidence.values())
+        row["status"] = "not judged" if not_judged else f"unavailable: {result.unavailable}"
         for one in added:
             row |= one.get(method, {})
         if result.top1 is None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from react_pipeline.lineage import fresh, fresh_or_none
 from react_pipeline.project import Project
-from react_pipeline.promotion.case import NEVER, Case, case_of
+from react_pipeline.promotion.case import NEVER, Case, case_of, standing
 from react_pipeline.promotion.chain import conclude
 from react_pipeline.promotion.judgement import Candidate, Judgement, Measured, judge, paired_test
 from react_pipeline.promotion.verdicts import BASE_METHOD, Contender, PairedTest
@@ -82,23 +82,28 @@ def promote(project: Project, slug: str, method: str, reason: str, *, person: st
         person: Name of who decides.
 
     Raises:
-        InputError: If the method cannot be champion, its result is missing, stale or unavailable
-            and no other evidence decides on it, or it was not measured on the images of the
-            champion.
+        InputError: If the method cannot be champion, its model is champion already, its result is
+            missing, stale or unavailable and no other evidence decides on it, or it was not
+            measured on the images of the champion.
     """
     if method not in (trained := trained_methods(project.config.all_methods)):
         raise InputError(f"{method!r} cannot become champion; choose from {', '.join(trained)}")
     if not reason.strip():
         raise InputError("give a reason: it is what the next person reads")
 
-    def by_person(case: Case) -> Judgement:
+    today = fresh(project, DOMAIN_RESULTS, method_key(slug, method))
+    champion = standing(project, slug)[0].champion
+    if (champion.method, champion.checkpoint) == (method, today.parents[CUSTOMIZED_CHECKPOINT]):
+        raise InputError(f"{slug}: {champion.identity} is champion already; nothing to promote")
+
+    def by_person(case: Case) -> Judgement | None:
         result = fresh(project, DOMAIN_RESULTS, method_key(slug, method))
         entry = Measured.of(result)
         chosen = _judged(case, method, result) if entry is None else entry.contender
         before = case.verdict.champion
-        test = None
-        if entry is not None and not chosen.is_same(before):
-            test = _test_over_champion(case, entry)
+        if chosen.is_same(before):
+            return None  # another process published this decision
+        test = None if entry is None else _test_over_champion(case, entry)
         tested = "" if test is None else f" ({test})"
         because = (
             f"{person or 'a person'} made {chosen.identity} champion instead of "

@@ -24,7 +24,7 @@ NESTED = "[" * 100_000 + "\n"
 READERS: dict[str, tuple[str, Callable[[Path], Any], Any]] = {
     "journal": ("errors.jsonl", lambda path: list(_records(path)), []),
     "addresses": (LOCK_FILE, lambda path: ui_record(path.parent), {}),
-    "record of predictions": (RUN_FILE, lambda path: _record(path.parent), None),
+    "record of predictions": (RUN_FILE, lambda path: _record(path.parent), {}),
 }
 
 

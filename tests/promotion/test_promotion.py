@@ -448,6 +448,8 @@ def test_a_promotion_against_the_rule_is_recorded_as_such(project: Project) -> N
         and "-2.5 points" in verdict.reason
     )
     assert decide(project, "shapes").counts["champion"] == GATED
+    with pytest.raises(InputError, match="champion already"):
+        promote(project, "shapes", GATED, "once more")
 
 
 def test_a_person_cannot_promote_an_unfit_candidate(

@@ -135,7 +135,7 @@ def _publish(
     names = project.domain(slug).class_names
     about: dict[str, Any] = {
         **{
-            "dataset": "drawn",
+            "dataset": "none" if correct is None else "drawn",
             "domain": slug,
             "method": method,
             "evaluator_version": evaluator_version,

@@ -159,26 +159,23 @@ def _classify(
 
     What was computed is kept in `folder`, so that a run that was killed resumes.
     """
-    import pyarrow as pa
     import torch
 
     from react_pipeline.embedding import LONG_RUN, Encoder
-    from react_pipeline.extensions.predict import encode_pictures, read_parts
+    from react_pipeline.extensions.predict import encode_pictures
     from react_pipeline.use import load_model
 
     config = project.config
     checkpoint = model_of(project, slug, side)
     clip, head = load_model(project, checkpoint, project.domain(slug))
-    encode_pictures(
+    parts = encode_pictures(
         Encoder(clip, config.embedding.precision, long_run=len(pictures) >= LONG_RUN),
         pictures,
         folder,
-        lambda vectors: {
-            "class": pa.array(head.scores(torch.from_numpy(vectors)).argmax(dim=1).numpy())
-        },
         batch_size=config.embedding.batch_size,
         workers=config.embedding.worker_count,
         max_pixels=config.corpus.max_pixels,
     )
-    for table, _ in read_parts(folder):
-        yield from zip(table["path"].to_pylist(), table["class"].to_pylist(), strict=True)
+    for part in parts:
+        ids = head.scores(torch.from_numpy(part.vectors)).argmax(dim=1).tolist()
+        yield from zip(part.names, ids, strict=True)

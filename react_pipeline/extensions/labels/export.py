@@ -73,7 +73,7 @@ def _read_run(folder: Path) -> tuple[Mapping[str, Sequence[Path]], int]:
     left_out = 0
     for name, label in zip(*(column.to_pylist() for column in table.columns), strict=True):
         picture = files.get(name)
-        if picture is None or not isinstance(picture.path, Path) or not picture.is_file:
+        if picture is None or not isinstance(picture.path, Path) or picture.member:
             raise InputError(
                 f"{name}: no picture file of {source} any more; only predictions of files can be "
                 "exported"

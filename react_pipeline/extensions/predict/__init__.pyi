@@ -1,5 +1,4 @@
 from .encoding import encode_pictures as encode_pictures
-from .encoding import read_parts as read_parts
 from .pictures import Picture as Picture
 from .pictures import find_pictures as find_pictures
 from .pictures import identity_of as identity_of

@@ -32,7 +32,7 @@ Classes = Annotated[
     Path | None,
     typer.Option(help="Other classes, one name a line; what they give is not measured."),
 ]
-Column = Annotated[str | None, typer.Option(help="Column of paths, for a table. Default: path.")]
+Column = Annotated[str, typer.Option(help="Column of paths, for a table.")]
 Workers = Annotated[int, typer.Option(min=0, help="Number of decoding processes.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")
@@ -61,7 +61,7 @@ def predict(
     by_shard: Annotated[
         bool, typer.Option("--by-shard", help="One file of labels per shard (.tar); on Spark too.")
     ] = False,
-    column: Column = None,
+    column: Column = "path",
     workers: Workers = 2,
     overwrite: Overwrite = False,
     config: Config = None,
@@ -79,46 +79,26 @@ def predict(
         "threshold": threshold,
         "transductive": transductive,
     }
+    if classes and by_shard:
+        raise InputError(
+            "--classes: shards are labelled with the model's own classes; leave it out"
+        )
     options, classifier = _prepared(domain, source, output, model, config, fields)
+    from react_pipeline.extensions.predict.other_classes import templates_of, with_classes
     from react_pipeline.extensions.predict.predict import predict_pictures
+    from react_pipeline.extensions.predict.shard_labels import Loading, predict_shards
 
-    if classes is not None:
-        classifier = _with_classes(classifier, classes, domain, config, by_shard)
     if by_shard:
-        _label_shards(domain, model, config, classifier, source, output, options)
+        loading = Loading.of(domain, model, config, classifier)
+        _report(predict_shards(loading, classifier, source, output, options), output, classifier)
         return
+    if classes:
+        print_error(f"note: no labelled images were measured with the classes of {classes}")
+        classifier = with_classes(classifier, classes, templates_of(domain, config))
     done = predict_pictures(classifier, source, output, options)
     _report(done, output, classifier)
     console.print(done.calibration)
     console.print(f"open {output / 'index.html'} in a browser")
-
-
-def _with_classes(
-    classifier: Classifier, file: Path, domain: str, config: Path | None, by_shard: bool
-) -> Classifier:
-    from react_pipeline.extensions.predict.other_classes import templates_of, with_classes
-
-    if by_shard:
-        raise InputError(
-            "--classes: shards are labelled with the model's own classes; leave it out"
-        )
-    print_error(f"note: no labelled images were measured with the classes of {file}")
-    return with_classes(classifier, file, templates_of(domain, config))
-
-
-def _label_shards(
-    domain: str,
-    model: str,
-    config: Path | None,
-    classifier: Classifier,
-    source: str,
-    output: Path,
-    options: Options,
-) -> None:
-    from react_pipeline.extensions.predict.shard_labels import Loading, predict_shards
-
-    loading = Loading.of(domain, model, config, classifier)
-    _report(predict_shards(loading, classifier, source, output, options), output, classifier)
 
 
 def embed(
@@ -128,7 +108,7 @@ def embed(
         "vectors"
     ),
     model: Which = "champion",
-    column: Column = None,
+    column: Column = "path",
     workers: Workers = 2,
     overwrite: Overwrite = False,
     config: Config = None,

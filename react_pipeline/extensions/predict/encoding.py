@@ -11,16 +11,14 @@ computes the same batches, and gives the same digits, as one that was not.
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
+from uuid import uuid4
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -35,70 +33,57 @@ from react_pipeline.store import ReactError, fsync, rename_synced
 PART_PICTURES = 4_096
 """Of one file: what a kill costs at most."""
 
-Columns = Callable[[NDArray[np.float32]], dict[str, pa.Array]]
-"""What is kept of unit vectors (B, D): columns of B rows."""
-
-LEDGER = b"skipped"
-"""In the metadata of a file of rows: what was skipped, as JSON."""
-
 
 @dataclass(frozen=True)
-class _Decoded:
-    """A dataset of torch: pixels as the tower takes them, or why there are none. Can be sent to
-    other processes.
-    """
+class Part:
+    """Encoded pictures: B names and unit vectors (B, D), and what could not be used."""
 
-    pictures: Sequence[Picture]
-    to_tensor: Callable[[Image.Image], Tensor]
-    max_pixels: int
-
-    def __getitem__(self, number: int) -> tuple[int, Tensor | BadImage | ReactError]:
-        try:
-            image, _ = decode_apart(self.pictures[number].read(), self.max_pixels)
-            return number, self.to_tensor(image)
-        except (BadImage, ReactError) as error:
-            # Raised by a worker, that of a shard on a server would be a traceback.
-            return number, error
+    names: list[str]
+    vectors: NDArray[np.float32]
+    ledger: list[LedgerRow]
 
 
-def _collate(rows: list[tuple[int, Tensor | BadImage | ReactError]]) -> dict[str, Any]:
-    batch: dict[str, Any] = {"numbers": [], "pixels": None, "bad": [], "fatal": None}
-    tensors = []
-    for number, result in rows:
-        if isinstance(result, Tensor):
-            batch["numbers"].append(number)
-            tensors.append(result)
-        elif isinstance(result, BadImage):
-            batch["bad"].append((number, result.reason, result.detail))
-        else:
-            batch["fatal"] = result
-    if tensors:
-        batch["pixels"] = torch.stack(tensors)
-    return batch
+def joined(parts: Iterable[Part], dimension: int) -> Part:
+    """Return parts, which may be none, as one."""
+    names: list[str] = []
+    vectors = [np.zeros((0, dimension), np.float32)]
+    ledger: list[LedgerRow] = []
+    for part in parts:
+        names += part.names
+        vectors.append(part.vectors)
+        ledger += part.ledger
+    return Part(names, np.concatenate(vectors), ledger)
 
 
 def encode_pictures(
     encoder: Encoder,
     pictures: Sequence[Picture],
-    folder: Path,
-    columns: Columns,
+    folder: Path | None,
     *,
     batch_size: int,
     workers: int,
     max_pixels: int,
-) -> None:
-    """Encode what is missing in `folder`, part by part; `read_parts` gives it back.
+) -> Iterator[Part]:
+    """Yield the encoded pictures in their order, part by part.
 
     Args:
         pictures: All of them; the same ones whenever this is called with this folder.
-        folder: Made if missing. Each file in it is whole.
+        folder: Keeps each part for another call; made if missing. Each file in it is whole.
         workers: Decoding processes; 0: this one.
 
     Raises:
-        ReactError: If a decoding process dies for want of memory, or a vector is not finite.
+        ReactError: If a decoding process dies for want of memory, a vector is not finite, or a
+            shard cannot be read.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    batches = _missing_batches(folder, len(pictures), batch_size)
+    files = []
+    missing = []
+    for start in range(0, len(pictures), PART_PICTURES):
+        end = min(start + PART_PICTURES, len(pictures))
+        file = folder and folder / f"{start:012d}.npz"
+        firsts = range(start, start if file and file.exists() else end, batch_size)
+        files.append(file)
+        missing.append([range(first, min(first + batch_size, end)) for first in firsts])
+    batches = list(chain.from_iterable(missing))
     loader = load_batches(
         _Decoded(pictures, encoder.to_tensor, max_pixels),
         batches,
@@ -106,75 +91,96 @@ def encode_pictures(
         _collate,
         pin_memory=encoder.clip.device != "cpu",
     )
-    finished = len(pictures) - sum(map(len, batches))
-    rows: list[pa.Table] = []
-    ledger: list[LedgerRow] = []
-    bar = tqdm(total=len(pictures), initial=finished, unit="picture", disable=None, leave=False)
-    with bar:
-        for numbers, batch in zip(batches, loader, strict=True):
-            if batch["fatal"] is not None:
-                raise batch["fatal"]
-            for number, reason, detail in batch["bad"]:
-                ledger.append((pictures[number].name, reason, detail))
-            rows.append(_encode(encoder, pictures, batch, columns))
-            bar.update(len(numbers))
-            end = numbers[-1] + 1
-            if end == len(pictures) or end % PART_PICTURES == 0:
-                start = numbers[0] // PART_PICTURES * PART_PICTURES
-                _write(_part(folder, start), rows, ledger)
-                rows = []
-                ledger = []
+    bar = tqdm(loader, total=len(batches), unit="batch", disable=None, leave=False)
+    encoded = (_encode(encoder, batch) for batch in bar)
+    for file, of_part in zip(files, missing, strict=True):
+        if file and not of_part:
+            yield _read(file)
+            continue
+        part = joined(islice(encoded, len(of_part)), encoder.clip.dimension)
+        if file:
+            _write(file, part)
+        yield part
 
 
-def _missing_batches(folder: Path, total: int, batch_size: int) -> list[range]:
-    """The numbers of the pictures of each batch, for all parts that are not in the folder."""
-    batches = []
-    for start in range(0, total, PART_PICTURES):
-        if not _part(folder, start).exists():
-            end = min(start + PART_PICTURES, total)
-            firsts = range(start, end, batch_size)
-            batches += [range(first, min(first + batch_size, end)) for first in firsts]
-    return batches
+class _Batch(NamedTuple):
+    names: list[str]
+    pixels: list[Tensor]
+    """One tensor (B, 3, H, W), or none."""
+    ledger: list[LedgerRow]
 
 
-def _encode(
-    encoder: Encoder, pictures: Sequence[Picture], batch: dict[str, Any], columns: Columns
-) -> pa.Table:
-    """The rows of a batch.
+_Result = tuple[str, Tensor | tuple[str, str] | ReactError]
+"""A picture's name, and its pixels, or why there are none."""
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A dataset of torch: pixels as the tower takes them. Can be sent to other processes."""
+
+    pictures: Sequence[Picture]
+    to_tensor: Callable[[Image.Image], Tensor]
+    max_pixels: int
+
+    def __getitem__(self, number: int) -> _Result:
+        picture = self.pictures[number]
+        try:
+            image, _ = decode_apart(picture.read(), self.max_pixels)
+            return picture.name, self.to_tensor(image)
+        except BadImage as error:
+            return picture.name, (error.reason, error.detail)
+        except ReactError as error:
+            # Raised by a worker, that of a shard on a server would be a traceback.
+            return picture.name, error
+
+
+def _collate(rows: list[_Result]) -> _Batch | ReactError:
+    names = []
+    pixels = []
+    ledger = []
+    for name, result in rows:
+        if isinstance(result, ReactError):
+            return result
+        if isinstance(result, Tensor):
+            names.append(name)
+            pixels.append(result)
+        else:
+            ledger.append((name, *result))
+    return _Batch(names, [torch.stack(pixels)] if pixels else [], ledger)
+
+
+def _encode(encoder: Encoder, batch: _Batch | ReactError) -> Part:
+    """Encode a batch, or raise what a worker met.
 
     Raises:
         ReactError: If a vector is not finite.
     """
-    names = [pictures[number].name for number in batch["numbers"]]
+    if isinstance(batch, ReactError):
+        raise batch
     vectors = np.zeros((0, encoder.clip.dimension), np.float32)
-    if names:
-        vectors = encoder.images(batch["pixels"]).numpy()
+    for pixels in batch.pixels:
+        vectors = encoder.images(pixels).numpy()
     broken = (~np.isfinite(vectors)).any(axis=1)
     if broken.any():
         raise ReactError(
-            f"{names[int(broken.argmax())]}: the model gives values that are not finite; use "
+            f"{batch.names[int(broken.argmax())]}: the model gives values that are not finite; use "
             "precision fp32"
         )
-    return pa.table({"path": pa.array(names, pa.string()), **columns(vectors)})
+    return Part(batch.names, vectors, batch.ledger)
 
 
-def read_parts(folder: Path) -> Iterator[tuple[pa.Table, list[LedgerRow]]]:
-    """Yield the rows of each part (path, and `columns`) and what was skipped, in the order of the
-    pictures.
-    """
-    for path in sorted(folder.glob("*.parquet")):
-        table = pq.read_table(path)
-        ledger = [tuple(row) for row in json.loads(table.schema.metadata[LEDGER])]
-        yield table.replace_schema_metadata(None), ledger
-
-
-def _part(folder: Path, start: int) -> Path:
-    return folder / f"{start:012d}.parquet"
-
-
-def _write(path: Path, rows: Sequence[pa.Table], ledger: Sequence[LedgerRow]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    table = pa.concat_tables(rows).replace_schema_metadata({LEDGER: json.dumps(ledger)})
-    pq.write_table(table, partial)
+def _write(path: Path, part: Part) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{uuid4().hex}.npz")
+    texts = np.array([*part.names, *chain.from_iterable(part.ledger)], dtype=str)
+    np.savez(partial, texts=texts, vectors=part.vectors)
     rename_synced(partial, path)
     fsync(path.parent)
+
+
+def _read(path: Path) -> Part:
+    with np.load(path) as file:
+        vectors = file["vectors"]
+        texts = iter(file["texts"].tolist())
+    names = list(islice(texts, len(vectors)))
+    return Part(names, vectors, list(zip(texts, texts, texts, strict=True)))

@@ -10,16 +10,12 @@ The folder::
     ledger.csv                  what could not be used: path, reason, detail
     index.html                  contact sheets
     run.json                    model, source, and whether the run is finished
-    .work/                      parts and downloads of a run that is not finished
+    .work/                      parts of a run that is not finished
 """
 
 from __future__ import annotations
 
-import csv as csv_rows
-import shutil
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,31 +29,26 @@ from numpy.typing import NDArray
 
 from react_pipeline.clip import choose_precision
 from react_pipeline.embedding import LONG_RUN, Encoder
-from react_pipeline.extensions.predict.encoding import Columns, encode_pictures, read_parts
-from react_pipeline.extensions.predict.pictures import (
-    LedgerRow,
-    Picture,
-    find_pictures,
-    identity_of,
-)
+from react_pipeline.extensions.predict.encoding import Part, encode_pictures, joined
+from react_pipeline.extensions.predict.pictures import Picture, find_pictures, identity_of
 from react_pipeline.extensions.predict.prediction_page import write_page
 from react_pipeline.extensions.predict.run_folder import (
     LEDGER_FILE,
     PREDICTIONS,
     WORK,
     held_run,
+    write_ledger,
     write_record,
 )
 from react_pipeline.extensions.predict.transduction import transduce, uncalibrated
-from react_pipeline.settings import (
-    MAX_PIXELS,
-    DistributorConfig,
-    StorageConfig,
-)
-from react_pipeline.store import InputError, rename_synced
+from react_pipeline.settings import MAX_PIXELS, DistributorConfig, StorageConfig
+from react_pipeline.store import InputError, remove, rename_synced
 from react_pipeline.use import UNKNOWN, Classifier, margins
 
 CPU_BATCH, GPU_BATCH = 64, 256
+
+Columns = Callable[[NDArray[np.float32]], dict[str, pa.Array]]
+"""What is written of unit vectors (B, D): columns of B rows."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +69,7 @@ class Options:
     top_k: int = 5
     threshold: float = 0.0
     transductive: bool = False
-    column: str | None = None
+    column: str = "path"
     workers: int = 2
     max_pixels: int = MAX_PIXELS
     storage: StorageConfig = StorageConfig()
@@ -105,16 +96,19 @@ def predict_pictures(classifier: Classifier, source: str, output: Path, options:
         InputError: If the source has no usable picture, or the folder holds something else.
         ReactError: If a decoding process dies.
     """
-    if not options.transductive:
-        columns = label_columns(classifier, options)
-        return _run(classifier, source, output, options, PREDICTIONS, columns)
-    classifier = uncalibrated(classifier)
+    if options.transductive:
+        classifier = uncalibrated(classifier)
     columns = label_columns(classifier, options)
-    return _run(classifier, source, output, options, PREDICTIONS, _vectors, columns)
+    return _run(classifier, source, output, options, PREDICTIONS, columns)
+
+
+def embed_pictures(classifier: Classifier, source: str, output: Path, options: Options) -> Done:
+    """Write the unit vector (D,), float32, of every picture; as `predict_pictures` otherwise."""
+    return _run(uncalibrated(classifier), source, output, options, "vectors", _vectors)
 
 
 def label_columns(classifier: Classifier, options: Options) -> Columns:
-    """What is written of each picture.
+    """Return what is written of each picture.
 
     Raises:
         InputError: If a class has the name that pictures below the threshold get.
@@ -128,11 +122,10 @@ def label_columns(classifier: Classifier, options: Options) -> Columns:
     names = np.asarray(classifier.classes, dtype=object)
 
     def columns(vectors: NDArray[np.float32]) -> dict[str, pa.Array]:
-        similarities = (
-            transduce(vectors, classifier.head)[0]
-            if options.transductive
-            else classifier.head.scores(torch.from_numpy(vectors))
-        )
+        if options.transductive and len(vectors):
+            similarities, _ = transduce(vectors, classifier.head)
+        else:
+            similarities = classifier.head.scores(torch.from_numpy(vectors))
         ids, scores, confidence = classifier.rank(similarities.numpy(), top_k)
         labels = np.where(confidence >= options.threshold, names[ids[:, 0]], UNKNOWN)
         ranked = {}
@@ -145,14 +138,14 @@ def label_columns(classifier: Classifier, options: Options) -> Columns:
     return columns
 
 
-def embed_pictures(classifier: Classifier, source: str, output: Path, options: Options) -> Done:
-    """Write the unit vector (D,), float32, of every picture; as `predict_pictures` otherwise."""
-    return _run(classifier, source, output, options, "vectors", _vectors)
-
-
 def _vectors(vectors: NDArray[np.float32]) -> dict[str, pa.Array]:
     values = pa.array(vectors.reshape(-1))
     return {"vector": pa.FixedSizeListArray.from_arrays(values, vectors.shape[1])}
+
+
+def rows_of(part: Part, columns: Columns) -> pa.Table:
+    """Return what is written of a part."""
+    return pa.table({"path": pa.array(part.names, pa.string()), **columns(part.vectors)})
 
 
 def _run(
@@ -162,43 +155,49 @@ def _run(
     options: Options,
     name: str,
     columns: Columns,
-    of_all: Columns | None = None,
 ) -> Done:
-    """Encode pictures to columns, part by part; `of_all` makes others of all vectors, which the
-    parts keep then.
-    """
     pictures, refused = find_pictures(source, options.column, options.storage)
     identity = identity_of_run(classifier, source, options, name, identity_of(pictures))
     with held_run(output, identity, options.overwrite) as record:
         if "used" not in record:
-            _encode(classifier, pictures, output, options, columns, record)
-            used, skipped = _join(output, name, refused, of_all)
+            # The precision that `auto` came to is measured, so a run that resumes keeps it.
+            device = classifier.clip.device
+            record.setdefault("precision", choose_precision(classifier.precision, device))
+            write_record(output, record)
+            file = output / WORK / f"{name}.parquet"
+            file.parent.mkdir(exist_ok=True)
+            parts = encode(classifier, pictures, options, record["precision"], file.parent)
+            if options.transductive:
+                parts = iter([joined(parts, classifier.clip.dimension)])
+            nothing = rows_of(joined([], classifier.clip.dimension), columns)
+            used = 0
+            with pq.ParquetWriter(file, nothing.schema) as writer:
+                for part in parts:
+                    writer.write_table(rows_of(part, columns))
+                    used += len(part.names)
+                    refused += part.ledger
+            skipped = write_ledger(output, refused)
             if not used:
                 reasons = ", ".join(f"{reason} {count:,}" for reason, count in skipped.items())
                 raise InputError(
                     f"{source}: no picture could be used ({reasons}); see {output / LEDGER_FILE}"
                 )
-            record |= {"used": used, "skipped": skipped}
+            rename_synced(file, output / file.name)
             if name == PREDICTIONS:
+                csv.write_csv(pq.read_table(output / file.name), file)
+                rename_synced(file, output / f"{name}.csv")
                 by_name = {picture.name: picture for picture in pictures}
                 write_page(output, classifier, source, by_name, skipped)
+            record |= {"used": used, "skipped": skipped}
             write_record(output, record)
-        shutil.rmtree(output / WORK, ignore_errors=True)
+        remove(output / WORK)
     return Done(record["used"], record["skipped"], classifier.calibration)
 
 
 def identity_of_run(
     classifier: Classifier, source: str, options: Options, name: str, pictures: str
 ) -> dict[str, Any]:
-    """What a run that resumes must agree in; `pictures` is a digest."""
-    settings: dict[str, Any] = {"dimension": classifier.clip.dimension}
-    if name != "vectors":
-        settings = {
-            "top_k": min(options.top_k, len(classifier.classes)),
-            "threshold": options.threshold,
-            "temperature": classifier.temperature,
-            "transductive": options.transductive,
-        }
+    """Return what a run that resumes must agree in; `pictures` is a digest."""
     return {
         "output": name,
         "model": str(classifier.origin),
@@ -208,79 +207,26 @@ def identity_of_run(
         "classes": list(classifier.classes),
         "wanted_precision": classifier.precision,
         "max_pixels": options.max_pixels,
-        **settings,
+        "top_k": min(options.top_k, len(classifier.classes)),
+        "threshold": options.threshold,
+        "temperature": classifier.temperature,
+        "transductive": options.transductive,
     }
 
 
-def _encode(
+def encode(
     classifier: Classifier,
     pictures: Sequence[Picture],
-    output: Path,
     options: Options,
-    columns: Columns,
-    record: dict[str, Any],
-) -> None:
-    """Encode what is missing."""
-    device = classifier.clip.device
-    # The precision that `auto` came to is measured, so a run that resumes keeps it.
-    record.setdefault("precision", choose_precision(classifier.precision, device))
-    write_record(output, record)
-    work = output / WORK
-    encode_pictures(
-        Encoder(classifier.clip, record["precision"], long_run=len(pictures) >= LONG_RUN),
+    precision: str,
+    folder: Path | None,
+) -> Iterator[Part]:
+    """Encode pictures by a model; `folder` keeps each part for a run that resumes."""
+    return encode_pictures(
+        Encoder(classifier.clip, precision, long_run=len(pictures) >= LONG_RUN),
         pictures,
-        work / "parts",
-        columns,
-        batch_size=CPU_BATCH if device == "cpu" else GPU_BATCH,
+        folder,
+        batch_size=CPU_BATCH if classifier.clip.device == "cpu" else GPU_BATCH,
         workers=options.workers,
         max_pixels=options.max_pixels,
     )
-
-
-def _rows(parts: Path, of_all: Columns | None) -> Iterator[tuple[pa.Table, list[LedgerRow]]]:
-    """The rows to write, and what was skipped."""
-    if of_all is None:
-        yield from read_parts(parts)
-        return
-    tables, skipped = zip(*read_parts(parts), strict=True)
-    table = pa.concat_tables(tables).combine_chunks()
-    rows = table.select(["path"])
-    if len(table):
-        (vectors,) = table["vector"].chunks
-        columns = of_all(vectors.flatten().to_numpy().reshape(len(table), -1))
-        rows = pa.table({"path": table["path"], **columns})
-    yield rows, [row for ledger in skipped for row in ledger]
-
-
-def _join(
-    output: Path, name: str, refused: Sequence[LedgerRow], of_all: Columns | None
-) -> tuple[int, dict[str, int]]:
-    """Make the files of all parts; returns the number of rows, and what was skipped by reason."""
-    ledger = list(refused)
-    used = 0
-    work = output / WORK
-    formats: dict[str, Any] = {f"{name}.parquet": pq.ParquetWriter}
-    if name == PREDICTIONS:
-        formats[f"{name}.csv"] = csv.CSVWriter
-    with ExitStack() as files:
-        writers: list[Any] = []
-        for rows, skipped in _rows(work / "parts", of_all):
-            ledger += skipped
-            used += len(rows)
-            if not writers:
-                for file, writer in formats.items():
-                    writers.append(files.enter_context(writer(work / file, rows.schema)))
-            for writer in writers:
-                writer.write_table(rows)
-    write_ledger(work / LEDGER_FILE, ledger)
-    for file in (*formats, LEDGER_FILE):
-        rename_synced(work / file, output / file)
-    return used, dict(Counter(reason for _, reason, _ in ledger).most_common())
-
-
-def write_ledger(path: Path, ledger: Sequence[LedgerRow]) -> None:
-    """Write what could not be used."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        lines = csv_rows.writer(file)
-        lines.writerow(("path", "reason", "detail"))
-        lines.writerows(ledger)

@@ -7,6 +7,7 @@ template.
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -76,20 +77,12 @@ def _figures(rows: pa.Table, pictures: Mapping[str, Picture]) -> list[dict[str, 
     """Thumbnail, name and nearest classes of each row whose picture can still be read."""
     figures = []
     for row in rows.to_pylist():
-        if picture := _picture(pictures[row["path"]]):
+        with suppress(BadImage, ReactError):
             figure = {
-                "picture": picture,
+                "picture": thumbnail(pictures[row["path"]].read()),
                 "name": row["path"],
                 "nearest": " or ".join(filter(None, (row["class_1"], row.get("class_2")))),
                 "confidence": f"{100 * row['confidence']:.0f}%",
             }
             figures.append(figure)
     return figures
-
-
-def _picture(picture: Picture) -> str:
-    """Empty if it can no longer be read."""
-    try:
-        return thumbnail(picture.read())
-    except (BadImage, ReactError):
-        return ""

@@ -6,21 +6,26 @@ folder is refused before the model is loaded.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
-import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from react_pipeline.store import InputError, StoreWriteError, lock, write_atomically
+from react_pipeline.store import InputError, StoreWriteError, lock, remove, write_atomically
+
+if TYPE_CHECKING:
+    from react_pipeline.extensions.predict.pictures import LedgerRow
 
 RUN_FILE = "run.json"
 LEDGER_FILE = "ledger.csv"
 WORK = ".work"
 PREDICTIONS, LABELS = "predictions", "labels"
-WRITTEN = {
+WRITTEN = (
     RUN_FILE,
     LEDGER_FILE,
     WORK,
@@ -29,7 +34,7 @@ WRITTEN = {
     "predictions.parquet",
     "predictions.csv",
     "vectors.parquet",
-}
+)
 """What `overwrite` removes, and nothing else."""
 
 _REMEDY = "choose an empty or new folder with --output"
@@ -53,39 +58,55 @@ def require_output(output: Path) -> None:
     Raises:
         InputError: Naming it.
     """
-    with _refusing(output):
-        _require_place(output)
-        if output.exists():
-            with _locked_folder(output, shared=True):
-                _require_own(output)
-
-
-def _require_place(output: Path) -> None:
-    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
-    fault = "" if existing.is_dir() else f"{existing} is no folder"
-    if not fault and not os.access(existing, os.W_OK):
-        fault = f"no right to write to {existing}"
-    if fault:
-        raise InputError(f"{output}: {fault}; {_REMEDY}")
-
-
-def _require_own(output: Path) -> dict[str, Any] | None:
-    """The record in a folder, None in an empty one; other files are refused."""
-    record = _record(output)
-    if record is None and any(output.iterdir()):
+    try:
+        existing = next(path for path in (output, *output.absolute().parents) if path.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            raise InputError(
+                f"{output}: {existing} is no folder with the right to write; {_REMEDY}"
+            )
+        # Hidden files may be those of a run that has just begun.
+        others = output.exists() and any(path.name[0] != "." for path in output.iterdir())
+    except OSError as error:
+        raise InputError(f"{output}: {error.strerror}; {_REMEDY}") from error
+    if others and not _record(output):
         raise InputError(f"{output}: holds other files; {_REMEDY}")
-    return record
 
 
 @contextmanager
-def _locked_folder(output: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold the lock of a folder, so that no half-written run is judged.
+def held_run(output: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[dict[str, Any]]:
+    """The record of the run of this identity in a folder that no other process writes to.
 
-    `shared`: other readers may hold it at the same time.
+    Raises:
+        InputError: If the folder holds something else, or another run writes to it.
+        StoreWriteError: If the disk refuses a file.
     """
+    require_output(output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with _lock_of(output):
+            record = _record(output) or dict(identity)
+            changed = sorted(name for name in identity if record.get(name) != identity[name])
+            if changed and not overwrite:
+                raise InputError(
+                    f"{output}: holds a run of other {', '.join(changed)}; choose another folder, "
+                    "or --overwrite it"
+                )
+            if changed:
+                for name in WRITTEN:
+                    remove(output / name)
+                record = dict(identity)
+            yield record
+    except OSError as error:
+        raise StoreWriteError(
+            f"{error.filename or output}: {error.strerror or error}; free space and run again"
+        ) from error
+
+
+@contextmanager
+def _lock_of(output: Path) -> Iterator[None]:
     descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        if not lock(descriptor, wait=False, shared=shared):
+        if not lock(descriptor, wait=False):
             raise InputError(
                 f"{output}: another run writes to it; wait for it, or choose another folder"
             )
@@ -96,64 +117,23 @@ def _locked_folder(output: Path, *, shared: bool = False) -> Iterator[None]:
         os.close(descriptor)
 
 
-@contextmanager
-def _refusing(output: Path) -> Iterator[None]:
-    """Where an error of the file system means that `output` cannot be used."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{output}: {error.strerror}; choose another folder with --output"
-        ) from error
-
-
-@contextmanager
-def held_run(output: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[dict[str, Any]]:
-    """The record of the run of this identity in a folder that no other process writes to."""
-    with _refusing(output):
-        _require_place(output)
-        output.mkdir(parents=True, exist_ok=True)
-        with _locked_folder(output), _as_write_error(output):
-            record = _require_own(output)
-            before = record or identity
-            changed = sorted(name for name in identity if before.get(name) != identity[name])
-            if changed and not overwrite:
-                raise InputError(
-                    f"{output}: holds a run of other {', '.join(changed)}; choose another folder, "
-                    "or --overwrite it"
-                )
-            if changed:
-                _clear(output)
-                record = None
-            yield record or dict(identity)
-
-
-@contextmanager
-def _as_write_error(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreWriteError(
-            f"{error.filename or output}: {error.strerror or error}; free space and run again"
-        ) from error
-
-
-def _clear(output: Path) -> None:
-    """Remove the files of an earlier run, and nothing else."""
-    for path in output.iterdir():
-        if path.name in WRITTEN:
-            is_folder = path.is_dir() and not path.is_symlink()
-            shutil.rmtree(path) if is_folder else path.unlink()
-
-
-def _record(output: Path) -> dict[str, Any] | None:
+def _record(output: Path) -> dict[str, Any]:
+    """Empty if there is none."""
     try:
         record = json.loads((output / RUN_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def write_record(output: Path, record: dict[str, Any]) -> None:
     """Write the record of a run."""
     write_atomically(output / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_ledger(output: Path, ledger: Sequence[LedgerRow]) -> dict[str, int]:
+    """Write what could not be used, and count it by reason, the most frequent first."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([("path", "reason", "detail"), *ledger])
+    write_atomically(output / LEDGER_FILE, text.getvalue())
+    return dict(Counter(reason for _, reason, _ in ledger).most_common())

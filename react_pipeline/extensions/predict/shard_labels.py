@@ -13,19 +13,15 @@ The folder::
 from __future__ import annotations
 
 import json
-import shutil
-from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from uuid import uuid4
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from react_pipeline.corpus import ShardLocation
-from react_pipeline.embedding import Encoder
-from react_pipeline.extensions.predict.encoding import LEDGER, encode_pictures, read_parts
+from react_pipeline.extensions.predict.encoding import joined
 from react_pipeline.extensions.predict.pictures import (
     LedgerRow,
     Picture,
@@ -34,18 +30,25 @@ from react_pipeline.extensions.predict.pictures import (
     shards_of,
 )
 from react_pipeline.extensions.predict.predict import (
-    CPU_BATCH,
-    GPU_BATCH,
     Done,
     Options,
+    encode,
     identity_of_run,
     label_columns,
-    write_ledger,
+    rows_of,
 )
-from react_pipeline.extensions.predict.run_folder import LABELS, held_run, write_record
+from react_pipeline.extensions.predict.run_folder import (
+    LABELS,
+    held_run,
+    write_ledger,
+    write_record,
+)
 from react_pipeline.project import Project, cluster, require_shared, spread
 from react_pipeline.store import CorpusError, InputError, rename_synced
 from react_pipeline.use import Classifier, is_exported
+
+LEDGER = b"skipped"
+"""In the metadata of a file of labels: what was skipped, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -67,22 +70,17 @@ class Loading:
         place = str(config.absolute()) if config else None
         return cls(source, model, place, classifier.origin.fingerprint)
 
-    def load(self) -> Classifier:
-        """The classifier; a process loads it once."""
-        if self not in _loaded:
-            config = self.config and Path(self.config)
-            classifier = Classifier.load(self.source, self.model, config=config)
-            if classifier.origin.fingerprint != self.fingerprint:
-                raise InputError(
-                    f"{self.source}: the model is now {classifier.origin}, and the run began with "
-                    f"{self.fingerprint}: name the version by --model, and run again"
-                )
-            _loaded.clear()
-            _loaded[self] = classifier
-        return _loaded[self]
 
-
-_loaded: dict[Loading, Classifier] = {}
+@lru_cache(maxsize=1)
+def _load(loading: Loading) -> Classifier:
+    """Load the classifier, once a process."""
+    classifier = Classifier.load(loading.source, loading.model, config=loading.config)
+    if classifier.origin.fingerprint != loading.fingerprint:
+        raise InputError(
+            f"{loading.source}: the model is now {classifier.origin}, and the run began with "
+            f"{loading.fingerprint}: name the version by --model, and run again"
+        )
+    return classifier
 
 
 def predict_shards(
@@ -109,13 +107,9 @@ def predict_shards(
             write_record(output, record)
             (output / LABELS).mkdir(exist_ok=True)
             task = ShardTask(loading, options, (output / LABELS).resolve())
-            items = list(enumerate(shards))
             with cluster(options.distributor):
-                counted = spread(task, items, f"labelling {source}")
-            ledger = [row for _, rows in counted for row in rows]
-            write_ledger(output / f".{LABELS}", ledger)
-            rename_synced(output / f".{LABELS}", output / "ledger.csv")
-            skipped = dict(Counter(reason for _, reason, _ in ledger).most_common())
+                counted = spread(task, list(enumerate(shards)), f"labelling {source}")
+            skipped = write_ledger(output, [row for _, rows in counted for row in rows])
             record |= {"used": sum(used for used, _ in counted), "skipped": skipped}
             write_record(output, record)
     return Done(record["used"], record["skipped"], classifier.calibration)
@@ -125,7 +119,7 @@ def predict_shards(
 class ShardTask:
     """Labels one shard, unless that was done before; an item is its number and its place.
 
-    It may run twice, even at once: it works in a folder of its own, and moves what is complete.
+    It may run twice, even at once: it moves what is complete.
     """
 
     loading: Loading
@@ -138,37 +132,24 @@ class ShardTask:
         number, shard = item
         path = self.folder / f"{number:06d}.parquet"
         if not path.exists():
-            work = self.folder / f".{number:06d}-{uuid4().hex}"
-            try:
-                self._label(shard, work)
-                rename_synced(work / "labels.parquet", path)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
+            self._label(shard, path)
         with pq.ParquetFile(path) as file:
             ledger = json.loads(file.schema_arrow.metadata[LEDGER])
             return file.metadata.num_rows, [tuple(row) for row in ledger]
 
-    def _label(self, shard: ShardLocation, work: Path) -> None:
-        classifier = self.loading.load()
-        columns = label_columns(classifier, self.options)
+    def _label(self, shard: ShardLocation, path: Path) -> None:
+        classifier = _load(self.loading)
         try:
             pictures, ledger = pictures_of_shard(shard)
         except CorpusError as error:
             pictures, ledger = [], [(str(shard), "unreadable_shard", str(error))]
-        on_cpu = classifier.clip.device == "cpu"
-        encode_pictures(
-            Encoder(classifier.clip, classifier.precision),
-            pictures,
-            work,
-            columns,
-            batch_size=CPU_BATCH if on_cpu else GPU_BATCH,
-            workers=self.options.workers,
-            max_pixels=self.options.max_pixels,
-        )
-        nothing = columns(np.zeros((0, classifier.clip.dimension), np.float32))
-        tables = [pa.table({"path": pa.array([], pa.string()), **nothing})]
-        for table, skipped in read_parts(work):
-            tables.append(table)
-            ledger += skipped
-        labels = pa.concat_tables(tables).replace_schema_metadata({LEDGER: json.dumps(ledger)})
-        pq.write_table(labels, work / "labels.parquet")
+        parts = encode(classifier, pictures, self.options, classifier.precision, None)
+        whole = joined(parts, classifier.clip.dimension)
+        rows = rows_of(whole, label_columns(classifier, self.options))
+        skipped = json.dumps(ledger + whole.ledger)
+        partial = path.with_name(f".{path.stem}.{uuid4().hex}")
+        try:
+            pq.write_table(rows.replace_schema_metadata({LEDGER: skipped}), partial)
+            rename_synced(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)

@@ -208,6 +208,8 @@ def test_a_comparison_is_stale_after_the_next_judgement(
     unavailable(project, "base", GATED, CONTROL)
     before = compare(project, SLUG)
     path = judge(project, GATED, "base", ["won"] * 30 + ["lost"] * 4)
+    table = pd.read_parquet(compare(project, SLUG).file("table.parquet")).set_index("method")
+    assert table["status"].to_dict() == {"base": STATUS, GATED: STATUS, CONTROL: "not judged"}
     judge(project, GATED, CONTROL, ["won"] * 6 + ["lost"] * 5)
     with pytest.raises(StaleArtifact, match="judgements"):
         comparison_is_current(project, SLUG)
