@@ -119,15 +119,15 @@ def _bytes_a_row(path: Path, file: BinaryIO, chunk: Any) -> float:
         file.seek(start)
         try:
             header, length = _read_struct(memoryview(file.read(_PAGE_HEADER_BYTES)), 0)
-            decoded, encoded = header[2], header[3]
-        except (IndexError, KeyError, struct.error) as error:
+            decoded, encoded = int(header[2]), int(header[3])
+            values = int((header.get(5) or header.get(8) or {}).get(1, 0))
+        except (AttributeError, IndexError, KeyError, TypeError, struct.error) as error:
             raise OSError("a page has no header") from error
         if decoded > MAX_PAGE_BYTES or encoded < 0:
             raise CorpusError(
                 f"{path}: a page of {chunk.path_in_schema} decodes to {decoded:,} bytes, allowed "
                 f"are {MAX_PAGE_BYTES:,}; write it with smaller pages"
             )
-        values = (header.get(5) or header.get(8) or {}).get(1, 0)
         densest = max(densest, decoded / values if values else 0.0)
         start += length + encoded
     return densest

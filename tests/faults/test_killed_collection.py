@@ -29,14 +29,14 @@ from react_pipeline.project.project import Project
 from react_pipeline.retrieval import chosen_pairs
 from react_pipeline.retrieval.control import draw_control
 from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.store import store
 from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.store import Store
 
 BUILDS: dict[str, Callable[[Project, str], Artifact]] = {
     "retrieved_set": retrieve_pairs,
     "control_set": draw_control,
 }
-KILLS = {"sheets_of": chosen_pairs, "_publish": Store}
+KILLS = {"sheets_of": chosen_pairs, "with_digest": store}
 """Where a build is killed: before the set is written, and before it is published."""
 
 

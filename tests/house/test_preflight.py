@@ -190,7 +190,7 @@ def test_a_misspelt_selection_is_answered_with_a_near_asset(
         assert token in str(caught.value) and "AssetKey" not in str(caught.value)
 
 
-def test_materialize_refuses_before_it_builds_what_lacks_files_or_packages(
+def test_materialize_refuses_first_what_lacks_files_or_packages(
     tiny_project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from react_pipeline.embedding import installed
