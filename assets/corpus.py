@@ -162,7 +162,7 @@ def index_holds_every_row(project: Project, artifact: Artifact) -> dg.AssetCheck
 
 @artifact_check("faiss_index", blocking=True)
 def recall_is_sufficient(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
-    """Of the 10, and of the 100, nearest that an exact search finds, the index must find enough."""
+    """The index must find enough of the 10 and 100 nearest that an exact search finds."""
     counts = artifact.counts
     config = project.config.index
     recalls = {}

@@ -31,7 +31,7 @@ from react_pipeline.store import (
 )
 
 Summaries = Mapping[str, tuple[str, AllGains]]
-"""Of each domain, from `read_summary`."""
+"""Maps each domain to what `read_summary` returns."""
 
 
 def current_comparisons(
