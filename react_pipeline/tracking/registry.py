@@ -44,16 +44,21 @@ class Version:
 
 def list_versions(client: MlflowClient, slug: str) -> list[Version]:
     """Return all versions of a domain, oldest first, with their aliases."""
-    entries = client.search_model_versions(f"name = '{model_name(slug)}'")
+    query = f"name = '{model_name(slug)}'"
+    models = client.search_registered_models(query)
+    if not models:
+        return []
+    # Versions that are searched for come without their aliases.
+    aliases = [(str(number), alias) for alias, number in sorted(models[0].aliases.items())]
     return [
         Version(
             str(entry.version),
             entry.tags.get("method", ""),
             entry.tags.get("fingerprint", ""),
-            tuple(sorted(entry.aliases)),
+            tuple(alias for number, alias in aliases if number == str(entry.version)),
             dict(entry.tags),
         )
-        for entry in sorted(entries, key=lambda one: int(one.version))
+        for entry in sorted(client.search_model_versions(query), key=lambda one: int(one.version))
     ]
 
 

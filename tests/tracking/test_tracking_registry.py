@@ -73,6 +73,7 @@ def test_a_champion_has_its_alias_and_says_why(
     assert registry.log_artifact(project, decide(project, "shapes"))
     assert aliases(client) == {"champion": GATED}
     (version,) = registry.versions("shapes")
+    assert version.aliases == ("champion",)
     described = client.get_model_version(NAME, version.number)
     assert "+20.0 points" in described.description and "interval" in described.description
     assert version.tags["verdict"] == "promoted"
