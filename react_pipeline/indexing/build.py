@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from react_pipeline.embedding import Side
+from react_pipeline.embedding import sides as embedded_sides
 from react_pipeline.indexing.cells import nearest_cells, train_centroids
 from react_pipeline.indexing.files import (
     inverted_lists,
@@ -29,7 +30,7 @@ from react_pipeline.indexing.files import (
 )
 from react_pipeline.indexing.keys import RERANK_LIMIT, Key, choose_key, memory_budget
 from react_pipeline.indexing.recall import Neighbours, Queries, draw_queries, tune
-from react_pipeline.indexing.vectors import SIDES, StoredVectors
+from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.settings import IndexConfig
 from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, InputError, Scratch
@@ -62,7 +63,7 @@ class Built:
 def build_indices(
     config: IndexConfig, embeddings: Artifact, staging: Path, scratch: Scratch, *, device: str
 ) -> dict[str, Any]:
-    """Write `image.index` and `text.index` and return the counts.
+    """Write `image.index` and `text.index`, as far as there are vectors, and return the counts.
 
     A side that a killed build had finished is kept.
 
@@ -75,7 +76,7 @@ def build_indices(
     key, reason = choose_key(config, rows, dimension)
     queries = draw_queries(embeddings, 2 * config.recall_queries)
     sides: dict[Side, Built] = {}
-    for side in SIDES:
+    for side in embedded_sides(embeddings):
 
         def write(folder: Path, side: Side = side) -> dict[str, Any]:
             path = folder / f"{side}.index"
@@ -227,7 +228,7 @@ def index_counts(
     staging: Path,
 ) -> dict[str, Any]:
     """The counts of the manifest, for both sides."""
-    first = sides["image"]
+    first = next(iter(sides.values()))
     notes = [f"{side}: {built.note}" for side, built in sides.items() if built.note]
     return {
         "rows": int(embeddings.counts["rows"]),
@@ -245,5 +246,5 @@ def index_counts(
         "recall_queries": len(queries.rows[::2]),
         "target_recall": config.target_recall,
         "seconds": round(sum(built.seconds for built in sides.values()), 2),
-        "bytes": sum((staging / f"{side}.index").stat().st_size for side in SIDES),
+        "bytes": sum((staging / f"{side}.index").stat().st_size for side in sides),
     }

@@ -115,10 +115,11 @@ class EncoderConfig(Section):
 
 
 class EmbeddingConfig(Section):
-    """How images and texts become vectors. Only `precision` changes the vectors; the rest
-    is speed.
+    """How images and texts become vectors. `encode` decides which there are, and `precision`
+    changes them; the rest is speed.
     """
 
+    encode: Literal["captions", "both"] | None = None
     precision: Precision = "auto"
     batch_size: int = Field(default=256, gt=0)
     workers: Workers = "auto"
@@ -304,6 +305,20 @@ class PipelineConfig(Section):
         config = self.model_copy()
         config._sections = {**self._sections, **sections}
         return config
+
+    @model_validator(mode="after")
+    def _images_can_wait(self) -> Self:
+        if self.embedding.encode == "captions" and not self.corpus.is_listed:
+            raise ValueError(
+                f"`embedding.encode: captions`: a corpus of kind {self.corpus.kind!r} has its "
+                "images or their vectors at hand; remove the field"
+            )
+        return self
+
+    @property
+    def images_wait(self) -> bool:
+        """Whether only captions are embedded, and images are fetched when they are retrieved."""
+        return self.corpus.is_listed and self.embedding.encode != "both"
 
     @property
     def store_url(self) -> str:

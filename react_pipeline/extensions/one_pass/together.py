@@ -153,7 +153,7 @@ class _Pass:
         total = np.cumsum([len(some) for some in rows.values()])
         shared = dict(islice(rows.items(), int((total <= MAX_ROWS).sum())))
         if shared:
-            source = open_source(self.project, self.first.parents["corpus"], self.folder / "images")
+            source = open_source(self.project, self.first.parents["corpus"])
             columns = list(dict.fromkeys([source.identity, *source.columns]))
             keep_metadata(self.embeddings, list(shared.values()), columns, list(shared))
 

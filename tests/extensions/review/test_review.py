@@ -119,7 +119,7 @@ def test_a_pin_is_never_an_evaluation_image(
     "settings",
     [
         {"max_pairs": 3},
-        {"balance": "even", "max_per_class": 1},
+        {"max_per_class": 1},
         {"min_similarity": {"t2t": 0.999}},
         {"duplicate_similarity": 0.2},
     ],
