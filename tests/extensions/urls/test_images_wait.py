@@ -135,13 +135,14 @@ def test_domains_controls_and_later_builds_share_what_was_fetched(
 def test_the_next_best_replace_images_that_are_gone(
     make_project: MakeProject, web: Web, table: Path
 ) -> None:
-    project = indexed(project_of(make_project, table))
+    settings = {**SETTINGS, "max_per_class": 1}
+    project = indexed(project_of(make_project, table, retrieval=settings))
     whole = CollectedPairs(retrieved(project)).rows
     gone = row_metadata(project.store.current("corpus_embeddings", "all"), whole[:2], ["url"])
     shutil.rmtree(project.config.store / ".cache" / "images")
     for url in gone["url"]:
         del web.answers[url.removeprefix(web.url)]
-    configure(project, **SETTINGS, shard_pairs=7)
+    configure(project, **settings, shard_pairs=7)
     artifact = retrieved(project)
     assert not set(CollectedPairs(artifact).rows) & set(whole[:2])
     assert artifact.counts["not_collected"] == {"http_404": 2}
