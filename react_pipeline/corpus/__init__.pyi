@@ -6,6 +6,7 @@ from .collected import CollectedPairs as CollectedPairs
 from .collected import collect_pairs as collect_pairs
 from .collected import vectors_file as vectors_file
 from .corpus import count_pairs as count_pairs
+from .corpus import fetched_before as fetched_before
 from .corpus import open_source as open_source
 from .corpus import publish_corpus as publish_corpus
 from .cost import IMAGE_BYTES as IMAGE_BYTES

@@ -37,6 +37,18 @@ def open_source(project: Project, corpus: Artifact) -> ImageSource:
     return project.config.corpus.open_images(corpus, project.store.root / POOL)
 
 
+def fetched_before(root: Path, before: float) -> list[Path]:
+    """Return the downloads in a store that ended before a time (seconds since 1970). The sets that
+    were made of them hold their own copies.
+    """
+    downloads = (path for path in (root / POOL).glob("*/*") if path.is_dir())
+    return [
+        folder
+        for folder in downloads
+        if all(path.stat().st_mtime < before for path in (folder, *folder.iterdir()))
+    ]
+
+
 def count_pairs(corpus: Artifact) -> int | None:
     """How many pairs a published corpus has (some kinds count them by source); None of remote
     shards.

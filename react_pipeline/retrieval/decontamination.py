@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from react_pipeline.corpus import CollectedPairs
+from react_pipeline.corpus import CollectedPairs, fetched_before
 from react_pipeline.embedding import field_names, row_metadata
 from react_pipeline.extension import blame, joined
 from react_pipeline.indexing import nearest
@@ -41,6 +41,7 @@ from react_pipeline.store import (
     ReactError,
     Scratch,
     digest_of,
+    remove,
 )
 
 if TYPE_CHECKING:
@@ -174,25 +175,25 @@ def prune_vectors(
     project: Project, *, dry_run: bool = False, keep_seconds: float = RETENTION_SECONDS
 ) -> list[str]:
     """Remove the vectors kept by this machine that no current evaluation set has, or that another
-    encoder's followed, unless they were used within `keep_seconds`; returns their paths.
+    encoder's followed, unless they were used within `keep_seconds`, and images that were fetched
+    before; returns their paths.
     """
+    before = time.time() - keep_seconds
+    doomed = fetched_before(project.store.root, before)
     last_used = {
         path: path.stat().st_mtime for path in (project.config.store / VECTORS).glob("[!.]*.npy")
     }
-    if not last_used:
-        return []
     current = set[str]()
-    for slug in other_evaluation_sets(project, ""):
+    for slug in other_evaluation_sets(project, "") if last_used else ():
         with suppress(ReactError):
             images = read_images(project.store.current(EVALUATION_SET, slug))
             current.add(digest_of([*images["sha256"]]))
     by_use = sorted(last_used, key=last_used.__getitem__)
     newest = {path.name.partition("-")[0]: path for path in by_use}
     used = {newest[digest] for digest in current & newest.keys()}
-    before = time.time() - keep_seconds
-    doomed = [path for path in by_use if path not in used and last_used[path] < before]
+    doomed += [path for path in by_use if path not in used and last_used[path] < before]
     for path in doomed if not dry_run else ():
-        path.unlink(missing_ok=True)
+        remove(path)
     return [str(path) for path in doomed]
 
 

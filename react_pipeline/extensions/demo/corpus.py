@@ -13,7 +13,7 @@ import random
 import signal
 import time
 from collections import namedtuple
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -55,7 +55,7 @@ def captions() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["key", "caption", "source", "licence", "subject"])
 
 
-def drawn(keys: Sequence[str]) -> Iterator[bytes | str]:
+def drawn(keys: Iterable[str]) -> Iterator[bytes | str]:
     """Yield the PNG of each drawing, or the reason why there is none: `blank` or `unreadable`."""
     by_key = _by_key()
     drawings = [by_key[key] for key in keys]
