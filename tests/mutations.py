@@ -285,7 +285,7 @@ GUARDS = (
     Guard("react_pipeline/training/train.py", "with log, closing(batches):", "with log:", "faults/test_training.py::test_training_that_guard_stopped_leaves_no_decoding_process"),
     Guard("react_pipeline/evaluation/comparison.py", "if not one.index.equals(other.index):", "if False:", "faults/test_comparing_unequal_results.py"),
     Guard("react_pipeline/evaluation/comparison.py", "if len(set(values.values())) > 1:", "if False:", "faults/test_comparing_unequal_results.py"),
-    Guard("react_pipeline/retrieval/control.py", 'pairs["evaluation_similarity"] >= self._evaluation.near', 'pairs["evaluation_similarity"] > 9', "retrieval/test_control.py"),
+    Guard("react_pipeline/retrieval/control.py", 'pairs["evaluation_similarity"] >= evaluation.near', 'pairs["evaluation_similarity"] > 9', "retrieval/test_control.py"),
     Guard("react_pipeline/extensions/one_pass/together.py", "queries > most:", "queries > MAX_QUERIES:", "extensions/one_pass/test_together.py::test_a_pass_takes_no_more_than_its_limits"),
     # Blocking checks
     Guard("react_pipeline/extensions/automation/assets/upkeep_sensor.py", "if stage not in self.loaded:", "if False:", "extensions/automation/test_automation.py"),
@@ -334,7 +334,7 @@ GUARDS = (
     Guard("react_pipeline/extensions/predict/pictures.py", "        if len(data) > MAX_IMAGE_BYTES:\n", "        if False:\n", "extensions/predict/test_predict.py::test_a_picture_of_too_many_bytes_is_not_read_whole"),
     Guard("react_pipeline/extensions/judging/log.py", " and sign_test(values) <= level for", " for", "extensions/judging/test_judgements.py::test_nothing_is_clear_before_the_exact_test_agrees"),
     Guard("react_pipeline/extensions/web/web_access.py", "            self._sock.settimeout(left)\n", "            pass\n", "extensions/web/test_web_access.py::test_each_read_has_what_is_left_of_the_time"),
-    Guard("react_pipeline/retrieval/control.py", 'self._evaluation.holds(pairs["image_sha256"])', 'pairs["row"].isna()', "retrieval/test_control.py::test_a_fetched_evaluation_image_is_not_drawn"),
+    Guard("react_pipeline/retrieval/control.py", 'evaluation.holds(pairs["image_sha256"])', 'pairs["row"].isna()', "retrieval/test_control.py::test_a_fetched_evaluation_image_is_not_drawn"),
     Guard("react_pipeline/retrieval/decontamination.py", ' | images.holds(pairs["on_the_web"])', "", "faults/test_evaluation_images_in_retrieved_set.py::test_the_check_sees_an_image_that_download_made_smaller"),
     Guard("react_pipeline/settings/names.py", "    if not folded(name):\n", "    if False:\n", "settings/test_messages.py"),
     Guard("react_pipeline/extensions/predict/transduction.py", "cosines[torch.arange(len(rows)), rows] = -torch.inf", "pass", "extensions/predict/test_transduction.py"),

@@ -1,5 +1,5 @@
-"""Images of chosen rows: what only looking at them shows, whether they are at hand or must be
-fetched.
+"""Images of chosen rows: what only looking at them shows, whether the corpus holds them or they
+must be fetched.
 
 Does not belong here: which rows are looked at (`ranking`, `control`), getting images (`corpus`).
 Shapes: N rows, D width.
@@ -15,22 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from react_pipeline.corpus import ImageSource, open_source
-from react_pipeline.embedding import (
-    LONG_RUN,
-    Encoder,
-    Rows,
-    Vectors,
-    encode_fetched,
-    row_metadata,
-    sides,
-    vectors_of,
-)
+from react_pipeline.embedding import Rows, Vectors, row_metadata, sides, vectors_of
 from react_pipeline.project import Project
 from react_pipeline.stage import CORPUS, CORPUS_EMBEDDINGS
 from react_pipeline.store import Artifact
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
+    from react_pipeline.embedding import Encoder
 
 REFILL_ROUNDS = 3
 """How often images are fetched in place of those that are not available."""
@@ -77,6 +69,8 @@ class Images:
                 int(pair.row): str(pair.image_sha256) for pair, _ in self.source.fetch(located)
             }
             return
+        from react_pipeline.embedding import LONG_RUN, Encoder, encode_fetched  # loads torch
+
         if self._encoder is None:
             precision = self._config.embedding.precision
             self._encoder = Encoder(self._clip, precision, long_run=len(rows) >= LONG_RUN)

@@ -310,8 +310,8 @@ class PipelineConfig(Section):
     def _images_can_wait(self) -> Self:
         if self.embedding.encode == "captions" and not self.corpus.is_listed:
             raise ValueError(
-                f"`embedding.encode: captions`: a corpus of kind {self.corpus.kind!r} has its "
-                "images or their vectors at hand; remove the field"
+                f"`embedding.encode: captions`: a corpus of kind {self.corpus.kind!r} comes with "
+                "its images or their vectors; remove the field"
             )
         return self
 

@@ -113,7 +113,7 @@ def test_only_images_that_are_retrieved_are_fetched(
     np.testing.assert_allclose(pairs.vectors("text"), texts, atol=2e-3)
 
 
-def test_domains_controls_and_later_builds_share_what_was_fetched(
+def test_domains_and_later_builds_share_what_was_fetched(
     make_project: MakeProject, web: Web, table: Path
 ) -> None:
     project = indexed(project_of(make_project, table, seeds=[0, 1]))
