@@ -80,7 +80,7 @@ def test_files_reach_the_disk_before_their_names_and_pointer(
     manifest, pointer = named(place / "manifest.json"), named(tmp_path / "thing/all/current")
     moved = named(artifact.path)
     assert moved < manifest < pointer
-    for path in (artifact.path, *artifact.path.rglob("*")):
+    for path in (artifact.path, *artifact.path.rglob("[!.]*")):
         assert synced(path, asked[:moved]), path
     for path in (place, *(tmp_path / folder for folder in ("thing/all", "thing", ""))):
         assert synced(path, asked[moved:manifest]), path
