@@ -315,11 +315,8 @@ def each(action: Callable[[Item], T], items: Iterable[Item], threads: int = THRE
     """Results of a request for each item, several at once, in the order of the items; after one
     that fails no other is begun.
     """
-    pool = ThreadPoolExecutor(threads)
-    try:
+    with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(action, items))
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 @cache
@@ -333,11 +330,6 @@ def _client(url: str, retry_seconds: float) -> tuple[Any, Any]:
     retry: Any = {
         "max_retries": 100,
         "retry_timeout": timedelta(seconds=retry_seconds),
-        "backoff": {
-            "init_backoff": timedelta(milliseconds=200),
-            "max_backoff": timedelta(seconds=10),
-            "base": 2,
-        },
     }
     options: Any = {
         "allow_http": True,

@@ -18,9 +18,9 @@ from react_pipeline.store.errors import SourceUnavailable
 from react_pipeline.store.folder import Entry
 
 LOOK_SECONDS = 10.0
-"""How long a look waits for the server, and the last pause between tries as long again: ticks are
-cut off after 60 seconds, and those that go on nevertheless keep the code server from answering
-Dagster, which then ends it.
+"""How long a look waits for the server, beside a last pause between tries (15 s): ticks are cut off
+after 60 seconds, and those that go on nevertheless keep the code server from answering Dagster,
+which then ends it.
 """
 SMALL_THREADS = 64
 """Requests for small objects at once."""

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_IMODE, S_ISREG
-from typing import Any, TextIO
+from typing import TextIO
 
 from react_pipeline.store.bounded import open_regular
 from react_pipeline.store.errors import CorpusError
@@ -200,16 +200,15 @@ def remembered_sha256(root: Path, path: Path) -> str:
         CorpusError: If the file cannot be read.
     """
     try:
-        seen: dict[str, Any] = {"path": str(path.resolve()), "stamp": list(outside_stamp(path))}
-        name = hashlib.sha256(seen["path"].encode()).hexdigest()[:16]
+        stamp = list(outside_stamp(path))
+        name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()
         cached = root / CACHE / "shards" / f"{name}.json"
-        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-            remembered = json.loads(cached.read_bytes())
-            digest = str(remembered.pop("sha256"))
-            if remembered == seen:
-                return digest
+        with suppress(OSError, ValueError, TypeError, RecursionError):
+            seen, digest = json.loads(cached.read_bytes())
+            if seen == stamp:
+                return str(digest)
         digest = sha256_of(path)
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror or error})") from error
-    write_atomically(cached, json.dumps({**seen, "sha256": digest}))
+    write_atomically(cached, json.dumps([stamp, digest]))
     return digest

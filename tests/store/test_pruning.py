@@ -50,7 +50,7 @@ def test_current_artifacts_and_their_ancestors_stay(store: Store) -> None:
 def test_what_was_current_within_the_time_stays(store: Store) -> None:  # 45
     publish(store, 1)
     publish(store, 2)
-    assert store.prune() == []
+    assert store.prune(dry_run=True) == store.prune() == []
 
 
 @of_a_folder
@@ -147,6 +147,23 @@ def test_what_the_disk_refuses_to_remove_is_kept(
     monkeypatch.setattr(Path, "rename", refused)
     assert store.prune(keep_seconds=-1) == [gone.address]
     assert (store.root / stuck.prefix).exists() and not (store.root / gone.prefix).exists()
+
+
+@of_a_folder
+def test_a_scratch_is_not_old_because_a_file_of_it_vanishes(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = Inputs("thing", "all", {"value": 9}, {}, "1")
+    kept = store.scratch(inputs).keep("part", lambda path: path.write_text("part"))
+    lstat = Path.lstat
+
+    def gone(path: Path) -> os.stat_result:
+        if path.name == ".begun":
+            raise FileNotFoundError(path)
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", gone)
+    assert store.prune() == [] and kept.exists()
 
 
 def test_a_key_called_like_an_object_of_the_store_is_harmless(store: Store) -> None:  # 44
