@@ -8,8 +8,8 @@ An attempt writes where no other attempt writes, and is published by one act tha
 the creation of its manifest. Locks save work; nothing depends on them. Layout::
 
     <stage>/<key>/<fingerprint>/_<attempt>/...   files of an attempt, with its manifest
-    <stage>/<key>/<fingerprint>/manifest.json    names the attempt that was published; written anew
-                                                 when another became current, or this again
+    <stage>/<key>/<fingerprint>/manifest.json    names the attempt that was published; its time is
+                                                 that of its last use
     <stage>/<key>/current                        the fingerprint that downstream steps read
     .notes/<name>                                what is no artifact, for all hosts
     .scratch/ .locks/ .temporary/                of this machine

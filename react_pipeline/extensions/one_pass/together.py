@@ -71,7 +71,7 @@ def passes_of(queries: int, rows: int, cores: int) -> int:
 
 @dataclass(frozen=True)
 class _Member:
-    """A domain whose pairs are due, and the scratch from which its build goes on."""
+    """A domain whose pairs are due, and the scratch that its build resumes from."""
 
     inputs: Inputs
     domain: DomainConfig
