@@ -58,7 +58,8 @@ class Folder:
 
     def read(self, path: str) -> bytes:
         """Return a small object."""
-        return (self.home / path).read_bytes()
+        with open(self.address(path), "rb") as file:  # noqa: PTH123 - faster, for thousands of them
+            return file.read()
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object; a reader finds the old one or the new one."""

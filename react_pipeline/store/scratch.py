@@ -161,7 +161,7 @@ class Scratch:
         return kept
 
     def _logs(self) -> list[Path]:
-        # Unlike `rglob`, `walk` continues where a process of this scratch removes a temporary folder.
+        # Unlike `rglob`, `walk` continues where a process of this scratch removes a temporary one.
         walk = os.walk(self.folder)
         return sorted(Path(folder, KEPT) for folder, _, files in walk if KEPT in files)
 
