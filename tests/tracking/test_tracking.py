@@ -318,7 +318,8 @@ def test_the_experiment_has_views_of_results_and_trainings(
     )
     assert shown["columnWidths"]["metrics.`top1`"] > 100  # MLflow's own, which cuts a fraction
     assert shown["runsHiddenMode"] == "SHOW_ALL"
-    assert "Model training" in tags["mlflow.note.content"]
+    link = f"[Gain beside control](#/experiments/{run.info.experiment_id}/runs?workflowType=machine"
+    assert link in tags["mlflow.note.content"]
     names = {column.split("`")[1] for column in shown["selectedColumns"]}
     extra = {"gain_over_control", "guard_delta", "judged_delta", "judged_gain"}
     assert names - extra <= {

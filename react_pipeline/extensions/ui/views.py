@@ -8,15 +8,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from react_pipeline.tracking import NOTE_TAG, RESULTS_VIEW, shown_differences
+from react_pipeline.tracking import NOTE_TAG, RESULTS_VIEW, shown_differences, view_url
 
 VIEW_TAG = "mlflow.sharedViewState."
-
-_NOTE = (
-    "Press **Model training** at the top left, then open **Runs**, and **Results** in the menu "
-    "*Views*."
-)
-"""Description of the experiment, on MLflow's first page, which is one of language models."""
 
 _NAMES = ("params.`domain`", "params.`method`")
 _WIDTHS = {
@@ -78,8 +72,9 @@ def _views() -> dict[str, dict[str, Any]]:
 
 def save_views(client: Any, experiment: Any) -> None:
     """Save the views that the experiment lacks, or has from an earlier version, as MLflow's own
-    pages save them.
+    pages save them; its description links to each.
     """
+    links = []
     for view, state in _views().items():
         order = ["attributes.`Run Name`", *state["selectedColumns"]]
         widths = {column: _WIDTHS.get(column, _METRIC_WIDTH) for column in order}
@@ -90,13 +85,13 @@ def save_views(client: Any, experiment: Any) -> None:
             "columnWidths": widths,
             "runsHiddenMode": "SHOW_ALL",
         }
+        name = view.replace("-", " ").capitalize()
         shown = json.dumps({**fixed, **state})
-        value = {
-            "name": view.replace("-", " ").capitalize(),
-            "createdAt": experiment.creation_time or 0,
-            "state": shown,
-        }
+        value = {"name": name, "createdAt": experiment.creation_time or 0, "state": shown}
         if experiment.tags.get(VIEW_TAG + view) != (text := json.dumps(value)):
             client.set_experiment_tag(experiment.experiment_id, VIEW_TAG + view, text)
+        links.append(f"[{name}]({view_url('', experiment.experiment_id, view).lstrip('/')})")
     if NOTE_TAG not in experiment.tags:  # a person may have written another one
-        client.set_experiment_tag(experiment.experiment_id, NOTE_TAG, _NOTE)
+        # MLflow's first page is one of language models; these are of trainings.
+        note = f"Views: {', '.join(links)}."
+        client.set_experiment_tag(experiment.experiment_id, NOTE_TAG, note)
