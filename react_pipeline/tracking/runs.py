@@ -152,7 +152,7 @@ class Runs:
         place = {name: tags[name] for name in ("asset", "fingerprint")}
         is_there = bool(self.find(client, place))
         group, _, _ = key.partition("/")
-        # What tells runs apart comes first: pages that compare runs cut long names.
+        # Domain and method come first: pages that compare runs cut long names.
         name = key if tags["asset"] == DOMAIN_RESULTS else f"{key} {tags['asset']}"
         if key == ALL:
             group = "all domains" if tags["asset"] == "overview" else "corpus"
