@@ -133,7 +133,6 @@ class Tracking:
         try:
             return question(self.runs.connect())
         except Exception as error:  # whatever MLflow, its database or the network raise
-            self.runs.forget()
             _logged.pop(self._name, None)
             _unreachable_until[self.uri] = time.monotonic() + COOLDOWN_SECONDS
             logger.warning(

@@ -98,10 +98,6 @@ class Runs:
             return None
         return f"{address}/#/experiments/{self.experiment_id}/runs/{run_id}?{TRAINING_PAGES}"
 
-    def forget(self) -> None:
-        """Look the experiment up again at the next `connect`: the server may have been replaced."""
-        self.experiment_id = DEFAULT_EXPERIMENT
-
     def connect(self) -> MlflowClient:
         """Return a client; database and experiment are created where they are missing."""
         for variable, value in VARIABLES.items():
@@ -122,8 +118,7 @@ class Runs:
         from react_pipeline.extensions import ui
 
         client = MlflowClient(self.uri, self.uri)
-        if self.experiment_id != DEFAULT_EXPERIMENT:
-            return client
+        # Each time, since the server may have been replaced.
         experiment = client.get_experiment_by_name(self.experiment)
         if experiment is None:
             location = None if files is None else files.resolve().as_uri()
