@@ -30,7 +30,7 @@ from react_pipeline.stage import (
 from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, ReactError
 from react_pipeline.tracking.models import MODEL_STAGES, log_inputs, log_model
 from react_pipeline.tracking.notes import dagster_url, reason_of, view_url
-from react_pipeline.tracking.registry import Version, list_versions, show_verdict
+from react_pipeline.tracking.registry import Version, list_versions, show_champion
 from react_pipeline.tracking.results import cost_rows, difference_rows
 from react_pipeline.tracking.runs import FINISHED, Runs, log_batch, logged_steps
 from react_pipeline.tracking.tables import log_tables
@@ -171,7 +171,7 @@ class Tracking:
     ) -> str:
         """Log one artifact; returns the id of its run."""
         if artifact.stage == PROMOTION:
-            show_verdict(client, project, artifact)
+            show_champion(client, project, artifact.key)
         seconds_ms = round(1000 * float(artifact.counts.get("seconds") or 0))
         tags = tags_of(artifact, dagster_run_id, dagster_url(project))
         started = created_ms(artifact) - seconds_ms

@@ -9,10 +9,10 @@ whatever MLflow raises.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from react_pipeline.project import Project
-from react_pipeline.promotion import Contender, Verdict, standing
+from react_pipeline.promotion import BASE_METHOD, Contender, HistoryEntry, Verdict, standing
 from react_pipeline.store import Artifact
 from react_pipeline.tracking.models import model_name
 from react_pipeline.tracking.values import MAX_TAG_CHARS
@@ -61,21 +61,29 @@ def list_versions(client: MlflowClient, slug: str) -> list[Version]:
     ]
 
 
-def show_verdict(client: MlflowClient, project: Project, verdict: Artifact) -> None:
-    """Write on the versions of a domain's model what this verdict made of them, and the aliases as
-    the last verdict has them.
+def show_champion(client: MlflowClient, project: Project, slug: str) -> None:
+    """Write the aliases of a domain's model, and on its versions what verdicts made of them, as the
+    last verdict has it.
     """
-    _annotate(client, Verdict.read(verdict), verdict)
     shown = None
-    while (last := standing(project, verdict.key)[1]) != shown:  # another was decided meanwhile
+    while (last := standing(project, slug)[1]) != shown:  # another was decided meanwhile
         if last is not None:
-            _set_aliases(client, Verdict.read(last), last)
+            _show(client, last)
         shown = last
 
 
-def _set_aliases(client: MlflowClient, verdict: Verdict, last: Artifact) -> None:
+def _show(client: MlflowClient, last: Artifact) -> None:
+    verdict = Verdict.read(last)
     name = model_name(verdict.domain)
     versions = {version.checkpoint: version for version in list_versions(client, verdict.domain)}
+    if not versions:
+        return
+    for checkpoint, title in _titles(verdict, last).items():
+        version = versions.get(checkpoint)
+        # Two decisions may be of one second.
+        shown = version and (version.tags.get("verdict"), version.tags.get("decided"))
+        if version and shown != (title.name, title.entry.decided):
+            _annotate(client, name, version.number, title)
     challenger = verdict.challenger
     if challenger is not None and challenger.is_same(verdict.champion):
         challenger = None
@@ -83,39 +91,47 @@ def _set_aliases(client: MlflowClient, verdict: Verdict, last: Artifact) -> None
         version = versions.get(contender.checkpoint) if contender else None
         if version:
             client.set_registered_model_alias(name, alias, version.number)
-        elif versions:  # the base, none, or a version that was deleted
+        else:  # the base, none, or a version that was deleted
             client.delete_registered_model_alias(name, alias)
-    if versions:
-        client.set_registered_model_tag(name, VERDICT_TAG, last.fingerprint)
+    client.set_registered_model_tag(name, VERDICT_TAG, last.fingerprint)
 
 
-def _annotate(client: MlflowClient, verdict: Verdict, artifact: Artifact) -> None:
-    """Write what a decision made of each version, unless a later one is written there."""
-    champion, before = verdict.champion, verdict.champion_before
-    titles: dict[str, tuple[str, Contender | None]] = {}
-    if verdict.challenger is not None:
-        titles[verdict.challenger.checkpoint] = verdict.decision, verdict.challenger
-    if not champion.is_same(before):
-        titles[before.checkpoint] = "former champion", None
-        is_back = verdict.decision == "rolled back"
-        titles[champion.checkpoint] = "champion again" if is_back else "promoted", champion
-    decided = str(artifact.manifest["created"])
-    for version in list_versions(client, verdict.domain):
-        if version.checkpoint not in titles or version.tags.get("decided", "") > decided:
-            continue
-        title, contender = titles[version.checkpoint]
-        tags = {
-            "verdict": title,
-            "decided": decided,
-            "decided_by": verdict.person or verdict.by,
-            "reason": verdict.reason,
-        }
-        if contender is not None and contender.top1 is not None:
-            tags["top1"] = f"{contender.top1:.6f}"
-        if contender is not None and verdict.test is not None:
-            tags["gain"] = f"{verdict.test.gain:+.4f}"
-        name = model_name(verdict.domain)
-        for tag, value in tags.items():
-            client.set_model_version_tag(name, version.number, tag, value[:MAX_TAG_CHARS])
-        description = f"{title} on {decided}: {verdict.reason}"[:MAX_TAG_CHARS]
-        client.update_model_version(name, version.number, description=description)
+class _Title(NamedTuple):
+    """What a decision made of a version; `contender` has the figures of it, if it has any."""
+
+    name: str
+    entry: HistoryEntry
+    contender: Contender | None = None
+
+
+def _titles(verdict: Verdict, last: Artifact) -> dict[str, _Title]:
+    """Return the latest title of each checkpoint that a decision is about."""
+    titles: dict[str, _Title] = {}
+    champion = Contender(method=BASE_METHOD)
+    for entry in (*verdict.history, verdict.as_history_entry(last)):
+        if entry.challenger is not None:
+            titles[entry.challenger.checkpoint] = _Title(entry.decision, entry, entry.challenger)
+        if not champion.is_same(entry.champion):
+            titles[champion.checkpoint] = _Title("former champion", entry)
+            name = "champion again" if entry.decision == "rolled back" else "promoted"
+            titles[entry.champion.checkpoint] = _Title(name, entry, entry.champion)
+        champion = entry.champion
+    return titles
+
+
+def _annotate(client: MlflowClient, name: str, number: str, title: _Title) -> None:
+    entry = title.entry
+    tags = {
+        "verdict": title.name,
+        "decided": entry.decided,
+        "decided_by": entry.person or entry.by,
+        "reason": entry.reason,
+    }
+    if title.contender is not None and title.contender.top1 is not None:
+        tags["top1"] = f"{title.contender.top1:.6f}"
+    if title.contender is not None and entry.test is not None:
+        tags["gain"] = f"{entry.test.gain:+.4f}"
+    for tag, value in tags.items():
+        client.set_model_version_tag(name, number, tag, value[:MAX_TAG_CHARS])
+    description = f"{title.name} on {entry.decided}: {entry.reason}"[:MAX_TAG_CHARS]
+    client.update_model_version(name, number, description=description)

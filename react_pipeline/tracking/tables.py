@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from react_pipeline.store import Artifact
@@ -55,18 +54,19 @@ def _predictions(result: Artifact, names: pd.Series[str]) -> pd.DataFrame:
 def _draw(result: Artifact, names: list[str]) -> Figure:
     """Draw how many images of each class (rows) were taken for which (columns)."""
     from matplotlib.figure import Figure
+    from sklearn.metrics import ConfusionMatrixDisplay
 
-    counts = np.zeros((len(names), len(names)), dtype=int)
-    for row in pd.read_parquet(result.file("predictions.parquet")).itertuples():
-        counts[row.class_id, row.predicted[0]] += 1
+    table = pd.read_parquet(result.file("predictions.parquet"))
     size = 3 + 0.35 * len(names)
     figure = Figure(figsize=(size, size), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(counts, cmap="Blues")
-    axes.set(xlabel="predicted", ylabel="class")
-    axes.set_xticks(range(len(names)), names, rotation=90)
-    axes.set_yticks(range(len(names)), names)
-    for row, column in np.argwhere(counts):
-        colour = "white" if 2 * counts[row, column] > counts.max() else "black"
-        axes.text(column, row, counts[row, column], ha="center", va="center", color=colour)
+    ConfusionMatrixDisplay.from_predictions(
+        table["class_id"],
+        table["predicted"].str[0],
+        labels=range(len(names)),
+        display_labels=names,
+        xticks_rotation="vertical",
+        cmap="Blues",
+        colorbar=False,
+        ax=figure.subplots(),
+    )
     return figure
