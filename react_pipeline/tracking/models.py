@@ -25,7 +25,6 @@ from react_pipeline.stage import (
 from react_pipeline.store import Artifact
 from react_pipeline.tracking.datasets import dataset_inputs
 from react_pipeline.tracking.runs import only
-from react_pipeline.tracking.values import MetricSource
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -156,9 +155,10 @@ def _register(
 
 def log_inputs(
     client: MlflowClient, experiment_id: str, project: Project, artifact: Artifact, run_id: str
-) -> MetricSource:
+) -> dict[str, str]:
     """Write which data sets and which model a run used; returns what its metrics were measured
-    on. The model of a result gets the calibration that was measured with it.
+    on, as MLflow's `Metric` names it. The model of a result gets the calibration that was measured
+    with it.
     """
     from mlflow.entities import LoggedModelInput
 
@@ -169,11 +169,12 @@ def log_inputs(
     models = find_models(client, experiment_id, checkpoint)[:1] if stage else []
     datasets = dataset_inputs(project, artifact)
     client.log_inputs(run_id, datasets, [LoggedModelInput(model.model_id) for model in models])
-    source = MetricSource()
+    source = {}
     for measured_on in datasets[:1]:
-        source = MetricSource(None, measured_on.dataset.name, measured_on.dataset.digest)
+        source["dataset_name"] = measured_on.dataset.name
+        source["dataset_digest"] = measured_on.dataset.digest
     for model in models:
-        source = source._replace(model_id=model.model_id)
+        source["model_id"] = model.model_id
         if stage == CUSTOMIZED_CHECKPOINT and artifact.stage in (DOMAIN_RESULTS, REEVALUATED):
             key = method_key(model.params["domain"], model.params["method"])
             place = stage, key, checkpoint

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from react_pipeline.evaluation import METRICS
 from react_pipeline.project import Project
-from react_pipeline.stage import ALL, DOMAIN_RESULTS
+from react_pipeline.stage import ALL, DOMAIN_RESULTS, domain_and_method
 from react_pipeline.store import Artifact, locked
 from react_pipeline.tracking.notes import NOTE_TAG, TRAINING_PAGES, mlflow_url
 from react_pipeline.tracking.relocation import FILES, follow_project
 from react_pipeline.tracking.results import shown_differences
-from react_pipeline.tracking.values import LOSS, MAX_TAG_CHARS, TRAINING_PREFIX, MetricSource, Row
+from react_pipeline.tracking.values import LOSS, MAX_TAG_CHARS, TRAINING_PREFIX, Row
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -206,12 +206,14 @@ class Runs:
     def close_abandoned(self, client: MlflowClient, checkpoint: Artifact) -> None:
         """Close what trainings with another configuration left RUNNING when they were killed: none
         will go on. One that does run is opened again when it is logged.
+
+        Args:
+            checkpoint: Whose own run is closed already.
         """
-        domain, method = checkpoint.key.split("/")
+        domain, method = domain_and_method(checkpoint.key)
         tags = {"asset": checkpoint.stage, "domain": domain, "method": method}
         for run in self.find(client, tags):
-            is_other = run.data.tags.get("fingerprint") != checkpoint.fingerprint
-            if is_other and run.info.status == RUNNING:
+            if run.info.status == RUNNING:
                 client.set_terminated(run.info.run_id, KILLED)
 
     def finished(self, client: MlflowClient) -> set[str]:
@@ -254,7 +256,7 @@ def log_batch(
     tags: Mapping[str, str] | None = None,
     rows: Iterable[Row] = (),
     without: Collection[int] = (),
-    source: MetricSource | None = None,
+    source: Mapping[str, str] | None = None,
 ) -> None:
     """Write params, tags (cut at MLflow's limit) and metrics; the same ones again change nothing.
 
@@ -268,8 +270,11 @@ def log_batch(
     ranking = {*METRICS, *shown_differences()}
     metrics = [
         Metric(
-            *(row.name, row.value, row.time_ms, row.step),
-            *(source if source and row.name in ranking else ()),
+            row.name,
+            row.value,
+            row.time_ms,
+            row.step,
+            **(source if source and row.name in ranking else {}),
         )
         for row in rows
         if row.step not in without or not row.name.startswith(TRAINING_PREFIX)

@@ -45,14 +45,6 @@ class Row(NamedTuple):
     time_ms: int
 
 
-class MetricSource(NamedTuple):
-    """The model and the data set of a metric, under the names that MLflow's metrics use."""
-
-    model_id: str | None = None
-    dataset_name: str | None = None
-    dataset_digest: str | None = None
-
-
 def params_of(source: Artifact | Inputs) -> dict[str, str]:
     """The configuration that decides an artifact, flat, and its domain and method; cut at
     `MAX_PARAM_CHARS`.
