@@ -180,9 +180,7 @@ def test_results_of_all_methods_can_be_compared_by_same_metrics(
         ]
 
 
-def test_a_result_has_tables_and_a_confusion_matrix_to_look_at(
-    tracking: Tracking, compared: Project
-) -> None:
+def test_a_result_has_tables_and_a_confusion_matrix(tracking: Tracking, compared: Project) -> None:
     run = log(tracking, compared, "domain_results", "shapes/base")
     client = MlflowClient(tracking.uri)
 
@@ -209,7 +207,7 @@ def test_a_result_has_tables_and_a_confusion_matrix_to_look_at(
     assert len(table("predictions")) == 12
 
 
-def test_runs_say_who_made_them_from_which_project_and_commit(
+def test_runs_name_user_project_and_commit(
     tracking: Tracking, make_project: Callable[..., Project]
 ) -> None:
     project = make_project()
@@ -230,9 +228,7 @@ def test_runs_say_who_made_them_from_which_project_and_commit(
     assert tags["mlflow.user"] == run.info.user_id == getpass.getuser()
 
 
-def test_names_of_runs_begin_with_what_tells_them_apart(
-    tracking: Tracking, compared: Project
-) -> None:
+def test_names_of_runs_begin_with_domain_and_method(tracking: Tracking, compared: Project) -> None:
     # MLflow cuts long names where it compares runs.
     assert log(tracking, compared, "domain_results", "shapes/base").info.run_name == "shapes/base"
     log(tracking, compared, "comparison", "shapes")

@@ -273,7 +273,7 @@ def test_the_carried_wheel_installs_this_package(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.operations
-def test_a_model_predicts_in_an_environment_of_its_own_requirements(
+def test_a_model_predicts_in_an_environment_of_its_own(
     checkpoint: Artifact, tracking: Tracking, tmp_path: Path
 ) -> None:
     """Downloads about a gigabyte: torch for CPUs if pip finds it."""
