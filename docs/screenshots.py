@@ -138,7 +138,7 @@ def show_results(page: Page, mlflow: str, experiment_id: str, *, charts: bool = 
     if charts:
         page.locator(".js-plotly-plot .main-svg:visible").first.wait_for()
     else:
-        page.locator("[role=gridcell]:has-text('domain_results')").first.wait_for()
+        page.locator("[role=gridcell]:has-text('/base')").first.wait_for()
 
 
 def show_models(page: Page, mlflow: str, experiment_id: str) -> None:

@@ -25,6 +25,7 @@ ROOT_FILES = (
     "benchmarks/results.md",
     "benchmarks/results.csv",
     "examples/my_extension/my_extension.py",
+    "examples/dagster_mlflow.py",
     "examples/react_by_hand.py",
     "recipes/imagenet-b32/README.md",
 )

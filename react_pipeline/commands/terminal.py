@@ -92,7 +92,7 @@ def log_to_terminal() -> None:
     handler = _Lines()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    for name in ("react_pipeline.store.store", "react_pipeline.corpus.progress_lines"):
+    for name in ("react_pipeline.store.durable", "react_pipeline.corpus.progress_lines"):
         logging.getLogger(name).setLevel(logging.INFO)
 
 

@@ -19,7 +19,6 @@ from .durable import link_or_copy as link_or_copy
 from .durable import lock as lock
 from .durable import locked as locked
 from .durable import outside_stamp as outside_stamp
-from .durable import release as release
 from .durable import remembered_sha256 as remembered_sha256
 from .durable import remove as remove
 from .durable import rename_synced as rename_synced

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FORMAT = 3
 """Version of the layout and of the manifest. A store of another format is refused."""
+MAX_PARSED = 200_000
+"""Manifests that a process remembers, by their bytes; some may be removed by now."""
 
 
 def canonical_json(value: Any) -> str:
@@ -50,7 +52,6 @@ class Artifact:
     store: Store = field(compare=False, repr=False)
     manifest: Mapping[str, Any]
     reused: bool = field(default=True, compare=False)
-    _verified: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @property
     def stage(self) -> str:
@@ -128,9 +129,7 @@ class Artifact:
                     f"{self.address}: no file {name!r} in its manifest; rematerialize "
                     f"`{self.stage}`"
                 )
-        folder = self.store.verified(self, [name for name in names if name not in self._verified])
-        self._verified.update(names)
-        return folder
+        return self.store.verified(self, names)
 
     def open_parent(self, stage: str) -> Artifact:
         """The artifact of a stage that this one was made from, of the same key.
@@ -179,6 +178,11 @@ class Inputs:
         """Path of the manifest and of the attempts in a store."""
         return f"{self.stage}/{self.key}/{self.fingerprint}"
 
+    @property
+    def slug(self) -> str:
+        """The same where no folder below a folder is possible."""
+        return self.place.replace("/", "--")
+
 
 def link_file(artifact: Artifact, name: str, place: Path) -> bool:
     """Give a file of an artifact a second name, for a reader that never writes to it.
@@ -187,12 +191,15 @@ def link_file(artifact: Artifact, name: str, place: Path) -> bool:
         Whether it has it; false where the place is on another disk, or the file system knows no
         links.
     """
+    from react_pipeline.store.store import remember  # of artifacts
+
+    folder = artifact.folder_with([name])
     try:
-        os.link(artifact.file(name), place)
+        os.link(folder / name, place)
     except OSError:
         return False
     # A link changes the time of change, by which it is remembered that the file was verified.
-    artifact.store.remember(artifact, [name])
+    remember(folder, [name])
     return True
 
 
@@ -208,26 +215,22 @@ def with_digest(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {**stored, "digest": _digest(stored)}
 
 
-def parse_manifest(content: bytes, path: str) -> dict[str, Any] | None:
-    """The manifest in the bytes of `<stage>/<key>/<fingerprint>/manifest.json`; None if they are
-    not the manifest of this artifact.
+@lru_cache(MAX_PARSED)
+def parse_manifest(content: bytes, place: str) -> Mapping[str, Any] | None:
+    """The manifest in the bytes of `<place>/manifest.json`; None if they are not the manifest of
+    this artifact.
     """
     try:
         manifest: dict[str, Any] = json.loads(content)
-        place = "/".join(manifest[name] for name in ("stage", "key", "fingerprint"))
+        named = "/".join(manifest[name] for name in ("stage", "key", "fingerprint"))
         rest = {name: value for name, value in manifest.items() if name != "digest"}
         is_whole = manifest["digest"] == _digest(rest) and manifest["format"] == FORMAT
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    return manifest if is_whole and place == path.rpartition("/")[0] else None
+    return manifest if is_whole and named == place else None
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(
         json.dumps(manifest, sort_keys=True, ensure_ascii=False).encode()
     ).hexdigest()
-
-
-def slug_of(stage: str, key: str, fingerprint: str) -> str:
-    """Name of an artifact where no folder below a folder is possible."""
-    return f"{stage}--{key.replace('/', '--')}--{fingerprint}"

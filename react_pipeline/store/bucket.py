@@ -1,7 +1,7 @@
 """A store's objects in object storage: S3, GCS or Azure by obstore, bounded retries, errors as one
 line; files are built, and copied to be read, on this machine.
 
-Does not belong here: what the objects mean (`store`).
+Does not belong here: what the objects mean (`store`), looks at many of them (`bucket_look`).
 
 An object is removed by a conditional write, since no server deletes on a condition everywhere: a
 few bytes that begin with `REMOVED` are no object.
@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import math
 import os
 import re
 import secrets
-import shutil
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -31,7 +32,15 @@ from react_pipeline.store.errors import (
     SourceUnavailable,
     StoreWriteError,
 )
-from react_pipeline.store.folder import HEADS, MANIFEST, TEMPORARY, Entry, sweep
+from react_pipeline.store.folder import (
+    HEADS,
+    MANIFEST,
+    Entry,
+    Folder,
+    temporary_in,
+    throw_away,
+    written_at,
+)
 
 if TYPE_CHECKING:
     from react_pipeline.store.bucket_look import BucketLook
@@ -47,26 +56,21 @@ MAX_PARTS = 9_000
 """Parts of one upload; S3 allows 10,000."""
 MIN_PART_BYTES = 8 << 20
 COPIES = ".copies"
+MEASURED_SECONDS = 10
+"""Copies are measured once in so long, which takes a walk."""
 REMOVED = b"removed "
 REMOVED_BYTES = len(REMOVED) + 16
 
 _CODE = re.compile(r"<Code>(\w+)</Code>")
-_REFUSALS = frozenset(
-    {
-        "AccessDenied",
-        "AuthorizationHeaderMalformed",
-        "ExpiredToken",
-        "InvalidAccessKeyId",
-        "InvalidToken",
-        "RequestTimeTooSkewed",
-        "SignatureDoesNotMatch",
-        "TokenRefreshRequired",
-    }
+_REFUSED = re.compile(
+    "AccessDenied|AuthorizationHeaderMalformed|ExpiredToken|InvalidAccessKeyId|InvalidToken|"
+    "RequestTimeTooSkewed|SignatureDoesNotMatch|TokenRefreshRequired|PermissionDenied|"
+    "Unauthenticated"
 )
 _NO_CREDENTIALS = re.compile(r"169\.254\.169\.254|metadata\.google|MissingCredentials", re.I)
 
-Version = Mapping[str, str]
-"""Names one version of an object for a conditional write."""
+Meta = Mapping[str, Any]
+"""What a server says of an object."""
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -96,16 +100,10 @@ class Bucket:
         return f"{self.url.rstrip('/')}/{path}"
 
     def look(self) -> BucketLook:
-        """The same at one moment: a listing, and what changed since the last look of this
-        machine.
-        """
+        """The same at one moment."""
         from react_pipeline.store.bucket_look import BucketLook  # a bucket too
 
         return BucketLook(self.url, self.home, self.cache_bytes)
-
-    def version(self, path: str) -> str:
-        """As of `Folder`."""
-        return ""
 
     def read(self, path: str) -> bytes:
         """As of `Folder`."""
@@ -114,10 +112,10 @@ class Bucket:
             raise FileNotFoundError(path)
         return content
 
-    def _get(self, path: str) -> tuple[bytes, Version]:
+    def _get(self, path: str) -> tuple[bytes, Meta]:
         with self._named(path) as (library, client):
             answer = library.get(client, path)
-            return bytes(answer.bytes()), _version(answer.meta)
+            return bytes(answer.bytes()), answer.meta
 
     def put(self, path: str, data: bytes) -> None:
         """As of `Folder`."""
@@ -125,7 +123,7 @@ class Bucket:
 
     def create(self, path: str, data: bytes) -> bool:
         """As of `Folder`."""
-        condition: str | Version = "create"
+        condition: str | Meta = "create"
         while True:
             try:
                 self._put(path, data, condition)
@@ -139,22 +137,28 @@ class Bucket:
                 if not content.startswith(REMOVED):
                     return content == data
 
-    def remove(self, path: str, data: bytes) -> bool:
+    def touch(self, path: str) -> None:
+        """As of `Folder`."""
+        with suppress(FileNotFoundError, ConflictError):
+            self._put(path, *self._get(path))
+
+    def remove(self, path: str, data: bytes, *, not_after: float = math.inf) -> bool:
         """As of `Folder`."""
         mark = REMOVED + secrets.token_hex(8).encode()
         try:
-            content, version = self._get(path)
-            if content != data:
+            content, meta = self._get(path)
+            if content != data or entry_of(meta).time > not_after:
                 return False
-            self._put(path, mark, version)
+            self._put(path, mark, meta)
         except ConflictError:  # maybe by this very request, whose answer was lost
             return self._get(path)[0] == mark
         except FileNotFoundError:
             return False
         return True
 
-    def _put(self, path: str, data: bytes, condition: str | Version) -> None:
-        mode = condition if isinstance(condition, str) else dict(condition)
+    def _put(self, path: str, data: bytes, condition: str | Meta) -> None:
+        """Write an object; if a condition is what a server said of it, only over that version."""
+        mode = condition if isinstance(condition, str) else _version(condition)
         try:
             with self._named(path) as (library, client):
                 library.put(client, path, data, use_multipart=False, mode=mode)
@@ -179,24 +183,23 @@ class Bucket:
 
     def heads(self, prefix: str = "", name: str = "") -> Iterator[Entry]:
         """As of `Folder`, with every file of each attempt."""
-        objects = (entry for entry in self.entries(prefix) if entry.path[0] != ".")
-        return (entry for entry in objects if is_head(entry) or "/_" in entry.path)
+        for entry in self.entries(prefix):
+            if entry.path[0] != "." and (is_head(entry) or "/_" in entry.path):
+                yield entry
 
     def finish(self, prefix: str, built: Path, names: Collection[str]) -> None:
         """As of `Folder`: the first of the files is uploaded first."""
 
         def upload(name: str) -> None:
-            file = built / name
+            path, file = f"{prefix}/{name}", built / name
             part = max(MIN_PART_BYTES, file.stat().st_size // MAX_PARTS)
-            with self._named(f"{prefix}/{name}") as (library, client):
-                path = f"{prefix}/{name}"
+            with self._named(path) as (library, client):
                 library.put(client, path, file, chunk_size=part, max_concurrency=4)
 
         first, *others = names
         upload(first)
         each(upload, others)
         built.rename(self._copy(prefix))
-        self._make_room(_bytes_below(self._copy(prefix)))
 
     def fetch(self, prefix: str, names: Iterable[str], *, anew: bool) -> Path:
         """As of `Folder`: downloads what this machine lacks.
@@ -207,8 +210,9 @@ class Bucket:
         folder = self._copy(prefix)
         missing = [name for name in names if anew or not (folder / name).exists()]
         try:
-            sizes = each(lambda name: self._download(f"{prefix}/{name}", folder / name), missing)
-            self._make_room(sum(sizes))
+            if missing:
+                make_room(self, time.monotonic() // MEASURED_SECONDS)
+            each(lambda name: self._download(f"{prefix}/{name}", folder / name), missing)
         except OSError as error:
             if error.errno is None:  # an object that is gone
                 raise
@@ -219,17 +223,13 @@ class Bucket:
             ) from error
         return folder
 
-    def _download(self, path: str, file: Path) -> int:
-        part = self.home / TEMPORARY / secrets.token_hex(8)
-        for folder in (part.parent, file.parent):
-            folder.mkdir(parents=True, exist_ok=True)
+    def _download(self, path: str, file: Path) -> None:
+        part = temporary_in(self.home)
+        file.parent.mkdir(parents=True, exist_ok=True)
         try:
             with part.open("wb") as target:
-                for chunk in self._chunks(path):
-                    target.write(chunk)
-                size = target.tell()
+                target.writelines(self._chunks(path))
             rename_synced(part, file)
-            return size
         finally:
             part.unlink(missing_ok=True)
 
@@ -246,7 +246,7 @@ class Bucket:
 
     def sweep(self, seconds: float) -> None:
         """As of `Folder`, and marks of removed objects."""
-        sweep(self.home / TEMPORARY, seconds)
+        Folder(self.home).sweep(seconds)
         listing = list(self.entries(""))
         now = max((entry.time for entry in listing), default=0)  # the clock of the server
         old = [entry.path for entry in listing if _is_mark(entry) and entry.time < now - seconds]
@@ -262,20 +262,18 @@ class Bucket:
         """
         brief = replace(self, retry_seconds=PROBE_SECONDS)
         path = f".probe/{secrets.token_hex(8)}"
-        brief.create(path, b"1")
         try:
-            _, version = brief._get(path)
-            brief._put(path, b"2", version)
-            for condition in ("create", version):
-                try:
+            brief.create(path, b"1")
+            _, first = brief._get(path)
+            brief._put(path, b"2", first)
+            for condition in ("create", first):
+                with suppress(ConflictError):
                     brief._put(path, b"3", condition)
-                except ConflictError:
-                    continue
-                raise InputError(
-                    f"{self.url}: its server ignores the conditions of writes, by which exactly "
-                    "one of several builders publishes; use a server that knows If-Match and "
-                    "If-None-Match"
-                )
+                    raise InputError(
+                        f"{self.url}: its server ignores the conditions of writes, by which "
+                        "exactly one of several builders publishes; use a server that knows "
+                        "If-Match and If-None-Match"
+                    )
         finally:
             brief.delete(path)
 
@@ -288,25 +286,6 @@ class Bucket:
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)
         return folder
-
-    def _make_room(self, new_bytes: int) -> None:
-        """Remove the least recently opened copies above the limit, once for each 2 % of it that
-        this process has added: to measure them takes a walk.
-        """
-        _added[self.home] = _added.get(self.home, self.cache_bytes) + new_bytes
-        if _added[self.home] < self.cache_bytes / 50:
-            return
-        _added[self.home] = 0
-        copies = {path: _bytes_below(path) for path in (self.home / COPIES).iterdir()}
-        total = sum(copies.values())
-        for copy in sorted(copies, key=lambda path: path.stat().st_mtime):
-            if total > self.cache_bytes and _lock_use(
-                self.home, copy.name, fcntl.LOCK_EX | fcntl.LOCK_NB
-            ):
-                gone = copy.rename(self.home / TEMPORARY / secrets.token_hex(8))
-                _lock_use(self.home, copy.name, fcntl.LOCK_UN)
-                shutil.rmtree(gone)
-                total -= copies[copy]
 
     @contextmanager
     def _named(self, path: str) -> Iterator[tuple[Any, Any]]:
@@ -330,18 +309,14 @@ class Bucket:
 
 
 _process: int | None = None
-_added: dict[Path, float] = {}
 
 
 def each(action: Callable[[Item], T], items: Iterable[Item], threads: int = THREADS) -> list[T]:
     """Results of a request for each item, several at once, in the order of the items; after one
     that fails no other is begun.
     """
-    pool = ThreadPoolExecutor(threads)
-    try:
+    with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(action, items))
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 @cache
@@ -355,11 +330,6 @@ def _client(url: str, retry_seconds: float) -> tuple[Any, Any]:
     retry: Any = {
         "max_retries": 100,
         "retry_timeout": timedelta(seconds=retry_seconds),
-        "backoff": {
-            "init_backoff": timedelta(milliseconds=200),
-            "max_backoff": timedelta(seconds=10),
-            "base": 2,
-        },
     }
     options: Any = {
         "allow_http": True,
@@ -374,9 +344,24 @@ def _client(url: str, retry_seconds: float) -> tuple[Any, Any]:
         raise InputError(f"store: {url}: {_words(error)}") from error
 
 
+@lru_cache(1)
+def make_room(bucket: Bucket, _moment: float) -> None:
+    """Remove the least recently opened copies above the limit that no process has open."""
+    home, sizes = bucket.home, {}
+    for copy in (home / COPIES).iterdir():
+        files = Folder(home).entries(f"{COPIES}/{copy.name}")
+        sizes[copy] = sum(entry.size for entry in files)
+    total = sum(sizes.values())
+    for copy in sorted(sizes, key=written_at):
+        if total > bucket.cache_bytes and _lock_use(home, copy.name, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            throw_away(copy, home)
+            _lock_use(home, copy.name, fcntl.LOCK_UN)
+            total -= sizes[copy]
+
+
 @cache
 def _users(home: Path, _process: int) -> Any:
-    (home / TEMPORARY).mkdir(parents=True, exist_ok=True)
+    home.mkdir(parents=True, exist_ok=True)
     return (home / ".users").open("a+b")
 
 
@@ -398,15 +383,7 @@ def _lock_use(home: Path, attempt: str, kind: int) -> bool:
     return False
 
 
-def _bytes_below(folder: Path) -> int:
-    size = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            size += path.stat().st_size
-    return size
-
-
-def entry_of(meta: Mapping[str, Any]) -> Entry:
+def entry_of(meta: Meta) -> Entry:
     """Return what a server says of an object."""
     return Entry(meta["path"], meta["size"], meta["last_modified"].timestamp(), str(_version(meta)))
 
@@ -421,25 +398,27 @@ def _is_mark(entry: Entry) -> bool:
     return entry.size == REMOVED_BYTES and entry.path.endswith(f"/{MANIFEST}")
 
 
-def _version(meta: Mapping[str, Any]) -> Version:
+def _version(meta: Meta) -> dict[str, Any]:
+    """What names one version of an object for a conditional write."""
     return {name: meta[name] for name in ("e_tag", "version") if meta.get(name) is not None}
 
 
 def _explained(address: str, error: Exception) -> Exception:
-    kind, text = type(error).__name__, str(error)
+    kind = type(error).__name__
     if kind in ("AlreadyExistsError", "PreconditionError"):
         return ConflictError(address)
-    codes = _CODE.findall(text)
-    if kind in ("PermissionDeniedError", "UnauthenticatedError") or _REFUSALS.intersection(codes):
+    text = f"{error} {kind}"
+    if refused := _REFUSED.search(text):
         return InputError(
-            f"{address}: access is refused ({(codes or [kind])[0]}); renew or correct the "
-            "credentials of the environment, and run again: what was built is uploaded then"
+            f"{address}: access is refused ({refused[0]}); renew or correct the credentials of the "
+            "environment, and run again: what was built is uploaded then"
         )
     if _NO_CREDENTIALS.search(text):
         return InputError(f"{address}: no credentials found; set them in the environment")
+    said = (_CODE.findall(text) or [_words(error)])[0]
     return SourceUnavailable(
-        f"{address}: its server does not answer as it should ({(codes or [_words(error)])[0]}); "
-        "check AWS_ENDPOINT_URL and the network, and run again: what was built is uploaded then"
+        f"{address}: its server does not answer as it should ({said}); check AWS_ENDPOINT_URL and "
+        "the network, and run again: what was built is uploaded then"
     )
 
 

@@ -1,28 +1,26 @@
-"""Looks at object storage: a listing of one moment.
+"""Looks at object storage: a listing of one moment, and what its small objects say.
 
-Belongs here: what a listing and small objects say. Does not belong here: anything that reads files
-of an artifact.
+Does not belong here: anything that reads files of an artifact.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from bisect import bisect_left
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice, takewhile
-from typing import Any
 
 from react_pipeline.store.bucket import Bucket, each, entry_of, is_head
+from react_pipeline.store.durable import CACHE
 from react_pipeline.store.errors import SourceUnavailable
-from react_pipeline.store.folder import CURRENT, MANIFEST, Entry
+from react_pipeline.store.folder import Entry
 
 LOOK_SECONDS = 10.0
-"""How long a look waits for the server, and the last pause between tries as long again: ticks are
-cut off after 60 seconds, and those that go on nevertheless keep the code server from answering
-Dagster, which then ends it.
+"""How long a look waits for the server, beside a last pause between tries (15 s): ticks are cut off
+after 60 seconds, and those that go on nevertheless keep the code server from answering Dagster,
+which then ends it.
 """
 SMALL_THREADS = 64
 """Requests for small objects at once."""
@@ -35,84 +33,67 @@ class BucketLook(Bucket):
     """
 
     retry_seconds: float = LOOK_SECONDS
-    faults: list[SourceUnavailable] = field(default_factory=list, compare=False)
 
     @cached_property
-    def _listing(self) -> dict[str, Entry]:
-        """All objects by their paths, in order; those of each top folder are listed at the same
-        time, since pages follow one another.
+    def _seen(self) -> tuple[list[Entry], dict[str, bytes]] | SourceUnavailable:
+        try:
+            listing = sorted(self._list())
+            return listing, self._contents(listing)
+        except SourceUnavailable as error:
+            return error
+
+    def _list(self) -> Iterator[Entry]:
+        """All objects; those of each top folder are listed at the same time, since pages follow one
+        another.
         """
         with self._named("") as (library, client):
             top = library.list_with_delimiter(client)
-        below = each(
-            lambda folder: list(super(BucketLook, self).entries(folder)), top["common_prefixes"]
-        )
-        entries = [*map(entry_of, top["objects"]), *(one for folder in below for one in folder)]
-        return {entry.path: entry for entry in sorted(entries)}
+        yield from map(entry_of, top["objects"])
+        list_below = super().entries
+        for below in each(lambda folder: list(list_below(folder)), top["common_prefixes"]):
+            yield from below
 
-    @cached_property
-    def _paths(self) -> list[str]:
-        return list(self._listing)
+    def _contents(self, listing: Iterable[Entry]) -> dict[str, bytes]:
+        """Contents of small objects by their paths; this machine keeps them with their versions."""
+        small = (entry for entry in listing if is_head(entry) or entry.path.startswith(".notes/"))
+        versions = {entry.path: entry.version for entry in small}
 
-    def version(self, path: str) -> str:
-        """As of `Folder`."""
-        if path not in self._listing:
-            raise FileNotFoundError(path)
-        return self._listing[path].version
+        def request(path: str) -> tuple[str, str, bytes] | None:
+            try:
+                content, meta = self._get(path)
+            except FileNotFoundError:  # removed meanwhile
+                return None
+            return path, entry_of(meta).version, content
 
-    def read(self, path: str) -> bytes:
-        """As of `Folder`."""
-        if path not in self._contents:
-            raise FileNotFoundError(path)
-        return self._contents[path]
-
-    def entries(self, prefix: str) -> Iterator[Entry]:
-        """As of `Folder`."""
-        start = f"{prefix}/" if prefix else ""
-        paths = islice(self._paths, bisect_left(self._paths, start), None)
-        return map(self._listing.__getitem__, takewhile(lambda path: path.startswith(start), paths))
-
-    @cached_property
-    def _contents(self) -> dict[str, bytes]:
-        """The contents of small objects, by their paths; this machine keeps them with their
-        versions.
-        """
-        versions = {
-            path: entry.version
-            for path, entry in self._listing.items()
-            if path.startswith(".notes/")
-            or (path.endswith((f"/{MANIFEST}", f"/{CURRENT}")) and is_head(entry))
-        }
-        cache = self.home / ".cache" / "objects.db"
+        cache = self.home / CACHE / "objects.db"
         cache.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(cache, timeout=60)) as database, database:
             database.execute(
                 "CREATE TABLE IF NOT EXISTS objects (path PRIMARY KEY, version, content)"
             )
             rows = database.execute("SELECT path, version, content FROM objects").fetchall()
-        contents = {path: text for path, version, text in rows if versions.get(path) == version}
-
-        def request(path: str) -> tuple[str, str, bytes] | None:
-            try:
-                content, version = self._get(path)
-            except FileNotFoundError:  # removed meanwhile
-                return None
-            return path, str(version), content
-
-        new = list(filter(None, each(request, versions.keys() - contents.keys(), SMALL_THREADS)))
-        gone = [(path,) for path, *_ in rows if path not in versions]
-        with closing(sqlite3.connect(cache, timeout=60)) as database, database:
+            known = {path: text for path, version, text in rows if versions.get(path) == version}
+            new = [*filter(None, each(request, versions.keys() - known.keys(), SMALL_THREADS))]
+            gone = [(path,) for path, *_ in rows if path not in versions]
             database.executemany("DELETE FROM objects WHERE path = ?", gone)
             database.executemany("INSERT OR REPLACE INTO objects VALUES (?, ?, ?)", new)
-        return contents | {path: content for path, _, content in new}
+        return known | {path: content for path, _, content in new}
 
-    @contextmanager
-    def _named(self, path: str) -> Iterator[tuple[Any, Any]]:
-        if self.faults:
-            raise self.faults[0]
-        try:
-            with super()._named(path) as named:
-                yield named
-        except SourceUnavailable as error:
-            self.faults.append(error)
-            raise
+    def _at_this_moment(self) -> tuple[list[Entry], dict[str, bytes]]:
+        if isinstance(self._seen, SourceUnavailable):
+            raise self._seen
+        return self._seen
+
+    def read(self, path: str) -> bytes:
+        """As of `Folder`."""
+        _, contents = self._at_this_moment()
+        if path not in contents:
+            raise FileNotFoundError(path)
+        return contents[path]
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """As of `Folder`."""
+        listing, _ = self._at_this_moment()
+        start = f"{prefix}/" if prefix else ""
+        first, end = (bisect_left(listing, (edge,)) for edge in (start, f"{start}\U0010ffff"))
+        yield from listing[first:end]

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_IMODE, S_ISREG
-from typing import Any, TextIO
+from typing import TextIO
 
 from react_pipeline.store.bounded import open_regular
 from react_pipeline.store.errors import CorpusError
@@ -82,6 +82,9 @@ def append(descriptor: int, data: bytes) -> None:
 def link_or_copy(source: Path, target: Path) -> None:
     """Give a file, or each file of a folder, another name on the same disk, or copy it where that
     cannot be.
+
+    Raises:
+        FileExistsError: If the name is taken.
     """
     if source.is_dir():
         for path in source.iterdir():
@@ -90,8 +93,12 @@ def link_or_copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
+    except (FileExistsError, FileNotFoundError):
+        raise
     except OSError:  # some file systems know no links
-        shutil.copyfile(source, target)
+        with source.open("rb") as data, target.open("xb") as copy:
+            shutil.copyfileobj(data, copy)
+        fsync(target)
 
 
 def remove(path: Path) -> None:
@@ -127,42 +134,39 @@ def fsync_tree(root: Path) -> None:
         fsync(path)
 
 
-def lock(file: TextIO | int, *, wait: bool = True, shared: bool = False) -> bool:
-    """Lock an open file until it is closed; false if another process holds it (`shared`: alone), or
-    the file system has no locks.
+def lock(file: TextIO | int, *, wait: bool = True) -> bool:
+    """Lock an open file until it is closed; false if another process holds it, or the file system
+    has no locks.
 
     The kernel frees it when its holder dies, so that a SIGKILL leaves no lock behind.
     """
     try:
-        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno not in NO_LOCKS:
+        if error.errno not in {errno.EWOULDBLOCK, *NO_LOCKS}:
             raise
         return False
     return True
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Wait for a lock file, which is made where it is missing, and hold it."""
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Take turns with other processes of this machine by a lock file, to save work; yields whether
+    the lock is held.
+
+    It is not where the file system has no locks, or another process holds it and `wait` is false.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        held = lock(file)
+        held = lock(file, wait=False)
+        if wait and not held:
+            logger.info("waiting: another run holds %s", path.stem)
+            held = lock(file)
         try:
-            yield
+            yield held
         finally:
-            release(file, held)
-
-
-def release(file: TextIO, held: bool) -> None:
-    """Free a lock at once: a forked process that has the file open, too, would keep it until it
-    ends.
-    """
-    if held:
-        fcntl.flock(file, fcntl.LOCK_UN)
+            if held:  # or a forked process, which has the file open, too, would keep it
+                fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def stamp_of(stat: os.stat_result) -> tuple[int, int, int, int]:
@@ -196,16 +200,15 @@ def remembered_sha256(root: Path, path: Path) -> str:
         CorpusError: If the file cannot be read.
     """
     try:
-        seen: dict[str, Any] = {"path": str(path.resolve()), "stamp": list(outside_stamp(path))}
-        name = hashlib.sha256(seen["path"].encode()).hexdigest()[:16]
+        stamp = list(outside_stamp(path))
+        name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()
         cached = root / CACHE / "shards" / f"{name}.json"
-        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-            remembered = json.loads(cached.read_bytes())
-            digest = str(remembered.pop("sha256"))
-            if remembered == seen:
-                return digest
+        with suppress(OSError, ValueError, TypeError, RecursionError):
+            seen, digest = json.loads(cached.read_bytes())
+            if seen == stamp:
+                return str(digest)
         digest = sha256_of(path)
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror or error})") from error
-    write_atomically(cached, json.dumps({**seen, "sha256": digest}))
+    write_atomically(cached, json.dumps([stamp, digest]))
     return digest

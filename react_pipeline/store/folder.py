@@ -7,7 +7,7 @@ slashes; one that is missing is a FileNotFoundError.
 
 from __future__ import annotations
 
-import errno
+import math
 import os
 import secrets
 import shutil
@@ -18,15 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from react_pipeline.store.durable import fsync, remove, sha256_of, stamp_of
+from react_pipeline.store.durable import fsync, link_or_copy, remove, sha256_of
 
 MANIFEST = "manifest.json"
 CURRENT = "current"
-USED = "used"
-HEADS = frozenset({MANIFEST, CURRENT, USED})
+HEADS = frozenset({MANIFEST, CURRENT})
 """Names of the small objects that say what there is."""
 TEMPORARY = ".temporary"
-NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
 class Entry(NamedTuple):
@@ -58,13 +56,10 @@ class Folder:
     def require_usable(self) -> None:
         """Do nothing: a folder that is not shows it at once."""
 
-    def version(self, path: str) -> str:
-        """Changes when an object is written; "" where only reading it says that."""
-        return str(stamp_of(os.stat(self.address(path))))  # noqa: PTH116 - faster
-
     def read(self, path: str) -> bytes:
         """Return a small object."""
-        return (self.home / path).read_bytes()
+        with open(self.address(path), "rb") as file:  # noqa: PTH123 - faster, for thousands of them
+            return file.read()
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object; a reader finds the old one or the new one."""
@@ -74,16 +69,14 @@ class Folder:
         """Write an object unless there is one; returns whether it is this one now, also if the
         answer to an earlier try was lost.
         """
-        try:
-            self._write(path, data, _link)
-        except FileExistsError:
-            with suppress(FileNotFoundError):
-                return self.read(path) == data
-            return False
-        return True
+        with suppress(FileExistsError):
+            self._write(path, data, link_or_copy)
+        with suppress(FileNotFoundError):
+            return self.read(path) == data
+        return False
 
     def _write(self, path: str, data: bytes, name: Callable[[Path, Path], None]) -> None:
-        temporary = self._temporary()
+        temporary = temporary_in(self.home)
         try:
             temporary.write_bytes(data)
             fsync(temporary)
@@ -103,32 +96,37 @@ class Folder:
                     raise
         self._fsync_to_home(target.parent)
 
-    def _temporary(self) -> Path:
-        (self.home / TEMPORARY).mkdir(parents=True, exist_ok=True)
-        return self.home / TEMPORARY / secrets.token_hex(8)
-
     def _fsync_to_home(self, folder: Path) -> None:
         while folder.is_relative_to(self.home):
             with suppress(FileNotFoundError):  # pruned meanwhile
                 fsync(folder)
             folder = folder.parent
 
-    def remove(self, path: str, data: bytes) -> bool:
-        """Remove an object if it still is this one; returns whether this call did."""
-        moved = self._temporary()
-        try:
-            if self.read(path) != data:
-                return False
-            (self.home / path).rename(moved)
-        except FileNotFoundError:
-            return False
-        is_same = moved.read_bytes() == data
-        if not is_same:  # another was written between the two calls
-            with suppress(FileExistsError):
-                _link(moved, self.home / path)
-        moved.unlink()
-        self._fsync_to_home((self.home / path).parent)
-        return is_same
+    def touch(self, path: str) -> None:
+        """Let an object that is there be written now."""
+        with suppress(FileNotFoundError):
+            os.utime(self.home / path)
+
+    def remove(self, path: str, data: bytes, *, not_after: float = math.inf) -> bool:
+        """Remove an object if it still is this one, written at a time or before; returns whether
+        this call did.
+        """
+        file, moved = self.home / path, temporary_in(self.home)
+
+        def is_same(place: Path) -> bool:
+            return place.read_bytes() == data and place.stat().st_mtime <= not_after
+
+        with suppress(FileNotFoundError):
+            if is_same(file):
+                file.rename(moved)
+                removed = is_same(moved)
+                if not removed:  # another was written between the two calls
+                    with suppress(FileExistsError):
+                        link_or_copy(moved, file)
+                moved.unlink()
+                self._fsync_to_home(file.parent)
+                return removed
+        return False
 
     def delete(self, *paths: str) -> None:
         """Remove those of these objects that are there."""
@@ -137,45 +135,32 @@ class Folder:
 
     def discard(self, prefix: str) -> None:
         """Remove all files of an attempt."""
-        gone = self._temporary()
-        with suppress(FileNotFoundError):
-            (self.home / prefix).rename(gone)
-            shutil.rmtree(gone)
+        throw_away(self.home / prefix, self.home)
         with suppress(OSError):  # not empty
             (self.home / prefix).parent.rmdir()
 
     def entries(self, prefix: str) -> Iterator[Entry]:
         """All files of an attempt."""
-        folders = [str(self.home / prefix)]
-        while folders:
-            for entry in _scan(folders.pop()):
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                else:
-                    yield from self._entry(entry)
+        for folder, _, files in os.walk(self.home / prefix):
+            for file in files:
+                yield from self._entry(f"{folder}/{file}")
 
     def heads(self, prefix: str = "", name: str = "") -> Iterator[Entry]:
         """The `HEADS` below a prefix, and the folder of each attempt as `<prefix of it>/`; with a
         name at least those of this name, of which none is below another.
         """
-        folders = [str(self.home / prefix)]
-        while folders:
-            entries = _scan(folders.pop())
-            named = [entry for entry in entries if entry.name == name and entry.is_file()]
-            for entry in named or entries:
-                if entry.name[0] == "_":
-                    yield from self._entry(entry, "/")
-                elif entry.is_dir(follow_symlinks=False):
-                    if entry.name[0] != ".":
-                        folders.append(entry.path)
-                elif entry.name in HEADS:
-                    yield from self._entry(entry)
+        for folder, below, files in os.walk(self.home / prefix):
+            for head in HEADS.intersection(files):
+                yield from self._entry(f"{folder}/{head}")
+            for attempt in below:
+                if attempt[0] == "_":
+                    yield from self._entry(f"{folder}/{attempt}/")
+            below[:] = [] if name in files else [one for one in below if one[0] not in "._"]
 
-    def _entry(self, entry: os.DirEntry[str], end: str = "") -> Iterator[Entry]:
+    def _entry(self, file: str) -> Iterator[Entry]:
         with suppress(FileNotFoundError):
-            stat = entry.stat()
-            path = entry.path[len(f"{self.home}/") :] + end
-            yield Entry(path, stat.st_size, stat.st_mtime)
+            stat = os.stat(file)  # noqa: PTH116 - faster
+            yield Entry(file[len(f"{self.home}/") :], stat.st_size, stat.st_mtime)
 
     def finish(self, prefix: str, built: Path, names: Collection[str]) -> None:
         """Bring the files of an attempt, which are on this machine's disk, to where all see
@@ -194,37 +179,35 @@ class Folder:
         return sha256_of(self.home / prefix / name)
 
     def sweep(self, seconds: float) -> None:
-        """Remove what writes that were killed left more than so many seconds ago."""
-        sweep(self.home / TEMPORARY, seconds)
+        """Remove what writes that were killed left on this machine more than so many seconds
+        ago.
+        """
+        for path in (self.home / TEMPORARY).glob("*"):
+            if written_at(path) < time.time() - seconds:
+                with suppress(OSError):
+                    remove(path)
 
 
-def sweep(folder: Path, seconds: float) -> None:
-    """Remove what was not written to within so many seconds from a folder of this machine."""
-    for path in folder.glob("*"):
-        if written_at(path) < time.time() - seconds:
-            with suppress(OSError):
-                remove(path)
+def temporary_in(home: Path) -> Path:
+    """A path of its own for what is not finished."""
+    (home / TEMPORARY).mkdir(parents=True, exist_ok=True)
+    return home / TEMPORARY / secrets.token_hex(8)
+
+
+def throw_away(folder: Path, home: Path) -> bool:
+    """Remove a folder of this machine; a process that uses it finds all it wrote, or none."""
+    gone = temporary_in(home)
+    with suppress(FileNotFoundError):
+        folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+    return True
 
 
 def written_at(path: Path) -> float:
     """Time at which anything in a file or a folder was written last; 0 if it is gone."""
-    with suppress(OSError):
-        return max(below.lstat().st_mtime for below in [path, *path.rglob("*")])
-    return 0
-
-
-def _scan(folder: str) -> list[os.DirEntry[str]]:
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-        return list(entries)
-    return []
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        target.hardlink_to(source)
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        with target.open("xb") as file:
-            file.write(source.read_bytes())
-        fsync(target)
+    below = (Path(folder, name) for folder, *names in os.walk(path) for name in sum(names, []))
+    times = [0.0]
+    for each in (path, *below):
+        with suppress(OSError):  # it is gone, and others are not
+            times.append(each.lstat().st_mtime)
+    return max(times)

@@ -8,14 +8,14 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from react_pipeline.store.artifacts import Artifact, manifest_content
 from react_pipeline.store.errors import CorruptArtifact, MissingArtifact
-from react_pipeline.store.folder import MANIFEST, USED, written_at
+from react_pipeline.store.folder import MANIFEST, throw_away, written_at
 
 if TYPE_CHECKING:
     from react_pipeline.store.store import Store
@@ -42,29 +42,28 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
     from react_pipeline.store.store import RETENTION_SECONDS
 
     look = store.look()
-    times: dict[str, float] = defaultdict(float)
+    times: dict[str, float] = {}
+    attempts: dict[str, float] = {}
     published: dict[str, Artifact] = {}
-    attempts: dict[str, float] = defaultdict(float)
     for entry in look.backend.heads():
         place, _, name = entry.path.rpartition("/")
         if match := _ATTEMPT.match(entry.path):
-            attempts[match[0]] = max(attempts[match[0]], entry.time)
-        elif name in (MANIFEST, USED):
-            times[place] = max(times[place], entry.time)
-        if name == MANIFEST and not match:
+            attempts[match[0]] = max(attempts.get(match[0], 0), entry.time)
+        elif name == MANIFEST:
+            times[place] = entry.time
             try:
                 published[place] = look._at(place)
             except CorruptArtifact as error:
                 logger.warning("kept: %s", error)
             except MissingArtifact:
                 pass
-    # A clock ahead dooms nothing: no more time has passed than the newest object shows.
     scratches = {path: written_at(path) for path in (store.root / ".scratch").glob("*")}
+    # A clock ahead dooms nothing: no more time has passed than the newest object shows.
     seen = [*times.values(), *attempts.values(), *scratches.values()]
     now = min(time.time(), max(seen, default=0))
     oldest, expired = now - keep_seconds, now - RETENTION_SECONDS
     removed = []
-    for artifact in _children_first(_unused(look, published, times, oldest)):
+    for artifact in _unused(look, published, times, oldest):
         try:
             if not dry_run and not _remove(store, artifact, oldest):
                 break  # it is current again, and so may be its ancestors
@@ -72,60 +71,36 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
             logger.warning("kept: %s", error)
         else:
             removed.append(artifact.address)
-    left = attempts.keys() - {artifact.prefix for artifact in published.values()}
-    unfinished = {prefix: attempts[prefix] for prefix in sorted(left)}
-    removed += _prune_attempts(store, unfinished, oldest, expired, dry_run=dry_run)
-    removed += _prune_scratches(store, scratches, oldest, expired, dry_run=dry_run)
+    unfinished = attempts.keys() - {artifact.prefix for artifact in published.values()}
+    left: list[tuple[str, float, str, str | Path]] = [
+        (prefix.rpartition("/")[0], attempts[prefix], store.backend.address(prefix), prefix)
+        for prefix in sorted(unfinished)
+    ]
+    left += [(path.name, scratches[path], str(path), path) for path in sorted(scratches)]
+    for name, written, address, what in left:
+        with store.locked(name.replace("/", "--"), wait=False) as is_ours:  # else it may be in use
+            is_due = written <= (oldest if is_ours else expired)
+            if is_due and (dry_run or _discard(store, what)):
+                removed.append(address)
     if not dry_run:
-        _forget_verified(store, attempts, expired)
         store.backend.sweep(RETENTION_SECONDS)
-        _remove_claims(store, oldest)
+        for claim in list(store.backend.entries(CLAIMS)):
+            if claim.time <= oldest:
+                store.backend.delete(claim.path)
     return removed
 
 
-def _prune_attempts(
-    store: Store, attempts: Mapping[str, float], oldest: float, expired: float, *, dry_run: bool
-) -> Iterator[str]:
-    """Remove attempts that were never published, unless their processes may live; gives the
-    addresses.
-    """
-    for prefix, written in attempts.items():
-        slug = prefix.rpartition("/")[0].replace("/", "--")
-        with store.locked(slug, wait=False) as is_ours:
-            is_due = written <= (oldest if is_ours else expired)
-            if is_due and (dry_run or store.discard(prefix)):
-                yield store.backend.address(prefix)
-
-
-def _prune_scratches(
-    store: Store, scratches: Mapping[Path, float], oldest: float, expired: float, *, dry_run: bool
-) -> Iterator[str]:
-    for scratch in sorted(scratches):
-        with store.locked(scratch.name, wait=False) as is_ours:
-            if scratches[scratch] <= (oldest if is_ours else expired):
-                yield str(scratch)
-                if not dry_run:
-                    store.throw_away(scratch)
-
-
-def _forget_verified(store: Store, attempts: Collection[str], expired: float) -> None:
-    """Remove what is remembered of attempts that are gone."""
-    known = {prefix.replace("/", "--") for prefix in attempts}
-    for memory in (store.root / ".verified").glob("*"):
-        if memory.name not in known and written_at(memory) <= expired:
-            memory.unlink(missing_ok=True)
-
-
-def _remove_claims(store: Store, oldest: float) -> None:
-    for claim in list(store.backend.entries(CLAIMS)):
-        if claim.time <= oldest:
-            store.backend.delete(claim.path)
+def _discard(store: Store, what: str | Path) -> bool:
+    """Remove an attempt by its prefix, or a scratch by its path."""
+    return store.discard(what) if isinstance(what, str) else throw_away(what, store.root)
 
 
 def _unused(
     look: Store, published: Mapping[str, Artifact], times: Mapping[str, float], oldest: float
-) -> list[Artifact]:
-    """What was neither current nor made since a time, and is no ancestor of such."""
+) -> Iterator[Artifact]:
+    """Yield what was neither current nor made since a time, nor an ancestor of such;
+    children first.
+    """
     used: set[str] = set()
     for place, artifact in published.items():
         current = look.pointer(artifact.stage, artifact.key)
@@ -137,39 +112,25 @@ def _unused(
             )
         if is_damaged or current == artifact.fingerprint or times[place] > oldest:
             used.add(artifact.fingerprint)
-    parents = {one.fingerprint: set(one.parents.values()) for one in published.values()}
-    pending = list(used)
-    while pending:
-        new = parents.get(pending.pop(), set()) - used
-        used |= new
-        pending += new
-    return [one for one in published.values() if one.fingerprint not in used]
-
-
-def _children_first(artifacts: Collection[Artifact]) -> Iterator[Artifact]:
-    left = {artifact.fingerprint: artifact for artifact in artifacts}
-    while left:
-        parents = {parent for artifact in left.values() for parent in artifact.parents.values()}
-        for fingerprint in sorted(left.keys() - parents):
-            yield left.pop(fingerprint)
+    artifacts = {artifact.fingerprint: artifact for artifact in published.values()}
+    parents = {one: [*artifact.parents.values()] for one, artifact in artifacts.items()}
+    for fingerprint in reversed([*TopologicalSorter(parents).static_order()]):
+        if fingerprint in used:
+            used.update(parents.get(fingerprint, ()))
+        elif fingerprint in artifacts:
+            yield artifacts[fingerprint]
 
 
 def _remove(store: Store, artifact: Artifact, oldest: float) -> bool:
     """Remove an artifact, unless it is used again by now; its manifest goes first."""
 
-    def is_used() -> bool:
-        current = store.pointer(artifact.stage, artifact.key)
-        heads = store.backend.heads(artifact.place)
-        return current == artifact.fingerprint or any(
-            head.time > oldest for head in heads if head.path == f"{artifact.place}/{USED}"
-        )
+    def is_current() -> bool:
+        return store.pointer(artifact.stage, artifact.key) == artifact.fingerprint
 
     path, content = f"{artifact.place}/{MANIFEST}", manifest_content(artifact.manifest)
-    if is_used() or not store.backend.remove(path, content):
+    if is_current() or not store.backend.remove(path, content, not_after=oldest):
         return False
-    if is_used():
+    if is_current():
         store.backend.create(path, content)
         return False
-    store.backend.delete(f"{artifact.prefix}/{MANIFEST}", f"{artifact.place}/{USED}")
-    store.backend.discard(artifact.prefix)
-    return True
+    return store.discard(artifact.prefix)

@@ -6,6 +6,7 @@ Does not belong here: which scratch a build resumes from (`store`).
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,10 +17,10 @@ from typing import Any
 from react_pipeline.store.durable import append, fsync, fsync_tree, link_or_copy, remove, sha256_of
 
 KEPT = ".kept"
-"""Log of a scratch: a line with the name and the digests of each thing that it keeps."""
+"""Log of a scratch: lines with the names and the digests of what it keeps."""
 
 FILES, RECORD = "files", "record.json"
-"""What `fill` leaves in a folder."""
+"""What `build` leaves in a folder."""
 
 BEGUN = ".begun"
 """Made once for a scratch: where it is missing, the folder was removed, and whoever still wrote to
@@ -28,6 +29,9 @@ it made parts of it again.
 
 Digests = dict[str, dict[str, Any]]
 """SHA-256 and bytes of files, by their paths below a folder; of a single file by "."."""
+
+Kept = dict[str, Digests | None]
+"""Digests by name; None for a journal."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +59,13 @@ class Scratch:
                 write(part)
                 fsync_tree(part)
                 # First, so that a kill loses nothing that has its name.
-                self._log(_line(name, self.digests(part)))
+                self._log({name: self.digests(part)})
                 part.rename(path)
                 fsync(path.parent)
             except OSError:
                 if not path.is_dir():  # another process of this build kept the same folder
                     raise
-                self._log(_line(name, self.digests(path)))
+                self._log({name: self.digests(path)})
             finally:
                 remove(part)
         return path
@@ -70,7 +74,13 @@ class Scratch:
         """Do a part of a build once: `write` fills a kept folder and returns a record (JSON); the
         files are linked into `target`, and the record is returned.
         """
-        kept = self.keep(name, lambda folder: fill(folder, write))
+
+        def fill(folder: Path) -> None:
+            (folder / FILES).mkdir(parents=True)
+            record = json.dumps(write(folder / FILES))
+            (folder / RECORD).write_text(record, encoding="utf-8")
+
+        kept = self.keep(name, fill)
         if (kept / FILES).exists():  # `begin` links files, and makes no folder for none
             link_or_copy(kept / FILES, target)
         return json.loads((kept / RECORD).read_text(encoding="utf-8"))
@@ -82,7 +92,7 @@ class Scratch:
         path = self.folder / name
         with suppress(FileExistsError):
             path.mkdir(parents=True)
-            self._log(_line(name, None))
+            self._log({name: None})
         return path
 
     def digests(self, path: Path) -> Digests:
@@ -107,31 +117,30 @@ class Scratch:
         """
         self.folder.mkdir(parents=True)
         (self.folder / BEGUN).touch()
-        lines = []
-        source = earlier or self
-        for name, digests in source._kept().items():
-            with suppress(OSError):  # it was removed
+        kept: Kept = {}
+        earlier = earlier or self
+        for name, digests in earlier._kept().items():
+            source, target = earlier.folder / name, self.folder / name
+            try:
                 if digests is None:
-                    link_or_copy(source.folder / name, self.folder / name)
-                    lines.append(_line(name, None))
+                    link_or_copy(source, target)
+                elif any(self._described(source / file) != digests[file] for file in digests):
                     continue
-                files = {file: source.folder / name / file for file in digests}
-                if all(self._described(files[file]) == digests[file] for file in files):
-                    for file, path in files.items():
-                        if not (self.folder / name / file).exists():
-                            link_or_copy(path, self.folder / name / file)
-                    lines.append(_line(name, digests))
-        # At last and at once, or a kill here would leave a scratch that is newer and has less.
-        self._log(b"".join(lines))
+                for file in digests or ():
+                    link_or_copy(source / file, target / file)
+                kept[name] = digests
+            except OSError:  # it was removed
+                remove(target)
+        if kept:  # at last and at once, or a kill here would leave one that is newer and has less
+            self._log(kept)
 
     @property
     def kept_at(self) -> int:
         """Time at which something was kept last, in nanoseconds; 0 if nothing was."""
         latest = 0
-        for log in self.folder.rglob(KEPT):
+        for log in self._logs():
             with suppress(FileNotFoundError):
-                stat = log.stat()
-                latest = max(latest, stat.st_mtime_ns if stat.st_size else 0)
+                latest = max(latest, log.stat().st_mtime_ns)
         return latest
 
     @property
@@ -139,28 +148,23 @@ class Scratch:
         """Whether somebody removed what the process of this scratch works with."""
         return not (self.folder / BEGUN).exists()
 
-    def _kept(self) -> dict[str, Digests | None]:
-        """What this scratch, and those in folders of it, keep; None for a journal."""
-        kept: dict[str, Digests | None] = {}
-        for log in sorted(self.folder.rglob(KEPT)):
+    def _kept(self) -> Kept:
+        """What this scratch, and those in folders of it, keep."""
+        kept: Kept = {}
+        for log in self._logs():
             place = log.parent.relative_to(self.folder)
-            with suppress(OSError, ValueError, RecursionError):  # the last line may be torn
+            # The last line may be torn.
+            with suppress(OSError, ValueError, AttributeError, RecursionError):
                 for line in log.read_bytes().splitlines():
-                    name, digests = json.loads(line)
-                    kept[(place / name).as_posix()] = digests
+                    for name, digests in json.loads(line).items():
+                        kept[(place / name).as_posix()] = digests
         return kept
 
-    def _log(self, lines: bytes) -> None:
+    def _logs(self) -> list[Path]:
+        # Unlike `rglob`, `walk` continues where a process of this scratch removes a temporary one.
+        walk = os.walk(self.folder)
+        return sorted(Path(folder, KEPT) for folder, _, files in walk if KEPT in files)
+
+    def _log(self, kept: Kept) -> None:
         with (self.folder / KEPT).open("ab") as log:
-            append(log.fileno(), lines)
-
-
-def fill(folder: Path, write: Callable[[Path], Any]) -> None:
-    """Make a folder of files, which `write` writes, with the record (JSON) that it returns."""
-    (folder / FILES).mkdir(parents=True)
-    record = json.dumps(write(folder / FILES))
-    (folder / RECORD).write_text(record, encoding="utf-8")
-
-
-def _line(name: str, digests: Digests | None) -> bytes:
-    return json.dumps([name, digests]).encode() + b"\n"
+            append(log.fileno(), json.dumps(kept).encode() + b"\n")

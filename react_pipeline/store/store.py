@@ -8,11 +8,11 @@ An attempt writes where no other attempt writes, and is published by one act tha
 the creation of its manifest. Locks save work; nothing depends on them. Layout::
 
     <stage>/<key>/<fingerprint>/_<attempt>/...   files of an attempt, with its manifest
-    <stage>/<key>/<fingerprint>/manifest.json    names the attempt that was published
-    <stage>/<key>/<fingerprint>/used             written when another became current, or this again
+    <stage>/<key>/<fingerprint>/manifest.json    names the attempt that was published; its time is
+                                                 that of its last use
     <stage>/<key>/current                        the fingerprint that downstream steps read
     .notes/<name>                                what is no artifact, for all hosts
-    .scratch/ .locks/ .verified/ .temporary/     of this machine
+    .scratch/ .locks/ .temporary/                of this machine
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,22 +38,20 @@ from react_pipeline.store.artifacts import (
     Inputs,
     manifest_content,
     parse_manifest,
-    slug_of,
     with_digest,
 )
-from react_pipeline.store.durable import fsync, lock, release, sha256_of, stamp_of
+from react_pipeline.store.durable import fsync_tree, locked, sha256_of, stamp_of
 from react_pipeline.store.errors import (
     CorruptArtifact,
     InputError,
     MissingArtifact,
     StoreWriteError,
 )
-from react_pipeline.store.folder import CURRENT, MANIFEST, TEMPORARY, USED, Folder
-from react_pipeline.store.scratch import FILES, RECORD, Scratch, fill
+from react_pipeline.store.folder import CURRENT, MANIFEST, Folder, throw_away
+from react_pipeline.store.scratch import Scratch
 
 if TYPE_CHECKING:
     from react_pipeline.store.bucket import Bucket
-    from react_pipeline.store.look import StoreLook
 
 logger = logging.getLogger(__name__)
 
@@ -60,18 +59,17 @@ RETENTION_SECONDS = 7 * 86_400.0
 """Longer than a build takes: what it reads was current when it began."""
 BUILT = "built"
 STORE = "store.json"
+VERIFIED = ".verified"
+"""File beside those of an attempt: how these looked on this machine when they were verified."""
 KEPT_SCRATCHES = 2
 """Scratches of one artifact that a further attempt leaves alone, since their processes may live."""
 DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
 """Errors of the disk itself; others (a missing file, a refused connection) keep their own text."""
-MAX_PARSED = 200_000
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
-_parsed: dict[str, tuple[str, Mapping[str, Any]]] = {}
-"""Manifests that were parsed, with their versions, by address; some may be removed by now."""
-_verified: dict[tuple[str, str], dict[str, str]] = {}
-"""How files looked when they were verified, by store and attempt."""
+_verified: dict[Path, dict[str, str]] = {}
+"""What `VERIFIED` says, by folder; of a store that may only be read, too."""
 
 Write = Callable[[Path, Scratch], Mapping[str, Any]]
 """Fills a folder of its own and returns the counts of the manifest. What it keeps in the scratch is
@@ -108,13 +106,14 @@ class Store:
             StoreWriteError: If the disk refuses a write, or `prune` removed the files of this build
                 before it was published. Nothing is published then.
         """
-        self._require_format(begin=True)
-        with self.locked(_slug(inputs)):
+        if not self._require_format():
+            self.backend.create(STORE, _FORMAT)
+        with self.locked(inputs.slug):
             while True:
                 artifact = self._whole(inputs.place) or self._attempt(inputs, write)
-                self.throw_away(self._scratches(inputs))
+                throw_away(self._scratches(inputs), self.root)
                 if not artifact.reused:  # last: to remove a link changes the file, too
-                    self.remember(artifact, artifact.manifest["files"])
+                    remember(self._folder(artifact), artifact.manifest["files"])
                 self._set_current(artifact)
                 # `prune` removes the manifest, and looks at the pointer then.
                 if self._read(f"{inputs.place}/{MANIFEST}"):
@@ -123,37 +122,13 @@ class Store:
     def _attempt(self, inputs: Inputs, write: Write) -> Artifact:
         attempt = f"_{secrets.token_hex(8)}"
         prefix = f"{inputs.place}/{attempt}"
-        scratch = Scratch(self._scratches(inputs) / secrets.token_hex(8))
-        winner = None
         try:
-            self._begin(scratch)
-            built = scratch.keep(BUILT, lambda folder: self._build(folder, scratch, write))
-            if scratch.is_removed:
-                raise _removed(str(scratch.folder))
-            with self._disk_faults(built):
-                record = {
-                    "format": FORMAT,
-                    "fingerprint": inputs.fingerprint,
-                    **inputs.identity,
-                    "attempt": attempt,
-                    "files": scratch.digests(built / FILES),
-                    **json.loads((built / RECORD).read_bytes()),
-                    "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                }
-                manifest = with_digest(record)
-                content = manifest_content(manifest)
-                (built / FILES / MANIFEST).write_bytes(content)
-                for path in (built / FILES / MANIFEST, built / FILES):
-                    fsync(path)
-                self.backend.finish(prefix, built / FILES, [MANIFEST, *manifest["files"]])
-                self.backend.create(f"{inputs.place}/{MANIFEST}", content)
+            self._publish(inputs, attempt, write)
             winner = self._whole(inputs.place)
             if winner is None:
                 raise _removed(self.backend.address(prefix))
         except Exception as error:
             winner = self._whole(inputs.place)
-            if winner is None and scratch.is_removed:
-                raise _removed(str(scratch.folder)) from error
             if winner is None:
                 raise
             logger.warning("%s: another attempt was faster (%s)", prefix, error)
@@ -162,21 +137,45 @@ class Store:
         self.discard(prefix)
         return winner
 
-    def _build(self, folder: Path, scratch: Scratch, write: Write) -> None:
-        def measured(files: Path) -> dict[str, Any]:
+    def _publish(self, inputs: Inputs, attempt: str, write: Write) -> None:
+        """Build in a private scratch, and create the manifest unless there is one."""
+        scratch = self.scratch(inputs)
+
+        def measured(folder: Path) -> dict[str, Any]:
             began = time.monotonic()
-            counts = dict(write(files, scratch))
+            with self._faults(scratch, folder):
+                counts = dict(write(folder, scratch))
             return {"counts": counts, "build_seconds": round(time.monotonic() - began, 2)}
 
-        with self._disk_faults(folder):
-            fill(folder, measured)
+        with self._faults(scratch, scratch.folder):
+            files = scratch.folder / attempt
+            files.mkdir()
+            record = {
+                "format": FORMAT,
+                "fingerprint": inputs.fingerprint,
+                **inputs.identity,
+                "attempt": attempt,
+                **scratch.build(BUILT, files, measured),
+                "files": scratch.digests(files),
+                "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            }
+            if scratch.is_removed:
+                raise _removed(scratch.folder)
+            content = manifest_content(with_digest(record))
+            (files / MANIFEST).write_bytes(content)
+            fsync_tree(files)
+            self.backend.finish(f"{inputs.place}/{attempt}", files, [MANIFEST, *record["files"]])
+            self.backend.create(f"{inputs.place}/{MANIFEST}", content)
 
     @contextmanager
-    def _disk_faults(self, folder: Path) -> Iterator[None]:
+    def _faults(self, scratch: Scratch, folder: Path) -> Iterator[None]:
+        """Say which disk refused a write, or that the files of this build were removed."""
         try:
             yield
-        except OSError as error:
-            if error.errno not in DISK_FAULTS:
+        except Exception as error:
+            if scratch.is_removed:
+                raise _removed(scratch.folder) from error
+            if not isinstance(error, OSError) or error.errno not in DISK_FAULTS:
                 raise
             written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             free = shutil.disk_usage(self.root).free
@@ -194,7 +193,7 @@ class Store:
         path = f"{place}/{MANIFEST}"
         while (content := self._read(path)) is not None:
             try:
-                artifact = self._parse(path, content)
+                artifact = self._parse(place, content)
                 self.require_files(artifact)
             except CorruptArtifact as error:
                 logger.warning("%s; building it again", error)
@@ -213,7 +212,7 @@ class Store:
         sizes = {entry.path[start:]: entry.size for entry in self.backend.entries(artifact.prefix)}
         for name, recorded in artifact.manifest["files"].items():
             if MANIFEST not in sizes or sizes.get(name) != recorded["bytes"]:
-                raise _damaged(artifact, f"{name} is missing or damaged")
+                raise self._damaged(artifact.place, f"{name} is missing or damaged")
 
     def discard(self, prefix: str) -> bool:
         """Remove an attempt, unless it is published; returns whether it did.
@@ -249,45 +248,29 @@ class Store:
             base = f"{artifact.stage}/{artifact.key}"
             for fingerprint in (old, artifact.fingerprint if artifact.reused else None):
                 if fingerprint and _FINGERPRINT.fullmatch(fingerprint):
-                    self.backend.put(f"{base}/{fingerprint}/{USED}", b"")
+                    self.backend.touch(f"{base}/{fingerprint}/{MANIFEST}")
             self.backend.put(f"{base}/{CURRENT}", f"{artifact.fingerprint}\n".encode())
 
-    def _begin(self, scratch: Scratch) -> None:
-        """Begin the private scratch of an attempt with what the furthest earlier one had kept."""
-        others = (
-            other for other in map(Scratch, scratch.folder.parent.glob("*")) if not other.is_removed
-        )
-        earlier = sorted(others, key=lambda other: other.kept_at, reverse=True)
-        scratch.begin(earlier[0] if earlier else None)
-        for other in earlier[KEPT_SCRATCHES:]:
-            self.throw_away(other.folder)
+    def scratch(self, inputs: Inputs) -> Scratch:
+        """Begin a private scratch for an attempt, with what the furthest earlier one had kept."""
+        scratch = Scratch(self._scratches(inputs) / secrets.token_hex(8))
+        others = self.earlier_scratches(inputs)
+        try:
+            scratch.begin(next(iter(others), None))
+        except FileNotFoundError as error:
+            raise _removed(scratch.folder) from error
+        for other in others[KEPT_SCRATCHES:]:
+            throw_away(other.folder, self.root)
+        return scratch
+
+    def earlier_scratches(self, inputs: Inputs) -> list[Scratch]:
+        """What attempts that were not published have left on this machine, the furthest first."""
+        there = map(Scratch, self._scratches(inputs).glob("*"))
+        others = [scratch for scratch in there if not scratch.is_removed]
+        return sorted(others, key=lambda scratch: scratch.kept_at, reverse=True)
 
     def _scratches(self, inputs: Inputs) -> Path:
-        return self.root / ".scratch" / _slug(inputs)
-
-    def throw_away(self, folder: Path) -> None:
-        """Remove a folder of this machine; a process that uses it finds all it wrote, or none."""
-        gone = self.root / TEMPORARY / secrets.token_hex(8)
-        gone.parent.mkdir(exist_ok=True)
-        with suppress(OSError):
-            folder.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
-
-    def is_begun(self, inputs: Inputs) -> bool:
-        """Whether the artifact of these inputs is published, or anything was kept for it."""
-        return bool(
-            self._read(f"{inputs.place}/{MANIFEST}")
-            or any(Scratch(path).kept_at for path in self._scratches(inputs).glob("*"))
-        )
-
-    def leave(self, inputs: Inputs, folder: Path) -> None:
-        """Let the next build of these inputs go on from what is in a folder on the disk of the
-        store.
-        """
-        scratch = Scratch(self._scratches(inputs) / secrets.token_hex(8))
-        scratch.begin()
-        for path in folder.iterdir():
-            scratch.keep(path.name, path.rename)
+        return self.root / ".scratch" / inputs.slug
 
     def open(self, stage: str, key: str, fingerprint: str) -> Artifact:
         """A published artifact by its manifest; its files are verified when they are asked for.
@@ -297,49 +280,35 @@ class Store:
             CorruptArtifact: If its manifest is damaged.
         """
         if not _FINGERPRINT.fullmatch(fingerprint):
-            raise MissingArtifact(
-                f"{self.address(stage, key)}: {fingerprint!r} is no artifact; materialize "
-                f"`{stage}` for {key!r}",
-                (stage, key),
-            )
+            raise self._missing(stage, key, f"{fingerprint!r} is no artifact")
         return self._at(f"{stage}/{key}/{fingerprint}")
 
     def _at(self, place: str) -> Artifact:
-        """As `open`; a manifest is parsed once in this process for as long as it is the same."""
         path = f"{place}/{MANIFEST}"
-        address = self.backend.address(path)
         try:
-            version = self.backend.version(path)
-            if version and _parsed.get(address, ("",))[0] == version:
-                return self._artifact(_parsed[address][1])
-            content = self.backend.read(path)
+            return self._parse(place, self.backend.read(path))
         except (FileNotFoundError, NotADirectoryError) as error:
-            stage, _, rest = place.partition("/")
-            key = rest.rpartition("/")[0]
-            raise MissingArtifact(
-                f"{address}: not there; materialize `{stage}` for {key!r}", (stage, key)
-            ) from error
+            stage, key, fingerprint = _names(place)
+            raise self._missing(stage, key, f"{fingerprint} is not there") from error
         except OSError as error:  # a disk that cannot read it
-            raise self._corrupt(path, error) from error
-        artifact = self._parse(path, content)
-        if version:
-            if len(_parsed) >= MAX_PARSED:
-                _parsed.clear()
-            _parsed[address] = version, artifact.manifest
-        return artifact
+            raise self._damaged(place, str(error)) from error
 
-    def _artifact(self, manifest: Mapping[str, Any]) -> Artifact:
-        return Artifact(self, manifest)
+    def _parse(self, place: str, content: bytes) -> Artifact:
+        if manifest := parse_manifest(content, place):
+            return Artifact(self, manifest)
+        raise self._damaged(place, f"{MANIFEST} is not that of this artifact")
 
-    def _parse(self, path: str, content: bytes) -> Artifact:
-        manifest = parse_manifest(content, path)
-        if manifest is None:
-            raise self._corrupt(path, "not the manifest of this artifact")
-        return self._artifact(manifest)
+    def _damaged(self, place: str, problem: str) -> CorruptArtifact:
+        stage, key, _ = _names(place)
+        return CorruptArtifact(
+            f"{self.backend.address(place)}: {problem}; rematerialize `{stage}` for {key!r}"
+        )
 
-    def _corrupt(self, path: str, problem: object) -> CorruptArtifact:
-        stage = path.partition("/")[0]
-        return CorruptArtifact(f"{self.backend.address(path)}: {problem}; rematerialize `{stage}`")
+    def _missing(self, stage: str, key: str, problem: str) -> MissingArtifact:
+        return MissingArtifact(
+            f"{self.address(stage, key)}: {problem}; materialize `{stage}` for {key!r}",
+            (stage, key),
+        )
 
     def current(self, stage: str, key: str) -> Artifact:
         """The artifact that downstream steps read: the one built (or opened again) last.
@@ -372,15 +341,12 @@ class Store:
 
     def versions(self, stage: str, key: str) -> list[str]:
         """Fingerprints of all published artifacts of a stage and key, sorted."""
-        depth = key.count("/") + 3
-        paths = (path.split("/") for path in self._heads(f"{stage}/{key}", MANIFEST))
-        return sorted(path[-1] for path in paths if len(path) == depth)
+        places = map(_names, self._heads(f"{stage}/{key}", MANIFEST))
+        return sorted(fingerprint for _, of_key, fingerprint in places if of_key == key)
 
     def places(self) -> Iterator[tuple[str, str, str]]:
         """Stage, key and fingerprint of each published artifact."""
-        for place in self._heads("", MANIFEST):
-            stage, *key, fingerprint = place.split("/")
-            yield stage, "/".join(key), fingerprint
+        return map(_names, self._heads("", MANIFEST))
 
     def _heads(self, prefix: str, name: str) -> Iterator[str]:
         """The folders of all heads of a name."""
@@ -412,11 +378,9 @@ class Store:
             return self.backend.read(path)
         return None
 
-    def look(self) -> StoreLook:
-        """The same store at this moment, for whoever reads no file."""
-        from react_pipeline.store.look import StoreLook  # a store too
-
-        return StoreLook(self)
+    def look(self) -> Store:
+        """The same store at this moment, for whoever only asks what is fresh."""
+        return _Look(self)
 
     def verified(self, artifact: Artifact, names: Collection[str]) -> Path:
         """The folder of an artifact on this machine, in which these files are as they were
@@ -426,58 +390,60 @@ class Store:
             MissingArtifact: If the artifact was removed.
             CorruptArtifact: If a file differs; the next build makes the artifact again.
         """
-        known = self._known(artifact) if names else {}
-        wrong = list(names)
+        folder, recorded = self._folder(artifact), artifact.manifest["files"]
+        known, wrong = _known(folder), set(names)
         try:
             for anew in (False, True):
-                folder = self.backend.fetch(artifact.prefix, wrong, anew=anew)
-                wrong = [name for name in wrong if known.get(name) != _stamp(folder / name)]
-                good = {name for name in wrong if _is_whole(artifact, name, folder)}
-                self.remember(artifact, good)
-                wrong = [name for name in wrong if name not in good]
+                self.backend.fetch(artifact.prefix, wrong, anew=anew)
+                wrong = {name for name in wrong if known.get(name) != _stamp(folder / name)}
+                good = {name for name in wrong if _is_whole(folder / name, recorded[name])}
+                remember(folder, good)
+                wrong -= good
                 if not wrong:
                     return folder
-            problem = f"the bytes of {wrong[0]} differ from the manifest"
+            problem = f"the bytes of {min(wrong)} differ from the manifest"
         except FileNotFoundError as error:
             problem = f"{error.filename or error} is gone"
         except OSError as error:
-            if error.errno == errno.EIO:  # otherwise it is whole, maybe
-                self._condemn(artifact)
             problem = f"{error.filename}: {error.strerror or error}"
-            raise _damaged(artifact, problem) from error
+            if error.errno == errno.EIO:
+                raise self._condemned(artifact, problem) from error
+            raise self._damaged(artifact.place, problem) from error  # it is whole, maybe
         if self._read(f"{artifact.place}/{MANIFEST}") is None:
-            raise MissingArtifact(
-                f"{artifact.address}: removed; materialize `{artifact.stage}` for {artifact.key!r}",
-                (artifact.stage, artifact.key),
-            )
-        self._condemn(artifact)
-        raise _damaged(artifact, problem)
+            removed = f"{artifact.fingerprint} was removed"
+            raise self._missing(artifact.stage, artifact.key, removed)
+        raise self._condemned(artifact, problem)
 
-    def _condemn(self, artifact: Artifact) -> None:
+    def _folder(self, artifact: Artifact) -> Path:
+        return self.backend.fetch(artifact.prefix, (), anew=False)
+
+    def _condemned(self, artifact: Artifact, problem: str) -> CorruptArtifact:
+        """What is wrong with an artifact, which the next build makes again."""
         with suppress(OSError):  # a store that may only be read
             self.backend.delete(f"{artifact.prefix}/{MANIFEST}")
+        return self._damaged(artifact.place, problem)
 
     def verify(self) -> Iterator[tuple[str, CorruptArtifact | None]]:
         """Read every file of every artifact where it is published, whatever is remembered; yields
         the address of each artifact with what is wrong with it.
         """
         for place in sorted(self._heads("", MANIFEST)):
+            found = None
             try:
                 artifact = self._at(place)
                 self.require_files(artifact)
                 for name, recorded in artifact.manifest["files"].items():
                     if self.backend.sha256_of(artifact.prefix, name) != recorded["sha256"]:
-                        self._condemn(artifact)
-                        problem = f"the bytes of {name} differ from the manifest"
-                        raise _damaged(artifact, problem)
+                        raise self._condemned(
+                            artifact, f"the bytes of {name} differ from the manifest"
+                        )
             except (MissingArtifact, FileNotFoundError):  # pruned meanwhile
                 continue
             except CorruptArtifact as error:
-                yield self.backend.address(place), error
+                found = error
             except OSError as error:
-                yield self.backend.address(place), _damaged(artifact, str(error))
-            else:
-                yield self.backend.address(place), None
+                found = self._damaged(place, str(error))
+            yield self.backend.address(place), found
 
     def prune(self, *, dry_run: bool = False, keep_seconds: float = RETENTION_SECONDS) -> list[str]:
         """Remove what nothing uses any more (`pruning.prune`); returns the addresses."""
@@ -495,78 +461,60 @@ class Store:
         """
         self.backend.require_usable()
 
-    @contextmanager
-    def locked(self, name: str, *, wait: bool = True) -> Iterator[bool]:
-        """Take turns with other processes of this machine, to save work; yields whether the lock is
-        held.
+    def locked(self, name: str, *, wait: bool = True) -> AbstractContextManager[bool]:
+        """Take turns with other processes of this machine, as by `durable.locked`."""
+        return locked(self.root / ".locks" / f"{name}.lock", wait=wait)
 
-        It is not where the file system has no locks, or another process holds it and `wait` is
-        false.
-        """
-        locks = self.root / ".locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        with (locks / f"{name}.lock").open("w") as file:
-            held = lock(file, wait=False)
-            if wait and not held:
-                logger.info("waiting: another run holds %s", name)
-                held = lock(file)
-            try:
-                yield held
-            finally:
-                release(file, held)
+    def _require_format(self) -> bool:
+        """Refuse a store of another format; returns whether there is a store."""
+        content = self._read(STORE)
+        if content not in (None, _FORMAT):
+            raise InputError(
+                f"{self.backend.address(STORE)}: {content[:80]!r} is another format than "
+                f"{_FORMAT!r}, which this version reads; point `store` at an empty place, or use "
+                "the version that wrote it"
+            )
+        return content is not None
 
-    def _known(self, artifact: Artifact) -> dict[str, str]:
-        here = str(self.root), artifact.prefix
-        known = _verified.setdefault(here, {})
-        if not known:
-            with suppress(OSError, ValueError, RecursionError):
-                for line in self._memory(artifact).read_bytes().splitlines():
-                    known.update(json.loads(line))
-        return known
 
-    def remember(self, artifact: Artifact, names: Collection[str]) -> None:
-        """Remember on this machine how verified files look."""
-        if not names:
-            return
-        folder = self.backend.fetch(artifact.prefix, (), anew=False)
-        stamps = {name: _stamp(folder / name) for name in names}
-        self._known(artifact).update(stamps)
-        with suppress(OSError):  # a store that may only be read
-            memory = self._memory(artifact)
-            memory.parent.mkdir(parents=True, exist_ok=True)
-            with memory.open("a") as lines:
+class _Look(Store):
+    """A store at one moment: asks for each pointer and each artifact once. Nothing is built in it:
+    what is published later is in later looks.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.backend = store.backend.look()
+        self._store = store
+        for name in ("pointer", "keys", "open"):
+            setattr(self, name, cache(getattr(self, name)))
+
+    def open(self, stage: str, key: str, fingerprint: str) -> Artifact:
+        """As of `Store`; files that are missing or of another size are noticed."""
+        artifact = super().open(stage, key, fingerprint)
+        self.require_files(artifact)
+        return replace(artifact, store=self._store)  # whose files may be asked for later
+
+
+_FORMAT = json.dumps({"format": FORMAT}).encode()
+
+
+def remember(folder: Path, names: Collection[str]) -> None:
+    """Remember on this machine how verified files look."""
+    stamps = {name: _stamp(folder / name) for name in names}
+    _known(folder).update(stamps)
+    with suppress(OSError):  # a store that may only be read
+        if stamps:
+            with (folder / VERIFIED).open("a") as lines:
                 lines.write(json.dumps(stamps) + "\n")
 
-    def _memory(self, artifact: Artifact) -> Path:
-        return self.root / ".verified" / f"{artifact.prefix.replace('/', '--')}"
 
-    def _require_format(self, *, begin: bool = False) -> None:
-        """Refuse a store of another format; write that of a new one, if it begins."""
-        content = self._read(STORE)
-        if content is None:
-            if begin:
-                self.backend.create(STORE, json.dumps({"format": FORMAT}).encode())
-            return
-        where = self.backend.address(STORE)
-        try:
-            version = json.loads(content)["format"]
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise InputError(
-                f"{where}: unreadable ({error!r}); restore it, or remove the store"
-            ) from error
-        if version != FORMAT:
-            raise InputError(
-                f"{where}: a store of format {version}, this version reads format {FORMAT}; point "
-                "`store` at an empty place, or use the version that wrote it"
-            )
-
-
-def _slug(inputs: Inputs) -> str:
-    return slug_of(inputs.stage, inputs.key, inputs.fingerprint)
-
-
-def _removed(address: str) -> StoreWriteError:
-    return StoreWriteError(f"{address}: removed before it was published; run again")
+def _known(folder: Path) -> dict[str, str]:
+    known = _verified.setdefault(folder, {})
+    if not known:
+        with suppress(OSError, ValueError, TypeError, RecursionError):
+            for line in (folder / VERIFIED).read_bytes().splitlines():
+                known.update(json.loads(line))
+    return known
 
 
 def _stamp(path: Path) -> str:
@@ -576,15 +524,18 @@ def _stamp(path: Path) -> str:
         return ""
 
 
-def _is_whole(artifact: Artifact, name: str, folder: Path) -> bool:
-    recorded = artifact.manifest["files"][name]
-    path = folder / name
+def _is_whole(path: Path, recorded: Mapping[str, Any]) -> bool:
     with suppress(FileNotFoundError):
         return path.stat().st_size == recorded["bytes"] and sha256_of(path) == recorded["sha256"]
     return False
 
 
-def _damaged(artifact: Artifact, problem: str) -> CorruptArtifact:
-    return CorruptArtifact(
-        f"{artifact.address}: {problem}; rematerialize `{artifact.stage}` for {artifact.key!r}"
-    )
+def _names(place: str) -> tuple[str, str, str]:
+    """Stage, key and fingerprint of an artifact."""
+    stage, rest = place.split("/", 1)
+    key, _, fingerprint = rest.rpartition("/")
+    return stage, key, fingerprint
+
+
+def _removed(address: object) -> StoreWriteError:
+    return StoreWriteError(f"{address}: removed before it was published; run again")

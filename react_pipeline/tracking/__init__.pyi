@@ -6,6 +6,7 @@ from .notes import RESULTS_VIEW as RESULTS_VIEW
 from .notes import dagster_url as dagster_url
 from .notes import mlflow_url as mlflow_url
 from .notes import reason_of as reason_of
+from .notes import view_url as view_url
 from .registry import Version as Version
 from .results import shown_differences as shown_differences
 from .runs import ERROR_TAG as ERROR_TAG

@@ -5,8 +5,8 @@ The store is the queue: an artifact without a finished run is logged the next ti
 down or a killed process delays a run and never loses or doubles it: its tag `fingerprint` finds
 what is already there, and what is written twice is written once.
 
-Does not belong here: how a run is opened (`runs`), what is written (`values`, `results`, `models`,
-`registry`), a training under way (`extensions.live_runs`).
+Does not belong here: how a run is opened (`runs`), what is written (`values`, `results`, `tables`,
+`models`, `registry`), a training under way (`extensions.live_runs`).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from react_pipeline.tracking.notes import dagster_url, reason_of, view_url
 from react_pipeline.tracking.registry import Version, list_versions, show_champion
 from react_pipeline.tracking.results import cost_rows, difference_rows
 from react_pipeline.tracking.runs import FINISHED, Runs, log_batch, logged_steps
+from react_pipeline.tracking.tables import log_tables
 from react_pipeline.tracking.values import (
     DAGSTER_RUN_TAG,
     created_ms,
@@ -132,7 +133,6 @@ class Tracking:
         try:
             return question(self.runs.connect())
         except Exception as error:  # whatever MLflow, its database or the network raise
-            self.runs.forget()
             _logged.pop(self._name, None)
             _unreachable_until[self.uri] = time.monotonic() + COOLDOWN_SECONDS
             logger.warning(
@@ -193,6 +193,8 @@ class Tracking:
         )
         for path in files_of(artifact):
             client.log_artifact(run_id, str(path))
+        if artifact.stage == DOMAIN_RESULTS:
+            log_tables(client, run_id, artifact)
         if artifact.stage in MODEL_STAGES:
             log_model(client, experiment_id, project, artifact, run_id)
         if artifact.stage == COMPARISON:

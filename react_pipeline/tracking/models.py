@@ -13,36 +13,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from react_pipeline.project import Project
+from react_pipeline.promotion import REEVALUATED
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.stage import (
-    ALL,
     BASE_CHECKPOINT,
     CUSTOMIZED_CHECKPOINT,
     DOMAIN_RESULTS,
-    STAGES,
     domain_and_method,
+    method_key,
 )
 from react_pipeline.store import Artifact
+from react_pipeline.tracking.datasets import dataset_inputs
 from react_pipeline.tracking.runs import only
-from react_pipeline.tracking.values import MetricSource
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, LoggedModel
+    from mlflow.entities import LoggedModel
 
-MODEL_TAG = "model_id"
-"""Tag of a version with the id of its logged model, which a registry in a database does not return.
-"""
 MODEL_STAGES = (CUSTOMIZED_CHECKPOINT, BASE_CHECKPOINT)
 """Stages whose artifacts are models; an artifact with parents of both belongs to the first."""
-
-
-def model_of(artifact: Artifact) -> tuple[str, str, str] | None:
-    """Return stage, key and fingerprint of the model that an artifact was made with, if any."""
-    for stage in MODEL_STAGES:
-        if stage in artifact.parents:
-            return stage, ALL if stage == BASE_CHECKPOINT else artifact.key, artifact.parents[stage]
-    return None
 
 
 def model_name(slug: str) -> str:
@@ -106,21 +95,21 @@ def _create(
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     try:
-        save = served_models.package_model(project, artifact, directory) if method else None
+        is_packaged = bool(method) and served_models.package_model(project, artifact, directory)
         model = client.create_logged_model(
             experiment_id,
             "-".join(params.values()),
             run_id,
-            tags if save else {**tags, "mlflow.model.isExternal": "true"},
+            tags if is_packaged else {**tags, "mlflow.model.isExternal": "true"},
             params,
-            model_type="react_classifier" if save else "open_clip",
+            model_type="react_classifier" if is_packaged else "open_clip",
         )
-        place = directory / "saved"
         is_local = model.artifact_location.startswith("file:")
+        place = directory / "saved"
         if is_local:  # written where it stays, for it may hold gigabytes
             place = Path(local_file_uri_to_path(model.artifact_location))
-        if save:
-            save(place, model)
+        if is_packaged:
+            served_models.save_model(directory, place, model)
         else:
             place.mkdir(parents=True)
             get_external_mlflow_model_spec(model).save(str(place / "MLmodel"))
@@ -151,7 +140,7 @@ def _register(
             name,
             model.artifact_location,
             run_id,
-            tags={**tags, MODEL_TAG: model.model_id},
+            tags={**tags, "model_id": model.model_id},
             # Until the first verdict on it.
             description=f"{method}, trained in {steps:,} steps on {pairs:,} retrieved pairs",
             await_creation_for=0,
@@ -166,48 +155,28 @@ def _register(
 
 def log_inputs(
     client: MlflowClient, experiment_id: str, project: Project, artifact: Artifact, run_id: str
-) -> MetricSource:
+) -> dict[str, str]:
     """Write which data sets and which model a run used; returns what its metrics were measured
-    on. The model of a result gets the calibration that was measured with it.
+    on, as MLflow's `Metric` names it. The model of a result gets the calibration that was measured
+    with it.
     """
     from mlflow.entities import LoggedModelInput
 
     from react_pipeline.extensions import served_models
 
-    model = model_of(artifact)
-    models = [] if model is None else find_models(client, experiment_id, model[2])[:1]
-    inputs = [LoggedModelInput(one.model_id) for one in models]
-    datasets = datasets_of(project, artifact)
-    client.log_inputs(run_id, datasets, inputs)
-    if model and inputs and artifact.stage == DOMAIN_RESULTS and model[0] == CUSTOMIZED_CHECKPOINT:
-        served_models.refresh_calibration(client, project, model, inputs[0].model_id)
-    source = MetricSource(inputs[0].model_id if inputs else None)
+    stage = next((stage for stage in MODEL_STAGES if stage in artifact.parents), "")
+    checkpoint = artifact.parents.get(stage, "")
+    models = find_models(client, experiment_id, checkpoint)[:1] if stage else []
+    datasets = dataset_inputs(project, artifact)
+    client.log_inputs(run_id, datasets, [LoggedModelInput(model.model_id) for model in models])
+    source = {}
     for measured_on in datasets[:1]:
-        name, digest = measured_on.dataset.name, measured_on.dataset.digest
-        source = MetricSource(source.model_id, name, digest)
+        source["dataset_name"] = measured_on.dataset.name
+        source["dataset_digest"] = measured_on.dataset.digest
+    for model in models:
+        source["model_id"] = model.model_id
+        if stage == CUSTOMIZED_CHECKPOINT and artifact.stage in (DOMAIN_RESULTS, REEVALUATED):
+            key = method_key(model.params["domain"], model.params["method"])
+            place = stage, key, checkpoint
+            served_models.refresh_calibration(client, project, place, model.model_id)
     return source
-
-
-def datasets_of(project: Project, artifact: Artifact) -> list[DatasetInput]:
-    """Return the sets of pairs and of labelled images that an artifact was made of, or is."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    domain, _ = domain_and_method(artifact.key)
-    datasets = []
-    for stage, fingerprint in {**artifact.parents, artifact.stage: artifact.fingerprint}.items():
-        row = STAGES.get(stage)
-        if row is None or row.scope != "domain" or row.gathers:
-            continue
-        source = json.dumps({"uri": f"{project.store.address(stage, domain)}/{fingerprint}"})
-        dataset = Dataset(f"{stage}-{domain}", fingerprint, "local", source)
-        context = [InputTag("mlflow.data.context", use) for use in _uses(stage)]
-        datasets.append(DatasetInput(dataset, context))
-    return datasets
-
-
-def _uses(stage: str) -> list[str]:
-    """Return what a set is for, as MLflow calls it: models are trained on it, or measured with
-    it.
-    """
-    readers = {"training": CUSTOMIZED_CHECKPOINT, "evaluation": DOMAIN_RESULTS}
-    return [use for use, reader in readers.items() if stage in STAGES[reader].parents]

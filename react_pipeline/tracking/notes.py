@@ -46,9 +46,9 @@ def mlflow_url(configured: str | None, tracking_uri: str) -> str:
     return address or (tracking_uri.rstrip("/") if tracking_uri.startswith("http") else "")
 
 
-def view_url(address: str, experiment_id: str) -> str:
-    """Where the server at `address` shows the view of results."""
-    return f"{address}/#/experiments/{experiment_id}/runs?{TRAINING_PAGES}&viewStateShareKey={RESULTS_VIEW}"
+def view_url(address: str, experiment_id: str, view: str = RESULTS_VIEW) -> str:
+    """Where the server at `address` shows a saved view."""
+    return f"{address}/#/experiments/{experiment_id}/runs?{TRAINING_PAGES}&viewStateShareKey={view}"
 
 
 def run_url(dagster: str, dagster_run_id: str) -> str:

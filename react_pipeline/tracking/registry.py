@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE_METHOD, Contender, HistoryEntry, Verdict, standing
-from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, method_key
 from react_pipeline.store import Artifact
-from react_pipeline.tracking.models import MODEL_TAG, model_name
+from react_pipeline.tracking.models import model_name
 from react_pipeline.tracking.values import MAX_TAG_CHARS
 
 if TYPE_CHECKING:
@@ -69,27 +68,22 @@ def show_champion(client: MlflowClient, project: Project, slug: str) -> None:
     shown = None
     while (last := standing(project, slug)[1]) != shown:  # another was decided meanwhile
         if last is not None:
-            _show(client, project, slug, last)
+            _show(client, last)
         shown = last
 
 
-def _show(client: MlflowClient, project: Project, slug: str, last: Artifact) -> None:
-    from react_pipeline.extensions import served_models
-
-    versions = {version.checkpoint: version for version in list_versions(client, slug)}
+def _show(client: MlflowClient, last: Artifact) -> None:
+    verdict = Verdict.read(last)
+    name = model_name(verdict.domain)
+    versions = {version.checkpoint: version for version in list_versions(client, verdict.domain)}
     if not versions:
         return
-    name = model_name(slug)
-    verdict = Verdict.read(last)
     for checkpoint, title in _titles(verdict, last).items():
         version = versions.get(checkpoint)
-        if version and version.tags.get("decided") != title.entry.decided:
+        # Two decisions may be of one second.
+        shown = version and (version.tags.get("verdict"), version.tags.get("decided"))
+        if version and shown != (title.name, title.entry.decided):
             _annotate(client, name, version.number, title)
-    champion = versions.get(verdict.champion.checkpoint)
-    if champion and (model_id := champion.tags.get(MODEL_TAG)):  # maybe measured again since
-        key = method_key(slug, champion.method)
-        place = CUSTOMIZED_CHECKPOINT, key, champion.checkpoint
-        served_models.refresh_calibration(client, project, place, model_id)
     challenger = verdict.challenger
     if challenger is not None and challenger.is_same(verdict.champion):
         challenger = None

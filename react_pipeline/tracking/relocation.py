@@ -5,10 +5,9 @@ project they lead nowhere, and in a copy they lead into the original, which the 
 write to.
 """
 
-import json
 import logging
 import sqlite3
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -43,11 +42,10 @@ def follow_project(location: str, files: Path, database: Path | None) -> None:
             whether the project was moved or copied.
     """
     former = Path(unquote(urlsplit(location).path))
-    if not location.startswith("file:") or former.name != FILES or former == files:
+    if not location.startswith("file:") or former.name != FILES:
         return
-    with suppress(OSError):  # one of them is not there
-        if former.samefile(files):  # by another link or mount
-            return
+    if former == files or (former.exists() and files.exists() and former.samefile(files)):
+        return
     if database is None:
         raise ReactError(
             f"the files of this experiment are in {former}, of a project at another place. Is this "
@@ -55,17 +53,14 @@ def follow_project(location: str, files: Path, database: Path | None) -> None:
             f"mkdir -p {former.parent}; ln -s {files} {former.parent}"
         )
     old, new = former.parent, files.parent
-    # A location is a URI, a path (a tag), or a path within JSON (the source of a data set).
-    forms = [
-        (f"{folder.as_uri()}/", f"{folder}/", '{"uri": ' + json.dumps(f"{folder}/")[:-1])
-        for folder in (old, new)
-    ]
     with closing(sqlite3.connect(database)) as connection, connection:
         for table, column in connection.execute(_COLUMNS).fetchall():
-            for before, after in zip(*forms, strict=True):
-                connection.execute(
-                    f'UPDATE "{table}" SET "{column}" = ?1 || substr("{column}", length(?2) + 1)'  # noqa: S608
-                    f' WHERE substr("{column}", 1, length(?2)) = ?2',
-                    (after, before),
-                )
+            # A location is a URI, also within JSON, or a path.
+            connection.execute(
+                f'UPDATE "{table}" SET "{column}" = replace(CASE'  # noqa: S608
+                f' WHEN substr("{column}", 1, length(?1)) = ?1'
+                f' THEN ?2 || substr("{column}", length(?1) + 1) ELSE "{column}" END, ?3, ?4)'
+                f' WHERE instr("{column}", ?1) OR instr("{column}", ?3)',
+                (f"{old}/", f"{new}/", f"{old.as_uri()}/", f"{new.as_uri()}/"),
+            )
     logger.warning("%s was at %s before: MLflow's locations now name the new place", new, old)

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from react_pipeline.evaluation import METRICS
 from react_pipeline.project import Project
-from react_pipeline.stage import ALL
+from react_pipeline.stage import ALL, DOMAIN_RESULTS, domain_and_method
 from react_pipeline.store import Artifact, locked
 from react_pipeline.tracking.notes import NOTE_TAG, TRAINING_PAGES, mlflow_url
 from react_pipeline.tracking.relocation import FILES, follow_project
 from react_pipeline.tracking.results import shown_differences
-from react_pipeline.tracking.values import LOSS, MAX_TAG_CHARS, TRAINING_PREFIX, MetricSource, Row
+from react_pipeline.tracking.values import LOSS, MAX_TAG_CHARS, TRAINING_PREFIX, Row
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -70,6 +70,7 @@ class Runs:
         address: Where a browser finds MLflow, if it is configured.
         files: Folder of the runs' files, if the tracking URI is a database other than a SQLite
             file.
+        source: The project's `pipeline.yaml`, which MLflow shows as the source of a run.
         experiment_id: MLflow's default one before `connect`.
     """
 
@@ -77,6 +78,7 @@ class Runs:
     experiment: str
     address: str | None = None
     files: Path | None = None
+    source: str = ""
     experiment_id: str = DEFAULT_EXPERIMENT
 
     @classmethod
@@ -84,7 +86,8 @@ class Runs:
         """Return the runs of a project, as its configuration names them."""
         config = project.config
         files = project.store.root.with_name(FILES)
-        return cls(config.tracking_uri or "", config.project, config.mlflow_url, files)
+        uri = config.tracking_uri or ""
+        return cls(uri, config.project, config.mlflow_url, files, str(project.path))
 
     def url(self, run_id: str) -> str | None:
         """Return where a browser shows a run; None when the tracking URI is a database and no
@@ -95,10 +98,6 @@ class Runs:
             return None
         return f"{address}/#/experiments/{self.experiment_id}/runs/{run_id}?{TRAINING_PAGES}"
 
-    def forget(self) -> None:
-        """Look the experiment up again at the next `connect`: the server may have been replaced."""
-        self.experiment_id = DEFAULT_EXPERIMENT
-
     def connect(self) -> MlflowClient:
         """Return a client; database and experiment are created where they are missing."""
         for variable, value in VARIABLES.items():
@@ -106,21 +105,20 @@ class Runs:
         if not self.uri.startswith(SQLITE):
             # A server decides for itself; without one MLflow would use the working folder of this
             # process.
-            return self._opened(self.files if _DATABASE.match(self.uri) else None)
+            return self._open(self.files if _DATABASE.match(self.uri) else None)
         database = Path(self.uri.removeprefix(SQLITE))
         database.parent.mkdir(parents=True, exist_ok=True)
         # Two processes that open a fresh database at once race its migration, and one of them dies.
         with locked(database.with_name(database.name + ".lock")):
-            return self._opened(database.parent / FILES, database)
+            return self._open(database.parent / FILES, database)
 
-    def _opened(self, files: Path | None, database: Path | None = None) -> MlflowClient:
+    def _open(self, files: Path | None, database: Path | None = None) -> MlflowClient:
         from mlflow import MlflowClient
 
         from react_pipeline.extensions import ui
 
         client = MlflowClient(self.uri, self.uri)
-        if self.experiment_id != DEFAULT_EXPERIMENT:
-            return client
+        # Each time, since the server may have been replaced.
         experiment = client.get_experiment_by_name(self.experiment)
         if experiment is None:
             location = None if files is None else files.resolve().as_uri()
@@ -149,11 +147,12 @@ class Runs:
         place = {name: tags[name] for name in ("asset", "fingerprint")}
         is_there = bool(self.find(client, place))
         group, _, _ = key.partition("/")
-        name = f"{tags['asset']} {key}"
+        # Domain and method come first: pages that compare runs cut long names.
+        name = key if tags["asset"] == DOMAIN_RESULTS else f"{key} {tags['asset']}"
         if key == ALL:
             group = "all domains" if tags["asset"] == "overview" else "corpus"
             name = tags["asset"]
-        tags = {**tags, "mlflow.parentRunId": self._parent(client, group)}
+        tags = {**self._origin(), **tags, "mlflow.parentRunId": self._parent(client, group)}
         run = self._only(client, place, name, tags, started_ms)
         run_id = run.info.run_id
         if is_there and run.info.status != FINISHED:
@@ -162,6 +161,17 @@ class Runs:
                 client.delete_tag(run_id, reason)
             log_batch(client, run_id, tags=tags)
         return run, is_there
+
+    def _origin(self) -> dict[str, str]:
+        """Return MLflow's own tags: who made a run, from which project and git commit."""
+        from mlflow.tracking.context.registry import resolve_tags
+        from mlflow.utils.git_utils import get_git_commit
+
+        source = {
+            "mlflow.source.name": self.source,
+            "mlflow.source.git.commit": get_git_commit(self.source) if self.source else None,
+        }
+        return {**resolve_tags(), **{name: text for name, text in source.items() if text}}
 
     def find(self, client: MlflowClient, tags: Mapping[str, str]) -> list[Run]:
         """Return the runs with these tags, finished ones first."""
@@ -196,12 +206,14 @@ class Runs:
     def close_abandoned(self, client: MlflowClient, checkpoint: Artifact) -> None:
         """Close what trainings with another configuration left RUNNING when they were killed: none
         will go on. One that does run is opened again when it is logged.
+
+        Args:
+            checkpoint: Whose own run is closed already.
         """
-        domain, method = checkpoint.key.split("/")
+        domain, method = domain_and_method(checkpoint.key)
         tags = {"asset": checkpoint.stage, "domain": domain, "method": method}
         for run in self.find(client, tags):
-            is_other = run.data.tags.get("fingerprint") != checkpoint.fingerprint
-            if is_other and run.info.status == RUNNING:
+            if run.info.status == RUNNING:
                 client.set_terminated(run.info.run_id, KILLED)
 
     def finished(self, client: MlflowClient) -> set[str]:
@@ -244,7 +256,7 @@ def log_batch(
     tags: Mapping[str, str] | None = None,
     rows: Iterable[Row] = (),
     without: Collection[int] = (),
-    source: MetricSource | None = None,
+    source: Mapping[str, str] | None = None,
 ) -> None:
     """Write params, tags (cut at MLflow's limit) and metrics; the same ones again change nothing.
 
@@ -258,8 +270,11 @@ def log_batch(
     ranking = {*METRICS, *shown_differences()}
     metrics = [
         Metric(
-            *(row.name, row.value, row.time_ms, row.step),
-            *(source if source and row.name in ranking else ()),
+            row.name,
+            row.value,
+            row.time_ms,
+            row.step,
+            **(source if source and row.name in ranking else {}),
         )
         for row in rows
         if row.step not in without or not row.name.startswith(TRAINING_PREFIX)

@@ -27,11 +27,10 @@ out.
 """
 
 LOGGED_SUFFIXES = (".png", ".md", ".csv", ".json", ".html")
-MAX_LOGGED_BYTES, MAX_LOGGED_PAGE_BYTES = 5_000_000, 25_000_000
+MAX_LOGGED_BYTES = 25_000_000
 """Files of an artifact's top level are copied to MLflow up to this size; the rest stays in the
-store.
-
-A page carries its script and pictures with it, so it may be larger."""
+store. A page carries its script and pictures with it.
+"""
 
 HEADLINE_METRIC = "top1"
 DAGSTER_RUN_TAG = "dagster.run_id"
@@ -44,14 +43,6 @@ class Row(NamedTuple):
     value: float
     step: int
     time_ms: int
-
-
-class MetricSource(NamedTuple):
-    """The model and the data set of a metric, under the names that MLflow's metrics use."""
-
-    model_id: str | None = None
-    dataset_name: str | None = None
-    dataset_digest: str | None = None
 
 
 def params_of(source: Artifact | Inputs) -> dict[str, str]:
@@ -134,15 +125,13 @@ def tags_of(source: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -
 
 def files_of(artifact: Artifact) -> Iterator[Path]:
     """The small files of the top level that a person may want to see, and the manifest."""
-    for name, recorded in artifact.manifest["files"].items():
-        # The tables of pages with figures are small, and what a notebook reads.
-        is_page = "dashboard.html" in artifact.manifest["files"]
-        suffixes = (*LOGGED_SUFFIXES, ".parquet") if is_page else LOGGED_SUFFIXES
-        limit = MAX_LOGGED_PAGE_BYTES if name.endswith(".html") else MAX_LOGGED_BYTES
-        if "/" not in name and name.endswith(suffixes) and recorded["bytes"] <= limit:
-            yield artifact.path / name
-    if (artifact.path / MANIFEST).stat().st_size <= MAX_LOGGED_BYTES:
-        yield artifact.path / MANIFEST
+    files = artifact.manifest["files"]
+    # The tables of pages with figures are small, and what a notebook reads.
+    suffixes = (*LOGGED_SUFFIXES, ".parquet") if "dashboard.html" in files else LOGGED_SUFFIXES
+    for name in (*files, MANIFEST):
+        path = artifact.path / name
+        if "/" not in name and name.endswith(suffixes) and path.stat().st_size <= MAX_LOGGED_BYTES:
+            yield path
 
 
 def created_ms(artifact: Artifact) -> int:

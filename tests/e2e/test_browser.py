@@ -130,7 +130,7 @@ def test_mlflow_compares_the_methods_of_a_domain(served: Served) -> None:
     from docs.screenshots import find_runs, open_page, show_comparison_of_runs
 
     experiment_id, runs = find_runs(served.mlflow, "tiny", "tags.asset = 'domain_results'")
-    assert sorted(runs) == [f"domain_results shapes/{method}" for method in METHODS]
+    assert sorted(runs) == [f"shapes/{method}" for method in METHODS]
     with open_page() as page:
         show_comparison_of_runs(page, served.mlflow, experiment_id, list(runs.values()))
         shown = page.inner_text("body")

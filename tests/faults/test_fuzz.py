@@ -97,7 +97,7 @@ READERS: dict[str, tuple[str, bytes, Callable[[Path], Any]]] = {
     "manifest": (
         "manifest.json",
         b'{"format": 3, "files": {}}',
-        lambda path: parse_manifest(path.read_bytes(), "thing/all/0/manifest.json"),
+        lambda path: parse_manifest(path.read_bytes(), "thing/all/0"),
     ),
     "store": ("store.json", b'{"format": 3}', lambda path: Store(path.parent)),
 }

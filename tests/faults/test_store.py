@@ -57,7 +57,7 @@ def write(directory, _):
     return {{}}
 inputs = artifacts.Inputs("thing", "all", {{"value": 1}}, {{}}, "1")
 built = store.Store(Path({str(tmp_path)!r}))
-built._require_format(begin=True)
+built.backend.create("store.json", store._FORMAT)
 {KILLED_AT[when]}
 built.build(inputs, write)
 """
@@ -72,7 +72,7 @@ built.build(inputs, write)
     assert artifact.path and all(error is None for _, error in store.verify())
     store.prune(keep_seconds=-1)
     assert store.current("thing", "all").path == artifact.path
-    left = {path.name for path in artifact.path.parent.iterdir()} - {"used"}
+    left = {path.name for path in artifact.path.parent.iterdir()}
     assert left == {artifact.path.name, "manifest.json"}
 
 
@@ -111,7 +111,7 @@ def test_scratch_is_private_and_outlives_an_interrupted_build(store: Store) -> N
             store.build(INPUTS, write)
     artifact = store.build(INPUTS, write)
     assert states == ["0 tries"] * 3
-    assert sorted(path.name for path in artifact.path.iterdir()) == [
+    assert sorted(path.name for path in artifact.path.glob("[!.]*")) == [
         "a.bin",
         "b.bin",
         "manifest.json",
@@ -236,7 +236,7 @@ def test_an_unreadable_artifact_is_refused_and_built_again(
     with monkeypatch.context() as patched:
         patched.setattr(store_module, "_verified", {})
         patched.setattr(store_module, "sha256_of", fail)
-        patched.setattr(Store, "_known", lambda *_: {})
+        patched.setattr(store_module, "_known", lambda *_: {})
         with pytest.raises(CorruptArtifact, match=os.strerror(number)):
             store.current("thing", "all").file("b.bin")
     assert store.build(INPUTS, write_two).reused == (number == errno.EMFILE)

@@ -40,8 +40,10 @@ def main() -> None:
         export(
             Project.load(folder / "pipeline.yaml"), lineage.SLUG, "gated-image", folder / "export"
         )
-        for name in (".cache", ".locks", ".scratch", ".temporary", ".verified"):
+        for name in (".cache", ".locks", ".scratch", ".temporary"):
             shutil.rmtree(folder / "store" / name, ignore_errors=True)
+        for memory in (folder / "store").rglob(".verified"):
+            memory.unlink()
         (folder / "features.json").write_text(json.dumps(features(folder)))
         with tarfile.open(target, "w:xz", preset=9) as tar:
             tar.add(folder, "golden")

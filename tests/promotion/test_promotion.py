@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
 import json
 import os
@@ -264,11 +265,11 @@ def test_nothing_is_decided_while_a_disk_cannot_read_a_result(
         return opens
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "open", failing(os.open))
-        patch.setattr(Path, "open", failing(Path.open))
+        for owner in (os, builtins):
+            patch.setattr(owner, "open", failing(owner.open))
         store_module._verified.clear()
-        store_module._parsed.clear()
-        shutil.rmtree(project.config.store / ".verified")
+        for memory in project.config.store.rglob(".verified"):
+            memory.unlink()
         with pytest.raises(CorruptArtifact, match=name):
             decide(project, "shapes")
     assert not project.store.has("promotion", "shapes")

@@ -52,13 +52,10 @@ def test_building_again_reuses_and_does_not_write(store: Store) -> None:
     assert store.build(inputs(), refuse).reused
 
 
-def test_a_build_goes_on_from_what_was_left_for_it(store: Store) -> None:
-    left = store.root / "left"
-    left.mkdir(parents=True)
-    (left / "state").write_text("here")
-    assert not store.is_begun(inputs())
-    store.leave(inputs(), left)
-    assert store.is_begun(inputs()) and not store.is_begun(inputs(2))
+def test_a_build_goes_on_from_a_scratch_that_was_begun_for_it(store: Store) -> None:
+    assert not store.earlier_scratches(inputs())
+    store.scratch(inputs()).keep("state", lambda path: path.write_text("here"))
+    assert store.earlier_scratches(inputs()) and not store.earlier_scratches(inputs(2))
     states = []
 
     def write(directory: Path, scratch: Scratch) -> dict[str, int]:
@@ -66,7 +63,7 @@ def test_a_build_goes_on_from_what_was_left_for_it(store: Store) -> None:
         return write_one(directory, scratch)
 
     artifact = store.build(inputs(), write)
-    assert states == ["here"] and store.is_begun(inputs())
+    assert states == ["here"] and not store.earlier_scratches(inputs())
     assert "state" not in artifact.manifest["files"]
 
 
@@ -200,8 +197,9 @@ def test_a_store_that_may_only_be_read_is_hashed_once_a_process(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.build(inputs(), write_one)
-    shutil.rmtree(store.root / ".verified")
-    (store.root / ".verified").write_text("no folder can be here")
+    (memory,) = store.root.glob("thing/all/*/*/.verified")
+    memory.unlink()
+    memory.mkdir()
     hashed = in_a_new_process(monkeypatch)
     for _ in range(2):
         assert store.current("thing", "all").path

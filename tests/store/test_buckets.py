@@ -18,8 +18,8 @@ from support.bucket import BucketServer
 
 from react_pipeline.store import bucket as buckets
 from react_pipeline.store import store as store_module
-from react_pipeline.store.artifacts import Artifact, Inputs
-from react_pipeline.store.bucket import Bucket, ConflictError, Version, _explained
+from react_pipeline.store.artifacts import Artifact, Inputs, parse_manifest
+from react_pipeline.store.bucket import Bucket, ConflictError, Meta, _explained
 from react_pipeline.store.errors import (
     CorruptArtifact,
     InputError,
@@ -119,7 +119,7 @@ def answers_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each conditional write succeeds, and is told to be refused."""
     put = Bucket._put
 
-    def lost(self: Bucket, path: str, data: bytes, condition: str | Version) -> None:
+    def lost(self: Bucket, path: str, data: bytes, condition: str | Meta) -> None:
         put(self, path, data, condition)
         if condition != "overwrite":
             raise ConflictError
@@ -241,7 +241,10 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> None:
         buckets._users(home, process).close()
     buckets._users.cache_clear()
     monkeypatch.setattr(buckets, "_used", set())
-    monkeypatch.setattr(buckets, "_added", {})
+
+
+def make_room(backend: Bucket) -> None:
+    buckets.make_room.__wrapped__(backend, 0)
 
 
 def test_copies_not_in_use_are_evicted_and_come_back(
@@ -250,36 +253,15 @@ def test_copies_not_in_use_are_evicted_and_come_back(
     old, new = publish(bucket), publish(bucket, 2)
     small = replace(bucket_of(bucket), cache_bytes=1)
     with old.file("more").open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as m:
-        small._make_room(1)
+        make_room(small)
         assert copy_of(old).exists() and copy_of(new).exists(), "this process has both open"
         forget(monkeypatch)
         assert new.store.current("thing", "all").path == copy_of(new)
-        small._make_room(1)
+        make_room(small)
         assert not copy_of(old).exists() and copy_of(new).exists()
         assert m[:] == b"more"
     opened = bucket.open("thing", "all", old.fingerprint)
     assert opened.file("more").read_text() == "more"
-
-
-def test_copies_are_measured_when_a_process_has_added_enough(
-    bucket: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measured: list[str] = []
-    measure = buckets._bytes_below
-
-    def note(folder: Path) -> int:
-        measured.append(folder.name)
-        return measure(folder)
-
-    publish(bucket)
-    monkeypatch.setattr(buckets, "_bytes_below", note)
-    backend = replace(bucket_of(bucket), cache_bytes=1000)
-    for added, walks in ((0, 1), (15, 0), (10, 1)):
-        measured.clear()
-        if walks and added == 0:
-            monkeypatch.setattr(buckets, "_added", {})
-        backend._make_room(added)
-        assert len(measured) == walks
 
 
 def test_a_copy_in_use_by_another_process_is_not_evicted(
@@ -301,12 +283,12 @@ def test_a_copy_in_use_by_another_process_is_not_evicted(
     try:
         assert child.stdout.readline() == b"open\n"
         forget(monkeypatch)
-        small._make_room(1)
+        make_room(small)
         assert copy_of(artifact).exists()
     finally:
         child.kill()
         child.communicate()
-    small._make_room(1)
+    make_room(small)
     assert not copy_of(artifact).exists()
 
 
@@ -348,7 +330,7 @@ def test_a_look_asks_for_what_changed(bucket: Store, server: BucketServer) -> No
     assert look() == []
     bucket.build(inputs(2, "a"), write)
     assert sorted(look()) == ["current", "manifest.json"]
-    store_module._parsed.clear()
+    parse_manifest.cache_clear()
     assert look() == []
 
 

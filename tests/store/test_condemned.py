@@ -100,8 +100,7 @@ def test_the_first_to_create_the_manifest_wins(
         monkeypatch.setattr(backend, "finish", finish)
         rival.append(Store(store.backend).build(INPUTS, write))
 
-    monkeypatch.setattr("react_pipeline.store.store.lock", lambda *_, **__: True)
-    monkeypatch.setattr("react_pipeline.store.store.release", lambda *_: None)
+    monkeypatch.setattr("react_pipeline.store.durable.lock", lambda *_, **__: True)
     monkeypatch.setattr(backend, "finish", finish_and_be_overtaken)
     late = store.build(INPUTS, write)
     assert late == rival[0] and late.reused and not rival[0].reused

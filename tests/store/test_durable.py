@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from react_pipeline.store import Scratch
 from react_pipeline.store.artifacts import Inputs, with_digest
 from react_pipeline.store.durable import append, fsync_tree, write_atomically
 from react_pipeline.store.errors import CorruptArtifact
@@ -80,13 +81,23 @@ def test_files_reach_the_disk_before_their_names_and_pointer(
     manifest, pointer = named(place / "manifest.json"), named(tmp_path / "thing/all/current")
     moved = named(artifact.path)
     assert moved < manifest < pointer
-    for path in (artifact.path, *artifact.path.rglob("*")):
+    for path in (artifact.path, *artifact.path.rglob("[!.]*")):
         assert synced(path, asked[:moved]), path
     for path in (place, *(tmp_path / folder for folder in ("thing/all", "thing", ""))):
         assert synced(path, asked[moved:manifest]), path
     assert synced(place / "manifest.json", asked[:manifest])
     assert synced(place, asked[manifest:pointer])
     assert synced(place.parent, asked[pointer:])
+
+
+def test_what_is_kept_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, calls: list[tuple[str, str]]
+) -> None:
+    kept = Scratch(tmp_path).keep("parts/one", lambda path: path.write_text("data"))
+    named = calls.index(("name", str(kept)))
+    synced, folder = calls[0][1], ("fsync", str(kept.parent))
+    assert Path(synced).parent == kept.parent and synced.endswith(".one")
+    assert named > 0 and folder in calls[named:]
 
 
 def test_a_removed_manifest_is_off_the_disk_before_the_files(

@@ -23,7 +23,7 @@ from typing import Any, TextIO
 import pytest
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from react_pipeline.store import Scratch
+from react_pipeline.store import Scratch, durable
 from react_pipeline.store import store as store_module
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.durable import link_or_copy
@@ -183,8 +183,7 @@ def write(token: str, directory: Path, scratch: Scratch) -> dict[str, int]:
 def whole(artifact: Artifact) -> None:
     assert set(artifact.manifest["files"]) == {"a", "sub/b"}
     store_module._verified.clear()
-    for memory in (artifact.root / ".verified").glob("*"):
-        memory.unlink(missing_ok=True)
+    (artifact.root / artifact.prefix / ".verified").unlink(missing_ok=True)
     path = artifact.path
     try:
         assert (path / "a").read_text() == (path / "sub" / "b").read_text()
@@ -198,7 +197,6 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         sys.addaudithook(_hook)  # can never be removed; it does nothing outside an actor
         _hooked.append(True)
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr(store_module, "release", lambda *_: None)
     memory = Path("/dev/shm")  # noqa: S108 - faster than a disk
     root = Path(tempfile.mkdtemp(dir=memory if memory.exists() else None))
     yield root
@@ -212,7 +210,7 @@ def test_no_interleaving_tears_or_loses_an_artifact(
     seen: Counter[str] = Counter()
     for seed in range(schedules):
         world = World(disk / str(seed), seed)
-        monkeypatch.setattr(store_module, "lock", world.lock)
+        monkeypatch.setattr(durable, "lock", world.lock)
         try:
             world.play()
         except BaseException as error:

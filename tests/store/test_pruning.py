@@ -50,7 +50,7 @@ def test_current_artifacts_and_their_ancestors_stay(store: Store) -> None:
 def test_what_was_current_within_the_time_stays(store: Store) -> None:  # 45
     publish(store, 1)
     publish(store, 2)
-    assert store.prune() == []
+    assert store.prune(dry_run=True) == store.prune() == []
 
 
 @of_a_folder
@@ -125,11 +125,11 @@ def test_scratch_goes_when_old_unless_a_build_uses_it(store: Store) -> None:
     inputs = Inputs("thing", "all", {"value": 1}, {}, "1")
     with pytest.raises(KeyboardInterrupt):
         store.build(inputs, killed)
-    assert store.prune() == [] and store.is_begun(inputs)
+    assert store.prune() == [] and store.earlier_scratches(inputs)
     (left,) = (store.root / ".scratch").iterdir()
     publish(store, 2)
     assert store.prune(keep_seconds=-1) == [str(left)]
-    assert not store.is_begun(inputs)
+    assert not store.earlier_scratches(inputs)
 
 
 @of_a_folder
@@ -149,11 +149,28 @@ def test_what_the_disk_refuses_to_remove_is_kept(
     assert (store.root / stuck.prefix).exists() and not (store.root / gone.prefix).exists()
 
 
+@of_a_folder
+def test_a_scratch_is_not_old_because_a_file_of_it_vanishes(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = Inputs("thing", "all", {"value": 9}, {}, "1")
+    kept = store.scratch(inputs).keep("part", lambda path: path.write_text("part"))
+    lstat = Path.lstat
+
+    def gone(path: Path) -> os.stat_result:
+        if path.name == ".begun":
+            raise FileNotFoundError(path)
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", gone)
+    assert store.prune() == [] and kept.exists()
+
+
 def test_a_key_called_like_an_object_of_the_store_is_harmless(store: Store) -> None:  # 44
-    for name in ("current", "used", "manifest.json"):
+    for name in ("current", "manifest.json"):
         built = store.build(Inputs("thing", name, {}, {}, "1"), write)
         assert store.current("thing", name) == built
-    assert store.keys("thing") == ["current", "manifest.json", "used"]
+    assert store.keys("thing") == ["current", "manifest.json"]
     assert store.prune(keep_seconds=-1) == []
 
 
@@ -163,10 +180,10 @@ def before_removal(
     """Let something happen between the last look of `prune` and its removal of a manifest."""
     remove = type(store.backend).remove
 
-    def late(self: object, path: str, data: bytes) -> bool:
+    def late(self: object, *given: object, **named: object) -> bool:
         monkeypatch.undo()
         happens()
-        return bool(remove(self, path, data))  # type: ignore[arg-type]
+        return bool(remove(self, *given, **named))  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(store.backend), "remove", late)
 
@@ -224,6 +241,5 @@ def test_two_prunes_at_once_end_well(store: Store, monkeypatch: pytest.MonkeyPat
 
 def prune_without_lock(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("react_pipeline.store.store.lock", lambda *_, **__: True)
-        patched.setattr("react_pipeline.store.store.release", lambda *_: None)
+        patched.setattr("react_pipeline.store.durable.lock", lambda *_, **__: True)
         store.prune(keep_seconds=-1)

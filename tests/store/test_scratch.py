@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,23 @@ def test_a_scratch_goes_on_from_what_is_as_it_was_kept(tmp_path: Path) -> None:
     again = Scratch(tmp_path / "again")
     again.begin(later)
     assert contents(again.folder) == whole
+
+
+def test_what_goes_while_it_is_linked_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier, later = Scratch(tmp_path / "earlier"), Scratch(tmp_path / "later")
+    earlier.keep("folder", folder_of("kept"))
+    link = os.link
+
+    def link_and_lose(source: Path, target: Path) -> None:
+        link(source, target)
+        (earlier.folder / "folder" / "b").unlink(missing_ok=True)
+
+    monkeypatch.setattr(os, "link", link_and_lose)
+    later.begin(earlier)
+    assert contents(later.folder) == {}
+    assert later.keep("folder", folder_of("again")).is_dir()
 
 
 def test_a_kill_loses_nothing_that_has_its_name(

@@ -28,6 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from react_pipeline.store import durable
 from react_pipeline.store import store as store_module
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.bucket import Bucket
@@ -344,24 +345,25 @@ def scratch_in_place() -> None:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path)
-            self._log(json.dumps([name, self.digests(path)]).encode() + b"\n")
+            self._log({name: self.digests(path)})
         return path
 
     Scratch.keep = keep  # type: ignore[method-assign]
 
 
 def shared_scratch() -> None:
-    def begin(self: Store, scratch: Scratch) -> None:
-        object.__setattr__(scratch, "folder", scratch.folder.with_name("one"))
-        scratch.folder.mkdir(parents=True, exist_ok=True)
-        (scratch.folder / ".begun").touch()
+    def scratch(self: Store, inputs: Inputs) -> Scratch:
+        folder = self.root / ".scratch" / inputs.slug / "one"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".begun").touch()
+        return Scratch(folder)
 
-    Store._begin = begin  # type: ignore[method-assign]
+    Store.scratch = scratch  # type: ignore[method-assign]
     scratch_in_place()
 
 
 def unconditional_removal() -> None:
-    def remove(self: Folder, path: str, data: bytes) -> bool:
+    def remove(self: Folder, path: str, data: bytes, **_: Any) -> bool:
         nap()
         self.delete(path)
         return True
@@ -394,8 +396,7 @@ def main(
         import obstore  # noqa: F401 - before the forks; used after them alone
         from obstore import exceptions, store  # noqa: F401
     if locks == "useless":
-        store_module.lock = lambda *_, **__: True  # type: ignore[assignment]
-        store_module.release = lambda *_: None  # type: ignore[assignment]
+        durable.lock = lambda *_, **__: True
     if mutant:
         MUTANTS[mutant]()
     announce_manifests()

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import getpass
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import mlflow
 import pandas as pd
 import pytest
 from conftest import write_project
@@ -18,6 +21,8 @@ from react_pipeline.extensions.dashboard.overview import overview
 from react_pipeline.extensions.live_runs.live import LiveRun
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact, Inputs
+from react_pipeline.store.store import Store
+from react_pipeline.tracking.datasets import dataset_inputs
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.runs import Runs
 from react_pipeline.tracking.values import files_of, flatten, metrics_of, params_of, rows_of_record
@@ -175,6 +180,62 @@ def test_results_of_all_methods_can_be_compared_by_same_metrics(
         ]
 
 
+def test_a_result_has_tables_and_a_confusion_matrix(tracking: Tracking, compared: Project) -> None:
+    run = log(tracking, compared, "domain_results", "shapes/base")
+    client = MlflowClient(tracking.uri)
+
+    def table(name: str) -> pd.DataFrame:
+        text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{name}.json")
+        content = json.loads(text)
+        return pd.DataFrame(content["data"], columns=content["columns"])
+
+    # MLflow's page of tables lists those that this tag names.
+    listed = {entry["path"] for entry in json.loads(run.data.tags["mlflow.loggedArtifacts"])}
+    assert listed == {"per_class.json", "confusion.json", "predictions.json"}
+    assert "confusion.png" in {file.path for file in client.list_artifacts(run.info.run_id)}
+    names = compared.domain("shapes").class_names
+    assert table("per_class")["class"].tolist() == names
+    confusion = table("confusion")
+    assert confusion["images"].sum() == 6 and (confusion["class"] != confusion["predicted"]).all()
+    predictions = table("predictions")
+    assert predictions["right"].tolist() == [False] * 6 + [True] * 6
+    shown = predictions.set_index("image").loc["0001.png"]
+    assert (shown["class"], shown["predicted"]) == (names[1], names[2 % len(names)])
+    # A log that was killed before its end writes no row twice.
+    client.update_run(run.info.run_id, status="RUNNING")
+    log(tracking, compared, "domain_results", "shapes/base")
+    assert len(table("predictions")) == 12
+
+
+def test_runs_name_user_project_and_commit(
+    tracking: Tracking, make_project: Callable[..., Project]
+) -> None:
+    project = make_project()
+    folder = project.path.parent
+    git = ["git", "-C", str(folder), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "add", "pipeline.yaml"], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "first"], check=True)
+    head = subprocess.run(
+        [*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    run_id = Tracking.of(project).log_artifact(project, artifact_of(project, "corpus", "all"))
+    assert run_id
+    run = MlflowClient(Tracking.of(project).uri).get_run(run_id)
+    tags = run.data.tags
+    assert tags["mlflow.source.name"] == str(project.path)
+    assert tags["mlflow.source.git.commit"] == head
+    assert tags["mlflow.user"] == run.info.user_id == getpass.getuser()
+
+
+def test_names_of_runs_begin_with_domain_and_method(tracking: Tracking, compared: Project) -> None:
+    # MLflow cuts long names where it compares runs.
+    assert log(tracking, compared, "domain_results", "shapes/base").info.run_name == "shapes/base"
+    log(tracking, compared, "comparison", "shapes")
+    names = {run.info.run_name for run in runs_of(tracking, domain="shapes")}
+    assert {"shapes/gated-image customized_checkpoint", "shapes comparison"} <= names
+
+
 def test_models_are_ranked_by_what_was_measured_of_them(
     tracking: Tracking, compared: Project
 ) -> None:
@@ -233,9 +294,14 @@ def test_the_experiment_has_views_of_results_and_trainings(
     tags = client.get_experiment(run.info.experiment_id).tags
     views = {
         name: json.loads(tags[f"mlflow.sharedViewState.{name}"])
-        for name in ("results", "trainings")
+        for name in ("results", "gain-beside-control", "methods-of-a-domain", "trainings")
     }
-    assert [view["name"] for view in views.values()] == ["Results", "Trainings"]
+    assert [view["name"] for view in views.values()] == [
+        "Results",
+        "Gain beside control",
+        "Methods of a domain",
+        "Trainings",
+    ]
     shown = json.loads(views["results"]["state"])
     assert [
         found.info.run_id
@@ -248,7 +314,8 @@ def test_the_experiment_has_views_of_results_and_trainings(
     )
     assert shown["columnWidths"]["metrics.`top1`"] > 100  # MLflow's own, which cuts a fraction
     assert shown["runsHiddenMode"] == "SHOW_ALL"
-    assert "Model training" in tags["mlflow.note.content"]
+    link = f"[Gain beside control](#/experiments/{run.info.experiment_id}/runs?workflowType=machine"
+    assert link in tags["mlflow.note.content"]
     names = {column.split("`")[1] for column in shown["selectedColumns"]}
     extra = {"gain_over_control", "guard_delta", "judged_delta", "judged_gain"}
     assert names - extra <= {
@@ -296,9 +363,8 @@ def test_a_run_links_to_dagster_where_its_address_is_set(
     assert f"({linked['dagster.run_url']})" in linked["mlflow.note.content"]
 
 
-def test_pages_may_be_larger_than_other_files(tiny_project: Project) -> None:
-    sizes = {"small.csv": 1, "large.csv": 6_000_000, "page.html": 6_000_000}
-    sizes["large.html"] = 26_000_000
+def test_large_files_stay_in_the_store(tiny_project: Project) -> None:
+    sizes = {"small.csv": 1, "page.html": 6_000_000, "large.html": 26_000_000}
 
     def write(folder: Path, _: object) -> dict[str, object]:
         for name, size in sizes.items():
@@ -323,7 +389,29 @@ def test_sets_are_data_sets_whose_digest_is_the_fingerprint(
         (run,) = runs_of(tracking, fingerprint=artifact.fingerprint)
         (entry,) = run.inputs.dataset_inputs
         assert entry.dataset.digest == retrieved.fingerprint
-        assert json.loads(entry.dataset.source)["uri"] == retrieved.address
+        assert json.loads(entry.dataset.source)["uri"] == Path(retrieved.address).as_uri()
+
+
+def test_data_sets_have_a_schema_and_their_size(tracking: Tracking, compared: Project) -> None:
+    run = log(tracking, compared, "customized_checkpoint", "shapes/gated-image")
+    datasets = {entry.dataset.name: entry.dataset for entry in run.inputs.dataset_inputs}
+    dataset = datasets["retrieved_set-shapes"]
+    table = pd.read_parquet(compared.store.current("retrieved_set", "shapes").file("pairs.parquet"))
+    profile = {"num_rows": len(table), "num_elements": table.size}
+    assert json.loads(dataset.profile) == profile
+    columns = {one["name"]: one["type"] for one in json.loads(dataset.schema)["mlflow_colspec"]}
+    assert columns == {"row": "long", "class": "string", "similarity": "double"}
+
+
+def test_the_source_of_a_set_in_a_bucket_is_its_url(
+    tiny_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retrieved = artifact_of(tiny_project, "retrieved_set", "shapes")
+    monkeypatch.setattr(Store, "address", lambda *place: f"s3://bucket/{place[1]}/{place[2]}")
+    (entry,) = dataset_inputs(tiny_project, retrieved)
+    assert entry.dataset.source_type == "s3"
+    source = json.loads(entry.dataset.source)
+    assert source == {"uri": f"s3://bucket/retrieved_set/shapes/{retrieved.fingerprint}"}
 
 
 CONTEXTS = {

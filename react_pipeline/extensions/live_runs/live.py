@@ -165,7 +165,6 @@ class LiveRun(TrainingObserver):
             except Exception as error:
                 # Whatever MLflow, its database or the network raise, the training continues.
                 pause = RETRY_SECONDS
-                self._runs.forget()
                 if not is_silent:
                     is_silent = True
                     logger.warning(

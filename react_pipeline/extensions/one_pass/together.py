@@ -1,10 +1,10 @@
 """One pass over the corpus for several domains: what each would read alone is read once for all
 whose pairs are due.
 
-The hits, and the counts of names, are left in the scratch from which each domain's build resumes,
-as if it had been killed after its search. So a pass that fails or is left out costs time, and
-changes no byte of a retrieved set. Does not belong here: the reading itself (`shared_reads`),
-choosing.
+The hits, and the counts of names, are kept in a scratch from which each domain's build resumes, as
+if it had been killed after its search. So a pass that fails or is left out costs time, and changes
+no byte of a retrieved set. The parts of a pass are in the scratch of the domain that began it, and
+go with it. Does not belong here: the reading itself (`shared_reads`), choosing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -44,7 +43,7 @@ from react_pipeline.retrieval import (
 )
 from react_pipeline.settings import DomainConfig, RetrievalConfig, load_domains
 from react_pipeline.stage import encoder_in
-from react_pipeline.store import Inputs, ReactError, Scratch
+from react_pipeline.store import Inputs, ReactError, Scratch, Store, StoreWriteError
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
@@ -61,6 +60,10 @@ MAX_ROWS = 2_000_000
 """Rows whose metadata is read in a pass: about 1 GB. Rows of further domains are read by each."""
 
 
+DONE = "read-together"
+"""Kept in the scratch of each domain that a pass has served."""
+
+
 def passes_of(queries: int, rows: int, cores: int) -> int:
     """Return about how many passes serve domains with so many queries."""
     return max(1, math.ceil(queries / min(MAX_QUERIES, PASS_COMPARISONS * cores / max(rows, 1))))
@@ -68,18 +71,18 @@ def passes_of(queries: int, rows: int, cores: int) -> int:
 
 @dataclass(frozen=True)
 class _Member:
-    """A domain whose pairs are due, and the folder that becomes the scratch of its build."""
+    """A domain whose pairs are due, and the scratch that its build resumes from."""
 
     inputs: Inputs
     domain: DomainConfig
     settings: RetrievalConfig
     queries: Queries
-    scratch: Path
+    scratch: Scratch
 
     @property
     def search_scratch(self) -> Scratch:
         """Where its build looks for what was searched."""
-        return Scratch(self.scratch / SEARCH)
+        return _below(self.scratch, SEARCH)
 
 
 def read_together(project: Project, inputs: Inputs) -> None:
@@ -91,21 +94,31 @@ def read_together(project: Project, inputs: Inputs) -> None:
         inputs: Of the domain's retrieved set.
     """
     store = project.store
-    if store.is_begun(inputs):
+    if _is_served(store, inputs):
         return
     with store.locked("corpus-pass") as is_ours:
-        if is_ours and not store.is_begun(inputs):
+        if is_ours and not _is_served(store, inputs):
             try:
                 _Pass(project, inputs).run()
-            except OSError as error:
+            except (OSError, StoreWriteError) as error:
                 logger.warning("%s: the corpus is read for %s alone", error, inputs.key)
+
+
+def _is_served(store: Store, inputs: Inputs) -> bool:
+    """Whether a domain's set is published, or a pass was made for it."""
+    return inputs.fingerprint in store.versions(inputs.stage, inputs.key) or any(
+        (scratch.folder / DONE).exists() for scratch in store.earlier_scratches(inputs)
+    )
+
+
+def _below(scratch: Scratch, name: str) -> Scratch:
+    return Scratch(scratch.folder / name)
 
 
 class _Pass:
     def __init__(self, project: Project, first: Inputs) -> None:
         self.project = project
         self.first = first
-        self.folder = project.store.root / ".scratch" / ".pass"
         self.embeddings = first.parents["corpus_embeddings"]
         self.encoder = first.parents[encoder_in(first.parents)]
         self.read = {
@@ -125,13 +138,12 @@ class _Pass:
         members = list(self._members(load_encoder(self.project, self.encoder)))
         if len(members) > 1:
             logger.info("reading the corpus for %d domains at once", len(members))
-            self._search(members)
+            self._search(members, _below(members[0].scratch, "pass"))
             self._count_names(members)
         for member in members:
-            self.project.store.leave(member.inputs, member.scratch)
-        shutil.rmtree(self.folder, ignore_errors=True)
+            member.scratch.keep(DONE, Path.touch)
 
-    def _search(self, members: list[_Member]) -> None:
+    def _search(self, members: list[_Member], parts: Scratch) -> None:
         searches: dict[Side, list[Search]] = {}
         for member in members:
             k = member.settings.k_per_prompt
@@ -142,13 +154,14 @@ class _Pass:
                     searches.setdefault(MODE_SIDES[mode], []).append(search)
         rows: dict[Scratch, Rows] = {}
         for side, of_side in searches.items():
-            hits = search_together(self.index, side, of_side, Scratch(self.folder / side))
+            hits = search_together(self.index, side, of_side, _below(parts, side))
             for search, of_search in zip(of_side, hits, strict=True):
                 others = rows.get(search.scratch, np.empty(0, np.int64))
                 rows[search.scratch] = np.union1d(others, of_search["row"])
-        self._read_rows({place: some[some >= 0] for place, some in rows.items()})
+        found = {place: some[some >= 0] for place, some in rows.items()}
+        self._read_rows(found, parts.folder / "images")
 
-    def _read_rows(self, rows: Mapping[Scratch, Rows]) -> None:
+    def _read_rows(self, rows: Mapping[Scratch, Rows], folder: Path) -> None:
         """Leave the metadata of hits, of `MAX_ROWS` at most."""
         total = np.cumsum([len(some) for some in rows.values()])
         shared = dict(islice(rows.items(), int((total <= MAX_ROWS).sum())))
@@ -183,12 +196,12 @@ class _Pass:
             queries += sum(len(seeds if mode == "i2i" else prompts) for mode in settings.modes)
             if inputs is not self.first and queries > most:
                 return
-            scratch = self.folder / inputs.fingerprint
             try:
                 seed_vectors = encode_images(self.project.config, clip, seeds)
             except ReactError:
                 continue
-            vectors = encode_prompts(clip, prompts, Scratch(scratch / SEARCH))
+            scratch = self.project.store.scratch(inputs)
+            vectors = encode_prompts(clip, prompts, _below(scratch, SEARCH))
             all_queries = Queries(prompts, vectors, seeds, seed_vectors)
             yield _Member(inputs, domain, settings, all_queries, scratch)
 
@@ -213,5 +226,5 @@ class _Pass:
             except ReactError:
                 continue
             others = {name: inputs.parents[name].fingerprint for name in self.read}
-            if others == self.read and not self.project.store.is_begun(inputs):
+            if others == self.read and not _is_served(self.project.store, inputs):
                 yield inputs

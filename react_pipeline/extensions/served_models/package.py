@@ -1,5 +1,5 @@
-"""A checkpoint as an MLflow model that can be loaded and served: its files, signature, example and
-environment.
+"""A checkpoint as an MLflow model that carries itself: its files, signature, example, the wheel of
+this package and pinned requirements.
 
 Does not belong here: what it answers (`served`), where it goes (`react_pipeline.tracking`).
 """
@@ -10,10 +10,7 @@ import base64
 import io
 import logging
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
-from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -22,6 +19,7 @@ import pandas as pd
 from PIL import Image
 
 from react_pipeline.extensions.hub import write_calibration, write_package
+from react_pipeline.extensions.served_models.wheel import pinned_requirements, write_wheel
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, ReactError
 
@@ -32,27 +30,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SaveModel = Callable[[Path, Any], None]
-"""Saves a `LoggedModel` of MLflow in a folder."""
-
-REQUIREMENTS = ("mlflow", "numpy", "open_clip_torch", "pandas", "pillow", "safetensors", "timm")
-"""Packages that prediction needs. torch is left to the machine, which has a build for its processor
-or GPU.
-
-This package is not listed: its name is on no index, so a tool that installs this list could get a
-stranger's package.
-"""
-
 FOLDER = "model"
 """Name of the exported folder among the model's `artifacts`."""
 
 
-def package_model(project: Project, checkpoint: Artifact, directory: Path) -> SaveModel | None:
+def package_model(project: Project, checkpoint: Artifact, directory: Path) -> bool:
     """Write a trained checkpoint below an empty folder, to be used without the store.
 
     Returns:
-        What saves it as an MLflow model; None: a model whose pairs were pruned has no class names
-        any more.
+        Whether it can be used so: a model whose pairs were pruned has no class names any more.
     """
     (folder := directory / FOLDER).mkdir()
     try:
@@ -61,8 +47,8 @@ def package_model(project: Project, checkpoint: Artifact, directory: Path) -> Sa
         logger.warning(
             "%s %s is logged without a model to load: %s", checkpoint.stage, checkpoint.key, error
         )
-        return None
-    return partial(save_served, folder)
+        return False
+    return True
 
 
 def refresh_calibration(
@@ -75,37 +61,35 @@ def refresh_calibration(
         checkpoint: Stage, key and fingerprint; one that was pruned keeps its own.
         model_id: Its logged model.
     """
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        with suppress(ReactError):
-            write_calibration(project, project.store.open(*checkpoint), folder)
-        for path in folder.iterdir():
+    with TemporaryDirectory() as name, suppress(ReactError):
+        write_calibration(project, project.store.open(*checkpoint), Path(name))
+        for path in Path(name).iterdir():
             client.log_model_artifact(model_id, str(path), f"artifacts/{FOLDER}")
 
 
-def save_served(folder: Path, place: Path, model: LoggedModel) -> None:
-    """Write an MLflow model to `place`; the exported `folder` is moved into it."""
+def save_model(directory: Path, place: Path, model: LoggedModel) -> None:
+    """Write an MLflow model to `place`; what `package_model` wrote is moved into it."""
     from mlflow.models import Model
-    from mlflow.pyfunc import save_model
+    from mlflow.pyfunc import save_model as save_pyfunc
 
-    (folder.parent / "empty" / folder.name).mkdir(parents=True)
+    # MLflow would copy gigabytes.
+    (empty := directory / "empty" / FOLDER).mkdir(parents=True)
+    wheel = write_wheel(directory)
     picture = io.BytesIO()
     Image.linear_gradient("L").resize((32, 32)).save(picture, format="PNG")
     example = pd.DataFrame({"image": [base64.b64encode(picture.getvalue()).decode()]})
-    save_model(
+    save_pyfunc(
         path=str(place),
         python_model=str(Path(__file__).with_name("served.py")),
-        artifacts={FOLDER: str(folder.parent / "empty" / folder.name)},
+        artifacts={FOLDER: str(empty)},
         mlflow_model=Model(run_id=model.source_run_id, model_id=model.model_id),
         signature=_signature(),
         input_example=(example, {"top_k": 5, "threshold": 0.0}),
-        pip_requirements=[
-            *(f"{name}=={metadata.version(name)}" for name in REQUIREMENTS),
-            "torch>=2.6,<3",
-        ],
+        code_paths=[str(wheel)],
+        pip_requirements=[*pinned_requirements(), f"code/{wheel.name}"],
     )
-    shutil.rmtree(place / "artifacts" / folder.name)
-    shutil.move(folder, place / "artifacts" / folder.name)
+    shutil.rmtree(place / "artifacts" / FOLDER)
+    shutil.move(directory / FOLDER, place / "artifacts" / FOLDER)
 
 
 def _signature() -> ModelSignature:

@@ -219,7 +219,7 @@ def test_files_are_parsed_once_until_they_change(
     before = survey(trained, ["shapes"])
     with monkeypatch.context() as unread:
         unread.setattr(files, "read_yaml", None)
-        unread.setattr("react_pipeline.store.store.parse_manifest", None)
+        unread.setattr("react_pipeline.store.artifacts._digest", None)
         assert survey(trained, ["shapes"]).states == before.states
     edit_domain(trained, "shapes", templates=["a sketch of a {}"])
     assert ("retrieved_set", "shapes") in asked(trained)

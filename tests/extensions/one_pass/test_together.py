@@ -18,6 +18,7 @@ from react_pipeline.extensions.names import name_counts
 from react_pipeline.extensions.one_pass import shared_reads, together
 from react_pipeline.indexing import scan
 from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.lineage import resolve
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval import candidate_rows
 from react_pipeline.retrieval.retrieve import retrieve_pairs
@@ -151,7 +152,8 @@ def take_down_evaluation_set(project: Project) -> None:
 
 
 def fill_disk(project: Project) -> None:
-    (project.store.root / ".scratch" / ".pass").write_text("in the way")
+    inputs = resolve(project, "retrieved_set", "colours")
+    (project.store.root / ".scratch" / inputs.slug).write_text("in the way")
 
 
 @pytest.mark.parametrize("harm", [spoil_seeds, take_down_evaluation_set, fill_disk])

@@ -80,7 +80,7 @@ def test_the_job_removes_what_is_old(
     edit_domain(project, "shapes", evaluation={"name": "o", "kind": "folder", "path": "."})
     new = build(project, "evaluation_set", "shapes")
     assert old.path != new.path
-    for path in new.path.parents[1].rglob("*"):
+    for path in old.path.parent.rglob("*"):
         os.utime(path, (0, 0))  # replaced in 1970
     vectors = project.config.store / VECTORS / "x-y.npy"
     vectors.parent.mkdir(parents=True)

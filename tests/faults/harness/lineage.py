@@ -153,9 +153,6 @@ def left_over(folder: Path) -> list[str]:
     store = Project.load(folder / "pipeline.yaml").store
     scratches = {path.name for path in store.root.glob(".scratch/*")}
     store.prune(keep_seconds=-1)
-    # A disk may keep the folder of a pass whose set is published: `prune` removes it.
-    if not (store.root / ".scratch" / ".pass").exists():
-        scratches.discard(".pass")
     attempts = {
         str(path)
         for path in store.root.glob("[!.]*/**/_????????????????")
