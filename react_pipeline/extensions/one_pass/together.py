@@ -159,9 +159,9 @@ class _Pass:
                 others = rows.get(search.scratch, np.empty(0, np.int64))
                 rows[search.scratch] = np.union1d(others, of_search["row"])
         found = {place: some[some >= 0] for place, some in rows.items()}
-        self._read_rows(found, parts.folder / "images")
+        self._read_rows(found)
 
-    def _read_rows(self, rows: Mapping[Scratch, Rows], folder: Path) -> None:
+    def _read_rows(self, rows: Mapping[Scratch, Rows]) -> None:
         """Leave the metadata of hits, of `MAX_ROWS` at most."""
         total = np.cumsum([len(some) for some in rows.values()])
         shared = dict(islice(rows.items(), int((total <= MAX_ROWS).sum())))
