@@ -6,6 +6,7 @@ Faster ways change no result beyond rounding. Does not belong here: the blocks' 
 B images, T tokens, W width, D dimension.
 """
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -33,6 +34,9 @@ BEHIND_THE_BLOCKS = (
 """Names of parameters that act after the last block, in open_clip's ViTs and in timm's."""
 
 
+_BLOCK = re.compile(r"(?:transformer\.resblocks|trunk\.blocks)\.(\d+)\.")
+
+
 class ImageTower:
     """The image tower of a model whose parameters are frozen or not already; in eval mode.
 
@@ -56,20 +60,10 @@ class ImageTower:
         self.native = type(visual) is NativeVisionTransformer and own
         self._plain = [self.native and is_plain(block) for block in self.blocks]
         self._timm = isinstance(getattr(visual, "trunk", None), TimmVisionTransformer)
-        trained = [
-            number
-            for number, block in enumerate(self.blocks)
-            if any(parameter.requires_grad for parameter in block.parameters())
-        ]
-        inside = {id(parameter) for block in self.blocks for parameter in block.parameters()}
-        before = any(
-            parameter.requires_grad
-            and id(parameter) not in inside
-            and not name.startswith(BEHIND_THE_BLOCKS)
-            for name, parameter in visual.named_parameters()
-        )
-        self.splits = (self.native or self._timm) and bool(trained) and not before
-        self.start = trained[0] if self.splits else 0
+        trained = [self._place(n) for n, p in visual.named_parameters() if p.requires_grad]
+        first = min(trained, default=len(self.blocks))
+        self.splits = (self.native or self._timm) and 0 <= first < len(self.blocks)
+        self.start = first if self.splits else 0
         # Where the embedding trains too, open_clip's own towers still take our faster way through
         # all their blocks.
         self._ours = self.splits or self.native
@@ -77,6 +71,12 @@ class ImageTower:
             visual.set_grad_checkpointing()  # the tower's own way; a ResNet has none and ignores it
         if compiled and self._ours:
             self.features = torch.compile(self.features)  # type: ignore[method-assign]
+
+    def _place(self, name: str) -> int:
+        """Return the number of the block with a parameter of the image tower; -1: before them."""
+        if match := _BLOCK.match(name):
+            return int(match[1])
+        return len(self.blocks) if name.startswith(BEHIND_THE_BLOCKS) else -1
 
     def use_bf16(self, device: str) -> None:
         """Prepare for autocast to bf16 on a device, `cpu` or `cuda...`.
