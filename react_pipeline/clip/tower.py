@@ -180,7 +180,9 @@ def _run(
 
     Args:
         plain: The blocks that `host_block` may compute.
-        casts, causal, only: As for `host_block`; `only` is for the last block.
+        casts: As for `host_block`.
+        causal: Likewise.
+        only: Likewise, for the last block.
         recompute: Keep what enters each block alone, and compute the rest again in the backward
             pass.
     """
