@@ -3,9 +3,10 @@
 Shapes: Q queries, N rows of a block, D width, P pairs of a query and a row.
 
 Products are computed in a fast type, which is off by a margin at most. Rows whose product is within
-the margin of the k-th best so far are candidates, and are ranked in double precision in the end. So
-hits depend on neither the type, the device nor the blocks: similarity, rounded to float32,
-descending; equal ones by row, ascending.
+the margin of the k-th best so far are candidates, and are ranked in double precision in the end.
+Where they are too many, all is compared anew in single precision, whose margin is small. So hits
+depend on neither the type, the device nor the blocks: similarity, rounded to float32, descending;
+equal ones by row, ascending.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ _TILE_VALUES = {"cpu": 4 << 20, "cuda": 256 << 20}
 """Similarities computed at a time, by device: on a CPU they should stay in its cache."""
 _SPARE_PAIRS = 2 << 20
 """Pairs that may be kept beside twice the candidates: about 40 MB."""
+_CROWD = 8
+"""Candidates a hit, from which rows are too alike for a fast type, and all are compared anew."""
 _RANKED_AT_ONCE = 2_048
 
 
@@ -76,15 +79,17 @@ def exact_hits(
                 bar.update(len(block))
 
     precision = product_precision(len(queries), device)
-    return best_hits(queries, k, blocks(), stored.take, precision, device)
+    return best_hits(queries, k, blocks, stored.take, precision, device)
 
 
 def nearest(queries: Vectors, vectors: Vectors, k: int) -> tuple[Vectors, Rows]:
     """Search vectors (N, D) in memory like `exact_hits`, on the CPU."""
     import torch
 
-    starts = range(0, len(vectors), _BLOCK_ROWS)
-    blocks = ((first, torch.from_numpy(vectors[first : first + _BLOCK_ROWS])) for first in starts)
+    def blocks() -> Iterator[tuple[int, Tensor]]:
+        for first in range(0, len(vectors), _BLOCK_ROWS):
+            yield first, torch.from_numpy(vectors[first : first + _BLOCK_ROWS])
+
     precision = product_precision(len(queries), "cpu")
     return best_hits(np.ascontiguousarray(queries), k, blocks, vectors.__getitem__, precision)
 
@@ -102,7 +107,7 @@ def product_precision(queries: int, device: str) -> str:
 def best_hits(
     queries: Vectors,
     k: int,
-    blocks: Iterable[tuple[int, Tensor]],
+    blocks: Callable[[], Iterable[tuple[int, Tensor]]],
     take: Callable[[Rows], Vectors],
     precision: str = "fp32",
     device: str = "cpu",
@@ -112,8 +117,7 @@ def best_hits(
     Args:
         queries: Unit rows (Q, D).
         k: Hits of a query.
-        blocks: The first row of each block and its vectors (N, D), float32, finite and about of
-            unit length.
+        blocks: Called for a pass; gives first rows of blocks and their vectors (N, D), float32.
         take: Returns the vectors (m, D) of rows, which are distinct and ascending.
         precision: The type of the products: `fp32`, `bf16` or `fp16`.
         device: Where they are computed.
@@ -140,7 +144,7 @@ def best_hits(
     candidates = [(nothing, nothing, kth[:0])]
     size = kept = 0
     with arithmetic():
-        for first_row, vectors in blocks:
+        for first_row, vectors in blocks():
             block = vectors.to(fast.dtype)
             margin = max(margin, query_margin + _shift(vectors, block))
             tile = max(_TILE_VALUES[vectors.device.type] // len(vectors), 1)
@@ -150,12 +154,14 @@ def best_hits(
                 if k <= len(block) and kth_here[0].isinf():
                     kth_here.copy_(products.topk(k, dim=1).values[:, -1])
                 query, row = (products >= least(kth_here)[:, None]).nonzero().T
-                found = (query + start, row + first_row, products[query, row].float())
-                candidates.append(found)
+                product = products[query, row].float()
+                candidates.append((query + start, row + first_row, product))
                 size += len(query)
                 if size > 2 * kept + _SPARE_PAIRS:
                     candidates = [_near_best(candidates, k, kth, least)]
                     size = kept = len(candidates[0][0])
+                    if precision != "fp32" and kept > _SPARE_PAIRS + _CROWD * k * len(fast):
+                        return best_hits(queries, k, blocks, take, "fp32", device)
         query, row, _ = _near_best(candidates, k, kth, least)
     return rank_exactly(queries, query.cpu().numpy(), row.cpu().numpy(), take, k)
 

@@ -396,7 +396,7 @@ def test_rows_as_alike_as_rounding_are_found_on_the_gpu() -> None:
         def blocks() -> list[tuple[int, torch.Tensor]]:
             return [(0, torch.from_numpy(vectors).to(device))]
 
-        return best_hits(vectors[:70], 2, blocks(), lambda some: vectors[some], "fp16", device)
+        return best_hits(vectors[:70], 2, blocks, lambda some: vectors[some], "fp16", device)
 
     with pretended_gpu() as operations:
         similarities, rows_there = hits("cuda")
