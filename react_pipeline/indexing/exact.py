@@ -4,7 +4,7 @@ Shapes: Q queries, N rows of a block, D width, P pairs of a query and a row.
 
 Products are computed in a fast type, which is off by a margin at most. Rows whose product is within
 the margin of the k-th best so far are candidates, and are ranked in double precision in the end.
-Where they are too many, all is compared anew in single precision, whose margin is small. So hits
+Where they are too many, all is compared again in single precision, whose margin is small. So hits
 depend on neither the type, the device nor the blocks: similarity, rounded to float32, descending;
 equal ones by row, ascending.
 """
@@ -37,7 +37,7 @@ _TILE_VALUES = {"cpu": 4 << 20, "cuda": 256 << 20}
 _SPARE_PAIRS = 2 << 20
 """Pairs that may be kept beside twice the candidates: about 40 MB."""
 _CROWD = 8
-"""Candidates a hit, from which rows are too alike for a fast type, and all are compared anew."""
+"""Candidates a hit, from which rows are too alike for a fast type, and all are compared again."""
 _RANKED_AT_ONCE = 2_048
 
 
