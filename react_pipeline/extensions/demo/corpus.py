@@ -36,7 +36,7 @@ SAMPLED = 128
 """Drawings that are rendered to say what all of them take: 0.3 s."""
 SCHEME = "drawing:"
 """Before the key of a drawing, in the column of its address."""
-FEW_DRAWINGS = 1_000
+FEW_DRAWINGS, KEPT_DRAWINGS = 1_000, 5_000
 """Up to so many, processes that draw would take longer to start than they save."""
 
 
@@ -80,18 +80,27 @@ class DrawnSource(ImageSource):
     def __init__(self) -> None:
         """Draw nothing yet."""
         super().__init__(["url", "caption"], "url")
+        self._drawn: dict[str, bytes | str] = {}
 
     def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
         """Draw each image; a blank one fails."""
         ordered = rows.rename(columns={"class": "label"}).sort_values("row", kind="stable")
         ordered = ordered.drop(columns="image_sha256", errors="ignore")
-        images = drawn(ordered["url"].str.removeprefix(SCHEME).tolist())
-        for row, image in zip(ordered.to_dict("records"), images, strict=True):
+        for row, image in zip(ordered.to_dict("records"), self._images(ordered), strict=True):
             if isinstance(image, str):
                 self._failed[int(row["row"])] = (row["url"], image, "", 1)
                 continue
             digest = hashlib.sha256(image).hexdigest()
             yield _pair(tuple(row))(**row, image_sha256=digest), image
+
+    def _images(self, rows: pd.DataFrame) -> Iterator[bytes | str]:
+        """Draw each image once: a set is looked at, and then collected."""
+        keys = rows["url"].str.removeprefix(SCHEME).tolist()
+        if len(keys) > KEPT_DRAWINGS:
+            return drawn(keys)
+        new = [key for key in keys if key not in self._drawn]
+        self._drawn |= dict(zip(new, drawn(new), strict=True))
+        return iter([self._drawn[key] for key in keys])
 
 
 @cache

@@ -4,6 +4,7 @@ time.
 
 from __future__ import annotations
 
+import re
 import signal
 from importlib import metadata
 from itertools import islice
@@ -114,6 +115,16 @@ def test_the_classes_of_a_domain_are_those_of_its_images(name: str, tmp_path: Pa
 def test_every_tested_emoji_is_a_subject_of_the_corpus(name: str) -> None:
     corpus = {drawing.subject for drawing in corpus_drawings()}
     assert {subject_of(path.stem) for path, _ in labelled_emoji(name)} <= corpus - {""}
+
+
+def test_captions_of_other_subjects_name_each_thing() -> None:
+    images = labelled_emoji("demo/objects")
+    subjects = {subject_of(path.stem) for path, _ in images}
+    captions_ = [row.caption for row in captions().itertuples() if row.subject not in subjects]
+    text = "\n".join(f" {caption.lower()} " for caption in captions_)
+    for label in ("key", "lab coat"):
+        lines = [line for line in text.splitlines() if re.search(rf"\b{label}\b", line)]
+        assert (len(lines) >= 5) == (label in {name for _, name in labelled_emoji("demo/things")})
 
 
 @pytest.mark.slow
