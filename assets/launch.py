@@ -23,8 +23,8 @@ import dagster as dg
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.domain_files import changed_files
 from react_pipeline.assets.partitions import DOMAINS, partition_of
-from react_pipeline.assets.reporting import INTERRUPTED
 from react_pipeline.assets.resources import ProjectResource
+from react_pipeline.assets.retries import INTERRUPTED
 from react_pipeline.assets.runs import (
     COMMAND_LINE,
     LAUNCH_TAG,

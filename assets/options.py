@@ -12,8 +12,9 @@ from typing import Any
 import dagster as dg
 
 from react_pipeline.assets.partitions import mapping_of, partitions_of
-from react_pipeline.assets.reporting import RETRIES, publish
+from react_pipeline.assets.reporting import publish
 from react_pipeline.assets.resources import Context, ProjectResource
+from react_pipeline.assets.retries import RETRIES
 from react_pipeline.settings import Method
 from react_pipeline.stage import (
     DOMAIN_FILE,

@@ -16,7 +16,8 @@ from typing import Any
 
 import dagster as dg
 
-from react_pipeline.stage import domain_and_method
+from react_pipeline.assets.resources import ProjectResource
+from react_pipeline.stage import ALL, Place, domain_and_method
 from react_pipeline.store import lock, locked
 
 DOMAIN_TAG, METHOD_TAG, REASON_TAG = "domain", "method", "reason"
@@ -27,6 +28,11 @@ USER_TAG, COMMAND_LINE = "user", "command line"
 HIDDEN = ".dagster/react-"
 """Prefix of tags for programs: Dagster's pages hide tags of `.dagster/`, and queries find them."""
 
+TRY_TAG = f"{HIDDEN}try"
+"""How often automation has asked for the same, as a number."""
+WILL_RETRY_TAG = "dagster/will_retry"
+"""Dagster's own tag of a failed run that its daemon is about to start again."""
+
 LAUNCH_TAG = f"{HIDDEN}launch"
 CODE_SERVER_TAG = ".dagster/grpc_info"
 """Dagster's own tag of a run whose process is started by a code server, which alone watches it."""
@@ -34,6 +40,11 @@ CODE_SERVER_TAG = ".dagster/grpc_info"
 _OUR_ERROR = re.compile(r"^react_pipeline\.[\w.]+: ")
 _STATUS = dg.DagsterRunStatus
 _STARTED = [_STATUS.STARTED, _STATUS.STARTING, _STATUS.CANCELING]
+
+
+def inputs_tag(project: ProjectResource) -> str:
+    """Return the tag with the digest of all inputs of what automation asked for."""
+    return HIDDEN + project.name("inputs")
 
 
 def reason_of(event: dg.DagsterEvent) -> str:
@@ -52,6 +63,23 @@ def planned_assets(instance: dg.DagsterInstance, run_id: str) -> set[dg.AssetKey
     """The assets that a run was to make."""
     entries = instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED)
     return {entry.get_dagster_event().asset_key for entry in entries}
+
+
+def places_of(
+    instance: dg.DagsterInstance, project: ProjectResource, run: dg.DagsterRun
+) -> Iterator[Place]:
+    """Yield the places of a project that a run builds."""
+    key = run.tags.get("dagster/partition", ALL).replace("|", "/")
+    for asset in run.asset_selection or planned_assets(instance, run.run_id):
+        if asset is not None and asset == project.key(stage := asset.path[-1]):
+            yield stage, key
+
+
+def last_ticks(instance: dg.DagsterInstance) -> Iterator[tuple[str, Any]]:
+    """Yield the last tick of each sensor and schedule that has one, by its name."""
+    for state in instance.all_instigator_state():
+        for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1):
+            yield state.instigator_name, tick
 
 
 @contextmanager

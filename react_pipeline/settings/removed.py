@@ -5,6 +5,7 @@ Does not belong here: commands that are gone (`commands.gone`).
 
 REMOVED = {
     "app_name": "remove it; Spark's page is named after the project",
+    "alerts.free_disk_fraction": "remove it; watch `react_disk_bytes` of the metrics",
     "automation.benchmark": "list `elevater` in `automation.extensions`",
     "diverse": "use `choose: nearest` or `all`",
     "elevater.head_start": "remove it; a head starts from the text tower",

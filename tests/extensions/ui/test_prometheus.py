@@ -67,21 +67,6 @@ def test_runs_seconds_and_bytes_are_reported(
     assert ("materialization_bytes", "others/table") not in values
 
 
-def test_what_is_due_is_as_freshness_reported_it(instance: dg.DagsterInstance) -> None:
-    key = dg.AssetKey(["birds", "retrieved_set"])
-    instance.report_runless_asset_event(dg.AssetMaterialization(key))
-    for due in (1, 3):
-        instance.report_runless_asset_event(
-            dg.AssetCheckEvaluation(
-                asset_key=key,
-                check_name="pairs_are_up_to_date",
-                passed=False,
-                metadata={"out_of_date": due},
-            )
-        )
-    assert scraped(instance)["due", "birds/retrieved_set"] == 3
-
-
 def test_a_tick_that_failed_is_reported(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ and from the file system's own counters: no scrape walks the store.
 """
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from wsgiref.simple_server import WSGIServer
 
@@ -13,7 +13,7 @@ import dagster as dg
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from react_pipeline.extensions.automation import CHECKS, last_ticks
+from react_pipeline.assets import last_ticks
 from react_pipeline.extensions.ui.refusals import REFUSALS
 from react_pipeline.project import Project
 from react_pipeline.stage import STAGES
@@ -43,7 +43,6 @@ class Metrics:
         }
         yield _gauge("runs", "Runs by their state.", "status", counts)
         keys = list(self._instance.get_asset_keys())
-        yield from self._out_of_date(keys)
         yield from self._materializations(keys)
         yield from _disk()
         refused = CounterMetricFamily(
@@ -52,19 +51,6 @@ class Metrics:
         for (_, status), number in REFUSALS.items():
             refused.add_metric([str(status)], number)
         yield refused
-
-    def _out_of_date(self, keys: Iterable[dg.AssetKey]) -> Iterator[GaugeMetricFamily]:
-        """As the sensor `freshness` reported it last."""
-        watched = {
-            dg.AssetCheckKey(key, CHECKS[key.path[-1]]) for key in keys if key.path[-1] in CHECKS
-        }
-        read = self._instance.event_log_storage.get_latest_asset_check_execution_by_key
-        due = {
-            key.asset_key.to_user_string(): record.evaluation.metadata["out_of_date"].value
-            for key, record in read(list(watched)).items()
-            if isinstance(record.evaluation, dg.AssetCheckEvaluation)
-        }
-        yield _gauge("due", "Artifacts that are out of date.", "asset", due)
 
     def _materializations(self, keys: list[dg.AssetKey]) -> Iterator[GaugeMetricFamily]:
         last = {

@@ -1,0 +1,118 @@
+"""Failures: what the store remembers of what could not be built, or must not be built on.
+
+Two notes of a place are beside its artifacts and in none, so no fingerprint depends on them: how
+its last run failed that automation asked for, and which blocking checks have not passed. Does not
+belong here: which errors may pass (`retries`), asking for runs (`extensions.automation`).
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from react_pipeline.project import Project
+from react_pipeline.settings import without_secrets
+from react_pipeline.stage import Place
+from react_pipeline.store import Artifact, ReactError
+
+
+class Kind(StrEnum):
+    """Whether trying again may help."""
+
+    LASTING = "lasting"
+    """The same inputs fail the same way again."""
+    TRANSIENT = "transient"
+    """A network or a disk, which may take hours."""
+    PASSING = "passing"
+    """An input changed for a moment."""
+    INTERRUPTED = "interrupted"
+    """The step itself was fine."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a place failed.
+
+    Attributes:
+        inputs: Digest of all that it would have been built from.
+    """
+
+    inputs: str
+    kind: Kind
+    text: str
+
+
+def failure_of(project: Project, place: Place) -> Failure | None:
+    """Return how the last requested run of a place failed; None if it did not."""
+    note = _read(project, "failures", place)
+    with suppress(KeyError, ValueError):
+        return Failure(note["inputs"], Kind(note["kind"]), note["text"])
+    return None
+
+
+@contextmanager
+def remembered(
+    project: Project, place: Place, inputs: str, kind_of: Callable[[BaseException], Kind]
+) -> Iterator[None]:
+    """Note how a step fails, until it succeeds. Without inputs, as in a run that a person started,
+    a failure is not noted.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if inputs:
+            text = without_secrets(" ".join(str(error).split())) or type(error).__name__
+            _write(project, "failures", place, asdict(Failure(inputs, kind_of(error), text)))
+        raise
+    if _read(project, "failures", place):
+        _write(project, "failures", place, {})
+
+
+def open_checks(project: Project, artifact: Artifact) -> dict[str, str | None]:
+    """Return the blocking checks that an artifact has not passed: why it failed them, or None if
+    they were not evaluated.
+    """
+    note = _read(project, "checks", (artifact.stage, artifact.key))
+    found = note.get("open")
+    is_about = note.get("fingerprint") == artifact.fingerprint
+    return found if is_about and isinstance(found, dict) else {}
+
+
+def await_checks(project: Project, artifact: Artifact, names: Iterable[str]) -> None:
+    """Note that nothing may be built on an artifact before these checks have passed."""
+    if waiting := dict.fromkeys(names):
+        _write_open(project, artifact, waiting)
+
+
+def note_check(project: Project, artifact: Artifact, name: str, problem: str) -> None:
+    """Note that an artifact has passed a check, or what its problem is.
+
+    Of two checks at once one may forget what the other found, and leaves it as not evaluated.
+    """
+    checks = {**open_checks(project, artifact), name: problem}
+    _write_open(project, artifact, {name: found for name, found in checks.items() if found != ""})
+
+
+def _write_open(project: Project, artifact: Artifact, checks: dict[str, str | None]) -> None:
+    note = {"fingerprint": artifact.fingerprint, "open": checks}
+    _write(project, "checks", (artifact.stage, artifact.key), note)
+
+
+def _read(project: Project, kind: str, place: Place) -> dict[str, Any]:
+    with suppress(ValueError):  # cut, or written by hand
+        note = json.loads(project.store.read_note(_name(kind, place)) or "{}")
+        if isinstance(note, dict):
+            return note
+    return {}
+
+
+def _write(project: Project, kind: str, place: Place, note: dict[str, Any]) -> None:
+    # On a full disk the step fails by its own error, which says more.
+    with suppress(OSError, ReactError):
+        project.store.write_note(_name(kind, place), json.dumps(note))
+
+
+def _name(kind: str, place: Place) -> str:
+    return f"{kind}/{place[0]}--{place[1].replace('/', '--')}"
