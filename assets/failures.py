@@ -6,7 +6,7 @@ belong here: which errors may pass (`retries`), asking for runs (`extensions.aut
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -14,8 +14,8 @@ from typing import Any
 
 from react_pipeline.project import Project
 from react_pipeline.settings import without_secrets
-from react_pipeline.stage import Place
-from react_pipeline.store import Artifact, ReactError
+from react_pipeline.stage import STAGES, Place
+from react_pipeline.store import Artifact, ReactError, digest_of
 
 
 class Kind(StrEnum):
@@ -80,10 +80,18 @@ def open_checks(project: Project, artifact: Artifact) -> dict[str, str | None]:
     return found if is_about and isinstance(found, dict) else {}
 
 
+def is_checked(project: Project, artifact: Artifact) -> bool:
+    """Return whether an artifact passed its blocking checks with today's thresholds."""
+    note = _read(project, "checks", (artifact.stage, artifact.key))
+    return note == _checks(project, artifact, {})
+
+
 def await_checks(project: Project, artifact: Artifact, names: Iterable[str]) -> None:
     """Note that nothing may be built on an artifact before these checks have passed."""
     if waiting := dict.fromkeys(names):
-        _write_open(project, artifact, waiting)
+        _write(
+            project, "checks", (artifact.stage, artifact.key), _checks(project, artifact, waiting)
+        )
 
 
 def note_check(project: Project, artifact: Artifact, name: str, problem: str) -> None:
@@ -92,12 +100,16 @@ def note_check(project: Project, artifact: Artifact, name: str, problem: str) ->
     Of two checks at once one may forget what the other found, and leaves it as not evaluated.
     """
     checks = {**open_checks(project, artifact), name: problem}
-    _write_open(project, artifact, {name: found for name, found in checks.items() if found != ""})
+    found = {name: problem for name, problem in checks.items() if problem != ""}
+    _write(project, "checks", (artifact.stage, artifact.key), _checks(project, artifact, found))
 
 
-def _write_open(project: Project, artifact: Artifact, checks: dict[str, str | None]) -> None:
-    note = {"fingerprint": artifact.fingerprint, "open": checks}
-    _write(project, "checks", (artifact.stage, artifact.key), note)
+def _checks(
+    project: Project, artifact: Artifact, found: Mapping[str, str | None]
+) -> dict[str, Any]:
+    thresholds = STAGES[artifact.stage].thresholds(project, artifact.key)
+    fingerprint = artifact.fingerprint
+    return {"fingerprint": fingerprint, "thresholds": digest_of(thresholds), "open": found}
 
 
 def _read(project: Project, kind: str, place: Place) -> dict[str, Any]:

@@ -19,12 +19,10 @@ from react_pipeline.assets.runs import inputs_tag
 from react_pipeline.lineage import fresh_or_none, run
 from react_pipeline.project import Project
 from react_pipeline.stage import PROMOTION, STAGES, Stage
-from react_pipeline.store import Artifact, CorruptArtifact, digest_of
+from react_pipeline.store import Artifact, CorruptArtifact
 from react_pipeline.tracking import Tracking
 
 DATA_VERSION_TAG = "dagster/data_version"
-CHECKED_TAG = "react/checked_by"
-"""Tag of a materialization that holds `checked_by` of its run."""
 
 
 def publish(
@@ -60,17 +58,7 @@ def publish(
         return dg.MaterializeResult(
             metadata=describe(artifact, _logged(pipeline, artifact, context.run.run_id)),
             data_version=dg.DataVersion(artifact.fingerprint),
-            tags={CHECKED_TAG: checked_by(pipeline, stage, key)},
         )
-
-
-def checked_by(project: Project, stage: Stage, key: str) -> str:
-    """A digest of what requires a run if it changes and is not an input: thresholds of checks, and
-    where MLflow is.
-    """
-    return digest_of(
-        [stage.thresholds(project, key), project.config.tracking_uri, project.config.project]
-    )
 
 
 def _logged(project: Project, artifact: Artifact, run_id: str) -> dict[str, dg.MetadataValue]:
