@@ -5,7 +5,7 @@ Does not belong here: any asset of the core, which says for itself what it is ma
 partitions, pool and kinds (`corpus`, `domains`, `training`, `evaluation`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,6 @@ from react_pipeline.stage import (
     configured_parents,
 )
 
-OWNERS = ["team:react"]
-
 ONE_PARTITION_A_RUN = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
 """Several in one run would share one data version, and their checks would name no partition."""
 
@@ -37,12 +35,14 @@ class StageOptions:
     Attributes:
         rows: The stages that are assets of the project.
         methods: Those with partitions.
+        owners: People or teams, as pipeline.yaml names them.
     """
 
     row: Stage
     project: ProjectResource
     rows: Mapping[str, Stage]
     methods: Mapping[str, Method]
+    owners: Sequence[str]
     freshness_policy: dg.FreshnessPolicy | None = None
 
     @property
@@ -50,7 +50,7 @@ class StageOptions:
         """The options that no asset chooses."""
         return {
             "key": self.project.key(self.row.name),
-            "owners": OWNERS,
+            "owners": self.owners,
             "code_version": self.row.version,
             "retry_policy": RETRIES,
             "freshness_policy": self.freshness_policy,
