@@ -19,6 +19,7 @@ REMOVED = {
     "probe_every": "remove it; a training is checked at each state (`checkpoint_every`)",
     "refill_rounds": "remove it; it is a constant",
     "rrf": "use `fusion: preference` or `filter`",
+    "retention.mlflow_days": "run `mlflow gc --older-than 30d` where MLflow's server runs",
     "shards_per_group": "remove it; shards are embedded one by one",
     "swat": "use `gda` or `few-shot-gda`",
 }

@@ -4,8 +4,7 @@ Does not belong here: asking for what is out of date (`upkeep`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
-from itertools import islice, pairwise, takewhile
+from datetime import timedelta
 
 import dagster as dg
 
@@ -22,8 +21,6 @@ from react_pipeline.project import outside
 from react_pipeline.settings import load_domains
 from react_pipeline.stage import Stage
 from react_pipeline.store import ReactError
-
-MOST_TICKS = 2_000
 
 
 def settings_of(project: ProjectResource) -> AutomationConfig:
@@ -91,8 +88,8 @@ def _looking(stages: Sequence[Stage]) -> list[Stage]:
 def listed_by_schedule(
     project: ProjectResource, stages: Sequence[Stage]
 ) -> Mapping[str, dg.FreshnessPolicy]:
-    """A policy for each asset of no domain that the schedule materializes: it fails when the
-    schedule has missed a tick.
+    """A policy for each asset of no domain that the schedule materializes: it fails from a tick of
+    the schedule until the run that this tick asked for has made it.
 
     Of an asset with partitions a policy sees the last partition alone, so a domain that is never
     looked at would pass.
@@ -100,17 +97,5 @@ def listed_by_schedule(
     settings = settings_of(project)
     if settings.schedule is None or not settings.enabled:
         return {}
-    policy = dg.FreshnessPolicy.time_window(2 * _longest_interval(settings.schedule))
+    policy = dg.FreshnessPolicy.cron(settings.schedule, timedelta(minutes=1), settings.timezone)
     return {row.name: policy for row in _looking(stages) if row.scope == "all"}
-
-
-def _longest_interval(cron: str) -> timedelta:
-    """Between two ticks, of thousands or of a century. Daylight saving time makes no difference:
-    the policy allows twice as much.
-    """
-    from croniter import croniter  # type: ignore[import-untyped, unused-ignore]
-
-    # A Thursday: the next weekend comes within so many minutes of the working day, too.
-    ticks = islice(croniter(cron, datetime(2026, 1, 1), ret_type=datetime), MOST_TICKS)
-    century = takewhile(lambda tick: tick.year < 2126, ticks)
-    return max(later - earlier for earlier, later in pairwise(century))
