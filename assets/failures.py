@@ -72,12 +72,13 @@ def remembered(
 
 def open_checks(project: Project, artifact: Artifact) -> dict[str, str | None]:
     """Return the blocking checks that an artifact has not passed: why it failed them, or None if
-    they were not evaluated.
+    they were not evaluated; nothing of what no run of Dagster ever made.
     """
     note = _read(project, "checks", (artifact.stage, artifact.key))
     found = note.get("open")
-    is_about = note.get("fingerprint") == artifact.fingerprint
-    return found if is_about and isinstance(found, dict) else {}
+    if note and (note.get("fingerprint") != artifact.fingerprint or not isinstance(found, dict)):
+        return {"a check": None}  # the process ended between the step and its checks
+    return found or {}
 
 
 def is_checked(project: Project, artifact: Artifact) -> bool:
@@ -86,12 +87,17 @@ def is_checked(project: Project, artifact: Artifact) -> bool:
     return note == _checks(project, artifact, {})
 
 
+def expect_checks(project: Project, place: Place) -> None:
+    """Note, before a place is first built, that its artifact has to pass checks."""
+    if not _read(project, "checks", place):
+        _write(project, "checks", place, {"fingerprint": ""})
+
+
 def await_checks(project: Project, artifact: Artifact, names: Iterable[str]) -> None:
     """Note that nothing may be built on an artifact before these checks have passed."""
-    if waiting := dict.fromkeys(names):
-        _write(
-            project, "checks", (artifact.stage, artifact.key), _checks(project, artifact, waiting)
-        )
+    waiting, place = dict.fromkeys(names), (artifact.stage, artifact.key)
+    if waiting or _read(project, "checks", place):  # of a check that is gone, too
+        _write(project, "checks", place, _checks(project, artifact, waiting))
 
 
 def note_check(project: Project, artifact: Artifact, name: str, problem: str) -> None:
@@ -113,11 +119,13 @@ def _checks(
 
 
 def _read(project: Project, kind: str, place: Place) -> dict[str, Any]:
+    if (text := project.store.read_note(_name(kind, place))) is None:
+        return {}
     with suppress(ValueError):  # cut, or written by hand
-        note = json.loads(project.store.read_note(_name(kind, place)) or "{}")
+        note = json.loads(text)
         if isinstance(note, dict):
             return note
-    return {}
+    return {"damaged": text}
 
 
 def _write(project: Project, kind: str, place: Place, note: dict[str, Any]) -> None:

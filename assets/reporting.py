@@ -10,7 +10,7 @@ from collections.abc import Callable
 import dagster as dg
 
 from react_pipeline.assets.declared import blocking_checks
-from react_pipeline.assets.failures import await_checks, remembered
+from react_pipeline.assets.failures import await_checks, expect_checks, remembered
 from react_pipeline.assets.metadata import describe, loss_line
 from react_pipeline.assets.partitions import key_of
 from react_pipeline.assets.resources import Context, ProjectResource
@@ -46,13 +46,14 @@ def publish(
         pipeline = project.load()
         name = stage.name if stage.scope == "all" else f"{stage.name} {key}"
         inputs = context.run.tags.get(inputs_tag(project), "")
+        if checks := blocking_checks(stage.name):
+            expect_checks(pipeline, (stage.name, key))
         with remembered(pipeline, (stage.name, key), inputs, kind_of):
             artifact = _fresh(pipeline, stage, key)
             if artifact is None:
                 context.log.info(f"{name} ...")
                 artifact = run(pipeline, stage.name, key, step)
-        # Also if this process is killed before it has evaluated them.
-        await_checks(pipeline, artifact, blocking_checks(stage.name))
+        await_checks(pipeline, artifact, checks)
         made = "as before" if artifact.reused else "built"
         context.log.info(f"{name}: {made}, {time.monotonic() - started:.1f} s{loss_line(artifact)}")
         return dg.MaterializeResult(

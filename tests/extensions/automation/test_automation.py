@@ -28,13 +28,14 @@ from support.launch import dagster_home
 from support.scenes import Scene
 from support.upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
+from react_pipeline.assets import reporting
 from react_pipeline.assets.failures import await_checks, failure_of, note_check, open_checks
 from react_pipeline.assets.partitions import DOMAINS, partition_of
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import inputs_tag
 from react_pipeline.extensions.automation.assets import upkeep
 from react_pipeline.extensions.automation.assets.upkeep import request_of
-from react_pipeline.extensions.automation.survey import Task, survey
+from react_pipeline.extensions.automation.survey import State, Task, survey
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
@@ -152,12 +153,32 @@ def test_notes_that_were_damaged_are_ignored(
 ) -> None:
     for text in ("", "{", "[]", '{"inputs": 1}', '{"kind": "odd", "inputs": "", "text": ""}'):
         kept_up.store.write_note("failures/corpus--all", text)
-        kept_up.store.write_note("checks/corpus--all", text)
         assert failure_of(kept_up, ("corpus", "all")) is None
         assert ("corpus", "all") in [task.place for task in survey(kept_up, []).tasks]
+    build_all(kept_up, ["shapes"], until="faiss_index")
     kept_up.store.write_note("checks/faiss_index--all", "{")
-    build_all(kept_up, ["shapes"])
-    assert open_checks(kept_up, kept_up.store.current("faiss_index", "all")) == {}
+    found = [task for task in survey(kept_up, ["shapes"]).tasks if task.stage == "faiss_index"]
+    assert "was not evaluated" in found[0].reason
+
+
+@pytest.mark.parametrize("had", [True, False])
+def test_a_process_that_ends_before_its_checks_passes_none(
+    kept_up: Project, monkeypatch: pytest.MonkeyPatch, had: bool
+) -> None:
+    with Scene.of(kept_up, monkeypatch) as scene:
+        if had:
+            scene.play()
+            edit_domain(kept_up, "shapes", templates=["a sketch of a {}"])
+        ends = {"retrieved_set": 0}
+        monkeypatch.setattr(
+            reporting, "await_checks", lambda _, made, *__: 1 / ends.get(made.stage, 1)
+        )
+        made = scene.play()
+        assert "FAILED retrieved_set shapes" in made
+        training = ("customized_checkpoint", partition_of("shapes/gated-image"))
+        assert training not in asked(scene)
+        monkeypatch.undo()
+        assert survey(kept_up, ["shapes"]).states["retrieved_set", "shapes"] is State.FRESH
 
 
 def test_a_training_that_was_not_checked_yet_is_not_measured(kept_up: Project) -> None:
@@ -172,6 +193,8 @@ def test_a_training_that_was_not_checked_yet_is_not_measured(kept_up: Project) -
     assert [failure.text for failure in found.failed.values()] == [
         "not asked for: classes_have_pairs of retrieved_set has failed: starving classes"
     ]
+    await_checks(kept_up, made, [])  # the check is gone with its extension
+    assert open_checks(kept_up, made) == {}
     note_check(kept_up, made, "classes_have_pairs", "")
     training = ("customized_checkpoint", "shapes/gated-image")
     assert [task.place for task in survey(kept_up, ["shapes"]).tasks] == [training]
