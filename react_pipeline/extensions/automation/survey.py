@@ -160,6 +160,7 @@ class _Look:
     failed: frozenset[Place]
     survey: Survey = field(default_factory=Survey)
     artifacts: dict[Place, Artifact] = field(default_factory=dict)
+    checks: dict[Place, dict[str, str | None]] = field(default_factory=dict)
     results: dict[Place, list[Place]] = field(default_factory=dict)
     """Places by stage and domain, and by stage and `all`."""
 
@@ -312,7 +313,10 @@ class _Look:
 
         A check that was not evaluated is asked for, with the artifact, which is reused.
         """
-        for check, problem in open_checks(self.project, parent).items():
+        place = (parent.stage, parent.key)
+        if place not in self.checks:  # many trainings share a parent
+            self.checks[place] = open_checks(self.project, parent)
+        for check, problem in self.checks[place].items():
             what = f"{check} of {parent.stage}"
             if problem is not None:
                 text = f"not asked for: {what} has failed: {problem}"
