@@ -255,6 +255,9 @@ class DomainConfig(Section):
 
 _ADDRESS = Field(default=None, pattern=r"^https?://")
 
+Owner = Annotated[str, Field(pattern=r"^(team:\S+|[^@\s]+@[^@\s]+\.[^@\s]+)$")]
+"""An owner of assets, as Dagster takes it: an email address or `team:<name>`."""
+
 ExtensionSection = TypeVar("ExtensionSection", bound=Section)
 
 
@@ -275,6 +278,7 @@ class PipelineConfig(Section):
     dagster_url: str | None = _ADDRESS
     mlflow_url: str | None = _ADDRESS
     domains: Path = Path("domains")
+    owners: tuple[Owner, ...] = ("team:react",)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     variants: Mapping[str, VariantConfig] = {}
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
