@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml no-deps.txt $(CONSTRAINTS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r no-deps.txt
 	@touch $@
 
-demo: install ## retrieve, customize and evaluate three domains, then print the table
+demo: install ## retrieve, customize and evaluate four domains; prints the first as soon as it stands
 	$(BIN)/react-pipeline demo
 
 demo-photos: install ## what the demo's models lost on photographs, after `make demo`; needs apt-get

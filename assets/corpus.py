@@ -9,7 +9,7 @@ from react_pipeline.assets.declared import artifact_check
 from react_pipeline.assets.options import StageOptions
 from react_pipeline.assets.reporting import publish
 from react_pipeline.assets.resources import Context
-from react_pipeline.embedding import FOLDERS, bad_rows, vector_files
+from react_pipeline.embedding import FOLDERS, bad_rows, sides, vector_files
 from react_pipeline.project import Project
 from react_pipeline.stage import (
     ALL,
@@ -94,12 +94,12 @@ def corpus_embeddings(stage: StageOptions) -> dg.AssetsDefinition:
         pool="gpu",
     )
     def corpus_embeddings(context: Context) -> dg.MaterializeResult:
-        """A unit vector for every image and every caption of the corpus, in clip-retrieval's
-        layout.
+        """A unit vector for every caption of the corpus, and for every image unless images wait,
+        in clip-retrieval's layout.
 
         Both come from the same CLIP, so texts and images share one space where a dot product is a
-        similarity. Each row knows the shard and the byte range of its image; every skipped sample
-        is in a ledger with the reason.
+        similarity. Each row knows where its image is; every skipped sample is counted with the
+        reason.
         """
         return publish(context, stage.project)
 
@@ -112,7 +112,8 @@ def vectors_are_finite_and_unit_norm(project: Project, artifact: Artifact) -> dg
     error.
     """
     bad = {
-        FOLDERS[side]: sum(map(count_bad_vectors, vector_files(artifact, side))) for side in FOLDERS
+        FOLDERS[side]: sum(map(count_bad_vectors, vector_files(artifact, side)))
+        for side in sides(artifact)
     }
     return dg.AssetCheckResult(
         passed=not any(bad.values()), metadata=bad, description=f"bad vectors: {bad}"
@@ -138,7 +139,7 @@ def faiss_index(stage: StageOptions) -> dg.AssetsDefinition:
         kinds={"faiss"},
     )
     def faiss_index(context: Context) -> dg.MaterializeResult:
-        """The search index over the image vectors and over the caption vectors.
+        """The search index over the caption vectors, and over the image vectors if there are any.
 
         Small corpora are searched exactly, large ones approximately; recall@10 against exact search
         is measured either way.

@@ -16,11 +16,12 @@ from react_pipeline.assets.declared import (
     instigators_of,
     policies_of,
 )
+from react_pipeline.assets.jobs import jobs_of
 from react_pipeline.assets.options import StageOptions, extension_asset
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import in_process
 from react_pipeline.extension import answers
-from react_pipeline.settings import METHODS, Method
+from react_pipeline.settings import METHODS, Method, PipelineConfig
 from react_pipeline.stage import STAGES, left_out_stages
 from react_pipeline.store import ReactError
 
@@ -76,16 +77,19 @@ def build_defs(
     answers(lambda extension: extension.declare_assets())
     configured: Collection[str]
     table: Mapping[str, Method]
+    owners: Sequence[str]
     try:
         config = project.load().config
         configured = config.methods
         table = config.all_methods
         left_out = left_out_stages(config)
         two_encoders = config.two_encoders
+        owners = config.owners
     except ReactError:  # no asset or partition disappears then
         configured = table = METHODS
         left_out = set()
         two_encoders = True
+        owners = PipelineConfig.model_fields["owners"].default
     chosen = {*configured, *methods}
     partitioned = {name: method for name, method in table.items() if name in chosen}
     rows = [
@@ -97,16 +101,18 @@ def build_defs(
     by_name = {row.name: row for row in rows}
     assets = [
         ASSETS.get(row.name, extension_asset)(
-            StageOptions(row, project, by_name, partitioned, policies.get(row.name))
+            StageOptions(row, project, by_name, partitioned, owners, policies.get(row.name))
         )
         for row in rows
     ]
     instigators = instigators_of(project, rows)
     return dg.Definitions(
-        assets=[domains.domain_file(project), *assets],
+        assets=dg.with_source_code_references([domains.domain_file(project), *assets]),
         asset_checks=checks_of(rows, partitioned, project),
         schedules=[one for one in instigators if isinstance(one, dg.ScheduleDefinition)],
         sensors=[one for one in instigators if isinstance(one, dg.SensorDefinition)],
+        jobs=jobs_of(project, rows),
+        resources={project.name("project"): project.shown()},
         executor=executor,
     )
 

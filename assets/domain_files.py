@@ -3,49 +3,60 @@
 Does not belong here: reading or checking such a file (`react_pipeline.settings`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from react_pipeline.assets.declared import declare_sensor
+from react_pipeline.assets.declared import declare_instigators
 from react_pipeline.assets.partitions import DOMAINS, domain_partitions
 from react_pipeline.assets.reporting import DATA_VERSION_TAG
 from react_pipeline.assets.resources import ProjectResource
+from react_pipeline.assets.runs import reap_abandoned
 from react_pipeline.settings import DomainConfig, load_domains
-from react_pipeline.stage import DOMAIN_FILE
+from react_pipeline.stage import DOMAIN_FILE, Stage
 from react_pipeline.store import ReactError, digest_of
 
 
-@declare_sensor(
-    minimum_interval_seconds=30,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Makes every valid file of the domains folder a partition and reports its "
-    "changes. A broken file is reported here in the tick and holds up no other. A domain whose "
-    "file is gone is kept and reported. Starts no run.",
-)
-def domain_files(context: dg.SensorEvaluationContext, project: ProjectResource) -> dg.SensorResult:
-    """Register new domain files and report changed ones."""
-    try:
-        folder = project.load().config.domains
-        domains, problems = load_domains(folder)
-    except ReactError as error:
-        return dg.SensorResult(skip_reason=str(error))
-    registered = sorted(context.instance.get_dynamic_partitions(project.name(DOMAINS)))
-    new = sorted(set(domains).difference(registered))
-    gone = [slug for slug in registered if not (folder / f"{slug}.yaml").exists()]
-    lines = [
-        *map(str, problems),
-        *(f"{slug}: its file is gone; what was built of it is kept" for slug in gone),
-    ]
-    lines += [f"registered {', '.join(new)}"] if new else []
-    partitions = domain_partitions(project)
-    return dg.SensorResult(
-        dynamic_partitions_requests=[partitions.build_add_request(new)] if new else [],
-        asset_events=changed_files(context.instance, project, folder, domains),
-        skip_reason="\n".join(lines) or f"{len(domains)} domains, none new",
+@declare_instigators
+def domain_files(
+    project: ProjectResource, _stages: Sequence[Stage]
+) -> Iterator[dg.SensorDefinition]:
+    """The sensor of one project."""
+
+    @dg.sensor(
+        name=project.name("domain_files"),
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Makes every valid file of the domains folder a partition and reports its "
+        "changes. A broken file is reported here in the tick and holds up no other. A domain whose "
+        "file is gone is kept and reported. Starts no run; closes those whose process was killed "
+        "with its code server.",
     )
+    def register(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        reap_abandoned(context.instance)
+        try:
+            folder = project.load().config.domains
+            domains, problems = load_domains(folder)
+        except ReactError as error:
+            return dg.SensorResult(skip_reason=str(error))
+        registered = sorted(context.instance.get_dynamic_partitions(project.name(DOMAINS)))
+        new = sorted(set(domains).difference(registered))
+        gone = [slug for slug in registered if not (folder / f"{slug}.yaml").exists()]
+        lines = [
+            *map(str, problems),
+            *(f"{slug}: its file is gone; what was built of it is kept" for slug in gone),
+        ]
+        lines += [f"registered {', '.join(new)}"] if new else []
+        partitions = domain_partitions(project)
+        return dg.SensorResult(
+            dynamic_partitions_requests=[partitions.build_add_request(new)] if new else [],
+            asset_events=changed_files(context.instance, project, folder, domains),
+            skip_reason="\n".join(lines) or f"{len(domains)} domains, none new",
+        )
+
+    yield register
 
 
 def changed_files(

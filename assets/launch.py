@@ -3,7 +3,7 @@ instance.
 
 Belongs here: which runs a selection becomes, in which order, which of them are needed, what happens
 after one fails. Does not belong here: what is out of date (`react_pipeline.lineage`), what a killed
-launch leaves behind (`runs`). Every run makes one artifact and looks in the UI like one that was
+process leaves behind (`runs`). Every run makes one artifact and looks in the UI like one that was
 started there. One process for all of them imports torch and loads the definitions once.
 """
 
@@ -12,28 +12,28 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import dagster as dg
 
+from react_pipeline.assets.declared import blocking_checks
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.domain_files import changed_files
-from react_pipeline.assets.partitions import DOMAINS, partition_of
-from react_pipeline.assets.reporting import INTERRUPTED
+from react_pipeline.assets.failures import is_checked
+from react_pipeline.assets.partitions import DOMAINS, name_of, partition_of
 from react_pipeline.assets.resources import ProjectResource
+from react_pipeline.assets.retries import INTERRUPTED
 from react_pipeline.assets.runs import (
     COMMAND_LINE,
-    LAUNCH_TAG,
     USER_TAG,
+    process_tags,
+    reap_abandoned,
     reason_of,
-    registered,
     tags_of_key,
 )
-from react_pipeline.assets.shown import Shown
 from react_pipeline.lineage import parents_of, up_to_date
 from react_pipeline.preflight import (
     corpus_problems,
@@ -123,8 +123,8 @@ def materialize(
     """Run what is not up to date of a selection of assets; a failure stops what depends on it and
     nothing else.
 
-    An asset is up to date if its artifact is what would be built today and Dagster and MLflow show
-    it.
+    An asset is up to date if its artifact is what would be built today, passed its checks with
+    today's thresholds, and was materialized in this Dagster home.
 
     Args:
         selection: Dagster's syntax, such as `*`, `+domain_results` or `comparison`.
@@ -152,45 +152,131 @@ def materialize(
     if problems := store_problems(project):
         raise ConfigError(problems)
     _require_inputs(project, places)
-    summary = Summary()
     started = time.monotonic()
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
-    with open_local(project) as instance, registered(instance) as name:
+    with open_local(project) as instance:
+        reap_abandoned(instance)
         _register(instance, project, slugs_of_places)
-        run = partial(_run, defs, instance, name, summary=summary, on_line=on_line)
-        shown = Shown(instance, project)
-        _launch(project, shown, places, run, summary, on_line)
+        launch = Launch(project, defs, instance, on_line)
+        launch.run(places)
     raise_if_stopped()
     Tracking.of(project).sync(project)
-    summary.seconds = time.monotonic() - started
-    return summary
+    launch.summary.seconds = time.monotonic() - started
+    return launch.summary
 
 
-def _launch(
-    project: Project,
-    shown: Shown,
-    places: Sequence[Place],
-    run: Callable[[Place], None],
-    summary: Summary,
-    on_line: OnLine,
-) -> None:
-    """Run the places that need it, one after the other."""
-    look: Manifests | None = Manifests.of(project)
-    for place in places:
-        raise_if_stopped()
-        if blocked := _blocked_by(project, place, places, {*summary.failed, *summary.skipped}):
-            summary.skipped[place] = f"{blocked} failed"
-            on_line(f"{named(place)}: skipped")
-            continue
-        artifact = fresh_artifact(project, *place, look)
-        if artifact and shown.has(artifact):
-            summary.reused += 1
-        else:
-            run(place)
+@dataclass
+class Launch:
+    """Runs places that need it, one after the other, in this process."""
+
+    project: Project
+    defs: dg.Definitions
+    instance: dg.DagsterInstance
+    on_line: OnLine
+    summary: Summary = field(default_factory=Summary)
+    _shown: dict[str, set[str]] = field(default_factory=dict)
+
+    def run(self, places: Sequence[Place]) -> None:
+        """Look at each place, and run it if that is needed and nothing before it failed."""
+        look: Manifests | None = Manifests.of(self.project)
+        summary = self.summary
+        for place in places:
+            raise_if_stopped()
+            failed = {*summary.failed, *summary.skipped}
+            if blocked := _blocked_by(self.project, place, places, failed):
+                summary.skipped[place] = f"{blocked} failed"
+                self.on_line(f"{named(place)}: skipped")
+                continue
+            artifact = fresh_artifact(self.project, *place, look)
+            if artifact and self._is_shown(artifact):
+                summary.reused += 1
+                continue
+            self.run_place(place)
             # Others may be made from it. In a bucket a look lists everything.
-            look = None if project.config.store_url else Manifests.of(project)
-            if place in summary.failed:
-                on_line(f"{named(place)}: failed")
+            look = None if self.project.config.store_url else Manifests.of(self.project)
+
+    def _is_shown(self, artifact: Artifact) -> bool:
+        """Whether Dagster shows an artifact, with checks that passed."""
+        stage = artifact.stage
+        if blocking_checks(stage) and not is_checked(self.project, artifact):
+            return False
+        if stage not in self._shown:
+            key = dg.AssetKey(stage)
+            if STAGES[stage].scope == "all":
+                is_made = self.instance.get_latest_materialization_event(key) is not None
+                self._shown[stage] = {ALL} if is_made else set()
+            else:
+                self._shown[stage] = set(self.instance.get_materialized_partitions(key))
+        return (name_of(artifact.key) or ALL) in self._shown[stage]
+
+    def run_place(self, place: Place) -> None:
+        """Make one artifact in a run of its own.
+
+        Raises:
+            KeyboardInterrupt: If the run was interrupted.
+        """
+        run_id = str(uuid.uuid4())
+        self.summary.run_ids.append(run_id)
+        self.instance.add_event_listener(run_id, self._listener(place))
+        result = self.defs.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=self.instance,
+            run_id=run_id,
+            asset_selection=[dg.AssetKey(place[0])],
+            partition_key=partition_of(place[1]),
+            raise_on_error=False,
+            run_config=QUIET,
+            tags={
+                USER_TAG: COMMAND_LINE,
+                **tags_of_key(place[1]),
+                **process_tags(self.instance, run_id),
+            },
+        )
+        checks = result.get_asset_check_evaluations()
+        if result.success:
+            (made,) = result.get_asset_materialization_events()
+            reused = bool(made.step_materialization_data.materialization.metadata["reused"].value)
+            self.summary.reused += reused
+            self.summary.built += not reused
+            for check in checks:
+                if not check.passed:  # one that blocks has failed the run
+                    self.on_line(f"{named(place)}: warning: {check.description}")
+            return
+        why = "; ".join(_failures(result)) or "failed; see the run in the UI"
+        self.summary.failed[place] = why
+        if why == INTERRUPTED:
+            raise KeyboardInterrupt
+        self.on_line(f"{named(place)}: failed")
+
+    def _listener(self, place: Place) -> Callable[[dg.EventLogEntry], None]:
+        """Pass on lines of steps, and of Dagster's own events those of steps that are tried again.
+
+        Dagster also writes a line for each check that it skips after a failure.
+        """
+        started = set[str | None]()
+
+        def listen(entry: dg.EventLogEntry) -> None:
+            event = entry.dagster_event
+            if event is None:
+                if entry.step_key in started:
+                    self.on_line(" ".join(entry.user_message.split()))
+            elif event.is_step_start:
+                started.add(event.step_key)
+            elif event.is_step_up_for_retry:
+                again = event.step_retry_data.seconds_to_wait or 0
+                self.on_line(f"{named(place)}: {reason_of(event)}; trying again in {again:.0f} s")
+
+        return listen
+
+
+def _failures(result: dg.ExecuteInProcessResult) -> Iterator[str]:
+    """Why a run failed: its blocking checks, else its first step that failed."""
+    blocked = [
+        f"check {check.check_name}: {check.description}"
+        for check in result.get_asset_check_evaluations()
+        if check.blocking and not check.passed
+    ]
+    steps = (reason_of(event) for event in result.all_events if event.is_step_failure)
+    yield from blocked or islice(steps, 1)
 
 
 def _require_inputs(project: Project, places: Sequence[Place]) -> None:
@@ -342,67 +428,3 @@ def _blocked_by(project: Project, place: Place, places: Sequence[Place], failed:
         if results and failed.issuperset(results):
             return f"every {named((gathered, key))}"
     return ""
-
-
-def _run(
-    defs: dg.Definitions,
-    instance: dg.DagsterInstance,
-    launch: str,
-    place: Place,
-    *,
-    summary: Summary,
-    on_line: OnLine,
-) -> None:
-    """Make one artifact in a run of its own.
-
-    Raises:
-        KeyboardInterrupt: If the run was interrupted.
-    """
-    started = set[str | None]()
-
-    def pass_on(entry: dg.EventLogEntry) -> None:
-        # Lines of steps, and of Dagster's own events those of steps that are tried again. Dagster
-        # also writes a line for each check that it skips after a failure.
-        event = entry.dagster_event
-        if event is None:
-            if entry.step_key in started:
-                on_line(" ".join(entry.user_message.split()))
-        elif event.is_step_start:
-            started.add(event.step_key)
-        elif event.is_step_up_for_retry:
-            again = event.step_retry_data.seconds_to_wait or 0
-            on_line(f"{named(place)}: {reason_of(event)}; trying again in {again:.0f} s")
-
-    summary.run_ids.append(str(uuid.uuid4()))
-    instance.add_event_listener(summary.run_ids[-1], pass_on)
-    result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
-        instance=instance,
-        run_id=summary.run_ids[-1],
-        asset_selection=[dg.AssetKey(place[0])],
-        partition_key=partition_of(place[1]),
-        raise_on_error=False,
-        run_config=QUIET,
-        tags={USER_TAG: COMMAND_LINE, **tags_of_key(place[1]), LAUNCH_TAG: launch},
-    )
-    if result.success:
-        (made,) = result.get_asset_materialization_events()
-        reused = bool(made.step_materialization_data.materialization.metadata["reused"].value)
-        summary.reused += reused
-        summary.built += not reused
-        for check in result.get_asset_check_evaluations():
-            # One that blocks has failed the run. A check of all partitions is about others, which
-            # this launch may build next.
-            if not check.passed and (check.partition or place[1] == ALL):
-                on_line(f"{named(place)}: warning: {check.description}")
-        return
-    reasons = [
-        f"check {check.check_name}: {check.description}"
-        for check in result.get_asset_check_evaluations()
-        if check.blocking and not check.passed
-    ]
-    failures = (event for event in result.all_events if event.is_step_failure)
-    if not reasons and (failure := next(failures, None)):
-        reasons = [reason_of(failure)]
-    summary.failed[place] = "; ".join(reasons) or "failed; see the run in the UI"
-    if summary.failed[place] == INTERRUPTED:
-        raise KeyboardInterrupt

@@ -5,15 +5,16 @@ Does not belong here: any asset of the core, which says for itself what it is ma
 partitions, pool and kinds (`corpus`, `domains`, `training`, `evaluation`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
 from react_pipeline.assets.partitions import mapping_of, partitions_of
-from react_pipeline.assets.reporting import RETRIES, publish
+from react_pipeline.assets.reporting import publish
 from react_pipeline.assets.resources import Context, ProjectResource
+from react_pipeline.assets.retries import RETRIES
 from react_pipeline.settings import Method
 from react_pipeline.stage import (
     DOMAIN_FILE,
@@ -21,8 +22,6 @@ from react_pipeline.stage import (
     Stage,
     configured_parents,
 )
-
-OWNERS = ["team:react"]
 
 ONE_PARTITION_A_RUN = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
 """Several in one run would share one data version, and their checks would name no partition."""
@@ -36,12 +35,14 @@ class StageOptions:
     Attributes:
         rows: The stages that are assets of the project.
         methods: Those with partitions.
+        owners: People or teams, as pipeline.yaml names them.
     """
 
     row: Stage
     project: ProjectResource
     rows: Mapping[str, Stage]
     methods: Mapping[str, Method]
+    owners: Sequence[str]
     freshness_policy: dg.FreshnessPolicy | None = None
 
     @property
@@ -49,7 +50,7 @@ class StageOptions:
         """The options that no asset chooses."""
         return {
             "key": self.project.key(self.row.name),
-            "owners": OWNERS,
+            "owners": self.owners,
             "code_version": self.row.version,
             "retry_policy": RETRIES,
             "freshness_policy": self.freshness_policy,

@@ -1,46 +1,28 @@
-"""Reporting: how the body of an asset or a check runs, and what an asset reports to Dagster.
+"""Reporting: how the body of an asset runs, and what it reports to Dagster.
 
-Belongs here: which failures are tried again, and reuse of what is fresh. Does not belong here: what
-the metadata look like (`metadata`).
+Belongs here: reuse of what is fresh. Does not belong here: which failures are tried again
+(`retries`), what the metadata look like (`metadata`).
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import dagster as dg
 
+from react_pipeline.assets.declared import blocking_checks
+from react_pipeline.assets.failures import await_checks, expect_checks, remembered
 from react_pipeline.assets.metadata import describe, loss_line
 from react_pipeline.assets.partitions import key_of
 from react_pipeline.assets.resources import Context, ProjectResource
+from react_pipeline.assets.retries import kind_of, readable_failures
+from react_pipeline.assets.runs import inputs_tag
 from react_pipeline.lineage import fresh_or_none, run
 from react_pipeline.project import Project
 from react_pipeline.stage import PROMOTION, STAGES, Stage
-from react_pipeline.stop import requested
-from react_pipeline.store import (
-    NOT_WRITABLE,
-    Artifact,
-    CorruptArtifact,
-    ReactError,
-    SourceUnavailable,
-    StoreWriteError,
-    digest_of,
-    refusal_in,
-)
+from react_pipeline.store import Artifact, CorruptArtifact
 from react_pipeline.tracking import Tracking
 
-TRANSIENT = (OSError, SourceUnavailable, StoreWriteError)
-"""Transient faults: the network, a full disk. Everything else fails the same way again."""
-
-RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)
-"""How a step is tried again; delay in seconds."""
-
 DATA_VERSION_TAG = "dagster/data_version"
-CHECKED_TAG = "react/checked_by"
-"""Tag of a materialization that holds `checked_by` of its run."""
-
-INTERRUPTED = "interrupted"
-"""The message of a step that was cancelled, from the UI or by Ctrl-C."""
 
 
 def publish(
@@ -63,61 +45,21 @@ def publish(
         started = time.monotonic()
         pipeline = project.load()
         name = stage.name if stage.scope == "all" else f"{stage.name} {key}"
-        artifact = _fresh(pipeline, stage, key)
-        if artifact is None:
-            context.log.info(f"{name} ...")
-            artifact = run(pipeline, stage.name, key, step)
+        inputs = context.run.tags.get(inputs_tag(project), "")
+        if checks := blocking_checks(stage.name):
+            expect_checks(pipeline, (stage.name, key))
+        with remembered(pipeline, (stage.name, key), inputs, kind_of):
+            artifact = _fresh(pipeline, stage, key)
+            if artifact is None:
+                context.log.info(f"{name} ...")
+                artifact = run(pipeline, stage.name, key, step)
+        await_checks(pipeline, artifact, checks)
         made = "as before" if artifact.reused else "built"
         context.log.info(f"{name}: {made}, {time.monotonic() - started:.1f} s{loss_line(artifact)}")
         return dg.MaterializeResult(
             metadata=describe(artifact, _logged(pipeline, artifact, context.run.run_id)),
             data_version=dg.DataVersion(artifact.fingerprint),
-            tags={CHECKED_TAG: checked_by(pipeline, stage, key)},
         )
-
-
-def checked_by(project: Project, stage: Stage, key: str) -> str:
-    """A digest of what requires a run if it changes and is not an input: thresholds of checks, and
-    where MLflow is.
-    """
-    return digest_of(
-        [stage.thresholds(project, key), project.config.tracking_uri, project.config.project]
-    )
-
-
-@contextmanager
-def readable_failures() -> Iterator[None]:
-    """Turn errors into failures that show their text and are retried only if that may help."""
-    try:
-        with _as_interrupted():
-            yield
-    except TRANSIENT as error:
-        if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
-            raise dg.Failure(refusal_in(error), allow_retries=False) from error
-        raise
-    except ReactError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
-    except dg.Failure:
-        raise
-    except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as error:
-        # Dagster would try the step again: its retry policy holds for interruptions too.
-        raise dg.Failure(INTERRUPTED, allow_retries=False) from error
-    except Exception as error:
-        text = refusal_in(error) or f"{type(error).__name__}: {error}"
-        raise dg.Failure(text, allow_retries=False) from error
-
-
-@contextmanager
-def _as_interrupted() -> Iterator[None]:
-    """Raise KeyboardInterrupt for an error that replaced the exception of a stop, such as one of
-    C++.
-    """
-    try:
-        yield
-    except Exception as error:
-        if requested():
-            raise KeyboardInterrupt from error
-        raise
 
 
 def _logged(project: Project, artifact: Artifact, run_id: str) -> dict[str, dg.MetadataValue]:

@@ -4,8 +4,8 @@ Belongs here: where the configuration is found when Dagster runs a step, and the
 project has in a Dagster instance that it shares. Does not belong here: reading or checking the
 configuration (`react_pipeline.settings.config`).
 
-It is no resource of Dagster, and so not in the configuration of a run: who launches a run chooses
-what it makes, and only who starts the servers chooses the files it reads and where it logs.
+Dagster shows it as a resource without configuration: who launches a run chooses what it makes, and
+only who starts the servers chooses the files it reads and where it logs.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from pathlib import Path
 import dagster as dg
 
 import react_pipeline
-from react_pipeline.project import Project
+from react_pipeline.project import CONFIG_VARIABLE, Project
 
 REPOSITORY = Path(react_pipeline.__file__).resolve().parents[1]
 """The folder that holds the package: a clone, or site-packages."""
@@ -40,6 +40,12 @@ class ProjectResource:
             ConfigError: If the file is missing or wrong.
         """
         return Project.load(self.config_path)
+
+    def shown(self) -> dg.ResourceDefinition:
+        """The project as Dagster shows it under Deployment; no run can configure it."""
+        path = self.config_path or f"{CONFIG_VARIABLE} of the servers, else pipeline.yaml"
+        about = f"The project of these assets, checks, sensors and jobs: {path}"
+        return dg.ResourceDefinition(lambda _: self, config_schema={}, description=about)
 
     def key(self, stage: str) -> dg.AssetKey:
         """The key of the asset of a stage."""

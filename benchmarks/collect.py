@@ -109,7 +109,7 @@ def timed(
     """Seconds of collecting."""
     drop_from_cache(paths)
     source, began = make(), time.perf_counter()
-    collect_pairs(rows, source, directory, 1_000)
+    collect_pairs(source.fetch(rows), directory, 1_000, len(rows))
     return time.perf_counter() - began
 
 

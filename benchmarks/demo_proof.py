@@ -27,22 +27,21 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from react_pipeline.corpus import open_source
 from react_pipeline.embedding import row_metadata
 from react_pipeline.evaluation import evaluate
-from react_pipeline.extensions.demo import DEMO_DOMAINS
 from react_pipeline.lineage import fresh_or_none, resolve
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
-from react_pipeline.retrieval import draw_control, retrieve_pairs
+from react_pipeline.retrieval import draw_control, load_encoder, retrieve_pairs
 from react_pipeline.retrieval.chosen_pairs import write_pairs
+from react_pipeline.retrieval.images import Images
 from react_pipeline.settings import METHODS
 from react_pipeline.settings.training import TrainingOverrides
-from react_pipeline.stage import method_key
+from react_pipeline.stage import encoder_in, method_key
 from react_pipeline.store import Artifact, MissingArtifact, Scratch
 from react_pipeline.training import customize
 
-DOMAINS = DEMO_DOMAINS
+DOMAINS = ("activities", "objects", "symbols")
 CHOOSING = Path(__file__).parent / "choosing"
 """The domains on which the recipe was chosen; none of them is reported."""
 
@@ -138,18 +137,23 @@ def shuffle_captions(project: Project, slug: str, retrieved: Artifact, seed: int
 
     def choose(directory: Path, scratch: Scratch) -> dict[str, Any]:
         embeddings = inputs.parents["corpus_embeddings"]
-        source = open_source(project, inputs.parents["corpus"], scratch.folder / "fetched")
+        clip = load_encoder(project, inputs.parents[encoder_in(inputs.parents)])
+        images = Images(project, inputs.parents, clip)
         pairs = pd.read_parquet(retrieved.file("pairs.parquet"))
         pairs = pairs.sample(frac=1, random_state=seed).sort_values(
             "class", kind="stable", ignore_index=True
         )
         pairs["caption"] = np.roll(pairs["caption"], len(pairs) // 2)
-        more = [column for column in source.columns if column not in pairs]
+        more = [column for column in images.source.columns if column not in pairs]
         pairs = pairs.join(row_metadata(embeddings, pairs["row"], more), on="row")
-        config = project.config
-        shard_pairs = project.retrieval(slug).shard_pairs
+        images.look(pairs["row"].to_numpy())
         written = write_pairs(
-            directory, pairs, source, shard_pairs=shard_pairs, max_pixels=config.corpus.max_pixels
+            directory,
+            pairs,
+            images,
+            embeddings,
+            shard_pairs=project.retrieval(slug).shard_pairs,
+            max_pixels=project.config.corpus.max_pixels,
         )
         return {
             **retrieved.counts,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,11 +26,11 @@ from react_pipeline.clip import (
     domain_head,
     loaded_base,
 )
-from react_pipeline.corpus import open_source
 from react_pipeline.embedding import vectors_of
 from react_pipeline.extensions.advise.signs import Signs, at_positions, signs_of
-from react_pipeline.extensions.methods import HeadMethod, HeadSamples, nearest_class
+from react_pipeline.extensions.methods import HeadMethod, HeadSamples
 from react_pipeline.extensions.methods.head import class_accuracy, without_near_copies
+from react_pipeline.extensions.methods.head_samples import nearest_class
 from react_pipeline.labelled import (
     encode_images,
     preprocessing_for,
@@ -40,8 +39,9 @@ from react_pipeline.labelled import (
 )
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
-from react_pipeline.retrieval.control import Draw, random_of
+from react_pipeline.retrieval.control import Draw, load_encoder, random_of
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
+from react_pipeline.retrieval.images import Images
 from react_pipeline.settings import METHODS, TrainingConfig
 from react_pipeline.training import choose_fraction, split_held_out
 
@@ -126,12 +126,13 @@ class DomainVectors:
         """As many random pairs, drawn and labelled as those of a control."""
         project, samples = self.project, self.signs.samples
         embeddings = fresh(project, "corpus_embeddings")
-        source = open_source(project, fresh(project, "corpus"), Path())
-        draw = Draw(self._evaluation, embeddings, source, random_of(seed, self.slug))
+        parents = {"corpus": fresh(project, "corpus"), "corpus_embeddings": embeddings}
+        looked = Images(project, parents, load_encoder(project, fresh(project, "base_checkpoint")))
+        draw = Draw(self._evaluation, embeddings, looked, random_of(seed, self.slug))
         rows = np.sort(draw.take(len(samples.images))["row"].to_numpy())
         images, captions = (
-            functional.normalize(torch.from_numpy(vectors_of(embeddings, side, rows)), dim=1)
-            for side in ("image", "text")
+            functional.normalize(torch.from_numpy(vectors), dim=1)
+            for vectors in (looked.vectors(rows), vectors_of(embeddings, "text", rows))
         )
         class_ids = nearest_class(captions, samples.prompts, samples.prompt_ids)
         self._drawn[seed] = HeadSamples(

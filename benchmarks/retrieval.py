@@ -28,7 +28,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +102,7 @@ def build(folder: Path, rows: int, key: str) -> Row:
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     row = {
-        **asdict(built),
+        **built,
         "rows": rows,
         "bytes": path.stat().st_size,
         "build_peak_mib": (peak - before) / MIB,

@@ -40,7 +40,7 @@ import yaml
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import QUIET, _register, open_local
 from react_pipeline.assets.partitions import DOMAINS, partitions_of
-from react_pipeline.assets.reporting import CHECKED_TAG, DATA_VERSION_TAG, checked_by
+from react_pipeline.assets.reporting import DATA_VERSION_TAG
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.evaluation import EvalResult
 from react_pipeline.evaluation.comparison import GAINS
@@ -238,10 +238,7 @@ def _show(project: Project, slugs: list[str]) -> None:
         for artifact in promotions:
             tags = {"asset": artifact.stage, "fingerprint": artifact.fingerprint}
             client.set_terminated(client.create_run(runs.experiment_id, tags=tags).info.run_id)
-            tags = {
-                DATA_VERSION_TAG: artifact.fingerprint,
-                CHECKED_TAG: checked_by(project, STAGES[artifact.stage], artifact.key),
-            }
+            tags = {DATA_VERSION_TAG: artifact.fingerprint}
             yield dg.AssetMaterialization(artifact.stage, partition=artifact.key, tags=tags)
         yield dg.Output(None)
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from react_pipeline.extensions.demo.corpus import build_corpus
+from react_pipeline.corpus import pack
+from react_pipeline.extensions.demo.corpus import captions, drawn
 from react_pipeline.extensions.demo.drawing import render_file, with_alpha
 from react_pipeline.extensions.demo.sources import emoji_names, package
 
@@ -92,6 +93,22 @@ def add_synonyms() -> None:
     path.write_text(text)
 
 
+def draw_corpus(folder: Path) -> int:
+    """Write the demo's pairs as webdataset tars, and return how many there are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = captions()
+    about = table[["licence", "source", "subject"]].to_dict("records")
+    pairs = (
+        (key, image, caption.encode(), {name: text for name, text in fields.items() if text})
+        for key, image, caption, fields in zip(
+            table["key"], drawn(table["key"]), table["caption"], about, strict=True
+        )
+        if isinstance(image, bytes)
+    )
+    pack(pairs, folder, 0)
+    return len(table)
+
+
 def main() -> None:
     """Draw or write what the argument names."""
     if sys.argv[1:] == ["zoo"]:
@@ -100,9 +117,7 @@ def main() -> None:
         return add_synonyms()
     for name, subgroups in SETS.items():
         print(f"images/{name}: {draw_labelled(name, subgroups)} pictures")
-    counts = build_corpus(Path("corpus"))
-    pairs = sum(number for key, number in counts.items() if key.startswith("pairs/"))
-    print(f"corpus: {pairs} pairs")
+    print(f"corpus: {draw_corpus(Path('corpus'))} pairs")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ Run `python examples/react_by_hand.py`. The stages do the same, and add artifact
 """
 
 from copy import deepcopy
+from io import BytesIO
 from pathlib import Path
 
 import faiss
 import pandas as pd
 import torch
+from PIL import Image
 from torch.nn.functional import normalize
 
 from react_pipeline import clip, settings, training
@@ -17,13 +19,13 @@ from react_pipeline.extensions import demo
 
 def react(domain: settings.DomainConfig, steps: int = 100) -> dict[str, float]:
     """Return the zero-shot accuracy of the base, of the customized model and of its control."""
-    # 1. Start from class names, a CLIP, and a corpus: a table of images with their captions.
+    # 1. Start from class names, a CLIP, and a corpus: a table of captions. Images can wait.
     # Labelled images only measure, so pairs that show the subject of one of them are left out.
     base = clip.from_parts(*demo.build_base())
-    pairs = pd.DataFrame(demo.captioned_images())
+    pairs = demo.captions()
     labelled = pd.DataFrame(demo.labelled_images("demo/activities"))
     pairs = pairs[~pairs["subject"].isin(labelled["subject"])].reset_index(drop=True)
-    # 2. Encode the corpus. Class names are compared with captions here, so images can wait.
+    # 2. Encode the corpus: class names are compared with captions.
     vectors = base.encode_texts(pairs["caption"].tolist())
     # 3. Index the vectors. They have unit length, so the inner product is the cosine.
     index = faiss.IndexFlatIP(base.dimension)
@@ -58,7 +60,8 @@ def customize(base: clip.Clip, pairs: pd.DataFrame, steps: int) -> clip.Clip:
     training.GatedImage().set_trainable(custom.model)
     # Nothing changes before the first new block, so each image passes there once, not every step.
     tower = clip.ImageTower(custom.model)
-    pixels = torch.stack([base.preprocess(image) for image in pairs["image"]])
+    images = [Image.open(BytesIO(image)) for image in demo.drawn(pairs["key"])]
+    pixels = torch.stack([base.preprocess(image) for image in images])
     tokens = torch.cat([tower.tokens(part) for part in pixels.split(64)])
     texts = base.encode_texts(pairs["caption"].tolist())
     trained = [weight for weight in custom.model.parameters() if weight.requires_grad]

@@ -64,8 +64,7 @@ class Core(Extension):
 
 
 def _parents_of_training(method: Method) -> tuple[str, ...]:
-    vectors = (CORPUS_EMBEDDINGS,) if method.reads_vectors else ()
-    return (BASE_CHECKPOINT, *vectors, *method.parents, method.pairs)
+    return (BASE_CHECKPOINT, *method.parents, method.pairs)
 
 
 def _parents_of_results(method: Method) -> tuple[str, ...]:
@@ -108,7 +107,7 @@ STAGES_OF_CORE = (
     ),
     Stage(
         CORPUS_EMBEDDINGS,
-        "a vector of every image and caption of the corpus",
+        "a vector of every caption of the corpus, and of every image unless images wait",
         "all",
         step=lambda project: embedding.embed_corpus(project),
         parents=(CORPUS, RETRIEVAL_CHECKPOINT),
@@ -190,7 +189,7 @@ STAGES_OF_CORE = (
         "one training: its losses, and the model",
         "trained",
         step=lambda project, slug, method: training.customize(project, slug, method),
-        parents=(BASE_CHECKPOINT, CORPUS_EMBEDDINGS, FEW_SHOT_SET, RETRIEVED_SET, CONTROL_SET),
+        parents=(BASE_CHECKPOINT, FEW_SHOT_SET, RETRIEVED_SET, CONTROL_SET),
         parents_of_method=_parents_of_training,
         reads_domain=True,
         identity=identity.customized_checkpoint,

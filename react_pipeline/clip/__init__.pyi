@@ -47,11 +47,11 @@ from .prompts import fill as fill
 from .prompts import prompt_templates as prompt_templates
 from .recent_results import recent as recent
 from .recent_results import tower_digest as tower_digest
-from .text_tower import encode_text as encode_text
-from .text_tower import recompute_activations as recompute_activations
-from .text_tower import text_blocks as text_blocks
-from .text_tower import text_lengths as text_lengths
 from .tower import ImageTower as ImageTower
+from .tower import encode_text as encode_text
+from .tower import recompute_activations as recompute_activations
+from .tower import text_blocks as text_blocks
+from .tower import text_lengths as text_lengths
 from .trainable import in_text_tower as in_text_tower
 from .trainable import set_trainable as set_trainable
 from .trainable import text_parameters as text_parameters

@@ -11,6 +11,8 @@ from react_pipeline.project import absence
 from react_pipeline.settings import HUB_PREFIX, EncoderConfig, did_you_mean, encoders
 from react_pipeline.store import InputError
 
+_RECORDED = ("model", "quick_gelu", "mean", "std", "resize_mode")
+"""Fields that a checkpoint folder records itself."""
 _HUB_NAME = re.compile(re.escape(HUB_PREFIX) + r"([\w.-]+/)?[\w.-]+(@[\w./-]+)?")
 
 
@@ -37,12 +39,18 @@ def require_available(encoder: EncoderConfig) -> None:
         return
     import open_clip
 
-    from react_pipeline.clip.architecture import GATED_PREFIX, require_as_configured
+    from react_pipeline.clip.architecture import GATED_PREFIX, read_config
     from react_pipeline.clip.model import find_weights
 
     if path.is_dir():
-        require_as_configured(encoder, path)
+        read_config(path)
         find_weights(path, foreign=True)
+        configured = encoder.model_fields_set & encoder.model_dump(exclude_none=True).keys()
+        if idle := [name for name in _RECORDED if name in configured]:
+            raise InputError(
+                f"encoder.{idle[0]}: {path} records its own architecture, activation and "
+                f"normalisation; remove {', '.join(idle)}"
+            )
         return
     name = encoder.model.removeprefix(GATED_PREFIX)
     if open_clip.get_model_config(name) is None:

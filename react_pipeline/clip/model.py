@@ -26,7 +26,7 @@ from react_pipeline.clip.built_encoder import encoder_of_tower
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
 from react_pipeline.clip.hub import reach_hub
 from react_pipeline.clip.precision import arithmetic
-from react_pipeline.clip.text_tower import encode_text, text_lengths
+from react_pipeline.clip.tower import encode_text, text_lengths
 from react_pipeline.clip.trust import require_known_text_tower, text_folder
 from react_pipeline.clip.weights import at_most, load_strictly, read_weights, save_tensors
 from react_pipeline.settings import METHODS

@@ -33,11 +33,11 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
 
     A state dict may be bare or under `state_dict`, with or without `module.` prefixes; gated blocks
     in it are found by their names, so REACT's released checkpoints load strictly. A folder records
-    architecture, activation and normalisation itself; what is configured in addition must agree.
+    architecture, activation and normalisation itself; they must not be configured in addition.
 
     Raises:
         InputError: If the architecture or tag is unknown, the file unreadable, or the weights do
-            not fit; if a folder is not what the configuration says.
+            not fit; if what a folder records is configured.
     """
     require_available(encoder)
     path = Path(str(encoder.pretrained))

@@ -1,23 +1,33 @@
-"""Image towers as training runs them: the frozen first blocks without a graph, the rest without
-needless work.
+"""Towers as training and embedding run them: without a graph for frozen first blocks of images, and
+without the token positions that a result does not depend on.
 
-Faster ways change no result beyond rounding. Does not belong here: the blocks' arithmetic
-(`attention`), what is trained (`methods`), keeping what the frozen part gives (`training`). Shapes:
-B images, T tokens, W width, D dimension.
+Faster ways change no result beyond rounding. A text tower that attends backwards only and takes its
+vector at the end-of-text token never looks at what follows that token. So the columns behind the
+last end of text in a batch can be left out, and in the last block all tokens but that one, as for
+images all but a class token that alone is pooled. Where padding is part of the result (no causal
+mask, or pooling elsewhere, as SigLIP) every column stays. Towers of transformers hide padding by a
+mask, so theirs can go too.
+
+Does not belong here: the blocks' arithmetic (`attention`), what is trained (`methods`), keeping
+what the frozen part gives (`training`). Shapes: B images or texts, T tokens, L token ids, W width,
+D dimension.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from open_clip.transformer import ResidualAttentionBlock
+from open_clip.hf_model import HFTextEncoder
+from open_clip.model import CLIP
+from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 from open_clip.transformer import VisionTransformer as NativeVisionTransformer
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from react_pipeline.clip.attention import cast_matrices, host_block, is_plain
+from react_pipeline.clip.attention import NO_CASTS, cast_matrices, host_block, is_plain
 from react_pipeline.clip.gated import GatedBlock, vision_blocks
 
 BEHIND_THE_BLOCKS = (
@@ -31,6 +41,9 @@ BEHIND_THE_BLOCKS = (
     "head.",
 )
 """Names of parameters that act after the last block, in open_clip's ViTs and in timm's."""
+
+
+_BLOCK = re.compile(r"(?:transformer\.resblocks|trunk\.blocks)\.(\d+)\.")
 
 
 class ImageTower:
@@ -54,22 +67,12 @@ class ImageTower:
         self.blocks = vision_blocks(model)  # none of a ResNet, say: it is trained as a whole
         own = all(type(block) is ResidualAttentionBlock for block in self.blocks)
         self.native = type(visual) is NativeVisionTransformer and own
-        self._plain = [self.native and is_plain(block) for block in self.blocks]
+        self._plain = {block for block in self.blocks if self.native and is_plain(block)}
         self._timm = isinstance(getattr(visual, "trunk", None), TimmVisionTransformer)
-        trained = [
-            number
-            for number, block in enumerate(self.blocks)
-            if any(parameter.requires_grad for parameter in block.parameters())
-        ]
-        inside = {id(parameter) for block in self.blocks for parameter in block.parameters()}
-        before = any(
-            parameter.requires_grad
-            and id(parameter) not in inside
-            and not name.startswith(BEHIND_THE_BLOCKS)
-            for name, parameter in visual.named_parameters()
-        )
-        self.splits = (self.native or self._timm) and bool(trained) and not before
-        self.start = trained[0] if self.splits else 0
+        trained = [self._place(n) for n, p in visual.named_parameters() if p.requires_grad]
+        first = min(trained, default=len(self.blocks))
+        self.splits = (self.native or self._timm) and 0 <= first < len(self.blocks)
+        self.start = first if self.splits else 0
         # Where the embedding trains too, open_clip's own towers still take our faster way through
         # all their blocks.
         self._ours = self.splits or self.native
@@ -77,6 +80,12 @@ class ImageTower:
             visual.set_grad_checkpointing()  # the tower's own way; a ResNet has none and ignores it
         if compiled and self._ours:
             self.features = torch.compile(self.features)  # type: ignore[method-assign]
+
+    def _place(self, name: str) -> int:
+        """Return the number of the block with a parameter of the image tower; -1: before them."""
+        if match := _BLOCK.match(name):
+            return int(match[1])
+        return len(self.blocks) if name.startswith(BEHIND_THE_BLOCKS) else -1
 
     def use_bf16(self, device: str) -> None:
         """Prepare for autocast to bf16 on a device, `cpu` or `cuda...`.
@@ -106,44 +115,27 @@ class ImageTower:
 
     def features(self, tokens: Tensor) -> Tensor:
         """Map tokens (B, T, W) to image features (B, D), not normalised."""
-        for number in range(self.start, len(self.blocks)):
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(self.block, number, tokens, use_reentrant=False)
-            else:
-                tokens = self.block(number, tokens)
+        # Only the class token may be needed of the last block.
+        alone = self.native and self.visual.pool_type == "tok" and self.visual.attn_pool is None
+        tokens = _run(
+            tokens,
+            self.blocks[self.start :],
+            self._plain,
+            self.casts,
+            only=tokens.new_zeros(len(tokens), dtype=torch.long) if alone else None,
+            recompute=self.activation_checkpointing,
+        )
         if self._timm:
             trunk = self.visual.trunk
             return self.visual.head(trunk.forward_head(trunk.norm(tokens)))
         pooled, _ = self.visual._pool(tokens)
         return pooled if self.visual.proj is None else pooled @ self.visual.proj
 
-    def block(self, number: int, tokens: Tensor) -> Tensor:
-        """Run block `number` on tokens (B, T, W), its gated block first: (B, T, W), or (B, 1, W) if
-        only one token is pooled.
-        """
-        block: Any = self.blocks[number]
-        if not self._plain[number]:
-            return block(tokens)
-        gated = getattr(block, "gated_attn_block", None)
-        if isinstance(gated, GatedBlock):
-            tokens = gated(tokens)
-        # What the pooling takes of the last block is its class token; the others need not be
-        # computed.
-        alone = (
-            number == len(self.blocks) - 1
-            and self.visual.pool_type == "tok"
-            and self.visual.attn_pool is None
-        )
-        first = tokens.new_zeros(len(tokens), dtype=torch.long) if alone else None
-        return host_block(tokens, block, self.casts, only=first)
-
     def entering(self, number: int, images: Tensor) -> Tensor:
         """Compute what enters block `number`, (B, T, W), from images (B, 3, H, W)."""
-        first = 0 if self.native else number
-        tokens = self._run_up_to(first, images)
-        for earlier in range(first, number):
-            tokens = self.block(earlier, tokens)
-        return tokens
+        if not self.native:
+            return self._run_up_to(number, images)
+        return _run(self._run_up_to(0, images), self.blocks[:number], self._plain, self.casts)
 
     def _run_up_to(self, number: int, images: Tensor) -> Tensor:
         """Compute what enters block `number` as the tower runs itself, with every peculiarity of
@@ -172,3 +164,128 @@ class _ReachedError(Exception):
 def _in_fp32(forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     with torch.autocast("cpu", enabled=False):
         return forward(images.float())
+
+
+def _run(
+    x: Tensor,
+    blocks: Sequence[nn.Module],
+    plain: Container[nn.Module],
+    casts: Mapping[int, Tensor],
+    *,
+    causal: bool = False,
+    only: Tensor | None = None,
+    recompute: bool = False,
+) -> Tensor:
+    """Run blocks on tokens (B, T, W): (B, T, W), or (B, 1, W) if only one token is needed.
+
+    Args:
+        plain: The blocks that `host_block` may compute.
+        casts: As for `host_block`.
+        causal: Likewise.
+        only: Likewise, for the last block.
+        recompute: Keep what enters each block alone, and compute the rest again in the backward
+            pass.
+    """
+
+    def run(block: Any, x: Tensor) -> Tensor:
+        if block not in plain:
+            return block(x)
+        gated = getattr(block, "gated_attn_block", None)
+        x = gated(x) if isinstance(gated, GatedBlock) else x
+        alone = only if block is blocks[-1] else None
+        return host_block(x, block, casts, causal=causal, only=alone)
+
+    again = recompute and torch.is_grad_enabled()
+    for block in blocks:
+        x = checkpoint(run, block, x, use_reentrant=False) if again else run(block, x)
+    return x
+
+
+def text_lengths(model: Any, tokens: Tensor) -> Tensor:
+    """Return how many of the first token ids of each row (N, L) its vector depends on, (N,)."""
+    if _causal_tower(model) is not None:
+        # The end of text has the largest id; what comes first of equal ones is where the tower
+        # pools.
+        return tokens.argmax(dim=1) + 1
+    text = getattr(model, "text", None)
+    if isinstance(text, HFTextEncoder):
+        return (tokens != text.config.pad_token_id).sum(dim=1).clamp(min=1)
+    return torch.full((len(tokens),), tokens.shape[1])
+
+
+def recompute_activations(model: Any) -> None:
+    """Let towers that `encode_text` leaves to themselves recompute their activations in the
+    backward pass.
+
+    open_clip's own do, whatever their mask. Towers of transformers only would in training mode,
+    which turns dropout on, so theirs stay as they are.
+    """
+    text = getattr(model, "text", None)
+    if isinstance(text, TextTransformer):
+        text.set_grad_checkpointing()
+    elif type(model) is CLIP:
+        model.transformer.grad_checkpointing = True
+
+
+def encode_text(
+    model: Any,
+    tokens: Tensor,
+    casts: Mapping[int, Tensor] = NO_CASTS,
+    *,
+    activation_checkpointing: bool = False,
+) -> Tensor:
+    """Map token ids (N, L) on the model's device to text features (N, D), not normalised.
+
+    The same as the model's own `encode_text` but for rounding; the model is in eval mode.
+
+    Args:
+        tokens: Rows of one tokenizer; columns that no row needs (`text_lengths`) may be cut
+            already.
+        casts: Copies of weights in a lower precision, by the id of the parameter, for use under
+            autocast.
+        activation_checkpointing: Keep what enters each block alone, and compute the rest again in
+            the backward pass; for towers left to themselves `recompute_activations` says so
+            instead.
+    """
+    tower = _causal_tower(model)
+    if tower is None:
+        return model.encode_text(tokens)
+    ends = tokens.argmax(dim=1)
+    dtype = tower.positional_embedding.dtype
+    x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[: tokens.shape[1]]
+    blocks = tower.transformer.resblocks
+    again = activation_checkpointing
+    x = _run(x, blocks, blocks, casts, causal=True, only=ends, recompute=again)
+    # Each token is normalised by itself, so the norm may come after the choice of the token.
+    x = tower.ln_final(x)[:, 0]
+    projection = tower.text_projection
+    if projection is None:
+        return x
+    return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+
+
+def text_blocks(model: Any) -> list[nn.Module]:
+    """Return the blocks that `encode_text` runs by plain functions, which may be given `casts`;
+    none for other towers.
+    """
+    tower = _causal_tower(model)
+    return [] if tower is None else list(tower.transformer.resblocks)
+
+
+def _causal_tower(model: Any) -> Any:
+    """Return what holds the text tower's parts, if it is open_clip's own, causal and pools at the
+    end of text; else None.
+    """
+    if type(model) is CLIP:
+        tower = model
+        pool_type = model.text_pool_type
+    elif type(getattr(model, "text", None)) is TextTransformer:
+        tower = model.text
+        if tower.cls_emb is not None or tower.output_tokens:
+            return None
+        pool_type = tower.pool_type
+    else:
+        return None
+    plain = all(map(is_plain, tower.transformer.resblocks))
+    # open_clip makes no other mask than the causal one.
+    return tower if plain and tower.attn_mask is not None and pool_type == "argmax" else None

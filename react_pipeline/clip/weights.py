@@ -3,12 +3,12 @@
 Does not belong here: the architecture, or what else a checkpoint needs (`model`).
 """
 
+import textwrap
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from react_pipeline.clip.gated import vision_blocks
 from react_pipeline.store import InputError, StoreWriteError, open_regular
 
 _SPARE_NUMBERS = 1 << 24
@@ -87,30 +86,14 @@ def load_strictly(model: nn.Module, weights: dict[str, Tensor], path: Path) -> N
     """Put weights into a model, in place.
 
     Raises:
-        InputError: Naming `path` and the keys that are missing, unexpected or of another shape.
+        InputError: Naming `path` and the first keys that are missing, unexpected or of another
+            shape.
     """
-    own = model.state_dict()
-    missing = sorted(own.keys() - weights.keys())
-    unexpected = sorted(weights.keys() - own.keys())
-    shapes = [key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape]
-    faults = {"missing": missing, "unexpected": unexpected, "of another shape": sorted(shapes)}
-    differences = []
-    for what, keys in faults.items():
-        if keys:
-            more = ", ..." if len(keys) > 3 else ""
-            differences.append(f"{len(keys)} {what} ({', '.join(keys[:3])}{more})")
-    if differences:
-        tower = _image_tower(model)
-        raise InputError(
-            f"{path}: does not fit the architecture of {tower}: {'; '.join(differences)}"
-        )
-    model.load_state_dict(weights, strict=True)
-
-
-def _image_tower(model: Any) -> str:
-    if blocks := vision_blocks(model):
-        return f"{len(blocks)} vision layers"
-    return f"a {type(getattr(model.visual, 'trunk', model.visual)).__name__}"
+    try:
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        reason = textwrap.shorten(str(error), 500, placeholder=" ...")
+        raise InputError(f"{path}: does not fit the architecture: {reason}") from error
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

@@ -4,7 +4,9 @@ from .bounded_tables import schema_of_table as schema_of_table
 from .bounded_tables import whole_table as whole_table
 from .collected import CollectedPairs as CollectedPairs
 from .collected import collect_pairs as collect_pairs
+from .collected import vectors_file as vectors_file
 from .corpus import count_pairs as count_pairs
+from .corpus import fetched_before as fetched_before
 from .corpus import open_source as open_source
 from .corpus import publish_corpus as publish_corpus
 from .cost import IMAGE_BYTES as IMAGE_BYTES
@@ -27,6 +29,8 @@ from .inventory import check_shards as check_shards
 from .inventory import place_of as place_of
 from .inventory import remember_place as remember_place
 from .inventory import take_stock_of as take_stock_of
+from .kinds.listed import ListedCorpus as ListedCorpus
+from .kinds.listed import ListedPair as ListedPair
 from .kinds.sharded import ShardedCorpus as ShardedCorpus
 from .kinds.webdataset import Webdataset as Webdataset
 from .packed_pairs import publish_pairs as publish_pairs

@@ -11,18 +11,16 @@ both as a dictionary of the different texts. Does not belong here: which rows ar
 
 import tarfile
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from react_pipeline.corpus.image_source import ImageSource
 from react_pipeline.corpus.images import decode_image
 from react_pipeline.corpus.shards import SHARDS, add_pair, new_tar, runs, shard_file
 from react_pipeline.store import Artifact, CorruptArtifact
@@ -33,27 +31,29 @@ MEMORY_PIXELS = 1 << 30
 """The configured cap was applied when the pair was embedded; this one only guards memory."""
 
 
+def vectors_file(side: str, draw: str = "") -> str:
+    """Return the name of a set's vectors of `image` or `text`."""
+    return f"{draw}/{side}_vectors.npy" if draw else f"{side}_vectors.npy"
+
+
 def collect_pairs(
-    pairs: pd.DataFrame, source: ImageSource, directory: Path, shard_pairs: int
+    images: Iterable[tuple[Any, bytes]], directory: Path, shard_pairs: int, count: int
 ) -> NDArray[np.int64]:
-    """Copy pairs into training shards in `directory`, in the order of the corpus.
+    """Copy pairs into training shards in `directory`, in the order given.
 
     The caption written is the one that was embedded (cleaned and cut by the corpus' rules), so that
     the shards agree with `pairs.parquet`; only the image is fetched. Equal pairs give equal bytes.
 
     Args:
-        pairs: Columns row, class, and those that the source needs.
+        images: Rows with row, caption and label, and each one's image, of `ImageSource.fetch`.
         directory: Gets `00000.tar`, ... and the table; made if missing.
+        count: How many there are at the most.
 
     Returns:
-        The rows that were collected; `source` has the reasons why others are not.
-
-    Raises:
-        CorpusError: If a tar is gone, or an image's bytes are not those that were embedded.
+        The rows that were collected.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    images = source.fetch(pairs)
-    bar = tqdm(images, total=len(pairs), desc="collecting pairs", disable=None, leave=False)
+    bar = tqdm(images, total=count, desc="collecting pairs", disable=None, leave=False)
     # Ten million pairs: numbers and Arrow's buffers, and no objects.
     numbers = {name: array("q") for name in ("row", "shard", "offset", "bytes")}
     texts: dict[str, list[pa.Array]] = {
@@ -175,6 +175,18 @@ class CollectedPairs:
 
     def __iter__(self) -> Iterator[CollectedPair]:
         return (self[position] for position in range(len(self)))
+
+    def vectors(self, side: str) -> NDArray[np.float32]:
+        """Return the unit vectors (N, D) of `image` or `text`, by the encoder that retrieves.
+
+        Raises:
+            CorruptArtifact: If there is not one for each pair.
+        """
+        path = self._artifact.file(vectors_file(side, self._draw))
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        if len(vectors) != len(self):
+            raise self._corrupt(f"{path} ({len(vectors)} vectors of {len(self)} pairs)")
+        return vectors.astype(np.float32)
 
     def encoded(self, position: int) -> bytes:
         """The bytes of one image's file.

@@ -7,7 +7,10 @@ from pathlib import Path
 
 from react_pipeline.corpus.image_source import ImageSource
 from react_pipeline.project import Project
-from react_pipeline.store import Artifact, CorpusError
+from react_pipeline.store import CACHE, Artifact, CorpusError
+
+POOL = f"{CACHE}/images"
+"""Where images that came over the net are kept, for all domains of a store."""
 
 
 def publish_corpus(project: Project) -> Artifact:
@@ -29,9 +32,21 @@ def publish_corpus(project: Project) -> Artifact:
         ) from error
 
 
-def open_source(project: Project, corpus: Artifact, directory: Path) -> ImageSource:
-    """The source of a corpus' images; `directory` is scratch, as of `UrlSource`."""
-    return project.config.corpus.open_images(corpus, directory)
+def open_source(project: Project, corpus: Artifact) -> ImageSource:
+    """Return the source of a corpus' images."""
+    return project.config.corpus.open_images(corpus, project.store.root / POOL)
+
+
+def fetched_before(root: Path, before: float) -> list[Path]:
+    """Return the downloads in a store that ended before a time (seconds since 1970). The sets that
+    were made of them hold their own copies.
+    """
+    downloads = (path for path in (root / POOL).glob("*/*") if path.is_dir())
+    return [
+        folder
+        for folder in downloads
+        if all(path.stat().st_mtime < before for path in (folder, *folder.iterdir()))
+    ]
 
 
 def count_pairs(corpus: Artifact) -> int | None:

@@ -56,6 +56,10 @@ class ImageSource(ABC):
             {"row": "int64", "attempts": "int64"}
         )
 
+    def fetchable(self, rows: pd.DataFrame) -> pd.Series:
+        """Return whether each row, described by `columns`, names an image that may be fetched."""
+        return pd.Series(True, rows.index)
+
     @abstractmethod
     def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
         """Get the images of some rows.

@@ -13,6 +13,7 @@ from .encoder import LONG_RUN as LONG_RUN
 from .encoder import Encoder as Encoder
 from .encoder import Features as Features
 from .encoder import convert as convert
+from .images import encode_fetched as encode_fetched
 from .installed import INSTALL_CLIP_RETRIEVAL as INSTALL_CLIP_RETRIEVAL
 from .installed import require_clip_retrieval as require_clip_retrieval
 from .mapped_vectors import DAMAGED_REMEDY as DAMAGED_REMEDY
@@ -35,6 +36,7 @@ from .vectors import Side as Side
 from .vectors import field_names as field_names
 from .vectors import read_metadata as read_metadata
 from .vectors import row_metadata as row_metadata
+from .vectors import sides as sides
 from .vectors import vector_files as vector_files
 from .vectors import vector_parts as vector_parts
 from .vectors import vectors_of as vectors_of

@@ -27,6 +27,7 @@ from react_pipeline.embedding.embedded_shards import (
     EmbeddedShard,
     Records,
 )
+from react_pipeline.embedding.listed import embed_listed
 from react_pipeline.embedding.seen_keys import SeenKeys
 from react_pipeline.embedding.spread import encode_shards, tasks_of
 from react_pipeline.embedding.vectors import GROUPS_FILE
@@ -54,7 +55,8 @@ def embed_corpus(project: Project) -> Artifact:
     `metadata/metadata_N.parquet` (key as image_path, caption, shard, byte ranges, digest, the
     sample's own fields), `ledger.parquet`, `groups.jsonl` (a line a shard). N counts shards; a
     killed build resumes with the first unfinished one, and a shard that was embedded before is
-    linked (`extensions.reuse`). A kind of corpus may bring vectors instead
+    linked (`extensions.reuse`). Of a corpus that lists its pairs, only captions are encoded unless
+    `embedding.encode: both` asks for images (`listed`). A kind of corpus may bring vectors instead
     (`adopt_embeddings`).
 
     Raises:
@@ -65,8 +67,9 @@ def embed_corpus(project: Project) -> Artifact:
     if (adopted := project.config.corpus.adopt_embeddings(project)) is not None:
         return adopted
     inputs = resolve(project, CORPUS_EMBEDDINGS)
+    embed = embed_listed if project.config.corpus.is_listed else _embed
     return project.store.build(
-        inputs, lambda staging, scratch: _embed(project, inputs, staging, scratch)
+        inputs, lambda staging, scratch: embed(project, inputs, staging, scratch)
     )
 
 

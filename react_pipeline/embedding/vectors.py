@@ -35,6 +35,12 @@ GROUPS_FILE = "groups.jsonl"
 group of the ledger is its own; a shard without rows has no files. Older ones joined shards."""
 
 
+def sides(artifact: Artifact) -> tuple[Side, ...]:
+    """Return the sides that have vectors; where images wait, only `text`."""
+    names = _layout(artifact).names
+    return tuple(side for side, folder in FOLDERS.items() if names.get(folder))
+
+
 def vector_parts(artifact: Artifact, side: Side) -> Parts:
     """The `.npy` files of one side."""
     return _layout(artifact).parts(artifact, FOLDERS[side])

@@ -1,4 +1,3 @@
-from .build import Built as Built
 from .build import build_side as build_side
 from .build import index_counts as index_counts
 from .build import tune_and_measure as tune_and_measure

@@ -1,6 +1,5 @@
-"""The cells of an index: training their centroids, and finding the cell of each row.
-
-Both are products and a maximum, so torch computes them on a GPU. On a CPU FAISS does it all.
+"""Training the centroids of an index's cells on a GPU: with torch, or with FAISS' GPU build. On a
+CPU FAISS trains them itself.
 
 `index.train_on: faiss-gpu` trains with a GPU build of FAISS. That build has the same files as
 faiss-cpu, so it is installed in a folder of its own, which only a second process imports: without
@@ -14,13 +13,9 @@ import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from react_pipeline.embedding import Vectors
 from react_pipeline.store import InputError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 FAISS_GPU = Path(sys.prefix, "faiss-gpu")
 ROUNDS = 10
@@ -46,20 +41,12 @@ def train_centroids(rows: Vectors, cells: int, device: str) -> Vectors:
     sample = torch.from_numpy(rows)
     centroids = normalize(sample[:: len(sample) // cells][:cells])
     for _ in range(ROUNDS):
-        nearest = nearest_cells(sample, centroids.to(device))
+        there = centroids.T.to(device)
+        parts = sample.split(max(_PRODUCTS // cells, 1))
+        nearest = torch.cat([(part.to(device) @ there).argmax(1).cpu() for part in parts])
         # The small share of the old centroid moves no cell that has rows, and keeps an empty one.
         centroids = normalize((1e-6 * centroids).index_add_(0, nearest, sample))
     return centroids.numpy()
-
-
-def nearest_cells(rows: Tensor, centroids: Tensor) -> Tensor:
-    """Return the cell (N,) of each row (N, D), on the CPU; computed where the unit centroids (C, D)
-    are.
-    """
-    import torch
-
-    parts = rows.split(max(_PRODUCTS // len(centroids), 1))
-    return torch.cat([(part.to(centroids.device) @ centroids.T).argmax(1).cpu() for part in parts])
 
 
 def _train_apart(rows: Vectors, cells: int) -> Vectors:

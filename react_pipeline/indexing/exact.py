@@ -1,22 +1,20 @@
 """Exact search of many queries at once, by products of matrices a block of rows at a time.
 
-Shapes: Q queries, N rows of a block, D width, S rows of a query's shortlist.
+Shapes: Q queries, N rows of a block, D width, P pairs of a query and a row.
 
-A fast type finds a shortlist of each query, which is ranked in double precision. A product in that
-type is off by at most a margin, which follows from how far rounding moved the vectors
-(Cauchy-Schwarz). Where even the worst of the shortlist is within it of the last hit, as with many
-equal captions, the query is compared with all rows once more, in single precision. So hits depend
-on neither the type, the device nor the blocks: similarity, rounded to float32, descending; equal
-ones by row, ascending.
+Products are computed in a fast type, which is off by a margin at most. Rows whose product is within
+the margin of the k-th best so far are candidates, and are ranked in double precision in the end.
+Where they are too many, all is compared again in single precision, whose margin is small. So hits
+depend on neither the type, the device nor the blocks: similarity, rounded to float32, descending;
+equal ones by row, ascending.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
 from react_pipeline.embedding import UNIT_TOLERANCE, Rows, Vectors
@@ -25,16 +23,21 @@ from react_pipeline.indexing.vectors import StoredVectors
 if TYPE_CHECKING:
     from torch import Tensor
 
+    Candidates = tuple[Tensor, Tensor, Tensor]
+    """Number of the query, row and product of each pair (P,)."""
+
 FEW_QUERIES = 64
 """Up to here reading the vectors takes longer than comparing them, and a fast type gains nothing.
 """
 SUMMING_ERROR = 2e-4
-"""Of a sum of products in single precision, for unit vectors of up to 1,500 numbers."""
-_SPARE_ROWS = 64
-"""Rows of a shortlist beside twice the hits: most queries then need no second pass."""
+"""The error of a sum of products in single precision, for unit vectors of up to 1,500 numbers."""
 _BLOCK_ROWS = 16_384
 _TILE_VALUES = {"cpu": 4 << 20, "cuda": 256 << 20}
 """Similarities computed at a time, by device: on a CPU they should stay in its cache."""
+_SPARE_PAIRS = 2 << 20
+"""Pairs that may be kept beside twice the candidates: about 40 MB."""
+_CROWD = 8
+"""Candidates a hit, from which rows are too alike for a fast type, and all are compared again."""
 _RANKED_AT_ONCE = 2_048
 
 
@@ -60,13 +63,19 @@ def exact_hits(
     Raises:
         InputError: If a vector is not finite or not of unit length.
     """
+    import torch
+
     first_row, last_row = rows or (0, stored.rows)
 
     def blocks() -> Iterator[tuple[int, Tensor]]:
         bar = tqdm(total=last_row - first_row, desc="comparing rows", disable=None, leave=False)
         with bar:
             for first, block in stored.blocks(first_row, last_row, _BLOCK_ROWS):
-                yield first, _unit_rows(stored, first, block, device)
+                vectors = torch.from_numpy(np.array(block)).to(device).float()
+                # A NaN compares as false.
+                if not bool(((vectors.norm(dim=1) - 1).abs() < UNIT_TOLERANCE).all()):
+                    stored.refuse_bad(np.arange(first, first + len(block)), vectors.cpu().numpy())
+                yield first, vectors
                 bar.update(len(block))
 
     precision = product_precision(len(queries), device)
@@ -81,9 +90,8 @@ def nearest(queries: Vectors, vectors: Vectors, k: int) -> tuple[Vectors, Rows]:
         for first in range(0, len(vectors), _BLOCK_ROWS):
             yield first, torch.from_numpy(vectors[first : first + _BLOCK_ROWS])
 
-    queries = np.ascontiguousarray(queries)
     precision = product_precision(len(queries), "cpu")
-    return best_hits(queries, k, blocks, lambda rows: vectors[rows], precision)
+    return best_hits(np.ascontiguousarray(queries), k, blocks, vectors.__getitem__, precision)
 
 
 def product_precision(queries: int, device: str) -> str:
@@ -94,17 +102,6 @@ def product_precision(queries: int, device: str) -> str:
         return "fp32"
     # Vectors are stored in half precision, so on a GPU rounding does not move them.
     return choose_precision("auto", "cpu") if device == "cpu" else "fp16"
-
-
-def _unit_rows(stored: StoredVectors, first: int, block: Any, device: str) -> Tensor:
-    """Return a mapped block in memory, in single precision and checked."""
-    import torch
-
-    vectors = torch.from_numpy(np.array(block)).to(device).float()
-    # A NaN compares as false.
-    if not bool(((vectors.norm(dim=1) - 1).abs() < UNIT_TOLERANCE).all()):
-        stored.refuse_bad(np.arange(first, first + len(block)), block.astype(np.float32))
-    return vectors
 
 
 def best_hits(
@@ -120,132 +117,112 @@ def best_hits(
     Args:
         queries: Unit rows (Q, D).
         k: Hits of a query.
-        blocks: Called for each pass; gives the first row of each block and its vectors (N, D),
-            float32, finite and about of unit length.
-        take: Gives the vectors (m, D) of rows, which are distinct and ascending.
+        blocks: Called for a pass; gives first rows of blocks and their vectors (N, D), float32.
+        take: Returns the vectors (m, D) of rows, which are distinct and ascending.
         precision: The type of the products: `fp32`, `bf16` or `fp16`.
         device: Where they are computed.
 
     Returns:
         Similarities and rows (Q, k); minus infinity and -1 where there are fewer.
     """
-    from react_pipeline.clip import arithmetic
-
-    with arithmetic():
-        values, rows, margin = _shortlist(queries, k, blocks(), precision, device)
-        kth = np.partition(values, -k, axis=1)[:, [-k]]
-        query, place = np.nonzero((rows >= 0) & (values >= kth - 2 * margin))
-        similarities, hits = rank_exactly(queries, query, rows[query, place], take, k)
-        worst = values.min(axis=1)
-        # Where not all places are taken, every row is in the shortlist.
-        crowded = np.flatnonzero((worst > -np.inf) & (worst >= similarities[:, -1] - margin))
-        if len(crowded):
-            few = queries[crowded]
-            pairs = _rows_above(few, similarities[crowded, -1], blocks(), device)
-            similarities[crowded], hits[crowded] = rank_exactly(few, *pairs, take, k)
-    return similarities, hits
-
-
-def _shortlist(
-    queries: Vectors, k: int, blocks: Iterable[tuple[int, Tensor]], precision: str, device: str
-) -> tuple[Vectors, Rows, float]:
-    """Return the best products and rows (Q, S) in a fast type, and how far products may be off."""
     import torch
 
-    from react_pipeline.clip import DTYPES
+    from react_pipeline.clip import DTYPES, arithmetic
 
     whole = torch.from_numpy(queries).to(device)
     fast = whole.to(DTYPES[precision])
-    values = torch.full((len(fast), 2 * k + _SPARE_ROWS), -torch.inf, device=device).to(fast.dtype)
-    rows = torch.full(values.shape, -1, device=device)
-    width = values.shape[1]
-    row_shift = 0.0
-    for first_row, vectors in blocks:
-        block = vectors.to(fast.dtype)
-        row_shift = max(row_shift, _shift(vectors, block))
-        for part in _tiles(len(fast), vectors):
-            products = fast[part] @ block.T
-            highest = products.topk(min(width, len(block)), dim=1, sorted=False)
-            both = torch.cat([values[part], highest.values], dim=1)
-            numbers = torch.cat([rows[part], highest.indices + first_row], dim=1)
-            best = both.topk(width, dim=1, sorted=False)
-            values[part] = best.values
-            rows[part] = numbers.gather(1, best.indices)
-    # A product is at most about 1, and in a fast type is itself rounded.
     rounding = torch.finfo(fast.dtype).eps / 2
-    margin = (1 + UNIT_TOLERANCE) * (_shift(whole, fast) + row_shift + rounding + SUMMING_ERROR)
-    return values.float().cpu().numpy(), rows.cpu().numpy(), margin
+    margin = query_margin = _shift(whole, fast) + SUMMING_ERROR
+    kth = torch.full((len(fast),), -torch.inf, device=device)
+
+    def least(kth: Tensor) -> Tensor:
+        # The k-th best and a better row may be off by the margin in opposite directions. The limit
+        # may be rounded, too: rounding keeps the order.
+        return (kth - rounding * kth.abs() - 2 * margin).to(fast.dtype)
+
+    nothing = torch.empty(0, dtype=torch.long, device=device)
+    candidates = [(nothing, nothing, kth[:0])]
+    size = kept = 0
+    with arithmetic():
+        for first_row, vectors in blocks():
+            block = vectors.to(fast.dtype)
+            margin = max(margin, query_margin + _shift(vectors, block))
+            tile = max(_TILE_VALUES[vectors.device.type] // len(vectors), 1)
+            for start in range(0, len(fast), tile):
+                products = fast[start : start + tile] @ block.T
+                kth_here = kth[start : start + tile]
+                if k <= len(block) and kth_here[0].isinf():
+                    kth_here.copy_(products.topk(k, dim=1).values[:, -1])
+                query, row = (products >= least(kth_here)[:, None]).nonzero().T
+                product = products[query, row].float()
+                candidates.append((query + start, row + first_row, product))
+                size += len(query)
+                if size > 2 * kept + _SPARE_PAIRS:
+                    candidates = [_near_best(candidates, k, kth, least)]
+                    size = kept = len(candidates[0][0])
+                    if precision != "fp32" and kept > _SPARE_PAIRS + _CROWD * k * len(fast):
+                        return best_hits(queries, k, blocks, take, "fp32", device)
+        query, row, _ = _near_best(candidates, k, kth, least)
+    return rank_exactly(queries, query.cpu().numpy(), row.cpu().numpy(), take, k)
+
+
+def _near_best(
+    candidates: list[Candidates], k: int, kth: Tensor, least: Callable[[Tensor], Tensor]
+) -> Candidates:
+    """Raise the k-th best products (Q,) to those of the candidates, and return the candidates that
+    may still be hits.
+    """
+    import torch
+
+    query, row, product = (torch.cat(some) for some in zip(*candidates, strict=True))
+    order = product.argsort(descending=True)
+    order = order[query[order].argsort(stable=True)]
+    query, row, product = query[order], row[order], product[order]
+    place = torch.arange(len(query), device=query.device) - torch.searchsorted(query, query)
+    last = place == k - 1
+    kth[query[last]] = product[last]
+    near = product >= least(kth)[query]
+    return query[near], row[near], product[near]
 
 
 def _shift(exact: Tensor, fast: Tensor) -> float:
-    """Return how far rounding moved a row at most."""
-    return float((exact - fast.float()).norm(dim=1).max()) if len(exact) else 0.0
-
-
-def _tiles(queries: int, vectors: Tensor) -> Iterator[slice]:
-    size = max(_TILE_VALUES[vectors.device.type] // len(vectors), 1)
-    for start in range(0, queries, size):
-        yield slice(start, start + size)
-
-
-def _rows_above(
-    queries: Vectors, least: Vectors, blocks: Iterable[tuple[int, Tensor]], device: str
-) -> tuple[Rows, Rows]:
-    """Return pairs of a query and a row that are at least so similar (Q,), by products in fp32."""
-    import torch
-
-    whole = torch.from_numpy(queries).to(device)
-    floor = torch.from_numpy(least).to(device) - SUMMING_ERROR
-    pairs = [np.empty((2, 0), np.int64)]
-    for first_row, vectors in blocks:
-        for part in _tiles(len(whole), vectors):
-            above = (whole[part] @ vectors.T >= floor[part, None]).nonzero()
-            offset = above.new_tensor([part.start, first_row])
-            pairs.append((above + offset).T.cpu().numpy())
-    query, row = np.concatenate(pairs, axis=1)
-    return query, row
+    """Return how far rounding moved a row at most; by Cauchy-Schwarz no product is off by more."""
+    moved = (exact - fast.float()).norm(dim=1)
+    return (1 + UNIT_TOLERANCE) * float(moved.max()) if len(moved) else 0.0
 
 
 def rank_exactly(
     queries: Vectors,
-    query: npt.NDArray[np.integer[Any]],
+    query: Rows,
     row: Rows,
     take: Callable[[Rows], Vectors],
     k: int,
 ) -> tuple[Vectors, Rows]:
-    """Return the k best (Q, k) of pairs of a query and a row, by products in double precision.
+    """Return the k best (Q, k) of pairs of a query and a row, by products in double precision, in
+    the order that the module's text states.
 
     Args:
         queries: (Q, D).
-        query: Number of each pair's query (n,).
-        row: Its row (n,).
-        take: Gives the vectors (m, D) of rows, which are distinct and ascending.
+        query: Number of each pair's query (P,).
+        row: Its row (P,).
+        take: Returns the vectors (m, D) of rows, which are distinct and ascending.
         k: Hits of a query.
     """
     order = np.argsort(row, kind="stable")
-    query = query[order]
-    row = row[order]
+    query, row = query[order], row[order]
     similarity = np.empty(len(row), np.float32)
     for start in range(0, len(row), _RANKED_AT_ONCE):
         part = slice(start, start + _RANKED_AT_ONCE)
         distinct, place = np.unique(row[part], return_inverse=True)
         vectors = take(distinct).astype(np.float64)[place]
         similarity[part] = (vectors * queries[query[part]]).sum(axis=1)
-    return ranked_hits(query, row, similarity, len(queries), k)
-
-
-def ranked_hits(
-    query: npt.NDArray[np.integer[Any]], row: Rows, similarity: Vectors, queries: int, k: int
-) -> tuple[Vectors, Rows]:
-    """Return pairs in any order as tables (Q, k) of similarities and rows, in the order that the
-    module's text states.
-    """
     order = np.lexsort((row, -similarity, query))
     query = query[order]
     rank = np.arange(len(query)) - np.searchsorted(query, query)
     kept = rank < k
-    rows = np.full((queries, k), -1, np.int64)
-    similarities = np.full((queries, k), -np.inf, np.float32)
-    rows[query[kept], rank[kept]] = row[order][kept]
-    similarities[query[kept], rank[kept]] = similarity[order][kept]
+    best = query[kept], rank[kept]
+    similarities = np.full((len(queries), k), -np.inf, np.float32)
+    rows = np.full((len(queries), k), -1, np.int64)
+    similarities[best] = similarity[order][kept]
+    rows[best] = row[order][kept]
     return similarities, rows

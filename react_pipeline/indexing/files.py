@@ -57,8 +57,7 @@ def write_index(index: Any, path: Path) -> None:
     try:
         faiss.write_index(index, str(path))
     except RuntimeError as error:
-        full = "No space left" in str(error)
-        code = errno.ENOSPC if full else errno.EIO
+        code = errno.ENOSPC if "No space left" in str(error) else errno.EIO
         raise OSError(code, os.strerror(code), str(path)) from error
 
 
@@ -70,8 +69,8 @@ def set_parameters(index: Any, parameters: str) -> None:
 
 
 def search_parameters(index: Any, value: int) -> str:
-    """The text for `set_parameters` that makes an index look at `value` cells or graph nodes; empty
-    if it is exact.
+    """Return the text for `set_parameters` that makes an index look at `value` cells or graph
+    nodes; empty if it is exact.
     """
     import faiss
 
@@ -84,7 +83,7 @@ def search_parameters(index: Any, value: int) -> str:
 
 
 def innermost(index: Any) -> Any:
-    """The index behind rotations and maps of row numbers."""
+    """Return the index behind rotations and maps of row numbers."""
     import faiss
 
     index = faiss.downcast_index(index)
@@ -94,24 +93,11 @@ def innermost(index: Any) -> Any:
 
 
 def inverted_lists(index: Any) -> Any | None:
-    """The index of cells inside, or None if it has none."""
+    """Return the index of cells inside, or None if it has none."""
     import faiss
 
     inner = innermost(index)
     return inner if isinstance(inner, faiss.IndexIVF) else None
-
-
-def rotated(index: Any, vectors: Vectors) -> Vectors:
-    """Vectors (N, D) as the index of cells inside takes them: behind whatever rotations
-    there are.
-    """
-    import faiss
-
-    outer = faiss.downcast_index(index)
-    if isinstance(outer, faiss.IndexPreTransform):
-        for number in range(outer.chain.size()):
-            vectors = faiss.downcast_VectorTransform(outer.chain.at(number)).apply(vectors)
-    return vectors
 
 
 def find_rows(
@@ -131,18 +117,18 @@ def find_rows(
         Similarities and rows (Q, K), best first; minus infinity and -1 where no hit was found.
     """
     k = min(k, index.ntotal)
-    similarities = np.empty((len(queries), k), np.float32)
-    rows = np.empty((len(queries), k), np.int64)
-    size = max(HITS_AT_ONCE // (k * rerank), 1)
-    for start in range(0, len(queries), size):
-        part = slice(start, start + size)
-        values, hits = index.search(queries[part], min(k * rerank, index.ntotal))
+    wanted = min(k * rerank, index.ntotal)
+    size = max(HITS_AT_ONCE // wanted, 1)
+    found = []
+    for start in range(0, len(queries) or 1, size):
+        part = queries[start : start + size]
+        similarities, rows = index.search(part, wanted)
         if rerank > 1 and stored is not None:
-            query, place = np.nonzero(hits >= 0)
-            values, hits = rank_exactly(queries[part], query, hits[query, place], stored.take, k)
-        similarities[part] = values
-        rows[part] = hits
-    similarities[rows < 0] = -np.inf
+            query, place = np.nonzero(rows >= 0)
+            similarities, rows = rank_exactly(part, query, rows[query, place], stored.take, k)
+        similarities[rows < 0] = -np.inf
+        found.append((similarities, rows))
+    similarities, rows = map(np.concatenate, zip(*found, strict=True))
     return similarities, rows
 
 

@@ -15,8 +15,18 @@ import numpy as np
 import pandas as pd
 
 from react_pipeline.embedding import Rows, Side, Vectors
-from react_pipeline.indexing.build import build_indices
-from react_pipeline.indexing.files import find_rows, read_index, set_parameters
+from react_pipeline.embedding import sides as embedded_sides
+from react_pipeline.indexing.build import Measured, build_side, index_counts
+from react_pipeline.indexing.exact import FEW_QUERIES
+from react_pipeline.indexing.files import (
+    cell_hits,
+    find_rows,
+    has_whole_cells,
+    read_index,
+    set_parameters,
+)
+from react_pipeline.indexing.keys import choose_key
+from react_pipeline.indexing.recall import draw_queries
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
@@ -24,16 +34,18 @@ from react_pipeline.store import Artifact, CorruptArtifact, InputError, Scratch
 
 
 def build_index(project: Project) -> Artifact:
-    """Publish the artifact `faiss_index`: `image.index` and `text.index`, rows numbered as in the
-    embeddings.
+    """Publish the artifact `faiss_index`: `image.index` and `text.index`, as far as there are
+    vectors, rows numbered as in the embeddings.
 
     Small corpora are searched exactly. For others the configured key is built, or one that suits
     rows and memory, and tuned to `target_recall`; `reason` in the counts says why it is that key,
     and what fell short. A kind of corpus may bring indices instead (`adopt_index`).
 
+    A side that a killed build had finished is kept.
+
     Raises:
         InputError: If a vector is not finite or not of unit length: FAISS would silently never find
-            it; if a key does not fit.
+            it; if the key fits neither the vectors nor the machine.
     """
     if (adopted := project.config.corpus.adopt_index(project)) is not None:
         return adopted
@@ -44,9 +56,19 @@ def build_index(project: Project) -> Artifact:
     def write(staging: Path, scratch: Scratch) -> dict[str, Any]:
         from react_pipeline.clip import choose_device
 
-        return build_indices(
-            config, embeddings, staging, scratch, device=choose_device(project.config.device)
-        )
+        device = choose_device(project.config.device)
+        counts = embeddings.counts
+        key, reason = choose_key(config, int(counts["rows"]), int(counts["dimension"]))
+        queries = draw_queries(embeddings, 2 * config.recall_queries)
+        sides: dict[Side, Measured] = {}
+        for side in embedded_sides(embeddings):
+
+            def write_side(folder: Path, side: Side = side) -> Measured:
+                path = folder / f"{side}.index"
+                return build_side(config, key, embeddings, side, path, queries, device)
+
+            sides[side] = scratch.build(f"{side}-{key}", staging, write_side)
+        return index_counts(embeddings, config, sides, reason, queries, staging)
 
     return project.store.build(inputs, write)
 
@@ -87,7 +109,7 @@ class Index:
         self._sides: dict[Side, Any] = {}
 
     def search(self, side: Side, queries: Vectors, k: int) -> pd.DataFrame:
-        """Find the k most similar rows for each query, one query at a time.
+        """Find the k most similar rows for each query in the index.
 
         Args:
             side: Search among `image` or `text` vectors.
@@ -106,17 +128,18 @@ class Index:
         return hits_table(*self.hits(side, self.checked(queries, k), k))
 
     def hits(self, side: Side, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
-        """Like `find_rows`, for queries that were `checked`."""
-        rerank = self.rerank(side)
+        """Search as `find_rows` does, with queries that were `checked`; many of them cell by cell,
+        if the index has whole cells.
+        """
+        index, k = self.opened(side), min(k, self.rows)
+        rerank = int(self.artifact.counts["rerank"].get(side, 1))
+        if len(queries) > FEW_QUERIES and has_whole_cells(index):
+            return cell_hits(index, queries, k, rerank, self.stored_vectors(side))
         stored = self.stored_vectors(side) if rerank > 1 else None
-        return find_rows(self.opened(side), queries, k, rerank, stored)
-
-    def rerank(self, side: Side) -> int:
-        """How many times the hits wanted are ranked again by the stored vectors; 1: none."""
-        return int(self.artifact.counts["rerank"].get(side, 1))
+        return find_rows(index, queries, k, rerank, stored)
 
     def checked(self, queries: Vectors, k: int) -> Vectors:
-        """The queries as FAISS takes them; errors as of `search`."""
+        """Return the queries as FAISS takes them; errors as from `search`."""
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.dimension:
             raise InputError(
@@ -131,7 +154,7 @@ class Index:
         return queries
 
     def opened(self, side: Side) -> Any:
-        """The index of a side, mapped from disk, its parameters set.
+        """Return the index of a side, mapped from disk, its parameters set.
 
         Raises:
             CorruptArtifact: If it cannot be read.
@@ -150,14 +173,14 @@ class Index:
         return self._sides[side]
 
     def stored_vectors(self, side: Side) -> StoredVectors:
-        """The vectors of a side."""
+        """Return the vectors of a side."""
         if self._embeddings is None:
             self._embeddings = self.artifact.open_parent("corpus_embeddings")
         return StoredVectors(self._embeddings, side)
 
 
 def hits_table(similarities: Vectors, rows: Rows) -> pd.DataFrame:
-    """Hits (Q, K) as a table, with columns as of `Index.search`."""
+    """Return hits (Q, K) as a table, with the columns of `Index.search`."""
     query, rank = np.nonzero(rows >= 0)
     columns = {
         "query": query,

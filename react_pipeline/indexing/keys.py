@@ -74,18 +74,17 @@ class Key:
         match = _KEY.fullmatch(text)
         if (problem := key_problem(text)) or match is None:
             raise InputError(f"index.key: {problem}")
-        numbers = {
-            name: int(number or 0) for name, number in match.groupdict().items() if name != "codes"
-        }
-        if not numbers["parts"]:
-            return cls(text, codes=match["codes"] or "Flat", **numbers)
-        return cls(text, codes="PQ", **{**numbers, "bits": numbers["bits"] or 8})
+        fields = match.groupdict()
+        codes = "PQ" if fields["parts"] else fields["codes"] or "Flat"
+        numbers = {name: int(fields[name] or 0) for name in fields if name != "codes"}
+        if codes == "PQ":
+            numbers["bits"] = numbers["bits"] or 8
+        return cls(text, codes=codes, **numbers)
 
     @property
     def trains(self) -> bool:
         """Whether cells or codes are learned from rows."""
-        parts = self.cells or self.rotation or self.parts
-        return bool(parts) or self.codes in ("SQ4", "SQ6", "SQ8")
+        return bool(self.cells) or self.codes not in ("Flat", "SQfp16")
 
     @property
     def rows_to_train(self) -> int:
@@ -105,34 +104,24 @@ class Key:
         return _RERANK.get(self.codes, 1)
 
     def check(self, dimension: int) -> None:
-        """Refuse a product quantizer that cannot cut vectors of this width.
+        """Refuse a key that cannot cut or rotate vectors of this width.
 
         Raises:
             InputError: Naming the numbers that do not fit.
         """
         width = self.rotated_width or dimension
-        if self.rotated_width > dimension:
+        parts = [part for part in (self.parts, self.rotation) if part and width % part]
+        if parts or width > dimension:
             raise InputError(
-                f"index.key: {self.text} rotates to {width} numbers, the vectors have {dimension}"
-            )
-        if self.parts and width % self.parts:
-            raise InputError(
-                f"index.key: {self.text} cuts vectors of {width} numbers into {self.parts} "
-                "unequal parts"
-            )
-        if self.rotation and width % self.rotation:
-            raise InputError(
-                f"index.key: {self.text} rotates for {self.rotation} parts, which do not divide "
-                f"{width}"
+                f"index.key: {self.text} does not fit vectors of {dimension} numbers: it needs "
+                f"{width} of them" + (f" in {parts[0]} equal parts" if parts else "")
             )
 
     def bytes(self, rows: int, dimension: int) -> int:
-        """Size of the index of one side, on disk and in memory."""
+        """Return the size of the index of one side, on disk and in memory."""
         width = self.rotated_width or dimension
         bits = self.parts * self.bits if self.parts else width * _SCALAR_BITS[self.codes]
-        row = math.ceil(bits / 8) + _graph_bytes(self.links)
-        if self.cells:
-            row += 8
+        row = math.ceil(bits / 8) + _graph_bytes(self.links) + (8 if self.cells else 0)
         cell = 4 * width + _graph_bytes(self.cell_links)
         rotation = 4 * dimension * width if self.rotation else 0
         return rows * row + self.cells * cell + rotation
@@ -147,7 +136,7 @@ def _graph_bytes(links: int) -> int:
 def choose_key(
     config: IndexConfig, rows: int, dimension: int, memory_bytes: int | None = None
 ) -> tuple[str, str]:
-    """The key to build, and why it is that one.
+    """Return the key to build, and why it is that one.
 
     Args:
         dimension: Width of its vectors.
@@ -164,67 +153,60 @@ def choose_key(
     key = Key.parse(config.key)
     key.check(dimension)
     if rows < key.rows_to_train:
-        trained = "cells" if key.rows_to_train == TRAINING_POINTS_PER_CELL * key.cells else "codes"
-        return "Flat", (
-            f"{key.text} needs {key.rows_to_train:,} rows to train its {trained}, there are "
-            f"{rows:,}: exact instead"
-        )
+        return "Flat", f"{_too_few(key)}, there are {rows:,}: exact instead"
     limit = memory_bytes or (budget if config.memory_gib else machine_memory_bytes())
-    if key.bytes(rows, dimension) > limit:
+    if (size := key.bytes(rows, dimension)) > limit:
         raise InputError(
-            f"index.key: {key.text} over {rows:,} rows needs {_gib(key.bytes(rows, dimension))}, "
-            f"more than the {_gib(limit)} of this machine or of index.memory_gib; use `auto`, a "
-            "key of shorter codes, or a machine with more memory"
+            f"index.key: {key.text} over {rows:,} rows needs {_gib(size)}, more than the "
+            f"{_gib(limit)} of this machine or of index.memory_gib; use `auto`, a key of shorter "
+            "codes, or a machine with more memory"
         )
     return key.text, "configured"
 
 
 def _auto(config: IndexConfig, rows: int, dimension: int, budget: int) -> tuple[str, str]:
+    """Return the first key of those below that can be trained and fits the budget."""
+    limit = f"exact_below ({config.exact_below:,})"
     if rows <= config.exact_below:
-        return "Flat", f"{rows:,} rows are at most exact_below ({config.exact_below:,})"
+        return "Flat", f"{rows:,} rows are at most {limit}"
     cells = cells_for(rows)
-    above = f"{rows:,} rows are more than exact_below ({config.exact_below:,})"
-    graph = Key.parse(GRAPH_KEY)
-    lists = Key.parse(f"IVF{cells},SQfp16")
-    graph_bytes = graph.bytes(rows, dimension)
-    lists_bytes = lists.bytes(rows, dimension)
-    room = _gib(budget)
-    if (rows <= GRAPH_ROWS or rows < lists.rows_to_train) and graph_bytes <= budget:
-        return graph.text, f"{above}, and a graph of {_gib(graph_bytes)} fits {room}"
-    if rows >= lists.rows_to_train and lists_bytes <= budget:
-        why = "a graph of them does not fit"
-        if rows > GRAPH_ROWS:
-            why = f"too many for a graph ({GRAPH_ROWS:,})"
-        return lists.text, f"{above}, {why}, and {_gib(lists_bytes)} fit {room}"
-    compressed = [
-        Key.parse(f"OPQ{parts}_{dimension // parts * parts},IVF{cells}_HNSW32,PQ{parts}x8")
-        for parts in (64, 48, 32, 16)
-        if parts <= dimension
-    ]
-    if not compressed or rows < compressed[-1].rows_to_train:
-        few = f"{rows:,} rows are too few to train codes"
-        return "Flat", f"{above}, but {few}: exact, in more than {room}"
-    fitting = [key for key in compressed if key.bytes(rows, dimension) <= budget]
-    chosen = fitting[0] if fitting else compressed[-1]
-    size = _gib(chosen.bytes(rows, dimension))
-    fits = f"{size} fit {room}" if fitting else f"even {size} are more than {room}"
-    return chosen.text, f"{above}, whole vectors ({_gib(lists_bytes)}) do not fit, {fits}"
+    keys = [GRAPH_KEY] if rows <= GRAPH_ROWS else []
+    keys.append(f"IVF{cells},SQfp16")
+    for parts in (64, 48, 32, 16):
+        if parts <= dimension:
+            width = dimension // parts * parts
+            keys.append(f"OPQ{parts}_{width},IVF{cells}_HNSW32,PQ{parts}x8")
+    reasons = [f"{rows:,} rows are more than {limit}"]
+    for key in map(Key.parse, keys):
+        if rows < key.rows_to_train:
+            reasons.append(_too_few(key))
+            continue
+        size = key.bytes(rows, dimension)
+        fits = size <= budget
+        reasons.append(f"{key.text} takes {_gib(size)} of {_gib(budget)}")
+        if fits or key.text == keys[-1] and key.parts:
+            return key.text, "; ".join(reasons)
+    return "Flat", "; ".join([*reasons, "exact instead"])
+
+
+def _too_few(key: Key) -> str:
+    return f"{key.text} needs {key.rows_to_train:,} rows to train"
 
 
 def cells_for(rows: int) -> int:
-    """The power of two next to 2 sqrt(N), from 64 to 65,536: finding cells and reading them then
-    cost about alike.
+    """Return the power of two next to 2 sqrt(N), from 64 to 65,536: finding cells and reading them
+    then cost about alike.
     """
     return int(min(max(2 ** round(math.log2(2 * math.sqrt(max(rows, 1)))), 64), 65_536))
 
 
 def memory_budget(config: IndexConfig) -> int:
-    """Bytes that the index of one side may take while it is built."""
+    """Return the bytes that the index of one side may take while it is built."""
     return int(config.memory_gib * 2**30) if config.memory_gib else machine_memory_bytes() // 2
 
 
 def machine_memory_bytes() -> int:
-    """Memory of this machine, or of the container if that is less."""
+    """Return the memory of this machine, or of the container if that is less."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text()))

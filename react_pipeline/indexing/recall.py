@@ -1,5 +1,5 @@
 """Recall of an index against exact search, and the settings that reach the target. Shapes: Q
-queries, K hits, D width.
+queries, D width.
 
 Retrieval asks with texts, so recall is measured with texts on both sides: caption vectors of random
 rows. On the text side a query is itself a row of the index; that row counts neither as found nor as
@@ -9,7 +9,6 @@ equally right.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +33,7 @@ class Queries(NamedTuple):
 
 
 def draw_queries(embeddings: Artifact, size: int) -> Queries:
-    """Captions of random rows (fixed seed), fewer where the corpus is smaller.
+    """Return captions of random rows (fixed seed), fewer where the corpus is smaller.
 
     Raises:
         InputError: If one of them is not finite or not of unit length.
@@ -64,11 +63,12 @@ class Neighbours:
         self._similarities = np.where(rows == self._own[:, None], -np.inf, similarities)
 
     def recall(self, index: Any, depth: int, rerank: int, part: slice = slice(None)) -> float:
-        """Share of each query's exact nearest `depth` rows that the index finds, as a fraction.
+        """Return the share of each query's exact nearest `depth` rows that the index finds, as a
+        fraction.
 
         Args:
             depth: How many hits; fewer where the corpus has fewer rows.
-            rerank: As of `find_rows`.
+            rerank: As for `find_rows`.
         """
         queries = self._queries.vectors[part]
         own = self._own[part, None]
@@ -83,8 +83,7 @@ class Neighbours:
         return round(float((similarities >= needed - _EQUAL).mean()), 4)
 
 
-@dataclass(frozen=True)
-class Tuned:
+class Tuned(NamedTuple):
     """Cells or graph nodes a search looks at, how many times K is ranked again, and the recall that
     this gave.
     """
@@ -101,28 +100,30 @@ def tune(
     value: tuple[int, int],
     rerank: tuple[int, int],
 ) -> Tuned:
-    """The least effort found that reaches the target, or the most there is.
+    """Return the least effort found that reaches the target, or the most there is.
 
     Each step doubles whichever of the two helps more; at the end a value a quarter smaller is
     tried.
 
     Args:
-        measure: Recall of a value and a re-ranking.
+        measure: Returns the recall of a value and a re-ranking.
         value: Where to start and where to stop.
         rerank: Likewise.
     """
-    best = Tuned(value[0], rerank[0], measure(value[0], rerank[0]))
+
+    def tried(value: int, rerank: int) -> Tuned:
+        return Tuned(value, rerank, measure(value, rerank))
+
+    most_value, most_rerank = value[1], rerank[1]
+    best = tried(value[0], rerank[0])
     while best.recall < target:
-        options = []
-        if best.value < value[1]:
-            options.append((min(2 * best.value, value[1]), best.rerank))
-        if best.rerank < rerank[1]:
-            options.append((best.value, min(2 * best.rerank, rerank[1])))
+        wider = min(2 * best.value, most_value), best.rerank
+        deeper = best.value, min(2 * best.rerank, most_rerank)
+        options = [option for option in (wider, deeper) if option != best[:2]]
         if not options:
             return best
-        tried = [Tuned(*option, measure(*option)) for option in options]
-        best = max(tried, key=lambda one: one.recall)
+        best = max((tried(*option) for option in options), key=lambda one: one.recall)
     smaller = best.value * 3 // 4
-    if smaller > value[0] and (recall := measure(smaller, best.rerank)) >= target:
-        return Tuned(smaller, best.rerank, recall)
+    if smaller > value[0] and (less := tried(smaller, best.rerank)).recall >= target:
+        return less
     return best

@@ -39,33 +39,31 @@ class StoredVectors:
         self.dimension = int(embeddings.counts["dimension"])
 
     def chunks(self) -> Iterator[tuple[int, Vectors]]:
-        """Yield all rows like `blocks`, in single precision."""
+        """Yield all rows as `blocks` does, in single precision."""
         for first, block in self.blocks(0, self.rows):
             yield first, block.astype(np.float32)
 
     def blocks(
         self, first_row: int, last_row: int, size: int = CHUNK_ROWS
     ) -> Iterator[tuple[int, npt.NDArray[np.floating[Any]]]]:
-        """The rows from one up to another as they are stored: the first row of each block, and its
-        mapped vectors.
+        """Yield the rows from one up to another as they are stored: the first row of each block,
+        and its mapped vectors.
         """
-        for number in range(self._number(first_row), len(self._parts.names)):
-            start = int(self._starts[number])
-            if start >= last_row:
-                return
+        number = self._number(first_row)
+        while number < len(self._parts.names) and (start := int(self._starts[number])) < last_row:
             file = self._parts.mapped(number)[: last_row - start]
             for inside in range(max(first_row - start, 0), len(file), size):
                 yield start + inside, file[inside : inside + size]
+            number += 1
 
     def take(self, rows: Rows) -> Vectors:
-        """The vectors (len(rows), D) of some rows, in their order."""
+        """Return the vectors (len(rows), D) of some rows, in their order."""
         return vectors_of(self.artifact, self.side, rows)
 
     def sample(self, size: int, seed: int) -> tuple[Rows, Vectors]:
-        """Random rows without repetition, sorted, and their vectors."""
+        """Return random rows without repetition, sorted, and their vectors."""
         random = np.random.default_rng(seed)
-        chosen = random.choice(self.rows, size=min(size, self.rows), replace=False)
-        rows = np.sort(chosen).astype(np.int64)
+        rows = np.sort(random.choice(self.rows, size=min(size, self.rows), replace=False))
         return rows, self.take(rows)
 
     def refuse_bad(self, rows: Rows, vectors: Vectors) -> None:
@@ -75,23 +73,17 @@ class StoredVectors:
         Raises:
             InputError: Naming the file, the row in it and its key.
         """
-        bad = bad_rows(vectors)
-        if len(bad):
-            row = int(rows[bad[0]])
+        for bad in bad_rows(vectors)[:1]:
+            row = int(rows[bad])
             number = self._number(row)
-            length = np.linalg.norm(vectors[bad[0]])
+            described = row_metadata(self.artifact, [row], ["image_path", "url"]).iloc[0]
+            key, url = described.fillna("")
+            name = f"key {key!r}" if key else f"url {url!r}"
             raise InputError(
-                f"{self._parts.path(number)}: row {row - self._starts[number]}{self._name(row)} "
-                f"has length {length}, not 1, so a search could never rank it; "
+                f"{self._parts.path(number)}: row {row - self._starts[number]} ({name}) has length "
+                f"{np.linalg.norm(vectors[bad])}, not 1, so a search could never rank it; "
                 "rematerialize `corpus_embeddings`"
             )
 
     def _number(self, row: int) -> int:
         return int(np.searchsorted(self._starts, row, side="right")) - 1
-
-    def _name(self, row: int) -> str:
-        described = row_metadata(self.artifact, [row], ["image_path", "url"]).iloc[0]
-        for column, called in (("image_path", "key"), ("url", "url")):
-            if isinstance(described[column], str):
-                return f" ({called} {described[column]!r})"
-        return ""

@@ -43,6 +43,8 @@ def corpus_embeddings(project: Project, _key: str) -> dict[str, Any]:
     corpus = project.config.corpus.model_dump(
         mode="json", include={"max_pixels", "max_caption_chars"}
     )
+    if project.config.corpus.is_listed:
+        corpus["encode"] = "captions" if project.config.images_wait else "both"
     return {"precision": project.config.embedding.precision, **corpus}
 
 

@@ -100,13 +100,23 @@ class Project:
                 file.
         """
         fields = self.config.retrieval.overrides | self.domain(slug).retrieval.overrides
+        if self.config.images_wait:
+            fields = {"modes": ("t2t",), **fields}
+        path = self.config.domains / f"{slug}.yaml"
         try:
-            return RetrievalConfig.model_validate(fields)
+            settings = RetrievalConfig.model_validate(fields)
         except ValidationError as error:
-            path = self.config.domains / f"{slug}.yaml"
             problem = error.errors()[0]["msg"].removeprefix("Value error, ")
             problem = f"{problem} ({path.name} is joined with {self.path.name})"
             raise ConfigError.of(path, problem, "retrieval") from error
+        if self.config.images_wait and settings.searches_images:
+            problem = (
+                f"`{settings.searches_images}` searches the images of the whole corpus, of which "
+                "only captions are embedded; set `embedding.encode: both` in "
+                f"{self.path.name}, or use `modes: [t2t]`"
+            )
+            raise ConfigError.of(path, problem, "retrieval")
+        return settings
 
     def seed(self, slug: str) -> int:
         """Return the seed of what is drawn once for all methods of a domain; a method of its own

@@ -9,10 +9,8 @@ from .control import draw_control as draw_control
 from .control import load_encoder as load_encoder
 from .decontamination import leaked_images as leaked_images
 from .decontamination import prune_vectors as prune_vectors
-from .examination import REFILL_ROUNDS as REFILL_ROUNDS
 from .few_shot_set import publish_few_shot_set as publish_few_shot_set
-from .ranking import ReadVectors as ReadVectors
-from .retrieve import Preview as Preview
+from .images import REFILL_ROUNDS as REFILL_ROUNDS
 from .retrieve import most_pairs as most_pairs
 from .retrieve import retrieve_pairs as retrieve_pairs
 from .row_filter import passes as passes

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from react_pipeline.clip import prompt_vectors
-from react_pipeline.embedding import Rows, Side, Vectors
+from react_pipeline.embedding import Rows, Side, Vectors, sides
 from react_pipeline.indexing import Index, StoredVectors, hits_table, search_all
 from react_pipeline.retrieval.fusion import apply_filter, fuse
 from react_pipeline.retrieval.row_values import likeness, mean_vectors
@@ -56,6 +56,12 @@ class Queries:
         return pd.concat(
             [self.prompts["prompt"], "seed: " + self.seeds["name"].astype(str)], ignore_index=True
         )
+
+    def means(self, settings: RetrievalConfig) -> dict[int, Vectors]:
+        """The unit mean (D,) of each class's prompts or seeds, as `filter_by` says."""
+        if settings.filter_by == "seeds":
+            return mean_vectors(self.seeds["class_id"], self.seed_vectors)
+        return mean_vectors(self.prompts["class_id"], self.prompt_vectors)
 
     def of_modes(self, settings: RetrievalConfig) -> dict[Mode, Vectors]:
         """The vectors (n, D) that each mode searches the index with; where all pairs are taken,
@@ -127,11 +133,8 @@ def find_candidates(
         tables.append(_hits(mode, similarities, rows, queries, settings))
     hits = pd.concat(tables, ignore_index=True)
     candidates = fuse(hits, settings)
-    if settings.filters:
-        means = mean_vectors(queries.prompts["class_id"], prompt_vectors)
-        if settings.filter_by == "seeds":
-            means = mean_vectors(queries.seeds["class_id"], queries.seed_vectors)
-        similarity = likeness(embeddings, candidates, means)
+    if settings.filters and "image" in sides(embeddings):
+        similarity = likeness(embeddings, candidates, queries.means(settings))
         candidates = apply_filter(candidates, similarity, settings)
     return Candidates(candidates, _count_hits(hits, settings), searches)
 

@@ -1,49 +1,85 @@
-"""The files of a set of chosen pairs: their table, their training shards and contact sheets.
+"""The files of a set of chosen pairs: their table, training shards, vectors and contact sheets.
 
 Shared by the retrieved set and the control set. Does not belong here: which pairs are chosen
-(`retrieve`, `control`), the form of a shard (`corpus`).
+(`retrieve`, `control`), the form of a shard (`corpus`). Shapes: N pairs, D width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from PIL import ImageOps
+from PIL.Image import Image
 
-from react_pipeline.corpus import SHARDS, ImageSource, collect_pairs, contact_sheet, decode_image
+from react_pipeline.corpus import SHARDS, collect_pairs, contact_sheet, decode_image, vectors_file
+from react_pipeline.embedding import Rows, Side, Vectors, vectors_of
+from react_pipeline.retrieval.images import Images
+from react_pipeline.store import Artifact
 
 SHEET_CLASSES, MAX_SHEETS = 12, 34
 """Classes of a contact sheet, and sheets of a set. That is enough for ELEVATER's largest data set,
-of 397 classes; a sheet is up to 2 MB and some 100 images that are read and decoded once more."""
+of 397 classes; a sheet is up to 2 MB and some 100 images that are decoded once more."""
 
 _COLUMNS = ["row", "class", "classes", "prompt", "mode", "similarity", "score", "rank"]
 _MORE = ["caption", "url", "image_sha256", "evaluation_similarity"]
 _SHEET_IMAGES, _TILE_PIXELS = 8, 96
+_CHUNK_ROWS = 8_192
 
 
 def write_pairs(
-    directory: Path, pairs: pd.DataFrame, source: ImageSource, *, shard_pairs: int, max_pixels: int
+    directory: Path,
+    pairs: pd.DataFrame,
+    images: Images,
+    embeddings: Artifact,
+    *,
+    shard_pairs: int,
+    max_pixels: int,
 ) -> pd.DataFrame:
-    """Write `pairs.parquet`, `shards/` and the contact sheets.
+    """Write `pairs.parquet`, `shards/`, `image_vectors.npy`, `text_vectors.npy` (float16 (N, D), in
+    the order of the shards) and the contact sheets.
 
     Args:
         pairs: Columns of `pairs.parquet` (`url` where the corpus has it) and those that the source
-            needs.
+            of `images` needs.
         max_pixels: Cap for decoding.
 
     Returns:
         The pairs that were collected, in the order given: all of them, unless an image became
         unavailable since it was chosen.
     """
-    rows = collect_pairs(pairs, source, directory / SHARDS, shard_pairs)
+    sheets = sheets_of(pairs)
+    titles = [title for _, classes in sheets for title in classes]
+    shown = pairs[pairs["class"].isin(titles)].groupby("class", sort=False).head(_SHEET_IMAGES)
+    on_sheets = set(shown["row"])
+    tiles: dict[int, Image] = {}
+
+    def fetched() -> Iterator[tuple[Any, bytes]]:
+        for pair, image in images.source.fetch(pairs):
+            if pair.row in on_sheets:
+                # Made small at once: an image may have millions of pixels.
+                tile = decode_image(image, max_pixels)
+                tiles[pair.row] = ImageOps.contain(tile, (_TILE_PIXELS, _TILE_PIXELS))
+            yield pair, image
+
+    rows = collect_pairs(fetched(), directory / SHARDS, shard_pairs, len(pairs))
     pairs = pairs[pairs["row"].isin(rows)]
     pairs[[*_COLUMNS, *(name for name in _MORE if name in pairs)]].to_parquet(
         directory / "pairs.parquet", index=False
     )
-    _draw_sheets(directory, pairs, source, max_pixels)
-    if len(source.ledger):
-        source.ledger.to_parquet(directory / "not_collected.parquet", index=False)
+    _save_vectors(directory, rows, images, embeddings)
+    by_class = shown.groupby("class", sort=False)["row"].agg(list)
+    for name, classes in sheets:
+        sheet = [
+            (str(title) or "random pairs", [tiles[row] for row in by_class[title] if row in tiles])
+            for title in classes
+        ]
+        contact_sheet(sheet, directory / name, _TILE_PIXELS)
+    if len(images.source.ledger):
+        images.source.ledger.to_parquet(directory / "not_collected.parquet", index=False)
     return pairs
 
 
@@ -63,22 +99,15 @@ def sheets_of(pairs: pd.DataFrame) -> list[tuple[str, list[str]]]:
     return list(zip(names, pages or [[]], strict=False))
 
 
-def _draw_sheets(
-    directory: Path, pairs: pd.DataFrame, source: ImageSource, max_pixels: int
-) -> None:
-    sheets = sheets_of(pairs)
-    titles = [title for _, classes in sheets for title in classes]
-    shown = pairs[pairs["class"].isin(titles)].groupby("class", sort=False).head(_SHEET_IMAGES)
-    # Read once for all sheets, and made small at once: an image may have millions of pixels.
-    tile = (_TILE_PIXELS, _TILE_PIXELS)
-    images = {
-        pair.row: ImageOps.contain(decode_image(data, max_pixels), tile)
-        for pair, data in source.fetch(shown)
-    }
-    rows = shown.groupby("class", sort=False)["row"].agg(list)
-    for name, classes in sheets:
-        sheet = [
-            (str(title) or "random pairs", [images[row] for row in rows[title] if row in images])
-            for title in classes
-        ]
-        contact_sheet(sheet, directory / name, _TILE_PIXELS)
+def _save_vectors(directory: Path, rows: Rows, images: Images, embeddings: Artifact) -> None:
+    def vectors(side: Side, part: Rows) -> Vectors | None:
+        return images.vectors(part) if side == "image" else vectors_of(embeddings, side, part)
+
+    sides: tuple[Side, ...] = ("image", "text")
+    shape = (len(rows), int(embeddings.counts["dimension"]))
+    for side in sides:
+        path = directory / vectors_file(side)
+        table = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+        for start in range(0, len(rows), _CHUNK_ROWS):
+            table[start : start + _CHUNK_ROWS] = vectors(side, rows[start : start + _CHUNK_ROWS])
+        table.flush()

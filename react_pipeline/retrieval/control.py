@@ -13,13 +13,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from react_pipeline.corpus import ImageSource, open_source
 from react_pipeline.embedding import read_metadata, row_metadata
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster, taken_down
 from react_pipeline.retrieval.chosen_pairs import write_pairs
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
-from react_pipeline.retrieval.examination import REFILL_ROUNDS
+from react_pipeline.retrieval.images import REFILL_ROUNDS, Images
 from react_pipeline.retrieval.ranking import NO_REVIEW
 from react_pipeline.retrieval.review import Review, refusals, require_none_taken_down
 from react_pipeline.settings import draw_folder
@@ -64,23 +63,23 @@ def draw_control(project: Project, slug: str) -> Artifact:
     seed = project.seed(slug)
     further = {draw_folder(other): other for other in project.config.seeds[1:]}
 
-    def write(directory: Path, scratch: Scratch) -> dict[str, Any]:
+    def write(directory: Path, _: Scratch) -> dict[str, Any]:
         started = time.monotonic()
         clip = load_encoder(project, parents[encoder_in(parents)])
         labelled = parents[EVALUATION_SET]
         evaluation = kept_out(project, slug, labelled, settings.decontaminate, clip)
-        source = open_source(project, parents["corpus"], scratch.journal("fetched"))
+        images = Images(project, parents, clip)
 
         def draw(seed: int, folder: Path) -> tuple[int, dict[str, int]]:
             drawing = Draw(
                 evaluation,
                 parents[CORPUS_EMBEDDINGS],
-                source,
+                images,
                 random_of(seed, slug),
                 Review(taken_down(project)),
                 settings.where,
             )
-            pairs = _write_draw(project, slug, drawing, source, folder, size)
+            pairs = _write_draw(project, slug, drawing, folder, size)
             require_none_taken_down(project, parents[CORPUS_EMBEDDINGS], pairs)
             return len(pairs), drawing.dropped
 
@@ -102,7 +101,7 @@ def draw_control(project: Project, slug: str) -> Artifact:
 
 
 def _write_draw(
-    project: Project, slug: str, drawing: Draw, source: ImageSource, folder: Path, size: int
+    project: Project, slug: str, drawing: Draw, folder: Path, size: int
 ) -> pd.DataFrame:
     """Draw the pairs of one seed and write them."""
     drawn = drawing.take(size)
@@ -111,9 +110,14 @@ def _write_draw(
             f"{slug}: no image of the corpus can be drawn: {drawing.dropped}; use a larger corpus, "
             "or other `where`"
         )
-    shard_pairs = project.retrieval(slug).shard_pairs
-    max_pixels = project.config.corpus.max_pixels
-    return write_pairs(folder, drawn, source, shard_pairs=shard_pairs, max_pixels=max_pixels)
+    return write_pairs(
+        folder,
+        drawn,
+        drawing.images,
+        drawing.embeddings,
+        shard_pairs=project.retrieval(slug).shard_pairs,
+        max_pixels=project.config.corpus.max_pixels,
+    )
 
 
 def random_of(seed: int, slug: str) -> np.random.Generator:
@@ -141,7 +145,7 @@ class Draw:
         self,
         evaluation: EvaluationImages,
         embeddings: Artifact,
-        source: ImageSource,
+        images: Images,
         random: np.random.Generator,
         review: Review = NO_REVIEW,
         where: str | None = None,
@@ -152,18 +156,18 @@ class Draw:
             reasons.append("evaluation_subject")
         self._refusals = refusals(review, embeddings, where)
         reasons += self._refusals
-        if source.fetches:
+        if images.fetches:
             reasons.append("not_collected")
         self.dropped = dict.fromkeys(reasons, 0)
         self._evaluation = evaluation
         self._random = random
         self._review = review
-        self._embeddings = embeddings
-        self._source = source
+        self.embeddings = embeddings
+        self.images = images
         self._seen: set[str] = set()
         rows = int(embeddings.counts["rows"])
         self._next: Callable[[int], NDArray[np.int64]] = RandomRows(rows, random).take
-        if rows <= LISTED_ROWS and not source.fetches:
+        if rows <= LISTED_ROWS and not images.fetches:
             listed = iter(self._distinct())
             self._next = lambda count: np.fromiter(islice(listed, count), np.int64)
         if self._refusals:
@@ -181,7 +185,7 @@ class Draw:
         while have < size and len(rows := self._next(size - have)):
             parts.append(self._usable(rows))
             have += len(parts[-1])
-            rounds += self._source.fetches
+            rounds += self.images.fetches
             if rounds > REFILL_ROUNDS:
                 break
         if not have:
@@ -215,7 +219,7 @@ class Draw:
 
     def _distinct(self) -> NDArray[np.int64]:
         """The rows of all distinct images but the evaluation's, in random order."""
-        sha256 = read_metadata(self._embeddings, ["image_sha256"])["image_sha256"]
+        sha256 = read_metadata(self.embeddings, ["image_sha256"])["image_sha256"]
         same = self._evaluation.holds(sha256)
         repeated = sha256.duplicated()
         self.dropped["evaluation_image_hash"] = int(same.sum())
@@ -224,27 +228,30 @@ class Draw:
         return self._random.permutation(pool)
 
     def _usable(self, rows: NDArray[np.int64]) -> pd.DataFrame:
-        source = self._source
-        columns = [*source.columns, *self._evaluation.row_columns]
-        pairs = row_metadata(self._embeddings, rows, columns).assign(row=rows)
+        images, evaluation = self.images, self._evaluation
+        columns = [*images.source.columns, *evaluation.row_columns]
+        pairs = row_metadata(self.embeddings, rows, columns).assign(row=rows)
         pairs = pairs.reset_index(drop=True)
-        if self._evaluation.subjects:
-            shown = self._evaluation.shows_same_subject(pairs)
+        if evaluation.subjects:
+            shown = evaluation.shows_same_subject(pairs)
             pairs = self._without(pairs, "evaluation_subject", shown)
-            rows = pairs["row"].to_numpy()
-        pairs["evaluation_similarity"] = self._evaluation.similarity_of_rows(self._embeddings, rows)
-        is_near = pairs["evaluation_similarity"] >= self._evaluation.near
+        pairs = self._new(pairs, images.source.identity)
+        if images.fetches:
+            images.look(pairs["row"].to_numpy())
+            missing = ~pairs["row"].isin(images.sha256)
+            pairs = self._without(pairs, "not_collected", missing)
+            pairs["image_sha256"] = pairs["row"].map(images.sha256)
+        pairs["evaluation_similarity"] = np.nan
+        vectors = images.vectors(pairs["row"].to_numpy())
+        if vectors is not None and len(evaluation.vectors):
+            pairs["evaluation_similarity"] = evaluation.similarity(vectors)
+        is_near = pairs["evaluation_similarity"] >= evaluation.near
         pairs = self._without(pairs, "evaluation_image_near", is_near)
-        pairs = self._new(pairs, source.identity)
-        if source.fetches:
-            fetched = {int(pair.row): str(pair.image_sha256) for pair, _ in source.fetch(pairs)}
-            pairs = self._without(pairs, "not_collected", ~pairs["row"].isin(fetched))
-            pairs["image_sha256"] = pairs["row"].map(fetched)
-        is_same = self._evaluation.holds(pairs["image_sha256"])
+        is_same = evaluation.holds(pairs["image_sha256"])
         pairs = self._without(pairs, "evaluation_image_hash", is_same)
         if self._review.removed:
             pairs = self._without(pairs, "rejected", self._review.removes(pairs))
-        return self._new(pairs, "image_sha256") if source.fetches else pairs
+        return self._new(pairs, "image_sha256") if images.fetches else pairs
 
     def _new(self, pairs: pd.DataFrame, identity: str) -> pd.DataFrame:
         """Without the images that were drawn before."""

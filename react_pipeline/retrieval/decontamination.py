@@ -2,7 +2,7 @@
 that slipped in.
 
 Does not belong here: dropping pairs (`ranking`), images that are like each other
-(`near_duplicates`). Shapes: N rows of the corpus, M evaluation images, D width.
+(`ranking`). Shapes: N rows of the corpus, M evaluation images, D width.
 
 By default only a domain's own set is kept out, since a model customized for one domain is not
 measured on another's. With `decontaminate: all` the sets of all domains count, by hash and by
@@ -26,13 +26,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from react_pipeline.corpus import CollectedPairs
+from react_pipeline.corpus import CollectedPairs, fetched_before
 from react_pipeline.embedding import field_names, row_metadata
 from react_pipeline.extension import blame, joined
 from react_pipeline.indexing import nearest
 from react_pipeline.labelled import encode_images, read_images
-from react_pipeline.project import Project, cluster, other_evaluation_sets
-from react_pipeline.retrieval.row_values import values_of_rows
+from react_pipeline.project import Project, other_evaluation_sets
 from react_pipeline.stage import ALL, CORPUS_EMBEDDINGS, EVALUATION_SET, encoder_in
 from react_pipeline.store import (
     CACHE,
@@ -42,6 +41,7 @@ from react_pipeline.store import (
     ReactError,
     Scratch,
     digest_of,
+    remove,
 )
 
 if TYPE_CHECKING:
@@ -82,14 +82,6 @@ class EvaluationImages:
             return np.full(len(vectors), np.nan, np.float32)
         similarities, _ = nearest(vectors, self.vectors, 1)
         return similarities[:, 0]
-
-    def similarity_of_rows(
-        self, embeddings: Artifact, rows: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        """Like `similarity`, for the images of corpus rows, whose vectors are read in parts."""
-        if not len(self.vectors):
-            return np.full(len(rows), np.nan, np.float32)
-        return values_of_rows(embeddings, rows, lambda vectors, _: self.similarity(vectors))
 
     def holds(self, sha256: pd.Series) -> pd.Series:
         """Whether each digest is an evaluation image's."""
@@ -183,25 +175,25 @@ def prune_vectors(
     project: Project, *, dry_run: bool = False, keep_seconds: float = RETENTION_SECONDS
 ) -> list[str]:
     """Remove the vectors kept by this machine that no current evaluation set has, or that another
-    encoder's followed, unless they were used within `keep_seconds`; returns their paths.
+    encoder's followed, unless they were used within `keep_seconds`, and images that were fetched
+    before; returns their paths.
     """
+    before = time.time() - keep_seconds
+    doomed = fetched_before(project.store.root, before)
     last_used = {
         path: path.stat().st_mtime for path in (project.config.store / VECTORS).glob("[!.]*.npy")
     }
-    if not last_used:
-        return []
     current = set[str]()
-    for slug in other_evaluation_sets(project, ""):
+    for slug in other_evaluation_sets(project, "") if last_used else ():
         with suppress(ReactError):
             images = read_images(project.store.current(EVALUATION_SET, slug))
             current.add(digest_of([*images["sha256"]]))
     by_use = sorted(last_used, key=last_used.__getitem__)
     newest = {path.name.partition("-")[0]: path for path in by_use}
     used = {newest[digest] for digest in current & newest.keys()}
-    before = time.time() - keep_seconds
-    doomed = [path for path in by_use if path not in used and last_used[path] < before]
+    doomed += [path for path in by_use if path not in used and last_used[path] < before]
     for path in doomed if not dry_run else ():
-        path.unlink(missing_ok=True)
+        remove(path)
     return [str(path) for path in doomed]
 
 
@@ -218,11 +210,10 @@ def require_subjects(embeddings: Artifact, evaluation: EvaluationImages) -> None
         )
 
 
-def _images_of(artifact: Artifact, draw: str) -> pd.DataFrame:
+def _images_of(artifact: Artifact, draw: str, collected: CollectedPairs) -> pd.DataFrame:
     """Row and digest of each image of a set of pairs or of one of its draws, and the digest that
     was recorded: where a download made images smaller, of the file as it was on the web.
     """
-    collected = CollectedPairs(artifact, draw)
     read = [(pair.row, hashlib.sha256(pair.image).hexdigest()) for pair in collected]
     pairs = pd.DataFrame(read, columns=["row", "sha256"])
     table = artifact.file(f"{draw}/pairs.parquet" if draw else "pairs.parquet")
@@ -234,8 +225,8 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
     """Look for evaluation images in a published retrieved or control set, independent of what
     retrieval recorded.
 
-    The images in the training shards are hashed again; the vectors are those of
-    `corpus_embeddings`, compared with evaluation images of the domain that are encoded again.
+    The images in the training shards are hashed again; the vectors are those of the set, compared
+    with evaluation images of the domain that are encoded again.
 
     Raises:
         MissingArtifact: If the set, or what it was made from, is not there.
@@ -247,7 +238,11 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
     scope = "all" if "evaluation_sets" in config else "own"
     near = float(config["near_duplicate_similarity"])
     draws = ["", *artifact.counts.get("draws", {})]
-    pairs = pd.concat([_images_of(artifact, draw) for draw in draws], ignore_index=True)
+    sets = [CollectedPairs(artifact, draw) for draw in draws]
+    pairs = pd.concat(
+        [_images_of(artifact, draw, one) for draw, one in zip(draws, sets, strict=True)],
+        ignore_index=True,
+    )
     embeddings = project.store.open(CORPUS_EMBEDDINGS, ALL, artifact.parents[CORPUS_EMBEDDINGS])
     clip = None
     similarity = np.full(len(pairs), np.nan, np.float32)
@@ -259,8 +254,7 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
         clip = loaded_base(checkpoint.path, choose_device(project.config.device))
     images = kept_out(project, slug, own, scope, clip)
     if clip is not None:
-        with cluster(project.config.distributor):
-            similarity = images.similarity_of_rows(embeddings, pairs["row"].to_numpy())
+        similarity = images.similarity(np.concatenate([one.vectors("image") for one in sets]))
     same = (images.holds(pairs["sha256"]) | images.holds(pairs["on_the_web"])).to_numpy()
     described = row_metadata(embeddings, pairs["row"], images.row_columns)
     by_subject = images.shows_same_subject(described).to_numpy()

@@ -1,23 +1,22 @@
 """Ranking: of a list of candidates, each one is kept or dropped for one reason.
 
-Does not belong here: the order of the candidates (`fusion`), which images are alike
-(`NearFilter`), what is learned of images that are fetched (`examination`).
+Does not belong here: the order of the candidates (`fusion`), fetching and encoding images
+(`images`). Shapes: N rows, D width.
 
 A candidate is a class and a row of the corpus; a row that several classes want is kept once, for
 one of them, and the pair lists all of them (`classes_of`).
 """
 
-import heapq
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any, Protocol
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from react_pipeline.embedding import Vectors
 from react_pipeline.retrieval.decontamination import EvaluationImages
+from react_pipeline.retrieval.images import REFILL_ROUNDS, Images
 from react_pipeline.retrieval.review import Review
 from react_pipeline.settings import RetrievalConfig
 
@@ -51,71 +50,44 @@ names both.
 """
 
 _OUTCOMES = ("", *DROP_REASONS, SHARED)
-_LOOKED_AT = (
-    "similarity",
-    "image_sha256",
-    "url",
-    "subject",
-    "evaluation_similarity",
-)
+_CODES_OF_CHOICE = [_OUTCOMES.index(reason) for reason in _OF_CHOICE]
+_LOOKED_AT = ("similarity", "image_sha256", "url", "subject")
 
 NO_REVIEW = Review()
 
 BLOCK_ROWS = 1_024
-"""Rows that a filter looks at together, at most."""
-FIRST_LOOK_ROWS = 128
-"""Rows of a class that are compared together at first; more where few of them are taken."""
+"""Rows that are compared with those taken before, at a time."""
 
 
-ReadVectors = Callable[[NDArray[np.int64]], NDArray[np.float32]]
-"""Gives the unit vectors (N, D) of row numbers (N,)."""
-
-
-class NearFilter(Protocol):
-    """Answers for one row after the other whether it is like one that was taken."""
-
-    def begin(self) -> None:
-        """Start a new choice: nothing is taken yet."""
-
-    def knows(self, row: int) -> bool:
-        """Whether `is_near` can answer without a further `look`."""
-
-    def look(self, rows: Iterable[int]) -> None:
-        """Read rows that will be asked about next."""
-
-    def is_near(self, row: int) -> bool:
-        """Whether a row that `knows` is like a taken one."""
-
-    def take(self, row: int) -> None:
-        """Keep a row of which `is_near` has just said that it is like no other."""
-
-
-def mark_drops(
+def choose(
     candidates: pd.DataFrame,
+    images: Images,
     evaluation: EvaluationImages,
     settings: RetrievalConfig,
     *,
-    failed: Set[int] = frozenset(),
-    near: NearFilter | None = None,
     review: Review = NO_REVIEW,
+    means: Mapping[int, Vectors] | None = None,
 ) -> None:
     """Fill `dropped` of the candidates: "" where kept, `SHARED`, or one of `DROP_REASONS`.
 
     A row wanted by several classes counts for the class that holds its best hit (equal ones take
-    turns), or with `balance: even` for the one that has fewest pairs. Rows are taken one after the
-    other, the best first (`even`: the class with fewest pairs takes its best), until each class has
-    enough; one is dropped as a duplicate only if an image of its URL, of its bytes, or one that
-    looks like it was taken before, for whichever class.
+    turns). Rows are taken one after the other, the best first, until each class has enough; one is
+    dropped as a duplicate only if an image of its URL, of its bytes, or one that looks like it was
+    taken before, for whichever class.
+
+    Only rows that would be taken are looked at, so the cost follows what is kept and not what was
+    found. Each round looks at the best rows of each class that lacks pairs: as many as it lacks,
+    then twice, then four times as many. After `REFILL_ROUNDS` further rounds nothing more is
+    fetched.
 
     Args:
         candidates: The best first: columns class_id, row, similarity, image_sha256 ("" where it is
-            not known yet), evaluation_similarity, dropped (of `fusion`; other reasons are found
-            again); `url` counts where it is there.
+            not known yet), dropped (of `fusion`); `url` counts where it is there. Digests and
+            `evaluation_similarity` of the rows that were looked at are filled in.
         evaluation: What must be kept out.
-        failed: Rows whose image is not available.
-        near: Finds near duplicates among the rows taken so far. None: near duplicates are not
-            looked for.
         review: What people rejected.
+        means: Unit vectors (D,) by class, which images are compared with for
+            `min_similarity.filter`; None where candidates were filtered before.
     """
     alive = ~candidates["dropped"].isin(_BEFORE_CHOICE).to_numpy()
     looked_at = ["class_id", "row", *(name for name in _LOOKED_AT if name in candidates)]
@@ -124,31 +96,33 @@ def mark_drops(
     number, _ = pd.factorize(table["row"])
     again = table["row"].duplicated().to_numpy()
     best = table[~again]
-    outcomes = _reasons_of_rows(best, evaluation, settings, failed, review)
+    outcomes = np.zeros(len(best), np.int8)
+    _refuse(outcomes, best, evaluation, review)
+    if images.fetches:
+        _drop(outcomes, "not_collected", ~images.source.fetchable(best))
     usable = table[outcomes[number] == 0]
     first = usable[~usable["row"].duplicated()]
     as_good = again & (table["similarity"].to_numpy() == best["similarity"].to_numpy()[number])
     if as_good.any():
         first = _in_turns(first, table[as_good])
-    choice = _Choice(settings.max_per_class, _twins(first), near)
-    if settings.balance == "even":
-        chosen, lost = _fewest_first(usable, choice)
-    else:
-        chosen, lost = _best_first(first, choice)
+    choice = _Choice(first, images, settings, evaluation, review, means)
+    choice.run()
+    chosen = first.index[choice.taken]
     if settings.max_pairs is not None and len(chosen) > settings.max_pairs:
         # The worst pairs of the largest classes go, so that what is left is as even as it can be.
         ranks = table.loc[chosen].groupby("class_id").cumcount().sort_values(kind="stable")
-        lost["total"] = table.loc[ranks.index[settings.max_pairs :], "row"]
+        _drop(choice.outcomes, "total", first.index.isin(ranks.index[settings.max_pairs :]))
         chosen = ranks.index[: settings.max_pairs]
     numbers = pd.Index(best["row"])
-    for reason, rows in {**lost, SHARED: table.loc[chosen, "row"]}.items():
-        outcomes[numbers.get_indexer(rows)] = _OUTCOMES.index(reason)
+    outcomes[numbers.get_indexer(first["row"])] = choice.outcomes
+    outcomes[numbers.get_indexer(table.loc[chosen, "row"])] = _OUTCOMES.index(SHARED)
     decided = pd.Series(
         np.where(again, _OUTCOMES.index(SHARED), outcomes[number]), index=table.index
     )
     decided.loc[chosen] = 0
     # One object a reason, to which all rows point.
     candidates.loc[alive, "dropped"] = np.array(_OUTCOMES, object)[decided]
+    choice.describe(candidates)
 
 
 def of_kept_rows(candidates: pd.DataFrame) -> pd.Series:
@@ -169,28 +143,17 @@ def classes_of(candidates: pd.DataFrame, class_names: Sequence[str]) -> pd.Serie
     return names.groupby(level=0, sort=False).agg(list)
 
 
-def _reasons_of_rows(
-    best: pd.DataFrame,
-    evaluation: EvaluationImages,
-    settings: RetrievalConfig,
-    failed: Set[int],
-    review: Review,
-) -> NDArray[np.int8]:
-    """The reason to drop each row regardless of the other choices, as a position in `_OUTCOMES`; 0:
-    none.
-    """
-    reasons = np.zeros(len(best), np.int8)
+def _refuse(
+    outcomes: NDArray[np.int8], rows: pd.DataFrame, evaluation: EvaluationImages, review: Review
+) -> None:
+    """Set the reason to drop each row whatever else is chosen, where it has none yet."""
+    _drop(outcomes, "evaluation_image_hash", evaluation.holds(rows["image_sha256"]))
+    _drop(outcomes, "evaluation_subject", evaluation.shows_same_subject(rows))
+    _drop(outcomes, "rejected", review.removes(rows))
 
-    def drop(reason: str, wrong: pd.Series) -> None:
-        reasons[wrong.to_numpy(bool) & (reasons == 0)] = _OUTCOMES.index(reason)
 
-    drop("evaluation_image_hash", evaluation.holds(best["image_sha256"]))
-    drop("evaluation_image_near", best["evaluation_similarity"] >= evaluation.near)
-    drop("evaluation_subject", evaluation.shows_same_subject(best))
-    drop("rejected", review.removes(best))
-    if failed:
-        drop("not_collected", best["row"].isin(failed))
-    return reasons
+def _drop(outcomes: NDArray[np.int8], reason: str, wrong: pd.Series | NDArray[np.bool_]) -> None:
+    outcomes[np.asarray(wrong, bool) & (outcomes == 0)] = _OUTCOMES.index(reason)
 
 
 def _in_turns(first: pd.DataFrame, as_good: pd.DataFrame) -> pd.DataFrame:
@@ -217,116 +180,160 @@ def _twins(first: pd.DataFrame) -> dict[int, list[Hashable]]:
 
 
 @dataclass
-class _Queue:
-    """The rows that a class wants, best first, their positions in the table, and how far the class
-    has got.
+class _Choice:
+    """The rows that are still open, the best first, and what looking at some of them has shown.
+
+    Attributes:
+        first: Columns row, class_id and what identifies equal images; one line a row.
+        looked: Which of them were looked at.
+        outcomes: Position in `_OUTCOMES` of the reason to drop each; 0 where there is none.
+        taken: Which of them are taken.
     """
 
-    positions: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    next: int = 0
-    kept: int = 0
-    _looked: int = 0
-    _kept_before: int = 0
-    _multiple: int = 1
-
-    def ahead(self, missing: int, is_open: Callable[[int], bool]) -> list[int]:
-        """The next rows, as many as are missing; twice as many, and twice again, while few of the
-        last were taken.
-        """
-        if 2 * (self.kept - self._kept_before) < self._looked:
-            self._multiple *= 2
-        self._looked = min(self._multiple * min(missing, FIRST_LOOK_ROWS), BLOCK_ROWS)
-        self._kept_before = self.kept
-        return list(islice(filter(is_open, map(int, self.rows[self.next :])), self._looked))
-
-
-@dataclass
-class _Choice:
-    """The rows taken so far, and the reasons against the others."""
-
-    cap: int
-    twins: dict[int, list[Hashable]]
-    near: NearFilter | None
-    chosen: list[int] = field(default_factory=list)
-    lost: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in _OF_CHOICE})
-    _used: set[Hashable] = field(default_factory=set)
+    first: pd.DataFrame
+    images: Images
+    settings: RetrievalConfig
+    evaluation: EvaluationImages
+    review: Review
+    means: Mapping[int, Vectors] | None
 
     def __post_init__(self) -> None:
-        if self.near is not None:
-            self.near.begin()
+        count = len(self.first)
+        self.first = self.first.assign(place=np.arange(count))
+        self.looked = np.zeros(count, bool)
+        self.taken = np.zeros(count, bool)
+        self.outcomes = np.zeros(count, np.int8)
+        self._rows = self.first["row"].to_numpy()
+        self._classes = self.first["class_id"].to_numpy()
+        self._similarity = np.full(count, np.nan, np.float32)
+        self._used: set[Hashable] = set()
 
-    def ask(self, queue: _Queue) -> bool:
-        """Whether a class gets the next row of its queue, which is taken or lost by that."""
-        row = int(queue.rows[queue.next])
-        position = int(queue.positions[queue.next])
-        if reason := self._refusal(row, queue):
-            self.lost[reason].append(row)
-        else:
-            self._used.update(self.twins.get(row, ()))
-            if self.near is not None:
-                self.near.take(row)
-            self.chosen.append(position)
-            queue.kept += 1
-        queue.next += 1
-        return not reason
-
-    def repeats(self, row: int) -> bool:
-        """Whether the bytes or the URL of a row were taken with another one."""
-        return not self._used.isdisjoint(self.twins.get(row, ()))
-
-    def _refusal(self, row: int, queue: _Queue) -> str:
-        if self.repeats(row):
-            return "exact_duplicate"
-        if queue.kept >= self.cap:
-            return "cap"
-        if self.near is None:
-            return ""
-        if not self.near.knows(row):
-            self.near.look(queue.ahead(self.cap - queue.kept, self._is_open))
-        return "near_duplicate" if self.near.is_near(row) else ""
-
-    def _is_open(self, row: int) -> bool:
-        return not (self.repeats(row) or (self.near is not None and self.near.knows(row)))
-
-
-def _queues(candidates: pd.DataFrame) -> dict[int, _Queue]:
-    groups = candidates.groupby("class_id", sort=True)
-    return {
-        int(name): _Queue(of_class.index.to_numpy(), of_class["row"].to_numpy())
-        for name, of_class in groups
-    }
-
-
-def _best_first(first: pd.DataFrame, choice: _Choice) -> tuple[pd.Index, dict[str, Any]]:
-    """Ask for the rows in their order, each for the class it fits best."""
-    queues = _queues(first)
-    for class_id in first["class_id"].tolist():
-        choice.ask(queues[class_id])
-    return pd.Index(choice.chosen, dtype="int64"), choice.lost
-
-
-def _fewest_first(usable: pd.DataFrame, choice: _Choice) -> tuple[pd.Index, dict[str, Any]]:
-    """The class with fewest pairs takes its best row that is free, again and again; equal ones in
-    their order.
-    """
-    queues = _queues(usable)
-    waiting = [(0, class_id) for class_id in queues]
-    decided: set[int] = set()
-    while waiting:
-        _, class_id = heapq.heappop(waiting)
-        queue = queues[class_id]
-        while queue.next < len(queue.rows):
-            row = queue.rows[queue.next]
-            if row in decided:
-                queue.next += 1
-                continue
-            decided.add(row)
-            if choice.ask(queue):
-                if queue.kept < choice.cap:
-                    heapq.heappush(waiting, (queue.kept, class_id))
+    def run(self) -> None:
+        """Look at rows and take the best of them, until no class can get more."""
+        rounds = 0
+        while len(places := self._wanted(2**rounds)):
+            if self.images.fetches and rounds > REFILL_ROUNDS:
+                # What was not fetched by now is given up.
+                lacking = np.isin(self._classes, self._classes[places])
+                _drop(self.outcomes, "not_collected", ~self.looked & lacking)
                 break
-    for row in usable["row"].drop_duplicates().tolist():
-        if row not in decided:
-            choice.lost["exact_duplicate" if choice.repeats(row) else "cap"].append(row)
-    return pd.Index(sorted(choice.chosen), dtype="int64"), choice.lost
+            self._look(places)
+            self._take()
+            rounds += 1
+        self._close()
+
+    def describe(self, candidates: pd.DataFrame) -> None:
+        """Fill in the digests and similarities of the rows that were looked at."""
+        looked = self.first[self.looked].set_index("row")
+        similarity = pd.Series(self._similarity[self.looked], looked.index)
+        candidates["evaluation_similarity"] = candidates["row"].map(similarity).astype("float32")
+        digests = candidates["row"].map(looked["image_sha256"])
+        candidates["image_sha256"] = digests.where(digests.notna(), candidates["image_sha256"])
+
+    def _wanted(self, times: int) -> NDArray[np.int64]:
+        """Return the places of the rows to look at next: for each class the best that were not
+        looked at, `times` as many as it lacks.
+        """
+        lacking = self.settings.max_per_class - pd.Series(self._classes[self.taken]).value_counts()
+        unseen = self.first[~self.looked & (self.outcomes == 0)]
+        unseen = unseen[~self._repeats(unseen["row"].tolist())]
+        wanted = times * unseen["class_id"].map(lacking).fillna(self.settings.max_per_class)
+        chosen = unseen[unseen.groupby("class_id").cumcount() < wanted]
+        for identity in (name for name in ("url", "image_sha256") if name in chosen):
+            chosen = chosen[~chosen[identity].duplicated() | (chosen[identity] == "")]
+        return np.asarray(chosen["place"].to_numpy(), np.int64)
+
+    def _look(self, places: NDArray[np.int64]) -> None:
+        """Look at the rows at some places, and drop those that must not be taken."""
+        rows = self._rows[places]
+        self.images.look(rows)
+        self.looked[places] = True
+        outcomes = self.outcomes[places]
+        if self.images.fetches:
+            digests = [self.images.sha256.get(row, "") for row in rows.tolist()]
+            self.first.iloc[places, self.first.columns.get_loc("image_sha256")] = digests
+            _drop(outcomes, "not_collected", np.array(digests) == "")
+        seen = self.first.iloc[places]
+        _refuse(outcomes, seen, self.evaluation, self.review)
+        there = np.flatnonzero(outcomes != _OUTCOMES.index("not_collected"))
+        for start in range(0, len(there), BLOCK_ROWS):
+            part = there[start : start + BLOCK_ROWS]
+            if (vectors := self.images.vectors(rows[part])) is not None:
+                outcomes[part] = self._compared(outcomes[part], seen.iloc[part], vectors)
+        self.outcomes[places] = outcomes
+
+    def _compared(
+        self, outcomes: NDArray[np.int8], seen: pd.DataFrame, vectors: Vectors
+    ) -> NDArray[np.int8]:
+        """Return the outcomes (N,) of images (N, D) after a comparison with the evaluation images
+        and with their class.
+        """
+        similarity = self.evaluation.similarity(vectors)
+        self._similarity[seen["place"]] = similarity
+        _drop(outcomes, "evaluation_image_near", similarity >= self.evaluation.near)
+        if self.means is not None:
+            of_class = np.stack([self.means[class_id] for class_id in seen["class_id"]])
+            likeness = np.einsum("nd,nd->n", vectors, of_class)
+            _drop(outcomes, "below_filter", likeness < self.settings.min_similarity["filter"])
+        return outcomes
+
+    def _take(self) -> None:
+        """Take rows that were looked at, the best first, as long as their class lacks pairs and no
+        image like theirs was taken.
+        """
+        twins = _twins(self.first)
+        self._used = set()
+        self.taken[:] = False
+        self.outcomes[np.isin(self.outcomes, _CODES_OF_CHOICE)] = 0
+        kept: dict[int, int] = {}
+        earlier: list[Vectors] = []
+        order = np.flatnonzero(self.looked & (self.outcomes == 0))
+        for start in range(0, len(order), BLOCK_ROWS):
+            block = order[start : start + BLOCK_ROWS]
+            vectors, is_near, within = self._alike(self._rows[block], earlier)
+            inside: list[int] = []
+            for number, place in enumerate(block.tolist()):
+                class_id = int(self._classes[place])
+                keys = twins.get(int(self._rows[place]), ())
+                reason = ""
+                if not self._used.isdisjoint(keys):
+                    reason = "exact_duplicate"
+                elif kept.get(class_id, 0) >= self.settings.max_per_class:
+                    reason = "cap"
+                elif is_near[number] or within[number, inside].any():
+                    reason = "near_duplicate"
+                self.outcomes[place] = _OUTCOMES.index(reason)
+                if not reason:
+                    self.taken[place] = True
+                    self._used.update(keys)
+                    kept[class_id] = kept.get(class_id, 0) + 1
+                    inside.append(number)
+            earlier.append(vectors[inside])
+
+    def _alike(
+        self, rows: NDArray[np.int64], earlier: list[Vectors]
+    ) -> tuple[Vectors, NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return the vectors (N, D) of some rows, which of these are like one that was taken
+        earlier (N,), and which are like each other (N, N).
+        """
+        near = self.settings.duplicate_similarity
+        vectors = self.images.vectors(rows) if near <= 1 else None
+        if vectors is None:
+            vectors = np.empty((len(rows), 0), np.float32)
+            return vectors, np.zeros(len(rows), bool), np.zeros((len(rows),) * 2, bool)
+        is_near = np.zeros(len(rows), bool)
+        for taken in earlier:
+            is_near |= (vectors @ taken.T >= near).any(axis=1)
+        return vectors, is_near, vectors @ vectors.T >= near
+
+    def _close(self) -> None:
+        """Say why each row was not looked at."""
+        unseen = np.flatnonzero(~self.looked & (self.outcomes == 0))
+        repeats = self._repeats(self._rows[unseen].tolist())
+        reasons = _OUTCOMES.index("cap"), _OUTCOMES.index("exact_duplicate")
+        self.outcomes[unseen] = np.where(repeats, reasons[1], reasons[0])
+
+    def _repeats(self, rows: Sequence[int]) -> NDArray[np.bool_]:
+        """Return whether the bytes or the URL of each row were taken with another one."""
+        twins = _twins(self.first)
+        return np.array([not self._used.isdisjoint(twins.get(row, ())) for row in rows], bool)

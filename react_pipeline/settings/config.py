@@ -115,10 +115,11 @@ class EncoderConfig(Section):
 
 
 class EmbeddingConfig(Section):
-    """How images and texts become vectors. Only `precision` changes the vectors; the rest
-    is speed.
+    """How images and texts become vectors. `encode` decides which there are, and `precision`
+    changes them; the rest is speed.
     """
 
+    encode: Literal["captions", "both"] | None = None
     precision: Precision = "auto"
     batch_size: int = Field(default=256, gt=0)
     workers: Workers = "auto"
@@ -254,6 +255,9 @@ class DomainConfig(Section):
 
 _ADDRESS = Field(default=None, pattern=r"^https?://")
 
+Owner = Annotated[str, Field(pattern=r"^(team:\S+|[^@\s]+@[^@\s]+\.[^@\s]+)$")]
+"""An owner of assets, as Dagster takes it: an email address or `team:<name>`."""
+
 ExtensionSection = TypeVar("ExtensionSection", bound=Section)
 
 
@@ -274,6 +278,7 @@ class PipelineConfig(Section):
     dagster_url: str | None = _ADDRESS
     mlflow_url: str | None = _ADDRESS
     domains: Path = Path("domains")
+    owners: tuple[Owner, ...] = ("team:react",)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     variants: Mapping[str, VariantConfig] = {}
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
@@ -304,6 +309,20 @@ class PipelineConfig(Section):
         config = self.model_copy()
         config._sections = {**self._sections, **sections}
         return config
+
+    @model_validator(mode="after")
+    def _images_can_wait(self) -> Self:
+        if self.embedding.encode == "captions" and not self.corpus.is_listed:
+            raise ValueError(
+                f"`embedding.encode: captions`: a corpus of kind {self.corpus.kind!r} comes with "
+                "its images or their vectors; remove the field"
+            )
+        return self
+
+    @property
+    def images_wait(self) -> bool:
+        """Whether only captions are embedded, and images are fetched when they are retrieved."""
+        return self.corpus.is_listed and self.embedding.encode != "both"
 
     @property
     def store_url(self) -> str:

@@ -81,6 +81,8 @@ class CorpusConfig(Kind):
         file_fields: Fields with names of local files, patterns, or URLs, as text.
         fetches_images: Whether pairs have URLs in place of images, and those of chosen pairs are
             fetched.
+        is_listed: Whether its pairs are known by their captions before any image is there, so that
+            images can wait (`corpus.ListedCorpus`).
         is_copy: Whether its pairs are copies of what `source_of` names.
         variants: Further names of `init --corpus` that `template` knows.
         next_step: What `init` says to do first: where the pictures go. `{domain}` is the domain
@@ -96,6 +98,7 @@ class CorpusConfig(Kind):
     default_kind: ClassVar[str | None] = DEFAULT_KIND
     file_fields: ClassVar[tuple[str, ...]] = ()
     fetches_images: ClassVar[bool] = False
+    is_listed: ClassVar[bool] = False
     is_copy: ClassVar[bool] = False
     variants: ClassVar[tuple[str, ...]] = ()
     next_step: ClassVar[str] = "name your captioned pictures in `corpus` of pipeline.yaml"
@@ -142,8 +145,10 @@ class CorpusConfig(Kind):
         """
         raise NotImplementedError
 
-    def open_images(self, corpus: "Artifact", directory: Path) -> "ImageSource":
-        """Return a reader of the images of chosen rows; `directory` is scratch of a fetch."""
+    def open_images(self, corpus: "Artifact", pool: Path) -> "ImageSource":
+        """Return a reader of the images of chosen rows. Images that come over the net are kept in
+        `pool`, a folder that all domains share.
+        """
         raise NotImplementedError
 
     def caption_extension_in_shards(self) -> str:

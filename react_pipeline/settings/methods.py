@@ -40,7 +40,6 @@ class Method:
         identity: Facts of its own that decide a checkpoint, such as a rank, or a version to raise.
         has_model: Whether a checkpoint holds a whole model. Else it holds class vectors for images
             as the base encodes them.
-        reads_vectors: Whether it is trained on `corpus_embeddings` in place of images.
         by_class: Whether its training depends on the names of the classes.
         spreads: Whether several processes can share a training.
         step0_tolerance: How much the model may differ from the base before the first step.
@@ -58,7 +57,6 @@ class Method:
     unused_fields: frozenset[str] = frozenset()
     identity: Mapping[str, Any] = {}
     has_model: bool = True
-    reads_vectors: bool = False
     by_class: bool = False
     spreads: bool = False
     step0_tolerance: float = 0.0

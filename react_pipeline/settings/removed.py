@@ -5,7 +5,9 @@ Does not belong here: commands that are gone (`commands.gone`).
 
 REMOVED = {
     "app_name": "remove it; Spark's page is named after the project",
+    "alerts.free_disk_fraction": "remove it; watch `react_disk_bytes` of the metrics",
     "automation.benchmark": "list `elevater` in `automation.extensions`",
+    "balance": "remove it; a class never takes a pair that fits another one better",
     "diverse": "use `choose: nearest` or `all`",
     "elevater.head_start": "remove it; a head starts from the text tower",
     "elevater.merge_projection": "remove it; the projection of the tower stays apart",
@@ -18,6 +20,7 @@ REMOVED = {
     "probe_every": "remove it; a training is checked at each state (`checkpoint_every`)",
     "refill_rounds": "remove it; it is a constant",
     "rrf": "use `fusion: preference` or `filter`",
+    "retention.mlflow_days": "run `mlflow gc --older-than 30d` where MLflow's server runs",
     "shards_per_group": "remove it; shards are embedded one by one",
     "swat": "use `gda` or `few-shot-gda`",
 }

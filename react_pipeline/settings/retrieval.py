@@ -57,7 +57,6 @@ class RetrievalOverrides(Section):
     search: Literal["auto", "index", "exact"] = "auto"
     max_per_class: int = Field(default=200, gt=0)
     max_pairs: int | None = Field(default=None, gt=0)
-    balance: Literal["best", "even"] = "best"
     min_per_class: int = Field(default=1, ge=0)
     max_starving_fraction: Fraction = 0.25
     min_similarity: Mapping[Literal["lexical", "t2t", "t2i", "i2i", "filter"], float] = {}
@@ -102,3 +101,11 @@ class RetrievalConfig(RetrievalOverrides):
     def filters(self) -> bool:
         """Whether images are compared with their class, to order the pairs or for a floor."""
         return self.fusion == "filter" or "filter" in self.min_similarity
+
+    @property
+    def searches_images(self) -> str:
+        """The setting that needs a vector of every image of the corpus; "" if none does."""
+        modes = [mode for mode in self.modes if mode in ("t2i", "i2i")]
+        if modes:
+            return f"modes: [{', '.join(modes)}]"
+        return "fusion: filter" if self.fusion == "filter" else ""

@@ -30,8 +30,8 @@ it made parts of it again.
 Digests = dict[str, dict[str, Any]]
 """SHA-256 and bytes of files, by their paths below a folder; of a single file by "."."""
 
-Kept = dict[str, Digests | None]
-"""Digests by name; None for a journal."""
+Kept = dict[str, Digests]
+"""Digests by name."""
 
 
 @dataclass(frozen=True)
@@ -85,16 +85,6 @@ class Scratch:
             link_or_copy(kept / FILES, target)
         return json.loads((kept / RECORD).read_text(encoding="utf-8"))
 
-    def journal(self, name: str) -> Path:
-        """Return a folder that the next attempt gets as it is after a kill. Its files are appended
-        to or replaced, and who reads them checks what they hold.
-        """
-        path = self.folder / name
-        with suppress(FileExistsError):
-            path.mkdir(parents=True)
-            self._log({name: None})
-        return path
-
     def digests(self, path: Path) -> Digests:
         """SHA-256 and bytes of a file, or of each file below a folder."""
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
@@ -122,11 +112,9 @@ class Scratch:
         for name, digests in earlier._kept().items():
             source, target = earlier.folder / name, self.folder / name
             try:
-                if digests is None:
-                    link_or_copy(source, target)
-                elif any(self._described(source / file) != digests[file] for file in digests):
+                if any(self._described(source / file) != digests[file] for file in digests):
                     continue
-                for file in digests or ():
+                for file in digests:
                     link_or_copy(source / file, target / file)
                 kept[name] = digests
             except OSError:  # it was removed

@@ -14,7 +14,6 @@ from support.upkeep import edit_domain
 
 from react_pipeline.assets import corpus, domains, training
 from react_pipeline.assets.declared import blocking_checks
-from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.embedding.vectors import GROUPS_FILE
 from react_pipeline.extensions.dense import assets as dense_assets
@@ -167,9 +166,7 @@ CASES: list[tuple[Any, str, Write, Write]] = [
     (dense_assets.what_was_not_measured_has_no_value, GATED, dense(), dense(classes="other")),
 ]
 LEAKAGE = {"retrieved_set_holds_no_evaluation_image", "control_set_holds_no_evaluation_image"}
-STAGE_OF = {
-    key.name: stage for stage in STAGES for key in blocking_checks(stage, ProjectResource())
-}
+STAGE_OF = {name: stage for stage in STAGES for name in blocking_checks(stage)}
 
 
 def outcome(check: Any, project: Project, key: str) -> bool:

@@ -15,7 +15,7 @@ from react_pipeline.assets.checks import warning_below
 from react_pipeline.assets.corpus import count_bad_vectors, recall_is_sufficient
 from react_pipeline.assets.domains import leakage
 from react_pipeline.assets.metadata import MAX_PICTURE_BYTES, data_uri, describe
-from react_pipeline.assets.reporting import readable_failures
+from react_pipeline.assets.retries import readable_failures
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.pages import markdown_table
 from react_pipeline.project.project import Project

@@ -13,7 +13,8 @@ from react_pipeline.project.project import Project
 def register(project: Project, instance: dg.DagsterInstance) -> dg.SensorResult:
     """One tick of `domain_files`, carried out as the daemon does."""
     context = dg.build_sensor_context(instance=instance)
-    result = domain_files(context, project=ProjectResource(config_path=str(project.path)))
+    (sensor,) = domain_files(ProjectResource(config_path=str(project.path)), [])
+    result = sensor(context)
     for request in result.dynamic_partitions_requests:
         instance.add_dynamic_partitions(DOMAINS, request.partition_keys)
     for event in result.asset_events:

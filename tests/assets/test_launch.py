@@ -4,16 +4,14 @@ import base64
 import io
 import multiprocessing
 import os
-import platform
 import shutil
 import signal
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -29,21 +27,16 @@ from support.services import connect, create_databases, postgres_server, running
 from support.tracking import runs_of
 
 from react_pipeline.assets import runs
+from react_pipeline.assets.declared import blocking_checks
 from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.launch import Summary, _run, materialize, open_instance, plan
+from react_pipeline.assets.failures import await_checks
+from react_pipeline.assets.launch import Launch, Summary, materialize, open_instance, plan
 from react_pipeline.assets.partitions import partition_of
-from react_pipeline.assets.reporting import CHECKED_TAG, DATA_VERSION_TAG, checked_by
 from react_pipeline.assets.resources import REPOSITORY, ProjectResource
-from react_pipeline.assets.runs import (
-    LAUNCH_TAG,
-    lock_of,
-    reap_abandoned,
-    registered,
-)
-from react_pipeline.assets.shown import Shown
+from react_pipeline.assets.runs import PROCESS_TAG, process_tags, reap_abandoned
 from react_pipeline.evaluation.all_domains import comparison_table
 from react_pipeline.project.project import Project
-from react_pipeline.stage import ALL, STAGES
+from react_pipeline.stage import ALL, Place
 from react_pipeline.store.errors import InputError
 from react_pipeline.tracking.log import Tracking
 
@@ -294,52 +287,51 @@ def test_failure_of_one_domain_stops_only_what_depends_on_it(launched: Launched)
     assert not [line for line in built if " shapes" in line] and summary.reused >= 9
 
 
-@pytest.mark.parametrize("is_alive", [True, False])
-def test_killed_launch_is_closed_and_gives_its_place_back(is_alive: bool) -> None:
-    job = build_defs().resolve_implicit_global_asset_job_def()
-    with dg.DagsterInstance.local_temp() as instance, ExitStack() as ending:
-        storage = instance.event_log_storage
-        name = (
-            ending.enter_context(registered(instance)) if is_alive else f"{platform.node()} killed"
-        )
-        lock_of(instance, name).parent.mkdir(exist_ok=True)
-        lock_of(instance, name).touch()  # the kernel has freed the lock of a killed process
-        started = {"status": dg.DagsterRunStatus.STARTED}
-        run = instance.create_run_for_job(job, tags={LAUNCH_TAG: name}, **started)
-        instance.create_run_for_job(job, tags={LAUNCH_TAG: "another 1"}, **started)
-        storage.set_concurrency_slots("gpu", 1)
-        storage.claim_concurrency_slot("gpu", run.run_id, "step")
-        assert reap_abandoned(instance) == ([] if is_alive else [run.run_id])
-        assert bool(storage.get_concurrency_info("gpu").claimed_slots) == is_alive
-        closed = instance.get_run_by_id(run.run_id)
-        assert closed and closed.is_failure_or_canceled != is_alive
+def process_of(instance: dg.DagsterInstance) -> dg.DagsterRun:
+    """A run that is started, by a process that is over, as when it was killed."""
+    run = instance.create_run_for_job(empty, status=dg.DagsterRunStatus.STARTED)
+    process = multiprocessing.get_context("fork").Process(
+        target=lambda: instance.add_run_tags(run.run_id, process_tags(instance, run.run_id))
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return run
 
 
-def test_a_run_that_was_killed_with_its_code_server_is_closed() -> None:
-    @dg.asset
-    def made() -> None:
-        pass
+@dg.job
+def empty() -> None: ...
 
-    job = dg.Definitions([made]).resolve_implicit_global_asset_job_def()
+
+def test_a_run_whose_process_is_dead_is_closed() -> None:
+    started = {"status": dg.DagsterRunStatus.STARTED}
     with dg.DagsterInstance.local_temp() as instance:
-
-        def start(**more: str) -> dg.DagsterRun:
-            tags = {runs.CODE_SERVER_TAG: "{}", **more}
-            return instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
-
-        first, other = start(), start()
-        runs.show_process(instance, first)
+        dead = process_of(instance)
+        alive = instance.create_run_for_job(empty, **started)
+        instance.add_run_tags(alive.run_id, process_tags(instance, alive.run_id))
+        unknown = instance.create_run_for_job(empty, **started)
+        tags = {PROCESS_TAG: f"another 1 {unknown.run_id}"}
+        instance.add_run_tags(unknown.run_id, tags)
+        # Dagster copies tags to the run that tries again, whose process has not begun.
+        copied = instance.get_run_by_id(dead.run_id).tags[PROCESS_TAG]
+        instance.create_run_for_job(empty, tags={PROCESS_TAG: copied}, **started)
+        instance.create_run_for_job(empty, **started)
+        storage = instance.event_log_storage
+        storage.set_concurrency_slots("gpu", 1)
+        storage.claim_concurrency_slot("gpu", dead.run_id, "step")
+        assert reap_abandoned(instance) == [dead.run_id]
+        assert not storage.get_concurrency_info("gpu").claimed_slots
+        assert instance.get_run_by_id(dead.run_id).status == dg.DagsterRunStatus.FAILURE
+        locks = Path(instance.root_directory) / "processes"
+        assert len([*locks.glob("*.lock")]) == 1, "that of the dead process is removed"
         assert reap_abandoned(instance) == []
-        runs._shown.close()  # as the kernel frees the lock of a killed process
-        assert reap_abandoned(instance) == [first.run_id]
-        # Of a launch that was killed, as Dagster copies tags.
-        killed = {LAUNCH_TAG: f"{platform.node()} killed"}
-        lock_of(instance, killed[LAUNCH_TAG]).touch()
-        retry, elsewhere = start(**killed), start()
-        lock_of(instance, f"other {elsewhere.run_id}").touch()
-        assert reap_abandoned(instance) == []
-        running = instance.get_run_ids(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
-        assert {*running} == {other.run_id, retry.run_id, elsewhere.run_id}
+
+
+def test_a_run_whose_lock_was_removed_is_closed() -> None:
+    with dg.DagsterInstance.local_temp() as instance:
+        dead = process_of(instance)
+        shutil.rmtree(Path(instance.root_directory) / "processes")
+        assert reap_abandoned(instance) == [dead.run_id]
 
 
 @dg.op
@@ -412,44 +404,17 @@ def start_and_lose_the_database(pid: int) -> None:
         dg.execute_job(dg.reconstructable(unreported), instance, tags={runs.CODE_SERVER_TAG: "{}"})
 
 
-def test_the_locks_of_runs_that_are_over_are_removed() -> None:
-    job = build_defs().resolve_implicit_global_asset_job_def()
-    with dg.DagsterInstance.local_temp() as instance, ExitStack() as ending:
-        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
-        live = lock_of(instance, ending.enter_context(registered(instance)))
-        ours = lock_of(instance, f"other {run.run_id}")
-        ours.touch()
-        reap_abandoned(instance)
-        assert {*live.parent.iterdir()} == {live, ours}
-        instance.report_run_canceled(run)
-        reap_abandoned(instance)
-        assert [*live.parent.iterdir()] == [live]
-
-
 def test_a_run_that_ends_while_it_is_judged_is_not_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def ends(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
         instance.report_run_canceled(run)
-        return False
+        return True
 
-    monkeypatch.setattr(runs, "is_alive", ends)
-    job = build_defs().resolve_implicit_global_asset_job_def()
+    monkeypatch.setattr(runs, "_is_dead", ends)
     with dg.DagsterInstance.local_temp() as instance:
-        tags = {LAUNCH_TAG: "this 1"}
-        instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+        instance.create_run_for_job(empty, status=dg.DagsterRunStatus.STARTED)
         assert reap_abandoned(instance) == []
-
-
-def test_the_lock_of_an_ended_launch_is_not_made_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    lock = tmp_path / "launch.lock"
-    monkeypatch.setattr(runs, "lock_of", lambda *_: lock)
-    monkeypatch.setattr(Path, "exists", lambda _: True)  # it ends after this
-    run = SimpleNamespace(run_id="1", tags={LAUNCH_TAG: f"{platform.node()} 1"})
-    assert not runs.is_alive(None, run)
-    assert not lock.is_file()
 
 
 def test_selection_becomes_runs_in_the_order_of_the_data() -> None:
@@ -558,15 +523,10 @@ def test_run_that_ended_before_its_checks_is_started_again(
     indexed_project: Project, tmp_path: Path
 ) -> None:
     artifact = indexed_project.store.current("faiss_index", "all")
-    tags = {
-        DATA_VERSION_TAG: artifact.fingerprint,
-        CHECKED_TAG: checked_by(indexed_project, STAGES["faiss_index"], ALL),
-    }
-    Tracking.of(indexed_project).log_artifact(indexed_project, artifact)
     with dagster_home(tmp_path / "home"):
         with open_instance(indexed_project) as instance:
-            instance.report_runless_asset_event(dg.AssetMaterialization("faiss_index", tags=tags))
-            assert not Shown(instance, indexed_project).has(artifact)
+            instance.report_runless_asset_event(dg.AssetMaterialization("faiss_index"))
+        await_checks(indexed_project, artifact, blocking_checks("faiss_index"))
         assert again(indexed_project, "faiss_index") == 1
         assert again(indexed_project, "faiss_index") == 0
 
@@ -631,46 +591,21 @@ def test_a_check_that_warns_is_a_line_of_the_output() -> None:
             passed=False, severity=dg.AssetCheckSeverity.WARN, description="odd names"
         )
 
-    lines: list[str] = []
-    with dg.DagsterInstance.ephemeral() as instance:
-        defs = dg.Definitions([made], asset_checks=[warns])
-        _run(defs, instance, "x", ("corpus", ALL), summary=Summary(), on_line=lines.append)
-    assert "corpus: warning: odd names" in lines
+    assert "corpus: warning: odd names" in lines_of_run(made, warns, place=("corpus", ALL))
 
 
 def lines_of_run(
-    *definitions: dg.AssetsDefinition | dg.AssetChecksDefinition, key: str = "one"
+    *definitions: dg.AssetsDefinition | dg.AssetChecksDefinition,
+    place: Place = ("made", "one"),
 ) -> list[str]:
     """Lines of a run of the asset `made` for the domain `one`."""
     checks = [one for one in definitions if isinstance(one, dg.AssetChecksDefinition)]
     assets = [one for one in definitions if not isinstance(one, dg.AssetChecksDefinition)]
     lines: list[str] = []
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.DagsterInstance.local_temp() as instance:
         defs = dg.Definitions(assets, asset_checks=checks)
-        _run(defs, instance, "x", ("made", key), summary=Summary(), on_line=lines.append)
+        Launch(Project(Path("nowhere"), None), defs, instance, lines.append).run_place(place)
     return lines
-
-
-def test_a_check_warns_of_nothing_that_is_built_next() -> None:
-    partitions = dg.StaticPartitionsDefinition(["one", "two"])
-
-    @dg.asset(partitions_def=partitions)
-    def made() -> dg.MaterializeResult:
-        return dg.MaterializeResult(metadata={"reused": False})
-
-    @dg.asset_check(asset="made", partitions_def=partitions)
-    def own() -> dg.AssetCheckResult:
-        severity = dg.AssetCheckSeverity.WARN
-        return dg.AssetCheckResult(passed=False, severity=severity, description="odd names")
-
-    @dg.asset_check(asset="made")
-    def whole() -> dg.AssetCheckResult:
-        severity = dg.AssetCheckSeverity.WARN
-        return dg.AssetCheckResult(passed=False, severity=severity, description="1 out of date")
-
-    assert [line for line in lines_of_run(made, own, whole) if "warning" in line] == [
-        "made one: warning: odd names"
-    ]
 
 
 def test_steps_that_are_not_run_after_a_failure_have_no_line() -> None:
@@ -684,7 +619,7 @@ def test_steps_that_are_not_run_after_a_failure_have_no_line() -> None:
     def whole() -> dg.AssetCheckResult:
         return dg.AssetCheckResult(passed=True)
 
-    assert lines_of_run(made, whole) == []
+    assert lines_of_run(made, whole) == ["made one: failed"]
 
 
 @pytest.mark.parametrize("launcher", ["K8sRunLauncher", "DockerRunLauncher"])

@@ -172,22 +172,22 @@ def without_blocks(vision: dict[str, Any]) -> Clip:
 
 
 @pytest.mark.parametrize(
-    ("vision", "key", "tower"),
+    ("vision", "key"),
     [
-        (RESNET, "visual.conv1.weight", "ModifiedResNet"),
-        (CONVNEXT, "visual.trunk.stem.0.weight", "ConvNeXt"),
+        (RESNET, "visual.conv1.weight"),
+        (CONVNEXT, "visual.trunk.stem.0.weight"),
     ],
     ids=["ResNet", "ConvNeXt"],
 )
 def test_missing_keys_of_a_tower_without_blocks_are_named(  # FAULTS 25
-    tmp_path: Path, vision: dict[str, Any], key: str, tower: str
+    tmp_path: Path, vision: dict[str, Any], key: str
 ) -> None:
     save(without_blocks(vision), tmp_path)
     path = tmp_path / "open_clip_model.safetensors"
     save_file({name: value for name, value in load_file(path).items() if name != key}, path)
     with pytest.raises(InputError) as error:
         load(tmp_path)
-    assert all(words in str(error.value) for words in (str(path), tower, f"1 missing ({key})"))
+    assert str(path) in str(error.value) and f'state_dict: "{key}"' in str(error.value)
 
 
 def test_a_tower_without_blocks_is_saved_and_loaded(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor
 
 from react_pipeline.clip.attention import cast_matrices
-from react_pipeline.clip.text_tower import (
+from react_pipeline.clip.tower import (
     encode_text,
     recompute_activations,
     text_blocks,

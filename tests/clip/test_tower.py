@@ -172,9 +172,9 @@ def seen_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
     seen: list[bool] = []
     plain = tower_module.host_block
 
-    def seeing(*args: Any, only: Tensor | None = None) -> Tensor:
+    def seeing(*args: Any, only: Tensor | None, **options: Any) -> Tensor:
         seen.append(only is not None)
-        return plain(*args, only=only)
+        return plain(*args, only=only, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(tower_module, "host_block", seeing)

@@ -152,6 +152,7 @@ def test_the_demo_makes_an_empty_folder_its_project(run, tmp_path: Path) -> None
         "activities.yaml",
         "objects.yaml",
         "symbols.yaml",
+        "things.yaml",
     }
     assert load_pipeline(tmp_path / "pipeline.yaml").corpus.kind == "demo"
 

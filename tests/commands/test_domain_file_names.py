@@ -64,7 +64,8 @@ def test_a_domain_file_with_another_ending_is_always_reported(
     assert set(found) == {"colours", "shapes"} and list(map(str, problems)) == [reported]
     with dg.DagsterInstance.ephemeral() as instance:
         context = dg.build_sensor_context(instance=instance)
-        tick = domain_files(context, project=ProjectResource(config_path=str(project.path)))
+        (sensor,) = domain_files(ProjectResource(config_path=str(project.path)), [])
+        tick = sensor(context)
         assert reported in tick.skip_reason.skip_message
     assert reported in [finding.detail for finding in diagnose(project.path)]
     code, _, error = run("domains", "validate")

@@ -52,7 +52,7 @@ def rows(shards: list[Path]) -> pd.DataFrame:
 
 def publish(store: Path, rows: pd.DataFrame, shards: list[Path], shard_pairs: int = 5) -> Artifact:
     def write(directory: Path, _: object) -> dict[str, int]:
-        collect_pairs(rows, TarSource(shards), directory / "shards", shard_pairs)
+        collect_pairs(TarSource(shards).fetch(rows), directory / "shards", shard_pairs, len(rows))
         return {"pairs": len(rows)}
 
     return Store(store).build(Inputs("retrieved_set", "pets", {"n": shard_pairs}, {}, "1"), write)

@@ -37,12 +37,9 @@ from support.drawings import COLOURS, SHAPES, pair, write_shard
 from support.receiver import Receiver
 from support.services import create_databases, free_port, postgres_server
 
-from react_pipeline.assets.resources import REPOSITORY
-from react_pipeline.extensions.automation.assets.last_runs import (
-    INPUTS_TAG,
-    WILL_RETRY_TAG,
-    ending_of,
-)
+from react_pipeline.assets.resources import REPOSITORY, ProjectResource
+from react_pipeline.assets.retries import INTERRUPTED, PASSING
+from react_pipeline.assets.runs import WILL_RETRY_TAG, inputs_tag
 from react_pipeline.extensions.automation.survey import places, survey
 from react_pipeline.extensions.ui.process_groups import end, listen_to_signals
 from react_pipeline.lineage import run
@@ -306,7 +303,7 @@ def day(
             "training": "always",
             "schedule": None,
         },
-        "alerts": {"to": ["TEAM_ALERTS"], "free_disk_fraction": 0},
+        "alerts": {"to": ["TEAM_ALERTS"]},
         "corpus": {"shards": [f"{tmp_path}/shards/*.tar"]},
         "retrieval": {"max_starving_fraction": 1.0},
     }
@@ -421,9 +418,8 @@ def test_a_long_day_ends_whole(day: Day, bucket: BucketServer, receiver: Receive
     texts = "\n".join(receiver.texts)
     reported = {one.run_id: texts.count(f"run {one.run_id[:8]} failed") for one in failed}
     assert set(reported.values()) == {1}, reported
-    asked = Counter(
-        (name, value) for one in failed for name, value in one.tags.items() if INPUTS_TAG in name
-    )
+    tag = inputs_tag(ProjectResource())
+    asked = Counter(one.tags[tag] for one in failed if tag in one.tags)
     assert set(asked.values()) == {1}, f"asked for again with the inputs that failed: {asked}"
     assert differences(day) == []
 
@@ -453,9 +449,15 @@ def failed_for_good(dagster: dg.DagsterInstance, runs: list[dg.DagsterRun]) -> l
     for one in runs:
         if one.status == dg.DagsterRunStatus.FAILURE and one.tags.get(WILL_RETRY_TAG) != "true":
             (step,) = (key.path[-1] for key in one.asset_selection or ())
-            ending = ending_of(dagster, one, step)
-            if not (ending.is_interrupted or ending.is_transient):
-                found.append(one)
+            entries = dagster.all_logs(one.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+            events = [entry.get_dagster_event() for entry in entries]
+            for event in events:
+                data = event.step_failure_data
+                cause = data.error.cause.cls_name if data.error and data.error.cause else ""
+                said = data.user_failure_data and data.user_failure_data.description != INTERRUPTED
+                passes = cause in {error.__name__ for error in PASSING}
+                if event.step_key == step and said and not passes:
+                    found.append(one)
     return found
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from react_pipeline import stop
 from react_pipeline.assets import launch
-from react_pipeline.assets.reporting import INTERRUPTED, readable_failures
+from react_pipeline.assets.retries import INTERRUPTED, readable_failures
 from react_pipeline.project.project import Project
 from react_pipeline.stop import LINE
 

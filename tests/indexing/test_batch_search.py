@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -79,6 +80,27 @@ def test_hits_are_those_of_all_comparisons_in_every_precision(
     flat = faiss.IndexFlatIP(WIDTH)
     flat.add(vectors.astype(np.float32))
     np.testing.assert_allclose(flat.search(asked, k)[0], similarities, atol=1e-6)
+
+
+def test_rows_too_alike_for_a_fast_type_are_compared_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = corpus("alike").astype(np.float32)
+    monkeypatch.setattr(exact, "product_precision", lambda *_: "bf16")
+    for name, value in (("_BLOCK_ROWS", 500), ("_SPARE_PAIRS", 1_000)):
+        monkeypatch.setattr(exact, name, value)
+    kept: list[int] = []
+    own = exact._near_best
+
+    def counted(*args: Any) -> Any:
+        found = own(*args)
+        kept.append(len(found[0]))
+        return found
+
+    monkeypatch.setattr(exact, "_near_best", counted)
+    similarities, rows = nearest(vectors[:100], vectors, 3)
+    wanted, wanted_rows = expected(vectors[:100], vectors, 3)
+    np.testing.assert_array_equal(rows, wanted_rows)
+    np.testing.assert_array_equal(similarities, wanted)
+    assert max(kept) < 100 * ROWS / 4, "memory does not follow all pairs"
 
 
 def test_k_above_the_rows_gives_them_all_and_then_nothing() -> None:

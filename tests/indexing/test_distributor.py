@@ -23,9 +23,6 @@ from react_pipeline.extensions.names import name_counts
 from react_pipeline.extensions.predict.predict import Options
 from react_pipeline.extensions.predict.shard_labels import Loading, predict_shards
 from react_pipeline.extensions.web.downloads import download_images
-from react_pipeline.indexing import scan
-from react_pipeline.indexing.index import Index
-from react_pipeline.indexing.scan import search_all
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.project.spread import _opened, cluster, spread
@@ -34,7 +31,6 @@ from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.row_values import likeness
 from react_pipeline.settings.corpus import DownloadConfig
 from react_pipeline.settings.distributor import DistributorConfig
-from react_pipeline.store import Scratch
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.errors import CorpusError, InputError, ReactError
 from react_pipeline.store.store import Store
@@ -204,33 +200,11 @@ def clustered(rows: int, seed: int = 0) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
 
 
-def test_search_on_spark_finds_row_for_row_what_one_here_finds(
+def test_values_of_rows_on_spark_are_those_of_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vectors = [clustered(900), clustered(700, 1), clustered(900)]
     embeddings = artifact_of(tmp_path / "embeddings", vectors)
-    counts = {
-        "rows": 2_500,
-        "dimension": 32,
-        "key": "IVF16,SQ8",
-        "bytes": 1,
-        "parameters": {"image": "nprobe=2"},
-        "rerank": {},
-    }
-    # Of the index there is no file: nobody needs one.
-    index = Index(Artifact(embeddings.store, {"counts": counts}), embeddings=embeddings)
-    queries = clustered(130, 5).astype(np.float32)
-    here = search_all(index, "image", queries, 40, Scratch(tmp_path / "here"), requested="exact")
-    monkeypatch.setattr(scan, "PART_ROWS", 800)
-    with cluster(SETTINGS):
-        there = search_all(index, "image", queries, 40, Scratch(tmp_path / "there"))
-    assert there[2]["way"] == "exact" and len(list((tmp_path / "there").glob("*.[0-9]*.npy"))) == 4
-    np.testing.assert_array_equal(there[1], here[1])
-    np.testing.assert_array_equal(there[0], here[0])
-    # The first and the last 900 rows are the same: of equal ones the lower comes first.
-    equal = here[0][:, 1:] == here[0][:, :-1]
-    assert equal.any() and (np.diff(here[1])[equal] > 0).all()
-
     everything = np.concatenate(vectors).astype(np.float32)
     kept_out = EvaluationImages(frozenset(), clustered(70, 6).astype(np.float32), 0.9)
     rows = np.random.default_rng(0).integers(0, 2_500, 1_000)
@@ -278,23 +252,6 @@ def test_shards_are_labelled_on_spark_as_here(retrieved_project: Project, tmp_pa
     assert done.used == 3 and done.skipped == {"unreadable_shard": 1}
     for path in sorted(here.glob("labels/*")):
         assert pq.read_table(path).equals(pq.read_table(there / "labels" / path.name))
-
-
-def test_a_task_of_a_search_names_vector_that_cannot_be_ranked(tmp_path: Path) -> None:
-    bad = clustered(1_000)
-    bad[77] = 0
-    embeddings = artifact_of(tmp_path / "embeddings", [clustered(1_000, 1), bad])
-    counts = {
-        "rows": 2_000,
-        "dimension": 32,
-        "key": "Flat",
-        "bytes": 1,
-        "parameters": {},
-        "rerank": {},
-    }
-    index = Index(Artifact(embeddings.store, {"counts": counts}), embeddings=embeddings)
-    with cluster(SETTINGS), pytest.raises(InputError, match=r"img_emb_1\.npy: row 77"):
-        search_all(index, "image", clustered(3, 5).astype(np.float32), 5, Scratch(tmp_path))
 
 
 def artifact_of(directory: Path, parts: list[np.ndarray]) -> Artifact:

@@ -7,8 +7,8 @@ import pytest
 from support.vectors import read_vectors
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
-from react_pipeline.indexing import build as index_build
 from react_pipeline.indexing import files
+from react_pipeline.indexing import index as index_module
 from react_pipeline.indexing.index import Index, build_index
 from react_pipeline.indexing.vectors import SIDES, StoredVectors
 from react_pipeline.project.project import Project
@@ -171,7 +171,7 @@ def test_a_build_killed_between_sides_keeps_the_finished_side(
 ) -> None:
     project = make_project(index={**SMALL, "key": "IVF32,Flat"})
     publish(project, pairs)
-    build_side, asked = index_build.build_side, []
+    build_side, asked = index_module.build_side, []
 
     def build_until_killed(
         config: object, key: str, embeddings: Artifact, side: str, *rest: object
@@ -182,7 +182,7 @@ def test_a_build_killed_between_sides_keeps_the_finished_side(
             raise KeyboardInterrupt
         return build_side(config, key, embeddings, side, *rest)
 
-    monkeypatch.setattr(index_build, "build_side", build_until_killed)
+    monkeypatch.setattr(index_module, "build_side", build_until_killed)
     with pytest.raises(KeyboardInterrupt):
         build_index(project)
     artifact = build_index(project)
@@ -204,5 +204,5 @@ def test_a_file_cut_after_opening_is_refused_before_mapping(
 def test_a_key_that_does_not_fit_the_vectors_is_refused(
     make_indexed: Callable[..., tuple[Project, Artifact]],
 ) -> None:
-    with pytest.raises(InputError, match="32 numbers into 7 unequal parts"):
+    with pytest.raises(InputError, match="vectors of 32 numbers.* 7 equal parts"):
         make_indexed(key="IVF32,PQ7x4")

@@ -1,5 +1,5 @@
-"""Cells by torch and by FAISS' GPU build: on this machine torch computes on the CPU, and FAISS has
-no GPU.
+"""Cells trained by torch and by FAISS' GPU build: on this machine torch computes on the CPU, and
+FAISS has no GPU.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
-import torch
 from support.vectors import read_vectors
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
@@ -77,7 +76,7 @@ def test_an_index_with_cells_of_torch_is_one_of_faiss(
         assert np.array_equal(np.sort(rows), np.flatnonzero(nearest == cell))
     here = built(project, tmp_path / "here.index", key, "cpu")
     if "PQ" in key:  # codes of residuals depend on the centroids
-        assert recall(project, there) == pytest.approx(recall(project, here), abs=0.05)
+        assert recall(project, there) > recall(project, here) - 0.05
     else:
         assert np.array_equal(hits(project, there), hits(project, here))
 
@@ -90,9 +89,6 @@ def test_torch_trains_cells_as_good_as_those_of_faiss() -> None:
     kmeans.train(rows)
     fit = [np.mean((rows @ centroids.T).max(axis=1)) for centroids in (ours, kmeans.centroids)]
     assert fit[0] == pytest.approx(fit[1], abs=0.02)
-    assert np.array_equal(
-        cells.nearest_cells(*map(torch.from_numpy, (rows, ours))), (rows @ ours.T).argmax(axis=1)
-    )
 
 
 def test_an_empty_cell_keeps_its_centroid() -> None:

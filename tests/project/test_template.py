@@ -168,7 +168,7 @@ def test_a_project_of_demo_kind_is_named_after_its_folder(
     assert project.config.retrieval.same_subject == "keep"
     assert project.config.customization == demo.config.customization
     # The demo's domains, with evaluation images that name subjects, are measured as in the demo.
-    for slug in ("activities", "objects", "symbols"):
+    for slug in ("activities", "objects", "symbols", "things"):
         assert project.retrieval(slug) == demo.retrieval(slug)
     assert "This file is the demo's" not in (folder / "pipeline.yaml").read_text()
 

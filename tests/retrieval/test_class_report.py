@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from support.retrieval import DOMAIN, NOTHING, hits_of
+from support.retrieval import DOMAIN, NOTHING, Seen, hits_of
 
 from react_pipeline.clip.prompts import class_prompts
 from react_pipeline.retrieval.candidates import Queries
@@ -16,7 +16,7 @@ from react_pipeline.retrieval.class_report import (
     write_report,
 )
 from react_pipeline.retrieval.fusion import fuse
-from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, mark_drops
+from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, choose
 from react_pipeline.settings.retrieval import RetrievalConfig
 
 SEEDS = pd.DataFrame({"class_id": [1, 1], "name": ["a.png", "b.png"]})
@@ -47,8 +47,8 @@ def hits() -> pd.DataFrame:
 @pytest.fixture
 def candidates(hits: pd.DataFrame, config: RetrievalConfig) -> pd.DataFrame:
     table = fuse(hits, config)
-    table = table.assign(image_sha256=table["row"].astype(str), evaluation_similarity=np.nan)
-    mark_drops(table, NOTHING, config)
+    table = table.assign(image_sha256=table["row"].astype(str))
+    choose(table, Seen(), NOTHING, config)  # type: ignore[arg-type]
     return table
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.control import Draw, RandomRows, draw_control
 from react_pipeline.retrieval.decontamination import leaked_images
+from react_pipeline.retrieval.images import Images
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import RetrievalError
@@ -170,7 +171,7 @@ class Fetched:
 
     columns = ["image_path", "caption"]
     identity = "image_path"
-    fetches = True
+    failed: ClassVar[dict[int, str]] = {}
 
     def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
         digests = ["measured" if row % 2 else f"digest {row}" for row in rows["row"]]
@@ -181,7 +182,10 @@ class Fetched:
 def test_a_fetched_evaluation_image_is_not_drawn(project: Project) -> None:
     evaluation = replace(NOTHING, sha256=frozenset({"measured"}))
     embeddings = project.store.current("corpus_embeddings", "all")
-    drawing = Draw(evaluation, embeddings, Fetched(), np.random.default_rng(0))  # type: ignore[arg-type]
+    parents = {"corpus": project.store.current("corpus", "all"), "corpus_embeddings": embeddings}
+    images = Images(project, parents, SimpleNamespace(dimension=32))  # type: ignore[arg-type]
+    images.source, images.fetches = Fetched(), True  # type: ignore[assignment]
+    drawing = Draw(evaluation, embeddings, images, np.random.default_rng(0))
     pairs = drawing.take(20)
     assert len(pairs) and not (pairs["row"] % 2).any()
     assert drawing.dropped["evaluation_image_hash"]

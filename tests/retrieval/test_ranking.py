@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.retrieval import DOMAIN, NOTHING, hits_of
+from support.retrieval import DOMAIN, NOTHING, Seen, hits_of
 
-from react_pipeline.extensions.near_duplicates.near_duplicates import NearDuplicates
-from react_pipeline.retrieval import ranking
 from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.fusion import fuse
-from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, classes_of, mark_drops
+from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, choose, classes_of
 from react_pipeline.settings.retrieval import RetrievalConfig
 
 
@@ -23,12 +19,11 @@ def candidates_of(
     hits: pd.DataFrame,
     config: RetrievalConfig,
     evaluation: EvaluationImages = NOTHING,
-    **known: Any,
+    images: Seen | None = None,
 ) -> pd.DataFrame:
     candidates = fuse(hits, config)
     candidates["image_sha256"] = [f"image {row // 10}" for row in candidates["row"]]
-    candidates["evaluation_similarity"] = np.where(candidates["row"] == 77, 0.95, 0.1)
-    mark_drops(candidates, evaluation, config, **known)
+    choose(candidates, images or Seen(), evaluation, config)  # type: ignore[arg-type]
     return candidates
 
 
@@ -65,9 +60,10 @@ def test_evaluation_images_are_dropped_by_hash_and_vector() -> None:
     hits = hits_of(
         ("t2t", "cat", 30, 0.5, 1), ("t2t", "cat", 77, 0.6, 0), ("t2t", "cat", 50, 0.1, 2)
     )
-    assert candidates_of(hits, RetrievalConfig(), evaluation).set_index("row")[
-        "dropped"
-    ].to_dict() == {
+    vectors = np.tile(np.float32([0.1, 0]), (80, 1))
+    vectors[77] = 0.95, 0
+    candidates = candidates_of(hits, RetrievalConfig(), evaluation, Seen(vectors))
+    assert candidates.set_index("row")["dropped"].to_dict() == {
         30: "evaluation_image_hash",
         77: "evaluation_image_near",
         50: "",
@@ -96,13 +92,10 @@ def test_the_cap_keeps_the_most_similar_of_each_class() -> None:
         max_size=60,
     ),
     st.randoms(use_true_random=False),
-    st.sampled_from(["best", "even"]),
 )
 @settings(max_examples=60, deadline=None)
-def test_every_candidate_is_kept_or_dropped_exactly_once(hits, random, balance) -> None:  # type: ignore[no-untyped-def]
-    config = RetrievalConfig(
-        max_per_class=3, k_per_prompt=5, min_similarity={"t2i": 0.15}, balance=balance
-    )
+def test_every_candidate_is_kept_or_dropped_exactly_once(hits, random) -> None:  # type: ignore[no-untyped-def]
+    config = RetrievalConfig(max_per_class=3, k_per_prompt=5, min_similarity={"t2i": 0.15})
     evaluation = EvaluationImages(frozenset({"image 2"}), np.eye(2, dtype=np.float32), 0.9)
     table = hits_of(*hits)
     candidates = candidates_of(table, config, evaluation)
@@ -149,21 +142,23 @@ def test_a_row_that_is_dropped_counts_once_and_has_no_classes() -> None:
     assert classes_of(candidates, DOMAIN.class_names).empty
 
 
-def near(degrees: dict[int, float]) -> NearDuplicates:
+def near(degrees: dict[int, float], failed: frozenset[int] | None = None) -> Seen:
     """Rows as directions in a plane, alike up to 25 degrees."""
+    vectors = np.zeros((max(degrees) + 1, 2), np.float32)
+    for row, angle in degrees.items():
+        vectors[row] = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    return Seen(vectors, failed)
 
-    def read(rows: np.ndarray) -> np.ndarray:
-        angles = np.deg2rad([degrees[row] for row in rows.tolist()])
-        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
-    return NearDuplicates(read, 0.9)
+ALIKE = 0.9
 
 
 def test_near_duplicates_are_kept_once_across_classes() -> None:
     hits = hits_of(
         ("t2t", "cat", 10, 0.9, 0), ("t2t", "dog", 20, 0.8, 0), ("t2t", "dog", 30, 0.7, 1)
     )
-    candidates = candidates_of(hits, RetrievalConfig(), near=near({10: 0, 20: 20, 30: 40}))
+    config = RetrievalConfig(duplicate_similarity=ALIKE)
+    candidates = candidates_of(hits, config, images=near({10: 0, 20: 20, 30: 40}))
     # 30 is like 20 only, and 20 is gone.
     assert dropped(candidates) == {10: "", 20: "near_duplicate", 30: ""}
 
@@ -172,8 +167,9 @@ def test_a_gap_of_a_duplicate_or_failure_is_filled_by_the_next() -> None:
     hits = hits_of(
         *[("t2t", "cat", 10 * number, 1 - number / 10, number) for number in range(1, 6)]
     )
-    angles = near({10: 20, 20: 20, 30: 30, 40: 90, 50: 90})
-    candidates = candidates_of(hits, RetrievalConfig(max_per_class=2), failed={10}, near=angles)
+    angles = near({10: 20, 20: 20, 30: 30, 40: 90, 50: 90}, frozenset({10}))
+    config = RetrievalConfig(max_per_class=2, duplicate_similarity=ALIKE)
+    candidates = candidates_of(hits, config, images=angles)
     assert dropped(candidates) == {
         10: "not_collected",
         20: "",
@@ -183,7 +179,7 @@ def test_a_gap_of_a_duplicate_or_failure_is_filled_by_the_next() -> None:
     }
 
 
-def test_a_cap_loses_a_pair_and_an_even_balance_moves_it() -> None:
+def test_a_cap_loses_a_pair_of_another_class_too() -> None:
     hits = hits_of(
         *[
             ("t2t", "cat", 10, 0.9, 0),
@@ -194,9 +190,6 @@ def test_a_cap_loses_a_pair_and_an_even_balance_moves_it() -> None:
     )
     best = candidates_of(hits, RetrievalConfig(max_per_class=1))
     assert dropped(best, "cat") == {10: "", 20: "cap"} and dropped(best, "dog") == {20: SHARED}
-    even = candidates_of(hits, RetrievalConfig(max_per_class=1, balance="even"))
-    assert dropped(even, "cat") == {10: "", 20: SHARED}
-    assert dropped(even, "dog") == {20: ""} and dropped(even, "eel") == {10: SHARED}
 
 
 def test_a_total_takes_from_the_largest_classes_first() -> None:
@@ -212,33 +205,29 @@ def test_a_total_takes_from_the_largest_classes_first() -> None:
     assert (candidates["dropped"] == "total").sum() == 4
 
 
-@pytest.mark.parametrize("balance", ["best", "even"])
 @pytest.mark.parametrize("identity", ["image_sha256", "url"])
-def test_image_that_full_class_leaves_is_there_for_another_one(balance: Any, identity: str) -> None:
+def test_image_that_full_class_leaves_is_there_for_another_one(identity: str) -> None:
     hits = hits_of(
         ("t2t", "cat", 10, 0.9, 0), ("t2t", "cat", 11, 0.8, 1), ("t2t", "dog", 12, 0.7, 0)
     )
-    config = RetrievalConfig(max_per_class=1, balance=balance)
-    candidates = fuse(hits, config).assign(image_sha256="", evaluation_similarity=np.nan)
+    config = RetrievalConfig(max_per_class=1)
+    candidates = fuse(hits, config).assign(image_sha256="")
     candidates[identity] = ["x", "y", "y"]
-    mark_drops(candidates, NOTHING, config)
+    choose(candidates, Seen(), NOTHING, config)  # type: ignore[arg-type]
     kept = candidates[candidates["dropped"] == ""]
     assert kept[["class", "row"]].values.tolist() == [["cat", 10], ["dog", 12]]
-    assert dropped(candidates)[11] == ("cap" if balance == "best" else "exact_duplicate")
+    assert dropped(candidates)[11] == "exact_duplicate"
 
 
-@pytest.mark.parametrize("balance", ["best", "even"])
-def test_a_taken_image_is_dropped_again_by_bytes_or_url(
-    balance: Any,
-) -> None:
+def test_a_taken_image_is_dropped_again_by_bytes_or_url() -> None:
     hits = hits_of(
         *[("t2t", "cat", row, 1 - row / 10, row) for row in range(4)], ("t2t", "dog", 4, 0.1, 0)
     )
-    config = RetrievalConfig(balance=balance)
-    candidates = fuse(hits, config).assign(evaluation_similarity=np.nan)
+    config = RetrievalConfig()
+    candidates = fuse(hits, config)
     candidates["image_sha256"] = ["a", "b", "", "a", ""]
     candidates["url"] = ["http://0", "http://1", "http://1", "http://3", "http://3"]
-    mark_drops(candidates, NOTHING, config)
+    choose(candidates, Seen(), NOTHING, config)  # type: ignore[arg-type]
     # 3 has the bytes of 0 and is not taken; so its URL is free, and without bytes nothing else is
     # known of 4.
     assert dropped(candidates) == {0: "", 1: "", 2: "exact_duplicate", 3: "exact_duplicate", 4: ""}
@@ -249,10 +238,8 @@ def test_images_of_unknown_bytes_are_distinguished_by_url() -> None:
         ("t2t", "cat", 10, 0.9, 0), ("t2t", "cat", 20, 0.8, 1), ("t2t", "cat", 30, 0.7, 2)
     )
     candidates = fuse(hits, RetrievalConfig())
-    candidates = candidates.assign(
-        image_sha256="", url=["http://a", "http://a", "http://b"], evaluation_similarity=0.0
-    )
-    mark_drops(candidates, NOTHING, RetrievalConfig())
+    candidates = candidates.assign(image_sha256="", url=["http://a", "http://a", "http://b"])
+    choose(candidates, Seen(), NOTHING, RetrievalConfig())  # type: ignore[arg-type]
     assert dropped(candidates) == {10: "", 20: "exact_duplicate", 30: ""}
 
 
@@ -262,9 +249,10 @@ def test_rows_that_classes_want_equally_go_to_them_in_turns(near: str | None) ->
     hits = hits_of(
         *[("t2t", name, row, 1 - row / 10, row) for row in rows for name in ("cat", "dog")]
     )
-    candidates = fuse(hits, RetrievalConfig()).assign(image_sha256="", evaluation_similarity=np.nan)
-    compared = NearDuplicates(lambda rows: np.eye(6, dtype=np.float32)[rows], 0.9) if near else None
-    mark_drops(candidates, NOTHING, RetrievalConfig(max_per_class=2), near=compared)
+    candidates = fuse(hits, RetrievalConfig()).assign(image_sha256="")
+    images = Seen(np.eye(6, dtype=np.float32) if near else None)
+    config = RetrievalConfig(max_per_class=2, duplicate_similarity=ALIKE)
+    choose(candidates, images, NOTHING, config)  # type: ignore[arg-type]
     kept = candidates[candidates["dropped"] == ""]
     assert {name: rows["row"].tolist() for name, rows in kept.groupby("class")} == {
         "cat": [0, 2],
@@ -274,10 +262,3 @@ def test_rows_that_classes_want_equally_go_to_them_in_turns(near: str | None) ->
         ("cat", "dog"),
         ("dog", "cat"),
     }
-
-
-def test_a_look_has_no_more_rows_than_a_block() -> None:
-    rows = np.arange(5_000)
-    queue = ranking._Queue(rows, rows)
-    looks = [len(queue.ahead(1_000, lambda _: True)) for _ in range(9)]
-    assert looks[0] < looks[-1] == ranking.BLOCK_ROWS

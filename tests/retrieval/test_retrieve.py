@@ -18,7 +18,7 @@ from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.decontamination import Leaks, leaked_images
 from react_pipeline.retrieval.ranking import DROP_REASONS
-from react_pipeline.retrieval.retrieve import Preview, retrieve_pairs
+from react_pipeline.retrieval.retrieve import retrieve_pairs
 
 
 @pytest.fixture
@@ -46,15 +46,6 @@ def test_a_retrieved_set_holds_the_pairs_it_lists(project: Project) -> None:
         assert caption == pair.caption == metadata.loc[pair.row, "caption"]
     with Image.open(artifact.file("contact_sheet.png")) as sheet:
         assert sheet.format == "PNG"
-
-
-def test_a_preview_keeps_what_is_published(project: Project) -> None:
-    preview = Preview(project, "shapes").candidates()
-    assert not project.store.has("retrieved_set", "shapes")
-    kept = preview[preview["dropped"] == ""].sort_values("class_id", kind="stable")
-    pairs = pd.read_parquet(retrieve_pairs(project, "shapes").file("pairs.parquet"))
-    assert kept["row"].tolist() == pairs["row"].tolist()
-    assert set(preview["dropped"]) > {""}
 
 
 def test_every_kept_similarity_is_that_of_its_prompt_and_row(project: Project) -> None:
@@ -118,7 +109,6 @@ def test_new_fields_at_their_defaults_keep_the_fingerprint(
 
     neutral = {
         "fusion": "preference",
-        "balance": "best",
         "duplicate_similarity": 1.01,
         "decontaminate": "own",
     }
@@ -127,7 +117,6 @@ def test_new_fields_at_their_defaults_keep_the_fingerprint(
     assert resolve(project, "retrieved_set", "shapes").fingerprint == before
     for changed in (
         {"fusion": "filter"},
-        {"balance": "even"},
         {"duplicate_similarity": 0.9},
         {"decontaminate": "all"},
     ):

@@ -157,7 +157,7 @@ def test_base_gives_a_head_vectors_that_corpus_would(
 ) -> None:
     store = retrieved_project.store
     pairs = CollectedPairs(store.current("retrieved_set", "shapes"))
-    stored = PairVectors.read(pairs, store.current("corpus_embeddings", ALL))
+    stored = PairVectors.read(pairs)
     clip = load(store.current("base_checkpoint", ALL).path)
     encoded = PairVectors.encode(
         pairs, clip, EmbeddingConfig(precision="fp32", batch_size=7, workers=0)

@@ -109,15 +109,3 @@ def test_a_kill_loses_nothing_that_has_its_name(
         earlier.keep("part", folder_of("kept"))
     later.begin(earlier)
     assert contents(later.folder) == {"part/a": "kept", "part/b": "kept"}
-
-
-def test_a_journal_goes_on_as_it_is(tmp_path: Path) -> None:
-    first, second, third = (Scratch(tmp_path / name) for name in ("first", "second", "third"))
-    (first.journal("journal") / "0").write_text("a line and a to")
-    second.begin(first)
-    (second.journal("journal") / "1").write_text("another line")
-    third.begin(second)
-    assert contents(third.folder) == {
-        "journal/0": "a line and a to",
-        "journal/1": "another line",
-    }

@@ -43,3 +43,28 @@ def configure(
     path.write_text(
         yaml.safe_dump({**domain, "retrieval": retrieval or domain.get("retrieval", {})})
     )
+
+
+class Seen:
+    """Images of rows as `retrieval.Images` shows them: vectors by row number, some of which cannot
+    be had.
+    """
+
+    def __init__(self, vectors: Any = None, failed: frozenset[int] | None = None) -> None:
+        self._vectors = vectors
+        self._failed = failed or frozenset()
+        self.fetches = failed is not None
+        self.source = self
+        self.sha256: dict[int, str] = {}
+        self.looks: list[list[int]] = []
+
+    def fetchable(self, rows: pd.DataFrame) -> pd.Series:
+        return pd.Series(True, rows.index)
+
+    def look(self, rows: Any) -> None:
+        self.looks.append(rows.tolist())
+        there = [row for row in rows.tolist() if row not in self._failed]
+        self.sha256 |= {row: f"image {row}" for row in there}
+
+    def vectors(self, rows: Any) -> Any:
+        return None if self._vectors is None else self._vectors[rows]

@@ -15,7 +15,7 @@ import yaml
 
 from react_pipeline.evaluation.evidence import evidence_of
 from react_pipeline.extensions.automation.survey import survey
-from react_pipeline.lineage import fresh, resolve, run
+from react_pipeline.lineage import fresh_or_none, resolve, run
 from react_pipeline.project.project import Project
 from react_pipeline.stage import ALL, STAGES, Place, method_key
 from react_pipeline.store.artifacts import Artifact
@@ -32,7 +32,10 @@ def build(
     parents, content = None, None
     if stage in ("comparison", "benchmark_comparison", "dense_comparison"):
         (results,) = STAGES[stage].gathers
-        parents = {method: fresh(project, results, method_key(key, method)) for method in METHODS}
+        measured = {
+            method: fresh_or_none(project, results, method_key(key, method)) for method in METHODS
+        }
+        parents = {method: result for method, result in measured.items() if result}
         if stage == "comparison":
             parents |= {
                 name: one.publish(project) for name, one in evidence_of(project, key).items()
@@ -41,7 +44,7 @@ def build(
 
     def write(directory: Path, _: object) -> dict[str, Any]:
         pd.DataFrame({"image_sha256": list(images)}).to_parquet(directory / "pairs.parquet")
-        return {"pairs": len(images)}
+        return {"pairs": len(images), "starving": [], "starving_fraction": float(not images)}
 
     def step(project: Project, *_: str) -> Artifact:
         return project.store.build(
@@ -52,7 +55,10 @@ def build(
 
 
 def build_all(
-    project: Project, slugs: Sequence[str], until: str = "comparison"
+    project: Project,
+    slugs: Sequence[str],
+    until: str = "comparison",
+    images: Sequence[str] = ("a", "b"),
 ) -> list[list[Place]]:
     """Build what is asked for, round after round, up to a stage; returns the places of each
     round.
@@ -63,7 +69,7 @@ def build_all(
     ]:
         rounds.append([task.place for task in tasks])
         for stage, key in rounds[-1]:
-            build(project, stage, key)
+            build(project, stage, key, images)
         if until in {stage for stage, _ in rounds[-1]}:
             break
     return rounds

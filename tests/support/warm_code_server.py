@@ -18,11 +18,9 @@ def main() -> None:
     first.start()
     first.join()
     multiprocessing.get_context = lambda _=None: context  # type: ignore[assignment]
-    from react_pipeline.extensions.automation.assets import upkeep_sensor
+    from react_pipeline.extensions.automation.assets import upkeep
 
-    upkeep_sensor.WAIT_HOURS = tuple(
-        hours * HOUR_SECONDS / 3600 for hours in upkeep_sensor.WAIT_HOURS
-    )
+    upkeep.WAIT_HOURS = tuple(hours * HOUR_SECONDS / 3600 for hours in upkeep.WAIT_HOURS)
     from dagster._cli import main
 
     main()

@@ -30,7 +30,7 @@ class ShardedCorpus(CorpusConfig):
 
     noun: ClassVar[str] = "files"
 
-    def open_images(self, corpus: Artifact, directory: Path) -> ImageSource:
+    def open_images(self, corpus: Artifact, pool: Path) -> ImageSource:
         """Byte ranges of the tars."""
         from react_pipeline.corpus.image_source import TarSource
         from react_pipeline.corpus.inventory import shard_paths

@@ -9,7 +9,7 @@ from react_pipeline.commands import Config, Domain, console, load_project, print
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import CONTROL_SUFFIX
-from react_pipeline.stage import ALL
+from react_pipeline.stage import CONTROL_SET, RETRIEVED_SET
 
 if TYPE_CHECKING:
     from react_pipeline.extensions.advise.signs import Signs
@@ -25,12 +25,12 @@ def advise(
     """Say before anything is trained which classes the corpus lacks, what `gda` gains on held-out
     pairs beside its control, and what to run next.
 
-    The corpus must be indexed, and the evaluation set of the domain materialized.
+    The retrieved set of the domain and its control must be materialized.
     """
     project = load_project(config, [domain])
     look = Manifests.of(project)  # before anything large is loaded
-    for stage, key in (("faiss_index", ALL), ("evaluation_set", domain)):
-        fresh(look, stage, key)
+    for stage in (RETRIEVED_SET, CONTROL_SET):
+        fresh(look, stage, domain)
     from react_pipeline.extensions.advise.signs import signs_of
 
     signs = signs_of(project, domain)

@@ -1,4 +1,4 @@
-"""Signs: what names and corpus say of a domain before anything is trained, and `gda` tried on
+"""Signs: what names and pairs say of a domain before anything is trained, and `gda` tried on
 held-out pairs.
 
 Does not belong here: printing (`commands`). Shapes: N pairs, C classes, D embedding dimension.
@@ -11,23 +11,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from react_pipeline.clip import (
-    ClassHead,
-    Clip,
-    class_prompts,
-    domain_head,
-    prompt_vectors,
-)
-from react_pipeline.embedding import row_metadata, vectors_of
-from react_pipeline.extensions.methods import HeadMethod, HeadSamples, nearest_class
+from react_pipeline.clip import ClassHead, Clip, domain_head
+from react_pipeline.corpus import CollectedPairs
+from react_pipeline.extensions.methods import HeadMethod, HeadSamples, PairVectors, label_pairs
 from react_pipeline.extensions.names import domain_names, unnamed_classes
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
-from react_pipeline.retrieval import Preview
+from react_pipeline.retrieval import load_encoder
 from react_pipeline.settings import METHODS, TrainingConfig
-from react_pipeline.store import Artifact, RetrievalError
+from react_pipeline.stage import CONTROL_SET, CORPUS_EMBEDDINGS, RETRIEVED_SET, encoder_in
+from react_pipeline.store import Artifact
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,85 +57,61 @@ class Signs:
 
 
 def signs_of(project: Project, slug: str) -> Signs:
-    """Search the corpus as retrieval would, and try `gda` on what it finds.
+    """Try `gda` on the retrieved pairs of a domain and on its control.
 
     Raises:
-        MissingArtifact, StaleArtifact: If index or evaluation set have to be materialized first.
-        RetrievalError: If retrieval would keep no pair.
+        MissingArtifact, StaleArtifact: If one of them has to be materialized first.
     """
-    embeddings = fresh(project, "corpus_embeddings")
-    preview = Preview(project, slug)
-    candidates = preview.candidates()
-    kept = candidates[candidates["dropped"] == ""].sort_values("row")
-    if kept.empty:
-        raise RetrievalError(
-            f"{slug}: retrieval would keep no pair of {len(candidates)} candidates; correct the "
-            "names, or use a corpus that shows these classes"
-        )
-    samples = _samples(project, slug, preview.clip, embeddings, kept)
-    classes = _classes(project, slug, embeddings, kept)
-    return Signs(_tried(samples, embeddings, kept["row"].to_numpy()), classes, samples)
+    retrieved = fresh(project, RETRIEVED_SET, slug)
+    control = fresh(project, CONTROL_SET, slug)
+    clip = load_encoder(project, fresh(project, encoder_in(retrieved.parents)))
+    samples = _samples(project, slug, clip, retrieved)
+    random = _samples(project, slug, clip, control)
+    pairs = pd.read_parquet(retrieved.file("pairs.parquet"))
+    return Signs(_tried(samples, random), _classes(project, slug, pairs), samples)
 
 
-def _samples(
-    project: Project, slug: str, clip: Clip, embeddings: Artifact, kept: pd.DataFrame
-) -> HeadSamples:
+def _samples(project: Project, slug: str, clip: Clip, artifact: Artifact) -> HeadSamples:
+    """Return the pairs of a set as a head is fitted to them."""
     import torch
 
     domain = project.domain(slug)
-    prompts = class_prompts(domain)
-    rows = kept["row"].to_numpy()
-    return HeadSamples(
-        zero_shot=domain_head(clip, domain).contiguous(),
-        images=_unit(vectors_of(embeddings, "image", rows)),
-        captions=_unit(vectors_of(embeddings, "text", rows)),
-        class_ids=torch.tensor(kept["class_id"].to_numpy(), dtype=torch.long),
-        prompts=prompt_vectors(clip, prompts["prompt"].tolist()),
-        prompt_ids=torch.tensor(prompts["class_id"].to_numpy(), dtype=torch.long),
-    )
+    pairs = CollectedPairs(artifact)
+    vectors = PairVectors.read(pairs)
+    labels = label_pairs(clip, pairs, vectors.captions, domain)
+    zero_shot = domain_head(clip, domain).contiguous()
+    return HeadSamples.of(zero_shot, vectors, labels, torch.arange(len(pairs)))
 
 
-def _unit(vectors: NDArray[np.float32]) -> Tensor:
-    import torch
-    from torch.nn.functional import normalize
-
-    return normalize(torch.from_numpy(vectors), dim=1)
-
-
-def _classes(project: Project, slug: str, embeddings: Artifact, kept: pd.DataFrame) -> pd.DataFrame:
-    unnamed = unnamed_classes(domain_names(project, slug), embeddings)
+def _classes(project: Project, slug: str, pairs: pd.DataFrame) -> pd.DataFrame:
+    unnamed = unnamed_classes(domain_names(project, slug), fresh(project, CORPUS_EMBEDDINGS))
     classes = pd.DataFrame({"class": project.domain(slug).class_names})
-    sizes = kept.groupby("class_id").size()
-    classes["pairs"] = sizes.reindex(classes.index, fill_value=0)
+    sizes = pairs["class"].value_counts()
+    classes["pairs"] = classes["class"].map(sizes).fillna(0).astype(int)
     # Without captions no class is named.
     classes["named"] = False if unnamed is None else ~classes["class"].isin(unnamed)
     classes["near"] = classes["class"].map(unnamed or {}).fillna("")
-    first = kept.loc[kept.groupby("class_id")["similarity"].idxmax()]
-    texts = row_metadata(embeddings, first["row"], ["caption"])["caption"].fillna("")
-    by_class = pd.Series(texts.to_numpy(), first["class_id"].to_numpy())
-    classes["caption"] = by_class.reindex(classes.index, fill_value="")
+    first = pairs.loc[pairs.groupby("class")["similarity"].idxmax()].set_index("class")
+    classes["caption"] = classes["class"].map(first["caption"]).fillna("")
     return classes
 
 
-def _tried(samples: HeadSamples, embeddings: Artifact, rows: NDArray[np.int64]) -> Tried:
-    """`gda` on each half of the pairs (of these rows), fitted to the other half, or to as many
-    random pairs that are none of them.
-    """
+def _tried(samples: HeadSamples, random: HeadSamples) -> Tried:
+    """`gda` on each half of the pairs, fitted to the other half, or to half of the random ones."""
     import torch
 
     fold = (
         pd.Series(samples.class_ids.numpy()).groupby(samples.class_ids.numpy()).cumcount() % FOLDS
     )
     held_out = [torch.from_numpy((fold == number).to_numpy()) for number in range(FOLDS)]
-    random = _random(samples, embeddings, rows)
 
     def accuracy(head: ClassHead, at: Tensor) -> float:
         right = head.scores(samples.images[at]).argmax(dim=1) == samples.class_ids[at]
         return float(right.double().mean()) if len(right) else 0.0
 
     zero_shot = ClassHead(samples.zero_shot)
+    of_random = _fit(at_positions(random, slice(max(len(random.images) // FOLDS, 1))))
     base = [accuracy(zero_shot, at) for at in held_out]
-    of_random = zero_shot if random is None else _fit(random)
     own = [accuracy(_fit(at_positions(samples, ~at)), at) for at in held_out]
     control = [accuracy(of_random, at) for at in held_out]
     return Tried(float(np.mean(base)), float(np.mean(own)), float(np.mean(control)))
@@ -154,7 +124,7 @@ def _fit(samples: HeadSamples) -> ClassHead:
     return head
 
 
-def at_positions(samples: HeadSamples, at: Tensor) -> HeadSamples:
+def at_positions(samples: HeadSamples, at: Tensor | slice) -> HeadSamples:
     """The pairs at some positions, or where a mask is true; all prompts."""
     return HeadSamples(
         samples.zero_shot,
@@ -163,24 +133,4 @@ def at_positions(samples: HeadSamples, at: Tensor) -> HeadSamples:
         samples.class_ids[at],
         samples.prompts,
         samples.prompt_ids,
-    )
-
-
-def _random(
-    samples: HeadSamples, embeddings: Artifact, rows: NDArray[np.int64]
-) -> HeadSamples | None:
-    """Random pairs, half as many as those of these rows and none of them, each with the class whose
-    prompt is nearest to its caption, as in a control; None if the corpus has no others.
-    """
-    random = np.random.default_rng(0)
-    drawn = random.integers(int(embeddings.counts["rows"]), size=4 * len(rows))
-    others = np.setdiff1d(drawn, rows)
-    if not len(others):
-        return None
-    chosen = random.permutation(others)[: max(len(rows) // FOLDS, 1)]
-    captions = _unit(vectors_of(embeddings, "text", chosen))
-    class_ids = nearest_class(captions, samples.prompts, samples.prompt_ids)
-    images = _unit(vectors_of(embeddings, "image", chosen))
-    return HeadSamples(
-        samples.zero_shot, images, captions, class_ids, samples.prompts, samples.prompt_ids
     )

@@ -1,4 +1,4 @@
-"""Alerts: messages to people about failures, decisions and a full disk."""
+"""Alerts: messages to people about runs that failed for good."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What alerts add: the section `alerts`, a sensor, lines of `doctor`."""
+"""What alerts add: the section `alerts` and the sensor of that name."""
 
 from __future__ import annotations
 

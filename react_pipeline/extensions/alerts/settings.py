@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 
 from react_pipeline.settings import Section
 
@@ -22,12 +22,10 @@ def _is_variable(name: str) -> str:
 
 
 class AlertsConfig(Section):
-    """Who hears of failures, decisions on champions, and a disk that is nearly full.
+    """Who hears of runs that failed for good.
 
     Attributes:
         to: Environment variables, each with an address as Apprise writes them.
-        free_disk_fraction: Below this free part of the store's disk there is an alert.
     """
 
     to: tuple[Annotated[str, AfterValidator(_is_variable)], ...] = ()
-    free_disk_fraction: float = Field(default=0.05, ge=0, lt=1)

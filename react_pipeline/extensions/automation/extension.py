@@ -1,6 +1,4 @@
-"""What automation adds: the sensors `freshness` and `upkeep`, a schedule, two checks, and the
-command `status`.
-"""
+"""What automation adds: the sensor `upkeep`, a schedule, and the command `status`."""
 
 from __future__ import annotations
 
@@ -24,8 +22,8 @@ class Automation(Extension):
         return {"automation": AutomationConfig}
 
     def declare_assets(self) -> None:
-        """Sensors, checks and the schedule."""
-        import react_pipeline.extensions.automation.assets.upkeep_sensor  # noqa: F401
+        """The sensor and the schedule."""
+        import react_pipeline.extensions.automation.assets.upkeep  # noqa: F401
 
     def add_commands(self, app: typer.Typer) -> None:
         """`react-pipeline status`."""

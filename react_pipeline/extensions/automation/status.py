@@ -1,16 +1,13 @@
 """The command `react-pipeline status`: what is out of date, held back, waiting or failed, and what
 fixes it.
 
-Belongs here: printing the result of `survey`, and how the runs ended. Does not belong here: what
-counts as out of date (`lineage`), what automation would do about it (`survey`), reading runs
-(`last_runs`).
+Belongs here: printing the result of `survey`. Does not belong here: what counts as out of date
+(`lineage`), what automation would do about it (`survey`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from react_pipeline.commands import (
@@ -18,10 +15,8 @@ from react_pipeline.commands import (
     console,
     load_project,
     materialize_command,
-    print_error,
     print_table,
 )
-from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import misnamed
 from react_pipeline.stage import ALL
 
@@ -42,32 +37,17 @@ _BECAUSE = {
 }
 
 
-@dataclass(frozen=True)
-class Runs:
-    """What Dagster's last runs say of what is out of date.
-
-    Attributes:
-        failed: Places that `upkeep` would not ask for, as what failed with today's inputs, and why.
-        earlier: How those that it would ask for have failed before, as in a run that a person
-            started.
-        unseen: Why no run could be looked at; empty if they were.
-    """
-
-    failed: dict[Place, str] = field(default_factory=dict)
-    earlier: dict[Place, str] = field(default_factory=dict)
-    unseen: str = ""
-
-
 def status(config: Config = None) -> None:
     """Show what is out of date, held back by the policy of training, waiting or failed, and how to
     fix it.
     """
     project = load_project(config)
     from react_pipeline.extensions.automation.survey import State
+    from react_pipeline.extensions.automation.survey import survey as look_at
 
     slugs = sorted(path.stem for path in project.config.domains.glob("*.yaml"))
-    survey, runs = _look(project, slugs)
-    by_domain = sorted(_rows(survey, runs), key=lambda row: (row[0] != ALL, row[0]))
+    survey = look_at(project, slugs)
+    by_domain = sorted(_rows(survey), key=lambda row: (row[0] != ALL, row[0]))
     rows = [[SHARED if slug == ALL else slug, *cells] for slug, cells in by_domain]
     rows += [
         [problem.file.name, "not readable", "", problem.message]
@@ -76,48 +56,17 @@ def status(config: Config = None) -> None:
     if rows:
         print_table(["domain", "state", "what", "why"], rows)
     fresh = sum(state is State.FRESH for state in survey.states.values())
-    if fresh and survey.tasks and runs.unseen:  # a new project has no runs
-        print_error(f"note: failed runs are not shown: {runs.unseen}")
     console.print(f"{fresh} of {len(survey.states)} artifacts are up to date")
     if commands := _commands(survey, slugs):
         console.print(f"next: {' && '.join(commands)}")
 
 
-def _look(project: Project, slugs: Sequence[str]) -> tuple[Survey, Runs]:
-    """What is out of date, with the runs of it where Dagster has any."""
-    from react_pipeline.extensions.automation.survey import survey as survey_places
-
-    survey = survey_places(project, slugs)
-    if not survey.tasks:
-        return survey, Runs()
-    from react_pipeline.extensions.automation.assets.last_runs import instance_with_runs
-    from react_pipeline.extensions.automation.assets.upkeep_sensor import Tick
-
-    try:
-        with instance_with_runs(project) or nullcontext() as instance:
-            if instance is None:
-                home = (
-                    "there are no runs here; set DAGSTER_HOME to the home of your Dagster, if it "
-                    "is another"
-                )
-                return survey, Runs(unseen=home)
-            tick = Tick(instance, Manifests.of(project))
-            tick.look(slugs)
-            return tick.survey, Runs(
-                tick.failed, {task.place: why for task, (_, why) in tick.asked.items() if why}
-            )
-    except Exception as error:  # whatever Dagster, its settings, its database or the network raise
-        return survey, Runs(
-            unseen=f"Dagster's runs cannot be read: {' '.join(str(error).split())[:200]}"
-        )
-
-
-def _rows(survey: Survey, runs: Runs) -> list[tuple[str, list[str]]]:
+def _rows(survey: Survey) -> list[tuple[str, list[str]]]:
     """Rows of the table, each with its domain; what can be built comes first."""
     from react_pipeline.extensions.automation.survey import State
 
-    due = {task.place: _reason(task.reason, runs.earlier.get(task.place)) for task in survey.tasks}
-    failed = {place: why for place, why in runs.failed.items() if place in survey.states}
+    due = {task.place: _reason(task.reason) for task in survey.tasks}
+    failed = {task.place: failure.text for task, failure in survey.failed.items()}
     held = {task.place: task.reason for task in survey.held}
     rows = [
         (_domain(place), [shown, _name(place), why])
@@ -162,9 +111,8 @@ def _commands(survey: Survey, slugs: Sequence[str]) -> list[str]:
     return commands
 
 
-def _reason(reason: str, earlier: str | None) -> str:
-    short = reason.partition(": rematerialize")[0].partition(": materialize")[0]
-    return f"{short}; its last {earlier}" if earlier else short
+def _reason(reason: str) -> str:
+    return reason.partition(": rematerialize")[0].partition(": materialize")[0]
 
 
 def _domain(place: Place) -> str:

@@ -2,8 +2,9 @@
 which are held back.
 
 Belongs here: one look at the whole pipeline and the policy of training (`automation:` of
-pipeline.yaml). Does not belong here: asking anybody to build something (`assets.upkeep_sensor`),
-how freshness is judged (`lineage` and the `is_current` of the stages that gather results).
+pipeline.yaml). Does not belong here: asking anybody to build something (`assets.upkeep`), how
+freshness is judged (`lineage` and the `is_current` of the stages that gather results), what is
+remembered of failures (`react_pipeline.assets.failures`).
 
 A look depends on nothing but the files, so that it comes to the same result however often, and by
 whomever, it is taken. It reads manifests and never hashes an artifact: the step that reads it does.
@@ -18,6 +19,8 @@ from typing import Any
 
 import pandas as pd
 
+from react_pipeline import __version__
+from react_pipeline.assets import Failure, Kind, failure_of, open_checks
 from react_pipeline.extensions.automation.settings import AutomationConfig
 from react_pipeline.lineage import fresh, is_current, look_outside, parents_of
 from react_pipeline.project import Manifests, Project, changed_since_run
@@ -56,7 +59,8 @@ class Task:
     Attributes:
         key: `all`, a domain's slug, or `<domain>/<method>`.
         reason: Why it is out of date; of a held one, why it stays so.
-        inputs: Digest of all that it would be built from: equal digests, equal work.
+        inputs: Digest of all that it would be built from, and of this package's version, which may
+            cure what failed: equal digests, equal work.
         images: How many images a training would see; 0 for other stages.
     """
 
@@ -78,12 +82,14 @@ class Survey:
 
     Attributes:
         tasks: What can be built right now, in the order of the data.
+        failed: What failed with today's inputs, or must not be built on what failed a check.
         held: What the policy holds back, with the reason.
         states: Of every place that is kept up.
         unreadable: Domains left out, with the reason.
     """
 
     tasks: list[Task] = field(default_factory=list)
+    failed: dict[Task, Failure] = field(default_factory=dict)
     held: list[Task] = field(default_factory=list)
     states: dict[Place, State] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -96,8 +102,8 @@ def survey(
 
     Args:
         slugs: Domains to keep up. One whose file is broken or gone is left out and harms no other.
-        failed: Places that were tried with today's inputs and failed: they are not tasks again, and
-            a comparison does not wait for them.
+        failed: Places that ended without a result and left no note, as a killed run does: they are
+            not tasks again, and a comparison does not wait for them.
     """
     look = _Look(Manifests.of(project), frozenset(failed))
     for slug in slugs:
@@ -154,6 +160,7 @@ class _Look:
     failed: frozenset[Place]
     survey: Survey = field(default_factory=Survey)
     artifacts: dict[Place, Artifact] = field(default_factory=dict)
+    checks: dict[Place, dict[str, str | None]] = field(default_factory=dict)
     results: dict[Place, list[Place]] = field(default_factory=dict)
     """Places by stage and domain, and by stage and `all`."""
 
@@ -186,7 +193,7 @@ class _Look:
             reason = str(error)
         else:
             reason = "" if look is None else changed_since_run(self.project, artifact, look)
-            if not reason or (stage, key) in self.failed:  # the previous corpus is still a corpus
+            if not reason:
                 return State.FRESH
         inputs = {
             "config": row.identity(self.project, key),
@@ -196,7 +203,10 @@ class _Look:
         }
         if row.scope == "trained":
             return self._trained(stage, key, reason, inputs)
-        return self._due(stage, key, reason, inputs)
+        state = self._due(stage, key, reason, inputs)
+        is_fresh = (stage, key) in self.artifacts
+        # The previous corpus is still a corpus.
+        return State.FRESH if is_fresh and state is State.FAILED else state
 
     def _trained(self, stage: str, key: str, reason: str, inputs: Mapping[str, Any]) -> State:
         slug, method = key.split("/")
@@ -291,9 +301,40 @@ class _Look:
     def _due(
         self, stage: str, key: str, reason: str, inputs: Mapping[str, Any], images: int = 0
     ) -> State:
-        if (stage, key) in self.failed:
+        digest = digest_of([stage, key, inputs, __version__])
+        task = Task(stage, key, reason, digest, images)
+        for place in parents_of(self.project, stage, key).values():
+            if state := self._unchecked(task, self.artifacts[place]):
+                return state
+        return self._ask(task)
+
+    def _unchecked(self, task: Task, parent: Artifact) -> State | None:
+        """What a blocking check keeps a task from; None if there is none.
+
+        A check that was not evaluated is asked for, with the artifact, which is reused.
+        """
+        place = (parent.stage, parent.key)
+        if place not in self.checks:  # many trainings share a parent
+            self.checks[place] = open_checks(self.project, parent)
+        for check, problem in self.checks[place].items():
+            what = f"{check} of {parent.stage}"
+            if problem is not None:
+                text = f"not asked for: {what} has failed: {problem}"
+                self.survey.failed[task] = Failure(task.inputs, Kind.LASTING, text)
+                return State.FAILED
+            again = Task(parent.stage, parent.key, f"{what} was not evaluated", parent.fingerprint)
+            return State.FAILED if self._ask(again) is State.FAILED else State.WAITING
+        return None
+
+    def _ask(self, task: Task) -> State:
+        if task.place in self.failed:
             return State.FAILED
-        self.survey.tasks.append(Task(stage, key, reason, digest_of([stage, key, inputs]), images))
+        failure = failure_of(self.project, task.place)
+        if failure and failure.inputs == task.inputs:
+            self.survey.failed[task] = failure
+            return State.FAILED
+        if task not in self.survey.tasks:
+            self.survey.tasks.append(task)
         return State.DUE
 
     def _hold(self, stage: str, key: str, reason: str, images: int) -> State:

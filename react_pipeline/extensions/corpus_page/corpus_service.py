@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from react_pipeline.corpus import BadImage, decode_apart, decode_image
-from react_pipeline.embedding import row_metadata
-from react_pipeline.extensions.corpus_page.search import CorpusSearch
+from react_pipeline.embedding import row_metadata, sides
+from react_pipeline.extensions.corpus_page.search import NO_IMAGES, CorpusSearch
 from react_pipeline.indexing import StoredVectors
 from react_pipeline.store import ReactError
 from react_pipeline.web_policy import plain_url
@@ -73,8 +73,7 @@ class CorpusService:
         self.rows = int(corpus.embeddings.counts["rows"])
         self._corpus = corpus
         self._vectors = {
-            "image": StoredVectors(corpus.embeddings, "image"),
-            "text": StoredVectors(corpus.embeddings, "text"),
+            side: StoredVectors(corpus.embeddings, side) for side in sides(corpus.embeddings)
         }
 
     def search(self, body: Any) -> list[dict[str, Any]]:
@@ -84,6 +83,8 @@ class CorpusService:
         question = Question.model_validate(body)
         shown = min(question.num_images, RESULTS)
         k = min(question.num_result_ids or question.num_images or 1, RESULTS)
+        if question.modality not in self._vectors:
+            raise ValueError(NO_IMAGES)
         hits = self._corpus.index.search(question.modality, self._query(question), k)
         if question.deduplicate:
             vectors = self._vectors[question.modality].take(hits["row"].to_numpy(np.int64))
@@ -109,6 +110,8 @@ class CorpusService:
         """The query as a unit vector (1, D)."""
         if question.row is not None:
             self._require_rows([question.row])
+            if "image" not in self._vectors:
+                raise ValueError(NO_IMAGES)
             vector = self._vectors["image"].take(np.array([question.row]))[0]
         elif question.text:
             return self._corpus.encode(question.text)
@@ -143,7 +146,7 @@ class CorpusService:
         table = row_metadata(self._corpus.embeddings, ids, self._corpus.source.columns)
         table = table.rename_axis("row").reset_index()
         table["caption"] = table["caption"].fillna("").astype(str)
-        if "url" in table:
+        if self._corpus.links:
             pairs = zip(table["url"], table["caption"], strict=True)
             return [
                 {"caption": caption, "url": url} if plain_url(url) else {"caption": caption}
@@ -153,8 +156,7 @@ class CorpusService:
         return [
             {
                 "caption": pair.caption,
-                "key": str(pair.image_path),
-                "shard": int(pair.shard),
+                "key": str(getattr(pair, "image_path", "")),
                 **pictures.get(int(pair.row), {}),
             }
             for pair in table.itertuples(index=False)

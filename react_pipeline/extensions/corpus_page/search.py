@@ -4,7 +4,6 @@ is written.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -33,6 +32,10 @@ if TYPE_CHECKING:
     from react_pipeline.clip import Clip
 
 TEXT_MODES: dict[str, Side] = {"t2t": "text", "t2i": "image"}
+NO_IMAGES = (
+    "only captions of this corpus are embedded, so search by text in captions, or with an image "
+    "`--mode i2t`; `embedding.encode: both` embeds its images too"
+)
 IMAGE_MODES: dict[str, Side] = {"i2i": "image", "i2t": "text"}
 
 
@@ -48,6 +51,8 @@ class CorpusSearch:
     clip: Clip
     source: ImageSource
     max_pixels: int
+    links: bool
+    """Whether pictures are at URLs, which the browser opens."""
 
     @classmethod
     def of(cls, project: Project) -> Self:
@@ -60,12 +65,14 @@ class CorpusSearch:
         index = fresh(project, "faiss_index")  # first: the command that an error names builds both
         embeddings = fresh(project, "corpus_embeddings")
         encoder = fresh(project, encoder_in(embeddings.parents))
-        source = open_source(project, fresh(project, "corpus"), Path())
+        source = open_source(project, fresh(project, "corpus"))
         from react_pipeline.clip import choose_device, load
 
         clip = load(encoder.path, choose_device(project.config.device))
         open_index = Index(index, encoder.fingerprint, embeddings=embeddings)
-        return cls(open_index, embeddings, clip, source, project.config.corpus.max_pixels)
+        corpus = project.config.corpus
+        links = corpus.fetches_images
+        return cls(open_index, embeddings, clip, source, corpus.max_pixels, links)
 
     def encode(self, query: str | Image) -> NDArray[np.float32]:
         """The unit vector (1, D) of a text or a picture."""
@@ -109,6 +116,8 @@ def search_pairs(
     side = modes.get(mode or next(iter(modes)))
     if side is None:
         raise InputError(f"--mode {mode!r}: with {what} use {' or '.join(modes)}")
+    if side == "image" and project.config.images_wait:
+        raise InputError(NO_IMAGES)
     picture = None if image is None else _read_image(image, project.config.corpus.max_pixels)
     search = CorpusSearch.of(project)
     embeddings = search.embeddings
@@ -134,12 +143,10 @@ def draw_pairs(project: Project, pairs: pd.DataFrame, path: Path) -> None:
         InputError: If the PNG cannot be written there.
     """
     corpus = fresh(project, "corpus")
-    with tempfile.TemporaryDirectory() as scratch:
-        source = open_source(project, corpus, Path(scratch) / "fetched")
-        images = {
-            pair.row: decode_image(data, project.config.corpus.max_pixels)
-            for pair, data in source.fetch(pairs)
-        }
+    images = {
+        pair.row: decode_image(data, project.config.corpus.max_pixels)
+        for pair, data in open_source(project, corpus).fetch(pairs)
+    }
     rows = [
         (
             f"{pair.rank + 1}. {pair.similarity:.3f} {str(pair.caption or '')[:120]}",

@@ -1,29 +1,29 @@
-"""The demo's corpus as webdataset tars, and its labelled sets as image folders with a manifest.
+"""The demo's corpus as a table of captions whose drawings are rendered when they are retrieved, and
+its labelled sets as image folders with a manifest.
 
 The same packages give the same bytes. Does not belong here: which drawings and captions there are
 (`sources`, `evaluation`), pixels (`drawing`).
 """
 
 import csv
+import hashlib
 import io
-import json
 import multiprocessing
 import random
 import signal
-import tarfile
 import time
-from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections import namedtuple
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
-from itertools import count, islice
+from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+import joblib
+import pandas as pd
 from PIL import Image
 
-from react_pipeline.corpus import progress
+from react_pipeline.corpus import ImageSource, progress
 
 from .drawing import BlankError, render, render_file
 from .evaluation import labelled_emoji
@@ -31,55 +31,81 @@ from .packages import CORPUS_SOURCES
 from .sources import Drawing, corpus_drawings, subject_of
 
 IMAGE_SIZE = 128
-PAIRS_PER_SHARD = 2_000
 SHUFFLE_SEED = 0
 SAMPLED = 128
 """Drawings that are rendered to say what all of them take: 0.3 s."""
+SCHEME = "drawing:"
+"""Before the key of a drawing, in the column of its address."""
+FEW_DRAWINGS, KEPT_DRAWINGS = 1_000, 5_000
+"""Up to so many, processes that draw would take longer to start than they save."""
 
 
-def build_corpus(directory: Path, workers: int = 2) -> dict[str, int]:
-    """Render every drawing and write `00000.tar` ... (KEY.png, KEY.txt, KEY.json) into `directory`.
-
-    Returns:
-        Pairs by source (`pairs/openmoji`, ...) and skipped drawings by reason (`skipped/blank`,
-        ...).
-
-    Raises:
-        InputError: If a package of the demo is missing.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    counts: Counter[str] = Counter()
-    with closing(_rendered(workers, counts)) as pairs:
-        _write_shards(directory, pairs)
-    return dict(sorted(counts.items()))
-
-
-def captioned_images(workers: int = 2) -> Iterator[dict[str, Any]]:
-    """Yield each pair of the corpus: `image` (decoded on first use), `caption`, and `subject`.
+def captions() -> pd.DataFrame:
+    """Return a row for each drawing: `key`, `caption`, `source`, `licence`, and `subject` ("" for
+    icons).
 
     Raises:
         InputError: If a package of the demo is missing.
     """
-    with closing(_rendered(workers, Counter())) as pairs:
-        for drawing, image in pairs:
-            picture = Image.open(io.BytesIO(image))
-            yield {"image": picture, "caption": drawing.caption, "subject": drawing.subject}
+    licences = {source.name: source.licence for source in CORPUS_SOURCES}
+    rows = [
+        (drawing.key, drawing.caption, drawing.source, licences[drawing.source], drawing.subject)
+        for drawing in _shuffled()
+    ]
+    return pd.DataFrame(rows, columns=["key", "caption", "source", "licence", "subject"])
 
 
-def _rendered(workers: int, counts: Counter[str]) -> Generator[tuple[Drawing, bytes], None, None]:
-    """Yield every drawing of the corpus with its PNG; count these, and those that have none."""
-    drawings = _shuffled()
+def drawn(keys: Iterable[str]) -> Iterator[bytes | str]:
+    """Yield the PNG of each drawing, or the reason why there is none: `blank` or `unreadable`."""
+    by_key = _by_key()
+    drawings = [by_key[key] for key in keys]
+    if len(drawings) <= FEW_DRAWINGS:
+        yield from map(_render, drawings)
+        return
     # Fresh interpreters: a fork of a process in which torch has started threads may hang. No
     # `Pool`: it ends its processes by SIGTERM, which they ignore if Dagster was started in a shell
     # that ignores SIGINT. Ctrl-C reaches these processes too; the one that started them ends them.
     ignoring = (signal.signal, (signal.SIGINT, signal.SIG_IGN))
-    pool = ProcessPoolExecutor(max(1, workers), multiprocessing.get_context("spawn"), *ignoring)
+    pool = ProcessPoolExecutor(joblib.cpu_count(), multiprocessing.get_context("spawn"), *ignoring)
     try:
-        rendered = pool.map(_render, drawings, chunksize=64)
-        shown = progress(rendered, "drawing the corpus", "image", len(drawings))
-        yield from _usable(zip(drawings, shown, strict=True), counts)
+        images = pool.map(_render, drawings, chunksize=64)
+        yield from progress(images, "drawing", "image", len(drawings))
     finally:
         pool.shutdown(cancel_futures=True)  # after an error too, without what has not begun
+
+
+class DrawnSource(ImageSource):
+    """Images that are drawn when they are asked for."""
+
+    def __init__(self) -> None:
+        """Draw nothing yet."""
+        super().__init__(["url", "caption"], "url")
+        self._drawn: dict[str, bytes | str] = {}
+
+    def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
+        """Draw each image; a blank one fails."""
+        ordered = rows.rename(columns={"class": "label"}).sort_values("row", kind="stable")
+        ordered = ordered.drop(columns="image_sha256", errors="ignore")
+        for row, image in zip(ordered.to_dict("records"), self._images(ordered), strict=True):
+            if isinstance(image, str):
+                self._failed[int(row["row"])] = (row["url"], image, "", 1)
+                continue
+            digest = hashlib.sha256(image).hexdigest()
+            yield _pair(tuple(row))(**row, image_sha256=digest), image
+
+    def _images(self, rows: pd.DataFrame) -> Iterator[bytes | str]:
+        """Draw each image once: a set is looked at, and then collected."""
+        keys = rows["url"].str.removeprefix(SCHEME).tolist()
+        if len(keys) > KEPT_DRAWINGS:
+            return drawn(keys)
+        new = [key for key in keys if key not in self._drawn]
+        self._drawn |= dict(zip(new, drawn(new), strict=True))
+        return iter([self._drawn[key] for key in keys])
+
+
+@cache
+def _pair(columns: tuple[str, ...]) -> Any:
+    return namedtuple("Pair", [*columns, "image_sha256"])  # noqa: PYI024 - names are data
 
 
 def build_evaluation(name: str, directory: Path) -> int:
@@ -115,27 +141,30 @@ def labelled_images(name: str) -> Iterator[dict[str, Any]]:
 
 
 def drawing_cost() -> tuple[int, float, float]:
-    """How many drawings the corpus has; of one of them the processor seconds and the bytes in a
-    shard, from a sample.
+    """How many drawings the corpus has; of one of them the processor seconds and the bytes, from a
+    sample.
 
     Raises:
         InputError: If a package of the demo is missing.
     """
     drawings = _shuffled()
     began = time.process_time()
-    sample = drawings[:SAMPLED]
-    rendered = [_render(drawing) for drawing in sample]
+    images = [_render(drawing) for drawing in drawings[:SAMPLED]]
     seconds = time.process_time() - began
-    with TemporaryDirectory() as name:
-        _write_shards(Path(name), _usable(zip(sample, rendered, strict=True), Counter()))
-        written = sum(path.stat().st_size for path in Path(name).iterdir())
-    return len(drawings), seconds / len(sample), written / len(sample)
+    size = sum(len(image) for image in images if isinstance(image, bytes))
+    return len(drawings), seconds / len(images), size / len(images)
 
 
+@cache
 def _shuffled() -> list[Drawing]:
     drawings = sorted(corpus_drawings(), key=lambda drawing: drawing.key)
     random.Random(SHUFFLE_SEED).shuffle(drawings)  # noqa: S311 - a fixed order, not a secret
     return drawings
+
+
+@cache
+def _by_key() -> dict[str, Drawing]:
+    return {drawing.key: drawing for drawing in _shuffled()}
 
 
 def _render(drawing: Drawing) -> bytes | str:
@@ -152,37 +181,3 @@ def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "png", compress_level=1)  # half the time of the default, a fifth larger
     return buffer.getvalue()
-
-
-def _usable(
-    rendered: Iterable[tuple[Drawing, bytes | str]], counts: Counter[str]
-) -> Iterator[tuple[Drawing, bytes]]:
-    for drawing, image in rendered:
-        if isinstance(image, str):
-            counts[f"skipped/{image}"] += 1
-        else:
-            counts[f"pairs/{drawing.source}"] += 1
-            yield drawing, image
-
-
-def _write_shards(directory: Path, pairs: Iterator[tuple[Drawing, bytes]]) -> None:
-    licences = {source.name: source.licence for source in CORPUS_SOURCES}
-    for number in count():
-        if not (block := list(islice(pairs, PAIRS_PER_SHARD))):
-            return
-        with tarfile.open(directory / f"{number:05d}.tar", "w") as shard:
-            for drawing, image in block:
-                about = {"licence": licences[drawing.source], "source": drawing.source}
-                fields = json.dumps(
-                    {**about, **({"subject": drawing.subject} if drawing.subject else {})}
-                )
-                for kind, content in (
-                    ("png", image),
-                    ("txt", drawing.caption.encode()),
-                    ("json", fields.encode()),
-                ):
-                    # TarInfo's defaults (time 0, owner 0, mode 644) keep the bytes the same
-                    # everywhere.
-                    member = tarfile.TarInfo(f"{drawing.key}.{kind}")
-                    member.size = len(content)
-                    shard.addfile(member, io.BytesIO(content))

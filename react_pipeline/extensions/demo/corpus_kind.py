@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from react_pipeline.corpus import ShardedCorpus
+from react_pipeline.corpus import ListedCorpus, ListedPair
 from react_pipeline.lineage import resolve
 
 from .packages import CORPUS_SOURCES, installed_versions
 
 if TYPE_CHECKING:
-    from react_pipeline.corpus import CorpusSize
+    from react_pipeline.corpus import CorpusSize, CorpusWork, ImageSource
     from react_pipeline.project import Project
-    from react_pipeline.store import Artifact, Scratch
+    from react_pipeline.store import Artifact, Scratch, Store
+
+DRAWINGS_FILE = "drawings.parquet"
 
 FILES = Path(__file__).parent / "files"
 """The demo's project, as the wheel carries it; in a clone links to its own."""
@@ -40,33 +42,58 @@ def demo_files() -> dict[str, str]:
     }
 
 
-class DrawnCorpus(ShardedCorpus):
-    """Drawn from installed packages when `corpus` is materialized."""
+class DrawnCorpus(ListedCorpus):
+    """Captions from installed packages, whose drawings are rendered when they are retrieved."""
 
     kind: Literal["demo"] = "demo"
 
     next_step: ClassVar[str] = "write your class names into domains/{domain}.yaml"
 
     def identity(self) -> dict[str, Any]:
-        """The form of the tars; the packages are the content."""
-        return {"kind": self.kind, "keys": "global", "caption_extension": "txt"}
+        """The kind; the packages are the content."""
+        return {"kind": self.kind}
 
     def packages(self) -> Mapping[str, str]:
         """What it is drawn from."""
         return installed_versions()
 
     def publish(self, project: Project) -> Artifact:
-        """Draw it."""
-        from react_pipeline.corpus import take_stock_of
-
-        from .corpus import build_corpus
+        """List the drawings."""
 
         def write(staging: Path, _: Scratch) -> dict[str, Any]:
-            counts = build_corpus(staging, project.config.embedding.worker_count)
-            return {**counts, **take_stock_of(staging, sorted(staging.rglob("*.tar")))}
+            from .corpus import captions
+
+            table = captions()
+            table.to_parquet(staging / DRAWINGS_FILE, index=False)
+            by_source = table["source"].value_counts()
+            counts = {f"pairs/{name}": int(count) for name, count in by_source.items()}
+            return {**dict(sorted(counts.items())), "bytes": 0}
 
         inputs = resolve(project, "corpus", content={"demo": installed_versions()})
         return project.store.build(inputs, write)
+
+    def pairs(self, store: Store, corpus: Artifact) -> Iterator[ListedPair]:
+        """The captions of the drawings."""
+        import pandas as pd
+
+        from .corpus import SCHEME
+
+        table = pd.read_parquet(corpus.file(DRAWINGS_FILE))
+        fields = table[["source", "licence", "subject"]].to_dict("records")
+        for key, caption, about in zip(table["key"], table["caption"], fields, strict=True):
+            yield ListedPair(key, caption, {"url": f"{SCHEME}{key}", **about})
+
+    def open_images(self, corpus: Artifact, pool: Path) -> ImageSource:
+        """The drawings."""
+        from .corpus import DrawnSource
+
+        return DrawnSource()
+
+    def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
+        """Captions are listed."""
+        from react_pipeline.corpus import CorpusWork
+
+        return CorpusWork(noun="drawings")
 
     def draw_seconds(self) -> float:
         """From a sample that is drawn."""

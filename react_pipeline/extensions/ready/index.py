@@ -12,7 +12,6 @@ from typing import Any
 
 from react_pipeline.indexing import (
     SIDES,
-    Built,
     Neighbours,
     StoredVectors,
     draw_queries,
@@ -80,19 +79,18 @@ def take_over(
         path = indices / f"{side}.index"
         stored = StoredVectors(embeddings, side)
         index = _checked(path, stored)
-        built = Built(_described(index))
         rerank = 1 if _holds_vectors(index) else COARSE_RERANK
-        tune_and_measure(index, config, Neighbours(stored, queries), built, rerank)
-        if built.recall_at_10 < config.min_recall:
+        measured = tune_and_measure(index, config, Neighbours(stored, queries), rerank)
+        if (found := measured["recall_at_10"]) < config.min_recall:
             raise InputError(
-                f"{path}: finds {built.recall_at_10:.1%} of the 10 nearest rows that an exact "
+                f"{path}: finds {found:.1%} of the 10 nearest rows that an exact "
                 f"search finds, and index.min_recall is {config.min_recall}. Either its rows are "
                 "not in the order of the embeddings, or it is too coarse; remove corpus.indices "
                 "to have an index built"
             )
-        built.seconds = round(time.perf_counter() - started, 2)
         (staging / path.name).symlink_to(path.resolve())
-        sides[side] = built
+        seconds = time.perf_counter() - started
+        sides[side] = {**measured, "key": _described(index), "seconds": seconds}
     return index_counts(embeddings, config, sides, f"taken over from {indices}", queries, staging)
 
 

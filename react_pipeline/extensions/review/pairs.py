@@ -9,11 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from react_pipeline.corpus import CollectedPairs
-from react_pipeline.embedding import Side, Vectors, vectors_of
+from react_pipeline.embedding import Vectors
 from react_pipeline.project import Project
-from react_pipeline.stage import ALL
-
-SIDES: tuple[Side, Side] = ("image", "text")
 
 
 @dataclass(frozen=True)
@@ -44,16 +41,14 @@ class ReviewedSet:
         artifact = project.store.current("retrieved_set", slug)
         self._collected = CollectedPairs(artifact)
         table = pd.read_parquet(artifact.file("pairs.parquet"))
-        # The vectors that the rows of this set count in.
-        fingerprint = artifact.parents["corpus_embeddings"]
-        embeddings = project.store.open("corpus_embeddings", ALL, fingerprint)
         names = project.domain(slug).class_names
         table = table[table["class"].isin(names)]
         table["class_id"] = pd.Series(range(len(names)), index=names)[table["class"]].to_numpy()
-        images, captions = (vectors_of(embeddings, side, table["row"]) for side in SIDES)
+        place = pd.Series(range(len(self._collected)), self._collected.rows)[table["row"]]
+        images, captions = (self._collected.vectors(side)[place] for side in ("image", "text"))
         table["sureness"] = sureness(images, captions, table["class_id"].to_numpy())
         table = table.sort_values(["class_id", "sureness"], kind="stable")
-        positions = {pair.row: number for number, pair in enumerate(self._collected)}
+        positions = {row: number for number, row in enumerate(self._collected.rows.tolist())}
         urls = table["url"].fillna("") if "url" in table else pd.Series("", table.index)
         self.pairs = [
             ReviewedPair(

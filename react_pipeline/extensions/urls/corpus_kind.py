@@ -1,49 +1,60 @@
-"""Tables of URLs and captions: the images are downloaded into tar shards of the artifact."""
+"""Tables of URLs and captions: the images are fetched when they are retrieved."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from react_pipeline.corpus import ShardedCorpus
+from react_pipeline.corpus import ListedCorpus, ListedPair
 from react_pipeline.extensions.web import TableColumns
 from react_pipeline.settings import LocalNames
 
 if TYPE_CHECKING:
-    from react_pipeline.corpus import CorpusSize, CorpusWork
+    from react_pipeline.corpus import CorpusSize, CorpusWork, ImageSource
     from react_pipeline.project import Project
-    from react_pipeline.store import Artifact
+    from react_pipeline.store import Artifact, Store
 
 
 URL_BYTES = 160
 """Of memory a row of a table, to know repeated URLs; measured."""
 
 
-class UrlTables(TableColumns, ShardedCorpus):
+class UrlTables(TableColumns, ListedCorpus):
     """Parquet and tsv files."""
 
     kind: Literal["urls"] = "urls"
     urls: LocalNames
 
     file_fields: ClassVar[tuple[str, ...]] = ("urls",)
-    noun: ClassVar[str] = "tables of URLs"
-    is_copy: ClassVar[bool] = True
+    fetches_images: ClassVar[bool] = True
 
     def identity(self) -> dict[str, Any]:
-        """Columns, and how images are fetched; what the web answers is not part of it."""
-        fields = {"kind", "url_column", "caption_column", "hash_column", "max_pixels"}
-        return {**self.model_dump(mode="json", include=fields), **self.download.identity()}
+        """Which columns are read."""
+        fields = {"kind", "url_column", "caption_column", "hash_column"}
+        return self.model_dump(mode="json", include=fields)
+
+    def identity_of_images(self) -> dict[str, Any]:
+        """How they are fetched."""
+        return {"download": self.download.identity()}
 
     def publish(self, project: Project) -> Artifact:
-        """Download the images."""
-        from react_pipeline.extensions.urls.corpus import publish_url_corpus
+        """Take stock of the tables."""
+        from react_pipeline.extensions.urls.corpus import publish_inventory
 
-        return publish_url_corpus(project, self)
+        return publish_inventory(project, self)
 
-    def source_of(self, fields: Mapping[str, str]) -> str:
-        """The URL."""
-        return fields.get("url", "")
+    def pairs(self, store: Store, corpus: Artifact) -> Iterator[ListedPair]:
+        """The usable rows of the tables."""
+        from react_pipeline.extensions.urls.corpus import listed_rows
+
+        return listed_rows(store, corpus, self)
+
+    def open_images(self, corpus: Artifact, pool: Path) -> ImageSource:
+        """Their URLs."""
+        from react_pipeline.extensions.web import UrlSource
+
+        return UrlSource(self, pool)
 
     def size(self) -> CorpusSize:
         """The rows of parquet files; those of tsv files are not known before they are read."""
@@ -52,16 +63,10 @@ class UrlTables(TableColumns, ShardedCorpus):
         return CorpusSize(sum(map(rows_of_table, require_local(self.sources()))), IMAGE_BYTES)
 
     def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
-        """Downloads."""
+        """The tables are read."""
         from react_pipeline.corpus import CorpusWork
-        from react_pipeline.extensions.web import ALIVE
 
-        return CorpusWork(
-            noun="URLs",
-            downloads=size.pairs,
-            disk=ALIVE * size.bytes,
-            memory=URL_BYTES * size.pairs,
-        )
+        return CorpusWork(noun="URLs", checked_rows=size.pairs, memory=URL_BYTES * size.pairs)
 
     def sources(self) -> Sequence[Path]:
         """The tables of URLs."""
@@ -69,11 +74,15 @@ class UrlTables(TableColumns, ShardedCorpus):
 
         return find_tables(self.urls)
 
+    def description(self) -> str:
+        """How many tables there are."""
+        return f"tables of URLs: {len(self.sources())}"
+
     @classmethod
     def template(cls, name: str, model: str) -> str:
         """Tables in the folder `tables`."""
         return """\
-kind: urls # the images are downloaded into shards first
+kind: urls # captions are compared with the class names; only images that are retrieved are fetched
 urls: [tables/*.parquet]
 url_column: url
 caption_column: caption

@@ -6,4 +6,5 @@ from .cost import URLS_PER_CORE_SECOND as URLS_PER_CORE_SECOND
 from .downloads import download_images as download_images
 from .remote import RemoteServer as RemoteServer
 from .table_columns import TableColumns as TableColumns
+from .url_source import UrlSource as UrlSource
 from .web_access import guarded_opener as guarded_opener

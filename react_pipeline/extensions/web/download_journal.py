@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -81,26 +81,41 @@ class Journal:
     next_number: int = 0
 
     @classmethod
-    def read(cls, directory: Path) -> Self:
-        """Read all files of a directory; a line that was cut by a kill counts as not written."""
+    def read(cls, directory: Path, earlier: Sequence[Path] = ()) -> Self:
+        """Read all files of a directory; a line that was cut by a kill counts as not written.
+
+        Args:
+            earlier: Directories of other downloads, of which failures count that are `PERMANENT`.
+        """
         journal = cls()
+        for folder in earlier:
+            journal._add(folder)
+        journal.errors = {
+            url: [errors[-1]]
+            for url, errors in journal.errors.items()
+            if reason_of(errors[-1])[0] in PERMANENT
+        }
+        journal._add(directory)
+        numbers = (int(path.stem) for path in directory.glob("*.jsonl"))
+        journal.next_number = max(numbers, default=-1) + 1
+        return journal
+
+    def _add(self, directory: Path) -> None:
         for path in sorted(directory.glob("*.jsonl")):
-            journal.next_number = int(path.stem) + 1
             images = path.with_suffix(".images")
             size_bytes = images.stat().st_size if images.exists() else 0
             for record in _records(path):
                 if "error" in record:
-                    journal.errors.setdefault(record["url"], []).append(str(record["error"]))
+                    self.errors.setdefault(record["url"], []).append(str(record["error"]))
                 # After a power failure the record can be there without the image.
                 elif record["offset"] + record["bytes"] <= size_bytes:
-                    journal.kept[record["url"]] = Kept(
+                    self.kept[record["url"]] = Kept(
                         images,
                         record["offset"],
                         record["bytes"],
                         record["sha256"],
                         record["source_sha256"],
                     )
-        return journal
 
     def is_worth_trying(self, url: str, retries: int) -> bool:
         """Whether the image is missing, attempts are left, and its last error may pass."""

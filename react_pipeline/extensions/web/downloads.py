@@ -83,8 +83,8 @@ class Downloaded:
             raise CorpusError(f"{kept.path}: cannot be read ({error.strerror or error})") from error
         if hashlib.sha256(data).hexdigest() != kept.sha256:
             raise CorpusError(
-                f"{kept.path}: does not hold what was fetched; remove {self.directory} and run "
-                "again"
+                f"{kept.path}: does not hold what was fetched; remove {kept.path.parent} and "
+                "run again"
             )
         return data
 
@@ -94,9 +94,10 @@ def download_images(
     directory: Path,
     settings: DownloadConfig,
     max_pixels: int,
+    earlier: Sequence[Path] = (),
 ) -> Downloaded:
-    """Fetch the images of a table's URLs into `directory`; what is there already is not fetched
-    again.
+    """Fetch the images of a table's URLs into `directory`; what is there already, or in an earlier
+    journal, is not fetched again.
 
     An image counts as fetched only if it can be decoded by the corpus' rules
     (`images.decode_image`). Rows of equal URL share one fetch. The table may have grown or shrunk
@@ -110,6 +111,7 @@ def download_images(
             row's counts.
         directory: Made if missing.
         max_pixels: Larger images fail as `too_many_pixels`, undecoded.
+        earlier: Directories of other downloads. What failed there for good is not tried again.
         settings: On a cluster each file of URLs is a task, and `processes` means nothing.
 
     Raises:
@@ -123,7 +125,7 @@ def download_images(
     for url, sha256_or_md5 in zip(urls, hashes, strict=True):
         if url is not None:
             hash_of.setdefault(url, sha256_or_md5)
-    journal = Journal.read(directory)
+    journal = Journal.read(directory, earlier)
     with _Processes(settings.processes) as processes:
         for number in range(settings.retries + 1):
             missing = [url for url in hash_of if journal.is_worth_trying(url, settings.retries)]
@@ -142,7 +144,7 @@ def download_images(
                 task,
                 processes,
             )
-            journal = Journal.read(directory)
+            journal = Journal.read(directory, earlier)
     return _result(table, urls, directory, journal)
 
 

@@ -83,7 +83,8 @@ def test_classes_that_no_caption_names_are_listed(
     edit_classes(retrieved_project, "trianglee", "heptagon of old")
     command = ["shapes", "--config", str(retrieved_project.path)]
     assert isinstance(CliRunner().invoke(app, command).exception, StaleArtifact)
-    run(retrieved_project, "evaluation_set", "shapes")
+    for stage in ("evaluation_set", "retrieved_set", "control_set"):
+        run(retrieved_project, stage, "shapes")
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     lines = [line.split() for line in done.output.splitlines()]
@@ -94,6 +95,8 @@ def test_classes_that_no_caption_names_are_listed(
 
 def test_too_few_pairs_ask_for_names_first(retrieved_project: Project, app: typer.Typer) -> None:
     configure(retrieved_project, min_per_class=100, max_starving_fraction=0.5)
+    for stage in ("retrieved_set", "control_set"):
+        run(retrieved_project, stage, "shapes")
     done = CliRunner().invoke(app, ["shapes", "--config", str(retrieved_project.path)])
     assert done.exit_code == 0, done.output
     assert "too few pairs" in done.output

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 
 import pytest
 from support.commands import assert_loads_no_torch, status
+from support.scenes import Scene
 from support.upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
 from react_pipeline.project.project import Project
+from react_pipeline.store import TrainingError
 
 FIX = "react-pipeline materialize --domain shapes"
 
@@ -57,6 +60,25 @@ def test_file_that_is_not_valid_is_reported_and_hides_no_other(project: Project)
     commands = f"next: react-pipeline domains validate && {FIX}"
     assert [line for line in lines if line.startswith("next:")] == [commands]
     assert [line for line in lines if line.startswith("shapes out of date promotion")]
+
+
+def test_what_failed_is_reported_and_stops_nothing_else(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = ("customized_checkpoint", "shapes/gated-image")
+    shutil.rmtree(project.config.store / place[0])
+    with Scene.of(project, monkeypatch) as scene:
+        scene.faults[place] = TrainingError("the loss is not finite")
+        scene.play()
+    lines = status(project)
+    (failed,) = [line for line in lines if line.startswith(f"shapes failed {place[0]}")]
+    assert "the loss is not finite" in failed
+    assert [
+        line for line in lines if line.startswith("shapes failed domain_results of gated-image")
+    ]
+    steps = {"steps": 9, "batch_size": 8, "warmup_steps": 1}
+    changed = change_pipeline(project, customization={"defaults": steps})
+    assert not [line for line in status(changed) if "the loss is not finite" in line]
 
 
 def test_it_loads_no_torch(project: Project) -> None:

@@ -4,9 +4,8 @@ time.
 
 from __future__ import annotations
 
+import re
 import signal
-import tarfile
-from collections.abc import Iterator
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -28,7 +27,7 @@ from react_pipeline.clip.tower import ImageTower
 from react_pipeline.extensions import demo
 from react_pipeline.extensions.demo import commands
 from react_pipeline.extensions.demo.base import build_base
-from react_pipeline.extensions.demo.corpus import build_corpus, build_evaluation
+from react_pipeline.extensions.demo.corpus import build_evaluation, captions, drawn
 from react_pipeline.extensions.demo.evaluation import GROUPS, labelled_emoji
 from react_pipeline.extensions.demo.network import IdentityBlock
 from react_pipeline.extensions.demo.packages import (
@@ -38,7 +37,6 @@ from react_pipeline.extensions.demo.packages import (
 )
 from react_pipeline.extensions.demo.sources import Drawing, corpus_drawings, subject_of
 from react_pipeline.settings.files import load_domain
-from react_pipeline.store.durable import sha256_of
 from react_pipeline.store.errors import InputError
 
 ROOT = Path(__file__).parents[3]
@@ -77,26 +75,23 @@ def test_every_source_is_in_the_notice_with_its_licence() -> None:
     assert installed_versions()["recipe"] == str(RECIPE_VERSION)
 
 
-def test_equal_packages_give_equal_tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = list(islice(corpus_drawings(), 0, 24_000, 400))
+def test_equal_packages_give_equal_drawings() -> None:
+    table = captions()
+    keys = table["key"].tolist()[::100]
+    first = list(drawn(keys))
+    assert list(drawn(keys)) == first
+    assert not [image for image in first if isinstance(image, str)]
 
-    def chosen() -> Iterator[Drawing]:
-        yield from few
 
-    monkeypatch.setattr("react_pipeline.extensions.demo.corpus.corpus_drawings", chosen)
-    counts = build_corpus(tmp_path / "first", workers=2)
-    before = signal.signal(
-        signal.SIGTERM, signal.SIG_IGN
-    )  # as Dagster does where SIGINT is ignored
+def test_processes_draw_what_this_one_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = captions()["key"].tolist()[::500]
+    here = list(drawn(keys))
+    monkeypatch.setattr("react_pipeline.extensions.demo.corpus.FEW_DRAWINGS", 0)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as Dagster does without SIGINT
     try:
-        build_corpus(tmp_path / "second", workers=1)
+        assert list(drawn(keys)) == here
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert sum(counts.values()) == len(few)
-    first, second = (sorted((tmp_path / name).glob("*.tar")) for name in ("first", "second"))
-    assert [sha256_of(path) for path in first] == [sha256_of(path) for path in second]
-    with tarfile.open(first[0]) as tar:
-        assert {name.rsplit(".", 1)[1] for name in tar.getnames()} == {"png", "txt", "json"}
 
 
 @pytest.mark.parametrize("name", GROUPS)
@@ -120,6 +115,16 @@ def test_the_classes_of_a_domain_are_those_of_its_images(name: str, tmp_path: Pa
 def test_every_tested_emoji_is_a_subject_of_the_corpus(name: str) -> None:
     corpus = {drawing.subject for drawing in corpus_drawings()}
     assert {subject_of(path.stem) for path, _ in labelled_emoji(name)} <= corpus - {""}
+
+
+def test_captions_of_other_subjects_name_each_thing() -> None:
+    images = labelled_emoji("demo/objects")
+    subjects = {subject_of(path.stem) for path, _ in images}
+    captions_ = [row.caption for row in captions().itertuples() if row.subject not in subjects]
+    text = "\n".join(f" {caption.lower()} " for caption in captions_)
+    for label in ("key", "lab coat"):
+        lines = [line for line in text.splitlines() if re.search(rf"\b{label}\b", line)]
+        assert (len(lines) >= 5) == (label in {name for _, name in labelled_emoji("demo/things")})
 
 
 @pytest.mark.slow

@@ -301,7 +301,7 @@ def test_a_head_trains_on_published_pairs_and_logs_each_step(
     training = TrainingConfig(**{**TRAINING, "steps": 7})
     domain = indexed_project.domain("colours")
     found = CollectedPairs(pairs)
-    vectors = PairVectors.read(found, indexed_project.store.current("corpus_embeddings", "all"))
+    vectors = PairVectors.read(found)
     images = torch.stack(
         [clip.preprocess(found.decoded(position)) for position in range(len(found))]
     )

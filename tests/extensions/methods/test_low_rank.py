@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from react_pipeline.clip.attention import is_plain
 from react_pipeline.clip.model import Clip, load
-from react_pipeline.clip.text_tower import encode_text
-from react_pipeline.clip.tower import ImageTower
+from react_pipeline.clip.tower import ImageTower, encode_text
 from react_pipeline.extensions.hub.export import export
 from react_pipeline.extensions.methods.low_rank import LowRank
 from react_pipeline.project.project import Project

@@ -181,15 +181,3 @@ def test_a_pass_takes_no_more_than_its_limits(
     assert reads["image"] == 3 * int(alone[0].counts["candidates"] > 0) * int(
         project.store.current("corpus_embeddings", "all").counts["rows"]
     )
-
-
-def test_a_cluster_does_not_wait_for_the_speed_of_this_machine(
-    alone: list[Artifact],
-    project: Project,
-    reads: Counter[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(together, "PASS_COMPARISONS", 1e-12)
-    monkeypatch.setattr(together, "on_cluster", lambda: True)
-    assert files_of([retrieve_pairs(project, slug) for slug in SLUGS[:2]]) == files_of(alone[:2])
-    assert reads["image"] == project.store.current("corpus_embeddings", "all").counts["rows"]

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import dagster as dg
-import pytest
-from mlflow import MlflowClient
 from support.automation import repository
 from support.upkeep import build, change_pipeline, edit_domain
 
@@ -70,12 +67,8 @@ def test_the_schedule_is_there_and_off(tiny_project: Project) -> None:
     assert repository(tiny_project).has_job("retention")
 
 
-@pytest.mark.slow
-def test_the_job_removes_what_is_old(
-    tiny_project: Project, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    uri = f"sqlite:///{mlflow_database}"
-    project = change_pipeline(tiny_project, tracking_uri=uri, retention={"artifact_days": 1})
+def test_the_job_removes_what_is_old(tiny_project: Project) -> None:
+    project = change_pipeline(tiny_project, retention={"artifact_days": 1})
     old = build(project, "evaluation_set", "shapes")
     edit_domain(project, "shapes", evaluation={"name": "o", "kind": "folder", "path": "."})
     new = build(project, "evaluation_set", "shapes")
@@ -86,13 +79,8 @@ def test_the_job_removes_what_is_old(
     vectors.parent.mkdir(parents=True)
     vectors.touch()
     os.utime(vectors, (0, 0))
-    client = MlflowClient(uri)
-    run = client.create_run(client.create_experiment("trash"))
-    client.delete_run(run.info.run_id)
     job = repository(project).get_job("retention")
     with dg.DagsterInstance.ephemeral() as instance:
         result = job.execute_in_process(instance=instance)
-        lines = [entry.user_message for entry in instance.all_logs(result.run_id)]
     assert result.success
-    assert any("exit code 0" in line for line in lines), lines
     assert new.path.exists() and not old.path.exists() and not vectors.exists()

@@ -21,7 +21,7 @@ from react_pipeline.embedding import vectors_of
 from react_pipeline.extensions.review.commands import SET_AND_AFTER
 from react_pipeline.extensions.review.log import ReviewLog, open_log
 from react_pipeline.extensions.review.page import create_page
-from react_pipeline.extensions.review.pairs import SIDES, ReviewedSet, sureness
+from react_pipeline.extensions.review.pairs import ReviewedSet, sureness
 from react_pipeline.extensions.review.takedown import take_down, uses_of
 from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import resolve
@@ -119,7 +119,7 @@ def test_a_pin_is_never_an_evaluation_image(
     "settings",
     [
         {"max_pairs": 3},
-        {"balance": "even", "max_per_class": 1},
+        {"max_per_class": 1},
         {"min_similarity": {"t2t": 0.999}},
         {"duplicate_similarity": 0.2},
     ],
@@ -266,7 +266,7 @@ def test_a_pair_that_belongs_to_another_class_comes_first(
     largest = planted["class_id"].mode()[0]
     stranger = planted.index[planted["class_id"] != largest][0]
     planted.loc[stranger, "class_id"] = largest
-    images, captions = (vectors_of(embeddings, side, planted["row"]) for side in SIDES)
+    images, captions = (vectors_of(embeddings, side, planted["row"]) for side in ("image", "text"))
     sure = sureness(images, captions, planted["class_id"].to_numpy())
     of_class = np.flatnonzero((planted["class_id"] == largest).to_numpy())
     place = np.argsort(sure[of_class]).tolist().index(of_class.tolist().index(stranger))

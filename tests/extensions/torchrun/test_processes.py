@@ -22,8 +22,8 @@ from support.services import free_port
 
 from react_pipeline.assets.launch import materialize, open_instance
 from react_pipeline.assets.partitions import partition_of
-from react_pipeline.assets.reporting import readable_failures
 from react_pipeline.assets.resources import REPOSITORY
+from react_pipeline.assets.retries import readable_failures
 from react_pipeline.assets.training import Progress, customize_here, processes_of
 from react_pipeline.extensions.torchrun.assets import processes, training_process
 from react_pipeline.extensions.torchrun.assets.processes import (

@@ -1,1 +1,1 @@
-"""Sensors, checks and the schedule of automation, and the runs that they read."""
+"""The sensor and the schedule of automation."""

@@ -5,7 +5,7 @@ and from the file system's own counters: no scrape walks the store.
 """
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from wsgiref.simple_server import WSGIServer
 
@@ -13,10 +13,9 @@ import dagster as dg
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from react_pipeline.extensions.automation import CHECKS, last_ticks
+from react_pipeline.assets import last_ticks
 from react_pipeline.extensions.ui.refusals import REFUSALS
 from react_pipeline.project import Project
-from react_pipeline.stage import STAGES
 from react_pipeline.store import ReactError
 
 PORT_VARIABLE = "REACT_METRICS_PORT"
@@ -42,9 +41,6 @@ class Metrics:
             for status in dg.DagsterRunStatus
         }
         yield _gauge("runs", "Runs by their state.", "status", counts)
-        keys = list(self._instance.get_asset_keys())
-        yield from self._out_of_date(keys)
-        yield from self._materializations(keys)
         yield from _disk()
         refused = CounterMetricFamily(
             "react_refused", "Requests that this server refused.", labels=["status"]
@@ -52,41 +48,6 @@ class Metrics:
         for (_, status), number in REFUSALS.items():
             refused.add_metric([str(status)], number)
         yield refused
-
-    def _out_of_date(self, keys: Iterable[dg.AssetKey]) -> Iterator[GaugeMetricFamily]:
-        """As the sensor `freshness` reported it last."""
-        watched = {
-            dg.AssetCheckKey(key, CHECKS[key.path[-1]]) for key in keys if key.path[-1] in CHECKS
-        }
-        read = self._instance.event_log_storage.get_latest_asset_check_execution_by_key
-        due = {
-            key.asset_key.to_user_string(): record.evaluation.metadata["out_of_date"].value
-            for key, record in read(list(watched)).items()
-            if isinstance(record.evaluation, dg.AssetCheckEvaluation)
-        }
-        yield _gauge("due", "Artifacts that are out of date.", "asset", due)
-
-    def _materializations(self, keys: list[dg.AssetKey]) -> Iterator[GaugeMetricFamily]:
-        last = {
-            record.asset_entry.asset_key.to_user_string(): event
-            for record in self._instance.get_asset_records(keys)
-            if (event := record.asset_entry.last_materialization_record)
-        }
-        sizes, seconds = {}, {}
-        for name, event in last.items():
-            made = event.asset_materialization
-            if made and "bytes" in made.metadata:
-                sizes[name] = made.metadata["bytes"].value
-            if made and made.asset_key.path[-1] in STAGES:  # each is a query
-                step = "__".join(made.asset_key.path)
-                for stats in self._instance.get_run_step_stats(event.run_id, [step]):
-                    if stats.start_time and stats.end_time:
-                        seconds[name] = stats.end_time - stats.start_time
-        times = {name: event.timestamp for name, event in last.items()}
-        label = "asset"
-        yield _gauge("materialization_timestamp_seconds", "Last materialization.", label, times)
-        yield _gauge("materialization_bytes", "Size of the last artifact.", label, sizes)
-        yield _gauge("step_seconds", "Duration of the step that made it.", label, seconds)
 
 
 def metrics_text(instance: dg.DagsterInstance) -> bytes:

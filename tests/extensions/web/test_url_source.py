@@ -14,7 +14,7 @@ from support.web import served
 
 from react_pipeline.corpus.collected import CollectedPairs, collect_pairs
 from react_pipeline.extensions.ready.corpus_kind import ReadyEmbeddings
-from react_pipeline.extensions.ready.images import UrlSource
+from react_pipeline.extensions.web import UrlSource
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.store import Store
 
@@ -33,7 +33,9 @@ def publish(
     store: Path, rows: pd.DataFrame, source: UrlSource, shard_pairs: int
 ) -> tuple[Artifact, Any]:
     def write(directory: Path, _: object) -> dict[str, int]:
-        collected.append(collect_pairs(rows, source, directory / "shards", shard_pairs))
+        collected.append(
+            collect_pairs(source.fetch(rows), directory / "shards", shard_pairs, len(rows))
+        )
         return {"pairs": len(collected[0])}
 
     collected: list[Any] = []
@@ -64,7 +66,9 @@ def test_pairs_from_urls_are_fetched_once_with_every_failure(
         assert dict(web.asked) == dict.fromkeys(
             ["/0", *(f"/{n}" for n in range(2, 12)), "/gone"], 1
         )
-        again = collect_pairs(rows.sample(frac=1, random_state=2), source, tmp_path / "again", 4)
+        again = collect_pairs(
+            source.fetch(rows.sample(frac=1, random_state=2)), tmp_path / "again", 4, len(rows)
+        )
         assert sum(web.asked.values()) == 12
 
     kept = [0, 2, *range(4, 12)]

@@ -1,8 +1,11 @@
-"""Images of chosen rows, by their URLs.
+"""Images of chosen rows, by their URLs, out of a pool that all domains of a store share.
 
-Does not belong here: which rows are chosen (`retrieval`), fetching (`web.downloads`).
+Each build downloads into a folder of its own in the pool and reads all of them, so processes never
+write to the same file. Two builds at once take turns, to fetch nothing twice. Does not belong here:
+which rows are chosen (`retrieval`), fetching (`downloads`).
 """
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,24 +13,31 @@ from typing import Any
 import pandas as pd
 
 from react_pipeline.corpus import ImageSource
-from react_pipeline.extensions.web import TableColumns, download_images
+from react_pipeline.extensions.web.downloads import download_images
+from react_pipeline.extensions.web.table_columns import TableColumns
+from react_pipeline.store import digest_of, locked
+from react_pipeline.web_policy import plain_url
 
 URL_COLUMNS = ["url", "caption"]
 """Columns of the corpus' metadata that locate and describe a pair."""
 
 
 class UrlSource(ImageSource):
-    """Images by their URLs, fetched once into a scratch directory and checked by the corpus' rules
-    for images.
+    """Images by their URLs, fetched once into the pool and checked by the corpus' rules for
+    images.
     """
 
-    def __init__(self, corpus: TableColumns, directory: Path) -> None:
-        """Fetch nothing yet; `directory` is scratch: a build that was killed resumes with what is
-        there.
-        """
+    def __init__(self, corpus: TableColumns, pool: Path) -> None:
+        """Fetch nothing yet."""
         super().__init__([*URL_COLUMNS, *(["hash"] if corpus.hash_column else [])], "url")
         self.corpus = corpus
-        self.directory = directory
+        rules = corpus.download.identity() | {"retries": None, "max_pixels": corpus.max_pixels}
+        self.pool = pool / digest_of(rules)[:16]
+        self._own = self.pool / secrets.token_hex(8)
+
+    def fetchable(self, rows: pd.DataFrame) -> pd.Series:
+        """Return whether each URL is a plain one; no round of fetching is spent on others."""
+        return rows["url"].map(lambda url: plain_url(url) is not None)
 
     def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
         """Fetch what is not there yet, then read each image; a row without a caption fails as
@@ -50,8 +60,10 @@ class UrlSource(ImageSource):
         ]
         table = described_rows[["row", *self.columns]].drop(columns="caption")
         settings = self.corpus.download
-        max_pixels = self.corpus.max_pixels
-        got = download_images(table, self.directory, settings, max_pixels)
+        with locked(self.pool / ".lock"):
+            others = [folder for folder in self.pool.iterdir() if folder.is_dir()]
+            earlier = [folder for folder in others if folder != self._own]
+            got = download_images(table, self._own, settings, self.corpus.max_pixels, earlier)
         self._failed.update(
             {int(row): tuple(about) for row, *about in got.failed.to_numpy().tolist()}
         )

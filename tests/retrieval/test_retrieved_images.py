@@ -1,10 +1,12 @@
-"""Examination: pairs are chosen again until all are available, for a bounded number of
+"""Looking at images: pairs are chosen again until all are available, for a bounded number of
 rounds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,13 @@ import pytest
 from support.drawings import draw, encode
 from support.retrieval import NOTHING, hits_of
 
+from react_pipeline.extensions.urls.corpus_kind import UrlTables
+from react_pipeline.extensions.web import UrlSource
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval import examination as examination_module
+from react_pipeline.retrieval import ranking
 from react_pipeline.retrieval.decontamination import EvaluationImages
-from react_pipeline.retrieval.examination import Examination
 from react_pipeline.retrieval.fusion import fuse
+from react_pipeline.retrieval.images import Images
 from react_pipeline.settings.retrieval import RetrievalConfig
 
 
@@ -47,16 +51,16 @@ class Web:
         for pair in known.itertuples(index=False):
             yield pair, self.images[pair.row]
 
-    def discard(self) -> None:
-        raise AssertionError("only the writer of the set ends the fetching")
+    def fetchable(self, rows: pd.DataFrame) -> pd.Series:
+        if self.identity != "url":
+            return pd.Series(True, rows.index)
+        return UrlSource(UrlTables(urls=("/t",)), Path()).fetchable(rows)
 
 
 def candidates(count: int) -> pd.DataFrame:
     hits = hits_of(*[("t2t", "cat", row, 1 - row / 100, row) for row in range(count)])
     table = fuse(hits, RetrievalConfig())
-    return table.assign(
-        url=[f"http://{row}" for row in table["row"]], image_sha256="", evaluation_similarity=np.nan
-    )
+    return table.assign(url=[f"http://{row}" for row in table["row"]], image_sha256="")
 
 
 def choose(
@@ -65,11 +69,14 @@ def choose(
     table: pd.DataFrame,
     evaluation: EvaluationImages = NOTHING,
     **settings: Any,
-) -> tuple[Examination, dict[int, str]]:
+) -> tuple[Images, dict[int, str]]:
     config = RetrievalConfig(**settings)
-    examination = Examination(web, project.store.current("corpus_embeddings", "all"), config)
-    examination.choose(table, evaluation)
-    return examination, table.set_index("row")["dropped"].to_dict()
+    stages = ("corpus", "corpus_embeddings")
+    parents = {stage: project.store.current(stage, "all") for stage in stages}
+    images = Images(project, parents, SimpleNamespace(dimension=32))  # type: ignore[arg-type]
+    images.source, images.fetches = web, web.fetches  # type: ignore[assignment]
+    ranking.choose(table, images, evaluation, config)
+    return images, table.set_index("row")["dropped"].to_dict()
 
 
 IMAGE = encode(draw("circle", "red", 0))
@@ -77,12 +84,12 @@ IMAGE = encode(draw("circle", "red", 0))
 
 def test_the_next_best_replace_what_was_not_available(indexed_project: Project) -> None:
     web = Web({row: IMAGE for row in range(8) if row not in (0, 3)})
-    examination, dropped = choose(indexed_project, web, candidates(8), max_per_class=3)
+    images, dropped = choose(indexed_project, web, candidates(8), max_per_class=3)
     assert [row for row, reason in dropped.items() if not reason] == [1, 2, 4]
     assert dropped[0] == dropped[3] == "not_collected"
     # No row is asked for twice, and a second time for twice as many as are missing.
     assert web.asked == [[0, 1, 2], [3, 4]]
-    assert examination.counts() == {"fetch_rounds": 2, "not_collected": {"http_404": 2}}
+    assert images.counts() == {"fetch_rounds": 2, "not_collected": {"http_404": 2}}
 
 
 def test_each_round_asks_twice_of_what_a_class_lacks(
@@ -91,9 +98,7 @@ def test_each_round_asks_twice_of_what_a_class_lacks(
     hits = [("t2t", "cat", row, 1 - row / 100, row) for row in range(80)]
     hits += [("t2t", "dog", row, 1 - row / 100, row) for row in range(80, 96)]
     table = fuse(hits_of(*hits), RetrievalConfig())
-    table = table.assign(
-        url=[f"http://{row}" for row in table["row"]], image_sha256="", evaluation_similarity=np.nan
-    )
+    table = table.assign(url=[f"http://{row}" for row in table["row"]], image_sha256="")
     web = Web(dict.fromkeys(range(80, 96), IMAGE))
     choose(indexed_project, web, table, max_per_class=3)
     assert sorted(web.asked[0]) == [0, 1, 2, 80, 81, 82]
@@ -120,16 +125,16 @@ def test_rows_without_a_usable_url_cost_no_round(
 ) -> None:
     web, table = Web(dict.fromkeys(range(6), IMAGE)), candidates(6)
     table["url"] = ["", "", "file:///etc/passwd", *table["url"][3:]]
-    examination, dropped = choose(indexed_project, web, table, max_per_class=2)
+    images, dropped = choose(indexed_project, web, table, max_per_class=2)
     assert dropped == {**dict.fromkeys(range(3), "not_collected"), 3: "", 4: "", 5: "cap"}
     assert web.asked == [[3, 4]]
-    assert examination.counts() == {"fetch_rounds": 1, "not_collected": {"refused_url": 3}}
+    assert images.counts() == {"fetch_rounds": 1, "not_collected": {}}
 
 
 def test_rounds_are_bounded_and_keep_what_they_have(
     indexed_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(examination_module, "REFILL_ROUNDS", 1)
+    monkeypatch.setattr(ranking, "REFILL_ROUNDS", 1)
     web = Web({row: IMAGE for row in (1, 7)})
     _, dropped = choose(indexed_project, web, candidates(8), max_per_class=2)
     assert web.asked == [[0, 1], [2, 3]]
@@ -169,9 +174,9 @@ def test_no_two_chosen_pairs_are_near_duplicates(
         indexed_project, web, table, max_per_class=10, duplicate_similarity=similarity
     )
     assert not web.asked
-    images = read_vectors(indexed_project.store.current("corpus_embeddings", "all"), "image")
+    vectors = read_vectors(indexed_project.store.current("corpus_embeddings", "all"), "image")
     kept = [row for row, reason in dropped.items() if not reason]
-    cosines = images @ images.T
+    cosines = vectors @ vectors.T
     np.fill_diagonal(cosines, -1)
     assert (cosines[np.ix_(kept, kept)] < similarity).all()
     near = [row for row, reason in dropped.items() if reason == "near_duplicate"]

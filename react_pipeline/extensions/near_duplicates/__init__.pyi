@@ -1,1 +1,0 @@
-from .near_duplicates import NearDuplicates as NearDuplicates

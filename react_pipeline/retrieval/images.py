@@ -1,0 +1,102 @@
+"""Images of chosen rows: what only looking at them shows, whether the corpus holds them or they
+must be fetched.
+
+Does not belong here: which rows are looked at (`ranking`, `control`), getting images (`corpus`).
+Shapes: N rows, D width.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from react_pipeline.corpus import ImageSource, open_source
+from react_pipeline.embedding import Rows, Vectors, row_metadata, sides, vectors_of
+from react_pipeline.project import Project
+from react_pipeline.stage import CORPUS, CORPUS_EMBEDDINGS
+from react_pipeline.store import Artifact
+
+if TYPE_CHECKING:
+    from react_pipeline.clip import Clip
+    from react_pipeline.embedding import Encoder
+
+REFILL_ROUNDS = 3
+"""How often images are fetched in place of those that are not available."""
+
+
+class Images:
+    """The images of a corpus, as far as they were looked at.
+
+    Attributes:
+        source: Where they come from.
+        fetches: Whether looking at one fetches it.
+        sha256: Digest of each image that was fetched, by row.
+        rounds: How often images were fetched.
+    """
+
+    def __init__(self, project: Project, parents: Mapping[str, Artifact], clip: Clip) -> None:
+        """Look at nothing yet."""
+        self.source: ImageSource = open_source(project, parents[CORPUS])
+        self.fetches = self.source.fetches
+        self.sha256: dict[int, str] = {}
+        self.rounds = 0
+        self._embeddings = parents[CORPUS_EMBEDDINGS]
+        self._stored = "image" in sides(self._embeddings)
+        self._config = project.config
+        self._clip = clip
+        self._encoder: Encoder | None = None
+        self._places: dict[int, int] = {}
+        self._vectors = np.empty((0, clip.dimension), np.float16)
+
+    @property
+    def failed(self) -> dict[int, str]:
+        """Why images are not available, by row."""
+        return self.source.failed
+
+    def look(self, rows: Rows) -> None:
+        """Fetch the images of rows (N,), and encode them where the corpus has captions alone."""
+        if not self.fetches:
+            return
+        rows = rows[[row not in self.sha256 for row in rows.tolist()]]
+        self.rounds += 1
+        located = row_metadata(self._embeddings, rows, self.source.columns).assign(row=rows)
+        if self._stored:
+            self.sha256 |= {
+                int(pair.row): str(pair.image_sha256) for pair, _ in self.source.fetch(located)
+            }
+            return
+        from react_pipeline.embedding import LONG_RUN, Encoder, encode_fetched  # loads torch
+
+        if self._encoder is None:
+            precision = self._config.embedding.precision
+            self._encoder = Encoder(self._clip, precision, long_run=len(rows) >= LONG_RUN)
+        fetched = encode_fetched(self.source, located, self._encoder, self._config)
+        places = range(len(self._vectors), len(self._vectors) + len(fetched.sha256))
+        self._places |= dict(zip(fetched.sha256, places, strict=True))
+        # Rounded as they are stored, so that a set that is built again is the same set.
+        self._vectors = np.concatenate([self._vectors, fetched.vectors.astype(np.float16)])
+        self.sha256 |= fetched.sha256
+
+    def vectors(self, rows: NDArray[np.int64]) -> Vectors | None:
+        """Return the unit vectors (N, D) of rows that were looked at; None where images wait and
+        none was fetched.
+        """
+        if self._stored:
+            return vectors_of(self._embeddings, "image", rows)
+        if not self._places:
+            return None
+        return self._vectors[[self._places[row] for row in rows.tolist()]].astype(np.float32)
+
+    def reasons(self) -> list[tuple[str, int]]:
+        """Return why images were not available, the commonest reason first."""
+        return Counter(self.failed.values()).most_common()
+
+    def counts(self) -> dict[str, Any]:
+        """Return the counts of the manifest; none where nothing was fetched."""
+        if not self.rounds:
+            return {}
+        return {"fetch_rounds": self.rounds, "not_collected": dict(sorted(self.reasons()))}
