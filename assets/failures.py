@@ -121,7 +121,7 @@ def _checks(
 def _read(project: Project, kind: str, place: Place) -> dict[str, Any]:
     if (text := project.store.read_note(_name(kind, place))) is None:
         return {}
-    with suppress(ValueError):  # cut, or written by hand
+    with suppress(ValueError, RecursionError):  # cut, or written by hand
         note = json.loads(text)
         if isinstance(note, dict):
             return note

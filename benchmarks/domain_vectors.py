@@ -37,7 +37,7 @@ from react_pipeline.labelled import (
     publish_evaluation_set,
     read_images,
 )
-from react_pipeline.lineage import fresh
+from react_pipeline.lineage import fresh, run
 from react_pipeline.project import Project
 from react_pipeline.retrieval.control import Draw, load_encoder, random_of
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
@@ -78,6 +78,8 @@ class DomainVectors:
         domain_head(clip, domain)
         # Twice: all prompts are encoded too, which are about as many.
         seconds = 2 * (processor_seconds() - before)
+        for stage in ("retrieved_set", "control_set"):
+            run(project, stage, slug)
         signs = signs_of(project, slug)
         return cls(project, slug, signs, torch.from_numpy(vectors), class_ids, seconds)
 

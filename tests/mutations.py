@@ -141,7 +141,6 @@ GUARDS = (
     Guard("react_pipeline/indexing/exact.py", "- 2 * margin)", ")", "indexing/test_batch_search.py"),
     Guard("react_pipeline/indexing/exact.py", 'if precision != "fp32" and kept', 'if False and kept', "indexing/test_batch_search.py::test_rows_too_alike_for_a_fast_type_are_compared_anew"),
     Guard("react_pipeline/indexing/files.py", "(RuntimeError, MemoryError)", "ZeroDivisionError", "indexing/test_index_files.py"),
-    Guard("react_pipeline/indexing/index.py", 'path.stat().st_size != self.artifact.manifest["files"][path.name]["bytes"]', "False", "indexing/test_index_files.py"),
     Guard("react_pipeline/lineage.py", 'artifact.manifest["code_version"] != row.version', "False", "house/test_lineage.py"),
     Guard("react_pipeline/lineage.py", "artifact.parents.get(name) != parent.fingerprint", "False", "extensions/automation/test_survey.py"),
     Guard("react_pipeline/extensions/web/bounded_body.py", "if size_bytes > self._max_bytes:", "if False:", "extensions/web/test_remote.py"),

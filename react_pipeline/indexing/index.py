@@ -30,7 +30,7 @@ from react_pipeline.indexing.recall import draw_queries
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.store import Artifact, CorruptArtifact, InputError, Scratch
+from react_pipeline.store import Artifact, InputError, Scratch
 
 
 def build_index(project: Project) -> Artifact:
@@ -161,12 +161,6 @@ class Index:
         """
         if side not in self._sides:
             path = self.artifact.file(f"{side}.index")
-            # A file that was cut after it was verified would end a mapped read with a signal, not
-            # with an error.
-            if path.stat().st_size != self.artifact.manifest["files"][path.name]["bytes"]:
-                raise CorruptArtifact(
-                    f"{path}: its length differs from the manifest; rematerialize `faiss_index`"
-                )
             index = read_index(path, mapped=True)
             set_parameters(index, self.artifact.counts["parameters"].get(side, ""))
             self._sides[side] = index

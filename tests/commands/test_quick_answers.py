@@ -20,7 +20,7 @@ MISTAKES = {
     "predict shapes pictures --top-k 0": "--top-k",
     "embed shapes nosuch": "nosuch: no such folder",
     "advise nosuch": "no domain 'nosuch'",
-    "advise shapes": "faiss_index",
+    "advise shapes": "retrieved_set",
     "review nosuch": "no domain 'nosuch'",
     "judge nosuch pictures": "no domain 'nosuch'",
     "judge shapes nosuch": "nosuch: no such folder",
@@ -68,7 +68,7 @@ def test_questions_about_the_demo_load_no_model(tmp_path: Path) -> None:
     command = [sys.executable, "-c", QUESTIONS]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     lines = done.stdout.splitlines()
-    assert "3 valid" in lines and lines[-1] == "[]", done.stderr
+    assert "4 valid" in lines and lines[-1] == "[]", done.stderr
 
 
 def test_mistakes_are_answered_before_anything_is_loaded(tiny_project: Project) -> None:

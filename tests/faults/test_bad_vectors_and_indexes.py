@@ -135,6 +135,7 @@ def test_vectors_that_no_search_could_find_are_refused(
 def test_bad_vectors_never_reach_the_index(indexed_project: Project, value: float) -> None:
     embeddings = indexed_project.store.current("corpus_embeddings", "all")
     path = embeddings.file("text_emb/text_emb_1.npy")
+    place = embeddings.path.parent
     vectors = np.load(path, allow_pickle=False)
     vectors[3] = value
     np.save(path, vectors)
@@ -146,7 +147,7 @@ def test_bad_vectors_never_reach_the_index(indexed_project: Project, value: floa
     manifest = {**embeddings.manifest, "files": republished}
     del manifest["digest"]
     manifest = artifacts.with_digest(manifest)
-    (embeddings.path.parent / "manifest.json").write_text(json.dumps(manifest))
+    (place / "manifest.json").write_text(json.dumps(manifest))
     shutil.rmtree(indexed_project.config.store / "faiss_index")
     with pytest.raises(InputError, match=r"row 3 \(key '010003'\)"):
         build_index(indexed_project)

@@ -25,6 +25,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.settings.index import IndexConfig
 from react_pipeline.store import Scratch
 from react_pipeline.store.errors import InputError
+from react_pipeline.store.store import remember
 
 MakeProject = Callable[..., Project]
 ROWS, WIDTH, FILE_ROWS = 6_000, 64, 1_700
@@ -178,11 +179,13 @@ def test_all_prompts_are_searched_in_parts_and_resume(
 def test_vectors_that_changed_are_named(project: Project, tmp_path: Path) -> None:
     embeddings = project.store.current("corpus_embeddings", "all")
     queries = Cloud(ROWS, WIDTH).prompts(2, 2)
-    path = embeddings.file("img_emb/img_emb_0002.npy")
+    folder, name = embeddings.path, "img_emb/img_emb_0002.npy"
+    path = folder / name
     vectors = np.load(path)
     path.chmod(0o644)
     vectors[77] = np.nan
     np.save(path, vectors)
+    remember(folder, [name])  # as if the store could not see the change
     with pytest.raises(InputError, match=r"img_emb_0002.npy: row 77 \(key"):
         exact_hits(StoredVectors(embeddings, "image"), queries, 5)
 

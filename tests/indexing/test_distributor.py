@@ -27,7 +27,6 @@ from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.project.spread import _opened, cluster, spread
 from react_pipeline.retrieval import row_values
-from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.row_values import likeness
 from react_pipeline.settings.corpus import DownloadConfig
 from react_pipeline.settings.distributor import DistributorConfig
@@ -206,15 +205,8 @@ def test_values_of_rows_on_spark_are_those_of_one_process(
     vectors = [clustered(900), clustered(700, 1), clustered(900)]
     embeddings = artifact_of(tmp_path / "embeddings", vectors)
     everything = np.concatenate(vectors).astype(np.float32)
-    kept_out = EvaluationImages(frozenset(), clustered(70, 6).astype(np.float32), 0.9)
     rows = np.random.default_rng(0).integers(0, 2_500, 1_000)
     monkeypatch.setattr(row_values, "_TASK_ROWS", 300)
-    with cluster(SETTINGS):
-        nearest = kept_out.similarity_of_rows(embeddings, rows)
-    np.testing.assert_array_equal(nearest, kept_out.similarity_of_rows(embeddings, rows))
-    np.testing.assert_allclose(
-        nearest, (everything[rows] @ kept_out.vectors.T).max(axis=1), atol=1e-6
-    )
     wanted = pd.DataFrame({"row": rows, "class_id": rows % 3})
     means = {class_id: everything[class_id] for class_id in range(3)}
     with cluster(SETTINGS):

@@ -147,7 +147,7 @@ def test_init_says_what_to_do_next(
 ) -> None:
     assert init(tmp_path / "my birds", "--corpus", corpus) == 0
     written, _, steps = capsys.readouterr().out.partition("next:\n")
-    assert len(written.splitlines()) == (6 if corpus == "demo" else 4)
+    assert len(written.splitlines()) == (7 if corpus == "demo" else 4)
     lines = [line.strip() for line in steps.splitlines()]
     assert lines[0] == f"cd '{tmp_path / 'my birds'}'"
     assert "react-pipeline materialize" in steps

@@ -41,7 +41,8 @@ IDLE = [
 def project(
     folder: Path, retrieval: dict[str, Any], of_domain: dict[str, Any] | None = None
 ) -> Project:
-    raw = {"corpus": {"kind": "demo"}, "encoder": {"model": "demo"}, "retrieval": retrieval}
+    corpus = {"kind": "webdataset", "shards": ["*.tar"]}
+    raw = {"corpus": corpus, "encoder": {"model": "demo"}, "retrieval": retrieval}
     (folder / "pipeline.yaml").write_text(yaml.safe_dump(raw))
     (folder / "domains").mkdir()
     (folder / "domains/pets.yaml").write_text(

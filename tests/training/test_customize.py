@@ -94,7 +94,7 @@ def test_a_linear_head_reads_vectors_and_decodes_no_image(
 ) -> None:
     monkeypatch.delattr(CollectedPairs, "decoded")
     head = customize(project, "shapes", "linear-head")
-    assert set(head.parents) == {"base_checkpoint", "corpus_embeddings", "retrieved_set"}
+    assert set(head.parents) == {"base_checkpoint", "retrieved_set"}
     assert head.counts["steps"] == 4
 
 

@@ -161,6 +161,7 @@ class _Look:
     survey: Survey = field(default_factory=Survey)
     artifacts: dict[Place, Artifact] = field(default_factory=dict)
     checks: dict[Place, dict[str, str | None]] = field(default_factory=dict)
+    asked: set[Task] = field(default_factory=set)
     results: dict[Place, list[Place]] = field(default_factory=dict)
     """Places by stage and domain, and by stage and `all`."""
 
@@ -333,7 +334,8 @@ class _Look:
         if failure and failure.inputs == task.inputs:
             self.survey.failed[task] = failure
             return State.FAILED
-        if task not in self.survey.tasks:
+        if task not in self.asked:
+            self.asked.add(task)
             self.survey.tasks.append(task)
         return State.DUE
 

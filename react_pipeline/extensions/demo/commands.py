@@ -22,7 +22,7 @@ from react_pipeline.store import InputError
 from .corpus_kind import demo_files
 
 DEMO_DOMAINS = ("things", "activities", "objects", "symbols")
-"""The first is one that the corpus covers; its table stands while the others are made."""
+"""The first is one that the corpus covers; its results are printed before the others are made."""
 
 
 def demo(

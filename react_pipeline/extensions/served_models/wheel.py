@@ -32,7 +32,9 @@ def write_wheel(folder: Path) -> Path:
         f"{root.name}/{path.relative_to(root).as_posix()}": path.read_bytes()
         for path in _files(root)
     }
-    texts = {name: distribution.read_text(name) for name in ("METADATA", "entry_points.txt")}
+    # In a clone the metadata may be those of an egg, which have another name.
+    about = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO")
+    texts = {"METADATA": about, "entry_points.txt": distribution.read_text("entry_points.txt")}
     texts["WHEEL"] = f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {TAG}\n"
     files |= {f"{info}/{name}": text.encode() for name, text in texts.items() if text}
     record = "".join(f"{name},sha256={_digest(data)},{len(data)}\n" for name, data in files.items())

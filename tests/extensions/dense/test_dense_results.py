@@ -29,6 +29,7 @@ from react_pipeline.extensions.dense.settings import DenseConfig
 from react_pipeline.lineage import is_current
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError, MissingArtifact, StaleArtifact
+from react_pipeline.store.store import remember
 
 SETTINGS = {
     "root": "dense",
@@ -221,13 +222,16 @@ def test_without_base_or_method_there_is_nothing_to_compare(project: Project) ->
 
 def test_checks_see_boxes_outside_images_and_invalid_scores(project: Project) -> None:
     made = publish_dense(project, "shapes", "base")
-    path = made.path / "detections/boxes--truth.json"
+    folder, name = made.path, "detections/boxes--truth.json"
+    path = folder / name
     found = json.loads(path.read_text())
     found[0]["bbox"][0] += 60
     found[1]["score"] = float("nan")
     path.write_text(json.dumps(found))
+    remember(folder, [name])  # as if they had been published so
     assert wrong_detections(made) == 2
-    rows = pd.read_parquet(made.path / "results.parquet")
+    rows = pd.read_parquet(folder / "results.parquet")
     rows.loc[0, "unavailable"], rows.loc[1, "value"] = "a reason", 1.5
-    rows.to_parquet(made.path / "results.parquet")
+    rows.to_parquet(folder / "results.parquet")
+    remember(folder, ["results.parquet"])
     assert dense_contradictions(made) == 2

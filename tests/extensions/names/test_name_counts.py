@@ -18,6 +18,7 @@ from react_pipeline.extensions.names.name_counts import (
     words_of,
 )
 from react_pipeline.project.project import Project
+from react_pipeline.store.store import remember
 
 
 def counts(names: dict[str, int], *captions: str | None) -> None:
@@ -119,7 +120,9 @@ def test_counts_of_other_captions_are_not_kept(retrieved_project: Project) -> No
 
 def test_embeddings_without_a_caption_column_say_no_name(indexed_project: Project) -> None:
     embeddings = indexed_project.store.current("corpus_embeddings", "all")
-    for path in (embeddings.path / "metadata").iterdir():
+    folder = embeddings.path
+    for path in (folder / "metadata").iterdir():
         pd.read_parquet(path).drop(columns="caption").to_parquet(path)
+        remember(folder, [f"metadata/{path.name}"])
     table = count_names(indexed_project.domain("shapes"), embeddings)
     assert table["captions"].tolist() == [0] * len(table)

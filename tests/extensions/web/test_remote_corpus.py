@@ -53,7 +53,7 @@ def test_remote_shards_give_embeddings_and_images_of_local_ones(
                 read_vectors(remote, side), read_vectors(local, side), atol=1e-3
             )
         rows = read_metadata(remote, LOCATION).iloc[[1, 40, 95]].rename_axis("row").reset_index()
-        got = list(open_source(project, corpus, tmp_path / "scratch").fetch(rows))
+        got = list(open_source(project, corpus).fetch(rows))
         assert [pair.row for pair, _image in got] == [1, 40, 95]
 
 
