@@ -13,12 +13,14 @@ import joblib
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from react_pipeline.corpus import ImageSource, decode_image
 from react_pipeline.embedding.encoder import Encoder
-from react_pipeline.embedding.parts import Vectors
+from react_pipeline.embedding.parts import bad_rows
 from react_pipeline.settings import PipelineConfig
+from react_pipeline.store import CorpusError
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,12 @@ class Fetched:
 
     Attributes:
         sha256: Digest of each, by row, in the order of the corpus.
-        vectors: Their unit vectors (N, D), float32.
+        vectors: Their unit vectors (N, D), float16: rounded as they are stored, so that what is
+            decided by them is decided alike in a later build.
     """
 
     sha256: dict[int, str]
-    vectors: Vectors
+    vectors: NDArray[np.float16]
 
 
 def encode_fetched(
@@ -40,6 +43,9 @@ def encode_fetched(
     """Fetch the images of some rows (columns `row` and those of the source) and encode them.
 
     Memory holds a batch of images; `source.failed` says why others are not available.
+
+    Raises:
+        CorpusError: If a vector is not finite or not of unit length.
     """
     sha256: dict[int, str] = {}
 
@@ -52,10 +58,17 @@ def encode_fetched(
         pixels: Tensor = encoder.to_tensor(decode_image(image, config.corpus.max_pixels))
         return pixels
 
-    vectors = [np.empty((0, encoder.clip.dimension), np.float32)]
-    encoded = images()
+    vectors = [np.empty((0, encoder.clip.dimension), np.float16)]
+    fetched = images()
     with ThreadPoolExecutor(joblib.cpu_count()) as threads:
-        while batch := list(islice(encoded, config.embedding.batch_size)):
+        while batch := list(islice(fetched, config.embedding.batch_size)):
             pixels = torch.stack(list(threads.map(tensor, batch)))
-            vectors.append(encoder.images(pixels).numpy())
+            encoded = encoder.images(pixels).numpy()
+            if len(bad := bad_rows(encoded)):
+                row = list(sha256)[len(sha256) - len(batch) + int(bad[0])]
+                raise CorpusError(
+                    f"row {row} of the corpus: the encoder gives no unit vector for its image; "
+                    "check the checkpoint, or use `embedding.precision: fp32`"
+                )
+            vectors.append(encoded.astype(np.float16))
     return Fetched(sha256, np.concatenate(vectors))

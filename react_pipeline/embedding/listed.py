@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from react_pipeline.corpus import (
@@ -154,9 +155,9 @@ def encode_captions(encoder: Encoder, captions: list[str], config: PipelineConfi
     return np.concatenate(vectors) if vectors else np.empty((0, encoder.clip.dimension), np.float32)
 
 
-def _save(folder: Path, side: str, number: str, vectors: Vectors, table: pd.DataFrame) -> None:
+def _save(folder: Path, side: str, number: str, vectors: NDArray[Any], table: pd.DataFrame) -> None:
     """Save unit vectors as float16; an empty part has no file."""
-    if bad := bad_rows(vectors).tolist():
+    if bad := bad_rows(vectors.astype(np.float32)).tolist():
         raise CorpusError(
             f"corpus: the encoder gives a vector of length {np.linalg.norm(vectors[bad[0]])} for "
             f"{table['image_path'].iloc[bad[0]]!r} ({side}); check the checkpoint, or use "

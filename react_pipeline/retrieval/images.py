@@ -77,8 +77,7 @@ class Images:
         fetched = encode_fetched(self.source, located, self._encoder, self._config)
         places = range(len(self._vectors), len(self._vectors) + len(fetched.sha256))
         self._places |= dict(zip(fetched.sha256, places, strict=True))
-        # Rounded as they are stored, so that a set that is built again is the same set.
-        self._vectors = np.concatenate([self._vectors, fetched.vectors.astype(np.float16)])
+        self._vectors = np.concatenate([self._vectors, fetched.vectors])
         self.sha256 |= fetched.sha256
 
     def vectors(self, rows: NDArray[np.int64]) -> Vectors | None:

@@ -288,7 +288,8 @@ class Sums:
                 towers += domain.prompts * encoding.text
             prepared = domain.images
             if self.settings.corpus.fetches_images:
-                alone += draws * self._fetching(domain.pairs / ALIVE, 1 + REFILL_ROUNDS)
+                asked = min(domain.pairs / ALIVE, self.corpus.pairs)
+                alone += draws * self._fetching(asked, 1 + REFILL_ROUNDS)
             if self.settings.images_wait:
                 towers += draws * domain.pairs * encoding.image
                 prepared += draws * domain.pairs
