@@ -45,6 +45,8 @@ class CorpusSize:
         corpus = project.config.corpus
         if rows:
             return cls(rows, corpus.assumed_pair_bytes, corpus.draw_seconds())
+        if corpus.is_listed and not corpus.fetches_images:  # the artifact holds no image
+            return corpus.size()
         with suppress(ReactError):
             published = fresh_or_none(project, "corpus", ALL)
             if published and (pairs := count_pairs(published)):
@@ -63,7 +65,6 @@ class CorpusWork:
         disk, memory: Bytes.
         read_bytes: Bytes that are read or written by one core.
         checked_rows: Rows of tables that are read and checked.
-        downloads: URLs that are fetched.
         encodes_images, encodes_captions, writes_vectors: Of `corpus_embeddings`; false where
             vectors are there already.
     """
@@ -73,7 +74,6 @@ class CorpusWork:
     memory: float = 0
     read_bytes: float = 0
     checked_rows: int = 0
-    downloads: int = 0
     encodes_images: bool = True
     encodes_captions: bool = True
     writes_vectors: bool = True

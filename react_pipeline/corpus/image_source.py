@@ -56,6 +56,10 @@ class ImageSource(ABC):
             {"row": "int64", "attempts": "int64"}
         )
 
+    def refuse(self, row: int, reason: str) -> None:
+        """Count the image of a row that was fetched as not available."""
+        self._failed[row] = ("", reason, "", 1)
+
     def fetchable(self, rows: pd.DataFrame) -> pd.Series:
         """Return whether each row, described by `columns`, names an image that may be fetched."""
         return pd.Series(True, rows.index)

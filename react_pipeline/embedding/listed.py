@@ -50,8 +50,8 @@ def embed_listed(
     are left out and counted. A killed build resumes with the first unfinished part.
 
     Raises:
-        CorpusError: If no pair is left, more than `max_bad_fraction` of the images are not
-            available, or a vector is not finite or zero.
+        CorpusError: If no pair is left, more than `corpus.download.max_failed_fraction` of the
+            images of a part are not available, or a vector is not finite or zero.
     """
     from react_pipeline.clip import choose_device, device_counts, load  # loads torch
 
@@ -79,7 +79,8 @@ def embed_listed(
             lines.append(json.dumps({"rows": counts["rows"]}) + "\n")
             bar.update(len(part))
     (staging / GROUPS_FILE).write_text("".join(lines))
-    _check(kind, totals, reasons)
+    if not totals["rows"]:
+        raise CorpusError("corpus: no usable pair")
     seconds = totals["seconds"]
     return {
         "rows": totals["rows"],
@@ -94,14 +95,15 @@ def embed_listed(
     }
 
 
-def _check(corpus: ListedCorpus, totals: Counter[str], reasons: Counter[str]) -> None:
+def _require_images(corpus: ListedCorpus, reasons: Counter[str], rows: int) -> None:
+    """Refuse a part of which too many images are not available, so that it is tried again."""
     bad = reasons.total()
-    if not totals["rows"] or bad > corpus.access()[1].max_failed_fraction * (bad + totals["rows"]):
+    if bad > corpus.access()[1].max_failed_fraction * (bad + rows):
         often = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common(3))
         raise CorpusError(
-            f"corpus: {bad:,} of {bad + totals['rows']:,} images are not available, most often "
-            f"{often or 'for no reason'}; check the network and the table and run again (what was "
-            "fetched is kept), or raise `corpus.download.max_failed_fraction`"
+            f"corpus: {bad:,} of {bad + rows:,} images are not available, most often {often}; check "
+            "the network and the table and run again (what was fetched is kept), or raise "
+            "`corpus.download.max_failed_fraction`"
         )
 
 
@@ -132,6 +134,9 @@ def _write_part(
         fetched = encode_fetched(source, table, encoder, config)
         reasons.update(source.failed[row] for row in set(table["row"]) - set(fetched.sha256))
         table = table[table["row"].isin(fetched.sha256)].drop(columns="row")
+        kind = config.corpus
+        assert isinstance(kind, ListedCorpus)  # noqa: S101 - `is_listed` says so
+        _require_images(kind, reasons, len(table))
         table["image_sha256"] = list(fetched.sha256.values())
         _save(folder, FOLDERS["image"], number, fetched.vectors, table)
     captions = table["caption"].tolist()

@@ -45,6 +45,8 @@ def corpus_embeddings(project: Project, _key: str) -> dict[str, Any]:
     )
     if project.config.corpus.is_listed:
         corpus["encode"] = "captions" if project.config.images_wait else "both"
+        if not project.config.images_wait:
+            corpus |= project.config.corpus.identity_of_images()
     return {"precision": project.config.embedding.precision, **corpus}
 
 

@@ -101,7 +101,7 @@ def _files(folder: Path, kind: type[CorpusConfig], corpus: str, encoder: str) ->
         "pipeline.yaml",
         corpus=Markup(section),  # noqa: S704
         methods=", ".join(["base", *methods]),
-        has_vectors=kind.fetches_images,
+        has_vectors=kind.fetches_images and not kind.is_listed,
         **values,
     )
     return {"domains/birds.yaml": render("project", "birds.yaml"), "pipeline.yaml": pipeline}

@@ -80,6 +80,7 @@ def draw_control(project: Project, slug: str) -> Artifact:
                 settings.where,
             )
             pairs = _write_draw(project, slug, drawing, folder, size)
+            images.require(project, slug)
             require_none_taken_down(project, parents[CORPUS_EMBEDDINGS], pairs)
             return len(pairs), drawing.dropped
 
@@ -182,8 +183,8 @@ class Draw:
         parts: list[pd.DataFrame] = []
         have = 0
         rounds = 0
-        while have < size and len(rows := self._next(size - have)):
-            parts.append(self._usable(rows))
+        while have < size and len(rows := self._next((size - have) * 2**rounds)):
+            parts.append(self._usable(rows).head(size - have))
             have += len(parts[-1])
             rounds += self.images.fetches
             if rounds > REFILL_ROUNDS:

@@ -18,7 +18,7 @@ from react_pipeline.corpus import ImageSource, open_source
 from react_pipeline.embedding import Rows, Vectors, row_metadata, sides, vectors_of
 from react_pipeline.project import Project
 from react_pipeline.stage import CORPUS, CORPUS_EMBEDDINGS
-from react_pipeline.store import Artifact
+from react_pipeline.store import Artifact, RetrievalError
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
@@ -65,9 +65,13 @@ class Images:
         self.rounds += 1
         located = row_metadata(self._embeddings, rows, self.source.columns).assign(row=rows)
         if self._stored:
-            self.sha256 |= {
-                int(pair.row): str(pair.image_sha256) for pair, _ in self.source.fetch(located)
-            }
+            embedded = row_metadata(self._embeddings, rows, ["image_sha256"])["image_sha256"]
+            for pair, _ in self.source.fetch(located):
+                row, sha256 = int(pair.row), str(pair.image_sha256)
+                if embedded[row] in ("", sha256):
+                    self.sha256[row] = sha256
+                else:
+                    self.source.refuse(row, "changed_image")
             return
         from react_pipeline.embedding import LONG_RUN, Encoder, encode_fetched  # loads torch
 
@@ -89,6 +93,24 @@ class Images:
         if not self._places:
             return None
         return self._vectors[[self._places[row] for row in rows.tolist()]].astype(np.float32)
+
+    def require(self, project: Project, slug: str) -> None:
+        """Refuse a set of which too many images are not available: the network or the corpus is
+        wrong.
+
+        Raises:
+            RetrievalError: Naming the commonest reasons.
+        """
+        failed, tried = len(self.failed), len(self.failed) + len(self.sha256)
+        allowed = project.config.corpus.access()[1].max_failed_fraction
+        if failed > allowed * tried:
+            reasons = ", ".join(f"{name} ({count:,})" for name, count in self.reasons()[:3])
+            raise RetrievalError(
+                f"{slug}: {failed:,} of {tried:,} images could not be fetched ({failed / tried:.0%}, "
+                f"allowed are {allowed:.0%}), most often {reasons}; check the network and the corpus "
+                "and run again (what was fetched is kept), or raise "
+                "`corpus.download.max_failed_fraction` if the corpus has it"
+            )
 
     def reasons(self) -> list[tuple[str, int]]:
         """Return why images were not available, the commonest reason first."""

@@ -108,7 +108,7 @@ def _retrieve(
     domain, settings, candidates = project.domain(slug), found.settings, found.candidates
     embeddings = parents[CORPUS_EMBEDDINGS]
     classes = class_report(domain, found.queries, found.search.hits, candidates, settings)
-    _require_images(project, slug, found.images)
+    found.images.require(project, slug)
     if not classes["kept"].any():
         raise RetrievalError(_nothing_found(slug, classes))
     notes = describe_classes(ClassTable(domain, embeddings, classes, directory, searched))
@@ -226,22 +226,6 @@ def _chosen(
     pairs["classes"] = classes_of(found.candidates, names)[pairs["row"]].to_numpy()
     more = [column for column in found.images.source.columns if column not in pairs]
     return pairs.join(candidate_metadata(embeddings, pairs["row"], more, scratch), on="row")
-
-
-def _require_images(project: Project, slug: str, images: Images) -> None:
-    """Refuse a set of which too many images are not available: the network or the table is
-    wrong.
-    """
-    failed, fetched = len(images.failed), len(images.sha256)
-    allowed = project.config.corpus.access()[1].max_failed_fraction
-    if failed > allowed * (failed + fetched):
-        reasons = ", ".join(f"{name} ({count:,})" for name, count in images.reasons()[:3])
-        raise RetrievalError(
-            f"{slug}: {failed:,} of {failed + fetched:,} images could not be fetched "
-            f"({failed / (failed + fetched):.0%}, allowed are {allowed:.0%}), most often {reasons}; "
-            "check the network and the corpus and run again (what was fetched is kept), or raise "
-            "`corpus.download.max_failed_fraction`"
-        )
 
 
 def _count_pairs(

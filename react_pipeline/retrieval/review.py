@@ -7,6 +7,7 @@ brings an evaluation image back. Does not belong here: the file of decisions (`p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -105,7 +106,7 @@ class Review:
         """
         keys = pd.Series(sorted(self.pinned), dtype=object)
         chosen = [pairs[column] for column in _key_columns(pairs)]
-        digests = keys[~keys.str.contains("://")]
+        digests = keys[keys.map(is_digest)]
         return int((~digests.isin(pd.concat(chosen))).sum()) if chosen else 0
 
     def require_corpus(self, candidates: pd.DataFrame, embeddings: Artifact, identity: str) -> None:
@@ -117,14 +118,20 @@ class Review:
         Raises:
             InputError: Naming the file.
         """
-        if not self.decided or candidates[identity].isin(self.decided).any():
+        decided = {key for key in self.decided if is_digest(key) == (identity == "image_sha256")}
+        if not decided or candidates[identity].isin(decided).any():
             return
         # The whole corpus is only read if no candidate answers the question.
-        if not read_metadata(embeddings, [identity])[identity].isin(self.decided).any():
+        if not read_metadata(embeddings, [identity])[identity].isin(decided).any():
             raise InputError(
                 f"{self.source}: none of its images is in this corpus; it was made for another "
                 "one: remove or rename it"
             )
+
+
+def is_digest(key: str) -> bool:
+    """Return whether a decision names an image by its SHA-256, and not by its address."""
+    return re.fullmatch("[0-9a-f]{64}", key) is not None
 
 
 def refusals(

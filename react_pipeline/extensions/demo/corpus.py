@@ -141,8 +141,8 @@ def labelled_images(name: str) -> Iterator[dict[str, Any]]:
 
 
 def drawing_cost() -> tuple[int, float, float]:
-    """How many drawings the corpus has; of one of them the processor seconds and the bytes, from a
-    sample.
+    """Return how many drawings the corpus has, and the processor seconds and bytes that one takes,
+    from a sample.
 
     Raises:
         InputError: If a package of the demo is missing.

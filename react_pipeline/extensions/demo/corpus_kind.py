@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from react_pipeline.project import Project
     from react_pipeline.store import Artifact, Scratch, Store
 
-DRAWINGS_FILE = "drawings.parquet"
+DRAWINGS_FILE, PACKAGES_FILE = "drawings.parquet", "packages.json"
 
 FILES = Path(__file__).parent / "files"
 """The demo's project, as the wheel carries it; in a clone links to its own."""
@@ -35,7 +35,7 @@ retrieval:
 
 
 def demo_files() -> dict[str, str]:
-    """Return the demo's own `pipeline.yaml` and three domains, by path."""
+    """Return the demo's own `pipeline.yaml` and domains, by path."""
     sources = [*sorted((FILES / "domains").glob("*.yaml")), FILES / "pipeline.yaml"]
     return {
         str(source.relative_to(FILES)): source.read_text(encoding="utf-8") for source in sources
@@ -64,6 +64,7 @@ class DrawnCorpus(ListedCorpus):
             from .corpus import captions
 
             table = captions()
+            (staging / PACKAGES_FILE).write_text(json.dumps(installed_versions(), sort_keys=True))
             table.to_parquet(staging / DRAWINGS_FILE, index=False)
             by_source = table["source"].value_counts()
             counts = {f"pairs/{name}": int(count) for name, count in by_source.items()}
@@ -84,9 +85,17 @@ class DrawnCorpus(ListedCorpus):
             yield ListedPair(key, caption, {"url": f"{SCHEME}{key}", **about})
 
     def open_images(self, corpus: Artifact, pool: Path) -> ImageSource:
-        """The drawings."""
+        """The drawings, of the packages whose captions were listed."""
+        from react_pipeline.store import ChangedSource
+
         from .corpus import DrawnSource
 
+        listed = json.loads(corpus.file(PACKAGES_FILE).read_text())
+        if changed := [name for name, now in installed_versions().items() if listed[name] != now]:
+            raise ChangedSource(
+                f"{changed[0]}: another version is installed than when `corpus` was materialized; "
+                "materialize that again"
+            )
         return DrawnSource()
 
     def work(self, size: CorpusSize, dimension: int) -> CorpusWork:

@@ -186,12 +186,10 @@ class Sums:
         return replace(step, cpu_hours=cpu_hours, gpu_hours=gpu_hours)
 
     def corpus_step(self) -> Step:
-        """The files of the corpus are read or downloaded."""
+        """The files of the corpus are read."""
         work = self.corpus_work
         rows = self.corpus.pairs
         alone = START_SECONDS + work.read_bytes / BYTES_PER_SECOND + work.checked_rows * ROW_SECONDS
-        if work.downloads:
-            alone += self._fetching(work.downloads)
         step = Step(
             "corpus",
             f"{rows:,} {work.noun}",
@@ -281,16 +279,18 @@ class Sums:
         cost = Cost(alone=0)
         pairs = 0
         draws = max(len(self.settings.seeds), 1) if stage == "control_set" else 1
+        corpus = self.settings.corpus
         for domain in self.domains.values():
             towers = domain.images * encoding.image
             alone = START_SECONDS + draws * domain.pairs * PAIR_SECONDS
             if stage == "retrieved_set":
                 towers += domain.prompts * encoding.text
             prepared = domain.images
-            if self.settings.corpus.fetches_images:
+            waits = self.settings.images_wait
+            if corpus.fetches_images and (waits or not corpus.is_listed):
                 asked = min(domain.pairs / ALIVE, self.corpus.pairs)
                 alone += draws * self._fetching(asked, 1 + REFILL_ROUNDS)
-            if self.settings.images_wait:
+            if waits:
                 towers += draws * domain.pairs * encoding.image
                 prepared += draws * domain.pairs
             drawn = draws * domain.pairs * self.corpus.draw_seconds

@@ -1,1 +1,1 @@
-"""Tables of URLs as a corpus: the images are downloaded once, into tar shards."""
+"""Tables of URLs as a corpus: the images are fetched when they are retrieved."""

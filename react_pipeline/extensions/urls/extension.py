@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Urls(Extension):
-    """A corpus that is downloaded."""
+    """A corpus of addresses."""
 
     def corpus_kinds(self) -> Iterable[type[CorpusConfig]]:
         """Tables of URLs."""

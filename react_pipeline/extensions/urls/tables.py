@@ -23,8 +23,8 @@ from react_pipeline.store import open_regular
 
 
 class UrlRow(NamedTuple):
-    """A usable row. `key` is a digest of URL and caption: 32 hexadecimal digits, the sample's key
-    in the shards.
+    """A usable row. `key` is a digest of URL and caption: 32 hexadecimal digits, the key of the
+    pair.
     """
 
     key: str

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -85,7 +85,8 @@ class Journal:
         """Read all files of a directory; a line that was cut by a kill counts as not written.
 
         Args:
-            earlier: Directories of other downloads, of which failures count that are `PERMANENT`.
+            earlier: Directories of other downloads, of which failures count that are `PERMANENT`,
+                but for a hash: another table may demand another one.
         """
         journal = cls()
         for folder in earlier:
@@ -93,7 +94,7 @@ class Journal:
         journal.errors = {
             url: [errors[-1]]
             for url, errors in journal.errors.items()
-            if reason_of(errors[-1])[0] in PERMANENT
+            if reason_of(errors[-1])[0] in PERMANENT - {HASH_MISMATCH}
         }
         journal._add(directory)
         numbers = (int(path.stem) for path in directory.glob("*.jsonl"))
@@ -116,6 +117,13 @@ class Journal:
                         record["sha256"],
                         record["source_sha256"],
                     )
+
+    def forget_other_files(self, hashes: Mapping[str, str]) -> None:
+        """Forget images that have another SHA-256 than is demanded now of their URL."""
+        for url, demanded in hashes.items():
+            kept = self.kept.get(url)
+            if kept and len(demanded) == 64 and kept.source_sha256 != demanded.lower():
+                del self.kept[url]
 
     def is_worth_trying(self, url: str, retries: int) -> bool:
         """Whether the image is missing, attempts are left, and its last error may pass."""

@@ -118,7 +118,6 @@ def download_images(
         CorpusError: If a downloading process dies.
         OSError: If the disk refuses a write.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     urls = [plain_url(url) for url in table["url"]]
     hashes = table["hash"].fillna("") if "hash" in table else [""] * len(table)
     hash_of: dict[str, str] = {}
@@ -128,11 +127,13 @@ def download_images(
     journal = Journal.read(directory, earlier)
     with _Processes(settings.processes) as processes:
         for number in range(settings.retries + 1):
+            journal.forget_other_files(hash_of)
             missing = [url for url in hash_of if journal.is_worth_trying(url, settings.retries)]
             if not missing:
                 break
             if number:
                 time.sleep(number * _PAUSE_SECONDS)
+            directory.mkdir(parents=True, exist_ok=True)
             # img2dataset makes keys of as many digits as this number has, so one URL alone would
             # have none.
             spread_out = _TASKS_AT_LEAST if on_cluster() else settings.processes
@@ -145,6 +146,7 @@ def download_images(
                 processes,
             )
             journal = Journal.read(directory, earlier)
+    journal.forget_other_files(hash_of)
     return _result(table, urls, directory, journal)
 
 

@@ -5,6 +5,7 @@ write to the same file. Two builds at once take turns, to fetch nothing twice. D
 which rows are chosen (`retrieval`), fetching (`downloads`).
 """
 
+import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,8 @@ class UrlSource(ImageSource):
             others = [folder for folder in self.pool.iterdir() if folder.is_dir()]
             earlier = [folder for folder in others if folder != self._own]
             got = download_images(table, self._own, settings, self.corpus.max_pixels, earlier)
+            for folder in {kept.path.parent for kept in got.kept.values()}:
+                os.utime(folder)  # used now, for `prune`
         self._failed.update(
             {int(row): tuple(about) for row, *about in got.failed.to_numpy().tolist()}
         )

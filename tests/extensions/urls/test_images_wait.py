@@ -224,6 +224,63 @@ def test_both_embeds_the_images_too(make_project: MakeProject, web: Web, table: 
     assert sha256 == metadata.loc[pairs.rows, "image_sha256"].tolist()
 
 
+def both(make_project: MakeProject, table: Path, **download: Any) -> Project:
+    settings = {**SETTINGS, "modes": ["t2i"]}
+    options = {"embedding": {"encode": "both"}, "retrieval": settings, "download": download}
+    return project_of(make_project, table, **options)
+
+
+def test_images_of_all_rows_are_tried_again_after_an_outage(
+    make_project: MakeProject, web: Web, table: Path
+) -> None:
+    project = both(make_project, table)
+    answers = dict(web.answers)
+    web.answers.update(dict.fromkeys(answers, page))
+    with pytest.raises(CorpusError, match=r"not_an_image.*max_failed_fraction"):
+        indexed(project)
+    web.answers.update(answers)
+    assert indexed(project).store.current("corpus_embeddings", "all").counts["rows"] == IMAGES
+
+
+def test_how_images_are_fetched_decides_their_vectors(
+    make_project: MakeProject, table: Path
+) -> None:
+    def fingerprints(project: Project) -> tuple[str, str]:
+        for stage in ("corpus", "base_checkpoint"):
+            run(project, stage, "all")
+        corpus, embeddings = (resolve(project, name) for name in ("corpus", "corpus_embeddings"))
+        return corpus.fingerprint, embeddings.fingerprint
+
+    before = fingerprints(both(make_project, table))
+    after = fingerprints(both(make_project, table, image_size=8))
+    assert before[0] == after[0] and before[1] != after[1]
+
+
+def test_an_image_that_changed_after_it_was_embedded_is_not_taken(
+    make_project: MakeProject, web: Web, table: Path
+) -> None:
+    project = indexed(both(make_project, table))
+    shutil.rmtree(project.config.store / ".cache" / "images")
+    for number in range(0, IMAGES, 2):
+        web.answers[f"/{number}"] = drawing(number + 1)[0]
+    artifact = retrieved(project)
+    assert artifact.counts["not_collected"]["changed_image"]
+    urls = pd.read_parquet(artifact.file("pairs.parquet"))["url"]
+    assert all(int(url.rsplit("/", 1)[1]) % 2 for url in urls)
+
+
+def test_a_control_of_images_that_are_gone_is_refused(
+    make_project: MakeProject, web: Web, table: Path
+) -> None:
+    project = indexed(project_of(make_project, table))
+    retrieved(project)
+    shutil.rmtree(project.config.store / ".cache" / "images")
+    for path in list(web.answers)[: IMAGES - 6]:
+        del web.answers[path]
+    with pytest.raises(RetrievalError, match="http_404"):
+        run(project, "control_set", "shapes")
+
+
 @pytest.mark.parametrize("settings", [{"modes": ["t2t", "t2i"]}, {"fusion": "filter"}])
 def test_what_needs_every_image_is_refused(
     make_project: MakeProject, table: Path, settings: dict[str, Any]
@@ -245,12 +302,28 @@ def test_tars_have_their_images_at_hand(make_project: MakeProject) -> None:
 def test_a_floor_for_images_is_kept_when_they_are_fetched(
     make_project: MakeProject, table: Path
 ) -> None:
+    from react_pipeline.clip import class_prompts, load
+    from react_pipeline.retrieval import mean_vectors
+
     project = indexed(project_of(make_project, table))
-    before = retrieved(project)
-    configure(project, **SETTINGS, min_similarity={"filter": 0.999})
-    with pytest.raises(RetrievalError, match="below_filter"):
-        retrieved(project)
-    assert before.counts["dropped"]["below_filter"] == 0
+    clip = load(project.store.current("base_checkpoint", "all").path)
+    prompts = class_prompts(project.domain("shapes"))
+    vectors = clip.encode_texts(prompts["prompt"].tolist()).numpy()
+    means = mean_vectors(prompts["class_id"], vectors)
+    names = project.domain("shapes").class_names
+
+    def cosines(artifact: Artifact) -> dict[int, float]:
+        pairs = CollectedPairs(artifact)
+        images = zip(pairs.rows.tolist(), pairs.vectors("image"), pairs.class_ids, strict=True)
+        return {row: vector @ means[names.index(pairs.classes[of])] for row, vector, of in images}
+
+    before = cosines(retrieved(project))
+    floor = float(np.median(list(before.values())))
+    configure(project, **SETTINGS, min_similarity={"filter": floor})
+    artifact = retrieved(project)
+    after = cosines(artifact)
+    assert artifact.counts["dropped"]["below_filter"] and min(after.values()) >= floor - 1e-3
+    assert {row for row, cosine in before.items() if cosine > floor + 1e-3} <= after.keys()
 
 
 def test_a_table_that_changed_must_be_materialized_again(

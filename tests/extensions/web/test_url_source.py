@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,35 @@ def test_pairs_from_urls_are_fetched_once_with_every_failure(
     assert list(fetched.values()) == digests
     for path in sorted((tmp_path / "again").iterdir()):
         assert path.read_bytes() == (artifact.path / "shards" / path.name).read_bytes()
+
+
+def test_two_at_once_fetch_an_image_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    support.web.keep_img2dataset_loaded(monkeypatch)
+    with served({f"/{n}": image for n, image in enumerate(IMAGES)}) as web:
+        urls = [f"{web.url}/{n}" for n in range(12)]
+        rows = pd.DataFrame({"row": range(12), "url": urls, "caption": "a", "class": ""})
+        sources = [UrlSource(corpus(), tmp_path) for _ in range(2)]
+        with ThreadPoolExecutor() as threads:
+            first, second = threads.map(lambda source: list(source.fetch(rows)), sources)
+        assert set(web.asked.values()) == {1} and len(first) == len(second) == 12
+
+
+def test_a_file_that_a_table_demands_is_fetched_whatever_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    support.web.keep_img2dataset_loaded(monkeypatch)
+    sha256 = hashlib.sha256(IMAGES[1]).hexdigest()
+    with served({"/0": IMAGES[0]}) as web:
+        rows = pd.DataFrame(
+            {"row": [0], "url": [f"{web.url}/0"], "caption": ["a"], "hash": [sha256]}
+        )
+        assert list(UrlSource(corpus(), tmp_path).fetch(rows))
+        demanding = UrlSource(corpus(hash_column="hash"), tmp_path)
+        assert not list(demanding.fetch(rows))
+        assert demanding.failed == {0: "hash_mismatch"}
+        web.answers["/0"] = IMAGES[1]
+        ((_, image),) = UrlSource(corpus(hash_column="hash"), tmp_path).fetch(rows)
+        assert image == IMAGES[1]
 
 
 def test_where_nothing_is_available_the_reasons_are_recorded(
