@@ -9,7 +9,6 @@ from typing import Any
 
 import dagster as dg
 
-from react_pipeline.assets.partitions import domain_partitions
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.stage import Stage
 
@@ -33,7 +32,6 @@ def jobs_of(project: ProjectResource, stages: Sequence[Stage]) -> list[Any]:
         dg.define_asset_job(
             project.name("customize_domain"),
             selected("domain"),
-            partitions_def=domain_partitions(project),
             description="Reads the labelled images of a domain again, and retrieves its pairs and "
             "their control, from which its models are then trained.",
         ),

@@ -88,7 +88,7 @@ def test_images_that_were_fetched_outlive_every_kill(
 
         for name in KILLS:
             killed(build_until_killed, project.path, stage, name)
-            assert list(project.store.root.glob(".scratch/*/*/fetched"))
+            assert list(project.store.root.glob(".cache/images/*/*/*.jsonl"))
             assert not any((project.store.root / stage / "shapes").glob("*/manifest.json"))
 
         artifact = BUILDS[stage](project, "shapes")

@@ -221,7 +221,7 @@ def test_one_process_writes_the_artifact_that_all_return(together: Together) -> 
     )
     assert published == ["full", "gated-image"]
     assert list((together.store / ".scratch").iterdir()) == []
-    files = sorted(path.name for path in Path(writer["gated"]["path"]).iterdir())
+    files = sorted(path.name for path in Path(writer["gated"]["path"]).glob("[!.]*"))
     assert files == [
         "loss.png",
         "manifest.json",
