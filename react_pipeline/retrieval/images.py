@@ -63,9 +63,10 @@ class Images:
             return
         rows = rows[[row not in self.sha256 for row in rows.tolist()]]
         self.rounds += 1
-        located = row_metadata(self._embeddings, rows, self.source.columns).assign(row=rows)
+        columns = [*dict.fromkeys([*self.source.columns, "image_sha256"])]
+        located = row_metadata(self._embeddings, rows, columns).assign(row=rows)
         if self._stored:
-            embedded = row_metadata(self._embeddings, rows, ["image_sha256"])["image_sha256"]
+            embedded = located["image_sha256"]
             for pair, _ in self.source.fetch(located):
                 row, sha256 = int(pair.row), str(pair.image_sha256)
                 if embedded[row] in ("", sha256):
