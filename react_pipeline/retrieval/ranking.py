@@ -107,12 +107,7 @@ def choose(
         first = _in_turns(first, table[as_good])
     choice = _Choice(first, images, settings, evaluation, review, means)
     choice.run()
-    chosen = first.index[choice.taken]
-    if settings.max_pairs is not None and len(chosen) > settings.max_pairs:
-        # The worst pairs of the largest classes go, so that what is left is as even as it can be.
-        ranks = table.loc[chosen].groupby("class_id").cumcount().sort_values(kind="stable")
-        _drop(choice.outcomes, "total", first.index.isin(ranks.index[settings.max_pairs :]))
-        chosen = ranks.index[: settings.max_pairs]
+    chosen = choice.chosen()
     numbers = pd.Index(best["row"])
     outcomes[numbers.get_indexer(first["row"])] = choice.outcomes
     outcomes[numbers.get_indexer(table.loc[chosen, "row"])] = _OUTCOMES.index(SHARED)
@@ -221,6 +216,17 @@ class _Choice:
             self._take()
             rounds += 1
         self._close()
+
+    def chosen(self) -> pd.Index:
+        """Return the positions of the pairs that are kept, `max_pairs` at the most: the worst of
+        the largest classes go, so that what is left is as even as it can be.
+        """
+        chosen, most = self.first.index[self.taken], self.settings.max_pairs
+        if most is None or len(chosen) <= most:
+            return chosen
+        ranks = self.first.loc[chosen].groupby("class_id").cumcount().sort_values(kind="stable")
+        _drop(self.outcomes, "total", self.first.index.isin(ranks.index[most:]))
+        return ranks.index[:most]
 
     def describe(self, candidates: pd.DataFrame) -> None:
         """Fill in the digests and similarities of the rows that were looked at."""
