@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.drawings import draw, encode
-from support.retrieval import NOTHING, hits_of
+from support.retrieval import NOTHING, hits_of, no_digest_is_known
 
 from react_pipeline.extensions.urls.corpus_kind import UrlTables
 from react_pipeline.extensions.web import UrlSource
@@ -75,7 +75,8 @@ def choose(
     parents = {stage: project.store.current(stage, "all") for stage in stages}
     images = Images(project, parents, SimpleNamespace(dimension=32))  # type: ignore[arg-type]
     images.source, images.fetches = web, web.fetches  # type: ignore[assignment]
-    ranking.choose(table, images, evaluation, config)
+    with no_digest_is_known():
+        ranking.choose(table, images, evaluation, config)
     return images, table.set_index("row")["dropped"].to_dict()
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import yaml
 
 from react_pipeline.clip.prompts import class_prompts
+from react_pipeline.embedding import row_metadata
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.settings.config import ClassConfig, DomainConfig
@@ -68,3 +70,12 @@ class Seen:
 
     def vectors(self, rows: Any) -> Any:
         return None if self._vectors is None else self._vectors[rows]
+
+
+def no_digest_is_known() -> Any:
+    """Let the metadata of rows have no digest, as those of images that were never seen."""
+
+    def unseen(*asked: Any) -> pd.DataFrame:
+        return row_metadata(*asked).assign(image_sha256="")
+
+    return patch("react_pipeline.retrieval.images.row_metadata", unseen)

@@ -256,7 +256,7 @@ def test_how_images_are_fetched_decides_their_vectors(
     assert before[0] == after[0] and before[1] != after[1]
 
 
-def test_an_image_that_changed_after_it_was_embedded_is_not_taken(
+def test_an_image_that_changed_meanwhile_is_not_taken(
     make_project: MakeProject, web: Web, table: Path
 ) -> None:
     project = indexed(both(make_project, table))

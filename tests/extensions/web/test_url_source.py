@@ -103,7 +103,7 @@ def test_two_at_once_fetch_an_image_once(tmp_path: Path, monkeypatch: pytest.Mon
         assert set(web.asked.values()) == {1} and len(first) == len(second) == 12
 
 
-def test_a_file_that_a_table_demands_is_fetched_whatever_is_there(
+def test_another_file_than_a_table_demands_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     support.web.keep_img2dataset_loaded(monkeypatch)
