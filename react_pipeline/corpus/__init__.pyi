@@ -17,6 +17,7 @@ from .decoding_process import decode_apart as decode_apart
 from .decoding_process import load_batches as load_batches
 from .image_source import LEDGER_COLUMNS as LEDGER_COLUMNS
 from .image_source import ImageSource as ImageSource
+from .image_source import too_many_failed as too_many_failed
 from .images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .images import BadImage as BadImage
 from .images import BadSample as BadSample

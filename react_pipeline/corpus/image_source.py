@@ -7,6 +7,7 @@ Does not belong here: which rows are chosen (`retrieval`), the form of the train
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,22 @@ LEDGER_COLUMNS = ["row", "url", "reason", "detail", "attempts"]
 
 LOCATION = ["shard", "image_path", "image_offset", "image_bytes", "image_sha256", "caption"]
 """Columns of the corpus' metadata that locate and describe a pair."""
+
+
+def too_many_failed(reasons: Counter[str], fetched: int, allowed: float) -> str:
+    """Return what is wrong where more than a share of the images failed, which is the network or
+    the corpus and not single images; "" where it is not more.
+    """
+    failed = reasons.total()
+    if failed <= allowed * (failed + fetched):
+        return ""
+    often = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common(3))
+    return (
+        f"{failed:,} of {failed + fetched:,} images could not be fetched "
+        f"({failed / (failed + fetched):.0%}, allowed are {allowed:.0%}), most often {often}; check "
+        "the network and the corpus and run again (what was fetched is kept), or raise "
+        "`corpus.download.max_failed_fraction` if the corpus has it"
+    )
 
 
 class ImageSource(ABC):

@@ -26,6 +26,7 @@ from react_pipeline.corpus import (
     count_pairs,
     load_batches,
     open_source,
+    too_many_failed,
 )
 from react_pipeline.embedding.encoder import LONG_RUN, Encoder
 from react_pipeline.embedding.images import encode_fetched
@@ -95,18 +96,6 @@ def embed_listed(
     }
 
 
-def _require_images(corpus: ListedCorpus, reasons: Counter[str], rows: int) -> None:
-    """Refuse a part of which too many images are not available, so that it is tried again."""
-    bad = reasons.total()
-    if bad > corpus.access()[1].max_failed_fraction * (bad + rows):
-        often = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common(3))
-        raise CorpusError(
-            f"corpus: {bad:,} of {bad + rows:,} images are not available, most often {often}; check "
-            "the network and the table and run again (what was fetched is kept), or raise "
-            "`corpus.download.max_failed_fraction`"
-        )
-
-
 def _parts(pairs: Iterator[ListedPair]) -> Iterator[list[ListedPair]]:
     while part := list(islice(pairs, PART_PAIRS)):
         yield part
@@ -134,13 +123,19 @@ def _write_part(
         fetched = encode_fetched(source, table, encoder, config)
         reasons.update(source.failed[row] for row in set(table["row"]) - set(fetched.sha256))
         table = table[table["row"].isin(fetched.sha256)].drop(columns="row")
-        kind = config.corpus
-        assert isinstance(kind, ListedCorpus)  # noqa: S101 - `is_listed` says so
-        _require_images(kind, reasons, len(table))
+        allowed = config.corpus.access()[1].max_failed_fraction
+        if problem := too_many_failed(reasons, len(table), allowed):
+            raise CorpusError(f"corpus: {problem}")  # so that the part is tried again
         table["image_sha256"] = list(fetched.sha256.values())
-        _save(folder, FOLDERS["image"], number, fetched.vectors, table)
-    captions = table["caption"].tolist()
-    _save(folder, FOLDERS["text"], number, encode_captions(encoder, captions, config), table)
+        _save(folder, FOLDERS["image"], number, fetched.vectors)
+    vectors = encode_captions(encoder, table["caption"].tolist(), config)
+    if bad := bad_rows(vectors).tolist():
+        raise CorpusError(
+            f"corpus: the encoder gives no unit vector for the caption of "
+            f"{table['image_path'].iloc[bad[0]]!r}; check the checkpoint, or use "
+            "`embedding.precision: fp32`"
+        )
+    _save(folder, FOLDERS["text"], number, vectors)
     if len(table):
         (folder / METADATA).mkdir()
         file = folder / METADATA / f"{METADATA}_{number}.parquet"
@@ -160,14 +155,8 @@ def encode_captions(encoder: Encoder, captions: list[str], config: PipelineConfi
     return np.concatenate(vectors) if vectors else np.empty((0, encoder.clip.dimension), np.float32)
 
 
-def _save(folder: Path, side: str, number: str, vectors: NDArray[Any], table: pd.DataFrame) -> None:
-    """Save unit vectors as float16; an empty part has no file."""
-    if bad := bad_rows(vectors.astype(np.float32)).tolist():
-        raise CorpusError(
-            f"corpus: the encoder gives a vector of length {np.linalg.norm(vectors[bad[0]])} for "
-            f"{table['image_path'].iloc[bad[0]]!r} ({side}); check the checkpoint, or use "
-            "`embedding.precision: fp32`"
-        )
+def _save(folder: Path, side: str, number: str, vectors: NDArray[Any]) -> None:
+    """Save vectors as float16; an empty part has no file."""
     if len(vectors):
         (folder / side).mkdir()
         np.save(folder / side / f"{side}_{number}.npy", vectors.astype(np.float16))

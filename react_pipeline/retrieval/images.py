@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from react_pipeline.corpus import ImageSource, open_source
+from react_pipeline.corpus import ImageSource, open_source, too_many_failed
 from react_pipeline.embedding import Rows, Vectors, row_metadata, sides, vectors_of
 from react_pipeline.project import Project
 from react_pipeline.stage import CORPUS, CORPUS_EMBEDDINGS
@@ -102,23 +102,14 @@ class Images:
         Raises:
             RetrievalError: Naming the commonest reasons.
         """
-        failed, tried = len(self.failed), len(self.failed) + len(self.sha256)
         allowed = project.config.corpus.access()[1].max_failed_fraction
-        if failed > allowed * tried:
-            reasons = ", ".join(f"{name} ({count:,})" for name, count in self.reasons()[:3])
-            raise RetrievalError(
-                f"{slug}: {failed:,} of {tried:,} images could not be fetched ({failed / tried:.0%}, "
-                f"allowed are {allowed:.0%}), most often {reasons}; check the network and the corpus "
-                "and run again (what was fetched is kept), or raise "
-                "`corpus.download.max_failed_fraction` if the corpus has it"
-            )
-
-    def reasons(self) -> list[tuple[str, int]]:
-        """Return why images were not available, the commonest reason first."""
-        return Counter(self.failed.values()).most_common()
+        reasons = Counter(self.failed.values())
+        if problem := too_many_failed(reasons, len(self.sha256), allowed):
+            raise RetrievalError(f"{slug}: {problem}")
 
     def counts(self) -> dict[str, Any]:
         """Return the counts of the manifest; none where nothing was fetched."""
         if not self.rounds:
             return {}
-        return {"fetch_rounds": self.rounds, "not_collected": dict(sorted(self.reasons()))}
+        reasons = Counter(self.failed.values())
+        return {"fetch_rounds": self.rounds, "not_collected": dict(sorted(reasons.items()))}

@@ -36,8 +36,10 @@ SAMPLED = 128
 """Drawings that are rendered to say what all of them take: 0.3 s."""
 SCHEME = "drawing:"
 """Before the key of a drawing, in the column of its address."""
-FEW_DRAWINGS, KEPT_DRAWINGS = 1_000, 5_000
+FEW_DRAWINGS = 1_000
 """Up to so many, processes that draw would take longer to start than they save."""
+KEPT_DRAWINGS = 5_000
+"""Up to so many, what was drawn is kept in memory for the next time that it is asked for."""
 
 
 def captions() -> pd.DataFrame:

