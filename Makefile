@@ -5,6 +5,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
 
 # Tests also wait, for processes and servers: more workers than cores. Without `--no-loadscope-reorder` modules with the
 # most tests come first, but a test of operations that takes minutes is alone in its module.
@@ -13,7 +14,7 @@ PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --d
 # What leans on numpy, pyarrow, open_clip, transformers and FAISS most.
 OLDEST_TESTS := $(addprefix tests/,clip embedding extensions/hub extensions/methods extensions/predict indexing retrieval use)
 
-.PHONY: help install demo demo-photos test test-slow test-mutations test-attacks test-operations test-pages test-long-day test-oldest test-gpu gpu-report docs lint check-definitions ui clean
+.PHONY: help install install-dev demo demo-photos test test-slow test-mutations test-attacks test-operations test-pages test-long-day test-oldest test-gpu gpu-report docs lint check-definitions ui clean
 
 help:
 	@sed -n 's/^# //p; s/^\([a-z-]*\):.*## /  make \1  /p' Makefile
@@ -28,8 +29,14 @@ $(VENV)/faiss-gpu: | $(STAMP)
 $(STAMP): pyproject.toml no-deps.txt $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v <= (3, 13) and "Python 3.11, 3.12 or 3.13 is needed, found %d.%d; set PYTHON=/path/to/python3.11" % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[demo,dev,docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[demo]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r no-deps.txt
+	@touch $@
+
+install-dev: $(DEV_STAMP) ## what tests and documentation need beside it
+
+$(DEV_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[demo,dev,docs]'
 	@touch $@
 
 demo: install ## retrieve, customize and evaluate four domains; prints the first as soon as it stands
@@ -38,49 +45,49 @@ demo: install ## retrieve, customize and evaluate four domains; prints the first
 demo-photos: install ## what the demo's models lost on photographs, after `make demo`; needs apt-get
 	$(BIN)/python -m benchmarks.demo_photos
 
-test: install ## everything but the slow and GPU tests
+test: install-dev ## everything but the slow and GPU tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(PYTEST) -n 3 -m 'not slow and not gpu'
 
-test-slow: install ## the tests that take minutes
+test-slow: install-dev ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-test-mutations: install ## remove each guard of tests/mutations.py in turn, and run the test that must fail then
+test-mutations: install-dev ## remove each guard of tests/mutations.py in turn, and run the test that must fail then
 	$(BIN)/python tests/mutations.py
 
-test-attacks: install ## attack each reader of strangers' files, URLs and answers; prints how each attack ended, its seconds and memory
+test-attacks: install-dev ## attack each reader of strangers' files, URLs and answers; prints how each attack ended, its seconds and memory
 	OMP_NUM_THREADS=1 PYTHONPATH=tests:tests/faults:tests/extensions/web $(BIN)/python -m harness.attacks
 
-test-operations: install ## servers, daemon, browser, whole lineages: a part of test-slow
+test-operations: install-dev ## servers, daemon, browser, whole lineages: a part of test-slow
 	$(PYTEST) -n 4 --no-loadscope-reorder -m operations
 
-test-pages: install ## the longest pages of the documentation, block by block; a part of test-slow
+test-pages: install-dev ## the longest pages of the documentation, block by block; a part of test-slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow and not operations' tests/pages
 
 test-long-day: export LONG_DAY_DOMAINS ?= 300
-test-long-day: install ## hours of 300 domains whose services are killed, by LONG_DAY_DOMAINS, _HOURS and _SEED; in test-slow 20
+test-long-day: install-dev ## hours of 300 domains whose services are killed, by LONG_DAY_DOMAINS, _HOURS and _SEED; in test-slow 20
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/e2e/test_long_day.py
 
 test-oldest: ## a fast part of the tests with the oldest versions, in .venv-oldest
-	$(MAKE) install VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+	$(MAKE) install-dev VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 	$(PYTEST:$(BIN)/%=.venv-oldest/bin/%) -n 3 -m 'not slow and not gpu' $(OLDEST_TESTS)
 
-test-gpu: install ## the tests that need a CUDA device
+test-gpu: install-dev ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-gpu-report: install ## tests and speed on the first GPU as a page, in 10 minutes; without one: REPORT=--pretend
+gpu-report: install-dev ## tests and speed on the first GPU as a page, in 10 minutes; without one: REPORT=--pretend
 	$(BIN)/python -m benchmarks.gpu $(REPORT)
 
-docs: install ## the documentation site, in build/site
+docs: install-dev ## the documentation site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-lint: install ## fix style in place
+lint: install-dev ## fix style in place
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-check-definitions: install ## what Dagster says of the definitions
+check-definitions: install-dev ## what Dagster says of the definitions
 	$(BIN)/dg check defs
 	$(BIN)/dagster definitions validate -w workspace.yaml
 

@@ -3,10 +3,6 @@ from .checks import warning_below as warning_below
 from .declared import artifact_check as artifact_check
 from .declared import declare_instigators as declare_instigators
 from .declared import declare_policies as declare_policies
-from .failures import Failure as Failure
-from .failures import Kind as Kind
-from .failures import failure_of as failure_of
-from .failures import open_checks as open_checks
 from .partitions import DOMAINS as DOMAINS
 from .partitions import name_of as name_of
 from .partitions import partition_of as partition_of

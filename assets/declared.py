@@ -11,10 +11,10 @@ from typing import Any
 
 import dagster as dg
 
-from react_pipeline.assets.failures import note_check
 from react_pipeline.assets.partitions import key_of, partitions_of
 from react_pipeline.assets.resources import CheckContext, ProjectResource
 from react_pipeline.assets.retries import RETRIES, readable_failures
+from react_pipeline.failures import note_check
 from react_pipeline.project import Project
 from react_pipeline.settings import Method
 from react_pipeline.stage import STAGES, Stage

@@ -22,7 +22,6 @@ import dagster as dg
 from react_pipeline.assets.declared import blocking_checks
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.domain_files import changed_files
-from react_pipeline.assets.failures import is_checked
 from react_pipeline.assets.partitions import DOMAINS, name_of, partition_of
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.retries import INTERRUPTED
@@ -34,6 +33,7 @@ from react_pipeline.assets.runs import (
     reason_of,
     tags_of_key,
 )
+from react_pipeline.failures import is_checked
 from react_pipeline.lineage import parents_of, up_to_date
 from react_pipeline.preflight import (
     corpus_problems,

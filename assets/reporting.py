@@ -10,12 +10,12 @@ from collections.abc import Callable
 import dagster as dg
 
 from react_pipeline.assets.declared import blocking_checks
-from react_pipeline.assets.failures import await_checks, expect_checks, remembered
 from react_pipeline.assets.metadata import describe, loss_line
 from react_pipeline.assets.partitions import key_of
 from react_pipeline.assets.resources import Context, ProjectResource
 from react_pipeline.assets.retries import kind_of, readable_failures
 from react_pipeline.assets.runs import inputs_tag
+from react_pipeline.failures import await_checks, expect_checks, remembered
 from react_pipeline.lineage import fresh_or_none, run
 from react_pipeline.project import Project
 from react_pipeline.stage import PROMOTION, STAGES, Stage

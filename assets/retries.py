@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from react_pipeline.assets.failures import Kind
+from react_pipeline.failures import Kind
 from react_pipeline.stop import requested
 from react_pipeline.store import (
     NOT_WRITABLE,

@@ -46,11 +46,18 @@ def init(
             "are relative to the new folder."
         ),
     ] = DEFAULT_ENCODER,
+    dg: Annotated[
+        bool,
+        typer.Option(
+            "--dg",
+            help="Also a project of Dagster's command dg, for assets of your own beside these.",
+        ),
+    ] = False,
 ) -> None:
     """Create a project: pipeline.yaml, an example of a domain, a Dagster home, .gitignore."""
     if encoder != DEFAULT_ENCODER:
         _require_known(encoder)
-    files = write_project(folder, corpus, encoder)
+    files = write_project(folder, corpus, encoder, dg=dg)
     for path in files:
         console.print(f"wrote {path}")
     if home := os.environ.get(HOME_VARIABLE):

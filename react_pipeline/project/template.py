@@ -41,13 +41,15 @@ def templates() -> Mapping[str, type[CorpusConfig]]:
     return {name: kind for own, kind in corpus_kinds().items() for name in (own, *kind.variants)}
 
 
-def write_project(folder: Path, corpus: str, encoder: str) -> list[Path]:
+def write_project(folder: Path, corpus: str, encoder: str, *, dg: bool = False) -> list[Path]:
     """Make a folder a project and return what was written. Files that are there are kept.
 
     Args:
         corpus: One of `templates`.
         encoder: `MODEL/PRETRAINED`; a whole model, `hf-hub:organization/name` or
             `local-dir:folder`; or one of `encoders`. Not used by a kind of corpus that has its own.
+        dg: Make it a project of Dagster's command `dg` too, with a folder `defs` for assets of
+            your own beside these.
 
     Raises:
         InputError: If the folder is a project already, or cannot be written.
@@ -61,12 +63,25 @@ def write_project(folder: Path, corpus: str, encoder: str) -> list[Path]:
     kind = kinds[corpus]
     files = kind.project_files(project_name(folder)) or _files(folder, kind, corpus, encoder)
     home = DAGSTER_SETTINGS.read_text(encoding="utf-8")
-    return write_files(folder, {".gitignore": _GITIGNORE, DAGSTER_FILE: home, **files})
+    files = {".gitignore": _GITIGNORE, DAGSTER_FILE: home, **files}
+    return write_files(folder, {**files, **(_dg_files(folder) if dg else {})})
 
 
 def project_name(folder: Path) -> str:
     """Return the name of a new project in a folder."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._")[:60] or "react"
+
+
+def _dg_files(folder: Path) -> Mapping[str, str]:
+    name = project_name(folder)
+    # An importable name, whatever the folder is called.
+    module = "project_" * (not name[0].isalpha()) + re.sub(r"\W", "_", name)
+    return {
+        "pyproject.toml": render("project", "pyproject.toml", name=name, module=module),
+        f"{module}/__init__.py": "",
+        f"{module}/definitions.py": render("project", "definitions.txt"),
+        f"{module}/defs/react/defs.yaml": render("project", "defs.yaml"),
+    }
 
 
 def first_domain(folder: Path) -> str:

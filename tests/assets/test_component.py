@@ -15,8 +15,8 @@ from dagster.components.testing import DefsFolderSandbox, create_defs_folder_san
 from pydantic import ValidationError
 
 from react_pipeline.assets.component import ReactProjectComponent
-from react_pipeline.assets.failures import note_check
 from react_pipeline.assets.resources import REPOSITORY
+from react_pipeline.failures import note_check
 from react_pipeline.project import Project
 
 PROJECTS = ("birds", "fish")

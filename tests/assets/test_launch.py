@@ -29,12 +29,12 @@ from support.tracking import runs_of
 from react_pipeline.assets import runs
 from react_pipeline.assets.declared import blocking_checks
 from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.failures import await_checks
 from react_pipeline.assets.launch import Launch, Summary, materialize, open_instance, plan
 from react_pipeline.assets.partitions import partition_of
 from react_pipeline.assets.resources import REPOSITORY, ProjectResource
 from react_pipeline.assets.runs import PROCESS_TAG, process_tags, reap_abandoned
 from react_pipeline.evaluation.all_domains import comparison_table
+from react_pipeline.failures import await_checks
 from react_pipeline.project.project import Project
 from react_pipeline.stage import ALL, Place
 from react_pipeline.store.errors import InputError

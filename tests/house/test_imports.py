@@ -32,6 +32,7 @@ ROOMS = (
     "project",
     "stage",
     "lineage",
+    "failures",
     "clip",
     "corpus",
     "embedding",

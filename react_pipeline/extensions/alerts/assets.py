@@ -13,16 +13,14 @@ import dagster as dg
 from react_pipeline.assets import (
     TRY_TAG,
     WILL_RETRY_TAG,
-    Kind,
     ProjectResource,
     declare_instigators,
-    failure_of,
-    open_checks,
     places_of,
     reason_of,
 )
 from react_pipeline.extensions.alerts.messages import send
 from react_pipeline.extensions.automation import WAIT_HOURS
+from react_pipeline.failures import Kind, failure_of, open_checks
 from react_pipeline.project import Project
 from react_pipeline.stage import Place, Stage
 from react_pipeline.store import CorruptArtifact, MissingArtifact

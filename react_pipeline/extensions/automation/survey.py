@@ -4,7 +4,7 @@ which are held back.
 Belongs here: one look at the whole pipeline and the policy of training (`automation:` of
 pipeline.yaml). Does not belong here: asking anybody to build something (`assets.upkeep`), how
 freshness is judged (`lineage` and the `is_current` of the stages that gather results), what is
-remembered of failures (`react_pipeline.assets.failures`).
+remembered of failures (`react_pipeline.failures`).
 
 A look depends on nothing but the files, so that it comes to the same result however often, and by
 whomever, it is taken. It reads manifests and never hashes an artifact: the step that reads it does.
@@ -20,8 +20,8 @@ from typing import Any
 import pandas as pd
 
 from react_pipeline import __version__
-from react_pipeline.assets import Failure, Kind, failure_of, open_checks
 from react_pipeline.extensions.automation.settings import AutomationConfig
+from react_pipeline.failures import Failure, Kind, failure_of, open_checks
 from react_pipeline.lineage import fresh, is_current, look_outside, parents_of
 from react_pipeline.project import Manifests, Project, changed_since_run
 from react_pipeline.stage import ALL, STAGES, Place, Stage, left_out_stages

@@ -29,13 +29,13 @@ from support.scenes import Scene
 from support.upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
 from react_pipeline.assets import reporting
-from react_pipeline.assets.failures import await_checks, failure_of, note_check, open_checks
 from react_pipeline.assets.partitions import DOMAINS, partition_of
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import inputs_tag
 from react_pipeline.extensions.automation.assets import upkeep
 from react_pipeline.extensions.automation.assets.upkeep import request_of
 from react_pipeline.extensions.automation.survey import State, Task, survey
+from react_pipeline.failures import await_checks, failure_of, note_check, open_checks
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs

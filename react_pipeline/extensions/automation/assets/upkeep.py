@@ -18,8 +18,6 @@ from react_pipeline.assets import (
     REASON_TAG,
     TRY_TAG,
     WILL_RETRY_TAG,
-    Failure,
-    Kind,
     ProjectResource,
     declare_instigators,
     inputs_tag,
@@ -30,6 +28,7 @@ from react_pipeline.assets import (
 )
 from react_pipeline.extensions.automation.assets.schedule import settings_of
 from react_pipeline.extensions.automation.survey import State, Survey, Task, survey
+from react_pipeline.failures import Failure, Kind
 from react_pipeline.project import Manifests
 from react_pipeline.settings import Method
 from react_pipeline.stage import STAGES, Place, Stage

@@ -2,7 +2,7 @@
 
 Two notes of a place are beside its artifacts and in none, so no fingerprint depends on them: how
 its last run failed that automation asked for, and which blocking checks have not passed. Does not
-belong here: which errors may pass (`retries`), asking for runs (`extensions.automation`).
+belong here: which errors may pass (`assets.retries`), asking for runs (`extensions.automation`).
 """
 
 import json
