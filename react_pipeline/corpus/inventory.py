@@ -6,7 +6,6 @@ digests (`store`).
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,22 +69,13 @@ def take_stock_of(staging: Path, shards: Sequence[Path]) -> dict[str, int]:
     """
     table = take_stock(None, shards)
     table["path"] = [Path(path).relative_to(staging).as_posix() for path in table["path"]]
+    return write_stock(table, staging)
+
+
+def write_stock(table: pd.DataFrame, staging: Path) -> dict[str, int]:
+    """Write `shards.parquet`, and return the counts that go with it."""
     table.to_parquet(staging / SHARDS_FILE, index=False)
     return {"shards": len(table), "bytes": int(table["bytes"].sum())}
-
-
-def write_stock(table: pd.DataFrame, staging: Path) -> dict[str, Any]:
-    """Write `shards.parquet`, and return the counts that go with it.
-
-    Paths of local shards are relative to the innermost folder that holds all of them, which is the
-    count `root`: equal shards elsewhere give an equal file.
-    """
-    folders = [str(Path(path).parent) for path in table["path"] if not is_url(path)]
-    root = os.path.commonpath(folders) if folders else ""
-    paths = [path if is_url(path) else os.path.relpath(path, root) for path in table["path"]]
-    table.assign(path=paths).to_parquet(staging / SHARDS_FILE, index=False)
-    counts = {"shards": len(table), "bytes": int(table["bytes"].sum())}
-    return {**counts, "root": root} if root else counts
 
 
 def shard_paths(artifact: Artifact) -> list[ShardLocation]:
@@ -93,14 +83,13 @@ def shard_paths(artifact: Artifact) -> list[ShardLocation]:
     shard's number.
     """
     table = pd.read_parquet(artifact.file(SHARDS_FILE))
-    folder = artifact.path / artifact.counts.get("root", "")
     entries = zip(table["path"], table.get("storage", [None] * len(table)), strict=True)
     locations: list[ShardLocation] = []
     for path, storage in place_of(artifact.root, artifact.fingerprint, recorded=entries):
         if is_url(path):
             locations.append(RemoteShard(path, StorageConfig.model_validate_json(storage)))
         else:
-            locations.append(folder / path)
+            locations.append(artifact.path / path)
     return locations
 
 
