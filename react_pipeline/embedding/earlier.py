@@ -1,11 +1,13 @@
 """Shards that were embedded before: found in the store, and linked instead of encoded again.
 
 A shard is taken over if it has the same SHA-256, and was embedded by the same encoder with the same
-configuration and code. Then its files are what encoding would give.
+configuration and code. Then its files are what encoding would give. Where images are asked for
+after captions, the vectors of captions are those of before.
 """
 
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from react_pipeline.corpus import Part
-from react_pipeline.embedding.part_encoder import metadata_file
+from react_pipeline.embedding.part_encoder import metadata_file, vectors_file
 from react_pipeline.embedding.vectors import FOLDERS, GROUPS_FILE, LEDGER_FILE
 from react_pipeline.stage import encoder_in
 from react_pipeline.store import (
@@ -28,32 +30,54 @@ from react_pipeline.store import (
 
 Earlier = dict[str, tuple[Artifact, int, dict[str, Any]]]
 """Artifact, number and record of a shard that was embedded before, by its digest."""
+_OF_CAPTIONS = ("precision", "max_pixels", "max_caption_chars")
 
 logger = logging.getLogger(__name__)
 
 
 def embedded_before(store: Store, inputs: Inputs) -> Earlier:
-    """Find the shards of the store that were embedded by the same encoder, configuration and code;
-    what cannot be read is passed over.
+    """Find the shards of the store that were embedded by the same encoder, configuration and
+    code.
+    """
+    shards: Earlier = {}
+    for artifact in _alike(store, inputs, dict(inputs.config), [GROUPS_FILE, LEDGER_FILE]):
+        lines = artifact.file(GROUPS_FILE).read_text(encoding="utf-8").splitlines()
+        for number, record in enumerate(map(json.loads, lines)):
+            if record["digest"]:
+                shards[record["digest"]] = artifact, number, record
+    return shards
+
+
+def captions_before(store: Store, inputs: Inputs) -> Artifact | None:
+    """Find embeddings of the same corpus with captions alone, whose vectors an artifact with images
+    has too.
+    """
+    if inputs.config.get("encode") != "both":
+        return None
+    config = {name: inputs.config[name] for name in _OF_CAPTIONS} | {"encode": "captions"}
+    corpus = inputs.parents["corpus"].fingerprint
+    alike = _alike(store, inputs, config, [GROUPS_FILE])
+    return next((artifact for artifact in alike if artifact.parents["corpus"] == corpus), None)
+
+
+def _alike(
+    store: Store, inputs: Inputs, config: dict[str, Any], files: list[str]
+) -> Iterator[Artifact]:
+    """Yield the embeddings by the same encoder and code that have a configuration; what cannot be
+    read is passed over.
     """
     encoder = encoder_in(inputs.parents)
-    shards: Earlier = {}
+    wanted = inputs.parents[encoder].fingerprint, config, inputs.code_version
     for fingerprint in store.versions(inputs.stage, inputs.key):
         try:
             artifact = store.open(inputs.stage, inputs.key, fingerprint)
             manifest = artifact.manifest
             made_by = artifact.parents[encoder], manifest["config"], manifest["code_version"]
-            wanted = inputs.parents[encoder].fingerprint, dict(inputs.config), inputs.code_version
-            if made_by != wanted:
-                continue
-            artifact.file(LEDGER_FILE)
-            lines = artifact.file(GROUPS_FILE).read_text(encoding="utf-8").splitlines()
-            for number, record in enumerate(map(json.loads, lines)):
-                if record["digest"]:
-                    shards[record["digest"]] = artifact, number, record
-        except (CorruptArtifact, MissingArtifact, KeyError, ValueError) as error:
+            if made_by == wanted:
+                artifact.folder_with(files)
+                yield artifact
+        except (CorruptArtifact, MissingArtifact, KeyError) as error:
             logger.info("%s: nothing is taken over from it (%s)", fingerprint, error)
-    return shards
 
 
 def take_over(earlier: Earlier, part: Part, folder: Path) -> dict[str, Any] | None:
@@ -82,7 +106,7 @@ def _link(artifact: Artifact, old: int, new: int, folder: Path) -> None:
     Raises:
         CorruptArtifact: If one of its files differs from the manifest.
     """
-    names = [f"{side}/{side}_{old:06d}.npy" for side in FOLDERS.values()]
+    names = [vectors_file(side, old) for side in FOLDERS]
     names = [name for name in (*names, metadata_file(old)) if name in artifact.manifest["files"]]
     verified = artifact.folder_with(names)
     for name in names:

@@ -29,7 +29,7 @@ from react_pipeline.corpus import (
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.embedding.images import encode_fetched
 from react_pipeline.embedding.parts import Vectors, bad_rows
-from react_pipeline.embedding.vectors import FOLDERS, METADATA
+from react_pipeline.embedding.vectors import FOLDERS, METADATA, Side
 from react_pipeline.settings import CorpusConfig, PipelineConfig
 from react_pipeline.store import Artifact, CorpusError
 
@@ -52,6 +52,8 @@ class PartEncoder:
     checkpoint: Path
     corpus: Artifact
     long_run: bool
+    captions: Artifact | None = None
+    """Embeddings that have the vectors of all captions."""
 
     @property
     def encoder(self) -> Encoder:
@@ -82,7 +84,7 @@ class PartEncoder:
             vectors, failed = self._encode_images(table)
             skipped += [self._skipped(listing.pairs[row], *why) for row, *why in failed]
             table = table[table["image_sha256"] != ""]
-            _save(folder, FOLDERS["image"], part.number, vectors)
+            _save(folder, "image", part.number, vectors)
         record = {
             "digest": part.digest,
             "rows": len(table),
@@ -92,7 +94,12 @@ class PartEncoder:
             "metadata_ignored": listing.metadata_ignored,
         }
         require_good(kind, part, record)  # before it is kept, so that it is tried again
-        _save(folder, FOLDERS["text"], part.number, self._encode_captions(table))
+        if self.captions is None:
+            captions = self._encode_captions(table)
+        else:
+            name = vectors_file("text", part.number)
+            captions = np.load(self.captions.file(name))[table.index]
+        _save(folder, "text", part.number, captions)
         if len(table):
             (folder / METADATA).mkdir()
             table.to_parquet(folder / metadata_file(part.number), index=False)
@@ -166,8 +173,13 @@ def require_good(kind: CorpusConfig, part: Part, record: Mapping[str, Any]) -> N
         )
 
 
+def vectors_file(side: Side, number: int) -> str:
+    """Return the name of the vectors of a part; a part without rows has no such file."""
+    return f"{FOLDERS[side]}/{FOLDERS[side]}_{number:06d}.npy"
+
+
 def metadata_file(number: int) -> str:
-    """Return the name of the metadata of a part; a part without rows has no such file."""
+    """Return the name of the metadata of a part."""
     return f"{METADATA}/{METADATA}_{number:06d}.parquet"
 
 
@@ -179,8 +191,8 @@ def _table(pairs: Sequence[ListedPair], longest: int) -> pd.DataFrame:
     return table.assign(image_sha256="")
 
 
-def _save(folder: Path, side: str, number: int, vectors: NDArray[Any]) -> None:
+def _save(folder: Path, side: Side, number: int, vectors: NDArray[Any]) -> None:
     """Save vectors as float16; an empty part has no file."""
     if len(vectors):
-        (folder / side).mkdir()
-        np.save(folder / side / f"{side}_{number:06d}.npy", vectors.astype(np.float16))
+        (folder / FOLDERS[side]).mkdir()
+        np.save(folder / vectors_file(side, number), vectors.astype(np.float16))
