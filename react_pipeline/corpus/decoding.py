@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ DECODE_SECONDS = 20
 """Of processor time for one image; those of 100 megapixels take two."""
 WORKER_BYTES = 4 << 30
 """What a process that decodes may take in addition to what it has when it starts."""
-IDLE_SECONDS = 300
+IDLE_SECONDS = 60
 """After this time a process without work ends; also that of a program that was killed."""
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid")
 
@@ -165,9 +166,12 @@ class _Decoder:
         from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 
         with self.lock:  # of several images, which one killed it would not be known
-            self.pool = self.pool or ProcessPoolExecutor(
-                1, timeout=IDLE_SECONDS, initializer=_start_process
-            )
+            if self.pool is None:
+                self.pool = ProcessPoolExecutor(
+                    1, timeout=IDLE_SECONDS, initializer=_start_process
+                )
+                # Else a process that multiprocessing started waits for it when it ends.
+                Finalize(None, self.pool.shutdown, (True, True), exitpriority=1)
             try:
                 answer: tuple[Image.Image, bool]
                 answer = self.pool.submit(_decode, DECODE_SECONDS, *image).result()
