@@ -73,9 +73,9 @@ class ImageSource(ABC):
             {"row": "int64", "attempts": "int64"}
         )
 
-    def refuse(self, row: int, reason: str) -> None:
+    def refuse(self, row: int, reason: str, detail: str = "") -> None:
         """Count the image of a row that was fetched as not available."""
-        self._failed[row] = ("", reason, "", 1)
+        self._failed[row] = ("", reason, detail, 1)
 
     def fetchable(self, rows: pd.DataFrame) -> pd.Series:
         """Return whether each row, described by `columns`, names an image that may be fetched."""
@@ -100,8 +100,8 @@ class ImageSource(ABC):
 
 
 class TarSource(ImageSource):
-    """Images by their byte ranges in the corpus' tars, each digest checked; one that cannot be read
-    is an error.
+    """Images by their byte ranges in the corpus' tars; one that cannot be read, or has another
+    digest than `image_sha256` (if that is not ""), is an error.
     """
 
     def __init__(self, shards: Sequence[ShardLocation]) -> None:
@@ -124,10 +124,11 @@ class TarSource(ImageSource):
             with open_shard(path) as file:
                 for pair in inside.itertuples(index=False):
                     image = read_member(file, Member(int(pair.image_offset), int(pair.image_bytes)))
-                    if hashlib.sha256(image).hexdigest() != pair.image_sha256:
+                    digest = hashlib.sha256(image).hexdigest()
+                    if pair.image_sha256 not in ("", digest):
                         raise CorpusError(
                             f"{path}: the image of {pair.image_path!r} is not the one that was "
                             "embedded; the shard has changed: put it back, or rematerialize "
                             "`corpus` and what follows it"
                         )
-                    yield pair, image
+                    yield pair._replace(image_sha256=digest), image

@@ -6,11 +6,9 @@ preprocessing.
 
 import base64
 import io
-import os
 import threading
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +23,6 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-from react_pipeline.corpus.decoding_limits import TimedFile, TooCostly, require_bounded
-
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
 """What is decoded. Pillow knows more, some of which run other programs (EPS)."""
 
@@ -38,10 +34,11 @@ MAX_ASPECT_RATIO = 100
 enormous.
 """
 
-LARGE_PIXELS = 1 << 24
-"""Of larger images one at a time is decoded in a process, and a quarter of so many pixels is
-converted at a time.
-"""
+LAZY_PIXELS = 1 << 24
+"""The largest image that may come undecoded."""
+MAX_SCANS = 100
+"""Of a JPEG; each is a pass over the image."""
+_SCAN = b"\xff\xda"
 
 THUMBNAIL_PIXELS = 88
 MANY_PIXELS = 1_000_000_000
@@ -61,16 +58,8 @@ _UPRIGHT = {
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _PLAIN_MODES = ("RGB", "1", "L", "P", "RGBX", "CMYK", "YCbCr", "HSV")
 
-_one_at_a_time = threading.RLock()
-
-
-def _renew_lock() -> None:
-    global _one_at_a_time
-    _one_at_a_time = threading.RLock()
-
-
-# A process that is forked while another thread decodes would wait for ever.
-os.register_at_fork(after_in_child=_renew_lock)
+_tolerance = threading.Lock()
+"""Pillow has one setting in a process for files that are truncated."""
 
 
 class BadSample(Exception):  # noqa: N818 - names what was met; caught and counted, it never reaches a user
@@ -83,17 +72,19 @@ class BadSample(Exception):  # noqa: N818 - names what was met; caught and count
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
+        super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
 class BadImage(BadSample):
     """Bytes that give no usable image.
 
     Its reason is `empty`, `not_an_image`, `truncated`, `corrupt`, `too_many_pixels`,
-    `too_elongated`, `too_large_tiles`, `too_many_scans`, `too_slow`, `too_much_memory`,
-    `killed_decoder` or `unsupported_mode`.
+    `too_elongated`, `too_many_scans`, `too_much_memory`, `killed_decoder` or `unsupported_mode`.
     """
 
 
@@ -120,20 +111,18 @@ def decode_image(data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.I
             # Pillow's warnings about odd files: what it then decodes is used, what it cannot decode
             # is counted.
             warnings.simplefilter("ignore")
-            image = Image.open(TimedFile(data), formats=FORMATS)
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_size(*image.size, max_pixels)
-            require_bounded(image, data)
+            if image.format == "JPEG" and data.count(_SCAN) > MAX_SCANS:
+                raise BadImage("too_many_scans", f"more than {MAX_SCANS}")
             if lazy and _can_wait(image):
                 return image
-            with _one_at_a_time if image.width * image.height > LARGE_PIXELS else nullcontext():
-                image.load()
-                # After load(), because Pillow turns a TIFF upright itself and then drops the tag.
-                turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
-                return _in_bands(image if turn is None else image.transpose(turn))
+            image.load()
+            # After load(), because Pillow turns a TIFF upright itself and then drops the tag.
+            turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+            return _rgb(image if turn is None else image.transpose(turn))
     except BadImage:
         raise
-    except TooCostly as error:
-        raise BadImage(*error.args) from error
     except MemoryError as error:
         raise BadImage("too_much_memory") from error
     except UnidentifiedImageError as error:
@@ -156,13 +145,12 @@ def decode_what_is_there(data: bytes, max_pixels: int) -> tuple[Image.Image, boo
     except BadImage as error:
         if error.reason != "truncated":
             raise
-    with _one_at_a_time:  # Pillow has one such setting in a process
-        before = ImageFile.LOAD_TRUNCATED_IMAGES
+    with _tolerance:
         ImageFile.LOAD_TRUNCATED_IMAGES = True
         try:
             return decode_image(data, max_pixels), True
         finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES = before
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
 def extension_of(data: bytes) -> str:
@@ -219,25 +207,9 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 def _can_wait(image: Image.Image) -> bool:
     plain = (
-        image.format == "JPEG"
-        and image.mode == "RGB"
-        and image.width * image.height <= LARGE_PIXELS
+        image.format == "JPEG" and image.mode == "RGB" and image.width * image.height <= LAZY_PIXELS
     )
     return plain and image.getexif().get(_EXIF_ORIENTATION, 1) == 1
-
-
-def _in_bands(image: Image.Image) -> Image.Image:
-    """As `_rgb`, a band of rows at a time: a large image with transparency would take 20 bytes a
-    pixel.
-    """
-    rows = max(1, LARGE_PIXELS // 4 // image.width)
-    if image.height <= rows or image.mode == "RGB":
-        return _rgb(image)
-    whole = Image.new("RGB", image.size)
-    for top in range(0, image.height, rows):
-        band = image.crop((0, top, image.width, min(top + rows, image.height)))
-        whole.paste(_rgb(band), (0, top))
-    return whole
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -6,15 +6,15 @@ digests (`store`).
 """
 
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from react_pipeline.corpus.progress_lines import progress
-from react_pipeline.corpus.servers import RemoteShard, each, identify
+from react_pipeline.corpus.servers import Identity, RemoteShard, each, identify
 from react_pipeline.corpus.shards import ShardLocation
 from react_pipeline.settings import StorageConfig, is_url
 from react_pipeline.store import (
@@ -31,37 +31,36 @@ SHARDS_FILE = "shards.parquet"
 
 
 def take_stock(store: Store | None, locations: Sequence[ShardLocation]) -> pd.DataFrame:
-    """One row a shard: shard (its number), path (or URL), bytes, sha256; for remote ones tag and
-    storage too.
+    """Return one row a shard: shard (its number), path (or URL), bytes, sha256, and of a remote one
+    storage.
 
     `sha256` is the digest of a local shard's bytes. A remote shard is not read: there it is the
-    digest of what its server reports (size and `tag`, see `servers.Identity`). In both cases equal
-    digests mean equal shards. The store remembers those of local shards; with None nothing is
-    remembered.
+    digest of what its server reports (see `servers.Identity`). In both cases equal digests mean
+    equal shards. The store remembers those of local shards; with None nothing is remembered.
 
     Raises:
         CorpusError: Naming the shard that cannot be read.
         SourceUnavailable: Naming the shard whose server does not answer.
     """
-    rows: list[dict[str, Any]] = []
-    remote = [location for location in locations if isinstance(location, RemoteShard)]
-    identities = each(identify, remote)
-    for number, location in enumerate(
-        progress(locations, "checking shards", "shard", len(locations))
-    ):
-        row: dict[str, Any] = {"shard": number, "path": str(location)}
+    identities = list(_identities(store, locations))
+    columns = {
+        "shard": np.arange(len(locations), dtype=np.int32),
+        "path": list(map(str, locations)),
+        "bytes": [identity.size_bytes for identity in identities],
+        "sha256": [identity.digest for identity in identities],
+        "storage": list(map(_storage_of, locations)),
+    }
+    return pd.DataFrame(columns).astype({"bytes": "int64"})
+
+
+def _identities(store: Store | None, locations: Sequence[ShardLocation]) -> Iterator[Identity]:
+    remote = each(identify, [shard for shard in locations if isinstance(shard, RemoteShard)])
+    for location in progress(locations, "checking shards", "shard", len(locations)):
         if isinstance(location, RemoteShard):
-            identity = next(identities)
-            row |= {"bytes": identity.size_bytes, "sha256": identity.digest, "tag": identity.tag}
-            row["storage"] = _storage_of(location)
+            yield next(remote)
         else:
-            row["bytes"] = location.stat().st_size
-            row["sha256"] = (
-                sha256_of(location) if store is None else remembered_sha256(store.root, location)
-            )
-        rows.append(row)
-    columns = ["shard", "path", "bytes", "sha256", *(("tag", "storage") if remote else ())]
-    return pd.DataFrame(rows, columns=columns).astype({"shard": "int32", "bytes": "int64"})
+            digest = remembered_sha256(store.root, location) if store else sha256_of(location)
+            yield Identity(location.stat().st_size, "", digest)
 
 
 def take_stock_of(staging: Path, shards: Sequence[Path]) -> dict[str, int]:
@@ -70,22 +69,13 @@ def take_stock_of(staging: Path, shards: Sequence[Path]) -> dict[str, int]:
     """
     table = take_stock(None, shards)
     table["path"] = [Path(path).relative_to(staging).as_posix() for path in table["path"]]
+    return write_stock(table, staging)
+
+
+def write_stock(table: pd.DataFrame, staging: Path) -> dict[str, int]:
+    """Write `shards.parquet`, and return the counts that go with it."""
     table.to_parquet(staging / SHARDS_FILE, index=False)
     return {"shards": len(table), "bytes": int(table["bytes"].sum())}
-
-
-def write_stock(table: pd.DataFrame, staging: Path) -> dict[str, Any]:
-    """Write `shards.parquet`, and return the counts that go with it.
-
-    Paths of local shards are relative to the innermost folder that holds all of them, which is the
-    count `root`: equal shards elsewhere give an equal file.
-    """
-    folders = [str(Path(path).parent) for path in table["path"] if not is_url(path)]
-    root = os.path.commonpath(folders) if folders else ""
-    paths = [path if is_url(path) else os.path.relpath(path, root) for path in table["path"]]
-    table.assign(path=paths).to_parquet(staging / SHARDS_FILE, index=False)
-    counts = {"shards": len(table), "bytes": int(table["bytes"].sum())}
-    return {**counts, "root": root} if root else counts
 
 
 def shard_paths(artifact: Artifact) -> list[ShardLocation]:
@@ -93,14 +83,13 @@ def shard_paths(artifact: Artifact) -> list[ShardLocation]:
     shard's number.
     """
     table = pd.read_parquet(artifact.file(SHARDS_FILE))
-    folder = artifact.path / artifact.counts.get("root", "")
-    entries = zip(table["path"], table.get("storage", [None] * len(table)), strict=True)
+    entries = zip(table["path"], table["storage"], strict=True)
     locations: list[ShardLocation] = []
     for path, storage in place_of(artifact.root, artifact.fingerprint, recorded=entries):
         if is_url(path):
             locations.append(RemoteShard(path, StorageConfig.model_validate_json(storage)))
         else:
-            locations.append(folder / path)
+            locations.append(artifact.path / path)
     return locations
 
 
@@ -138,22 +127,26 @@ def check_shards(store: Store, artifact: Artifact) -> list[ShardLocation]:
         SourceUnavailable: Naming the shard whose server does not answer.
     """
     locations = shard_paths(artifact)
-    recorded = pd.read_parquet(artifact.file(SHARDS_FILE))
-    remote = [location for location in locations if isinstance(location, RemoteShard)]
-    identities = each(identify, remote)
-    for location, sha256 in zip(locations, recorded["sha256"], strict=True):
-        if isinstance(location, RemoteShard):
-            present = True
-            same = next(identities).digest == sha256
-        elif location.is_relative_to(artifact.path):  # verified as a file of the artifact
-            continue
-        else:
-            present = location.is_file()
-            same = present and remembered_sha256(store.root, location) == sha256
-        if not same:
-            state = "has changed since `corpus` was materialized" if present else "is gone"
-            raise ChangedSource(f"{location}: {state}; put it back, or materialize `corpus` again")
+    recorded = dict(
+        zip(locations, pd.read_parquet(artifact.file(SHARDS_FILE))["sha256"], strict=True)
+    )
+    # Shards of the artifact are verified as its files.
+    outside = [
+        shard
+        for shard in locations
+        if isinstance(shard, RemoteShard) or not shard.is_relative_to(artifact.path)
+    ]
+    for shard in outside:
+        if isinstance(shard, Path) and not shard.is_file():
+            raise _changed(shard, "is gone")
+    for shard, identity in zip(outside, _identities(store, outside), strict=True):
+        if identity.digest != recorded[shard]:
+            raise _changed(shard, "has changed since `corpus` was materialized")
     return locations
+
+
+def _changed(shard: ShardLocation, how: str) -> ChangedSource:
+    return ChangedSource(f"{shard}: {how}; put it back, or materialize `corpus` again")
 
 
 def _place_file(root: Path, corpus: str) -> Path:

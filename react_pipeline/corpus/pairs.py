@@ -1,116 +1,143 @@
-"""Pairs: one sample's bytes made into an image, a caption and metadata, or the reason why it cannot
-be used.
+"""Pairs of a corpus before their images are read: those that a kind lists, and those of a shard, by
+its headers and captions.
 
-Does not belong here: where the bytes are (`shards`), the rules for images (`images`).
+Does not belong here: the form of a shard (`shards`), reading images (`image_source`).
 """
 
 import codecs
-import hashlib
 import json
-from dataclasses import dataclass
-from typing import IO
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count, islice
+from typing import Any, NamedTuple
 
-from PIL import Image
+import pandas as pd
 
-from react_pipeline.corpus.decoding_process import decode_apart
 from react_pipeline.corpus.images import BadSample
-from react_pipeline.corpus.shards import Member, Sample, read_member
+from react_pipeline.corpus.inventory import SHARDS_FILE, check_shards
+from react_pipeline.corpus.kinds.listed import ListedCorpus, ListedPair
+from react_pipeline.corpus.shards import Member, Sample, ShardLocation, index_shard
 from react_pipeline.settings import CorpusConfig
-from react_pipeline.store import MAX_IMAGE_BYTES
+from react_pipeline.store import MAX_IMAGE_BYTES, Artifact, Store
 
-MAX_METADATA_BYTES = 1 << 20
+PART_PAIRS = 20_000
+"""Pairs of a part of a corpus that lists them; a kill loses less."""
 MAX_METADATA_FIELDS = 64
 MAX_FIELD_NAME_CHARS = 100
 
 RESERVED_FIELDS = frozenset(
-    {
-        "image_path",
-        "caption",
-        "metadata",
-        "shard",
-        "image_sha256",
-        "image_offset",
-        "image_bytes",
-        "caption_offset",
-        "caption_bytes",
-    }
+    {"image_path", "caption", "metadata", "shard", "image_sha256", "image_offset", "image_bytes"}
 )
 """Columns of the embeddings' metadata; a sample's own field of such a name is left out."""
 
 
+class Skipped(NamedTuple):
+    """A sample that is not embedded, and the user's file or URL that it came from (or "")."""
+
+    key: str
+    reason: str
+    detail: str = ""
+    source: str = ""
+
+
+@dataclass
+class Listing:
+    """The pairs of a part, what was skipped, and how many have metadata that cannot be used."""
+
+    pairs: list[ListedPair]
+    skipped: list[Skipped] = field(default_factory=list)
+    metadata_ignored: int = 0
+
+
 @dataclass(frozen=True)
-class Pair:
-    """A usable sample.
+class Part:
+    """Pairs that are embedded together: a shard, or some of those that a kind lists.
 
     Attributes:
-        image_sha256: Of the image file's bytes.
-        caption: Without blanks around it, never empty.
-        caption_cut: Whether it was longer than `max_caption_chars`.
-        fields: The sample's own metadata; every value as text, because types differ from sample to
-            sample.
-        metadata_ignored: Whether metadata was left out of the pair, because it is not a JSON object
-            or is too large.
+        digest: Identifies what a shard holds; "" of listed pairs.
     """
 
-    image: Image.Image
-    image_sha256: str
-    caption: str
-    caption_cut: bool
-    fields: dict[str, str]
-    metadata_ignored: bool
+    number: int
+    digest: str
+    content: ShardLocation | list[ListedPair]
+
+    def read(self, corpus: CorpusConfig) -> Listing:
+        """Return its pairs; of a shard the headers and captions are read.
+
+        Raises:
+            CorpusError: If the shard is damaged.
+            SourceUnavailable: If its server does not answer.
+        """
+        if isinstance(self.content, list):
+            return Listing(self.content)
+        return _read_shard(self.number, self.content, corpus)
 
 
-def read_pair(file: IO[bytes], sample: Sample, corpus: CorpusConfig) -> Pair:
-    """Read and decode a sample from its tar, open for reading.
+def parts_of(store: Store, kind: CorpusConfig, corpus: Artifact) -> Iterator[Part]:
+    """Yield the parts of a published corpus, always the same ones in the same order.
 
     Raises:
-        BadSample: With the reason.
-        CorpusError: If the tar ends within a member.
+        ChangedSource: If what they are read from has changed since it was published.
     """
-    if sample.image is None:
-        raise BadSample("no_image", f"extensions {', '.join(sorted(sample.members))}")
-    caption_file = sample.members.get(corpus.caption_extension_in_shards())
-    if caption_file is None:
-        raise BadSample("no_caption", f"extensions {', '.join(sorted(sample.members))}")
-    caption, caption_cut = _read_caption(file, caption_file, corpus.max_caption_chars)
-    if sample.image.size_bytes > MAX_IMAGE_BYTES:
-        raise BadSample(
-            "too_many_bytes", f"{sample.image.size_bytes:,}, allowed are {MAX_IMAGE_BYTES:,}"
-        )
-    data = read_member(file, sample.image)
-    image, _ = decode_apart(data, corpus.max_pixels)
-    fields = {} if sample.metadata is None else _read_fields(file, sample.metadata)
-    return Pair(
-        image, hashlib.sha256(data).hexdigest(), caption, caption_cut, fields or {}, fields is None
-    )
+    if isinstance(kind, ListedCorpus):
+        pairs = kind.pairs(store, corpus)
+        for number in count():
+            if not (some := list(islice(pairs, PART_PAIRS))):
+                return
+            yield Part(number, "", some)
+    digests = pd.read_parquet(corpus.file(SHARDS_FILE))["sha256"]
+    places = zip(digests, check_shards(store, corpus), strict=True)
+    yield from (Part(number, *shard) for number, shard in enumerate(places))
 
 
-def fields_of(file: IO[bytes], sample: Sample) -> dict[str, str]:
-    """A sample's own metadata alone; empty where it has none that can be used."""
-    return (_read_fields(file, sample.metadata) or {}) if sample.metadata else {}
-
-
-def _read_caption(file: IO[bytes], member: Member, max_chars: int) -> tuple[str, bool]:
+def _read_shard(number: int, location: ShardLocation, corpus: CorpusConfig) -> Listing:
+    extension = corpus.caption_extension_in_shards()
     # A character has 4 bytes at most: a caption of gigabytes is cut without being read.
-    data = read_member(file, member, limit_bytes=4 * (max_chars + 1))
-    whole = len(data) == member.size_bytes
+    index = index_shard(location, {extension: 4 * (corpus.max_caption_chars + 1)})
+    listing = Listing([], [Skipped(name, reason) for name, reason in index.refused])
+    for sample in index.samples:
+        fields = parse_fields(sample.metadata.data) if sample.metadata else {}
+        try:
+            caption, image = _usable(sample, extension)
+        except BadSample as error:
+            source = corpus.source_of(fields or {})
+            listing.skipped.append(Skipped(sample.key, error.reason, error.detail, source))
+            continue
+        ours: dict[str, Any] = {
+            "shard": number,
+            "image_offset": image.offset,
+            "image_bytes": image.size_bytes,
+        }
+        listing.pairs.append(ListedPair(sample.key, caption, {**ours, **(fields or {})}))
+        listing.metadata_ignored += fields is None
+    return listing
+
+
+def _usable(sample: Sample, extension: str) -> tuple[str, Member]:
+    """Return the caption of a sample and where its image is.
+
+    Raises:
+        BadSample: With the reason why it cannot be used.
+    """
+    there = f"extensions {', '.join(sorted(sample.members))}"
+    if sample.image is None:
+        raise BadSample("no_image", there)
+    if (caption := sample.members.get(extension)) is None:
+        raise BadSample("no_caption", there)
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
     try:
-        text = codecs.getincrementaldecoder("utf-8-sig")().decode(data, final=whole).strip()
+        text = decoder.decode(caption.data, final=len(caption.data) == caption.size_bytes).strip()
     except UnicodeDecodeError as error:
         raise BadSample("caption_not_utf8", str(error)) from error
     if not text:
         raise BadSample("empty_caption")
-    return text[:max_chars].strip(), len(text) > max_chars or not whole
-
-
-def _read_fields(file: IO[bytes], member: Member) -> dict[str, str] | None:
-    if member.size_bytes > MAX_METADATA_BYTES:
-        return None
-    return parse_fields(read_member(file, member))
+    if (size_bytes := sample.image.size_bytes) > MAX_IMAGE_BYTES:
+        raise BadSample("too_many_bytes", f"{size_bytes:,}, allowed are {MAX_IMAGE_BYTES:,}")
+    return text, sample.image
 
 
 def parse_fields(data: bytes) -> dict[str, str] | None:
-    """The fields that stay with a pair, as texts; None if this is no JSON object."""
+    """Return the fields that stay with a pair, as texts; None if this is no JSON object."""
     try:
         loaded = json.loads(data)
     except (ValueError, RecursionError):

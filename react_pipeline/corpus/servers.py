@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from react_pipeline.settings import REMOTE_SCHEMES, StorageConfig
 from react_pipeline.store import CorpusError
+
+if TYPE_CHECKING:
+    from react_pipeline.extensions.web import RemoteServer
 
 PARALLEL_REQUESTS = 16
 T = TypeVar("T")
@@ -44,25 +47,8 @@ class RemoteShard:
         return self.url
 
 
-class Server(Protocol):
-    """How the servers of some schemes are reached.
-
-    Every method raises a CorpusError if what it asks for is not there or access is refused, and
-    SourceUnavailable if the server does not answer.
-    """
-
-    def find(self, pattern: str, storage: StorageConfig, field: str) -> list[RemoteShard]:
-        """The shards that a URL or a pattern names; `field` is for the message."""
-
-    def open(self, shard: RemoteShard) -> BinaryIO:
-        """Open a shard for reading, with seeks."""
-
-    def identify(self, shard: RemoteShard) -> Identity:
-        """Size and tag of a shard."""
-
-
-def server_of(url: str) -> Server:
-    """Return the client of a URL's server.
+def server_of(url: str) -> RemoteServer:
+    """Return the client of a URL's server, which can `find`, `open` and `identify` shards.
 
     Raises:
         CorpusError: If its scheme is not supported.

@@ -10,7 +10,7 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TypeVar
@@ -33,6 +33,8 @@ METADATA_EXTENSION = "json"
 SHARDS = "shards"
 """Folder of the artifacts that hold shards of their own."""
 PAIRS_PER_SHARD = 10_000
+MAX_METADATA_BYTES = 1 << 20
+"""Of the JSON object that goes with a pair; a larger one is ignored."""
 PackedSample = tuple[str, bytes, bytes, dict[str, str]]
 """Key, image, caption (UTF-8), and what else is known of a pair."""
 
@@ -40,11 +42,8 @@ MAX_NAME_BYTES = 64 << 10
 """Of a long name or an extended header, which tarfile reads whole."""
 MAX_PADDING_BYTES = 16 << 20
 """After the end-of-archive mark; tar itself writes 10 KiB."""
-MAX_DIGITS = 100
-"""In a row in an extended header; the parser of older Pythons takes the square of their number."""
 
 T = TypeVar("T")
-_MANY_DIGITS = re.compile(rb"\d{%d}" % (MAX_DIGITS + 1))
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 _REGULAR_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _EXTENDING_TYPES = (
@@ -58,10 +57,11 @@ _EXTENDING_TYPES = (
 
 @dataclass(frozen=True)
 class Member:
-    """The byte range of one member in its tar."""
+    """The byte range of one member in its tar, and what was read of it."""
 
     offset: int
     size_bytes: int
+    data: bytes = b""
 
 
 @dataclass
@@ -121,13 +121,16 @@ def open_shard(location: ShardLocation) -> BinaryIO:
         raise _unreadable(location, error) from error
 
 
-def index_shard(location: ShardLocation) -> ShardIndex:
-    """Read the headers of an uncompressed tar; the data is skipped.
+def index_shard(location: ShardLocation, texts: Mapping[str, int] | None = None) -> ShardIndex:
+    """Read the headers of an uncompressed tar; images are skipped.
 
     The rule of keys is webdataset's, but the members of a sample need not be neighbours.
     Directories and names without a key and an extension (`README`, `._a.jpg`) are passed over.
     Members with `..` or an absolute name are refused with reason `unsafe_name`, links and devices
     with `not_a_file`.
+
+    Args:
+        texts: Extension of captions -> the most bytes to read of one; metadata is read too then.
 
     Raises:
         CorpusError: If the shard is cut off, no tar, compressed, or holds a member twice.
@@ -136,7 +139,8 @@ def index_shard(location: ShardLocation) -> ShardIndex:
     """
     samples: dict[str, Sample] = {}
     refused: list[tuple[str, str]] = []
-    for member in _members(location):
+    limits = {METADATA_EXTENSION: MAX_METADATA_BYTES, **texts} if texts else {}
+    for file, member in _members(location):
         if member.isdir():
             continue
         name = text_of(member.name).removeprefix("./")
@@ -153,7 +157,13 @@ def index_shard(location: ShardLocation) -> ShardIndex:
                     f"{location}: key {key!r} has two members .{extension}; keys must differ "
                     "within a shard: write the shard again or take it out of `corpus.shards`"
                 )
-            sample.members[extension] = Member(member.offset_data, member.size)
+            found = Member(member.offset_data, member.size)
+            limit = limits.get(extension, 0)
+            if extension == METADATA_EXTENSION and member.size > limit:
+                limit = 0
+            if limit:
+                found = replace(found, data=read_member(file, found, limit))
+            sample.members[extension] = found
     return ShardIndex(list(samples.values()), refused)
 
 
@@ -230,17 +240,10 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError(
                 f"an extended header of {self.size:,} bytes, allowed are {MAX_NAME_BYTES:,}"
             )
-        if self.type in _EXTENDING_TYPES:
-            start = tar.fileobj.tell()
-            if _MANY_DIGITS.search(tar.fileobj.read(max(self.size, 0))):
-                raise tarfile.ReadError(
-                    f"an extended header with more than {MAX_DIGITS} digits in a row"
-                )
-            tar.fileobj.seek(start)
         return super()._proc_member(tar)  # type: ignore[misc]
 
 
-def _members(path: ShardLocation) -> Iterator[tarfile.TarInfo]:
+def _members(path: ShardLocation) -> Iterator[tuple[BinaryIO, tarfile.TarInfo]]:
     try:
         with (
             open_shard(path) as file,
@@ -253,7 +256,7 @@ def _members(path: ShardLocation) -> Iterator[tarfile.TarInfo]:
                     raise CorpusError(
                         f"{path}: a header of negative size at byte {member.offset:,}"
                     )
-                yield member
+                yield file, member
             _check_end(path, file, tar.offset)
     # Hostile headers make tarfile raise more than its own errors (chained extended headers, numbers
     # out of range).

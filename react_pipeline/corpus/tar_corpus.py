@@ -8,9 +8,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from react_pipeline.corpus.inventory import remember_locations, take_stock, write_stock
 from react_pipeline.corpus.kinds.webdataset import Webdataset
 from react_pipeline.corpus.progress_lines import progress
@@ -28,12 +25,11 @@ _PROBED_SHARDS = 8
 
 
 def publish_tar_corpus(project: Project, corpus: Webdataset) -> Artifact:
-    """Publish the artifact `corpus` of kind `webdataset`: `shards.parquet` with shard, path (below
-    the count `root`), bytes and sha256 (see `inventory.take_stock`).
+    """Publish the artifact `corpus` of kind `webdataset`: `shards.parquet` with shard, path, bytes
+    and sha256 (see `inventory.take_stock`).
 
     The user's shards stay where they are. Their identity is name, size and digest in order, so a
-    corpus that is moved to another folder stays the same corpus. With `keys: by_folder` which of
-    them share a folder is part of it too (column `folder`).
+    corpus that is moved to another folder stays the same corpus.
 
     Raises:
         CorpusError: If a pattern finds no tar, a shard is damaged, or no shard holds a pair.
@@ -44,10 +40,6 @@ def publish_tar_corpus(project: Project, corpus: Webdataset) -> Artifact:
     content: list[list[Any]] = [
         [row.path.rpartition("/")[2], row.bytes, row.sha256] for row in table.itertuples()
     ]
-    if corpus.keys == "by_folder":
-        table["folder"] = _folders(locations)
-        for entry, folder in zip(content, table["folder"].tolist(), strict=True):
-            entry.append(folder)
 
     def write(staging: Path, _: Scratch) -> dict[str, Any]:
         counts = _checked(locations, corpus.caption_extension)
@@ -114,15 +106,3 @@ def _check_whole(shard: RemoteShard) -> None:
                 f"{shard}: does not end like a tar ({size:,} bytes): truncated, or not a tar; "
                 "upload it again, or take it out of `corpus.shards`"
             )
-
-
-def _folders(locations: list[ShardLocation]) -> list[int]:
-    """The folder of each shard by its number in the order of the corpus, so that all of them may
-    move.
-    """
-    folders = [
-        str(place.parent.resolve()) if isinstance(place, Path) else place.url.rpartition("/")[0]
-        for place in locations
-    ]
-    numbers: list[int] = pd.factorize(np.array(folders))[0].tolist()
-    return numbers

@@ -4,11 +4,11 @@ Does not belong here: the towers' arithmetic (`clip`), reading pairs (`inference
 images, N texts, L token ids, D embedding dimension, H x W pixels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as functional
-from torch import Tensor, nn
+from torch import Tensor
 
 from react_pipeline.clip import (
     DTYPES,
@@ -22,16 +22,13 @@ from react_pipeline.clip import (
     text_blocks,
     text_lengths,
 )
+from react_pipeline.embedding.fused import IMAGES_AT_ONCE, Features, convert
 
 CPU_IMAGES, CPU_TOKENS = 32, 512
 """Images, and token ids with padding, of one pass on a processor: what passes between two layers
 stays in its cache.
 """
 GPU_TOKENS = 1 << 17
-IMAGES_AT_ONCE = 16
-"""Images of one pass of a faster tower: what passes between two layers stays in the cache. A
-shorter part is filled up with zeros, as each new shape is compiled again. Measured: 8 to 10% faster
-than 32."""
 LONG_RUN = 500
 """Images from which the seconds of a conversion are won back. Measured: 1 to 2 s, then 2 to 3 times
 the speed.
@@ -41,10 +38,6 @@ PROBED_TEXTS = 16
 """Texts on which a converted tower is checked, the longest and the shortest ones of a batch."""
 
 
-Features = Callable[[Tensor], Tensor]
-"""Maps a batch to features (B, D) or tokens (B, T, W)."""
-
-
 class Encoder:
     """Unit vectors of images and texts, float32 on the CPU, within rounding of the model's own.
 
@@ -52,7 +45,6 @@ class Encoder:
         to_tensor: RGB image to what `images` takes a batch of; the first half of the model's
             preprocessing.
         precision: What the towers compute in: `fp32`, `bf16` or `fp16`.
-        whole_pass: Images to which a shorter batch is filled up, at the same cost; 1: none is.
 
     Equal texts of a batch are encoded once.
     """
@@ -65,8 +57,8 @@ class Encoder:
 
         Args:
             long_run: Many hundred images or texts will follow, which justifies some seconds of
-                preparation: on a CPU, towers that are not open_clip's own transformers get fused
-                layers (texts: in fp32 alone).
+                preparation: on a CPU in fp32, towers that are not open_clip's own transformers get
+                fused layers.
         """
         self.clip = clip
         self.precision = choose_precision(precision, clip.device, "embedding.precision")
@@ -82,17 +74,16 @@ class Encoder:
             # it likes.
             clip.model.visual.to(memory_format=torch.channels_last)
         on_cpu = clip.device == "cpu"
-        self.whole_pass = 1
         self._images_at_once = CPU_IMAGES if on_cpu else None
         self._tokens_at_once = CPU_TOKENS if on_cpu else GPU_TOKENS
         # None: converted when the first batch shows what to compare both ways on.
         self._image_features: Features | None = self._tower
         self._text_features: Features | None = self._torch_texts
-        if long_run and on_cpu and self.precision != "fp16" and not self._tower.native:
+        fuses = long_run and on_cpu and self.precision == "fp32"
+        if fuses and not self._tower.native:
             self._image_features = None
-            self.whole_pass = IMAGES_AT_ONCE
             self._images_at_once = IMAGES_AT_ONCE * torch.get_num_threads()
-        if long_run and on_cpu and self.precision == "fp32" and not text_blocks(clip.model):
+        if fuses and not text_blocks(clip.model):
             self._text_features = None
         self.to_tensor = Pixels(clip.preprocess)
 
@@ -164,27 +155,3 @@ def parts_of_like_length(lengths: Sequence[int], tokens_at_once: int) -> list[sl
             parts.append(slice(start, position))
             start = position
     return [*parts, slice(start, len(lengths))] if lengths else []
-
-
-def convert(
-    tower: Features,
-    model: nn.Module,
-    probes: Sequence[Tensor],
-    precision: str,
-    *,
-    texts: bool = False,
-) -> Features:
-    """Return the tower with fused layers; as it is where these give other features.
-
-    Args:
-        tower: Works on a CPU.
-        model: Holds the tower's weights; in eval mode.
-        probes: Batches of different shapes, on which both ways are compared. The first is traced.
-        precision: `fp32` or `bf16`. Called outside autocast, the tower gives its features in fp32
-            either way.
-        texts: Whether batches are token ids (N, L) of any L; else they are images, run
-            `IMAGES_AT_ONCE` at a time.
-    """
-    from react_pipeline.extensions.fused import fuse
-
-    return fuse(tower, model, probes, precision, texts=texts)

@@ -1,26 +1,32 @@
-"""Images that are fetched one by one, made into vectors.
+"""Images of chosen rows, fetched from their source, decoded in other processes, and made into
+vectors.
 
-Does not belong here: which rows are fetched (`retrieval`, `listed`), shards (`inference`). Shapes:
+Does not belong here: which rows are chosen, where images come from (`corpus.ImageSource`). Shapes:
 N rows, D width.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from react_pipeline.corpus import ImageSource, decode_image
+from react_pipeline.corpus import BadImage, ImageSource, decode_apart, load_batches, progress
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.embedding.parts import bad_rows
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.store import CorpusError
+
+DECODED_AT_ONCE = 32
+"""Images that a process decodes before it hands them over."""
+
+Image = tuple[int, str, bytes]
+"""Row, SHA-256 of the file, the file."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class Fetched:
     """The images that were available.
 
     Attributes:
-        sha256: Digest of each, by row, in the order of the corpus.
+        sha256: Digest of each, by row, in the order in which they were fetched.
         vectors: Their unit vectors (N, D), float16: rounded as they are stored, so that what is
             decided by them is decided alike in a later build.
     """
@@ -42,33 +48,67 @@ def encode_fetched(
 ) -> Fetched:
     """Fetch the images of some rows (columns `row` and those of the source) and encode them.
 
-    Memory holds a batch of images; `source.failed` says why others are not available.
+    Memory holds a few batches of images; `source.failed` says why others are not available.
 
     Raises:
         CorpusError: If a vector is not finite or not of unit length.
+        ReactError: If a decoding process dies for want of memory.
     """
+    fetched = progress(_fetched(source, rows), "encoding images", "image", len(rows))
+    workers = min(config.embedding.worker_count, len(rows) // DECODED_AT_ONCE)
+    decoder = _Decoder(encoder.to_tensor, config.corpus.max_pixels)
+    loaded = load_batches(decoder, _cut(fetched, DECODED_AT_ONCE), workers, _collate)
     sha256: dict[int, str] = {}
-
-    def images() -> Iterator[bytes]:
-        for pair, image in source.fetch(rows):
-            sha256[int(pair.row)] = str(pair.image_sha256)
-            yield image
-
-    def tensor(image: bytes) -> Tensor:
-        pixels: Tensor = encoder.to_tensor(decode_image(image, config.corpus.max_pixels))
-        return pixels
-
     vectors = [np.empty((0, encoder.clip.dimension), np.float16)]
-    fetched = images()
-    with ThreadPoolExecutor(joblib.cpu_count()) as threads:
-        while batch := list(islice(fetched, config.embedding.batch_size)):
-            pixels = torch.stack(list(threads.map(tensor, batch)))
-            encoded = encoder.images(pixels).numpy()
-            if len(bad := bad_rows(encoded)):
-                row = list(sha256)[len(sha256) - len(batch) + int(bad[0])]
-                raise CorpusError(
-                    f"row {row} of the corpus: the encoder gives no unit vector for its image; "
-                    "check the checkpoint, or use `embedding.precision: fp32`"
-                )
-            vectors.append(encoded.astype(np.float16))
+    for batch in _cut(_usable(loaded, source), config.embedding.batch_size):
+        encoded = encoder.images(torch.stack([pixels for _, _, pixels in batch])).numpy()
+        for place in bad_rows(encoded).tolist():
+            raise CorpusError(
+                f"row {batch[place][0]} of the corpus: the encoder gives no unit vector for its "
+                "image; check the checkpoint, or use `embedding.precision: fp32`"
+            )
+        sha256 |= {row: digest for row, digest, _ in batch}
+        vectors.append(encoded.astype(np.float16))
     return Fetched(sha256, np.concatenate(vectors))
+
+
+def _fetched(source: ImageSource, rows: pd.DataFrame) -> Iterator[Image]:
+    for pair, image in source.fetch(rows):
+        yield int(pair.row), str(pair.image_sha256), image
+
+
+def _cut(items: Iterator[Any], length: int) -> Iterator[list[Any]]:
+    while some := list(islice(items, length)):
+        yield some
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    """A dataset of torch whose indices are images."""
+
+    to_tensor: Callable[..., Any]
+    max_pixels: int
+
+    def __getitem__(self, image: Image) -> tuple[int, str, Tensor | tuple[str, str]]:
+        """Row, digest, and pixels (3, H, W), or why there are none."""
+        row, digest, data = image
+        try:
+            return row, digest, self.to_tensor(decode_apart(data, self.max_pixels)[0])
+        except BadImage as error:
+            return row, digest, (error.reason, error.detail)
+
+
+def _collate(rows: list[Any]) -> tuple[list[tuple[int, str]], Tensor, list[Any]]:
+    # One tensor, since each is a file that processes share.
+    good = [row for row in rows if isinstance(row[2], Tensor)]
+    pixels = torch.stack([pixels for _, _, pixels in good]) if good else torch.empty(0)
+    bad = [row for row in rows if not isinstance(row[2], Tensor)]
+    return [(row, digest) for row, digest, _ in good], pixels, bad
+
+
+def _usable(loaded: Iterator[Any], source: ImageSource) -> Iterator[tuple[int, str, Tensor]]:
+    for named, pixels, bad in loaded:
+        for row, _, reason in bad:
+            source.refuse(row, *reason)
+        for (row, digest), image in zip(named, pixels, strict=True):
+            yield row, digest, image

@@ -31,8 +31,10 @@ READY_FILE = "ready.json"
 """The file of an adopted artifact: `folder`, `columns` (our name: name in the files), `files`
 (names by folder, in the order of rows), `digests` (SHA-256 by file) and `rows` (of each name)."""
 GROUPS_FILE = "groups.jsonl"
-"""The file of our own embeddings: one line of JSON a shard, `EmbeddedShard.record` and which row
-group of the ledger is its own; a shard without rows has no files. Older ones joined shards."""
+"""The file of our own embeddings: one line of JSON a part, with its `rows`; a part without rows has
+no files."""
+LEDGER_FILE = "ledger.parquet"
+"""The samples that were skipped: `shard` (number of the part), key, reason, detail, source."""
 
 
 def sides(artifact: Artifact) -> tuple[Side, ...]:

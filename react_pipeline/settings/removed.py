@@ -12,6 +12,7 @@ REMOVED = {
     "elevater.head_start": "remove it; a head starts from the text tower",
     "elevater.merge_projection": "remove it; the projection of the tower stays apart",
     "ensemble": "use `gda` or `few-shot-gda`",
+    "corpus.keys": "remove it; a key may be in several shards",
     "index.retrain_factor": "remove it; an index is always built from scratch",
     "kept_states": "remove it; it is a constant",
     "max_text_fraction": "remove it",

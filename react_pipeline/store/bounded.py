@@ -3,7 +3,7 @@ that fits into memory.
 
 Every module that reads a file of the user or of a stranger opens it here, or is listed in
 `tests/house/test_outside_files.py` with its own bound. Does not belong here: tables
-(`corpus.bounded_tables`), images, archives.
+(`corpus.tables`), images, archives.
 """
 
 import errno

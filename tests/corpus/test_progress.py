@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
-import subprocess
 import sys
 
 import pytest
 
 from react_pipeline.corpus import progress_lines
 from react_pipeline.corpus.progress_lines import progress
-
-COMMAND = """
-from react_pipeline.commands.terminal import log_to_terminal
-from react_pipeline.corpus import progress_lines
-progress_lines.LINE_SECONDS = 0
-log_to_terminal()
-list(progress_lines.progress(range(2), "drawing", "image", 2))
-"""
 
 
 def test_a_loop_without_a_terminal_logs_how_far_it_is(
@@ -33,12 +24,4 @@ def test_a_loop_without_a_terminal_logs_how_far_it_is(
         "drawing: 1 of 2,000 images",
         "drawing: 2 of 2,000 images",
         "looking: 1 shards",
-    ]
-
-
-def test_a_command_shows_these_lines() -> None:
-    done = subprocess.run([sys.executable, "-c", COMMAND], capture_output=True, text=True)
-    assert done.stderr.splitlines() == [
-        "INFO: drawing: 1 of 2 images",
-        "INFO: drawing: 2 of 2 images",
     ]

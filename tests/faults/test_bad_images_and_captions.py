@@ -18,8 +18,6 @@ from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus import pairs
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.corpus.images import BadImage, decode_image
-from react_pipeline.corpus.kinds.webdataset import Webdataset
-from react_pipeline.corpus.shards import index_shard
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.project.project import Project
@@ -124,15 +122,12 @@ def test_bad_samples_are_skipped_and_every_one_is_in_the_ledger(
 
 
 def test_an_image_file_of_too_many_bytes_is_skipped_unread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_project: Callable[..., Project], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shard = write_shard(tmp_path / "a.tar", {"a": pair("circle", "red", 0)})
-    (sample,) = index_shard(shard).samples
-    monkeypatch.setattr(pairs, "MAX_IMAGE_BYTES", sample.image.size_bytes - 1)
-    monkeypatch.setattr(pairs, "decode_apart", lambda *_: pytest.fail("decoded"))
-    with shard.open("rb") as file, pytest.raises(pairs.BadSample) as caught:
-        pairs.read_pair(file, sample, Webdataset(shards=[str(shard)]))
-    assert caught.value.reason == "too_many_bytes"
+    monkeypatch.setattr(pairs, "MAX_IMAGE_BYTES", len(PNG))
+    samples = {"a": {"png": PNG, "txt": b"a"}, "b": {"png": PNG + b"x", "txt": b"b"}}
+    artifact = embedded(make_project, tmp_path / "a.tar", samples, max_bad_fraction=0.5)
+    assert ledger(artifact) == {"b": "too_many_bytes"}
 
 
 def test_a_shard_with_too_many_bad_samples_fails_unpublished(

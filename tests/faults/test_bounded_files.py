@@ -13,27 +13,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import nn
 
 from react_pipeline.clip.architecture import read_config
 from react_pipeline.clip.weights import at_most, read_weights
-from react_pipeline.corpus import bounded_tables, text_columns
-from react_pipeline.corpus.bounded_tables import open_table, whole_table
 from react_pipeline.corpus.shards import index_shard
-from react_pipeline.corpus.text_columns import read_text_table, text_batches
+from react_pipeline.corpus.tables import whole_table
 from react_pipeline.extensions.elevater.images import read_lines
-from react_pipeline.extensions.images.corpus_kind import Images
-from react_pipeline.extensions.images.image_files import _read_table
 from react_pipeline.extensions.predict.pictures import find_pictures
 from react_pipeline.extensions.urls.corpus_kind import UrlTables
 from react_pipeline.extensions.urls.tables import read_rows
 from react_pipeline.labelled.kind import read_file
-from react_pipeline.labelled.labels import _read_table as read_manifest_table
 from react_pipeline.settings.yaml_files import read_yaml
 from react_pipeline.store import bounded
 from react_pipeline.store.bounded import parse_json, read_bounded
@@ -46,111 +38,12 @@ def read_url_table(path: Path) -> None:
     list(read_rows([path], UrlTables(urls=[str(path)]), Counter()))
 
 
-def read_images(path: Path) -> None:
-    list(_read_table(path, Images(images=[str(path)], caption_column="url"), Counter()))  # type: ignore[arg-type]
-
-
 def predict(path: Path) -> None:
     find_pictures(str(path), "url")
 
 
-TABLES: dict[str, Reader] = {
-    "predict": predict,
-    "urls": read_url_table,
-    "images": read_images,
-}
-
-
-def write_table(path: Path, rows: int, cell: bytes, **options: Any) -> None:
-    """Of `rows` equal rows: a dictionary of one value, whose indices take no space."""
-    values = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([cell]))
-    urls = pa.DictionaryArray.from_arrays(
-        pa.array(np.zeros(rows, np.int32)), pa.array([cell.decode()])
-    )
-    table = pa.table({"path": urls, "class": urls, "url": urls, "caption": urls, "image": values})
-    pq.write_table(table, path, **options)
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_equal_rows_of_a_small_table_are_refused(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "a.parquet"
-    write_table(path, 1_000_000, b"x.jpg")
-    assert path.stat().st_size < 20_000
-    with pytest.raises(InputError, match=r"a\.parquet"):
-        TABLES[name](path)
-
-
-def test_equal_rows_of_a_manifest_are_refused(tmp_path: Path) -> None:
-    write_table(tmp_path / "a.parquet", 1_000_000, b"x.jpg")
-    with pytest.raises(InputError, match=r"a\.parquet"):
-        read_manifest_table(tmp_path / "a.parquet")
-
-
-def test_a_page_is_refused_by_its_own_header(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a.parquet"
-    cells = ["x" * 1_000_000, "y"]
-    pq.write_table(pa.table({"url": cells}), path, compression="zstd", use_dictionary=False)
-    assert path.stat().st_size < 20_000
-    with open_table(path) as (table, densest):
-        assert table.read().num_rows == 2 and densest > 400_000
-    monkeypatch.setattr(bounded_tables, "MAX_PAGE_BYTES", 500_000)
-    with pytest.raises(InputError, match="page"), open_table(path):
-        pass
-    with open_table(path, ["other"]):
-        pass
-
-
-@pytest.mark.parametrize("version", ["1.0", "2.0"])
-@pytest.mark.parametrize("dictionary", [True, False])
-def test_headers_of_all_pages_are_read(tmp_path: Path, version: str, dictionary: bool) -> None:
-    path, rows = tmp_path / "a.parquet", 5_000
-    texts = [f"https://example.org/{number}" for number in range(rows)]
-    table = pa.table({"url": texts, "number": range(rows), "list": [[1.5, 2.5]] * rows})
-    pq.write_table(
-        table,
-        path,
-        data_page_version=version,
-        use_dictionary=dictionary,
-        data_page_size=4_000,
-        row_group_size=2_000,
-        write_page_checksum=True,
-    )
-    with open_table(path) as (file, densest):
-        assert file.read().num_rows == rows
-        assert dictionary or densest >= len(texts[0])
-
-
-def test_long_cells_are_refused_before_all_are_decoded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a.parquet"
-    cells = [f"{number}" * 2_000_000 for number in range(9)]
-    pq.write_table(pa.table({"text": cells}), path, compression="zstd", use_dictionary=False)
-    monkeypatch.setattr(text_columns, "MAX_BATCH_BYTES", 4_500_000)
-    with pytest.raises(InputError, match=": 4 rows"):  # not all 9
-        next(text_batches(path, ["text"]))
-
-
-@pytest.mark.parametrize("bound", ["MAX_TABLE_ROWS", "MAX_TABLE_BYTES"])
-def test_a_long_table_is_refused_before_all_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str
-) -> None:
-    path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"text": ["a"] * 9}), path)
-    assert read_text_table(path, ["text"]).num_rows == 9
-    pq.write_table(pa.table({"text": range(9)}), path)  # class names of a manifest may be numbers
-    assert read_text_table(path, ["text"])["text"].to_pylist() == [*range(9)]
-    monkeypatch.setattr(text_columns, bound, 8)
-    with pytest.raises(InputError, match="divide"):
-        read_text_table(path, ["text"])
-
-
 def test_a_fault_of_the_machine_is_no_damage_of_a_table(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    with pytest.raises(InputError, match="memory"), whole_table(path):
-        raise pa.ArrowMemoryError("malloc of size 64 failed")
     with pytest.raises(OSError) as caught, whole_table(path):
         raise OSError(errno.EMFILE, "Too many open files")
     assert caught.value.errno == errno.EMFILE

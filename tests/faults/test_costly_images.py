@@ -5,24 +5,18 @@ them.
 from __future__ import annotations
 
 import io
-import os
-import resource
-import signal
 import struct
-import subprocess
-import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 from support.deadly_images import MARK, deadly_images
 
-from react_pipeline.corpus import decoding_limits, decoding_process, images
-from react_pipeline.corpus.decoding_process import decode_apart, load_batches
+from react_pipeline.corpus import decoding
+from react_pipeline.corpus.decoding import decode_apart, load_batches
 from react_pipeline.corpus.images import BadImage, decode_image
 
 MAX_PIXELS = 1_000_000
@@ -57,87 +51,45 @@ def reason_of(data: bytes, max_pixels: int = MAX_PIXELS) -> str:
     return caught.value.reason
 
 
-def test_a_tile_much_larger_than_its_image_is_refused() -> None:
-    assert decode_image(tiff_of_one_tile(64), MAX_PIXELS).size == (10, 10)
-    data = tiff_of_one_tile(5_000)
-    assert len(data) < 65_000
-    assert reason_of(data) == "too_large_tiles"
-
-
 def test_a_jpeg_of_many_scans_is_refused() -> None:
     assert decode_image(jpeg_of_scans(5), MAX_PIXELS).size == (64, 64)
     assert reason_of(jpeg_of_scans(100)) == "too_many_scans"
-
-
-def test_an_image_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding_limits, "DECODE_SECONDS", -1.0)
-    assert reason_of(png(8)) == "too_slow"
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16", "CMYK"])
-def test_bands_of_a_large_image_give_the_same_pixels(
-    monkeypatch: pytest.MonkeyPatch, mode: str
-) -> None:
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 20, 4), dtype=np.uint8))
-    image = noise.convert("L").convert("I").point(lambda value: value * 200)
-    image = image.convert("I;16") if mode == "I;16" else noise.convert("RGB").convert(mode)
-    if mode == "RGBA":
-        image = noise
-    file = io.BytesIO()
-    image.save(file, "TIFF" if mode == "CMYK" else "PNG")
-    whole = decode_image(file.getvalue(), MAX_PIXELS)
-    monkeypatch.setattr(images, "LARGE_PIXELS", 7 * 20)
-    assert decode_image(file.getvalue(), MAX_PIXELS).tobytes() == whole.tobytes()
 
 
 def test_a_decoding_process_gives_the_same_pixels_and_reasons() -> None:
     data = png(100, "RGBA")
     image, truncated = decode_apart(data, MAX_PIXELS)
     assert image.tobytes() == decode_image(data, MAX_PIXELS).tobytes() and not truncated
-    large = io.BytesIO()
-    Image.effect_noise((6_000, 3_000), 90).save(large, "JPEG")
-    image, _ = decode_apart(large.getvalue(), 20 * MAX_PIXELS)
-    assert image.tobytes() == decode_image(large.getvalue(), 20 * MAX_PIXELS).tobytes()
     noise = io.BytesIO()
     Image.effect_noise((64, 64), 90).save(noise, "PNG")
     assert decode_apart(noise.getvalue()[:2_000], MAX_PIXELS, is_lenient=True)[1]
-    with pytest.raises(BadImage) as caught:
-        decode_apart(b"noise", MAX_PIXELS)
-    assert caught.value.reason == "not_an_image"
-    with pytest.raises(BadImage) as caught:
-        decode_apart(png(100), 99)
-    assert caught.value.reason == "too_many_pixels"
+    for bad, most, reason in ((b"noise", 99, "not_an_image"), (data, 99, "too_many_pixels")):
+        with pytest.raises(BadImage) as caught:
+            decode_apart(bad, most)
+        assert caught.value.reason == reason
 
 
-def test_what_kills_a_decoding_process_costs_one_image() -> None:
-    decode_apart(png(8), MAX_PIXELS)
-    process = decoding_process._decoder._process
-    assert process is not None
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+def test_an_image_beyond_the_memory_of_its_process_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decoding, "WORKER_BYTES", 256 << 20)
+    files = Files([png(12_000), tiff_of_one_tile(40_000)], max_pixels=1 << 30)
+    (loaded,) = load_batches(files, [[0, 1]], 1, list)
+    assert loaded == ["too_much_memory", "corrupt"]
+
+
+def test_what_takes_too_long_kills_its_process_and_costs_one_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = io.BytesIO()
+    Image.effect_noise((6_000, 6_000), 90).convert("RGB").save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    slow = data[:-2] + data[data.rindex(b"\xff\xda") : -2] * 20 + b"\xff\xd9"
+    monkeypatch.setattr(decoding, "DECODE_SECONDS", 1)
     with pytest.raises(BadImage) as caught:
-        decode_apart(png(8), MAX_PIXELS)
-    assert caught.value.reason == "killed_decoder" and "SIGKILL" in caught.value.detail
+        decode_apart(slow, 1 << 30)
+    assert caught.value.reason == "killed_decoder" and "SIGXCPU" in caught.value.detail
     assert decode_apart(png(8), MAX_PIXELS)[0].size == (8, 8)
-
-
-def test_a_decoding_process_has_limits_of_memory_and_time() -> None:
-    decode_apart(png(8), MAX_PIXELS)
-    process = decoding_process._decoder._process
-    assert process is not None
-    for limit in (resource.RLIMIT_AS, resource.RLIMIT_CPU):
-        assert resource.prlimit(process.pid, limit)[0] != resource.RLIM_INFINITY
-
-
-def test_an_image_beyond_the_memory_of_a_worker_is_counted() -> None:
-    code = (
-        "import sys; from react_pipeline.corpus import decoding_limits as limits, images;"
-        "data = sys.stdin.buffer.read(); limits.WORKER_BYTES = 64 << 20; limits.limit_memory()\n"
-        "try: images.decode_image(data, 1 << 30)\n"
-        "except images.BadImage as error: sys.exit(error.reason)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], input=png(8_000), capture_output=True)
-    assert b"too_much_memory" in done.stderr
 
 
 @dataclass
@@ -145,10 +97,11 @@ class Files:
     """A dataset of torch: sizes of decoded images, or why there is none."""
 
     files: list[bytes]
+    max_pixels: int = MAX_PIXELS
 
     def __getitem__(self, number: int) -> tuple[int, int] | str:
         try:
-            return decode_apart(self.files[number], MAX_PIXELS)[0].size
+            return decode_apart(self.files[number], self.max_pixels)[0].size
         except BadImage as error:
             return error.reason
 

@@ -10,7 +10,6 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -19,8 +18,8 @@ from support.processes import started
 from support.vectors import read_vectors
 
 from react_pipeline.clip.base import publish_base
+from react_pipeline.corpus import decoding
 from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.embedding import inference
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.project.project import Project
@@ -49,7 +48,7 @@ def killed_after_some_groups(project: Project) -> Path:
     """
     process = started(embed_at, project.path)
     staging = project.config.store / ".scratch"
-    while process.is_alive() and len(list(staging.glob("*/*/shard-*"))) < 3:
+    while process.is_alive() and len(list(staging.glob("*/*/part-*"))) < 3:
         time.sleep(0.002)
     process.kill()
     process.join()
@@ -69,7 +68,7 @@ def test_killed_embedding_resumes_and_equals_an_undisturbed_one(
     left = killed_after_some_groups(project)
     with pytest.raises(MissingArtifact):
         project.store.current("corpus_embeddings", "all")
-    finished = {path.name: path.stat().st_mtime_ns for path in left.glob("shard-*/img_emb/*.npy")}
+    finished = {path.name: path.stat().st_mtime_ns for path in left.glob("part-*/*/img_emb/*.npy")}
     assert 3 <= len(finished) < SHARDS
 
     artifact = embed_corpus(project)
@@ -137,15 +136,8 @@ def test_a_killed_decoding_process_is_one_error_and_resumes(
     project = make_project(embedding={"workers": 1, "batch_size": 8})
     publish_corpus(project)
     publish_base(project)
-    read_pair, this = inference.read_pair, os.getpid()
-
-    def killed(*given: Any) -> Any:
-        # As the kernel does where memory ends.
-        if os.getpid() != this:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return read_pair(*given)
-
-    monkeypatch.setattr(inference, "read_pair", killed)
+    # As the kernel does where memory ends.
+    monkeypatch.setattr(decoding, "_start_worker", lambda _: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(ReactError, match="fewer workers"):
         embed_corpus(project)
     monkeypatch.undo()
@@ -164,8 +156,8 @@ def test_killed_while_publishing_embeds_nothing_again(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("react_pipeline.store.store.with_digest", killed)
         embed_corpus(indexed_project)
-    (vectors,) = store.root.glob(".scratch/*/*/shard-0/img_emb/img_emb_0.npy")
+    (vectors,) = store.root.glob(".scratch/*/*/part-0/*/img_emb/img_emb_000000.npy")
     modified = vectors.stat().st_mtime_ns
     artifact = embed_corpus(indexed_project)
-    assert artifact.file("img_emb/img_emb_0.npy").stat().st_mtime_ns == modified
+    assert artifact.file("img_emb/img_emb_000000.npy").stat().st_mtime_ns == modified
     assert artifact.counts["rows"] and not list((store.root / ".scratch").iterdir())

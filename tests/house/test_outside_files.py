@@ -1,5 +1,5 @@
 """Files from outside are read by the bounded readers alone (`store.bounded`,
-`corpus.bounded_tables`).
+`corpus.tables`).
 
 Any other way to open a file, in a room where strangers' files come in, is either of an artifact
 (`artifact.file(...)`) or in `OWN` with the reason why it is bounded.
@@ -26,7 +26,6 @@ ROOMS = (
     "extensions/names",
     "extensions/predict",
     "extensions/ready",
-    "extensions/reuse",
     "extensions/urls",
     "extensions/web",
     "labelled",
@@ -49,10 +48,10 @@ OWN = {
     ("clip/device.py", "gpu_problem"): "of the kernel",
     ("clip/weights.py", "map_weights"): OURS,
     ("clip/weights.py", "read_weights"): "a regular file, mapped",
-    ("corpus/bounded_tables.py", "open_table"): "the bounded reader of tables",
+    ("corpus/tables.py", "open_table"): "a regular file of the user",
     ("corpus/collected.py", "encoded"): OURS,
     ("corpus/collected.py", "vectors"): OURS,
-    ("corpus/decoding_limits.py", "limit_memory"): "of the kernel",
+    ("corpus/decoding.py", "_limit_memory"): "of the kernel",
     ("extensions/web/download_journal.py", "__init__"): OURS,
     ("extensions/web/download_journal.py", "_records"): OURS,
     ("extensions/web/downloads.py", "read"): OURS,
@@ -62,8 +61,6 @@ OWN = {
     ("corpus/shards.py", "_members"): "a regular file; headers alone, each bounded",
     ("corpus/shards.py", "new_tar"): OURS,
     ("corpus/shards.py", "open_shard"): "the bounded reader of its server",
-    ("embedding/embed.py", "_finish"): OURS,
-    ("embedding/embedded_shards.py", "recorded_keys"): OURS,
     ("embedding/mapped_vectors.py", "_mapped_member"): "after `open_vectors` looked at the file",
     ("embedding/mapped_vectors.py", "is_mappable"): "the directory of a zip archive",
     ("embedding/mapped_vectors.py", "open_vectors"): "a regular file; mapped, or measured before",
@@ -93,10 +90,9 @@ OWN = {
     ("extensions/predict/shard_labels.py", "__call__"): OURS,
     ("extensions/ready/corpus.py", "subset_rows"): "mapped, after its digest",
     ("extensions/ready/corpus_kind.py", "size"): "a regular file, mapped",
-    ("extensions/reuse/earlier_embeddings.py", "_renumber"): OURS,
     ("labelled/labels.py", "read_csv"): BYTES,
     ("retrieval/candidate_rows.py", "candidate_metadata"): OURS,
-    ("embedding/embedded_shards.py", "load"): OURS,
+    ("embedding/earlier.py", "_link"): OURS,
     ("extensions/names/lexical.py", "lexical_hits"): OURS,
     ("extensions/names/name_counts.py", "count_names"): OURS,
     ("retrieval/candidates.py", "encode_prompts"): OURS,

@@ -193,8 +193,8 @@ def test_urls_stay_and_other_places_of_a_corpus_are_absolute(
             "corpus.shards: unknown field; another `kind`",
         ),
         (
-            {"kind": "urls", "urls": ["a.parquet"], "keys": "by_folder"},
-            "corpus.keys: unknown field; another `kind`",
+            {"kind": "webdataset", "shards": ["a.tar"], "keys": "by_folder"},
+            "`keys` was removed",
         ),
         (
             {"kind": "webdataset", "shards": ["a.tar"], "indices": "x"},

@@ -29,7 +29,6 @@ class Webdataset(ShardedCorpus):
     kind: Literal["webdataset"] = "webdataset"
     shards: Names
     storage: StorageConfig = StorageConfig()
-    keys: Literal["global", "by_folder"] = "global"
     caption_extension: CaptionExtension = "txt"
 
     file_fields: ClassVar[tuple[str, ...]] = ("shards",)
@@ -44,8 +43,8 @@ class Webdataset(ShardedCorpus):
         return shards
 
     def identity(self) -> dict[str, Any]:
-        """Which files of a shard make a pair, and where keys repeat."""
-        return self.model_dump(mode="json", include={"kind", "keys", "caption_extension"})
+        """Return which files of a shard make a pair."""
+        return self.model_dump(mode="json", include={"kind", "caption_extension"})
 
     def publish(self, project: Project) -> Artifact:
         """Take stock of the shards."""

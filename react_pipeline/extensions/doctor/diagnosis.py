@@ -20,7 +20,6 @@ from urllib.error import HTTPError
 
 from rich.filesize import decimal
 
-from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
 from react_pipeline.extension import CORE, extensions
 from react_pipeline.extensions.alerts import AlertsConfig, problems
 from react_pipeline.extensions.automation import AutomationConfig
@@ -60,7 +59,6 @@ from react_pipeline.tracking import (
 PACKAGES = (
     "torch",
     "open_clip_torch",
-    "clip-retrieval",
     "faiss-cpu",
     "dagster",
     "dagster-webserver",
@@ -133,10 +131,7 @@ def _packages() -> Iterator[Finding]:
         try:
             yield Finding(name, "ok", metadata.version(name))
         except metadata.PackageNotFoundError:
-            remedy = (
-                INSTALL_CLIP_RETRIEVAL if name == "clip-retrieval" else install_command("pipeline")
-            )
-            yield Finding(name, "missing", "not installed", remedy)
+            yield Finding(name, "missing", "not installed", install_command("pipeline"))
 
 
 def _device() -> Iterator[Finding]:

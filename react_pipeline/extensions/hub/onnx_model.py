@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from react_pipeline.clip import HEAD_FILE, ClassHead, load
-from react_pipeline.extensions.fused import write_graph
+from react_pipeline.embedding import write_graph
 from react_pipeline.store import ReactError
 
 ONNX_FILE = "model.onnx"

@@ -208,7 +208,7 @@ def _readable(folder: Path) -> Iterator[None]:
 
 
 def _read_table(path: Path, corpus: Images, skipped: _Skipped) -> Iterator[_Read]:
-    with open_table(path) as (file, _):
+    with open_table(path) as file:
         image = _image_column(path, file.schema_arrow)
         if corpus.caption_column not in file.schema_arrow.names:
             raise CorpusError(

@@ -25,7 +25,6 @@ class Resources:
         shm_gib: Size of `/dev/shm`, through which loaders hand over batches; 0: the 64 MB of a
             container.
         hours: After this time the run is ended, and fails.
-        nodes: Pods of this size that train together; of `customized_checkpoint` alone.
     """
 
     cpu: float
@@ -33,17 +32,10 @@ class Resources:
     gpus: int = 0
     shm_gib: float = 0
     hours: float = 24
-    nodes: int = 1
 
 
 GPU_RESOURCE = "nvidia.com/gpu"
 """Also the key by which nodes with GPUs keep other pods away."""
-
-NODE_LAUNCHER = "react_pipeline.extensions.kubernetes.nodes"
-NODES_ACCOUNT = "react-nodes"
-"""The service account that may create the job of the other nodes (kubernetes.yaml)."""
-RESTARTS = 3
-"""As often torchrun begins again from the last state when a process or a node was lost."""
 
 GATHERING, CPU, GPU = "gathering", "cpu", "gpu"
 KINDS = {
@@ -107,16 +99,6 @@ def pod(resources: Resources) -> dict[str, Any]:
     if resources.gpus:
         limits[GPU_RESOURCE] = str(resources.gpus)
         spec["tolerations"] = [{"key": GPU_RESOURCE, "operator": "Exists"}]
-    if resources.nodes > 1:
-        container["env"] = [
-            {"name": "REACT_NODES", "value": str(resources.nodes)},
-            {"name": "REACT_NODE_LAUNCHER", "value": f"python -m {NODE_LAUNCHER}"},
-            {
-                "name": "REACT_TORCHRUN_ARGS",
-                "value": f"--nnodes {resources.nodes} --max-restarts {RESTARTS}",
-            },
-        ]
-        spec |= {"automount_service_account_token": True, "service_account_name": NODES_ACCOUNT}
     if resources.shm_gib:
         size = f"{resources.shm_gib:g}Gi"
         container["volume_mounts"] = [{"name": "shm", "mount_path": "/dev/shm"}]  # noqa: S108

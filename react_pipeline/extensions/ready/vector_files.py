@@ -25,7 +25,7 @@ def shape_of(path: Path) -> tuple[int, int]:
     if path.parent.suffix != ".parquet":
         rows, width = open_vectors(path).shape
         return rows, width
-    with whole_vectors(path), open_table(path.parent, [path.name]) as (file, _):
+    with whole_vectors(path), open_table(path.parent) as file:
         if path.name not in file.schema_arrow.names:
             raise KeyError(path.name)
         first = next((batch.column(0) for batch in file.iter_batches(1, columns=[path.name])), None)
@@ -42,7 +42,7 @@ def vector_blocks(path: Path) -> Iterator[tuple[int, NDArray[Any]]]:
             yield start, vectors[start : start + BLOCK_ROWS]
         return
     start = 0
-    with whole_vectors(path), open_table(path.parent, [path.name]) as (file, _):
+    with whole_vectors(path), open_table(path.parent) as file:
         for batch in file.iter_batches(BLOCK_ROWS, columns=[path.name]):
             yield start, _matrix(batch.column(0))
             start += batch.num_rows
@@ -63,7 +63,7 @@ def take_rows(path: Path, rows: NDArray[np.int64], columns: list[str]) -> Iterat
     """Some rows of a parquet file, which ascend; only row groups that hold one are read, one at a
     time.
     """
-    with whole_vectors(path), open_table(path, columns) as (file, _):
+    with whole_vectors(path), open_table(path) as file:
         start = 0
         for number in range(file.num_row_groups):
             end = start + file.metadata.row_group(number).num_rows

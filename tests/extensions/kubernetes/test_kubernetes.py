@@ -36,7 +36,6 @@ from react_pipeline.extensions.kubernetes.assets import CONFIG_TAG, StageRunCoor
 from react_pipeline.extensions.kubernetes.resources import (
     GPU_RESOURCE,
     KINDS,
-    NODES_ACCOUNT,
     table,
 )
 from react_pipeline.extensions.ui.assets.metrics import PORT_VARIABLE
@@ -375,7 +374,7 @@ def test_every_manifest_is_one_of_kubernetes() -> None:
             assert_admitted(manifest["spec"]["template"]["spec"])
     accounts = [one["metadata"]["name"] for one in manifests if one["kind"] == "ServiceAccount"]
     deployments = values()["dagster-user-deployments"]
-    assert accounts == [deployments["serviceAccount"]["name"], NODES_ACCOUNT]
+    assert accounts == [deployments["serviceAccount"]["name"]]
     claims = [m["metadata"]["name"] for m in manifests if m["kind"] == "PersistentVolumeClaim"]
     volumes = deployments["deployments"][0]["volumes"]
     assert claims == [

@@ -23,7 +23,8 @@ from support.retrieval import configure
 from support.web import Web, keep_img2dataset_loaded, page, served
 
 from react_pipeline.corpus import CollectedPairs
-from react_pipeline.embedding import row_metadata, sides
+from react_pipeline.embedding import row_metadata, sides, vectors_of
+from react_pipeline.embedding.part_encoder import PartEncoder
 from react_pipeline.lineage import resolve, run
 from react_pipeline.project import Project
 from react_pipeline.retrieval import leaked_images, prune_vectors
@@ -205,9 +206,13 @@ def test_fetched_images_are_compared_with_evaluation_images(
     assert (leaks.same, leaks.near) == (0, 0)
 
 
-def test_both_embeds_the_images_too(make_project: MakeProject, web: Web, table: Path) -> None:
+def test_both_embeds_the_images_and_no_caption_again(
+    make_project: MakeProject, web: Web, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     del web.answers["/5"]
-    indexed(project_of(make_project, table))
+    before = indexed(project_of(make_project, table)).store.current("corpus_embeddings", "all")
+    captions = vectors_of(before, "text", np.arange(IMAGES))
+    monkeypatch.setattr(PartEncoder, "_encode_captions", None)
     settings = {**SETTINGS, "modes": ["t2i"]}
     project = project_of(make_project, table, embedding={"encode": "both"}, retrieval=settings)
     embeddings = indexed(project).store.current("corpus_embeddings", "all")
@@ -217,6 +222,7 @@ def test_both_embeds_the_images_too(make_project: MakeProject, web: Web, table: 
     assert len(rows) == IMAGES - 1
     metadata = row_metadata(embeddings, rows, ["url", "caption", "image_sha256"])
     assert f"{web.url}/5" not in set(metadata["url"])
+    assert np.array_equal(vectors_of(embeddings, "text", rows), np.delete(captions, 5, axis=0))
     web.asked.clear()
     pairs = CollectedPairs(retrieved(project))
     assert not web.asked

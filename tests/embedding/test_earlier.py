@@ -18,9 +18,9 @@ from support.vectors import read_vectors
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.embedding.embed import LEDGER_FILE, embed_corpus
-from react_pipeline.embedding.vectors import read_metadata, vector_files
-from react_pipeline.extensions.reuse import earlier_embeddings as module
+from react_pipeline.embedding import earlier as module
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.embedding.vectors import LEDGER_FILE, read_metadata, vector_files
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorpusError
@@ -31,7 +31,6 @@ PAIRS = 4
 KEYS: dict[str, Sequence[int]] = {
     "a": range(0, 4),
     "b": range(4, 8),
-    # These share keys with a and b: which of them keeps its pairs depends on the order.
     "c": range(2, 6),
     "d": range(6, 10),
     "e": range(20, 24),
@@ -159,19 +158,9 @@ def test_a_shard_that_cannot_be_linked_whole_is_encoded_anew(
     assert not vector_files(grown, "image")[0].samefile(vector_files(old, "image")[0])
 
 
-def test_a_shard_is_encoded_anew_where_others_are_duplicates(
-    make_project: MakeProject, shards: dict[str, Path]
-) -> None:
-    embedded(make_project, [shards["a"], shards["c"]])
-    swapped = embedded(make_project, [shards["c"], shards["a"]])
-    assert swapped.counts["reused_rows"] == 0
-    require_same(swapped, embedded(make_project, [shards["c"], shards["a"]], "scratch"))
-    # Another shard in front that shares no key changes nothing.
-    later = embedded(make_project, [shards["e"], shards["c"], shards["a"]])
-    assert (later.counts["rows"], later.counts["reused_rows"]) == (10, 6)
-
-
-@pytest.mark.parametrize("file", ["text_emb/text_emb_1.npy", "metadata/metadata_1.parquet"])
+@pytest.mark.parametrize(
+    "file", ["text_emb/text_emb_000001.npy", "metadata/metadata_000001.parquet"]
+)
 def test_nothing_corrupt_is_taken_over(
     make_project: MakeProject, shards: dict[str, Path], file: str
 ) -> None:
@@ -214,28 +203,3 @@ def test_a_stricter_limit_on_bad_samples_holds_for_reuse(
     embedded(make_project, [shards["bad"]])
     with pytest.raises(CorpusError, match=r"bad\.tar"):
         embedded(make_project, [shards["bad"], shards["a"]], corpus={"max_bad_fraction": 0.1})
-
-
-def test_a_key_limit_on_earlier_shards_holds_for_reused_ones(
-    make_project: MakeProject, shards: dict[str, Path]
-) -> None:
-    both = [shards["e"], shards["copy of e"]]
-    embedded(make_project, both)
-    with pytest.raises(CorpusError, match=r"copy\.tar"):
-        embedded(make_project, [*both, shards["a"]], corpus={"max_bad_fraction": 0.1})
-
-
-def test_embeddings_are_taken_over_where_a_key_counts_by_folder(
-    make_project: MakeProject, shards: dict[str, Path], tmp_path: Path
-) -> None:
-    (tmp_path / "more").mkdir()
-    apart = shards["copy of e"].rename(tmp_path / "more" / "copy.tar")
-    embedded(make_project, [shards["a"], shards["e"]])
-    by_folder = {"keys": "by_folder", "max_bad_fraction": 0.0}
-    artifact = embedded(make_project, [shards["a"], shards["e"], apart], corpus=by_folder)
-    # The copy is equal to a shard that was embedded, and no duplicate in its own folder.
-    assert (artifact.counts["rows"], artifact.counts["reused_rows"]) == (3 * PAIRS, 3 * PAIRS)
-    require_same(
-        artifact,
-        embedded(make_project, [shards["a"], shards["e"], apart], "scratch", corpus=by_folder),
-    )

@@ -1,0 +1,198 @@
+"""Parts of a corpus made into files: vectors of captions, and unless they wait of images, in
+clip-retrieval's layout.
+
+Does not belong here: which parts are left to do (`embed`). Shapes: N pairs of a part, D width.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from react_pipeline.clip import choose_device, device_counts, load  # loads torch
+from react_pipeline.corpus import (
+    POOL,
+    ImageSource,
+    ListedPair,
+    Part,
+    Skipped,
+    load_batches,
+    too_many_failed,
+)
+from react_pipeline.embedding.encoder import Encoder
+from react_pipeline.embedding.images import encode_fetched
+from react_pipeline.embedding.parts import Vectors, bad_rows
+from react_pipeline.embedding.vectors import FOLDERS, METADATA, Side
+from react_pipeline.settings import CorpusConfig, PipelineConfig
+from react_pipeline.store import Artifact, CorpusError
+
+MAX_FIELD_NAMES = 256
+"""How many different metadata fields one part keeps."""
+_EXAMPLES = 3
+
+
+@lru_cache(maxsize=1)
+def load_encoder(checkpoint: Path, device: str, precision: str, *, long_run: bool) -> Encoder:
+    """Load the encoder once a process: a cluster gives a process many tasks."""
+    return Encoder(load(checkpoint, choose_device(device)), precision, long_run=long_run)
+
+
+@dataclass(frozen=True)
+class PartEncoder:
+    """Encodes parts of one corpus with one checkpoint; can be sent to other processes."""
+
+    config: PipelineConfig
+    checkpoint: Path
+    corpus: Artifact
+    long_run: bool
+    captions: Artifact | None = None
+    """Embeddings that have the vectors of all captions."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """The loaded checkpoint."""
+        config = self.config
+        precision = config.embedding.precision
+        return load_encoder(self.checkpoint, config.device, precision, long_run=self.long_run)
+
+    @cached_property
+    def _source(self) -> ImageSource:
+        return self.config.corpus.open_images(self.corpus, self.corpus.root / POOL)
+
+    def write(self, part: Part, folder: Path) -> dict[str, Any]:
+        """Write the files of a part and return its record: counts, and a row of the ledger for each
+        sample that was skipped.
+
+        Raises:
+            CorpusError: If too many samples are bad, or a vector is not finite or zero.
+        """
+        began = time.perf_counter()
+        kind = self.config.corpus
+        listing = part.read(kind)
+        longest = kind.max_caption_chars
+        cut = sum(len(pair.caption) > longest for pair in listing.pairs)
+        table = _table(listing.pairs, longest)
+        skipped = list(listing.skipped)
+        if not self.config.images_wait and len(table):
+            vectors, failed = self._encode_images(table)
+            skipped += [self._skipped(listing.pairs[row], *why) for row, *why in failed]
+            table = table[table["image_sha256"] != ""]
+            _save(folder, "image", part.number, vectors)
+        record = {
+            "digest": part.digest,
+            "rows": len(table),
+            "reasons": dict(Counter(one.reason for one in skipped)),
+            "ledger": [(part.number, *one) for one in skipped],
+            "captions_cut": cut,
+            "metadata_ignored": listing.metadata_ignored,
+        }
+        require_good(kind, part, record)  # before it is kept, so that it is tried again
+        if self.captions is None:
+            captions = self._encode_captions(table)
+        else:
+            name = vectors_file("text", part.number)
+            captions = np.load(self.captions.file(name))[table.index]
+        _save(folder, "text", part.number, captions)
+        if len(table):
+            (folder / METADATA).mkdir()
+            table.to_parquet(folder / metadata_file(part.number), index=False)
+        return {
+            **record,
+            "seconds": time.perf_counter() - began,
+            **device_counts(self.encoder.clip.device),
+            "precision": self.encoder.precision,
+        }
+
+    def _encode_images(self, table: pd.DataFrame) -> tuple[NDArray[np.float16], list[Any]]:
+        """Encode the images of a part, and set the digest of each; with row, reason and detail of
+        those that cannot be used.
+        """
+        source = self._source
+        fetched = encode_fetched(source, table.assign(row=table.index), self.encoder, self.config)
+        rows = np.array(list(fetched.sha256), np.int64)
+        table.loc[rows, "image_sha256"] = list(fetched.sha256.values())
+        failed = source.ledger.set_index("row").loc[table.index[table["image_sha256"] == ""]]
+        failures = failed[["reason", "detail"]].itertuples(name=None)
+        return fetched.vectors[np.argsort(rows)], list(failures)
+
+    def _skipped(self, pair: ListedPair, reason: str, detail: str) -> Skipped:
+        source = self.config.corpus.source_of(pair.fields) or pair.fields.get("url", "")
+        return Skipped(pair.key, reason, detail, source)
+
+    def _encode_captions(self, table: pd.DataFrame) -> Vectors:
+        """Encode captions; tokens are made by the processes of `embedding`."""
+        size = self.config.embedding.batch_size
+        captions = table["caption"].tolist()
+        batches = [captions[start : start + size] for start in range(0, len(captions), size)]
+        workers = min(self.config.embedding.worker_count, len(batches) // 64)
+        clip = self.encoder.clip
+        positions = (range(start, start + 1) for start in range(len(batches)))
+        tokens = load_batches(batches, positions, workers, lambda part: clip.tokenizer(part[0]))
+        vectors = [self.encoder.texts(batch).numpy() for batch in tokens]
+        encoded = np.concatenate([np.empty((0, clip.dimension), np.float32), *vectors])
+        for row in bad_rows(encoded).tolist():
+            raise CorpusError(
+                f"corpus: the encoder gives no unit vector for the caption of "
+                f"{table['image_path'].iloc[row]!r}; check the checkpoint, or use "
+                "`embedding.precision: fp32`"
+            )
+        return encoded
+
+
+def require_good(kind: CorpusConfig, part: Part, record: Mapping[str, Any]) -> None:
+    """Refuse a part if too many of its samples are bad.
+
+    Raises:
+        CorpusError: Naming the shard, how many there are and what they are.
+    """
+    reasons = Counter(record["reasons"])
+    bad = reasons.total()
+    total = record["rows"] + bad
+    if kind.is_listed:
+        allowed = kind.access()[1].max_failed_fraction
+        if problem := too_many_failed(reasons, record["rows"], allowed):
+            raise CorpusError(f"corpus: {problem}")
+    elif bad > kind.max_bad_fraction * total:
+        reason, times = reasons.most_common(1)[0]
+        # A shard that was copied from the user's files is no place to look at, and nothing to
+        # remove.
+        sources = [row[4] for row in record["ledger"] if row[4]][:_EXAMPLES]
+        place, what = ("corpus", "these files") if sources else (part.content, "the shard")
+        raise CorpusError(
+            f"{place}: {bad} of {total} samples are bad ({bad / total:.0%}, allowed are "
+            f"{kind.max_bad_fraction:.0%}), most often {reason} ({times})"
+            f"{': ' if sources else ''}{', '.join(sources)}; fix or remove {what}, or raise "
+            "`corpus.max_bad_fraction`"
+        )
+
+
+def vectors_file(side: Side, number: int) -> str:
+    """Return the name of the vectors of a part; a part without rows has no such file."""
+    return f"{FOLDERS[side]}/{FOLDERS[side]}_{number:06d}.npy"
+
+
+def metadata_file(number: int) -> str:
+    """Return the name of the metadata of a part."""
+    return f"{METADATA}/{METADATA}_{number:06d}.parquet"
+
+
+def _table(pairs: Sequence[ListedPair], longest: int) -> pd.DataFrame:
+    names = dict.fromkeys(name for pair in pairs for name in pair.fields)
+    table = pd.DataFrame([pair.fields for pair in pairs], columns=list(names)[:MAX_FIELD_NAMES])
+    table.insert(0, "image_path", [pair.key for pair in pairs])
+    table.insert(1, "caption", [pair.caption[:longest].strip() for pair in pairs])
+    return table.assign(image_sha256="")
+
+
+def _save(folder: Path, side: Side, number: int, vectors: NDArray[Any]) -> None:
+    """Save vectors as float16; an empty part has no file."""
+    if len(vectors):
+        (folder / FOLDERS[side]).mkdir()
+        np.save(folder / vectors_file(side, number), vectors.astype(np.float16))

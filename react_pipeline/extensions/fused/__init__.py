@@ -1,5 +1,0 @@
-"""Towers with fused layers, for many images or texts on a CPU."""
-
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

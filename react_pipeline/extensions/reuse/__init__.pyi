@@ -1,1 +1,0 @@
-from .earlier_embeddings import EarlierEmbeddings as EarlierEmbeddings
