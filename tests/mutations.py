@@ -148,7 +148,7 @@ GUARDS = (
     Guard("react_pipeline/tracking/runs.py", "self.files if _DATABASE.match(self.uri) else None", "None", "tracking/test_tracking.py::test_files_lie_beside_the_store_where_no_server_is_the_uri"),
     # What forgets is not promoted
     Guard("react_pipeline/promotion/judgement.py", 'return ("challenger", self.objection) if self.objection else ("promoted", "")', 'return "promoted", ""', GUARD_SETS),
-    Guard("react_pipeline/promotion/decision.py", "if settings.all_seeds else ()", "if False else ()", "promotion/test_promotion.py::test_all_seeds_must_agree_where_the_rule_says_so"),
+    Guard("react_pipeline/promotion/decision.py", "if config.promotion.all_seeds else ()", "if False else ()", "promotion/test_promotion.py::test_all_seeds_must_agree_where_the_rule_says_so"),
     Guard("react_pipeline/extensions/guards/drops.py", "            if one.unavailable:\n", "            if False:\n", GUARD_SETS + "::test_what_is_not_known_is_no_drop_of_zero"),
     Guard("react_pipeline/extensions/operations/assets.py", "if not _is_shown(instance, run_id)", "if run_id", "extensions/operations/test_retention.py::test_runs_that_made_what_is_shown_stay"),
     # A run has the resources of its stages, and no other place than its launcher's
@@ -252,11 +252,11 @@ GUARDS = (
     Guard("react_pipeline/settings/messages.py", "if (more := len(problems) - MAX_PROBLEMS) > 0:", "if False:", FILES),
     Guard("react_pipeline/project/outside.py", "is_same = (fingerprint, before) == (artifact.fingerprint, look.seen)", "is_same = before == look.seen", "project/test_outside.py"),
     Guard("react_pipeline/extensions/images/corpus_kind.py", "store.is_relative_to(Path(folder).resolve())", "False", "settings/test_config.py"),
-    Guard("react_pipeline/settings/yaml_files.py", "if isinstance(event, yaml.AliasEvent):", "if False:", FILES),
+    Guard("react_pipeline/settings/yaml_files.py", "if node in self._nodes:", "if False:", FILES),
     Guard("react_pipeline/preflight.py", "if len(domain.classes) < _FEWEST_CLASSES:", "if False:", "house/test_preflight.py"),
     Guard("react_pipeline/preflight.py", "if not images.exists():", "if False:", "house/test_preflight.py"),
     Guard("react_pipeline/settings/yaml_files.py", "if name in fields:", "if False:", "settings/test_messages.py"),
-    Guard("react_pipeline/settings/yaml_files.py", 'if getattr(event, "tag", None) is not None:', "if False:", FILES),
+    Guard("react_pipeline/settings/yaml_files.py", "if node.tag not in _TAGS:", "if False:", FILES),
     Guard("react_pipeline/settings/shard_patterns.py", 'if credentials is not None or "@" in parts.netloc:', "if False:", "settings/test_shard_patterns.py"),
     Guard("react_pipeline/settings/shard_patterns.py", "elif _SCHEME.match(name):", "elif False:", SHARDS),
     Guard("react_pipeline/extensions/web/web_access.py", "            self._create_connection = connect_to_public\n", "            pass\n", "extensions/web/test_web_access.py"),

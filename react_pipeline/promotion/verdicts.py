@@ -7,7 +7,7 @@ Does not belong here: judging (`judgement`), keeping a verdict (`chain`), MLflow
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from react_pipeline.store import Artifact, CorruptArtifact
 
@@ -20,7 +20,7 @@ By = Literal["rule", "person"]
 
 class _Stored(BaseModel):
     # Fields that a later version adds are passed over, so that the champion can always be read.
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Contender(_Stored):
@@ -114,8 +114,7 @@ class Verdict(_Stored):
         candidates: How many candidates were tested at once (K).
         evaluation_set: Fingerprint of the images that the candidates were measured on.
         tested: Checkpoints that were ever tested on this evaluation set.
-        previous_champions: Earlier champions, latest last, which a rollback restores; `reigns` in
-            the file.
+        previous_champions: Earlier champions, latest last, which a rollback restores.
         rejected: Checkpoints that a person rejected; the rule never promotes them again.
         history: The decisions before this one that changed something, oldest first.
     """
@@ -134,7 +133,7 @@ class Verdict(_Stored):
     candidates: int = 0
     evaluation_set: str = ""
     tested: tuple[str, ...] = ()
-    previous_champions: tuple[Contender, ...] = Field(default=(), alias="reigns")
+    previous_champions: tuple[Contender, ...] = ()
     rejected: tuple[str, ...] = ()
     history: tuple[HistoryEntry, ...] = ()
 
@@ -158,7 +157,5 @@ class Verdict(_Stored):
             return cls.model_validate_json(artifact.file(VERDICT_FILE).read_text(encoding="utf-8"))
         except ValidationError as error:
             raise CorruptArtifact(
-                f"{artifact.address}/{VERDICT_FILE}: not a verdict of this version; it names the "
-                f"champion of {artifact.key!r}: read it with the version that wrote it, or remove "
-                f"{artifact.address.rpartition('/')[0]} and promote a model again"
+                f"{artifact.address}/{VERDICT_FILE}: not a verdict of this version"
             ) from error

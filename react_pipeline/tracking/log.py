@@ -171,7 +171,7 @@ class Tracking:
     ) -> str:
         """Log one artifact; returns the id of its run."""
         if artifact.stage == PROMOTION:
-            show_champion(client, project, artifact.key)
+            show_champion(client, project, artifact)
         seconds_ms = round(1000 * float(artifact.counts.get("seconds") or 0))
         tags = tags_of(artifact, dagster_run_id, dagster_url(project))
         started = created_ms(artifact) - seconds_ms

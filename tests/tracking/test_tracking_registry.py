@@ -101,23 +101,6 @@ def test_challenger_alias_and_replaced_champion_are_recorded(
     assert "champion" not in aliases(client)
 
 
-def test_telling_twice_changes_nothing(
-    project: Project, registry: Tracking, client: MlflowClient
-) -> None:
-    artifact = decide(project, "shapes")
-    registry.log_artifact(project, artifact)
-    before = [dict(version) for version in client.search_model_versions(f"name = '{NAME}'")]
-    registry.log_artifact(project, artifact)
-    after = [dict(version) for version in client.search_model_versions(f"name = '{NAME}'")]
-    unstamped = [
-        {name: value for name, value in row.items() if "timestamp" not in name} for row in before
-    ]
-    assert [
-        {name: value for name, value in row.items() if "timestamp" not in name} for row in after
-    ] == unstamped
-    assert len(after) == 1
-
-
 def test_verdicts_missed_by_mlflow_are_applied_in_order(  # FAULTS 29
     project: Project, registry: Tracking, client: MlflowClient, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -234,12 +217,3 @@ def test_aliases_show_what_was_decided_while_they_were_written(
     assert first.counts["champion"] == LOCKED
     registry.log_artifact(project, first)
     assert aliases(client)["champion"] == GATED
-
-
-def test_a_domain_with_the_base_as_champion_has_no_model(
-    project: Project, registry: Tracking, client: MlflowClient
-) -> None:
-    result(project, "colours", "base", outcomes(100))
-    assert registry.log_artifact(project, decide(project, "colours"))
-    assert client.search_registered_models("name = 'react-colours'") == []
-    assert registry.versions("colours") == []
