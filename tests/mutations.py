@@ -257,8 +257,8 @@ GUARDS = (
     Guard("react_pipeline/preflight.py", "if not images.exists():", "if False:", "house/test_preflight.py"),
     Guard("react_pipeline/settings/yaml_files.py", "if name in fields:", "if False:", "settings/test_messages.py"),
     Guard("react_pipeline/settings/yaml_files.py", "if node.tag not in _TAGS:", "if False:", FILES),
-    Guard("react_pipeline/settings/shard_patterns.py", 'if credentials is not None or "@" in parts.netloc:', "if False:", "settings/test_shard_patterns.py"),
-    Guard("react_pipeline/settings/shard_patterns.py", "elif _SCHEME.match(name):", "elif False:", SHARDS),
+    Guard("react_pipeline/settings/shard_patterns.py", r"://[^\s/@?#:", r"://[^\s/?#", "settings/test_shard_patterns.py"),
+    Guard("react_pipeline/settings/shard_patterns.py", "if not is_sound:", "if False:", SHARDS),
     Guard("react_pipeline/extensions/web/web_access.py", "            self._create_connection = connect_to_public\n", "            pass\n", "extensions/web/test_web_access.py"),
     # Passwords
     Guard("react_pipeline/settings/config.py", "if address is not None and has_secret(address):", "if False:", SECRETS),

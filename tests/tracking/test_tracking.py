@@ -24,6 +24,7 @@ from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.store import Store
 from react_pipeline.tracking.datasets import dataset_inputs
 from react_pipeline.tracking.log import Tracking
+from react_pipeline.tracking.runs import Runs
 from react_pipeline.tracking.values import files_of, metrics_of, params_of, rows_of_record
 
 
@@ -329,27 +330,14 @@ def test_large_files_stay_in_the_store(tiny_project: Project) -> None:
     assert names == {"small.csv", "page.html", "manifest.json"}
 
 
-def test_sets_are_data_sets_whose_digest_is_the_fingerprint(
-    tracking: Tracking, tiny_project: Project
-) -> None:
-    retrieved = artifact_of(tiny_project, "retrieved_set", "shapes")
-    checkpoint = artifact_of(
-        tiny_project, "customized_checkpoint", "shapes/full", parents={"retrieved_set": retrieved}
-    )
-    tracking.log_artifact(tiny_project, retrieved)
-    tracking.log_artifact(tiny_project, checkpoint)
-    for artifact in (retrieved, checkpoint):
-        (run,) = runs_of(tracking, fingerprint=artifact.fingerprint)
-        (entry,) = run.inputs.dataset_inputs
-        assert entry.dataset.digest == retrieved.fingerprint
-        assert json.loads(entry.dataset.source)["uri"] == Path(retrieved.address).as_uri()
-
-
 def test_data_sets_have_a_schema_and_their_size(tracking: Tracking, compared: Project) -> None:
     run = log(tracking, compared, "customized_checkpoint", "shapes/gated-image")
     datasets = {entry.dataset.name: entry.dataset for entry in run.inputs.dataset_inputs}
     dataset = datasets["retrieved_set-shapes"]
-    table = pd.read_parquet(compared.store.current("retrieved_set", "shapes").file("pairs.parquet"))
+    retrieved = compared.store.current("retrieved_set", "shapes")
+    assert dataset.digest == retrieved.fingerprint
+    assert json.loads(dataset.source)["uri"] == Path(retrieved.address).as_uri()
+    table = pd.read_parquet(retrieved.file("pairs.parquet"))
     profile = {"num_rows": len(table), "num_elements": table.size}
     assert json.loads(dataset.profile) == profile
     columns = {one["name"]: one["type"] for one in json.loads(dataset.schema)["mlflow_colspec"]}
@@ -400,17 +388,6 @@ def test_the_sets_of_a_run_say_whether_models_train_on_them(
     assert contexts == {name: CONTEXTS[name] for name in names}
 
 
-def test_artifacts_of_no_domain_are_below_the_run_of_the_corpus(
-    tracking: Tracking, tiny_project: Project
-) -> None:
-    artifact = artifact_of(tiny_project, "faiss_index", "all")
-    tracking.log_artifact(tiny_project, artifact)
-    (run,) = runs_of(tracking, fingerprint=artifact.fingerprint)
-    (parent,) = runs_of(tracking, **{"react.parent": "corpus"})
-    assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    assert "domain" not in run.data.tags
-
-
 def test_links_lead_to_the_mlflow_that_a_browser_reaches(
     make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -419,14 +396,10 @@ def test_links_lead_to_the_mlflow_that_a_browser_reaches(
         Tracking.of(project).runs.url("abc")
         == "https://your.host:8500/#/experiments/0/runs/abc?workflowType=machine_learning"
     )
-    live = LiveRun.of(project)
-    live.run_id = "abc"
-    assert live.url == Tracking.of(project).runs.url("abc")
+    assert str(Runs("http://127.0.0.1:1", "tiny").url("abc")).startswith("http://127.0.0.1:1/#/")
+    assert Runs("sqlite:///mlflow.db", "tiny").url("abc") is None
     monkeypatch.setenv("REACT_MLFLOW_URL", "http://other.host")
-    assert (
-        Tracking.of(project).runs.url("abc")
-        == "http://other.host/#/experiments/0/runs/abc?workflowType=machine_learning"
-    )
+    assert str(Tracking.of(project).runs.url("abc")).startswith("http://other.host/#/")
 
 
 def test_infinite_values_are_left_out_and_long_texts_cut(tiny_project: Project) -> None:
