@@ -160,7 +160,7 @@ GUARDS = (
     # MLflow shows each artifact once, and promotion follows each verdict once
     Guard("react_pipeline/tracking/runs.py", "        delete(other)\n", "        pass\n", "faults/test_tracking_unavailable.py::test_two_hosts_that_log_at_once_make_one_run"),
     Guard("react_pipeline/tracking/log.py", "if known is None or not known.issuperset(artifact.parents.values()):", "if known is None:", "tracking/test_tracking_registry.py::test_challenger_alias_and_replaced_champion_are_recorded"),
-    Guard("react_pipeline/tracking/log.py", "            self.runs.require_answer(client)\n", "", "faults/test_tracking_unavailable.py::test_a_sync_ends_at_a_server_that_fails_meanwhile"),
+    Guard("react_pipeline/tracking/log.py", "            self.require_answer(client)\n", "", "faults/test_tracking_unavailable.py::test_a_sync_ends_at_a_server_that_fails_meanwhile"),
     Guard("react_pipeline/tracking/registry.py", "        shown = last\n", "        return\n", "tracking/test_tracking_registry.py::test_aliases_show_what_was_decided_while_they_were_written"),
     Guard("react_pipeline/promotion/chain.py", "project.store.create_note(name, own)", "project.store.write_note(name, own)", "promotion/test_chain.py::test_a_decision_of_another_host_is_followed"),
     Guard("react_pipeline/store/pruning.py", "        if claim.time <= oldest:\n", "        if False:\n", "promotion/test_chain.py::test_a_claim_is_pruned_with_what_it_considered"),

@@ -63,8 +63,8 @@ def write_verdict(
 
 
 def to_markdown(verdict: Verdict, table: pd.DataFrame) -> str:
-    """The sentence of the verdict, then a row for each candidate: percent, points, empty where
-    nothing was measured.
+    """Return the sentence of the verdict, then a row for each candidate: percent, points, empty
+    where nothing was measured.
     """
     rows = []
     for row in table.to_dict("records"):

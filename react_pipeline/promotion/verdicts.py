@@ -38,7 +38,7 @@ class Contender(_Stored):
     n: int = 0
 
     def is_same(self, other: Self) -> bool:
-        """Whether both are one model; the base is always the base of today."""
+        """Return whether both are one model; the base is always the base of today."""
         return self.method == other.method and (
             self.method == BASE_METHOD or self.checkpoint == other.checkpoint
         )
@@ -79,8 +79,8 @@ class PairedTest(_Stored):
         )
 
     def exceeds(self, min_gain: float) -> bool:
-        """Whether the interval is above `min_gain`, and the exact test agrees that there is a gain
-        at all.
+        """Return whether the interval is above `min_gain`, and the exact test agrees that there is
+        a gain at all.
         """
         return self.low > min_gain and self.p_value <= (1 - self.confidence) / 2
 
@@ -138,7 +138,7 @@ class Verdict(_Stored):
     history: tuple[HistoryEntry, ...] = ()
 
     def as_history_entry(self, artifact: Artifact) -> HistoryEntry:
-        """This verdict, published as `artifact`, as an entry of the history."""
+        """Return this verdict, published as `artifact`, as an entry of the history."""
         fields = self.model_dump(
             include={"decision", "by", "person", "champion", "challenger", "test", "reason"}
         )

@@ -435,7 +435,7 @@ class PipelineConfig(Section):
 
 @cache
 def sections_of_extensions() -> dict[str, type[Section]]:
-    """The model of each section of `pipeline.yaml` that an extension brings, by name."""
+    """Return the model of each section of `pipeline.yaml` that an extension brings, by name."""
 
     def sections(extension: Extension) -> Mapping[str, type[Section]]:
         models = extension.sections()
@@ -448,7 +448,7 @@ def sections_of_extensions() -> dict[str, type[Section]]:
 
 @cache
 def encoders() -> Mapping[str, "BuiltEncoder"]:
-    """Every encoder that is built rather than loaded, by name."""
+    """Return every encoder that is built rather than loaded, by name."""
     from react_pipeline.extensions.demo import JoinedNetworks
 
     return {JoinedNetworks.name: JoinedNetworks()}

@@ -20,8 +20,8 @@ _KEY = re.compile(
 
 
 def key_problem(key: str) -> str:
-    """What is wrong with a key of FAISS' index factory, and the way out; "" if nothing is, whatever
-    the vectors' width.
+    """Return what is wrong with a key of FAISS' index factory, and the way out; "" if nothing is,
+    whatever the vectors' width.
 
     FAISS refuses few of them: a number of 0 crashes its process, a graph of 1 link asks for all
     memory. Fewer than 4 bits distinguish too little, more than 12 take too long to train.

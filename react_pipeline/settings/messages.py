@@ -7,7 +7,6 @@ own).
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -98,7 +97,6 @@ def _unknown(place: Place) -> str:
     return f"unknown field; did you mean {near[0]}?" if near else "unknown field; remove it"
 
 
-@cache
 def _field_names() -> set[str]:
     """Return the names of the fields of all sections."""
     sections: list[type[Section]] = [Section]

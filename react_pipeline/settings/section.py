@@ -64,17 +64,13 @@ class Kind(Section):
         """Return every kind of this section, by name."""
         raise NotImplementedError
 
-    @classmethod
-    def is_union(cls) -> bool:
-        """Return whether the field `kind` chooses one of `kinds`."""
-        return cls.model_fields["kind"].is_required()
-
     @model_validator(mode="wrap")
     @classmethod
     def _choose_kind(cls, fields: Any, handler: ModelWrapValidatorHandler[Kind]) -> Kind:
         # Not a discriminated union: it names the kind in the place of each error, where it reads
         # as a field: the kind `urls` has a field `urls`.
-        if not cls.is_union() or not isinstance(fields, dict):
+        is_union = cls.model_fields["kind"].is_required()
+        if not is_union or not isinstance(fields, dict):
             return handler(fields)
         kinds, name = cls.kinds(), str(fields.get("kind", cls.default_kind))
         if name not in kinds:

@@ -34,12 +34,12 @@ _ALLOWED = ", ".join(f"{scheme}://" for scheme in REMOTE_SCHEMES)
 
 
 def is_url(name: str) -> bool:
-    """Whether this names something on a server; local paths have no scheme."""
+    """Return whether this names something on a server; local paths have no scheme."""
     return name.startswith(tuple(f"{scheme}://" for scheme in REMOTE_SCHEMES))
 
 
 def has_wildcard(name: str) -> bool:
-    """Whether files must be listed to expand it."""
+    """Return whether files must be listed to expand it."""
     return any(mark in name for mark in "*[")
 
 
@@ -68,7 +68,7 @@ def check_shard_name(name: str) -> None:
 
 
 def expanded_count(name: str) -> int:
-    """How many names `expand` gives, without making them.
+    """Return how many names `expand` gives, without making them.
 
     Raises:
         ValueError: If braces do not match, hold neither `a..b` nor `a,b`, or expand to more than
@@ -92,8 +92,8 @@ def expanded_count(name: str) -> int:
 
 
 def expand(name: str) -> list[str]:
-    """The names that a pattern with `{00000..00099}` or `{train,extra}` expands to, in order;
-    leading zeros are kept.
+    """Return the names that a pattern with `{00000..00099}` or `{train,extra}` expands to, in
+    order; leading zeros are kept.
 
     Errors as of `expanded_count`.
     """

@@ -393,13 +393,13 @@ def test_links_lead_to_the_mlflow_that_a_browser_reaches(
 ) -> None:
     project = make_project(tracking_uri="http://mlflow:5000", mlflow_url="https://your.host:8500/")
     assert (
-        Tracking.of(project).runs.url("abc")
+        Tracking.of(project).url("abc")
         == "https://your.host:8500/#/experiments/0/runs/abc?workflowType=machine_learning"
     )
     assert str(Runs("http://127.0.0.1:1", "tiny").url("abc")).startswith("http://127.0.0.1:1/#/")
     assert Runs("sqlite:///mlflow.db", "tiny").url("abc") is None
     monkeypatch.setenv("REACT_MLFLOW_URL", "http://other.host")
-    assert str(Tracking.of(project).runs.url("abc")).startswith("http://other.host/#/")
+    assert str(Tracking.of(project).url("abc")).startswith("http://other.host/#/")
 
 
 def test_infinite_values_are_left_out_and_long_texts_cut(tiny_project: Project) -> None:

@@ -87,7 +87,7 @@ class LiveRun(TrainingObserver):
 
     @classmethod
     def of(cls, project: Project, dagster_run_id: str = "") -> LiveRun:
-        """The live run of a training of this project."""
+        """Return the live run of a training of this project."""
         return cls(Runs.of(project), dagster_run_id, dagster=dagster_url(project))
 
     @property
