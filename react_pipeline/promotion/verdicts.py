@@ -85,22 +85,8 @@ class PairedTest(_Stored):
         return self.low > min_gain and self.p_value <= (1 - self.confidence) / 2
 
 
-class HistoryEntry(_Stored):
-    """One decision in the history of a domain: who became champion or challenger, when and why."""
-
-    promotion: str
-    decided: str
-    decision: Decision
-    by: By
-    person: str = ""
-    champion: Contender
-    challenger: Contender | None = None
-    test: PairedTest | None = None
-    reason: str
-
-
-class Verdict(_Stored):
-    """The champion of a domain, since when and why.
+class Decided(_Stored):
+    """What was decided, by whom and why.
 
     Attributes:
         decision: `promoted`: the challenger became champion; `challenger`: it is ahead and not
@@ -110,7 +96,29 @@ class Verdict(_Stored):
         by: The rule of the configuration, or a person's command.
         person: The name of who gave the command.
         challenger: The best candidate that is not the champion (after `promoted`: who became it).
-        test: Challenger against `champion_before`.
+        test: Challenger against the champion before.
+    """
+
+    decision: Decision
+    by: By = "rule"
+    person: str = ""
+    reason: str
+    champion: Contender
+    challenger: Contender | None = None
+    test: PairedTest | None = None
+
+
+class HistoryEntry(Decided):
+    """A decision in the history of a domain: its verdict's fingerprint, and when it was made."""
+
+    promotion: str
+    decided: str
+
+
+class Verdict(Decided):
+    """The champion of a domain, since when and why.
+
+    Attributes:
         candidates: How many candidates were tested at once (K).
         evaluation_set: Fingerprint of the images that the candidates were measured on.
         tested: Checkpoints that were ever tested on this evaluation set.
@@ -120,14 +128,7 @@ class Verdict(_Stored):
     """
 
     domain: str
-    decision: Decision
-    by: By = "rule"
-    person: str = ""
-    reason: str
-    challenger: Contender | None = None
     champion_before: Contender
-    champion: Contender
-    test: PairedTest | None = None
     control_test: PairedTest | None = None
     min_gain: float = 0.0
     candidates: int = 0
@@ -139,9 +140,7 @@ class Verdict(_Stored):
 
     def as_history_entry(self, artifact: Artifact) -> HistoryEntry:
         """Return this verdict, published as `artifact`, as an entry of the history."""
-        fields = self.model_dump(
-            include={"decision", "by", "person", "champion", "challenger", "test", "reason"}
-        )
+        fields = self.model_dump(include={*Decided.model_fields})
         return HistoryEntry(
             promotion=artifact.fingerprint, decided=str(artifact.manifest["created"]), **fields
         )
