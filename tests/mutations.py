@@ -228,7 +228,7 @@ GUARDS = (
     Guard("react_pipeline/settings/config.py", "if times > 1:", "if False:", "settings/test_config.py"),
     Guard("react_pipeline/retrieval/few_shot_set.py", "with_shots, inputs_of, require_apart)", "with_shots, inputs_of)", "extensions/methods/test_few_shot.py"),
     Guard("react_pipeline/retrieval/few_shot_set.py", 'if reason := content.get("unavailable"):', "if False:", "extensions/methods/test_few_shot.py"),
-    Guard("react_pipeline/settings/config.py", "if len(set(seeds)) < len(seeds):", "if False:", "settings/test_variant_settings.py"),
+    Guard("react_pipeline/settings/section.py", "    if again := [", "    if False and [", "settings/test_variant_settings.py"),
     Guard("react_pipeline/settings/methods.py", " or first_seed(name) != name:", ":", "settings/test_variant_settings.py"),
     Guard("react_pipeline/settings/config.py", "            require_free(name, METHODS)", "            pass", "settings/test_variant_settings.py"),
     Guard("react_pipeline/retrieval/decontamination.py", 'artifact.counts.get("draws", {})', "()", "retrieval/test_control.py"),

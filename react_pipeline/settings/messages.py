@@ -75,7 +75,7 @@ def _message(fault: Any, place: Place) -> str:
     if fault["type"] == "extra_forbidden":
         return _unknown(place)
     text = re.sub(r"^Value error, |^Input | or instance of \w+|, unable to.*", "", fault["msg"])
-    text = text.replace("tuple", "list").replace("dictionary", "mapping")
+    text = re.sub("(?i)tuple", "list", text).replace("dictionary", "mapping")
     value = fault["input"]
     if value is None:
         return f"{text} (found nothing)"

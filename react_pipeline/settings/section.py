@@ -22,7 +22,15 @@ from react_pipeline.settings.near_names import did_you_mean
 from react_pipeline.settings.removed import removed
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Value = TypeVar("Value")
 OneKind = TypeVar("OneKind", bound="Kind")
+
+
+def each_once(values: tuple[Value, ...]) -> tuple[Value, ...]:
+    """Return the values of a list, unless one is listed twice."""
+    if again := [str(value) for value in dict.fromkeys(values) if values.count(value) > 1]:
+        raise ValueError(f"{', '.join(again)} listed more than once")
+    return values
 
 
 class Section(BaseModel):

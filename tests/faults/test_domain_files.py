@@ -38,7 +38,7 @@ def test_all_faults_of_a_domain_are_listed_with_their_fields(tmp_path: Path) -> 
     text = reported(tmp_path / "pets.yaml", raw)
     for words in (
         "classes: 'Cat' occurs twice",
-        "templates: 'a photo': needs {}",
+        "templates.0: 'a photo': needs {}",
         "classnames: unknown field",
     ):
         assert words in text
@@ -52,7 +52,7 @@ def test_all_faults_of_a_domain_are_listed_with_their_fields(tmp_path: Path) -> 
         ({"classes": []}, "classes"),
         ({"classes": "cat"}, "classes"),
         ({"classes": [""]}, "classes.0: "),
-        ({"templates": []}, "the list is empty"),
+        ({"templates": []}, "at least 1 item"),
         ({"templates": ["{} and {}"]}, "exactly once"),
         ({"customization": {"steps": -1}}, "customization.steps"),
         ({"evaluation": {"name": "x", "kind": "folder"}}, "evaluation.path: Field required"),

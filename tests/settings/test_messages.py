@@ -41,7 +41,7 @@ def faults(folder: Path, name: str, content: object) -> list[str]:
         ("classes: [wren, '=1+2']", "classes.1", "formula"),
         ('classes: [wren, "-2|cmd!A1"]', "classes.1", "formula"),
         ("classes: [a, b]\ntemplates: imagnet", "templates", "mean imagenet?"),
-        ("classes: [a, b]\ntemplates: []", "templates", "the list is empty"),
+        ("classes: [a, b]\ntemplates: []", "templates", "at least 1 item"),
         ("classes: [a, b]\ntitel: b", "titel", "mean title?"),
         ("classes: [a, {name: b, synonym: [c]}]", "classes.1.synonym", "mean synonyms?"),
         (

@@ -95,7 +95,7 @@ def test_nothing_is_identified_otherwise_without_them(make_project: Callable[...
             "variants.a.learning_rat",
             "mean learning_rate?",
         ),
-        ({"seeds": [1, 0, 1]}, "seeds", "twice"),
+        ({"seeds": [1, 0, 1]}, "seeds", "1 listed more than once"),
         ({"methods": ["base", "a"]}, "methods", "unknown: a"),
         ({"promotion": {"methods": ["a"]}}, "promotion", "'a' cannot become champion"),
     ],
