@@ -50,9 +50,13 @@ class Section(BaseModel):
         """The fields that were given, without those that have their defaults."""
         return {name: value for name, value in self if name in self.model_fields_set}
 
+    def places(self) -> dict[str, Path]:
+        """Return the fields that name a file or a folder."""
+        return {name: value for name, value in self if isinstance(value, Path)}
+
     def located(self, absolute: Callable[[Path], Path]) -> Self:
         """Return a copy with absolute paths."""
-        paths = {name: absolute(value) for name, value in self if isinstance(value, Path)}
+        paths = {name: absolute(path) for name, path in self.places().items()}
         return self.model_copy(update=paths)
 
 
@@ -66,6 +70,10 @@ class Kind(Section):
     kind: str
 
     default_kind: ClassVar[str | None] = None
+
+    def packages(self) -> Mapping[str, str]:
+        """Return versions of the installed packages that it is made from."""
+        return {}
 
     @classmethod
     def kinds(cls) -> Mapping[str, type[Kind]]:

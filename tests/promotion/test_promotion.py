@@ -273,26 +273,6 @@ def test_a_synonym_leaves_the_old_champion_comparable(project: Project) -> None:
     assert verdict.decision == "challenger" and verdict.test is not None
 
 
-def test_two_models_of_one_method_are_always_distinguished(project: Project) -> None:
-    old = promoted(project).champion
-    result(project, "shapes", GATED, outcomes(142), seed=1)
-    verdict = verdict_of(decide(project, "shapes"))
-    assert verdict.challenger is not None
-    new, before = (
-        f"{GATED} ({verdict.challenger.checkpoint[:8]})",
-        f"{GATED} ({old.checkpoint[:8]})",
-    )
-    assert new != before
-    assert (
-        f"{new} is right on" in verdict.reason and f"the champion {before} stays" in verdict.reason
-    )
-    assert (
-        f"{new} champion instead of {before}"
-        in verdict_of(promote(project, "shapes", GATED, "newer")).reason
-    )
-    assert f"rolled back from {new} to {before}" in verdict_of(roll_back(project, "shapes")).reason
-
-
 def test_other_evaluation_images_make_a_champion_incomparable(
     project: Project,
 ) -> None:  # 32

@@ -163,7 +163,7 @@ def test_urls_stay_and_other_places_of_a_corpus_are_absolute(
         ({"kind": "urls", "urls": ["https://host/a.parquet"]}, "local paths only"),
         (
             {"kind": "urls", "urls": ["s3://me:hush-hush@host/a.parquet"]},
-            "'s3://…': tables and folders",
+            "…@host/a.parquet': tables and folders",
         ),
         ({"kind": "urls", "urls": ["a.parquet"], "caption_column": "url"}, "name the same column"),
         ({"shards": ["a.tar"], "storage": {"secret": "hush-hush"}}, "corpus.storage.secret"),
