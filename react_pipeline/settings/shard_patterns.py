@@ -22,7 +22,7 @@ LISTABLE_SCHEMES = ("s3", "gs")
 MAX_EXPANDED = 1_000_000
 """How many names one pattern may expand to; LAION-5B has half as many shards."""
 
-_LOCAL = re.compile(r"(?!\s*[A-Za-z][A-Za-z0-9+.-]*:)[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*")
+_LOCAL = re.compile(r"(?!\s*[A-Za-z][A-Za-z0-9+.-]*:)(?=.*\S)[^\x00-\x1f\x7f]+")
 _REMOTE = re.compile(
     rf"({'|'.join(REMOTE_SCHEMES)})://[^\s/@?#:\\*\[{{]+(:\d+)?/+[^\s?#\\\x00-\x1f\x7f/][^\s?#\\\x00-\x1f\x7f]*"
 )
@@ -55,8 +55,8 @@ def check_shard_name(name: str) -> None:
         shown = without_secrets(re.split("[?#]", name)[0] if "://" in name else name)
         raise ValueError(
             f"{shown!r}: only local paths and {_ALLOWED} are read, such as s3://bucket/folder/*.tar, "
-            "without user, password, `?`, `#`, `::`, blanks or control characters; credentials "
-            "come from the environment or a profile"
+            "without user, password, `?`, `#`, `::`, blanks or control characters; all else is "
+            "refused, and credentials come from the environment or a profile"
         )
     if not is_url(name):
         return  # braces may be part of a folder's name

@@ -72,7 +72,7 @@ def show_champion(client: MlflowClient, project: Project, promotion: Artifact) -
         return
     for contender, title in _titles(Verdict.read(promotion)):
         version = versions.get(contender.checkpoint)
-        # A verdict that is logged late says nothing of a version that a later one is about.
+        # A verdict that is logged late leaves alone what a later one has described.
         if version and version.tags.get("decided", "") <= promotion.manifest["created"]:
             _annotate(client, version.number, promotion, contender, title)
     shown = None
