@@ -92,10 +92,10 @@ class Case:
             return result
         found = results_of(self.project, self.slug, contender.method, contender.checkpoint)
         today = {one.parents[EVALUATION_SET] for one in self.results.values()}
-        newest_first = sorted(
-            found, key=lambda one: one.artifact.parents[EVALUATION_SET] not in today
+        # The first of the greatest, and the newest come first.
+        return max(
+            found, key=lambda one: one.artifact.parents[EVALUATION_SET] in today, default=None
         )
-        return next(iter(newest_first), None)
 
     def seen(self, champion: Measured | None) -> dict[str, str]:
         """Return the fingerprints of all that is weighed, with the result of a champion."""
