@@ -75,7 +75,7 @@ def _logged(project: Project, artifact: Artifact, run_id: str) -> dict[str, dg.M
     if logged is None:
         problem = "tracking unavailable, will be logged at the next run"
         return {**shown, "mlflow": dg.MetadataValue.text(problem)}
-    url = tracking.runs.url(logged)
+    url = tracking.url(logged)
     shown["mlflow"] = dg.MetadataValue.text("open it with `react-pipeline ui`")
     if url:
         shown["mlflow"] = dg.MetadataValue.url(url)

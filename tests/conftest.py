@@ -52,7 +52,6 @@ from react_pipeline.project.project import Project
 from react_pipeline.store.bucket import Bucket
 from react_pipeline.store.store import Store
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.runs import Runs
 
 if TYPE_CHECKING:
     from support.bucket import BucketServer
@@ -300,7 +299,7 @@ def mlflow_database(share: Share) -> Path:
 @pytest.fixture
 def tracking(mlflow_database: Path, tmp_path: Path) -> Tracking:
     shutil.copy(mlflow_database, tmp_path)
-    return Tracking(Runs(f"sqlite:///{tmp_path / 'mlflow.db'}", "tiny"))
+    return Tracking(f"sqlite:///{tmp_path / 'mlflow.db'}", "tiny")
 
 
 @pytest.fixture

@@ -1,22 +1,21 @@
-"""Case: what a decision on a champion considers: the last verdict, and results that are fresh and
-verified.
+"""Case: what a decision on a champion considers: the last verdict, the fresh results and evidence
+that the comparison shows, and what the champion's own checkpoint was measured with.
 
-A champion whose method has another checkpoint by now is judged by results of its own checkpoint,
-measured again. Does not belong here: judging (`judgement`), deciding (`decision`).
+Does not belong here: judging (`judgement`), deciding (`decision`).
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from react_pipeline.evaluation import Evidence, evidence_of, write_evaluation
-from react_pipeline.lineage import fresh, parents_of
+from react_pipeline.lineage import fresh, gather, parents_of
 from react_pipeline.project import Project
 from react_pipeline.promotion.judgement import Measured
 from react_pipeline.promotion.verdicts import BASE_METHOD, Contender, HistoryEntry, Verdict
-from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.stage import (
     ALL,
     BASE_CHECKPOINT,
@@ -50,59 +49,68 @@ class Case:
 
     Attributes:
         last: The artifact of the last verdict; None before the first.
-        results: By method, the fresh result of the base, a candidate or a control, or the reason
-            why there is none.
-        evidence: What decides where the domain has no labelled set; None where it has one.
-        objecting: Evidence that decides nothing, and may object.
+        results: The fresh results by method, as the comparison shows them.
+        skipped: Why those of other methods are left out.
+        evidence: What is known apart from results, by the stage of its artifact.
+        deciding: The evidence that decides, where the domain has no labelled set.
     """
 
     project: Project
     slug: str
     last: Artifact | None
     verdict: Verdict
-    results: Mapping[str, Measured | str]
-    evidence: Evidence | None
-    objecting: tuple[Evidence, ...]
+    results: Mapping[str, Artifact]
+    skipped: Mapping[str, str]
+    evidence: Mapping[str, Evidence]
+    deciding: Evidence | None
 
-    @cached_property
-    def measured(self) -> dict[str, Measured]:
-        """The results that there are, by method."""
-        return {name: one for name, one in self.results.items() if isinstance(one, Measured)}
+    def result(self, method: str) -> Measured | str:
+        """Return the result of a method, or the reason why there is none."""
+        if method not in self.results:
+            return self.skipped.get(method, NEVER)
+        counts = self.results[method].counts
+        if "top1" in counts:
+            return Measured(self.results[method])
+        return f"unavailable: {counts.get('unavailable')}"
 
     @cached_property
     def champion(self) -> Measured | None:
         """The champion's result."""
         return self.result_of(self.verdict.champion)
 
-    @property
-    def weighed(self) -> tuple[Evidence, ...]:
-        """All evidence that is weighed."""
-        return (*([self.evidence] if self.evidence else ()), *self.objecting)
-
-    def seen(self, champion: Measured | None) -> dict[str, str]:
-        """Return the fingerprints of everything that is weighed, with the result of a champion."""
-        seen = {method: entry.artifact.fingerprint for method, entry in self.measured.items()}
-        if champion is not None and champion.artifact.fingerprint not in seen.values():
-            seen["champion"] = champion.artifact.fingerprint
-        models = {} if self.evidence is None else self.evidence.models(self.project)
-        return {
-            **seen,
-            **models,
-            **{one.inputs.stage: one.inputs.fingerprint for one in self.weighed},
-        }
-
     def result_of(self, contender: Contender) -> Measured | None:
         """Return the fresh result of a model if it is of this checkpoint, else the newest that is
         comparable.
         """
-        result = self.measured.get(contender.method)
+        result = self.result(contender.method)
         if contender.method == BASE_METHOD:
+            return result if isinstance(result, Measured) else None
+        if (
+            isinstance(result, Measured)
+            and contender.checkpoint in result.artifact.parents.values()
+        ):
             return result
-        if result is not None and contender.checkpoint in result.artifact.parents.values():
-            return result
-        candidates = results_of(self.project, self.slug, contender.method, contender.checkpoint)
-        measures = {entry.measure for entry in self.measured.values()}
-        return max(candidates, key=lambda one: one.measure in measures, default=None)
+        found = results_of(self.project, self.slug, contender.method, contender.checkpoint)
+        today = {one.parents[EVALUATION_SET] for one in self.results.values()}
+        # The first of the greatest, and the newest come first.
+        return max(
+            found, key=lambda one: one.artifact.parents[EVALUATION_SET] in today, default=None
+        )
+
+    def seen(self, champion: Measured | None) -> dict[str, str]:
+        """Return the fingerprints of all that is weighed, with the result of a champion."""
+        seen = {name: result.fingerprint for name, result in self.results.items()}
+        if champion is not None and champion.artifact.fingerprint not in seen.values():
+            seen["champion"] = champion.artifact.fingerprint
+        if self.deciding is not None:
+            seen |= self.deciding.models(self.project)
+        return seen | {name: one.inputs.fingerprint for name, one in self.evidence.items()}
+
+    @property
+    def news(self) -> list[str]:
+        """The names of all that came, went or changed since the last verdict."""
+        recorded = self.last.manifest["content"]["results"] if self.last else {}
+        return sorted({name for name, _ in self.seen(self.champion).items() ^ recorded.items()})
 
 
 def standing(project: Project, slug: str) -> tuple[Verdict, Artifact | None]:
@@ -113,6 +121,7 @@ def standing(project: Project, slug: str) -> tuple[Verdict, Artifact | None]:
     """
     try:
         artifact = project.store.current(PROMOTION, slug)
+        return Verdict.read(artifact), artifact
     except MissingArtifact:
         base = Contender(method=BASE_METHOD)
         never = Verdict(
@@ -125,7 +134,6 @@ def standing(project: Project, slug: str) -> tuple[Verdict, Artifact | None]:
             f"{project.store.address(PROMOTION, slug)} and promote a model with "
             "`react-pipeline models promote`"
         ) from error
-    return Verdict.read(artifact), artifact
 
 
 def champion_decision(project: Project, slug: str) -> HistoryEntry | None:
@@ -137,62 +145,37 @@ def champion_decision(project: Project, slug: str) -> HistoryEntry | None:
     verdict, artifact = standing(project, slug)
     if artifact is None or verdict.champion.method == BASE_METHOD:
         return None
-    last = verdict.as_history_entry(artifact)
     # Decisions that change nothing name the champion too.
-    moved = [
-        entry for entry in (*verdict.history, last) if entry.decision in ("promoted", "rolled back")
-    ]
-    return moved[-1] if moved and moved[-1].champion.is_same(verdict.champion) else last
+    entries = (*verdict.history, verdict.as_history_entry(artifact))
+    moved = [entry for entry in entries if entry.decision in ("promoted", "rolled back")]
+    return moved[-1]
 
 
-def case_of(project: Project, slug: str, *, verify: bool = True) -> Case:
+def case_of(project: Project, slug: str) -> Case:
     """Return everything that a decision on a domain considers today.
-
-    Args:
-        verify: Read the files of the results, of which damaged ones are not considered.
 
     Raises:
         InputError: If `promotion.max_drop` is set and nothing measures it.
-        CorruptArtifact: If the last verdict cannot be read, or the disk fails to read a result.
+        CorruptArtifact: If the last verdict, or the manifest of a result, cannot be read.
     """
     from react_pipeline.extensions.guards import GuardsConfig
 
     verdict, last = standing(project, slug)
-    settings = project.config.promotion
-    candidates = list(project.config.candidates)
-    if settings.all_seeds:
-        candidates += [name for one in candidates for name in project.config.further_seeds(one)]
-    controls = [method + CONTROL_SUFFIX for method in candidates] if settings.over_control else []
-    methods = (BASE_METHOD, *candidates, *controls)
-    results = {method: _fresh_result(project, slug, method, verify) for method in methods}
-    has_file = project.has_domain(slug)
-    evidence = tuple(evidence_of(project, slug).values()) if has_file else ()
-    guard_sets = project.config.section(GuardsConfig).sets
-    if settings.max_drop is not None and has_file and not guard_sets:
+    results, skipped = gather(project, PROMOTION, slug)
+    if not project.has_domain(slug):
+        return Case(project, slug, last, verdict, results, skipped, {}, None)
+    if project.config.promotion.max_drop is not None and not (
+        project.config.section(GuardsConfig).sets
+    ):
         raise InputError(
             "promotion.max_drop: there is no guard set to measure it on; add `guards.sets`, or "
             "remove it"
         )
-    has_labels = not has_file or project.domain(slug).evaluation is not None
-    deciding = [one for one in evidence if one.decides and not has_labels]
-    objecting = tuple(one for one in evidence if not one.decides)
-    return Case(project, slug, last, verdict, results, next(iter(deciding), None), objecting)
-
-
-def _fresh_result(project: Project, slug: str, method: str, verify: bool) -> Measured | str:
-    key = method_key(slug, method)
-    if not project.store.has(DOMAIN_RESULTS, key):
-        return NEVER
-    try:
-        artifact = fresh(project, DOMAIN_RESULTS, key)
-        if verify:
-            artifact.verify()
-    except (InputError, CorruptArtifact) as error:
-        _refuse_unreadable(error)
-        return str(error)
-    if "top1" in artifact.counts:
-        return Measured(artifact)
-    return f"unavailable: {artifact.counts.get('unavailable')}"
+    evidence = evidence_of(project, slug)
+    deciding = None
+    if project.domain(slug).evaluation is None:
+        deciding = next((one for one in evidence.values() if one.decides), None)
+    return Case(project, slug, last, verdict, results, skipped, evidence, deciding)
 
 
 def results_of(project: Project, slug: str, method: str, checkpoint: str) -> list[Measured]:
@@ -201,17 +184,11 @@ def results_of(project: Project, slug: str, method: str, checkpoint: str) -> lis
     entries = []
     for stage, key in ((DOMAIN_RESULTS, method_key(slug, method)), (REEVALUATED, slug)):
         for fingerprint in store.versions(stage, key):
-            try:
+            with suppress(CorruptArtifact):
                 artifact = store.open(stage, key, fingerprint)
-                if checkpoint not in artifact.parents.values():
-                    continue
-                artifact.verify()
-                entry = Measured.of(artifact)
-            except CorruptArtifact as error:
-                _refuse_unreadable(error)
-                continue
-            if entry is not None:
-                entries.append(entry)
+                if checkpoint in artifact.parents.values() and "top1" in artifact.counts:
+                    artifact.verify()
+                    entries.append(Measured(artifact))
     return sorted(entries, key=lambda entry: str(entry.artifact.manifest["created"]), reverse=True)
 
 
@@ -247,10 +224,3 @@ def reevaluate(project: Project, slug: str) -> Artifact:
         return write_evaluation(project, domain, method, checkpoint, parents, directory)
 
     return project.store.build(inputs, write)
-
-
-def _refuse_unreadable(error: Exception) -> None:
-    """Raise what the disk cannot read now, which may be evidence; a damaged file is none."""
-    cause = error.__cause__
-    if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
-        raise error

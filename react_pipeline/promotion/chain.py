@@ -18,7 +18,7 @@ from contextlib import suppress
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.promotion.case import Case, case_of, standing
-from react_pipeline.promotion.judgement import Judgement
+from react_pipeline.promotion.judgement import Judgement, Measured
 from react_pipeline.promotion.report import write_verdict
 from react_pipeline.promotion.verdicts import BASE_METHOD, Verdict
 from react_pipeline.settings import trained_methods
@@ -58,7 +58,7 @@ def _claim(case: Case, judgement: Judgement) -> str:
     """Return everything that the artifact of a decision is made from, as JSON."""
     verdict = _next(case, judgement)
     parents = _parents(case, verdict)
-    fields = verdict.model_dump(mode="json", by_alias=True)
+    fields = verdict.model_dump(mode="json")
     content = {
         "before": case.last.fingerprint if case.last else "",
         "results": case.seen(case.result_of(verdict.champion)),
@@ -86,8 +86,9 @@ def _next(case: Case, judgement: Judgement) -> Verdict:
     """Return the verdict; a model that is rolled back is rejected until a person promotes it."""
     before = case.verdict
     champion = judgement.champion or before.champion
-    if champion.method == BASE_METHOD and BASE_METHOD in case.measured:
-        champion = case.measured[BASE_METHOD].contender
+    base = case.result(BASE_METHOD)
+    if champion.method == BASE_METHOD and isinstance(base, Measured):
+        champion = base.contender
     earlier = before.previous_champions
     rejected = set(before.rejected)
     if judgement.decision == "rolled back":
@@ -96,12 +97,10 @@ def _next(case: Case, judgement: Judgement) -> Verdict:
     elif not champion.is_same(before.champion):
         earlier = (*earlier, before.champion)
         rejected.discard(champion.checkpoint)
-    trained = trained_methods(case.project.config.all_methods)
-    tested = {
-        entry.contender.checkpoint for name, entry in case.measured.items() if name in trained
-    }
-    sets = [entry.result.evaluation_set_fingerprint for entry in case.measured.values()]
-    evaluation_set = next(iter(sets), before.evaluation_set)
+    measured = [case.result(method) for method in trained_methods(case.project.config.all_methods)]
+    contenders = [one.contender for one in (base, *measured) if isinstance(one, Measured)]
+    evaluation_set = next((one.evaluation_set for one in contenders), before.evaluation_set)
+    tested = {one.checkpoint for one in contenders if one.method != BASE_METHOD}
     if evaluation_set == before.evaluation_set:
         tested |= {*before.tested}
     history = before.history
@@ -115,7 +114,7 @@ def _next(case: Case, judgement: Judgement) -> Verdict:
         min_gain=case.project.config.promotion.min_gain,
         evaluation_set=evaluation_set,
         tested=tuple(sorted(tested)),
-        reigns=earlier,
+        previous_champions=earlier,
         rejected=tuple(sorted(rejected)),
         history=history,
     )
@@ -125,15 +124,16 @@ def _parents(case: Case, verdict: Verdict) -> dict[str, Artifact]:
     """Return what was considered, and what must outlive pruning of the champion and the one before
     it.
     """
-    parents = {method: entry.artifact for method, entry in case.measured.items()}
-    parents |= {one.inputs.stage: one.publish(case.project) for one in case.weighed}
-    if (result := case.result_of(verdict.champion)) is not None:
-        parents["champion"] = result.artifact
+    parents = dict(case.results)
+    parents |= {name: one.publish(case.project) for name, one in case.evidence.items()}
     previous = next(reversed(verdict.previous_champions), None)
     for name, model in (("champion", verdict.champion), ("previous", previous)):
-        if name not in parents and model is not None and model.method != BASE_METHOD:
-            key = method_key(case.slug, model.method)
-            place = key if model.stage == DOMAIN_RESULTS else case.slug
-            with suppress(ReactError):  # its files are gone
-                parents[name] = case.project.store.open(model.stage, place, model.result)
+        if model is None or model.method == BASE_METHOD:
+            continue
+        if name == "champion" and (result := case.result_of(model)) is not None:
+            parents[name] = result.artifact
+            continue
+        key = method_key(case.slug, model.method) if model.stage == DOMAIN_RESULTS else case.slug
+        with suppress(ReactError):  # its files are gone
+            parents[name] = case.project.store.open(model.stage, key, model.result)
     return parents

@@ -6,6 +6,7 @@ not.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,14 @@ from react_pipeline.lineage import fresh, fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.promotion.case import NEVER, Case, case_of, standing
 from react_pipeline.promotion.chain import conclude
-from react_pipeline.promotion.judgement import Candidate, Judgement, Measured, judge, paired_test
+from react_pipeline.promotion.judgement import (
+    Candidate,
+    Judgement,
+    Measured,
+    Tested,
+    judge,
+    paired_test,
+)
 from react_pipeline.promotion.verdicts import BASE_METHOD, Contender, PairedTest
 from react_pipeline.settings import CONTROL_SUFFIX, trained_methods
 from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS, PROMOTION, method_key
@@ -31,21 +39,19 @@ def decide(project: Project, slug: str) -> Artifact:
     """Publish the verdict on a domain's candidates; the one that is there already if nothing new
     was measured.
 
-    A candidate is a trained method whose `domain_results` are fresh, verified and not unavailable.
-    The rule is `judgement.judge`'s; of a domain without a labelled set, that of its evidence. A
-    person's decision holds until a result arrives that it did not consider.
+    A candidate is a trained method whose `domain_results` are fresh and not unavailable. The rule
+    is `judgement.judge`'s; of a domain without a labelled set, that of its evidence. A person's
+    decision holds until a result arrives that it did not consider.
 
     Files: `verdict.json`, `candidates.parquet`, `candidates.csv`, `table.md`, `promotion.png`.
 
     Raises:
-        CorruptArtifact: If the last verdict cannot be read.
+        CorruptArtifact: If the last verdict, or a result, cannot be read.
     """
 
     def by_rule(case: Case) -> Judgement | None:
-        is_same = case.last is not None and _recorded(case.last) == case.seen(case.champion)
-        if is_same and fresh_or_none(project, PROMOTION, slug):
-            return None
-        return _apply_rule(case)
+        is_known = case.last is not None and not case.news
+        return None if is_known and fresh_or_none(project, PROMOTION, slug) else _apply_rule(case)
 
     return conclude(project, slug, by_rule)
 
@@ -58,20 +64,15 @@ def promotion_is_current(project: Project, slug: str) -> Artifact:
         StaleArtifact: If results came or went, or the configuration changed.
     """
     artifact = fresh(project, PROMOTION, slug)
-    case = case_of(project, slug, verify=False)  # each tick asks of every domain
-    seen = case.seen(case.champion)
-    if changed := sorted({name for name, _ in seen.items() ^ _recorded(artifact).items()}):
+    case = case_of(project, slug)
+    if case.news:
         raise StaleArtifact(
-            f"`{PROMOTION}` of {slug!r} was decided on other results of {', '.join(changed)}: "
+            f"`{PROMOTION}` of {slug!r} was decided on other results of {', '.join(case.news)}: "
             f"rematerialize `{PROMOTION}`",
             (PROMOTION, slug),
-            digest_of(seen),
+            digest_of(case.seen(case.champion)),
         )
     return artifact
-
-
-def _recorded(promotion: Artifact) -> dict[str, str]:
-    return dict(promotion.manifest["content"]["results"])
 
 
 def promote(project: Project, slug: str, method: str, reason: str, *, person: str = "") -> Artifact:
@@ -90,41 +91,43 @@ def promote(project: Project, slug: str, method: str, reason: str, *, person: st
         raise InputError(f"{method!r} cannot become champion; choose from {', '.join(trained)}")
     if not reason.strip():
         raise InputError("give a reason: it is what the next person reads")
-
-    today = fresh(project, DOMAIN_RESULTS, method_key(slug, method))
+    result = fresh(project, DOMAIN_RESULTS, method_key(slug, method))
+    checkpoint = result.parents[CUSTOMIZED_CHECKPOINT]
     champion = standing(project, slug)[0].champion
-    if (champion.method, champion.checkpoint) == (method, today.parents[CUSTOMIZED_CHECKPOINT]):
+    if champion.is_same(Contender(method=method, checkpoint=checkpoint)):
         raise InputError(f"{slug}: {champion.identity} is champion already; nothing to promote")
 
     def by_person(case: Case) -> Judgement | None:
-        result = fresh(project, DOMAIN_RESULTS, method_key(slug, method))
-        entry = Measured.of(result)
-        chosen = _judged(case, method, result) if entry is None else entry.contender
         before = case.verdict.champion
+        entry = case.result(method)
+        test = None
+        if isinstance(entry, Measured):
+            chosen, test = entry.contender, _test_over_champion(case, entry)
+        else:
+            chosen = _judged(case, method, checkpoint, why=entry)
         if chosen.is_same(before):
             return None  # another process published this decision
-        test = None if entry is None else _test_over_champion(case, entry)
-        tested = "" if test is None else f" ({test})"
+        who = person or "a person"
         because = (
-            f"{person or 'a person'} made {chosen.identity} champion instead of "
-            f"{before.identity}{tested}: {reason.strip()}"
+            f"{who} made {chosen.identity} champion instead of {before.identity}"
+            f"{f' ({test})' if test else ''}: {reason.strip()}"
         )
-        judgement = Judgement("promoted", because, challenger=chosen, test=test, champion=chosen)
-        return replace(judgement, by="person", person=person)
+        rows = [Tested(chosen, "", test or "").row("promoted", f"decided by {who}")]
+        return Judgement(
+            "promoted", because, rows, chosen, test, champion=chosen, by="person", person=person
+        )
 
     return conclude(project, slug, by_person)
 
 
-def _judged(case: Case, method: str, result: Artifact) -> Contender:
+def _judged(case: Case, method: str, checkpoint: str, why: str) -> Contender:
     """Return a model without accuracy that the deciding evidence knows."""
-    checkpoint = result.parents[CUSTOMIZED_CHECKPOINT]
-    evidence = case.evidence
-    if evidence is None or not evidence.sentences(checkpoint):
+    if case.deciding is None or not case.deciding.sentences(checkpoint):
         raise InputError(
             f"{case.slug}/{method}: only a measured or judged model becomes champion; it was not "
-            f"judged, and its result is unavailable: {result.counts.get('unavailable')}"
+            f"judged, and its result is {why}"
         )
-    kept = evidence.inputs
+    kept = case.deciding.inputs
     return Contender(
         method=method, checkpoint=checkpoint, result=kept.fingerprint, stage=kept.stage
     )
@@ -176,70 +179,70 @@ def roll_back(
 
 
 def _apply_rule(case: Case) -> Judgement:
-    judgement = _judgement(case)
-    if judgement.decision == "incomparable" and case.evidence is None:
-        judgement = replace(judgement, reason=f"{judgement.reason}; {_way_out(case)}")
-    champion = case.champion.contender if case.champion else None
-    if judgement.decision == "promoted":
-        champion = judgement.challenger
-    rows = [*judgement.rows, *_untested_rows(case, judgement)]
-    return replace(judgement, rows=rows, champion=champion)
-
-
-def _judgement(case: Case) -> Judgement:
     """Return what the rule says of the candidates of today."""
-    settings = case.project.config.promotion
     champion = case.verdict.champion
     name = BASE_METHOD if champion.method == BASE_METHOD else f"the champion {champion.identity}"
     objections = _objections(case)
-    if case.evidence is not None:
-        left_out = {*case.verdict.rejected, *(contender.checkpoint for contender in objections)}
-        judgement = case.evidence.judge(case.project, champion, name, left_out)
+    if case.deciding is not None:
+        left_out = {*case.verdict.rejected, *(one.checkpoint for one in objections)}
+        judgement = case.deciding.judge(case.project, champion, name, left_out)
         held_back = [f"; {one.identity} is held back: {why}" for one, why in objections.items()]
-        return replace(judgement, reason=judgement.reason + "".join(held_back))
-    excluded = {champion.checkpoint, *case.verdict.rejected}
+        judgement = replace(judgement, reason=judgement.reason + "".join(held_back))
+    else:
+        candidates = _candidates(case, {one.checkpoint: why for one, why in objections.items()})
+        judgement = judge(candidates, case.champion, name, case.project.config.promotion)
+        if judgement.decision == "incomparable":
+            judgement = replace(judgement, reason=f"{judgement.reason}; {_way_out(case)}")
+    today = case.champion.contender if case.champion else None
+    if judgement.decision == "promoted":
+        today = judgement.challenger
+    rows = [*judgement.rows, *_untested_rows(case, judgement)]
+    return replace(judgement, rows=rows, champion=today)
+
+
+def _candidates(case: Case, objections: dict[str, str]) -> list[Candidate]:
+    config = case.project.config
+    excluded = {case.verdict.champion.checkpoint, *case.verdict.rejected}
     candidates = []
-    for method in case.project.config.candidates:
-        result = case.measured.get(method)
-        if result is None or result.contender.checkpoint in excluded:
+    for method in config.candidates:
+        result = case.result(method)
+        if isinstance(result, str) or result.contender.checkpoint in excluded:
             continue
-        seeds = case.project.config.further_seeds(method) if settings.all_seeds else ()
-        why = {one.checkpoint: reason for one, reason in objections.items()}
+        seeds = config.further_seeds(method) if config.promotion.all_seeds else ()
         candidates.append(
             Candidate(
                 result,
                 _control(case, method),
-                why.get(result.contender.checkpoint, ""),
-                {name: (case.results[name], _control(case, name)) for name in seeds},
+                objections.get(result.contender.checkpoint, ""),
+                {name: (case.result(name), _control(case, name)) for name in seeds},
             )
         )
-    return judge(candidates, case.champion, name, settings)
+    return candidates
 
 
 def _control(case: Case, method: str) -> Measured | str | None:
     """Return the result of a control, or why there is none; None if the rule does not ask for it,
     or it was never measured and the project does not ask for it.
     """
+    config = case.project.config
     name = method + CONTROL_SUFFIX
-    if name not in case.results:
-        return None
-    result = case.results[name]
-    return None if result == NEVER and name not in case.project.config.methods else result
+    result = case.result(name)
+    is_asked_for = result != NEVER or name in config.methods
+    return result if config.promotion.over_control and is_asked_for else None
 
 
 def _objections(case: Case) -> dict[Contender, str]:
     """Return the candidates of today, fresh or not, that may not become champion, and why."""
     objections: dict[Contender, str] = {}
-    for method in case.project.config.candidates if case.objecting else ():
-        key = method_key(case.slug, method)
-        try:
-            checkpoint = case.project.store.current(CUSTOMIZED_CHECKPOINT, key)
-        except MissingArtifact:
-            continue
-        contender = Contender(method=method, checkpoint=checkpoint.fingerprint)
-        reasons = [one.objection(case.project, contender) for one in case.objecting]
-        if any(reasons):
-            objections[contender] = "; ".join(filter(None, reasons))
+    for method in case.project.config.candidates if case.evidence else ():
+        with suppress(MissingArtifact):
+            checkpoint = case.project.store.current(
+                CUSTOMIZED_CHECKPOINT, method_key(case.slug, method)
+            )
+            contender = Contender(method=method, checkpoint=checkpoint.fingerprint)
+            reasons = [one.objection(case.project, contender) for one in case.evidence.values()]
+            if any(reasons):
+                objections[contender] = "; ".join(filter(None, reasons))
     return objections
 
 
@@ -250,12 +253,12 @@ def _untested_rows(case: Case, judgement: Judgement) -> Iterator[dict[str, Any]]
         if method in tested:
             continue
         row: dict[str, Any] = {"method": method}
-        result = case.results[method]
+        result = case.result(method)
         if isinstance(result, Measured):
             row |= result.result.model_dump(include={"top1", "n"})
             is_rejected = result.contender.checkpoint in case.verdict.rejected
             why = "a person took it back" if is_rejected else ""
-        elif case.evidence is not None and method == case.verdict.champion.method:
+        elif case.deciding is not None and method == case.verdict.champion.method:
             why = ""
         else:
             why = result

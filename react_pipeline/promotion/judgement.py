@@ -24,13 +24,13 @@ from react_pipeline.evaluation import (
 )
 from react_pipeline.promotion.verdicts import By, Contender, Decision, PairedTest
 from react_pipeline.settings import PromotionConfig
-from react_pipeline.store import Artifact, InputError, canonical_json
+from react_pipeline.store import Artifact, InputError
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A published result that has values. Judging reads its files; asking what is fresh does not,
-    since it looks at every result again and again.
+    """A published result that has values. Its files are read when it is judged, not when only its
+    freshness is asked for.
     """
 
     artifact: Artifact
@@ -57,20 +57,16 @@ class Measured:
         return self.result.top1 or 0.0
 
     @property
-    def measure(self) -> str:
+    def measure(self) -> dict[str, Any]:
         """What two results must share to be compared: images, evaluator, names of the classes and
         templates.
         """
-        config = {
-            name: value
-            for name, value in self.artifact.manifest["config"].items()
-            if name not in ("method", "protocol")
-        }
+        config = dict(self.artifact.manifest["config"])
         if "classes" in config:
             # Images are classified by the names; synonyms are searched with and measure nothing.
             config["classes"] = [entry["name"] for entry in config["classes"]]
-        fields = self.result.model_dump(include={"evaluator_version", "evaluation_set_fingerprint"})
-        return canonical_json({**fields, "config": config})
+        config |= {"method": "", "protocol": ""}
+        return config | self.result.model_dump(include={*MUST_AGREE})
 
     @property
     def contender(self) -> Contender:
@@ -283,14 +279,9 @@ def paired_test(method: Measured, other: Measured, confidence: float) -> PairedT
         InputError: If the two were not measured on the same images in the same way.
     """
     names = f"{method.contender.identity} and {other.contender.identity}"
-    for attribute in MUST_AGREE:
-        values = [getattr(entry.result, attribute) for entry in (method, other)]
-        if values[0] != values[1]:
-            raise InputError(
-                f"{names} differ in {attribute} ({values[0]}, {values[1]}) and cannot be compared"
-            )
-    if method.measure != other.measure:
-        raise InputError(f"{names} were measured with other classes or templates")
+    ours, theirs = method.measure, other.measure
+    if apart := [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]:
+        raise InputError(f"{names} differ in {', '.join(apart)} and cannot be compared")
     if not method.correct.index.equals(other.correct.index):
         raise InputError(f"{names} were not measured on the same images")
     difference = method.correct.to_numpy(dtype=int) - other.correct.to_numpy(dtype=int)

@@ -10,27 +10,25 @@ import pandas as pd
 
 from react_pipeline.evaluation import draw_intervals, interval_text, percent, points
 from react_pipeline.pages import escaped, markdown_table
-from react_pipeline.promotion.judgement import Tested
 from react_pipeline.promotion.verdicts import VERDICT_FILE, Verdict
 
-COLUMNS = [
-    "method",
-    "status",
-    "top1",
-    "n",
-    "gain",
-    "low",
-    "high",
-    "p_value",
-    "confidence",
-    "judged",
-    "control_gain",
-    "control_low",
-    "control_high",
-    "checkpoint",
-    "why",
-]
-_TEXTS, _COUNTS = ("method", "status", "checkpoint", "why"), ("n", "judged")
+COLUMNS = {
+    "method": "object",
+    "status": "object",
+    "top1": "float64",
+    "n": "Int64",
+    "gain": "float64",
+    "low": "float64",
+    "high": "float64",
+    "p_value": "float64",
+    "confidence": "float64",
+    "judged": "Int64",
+    "control_gain": "float64",
+    "control_low": "float64",
+    "control_high": "float64",
+    "checkpoint": "object",
+    "why": "object",
+}
 _SHADES = {"promoted": "#08519c", "challenger": "#6baed6"}
 
 
@@ -43,15 +41,11 @@ def write_verdict(
     Values are fractions, differences too. The table of a verdict by a person has one row: the model
     it promoted.
     """
-    if not rows and verdict.challenger is not None:
-        promoted = Tested(verdict.challenger, "", verdict.test or "")
-        rows = [promoted.row(verdict.decision, f"decided by {verdict.person or 'a person'}")]
-    blank = dict.fromkeys(_TEXTS, "")
-    table = pd.DataFrame([{**blank, **row} for row in rows], columns=COLUMNS)
-    kinds = {**dict.fromkeys(COLUMNS, "float64"), **dict.fromkeys(_TEXTS, "object")}
-    table = table.astype({**kinds, **dict.fromkeys(_COUNTS, "Int64")})
+    table = pd.DataFrame(list(rows), columns=[*COLUMNS]).astype(COLUMNS)
+    texts = table.select_dtypes("object").columns
+    table[texts] = table[texts].fillna("")
     (directory / VERDICT_FILE).write_text(
-        verdict.model_dump_json(indent=1, by_alias=True) + "\n", encoding="utf-8"
+        verdict.model_dump_json(indent=1) + "\n", encoding="utf-8"
     )
     table.to_parquet(directory / "candidates.parquet", index=False)
     table.to_csv(directory / "candidates.csv", index=False)
@@ -69,8 +63,8 @@ def write_verdict(
 
 
 def to_markdown(verdict: Verdict, table: pd.DataFrame) -> str:
-    """The sentence of the verdict, then a row for each candidate: percent, points, empty where
-    nothing was measured.
+    """Return the sentence of the verdict, then a row for each candidate: percent, points, empty
+    where nothing was measured.
     """
     rows = []
     for row in table.to_dict("records"):

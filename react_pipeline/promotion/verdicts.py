@@ -7,7 +7,7 @@ Does not belong here: judging (`judgement`), keeping a verdict (`chain`), MLflow
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from react_pipeline.store import Artifact, CorruptArtifact
 
@@ -20,7 +20,7 @@ By = Literal["rule", "person"]
 
 class _Stored(BaseModel):
     # Fields that a later version adds are passed over, so that the champion can always be read.
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Contender(_Stored):
@@ -38,7 +38,7 @@ class Contender(_Stored):
     n: int = 0
 
     def is_same(self, other: Self) -> bool:
-        """Whether both are one model; the base is always the base of today."""
+        """Return whether both are one model; the base is always the base of today."""
         return self.method == other.method and (
             self.method == BASE_METHOD or self.checkpoint == other.checkpoint
         )
@@ -79,28 +79,14 @@ class PairedTest(_Stored):
         )
 
     def exceeds(self, min_gain: float) -> bool:
-        """Whether the interval is above `min_gain`, and the exact test agrees that there is a gain
-        at all.
+        """Return whether the interval is above `min_gain`, and the exact test agrees that there is
+        a gain at all.
         """
         return self.low > min_gain and self.p_value <= (1 - self.confidence) / 2
 
 
-class HistoryEntry(_Stored):
-    """One decision in the history of a domain: who became champion or challenger, when and why."""
-
-    promotion: str
-    decided: str
-    decision: Decision
-    by: By
-    person: str = ""
-    champion: Contender
-    challenger: Contender | None = None
-    test: PairedTest | None = None
-    reason: str
-
-
-class Verdict(_Stored):
-    """The champion of a domain, since when and why.
+class Decided(_Stored):
+    """What was decided, by whom and why.
 
     Attributes:
         decision: `promoted`: the challenger became champion; `challenger`: it is ahead and not
@@ -110,39 +96,51 @@ class Verdict(_Stored):
         by: The rule of the configuration, or a person's command.
         person: The name of who gave the command.
         challenger: The best candidate that is not the champion (after `promoted`: who became it).
-        test: Challenger against `champion_before`.
+        test: Challenger against the champion before.
+    """
+
+    decision: Decision
+    by: By = "rule"
+    person: str = ""
+    reason: str
+    champion: Contender
+    challenger: Contender | None = None
+    test: PairedTest | None = None
+
+
+class HistoryEntry(Decided):
+    """A decision in the history of a domain: its verdict's fingerprint, and when it was made."""
+
+    promotion: str
+    decided: str
+
+
+class Verdict(Decided):
+    """The champion of a domain, since when and why.
+
+    Attributes:
         candidates: How many candidates were tested at once (K).
         evaluation_set: Fingerprint of the images that the candidates were measured on.
         tested: Checkpoints that were ever tested on this evaluation set.
-        previous_champions: Earlier champions, latest last, which a rollback restores; `reigns` in
-            the file.
+        previous_champions: Earlier champions, latest last, which a rollback restores.
         rejected: Checkpoints that a person rejected; the rule never promotes them again.
         history: The decisions before this one that changed something, oldest first.
     """
 
     domain: str
-    decision: Decision
-    by: By = "rule"
-    person: str = ""
-    reason: str
-    challenger: Contender | None = None
     champion_before: Contender
-    champion: Contender
-    test: PairedTest | None = None
     control_test: PairedTest | None = None
     min_gain: float = 0.0
     candidates: int = 0
     evaluation_set: str = ""
     tested: tuple[str, ...] = ()
-    previous_champions: tuple[Contender, ...] = Field(default=(), alias="reigns")
+    previous_champions: tuple[Contender, ...] = ()
     rejected: tuple[str, ...] = ()
     history: tuple[HistoryEntry, ...] = ()
 
     def as_history_entry(self, artifact: Artifact) -> HistoryEntry:
-        """This verdict, published as `artifact`, as an entry of the history."""
-        fields = self.model_dump(
-            include={"decision", "by", "person", "champion", "challenger", "test", "reason"}
-        )
+        """Return this verdict, published as `artifact`, as an entry of the history."""
+        fields = self.model_dump(include={*Decided.model_fields})
         return HistoryEntry(
             promotion=artifact.fingerprint, decided=str(artifact.manifest["created"]), **fields
         )
@@ -158,7 +156,5 @@ class Verdict(_Stored):
             return cls.model_validate_json(artifact.file(VERDICT_FILE).read_text(encoding="utf-8"))
         except ValidationError as error:
             raise CorruptArtifact(
-                f"{artifact.address}/{VERDICT_FILE}: not a verdict of this version; it names the "
-                f"champion of {artifact.key!r}: read it with the version that wrote it, or remove "
-                f"{artifact.address.rpartition('/')[0]} and promote a model again"
+                f"{artifact.address}/{VERDICT_FILE}: not a verdict of this version"
             ) from error

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     PrivateAttr,
@@ -43,7 +44,7 @@ from react_pipeline.settings.promotion import PromotionConfig
 from react_pipeline.settings.removed import removed
 from react_pipeline.settings.retrieval import RetrievalConfig, RetrievalOverrides
 from react_pipeline.settings.secrets import has_secret
-from react_pipeline.settings.section import Section
+from react_pipeline.settings.section import Section, each_once
 from react_pipeline.settings.training import (
     CustomizationConfig,
     Precision,
@@ -149,6 +150,13 @@ class ClassConfig(Section):
         return self.id or self.name
 
 
+def _require_one_place(template: str) -> str:
+    if template.count("{}") != 1:
+        raise ValueError(f"{template!r}: needs {{}} exactly once, where the class name goes")
+    return template
+
+
+Template = Annotated[Name, AfterValidator(_require_one_place)]
 Sentence = Annotated[str, Field(min_length=1, max_length=1_000)]
 
 
@@ -170,7 +178,9 @@ class DomainConfig(Section):
     classes: tuple[Annotated[ClassConfig, BeforeValidator(_class_from_text)], ...] = Field(
         min_length=1
     )
-    templates: tuple[Name, ...] | Literal["imagenet", "simple"] = "simple"
+    templates: (
+        Annotated[tuple[Template, ...], Field(min_length=1)] | Literal["imagenet", "simple"]
+    ) = "simple"
     prompts: Mapping[Name, Annotated[tuple[Sentence, ...], Field(min_length=1)]] = {}
     retrieval: RetrievalOverrides = RetrievalOverrides()
     customization: TrainingOverrides = TrainingOverrides()
@@ -208,18 +218,6 @@ class DomainConfig(Section):
                 f"`id` {label!r} occurs twice, as an id or as the name of a class without one"
             )
         return classes
-
-    @field_validator("templates")
-    @classmethod
-    def _templates_hold_a_name(cls, templates: tuple[str, ...] | str) -> tuple[str, ...] | str:
-        if not templates:
-            raise ValueError("the list is empty: write at least one prompt with {}")
-        for template in () if isinstance(templates, str) else templates:
-            if template.count("{}") != 1:
-                raise ValueError(
-                    f"{template!r}: needs {{}} exactly once, where the class name goes"
-                )
-        return templates
 
     @model_validator(mode="after")
     def _prompts_are_of_classes(self) -> Self:
@@ -281,8 +279,10 @@ class PipelineConfig(Section):
     owners: tuple[Owner, ...] = ("team:react",)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     variants: Mapping[str, VariantConfig] = {}
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    methods: Annotated[tuple[str, ...], Field(min_length=1, validate_default=True)] = (
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(each_once)] = ()
+    methods: Annotated[
+        tuple[str, ...], Field(min_length=1, validate_default=True), AfterValidator(each_once)
+    ] = (
         "base",
         "gated-image",
         "gated-image-control",
@@ -392,13 +392,6 @@ class PipelineConfig(Section):
             require_free(name, METHODS)
         return variants
 
-    @field_validator("seeds")
-    @classmethod
-    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) < len(seeds):
-            raise ValueError("a seed is listed twice")
-        return seeds
-
     @field_validator("methods")
     @classmethod
     def _methods_exist(cls, methods: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
@@ -410,8 +403,6 @@ class PipelineConfig(Section):
         if unknown := [method for method in methods if method not in table]:
             meant = did_you_mean(unknown[0], table, f"choose from {', '.join(table)}")
             raise ValueError(removed(unknown[0]) or f"unknown: {', '.join(unknown)}; {meant}")
-        if len(set(methods)) < len(methods):
-            raise ValueError("a method is listed twice")
         named = {first_seed(method).removesuffix(CONTROL_SUFFIX) for method in methods}
         others = [name for name in variants if name not in named]
         measured = [*methods, *others, *(name + CONTROL_SUFFIX for name in others)]
@@ -435,7 +426,7 @@ class PipelineConfig(Section):
 
 @cache
 def sections_of_extensions() -> dict[str, type[Section]]:
-    """The model of each section of `pipeline.yaml` that an extension brings, by name."""
+    """Return the model of each section of `pipeline.yaml` that an extension brings, by name."""
 
     def sections(extension: Extension) -> Mapping[str, type[Section]]:
         models = extension.sections()
@@ -448,7 +439,7 @@ def sections_of_extensions() -> dict[str, type[Section]]:
 
 @cache
 def encoders() -> Mapping[str, "BuiltEncoder"]:
-    """Every encoder that is built rather than loaded, by name."""
+    """Return every encoder that is built rather than loaded, by name."""
     from react_pipeline.extensions.demo import JoinedNetworks
 
     return {JoinedNetworks.name: JoinedNetworks()}

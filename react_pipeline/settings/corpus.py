@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from react_pipeline.settings.section import Fraction, Kind, Section, kinds_of_extensions
 from react_pipeline.settings.shard_patterns import is_url
@@ -32,19 +32,11 @@ class StorageConfig(Section):
     profile.
     """
 
-    endpoint_url: str | None = None
+    endpoint_url: str | None = Field(default=None, pattern=r"^https?://[^/@\s?#]+(/[^@\s?#]*)?$")
     region: str | None = Field(default=None, pattern=r"^[a-z0-9-]+$")
     profile: str | None = None
     anonymous: bool = False
     requester_pays: bool = False
-
-    @field_validator("endpoint_url")
-    @classmethod
-    def _endpoint_is_an_address(cls, url: str | None) -> str | None:
-        # The value may be a secret, so it is not repeated.
-        if url is not None and not re.fullmatch(r"https?://[^/@\s?#]+(/[^@\s?#]*)?", url):
-            raise ValueError("must be http(s)://host:port, without user name, password or `?`")
-        return url
 
 
 class DownloadConfig(Section):
@@ -115,12 +107,7 @@ class CorpusConfig(Kind):
     def files(self) -> tuple[str, ...]:
         """Return paths, patterns and URLs of the files to look at for a change."""
         named = [name for field in self.file_fields for name in getattr(self, field)]
-        paths = [str(value) for _, value in self if isinstance(value, Path)]
-        return (*named, *paths)
-
-    def packages(self) -> Mapping[str, str]:
-        """Return versions of the installed packages that it is made from."""
-        return {}
+        return (*named, *map(str, self.places().values()))
 
     def located(self, absolute: Callable[[Path], Path]) -> Self:
         """Return a copy with absolute paths; those with patterns keep their links."""
@@ -250,10 +237,8 @@ def _one_or_many(names: Any) -> Any:
 def _require_local(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         if re.match(r"\s*[A-Za-z][A-Za-z0-9+.-]*:", name) or not name.strip():
-            # Of an address only the scheme is repeated: the rest may hold a secret.
-            shown = f"{name.partition('://')[0]}://…" if "://" in name else name
             raise ValueError(
-                f"{shown!r}: tables and folders are read from local paths only; download them first"
+                f"{name!r}: tables and folders are read from local paths only; download them first"
             )
     return names
 

@@ -46,17 +46,9 @@ class EvaluationSetConfig(Kind):
         """Return the fields that decide the set: all but the places of files."""
         return self.model_dump(mode="json", exclude={*self.places()}, exclude_none=True)
 
-    def places(self) -> dict[str, Path]:
-        """Return the fields that name a file or a folder."""
-        return {name: value for name, value in self if isinstance(value, Path)}
-
     def files(self) -> tuple[str, ...]:
         """Return the files and folders to look at for a change."""
         return tuple(str(path) for path in self.places().values())
-
-    def packages(self) -> Mapping[str, str]:
-        """Return versions of the installed packages that it is made from."""
-        return {}
 
     def root(self) -> Path | None:
         """Return the folder that names of images start at; None: they are in the artifact."""

@@ -108,8 +108,8 @@ def _tracking_uri(path: Path) -> str:
 
 
 def _absolute(base: Path, name: Path | str) -> Path:
-    """A path below a folder without links, from which `..` at the front therefore lead to parents:
-    messages show a path without them.
+    """Return a path below a folder without links, from which `..` at the front therefore lead to
+    parents: messages show a path without them.
     """
     path = Path(name)
     with suppress(RuntimeError):  # no user is called so, but a file may be
@@ -184,8 +184,8 @@ def load_domains(directory: Path) -> tuple[dict[str, DomainConfig], list[Problem
 
 
 def misnamed(directory: Path) -> list[Problem]:
-    """The files of a directory that look like domains and are not read, since their names end
-    otherwise.
+    """Return the files of a directory that look like domains and are not read, since their names
+    end otherwise.
     """
     paths = sorted(directory.iterdir()) if directory.is_dir() else []
     others = [

@@ -11,38 +11,28 @@ from pydantic import Field, field_validator
 
 from react_pipeline.settings.section import Fraction, Section
 
-_N = "[1-9][0-9]*"
-_CODES = rf"Flat|SQ(?:fp16|4|6|8)|PQ{_N}(?:x{_N})?"
+_N, _LINKS, _BITS = "[1-9][0-9]*", "(?:[2-9]|[1-9][0-9]+)", "(?:[4-9]|1[0-2])"
+_CODES = rf"Flat|SQ(?:fp16|4|6|8)|PQ{_N}(?:x{_BITS})?"
 _KEY = re.compile(
-    rf"Flat|SQ(?:fp16|4|6|8)|HNSW{_N}(?:_SQ(?:fp16|8))?|(?:OPQ{_N}(?:_{_N})?,)?IVF{_N}(?:_HNSW{_N})?,(?:{_CODES})"
+    rf"Flat|SQ(?:fp16|4|6|8)|HNSW{_LINKS}(?:_SQ(?:fp16|8))?|"
+    rf"(?:OPQ{_N}(?:_{_N})?,)?IVF{_N}(?:_HNSW{_LINKS})?,(?:{_CODES})"
 )
-FEWEST_LINKS, BITS = 2, range(4, 13)
-"""Of a graph, and of a product quantizer's codes: fewer bits distinguish too little, more take too
-long to train.
-"""
 
 
 def key_problem(key: str) -> str:
-    """What is wrong with a key of FAISS' index factory, and the way out; "" if nothing is, whatever
-    the vectors' width.
+    """Return what is wrong with a key of FAISS' index factory, and the way out; "" if nothing is,
+    whatever the vectors' width.
 
     FAISS refuses few of them: a number of 0 crashes its process, a graph of 1 link asks for all
-    memory.
+    memory. Fewer than 4 bits distinguish too little, more than 12 take too long to train.
     """
-    if not _KEY.fullmatch(key):
-        return (
-            f"{key!r} is not a key that this pipeline builds; write `auto`, or one such as `Flat`, "
-            "`HNSW32`, `IVF1024,SQ8` or `OPQ64_512,IVF4096_HNSW32,PQ64x8`, with numbers from 1"
-        )
-    if any(int(links) < FEWEST_LINKS for links in re.findall(r"HNSW(\d+)", key)):
-        return f"{key!r}: a graph needs at least {FEWEST_LINKS} links a row; write HNSW16 to HNSW64"
-    bits = re.search(r"PQ\d+x(\d+)", key)
-    if bits and int(bits[1]) not in BITS:
-        return (
-            f"{key!r}: codes of {bits[1]} bits are not built; use {BITS[0]} to {BITS[-1]}, such "
-            "as x8"
-        )
-    return ""
+    if _KEY.fullmatch(key):
+        return ""
+    return (
+        f"{key!r} is not a key that this pipeline builds; write `auto`, or one such as `Flat`, "
+        "`HNSW32`, `IVF1024,SQ8` or `OPQ64_512,IVF4096_HNSW32,PQ64x8`, with numbers from 1, graphs "
+        "of 2 links or more, and codes of 4 to 12 bits"
+    )
 
 
 class IndexConfig(Section):

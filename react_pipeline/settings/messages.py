@@ -7,15 +7,14 @@ own).
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from inspect import isclass
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from react_pipeline.settings.near_names import did_you_mean, near_names
 from react_pipeline.settings.removed import removed
 from react_pipeline.settings.secrets import without_secrets
-from react_pipeline.settings.section import Kind
+from react_pipeline.settings.section import Section
 from react_pipeline.settings.yaml_files import Document, Place
 from react_pipeline.store import ConfigError, Problem
 
@@ -38,7 +37,7 @@ def validate(document: Document, models: Mapping[str, type[BaseModel]]) -> dict[
         try:
             instances[name] = model.model_validate(sections[name])
         except ValidationError as error:
-            problems += _problems(document, model, error, (name,) if name else ())
+            problems += _problems(document, error, (name,) if name else ())
     problems.sort(key=lambda problem: problem.line)
     if (more := len(problems) - MAX_PROBLEMS) > 0:
         problems[MAX_PROBLEMS:] = [Problem(document.path, "", f"has {more:,} more problems")]
@@ -47,13 +46,11 @@ def validate(document: Document, models: Mapping[str, type[BaseModel]]) -> dict[
     return instances
 
 
-def _problems(
-    document: Document, model: type[BaseModel], error: ValidationError, above: Place
-) -> Iterator[Problem]:
+def _problems(document: Document, error: ValidationError, above: Place) -> Iterator[Problem]:
     messages: defaultdict[Place, list[str]] = defaultdict(list)
     for fault in error.errors(include_url=False):
         place = _place(document, (*above, *fault["loc"]), fault["type"])
-        messages[place].append(_message(fault, model, above, place))
+        messages[place].append(_message(fault, place))
     parents = {place[:length] for place in messages for length in range(len(place))}
     # Of a union, the alternative that fails deeper in the file is the one that was meant.
     for place, alternatives in messages.items():
@@ -74,9 +71,9 @@ def _place(document: Document, location: tuple[str | int, ...], kind: str) -> Pl
     return place
 
 
-def _message(fault: Any, model: type[BaseModel], above: Place, place: Place) -> str:
+def _message(fault: Any, place: Place) -> str:
     if fault["type"] == "extra_forbidden":
-        return _unknown(model, above, place)
+        return _unknown(place)
     text = re.sub(r"^Value error, |^Input | or instance of \w+|, unable to.*", "", fault["msg"])
     text = re.sub("(?i)tuple", "list", text).replace("dictionary", "mapping")
     value = fault["input"]
@@ -89,34 +86,20 @@ def _message(fault: Any, model: type[BaseModel], above: Place, place: Place) -> 
     return f"{text} (found {value[:_MAX_SHOWN]!r}){hint and '; ' + hint}"
 
 
-def _unknown(model: type[BaseModel], above: Place, place: Place) -> str:
+def _unknown(place: Place) -> str:
     """Return what to do about a field that is not known there."""
     name = str(place[-1])
     if gone := removed(name, ".".join(map(str, place))):
         return gone
-    fields = list(_fields(model, above))
-    near = near_names(name, {str(field[-1]) for field in fields})
-    meant = [field for field in fields if field[-1] in near[:1]]
-    if not meant:
-        return "unknown field; remove it"
-    nearest = max(meant, key=lambda field: len({*field[:-1]} & {*place}))
-    if nearest == place:
-        return "unknown field; another `kind` has it"
-    return f"unknown field; did you mean {'.'.join(map(str, nearest))}?"
+    near = near_names(name, _field_names())
+    if name in near:
+        return "unknown field here; another section or another `kind` has it"
+    return f"unknown field; did you mean {near[0]}?" if near else "unknown field; remove it"
 
 
-def _fields(model: type[BaseModel], above: Place = ()) -> Iterator[Place]:
-    """Yield the path of every field of a model and of the sections in it."""
-    for name, info in model.model_fields.items():
-        yield (*above, name)
-        for section in _sections(info.annotation):
-            yield from _fields(section, (*above, name))
-
-
-def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isclass(annotation) and issubclass(annotation, Kind) and annotation.is_union():
-        yield from annotation.kinds().values()
-    elif isclass(annotation) and issubclass(annotation, BaseModel):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _sections(part)
+def _field_names() -> set[str]:
+    """Return the names of the fields of all sections."""
+    sections: list[type[Section]] = [Section]
+    for section in sections:  # it grows
+        sections += section.__subclasses__()
+    return {name for section in sections for name in section.model_fields}

@@ -72,7 +72,9 @@ class Method:
         return "control_set" if self.is_control else "retrieved_set"
 
     def images(self, training: TrainingConfig, count_pairs: Callable[[], int]) -> int:
-        """About how many images all steps see; pairs are counted only if that depends on them."""
+        """Return about how many images all steps see; pairs are counted only if that depends on
+        them.
+        """
         return training.images(count_pairs)
 
     def train(self, customization: Customization) -> dict[str, Any]:
@@ -80,7 +82,7 @@ class Method:
         raise NotImplementedError
 
     def cost(self, planned: PlannedTraining) -> CheckpointCost:
-        """What one training costs."""
+        """Return what one training costs."""
         raise NotImplementedError
 
     @property
@@ -142,7 +144,7 @@ def add_method(method: Method) -> None:
 
 
 def trained_methods(methods: Mapping[str, Method] = METHODS) -> tuple[str, ...]:
-    """Names of the methods that train something, without controls; REACT's own is first."""
+    """Return the names of methods that train something, without controls; REACT's own is first."""
     return tuple(
         name
         for name, method in methods.items()
@@ -190,10 +192,12 @@ def _with_seed(name: str, seed: int) -> str:
 
 
 def draw_folder(seed: int) -> str:
-    """Folder of the random pairs of a further seed in the control set."""
+    """Return the folder of the random pairs of a further seed in the control set."""
     return f"seed{seed}"
 
 
 def first_seed(name: str) -> str:
-    """The method of which this is a further seed, or the name itself; a control's is a control."""
+    """Return the method of which this is a further seed, or the name itself; a control's is a
+    control.
+    """
     return _SEED.sub("", name)

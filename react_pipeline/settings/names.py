@@ -16,7 +16,7 @@ _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def folded(name: str) -> str:
-    """What a person takes two names for one by: case, blanks, and what is not seen left out."""
+    """Return a name as people compare it: without case, extra blanks, and what is not seen."""
     visible = "".join(mark for mark in name if unicodedata.category(mark) != "Cf")
     return " ".join(unicodedata.normalize("NFC", visible).lower().split())
 

@@ -8,15 +8,15 @@ _NEAREST, _CUTOFF = 3, 0.7
 
 
 def did_you_mean(name: str, names: Iterable[str], otherwise: str = "") -> str:
-    """A question that names the nearest of `names`, whatever their case; `otherwise` if none is
-    near.
+    """Return a question that names the nearest of `names`, whatever their case; `otherwise` if none
+    is near.
     """
     close = near_names(name, names)
     return f"did you mean {' or '.join(close)}?" if close else otherwise
 
 
 def near_names(name: str, names: Iterable[str]) -> list[str]:
-    """The nearest of `names`, whatever their case, the nearest first.
+    """Return the nearest of `names`, whatever their case, the nearest first.
 
     Time grows with the letters of all names: 0.1 s for 25,000 words.
     """

@@ -10,18 +10,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from react_pipeline.settings.section import Fraction, Section
+from react_pipeline.settings.section import Fraction, Section, each_once
 
 Mode = Literal["lexical", "t2t", "t2i", "i2i"]
-
-
-def _each_once(modes: tuple[Mode, ...]) -> tuple[Mode, ...]:
-    if again := sorted({mode for mode in modes if modes.count(mode) > 1}):
-        raise ValueError(
-            f"{', '.join(again)} listed more than once; name each mode once, the preferred one "
-            "first"
-        )
-    return modes
 
 
 @cache  # a sensor reads the same files at each tick
@@ -47,7 +38,7 @@ def _one_expression(where: str) -> str:
 class RetrievalOverrides(Section):
     """Fields of retrieval, of which those that a domain gives win over those of the pipeline."""
 
-    modes: Annotated[tuple[Mode, ...], AfterValidator(_each_once)] = Field(
+    modes: Annotated[tuple[Mode, ...], AfterValidator(each_once)] = Field(
         default=("t2t", "t2i"), min_length=1
     )
     fusion: Literal["preference", "filter"] = "preference"

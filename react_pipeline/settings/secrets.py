@@ -13,12 +13,12 @@ _FIELD = re.compile(
 
 
 def has_secret(address: str) -> bool:
-    """Whether an address names a user or a password before its host, or a password, token or key as
-    a parameter.
+    """Return whether an address names a user or a password before its host, or a password, token or
+    key as a parameter.
     """
     return without_secrets(address) != address
 
 
 def without_secrets(text: str) -> str:
-    """A text with what is secret in its addresses left out."""
+    """Return a text with what is secret in its addresses left out."""
     return _FIELD.sub(r"\1…", _USER.sub(r"\1…@", text))

@@ -22,7 +22,15 @@ from react_pipeline.settings.near_names import did_you_mean
 from react_pipeline.settings.removed import removed
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Value = TypeVar("Value")
 OneKind = TypeVar("OneKind", bound="Kind")
+
+
+def each_once(values: tuple[Value, ...]) -> tuple[Value, ...]:
+    """Return the values of a list, unless one is listed twice."""
+    if again := [str(value) for value in dict.fromkeys(values) if values.count(value) > 1]:
+        raise ValueError(f"{', '.join(again)} listed more than once")
+    return values
 
 
 class Section(BaseModel):
@@ -42,9 +50,13 @@ class Section(BaseModel):
         """The fields that were given, without those that have their defaults."""
         return {name: value for name, value in self if name in self.model_fields_set}
 
+    def places(self) -> dict[str, Path]:
+        """Return the fields that name a file or a folder."""
+        return {name: value for name, value in self if isinstance(value, Path)}
+
     def located(self, absolute: Callable[[Path], Path]) -> Self:
         """Return a copy with absolute paths."""
-        paths = {name: absolute(value) for name, value in self if isinstance(value, Path)}
+        paths = {name: absolute(path) for name, path in self.places().items()}
         return self.model_copy(update=paths)
 
 
@@ -59,22 +71,22 @@ class Kind(Section):
 
     default_kind: ClassVar[str | None] = None
 
+    def packages(self) -> Mapping[str, str]:
+        """Return versions of the installed packages that it is made from."""
+        return {}
+
     @classmethod
     def kinds(cls) -> Mapping[str, type[Kind]]:
         """Return every kind of this section, by name."""
         raise NotImplementedError
-
-    @classmethod
-    def is_union(cls) -> bool:
-        """Return whether the field `kind` chooses one of `kinds`."""
-        return cls.model_fields["kind"].is_required()
 
     @model_validator(mode="wrap")
     @classmethod
     def _choose_kind(cls, fields: Any, handler: ModelWrapValidatorHandler[Kind]) -> Kind:
         # Not a discriminated union: it names the kind in the place of each error, where it reads
         # as a field: the kind `urls` has a field `urls`.
-        if not cls.is_union() or not isinstance(fields, dict):
+        is_union = cls.model_fields["kind"].is_required()
+        if not is_union or not isinstance(fields, dict):
             return handler(fields)
         kinds, name = cls.kinds(), str(fields.get("kind", cls.default_kind))
         if name not in kinds:

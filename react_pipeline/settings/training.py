@@ -78,8 +78,8 @@ class TrainingConfig(TrainingOverrides):
         return count_workers(self.workers, self.processes)
 
     def in_steps(self, pairs: int, batch_size: int) -> Self:
-        """The same with `epochs`, and a share as warm-up, made steps; an epoch is all whole batches
-        of `pairs`.
+        """Return the same with `epochs`, and a share as warm-up, made steps; an epoch is all whole
+        batches of `pairs`.
         """
         steps = self.steps
         if self.epochs is not None:
@@ -90,8 +90,8 @@ class TrainingConfig(TrainingOverrides):
         return self.model_copy(update={"steps": steps, "epochs": None, "warmup_steps": warmup})
 
     def images(self, count_pairs: Callable[[], int]) -> int:
-        """About how many images all steps see; the pairs are counted only where epochs of them are
-        wanted.
+        """Return about how many images all steps see; the pairs are counted only where epochs of
+        them are wanted.
         """
         if self.epochs is None:
             return self.steps * self.batch_size
@@ -116,8 +116,8 @@ its fingerprint.
 
 
 def _joined(*sources: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of all sources, of which the last wins; the length of the training is one field in
-    two units.
+    """Return the fields of all sources, of which the last wins; the length of the training is one
+    field in two units.
     """
     fields: dict[str, Any] = {}
     for overrides in sources:

@@ -1,14 +1,14 @@
 """YAML files: the one reader of YAML, which refuses what is ambiguous or hostile, and edits.
 
 Every scalar is read as the text that was written, or None: the type of its field says what it is,
-so a class may be called `no`, `12` or `2024-01-01`. Files are read from libyaml's events, which
-know their places: ten times as fast as a reader in Python, and edits leave all other text alone.
+so a class may be called `no`, `12` or `2024-01-01`. Files are read from libyaml's nodes, which know
+their places: ten times as fast as a reader in Python, and edits leave all other text alone.
 
 Does not belong here: which fields a file may hold (`config`), what to say of a wrong one
 (`messages`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -24,11 +24,12 @@ MAX_YAML_BYTES = 2_000_000
 """Larger configuration files are refused unread."""
 
 MAX_DEPTH = 20
-MAX_EVENTS = 250_000
-"""Values, lists and mappings, a second's work; ImageNet-21k with three synonyms a class has
-220,000.
-"""
+MAX_NODES = 250_000
+"""Values, lists and mappings; ImageNet-21k with three synonyms a class has 180,000."""
 
+_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")}
+_TAGS |= {tag for row in yaml.SafeLoader.yaml_implicit_resolvers.values() for tag, _ in row}
+"""Of values without one of their own; all scalars are texts here."""
 _Parser = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 Place = tuple[str | int, ...]
@@ -50,12 +51,56 @@ class Document:
     fields: dict[str, Any] = field(default_factory=dict)
     lines: dict[Place, int] = field(default_factory=dict)
     spans: dict[Place, tuple[int, int]] = field(default_factory=dict)
+    _nodes: set[yaml.Node] = field(default_factory=set)
 
     def line(self, place: Place) -> int:
         """Return the line of a place, or of what should hold it; 0 for the file as a whole."""
         while place and place not in self.lines:
             place = place[:-1]
         return self.lines.get(place, 0)
+
+    def load(self, node: yaml.Node, place: Place = ()) -> Any:
+        """Return the value of a node, and remember where it is."""
+        self.lines.setdefault(place, node.start_mark.line + 1)
+        if node in self._nodes:  # a few of them expand to gigabytes
+            raise self._refused(node, "aliases (*name) are refused; write the value out")
+        self._nodes.add(node)
+        if node.tag not in _TAGS:
+            raise self._refused(node, "tags (!name) are refused; remove it")
+        if len(place) > MAX_DEPTH:
+            raise self._refused(node, f"is nested more than {MAX_DEPTH} deep")
+        if len(self._nodes) > MAX_NODES:
+            raise self._refused(node, f"holds more than {MAX_NODES:,} values")
+        if isinstance(node, yaml.SequenceNode):
+            return [self.load(item, (*place, number)) for number, item in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            return self._load_fields(node, place)
+        return self._load_text(node, place)
+
+    def _load_fields(self, node: yaml.Node, place: Place) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise self._refused(key, "not valid YAML: the name of a field must be text")
+            name, inside = key.value, (*place, key.value)
+            if name in fields:
+                first = self.lines[inside]
+                raise self._refused(key, f"`{name}` is repeated (first in line {first})")
+            self.lines[inside] = key.start_mark.line + 1
+            fields[name] = self.load(value, inside)
+        return fields
+
+    def _load_text(self, node: Any, place: Place) -> str | None:
+        self.spans[place] = node.start_mark.index, node.end_mark.index
+        text = str(node.value)
+        if "\0" in text:
+            raise self._refused(node, "holds a NUL, which no path and no database takes")
+        text.encode()
+        is_plain = not node.style
+        return None if is_plain and text in ("", "~", "null", "Null", "NULL") else text
+
+    def _refused(self, node: yaml.Node, problem: str) -> ConfigError:
+        return ConfigError.of(self.path, problem, line=node.start_mark.line + 1)
 
 
 def read_yaml(path: Path) -> Document:
@@ -78,90 +123,19 @@ def parse_yaml(text: str, path: Path) -> Document:
     """Return what the text of a file holds; errors as of `read_yaml`."""
     document = Document(path, text)
     try:
-        events = yaml.parse(text, Loader=_Parser)
-        loaded = _Reader(document, events).whole()
+        root = yaml.compose(text, Loader=_Parser)
+        loaded = None if root is None else document.load(root)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error)
-        raise _refusal(path, f"not valid YAML: {problem}", mark) from error
+        line = mark.line + 1 if mark else 0
+        raise ConfigError.of(path, f"not valid YAML: {problem}", line=line) from error
     except UnicodeEncodeError as error:  # an escape may hide what no file can hold
         raise ConfigError.of(path, f"not valid YAML: {error}") from error
     if not isinstance(loaded, dict):
         raise ConfigError.of(path, "must be a mapping, with lines such as `field: value`")
     document.fields = loaded
     return document
-
-
-def _refusal(path: Path, problem: str, mark: Any) -> ConfigError:
-    return ConfigError.of(path, problem, line=mark.line + 1 if mark else 0)
-
-
-class _Reader:
-    """Builds a document from the events of the parser."""
-
-    def __init__(self, document: Document, events: Iterator[Any]) -> None:
-        self.document = document
-        self.events = enumerate(events)
-
-    def whole(self) -> Any:
-        """Return the value of the only document; None if there is none."""
-        loaded = None
-        for _, event in self.events:
-            if isinstance(event, yaml.DocumentStartEvent):
-                if self.document.lines:
-                    raise self.refused(event, "holds a second document (---)")
-                loaded = self.value(self.next(()), ())
-        return loaded
-
-    def next(self, place: Place) -> Any:
-        """Return the next event, unless it is hostile: a few aliases expand to gigabytes."""
-        number, event = next(self.events)
-        if isinstance(event, yaml.AliasEvent):
-            raise self.refused(event, "aliases (*name) are refused; write the value out")
-        if getattr(event, "tag", None) is not None:
-            raise self.refused(event, "tags (!name) are refused; remove it")
-        if len(place) > MAX_DEPTH:
-            raise self.refused(event, f"is nested more than {MAX_DEPTH} deep")
-        if number > MAX_EVENTS:
-            raise self.refused(event, f"holds more than {MAX_EVENTS:,} values")
-        return event
-
-    def refused(self, event: Any, problem: str) -> ConfigError:
-        return _refusal(self.document.path, problem, event.start_mark)
-
-    def value(self, event: Any, place: Place) -> Any:
-        """Return the value that begins with an event."""
-        self.document.lines.setdefault(place, event.start_mark.line + 1)
-        if isinstance(event, yaml.MappingStartEvent):
-            return self.mapping(place)
-        if isinstance(event, yaml.SequenceStartEvent):
-            items: list[Any] = []
-            while not isinstance(event := self.next(place), yaml.SequenceEndEvent):
-                items.append(self.value(event, (*place, len(items))))
-            return items
-        return self.scalar(event, place)
-
-    def mapping(self, place: Place) -> dict[str, Any]:
-        fields: dict[str, Any] = {}
-        while not isinstance(event := self.next(place), yaml.MappingEndEvent):
-            if not hasattr(event, "value"):
-                raise self.refused(event, "not valid YAML: the name of a field must be text")
-            name, inside = event.value, (*place, event.value)
-            if name in fields:
-                first = self.document.lines[inside]
-                raise self.refused(event, f"`{name}` is repeated (first in line {first})")
-            self.document.lines[inside] = event.start_mark.line + 1
-            fields[name] = self.value(self.next(place), inside)
-        return fields
-
-    def scalar(self, event: Any, place: Place) -> str | None:
-        self.document.spans[place] = event.start_mark.index, event.end_mark.index
-        text = str(event.value)
-        if "\0" in text:
-            raise self.refused(event, "holds a NUL, which no path and no database takes")
-        text.encode()
-        is_plain = event.implicit[0]
-        return None if is_plain and text in ("", "~", "null", "Null", "NULL") else text
 
 
 def edited_yaml(document: Document, texts: Mapping[Place, str]) -> str:

@@ -30,14 +30,16 @@ MAX_PARSED = 200_000
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces, so that equal values have equal text. NaN is refused."""
+    """Return JSON with sorted keys and no spaces, so that equal values have equal text. NaN is
+    refused.
+    """
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
 
 
 def digest_of(value: Any) -> str:
-    """16 hexadecimal digits over a value of plain types; equal values give equal digests."""
+    """Return 16 hexadecimal digits over a value of plain types; equal values give equal digests."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
 
 
@@ -116,12 +118,12 @@ class Artifact:
         return self.folder_with(self.manifest["files"])
 
     def file(self, name: str) -> Path:
-        """Path of a verified file; errors as of `path`."""
+        """Return the path of a verified file; errors as of `path`."""
         return self.folder_with([name]) / name
 
     def folder_with(self, names: Collection[str]) -> Path:
-        """The folder of its files on this machine, in which at least these are verified; errors as
-        of `path`.
+        """Return the folder of its files on this machine, in which at least these are verified;
+        errors as of `path`.
         """
         for name in names:
             if name not in self.manifest["files"]:
@@ -132,7 +134,7 @@ class Artifact:
         return self.store.verified(self, names)
 
     def open_parent(self, stage: str) -> Artifact:
-        """The artifact of a stage that this one was made from, of the same key.
+        """Return the artifact of a stage that this one was made from, of the same key.
 
         Raises:
             MissingArtifact: If it was removed.
@@ -204,12 +206,12 @@ def link_file(artifact: Artifact, name: str, place: Path) -> bool:
 
 
 def manifest_content(manifest: Mapping[str, Any]) -> bytes:
-    """The bytes of a manifest."""
+    """Return the bytes of a manifest."""
     return (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def with_digest(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest with its own digest, since its counts are reported as results."""
+    """Return a manifest with its own digest, since its counts are reported as results."""
     # As it is read back: JSON turns tuples into lists and keys into text.
     stored: dict[str, Any] = json.loads(json.dumps(manifest))
     return {**stored, "digest": _digest(stored)}
@@ -217,8 +219,8 @@ def with_digest(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 @lru_cache(MAX_PARSED)
 def parse_manifest(content: bytes, place: str) -> Mapping[str, Any] | None:
-    """The manifest in the bytes of `<place>/manifest.json`; None if they are not the manifest of
-    this artifact.
+    """Return the manifest in the bytes of `<place>/manifest.json`; None if they are not the
+    manifest of this artifact.
     """
     try:
         manifest: dict[str, Any] = json.loads(content)

@@ -40,7 +40,7 @@ def open_regular(path: Path) -> io.BufferedReader:
 
 
 def read_bounded(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
-    """The bytes of a file.
+    """Return the bytes of a file.
 
     Raises:
         OSError: If it is no regular file, holds more than `max_bytes`, or as `open`.
@@ -55,7 +55,7 @@ def read_bounded(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
 
 
 def parse_json(data: bytes, **options: Any) -> Any:
-    """The value of a JSON document in UTF-8; `options` as of `json.loads`.
+    """Return the value of a JSON document in UTF-8; `options` as of `json.loads`.
 
     Raises:
         ValueError: If it is damaged, nested too deeply, or would take more than `MAX_JSON_BYTES`.
@@ -72,5 +72,5 @@ def parse_json(data: bytes, **options: Any) -> Any:
 
 
 def read_json_bounded(path: Path, max_bytes: int = MAX_TEXT_BYTES, **options: Any) -> Any:
-    """The value of a JSON file; errors as of `read_bounded` and `parse_json`."""
+    """Return the value of a JSON file; errors as of `read_bounded` and `parse_json`."""
     return parse_json(read_bounded(path, max_bytes), **options)

@@ -96,17 +96,17 @@ class Bucket:
     is_local: ClassVar[bool] = False
 
     def address(self, path: str) -> str:
-        """URL of an object."""
+        """Return the URL of an object."""
         return f"{self.url.rstrip('/')}/{path}"
 
     def look(self) -> BucketLook:
-        """The same at one moment."""
+        """Return the same at one moment."""
         from react_pipeline.store.bucket_look import BucketLook  # a bucket too
 
         return BucketLook(self.url, self.home, self.cache_bytes)
 
     def read(self, path: str) -> bytes:
-        """As of `Folder`."""
+        """Behave as in `Folder`."""
         content, _ = self._get(path)
         if content.startswith(REMOVED):
             raise FileNotFoundError(path)
@@ -118,11 +118,11 @@ class Bucket:
             return bytes(answer.bytes()), answer.meta
 
     def put(self, path: str, data: bytes) -> None:
-        """As of `Folder`."""
+        """Behave as in `Folder`."""
         self._put(path, data, "overwrite")
 
     def create(self, path: str, data: bytes) -> bool:
-        """As of `Folder`."""
+        """Behave as in `Folder`."""
         condition: str | Meta = "create"
         while True:
             try:
@@ -138,12 +138,12 @@ class Bucket:
                     return content == data
 
     def touch(self, path: str) -> None:
-        """As of `Folder`."""
+        """Behave as in `Folder`."""
         with suppress(FileNotFoundError, ConflictError):
             self._put(path, *self._get(path))
 
     def remove(self, path: str, data: bytes, *, not_after: float = math.inf) -> bool:
-        """As of `Folder`."""
+        """Behave as in `Folder`."""
         mark = REMOVED + secrets.token_hex(8).encode()
         try:
             content, meta = self._get(path)
@@ -166,29 +166,29 @@ class Bucket:
             raise ConflictError(self.address(path)) from error
 
     def delete(self, *paths: str) -> None:
-        """As of `Folder`."""
+        """Behave as in `Folder`."""
         with suppress(FileNotFoundError), self._named(paths[0]) as (library, client):
             library.delete(client, list(paths))
 
     def discard(self, prefix: str) -> None:
-        """As of `Folder`."""
+        """Behave as in `Folder`."""
         if paths := [entry.path for entry in self.entries(prefix)]:
             self.delete(*paths)
 
     def entries(self, prefix: str) -> Iterator[Entry]:
-        """As of `Folder`."""
+        """Behave as in `Folder`."""
         with self._named(prefix) as (library, client):
             for page in library.list(client, prefix or None):
                 yield from map(entry_of, page)
 
     def heads(self, prefix: str = "", name: str = "") -> Iterator[Entry]:
-        """As of `Folder`, with every file of each attempt."""
+        """Behave as in `Folder`, with every file of each attempt."""
         for entry in self.entries(prefix):
             if entry.path[0] != "." and (is_head(entry) or "/_" in entry.path):
                 yield entry
 
     def finish(self, prefix: str, built: Path, names: Collection[str]) -> None:
-        """As of `Folder`: the first of the files is uploaded first."""
+        """Behave as in `Folder`: the first of the files is uploaded first."""
 
         def upload(name: str) -> None:
             path, file = f"{prefix}/{name}", built / name
@@ -202,7 +202,7 @@ class Bucket:
         built.rename(self._copy(prefix))
 
     def fetch(self, prefix: str, names: Iterable[str], *, anew: bool) -> Path:
-        """As of `Folder`: downloads what this machine lacks.
+        """Behave as in `Folder`: download what this machine lacks.
 
         Raises:
             StoreWriteError: If the disk refuses a copy.
@@ -238,14 +238,14 @@ class Bucket:
             yield from library.get(client, path).stream(min_chunk_size=MIN_PART_BYTES)
 
     def sha256_of(self, prefix: str, name: str) -> str:
-        """As of `Folder`."""
+        """Behave as in `Folder`."""
         digest = hashlib.sha256()
         for chunk in self._chunks(f"{prefix}/{name}"):
             digest.update(chunk)
         return digest.hexdigest()
 
     def sweep(self, seconds: float) -> None:
-        """As of `Folder`, and marks of removed objects."""
+        """Behave as in `Folder`, and remove marks of removed objects."""
         Folder(self.home).sweep(seconds)
         listing = list(self.entries(""))
         now = max((entry.time for entry in listing), default=0)  # the clock of the server
@@ -278,7 +278,7 @@ class Bucket:
             brief.delete(path)
 
     def _copy(self, prefix: str) -> Path:
-        """The folder with copies of an attempt, which is not removed as long as this process
+        """Return the folder with copies of an attempt, which is not removed as long as this process
         lives.
         """
         folder = self.home / COPIES / prefix.rpartition("/")[2]
@@ -289,7 +289,7 @@ class Bucket:
 
     @contextmanager
     def _named(self, path: str) -> Iterator[tuple[Any, Any]]:
-        """The library and its client; their errors name the object and what to do."""
+        """Yield the library and its client; their errors name the object and what to do."""
         if _process not in (None, os.getpid()):
             raise ReactError(
                 f"{self.address(path)}: a forked process cannot reach object storage; open the "
@@ -312,7 +312,7 @@ _process: int | None = None
 
 
 def each(action: Callable[[Item], T], items: Iterable[Item], threads: int = THREADS) -> list[T]:
-    """Results of a request for each item, several at once, in the order of the items; after one
+    """Return the results of a request for each item, in their order, several at once; after one
     that fails no other is begun.
     """
     with ThreadPoolExecutor(threads) as pool:
@@ -389,7 +389,7 @@ def entry_of(meta: Meta) -> Entry:
 
 
 def is_head(entry: Entry) -> bool:
-    """Whether an object says what there is, and is no file of an attempt."""
+    """Return whether an object says what there is, and is no file of an attempt."""
     name = entry.path.rpartition("/")[2]
     return name in HEADS and "/_" not in entry.path and not _is_mark(entry)
 
@@ -399,7 +399,7 @@ def _is_mark(entry: Entry) -> bool:
 
 
 def _version(meta: Meta) -> dict[str, Any]:
-    """What names one version of an object for a conditional write."""
+    """Return what names one version of an object for a conditional write."""
     return {name: meta[name] for name in ("e_tag", "version") if meta.get(name) is not None}
 
 

@@ -43,8 +43,8 @@ class BucketLook(Bucket):
             return error
 
     def _list(self) -> Iterator[Entry]:
-        """All objects; those of each top folder are listed at the same time, since pages follow one
-        another.
+        """Yield all objects; those of each top folder are listed at the same time, since pages
+        follow one another.
         """
         with self._named("") as (library, client):
             top = library.list_with_delimiter(client)
@@ -85,14 +85,14 @@ class BucketLook(Bucket):
         return self._seen
 
     def read(self, path: str) -> bytes:
-        """As of `Folder`."""
+        """Behave as in `Folder`."""
         _, contents = self._at_this_moment()
         if path not in contents:
             raise FileNotFoundError(path)
         return contents[path]
 
     def entries(self, prefix: str) -> Iterator[Entry]:
-        """As of `Folder`."""
+        """Behave as in `Folder`."""
         listing, _ = self._at_this_moment()
         start = f"{prefix}/" if prefix else ""
         first, end = (bisect_left(listing, (edge,)) for edge in (start, f"{start}\U0010ffff"))

@@ -38,7 +38,7 @@ CACHE = ".cache"
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -170,7 +170,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
 
 def stamp_of(stat: os.stat_result) -> tuple[int, int, int, int]:
-    """What changes when a file is written to or replaced; the time of change (ctime), unlike
+    """Return what changes when a file is written to or replaced; the time of change (ctime), unlike
     others, cannot be set.
     """
     return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
@@ -191,7 +191,7 @@ def outside_stamp(path: Path) -> tuple[int, ...]:
 
 
 def remembered_sha256(root: Path, path: Path) -> str:
-    """SHA-256 of an outside file, remembered by its path and `outside_stamp`.
+    """Return the SHA-256 of an outside file, remembered by its path and `outside_stamp`.
 
     Args:
         root: Root of the store whose cache is used.

@@ -46,7 +46,7 @@ class ConfigError(InputError):
 
     @classmethod
     def of(cls, file: Path, message: str, field: str = "", line: int = 0) -> Self:
-        """The error of a single problem."""
+        """Return the error of a single problem."""
         return cls([Problem(file, field, message, line)])
 
 
@@ -105,7 +105,7 @@ class TrainingError(ReactError):
 
 
 def error_type(name: str) -> type[ReactError] | None:
-    """The class of this module with this name, for errors that come from another process as
+    """Return the class of this module with this name, for errors that come from another process as
     text.
     """
     kind = globals().get(name)

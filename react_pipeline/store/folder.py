@@ -46,11 +46,11 @@ class Folder:
     is_local: ClassVar[bool] = True
 
     def address(self, path: str) -> str:
-        """Where an object is."""
+        """Return where an object is."""
         return f"{self.home}/{path}"
 
     def look(self) -> Folder:
-        """The same for whoever asks about one moment."""
+        """Return the same for whoever asks about one moment."""
         return self
 
     def require_usable(self) -> None:
@@ -140,14 +140,14 @@ class Folder:
             (self.home / prefix).parent.rmdir()
 
     def entries(self, prefix: str) -> Iterator[Entry]:
-        """All files of an attempt."""
+        """Yield all files of an attempt."""
         for folder, _, files in os.walk(self.home / prefix):
             for file in files:
                 yield from self._entry(f"{folder}/{file}")
 
     def heads(self, prefix: str = "", name: str = "") -> Iterator[Entry]:
-        """The `HEADS` below a prefix, and the folder of each attempt as `<prefix of it>/`; with a
-        name at least those of this name, of which none is below another.
+        """Yield the `HEADS` below a prefix, and the folder of each attempt as `<prefix of it>/`;
+        with a name at least those of this name, of which none is below another.
         """
         for folder, below, files in os.walk(self.home / prefix):
             for head in HEADS.intersection(files):
@@ -169,13 +169,13 @@ class Folder:
         self._place(built, self.home / prefix, os.rename)
 
     def fetch(self, prefix: str, names: Iterable[str], *, anew: bool) -> Path:
-        """The folder of an attempt on this machine, in which these files are; fetched again if
-        `anew`.
+        """Return the folder of an attempt on this machine, in which these files are; fetched again
+        if `anew`.
         """
         return self.home / prefix
 
     def sha256_of(self, prefix: str, name: str) -> str:
-        """SHA-256 of a file of an attempt, read where it is published."""
+        """Return the SHA-256 of a file of an attempt, read where it is published."""
         return sha256_of(self.home / prefix / name)
 
     def sweep(self, seconds: float) -> None:
@@ -189,7 +189,7 @@ class Folder:
 
 
 def temporary_in(home: Path) -> Path:
-    """A path of its own for what is not finished."""
+    """Return a path of its own for what is not finished."""
     (home / TEMPORARY).mkdir(parents=True, exist_ok=True)
     return home / TEMPORARY / secrets.token_hex(8)
 

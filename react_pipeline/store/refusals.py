@@ -39,8 +39,8 @@ _OF_DATABASES = {
 
 
 def refusal_in(error: BaseException) -> str:
-    """What the system refused in this error or in one that it was raised from, and what to do; ""
-    if nothing.
+    """Return what the system refused in this error or in one that it was raised from, and what to
+    do; "" if nothing.
     """
     link: BaseException | None = error
     while link is not None:

@@ -86,7 +86,7 @@ class Scratch:
         return json.loads((kept / RECORD).read_text(encoding="utf-8"))
 
     def digests(self, path: Path) -> Digests:
-        """SHA-256 and bytes of a file, or of each file below a folder."""
+        """Return the SHA-256 and bytes of a file, or of each file below a folder."""
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         return {
             file.relative_to(path).as_posix(): self._described(file)
@@ -137,7 +137,7 @@ class Scratch:
         return not (self.folder / BEGUN).exists()
 
     def _kept(self) -> Kept:
-        """What this scratch, and those in folders of it, keep."""
+        """Return what this scratch, and those in folders of it, keep."""
         kept: Kept = {}
         for log in self._logs():
             place = log.parent.relative_to(self.folder)

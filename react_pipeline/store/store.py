@@ -187,8 +187,8 @@ class Store:
             ) from error
 
     def _whole(self, place: str) -> Artifact | None:
-        """What is published, withdrawn if it is damaged or a file is missing; None if nothing
-        is.
+        """Return what is published, withdrawn if it is damaged or a file is missing; None if
+        nothing is.
         """
         path = f"{place}/{MANIFEST}"
         while (content := self._read(path)) is not None:
@@ -264,7 +264,9 @@ class Store:
         return scratch
 
     def earlier_scratches(self, inputs: Inputs) -> list[Scratch]:
-        """What attempts that were not published have left on this machine, the furthest first."""
+        """Return what attempts that were not published have left on this machine, the furthest
+        first.
+        """
         there = map(Scratch, self._scratches(inputs).glob("*"))
         others = [scratch for scratch in there if not scratch.is_removed]
         return sorted(others, key=lambda scratch: scratch.kept_at, reverse=True)
@@ -273,7 +275,8 @@ class Store:
         return self.root / ".scratch" / inputs.slug
 
     def open(self, stage: str, key: str, fingerprint: str) -> Artifact:
-        """A published artifact by its manifest; its files are verified when they are asked for.
+        """Return a published artifact by its manifest; its files are verified when they are asked
+        for.
 
         Raises:
             MissingArtifact: If it was never published.
@@ -311,7 +314,7 @@ class Store:
         )
 
     def current(self, stage: str, key: str) -> Artifact:
-        """The artifact that downstream steps read: the one built (or opened again) last.
+        """Return the artifact that downstream steps read: the one built (or opened again) last.
 
         Raises:
             MissingArtifact: If none was built yet.
@@ -326,12 +329,14 @@ class Store:
         return self.open(stage, key, fingerprint)
 
     def pointer(self, stage: str, key: str) -> str | None:
-        """The fingerprint of the current artifact, which may be damaged; None if there is none."""
+        """Return the fingerprint of the current artifact, which may be damaged; None if there is
+        none.
+        """
         content = self._read(f"{stage}/{key}/{CURRENT}")
         return None if content is None else content.decode(errors="replace").strip()
 
     def has(self, stage: str, key: str) -> bool:
-        """Whether a stage has a current artifact of this key, which may be damaged."""
+        """Return whether a stage has a current artifact of this key, which may be damaged."""
         return self.pointer(stage, key) is not None
 
     def keys(self, stage: str) -> list[str]:
@@ -340,7 +345,7 @@ class Store:
         return sorted(path[len(stage) + 1 :] for path in paths)
 
     def versions(self, stage: str, key: str) -> list[str]:
-        """Fingerprints of all published artifacts of a stage and key, sorted."""
+        """Return the fingerprints of all published artifacts of a stage and key, sorted."""
         places = map(_names, self._heads(f"{stage}/{key}", MANIFEST))
         return sorted(fingerprint for _, of_key, fingerprint in places if of_key == key)
 
@@ -349,18 +354,18 @@ class Store:
         return map(_names, self._heads("", MANIFEST))
 
     def _heads(self, prefix: str, name: str) -> Iterator[str]:
-        """The folders of all heads of a name."""
+        """Yield the folders of all heads of a name."""
         for entry in self.backend.heads(prefix, name):
             folder, _, last = entry.path.rpartition("/")
             if last == name and "/_" not in folder:
                 yield folder
 
     def address(self, stage: str, key: str) -> str:
-        """Where the artifacts of a stage and key are: a path or a URL."""
+        """Return where the artifacts of a stage and key are: a path or a URL."""
         return self.backend.address(f"{stage}/{key}")
 
     def read_note(self, name: str) -> str | None:
-        """The text of a note; None if there is none."""
+        """Return the text of a note; None if there is none."""
         content = self._read(f".notes/{name}")
         return None if content is None else content.decode(errors="replace").partition("\0")[0]
 
@@ -379,11 +384,11 @@ class Store:
         return None
 
     def look(self) -> Store:
-        """The same store at this moment, for whoever only asks what is fresh."""
+        """Return the same store at this moment, for whoever only asks what is fresh."""
         return _Look(self)
 
     def verified(self, artifact: Artifact, names: Collection[str]) -> Path:
-        """The folder of an artifact on this machine, in which these files are as they were
+        """Return the folder of an artifact on this machine, in which these files are as they were
         published; each is hashed once, for as long as the kernel says that it was not written to.
 
         Raises:
@@ -418,7 +423,7 @@ class Store:
         return self.backend.fetch(artifact.prefix, (), anew=False)
 
     def _condemned(self, artifact: Artifact, problem: str) -> CorruptArtifact:
-        """What is wrong with an artifact, which the next build makes again."""
+        """Return what is wrong with an artifact, which the next build makes again."""
         with suppress(OSError):  # a store that may only be read
             self.backend.delete(f"{artifact.prefix}/{MANIFEST}")
         return self._damaged(artifact.place, problem)
@@ -489,7 +494,7 @@ class _Look(Store):
             setattr(self, name, cache(getattr(self, name)))
 
     def open(self, stage: str, key: str, fingerprint: str) -> Artifact:
-        """As of `Store`; files that are missing or of another size are noticed."""
+        """Behave as in `Store`; files that are missing or of another size are noticed."""
         artifact = super().open(stage, key, fingerprint)
         self.require_files(artifact)
         return replace(artifact, store=self._store)  # whose files may be asked for later

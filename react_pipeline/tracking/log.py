@@ -65,20 +65,10 @@ whatever lacked one.
 """
 
 
-class Tracking:
-    """The MLflow runs of one project, at one tracking URI."""
-
-    def __init__(self, runs: Runs) -> None:
-        """Nothing is contacted before the first artifact is logged."""
-        self.runs = runs
-        self.uri = runs.uri
-        self.experiment = runs.experiment
-        self._name = (runs.uri, runs.experiment)
-
-    @classmethod
-    def of(cls, project: Project) -> Tracking:
-        """Return the tracking that the project's configuration names."""
-        return cls(Runs.of(project))
+class Tracking(Runs):
+    """The MLflow runs of one project, at one tracking URI; nothing is contacted before the first
+    artifact is logged.
+    """
 
     def log_artifact(
         self,
@@ -93,12 +83,12 @@ class Tracking:
         """
 
         def log(client: MlflowClient) -> str | None:
-            known = _logged.get(self._name)
+            known = _logged.get(self._place)
             if known is None or not known.issuperset(artifact.parents.values()):
                 self._sync(client, project)
             run_id = self._log_if_accepted(client, project, artifact, dagster_run_id)
             if run_id:
-                _logged[self._name].add(artifact.fingerprint)
+                _logged[self._place].add(artifact.fingerprint)
             return run_id
 
         return self._ask(log)
@@ -116,7 +106,7 @@ class Tracking:
             ReactError: If MLflow cannot be reached; its text has no password of an address.
         """
         try:
-            return list_versions(self.runs.connect(), slug)
+            return list_versions(self.connect(), slug)
         except Exception as error:  # whatever MLflow, its database or the network raise
             raise ReactError(f"MLflow does not answer ({reason_of(error)})") from error
 
@@ -124,16 +114,20 @@ class Tracking:
         """Return where the server at `address` shows the results of all methods; `address` if
         MLflow does not answer here.
         """
-        page = self._ask(lambda _: view_url(address, self.runs.experiment_id))
+        page = self._ask(lambda _: view_url(address, self.experiment_id))
         return page or address
+
+    @property
+    def _place(self) -> tuple[str, str]:
+        return self.uri, self.experiment
 
     def _ask(self, question: Callable[[MlflowClient], Answer]) -> Answer | None:
         if time.monotonic() < _unreachable_until.get(self.uri, 0.0):
             return None
         try:
-            return question(self.runs.connect())
+            return question(self.connect())
         except Exception as error:  # whatever MLflow, its database or the network raise
-            _logged.pop(self._name, None)
+            _logged.pop(self._place, None)
             _unreachable_until[self.uri] = time.monotonic() + COOLDOWN_SECONDS
             logger.warning(
                 "MLflow at %s is unavailable, logging again at the next run: %s",
@@ -144,11 +138,11 @@ class Tracking:
 
     def _sync(self, client: MlflowClient, project: Project) -> set[str]:
         with project.store.locked(LOCK):
-            logged = self.runs.finished(client)
+            logged = self.finished(client)
             for artifact in _artifacts_except(project, logged):
                 if self._log_if_accepted(client, project, artifact):
                     logged.add(artifact.fingerprint)
-        _logged[self._name] = logged
+        _logged[self._place] = logged
         return set(logged)
 
     def _log_if_accepted(
@@ -158,7 +152,7 @@ class Tracking:
         try:
             return self._log(client, project, artifact, dagster_run_id)
         except Exception as error:
-            self.runs.require_answer(client)
+            self.require_answer(client)
             logger.warning(
                 "%s could not be logged to MLflow, tried again by the next materialize: %s",
                 artifact.place,
@@ -171,17 +165,17 @@ class Tracking:
     ) -> str:
         """Log one artifact; returns the id of its run."""
         if artifact.stage == PROMOTION:
-            show_champion(client, project, artifact.key)
+            show_champion(client, project, artifact)
         seconds_ms = round(1000 * float(artifact.counts.get("seconds") or 0))
         tags = tags_of(artifact, dagster_run_id, dagster_url(project))
         started = created_ms(artifact) - seconds_ms
-        run, is_resumed = self.runs.open(client, tags, artifact.key, started)
+        run, is_resumed = self.open(client, tags, artifact.key, started)
         run_id = str(run.info.run_id)
         if run.info.status == FINISHED:
             if dagster_run_id and DAGSTER_RUN_TAG not in run.data.tags:  # logged by a later process
                 log_batch(client, run_id, tags=tags)
             return run_id
-        experiment_id = self.runs.experiment_id
+        experiment_id = self.experiment_id
         log_batch(
             client,
             run_id,
@@ -203,7 +197,7 @@ class Tracking:
         ended = max(created_ms(artifact), run.info.start_time + seconds_ms)
         client.set_terminated(run_id, FINISHED, ended)
         if artifact.stage == CUSTOMIZED_CHECKPOINT:
-            self.runs.close_abandoned(client, artifact)
+            self.close_abandoned(client, artifact)
         return run_id
 
     def _log_differences(
@@ -212,13 +206,11 @@ class Tracking:
         """Write what a comparison found to the runs of its results, which MLflow compares by it."""
         for method, rows in difference_rows(comparison).items():
             fingerprint = comparison.parents.get(method, "")
-            for run in self.runs.find(
-                client, {"asset": DOMAIN_RESULTS, "fingerprint": fingerprint}
-            ):
+            for run in self.find(client, {"asset": DOMAIN_RESULTS, "fingerprint": fingerprint}):
                 key = method_key(comparison.key, method)
                 result = project.store.open(DOMAIN_RESULTS, key, fingerprint)
                 run_id = run.info.run_id
-                source = log_inputs(client, self.runs.experiment_id, project, result, run_id)
+                source = log_inputs(client, self.experiment_id, project, result, run_id)
                 log_batch(client, run_id, rows=rows, source=source)
 
 

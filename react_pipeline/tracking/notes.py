@@ -29,15 +29,15 @@ TRAINING_PAGES = "workflowType=machine_learning"
 
 
 def dagster_url(project: Project) -> str:
-    """Where a browser finds Dagster: the environment's address, else `dagster_url` of the project,
-    else "".
+    """Return where a browser finds Dagster: the environment's address, else `dagster_url` of the
+    project, else "".
     """
     return _address(DAGSTER_VARIABLE) or (project.config.dagster_url or "").rstrip("/")
 
 
 def mlflow_url(configured: str | None, tracking_uri: str) -> str:
-    """Where a browser finds MLflow: the environment's address, else the `configured` one, else the
-    server's own.
+    """Return where a browser finds MLflow: the environment's address, else the `configured` one,
+    else the server's own.
 
     What runs ask need not be what a browser can reach: it may be a name inside a network, or behind
     a proxy. A database has no address of its own: "".
@@ -47,7 +47,7 @@ def mlflow_url(configured: str | None, tracking_uri: str) -> str:
 
 
 def view_url(address: str, experiment_id: str, view: str = RESULTS_VIEW) -> str:
-    """Where the server at `address` shows a saved view."""
+    """Return where the server at `address` shows a saved view."""
     return f"{address}/#/experiments/{experiment_id}/runs?{TRAINING_PAGES}&viewStateShareKey={view}"
 
 
@@ -57,7 +57,7 @@ def run_url(dagster: str, dagster_run_id: str) -> str:
 
 
 def note(stage: str, key: str, dagster: str, dagster_run_id: str) -> str:
-    """What a run is, and on the second line the way to Dagster; Markdown."""
+    """Return what a run is, and on the second line the way to Dagster; Markdown."""
     domain, method = domain_and_method(key)
     of = f" of `{domain}`" if domain else ""
     of += f", method `{method}`" if method else ""

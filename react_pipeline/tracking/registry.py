@@ -8,17 +8,19 @@ whatever MLflow raises.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from react_pipeline.project import Project
-from react_pipeline.promotion import BASE_METHOD, Contender, HistoryEntry, Verdict, standing
+from react_pipeline.promotion import Contender, Verdict, standing
 from react_pipeline.store import Artifact
 from react_pipeline.tracking.models import model_name
 from react_pipeline.tracking.values import MAX_TAG_CHARS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
 
 VERDICT_TAG = "react.promotion"
 """Tag of the registered model: fingerprint of the verdict that its aliases show."""
@@ -61,29 +63,38 @@ def list_versions(client: MlflowClient, slug: str) -> list[Version]:
     ]
 
 
-def show_champion(client: MlflowClient, project: Project, slug: str) -> None:
-    """Write the aliases of a domain's model, and on its versions what verdicts made of them, as the
-    last verdict has it.
+def show_champion(client: MlflowClient, project: Project, promotion: Artifact) -> None:
+    """Write on the versions of a domain's model what a verdict made of them, and the aliases as the
+    last verdict has them.
     """
+    versions = {one.checkpoint: one for one in list_versions(client, promotion.key)}
+    if not versions:
+        return
+    for contender, title in _titles(Verdict.read(promotion)):
+        version = versions.get(contender.checkpoint)
+        # A verdict that is logged late leaves alone what a later one has described.
+        if version and version.tags.get("decided", "") <= promotion.manifest["created"]:
+            _annotate(client, version.number, promotion, contender, title)
     shown = None
-    while (last := standing(project, slug)[1]) != shown:  # another was decided meanwhile
+    while (last := standing(project, promotion.key)[1]) != shown:  # another was decided meanwhile
         if last is not None:
-            _show(client, last)
+            _point(client, last, versions)
         shown = last
 
 
-def _show(client: MlflowClient, last: Artifact) -> None:
-    verdict = Verdict.read(last)
-    name = model_name(verdict.domain)
-    versions = {version.checkpoint: version for version in list_versions(client, verdict.domain)}
-    if not versions:
-        return
-    for checkpoint, title in _titles(verdict, last).items():
-        version = versions.get(checkpoint)
-        # Two decisions may be of one second.
-        shown = version and (version.tags.get("verdict"), version.tags.get("decided"))
-        if version and shown != (title.name, title.entry.decided):
-            _annotate(client, name, version.number, title)
+def _titles(verdict: Verdict) -> Iterator[tuple[Contender, str]]:
+    """Yield the models that a decision is about, and what it made of them."""
+    champion, before = verdict.champion, verdict.champion_before
+    if verdict.challenger is not None:
+        yield verdict.challenger, verdict.decision
+    if not champion.is_same(before):
+        yield before, "former champion"
+    if verdict.decision == "rolled back":
+        yield champion, "champion again"
+
+
+def _point(client: MlflowClient, last: Artifact, versions: Mapping[str, Version]) -> None:
+    verdict, name = Verdict.read(last), model_name(last.key)
     challenger = verdict.challenger
     if challenger is not None and challenger.is_same(verdict.champion):
         challenger = None
@@ -96,42 +107,22 @@ def _show(client: MlflowClient, last: Artifact) -> None:
     client.set_registered_model_tag(name, VERDICT_TAG, last.fingerprint)
 
 
-class _Title(NamedTuple):
-    """What a decision made of a version; `contender` has the figures of it, if it has any."""
-
-    name: str
-    entry: HistoryEntry
-    contender: Contender | None = None
-
-
-def _titles(verdict: Verdict, last: Artifact) -> dict[str, _Title]:
-    """Return the latest title of each checkpoint that a decision is about."""
-    titles: dict[str, _Title] = {}
-    champion = Contender(method=BASE_METHOD)
-    for entry in (*verdict.history, verdict.as_history_entry(last)):
-        if entry.challenger is not None:
-            titles[entry.challenger.checkpoint] = _Title(entry.decision, entry, entry.challenger)
-        if not champion.is_same(entry.champion):
-            titles[champion.checkpoint] = _Title("former champion", entry)
-            name = "champion again" if entry.decision == "rolled back" else "promoted"
-            titles[entry.champion.checkpoint] = _Title(name, entry, entry.champion)
-        champion = entry.champion
-    return titles
-
-
-def _annotate(client: MlflowClient, name: str, number: str, title: _Title) -> None:
-    entry = title.entry
+def _annotate(
+    client: MlflowClient, number: str, promotion: Artifact, contender: Contender, title: str
+) -> None:
+    verdict, decided = Verdict.read(promotion), promotion.manifest["created"]
     tags = {
-        "verdict": title.name,
-        "decided": entry.decided,
-        "decided_by": entry.person or entry.by,
-        "reason": entry.reason,
+        "verdict": title,
+        "decided": decided,
+        "decided_by": verdict.person or verdict.by,
+        "reason": verdict.reason,
     }
-    if title.contender is not None and title.contender.top1 is not None:
-        tags["top1"] = f"{title.contender.top1:.6f}"
-    if title.contender is not None and entry.test is not None:
-        tags["gain"] = f"{entry.test.gain:+.4f}"
+    if contender.top1 is not None:
+        tags["top1"] = f"{contender.top1:.6f}"
+    if verdict.test is not None and contender == verdict.challenger:
+        tags["gain"] = f"{verdict.test.gain:+.4f}"
+    name = model_name(verdict.domain)
     for tag, value in tags.items():
         client.set_model_version_tag(name, number, tag, value[:MAX_TAG_CHARS])
-    description = f"{title.name} on {entry.decided}: {entry.reason}"[:MAX_TAG_CHARS]
+    description = f"{title} on {decided}: {verdict.reason}"[:MAX_TAG_CHARS]
     client.update_model_version(name, number, description=description)

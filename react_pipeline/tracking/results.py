@@ -40,8 +40,8 @@ DIFFERENCE_METRICS = {
 
 
 def cost_rows(artifact: Artifact) -> Iterator[Row]:
-    """What the training behind a result cost (0 for the base), or a training's own seconds under
-    that name.
+    """Yield what the training behind a result cost (0 for the base), or a training's own seconds
+    under that name.
     """
     counts: Mapping[str, object] = {}
     if artifact.stage == CUSTOMIZED_CHECKPOINT:
@@ -57,8 +57,8 @@ def cost_rows(artifact: Artifact) -> Iterator[Row]:
 
 
 def difference_rows(comparison: Artifact) -> dict[str, list[Row]]:
-    """By method, the differences that a comparison found, for the runs of the results it was made
-    from.
+    """Return, by method, the differences that a comparison found, for the runs of the results it
+    was made from.
     """
     added = [*SEED_COLUMNS, *EVIDENCE_COLUMNS]
     shown = DIFFERENCE_METRICS | {name: name for name in added}
@@ -76,5 +76,5 @@ def difference_rows(comparison: Artifact) -> dict[str, list[Row]]:
 
 
 def shown_differences() -> list[str]:
-    """The differences between models, without their bounds."""
+    """Return the differences between models, without their bounds."""
     return ["delta_top1", "gain_over_control", *EVIDENCE_DIFFERENCES]

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from react_pipeline.evaluation import METRICS
 from react_pipeline.project import Project
@@ -82,7 +82,7 @@ class Runs:
     experiment_id: str = DEFAULT_EXPERIMENT
 
     @classmethod
-    def of(cls, project: Project) -> Runs:
+    def of(cls, project: Project) -> Self:
         """Return the runs of a project, as its configuration names them."""
         config = project.config
         files = project.store.root.with_name(FILES)

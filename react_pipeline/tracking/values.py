@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
 
 def params_of(source: Artifact | Inputs) -> dict[str, str]:
-    """The configuration that decides an artifact, flat, and its domain and method; cut at
+    """Return the configuration that decides an artifact, flat, and its domain and method; cut at
     `MAX_PARAM_CHARS`.
     """
     domain, method = domain_and_method(source.key)
@@ -56,7 +56,7 @@ def params_of(source: Artifact | Inputs) -> dict[str, str]:
 
 
 def metrics_of(artifact: Artifact) -> Iterator[Row]:
-    """Every finite number: the counts at step 0, then the records of `metrics.jsonl`."""
+    """Yield every finite number: the counts at step 0, then the records of `metrics.jsonl`."""
     created = created_ms(artifact)
     # MLflow's compare page begins with the metric that was written first.
     counts = sorted(flatten(artifact.counts), key=lambda entry: entry[0] != HEADLINE_METRIC)
@@ -69,8 +69,8 @@ def metrics_of(artifact: Artifact) -> Iterator[Row]:
 
 
 def rows_of_record(record: Mapping[str, Any], time_ms: int = 0) -> Iterator[Row]:
-    """The finite numbers of one step of a training, as `training/<name>`; none of most steps of a
-    long one.
+    """Yield the finite numbers of one step of a training, as `training/<name>`; none of most steps
+    of a long one.
 
     The record's own time counts, so that a step has the same time whoever logs it; `time_ms` holds
     where it has none. MLflow stores a NaN or an infinity as 1.8e308, so these are left out.
@@ -87,8 +87,8 @@ def rows_of_record(record: Mapping[str, Any], time_ms: int = 0) -> Iterator[Row]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings, their names joined by dots and spelled in the letters that MLflow
-    allows.
+    """Yield the leaves of nested mappings, their names joined by dots and spelled in the letters
+    that MLflow allows.
     """
     for name, value in values.items():
         path = prefix + re.sub(r"[^A-Za-z0-9_.-]", "_", str(name))
@@ -99,7 +99,8 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def tags_of(source: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -> dict[str, str]:
-    """Where an artifact, or what is still being made, is in the lineage; empty tags are left out.
+    """Return where an artifact, or what is still being made, is in the lineage; empty tags are left
+    out.
 
     Args:
         dagster: Where a browser finds Dagster, if that is known.
@@ -124,7 +125,7 @@ def tags_of(source: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -
 
 
 def files_of(artifact: Artifact) -> Iterator[Path]:
-    """The small files of the top level that a person may want to see, and the manifest."""
+    """Yield the small files of the top level that a person may want to see, and the manifest."""
     files = artifact.manifest["files"]
     # The tables of pages with figures are small, and what a notebook reads.
     suffixes = (*LOGGED_SUFFIXES, ".parquet") if "dashboard.html" in files else LOGGED_SUFFIXES
@@ -135,7 +136,7 @@ def files_of(artifact: Artifact) -> Iterator[Path]:
 
 
 def created_ms(artifact: Artifact) -> int:
-    """When the artifact was published, in milliseconds since 1970."""
+    """Return when the artifact was published, in milliseconds since 1970."""
     return round(datetime.fromisoformat(artifact.manifest["created"]).timestamp() * 1000)
 
 

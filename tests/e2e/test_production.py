@@ -28,7 +28,6 @@ from support.services import answer, free_port, postgres, program, running
 
 from react_pipeline.project.project import Project
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.runs import Runs
 
 REPOSITORY = Path(__file__).parents[2]
 PRODUCTION = REPOSITORY / "dagster_home" / "production"
@@ -511,9 +510,9 @@ def test_what_the_page_says_for_one_server_works_together(
         for port in ("3000", "5000"):
             answer(inside.format(ports[port]), 240)
         # Runs write past the proxy, browsers read and search through it.
-        tracking = Tracking(Runs(inside.format(ports["5000"]), "tiny"))
-        tracking.runs.connect()
-        search = {"experiment_ids": [tracking.runs.experiment_id], "max_results": 10}
+        tracking = Tracking(inside.format(ports["5000"]), "tiny")
+        tracking.connect()
+        search = {"experiment_ids": [tracking.experiment_id], "max_results": 10}
         assert page("8500", "/ajax-api/2.0/mlflow/runs/search", search) == {}
         query = (
             "{assetNodes{assetKey{path}} instance{daemonHealth{allDaemonStatuses{required "

@@ -38,7 +38,7 @@ def test_all_faults_of_a_domain_are_listed_with_their_fields(tmp_path: Path) -> 
     text = reported(tmp_path / "pets.yaml", raw)
     for words in (
         "classes: 'Cat' occurs twice",
-        "templates: 'a photo': needs {}",
+        "templates.0: 'a photo': needs {}",
         "classnames: unknown field",
     ):
         assert words in text
@@ -52,7 +52,7 @@ def test_all_faults_of_a_domain_are_listed_with_their_fields(tmp_path: Path) -> 
         ({"classes": []}, "classes"),
         ({"classes": "cat"}, "classes"),
         ({"classes": [""]}, "classes.0: "),
-        ({"templates": []}, "the list is empty"),
+        ({"templates": []}, "at least 1 item"),
         ({"templates": ["{} and {}"]}, "exactly once"),
         ({"customization": {"steps": -1}}, "customization.steps"),
         ({"evaluation": {"name": "x", "kind": "folder"}}, "evaluation.path: Field required"),
@@ -168,15 +168,9 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:  # 22
         load_domain(tmp_path / "pets.yaml")
 
 
-@pytest.mark.parametrize("slug", ["..", "a/b", "with space", "Grün", "Pets", "-x", "a" * 64, ""])
+@pytest.mark.parametrize("slug", ["..", "a/b", "a\n", "Grün", "Pets", "-x", "a" * 64, ""])
 def test_slugs_that_are_no_safe_names_are_refused(tmp_path: Path, slug: str) -> None:  # 23
     assert SLUG_RULE in reported(tmp_path / "pets.yaml", {**GOOD, "slug": slug})
-
-
-@pytest.mark.parametrize("slug", ["..", "a/b", "a b", "Grün", "a\n", "-x", "a" * 64, ""])
-def test_no_domain_has_a_slug_that_is_no_safe_name(slug: str) -> None:  # 23
-    with pytest.raises(ValueError, match="63 characters"):
-        DomainConfig.model_validate({**GOOD, "slug": slug})
 
 
 def test_the_slug_must_be_the_name_of_the_file(tmp_path: Path) -> None:  # 23

@@ -61,7 +61,7 @@ def publish(project: Project, records: list[dict[str, float]]) -> Artifact:
 def test_a_failed_training_has_a_run_with_reason_and_losses(
     tracking: Tracking,
 ) -> None:  # 27
-    with LiveRun(tracking.runs) as live:
+    with LiveRun(tracking) as live:
         live.started(INPUTS, 0)
         for step in range(5):
             live.stepped(record(step, 1))
@@ -79,14 +79,14 @@ def test_a_failed_training_has_a_run_with_reason_and_losses(
 def test_a_retried_training_finishes_without_a_double_row(  # 27
     tracking: Tracking, tiny_project: Project
 ) -> None:
-    with pytest.raises(OSError, match="gone"), LiveRun(tracking.runs) as live:
+    with pytest.raises(OSError, match="gone"), LiveRun(tracking) as live:
         live.started(INPUTS, 0)
         for step in range(6):
             live.stepped(record(step, 1))
         raise OSError("the disk is gone")
     assert the_run(tracking).info.status == "FAILED"
 
-    with LiveRun(tracking.runs) as retry:
+    with LiveRun(tracking) as retry:
         retry.started(INPUTS, 4)
         for step in range(4, 8):
             retry.stepped(record(step, 2))
@@ -126,7 +126,7 @@ def test_a_killed_training_stays_open_and_its_retry_resumes(
     assert done.returncode == -signal.SIGKILL
     left = the_run(tracking)
     assert left.info.status == "RUNNING"
-    with LiveRun(tracking.runs) as retry:
+    with LiveRun(tracking) as retry:
         retry.started(INPUTS, 2)
         for step in (2, 3):
             retry.stepped(record(step, 2))
@@ -149,7 +149,7 @@ def test_training_that_diverges_is_failed_in_mlflow(
 
     with (
         pytest.raises(TrainingError) as raised,
-        LiveRun(tracking.runs) as live,
+        LiveRun(tracking) as live,
     ):
         customize(diverging, "shapes", "full", live)
     (run,) = runs_of(tracking, asset="customized_checkpoint")
@@ -166,7 +166,7 @@ def test_a_killed_training_is_closed_and_a_running_one_finishes(  # 30
         replace(INPUTS, config={"method": "full", "steps": steps}) for steps in (9, 10)
     )
     for inputs in (killed, running):
-        live = LiveRun(tracking.runs)
+        live = LiveRun(tracking)
         live.started(inputs, 0)
         live.close()  # its thread has opened the run, which stays RUNNING
     tracking.log_artifact(tiny_project, publish(tiny_project, [record(0, 1)]))

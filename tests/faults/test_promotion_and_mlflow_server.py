@@ -17,7 +17,6 @@ from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide, roll_back
 from react_pipeline.tracking import log
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.runs import Runs
 
 
 @pytest.mark.slow
@@ -32,7 +31,7 @@ def test_verdicts_reach_a_server_that_was_down(
     database = f"sqlite:///{shutil.copy(mlflow_database, tmp_path / 'server.db')}"
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
-    registry = Tracking(Runs(uri, "tiny"))
+    registry = Tracking(uri, "tiny")
     project = make_project(methods=["base", "gated-image"])
     result(project, "shapes", "base", outcomes(100))
     result(project, "shapes", "gated-image", outcomes(140))

@@ -21,7 +21,6 @@ from react_pipeline.project.project import Project
 from react_pipeline.store.errors import ReactError
 from react_pipeline.tracking import log
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.runs import Runs
 
 REASONS = {"silent": "timeout", "overloaded": "503", "looping": "307", "down": "refused"}
 HANG_SECONDS = 60
@@ -43,7 +42,7 @@ def test_a_sick_server_holds_nobody_up_and_loses_nothing(
     answers: list[object] = []
 
     def use(uri: str) -> None:
-        sick = Tracking(Runs(uri, "tiny"))
+        sick = Tracking(uri, "tiny")
         answers.append(sick.sync(tiny_project))
         answers.extend(sick.log_artifact(tiny_project, artifact) for artifact in artifacts)
         answers.append(sick.results_page("address"))

@@ -25,7 +25,7 @@ from react_pipeline.extensions.dashboard.overview import overview
 from react_pipeline.project.project import Project
 from react_pipeline.tracking import log
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.runs import Runs, only
+from react_pipeline.tracking.runs import only
 
 DOWN = "http://127.0.0.1:9"
 
@@ -42,7 +42,7 @@ def test_a_server_that_is_down_costs_no_result(  # 29
     tracking: Tracking, tiny_project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = artifact_of(tiny_project, "retrieved_set", "shapes")
-    assert Tracking(Runs(DOWN, "tiny")).log_artifact(tiny_project, first, "dagster-1") is None
+    assert Tracking(DOWN, "tiny").log_artifact(tiny_project, first, "dagster-1") is None
     assert "unavailable" in caplog.text
     assert tiny_project.store.current("retrieved_set", "shapes") == first
 
@@ -55,7 +55,7 @@ def test_a_server_that_is_down_costs_no_result(  # 29
 def test_server_that_failed_is_not_asked_again_at_once(  # 29
     tiny_project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tracking = Tracking(Runs("http://127.0.0.1:19", "tiny"))
+    tracking = Tracking("http://127.0.0.1:19", "tiny")
     artifact = artifact_of(tiny_project, "retrieved_set", "shapes")
     tracking.log_artifact(tiny_project, artifact)
     assert "unavailable" in caplog.text
@@ -142,7 +142,7 @@ def test_a_sync_ends_at_a_server_that_fails_meanwhile(  # 29
         asked.append(run_id)
         raise MlflowException("the disk is full")
 
-    tracking.runs.connect()
+    tracking.connect()
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_artifact", failing)
         patch.setattr(MlflowClient, "set_experiment_tag", failing)
@@ -185,7 +185,7 @@ def test_two_hosts_that_log_at_once_make_one_run(
     def create_late(client: MlflowClient, *arguments: Any, **options: Any) -> Any:
         if not other:
             other.append(None)
-            other[0] = Tracking(Runs(tracking.uri, "tiny")).log_artifact(tiny_project, artifact)
+            other[0] = Tracking(tracking.uri, "tiny").log_artifact(tiny_project, artifact)
         return create(client, *arguments, **options)
 
     monkeypatch.setattr(MlflowClient, "create_run", create_late)
@@ -264,7 +264,7 @@ def test_mlflow_down_during_results_loses_and_doubles_nothing(
     )
     made = [results["base"], results["gated-image"], compare(project, "shapes"), overview(project)]
     for artifact in made:
-        assert Tracking(Runs(DOWN, "tiny")).log_artifact(project, artifact) is None
+        assert Tracking(DOWN, "tiny").log_artifact(project, artifact) is None
     tracking.sync(project)
     for artifact in made:
         (run,) = runs_of(tracking, fingerprint=artifact.fingerprint)

@@ -115,28 +115,16 @@ def test_predicted_size_is_the_size_of_the_file(text: str, tmp_path: Path) -> No
         "OPQ0,IVF1,SQ8",
         "OPQ8_0,IVF1,SQ8",
         "IVF1_HNSW0,Flat",
+        "HNSW1",
+        "IVF64_HNSW1,Flat",
+        "IVF64,PQ64x16",
+        "OPQ8,IVF64,PQ8x3",
     ],
 )
 def test_a_foreign_key_is_refused_in_the_configuration(text: str) -> None:
     with pytest.raises(ValidationError, match="`auto`"):
         IndexConfig(key=text)
     with pytest.raises(InputError, match=r"index\.key"):
-        Key.parse(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("HNSW1", "at least 2 links a row"),
-        ("IVF64_HNSW1,Flat", "at least 2 links a row"),
-        ("IVF64,PQ64x16", "codes of 16 bits are not built; use 4 to 12"),
-        ("OPQ8,IVF64,PQ8x3", "codes of 3 bits are not built; use 4 to 12"),
-    ],
-)
-def test_too_few_links_and_codes_of_wrong_bits_are_refused(text: str, words: str) -> None:
-    with pytest.raises(ValidationError, match=words):
-        IndexConfig(key=text)
-    with pytest.raises(InputError, match=rf"index\.key: .*{words}"):
         Key.parse(text)
 
 

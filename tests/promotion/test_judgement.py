@@ -63,13 +63,6 @@ def test_the_interval_is_a_bootstrap_and_the_test_a_coin() -> None:
     assert test.p_value == pytest.approx(exact, rel=1e-9)
 
 
-def test_equal_results_have_no_gain_and_no_interval() -> None:
-    (same,) = random_methods(2, [0.5])
-    test = paired_test(measured("full", same), measured("base", same), 0.95)
-    assert (test.gain, test.low, test.high, test.p_value) == (0, 0, 0, 1)
-    assert not test.exceeds(0.0)
-
-
 @pytest.mark.slow
 def test_methods_of_equal_accuracy_are_hardly_ever_promoted() -> None:
     promoted = 0
@@ -83,17 +76,6 @@ def test_methods_of_equal_accuracy_are_hardly_ever_promoted() -> None:
         promoted += found.decision == "promoted"
     # 2.5% are expected at most, that is 3.75; 7 is almost two standard deviations above.
     assert promoted <= 7
-
-
-def test_a_real_gain_is_found_among_several_candidates() -> None:
-    base, better, *others = random_methods(5, [0.5, 0.65, 0.5, 0.5])
-    names = ("full", "gated-image", "locked-text")
-    candidates = [
-        Candidate(measured(method, correct))
-        for method, correct in zip(names, [better, *others], strict=True)
-    ]
-    found = judge(candidates, measured("base", base), "base", SETTINGS)
-    assert found.decision == "promoted" and found.challenger == candidates[0].result.contender
 
 
 @pytest.mark.parametrize(("won", "enough"), [(4, False), (5, False), (6, True)])
@@ -113,7 +95,7 @@ def test_other_images_classes_or_templates_are_not_compared() -> None:
     base = measured("base", correct, templates="simple")
     with pytest.raises(InputError, match="the same images"):
         paired_test(measured("full", correct, images=1, templates="simple"), base, 0.95)
-    with pytest.raises(InputError, match="classes or templates"):
+    with pytest.raises(InputError, match="templates"):
         paired_test(measured("full", correct, templates="imagenet"), base, 0.95)
 
 
@@ -124,7 +106,7 @@ def test_synonyms_measure_nothing_and_names_do() -> None:
     more = [{"name": "jeans", "synonyms": ["pants"]}, classes[1]]
     assert paired_test(measured("full", correct, classes=more), base, 0.95).n == 10
     other = [{"name": "pants", "synonyms": []}, classes[1]]
-    with pytest.raises(InputError, match="classes or templates"):
+    with pytest.raises(InputError, match="classes"):
         paired_test(measured("full", correct, classes=other), base, 0.95)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,10 +11,9 @@ import yaml
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
-from react_pipeline.promotion.case import _refuse_unreadable, reevaluate, standing
+from react_pipeline.promotion.case import reevaluate, standing
 from react_pipeline.promotion.decision import decide, promote
 from react_pipeline.retrieval.retrieve import retrieve_pairs
-from react_pipeline.store.errors import CorruptArtifact
 from react_pipeline.training.customization import customize
 
 GATED = "gated-image"
@@ -60,11 +57,3 @@ def test_a_champion_is_measured_with_its_own_checkpoint(
     assert reevaluate(project, "shapes").reused
     verdict = decide(project, "shapes").counts
     assert verdict["decision"] in ("kept", "challenger", "promoted") and verdict["n"] == 12
-
-
-def test_a_disk_that_fails_is_no_damaged_result() -> None:
-    for cause, is_refused in ((OSError(errno.EIO, "I/O"), True), (FileNotFoundError(), False)):
-        error = CorruptArtifact("unreadable")
-        error.__cause__ = cause
-        with pytest.raises(CorruptArtifact) if is_refused else nullcontext():
-            _refuse_unreadable(error)

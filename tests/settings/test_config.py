@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from react_pipeline.extensions.elevater.settings import ElevaterConfig
 from react_pipeline.project.project import Project
 from react_pipeline.settings.config import DomainConfig
-from react_pipeline.settings.files import load_domain, load_domains, load_pipeline
+from react_pipeline.settings.files import load_domain, load_pipeline
 from react_pipeline.settings.training import CustomizationConfig, TrainingConfig, TrainingOverrides
 from react_pipeline.store.errors import ConfigError
 
@@ -49,10 +49,6 @@ def test_one_text_is_a_list_of_one_place(tmp_path: Path) -> None:
     assert load_pipeline(write(tmp_path / "pipeline.yaml", raw)).corpus.shards == (
         str(tmp_path / "data/*.tar"),
     )
-    raw["corpus"] = {"kind": "urls", "urls": "tables/*.parquet"}
-    assert load_pipeline(write(tmp_path / "pipeline.yaml", raw)).corpus.urls == (
-        str(tmp_path / "tables/*.parquet"),
-    )
 
 
 def test_tilde_is_the_home_directory_in_every_path(
@@ -67,30 +63,22 @@ def test_tilde_is_the_home_directory_in_every_path(
         "corpus": {"shards": ["~/data/*.tar", "~nobody-is-called-so/a.tar", "s3://bucket/~a.tar"]},
         "encoder": {"model": "ViT-B-32", "pretrained": "~/weights.pt"},
         "store": "~/store",
-        "domains": "~/domains",
         "elevater": {"root": "~/elevater"},
     }
     config = load_pipeline(write(here / "pipeline.yaml", raw))
-    assert (config.store, config.domains, config.section(ElevaterConfig).root) == tuple(
-        home / name for name in ("store", "domains", "elevater")
+    assert (config.store, config.section(ElevaterConfig).root) == (
+        home / "store",
+        home / "elevater",
     )
     assert config.encoder.pretrained == str(home / "weights.pt")
-    shards = (
+    assert config.corpus.shards == (
         str(home / "data/*.tar"),
         str(here / "~nobody-is-called-so/a.tar"),
         "s3://bucket/~a.tar",
     )
-    assert config.corpus.shards == shards
-    raw["corpus"] = {"kind": "embeddings", "embeddings": "~/laion", "indices": "~/faiss"}
-    corpus = load_pipeline(write(here / "pipeline.yaml", raw)).corpus
-    assert (corpus.embeddings, corpus.indices) == (home / "laion", home / "faiss")
-    domain = {
-        "classes": [{"name": "cat", "seeds": ["~/cat.jpg", "seeds/cat.jpg"]}],
-        "evaluation": {"name": "mine", "kind": "folder", "path": "~/images"},
-    }
-    loaded = load_domain(write(here / "pets.yaml", domain))
-    assert loaded.evaluation is not None and loaded.evaluation.path == home / "images"
-    assert loaded.classes[0].seeds == (home / "cat.jpg", Path("seeds/cat.jpg"))
+    domain = {"classes": [{"name": "cat", "seeds": ["~/cat.jpg", "seeds/cat.jpg"]}]}
+    (entry,) = load_domain(write(here / "pets.yaml", domain)).classes
+    assert entry.seeds == (home / "cat.jpg", Path("seeds/cat.jpg"))
 
 
 def test_every_problem_is_reported_at_once_with_file_and_field(tmp_path: Path) -> None:
@@ -118,26 +106,15 @@ def test_every_problem_is_reported_at_once_with_file_and_field(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("shard", "reported"),
     [
-        ("pipe:cat data.tar", "commands"),
-        (" pipe:cat data.tar", "commands"),
-        ("file:data.tar", "write the path itself"),
-        ("file:///data.tar", "write the path itself"),
+        ("pipe:cat data.tar", "only local paths and"),
+        ("file:data.tar", "only local paths and"),
         ("ftp://host/data.tar", "only local paths and"),
-        ("S3://bucket/data.tar", "only local paths and"),
-        ("http:/host/data.tar", "only local paths and"),
-        ("simplecache::s3://bucket/data.tar", "chained"),
-        ("s3://bucket/data.tar::pipe:cat", "chained"),
-        ("https://me:hush@host/data.tar", "credentials come from the environment"),
-        ("https://host/data.tar?X-Amz-Signature=1234", "signed links"),
-        ("https://host/data/*.tar", "lists no files"),
+        ("simplecache::s3://bucket/data.tar", "only local paths and"),
+        ("https://me:hush@host/data.tar", "only local paths and"),
+        ("https://host/data.tar?X-Amz-Signature=1234", "only local paths and"),
         ("https://host/{00000..99999999}.tar", "more than 1,000,000 files"),
-        ("https://host/{a..tar", "braces must close"),
-        ("https://host/{5..3}.tar", "runs backwards"),
-        ("https:///data.tar", "not a complete URL"),
-        ("s3://bucket", "not a complete URL"),
-        ("s3://*/data.tar", "must be written out"),
-        ("https://host/a b.tar", "blanks"),
-        ("data\n.tar", "control characters"),
+        ("s3://bucket", "only local paths and"),
+        ("s3://*/data.tar", "only local paths and"),
     ],
 )
 def test_commands_chains_and_secrets_are_no_shards(
@@ -165,10 +142,6 @@ def test_urls_stay_and_other_places_of_a_corpus_are_absolute(
     raw = {"corpus": {"shards": shards}, "encoder": {"model": "demo"}}
     corpus = load_pipeline(write(tmp_path / "pipeline.yaml", raw)).corpus
     assert corpus.shards == (*shards[:2], str(tmp_path / "data/{0..3}.tar"))
-    raw["corpus"] = {"kind": "urls", "urls": ["tables/*.parquet"]}
-    assert load_pipeline(write(tmp_path / "pipeline.yaml", raw)).corpus.urls == (
-        str(tmp_path / "tables/*.parquet"),
-    )
     raw["corpus"] = {"kind": "embeddings", "embeddings": "laion", "indices": "laion/faiss"}
     corpus = load_pipeline(write(tmp_path / "pipeline.yaml", raw)).corpus
     assert (corpus.embeddings, corpus.indices) == (tmp_path / "laion", tmp_path / "laion/faiss")
@@ -180,44 +153,27 @@ def test_urls_stay_and_other_places_of_a_corpus_are_absolute(
         ({"kind": "webdataset"}, "corpus.shards: Field required"),
         ({"kind": "urls"}, "corpus.urls: Field required"),
         ({"kind": "embeddings"}, "corpus.embeddings: Field required"),
-        (
-            {"kind": "webdatset", "shards": ["a.tar"]},
-            "corpus: `kind`",
-        ),
         ({"kind": "webdatset", "shards": ["a.tar"]}, "did you mean webdataset?"),
-        ({"kind": 3}, "corpus: `kind`"),
         (["a.tar"], "corpus: should be a valid mapping"),
-        ({"kind": "demo", "shards": ["a.tar"]}, "corpus.shards: unknown field; another `kind`"),
+        ({"kind": "demo", "shards": ["a.tar"]}, "corpus.shards: unknown field here"),
         (
             {"kind": "urls", "urls": ["a.parquet"], "shards": ["a.tar"]},
-            "corpus.shards: unknown field; another `kind`",
+            "corpus.shards: unknown field here",
         ),
         (
             {"kind": "webdataset", "shards": ["a.tar"], "keys": "by_folder"},
             "`keys` was removed",
         ),
-        (
-            {"kind": "webdataset", "shards": ["a.tar"], "indices": "x"},
-            "corpus.indices: unknown field; another `kind`",
-        ),
         ({"kind": "urls", "urls": ["https://host/a.parquet"]}, "local paths only"),
         (
             {"kind": "urls", "urls": ["s3://me:hush-hush@host/a.parquet"]},
-            "'s3://…': tables and folders",
+            "…@host/a.parquet': tables and folders",
         ),
         ({"kind": "urls", "urls": ["a.parquet"], "caption_column": "url"}, "name the same column"),
         ({"shards": ["a.tar"], "storage": {"secret": "hush-hush"}}, "corpus.storage.secret"),
         (
-            {"shards": ["a.tar"], "storage": {"aws_access_key_id": "hush-hush"}},
-            "corpus.storage.aws_access_key_id",
-        ),
-        (
             {"shards": ["a.tar"], "storage": {"endpoint_url": "http://me:hush-hush@host"}},
             "corpus.storage.endpoint_url",
-        ),
-        (
-            {"shards": ["a.tar"], "storage": {"colour": "red"}},
-            "corpus.storage.colour: unknown field",
         ),
     ],
 )
@@ -363,15 +319,6 @@ def test_classes_of_one_name_have_ids_that_differ(classes: list[Any], token: str
     assert domain.prompt_names == ["crane", "crane", "robin"]
     with pytest.raises(ValidationError, match=token):
         DomainConfig.model_validate({"slug": "cranes", "classes": classes})
-
-
-def test_one_bad_domain_leaves_the_others(tmp_path: Path) -> None:
-    write(tmp_path / "good.yaml", {"classes": ["cat", {"name": "dog", "synonyms": ["hound"]}]})
-    write(tmp_path / "bad.yaml", {"classes": []})
-    domains, problems = load_domains(tmp_path)
-    assert list(domains) == ["good"]
-    assert domains["good"].class_names == ["cat", "dog"]
-    assert [problem.file.name for problem in problems] == ["bad.yaml"]
 
 
 @pytest.mark.parametrize("slug", ["all", "corpus", "mean"])

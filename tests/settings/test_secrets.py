@@ -91,7 +91,7 @@ def test_neither_doctor_logs_arguments_nor_links_hold_it(
         raise OSError(f"no answer from {DATABASE}")
 
     monkeypatch.setattr(Runs, "connect", fail)
-    assert Tracking(Runs(DATABASE, "tiny")).sync(tiny_project) is None
+    assert Tracking(DATABASE, "tiny").sync(tiny_project) is None
     arguments = [*_mlflow(5000, ""), *torchrun_command(2, [], ["--config", str(tiny_project.path)])]
     shown = [
         *found.values(),

@@ -11,7 +11,7 @@ from react_pipeline.store import Scratch
 from react_pipeline.store import store as store_module
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.durable import sha256_of
-from react_pipeline.store.errors import CorruptArtifact, InputError, MissingArtifact
+from react_pipeline.store.errors import CorruptArtifact, InputError
 from react_pipeline.store.store import Store
 
 
@@ -91,32 +91,11 @@ def test_an_older_artifact_is_current_when_its_inputs_return(store: Store) -> No
     assert store.current("thing", "all") == first
 
 
-def test_what_was_never_built_is_named(store: Store) -> None:
-    with pytest.raises(MissingArtifact, match="thing"):
-        store.current("thing", "all")
-
-
 def test_a_file_not_in_the_manifest_is_refused(store: Store) -> None:
     artifact = store.build(inputs(), write_one)
     (artifact.path / "stray.txt").write_text("x")
     with pytest.raises(CorruptArtifact, match="stray"):
         artifact.file("stray.txt")
-
-
-def test_prune_keeps_current_artifacts_and_their_parents(store: Store) -> None:
-    old_parent = store.build(inputs(1, "parent"), write_one)
-    child = store.build(inputs(1, "child", parent=old_parent), write_one)
-    new_parent = store.build(inputs(2, "parent"), write_one)
-    stale = store.build(inputs(1, "other", key="domain/method"), write_one)
-    current = store.build(inputs(2, "other", key="domain/method"), write_one)
-    assert store.prune(dry_run=True, keep_seconds=-1) == [stale.address]
-    assert store.open(stale.stage, stale.key, stale.fingerprint) == stale
-    assert store.prune(keep_seconds=-1) == [stale.address]
-    assert store.versions(stale.stage, stale.key) == [current.fingerprint]
-    with pytest.raises(MissingArtifact):
-        store.open(stale.stage, stale.key, stale.fingerprint)
-    for kept in (old_parent, child, new_parent, current):
-        assert store.open(kept.stage, kept.key, kept.fingerprint) == kept
 
 
 def in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -21,11 +21,3 @@ def test_of_many_callers_one_creates_a_note(tmp_path: Path) -> None:
     winners = [text for text, (created, _) in zip(texts, answers, strict=True) if created]
     assert len(winners) == 1
     assert {read for _, read in answers} == {*winners}, "everybody reads the whole text"
-
-
-def test_a_note_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    store.write_note("after", "before")
-    assert not store.create_note("after", "later")
-    assert store.read_note("after") == "before"
-    assert store.create_note("another", "later")

@@ -37,7 +37,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> P
 @pytest.fixture
 def project(logged: Path, tmp_path: Path) -> Project:
     made = Project.load(shutil.copytree(logged, tmp_path / OLD) / "pipeline.yaml")
-    Tracking.of(made).runs.connect()
+    Tracking.of(made).connect()
     return made
 
 
@@ -119,7 +119,7 @@ def test_a_project_that_is_opened_through_a_link_stays_as_it_is(
 ) -> None:
     before = texts(project)
     (tmp_path / "link").symlink_to(project.path.parent, target_is_directory=True)
-    Tracking.of(Project.load(tmp_path / "link" / "pipeline.yaml")).runs.connect()
+    Tracking.of(Project.load(tmp_path / "link" / "pipeline.yaml")).connect()
     assert texts(project) == before
 
 
@@ -141,10 +141,10 @@ def test_nothing_is_rewritten_if_not_everything_is(
     columns = relocation._COLUMNS
     monkeypatch.setattr(relocation, "_COLUMNS", f"{columns} UNION ALL SELECT 'none', 'none'")
     with pytest.raises(sqlite3.OperationalError, match="none"):
-        Tracking.of(moved).runs.connect()
+        Tracking.of(moved).connect()
     assert texts(moved) == before
     monkeypatch.undo()
-    Tracking.of(moved).runs.connect()
+    Tracking.of(moved).connect()
     assert not [text for text in texts(moved) if OLD in text]
 
 
@@ -160,11 +160,11 @@ def test_a_copy_over_a_shared_database_is_refused_with_remedy(
             tmp_path / name, tmp_path / "none", tmp_path / "none", tracking_uri=uri
         )
         if name == "one":
-            Tracking.of(project).runs.connect()
+            Tracking.of(project).connect()
     with pytest.raises(ReactError, match="`project`"):
-        Tracking.of(project).runs.connect()
+        Tracking.of(project).connect()
     shutil.move(tmp_path / "one", tmp_path / "gone")
     (tmp_path / "one").mkdir()
     (tmp_path / "other" / "mlartifacts").mkdir()
     (tmp_path / "one" / "mlartifacts").symlink_to(tmp_path / "other" / "mlartifacts")
-    Tracking.of(project).runs.connect()
+    Tracking.of(project).connect()

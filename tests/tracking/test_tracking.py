@@ -25,7 +25,7 @@ from react_pipeline.store.store import Store
 from react_pipeline.tracking.datasets import dataset_inputs
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.runs import Runs
-from react_pipeline.tracking.values import files_of, flatten, metrics_of, params_of, rows_of_record
+from react_pipeline.tracking.values import files_of, metrics_of, params_of, rows_of_record
 
 
 def test_artifact_becomes_finished_run_below_run_of_its_domain(
@@ -161,6 +161,7 @@ def test_results_of_all_methods_can_be_compared_by_same_metrics(
     runs = {
         m: log(tracking, compared, "domain_results", f"shapes/{m}") for m in ("base", "gated-image")
     }
+    assert runs["base"].info.run_name == "shapes/base"  # MLflow cuts long names in comparisons
     assert all(keys <= set(run.data.metrics) for run in runs.values())
     log(tracking, compared, "comparison", "shapes")
     table = pd.read_parquet(
@@ -228,14 +229,6 @@ def test_runs_name_user_project_and_commit(
     assert tags["mlflow.user"] == run.info.user_id == getpass.getuser()
 
 
-def test_names_of_runs_begin_with_domain_and_method(tracking: Tracking, compared: Project) -> None:
-    # MLflow cuts long names where it compares runs.
-    assert log(tracking, compared, "domain_results", "shapes/base").info.run_name == "shapes/base"
-    log(tracking, compared, "comparison", "shapes")
-    names = {run.info.run_name for run in runs_of(tracking, domain="shapes")}
-    assert {"shapes/gated-image customized_checkpoint", "shapes comparison"} <= names
-
-
 def test_models_are_ranked_by_what_was_measured_of_them(
     tracking: Tracking, compared: Project
 ) -> None:
@@ -284,53 +277,14 @@ def test_the_experiment_has_views_of_results_and_trainings(
     tracking: Tracking, compared: Project
 ) -> None:
     run = log(tracking, compared, "domain_results", "shapes/base")
-    log(tracking, compared, "comparison", "shapes")
-    (run,) = runs_of(tracking, fingerprint=run.data.tags["fingerprint"])
     client = MlflowClient(tracking.uri)
-    client.set_experiment_tag(
-        run.info.experiment_id, "mlflow.sharedViewState.results", "of an earlier version"
-    )
-    Runs(tracking.uri, tracking.experiment).connect()
     tags = client.get_experiment(run.info.experiment_id).tags
-    views = {
-        name: json.loads(tags[f"mlflow.sharedViewState.{name}"])
-        for name in ("results", "gain-beside-control", "methods-of-a-domain", "trainings")
-    }
-    assert [view["name"] for view in views.values()] == [
-        "Results",
-        "Gain beside control",
-        "Methods of a domain",
-        "Trainings",
-    ]
-    shown = json.loads(views["results"]["state"])
-    assert [
-        found.info.run_id
-        for found in client.search_runs([run.info.experiment_id], shown["searchFilter"])
-    ]
-    assert (
-        {*shown["selectedColumns"], "attributes.`Run Name`"}
-        == {*shown["columnOrder"]}
-        == {*shown["columnWidths"]}
-    )
-    assert shown["columnWidths"]["metrics.`top1`"] > 100  # MLflow's own, which cuts a fraction
-    assert shown["runsHiddenMode"] == "SHOW_ALL"
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    shown = json.loads(json.loads(tags["mlflow.sharedViewState.results"])["state"])
+    assert client.search_runs([run.info.experiment_id], shown["searchFilter"])
+    assert {*shown["selectedColumns"], "attributes.`Run Name`"} == {*shown["columnOrder"]}
     link = f"[Gain beside control](#/experiments/{run.info.experiment_id}/runs?workflowType=machine"
     assert link in tags["mlflow.note.content"]
-    names = {column.split("`")[1] for column in shown["selectedColumns"]}
-    extra = {"gain_over_control", "guard_delta", "judged_delta", "judged_gain"}
-    assert names - extra <= {
-        *run.data.metrics,
-        *run.data.params,
-    }
-
-
-def test_mlflow_pages_begin_with_accuracy_and_trainings(
-    tracking: Tracking, compared: Project
-) -> None:
-    run = log(tracking, compared, "domain_results", "shapes/base")
-    assert next(metrics_of(compared.store.current("domain_results", "shapes/base"))).name == "top1"
-    experiment = MlflowClient(tracking.uri).get_experiment(run.info.experiment_id)
-    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 def test_comparisons_and_overview_are_runs_with_page_and_table(
@@ -376,27 +330,14 @@ def test_large_files_stay_in_the_store(tiny_project: Project) -> None:
     assert names == {"small.csv", "page.html", "manifest.json"}
 
 
-def test_sets_are_data_sets_whose_digest_is_the_fingerprint(
-    tracking: Tracking, tiny_project: Project
-) -> None:
-    retrieved = artifact_of(tiny_project, "retrieved_set", "shapes")
-    checkpoint = artifact_of(
-        tiny_project, "customized_checkpoint", "shapes/full", parents={"retrieved_set": retrieved}
-    )
-    tracking.log_artifact(tiny_project, retrieved)
-    tracking.log_artifact(tiny_project, checkpoint)
-    for artifact in (retrieved, checkpoint):
-        (run,) = runs_of(tracking, fingerprint=artifact.fingerprint)
-        (entry,) = run.inputs.dataset_inputs
-        assert entry.dataset.digest == retrieved.fingerprint
-        assert json.loads(entry.dataset.source)["uri"] == Path(retrieved.address).as_uri()
-
-
 def test_data_sets_have_a_schema_and_their_size(tracking: Tracking, compared: Project) -> None:
     run = log(tracking, compared, "customized_checkpoint", "shapes/gated-image")
     datasets = {entry.dataset.name: entry.dataset for entry in run.inputs.dataset_inputs}
     dataset = datasets["retrieved_set-shapes"]
-    table = pd.read_parquet(compared.store.current("retrieved_set", "shapes").file("pairs.parquet"))
+    retrieved = compared.store.current("retrieved_set", "shapes")
+    assert dataset.digest == retrieved.fingerprint
+    assert json.loads(dataset.source)["uri"] == Path(retrieved.address).as_uri()
+    table = pd.read_parquet(retrieved.file("pairs.parquet"))
     profile = {"num_rows": len(table), "num_elements": table.size}
     assert json.loads(dataset.profile) == profile
     columns = {one["name"]: one["type"] for one in json.loads(dataset.schema)["mlflow_colspec"]}
@@ -425,9 +366,7 @@ CONTEXTS = {
 @pytest.mark.parametrize(
     ("stage", "key", "sets"),
     [
-        ("evaluation_set", "shapes", ["evaluation_set"]),
         ("few_shot_set", "shapes", ["evaluation_set", "few_shot_set"]),
-        ("retrieved_set", "shapes", ["evaluation_set", "retrieved_set"]),
         ("control_set", "shapes", ["evaluation_set", "retrieved_set", "control_set"]),
         ("customized_checkpoint", "shapes/few-shot-gda", ["few_shot_set", "retrieved_set"]),
         ("domain_results", "shapes/few-shot-gda", ["evaluation_set"]),
@@ -449,53 +388,18 @@ def test_the_sets_of_a_run_say_whether_models_train_on_them(
     assert contexts == {name: CONTEXTS[name] for name in names}
 
 
-def test_artifacts_of_no_domain_are_below_the_run_of_the_corpus(
-    tracking: Tracking, tiny_project: Project
-) -> None:
-    artifact = artifact_of(tiny_project, "faiss_index", "all")
-    tracking.log_artifact(tiny_project, artifact)
-    (run,) = runs_of(tracking, fingerprint=artifact.fingerprint)
-    (parent,) = runs_of(tracking, **{"react.parent": "corpus"})
-    assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    assert "domain" not in run.data.tags
-
-
-def test_addresses_are_given_only_where_a_browser_can_go(
-    tracking: Tracking, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert tracking.runs.url("abc") is None
-    monkeypatch.setenv("REACT_MLFLOW_URL", "http://127.0.0.1:5000")
-    assert (
-        tracking.runs.url("abc")
-        == "http://127.0.0.1:5000/#/experiments/0/runs/abc?workflowType=machine_learning"
-    )
-    monkeypatch.delenv("REACT_MLFLOW_URL")
-    assert (
-        Runs("http://127.0.0.1:1", "tiny").url("abc")
-        == "http://127.0.0.1:1/#/experiments/0/runs/abc?workflowType=machine_learning"
-    )
-
-
 def test_links_lead_to_the_mlflow_that_a_browser_reaches(
     make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = make_project(tracking_uri="http://mlflow:5000", mlflow_url="https://your.host:8500/")
     assert (
-        Tracking.of(project).runs.url("abc")
+        Tracking.of(project).url("abc")
         == "https://your.host:8500/#/experiments/0/runs/abc?workflowType=machine_learning"
     )
-    live = LiveRun.of(project)
-    live.run_id = "abc"
-    assert live.url == Tracking.of(project).runs.url("abc")
+    assert str(Runs("http://127.0.0.1:1", "tiny").url("abc")).startswith("http://127.0.0.1:1/#/")
+    assert Runs("sqlite:///mlflow.db", "tiny").url("abc") is None
     monkeypatch.setenv("REACT_MLFLOW_URL", "http://other.host")
-    assert (
-        Tracking.of(project).runs.url("abc")
-        == "http://other.host/#/experiments/0/runs/abc?workflowType=machine_learning"
-    )
-
-
-def test_names_hold_only_letters_that_mlflow_allows() -> None:
-    assert dict(flatten({"recall@10": {"a b/c": 1}})) == {"recall_10.a_b_c": 1}
+    assert str(Tracking.of(project).url("abc")).startswith("http://other.host/#/")
 
 
 def test_infinite_values_are_left_out_and_long_texts_cut(tiny_project: Project) -> None:

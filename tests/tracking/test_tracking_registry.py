@@ -16,7 +16,6 @@ from react_pipeline.promotion.decision import decide, promote, roll_back
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.tracking import log
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.runs import Runs
 
 GATED, LOCKED = "gated-image", "locked-text"
 NAME = "react-shapes"
@@ -45,7 +44,7 @@ def project(make_project: Callable[..., Project], measured: Path, tracking: Trac
 
 @pytest.fixture
 def registry(project: Project, tracking: Tracking) -> Tracking:
-    return Tracking(Runs(tracking.uri, "tiny"))
+    return Tracking(tracking.uri, "tiny")
 
 
 @pytest.fixture
@@ -101,27 +100,10 @@ def test_challenger_alias_and_replaced_champion_are_recorded(
     assert "champion" not in aliases(client)
 
 
-def test_telling_twice_changes_nothing(
-    project: Project, registry: Tracking, client: MlflowClient
-) -> None:
-    artifact = decide(project, "shapes")
-    registry.log_artifact(project, artifact)
-    before = [dict(version) for version in client.search_model_versions(f"name = '{NAME}'")]
-    registry.log_artifact(project, artifact)
-    after = [dict(version) for version in client.search_model_versions(f"name = '{NAME}'")]
-    unstamped = [
-        {name: value for name, value in row.items() if "timestamp" not in name} for row in before
-    ]
-    assert [
-        {name: value for name, value in row.items() if "timestamp" not in name} for row in after
-    ] == unstamped
-    assert len(after) == 1
-
-
 def test_verdicts_missed_by_mlflow_are_applied_in_order(  # FAULTS 29
     project: Project, registry: Tracking, client: MlflowClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    down = Tracking(Runs(DOWN, "tiny"))
+    down = Tracking(DOWN, "tiny")
     verdicts = [decide(project, "shapes")]
     assert down.log_artifact(project, verdicts[0]) is None
     ahead(project)
@@ -181,7 +163,7 @@ def test_a_version_whose_log_still_waits_is_registered_first(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     checkpoint = project.store.current("customized_checkpoint", f"shapes/{GATED}")
-    assert Tracking(Runs(DOWN, "tiny")).log_artifact(project, checkpoint, "dagster-1") is None
+    assert Tracking(DOWN, "tiny").log_artifact(project, checkpoint, "dagster-1") is None
     registry.log_artifact(project, decide(project, "shapes"))
     assert aliases(client) == {"champion": GATED}
     assert len(registry.versions("shapes")) == 1
@@ -234,12 +216,3 @@ def test_aliases_show_what_was_decided_while_they_were_written(
     assert first.counts["champion"] == LOCKED
     registry.log_artifact(project, first)
     assert aliases(client)["champion"] == GATED
-
-
-def test_a_domain_with_the_base_as_champion_has_no_model(
-    project: Project, registry: Tracking, client: MlflowClient
-) -> None:
-    result(project, "colours", "base", outcomes(100))
-    assert registry.log_artifact(project, decide(project, "colours"))
-    assert client.search_registered_models("name = 'react-colours'") == []
-    assert registry.versions("colours") == []

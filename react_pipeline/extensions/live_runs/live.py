@@ -12,10 +12,9 @@ import importlib
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from react_pipeline.project import Project
 from react_pipeline.settings import without_secrets
@@ -52,12 +51,6 @@ RETRY_SECONDS = 60.0
 CLOSE_SECONDS = 30.0
 """How long the end of a training waits at most for what is still to be written."""
 
-BATCH_ROWS = 1_000
-"""Rows of a batch, after which the next records are read."""
-
-MAX_WAITING_RECORDS = 10_000
-"""Records kept for a server that is down; older ones are left to the final log."""
-
 
 class LiveRun(TrainingObserver):
     """Streams one training into the MLflow run of its artifact; never raises.
@@ -86,8 +79,7 @@ class LiveRun(TrainingObserver):
         self._dagster = (dagster_run_id, dagster)
         self._flush_seconds = flush_seconds
         self._monitor: SystemMetricsMonitor | None = None
-        self._records: deque[Mapping[str, Any]] = deque(maxlen=MAX_WAITING_RECORDS)
-        self._unwritten: list[Row] = []
+        self._waiting: list[Row] = []
         self._known: set[int] = set()
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
@@ -95,7 +87,7 @@ class LiveRun(TrainingObserver):
 
     @classmethod
     def of(cls, project: Project, dagster_run_id: str = "") -> LiveRun:
-        """The live run of a training of this project."""
+        """Return the live run of a training of this project."""
         return cls(Runs.of(project), dagster_run_id, dagster=dagster_url(project))
 
     @property
@@ -124,8 +116,8 @@ class LiveRun(TrainingObserver):
         self._thread.start()
 
     def stepped(self, record: Mapping[str, float]) -> None:
-        """Keep a record for the next batch."""
-        self._records.append(dict(record))
+        """Keep the rows of a record for the next batch; of a long training these are few."""
+        self._waiting.extend(tuple(rows_of_record(record)))
 
     def failed(self, error: BaseException) -> None:
         """Write what is left and mark the run FAILED (an interruption: KILLED) with the reason."""
@@ -194,11 +186,9 @@ class LiveRun(TrainingObserver):
 
     def _flush(self, client: MlflowClient) -> None:
         """Write what waits; what could not be written is tried again."""
-        while self._records or self._unwritten:
-            while self._records and len(self._unwritten) < BATCH_ROWS:
-                self._unwritten += rows_of_record(self._records.popleft())
-            log_batch(client, str(self.run_id), rows=self._unwritten, without=self._known)
-            self._unwritten = []
+        if rows := tuple(self._waiting):
+            log_batch(client, str(self.run_id), rows=rows, without=self._known)
+            del self._waiting[: len(rows)]
 
     def _sample_machine(self, run_id: str) -> None:
         """Let a thread of MLflow write processor, memory, disk, network and GPU to the run."""

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def labelled_accuracy(project: Project, slug: str, clip: Clip) -> Probe | None:
-    """Measures top-1 on a domain's published images as `evaluation.evaluate` does, in the precision
+    """Measure top-1 on a domain's published images as `evaluation.evaluate` does, in the precision
     of the training, as a fraction; None, with a warning, where they are unavailable.
 
     The set is published before any training: it is kept out of the pairs.

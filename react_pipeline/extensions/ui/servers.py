@@ -163,7 +163,7 @@ class _Group:
 
     def start_mlflow(self, tracking: Tracking) -> None:
         """Start MLflow's server over a local database; `start_dagster` waits for it."""
-        tracking.runs.connect()
+        tracking.connect()
         # Not among the arguments, which every user of the machine can list.
         self._environment["MLFLOW_BACKEND_STORE_URI"] = tracking.uri
         self._start("mlflow", _mlflow(self._ports["mlflow"], self._environment[MLFLOW_VARIABLE]))

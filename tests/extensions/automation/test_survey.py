@@ -409,7 +409,7 @@ def test_wrong_cron_line_is_reported_with_its_fault(line: str, reported: str) ->
             "automation.timezone: 'Mars/Olympus' is not a time zone",
         ),
         ({"methods": ["base", "magic"]}, "methods: unknown: magic"),
-        ({"methods": ["base", "base"]}, "methods: a method is listed twice"),
+        ({"methods": ["base", "base"]}, "methods: base listed more than once"),
         ({"automation": {"changed_fraction": 2}}, "automation.changed_fraction"),
     ],
 )

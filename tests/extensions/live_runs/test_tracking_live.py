@@ -31,7 +31,7 @@ INPUTS = Inputs(
 
 
 def live_run(tracking: Tracking) -> LiveRun:
-    return LiveRun(tracking.runs, "dagster-1", flush_seconds=0.05)
+    return LiveRun(tracking, "dagster-1", flush_seconds=0.05)
 
 
 def record(step: int, time_ms: int = 1_000_000) -> dict[str, float]:
@@ -244,7 +244,7 @@ def server(tracking: Tracking, tmp_path: Path) -> Iterator[str]:
 @pytest.mark.slow
 @pytest.mark.operations
 def test_steps_are_streamed_to_server_and_its_page_has_address(server: str) -> None:
-    tracking = Tracking(Runs(server, "tiny"))
+    tracking = Tracking(server, "tiny")
     with live_run(tracking) as live:
         live.started(INPUTS, 0)
         live.stepped(record(0))

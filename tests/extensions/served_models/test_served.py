@@ -360,7 +360,7 @@ def test_a_served_champion_survives_what_is_no_image(
 def test_the_base_is_not_packaged(tracking: Tracking, tiny_project: Project) -> None:
     base = artifact_of(tiny_project, "base_checkpoint", "all")
     assert tracking.log_artifact(tiny_project, base)
-    (model,) = MlflowClient(tracking.uri).search_logged_models([tracking.runs.experiment_id])
+    (model,) = MlflowClient(tracking.uri).search_logged_models([tracking.experiment_id])
     assert (model.name, model.model_type) == ("base", "open_clip")
 
 

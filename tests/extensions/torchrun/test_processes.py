@@ -257,7 +257,7 @@ def test_no_training_process_outlives_the_run_that_started_it(
     prepare: Callable[..., Project], tmp_path: Path, end: signal.Signals
 ) -> None:
     project = prepare(steps=1_000_000)
-    Tracking.of(project).runs.connect()
+    Tracking.of(project).connect()
     with dagster_home(tmp_path / "home"):
         launching = subprocess.Popen(
             [sys.executable, "-c", LAUNCHING, str(project.path)],
@@ -291,7 +291,7 @@ def test_a_process_killed_by_the_system_fails_with_a_remedy(
     prepare: Callable[..., Project], tmp_path: Path
 ) -> None:
     project = prepare(steps=1_000_000)
-    Tracking.of(project).runs.connect()
+    Tracking.of(project).connect()
     with dagster_home(tmp_path / "home"):
         launching = subprocess.Popen(
             [sys.executable, "-c", LAUNCHING, str(project.path)],
@@ -353,7 +353,7 @@ def test_two_nodes_resume_after_a_process_was_killed(
     prepare: Callable[..., Project], tmp_path: Path
 ) -> None:
     project = prepare(steps=40)
-    Tracking.of(project).runs.connect()
+    Tracking.of(project).connect()
     with dagster_home(tmp_path / "home"):
         launching = launched_on_two_nodes(project)
         try:
@@ -385,7 +385,7 @@ def test_a_cancelled_run_ends_all_its_nodes(
     prepare: Callable[..., Project], tmp_path: Path
 ) -> None:
     project = prepare(steps=1_000_000)
-    Tracking.of(project).runs.connect()
+    Tracking.of(project).connect()
     with dagster_home(tmp_path / "home"):
         launching = launched_on_two_nodes(project)
         try:
