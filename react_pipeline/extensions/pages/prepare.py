@@ -50,7 +50,6 @@ def prepare_log(
         MissingArtifact: If a model was never built.
         StaleArtifact: If a model was built from other inputs than today's.
     """
-    measure = measure_of(project, slug)
     trained = [name for name in trained_methods() if name in project.config.methods]
     one = present_model(project, slug, candidate or next(iter(trained), HEADLINE_METHOD))
     other = _against(project, slug, against)
@@ -61,22 +60,36 @@ def prepare_log(
     path = Path(source).expanduser()
     source = str(path.resolve()) if path.exists() else source
     pictures, refused = find_pictures(source, storage=project.config.corpus.access()[0])
+    measure = measure_of(project, slug)
     identity = [one.checkpoint, other.checkpoint, measure, identity_of(pictures)]
     digest = hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:12]
-    folder = project.path.parent / JUDGEMENTS / slug
-    log = folder / f"{one.method}--{other.method}--{digest}.jsonl"
-    by_name = {picture.name: picture for picture in pictures}
+    log = project.path.parent / JUDGEMENTS / slug / f"{one.method}--{other.method}--{digest}.jsonl"
     if log.exists():
         report(f"{log}: resumed")
-        return log, by_name
-    work = folder / f".work-{digest}"
-    report(f"two models classify {len(pictures):,} pictures ...")
-    ids, other_ids = (
-        dict(_classify(project, slug, side, pictures, work / side.checkpoint))
-        for side in (one, other)
-    )
+    else:
+        report(f"two models classify {len(pictures):,} pictures ...")
+        header = _compare(project, slug, (one, other), source, pictures, len(refused))
+        create_log(log, header)
+        shutil.rmtree(_work(project, slug, pictures), ignore_errors=True)
+        report(
+            f"the models disagree on {len(header.pictures):,} of {header.images:,} pictures; "
+            f"{header.unreadable} cannot be read"
+        )
+    return log, {picture.name: picture for picture in pictures}
+
+
+def _compare(
+    project: Project,
+    slug: str,
+    sides: tuple[Side, Side],
+    source: str,
+    pictures: Sequence[Picture],
+    refused: int,
+) -> Header:
+    """Classify pictures with both models, and return the head of their log."""
+    ids, other_ids = (dict(_classify(project, slug, side, pictures)) for side in sides)
     readable = [name for name in ids if name in other_ids]
-    total = len(pictures) + len(refused)
+    total = len(pictures) + refused
     if not readable:
         raise InputError(f"{source}: none of its {total:,} pictures can be read")
     disagreements = [
@@ -86,24 +99,17 @@ def prepare_log(
     ]
     # The bounds need the order to be random, and unknown beforehand.
     SystemRandom().shuffle(disagreements)
-    header = Header(
+    return Header(
         domain=slug,
-        measure=measure,
-        candidate=one,
-        against=other,
+        measure=measure_of(project, slug),
+        candidate=sides[0],
+        against=sides[1],
         source=source,
         images=len(readable),
         unreadable=total - len(readable),
         pictures=tuple(disagreements),
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
-    create_log(log, header)
-    shutil.rmtree(work, ignore_errors=True)
-    report(
-        f"the models disagree on {len(disagreements):,} of {header.images:,} pictures; "
-        f"{header.unreadable} cannot be read"
-    )
-    return log, by_name
 
 
 def _against(project: Project, slug: str, against: str) -> Side:
@@ -120,12 +126,12 @@ def _against(project: Project, slug: str, against: str) -> Side:
 
 
 def _classify(
-    project: Project, slug: str, side: Side, pictures: Sequence[Picture], folder: Path
+    project: Project, slug: str, side: Side, pictures: Sequence[Picture]
 ) -> Iterator[tuple[str, int]]:
     """Yield the class id that a model gives each picture, by its name; those that cannot be read
     are left out.
 
-    What was computed is kept in `folder`, so that a run that was killed resumes.
+    What was computed is kept until the log is written, so that a run that was killed resumes.
     """
     import torch
 
@@ -138,7 +144,7 @@ def _classify(
     parts = encode_pictures(
         Encoder(clip, config.embedding.precision, long_run=len(pictures) >= LONG_RUN),
         pictures,
-        folder,
+        _work(project, slug, pictures) / side.checkpoint,
         batch_size=config.embedding.batch_size,
         workers=config.embedding.worker_count,
         max_pixels=config.corpus.max_pixels,
@@ -146,3 +152,7 @@ def _classify(
     for part in parts:
         ids = head.scores(torch.from_numpy(part.vectors)).argmax(dim=1).tolist()
         yield from zip(part.names, ids, strict=True)
+
+
+def _work(project: Project, slug: str, pictures: Sequence[Picture]) -> Path:
+    return project.path.parent / JUDGEMENTS / slug / f".work-{identity_of(pictures)[:12]}"

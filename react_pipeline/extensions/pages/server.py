@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from react_pipeline.corpus import BadImage, decode_image
 from react_pipeline.extensions.ui import guard, serve_app
-from react_pipeline.pages import render
+from react_pipeline.pages import one_line, render
 from react_pipeline.store import InputError, ReactError, StoreWriteError
 
 if TYPE_CHECKING:
@@ -183,15 +183,8 @@ def create_app(board: Board) -> Flask:
 
 def _explain(error: Exception) -> tuple[dict[str, str], int]:
     """Return the answer to a request that failed: a message, and its status."""
-    from pydantic import ValidationError
-    from werkzeug.exceptions import HTTPException
-
-    if isinstance(error, HTTPException):
-        return {"message": error.description or error.name}, error.code or 500
-    if isinstance(error, ReactError) and not isinstance(error, InputError):
+    status = 400 if isinstance(error, InputError | ValueError) else 500
+    status = 507 if isinstance(error, StoreWriteError) else getattr(error, "code", status)
+    if status >= 500:
         logger.warning("%s", error)
-        return {"message": str(error)}, 507 if isinstance(error, StoreWriteError) else 500
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False)[0]
-        return {"message": f"{'.'.join(map(str, first['loc']))}: {first['msg']}"}, 400
-    return {"message": str(error)}, 400
+    return {"message": one_line(error)}, status

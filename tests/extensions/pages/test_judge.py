@@ -54,7 +54,7 @@ def project(make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatc
     without_labels(project, [GATED])
 
     def classify(
-        _project: Project, _slug: str, side: Any, pictures: Any, _folder: Path
+        _project: Project, _slug: str, side: Any, pictures: Any
     ) -> Iterator[tuple[str, int]]:
         good = [picture.name for picture in pictures if not picture.name.endswith(".jpg")]
         yield from (
@@ -109,13 +109,9 @@ def test_models_that_cannot_be_compared_are_refused(
         prepare_log(project, SLUG, str(pictures), candidate, against, print)
 
 
-@pytest.mark.parametrize("content", [None, b"no picture"])
-def test_a_source_without_a_usable_picture_is_refused(
-    project: Project, tmp_path: Path, content: bytes | None
-) -> None:
+def test_a_source_without_a_usable_picture_is_refused(project: Project, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    if content is not None:
-        (tmp_path / "empty" / "a.jpg").write_bytes(content)
+    (tmp_path / "empty" / "a.jpg").write_bytes(b"no picture")
     with pytest.raises(InputError, match="empty"):
         prepare_log(project, SLUG, str(tmp_path / "empty"), GATED, "base", print)
 
@@ -149,7 +145,7 @@ def test_killed_between_two_models_it_resumes_with_the_second(
 
 
 def test_models_classify_as_they_are_measured(
-    make_project: Callable[..., Project], pictures: Path, tmp_path: Path
+    make_project: Callable[..., Project], pictures: Path
 ) -> None:
     import torch
 
@@ -159,7 +155,7 @@ def test_models_classify_as_they_are_measured(
     publish_base(project)
     side = present_model(project, SLUG, "base")
     found, _ = find_pictures(str(pictures))
-    classified = dict(prepare._classify(project, SLUG, side, found, tmp_path / "parts"))
+    classified = dict(prepare._classify(project, SLUG, side, found))
     clip, head = load_classifier(
         project.store.current("base_checkpoint", "all"), None, project.domain(SLUG), "cpu"
     )

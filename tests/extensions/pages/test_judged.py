@@ -81,13 +81,18 @@ def test_the_bound_decides_and_not_the_estimate(
     assert verdict(project).decision == decision
 
 
-def test_more_sessions_ask_for_more(make: Callable[..., Project]) -> None:
+def test_more_sessions_ask_for_more_and_one_is_promoted(make: Callable[..., Project]) -> None:
     project = make()
     judge(project, GATED, "base", ["won"] * 8, disagreements=2000, images=3000)
     judge(project, LOCKED, "base", ["won", "lost"] * 5, disagreements=2000, images=3000)
     found = verdict(project)
     assert (found.decision, found.candidates) == ("challenger", 2)
     assert found.test is not None and found.test.confidence == pytest.approx(0.975)
+    judge(project, GATED, "base", ["won"] * 30)
+    judge(project, LOCKED, "base", ["won"] * 20)
+    rows = pd.read_parquet(decide(project, SLUG).file("candidates.parquet")).set_index("method")
+    assert rows.loc[[GATED, LOCKED], "status"].tolist() == ["promoted", "passed"]
+    assert rows.loc[[GATED, LOCKED], "judged"].tolist() == [30, 20]
 
 
 def test_judgements_over_another_model_decide_nothing(make: Callable[..., Project]) -> None:
@@ -102,15 +107,6 @@ def test_without_a_base_of_today_nothing_moves(make: Callable[..., Project]) -> 
     judge(project, GATED, "base", ["won"] * 30)
     changed = change_pipeline(project, encoder={"resize_mode": "squash"})
     assert verdict(changed).decision == "incomparable"
-
-
-def test_of_two_that_pass_one_is_promoted(make: Callable[..., Project]) -> None:
-    project = make()
-    judge(project, GATED, "base", ["won"] * 30)
-    judge(project, LOCKED, "base", ["won"] * 20)
-    rows = pd.read_parquet(decide(project, SLUG).file("candidates.parquet")).set_index("method")
-    assert rows.loc[[GATED, LOCKED], "status"].tolist() == ["promoted", "passed"]
-    assert rows.loc[[GATED, LOCKED], "judged"].tolist() == [30, 20]
 
 
 def test_a_control_that_does_as_well_blocks(make: Callable[..., Project]) -> None:

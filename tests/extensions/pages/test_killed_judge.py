@@ -55,7 +55,7 @@ def test_acknowledged_answers_outlive_a_kill(
     monkeypatch.setattr(
         prepare,
         "_classify",
-        lambda _p, _s, side, found, _f: ((one.name, int(side.method == "base")) for one in found),
+        lambda _p, _s, side, found: ((one.name, int(side.method == "base")) for one in found),
     )
     log, _ = prepare.prepare_log(project, SLUG, str(tmp_path / "pictures"), None, "base", print)
     command = [sys.executable, "-m", "react_pipeline", "judge", SLUG, str(tmp_path / "pictures")]
