@@ -73,15 +73,15 @@ def comparison(stage: StageOptions) -> dg.AssetsDefinition:
         partitions_def=stage.partitions,
         backfill_policy=ONE_PARTITION_A_RUN,
         group_name=stage.group("evaluation"),
-        kinds={"plotly", "parquet"},
+        kinds={"parquet"},
     )
     def comparison(context: Context) -> dg.MaterializeResult:
         """Every method of the domain compared with the base and its control, with 95% intervals.
 
         A gain over the base counts only as far as the control, the same training on random pairs,
         does not share it. The artifact holds the tables, per class too, and `dashboard.html`: one
-        page with figures, costs, classes that gained or lost, losses, and some of the retrieved
-        pairs. It works offline.
+        page with a figure, classes that gained or lost, and some of the retrieved pairs. It works
+        offline.
         """
         return publish(context, stage.project)
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom  # type: ignore[import-untyped, unused-ignore]
 
 from benchmarks.methods import write_section
-from react_pipeline.extensions.judging.confidence_sequence import log_wealth
+from react_pipeline.extensions.pages.confidence_sequence import log_wealth
 from react_pipeline.pages import markdown_table
 
 BEGIN, END = "<!-- judge:begin -->", "<!-- judge:end -->"

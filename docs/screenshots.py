@@ -105,7 +105,7 @@ def show_hits(page: Page, corpus: str, text: str) -> None:
     """The pairs of the corpus whose captions are nearest to a text."""
     page.goto(f"{corpus}?{urllib.parse.urlencode({'text': text})}")
     page.get_by_text("most similar first").wait_for()
-    page.locator("#hits img:visible").first.wait_for()
+    page.locator("#items img:visible").first.wait_for()
 
 
 def launch_partition(page: Page, dagster: str, asset: str, partition: str) -> None:
@@ -166,7 +166,8 @@ def _free_port() -> int:
 
 def main() -> None:
     """Start both user interfaces on the demo's results and take every picture."""
-    from react_pipeline.extensions.corpus_page.page import serve_corpus
+    from react_pipeline.extensions.pages.browse import CorpusBoard
+    from react_pipeline.extensions.pages.server import serve_board
     from react_pipeline.extensions.ui.servers import serve
     from react_pipeline.project import Project
 
@@ -204,7 +205,9 @@ def main() -> None:
         take("dashboard")
         page.set_viewport_size({"width": 1400, "height": 900})
         addresses: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=serve_corpus, args=(project, 0, addresses.put), daemon=True).start()
+        board = CorpusBoard(project)
+        arguments_of_board = (lambda: board, 0, addresses.put)
+        threading.Thread(target=serve_board, args=arguments_of_board, daemon=True).start()
         show_hits(page, addresses.get(timeout=WAIT_MS / 1000), "a red apple")
         take("browse")
 

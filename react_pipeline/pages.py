@@ -1,8 +1,7 @@
-"""Pages: text for people from Jinja2 templates, and tables in Markdown.
+"""Text for people from Jinja2 templates in `<room>/templates`, and tables in Markdown.
 
-Templates are in `<room>/templates`; what pages share is in `templates`. Whatever a template puts in
-is escaped for its format unless it is `Markup`, because names, captions, and reasons come from
-outside.
+Whatever a template puts in is escaped for its format unless it is `Markup`, because names,
+captions, and reasons come from outside.
 """
 
 import functools
@@ -12,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 _JOINERS = "\u200c\u200d"
@@ -34,9 +33,7 @@ def _environment(room: str, markdown: bool) -> Environment:
         return Markup(escaped(value)) if markdown else one_line(value)  # noqa: S704  # escaped here
 
     environment = Environment(
-        loader=ChoiceLoader(
-            [PackageLoader("react_pipeline", f"{place}templates") for place in (f"{room}/", "")]
-        ),
+        loader=PackageLoader("react_pipeline", f"{room}/templates"),
         autoescape=True,
         finalize=finalize,
         undefined=StrictUndefined,
@@ -48,13 +45,13 @@ def _environment(room: str, markdown: bool) -> Environment:
 
 
 def one_line(text: Any) -> str:
-    """Text with every run of blanks and line breaks as one blank."""
+    """Return text with every run of blanks and line breaks as one blank."""
     return " ".join(str(text).split())
 
 
 def escaped(text: str) -> str:
-    """Text from outside for a line of Markdown: no markup, HTML, link, line break or invisible sign
-    comes through.
+    """Return text from outside for a line of Markdown: no markup, HTML, link, line break or
+    invisible sign comes through.
     """
     visible = (
         letter if letter in _JOINERS or unicodedata.category(letter)[0] != "C" else " "
@@ -66,7 +63,7 @@ def escaped(text: str) -> str:
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table in Markdown: text that is not `Markup` is escaped, None and NaN are empty cells."""
+    """Return a table in Markdown: text that is not `Markup` is escaped, None and NaN are empty."""
     head, *lines = (f"| {' | '.join(map(_cell, row))} |\n" for row in (columns, *rows))
     return "".join([head, "|" + "---|" * len(columns) + "\n", *lines])
 

@@ -329,7 +329,7 @@ GUARDS = (
     Guard("assets/declared.py", ", written.__code__.co_firstlineno", ", 0", "assets/test_definitions.py::test_two_checks_of_one_name_are_refused_in_one_module_too"),
     Guard("react_pipeline/extensions/predict/encoding.py", "    if broken.any():\n", "    if False:\n", "extensions/predict/test_predict.py::test_a_vector_that_is_not_finite_is_an_error_of_model"),
     Guard("react_pipeline/extensions/predict/pictures.py", "        if len(data) > MAX_IMAGE_BYTES:\n", "        if False:\n", "extensions/predict/test_predict.py::test_a_picture_of_too_many_bytes_is_not_read_whole"),
-    Guard("react_pipeline/extensions/judging/log.py", " and sign_test(values) <= level for", " for", "extensions/judging/test_judgements.py::test_nothing_is_clear_before_the_exact_test_agrees"),
+    Guard("react_pipeline/extensions/pages/session.py", "max(p_value(values, population), sign_test(values)) <= level", "p_value(values, population) <= level", "extensions/pages/test_judgements.py::test_nothing_is_clear_before_the_exact_test_agrees"),
     Guard("react_pipeline/extensions/web/web_access.py", "            self._sock.settimeout(left)\n", "            pass\n", "extensions/web/test_web_access.py::test_each_read_has_what_is_left_of_the_time"),
     Guard("react_pipeline/retrieval/control.py", 'evaluation.holds(pairs["image_sha256"])', 'pairs["row"].isna()', "retrieval/test_control.py::test_a_fetched_evaluation_image_is_not_drawn"),
     Guard("react_pipeline/retrieval/decontamination.py", ' | images.holds(pairs["on_the_web"])', "", "faults/test_evaluation_images_in_retrieved_set.py::test_the_check_sees_an_image_that_download_made_smaller"),

@@ -15,6 +15,7 @@ GONE = {
     "report": "open dashboard.html of `comparison` and `overview`; `results` prints the figures",
     "restore": "copy databases and store back, and run `verify`",
     "seeds": "list pictures as `seeds` of classes in the domain's file",
+    "serve": "`browse` shows the corpus in a browser, and `search_pairs` answers programs",
     "test-alerts": "send a message with `apprise -b TEXT ADDRESS`",
 }
 """Maps each removed command to what to do in its place."""

@@ -122,5 +122,5 @@ def _links(
     )
     yield (
         "",
-        "react-pipeline serve     the corpus in a browser; `search 'a bird'`: in the terminal",
+        "react-pipeline browse    the corpus in a browser; `search 'a bird'`: in the terminal",
     )

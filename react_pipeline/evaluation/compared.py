@@ -25,7 +25,6 @@ class Compared:
         title: Of the domain, as it is now; "" if it has none.
         table: A row a method, as in `table.parquet`.
         classes: A row a method and class, as in `per_class.parquet`.
-        results: By method, its `domain_results`.
         checkpoints: By method, the trained model behind its result.
         retrieved: The pairs that the methods were trained on; None where nothing was trained on
             retrieved pairs.
@@ -36,7 +35,6 @@ class Compared:
     title: str
     table: pd.DataFrame
     classes: pd.DataFrame
-    results: Mapping[str, Artifact]
     checkpoints: Mapping[str, Artifact]
     retrieved: Artifact | None
     evidence: Mapping[str, Evidence]

@@ -135,14 +135,14 @@ def _write_comparison(
         title=project.domain(slug).title,  # for display alone: another makes no other comparison
         table=table,
         classes=classes,
-        results=results,
         checkpoints=checkpoints,
         retrieved=next(iter(retrieved.values()), None),
         evidence=evidence,
     )
-    from react_pipeline.extensions.dashboard import domain_page  # loads plotly
+    from react_pipeline.extensions.pages import domain_page
 
-    (directory / "dashboard.html").write_text(domain_page(compared), encoding="utf-8")
+    page = domain_page(project, compared, directory / "comparison.png")
+    (directory / "dashboard.html").write_text(page, encoding="utf-8")
     return table
 
 

@@ -14,9 +14,6 @@ from react_pipeline.project import Project
 from react_pipeline.store import Artifact, Inputs
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from react_pipeline.evaluation.findings import Finding
     from react_pipeline.promotion import Contender, Judgement
 
 
@@ -54,10 +51,6 @@ class Evidence(ABC):
     def sentences(self, checkpoint: str = "") -> list[str]:
         """Return each comparison in a sentence; of one checkpoint, or of all."""
 
-    def finding(self, table: pd.DataFrame) -> Finding | None:
-        """Return what a page says at its head where nothing was measured."""
-        return None
-
     def objection(self, project: Project, contender: Contender) -> str:
         """Return why a candidate may not become champion, whatever its result; "" if it may."""
         return ""
@@ -86,7 +79,7 @@ class Evidence(ABC):
 
 def evidence_of(project: Project, slug: str) -> dict[str, Evidence]:
     """Return the evidence on a domain's models as it is today, by the stage of its artifact."""
-    from react_pipeline.extensions import guards, judging
+    from react_pipeline.extensions import guards, pages
 
     evidence: dict[str, Evidence] = {}
     # Most projects have no guard sets, and automation asks every minute.
@@ -94,6 +87,6 @@ def evidence_of(project: Project, slug: str) -> dict[str, Evidence]:
         drops := guards.drops_of(project, slug)
     ):
         evidence[guards.GUARD_DROPS] = drops
-    if judgements := judging.judgements_of(project, slug):
-        evidence[judging.JUDGEMENTS] = judgements
+    if judgements := pages.judgements_of(project, slug):
+        evidence[pages.JUDGEMENTS] = judgements
     return evidence

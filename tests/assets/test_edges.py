@@ -14,7 +14,7 @@ from support.upkeep import build
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.evaluation.comparison import compare
-from react_pipeline.extensions.dashboard.overview import overview
+from react_pipeline.extensions.pages.overview import overview
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide
 from react_pipeline.settings import DomainConfig

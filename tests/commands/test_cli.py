@@ -428,7 +428,7 @@ def test_search_answers_though_a_shard_is_gone(indexed_project: Project, run, mo
     def gone(*_: object) -> None:
         raise CorpusError("0.tar: cannot be read\x1b[2J")
 
-    monkeypatch.setattr("react_pipeline.extensions.corpus_page.search.draw_pairs", gone)
+    monkeypatch.setattr("react_pipeline.extensions.pages.search.draw_pairs", gone)
     code, out, reported = run("search", "a circle", "-k", "3")
     assert (code, reported) == (2, "error: 0.tar: cannot be read\N{REPLACEMENT CHARACTER}[2J\n")
     assert out.count("a drawing of a") == 3 and "pictures" not in out
@@ -444,9 +444,9 @@ def test_captions_and_keys_of_strangers_cannot_control_terminal(
         {"rank": [0], "similarity": [0.5], "row": [1], "caption": [hostile], "url": [hostile]}
     )
     monkeypatch.setattr(
-        "react_pipeline.extensions.corpus_page.search.search_pairs", lambda *_, **__: pairs
+        "react_pipeline.extensions.pages.search.search_pairs", lambda *_, **__: pairs
     )
-    monkeypatch.setattr("react_pipeline.extensions.corpus_page.search.draw_pairs", lambda *_: None)
+    monkeypatch.setattr("react_pipeline.extensions.pages.search.draw_pairs", lambda *_: None)
     code, out, _ = run("search", "a circle")
     assert code == 0 and out.count("a\ufffd[2J [bold]cat\ufffd \ufffd") == 2
     assert all(line.isprintable() for line in out.split("\n"))

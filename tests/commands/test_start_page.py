@@ -15,7 +15,7 @@ from react_pipeline.commands import start_page
 from react_pipeline.commands.results import print_results
 from react_pipeline.commands.start_page import print_start_page
 from react_pipeline.evaluation.comparison import compare
-from react_pipeline.extensions.dashboard.overview import overview
+from react_pipeline.extensions.pages.overview import overview
 from react_pipeline.extensions.ui.home_lock import locked_for_ui, tell_addresses
 from react_pipeline.project.project import Project
 from react_pipeline.tracking.log import Tracking

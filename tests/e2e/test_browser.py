@@ -165,7 +165,7 @@ def test_dashboard_is_drawn_without_a_network(served: Served) -> None:
         wrong: list[str] = []
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.goto(page_file.as_uri())
-        page.locator(".js-plotly-plot .main-svg:visible").first.wait_for()
+        page.locator("img.plot").wait_for()
         shown = page.inner_text("body")
         assert "gated-image" in shown
         assert "shapes" in shown

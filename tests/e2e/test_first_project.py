@@ -21,7 +21,7 @@ import yaml
 from support.drawings import COLOURS, SHAPES, draw
 from support.services import answer, free_port, program, running
 
-from react_pipeline.extensions.judging.log import Session
+from react_pipeline.extensions.pages.session import Session
 
 pytestmark = [pytest.mark.slow, pytest.mark.operations]
 
@@ -154,28 +154,26 @@ def judge_by_keys(project: Path, environment: dict[str, str], folder: Path) -> N
             page.goto(address)
 
             def wait(number: int) -> None:
-                page.locator(f"body[data-picture='{number}']").wait_for()
+                page.get_by_text(f"{number} of {len(header.pictures)} judged").wait_for()
 
             for number in range(JUDGEMENTS):
                 wait(number)
-                shown = [
-                    page.inner_text(f"#{place}").rsplit(" ", 1)[0].strip()
-                    for place in ("first", "second")
-                ]
+                shown = page.locator("#buttons button").all_inner_texts()[:2]
                 wanted = CLASSES[header.pictures[number].candidate]
-                page.keyboard.press("n" if number % 5 == 4 else str(shown.index(wanted) + 1))
+                place = [text.rsplit(" ", 1)[0].strip() for text in shown].index(wanted)
+                page.keyboard.press("n" if number % 5 == 4 else str(place + 1))
                 if number == 10:
                     wait(11)
                     page.keyboard.press("z")
                     wait(10)
-                    page.keyboard.press(str(shown.index(wanted) + 1))
+                    page.keyboard.press(str(place + 1))
             wait(JUDGEMENTS)
-            picture = page.locator("#picture")
+            picture = page.locator("#items img")
             assert (
                 picture.evaluate("async picture => (await picture.decode(), picture.naturalWidth)")
                 == 40
             )
-            assert "gated-image over base" in page.inner_text("#clear")
+            assert "gated-image over base" in page.inner_text("#notice")
             page.screenshot(path=folder / "judge.png")
         assert wrong == [] and [url for url in asked if not url.startswith(address)] == []
     finally:

@@ -11,9 +11,9 @@ import pytest
 from support.judging import SLUG, unavailable, without_labels
 from support.promotion import stand_in
 
-from react_pipeline.evaluation import Evidence, Finding, comparison
+from react_pipeline.evaluation import Evidence, comparison
 from react_pipeline.evaluation.comparison import compare, comparison_is_current
-from react_pipeline.extensions import guards, judging
+from react_pipeline.extensions import guards, pages
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.promotion import Contender, Judgement, Verdict
@@ -49,9 +49,6 @@ class Ballots(Evidence):
     def sentences(self, checkpoint: str = "") -> list[str]:
         return ["Two of three."]
 
-    def finding(self, table: pd.DataFrame) -> Finding | None:
-        return Finding(GATED, "It was voted for.", ())
-
     def judge(
         self,
         project: Project,
@@ -67,8 +64,8 @@ class Ballots(Evidence):
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def replace(judgements: Evidence | None = None, drops: Evidence | None = None) -> None:
-        monkeypatch.setattr(judging, "judgements_of", lambda *_: judgements)
-        monkeypatch.setattr(judging, "JUDGEMENTS", "votes")
+        monkeypatch.setattr(pages, "judgements_of", lambda *_: judgements)
+        monkeypatch.setattr(pages, "JUDGEMENTS", "votes")
         monkeypatch.setattr(guards, "drops_of", lambda *_: drops)
         monkeypatch.setattr(guards, "GUARD_DROPS", "vetoes")
 
@@ -96,9 +93,8 @@ def test_evidence_is_shown_and_decides_without_labels(
     assert row["status"] == "voted on"
     assert "+25.0 (+12.5 to +50.0)" in artifact.file("table.md").read_text()
     page = artifact.file("dashboard.html").read_text()
-    for text in ("Voted</h2>", "Three people voted.", "Two of three.", "It was voted for."):
+    for text in ("Voted</h2>", "Three people voted.", "Judged without labels: Two of three"):
         assert text in page
-    assert 'id="votes"' in page
     decided = decide(project, SLUG)
     assert Verdict.read(decided).champion.method == GATED and "votes" in decided.parents
     assert promotion_is_current(project, SLUG).fingerprint == decided.fingerprint

@@ -21,7 +21,7 @@ from support.results import publish_results
 from support.tracking import STEPS, artifact_of, runs_of
 
 from react_pipeline.evaluation.comparison import compare
-from react_pipeline.extensions.dashboard.overview import overview
+from react_pipeline.extensions.pages.overview import overview
 from react_pipeline.project.project import Project
 from react_pipeline.tracking import log
 from react_pipeline.tracking.log import Tracking

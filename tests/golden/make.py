@@ -3,7 +3,7 @@ meant to be kept.
 
 It holds a store, the checkpoints in it, and an export, as this version writes them, with what the
 models make of a few pictures. `test_golden.py` opens every one that is here. Dashboards are left
-out: plotly's script is a megabyte.
+out.
 """
 
 from __future__ import annotations

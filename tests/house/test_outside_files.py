@@ -17,7 +17,7 @@ ROOMS = (
     "clip",
     "corpus",
     "embedding",
-    "extensions/corpus_page",
+    "extensions/pages",
     "extensions/dense",
     "extensions/elevater",
     "extensions/hub",

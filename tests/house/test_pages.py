@@ -82,21 +82,21 @@ def test_a_value_that_is_missing_is_an_error(templates: Path) -> None:
         render("any", "page.html", name="x")
 
 
-@pytest.mark.parametrize("room", ["extensions/dashboard", "retrieval", "extensions/hub"])
+@pytest.mark.parametrize("room", ["extensions/pages", "retrieval", "extensions/hub"])
 def test_the_templates_are_found_in_the_package(room: str) -> None:
     assert PackageLoader("react_pipeline", f"{room}/templates").list_templates()
 
 
 def test_every_page_has_the_one_stylesheet_and_its_colours() -> None:
     folder = Path(pages.__file__).parent
-    assert [path.name for path in folder.rglob("*.css")] == ["style.css"]
+    (style_file,) = folder.rglob("*.css")
     for page in folder.rglob("templates/*.html"):
         text = page.read_text()
         assert ("<html" in text) == (page.name == "page.html"), page
         assert (
             "<style" not in text.partition('{% include "style.css" %}')[2] and "style=" not in text
         ), page
-    style = (folder / "templates" / "style.css").read_text()
+    style = style_file.read_text()
     light, dark = (
         set(re.findall(r"--\w[\w-]*(?=:)", part))
         for part in style.split("@media (prefers-color", 2)[:2]

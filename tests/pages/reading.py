@@ -36,7 +36,7 @@ from support.services import answer
 LANGUAGES = {"console", "bash", "text", "yaml", "toml", "python"}
 NOT_RUN = re.compile(r"<!-- not run: (.+?) -->", re.DOTALL)
 FILE = re.compile(r"^# ([\w./-]+\.(?:yaml|toml|py))\b.*\n", re.MULTILINE)
-SERVES = re.compile(r"react-pipeline (?:ui|judge|review|serve)\b|mlflow models serve\b")
+SERVES = re.compile(r"react-pipeline (?:ui|judge|review|browse)\b|mlflow models serve\b")
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/?")
 VALUES = re.compile(r"\b[0-9a-f]{8}\b|[+-]?\d+(?:[.,]\d+)*")
 SECONDS = 1_800
@@ -256,15 +256,17 @@ def judge(url: str, folder: Path) -> None:
     """Say of each picture that the candidate is right, until the answer is clear."""
     log = max(folder.rglob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
     header = json.loads(log.read_text().splitlines()[0])
-    state: dict[str, Any] = json.loads(answer(f"{url}state")[1])
-    while state["choices"] and not state["clear"] and state["picture"] < JUDGEMENTS:
-        class_id = header["pictures"][state["picture"]]["candidate"]
-        choice = state["choices"].index(header["measure"]["classes"][class_id])
-        body = json.dumps({"picture": state["picture"], "choice": choice}).encode()
+    answers: list[Any] = [None]
+    while answers:
+        body = json.dumps({"answer": answers.pop()}).encode()
         kind = {"Content-Type": "application/json"}
-        post = urllib.request.Request(f"{url}answer", body, kind)  # noqa: S310 - loopback
+        post = urllib.request.Request(f"{url}view", body, kind)  # noqa: S310 - loopback
         with urllib.request.urlopen(post, timeout=60) as page:  # noqa: S310
-            state = json.load(page)
+            view: dict[str, Any] = json.load(page)
+        number = int(view["status"].partition(" ")[0])
+        if view["items"] and not view["notice"] and number < JUDGEMENTS:
+            choice = header["pictures"][number]["candidate"]
+            answers.append({"picture": number, "choice": choice})
 
 
 def masked(text: str) -> str:

@@ -23,8 +23,8 @@ from react_pipeline.clip.model import load
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.corpus.cost import CorpusSize
 from react_pipeline.extensions.automation.survey import State, places, survey
-from react_pipeline.extensions.corpus_page.search import CorpusSearch, search_pairs
 from react_pipeline.extensions.methods.head_samples import PairVectors
+from react_pipeline.extensions.pages.search import CorpusSearch, search_pairs
 from react_pipeline.extensions.plan.machine import Machine
 from react_pipeline.extensions.plan.sums import Sums
 from react_pipeline.lineage import run

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from react_pipeline.extensions.judging.judgements import JUDGEMENTS, measure_of, present_model
-from react_pipeline.extensions.judging.log import (
+from react_pipeline.extensions.pages.judgements import JUDGEMENTS, measure_of, present_model
+from react_pipeline.extensions.pages.session import (
     Disagreement,
     Header,
     Side,

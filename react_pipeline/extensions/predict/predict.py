@@ -1,7 +1,7 @@
 """Predictions for many pictures as files: parquet, CSV, a page, a ledger; and their vectors.
 
 Belongs here: the folder that a run writes, and resuming it. Does not belong here: which pictures
-(`pictures`), decoding and encoding them (`encoding`), the page (`prediction_page`).
+(`pictures`), decoding and encoding them (`encoding`), the page (`extensions.pages`).
 
 The folder::
 
@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 
 from react_pipeline.clip import choose_precision
 from react_pipeline.embedding import LONG_RUN, Encoder
+from react_pipeline.extensions.pages import write_page
 from react_pipeline.extensions.predict.encoding import Part, encode_pictures, joined
 from react_pipeline.extensions.predict.pictures import Picture, find_pictures, identity_of
-from react_pipeline.extensions.predict.prediction_page import write_page
 from react_pipeline.extensions.predict.run_folder import (
     LEDGER_FILE,
     PREDICTIONS,

@@ -24,8 +24,8 @@ from react_pipeline.corpus.inventory import check_shards
 from react_pipeline.corpus.shards import MAX_METADATA_BYTES, index_shard, open_shard, read_member
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
-from react_pipeline.extensions.corpus_page.search import search_pairs
 from react_pipeline.extensions.images import image_files
+from react_pipeline.extensions.pages.search import search_pairs
 from react_pipeline.lineage import run
 from react_pipeline.project.outside import look_at, of_corpus
 from react_pipeline.project.project import Project

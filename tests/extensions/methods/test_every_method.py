@@ -24,7 +24,7 @@ from react_pipeline.settings.methods import METHODS, trained_methods
 from react_pipeline.training.customization import customize
 
 ROOMS = ("assets", "browse", "commands", "promotion", "tracking", "use")
-EXTENSIONS = ("dashboard", "guards", "hub", "judging", "labels", "operations", "plan")
+EXTENSIONS = ("guards", "hub", "labels", "operations", "pages", "plan")
 ALL = trained_methods()
 
 

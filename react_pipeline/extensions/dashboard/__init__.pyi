@@ -1,1 +1,0 @@
-from .pages import domain_page as domain_page

@@ -1,2 +1,0 @@
-from .judgements import JUDGEMENTS as JUDGEMENTS
-from .judgements import judgements_of as judgements_of

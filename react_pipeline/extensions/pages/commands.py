@@ -1,0 +1,177 @@
+"""The commands `browse`, `search`, `review`, `takedown` and `judge`."""
+
+from __future__ import annotations
+
+import getpass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from react_pipeline.commands import (
+    Config,
+    Domain,
+    Person,
+    console,
+    load_project,
+    materialize_command,
+    person_name,
+    print_table,
+)
+
+if TYPE_CHECKING:
+    from react_pipeline.extensions.pages.server import Board
+
+Port = Annotated[
+    int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 picks a free one.")
+]
+SET_AND_AFTER = "retrieved_set*"
+"""What decisions make out of date, as `materialize --select` names it."""
+
+
+def browse(port: Port = 1234, config: Config = None) -> None:
+    """Browse the corpus in a browser: search it by texts and pictures, on this machine only; Ctrl-C
+    stops it.
+    """
+    from react_pipeline.extensions.pages.browse import CorpusBoard
+    from react_pipeline.extensions.pages.server import serve_board
+
+    project = load_project(config)
+    console.print("loading the index and the model ...")
+    serve_board(lambda: CorpusBoard(project), port, _print_address)
+
+
+def search(
+    text: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="An image to look for, instead of a text.")
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(help="For a text: t2t (captions) or t2i (images); for an image: i2i or i2t."),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=1_000, help="How many pairs.")] = 12,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File for the contact sheet.")
+    ] = Path("search.png"),
+    config: Config = None,
+) -> None:
+    """Show the pairs of the corpus nearest to a text or an image, as a table and as a contact
+    sheet.
+    """
+    from react_pipeline.extensions.pages.search import draw_pairs, search_pairs
+    from react_pipeline.pages import one_line
+
+    project = load_project(config)
+    pairs = search_pairs(project, text, mode, k, image=image)
+    key = next(name for name in ("source", "image_path", "url") if name in pairs)
+    rows = [
+        [pair["rank"] + 1, f"{pair['similarity']:.3f}", one_line(pair["caption"])[:100]]
+        + [one_line(pair[key])]
+        for pair in pairs.to_dict("records")
+    ]
+    print_table(["", "similarity", "caption", "file" if key == "source" else "key"], rows, right=2)
+    draw_pairs(project, pairs, output)
+    console.print(f"pictures: {output}")
+
+
+def review(domain: Domain, by: Person = None, port: Port = 1236, config: Config = None) -> None:
+    """Look through the retrieved pairs of a domain in a browser, the least sure first, and reject,
+    move or pin them; Ctrl-C stops it.
+
+    Every decision is at once on the disk, in DOMAIN.review.jsonl next to the domain's file.
+    """
+    project = load_project(config, [domain])
+    from react_pipeline.extensions.pages.review import open_review
+
+    with open_review(project, domain, person_name(by)) as board:
+        _serve(board, port)
+        count = len(board.decisions)
+    command = f"; next: {materialize_command(SET_AND_AFTER, domain)}"
+    console.print(f"{count} decisions{command if count else ''}")
+
+
+def takedown(
+    image: Annotated[str, typer.Argument(help="SHA-256 or URL of an image.")],
+    config: Config = None,
+) -> None:
+    """Keep an image out of all future sets, and list the sets and models that were made with it."""
+    from react_pipeline.extensions.pages.takedown import take_down, uses_of
+
+    project = load_project(config)
+    take_down(project, image)
+    uses = uses_of(project, image)
+    if uses.empty:
+        console.print("no published set has this image")
+    else:
+        print_table(list(uses.columns), uses.to_numpy().tolist())
+    console.print(
+        "The sets of all domains are due now, and are drawn again without it by automation or "
+        "`react-pipeline materialize`. Older artifacts stay until `react-pipeline prune` removes "
+        "them; registered models stay until you delete them. A training that runs now is not "
+        "listed yet: give this command again when it has ended."
+    )
+
+
+def judge(
+    domain: Domain,
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A folder, file, quoted pattern, list (.txt), table (.parquet, .csv), or shards "
+            "(.tar)."
+        ),
+    ],
+    candidate: Annotated[
+        str | None,
+        typer.Option(help="A trained method. Default: gated-image, or the first of `methods`."),
+    ] = None,
+    against: Annotated[
+        str, typer.Option(help="base, champion, or a method, which may be a control.")
+    ] = "champion",
+    judge_name: Annotated[
+        str | None, typer.Option("--judge", help="Who judges. Default: the user's name.")
+    ] = None,
+    port: Port = 1235,
+    config: Config = None,
+) -> None:
+    """Judge the pictures on which two models disagree, in a browser, without labels; Ctrl-C stops
+    it.
+
+    Every answer is on the disk before the next picture is shown, and the same command resumes. The
+    interval is valid whenever you stop.
+    """
+    named = {candidate or "base", against} - {"champion"}
+    project = load_project(config, [domain], sorted(named))
+    from react_pipeline.extensions.predict import require_source
+
+    require_source(source)
+    from react_pipeline.extensions.pages.judge import JudgeBoard
+    from react_pipeline.extensions.pages.judgements import judgements_of
+    from react_pipeline.extensions.pages.prepare import prepare_log
+    from react_pipeline.extensions.pages.session import open_log
+    from react_pipeline.tracking import Tracking
+
+    path, pictures = prepare_log(project, domain, source, candidate, against, console.print)
+    with open_log(path, judge_name or getpass.getuser()) as log:
+        _serve(JudgeBoard(log, pictures, project.config.corpus.max_pixels), port)
+        console.print(str(log.session))
+    judged = judgements_of(project, domain)
+    if judged is None:
+        console.print("next: the same command, and judge a picture; nothing is judged yet")
+        return
+    console.print(f"next: {materialize_command('key:comparison or key:promotion', domain)}")
+    Tracking.of(project).log_artifact(project, judged.publish(project))
+
+
+def _serve(board: Board, port: int) -> None:
+    from react_pipeline.extensions.pages.server import serve_board
+
+    try:
+        serve_board(lambda: board, port, _print_address)
+    except KeyboardInterrupt:
+        console.print("stopping ...")
+
+
+def _print_address(url: str) -> None:
+    console.print(f"{url}\nCtrl-C stops.")

@@ -1,0 +1,158 @@
+"""Preparing a judgement: two models classify the same pictures, and those on which they disagree
+become a log.
+
+Belongs here: which models, which pictures, and the log of both. Does not belong here: the page
+(`judge`), what follows from answers (`session`).
+"""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from random import SystemRandom
+
+from react_pipeline.evaluation import HEADLINE_METHOD
+from react_pipeline.extensions.pages.judgements import (
+    JUDGEMENTS,
+    measure_of,
+    model_of,
+    present_model,
+)
+from react_pipeline.extensions.pages.session import Disagreement, Header, Side, create_log
+from react_pipeline.extensions.predict import Picture, find_pictures, identity_of
+from react_pipeline.project import Project
+from react_pipeline.promotion import BASE_METHOD, standing
+from react_pipeline.settings import trained_methods
+from react_pipeline.store import InputError, canonical_json
+from react_pipeline.use import CHAMPION
+
+
+def prepare_log(
+    project: Project,
+    slug: str,
+    source: str,
+    candidate: str | None,
+    against: str,
+    report: Callable[[str], None],
+) -> tuple[Path, dict[str, Picture]]:
+    """Return the log of two models on pictures, and the pictures by name: the log that was begun
+    already, or a new one, for which both models classify them.
+
+    Args:
+        source: The pictures: see `find_pictures`.
+        candidate: A method; None: the headline method, or the first trained one.
+        against: `base`, `champion` or a method, a control too.
+        report: Called with a line on what happens.
+
+    Raises:
+        InputError: If there are no pictures, or candidate and other are the same model.
+        MissingArtifact: If a model was never built.
+        StaleArtifact: If a model was built from other inputs than today's.
+    """
+    trained = [name for name in trained_methods() if name in project.config.methods]
+    one = present_model(project, slug, candidate or next(iter(trained), HEADLINE_METHOD))
+    other = _against(project, slug, against)
+    if one == other:
+        raise InputError(
+            f"{slug}: {one.method} is compared with itself; name another --candidate or --against"
+        )
+    path = Path(source).expanduser()
+    source = str(path.resolve()) if path.exists() else source
+    pictures, refused = find_pictures(source, storage=project.config.corpus.access()[0])
+    measure = measure_of(project, slug)
+    identity = [one.checkpoint, other.checkpoint, measure, identity_of(pictures)]
+    digest = hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:12]
+    log = project.path.parent / JUDGEMENTS / slug / f"{one.method}--{other.method}--{digest}.jsonl"
+    if log.exists():
+        report(f"{log}: resumed")
+    else:
+        report(f"two models classify {len(pictures):,} pictures ...")
+        header = _compare(project, slug, (one, other), source, pictures, len(refused))
+        create_log(log, header)
+        shutil.rmtree(_work(project, slug, pictures), ignore_errors=True)
+        report(
+            f"the models disagree on {len(header.pictures):,} of {header.images:,} pictures; "
+            f"{header.unreadable} cannot be read"
+        )
+    return log, {picture.name: picture for picture in pictures}
+
+
+def _compare(
+    project: Project,
+    slug: str,
+    sides: tuple[Side, Side],
+    source: str,
+    pictures: Sequence[Picture],
+    refused: int,
+) -> Header:
+    """Classify pictures with both models, and return the head of their log."""
+    ids, other_ids = (dict(_classify(project, slug, side, pictures)) for side in sides)
+    readable = [name for name in ids if name in other_ids]
+    total = len(pictures) + refused
+    if not readable:
+        raise InputError(f"{source}: none of its {total:,} pictures can be read")
+    disagreements = [
+        Disagreement(path=name, candidate=ids[name], against=other_ids[name])
+        for name in readable
+        if ids[name] != other_ids[name]
+    ]
+    # The bounds need the order to be random, and unknown beforehand.
+    SystemRandom().shuffle(disagreements)
+    return Header(
+        domain=slug,
+        measure=measure_of(project, slug),
+        candidate=sides[0],
+        against=sides[1],
+        source=source,
+        images=len(readable),
+        unreadable=total - len(readable),
+        pictures=tuple(disagreements),
+        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+    )
+
+
+def _against(project: Project, slug: str, against: str) -> Side:
+    if against == CHAMPION:
+        champion = standing(project, slug)[0].champion
+        against = champion.method
+        if against != BASE_METHOD:
+            side = Side(method=against, checkpoint=champion.checkpoint)
+            model_of(project, slug, side)
+            return side
+    if against not in (methods := project.config.all_methods):
+        raise InputError(f"--against {against!r}: choose from {CHAMPION}, {', '.join(methods)}")
+    return present_model(project, slug, against)
+
+
+def _classify(
+    project: Project, slug: str, side: Side, pictures: Sequence[Picture]
+) -> Iterator[tuple[str, int]]:
+    """Yield the class id that a model gives each picture, by its name; those that cannot be read
+    are left out.
+
+    What was computed is kept until the log is written, so that a run that was killed resumes.
+    """
+    import torch
+
+    from react_pipeline.embedding import LONG_RUN, Encoder
+    from react_pipeline.extensions.predict import encode_pictures
+    from react_pipeline.use import load_model
+
+    config = project.config
+    clip, head = load_model(project, model_of(project, slug, side), project.domain(slug))
+    parts = encode_pictures(
+        Encoder(clip, config.embedding.precision, long_run=len(pictures) >= LONG_RUN),
+        pictures,
+        _work(project, slug, pictures) / side.checkpoint,
+        batch_size=config.embedding.batch_size,
+        workers=config.embedding.worker_count,
+        max_pixels=config.corpus.max_pixels,
+    )
+    for part in parts:
+        ids = head.scores(torch.from_numpy(part.vectors)).argmax(dim=1).tolist()
+        yield from zip(part.names, ids, strict=True)
+
+
+def _work(project: Project, slug: str, pictures: Sequence[Picture]) -> Path:
+    return project.path.parent / JUDGEMENTS / slug / f".work-{identity_of(pictures)[:12]}"

@@ -1,0 +1,156 @@
+"""Reviewing: the retrieved pairs of a class as a grid, the least sure first; a click rejects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from react_pipeline.corpus import CollectedPairs
+from react_pipeline.embedding import Vectors
+from react_pipeline.extensions.pages.json_lines import open_lines
+from react_pipeline.extensions.pages.server import Board, Button, Item, Menu, View
+from react_pipeline.project import (
+    ImageDecision,
+    ImageVerdict,
+    Project,
+    current_decisions,
+    review_file,
+)
+from react_pipeline.store import InputError
+
+
+class _Answer(BaseModel):
+    """A decision on an image by its SHA-256; None takes the earlier one back."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: str
+    verdict: ImageVerdict | None
+    to: str = ""
+
+
+class ReviewBoard(Board):
+    """The pairs of a domain's current retrieved set.
+
+    Attributes:
+        pairs: Columns class, url, caption, `image_sha256`, and `position` in the training shards;
+            class by class, the least sure first.
+        decisions: What counts for each image, by its SHA-256.
+    """
+
+    hint = (
+        "The least sure pairs of a class come first: go on when they look right. A click on a "
+        "picture decides, another one takes it back. Every decision is saved at once."
+    )
+
+    def __init__(
+        self, project: Project, slug: str, person: str, write: Callable[[str], bytes]
+    ) -> None:
+        """Use `open_review`."""
+        self.title = f"Review: {slug}"
+        self.max_pixels = project.config.corpus.max_pixels
+        self.decisions = current_decisions(project, slug)
+        self._person = person
+        self._write = write
+        artifact = project.store.current("retrieved_set", slug)
+        self._collected = CollectedPairs(artifact)
+        table = pd.read_parquet(artifact.file("pairs.parquet"))
+        self._names = list(dict.fromkeys(project.domain(slug).class_names))
+        table["class"] = pd.Categorical(table["class"], self._names)
+        table = table.dropna(subset="class")
+        table["url"] = table["url"].fillna("") if "url" in table else ""
+        place = pd.Series(range(len(self._collected)), self._collected.rows)[table["row"]]
+        table["position"] = place.to_numpy()
+        images, captions = (self._collected.vectors(side)[place] for side in ("image", "text"))
+        table["sureness"] = sureness(images, captions, table["class"].cat.codes.to_numpy(np.int64))
+        self.pairs = table.sort_values(["class", "sureness"], kind="stable")
+
+    def view(self, asked: Mapping[str, Any]) -> View:
+        """Show the pairs of a class, with what was decided."""
+        label = asked.get("class", self._names[0])
+        moves = [f"move {name}" for name in self._names if name != label]
+        click = str(asked.get("click", "reject"))
+        clicks = ("reject", "pin", *moves)
+        click = click if click in clicks else "reject"  # or a move to the class before
+        mine = self.pairs[self.pairs["class"] == label]
+        sizes = self.pairs["class"].value_counts(sort=False).items()
+        following = (self._names.index(label) + 1) % len(self._names)
+        buttons = [Button("Next class", "c", ask={"class": self._names[following]})]
+        if self.decisions:
+            last = {"image": next(reversed(self.decisions)), "verdict": None}
+            buttons.append(Button("Take back", "z", answer=last))
+        names = tuple((name, f"{name} ({size})") for name, size in sizes)
+        items = tuple(self._item(pair, click) for _, pair in mine.iterrows())
+        does = Menu("click", "A click", click, tuple(zip(clicks, clicks, strict=True)))
+        menus = (Menu("class", "Class", label, names), does)
+        return View(f"decisions: {len(self.decisions)}", items, tuple(buttons), menus)
+
+    def picture(self, number: int) -> bytes:
+        """Return the image at a position of the training shards."""
+        return self._collected.encoded(number)
+
+    def answer(self, answer: Any) -> bool:
+        """Record a decision."""
+        given = _Answer.model_validate(answer)
+        known = self.decisions.get(given.image)
+        for _, pair in self.pairs[self.pairs["image_sha256"] == given.image].iterrows():
+            shown = {"image": given.image, "url": pair["url"], "class": pair["class"]}
+            known = known or ImageDecision(**shown, verdict=None, by="", time="")
+        if known is None or (given.verdict == "move") != (given.to in self._names):
+            raise InputError("a decision needs an image of this set, and a class to move it to")
+        signed = {"by": self._person, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+        decision = known.model_copy(update=given.model_dump() | signed)
+        self._write(decision.model_dump_json(by_alias=True))
+        self.decisions.pop(decision.image, None)
+        if decision.verdict is not None:
+            self.decisions[decision.image] = decision
+        return True
+
+    def _item(self, pair: pd.Series, click: str) -> Item:
+        image = pair["image_sha256"]
+        verdict, _, to = click.partition(" ")
+        answer = {"image": image, "verdict": verdict, "to": to}
+        note = ""
+        if decision := self.decisions.get(image):
+            note = f"{decision.verdict} {decision.to}"
+            answer = {"image": image, "verdict": None}
+        return Item(f"picture/{pair['position']}", pair["caption"], note, answer)
+
+
+@contextmanager
+def open_review(project: Project, slug: str, person: str) -> Iterator[ReviewBoard]:
+    """Hold the decisions of a domain open.
+
+    Raises:
+        InputError: If another process has them open, or the file is not one of decisions.
+        MissingArtifact: If nothing was retrieved yet.
+        StoreWriteError: If the file cannot be written.
+    """
+    with open_lines(review_file(project, slug)) as write:
+        yield ReviewBoard(project, slug, person, write)
+
+
+def sureness(
+    images: Vectors, captions: Vectors, class_ids: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return how sure it is that each pair (N,) shows its class, 0 to 2, by unit vectors (N, D).
+
+    The sum of two ranks within the class: the cosine of image and caption, and how much nearer the
+    image is to the mean image of its class than to that of any other class. The second is what
+    confident learning (Northcutt et al. 2021, arXiv 1911.00068) asks of a classifier.
+    """
+    codes = pd.factorize(class_ids, sort=True)[0]
+    means = pd.DataFrame(images).groupby(codes).mean().to_numpy()
+    cosines = images @ (means / np.linalg.norm(means, axis=1, keepdims=True).clip(1e-12)).T
+    own = np.eye(len(means), dtype=bool)[codes]
+    margin = cosines[own] - np.where(own, -1, cosines).max(axis=1)
+    agreement = np.einsum("nd,nd->n", images, captions)
+    ranks = pd.DataFrame({"agreement": agreement, "margin": margin}).groupby(codes).rank(pct=True)
+    return ranks.sum(axis=1).to_numpy()

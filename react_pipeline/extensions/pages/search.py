@@ -1,0 +1,153 @@
+"""Searching: a text or an image against the index, to see what a corpus holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import pandas as pd
+from PIL.Image import Image
+
+from react_pipeline.corpus import BadImage, ImageSource, contact_sheet, decode_image, open_source
+from react_pipeline.embedding import Side, row_metadata
+from react_pipeline.indexing import Index
+from react_pipeline.lineage import fresh
+from react_pipeline.project import Project
+from react_pipeline.stage import encoder_in
+from react_pipeline.store import MAX_IMAGE_BYTES, Artifact, InputError, read_bounded
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from react_pipeline.clip import Clip
+
+TEXT_MODES: dict[str, Side] = {"t2t": "text", "t2i": "image"}
+IMAGE_MODES: dict[str, Side] = {"i2i": "image", "i2t": "text"}
+"""What a query is compared with, by `--mode`; the first is the default."""
+NO_IMAGES = (
+    "only captions of this corpus are embedded, so search by text in captions, or with an image "
+    "`--mode i2t`; `embedding.encode: both` embeds its images too"
+)
+
+
+@dataclass(frozen=True)
+class CorpusSearch:
+    """The index of a project, the model that made its vectors, and what describes its rows."""
+
+    index: Index
+    embeddings: Artifact
+    clip: Clip
+    source: ImageSource
+
+    @classmethod
+    def of(cls, project: Project) -> Self:
+        """Open them.
+
+        Raises:
+            MissingArtifact: If the corpus is not indexed yet.
+            StaleArtifact: If the index is not of today's corpus or encoder.
+        """
+        index = fresh(project, "faiss_index")  # first: the command that an error names builds both
+        embeddings = fresh(project, "corpus_embeddings")
+        encoder = fresh(project, encoder_in(embeddings.parents))
+        source = open_source(project, fresh(project, "corpus"))
+        from react_pipeline.clip import choose_device, load
+
+        clip = load(encoder.path, choose_device(project.config.device))
+        open_index = Index(index, encoder.fingerprint, embeddings=embeddings)
+        return cls(open_index, embeddings, clip, source)
+
+    def pairs(self, side: Side, query: str | Image | NDArray[np.float32], k: int) -> pd.DataFrame:
+        """Return the k pairs most similar to a text, a picture or a unit vector (1, D)."""
+        vector = query if isinstance(query, np.ndarray) else self._encode(query)
+        hits = self.index.search(side, vector, k)
+        return hits.join(row_metadata(self.embeddings, hits["row"], self.source.columns), on="row")
+
+    def _encode(self, query: str | Image) -> NDArray[np.float32]:
+        """Return the unit vector (1, D) of a text or a picture."""
+        if isinstance(query, str):
+            return np.asarray(self.clip.encode_texts([query]).numpy())
+        return np.asarray(self.clip.encode_images(self.clip.preprocess(query)[None]).numpy())
+
+
+def search_pairs(
+    project: Project,
+    text: str | None = None,
+    mode: str | None = None,
+    k: int = 12,
+    *,
+    image: Path | None = None,
+) -> pd.DataFrame:
+    """Return the k pairs of the corpus most similar to a text or to an image.
+
+    Args:
+        project: The pipeline; its index must be fresh.
+        text: Any text; it is encoded as it is, without a template.
+        mode: For a text `t2t` (compare it with captions, the default) or `t2i` (with images); for
+            an image `i2i` (with images, the default) or `i2t` (with captions).
+        image: An image file, instead of a text.
+
+    Returns:
+        Columns rank, similarity (cosine), row, caption and the others that locate the image, best
+        first; `source`, the user's file or URL, where the corpus is a copy of these.
+
+    Raises:
+        InputError: If there is neither a text nor an image, or both; if the file is not an image;
+            if the mode does not fit; or if the corpus is not indexed yet.
+    """
+    if image is not None and text:
+        raise InputError("give a text or --image, not both")
+    if image is None and not (text or "").strip():
+        raise InputError("the text is empty: say what to search for, or give --image")
+    what, modes = ("a text", TEXT_MODES) if image is None else ("an image", IMAGE_MODES)
+    side = modes.get(mode or next(iter(modes)))
+    if side is None:
+        raise InputError(f"--mode {mode!r}: with {what} use {' or '.join(modes)}")
+    corpus = project.config.corpus
+    if side == "image" and project.config.images_wait:
+        raise InputError(NO_IMAGES)
+    query = str(text) if image is None else _read_image(image, corpus.max_pixels)
+    search = CorpusSearch.of(project)
+    pairs = search.pairs(side, query, k)
+    if corpus.is_copy:
+        origins = row_metadata(search.embeddings, pairs["row"], ["path", "url"]).fillna("")
+        pairs["source"] = [corpus.source_of(one) for one in origins.to_dict("records")]
+    return pairs
+
+
+def draw_pairs(project: Project, pairs: pd.DataFrame, path: Path) -> None:
+    """Write a PNG of the pairs of `search_pairs`: every image under its rank, similarity and
+    caption.
+
+    Images of a corpus by URL are fetched for it; an unavailable one is shown by its caption alone.
+
+    Raises:
+        CorpusError: If a shard is gone or has changed since it was embedded.
+        InputError: If the PNG cannot be written there.
+    """
+    source = open_source(project, fresh(project, "corpus"))
+    max_pixels = project.config.corpus.max_pixels
+    images = {pair.row: [decode_image(data, max_pixels)] for pair, data in source.fetch(pairs)}
+    rows = [
+        (
+            f"{pair.rank + 1}. {pair.similarity:.3f} {str(pair.caption or '')[:120]}",
+            images.get(pair.row, []),
+        )
+        for pair in pairs.itertuples()
+    ]
+    try:
+        contact_sheet(rows, path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); choose another --output"
+        ) from error
+
+
+def _read_image(path: Path, max_pixels: int) -> Image:
+    try:
+        return decode_image(read_bounded(path, MAX_IMAGE_BYTES), max_pixels)
+    except (OSError, BadImage) as error:
+        reason = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else error
+        raise InputError(f"{path}: {reason}; --image wants an image file") from error

@@ -1,0 +1,240 @@
+"""The log of a judgement: what a person said of the pictures on which two models disagree, and what
+follows from it.
+
+Does not belong here: which pictures disagree (`prepare`), the artifact (`judgements`).
+
+The first line holds both models and every picture on which they disagree, in random order; each
+line after it is one answer to the next picture, or takes the last answer back. Shapes: N pictures,
+D of them disagreements, T answers.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from react_pipeline.evaluation import sign_test
+from react_pipeline.extensions.pages.confidence_sequence import Values, p_value, sum_bounds
+from react_pipeline.extensions.pages.json_lines import open_lines
+from react_pipeline.promotion import PairedTest
+from react_pipeline.store import CorruptArtifact, StoreWriteError, write_atomically
+
+NEITHER, UNSURE = "neither", "unsure"
+Answer = int | Literal["neither", "unsure"]
+"""The class id that was chosen, or none of both, or not known."""
+
+CONFIDENCE = 0.95
+"""Confidence of the bounds that pages and tables show."""
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Side(_Line):
+    """One of the two models; `checkpoint` is the fingerprint of its artifact."""
+
+    method: str
+    checkpoint: str
+
+
+class Disagreement(_Line):
+    """A picture, and the class id that each model gives it."""
+
+    path: str
+    candidate: int
+    against: int
+
+
+class Header(_Line):
+    """The first line.
+
+    Attributes:
+        measure: Class names and templates that both models classified by.
+        source: The pictures, as the user named them.
+        images: N, those that could be read.
+        pictures: D, in the order in which they are shown.
+    """
+
+    format: Literal[1] = 1
+    domain: str
+    measure: dict[str, Any]
+    candidate: Side
+    against: Side
+    source: str
+    images: int
+    unreadable: int = 0
+    pictures: tuple[Disagreement, ...]
+    created: str
+
+
+class Entry(_Line):
+    """A later line: the answer to a picture by its number; None takes the last answer back."""
+
+    picture: int
+    answer: Answer | None
+    judge: str
+    time: str
+
+
+@dataclass(frozen=True)
+class Session:
+    """A log, read: its bytes, its header, and the answers that were not taken back, in the order of
+    the pictures.
+    """
+
+    path: Path
+    data: bytes = field(repr=False)
+    header: Header
+    entries: tuple[Entry, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a log as far as it is complete.
+
+        Raises:
+            CorruptArtifact: If it is none.
+        """
+        try:
+            whole, _, _torn = path.read_bytes().rpartition(b"\n")
+            first, *rest = whole.split(b"\n")
+            session = cls(path, first + b"\n", Header.model_validate_json(first), ())
+            for line in rest:
+                entry = Entry.model_validate_json(line)
+                if not session.is_next(entry.picture, entry.answer):
+                    raise ValueError(f"picture {entry.picture} is out of turn")
+                session = session.with_entry(entry, line + b"\n")
+        except (OSError, ValueError) as error:
+            problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            raise CorruptArtifact(
+                f"{path}: not a log of judgements ({problem}); restore it, or remove it"
+            ) from error
+        return session
+
+    def is_next(self, picture: int, answer: Answer | None) -> bool:
+        """Return whether this picture may be answered now, or its answer taken back."""
+        place = len(self.entries) - (answer is None)
+        return picture == place and 0 <= place < len(self.header.pictures)
+
+    def with_entry(self, entry: Entry, line: bytes) -> Self:
+        """Return the session after one more line."""
+        kept = self.entries[:-1] if entry.answer is None else (*self.entries, entry)
+        return replace(self, data=self.data + line, entries=kept)
+
+    def values(self, unsure: int) -> Values:
+        """Return the value of each answer: candidate right less other right, -1, 0 or 1, with
+        `unsure` for those (T,).
+        """
+        shown = zip(self.header.pictures, self.entries, strict=False)
+        values = [
+            unsure
+            if entry.answer == UNSURE
+            else (one.candidate == entry.answer) - (one.against == entry.answer)
+            for one, entry in shown
+        ]
+        return np.array(values, dtype=np.int64)
+
+    def test(self, confidence: float = CONFIDENCE) -> PairedTest:
+        """Return the difference in accuracy over all N pictures; D of them disagree, so their sum
+        over N is the difference.
+
+        Its bounds are the confidence sequence, `unsure` as lost in the lower one, won in the upper
+        one and a tie in the gain. When nearly all are judged the sequence counts every single one,
+        mistakes of the judge included. So the p-value is no smaller than that of the exact test
+        (McNemar's), which takes these pictures for a sample.
+        """
+        images, population = self.header.images, len(self.header.pictures)
+        lowest = self.values(-1)
+        low, high = sum_bounds(lowest, self.values(1), population, confidence)
+        return PairedTest(
+            gain=population / images * float(self.values(0).mean()) if self.entries else 0.0,
+            low=low / images,
+            high=high / images,
+            p_value=max(p_value(lowest, population), sign_test(lowest)),
+            confidence=confidence,
+            n=images,
+            judged=len(self.entries),
+        )
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the bounds exclude 0 and the exact test agrees, or nothing is left to judge."""
+        population = len(self.header.pictures)
+        level = (1 - CONFIDENCE) / 2
+        return len(self.entries) == population or any(
+            max(p_value(values, population), sign_test(values)) <= level
+            for values in (self.values(-1), -self.values(1))
+        )
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Count pictures, and answers of each kind."""
+        answers: list[object] = [entry.answer for entry in self.entries]
+        values = self.values(0)
+        return {
+            "images": self.header.images,
+            "unreadable": self.header.unreadable,
+            "disagreements": len(self.header.pictures),
+            "judged": len(answers),
+            "won": int((values == 1).sum()),
+            "lost": int((values == -1).sum()),
+            NEITHER: answers.count(NEITHER),
+            UNSURE: answers.count(UNSURE),
+        }
+
+    def __str__(self) -> str:
+        """Return what it found, in one sentence."""
+        return f"{self.header.candidate.method} over {self.header.against.method}: {self.test()}"
+
+
+def create_log(path: Path, header: Header) -> None:
+    """Write the first line of a log, whole or not at all."""
+    try:
+        write_atomically(path, header.model_dump_json() + "\n")
+    except OSError as error:
+        raise StoreWriteError(
+            f"{path}: {error.strerror}; make the folder writable, or free space"
+        ) from error
+
+
+@dataclass
+class JudgementLog:
+    """A log that this process alone appends to; use `open_log`."""
+
+    judge: str
+    session: Session
+    write: Callable[[str], bytes]
+
+    def answer(self, picture: int, answer: Answer | None) -> bool:
+        """Record the answer to the next picture, or with None that the last one is taken back.
+
+        Returns:
+            False where another picture is next: another tab was faster, or the same click came
+                twice.
+
+        Raises:
+            StoreWriteError: If the disk refuses it; the log is as it was.
+        """
+        if not self.session.is_next(picture, answer):
+            return False
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        entry = Entry(picture=picture, answer=answer, judge=self.judge, time=now)
+        self.session = self.session.with_entry(entry, self.write(entry.model_dump_json()))
+        return True
+
+
+@contextmanager
+def open_log(path: Path, judge: str) -> Iterator[JudgementLog]:
+    """Hold a log open for appending.
+
+    Raises:
+        InputError: If another process has it open.
+        CorruptArtifact: If it cannot be read.
+    """
+    with open_lines(path) as write:
+        yield JudgementLog(judge, Session.read(path), write)

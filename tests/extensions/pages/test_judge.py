@@ -1,0 +1,225 @@
+"""Judging: which pictures go into a log, and the page that asks about them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+from support.customized import customized
+from support.drawings import SHAPES, draw
+from support.judging import SLUG, header_of, without_labels
+from support.processes import killed
+
+from react_pipeline.clip.base import publish_base
+from react_pipeline.extensions.pages import prepare
+from react_pipeline.extensions.pages.judge import JudgeBoard
+from react_pipeline.extensions.pages.judgements import JUDGEMENTS, present_model
+from react_pipeline.extensions.pages.prepare import prepare_log
+from react_pipeline.extensions.pages.session import JudgementLog, Session, Side, open_log
+from react_pipeline.extensions.predict import encoding
+from react_pipeline.extensions.predict.pictures import find_pictures
+from react_pipeline.project.project import Project
+from react_pipeline.store.errors import InputError, MissingArtifact
+
+GATED = "gated-image"
+HOSTILE = "<img src=x onerror=alert(1)> & 'square'"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    for number in range(24):
+        (folder / str(number % 2)).mkdir(parents=True, exist_ok=True)
+        draw(SHAPES[number % 4], "red", number).save(
+            folder / str(number % 2) / f"{number:02d} <b>&'.png"
+        )
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture
+def project(make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch) -> Project:
+    project = make_project()
+    path = project.config.domains / f"{SLUG}.yaml"
+    domain = yaml.safe_load(path.read_text())
+    domain["classes"][1] = HOSTILE
+    path.write_text(yaml.safe_dump(domain))
+    without_labels(project, [GATED])
+
+    def classify(
+        _project: Project, _slug: str, side: Any, pictures: Any
+    ) -> Iterator[tuple[str, int]]:
+        good = [picture.name for picture in pictures if not picture.name.endswith(".jpg")]
+        yield from (
+            (name, int(side.method == "base" and number % 3 == 0))
+            for number, name in enumerate(good)
+        )
+
+    monkeypatch.setattr(prepare, "_classify", classify)
+    return project
+
+
+@pytest.fixture
+def board(project: Project, pictures: Path) -> Iterator[JudgeBoard]:
+    path, named = prepare_log(project, SLUG, str(pictures), GATED, "base", print)
+    with open_log(path, "a tester") as log:
+        yield JudgeBoard(log, named, 1_000_000)
+
+
+@pytest.fixture
+def log(board: JudgeBoard) -> JudgementLog:
+    return board._log
+
+
+def test_a_log_has_all_readable_disagreements_in_random_order(log: JudgementLog) -> None:
+    header = log.session.header
+    assert (header.images, header.unreadable, len(header.pictures)) == (24, 1, 8)
+    assert {(one.candidate, one.against) for one in header.pictures} == {(0, 1)}
+    assert [one.path for one in header.pictures] != sorted(one.path for one in header.pictures)
+
+
+def test_the_same_pictures_resume_and_others_begin_anew(project: Project, pictures: Path) -> None:
+    first, _ = prepare_log(project, SLUG, str(pictures), GATED, "base", print)
+    bytes_before = first.read_bytes()
+    assert prepare_log(project, SLUG, str(pictures), None, "champion", print)[0] == first
+    assert first.read_bytes() == bytes_before
+    draw("circle", "blue", 99).save(pictures / "new.png")
+    assert prepare_log(project, SLUG, str(pictures), GATED, "base", print)[0] != first
+
+
+@pytest.mark.parametrize(
+    ("candidate", "against", "error"),
+    [
+        (GATED, GATED, InputError),
+        (GATED, "nothing", InputError),
+        ("locked-text", "base", MissingArtifact),
+    ],
+)
+def test_models_that_cannot_be_compared_are_refused(
+    project: Project, pictures: Path, candidate: str, against: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        prepare_log(project, SLUG, str(pictures), candidate, against, print)
+
+
+def test_a_source_without_a_usable_picture_is_refused(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "a.jpg").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="empty"):
+        prepare_log(project, SLUG, str(tmp_path / "empty"), GATED, "base", print)
+
+
+def judge_until_killed(config: Path, source: str) -> None:
+    """Die when the first model has classified the pictures, before what the second one says is on
+    the disk.
+    """
+    write, written = encoding._write, []
+
+    def dying(*arguments: Any) -> None:
+        if written:
+            os.kill(os.getpid(), signal.SIGKILL)
+        written.append(write(*arguments))
+
+    encoding._write = dying
+    prepare_log(Project.load(config), SLUG, source, GATED, "base", print)
+
+
+def test_killed_between_two_models_it_resumes_with_the_second(
+    retrieved_project: Project, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customized(retrieved_project, GATED)
+    killed(judge_until_killed, retrieved_project.path, str(pictures))
+    assert not list((retrieved_project.path.parent / JUDGEMENTS).rglob("*.jsonl"))
+    write, written = encoding._write, []
+    monkeypatch.setattr(encoding, "_write", lambda *arguments: written.append(write(*arguments)))
+    path, _ = prepare_log(retrieved_project, SLUG, str(pictures), GATED, "base", print)
+    header = Session.read(path).header
+    assert len(written) == 1 and (header.images, header.unreadable) == (24, 1)
+
+
+def test_models_classify_as_they_are_measured(
+    make_project: Callable[..., Project], pictures: Path
+) -> None:
+    import torch
+
+    from react_pipeline.clip.classifier import load_classifier
+
+    project = make_project()
+    publish_base(project)
+    side = present_model(project, SLUG, "base")
+    found, _ = find_pictures(str(pictures))
+    classified = dict(prepare._classify(project, SLUG, side, found))
+    clip, head = load_classifier(
+        project.store.current("base_checkpoint", "all"), None, project.domain(SLUG), "cpu"
+    )
+    expected = {}
+    for picture in found[:-1]:
+        with torch.inference_mode():
+            pixels = clip.preprocess(Image.open(picture.path).convert("RGB"))[None]
+        expected[picture.name] = int((clip.encode_images(pixels) @ head.vectors).argmax())
+    assert classified == expected
+
+
+def test_every_answer_is_of_the_class_on_its_button(board: JudgeBoard, log: JudgementLog) -> None:
+    for number, wanted in enumerate(["circle", HOSTILE] * 4):
+        view = board.view({})
+        assert view.status == f"{number} of 8 judged"
+        assert view.items[0].picture == f"picture/{number}"
+        assert board.picture(number).startswith(b"\x89PNG")
+        (chosen,) = (button for button in view.buttons if button.text == wanted)
+        assert board.answer(dict(chosen.answer or {}))
+    assert [entry.answer for entry in log.session.entries] == [0, 1] * 4
+    view = board.view({})
+    assert view.notice and not view.items and [one.text for one in view.buttons] == ["Take back"]
+    assert Session.read(log.session.path).entries == log.session.entries
+
+
+def test_names_change_places_by_the_log_and_number_alone(project: Project) -> None:
+    sides = Side(method=GATED, checkpoint="one"), Side(method="base", checkpoint="other")
+    header = header_of(project, *sides, disagreements=200, images=300).model_copy(
+        update={"created": "now"}
+    )
+    log: Any = SimpleNamespace(session=Session(Path("log.jsonl"), b"", header, ()))
+    firsts = [JudgeBoard(log, {}, 1)._choices(number)[0] for number in range(200)]
+    assert 80 < sum(firsts) < 120
+
+
+def test_nothing_gives_a_model_away_before_the_answer_is_clear(
+    board: JudgeBoard, log: JudgementLog
+) -> None:
+    while not (view := board.view({})).notice:
+        text = f"{view}{board.title}{board.hint}"
+        assert not any(word in text for word in (GATED, "base", "candidate", "against", "points"))
+        board.answer({"picture": len(log.session.entries), "choice": 0})
+    assert GATED in view.notice and len(log.session.entries) > 4
+
+
+def test_two_tabs_lose_and_double_nothing(board: JudgeBoard, log: JudgementLog) -> None:
+    def answer(picture: int, choice: Any) -> bool:
+        return board.answer({"picture": picture, "choice": choice})
+
+    assert answer(0, "neither")
+    assert not answer(0, "unsure")
+    assert answer(1, "unsure")
+    assert not answer(0, None)  # the other tab's answer is last by now
+    assert answer(1, None)
+    assert not answer(1, None)
+    assert not answer(99, 0) and not answer(-1, 0)
+    assert [entry.answer for entry in log.session.entries] == ["neither"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{"picture": 0, "choice": 7}, {"picture": "0", "choice": 0}, {"picture": 0}, [], "x", 1],
+)
+def test_what_is_no_answer_is_refused(board: JudgeBoard, log: JudgementLog, answer: Any) -> None:
+    with pytest.raises((InputError, ValueError)):
+        board.answer(answer)
+    assert not log.session.entries

@@ -1,0 +1,182 @@
+"""Promotion of a domain without labels: judgements decide, at the level of the number of
+sessions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+import yaml
+from support.judging import SLUG, judge, unavailable, without_labels
+from support.promotion import outcomes, result, stand_in
+from support.upkeep import change_pipeline
+
+from react_pipeline.extensions.pages.prepare import _against
+from react_pipeline.project.project import Project
+from react_pipeline.promotion.decision import decide, promote, promotion_is_current, roll_back
+from react_pipeline.promotion.verdicts import Verdict
+from react_pipeline.store.errors import InputError, StaleArtifact
+
+GATED, CONTROL, LOCKED = "gated-image", "gated-image-control", "locked-text"
+
+
+@pytest.fixture
+def make(make_project: Callable[..., Project]) -> Callable[..., Project]:
+    def build(**promotion: object) -> Project:
+        project = without_labels(make_project(promotion=promotion), [GATED, CONTROL, LOCKED])
+        unavailable(project, "base", GATED, LOCKED)
+        return project
+
+    return build
+
+
+def verdict(project: Project) -> Verdict:
+    return Verdict.read(decide(project, SLUG))
+
+
+def test_a_judged_lead_beyond_the_noise_makes_a_champion(make: Callable[..., Project]) -> None:
+    project = make()
+    assert verdict(project).decision == "nothing"
+    judge(project, GATED, "base", ["won"] * 40 + ["lost"] * 8 + ["neither"] * 6)
+    with pytest.raises(StaleArtifact, match="judgements"):
+        promotion_is_current(project, SLUG)
+    artifact = decide(project, SLUG)
+    found = Verdict.read(artifact)
+    assert (found.decision, found.champion.method, found.by) == ("promoted", GATED, "rule")
+    assert (
+        found.test is not None and found.test.judged == 54 and 0 < found.test.low < found.test.gain
+    )
+    assert "judged without labels" in found.reason
+    assert decide(project, SLUG).fingerprint == artifact.fingerprint
+    assert promotion_is_current(project, SLUG).fingerprint == artifact.fingerprint
+    assert _against(project, SLUG, "champion").method == GATED
+    row = pd.read_parquet(artifact.file("candidates.parquet")).set_index("method").loc[GATED]
+    assert (row["status"], row["judged"], row["n"]) == ("promoted", 54, 1000)
+    # The model and its judgements outlive pruning while it has the title.
+    judge(project, LOCKED, GATED, ["won"] * 3)
+    assert verdict(project).champion.is_same(found.champion)
+    project.store.prune()
+    project.store.open("customized_checkpoint", f"{SLUG}/{GATED}", found.champion.checkpoint)
+    assert Verdict.read(roll_back(project, SLUG)).champion.method == "base"
+    judge(project, LOCKED, "base", ["lost"] * 3)
+    assert verdict(project).champion.method == "base"
+
+
+@pytest.mark.parametrize(
+    ("answers", "decision"),
+    [
+        (["won"] * 7, "challenger"),
+        (["won"] * 8, "promoted"),
+        (["lost"] * 20, "kept"),
+        (["unsure"] * 30, "kept"),
+    ],
+)
+def test_the_bound_decides_and_not_the_estimate(
+    make: Callable[..., Project], answers: list[str], decision: str
+) -> None:
+    project = make()
+    judge(project, GATED, "base", answers, disagreements=2000, images=3000)
+    assert verdict(project).decision == decision
+
+
+def test_more_sessions_ask_for_more_and_one_is_promoted(make: Callable[..., Project]) -> None:
+    project = make()
+    judge(project, GATED, "base", ["won"] * 8, disagreements=2000, images=3000)
+    judge(project, LOCKED, "base", ["won", "lost"] * 5, disagreements=2000, images=3000)
+    found = verdict(project)
+    assert (found.decision, found.candidates) == ("challenger", 2)
+    assert found.test is not None and found.test.confidence == pytest.approx(0.975)
+    judge(project, GATED, "base", ["won"] * 30)
+    judge(project, LOCKED, "base", ["won"] * 20)
+    rows = pd.read_parquet(decide(project, SLUG).file("candidates.parquet")).set_index("method")
+    assert rows.loc[[GATED, LOCKED], "status"].tolist() == ["promoted", "passed"]
+    assert rows.loc[[GATED, LOCKED], "judged"].tolist() == [30, 20]
+
+
+def test_judgements_over_another_model_decide_nothing(make: Callable[..., Project]) -> None:
+    project = make()
+    judge(project, LOCKED, GATED, ["won"] * 30)
+    found = verdict(project)
+    assert found.decision == "nothing" and "no present candidate" in found.reason
+
+
+def test_without_a_base_of_today_nothing_moves(make: Callable[..., Project]) -> None:
+    project = make()
+    judge(project, GATED, "base", ["won"] * 30)
+    changed = change_pipeline(project, encoder={"resize_mode": "squash"})
+    assert verdict(changed).decision == "incomparable"
+
+
+def test_a_control_that_does_as_well_blocks(make: Callable[..., Project]) -> None:
+    project = make()
+    judge(project, GATED, "base", ["won"] * 20)
+    judge(project, GATED, CONTROL, ["won", "lost"] * 5)
+    found = verdict(project)
+    assert (
+        found.decision == "challenger"
+        and found.control_test is not None
+        and "control" in found.reason
+    )
+    judge(project, GATED, CONTROL, ["won"] * 11)
+    assert verdict(project).decision == "promoted"
+
+
+def test_a_required_gain_is_of_all_pictures(make: Callable[..., Project]) -> None:
+    project = make(min_gain=0.05)
+    judge(project, GATED, "base", ["won"] * 40, disagreements=100, images=10_000)
+    assert verdict(project).decision == "challenger"
+
+
+def test_measured_labels_win_over_judgements(make: Callable[..., Project]) -> None:
+    project = make()
+    judge(project, GATED, "base", ["won"] * 40)
+    assert verdict(project).decision == "promoted"
+    path = project.config.domains / f"{SLUG}.yaml"
+    labelled = {"name": "x", "kind": "folder", "path": str(project.path.parent)}
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "evaluation": labelled}))
+    stand_in(project, "evaluation_set", SLUG)
+    result(project, SLUG, "base", outcomes(140))
+    result(project, SLUG, GATED, outcomes(100))
+    found = verdict(project)
+    assert found.test is None or not found.test.judged
+    assert "judged" not in found.reason
+
+
+def test_a_judged_model_that_is_fresh_again_is_decided_on_again(
+    make: Callable[..., Project],
+) -> None:
+    project = make()
+    judge(project, GATED, "base", ["won"] * 40)
+    settings = project.path.read_text()
+    stale = change_pipeline(project, customization={"defaults": {"steps": 9}})
+    held = verdict(stale)
+    assert (held.decision, held.champion.method) == ("nothing", "base") and GATED in held.reason
+    assert promotion_is_current(stale, SLUG)
+    with pytest.raises(StaleArtifact, match="rematerialize"):
+        promote(stale, SLUG, GATED, "because")
+    project.path.write_text(settings)
+    again = Project.load(project.path)
+    with pytest.raises(StaleArtifact, match=GATED):
+        promotion_is_current(again, SLUG)
+    assert verdict(again).champion.method == GATED
+    assert promotion_is_current(again, SLUG)
+
+
+def test_a_person_promotes_a_judged_model(make: Callable[..., Project]) -> None:
+    project = make()
+    judge(project, GATED, "base", ["won"] * 3)
+    assert verdict(project).champion.method == "base"
+    with pytest.raises(InputError, match="judge"):
+        promote(project, SLUG, LOCKED, "because")
+    promoted = promote(project, SLUG, GATED, "because")
+    assert Verdict.read(promoted).champion.method == GATED
+    assert decide(project, SLUG).fingerprint == promoted.fingerprint
+    project.store.prune()
+    assert _against(project, SLUG, "champion").method == GATED
+
+
+def test_a_person_is_told_why_nothing_was_measured(make: Callable[..., Project]) -> None:
+    with pytest.raises(InputError, match="no images"):
+        promote(make(), SLUG, GATED, "because")

@@ -1,0 +1,254 @@
+"""Judgements: the log, what follows from it, the artifact, and the comparison that shows it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from support.judging import SLUG, header_of, judge, unavailable, without_labels
+from support.promotion import checkpoint
+
+import react_pipeline.evaluation.comparison as comparison
+from react_pipeline.evaluation.comparison import compare, comparison_is_current
+from react_pipeline.extensions.pages import session as sessions
+from react_pipeline.extensions.pages.judgements import STATUS, judgements_of
+from react_pipeline.extensions.pages.session import Session, Side, create_log, open_log
+from react_pipeline.project.project import Project
+from react_pipeline.store.errors import CorruptArtifact, InputError, StaleArtifact, StoreWriteError
+from react_pipeline.tracking.results import difference_rows
+
+GATED, CONTROL = "gated-image", "gated-image-control"
+SIDES = Side(method=GATED, checkpoint="one"), Side(method="base", checkpoint="other")
+
+
+@pytest.fixture
+def project(make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.setattr(
+        comparison, "_retrieved_sets", lambda *_: {}
+    )  # the stand-in has no pairs to show
+    return without_labels(make_project(), [GATED, CONTROL])
+
+
+@pytest.fixture
+def log(project: Project, tmp_path: Path) -> Path:
+    create_log(
+        path := tmp_path / "log.jsonl", header_of(project, *SIDES, disagreements=5, images=50)
+    )
+    return path
+
+
+def test_an_estimate_over_all_orders_is_the_full_difference(
+    project: Project, tmp_path: Path
+) -> None:
+    truth = (0, 0, 0, 1, "neither")  # of 5 disagreements among 50 pictures: +2 of 50
+    estimates = []
+    for number, order in enumerate(permutations(truth)):
+        path = tmp_path / f"{number}.jsonl"
+        create_log(path, header_of(project, *SIDES, disagreements=5, images=50))
+        with open_log(path, "a tester") as log:
+            for picture, answer in enumerate(order[:2]):
+                assert log.answer(picture, answer)  # type: ignore[arg-type]
+            estimates.append(log.session.test().gain)
+    assert np.mean(estimates) == pytest.approx(2 / 50)
+
+
+def test_a_full_judgement_is_exact_and_unsure_counts_both_ways(log: Path) -> None:
+    with open_log(log, "a tester") as opened:
+        for picture, answer in enumerate((0, 0, "neither", 1, "unsure")):
+            opened.answer(picture, answer)  # type: ignore[arg-type]
+        found = opened.session.test()
+        assert (found.low, found.high, opened.session.is_clear) == (0, 2 / 50, True)
+        opened.answer(4, None)
+        assert not opened.session.is_clear
+        opened.answer(4, 0)
+        found = opened.session.test()
+        assert (found.gain, found.low, found.high) == pytest.approx((2 / 50, 2 / 50, 2 / 50))
+    counts = Session.read(log).counts
+    assert [counts[name] for name in ("judged", "won", "lost", "neither", "unsure")] == [
+        5,
+        3,
+        1,
+        1,
+        0,
+    ]
+    assert {entry.judge for entry in Session.read(log).entries} == {"a tester"}
+
+
+def test_only_next_picture_is_answered_and_only_last_taken_back(log: Path) -> None:
+    with open_log(log, "a tester") as opened:
+        tries = [
+            (1, 0),
+            (0, 0),
+            (0, 0),
+            (1, None),
+            (0, None),
+            (0, None),
+            (-1, None),
+            (0, 1),
+            (5, 0),
+        ]
+        assert [opened.answer(*one) for one in tries] == [
+            False,
+            True,
+            False,
+            False,
+            True,
+            False,
+            False,
+            True,
+            False,
+        ]
+        assert [entry.answer for entry in opened.session.entries] == [1]
+        assert Session.read(log) == opened.session
+
+
+def test_a_torn_line_was_never_given_and_is_written_over(log: Path) -> None:
+    with open_log(log, "a tester") as opened:
+        opened.answer(0, 0)
+    whole = log.read_bytes()
+    log.write_bytes(whole + b'{"picture": 1, "ans')
+    assert len(Session.read(log).entries) == 1
+    with open_log(log, "another") as opened:
+        opened.answer(1, 1)
+    assert log.read_bytes().startswith(whole) and len(Session.read(log).entries) == 2
+
+
+def test_a_second_process_cannot_open_the_log(log: Path) -> None:
+    with (
+        open_log(log, "a tester"),
+        pytest.raises(InputError, match="another"),
+        open_log(log, "another"),
+    ):
+        pass
+
+
+def test_a_full_disk_loses_no_answer_and_leaves_no_part_of_one(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_log(log, "a tester") as opened:
+        opened.answer(0, 0)
+        before, write = log.read_bytes(), os.write
+
+        def fail(descriptor: int, data: bytes) -> int:
+            write(descriptor, data[:10])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "write", fail)
+        with pytest.raises(StoreWriteError, match="space"):
+            opened.answer(1, 1)
+        assert log.read_bytes() == before
+        monkeypatch.undo()
+        assert opened.answer(1, 1) and Session.read(log) == opened.session
+
+
+def test_a_damaged_log_is_named(project: Project) -> None:
+    path = judge(project, GATED, "base", ["won"] * 3)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([lines[0], *lines[2:]]))
+    with pytest.raises(CorruptArtifact, match=path.name):
+        judgements_of(project, SLUG)
+
+
+def test_the_artifact_follows_the_logs_and_holds_them(project: Project) -> None:
+    assert judgements_of(project, SLUG) is None
+    judge(project, GATED, "base", ["won"] * 9 + ["lost", "unsure"])
+    found = judgements_of(project, SLUG)
+    assert found is not None
+    artifact = found.publish(project)
+    assert found.publish(project).reused
+    session = found.sessions[0]
+    (row,) = (value for value in artifact.counts.values() if isinstance(value, dict))
+    assert (row["judged"], row["disagreements"], row["images"], row["unsure"]) == (11, 200, 1000, 1)
+    assert row["low"] == session.test().low and not row["clear"]
+    assert artifact.file(f"logs/{session.path.name}").read_bytes() == session.data
+    header = session.header
+    assert set(artifact.parents) == {header.candidate.checkpoint, header.against.checkpoint}
+    judge(project, GATED, CONTROL, ["won"] * 4)
+    more = judgements_of(project, SLUG)
+    assert more is not None and more.inputs.fingerprint != artifact.fingerprint
+
+
+@pytest.mark.parametrize("change", ["class", "template", "model"])
+def test_judgements_of_other_names_or_lost_models_do_not_count(
+    project: Project, change: str
+) -> None:
+    judge(project, GATED, "base", ["won"] * 9)
+    path = project.config.domains / f"{SLUG}.yaml"
+    domain = yaml.safe_load(path.read_text())
+    if change == "class":
+        domain["classes"][1] = "quadrangle"
+    elif change == "template":
+        domain["templates"] = ["a picture of a {}"]
+    else:
+        checkpoint = project.store.current("customized_checkpoint", f"{SLUG}/{GATED}")
+        shutil.rmtree(checkpoint.path.parent)
+    path.write_text(yaml.safe_dump(domain))
+    assert judgements_of(project, SLUG) is None
+
+
+def test_a_comparison_is_stale_after_the_next_judgement(
+    project: Project,
+) -> None:
+    unavailable(project, "base", GATED, CONTROL)
+    before = compare(project, SLUG)
+    path = judge(project, GATED, "base", ["won"] * 30 + ["lost"] * 4)
+    table = pd.read_parquet(compare(project, SLUG).file("table.parquet")).set_index("method")
+    assert table["status"].to_dict() == {"base": STATUS, GATED: STATUS, CONTROL: "not judged"}
+    judge(project, GATED, CONTROL, ["won"] * 6 + ["lost"] * 5)
+    with pytest.raises(StaleArtifact, match="judgements"):
+        comparison_is_current(project, SLUG)
+    artifact = compare(project, SLUG)
+    assert (
+        comparison_is_current(project, SLUG).fingerprint
+        == artifact.fingerprint
+        != before.fingerprint
+    )
+    table = pd.read_parquet(artifact.file("table.parquet")).set_index("method")
+    row, found = table.loc[GATED], Session.read(path).test()
+    assert (row["judged_delta"], row["judged_delta_low"]) == pytest.approx((found.gain, found.low))
+    assert row["judged"] == 45 and row["judged_gain_low"] < 0 < row["judged_gain_high"]
+    assert pd.isna(row["top1"]) and table.loc["base", ["judged_delta", "judged"]].isna().all()
+    page = artifact.file("dashboard.html").read_text()
+    assert "Judged, not measured" in page and str(Session.read(path)) in page.replace("&#43;", "+")
+    assert f"Judged without labels: {GATED} over base" in page
+    assert "judged over base" in page and "0 of 0" not in page
+    assert set(table["status"]) == {STATUS}
+    assert "judged over base" in artifact.file("table.md").read_text()
+    assert {row.name for row in difference_rows(artifact)[GATED]} >= {
+        "judged_delta",
+        "judged_gain_low",
+        "judged",
+    }
+    with open_log(path, "a tester") as log:
+        log.answer(34, 1)
+    with pytest.raises(StaleArtifact, match="judgements"):
+        comparison_is_current(project, SLUG)
+
+
+def test_retrained_model_has_no_judgement_in_the_comparison(project: Project) -> None:
+    judge(project, GATED, "base", ["won"] * 9)
+    checkpoint(project, SLUG, GATED, seed=1)
+    unavailable(project, "base", "locked-text")
+    table = pd.read_parquet(compare(project, SLUG).file("table.parquet"))
+    assert table["judged"].isna().all()
+
+
+def test_nothing_is_clear_before_the_exact_test_agrees(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = judge(project, GATED, "base", ["won"] * 8, disagreements=9, images=50)
+    session = Session.read(path)
+    assert session.is_clear
+    monkeypatch.setattr(sessions, "sign_test", lambda _: 0.5)
+    assert not session.is_clear
+    with open_log(path, "a tester") as log:
+        log.answer(8, 0)
+        assert log.session.is_clear  # nothing is left to judge

@@ -1,0 +1,312 @@
+"""Reviewing: decisions of a person change the next retrieved set, and only what they should."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from support.retrieval import configure
+
+from react_pipeline.assets.definitions import build_defs
+from react_pipeline.assets.launch import plan
+from react_pipeline.embedding import vectors_of
+from react_pipeline.extensions.pages.commands import SET_AND_AFTER
+from react_pipeline.extensions.pages.review import ReviewBoard, open_review, sureness
+from react_pipeline.extensions.pages.takedown import take_down, uses_of
+from react_pipeline.labelled import publish_evaluation_set
+from react_pipeline.lineage import resolve
+from react_pipeline.project import Project, current_decisions, review_file, takedown_file
+from react_pipeline.retrieval import draw_control, retrieve_pairs
+from react_pipeline.store import InputError, RetrievalError
+
+SLUG = "shapes"
+HOST = {"Host": "127.0.0.1:1236"}
+
+
+@pytest.fixture
+def board(retrieved_project: Project) -> Iterator[ReviewBoard]:
+    with open_review(retrieved_project, SLUG, "ann") as board:
+        yield board
+
+
+def decide(board: ReviewBoard, image: str, verdict: str | None, to: str = "") -> None:
+    assert board.answer({"image": image, "verdict": verdict, "to": to})
+
+
+def images_of(board: ReviewBoard) -> list[str]:
+    """SHA-256 of the pairs in the order of the page."""
+    return list(board.pairs["image_sha256"])
+
+
+def table_of(artifact: Any) -> pd.DataFrame:
+    return pd.read_parquet(artifact.file("pairs.parquet")).set_index("image_sha256")
+
+
+def fingerprint(project: Project, stage: str = "retrieved_set") -> str:
+    return str(resolve(project, stage, SLUG).fingerprint)
+
+
+def test_decisions_shape_the_next_set(retrieved_project: Project, board: ReviewBoard) -> None:
+    before = table_of(retrieved_project.store.current("retrieved_set", SLUG))
+    rejected, moved, pinned = images_of(board)[:3]
+    other = next(name for name in board.pairs["class"].unique() if name != before["class"][moved])
+    decide(board, rejected, "reject")
+    decide(board, moved, "move", other)
+    decide(board, pinned, "pin")
+    artifact = retrieve_pairs(retrieved_project, SLUG)
+    after = table_of(artifact)
+    assert rejected in before.index and rejected not in after.index
+    assert after.loc[moved, "class"] == other
+    assert after.loc[pinned, "class"] == before["class"][pinned]
+    assert artifact.counts["dropped"]["rejected"] >= 1
+    rows = sum(artifact.counts["dropped"].values()) + artifact.counts["shared"]
+    assert artifact.counts["candidates"] == artifact.counts["pairs"] + rows
+
+
+def test_a_pin_is_never_an_evaluation_image(
+    retrieved_project: Project, board: ReviewBoard, tmp_path: Path
+) -> None:
+    pinned = images_of(board)[0]
+    decide(board, pinned, "pin")
+    assert "pins_missing" not in retrieve_pairs(retrieved_project, SLUG).counts
+    # Now it becomes one.
+    path = retrieved_project.config.domains / f"{SLUG}.yaml"
+    fields = yaml.safe_load(path.read_text())
+    folder = shutil.copytree(fields["evaluation"]["path"], tmp_path / "labelled")
+    picture = board.picture(int(board.pairs["position"].iloc[0]))
+    (sorted(folder.iterdir())[0] / "pinned.png").write_bytes(picture)
+    evaluation = {**fields["evaluation"], "path": str(folder)}
+    path.write_text(yaml.safe_dump({**fields, "evaluation": evaluation}))
+    publish_evaluation_set(retrieved_project, SLUG)
+    artifact = retrieve_pairs(retrieved_project, SLUG)
+    assert pinned not in table_of(artifact).index
+    assert artifact.counts["pins_missing"] == 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_pairs": 3},
+        {"max_per_class": 1},
+        {"min_similarity": {"t2t": 0.999}},
+        {"duplicate_similarity": 0.2},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_a_pin_stays_whatever_else_is_dropped(
+    retrieved_project: Project, board: ReviewBoard, settings: dict[str, Any]
+) -> None:
+    configure(retrieved_project, **settings)
+    without = table_of(retrieve_pairs(retrieved_project, SLUG))
+    weakest = [image for image in images_of(board) if image not in without.index][-1]
+    decide(board, weakest, "pin")
+    artifact = retrieve_pairs(retrieved_project, SLUG)
+    assert weakest in table_of(artifact).index
+    assert "pins_missing" not in artifact.counts
+
+
+def test_only_decisions_that_change_pairs_change_the_set(
+    retrieved_project: Project, board: ReviewBoard
+) -> None:
+    before = fingerprint(retrieved_project)
+    image = images_of(board)[0]
+    decide(board, image, "keep")
+    assert fingerprint(retrieved_project) == before
+    decide(board, image, "reject")
+    assert fingerprint(retrieved_project) != before
+    decide(board, image, None)
+    assert fingerprint(retrieved_project) == before
+
+
+def test_a_review_is_resumed_and_held_by_one(retrieved_project: Project) -> None:
+    with open_review(retrieved_project, SLUG, "ann") as board:
+        images = images_of(board)
+        decide(board, images[0], "reject")
+        with (
+            pytest.raises(InputError, match="open"),
+            open_review(retrieved_project, SLUG, "bob"),
+        ):
+            pass
+    path = review_file(retrieved_project, SLUG)
+    # A whole line that was added by hand counts, and what a kill cut short does not.
+    path.write_text(path.read_text() + path.read_text().strip().replace(images[0], images[1]))
+    with open_review(retrieved_project, SLUG, "bob") as board:
+        assert set(board.decisions) == set(images[:2])
+    path.write_text(path.read_text() + '{"image": "cut by a k')
+    with open_review(retrieved_project, SLUG, "bob") as board:
+        decide(board, images[2], "pin")
+    decisions = current_decisions(retrieved_project, SLUG)
+    assert [decision.by for decision in decisions.values()] == ["ann", "ann", "bob"]
+
+
+@pytest.mark.parametrize("line", ["{}", "[1]", '{"image": "x"}'])
+def test_a_wrong_line_is_named(retrieved_project: Project, line: str) -> None:
+    review_file(retrieved_project, SLUG).write_text(line + "\n")
+    with pytest.raises(InputError, match=rf"{SLUG}\.review\.jsonl:1"):
+        retrieve_pairs(retrieved_project, SLUG)
+
+
+def test_decisions_of_another_corpus_or_class_are_refused(
+    retrieved_project: Project, board: ReviewBoard
+) -> None:
+    image, other = images_of(board)[0], board.pairs["class"].iloc[-1]
+    decide(board, image, "move", other)
+    path = review_file(retrieved_project, SLUG)
+    line = path.read_text()
+    path.write_text(line.replace(f'"to":"{other}"', '"to":"unicorn"'))
+    with pytest.raises(InputError, match="unicorn"):
+        retrieve_pairs(retrieved_project, SLUG)
+    path.write_text(line.replace(image, "0" * 64))
+    with pytest.raises(InputError, match="another"):
+        retrieve_pairs(retrieved_project, SLUG)
+
+
+def test_the_next_command_builds_all_that_decisions_change() -> None:
+    methods = ["base", "gda", "gda-control"]
+    stages = {stage for stage, _ in plan(build_defs(), SET_AND_AFTER, [SLUG], methods)}
+    assert {"retrieved_set", "control_set", "customized_checkpoint", "comparison"} <= stages
+
+
+def test_the_page_shows_a_class_and_records_what_is_clicked(board: ReviewBoard) -> None:
+    view = board.view({})
+    first = board.pairs["class"].iloc[0]
+    assert len(view.items) == (board.pairs["class"] == first).sum()
+    assert view.items[0].caption == board.pairs["caption"].iloc[0]
+    number = int(view.items[0].picture.removeprefix("picture/"))
+    digest = hashlib.sha256(board.picture(number)).hexdigest()
+    assert digest == images_of(board)[0] == dict(view.items[0].answer or {})["image"]
+    board.answer(dict(view.items[0].answer or {}))
+    assert board.decisions[digest].verdict == "reject"
+    decided = board.view({"class": first, "click": "pin"}).items
+    assert decided[0].note.strip() == "reject" and decided[1].answer["verdict"] == "pin"
+    board.answer(dict(decided[0].answer or {}))  # a second click takes it back
+    assert not board.decisions and not board.view({}).items[0].note
+    following = board.view(dict(view.buttons[0].ask or {}))
+    assert following.menus[0].value != first
+    other = next(value for value, _ in view.menus[1].options if value.startswith("move"))
+    move = dict(board.view({"click": other}).items[0].answer or {})
+    assert move["verdict"] == "move" and f"move {move['to']}" == other
+    board.answer(move)
+    assert board.view({}).items[0].note == other
+    (back,) = (one for one in board.view({}).buttons if one.key == "z")
+    board.answer(dict(back.answer or {}))
+    assert not board.decisions
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [],
+        {"verdict": "burn", "image": "first"},
+        {"verdict": "keep", "image": "0" * 64},
+        {"verdict": "move", "image": "first", "to": "unicorn"},
+        {"verdict": "reject", "image": "first", "to": "circle"},
+        {"verdict": None, "image": ""},
+    ],
+)
+def test_the_page_refuses_what_is_no_decision(board: ReviewBoard, answer: Any) -> None:
+    if isinstance(answer, dict) and answer["image"] == "first":
+        answer = {**answer, "image": images_of(board)[0]}
+    with pytest.raises((InputError, ValueError)):
+        board.answer(answer)
+    assert not board.decisions
+
+
+def test_a_decision_on_an_image_of_an_earlier_set_is_taken_back(
+    retrieved_project: Project, board: ReviewBoard
+) -> None:
+    image = images_of(board)[0]
+    decide(board, image, "reject")
+    board.pairs = board.pairs[1:]
+    decide(board, image, None)
+    assert not current_decisions(retrieved_project, SLUG)
+
+
+def test_a_pair_that_belongs_to_another_class_comes_first(retrieved_project: Project) -> None:
+    embeddings = retrieved_project.store.current("corpus_embeddings", "all")
+    table = pd.read_parquet(
+        retrieved_project.store.current("retrieved_set", SLUG).file("pairs.parquet")
+    )
+    table["class_id"] = pd.factorize(table["class"])[0]
+    planted = table.copy()
+    largest = planted["class_id"].mode()[0]
+    stranger = planted.index[planted["class_id"] != largest][0]
+    planted.loc[stranger, "class_id"] = largest
+    images, captions = (vectors_of(embeddings, side, planted["row"]) for side in ("image", "text"))
+    sure = sureness(images, captions, planted["class_id"].to_numpy())
+    of_class = np.flatnonzero((planted["class_id"] == largest).to_numpy())
+    place = np.argsort(sure[of_class]).tolist().index(of_class.tolist().index(stranger))
+    assert place < len(of_class) / 2
+
+
+def test_a_takedown_reaches_every_set_and_names_its_uses(
+    retrieved_project: Project,
+) -> None:
+    draw_control(retrieved_project, SLUG)
+    before = {stage: fingerprint(retrieved_project, stage) for stage in ("retrieved_set",)}
+    image = table_of(retrieved_project.store.current("retrieved_set", SLUG)).index[0]
+    with pytest.raises(InputError, match="SHA-256"):
+        take_down(retrieved_project, "cat.jpg")
+    take_down(retrieved_project, image)
+    take_down(retrieved_project, image)
+    assert takedown_file(retrieved_project).read_text() == f"{image}\n"
+    uses = uses_of(retrieved_project, image)
+    assert "retrieved_set" in set(uses["stage"])
+    assert fingerprint(retrieved_project) != before["retrieved_set"]
+    assert image not in table_of(retrieve_pairs(retrieved_project, SLUG)).index
+    assert image not in table_of(draw_control(retrieved_project, SLUG)).index
+
+
+def test_a_takedown_by_url_reaches_tars_with_urls(
+    retrieved_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from react_pipeline.retrieval import review
+
+    retrieved = retrieved_project.store.current("retrieved_set", SLUG)
+    pairs = pd.read_parquet(retrieved.file("pairs.parquet"))
+    row, image = int(pairs["row"][0]), pairs["image_sha256"][0]
+    read = review.row_metadata
+
+    def with_url(embeddings: Any, rows: Any, columns: list[str]) -> pd.DataFrame:
+        table = read(embeddings, rows, columns)
+        return table.assign(url=np.where(table.index == row, "https://a.b/c.jpg", ""))
+
+    monkeypatch.setattr(review, "row_metadata", with_url)
+    take_down(retrieved_project, "https://a.b/c.jpg")
+    assert image not in table_of(retrieve_pairs(retrieved_project, SLUG)).index
+    assert image not in table_of(draw_control(retrieved_project, SLUG)).index
+
+
+@pytest.mark.parametrize("make", [retrieve_pairs, draw_control])
+def test_no_set_is_published_with_what_was_taken_down_meanwhile(
+    retrieved_project: Project, monkeypatch: pytest.MonkeyPatch, make: Any
+) -> None:
+    stage = "retrieved_set" if make is retrieve_pairs else "control_set"
+    image = table_of(retrieved_project.store.current(stage, SLUG)).index[0]
+    # Any other takedown makes the set due, and this one comes while it is collected.
+    take_down(retrieved_project, "https://a.b/other.jpg")
+    if make is draw_control:
+        retrieve_pairs(retrieved_project, SLUG)
+    module = import_module(make.__module__)
+    write = module.write_pairs
+
+    def late(*args: Any, **options: Any) -> Any:
+        pairs = write(*args, **options)
+        take_down(retrieved_project, image)
+        return pairs
+
+    monkeypatch.setattr(module, "write_pairs", late)
+    with pytest.raises(RetrievalError, match=r"takedown\.txt"):
+        make(retrieved_project, SLUG)
+    monkeypatch.undo()
+    if make is draw_control:
+        retrieve_pairs(retrieved_project, SLUG)
+    assert image not in table_of(make(retrieved_project, SLUG)).index
