@@ -23,7 +23,6 @@ from rich.filesize import decimal
 from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
 from react_pipeline.extension import CORE, extensions
 from react_pipeline.extensions.alerts import AlertsConfig, problems
-from react_pipeline.extensions.automation import AutomationConfig
 from react_pipeline.extensions.demo import missing_packages
 from react_pipeline.extensions.web import guarded_opener
 from react_pipeline.installation import install_command
@@ -45,7 +44,6 @@ from react_pipeline.project import (
     locate_home,
     ui_addresses,
 )
-from react_pipeline.retrieval import passes, sampled_rows
 from react_pipeline.settings import load_domains, without_secrets
 from react_pipeline.stage import ALL, CORPUS_EMBEDDINGS, STAGES
 from react_pipeline.store import ConfigError, InputError, ReactError
@@ -57,15 +55,8 @@ from react_pipeline.tracking import (
     mlflow_url,
 )
 
-PACKAGES = (
-    "torch",
-    "open_clip_torch",
-    "clip-retrieval",
-    "faiss-cpu",
-    "dagster",
-    "dagster-webserver",
-    "mlflow",
-)
+LIGHT = ("torch", "open_clip_torch")
+PIPELINE = ("clip-retrieval", "faiss-cpu", "dagster", "dagster-webserver", "mlflow")
 MIN_FREE_BYTES = 5_000_000_000
 SERVER_TIMEOUT_SECONDS = 5
 
@@ -93,50 +84,44 @@ def diagnose(config_path: Path | None) -> list[Finding]:
     try:
         project = Project.load(config_path)
     except ReactError as error:
-        if (
-            config_path is None
-            and not os.environ.get(CONFIG_VARIABLE)
-            and not Path("pipeline.yaml").exists()
-        ):
-            remedy = (
-                "`react-pipeline init` writes one; or run this in the folder that has yours, or "
-                "give --config"
-            )
-            return [*findings, Finding("pipeline.yaml", "note", f"none in {Path.cwd()}", remedy)]
-        return [
-            *findings,
-            Finding(
-                "pipeline.yaml", "missing", str(error), "fix the file, or give another: --config"
-            ),
-        ]
-    findings.append(Finding("pipeline.yaml", "ok", str(project.path)))
-    looked = [
+        named = config_path or os.environ.get(CONFIG_VARIABLE) or Path("pipeline.yaml").exists()
+        if named:
+            remedy = "fix the file, or give another: --config"
+            return [*findings, Finding("pipeline.yaml", "missing", str(error), remedy)]
+        remedy = (
+            "`react-pipeline init` writes one; or run this in the folder that has yours, or give "
+            "--config"
+        )
+        return [*findings, Finding("pipeline.yaml", "note", f"none in {Path.cwd()}", remedy)]
+    urls = ui_addresses(locate_home(project.path.parent))
+    return [
+        *findings,
+        Finding("pipeline.yaml", "ok", str(project.path)),
         *_demo(project),
         *_alerts(project),
         *_inputs(project),
         *_store(project),
         _tracking(project),
-        _automation(project),
         _dagster_home(project),
-    ]
-    urls = ui_addresses(locate_home(project.path.parent))
-    return [
-        *findings,
-        *looked,
         _dagster_server(project, urls.get("dagster", "")),
         *_mlflow_server(project, urls.get("mlflow", "")),
     ]
 
 
 def _packages() -> Iterator[Finding]:
-    for name in PACKAGES:
-        try:
-            yield Finding(name, "ok", metadata.version(name))
-        except metadata.PackageNotFoundError:
-            remedy = (
-                INSTALL_CLIP_RETRIEVAL if name == "clip-retrieval" else install_command("pipeline")
-            )
-            yield Finding(name, "missing", "not installed", remedy)
+    versions: dict[str, str] = {}
+    for name in (*LIGHT, *PIPELINE):
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    # Without any of the others it is the light installation, which predicts.
+    lacks = "missing" if versions.keys() & set(PIPELINE) else "note"
+    for name in (*LIGHT, *PIPELINE):
+        if name in versions:
+            yield Finding(name, "ok", versions[name])
+        else:
+            own = name == "clip-retrieval" and lacks == "missing"
+            remedy = INSTALL_CLIP_RETRIEVAL if own else install_command("pipeline")
+            yield Finding(name, "missing" if name in LIGHT else lacks, "not installed", remedy)
 
 
 def _device() -> Iterator[Finding]:
@@ -149,17 +134,14 @@ def _device() -> Iterator[Finding]:
         yield Finding("device", "missing", f"torch cannot be imported: {error}")
         return
     device = choose_device("auto")
+    state, detail, remedy = "ok", f"CPU, {os.cpu_count()} cores; no NVIDIA GPU here", ""
     if device == "cuda":
-        yield Finding(
-            "device",
-            "ok",
-            f"{torch.cuda.device_count()} GPUs, the first: {torch.cuda.get_device_name()}",
-        )
+        name = torch.cuda.get_device_name()
+        detail = f"{torch.cuda.device_count()} GPUs, the first: {name}"
     elif problem := gpu_problem():
+        state = "note"
         detail, _, remedy = problem.partition("; ")
-        yield Finding("device", "note", detail, remedy)
-    else:
-        yield Finding("device", "ok", f"CPU, {os.cpu_count()} cores; no NVIDIA GPU here")
+    yield Finding("device", state, detail, remedy)
     ratio = f"a bf16 matrix product takes {1 / speedup('bf16', device):.2g} times as long as fp32"
     yield Finding("precision", "ok", f"auto is {choose_precision('auto', device)} here: {ratio}")
 
@@ -199,6 +181,8 @@ def _filters(project: Project, slugs: Iterable[str]) -> Iterator[Finding]:
         return
     # Reported elsewhere: packages, corpus and store by other checks, damage by `status`.
     with suppress(ImportError, ReactError):
+        from react_pipeline.retrieval import passes, sampled_rows
+
         if embeddings := fresh_or_none(Manifests.of(project), CORPUS_EMBEDDINGS, ALL):
             for where in sorted(filters):
                 try:
@@ -305,30 +289,13 @@ def _store(project: Project) -> Iterator[Finding]:
 def _tracking(project: Project) -> Finding:
     tracking = Tracking.of(project)
     detail = without_secrets(tracking.uri)
-    if not tracking.uri.startswith("http"):
-        return Finding("tracking", "ok", detail)
     try:
-        _ask(f"{tracking.uri.rstrip('/')}/health")
+        if tracking.uri.startswith("http"):
+            _ask(f"{tracking.uri.rstrip('/')}/health")
     except (OSError, HTTPException) as error:
         remedy = "results are safe and are logged when it answers again"
         return Finding("tracking", "note", f"{detail}: {error}", remedy)
     return Finding("tracking", "ok", detail)
-
-
-def _automation(project: Project) -> Finding:
-    automation = project.config.section(AutomationConfig)
-    if not automation.enabled:
-        return Finding(
-            "automation",
-            "ok",
-            "off; `automation.enabled` or the Automation page of Dagster starts it",
-        )
-    methods = ", ".join(project.config.methods)
-    return Finding(
-        "automation",
-        "ok",
-        f"keeps up {methods}; training: {automation.training}; needs Dagster's daemon",
-    )
 
 
 def _dagster_server(project: Project, ui_url: str) -> Finding:
@@ -355,12 +322,11 @@ def _dagster_server(project: Project, ui_url: str) -> Finding:
             f"{address}: something else answers",
             "take another port for one",
         )
-    if ill:
-        remedy = "start the daemon, as `react-pipeline ui` does; right after a start wait a minute"
-        return Finding(
-            "dagster server", "note", f"{address} answers; not ticking: {', '.join(ill)}", remedy
-        )
-    return Finding("dagster server", "ok", f"{address} answers, and its daemon ticks")
+    if not ill:
+        return Finding("dagster server", "ok", f"{address} answers, and its daemon ticks")
+    remedy = "start the daemon, as `react-pipeline ui` does; right after a start wait a minute"
+    detail = f"{address} answers; not ticking: {', '.join(ill)}"
+    return Finding("dagster server", "note", detail, remedy)
 
 
 def _mlflow_server(project: Project, ui_url: str) -> Iterator[Finding]:
