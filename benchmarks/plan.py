@@ -1,7 +1,7 @@
 """What `react-pipeline plan` announces and what the steps then take, on a project that is built
 anew.
 
-Run `.venv/bin/python -m benchmarks.plan --page benchmarks/plan.md` on a quiet machine, for four
+Run `.venv/bin/python -m benchmarks.plan --page benchmarks/results.md` on a quiet machine, for four
 minutes on 2 cores. On a busy one add `--processor-time`: everything runs in one thread, is
 announced for one core, and measured in processor seconds (user and system) in place of the clock's.
 Steps run in one process, as in `materialize`, without Dagster.

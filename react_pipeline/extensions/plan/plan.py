@@ -6,6 +6,7 @@ printing (`commands`).
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from react_pipeline.corpus import CorpusSize
 from react_pipeline.extensions.plan.machine import Machine
@@ -75,10 +76,12 @@ def _measured(project: Project, step: Step, keys: list[str]) -> Step:
     except ReactError:
         return step
     # A step that times itself counts the tries before a kill too.
-    seconds = [one.counts.get("seconds", one.manifest.get("build_seconds")) for one in artifacts]
+    seconds: list[Any] = [
+        one.counts.get("seconds", one.manifest.get("build_seconds")) for one in artifacts
+    ]
     files = [file for one in artifacts for file in one.manifest["files"].values()]
     return replace(
         step,
-        measured_hours=None if None in seconds else sum(map(float, seconds)) / 3_600,
+        measured_hours=None if None in seconds else sum(seconds) / 3_600,
         measured_disk=sum(file["bytes"] for file in files),
     )
