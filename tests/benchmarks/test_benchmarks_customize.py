@@ -78,7 +78,7 @@ def test_reordered_batches_hold_the_same_pairs(model: Any) -> None:
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    path = tmp_path / "performance.md"
+    path = tmp_path / "page.md"
     path.write_text(f"# Before\n\n{benchmark.BEGIN}\nold\n{benchmark.END}\n\nAfter.\n")
     return path
 
@@ -108,29 +108,3 @@ def test_command_measures_and_writes_its_tables_between_markers(
         assert text.count(f"| {name} ") == 1
     printed = capsys.readouterr().out
     assert "seconds (best)" in printed
-
-
-def test_ratios_are_of_published_steps_best_and_median_seconds() -> None:
-    rows = benchmark.speed_rows({benchmark.PUBLISHED: [2.0, 3.0, 7.0], "other": [1.0, 2.0, 9.0]}, 8)
-    assert rows["other"] == {
-        "seconds (best)": 1.0,
-        "ratio of best": 2.0,
-        "ratio of median": 1.5,
-        "images/s (best)": 8.0,
-    }
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.98765, "0.988"),
-        (1.5, "1.50"),
-        (1234.5, "1,234"),
-        (1.2e-6, "1.2e-06"),
-        (0.0, "0"),
-        (None, "–"),
-        ("a", "a"),
-    ],
-)
-def test_figures_show_three_digits_and_dash_for_what_is_missing(value: Any, text: str) -> None:
-    assert benchmark.figure(value) == text

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
-import pandas as pd
 import pytest
 import typer
 import yaml
 from support.retrieval import configure
 from typer.testing import CliRunner
 
-from react_pipeline.extensions.advise import commands, signs
+from react_pipeline.extensions.advise import signs
 from react_pipeline.extensions.advise.extension import Advise
 from react_pipeline.extensions.advise.signs import Tried, signs_of
 from react_pipeline.extensions.methods.gda import Gda
@@ -108,12 +104,3 @@ def test_without_an_index_it_says_what_to_materialize(
 ) -> None:
     done = CliRunner().invoke(app, ["shapes", "--config", str(tiny_project.path)])
     assert isinstance(done.exception, MissingArtifact)
-
-
-def test_without_unnamed_classes_no_table_of_them_is_printed(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    columns = {"class": ["a"], "pairs": [3], "near": [""], "caption": [""], "named": [True]}
-    of: Any = SimpleNamespace(classes=pd.DataFrame(columns))
-    commands._print_classes(of)
-    assert len(capsys.readouterr().out.splitlines()) == 1

@@ -15,8 +15,7 @@ from transformers import BertConfig
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.embedding import encoder as encoder_module
 from react_pipeline.embedding.encoder import IMAGES_AT_ONCE, Encoder, convert
-from react_pipeline.extensions.plan import encoding_cost as cost_module
-from react_pipeline.extensions.plan.encoding_cost import EncodingCost
+from react_pipeline.extensions.plan import encoder_cost as cost_module
 
 
 @pytest.fixture
@@ -168,6 +167,6 @@ def test_cost_of_an_image_is_measured_on_whole_passes(
 
     monkeypatch.setattr(Encoder, "images", counted)
     monkeypatch.setattr(cost_module, "core_seconds", lambda work, _most: (work(1), 1.6)[1])
-    cost = EncodingCost.measured(clip, "fp32")
+    cost = cost_module.measure_encoding(clip, 1.0, "fp32")
     assert sizes[-1] == IMAGES_AT_ONCE
     assert cost.image == pytest.approx(1.6 / IMAGES_AT_ONCE)

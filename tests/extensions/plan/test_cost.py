@@ -1,4 +1,4 @@
-"""What an encoder and a training cost: measured with real steps, which leave the model as it was."""
+"""What an encoder and a training cost, measured with real steps that leave the model as it was."""
 
 from __future__ import annotations
 

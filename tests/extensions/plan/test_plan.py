@@ -19,7 +19,6 @@ from support.upkeep import change_pipeline
 from typer.testing import CliRunner
 
 from react_pipeline.commands.cli import app
-from react_pipeline.extensions.demo.sources import corpus_drawings
 from react_pipeline.extensions.plan.encoder_cost import EncoderCost
 from react_pipeline.extensions.plan.machine import Machine
 from react_pipeline.extensions.plan.plan import plan_of
@@ -83,21 +82,6 @@ def test_sums_are_those_by_hand(tiny_project: Project) -> None:
     assert embeddings.gpu_hours is None
 
 
-def test_a_gpu_has_hours_of_its_own(tiny_project: Project) -> None:
-    steps = steps_of(tiny_project, 10_000_000, replace(MACHINE, gpus=1))
-    assert steps["corpus_embeddings"].gpu_hours
-
-
-def test_head_on_vectors_that_are_there_costs_less_than_tower(tiny_project: Project) -> None:
-    def hours(method: str) -> float:
-        project = change_pipeline(
-            tiny_project, methods=["base", method], customization={"defaults": {"steps": 1_000}}
-        )
-        return steps_of(project, 1_000)["customized_checkpoint"].cpu_hours
-
-    assert hours("linear-head") < hours("gated-image") / 2
-
-
 @pytest.mark.parametrize(
     ("more", "stages"),
     [
@@ -152,11 +136,6 @@ def test_rows_come_from_the_files_of_the_corpus(
     assert folder.rows == 5
 
 
-def test_the_demo_is_counted_before_it_is_made(make_project: Callable[..., Project]) -> None:
-    plan = plan_of(make_project(corpus={"kind": "demo"}), MACHINE)
-    assert plan.rows == sum(1 for _ in corpus_drawings())
-
-
 def test_bytes_are_those_of_artifacts_within_two_and_half_times(
     make_project: Callable[..., Project], drawings: Path, tmp_path: Path
 ) -> None:
@@ -192,17 +171,6 @@ def test_after_a_run_measured_hours_and_bytes_stand_beside_plan(
         for stage in ("corpus", "base_checkpoint", "faiss_index")
     )
     assert steps["retrieved_set"].measured_hours is None
-
-
-def test_figures_of_another_encoder_are_not_shown(indexed_project: Project) -> None:
-    before = steps_of(indexed_project)
-    other = change_pipeline(indexed_project, encoder={"model": "RN50", "pretrained": "openai"})
-    after = steps_of(other)
-    assert after["faiss_index"].disk == 1_024 / 32 * before["faiss_index"].disk
-    assert after["base_checkpoint"].disk > 10 * before["base_checkpoint"].disk
-    assert after["corpus"].measured_hours is not None
-    for stage in ("base_checkpoint", "corpus_embeddings", "faiss_index"):
-        assert after[stage].measured_hours is after[stage].measured_disk is None
 
 
 def test_the_command_prints_a_table_or_json(tiny_project: Project) -> None:
