@@ -37,8 +37,6 @@ from react_pipeline.preflight import (
 )
 from react_pipeline.project import (
     CONFIG_VARIABLE,
-    HOME_VARIABLE,
-    SETTINGS_FILE,
     Manifests,
     Project,
     locate_home,
@@ -93,7 +91,7 @@ def diagnose(config_path: Path | None) -> list[Finding]:
         )
         return [*findings, Finding("pipeline.yaml", "note", f"none in {Path.cwd()}", remedy)]
     findings.append(Finding("pipeline.yaml", "ok", str(project.path)))
-    for look in (_demo, _alerts, _inputs, _store, _tracking, _dagster_home, _servers):
+    for look in (_demo, _alerts, _inputs, _store, _tracking, _servers):
         try:
             findings += look(project)
         except ImportError as error:
@@ -120,7 +118,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _device() -> Iterator[Finding]:
-    """What `device: auto` and `precision: auto` select, with the measurement behind the latter."""
+    """Show what `device: auto` and `precision: auto` select, with the measurement behind it."""
     try:
         import torch
 
@@ -169,7 +167,7 @@ def _inputs(project: Project) -> Iterator[Finding]:
 
 
 def _filters(project: Project, filters: Sequence[str]) -> Iterator[Finding]:
-    """Whether each `where` is true or false of rows of the corpus, once that is embedded."""
+    """Check that each `where` is true or false of rows of the corpus, once that is embedded."""
     if not filters:
         return
     # Reported elsewhere: packages, corpus and store by other checks, damage by `status`.
@@ -274,8 +272,8 @@ def _tracking(project: Project) -> Iterator[Finding]:
 
 
 def _servers(project: Project) -> Iterator[Finding]:
-    """Whether the pages of Dagster and MLflow answer; a server that is the tracking URI itself is
-    reported by `_tracking`.
+    """Ask whether the pages of Dagster and MLflow answer. A server that is the tracking URI itself
+    is reported by `_tracking`.
     """
     ui = ui_addresses(locate_home(project.path.parent))
     address = dagster_url(project) or ui.get("dagster", "")
@@ -309,7 +307,7 @@ def _server(what: str, address: str, variable: str, ask: Callable[[str], str]) -
 
 
 def _daemons(address: str) -> str:
-    """What is wrong with Dagster's daemon, without which nothing queued ever starts."""
+    """Return what is wrong with Dagster's daemon, without which nothing queued ever starts."""
     try:
         answer = json.loads(_ask(f"{address}/graphql", json.dumps({"query": _DAEMONS}).encode()))
         daemons = answer["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]
@@ -335,14 +333,3 @@ def _ask(url: str, body: bytes | None = None) -> bytes:
     opener = guarded_opener(allow_private_addresses=True)
     with opener.open(request, timeout=SERVER_TIMEOUT_SECONDS) as answer:
         return bytes(answer.read())
-
-
-def _dagster_home(project: Project) -> Iterator[Finding]:
-    home = locate_home(project.path.parent)
-    if (home / SETTINGS_FILE).is_file() or not (home.exists() or os.environ.get(HOME_VARIABLE)):
-        yield Finding("dagster home", "ok", str(home))
-        return
-    lacks = (
-        f"{home} has no {SETTINGS_FILE}, so no limit of the pool, monitoring, retries or retention"
-    )
-    yield Finding("dagster home", "note", lacks, "`react-pipeline ui` and `materialize` write it")

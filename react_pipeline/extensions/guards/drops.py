@@ -98,7 +98,7 @@ class Drops(Evidence):
         ]
 
     def publish(self, project: Project) -> Artifact:
-        """Publish them; the artifact that is there already if nothing new was measured.
+        """Publish the changes; return the artifact that is there if nothing new was measured.
 
         Files: `table.parquet` (one row a method and set).
         """
@@ -111,7 +111,7 @@ class Drops(Evidence):
         return project.store.build(self.inputs, write)
 
     def rows(self, checkpoints: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-        """The worst change of these very checkpoints."""
+        """Return the worst change of each of these checkpoints."""
         return {
             method: {
                 "guard_delta": change.delta,
@@ -124,17 +124,17 @@ class Drops(Evidence):
 
     @property
     def _worst(self) -> dict[str, Change]:
-        """By method, of the sets that were measured."""
+        """The largest loss of each method on a set that was measured."""
         measured = [change for change in self.changes if not change.unavailable]
         measured.sort(key=lambda change: -change.delta)
         return {change.method: change for change in measured}  # the last one stays
 
     def sentences(self, checkpoint: str = "") -> list[str]:
-        """A sentence for each change; of one checkpoint, or all."""
+        """Return a sentence for each change; of one checkpoint, or of all."""
         return [str(one) for one in self.changes if checkpoint in ("", one.checkpoint)]
 
     def objection(self, project: Project, contender: Contender) -> str:
-        """That a model loses more than `promotion.max_drop` on a set, or may; "" if it does not."""
+        """Say that a model loses more than `promotion.max_drop`, or may; "" if it does not."""
         limit = project.config.promotion.max_drop
         if limit is None or not _is_measured(project, contender.method):
             return ""
@@ -153,7 +153,7 @@ class Drops(Evidence):
 
 
 def drops_of(project: Project, slug: str) -> Drops | None:
-    """What is known today; None if no guard set is configured. Publishes nothing."""
+    """Return what is known today; None if no guard set is configured. Publishes nothing."""
     if not project.config.section(GuardsConfig).sets:
         return None
     results = {
@@ -166,7 +166,7 @@ def drops_of(project: Project, slug: str) -> Drops | None:
 
 
 def _is_measured(project: Project, method: str) -> bool:
-    """A head is not: it leaves the base's model as it is."""
+    """Return whether guard sets are for a method; a head leaves the base's model as it is."""
     return STAGES[GUARD_RESULTS].is_for(method, project.config.all_methods)
 
 

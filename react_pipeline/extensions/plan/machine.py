@@ -29,7 +29,7 @@ class Machine:
 
     @classmethod
     def here(cls, store: Path) -> Self:
-        """This machine."""
+        """Return this machine."""
         import torch
         from joblib import cpu_count
 
@@ -38,7 +38,7 @@ class Machine:
         return cls(cpu_count(), machine_memory_bytes(), free, torch.cuda.device_count())
 
     def changed(self, text: str) -> Self:
-        """With some figures replaced, such as `cores=64,memory=256G,gpus=1`.
+        """Return a machine with other figures, such as `cores=64,memory=256G,gpus=1`.
 
         Raises:
             InputError: Naming what is not a figure of a machine.

@@ -70,7 +70,9 @@ def plan_of(project: Project, machine: Machine, rows: int | None = None) -> Plan
 
 
 def _measured(project: Project, step: Step, keys: list[str]) -> Step:
-    """With what its published artifacts took, where all are there and made from today's inputs."""
+    """Return a step with what its artifacts took, where all are there and made from today's
+    inputs.
+    """
     try:
         artifacts = [fresh(project, step.stage, key) for key in keys]
     except ReactError:

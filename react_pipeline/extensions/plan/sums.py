@@ -173,7 +173,7 @@ class Sums:
         return Step(stage, amount, disk, memory, (towers / cores + rest) / 3_600, gpu_hours)
 
     def fetching_seconds(self, urls: float, rounds: int = 1) -> float:
-        """Seconds of downloads."""
+        """Return the seconds of downloads."""
         processes = min(self.settings.corpus.access()[1].processes, self.machine.cores)
         return rounds * DOWNLOADER_SECONDS + urls / URLS_PER_CORE_SECOND / processes
 
@@ -232,8 +232,8 @@ def _index(sums: Sums) -> Step:
 
 
 def building_seconds(rows: int, key: Key, width: int, queries: int) -> float:
-    """Core seconds to build one side of an index, with the exact search by which recall is
-    measured.
+    """Return the core seconds to build one side of an index, with the exact search that measures
+    recall.
 
     Args:
         queries: `index.recall_queries`; as many more tune.
@@ -259,8 +259,8 @@ def _evaluation_sets(sums: Sums) -> Step:
 
 
 def _pairs(stage: str, sums: Sums) -> Step:
-    """Evaluation images are compared with, prompts are searched (but for a control), pairs are
-    collected.
+    """Sum the work of comparing with evaluation images, searching prompts (not for a control), and
+    collecting pairs.
     """
     settings, corpus, domains = sums.settings, sums.settings.corpus, sums.domains.values()
     retrieves = stage == "retrieved_set"
@@ -284,7 +284,7 @@ def _pairs(stage: str, sums: Sums) -> Step:
 
 
 def _search_seconds(sums: Sums) -> float:
-    """Seconds of searching the prompts of all domains on the cores, which share the reading."""
+    """Return the seconds of searching the prompts of all domains, which share the reading."""
     rows, width, cores = sums.corpus.pairs, sums.retrieval.dimension, sums.machine.cores
     key = sums.index_key
     approximate = bool(key.cells or key.links)

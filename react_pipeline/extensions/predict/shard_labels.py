@@ -123,7 +123,7 @@ class ShardTask:
     folder: Path
 
     def __call__(self, item: tuple[int, ShardLocation]) -> tuple[int, list[LedgerRow]]:
-        """The number of pictures that were used, and what was not."""
+        """Return how many pictures were used, and what was not."""
         require_shared(self.folder)
         number, shard = item
         path = self.folder / f"{number:06d}.parquet"

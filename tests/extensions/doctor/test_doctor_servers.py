@@ -163,19 +163,6 @@ def test_a_proxy_that_asks_for_a_password_is_no_fault(finding: Callable[..., Fin
     assert "REACT_DAGSTER_URL=http://127.0.0.1:PORT react-pipeline doctor" in found.remedy
 
 
-def test_a_home_without_settings_is_a_note_and_left_alone(
-    tiny_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = tmp_path / "fresh"
-    monkeypatch.setenv("DAGSTER_HOME", str(home))
-    reported = [entry for entry in diagnose(tiny_project.path) if entry.what == "dagster home"]
-    assert reported[0].state == "note" and "dagster.yaml" in reported[0].detail
-    assert not home.exists()
-    monkeypatch.delenv("DAGSTER_HOME")
-    reported = [entry for entry in diagnose(tiny_project.path) if entry.what == "dagster home"]
-    assert reported[0].state == "ok"
-
-
 def test_a_driver_that_torch_cannot_use_is_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
