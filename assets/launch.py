@@ -38,6 +38,7 @@ from react_pipeline.lineage import parents_of, up_to_date
 from react_pipeline.preflight import (
     corpus_problems,
     domain_problems,
+    embedding_problems,
     encoder_problems,
     store_problems,
 )
@@ -47,6 +48,7 @@ from react_pipeline.stage import (
     ALL,
     BASE_CHECKPOINT,
     CORPUS,
+    CORPUS_EMBEDDINGS,
     RETRIEVAL_CHECKPOINT,
     STAGES,
     Place,
@@ -285,6 +287,7 @@ def _require_inputs(project: Project, places: Sequence[Place]) -> None:
     """
     problems = {
         CORPUS: corpus_problems,
+        CORPUS_EMBEDDINGS: embedding_problems,
         BASE_CHECKPOINT: encoder_problems,
         RETRIEVAL_CHECKPOINT: encoder_problems,
     }

@@ -8,19 +8,19 @@ the same threads. The steps of all variants are taken in turns, so that what els
 hits all of them alike. Batches are ready in memory: reading, decoding and augmenting images is not
 measured, and kept vectors and tokens are made before the clock starts.
 
-The steps themselves are in `benchmarks.published`, counting and timing in `benchmarks.operations`.
+The steps themselves are in `benchmarks.published`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +31,10 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks import published as steps
-from benchmarks.operations import matmul_rate, operations, timed
 from react_pipeline.clip import ImageTower, map_weights, text_parameters
 
 MEMORY_STEPS = 3
+DEVICE = "cpu"  # cards: benchmarks.gpu
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- customize:begin -->", "<!-- customize:end -->"
 FP32 = frozenset({steps.TEXTS, steps.NO_CHECKPOINTING, steps.CLASS_TOKEN})
@@ -88,19 +88,19 @@ def peak_memory_bytes(given: argparse.Namespace, name: str) -> int:
         "--batch",
         str(given.batch),
     ]
-    command += ["--device", given.device, "--threads", str(given.threads)]
+    command += ["--threads", str(given.threads)]
     ran = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)  # noqa: S603 - ourselves
     return int(ran.stdout)
 
 
 def take_few_steps(given: argparse.Namespace) -> int:
     """What the fresh process does: its peak memory in bytes."""
-    model = steps.random_model(given.device)
+    model = steps.random_model(DEVICE)
     take = step_of(
         given.memory_of,
         model,
-        steps.Batches.random(model, 1, given.batch, given.device),
-        given.device,
+        steps.Batches.random(model, 1, given.batch, DEVICE),
+        DEVICE,
     )
     with tempfile.TemporaryDirectory() as directory:
         if steps.TEXTS in VARIANTS[given.memory_of].parts:
@@ -124,11 +124,10 @@ def curves(model: Any, given: argparse.Namespace) -> dict[str, list[float]]:
     published step with another seed of the new blocks, since two users who repeat a training differ
     by that.
     """
-    batches = steps.Batches.random(model, given.curve_steps, given.batch, given.device)
+    batches = steps.Batches.random(model, given.curve_steps, given.batch, DEVICE)
     start = {name: parameter.detach().clone() for name, parameter in steps.trained(model).items()}
     other = {
-        key: weight.detach()
-        for key, weight in steps.trained(steps.random_model(given.device, 1)).items()
+        key: weight.detach() for key, weight in steps.trained(steps.random_model(DEVICE, 1)).items()
     }
     runs = {
         PUBLISHED: (PUBLISHED, batches, start),
@@ -142,7 +141,7 @@ def curves(model: Any, given: argparse.Namespace) -> dict[str, list[float]]:
         with torch.no_grad():
             for key, parameter in steps.trained(model).items():
                 parameter.copy_(weights[key])
-        take = step_of(variant, model, pairs, given.device)
+        take = step_of(variant, model, pairs, DEVICE)
         losses[name] = [take(step) for step in range(given.curve_steps)]
     return losses
 
@@ -166,36 +165,27 @@ def speed_rows(seconds: Mapping[str, list[float]], batch: int) -> dict[str, dict
     }
 
 
-def variants(
-    model: Any, memory: Mapping[str, int], given: argparse.Namespace
-) -> tuple[Rows, dict[str, float]]:
-    """Each variant in turns, with its share of the floor; and operations a second of matrix
-    products, of the same run.
-
-    The floor of a variant is the time its matrix products take at these rates.
-    """
-    batches = steps.Batches.random(model, 1, given.batch, given.device)
-    takes = {name: step_of(name, model, batches, given.device) for name in memory}
-    rows: Rows = speed_rows(timed(takes, given.repeats, given.device), given.batch)
-    (tokens, width), (length, text_width) = (
-        model.visual.positional_embedding.shape,
-        model.positional_embedding.shape,
-    )
-    rates = {
-        "fp32": matmul_rate(given.batch * tokens, width, torch.float32, given),
-        "bf16": matmul_rate(given.batch * tokens, width, torch.bfloat16, given),
-        "text fp32": matmul_rate(given.batch * length, text_width, torch.float32, given),
-    }
+def variants(model: Any, memory: Mapping[str, int], given: argparse.Namespace) -> Rows:
+    """Measure each variant in turns."""
+    batches = steps.Batches.random(model, 1, given.batch, DEVICE)
+    takes = {name: step_of(name, model, batches, DEVICE) for name in memory}
+    rows: Rows = speed_rows(timed(takes, given.repeats), given.batch)
     for name, row in rows.items():
-        parts = VARIANTS[name].parts
-        image, text = operations(model, given.batch, parts)
-        floor_seconds = (
-            image / rates["bf16" if steps.BF16 in parts else "fp32"] + text / rates["text fp32"]
-        )
-        row |= {"wanted": VARIANTS[name].wanted, "GFLOP": (image + text) / 1e9}
-        row |= {"share of floor": floor_seconds / row["seconds (best)"]}
+        row |= {"wanted": VARIANTS[name].wanted}
         row |= {"peak MiB": memory[name] / 2**20, "memory ratio": memory[name] / memory[PUBLISHED]}
-    return rows, rates
+    return rows
+
+
+def timed(takes: Mapping[str, steps.Take], repeats: int) -> dict[str, list[float]]:
+    """Seconds of single steps, all in turns, after one step each that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in takes}
+    for step in range(repeats + 1):
+        for name, take in takes.items():
+            began = time.perf_counter()
+            take(step)
+            if step:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
 
 
 def arguments() -> argparse.Namespace:
@@ -211,16 +201,12 @@ def arguments() -> argparse.Namespace:
         "--curve-steps", type=int, default=None, help="steps of the loss curves (default: 12)"
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", choices=("cpu",), default="cpu", help="cards: benchmarks.gpu")
     parser.add_argument(
         "--compile",
         action="store_true",
         help="torch.compile too; needs a C++ compiler and a minute",
     )
     parser.add_argument("--quick", action="store_true", help="batch 8, one repeat, short curves")
-    parser.add_argument(
-        "--json", type=Path, default=None, help="write everything that was measured to this file"
-    )
     parser.add_argument(
         "--page", type=Path, default=None, help="has the two markers; gets the tables"
     )
@@ -230,21 +216,6 @@ def arguments() -> argparse.Namespace:
         if getattr(given, name) is None:
             setattr(given, name, quick if given.quick else usual)
     return given
-
-
-def curve_rows(losses: Mapping[str, list[float]]) -> Rows:
-    """First and last loss of each curve, and how far it is from the published one at most."""
-    reference = losses[PUBLISHED]
-    return {
-        name: {
-            "first loss": f"{curve[0]:.4f}",
-            "last loss": f"{curve[-1]:.4f}",
-            "largest difference": max(
-                abs(one - other) for one, other in zip(reference, curve, strict=True)
-            ),
-        }
-        for name, curve in losses.items()
-    }
 
 
 def figure(value: Any) -> str:
@@ -276,9 +247,7 @@ def to_markdown(rows: Rows, columns: Sequence[str] | None = None) -> str:
 
 
 def section(setting: str, rows: Rows) -> str:
-    """What the page shows of a run: speed and memory of the variants. Curves and floor are
-    printed.
-    """
+    """What the page shows of a run: speed and memory of the variants. Curves are printed."""
     note = (
         "Ratios are over the published step; memory is the peak of a fresh process; `wanted` is "
         "the goal"
@@ -293,9 +262,7 @@ def main() -> None:
     if given.memory_of:
         print(take_few_steps(given))
         return
-    setting = (
-        f"batch {given.batch}, {given.threads} threads, {given.device}, torch {torch.__version__}"
-    )
+    setting = f"batch {given.batch}, {given.threads} threads, {DEVICE}, torch {torch.__version__}"
     title = (
         f"{steps.ARCHITECTURE} with {steps.GATED} gated blocks, {setting}; best and median of "
         f"{given.repeats} steps"
@@ -305,28 +272,15 @@ def main() -> None:
     # Before this process grows: Linux counts the memory of the process that starts another one to
     # the other's peak.
     memory = {name: peak_memory_bytes(given, name) for name in names}
-    model = steps.random_model(given.device)
-    rows, rates = variants(model, memory, given)
+    model = steps.random_model(DEVICE)
+    rows = variants(model, memory, given)
     show("Variants; wanted of memory is a ratio of at most 1", rows)
-    speeds = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
-    print(f"a block's matrix products: {speeds}")
     losses = curves(model, given)
-    reference = losses[PUBLISHED]
-    print(
-        f"\nLosses of {PUBLISHED}: {reference[0]:.4f} falling to {reference[-1]:.4f} in "
-        f"{len(reference)} steps"
-    )
-    for name, row in list(curve_rows(losses).items())[1:]:
-        print(f"  {name:45} differs by {row['largest difference']:.1e} at most")
-    if given.json is not None:
-        measured = {
-            "variants": rows,
-            "matmul_operations_per_second": rates,
-            "losses": losses,
-        }
-        given.json.write_text(
-            json.dumps({"setting": setting, **measured}, indent=1) + "\n", encoding="utf-8"
-        )
+    reference = losses.pop(PUBLISHED)
+    print(f"\nLosses of {PUBLISHED}: {reference[0]:.4f} falling to {reference[-1]:.4f}")
+    for name, curve in losses.items():
+        largest = max(abs(one - other) for one, other in zip(reference, curve, strict=True))
+        print(f"  {name:45} differs by {largest:.1e} at most")
     if given.page is not None:
         # Not at the top: the process that is asked for its memory would hold what this loads.
         from benchmarks.methods import write_section

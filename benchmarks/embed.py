@@ -19,11 +19,7 @@ What is encoded is made by `benchmarks.embed_inputs`, the three ways are in `ben
 from __future__ import annotations
 
 import argparse
-import json
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -35,7 +31,7 @@ import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from benchmarks import embed_inputs
-from benchmarks.customize import ROOT, Rows, show, to_markdown
+from benchmarks.customize import Rows, show, to_markdown
 from benchmarks.embed_runs import Batch, Ours, Theirs, Vectors, bare
 from benchmarks.methods import write_section
 from react_pipeline.embedding import FOLDERS
@@ -49,8 +45,6 @@ THEIRS, BARE, BARE_BF16 = (
 OURS = {"ours fp32": "fp32", "ours bf16": "bf16"}
 WANTED = {"ours fp32": (1.4, 0.999999), "ours bf16": (2.5, 0.999)}
 """Goals: speed over clip-retrieval's, and the smallest cosine to its vectors."""
-MEMORY_PAIRS = 1_000
-MEMORY_SHARDS = (1, 3, 9)
 
 
 def in_turns(takes: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -89,43 +83,6 @@ def speed_rows(
     return rows
 
 
-def memory_rows() -> Rows:
-    """Peak memory of a fresh process, and of its largest worker, over the length of the corpus;
-    small towers.
-    """
-    rows: Rows = {}
-    for shards in MEMORY_SHARDS:
-        command = [sys.executable, "-m", "benchmarks.embed", "--memory-of", str(shards)]
-        ran = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)  # noqa: S603 - ourselves
-        rows[f"{shards * MEMORY_PAIRS:,} pairs"] = json.loads(ran.stdout.splitlines()[-1])
-    return rows
-
-
-def embed_and_weigh(shards: int) -> dict[str, float]:
-    """What the fresh process does."""
-    with tempfile.TemporaryDirectory() as directory:
-        root = Path(directory)
-        embed_inputs.write_shards(root / "shards", shards, MEMORY_PAIRS, pixels=64, images=50)
-        embed_inputs.write_small_checkpoint(root / "base")
-        embedding = {"batch_size": 64, "workers": 2}
-        ours = Ours(
-            embed_inputs.write_project(
-                root, root / "shards", {"pretrained": str(root / "base")}, embedding
-            )
-        )
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        ours()
-    peak, worker = (
-        resource.getrusage(who).ru_maxrss
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    return {
-        "before MiB": before / 1024,
-        "peak MiB": peak / 1024,
-        "largest worker MiB": worker / 1024,
-    }
-
-
 def describe(batches: list[Batch], vectors: Vectors, given: argparse.Namespace) -> str:
     """The setting in words."""
     lengths = torch.cat([batch.tokens.argmax(dim=1) + 1 for batch in batches])
@@ -146,7 +103,7 @@ def describe(batches: list[Batch], vectors: Vectors, given: argparse.Namespace) 
 
 
 def section(setting: str, speed: Rows) -> str:
-    """What the page shows of a run; memory is printed."""
+    """What the page shows of a run."""
     return (
         f"{setting}\n\nFrom shards to files; ratios of medians, `wanted` is the "
         f"goal:\n\n{to_markdown(speed)}"
@@ -175,11 +132,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--device", choices=("cpu",), default="cpu", help="nothing was run on a GPU yet"
     )
-    parser.add_argument("--quick", action="store_true", help="batch 8, one round, no memory")
+    parser.add_argument("--quick", action="store_true", help="batch 8, one round")
     parser.add_argument(
         "--page", type=Path, default=None, help="has the two markers; gets the tables"
     )
-    parser.add_argument("--memory-of", type=int, default=None, help=argparse.SUPPRESS)
     given = parser.parse_args()
     for name, usual, quick in (("batch", 64, 8), ("rounds", 3, 1)):
         if getattr(given, name) is None:
@@ -188,16 +144,10 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure speed and memory, and print them."""
+    """Measure speed, and print it."""
     given = arguments()
     torch.set_num_threads(given.threads)
     warnings.simplefilter("ignore")
-    if given.memory_of:
-        print(json.dumps(embed_and_weigh(given.memory_of)))
-        return
-    # Before this process grows: Linux counts the memory of the process that starts another one to
-    # the other's peak.
-    memory = {} if given.quick else memory_rows()
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         pattern = embed_inputs.write_shards(root / "shards", given.shards, given.batch)
@@ -231,12 +181,7 @@ def main() -> None:
         speed = speed_rows(seconds, given.shards * given.batch, vectors)
         setting = describe(batches, vectors[THEIRS], given)
     print(setting)
-    for title, rows in (
-        ("From shards to files", speed),
-        ("Memory", memory),
-    ):
-        if rows:
-            show(title, rows)
+    show("From shards to files", speed)
     if given.page:
         write_section(given.page, section(setting, speed), BEGIN, END)
 

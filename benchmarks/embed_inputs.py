@@ -15,11 +15,7 @@ import numpy as np
 import open_clip
 import torch
 import yaml
-from open_clip.model import CLIP
 from PIL import Image
-
-from react_pipeline.clip import save
-from react_pipeline.clip.model import from_parts
 
 ARCHITECTURE = "ViT-B-32"
 PIXELS = 256
@@ -90,32 +86,6 @@ def write_checkpoint(path: Path) -> None:
     """Weights of `ARCHITECTURE` drawn at random, as open_clip and clip-retrieval load them."""
     torch.manual_seed(0)
     torch.save(open_clip.create_model(ARCHITECTURE, pretrained=None).state_dict(), path)
-
-
-def write_small_checkpoint(directory: Path) -> None:
-    """A folder with a CLIP of two narrow layers, for what does not depend on the towers."""
-    model_cfg = {
-        "embed_dim": 512,
-        "vision_cfg": {
-            "image_size": 32,
-            "layers": 2,
-            "width": 64,
-            "head_width": 32,
-            "patch_size": 16,
-        },
-        "text_cfg": {
-            "context_length": 77,
-            "vocab_size": 49408,
-            "width": 64,
-            "heads": 2,
-            "layers": 2,
-        },
-    }
-    torch.manual_seed(0)
-    save(
-        from_parts(CLIP(**model_cfg), model_cfg, {"mean": (0.5,) * 3, "std": (0.5,) * 3}, None),
-        directory,
-    )
 
 
 def write_project(

@@ -36,12 +36,12 @@ import torch
 import torch.nn.functional as functional
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import embed_inputs
 from benchmarks import published as steps
 from benchmarks.customize import ROOT, Rows, figure
-from benchmarks.operations import operations
-from benchmarks.roofline import PEAKS
 from react_pipeline.clip import ImageTower, Pixels, encode_text
 from react_pipeline.pages import markdown_table
 from react_pipeline.training import GatedImage
@@ -55,8 +55,9 @@ from react_pipeline.training.world import World
 TESTS = Path("tests")
 REPORTS = ROOT / "benchmarks" / "reports"
 TOTAL_SECONDS = 570
-PARTS = frozenset(steps.PARTS) - {steps.TEXTS, steps.PREFIX}
-"""Of a step from pixels and token ids: nothing is kept from an earlier one."""
+PEAKS = {"RTX 4090": 165e12, "RTX 5090": 209e12, "L40S": 362e12, "L4": 121e12, "A100": 312e12}
+PEAKS |= {"H100": 989e12, "H200": 989e12, "B200": 2250e12}
+"""Operations a second in bf16 (dense), by a part of a card's name."""
 
 LENGTH = 77
 """Token ids of a text: the longest that there is."""
@@ -65,7 +66,7 @@ Take = Callable[[], Any]
 Case = Callable[[argparse.Namespace], Rows]
 
 
-# The work that is timed; `benchmarks.roofline` counts it on paper.
+# The work that is timed.
 
 
 class EncodedTexts:
@@ -135,13 +136,17 @@ def peak_bytes(device: str) -> int:
     return torch.cuda.max_memory_allocated()
 
 
-def speed(given: argparse.Namespace, take: Take, batch: int, flop: float) -> dict[str, Any]:
-    """A row: speed, utilisation and memory of a step."""
+def speed(given: argparse.Namespace, take: Take, batch: int, cards: int) -> dict[str, Any]:
+    """A row: speed, utilisation and memory of a step; utilisation is of one card."""
     took = milliseconds(take, given.repeats, given.device)
+    eager = training_step("cpu", 2)
+    with FlopCounterMode(display=False) as operations, sdpa_kernel(SDPBackend.MATH):
+        eager()
+    flop = batch * operations.get_total_flops() / 2
     peak = next((peak for name, peak in PEAKS.items() if name in card(given)), None)
     return {
         "ms": took,
-        "pairs/s": 1e3 * batch / took,
+        "pairs/s": 1e3 * cards * batch / took,
         "GFLOP a pair": flop / batch / 1e9,
         "MFU": 1e3 * flop / took / peak if peak else None,
         "peak GiB": peak_bytes(given.device) / 2**30,
@@ -155,8 +160,7 @@ def step_case(given: argparse.Namespace, size: int, compiled: bool) -> Rows:
     world = Processes.join(given.device)
     batch = given.batches[size]
     take = training_step(world.device, batch, compiled=compiled, world=world)
-    flop = sum(operations(steps.random_model("cpu"), batch, PARTS))
-    row = speed(given, take, batch * world.size, flop * world.size)
+    row = speed(given, take, batch, world.size)
     name = f"batch {batch}, {'compiled' if compiled else 'eager'}"
     return {f"{name}, {world.size} cards" if world.size > 1 else name: row}
 

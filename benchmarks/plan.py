@@ -1,7 +1,7 @@
 """What `react-pipeline plan` announces and what the steps then take, on a project that is built
 anew.
 
-Run `.venv/bin/python -m benchmarks.plan --page benchmarks/plan.md` on a quiet machine, for four
+Run `.venv/bin/python -m benchmarks.plan --page benchmarks/results.md` on a quiet machine, for four
 minutes on 2 cores. On a busy one add `--processor-time`: everything runs in one thread, is
 announced for one core, and measured in processor seconds (user and system) in place of the clock's.
 Steps run in one process, as in `materialize`, without Dagster.
@@ -14,7 +14,7 @@ import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from markupsafe import Markup
@@ -35,24 +35,10 @@ LEFT_OUT = ("benchmark", "dense")
 """Groups of stages that `plan` says nothing of."""
 
 
-def clock(processor_time: bool) -> Callable[[], float]:
-    """Seconds of the clock, or of the processor: those of this process and of its children that
-    have ended.
-    """
-    if not processor_time:
-        return time.monotonic
-    import faiss
-    import torch
-
-    torch.set_num_threads(1)
-    faiss.omp_set_num_threads(1)
+def processor_clock() -> float:
+    """Processor seconds of this process and of its children that have ended."""
     whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return lambda: sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, whose))
-
-
-def machine_of(project: Project, processor_time: bool) -> Machine:
-    """This one, or one core of it."""
-    return Machine.here(project.config.store).changed("cores=1" if processor_time else "")
+    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, whose))
 
 
 def comparison(announced: Mapping[str, float], measured: Mapping[str, float]) -> str:
@@ -87,23 +73,12 @@ def build(project: Project, now: Callable[[], float]) -> dict[str, float]:
     return seconds
 
 
-def copied(config: Path, folder: Path, domains: Iterable[str]) -> Project:
-    """A project with this configuration and some or all of its domains, and nothing built."""
-    shutil.copy(config, folder / "pipeline.yaml")
-    shutil.copytree(Project.load(config).config.domains, folder / "domains")
-    for path in (folder / "domains").glob("*.yaml") if domains else ():
-        if path.stem not in domains:
-            path.unlink()
-    return Project.load(folder / "pipeline.yaml")
-
-
 def main() -> None:
     """Run, and write the page if one is named."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", type=Path, default=ROOT / "pipeline.yaml")
-    parser.add_argument("--domains", nargs="*", default=[], help="default: all")
     parser.add_argument(
         "--processor-time",
         action="store_true",
@@ -111,13 +86,21 @@ def main() -> None:
     )
     parser.add_argument("--page", type=Path, help="gets the table between its markers")
     given = parser.parse_args()
-    now = clock(given.processor_time)
+    now, machine = time.monotonic, ""
+    if given.processor_time:
+        import faiss
+        import torch
+
+        torch.set_num_threads(1)
+        faiss.omp_set_num_threads(1)
+        now, machine = processor_clock, "cores=1"
     with tempfile.TemporaryDirectory() as name:
-        project = copied(given.config, Path(name), given.domains)
-        plan = plan_of(project, machine_of(project, given.processor_time))
-        text = comparison(
-            {step.stage: 3_600 * step.cpu_hours for step in plan.steps}, build(project, now)
-        )
+        shutil.copy(given.config, name)
+        shutil.copytree(Project.load(given.config).config.domains, Path(name, "domains"))
+        project = Project.load(Path(name, given.config.name))
+        plan = plan_of(project, Machine.here(project.config.store).changed(machine))
+        announced = {step.stage: 3_600 * step.cpu_hours for step in plan.steps}
+        text = comparison(announced, build(project, now))
     print(text)
     if given.page:
         write_section(given.page, text, BEGIN, END)

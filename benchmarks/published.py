@@ -1,7 +1,7 @@
 """The published design of a step of REACT's `gated-image`, written out plainly, and our step.
 
 What both steps train is here too: the model, the pairs, the recipe.
-How steps are measured is in `benchmarks.operations` and `benchmarks.customize`.
+How steps are measured is in `benchmarks.customize`.
 
 Shapes: N batches, B pairs of a batch, T tokens of an image, L token ids of a text, W width, D
 embedding dimension.

@@ -21,7 +21,6 @@ ROOT_FILES = (
     "LICENSE",
     "NOTICE",
     "CITATION.cff",
-    "benchmarks/plan.md",
     "benchmarks/results.md",
     "benchmarks/results.csv",
     "examples/my_extension/my_extension.py",

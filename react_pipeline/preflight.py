@@ -71,6 +71,18 @@ def corpus_problems(project: Project) -> list[Problem]:
     return problems
 
 
+def embedding_problems(project: Project) -> list[Problem]:
+    """Report a package that encoding pairs needs, and that is not installed."""
+    from react_pipeline.embedding import require_clip_retrieval
+
+    try:
+        if not project.config.corpus.has_vectors:
+            require_clip_retrieval()
+    except InputError as error:
+        return [Problem(project.path, "embedding", str(error))]
+    return []
+
+
 def store_problems(project: Project) -> list[Problem]:
     """Report a store on a server that cannot be used: no access, no such bucket."""
     try:

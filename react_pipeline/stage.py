@@ -88,7 +88,6 @@ class Stage:
         outside: The local files outside the store that it reads; None if it reads none.
         data: The data of its own that it works on; None if it has none.
         version: Raised by hand when the same inputs make another artifact.
-        plan: What all its artifacts will need, as a function of the extension `plan`'s sums.
         group, kinds, pool, priority: Dagster's; "gpu" where it needs the device; what many wait
             for comes first.
     """
@@ -107,7 +106,6 @@ class Stage:
     outside: Callable[[Project, str], outside.Files] | None = None
     data: OwnData | None = None
     version: str = "1"
-    plan: Callable[[Any], Any] | None = None
     group: str = "extensions"
     kinds: tuple[str, ...] = ()
     pool: str | None = None

@@ -304,16 +304,15 @@ def tracking(mlflow_database: Path, tmp_path: Path) -> Tracking:
 
 @pytest.fixture
 def processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    from react_pipeline.extensions.plan.encoding_cost import EncodingCost
-    from react_pipeline.extensions.plan.step_cost import StepCost
+    from react_pipeline.extensions.plan import encoder_cost as module
 
-    monkeypatch.setattr(EncodingCost, "measured", lambda *_: EncodingCost(1e-3, 2e-2, 1e-2))
-    monkeypatch.setattr(StepCost, "measured", lambda *_: StepCost(5e-2, 3e-2, 0.0, splits=True))
-    monkeypatch.setattr("react_pipeline.extensions.plan.sums.head_step_seconds", lambda *_: 1e-4)
+    step = module.StepCost(5e-2, 3e-2, splits=True, has_texts=False)
     monkeypatch.setattr(
-        "react_pipeline.extensions.plan.processor.choose_precision", lambda *_: "fp32"
+        module, "measure_encoding", lambda *_: module.EncodingCost(1e-3, 2e-2, 1e-2)
     )
-    monkeypatch.setattr("react_pipeline.extensions.plan.processor.build", lambda *_: Mock())
+    monkeypatch.setattr(module, "measure_step", lambda *_: step)
+    monkeypatch.setattr(module, "choose_precision", lambda *_: "fp32")
+    monkeypatch.setattr(module.EncoderCost, "_run", (Mock(), 1.0))
 
 
 def write_project(directory: Path, checkpoint: Path, drawings: Path, **sections: Any) -> Project:

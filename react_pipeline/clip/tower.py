@@ -92,7 +92,7 @@ class ImageTower:
 
         Copies of the frozen matrices are kept in bf16, so that autocast need not cast them at every
         step. On a CPU, depthwise convolutions that train stay in float32: their backward pass in
-        bf16 is slow (measured by `benchmarks.trained_towers`).
+        bf16 is slow.
         """
         if device == "cpu":
             for module in self.visual.modules():

@@ -167,9 +167,7 @@ class _Decoder:
 
         with self.lock:  # of several images, which one killed it would not be known
             if self.pool is None:
-                self.pool = ProcessPoolExecutor(
-                    1, timeout=IDLE_SECONDS, initializer=_start_process
-                )
+                self.pool = ProcessPoolExecutor(1, timeout=IDLE_SECONDS, initializer=_start_process)
                 # Else a process that multiprocessing started waits for it when it ends.
                 Finalize(None, self.pool.shutdown, (True, True), exitpriority=1)
             try:

@@ -7,6 +7,8 @@ from .fused import Features as Features
 from .fused import convert as convert
 from .fused import write_graph as write_graph
 from .images import encode_fetched as encode_fetched
+from .installed import INSTALL_CLIP_RETRIEVAL as INSTALL_CLIP_RETRIEVAL
+from .installed import require_clip_retrieval as require_clip_retrieval
 from .mapped_vectors import DAMAGED_REMEDY as DAMAGED_REMEDY
 from .mapped_vectors import file_of as file_of
 from .mapped_vectors import is_mappable as is_mappable

@@ -4,7 +4,9 @@ clip-retrieval's layout.
 Does not belong here: which parts are left to do (`embed`). Shapes: N pairs of a part, D width.
 """
 
+import shutil
 import time
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,14 +30,23 @@ from react_pipeline.corpus import (
 )
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.embedding.images import encode_fetched
+from react_pipeline.embedding.installed import require_clip_retrieval
 from react_pipeline.embedding.parts import Vectors, bad_rows
 from react_pipeline.embedding.vectors import FOLDERS, METADATA, Side
 from react_pipeline.settings import CorpusConfig, PipelineConfig
 from react_pipeline.store import Artifact, CorpusError
 
+require_clip_retrieval()
+with warnings.catch_warnings():
+    # clip-retrieval imports packages that warn of their own age.
+    warnings.simplefilter("ignore")
+    from clip_retrieval.clip_inference.writer import NumpyWriter
+
 MAX_FIELD_NAMES = 256
 """How many different metadata fields one part keeps."""
 _EXAMPLES = 3
+_DIGITS = 6
+"""Of the number of a part in the names of its files."""
 
 
 @lru_cache(maxsize=1)
@@ -80,11 +91,11 @@ class PartEncoder:
         cut = sum(len(pair.caption) > longest for pair in listing.pairs)
         table = _table(listing.pairs, longest)
         skipped = list(listing.skipped)
+        vectors: dict[Side, NDArray[Any]] = {}
         if not self.config.images_wait and len(table):
-            vectors, failed = self._encode_images(table)
+            vectors["image"], failed = self._encode_images(table)
             skipped += [self._skipped(listing.pairs[row], *why) for row, *why in failed]
             table = table[table["image_sha256"] != ""]
-            _save(folder, "image", part.number, vectors)
         record = {
             "digest": part.digest,
             "rows": len(table),
@@ -95,14 +106,12 @@ class PartEncoder:
         }
         require_good(kind, part, record)  # before it is kept, so that it is tried again
         if self.captions is None:
-            captions = self._encode_captions(table)
+            vectors["text"] = self._encode_captions(table)
         else:
             name = vectors_file("text", part.number)
-            captions = np.load(self.captions.file(name))[table.index]
-        _save(folder, "text", part.number, captions)
+            vectors["text"] = np.load(self.captions.file(name))[table.index]
         if len(table):
-            (folder / METADATA).mkdir()
-            table.to_parquet(folder / metadata_file(part.number), index=False)
+            _write(folder, part.number, table, vectors)
         return {
             **record,
             "seconds": time.perf_counter() - began,
@@ -175,12 +184,12 @@ def require_good(kind: CorpusConfig, part: Part, record: Mapping[str, Any]) -> N
 
 def vectors_file(side: Side, number: int) -> str:
     """Return the name of the vectors of a part; a part without rows has no such file."""
-    return f"{FOLDERS[side]}/{FOLDERS[side]}_{number:06d}.npy"
+    return f"{FOLDERS[side]}/{FOLDERS[side]}_{number:0{_DIGITS}d}.npy"
 
 
 def metadata_file(number: int) -> str:
     """Return the name of the metadata of a part."""
-    return f"{METADATA}/{METADATA}_{number:06d}.parquet"
+    return f"{METADATA}/{METADATA}_{number:0{_DIGITS}d}.parquet"
 
 
 def _table(pairs: Sequence[ListedPair], longest: int) -> pd.DataFrame:
@@ -191,8 +200,24 @@ def _table(pairs: Sequence[ListedPair], longest: int) -> pd.DataFrame:
     return table.assign(image_sha256="")
 
 
-def _save(folder: Path, side: Side, number: int, vectors: NDArray[Any]) -> None:
-    """Save vectors as float16; an empty part has no file."""
-    if len(vectors):
-        (folder / FOLDERS[side]).mkdir()
-        np.save(folder / vectors_file(side, number), vectors.astype(np.float16))
+def _write(
+    folder: Path, number: int, table: pd.DataFrame, vectors: Mapping[Side, NDArray[Any]]
+) -> None:
+    """Write the files of a part by clip-retrieval's own writer; vectors become float16."""
+    no_images = np.empty((len(table), 0))
+    writer = NumpyWriter(number, str(folder), True, True, True, 10 ** (_DIGITS - 1))
+    fields = table.drop(columns=["image_path", "caption"])
+    writer(
+        {
+            "image_filename": table["image_path"],
+            "image_embs": vectors.get("image", no_images).astype(np.float16),
+            "text": table["caption"],
+            "text_embs": vectors["text"].astype(np.float16),
+            "metadata": fields.to_json(
+                orient="records", lines=True, double_precision=15
+            ).splitlines(),
+        }
+    )
+    writer.flush()
+    if "image" not in vectors:  # it names pairs only where it writes vectors of images
+        shutil.rmtree(folder / FOLDERS["image"])

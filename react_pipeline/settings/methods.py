@@ -19,7 +19,7 @@ from react_pipeline.extension import Extension, LazyTable, answers
 if TYPE_CHECKING:
     from react_pipeline.settings import TrainingConfig
     from react_pipeline.settings.training import VariantConfig
-    from react_pipeline.training import CheckpointCost, Customization, PlannedTraining
+    from react_pipeline.training import Customization
 
 CONTROL_SUFFIX = "-control"
 """What the name of a control adds to that of its method."""
@@ -79,10 +79,6 @@ class Method:
 
     def train(self, customization: Customization) -> dict[str, Any]:
         """Train, write the checkpoint, and return the counts of its manifest."""
-        raise NotImplementedError
-
-    def cost(self, planned: PlannedTraining) -> CheckpointCost:
-        """Return what one training costs."""
         raise NotImplementedError
 
     @property

@@ -1,5 +1,3 @@
-from .cost import CheckpointCost as CheckpointCost
-from .cost import PlannedTraining as PlannedTraining
 from .customization import Customization as Customization
 from .customization import customize as customize
 from .data import Views as Views

@@ -11,7 +11,6 @@ from PIL import Image
 
 from benchmarks import demo_photos, demo_proof
 from react_pipeline.corpus.collected import CollectedPairs
-from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project.project import Project
 
 
@@ -58,16 +57,6 @@ def test_shuffled_captions_are_those_of_other_classes(
     assert [pair.image for pair in pairs] == [pair.image for pair in CollectedPairs(retrieved)]
 
 
-def test_the_table_shows_both_arms_with_their_controls() -> None:
-    right = {kind: np.full((1, 10), kind == "") for kind in ("base", *demo_proof.KINDS)}
-    table = demo_proof.to_markdown({arm: {"shapes": right} for arm in demo_proof.ARMS})
-    lines = table.splitlines()
-    assert (
-        lines[2].count("100.0") == len(demo_proof.ARMS) and lines[3].split("|")[1].strip() == "mean"
-    )
-    assert lines[-1].count("+100.0 (+100.0 to +100.0)") == 2
-
-
 def test_the_split_shows_classes_that_captions_name_apart() -> None:
     right = {
         kind: np.array([[kind == "", kind == "", False, False]])
@@ -92,14 +81,6 @@ def test_the_split_shows_classes_that_captions_name_apart() -> None:
         "0.0",
         "0.0",
     ]
-
-
-def test_seed_has_control_of_its_own_and_same_retrieved_pairs(
-    retrieved_project: Project,
-) -> None:
-    one = demo_proof.seeded(retrieved_project, 1)
-    assert fresh_or_none(one, "retrieved_set", "shapes") is not None
-    assert fresh_or_none(one, "control_set", "shapes") is None
 
 
 def test_photographs_are_named_and_drawings_are_left_out(tmp_path: Path) -> None:

@@ -12,10 +12,7 @@ import pytest
 
 from benchmarks import methods as benchmark
 from benchmarks.methods import Row
-from react_pipeline.evaluation.domain_results import evaluate
 from react_pipeline.project.project import Project
-from react_pipeline.store.errors import MissingArtifact
-from react_pipeline.training.customization import customize
 
 DOMAINS = ("shapes", "colours")
 
@@ -30,19 +27,6 @@ def page(tmp_path: Path) -> Path:
     path = tmp_path / "results.md"
     path.write_text(f"# Before\n\n{benchmark.BEGIN}\nold\n{benchmark.END}\n\nAfter.\n")
     return path
-
-
-def test_cheap_methods_of_all_seeds_come_first_and_base_once() -> None:
-    order = benchmark.in_order(2, DOMAINS, benchmark.METHODS)
-    cheap = [work for work in order if work[2] in benchmark.CHEAP]
-    assert order[: len(cheap)] == cheap
-    assert [work for work in order if work[2] == "base"] == [
-        (0, "shapes", "base"),
-        (0, "colours", "base"),
-    ]
-    rest = [work[0] for work in order[len(cheap) :]]
-    assert rest == sorted(rest)
-    assert len(order) == len(set(order)) == 2 * 2 * (len(benchmark.METHODS) - 1) + 2
 
 
 def test_what_a_store_holds_is_not_made_again(
@@ -61,19 +45,6 @@ def test_what_a_store_holds_is_not_made_again(
     assert again == replace(row, seconds=again.seconds)  # now those of the manifest
     assert benchmark.row_of(benchmark.store_of(project, 2), work, train=False) == "not made yet"
     assert not project.store.keys("customized_checkpoint")
-
-
-def test_results_of_the_project_itself_serve_for_its_own_seed(project: Project) -> None:
-    customize(project, "shapes", "gated-image")
-    evaluate(project, "shapes", "gated-image")
-    rows = [
-        benchmark.row_of(
-            benchmark.store_of(project, seed), (seed, "shapes", "gated-image"), train=False
-        )
-        for seed in (0, 1)
-    ]
-    assert isinstance(rows[0], Row)
-    assert rows[1] == "not made yet"
 
 
 def test_a_failing_method_is_reported_with_its_reason(
@@ -166,13 +137,6 @@ def test_half_way_is_the_same_checkpoint_with_other_results(
     assert half.trainable_parameters == whole.trainable_parameters
 
 
-def test_a_page_without_markers_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "page.md"
-    path.write_text("nothing\n")
-    with pytest.raises(ValueError, match="methods:begin"):
-        benchmark.write_section(path, "text")
-
-
 def test_the_command_trains_evaluates_and_reports(
     project: Project,
     page: Path,
@@ -232,8 +196,3 @@ def test_a_written_result_is_kept_while_its_recipe_is_the_same(
     assert len(benchmark.read_results(results, recipes)[0]) == 4
     other = {**recipes, ("keep", "shapes", "full"): "another"}
     assert {row.domain for row in benchmark.read_results(results, other)[0]} == {"colours"}
-
-
-def test_without_a_demo_what_is_missing_says_what_to_run(tiny_project: Project) -> None:
-    with pytest.raises(MissingArtifact, match="`corpus`"):
-        benchmark.store_of(tiny_project, 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "docs/performance.md")}
+PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "docs/scale.md")}
 RESULTS = (ROOT / "benchmarks" / "results.md").read_text()
 DOMAINS = ("activities", "objects", "symbols", "mean")
 
@@ -79,7 +79,7 @@ def test_figures_of_speed_compare_equal_precisions() -> None:
         embedding["bare forward pass bf16 (autocast)"]["pairs/s"]
     )
     faster = "times faster than FAISS"
-    text = one_line("docs/performance.md")
+    text = one_line("docs/scale.md")
     for figure, of in (
         (embedding["ours fp32"]["over clip-retrieval"], "as fast as clip-retrieval in fp32"),
         (f"{in_bf16:.2f}", "as fast as a bare forward pass in bf16"),

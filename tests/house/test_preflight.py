@@ -190,12 +190,15 @@ def test_a_misspelt_selection_is_answered_with_a_near_asset(
         assert token in str(caught.value) and "AssetKey" not in str(caught.value)
 
 
-def test_materialize_refuses_first_what_lacks_files(
-    tiny_project: Project, capsys: pytest.CaptureFixture[str]
+def test_materialize_refuses_first_what_lacks_files_or_packages(
+    tiny_project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from react_pipeline.embedding import installed
+
+    monkeypatch.setattr(installed, "find_spec", lambda _: None)
     edit(tiny_project.path, corpus={"kind": "images", "images": ["dtaa"]})
     with pytest.raises(SystemExit) as stop:
         main(["materialize", "--config", str(tiny_project.path)])
     reported = capsys.readouterr().err
-    assert stop.value.code == 2 and "dtaa" in reported
+    assert stop.value.code == 2 and "dtaa" in reported and "--no-deps clip-retrieval" in reported
     assert not list(tiny_project.store.places())

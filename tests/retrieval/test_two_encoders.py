@@ -119,11 +119,11 @@ def test_a_plan_counts_each_encoder_where_it_works(
 ) -> None:
     project = make_project(retrieval_encoder={"pretrained": str(retrieving)})
     sums = Sums(project, Machine(cores=8, memory=10**11, disk=10**12), CorpusSize(100, 0, 0))
-    assert (sums.retrieval.encoder.dimension, sums.processor.encoder.dimension) == (24, 32)
+    assert (sums.retrieval.dimension, sums.encoder.dimension) == (24, 32)
     disks = {step.stage: step.disk for step in sums.steps()}
     for stage, encoder in (
-        ("base_checkpoint", sums.processor.encoder),
-        ("retrieval_checkpoint", sums.retrieval.encoder),
+        ("base_checkpoint", sums.encoder),
+        ("retrieval_checkpoint", sums.retrieval),
     ):
         assert disks[stage] == encoder.weights_bytes
 

@@ -61,6 +61,13 @@ def light(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+def test_doctor_needs_no_package_of_the_pipeline(tiny_project: Project) -> None:
+    done = light("doctor", "--config", tiny_project.path, folder=tiny_project.path.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "current artifacts" in done.stdout
+
+
+@pytest.mark.slow
 @pytest.mark.operations
 def test_exported_gated_model_predicts_with_light_installation(
     retrieved_project: Project, tmp_path: Path

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
-from react_pipeline.commands import Config, Domain, console, load_project, print_table
+from react_pipeline.commands import (
+    Config,
+    Domain,
+    console,
+    load_project,
+    materialize_command,
+    print_table,
+)
 from react_pipeline.lineage import fresh
-from react_pipeline.project import Manifests, Project
+from react_pipeline.project import Manifests
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.stage import CONTROL_SET, RETRIEVED_SET
 
@@ -52,19 +58,12 @@ def advise(
             "control"
         )
     else:
-        console.print(f"next: {_next_command(project, domain)}")
+        methods = f"--method base --method gda --method gda{CONTROL_SUFFIX}"
+        console.print(f"next: {materialize_command(domain=domain)} {methods}")
 
 
 def _points(fraction: float) -> str:
     return f"{100 * fraction:+.1f}"
-
-
-def _next_command(project: Project, slug: str) -> str:
-    """The command that trains and measures `gda` and its control."""
-    words = ["react-pipeline", "materialize", "--config", str(project.path), "--domain", slug]
-    for method in ("base", "gda", "gda" + CONTROL_SUFFIX):
-        words += ["--method", method]
-    return shlex.join(words)
 
 
 def _print_classes(signs: Signs) -> None:
@@ -76,16 +75,10 @@ def _print_classes(signs: Signs) -> None:
     )
     if unnamed.empty:
         return
+    shown = unnamed.head(LISTED)[["class", "pairs", "near", "caption"]]
     rows = [
-        [
-            name,
-            f"{pairs:,}",
-            near,
-            " ".join(str(caption).split())[:60],
-        ]
-        for name, pairs, near, caption in unnamed[["class", "pairs", "near", "caption"]]
-        .head(LISTED)
-        .itertuples(index=False)
+        [name, f"{pairs:,}", near, " ".join(str(caption).split())[:60]]
+        for name, pairs, near, caption in shown.itertuples(index=False)
     ]
     print_table(["not named", "pairs", "similar name", "caption of the best pair"], rows, right=2)
     if (more := len(unnamed) - LISTED) > 0:

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -22,7 +22,6 @@ from rich.filesize import decimal
 
 from react_pipeline.extension import CORE, extensions
 from react_pipeline.extensions.alerts import AlertsConfig, problems
-from react_pipeline.extensions.automation import AutomationConfig
 from react_pipeline.extensions.demo import missing_packages
 from react_pipeline.extensions.web import guarded_opener
 from react_pipeline.installation import install_command
@@ -37,33 +36,23 @@ from react_pipeline.preflight import (
 )
 from react_pipeline.project import (
     CONFIG_VARIABLE,
-    HOME_VARIABLE,
-    SETTINGS_FILE,
     Manifests,
     Project,
     locate_home,
     ui_addresses,
 )
-from react_pipeline.retrieval import passes, sampled_rows
 from react_pipeline.settings import load_domains, without_secrets
 from react_pipeline.stage import ALL, CORPUS_EMBEDDINGS, STAGES
-from react_pipeline.store import ConfigError, InputError, ReactError
+from react_pipeline.store import InputError, ReactError
 from react_pipeline.tracking import (
     DAGSTER_VARIABLE,
     MLFLOW_VARIABLE,
-    Tracking,
     dagster_url,
     mlflow_url,
 )
 
-PACKAGES = (
-    "torch",
-    "open_clip_torch",
-    "faiss-cpu",
-    "dagster",
-    "dagster-webserver",
-    "mlflow",
-)
+LIGHT = ("torch", "open_clip_torch")
+PIPELINE = ("clip-retrieval", "faiss-cpu", "dagster", "dagster-webserver", "mlflow")
 MIN_FREE_BYTES = 5_000_000_000
 SERVER_TIMEOUT_SECONDS = 5
 
@@ -91,51 +80,44 @@ def diagnose(config_path: Path | None) -> list[Finding]:
     try:
         project = Project.load(config_path)
     except ReactError as error:
-        if (
-            config_path is None
-            and not os.environ.get(CONFIG_VARIABLE)
-            and not Path("pipeline.yaml").exists()
-        ):
-            remedy = (
-                "`react-pipeline init` writes one; or run this in the folder that has yours, or "
-                "give --config"
-            )
-            return [*findings, Finding("pipeline.yaml", "note", f"none in {Path.cwd()}", remedy)]
-        return [
-            *findings,
-            Finding(
-                "pipeline.yaml", "missing", str(error), "fix the file, or give another: --config"
-            ),
-        ]
+        named = config_path or os.environ.get(CONFIG_VARIABLE) or Path("pipeline.yaml").exists()
+        if named:
+            remedy = "fix the file, or give another: --config"
+            return [*findings, Finding("pipeline.yaml", "missing", str(error), remedy)]
+        remedy = (
+            "`react-pipeline init` writes one; or run this in the folder that has yours, or give "
+            "--config"
+        )
+        return [*findings, Finding("pipeline.yaml", "note", f"none in {Path.cwd()}", remedy)]
     findings.append(Finding("pipeline.yaml", "ok", str(project.path)))
-    looked = [
-        *_demo(project),
-        *_alerts(project),
-        *_inputs(project),
-        *_store(project),
-        _tracking(project),
-        _automation(project),
-        _dagster_home(project),
-    ]
-    urls = ui_addresses(locate_home(project.path.parent))
-    return [
-        *findings,
-        *looked,
-        _dagster_server(project, urls.get("dagster", "")),
-        *_mlflow_server(project, urls.get("mlflow", "")),
-    ]
+    for look in (_demo, _alerts, _inputs, _store, _tracking, _servers):
+        try:
+            findings += look(project)
+        except ImportError as error:
+            detail = f"not looked at: {error.name} is not installed"
+            what = look.__name__.strip("_").replace("_", " ")
+            findings.append(Finding(what, "note", detail, install_command("pipeline")))
+    return findings
 
 
 def _packages() -> Iterator[Finding]:
-    for name in PACKAGES:
-        try:
-            yield Finding(name, "ok", metadata.version(name))
-        except metadata.PackageNotFoundError:
-            yield Finding(name, "missing", "not installed", install_command("pipeline"))
+    versions: dict[str, str] = {}
+    for name in (*LIGHT, *PIPELINE):
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    # Without any of the others it is the light installation, which predicts.
+    lacks = "missing" if versions.keys() & set(PIPELINE) else "note"
+    for name in (*LIGHT, *PIPELINE):
+        if name in versions:
+            yield Finding(name, "ok", versions[name])
+        else:
+            own = name == "clip-retrieval" and lacks == "missing"
+            remedy = INSTALL_CLIP_RETRIEVAL if own else install_command("pipeline")
+            yield Finding(name, "missing" if name in LIGHT else lacks, "not installed", remedy)
 
 
 def _device() -> Iterator[Finding]:
-    """What `device: auto` and `precision: auto` select, with the measurement behind the latter."""
+    """Show what `device: auto` and `precision: auto` select, with the measurement behind it."""
     try:
         import torch
 
@@ -144,19 +126,20 @@ def _device() -> Iterator[Finding]:
         yield Finding("device", "missing", f"torch cannot be imported: {error}")
         return
     device = choose_device("auto")
+    state, detail, remedy = "ok", f"CPU, {os.cpu_count()} cores; no NVIDIA GPU here", ""
     if device == "cuda":
-        yield Finding(
-            "device",
-            "ok",
-            f"{torch.cuda.device_count()} GPUs, the first: {torch.cuda.get_device_name()}",
-        )
+        name = torch.cuda.get_device_name()
+        detail = f"{torch.cuda.device_count()} GPUs, the first: {name}"
     elif problem := gpu_problem():
+        state = "note"
         detail, _, remedy = problem.partition("; ")
-        yield Finding("device", "note", detail, remedy)
-    else:
-        yield Finding("device", "ok", f"CPU, {os.cpu_count()} cores; no NVIDIA GPU here")
+    yield Finding("device", state, detail, remedy)
     ratio = f"a bf16 matrix product takes {1 / speedup('bf16', device):.2g} times as long as fp32"
     yield Finding("precision", "ok", f"auto is {choose_precision('auto', device)} here: {ratio}")
+
+
+def _missing(what: str, faults: Iterable[object], remedy: str) -> list[Finding]:
+    return [Finding(what, "missing", str(fault), remedy) for fault in faults]
 
 
 def _inputs(project: Project) -> Iterator[Finding]:
@@ -164,57 +147,49 @@ def _inputs(project: Project) -> Iterator[Finding]:
     yield from _corpus(project)
     domains, problems = load_domains(project.config.domains)
     detail = f"{len(domains)} in {project.config.domains}: {', '.join(sorted(domains)) or 'none'}"
-    yield Finding(
-        "domains",
-        "ok" if domains else "missing",
-        detail,
-        "" if domains else "react-pipeline domains add FILE",
-    )
-    for problem in problems:
-        yield Finding("domains", "missing", str(problem), "fix this file")
+    if domains:
+        yield Finding("domains", "ok", detail)
+    else:
+        yield Finding("domains", "missing", detail, "react-pipeline domains add FILE")
+    filters: set[str] = set()
+    faults: list[object] = list(problems)
     for slug, domain in domains.items():
-        for problem in file_problems(project.config.domains / f"{slug}.yaml", domain):
-            yield Finding("domains", "missing", str(problem), "fix this file")
-        with suppress(ReactError):  # `_filters` reports it
+        faults += file_problems(project.config.domains / f"{slug}.yaml", domain)
+        try:
+            filters.add(project.retrieval(slug).where or "")
             for problem in subject_problems(project, slug):
                 yield Finding("domains", "note", str(problem))
-    yield from _filters(project, domains)
-
-
-def _filters(project: Project, slugs: Iterable[str]) -> Iterator[Finding]:
-    """Whether each `where` is true or false of rows of the corpus, once that is embedded."""
-    filters: set[str] = set()
-    for slug in slugs:
-        try:
-            if where := project.retrieval(slug).where:
-                filters.add(where)
         except ReactError as error:
-            yield Finding("domains", "missing", str(error), "fix this file")
+            faults.append(error)
+    yield from _missing("domains", faults, "fix this file")
+    yield from _filters(project, sorted(filters - {""}))
+
+
+def _filters(project: Project, filters: Sequence[str]) -> Iterator[Finding]:
+    """Check that each `where` is true or false of rows of the corpus, once that is embedded."""
     if not filters:
         return
     # Reported elsewhere: packages, corpus and store by other checks, damage by `status`.
     with suppress(ImportError, ReactError):
+        from react_pipeline.retrieval import passes, sampled_rows
+
         if embeddings := fresh_or_none(Manifests.of(project), CORPUS_EMBEDDINGS, ALL):
-            for where in sorted(filters):
+            for where in filters:
                 try:
                     passes(embeddings, sampled_rows(embeddings), where)
                 except InputError as error:
-                    yield Finding("filter", "missing", str(error), "correct `where`")
+                    yield from _missing("filter", [error], "correct `where`")
 
 
-def _corpus(project: Project) -> Iterator[Finding]:
+def _corpus(project: Project) -> list[Finding]:
     try:
         description = project.config.corpus.description()
     except ReactError as error:
         remedy = f"put captioned pictures there, or correct `corpus` in {project.path.name}"
-        yield Finding("corpus", "missing", str(error), remedy)
-        return
+        return _missing("corpus", [error], remedy)
     # A kind may describe itself by some of its fields alone.
-    problems = corpus_problems(project)
-    for problem in problems:
-        yield Finding("corpus", "missing", str(problem), "fix this file")
-    if not problems:
-        yield Finding("corpus", "ok", description)
+    faults = _missing("corpus", corpus_problems(project), "fix this file")
+    return faults or [Finding("corpus", "ok", description)]
 
 
 def _encoder(project: Project) -> Iterator[Finding]:
@@ -222,10 +197,7 @@ def _encoder(project: Project) -> Iterator[Finding]:
         problems = encoder_problems(project)
     except (ImportError, OSError):  # reported as a package
         return
-    for problem in problems:
-        yield Finding(
-            "encoder", "missing", str(problem), f"correct `encoder` in {project.path.name}"
-        )
+    yield from _missing("encoder", problems, f"correct `encoder` in {project.path.name}")
     if problems:
         return
     from react_pipeline.clip import unreachable
@@ -239,29 +211,24 @@ def _encoder(project: Project) -> Iterator[Finding]:
         server = servers.get(field, "")
         if why := server and unreachable(server):
             remedy = f"connect this machine, or give `{field}.pretrained` a local checkpoint's path"
-            yield Finding(field, "missing", f"{detail}: its weights are not here: {why}", remedy)
+            yield from _missing(field, [f"{detail}: its weights are not here: {why}"], remedy)
         else:
             where = f"; the first run fetches its weights from {server}" if server else ""
             yield Finding(field, "ok", f"{detail}{where}")
 
 
-def _demo(project: Project) -> Iterator[Finding]:
+def _demo(project: Project) -> list[Finding]:
     config = project.config
-    if "demo" in (config.corpus.kind, config.encoder.model, config.retrieves_with.model):
-        if missing := missing_packages():
-            detail = f"not installed: {', '.join(missing)}"
-            yield Finding("demo", "missing", detail, install_command("demo"))
-        else:
-            yield Finding("demo", "ok", "all packages there")
+    if "demo" not in (config.corpus.kind, config.encoder.model, config.retrieves_with.model):
+        return []
+    lacks = [f"not installed: {name}" for name in missing_packages()]
+    return _missing("demo", lacks, install_command("demo")) or [Finding("demo", "ok", "all there")]
 
 
-def _alerts(project: Project) -> Iterator[Finding]:
+def _alerts(project: Project) -> list[Finding]:
     names = project.config.section(AlertsConfig).to
-    faults = list(problems(names))
-    for fault in faults:
-        yield Finding("alerts", "missing", fault, "set it where the Dagster daemon runs")
-    if names and not faults:
-        yield Finding("alerts", "ok", ", ".join(names))
+    faults = _missing("alerts", problems(names), "set it where the Dagster daemon runs")
+    return faults or ([Finding("alerts", "ok", ", ".join(names))] if names else [])
 
 
 def _extensions() -> Iterator[Finding]:
@@ -272,108 +239,90 @@ def _extensions() -> Iterator[Finding]:
     yield Finding("extensions", "ok", f"{len(own)} of this package; from other packages: {names}")
 
 
-def _store(project: Project) -> Iterator[Finding]:
+def _store(project: Project) -> list[Finding]:
     root = project.config.store
     existing = next(path for path in (root, *root.parents) if path.exists())
     if not os.access(existing, os.W_OK):
-        yield Finding(
-            "store", "missing", f"{root}: no right to write", "change `store` in pipeline.yaml"
-        )
-        return
+        remedy = f"change `store` in {project.path.name}"
+        return _missing("store", [f"{root}: no right to write"], remedy)
     try:
-        if problems := store_problems(project):
-            raise ConfigError(problems)
+        if faults := store_problems(project):
+            return _missing("store", faults, "")
         store = Manifests.of(project).store
         built = sum(len(store.keys(stage)) for stage in STAGES)
     except ReactError as error:
-        yield Finding("store", "missing", str(error))
-        return
+        return _missing("store", [error], "")
     free = shutil.disk_usage(existing).free
     where = f"{project.config.store_url}, here {root}" if project.config.store_url else str(root)
-    yield Finding(
-        "store",
-        "ok" if free > MIN_FREE_BYTES else "note",
-        f"{where}: {built} current artifacts, {decimal(free)} free",
-    )
+    state = "ok" if free > MIN_FREE_BYTES else "note"
+    return [Finding("store", state, f"{where}: {built} current artifacts, {decimal(free)} free")]
 
 
-def _tracking(project: Project) -> Finding:
-    tracking = Tracking.of(project)
-    detail = without_secrets(tracking.uri)
-    if not tracking.uri.startswith("http"):
-        return Finding("tracking", "ok", detail)
+def _tracking(project: Project) -> Iterator[Finding]:
+    uri = project.config.tracking_uri or ""
+    detail = without_secrets(uri)
     try:
-        _ask(f"{tracking.uri.rstrip('/')}/health")
+        if uri.startswith("http"):
+            _ask(f"{uri.rstrip('/')}/health")
+        yield Finding("tracking", "ok", detail)
     except (OSError, HTTPException) as error:
         remedy = "results are safe and are logged when it answers again"
-        return Finding("tracking", "note", f"{detail}: {error}", remedy)
-    return Finding("tracking", "ok", detail)
+        yield Finding("tracking", "note", f"{detail}: {error}", remedy)
 
 
-def _automation(project: Project) -> Finding:
-    automation = project.config.section(AutomationConfig)
-    if not automation.enabled:
-        return Finding(
-            "automation",
-            "ok",
-            "off; `automation.enabled` or the Automation page of Dagster starts it",
-        )
-    methods = ", ".join(project.config.methods)
-    return Finding(
-        "automation",
-        "ok",
-        f"keeps up {methods}; training: {automation.training}; needs Dagster's daemon",
-    )
-
-
-def _dagster_server(project: Project, ui_url: str) -> Finding:
-    """Whether Dagster answers, and whether its daemon ticks: without it nothing queued ever
-    starts.
+def _servers(project: Project) -> Iterator[Finding]:
+    """Ask whether the pages of Dagster and MLflow answer. A server that is the tracking URI itself
+    is reported by `_tracking`.
     """
-    address = dagster_url(project) or ui_url
+    ui = ui_addresses(locate_home(project.path.parent))
+    address = dagster_url(project) or ui.get("dagster", "")
+    yield _server("dagster server", address, DAGSTER_VARIABLE, _daemons)
+    uri = project.config.tracking_uri or ""
+    if not uri.startswith("http"):
+        address = mlflow_url(project.config.mlflow_url, uri) or ui.get("mlflow", "")
+        yield _server("mlflow server", address, MLFLOW_VARIABLE, _health)
+
+
+def _server(what: str, address: str, variable: str, ask: Callable[[str], str]) -> Finding:
     if not address:
-        return Finding("dagster server", "ok", _NONE)
+        return Finding(what, "ok", _NONE)
+    try:
+        if fault := ask(address):
+            remedy = "`react-pipeline ui` starts it; right after a start wait a minute"
+            return Finding(what, "note", f"{address}: {fault}", remedy)
+        return Finding(what, "ok", f"{address} answers")
+    except HTTPError as error:
+        if error.code == HTTPStatus.UNAUTHORIZED:
+            remedy = (
+                f"on the machine itself, past the proxy: {variable}=http://127.0.0.1:PORT "
+                "react-pipeline doctor"
+            )
+            return Finding(what, "ok", f"{address} answers, and asks for a password", remedy)
+        detail = str(error)
+    except (OSError, HTTPException) as error:
+        detail = str(error)
+    remedy = "react-pipeline ui, or correct its address"
+    return Finding(what, "note", f"{address}: {detail}", remedy)
+
+
+def _daemons(address: str) -> str:
+    """Return what is wrong with Dagster's daemon, without which nothing queued ever starts."""
     try:
         answer = json.loads(_ask(f"{address}/graphql", json.dumps({"query": _DAEMONS}).encode()))
         daemons = answer["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]
-        ill = sorted(
+        ill = [
             str(one["daemonType"]).lower()
             for one in daemons
             if one["required"] and not one["healthy"]
-        )
-    except OSError as error:
-        return _silent("dagster server", address, error, DAGSTER_VARIABLE)
-    except (ValueError, KeyError, TypeError, RecursionError, HTTPException):
-        return Finding(
-            "dagster server",
-            "note",
-            f"{address}: something else answers",
-            "take another port for one",
-        )
-    if ill:
-        remedy = "start the daemon, as `react-pipeline ui` does; right after a start wait a minute"
-        return Finding(
-            "dagster server", "note", f"{address} answers; not ticking: {', '.join(ill)}", remedy
-        )
-    return Finding("dagster server", "ok", f"{address} answers, and its daemon ticks")
+        ]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "something else answers"
+    return f"answers; not ticking: {', '.join(sorted(ill))}" if ill else ""
 
 
-def _mlflow_server(project: Project, ui_url: str) -> Iterator[Finding]:
-    """Whether a page shows a local database; a server that is the tracking URI itself is reported
-    by `tracking`.
-    """
-    uri = Tracking.of(project).uri
-    if uri.startswith("http"):
-        return
-    address = mlflow_url(project.config.mlflow_url, uri) or ui_url
-    if not address:
-        yield Finding("mlflow server", "ok", _NONE)
-        return
-    try:
-        _ask(f"{address}/health")
-        yield Finding("mlflow server", "ok", f"{address} answers")
-    except (OSError, HTTPException) as error:
-        yield _silent("mlflow server", address, error, MLFLOW_VARIABLE)
+def _health(address: str) -> str:
+    _ask(f"{address}/health")
+    return ""
 
 
 def _ask(url: str, body: bytes | None = None) -> bytes:
@@ -383,23 +332,3 @@ def _ask(url: str, body: bytes | None = None) -> bytes:
     opener = guarded_opener(allow_private_addresses=True)
     with opener.open(request, timeout=SERVER_TIMEOUT_SECONDS) as answer:
         return bytes(answer.read())
-
-
-def _silent(what: str, address: str, error: Exception, variable: str) -> Finding:
-    if isinstance(error, HTTPError) and error.code == HTTPStatus.UNAUTHORIZED:
-        remedy = (
-            f"on the machine itself, past the proxy: {variable}=http://127.0.0.1:PORT "
-            "react-pipeline doctor"
-        )
-        return Finding(what, "ok", f"{address} answers, and asks for a password", remedy)
-    return Finding(what, "note", f"{address}: {error}", "react-pipeline ui, or correct its address")
-
-
-def _dagster_home(project: Project) -> Finding:
-    home = locate_home(project.path.parent)
-    if (home / SETTINGS_FILE).is_file() or not (home.exists() or os.environ.get(HOME_VARIABLE)):
-        return Finding("dagster home", "ok", str(home))
-    lacks = (
-        f"{home} has no {SETTINGS_FILE}, so no limit of the pool, monitoring, retries or retention"
-    )
-    return Finding("dagster home", "note", lacks, "`react-pipeline ui` and `materialize` write it")

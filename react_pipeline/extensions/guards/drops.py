@@ -25,7 +25,6 @@ from react_pipeline.evaluation import (
 from react_pipeline.extensions.guards.settings import GuardsConfig
 from react_pipeline.extensions.guards.stages import GUARD_RESULTS
 from react_pipeline.lineage import fresh_or_none
-from react_pipeline.pages import escaped
 from react_pipeline.project import Project
 from react_pipeline.promotion import Contender
 from react_pipeline.stage import STAGES, method_key
@@ -89,7 +88,7 @@ class Drops(Evidence):
 
     @cached_property
     def changes(self) -> list[Change]:
-        """Of each method and set."""
+        """One for each method and set."""
         base = self.results.get("base")
         return [
             _change(method, guard, own, base)
@@ -99,77 +98,75 @@ class Drops(Evidence):
         ]
 
     def publish(self, project: Project) -> Artifact:
-        """Publish them; the artifact that is there already if nothing new was measured.
+        """Publish the changes; return the artifact that is there if nothing new was measured.
 
-        Files: `table.parquet` (one row a method and set), `table.md`.
+        Files: `table.parquet` (one row a method and set).
         """
 
         def write(directory: Path, _: Scratch) -> dict[str, Any]:
             rows = pd.DataFrame([vars(change) for change in self.changes])
             rows.to_parquet(directory / "table.parquet")
-            lines = "".join(f"- {escaped(sentence)}\n" for sentence in self.sentences())
-            (directory / "table.md").write_text(lines, encoding="utf-8")
-            return {"worst": {name: row["guard_delta"] for name, row in self._worst().items()}}
+            return {"worst": {method: change.delta for method, change in self._worst.items()}}
 
         return project.store.build(self.inputs, write)
 
     def rows(self, checkpoints: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-        """The worst change of these very checkpoints."""
-        worst = self._worst()
+        """Return the worst change of each of these checkpoints."""
         return {
-            change.method: worst[change.method]
-            for change in self.changes
-            if change.method in worst and checkpoints.get(change.method) == change.checkpoint
+            method: {
+                "guard_delta": change.delta,
+                "guard_delta_low": change.low,
+                "guard_delta_high": change.high,
+            }
+            for method, change in self._worst.items()
+            if checkpoints.get(method) == change.checkpoint
         }
 
-    def _worst(self) -> dict[str, dict[str, Any]]:
+    @property
+    def _worst(self) -> dict[str, Change]:
+        """The largest loss of each method on a set that was measured."""
         measured = [change for change in self.changes if not change.unavailable]
-        worst: dict[str, dict[str, Any]] = {}
-        for one in sorted(measured, key=lambda change: -change.delta):  # the last one stays
-            bounds = {"guard_delta_low": one.low, "guard_delta_high": one.high}
-            worst[one.method] = {"guard_delta": one.delta, **bounds}
-        return worst
+        measured.sort(key=lambda change: -change.delta)
+        return {change.method: change for change in measured}  # the last one stays
 
     def sentences(self, checkpoint: str = "") -> list[str]:
-        """A sentence for each change; of one checkpoint, or all."""
+        """Return a sentence for each change; of one checkpoint, or of all."""
         return [str(one) for one in self.changes if checkpoint in ("", one.checkpoint)]
 
     def objection(self, project: Project, contender: Contender) -> str:
-        """That a model loses more than `promotion.max_drop` on a set, or may; "" if it does not."""
+        """Say that a model loses more than `promotion.max_drop`, or may; "" if it does not."""
         limit = project.config.promotion.max_drop
         if limit is None or not _is_measured(project, contender.method):
             return ""
         changes = [one for one in self.changes if one.checkpoint == contender.checkpoint]
         if not changes:
             return f"what it lost on the guard sets is not known; materialize `{GUARD_RESULTS}`"
-        for one in changes:
+        for one in sorted(changes, key=lambda change: change.delta):
             if one.unavailable:
                 return f"what it lost on the guard set {one.guard} is not known: {one.unavailable}"
-        worst = min(changes, key=lambda change: change.delta)
-        if round(-worst.delta - limit, 12) <= 0:  # 75% less 73% is a little more than 2%
-            return ""
-        return (
-            f"it loses {100 * -worst.delta:.1f} points of top-1 on the guard set {worst.guard}, "
-            f"and `promotion.max_drop` allows {100 * limit:.1f}"
-        )
+            if round(-one.delta - limit, 12) > 0:  # 75% less 73% is a little more than 2%
+                return (
+                    f"it loses {100 * -one.delta:.1f} points of top-1 on the guard set "
+                    f"{one.guard}, and `promotion.max_drop` allows {100 * limit:.1f}"
+                )
+        return ""
 
 
 def drops_of(project: Project, slug: str) -> Drops | None:
-    """What is known today; None if no guard set is configured. Publishes nothing."""
+    """Return what is known today; None if no guard set is configured. Publishes nothing."""
     if not project.config.section(GuardsConfig).sets:
         return None
-    results: dict[str, Artifact] = {}
-    for method in project.config.all_methods:
-        key = method_key(slug, method)
-        if _is_measured(project, method) and (
-            artifact := fresh_or_none(project, GUARD_RESULTS, key)
-        ):
-            results[method] = artifact
+    results = {
+        method: artifact
+        for method in project.config.all_methods
+        if _is_measured(project, method)
+        and (artifact := fresh_or_none(project, GUARD_RESULTS, method_key(slug, method)))
+    }
     return Drops(Inputs(GUARD_DROPS, slug, {}, results, "1"), results)
 
 
 def _is_measured(project: Project, method: str) -> bool:
-    """A head is not: it leaves the base's model as it is."""
+    """Return whether guard sets are for a method; a head leaves the base's model as it is."""
     return STAGES[GUARD_RESULTS].is_for(method, project.config.all_methods)
 
 
@@ -179,20 +176,15 @@ def _change(method: str, guard: str, own: Artifact, base: Artifact | None) -> Ch
     change = Change(method, result.checkpoint_fingerprint, guard)
     if result.top1 is None:
         return replace(change, unavailable=result.unavailable or "no reason given")
-    of_base = None if base is None else EvalResult.read(base, folder)
-    if base is None or of_base is None or of_base.top1 is None:
+    of_base = base and EvalResult.read(base, folder)
+    if not base or not of_base or of_base.top1 is None:
         return replace(change, unavailable="the base was not measured on it")
     if any(getattr(result, field) != getattr(of_base, field) for field in COMPARABLE):
         reason = f"the base was measured on other images; materialize `{GUARD_RESULTS}` again"
         return replace(change, unavailable=reason)
     right = [correct_of(artifact, folder).to_numpy() for artifact in (own, base)]
     low, high = paired_interval(gains_of(*right))
-    return replace(
-        change,
-        top1=result.top1,
-        base=of_base.top1,
-        delta=result.top1 - of_base.top1,
-        low=low,
-        high=high,
-        n=result.n,
+    delta = result.top1 - of_base.top1
+    return Change(
+        method, change.checkpoint, guard, result.top1, of_base.top1, delta, low, high, result.n
     )

@@ -24,12 +24,12 @@ GUARD_SET = "guard_set"
 
 
 def evaluation_of(project: Project, guard: GuardSet) -> EvaluationSetConfig:
-    """The set with absolute paths, which pipeline.yaml gives from its own folder."""
+    """Return the set with absolute paths, which pipeline.yaml gives from its own folder."""
     return guard.evaluation.located(lambda path: project.path.parent / path.expanduser())
 
 
 def domain_of(project: Project, guard: GuardSet) -> DomainConfig:
-    """The set in the form of a domain; folders name the classes if nothing else does."""
+    """Return the set as a domain; folders name the classes if nothing else does."""
     evaluation = evaluation_of(project, guard)
     names = list(guard.classes)
     root = evaluation.root()

@@ -13,12 +13,7 @@ from react_pipeline.settings import Method, TrainingConfig
 if TYPE_CHECKING:
     from react_pipeline.clip import ClassHead, Clip
     from react_pipeline.extensions.methods.head import HeadSamples
-    from react_pipeline.training import (
-        CheckpointCost,
-        Customization,
-        PlannedTraining,
-        TrainingLog,
-    )
+    from react_pipeline.training import Customization, TrainingLog
 
 FIELDS = frozenset({"seed", "held_out_fraction", "interpolation"})
 """Fields of `TrainingConfig` that every head uses."""
@@ -93,10 +88,6 @@ class HeadMethod(Method):
         same = (zero_shot.vectors == trained.vectors).all(dim=0)
         return trained._replace(vectors=torch.where(same, zero_shot.vectors, joined))
 
-    def fit_seconds(self, planned: PlannedTraining) -> float:
-        """Seconds of `fit` on one core."""
-        return 0.0
-
     def train(self, customization: Customization) -> dict[str, Any]:
         """Fit on the vectors of the pairs; only process 0 does."""
         from react_pipeline.clip import loaded_base
@@ -108,13 +99,3 @@ class HeadMethod(Method):
             return {}
         clip = loaded_base(c.base.path, c.world.device)
         return train_head(self, c, clip, PairVectors.of(c, clip), c.staging)
-
-    def cost(self, planned: PlannedTraining) -> CheckpointCost:
-        """Prompts are encoded; vectors of pairs are read."""
-        from react_pipeline.training import CheckpointCost
-
-        return CheckpointCost(
-            towers=(planned.names + planned.prompts) * planned.text_seconds,
-            alone=self.fit_seconds(planned),
-            disk=8 * planned.dimension * planned.classes,
-        )

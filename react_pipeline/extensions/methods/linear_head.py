@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from react_pipeline.clip import ClassHead
     from react_pipeline.extensions.methods.head import HeadSamples
     from react_pipeline.settings import TrainingConfig
-    from react_pipeline.training import PlannedTraining, TrainingLog
+    from react_pipeline.training import TrainingLog
 
 
 class LinearHead(HeadMethod):
@@ -42,8 +42,3 @@ class LinearHead(HeadMethod):
         from react_pipeline.extensions.methods.head_steps import take_steps
 
         return take_steps(samples, training, log)
-
-    def fit_seconds(self, planned: PlannedTraining) -> float:
-        """Steps as measured on this processor."""
-        training = planned.training.in_steps(planned.pairs, planned.training.batch_size)
-        return training.steps * planned.head_step_seconds()

@@ -20,7 +20,7 @@ def classes_are_named(project: Project, artifact: Artifact) -> dg.AssetCheckResu
 
 
 def naming(counts: Mapping[str, Any]) -> dg.AssetCheckResult:
-    """Whether captions name every class, by the counts of a retrieved set."""
+    """Check that captions name every class, by the counts of a retrieved set."""
     if "unnamed" not in counts:
         return unmeasured("the corpus has no captions, or they were not searched")
     unnamed = counts["unnamed"]

@@ -27,7 +27,7 @@ _MOST_COUNTED = 10_000_000
 
 
 def unnamed_notes(project: Project, slugs: Sequence[str]) -> Iterator[str]:
-    """Warnings of classes that no caption names, if the corpus is embedded and small."""
+    """Yield warnings of classes that no caption names, if the corpus is embedded and small."""
     embeddings = fresh_or_none(project, "corpus_embeddings", ALL)
     if embeddings is None:
         return

@@ -16,11 +16,11 @@ class Names(Extension):
     """Which captions say the names of classes."""
 
     def declare_assets(self) -> None:
-        """The check that captions name every class."""
+        """Declare the check that captions name every class."""
         import react_pipeline.extensions.names.assets  # noqa: F401
 
     def add_commands(self, app: typer.Typer) -> None:
-        """`react-pipeline domains names`."""
+        """Add `react-pipeline domains names`."""
         from react_pipeline.commands import domains_app
         from react_pipeline.extensions.names.commands import list_names
 

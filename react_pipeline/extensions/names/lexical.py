@@ -21,7 +21,7 @@ SAID = "said.npy"
 
 
 def named_prompts(prompts: pd.DataFrame) -> pd.DataFrame:
-    """The first prompt of each name of a class."""
+    """Return the first prompt of each name of a class."""
     return prompts[prompts["name"] != ""].drop_duplicates(["class_id", "name"])
 
 
@@ -32,8 +32,8 @@ def lexical_hits(
     settings: RetrievalConfig,
     scratch: Scratch,
 ) -> pd.DataFrame:
-    """The hits of mode `lexical`: of each class the captions that say one of its names, those
-    nearest to the mean of its prompts first; `k_per_prompt` for each of its prompts.
+    """Return the hits of mode `lexical`: captions that say a name of a class, nearest to the mean
+    of its prompts first; `k_per_prompt` for each prompt.
 
     Args:
         prompts: From `prompts.class_prompts`.

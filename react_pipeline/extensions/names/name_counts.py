@@ -27,7 +27,8 @@ _BATCH_ROWS, _TASK_ROWS = 65_536, 1_000_000
 
 
 def domain_names(project: Project, slug: str) -> pd.DataFrame:
-    """The counts of a domain's names, as `count_names`: of its retrieved set, or else counted now.
+    """Return the counts of a domain's names, as `count_names`: those of its retrieved set, or new
+    ones.
 
     Those of a retrieved set hold for the same captions and names; which name comes first does not
     matter.
@@ -80,23 +81,21 @@ def count_names(
 
 
 def names_of(domain: DomainConfig) -> pd.DataFrame:
-    """Columns class_id, class and name; a row a name, the first name of a class first."""
+    """Return columns class_id, class and name; a row a name, the first name of a class first."""
     classes = [(entry.label, [entry.name, *entry.synonyms]) for entry in domain.classes]
     names = pd.DataFrame(classes, columns=["class", "name"]).explode("name")
     return names.rename_axis("class_id").reset_index()
 
 
 def count_in_corpus(embeddings: Artifact, groups: Sequence[list[str]]) -> list[NDArray[Any]]:
-    """How many captions of a corpus say each name (N,), for each group of names, as `said_in`."""
+    """Count the captions of a corpus that say each name (N,), for each group, as `said_in`."""
     task = partial(_count_in_rows, embeddings, groups)
     parts = spread(task, _tasks(embeddings), "counting names")
     return [np.stack(of_group).sum(axis=0) for of_group in zip(*parts, strict=True)]
 
 
 def said_in_corpus(embeddings: Artifact, groups: Sequence[list[str]]) -> list[NDArray[Any]]:
-    """As `said_in`, of all captions of a corpus: for each group numbers of captions and of its
-    names (2, n).
-    """
+    """Return numbers of captions and of names (2, n) of a corpus for each group, as `said_in`."""
     task = partial(_said_in_rows, embeddings, groups)
     parts = spread(task, _tasks(embeddings), "looking for names")
     return [np.concatenate(of_group, axis=1) for of_group in zip(*parts, strict=True)]
@@ -127,9 +126,7 @@ def _said_in_rows(
 
 
 def read_captions(embeddings: Artifact, rows: tuple[int, int]) -> pa.Array:
-    """The captions of rows from the first number up to, not including, the second; some may be
-    null.
-    """
+    """Return the captions from the first row number up to the second; some may be null."""
     captions = row_metadata(embeddings, np.arange(*rows), ["caption"])["caption"]
     return pa.array(captions.to_numpy(dtype=object), pa.string(), from_pandas=True)
 
@@ -139,20 +136,20 @@ def _counts(said: NDArray[Any], names: list[str]) -> NDArray[Any]:
 
 
 def equal_names(names: list[str]) -> NDArray[Any]:
-    """For each name the number of the first one with the same words (N,)."""
+    """Return for each name the number of the first one with the same words (N,)."""
     texts = _texts_of(names)
     return np.asarray(pc.index_in(texts, texts), np.int64)
 
 
 def _texts_of(names: list[str]) -> pa.Array:
-    """The words of each name, a space between them."""
+    """Return the words of each name, a space between them."""
     split = words_of(pa.array(names, pa.string())).to_pylist()
     return pa.array([" ".join(filter(None, words)) for words in split], pa.string())
 
 
 def said_in(words: pa.ListArray, *groups: list[str]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Which captions say which names of each group: numbers of captions and of names, each pair
-    once; of names with equal words the first.
+    """Yield which captions say which names of each group: numbers of captions and of names, each
+    pair once; of names with equal words the first.
 
     A name is said where its words follow one another; case and punctuation do not matter. Within a
     longer name of its group it is not: "a tiger shark" says neither `tiger` nor `shark`.
@@ -178,7 +175,7 @@ def said_in(words: pa.ListArray, *groups: list[str]) -> Iterator[tuple[NDArray[A
 def _said_from(
     starts: NDArray[Any], flat: pa.Array, rows: NDArray[Any], texts: pa.Array
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """As `said_in`, of names that begin at some of the words."""
+    """Do as `said_in`, for names that begin at some of the words."""
     distinct = texts.unique()
     lengths = {len(text.split()) for text in distinct.to_pylist()}
     said = [np.empty((3, 0), np.int64)]
@@ -201,9 +198,7 @@ def _said_from(
 
 
 def words_of(texts: pa.Array) -> pa.ListArray:
-    """The words of each text in lower case, with empty ones where it begins or ends with something
-    else.
-    """
+    """Return the words of each text in lower case; empty ones where it begins or ends otherwise."""
     return pc.split_pattern_regex(
         pc.utf8_lower(pc.utf8_normalize(texts, form="NFC")), pattern=r"[^\pL\pM\pN]+"
     )

@@ -1,9 +1,2 @@
-from .encoding_cost import METADATA_BYTES as METADATA_BYTES
-from .index_cost import adding_seconds as adding_seconds
-from .index_cost import index_seconds as index_seconds
-from .index_cost import training_seconds as training_seconds
 from .machine import Machine as Machine
 from .plan import plan_of as plan_of
-from .processor import GPU_PAIRS_PER_SECOND as GPU_PAIRS_PER_SECOND
-from .sums import Cost as Cost
-from .sums import Step as Step

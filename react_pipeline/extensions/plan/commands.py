@@ -5,6 +5,7 @@ Belongs here: printing the sums. Does not belong here: the sums (`plan`).
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Annotated
 
@@ -39,24 +40,17 @@ def plan(
     if as_json:
         typer.echo(json.dumps(asdict(estimate), indent=1))
         return
-    columns = ["step", "amount", "disk", "memory", "CPU", "GPU", "measured"]
+    steps = estimate.steps
     lines = []
-    for step in estimate.steps:
-        sizes = [_bytes(step.disk), _bytes(step.memory)]
+    for step in steps:
         hours = map(_hours, (step.cpu_hours, step.gpu_hours, step.measured_hours))
-        lines.append([step.stage, step.amount, *sizes, *hours])
-    took = [step.measured_hours for step in estimate.steps if step.measured_hours is not None]
-    lines.append(
-        [
-            "total",
-            "",
-            _bytes(sum(step.disk for step in estimate.steps)),
-            "",
-            _hours(sum(step.cpu_hours for step in estimate.steps)),
-            _hours(sum(step.gpu_hours or 0 for step in estimate.steps) or None),
-            _hours(sum(took) if len(took) == len(estimate.steps) else None),
-        ]
-    )
+        lines.append([step.stage, step.amount, _bytes(step.disk), _bytes(step.memory), *hours])
+    disk = _bytes(sum(step.disk for step in steps))
+    cpu = _total(step.cpu_hours for step in steps)
+    gpu = _total(step.gpu_hours for step in steps)
+    took = _total(step.measured_hours for step in steps)
+    lines.append(["total", "", disk, "", cpu, gpu, took])
+    columns = ["step", "amount", "disk", "memory", "CPU", "GPU", "measured"]
     print_table(columns, lines, right=len(columns))
     for problem in estimate.problems:
         console.print(f"does not fit: {problem}")
@@ -64,6 +58,11 @@ def plan(
 
 def _bytes(size: float) -> str:
     return decimal(int(size), precision=2) if size else ""
+
+
+def _total(hours: Iterable[float | None]) -> str:
+    known = list(hours)
+    return _hours(None if None in known else sum(filter(None, known)))
 
 
 def _hours(hours: float | None) -> str:

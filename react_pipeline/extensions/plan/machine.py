@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
@@ -29,7 +29,7 @@ class Machine:
 
     @classmethod
     def here(cls, store: Path) -> Self:
-        """This machine."""
+        """Return this machine."""
         import torch
         from joblib import cpu_count
 
@@ -38,21 +38,19 @@ class Machine:
         return cls(cpu_count(), machine_memory_bytes(), free, torch.cuda.device_count())
 
     def changed(self, text: str) -> Self:
-        """With some figures replaced, such as `cores=64,memory=256G,gpus=1`.
+        """Return a machine with other figures, such as `cores=64,memory=256G,gpus=1`.
 
         Raises:
             InputError: Naming what is not a figure of a machine.
         """
-        names = [entry.name for entry in fields(self)]
-        figures: dict[str, int] = {}
-        for part in filter(None, text.split(",")):
-            name, _, value = part.replace(" ", "").partition("=")
+        figures = asdict(self)
+        for part in filter(None, text.replace(" ", "").split(",")):
+            name, _, value = part.partition("=")
             figure = _FIGURE.fullmatch(value)
-            if name not in names or figure is None:
+            if name not in figures or figure is None or part == "cores=0":
                 raise InputError(
-                    f"--machine: {part!r}; give {', '.join(names)} as numbers, such as 64 or 256G"
+                    f"--machine: {part!r}; give {', '.join(figures)} as numbers, such as 64 or "
+                    "256G, and at least one core"
                 )
             figures[name] = int(float(figure[1]) * _UNITS[figure[2]])
-        if figures.get("cores") == 0:
-            raise InputError("--machine: cores=0; give 1 or more")
-        return replace(self, **figures)
+        return type(self)(**figures)

@@ -8,15 +8,20 @@ printing (`commands`).
 from dataclasses import dataclass, replace
 from typing import Any
 
-from react_pipeline.corpus import CorpusSize, count_pairs
+from react_pipeline.corpus import CorpusSize
 from react_pipeline.extensions.plan.machine import Machine
 from react_pipeline.extensions.plan.sums import Step, Sums
-from react_pipeline.lineage import fresh, fresh_or_none
+from react_pipeline.lineage import fresh
 from react_pipeline.project import Manifests, Project
-from react_pipeline.stage import ALL
 from react_pipeline.store import ReactError
 
 LONG_HOURS = 24
+REMEDIES = {
+    "corpus": "download with img2dataset on a cluster and use `corpus.kind: webdataset`",
+    "faiss_index": "set `index.key: auto`, or a key of shorter codes, such as "
+    "OPQ64_512,IVF4096_HNSW32,PQ64x8",
+    "customized_checkpoint": "take fewer steps or epochs (`customization`)",
+}
 
 
 @dataclass(frozen=True)
@@ -30,11 +35,10 @@ class Plan:
 
 
 def plan_of(project: Project, machine: Machine, rows: int | None = None) -> Plan:
-    """The sums of a configuration.
+    """Estimate every step of a configuration.
 
     Args:
-        rows: Of the corpus; None: as published, or as its files say. Measurements of another number
-            of rows are left out.
+        rows: Of the corpus; None: as published, or as its files say, with what was measured.
 
     Raises:
         InputError: If the number of rows is not known.
@@ -42,7 +46,7 @@ def plan_of(project: Project, machine: Machine, rows: int | None = None) -> Plan
     look = Manifests.of(project)
     sums = Sums(look, machine, CorpusSize.of(look, rows))
     steps = sums.steps()
-    if rows is None or rows == _published_rows(look):
+    if rows is None:
         steps = [_measured(look, step, sums.keys[step.stage]) for step in steps]
     problems = [*sums.problems]
     total_bytes = sum(step.disk for step in steps if step.measured_disk is None)
@@ -56,35 +60,30 @@ def plan_of(project: Project, machine: Machine, rows: int | None = None) -> Plan
         if step.memory > machine.memory:
             problems.append(
                 f"{step.stage}: {step.memory / 1e9:,.1f} GB of memory are needed, "
-                f"{machine.memory / 1e9:,.1f} GB are available"
-                + (f": {step.less_memory}" if step.less_memory else "")
+                f"{machine.memory / 1e9:,.1f} GB are available: {REMEDIES[step.stage]}"
             )
-        hours = step.cpu_hours if step.gpu_hours is None else step.gpu_hours
+        hours = step.gpu_hours or step.cpu_hours
         if hours > LONG_HOURS and step.measured_hours is None:
-            less = step.less_time or "more machines (`distributor.kind: spark`)"
-            problems.append(f"{step.stage}: {hours / 24:,.1f} days: use a GPU, or {less}")
+            remedy = REMEDIES.get(step.stage, "use more machines (`distributor.kind: spark`)")
+            problems.append(f"{step.stage}: {hours / 24:,.1f} days: use a GPU, or {remedy}")
     return Plan(machine, sums.corpus.pairs, steps, problems)
 
 
-def _published_rows(project: Project) -> int | None:
-    """Return the number of rows of the published corpus, None without one."""
-    corpus = fresh_or_none(project, "corpus", ALL)
-    return None if corpus is None else count_pairs(corpus)
-
-
 def _measured(project: Project, step: Step, keys: list[str]) -> Step:
-    """With what its published artifacts took, where all are there and made from today's inputs."""
+    """Return a step with what its artifacts took, where all are there and made from today's
+    inputs.
+    """
     try:
         artifacts = [fresh(project, step.stage, key) for key in keys]
     except ReactError:
         return step
+    # A step that times itself counts the tries before a kill too.
     seconds: list[Any] = [
-        # A step's own are with the tries before a kill.
-        artifact.counts.get("seconds", artifact.manifest.get("build_seconds"))
-        for artifact in artifacts
+        one.counts.get("seconds", one.manifest.get("build_seconds")) for one in artifacts
     ]
-    hours = None if None in seconds else sum(seconds) / 3_600
-    disk = sum(
-        file["bytes"] for artifact in artifacts for file in artifact.manifest["files"].values()
+    files = [file for one in artifacts for file in one.manifest["files"].values()]
+    return replace(
+        step,
+        measured_hours=None if None in seconds else sum(seconds) / 3_600,
+        measured_disk=sum(file["bytes"] for file in files),
     )
-    return replace(step, measured_hours=hours, measured_disk=disk)

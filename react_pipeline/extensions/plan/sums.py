@@ -1,38 +1,29 @@
-"""The sums of a configuration on a machine, stage by stage.
+"""The sums of a configuration on a machine, stage by stage: rows times the cost of one, bytes of
+vectors and keys, downloads at a rate.
 
-Belongs here: how much work each stage has. Does not belong here: what one image, caption, row or
-step costs (the modules `..._cost`, `processor`), what will not fit and what was measured (`plan`).
+Does not belong here: what an image, a caption or a training step costs (`encoder_cost`), what will
+not fit and what was measured (`plan`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 from react_pipeline.clip import prompt_templates
 from react_pipeline.corpus import CorpusSize
-from react_pipeline.extensions.one_pass import passes_of
-from react_pipeline.extensions.plan.encoding_cost import METADATA_BYTES
-from react_pipeline.extensions.plan.index_cost import (
-    BYTES_PER_SECOND,
-    comparing_seconds,
-    index_seconds,
-    planned_key,
-    searching_seconds,
-)
+from react_pipeline.extensions.plan.encoder_cost import EncoderCost
 from react_pipeline.extensions.plan.machine import Machine
-from react_pipeline.extensions.plan.processor import Processor
-from react_pipeline.extensions.plan.step_cost import head_step_seconds
 from react_pipeline.extensions.web import ALIVE, DOWNLOADER_SECONDS, URLS_PER_CORE_SECOND
-from react_pipeline.indexing import Key, choose_way
+from react_pipeline.indexing import Key, choose_key, choose_way, product_precision
 from react_pipeline.labelled import count_images
 from react_pipeline.project import Project
 from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs
-from react_pipeline.settings import CorpusConfig, DomainConfig, encoders, load_domains
+from react_pipeline.settings import CorpusConfig, encoders, load_domains
 from react_pipeline.stage import RETRIEVAL_CHECKPOINT, STAGES
-from react_pipeline.store import InputError, ReactError
-from react_pipeline.training import ModelMethod, PlannedTraining
+from react_pipeline.store import InputError
+from react_pipeline.training import ModelMethod
 
 START_SECONDS = 0.5
 """Of every artifact: its model is loaded, its pictures are drawn, its files are hashed."""
@@ -40,27 +31,29 @@ PAIR_SECONDS = 5e-4
 """Of a pair, or a labelled image, that is read, decoded for a contact sheet, and written."""
 ROW_SECONDS = 2e-5
 """Of a row of a table that is read and checked."""
+METADATA_BYTES = 200
+"""Metadata of a pair; assumed (115 on the demo)."""
+BYTES_PER_SECOND = 5e8
+OPERATIONS_PER_SECOND = {"fp32": 7e10, "bf16": 2.3e11}
+"""Multiplications and additions of a core in a product of matrices, by type; like all rates of an
+index by `benchmarks.retrieval` on an AMD EPYC with bf16 instructions.
+"""
+KMEANS_OPERATIONS = 64 * 10 * 2
+"""Per cell, cell and dimension: 64 rows a cell are compared with every cell in 10 rounds."""
+CELLS_ADDED_PER_SECOND = 2_532 * 32_768
+"""Rows times cells that one core adds to an index without a graph."""
+ADDED_PER_SECOND, LINKS_PER_SECOND = 6_646, 1_150 * 32
+"""Rows that it adds with a graph over the cells; links with a graph over the rows."""
+INDEX_SHARE = 20
+"""An index compares a query with one in so many rows, as tuning usually finds."""
 INDEX_PASSES = 5
 """Over the bytes of an index: vectors are read for their digest and to be added; the index is
 written, read for its digest, and searched.
 """
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Processor seconds: in towers, which a GPU is faster at; other work that cores share; what one
-    core does alone.
-    """
-
-    towers: float = 0
-    shared: float = 0
-    alone: float = START_SECONDS
-
-    def __add__(self, other: Cost) -> Cost:
-        """The sum of two artifacts."""
-        return Cost(
-            self.towers + other.towers, self.shared + other.shared, self.alone + other.alone
-        )
+HEAD_OPERATIONS = 9.0
+"""Of a linear head, per image of a step, class and dimension: within a quarter of what a Xeon with
+bf16 takes for 10 to 1,000 classes.
+"""
 
 
 @dataclass(frozen=True)
@@ -68,7 +61,7 @@ class Step:
     """The sums of a stage over all its keys, in bytes and hours; None where the machine has no GPU.
 
     `measured_hours` and `measured_disk` are there once all its artifacts are, made from today's
-    inputs. `less_memory` and `less_time` say which settings help where it does not fit.
+    inputs.
     """
 
     stage: str
@@ -79,36 +72,32 @@ class Step:
     gpu_hours: float | None = None
     measured_hours: float | None = None
     measured_disk: int | None = None
-    less_memory: str = ""
-    less_time: str = ""
 
 
-@dataclass
+@dataclass(frozen=True)
 class PlannedDomain:
-    """What decides the costs of one domain: how many prompts, templates, pairs, labelled images."""
+    """How many classes, prompts, prompts of the zero-shot head (`names`), pairs and labelled images
+    a domain has.
+    """
 
-    config: DomainConfig
+    classes: int
     prompts: int
-    templates: int
+    names: int
     pairs: int
     images: int
-
-    @property
-    def names(self) -> int:
-        """Prompts of the zero-shot head."""
-        return len(self.config.classes) * self.templates
 
 
 @dataclass
 class Sums:
-    """The sums, stage by stage; `Stage.plan` gets them.
+    """What every stage's sum needs.
 
     Attributes:
         project, machine, corpus: What is planned, on what, with how many pairs.
         keys: By stage, the keys of its artifacts.
         domains: By slug, what decides the costs of a domain.
-        processor, retrieval: What the encoders cost here: the one that is customized, and the one
+        encoder, retrieval: What the encoders cost here: the one that is customized, and the one
             that retrieves.
+        index_key: The key of the index that fits the machine.
     """
 
     project: Project
@@ -118,273 +107,243 @@ class Sums:
 
     def __post_init__(self) -> None:
         self.settings = config = self.project.config
-        self.processor = self.retrieval = Processor(self.project, config.encoder, "base_checkpoint")
+        self.encoder = self.retrieval = EncoderCost(self.project, config.encoder, "base_checkpoint")
         if config.two_encoders:
-            self.retrieval = Processor(self.project, config.retrieves_with, RETRIEVAL_CHECKPOINT)
-        self.corpus_work = config.corpus.work(self.corpus, self.retrieval.encoder.dimension)
+            self.retrieval = EncoderCost(self.project, config.retrieves_with, RETRIEVAL_CHECKPOINT)
+        self.work = config.corpus.work(self.corpus, self.retrieval.dimension)
         configs = load_domains(config.domains)[0]
         self.keys = {
             name: row.keys(configs, config.methods, config.two_encoders, config.all_methods)
             for name, row in STAGES.items()
         }
-        self.domains = {slug: self._domain(slug, domain) for slug, domain in configs.items()}
-        self.key = self._chosen_key()
+        self.domains = {}
+        for slug, domain in configs.items():
+            templates = len(prompt_templates(domain))
+            classes = len(domain.classes)
+            names = classes + sum(len(entry.synonyms) for entry in domain.classes)
+            pairs = most_pairs(self.project, slug, self.corpus.pairs)
+            self.domains[slug] = PlannedDomain(
+                classes, names * templates, classes * templates, pairs, count_images(domain)
+            )
+        self.index_key = self._fitting_key()
 
-    def _domain(self, slug: str, config: DomainConfig) -> PlannedDomain:
-        pairs = most_pairs(self.project, slug, self.corpus.pairs)
-        templates = len(prompt_templates(config))
-        names = sum(1 + len(entry.synonyms) for entry in config.classes)
-        return PlannedDomain(config, names * templates, templates, pairs, count_images(config))
-
-    def _chosen_key(self) -> Key:
-        index = self.settings.index
-        width = self.retrieval.encoder.dimension
+    def _fitting_key(self) -> Key:
+        index, memory = self.settings.index, self.machine.memory
+        limit = int((index.memory_gib or 0) * 2**30)
+        limit = limit or (memory // 2 if index.key == "auto" else memory)
         try:
-            return planned_key(index, self.corpus.pairs, width, self.machine.memory)
+            text, _ = choose_key(index, self.corpus.pairs, self.retrieval.dimension, limit)
         except InputError as error:
             self.problems.append(str(error))
-            return Key.parse(index.key)
+            text = index.key
+        return Key.parse(text)
 
     def steps(self) -> list[Step]:
-        """In the order of the data, without those that no configured method needs."""
-        steps = []
-        for name, row in STAGES.items():
-            estimate = self._of_core.get(name) or row.plan
-            if estimate is None or not self.keys[name]:
-                continue
-            try:
-                steps.append(estimate(self))
-            except ReactError:
-                raise
-            except Exception as error:  # noqa: BLE001 - of an extension, which stops nothing else
-                steps.append(Step(name, f"no estimate: {type(error).__name__}: {error}"))
-        return steps
+        """Estimate each stage, without those that no configured method needs."""
+        return [estimate(self) for stage, estimate in ESTIMATES.items() if self.keys[stage]]
 
-    @property
-    def _of_core(self) -> dict[str, Callable[[Sums], Step]]:
-        return {
-            "corpus": Sums.corpus_step,
-            "base_checkpoint": partial(Sums.checkpoint_step, stage="base_checkpoint"),
-            "retrieval_checkpoint": partial(Sums.checkpoint_step, stage="retrieval_checkpoint"),
-            "corpus_embeddings": Sums.embeddings_step,
-            "faiss_index": Sums.index_step,
-            "evaluation_set": Sums.evaluation_sets_step,
-            "retrieved_set": partial(Sums.pairs_step, stage="retrieved_set"),
-            "control_set": partial(Sums.pairs_step, stage="control_set"),
-            "customized_checkpoint": Sums.trainings_step,
-            "domain_results": Sums.results_step,
-        }
+    def step(
+        self,
+        stage: str,
+        amount: str,
+        *,
+        images: float = 0,
+        texts: float = 0,
+        towers: float = 0,
+        shared: float = 0,
+        alone: float = 0,
+        disk: float = 0,
+        memory: float = 0,
+    ) -> Step:
+        """Sum the hours of a stage.
 
-    def timed(self, step: Step, cost: Cost) -> Step:
-        """A step with the hours of its cost."""
-        machine = self.machine
-        rest = cost.shared / machine.cores + cost.alone
-        cpu_hours = (cost.towers / machine.cores + rest) / 3_600
-        gpu_hours = None
-        if machine.gpus:
-            gpu_hours = (cost.towers * self.processor.gpu_share / machine.gpus + rest) / 3_600
-        return replace(step, cpu_hours=cpu_hours, gpu_hours=gpu_hours)
+        Args:
+            images, texts: How many are decoded and encoded, and encoded.
+            towers: Seconds of a core in towers, which a GPU is faster at.
+            shared, alone: Seconds of a core for work that all cores share, and for what one does.
+        """
+        encoder = self.encoder if stage == "domain_results" else self.retrieval
+        cores, gpus = self.machine.cores, self.machine.gpus
+        if images or texts:
+            encoding = encoder.encoding
+            towers += images * encoding.image + texts * encoding.text
+            shared += images * encoding.prepare
+        rest = shared / cores + alone + START_SECONDS * len(self.keys[stage])
+        gpu_hours = (towers * encoder.gpu_share / gpus + rest) / 3_600 if gpus else None
+        return Step(stage, amount, disk, memory, (towers / cores + rest) / 3_600, gpu_hours)
 
-    def corpus_step(self) -> Step:
-        """The files of the corpus are read."""
-        work = self.corpus_work
-        rows = self.corpus.pairs
-        alone = START_SECONDS + work.read_bytes / BYTES_PER_SECOND + work.checked_rows * ROW_SECONDS
-        step = Step(
-            "corpus",
-            f"{rows:,} {work.noun}",
-            work.disk,
-            work.memory,
-            less_memory="download with img2dataset on a cluster and use `corpus.kind: webdataset`",
-        )
-        return self.timed(step, Cost(alone=alone))
-
-    def _fetching(self, urls: float, rounds: int = 1) -> float:
-        """Seconds of downloads."""
+    def fetching_seconds(self, urls: float, rounds: int = 1) -> float:
+        """Return the seconds of downloads."""
         processes = min(self.settings.corpus.access()[1].processes, self.machine.cores)
         return rounds * DOWNLOADER_SECONDS + urls / URLS_PER_CORE_SECOND / processes
 
-    def checkpoint_step(self, stage: str) -> Step:
-        """The weights of an encoder are read, and written."""
-        retrieves = stage == RETRIEVAL_CHECKPOINT
-        processor = self.retrieval if retrieves else self.processor
-        config = self.settings.retrieves_with if retrieves else self.settings.encoder
-        encoder = processor.encoder
-        cost = Cost(alone=START_SECONDS + 3 * encoder.weights_bytes / BYTES_PER_SECOND)
-        if built := encoders().get(config.model):
-            cost += Cost(built.encoded_texts * processor.encoding.text)
-        return self.timed(
-            Step(stage, f"{encoder.weights_bytes / 4e6:,.0f} M weights", encoder.weights_bytes),
-            cost,
-        )
 
-    def embeddings_step(self) -> Step:
-        """Both towers over every pair."""
-        rows = self.corpus.pairs
-        encoding = self.retrieval.encoding
-        work = self.corpus_work
-        waits = self.settings.images_wait
-        images = rows if work.encodes_images and not waits else 0
-        captions = rows if work.encodes_captions else 0
-        sides = 1 if waits else 2
-        disk = rows * (2.0 * sides * self.retrieval.encoder.dimension + METADATA_BYTES)
-        alone = START_SECONDS + (encoding.start if images else 0)
-        if images and self.settings.corpus.is_listed and self.settings.corpus.fetches_images:
-            alone += self._fetching(images)
-        cost = Cost(
-            images * encoding.image + captions * encoding.text,
-            images * (encoding.prepare + self.corpus.draw_seconds),
-            alone,
-        )
-        noun = "captions" if waits else "pairs"
-        step = Step("corpus_embeddings", f"{rows:,} {noun}", disk if work.writes_vectors else 0)
-        return self.timed(step, cost)
+def _corpus(sums: Sums) -> Step:
+    work = sums.work
+    seconds = work.read_bytes / BYTES_PER_SECOND + work.checked_rows * ROW_SECONDS
+    amount = f"{sums.corpus.pairs:,} {work.noun}"
+    return sums.step("corpus", amount, alone=seconds, disk=work.disk, memory=work.memory)
 
-    def index_step(self) -> Step:
-        """The index is trained, filled and searched for its recall."""
-        key = self.key
-        width = self.retrieval.encoder.dimension
-        rows = self.corpus.pairs
-        if self.settings.corpus.has_index:
-            return Step("faiss_index", "ready")
-        sides = 1 if self.settings.images_wait else 2
-        size = key.bytes(rows, width)
-        sample = 4 * width * min(key.sample_rows if key.trains else 0, rows)
-        building = index_seconds(rows, key, width, self.settings.index.recall_queries)
-        moving = INDEX_PASSES * sides * size / BYTES_PER_SECOND
-        cost = Cost(shared=building * sides / 2, alone=START_SECONDS + moving)
-        step = Step(
-            "faiss_index",
-            key.text,
-            sides * size,
-            size + sample,
-            less_memory="set `index.key: auto`, or a key of shorter codes, such as "
-            "OPQ64_512,IVF4096_HNSW32,PQ64x8",
-        )
-        return self.timed(step, cost)
 
-    def evaluation_sets_step(self) -> Step:
-        """Labelled images are read."""
-        images = sum(domain.images for domain in self.domains.values())
-        alone = images * (PAIR_SECONDS + self.corpus.draw_seconds) + START_SECONDS * len(
-            self.domains
-        )
-        return self.timed(Step("evaluation_set", f"{images:,} images"), Cost(alone=alone))
+def _checkpoint(stage: str, sums: Sums) -> Step:
+    retrieves = stage == RETRIEVAL_CHECKPOINT
+    config = sums.settings.retrieves_with if retrieves else sums.settings.encoder
+    size = (sums.retrieval if retrieves else sums.encoder).weights_bytes
+    built = encoders().get(config.model)
+    texts = built.encoded_texts if built else 0
+    seconds = 3 * size / BYTES_PER_SECOND
+    return sums.step(stage, f"{size / 4e6:,.0f} M weights", texts=texts, alone=seconds, disk=size)
 
-    def pairs_step(self, stage: str) -> Step:
-        """Evaluation images are compared with, prompts are searched (but for a control), pairs are
-        collected.
-        """
-        encoding = self.retrieval.encoding
-        cost = Cost(alone=0)
-        pairs = 0
-        draws = max(len(self.settings.seeds), 1) if stage == "control_set" else 1
-        corpus = self.settings.corpus
-        for domain in self.domains.values():
-            towers = domain.images * encoding.image
-            alone = START_SECONDS + draws * domain.pairs * PAIR_SECONDS
-            if stage == "retrieved_set":
-                towers += domain.prompts * encoding.text
-            prepared = domain.images
-            waits = self.settings.images_wait
-            if corpus.fetches_images and (waits or not corpus.is_listed):
-                asked = min(domain.pairs / ALIVE, self.corpus.pairs)
-                alone += draws * self._fetching(asked, 1 + REFILL_ROUNDS)
-            if waits:
-                towers += draws * domain.pairs * encoding.image
-                prepared += draws * domain.pairs
-            drawn = draws * domain.pairs * self.corpus.draw_seconds
-            cost += Cost(towers, prepared * encoding.prepare + drawn, alone)
-            pairs += draws * domain.pairs
-        if stage == "retrieved_set":
-            cost += Cost(alone=self._search_seconds())
-        size = pairs * min(self.corpus.pair_bytes, CorpusConfig.assumed_pair_bytes)
-        return self.timed(Step(stage, f"{pairs:,} pairs at most", size), cost)
 
-    def _search_seconds(self) -> float:
-        """Seconds of searching the prompts of all domains on the cores; exact searches of several
-        domains share the reading.
-        """
-        rows = self.corpus.pairs
-        width = self.retrieval.encoder.dimension
-        cores = self.machine.cores
-        approximate = bool(self.key.cells or self.key.links)
-        compared = indexed = 0.0
-        queries = domains = most_modes = 0
-        for slug, domain in self.domains.items():
-            settings = self.project.retrieval(slug)
-            if settings.choose == "all":
-                continue
-            modes = len(settings.modes)
-            prompts = domain.prompts
-            way, _ = choose_way(settings.search, prompts, rows, approximate, cores)
-            if way == "index":
-                indexed += modes * searching_seconds(prompts, rows, self.key, width) / cores
-                indexed += modes * self.key.bytes(rows, width) / BYTES_PER_SECOND
-                continue
-            compared += modes * comparing_seconds(prompts, rows, width) / cores
-            queries += modes * prompts
-            domains += 1
-            most_modes = max(most_modes, modes)
-        reading = 2 * rows * width / BYTES_PER_SECOND
-        passes = min(domains, passes_of(queries, rows, cores))
-        return indexed + compared + passes * most_modes * reading
+def _embeddings(sums: Sums) -> Step:
+    rows, work, corpus = sums.corpus.pairs, sums.work, sums.settings.corpus
+    waits = sums.settings.images_wait
+    images = rows if work.encodes_images and not waits else 0
+    fetches = images and corpus.is_listed and corpus.fetches_images
+    row_bytes = (2 if waits else 4) * sums.retrieval.dimension + METADATA_BYTES
+    return sums.step(
+        "corpus_embeddings",
+        f"{rows:,} {'captions' if waits else 'pairs'}",
+        images=images,
+        texts=rows if work.encodes_captions else 0,
+        shared=images * sums.corpus.draw_seconds,
+        alone=sums.fetching_seconds(images) if fetches else 0,
+        disk=rows * row_bytes if work.writes_vectors else 0,
+    )
 
-    def trainings_step(self) -> Step:
-        """Every training, as its method says."""
-        cost = Cost(alone=0)
-        images = 0
-        disk = 0.0
-        for slug, name in (key.split("/") for key in self.keys["customized_checkpoint"]):
-            method = self.project.method(name)
-            planned = self._planned(slug, name)
-            images += method.images(planned.training, partial(int, planned.pairs))
-            checkpoint = method.cost(planned)
-            cost += Cost(checkpoint.towers, alone=START_SECONDS + checkpoint.alone)
-            disk += checkpoint.disk
-        step = Step(
-            "customized_checkpoint",
-            f"{images:,} images in all steps",
-            disk,
-            less_time="fewer steps or epochs (`customization`)",
-        )
-        return self.timed(step, cost)
 
-    def _planned(self, slug: str, method: str) -> PlannedTraining:
-        domain = self.domains[slug]
-        training = self.project.training(slug, method)
-        classes = len(domain.config.classes)
-        encoder = self.processor.encoder
-        encoding = self.processor.encoding
+def _index(sums: Sums) -> Step:
+    if sums.settings.corpus.has_index:
+        return sums.step("faiss_index", "ready")
+    key, width, rows = sums.index_key, sums.retrieval.dimension, sums.corpus.pairs
+    sides = 1 if sums.settings.images_wait else 2
+    size = key.bytes(rows, width)
+    sample = 4 * width * min(key.sample_rows if key.trains else 0, rows)
+    seconds = building_seconds(rows, key, width, sums.settings.index.recall_queries)
+    moving = INDEX_PASSES * sides * size / BYTES_PER_SECOND
+    return sums.step(
+        "faiss_index",
+        key.text,
+        shared=sides * seconds,
+        alone=moving,
+        disk=sides * size,
+        memory=size + sample,
+    )
 
-        def model_seconds(method: ModelMethod, texts: int) -> float:
-            step = self.processor.step(method, training)
-            return step.seconds(training, encoding, domain.pairs, texts)
 
-        return PlannedTraining(
-            training=training,
-            pairs=domain.pairs,
-            classes=classes,
-            names=domain.names,
-            prompts=domain.prompts,
-            dimension=encoder.dimension,
-            weights_bytes=encoder.weights_bytes,
-            text_seconds=encoding.text,
-            model_seconds=model_seconds,
-            head_step_seconds=lambda: head_step_seconds(
-                encoder.dimension, classes, training.batch_size
-            ),
-        )
+def building_seconds(rows: int, key: Key, width: int, queries: int) -> float:
+    """Return the core seconds to build one side of an index, with the exact search that measures
+    recall.
 
-    def results_step(self) -> Step:
-        """The image tower over labelled images, the text tower over prompts."""
-        encoding = self.processor.encoding
-        cost = Cost(alone=0)
-        images = 0
-        for slug, method in (key.split("/") for key in self.keys["domain_results"]):
-            domain = self.domains[slug]
-            names = domain.names if self.project.method(method).has_model else 0
-            towers = domain.images * encoding.image + names * encoding.text
-            cost += Cost(towers, domain.images * encoding.prepare)
-            images += domain.images
-        return self.timed(Step("domain_results", f"{images:,} images"), cost)
+    Args:
+        queries: `index.recall_queries`; as many more tune.
+    """
+    rate = OPERATIONS_PER_SECOND["fp32"]
+    seconds = KMEANS_OPERATIONS * key.cells**2 * width / rate
+    if key.cell_links:
+        seconds += rows / ADDED_PER_SECOND
+    elif key.links:
+        seconds += rows * key.links / LINKS_PER_SECOND
+    else:
+        seconds += rows * key.cells / CELLS_ADDED_PER_SECOND
+    # A Flat index is searched as exactly, by the half of the queries that tunes, and by the other
+    # half at two depths.
+    searches = 2.5 if key.text == "Flat" else 1
+    return seconds + 4 * searches * queries * rows * width / rate
+
+
+def _evaluation_sets(sums: Sums) -> Step:
+    images = sum(domain.images for domain in sums.domains.values())
+    seconds = images * (PAIR_SECONDS + sums.corpus.draw_seconds)
+    return sums.step("evaluation_set", f"{images:,} images", alone=seconds)
+
+
+def _pairs(stage: str, sums: Sums) -> Step:
+    """Sum the work of comparing with evaluation images, searching prompts (not for a control), and
+    collecting pairs.
+    """
+    settings, corpus, domains = sums.settings, sums.settings.corpus, sums.domains.values()
+    retrieves = stage == "retrieved_set"
+    draws = 1 if retrieves else max(len(settings.seeds), 1)
+    pairs = draws * sum(domain.pairs for domain in domains)
+    images = sum(domain.images for domain in domains) + (pairs if settings.images_wait else 0)
+    alone = pairs * PAIR_SECONDS + (_search_seconds(sums) if retrieves else 0)
+    if corpus.fetches_images and (settings.images_wait or not corpus.is_listed):
+        for domain in domains:
+            asked = min(domain.pairs / ALIVE, sums.corpus.pairs)
+            alone += draws * sums.fetching_seconds(asked, 1 + REFILL_ROUNDS)
+    return sums.step(
+        stage,
+        f"{pairs:,} pairs at most",
+        images=images,
+        texts=sum(domain.prompts for domain in domains) if retrieves else 0,
+        shared=pairs * sums.corpus.draw_seconds,
+        alone=alone,
+        disk=pairs * min(sums.corpus.pair_bytes, CorpusConfig.assumed_pair_bytes),
+    )
+
+
+def _search_seconds(sums: Sums) -> float:
+    """Return the seconds of searching the prompts of all domains, which share the reading."""
+    rows, width, cores = sums.corpus.pairs, sums.retrieval.dimension, sums.machine.cores
+    key = sums.index_key
+    approximate = bool(key.cells or key.links)
+    compared = read = 0.0
+    for slug, domain in sums.domains.items():
+        settings = sums.project.retrieval(slug)
+        if settings.choose == "all":
+            continue
+        way, _ = choose_way(settings.search, domain.prompts, rows, approximate, cores)
+        seen, size = rows, 2 * rows * width
+        if way == "index":
+            seen, size = key.cells + rows // INDEX_SHARE, key.bytes(rows, width)
+        rate = OPERATIONS_PER_SECOND[product_precision(domain.prompts, "cpu")]
+        compared += len(settings.modes) * 2.0 * domain.prompts * seen * width / rate / cores
+        read = max(read, len(settings.modes) * size)
+    return compared + read / BYTES_PER_SECOND
+
+
+def _trainings(sums: Sums) -> Step:
+    encoder = sums.encoder
+    texts = images = disk = 0
+    towers = alone = 0.0
+    for slug, name in (key.split("/") for key in sums.keys["customized_checkpoint"]):
+        domain, method = sums.domains[slug], sums.project.method(name)
+        training = sums.project.training(slug, name)
+        seen = method.images(training, partial(int, domain.pairs))
+        images += seen
+        if isinstance(method, ModelMethod):
+            names = domain.names if training.class_prompt_fraction else 0
+            towers += encoder.training_seconds(method, training, domain.pairs, domain.pairs + names)
+            disk += int(encoder.weights_bytes)
+        else:  # a head, on vectors that are there
+            weights = encoder.dimension * domain.classes
+            texts += domain.names + domain.prompts
+            alone += seen * HEAD_OPERATIONS * weights / OPERATIONS_PER_SECOND["fp32"]
+            disk += 8 * weights
+    amount = f"{images:,} images in all steps"
+    return sums.step(
+        "customized_checkpoint", amount, texts=texts, towers=towers, alone=alone, disk=disk
+    )
+
+
+def _results(sums: Sums) -> Step:
+    texts = images = 0
+    for slug, method in (key.split("/") for key in sums.keys["domain_results"]):
+        images += sums.domains[slug].images
+        texts += sums.domains[slug].names if sums.project.method(method).has_model else 0
+    return sums.step("domain_results", f"{images:,} images", images=images, texts=texts)
+
+
+ESTIMATES: dict[str, Callable[[Sums], Step]] = {
+    "corpus": _corpus,
+    "base_checkpoint": partial(_checkpoint, "base_checkpoint"),
+    RETRIEVAL_CHECKPOINT: partial(_checkpoint, RETRIEVAL_CHECKPOINT),
+    "corpus_embeddings": _embeddings,
+    "faiss_index": _index,
+    "evaluation_set": _evaluation_sets,
+    "retrieved_set": partial(_pairs, "retrieved_set"),
+    "control_set": partial(_pairs, "control_set"),
+    "customized_checkpoint": _trainings,
+    "domain_results": _results,
+}

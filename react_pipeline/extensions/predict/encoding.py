@@ -11,11 +11,10 @@ computes the same batches, and gives the same digits, as one that was not.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
 from uuid import uuid4
 
 import numpy as np
@@ -28,7 +27,7 @@ from tqdm import tqdm
 from react_pipeline.corpus import BadImage, decode_apart, load_batches
 from react_pipeline.embedding import Encoder
 from react_pipeline.extensions.predict.pictures import LedgerRow, Picture
-from react_pipeline.store import ReactError, fsync, rename_synced
+from react_pipeline.store import ReactError, rename_synced
 
 PART_PICTURES = 4_096
 """Of one file: what a kill costs at most."""
@@ -75,43 +74,29 @@ def encode_pictures(
         ReactError: If a decoding process dies for want of memory, a vector is not finite, or a
             shard cannot be read.
     """
-    files = []
-    missing = []
-    for start in range(0, len(pictures), PART_PICTURES):
-        end = min(start + PART_PICTURES, len(pictures))
-        file = folder and folder / f"{start:012d}.npz"
-        firsts = range(start, start if file and file.exists() else end, batch_size)
-        files.append(file)
-        missing.append([range(first, min(first + batch_size, end)) for first in firsts])
-    batches = list(chain.from_iterable(missing))
-    loader = load_batches(
-        _Decoded(pictures, encoder.to_tensor, max_pixels),
-        batches,
-        min(workers, len(batches)),
-        _collate,
-        pin_memory=encoder.clip.device != "cpu",
-    )
-    bar = tqdm(loader, total=len(batches), unit="batch", disable=None, leave=False)
-    encoded = (_encode(encoder, batch) for batch in bar)
-    for file, of_part in zip(files, missing, strict=True):
-        if file and not of_part:
-            yield _read(file)
-            continue
-        part = joined(islice(encoded, len(of_part)), encoder.clip.dimension)
-        if file:
-            _write(file, part)
-        yield part
-
-
-class _Batch(NamedTuple):
-    names: list[str]
-    pixels: list[Tensor]
-    """One tensor (B, 3, H, W), or none."""
-    ledger: list[LedgerRow]
+    with tqdm(total=len(pictures), unit="picture", disable=None, leave=False) as bar:
+        for start in range(0, len(pictures), PART_PICTURES):
+            some = pictures[start : start + PART_PICTURES]
+            file = folder and folder / f"{start:012d}.npz"
+            if file and file.exists():
+                part = _read(file)
+            else:
+                dataset = _Decoded(some, encoder.to_tensor, max_pixels)
+                places = range(len(some))
+                batches = [places[n : n + batch_size] for n in range(0, len(some), batch_size)]
+                pinned = encoder.clip.device != "cpu"
+                loader = load_batches(dataset, batches, workers, _collate, pin_memory=pinned)
+                part = joined((_encode(encoder, batch) for batch in loader), encoder.clip.dimension)
+                if file:
+                    _write(file, part)
+            bar.update(len(some))
+            yield part
 
 
 _Result = tuple[str, Tensor | tuple[str, str] | ReactError]
 """A picture's name, and its pixels, or why there are none."""
+_Batch = tuple[list[str], list[Tensor], list[LedgerRow]]
+"""Names of B pictures; their pixels (B, 3, H, W), one tensor or none; what cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +131,7 @@ def _collate(rows: list[_Result]) -> _Batch | ReactError:
             pixels.append(result)
         else:
             ledger.append((name, *result))
-    return _Batch(names, [torch.stack(pixels)] if pixels else [], ledger)
+    return names, [torch.stack(pixels)] if pixels else [], ledger
 
 
 def _encode(encoder: Encoder, batch: _Batch | ReactError) -> Part:
@@ -157,30 +142,38 @@ def _encode(encoder: Encoder, batch: _Batch | ReactError) -> Part:
     """
     if isinstance(batch, ReactError):
         raise batch
-    vectors = np.zeros((0, encoder.clip.dimension), np.float32)
-    for pixels in batch.pixels:
-        vectors = encoder.images(pixels).numpy()
+    names, pixels, ledger = batch
+    vectors = np.concatenate(
+        [np.zeros((0, encoder.clip.dimension), np.float32), *map(encoder.images, pixels)]
+    )
     broken = (~np.isfinite(vectors)).any(axis=1)
     if broken.any():
         raise ReactError(
-            f"{batch.names[int(broken.argmax())]}: the model gives values that are not finite; use "
+            f"{names[int(broken.argmax())]}: the model gives values that are not finite; use "
             "precision fp32"
         )
-    return Part(batch.names, vectors, batch.ledger)
+    return Part(names, vectors, ledger)
 
 
 def _write(path: Path, part: Part) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{uuid4().hex}.npz")
-    texts = np.array([*part.names, *chain.from_iterable(part.ledger)], dtype=str)
-    np.savez(partial, texts=texts, vectors=part.vectors)
-    rename_synced(partial, path)
-    fsync(path.parent)
+    file = io.BytesIO()
+    ledger = np.array(part.ledger, dtype=str).reshape(-1, 3)
+    np.savez(file, names=np.array(part.names, dtype=str), vectors=part.vectors, ledger=ledger)
+    write_whole(path, file.getvalue())
 
 
 def _read(path: Path) -> Part:
     with np.load(path) as file:
-        vectors = file["vectors"]
-        texts = iter(file["texts"].tolist())
-    names = list(islice(texts, len(vectors)))
-    return Part(names, vectors, list(zip(texts, texts, texts, strict=True)))
+        ledger = [(name, reason, detail) for name, reason, detail in file["ledger"].tolist()]
+        return Part(file["names"].tolist(), file["vectors"], ledger)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that is there as a whole or not at all, whoever else writes the same one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{uuid4().hex}")
+    try:
+        partial.write_bytes(data)
+        rename_synced(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

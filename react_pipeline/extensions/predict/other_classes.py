@@ -15,7 +15,7 @@ from react_pipeline.use import Classifier, Origin, is_exported
 
 
 def templates_of(source: str, config: Path | None) -> tuple[str, ...] | str:
-    """The templates of a domain, or of a folder written by `export`."""
+    """Return the templates of a domain, or of a folder written by `export`."""
     if is_exported(source):
         return tuple(read_json_bounded(Path(source).expanduser() / HEAD_RECORD_FILE)["templates"])
     return Project.load(config).domain(source).templates
@@ -24,8 +24,8 @@ def templates_of(source: str, config: Path | None) -> tuple[str, ...] | str:
 def with_classes(
     classifier: Classifier, file: Path, templates: tuple[str, ...] | str
 ) -> Classifier:
-    """The same model with the zero-shot head of the classes of a file, one name a line. A head that
-    was fitted to pairs is left out, and nothing is measured.
+    """Return the same model with the zero-shot head of the classes of a file, one name a line. A
+    head that was fitted to pairs is left out, and nothing is measured.
 
     Raises:
         InputError: If the file cannot be read, or is no list of different names.

@@ -7,6 +7,7 @@ Does not belong here: labelled sets (`labelled`), the corpus (`corpus`), what is
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,6 +27,7 @@ from react_pipeline.corpus import (
     open_shard,
     read_member,
     server_of,
+    text_batches,
 )
 from react_pipeline.project import matches, text_of
 from react_pipeline.settings import StorageConfig, check_shard_name
@@ -37,6 +39,8 @@ from react_pipeline.store import (
     outside_stamp,
     read_bounded,
 )
+
+_GIVE = "give image files, shards (.tar), or a table or list of paths"
 
 LedgerRow = tuple[str, str, str]
 """A picture that gives no prediction: its name, a short reason for counting, and what exactly."""
@@ -112,7 +116,7 @@ def find_pictures(
         for picture in pictures:
             by_name.setdefault(picture.name, picture)
     if not by_name:
-        raise _no_picture(source)
+        raise InputError(f"{source}: holds no picture; {_GIVE}")
     return list(by_name.values()), skipped
 
 
@@ -124,13 +128,7 @@ def require_source(source: str) -> None:
         InputError: If it is none.
     """
     if "://" not in source and not _files(source):
-        raise _no_picture(source)
-
-
-def _no_picture(source: str) -> InputError:
-    return InputError(
-        f"{source}: holds no picture; give image files, shards (.tar), or a table or list of paths"
-    )
+        raise InputError(f"{source}: holds no picture; {_GIVE}")
 
 
 def identity_of(pictures: Sequence[Picture]) -> str:
@@ -230,26 +228,15 @@ def _listed(file: Path, column: str) -> Iterator[Picture]:
 
 
 def _texts(path: Path, column: str) -> Iterator[str]:
-    import pyarrow as pa
-    import pyarrow.csv as csv
-
-    from react_pipeline.corpus import text_batches
-
-    # Text stays text: a file may be called 007.
-    texts = csv.ConvertOptions(column_types={column: pa.string()}, include_columns=[column])
     kind = path.suffix.lower()
     try:
-        if kind == ".txt":
-            yield from read_bounded(path).decode("utf-8-sig").splitlines()
+        if kind == ".parquet":
+            for batch in text_batches(path, [column]):
+                yield from (text or "" for text in batch.column(0).to_pylist())
             return
-        rows = (
-            csv.open_csv(path, convert_options=texts)
-            if kind == ".csv"
-            else text_batches(path, [column])
-        )
-        for batch in rows:
-            yield from (text or "" for text in batch.column(0).cast(pa.string()).to_pylist())
-    except (pa.ArrowException, OSError, ValueError, KeyError, CorpusError) as error:
+        lines = read_bounded(path).decode("utf-8-sig").splitlines()
+        yield from lines if kind == ".txt" else (row[column] or "" for row in csv.DictReader(lines))
+    except (OSError, ValueError, KeyError, csv.Error, CorpusError) as error:
         raise InputError(
             f"{path}: cannot be read as a table with the column {column!r}, which --column "
             f"names, or as a list, one path in a line ({' '.join(str(error).split())[:200]})"

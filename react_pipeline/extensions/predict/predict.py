@@ -25,7 +25,6 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 
 from react_pipeline.clip import choose_precision
 from react_pipeline.embedding import LONG_RUN, Encoder
@@ -47,8 +46,8 @@ from react_pipeline.use import UNKNOWN, Classifier, margins
 
 CPU_BATCH, GPU_BATCH = 64, 256
 
-Columns = Callable[[NDArray[np.float32]], dict[str, pa.Array]]
-"""What is written of unit vectors (B, D): columns of B rows."""
+Rows = Callable[[Part], pa.Table]
+"""What is written of a part: a row a picture."""
 
 
 @dataclass(frozen=True)
@@ -98,17 +97,16 @@ def predict_pictures(classifier: Classifier, source: str, output: Path, options:
     """
     if options.transductive:
         classifier = uncalibrated(classifier)
-    columns = label_columns(classifier, options)
-    return _run(classifier, source, output, options, PREDICTIONS, columns)
+    return _run(classifier, source, output, options, PREDICTIONS, label_rows(classifier, options))
 
 
 def embed_pictures(classifier: Classifier, source: str, output: Path, options: Options) -> Done:
     """Write the unit vector (D,), float32, of every picture; as `predict_pictures` otherwise."""
-    return _run(uncalibrated(classifier), source, output, options, "vectors", _vectors)
+    return _run(uncalibrated(classifier), source, output, options, "vectors", _vector_rows)
 
 
-def label_columns(classifier: Classifier, options: Options) -> Columns:
-    """Return what is written of each picture.
+def label_rows(classifier: Classifier, options: Options) -> Rows:
+    """Return what is written of a part of a prediction.
 
     Raises:
         InputError: If a class has the name that pictures below the threshold get.
@@ -121,97 +119,105 @@ def label_columns(classifier: Classifier, options: Options) -> Columns:
     top_k = min(options.top_k, len(classifier.classes))
     names = np.asarray(classifier.classes, dtype=object)
 
-    def columns(vectors: NDArray[np.float32]) -> dict[str, pa.Array]:
-        if options.transductive and len(vectors):
-            similarities, _ = transduce(vectors, classifier.head)
+    def rows(part: Part) -> pa.Table:
+        if options.transductive and len(part.vectors):
+            similarities, _ = transduce(part.vectors, classifier.head)
         else:
-            similarities = classifier.head.scores(torch.from_numpy(vectors))
+            similarities = classifier.head.scores(torch.from_numpy(part.vectors))
         ids, scores, confidence = classifier.rank(similarities.numpy(), top_k)
         labels = np.where(confidence >= options.threshold, names[ids[:, 0]], UNKNOWN)
-        ranked = {}
+        columns = {
+            "path": pa.array(part.names, pa.string()),
+            "predicted": pa.array(labels, pa.string()),
+            "confidence": pa.array(confidence),
+            "margin": pa.array(margins(scores)),
+        }
         for place in range(top_k):
-            ranked[f"class_{place + 1}"] = pa.array(names[ids[:, place]], pa.string())
-            ranked[f"score_{place + 1}"] = pa.array(scores[:, place])
-        head = {"predicted": pa.array(labels, pa.string()), "confidence": pa.array(confidence)}
-        return {**head, "margin": pa.array(margins(scores)), **ranked}
+            columns[f"class_{place + 1}"] = pa.array(names[ids[:, place]], pa.string())
+            columns[f"score_{place + 1}"] = pa.array(scores[:, place])
+        return pa.table(columns)
 
-    return columns
-
-
-def _vectors(vectors: NDArray[np.float32]) -> dict[str, pa.Array]:
-    values = pa.array(vectors.reshape(-1))
-    return {"vector": pa.FixedSizeListArray.from_arrays(values, vectors.shape[1])}
+    return rows
 
 
-def rows_of(part: Part, columns: Columns) -> pa.Table:
-    """Return what is written of a part."""
-    return pa.table({"path": pa.array(part.names, pa.string()), **columns(part.vectors)})
+def _vector_rows(part: Part) -> pa.Table:
+    values = pa.array(part.vectors.reshape(-1))
+    vectors = pa.FixedSizeListArray.from_arrays(values, part.vectors.shape[1])
+    return pa.table({"path": pa.array(part.names, pa.string()), "vector": vectors})
 
 
 def _run(
-    classifier: Classifier,
-    source: str,
-    output: Path,
-    options: Options,
-    name: str,
-    columns: Columns,
+    classifier: Classifier, source: str, output: Path, options: Options, name: str, rows: Rows
 ) -> Done:
     pictures, refused = find_pictures(source, options.column, options.storage)
-    identity = identity_of_run(classifier, source, options, name, identity_of(pictures))
+
+    def work(record: dict[str, Any]) -> tuple[int, dict[str, int]]:
+        # The precision that `auto` came to is measured, so a run that resumes keeps it.
+        device = classifier.clip.device
+        record.setdefault("precision", choose_precision(classifier.precision, device))
+        write_record(output, record)
+        file = output / WORK / f"{name}.parquet"
+        file.parent.mkdir(exist_ok=True)
+        parts = encode(classifier, pictures, options, record["precision"], file.parent)
+        if options.transductive:
+            parts = iter([joined(parts, classifier.clip.dimension)])
+        ledger = list(refused)
+        used = 0
+        schema = rows(joined([], classifier.clip.dimension)).schema
+        with pq.ParquetWriter(file, schema) as writer:
+            for part in parts:
+                writer.write_table(rows(part))
+                used += len(part.names)
+                ledger += part.ledger
+        skipped = write_ledger(output, ledger)
+        if not used:
+            reasons = ", ".join(f"{reason} {count:,}" for reason, count in skipped.items())
+            raise InputError(
+                f"{source}: no picture could be used ({reasons}); see {output / LEDGER_FILE}"
+            )
+        rename_synced(file, output / file.name)
+        if name == PREDICTIONS:
+            csv.write_csv(pq.read_table(output / file.name), file)
+            rename_synced(file, output / f"{name}.csv")
+            by_name = {picture.name: picture for picture in pictures}
+            write_page(output, classifier, source, by_name, skipped)
+        return used, skipped
+
+    about = {"output": name, "source": source, "pictures": identity_of(pictures)}
+    return finish(classifier, output, options, about, work)
+
+
+def finish(
+    classifier: Classifier,
+    output: Path,
+    options: Options,
+    about: dict[str, str],
+    work: Callable[[dict[str, Any]], tuple[int, dict[str, int]]],
+) -> Done:
+    """Do the work of a run, unless its folder says that it is done.
+
+    Args:
+        about: What the run is of; a run that resumes agrees in it, in the model and the options.
+        work: Writes the files; returns how many pictures were used, and what was skipped.
+    """
+    identity: dict[str, Any] = {
+        **about,
+        "model": str(classifier.origin),
+        "fingerprint": classifier.origin.fingerprint,
+        "classes": list(classifier.classes),
+        "wanted_precision": classifier.precision,
+        "temperature": classifier.temperature,
+    }
+    for name in ("top_k", "threshold", "transductive", "max_pixels"):
+        identity[name] = getattr(options, name)
     with held_run(output, identity, options.overwrite) as record:
         if "used" not in record:
-            # The precision that `auto` came to is measured, so a run that resumes keeps it.
-            device = classifier.clip.device
-            record.setdefault("precision", choose_precision(classifier.precision, device))
             write_record(output, record)
-            file = output / WORK / f"{name}.parquet"
-            file.parent.mkdir(exist_ok=True)
-            parts = encode(classifier, pictures, options, record["precision"], file.parent)
-            if options.transductive:
-                parts = iter([joined(parts, classifier.clip.dimension)])
-            nothing = rows_of(joined([], classifier.clip.dimension), columns)
-            used = 0
-            with pq.ParquetWriter(file, nothing.schema) as writer:
-                for part in parts:
-                    writer.write_table(rows_of(part, columns))
-                    used += len(part.names)
-                    refused += part.ledger
-            skipped = write_ledger(output, refused)
-            if not used:
-                reasons = ", ".join(f"{reason} {count:,}" for reason, count in skipped.items())
-                raise InputError(
-                    f"{source}: no picture could be used ({reasons}); see {output / LEDGER_FILE}"
-                )
-            rename_synced(file, output / file.name)
-            if name == PREDICTIONS:
-                csv.write_csv(pq.read_table(output / file.name), file)
-                rename_synced(file, output / f"{name}.csv")
-                by_name = {picture.name: picture for picture in pictures}
-                write_page(output, classifier, source, by_name, skipped)
+            used, skipped = work(record)
             record |= {"used": used, "skipped": skipped}
             write_record(output, record)
         remove(output / WORK)
     return Done(record["used"], record["skipped"], classifier.calibration)
-
-
-def identity_of_run(
-    classifier: Classifier, source: str, options: Options, name: str, pictures: str
-) -> dict[str, Any]:
-    """Return what a run that resumes must agree in; `pictures` is a digest."""
-    return {
-        "output": name,
-        "model": str(classifier.origin),
-        "fingerprint": classifier.origin.fingerprint,
-        "source": source,
-        "pictures": pictures,
-        "classes": list(classifier.classes),
-        "wanted_precision": classifier.precision,
-        "max_pixels": options.max_pixels,
-        "top_k": min(options.top_k, len(classifier.classes)),
-        "threshold": options.threshold,
-        "temperature": classifier.temperature,
-        "transductive": options.transductive,
-    }
 
 
 def encode(

@@ -74,7 +74,7 @@ def require_output(output: Path) -> None:
 
 @contextmanager
 def held_run(output: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[dict[str, Any]]:
-    """The record of the run of this identity in a folder that no other process writes to.
+    """Yield the record of the run of this identity in a folder that no other process writes to.
 
     Raises:
         InputError: If the folder holds something else, or another run writes to it.
@@ -118,7 +118,7 @@ def _lock_of(output: Path) -> Iterator[None]:
 
 
 def _record(output: Path) -> dict[str, Any]:
-    """Empty if there is none."""
+    """Return the record in a folder, empty if there is none."""
     try:
         record = json.loads((output / RUN_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):

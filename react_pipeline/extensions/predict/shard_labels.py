@@ -12,16 +12,16 @@ The folder::
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from uuid import uuid4
 
 import pyarrow.parquet as pq
 
 from react_pipeline.corpus import ShardLocation
-from react_pipeline.extensions.predict.encoding import joined
+from react_pipeline.extensions.predict.encoding import joined, write_whole
 from react_pipeline.extensions.predict.pictures import (
     LedgerRow,
     Picture,
@@ -33,18 +33,15 @@ from react_pipeline.extensions.predict.predict import (
     Done,
     Options,
     encode,
-    identity_of_run,
-    label_columns,
-    rows_of,
+    finish,
+    label_rows,
 )
 from react_pipeline.extensions.predict.run_folder import (
     LABELS,
-    held_run,
     write_ledger,
-    write_record,
 )
 from react_pipeline.project import Project, cluster, require_shared, spread
-from react_pipeline.store import CorpusError, InputError, rename_synced
+from react_pipeline.store import CorpusError, InputError
 from react_pipeline.use import Classifier, is_exported
 
 LEDGER = b"skipped"
@@ -98,21 +95,20 @@ def predict_shards(
     """
     if options.transductive:
         raise InputError("--transductive judges all pictures together; leave out --by-shard")
-    label_columns(classifier, options)  # refused here, not by each task
+    label_rows(classifier, options)  # refused here, not by each task
     shards = shards_of(source, options.storage)
     stamp = identity_of([Picture(str(shard), shard) for shard in shards])
-    identity = identity_of_run(classifier, source, options, LABELS, stamp)
-    with held_run(output, identity, options.overwrite) as record:
-        if "used" not in record:
-            write_record(output, record)
-            (output / LABELS).mkdir(exist_ok=True)
-            task = ShardTask(loading, options, (output / LABELS).resolve())
-            with cluster(options.distributor):
-                counted = spread(task, list(enumerate(shards)), f"labelling {source}")
-            skipped = write_ledger(output, [row for _, rows in counted for row in rows])
-            record |= {"used": sum(used for used, _ in counted), "skipped": skipped}
-            write_record(output, record)
-    return Done(record["used"], record["skipped"], classifier.calibration)
+
+    def work(_: object) -> tuple[int, dict[str, int]]:
+        (output / LABELS).mkdir(exist_ok=True)
+        task = ShardTask(loading, options, (output / LABELS).resolve())
+        with cluster(options.distributor):
+            counted = spread(task, list(enumerate(shards)), f"labelling {source}")
+        skipped = write_ledger(output, [row for _, rows in counted for row in rows])
+        return sum(used for used, _ in counted), skipped
+
+    about = {"output": LABELS, "source": source, "pictures": stamp}
+    return finish(classifier, output, options, about, work)
 
 
 @dataclass(frozen=True)
@@ -127,7 +123,7 @@ class ShardTask:
     folder: Path
 
     def __call__(self, item: tuple[int, ShardLocation]) -> tuple[int, list[LedgerRow]]:
-        """The number of pictures that were used, and what was not."""
+        """Return how many pictures were used, and what was not."""
         require_shared(self.folder)
         number, shard = item
         path = self.folder / f"{number:06d}.parquet"
@@ -145,11 +141,8 @@ class ShardTask:
             pictures, ledger = [], [(str(shard), "unreadable_shard", str(error))]
         parts = encode(classifier, pictures, self.options, classifier.precision, None)
         whole = joined(parts, classifier.clip.dimension)
-        rows = rows_of(whole, label_columns(classifier, self.options))
+        rows = label_rows(classifier, self.options)(whole)
+        file = io.BytesIO()
         skipped = json.dumps(ledger + whole.ledger)
-        partial = path.with_name(f".{path.stem}.{uuid4().hex}")
-        try:
-            pq.write_table(rows.replace_schema_metadata({LEDGER: skipped}), partial)
-            rename_synced(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        pq.write_table(rows.replace_schema_metadata({LEDGER: skipped}), file)
+        write_whole(path, file.getvalue())

@@ -40,7 +40,7 @@ COMPARED_AT_ONCE = 1 << 26
 
 
 def adapted_to(classifier: Classifier, images: Iterable[Any]) -> Classifier:
-    """The same model with a head that was fitted to unlabelled pictures of the domain, for further
+    """Return the same model with a head fitted to unlabelled pictures of the domain, for further
     pictures one by one.
 
     Args:
@@ -61,7 +61,7 @@ def adapted_to(classifier: Classifier, images: Iterable[Any]) -> Classifier:
 
 
 def uncalibrated(classifier: Classifier) -> Classifier:
-    """The same without a temperature: it was fitted on what the head says of single pictures."""
+    """Return the same without a temperature, which was fitted on pictures judged alone."""
     return replace(classifier, temperature=None, calibrated_on="")
 
 

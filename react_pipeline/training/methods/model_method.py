@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from react_pipeline.clip import Clip
     from react_pipeline.settings import TrainingConfig
-    from react_pipeline.training.cost import CheckpointCost, PlannedTraining
     from react_pipeline.training.customization import Customization
 
 
@@ -100,11 +99,3 @@ class ModelMethod(Method):
             self.merge(clip.model)
             save(clip, customization.staging)
         return counts
-
-    def cost(self, planned: PlannedTraining) -> CheckpointCost:
-        """Return the cost of the steps as measured on this processor."""
-        from react_pipeline.training.cost import CheckpointCost
-
-        names = planned.names if planned.training.class_prompt_fraction else 0
-        seconds = planned.model_seconds(self, planned.pairs + names)
-        return CheckpointCost(towers=seconds, disk=planned.weights_bytes)

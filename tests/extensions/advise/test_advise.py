@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
-import pandas as pd
 import pytest
 import typer
 import yaml
 from support.retrieval import configure
 from typer.testing import CliRunner
 
-from react_pipeline.extensions.advise import commands, signs
+from react_pipeline.extensions.advise import signs
 from react_pipeline.extensions.advise.extension import Advise
 from react_pipeline.extensions.advise.signs import Tried, signs_of
 from react_pipeline.extensions.methods.gda import Gda
@@ -71,7 +67,6 @@ def test_the_command_publishes_nothing_and_names_what_to_run(
         words = last.split()
         assert words[:3] == ["next:", "react-pipeline", "materialize"]
         assert words[-2:] == ["--method", "gda-control"]
-        assert str(retrieved_project.path) in words
     else:
         assert "another corpus" in last
     assert sorted(retrieved_project.config.store.rglob("manifest.json")) == before
@@ -108,12 +103,3 @@ def test_without_an_index_it_says_what_to_materialize(
 ) -> None:
     done = CliRunner().invoke(app, ["shapes", "--config", str(tiny_project.path)])
     assert isinstance(done.exception, MissingArtifact)
-
-
-def test_without_unnamed_classes_no_table_of_them_is_printed(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    columns = {"class": ["a"], "pairs": [3], "near": [""], "caption": [""], "named": [True]}
-    of: Any = SimpleNamespace(classes=pd.DataFrame(columns))
-    commands._print_classes(of)
-    assert len(capsys.readouterr().out.splitlines()) == 1

@@ -16,7 +16,7 @@ import pytest
 from react_pipeline.extensions.doctor import diagnosis
 from react_pipeline.extensions.doctor.diagnosis import Finding, _device, diagnose
 from react_pipeline.extensions.ui.home_lock import locked_for_ui, tell_addresses
-from react_pipeline.project.project import CONFIG_VARIABLE, Project
+from react_pipeline.project.project import Project
 from react_pipeline.tracking.notes import DAGSTER_VARIABLE, MLFLOW_VARIABLE
 
 
@@ -132,22 +132,6 @@ def test_a_ui_over_this_home_is_asked_wherever_it_answers(
     assert reported["mlflow server"] == f"{mlflow} answers"
 
 
-def test_servers_of_other_projects_are_not_claimed(tiny_project: Project) -> None:
-    details = {entry.what: entry.detail for entry in diagnose(tiny_project.path)}
-    for server in ("dagster server", "mlflow server"):
-        assert details[server].startswith("none of this project")
-
-
-def test_extensions_take_one_line_without_a_project_too(
-    tiny_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(CONFIG_VARIABLE, raising=False)
-    for path in (tiny_project.path, None):
-        (line,) = [entry for entry in diagnose(path) if entry.what == "extensions"]
-        assert line.state == "ok" and "from other packages: none" in line.detail
-
-
 def test_weights_that_cannot_be_fetched_are_missing(
     make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -177,19 +161,6 @@ def test_a_proxy_that_asks_for_a_password_is_no_fault(finding: Callable[..., Fin
         found = finding("dagster server", DAGSTER_VARIABLE, address)
     assert found.state == "ok" and "asks for a password" in found.detail
     assert "REACT_DAGSTER_URL=http://127.0.0.1:PORT react-pipeline doctor" in found.remedy
-
-
-def test_a_home_without_settings_is_a_note_and_left_alone(
-    tiny_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = tmp_path / "fresh"
-    monkeypatch.setenv("DAGSTER_HOME", str(home))
-    reported = [entry for entry in diagnose(tiny_project.path) if entry.what == "dagster home"]
-    assert reported[0].state == "note" and "dagster.yaml" in reported[0].detail
-    assert not home.exists()
-    monkeypatch.delenv("DAGSTER_HOME")
-    reported = [entry for entry in diagnose(tiny_project.path) if entry.what == "dagster home"]
-    assert reported[0].state == "ok"
 
 
 def test_a_driver_that_torch_cannot_use_is_a_note(

@@ -134,20 +134,6 @@ def test_what_is_not_known_is_no_drop_of_zero(make: Make, known: str) -> None:
         assert "unavailable: no such folder" in page and "no such folder" in verdict.reason
 
 
-def test_a_head_forgets_nothing(make: Make) -> None:
-    project = make()
-    ahead(project, HEAD)
-    assert verdict_of(project).champion.method == HEAD
-
-
-def test_without_a_limit_a_drop_holds_nothing_back(make: Make) -> None:
-    project = make(max_drop=None)
-    ahead(project, GATED)
-    guarded(project, "base", 150)
-    guarded(project, GATED, 0)
-    assert verdict_of(project).champion.method == GATED
-
-
 def test_the_drop_is_shown_for_methods_and_controls(make: Make) -> None:
     project = make(max_drop=None)
     ahead(project, GATED, CONTROL)
@@ -257,3 +243,9 @@ def test_a_real_set_is_measured_with_its_own_classes(
     before = artifact.fingerprint
     (photos / "square" / "0.png").unlink()
     assert run(project, GUARD_RESULTS, f"shapes/{GATED}").fingerprint != before
+
+
+def test_a_head_forgets_nothing(make: Make) -> None:
+    project = make()
+    ahead(project, HEAD)
+    assert verdict_of(project).champion.method == HEAD

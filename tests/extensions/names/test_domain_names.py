@@ -9,7 +9,6 @@ import yaml
 
 from react_pipeline.commands.cli import main
 from react_pipeline.extensions.names.commands import put_first
-from react_pipeline.labelled.labels import read_folder
 from react_pipeline.project.project import Project
 from react_pipeline.settings.files import load_domain
 from react_pipeline.store.errors import InputError
@@ -81,12 +80,3 @@ def test_a_text_that_cannot_be_swapped_is_left_alone(file: Path) -> None:
     with pytest.raises(InputError, match="by hand"):
         put_first(file, {0: "stork"})
     assert file.read_text() == before
-
-
-def test_folders_named_by_a_synonym_belong_to_the_class(file: Path, tmp_path: Path) -> None:
-    for name in ("blackbird", "turdus_merula", "crane"):
-        (tmp_path / "images" / name).mkdir(parents=True)
-        (tmp_path / "images" / name / "1.png").touch()
-    put_first(file, {0: "Turdus merula"})
-    images, _ = read_folder(tmp_path / "images", load_domain(file))
-    assert images["class"].tolist() == ["Turdus merula", "crane", "Turdus merula"]

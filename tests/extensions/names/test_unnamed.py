@@ -15,7 +15,7 @@ from react_pipeline.commands.cli import main
 from react_pipeline.extensions.names import unnamed
 from react_pipeline.extensions.names.assets import naming
 from react_pipeline.extensions.names.commands import unnamed_notes
-from react_pipeline.extensions.names.unnamed import unnamed_classes, unnamed_message
+from react_pipeline.extensions.names.unnamed import unnamed_classes
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
@@ -90,16 +90,6 @@ def test_of_a_large_corpus_the_first_captions_are_read(monkeypatch: pytest.Monke
     assert unnamed_of(monkeypatch, captions, [("hamer500", 0)]) != {"hamer500": "hammer500"}
 
 
-def test_a_message_names_ten_classes_at_most() -> None:
-    message = unnamed_message([f"c{number}" for number in range(12)], ["", "near", *[""] * 10])
-    assert (
-        "c1 (did you mean near?)" in message
-        and "c9" in message
-        and "c10" not in message
-        and "2 more" in message
-    )
-
-
 def test_a_misspelt_class_is_seen_in_set_check_and_validate(
     indexed_project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,7 +118,3 @@ def test_a_misspelt_class_is_seen_in_set_check_and_validate(
 
 def test_before_embedding_no_name_is_looked_for(tiny_project: Project) -> None:
     assert list(unnamed_notes(tiny_project, ["shapes"])) == []
-
-
-def test_without_captions_the_check_measures_nothing() -> None:
-    assert naming({}).metadata["measured"].value is False

@@ -29,14 +29,13 @@ from react_pipeline.corpus.shards import Member
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.extensions.predict import encoding, pictures, run_folder
-from react_pipeline.extensions.predict.pictures import Picture, find_pictures, shards_of
+from react_pipeline.extensions.predict.pictures import Picture, find_pictures
 from react_pipeline.extensions.predict.predict import Options, embed_pictures, predict_pictures
 from react_pipeline.extensions.predict.transduction import adapted_to, transduce
 from react_pipeline.extensions.web import remote_store
 from react_pipeline.project.project import Project
-from react_pipeline.settings.corpus import StorageConfig
 from react_pipeline.store.errors import InputError, MissingArtifact, ReactError, SourceUnavailable
-from react_pipeline.use.classifier import Classifier, _decoded
+from react_pipeline.use.classifier import Classifier
 
 Run = Callable[..., Path]
 NOW = Options(workers=0)
@@ -104,20 +103,13 @@ def test_predictions_equal_the_checkpoint_in_every_format(
     assert [row["score_1"] for row in table] == pytest.approx(
         [float(row["score_1"]) for row in found], abs=1e-6
     )
-    picture = Path(found[0]["path"])
-    for same in (
-        picture,
-        picture.read_bytes(),
-        Image.open(picture),
-        np.asarray(Image.open(picture)),
-    ):
-        (one,) = classifier.predict([same], top_k=2)
-        with pytest.raises(InputError, match="top_k"):
-            classifier.predict([same], top_k=0)
-        assert (one.label, one.classes[0]) == (found[0]["predicted"], found[0]["class_1"])
-        assert one.scores == pytest.approx(
-            [float(found[0][f"score_{place}"]) for place in (1, 2)], abs=1e-5
-        )
+    (one,) = classifier.predict([found[0]["path"]], top_k=2)
+    with pytest.raises(InputError, match="top_k"):
+        classifier.predict([found[0]["path"]], top_k=0)
+    assert (one.label, one.classes[0]) == (found[0]["predicted"], found[0]["class_1"])
+    assert one.scores == pytest.approx(
+        [float(found[0][f"score_{place}"]) for place in (1, 2)], abs=1e-5
+    )
     page = (output / "index.html").read_text()
     assert page.count("data:image/jpeg") == 32  # the least certain, and the sheets
     assert "not calibrated" in page and "http" not in re.sub("http-equiv", "", page)
@@ -344,30 +336,16 @@ def test_pictures_are_judged_together_whatever_their_order(
         assert row["predicted"] == classifier.classes[int(of_classes.argmax())]
         confidence = float((100 * of_classes).softmax(0).max())
         assert float(row["confidence"]) == pytest.approx(confidence, abs=1e-2)
-    (tmp_path / "list.txt").write_text("".join(f"{row['path']}\n" for row in reversed(found)))
-    predict_pictures(measured, str(tmp_path / "list.txt"), tmp_path / "reversed", together)
-    for row, other in zip(found, reversed(rows(tmp_path / "reversed")), strict=True):
-        assert (other["path"], other["predicted"]) == (row["path"], row["predicted"])
+    adapted = adapted_to(classifier, [row["path"] for row in found])
+    assert adapted.origin.fingerprint != classifier.origin.fingerprint
+    with pytest.raises(InputError, match="no picture"):
+        adapted_to(classifier, [])
     with pytest.raises(InputError, match="transductive"):
         predict_pictures(classifier, str(photos), tmp_path / "out", NOW)
     for path in photos.rglob("*.png"):
         path.write_bytes(b"x")
     with pytest.raises(InputError, match="not_an_image 16"):
         predict_pictures(classifier, str(photos), tmp_path / "none", together)
-
-
-def test_a_model_adapts_to_pictures_and_judges_others_alone(
-    classifier: Classifier, photos: Path
-) -> None:
-    paths = sorted(photos.rglob("*.png"))
-    adapted = adapted_to(classifier, paths)
-    assert adapted.origin.fingerprint != classifier.origin.fingerprint
-    _, head = transduce(classifier.embed(paths), classifier.head)
-    (one,) = adapted.predict(paths[3], top_k=1)
-    (scores,) = head.scores(torch.from_numpy(classifier.embed(paths[3])))
-    assert one.label == classifier.classes[int(scores.argmax())]
-    with pytest.raises(InputError, match="no picture"):
-        adapted_to(classifier, [])
 
 
 def test_a_finished_run_is_kept_and_a_foreign_folder_untouched(
@@ -495,12 +473,6 @@ def test_vectors_are_the_unit_vectors_of_the_model(
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-def test_only_tar_files_are_shards(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"")
-    with pytest.raises(InputError, match="is no shard"):
-        shards_of(str(tmp_path / "a.png"), StorageConfig())
-
-
 def test_a_worker_that_dies_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = Mock(**{"clip.dimension": 3})
     batch = encoding._collate([("a.png", InputError("out of memory"))])
@@ -511,11 +483,6 @@ def test_a_worker_that_dies_ends_the_run(tmp_path: Path, monkeypatch: pytest.Mon
                 encoder, [Mock()], tmp_path, batch_size=1, workers=0, max_pixels=1
             )
         )
-
-
-def test_a_picture_without_pixels_is_refused() -> None:
-    with pytest.raises(InputError, match="no pixels"):
-        _decoded(Image.new("RGB", (0, 3)), 0)
 
 
 def test_the_page_escapes_names(retrieved_project: Project, tmp_path: Path) -> None:

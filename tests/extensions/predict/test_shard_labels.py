@@ -95,14 +95,6 @@ def test_a_killed_run_labels_the_shards_that_are_left(
         predict_shards(*call[:-1], Options(workers=0, top_k=1))
 
 
-def test_only_the_model_of_the_run_labels(
-    model: tuple[Loading, Classifier], shards: Path, tmp_path: Path
-) -> None:
-    other = Loading("shapes", "base", model[0].config, "0" * 16)
-    with pytest.raises(InputError, match="--model"):
-        predict_shards(other, model[1], str(shards / "*.tar"), tmp_path / "out", NOW)
-
-
 def test_the_command_labels_shards_and_refuses_pictures(
     retrieved_project: Project, shards: Path, tmp_path: Path
 ) -> None:
@@ -114,3 +106,11 @@ def test_the_command_labels_shards_and_refuses_pictures(
     (shards / "a.png").write_bytes(b"")
     result = CliRunner().invoke(app, ["predict", "shapes", str(shards / "*"), *to])
     assert result.exit_code != 0
+
+
+def test_only_the_model_of_the_run_labels(
+    model: tuple[Loading, Classifier], shards: Path, tmp_path: Path
+) -> None:
+    other = Loading("shapes", "base", model[0].config, "0" * 16)
+    with pytest.raises(InputError, match="--model"):
+        predict_shards(other, model[1], str(shards / "*.tar"), tmp_path / "out", NOW)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -89,14 +88,6 @@ def test_clusters_are_told_apart_where_texts_are_not() -> None:
     assert gain > 0.05
 
 
-def test_right_answers_stay_right() -> None:
-    x, ids, _ = clusters(per_class=20)
-    centres = torch.stack([x[ids == number].mean(0) for number in range(CLASSES)])
-    head = ClassHead(normalize(centres, dim=1).T)
-    assert accuracy(head.scores(x), ids) == 1
-    assert accuracy(transduce(x.numpy(), head)[0], ids) == 1
-
-
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_few_pictures_are_judged_too(count: int) -> None:
     x, _, head = clusters(per_class=1)
@@ -107,23 +98,9 @@ def test_few_pictures_are_judged_too(count: int) -> None:
         assert torch.equal(scores.argmax(1), head.scores(x[:1]).argmax(1))
 
 
-def test_equal_pictures_and_a_class_without_any_stay_finite() -> None:
-    x, _, head = clusters(per_class=1)
-    scores, single = transduce(np.repeat(x[:1].numpy(), 9, axis=0), head)
-    assert all(torch.isfinite(one).all() for one in (scores, *single))
-
-
 def test_affinity_does_not_depend_on_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     x, _, _ = clusters(per_class=6)
     whole = affinity(x).to_dense()
     monkeypatch.setattr(transduction, "COMPARED_AT_ONCE", 100)
     torch.testing.assert_close(affinity(x).to_dense(), whole)
     assert not whole.diagonal().any() and torch.equal(whole, whole.T)
-
-
-def test_each_gaussian_starts_from_its_most_confident_pictures() -> None:
-    x, _, head = clusters(per_class=10)
-    prior = (100 * head.scores(x)).softmax(1)
-    start = transduction._Gaussians.of_most_confident(x, prior)
-    best = prior.argsort(dim=0, descending=True)[:8]
-    torch.testing.assert_close(start.means, x[best].mean(dim=0))
