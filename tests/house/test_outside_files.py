@@ -95,7 +95,7 @@ OWN = {
     ("extensions/ready/corpus_kind.py", "size"): "a regular file, mapped",
     ("extensions/reuse/earlier_embeddings.py", "_renumber"): OURS,
     ("labelled/labels.py", "read_csv"): BYTES,
-    ("retrieval/candidate_rows.py", "candidate_metadata"): OURS,
+    ("retrieval/rows.py", "candidate_metadata"): OURS,
     ("embedding/embedded_shards.py", "load"): OURS,
     ("extensions/names/lexical.py", "lexical_hits"): OURS,
     ("extensions/names/name_counts.py", "count_names"): OURS,
