@@ -39,7 +39,7 @@ from react_pipeline.labelled import (
 )
 from react_pipeline.lineage import fresh, run
 from react_pipeline.project import Project
-from react_pipeline.retrieval.control import Draw, load_encoder, random_of
+from react_pipeline.retrieval.control import draw_pairs, load_encoder, random_of
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
 from react_pipeline.retrieval.images import Images
 from react_pipeline.settings import METHODS, TrainingConfig
@@ -130,8 +130,10 @@ class DomainVectors:
         embeddings = fresh(project, "corpus_embeddings")
         parents = {"corpus": fresh(project, "corpus"), "corpus_embeddings": embeddings}
         looked = Images(project, parents, load_encoder(project, fresh(project, "base_checkpoint")))
-        draw = Draw(self._evaluation, embeddings, looked, random_of(seed, self.slug))
-        rows = np.sort(draw.take(len(samples.images))["row"].to_numpy())
+        settings, random = project.retrieval(self.slug), random_of(seed, self.slug)
+        size, evaluation = len(samples.images), self._evaluation
+        pairs, _ = draw_pairs(embeddings, looked, evaluation, settings, random, size)
+        rows = np.sort(pairs["row"].to_numpy())
         images, captions = (
             functional.normalize(torch.from_numpy(vectors), dim=1)
             for vectors in (looked.vectors(rows), vectors_of(embeddings, "text", rows))

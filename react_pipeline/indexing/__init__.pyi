@@ -2,7 +2,6 @@ from .build import build_side as build_side
 from .build import index_counts as index_counts
 from .build import tune_and_measure as tune_and_measure
 from .exact import exact_hits as exact_hits
-from .exact import nearest as nearest
 from .exact import product_precision as product_precision
 from .files import cell_hits as cell_hits
 from .files import find_rows as find_rows

@@ -2,11 +2,10 @@
 
 Shapes: Q queries, N rows of a block, D width, P pairs of a query and a row.
 
-Products are computed in a fast type, which is off by a margin at most. Rows whose product is within
-the margin of the k-th best so far are candidates, and are ranked in double precision in the end.
-Where they are too many, all is compared again in single precision, whose margin is small. So hits
-depend on neither the type, the device nor the blocks: similarity, rounded to float32, descending;
-equal ones by row, ascending.
+Products are computed in a fast type, which is off by `ROUNDINGS` at most. Rows whose product is
+within twice that of the k-th best are candidates, and are ranked in double precision in the end. So
+hits depend on neither the type, the device nor the blocks: similarity, rounded to float32,
+descending; equal ones by row, ascending.
 """
 
 from __future__ import annotations
@@ -29,15 +28,19 @@ if TYPE_CHECKING:
 FEW_QUERIES = 64
 """Up to here reading the vectors takes longer than comparing them, and a fast type gains nothing.
 """
+ROUNDINGS = 1.5
+"""The error of a product of unit vectors, in spacings of its type at 1: the query, the row and the
+product are each rounded by half of it at most."""
 SUMMING_ERROR = 2e-4
 """The error of a sum of products in single precision, for unit vectors of up to 1,500 numbers."""
-_BLOCK_ROWS = 16_384
-_TILE_VALUES = {"cpu": 4 << 20, "cuda": 256 << 20}
+MOST_ALIKE = 10_000
+"""Candidates of a query beyond k, which bounds memory where very many rows are alike: then those of
+the best products are ranked."""
+_BLOCK_ROWS = 256, 16_384
+_BLOCK_VALUES = {"cpu": 4 << 20, "cuda": 256 << 20}
 """Similarities computed at a time, by device: on a CPU they should stay in its cache."""
 _SPARE_PAIRS = 2 << 20
 """Pairs that may be kept beside twice the candidates: about 40 MB."""
-_CROWD = 8
-"""Candidates a hit, from which rows are too alike for a fast type, and all are compared again."""
 _RANKED_AT_ONCE = 2_048
 
 
@@ -66,11 +69,13 @@ def exact_hits(
     import torch
 
     first_row, last_row = rows or (0, stored.rows)
+    values = _BLOCK_VALUES[torch.device(device).type]
+    size = int(np.clip(values // max(len(queries), 1), *_BLOCK_ROWS))
 
     def blocks() -> Iterator[tuple[int, Tensor]]:
         bar = tqdm(total=last_row - first_row, desc="comparing rows", disable=None, leave=False)
         with bar:
-            for first, block in stored.blocks(first_row, last_row, _BLOCK_ROWS):
+            for first, block in stored.blocks(first_row, last_row, size):
                 vectors = torch.from_numpy(np.array(block)).to(device).float()
                 # A NaN compares as false.
                 if not bool(((vectors.norm(dim=1) - 1).abs() < UNIT_TOLERANCE).all()):
@@ -79,19 +84,7 @@ def exact_hits(
                 bar.update(len(block))
 
     precision = product_precision(len(queries), device)
-    return best_hits(queries, k, blocks, stored.take, precision, device)
-
-
-def nearest(queries: Vectors, vectors: Vectors, k: int) -> tuple[Vectors, Rows]:
-    """Search vectors (N, D) in memory like `exact_hits`, on the CPU."""
-    import torch
-
-    def blocks() -> Iterator[tuple[int, Tensor]]:
-        for first in range(0, len(vectors), _BLOCK_ROWS):
-            yield first, torch.from_numpy(vectors[first : first + _BLOCK_ROWS])
-
-    precision = product_precision(len(queries), "cpu")
-    return best_hits(np.ascontiguousarray(queries), k, blocks, vectors.__getitem__, precision)
+    return best_hits(queries, k, blocks(), stored.take, precision, device)
 
 
 def product_precision(queries: int, device: str) -> str:
@@ -107,7 +100,7 @@ def product_precision(queries: int, device: str) -> str:
 def best_hits(
     queries: Vectors,
     k: int,
-    blocks: Callable[[], Iterable[tuple[int, Tensor]]],
+    blocks: Iterable[tuple[int, Tensor]],
     take: Callable[[Rows], Vectors],
     precision: str = "fp32",
     device: str = "cpu",
@@ -117,7 +110,7 @@ def best_hits(
     Args:
         queries: Unit rows (Q, D).
         k: Hits of a query.
-        blocks: Called for a pass; gives first rows of blocks and their vectors (N, D), float32.
+        blocks: First rows of blocks and their vectors (N, D), on the device.
         take: Returns the vectors (m, D) of rows, which are distinct and ascending.
         precision: The type of the products: `fp32`, `bf16` or `fp16`.
         device: Where they are computed.
@@ -129,66 +122,46 @@ def best_hits(
 
     from react_pipeline.clip import DTYPES, arithmetic
 
-    whole = torch.from_numpy(queries).to(device)
-    fast = whole.to(DTYPES[precision])
-    rounding = torch.finfo(fast.dtype).eps / 2
-    margin = query_margin = _shift(whole, fast) + SUMMING_ERROR
+    fast = torch.from_numpy(queries).to(device, DTYPES[precision])
+    # The k-th best and a better row may be off in opposite directions.
+    margin = 2 * (ROUNDINGS * torch.finfo(fast.dtype).eps + SUMMING_ERROR)
     kth = torch.full((len(fast),), -torch.inf, device=device)
-
-    def least(kth: Tensor) -> Tensor:
-        # The k-th best and a better row may be off by the margin in opposite directions. The limit
-        # may be rounded, too: rounding keeps the order.
-        return (kth - rounding * kth.abs() - 2 * margin).to(fast.dtype)
-
     nothing = torch.empty(0, dtype=torch.long, device=device)
-    candidates = [(nothing, nothing, kth[:0])]
+    found = [(nothing, nothing, kth[:0])]
     size = kept = 0
     with arithmetic():
-        for first_row, vectors in blocks():
-            block = vectors.to(fast.dtype)
-            margin = max(margin, query_margin + _shift(vectors, block))
-            tile = max(_TILE_VALUES[vectors.device.type] // len(vectors), 1)
-            for start in range(0, len(fast), tile):
-                products = fast[start : start + tile] @ block.T
-                kth_here = kth[start : start + tile]
-                if k <= len(block) and kth_here[0].isinf():
-                    kth_here.copy_(products.topk(k, dim=1).values[:, -1])
-                query, row = (products >= least(kth_here)[:, None]).nonzero().T
-                product = products[query, row].float()
-                candidates.append((query + start, row + first_row, product))
-                size += len(query)
-                if size > 2 * kept + _SPARE_PAIRS:
-                    candidates = [_near_best(candidates, k, kth, least)]
-                    size = kept = len(candidates[0][0])
-                    if precision != "fp32" and kept > _SPARE_PAIRS + _CROWD * k * len(fast):
-                        return best_hits(queries, k, blocks, take, "fp32", device)
-        query, row, _ = _near_best(candidates, k, kth, least)
+        for first_row, vectors in blocks:
+            products = fast @ vectors.to(fast.dtype).T
+            if k <= len(vectors) and kth.isinf().any():
+                kth.copy_(products.topk(k, dim=1).values[:, -1])
+            # Rounding keeps the order.
+            least = (kth - margin).to(fast.dtype)
+            query, row = (products >= least[:, None]).nonzero().T
+            found.append((query, row + first_row, products[query, row].float()))
+            size += len(query)
+            if size > 2 * kept + _SPARE_PAIRS:
+                found = [_near_best(found, k, kth, margin)]
+                size = kept = len(found[0][0])
+        query, row, _ = _near_best(found, k, kth, margin)
     return rank_exactly(queries, query.cpu().numpy(), row.cpu().numpy(), take, k)
 
 
-def _near_best(
-    candidates: list[Candidates], k: int, kth: Tensor, least: Callable[[Tensor], Tensor]
-) -> Candidates:
-    """Raise the k-th best products (Q,) to those of the candidates, and return the candidates that
-    may still be hits.
+def _near_best(found: list[Candidates], k: int, kth: Tensor, margin: float) -> Candidates:
+    """Raise the k-th best products (Q,) to those found, and return the pairs that may still be
+    hits.
     """
     import torch
 
-    query, row, product = (torch.cat(some) for some in zip(*candidates, strict=True))
-    order = product.argsort(descending=True)
+    query, row, product = (torch.cat(some) for some in zip(*found, strict=True))
+    # Equal products stay in the order of rows.
+    order = product.argsort(descending=True, stable=True)
     order = order[query[order].argsort(stable=True)]
     query, row, product = query[order], row[order], product[order]
     place = torch.arange(len(query), device=query.device) - torch.searchsorted(query, query)
     last = place == k - 1
     kth[query[last]] = product[last]
-    near = product >= least(kth)[query]
+    near = (product >= kth[query] - margin) & (place < k + MOST_ALIKE)
     return query[near], row[near], product[near]
-
-
-def _shift(exact: Tensor, fast: Tensor) -> float:
-    """Return how far rounding moved a row at most; by Cauchy-Schwarz no product is off by more."""
-    moved = (exact - fast.float()).norm(dim=1)
-    return (1 + UNIT_TOLERANCE) * float(moved.max()) if len(moved) else 0.0
 
 
 def rank_exactly(

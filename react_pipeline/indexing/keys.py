@@ -152,8 +152,8 @@ def choose_key(
         return _auto(config, rows, dimension, budget)
     key = Key.parse(config.key)
     key.check(dimension)
-    if rows < key.rows_to_train:
-        return "Flat", f"{_too_few(key)}, there are {rows:,}: exact instead"
+    if rows < (fewest := key.rows_to_train):
+        return "Flat", f"{key.text} needs {fewest:,} rows to train, there are {rows:,}"
     limit = memory_bytes or (budget if config.memory_gib else machine_memory_bytes())
     if (size := key.bytes(rows, dimension)) > limit:
         raise InputError(
@@ -165,32 +165,19 @@ def choose_key(
 
 
 def _auto(config: IndexConfig, rows: int, dimension: int, budget: int) -> tuple[str, str]:
-    """Return the first key of those below that can be trained and fits the budget."""
-    limit = f"exact_below ({config.exact_below:,})"
+    """Return the first key that can be trained and fits the budget, or else the shortest codes."""
     if rows <= config.exact_below:
-        return "Flat", f"{rows:,} rows are at most {limit}"
+        return "Flat", f"{rows:,} rows are at most exact_below ({config.exact_below:,})"
     cells = cells_for(rows)
-    keys = [GRAPH_KEY] if rows <= GRAPH_ROWS else []
-    keys.append(f"IVF{cells},SQfp16")
+    names = [GRAPH_KEY] if rows <= GRAPH_ROWS else []
+    names.append(f"IVF{cells},SQfp16")
     for parts in (64, 48, 32, 16):
-        if parts <= dimension:
-            width = dimension // parts * parts
-            keys.append(f"OPQ{parts}_{width},IVF{cells}_HNSW32,PQ{parts}x8")
-    reasons = [f"{rows:,} rows are more than {limit}"]
-    for key in map(Key.parse, keys):
-        if rows < key.rows_to_train:
-            reasons.append(_too_few(key))
-            continue
-        size = key.bytes(rows, dimension)
-        fits = size <= budget
-        reasons.append(f"{key.text} takes {_gib(size)} of {_gib(budget)}")
-        if fits or key.text == keys[-1] and key.parts:
-            return key.text, "; ".join(reasons)
-    return "Flat", "; ".join([*reasons, "exact instead"])
-
-
-def _too_few(key: Key) -> str:
-    return f"{key.text} needs {key.rows_to_train:,} rows to train"
+        if width := dimension // parts * parts:
+            names.append(f"OPQ{parts}_{width},IVF{cells}_HNSW32,PQ{parts}x8")
+    keys = [key for key in map(Key.parse, names) if rows >= key.rows_to_train]
+    key = next((key for key in keys if key.bytes(rows, dimension) <= budget), keys[-1])
+    size = _gib(key.bytes(rows, dimension))
+    return key.text, f"{rows:,} rows are more than exact_below; it takes {size} of {_gib(budget)}"
 
 
 def cells_for(rows: int) -> int:

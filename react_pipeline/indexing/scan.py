@@ -8,7 +8,6 @@ width.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,8 +20,6 @@ from react_pipeline.indexing.index import Index
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.store import Scratch
 
-logger = logging.getLogger(__name__)
-
 PART_ROWS = 4_000_000
 """4 GB of vectors of 512 numbers in half precision."""
 _HIT = np.dtype([("similarity", "<f4"), ("row", "<i8")])
@@ -32,9 +29,18 @@ exactly, which finds what an index misses.
 """
 
 Way = Literal["exact", "index"]
+Requested = Literal["auto", "exact", "index"]
 
 Hits = np.ndarray[Any, np.dtype[np.void]]
 """Tables (Q, k) of similarities and rows, of type `_HIT`."""
+
+
+class Search(NamedTuple):
+    """Queries (Q, D), hits per query, and the `scratch` of `search_all`."""
+
+    queries: Vectors
+    k: int
+    scratch: Scratch
 
 
 def search_all(
@@ -44,7 +50,7 @@ def search_all(
     k: int,
     scratch: Scratch,
     *,
-    requested: Literal["auto", "exact", "index"] = "auto",
+    requested: Requested = "auto",
 ) -> tuple[Vectors, Rows, dict[str, Any]]:
     """Return the k rows most similar to each of many queries.
 
@@ -67,22 +73,16 @@ def search_all(
     queries = index.checked(queries, k)
     k = min(k, index.rows)
     way, reason = way_of_index(index, requested, len(queries))
-    work = f"{len(queries):,} queries against {index.rows:,} rows"
-    logger.info("%s: %s (%s)", work, way, reason)
     record: dict[str, Any] = {"way": way, "reason": reason}
     for name in ("recall_at_10", "recall_at_100"):
         record[name] = 1.0 if way == "exact" else float(index.artifact.counts[name][side])
-    if way == "exact":
-        kept = scan_exactly(index, side, Search(queries, k, scratch))
-        hits = np.ascontiguousarray(kept["similarity"]), np.ascontiguousarray(kept["row"])
-    else:
-        hits = index.hits(side, queries, k)
-    return *hits, record
+    if way == "index":
+        return *index.hits(side, queries, k), record
+    hits = scan_exactly(index, side, Search(queries, k, scratch))
+    return hits["similarity"].copy(), hits["row"].copy(), record
 
 
-def way_of_index(
-    index: Index, requested: Literal["auto", "exact", "index"], queries: int
-) -> tuple[Way, str]:
+def way_of_index(index: Index, requested: Requested, queries: int) -> tuple[Way, str]:
     """Return how `search_all` searches so many queries, and why."""
     from react_pipeline.clip import choose_device
 
@@ -92,11 +92,7 @@ def way_of_index(
 
 
 def choose_way(
-    requested: Literal["auto", "exact", "index"],
-    queries: int,
-    rows: int,
-    approximate: bool,
-    cores: int | None = None,
+    requested: Requested, queries: int, rows: int, approximate: bool, cores: int | None = None
 ) -> tuple[Way, str]:
     """Return how processors search, and why.
 
@@ -114,36 +110,26 @@ def choose_way(
     return way, f"{queries * rows:.1e} comparisons of prompts with rows; exact up to {limit:.1e}"
 
 
-class Search(NamedTuple):
-    """Queries (Q, D), hits per query, and the `scratch` of `search_all`."""
-
-    queries: Vectors
-    k: int
-    scratch: Scratch
-
-
 def hits_file(stored: StoredVectors, queries: Vectors, k: int) -> str:
     """Return the name in a scratch of the hits of queries that are checked."""
     identity = f"{stored.artifact.fingerprint} {stored.side} {k} {queries.shape}".encode()
-    name = hashlib.sha256(identity + queries.tobytes()).hexdigest()[:16]
-    return f"{name}.hits.npy"
+    return f"{hashlib.sha256(identity + queries.tobytes()).hexdigest()[:16]}.hits.npy"
 
 
 def scan_exactly(index: Index, side: Side, search: Search) -> Hits:
     """Return the hits (Q, k) of a search whose queries are checked."""
     from react_pipeline.clip import choose_device
 
-    stored = index.stored_vectors(side)
-    device = choose_device(index.device)
+    stored, device = index.stored_vectors(side), choose_device(index.device)
     queries, k, scratch = search
     name = hits_file(stored, queries, k)
 
     def scan(path: Path) -> None:
         merged = np.empty((len(queries), 0), _HIT)
         for first in range(0, stored.rows, PART_ROWS):
+            rows = (first, min(first + PART_ROWS, stored.rows))
 
-            def search_part(path: Path, first: int = first) -> None:
-                rows = (first, min(first + PART_ROWS, stored.rows))
+            def search_part(path: Path, rows: tuple[int, int] = rows) -> None:
                 hits = exact_hits(stored, queries, k, device=device, rows=rows)
                 np.save(path, np.rec.fromarrays(hits, _HIT))
 

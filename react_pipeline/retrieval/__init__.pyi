@@ -1,4 +1,3 @@
-from .candidate_rows import CANDIDATE_ROWS as CANDIDATE_ROWS
 from .candidates import MODE_SIDES as MODE_SIDES
 from .candidates import SEARCH as SEARCH
 from .candidates import Queries as Queries
@@ -15,6 +14,7 @@ from .retrieve import most_pairs as most_pairs
 from .retrieve import retrieve_pairs as retrieve_pairs
 from .row_filter import passes as passes
 from .row_filter import sampled_rows as sampled_rows
-from .row_values import likeness as likeness
-from .row_values import mean_vectors as mean_vectors
+from .rows import CANDIDATE_ROWS as CANDIDATE_ROWS
+from .rows import likeness as likeness
+from .rows import mean_vectors as mean_vectors
 from .seeds import read_seeds as read_seeds

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from react_pipeline.clip import prompt_vectors
+from react_pipeline.clip import class_prompts, prompt_vectors
 from react_pipeline.embedding import Rows, Side, Vectors, sides
 from react_pipeline.indexing import Index, StoredVectors, hits_table, search_all
+from react_pipeline.project import Project
+from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.fusion import apply_filter, fuse
-from react_pipeline.retrieval.row_values import likeness, mean_vectors
+from react_pipeline.retrieval.rows import likeness, mean_vectors
+from react_pipeline.retrieval.seeds import encode_apart, read_seeds
 from react_pipeline.settings import Mode, RetrievalConfig
 from react_pipeline.store import Artifact, Scratch
 
@@ -85,6 +88,16 @@ class Candidates:
     table: pd.DataFrame
     hits: pd.DataFrame
     searches: dict[str, dict[str, Any]]
+
+
+def read_queries(
+    project: Project, slug: str, evaluation: EvaluationImages, clip: Clip, scratch: Scratch
+) -> Queries:
+    """Return the prompts and seeds of a domain, and their vectors."""
+    seeds = read_seeds(project, slug)
+    seed_vectors = encode_apart(project, seeds, evaluation, clip, f"{slug}.yaml, classes.seeds")
+    prompts = class_prompts(project.domain(slug))
+    return Queries(prompts, encode_prompts(clip, prompts, scratch), seeds, seed_vectors)
 
 
 def encode_prompts(clip: Clip, prompts: pd.DataFrame, scratch: Scratch) -> Vectors:

@@ -35,7 +35,6 @@ def write_pairs(
     pairs: pd.DataFrame,
     images: Images,
     embeddings: Artifact,
-    *,
     shard_pairs: int,
     max_pixels: int,
 ) -> pd.DataFrame:

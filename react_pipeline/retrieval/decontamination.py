@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from react_pipeline.corpus import CollectedPairs, fetched_before
 from react_pipeline.embedding import field_names, row_metadata
 from react_pipeline.extension import blame, joined
-from react_pipeline.indexing import nearest
 from react_pipeline.labelled import encode_images, read_images
 from react_pipeline.project import Project, other_evaluation_sets
 from react_pipeline.stage import ALL, CORPUS_EMBEDDINGS, EVALUATION_SET, encoder_in
@@ -48,6 +47,8 @@ if TYPE_CHECKING:
     from react_pipeline.clip import Clip
 
 VECTORS = f"{CACHE}/evaluation_vectors"
+BLOCK_ROWS = 1_024
+"""Rows that are compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ class EvaluationImages:
         """
         if not len(self.vectors):
             return np.full(len(vectors), np.nan, np.float32)
-        similarities, _ = nearest(vectors, self.vectors, 1)
-        return similarities[:, 0]
+        blocks = np.array_split(vectors, len(vectors) // BLOCK_ROWS + 1)
+        return np.concatenate([(block @ self.vectors.T).max(axis=1) for block in blocks])
 
     def holds(self, sha256: pd.Series) -> pd.Series:
         """Whether each digest is an evaluation image's."""

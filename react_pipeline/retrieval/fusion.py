@@ -17,11 +17,11 @@ from react_pipeline.settings import RetrievalConfig
 
 
 def fuse(hits: pd.DataFrame, settings: RetrievalConfig) -> pd.DataFrame:
-    """The best hit of each class and row, the best of all first.
+    """Return the best hit of each class and row, the best of all first.
 
-    A hit above its mode's floor goes before one below it, then the modes' order decides, then
-    similarity, then rank, then the order of classes and rows, so that the order of equal hits is
-    always the same.
+    A hit above its mode's floor goes before one below it, then the modes' order decides (with
+    `rank: prompts` the rank first), then similarity, then rank, then the order of classes and rows,
+    so that the order of equal hits is always the same.
 
     Args:
         hits: Columns query, class_id, mode, row, similarity, rank, and any others.
@@ -41,8 +41,8 @@ def fuse(hits: pd.DataFrame, settings: RetrievalConfig) -> pd.DataFrame:
 def apply_filter(
     candidates: pd.DataFrame, likeness: NDArray[np.float32], settings: RetrievalConfig
 ) -> pd.DataFrame:
-    """The candidates by how like each one's image is to its class, or with `fusion: preference` as
-    they are; those under the floor are dropped.
+    """Return the candidates by how like each one's image is to its class, or with
+    `fusion: preference` as they are; those under the floor are dropped.
 
     Args:
         candidates: From `fuse`.
@@ -64,7 +64,8 @@ def apply_filter(
 
 
 def _keys(hits: pd.DataFrame, settings: RetrievalConfig) -> list[NDArray[Any]]:
-    """The order of hits that are equal otherwise, as keys of `np.lexsort`: the last one first.
+    """Return the order of hits that are equal otherwise, as keys of `np.lexsort`, the last one
+    first.
 
     Pandas' sort by several columns took twice as long on 8 million hits.
     """
@@ -77,4 +78,6 @@ def _keys(hits: pd.DataFrame, settings: RetrievalConfig) -> list[NDArray[Any]]:
         -hits["similarity"],
         hits["mode"].map(places).astype("int8"),
     ]
+    if settings.rank == "prompts":
+        columns.append(hits["rank"])
     return [column.to_numpy() for column in columns]

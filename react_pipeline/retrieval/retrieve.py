@@ -1,7 +1,7 @@
 """Retrieval: which pairs of the corpus a domain is customized on.
 
-The steps are in `seeds`, `candidates`, `fusion`, `ranking`, `images`, `class_report` and
-`chosen_pairs`.
+Queries (`candidates`, `seeds`) are searched, their hits become one list (`fusion`) that is ranked
+(`ranking`, `review`, `images`), and what is kept is collected (`chosen_pairs`, `class_report`).
 
 Follows REACT (Liu et al. 2023, arXiv 2301.07094): every template x every name is a query of its
 own, k counts per prompt, T2T searches captions and T2I images. Added to it: I2I from seed images,
@@ -13,24 +13,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
-from react_pipeline.clip import class_prompts, prompt_templates
+from react_pipeline.clip import prompt_templates
 from react_pipeline.embedding import sides
 from react_pipeline.indexing import Index
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster
-from react_pipeline.retrieval.candidate_rows import candidate_metadata
 from react_pipeline.retrieval.candidates import (
     SEARCH,
     Candidates,
     Queries,
-    encode_prompts,
     find_candidates,
+    read_queries,
 )
 from react_pipeline.retrieval.chosen_pairs import sheets_of, write_pairs
 from react_pipeline.retrieval.class_report import ClassTable, class_report, write_report
@@ -38,8 +37,8 @@ from react_pipeline.retrieval.control import load_encoder
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out, require_subjects
 from react_pipeline.retrieval.images import Images
 from react_pipeline.retrieval.ranking import DROP_REASONS, choose, classes_of
-from react_pipeline.retrieval.review import Review, refusals, require_none_taken_down
-from react_pipeline.retrieval.seeds import encode_apart, read_seeds
+from react_pipeline.retrieval.review import Review, refuse_rows, require_none_taken_down
+from react_pipeline.retrieval.rows import candidate_metadata
 from react_pipeline.settings import RetrievalConfig
 from react_pipeline.stage import (
     CORPUS_EMBEDDINGS,
@@ -49,9 +48,6 @@ from react_pipeline.stage import (
     encoder_in,
 )
 from react_pipeline.store import Artifact, RetrievalError, Scratch
-
-if TYPE_CHECKING:
-    from react_pipeline.clip import Clip
 
 logger = logging.getLogger(__name__)
 
@@ -99,132 +95,105 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
 def _retrieve(
     project: Project, slug: str, parents: Mapping[str, Artifact], directory: Path, scratch: Scratch
 ) -> dict[str, Any]:
-    """Search, choose and collect pairs, and report; return the counts."""
+    """Ask, search, rank, collect and report; return the counts."""
     from react_pipeline.extensions.names import describe_classes
 
     started = time.monotonic()
-    searched = Scratch(scratch.folder / SEARCH)
-    found = _find(project, slug, parents, searched)
-    domain, settings, candidates = project.domain(slug), found.settings, found.candidates
-    embeddings = parents[CORPUS_EMBEDDINGS]
-    classes = class_report(domain, found.queries, found.search.hits, candidates, settings)
-    found.images.require(project, slug)
+    scratch = Scratch(scratch.folder / SEARCH)
+    domain, embeddings = project.domain(slug), parents[CORPUS_EMBEDDINGS]
+    encoder, device = parents[encoder_in(parents)], project.config.device
+    settings = _settings(project, slug, embeddings)
+    clip = load_encoder(project, encoder)
+    evaluation = kept_out(project, slug, parents[EVALUATION_SET], settings.decontaminate, clip)
+    require_subjects(embeddings, evaluation)
+    images, review = Images(project, parents, clip), Review.of(project, slug)
+
+    queries = read_queries(project, slug, evaluation, clip, scratch)
+    index = Index(parents[FAISS_INDEX], encoder.fingerprint, embeddings=embeddings, device=device)
+    found = find_candidates(index, embeddings, queries, settings, scratch)
+    candidates = _rank(found, embeddings, queries, settings, images, evaluation, review, scratch)
+    classes = class_report(domain, queries, found.hits, candidates, settings)
+    images.require(project, slug)
     if not classes["kept"].any():
         raise RetrievalError(_nothing_found(slug, classes))
-    notes = describe_classes(ClassTable(domain, embeddings, classes, directory, searched))
-    pairs = write_pairs(
-        directory,
-        _chosen(project, slug, found, embeddings, searched),
-        found.images,
-        embeddings,
-        shard_pairs=settings.shard_pairs,
-        max_pixels=project.config.corpus.max_pixels,
-    )
+    notes = describe_classes(ClassTable(domain, embeddings, classes, directory, scratch))
+    pairs = _kept_pairs(domain.class_names, candidates, embeddings, queries, images, scratch)
+    pixels = project.config.corpus.max_pixels
+    pairs = write_pairs(directory, pairs, images, embeddings, settings.shard_pairs, pixels)
     require_none_taken_down(project, embeddings, pairs)
+
     counts = _count_pairs(pairs, classes, candidates, settings)
     counts |= {
         **notes.counts,
-        "search": found.search.searches,
-        "evaluation_images": len(found.evaluation.vectors),
-        "evaluation_sets": dict(found.evaluation.sets),
-        **found.images.counts(),
+        "search": found.searches,
+        "evaluation_images": len(evaluation.vectors),
+        "evaluation_sets": dict(evaluation.sets),
+        **images.counts(),
+        **({"pins_missing": lost} if (lost := review.missing_pins(pairs)) else {}),
+        "seconds": round(time.monotonic() - started, 2),
     }
-    if lost := found.review.missing_pins(pairs):
-        counts["pins_missing"] = lost
-    counts["seconds"] = round(time.monotonic() - started, 2)
     warnings = [notes.warning] if notes.warning else []
-    if settings.same_subject == "exclude" and not found.evaluation.subjects:
+    if settings.same_subject == "exclude" and not evaluation.subjects:
         warnings.append(NO_SUBJECT)
         logger.warning("%s: %s", slug, NO_SUBJECT)
-    title = domain.title or slug
-    sheets = sheets_of(pairs)
+    title, sheets = domain.title or slug, sheets_of(pairs)
     write_report(directory, title, classes, candidates, settings, counts, sheets, warnings)
     return counts
 
 
-class _Found(NamedTuple):
-    """The candidates of a domain, kept or dropped, and what they were found and judged by."""
-
-    settings: RetrievalConfig
-    queries: Queries
-    search: Candidates
-    evaluation: EvaluationImages
-    images: Images
-    review: Review
-    candidates: pd.DataFrame
-
-
-def _find(project: Project, slug: str, parents: Mapping[str, Artifact], scratch: Scratch) -> _Found:
-    """Search the corpus and choose; `scratch` keeps what a build that is resumed does not
-    repeat.
-    """
-    embeddings = parents[CORPUS_EMBEDDINGS]
-    encoder = parents[encoder_in(parents)]
-    clip = load_encoder(project, encoder)
-    settings = _settings(project, slug, embeddings)
-    evaluation = kept_out(project, slug, parents[EVALUATION_SET], settings.decontaminate, clip)
-    require_subjects(embeddings, evaluation)
-    queries = _queries(project, slug, evaluation, clip, scratch)
-    index = Index(
-        parents[FAISS_INDEX],
-        encoder.fingerprint,
-        embeddings=embeddings,
-        device=project.config.device,
-    )
-    search = find_candidates(index, embeddings, queries, settings, scratch)
-    images = Images(project, parents, clip)
-    review = Review.of(project, slug)
-    columns = [images.source.identity, *evaluation.row_columns]
-    rows = search.table["row"].drop_duplicates()
-    known = candidate_metadata(embeddings, rows, columns, scratch)
-    candidates = search.table.join(known, on="row")
-    if "image_sha256" not in candidates:
-        candidates = candidates.assign(image_sha256="")
-    review.require_corpus(candidates, embeddings, images.source.identity)
-    candidates = review.place(candidates)
-    for reason, refuses in refusals(review, embeddings, settings.where).items():
-        is_open = candidates["dropped"] == ""
-        open_rows = candidates.loc[is_open, "row"].unique()
-        refused = open_rows[refuses(open_rows)]
-        candidates.loc[is_open & candidates["row"].isin(refused), "dropped"] = reason
-    waits = settings.filters and "image" not in sides(embeddings)
-    means = queries.means(settings) if waits else None
-    choose(candidates, images, evaluation, settings, review=review, means=means)
-    return _Found(settings, queries, search, evaluation, images, review, candidates)
-
-
 def _settings(project: Project, slug: str, embeddings: Artifact) -> RetrievalConfig:
-    """Return the domain's settings; where all pairs are taken, a class has no cap."""
+    """Return the domain's settings; a class has no cap where all pairs are taken, or each prompt's
+    nearest.
+    """
     settings = project.retrieval(slug)
-    if settings.choose != "all":
+    if not settings.takes_all:
         return settings
     return settings.model_copy(update={"max_per_class": int(embeddings.counts["rows"])})
 
 
-def _queries(
-    project: Project, slug: str, evaluation: EvaluationImages, clip: Clip, scratch: Scratch
-) -> Queries:
-    """Return the prompts and seeds, and their vectors."""
-    seeds = read_seeds(project, slug)
-    place = f"{slug}.yaml, classes.seeds"
-    seed_vectors = encode_apart(project, seeds, evaluation, clip, place)
-    prompts = class_prompts(project.domain(slug))
-    return Queries(prompts, encode_prompts(clip, prompts, scratch), seeds, seed_vectors)
+def _rank(
+    found: Candidates,
+    embeddings: Artifact,
+    queries: Queries,
+    settings: RetrievalConfig,
+    images: Images,
+    evaluation: EvaluationImages,
+    review: Review,
+    scratch: Scratch,
+) -> pd.DataFrame:
+    """Return the candidates, each kept or dropped for one reason."""
+    identity = images.source.identity
+    rows = found.table["row"].drop_duplicates()
+    columns = [identity, *evaluation.row_columns]
+    known = candidate_metadata(embeddings, rows, columns, scratch)
+    candidates = found.table.join(known, on="row")
+    if "image_sha256" not in candidates:
+        candidates = candidates.assign(image_sha256="")
+    review.require_corpus(candidates, embeddings, identity)
+    candidates = review.place(candidates)
+    refuse_rows(candidates, review, embeddings, settings.where)
+    waits = settings.filters and "image" not in sides(embeddings)
+    means = queries.means(settings) if waits else None
+    choose(candidates, images, evaluation, settings, review=review, means=means)
+    return candidates
 
 
-def _chosen(
-    project: Project, slug: str, found: _Found, embeddings: Artifact, scratch: Scratch
+def _kept_pairs(
+    names: Sequence[str],
+    candidates: pd.DataFrame,
+    embeddings: Artifact,
+    queries: Queries,
+    images: Images,
+    scratch: Scratch,
 ) -> pd.DataFrame:
     """Return the kept candidates by class, with everything that is published or needed to collect
     them.
     """
-    names = project.domain(slug).class_names
-    kept = found.candidates[found.candidates["dropped"] == ""]
-    pairs = kept.sort_values("class_id", kind="stable")
+    pairs = candidates[candidates["dropped"] == ""].sort_values("class_id", kind="stable")
     pairs["class"] = pd.Series(names)[pairs["class_id"]].to_numpy()
-    pairs["prompt"] = found.queries.texts[pairs["query"]].to_numpy()
-    pairs["classes"] = classes_of(found.candidates, names)[pairs["row"]].to_numpy()
-    more = [column for column in found.images.source.columns if column not in pairs]
+    pairs["prompt"] = queries.texts[pairs["query"]].to_numpy()
+    pairs["classes"] = classes_of(candidates, names)[pairs["row"]].to_numpy()
+    more = [column for column in images.source.columns if column not in pairs]
     return pairs.join(candidate_metadata(embeddings, pairs["row"], more, scratch), on="row")
 
 
@@ -247,14 +216,13 @@ def _count_pairs(
 
 
 def most_pairs(project: Project, slug: str, rows: int) -> int:
-    """How many pairs of a corpus of so many rows a domain retrieves at most."""
+    """Return how many pairs of a corpus of so many rows a domain retrieves at most."""
     settings = project.retrieval(slug)
     domain = project.domain(slug)
     hits = len(prompt_templates(domain)) * settings.k_per_prompt * len(settings.modes)
-    of_classes = (
-        min(settings.max_per_class, hits * (1 + len(entry.synonyms))) for entry in domain.classes
-    )
-    most = rows if settings.choose == "all" else min(rows, sum(of_classes))
+    cap = rows if settings.takes_all else settings.max_per_class
+    of_classes = sum(min(cap, hits * (1 + len(entry.synonyms))) for entry in domain.classes)
+    most = rows if settings.choose == "all" else min(rows, of_classes)
     return min(most, settings.max_pairs or most)
 
 

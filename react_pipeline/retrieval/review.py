@@ -1,6 +1,6 @@
 """Review: what the decisions of people do to the candidates of a domain.
 
-A rejected image is dropped for every class, and the next best candidate takes its place. A moved
+A refused image is dropped for every class, and the next best candidate takes its place. A moved
 image counts for one class alone. A pinned one is chosen first, whatever its similarity. No decision
 brings an evaluation image back. Does not belong here: the file of decisions (`project.review`).
 """
@@ -33,81 +33,72 @@ class Review:
     """Decisions by image: keys are SHA-256 and URLs.
 
     Attributes:
-        removed: Images that no class may have.
-        classes: The class id of images that a person gave one.
+        refused: Images that no class may have.
+        forced: The class id of images that a person gave one.
         pinned: Those of them that are chosen first.
         decided: Images on which a person decided, other than to keep them.
         source: The file of the decisions, for messages.
     """
 
-    removed: frozenset[str] = frozenset()
-    classes: Mapping[str, int] = field(default_factory=dict)
+    refused: frozenset[str] = frozenset()
+    forced: Mapping[str, int] = field(default_factory=dict)
     pinned: frozenset[str] = frozenset()
     decided: frozenset[str] = frozenset()
     source: str = ""
 
     @classmethod
     def of(cls, project: Project, slug: str) -> Review:
-        """The review of a domain, with what is taken down in all of them."""
+        """Return the review of a domain, with what is taken down in all of them."""
         names = project.domain(slug).class_names
-        removed: set[str] = set()
-        classes: dict[str, int] = {}
+        rejected: set[str] = set()
+        forced: dict[str, int] = {}
         pinned: set[str] = set()
         for decision in current_decisions(project, slug).values():
             keys = [key for key in (decision.image, decision.url) if key]
             if decision.verdict == "reject":
-                removed.update(keys)
+                rejected.update(keys)
             elif decision.verdict in ("move", "pin"):
-                classes.update(dict.fromkeys(keys, names.index(decision.target)))
+                forced.update(dict.fromkeys(keys, names.index(decision.target)))
             if decision.verdict == "pin":
                 pinned.update(keys)
-        return cls(
-            taken_down(project) | removed,
-            classes,
-            frozenset(pinned),
-            frozenset(removed | classes.keys()),
-            str(review_file(project, slug)),
-        )
+        decided = frozenset(rejected | forced.keys())
+        refused = taken_down(project) | rejected
+        return cls(refused, forced, frozenset(pinned), decided, str(review_file(project, slug)))
 
-    def removes(self, rows: pd.DataFrame) -> pd.Series:
-        """Which rows (N,) show an image that no class may have."""
-        removed = pd.Series(False, rows.index)
+    def refuses(self, rows: pd.DataFrame) -> pd.Series:
+        """Return which rows (N,) show an image that no class may have."""
+        refused = pd.Series(False, rows.index)
         for column in _key_columns(rows):
-            removed |= rows[column].isin(self.removed)
-        return removed
+            refused |= rows[column].isin(self.refused)
+        return refused
 
-    def removed_rows(self, embeddings: Artifact, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Mask (N,) of the rows of the corpus that show an image that no class may have, by the
-        digest and URL that the corpus brings.
+    def refused_rows(self, embeddings: Artifact, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which rows (N,) of the corpus show such an image, by the digest and URL that the
+        corpus brings.
         """
-        return self.removes(row_metadata(embeddings, rows, ["image_sha256", "url"])).to_numpy(bool)
+        return self.refuses(row_metadata(embeddings, rows, ["image_sha256", "url"])).to_numpy(bool)
 
     def place(self, candidates: pd.DataFrame) -> pd.DataFrame:
-        """Candidates with reviewed images in the classes that a person gave them, pinned ones
-        first.
+        """Return candidates with reviewed images in the classes that a person gave them, pinned
+        ones first.
         """
-        if not self.classes:
-            return candidates
         keys = pd.Series("", candidates.index)
         for column in _key_columns(candidates):
-            keys = keys.where(~candidates[column].isin(self.classes.keys()), candidates[column])
+            keys = keys.where(~candidates[column].isin(self.forced.keys()), candidates[column])
         has_class = keys != ""
-        candidates.loc[has_class, "class_id"] = keys[has_class].map(self.classes)
+        candidates.loc[has_class, "class_id"] = keys[has_class].map(self.forced)
         pinned = keys.isin(self.pinned)
         candidates.loc[pinned, "dropped"] = ""
         # One candidate of an image is enough now: its best.
-        again = has_class & candidates["row"].duplicated()
-        order = np.argsort(~pinned[~again].to_numpy(), kind="stable")
-        return candidates[~again].iloc[order].reset_index(drop=True)
+        once = ~(has_class & candidates["row"].duplicated())
+        order = np.argsort(~pinned[once].to_numpy(), kind="stable")
+        return candidates[once].iloc[order].reset_index(drop=True)
 
     def missing_pins(self, pairs: pd.DataFrame) -> int:
-        """How many pinned images are not among the chosen pairs (N,): the search does not find
-        them any more, or they are test images.
+        """Return how many pinned images are not among the chosen pairs (N,): the search does not
+        find them any more, or they are test images.
         """
-        keys = pd.Series(sorted(self.pinned), dtype=object)
-        chosen = [pairs[column] for column in _key_columns(pairs)]
-        digests = keys[keys.map(is_digest)]
-        return int((~digests.isin(pd.concat(chosen))).sum()) if chosen else 0
+        return sum(map(_is_digest, self.pinned.difference(pairs["image_sha256"])))
 
     def require_corpus(self, candidates: pd.DataFrame, embeddings: Artifact, identity: str) -> None:
         """Refuse decisions of which none is on an image of this corpus.
@@ -118,7 +109,7 @@ class Review:
         Raises:
             InputError: Naming the file.
         """
-        decided = {key for key in self.decided if is_digest(key) == (identity == "image_sha256")}
+        decided = {key for key in self.decided if _is_digest(key) == (identity == "image_sha256")}
         if not decided or candidates[identity].isin(decided).any():
             return
         # The whole corpus is only read if no candidate answers the question.
@@ -129,23 +120,20 @@ class Review:
             )
 
 
-def is_digest(key: str) -> bool:
-    """Return whether a decision names an image by its SHA-256, and not by its address."""
-    return re.fullmatch("[0-9a-f]{64}", key) is not None
+def refuse_rows(
+    candidates: pd.DataFrame, review: Review, embeddings: Artifact, where: str | None
+) -> None:
+    """Drop the candidates that people refused, and those of which `where` is not true."""
 
+    def drop(reason: str, wrong: Callable[[NDArray[np.int64]], NDArray[np.bool_]]) -> None:
+        is_open = candidates["dropped"] == ""
+        rows = candidates.loc[is_open, "row"].unique()
+        candidates.loc[is_open & candidates["row"].isin(rows[wrong(rows)]), "dropped"] = reason
 
-def refusals(
-    review: Review, embeddings: Artifact, where: str | None
-) -> dict[str, Callable[[NDArray[np.int64]], NDArray[np.bool_]]]:
-    """Masks (N,) of the rows (N,) of the corpus that no domain may have, by reason: what people
-    took down, and that of which `where` is not true.
-    """
-    by_reason: dict[str, Callable[[NDArray[np.int64]], NDArray[np.bool_]]] = {}
-    if review.removed:
-        by_reason["rejected"] = partial(review.removed_rows, embeddings)
+    if review.refused:
+        drop("rejected", partial(review.refused_rows, embeddings))
     if where is not None:
-        by_reason["filtered"] = lambda rows: ~passes(embeddings, rows, where)
-    return by_reason
+        drop("filtered", lambda rows: ~passes(embeddings, rows, where))
 
 
 def require_none_taken_down(project: Project, embeddings: Artifact, pairs: pd.DataFrame) -> None:
@@ -155,12 +143,17 @@ def require_none_taken_down(project: Project, embeddings: Artifact, pairs: pd.Da
         RetrievalError: If there is one.
     """
     review = Review(taken_down(project))
-    late = review.removes(pairs) | review.removed_rows(embeddings, pairs["row"].to_numpy())
+    late = review.refuses(pairs) | review.refused_rows(embeddings, pairs["row"].to_numpy())
     if late.any():
         raise RetrievalError(
             f"{takedown_file(project)}: {int(late.sum())} of these pairs were taken down while the "
             "set was made, so nothing was published; run it again"
         )
+
+
+def _is_digest(key: str) -> bool:
+    """Return whether a decision names an image by its SHA-256, and not by its address."""
+    return re.fullmatch("[0-9a-f]{64}", key) is not None
 
 
 def _key_columns(rows: pd.DataFrame) -> list[str]:

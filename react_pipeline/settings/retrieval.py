@@ -44,6 +44,7 @@ class RetrievalOverrides(Section):
     fusion: Literal["preference", "filter"] = "preference"
     filter_by: Literal["prompts", "seeds"] = "prompts"
     choose: Literal["nearest", "all"] = "nearest"
+    rank: Literal["classes", "prompts"] = "classes"
     k_per_prompt: int = Field(default=50, gt=0)
     search: Literal["auto", "index", "exact"] = "auto"
     max_per_class: int = Field(default=200, gt=0)
@@ -76,6 +77,8 @@ class RetrievalConfig(RetrievalOverrides):
             )
         if self.choose == "all" and "t2t" not in self.modes:
             raise ValueError("`choose: all` goes by captions; add t2t to `modes`")
+        if self.choose == "all" and self.rank == "prompts":
+            raise ValueError("`rank: prompts` does nothing with `choose: all`; remove one of them")
         if self.filter_by == "seeds" and not self.filters:
             raise ValueError(
                 f"`filter_by: seeds` does nothing with `fusion: {self.fusion}`; set `fusion: "
@@ -87,6 +90,11 @@ class RetrievalConfig(RetrievalOverrides):
     def uses_seeds(self) -> bool:
         """Whether seed images are searched or compared with."""
         return "i2i" in self.modes or (self.filters and self.filter_by == "seeds")
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether a class has no cap: all pairs are taken, or each prompt's nearest."""
+        return self.choose == "all" or self.rank == "prompts"
 
     @property
     def filters(self) -> bool:

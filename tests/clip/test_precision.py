@@ -208,7 +208,7 @@ def test_search_encoding_and_steps_set_what_the_precision_says(
     watch("search", exact, "_near_best")
     vectors = np.eye(4, dtype=np.float32)
     blocks = [(0, torch.from_numpy(vectors))]
-    exact.best_hits(vectors, 1, lambda: blocks, lambda rows: vectors[rows])
+    exact.best_hits(vectors, 1, blocks, lambda rows: vectors[rows])
     watch("step", TrainingStep, "take")
     defaults = {"steps": 2, "batch_size": 8, "workers": 0, "last_k_layers": 2, "warmup_steps": 1}
     project = make_project(customization={"defaults": {**defaults, "precision": "fp32"}})

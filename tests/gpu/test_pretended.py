@@ -393,9 +393,7 @@ def test_rows_as_alike_as_rounding_are_found_on_the_gpu() -> None:
     vectors = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
     def hits(device: str) -> Any:
-        def blocks() -> list[tuple[int, torch.Tensor]]:
-            return [(0, torch.from_numpy(vectors).to(device))]
-
+        blocks = [(0, torch.from_numpy(vectors).to(device))]
         return best_hits(vectors[:70], 2, blocks, lambda some: vectors[some], "fp16", device)
 
     with pretended_gpu() as operations:

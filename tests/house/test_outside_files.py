@@ -91,7 +91,7 @@ OWN = {
     ("extensions/ready/corpus.py", "subset_rows"): "mapped, after its digest",
     ("extensions/ready/corpus_kind.py", "size"): "a regular file, mapped",
     ("labelled/labels.py", "read_csv"): BYTES,
-    ("retrieval/candidate_rows.py", "candidate_metadata"): OURS,
+    ("retrieval/rows.py", "candidate_metadata"): OURS,
     ("embedding/earlier.py", "_link"): OURS,
     ("extensions/names/lexical.py", "lexical_hits"): OURS,
     ("extensions/names/name_counts.py", "count_names"): OURS,

@@ -11,11 +11,12 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from react_pipeline.indexing import exact, scan
 from react_pipeline.indexing.build import build_side
-from react_pipeline.indexing.exact import exact_hits, nearest
+from react_pipeline.indexing.exact import best_hits, exact_hits
 from react_pipeline.indexing.files import cell_hits, find_rows, has_whole_cells, read_index
 from react_pipeline.indexing.index import Index, build_index
 from react_pipeline.indexing.recall import draw_queries
@@ -61,20 +62,29 @@ def project(make_project: MakeProject) -> Project:
     return project
 
 
+def nearest(
+    asked: np.ndarray, vectors: np.ndarray, k: int, precision: str = "fp32"
+) -> tuple[np.ndarray, np.ndarray]:
+    vectors = vectors.astype(np.float32)
+    blocks = [
+        (first, torch.from_numpy(vectors[first : first + 500]))
+        for first in range(0, len(vectors), 500)
+    ]
+    return best_hits(asked, k, blocks, vectors.__getitem__, precision)
+
+
 @pytest.mark.parametrize("kind", ["random", "clustered", "duplicates", "alike"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize(("queries", "k"), [(1, 1), (300, 10), (70, 2_000)])
 def test_hits_are_those_of_all_comparisons_in_every_precision(
-    monkeypatch: pytest.MonkeyPatch, kind: str, precision: str, queries: int, k: int
+    kind: str, precision: str, queries: int, k: int
 ) -> None:
     vectors, asked = corpus(kind), Cloud(ROWS, WIDTH).prompts(10, 30)[:queries]
     if kind == "duplicates":
         asked[0] = vectors[499]  # one of 401 equal rows
     if kind == "alike":
         asked = vectors[:queries].astype(np.float32)
-    monkeypatch.setattr(exact, "product_precision", lambda *_: precision)
-    monkeypatch.setattr(exact, "_BLOCK_ROWS", 500)
-    similarities, rows = nearest(asked, vectors.astype(np.float32), k)
+    similarities, rows = nearest(asked, vectors, k, precision)
     wanted, wanted_rows = expected(asked, vectors, k)
     np.testing.assert_array_equal(rows, wanted_rows)
     np.testing.assert_array_equal(similarities, wanted)
@@ -83,13 +93,10 @@ def test_hits_are_those_of_all_comparisons_in_every_precision(
     np.testing.assert_allclose(flat.search(asked, k)[0], similarities, atol=1e-6)
 
 
-def test_rows_too_alike_for_a_fast_type_are_compared_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors = corpus("alike").astype(np.float32)
-    monkeypatch.setattr(exact, "product_precision", lambda *_: "bf16")
-    for name, value in (("_BLOCK_ROWS", 500), ("_SPARE_PAIRS", 1_000)):
-        monkeypatch.setattr(exact, name, value)
-    kept: list[int] = []
-    own = exact._near_best
+def test_memory_is_bounded_where_very_many_rows_are_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, kept, own = corpus("alike"), [], exact._near_best
+    monkeypatch.setattr(exact, "MOST_ALIKE", 300)
+    monkeypatch.setattr(exact, "_SPARE_PAIRS", 1_000)
 
     def counted(*args: Any) -> Any:
         found = own(*args)
@@ -97,11 +104,10 @@ def test_rows_too_alike_for_a_fast_type_are_compared_anew(monkeypatch: pytest.Mo
         return found
 
     monkeypatch.setattr(exact, "_near_best", counted)
-    similarities, rows = nearest(vectors[:100], vectors, 3)
-    wanted, wanted_rows = expected(vectors[:100], vectors, 3)
-    np.testing.assert_array_equal(rows, wanted_rows)
-    np.testing.assert_array_equal(similarities, wanted)
-    assert max(kept) < 100 * ROWS / 4, "memory does not follow all pairs"
+    asked = vectors[:100].astype(np.float32)
+    similarities, _ = nearest(asked, vectors, 3, "bf16")
+    np.testing.assert_allclose(similarities, expected(asked, vectors, 3)[0], atol=0.012)
+    assert max(kept) <= 100 * 303
 
 
 def test_k_above_the_rows_gives_them_all_and_then_nothing() -> None:

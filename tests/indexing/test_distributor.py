@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -26,13 +24,10 @@ from react_pipeline.extensions.web.downloads import download_images
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.project.spread import _opened, cluster, spread
-from react_pipeline.retrieval import row_values
-from react_pipeline.retrieval.row_values import likeness
 from react_pipeline.settings.corpus import DownloadConfig
 from react_pipeline.settings.distributor import DistributorConfig
-from react_pipeline.store.artifacts import Artifact, Inputs
+from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorpusError, InputError, ReactError
-from react_pipeline.store.store import Store
 from react_pipeline.use.classifier import Classifier
 
 MakeProject = Callable[..., Project]
@@ -188,31 +183,6 @@ def test_a_failed_embedding_on_spark_resumes_where_it_was(
     same(artifact, anew)
 
 
-def clustered(rows: int, seed: int = 0) -> np.ndarray:
-    chance = np.random.default_rng(seed)
-    vectors = chance.normal(size=(40, 32))[chance.integers(0, 40, rows)] + chance.normal(
-        scale=0.3, size=(rows, 32)
-    )
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
-
-
-def test_values_of_rows_on_spark_are_those_of_one_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    vectors = [clustered(900), clustered(700, 1), clustered(900)]
-    embeddings = artifact_of(tmp_path / "embeddings", vectors)
-    everything = np.concatenate(vectors).astype(np.float32)
-    rows = np.random.default_rng(0).integers(0, 2_500, 1_000)
-    monkeypatch.setattr(row_values, "_TASK_ROWS", 300)
-    wanted = pd.DataFrame({"row": rows, "class_id": rows % 3})
-    means = {class_id: everything[class_id] for class_id in range(3)}
-    with cluster(SETTINGS):
-        alike = likeness(embeddings, wanted, means)
-    np.testing.assert_allclose(
-        alike, (everything[rows] * everything[rows % 3]).sum(axis=1), atol=1e-6
-    )
-
-
 def test_names_are_counted_on_spark_as_here(
     indexed_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,26 +211,6 @@ def test_shards_are_labelled_on_spark_as_here(retrieved_project: Project, tmp_pa
     assert done.used == 3 and done.skipped == {"unreadable_shard": 1}
     for path in sorted(here.glob("labels/*")):
         assert pq.read_table(path).equals(pq.read_table(there / "labels" / path.name))
-
-
-def artifact_of(directory: Path, parts: list[np.ndarray]) -> Artifact:
-    def write(path: Path, _: object) -> dict[str, int]:
-        for folder in ("img_emb", "text_emb", "metadata"):
-            (path / folder).mkdir()
-        for number, part in enumerate(parts):
-            for folder in ("img_emb", "text_emb"):
-                np.save(path / folder / f"{folder}_{number}.npy", part)
-            names = [f"{number}{row}" for row in range(len(part))]
-            table = pd.DataFrame({"image_path": names, "caption": "a"})
-            table.to_parquet(path / "metadata" / f"metadata_{number}.parquet")
-        groups = "".join(json.dumps({"rows": len(part)}) + "\n" for part in parts)
-        (path / "groups.jsonl").write_text(groups)
-        return {"rows": sum(map(len, parts)), "dimension": parts[0].shape[1]}
-
-    store = Store(directory)
-    base = Artifact(store, {"fingerprint": "1" * 16})
-    inputs = Inputs("corpus_embeddings", "all", {}, {"base_checkpoint": base}, "1")
-    return store.build(inputs, write)
 
 
 @pytest.mark.slow

@@ -20,14 +20,16 @@ from support.upkeep import edit_domain
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.embedding import read_metadata
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.indexing.index import build_index
 from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval.control import Draw, RandomRows, draw_control
+from react_pipeline.retrieval.control import draw_control, draw_pairs
 from react_pipeline.retrieval.decontamination import leaked_images
 from react_pipeline.retrieval.images import Images
 from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.settings.retrieval import RetrievalConfig
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import RetrievalError
 
@@ -105,11 +107,27 @@ def test_a_control_never_wants_more_than_the_corpus_has(project: Project) -> Non
     assert control.counts["shortfall"] == 0
 
 
+def images_of(project: Project) -> Images:
+    parents = {name: project.store.current(name, "all") for name in ("corpus", "corpus_embeddings")}
+    return Images(project, parents, SimpleNamespace(dimension=32))  # type: ignore[arg-type]
+
+
+def drawn(project: Project, images: Images, digests: set[str], size: int = 20) -> Any:
+    """Random pairs, less the images of these digests, and what was passed over."""
+    embeddings = project.store.current("corpus_embeddings", "all")
+    evaluation = replace(NOTHING, sha256=frozenset(digests))
+    random = np.random.default_rng(0)
+    return draw_pairs(embeddings, images, evaluation, RetrievalConfig(), random, size)
+
+
 def test_a_corpus_of_which_nothing_can_be_drawn_is_refused(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     retrieve_pairs(project, "shapes")
-    monkeypatch.setattr(Draw, "take", lambda self, size: pd.DataFrame({"row": []}))
+    digests = read_metadata(project.store.current("corpus_embeddings", "all"))["image_sha256"]
+    nothing = drawn(project, images_of(project), set(digests))
+    assert nothing[0].empty and nothing[1]["evaluation_image_hash"] == len(digests)
+    monkeypatch.setattr("react_pipeline.retrieval.control.draw_pairs", lambda *_: nothing)
     with pytest.raises(RetrievalError, match="can be drawn"):
         draw_control(project, "shapes")
 
@@ -173,6 +191,9 @@ class Fetched:
     identity = "image_path"
     failed: ClassVar[dict[int, str]] = {}
 
+    def fetchable(self, rows: pd.DataFrame) -> pd.Series:
+        return pd.Series(True, rows.index)
+
     def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
         digests = ["measured" if row % 2 else f"digest {row}" for row in rows["row"]]
         for pair_ in rows.assign(image_sha256=digests).itertuples(index=False):
@@ -180,33 +201,14 @@ class Fetched:
 
 
 def test_a_fetched_evaluation_image_is_not_drawn(project: Project) -> None:
-    evaluation = replace(NOTHING, sha256=frozenset({"measured"}))
-    embeddings = project.store.current("corpus_embeddings", "all")
-    parents = {"corpus": project.store.current("corpus", "all"), "corpus_embeddings": embeddings}
-    images = Images(project, parents, SimpleNamespace(dimension=32))  # type: ignore[arg-type]
+    images = images_of(project)
     images.source, images.fetches = Fetched(), True  # type: ignore[assignment]
-    drawing = Draw(evaluation, embeddings, images, np.random.default_rng(0))
     with no_digest_is_known():
-        pairs = drawing.take(20)
-    assert len(pairs) and not (pairs["row"] % 2).any()
-    assert drawing.dropped["evaluation_image_hash"]
+        pairs, dropped = drawn(project, images, {"measured"})
+    assert len(pairs) == 20 and not (pairs["row"] % 2).any()
+    assert dropped["evaluation_image_hash"]
 
 
 def draw_after(project: Project) -> Artifact:
     retrieve_pairs(project, "shapes")
     return draw_control(project, "shapes")
-
-
-@pytest.mark.parametrize("takes", [[10, 10, 10], [3, 20, 40], [100]])
-def test_random_rows_are_drawn_once_each_until_there_are_none(takes: list[int]) -> None:
-    rows, again = (RandomRows(50, np.random.default_rng(0)) for _ in range(2))
-    drawn = [rows.take(count) for count in takes]
-    every = np.concatenate(drawn)
-    assert len(set(every.tolist())) == len(every) == min(sum(takes), 50)
-    assert every.min() >= 0 and every.max() < 50
-    np.testing.assert_array_equal(every, np.concatenate([again.take(count) for count in takes]))
-
-
-def test_of_no_rows_nothing_is_drawn() -> None:
-    draw: Any = SimpleNamespace(_next=lambda count: np.arange(0))
-    assert Draw.take(draw, 5).empty

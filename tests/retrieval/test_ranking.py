@@ -262,3 +262,13 @@ def test_rows_that_classes_want_equally_go_to_them_in_turns(near: str | None) ->
         ("cat", "dog"),
         ("dog", "cat"),
     }
+
+
+def test_by_rank_the_first_hit_of_each_prompt_goes_before_the_second_of_any() -> None:
+    hits = hits_of(
+        *[("t2t", "dog", row, 0.9 - row / 100, row) for row in range(3)],
+        *[("t2t", "hound", 10 + row, 0.3 - row / 100, row) for row in range(3)],
+    )
+    config = RetrievalConfig(rank="prompts", max_per_class=4)
+    kept = candidates_of(hits.assign(row=10 * hits["row"]), config).query("dropped == ''")
+    assert (kept["row"] // 10).tolist() == [0, 10, 1, 11]

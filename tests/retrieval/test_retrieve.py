@@ -12,8 +12,10 @@ from PIL import Image
 from support.retrieval import configure
 from support.vectors import read_vectors
 
+from react_pipeline.clip import class_prompts, loaded_base, prompt_vectors
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.embedding.vectors import read_metadata
+from react_pipeline.indexing import Index
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.decontamination import Leaks, leaked_images
@@ -171,3 +173,18 @@ def test_the_report_is_among_the_files(project: Project) -> None:
     artifact = retrieve_pairs(project, "shapes")
     assert {"classes.parquet", "similarity.png", "report.md"} <= set(artifact.manifest["files"])
     assert f"{artifact.counts['pairs']} pairs" in artifact.file("report.md").read_text()
+
+
+def test_ranked_by_prompts_a_set_is_the_union_of_each_prompts_nearest(project: Project) -> None:
+    configure(project, modes=["t2t"], rank="prompts", k_per_prompt=6, max_per_class=1)
+    artifact = retrieve_pairs(project, "shapes")
+    pairs = pd.read_parquet(artifact.file("pairs.parquet"))
+    clip = loaded_base(project.store.current("base_checkpoint", "all").path, "cpu")
+    prompts = class_prompts(project.domain("shapes"))["prompt"].tolist()
+    found = Index(project.store.current("faiss_index", "all")).search(
+        "text", prompt_vectors(clip, prompts).numpy(), 6
+    )
+    dropped = artifact.counts["dropped"]
+    assert {*pairs["row"]} <= {*found["row"]}
+    assert len(pairs) + sum(dropped.values()) == found["row"].nunique()
+    assert dropped["cap"] == 0 and len(pairs) > 4

@@ -20,6 +20,7 @@ from react_pipeline.settings.retrieval import RetrievalConfig
 from react_pipeline.store.errors import ConfigError
 
 IDLE = [
+    ({"rank": "prompts", "choose": "all"}, "`rank: prompts` does nothing"),
     (
         {"min_similarity": {"i2i": 0.3}},
         "`min_similarity.i2i` does nothing with `modes: [t2t, t2i]`",

@@ -20,6 +20,7 @@ from urllib.error import HTTPError
 
 from rich.filesize import decimal
 
+from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
 from react_pipeline.extension import CORE, extensions
 from react_pipeline.extensions.alerts import AlertsConfig, problems
 from react_pipeline.extensions.demo import missing_packages

@@ -20,7 +20,7 @@ from react_pipeline.indexing import scan
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.lineage import resolve
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval import candidate_rows
+from react_pipeline.retrieval import rows as found_rows
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.store import Artifact, ReactError
 
@@ -99,13 +99,13 @@ def test_metadata_of_candidates_is_read_once(
     for slug in SLUGS:
         configure(project, slug, modes=["t2t", "t2i"])
     calls: list[int] = []
-    read = candidate_rows.row_metadata
+    read = found_rows.row_metadata
 
     def counted(embeddings: Artifact, rows: Any, columns: list[str]) -> Any:
         calls.append(len(rows))
         return read(embeddings, rows, columns)
 
-    for module in (candidate_rows, shared_reads):
+    for module in (found_rows, shared_reads):
         monkeypatch.setattr(module, "row_metadata", counted)
     with monkeypatch.context() as patched:
         patched.setattr(one_pass, "read_together", lambda *_: None)
