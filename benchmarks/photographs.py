@@ -118,7 +118,7 @@ def _tar_of_drawings(path: Path) -> Path:
 def naming(domain: DomainConfig) -> re.Pattern[str]:
     """Return a pattern of captions that name a class or a synonym, in singular or plural."""
     names = [name for entry in domain.classes for name in (entry.name, *entry.synonyms)]
-    return re.compile(rf"\b({'|'.join(map(re.escape, names))})(e?s)?\b", re.IGNORECASE)
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, names))})(?:e?s)?\b", re.IGNORECASE)
 
 
 def draw_nameless(project: Project, seed: int) -> Artifact:
