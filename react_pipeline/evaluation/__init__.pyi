@@ -3,6 +3,7 @@ from .all_domains import average as average
 from .all_domains import comparison_table as comparison_table
 from .all_domains import current_comparisons as current_comparisons
 from .all_domains import domains_covered as domains_covered
+from .calibration import fit_temperature as fit_temperature
 from .compared import Compared as Compared
 from .comparison import MUST_AGREE as MUST_AGREE
 from .comparison import compare as compare

@@ -8,9 +8,16 @@ calibration. Does not belong here: what the model does (`classifier`), exporting
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from react_pipeline.clip import ClassHead, Clip, choose_device, load_classifier
+from react_pipeline.clip import (
+    HEAD_RECORD_FILE,
+    ClassHead,
+    Clip,
+    choose_device,
+    load_classifier,
+)
 from react_pipeline.evaluation import EvalResult, is_trained
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
@@ -167,8 +174,8 @@ def require_same_classes(project: Project, checkpoint: Artifact, domain: DomainC
 def find_calibration(
     project: Project, checkpoint: Artifact, slug: str, method: str, domain: DomainConfig
 ) -> tuple[float | None, str]:
-    """Return the temperature, and what it was fitted on, by the newest result with these classes
-    and prompts; or None, "".
+    """Return the temperature, and what it was fitted on: labelled images, by the newest result
+    with these classes and prompts; else the held-out pairs of a head; or None, "".
     """
     texts = {"prompts": {}, **domain.wording}
     for entry in results_of(project, slug, method, checkpoint.fingerprint):
@@ -181,7 +188,10 @@ def find_calibration(
             and [one.name for one in result.per_class] == domain.class_names
         ):
             return result.temperature, _fitted_on(result)
-    return None, ""
+    if HEAD_RECORD_FILE not in checkpoint.manifest["files"]:
+        return None, ""
+    head = json.loads(checkpoint.file(HEAD_RECORD_FILE).read_text(encoding="utf-8"))
+    return head.get("temperature"), head.get("calibrated_on", "")
 
 
 def _fitted_on(result: EvalResult) -> str:

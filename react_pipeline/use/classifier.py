@@ -92,9 +92,9 @@ class Classifier:
         head: Class vectors (D, C), and a bias.
         classes: C names.
         origin: Which model it is.
-        temperature: Of the softmax, fitted on labelled images; None: CLIP's own softmax, which is
+        temperature: Of the softmax, as `calibrated_on` says; None: CLIP's own softmax, which is
             not calibrated.
-        calibrated_on: The labelled set and its size; empty if there is none.
+        calibrated_on: The labelled images, or held-out pairs, that it was fitted on; or empty.
         precision: As `embedding.precision`.
         note: What a user should know of the choice of the model.
     """

@@ -29,6 +29,7 @@ from react_pipeline.clip import (
     domain_head,
     prompt_templates,
 )
+from react_pipeline.evaluation import fit_temperature
 from react_pipeline.extensions.methods.head_samples import Labels, PairVectors, label_pairs
 from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.store import RetrievalError, TrainingError
@@ -86,8 +87,7 @@ def train_head(
     """Fit a head to the pairs, join it with the zero-shot head, and write both with the metrics.
 
     Returns:
-        Counts for the manifest; `held_out_before` and `held_out_after` are the `class_accuracy` of
-        the zero-shot head and of the joined one, empty where no pair is held out.
+        Counts for the manifest; `held_out_before` and `_after` are empty without held-out pairs.
 
     Raises:
         RetrievalError: If no pair to train on has a class of the domain.
@@ -109,31 +109,42 @@ def train_head(
 
     def accuracy(fraction: float) -> dict[str, float]:
         scores = joined(fraction).scores(vectors.images[held_out])
-        return _accuracy(scores, labels.class_ids[held_out])
+        ids = labels.class_ids[held_out]
+        return {"class_accuracy": class_accuracy(scores, ids)} if len(ids) else {}
 
     # No held-out pair shows what a class without pairs loses, so a tie goes to the zero-shot head.
     tie = max if len(samples.class_ids.unique()) == len(domain.classes) else min
     fraction, scores = choose_fraction(
         interpolation, lambda at: accuracy(at)["class_accuracy"], method.grid, tie
     )
+    head = joined(fraction)
     record = _head_record(domain, of_pairs, labels.source, fraction, scores)
-    write_head(directory, joined(fraction), record, trained)
-    numbers = trained.vectors.numel() + int(trained.bias.count_nonzero())
+    record |= _calibrated(head.scores(vectors.images[held_out]), labels, held_out)
+    head.write(directory / HEAD_FILE, trained)
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    (directory / HEAD_RECORD_FILE).write_text(text, encoding="utf-8")
     return {
         "pairs": len(pairs),
         "held_out_pairs": len(held_out),
         "held_out_near_copies": near_copies,
         "unlabelled_pairs": int((labels.class_ids < 0).sum()),
+        "held_out_before": accuracy(0.0),
+        "held_out_after": accuracy(fraction),
+        **_counts_of(record, trained, clip),
+        "seconds": round(time.monotonic() - began, 3),
+        **counts,
+    }
+
+
+def _counts_of(record: Mapping[str, Any], trained: ClassHead, clip: Clip) -> dict[str, Any]:
+    numbers = trained.vectors.numel() + int(trained.bias.count_nonzero())
+    return {
         "classes_without_pairs": [of["class"] for of in record["samples"] if not of["pairs"]],
         "trainable_parameters": numbers,
         "parameters": sum(map(torch.numel, clip.model.parameters())) + numbers,
-        "held_out_before": accuracy(0.0),
-        "held_out_after": accuracy(fraction),
-        "interpolation": fraction,
+        "interpolation": record["interpolation"],
         "interpolation_scores": record["scores"],
         **device_counts(clip.device),
-        "seconds": round(time.monotonic() - began, 3),
-        **counts,
     }
 
 
@@ -177,15 +188,6 @@ def without_near_copies(
         nearest = nearest.maximum((queries @ images[part].T).amax(dim=1))
     apart = held_out[nearest < similarity]
     return apart if len(apart) else held_out
-
-
-def write_head(
-    directory: Path, head: ClassHead, record: dict[str, Any], trained: ClassHead | None = None
-) -> None:
-    """Write a head, its record, and the head before interpolation, if that is another."""
-    head.write(directory / HEAD_FILE, trained)
-    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    (directory / HEAD_RECORD_FILE).write_text(text, encoding="utf-8")
 
 
 def _interpolation(
@@ -249,9 +251,9 @@ def require_learned(losses: Sequence[float]) -> None:
 
 
 def class_accuracy(scores: Tensor, class_ids: Tensor) -> float:
-    """Mean, over the classes that have images, of the fraction of their images that is right.
+    """Return the mean accuracy of the classes that have images.
 
-    Of scores (N, C) of one image at least, and the true classes (N,).
+    Takes scores (N, C) of one image at least, and the true classes (N,).
     """
     right = (scores.argmax(dim=1) == class_ids).double()
     counts = torch.bincount(class_ids)
@@ -259,8 +261,15 @@ def class_accuracy(scores: Tensor, class_ids: Tensor) -> float:
     return float((hits[counts > 0] / counts[counts > 0]).mean())
 
 
-def _accuracy(scores: Tensor, class_ids: Tensor) -> dict[str, float]:
-    return {"class_accuracy": class_accuracy(scores, class_ids)} if len(scores) else {}
+def _calibrated(scores: Tensor, labels: Labels, held_out: Tensor) -> dict[str, Any]:
+    """Fit the temperature of the softmax to held-out pairs, for when no labelled image was
+    measured.
+    """
+    if not len(held_out):
+        return {}
+    logits = (LOGIT_SCALE * scores).numpy()
+    temperature = fit_temperature(logits, labels.class_ids[held_out].numpy())
+    return {"temperature": temperature, "calibrated_on": f"{len(held_out):,} held-out pairs"}
 
 
 def _head_record(

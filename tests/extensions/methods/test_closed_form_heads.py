@@ -141,10 +141,14 @@ def test_a_closed_form_head_is_chosen_measured_and_used(
     assert ("bias" in tensors) == method.startswith("gda")
     biases = int(tensors.get("bias", torch.zeros(0)).count_nonzero())
     assert counts["trainable_parameters"] == tensors["head"].numel() + biases
+    # The held-out pairs give a temperature, until labelled images give another.
+    classifier = Classifier.load("shapes", method, config=retrieved_project.path)
+    assert classifier.temperature == about["temperature"] > 0
+    assert classifier.calibrated_on == f"{counts['held_out_pairs']} held-out pairs"
     result = evaluate(retrieved_project, "shapes", method)
     classifier = Classifier.load("shapes", method, config=retrieved_project.path)
     assert torch.equal(classifier.head.vectors, tensors["head"])
-    assert result.counts["n"] > 0
+    assert result.counts["n"] > 0 and classifier.temperature == result.counts["temperature"]
 
 
 def test_a_head_keeps_its_bias_on_disk(tmp_path: Path) -> None:

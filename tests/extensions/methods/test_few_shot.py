@@ -17,8 +17,7 @@ from react_pipeline.commands.domains import add_domain_file, problems_beside
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.extensions.hub.export import export
-from react_pipeline.extensions.methods.few_shot import FewShotGda, FewShotNcm
-from react_pipeline.extensions.methods.few_shot_samples import joined
+from react_pipeline.extensions.methods.few_shot import FewShotGda, FewShotNcm, joined
 from react_pipeline.extensions.methods.head import HeadSamples
 from react_pipeline.lineage import fresh, run
 from react_pipeline.project.project import Project
@@ -73,15 +72,14 @@ def test_a_domain_without_shots_names_the_field(tiny_project: Project) -> None:
         publish_few_shot_set(tiny_project, "shapes")
 
 
-def test_shots_weigh_as_much_as_the_pairs_of_their_class() -> None:
+def test_a_shot_weighs_as_much_as_eight_pairs_and_no_more() -> None:
     of = samples()
     shots = normalize(torch.randn(4, D), dim=1)
-    ids = torch.tensor([0, 0, 0, 2])
-    both = joined(of, shots, ids)
-    assert torch.bincount(both.class_ids).tolist() == [18, 3, 1]
+    both = joined(of, shots, torch.tensor([0, 0, 0, 2]))
+    assert torch.bincount(both.class_ids).tolist() == [9 + 24, 3, 8]
     log: Any = None
     head, _ = FewShotNcm().fit(both, TrainingConfig(), log)
-    mean = (of.images[:9].mean(dim=0) + shots[:3].mean(dim=0)) / 2
+    mean = of.images[:9].sum(dim=0) + 8 * shots[:3].sum(dim=0)
     torch.testing.assert_close(head.vectors[:, 0], normalize(mean, dim=0))
     torch.testing.assert_close(head.vectors[:, 2], shots[3])
     torch.testing.assert_close(both.captions[-1], of.zero_shot[:, 2])

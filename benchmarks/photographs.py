@@ -1,0 +1,332 @@
+"""Whether the demo's base learns photographs of fruit and vegetables in shops: methods and three
+kinds of control, over seeds, with 95% intervals.
+
+Run `.venv/bin/python -m benchmarks.photographs PHOTOS`, the folder of the photographs (see
+`recipes/photographs`): `corpus/*.tar` are pairs found on the web, `grocery-test.tar` holds the
+labelled images, and `grocery-fruit-veg.yaml` is the domain. `--drawings` adds the demo's drawings
+to the corpus. A project a corpus is made in `--work`; what its stores hold is not made again.
+
+Controls: `random` pairs; `nameless`, random pairs whose caption names no tested class; and for
+`gated-image`, which no class is told, `shuffled`, the retrieved images with captions of other
+classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import re
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from benchmarks.demo_proof import (
+    Correct,
+    beside,
+    correct_images,
+    interval,
+    shuffle_captions,
+    trained,
+)
+from benchmarks.domain_vectors import DomainVectors, fitted
+from benchmarks.methods import write_section
+from react_pipeline.clip import ClassHead, from_parts
+from react_pipeline.embedding import read_metadata
+from react_pipeline.evaluation.calibration import confidence, error_of_confidence
+from react_pipeline.extensions.demo import build_base
+from react_pipeline.extensions.demo.corpus import captions, drawn
+from react_pipeline.extensions.demo.corpus_kind import FILES
+from react_pipeline.extensions.methods import HeadMethod, HeadSamples
+from react_pipeline.extensions.methods.few_shot import FewShotGda, FewShotNcm, joined
+from react_pipeline.lineage import fresh, fresh_or_none, resolve, run
+from react_pipeline.pages import markdown_table
+from react_pipeline.project import Project
+from react_pipeline.retrieval.chosen_pairs import write_pairs
+from react_pipeline.retrieval.control import Draw, load_encoder, random_of
+from react_pipeline.retrieval.decontamination import kept_out
+from react_pipeline.retrieval.images import Images
+from react_pipeline.retrieval.review import Review
+from react_pipeline.settings import DomainConfig, TrainingConfig
+from react_pipeline.stage import ALL, method_key
+from react_pipeline.store import Artifact, Scratch
+
+SLUG = "grocery"
+GATED = "gated-image"
+METHODS = (GATED, "gda", "linear-head", "ncm")
+CONTROLS = ("random", "nameless", "shuffled")
+FEW_SHOT = {"few-shot-gda": FewShotGda(), "few-shot-ncm": FewShotNcm()}
+SHOTS, DRAWS = (0, 1, 2, 4, 8, 16), 5
+BEGIN, END = "<!-- photographs:begin -->", "<!-- photographs:end -->"
+
+
+def write_project(photos: Path, work: Path, *, drawings: bool) -> Project:
+    """Write the project: the demo's base and settings, the pairs, and the labelled images."""
+    images = work / "images"
+    if not images.is_dir():
+        with tarfile.open(photos / "grocery-test.tar") as tar:
+            tar.extractall(images, filter="data")
+    shards = [str(photos / "corpus" / "*.tar")]
+    if drawings:
+        shards.append(str(_tar_of_drawings(work / "drawings.tar")))
+    home = work / ("with-drawings" if drawings else "alone")
+    config = yaml.safe_load((FILES / "pipeline.yaml").read_text(encoding="utf-8"))
+    config |= {"project": home.name, "methods": ["base", *METHODS]}
+    config["corpus"] = {"kind": "webdataset", "shards": shards}
+    config["retrieval"]["same_subject"] = "keep"
+    domain = yaml.safe_load((photos / "grocery-fruit-veg.yaml").read_text(encoding="utf-8"))
+    # Cartons are no class of this domain.
+    classes = {one if isinstance(one, str) else one["name"] for one in domain["classes"]}
+    listed = home / "images" / SLUG
+    listed.mkdir(parents=True, exist_ok=True)
+    for name in classes - {path.name for path in listed.iterdir()}:
+        (listed / name).symlink_to(images / name)
+    domain["evaluation"] = {"name": SLUG, "kind": "folder", "path": str(listed)}
+    (home / "domains").mkdir(exist_ok=True)
+    for path, fields in ((f"domains/{SLUG}.yaml", domain), ("pipeline.yaml", config)):
+        (home / path).write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
+    return Project.load(home / "pipeline.yaml")
+
+
+def _tar_of_drawings(path: Path) -> Path:
+    """Draw the demo's corpus into a tar of pairs, once."""
+    if path.is_file():
+        return path
+    table, partial = captions(), path.with_suffix(".partial")
+    with tarfile.open(partial, "w") as tar:
+        images = drawn(table["key"])
+        for key, caption, image in zip(table["key"], table["caption"], images, strict=True):
+            if isinstance(image, str):
+                continue
+            for name, data in ((f"{key}.png", image), (f"{key}.txt", caption.encode())):
+                member = tarfile.TarInfo(name.replace("/", "_"))
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return partial.rename(path)
+
+
+def naming(domain: DomainConfig) -> re.Pattern[str]:
+    """Return a pattern of captions that name a class or a synonym, in singular or plural."""
+    names = [name for entry in domain.classes for name in (entry.name, *entry.synonyms)]
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, names))})(?:e?s)?\b", re.IGNORECASE)
+
+
+def draw_nameless(project: Project, seed: int) -> Artifact:
+    """Publish a control whose captions name no class."""
+    inputs = resolve(project, "control_set", SLUG)
+    embeddings = inputs.parents["corpus_embeddings"]
+    rows = read_metadata(embeddings, ["caption", "image_sha256"])
+    named = rows["caption"].str.contains(naming(project.domain(SLUG)))
+    review = Review(frozenset(rows.loc[named, "image_sha256"]))
+    size = inputs.parents["retrieved_set"].counts["pairs"]
+
+    def write(directory: Path, _: Scratch) -> dict[str, Any]:
+        clip = load_encoder(project, inputs.parents["base_checkpoint"])
+        labelled, settings = inputs.parents["evaluation_set"], project.retrieval(SLUG)
+        evaluation = kept_out(project, SLUG, labelled, settings.decontaminate, clip)
+        images = Images(project, inputs.parents, clip)
+        draw = Draw(evaluation, embeddings, images, random_of(seed, SLUG), review)
+        limits = {
+            "shard_pairs": settings.shard_pairs,
+            "max_pixels": project.config.corpus.max_pixels,
+        }
+        pairs = write_pairs(directory, draw.take(size), images, embeddings, **limits)
+        return {"pairs": len(pairs), "dropped": draw.dropped, "seed": seed}
+
+    return project.store.build(inputs, write)
+
+
+def measure(project: Project, seeds: int) -> tuple[dict[str, Correct], float]:
+    """Return which images each method gets right, by method and kind of pairs, and the share of
+    the pairs of the random control whose captions name a class.
+    """
+    for stage in ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"):
+        run(project, stage, ALL)
+    run(project, "evaluation_set", SLUG)
+    retrieved = run(project, "retrieved_set", SLUG)
+    named, right = [], {"base": [correct_images(trained(project, SLUG, "base"))]}
+    for seed in range(seeds):
+        random, nameless = (
+            beside(project, f"seeds/{seed}{kind}", seed) for kind in ("", "-nameless")
+        )
+        # This one gets a retrieved set of its own.
+        shuffled = beside(project, f"seeds/{seed}-shuffled", seed, same_subject="keep")
+        if fresh_or_none(nameless, "control_set", SLUG) is None:
+            draw_nameless(nameless, seed)
+        shuffle_captions(shuffled, SLUG, retrieved, seed)
+        for method in METHODS:
+            control = f"{method}-control"
+            of_kind = {
+                method: trained(random, SLUG, method),
+                f"{method} random": trained(random, SLUG, control),
+                f"{method} nameless": trained(nameless, SLUG, control),
+            }
+            if method == GATED:
+                of_kind[f"{method} shuffled"] = trained(shuffled, SLUG, method)
+            for kind, result in of_kind.items():
+                right.setdefault(kind, []).append(correct_images(result))
+                print(project.path.parent.name, seed, kind, right[kind][-1].mean(), flush=True)
+        pairs = fresh(random, "control_set", SLUG).file("pairs.parquet")
+        captions = pd.read_parquet(pairs)["caption"]
+        named.append(captions.str.contains(naming(project.domain(SLUG))).mean())
+    return {kind: np.stack(of_kind) for kind, of_kind in right.items()}, float(np.mean(named))
+
+
+def few_shot(vectors: DomainVectors, photos: Path) -> str:
+    """Return top-1 by the number of shots of each class, beside logistic regression on the same
+    vectors; shots are drawn from the train photographs.
+    """
+    shots, names = encoded(photos / "grocery-train.tar")
+    classes = vectors.project.domain(SLUG).class_names
+    shot_ids = torch.tensor([classes.index(name) if name in classes else -1 for name in names])
+    figures: dict[str, list[list[float]]] = {name: [] for name in (*FEW_SHOT, "LR")}
+    for count in SHOTS:
+        found: dict[str, list[float]] = {name: [] for name in figures}
+        for seed in range(DRAWS):
+            order = torch.randperm(len(shots), generator=torch.Generator().manual_seed(seed))
+            drawn = torch.cat([order[shot_ids[order] == c][:count] for c in range(len(classes))])
+            own, ids = shots[drawn], shot_ids[drawn]
+            for name, method in FEW_SHOT.items():
+                head = fit(vectors, WithShots(method, own, ids), seed)
+                found[name].append(vectors.top1(head))
+            if count:
+                model = LogisticRegression(C=1_000, max_iter=500).fit(own.numpy(), ids.numpy())
+                found["LR"].append(model.score(vectors.images.numpy(), vectors.class_ids.numpy()))
+        for name, values in found.items():
+            figures[name].append(values)
+    rows = [
+        [name, *(_of_draws(values) if values else "–" for values in by_count)]
+        for name, by_count in figures.items()
+    ]
+    return markdown_table(["shots of each class", *map(str, SHOTS)], rows).rstrip()
+
+
+class WithShots:
+    """A head whose samples get shots too."""
+
+    def __init__(self, method: HeadMethod, shots: Tensor, shot_ids: Tensor) -> None:
+        """Take unit vectors (S, D) and class ids (S,)."""
+        self._method, self._shots = method, (shots, shot_ids)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._method, name)
+
+    def fit(self, samples: HeadSamples, *others: Any) -> tuple[ClassHead, dict[str, Any]]:
+        """Fit to the pairs and the shots."""
+        return self._method.fit(joined(samples, *self._shots), *others)
+
+
+def fit(vectors: DomainVectors, method: Any, seed: int) -> ClassHead:
+    """Return the head that a training with a seed would publish."""
+    training = TrainingConfig(**{**method.defaults, "seed": seed})
+    near = vectors.project.retrieval(SLUG).near_duplicate_similarity
+    samples = vectors.signs.samples
+    return fitted(training, method, samples, samples.class_ids.numpy(), near)
+
+
+def confidences(project: Project, vectors: DomainVectors, photos: Path) -> str:
+    """Return what confidence says of the photographs, without and with the temperature of held-out
+    pairs: its mean, its calibration error, and how well it tells fruit from cartons.
+    """
+    classes = project.domain(SLUG).class_names
+    others, names = encoded(photos / "grocery-test.tar")
+    cartons = others[[name not in classes for name in names]]
+    ids, rows = vectors.class_ids.numpy(), []
+    for method in METHODS[1:]:
+        checkpoint = fresh(project, "customized_checkpoint", method_key(SLUG, method))
+        head = ClassHead.read(checkpoint.file("head.safetensors"))
+        record = json.loads(checkpoint.file("head.json").read_text(encoding="utf-8"))
+        own, strange = ((100 * head.scores(images)).numpy() for images in (vectors.images, cartons))
+        for label, temperature in (("none", 1.0), ("held-out pairs", record["temperature"])):
+            sure, of_strangers = (confidence(one, temperature) for one in (own, strange))
+            is_own = np.arange(len(sure) + len(of_strangers)) < len(sure)
+            cells = [
+                f"{100 * (own.argmax(axis=1) == ids).mean():.1f}",
+                f"{100 * sure.mean():.1f}",
+                f"{100 * error_of_confidence(own, ids, temperature):.1f}",
+                f"{roc_auc_score(is_own, np.concatenate([sure, of_strangers])):.2f}",
+            ]
+            rows.append([method, label, *cells])
+    heads = ["head", "temperature of", "top-1 %", "mean confidence %", "calibration error", "AUROC"]
+    return markdown_table(heads, rows).rstrip()
+
+
+def encoded(tar: Path) -> tuple[Tensor, list[str]]:
+    """Return unit vectors (N, D) of the photographs of a tar, and their classes."""
+    base = from_parts(*build_base())
+    vectors, names = [], []
+    with tarfile.open(tar) as photographs:
+        for member in filter(tarfile.TarInfo.isfile, photographs):
+            image = Image.open(photographs.extractfile(member)).convert("RGB")
+            vectors.append(base.encode_images(base.preprocess(image)[None]))
+            names.append(member.name.split("/")[0])
+    return torch.cat(vectors), names
+
+
+def _of_draws(values: list[float]) -> str:
+    return f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}"
+
+
+def to_markdown(right: Mapping[str, Correct]) -> str:
+    """Return the table of a corpus: means and spread over seeds, and gains with intervals."""
+    rows = [["base", f"{100 * right['base'].mean():.1f}", *["–"] * (2 * len(CONTROLS) + 1)]]
+    for method in METHODS:
+        kinds = [f"{method} {kind}" for kind in CONTROLS]
+        cells = [method, *(_spread(right, kind) for kind in (method, *kinds))]
+        for other in ("base", *kinds):
+            if other in right:
+                gain, low, high = interval([right[method]], [right[other]])
+                cells.append(f"{gain:+.1f} ({low:+.1f} to {high:+.1f})")
+            else:
+                cells.append("–")
+        rows.append(cells)
+    names = ["method", "top-1 %", *CONTROLS, *(f"over {kind}" for kind in ("base", *CONTROLS))]
+    return markdown_table(names, rows).rstrip()
+
+
+def _spread(right: Mapping[str, Correct], kind: str) -> str:
+    return _of_draws(right[kind].mean(axis=1).tolist()) if kind in right else "–"
+
+
+def main() -> None:
+    """Measure both corpora and write the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--work", type=Path, default=Path(".react/photographs"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--page", type=Path, help="has the two markers; gets the tables")
+    options = parser.parse_args()
+    work = options.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    texts = []
+    for drawings, title in ((False, "Without drawings"), (True, "With the demo's drawings")):
+        project = write_project(options.photos.resolve(), work, drawings=drawings)
+        right, named = measure(project, options.seeds)
+        share = f"{100 * named:.0f}% of the random pairs name a tested class"
+        texts.append(f"{title}; {share}:\n\n{to_markdown(right)}")
+        if not drawings:
+            vectors = DomainVectors.of(project, SLUG)
+            first = beside(project, "seeds/0", 0)
+            texts += [
+                few_shot(vectors, options.photos),
+                confidences(first, vectors, options.photos),
+            ]
+    print(text := "\n\n".join(texts))
+    if options.page is not None:
+        write_section(options.page, text, BEGIN, END)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""The photographs: which captions name a class, and controls without them."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from benchmarks import photographs
+from react_pipeline.corpus import CollectedPairs
+from react_pipeline.project import Project
+from react_pipeline.settings import DomainConfig
+
+
+def test_captions_name_classes_as_whole_words_in_singular_or_plural() -> None:
+    classes = [{"name": "kiwi", "synonyms": ["kiwifruit"]}, "tomato", "pear"]
+    domain = DomainConfig(slug="fruit", classes=classes)
+    captions = pd.Series(["Kiwifruit", "two tomatoes", "pears.jpg", "a pearl", "kiwano"])
+    named = captions.str.contains(photographs.naming(domain))
+    assert named.tolist() == [True, True, True, False, False]
+
+
+def test_a_nameless_control_holds_no_caption_that_names_a_class(
+    retrieved_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(photographs, "SLUG", "shapes")
+    monkeypatch.setattr(photographs, "naming", lambda _: "circle|disc")
+    other = photographs.beside(retrieved_project, "nameless", 1)
+    captions = [pair.caption for pair in CollectedPairs(photographs.draw_nameless(other, 1))]
+    assert captions and not any("circle" in one or "disc" in one for one in captions)
