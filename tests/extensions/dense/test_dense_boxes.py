@@ -18,7 +18,7 @@ from torchvision.models import get_model
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.extensions.dense.boxes import box_source
 from react_pipeline.extensions.dense.regions import Detector, squares
-from react_pipeline.extensions.dense.sets import DenseImages, read_dense_set
+from react_pipeline.extensions.dense.sets import BoxImages, read_dense_set
 from react_pipeline.extensions.dense.settings import DenseConfig
 from react_pipeline.store.errors import CorruptArtifact, InputError
 
@@ -26,9 +26,11 @@ RPN = "fasterrcnn_mobilenet_v3_large_320_fpn"
 
 
 @pytest.fixture
-def boxes(tmp_path: Path) -> DenseImages:
+def boxes(tmp_path: Path) -> BoxImages:
     write_sets(tmp_path / "shapes")
-    return read_dense_set(tmp_path, DenseConfig.model_validate({"own": OWN}).sets("shapes")[0])
+    found = read_dense_set(tmp_path, DenseConfig.model_validate({"own": OWN}).sets("shapes")[0])
+    assert isinstance(found, BoxImages)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +38,16 @@ def clip(tiny_checkpoint: Path) -> Clip:
     return load(tiny_checkpoint)
 
 
-def config(images: DenseImages, **fields: Any) -> DenseConfig:
+def config(images: BoxImages, **fields: Any) -> DenseConfig:
     return DenseConfig.model_validate({"root": images.source.root, **fields})
 
 
-def test_true_boxes_leave_out_crowds(boxes: DenseImages) -> None:
+def test_true_boxes_leave_out_crowds(boxes: BoxImages) -> None:
     places, objectness = box_source("truth", boxes, config(boxes), "cpu")(0, boxes.image(0, 10_000))
     assert objectness is None and places.tolist() == [[4.0, 6.0, 28.0, 36.0]]
 
 
-def test_boxes_of_a_results_file_come_with_their_scores(boxes: DenseImages) -> None:
+def test_boxes_of_a_results_file_come_with_their_scores(boxes: BoxImages) -> None:
     rows = [
         {"image_id": 101, "category_id": 3, "bbox": [50, 50, 40, 40], "score": 0.75},
         {"image_id": 101, "category_id": 3, "bbox": [70, 70, 4, 4], "score": 0.9},
@@ -80,7 +82,7 @@ def test_boxes_of_a_results_file_come_with_their_scores(boxes: DenseImages) -> N
         box_source("file", boxes, config(boxes), "cpu")
 
 
-def test_proposals_of_a_checkpoint_are_torchvisions_own(boxes: DenseImages, tmp_path: Path) -> None:
+def test_proposals_of_a_checkpoint_are_torchvisions_own(boxes: BoxImages, tmp_path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = get_model(RPN, weights=None, weights_backbone=None, num_classes=5).eval()
@@ -94,8 +96,8 @@ def test_proposals_of_a_checkpoint_are_torchvisions_own(boxes: DenseImages, tmp_
         batch, _ = model.transform([pixels])
         (wanted,), _ = model.rpn(batch, model.backbone(batch.tensors))
     scale = 64 / torch.tensor(batch.image_sizes[0]).flip(0).repeat(2)
-    assert objectness is not None and len(objectness) == len(places)
-    assert (objectness.diff() <= 1e-6).all() and (objectness > 0.5).all()
+    assert objectness is not None and 0 < len(objectness) == len(places)
+    assert (objectness.diff() <= 1e-6).all() and (objectness >= 0.5).all()
     # The likeliest come first in both.
     torch.testing.assert_close(places, (wanted * scale)[: len(places)])
     for name in ("retinanet_resnet50_fpn", "fasterrcnn_resnet50_fpn"):
@@ -103,7 +105,7 @@ def test_proposals_of_a_checkpoint_are_torchvisions_own(boxes: DenseImages, tmp_
             box_source("rpn", boxes, set_up.model_copy(update={"rpn_model": name}), "cpu")
 
 
-def test_boxes_of_a_network_need_its_weights(boxes: DenseImages) -> None:
+def test_boxes_of_a_network_need_its_weights(boxes: BoxImages) -> None:
     with pytest.raises(ValidationError, match="rpn_checkpoint"):
         config(boxes, boxes=["rpn"])
 

@@ -28,7 +28,7 @@ from react_pipeline.clip.classifier import zero_shot_head
 from react_pipeline.clip.model import load
 from react_pipeline.extensions.elevater import encoding
 from react_pipeline.extensions.elevater import results as results_module
-from react_pipeline.extensions.elevater.comparison import compare_summaries, draw, to_markdown
+from react_pipeline.extensions.elevater.comparison import compare_summaries
 from react_pipeline.extensions.elevater.datasets import DATASETS, Dataset, dataset
 from react_pipeline.extensions.elevater.features import Features, publish_features
 from react_pipeline.extensions.elevater.readers import read_dataset
@@ -441,9 +441,7 @@ def summary(**values: float | None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
 
 
-def test_unequal_sets_are_compared_on_what_both_have(
-    tmp_path: Path,
-) -> None:  # FAULTS 32
+def test_unequal_sets_are_compared_on_what_both_have() -> None:  # FAULTS 32
     base = summary(mnist=0.2, dtd=0.4, cifar_10=0.9, gtsrb=None)
     method = summary(mnist=0.3, dtd=0.5, cifar_10=None, gtsrb=0.8)
     table = compare_summaries(base, {"gated-image": method}).set_index("dataset")
@@ -453,12 +451,6 @@ def test_unequal_sets_are_compared_on_what_both_have(
     assert table.loc["cifar-10", "status"] == "not measured of the method: gone"
     assert table.loc["gtsrb", "status"] == "not measured of the base: gone"
     assert table.loc[["cifar-10", "gtsrb"], "delta"].isna().all()
-    text = to_markdown(table.reset_index(), {"full": "stale: old"})
-    assert "| mean (2 of 20 data sets) |  | 30.0 | 40.0 | +10.0 |" in text
-    assert "not measured of the base" in text and "stale" in text
-    draw(table.reset_index(), tmp_path / "figure.png", "shapes")
-    with Image.open(tmp_path / "figure.png") as figure:
-        assert figure.width > 300
 
 
 def test_figures_of_imagenet_or_other_images_are_not_averaged() -> None:
@@ -476,12 +468,10 @@ def test_figures_of_imagenet_or_other_images_are_not_averaged() -> None:
     )
 
 
-def test_nothing_in_common_has_no_mean_and_still_a_figure(tmp_path: Path) -> None:
+def test_nothing_in_common_has_no_mean() -> None:
     table = compare_summaries(summary(mnist=0.2), {"full": summary(dtd=0.5)})
     mean = table[table["dataset"] == "mean"].iloc[0]
     assert np.isnan(mean["delta"]) and mean["status"] == "0 of 20 data sets"
-    draw(table, tmp_path / "figure.png", "shapes")
-    assert (tmp_path / "figure.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize(
