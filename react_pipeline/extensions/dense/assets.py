@@ -9,6 +9,7 @@ import dagster as dg
 import pandas as pd
 
 from react_pipeline.assets import artifact_check
+from react_pipeline.extensions.protocols import contradictions
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact
 
@@ -61,14 +62,10 @@ def wrong_detections(artifact: Artifact) -> int:
 
 
 def dense_contradictions(artifact: Artifact) -> int:
-    """Count rows with a value and a reason, or with neither; figures that are no fraction; classes
-    of no measured set.
-    """
+    """Count contradictions of rows, and classes of no measured set."""
     rows = pd.read_parquet(artifact.file("results.parquet"))
     classes = pd.read_parquet(artifact.file("per_class.parquet"))
-    measured = rows[rows["value"].notna()]
-    fractions = measured[measured["figure"] != "classes"]["value"]
     place = ["set", "source"]
-    strangers = ~classes.set_index(place).index.isin(measured.set_index(place).index)
-    both = (rows["value"].notna() == rows["unavailable"].notna()).sum()
-    return int(both + (~fractions.between(0, 1)).sum() + strangers.sum())
+    measured = rows[rows["value"].notna()].set_index(place).index
+    strangers = ~classes.set_index(place).index.isin(measured)
+    return contradictions(rows[rows["figure"] != "classes"]) + int(strangers.sum())

@@ -115,7 +115,7 @@ class MapImages(DenseImages):
 
     @property
     def background(self) -> int | None:
-        """Id of the class `background`, if there is one."""
+        """Return the id of the class `background`, if there is one."""
         firsts = [name.split(";")[0] for name in self.class_names]
         return firsts.index(BACKGROUND) if BACKGROUND in firsts else None
 

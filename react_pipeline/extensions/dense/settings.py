@@ -74,7 +74,7 @@ class DenseSet:
 
 @cache
 def dense_sets() -> Mapping[str, DenseSet]:
-    """The table, `sets.json`, by name, with prompts: CLIP's 80 and a few more."""
+    """Return the table, `sets.json`, by name, with prompts: CLIP's 80 and a few more."""
     rows = Path(__file__).with_name("sets.json").read_bytes()
     imagenet = [write("{}") for write in open_clip_metadata().OPENAI_IMAGENET_TEMPLATES]
     templates = {"detection": ("{}.", *imagenet), "segmentation": (*imagenet, *SCENE_TEMPLATES)}

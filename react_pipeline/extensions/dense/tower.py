@@ -144,13 +144,9 @@ class DenseTower:
         return mixed + attend(key, key, value) if self.attention == "qq+kk" else mixed
 
     def _project(self, tokens: Tensor) -> Tensor:
-        """Map tokens (B, T, W) to (B, T, D): each goes through the tower's pooling as if it were
-        the only one, its own class token.
-        """
-        alone = tokens.reshape(-1, 1, tokens.shape[-1]).expand(-1, 2, -1)
-        pooled, _ = self.visual._pool(alone)
-        pooled = pooled if self.visual.proj is None else pooled @ self.visual.proj
-        return pooled.unflatten(0, tokens.shape[:2])
+        """Map tokens (B, T, W) to (B, T, D), each as the model maps what it pools."""
+        tokens = self.visual.ln_post(tokens)
+        return tokens if self.visual.proj is None else tokens @ self.visual.proj
 
     def _stages(self, images: Tensor, count: int) -> Tensor:
         visual = self.visual

@@ -9,12 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from react_pipeline.extensions.protocols import VALUES, compare_figures, publish_comparison
 from react_pipeline.project import Project
-from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.store import Artifact
 
 from .datasets import DATASETS
@@ -28,8 +26,8 @@ COLUMNS = ["method", "figure", "dataset", "metric", *VALUES, "n", "status"]
 def compare_benchmarks(project: Project, slug: str) -> Artifact:
     """Publish the base with every method of a domain that has a fresh result.
 
-    Files and errors as of `publish_comparison`, and `comparison.json` and `comparison.png` (for
-    each method the differences of its data sets, sorted).
+    Files and errors as of `publish_comparison`, and `comparison.json` and `comparison.png`, the
+    differences of the data sets.
     """
 
     def compare(
@@ -74,23 +72,15 @@ def compare_summaries(base: pd.DataFrame, methods: Mapping[str, pd.DataFrame]) -
 
 
 def _draw(table: pd.DataFrame, path: Path, title: str) -> None:
-    """Write a PNG: for each method and figure a panel of bars, the differences to the base sorted
-    by size.
-    """
+    """Write a PNG: for each data set bars, the differences of methods and figures to the base."""
     from matplotlib.figure import Figure
 
     measured = table[(table["status"] == "ok") & ~table["figure"].str.endswith(".elevater")]
-    panels = list(measured.groupby(["method", "figure"], sort=False))
-    figure = Figure(figsize=(6, max(4.5 * len(panels), 1)), layout="constrained")
-    for number, ((method, name), group) in enumerate(panels, start=1):
-        axes = figure.add_subplot(len(panels), 1, number)
-        group = group.sort_values("delta")
-        shade = "#9ecae1" if method.endswith(CONTROL_SUFFIX) else "#08519c"
-        colours = np.where(group["delta"] >= 0, shade, "#cb6d51")
-        bars = axes.barh(group["dataset"], 100 * group["delta"], color=colours)
-        axes.bar_label(bars, fmt="%+.1f", padding=3, fontsize=7)
-        axes.tick_params(axis="y", labelsize=7)
-        axes.margins(x=0.2)
-        axes.set_title(f"{method}, {name}: points above the base", fontsize=9)
-    figure.suptitle(title if panels else f"{title}: nothing to compare")
+    points = 100 * measured.pivot(index="dataset", columns=["method", "figure"], values="delta")
+    figure = Figure(figsize=(7, 2 + 0.2 * points.size), layout="constrained")
+    axes = figure.subplots()
+    if points.size:
+        order = points.mean(axis=1).sort_values().index
+        points.loc[order].plot.barh(ax=axes, xlabel="points above the base")
+    figure.suptitle(title if points.size else f"{title}: nothing to compare")
     figure.savefig(path, dpi=100)

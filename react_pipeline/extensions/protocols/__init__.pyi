@@ -1,5 +1,6 @@
 from .comparison import VALUES as VALUES
 from .comparison import compare_figures as compare_figures
+from .comparison import contradictions as contradictions
 from .comparison import publish_comparison as publish_comparison
 from .protocols import checkpoint_of as checkpoint_of
 from .protocols import load_model as load_model

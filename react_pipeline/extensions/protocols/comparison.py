@@ -57,6 +57,16 @@ def publish_comparison(project: Project, stage: str, slug: str, compare: Compare
     return project.store.build(inputs, write)
 
 
+def contradictions(rows: pd.DataFrame) -> int:
+    """Count rows of results with both a value and a reason or neither, with a value of no image or
+    one that is not a fraction.
+    """
+    has_value = rows["value"].notna()
+    has_reason = rows["unavailable"].notna()
+    no_figure = has_value & ((rows["n"] == 0) | ~rows["value"].between(0, 1))
+    return int(((has_value == has_reason) | no_figure).sum())
+
+
 def _to_markdown(table: pd.DataFrame) -> str:
     forms = zip(VALUES, ("{:.1%}", "{:.1%}", "{:+.1%}"), strict=True)
     points = {name: table[name].map(form.format, na_action="ignore") for name, form in forms}

@@ -64,7 +64,7 @@ def read_form(path: Path, form: Any, name: str) -> Any:
         place = ".".join(map(str, first["loc"]))
         raise InputError(f"{path}: is not {name}: {place}: {first['msg']}") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as {name} ({error})") from error
+        raise InputError(f"{path}: is not {name}: {error}") from error
 
 
 def read_all(

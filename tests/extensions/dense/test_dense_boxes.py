@@ -17,7 +17,7 @@ from torchvision.models import get_model
 
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.extensions.dense.boxes import box_source
-from react_pipeline.extensions.dense.regions import Detector, squares
+from react_pipeline.extensions.dense.regions import Detector
 from react_pipeline.extensions.dense.sets import BoxImages, read_dense_set
 from react_pipeline.extensions.dense.settings import DenseConfig
 from react_pipeline.store.errors import CorruptArtifact, InputError
@@ -110,22 +110,6 @@ def test_boxes_of_a_network_need_its_weights(boxes: BoxImages) -> None:
         config(boxes, boxes=["rpn"])
 
 
-def test_squares_hold_their_boxes_and_stay_in_image_if_they_can() -> None:
-    places = [
-        [10.0, 20.0, 30.0, 24.0],
-        [0.0, 0.0, 4.0, 8.0],
-        [0.0, 10.0, 100.0, 20.0],
-        [60.0, 0.0, 100.0, 50.0],
-    ]
-    found = squares(torch.tensor(places), 1.5, (100, 60))
-    torch.testing.assert_close(found[0], torch.tensor([5.0, 7.0, 35.0, 37.0]))
-    torch.testing.assert_close(found[1], torch.tensor([0.0, 0.0, 12.0, 12.0]))
-    # Larger than the image, they are centred on it: RoIAlign pads them, and nothing is distorted.
-    torch.testing.assert_close(found[2], torch.tensor([0.0, -20.0, 100.0, 80.0]))
-    torch.testing.assert_close(found[3], torch.tensor([25.0, -7.5, 100.0, 67.5]))
-    torch.testing.assert_close(found[:, 2] - found[:, 0], found[:, 3] - found[:, 1])
-
-
 def detector(
     clip: Clip, monkeypatch: pytest.MonkeyPatch, vectors: Tensor, **fields: Any
 ) -> Detector:
@@ -180,19 +164,3 @@ def test_regions_of_an_image_are_encoded_and_may_be_none(clip: Clip, regions: st
         whole = made.region_vectors(small, torch.tensor([[0.0, 0.0, 32.0, 32.0]]))
         wanted = clip.encode_images(clip.preprocess(small)[None])
         torch.testing.assert_close(whole, wanted, atol=1e-4, rtol=1e-3)
-
-
-def test_an_image_for_regions_keeps_its_ratio_and_is_padded(
-    clip: Clip, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = Detector(clip, ["a", "b"], ["{}"], DenseConfig(regions="roi"))
-    assert made.tower is not None
-    given: list[Tensor] = []
-    monkeypatch.setattr(made.tower, "regions", lambda *inputs: given.extend(inputs))
-    made.region_vectors(Image.new("RGB", (90, 64), "white"), torch.tensor([[0.0, 0.0, 90.0, 64.0]]))
-    pixels, boxes = given
-    assert pixels.shape[-2:] == (32, 48)
-    ratio = boxes[0, 2] / boxes[0, 3]
-    assert ratio == pytest.approx(90 / 64, rel=0.03)  # to a pixel
-    wide, tall = boxes[0, 2:].int().tolist()
-    assert pixels[..., :tall, :wide].eq(1).all() and pixels.sum() == 3 * tall * wide

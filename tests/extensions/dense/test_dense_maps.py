@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from support.dense import CLASSES, OWN, write_sets
 
 from react_pipeline.clip.model import Clip, load
-from react_pipeline.extensions.dense.maps import ClassVectors, Segmenter, padded, resized, smoothed
+from react_pipeline.extensions.dense.maps import ClassVectors, Segmenter, padded, smoothed
 from react_pipeline.extensions.dense.sets import MapImages, read_dense_set
 from react_pipeline.extensions.dense.settings import DenseConfig
 from react_pipeline.extensions.dense.student import Student
@@ -62,12 +61,6 @@ def test_every_pixel_gets_a_class_that_is_scored(clip: Clip, masks: MapImages, w
     assert (
         with_background(masks.image(0, 10_000)) == 0
     ).all() and with_background.scores_background
-
-
-def test_one_window_that_covers_the_image_is_the_image(clip: Clip, masks: MapImages) -> None:
-    pixels = torch.randn(1, 3, 64, 64)
-    whole, one = (segmenter(clip, masks, window=side).shares(pixels, (64, 64)) for side in (0, 64))
-    torch.testing.assert_close(whole, one)
 
 
 def test_pixels_have_the_mean_of_the_windows_that_show_them(clip: Clip, masks: MapImages) -> None:
@@ -146,18 +139,6 @@ def test_unlikely_classes_are_left_out_before_smoothing(clip: Clip, masks: MapIm
     assert (alone.softmax(dim=-1)[..., 2] == 0).all()
 
 
-def test_images_keep_their_ratio_and_fill_whole_patches() -> None:
-    assert resized(Image.new("RGB", (640, 427)), 512).size == (767, 512)
-    assert resized(Image.new("RGB", (3000, 1000)), 800, 1_333).size == (1333, 444)
-    pixels = torch.ones(1, 3, 444, 1333)
-    assert padded(pixels, 32).shape == (1, 3, 448, 1344)
-    assert (
-        padded(pixels, 32).sum() == pixels.sum()
-        and padded(pixels, 32)[..., :444, :1333].eq(1).all()
-    )
-    assert padded(pixels[..., :448], 4).shape == (1, 3, 444, 448)
-
-
 def test_pixels_of_the_padding_are_not_in_the_map(clip: Clip, masks: MapImages) -> None:
     made = segmenter(clip, masks)
     pixels = torch.randn(1, 3, 64, 72)  # padded to 80
@@ -207,23 +188,6 @@ def test_a_killed_student_ends_with_uninterrupted_weights(
         assert torch.equal(value, resumed.network.state_dict()[name]), name
     ids = resumed(masks.image(0, 10_000))
     assert ids.shape == (64, 64) and ids.max() <= len(CLASSES)
-
-
-def test_a_student_learns_what_the_frozen_map_says(
-    clip: Clip, masks: MapImages, tmp_path: Path
-) -> None:
-    made = trained(clip, masks, tmp_path, student_steps=1)
-    labels = [made.segmenter(masks.image(position, 10_000)) for position in range(len(masks))]
-    stored = [np.load(tmp_path / f"{position}.npy") for position in range(len(masks))]
-    assert all(map(np.array_equal, labels, stored))
-    pixels, truths = made._batch(
-        3, lambda position: (masks.image(position, 10_000), stored[position]), 4
-    )
-    assert pixels.shape == (2, 3, 64, 64) and truths.shape == (2, 64, 64)
-    assert all(
-        any(np.array_equal(one, other) for one in (truth, truth.flip(-1)) for other in labels)
-        for truth in truths
-    )
 
 
 @pytest.mark.parametrize(

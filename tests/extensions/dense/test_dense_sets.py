@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from pydantic import ValidationError
 from support.dense import CLASSES, IDS, OWN, SIDE, instances, write_sets
 
 from react_pipeline.extensions.dense.sets import BoxImages, MapImages, read_dense_set
-from react_pipeline.extensions.dense.settings import DenseConfig, DenseSet, OwnDenseSet, dense_sets
+from react_pipeline.extensions.dense.settings import DenseConfig, DenseSet, dense_sets
 from react_pipeline.labelled.kind import Unavailable
 from react_pipeline.store.errors import InputError
 
@@ -182,11 +181,6 @@ def test_two_files_of_one_name_are_refused_rather_than_joined(root: Path, copy: 
         read_dense_set(root, own("masks"))
 
 
-def test_other_files_beside_the_images_are_no_images(root: Path) -> None:
-    (root / "shapes" / "images" / "2.txt").write_text("a note")
-    assert read_dense_set(root, own("masks")).image(2, 10_000).size == (SIDE, SIDE)
-
-
 @pytest.mark.parametrize(
     ("name", "gone"), [("boxes", "annotations.json"), ("boxes", "images"), ("masks", "labels")]
 )
@@ -274,12 +268,3 @@ def test_the_open_vocabulary_split_drops_ungrouped_classes(
     (tmp_path / entry.truth).write_text(json.dumps(given))
     with pytest.raises(InputError, match="toothbrush"):
         read_dense_set(tmp_path, entry)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [{}, {"labels": "l"}, {"names": "n"}, {"annotations": "a", "labels": "l", "names": "n"}],
-)
-def test_a_set_of_ones_own_has_one_truth(fields: dict[str, str]) -> None:
-    with pytest.raises(ValidationError, match="give either"):
-        OwnDenseSet(name="mine", images="i", **fields)
