@@ -83,6 +83,7 @@ def dense(found: dict[str, Any] | None = None, classes: str = "voc", **row: Any)
             "source": "truth",
             "figure": "ap50",
             "value": 0.5,
+            "n": 4,
             "unavailable": None,
             **row,
         }

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from react_pipeline.extensions.elevater.datasets import DATASETS, Dataset, read_data
-from react_pipeline.extensions.elevater.head import Head
 from support.drawings import write_shard
 
 PIXELS = 8
@@ -105,9 +104,8 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def random_head(n_classes: int, width: int, seed: int = 0) -> Head:
-    """A head of PyTorch's own initialisation."""
+def random_head(n_classes: int, width: int, seed: int = 0) -> torch.Tensor:
+    """A weight of PyTorch's own initialisation."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        layer = torch.nn.Linear(width, n_classes)
-    return Head(layer.weight.detach(), layer.bias.detach())
+        return torch.nn.Linear(width, n_classes).weight.detach()

@@ -6,10 +6,10 @@ Does not belong here: repairing anything.
 import json
 
 import dagster as dg
-import numpy as np
 import pandas as pd
 
 from react_pipeline.assets import artifact_check
+from react_pipeline.extensions.protocols import contradictions
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact
 
@@ -42,39 +42,30 @@ def what_was_not_measured_has_no_value(project: Project, artifact: Artifact) -> 
 
 
 def wrong_detections(artifact: Artifact) -> int:
-    """Detections whose score is not a fraction, or whose box has no area or is not in its image."""
-    files = [name for name in artifact.manifest["files"] if name.startswith("detections/")]
-    sizes = pd.read_parquet(artifact.file("images.parquet"))
+    """Count detections whose score is not a fraction, or whose box has no area or is not in its
+    image.
+    """
+    sizes = pd.read_parquet(artifact.file("images.parquet")).set_index(["set", "image_id"])
     wrong = 0
-    for name in files:
-        detections = pd.DataFrame(json.loads(artifact.file(name).read_bytes()))
-        if detections.empty:
+    for name in artifact.manifest["files"]:
+        if not name.startswith("detections/"):
             continue
-        of_set = sizes[sizes["set"] == name.removeprefix("detections/").split("--")[0]]
-        joined = detections.merge(of_set, on="image_id", how="left")
-        left, top, width, height = np.array(joined["bbox"].tolist(), float).T
-        inside = (left >= -0.01) & (top >= -0.01) & (width > 0) & (height > 0)
-        # Boxes are written with two decimals.
-        inside &= (left + width <= joined["width"] + 0.02) & (
-            top + height <= joined["height"] + 0.02
-        )
-        wrong += int((~(inside & joined["score"].between(0, 1))).sum())
+        of_set = sizes.loc[name.removeprefix("detections/").split("--")[0]].to_dict("index")
+        for box in json.loads(artifact.file(name).read_bytes()):
+            left, top, width, height = box["bbox"]
+            image = of_set[box["image_id"]]
+            # Boxes are written with two decimals.
+            right, bottom = (image["width"] + 0.02 - width, image["height"] + 0.02 - height)
+            inside = -0.01 <= left <= right and -0.01 <= top <= bottom
+            wrong += not (inside and width > 0 and height > 0 and 0 <= box["score"] <= 1)
     return wrong
 
 
 def dense_contradictions(artifact: Artifact) -> int:
-    """Rows with a value and a reason, or with neither; figures that are no fraction; classes of no
-    measured set.
-    """
+    """Count contradictions of rows, and classes of no measured set."""
     rows = pd.read_parquet(artifact.file("results.parquet"))
     classes = pd.read_parquet(artifact.file("per_class.parquet"))
-    measured = rows[rows["value"].notna()]
-    fractions = measured[measured["figure"] != "classes"]["value"]
-    places = set(zip(measured["set"], measured["source"], strict=True))
-    strangers = [
-        place
-        for place in zip(classes["set"], classes["source"], strict=True)
-        if place not in places
-    ]
-    both = (rows["value"].notna() == rows["unavailable"].notna()).sum()
-    return int(both + (~fractions.between(0, 1)).sum() + len(strangers))
+    place = ["set", "source"]
+    measured = rows[rows["value"].notna()].set_index(place).index
+    strangers = ~classes.set_index(place).index.isin(measured)
+    return contradictions(rows[rows["figure"] != "classes"]) + int(strangers.sum())

@@ -6,21 +6,22 @@ P(object) above 0.5, suppression at IoU 0.9, the best 1,000.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from pydantic import BaseModel, Field, FiniteFloat
+from torch import Tensor, nn
 from torchvision.models import get_model
-from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import box_convert, clip_boxes_to_image, nms
+from torchvision.transforms.functional import pil_to_tensor
 
-from react_pipeline.store import InputError, read_json_bounded
+from react_pipeline.extensions.protocols import read_form
+from react_pipeline.store import InputError
 
-from .sets import DenseImages
+from .sets import BoxImages
 from .settings import DenseConfig
 
 Proposals = tuple[Tensor, Tensor | None]
@@ -30,7 +31,7 @@ Source = Callable[[int, Image.Image], Proposals]
 MIN_OBJECTNESS, MAX_OVERLAP, MAX_PROPOSALS = 0.5, 0.9, 1_000
 
 
-def box_source(kind: str, images: DenseImages, config: DenseConfig, device: str) -> Source:
+def box_source(kind: str, images: BoxImages, config: DenseConfig, device: str) -> Source:
     """Return the source that `dense.boxes` names.
 
     Raises:
@@ -38,56 +39,61 @@ def box_source(kind: str, images: DenseImages, config: DenseConfig, device: str)
     """
     if kind == "rpn":
         return _rpn(config, device)
-    ids = [about["id"] for about in (images.truth or {})["images"]]
-    by_image = _truth(images) if kind == "truth" else _file(images, config)
-    return lambda position, image: _cut(by_image.get(ids[position], []), image)
+    return _truth(images) if kind == "truth" else _file(images, config)
 
 
-def _truth(images: DenseImages) -> Mapping[int, list[Any]]:
-    boxes = defaultdict(list)
-    for box in (images.truth or {})["annotations"]:
+def _truth(images: BoxImages) -> Source:
+    by_image = defaultdict(list)
+    for box in images.truth["annotations"]:
         if not box["iscrowd"]:
-            boxes[box["image_id"]].append((box["bbox"], None))
-    return boxes
+            by_image[box["image_id"]].append(box["bbox"])
+    return lambda position, image: (_corners(by_image[_id(images, position)], image), None)
 
 
-def _file(images: DenseImages, config: DenseConfig) -> Mapping[int, list[Any]]:
-    path = (config.root or Path()) / config.boxes_file.replace("{dataset}", images.entry.name)
-    ids = {about["id"] for about in (images.truth or {})["images"]}
-    boxes = defaultdict(list)
+class _Proposal(BaseModel):
+    image_id: int
+    bbox: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
+    score: Annotated[float, Field(ge=0, le=1)]
+
+
+def _file(images: BoxImages, config: DenseConfig) -> Source:
+    path = config.boxes_path(images.entry.name)
     try:
-        for row in read_json_bounded(path):
-            if row["image_id"] in ids:
-                left, top, width, height = map(float, row["bbox"])
-                boxes[row["image_id"]].append(([left, top, width, height], float(row["score"])))
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise InputError(
-            f"dense.boxes_file: {path}: is not a COCO results JSON ({type(error).__name__}: "
-            f"{error})"
-        ) from error
-    scores = [score for rows in boxes.values() for _, score in rows]
-    if not boxes or not 0 <= min(scores) <= max(scores) <= 1:
-        raise InputError(
-            f"dense.boxes_file: {path}: needs boxes of this set's images, with scores between 0 "
-            "and 1"
-        )
-    return boxes
+        rows = read_form(path, list[_Proposal], "a COCO results JSON")
+    except InputError as error:
+        raise InputError(f"dense.boxes_file: {error}") from error
+    by_image = defaultdict(list)
+    for row in rows:
+        if row.score > MIN_OBJECTNESS:
+            by_image[row.image_id].append(row)
+    if by_image.keys().isdisjoint(about["id"] for about in images.truth["images"]):
+        raise InputError(f"dense.boxes_file: {path}: has no likely box of this set's images")
+
+    def propose(position: int, image: Image.Image) -> Proposals:
+        likely = by_image[_id(images, position)]
+        boxes = _corners([row.bbox for row in likely], image)
+        objectness = torch.tensor([row.score for row in likely])
+        kept = nms(boxes, objectness, MAX_OVERLAP)
+        kept = kept[(boxes[kept, 2:] > boxes[kept, :2]).all(dim=1)][:MAX_PROPOSALS]
+        return boxes[kept], objectness[kept]
+
+    return propose
 
 
-def _cut(rows: list[Any], image: Image.Image) -> Proposals:
-    boxes = torch.tensor([box for box, _ in rows], dtype=torch.float32).reshape(-1, 4)
-    boxes = clip_boxes_to_image(box_convert(boxes, "xywh", "xyxy"), (image.height, image.width))
-    kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    if not rows or rows[0][1] is None:
-        return boxes[kept], None
-    return _filter(boxes[kept], torch.tensor([score for _, score in rows])[kept])
+def _id(images: BoxImages, position: int) -> int:
+    return int(images.truth["images"][position]["id"])
 
 
-def _filter(boxes: Tensor, objectness: Tensor) -> Proposals:
-    likely = objectness > MIN_OBJECTNESS
-    boxes, objectness = boxes[likely], objectness[likely]
-    kept = nms(boxes, objectness, MAX_OVERLAP)[:MAX_PROPOSALS]
-    return boxes[kept], objectness[kept]
+def _corners(boxes: list[Any], image: Image.Image) -> Tensor:
+    corners = box_convert(torch.tensor(boxes).reshape(-1, 4), "xywh", "xyxy")
+    return clip_boxes_to_image(corners, (image.height, image.width))
+
+
+class _NoHead(nn.Module):
+    """Hands proposals on as detections, in the place of a detector's box head."""
+
+    def forward(self, _: Any, proposals: list[Tensor], *__: Any) -> Any:
+        return [{"boxes": boxes} for boxes in proposals], {}
 
 
 def _rpn(config: DenseConfig, device: str) -> Source:
@@ -95,35 +101,35 @@ def _rpn(config: DenseConfig, device: str) -> Source:
 
     path = config.rpn_checkpoint or Path()
     weights = read_weights(path)
-    heads = [weights[name] for name in weights if name.endswith("box_predictor.cls_score.weight")]
-    filters = {"rpn_nms_thresh": MAX_OVERLAP, "rpn_post_nms_top_n_test": MAX_PROPOSALS}
     try:
-        classes = len(heads[0])
         model: Any = get_model(
-            config.rpn_model, weights=None, weights_backbone=None, num_classes=classes, **filters
+            config.rpn_model,
+            weights=None,
+            weights_backbone=None,
+            rpn_score_thresh=MIN_OBJECTNESS,
+            rpn_nms_thresh=MAX_OVERLAP,
+            rpn_post_nms_top_n_test=MAX_PROPOSALS,
         )
-        model.load_state_dict(weights)
-    except (IndexError, RuntimeError, ValueError, TypeError) as error:
+        model.roi_heads = _NoHead()
+        model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"dense.rpn_checkpoint: {path}: not a state dict of {config.rpn_model} ({reason})"
         ) from error
     model.eval().to(device)
+    filter_proposals = model.rpn.filter_proposals
+    objectness: list[Tensor] = []
+
+    def keep_objectness(*given: Any) -> tuple[list[Tensor], list[Tensor]]:
+        boxes, objectness[:] = filter_proposals(*given)
+        return boxes, objectness
+
+    model.rpn.filter_proposals = keep_objectness  # torchvision gives the boxes alone
 
     @torch.inference_mode()
     def propose(_: int, image: Image.Image) -> Proposals:
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(device).float() / 255
-        batch, _ = model.transform([pixels])
-        features = list(model.backbone(batch.tensors).values())
-        rpn = model.rpn
-        objectness, deltas = rpn.head(features)
-        anchors = rpn.anchor_generator(batch, features)
-        per_level = [level[0].numel() for level in objectness]
-        scores, deltas = concat_box_prediction_layers(objectness, deltas)
-        proposals = rpn.box_coder.decode(deltas, anchors).reshape(1, -1, 4)
-        boxes, shares = rpn.filter_proposals(proposals, scores, batch.image_sizes, per_level)
-        tall, wide = batch.image_sizes[0]
-        scale = torch.tensor([image.width / wide, image.height / tall]).repeat(2)
-        return _filter(boxes[0].cpu() * scale, shares[0].cpu())
+        (found,) = model([pil_to_tensor(image).to(device) / 255])
+        return found["boxes"].cpu(), objectness[0].cpu()
 
     return propose

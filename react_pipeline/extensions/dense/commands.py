@@ -42,7 +42,7 @@ def check(
 
     from react_pipeline.labelled import Unavailable
 
-    from .sets import read_dense_set
+    from .sets import MapImages, read_dense_set
 
     project = load_project(config)
     dense = project.config.section(DenseConfig)
@@ -58,10 +58,11 @@ def check(
             images = read_dense_set(dense.root, entry)
             for position in tqdm(range(len(images)), entry.name, disable=None, leave=False):
                 image = images.image(position, project.config.corpus.max_pixels)
-                if images.labels is not None:
+                if isinstance(images, MapImages):
                     images.label_map(position, image.size)
             count = f"{len(images):,}" + (f" of {entry.expected:,}" if entry.expected else "")
-            skipped = ", ".join(f"{count} {reason}" for reason, count in images.skipped.items())
+            counted = getattr(images, "skipped", {}).items()
+            skipped = ", ".join(f"{number} {reason}" for reason, number in counted)
             facts = ["ok", count, len(images.class_names), skipped]
         except Unavailable as error:
             facts = ["missing", "", "", error.reason]

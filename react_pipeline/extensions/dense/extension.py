@@ -20,23 +20,23 @@ class Dense(Extension):
     """Detection and segmentation."""
 
     def sections(self) -> Mapping[str, type[Section]]:
-        """`dense`."""
+        """Return the section `dense`."""
         from .settings import DenseConfig
 
         return {"dense": DenseConfig}
 
     def stages(self) -> Iterable[Stage]:
-        """`dense_results`, `dense_comparison`."""
+        """Return `dense_results` and `dense_comparison`."""
         from .stages import STAGES
 
         return STAGES
 
     def declare_assets(self) -> None:
-        """Checks of the two assets."""
+        """Declare the checks of the two assets."""
         from . import assets  # noqa: F401
 
     def add_commands(self, app: typer.Typer) -> None:
-        """`react-pipeline dense ...`."""
+        """Add `react-pipeline dense ...`."""
         from .commands import dense_app
 
         app.add_typer(dense_app, name="dense", rich_help_panel="Benchmarks")

@@ -8,6 +8,7 @@ w, M names, C classes, D embedding dimension, H x W pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,11 +18,12 @@ import torch.nn.functional as functional
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import normalize, pil_to_tensor
 
 from react_pipeline.clip import LOGIT_SCALE, Clip, arithmetic, zero_shot_head
 from react_pipeline.store import CorruptArtifact
 
-from .sets import BACKGROUND, DenseImages
+from .sets import BACKGROUND, MapImages
 from .settings import DenseConfig
 from .tower import DenseTower
 
@@ -58,28 +60,30 @@ class ClassVectors:
     def logits(self, features: Tensor) -> Tensor:
         """Return 100 times the cosine (..., C) of unit vectors (..., D); minus infinity for a class
         without vector.
+
+        Raises:
+            CorruptArtifact: If a vector is not finite.
         """
         cosines = LOGIT_SCALE * features @ self.head
+        if not cosines.isfinite().all():
+            raise CorruptArtifact(
+                "the model gives features that are not finite; rematerialize its checkpoint"
+            )
         empty = cosines.new_full((*cosines.shape[:-1], self.count), -torch.inf)
         return empty.scatter_reduce(-1, self.owner.expand_as(cosines), cosines, "amax")
 
 
 def normalized(clip: Clip, image: Image.Image) -> Tensor:
     """Return the pixels (1, 3, H, W) as the model takes them, on its device."""
-    pixels = torch.from_numpy(np.array(image)).to(clip.device).permute(2, 0, 1).float() / 255
-    mean, std = (
-        torch.tensor(clip.preprocess_cfg[name], device=clip.device) for name in ("mean", "std")
-    )
-    return ((pixels - mean[:, None, None]) / std[:, None, None])[None]
+    pixels = pil_to_tensor(image).to(clip.device) / 255
+    return normalize(pixels, clip.preprocess_cfg["mean"], clip.preprocess_cfg["std"])[None]
 
 
 def resized(image: Image.Image, short_side: int, longest: int | None = None) -> Image.Image:
     """Return the image with this short side, or with this longest one if that is smaller; its ratio
     is kept.
     """
-    scale = short_side / min(image.size)
-    if longest and max(image.size) * scale > longest:
-        scale = longest / max(image.size)
+    scale = min(short_side / min(image.size), (longest or math.inf) / max(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
@@ -96,12 +100,12 @@ class Segmenter:
     """Gives every pixel of an image a class by its name alone."""
 
     def __init__(
-        self, clip: Clip, images: DenseImages, templates: Sequence[str], config: DenseConfig
+        self, clip: Clip, images: MapImages, templates: Sequence[str], config: DenseConfig
     ) -> None:
         """Encode the class names.
 
         Raises:
-            InputError: If the tower has no dense features.
+            Unavailable: If the tower has no dense features.
         """
         self.clip = clip
         self.config = config
@@ -154,12 +158,7 @@ class Segmenter:
         """Return logits (B, h, w, C) and keys (B, h, w, W) of windows (B, 3, H, W)."""
         parts = [self.tower(part) for part in windows.split(WINDOWS_AT_ONCE)]
         features, keys = (torch.cat(part) for part in zip(*parts, strict=True))
-        logits = self.vectors.logits(features)
-        if not logits.isfinite().any(dim=-1).all():
-            raise CorruptArtifact(
-                "the model gives dense features that are not finite; rematerialize its checkpoint"
-            )
-        return logits, keys
+        return self.vectors.logits(features), keys
 
     def _refine(self, logits: Tensor, keys: Tensor) -> Tensor:
         """Return logits, or with key smoothing shares, (B, h, w, C) of all windows of an image, by

@@ -19,6 +19,13 @@ from react_pipeline.store import InputError
 
 from .settings import IGNORED
 
+try:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+    from torchmetrics.classification import MulticlassJaccardIndex
+except ImportError as error:
+    raise InputError(f"figures need {error.name}: {install_command('dense')}") from error
+
 MAX_BOXES = 100
 """An image, as in COCO."""
 
@@ -37,26 +44,21 @@ def map_figures(
         `miou`, `pixel_accuracy` and `classes` (how many the mean is over); nothing where no pixel
         counts.
     """
-    try:
-        from torchmetrics.classification import MulticlassJaccardIndex
-    except ImportError as error:
-        raise InputError(f"mIoU needs torchmetrics: {install_command('dense')}") from error
     metric = MulticlassJaccardIndex(
         classes, average=None, ignore_index=IGNORED, zero_division=np.nan
     )
     for truth, found in maps:
-        pair = (torch.from_numpy(ids.astype(np.int64)).flatten() for ids in (found, truth))
-        metric.update(*pair)
+        metric.update(*(torch.from_numpy(ids.astype(np.int64)) for ids in (found, truth)))
     ious = metric.compute().numpy()
     matrix = metric.confmat
     if not matrix.sum():
         return {}, ious
     figures = {
-        "miou": float(np.nanmean(ious)),
-        "pixel_accuracy": float(matrix.trace() / matrix.sum()),
-        "classes": float(np.isfinite(ious).sum()),
+        "miou": np.nanmean(ious),
+        "pixel_accuracy": matrix.trace() / matrix.sum(),
+        "classes": np.isfinite(ious).sum(),
     }
-    return figures, ious
+    return {name: float(value) for name, value in figures.items()}, ious
 
 
 def box_figures(
@@ -97,35 +99,21 @@ def proposal_figures(
     """Return the part of all true boxes that one of the first 100 or 1,000 proposals overlaps by
     half, of any class.
     """
-    limits = (1, 100, 1_000)
-    recall = _evaluate(truth, proposals, classes=False, limits=limits).eval["recall"][0, 0, 0]
+    limits = [1, 100, 1_000]
+    recall = _evaluate(truth, proposals, useCats=0, maxDets=limits).eval["recall"][0, 0, 0]
     return {f"proposal_recall_{limits[place]}": float(recall[place]) for place in (1, 2)}
 
 
 def _evaluate(
-    truth: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
-    *,
-    classes: bool = True,
-    limits: tuple[int, ...] = (1, 10, MAX_BOXES),
-) -> Any:
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise InputError(
-            f"average precision needs pycocotools: {install_command('dense')}"
-        ) from error
+    truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], **params: Any
+) -> COCOeval:
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         loaded = COCO()
         loaded.dataset = {**truth, "info": {}}
         loaded.createIndex()
         results = loaded.loadRes([dict(box) for box in detections]) if detections else COCO()
         evaluated = COCOeval(loaded, results, "bbox")
-        evaluated.params.imgIds = sorted(image["id"] for image in truth["images"])
-        evaluated.params.catIds = sorted(category["id"] for category in truth["categories"])
-        evaluated.params.useCats = int(classes)
-        evaluated.params.maxDets = list(limits)
+        vars(evaluated.params).update(params)
         evaluated.evaluate()
         evaluated.accumulate()
     return evaluated

@@ -1,7 +1,7 @@
 """Open-vocabulary detection without training: vectors of boxes against class vectors, fusion,
 suppression.
 
-Does not belong here: where boxes come from (`dense_boxes`), average precision (`dense_measures`).
+Does not belong here: where boxes come from (`boxes`), average precision (`measures`).
 Shapes: R boxes, x0 y0 x1 y1 in pixels; C classes; D embedding dimension.
 """
 
@@ -15,7 +15,6 @@ from torchvision.ops import batched_nms, roi_align
 
 from react_pipeline.clip import EVALUATION_PRECISION, Clip, arithmetic
 from react_pipeline.embedding import Encoder
-from react_pipeline.store import CorruptArtifact
 
 from .maps import ClassVectors, normalized, padded, resized
 from .measures import MAX_BOXES
@@ -38,22 +37,22 @@ class Detector:
         """Encode the class names.
 
         Raises:
-            InputError: If regions are to be cut from dense features and the tower has none.
+            Unavailable: If regions are to be cut from dense features and the tower has none.
         """
         self.clip = clip
         self.config = config
         self.vectors = ClassVectors.of(clip, class_names, templates)
         of_map = config.regions == "roi"
         self.tower = DenseTower(clip.model, config.attention) if of_map else None
-        self.encoder = None if of_map else Encoder(clip, EVALUATION_PRECISION)
+        self.encode = Encoder(clip, EVALUATION_PRECISION).images
 
     @arithmetic()
     @torch.inference_mode()
     def __call__(
         self, image: Image.Image, boxes: Tensor, objectness: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (n, 4), scores (n,) and class ids (n,) of at most `MAX_BOXES` detections, best
-        first.
+        """Return boxes (n, 4), scores (n,) and class ids (n,) of at most `MAX_BOXES` detections,
+        best first.
 
         A score is the share of the class among all; with objectness (R,), a fraction, the root of
         the product of both. RegionCLIP takes the raw logit there, which may be negative, and also
@@ -63,65 +62,47 @@ class Detector:
         if not len(boxes):
             return torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64)
         scores = self.vectors.logits(self.region_vectors(image, boxes)).softmax(dim=-1).cpu()
-        if not scores.isfinite().all():
-            raise CorruptArtifact(
-                "the model gives vectors of boxes that are not finite; rematerialize its checkpoint"
-            )
         if objectness is not None:
             scores = (scores * objectness[:, None]).sqrt()
         rows, classes = (scores > MIN_SCORE).nonzero(as_tuple=True)
-        kept = batched_nms(boxes[rows].float(), scores[rows, classes], classes, MAX_OVERLAP)[
-            :MAX_BOXES
-        ]
-        return boxes[rows[kept]], scores[rows[kept], classes[kept]], classes[kept]
+        shares = scores[rows, classes]
+        kept = batched_nms(boxes[rows], shares, classes, MAX_OVERLAP)[:MAX_BOXES]
+        return boxes[rows[kept]], shares[kept], classes[kept]
 
     def region_vectors(self, image: Image.Image, boxes: Tensor) -> Tensor:
-        """Unit vectors (R, D) of boxes.
+        """Encode boxes (R, 4) to unit vectors (R, D).
 
-        The image keeps its ratio, and is padded to whole patches.
+        For `roi` the image keeps its ratio, and is padded to whole patches. For `crop` the box and
+        its surroundings are resized as squares, all of an image in one batch; RoIAlign pads what is
+        beyond the image with zeros, the mean colour.
         """
-        if self.tower is None:
-            return self._crop_vectors(image, boxes)
-        short, longest = RESNET_SIDES if self.tower.is_resnet else (self.tower.size, None)
-        fitted = resized(image, self.config.short_side or short, longest)
-        scale = torch.tensor([fitted.width / image.width, fitted.height / image.height]).repeat(2)
-        pixels = padded(normalized(self.clip, fitted), self.tower.stride)
-        return self.tower.regions(pixels, (boxes.float() * scale).to(self.clip.device))
-
-    def _crop_vectors(self, image: Image.Image, boxes: Tensor) -> Tensor:
-        """Of the box and of its surroundings, both as squares and resized; all crops of an image
-        are one batch.
-
-        RoIAlign pads what is beyond the image with zeros, the mean colour.
-        """
-        assert self.encoder is not None  # noqa: S101 - `regions: crop`
+        device = self.clip.device
+        if self.tower is not None:
+            short, longest = RESNET_SIDES if self.tower.is_resnet else (self.tower.size, None)
+            fitted = resized(image, self.config.short_side or short, longest)
+            scale = torch.tensor([fitted.width / image.width, fitted.height / image.height] * 2)
+            pixels = padded(normalized(self.clip, fitted), self.tower.stride)
+            return self.tower.regions(pixels, (boxes * scale).to(device))
         size = self.clip.preprocess_cfg["size"]
         side = size if isinstance(size, int) else size[0]
-        crops = torch.cat(
-            [squares(boxes.float(), factor, image.size) for factor in (1.0, SURROUNDINGS)]
-        )
-        pixels = roi_align(
-            normalized(self.clip, image), [crops.to(self.clip.device)], side, aligned=True
-        )
-        inner, outer = self.encoder.images(pixels).to(self.clip.device).chunk(2)
+        crops = torch.cat([squares(boxes, factor, image.size) for factor in (1.0, SURROUNDINGS)])
+        pixels = roi_align(normalized(self.clip, image), [crops.to(device)], side, aligned=True)
+        inner, outer = self.encode(pixels).to(device).chunk(2)
         return functional.normalize(inner + outer, dim=-1)
 
 
 def squares(boxes: Tensor, factor: float, size: tuple[int, int]) -> Tensor:
-    """Squares around boxes (R, 4), at most as large as the longer side of an image of (width,
-    height).
+    """Return squares around boxes (R, 4), at most as large as the longer side of an image of
+    (width, height).
 
     They are moved into the image; along a side that is shorter than the square, they are centred on
     the image.
     """
     limits = torch.tensor(size, dtype=boxes.dtype)
-    half = ((boxes[:, 2:] - boxes[:, :2]).amax(dim=1, keepdim=True) * factor / 2).clamp(
+    half = ((boxes[:, 2:] - boxes[:, :2]).amax(1, keepdim=True) * factor / 2).clamp(
         max=max(size) / 2
     )
-    lowest = half.expand(-1, 2)
-    highest = limits - half
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    centres = torch.where(
-        highest >= lowest, centres.clamp(lowest, highest.maximum(lowest)), limits / 2 + 0 * centres
-    )
+    # Where the square is the longer one, both bounds are the middle of the image.
+    lowest = half.minimum(limits / 2)
+    centres = ((boxes[:, :2] + boxes[:, 2:]) / 2).clamp(lowest, limits - lowest)
     return torch.cat([centres - half, centres + half], dim=1)

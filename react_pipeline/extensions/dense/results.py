@@ -1,6 +1,6 @@
 """Detection and segmentation by one checkpoint, as an artifact: figures and detections.
 
-Belongs here: publishing, and going on image by image after a kill. Does not belong here: predicting
+Belongs here: publishing, and resuming image by image after a kill. Does not belong here: predicting
 (`regions`, `maps`, `student`), figures (`measures`), the difference to the base (`comparison`).
 
 Files: `results.parquet`, `results.json` (`COLUMNS`), `per_class.parquet`, `images.parquet`,
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,24 +32,23 @@ from react_pipeline.lineage import resolve
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
 from react_pipeline.stage import method_key
-from react_pipeline.store import (
-    Artifact,
-    InputError,
-    Scratch,
-    sha256_of,
-)
+from react_pipeline.store import Artifact, InputError, Scratch, sha256_of
 
-from .measures import box_figures, map_figures, proposal_figures
-from .sets import DenseImages, read_dense_set
+from .sets import BoxImages, DenseImages, MapImages, read_dense_set
 from .settings import IGNORED, DenseConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from react_pipeline.clip import Clip
 
-DENSE_RESULTS = "dense_results"
-COLUMNS = ["set", "task", "source", "figure", "value", "n", "unavailable"]
-"""`source` is where boxes come from, `map` (the frozen model's) or `student`; values are fractions.
+COLUMNS = ["set", "task", "source", "figure", "value", "n", "images", "unavailable"]
+"""`source` is where boxes come from, `map` (the frozen model's) or `student`; values are fractions;
+`images` is the digest of what was measured.
 """
+CLASS_COLUMNS = ["set", "source", "class", "figure", "value"]
+Sets = Mapping[str, BoxImages | MapImages]
+Figures = dict[str, float]
 
 
 def publish_dense(project: Project, slug: str, method: str) -> Artifact:
@@ -64,32 +63,36 @@ def publish_dense(project: Project, slug: str, method: str) -> Artifact:
     """
     require_encoder(project, method)
     dense = project.config.section(DenseConfig)
-    key = method_key(project.domain(slug).slug, method)
-    present, missing = read_dense_sets(dense, slug)
-    digests = {images.entry.name: images.digest() for images in present}
+    entries = {entry.name: entry for entry in dense.sets(slug)}
+    present, missing = read_all(dense.root, "dense", entries, read_dense_set)
+    digests = {name: images.digest() for name, images in present.items()}
     files = digests_of_files(dense, present)
     content = {"sets": digests, "missing": sorted(missing), "files": files}
-    inputs = resolve(project, DENSE_RESULTS, key, content=content)
+    inputs = resolve(
+        project, "dense_results", method_key(project.domain(slug).slug, method), content=content
+    )
 
     def write(directory: Path, scratch: Scratch) -> dict[str, Any]:
-        measuring = _Measuring(project, slug, checkpoint_of(inputs.parents), directory, scratch)
         started = time.monotonic()
-        rows = [row for images in present for row in measuring.measure(images)]
-        about = {entry.name: entry.task for entry in dense.sets(slug)}
-        rows += [[name, about[name], "", "", np.nan, 0, why] for name, why in missing.items()]
-        table = pd.DataFrame(rows, columns=COLUMNS)
-        counts = _finish(directory, table, measuring.per_class, present)
-        counts["digests"] = digests
-        counts["skipped_boxes"] = {
-            images.entry.name: dict(images.skipped) for images in present if images.skipped
-        }
-        counts["seconds"] = round(time.monotonic() - started, 2)
-        return counts
+        measurer = _Measurer(project, slug, checkpoint_of(inputs.parents), directory, scratch)
+        rows = [row for images in present.values() for row in measurer.measure(images)]
+        rows += [
+            {"set": name, "task": entries[name].task, "source": "", "n": 0, "unavailable": reason}
+            for name, reason in missing.items()
+        ]
+        table = pd.DataFrame(rows, columns=COLUMNS).astype({"value": "float64"})
+        table["images"] = table["set"].map(digests)
+        _write_tables(directory, table, present)
+        classes = pd.DataFrame(measurer.classes, columns=CLASS_COLUMNS)
+        classes.to_parquet(directory / "per_class.parquet", index=False)
+        return {**_counts(table, present), "seconds": round(time.monotonic() - started, 2)}
 
     return project.store.build(inputs, write)
 
 
-class _Measuring:
+class _Measurer:
+    """Measures sets one after another; the model is loaded for the first that is there."""
+
     def __init__(
         self, project: Project, slug: str, checkpoint: Artifact, directory: Path, scratch: Scratch
     ) -> None:
@@ -100,88 +103,85 @@ class _Measuring:
         self.directory = directory
         self.scratch = scratch
         self.max_pixels = project.config.corpus.max_pixels
-        self.per_class: list[list[Any]] = []
+        self.classes: list[list[Any]] = []
 
     @cached_property
     def clip(self) -> Clip:
         return load_model(self.project, self.checkpoint)
 
-    def measure(self, images: DenseImages) -> list[list[Any]]:
-        """Return the rows of one set."""
-        boxes = images.entry.task == "detection"
-        students = ("student",) if self.dense.student_images else ()
-        rows: list[list[Any]] = []
-        for source in self.dense.boxes if boxes else ("map", *students):
-            about = [images.entry.name, images.entry.task, source]
+    def measure(self, images: BoxImages | MapImages) -> Iterator[dict[str, Any]]:
+        """Yield the rows of one set."""
+        entry = images.entry
+        ways: dict[str, Callable[[], tuple[Figures, Figures]]]
+        if isinstance(images, BoxImages):
+            figure_of_class = "ap50"
+            ways = {source: partial(self._boxes, images, source) for source in self.dense.boxes}
+        else:
+            figure_of_class = "iou"
+            students = ("student",) if self.dense.student_images else ()
+            ways = {source: partial(self._maps, images, source) for source in ("map", *students)}
+        for source, measured in ways.items():
+            about = {"set": entry.name, "task": entry.task, "source": source, "n": len(images)}
             try:
-                figures = self._boxes(images, source) if boxes else self._maps(images, source)
-                reason = "" if figures else "nothing in this set counts"
+                figures, classes = measured()
             except Unavailable as error:
-                figures = {}
-                reason = error.reason
+                yield {**about, "unavailable": error.reason}
+                continue
+            if not figures:
+                yield {**about, "unavailable": "nothing in this set counts"}
             for figure, value in figures.items():
-                rows.append([*about, figure, value, len(images), None])
-            if reason:
-                rows.append([*about, "", np.nan, len(images), reason])
-        return rows
+                yield {**about, "figure": figure, "value": value}
+            for name, value in classes.items():
+                self.classes.append([entry.name, source, name, figure_of_class, value])
 
     def _templates(self, images: DenseImages) -> list[str]:
         from react_pipeline.clip import prompt_templates
 
         return list(images.entry.templates) or prompt_templates(self.domain)
 
-    def _boxes(self, images: DenseImages, kind: str) -> dict[str, float]:
+    def _boxes(self, images: BoxImages, source: str) -> tuple[Figures, Figures]:
         from .boxes import box_source
+        from .measures import box_figures, proposal_figures
         from .regions import Detector
 
-        truth = images.truth or {}
-        detector = _or_unavailable(
-            lambda: Detector(self.clip, images.class_names, self._templates(images), self.dense)
-        )
-        propose = box_source(kind, images, self.dense, self.clip.device)
+        truth = images.truth
+        detector = Detector(self.clip, images.class_names, self._templates(images), self.dense)
+        propose = box_source(source, images, self.dense, self.clip.device)
         categories = [category["id"] for category in truth["categories"]]
 
         def predict(position: int, path: Path) -> None:
             image = images.image(position, self.max_pixels)
             boxes, objectness = propose(position, image)
+            places, scores, classes = detector(image, boxes, objectness)
             image_id = truth["images"][position]["id"]
-            places, scores, classes = (part.tolist() for part in detector(image, boxes, objectness))
-            found = [
-                _detection(image_id, categories[number], place, round(score, 5))
-                for place, score, number in zip(places, scores, classes, strict=True)
-            ]
-            shares = [1.0] * len(boxes) if objectness is None else objectness.tolist()
-            proposed = [
-                _detection(image_id, categories[0], place, score)
-                for place, score in zip(boxes.tolist(), shares, strict=True)
-            ]
+            labels = [categories[number] for number in classes.tolist()]
+            shares = np.ones(len(boxes)) if objectness is None else objectness
+            proposed = _coco_rows(image_id, categories[:1] * len(boxes), boxes, shares)
+            found = _coco_rows(image_id, labels, places, scores)
             path.write_text(json.dumps({"found": found, "proposed": proposed}))
 
-        where = f"{images.entry.name}--{kind}"
+        where = f"{images.entry.name}--{source}"
         files = self._by_image(where, "json", images, predict)
         records = [json.loads(path.read_bytes()) for path in files]
-        found = [box for record in records for box in record["found"]]
+        found, proposed = (
+            [box for record in records for box in record[part]] for part in ("found", "proposed")
+        )
         (self.directory / "detections").mkdir(exist_ok=True)
         (self.directory / "detections" / f"{where}.json").write_text(json.dumps(found))
         figures, classes = box_figures(truth, found, images.entry.groups)
-        for name, value in classes.items():
-            self.per_class.append([images.entry.name, kind, name, "ap50", value])
-        if figures and kind != "truth":
-            proposed = [box for record in records for box in record["proposed"]]
+        if figures and source != "truth":
             figures |= proposal_figures(truth, proposed)
-        return figures
+        return figures, classes
 
-    def _maps(self, images: DenseImages, source: str) -> dict[str, float]:
+    def _maps(self, images: MapImages, source: str) -> tuple[Figures, Figures]:
         from .maps import Segmenter
+        from .measures import map_figures
+        from .student import Student
 
-        segmenter = _or_unavailable(
-            lambda: Segmenter(self.clip, images, self._templates(images), self.dense)
-        )
+        segmenter = Segmenter(self.clip, images, self._templates(images), self.dense)
         predictor: Callable[[Image.Image], Any] = segmenter
         where = f"{images.entry.name}--{source}"
         if source == "student":
-            from .student import Student
-
             predictor = Student(segmenter, self.dense)
             folder = str(self.dense.student_images).replace("{domain}", self.domain.slug)
             states = Scratch(self.scratch.folder / f"{where}--training")
@@ -201,11 +201,9 @@ class _Measuring:
                 yield truth, found
 
         figures, ious = map_figures(maps(), len(images.class_names))
-        for name, iou in zip(images.class_names, ious.tolist(), strict=True):
-            if np.isfinite(iou):
-                row = [images.entry.name, source, name.split(";")[0], "iou", iou]
-                self.per_class.append(row)
-        return figures
+        names = [name.split(";")[0] for name in images.class_names]
+        pairs = zip(names, ious.tolist(), strict=True)
+        return figures, {name: iou for name, iou in pairs if np.isfinite(iou)}
 
     def _by_image(
         self, where: str, kind: str, images: DenseImages, predict: Callable[[int, Path], None]
@@ -218,79 +216,60 @@ class _Measuring:
             yield parts.keep(f"{position}.{kind}", partial(predict, position))
 
 
-def _finish(
-    directory: Path, rows: pd.DataFrame, per_class: list[list[Any]], present: list[DenseImages]
-) -> dict[str, Any]:
-    rows = rows.astype({"value": "float64"})
+def _coco_rows(image_id: int, categories: list[int], boxes: Tensor, scores: Any) -> list[Any]:
+    """Return detections as COCO writes them, of boxes x0 y0 x1 y1."""
+    sized = boxes.clone()
+    sized[:, 2:] -= boxes[:, :2]
+    return [
+        {
+            "image_id": image_id,
+            "category_id": category,
+            "bbox": [round(value, 2) for value in box],
+            "score": round(score, 5),
+        }
+        for category, box, score in zip(categories, sized.tolist(), scores.tolist(), strict=True)
+    ]
+
+
+def _write_tables(directory: Path, rows: pd.DataFrame, present: Sets) -> None:
     rows.to_parquet(directory / "results.parquet", index=False)
     rows.to_json(directory / "results.json", orient="records", indent=1)
-    table = pd.DataFrame(per_class, columns=["set", "source", "class", "figure", "value"])
-    table.to_parquet(directory / "per_class.parquet", index=False)
     sizes = [
-        [images.entry.name, *(image[key] for key in ("id", "file_name", "width", "height"))]
-        for images in present
-        for image in (images.truth or {"images": ()})["images"]
+        [name, *(image[key] for key in ("id", "file_name", "width", "height"))]
+        for name, images in present.items()
+        if isinstance(images, BoxImages)
+        for image in images.truth["images"]
     ]
-    pd.DataFrame(sizes, columns=["set", "image_id", "name", "width", "height"]).to_parquet(
-        directory / "images.parquet"
-    )
-    lines = [
-        [row.set, row.source, row.figure, _percent(row.figure, row.value), row.n, row.unavailable]
-        for row in rows.itertuples()
-    ]
-    text = markdown_table(["set", "source", "figure", "%", "images", "not measured because"], lines)
-    for images in present:
-        expected = images.entry.expected
-        if len(images) < expected:
-            text += f"\n{images.entry.name}: {len(images)} of {expected} images.\n"
+    columns = ["set", "image_id", "name", "width", "height"]
+    pd.DataFrame(sizes, columns=columns).to_parquet(directory / "images.parquet")
+    points = rows["value"].map("{:.1%}".format, na_action="ignore")
+    points[rows["figure"] == "classes"] = rows["value"].map("{:.0f}".format)
+    columns = ["set", "source", "figure", "value", "n", "unavailable"]
+    lines = rows.assign(value=points)[columns].to_numpy().tolist()
+    text = markdown_table([*columns[:-1], "not measured because"], lines)
+    for name, images in present.items():
+        if len(images) < images.entry.expected:
+            text += f"\n{name}: {len(images)} of {images.entry.expected} images.\n"
     (directory / "table.md").write_text(text, encoding="utf-8")
-    values: dict[str, Any] = {"detection": {}, "segmentation": {}}
+
+
+def _counts(rows: pd.DataFrame, present: Sets) -> dict[str, Any]:
+    figures: dict[str, Any] = {"detection": {}, "segmentation": {}}
     for row in rows[rows["value"].notna()].itertuples():
-        of_set = values[row.task].setdefault(row.set, {})
-        of_set.setdefault(row.source, {})[row.figure] = float(row.value)
+        of_set = figures[row.task].setdefault(row.set, {})
+        of_set.setdefault(row.source, {})[row.figure] = row.value
     reasons = rows[rows["value"].isna()]
+    skipped = {name: getattr(images, "skipped", None) for name, images in present.items()}
     return {
-        **values,
-        "images": sum(map(len, present)),
+        **figures,
+        "images": sum(map(len, present.values())),
         "not_measured": dict(zip(reasons["set"], reasons["unavailable"], strict=True)),
+        "skipped_boxes": {name: dict(count) for name, count in skipped.items() if count},
     }
 
 
-def _percent(figure: str, value: float) -> str | None:
-    if np.isnan(value):
-        return None
-    return f"{value:.0f}" if figure == "classes" else f"{100 * value:.1f}"
-
-
-def _or_unavailable(build: Callable[[], Any]) -> Any:
-    """A tower that cannot be used in this way is not an error of the data: the figures are
-    unavailable.
-    """
-    try:
-        return build()
-    except InputError as error:
-        raise Unavailable(str(error)) from error
-
-
-def _detection(image_id: int, category_id: int, place: list[float], score: float) -> dict[str, Any]:
-    """A detection as COCO writes it."""
-    left, top, right, bottom = place
-    bbox = [round(value, 2) for value in (left, top, right - left, bottom - top)]
-    return {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": score}
-
-
-def read_dense_sets(dense: DenseConfig, slug: str) -> tuple[list[DenseImages], dict[str, str]]:
-    """The configured sets with boxes and with label maps that are there, and why others are not:
-    `read_all`.
-    """
-    present, missing = read_all(
-        dense.root, "dense", {entry.name: entry for entry in dense.sets(slug)}, read_dense_set
-    )
-    return list(present.values()), missing
-
-
-def digests_of_files(dense: DenseConfig, present: list[DenseImages]) -> dict[str, str]:
-    """Of what measuring reads apart from the sets with boxes and with label maps.
+def digests_of_files(dense: DenseConfig, present: Sets) -> dict[str, str]:
+    """Return the digests of what measuring reads apart from the sets.
 
     Raises:
         InputError: If a file cannot be read.
@@ -298,12 +277,9 @@ def digests_of_files(dense: DenseConfig, present: list[DenseImages]) -> dict[str
     files = {"rpn": dense.rpn_checkpoint if "rpn" in dense.boxes else None}
     if dense.student_images:
         files["student"] = dense.student_backbone
-    for images in present if "file" in dense.boxes else ():
-        if images.entry.task == "detection":
-            name = images.entry.name
-            files[f"boxes of {name}"] = (dense.root or Path()) / dense.boxes_file.replace(
-                "{dataset}", name
-            )
+    for name, images in present.items() if "file" in dense.boxes else ():
+        if isinstance(images, BoxImages):
+            files[f"boxes of {name}"] = dense.boxes_path(name)
     try:
         return {name: sha256_of(path) for name, path in files.items() if path is not None}
     except OSError as error:

@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import BaseModel, FiniteFloat
 
 from react_pipeline.corpus import IMAGE_SUFFIXES, BadImage, decode_apart
 from react_pipeline.extensions.elevater import Files, read_lines
+from react_pipeline.extensions.protocols import read_form
 from react_pipeline.labelled import Unavailable, lines_of, normal
-from react_pipeline.store import InputError, canonical_json, read_json_bounded
+from react_pipeline.store import InputError, canonical_json
 
 from .settings import IGNORED, DenseSet
 
@@ -32,105 +34,123 @@ TRAIN_IDS = "_labelTrainIds"
 
 @dataclass(frozen=True)
 class DenseImages:
-    """The images of one set and what is true of them.
+    """The images of one set.
 
     Attributes:
-        entry: Of the table, or your own.
         class_names: In the order of class ids; several names of one class are separated by `;`.
-        names: File names of the images.
-        truth: As COCO's JSON, with the images in the order of `names`, ids as in the file, boxes
-            cut to the image; None for label maps. `categories` are in the order of class ids.
-        labels: Gives the bytes of the label maps; None for boxes.
-        table: Class id of every pixel value of a label map, (256,) int64; -1 is not a value of the
-            set.
-        skipped: Boxes left out or cut, by reason.
     """
 
     entry: DenseSet
     class_names: tuple[str, ...]
-    names: tuple[str, ...]
     source: Files
-    truth: Mapping[str, Any] | None = None
-    labels: Files | None = None
-    table: NDArray[np.int64] | None = None
-    skipped: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def background(self) -> int | None:
-        """Id of the class `background`, if there is one."""
-        firsts = [name.split(";")[0] for name in self.class_names]
-        return firsts.index(BACKGROUND) if BACKGROUND in firsts else None
+        return len(self.source.locations)
 
     def image(self, position: int, max_pixels: int) -> Image.Image:
-        """The image, RGB.
+        """Decode an image, RGB.
 
         Raises:
-            InputError: If it is gone, cannot be decoded, or is of another size than the JSON says.
+            InputError: If it is gone or cannot be decoded.
         """
         data = self.source(position)
         try:
-            image, _ = decode_apart(data, max_pixels)
+            return decode_apart(data, max_pixels)[0]
         except BadImage as error:
             raise InputError(
-                f"{self.names[position]}: no usable image ({error}); replace the file"
+                f"{self.source.locations[position]}: no usable image ({error}); replace the file"
             ) from error
-        if self.truth is not None:
-            about = self.truth["images"][position]
-            if image.size != (about["width"], about["height"]):
-                raise InputError(
-                    f"{self.names[position]}: is {image.width} x {image.height} px, and `images` "
-                    f"of {self.entry.truth} says {about['width']} x {about['height']}"
-                )
+
+    def digest(self) -> str:
+        """Return the SHA-256 over names and bytes of all images, their truth, and the classes."""
+        images = digests_of(self.source)
+        parts = [self.entry.name, self.class_names, self.source.locations, images, self.truths()]
+        return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+
+    def truths(self) -> Any:
+        """Return what identifies the truth, as JSON."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class BoxImages(DenseImages):
+    """Images with boxes.
+
+    Attributes:
+        truth: As COCO's JSON, with the images in the order of `source`, ids as in the file, boxes
+            cut to the image, and `categories` in the order of class ids.
+        skipped: Boxes left out or cut, by reason.
+    """
+
+    truth: Mapping[str, Any]
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+    def image(self, position: int, max_pixels: int) -> Image.Image:
+        """Decode an image; an InputError too if it is of another size than the JSON says."""
+        image = super().image(position, max_pixels)
+        about = self.truth["images"][position]
+        if image.size != (about["width"], about["height"]):
+            raise InputError(
+                f"{self.source.locations[position]}: is {image.width} x {image.height} px, and "
+                f"`images` of {self.entry.truth} says {about['width']} x {about['height']}"
+            )
         return image
 
+    def truths(self) -> Any:
+        """Return the boxes."""
+        return self.truth
+
+
+@dataclass(frozen=True)
+class MapImages(DenseImages):
+    """Images with label maps.
+
+    Attributes:
+        labels: Gives the bytes of the label maps.
+        table: Class id of every pixel value, (256,) int64; -1 is not a value of the set.
+    """
+
+    labels: Files
+    table: NDArray[np.int64]
+
+    @property
+    def background(self) -> int | None:
+        """Return the id of the class `background`, if there is one."""
+        firsts = [name.split(";")[0] for name in self.class_names]
+        return firsts.index(BACKGROUND) if BACKGROUND in firsts else None
+
     def label_map(self, position: int, size: tuple[int, int]) -> NDArray[np.int64]:
-        """Class ids (H, W) of an image of this (width, height); `IGNORED` counts for nothing.
+        """Read class ids (H, W) of an image of this (width, height); `IGNORED` pixels are not
+        counted.
 
         Raises:
             InputError: If the map cannot be read, has another size, or a value that is not a class.
         """
-        assert self.labels is not None and self.table is not None  # noqa: S101 - a set of label maps
-        where = self.labels.locations[position]
+        problem = ""
         try:
             with Image.open(io.BytesIO(self.labels(position)), formats=("PNG",)) as opened:
                 if opened.mode not in ("L", "P"):
-                    raise InputError(
-                        f"{where}: a label map has one channel of 8 bits, and this is {opened.mode}"
-                    )
-                if opened.size != size:
-                    raise InputError(
-                        f"{where}: is {opened.width} x {opened.height} px, and its image is "
-                        f"{size[0]} x {size[1]}"
-                    )
-                values = np.asarray(opened)
-        except InputError:
-            raise
+                    problem = f"a label map has one channel of 8 bits, and this is {opened.mode}"
+                elif opened.size != size:
+                    problem = f"is {opened.size} px, and its image is {size}"
+                else:
+                    ids = self.table[np.asarray(opened)]
+                    if (ids < 0).any():
+                        value = np.asarray(opened)[ids < 0][0]
+                        problem = f"value {value} is not a class of {self.entry.name!r}"
         except Exception as error:  # hostile bytes make a decoder raise nearly anything
-            raise InputError(f"{where}: the label map cannot be read ({error})") from error
-        ids = self.table[values]
-        if (ids < 0).any():
-            raise InputError(
-                f"{where}: value {values[ids < 0][0]} is not a class of {self.entry.name!r}"
-            )
+            problem = f"the label map cannot be read ({error})"
+        if problem:
+            raise InputError(f"{self.labels.locations[position]}: {problem}")
         return ids
 
-    def digest(self) -> str:
-        """SHA-256 over names, sizes and checksums of all files, the boxes, and the classes."""
-        digest = hashlib.sha256(
-            canonical_json([self.entry.name, self.class_names, self.truth]).encode()
-        )
-        for source in filter(None, (self.source, self.labels)):
-            for position, location in enumerate(source.locations):
-                line = f"\n{PurePosixPath(location).name}\0{_sha256(source, position)}"
-                digest.update(line.encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
+    def truths(self) -> Any:
+        """Return the digests of the label maps."""
+        return digests_of(self.labels)
 
 
-def read_dense_set(root: Path, entry: DenseSet) -> DenseImages:
-    """Find the images of a set and what is true of them; no image is decoded.
+def read_dense_set(root: Path, entry: DenseSet) -> BoxImages | MapImages:
+    """Find the images of a set and their truth; no image is decoded.
 
     Raises:
         Unavailable: If data are not there, with what is missing and where it is available.
@@ -146,132 +166,136 @@ def read_dense_set(root: Path, entry: DenseSet) -> DenseImages:
 def dense_digests(root: Path, entry: DenseSet) -> frozenset[str]:
     """Return the SHA-256 of the image files of a dense set; none if it is not there."""
     try:
-        images = read_dense_set(root, entry)
+        return frozenset(digests_of(read_dense_set(root, entry).source))
     except Unavailable:
         return frozenset()
-    return frozenset(_sha256(images.source, position) for position in range(len(images)))
 
 
-def _sha256(source: Files, position: int) -> str:
-    return hashlib.sha256(source(position)).hexdigest()
+def digests_of(files: Files) -> list[str]:
+    """Return the SHA-256 of each file."""
+    return [hashlib.sha256(files(position)).hexdigest() for position in range(len(files.locations))]
 
 
-def files_below(root: Path, folder: str) -> dict[str, str]:
-    """Return relative name -> location of every file below a folder of the root.
+def files_below(root: Path, folder: str, suffixes: Collection[str] = ()) -> dict[str, str]:
+    """Return relative name -> location of the files below a folder of the root; with `suffixes`
+    those that end so.
 
     Raises:
-        Unavailable: If there is none.
+        Unavailable: If there is no such folder.
     """
     path = root / folder
     if not path.is_dir():
         raise Unavailable(f"there is no folder {path}")
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    return {file.relative_to(path).as_posix(): file.relative_to(root).as_posix() for file in files}
+    return {
+        file.relative_to(path).as_posix(): file.relative_to(root).as_posix()
+        for file in sorted(path.rglob("*"))
+        if (not suffixes or file.suffix.lower() in suffixes) and file.is_file()
+    }
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return read_json_bounded(path)
-    except FileNotFoundError as error:
-        raise Unavailable(f"{path} is missing") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: the JSON cannot be read ({error})") from error
+class _Image(BaseModel):
+    id: int
+    file_name: str
+    width: int
+    height: int
 
 
-def _read_boxes(root: Path, entry: DenseSet) -> DenseImages:
+class _Box(BaseModel):
+    image_id: int
+    category_id: int
+    bbox: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
+    iscrowd: int = 0
+    area: float | None = None
+
+
+class _Category(BaseModel):
+    id: int
+    name: str
+
+
+class _Coco(BaseModel):
+    images: list[_Image]
+    annotations: list[_Box]
+    categories: list[_Category]
+
+
+def _read_boxes(root: Path, entry: DenseSet) -> BoxImages:
     path = root / entry.truth
-    coco = _read_json(path)
-    for part in ("images", "annotations", "categories"):
-        if not isinstance(coco, dict) or not isinstance(coco.get(part), list):
-            raise InputError(f"{path}: has no `{part}`, which a COCO instances JSON lists")
-    try:
-        names, ids = _classes(path, entry, coco["categories"])
-        images = {}
-        for image in coco["images"]:
-            size = {key: image[key] for key in ("id", "width", "height")}
-            images[image["id"]] = {**size, "file_name": str(image["file_name"])}
-        if len(images) < len(coco["images"]):
-            raise InputError(f"{path}: `images` has an id twice")
-        boxes, skipped = _boxes(path, coco, images, set(ids))
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise InputError(
-            f"{path}: an entry is not of COCO's form ({type(error).__name__}: {error})"
-        ) from error
+    coco = read_form(path, _Coco, "a COCO instances JSON")
+    names, ids = _classes(path, entry, coco.categories)
+    images = {image.id: image for image in coco.images}
+    if len(images) < len(coco.images):
+        raise InputError(f"{path}: `images` has an id twice")
+    boxes, skipped = _boxes(path, coco, images, set(ids))
     if entry.annotated_only:
         annotated = {box["image_id"] for box in boxes}
         images = {number: image for number, image in images.items() if number in annotated}
     files = files_below(root, entry.images)
-    file_names = tuple(image["file_name"] for image in images.values())
-    if missing := [name for name in file_names if name not in files]:
-        raise InputError(
-            f"{path}: {len(missing)} of {len(images)} images are not in "
-            f"{root / entry.images}\n{lines_of(missing)}"
-        )
-    categories = [{"id": number, "name": name} for number, name in zip(ids, names, strict=True)]
-    truth = {"images": list(images.values()), "annotations": boxes, "categories": categories}
-    source = Files(root, tuple(files[name] for name in file_names))
-    return DenseImages(entry, names, file_names, source, truth, skipped=dict(skipped))
+    listed = [image.file_name for image in images.values()]
+    _require_all(listed, files, f"{path}: {{}} images are not in {root / entry.images}")
+    truth = {
+        "images": [image.model_dump() for image in images.values()],
+        "annotations": boxes,
+        "categories": [
+            {"id": number, "name": name} for number, name in zip(ids, names, strict=True)
+        ],
+    }
+    source = Files(root, tuple(files[name] for name in listed))
+    return BoxImages(entry, names, source, truth, dict(skipped))
 
 
 def _classes(
-    path: Path, entry: DenseSet, categories: list[Any]
+    path: Path, entry: DenseSet, categories: list[_Category]
 ) -> tuple[tuple[str, ...], list[int]]:
     """Return the names of the classes and the ids that the file has for them; the file's own names
     and order for your own set.
     """
-    own = sorted((int(category["id"]), str(category["name"])) for category in categories)
+    own = sorted((category.id, category.name) for category in categories)
     ids = {normal(name): number for number, name in own}
     if len(ids) < len(own) or len(set(ids.values())) < len(own):
         raise InputError(f"{path}: `categories` has a name or an id twice")
     names = entry.class_names or tuple(name for _, name in own)
-    if missing := [name for name in names if normal(name) not in ids]:
-        raise InputError(
-            f"{path}: `categories` lacks {len(missing)} classes of "
-            f"{entry.name!r}\n{lines_of(missing)}"
-        )
+    _require_all(
+        map(normal, names), ids, f"{path}: `categories` lacks {{}} classes of {entry.name!r}"
+    )
     return names, [ids[normal(name)] for name in names]
 
 
 def _boxes(
-    path: Path, coco: Mapping[str, Any], images: Mapping[int, Any], ids: Collection[int]
+    path: Path, coco: _Coco, images: Mapping[int, _Image], ids: Collection[int]
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     """Return the boxes of these classes, cut to their images; those that can be no object's are
     counted.
     """
-    categories = {category["id"] for category in coco["categories"]}
+    categories = {category.id for category in coco.categories}
     boxes: list[dict[str, Any]] = []
     skipped = Counter[str]()
-    for number, box in enumerate(coco["annotations"]):
-        for field_name, listed in (("category_id", categories), ("image_id", images)):
-            if box[field_name] not in listed:
-                where = f"annotations[{number}].{field_name}"
-                raise InputError(f"{path}: {where} {box[field_name]} is not listed in the file")
-        image = images[box["image_id"]]
-        size = [image["width"], image["height"]]
-        left, top, width, height = map(float, box["bbox"])
-        corners = np.clip([left, top, left + width, top + height], 0, size * 2).tolist()
-        cut = [*corners[:2], corners[2] - corners[0], corners[3] - corners[1]]
-        if not np.isfinite(left + top + width + height) or width <= 0 or height <= 0:
+    for number, box in enumerate(coco.annotations):
+        for name, listed in (("category_id", categories), ("image_id", images)):
+            if (value := getattr(box, name)) not in listed:
+                raise InputError(
+                    f"{path}: annotations[{number}].{name} {value} is not listed in the file"
+                )
+        image = images[box.image_id]
+        left, top, width, height = box.bbox
+        low = np.clip([left, top], 0, [image.width, image.height])
+        size = np.clip([left + width, top + height], 0, [image.width, image.height]) - low
+        if width <= 0 or height <= 0:
             skipped["no area"] += 1
-        elif cut[2] <= 0 or cut[3] <= 0:
+        elif (size <= 0).any():
             skipped["outside the image"] += 1
-        elif box["category_id"] in ids:
+        elif box.category_id in ids:
+            cut = [*low.tolist(), *size.tolist()]
             # A hundredth of a pixel is how annotations are rounded.
-            moved = np.abs(np.subtract(cut, [left, top, width, height])).max() > 0.02
-            skipped["cut at the border"] += int(moved)
-            about = {"id": len(boxes) + 1, "bbox": cut, "iscrowd": int(box.get("iscrowd", 0))}
-            about["area"] = float(box.get("area", cut[2] * cut[3]))
-            boxes.append({key: box[key] for key in ("image_id", "category_id")} | about)
+            skipped["cut at the border"] += int(np.abs(np.subtract(cut, box.bbox)).max() > 0.02)
+            area = cut[2] * cut[3] if box.area is None else box.area
+            boxes.append({**box.model_dump(), "id": len(boxes) + 1, "bbox": cut, "area": area})
     return boxes, +skipped
 
 
-def _read_maps(root: Path, entry: DenseSet) -> DenseImages:
+def _read_maps(root: Path, entry: DenseSet) -> MapImages:
     truth = root / entry.truth
-    maps = {
-        name: where
-        for name, where in files_below(root, entry.truth).items()
-        if name.lower().endswith(".png")
-    }
+    maps = files_below(root, entry.truth, {".png"})
     converted = [name for name in maps if TRAIN_IDS in name]
     stems = _by_stem(converted or maps, truth)
     if entry.listed:
@@ -280,14 +304,9 @@ def _read_maps(root: Path, entry: DenseSet) -> DenseImages:
         stems = {name: stems[name] for name in listed}
     if not stems:
         raise Unavailable(f"{truth} holds no label map (.png)")
-    files = files_below(root, entry.images)
-    pictures = [
-        name
-        for name in files
-        if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
-        and PurePosixPath(name).stem in stems
-    ]
-    images = _by_stem(pictures, root / entry.images)
+    files = files_below(root, entry.images, IMAGE_SUFFIXES)
+    mapped = [name for name in files if PurePosixPath(name).stem in stems]
+    images = _by_stem(mapped, root / entry.images)
     _require_all(stems, images, f"{root / entry.images}: no image of {{}} label maps")
     names_file = root / (entry.names_file or "")
     names = entry.class_names or tuple(read_lines(names_file))
@@ -296,19 +315,17 @@ def _read_maps(root: Path, entry: DenseSet) -> DenseImages:
     if len(names) > IGNORED:
         raise InputError(f"{entry.name}: {len(names)} classes do not fit a label map of 8 bits")
     values = () if converted else entry.values
-    # Values of the official files that are no class (unlabelled, border, unused ids) count for
-    # nothing.
+    # Values of the official files that are no class (unlabelled, border, unused ids) are ignored.
     table = np.full(256, IGNORED if values else -1)
     table[IGNORED] = IGNORED
     table[list(values or range(len(names)))] = range(len(names))
-    file_names = tuple(images[stem] for stem in stems)
-    source = Files(root, tuple(files[name] for name in file_names))
+    source = Files(root, tuple(files[images[stem]] for stem in stems))
     labels = Files(root, tuple(maps[name] for name in stems.values()))
-    return DenseImages(entry, names, file_names, source, labels=labels, table=table)
+    return MapImages(entry, names, source, labels, table)
 
 
 def _by_stem(names: Iterable[str], where: Path) -> dict[str, str]:
-    """Files by what joins an image and its label map: the name without folder and ending."""
+    """Return files by what joins an image and its label map: the name without folder and ending."""
     files: dict[str, str] = {}
     for name in names:
         stem = PurePosixPath(name).stem.removesuffix(TRAIN_IDS)

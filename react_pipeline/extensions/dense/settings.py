@@ -74,7 +74,7 @@ class DenseSet:
 
 @cache
 def dense_sets() -> Mapping[str, DenseSet]:
-    """The table, `sets.json`, by name, with prompts: CLIP's 80 and a few more."""
+    """Return the table, `sets.json`, by name, with prompts: CLIP's 80 and a few more."""
     rows = Path(__file__).with_name("sets.json").read_bytes()
     imagenet = [write("{}") for write in open_clip_metadata().OPENAI_IMAGENET_TEMPLATES]
     templates = {"detection": ("{}.", *imagenet), "segmentation": (*imagenet, *SCENE_TEMPLATES)}
@@ -97,27 +97,20 @@ class OwnDenseSet(Section):
 
     @model_validator(mode="after")
     def _one_truth(self) -> Self:
-        if (self.annotations is None) == (self.labels is None) or (self.labels is None) != (
-            self.names is None
-        ):
+        if {self.annotations is None} != {self.labels is not None, self.names is not None}:
             raise ValueError(
                 "give either `annotations` (COCO JSON), or `labels` (PNGs) and `names`"
             )
         return self
 
     def of(self, slug: str) -> DenseSet:
-        """The set of one domain."""
-        truth = self.annotations or self.labels or ""
-        images, truth, names = (
-            text.replace("{domain}", slug) for text in (self.images, truth, self.names or "")
+        """Return the set of one domain."""
+        images, boxes, maps, names = (
+            (text or "").replace("{domain}", slug)
+            for text in (self.images, self.annotations, self.labels, self.names)
         )
-        return DenseSet(
-            self.name,
-            "detection" if self.annotations else "segmentation",
-            images,
-            truth,
-            names_file=names or None,
-        )
+        task: Literal["detection", "segmentation"] = "detection" if boxes else "segmentation"
+        return DenseSet(self.name, task, images, boxes or maps, names_file=names or None)
 
 
 class DenseConfig(Section):
@@ -165,7 +158,11 @@ class DenseConfig(Section):
             )
         return self
 
+    def boxes_path(self, name: str) -> Path:
+        """Return the results file of a set."""
+        return (self.root or Path()) / self.boxes_file.replace("{dataset}", name)
+
     def sets(self, slug: str) -> list[DenseSet]:
-        """The sets to measure one domain's models on."""
+        """Return the sets to measure one domain's models on."""
         table = dense_sets()
         return [*(table[name] for name in self.datasets), *(own.of(slug) for own in self.own)]

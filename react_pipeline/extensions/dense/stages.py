@@ -31,8 +31,8 @@ def _comparison(project: Project, slug: str) -> Artifact:
 
 
 def _identity_of_results(project: Project, key: str) -> dict[str, Any]:
-    """Sets, boxes and the way of dense features; files are identified by their bytes (the content
-    of the inputs).
+    """Return sets, boxes and the way of dense features; files are identified by their bytes (the
+    content of the inputs).
     """
     dense = project.config.section(DenseConfig)
     files = {"root", "boxes_file", "rpn_checkpoint", "student_backbone"}
@@ -64,7 +64,7 @@ STAGES = (
         identity=_identity_of_results,
         outside=outside.unlisted,
         data=DATA,
-        version="3",
+        version="4",
         group="dense",
         kinds=("torch", "parquet"),
         pool="gpu",
@@ -78,6 +78,7 @@ STAGES = (
         step=_comparison,
         gathers=("dense_results",),
         data=DATA,
+        version="2",
         group="dense",
         kinds=("parquet",),
         priority=20,

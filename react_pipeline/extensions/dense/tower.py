@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from react_pipeline.clip import ImageTower
-from react_pipeline.store import InputError
+from react_pipeline.labelled import Unavailable
 
 from .settings import ATTENTIONS
 
@@ -49,8 +49,8 @@ class DenseTower:
                 none (identity).
 
         Raises:
-            InputError: If the tower is neither a vision transformer of open_clip nor a CLIP ResNet,
-                or a ResNet asked for another attention than `value`.
+            Unavailable: If the tower is neither a vision transformer of open_clip nor a CLIP
+                ResNet, or a ResNet asked for another attention than `value`.
         """
         visual: Any = model.visual
         self.visual = visual
@@ -59,12 +59,12 @@ class DenseTower:
         self.tower = ImageTower(model)
         pools_by_attention = getattr(visual, "attn_pool", None) is not None
         if not self.is_resnet and (not self.tower.native or pools_by_attention):
-            raise InputError(
+            raise Unavailable(
                 f"{type(visual).__name__}: dense features need a ViT of open_clip or a CLIP "
                 "ResNet; use crops"
             )
         if self.is_resnet and attention != "value":
-            raise InputError(
+            raise Unavailable(
                 f"dense.attention: {attention!r} needs a vision transformer; a ResNet has `value` "
                 "alone"
             )
@@ -144,13 +144,9 @@ class DenseTower:
         return mixed + attend(key, key, value) if self.attention == "qq+kk" else mixed
 
     def _project(self, tokens: Tensor) -> Tensor:
-        """Map tokens (B, T, W) to (B, T, D): each goes through the tower's pooling as if it were
-        the only one, its own class token.
-        """
-        alone = tokens.reshape(-1, 1, tokens.shape[-1]).expand(-1, 2, -1)
-        pooled, _ = self.visual._pool(alone)
-        pooled = pooled if self.visual.proj is None else pooled @ self.visual.proj
-        return pooled.unflatten(0, tokens.shape[:2])
+        """Map tokens (B, T, W) to (B, T, D), each as the model maps what it pools."""
+        tokens = self.visual.ln_post(tokens)
+        return tokens if self.visual.proj is None else tokens @ self.visual.proj
 
     def _stages(self, images: Tensor, count: int) -> Tensor:
         visual = self.visual

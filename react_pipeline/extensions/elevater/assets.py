@@ -14,6 +14,7 @@ from react_pipeline.assets import (
     unmeasured,
     warning_below,
 )
+from react_pipeline.extensions.protocols import contradictions
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
@@ -22,8 +23,6 @@ from react_pipeline.store import Artifact
 
 from .comparison import MEAN, compare_summaries
 from .features import digests_of_test_images
-
-CHUNK_ROWS = 65_536
 
 
 @artifact_check("benchmark_features", blocking=True)
@@ -66,12 +65,10 @@ def benchmark_mean_is_at_least_base(project: Project, artifact: Artifact) -> dg.
     mine, theirs = (pd.read_parquet(result.file("summary.parquet")) for result in (artifact, base))
     table = compare_summaries(theirs, {method: mine})
     mean = table[(table["dataset"] == MEAN) & (table["figure"] == "zero-shot")].iloc[0]
-    delta = float(mean["delta"])
-    if np.isnan(delta):
+    if np.isnan(mean["delta"]):
         return unmeasured("no data set was measured of both")
-    return warning_below(
-        delta, f"zero-shot mean over {mean['status']}, less the base's", tolerance=1e-9
-    )
+    about = f"zero-shot mean over {mean['status']}, less the base's"
+    return warning_below(float(mean["delta"]), about, tolerance=1e-9)
 
 
 @artifact_check("benchmark_results")
@@ -108,24 +105,10 @@ def count_pairs(pairs: Artifact, digests: set[str]) -> int:
 
 
 def bad_features(artifact: Artifact) -> Iterator[tuple[str, int]]:
-    """Yield for each array of features how many rows are not finite or zero; few rows are in memory
-    at a time.
-    """
+    """Yield for each array of features how many rows are not finite or zero."""
     for name in artifact.manifest["files"]:
         if name.endswith(".npy") and not name.endswith(("_labels.npy", "_sha256.npy")):
             features = np.load(artifact.file(name), mmap_mode="r", allow_pickle=False)
-            starts = range(0, len(features), CHUNK_ROWS)
-            norms = [np.linalg.norm(features[at : at + CHUNK_ROWS], axis=1) for at in starts]
+            squares = np.einsum("nd,nd->n", features, features)
             # A NaN compares as false, so it counts as bad.
-            yield name, int(sum((~((norm > 0) & np.isfinite(norm))).sum() for norm in norms))
-
-
-def contradictions(rows: pd.DataFrame) -> int:
-    """Count rows with both a value and a reason or neither, with a value of no image or one that is
-    not a fraction.
-    """
-    has_value = rows["value"].notna()
-    has_reason = rows["unavailable"].notna()
-    no_images = has_value & (rows["n"] == 0)
-    no_fraction = has_value & ~rows["value"].between(0, 1)
-    return int(((has_value == has_reason) | no_images | no_fraction).sum())
+            yield name, int((~((squares > 0) & np.isfinite(squares))).sum())

@@ -3,10 +3,8 @@
 No model is loaded; torch only if torchvision's own layout of some data set is found.
 """
 
-import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +12,6 @@ import numpy as np
 
 from react_pipeline.corpus import BadImage, decode_apart
 from react_pipeline.labelled import Unavailable
-from react_pipeline.pages import markdown_table
 from react_pipeline.settings import MAX_PIXELS
 from react_pipeline.store import InputError
 
@@ -26,35 +23,20 @@ _DECODED_PER_SPLIT = 8
 
 
 @dataclass(frozen=True)
-class SplitReport:
-    """A split: images found (None: not there) and the official number."""
-
-    split: str
-    found: int | None
-    expected: int
-    layout: str | None = None
-
-    def __str__(self) -> str:
-        if self.found is None:
-            return "missing"
-        of_all = "" if self.found == self.expected else f" of {self.expected:,}"
-        return f"{self.found:,}{of_all}"
-
-
-@dataclass(frozen=True)
 class DatasetReport:
     """What was found of one data set.
 
     Attributes:
         state: `complete` (every split with its official number of images), `partial` (fewer),
             `unavailable` (nothing), `wrong` (something there cannot be used).
-        splits: Of the benchmark, in the order train, val, test.
+        found: Number of images of the splits that are there.
         notes: What else a user should know.
     """
 
     name: str
     state: Literal["complete", "partial", "unavailable", "wrong"]
-    splits: tuple[SplitReport, ...]
+    found: dict[str, int]
+    expected: dict[str, int]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -75,39 +57,15 @@ def check_root(root: Path, names: Iterable[str] | None = None) -> list[DatasetRe
     return [_check(root, entry) for entry in entries]
 
 
-def report_lines(reports: Sequence[DatasetReport]) -> list[str]:
-    """Return the reports as a table in Markdown, then problems and notes of each data set."""
-    names = ("train", "val", "test")
-    rows = []
-    for report in reports:
-        cells = {split.split: str(split) for split in report.splits}
-        rows.append([report.name, report.state, *(cells.get(name, "–") for name in names)])
-    states = sorted(Counter(report.state for report in reports).items())
-    lines = markdown_table(["data set", "state", *names], rows).splitlines()
-    lines += ["", ", ".join(f"{n} {state}" for state, n in states) + f" of {len(reports)}"]
-    for report in reports:
-        texts = [*report.problems, *(f"note: {note}" for note in report.notes)]
-        if texts:
-            lines += ["", f"{report.name} ({report.state})"]
-            lines += [f"  {line}" for text in texts for line in text.split("\n")]
-    return lines
-
-
-def report_json(reports: Sequence[DatasetReport]) -> str:
-    """Return the reports as a JSON list."""
-    return json.dumps([asdict(report) for report in reports], indent=2)
-
-
 def _check(root: Path, entry: Dataset) -> DatasetReport:
-    splits = []
+    found = {}
     problems = []
     notes: list[str] = []
-    state: Literal["complete", "partial", "unavailable", "wrong"] = "complete"
+    wrong = False
     for split, expected in entry.sizes.items():
-        report = SplitReport(split, None, expected)
         try:
             images = read_dataset(root, entry.name, split)
-            report = SplitReport(split, len(images), expected, images.layout)
+            found[split] = len(images)
             notes += [*images.notes, *_decode_some(images)]
             if len(images) != expected:
                 problems.append(
@@ -117,12 +75,12 @@ def _check(root: Path, entry: Dataset) -> DatasetReport:
         except Unavailable as error:
             problems.append(error.reason)
         except InputError as error:
-            state = "wrong"
+            wrong = True
             problems.append(str(error))
-        splits.append(report)
-    if problems and state != "wrong":
-        state = "partial" if any(split.found is not None for split in splits) else "unavailable"
-    return DatasetReport(entry.name, state, tuple(splits), tuple(problems), tuple(notes))
+    state: Literal["complete", "partial", "unavailable", "wrong"] = "complete"
+    if problems:
+        state = "wrong" if wrong else "partial" if found else "unavailable"
+    return DatasetReport(entry.name, state, found, dict(entry.sizes), tuple(problems), tuple(notes))
 
 
 def _decode_some(images: LabelledImages) -> list[str]:

@@ -2,6 +2,8 @@
 submissions, retrieval.
 """
 
+from dataclasses import asdict
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +29,8 @@ elevater_app = typer.Typer(
     help="ELEVATER, the benchmark of 20 data sets: data, domains, submissions, retrieval.",
 )
 
+SPLITS = ("train", "val", "test")
+
 Root = Annotated[
     Path, typer.Argument(help="Folder of the data, in a layout that `list` and `check` know.")
 ]
@@ -36,13 +40,12 @@ Method = Annotated[str, typer.Argument(help="A method, such as base or gated-ima
 @elevater_app.command("list")
 def list_datasets() -> None:
     """List the 20 data sets and ImageNet-1K: classes, images, metric."""
-    splits = ("train", "val", "test")
     rows = []
     for entry in (*DATASETS.values(), IMAGENET):
-        sizes = [f"{entry.sizes[name]:,}" if name in entry.sizes else "–" for name in splits]
+        sizes = [f"{entry.sizes[name]:,}" if name in entry.sizes else "–" for name in SPLITS]
         counts = [entry.num_classes, entry.num_templates, *sizes]
         rows.append([entry.name, entry.title, *counts, entry.metric])
-    columns = ["data set", "title", "classes", "templates", *splits, "metric"]
+    columns = ["data set", "title", "classes", "templates", *SPLITS, "metric"]
     print_table(columns, rows, right=7)
 
 
@@ -53,10 +56,26 @@ def check(
     """Show which data sets are complete and valid, and where to get the others. Exit code 1 if one
     is wrong.
     """
-    from .check import check_root, report_json, report_lines
+    from .check import check_root
 
     reports = check_root(root)
-    typer.echo(report_json(reports) if json else "\n".join(map(printable, report_lines(reports))))
+    if json:
+        typer.echo(dumps([asdict(report) for report in reports], indent=2))
+    else:
+        rows = []
+        for report in reports:
+            counts = [
+                f"{report.found.get(split, 0):,} of {report.expected[split]:,}"
+                if split in report.expected
+                else "–"
+                for split in SPLITS
+            ]
+            rows.append([report.name, report.state, *counts])
+        print_table(["data set", "state", *SPLITS], rows)
+        for report in reports:
+            for text in (*report.problems, *(f"note: {note}" for note in report.notes)):
+                for line in f"{report.name} ({report.state}): {text}".split("\n"):
+                    typer.echo(printable(line))
     raise typer.Exit(1 if any(report.state == "wrong" for report in reports) else 0)
 
 
@@ -124,7 +143,7 @@ def retrieval(
     ] = 5,
     config: Config = None,
 ) -> None:
-    """Recall at 1, 5 and 10: captions found by images, and images by captions."""
+    """Measure recall at 1, 5 and 10: captions found by images, and images by captions."""
     from .image_text import measure_recall, read_caption_csv, read_karpathy
 
     if (domain == "base") != (method is None):

@@ -37,7 +37,7 @@ _TEMPLATES = (
 
 @cache
 def read_data(file_name: str) -> Any:
-    """A JSON file of `data/`."""
+    """Read a JSON file of `data/`."""
     return json.loads((DATA / file_name).read_bytes())
 
 
@@ -76,8 +76,8 @@ class Dataset:
 
     @cached_property
     def aliases(self) -> tuple[tuple[str, ...], ...]:
-        """Every name of each class, in the order of class ids, which is that of ELEVATER's own
-        lists.
+        """Return every name of each class, in the order of class ids, which is that of ELEVATER's
+        own lists.
 
         Raises:
             InputError: If a package that holds the names is missing or holds others.
@@ -87,12 +87,12 @@ class Dataset:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The first name of each class; the zero-shot head uses these."""
+        """Return the first name of each class; the zero-shot head uses these."""
         return tuple(names[0] for names in self.aliases)
 
     @cached_property
     def templates(self) -> tuple[str, ...]:
-        """Prompts with `{}` where the class name goes.
+        """Return prompts with `{}` where the class name goes.
 
         Raises:
             InputError: If there are none, or a package that holds them is missing or holds others.
@@ -129,7 +129,7 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType(
 
 
 def dataset(name: str) -> Dataset:
-    """The row of this name.
+    """Return the row of this name.
 
     Raises:
         InputError: If there is none; close matches are named.

@@ -18,7 +18,7 @@ UNION = "elevater"
 
 
 def domain_of(entry: Dataset, root: Path) -> dict[str, Any]:
-    """The domain of one data set: its names, aliases, templates, and its test images at `root`.
+    """Return the domain of one data set, with its test images at `root`.
 
     A data set whose images have several classes gets no evaluation set: top-1 means nothing there.
     """
@@ -34,7 +34,7 @@ def domain_of(entry: Dataset, root: Path) -> dict[str, Any]:
 
 
 def union_domain() -> dict[str, Any]:
-    """The domain of the classes of all 20 data sets, to train one model for the whole benchmark.
+    """Return the domain of all classes, to train one model for the whole benchmark.
 
     A name that several data sets have, in any spelling, occurs once, with the spelling of the
     first; an alias that names another class elsewhere is left out. It has no labelled images:

@@ -1,12 +1,12 @@
 """Encoding images of the benchmark: bytes in, features as an array on disk out, for any list of
 images.
 
-Does not belong here: which images, what is published (`benchmark`).
+Does not belong here: which images, what is published (`features`).
 Shapes: N images of H x W pixels, B of them in a batch, D width.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,51 +19,53 @@ from tqdm import tqdm
 
 from react_pipeline.clip import Clip, arithmetic
 from react_pipeline.corpus import BadImage, decode_apart, load_batches
+from react_pipeline.labelled import preprocessing
+from react_pipeline.settings import PipelineConfig
 from react_pipeline.store import CorruptArtifact, InputError
+
+from .datasets import dataset
+from .images import LabelledImages
 
 Loaded = tuple[Tensor, bytes, bool]
 """An image (3, H, W), SHA-256 of its file (32 bytes), and whether the file is truncated."""
 
 
 @dataclass(frozen=True)
-class PreprocessedImages:
+class PreparedImages:
     """Images by their numbers, as a model takes them. Can be sent to other processes.
 
     Attributes:
         read: The number of an image to the bytes of its file.
-        name: The number of an image to what errors call it.
+        locations: What errors call each image.
         max_pixels: Larger images are refused.
     """
 
     read: Callable[[int], bytes]
-    name: Callable[[int], str]
+    locations: Sequence[str]
     preprocess: Callable[[Image.Image], Tensor]
     max_pixels: int
 
     def __call__(self, number: int) -> Tensor:
-        """The image (3, H, W).
+        """Load an image (3, H, W); errors as of `load`."""
+        return self.load(number)[0]
+
+    def load(self, number: int) -> Loaded:
+        """Load an image and what is known of its file; of a truncated one the decodable part.
 
         Raises:
             InputError: If it is gone or cannot be decoded.
         """
-        return self.load(number)[0]
-
-    def load(self, number: int) -> Loaded:
-        """The image and what is known of its file; of a truncated one the decodable part is
-        used.
-        """
         data = self.read(number)
-        digest = hashlib.sha256(data).digest()
         try:
             image, truncated = decode_apart(data, self.max_pixels, is_lenient=True)
         except BadImage as error:
             raise InputError(
-                f"{self.name(number)}: no usable image ({error}); fix or replace the file"
+                f"{self.locations[number]}: no usable image ({error}); fix or replace the file"
             ) from error
-        return self.preprocess(image), digest, truncated
+        return self.preprocess(image), hashlib.sha256(data).digest(), truncated
 
     def __getitem__(self, number: int) -> Loaded | str:
-        """As `load`; an unusable image comes as the text of its error, which a process
+        """Return what `load` does; for an unusable image the text of its error, which a process
         cannot lose.
         """
         try:
@@ -72,23 +74,22 @@ class PreprocessedImages:
             return str(error)
 
 
+def prepared_images(config: PipelineConfig, clip: Clip, images: LabelledImages) -> PreparedImages:
+    """Return the images of a data set as a model takes them in the benchmark."""
+    preprocess = preprocessing(clip, squash=dataset(images.dataset).squash)
+    return PreparedImages(images.read, images.locations, preprocess, config.corpus.max_pixels)
+
+
 def encode(
-    clip: Clip,
-    images: PreprocessedImages,
-    count: int,
-    path: Path,
-    *,
-    batch_size: int,
-    workers: int,
-    title: str = "images",
+    config: PipelineConfig, clip: Clip, images: PreparedImages, path: Path, title: str = "images"
 ) -> tuple[NDArray[np.uint8], int]:
-    """Write the features of images 0 to N - 1 as the image tower gives them, not normalised:
-    float32 (N, D), `.npy`.
+    """Write the features of images as the image tower gives them, not normalised: float32 (N, D),
+    `.npy`.
 
     In float32 on any device; one batch is in memory at a time.
 
     Args:
-        workers: Processes that read and preprocess ahead; 0: this one.
+        config: For the batch size and workers of `embedding`.
 
     Returns:
         SHA-256 of each file, uint8 (N, 32), and how many were truncated.
@@ -97,32 +98,29 @@ def encode(
         InputError: If an image cannot be used, or kills the process that decodes it.
         CorruptArtifact: If a feature is not finite.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    count, size = len(images.locations), config.embedding.batch_size
     array = np.lib.format.open_memmap(path, "w+", np.float32, (count, clip.dimension))
     digests: list[bytes] = []
-    truncated = start = 0
+    truncated = 0
+    batches = [range(count)[first : first + size] for first in range(0, count, size)]
     # A process for less than a batch would only cost its start.
-    batches = [
-        range(first, min(first + batch_size, count)) for first in range(0, count, batch_size)
-    ]
-    loader = load_batches(images, batches, min(workers, count // batch_size), _collate)
+    workers = min(config.embedding.worker_count, count // size)
     with tqdm(total=count, desc=title, unit="image", disable=None, leave=False) as bar:
-        for rows in loader:
+        for rows in load_batches(images, batches, workers, _collate):
             if isinstance(rows, str):
                 raise InputError(rows)
             pixels, sha256, cut = rows
-            digests += sha256
-            truncated += cut
             with arithmetic(), torch.inference_mode():
                 batch = clip.model.encode_image(pixels.to(clip.device)).float().cpu().numpy()
             if not np.isfinite(batch).all():
                 raise CorruptArtifact(
-                    f"{images.name(start)}: the model gives features that are not finite; "
-                    "rematerialize its checkpoint"
+                    f"{images.locations[len(digests)]}: the model gives features that are not "
+                    "finite; rematerialize its checkpoint"
                 )
-            array[start : start + len(batch)] = batch
-            start += len(pixels)
-            bar.update(len(pixels))
+            array[len(digests) : len(digests) + len(batch)] = batch
+            digests += sha256
+            truncated += cut
+            bar.update(len(batch))
     array.flush()
     return np.frombuffer(b"".join(digests), np.uint8).reshape(count, 32), truncated
 

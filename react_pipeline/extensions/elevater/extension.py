@@ -22,29 +22,29 @@ class Elevater(Extension):
     """The benchmark of 20 data sets."""
 
     def sections(self) -> Mapping[str, type[Section]]:
-        """`elevater`."""
+        """Return the section `elevater`."""
         from .settings import ElevaterConfig
 
         return {"elevater": ElevaterConfig}
 
     def stages(self) -> Iterable[Stage]:
-        """`benchmark_features`, `benchmark_results`, `benchmark_comparison`."""
+        """Return the stages of the benchmark."""
         from .stages import STAGES
 
         return STAGES
 
     def labelled_kinds(self) -> Iterable[type[EvaluationSetConfig]]:
-        """The test images of a data set as a domain's labelled images."""
+        """Return the test images of a data set as a domain's labelled images."""
         from .labelled_kind import TestImages
 
         return (TestImages,)
 
     def declare_assets(self) -> None:
-        """Checks of the three assets."""
+        """Declare the checks of the three assets."""
         from . import assets  # noqa: F401
 
     def add_commands(self, app: typer.Typer) -> None:
-        """`react-pipeline elevater ...`."""
+        """Add `react-pipeline elevater ...`."""
         from .commands import elevater_app
 
         app.add_typer(elevater_app, name="elevater", rich_help_panel="Benchmarks")

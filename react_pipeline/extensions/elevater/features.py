@@ -1,7 +1,7 @@
 """Features of the benchmark's images by one checkpoint, as an artifact: every image is encoded
 once.
 
-Does not belong here: encoding (`react_pipeline.labelled`), measuring (`results`).
+Does not belong here: encoding (`encoding`), measuring (`measuring`).
 
 Files: `<data set>/<split>.npy` (N, D) float32 as the image tower gives them, `<data
 set>/<split>_labels.npy`, `<data set>/<split>_sha256.npy` (N, 32) uint8 of the images' files, and
@@ -38,7 +38,6 @@ from react_pipeline.store import (
     link_or_copy,
 )
 
-from .datasets import dataset
 from .images import LabelledImages
 from .readers import read_dataset
 from .settings import ElevaterConfig
@@ -46,8 +45,8 @@ from .settings import ElevaterConfig
 logger = logging.getLogger(__name__)
 
 BENCHMARK_FEATURES = "benchmark_features"
-ARRAYS = (".npy", "_labels.npy", "_sha256.npy")
-"""Ends of the names of a split's files."""
+ENDS = (".npy", "_labels.npy", "_sha256.npy", ".json")
+"""Ends of the names of a split's files: `<data set>/<split>` is before."""
 
 
 class SplitFeatures(BaseModel):
@@ -140,20 +139,19 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
             name = place.replace("/", "--")
             record = scratch.build(name, directory, partial(writer.write, images, digest))
             splits[place] = SplitFeatures.model_validate_json(record)
-        incomplete = {
-            place: f"{about.n} of {about.expected} images"
-            for place, about in splits.items()
-            if about.n != about.expected
-        }
         return {
             "images": sum(about.n for about in splits.values()),
             "datasets": sum(about.split == "test" for about in splits.values()),
             "of": len(elevater.dataset_names),
             "splits_taken_over": writer.taken_over,
             "truncated": {
-                place: about.truncated for place, about in splits.items() if about.truncated
+                name: about.truncated for name, about in splits.items() if about.truncated
             },
-            "incomplete": incomplete,
+            "incomplete": {
+                name: f"{about.n} of {about.expected} images"
+                for name, about in splits.items()
+                if about.n != about.expected
+            },
             "missing": missing,
             "seconds": round(sum(about.seconds for about in splits.values()), 2),
         }
@@ -162,7 +160,7 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
 
 
 def digests_of_test_images(artifact: Artifact) -> set[str]:
-    """SHA-256 of every test image's file, as hexadecimal digits."""
+    """Return the SHA-256 of every test image's file, as hexadecimal digits."""
     names = [name for name in artifact.manifest["files"] if name.endswith("/test_sha256.npy")]
     return {
         row.tobytes().hex()
@@ -181,38 +179,34 @@ class _Writer:
         """Write the files of a split, or link those of another artifact with the same checkpoint
         and images; return `SplitFeatures` as JSON.
         """
-        about = self._take_over(images, digest, directory)
-        about = about or self._encode(images, digest, directory / images.dataset)
-        path = directory / images.dataset / f"{images.split}.json"
-        path.write_text(about, encoding="utf-8")
-        return about
+        place = f"{images.dataset}/{images.split}"
+        for artifact in self._published():
+            if artifact.manifest["content"]["images"].get(place) == digest:
+                for end in ENDS:
+                    link_or_copy(artifact.file(place + end), directory / (place + end))
+                self.taken_over += 1
+                break
+        else:
+            self._encode(images, digest, directory / place)
+        return (directory / f"{place}.json").read_text(encoding="utf-8")
 
     @cached_property
     def clip(self) -> Any:
         return load_model(self.project, self.checkpoint)
 
-    def _encode(self, images: LabelledImages, digest: str, folder: Path) -> str:
-        from react_pipeline.labelled import preprocessing
-
-        from .encoding import PreprocessedImages, encode
+    def _encode(self, images: LabelledImages, digest: str, path: Path) -> None:
+        from .encoding import encode, prepared_images
 
         started = time.monotonic()
         config = self.project.config
-        preprocess = preprocessing(self.clip, squash=dataset(images.dataset).squash)
-        sha256, truncated = encode(
-            self.clip,
-            PreprocessedImages(
-                images.read, images.locations.__getitem__, preprocess, config.corpus.max_pixels
-            ),
-            len(images),
-            folder / f"{images.split}.npy",
-            batch_size=config.embedding.batch_size,
-            workers=config.embedding.worker_count,
-            title=f"{images.dataset} {images.split}",
-        )
-        np.save(folder / f"{images.split}_labels.npy", images.labels)
-        np.save(folder / f"{images.split}_sha256.npy", sha256)
-        return SplitFeatures(
+        prepared = prepared_images(config, self.clip, images)
+        path.parent.mkdir()
+        features, labels, sha256, about = (path.with_name(path.name + end) for end in ENDS)
+        title = f"{images.dataset} {images.split}"
+        digests, truncated = encode(config, self.clip, prepared, features, title)
+        np.save(labels, images.labels)
+        np.save(sha256, digests)
+        split = SplitFeatures(
             dataset=images.dataset,
             split=images.split,
             n=len(images),
@@ -221,17 +215,8 @@ class _Writer:
             digest=digest,
             truncated=truncated,
             seconds=round(time.monotonic() - started, 2),
-        ).model_dump_json()
-
-    def _take_over(self, images: LabelledImages, digest: str, directory: Path) -> str | None:
-        split = f"{images.dataset}/{images.split}"
-        for artifact in self._published():
-            if artifact.manifest["content"]["images"].get(split) == digest:
-                for end in ARRAYS:
-                    link_or_copy(artifact.file(f"{split}{end}"), directory / f"{split}{end}")
-                self.taken_over += 1
-                return artifact.file(f"{split}.json").read_text(encoding="utf-8")
-        return None
+        )
+        about.write_text(split.model_dump_json(), encoding="utf-8")
 
     def _published(self) -> Iterator[Artifact]:
         store = self.project.store

@@ -8,29 +8,27 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from react_pipeline.extensions.protocols import load_model, require_encoder
+from react_pipeline.extensions.protocols import load_model, read_form, require_encoder
+from react_pipeline.indexing import nearest
 from react_pipeline.labelled import lines_of, read_csv
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, method_key
-from react_pipeline.store import InputError, read_json_bounded
+from react_pipeline.store import InputError
 
 from .images import Files
 
 CAPTIONS_PER_IMAGE = 5
 """Some COCO images have six or seven; the usual figures are of the first five."""
 KS = 1, 5, 10
-BLOCK_BYTES = 64 * 2**20
-"""Similarities that are in memory at a time."""
 
-Vectors = NDArray[np.floating[Any]]
+Vectors = NDArray[np.float32]
 Numbers = NDArray[np.int64]
 
 Recall = dict[str, dict[int, float]]
@@ -81,16 +79,7 @@ def read_karpathy(
     Raises:
         InputError: If the file cannot be read, lacks a field, or has no image of this split.
     """
-    try:
-        images = _Karpathy.model_validate(read_json_bounded(path)).images
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path}: is not Karpathy's JSON: {where}: {first['msg']}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: is not Karpathy's JSON: {error}") from error
+    images = read_form(path, _Karpathy, "Karpathy's JSON").images
     rows = [
         (str(PurePosixPath(image.filepath, image.filename)), sentence.raw)
         for image in images
@@ -121,12 +110,8 @@ def read_caption_csv(path: Path, captions_per_image: int = CAPTIONS_PER_IMAGE) -
     return _collect(path, rows.itertuples(index=False, name=None), captions_per_image)
 
 
-def recall(
-    image_vectors: Vectors,
-    text_vectors: Vectors,
-    image_of_caption: Numbers,
-) -> Recall:
-    """Recall both ways.
+def recall(image_vectors: Vectors, text_vectors: Vectors, image_of_caption: Numbers) -> Recall:
+    """Return the recall both ways.
 
     Of equal similarities the item with the lower number ranks first, whether right or wrong: order
     decides, never luck.
@@ -142,31 +127,18 @@ def recall(
     if not (np.isfinite(image_vectors).all() and np.isfinite(text_vectors).all()):
         raise InputError("vectors: some values are not finite; encode again in float32")
     images = np.arange(len(image_vectors))
-    by_image = _ranks(image_vectors, text_vectors, images, image_of_caption)
-    by_text = _ranks(text_vectors, image_vectors, image_of_caption, images)
-    ranks = {"image to text": by_image, "text to image": by_text}
-    return {way: {k: float(np.mean(before < k)) for k in KS} for way, before in ranks.items()}
+    return {
+        "image to text": _recalls(image_vectors, text_vectors, images, image_of_caption),
+        "text to image": _recalls(text_vectors, image_vectors, image_of_caption, images),
+    }
 
 
-def _ranks(
-    queries: Vectors,
-    items: Vectors,
-    query_image: Numbers,
-    item_image: Numbers,
-) -> Numbers:
-    """For each query, how many items rank before its best right one."""
-    size = max(1, BLOCK_BYTES // (len(items) * items.itemsize))
-    ranks = np.empty(len(queries), dtype=np.int64)
-    places = np.arange(len(items))
-    for start in range(0, len(queries), size):
-        block = slice(start, start + size)
-        similarity = queries[block] @ items.T
-        right = query_image[block, None] == item_image
-        # argmax takes the first of equals, which is the one that ranks first.
-        best = np.argmax(np.where(right, similarity, -np.inf), axis=1)[:, None]
-        mark = np.take_along_axis(similarity, best, axis=1)
-        ranks[block] = ((similarity > mark) | ((similarity == mark) & (places < best))).sum(axis=1)
-    return ranks
+def _recalls(
+    queries: Vectors, items: Vectors, query_image: Numbers, item_image: Numbers
+) -> dict[int, float]:
+    _, found = nearest(queries, items, max(KS))
+    right = (item_image[found] == query_image[:, None]) & (found >= 0)
+    return {k: float(right[:, :k].any(axis=1).mean()) for k in KS}
 
 
 def _collect(
@@ -175,14 +147,18 @@ def _collect(
     pairs = pd.DataFrame(rows, columns=["image", "caption"], dtype=str)
     pairs["caption"] = pairs["caption"].str.strip()
     dropped = {}
-    for reason, column in (("no_image", "image"), ("empty_caption", "caption")):
-        empty = pairs[column].str.strip() == ""
-        dropped[reason] = int(empty.sum())
-        pairs = pairs[~empty]
-    more = pairs.groupby("image").cumcount() >= captions_per_image
-    dropped["more_captions_than_counted"] = int(more.sum())
-    dropped = {reason: count for reason, count in dropped.items() if count}
-    pairs = pairs[~more]
+    for reason, unfit in (
+        ("no_image", lambda pairs: pairs["image"].str.strip() == ""),
+        ("empty_caption", lambda pairs: pairs["caption"] == ""),
+        (
+            "more_captions_than_counted",
+            lambda pairs: pairs.groupby("image").cumcount() >= captions_per_image,
+        ),
+    ):
+        left_out = unfit(pairs)
+        pairs = pairs[~left_out]
+        if left_out.any():
+            dropped[reason] = int(left_out.sum())
     if pairs.empty:
         raise InputError(
             f"{path}: holds no caption with an image; left out: {dropped or 'nothing'}"
@@ -200,7 +176,7 @@ def _collect(
 def measure_recall(
     project: Project, captioned: CaptionedImages, folder: Path, slug: str = "", method: str = "base"
 ) -> Recall:
-    """Recall of one checkpoint both ways.
+    """Measure the recall of one checkpoint both ways.
 
     Args:
         folder: What the images' paths are relative to.
@@ -212,7 +188,7 @@ def measure_recall(
         MissingArtifact: If the checkpoint was never made.
         StaleArtifact: If it was made from other inputs than today's.
     """
-    from .encoding import PreprocessedImages, encode
+    from .encoding import PreparedImages, encode
 
     require_encoder(project, method)
     missing = [name for name in captioned.images if not (folder / name).is_file()]
@@ -226,24 +202,13 @@ def measure_recall(
     else:
         checkpoint = fresh(project, CUSTOMIZED_CHECKPOINT, method_key(slug, method))
     clip = load_model(project, checkpoint)
-    images = PreprocessedImages(
-        Files(folder, captioned.images),
-        captioned.images.__getitem__,
-        clip.preprocess,
-        project.config.corpus.max_pixels,
-    )
+    files = Files(folder, captioned.images)
+    max_pixels = project.config.corpus.max_pixels
+    images = PreparedImages(files, files.locations, clip.preprocess, max_pixels)
     with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "images.npy"
-        embedding = project.config.embedding
-        encode(
-            clip,
-            images,
-            len(captioned.images),
-            file,
-            batch_size=embedding.batch_size,
-            workers=embedding.worker_count,
-        )
-        features = np.load(file, allow_pickle=False)
+        path = Path(scratch) / "images.npy"
+        encode(project.config, clip, images, path)
+        features = np.load(path, allow_pickle=False)
     vectors = features / np.linalg.norm(features, axis=1, keepdims=True)
     texts = clip.encode_texts(captioned.captions).numpy()
     return recall(vectors, texts, captioned.image_of_caption)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import field_validator
 
-from react_pipeline.labelled import Unavailable, described, require_folder
+from react_pipeline.labelled import Unavailable, described, lines_of, normal, require_folder
 from react_pipeline.settings import DomainConfig, EvaluationSetConfig
 from react_pipeline.store import InputError
 
-from .datasets import dataset
+from .datasets import Dataset, dataset
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from .images import LabelledImages
 
 
 class TestImages(EvaluationSetConfig):
@@ -44,30 +47,80 @@ class TestImages(EvaluationSetConfig):
 
     @property
     def squash(self) -> bool:
-        """As the benchmark does for one data set."""
+        """Return whether images are squashed, as the benchmark does for one data set."""
         return dataset(self.dataset).squash
 
     def files(self) -> tuple[str, ...]:
-        """None: the folder holds all data sets, which are too many files to look at."""
+        """Return none: the folder holds all data sets, which are too many files to look at."""
         return ()
 
     def root(self) -> Path:
-        """The folder of all data sets."""
+        """Return the folder of all data sets."""
         return self.path.resolve()
 
     def images(self, domain: DomainConfig) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """The test images of the data set, with the domain's label of each class."""
-        from .evaluation_images import list_images
+        """List the test images in the order on disk, with the domain's label of each class. A path
+        is `<data set>/<number>/<its own location>`.
 
-        root = require_folder(self, self.path)
+        Raises:
+            Unavailable: If the data set is not there.
+            InputError: If it is wrong, or the domain lacks classes; it may have more.
+        """
+        import pandas as pd
+
+        root, name = require_folder(self, self.path), self.dataset
+        labels = _labels(dataset(name), domain)
+        _test_images.cache_clear()  # lists that were read before may be those of other files
         try:
-            return list_images(root, self.dataset, domain), {"dataset": self.dataset}
+            images = _test_images(root, name)
         except Unavailable as error:
             raise Unavailable(f"{described(self)}: {error.reason}") from error
+        paths = [f"{name}/{number}/{location}" for number, location in enumerate(images.locations)]
+        classes = [labels[int(label)] for label in images.labels]
+        return pd.DataFrame({"path": paths, "class": classes}), {"dataset": name}
 
     @classmethod
     def read(cls, root: Path, name: str) -> bytes:
-        """The bytes of an image; errors as of `evaluation_images.read_image`."""
-        from .evaluation_images import read_image
+        """Read an image that `images` named.
 
-        return read_image(root, name)
+        Raises:
+            InputError: If the data set or the image is gone, or another image has its place now.
+        """
+        data_set, number, location = name.split("/", 2)
+        try:
+            images = _test_images(root, data_set)
+        except Unavailable as error:
+            raise InputError(f"{root}/{name}: {error.reason}") from error
+        position = int(number)
+        if position >= len(images) or images.locations[position] != location:
+            raise InputError(f"{root}/{name}: the data set changed; rematerialize `evaluation_set`")
+        return images.read(position)
+
+
+@lru_cache(maxsize=4)
+def _test_images(root: Path, name: str) -> LabelledImages:
+    # Reading the lists again for each image would take far longer than the image.
+    from .readers import read_dataset
+
+    return read_dataset(root, name, "test")
+
+
+def _labels(entry: Dataset, domain: DomainConfig) -> list[str]:
+    """Return the domain's label of each class, which the domain has under a name or a synonym."""
+    by_name: dict[str, list[str]] = {}
+    for domain_class in domain.classes:
+        for text in (domain_class.name, *domain_class.synonyms):
+            by_name.setdefault(normal(text), []).append(domain_class.label)
+    found = [
+        next((by_name[normal(text)] for text in names if normal(text) in by_name), None)
+        for names in entry.aliases
+    ]
+    if lacking := [
+        names[0] for names, labels in zip(entry.aliases, found, strict=True) if not labels
+    ]:
+        raise InputError(
+            f"domain {domain.slug!r} lacks {len(lacking)} classes of {entry.name}\n"
+            f"{lines_of(lacking)}"
+        )
+    # Classes of one name, of which ImageNet has two pairs, are joined in their order.
+    return [labels.pop(0) if len(labels) > 1 else labels[0] for labels in found if labels]

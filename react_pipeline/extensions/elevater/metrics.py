@@ -27,7 +27,7 @@ RECALL_POINTS = np.linspace(1, 0, 11)
 
 
 def measure(metric: str, labels: Labels, scores: Scores) -> float:
-    """The value of a metric of `METRICS`, a fraction.
+    """Return the value of a metric of `METRICS`, a fraction.
 
     Args:
         labels: True class ids (N,), or indicators (N, C) of 0 and 1 for multilabel data.
@@ -44,13 +44,13 @@ def measure(metric: str, labels: Labels, scores: Scores) -> float:
 
 
 def accuracy(labels: Labels, scores: Scores) -> float:
-    """Top-1: the fraction of the images whose true class has the highest score."""
+    """Return top-1: the fraction of the images whose true class has the highest score."""
     return float(np.mean(scores.argmax(axis=1) == labels))
 
 
 def mean_per_class(labels: Labels, scores: Scores) -> float:
-    """Balanced accuracy: the mean, over the classes that have images, of the fraction of their
-    images that are right.
+    """Return the balanced accuracy: the mean, over the classes that have images, of the fraction
+    of their images that are right.
 
     vision-evaluation takes the columns of absent classes away before it predicts; where all classes
     have images, as in every test split of the benchmark, that is the same.
@@ -61,8 +61,8 @@ def mean_per_class(labels: Labels, scores: Scores) -> float:
 
 
 def eleven_point_map(labels: Labels, scores: Scores) -> float:
-    """Pascal VOC 2007's mean average precision: per class, the mean of the interpolated precision
-    at 11 recalls.
+    """Return Pascal VOC 2007's mean average precision: per class, the mean of the interpolated
+    precision at 11 recalls.
 
     The interpolated precision at a recall is the highest precision at that recall or a higher one.
     As in vision-evaluation, the curve ends at recall 0 with precision 1, so the last of the 11
@@ -81,7 +81,7 @@ def eleven_point_map(labels: Labels, scores: Scores) -> float:
 
 
 def roc_auc(labels: Labels, scores: Scores) -> float:
-    """Area under the ROC curve of two classes, by the scores of class 1."""
+    """Return the area under the ROC curve of two classes, by the scores of class 1."""
     if (labels == labels[0]).all():
         raise InputError("roc_auc: all images have the same label; it needs images of both")
     return float(roc_auc_score(labels, scores[:, 1]))

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 
+from react_pipeline.extensions.protocols import read_form
 from react_pipeline.installation import installed_file
-from react_pipeline.labelled import lines_of, normal
-from react_pipeline.store import InputError, read_json_bounded
+from react_pipeline.labelled import Unavailable, lines_of, normal
+from react_pipeline.store import InputError
 
 from .datasets import IMAGENET, Dataset, read_data
 
@@ -89,13 +89,11 @@ def _ids_by_name(entry: Dataset, root: Path) -> dict[str, list[int]]:
 
 
 def _overrides(root: Path) -> dict[str, dict[str, str]]:
-    path = root / OVERRIDES
-    if not path.is_file():
-        return {}
     try:
-        given = TypeAdapter(dict[str, dict[str, str]]).validate_python(read_json_bounded(path))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f'{path}: must be {{"data set": {{"name on disk": "name in the table"}}}} ({error})'
-        ) from error
-    return given
+        form = '{"data set": {"name on disk": "name in the table"}}'
+        names: dict[str, dict[str, str]] = read_form(
+            root / OVERRIDES, dict[str, dict[str, str]], form
+        )
+    except Unavailable:
+        return {}
+    return names

@@ -82,12 +82,12 @@ def _list_files(root: Path, where: Path, entry: Dataset, split: str) -> Listing:
     made = _torchvision(entry)(str(root), split=split, download=False)
     samples = getattr(made, "_samples", None)
     if samples is None:
-        images = getattr(made, "_image_files", None)
-        samples = list(zip(made._images if images is None else images, made._labels, strict=True))
+        images = made._images if hasattr(made, "_images") else made._image_files
+        samples = list(zip(images, made._labels, strict=True))
     # Folders of traffic signs are numbered, and so are the classes.
     numerals = [f"{number:05d}" for number in range(entry.num_classes)]
-    read = _files(root, [path for path, _ in samples], where)
-    labels = [label for _, label in samples]
+    paths, labels = zip(*samples, strict=True)
+    read = _files(root, paths, where)
     return Listing(read.locations, labels, getattr(made, "classes", numerals), where, read)
 
 
@@ -125,7 +125,7 @@ def _list_fer(_root: Path, where: Path, _entry: Dataset, usage: str) -> Listing:
 
 
 def _list_voc(root: Path, where: Path, entry: Dataset, split: str) -> Listing:
-    """Objects that are marked as difficult do not count as present."""
+    """List VOC 2007; objects that are marked as difficult do not count as present."""
     made = _torchvision(entry)(str(root), year="2007", image_set=split, download=False)
     lists = where / "ImageSets" / "Main"
     read = _files(root, made.images, lists / f"{split}.txt")

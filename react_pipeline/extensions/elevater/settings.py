@@ -42,7 +42,7 @@ class ElevaterConfig(Section):
 
     @property
     def dataset_names(self) -> tuple[str, ...]:
-        """The data sets to measure on."""
+        """Return the data sets to measure on."""
         return self.datasets or tuple(DATASETS)
 
 

@@ -36,7 +36,7 @@ def _comparison(project: Project, slug: str) -> Artifact:
 
 
 def _identity_of_features(project: Project, _key: str) -> dict[str, Any]:
-    """Data sets and splits."""
+    """Return data sets and splits."""
     elevater = project.config.section(ElevaterConfig)
     return {
         "datasets": list(elevater.dataset_names),
@@ -45,7 +45,7 @@ def _identity_of_features(project: Project, _key: str) -> dict[str, Any]:
 
 
 def _identity_of_results(project: Project, _key: str) -> dict[str, Any]:
-    """Data sets and protocols."""
+    """Return data sets and protocols."""
     elevater = project.config.section(ElevaterConfig)
     fields: dict[str, Any] = {"datasets": list(elevater.dataset_names)}
     if elevater.shots:
@@ -95,6 +95,7 @@ STAGES = (
         step=_comparison,
         gathers=("benchmark_results",),
         data=DATA,
+        version="2",
         group="benchmark",
         kinds=("parquet",),
         priority=20,

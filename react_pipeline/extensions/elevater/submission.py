@@ -1,15 +1,14 @@
 """Prediction files of the ELEVATER leaderboard: one JSON for each dataset and seed, joined into one
 zip.
 
-Does not belong here: making predictions. Shapes: S seeds, N test images in the order on disk, C
-classes.
+Does not belong here: making predictions. Shapes: N test images in the order on disk, C classes.
 """
 
 import json
 import re
 import zipfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -27,42 +26,23 @@ FEW_SHOT_SEEDS = 3
 """The leaderboard averages seeds 0, 1 and 2."""
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a prediction file holds, under the same names.
+def write_prediction(
+    about: Mapping[str, Any], probabilities: NDArray[np.floating[Any]], directory: Path
+) -> Path:
+    """Write `<dataset>.json` for zero-shot, else `seed<s>_<dataset>.json`.
 
-    Attributes:
-        model_name: Free text. The benchmark's zero-shot command puts `CLIP-` in front.
-        num_params: Backbone plus head. The leaderboard wants the mean head of the 20 datasets.
-        n_shot: Images a class; 0 for zero-shot, -1 for all.
-        rnd_seeds: S seeds of the samples; [0] where nothing is sampled.
-        predictions: Probabilities (S, N, C).
-    """
-
-    model_name: str
-    dataset_name: str
-    num_trainable_params: float
-    num_params: int
-    num_visual_params: int
-    num_backbone_params: int
-    n_shot: int
-    rnd_seeds: tuple[int, ...]
-    predictions: NDArray[np.floating[Any]]
-
-
-def write_prediction(prediction: Prediction, directory: Path) -> Path:
-    """Write `<dataset>.json` for zero-shot, else `seed<s>_<dataset>.json`; floats are rounded to 6
-    decimals.
+    Args:
+        about: The leaderboard's other fields. `num_params` is the backbone with the mean head of
+            the 20 datasets; `n_shot` is 0 for zero-shot, -1 for all images; `rnd_seeds` is [0]
+            where nothing is sampled.
+        probabilities: (N, C); they are rounded to 6 decimals.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    prefix = "" if prediction.n_shot == 0 else f"seed{prediction.rnd_seeds[0]}_"
-    path = directory / f"{prefix}{prediction.dataset_name}.json"
+    prefix = "" if about["n_shot"] == 0 else f"seed{about['rnd_seeds'][0]}_"
+    path = directory / f"{prefix}{about['dataset_name']}.json"
     # Python's rounding is exact; numpy's multiplies first and can miss a tie.
-    rounded = [
-        [[round(value, DECIMALS) for value in row] for row in seed]
-        for seed in prediction.predictions.tolist()
-    ]
-    path.write_text(json.dumps({**vars(prediction), "predictions": rounded}), encoding="utf-8")
+    rounded = [[round(value, DECIMALS) for value in row] for row in probabilities.tolist()]
+    path.write_text(json.dumps({**about, "predictions": [rounded]}), encoding="utf-8")
     return path
 
 
@@ -75,27 +55,26 @@ def write_submission(directory: Path, path: Path) -> list[str]:
         What the leaderboard would miss, a sentence each: it shows an average only for all 20
         datasets, and of a few shots only for three seeds.
     """
-    by_dataset: dict[str, list[Path]] = {name: [] for name in DATASETS}
+    by_dataset: dict[str, list[Path]] = defaultdict(list)
     for file in sorted(directory.glob("*.json")):
-        name = re.sub(r"^seed\d+_", "", file.stem)
-        by_dataset.setdefault(name, []).append(file)
-    present = {name: files for name, files in by_dataset.items() if files}
+        by_dataset[re.sub(r"^seed\d+_", "", file.stem)].append(file)
+    order = [*(name for name in DATASETS if name in by_dataset), *(by_dataset.keys() - DATASETS)]
+    problems = [f"{name}: no predictions" for name in DATASETS if name not in by_dataset]
     # A fixed date: equal predictions, equal zip.
     member = zipfile.ZipInfo(MEMBER, date_time=(1980, 1, 1, 0, 0, 0))
     member.compress_type = zipfile.ZIP_DEFLATED
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    problems = [f"{name}: no predictions" for name in by_dataset if name not in present]
     try:
         with (
             zipfile.ZipFile(partial, "w") as archive,
             archive.open(member, "w", force_zip64=True) as stream,
         ):
-            for number, (name, files) in enumerate(present.items()):
-                entry = _merge(files)
+            for number, name in enumerate(order):
+                entry = _merge(by_dataset[name])
                 seeds = FEW_SHOT_SEEDS if entry["n_shot"] > 0 else 1
-                if len(files) != seeds:
-                    problems.append(f"{name}: {len(files)} of {seeds} seeds")
+                if len(by_dataset[name]) != seeds:
+                    problems.append(f"{name}: {len(by_dataset[name])} of {seeds} seeds")
                 separator = ", " if number else '{"data": ['
                 stream.write((separator + json.dumps(entry)).encode())
             stream.write(b"]}")

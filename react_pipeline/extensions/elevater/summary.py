@@ -12,17 +12,8 @@ from .datasets import DATASETS
 from .experiments import Experiment
 
 SUMMARY_COLUMNS = [
-    "dataset",
-    "experiment",
-    "protocol",
-    "metric",
-    "value",
-    "spread",
-    "seeds",
-    "n",
-    "expected",
-    "images",
-    "status",
+    *("dataset", "experiment", "protocol", "metric", "value", "spread", "seeds"),
+    *("n", "expected", "images", "status"),
 ]
 
 
@@ -54,8 +45,8 @@ def summarize(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def mean_over_datasets(summary: pd.DataFrame) -> dict[str, tuple[float, int]]:
-    """For each experiment and protocol the mean over the data sets of the 20 that were measured,
-    and their number.
+    """Return for each experiment and protocol the mean over the data sets of the 20 that were
+    measured, and their number.
 
     ImageNet is never averaged with them. An experiment measured on none has no entry.
     """
@@ -65,70 +56,49 @@ def mean_over_datasets(summary: pd.DataFrame) -> dict[str, tuple[float, int]]:
 
 
 def fewer_images(summary: pd.DataFrame) -> int:
-    """How many data sets have fewer test images than officially: their figures are not the
+    """Count the data sets with fewer test images than officially: their figures are not the
     benchmark's.
     """
     return int(summary[summary["n"].between(1, summary["expected"] - 1)]["dataset"].nunique())
 
 
-def figure_name(experiment: str, protocol: str) -> str:
-    """Of a column of figures: `zero-shot`, `linear-probe-5.clean`."""
-    return experiment if protocol == experiment else f"{experiment}.{protocol}"
-
-
 def with_figures(summary: pd.DataFrame) -> pd.DataFrame:
-    """The summary with a column `figure`, the `figure_name` of each row."""
-    return summary.assign(figure=list(map(figure_name, summary["experiment"], summary["protocol"])))
+    """Add a column `figure`: `zero-shot`, `linear-probe-5.clean`."""
+    experiments, protocols = summary["experiment"], summary["protocol"]
+    names = experiments.where(experiments == protocols, experiments + "." + protocols)
+    return summary.assign(figure=names)
 
 
 def to_markdown(summary: pd.DataFrame) -> str:
-    """The table for people: percent with one decimal, means with their number of data sets;
+    """Return the table for people: percent with one decimal, means with their number of data sets;
     problems below.
     """
     labelled = with_figures(summary)
-    figures = list(dict.fromkeys(labelled["figure"]))
+    values = labelled["value"].map("{:.1%}".format, na_action="ignore")
+    spreads = labelled["spread"].where(labelled["seeds"] > 1)
+    spreads = spreads.map(" ± {:.1%}".format, na_action="ignore").fillna("")
+    labelled["cell"] = (values + spreads).fillna("–")
     means = mean_over_datasets(summary)
+    figures = labelled["figure"].unique()
     rows = []
     for name, group in labelled.groupby("dataset", sort=False):
-        cells = {row.figure: _cell(row.value, row.spread, row.seeds) for row in group.itertuples()}
-        rows.append(
-            [name, group["metric"].iloc[0], _images(group), *(cells[key] for key in figures)]
-        )
+        n, expected = int(group["n"].max()), int(group["expected"].iloc[0])
+        images = f"{n:,}" if n in (0, expected) else f"{n:,} of {expected:,}"
+        cells = group.set_index("figure")["cell"].reindex(figures)
+        rows.append([name, group["metric"].iloc[0], images, *cells])
     shown = [
-        f"{100 * means[name][0]:.1f} ({means[name][1]} of {len(DATASETS)})"
-        if name in means
-        else "–"
+        "{:.1%} ({} of {})".format(*means[name], len(DATASETS)) if name in means else "–"
         for name in figures
     ]
-    columns = ["data set", "metric", "images", *(f"{name} %" for name in figures)]
-    table = markdown_table(columns, [*rows, ["mean", "", "", *shown]])
+    columns = ["data set", "metric", "images", *figures]
+    text = markdown_table(columns, [*rows, ["mean", "", "", *shown]])
+    if few := fewer_images(summary):
+        text += (
+            f"\nFewer test images than officially: {few} of {len(rows)} data sets. Such a figure is "
+            "not the benchmark's, nor is a mean over it.\n"
+        )
     missing = labelled[labelled["status"] != "ok"].drop_duplicates(["dataset", "status"])
     reasons = "".join(
         f"- {row.dataset}, {row.figure}: {escaped(row.status)}\n" for row in missing.itertuples()
     )
-    if few := fewer_images(summary):
-        whole = int((summary.groupby("dataset")["n"].max() > 0).sum())
-        table += (
-            f"\nFewer test images than officially: {few} of {whole} data sets that are there. "
-            "Such a figure is not the "
-            "benchmark's, nor is a mean over it.\n"
-        )
-    return table + (f"\nNot measured:\n\n{reasons}" if reasons else "")
-
-
-def _images(group: pd.DataFrame) -> str:
-    images = int(group["n"].max())
-    expected = int(group["expected"].iloc[0])
-    return (
-        "–"
-        if not images
-        else f"{images:,}"
-        if images == expected
-        else f"{images:,} of {expected:,}"
-    )
-
-
-def _cell(value: float, spread: float, seeds: int) -> str:
-    if np.isnan(value):
-        return "–"
-    return f"{100 * value:.1f} ± {100 * spread:.1f}" if seeds > 1 else f"{100 * value:.1f}"
+    return text + (f"\nNot measured:\n\n{reasons}" if reasons else "")

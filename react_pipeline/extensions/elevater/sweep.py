@@ -57,12 +57,12 @@ class Curve:
 
     @property
     def best(self) -> float:
-        """The score of the best epoch; 0 for a trial that failed, even if it failed late."""
+        """Return the score of the best epoch; 0 for a trial that failed, even if it failed late."""
         return 0.0 if self.failure else max(self.scores)
 
     @property
     def last(self) -> float:
-        """The score of the last epoch; 0 for a trial that failed."""
+        """Return the score of the last epoch; 0 for a trial that failed."""
         return 0.0 if self.failure else self.scores[-1]
 
 
@@ -87,23 +87,12 @@ class Adaptation:
     """A model adapted to a dataset: the search, and the final training with its scores on the test
     images.
 
-    `elevater` is what the leaderboard shows: the best of all epochs on the test images, which tunes
-    on them. `clean` is the last epoch. Decisions belong to `clean`; `elevater` is there to compare
-    with published numbers.
+    The leaderboard shows `final.best`, the best of all epochs on the test images, which tunes on
+    them. Decisions belong to `final.last`, the last epoch.
     """
 
     search: SweepResult
     final: Curve
-
-    @property
-    def elevater(self) -> float:
-        """The best epoch's metric on the test images, a fraction."""
-        return self.final.best
-
-    @property
-    def clean(self) -> float:
-        """The last epoch's metric on the test images, a fraction."""
-        return self.final.last
 
 
 def sweep(run_round: Callable[[list[Trial]], list[Curve]]) -> SweepResult:

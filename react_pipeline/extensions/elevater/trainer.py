@@ -1,11 +1,11 @@
-"""Training as ELEVATER does: a linear probe on features, or the image tower and a head together.
+"""Training as ELEVATER does: a linear head on features, or the image tower and a head together.
 
 All heads of a round see the same batches in the same order, so they are one problem with T heads
 side by side: one matrix product a batch. Each trial's numbers are those it would have alone, up to
 rounding. A tower encodes every image in every epoch, and its trials run one after another.
 
-Does not belong here: the head (`head`), which trials to run (`sweep`), reading images. Shapes: N
-examples, B of them in a batch, H x W pixels, D width of the features, C classes.
+Does not belong here: which trials to run (`sweep`), reading images. Shapes: N examples, B of them
+in a batch, H x W pixels, D width of the features, C classes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,21 +20,20 @@ from torch.utils.data import DataLoader
 
 from react_pipeline.clip import Clip, arithmetic
 
-from .head import (
-    BATCH_SIZE,
-    MOMENTUM,
-    NOT_FINITE,
-    SEED,
-    Head,
-    batches,
-    losses,
-    record,
-)
+from .metrics import measure
 from .shots import Indices
 from .sweep import Curve, Trial
 
+MOMENTUM, BATCH_SIZE, SEED = 0.9, 64, 0
+"""Of SGD and of the batches, as in the benchmark; their order is the same in each trial."""
+
 HEADS_AT_ONCE = 64
 """Bounds the memory: weights, gradients and moments of so many heads, and logits of a batch."""
+
+NOT_FINITE = "values are not finite"
+"""The failure of a trial whose weights or logits overflow: learning rate times weight decay is too
+large.
+"""
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,12 @@ class FeatureExamples:
     labels: Tensor
 
     def subset(self, indices: Indices) -> Self:
-        """The examples at `indices`, in that order."""
+        """Return the examples at `indices`, in that order."""
         places = torch.from_numpy(indices)
         return type(self)(self.features[places], self.labels[places])
 
     def inputs(self, order: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The features of each batch of `order`, (B, D)."""
+        """Yield the features of each batch of `order`, (B, D)."""
         return (self.features[batch] for batch in order)
 
 
@@ -77,12 +76,12 @@ class ImageExamples:
     workers: int = 0
 
     def subset(self, indices: Indices) -> Self:
-        """The examples at `indices`, in that order."""
+        """Return the examples at `indices`, in that order."""
         numbers = indices if self.numbers is None else self.numbers[indices]
         return type(self)(self.read, self.labels[torch.from_numpy(indices)], numbers, self.workers)
 
     def inputs(self, order: Iterable[Tensor]) -> DataLoader[Tensor]:
-        """The images of each batch of `order`, (B, 3, H, W)."""
+        """Load the images of each batch of `order`, (B, 3, H, W)."""
         numbers = [batch.tolist() for batch in order]
         return DataLoader(self, batch_sampler=numbers, num_workers=self.workers)  # type: ignore[arg-type]
 
@@ -98,18 +97,20 @@ class Trainer:
     whose values overflow fails and costs nothing more.
 
     Attributes:
-        head: Where each head starts.
+        start: The weight (C, D) that each head starts from: class vectors of the text tower. Its
+            bias starts from 0.
         metric: What is measured after each epoch.
         clip: The model whose image tower trains too, on `ImageExamples`; None: heads alone, on
             `FeatureExamples`. It is never changed.
         normalize: Whether the head sees unit features of the tower.
     """
 
-    head: Head
+    start: Tensor
     metric: str
     clip: Clip | None = None
     normalize: bool = True
 
+    @arithmetic()
     def __call__(
         self,
         train: Any,
@@ -128,142 +129,140 @@ class Trainer:
         Raises:
             InputError: If the metric cannot be measured on `evaluation`.
         """
-        curves = []
+        curves: list[Curve] = []
         at_once = HEADS_AT_ONCE if self.clip is None else 1
-        for start in range(0, len(trials), at_once):
-            group = trials[start : start + at_once]
-            models: _Heads | _Tower
-            if self.clip is None:
-                models = _Heads(self.head, group, train.features.device)
-            else:
-                models = _Tower(self.head, group[0], self.clip, self.normalize)
+        for first in range(0, len(trials), at_once):
+            models = _Models(self, trials[first : first + at_once], train.labels.device)
             curves += models.curves
             with torch.random.fork_rng():
                 torch.manual_seed(SEED)  # dropout of the tower, if it has any
-                for _ in _epochs(models, train, epochs):
+                generator = torch.Generator().manual_seed(SEED)
+                for _ in range(epochs):
+                    order = list(_batches(len(train.labels), generator))
+                    for batch, inputs in zip(order, train.inputs(order), strict=True):
+                        models.step(inputs, train.labels[batch])
+                        if not models.curves:
+                            break
                     scored = zip(models.curves, models.logits(evaluation), strict=True)
                     for curve, logits in scored:
-                        record(
-                            curve,
-                            logits,
-                            evaluation.labels,
-                            self.metric,
-                            keep_probabilities=keep_probabilities,
-                        )
+                        self._record(curve, logits, evaluation.labels, keep_probabilities)
                     models.drop_failed()
+                    if not models.curves:
+                        break
         return curves
 
-
-def _epochs(models: "_Heads | _Tower", train: Any, count: int) -> Iterator[None]:
-    """Train; yields after each epoch, while a model is left."""
-    generator = torch.Generator().manual_seed(SEED)
-    for _ in range(count):
-        order = list(batches(len(train.labels), generator))
-        for batch, inputs in zip(order, train.inputs(order), strict=True):
-            models.step(inputs, train.labels[batch])
-            if not models.curves:
-                return
-        yield
-        if not models.curves:
+    def _record(self, curve: Curve, logits: Tensor, labels: Tensor, keep: bool) -> None:
+        """Add an epoch's logits (N, C) to the curve of its trial, or their failure."""
+        if not torch.isfinite(logits).all():
+            curve.failure = NOT_FINITE
             return
+        # The benchmark takes softmax for multilabel data too.
+        probabilities = logits.softmax(dim=-1).float().cpu().numpy()
+        score = measure(self.metric, labels.cpu().numpy(), probabilities)
+        if keep:
+            curve.last_probabilities = probabilities
+            if not curve.scores or score > max(curve.scores):
+                curve.best_probabilities = probabilities
+        curve.scores.append(score)
 
 
-class _Heads:
-    """T heads that train side by side."""
+class _Models:
+    """T heads side by side on fixed features, or one head on a fresh copy of the tower.
 
-    def __init__(self, head: Head, trials: Sequence[Trial], device: torch.device) -> None:
-        start = head.weight.to(device)
-        n_classes, width = start.shape
-        count = len(trials)
-        n_trainable = head.weight.numel() + head.bias.numel()
-        self.curves = [Curve(trial, n_trainable=n_trainable) for trial in trials]
-        # Without scale and shift the statistics are the same for all trials.
-        self.norm = nn.BatchNorm1d(width, affine=False).to(start)
-        self.rates = start.new_tensor([trial.learning_rate for trial in trials])
-        self.decays = start.new_tensor([trial.weight_decay for trial in trials])
-        self.parameters = [
-            start.expand(count, n_classes, width).clone(),
-            head.bias.to(start).expand(count, n_classes).clone(),
-        ]
+    Batch normalisation without scale and shift comes between: its statistics are the same for all
+    heads. A tower is in training mode, as in the benchmark: a ResNet's batch statistics move.
+    """
+
+    def __init__(self, trainer: Trainer, trials: Sequence[Trial], device: torch.device) -> None:
+        clip = trainer.clip
+        self.device = torch.device(clip.device) if clip else device
+        self.tower = deepcopy(clip.model.visual).requires_grad_(True) if clip else None
+        self.normalize = trainer.normalize
+        weight = trainer.start.to(self.device).expand(len(trials), *trainer.start.shape)
+        self.norm = nn.BatchNorm1d(weight.shape[2], affine=False).to(weight)
+        self.rates = weight.new_tensor([trial.learning_rate for trial in trials])
+        self.decays = weight.new_tensor([trial.weight_decay for trial in trials])
+        heads = [weight.clone(), weight.new_zeros(weight.shape[:2])]
+        tower = [] if self.tower is None else list(self.tower.parameters())
+        self.parameters = [values.requires_grad_() for values in (*heads, *tower)]
         self.moments = [torch.zeros_like(values) for values in self.parameters]
+        n_trainable = sum(values.numel() for values in tower) + sum(
+            values[0].numel() for values in heads
+        )
+        self.curves = [Curve(trial, n_trainable=n_trainable) for trial in trials]
 
-    def step(self, features: Tensor, labels: Tensor) -> None:
-        weight, bias = leaves = [values.requires_grad_() for values in self.parameters]
-        count, n_classes, width = weight.shape
-        inputs = self.norm.train()(features.to(weight))
-        flat = F.linear(inputs, weight.view(count * n_classes, width), bias.view(-1))
-        loss = losses(flat.view(len(inputs), count, n_classes), labels).sum()
-        gradients = torch.autograd.grad(loss, leaves)
+    def step(self, inputs: Tensor, labels: Tensor) -> None:
+        """Take one step on a batch."""
+        weight, bias, *_ = self.parameters
+        self.norm.train()
+        features = self.norm(self._features(inputs.to(self.device), training=True))
+        flat = F.linear(features, weight.flatten(0, 1), bias.flatten())
+        loss = _losses(flat.unflatten(1, bias.shape), labels.to(self.device))
+        gradients = torch.autograd.grad(loss.sum(), self.parameters, allow_unused=True)
         with torch.no_grad():
             for values, gradient, moment in zip(
                 self.parameters, gradients, self.moments, strict=True
             ):
-                shape = (count,) + (1,) * (values.ndim - 1)
-                moment.mul_(MOMENTUM).add_(gradient).addcmul_(values, self.decays.view(shape))
+                if gradient is None:
+                    continue
+                # A head has its trial's rate. The trial of a tower is the only one: (1, ...).
+                shape = values.shape[:1] and (-1, *[1] * (values.ndim - 1))
+                moment.mul_(MOMENTUM).add_(gradient)
+                moment.addcmul_(values, self.decays.view(shape))
                 values.addcmul_(moment, self.rates.view(shape), value=-1)
+        if self.tower is not None and not torch.isfinite(loss).all():
+            self.curves[0].failure = NOT_FINITE
+            self.drop_failed()
 
-    def logits(self, examples: FeatureExamples) -> Iterator[Tensor]:
-        inputs = self.norm.eval()(examples.features.to(self.rates))
-        weights, biases = (values.detach() for values in self.parameters)
-        # One trial at a time: the logits of all of them could be large.
-        for weight, bias in zip(weights, biases, strict=True):
-            yield F.linear(inputs, weight, bias)
+    @torch.no_grad()
+    def logits(self, examples: Any) -> Iterator[Tensor]:
+        """Yield the logits (N, C) of each trial: those of all could be large."""
+        if not self.curves:
+            return
+        order = torch.arange(len(examples.labels)).split(BATCH_SIZE)
+        parts = [self._features(part.to(self.device)) for part in examples.inputs(order)]
+        features = self.norm.eval()(torch.cat(parts))
+        for weight, bias in zip(*self.parameters[:2], strict=True):
+            yield F.linear(features, weight, bias)
+
+    def _features(self, inputs: Tensor, *, training: bool = False) -> Tensor:
+        if self.tower is None:
+            return inputs.to(self.rates)
+        features = self.tower.train(training)(inputs)
+        return F.normalize(features, dim=-1) if self.normalize else features
 
     def drop_failed(self) -> None:
+        """Leave out the trials that failed."""
         going = [place for place, curve in enumerate(self.curves) if not curve.failure]
         if len(going) < len(self.curves):
             self.curves = [self.curves[place] for place in going]
-            self.rates = self.rates[going]
-            self.decays = self.decays[going]
-            self.parameters = [values.detach()[going] for values in self.parameters]
-            self.moments = [values[going] for values in self.moments]
+            self.rates, self.decays = self.rates[going], self.decays[going]
+            self.parameters = [
+                values.detach()[going].requires_grad_() for values in self.parameters[:2]
+            ]
+            self.moments = [values[going] for values in self.moments[:2]]
 
 
-class _Tower:
-    """A fresh copy of the tower, unit vectors, batch normalisation without scale and shift, a head.
-
-    The tower is in training mode, as in the benchmark: a ResNet's batch statistics move.
+def _batches(n: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield indices of one epoch's batches, shuffled; none of a single example, which has no batch
+    statistics. The order is that of PyTorch's loader.
     """
-
-    def __init__(self, head: Head, trial: Trial, clip: Clip, normalize: bool) -> None:
-        visual = deepcopy(clip.model.visual).requires_grad_(True)
-        n_classes, width = head.weight.shape
-        linear = nn.Linear(width, n_classes)
-        linear.load_state_dict({"weight": head.weight, "bias": head.bias})
-        norm = nn.BatchNorm1d(width, affine=False)
-        self.device = clip.device
-        unit = _UnitVectors() if normalize else nn.Identity()
-        self.model = nn.Sequential(visual, unit, norm, linear).to(clip.device)
-        parameters = list(self.model.parameters())
-        self.optimizer = torch.optim.SGD(
-            parameters, trial.learning_rate, MOMENTUM, weight_decay=trial.weight_decay
-        )
-        n_trainable = sum(parameter.numel() for parameter in parameters)
-        self.curves = [Curve(trial, n_trainable=n_trainable)]
-
-    @arithmetic()
-    def step(self, images: Tensor, labels: Tensor) -> None:
-        logits = self.model.train()(images.to(self.device))
-        loss = losses(logits[:, None], labels.to(self.device)).sum()
-        if not torch.isfinite(loss):
-            self.curves[0].failure = NOT_FINITE
-            self.drop_failed()
-            return
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-
-    @arithmetic()
-    @torch.inference_mode()
-    def logits(self, examples: ImageExamples) -> list[Tensor]:
-        self.model.eval()
-        order = torch.arange(len(examples.labels)).split(BATCH_SIZE)
-        return [torch.cat([self.model(part.to(self.device)) for part in examples.inputs(order)])]
-
-    def drop_failed(self) -> None:
-        self.curves = [curve for curve in self.curves if not curve.failure]
+    loader: DataLoader[Tensor] = DataLoader(
+        range(n),  # type: ignore[arg-type]  # a range is a dataset of indices
+        batch_size=BATCH_SIZE,
+        shuffle=True,
+        generator=generator,
+        collate_fn=torch.tensor,
+    )
+    return (batch for batch in loader if len(batch) > 1)
 
 
-class _UnitVectors(nn.Module):
-    def forward(self, features: Tensor) -> Tensor:
-        return F.normalize(features, dim=-1)
+def _losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return each trial's mean loss (T,) of logits (B, T, C) and labels (B,) or, for multilabel
+    data, (B, C).
+    """
+    if labels.ndim == 2:
+        targets = labels.to(logits.dtype)[:, None].expand_as(logits)
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean((0, 2))
+    targets = labels[:, None].expand(logits.shape[:2])
+    return F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(dim=0)

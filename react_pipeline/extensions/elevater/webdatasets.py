@@ -28,12 +28,10 @@ _MOST_LABEL_BYTES = 1 << 20
 class _Members:
     """Reads members of uncompressed tars by the numbers of the images."""
 
-    shards: tuple[Path, ...]
-    members: tuple[tuple[int, Member], ...]
+    members: tuple[tuple[Path, Member], ...]
 
     def __call__(self, position: int) -> bytes:
-        shard, member = self.members[position]
-        return _read(self.shards[shard], member)
+        return _read(*self.members[position])
 
 
 def list_shards(root: Path, entry: Dataset, split: str) -> Listing | None:
@@ -49,26 +47,21 @@ def list_shards(root: Path, entry: Dataset, split: str) -> Listing | None:
     shards = _shards(folder)
     names_file = root / entry.name / "classnames.txt"
     names = read_lines(names_file)
-    images: dict[str, tuple[int, Member]] = {}
-    labels = []
-    problems = []
-    for number, path in enumerate(shards):
+    members, labels, locations, problems = [], [], [], []
+    for path in shards:
         for sample in _samples(path):
+            location = f"{path.relative_to(root).as_posix()}@{sample.key}"
             label = _label(path, sample, entry)
             if sample.image is None or label is None:
                 lacking = "image" if sample.image is None else "valid label"
-                problems.append(f"{path.name}@{sample.key}: has no {lacking}")
-            elif sample.key in images:
-                problems.append(f"{path.name}@{sample.key}: repeats the key of another shard")
+                problems.append(f"{location}: has no {lacking}")
             else:
-                images[sample.key] = number, sample.image
+                members.append((path, sample.image))
                 labels.append(label)
+                locations.append(location)
     if problems:
         raise InputError(f"{folder}: {len(problems)} bad samples\n{lines_of(problems)}")
-    place = folder.relative_to(root).as_posix()
-    locations = [f"{place}/{number}.tar@{key}" for key, (number, _) in images.items()]
-    read = _Members(tuple(shards), tuple(images.values()))
-    return Listing(locations, labels, names, names_file, read)
+    return Listing(locations, labels, names, names_file, _Members(tuple(members)))
 
 
 def _shards(folder: Path) -> list[Path]:

@@ -1,20 +1,20 @@
-"""What protocols of extensions share: the model of a method, the data that are there, the results
-to compare.
+"""What the protocols of extensions share: the model of a method, the data that are there, files
+that a user wrote in a known form.
 
-Does not belong here: reading a data set, what is measured.
+Does not belong here: reading a data set, what is measured, comparing (`comparison`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from react_pipeline.labelled import Unavailable, lines_of
-from react_pipeline.lineage import gather
 from react_pipeline.project import Project
-from react_pipeline.stage import STAGES
-from react_pipeline.store import Artifact, InputError, MissingArtifact
+from react_pipeline.store import Artifact, InputError, read_json_bounded
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
@@ -34,15 +34,37 @@ def require_encoder(project: Project, method: str) -> None:
 
 
 def checkpoint_of(parents: Mapping[str, Artifact]) -> Artifact:
-    """The checkpoint among the parents of a step."""
+    """Return the checkpoint among the parents of a step."""
     return parents.get("base_checkpoint") or parents["customized_checkpoint"]
 
 
 def load_model(project: Project, checkpoint: Artifact) -> Clip:
-    """The model of a checkpoint, on the project's device."""
+    """Load the model of a checkpoint on the project's device."""
     from react_pipeline.clip import choose_device, load
 
     return load(checkpoint.path, choose_device(project.config.device))
+
+
+def read_form(path: Path, form: Any, name: str) -> Any:
+    """Read a JSON file as a pydantic type.
+
+    Args:
+        name: What the form is called in messages.
+
+    Raises:
+        Unavailable: If there is no such file.
+        InputError: If it cannot be read, or naming the first field that is wrong.
+    """
+    try:
+        return TypeAdapter(form).validate_python(read_json_bounded(path))
+    except FileNotFoundError as error:
+        raise Unavailable(f"{path} is missing") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: is not {name}: {place}: {first['msg']}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: is not {name}: {error}") from error
 
 
 def read_all(
@@ -51,10 +73,10 @@ def read_all(
     places: Mapping[str, Place],
     read: Callable[[Path, Place], Data],
 ) -> tuple[dict[str, Data], dict[str, str]]:
-    """The data that are there, by name, and why others are not.
+    """Read the data that are there, and return why others are not.
 
     Args:
-        section: Of pipeline.yaml, which has the root.
+        section: Section of pipeline.yaml that has the root.
         places: By name, what `read` is called with in addition to the root.
 
     Raises:
@@ -76,27 +98,6 @@ def read_all(
     if problems:
         raise InputError(
             f"{root}: {len(problems)} of {len(places)} cannot be used; fix or remove them, or "
-            "leave them out of "
-            f"`{section}`\n{lines_of(problems)}"
+            f"leave them out of `{section}`\n{lines_of(problems)}"
         )
     return contents, missing
-
-
-def results_to_compare(
-    project: Project, stage: str, slug: str
-) -> tuple[dict[str, Artifact], dict[str, str]]:
-    """As `lineage.gather`, for a stage that compares with the base.
-
-    Raises:
-        MissingArtifact: If the base has no fresh result, or no method has.
-    """
-    results, skipped = gather(project, stage, slug)
-    if "base" not in results or len(results) == 1:
-        without = "no method" if "base" in results else "the base"
-        reasons = "".join(f"; {method}: {reason}" for method, reason in skipped.items())
-        (of,) = STAGES[stage].gathers
-        raise MissingArtifact(
-            f"{slug}: {without} has a result to compare{reasons}; materialize `{of}`",
-            (stage, slug),
-        )
-    return results, skipped

@@ -24,8 +24,10 @@ from react_pipeline.extensions.dense.comparison import compare_dense
 from react_pipeline.extensions.dense.extension import Dense
 from react_pipeline.extensions.dense.measures import box_figures
 from react_pipeline.extensions.dense.regions import Detector
-from react_pipeline.extensions.dense.results import publish_dense, read_dense_sets
+from react_pipeline.extensions.dense.results import publish_dense
+from react_pipeline.extensions.dense.sets import BoxImages, read_dense_set
 from react_pipeline.extensions.dense.settings import DenseConfig
+from react_pipeline.labelled import Unavailable
 from react_pipeline.lineage import is_current
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError, MissingArtifact, StaleArtifact
@@ -68,9 +70,11 @@ def test_a_checkpoint_is_measured_on_boxes_and_on_masks(project: Project) -> Non
         and 0 < masks["map"]["pixel_accuracy"] < 1
     )
     # What is published are the detections that the figures were computed of.
-    (images, _), _ = read_dense_sets(project.config.section(DenseConfig), "shapes")
+    dense = project.config.section(DenseConfig)
+    images = read_dense_set(dense.root or Path(), dense.sets("shapes")[0])
+    assert isinstance(images, BoxImages)
     found = json.loads(made.file("detections/boxes--truth.json").read_text())
-    assert box_figures(images.truth or {}, found, {})[0] == boxes["truth"]
+    assert box_figures(images.truth, found, {})[0] == boxes["truth"]
     assert {"table.md", "results.json"} <= set(made.manifest["files"])
     assert wrong_detections(made) == dense_contradictions(made) == 0
     assert publish_dense(project, "shapes", "base").reused
@@ -126,7 +130,7 @@ def test_regions_need_a_tower_with_dense_features(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
-        raise InputError("no such tower")
+        raise Unavailable("no such tower")
 
     monkeypatch.setattr("react_pipeline.extensions.dense.maps.DenseTower", refuse)
     made = publish_dense(project, "shapes", "base")
@@ -208,8 +212,11 @@ def test_methods_on_other_images_than_the_base_are_not_compared(compared: Projec
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(path)
     publish_dense(compared, "shapes", "gated-image")
     made = compare_dense(compared, "shapes")
-    assert set(pd.read_parquet(made.file("table.parquet"))["set"]) == {"boxes"}
-    assert "other images" in made.counts["skipped"]["gated-image, masks"]
+    table = pd.read_parquet(made.file("table.parquet"))
+    assert set(table.dropna(subset="delta")["set"]) == {"boxes"}
+    assert set(made.counts["delta"]["gated-image"]) == {"boxes"}
+    reasons = table[table["set"] == "masks"]["status"]
+    assert len(reasons) and reasons.str.contains("other images").all()
 
 
 def test_without_base_or_method_there_is_nothing_to_compare(project: Project) -> None:

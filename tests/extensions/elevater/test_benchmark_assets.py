@@ -24,11 +24,11 @@ from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.extensions.elevater.assets import (
     bad_features,
     benchmark_mean_is_at_least_base,
-    contradictions,
     count_pairs,
     training_pairs_hold_no_test_image,
 )
 from react_pipeline.extensions.elevater.features import digests_of_test_images
+from react_pipeline.extensions.protocols import contradictions
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Inputs
 

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
-from pydantic import ValidationError
 from support.elevater import png, write_elevater
 
 from react_pipeline.clip.base import publish_base
@@ -19,7 +18,6 @@ from react_pipeline.clip.classifier import zero_shot_head
 from react_pipeline.clip.model import load
 from react_pipeline.corpus.images import BadImage, decode_image
 from react_pipeline.evaluation.domain_results import evaluate
-from react_pipeline.extensions.elevater import labelled_kind
 from react_pipeline.extensions.elevater.datasets import DATASETS, dataset
 from react_pipeline.extensions.elevater.domains import domain_of, write_domains
 from react_pipeline.extensions.elevater.extension import Elevater
@@ -208,11 +206,6 @@ def test_another_image_in_the_place_of_a_listed_one_is_refused(
     for location in (first, last):
         with pytest.raises(InputError, match="`evaluation_set`"):
             read_image(location)
-
-
-def test_a_set_of_several_classes_an_image_is_no_evaluation_set(tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="several classes"):
-        labelled_kind.TestImages(name="voc", path=tmp_path, dataset="voc-2007-classification")
 
 
 def test_without_data_there_are_no_test_images(make_project: Callable[..., Project]) -> None:

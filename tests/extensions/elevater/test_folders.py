@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from support.elevater import png
 
+from react_pipeline.extensions.elevater import labelled_kind
 from react_pipeline.extensions.elevater.datasets import IMAGENET, dataset, read_data
-from react_pipeline.extensions.elevater.evaluation_images import list_images
 from react_pipeline.extensions.elevater.readers import read_dataset
 from react_pipeline.labelled.kind import Unavailable
 from react_pipeline.settings.config import DomainConfig
@@ -87,11 +87,9 @@ def test_imagenet_classes_of_one_name_keep_the_domain_order(
         {"id": f"{name} ({number})", "name": name}
         for number, name in enumerate(IMAGENET.class_names)
     ]
-    images = list_images(
-        tmp_path,
-        IMAGENET.name,
-        DomainConfig.model_validate({"slug": "imagenet", "classes": classes}),
-    )
+    domain = DomainConfig.model_validate({"slug": "imagenet", "classes": classes})
+    kind = labelled_kind.TestImages(name="mine", path=tmp_path, dataset=IMAGENET.name)
+    images, _ = kind.images(domain)
     assert sorted(images["class"]) == sorted(
         f"{IMAGENET.class_names[number]} ({number})" for number in twins
     )

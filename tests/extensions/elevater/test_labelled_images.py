@@ -60,11 +60,6 @@ def test_the_digest_changes_with_a_label_and_with_a_pixel(copy: Path) -> None:
     assert len(digests) == 3
 
 
-def test_whether_a_split_has_its_official_size_is_known(copy: Path) -> None:
-    images = read_dataset(copy, "cifar-10", "test")
-    assert (len(images), images.expected) == (20, 10_000)
-
-
 def test_every_image_of_several_classes_has_a_row(copy: Path) -> None:
     labels = read_dataset(copy, "voc-2007-classification", "test").labels
     assert labels.shape == (40, 20) and labels.sum(axis=1).tolist() == [1, 2] * 20

@@ -73,12 +73,6 @@ def test_eleven_point_map_equals_its_definition(seed: int, steps: int) -> None:
     )
 
 
-def test_eleven_point_map_of_a_worked_example() -> None:
-    # Ranked: right, wrong, right. Precision 1 up to recall 1/2 (6 points), then 2/3 (5 points).
-    labels, scores = np.array([[1], [0], [1]]), np.array([[0.9], [0.8], [0.7]])
-    assert measure("11point_mAP", labels, scores) == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
-
-
 def test_a_recall_of_three_tenths_reaches_point_of_three_tenths() -> None:
     # Ten positives, three of them first: counted upwards the point would be 0.30000000000000004 and
     # be missed.

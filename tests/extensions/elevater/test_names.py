@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,10 +75,10 @@ def test_a_users_own_names_are_read_from_the_root(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "must be"),
-        ("[]", "must be"),
-        ('{"rendered-sst2": {"bad": 0}}', "must be"),
-        ('{"rendered-sst2": "any-order"}', "must be"),
+        ("{", "is not"),
+        ("[]", "is not"),
+        ('{"rendered-sst2": {"bad": 0}}', "is not"),
+        ('{"rendered-sst2": "any-order"}', "is not"),
         ('{"rendered-sst2": {"bad": "awful"}}', "no class 'awful'"),
     ],
 )
@@ -89,13 +88,3 @@ def test_a_users_own_names_that_are_wrong_are_refused(
     (tmp_path / "class_names.json").write_text(text)
     with pytest.raises(InputError, match=message):
         join_names(dataset("rendered-sst2"), ["good", "bad"], tmp_path, tmp_path)
-
-
-def test_numerals_are_the_names_of_digits(tmp_path: Path) -> None:
-    ids = join_names(dataset("mnist"), list("9876543210"), tmp_path, tmp_path)
-    assert ids.tolist() == list(range(10))[::-1]
-
-
-def test_a_row_may_hold_its_names_and_templates() -> None:
-    row = replace(IMAGENET, name="mine", num_classes=2, names=("a", "b"), prompts=("one {}",))
-    assert (row.class_names, row.templates) == (("a", "b"), ("one {}",))

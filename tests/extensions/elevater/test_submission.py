@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,41 +9,37 @@ import numpy as np
 import pytest
 
 from react_pipeline.extensions.elevater.experiments import Experiment
-from react_pipeline.extensions.elevater.submission import (
-    Prediction,
-    write_prediction,
-    write_submission,
-)
+from react_pipeline.extensions.elevater.submission import write_prediction, write_submission
 
 SHAPES = {"dtd": (4, 3), "voc-2007-classification": (2, 2)}
 """Test images and classes."""
 
 
-def prediction(
-    name: str = "dtd", n_shot: int = 5, seeds: tuple[int, ...] = (0,), **changes: Any
-) -> Prediction:
-    shape = (len(seeds), *SHAPES[name])
-    scores = np.random.default_rng(seeds).random(shape).astype(np.float32)
-    return replace(
-        Prediction(
-            model_name="react",
-            dataset_name=name,
-            num_trainable_params=10,
-            num_params=120,
-            num_visual_params=60,
-            num_backbone_params=100,
-            n_shot=n_shot,
-            rnd_seeds=seeds,
-            predictions=scores / scores.sum(axis=2, keepdims=True),
-        ),
-        **changes,
-    )
+def write(
+    directory: Path, name: str = "dtd", n_shot: int = 5, seed: int = 0, num_trainable: int = 10
+) -> Path:
+    about = {
+        "model_name": "react",
+        "dataset_name": name,
+        "num_trainable_params": num_trainable,
+        "num_params": 120,
+        "num_visual_params": 60,
+        "num_backbone_params": 100,
+        "n_shot": n_shot,
+        "rnd_seeds": [seed],
+    }
+    return write_prediction(about, scores(name, seed), directory)
+
+
+def scores(name: str = "dtd", seed: int = 0) -> np.ndarray:
+    drawn = np.random.default_rng(seed).random(SHAPES[name]).astype(np.float32)
+    return drawn / drawn.sum(axis=1, keepdims=True)
 
 
 def write_all(directory: Path, n_shot: int = 5, seeds: tuple[int, ...] = (0, 1, 2)) -> Path:
     for name in ("dtd", "voc-2007-classification"):
         for seed in seeds:
-            write_prediction(prediction(name, n_shot, (seed,)), directory)
+            write(directory, name, n_shot, seed)
     path = directory / "all_predictions.zip"
     write_submission(directory, path)
     return path
@@ -56,16 +51,15 @@ def document(path: Path) -> Any:
 
 
 def test_files_are_named_by_seed_and_dataset(tmp_path: Path) -> None:
-    assert write_prediction(prediction(seeds=(2,)), tmp_path).name == "seed2_dtd.json"
-    assert write_prediction(prediction(n_shot=-1), tmp_path).name == "seed0_dtd.json"
-    assert write_prediction(prediction(n_shot=0), tmp_path).name == "dtd.json"
+    assert write(tmp_path, seed=2).name == "seed2_dtd.json"
+    assert write(tmp_path, n_shot=-1).name == "seed0_dtd.json"
+    assert write(tmp_path, n_shot=0).name == "dtd.json"
     assert Experiment("linear-probe", 5).folder == "linear_probe_5"
     assert Experiment("fine-tune", -1).folder == "finetuning_full"
 
 
 def test_a_file_holds_the_nine_keys_and_six_decimals(tmp_path: Path) -> None:
-    given = prediction()
-    written = json.loads(write_prediction(given, tmp_path).read_text())
+    written = json.loads(write(tmp_path).read_text())
     assert list(written) == [
         *("model_name", "dataset_name", "num_trainable_params", "num_params", "num_visual_params"),
         *("num_backbone_params", "n_shot", "rnd_seeds", "predictions"),
@@ -73,18 +67,16 @@ def test_a_file_holds_the_nine_keys_and_six_decimals(tmp_path: Path) -> None:
     assert written["rnd_seeds"] == [0]
     assert written["num_trainable_params"] == 10
     values = [value for row in written["predictions"][0] for value in row]
-    assert values == [round(float(value), 6) for value in given.predictions.ravel()]
+    assert values == [round(float(value), 6) for value in scores().ravel()]
 
 
 def test_seeds_are_joined_in_order_and_parameters_averaged(tmp_path: Path) -> None:
-    write_prediction(prediction(seeds=(1,), num_trainable_params=13), tmp_path)
-    write_prediction(prediction(seeds=(0,), num_trainable_params=10), tmp_path)
+    write(tmp_path, seed=1, num_trainable=13)
+    write(tmp_path, seed=0, num_trainable=10)
     write_submission(tmp_path, tmp_path / "mine.zip")
     (merged,) = document(tmp_path / "mine.zip")["data"]
     assert (merged["rnd_seeds"], merged["num_trainable_params"]) == ([0, 1], 11.5)
-    np.testing.assert_allclose(
-        merged["predictions"][1], prediction(seeds=(1,)).predictions[0], atol=5e-7
-    )
+    np.testing.assert_allclose(merged["predictions"][1], scores(seed=1), atol=5e-7)
 
 
 def test_the_zip_holds_one_deflated_member_with_every_dataset(tmp_path: Path) -> None:
@@ -107,7 +99,7 @@ def test_equal_files_give_an_equal_zip(tmp_path: Path) -> None:
 
 
 def test_a_submission_that_cannot_be_finished_leaves_no_zip(tmp_path: Path) -> None:
-    write_prediction(prediction(seeds=(0,)), tmp_path)
+    write(tmp_path)
     (tmp_path / "seed1_dtd.json").write_text("{")
     with pytest.raises(ValueError, match="line 1"):
         write_submission(tmp_path, tmp_path / "mine.zip")
@@ -116,14 +108,7 @@ def test_a_submission_that_cannot_be_finished_leaves_no_zip(tmp_path: Path) -> N
 
 def test_what_the_leaderboard_would_miss_is_named(tmp_path: Path) -> None:
     for seed in (0, 1):
-        write_prediction(prediction(seeds=(seed,)), tmp_path)
+        write(tmp_path, seed=seed)
     problems = write_submission(tmp_path, tmp_path / "mine.zip")
     assert "dtd: 2 of 3 seeds" in problems
     assert "mnist: no predictions" in problems and len(problems) == 20
-
-
-def test_the_folder_of_a_submission_is_made(tmp_path: Path) -> None:
-    write_prediction(prediction(), tmp_path / "predictions")
-    path = tmp_path / "new" / "folder" / "mine.zip"
-    write_submission(tmp_path / "predictions", path)
-    assert path.is_file()

@@ -118,12 +118,6 @@ def test_a_pickled_label_row_is_refused_and_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_key_that_repeats_in_another_shard_is_refused(tmp_path: Path) -> None:
-    write_shard(write_webdataset(tmp_path) / "1.tar", {"s0000003": {"cls": b"1", "png": b"x"}})
-    with pytest.raises(InputError, match="repeats the key"):
-        read_dataset(tmp_path, "cifar-10", "test")
-
-
 @pytest.mark.parametrize("count", ["", "two", "2\n2", "\u0662", "9" * 7, "0", "3"])
 def test_a_wrong_number_of_shards_is_refused(tmp_path: Path, count: str) -> None:
     folder = write_webdataset(tmp_path)
