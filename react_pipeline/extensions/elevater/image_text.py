@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from react_pipeline.extensions.protocols import load_model, read_form, require_encoder
-from react_pipeline.indexing import nearest
 from react_pipeline.labelled import lines_of, read_csv
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
@@ -136,9 +135,13 @@ def recall(image_vectors: Vectors, text_vectors: Vectors, image_of_caption: Numb
 def _recalls(
     queries: Vectors, items: Vectors, query_image: Numbers, item_image: Numbers
 ) -> dict[int, float]:
-    _, found = nearest(queries, items, max(KS))
-    right = (item_image[found] == query_image[:, None]) & (found >= 0)
-    return {k: float(right[:, :k].any(axis=1).mean()) for k in KS}
+    right = []
+    for start in range(0, len(queries), QUERIES_AT_ONCE):
+        part = slice(start, start + QUERIES_AT_ONCE)
+        best = np.argsort(-(queries[part] @ items.T), axis=1, kind="stable")[:, : max(KS)]
+        right.append(item_image[best] == query_image[part, None])
+    hits = np.concatenate(right)
+    return {k: float(hits[:, :k].any(axis=1).mean()) for k in KS}
 
 
 def _collect(
