@@ -25,6 +25,7 @@ from .images import Files
 
 CAPTIONS_PER_IMAGE = 5
 """Some COCO images have six or seven; the usual figures are of the first five."""
+QUERIES_AT_ONCE = 1_024
 KS = 1, 5, 10
 
 Vectors = NDArray[np.float32]
