@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 def decode_apart(
     data: bytes, max_pixels: int, *, is_lenient: bool = False
 ) -> tuple[Image.Image, bool]:
-    """As `images.decode_image`, in a process with limits of memory and of processor time: this one
-    if it is a worker of `load_batches`, else one for all threads of this process.
+    """Decode an image as `images.decode_image` does, in a process with limits of memory and
+    processor time: this one if it is a worker of `load_batches`, else one for all threads.
 
     Args:
         is_lenient: Of a truncated file, give the part that is there.
@@ -60,8 +60,8 @@ def load_batches(
     *,
     pin_memory: bool = False,
 ) -> Iterator[Any]:
-    """Batches of a dataset of torch that calls `decode_apart`, loaded ahead by `workers` processes
-    or, with 0, in this one.
+    """Yield batches of a dataset of torch that calls `decode_apart`, loaded ahead by `workers`
+    processes or, with 0, in this one.
 
     When a worker dies, what was being loaded is loaded again here, where each image is decoded
     apart; then new workers go on.
@@ -114,7 +114,8 @@ def load_batches(
 
 
 def _deaths_at_hand(loader: Iterable[Any]) -> Iterator[Any]:
-    """The batches of a loader, which reports the death of a worker only where a batch is asked for.
+    """Yield the batches of a loader, and report the death of a worker only where a batch is asked
+    for.
 
     By its handler of signals torch would raise it wherever the main thread is.
     """
@@ -167,9 +168,7 @@ class _Decoder:
 
         with self.lock:  # of several images, which one killed it would not be known
             if self.pool is None:
-                self.pool = ProcessPoolExecutor(
-                    1, timeout=IDLE_SECONDS, initializer=_start_process
-                )
+                self.pool = ProcessPoolExecutor(1, timeout=IDLE_SECONDS, initializer=_start_process)
                 # Else a process that multiprocessing started waits for it when it ends.
                 Finalize(None, self.pool.shutdown, (True, True), exitpriority=1)
             try:
