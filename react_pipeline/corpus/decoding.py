@@ -29,6 +29,7 @@ WORKER_BYTES = 4 << 30
 """What a process that decodes may take in addition to what it has when it starts."""
 IDLE_SECONDS = 60
 """After this time a process without work ends; also that of a program that was killed."""
+_SIGNAL = re.compile(r"SIG[A-Z0-9]+")
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid")
 
 logger = logging.getLogger(__name__)
@@ -177,7 +178,8 @@ class _Decoder:
             except BrokenProcessPool as error:
                 self.pool = None
                 self.killed += 1
-                raise BadImage("killed_decoder", str(error)) from error
+                signals = _SIGNAL.findall(str(error))
+                raise BadImage("killed_decoder", ", ".join(signals)) from error
             return answer
 
 
