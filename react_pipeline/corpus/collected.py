@@ -166,7 +166,7 @@ class CollectedPairs:
         return vectors
 
     def encoded(self, position: int) -> bytes:
-        """The bytes of one image's file.
+        """Return the bytes of one image's file.
 
         Raises:
             CorruptArtifact: If its shard is gone or was cut.

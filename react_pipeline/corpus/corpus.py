@@ -50,8 +50,8 @@ def fetched_before(root: Path, before: float) -> list[Path]:
 
 
 def count_pairs(corpus: Artifact) -> int | None:
-    """How many pairs a published corpus has (some kinds count them by source); None of remote
-    shards.
+    """Return the pairs of a published corpus (some kinds count them by source); None if shards are
+    remote.
     """
     counts = corpus.counts.items()
     pairs = [count for name, count in counts if name == "pairs" or name.startswith("pairs/")]

@@ -30,13 +30,13 @@ class CorpusSize:
 
     @property
     def bytes(self) -> float:
-        """Of all pairs."""
+        """Return the bytes of all pairs."""
         return self.pairs * self.pair_bytes
 
     @classmethod
     def of(cls, project: Project, rows: int | None = None) -> "CorpusSize":
-        """What a project's corpus has: `rows`, or as published from today's configuration, or as
-        its files say.
+        """Return what a project's corpus has: `rows`, or as published from today's configuration,
+        or as its files say.
 
         Raises:
             InputError: If they do not say how many pairs there are.
@@ -80,7 +80,7 @@ class CorpusWork:
 
 
 def require_local(files: Sequence[ShardLocation]) -> list[Path]:
-    """The same files; an InputError if their pairs can only be counted by reading them."""
+    """Return the files; an InputError if their pairs can only be counted by reading them."""
     local = [path for path in files if isinstance(path, Path) and path.suffix != ".tsv"]
     if len(local) < len(files):
         raise InputError(UNKNOWN_ROWS)
@@ -88,8 +88,8 @@ def require_local(files: Sequence[ShardLocation]) -> list[Path]:
 
 
 def size_of_tars(tars: list[Path], caption_extension: str) -> CorpusSize:
-    """The pairs, and bytes of one; all shards count as the first one, whose headers alone
-    are read.
+    """Return the pairs, and the bytes of one; all shards count as the first one, whose headers
+    alone are read.
     """
     pairs = max(index_shard(tars[0]).pairs(caption_extension), 1)
     size = tars[0].stat().st_size / pairs

@@ -29,6 +29,7 @@ WORKER_BYTES = 4 << 30
 """What a process that decodes may take in addition to what it has when it starts."""
 IDLE_SECONDS = 60
 """After this time a process without work ends; also that of a program that was killed."""
+_SIGNAL = re.compile(r"SIG[A-Z0-9]+")
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid")
 
 logger = logging.getLogger(__name__)
@@ -37,8 +38,8 @@ logger = logging.getLogger(__name__)
 def decode_apart(
     data: bytes, max_pixels: int, *, is_lenient: bool = False
 ) -> tuple[Image.Image, bool]:
-    """As `images.decode_image`, in a process with limits of memory and of processor time: this one
-    if it is a worker of `load_batches`, else one for all threads of this process.
+    """Decode an image as `images.decode_image` does, in a process with limits of memory and
+    processor time: this one if it is a worker of `load_batches`, else one for all threads.
 
     Args:
         is_lenient: Of a truncated file, give the part that is there.
@@ -60,8 +61,8 @@ def load_batches(
     *,
     pin_memory: bool = False,
 ) -> Iterator[Any]:
-    """Batches of a dataset of torch that calls `decode_apart`, loaded ahead by `workers` processes
-    or, with 0, in this one.
+    """Yield batches of a dataset of torch that calls `decode_apart`, loaded ahead by `workers`
+    processes or, with 0, in this one.
 
     When a worker dies, what was being loaded is loaded again here, where each image is decoded
     apart; then new workers go on.
@@ -114,7 +115,8 @@ def load_batches(
 
 
 def _deaths_at_hand(loader: Iterable[Any]) -> Iterator[Any]:
-    """The batches of a loader, which reports the death of a worker only where a batch is asked for.
+    """Yield the batches of a loader, and report the death of a worker only where a batch is asked
+    for.
 
     By its handler of signals torch would raise it wherever the main thread is.
     """
@@ -176,7 +178,8 @@ class _Decoder:
             except BrokenProcessPool as error:
                 self.pool = None
                 self.killed += 1
-                raise BadImage("killed_decoder", str(error)) from error
+                signals = _SIGNAL.findall(str(error))
+                raise BadImage("killed_decoder", ", ".join(signals)) from error
             return answer
 
 

@@ -55,19 +55,19 @@ class ImageSource(ABC):
 
     @property
     def fetches(self) -> bool:
-        """Whether images come over the net: the digest of one is known once it is fetched."""
+        """Return whether images come over the net: a digest is known once one is fetched."""
         return self.identity != "image_sha256"
 
     @property
     def failed(self) -> dict[int, str]:
-        """Corpus row -> reason why its image is not available; filled while `fetch` is
+        """Return the reason why an image is not available, by corpus row; filled while `fetch` is
         exhausted.
         """
         return {row: reason for row, (_, reason, _, _) in self._failed.items()}
 
     @property
     def ledger(self) -> pd.DataFrame:
-        """The same as a table with columns row, url, reason, detail, attempts, sorted by row."""
+        """Return the same as a table: row, url, reason, detail, attempts, sorted by row."""
         rows = [(row, *entry) for row, entry in sorted(self._failed.items())]
         return pd.DataFrame(rows, columns=LEDGER_COLUMNS).astype(
             {"row": "int64", "attempts": "int64"}
@@ -105,7 +105,7 @@ class TarSource(ImageSource):
     """
 
     def __init__(self, shards: Sequence[ShardLocation]) -> None:
-        """The column `shard` is a position in `shards`."""
+        """Read from `shards`, in which the column `shard` is a position."""
         super().__init__(list(LOCATION), "image_sha256")
         self.shards = shards
 

@@ -136,7 +136,7 @@ def decode_image(data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.I
 
 
 def decode_what_is_there(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
-    """As `decode_image`, of a file that ends too early the part that is there; and whether it does.
+    """Decode a file, or the part that is there where it ends too early; return whether it does.
 
     Threads that decode at the same time may tolerate it too, and say that it does not.
     """
@@ -154,8 +154,8 @@ def decode_what_is_there(data: bytes, max_pixels: int) -> tuple[Image.Image, boo
 
 
 def extension_of(data: bytes) -> str:
-    """The extension that an image file gets in a shard, by its content: `png`, `webp`, or for all
-    others `jpg`.
+    """Return the extension of an image file in a shard, by its content: `png`, `webp`, or for
+    all others `jpg`.
     """
     if data.startswith(b"\x89PNG"):
         return "png"
@@ -187,7 +187,7 @@ def contact_sheet(
 
 
 def thumbnail(image: bytes) -> str:
-    """A small JPEG of an image file, as a data URI for pages.
+    """Return a small JPEG of an image file, as a data URI for pages.
 
     Raises:
         BadImage: If the bytes are no image that can be shown.

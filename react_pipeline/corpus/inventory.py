@@ -79,8 +79,8 @@ def write_stock(table: pd.DataFrame, staging: Path) -> dict[str, int]:
 
 
 def shard_paths(artifact: Artifact) -> list[ShardLocation]:
-    """Where each shard is: an absolute path, or a `RemoteShard`; the position in the list is the
-    shard's number.
+    """Return where each shard is: an absolute path, or a `RemoteShard`; the position in the list is
+    the shard's number.
     """
     table = pd.read_parquet(artifact.file(SHARDS_FILE))
     entries = zip(table["path"], table["storage"], strict=True)
@@ -112,15 +112,15 @@ def remember_place(artifact: Artifact, place: Any) -> None:
 
 
 def place_of(root: Path, corpus: str, recorded: Any) -> Any:
-    """Where the files of the corpus of a fingerprint are now; `recorded` if they have not moved
-    since.
+    """Return where the files of the corpus of a fingerprint are now; `recorded` if they have not
+    moved since.
     """
     file = _place_file(root, corpus)
     return json.loads(file.read_text()) if file.exists() else recorded
 
 
 def check_shards(store: Store, artifact: Artifact) -> list[ShardLocation]:
-    """As `shard_paths`, after checking that every shard is still the one that was published.
+    """Return `shard_paths` after checking that every shard is still the one that was published.
 
     Raises:
         ChangedSource: Naming the shard that is missing or has changed.

@@ -69,5 +69,5 @@ def each(function: Callable[[RemoteShard], T], shards: list[RemoteShard]) -> Ite
 
 
 def identify(shard: RemoteShard) -> Identity:
-    """Size and tag of a shard on a server."""
+    """Return size and tag of a shard on a server."""
     return server_of(shard.url).identify(shard)

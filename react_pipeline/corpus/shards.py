@@ -73,12 +73,12 @@ class Sample:
 
     @property
     def image(self) -> Member | None:
-        """The image, by the order of `IMAGE_EXTENSIONS`."""
+        """Return the image, by the order of `IMAGE_EXTENSIONS`."""
         return next((self.members[name] for name in IMAGE_EXTENSIONS if name in self.members), None)
 
     @property
     def metadata(self) -> Member | None:
-        """The JSON object that may go with a pair."""
+        """Return the JSON object that may go with a pair."""
         return self.members.get(METADATA_EXTENSION)
 
 
@@ -90,7 +90,7 @@ class ShardIndex:
     refused: list[tuple[str, str]]
 
     def pairs(self, caption_extension: str = CAPTION_EXTENSION) -> int:
-        """How many samples have an image and a caption."""
+        """Return how many samples have an image and a caption."""
         return sum(
             sample.image is not None and caption_extension in sample.members
             for sample in self.samples
@@ -98,7 +98,7 @@ class ShardIndex:
 
     @property
     def extensions(self) -> set[str]:
-        """Every extension found."""
+        """Return every extension found."""
         return {extension for sample in self.samples for extension in sample.members}
 
 
@@ -168,7 +168,7 @@ def index_shard(location: ShardLocation, texts: Mapping[str, int] | None = None)
 
 
 def read_member(file: IO[bytes], member: Member, limit_bytes: int | None = None) -> bytes:
-    """The bytes of a member, the first `limit_bytes` at most; `file` is its tar, open for reading.
+    """Read a member, the first `limit_bytes` at most; `file` is its tar, open for reading.
 
     Raises:
         CorpusError: If the tar ends before the member does, or cannot be read.
@@ -202,12 +202,12 @@ def runs(items: Iterator[T], length: int) -> Iterator[Iterator[T]]:
 
 
 def shard_file(directory: Path, number: int) -> Path:
-    """The file of a shard that is written, by its number."""
+    """Return the file of a shard that is written, by its number."""
     return directory / f"{number:05d}.tar"
 
 
 def new_tar(path: Path) -> tarfile.TarFile:
-    """A tar open for writing."""
+    """Open a tar for writing."""
     return tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)
 
 

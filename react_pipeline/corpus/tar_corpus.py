@@ -51,7 +51,8 @@ def publish_tar_corpus(project: Project, corpus: Webdataset) -> Artifact:
 
 
 def locate_shards(corpus: Webdataset) -> list[ShardLocation]:
-    """Every shard that `corpus.shards` names, in the order of `find_files`; only buckets are asked.
+    """Return every shard that `corpus.shards` names, as `find_files` orders them; only buckets are
+    asked.
 
     Raises:
         CorpusError: Naming the pattern that finds no tar.

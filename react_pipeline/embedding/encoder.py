@@ -116,7 +116,7 @@ class Encoder:
         return self._encoded(distinct)[place]
 
     def _encoded(self, tokens: Tensor) -> Tensor:
-        """Unit vectors (N, D), in parts of like length: what a part pads is little."""
+        """Encode token ids as unit vectors (N, D), in parts of like length, which pad little."""
         lengths = text_lengths(self.clip.model, tokens)
         order = lengths.argsort(stable=True)
         if self._text_features is None:

@@ -90,7 +90,7 @@ class _Decoder:
     max_pixels: int
 
     def __getitem__(self, image: Image) -> tuple[int, str, Tensor | tuple[str, str]]:
-        """Row, digest, and pixels (3, H, W), or why there are none."""
+        """Return row, digest, and pixels (3, H, W), or why there are none."""
         row, digest, data = image
         try:
             return row, digest, self.to_tensor(decode_apart(data, self.max_pixels)[0])

@@ -25,13 +25,13 @@ _LOCAL_HEADER_BYTES = 30
 
 
 def file_of(name: str) -> str:
-    """The file that a name is in."""
+    """Return the file that a name is in."""
     outer = name.rpartition("/")[0]
     return outer if outer.endswith((".npz", ".parquet")) else name
 
 
 def is_mappable(path: Path) -> bool:
-    """Whether the vectors can be used where they are, without reading all of them."""
+    """Return whether the vectors can be used where they are, without reading all of them."""
     if path.parent.suffix == ".npz":
         with whole_vectors(path), zipfile.ZipFile(path.parent) as archive:
             return archive.getinfo(f"{path.name}.npy").compress_type == zipfile.ZIP_STORED

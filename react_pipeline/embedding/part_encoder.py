@@ -68,7 +68,7 @@ class PartEncoder:
 
     @property
     def encoder(self) -> Encoder:
-        """The loaded checkpoint."""
+        """Return the loaded checkpoint."""
         config = self.config
         precision = config.embedding.precision
         return load_encoder(self.checkpoint, config.device, precision, long_run=self.long_run)

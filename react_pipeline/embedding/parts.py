@@ -40,7 +40,7 @@ class Parts:
     check: Callable[[str], None] | None = None
 
     def path(self, number: int) -> Path:
-        """A file, by its number.
+        """Return a file, by its number.
 
         Raises:
             CorpusError: If it is one of ready embeddings, and is gone or has changed since it was
@@ -51,8 +51,8 @@ class Parts:
         return self.folder / self.names[number]
 
     def holding(self, rows: Rows) -> Iterator[tuple[int, Rows, Rows]]:
-        """The files that hold one of `rows`, in their order: number, positions in `rows`, rows
-        counted in the file.
+        """Yield the files that hold one of `rows`, in their order: number, positions in `rows`,
+        rows counted in the file.
 
         Raises:
             IndexError: If there is no such row.
@@ -65,7 +65,7 @@ class Parts:
         return holding(self.starts, rows)
 
     def mapped(self, number: int) -> npt.NDArray[Any]:
-        """A file of vectors (rows, D); only the pages that are used will be read.
+        """Map a file of vectors (rows, D); only the pages that are used will be read.
 
         Raises:
             CorpusError: As of `path`.
@@ -82,24 +82,24 @@ class Parts:
             ) from error
 
     def parquet(self, number: int) -> pq.ParquetFile:
-        """A file of metadata, to be closed by the caller; errors as of `mapped`."""
+        """Open a file of metadata, to be closed by the caller; errors as of `mapped`."""
         return pq.ParquetFile(self.path(number))
 
 
 def bad_rows(vectors: Vectors) -> Rows:
-    """The rows of (N, D) that are not finite or not of unit length."""
+    """Return the rows of (N, D) that are not finite or not of unit length."""
     lengths = np.linalg.norm(vectors, axis=1)
     # A NaN compares as false, so it counts as bad.
     return np.flatnonzero(~(np.abs(lengths - 1) < UNIT_TOLERANCE))
 
 
 def starts_of(lengths: Sequence[int]) -> Rows:
-    """The first row of each of several runs of rows, and the number of all rows."""
+    """Return the first row of each of several runs of rows, and the number of all rows."""
     return np.cumsum([0, *lengths], dtype=np.int64)
 
 
 def holding(starts: Rows, rows: Rows) -> Iterator[tuple[int, Rows, Rows]]:
-    """Like `Parts.holding`, for any runs that begin at `starts` and contain `rows`."""
+    """Yield like `Parts.holding`, for any runs that begin at `starts` and contain `rows`."""
     if not len(rows):
         return
     order = np.argsort(rows, kind="stable")

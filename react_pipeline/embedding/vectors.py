@@ -44,12 +44,12 @@ def sides(artifact: Artifact) -> tuple[Side, ...]:
 
 
 def vector_parts(artifact: Artifact, side: Side) -> Parts:
-    """The `.npy` files of one side."""
+    """Return the `.npy` files of one side."""
     return _layout(artifact).parts(artifact, FOLDERS[side])
 
 
 def vector_files(artifact: Artifact, side: Side) -> list[Path]:
-    """The `.npy` files of one side in the order of rows.
+    """Return the `.npy` files of one side in the order of rows.
 
     Raises:
         ChangedSource: If one of ready embeddings is gone or has changed since it was adopted.
@@ -59,7 +59,7 @@ def vector_files(artifact: Artifact, side: Side) -> list[Path]:
 
 
 def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.DataFrame:
-    """The metadata of all pairs; the index is the row number, in the vectors and in the FAISS
+    """Read the metadata of all pairs; the index is the row number, in the vectors and in the FAISS
     index.
 
     All rows come into memory: 400 million captions are 40 GB. For chosen rows there is
@@ -81,7 +81,7 @@ def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.Da
 
 
 def field_names(artifact: Artifact) -> Iterator[str]:
-    """The fields that any sample of the corpus had, part after part; only schemas are read."""
+    """Yield the fields that any sample of the corpus had; only schemas are read."""
     layout = _layout(artifact)
     parts = layout.parts(artifact, METADATA)
     seen: set[str] = set()
@@ -98,7 +98,7 @@ def row_metadata(
     rows: Sequence[int] | npt.NDArray[Any] | pd.Series,
     columns: list[str],
 ) -> pd.DataFrame:
-    """The metadata of some rows, in their order; the index is the row number.
+    """Read the metadata of some rows, in their order; the index is the row number.
 
     Only the row groups that hold one of them are read, one at a time, so time and memory follow
     what is asked for.
@@ -126,8 +126,8 @@ def row_metadata(
 
 
 def vectors_of(artifact: Artifact, side: Side, rows: npt.ArrayLike) -> Vectors:
-    """Vectors (N, D) of some rows, in their order; the files are mapped, so only the pages that
-    hold these are read.
+    """Read vectors (N, D) of some rows, in their order; the files are mapped, so only the pages
+    that hold these are read.
 
     Raises:
         IndexError: If the corpus has no such row.

@@ -18,7 +18,6 @@ import pytest
 from numpy.typing import NDArray
 from support.vectors import read_vectors
 
-from react_pipeline.embedding.parts import holding, starts_of
 from react_pipeline.embedding.vectors import read_metadata, row_metadata, vector_files, vectors_of
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.store.artifacts import Artifact, Inputs
@@ -131,22 +130,6 @@ def test_any_rows_in_any_order_equal_those_of_the_whole(tmp_path: Path, seed: in
     pd.testing.assert_frame_equal(row_metadata(artifact, rows, COLUMNS), whole)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_rows_are_found_where_a_plain_search_finds_them(seed: int) -> None:
-    chance = np.random.default_rng(seed)
-    lengths = [*chance.integers(0, 4, size=10), 1]
-    starts, rows = starts_of(lengths), chance.integers(sum(lengths), size=chance.integers(0, 15))
-    whose = np.repeat(np.arange(len(lengths)), lengths)
-    found = {}
-    for number, places, inside in holding(starts, rows):
-        assert number not in found and (np.diff(inside) >= 0).all()
-        found[number] = dict(zip(places.tolist(), inside.tolist(), strict=True))
-    plain: dict[int, dict[int, int]] = {}
-    for place, row in enumerate(rows.tolist()):
-        plain.setdefault(int(whose[row]), {})[place] = row - int(starts[whose[row]])
-    assert found == plain and list(found) == sorted(found)
-
-
 def test_only_files_that_hold_a_row_are_opened(corpus: Artifact, opened: list[str]) -> None:
     first, last = 0, sum(LENGTHS) - 1
     numbers = [f"{number:04}" for number in (np.flatnonzero(LENGTHS)[[0, -1]]).tolist()]
@@ -174,9 +157,27 @@ def test_embeddings_rebuilt_at_the_same_place_are_others(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("row", [-1, 6])
-def test_vectors_of_rows_that_do_not_exist_are_an_error(tmp_path: Path, row: int) -> None:
+def test_rows_that_do_not_exist_are_an_error(tmp_path: Path, row: int) -> None:
     artifact = write_corpus(tmp_path, [3, 3])
     with pytest.raises(IndexError, match="a corpus of 6"):
         vectors_of(artifact, "image", [0, row])
     with pytest.raises(IndexError, match="a corpus of 6"):
         StoredVectors(artifact, "image").take(np.array([0, row]))
+    with pytest.raises(IndexError, match="a corpus of 6"):
+        row_metadata(artifact, [0, row], ["caption"])
+    assert list(row_metadata(artifact, [], ["caption"]).columns) == ["caption"]
+
+
+def test_only_row_groups_that_hold_a_row_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    original = pq.ParquetFile.read_row_group
+
+    def counted(file: pq.ParquetFile, group: int, columns: list[str] | None = None) -> object:
+        read.append((group, columns))
+        return original(file, group, columns=columns)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    row_metadata(write_corpus(tmp_path, [6]), [3, 2], ["caption"])  # two rows a group
+    assert read == [(1, ["caption"])]

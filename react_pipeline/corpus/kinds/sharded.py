@@ -31,28 +31,28 @@ class ShardedCorpus(CorpusConfig):
     noun: ClassVar[str] = "files"
 
     def open_images(self, corpus: Artifact, pool: Path) -> ImageSource:
-        """Byte ranges of the tars."""
+        """Return byte ranges of the tars."""
         from react_pipeline.corpus.image_source import TarSource
         from react_pipeline.corpus.inventory import shard_paths
 
         return TarSource(shard_paths(corpus))
 
     def size(self) -> CorpusSize:
-        """Not known before the pairs are copied."""
+        """Raise an InputError: it is not known before the pairs are copied."""
         raise InputError(UNKNOWN_ROWS)
 
     def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
-        """That of a copy: every byte is read, written, and read again for its digest."""
+        """Return the work of a copy: every byte is read, written, and read again for its digest."""
         from react_pipeline.corpus.cost import CorpusWork
 
         return CorpusWork(read_bytes=3 * size.bytes, disk=size.bytes)
 
     def sources(self) -> Sequence[ShardLocation]:
-        """The files and folders that it names; a CorpusError if one is not there."""
+        """Return the files and folders that it names; a CorpusError if one is not there."""
         return tuple(value for _, value in self if isinstance(value, Path))
 
     def description(self) -> str:
-        """How many `sources` there are, and how large."""
+        """Return how many `sources` there are, and how large."""
         from rich.filesize import decimal
 
         files = self.sources()

@@ -53,34 +53,34 @@ class Webdataset(ShardedCorpus):
         return publish_tar_corpus(project, self)
 
     def caption_extension_in_shards(self) -> str:
-        """As configured."""
+        """Return the extension that is configured."""
         return self.caption_extension
 
     def access(self) -> tuple[StorageConfig, DownloadConfig]:
-        """As the shards are."""
+        """Return how the shards are reached."""
         return self.storage, DownloadConfig()
 
     def size(self) -> CorpusSize:
-        """All shards count as the first one, of which the headers alone are read."""
+        """Return the size as if all shards were like the first, whose headers are read."""
         from react_pipeline.corpus.cost import require_local, size_of_tars
 
         return size_of_tars(require_local(self.sources()), self.caption_extension)
 
     def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
-        """Every byte is read once."""
+        """Return the work of reading every byte once."""
         from react_pipeline.corpus.cost import CorpusWork
 
         return CorpusWork(read_bytes=size.bytes)
 
     def sources(self) -> Sequence[ShardLocation]:
-        """The shards."""
+        """Return the shards."""
         from react_pipeline.corpus.tar_corpus import locate_shards
 
         return locate_shards(self)
 
     @classmethod
     def template(cls, name: str, model: str) -> str:
-        """Tars in the folder `data`."""
+        """Return a section with the tars of the folder `data`."""
         return """\
 kind: webdataset
 # Tars of jpg|png|webp + txt (+ json): paths, patterns, s3://bucket/data/*.tar, https://host/{00000..00099}.tar

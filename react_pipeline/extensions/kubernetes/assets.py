@@ -24,7 +24,7 @@ class StageRunCoordinator(dg.QueuedRunCoordinator):
     """
 
     def __init__(self, resources: Mapping[str, Mapping[str, Any]] | None = None, **queue: Any):
-        """`queue` is as of Dagster's own; `resources` as of `resources.table`.
+        """Take Dagster's own arguments as `queue`, and `resources` as `resources.table` does.
 
         Raises:
             InputError: If `resources` names something unknown.
@@ -34,13 +34,13 @@ class StageRunCoordinator(dg.QueuedRunCoordinator):
 
     @classmethod
     def config_type(cls) -> Any:
-        """Dagster's own fields, and `resources`."""
+        """Return Dagster's own fields, and `resources`."""
         own = dg.Field(dict, is_required=False, description="Of each kind or stage, in its pod.")
         return {**super().config_type(), "resources": own}  # type: ignore[dict-item]
 
     @classmethod
     def from_config_value(cls, inst_data: Any, config_value: Mapping[str, Any]) -> Any:
-        """Called by Dagster."""
+        """Make one; called by Dagster."""
         return cls(inst_data=inst_data, **config_value)
 
     def submit_run(self, context: dg.SubmitRunContext) -> dg.DagsterRun:

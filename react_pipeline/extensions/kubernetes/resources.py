@@ -47,14 +47,14 @@ KINDS = {
 
 
 def kind_of(stage: Stage) -> str:
-    """The kind of a stage: its pool decides whether it needs a GPU."""
+    """Return the kind of a stage: its pool decides whether it needs a GPU."""
     if stage.pool == "gpu":
         return GPU
     return GATHERING if stage.gathers else CPU
 
 
 def table(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Resources]:
-    """The resources of every stage.
+    """Return the resources of every stage.
 
     Args:
         changes: Fields of `Resources` that differ, by kind or by stage; a stage's come last.
@@ -83,14 +83,14 @@ def table(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Resources]:
 
 
 def largest(rows: Iterable[Resources]) -> Resources:
-    """What is enough for all of these, one after another in one pod."""
+    """Return what is enough for all of these, one after another in one pod."""
     rows = list(rows)
     columns = zip(*(asdict(row).values() for row in rows), strict=True)
     return replace(Resources(*map(max, columns)), hours=sum(row.hours for row in rows))
 
 
 def pod(resources: Resources) -> dict[str, Any]:
-    """The value of the tag `dagster-k8s/config` of a run."""
+    """Return the value of the tag `dagster-k8s/config` of a run."""
     memory = f"{resources.memory_gib:g}Gi"
     limits: dict[str, str] = {"memory": memory}
     requests = {"cpu": f"{resources.cpu:g}", "memory": memory}

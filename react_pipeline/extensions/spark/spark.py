@@ -33,7 +33,7 @@ _OURS = re.compile(re.escape(_MARK) + r"(\[.*?\])$", re.MULTILINE)
 
 @contextmanager
 def tasks_in_session(settings: DistributorConfig) -> Iterator[RunTasks]:
-    """Gives what runs tasks in the running session, or in one that is stopped on leaving.
+    """Yield what runs tasks in the running session, or in one that is stopped on leaving.
 
     Raises:
         InputError: If PySpark or Java is missing, or no session can be started.
@@ -77,7 +77,7 @@ def tasks_in_session(settings: DistributorConfig) -> Iterator[RunTasks]:
 def _run(
     context: Any, function: Callable[[Item], Result], items: Sequence[Item], what: str
 ) -> list[Result]:
-    """The results of a function, in the order of the items.
+    """Return the results of a function, in the order of the items.
 
     Each item is a task: function, items and results are pickled, the executors import this package,
     and a task that fails is tried again as `spark.task.maxFailures` says.

@@ -9,5 +9,5 @@ class Torchrun(Extension):
     """How the asset `customized_checkpoint` trains."""
 
     def declare_assets(self) -> None:
-        """In as many processes as are configured."""
+        """Train in as many processes as are configured."""
         import react_pipeline.extensions.torchrun.assets.processes  # noqa: F401

@@ -51,20 +51,20 @@ class Processes(World):
         return cls(dist.get_rank(), size, device, one_machine)
 
     def gather(self, vectors: Tensor) -> Tensor:
-        """By the group's all-gather."""
+        """Gather by the group's all-gather."""
         vectors = vectors.detach()
         parts = [torch.empty_like(vectors) for _ in range(self.size)]
         dist.all_gather(parts, vectors.contiguous())
         return torch.cat(parts)
 
     def mean(self, value: Tensor) -> Tensor:
-        """By the group's sum."""
+        """Return the mean by the group's sum."""
         total = value.detach().clone()
         dist.all_reduce(total)
         return total / self.size
 
     def broadcast(self, value: Any) -> Any:
-        """By a group that waits as long as the writer may wait for a lock."""
+        """Send by a group that waits as long as the writer may wait for a lock."""
         carried = [value]
         dist.broadcast_object_list(carried, src=0, group=_patient_group())
         return carried[0]
@@ -72,13 +72,13 @@ class Processes(World):
     def sum_gradients(
         self, summed: Sequence[nn.Parameter], averaged: Sequence[nn.Parameter]
     ) -> GradientSum:
-        """While the backward pass still runs."""
+        """Sum them while the backward pass still runs."""
         return GradientSum(self.size, summed, averaged)
 
 
 @lru_cache(maxsize=1)
 def _patient_group() -> Any:
-    """The same processes, waiting longer: the writer may wait for a lock, or hash and save a large
-    model.
+    """Return a group of the same processes that waits longer: the writer may wait for a lock, or
+    hash and save a large model.
     """
     return dist.new_group(backend="gloo", timeout=PATIENCE)

@@ -86,7 +86,7 @@ def train(context: Context, project: Project, slug: str, method: str) -> Artifac
 
 
 def arguments_for_several_nodes(project: Project, method: str) -> list[str]:
-    """What `REACT_TORCHRUN_ARGS` holds for this method."""
+    """Return what `REACT_TORCHRUN_ARGS` holds for this method."""
     arguments = os.environ.get(TORCHRUN_VARIABLE, "")
     return shlex.split(arguments) if project.method(method).spreads else []
 
@@ -126,7 +126,7 @@ def launch(context: Context, project: Project, slug: str, method: str, processes
 
 
 def torchrun_command(processes: int, several_nodes: list[str], arguments: list[str]) -> list[str]:
-    """The command line of torchrun; a machine by itself finds a free port."""
+    """Return the command line of torchrun; a machine by itself finds a free port."""
     rendezvous = several_nodes or ["--standalone"]
     run = [
         sys.executable,
@@ -140,7 +140,7 @@ def torchrun_command(processes: int, several_nodes: list[str], arguments: list[s
 
 
 def environment(processes: int, exchange: Path) -> dict[str, str]:
-    """Variables that are added to the environment of the processes."""
+    """Return variables that are added to the environment of the processes."""
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     shared = {EXCHANGE_VARIABLE: str(exchange), "PYTHONPATH": os.pathsep.join(paths)}
     if "OMP_NUM_THREADS" not in os.environ:
@@ -150,7 +150,7 @@ def environment(processes: int, exchange: Path) -> dict[str, str]:
 
 
 def _client(exchange: Path | None) -> dg.PipesSubprocessClient:
-    """Dagster Pipes to processes of this machine, or of others through a shared folder."""
+    """Return Dagster Pipes to processes of this machine, or of others through a shared folder."""
     reader = None if exchange is None else dg.PipesFileMessageReader(str(exchange / "messages"))
     return dg.PipesSubprocessClient(
         context_injector=None if exchange is None else dg.PipesEnvContextInjector(),
@@ -161,7 +161,7 @@ def _client(exchange: Path | None) -> dg.PipesSubprocessClient:
 
 @contextmanager
 def _exchange(store: Store | None) -> Iterator[Path]:
-    """A folder that the processes see: of this machine, or next to the artifacts for other
+    """Make a folder that the processes see: of this machine, or next to the artifacts for other
     nodes.
     """
     root = None if store is None else store.root
@@ -188,8 +188,8 @@ def write_failure(exchange: Path, rank: int, error: Exception) -> None:
 
 
 def failure(exchange: Path) -> Exception | None:
-    """The error that ended a training: our own exceptions first, since the other processes then
-    fail with communication errors.
+    """Return the error that ended a training: our own exceptions first, since the other processes
+    then fail with communication errors.
     """
     failures = [json.loads(path.read_bytes()) for path in exchange.glob("failure-*.json")]
     if not failures:

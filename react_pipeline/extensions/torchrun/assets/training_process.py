@@ -76,7 +76,7 @@ def main() -> int:
 
 @contextmanager
 def _observer(project: Project, rank: int) -> Iterator[TrainingObserver]:
-    """MLflow and the run's log for the process that writes; none for the others."""
+    """Yield MLflow and the run's log for the process that writes; none for the others."""
     if rank:
         yield TrainingObserver()
         return
@@ -86,7 +86,7 @@ def _observer(project: Project, rank: int) -> Iterator[TrainingObserver]:
 
 @contextmanager
 def _run_log() -> Iterator[tuple[str, Callable[[str], None]]]:
-    """The id of the Dagster run that started this process, and a way to its log."""
+    """Yield the id of the Dagster run that started this process, and a way to its log."""
     if not PipesEnvVarParamsLoader().is_dagster_pipes_process():
         yield (
             "",
