@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- plan:begin -->", "<!-- plan:end -->"
 ALLOWED, FROM_SECONDS = 2.5, 5
 """How far from its announcement a step may be that takes so many seconds or more."""
-LEFT_OUT = ("benchmark", "dense")
+LEFT_OUT = ("benchmark", "dense", "guards")
 """Groups of stages that `plan` says nothing of."""
 
 

@@ -87,6 +87,7 @@ OWN = {
     ("extensions/predict/run_folder.py", "_lock_of"): OURS,
     ("extensions/predict/run_folder.py", "_record"): OURS,
     ("extensions/predict/predict.py", "_run"): OURS,
+    ("extensions/predict/predict.py", "work"): OURS,
     ("extensions/predict/prediction_page.py", "write_page"): OURS,
     ("extensions/predict/shard_labels.py", "__call__"): OURS,
     ("extensions/ready/corpus.py", "subset_rows"): "mapped, after its digest",

@@ -158,9 +158,11 @@ class Sums:
         """Sum the hours of a stage.
 
         Args:
-            images, texts: How many are decoded and encoded, and encoded.
+            images: How many are decoded and encoded.
+            texts: How many are encoded.
             towers: Seconds of a core in towers, which a GPU is faster at.
-            shared, alone: Seconds of a core for work that all cores share, and for what one does.
+            shared: Seconds of a core for work that all cores share.
+            alone: Seconds of work that one core does.
         """
         encoder = self.encoder if stage == "domain_results" else self.retrieval
         cores, gpus = self.machine.cores, self.machine.gpus

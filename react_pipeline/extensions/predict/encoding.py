@@ -85,7 +85,8 @@ def encode_pictures(
                 places = range(len(some))
                 batches = [places[n : n + batch_size] for n in range(0, len(some), batch_size)]
                 pinned = encoder.clip.device != "cpu"
-                loader = load_batches(dataset, batches, workers, _collate, pin_memory=pinned)
+                processes = min(workers, len(batches))
+                loader = load_batches(dataset, batches, processes, _collate, pin_memory=pinned)
                 part = joined((_encode(encoder, batch) for batch in loader), encoder.clip.dimension)
                 if file:
                     _write(file, part)
