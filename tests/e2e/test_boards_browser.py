@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 from support.drawings import COLOURS, SHAPES, draw, pair, write_shard
 from support.services import program
 
@@ -124,7 +125,7 @@ def test_a_typed_query_shows_hits_and_runs_nothing_of_captions(
     page.screenshot(path=tmp_path / "text.png")
     page.go_back()
     page.wait_for_url("**side=image")
-    page.wait_for_function("document.querySelector('#text').value === 'a red circle'")
+    expect(page.locator("#text")).to_have_value("a red circle")
 
 
 def test_an_image_from_disk_and_a_result_are_searched_with(
@@ -142,9 +143,7 @@ def test_an_image_from_disk_and_a_result_are_searched_with(
     picture = chosen.locator("img").get_attribute("src")
     chosen.get_by_role("button", name="similar pictures").click()
     page.wait_for_url("**?row=*")
-    page.wait_for_function(
-        f"document.querySelector({PICTURES!r}).getAttribute('src') === '{picture}'"
-    )
+    expect(page.locator(PICTURES).first).to_have_attribute("src", str(picture))
 
 
 def test_a_click_rejects_and_another_takes_it_back(retrieved_project: Project) -> None:
@@ -161,5 +160,5 @@ def test_a_click_rejects_and_another_takes_it_back(retrieved_project: Project) -
         first = page.get_by_label("Class").input_value()
         page.keyboard.press("c")
         page.wait_for_url("**class=*")
-        page.wait_for_function(f"document.querySelector('select').value !== {first!r}")
+        expect(page.get_by_label("Class")).not_to_have_value(first)
     assert not current_decisions(retrieved_project, "shapes")

@@ -11,14 +11,9 @@ from pathlib import Path
 
 import yaml
 
+from react_pipeline.extensions.pages.judge import JudgeBoard, open_judge
 from react_pipeline.extensions.pages.judgements import JUDGEMENTS, measure_of, present_model
-from react_pipeline.extensions.pages.session import (
-    Disagreement,
-    Header,
-    Side,
-    create_log,
-    open_log,
-)
+from react_pipeline.extensions.pages.session import Disagreement, Header, Side, create_log
 from react_pipeline.project.project import Project
 from support.promotion import checkpoint, result, stand_in
 
@@ -64,6 +59,10 @@ def header_of(
     )
 
 
+def say(board: JudgeBoard, picture: int, choice: object) -> bool:
+    return board.answer({"picture": picture, "choice": choice})
+
+
 def judge(
     project: Project,
     candidate: str,
@@ -84,8 +83,8 @@ def judge(
         / f"{candidate}--{against}--{len(answers):012d}.jsonl"
     )
     create_log(path, header_of(project, sides[0], sides[1], disagreements, images))
-    with open_log(path, "a tester") as log:
+    with open_judge(path, "a tester", 1) as board:
         shuffled = random.Random(0).sample(list(answers), len(answers))  # noqa: S311 - the same in every run
         for number, answer in enumerate(shuffled):
-            assert log.answer(number, ANSWERS[answer])  # type: ignore[arg-type]
+            assert say(board, number, ANSWERS[answer])
     return path

@@ -146,16 +146,17 @@ def judge(
     from react_pipeline.extensions.predict import require_source
 
     require_source(source)
-    from react_pipeline.extensions.pages.judge import JudgeBoard
+    from react_pipeline.extensions.pages.judge import open_judge
     from react_pipeline.extensions.pages.judgements import judgements_of
     from react_pipeline.extensions.pages.prepare import prepare_log
-    from react_pipeline.extensions.pages.session import open_log
     from react_pipeline.tracking import Tracking
 
     path, pictures = prepare_log(project, domain, source, candidate, against, console.print)
-    with open_log(path, judge_name or getpass.getuser()) as log:
-        _serve(JudgeBoard(log, pictures, project.config.corpus.max_pixels), port)
-        console.print(str(log.session))
+    max_pixels = project.config.corpus.max_pixels
+    with open_judge(path, judge_name or getpass.getuser(), max_pixels) as board:
+        board.pictures = pictures
+        _serve(board, port)
+        console.print(str(board.session))
     judged = judgements_of(project, domain)
     if judged is None:
         console.print("next: the same command, and judge a picture; nothing is judged yet")

@@ -7,13 +7,17 @@ clear it shows no bound, which would move after a click and give away whose name
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, StrictInt
 
+from react_pipeline.extensions.pages.json_lines import open_lines
 from react_pipeline.extensions.pages.server import Board, Button, Item, View
-from react_pipeline.extensions.pages.session import NEITHER, UNSURE, Answer, JudgementLog
+from react_pipeline.extensions.pages.session import NEITHER, UNSURE, Answer, Entry, Session
 from react_pipeline.extensions.predict import Picture
 from react_pipeline.store import InputError
 
@@ -28,21 +32,25 @@ class _Answer(BaseModel):
 
 
 class JudgeBoard(Board):
-    """The pictures of a log that is held open."""
+    """The pictures of a log that is held open; `session` is what was answered so far."""
 
     hint = "Which name is right? Every answer is saved at once; close the page whenever you like."
     single = True
 
-    def __init__(self, log: JudgementLog, pictures: Mapping[str, Picture], max_pixels: int) -> None:
-        """Show the pictures of `log`, by name in `pictures`."""
-        self._log = log
-        self._pictures = pictures
+    def __init__(
+        self, session: Session, person: str, write: Callable[[str], bytes], max_pixels: int
+    ) -> None:
+        """Use `open_judge`."""
+        self.session = session
+        self.pictures: Mapping[str, Picture] = {}
         self.max_pixels = max_pixels
-        self.title = f"Judging: {log.session.header.domain}"
+        self.title = f"Judging: {session.header.domain}"
+        self._person = person
+        self._write = write
 
     def view(self, asked: Mapping[str, Any]) -> View:
         """Show the next picture, and the result once it is clear."""
-        session = self._log.session
+        session = self.session
         number, header = len(session.entries), session.header
         buttons = []
         if number < len(header.pictures):
@@ -64,24 +72,38 @@ class JudgeBoard(Board):
 
     def picture(self, number: int) -> bytes:
         """Return the image file of a picture of the log."""
-        return self._pictures[self._log.session.header.pictures[number].path].read()
+        return self.pictures[self.session.header.pictures[number].path].read()
 
     def answer(self, answer: Any) -> bool:
-        """Record the answer to the next picture."""
+        """Record the answer to the next picture, or that the last one is taken back."""
         given = _Answer.model_validate(answer)
-        pictures = self._log.session.header.pictures
-        if not 0 <= given.picture < len(pictures):
+        if not self.session.is_next(given.picture, given.choice):
             return False
         if given.choice not in (*self._choices(given.picture), NEITHER, UNSURE, None):
             raise InputError("choice: none of the two classes of this picture")
-        return self._log.answer(given.picture, given.choice)
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        entry = Entry(picture=given.picture, answer=given.choice, judge=self._person, time=now)
+        self.session = self.session.with_entry(entry, self._write(entry.model_dump_json()))
+        return True
 
     def _choices(self, number: int) -> tuple[int, int]:
         """Return both class ids in the order of the buttons: random, and the same in every tab and
         after a restart.
         """
-        session = self._log.session
+        session = self.session
         one = session.header.pictures[number]
         identity = f"{session.path.stem} {session.header.created} {number}"
         first = hashlib.sha256(identity.encode()).digest()[0] % 2
         return (one.candidate, one.against) if first else (one.against, one.candidate)
+
+
+@contextmanager
+def open_judge(path: Path, person: str, max_pixels: int) -> Iterator[JudgeBoard]:
+    """Hold a log open for answers.
+
+    Raises:
+        InputError: If another process has it open.
+        CorruptArtifact: If it cannot be read.
+    """
+    with open_lines(path) as write:
+        yield JudgeBoard(Session.read(path), person, write, max_pixels)

@@ -8,10 +8,7 @@ line after it is one answer to the next picture, or takes the last answer back. 
 D of them disagreements, T answers.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from react_pipeline.evaluation import sign_test
 from react_pipeline.extensions.pages.confidence_sequence import Values, p_value, sum_bounds
-from react_pipeline.extensions.pages.json_lines import open_lines
 from react_pipeline.promotion import PairedTest
 from react_pipeline.store import CorruptArtifact, StoreWriteError, write_atomically
 
@@ -163,7 +159,7 @@ class Session:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the bounds exclude 0 and the exact test agrees, or nothing is left to judge."""
+        """Return whether the bounds exclude 0 and the exact test agrees, or nothing is left."""
         population = len(self.header.pictures)
         level = (1 - CONFIDENCE) / 2
         return len(self.entries) == population or any(
@@ -200,41 +196,3 @@ def create_log(path: Path, header: Header) -> None:
         raise StoreWriteError(
             f"{path}: {error.strerror}; make the folder writable, or free space"
         ) from error
-
-
-@dataclass
-class JudgementLog:
-    """A log that this process alone appends to; use `open_log`."""
-
-    judge: str
-    session: Session
-    write: Callable[[str], bytes]
-
-    def answer(self, picture: int, answer: Answer | None) -> bool:
-        """Record the answer to the next picture, or with None that the last one is taken back.
-
-        Returns:
-            False where another picture is next: another tab was faster, or the same click came
-                twice.
-
-        Raises:
-            StoreWriteError: If the disk refuses it; the log is as it was.
-        """
-        if not self.session.is_next(picture, answer):
-            return False
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        entry = Entry(picture=picture, answer=answer, judge=self.judge, time=now)
-        self.session = self.session.with_entry(entry, self.write(entry.model_dump_json()))
-        return True
-
-
-@contextmanager
-def open_log(path: Path, judge: str) -> Iterator[JudgementLog]:
-    """Hold a log open for appending.
-
-    Raises:
-        InputError: If another process has it open.
-        CorruptArtifact: If it cannot be read.
-    """
-    with open_lines(path) as write:
-        yield JudgementLog(judge, Session.read(path), write)

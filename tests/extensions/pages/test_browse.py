@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 import pytest
 from conftest import write_project
 from support.drawings import draw, encode, pair, write_shard
@@ -32,7 +28,7 @@ from react_pipeline.extensions.pages.browse import CorpusBoard
 from react_pipeline.extensions.pages.search import search_pairs
 from react_pipeline.extensions.pages.server import PER_PAGE, create_app, serve_board
 from react_pipeline.extensions.ui.process_groups import listen_to_signals
-from react_pipeline.extensions.ui.serve import CONNECTIONS, HOST
+from react_pipeline.extensions.ui.serve import HOST
 from react_pipeline.indexing.index import build_index
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError, MissingArtifact
@@ -202,34 +198,3 @@ def test_the_command_serves_on_loopback_until_it_is_interrupted(project: Project
             assert b"board.js" in page.read()
         running.send_signal(signal.SIGINT)
         assert running.wait(180) == 0
-
-
-@pytest.mark.slow
-@pytest.mark.operations
-def test_three_hundred_half_sent_requests_and_fifty_clients(project: Project) -> None:  # FAULTS 55
-    body = json.dumps({"asked": {"text": "a red circle"}}).encode()
-    kind = {"Content-Type": "application/json"}
-
-    def search(url: str) -> float:
-        began = time.monotonic()
-        asked = urllib.request.Request(f"{url}view", body, kind)  # noqa: S310 - loopback
-        with urllib.request.urlopen(asked, timeout=120) as answer:  # noqa: S310
-            assert len(json.loads(answer.read())["items"]) == PER_PAGE
-        return time.monotonic() - began
-
-    with served(project) as (running, url), contextlib.ExitStack() as stack:
-        search(url)
-        process, port = psutil.Process(running.pid), int(url.rstrip("/").rpartition(":")[2])
-        idle = process.num_fds()
-        for _ in range(300):
-            half = stack.enter_context(socket.create_connection((HOST, port), timeout=30))
-            half.sendall(b"POST /view HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{")
-        held = process.num_fds() - idle
-        with ThreadPoolExecutor(50) as clients:
-            seconds = sorted(clients.map(lambda _: search(url), range(200)))
-        held = max(held, process.num_fds() - idle)
-    print(
-        f"{len(seconds)} searches: median {seconds[100]:.2f} s, worst {seconds[-1]:.2f} s, {held} "
-        "descriptors held"
-    )
-    assert held <= CONNECTIONS

@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,15 +13,15 @@ import yaml
 from PIL import Image
 from support.customized import customized
 from support.drawings import SHAPES, draw
-from support.judging import SLUG, header_of, without_labels
+from support.judging import SLUG, header_of, say, without_labels
 from support.processes import killed
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.extensions.pages import prepare
-from react_pipeline.extensions.pages.judge import JudgeBoard
+from react_pipeline.extensions.pages.judge import JudgeBoard, open_judge
 from react_pipeline.extensions.pages.judgements import JUDGEMENTS, present_model
 from react_pipeline.extensions.pages.prepare import prepare_log
-from react_pipeline.extensions.pages.session import JudgementLog, Session, Side, open_log
+from react_pipeline.extensions.pages.session import Session, Side
 from react_pipeline.extensions.predict import encoding
 from react_pipeline.extensions.predict.pictures import find_pictures
 from react_pipeline.project.project import Project
@@ -69,17 +68,13 @@ def project(make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatc
 @pytest.fixture
 def board(project: Project, pictures: Path) -> Iterator[JudgeBoard]:
     path, named = prepare_log(project, SLUG, str(pictures), GATED, "base", print)
-    with open_log(path, "a tester") as log:
-        yield JudgeBoard(log, named, 1_000_000)
+    with open_judge(path, "a tester", 1_000_000) as board:
+        board.pictures = named
+        yield board
 
 
-@pytest.fixture
-def log(board: JudgeBoard) -> JudgementLog:
-    return board._log
-
-
-def test_a_log_has_all_readable_disagreements_in_random_order(log: JudgementLog) -> None:
-    header = log.session.header
+def test_a_log_has_all_readable_disagreements_in_random_order(board: JudgeBoard) -> None:
+    header = board.session.header
     assert (header.images, header.unreadable, len(header.pictures)) == (24, 1, 8)
     assert {(one.candidate, one.against) for one in header.pictures} == {(0, 1)}
     assert [one.path for one in header.pictures] != sorted(one.path for one in header.pictures)
@@ -167,7 +162,7 @@ def test_models_classify_as_they_are_measured(
     assert classified == expected
 
 
-def test_every_answer_is_of_the_class_on_its_button(board: JudgeBoard, log: JudgementLog) -> None:
+def test_every_answer_is_of_the_class_on_its_button(board: JudgeBoard) -> None:
     for number, wanted in enumerate(["circle", HOSTILE] * 4):
         view = board.view({})
         assert view.status == f"{number} of 8 judged"
@@ -175,10 +170,10 @@ def test_every_answer_is_of_the_class_on_its_button(board: JudgeBoard, log: Judg
         assert board.picture(number).startswith(b"\x89PNG")
         (chosen,) = (button for button in view.buttons if button.text == wanted)
         assert board.answer(dict(chosen.answer or {}))
-    assert [entry.answer for entry in log.session.entries] == [0, 1] * 4
+    assert [entry.answer for entry in board.session.entries] == [0, 1] * 4
     view = board.view({})
     assert view.notice and not view.items and [one.text for one in view.buttons] == ["Take back"]
-    assert Session.read(log.session.path).entries == log.session.entries
+    assert Session.read(board.session.path).entries == board.session.entries
 
 
 def test_names_change_places_by_the_log_and_number_alone(project: Project) -> None:
@@ -186,40 +181,33 @@ def test_names_change_places_by_the_log_and_number_alone(project: Project) -> No
     header = header_of(project, *sides, disagreements=200, images=300).model_copy(
         update={"created": "now"}
     )
-    log: Any = SimpleNamespace(session=Session(Path("log.jsonl"), b"", header, ()))
-    firsts = [JudgeBoard(log, {}, 1)._choices(number)[0] for number in range(200)]
+    session = Session(Path("log.jsonl"), b"", header, ())
+    board = JudgeBoard(session, "a tester", str.encode, 1)
+    firsts = [board._choices(number)[0] for number in range(200)]
     assert 80 < sum(firsts) < 120
 
 
-def test_nothing_gives_a_model_away_before_the_answer_is_clear(
-    board: JudgeBoard, log: JudgementLog
-) -> None:
+def test_nothing_gives_a_model_away_before_the_answer_is_clear(board: JudgeBoard) -> None:
     while not (view := board.view({})).notice:
         text = f"{view}{board.title}{board.hint}"
         assert not any(word in text for word in (GATED, "base", "candidate", "against", "points"))
-        board.answer({"picture": len(log.session.entries), "choice": 0})
-    assert GATED in view.notice and len(log.session.entries) > 4
+        say(board, len(board.session.entries), 0)
+    assert GATED in view.notice and len(board.session.entries) > 4
 
 
-def test_two_tabs_lose_and_double_nothing(board: JudgeBoard, log: JudgementLog) -> None:
-    def answer(picture: int, choice: Any) -> bool:
-        return board.answer({"picture": picture, "choice": choice})
-
-    assert answer(0, "neither")
-    assert not answer(0, "unsure")
-    assert answer(1, "unsure")
-    assert not answer(0, None)  # the other tab's answer is last by now
-    assert answer(1, None)
-    assert not answer(1, None)
-    assert not answer(99, 0) and not answer(-1, 0)
-    assert [entry.answer for entry in log.session.entries] == ["neither"]
+def test_two_tabs_lose_and_double_nothing(board: JudgeBoard) -> None:
+    tries: list[tuple[int, Any]] = [(0, "neither"), (0, "unsure"), (1, "unsure")]
+    tries += [(0, None), (1, None), (1, None), (99, 0), (-1, 0), (-1, None)]
+    told = [say(board, picture, choice) for picture, choice in tries]
+    assert told == [True, False, True, False, True, False, False, False, False]
+    assert [entry.answer for entry in board.session.entries] == ["neither"]
 
 
 @pytest.mark.parametrize(
     "answer",
     [{"picture": 0, "choice": 7}, {"picture": "0", "choice": 0}, {"picture": 0}, [], "x", 1],
 )
-def test_what_is_no_answer_is_refused(board: JudgeBoard, log: JudgementLog, answer: Any) -> None:
+def test_what_is_no_answer_is_refused(board: JudgeBoard, answer: Any) -> None:
     with pytest.raises((InputError, ValueError)):
         board.answer(answer)
-    assert not log.session.entries
+    assert not board.session.entries

@@ -95,15 +95,15 @@ def test_more_sessions_ask_for_more_and_one_is_promoted(make: Callable[..., Proj
     assert rows.loc[[GATED, LOCKED], "judged"].tolist() == [30, 20]
 
 
-def test_judgements_over_another_model_decide_nothing(make: Callable[..., Project]) -> None:
+def test_nothing_moves_without_a_judgement_over_todays_champion(
+    make: Callable[..., Project],
+) -> None:
     project = make()
+    with pytest.raises(InputError, match="no images"):
+        promote(project, SLUG, GATED, "because")
     judge(project, LOCKED, GATED, ["won"] * 30)
     found = verdict(project)
     assert found.decision == "nothing" and "no present candidate" in found.reason
-
-
-def test_without_a_base_of_today_nothing_moves(make: Callable[..., Project]) -> None:
-    project = make()
     judge(project, GATED, "base", ["won"] * 30)
     changed = change_pipeline(project, encoder={"resize_mode": "squash"})
     assert verdict(changed).decision == "incomparable"
@@ -175,8 +175,3 @@ def test_a_person_promotes_a_judged_model(make: Callable[..., Project]) -> None:
     assert decide(project, SLUG).fingerprint == promoted.fingerprint
     project.store.prune()
     assert _against(project, SLUG, "champion").method == GATED
-
-
-def test_a_person_is_told_why_nothing_was_measured(make: Callable[..., Project]) -> None:
-    with pytest.raises(InputError, match="no images"):
-        promote(make(), SLUG, GATED, "because")
