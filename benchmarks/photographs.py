@@ -7,7 +7,7 @@ labelled images, and `grocery-fruit-veg.yaml` is the domain. `--drawings` adds t
 to the corpus. A project a corpus is made in `--work`; what its stores hold is not made again.
 
 Controls: `random` pairs; `nameless`, random pairs whose caption names no tested class; and for
-`gated-image`, which no class is told, `shuffled`, the retrieved images with captions of other
+`gated-image`, which learns from captions, `shuffled`, the retrieved images with captions of other
 classes.
 """
 

@@ -11,7 +11,7 @@ from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig
 
 
-def test_captions_name_classes_as_whole_words_in_singular_or_plural() -> None:
+def test_captions_name_classes_in_singular_or_plural() -> None:
     classes = [{"name": "kiwi", "synonyms": ["kiwifruit"]}, "tomato", "pear"]
     domain = DomainConfig(slug="fruit", classes=classes)
     captions = pd.Series(["Kiwifruit", "two tomatoes", "pears.jpg", "a pearl", "kiwano"])
@@ -19,7 +19,7 @@ def test_captions_name_classes_as_whole_words_in_singular_or_plural() -> None:
     assert named.tolist() == [True, True, True, False, False]
 
 
-def test_a_nameless_control_holds_no_caption_that_names_a_class(
+def test_a_nameless_control_names_no_class(
     retrieved_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(photographs, "SLUG", "shapes")

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "docs/scale.md")}
+PAGES = {
+    name: (ROOT / name).read_text() for name in ("README.md", "docs/methods.md", "docs/scale.md")
+}
 RESULTS = (ROOT / "benchmarks" / "results.md").read_text()
+CONTROLS = ("random", "nameless", "shuffled")
 DOMAINS = ("activities", "objects", "symbols", "mean")
 
 Table = dict[str, dict[str, str]]
@@ -68,6 +71,21 @@ def test_the_gains_of_the_readme_are_those_of_the_demo() -> None:
     assert f"gains {gain} points over the base (95% interval {low} to {high})" in text
     assert f"{over_control} over random pairs ({control_low} to {control_high})" in text
     assert f"in {gda['seconds']} processor seconds, and gains {over[0]} and {over[1]}" in text
+
+
+def test_figures_of_photographs_are_those_of_the_benchmark() -> None:
+    gains, shots, _ = written_by("photographs")
+    gated = gains["gated-image"]
+    cells = [gains["base"]["top-1 %"], *(gated[name] for name in ("top-1 %", *CONTROLS))]
+    shown = next(table for table in tables_of(PAGES["README.md"]) if cells[0] in table)
+    assert [*shown[cells[0]].values()] == [f"{number(cell):.1f}" for cell in cells]
+    gain, low, high, random, *_ = re.findall(r"[\d.]+", gated["over base"] + gated["over random"])
+    text = f"gains {gain} points over the base (95% interval {low} to {high}), {random} over random"
+    assert text in one_line("README.md")
+    few = next(table for table in tables_of(PAGES["docs/methods.md"]) if "few-shot-gda" in table)
+    for method in ("few-shot-gda", "few-shot-ncm"):
+        for count, cell in list(few[method].items())[1:]:
+            assert number(cell) == number(shots[method][count])
 
 
 def test_figures_of_speed_compare_equal_precisions() -> None:

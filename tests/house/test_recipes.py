@@ -65,7 +65,7 @@ def test_its_plan_has_hours_and_bytes_for_every_step(recipe: Path) -> None:
     assert steps["customized_checkpoint"].amount.startswith(f"{2 * 32 * 10_000_000:,} images")
 
 
-def test_the_table_of_photographs_holds_addresses_and_digests_of_what_may_be_named() -> None:
+def test_the_table_of_photographs_holds_addresses_and_digests() -> None:
     pairs = pd.read_parquet(RECIPES / "photographs" / "pairs.parquet")
     assert pairs["url"].is_unique and pairs["sha256"].str.fullmatch("[0-9a-f]{64}").all()
     places = pairs["repository"] + "/" + pairs["commit"] + "/"
@@ -74,7 +74,7 @@ def test_the_table_of_photographs_holds_addresses_and_digests_of_what_may_be_nam
     assert all(starts) and not pairs["licence"].str.contains("ImageNet").any()
 
 
-def test_photographs_are_retrieved_from_addresses_of_which_some_are_dead(
+def test_photographs_are_retrieved_past_dead_addresses(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep_img2dataset_loaded(monkeypatch)

@@ -182,10 +182,8 @@ def without_near_copies(
     A near copy of a trained image rewards a head that remembers its images, so the choice of the
     interpolation would go too near to the training.
     """
-    queries = images[held_out]
-    nearest = torch.full((len(held_out),), -torch.inf)
-    for part in trained_on.split(COMPARED_AT_ONCE):
-        nearest = nearest.maximum((queries @ images[part].T).amax(dim=1))
+    queries, parts = images[held_out], trained_on.split(COMPARED_AT_ONCE)
+    nearest = torch.stack([(queries @ images[part].T).amax(dim=1) for part in parts]).amax(dim=0)
     apart = held_out[nearest < similarity]
     return apart if len(apart) else held_out
 

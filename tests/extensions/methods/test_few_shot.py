@@ -17,7 +17,7 @@ from react_pipeline.commands.domains import add_domain_file, problems_beside
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.extensions.hub.export import export
-from react_pipeline.extensions.methods.few_shot import FewShotGda, FewShotNcm, joined
+from react_pipeline.extensions.methods.few_shot import FewShotNcm, joined
 from react_pipeline.extensions.methods.head import HeadSamples
 from react_pipeline.lineage import fresh, run
 from react_pipeline.project.project import Project
@@ -177,11 +177,6 @@ def test_an_added_domain_finds_its_shots(project: Project, tmp_path: Path) -> No
     source.write_text(yaml.safe_dump({"classes": list(COLOURS), "shots": shots}))
     target, _ = add_domain_file(project, source)
     assert yaml.safe_load(target.read_text())["shots"]["path"] == str(source.parent / "here")
-
-
-def test_classes_of_shots_keep_the_methods_of_the_core() -> None:
-    assert FewShotGda.parents == ("few_shot_set",) and FewShotGda().grid == FewShotGda.grid
-    assert not FewShotGda().needs_nothing
 
 
 def test_a_card_says_that_labelled_pictures_were_used(project: Project, tmp_path: Path) -> None:

