@@ -75,6 +75,7 @@ OWN = {
     ("extensions/elevater/datasets.py", "_clip_benchmark"): INSTALLED,
     ("extensions/elevater/datasets.py", "read_data"): INSTALLED,
     ("extensions/elevater/domains.py", "write_domains"): OURS,
+    ("extensions/elevater/features.py", "write"): OURS,
     ("extensions/elevater/image_text.py", "measure_recall"): OURS,
     ("extensions/elevater/names.py", "_ids_by_name"): INSTALLED,
     ("extensions/elevater/submission.py", "_merge"): OURS,

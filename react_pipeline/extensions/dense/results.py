@@ -121,7 +121,10 @@ class _Measurer:
             students = ("student",) if self.dense.student_images else ()
             ways = {source: partial(self._maps, images, source) for source in ("map", *students)}
         for source, measured in ways.items():
-            about = {"set": entry.name, "task": entry.task, "source": source, "n": len(images)}
+            about = {
+                **{"set": entry.name, "task": entry.task, "source": source},
+                **{"n": len(images), "unavailable": None},
+            }
             try:
                 figures, classes = measured()
             except Unavailable as error:

@@ -19,8 +19,6 @@ from PIL import Image
 from torch import Tensor
 from torchvision.models import get_model
 from torchvision.transforms import v2
-from torchvision.tv_tensors import Image as Pixels
-from torchvision.tv_tensors import Mask
 from tqdm import tqdm
 
 from react_pipeline.clip import read_weights
@@ -157,7 +155,7 @@ class Student:
             torch.manual_seed(step)
             for number in torch.randint(count, (self.config.student_batch,)).tolist():
                 image, labels = labelled(number)
-                truth = Mask(torch.from_numpy(labels).long(), device=clip.device)
-                crops.append(augment(Pixels(normalized(clip, image)[0]), truth))
-        pixels, truths = zip(*crops, strict=True)
-        return torch.stack(pixels), torch.stack(truths)
+                truth = torch.from_numpy(labels).to(clip.device).float()[None, None]
+                crops.append(augment(torch.cat([normalized(clip, image), truth], dim=1)))
+        batch = torch.cat(crops)
+        return batch[:, :3], batch[:, 3].long()

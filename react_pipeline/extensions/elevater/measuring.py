@@ -86,6 +86,7 @@ class Measurer:
             row: dict[str, Any] = {
                 **{"dataset": entry.name, "metric": entry.metric, "layout": "", "images": ""},
                 **{"n": 0, "expected": entry.sizes["test"], "failed_trials": 0},
+                "unavailable": None,
                 **vars(experiment),
             }
             values: dict[str, float] = {}

@@ -44,7 +44,7 @@ def brute_force(
     return float(np.mean(by_image)), float(np.mean(by_text))
 
 
-def test_recall_equals_brute_force_and_ties_go_to_the_lower_number() -> None:
+def test_recall_equals_brute_force_with_ties_by_number() -> None:
     random = np.random.default_rng(0)
     image_of_caption = random.permutation(
         np.concatenate([np.arange(23), random.integers(23, size=60)])
