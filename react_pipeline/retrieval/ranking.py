@@ -116,7 +116,10 @@ def choose(
     ranks = rows[rows["taken"]].groupby("class_id").cumcount().sort_values(kind="stable")
     rows.loc[ranks.index[settings.max_pairs or len(ranks) :], "dropped"] = "total"
     candidates.loc[alive.index, "dropped"] = SHARED
-    candidates.loc[rows.index, "dropped"] = rows["dropped"]
+    first = alive.drop_duplicates("row")["row"]
+    reasons = first.map(rows.set_index("row")["dropped"])
+    candidates.loc[first.index, "dropped"] = reasons.where(reasons != "", SHARED)
+    candidates.loc[rows.index[rows["dropped"] == ""], "dropped"] = ""
     shown = rows[rows["looked"]].set_index("row")
     digests = candidates["row"].map(shown["image_sha256"])
     candidates["image_sha256"] = digests.where(digests.notna(), candidates["image_sha256"])
