@@ -114,6 +114,13 @@ def choose(
     # The worst of the largest classes go, so that what is left is as even as it can be.
     ranks = rows[rows["taken"]].groupby("class_id").cumcount().sort_values(kind="stable")
     rows.loc[ranks.index[settings.max_pairs or len(ranks) :], "dropped"] = "total"
+    _record(candidates, alive, rows)
+
+
+def _record(candidates: pd.DataFrame, alive: pd.DataFrame, rows: pd.DataFrame) -> None:
+    """Write into the candidates what became of their rows. A row that is dropped counts for the
+    class that it fits best.
+    """
     candidates.loc[alive.index, "dropped"] = SHARED
     first = alive.drop_duplicates("row")["row"]
     reasons = first.map(rows.set_index("row")["dropped"])
