@@ -24,7 +24,7 @@ from react_pipeline.indexing.files import (
     set_parameters,
     write_index,
 )
-from react_pipeline.indexing.keys import RERANK_LIMIT, Key, memory_budget
+from react_pipeline.indexing.keys import Key, memory_budget
 from react_pipeline.indexing.recall import Neighbours, Queries, tune
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.settings import IndexConfig
@@ -121,35 +121,33 @@ def train(index: Any, key: Key, sample: Vectors, device: str) -> None:
 def tune_and_measure(
     index: Any, config: IndexConfig, neighbours: Neighbours, rerank: int
 ) -> Measured:
-    """Set the parameters that reach the target on the odd queries, and measure recall on the even
+    """Set the parameter that reaches the target on the odd queries, and measure recall on the even
     ones.
 
     Args:
-        rerank: Where tuning starts, unless the configuration fixes it; 1: the index holds whole
-            vectors.
+        rerank: Unless the configuration says otherwise; 1: the index holds whole vectors.
     """
+    if config.rerank and rerank > 1:
+        rerank = config.rerank
     values = (1, 1)
     if search_parameters(index, 1):
         lists = inverted_lists(index)
         values = GRAPH_BREADTH if lists is None else (1, int(lists.nlist))
-    most = RERANK_LIMIT if rerank > 1 else 1
-    if config.rerank and rerank > 1:
-        rerank = most = config.rerank
 
-    def measure(value: int, rerank: int) -> float:
+    def measure(value: int) -> float:
         set_parameters(index, search_parameters(index, value))
         return neighbours.recall(index, 10, rerank, slice(1, None, 2))
 
-    tuned = tune(measure, config.target_recall, value=values, rerank=(rerank, most))
-    parameters = search_parameters(index, tuned.value)
+    value, recall = tune(measure, config.target_recall, *values)
+    parameters = search_parameters(index, value)
     set_parameters(index, parameters)
     held_out = slice(None, None, 2)
     return {
         "parameters": parameters,
-        "rerank": tuned.rerank,
-        "tuned_recall": tuned.recall,
-        "recall_at_10": neighbours.recall(index, 10, tuned.rerank, held_out),
-        "recall_at_100": neighbours.recall(index, 100, tuned.rerank, held_out),
+        "rerank": rerank,
+        "tuned_recall": recall,
+        "recall_at_10": neighbours.recall(index, 10, rerank, held_out),
+        "recall_at_100": neighbours.recall(index, 100, rerank, held_out),
     }
 
 

@@ -46,8 +46,9 @@ _KEY = re.compile(
     r"(?P<codes>Flat|SQ(?:fp16|\d)|PQ(?P<parts>\d+)(?:x(?P<bits>\d+))?)?"
 )
 _SCALAR_BITS = {"Flat": 32, "SQfp16": 16, "SQ8": 8, "SQ6": 6, "SQ4": 4}
-_RERANK = {"PQ": 8, "SQ4": 4, "SQ6": 4, "SQ8": 2}
-RERANK_LIMIT = 64
+_RERANK = {"SQ4": 4, "SQ6": 4, "SQ8": 2}
+PQ_RERANK = 512
+"""Over the number of codes of a row: the shorter it is, the more hits are ranked again."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,10 @@ class Key:
 
     @property
     def rerank(self) -> int:
-        """How many times the hits wanted are ranked again by the stored vectors, at first; 1: codes
-        are good enough.
+        """How many times the hits wanted are ranked again by the stored vectors; 1: codes are good
+        enough.
         """
-        return _RERANK.get(self.codes, 1)
+        return max(PQ_RERANK // self.parts, 1) if self.parts else _RERANK.get(self.codes, 1)
 
     def check(self, dimension: int) -> None:
         """Refuse a key that cannot cut or rotate vectors of this width.

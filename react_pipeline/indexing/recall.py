@@ -83,47 +83,22 @@ class Neighbours:
         return round(float((similarities >= needed - _EQUAL).mean()), 4)
 
 
-class Tuned(NamedTuple):
-    """Cells or graph nodes a search looks at, how many times K is ranked again, and the recall that
-    this gave.
-    """
-
-    value: int
-    rerank: int
-    recall: float
-
-
 def tune(
-    measure: Callable[[int, int], float],
-    target: float,
-    *,
-    value: tuple[int, int],
-    rerank: tuple[int, int],
-) -> Tuned:
-    """Return the least effort found that reaches the target, or the most there is.
+    measure: Callable[[int], float], target: float, least: int, most: int
+) -> tuple[int, float]:
+    """Return how many cells or graph nodes a search looks at, and the recall that this gives: the
+    fewest found that reach the target, or the most there are.
 
-    Each step doubles whichever of the two helps more; at the end a value a quarter smaller is
-    tried.
+    The number is doubled; at the end one a quarter smaller is tried.
 
     Args:
-        measure: Returns the recall of a value and a re-ranking.
-        value: Where to start and where to stop.
-        rerank: Likewise.
+        measure: Returns the recall of a number.
     """
-
-    def tried(value: int, rerank: int) -> Tuned:
-        return Tuned(value, rerank, measure(value, rerank))
-
-    most_value, most_rerank = value[1], rerank[1]
-    best = tried(value[0], rerank[0])
-    while best.recall < target:
-        wider = min(2 * best.value, most_value), best.rerank
-        deeper = best.value, min(2 * best.rerank, most_rerank)
-        options = [option for option in (wider, deeper) if option != best[:2]]
-        if not options:
-            return best
-        best = max((tried(*option) for option in options), key=lambda one: one.recall)
-    smaller = best.value * 3 // 4
-    if smaller > value[0] and (less := tried(smaller, best.rerank)).recall >= target:
-        return less
-    return best
+    value, recall = least, measure(least)
+    while recall < target and value < most:
+        value = min(2 * value, most)
+        recall = measure(value)
+    smaller = value * 3 // 4
+    if recall >= target and smaller > least and (less := measure(smaller)) >= target:
+        return smaller, less
+    return value, recall

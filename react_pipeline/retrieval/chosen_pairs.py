@@ -16,7 +16,8 @@ from PIL import ImageOps
 from PIL.Image import Image
 
 from react_pipeline.corpus import SHARDS, collect_pairs, contact_sheet, decode_image, vectors_file
-from react_pipeline.embedding import Rows, Side, Vectors, vectors_of
+from react_pipeline.embedding import Rows, vectors_of
+from react_pipeline.indexing import SIDES
 from react_pipeline.retrieval.images import Images
 from react_pipeline.store import Artifact
 
@@ -99,14 +100,13 @@ def sheets_of(pairs: pd.DataFrame) -> list[tuple[str, list[str]]]:
 
 
 def _save_vectors(directory: Path, rows: Rows, images: Images, embeddings: Artifact) -> None:
-    def vectors(side: Side, part: Rows) -> Vectors | None:
-        return images.vectors(part) if side == "image" else vectors_of(embeddings, side, part)
-
-    sides: tuple[Side, ...] = ("image", "text")
     shape = (len(rows), int(embeddings.counts["dimension"]))
-    for side in sides:
+    for side in SIDES:
         path = directory / vectors_file(side)
         table = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
         for start in range(0, len(rows), _CHUNK_ROWS):
-            table[start : start + _CHUNK_ROWS] = vectors(side, rows[start : start + _CHUNK_ROWS])
+            part = rows[start : start + _CHUNK_ROWS]
+            table[start : start + len(part)] = (
+                images.vectors(part) if side == "image" else vectors_of(embeddings, side, part)
+            )
         table.flush()

@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +36,6 @@ from react_pipeline.store import (
     RETENTION_SECONDS,
     Artifact,
     InputError,
-    ReactError,
     Scratch,
     digest_of,
     remove,
@@ -175,24 +173,13 @@ def _encoded_once(
 def prune_vectors(
     project: Project, *, dry_run: bool = False, keep_seconds: float = RETENTION_SECONDS
 ) -> list[str]:
-    """Remove the vectors kept by this machine that no current evaluation set has, or that another
-    encoder's followed, unless they were used within `keep_seconds`, and images that were fetched
-    before; returns their paths.
+    """Remove the vectors kept by this machine that were not used within `keep_seconds`, and images
+    that were fetched before; return their paths.
     """
     before = time.time() - keep_seconds
     doomed = fetched_before(project.store.root, before)
-    last_used = {
-        path: path.stat().st_mtime for path in (project.config.store / VECTORS).glob("[!.]*.npy")
-    }
-    current = set[str]()
-    for slug in other_evaluation_sets(project, "") if last_used else ():
-        with suppress(ReactError):
-            images = read_images(project.store.current(EVALUATION_SET, slug))
-            current.add(digest_of([*images["sha256"]]))
-    by_use = sorted(last_used, key=last_used.__getitem__)
-    newest = {path.name.partition("-")[0]: path for path in by_use}
-    used = {newest[digest] for digest in current & newest.keys()}
-    doomed += [path for path in by_use if path not in used and last_used[path] < before]
+    kept = (project.config.store / VECTORS).glob("[!.]*.npy")
+    doomed += [path for path in sorted(kept) if path.stat().st_mtime < before]
     for path in doomed if not dry_run else ():
         remove(path)
     return [str(path) for path in doomed]

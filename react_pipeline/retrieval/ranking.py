@@ -110,13 +110,22 @@ def choose(
     if rounds:
         rows.loc[reasons.index, "dropped"] = reasons
     is_open = ~rows["looked"] & (rows["dropped"] == "")
-    _drop(rows, "exact_duplicate", is_open & _repeats(rows))
-    _drop(rows, "cap", is_open)
+    rows.loc[is_open, "dropped"] = np.where(_repeats(rows[is_open], rows), "exact_duplicate", "cap")
     # The worst of the largest classes go, so that what is left is as even as it can be.
     ranks = rows[rows["taken"]].groupby("class_id").cumcount().sort_values(kind="stable")
     rows.loc[ranks.index[settings.max_pairs or len(ranks) :], "dropped"] = "total"
+    _record(candidates, alive, rows)
+
+
+def _record(candidates: pd.DataFrame, alive: pd.DataFrame, rows: pd.DataFrame) -> None:
+    """Write into the candidates what became of their rows. A row that is dropped counts for the
+    class that it fits best.
+    """
     candidates.loc[alive.index, "dropped"] = SHARED
-    candidates.loc[rows.index, "dropped"] = rows["dropped"]
+    first = alive.drop_duplicates("row")["row"]
+    reasons = first.map(rows.set_index("row")["dropped"])
+    candidates.loc[first.index, "dropped"] = reasons.where(reasons != "", SHARED)
+    candidates.loc[rows.index[rows["dropped"] == ""], "dropped"] = ""
     shown = rows[rows["looked"]].set_index("row")
     digests = candidates["row"].map(shown["image_sha256"])
     candidates["image_sha256"] = digests.where(digests.notna(), candidates["image_sha256"])
@@ -171,12 +180,12 @@ def _identities(rows: pd.DataFrame) -> list[str]:
     return [name for name in ("url", "image_sha256") if name in rows]
 
 
-def _repeats(rows: pd.DataFrame) -> pd.Series:
-    """Return whether the bytes or the URL of each row were taken."""
-    repeats = pd.Series(False, rows.index)
+def _repeats(some: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
+    """Return whether the bytes or the URL of some rows were taken."""
+    repeats = pd.Series(False, some.index)
     for name in _identities(rows):
         taken = rows.loc[rows["taken"], name]
-        repeats |= rows[name].isin(taken[taken != ""])
+        repeats |= some[name].isin(taken[taken != ""])
     return repeats
 
 
@@ -184,7 +193,8 @@ def _wanted(rows: pd.DataFrame, most: int, times: int) -> pd.Index:
     """Return the rows to look at next: for each class the best that were not looked at, `times` as
     many as it lacks.
     """
-    unseen = rows[~rows["looked"] & (rows["dropped"] == "") & ~_repeats(rows)]
+    unseen = rows[~rows["looked"] & (rows["dropped"] == "")]
+    unseen = unseen[~_repeats(unseen, rows)]
     lacking = most - rows.loc[rows["taken"], "class_id"].value_counts()
     wanted = times * unseen["class_id"].map(lacking).fillna(most)
     chosen = unseen[unseen.groupby("class_id").cumcount() < wanted]
@@ -231,13 +241,11 @@ def _take(rows: pd.DataFrame, images: Images, settings: RetrievalConfig) -> Iter
     for start in range(0, len(rows), BLOCK_ROWS):
         block = rows.iloc[start : start + BLOCK_ROWS]
         vectors = images.vectors(block["row"].to_numpy()) if near <= 1 else None
-        if vectors is None:  # nothing is near
-            vectors = np.empty((len(block), 0), np.float32)
-        is_near = np.zeros(len(block), bool)
-        for taken in earlier:
-            is_near |= (vectors @ taken.T >= near).any(axis=1)
-        within = vectors @ vectors.T >= near
-        inside: list[int] = []
+        inside, is_near = np.zeros((2, len(block)), bool)
+        if vectors is not None:
+            within = vectors @ vectors.T >= near
+            for taken in earlier:
+                is_near |= (vectors @ taken.T >= near).any(axis=1)
         columns = [block[name] for name in ("class_id", *names)]
         for number, (class_id, *values) in enumerate(zip(*columns, strict=True)):
             keys = {key for key in zip(names, values, strict=True) if key[1]}
@@ -245,11 +253,12 @@ def _take(rows: pd.DataFrame, images: Images, settings: RetrievalConfig) -> Iter
                 yield "exact_duplicate"
             elif sizes[class_id] >= settings.max_per_class:
                 yield "cap"
-            elif is_near[number] or within[number, inside].any():
+            elif vectors is not None and (is_near[number] or (within[number] & inside).any()):
                 yield "near_duplicate"
             else:
                 used |= keys
                 sizes[class_id] += 1
-                inside.append(number)
+                inside[number] = True
                 yield ""
-        earlier.append(vectors[inside])
+        if vectors is not None:
+            earlier.append(vectors[inside])

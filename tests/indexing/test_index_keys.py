@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from react_pipeline.indexing.keys import (
     GRAPH_ROWS,
     Key,
-    cells_for,
     choose_key,
     machine_memory_bytes,
 )
@@ -163,13 +162,3 @@ def test_a_corpus_too_small_for_its_key_is_searched_exactly(
 def test_a_key_that_memory_cannot_hold_is_refused_with_sizes() -> None:
     with pytest.raises(InputError, match=r"needs 1,\d{3}\.\d\d GiB, more than the 8.00 GiB"):
         choose_key(IndexConfig(key="HNSW32", memory_gib=8), 600_000_000, 512)
-
-
-def test_cells_grow_with_the_root_of_the_rows() -> None:
-    assert [cells_for(rows) for rows in (1, 100_000, 1_000_000, 100_000_000, 10**12)] == [
-        64,
-        512,
-        2048,
-        16384,
-        65536,
-    ]

@@ -124,24 +124,13 @@ def test_chunks_and_chosen_rows_are_those_of_the_files(embeddings: Artifact) -> 
 
 
 def test_tuning_stops_at_least_effort_that_reaches_target() -> None:
-    tried: list[tuple[int, int]] = []
+    tried: list[int] = []
 
-    def measure(value: int, rerank: int) -> float:
-        tried.append((value, rerank))
+    def measure(value: int) -> float:
+        tried.append(value)
         return min(value / 100, 1.0)
 
-    assert tune(measure, 0.6, value=(1, 1_000), rerank=(1, 1)).value == 64
-    assert tune(measure, 0.9, value=(1, 1_000), rerank=(1, 1)).value == 96
-    assert max(value for value, _ in tried) == 128
-
-
-def test_tuning_raises_what_helps_and_ends_at_the_most_there_is() -> None:
-    found = tune(
-        lambda value, rerank: min(value / 8, 1) * min(rerank / 16, 1),
-        0.95,
-        value=(1, 64),
-        rerank=(4, 64),
-    )
-    assert (found.recall, found.value, found.rerank) == (1.0, 8, 16)
-    short = tune(lambda value, rerank: 0.5, 0.95, value=(1, 6), rerank=(2, 5))
-    assert (short.recall, short.value, short.rerank) == (0.5, 6, 5)
+    assert tune(measure, 0.6, 1, 1_000) == (64, 0.64)
+    assert tune(measure, 0.9, 1, 1_000) == (96, 0.96)
+    assert max(tried) == 128
+    assert tune(lambda _: 0.5, 0.95, 1, 6) == (6, 0.5)

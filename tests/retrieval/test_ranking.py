@@ -70,15 +70,6 @@ def test_evaluation_images_are_dropped_by_hash_and_vector() -> None:
     }
 
 
-def test_the_cap_keeps_the_most_similar_of_each_class() -> None:
-    hits = hits_of(
-        *[("t2t", name, 10 * row, row / 10, 9 - row) for row in range(1, 6) for name in ("cat",)]
-    )
-    candidates = candidates_of(hits, RetrievalConfig(max_per_class=2)).set_index("row")
-    assert candidates.index[candidates["dropped"] == ""].tolist() == [50, 40]
-    assert (candidates["dropped"] == "cap").sum() == 3
-
-
 @given(
     st.lists(
         st.tuples(
@@ -153,16 +144,6 @@ def near(degrees: dict[int, float], failed: frozenset[int] | None = None) -> See
 ALIKE = 0.9
 
 
-def test_near_duplicates_are_kept_once_across_classes() -> None:
-    hits = hits_of(
-        ("t2t", "cat", 10, 0.9, 0), ("t2t", "dog", 20, 0.8, 0), ("t2t", "dog", 30, 0.7, 1)
-    )
-    config = RetrievalConfig(duplicate_similarity=ALIKE)
-    candidates = candidates_of(hits, config, images=near({10: 0, 20: 20, 30: 40}))
-    # 30 is like 20 only, and 20 is gone.
-    assert dropped(candidates) == {10: "", 20: "near_duplicate", 30: ""}
-
-
 def test_a_gap_of_a_duplicate_or_failure_is_filled_by_the_next() -> None:
     hits = hits_of(
         *[("t2t", "cat", 10 * number, 1 - number / 10, number) for number in range(1, 6)]
@@ -231,16 +212,6 @@ def test_a_taken_image_is_dropped_again_by_bytes_or_url() -> None:
     # 3 has the bytes of 0 and is not taken; so its URL is free, and without bytes nothing else is
     # known of 4.
     assert dropped(candidates) == {0: "", 1: "", 2: "exact_duplicate", 3: "exact_duplicate", 4: ""}
-
-
-def test_images_of_unknown_bytes_are_distinguished_by_url() -> None:
-    hits = hits_of(
-        ("t2t", "cat", 10, 0.9, 0), ("t2t", "cat", 20, 0.8, 1), ("t2t", "cat", 30, 0.7, 2)
-    )
-    candidates = fuse(hits, RetrievalConfig())
-    candidates = candidates.assign(image_sha256="", url=["http://a", "http://a", "http://b"])
-    choose(candidates, Seen(), NOTHING, RetrievalConfig())  # type: ignore[arg-type]
-    assert dropped(candidates) == {10: "", 20: "exact_duplicate", 30: ""}
 
 
 @pytest.mark.parametrize("near", [None, "all different"])

@@ -159,28 +159,3 @@ def test_equal_bytes_are_recognized_once_images_are_there(
         5: "cap",
     }
     assert table.set_index("row").loc[3, "image_sha256"] == "digest 3"
-
-
-@pytest.mark.parametrize("similarity", [0.3, 0.5])
-def test_no_two_chosen_pairs_are_near_duplicates(
-    indexed_project: Project, similarity: float
-) -> None:
-    from support.vectors import read_vectors
-
-    web = Web(dict.fromkeys(range(60), IMAGE))
-    web.identity = "image_sha256"
-    web.fetches = False
-    table = candidates(60).drop(columns="url").assign(image_sha256=[str(row) for row in range(60)])
-    _, dropped = choose(
-        indexed_project, web, table, max_per_class=10, duplicate_similarity=similarity
-    )
-    assert not web.asked
-    vectors = read_vectors(indexed_project.store.current("corpus_embeddings", "all"), "image")
-    kept = [row for row, reason in dropped.items() if not reason]
-    cosines = vectors @ vectors.T
-    np.fill_diagonal(cosines, -1)
-    assert (cosines[np.ix_(kept, kept)] < similarity).all()
-    near = [row for row, reason in dropped.items() if reason == "near_duplicate"]
-    assert near and all(
-        cosines[row, [other for other in kept if other < row]].max() >= similarity for row in near
-    )

@@ -80,10 +80,6 @@ def test_a_field_is_a_number_whatever_rows_are_asked_of() -> None:
     assert rows_of("width > 99", (2,)) == []
 
 
-def test_answers_are_in_the_order_of_the_rows() -> None:
-    assert rows_of("width > 99", (3, 0, 2, 1)) == [3, 0, 1]
-
-
 @pytest.mark.parametrize(
     "where",
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -137,19 +136,6 @@ def test_it_is_an_asset_only_where_it_is_configured(
     encoder = "retrieval_checkpoint" if two else "base_checkpoint"
     planned = [stage for stage, _ in plan(defs, "*corpus_embeddings", ["shapes"], METHODS)]
     assert planned == ["corpus", encoder, "corpus_embeddings"]
-
-
-def test_without_it_no_artifact_has_another_parent_or_field(retrieved_project: Project) -> None:
-    for stage, key in (
-        ("corpus_embeddings", ALL),
-        ("retrieved_set", "shapes"),
-        ("control_set", "shapes"),
-    ):
-        artifact = retrieved_project.store.current(stage, key)
-        assert {"base_checkpoint", "retrieval_checkpoint"} & set(artifact.parents) == {
-            "base_checkpoint"
-        }
-        assert "encoder" not in json.dumps(artifact.manifest["config"])
 
 
 def test_base_gives_a_head_vectors_that_corpus_would(
