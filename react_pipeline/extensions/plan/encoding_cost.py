@@ -53,9 +53,11 @@ class EncodingCost:
         encoder.images(images)
         texts(CPU_IMAGES)
         start = time.process_time() - began
+        whole = encoder.whole_pass
+        passes = core_seconds(lambda n: encoder.images(images[: n * whole]), CPU_IMAGES // whole)
         return cls(
             prepare=core_seconds(prepared, CPU_IMAGES),
-            image=core_seconds(lambda count: encoder.images(images[:count]), CPU_IMAGES),
+            image=passes / whole,
             text=core_seconds(texts, 2 * CPU_IMAGES),
             start=start,
         )
