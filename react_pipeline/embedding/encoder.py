@@ -1,6 +1,6 @@
 """A model as embedding runs it: both towers without gradients and needless work.
 
-Does not belong here: the towers' arithmetic (`clip`), reading pairs (`inference`). Shapes: B
+Does not belong here: the towers' arithmetic (`clip`), reading images (`images`). Shapes: B
 images, N texts, L token ids, D embedding dimension, H x W pixels.
 """
 
