@@ -1,6 +1,6 @@
 """A model as embedding runs it: both towers without gradients and needless work.
 
-Does not belong here: the towers' arithmetic (`clip`), reading pairs (`inference`). Shapes: B
+Does not belong here: the towers' arithmetic (`clip`), reading images (`images`). Shapes: B
 images, N texts, L token ids, D embedding dimension, H x W pixels.
 """
 
@@ -45,6 +45,7 @@ class Encoder:
         to_tensor: RGB image to what `images` takes a batch of; the first half of the model's
             preprocessing.
         precision: What the towers compute in: `fp32`, `bf16` or `fp16`.
+        whole_pass: Images to which a shorter batch is filled up, at the same cost; 1: none is.
 
     Equal texts of a batch are encoded once.
     """
@@ -57,8 +58,8 @@ class Encoder:
 
         Args:
             long_run: Many hundred images or texts will follow, which justifies some seconds of
-                preparation: on a CPU in fp32, towers that are not open_clip's own transformers get
-                fused layers.
+                preparation: on a CPU, towers that are not open_clip's own transformers get fused
+                layers (texts: in fp32 alone).
         """
         self.clip = clip
         self.precision = choose_precision(precision, clip.device, "embedding.precision")
@@ -74,16 +75,17 @@ class Encoder:
             # it likes.
             clip.model.visual.to(memory_format=torch.channels_last)
         on_cpu = clip.device == "cpu"
+        self.whole_pass = 1
         self._images_at_once = CPU_IMAGES if on_cpu else None
         self._tokens_at_once = CPU_TOKENS if on_cpu else GPU_TOKENS
         # None: converted when the first batch shows what to compare both ways on.
         self._image_features: Features | None = self._tower
         self._text_features: Features | None = self._torch_texts
-        fuses = long_run and on_cpu and self.precision == "fp32"
-        if fuses and not self._tower.native:
+        if long_run and on_cpu and self.precision != "fp16" and not self._tower.native:
             self._image_features = None
+            self.whole_pass = IMAGES_AT_ONCE
             self._images_at_once = IMAGES_AT_ONCE * torch.get_num_threads()
-        if fuses and not text_blocks(clip.model):
+        if long_run and on_cpu and self.precision == "fp32" and not text_blocks(clip.model):
             self._text_features = None
         self.to_tensor = Pixels(clip.preprocess)
 

@@ -15,6 +15,8 @@ from transformers import BertConfig
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.embedding import encoder as encoder_module
 from react_pipeline.embedding.encoder import IMAGES_AT_ONCE, Encoder, convert
+from react_pipeline.extensions.plan import encoding_cost as cost_module
+from react_pipeline.extensions.plan.encoding_cost import EncodingCost
 
 
 @pytest.fixture
@@ -28,14 +30,23 @@ def clip(tiny_checkpoint: Path) -> Clip:
     return Clip(model, given.tokenizer, given.preprocess, given.model_cfg, given.preprocess_cfg)
 
 
-def test_a_converted_tower_agrees_for_other_batch_sizes(clip: Clip) -> None:
+@pytest.mark.parametrize(("precision", "close"), [("fp32", 1e-5), ("bf16", 0.1)])
+def test_a_converted_tower_agrees_for_other_batch_sizes(
+    clip: Clip, precision: str, close: float
+) -> None:
     images = torch.randn(IMAGES_AT_ONCE + 3, 3, 32, 32)
     visual = clip.model.visual
-    run = convert(visual, visual, [images[:2], images[:1]], "fp32")
+    run = convert(visual, visual, [images[:2], images[:1]], precision)
     assert run is not visual
     with torch.inference_mode():
-        torch.testing.assert_close(run(images), visual(images), atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(run(images[:1]), visual(images[:1]), atol=1e-5, rtol=1e-4)
+        features, expected = run(images), visual(images)
+        torch.testing.assert_close(features, expected, atol=close, rtol=close)
+        # It computes in the precision that was asked for, and a batch of any size by the same
+        # kernels.
+        assert torch.allclose(features, expected, atol=1e-5, rtol=1e-4) == (precision == "fp32")
+        torch.testing.assert_close(run(images[:1]), features[:1], atol=1e-5, rtol=1e-4)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(run(images), features, atol=0, rtol=0)
     assert not any(module.training for module in visual.modules())
 
 
@@ -80,22 +91,23 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     return converted
 
 
+@pytest.mark.parametrize(("precision", "close"), [("fp32", 1e-5), ("bf16", 0.03)])
 def test_long_runs_convert_convolutions_once_and_give_the_same(
-    clip: Clip, monkeypatch: pytest.MonkeyPatch
+    clip: Clip, monkeypatch: pytest.MonkeyPatch, precision: str, close: float
 ) -> None:
     converted = counted(monkeypatch)
     images = torch.randn(40, 3, 32, 32)
-    expected = Encoder(clip, "fp32").images(images)
-    encoder = Encoder(clip, "fp32", long_run=True)
+    expected = Encoder(clip, precision).images(images)
+    encoder = Encoder(clip, precision, long_run=True)
     encoder.images(images[:3])
-    torch.testing.assert_close(encoder.images(images), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(encoder.images(images), expected, atol=close, rtol=close)
     assert converted == [clip.model.visual] and encoder._image_features != encoder._tower
 
 
 @pytest.mark.parametrize(
-    ("precision", "long_run"), [("fp32", False), ("bf16", True), ("fp16", True)]
+    ("precision", "long_run"), [("fp32", False), ("bf16", False), ("fp16", True)]
 )
-def test_short_runs_and_half_precision_convert_nothing(
+def test_short_runs_and_fp16_convert_nothing(
     clip: Clip, monkeypatch: pytest.MonkeyPatch, precision: str, long_run: bool
 ) -> None:
     converted = counted(monkeypatch)
@@ -143,3 +155,19 @@ def test_texts_of_a_transformers_tower_ignore_their_padding(
     encoder = Encoder(clip, "fp32", long_run=True)
     torch.testing.assert_close(encoder.texts(tokens), expected, atol=1e-5, rtol=1e-4)
     assert converted == [model] and encoder._text_features != encoder._torch_texts
+
+
+def test_cost_of_an_image_is_measured_on_whole_passes(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, images = [], Encoder.images
+
+    def counted(self: Encoder, batch: Tensor) -> Tensor:
+        sizes.append(len(batch))
+        return images(self, batch)
+
+    monkeypatch.setattr(Encoder, "images", counted)
+    monkeypatch.setattr(cost_module, "core_seconds", lambda work, _most: (work(1), 1.6)[1])
+    cost = EncodingCost.measured(clip, "fp32")
+    assert sizes[-1] == IMAGES_AT_ONCE
+    assert cost.image == pytest.approx(1.6 / IMAGES_AT_ONCE)

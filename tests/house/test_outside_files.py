@@ -100,6 +100,8 @@ OWN = {
     ("labelled/labels.py", "read_csv"): BYTES,
     ("retrieval/rows.py", "candidate_metadata"): OURS,
     ("embedding/earlier.py", "_link"): OURS,
+    ("embedding/earlier.py", "take_over"): OURS,
+    ("embedding/embed.py", "_summed"): OURS,
     ("extensions/names/lexical.py", "lexical_hits"): OURS,
     ("extensions/names/name_counts.py", "count_names"): OURS,
     ("retrieval/candidates.py", "encode_prompts"): OURS,
