@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 
 from react_pipeline.corpus import (
     BadSample,
+    RemoteShard,
     Sample,
     ShardLocation,
     fields_of,
@@ -145,7 +146,12 @@ def read_shards(
             ahead.shutdown(wait=False)
 
     batches = load_batches(
-        dataset, batches_of_samples(), workers, dataset.collate, pin_memory=pin_memory
+        dataset,
+        batches_of_samples(),
+        workers,
+        dataset.collate,
+        pin_memory=pin_memory,
+        spawn=any(isinstance(location, RemoteShard) for location in dataset.locations),
     )
     while True:
         # Asking for the next batch is what brings the next shards in, some of which have none.

@@ -4,20 +4,18 @@ Belongs here: looking, quickly; asking the servers whether they answer. Does not
 repairing anything.
 """
 
+import asyncio
 import json
 import os
 import platform
 import shutil
-import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from http import HTTPStatus
-from http.client import HTTPException
 from importlib import metadata
 from pathlib import Path
-from urllib.error import HTTPError
 
+import httpx
 from rich.filesize import decimal
 
 from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
@@ -25,7 +23,6 @@ from react_pipeline.extension import CORE, extensions
 from react_pipeline.extensions.alerts import AlertsConfig, problems
 from react_pipeline.extensions.automation import AutomationConfig
 from react_pipeline.extensions.demo import missing_packages
-from react_pipeline.extensions.web import guarded_opener
 from react_pipeline.installation import install_command
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.preflight import (
@@ -68,6 +65,7 @@ PACKAGES = (
 )
 MIN_FREE_BYTES = 5_000_000_000
 SERVER_TIMEOUT_SECONDS = 5
+MAX_ANSWER_BYTES = 32 << 20
 
 _OWN = "react_pipeline."
 _NONE = "none of this project; `react-pipeline ui` starts it"
@@ -309,7 +307,7 @@ def _tracking(project: Project) -> Finding:
         return Finding("tracking", "ok", detail)
     try:
         _ask(f"{tracking.uri.rstrip('/')}/health")
-    except (OSError, HTTPException) as error:
+    except (OSError, httpx.HTTPError) as error:
         remedy = "results are safe and are logged when it answers again"
         return Finding("tracking", "note", f"{detail}: {error}", remedy)
     return Finding("tracking", "ok", detail)
@@ -346,9 +344,9 @@ def _dagster_server(project: Project, ui_url: str) -> Finding:
             for one in daemons
             if one["required"] and not one["healthy"]
         )
-    except OSError as error:
+    except (OSError, httpx.HTTPError) as error:
         return _silent("dagster server", address, error, DAGSTER_VARIABLE)
-    except (ValueError, KeyError, TypeError, RecursionError, HTTPException):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return Finding(
             "dagster server",
             "note",
@@ -377,21 +375,34 @@ def _mlflow_server(project: Project, ui_url: str) -> Iterator[Finding]:
     try:
         _ask(f"{address}/health")
         yield Finding("mlflow server", "ok", f"{address} answers")
-    except (OSError, HTTPException) as error:
+    except (OSError, httpx.HTTPError) as error:
         yield _silent("mlflow server", address, error, MLFLOW_VARIABLE)
 
 
 def _ask(url: str, body: bytes | None = None) -> bytes:
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - http only
-    # Whatever answers there, it ends: the time-out is that of the whole answer, whose size is
-    # limited too.
-    opener = guarded_opener(allow_private_addresses=True)
-    with opener.open(request, timeout=SERVER_TIMEOUT_SECONDS) as answer:
-        return bytes(answer.read())
+    """Return what a server of ours answers. Whatever answers there, it ends."""
+    return asyncio.run(_answer_of(url, body))
+
+
+async def _answer_of(url: str, body: bytes | None) -> bytes:
+    data = b""
+    method = "GET" if body is None else "POST"
+    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+    async with (
+        asyncio.timeout(SERVER_TIMEOUT_SECONDS),
+        httpx.AsyncClient(timeout=None, follow_redirects=True) as client,  # noqa: S113 - as a whole
+        client.stream(method, url, content=body, headers=headers) as answer,
+    ):
+        answer.raise_for_status()
+        async for part in answer.aiter_raw():
+            data += part
+            if len(data) > MAX_ANSWER_BYTES:
+                raise OSError(f"its answer is longer than {MAX_ANSWER_BYTES:,} bytes")
+    return data
 
 
 def _silent(what: str, address: str, error: Exception, variable: str) -> Finding:
-    if isinstance(error, HTTPError) and error.code == HTTPStatus.UNAUTHORIZED:
+    if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == 401:
         remedy = (
             f"on the machine itself, past the proxy: {variable}=http://127.0.0.1:PORT "
             "react-pipeline doctor"

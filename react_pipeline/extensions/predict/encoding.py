@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from react_pipeline.corpus import BadImage, decode_apart, load_batches
+from react_pipeline.corpus import BadImage, RemoteShard, decode_apart, load_batches
 from react_pipeline.embedding import Encoder
 from react_pipeline.extensions.predict.pictures import LedgerRow, Picture
 from react_pipeline.store import ReactError, fsync, rename_synced
@@ -90,6 +90,7 @@ def encode_pictures(
         min(workers, len(batches)),
         _collate,
         pin_memory=encoder.clip.device != "cpu",
+        spawn=any(isinstance(picture.path, RemoteShard) for picture in pictures),
     )
     bar = tqdm(loader, total=len(batches), unit="batch", disable=None, leave=False)
     encoded = (_encode(encoder, batch) for batch in bar)

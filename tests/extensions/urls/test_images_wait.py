@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 from support.drawings import COLOURS, SHAPES, draw, encode
 from support.retrieval import configure
-from support.web import Web, keep_img2dataset_loaded, page, served
+from support.web import Web, page, served
 
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import row_metadata, sides
@@ -49,7 +49,6 @@ def drawing(number: int) -> tuple[bytes, str]:
 
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    keep_img2dataset_loaded(monkeypatch)
     answers: dict[str, Any] = {f"/{number}": drawing(number)[0] for number in range(IMAGES)}
     with served({**answers, "/page": page}) as server:
         yield server
