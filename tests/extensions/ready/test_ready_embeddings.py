@@ -171,10 +171,6 @@ BREAKAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: os.truncate(f / "img_emb/img_emb_02.npy", 200),
         r"img_emb_02\.npy: the file is truncated",
     ),
-    "an empty file": (
-        lambda f: os.truncate(f / "img_emb/img_emb_02.npy", 0),
-        r"img_emb_02\.npy: the file is truncated",
-    ),
     "a pickle": (
         lambda f: np.save(f / "img_emb/img_emb_00.npy", np.array([{}], object), allow_pickle=True),
         r"img_emb_00\.npy: the file is truncated",

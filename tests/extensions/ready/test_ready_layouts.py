@@ -203,11 +203,6 @@ def overwritten(column: str) -> Callable[[Path], None]:
     return damage
 
 
-def with_nan(vectors: NDArray[Any]) -> NDArray[Any]:
-    vectors[3] = np.nan
-    return vectors
-
-
 BREAKAGES: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
     "a missing key": (member("b32_txt", lambda vectors: None), {}, "no member or column 'b32_txt'"),
     "fewer rows": (
@@ -215,7 +210,6 @@ BREAKAGES: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
         {},
         r"parquet: 7 rows, .*b32_img has 8",
     ),
-    "a NaN": (member("b32_img", with_nan), {}, "b32_img: row 3 has length nan"),
     "a cut npz": (
         lambda folder: sorted(folder.glob("*.npz"))[1].write_bytes(b"PK\3\4"),
         {},
@@ -242,11 +236,6 @@ BREAKAGES: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
         "none of its 2 uids",
     ),
     "damaged uids": (overwritten("uid"), {"subset": "ready/uids.npy"}, r"[0-9a-f]{32}\.parquet"),
-    "an archive as subset": (
-        lambda folder: np.savez((folder / "uids.npy").open("wb"), uids=np.array([(1, 1)], "u8,u8")),
-        {"subset": "ready/uids.npy"},
-        "u8,u8",
-    ),
     "a subset of texts": (
         lambda folder: np.save(folder / "uids.npy", np.array(["a"])),
         {"subset": "ready/uids.npy"},

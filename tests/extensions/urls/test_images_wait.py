@@ -289,11 +289,10 @@ def test_what_needs_every_image_is_refused(
         project.retrieval("shapes")
 
 
-def test_captions_alone_are_the_default_modes(make_project: MakeProject, table: Path) -> None:
+def test_only_captions_without_images_are_searched_alone(
+    make_project: MakeProject, table: Path
+) -> None:
     assert project_of(make_project, table, retrieval={}).retrieval("shapes").modes == ("t2t",)
-
-
-def test_tars_have_their_images_at_hand(make_project: MakeProject) -> None:
     with pytest.raises(ConfigError, match=r"embedding\.encode: captions"):
         make_project(embedding={"encode": "captions"})
 
@@ -332,17 +331,9 @@ def test_a_table_that_changed_must_be_materialized_again(
     run(project, "corpus", "all")
     run(project, "base_checkpoint", "all")
     inputs = resolve(project, "corpus_embeddings")
-    write_table(table.parent, [("http://a/1", "one")])
+    write_table(table.parent, [(None, "one")])
     with pytest.raises(ChangedSource, match=r"pairs\.parquet"):
         list(project.config.corpus.pairs(project.store, inputs.parents["corpus"]))  # type: ignore[attr-defined]
-
-
-def test_rows_that_cannot_be_used_are_counted(make_project: MakeProject, tmp_path: Path) -> None:
-    rows = [("http://a/1", "x"), ("http://a/1", "y"), (None, "x"), ("http://a/2", None)]
-    project = project_of(make_project, write_table(tmp_path, rows))
-    counts = run(project, "corpus", "all").counts
-    assert counts["skipped"] == {"duplicate_url": 1, "no_url": 1, "no_caption": 1}
-    write_table(tmp_path, rows[2:])
     with pytest.raises(CorpusError, match="no_url"):
         run(project, "corpus", "all")
 

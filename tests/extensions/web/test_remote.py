@@ -5,7 +5,6 @@ name.
 from __future__ import annotations
 
 import hashlib
-import pickle
 import shutil
 import socket
 from collections.abc import Iterator
@@ -148,14 +147,6 @@ def test_a_missing_shard_and_a_gone_server_are_distinguished(
         port = probe.getsockname()[1]
     with pytest.raises(SourceUnavailable, match=r"a\.tar"):
         identify(RemoteShard(f"http://127.0.0.1:{port}/a.tar"))
-
-
-def test_a_location_goes_to_another_process_and_keeps_its_store() -> None:
-    shard = RemoteShard(
-        "s3://bucket/a.tar", StorageConfig(endpoint_url="http://127.0.0.1:9000", anonymous=True)
-    )
-    assert pickle.loads(pickle.dumps(shard)) == shard  # noqa: S301
-    assert str(shard) == "s3://bucket/a.tar"
 
 
 def test_a_forked_process_is_refused(server: ShardServer, monkeypatch: pytest.MonkeyPatch) -> None:

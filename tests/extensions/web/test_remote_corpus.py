@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support.drawings import COLOURS, SHAPES, draw, encode
 from support.shard_server import serve_folder
 from support.vectors import read_vectors
-from support.web import served
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import open_source, publish_corpus
@@ -72,32 +70,3 @@ def test_a_dying_server_is_named_and_finished_shards_are_kept(
         server.requests.clear()
         assert embed_corpus(project).counts["rows"] == 96
         assert set(server.requests) == {"/00002.tar"}
-
-
-def test_downloaded_pairs_are_embedded_with_their_url(
-    make_project: MakeProject, tmp_path: Path
-) -> None:
-    images = {
-        f"/{number}": encode(draw(SHAPES[number % 4], COLOURS[number // 4 % 4], number), "png")
-        for number in range(8)
-    }
-    with served(images) as web:
-        table = pd.DataFrame(
-            {
-                "url": [web.url + path for path in images],
-                "caption": [f"words {path}" for path in images],
-            }
-        )
-        table.to_parquet(tmp_path / "pairs.parquet")
-        project = make_project(
-            corpus={
-                "kind": "urls",
-                "urls": ["pairs.parquet"],
-                "download": {"allow_private_addresses": True},
-            }
-        )
-        publish_corpus(project)
-    publish_base(project)
-    metadata = read_metadata(embed_corpus(project), ["url", "caption"])
-    assert sorted(metadata["url"]) == sorted(table["url"])
-    assert sorted(metadata["caption"]) == sorted(table["caption"])
