@@ -89,7 +89,7 @@ def load_batches(
 
     Args:
         dataset: Gives, for an image that is not decoded, a row that says why.
-        spawn: Start the workers anew: they read from servers, whose client does not outlive a fork.
+        spawn: Start fresh workers: they read from servers, whose client does not survive a fork.
 
     Raises:
         ReactError: If a worker died and none of its images is the reason.

@@ -75,7 +75,7 @@ class ImageClient:
         """Return what is at a URL.
 
         Raises:
-            BadImage: If it is not to be had, with the reason for the ledger.
+            BadImage: If it is not available, with the reason for the ledger.
         """
         try:
             async with asyncio.timeout(self._seconds):

@@ -46,7 +46,7 @@ class ImagePool:
         """Return whether an image is there. One that a power failure cut is not.
 
         Raises:
-            BadImage: If it cannot be had, as is known from an earlier attempt.
+            BadImage: If it is not available, as is known from an earlier attempt.
         """
         path = self._files.get(_name_of(wanted))
         if path is None:
@@ -94,7 +94,7 @@ def keep_image(folder: Path, wanted: Wanted, image: bytes, source_sha256: str) -
 
 
 def keep_failure(folder: Path, wanted: Wanted, error: BadImage) -> None:
-    """Put on record that an image cannot be had."""
+    """Record why an image is not available."""
     _write(folder, wanted, {"reason": error.reason, "detail": error.detail})
 
 
