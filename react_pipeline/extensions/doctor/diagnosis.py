@@ -408,7 +408,8 @@ def _silent(what: str, address: str, error: Exception, variable: str) -> Finding
             "react-pipeline doctor"
         )
         return Finding(what, "ok", f"{address} answers, and asks for a password", remedy)
-    return Finding(what, "note", f"{address}: {error}", "react-pipeline ui, or correct its address")
+    words = str(error).partition("\n")[0] or "timed out"
+    return Finding(what, "note", f"{address}: {words}", "react-pipeline ui, or correct its address")
 
 
 def _dagster_home(project: Project) -> Finding:
