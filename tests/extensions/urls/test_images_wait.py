@@ -331,7 +331,7 @@ def test_a_table_that_changed_must_be_materialized_again(
     run(project, "corpus", "all")
     run(project, "base_checkpoint", "all")
     inputs = resolve(project, "corpus_embeddings")
-    write_table(table.parent, [(None, "one")])
+    write_table(table.parent, [("", "one")])
     with pytest.raises(ChangedSource, match=r"pairs\.parquet"):
         list(project.config.corpus.pairs(project.store, inputs.parents["corpus"]))  # type: ignore[attr-defined]
     with pytest.raises(CorpusError, match="no_url"):
