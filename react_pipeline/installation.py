@@ -18,14 +18,13 @@ from react_pipeline.store import InputError
 
 DISTRIBUTION = "react-pipeline"
 EXTRAS = {
+    "boto3": "s3",
     "clip_benchmark": "elevater",
     "dagster_aws": "kubernetes",
     "dagster_k8s": "kubernetes",
     "h5py": "elevater",
-    "obstore": "s3",
     "pycocotools": "dense",
     "pyspark": "spark",
-    "s3fs": "s3",
 }
 """The extra that installs a module which only one part needs."""
 

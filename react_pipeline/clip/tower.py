@@ -27,8 +27,8 @@ from timm.models.vision_transformer import VisionTransformer as TimmVisionTransf
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from react_pipeline.clip.attention import NO_CASTS, cast_matrices, host_block, is_plain
-from react_pipeline.clip.gated import GatedBlock, vision_blocks
+from react_pipeline.clip.attention import cast_matrices, host_block, is_plain
+from react_pipeline.clip.gated import NO_CASTS, GatedBlock, vision_blocks
 
 BEHIND_THE_BLOCKS = (
     "ln_post",

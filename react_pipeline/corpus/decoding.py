@@ -60,6 +60,7 @@ def load_batches(
     collate: Callable[[list[Any]], Any],
     *,
     pin_memory: bool = False,
+    spawn: bool = False,
 ) -> Iterator[Any]:
     """Yield batches of a dataset of torch that calls `decode_apart`, loaded ahead by `workers`
     processes or, with 0, in this one.
@@ -70,6 +71,7 @@ def load_batches(
     Args:
         dataset: Gives, for an image that is not decoded, a row that says why.
         batches: Indices of the rows of each.
+        spawn: Start fresh workers: they read from servers, whose client does not survive a fork.
 
     Raises:
         ReactError: If a worker died and none of its images is the reason.
@@ -92,6 +94,7 @@ def load_batches(
             collate_fn=collate,
             pin_memory=pin_memory,
             worker_init_fn=_start_worker if workers else None,
+            multiprocessing_context="spawn" if spawn and workers else None,
         )
         try:
             for batch in _deaths_at_hand(loader):
@@ -106,8 +109,7 @@ def load_batches(
             if _decoder.killed == killed:
                 raise ReactError(
                     "a decoding process died, probably out of memory; what is done is kept: run "
-                    "again, with fewer workers, a smaller batch or `max_pixels`, or (in a "
-                    "container) more shared memory"
+                    "again, with fewer workers, a smaller batch, or more shared memory"
                 ) from error
         logger.warning("%d image(s) killed a decoding process", _decoder.killed - killed)
         pending.clear()

@@ -3,7 +3,7 @@
 Does not belong here: where pairs come from (`kinds`), the form of a shard (`shards`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,18 @@ from react_pipeline.project import Project
 from react_pipeline.store import Artifact, CorpusError, Scratch
 
 
-def publish_pairs(project: Project, content: Any, pairs: Iterable[PackedSample]) -> Artifact:
+def publish_pairs(
+    project: Project,
+    content: Any,
+    pairs: Iterable[PackedSample],
+    finish: Callable[[Path], Mapping[str, Any]] = lambda _: {},
+) -> Artifact:
     """Publish the artifact `corpus` from pairs: key, image file, caption (UTF-8), and metadata.
 
     Args:
         content: The identity of the images and captions, as JSON, such as names and digests.
         pairs: Read only if no artifact of this identity is there.
+        finish: Adds files to the artifact's folder, and gives further counts.
 
     Raises:
         CorpusError: If there is no pair.
@@ -38,6 +44,6 @@ def publish_pairs(project: Project, content: Any, pairs: Iterable[PackedSample])
         if not count:
             raise CorpusError("corpus: no pair")
         stock = take_stock_of(staging, sorted((staging / SHARDS).iterdir()))
-        return {**stock, "pairs": count}
+        return {**stock, "pairs": count, **finish(staging)}
 
     return project.store.build(resolve(project, "corpus", content=content), write)

@@ -40,7 +40,7 @@ class StorageConfig(Section):
 
 
 class DownloadConfig(Section):
-    """How images are fetched from URLs, by img2dataset."""
+    """How images are fetched from URLs."""
 
     processes: int = Field(default=1, gt=0)
     threads: int = Field(default=32, gt=0)

@@ -4,8 +4,8 @@
 Belongs here: which names are allowed, and what a range expands to; nothing is opened. Does not
 belong here: finding files (`corpus`), reading from a server (`remote`).
 
-Libraries below take much more than this: webdataset runs `pipe:` in a shell, and fsspec chains file
-systems with `::`. So a name is a plain local path, or `scheme://host/path` with one of
+Libraries elsewhere take much more than this: webdataset runs `pipe:` in a shell, and fsspec chains
+file systems with `::`. So a name is a plain local path, or `scheme://host/path` with one of
 `REMOTE_SCHEMES` and nothing clever in it.
 """
 
@@ -15,9 +15,9 @@ from braceexpand import braceexpand  # type: ignore[import-untyped, unused-ignor
 
 from react_pipeline.settings.secrets import without_secrets
 
-REMOTE_SCHEMES = ("s3", "gs", "http", "https")
+REMOTE_SCHEMES = ("s3", "gs", "az", "http", "https")
 """What shards may be read from besides local paths."""
-LISTABLE_SCHEMES = ("s3", "gs")
+LISTABLE_SCHEMES = ("s3", "gs", "az")
 """Those that can list their files, so that `*` works."""
 MAX_EXPANDED = 1_000_000
 """How many names one pattern may expand to; LAION-5B has half as many shards."""

@@ -10,7 +10,8 @@ import torch
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
 
-from react_pipeline.clip.attention import feed_forward, host_block, self_attention
+from react_pipeline.clip.attention import host_block
+from react_pipeline.clip.gated import feed_forward, self_attention
 
 B, T, W, H = 3, 5, 32, 4
 BLOCKS: dict[str, dict[str, Any]] = {

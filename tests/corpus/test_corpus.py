@@ -17,7 +17,7 @@ from react_pipeline.corpus.corpus import count_pairs, publish_corpus
 from react_pipeline.corpus.inventory import check_shards, shard_paths
 from react_pipeline.corpus.servers import RemoteShard
 from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.extensions.web import remote_store
+from react_pipeline.extensions.web import remote
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import CorpusError
 
@@ -117,7 +117,7 @@ def test_a_shard_changed_or_gone_is_refused_before_embedding(
 def server(
     drawings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[ShardServer]:
-    monkeypatch.setattr(remote_store, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
     shutil.copytree(drawings / "shards", tmp_path / "served")
     with serve_folder(tmp_path / "served") as state:
         yield state

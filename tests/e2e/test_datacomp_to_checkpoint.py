@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from support.drawings import COLOURS, SHAPES, draw, encode
 from support.ready import encoded, paired, write_datacomp
-from support.web import Web, keep_img2dataset_loaded, served
+from support.web import Web, served
 from typer.testing import CliRunner
 
 from react_pipeline.clip.base import publish_base
@@ -42,7 +42,6 @@ GONE, CHANGED = 3, 7
 
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    keep_img2dataset_loaded(monkeypatch)
     answers = {
         f"/{n}.jpg": IMAGES[(n + (n % 10 == CHANGED)) % 64] for n in range(PAIRS) if n % 10 != GONE
     }

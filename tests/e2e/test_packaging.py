@@ -155,7 +155,7 @@ def test_a_gated_export_predicts_in_a_light_installation(
         "mlflow",
         "faiss-cpu",
         "clip-retrieval",
-        "img2dataset",
+        "obstore",
         "pandas",
         "onnxruntime",
     }

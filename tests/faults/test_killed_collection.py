@@ -16,13 +16,12 @@ import pytest
 from support.drawings import COLOURS, SHAPES, draw, encode
 from support.processes import killed
 from support.ready import CAPTIONS, encoded, write_ready
-from support.web import keep_img2dataset_loaded, served
+from support.web import served
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.extensions.web import downloads
 from react_pipeline.indexing.index import build_index
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
@@ -44,7 +43,6 @@ def build_until_killed(path: Path, stage: str, name: str) -> None:
     def dying(*_: Any, **__: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    downloads._START_METHOD = "forkserver"
     setattr(KILLS[name], name, dying)
     BUILDS[stage](Project.load(path), "shapes")
 
@@ -59,7 +57,6 @@ def test_images_that_were_fetched_outlive_every_kill(
     tiny_checkpoint: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    keep_img2dataset_loaded(monkeypatch)
     pictures = {
         f"/{n}.png": encode(draw(SHAPES[n % len(SHAPES)], COLOURS[n // len(SHAPES)], n))
         for n in range(len(CAPTIONS))
@@ -88,7 +85,7 @@ def test_images_that_were_fetched_outlive_every_kill(
 
         for name in KILLS:
             killed(build_until_killed, project.path, stage, name)
-            assert list(project.store.root.glob(".cache/images/*/*/*.jsonl"))
+            assert list(project.store.root.glob(".cache/images/*/*/*"))
             assert not any((project.store.root / stage / "shapes").glob("*/manifest.json"))
 
         artifact = BUILDS[stage](project, "shapes")

@@ -4,7 +4,6 @@ again.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -19,26 +18,22 @@ import psutil
 import pytest
 from support.drawings import draw, encode
 from support.services import command_lines
-from support.web import keep_img2dataset_loaded, send, served
+from support.web import send, served
 
+from react_pipeline.extensions.ready.corpus_kind import ReadyEmbeddings
 from react_pipeline.extensions.ui.process_groups import listen_to_signals
-from react_pipeline.extensions.web.downloads import download_images
-from react_pipeline.settings.corpus import DownloadConfig
+from react_pipeline.extensions.web import UrlSource
 
 URLS = 60
-SETTINGS = DownloadConfig(
-    threads=4, processes=1, retries=0, allow_private_addresses=True, timeout_seconds=20
-)
-CODE = f"""
+THREADS = 4
+CODE = """
 import sys
 from pathlib import Path
-import pandas as pd
-from react_pipeline.settings.corpus import DownloadConfig
-from react_pipeline.extensions.web.downloads import download_images
-settings = DownloadConfig.model_validate_json({SETTINGS.model_dump_json()!r})
-urls = [sys.argv[1] + f"/{{n}}" for n in range({URLS})]
-download_images(pd.DataFrame({{"row": range({URLS}), "url": urls}}), Path(sys.argv[2]), settings, 10_000)
+from test_killed_download import source, table
+if __name__ == "__main__":
+    list(source(Path(sys.argv[2]), int(sys.argv[3])).fetch(table(sys.argv[1])))
 """
+SIGNALS = {"run": signal.SIGKILL, "run, gently": signal.SIGINT, "run, politely": signal.SIGTERM}
 
 
 def slow(handler: Any, _before: int) -> None:
@@ -46,28 +41,45 @@ def slow(handler: Any, _before: int) -> None:
     send(handler, encode(draw("circle", "red", int(handler.path[1:]))))
 
 
-SIGNALS = {"run": signal.SIGKILL, "run, gently": signal.SIGINT, "run, politely": signal.SIGTERM}
+def source(pool: Path, processes: int) -> UrlSource:
+    download = {"threads": THREADS, "processes": processes, "retries": 0, "timeout_seconds": 20}
+    download["allow_private_addresses"] = True
+    return UrlSource(
+        ReadyEmbeddings.model_validate({"embeddings": "x", "download": download}), pool
+    )
+
+
+def table(url: str) -> pd.DataFrame:
+    urls = [f"{url}/{number}" for number in range(URLS)]
+    return pd.DataFrame({"row": range(URLS), "url": urls, "caption": "a"})
 
 
 @pytest.mark.slow
 @pytest.mark.operations
+@pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("victim", [*SIGNALS, "process"])
 def test_what_was_had_before_a_kill_is_not_fetched_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str
+    tmp_path: Path, victim: str, processes: int
 ) -> None:
-    keep_img2dataset_loaded(monkeypatch)
+    if victim == "process" and processes == 1:
+        pytest.skip("the run itself fetches")
     with served({f"/{n}": slow for n in range(URLS)}) as web:
-        table = pd.DataFrame({"row": range(URLS), "url": [f"{web.url}/{n}" for n in range(URLS)]})
-        command = [sys.executable, "-c", CODE, web.url, str(tmp_path)]
+        script = tmp_path / "run.py"
+        script.write_text(CODE)
+        command = [sys.executable, str(script), web.url, str(tmp_path / "pool"), str(processes)]
         run = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, preexec_fn=listen_to_signals
+            command,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=listen_to_signals,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
         deadline = time.monotonic() + 120
         while web.asked.total() < 15 and time.monotonic() < deadline:
             time.sleep(0.02)
         started = command_lines(run.pid)
         workers = [process for process, line in started.items() if "spawn_main" in " ".join(line)]
-        assert len(workers) == 1
+        assert len(workers) == (processes if processes > 1 else 0)
         os.kill(
             workers[0].pid if victim == "process" else run.pid, SIGNALS.get(victim, signal.SIGKILL)
         )
@@ -76,18 +88,11 @@ def test_what_was_had_before_a_kill_is_not_fetched_again(
             assert "corpus.download" in errors
         assert not psutil.wait_procs(list(started), timeout=60)[1]
 
-        lines = [
-            line for path in tmp_path.glob("*.jsonl") for line in path.read_text().splitlines()
-        ]
-        had = {json.loads(line)["url"] for line in lines if line.endswith("}")}
+        files = [path for path in (tmp_path / "pool").glob("*/*/*") if path.suffix != ".part"]
         asked = Counter(web.asked)
-        assert 5 < len(had) < URLS
-        done = download_images(table, tmp_path, SETTINGS, 10_000)
-        assert len(done.images) == URLS
-        assert [done.read(n) for n in range(URLS)] == [
-            encode(draw("circle", "red", n)) for n in range(URLS)
-        ]
-        again = {f"{web.url}{path}" for path in web.asked if web.asked[path] > 1}
-        assert not again & had
-        assert len(again) <= 2 * SETTINGS.threads * SETTINGS.processes
-        assert web.asked.total() - asked.total() == URLS - len(had)
+        assert 5 < len(files) < URLS
+        images = [image for _, image in source(tmp_path / "pool", 1).fetch(table(web.url))]
+        assert images == [encode(draw("circle", "red", n)) for n in range(URLS)]
+        again = {path for path in web.asked if web.asked[path] > 1}
+        assert len(again) <= 2 * THREADS * processes
+        assert web.asked.total() - asked.total() == URLS - len(files)

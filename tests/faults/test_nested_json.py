@@ -13,7 +13,6 @@ import pytest
 
 from react_pipeline.clip.architecture import CONFIG_FILE, read_config
 from react_pipeline.extensions.predict.run_folder import RUN_FILE, _record
-from react_pipeline.extensions.web.download_journal import _records
 from react_pipeline.project.dagster_home import LOCK_FILE, ui_record
 from react_pipeline.store.errors import CorruptArtifact, InputError
 from react_pipeline.use.classifier import RECORD_FILE, load_exported
@@ -22,7 +21,6 @@ ROOT = Path(__file__).parents[2]
 NESTED = "[" * 100_000 + "\n"
 
 READERS: dict[str, tuple[str, Callable[[Path], Any], Any]] = {
-    "journal": ("errors.jsonl", lambda path: list(_records(path)), []),
     "addresses": (LOCK_FILE, lambda path: ui_record(path.parent), {}),
     "record of predictions": (RUN_FILE, lambda path: _record(path.parent), {}),
 }

@@ -15,10 +15,7 @@ USERS = {
     "clip/hub.py": "asks the environment for proxies",
     "extensions/doctor/diagnosis.py": OURS,
     "extensions/ui/servers.py": OURS,
-    "extensions/web/bounded_answer.py": POLICY,
-    "extensions/web/download_process.py": POLICY,
-    "extensions/web/public_addresses.py": POLICY,
-    "extensions/web/web_access.py": POLICY,
+    "extensions/web/image_client.py": POLICY,
 }
 """Modules that import a client, and why."""
 

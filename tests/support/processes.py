@@ -1,5 +1,5 @@
-"""Processes of a test's own, forked from one that has loaded torch and img2dataset: loading takes
-seconds each time.
+"""Processes of a test's own, forked from one that has loaded torch: loading takes seconds each
+time.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 
 def preload() -> None:
     """Name what the process that all are forked from loads; it starts with the first of them."""
-    _CONTEXT.set_forkserver_preload(
-        ["react_pipeline.training.customization", "react_pipeline.extensions.web.download_process"]
-    )
+    _CONTEXT.set_forkserver_preload(["react_pipeline.training.customization"])
 
 
 def started(function: Callable[..., object], *arguments: object) -> BaseProcess:

@@ -92,7 +92,6 @@ def write_datacomp(
             folder / f"{name}.npz",
             **{**members, f"{side}_img": image[rows], f"{side}_txt": text[rows]},
         )
-        similarity = (image[rows].astype(np.float32) * text[rows].astype(np.float32)).sum(axis=1)
         table = pd.DataFrame(
             {
                 "uid": [chance.bytes(16).hex() for _ in rows],
@@ -101,8 +100,6 @@ def write_datacomp(
                 "original_width": 32,
                 "original_height": 32,
                 "sha256": [sha256[row] if sha256 else chance.bytes(32).hex() for row in rows],
-                "clip_b32_similarity_score": similarity.astype(np.float16).astype(np.float32),
-                "clip_l14_similarity_score": similarity.astype(np.float16).astype(np.float32),
                 "face_bboxes": [[] if row % 2 else [[0.1, 0.2, 0.3, 0.4]] for row in rows],
             }
         )

@@ -58,6 +58,21 @@ def endless_body(connection: socket.socket, over: threading.Event) -> None:
         connection.sendall(CHUNK)
 
 
+PARTIAL = b"HTTP/1.1 206 Partial Content\r\nETag: x\r\nContent-Range: bytes 0-32767/100000\r\n"
+"""The first range that a shard is asked for."""
+
+
+def dripping_range(connection: socket.socket, over: threading.Event) -> None:
+    connection.sendall(PARTIAL + b"Content-Length: 32768\r\n\r\n")
+    _drip(connection, over, b" ")
+
+
+def endless_range(connection: socket.socket, over: threading.Event) -> None:
+    connection.sendall(PARTIAL + b"Content-Length: 100000000000\r\n\r\n")
+    while not over.is_set():
+        connection.sendall(CHUNK)
+
+
 def bomb(connection: socket.socket, _over: threading.Event) -> None:
     """About a thousand times as many bytes as are sent."""
     connection.sendall(OK + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(CHUNK * 8))
@@ -73,7 +88,17 @@ SICK: dict[str, Callable[[socket.socket, threading.Event], None] | None] = {
     "down": None,
     **{
         f.__name__: f
-        for f in (silent, overloaded, dripping_body, dripping_head, endless_body, bomb, looping)
+        for f in (
+            silent,
+            overloaded,
+            dripping_body,
+            dripping_head,
+            dripping_range,
+            endless_range,
+            endless_body,
+            bomb,
+            looping,
+        )
     },
 }
 """How each answers; None: nothing listens."""

@@ -12,26 +12,14 @@ from typing import Any
 
 import pytest
 
-from react_pipeline.extensions.web import downloads
-from support.processes import preload
-
 Answer = bytes | Callable[[BaseHTTPRequestHandler, int], None]
 """The body of a 200, or a function of the handler and of how often the path was asked for before.
 """
 
 
-def keep_img2dataset_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fork downloading processes from one that has loaded img2dataset, which takes each of them
-    seconds otherwise.
-    """
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(downloads, "_START_METHOD", "forkserver")
-    preload()
-
-
 class Web:
     """The server: `url` without a slash at its end, `answers` by path, `asked` how often each path
-    was asked for.
+    was asked for; a `robots.txt` that is not there is not counted.
     """
 
     def __init__(self, answers: Mapping[str, Answer], url: str) -> None:
@@ -47,8 +35,9 @@ def served(answers: Mapping[str, Answer], host: str = "127.0.0.1") -> Iterator[W
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             before = web.asked[self.path]
-            web.asked[self.path] += 1
             answer = web.answers.get(self.path)
+            if answer is not None or self.path != "/robots.txt":
+                web.asked[self.path] += 1
             if answer is None:
                 self.send_error(404)
             elif isinstance(answer, bytes):
@@ -70,7 +59,9 @@ def served(answers: Mapping[str, Answer], host: str = "127.0.0.1") -> Iterator[W
     )
     thread.start()
     try:
-        yield web
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("no_proxy", "*")
+            yield web
     finally:
         server.shutdown()
         server.server_close()
@@ -100,6 +91,10 @@ def dripping(handler: BaseHTTPRequestHandler, _before: int) -> None:
     handler.send_response(200)
     handler.send_header("Content-Length", "100000")
     handler.end_headers()
+    drip(handler)
+
+
+def drip(handler: BaseHTTPRequestHandler) -> None:
     for _ in range(200):
         try:
             handler.wfile.write(b"x")

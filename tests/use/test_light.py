@@ -9,7 +9,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import fsspec  # noqa: F401 - its registry
 import pytest
 from support.customized import customized
 from support.drawings import draw, encode
@@ -18,7 +17,6 @@ from react_pipeline.commands.command_line import missing_extra
 from react_pipeline.extensions.hub.export import export
 from react_pipeline.extensions.predict.pictures import find_pictures
 from react_pipeline.project.project import Project
-from react_pipeline.store.errors import CorpusError
 from react_pipeline.use.classifier import Classifier
 
 ROOT = Path(__file__).parents[2]
@@ -102,22 +100,16 @@ def test_exported_gated_model_predicts_with_light_installation(
 def test_pictures_on_servers_need_an_extra_that_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for module in ("pandas", "aiohttp"):
+    for module in ("pandas", "obstore"):
         monkeypatch.setitem(sys.modules, module, None)
-    # What another test loaded would not be looked for.
-    monkeypatch.delitem(sys.modules, "fsspec.implementations.http", raising=False)
-    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "https", raising=False)
-    # Of this package's modules or of fsspec's, whichever is imported first.
-    with pytest.raises((ModuleNotFoundError, CorpusError)) as missing:
+    with pytest.raises(ModuleNotFoundError) as missing:
         find_pictures("https://host/a.tar")
-    error = missing.value
-    text = missing_extra(error) if isinstance(error, ModuleNotFoundError) else str(error)
-    assert "[pipeline]'" in text
+    assert "[pipeline]'" in missing_extra(missing.value)
 
 
 @pytest.mark.parametrize(
     ("module", "extra"),
-    [("mlflow.client", "pipeline"), ("pyspark", "spark"), ("s3fs", "s3"), ("h5py", "elevater")],
+    [("mlflow.client", "pipeline"), ("pyspark", "spark"), ("boto3", "s3"), ("h5py", "elevater")],
 )
 def test_a_missing_package_names_the_extra_that_brings_it(module: str, extra: str) -> None:
     assert f"[{extra}]'" in missing_extra(ModuleNotFoundError("x", name=module))

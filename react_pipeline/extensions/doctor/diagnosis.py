@@ -4,27 +4,24 @@ Belongs here: looking, quickly; asking the servers whether they answer. Does not
 repairing anything.
 """
 
+import asyncio
 import json
 import os
 import platform
 import shutil
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from http import HTTPStatus
-from http.client import HTTPException
 from importlib import metadata
 from pathlib import Path
-from urllib.error import HTTPError
 
+import httpx
 from rich.filesize import decimal
 
 from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
 from react_pipeline.extension import CORE, extensions
 from react_pipeline.extensions.alerts import AlertsConfig, problems
 from react_pipeline.extensions.demo import missing_packages
-from react_pipeline.extensions.web import guarded_opener
 from react_pipeline.installation import install_command
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.preflight import (
@@ -56,6 +53,7 @@ LIGHT = ("torch", "open_clip_torch")
 PIPELINE = ("clip-retrieval", "faiss-cpu", "dagster", "dagster-webserver", "mlflow")
 MIN_FREE_BYTES = 5_000_000_000
 SERVER_TIMEOUT_SECONDS = 5
+MAX_ANSWER_BYTES = 32 << 20
 
 _OWN = "react_pipeline."
 _NONE = "none of this project; `react-pipeline ui` starts it"
@@ -266,7 +264,7 @@ def _tracking(project: Project) -> Iterator[Finding]:
         if uri.startswith("http"):
             _ask(f"{uri.rstrip('/')}/health")
         yield Finding("tracking", "ok", detail)
-    except (OSError, HTTPException) as error:
+    except (OSError, httpx.HTTPError) as error:
         remedy = "results are safe and are logged when it answers again"
         yield Finding("tracking", "note", f"{detail}: {error}", remedy)
 
@@ -292,18 +290,15 @@ def _server(what: str, address: str, variable: str, ask: Callable[[str], str]) -
             remedy = "`react-pipeline ui` starts it; right after a start wait a minute"
             return Finding(what, "note", f"{address}: {fault}", remedy)
         return Finding(what, "ok", f"{address} answers")
-    except HTTPError as error:
-        if error.code == HTTPStatus.UNAUTHORIZED:
+    except (OSError, httpx.HTTPError) as error:
+        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == 401:
             remedy = (
                 f"on the machine itself, past the proxy: {variable}=http://127.0.0.1:PORT "
                 "react-pipeline doctor"
             )
             return Finding(what, "ok", f"{address} answers, and asks for a password", remedy)
-        detail = str(error)
-    except (OSError, HTTPException) as error:
-        detail = str(error)
-    remedy = "react-pipeline ui, or correct its address"
-    return Finding(what, "note", f"{address}: {detail}", remedy)
+        words = str(error).partition("\n")[0] or "timed out"
+    return Finding(what, "note", f"{address}: {words}", "react-pipeline ui, or correct its address")
 
 
 def _daemons(address: str) -> str:
@@ -327,9 +322,22 @@ def _health(address: str) -> str:
 
 
 def _ask(url: str, body: bytes | None = None) -> bytes:
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - http only
-    # Whatever answers there, it ends: the time-out is that of the whole answer, whose size is
-    # limited too.
-    opener = guarded_opener(allow_private_addresses=True)
-    with opener.open(request, timeout=SERVER_TIMEOUT_SECONDS) as answer:
-        return bytes(answer.read())
+    """Return what a server of ours answers. Whatever answers there, it ends."""
+    return asyncio.run(_answer_of(url, body))
+
+
+async def _answer_of(url: str, body: bytes | None) -> bytes:
+    data = b""
+    method = "GET" if body is None else "POST"
+    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+    async with (
+        asyncio.timeout(SERVER_TIMEOUT_SECONDS),
+        httpx.AsyncClient(timeout=None, follow_redirects=True) as client,  # noqa: S113 - as a whole
+        client.stream(method, url, content=body, headers=headers) as answer,
+    ):
+        answer.raise_for_status()
+        async for part in answer.aiter_raw():
+            data += part
+            if len(data) > MAX_ANSWER_BYTES:
+                raise OSError(f"its answer is longer than {MAX_ANSWER_BYTES:,} bytes")
+    return data

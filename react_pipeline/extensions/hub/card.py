@@ -145,40 +145,34 @@ def _hub_results(method: str, results: Mapping[str, EvalResult | None]) -> list[
 def _shown_results(
     project: Project, checkpoint: Artifact, decision: HistoryEntry | None
 ) -> dict[str, EvalResult | None]:
-    """Of the base, the model and its control; None where there is none."""
-    artifacts = _shown_artifacts(project, checkpoint, decision)
-    return {
-        name: None if artifact is None else EvalResult.read(artifact)
-        for name, artifact in artifacts.items()
-    }
-
-
-def _shown_artifacts(
-    project: Project, checkpoint: Artifact, decision: HistoryEntry | None
-) -> dict[str, Artifact | None]:
-    """Of the base, the model and its control: the fresh results; of an older champion its own, and
-    a base like it.
+    """Return the fresh results of the base, the model and its control; of an older champion its
+    own, and a base that was measured alike. None where there is none.
     """
     slug, method = checkpoint.key.split("/")
     trained = method.removesuffix(CONTROL_SUFFIX)
-    results: dict[str, Artifact | None] = {}
-    for name in ("base", trained, trained + CONTROL_SUFFIX):
-        try:
-            results[name] = fresh_or_none(project, "domain_results", method_key(slug, name))
-        except InputError:
-            results[name] = None
-    result = results[method]
+    names = ("base", trained, trained + CONTROL_SUFFIX)
+    shown = {name: _fresh_result(project, slug, name) for name in names}
+    result = shown[method]
     is_own = result is not None and result.parents.get(checkpoint.stage) == checkpoint.fingerprint
-    if decision is None or is_own:
-        return results
-    own = next(iter(results_of(project, slug, method, checkpoint.fingerprint)), None)
-    base = None if results["base"] is None else Measured.of(results["base"])
-    alike = own is not None and base is not None and base.measure == own.measure
-    # Today's control was trained as today's model was, not as this one.
-    shown: dict[str, Artifact | None] = dict.fromkeys(results)
-    shown["base"] = results["base"] if alike else None
-    shown[method] = own.artifact if own else None
-    return shown
+    if decision and not is_own:
+        own = next(iter(results_of(project, slug, method, checkpoint.fingerprint)), None)
+        base = Measured.of(shown["base"]) if shown["base"] else None
+        # Today's control was trained as today's model was, not as this one.
+        shown = dict.fromkeys(names)
+        if own:
+            shown[method] = own.artifact
+            shown["base"] = base.artifact if base and base.measure == own.measure else None
+    return {
+        name: None if artifact is None else EvalResult.read(artifact)
+        for name, artifact in shown.items()
+    }
+
+
+def _fresh_result(project: Project, slug: str, method: str) -> Artifact | None:
+    try:
+        return fresh_or_none(project, "domain_results", method_key(slug, method))
+    except InputError:  # the domain's file is gone
+        return None
 
 
 def _figures(
@@ -230,27 +224,21 @@ def _ingredients(project: Project, checkpoint: Artifact, pairs: Artifact) -> dic
         encoder = project.store.open(stage, ALL, of.parents[stage])
         return encoder_fields(encoder.manifest["config"], encoder.path)
 
-    method = checkpoint.key.split("/")[1]
+    slug, method = checkpoint.key.split("/")
     methods = project.config.all_methods
     retrieves = RETRIEVAL_CHECKPOINT in pairs.parents
+    shots = None
+    if FEW_SHOT_SET in checkpoint.parents:
+        shots = project.store.open(FEW_SHOT_SET, slug, checkpoint.parents[FEW_SHOT_SET])
     return {
         "checkpoint": checkpoint,
         "pairs": pairs,
         "corpus": project.store.open("corpus", ALL, pairs.parents["corpus"]),
         "base": fields_of("base_checkpoint", checkpoint),
         "retrieval": fields_of(RETRIEVAL_CHECKPOINT, pairs) if retrieves else {},
-        "shots": _count_shots(project, checkpoint),
+        "shots": shots.counts["images"] if shots else 0,
         "trains": methods[method].summary if method in methods else "see the documentation",
     }
-
-
-def _count_shots(project: Project, checkpoint: Artifact) -> int:
-    """Labelled pictures that it was trained on."""
-    if FEW_SHOT_SET not in checkpoint.parents:
-        return 0
-    slug = checkpoint.key.split("/")[0]
-    shots = project.store.open(FEW_SHOT_SET, slug, checkpoint.parents[FEW_SHOT_SET])
-    return int(shots.counts["images"])
 
 
 def ingredients(project: Project) -> dict[str, Sequence[tuple[str, str, str]]]:

@@ -12,9 +12,12 @@ Beside the files of `use.exported_folder`::
 
 from __future__ import annotations
 
+import inspect
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 
+from react_pipeline.clip import GatedBlock
 from react_pipeline.extensions.hub.card import model_card
 from react_pipeline.extensions.hub.exported_folder import (
     write_calibration,
@@ -23,7 +26,6 @@ from react_pipeline.extensions.hub.exported_folder import (
     write_record,
 )
 from react_pipeline.extensions.hub.formats import FORMATS, Exported
-from react_pipeline.extensions.hub.gated_module import GATED_FILE, gated_module
 from react_pipeline.extensions.hub.staged_folder import refuse_occupied, staged
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
@@ -31,6 +33,8 @@ from react_pipeline.promotion import HistoryEntry, champion_decision
 from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact, InputError, StoreWriteError
 from react_pipeline.use import CHAMPION, trained_for
+
+GATED_FILE = "gated_blocks.py"
 
 
 def export(
@@ -79,7 +83,7 @@ def export(
             write_head(project, checkpoint, staging)
             write_calibration(project, checkpoint, staging)
             if loading.gated and loading.registered:
-                (staging / GATED_FILE).write_text(gated_module(), encoding="utf-8")
+                shutil.copyfile(inspect.getfile(GatedBlock), staging / GATED_FILE)
             domain = trained_for(project, checkpoint)
             exported = Exported(project, checkpoint, staging, domain, loading)
             facts = {name: write(exported) for name, write in FORMATS.items() if name in formats}

@@ -95,7 +95,7 @@ class Repository:
             )
             files = files_of(folder)
             stale = self._files(overwrite) - files.keys() - {".gitattributes"}
-            # `upload_folder` may split a large folder into several commits.
+            # `upload_folder` may split a folder into several commits, which can end half way.
             commit = api.create_commit(
                 self.name,
                 [
@@ -130,15 +130,10 @@ class Repository:
             raise
         except Exception as error:  # of two HTTP clients, over the versions of huggingface_hub
             status = getattr(getattr(error, "response", None), "status_code", 0)
-            if status == 401:
+            if status in (401, 403):
                 raise InputError(
-                    f"--push: {constants.ENDPOINT} does not accept the token (401); make one with "
-                    f"the right to write, and set HF_TOKEN; {state}"
-                ) from error
-            if status == 403:
-                raise InputError(
-                    f"{self}: the token has no right to write there (403); use another token or "
-                    f"OWNER; {state}"
+                    f"{self}: {constants.ENDPOINT} refuses the token ({status}); set HF_TOKEN to "
+                    f"one with the right to write there, or take another OWNER; {state}"
                 ) from error
             # The address of an upload is signed.
             text = _QUERY.sub("", " ".join(f"{error} {error.__cause__ or ''}".split()))[:300]

@@ -22,21 +22,17 @@ from react_pipeline.corpus import (
     IMAGE_EXTENSIONS,
     IMAGE_SUFFIXES,
     MAX_METADATA_BYTES,
-    SHARDS,
     PackedSample,
     open_table,
-    pack,
     parse_fields,
-    take_stock_of,
+    publish_pairs,
 )
 from react_pipeline.extensions.images.corpus_kind import Images
-from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, files_below, find_files, leads_out, text_of
 from react_pipeline.store import (
     MAX_IMAGE_BYTES,
     Artifact,
     CorpusError,
-    Scratch,
     read_bounded,
     remembered_sha256,
     sha256_of,
@@ -98,23 +94,14 @@ def publish_image_corpus(project: Project, config: Images) -> Artifact:
         else:
             content.append([text_of(source.name), remembered_sha256(project.store.root, source)])
 
-    def write(staging: Path, _: Scratch) -> dict[str, Any]:
-        (staging / SHARDS).mkdir()
-        skipped = _Skipped()
-        copied = Counter[str]()
-        pack(_numbered(sources, config, skipped, copied), staging / SHARDS, 0)
-        if not copied["pairs"]:
-            raise CorpusError(
-                f"corpus.images: no pair in {len(sources)} folders and files: KEY.jpg needs its "
-                f"caption in KEY.{config.caption_extension}"
-                + "".join(f"; skipped: {name}, {reason}" for name, reason in skipped.rows[:1])
-            )
+    skipped = _Skipped()
+
+    def finish(staging: Path) -> dict[str, Any]:
         if skipped.rows:
             skipped.write(staging / SKIPPED_FILE)
-        stock = take_stock_of(staging, sorted((staging / SHARDS).iterdir()))
-        return {**stock, "pairs": copied["pairs"], "skipped": dict(skipped.counts)}
+        return {"skipped": dict(skipped.counts)}
 
-    return project.store.build(resolve(project, "corpus", content=content), write)
+    return publish_pairs(project, content, _numbered(sources, config, skipped), finish)
 
 
 def find_sources(corpus: Images) -> list[Path]:
@@ -146,17 +133,22 @@ def _content_of(folder: Path, corpus: Images) -> list[list[str]]:
     return content
 
 
-def _numbered(
-    sources: list[Path], corpus: Images, skipped: _Skipped, copied: Counter[str]
-) -> Iterator[PackedSample]:
+def _numbered(sources: list[Path], corpus: Images, skipped: _Skipped) -> Iterator[PackedSample]:
     # Names of files and rows may repeat, or hold what no key may; numbers do not.
+    count = 0
     with tqdm(desc="copying images", unit="pair", disable=None, leave=False) as bar:
         for source in sources:
             read = _read_folder if source.is_dir() else _read_table
             for image, caption, about in read(source, corpus, skipped):
-                yield f"{copied['pairs']:09d}", image, caption, about
-                copied["pairs"] += 1
+                yield f"{count:09d}", image, caption, about
+                count += 1
                 bar.update()
+    if not count:
+        raise CorpusError(
+            f"corpus.images: no pair in {len(sources)} folders and files: KEY.jpg needs its "
+            f"caption in KEY.{corpus.caption_extension}"
+            + "".join(f"; skipped: {name}, {reason}" for name, reason in skipped.rows[:1])
+        )
 
 
 def _read_folder(folder: Path, corpus: Images, skipped: _Skipped) -> Iterator[_Read]:

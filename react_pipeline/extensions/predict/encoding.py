@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from react_pipeline.corpus import BadImage, decode_apart, load_batches
+from react_pipeline.corpus import BadImage, RemoteShard, decode_apart, load_batches
 from react_pipeline.embedding import Encoder
 from react_pipeline.extensions.predict.pictures import LedgerRow, Picture
 from react_pipeline.store import ReactError, rename_synced
@@ -86,7 +86,10 @@ def encode_pictures(
                 batches = [places[n : n + batch_size] for n in range(0, len(some), batch_size)]
                 pinned = encoder.clip.device != "cpu"
                 processes = min(workers, len(batches))
-                loader = load_batches(dataset, batches, processes, _collate, pin_memory=pinned)
+                spawn = any(isinstance(picture.path, RemoteShard) for picture in some)
+                loader = load_batches(
+                    dataset, batches, processes, _collate, pin_memory=pinned, spawn=spawn
+                )
                 part = joined((_encode(encoder, batch) for batch in loader), encoder.clip.dimension)
                 if file:
                     _write(file, part)

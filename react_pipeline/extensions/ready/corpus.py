@@ -17,11 +17,7 @@ from tqdm import tqdm
 from react_pipeline.corpus import remember_place, text_batches
 from react_pipeline.extensions.ready.corpus_kind import ReadyEmbeddings
 from react_pipeline.extensions.ready.layout import (
-    LAYOUTS,
     Part,
-    caption_columns,
-    captions_of,
-    check_similarity,
     check_values,
     find_parts,
     reasons_to_convert,
@@ -65,10 +61,6 @@ def publish_inventory(project: Project, config: ReadyEmbeddings) -> Artifact:
             rows = subset_rows(folder, parts, config.subset)
             np.save(staging / ROWS_FILE, rows)
             pairs = len(rows)
-        column = LAYOUTS[config.layout].similarity
-        difference = (
-            {"similarity_difference": check_similarity(folder, parts, column)} if column else {}
-        )
         not_unit = check_values(folder, parts)
         files = pd.DataFrame(
             {"name": names, "bytes": [(folder / name).stat().st_size for name in names]}
@@ -82,10 +74,6 @@ def publish_inventory(project: Project, config: ReadyEmbeddings) -> Artifact:
             "dimension": parts[0].dimension,
             "not_unit": not_unit,
             "convert": reasons_to_convert(folder, parts, config, not_unit),
-            "empty_captions": sum(
-                _empty_captions(folder / part.metadata, config) for part in parts
-            ),
-            **difference,
         }
 
     content = [list(pair) for pair in zip(names, digests, strict=True)]
@@ -163,8 +151,3 @@ def _is_in(
         is_in[open_rows] = low[first[open_rows]] == halves[open_rows, 1]
         first[open_rows] += 1
     return is_in
-
-
-def _empty_captions(path: Path, corpus: ReadyEmbeddings) -> int:
-    batches = text_batches(path, caption_columns(corpus))
-    return sum(not text.strip() for batch in batches for text in captions_of(batch, corpus))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from react_pipeline.extensions.web import TableColumns
 
 if TYPE_CHECKING:
-    from react_pipeline.corpus import CorpusSize, CorpusWork, ImageSource
+    from react_pipeline.corpus import CorpusSize, CorpusWork
     from react_pipeline.project import Project
     from react_pipeline.store import Artifact
 
@@ -27,7 +27,6 @@ class ReadyEmbeddings(TableColumns):
     subset: Path | None = None
     indices: Path | None = None
 
-    fetches_images: ClassVar[bool] = True
     variants: ClassVar[tuple[str, ...]] = ("datacomp",)
 
     def identity(self) -> dict[str, Any]:
@@ -35,21 +34,11 @@ class ReadyEmbeddings(TableColumns):
         columns = {"url_column", "caption_column", "hash_column", "vector_column"}
         return self.model_dump(mode="json", include={"kind", "layout", *columns})
 
-    def identity_of_images(self) -> dict[str, Any]:
-        """How they are fetched."""
-        return {"download": self.download.identity()}
-
     def publish(self, project: Project) -> Artifact:
         """Take stock of the files."""
         from react_pipeline.extensions.ready.corpus import publish_inventory
 
         return publish_inventory(project, self)
-
-    def open_images(self, corpus: Artifact, pool: Path) -> ImageSource:
-        """Their URLs."""
-        from react_pipeline.extensions.web import UrlSource
-
-        return UrlSource(self, pool)
 
     @property
     def has_vectors(self) -> bool:

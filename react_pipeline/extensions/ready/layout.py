@@ -19,17 +19,8 @@ from tqdm import tqdm
 from react_pipeline.corpus import require_text_columns, rows_of_table, schema_of_table
 from react_pipeline.embedding import DAMAGED_REMEDY, UNIT_TOLERANCE, file_of, is_mappable
 from react_pipeline.extensions.ready.corpus_kind import ReadyEmbeddings
-from react_pipeline.extensions.ready.vector_files import (
-    shape_of,
-    take_rows,
-    take_vectors,
-    vector_blocks,
-)
+from react_pipeline.extensions.ready.vector_files import shape_of, vector_blocks
 from react_pipeline.store import CorpusError
-
-SIMILARITY_TOLERANCE = 0.01
-"""Of published similarities; half precision and other kernels cost about 0.001."""
-_SAMPLED_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -39,13 +30,11 @@ class Layout:
     Attributes:
         metadata: Tables with URL and caption.
         text: Vectors of captions; "" if none are published.
-        similarity: Column with the cosine of each row's two vectors; "" if there is none.
     """
 
     image: str
     metadata: str
     text: str = ""
-    similarity: str = ""
 
 
 _CLIP_RETRIEVAL = Layout(
@@ -54,12 +43,8 @@ _CLIP_RETRIEVAL = Layout(
 LAYOUTS = {
     "clip-retrieval": _CLIP_RETRIEVAL,
     "clip-retrieval-images": replace(_CLIP_RETRIEVAL, text=""),
-    "datacomp-b32": Layout(
-        "{}.npz/b32_img", "{}.parquet", "{}.npz/b32_txt", "clip_b32_similarity_score"
-    ),
-    "datacomp-l14": Layout(
-        "{}.npz/l14_img", "{}.parquet", "{}.npz/l14_txt", "clip_l14_similarity_score"
-    ),
+    "datacomp-b32": Layout("{}.npz/b32_img", "{}.parquet", "{}.npz/b32_txt"),
+    "datacomp-l14": Layout("{}.npz/l14_img", "{}.parquet", "{}.npz/l14_txt"),
     "parquet": Layout("{}.parquet/VECTOR", "{}.parquet"),
 }
 """`corpus.layout`; VECTOR is `corpus.vector_column`."""
@@ -105,25 +90,15 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
         for name in (image, layout.text, layout.metadata)
         if name
     }
-    for name, numbers in files.items():
-        if not numbers:
-            more = (
-                "; set `clip-retrieval-images` if only images have vectors"
-                if name == _CLIP_RETRIEVAL.text
-                else ""
-            )
+    numbers = set[str]().union(*files.values()) or {"N"}
+    for name, found in files.items():
+        if lacking := sorted(numbers - found.keys()):
             raise CorpusError(
-                f"{(folder / file_of(name)).parent}: no file "
-                f"{Path(file_of(name)).name.replace('{}', 'N')}, which "
-                f"`corpus.layout: {corpus.layout}` needs{more}"
+                f"{folder / file_of(name).format(lacking[0])}: is missing (of {len(lacking)} such), "
+                f"and `corpus.layout: {corpus.layout}` needs it; download what is missing, take the "
+                "other files of that number away, or set `clip-retrieval-images` if only images "
+                "have vectors"
             )
-        for other, others in files.items():
-            if lacking := sorted(others.keys() - numbers.keys()):
-                raise CorpusError(
-                    f"{(folder / file_of(name)).parent}: no file of number {lacking[0]} for "
-                    f"{Path(name).name} (of {len(lacking)} such), which {file_of(other)} has; "
-                    "download what is missing, or take the other files of that number away"
-                )
     parts = []
     for number in tqdm(
         sorted(files[image]), desc="checking files", unit="part", disable=None, leave=False
@@ -165,38 +140,6 @@ def check_values(folder: Path, parts: list[Part]) -> int:
                     others += int((np.abs(lengths - 1) > UNIT_TOLERANCE).sum())
             bar.update(part.rows)
     return others
-
-
-def check_similarity(folder: Path, parts: list[Part], column: str) -> float:
-    """Recompute published similarities for some rows of each part: rows, types and encoder fit if
-    they agree.
-
-    Returns:
-        The largest difference.
-
-    Raises:
-        CorpusError: Naming file and row of one that differs by more than `SIMILARITY_TOLERANCE`.
-    """
-    largest = 0.0
-    for part in parts:
-        rows = np.unique(
-            np.linspace(0, part.rows - 1, min(_SAMPLED_ROWS, part.rows)).astype(np.int64)
-        )
-        published = np.concatenate(
-            [group[column] for group in take_rows(folder / part.metadata, rows, [column])]
-        )
-        image, text = (unit(take_vectors(folder / name, rows)) for name in (part.image, part.text))
-        differences = np.abs((image * text).sum(axis=1) - published)
-        if np.any(wrong := differences > SIMILARITY_TOLERANCE):
-            row = int(rows[wrong][0])
-            raise CorpusError(
-                f"{folder / part.metadata}: row {row} has {column} {published[wrong][0]:.4f}, "
-                f"its vectors in {part.image} give another similarity, by "
-                f"{differences[wrong][0]:.4f}: the files do not belong together, or rows are in "
-                f"another order; {DAMAGED_REMEDY}"
-            )
-        largest = max(largest, float(np.nanmax(differences, initial=0.0)))
-    return largest
 
 
 def reasons_to_convert(
@@ -246,11 +189,6 @@ def _numbers(folder: Path, name: str) -> dict[str, str]:
     for path in sorted((folder / parent).iterdir()) if (folder / parent).is_dir() else ():
         if match := pattern.fullmatch(path.name):
             files[match[1]] = path.relative_to(folder).as_posix()
-    digits = [number for number in files if number.isdigit()]
-    if len({int(number) for number in digits}) < len(digits):
-        raise CorpusError(
-            f"{folder / parent}: a number is written in two ways (1 and 01); keep one of the files"
-        )
     return files
 
 
@@ -276,7 +214,6 @@ def _measured(folder: Path, part: Part) -> Part:
 
 def _check_columns(path: Path, corpus: ReadyEmbeddings) -> None:
     schema = schema_of_table(path)
-    similarity = LAYOUTS[corpus.layout].similarity
     fields = [
         ("url_column", corpus.url_column),
         *(("caption_column", name) for name in caption_columns(corpus)),
@@ -284,7 +221,3 @@ def _check_columns(path: Path, corpus: ReadyEmbeddings) -> None:
     fields += [("hash_column", corpus.hash_column)] if corpus.hash_column else []
     fields += [("subset", "uid")] if corpus.subset else []
     require_text_columns(path, schema, fields)
-    if similarity and similarity not in schema.names:
-        raise CorpusError(
-            f"{path}: no column {similarity!r}, which corpus.layout `{corpus.layout}` needs"
-        )

@@ -76,6 +76,4 @@ def listed_rows(store: Store, artifact: Artifact, corpus: UrlTables) -> Iterator
             "it back, or materialize that again"
         )
     tables = [digests[digest] for digest in recorded["sha256"]]
-    for row in read_rows(tables, corpus, Counter()):
-        fields = {"url": row.url, "hash": row.hash} if corpus.hash_column else {"url": row.url}
-        yield ListedPair(row.key, row.caption, fields)
+    yield from read_rows(tables, corpus, Counter())

@@ -11,7 +11,7 @@ from react_pipeline.extensions.web import TableColumns
 from react_pipeline.settings import LocalNames
 
 if TYPE_CHECKING:
-    from react_pipeline.corpus import CorpusSize, CorpusWork, ImageSource
+    from react_pipeline.corpus import CorpusSize, CorpusWork
     from react_pipeline.project import Project
     from react_pipeline.store import Artifact, Store
 
@@ -27,16 +27,11 @@ class UrlTables(TableColumns, ListedCorpus):
     urls: LocalNames
 
     file_fields: ClassVar[tuple[str, ...]] = ("urls",)
-    fetches_images: ClassVar[bool] = True
 
     def identity(self) -> dict[str, Any]:
         """Which columns are read."""
         fields = {"kind", "url_column", "caption_column", "hash_column"}
         return self.model_dump(mode="json", include=fields)
-
-    def identity_of_images(self) -> dict[str, Any]:
-        """How they are fetched."""
-        return {"download": self.download.identity()}
 
     def publish(self, project: Project) -> Artifact:
         """Take stock of the tables."""
@@ -49,12 +44,6 @@ class UrlTables(TableColumns, ListedCorpus):
         from react_pipeline.extensions.urls.corpus import listed_rows
 
         return listed_rows(store, corpus, self)
-
-    def open_images(self, corpus: Artifact, pool: Path) -> ImageSource:
-        """Their URLs."""
-        from react_pipeline.extensions.web import UrlSource
-
-        return UrlSource(self, pool)
 
     def size(self) -> CorpusSize:
         """The rows of parquet files; those of tsv files are not known before they are read."""

@@ -6,12 +6,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 from pyarrow import csv
 
 from react_pipeline.corpus import (
+    ListedPair,
     require_text_columns,
     schema_of_table,
     text_batches,
@@ -22,26 +22,17 @@ from react_pipeline.project import find_files
 from react_pipeline.store import open_regular
 
 
-class UrlRow(NamedTuple):
-    """A usable row. `key` is a digest of URL and caption: 32 hexadecimal digits, the key of the
-    pair.
-    """
-
-    key: str
-    url: str
-    caption: str
-    hash: str = ""
-
-
 def find_tables(patterns: Iterable[str]) -> list[Path]:
-    """The parquet and tsv files of absolute paths and patterns; errors as of `find_files`."""
+    """Return the parquet and tsv files of paths and patterns; errors as of `find_files`."""
     return find_files(patterns, (".parquet", ".tsv"), "corpus.urls")
 
 
 def read_rows(
     paths: Iterable[Path], corpus: TableColumns, skipped: Counter[str]
-) -> Iterator[UrlRow]:
-    """The usable rows of all tables in their order; of equal URLs the first.
+) -> Iterator[ListedPair]:
+    """Yield the usable rows of all tables in their order; of equal URLs the first.
+
+    The key of a pair is a digest of URL and caption: 32 hexadecimal digits.
 
     Blanks around URL and caption are cut. `skipped` counts the others: `no_url`, `no_caption`,
     `not_utf8`, `duplicate_url`, `bad_line` (of a tsv file). To know duplicates, about 160 bytes a
@@ -71,12 +62,8 @@ def read_rows(
                 seen.add(short)
                 # No URL holds a NUL, so no other pair of texts gives the same bytes.
                 digest.update(b"\0" + caption.encode())
-                yield UrlRow(
-                    digest.hexdigest()[:32],
-                    url,
-                    caption,
-                    "".join(_text(cell) or "" for cell in hashes),
-                )
+                fields = {"url": url, **({"hash": _text(hashes[0]) or ""} if hashes else {})}
+                yield ListedPair(digest.hexdigest()[:32], caption, fields)
 
 
 def _cells(

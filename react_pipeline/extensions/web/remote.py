@@ -1,21 +1,31 @@
-"""Shards on object stores and web servers: opened like files, identified without being read.
+"""Shards on object stores and web servers, by obstore: opened like files, identified without being
+read.
 
-Does not belong here: single requests (`remote_store`), which names are allowed
-(`settings.shard_patterns`), what a tar holds (`corpus.shards`). Everything else opens shards
-through
-`corpus.open_shard`, which takes local paths too.
+Does not belong here: which names are allowed (`settings.shard_patterns`), what a tar holds
+(`corpus.shards`), images at addresses that strangers wrote (`fetch`).
 """
 
 import hashlib
 import io
-import logging
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import lru_cache
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from react_pipeline.corpus import Identity, RemoteShard
-from react_pipeline.extensions.web.remote_store import attempt, file_system
 from react_pipeline.settings import StorageConfig, expand, has_wildcard
-from react_pipeline.store import CorpusError
+from react_pipeline.store import CorpusError, ReactError, SourceUnavailable
+
+ATTEMPTS = 4
+FIRST_PAUSE_SECONDS = 0.5
+"""Before the second attempt; it doubles."""
+ATTEMPTS_SECONDS = 60
+ANSWER_SECONDS = 120
+"""For one answer as a whole."""
 
 READ_THROUGH_BYTES = 256 << 10
 """A shorter gap between two reads is fetched too: a request of its own costs as much as its
@@ -23,18 +33,19 @@ transfer.
 """
 SMALLEST_FETCH_BYTES = 32 << 10
 LARGEST_FETCH_BYTES = 8 << 20
-
 _BUFFER_BYTES = 8 << 10
 _SAMPLED_BYTES = 1 << 20
-_TAGS = ("md5Hash", "Content-MD5", "ETag", "etag", "Last-Modified")
-logger = logging.getLogger(__name__)
+_GLOB = re.compile(r"(\*\*/|\*\*|\*|\[[^\]]*\])")
+_MARKS = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
+
+_process: int | None = None
 
 
 class RemoteServer:
-    """Object stores and web servers, by fsspec."""
+    """Object stores and web servers."""
 
     def find(self, pattern: str, storage: StorageConfig, field: str) -> list[RemoteShard]:
-        """The shards that a URL, or a pattern of some, names; only buckets are asked."""
+        """Return the shards that a URL, or a pattern of some, names; only buckets are asked."""
         all_shards: list[RemoteShard] = []
         for url in expand(pattern):
             shard = RemoteShard(url, storage)
@@ -54,73 +65,65 @@ class RemoteServer:
         in large pieces.
 
         Raises:
-            CorpusError: If the server serves no ranges, or does not say a length.
+            CorpusError: If it is not there, or its server serves no ranges.
         """
-        return io.BufferedReader(_RangedFile(shard), _BUFFER_BYTES)
+        return io.BufferedReader(_RangedFile(shard, _head(shard)["size"]), _BUFFER_BYTES)
 
     def identify(self, shard: RemoteShard) -> Identity:
-        """Size and tag, by one request where the server reports them."""
-        info = _info(shard)
-        tag = next((f"{name}:{info[name]}" for name in _TAGS if info.get(name)), "")
-        size, tag = (
-            (int(info["size"]), tag)
-            if tag and info.get("size") is not None
-            else _read_identity(shard)
-        )
+        """Return size and tag, by one request where the server reports them."""
+        head = _head(shard)
+        size = head["size"]
+        if head["e_tag"]:
+            tag = f"ETag:{head['e_tag']}"
+        elif head["last_modified"].timestamp():  # 0 where the server does not say it
+            tag = f"Last-Modified:{head['last_modified']}"
+        else:
+            with self.open(shard) as file:
+                ends = file.read(_SAMPLED_BYTES)
+                file.seek(max(0, size - _SAMPLED_BYTES))
+                tag = f"sampled:{hashlib.sha256(ends + file.read()).hexdigest()}"
         path = urlsplit(shard.url).path if shard.url.startswith("http") else ""
         return Identity(size, tag, hashlib.sha256(f"{size}:{tag}:{path}".encode()).hexdigest())
 
 
-def _read_identity(shard: RemoteShard) -> tuple[int, str]:
-    raw = _RangedFile(shard)
-    with io.BufferedReader(raw, _BUFFER_BYTES) as file:
-        head = file.read(_SAMPLED_BYTES)
-        size = file.seek(0, io.SEEK_END)
-        file.seek(max(0, size - _SAMPLED_BYTES))
-        tail = file.read()
-        return size, f"sampled:{hashlib.sha256(head + tail).hexdigest()}"
-
-
 def list_tars(pattern: RemoteShard) -> list[RemoteShard]:
-    """The tar files of a bucket that match a pattern with `*`, `**` or `[ab]`, sorted."""
-    scheme = pattern.url.partition("://")[0]
-    names = attempt(pattern, lambda: file_system(pattern).glob(pattern.url))
+    """Return the tar files of a bucket that match a pattern with `*`, `**` or `[ab]`, sorted."""
+    server, path = _split(pattern.url)
+    matches = re.compile("".join(map(_as_regex, _GLOB.split(path)))).fullmatch
+    folder = _GLOB.split(path)[0].rpartition("/")[0]
+    with _client(pattern) as (library, client, _):
+        entries = [entry for part in library.list(client, folder) for entry in part]
+    names = sorted(entry["path"] for entry in entries)
     return [
-        RemoteShard(f"{scheme}://{name}", pattern.storage)
-        for name in sorted(names)
-        if name.endswith(".tar")
+        RemoteShard(f"{server}/{name}", pattern.storage)
+        for name in names
+        if name.endswith(".tar") and matches(name)
     ]
+
+
+def _as_regex(part: str) -> str:
+    if part.startswith("["):
+        return part.replace("[!", "[^", 1)
+    return _MARKS.get(part) or re.escape(part)
 
 
 class _RangedFile(io.RawIOBase):
     """Reads by range, with a read-ahead that follows the way in which it is read."""
 
-    def __init__(self, shard: RemoteShard) -> None:
+    def __init__(self, shard: RemoteShard, size_bytes: int) -> None:
         self.shard = shard
         self.name = shard.url
+        self._size = size_bytes
         self._position = 0
         self._start = 0
         self._block = b""
         self._fetch_bytes = SMALLEST_FETCH_BYTES // 2
-        info = _info(shard)
-        if info.get("size") is None or info.get("partial", True) is False:
-            raise _no_ranges(shard)
-        self._size = int(info["size"])
-        fs = file_system(shard)
-        # fsspec's http would ask for the size once more.
-        options = {"size": self._size} if shard.url.startswith("http") else {}
-        self._handle = attempt(
-            shard, lambda: fs.open(shard.url, "rb", block_size=1, cache_type="none", **options)
-        )
 
     def readable(self) -> bool:
         return True
 
     def seekable(self) -> bool:
         return True
-
-    def tell(self) -> int:
-        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
@@ -131,23 +134,13 @@ class _RangedFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         size = max(0, min(len(buffer), self._size - self._position))
-        if not size:
-            return 0
-        data = self._read(size)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        self._handle.close()
-        super().close()
-
-    def _read(self, size: int) -> bytes:
         inside = self._position - self._start
-        if inside < 0 or inside + size > len(self._block):
+        if size and not 0 <= inside <= len(self._block) - size:
             self._fetch(size)
-            inside = self._position - self._start
-        return self._block[inside : inside + size]
+            inside = 0
+        buffer[:size] = self._block[inside : inside + size]
+        self._position += size
+        return size
 
     def _fetch(self, size: int) -> None:
         gap = self._position - (self._start + len(self._block))
@@ -157,35 +150,116 @@ class _RangedFile(io.RawIOBase):
         )
         # What the buffer above asks for next is fetched along.
         end = min(self._position + max(size + _BUFFER_BYTES, self._fetch_bytes), self._size)
-        self._block = attempt(self.shard, lambda: self._range(self._position, end))
+        self._block = _read_range(self.shard, self._position, end)
         self._start = self._position
 
-    def _range(self, start: int, end: int) -> bytes:
-        try:
-            self._handle.seek(start)
-            data: bytes = self._handle.read(end - start)
-        except ValueError as error:
-            # fsspec's message for a server that answers a range with the whole.
-            if "range requests" in str(error):
-                raise _no_ranges(self.shard) from error
-            raise
-        if len(data) != end - start:
-            raise ConnectionError(f"received {len(data):,} of {end - start:,} bytes")
-        return data
+
+def _head(shard: RemoteShard) -> Any:
+    with _client(shard) as (library, client, path):
+        return library.head(client, path)
 
 
-def _no_ranges(shard: RemoteShard) -> CorpusError:
-    return CorpusError(
-        f"{shard}: its server serves no ranges; copy the shards to a disk or a bucket, and name "
-        "those"
-    )
+def _read_range(shard: RemoteShard, start: int, end: int) -> bytes:
+    data = bytearray()
+    with _client(shard) as (library, client, path):
+        for part in library.get(client, path, options={"range": (start, end)}):
+            data += part
+            if len(data) > end - start:
+                break
+    if len(data) != end - start:
+        raise SourceUnavailable(f"{shard}: received {len(data):,} of {end - start:,} bytes")
+    return bytes(data)
 
 
-def _info(shard: RemoteShard) -> dict[str, Any]:
-    info: dict[str, Any] = attempt(shard, lambda: file_system(shard).info(shard.url))
-    if info.get("type") == "directory":
+@contextmanager
+def _client(shard: RemoteShard) -> Iterator[tuple[Any, Any, str]]:
+    """Give obstore, its client of the server, and the path there; errors name the shard.
+
+    Raises:
+        CorpusError: If another attempt would fail too.
+        SourceUnavailable: If it might not.
+    """
+    global _process
+    import obstore
+    from obstore import exceptions
+
+    if _process not in (None, os.getpid()):
+        raise ReactError(f"{shard}: a forked process cannot reach a server; start it by `spawn`")
+    _process = os.getpid()
+    server, path = _split(shard.url)
+    try:
+        yield obstore, _open_client(server, shard.storage), path
+    except FileNotFoundError as error:
+        raise CorpusError(f"{shard}: is not there; correct the address") from error
+    except exceptions.NotSupportedError as error:
         raise CorpusError(
-            f"{shard}: is a folder, not a tar; write a pattern such as "
-            f"{shard.url.rstrip('/')}/*.tar"
+            f"{shard}: its server serves no ranges; copy the shards to a disk or a bucket, and "
+            "name those"
+        ) from error
+    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+        raise CorpusError(
+            f"{shard}: access is refused; check the credentials of the environment or "
+            "`corpus.storage`"
+        ) from error
+    except (exceptions.BaseError, ValueError) as error:
+        words = " ".join(str(error).partition("Debug source")[0].split())[:300]
+        passes = "retries" in words or "response body" in words
+        kind = SourceUnavailable if passes else CorpusError
+        raise kind(
+            f"{shard}: cannot be read ({words}); check the address, the network and "
+            "`corpus.storage`"
+        ) from error
+
+
+def _split(url: str) -> tuple[str, str]:
+    scheme, _, rest = url.partition("://")
+    host, _, path = rest.partition("/")
+    return f"{scheme}://{host}", unquote(path) if scheme.startswith("http") else path
+
+
+@lru_cache
+def _open_client(server: str, storage: StorageConfig) -> Any:
+    from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
+
+    scheme, _, name = server.partition("://")
+    timeouts: Any = {
+        "timeout": timedelta(seconds=ANSWER_SECONDS),
+        "connect_timeout": "15s",
+        "allow_http": True,
+    }
+    retries: Any = {
+        "max_retries": ATTEMPTS - 1,
+        "retry_timeout": timedelta(seconds=ATTEMPTS_SECONDS),
+        "backoff": {
+            "init_backoff": timedelta(seconds=FIRST_PAUSE_SECONDS),
+            "max_backoff": timedelta(seconds=8 * FIRST_PAUSE_SECONDS),
+            "base": 2,
+        },
+    }
+    if scheme.startswith("http"):
+        return HTTPStore.from_url(server, client_options=timeouts, retry_config=retries)
+    fields = {
+        "base_url" if scheme == "gs" else "endpoint": storage.endpoint_url,
+        "region": storage.region,
+        "request_payer": storage.requester_pays,
+        "skip_signature": storage.anonymous,
+    }
+    options: dict[str, Any] = {field: value for field, value in fields.items() if value}
+    if scheme == "s3" and not storage.anonymous:
+        options["credential_provider"] = _aws_credentials(storage)
+    opened: Callable[..., Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[scheme]
+    return opened(name, client_options=timeouts, retry_config=retries, **options)
+
+
+def _aws_credentials(storage: StorageConfig) -> Any:
+    """Return those of AWS' own chain: the environment, its files, the role of the machine."""
+    import boto3
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    session = boto3.Session(profile_name=storage.profile)
+    if session.get_credentials() is None:
+        raise CorpusError(
+            "corpus.storage: no credentials found; set them in the environment, or "
+            "`corpus.storage.anonymous` for public buckets"
         )
-    return info
+    return Boto3CredentialProvider(session)

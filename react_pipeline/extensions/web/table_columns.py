@@ -1,10 +1,17 @@
-"""Fields of kinds that read tables of URLs and captions."""
+"""What kinds that read tables of URLs and captions have in common."""
 
-from typing import ClassVar, Self
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import model_validator
 
 from react_pipeline.settings import CorpusConfig, DownloadConfig, StorageConfig
+
+if TYPE_CHECKING:
+    from react_pipeline.corpus import ImageSource
+    from react_pipeline.store import Artifact
 
 
 class TableColumns(CorpusConfig):
@@ -15,6 +22,7 @@ class TableColumns(CorpusConfig):
     hash_column: str | None = None
     download: DownloadConfig = DownloadConfig()
 
+    fetches_images: ClassVar[bool] = True
     assumed_pair_bytes: ClassVar[int] = 25_000
 
     @model_validator(mode="after")
@@ -24,5 +32,15 @@ class TableColumns(CorpusConfig):
         return self
 
     def access(self) -> tuple[StorageConfig, DownloadConfig]:
-        """As images are fetched."""
+        """Return how images are fetched."""
         return StorageConfig(), self.download
+
+    def identity_of_images(self) -> dict[str, Any]:
+        """Return what decides which images are fetched."""
+        return {"download": self.download.identity()}
+
+    def open_images(self, corpus: Artifact, pool: Path) -> ImageSource:
+        """Return the images by their URLs."""
+        from react_pipeline.extensions.web import UrlSource
+
+        return UrlSource(self, pool)

@@ -1,23 +1,21 @@
-"""Images of chosen rows, by their URLs, out of a pool that all domains of a store share.
+"""Images of chosen rows by their URLs, fetched once into the pool of the store.
 
-Each build downloads into a folder of its own in the pool and reads all of them, so processes never
-write to the same file. Two builds at once take turns, to fetch nothing twice. Does not belong here:
-which rows are chosen (`retrieval`), fetching (`downloads`).
+Two builds at once take turns, to fetch nothing twice. Does not belong here: which rows are chosen
+(`retrieval`), fetching (`downloads`).
 """
 
-import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from react_pipeline.corpus import ImageSource
-from react_pipeline.extensions.web.downloads import download_images
+from react_pipeline.corpus import BadImage, ImageSource
+from react_pipeline.extensions.web.downloads import Failure, download_images
+from react_pipeline.extensions.web.image_pool import ImagePool, Wanted
 from react_pipeline.extensions.web.table_columns import TableColumns
 from react_pipeline.store import digest_of, locked
-from react_pipeline.web_policy import plain_url
+from react_pipeline.web_policy import MAX_URL_CHARS, REFUSED_URL, plain_url
 
 URL_COLUMNS = ["url", "caption"]
 """Columns of the corpus' metadata that locate and describe a pair."""
@@ -33,46 +31,59 @@ class UrlSource(ImageSource):
         super().__init__([*URL_COLUMNS, *(["hash"] if corpus.hash_column else [])], "url")
         self.corpus = corpus
         rules = corpus.download.identity() | {"retries": None, "max_pixels": corpus.max_pixels}
-        self.pool = pool / digest_of(rules)[:16]
-        self._own = self.pool / secrets.token_hex(8)
+        self.pool = ImagePool(pool / digest_of(rules)[:16])
+        self._given_up: dict[Wanted, Failure] = {}
 
     def fetchable(self, rows: pd.DataFrame) -> pd.Series:
         """Return whether each URL is a plain one; no round of fetching is spent on others."""
         return rows["url"].map(lambda url: plain_url(url) is not None)
 
     def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
-        """Fetch what is not there yet, then read each image; a row without a caption fails as
-        `empty_caption`.
+        """Fetch what is not there yet, then give each image; a row without a caption fails as
+        `empty_caption`. Rows of equal URL share one image, with the hash of the first.
         """
-        captions = (
-            rows["caption"]
-            .fillna("")
-            .astype(str)
-            .str.strip()
-            .str[: self.corpus.max_caption_chars]
-            .str.strip()
-        )
-        empty = rows[captions == ""]
-        self._failed.update(
-            {int(row.row): (str(row.url), "empty_caption", "", 0) for row in empty.itertuples()}
-        )
-        described_rows = rows.rename(columns={"class": "label"}).assign(caption=captions)[
-            captions != ""
-        ]
-        table = described_rows[["row", *self.columns]].drop(columns="caption")
+        pairs = rows.rename(columns={"class": "label"}).sort_values("row", kind="stable")
+        captions = pairs["caption"].fillna("").astype(str).str.strip()
+        pairs["caption"] = captions.str[: self.corpus.max_caption_chars].str.strip()
+        pairs["image_sha256"] = ""
+        hashes = pairs["hash"].fillna("") if self.corpus.hash_column else [""] * len(pairs)
+        wanted: dict[str, Wanted] = {}
+        placed: list[tuple[Any, Wanted]] = []
+        for pair, digest in zip(pairs.itertuples(index=False), hashes, strict=True):
+            url = plain_url(pair.url)
+            if url is None:
+                self._fail(pair, Failure(REFUSED_URL, "not a plain http or https URL", 0))
+            elif not pair.caption:
+                self._fail(pair, Failure("empty_caption", "", 0))
+            else:
+                placed.append((pair, wanted.setdefault(url, (url, digest))))
+        self._download(list(wanted.values()))
+        for pair, one in placed:
+            if failure := self._given_up.get(one):
+                self._fail(pair, failure)
+            else:
+                image, source_sha256 = self.pool.read(one)
+                yield pair._replace(image_sha256=source_sha256), image
+
+    def _download(self, wanted: list[Wanted]) -> None:
         settings = self.corpus.download
-        with locked(self.pool / ".lock"):
-            others = [folder for folder in self.pool.iterdir() if folder.is_dir()]
-            earlier = [folder for folder in others if folder != self._own]
-            got = download_images(table, self._own, settings, self.corpus.max_pixels, earlier)
-            for folder in {kept.path.parent for kept in got.kept.values()}:
-                os.utime(folder)  # used now, for `prune`
-        self._failed.update(
-            {int(row): tuple(about) for row, *about in got.failed.to_numpy().tolist()}
-        )
-        digests = got.images.rename(columns={"source_sha256": "image_sha256"})
-        described = described_rows.drop(columns="image_sha256", errors="ignore").merge(
-            digests, on="row"
-        )
-        for pair in described.sort_values("row", kind="stable").itertuples(index=False):
-            yield pair, got.read(int(pair.row))
+        with locked(self.pool.folder / ".lock"):
+            self.pool.look()
+            missing = [one for one in wanted if not self._is_known(one)]
+            if missing:
+                self._given_up |= download_images(
+                    missing, self.pool.own, settings, self.corpus.max_pixels
+                )
+                self.pool.look()
+            self.pool.mark_used(wanted)
+
+    def _is_known(self, one: Wanted) -> bool:
+        try:
+            return one in self._given_up or self.pool.has(one)
+        except BadImage as error:
+            self._given_up[one] = Failure(error.reason, error.detail, 1)
+            return True
+
+    def _fail(self, pair: Any, failure: Failure) -> None:
+        about = (failure.reason, failure.detail, failure.attempts)
+        self._failed[int(pair.row)] = (str(pair.url)[:MAX_URL_CHARS], *about)

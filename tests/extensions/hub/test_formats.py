@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -105,37 +104,6 @@ def test_a_space_needs_a_model_that_open_clip_loads(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Space"):
         write_space(Exported(None, None, tmp_path, None, ours))  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_the_app_of_a_space_answers_on_its_page(retrieved_project: Project, tmp_path: Path) -> None:
-    reason = "gradio is not installed: it needs pillow below 13"
-    pytest.importorskip("gradio", reason=reason)
-    from gradio_client import Client, handle_file
-
-    customized(retrieved_project, "locked-text")
-    folder = export(
-        retrieved_project, "shapes", "locked-text", tmp_path / "space", formats=["space"]
-    )
-    picture = tmp_path / "picture.png"
-    picture.write_bytes(encode(draw("circle", "red", 1)))
-    environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"}
-    app = subprocess.Popen(
-        [sys.executable, "-u", str(folder / "app.py")],
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-    )
-    try:
-        assert app.stdout is not None
-        line = next(line for line in app.stdout if "http" in line)
-        answer = Client(line.split()[-1]).predict(handle_file(picture), api_name="/classify")
-    finally:
-        app.terminate()
-        app.wait()
-    (exact,) = Classifier.load(folder, precision="fp32").predict([picture])
-    assert answer["label"] == exact.classes[0]
 
 
 def test_a_card_has_the_results_of_the_artifact(retrieved_project: Project, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from react_pipeline.extensions.predict import encoding, pictures, run_folder
 from react_pipeline.extensions.predict.pictures import Picture, find_pictures
 from react_pipeline.extensions.predict.predict import Options, embed_pictures, predict_pictures
 from react_pipeline.extensions.predict.transduction import adapted_to, transduce
-from react_pipeline.extensions.web import remote_store
+from react_pipeline.extensions.web import remote
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError, MissingArtifact, ReactError, SourceUnavailable
 from react_pipeline.use.classifier import Classifier
@@ -399,7 +399,7 @@ def test_shards_on_a_server_give_the_predictions_of_local_ones(
     monkeypatch: pytest.MonkeyPatch,
     workers: int,
 ) -> None:
-    monkeypatch.setattr(remote_store, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
     predict_pictures(classifier, str(drawings / "shards" / "*.tar"), tmp_path / "local", NOW)
     output, options = tmp_path / "out", Options(workers=workers)
     with serve_folder(drawings / "shards") as server:

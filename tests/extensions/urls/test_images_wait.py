@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 from support.drawings import COLOURS, SHAPES, draw, encode
 from support.retrieval import configure
-from support.web import Web, keep_img2dataset_loaded, page, served
+from support.web import Web, page, served
 
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import row_metadata, sides, vectors_of
@@ -50,7 +50,6 @@ def drawing(number: int) -> tuple[bytes, str]:
 
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    keep_img2dataset_loaded(monkeypatch)
     answers: dict[str, Any] = {f"/{number}": drawing(number)[0] for number in range(IMAGES)}
     with served({**answers, "/page": page}) as server:
         yield server
@@ -296,11 +295,10 @@ def test_what_needs_every_image_is_refused(
         project.retrieval("shapes")
 
 
-def test_captions_alone_are_the_default_modes(make_project: MakeProject, table: Path) -> None:
+def test_only_captions_without_images_are_searched_alone(
+    make_project: MakeProject, table: Path
+) -> None:
     assert project_of(make_project, table, retrieval={}).retrieval("shapes").modes == ("t2t",)
-
-
-def test_tars_have_their_images_at_hand(make_project: MakeProject) -> None:
     with pytest.raises(ConfigError, match=r"embedding\.encode: captions"):
         make_project(embedding={"encode": "captions"})
 
@@ -339,17 +337,9 @@ def test_a_table_that_changed_must_be_materialized_again(
     run(project, "corpus", "all")
     run(project, "base_checkpoint", "all")
     inputs = resolve(project, "corpus_embeddings")
-    write_table(table.parent, [("http://a/1", "one")])
+    write_table(table.parent, [("", "one")])
     with pytest.raises(ChangedSource, match=r"pairs\.parquet"):
         list(project.config.corpus.pairs(project.store, inputs.parents["corpus"]))  # type: ignore[attr-defined]
-
-
-def test_rows_that_cannot_be_used_are_counted(make_project: MakeProject, tmp_path: Path) -> None:
-    rows = [("http://a/1", "x"), ("http://a/1", "y"), (None, "x"), ("http://a/2", None)]
-    project = project_of(make_project, write_table(tmp_path, rows))
-    counts = run(project, "corpus", "all").counts
-    assert counts["skipped"] == {"duplicate_url": 1, "no_url": 1, "no_caption": 1}
-    write_table(tmp_path, rows[2:])
     with pytest.raises(CorpusError, match="no_url"):
         run(project, "corpus", "all")
 

@@ -21,7 +21,7 @@ def read(
 ) -> tuple[list[tuple[str, str]], Counter[str]]:
     skipped: Counter[str] = Counter()
     return [
-        (row.url, row.caption) for row in read_rows(paths, columns(url, caption), skipped)
+        (row.fields["url"], row.caption) for row in read_rows(paths, columns(url, caption), skipped)
     ], skipped
 
 
@@ -157,7 +157,5 @@ def test_hashes_go_with_their_rows(tmp_path: Path) -> None:
         caption=["x", "y"],
         sha256=["ab", None],
     )
-    assert [row.hash for row in read_rows([path], columns(hash_column="sha256"), Counter())] == [
-        "ab",
-        "",
-    ]
+    rows = read_rows([path], columns(hash_column="sha256"), Counter())
+    assert [row.fields["hash"] for row in rows] == ["ab", ""]

@@ -9,17 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support.drawings import COLOURS, SHAPES, draw, encode
 from support.shard_server import serve_folder
 from support.vectors import read_vectors
-from support.web import served
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import open_source, publish_corpus
 from react_pipeline.corpus.image_source import LOCATION
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
-from react_pipeline.extensions.web import remote_store
+from react_pipeline.extensions.web import remote
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import SourceUnavailable
 
@@ -60,44 +58,15 @@ def test_remote_shards_give_embeddings_and_images_of_local_ones(
 def test_a_dying_server_is_named_and_finished_shards_are_kept(
     make_project: MakeProject, drawings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_store, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
     with serve_folder(drawings / "shards") as server:
         project = make_project(corpus={"shards": [f"{server.url}/{{00000..00002}}.tar"]})
         publish_corpus(project)
         publish_base(project)
         server.answers["/00002.tar"] = [503] * 100
-        with pytest.raises(SourceUnavailable, match=r"00002\.tar: answers 503, after 4 attempts"):
+        with pytest.raises(SourceUnavailable, match=r"00002\.tar: .*after 3 retries"):
             embed_corpus(project)
         server.answers.clear()
         server.requests.clear()
         assert embed_corpus(project).counts["rows"] == 96
         assert set(server.requests) == {"/00002.tar"}
-
-
-def test_downloaded_pairs_are_embedded_with_their_url(
-    make_project: MakeProject, tmp_path: Path
-) -> None:
-    images = {
-        f"/{number}": encode(draw(SHAPES[number % 4], COLOURS[number // 4 % 4], number), "png")
-        for number in range(8)
-    }
-    with served(images) as web:
-        table = pd.DataFrame(
-            {
-                "url": [web.url + path for path in images],
-                "caption": [f"words {path}" for path in images],
-            }
-        )
-        table.to_parquet(tmp_path / "pairs.parquet")
-        project = make_project(
-            corpus={
-                "kind": "urls",
-                "urls": ["pairs.parquet"],
-                "download": {"allow_private_addresses": True},
-            }
-        )
-        publish_corpus(project)
-    publish_base(project)
-    metadata = read_metadata(embed_corpus(project), ["url", "caption"])
-    assert sorted(metadata["url"]) == sorted(table["url"])
-    assert sorted(metadata["caption"]) == sorted(table["caption"])

@@ -8,6 +8,7 @@ not typed, code that ran, and more than `MAX_SECONDS` or `MAX_BYTES`.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import gzip
 import io
@@ -37,7 +38,8 @@ import test_bounded_files
 import test_code_in_checkpoints
 import test_domain_files
 import test_nested_json
-import test_web_access
+import test_public_addresses
+import test_url_source
 import torch
 import yaml
 from PIL import Image
@@ -55,10 +57,9 @@ from react_pipeline.corpus.decoding import _decoder
 from react_pipeline.corpus.images import BadSample
 from react_pipeline.corpus.servers import RemoteShard
 from react_pipeline.embedding.mapped_vectors import open_vectors
-from react_pipeline.extensions.web import guarded_opener
+from react_pipeline.extensions.web.image_client import MAX_RESPONSE_BYTES, ImageClient
 from react_pipeline.extensions.web.public_addresses import is_public
-from react_pipeline.extensions.web.web_access import MAX_RESPONSE_BYTES
-from react_pipeline.settings import load_domain, load_pipeline
+from react_pipeline.settings import DownloadConfig, load_domain, load_pipeline
 from react_pipeline.settings.secrets import has_secret
 from react_pipeline.store import ReactError
 from react_pipeline.web_policy import plain_url
@@ -328,23 +329,31 @@ def _secret(address: bytes) -> None:
 def addresses() -> Iterator[tuple[str, Attack]]:
     """URLs that strangers wrote."""
     for address, public in cases(
-        test_web_access.test_only_addresses_of_the_public_internet_are_public
+        test_public_addresses.test_only_addresses_of_the_public_internet_are_public
     ):
         if not public:
             yield (
                 f"address {address}",
                 of_bytes(b"", lambda _, at=address: _refuse(not is_public(at))),
             )
-    for url, plain in cases(test_web_access.test_only_plain_web_addresses_pass):
+    for url, plain in cases(test_public_addresses.test_only_plain_web_addresses_pass):
         if plain is None:
             yield f"URL {url!r}"[:40], of_bytes(b"", lambda _, url=url: _refuse(not plain_url(url)))
-    for host in cases(test_web_access.test_loopback_in_any_spelling_is_never_connected_to):
+    for host in test_url_source.LOOPBACK:
         yield f"fetching from {host}", of_bytes(f"http://{host}:9/".encode(), fetch_public)
 
 
 def fetch_public(url: bytes) -> bytes:
-    opener = guarded_opener(allow_private_addresses=False)
-    return bytes(opener.open(url.decode(), timeout=2).read())
+    return fetch(url.decode(), private=False)
+
+
+def fetch(url: str, *, private: bool) -> bytes:
+    async def ask() -> bytes:
+        settings = DownloadConfig(allow_private_addresses=private, timeout_seconds=2)
+        async with ImageClient(settings) as client:
+            return await client.get(url)
+
+    return asyncio.run(ask())
 
 
 def servers() -> Iterator[tuple[str, Attack]]:
@@ -372,8 +381,7 @@ def servers() -> Iterator[tuple[str, Attack]]:
 def of_web(answer: Any, _folder: Path) -> Callable[[], Any]:
     def attack() -> Any:
         with served({"/": answer}) as web:
-            opener = guarded_opener(allow_private_addresses=True)
-            return opener.open(f"{web.url}/", timeout=2).read()
+            return fetch(f"{web.url}/", private=True)
 
     return attack
 

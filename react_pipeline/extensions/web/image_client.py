@@ -1,0 +1,180 @@
+"""The client for images at addresses that strangers wrote.
+
+A table of URLs could make this machine call services of its own network (server-side request
+forgery), and a server may send anything for as long as it likes. So each connection goes to an
+address that was checked, at each redirect; each answer has a deadline and a size; what servers say
+to robots is obeyed. Does not belong here: what makes an image usable (`downloads`), shards at
+addresses that the user wrote (`remote`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, Self
+from urllib.robotparser import RobotFileParser
+
+import httpx
+
+from react_pipeline import __version__
+from react_pipeline.corpus import BadImage
+from react_pipeline.extensions.web.public_addresses import public_addresses
+from react_pipeline.settings import DownloadConfig
+from react_pipeline.web_policy import REFUSED_URL, plain_url
+
+MAX_REDIRECTS = 5
+MAX_RESPONSE_BYTES = 32 << 20
+ROBOT = "react-pipeline"
+"""How `robots.txt` and `X-Robots-Tag` may name us."""
+OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
+MAX_ROBOTS_CHARS = 500 << 10
+"""Of a `robots.txt`; what comes after is not read (RFC 9309)."""
+MAX_SERVERS = 1_000
+"""Whose `robots.txt` is remembered."""
+_ROBOTS_PATH = "/robots.txt"
+
+
+class ImageClient:
+    """A client of httpx for one event loop."""
+
+    def __init__(self, settings: DownloadConfig) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            settings: With `allow_private_addresses`, any address is connected to, and the proxies
+                of the environment are used: behind a proxy an address cannot be checked.
+        """
+        # No connection is used twice: one address may serve many names.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        only_public = not settings.allow_private_addresses
+        self._seconds = settings.timeout_seconds
+        self._robots: dict[str, asyncio.Task[str]] = {}
+        self._client = httpx.AsyncClient(
+            transport=PublicTransport(limits=limits) if only_public else None,
+            limits=limits,
+            timeout=None,  # noqa: S113 - `get` has a deadline as a whole
+            follow_redirects=True,
+            max_redirects=MAX_REDIRECTS,
+            # A few bytes of gzip may be gigabytes.
+            headers={"User-Agent": f"{ROBOT}/{__version__}", "Accept-Encoding": "identity"},
+            event_hooks={"request": [self._require_allowed]},
+        )
+        self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+
+    async def __aenter__(self) -> Self:
+        """Open the client."""
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        """Close the client."""
+        await self._client.__aexit__(*error)
+
+    async def get(self, url: str) -> bytes:
+        """Return what is at a URL.
+
+        Raises:
+            BadImage: If it is not available, with the reason for the ledger.
+        """
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await self._read(url)
+        except BadImage:
+            raise
+        except Exception as error:  # a server may make the libraries raise nearly anything
+            detail = " ".join(str(error).split())[:200] or type(error).__name__
+            raise BadImage(_reason(error), detail) from error
+
+    async def _read(self, url: str) -> bytes:
+        body = bytearray()
+        async with self._client.stream("GET", url) as answer:
+            if not answer.is_success:
+                raise BadImage(f"http_{answer.status_code}", answer.reason_phrase[:200])
+            if opts_out(answer.headers):
+                raise BadImage("disallowed_by_header", "X-Robots-Tag")
+            async for part in answer.aiter_raw():
+                body += part
+                if len(body) > MAX_RESPONSE_BYTES:
+                    raise BadImage("too_many_bytes", f"allowed are {MAX_RESPONSE_BYTES:,}")
+        return bytes(body)
+
+    async def _require_allowed(self, request: httpx.Request) -> None:
+        """Refuse a request, also that of a redirect, which address or `robots.txt` forbid."""
+        url = str(request.url)
+        if plain_url(url) is None:
+            raise BadImage(REFUSED_URL, f"redirected to {url[:200]!r}")
+        if request.url.path == _ROBOTS_PATH:
+            return
+        rules = RobotFileParser()
+        rules.parse((await self._robots_at(str(request.url.join(_ROBOTS_PATH)))).splitlines())
+        if not rules.can_fetch(ROBOT, url):
+            raise BadImage("disallowed_by_robots", "robots.txt")
+
+    async def _robots_at(self, address: str) -> str:
+        if address not in self._robots:
+            if len(self._robots) >= MAX_SERVERS:
+                del self._robots[next(iter(self._robots))]
+            self._robots[address] = asyncio.ensure_future(self._load_robots(address))
+        # Many images wait for it, each with a deadline of its own.
+        return await asyncio.shield(self._robots[address])
+
+    async def _load_robots(self, address: str) -> str:
+        try:
+            return (await self.get(address)).decode(errors="replace")[:MAX_ROBOTS_CHARS]
+        except BadImage as error:
+            if error.reason.startswith("http_4"):
+                return ""
+            # A server that does not answer may do so at the next attempt.
+            self._robots.pop(address, None)
+            raise
+
+
+class PublicTransport(httpx.AsyncHTTPTransport):
+    """Connects to the addresses that were checked: a name that resolves to another one the second
+    time gains nothing.
+    """
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request to the first public address that accepts a connection.
+
+        Raises:
+            BadImage: If the host has no public address.
+        """
+        host = request.url.host
+        *others, last = await public_addresses(host, request.url.port)
+        for address in others:
+            with suppress(httpx.ConnectError):
+                return await super().handle_async_request(_pinned(request, address))
+        return await super().handle_async_request(_pinned(request, last))
+
+
+def _pinned(request: httpx.Request, address: str) -> httpx.Request:
+    # The header `Host` stays, and so does the name that the certificate must have.
+    return httpx.Request(
+        request.method,
+        request.url.copy_with(host=address),
+        headers=request.headers,
+        stream=request.stream,
+        extensions={**request.extensions, "sni_hostname": request.url.host},
+    )
+
+
+def opts_out(headers: httpx.Headers) -> bool:
+    """Return whether an answer asks all robots, or ours, not to use it (`X-Robots-Tag`)."""
+    for value in headers.get_list("X-Robots-Tag"):
+        robot = ""
+        for part in value.lower().split(","):
+            name, colon, rule = part.rpartition(":")
+            robot = name.strip() if colon else robot
+            if robot in ("", ROBOT) and rule.strip() in OPT_OUTS:
+                return True
+    return False
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    if "CERTIFICATE" in str(error):
+        return "bad_certificate"
+    return "truncated" if "complete message body" in str(error) else "unreachable"
