@@ -100,8 +100,7 @@ def choose(
             break
         seen = _look(rows.loc[wanted], images, evaluation, review, means)
         if means is not None:
-            floor = settings.min_similarity.get("filter", -1)
-            _drop(seen, "below_filter", seen["likeness"] < floor)
+            _drop(seen, "below_filter", seen["likeness"] < settings.min_similarity["filter"])
         rows.loc[wanted] = seen[rows.columns]
         looked = rows[rows["looked"] & (rows["dropped"] == "")]
         reasons = pd.Series(list(_take(looked, images, settings)), looked.index, object)
