@@ -24,7 +24,8 @@ MAX_EXPANDED = 1_000_000
 
 _LOCAL = re.compile(r"(?!\s*[A-Za-z][A-Za-z0-9+.-]*:)(?=.*\S)[^\x00-\x1f\x7f]+")
 _REMOTE = re.compile(
-    rf"({'|'.join(REMOTE_SCHEMES)})://[^\s/@?#:\\*\[{{]+(:\d+)?/+[^\s?#\\\x00-\x1f\x7f/][^\s?#\\\x00-\x1f\x7f]*"
+    rf"({'|'.join(REMOTE_SCHEMES)})://[^\s/@?#:\\*\[{{]+(:\d+)?"
+    r"/+[^\s?#\\\x00-\x1f\x7f/][^\s?#\\\x00-\x1f\x7f]*"
 )
 """Neither user, password nor query: these are secrets, and names are repeated in messages and kept
 in artifacts. Bucket and host are written out.
@@ -54,7 +55,7 @@ def check_shard_name(name: str) -> None:
         # A possible secret is never repeated.
         shown = without_secrets(re.split("[?#]", name)[0] if "://" in name else name)
         raise ValueError(
-            f"{shown!r}: only local paths and {_ALLOWED} are read, such as s3://bucket/folder/*.tar, "
+            f"{shown!r}: only local paths and {_ALLOWED} are read, such as s3://bucket/a/*.tar, "
             "without user, password, `?`, `#`, `::`, blanks or control characters; all else is "
             "refused, and credentials come from the environment or a profile"
         )
