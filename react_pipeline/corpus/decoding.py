@@ -10,6 +10,7 @@ import os
 import re
 import resource
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -171,7 +172,10 @@ class _Decoder:
 
         with self.lock:  # of several images, which one killed it would not be known
             if self.pool is None:
-                self.pool = ProcessPoolExecutor(1, timeout=IDLE_SECONDS, initializer=_start_process)
+                paths = os.pathsep.join(filter(None, sys.path))
+                self.pool = ProcessPoolExecutor(
+                    1, timeout=IDLE_SECONDS, initializer=_start_process, env={"PYTHONPATH": paths}
+                )
                 # Else a process that multiprocessing started waits for it when it ends.
                 Finalize(None, self.pool.shutdown, (True, True), exitpriority=1)
             try:
