@@ -53,7 +53,7 @@ from react_pipeline.lineage import fresh, fresh_or_none, resolve, run
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
 from react_pipeline.retrieval.chosen_pairs import write_pairs
-from react_pipeline.retrieval.control import Draw, load_encoder, random_of
+from react_pipeline.retrieval.control import draw_pairs, load_encoder, random_of
 from react_pipeline.retrieval.decontamination import kept_out
 from react_pipeline.retrieval.images import Images
 from react_pipeline.retrieval.review import Review
@@ -135,13 +135,11 @@ def draw_nameless(project: Project, seed: int) -> Artifact:
         labelled, settings = inputs.parents["evaluation_set"], project.retrieval(SLUG)
         evaluation = kept_out(project, SLUG, labelled, settings.decontaminate, clip)
         images = Images(project, inputs.parents, clip)
-        draw = Draw(evaluation, embeddings, images, random_of(seed, SLUG), review)
-        limits = {
-            "shard_pairs": settings.shard_pairs,
-            "max_pixels": project.config.corpus.max_pixels,
-        }
-        pairs = write_pairs(directory, draw.take(size), images, embeddings, **limits)
-        return {"pairs": len(pairs), "dropped": draw.dropped, "seed": seed}
+        random = random_of(seed, SLUG)
+        drawn, dropped = draw_pairs(embeddings, images, evaluation, settings, random, size, review)
+        pixels = project.config.corpus.max_pixels
+        pairs = write_pairs(directory, drawn, images, embeddings, settings.shard_pairs, pixels)
+        return {"pairs": len(pairs), "dropped": dropped, "seed": seed}
 
     return project.store.build(inputs, write)
 

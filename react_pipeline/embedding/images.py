@@ -63,9 +63,11 @@ def encode_fetched(
     for batch in _cut(_usable(loaded, source), config.embedding.batch_size):
         encoded = encoder.images(torch.stack([pixels for _, _, pixels in batch])).numpy()
         for place in bad_rows(encoded).tolist():
+            row = rows[rows["row"] == batch[place][0]].iloc[0]
             raise CorpusError(
-                f"row {batch[place][0]} of the corpus: the encoder gives no unit vector for its "
-                "image; check the checkpoint, or use `embedding.precision: fp32`"
+                f"corpus: the encoder gives no unit vector for the image of "
+                f"{row.get('image_path', row.get('url'))!r}; check the checkpoint, or use "
+                "`embedding.precision: fp32`"
             )
         sha256 |= {row: digest for row, digest, _ in batch}
         vectors.append(encoded.astype(np.float16))

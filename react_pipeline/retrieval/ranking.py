@@ -175,7 +175,7 @@ def _refuse(rows: pd.DataFrame, evaluation: EvaluationImages, review: Review) ->
 
 
 def _identities(rows: pd.DataFrame) -> list[str]:
-    """Return the columns by which equal images are known; "" says nothing."""
+    """Return the columns by which equal images are known; "" is unknown."""
     return [name for name in ("url", "image_sha256") if name in rows]
 
 

@@ -121,7 +121,7 @@ def test_a_version_that_was_judged_shows_the_judgement(project: Project, run) ->
     tags = {"method": "full", "fingerprint": full}
     client.create_model_version("react-shapes", source=str(project.path.parent), tags=tags)
     _, out, _ = run("list", "shapes")
-    assert "judged on 5 of" in out and "never measured" not in out
+    assert "5 judged, of" in out and "never measured" not in out
 
 
 def test_a_version_that_was_measured_shows_its_figures(project: Project, run) -> None:

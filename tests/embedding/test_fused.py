@@ -15,8 +15,6 @@ from transformers import BertConfig
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.embedding import encoder as encoder_module
 from react_pipeline.embedding.encoder import IMAGES_AT_ONCE, Encoder, convert
-from react_pipeline.extensions.plan import encoding_cost as cost_module
-from react_pipeline.extensions.plan.encoding_cost import EncodingCost
 
 
 @pytest.fixture
@@ -155,19 +153,3 @@ def test_texts_of_a_transformers_tower_ignore_their_padding(
     encoder = Encoder(clip, "fp32", long_run=True)
     torch.testing.assert_close(encoder.texts(tokens), expected, atol=1e-5, rtol=1e-4)
     assert converted == [model] and encoder._text_features != encoder._torch_texts
-
-
-def test_cost_of_an_image_is_measured_on_whole_passes(
-    clip: Clip, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes, images = [], Encoder.images
-
-    def counted(self: Encoder, batch: Tensor) -> Tensor:
-        sizes.append(len(batch))
-        return images(self, batch)
-
-    monkeypatch.setattr(Encoder, "images", counted)
-    monkeypatch.setattr(cost_module, "core_seconds", lambda work, _most: (work(1), 1.6)[1])
-    cost = EncodingCost.measured(clip, "fp32")
-    assert sizes[-1] == IMAGES_AT_ONCE
-    assert cost.image == pytest.approx(1.6 / IMAGES_AT_ONCE)

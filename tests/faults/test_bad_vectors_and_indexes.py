@@ -44,8 +44,8 @@ def nothing_verified_yet() -> None:
     ("stage", "name"),
     [
         ("faiss_index", "image.index"),
-        ("corpus_embeddings", "img_emb/img_emb_1.npy"),
-        ("corpus_embeddings", "metadata/metadata_0.parquet"),
+        ("corpus_embeddings", "img_emb/img_emb_000001.npy"),
+        ("corpus_embeddings", "metadata/metadata_000000.parquet"),
         ("corpus", "shards.parquet"),
     ],
 )
@@ -59,7 +59,7 @@ def test_a_damaged_file_is_refused_naming_the_asset(
 
 def test_damaged_embeddings_are_not_indexed(indexed_project: Project) -> None:
     embeddings = indexed_project.store.current("corpus_embeddings", "all")
-    damaged(embeddings.file("img_emb/img_emb_1.npy"), "flipped")
+    damaged(embeddings.file("img_emb/img_emb_000001.npy"), "flipped")
     shutil.rmtree(indexed_project.config.store / "faiss_index")
     with pytest.raises(CorruptArtifact, match="rematerialize `corpus_embeddings`"):
         build_index(indexed_project)
@@ -134,13 +134,13 @@ def test_vectors_that_no_search_could_find_are_refused(
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
 def test_bad_vectors_never_reach_the_index(indexed_project: Project, value: float) -> None:
     embeddings = indexed_project.store.current("corpus_embeddings", "all")
-    path = embeddings.file("text_emb/text_emb_1.npy")
+    path = embeddings.file("text_emb/text_emb_000001.npy")
     place = embeddings.path.parent
     vectors = np.load(path, allow_pickle=False)
     vectors[3] = value
     np.save(path, vectors)
     republished = {**embeddings.manifest["files"]}
-    republished["text_emb/text_emb_1.npy"] = {
+    republished["text_emb/text_emb_000001.npy"] = {
         "sha256": sha256_of(path),
         "bytes": path.stat().st_size,
     }

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 from support.drawings import draw, encode
-from support.web import keep_img2dataset_loaded, served
+from support.web import served
 
 from react_pipeline.extensions.elevater.settings import ElevaterConfig
 from react_pipeline.extensions.plan.machine import Machine
@@ -77,7 +77,6 @@ def test_the_table_of_photographs_holds_addresses_and_digests() -> None:
 def test_photographs_are_retrieved_past_dead_addresses(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep_img2dataset_loaded(monkeypatch)
     shutil.copytree(RECIPES / "photographs", tmp_path / "recipe")
     monkeypatch.chdir(tmp_path / "recipe")
     test_set = Path("GroceryStoreDataset/dataset/test")

@@ -235,7 +235,7 @@ def test_rows_that_classes_want_equally_go_to_them_in_turns(near: str | None) ->
     }
 
 
-def test_by_rank_the_first_hit_of_each_prompt_goes_before_the_second_of_any() -> None:
+def test_rank_by_prompts_takes_first_hits_first() -> None:
     hits = hits_of(
         *[("t2t", "dog", row, 0.9 - row / 100, row) for row in range(3)],
         *[("t2t", "hound", 10 + row, 0.3 - row / 100, row) for row in range(3)],

@@ -175,7 +175,7 @@ def test_the_report_is_among_the_files(project: Project) -> None:
     assert f"{artifact.counts['pairs']} pairs" in artifact.file("report.md").read_text()
 
 
-def test_ranked_by_prompts_a_set_is_the_union_of_each_prompts_nearest(project: Project) -> None:
+def test_rank_by_prompts_keeps_the_nearest_of_each_prompt(project: Project) -> None:
     configure(project, modes=["t2t"], rank="prompts", k_per_prompt=6, max_per_class=1)
     artifact = retrieve_pairs(project, "shapes")
     pairs = pd.read_parquet(artifact.file("pairs.parquet"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import field_validator
 
-from react_pipeline.labelled import Unavailable, described, lines_of, normal, require_folder
+from react_pipeline.labelled import Unavailable, described, require_folder
 from react_pipeline.settings import DomainConfig, EvaluationSetConfig
 from react_pipeline.store import InputError
 
@@ -107,6 +107,8 @@ def _test_images(root: Path, name: str) -> LabelledImages:
 
 def _labels(entry: Dataset, domain: DomainConfig) -> list[str]:
     """Return the domain's label of each class, which the domain has under a name or a synonym."""
+    from react_pipeline.labelled import lines_of, normal  # loads pandas
+
     by_name: dict[str, list[str]] = {}
     for domain_class in domain.classes:
         for text in (domain_class.name, *domain_class.synonyms):

@@ -37,7 +37,7 @@ def open_lines(path: Path) -> Iterator[Callable[[str], bytes]]:
         # What a kill left of a line was never acknowledged; a whole one was added by hand.
         whole, _, last = path.read_bytes().rpartition(b"\n")
         os.ftruncate(descriptor, len(whole) + 1 if whole else 0)
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             json.loads(last)
             append(descriptor, last + b"\n")
         yield write

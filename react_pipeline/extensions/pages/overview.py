@@ -45,7 +45,7 @@ def overview(project: Project) -> Artifact:
     Means are those of `average`; here they also have an interval, by resampling the images of each
     domain.
 
-    Files: `table.parquet`, `table.csv`, `table.md`, `overview.png`, `domains.png` and
+    Files: `table.parquet`, `table.csv`, `table.md`, `overview.png`, `every_domain.png` and
     `dashboard.html`.
 
     Raises:
@@ -85,7 +85,7 @@ def write_overview(
     means = table[table["domain"] == MEAN]
     total = len(comparisons) + len(skipped)
     draw_methods(means, directory / "overview.png", f"mean over {len(comparisons)} of {total}")
-    picture = directory / "domains.png"
+    picture = directory / "every_domain.png"
     _draw_domains(table, headline_method(means), picture)
     (directory / "dashboard.html").write_text(overview_page(table, picture), encoding="utf-8")
     by_method = means.set_index("method")

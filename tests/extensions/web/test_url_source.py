@@ -19,7 +19,7 @@ from support.deadly_images import MARK
 from support.drawings import COLOURS, SHAPES, draw, encode
 from support.web import Answer, Web, send, served
 
-from react_pipeline.corpus import decoding_process
+from react_pipeline.corpus import decoding
 from react_pipeline.extensions.ready.corpus_kind import ReadyEmbeddings
 from react_pipeline.extensions.web import (
     UrlSource,
@@ -234,14 +234,13 @@ def test_an_image_that_kills_its_decoder_is_a_row_of_the_ledger(
         "images.decode_image = decode_or_die\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    decoding_process._decoder.end()
+    monkeypatch.setattr(decoding._decoder, "pool", None)
     web.answers["/deadly"] = ONE + MARK
     source = source_of(tmp_path / "out", retries=0)
     assert len(fetched(source, rows_of(web, "/deadly", *IMAGES))) == len(IMAGES)
     assert source.ledger[["row", "reason", "detail"]].to_numpy().tolist() == [
         [0, "killed_decoder", "SIGABRT"]
     ]
-    decoding_process._decoder.end()
 
 
 LOOPBACK = ["127.0.0.1", "localhost", "127.1", "0x7f000001", "2130706433", "0.0.0.0", "[::1]"]  # noqa: S104
