@@ -47,7 +47,7 @@ ASSETS = {
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
+def without_warnings() -> Iterator[None]:
     """Hide Dagster's warnings of what is used here on purpose: backfill policies, mappings between
     multi-partitions, partitioned checks. constraints.txt pins their version.
     """
@@ -57,7 +57,7 @@ def _without_warnings() -> Iterator[None]:
         yield
 
 
-@_without_warnings()
+@without_warnings()
 def build_defs(
     methods: Sequence[str] = (),
     project: ProjectResource | None = None,

@@ -20,7 +20,7 @@ from pathlib import Path
 import dagster as dg
 
 from react_pipeline.assets.declared import blocking_checks
-from react_pipeline.assets.definitions import build_defs
+from react_pipeline.assets.definitions import build_defs, without_warnings
 from react_pipeline.assets.domain_files import changed_files
 from react_pipeline.assets.partitions import DOMAINS, name_of, partition_of
 from react_pipeline.assets.resources import ProjectResource
@@ -350,7 +350,8 @@ def plan(
         f"; `{group}` assets need `{field}`" for group, field in needs.items() if group in selection
     )
     try:
-        selected = dg.AssetSelection.from_string(selection).resolve(defs.resolve_asset_graph())
+        with without_warnings():
+            selected = dg.AssetSelection.from_string(selection).resolve(defs.resolve_asset_graph())
     except Exception as error:  # the parser, and the resolver of unknown names, raise several kinds
         text = _misspelt(defs, selection) or " ".join(str(error).split())
         raise InputError(f"--select {selection!r}: {text}{hint}") from error

@@ -166,11 +166,15 @@ class _Decoder:
     def decode(self, *image: Any) -> tuple[Image.Image, bool]:
         if self.is_here:
             return _decode(DECODE_SECONDS, *image)
-        # Not with torch's loader, whose start costs more; not from the standard library, whose
-        # processes run the user's script again.
-        from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
-
         with self.lock:  # of several images, which one killed it would not be known
+            # Not with torch's loader, whose start costs more; not from the standard library, whose
+            # processes run the user's script again. Its modules import each other, which threads
+            # must not do at once.
+            from joblib.externals.loky.process_executor import (
+                BrokenProcessPool,
+                ProcessPoolExecutor,
+            )
+
             if self.pool is None:
                 paths = os.pathsep.join(filter(None, sys.path))
                 self.pool = ProcessPoolExecutor(
