@@ -27,6 +27,7 @@ ROOT_FILES = (
     "examples/dagster_mlflow.py",
     "examples/react_by_hand.py",
     "recipes/imagenet-b32/README.md",
+    "recipes/photographs/README.md",
 )
 
 _INTO_DOCS = re.compile(r"\]\(((?:\.\./)*)docs/")
