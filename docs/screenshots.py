@@ -106,6 +106,8 @@ def show_hits(page: Page, corpus: str, text: str) -> None:
     page.goto(f"{corpus}?{urllib.parse.urlencode({'text': text})}")
     page.get_by_text("most similar first").wait_for()
     page.locator("#items img:visible").first.wait_for()
+    decode = "Promise.all([...document.images].slice(0, 24).map(i => i.decode().catch(() => 0)))"
+    page.evaluate(decode)
 
 
 def launch_partition(page: Page, dagster: str, asset: str, partition: str) -> None:

@@ -79,7 +79,7 @@ class CorpusBoard(Board):
         more = Button("Next page", "n", ask={"page": query.page + 1})
         names = tuple((name, "captions" if name == "text" else "images") for name in self._sides)
         return View(
-            f"the nearest, from {first + 1}, most similar first",
+            f"hits from {first + 1} on, most similar first",
             self._items(pairs[first : first + PER_PAGE]),
             buttons=(more,) if len(pairs) > first + PER_PAGE else (),
             menus=(Menu("side", "Nearest", side, names),),
