@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml no-deps.txt $(CONSTRAINTS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r no-deps.txt
 	@touch $@
 
-install-dev: $(DEV_STAMP) ## what tests and documentation need beside it
+install-dev: install $(DEV_STAMP) ## what tests and documentation need beside it
 
 $(DEV_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[demo,dev,docs]'

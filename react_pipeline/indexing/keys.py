@@ -102,7 +102,7 @@ class Key:
         """How many times the hits wanted are ranked again by the stored vectors; 1: codes are good
         enough.
         """
-        return max(PQ_RERANK // self.parts, 1) if self.parts else _RERANK.get(self.codes, 1)
+        return max(PQ_RERANK // self.parts, 2) if self.parts else _RERANK.get(self.codes, 1)
 
     def check(self, dimension: int) -> None:
         """Refuse a key that cannot cut or rotate vectors of this width.

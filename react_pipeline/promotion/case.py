@@ -91,11 +91,11 @@ class Case:
         ):
             return result
         found = results_of(self.project, self.slug, contender.method, contender.checkpoint)
-        today = {one.parents[EVALUATION_SET] for one in self.results.values()}
+        today = [
+            one.measure for name in self.results if isinstance(one := self.result(name), Measured)
+        ]
         # The first of the greatest, and the newest come first.
-        return max(
-            found, key=lambda one: one.artifact.parents[EVALUATION_SET] in today, default=None
-        )
+        return max(found, key=lambda one: one.measure in today, default=None)
 
     def seen(self, champion: Measured | None) -> dict[str, str]:
         """Return the fingerprints of all that is weighed, with the result of a champion."""

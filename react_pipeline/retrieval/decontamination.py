@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from react_pipeline.clip import Clip
 
 VECTORS = f"{CACHE}/evaluation_vectors"
-BLOCK_ROWS = 1_024
-"""Rows that are compared at a time."""
+BLOCK_VALUES = 1 << 24
+"""Similarities that are computed at a time."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class EvaluationImages:
         """
         if not len(self.vectors):
             return np.full(len(vectors), np.nan, np.float32)
-        blocks = np.array_split(vectors, len(vectors) // BLOCK_ROWS + 1)
+        rows = max(1, BLOCK_VALUES // len(self.vectors))
+        blocks = np.array_split(vectors, len(vectors) // rows + 1)
         return np.concatenate([(block @ self.vectors.T).max(axis=1) for block in blocks])
 
     def holds(self, sha256: pd.Series) -> pd.Series:

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from react_pipeline.settings.section import Fraction, Kind, Section, kinds_of_extensions
 from react_pipeline.settings.shard_patterns import is_url
@@ -32,11 +32,19 @@ class StorageConfig(Section):
     profile.
     """
 
-    endpoint_url: str | None = Field(default=None, pattern=r"^https?://[^/@\s?#]+(/[^@\s?#]*)?$")
+    endpoint_url: str | None = None
     region: str | None = Field(default=None, pattern=r"^[a-z0-9-]+$")
     profile: str | None = None
     anonymous: bool = False
     requester_pays: bool = False
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _endpoint_is_an_address(cls, url: str | None) -> str | None:
+        # The value may be a secret, so it is not repeated.
+        if url is not None and not re.fullmatch(r"https?://[^/@\s?#]+(/[^@\s?#]*)?", url):
+            raise ValueError("must be http(s)://host:port, without user name, password or `?`")
+        return url
 
 
 class DownloadConfig(Section):

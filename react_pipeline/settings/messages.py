@@ -83,7 +83,7 @@ def _message(fault: Any, place: Place) -> str:
         return text
     choices = re.findall("'([^']+)'", fault.get("ctx", {}).get("expected", ""))
     hint = removed(value) or did_you_mean(value, choices)
-    return f"{text} (found {value[:_MAX_SHOWN]!r}){hint and '; ' + hint}"
+    return f"{text} (found {without_secrets(value)[:_MAX_SHOWN]!r}){hint and '; ' + hint}"
 
 
 def _unknown(place: Place) -> str:

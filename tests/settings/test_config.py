@@ -175,6 +175,10 @@ def test_urls_stay_and_other_places_of_a_corpus_are_absolute(
             {"shards": ["a.tar"], "storage": {"endpoint_url": "http://me:hush-hush@host"}},
             "corpus.storage.endpoint_url",
         ),
+        (
+            {"shards": ["a.tar"], "storage": {"endpoint_url": "https://host/?hush-hush"}},
+            "corpus.storage.endpoint_url",
+        ),
     ],
 )
 def test_each_kind_of_corpus_names_required_and_unused_fields(

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-import httpx
 from rich.filesize import decimal
 
 from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
@@ -258,6 +257,8 @@ def _store(project: Project) -> list[Finding]:
 
 
 def _tracking(project: Project) -> Iterator[Finding]:
+    import httpx  # not in the light installation
+
     uri = project.config.tracking_uri or ""
     detail = without_secrets(uri)
     try:
@@ -283,6 +284,8 @@ def _servers(project: Project) -> Iterator[Finding]:
 
 
 def _server(what: str, address: str, variable: str, ask: Callable[[str], str]) -> Finding:
+    import httpx
+
     if not address:
         return Finding(what, "ok", _NONE)
     try:
@@ -327,6 +330,8 @@ def _ask(url: str, body: bytes | None = None) -> bytes:
 
 
 async def _answer_of(url: str, body: bytes | None) -> bytes:
+    import httpx
+
     data = b""
     method = "GET" if body is None else "POST"
     headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}

@@ -90,6 +90,7 @@ class Measurer:
                 **vars(experiment),
             }
             values: dict[str, float] = {}
+            _ = self.clip, entry.class_names, entry.templates  # a fault of these stops everything
             try:
                 test = read("test")
                 about = test.about

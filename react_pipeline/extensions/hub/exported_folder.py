@@ -158,8 +158,8 @@ def write_head(project: Project, checkpoint: Artifact, staging: Path) -> None:
 
 
 def write_calibration(project: Project, checkpoint: Artifact, folder: Path) -> None:
-    """Write `calibration.json` by the checkpoint's newest result; null where no labelled images
-    were measured.
+    """Write `calibration.json` by the checkpoint's newest result, else by the held-out pairs of
+    a head; null where there is neither.
 
     Raises:
         MissingArtifact: If its class names are gone.

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from react_pipeline.extensions.methods.head_method import HeadMethod
     from react_pipeline.training import Customization
 
+LEAST_CALIBRATED = 30
+"""Held-out pairs from which a temperature is fitted."""
 COMPARED_AT_ONCE = 1_024
 """Trained images that are compared with those held out at once."""
 
@@ -260,10 +262,10 @@ def class_accuracy(scores: Tensor, class_ids: Tensor) -> float:
 
 
 def _calibrated(scores: Tensor, labels: Labels, held_out: Tensor) -> dict[str, Any]:
-    """Fit the temperature of the softmax to held-out pairs, for when no labelled image was
-    measured.
+    """Fit the temperature of the softmax to held-out pairs, if there are enough, for when no
+    labelled image was measured.
     """
-    if not len(held_out):
+    if len(held_out) < LEAST_CALIBRATED:
         return {}
     logits = (LOGIT_SCALE * scores).numpy()
     temperature = fit_temperature(logits, labels.class_ids[held_out].numpy())

@@ -71,7 +71,8 @@ class CorpusBoard(Board):
             table = row_metadata(self._corpus.embeddings, rows, self._corpus.source.columns)
             items = self._items(table.rename_axis("row").reset_index())
             return View("some of the corpus, at even distances", items)
-        side: Side = query.side or ("text" if query.text else "image")
+        by_text = query.text or "image" not in self._sides
+        side: Side = query.side or ("text" if by_text else "image")
         if side not in self._sides:
             raise InputError(NO_IMAGES)
         first = query.page * PER_PAGE

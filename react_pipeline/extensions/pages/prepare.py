@@ -50,8 +50,10 @@ def prepare_log(
         MissingArtifact: If a model was never built.
         StaleArtifact: If a model was built from other inputs than today's.
     """
-    trained = [name for name in trained_methods() if name in project.config.methods]
-    one = present_model(project, slug, candidate or next(iter(trained), HEADLINE_METHOD))
+    trained = trained_methods(project.config.all_methods)
+    names = [name for name in project.config.methods if name in trained]
+    first = HEADLINE_METHOD if HEADLINE_METHOD in names else next(iter(names), HEADLINE_METHOD)
+    one = present_model(project, slug, candidate or first)
     other = _against(project, slug, against)
     if one == other:
         raise InputError(

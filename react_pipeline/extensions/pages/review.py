@@ -82,7 +82,7 @@ class ReviewBoard(Board):
         mine = self.pairs[self.pairs["class"] == label]
         sizes = self.pairs["class"].value_counts(sort=False).items()
         following = (self._names.index(label) + 1) % len(self._names)
-        buttons = [Button("Next class", "c", ask={"class": self._names[following]})]
+        buttons = [Button("Next class", "c", ask={"class": self._names[following], "click": click})]
         if self.decisions:
             last = {"image": next(reversed(self.decisions)), "verdict": None}
             buttons.append(Button("Take back", "z", answer=last))

@@ -13,9 +13,12 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from io import TextIOWrapper
 from pathlib import Path
 from threading import get_ident
 from typing import BinaryIO
+
+import pyarrow as pa
 
 from react_pipeline.corpus import (
     IMAGE_SUFFIXES,
@@ -37,7 +40,6 @@ from react_pipeline.store import (
     InputError,
     open_regular,
     outside_stamp,
-    read_bounded,
 )
 
 _GIVE = "give image files, shards (.tar), or a table or list of paths"
@@ -232,11 +234,13 @@ def _texts(path: Path, column: str) -> Iterator[str]:
     try:
         if kind == ".parquet":
             for batch in text_batches(path, [column]):
-                yield from (text or "" for text in batch.column(0).to_pylist())
+                texts = batch.column(0).cast(pa.string()).to_pylist()
+                yield from (text or "" for text in texts)
             return
-        lines = read_bounded(path).decode("utf-8-sig").splitlines()
-        yield from lines if kind == ".txt" else (row[column] or "" for row in csv.DictReader(lines))
-    except (OSError, ValueError, KeyError, csv.Error, CorpusError) as error:
+        with TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as lines:
+            rows = csv.DictReader(lines)
+            yield from lines if kind == ".txt" else (row[column] or "" for row in rows)
+    except (OSError, ValueError, KeyError, csv.Error, pa.ArrowException, CorpusError) as error:
         raise InputError(
             f"{path}: cannot be read as a table with the column {column!r}, which --column "
             f"names, or as a list, one path in a line ({' '.join(str(error).split())[:200]})"

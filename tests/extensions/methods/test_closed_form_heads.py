@@ -128,8 +128,9 @@ def test_one_pair_a_class_has_no_scatter_and_leaves_the_texts() -> None:
 
 @pytest.mark.parametrize("method", ["gda", "ncm", "gda-control"])
 def test_a_closed_form_head_is_chosen_measured_and_used(
-    retrieved_project: Project, method: str
+    retrieved_project: Project, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("react_pipeline.extensions.methods.head.LEAST_CALIBRATED", 1)
     checkpoint = customize(retrieved_project, "shapes", method)
     counts = checkpoint.counts
     kind = Gda if method.startswith("gda") else Ncm

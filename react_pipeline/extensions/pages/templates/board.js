@@ -2,6 +2,7 @@
 // Names, captions and addresses come from outside: they are only ever set as text or as the source of a picture.
 const element = (id) => document.getElementById(id);
 const images = new Map(); // kept, so that a click does not load every picture again
+const drawn = new Set(); // of this view
 let asked = {}, buttons = [], turn = 0, answering = false;
 
 function node(name, properties, ...children) {
@@ -54,12 +55,20 @@ function button(one) {
 
 function picture(source) {
   if (!source) return node("span", { className: "none" }, "no picture");
-  if (!images.has(source)) {
-    const image = node("img", { src: source, alt: "", loading: "lazy" });
-    images.set(source, image);
-    image.addEventListener("error", () => { images.set(source, picture("")); image.replaceWith(images.get(source)); });
-  }
+  if (drawn.has(source)) return loaded(source); // one node has one place
+  drawn.add(source);
+  if (!images.has(source)) images.set(source, loaded(source));
   return images.get(source);
+}
+
+function loaded(source) {
+  const image = node("img", { src: source, alt: "", loading: "lazy" });
+  image.addEventListener("error", () => {
+    const none = picture("");
+    if (images.get(source) === image) images.set(source, none);
+    image.replaceWith(none);
+  });
+  return image;
 }
 
 function figure(item) {
@@ -83,6 +92,7 @@ function show(view) {
   element("notice").hidden = !view.notice;
   element("notice").textContent = view.notice;
   element("menus").replaceChildren(...view.menus.map(menu));
+  drawn.clear();
   element("items").replaceChildren(...view.items.map(figure));
   element("buttons").replaceChildren(...buttons.map(button));
   if (element("text")) element("text").value = asked.text || "";
