@@ -21,9 +21,8 @@ class Identity(NamedTuple):
     """Identifies a remote shard, so that a changed one is noticed.
 
     Attributes:
-        tag: A checksum or ETag of the store; else the time of its last change; where a server
-            reports none of these, a digest of the first and the last MiB (of everything, if it does
-            not serve ranges).
+        tag: The ETag; else the time of the last change; where a server reports neither, a digest of
+            the first and the last MiB.
         digest: 64 hexadecimal digits over both and, on a web server, whose ETag is often just size
             and time of change, the path of the URL; used in place of the SHA-256 of a local shard's
             bytes.

@@ -28,6 +28,10 @@ MAX_RESPONSE_BYTES = 32 << 20
 ROBOT = "react-pipeline"
 """How `robots.txt` and `X-Robots-Tag` may name us."""
 OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
+_WITH_VALUES = frozenset(
+    {"max-image-preview", "max-snippet", "max-video-preview", "unavailable_after"}
+)
+"""Directives of `X-Robots-Tag` that have a colon and a value, as a robot has its directives."""
 MAX_ROBOTS_CHARS = 500 << 10
 """Of a `robots.txt`; what comes after is not read (RFC 9309)."""
 MAX_SERVERS = 1_000
@@ -49,16 +53,14 @@ class ImageClient:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         only_public = not settings.allow_private_addresses
         self._seconds = settings.timeout_seconds
-        self._robots: dict[str, asyncio.Task[str]] = {}
+        self._robots: dict[str, asyncio.Task[RobotFileParser]] = {}
         self._client = httpx.AsyncClient(
             transport=PublicTransport(limits=limits) if only_public else None,
             limits=limits,
             timeout=None,  # noqa: S113 - `get` has a deadline as a whole
-            follow_redirects=True,
-            max_redirects=MAX_REDIRECTS,
+            follow_redirects=False,  # the client would read the body of each redirect
             # A few bytes of gzip may be gigabytes.
             headers={"User-Agent": f"{ROBOT}/{__version__}", "Accept-Encoding": "identity"},
-            event_hooks={"request": [self._require_allowed]},
         )
         self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
 
@@ -71,47 +73,53 @@ class ImageClient:
         """Close the client."""
         await self._client.__aexit__(*error)
 
-    async def get(self, url: str) -> bytes:
+    async def get(self, url: str, *, obey: bool = True) -> bytes:
         """Return what is at a URL.
+
+        Args:
+            obey: What the server says to robots; not while that is asked for.
 
         Raises:
             BadImage: If it is not available, with the reason for the ledger.
         """
         try:
             async with asyncio.timeout(self._seconds):
-                return await self._read(url)
+                return await self._read(url, obey=obey)
         except BadImage:
             raise
         except Exception as error:  # a server may make the libraries raise nearly anything
             detail = " ".join(str(error).split())[:200] or type(error).__name__
             raise BadImage(_reason(error), detail) from error
 
-    async def _read(self, url: str) -> bytes:
-        body = bytearray()
-        async with self._client.stream("GET", url) as answer:
-            if not answer.is_success:
-                raise BadImage(f"http_{answer.status_code}", answer.reason_phrase[:200])
-            if opts_out(answer.headers):
-                raise BadImage("disallowed_by_header", "X-Robots-Tag")
-            async for part in answer.aiter_raw():
-                body += part
-                if len(body) > MAX_RESPONSE_BYTES:
-                    raise BadImage("too_many_bytes", f"allowed are {MAX_RESPONSE_BYTES:,}")
-        return bytes(body)
+    async def _read(self, url: str, *, obey: bool) -> bytes:
+        request = self._client.build_request("GET", url)
+        for _ in range(MAX_REDIRECTS + 1):
+            await self._require_allowed(request, obey=obey)
+            answer = await self._client.send(request, stream=True)
+            try:
+                if answer.next_request is None:
+                    if not answer.is_success:
+                        raise BadImage(f"http_{answer.status_code}", answer.reason_phrase[:200])
+                    if obey:
+                        _require_no_opt_out(answer)
+                    return await _body(answer)
+            finally:
+                await answer.aclose()
+            request = answer.next_request
+        raise BadImage("unreachable", f"more than {MAX_REDIRECTS} redirects")
 
-    async def _require_allowed(self, request: httpx.Request) -> None:
+    async def _require_allowed(self, request: httpx.Request, *, obey: bool) -> None:
         """Refuse a request, also that of a redirect, which address or `robots.txt` forbid."""
         url = str(request.url)
         if plain_url(url) is None:
             raise BadImage(REFUSED_URL, f"redirected to {url[:200]!r}")
-        if request.url.path == _ROBOTS_PATH:
+        if not obey:
             return
-        rules = RobotFileParser()
-        rules.parse((await self._robots_at(str(request.url.join(_ROBOTS_PATH)))).splitlines())
+        rules = await self._robots_at(str(request.url.join(_ROBOTS_PATH)))
         if not rules.can_fetch(ROBOT, url):
             raise BadImage("disallowed_by_robots", "robots.txt")
 
-    async def _robots_at(self, address: str) -> str:
+    async def _robots_at(self, address: str) -> RobotFileParser:
         if address not in self._robots:
             if len(self._robots) >= MAX_SERVERS:
                 del self._robots[next(iter(self._robots))]
@@ -119,15 +127,18 @@ class ImageClient:
         # Many images wait for it, each with a deadline of its own.
         return await asyncio.shield(self._robots[address])
 
-    async def _load_robots(self, address: str) -> str:
+    async def _load_robots(self, address: str) -> RobotFileParser:
         try:
-            return (await self.get(address)).decode(errors="replace")[:MAX_ROBOTS_CHARS]
+            text = (await self.get(address, obey=False)).decode("utf-8-sig", errors="replace")
         except BadImage as error:
-            if error.reason.startswith("http_4"):
-                return ""
-            # A server that does not answer may do so at the next attempt.
-            self._robots.pop(address, None)
-            raise
+            if not error.reason.startswith("http_4"):
+                # A server that does not answer may do so at the next attempt.
+                self._robots.pop(address, None)
+                raise
+            text = ""
+        rules = RobotFileParser()
+        rules.parse(text[:MAX_ROBOTS_CHARS].splitlines())
+        return rules
 
 
 class PublicTransport(httpx.AsyncHTTPTransport):
@@ -141,7 +152,7 @@ class PublicTransport(httpx.AsyncHTTPTransport):
         Raises:
             BadImage: If the host has no public address.
         """
-        host = request.url.host
+        host = request.url.raw_host.decode("ascii")  # `host` would be in other letters again
         *others, last = await public_addresses(host, request.url.port)
         for address in others:
             with suppress(httpx.ConnectError):
@@ -156,8 +167,22 @@ def _pinned(request: httpx.Request, address: str) -> httpx.Request:
         request.url.copy_with(host=address),
         headers=request.headers,
         stream=request.stream,
-        extensions={**request.extensions, "sni_hostname": request.url.host},
+        extensions={**request.extensions, "sni_hostname": request.url.raw_host.decode("ascii")},
     )
+
+
+async def _body(answer: httpx.Response) -> bytes:
+    body = bytearray()
+    async for part in answer.aiter_raw():
+        body += part
+        if len(body) > MAX_RESPONSE_BYTES:
+            raise BadImage("too_many_bytes", f"allowed are {MAX_RESPONSE_BYTES:,}")
+    return bytes(body)
+
+
+def _require_no_opt_out(answer: httpx.Response) -> None:
+    if opts_out(answer.headers):
+        raise BadImage("disallowed_by_header", "X-Robots-Tag")
 
 
 def opts_out(headers: httpx.Headers) -> bool:
@@ -165,9 +190,14 @@ def opts_out(headers: httpx.Headers) -> bool:
     for value in headers.get_list("X-Robots-Tag"):
         robot = ""
         for part in value.lower().split(","):
-            name, colon, rule = part.rpartition(":")
-            robot = name.strip() if colon else robot
-            if robot in ("", ROBOT) and rule.strip() in OPT_OUTS:
+            name, colon, rule = map(str.strip, part.partition(":"))
+            if name in _WITH_VALUES:
+                continue
+            if not colon:
+                rule = name
+            elif " " not in name:  # else it is the time of a date
+                robot = name
+            if robot in ("", ROBOT) and rule in OPT_OUTS:
                 return True
     return False
 

@@ -2,7 +2,7 @@
 read.
 
 Does not belong here: which names are allowed (`settings.shard_patterns`), what a tar holds
-(`corpus.shards`), images at addresses that strangers wrote (`fetch`).
+(`corpus.shards`), images at addresses that strangers wrote (`image_client`).
 """
 
 import hashlib

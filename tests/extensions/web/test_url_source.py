@@ -4,6 +4,7 @@ record, hostile servers given up.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pandas as pd
 import pytest
 import support.web
@@ -34,6 +36,7 @@ IMAGES = {
     for n in range(12)
 }
 ONE = IMAGES["/0"]
+BOMB = gzip.compress(bytes(1 << 20))
 
 
 def robots(rules: str) -> Answer:
@@ -53,6 +56,19 @@ def endless(handler: Any, _before: int) -> None:
 def dripping_head(handler: Any, _before: int) -> None:
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
     support.web.drip(handler)
+
+
+def away_with_a_bomb(handler: Any, _before: int) -> None:
+    """A redirect whose body never ends, and would be decompressed."""
+    handler.send_response(302)
+    handler.send_header("Location", "/0")
+    handler.send_header("Content-Encoding", "gzip")
+    handler.end_headers()
+    try:
+        while True:
+            handler.wfile.write(BOMB)
+    except OSError:
+        return
 
 
 def zipped(handler: Any, _before: int) -> None:
@@ -241,6 +257,67 @@ def test_an_image_that_kills_its_decoder_is_a_row_of_the_ledger(
     assert source.ledger[["row", "reason", "detail"]].to_numpy().tolist() == [
         [0, "killed_decoder", "SIGABRT"]
     ]
+
+
+def test_the_body_of_a_redirect_is_never_read(web: Web, tmp_path: Path) -> None:
+    web.answers["/away"] = away_with_a_bomb
+    source = source_of(tmp_path, retries=0)
+    assert fetched(source, rows_of(web, "/away")) == {0: ONE}
+
+
+def test_a_robots_txt_elsewhere_is_obeyed(web: Web, tmp_path: Path) -> None:
+    web.answers["/robots.txt"] = support.web.redirected("/rules")
+    # The mark of UTF-8 before the first line, and an opt-out that is none of the images'.
+    rules = b"\xef\xbb\xbfUser-agent: *\nDisallow: /private/\n"
+    web.answers["/rules"] = lambda handler, _: send(handler, rules, X_Robots_Tag="noindex")
+    web.answers["/private/a"] = ONE
+    source = source_of(tmp_path, retries=0)
+    assert list(fetched(source, rows_of(web, "/private/a", *IMAGES))) == [*range(1, 13)]
+    assert source.failed == {0: "disallowed_by_robots"}
+    assert web.asked["/robots.txt"] == web.asked["/rules"] == 1
+
+
+def test_a_robots_txt_at_a_private_address_is_not_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(public_addresses, "is_public", lambda address: address == "127.0.0.2")
+    with served({"/robots.txt": b""}) as private:
+        away = support.web.redirected(f"{private.url}/robots.txt")
+        with served({"/0": ONE, "/robots.txt": away}, "127.0.0.2") as public:
+            source = source_of(tmp_path, allow_private_addresses=False, retries=0)
+            assert not fetched(source, rows_of(public, "/0"))
+    assert source.failed == {0: "private_address"}
+    assert not private.asked
+
+
+@pytest.mark.parametrize(
+    ("rules", "refused"),
+    [
+        ("max-image-preview:large, noai", True),
+        ("react-pipeline: max-snippet: 5, noindex", True),
+        ("unavailable_after: Wed, 25 Jun 2010 15:00:00 GMT, noindex", True),
+        ("other: max-snippet:5, noindex", False),
+        ("max-video-preview: -1", False),
+    ],
+)
+def test_a_directive_with_a_value_is_no_robot(rules: str, refused: bool) -> None:
+    assert image_client.opts_out(httpx.Headers({"X-Robots-Tag": rules})) == refused
+
+
+def test_a_host_in_other_letters_is_looked_up_in_ascii(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = set()
+
+    async def resolve(_self: Any, host: str, port: int, **_: Any) -> Any:
+        hosts.add(host)
+        return [(0, 0, 0, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr("asyncio.base_events.BaseEventLoop.getaddrinfo", resolve)
+    rows = pd.DataFrame({"row": [0], "url": ["http://b\u00fccher.example/0"], "caption": "a"})
+    source = source_of(tmp_path, allow_private_addresses=False, retries=0)
+    assert not fetched(source, rows)
+    assert hosts == {"xn--bcher-kva.example"}
 
 
 LOOPBACK = ["127.0.0.1", "localhost", "127.1", "0x7f000001", "2130706433", "0.0.0.0", "[::1]"]  # noqa: S104
