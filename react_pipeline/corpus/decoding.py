@@ -49,7 +49,7 @@ def decode_apart(
         The image, and whether its file is truncated.
 
     Raises:
-        BadImage: As `decode_image`, or with reason `killed_decoder`.
+        BadImage: As `decode_image`, or with reason `too_slow` or `killed_decoder`.
     """
     return _decoder.decode(data, max_pixels, is_lenient)
 
@@ -188,8 +188,10 @@ class _Decoder:
             except BrokenProcessPool as error:
                 self.pool = None
                 self.killed += 1
-                signals = _SIGNAL.findall(str(error))
-                raise BadImage("killed_decoder", ", ".join(signals)) from error
+                signals = ", ".join(_SIGNAL.findall(str(error)))
+                if "SIGXCPU" in signals:
+                    raise BadImage("too_slow", f"more than {DECODE_SECONDS} s") from error
+                raise BadImage("killed_decoder", signals) from error
             return answer
 
 

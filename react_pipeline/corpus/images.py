@@ -18,9 +18,9 @@ from PIL import (
     ImageFile,
     ImageFont,
     ImageOps,
-    TiffImagePlugin,  # noqa: F401 - Pillow only knows formats by name whose plugin was imported
+    TiffImagePlugin,
     UnidentifiedImageError,
-    WebPImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401 - Pillow only knows formats by name whose plugin was imported
 )
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
@@ -38,6 +38,11 @@ LAZY_PIXELS = 1 << 24
 """The largest image that may come undecoded."""
 MAX_SCANS = 100
 """Of a JPEG; each is a pass over the image."""
+MAX_SCANNED_PIXELS = 1 << 30
+"""Of a JPEG, over all its scans: ten of 100 megapixels."""
+MAX_TILE_PIXELS = 1 << 24
+"""Of a TIFF, whose tiles may be larger than the image; usual ones have 2^18 at most."""
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
 _SCAN = b"\xff\xda"
 
 THUMBNAIL_PIXELS = 88
@@ -84,7 +89,8 @@ class BadImage(BadSample):
     """Bytes that give no usable image.
 
     Its reason is `empty`, `not_an_image`, `truncated`, `corrupt`, `too_many_pixels`,
-    `too_elongated`, `too_many_scans`, `too_much_memory`, `killed_decoder` or `unsupported_mode`.
+    `too_elongated`, `too_many_scans`, `too_slow`, `too_much_memory`, `killed_decoder` or
+    `unsupported_mode`.
     """
 
 
@@ -113,8 +119,7 @@ def decode_image(data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.I
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_size(*image.size, max_pixels)
-            if image.format == "JPEG" and data.count(_SCAN) > MAX_SCANS:
-                raise BadImage("too_many_scans", f"more than {MAX_SCANS}")
+            _check_cost(image, data)
             if lazy and _can_wait(image):
                 return image
             image.load()
@@ -203,6 +208,18 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise BadImage("too_many_pixels", f"{width} x {height}, allowed are {max_pixels:,}")
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise BadImage("too_elongated", f"{width} x {height}")
+
+
+def _check_cost(image: Image.Image, data: bytes) -> None:
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags = image.tag_v2
+        pixels = int(tags.get(_TILE_WIDTH, 0)) * int(tags.get(_TILE_LENGTH, 0))
+        if pixels > MAX_TILE_PIXELS:
+            raise BadImage("too_many_pixels", f"{pixels:,} in a tile")
+    elif image.format == "JPEG":
+        pixels = image.width * image.height
+        if data.count(_SCAN) > MAX_SCANS or data.count(_SCAN) * pixels > MAX_SCANNED_PIXELS:
+            raise BadImage("too_many_scans", f"{data.count(_SCAN):,} of {pixels:,} pixels")
 
 
 def _can_wait(image: Image.Image) -> bool:

@@ -47,9 +47,12 @@ def whole_table(path: Path) -> Iterator[None]:
 
     Raises:
         CorpusError: Naming the file.
+        MemoryError: If memory does not suffice, which says nothing about the file.
     """
     try:
         yield
+    except MemoryError:  # also pyarrow's, which is one of `ArrowException` too
+        raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if getattr(error, "errno", None) in _OF_THE_MACHINE:
             raise

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from torch import nn
@@ -47,6 +48,8 @@ def test_a_fault_of_the_machine_is_no_damage_of_a_table(tmp_path: Path) -> None:
     with pytest.raises(OSError) as caught, whole_table(path):
         raise OSError(errno.EMFILE, "Too many open files")
     assert caught.value.errno == errno.EMFILE
+    with pytest.raises(MemoryError), whole_table(path):
+        raise pa.ArrowMemoryError("malloc of size 64 failed")
 
 
 FIFOS: dict[str, tuple[str, Reader]] = {

@@ -47,7 +47,6 @@ PERMANENT = frozenset(
         "http_410",
         "http_451",
         "too_elongated",
-        "too_large_tiles",
         "too_many_bytes",
         "too_many_pixels",
         "too_many_scans",
