@@ -28,18 +28,33 @@ from react_pipeline.store import (
     remove,
 )
 
-Earlier = dict[str, tuple[Artifact, int, dict[str, Any]]]
-"""Artifact, number and record of a shard that was embedded before, by its digest."""
 _OF_CAPTIONS = ("precision", "max_pixels", "max_caption_chars")
 
 logger = logging.getLogger(__name__)
+
+
+class Earlier(dict[str, tuple[Artifact, int, dict[str, Any]]]):
+    """Artifact, number and record of a shard that was embedded before, by its digest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ledgers: dict[str, dict[int, pd.DataFrame]] = {}
+
+    def ledger_of(self, artifact: Artifact, number: int) -> pd.DataFrame:
+        """Return the rows of a shard in the ledger of its artifact, which is read once."""
+        if artifact.fingerprint not in self._ledgers:
+            ledger = pd.read_parquet(artifact.file(LEDGER_FILE))
+            self._ledgers[artifact.fingerprint] = {
+                int(shard): rows for shard, rows in ledger.groupby("shard")
+            }
+        return self._ledgers[artifact.fingerprint][number]
 
 
 def embedded_before(store: Store, inputs: Inputs) -> Earlier:
     """Find the shards of the store that were embedded by the same encoder, configuration and
     code.
     """
-    shards: Earlier = {}
+    shards = Earlier()
     for artifact in _alike(store, inputs, dict(inputs.config), [GROUPS_FILE, LEDGER_FILE]):
         lines = artifact.file(GROUPS_FILE).read_text(encoding="utf-8").splitlines()
         for number, record in enumerate(map(json.loads, lines)):
@@ -89,14 +104,15 @@ def take_over(earlier: Earlier, part: Part, folder: Path) -> dict[str, Any] | No
     artifact, number, record = earlier[part.digest]
     try:
         _link(artifact, number, part.number, folder)
-        file = artifact.file(LEDGER_FILE)
-        ledger = pd.read_parquet(file, filters=[("shard", "==", number)]).assign(shard=part.number)
+        rows: list[Any] = []
+        if record["reasons"]:
+            ledger = earlier.ledger_of(artifact, number).assign(shard=part.number)
+            rows = list(ledger.itertuples(index=False, name=None))
     except (CorruptArtifact, OSError, pa.ArrowInvalid) as error:
         logger.warning("embeddings of an earlier shard are not taken over: %s", error)
         for path in folder.iterdir():
             remove(path)
         return None
-    rows = list(ledger.itertuples(index=False, name=None))
     return {**record, "ledger": rows, "reused_rows": record["rows"], "seconds": 0}
 
 

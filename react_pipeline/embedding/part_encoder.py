@@ -132,8 +132,10 @@ class PartEncoder:
         return fetched.vectors[np.argsort(rows)], list(failures)
 
     def _skipped(self, pair: ListedPair, reason: str, detail: str) -> Skipped:
-        source = self.config.corpus.source_of(pair.fields) or pair.fields.get("url", "")
-        return Skipped(pair.key, reason, detail, source)
+        kind = self.config.corpus
+        # A field `url` in a tar is the author's: the place to look at is the shard.
+        url = pair.fields.get("url", "") if kind.is_listed else ""
+        return Skipped(pair.key, reason, detail, kind.source_of(pair.fields) or url)
 
     def _encode_captions(self, table: pd.DataFrame) -> Vectors:
         """Encode captions; tokens are made by the processes of `embedding`."""
