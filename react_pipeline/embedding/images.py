@@ -5,7 +5,10 @@ Does not belong here: which rows are chosen, where images come from (`corpus.Ima
 N rows, D width.
 """
 
-from collections.abc import Callable, Iterator
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -24,6 +27,11 @@ from react_pipeline.store import CorpusError
 
 DECODED_AT_ONCE = 32
 """Images that a process decodes before it hands them over."""
+
+READ_AHEAD = 256
+"""Images that are read and wait to be decoded."""
+READER_ENDS_SECONDS = 5
+"""How long the end of reading is waited for; a server may answer later."""
 
 Image = tuple[int, str, bytes]
 """Row, SHA-256 of the file, the file."""
@@ -48,13 +56,25 @@ def encode_fetched(
 ) -> Fetched:
     """Fetch the images of some rows (columns `row` and those of the source) and encode them.
 
-    Memory holds a few batches of images; `source.failed` says why others are not available.
+    Images are read while others are encoded; memory holds some hundreds of files. `source.failed`
+    says why others are not available.
 
     Raises:
         CorpusError: If a vector is not finite or not of unit length.
         ReactError: If a decoding process dies for want of memory.
     """
-    fetched = progress(_fetched(source, rows), "encoding images", "image", len(rows))
+    with closing(read_ahead(_fetched(source, rows))) as images:
+        return _encode(images, source, rows, encoder, config)
+
+
+def _encode(
+    images: Iterator[Image],
+    source: ImageSource,
+    rows: pd.DataFrame,
+    encoder: Encoder,
+    config: PipelineConfig,
+) -> Fetched:
+    fetched = progress(images, "encoding images", "image", len(rows))
     workers = min(config.embedding.worker_count, len(rows) // DECODED_AT_ONCE)
     decoder = _Decoder(encoder.to_tensor, config.corpus.max_pixels)
     loaded = load_batches(decoder, _cut(fetched, DECODED_AT_ONCE), workers, _collate)
@@ -77,6 +97,43 @@ def encode_fetched(
 def _fetched(source: ImageSource, rows: pd.DataFrame) -> Iterator[Image]:
     for pair, image in source.fetch(rows):
         yield int(pair.row), str(pair.image_sha256), image
+
+
+def read_ahead(items: Iterator[Any], ahead: int = READ_AHEAD) -> Generator[Any, None, None]:
+    """Yield items that a thread takes from their iterator, `ahead` at most before they are asked
+    for; what it raises is raised here. It ends with this generator, after the item that it reads.
+    """
+    # In this thread, where it can be interrupted: before the first image the others are downloaded.
+    yield from islice(items, 1)
+    waiting: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(ahead)
+    is_over = threading.Event()
+
+    def read() -> None:
+        try:
+            for item in items:
+                waiting.put((item, None))
+                if is_over.is_set():
+                    return
+            waiting.put((None, StopIteration()))
+        except BaseException as error:  # noqa: BLE001 - raised where the items are used
+            waiting.put((None, error))
+
+    thread = threading.Thread(target=read, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = waiting.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        is_over.set()
+        with suppress(queue.Empty):  # the thread may wait for a place
+            while True:
+                waiting.get_nowait()
+        thread.join(READER_ENDS_SECONDS)
 
 
 def _cut(items: Iterator[Any], length: int) -> Iterator[list[Any]]:

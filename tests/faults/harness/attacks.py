@@ -57,6 +57,7 @@ from react_pipeline.corpus.decoding import _decoder
 from react_pipeline.corpus.images import BadSample
 from react_pipeline.corpus.servers import RemoteShard
 from react_pipeline.embedding.mapped_vectors import open_vectors
+from react_pipeline.extensions.web import remote
 from react_pipeline.extensions.web.image_client import MAX_RESPONSE_BYTES, ImageClient
 from react_pipeline.extensions.web.public_addresses import is_public
 from react_pipeline.settings import DownloadConfig, load_domain, load_pipeline
@@ -395,10 +396,7 @@ def of_sick(name: str, ask: Callable[[str], Any], _folder: Path) -> Callable[[],
 
 
 def read_shard(address: str) -> bytes:
-    from react_pipeline.extensions.web import bounded_answer, remote_store
-
-    bounded_answer.HEAD_SECONDS = bounded_answer.ANSWER_SECONDS = 2.0
-    remote_store.ATTEMPTS_SECONDS = 0.0
+    remote.ANSWER_SECONDS, remote.ATTEMPTS_SECONDS = 2, 0
     return open_shard(RemoteShard(f"{address}/a.tar")).read(512)
 
 

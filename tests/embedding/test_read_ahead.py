@@ -1,0 +1,59 @@
+"""Images are read by a thread while others are encoded."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from react_pipeline.embedding.images import read_ahead
+
+
+def is_reading() -> bool:
+    return any(thread.name == "read-ahead" for thread in threading.enumerate())
+
+
+def test_items_come_in_order_and_are_read_before_they_are_asked_for() -> None:
+    read: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            read.append(number)
+            yield number
+
+    ahead = read_ahead(items(), 8)
+    assert not read
+    assert [next(ahead), next(ahead)] == [0, 1]
+    end = time.monotonic() + 10
+    while len(read) < 11 and time.monotonic() < end:
+        time.sleep(0.01)
+    # Two were taken, eight wait, and one waits for a place.
+    assert len(read) == 11
+    assert [*ahead] == [*range(2, 100)]
+    assert not is_reading()
+
+
+def test_an_error_of_reading_comes_after_what_was_read() -> None:
+    def items() -> Iterator[int]:
+        yield from range(5)
+        raise OSError("the disk is gone")
+
+    ahead = read_ahead(items(), 8)
+    assert [next(ahead) for _ in range(5)] == [*range(5)]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(ahead)
+    assert not is_reading()
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2, 30])
+def test_the_thread_ends_when_no_more_is_asked_for(taken: int) -> None:
+    ahead = read_ahead(iter(range(1_000_000)), 4)
+    assert [next(ahead) for _ in range(taken)] == [*range(taken)]
+    ahead.close()
+    assert not is_reading()
+
+
+def test_no_items_are_no_error() -> None:
+    assert [*read_ahead(iter([]), 4)] == []
