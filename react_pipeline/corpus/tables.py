@@ -47,7 +47,7 @@ def whole_table(path: Path) -> Iterator[None]:
 
     Raises:
         CorpusError: Naming the file.
-        MemoryError: If memory does not suffice, which says nothing about the file.
+        MemoryError: If memory does not suffice, whatever the file.
     """
     try:
         yield

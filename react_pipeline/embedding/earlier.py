@@ -38,16 +38,8 @@ class Earlier(dict[str, tuple[Artifact, int, dict[str, Any]]]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._ledgers: dict[str, dict[int, pd.DataFrame]] = {}
-
-    def ledger_of(self, artifact: Artifact, number: int) -> pd.DataFrame:
-        """Return the rows of a shard in the ledger of its artifact, which is read once."""
-        if artifact.fingerprint not in self._ledgers:
-            ledger = pd.read_parquet(artifact.file(LEDGER_FILE))
-            self._ledgers[artifact.fingerprint] = {
-                int(shard): rows for shard, rows in ledger.groupby("shard")
-            }
-        return self._ledgers[artifact.fingerprint][number]
+        self.ledgers: dict[str, dict[Any, pd.DataFrame]] = {}
+        """By artifact and number of the shard; each is read once."""
 
 
 def embedded_before(store: Store, inputs: Inputs) -> Earlier:
@@ -106,7 +98,11 @@ def take_over(earlier: Earlier, part: Part, folder: Path) -> dict[str, Any] | No
         _link(artifact, number, part.number, folder)
         rows: list[Any] = []
         if record["reasons"]:
-            ledger = earlier.ledger_of(artifact, number).assign(shard=part.number)
+            ledgers = earlier.ledgers
+            if artifact.fingerprint not in ledgers:
+                file = artifact.file(LEDGER_FILE)
+                ledgers[artifact.fingerprint] = dict(iter(pd.read_parquet(file).groupby("shard")))
+            ledger = ledgers[artifact.fingerprint][number].assign(shard=part.number)
             rows = list(ledger.itertuples(index=False, name=None))
     except (CorruptArtifact, OSError, pa.ArrowInvalid) as error:
         logger.warning("embeddings of an earlier shard are not taken over: %s", error)

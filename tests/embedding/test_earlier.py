@@ -140,7 +140,7 @@ def test_moved_shards_keep_their_vectors_under_new_numbers(
     require_same(artifact, embedded(make_project, changed, "scratch"))
 
 
-def test_the_ledger_is_read_once_and_only_for_parts_with_reasons(
+def test_a_ledger_is_read_once_and_only_where_needed(
     make_project: MakeProject, shards: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = shards["bad"].with_name("bad2.tar")

@@ -15,7 +15,7 @@ def is_reading() -> bool:
     return any(thread.name == "read-ahead" for thread in threading.enumerate())
 
 
-def test_items_come_in_order_and_are_read_before_they_are_asked_for() -> None:
+def test_items_are_read_before_they_are_asked_for() -> None:
     read: list[int] = []
 
     def items() -> Iterator[int]:

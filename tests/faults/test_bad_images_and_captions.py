@@ -142,7 +142,7 @@ def test_a_shard_with_too_many_bad_samples_fails_unpublished(
     assert not (tmp_path / "store" / "corpus_embeddings").exists()
 
 
-def test_the_shard_of_bad_samples_is_named_whatever_url_they_have(
+def test_a_shard_of_bad_samples_with_urls_is_named(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
     fields = b'{"url": "https://elsewhere.example/a.jpg"}'
