@@ -6,6 +6,7 @@ digests (`store`).
 """
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,17 +64,28 @@ def _identities(store: Store | None, locations: Sequence[ShardLocation]) -> Iter
             yield Identity(location.stat().st_size, "", digest)
 
 
-def take_stock_of(staging: Path, shards: Sequence[Path]) -> dict[str, int]:
+def take_stock_of(staging: Path, shards: Sequence[Path]) -> dict[str, Any]:
     """Write `shards.parquet` of shards that are part of the artifact; the counts that go
     with it.
     """
     table = take_stock(None, shards)
     table["path"] = [Path(path).relative_to(staging).as_posix() for path in table["path"]]
-    return write_stock(table, staging)
+    return _write(table, staging)
 
 
-def write_stock(table: pd.DataFrame, staging: Path) -> dict[str, int]:
-    """Write `shards.parquet`, and return the counts that go with it."""
+def write_stock(table: pd.DataFrame, staging: Path) -> dict[str, Any]:
+    """Write `shards.parquet`, and return the counts that go with it.
+
+    Paths of local shards are relative to the innermost folder that holds all of them, which is the
+    count `root`: equal shards elsewhere give an equal file.
+    """
+    folders = [str(Path(path).parent) for path in table["path"] if not is_url(path)]
+    root = os.path.commonpath(folders) if folders else ""
+    paths = [path if is_url(path) else os.path.relpath(path, root) for path in table["path"]]
+    return _write(table.assign(path=paths), staging) | ({"root": root} if root else {})
+
+
+def _write(table: pd.DataFrame, staging: Path) -> dict[str, Any]:
     table.to_parquet(staging / SHARDS_FILE, index=False)
     return {"shards": len(table), "bytes": int(table["bytes"].sum())}
 
@@ -83,13 +95,14 @@ def shard_paths(artifact: Artifact) -> list[ShardLocation]:
     the shard's number.
     """
     table = pd.read_parquet(artifact.file(SHARDS_FILE))
+    folder = artifact.path / artifact.counts.get("root", "")
     entries = zip(table["path"], table["storage"], strict=True)
     locations: list[ShardLocation] = []
     for path, storage in place_of(artifact.root, artifact.fingerprint, recorded=entries):
         if is_url(path):
             locations.append(RemoteShard(path, StorageConfig.model_validate_json(storage)))
         else:
-            locations.append(artifact.path / path)
+            locations.append(folder / path)
     return locations
 
 
