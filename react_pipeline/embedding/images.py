@@ -28,7 +28,7 @@ from react_pipeline.store import CorpusError
 DECODED_AT_ONCE = 32
 """Images that a process decodes before it hands them over."""
 
-READ_AHEAD = 256
+READ_AHEAD = 64
 """Images that are read and wait to be decoded."""
 READER_ENDS_SECONDS = 5
 """How long the end of reading is waited for; a server may answer later."""
