@@ -227,5 +227,5 @@ def test_a_sick_server_is_given_up(kind: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(remote, "ANSWER_SECONDS", 0.3)
     # Which fault the client meets first depends on time.
     errors = (CorpusError, SourceUnavailable)
-    with sick_server(kind) as address, pytest.raises(errors, match=r"a\.tar: .*(read|ranges)"):
+    with sick_server(kind) as address, pytest.raises(errors, match=r"a\.tar: "):
         open_shard(RemoteShard(f"{address}/a.tar")).read(512)
