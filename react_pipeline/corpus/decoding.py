@@ -25,9 +25,9 @@ from react_pipeline.corpus.images import BadImage, decode_image, decode_what_is_
 from react_pipeline.store import ReactError
 
 DECODE_SECONDS = 20
-"""Of processor time for one image; those of 100 megapixels take two."""
+"""Processor time for one image; images of 100 megapixels take two seconds."""
 WORKER_BYTES = 4 << 30
-"""What a process that decodes may take in addition to what it has when it starts."""
+"""Memory that a decoding process may take beyond what it has when it starts."""
 IDLE_SECONDS = 60
 """After this time a process without work ends; also that of a program that was killed."""
 _SIGNAL = re.compile(r"SIG[A-Z0-9]+")

@@ -37,11 +37,11 @@ enormous.
 LAZY_PIXELS = 1 << 24
 """The largest image that may come undecoded."""
 MAX_SCANS = 100
-"""Of a JPEG; each is a pass over the image."""
+"""Scans of a JPEG; each is a pass over the image."""
 MAX_SCANNED_PIXELS = 1 << 30
-"""Of a JPEG, over all its scans: ten of 100 megapixels."""
+"""Pixels of a JPEG over all its scans: ten of 100 megapixels."""
 MAX_TILE_PIXELS = 1 << 24
-"""Of a TIFF, whose tiles may be larger than the image; usual ones have 2^18 at most."""
+"""Pixels of a TIFF tile, which may be larger than its image; usual tiles have 2^18 at most."""
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _SCAN = b"\xff\xda"
 
