@@ -71,7 +71,6 @@ def load_batches(
 
     Args:
         dataset: Gives, for an image that is not decoded, a row that says why.
-        batches: Indices of the rows of each.
         spawn: Start fresh workers: they read from servers, whose client does not survive a fork.
 
     Raises:

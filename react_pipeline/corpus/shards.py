@@ -34,7 +34,7 @@ SHARDS = "shards"
 """Folder of the artifacts that hold shards of their own."""
 PAIRS_PER_SHARD = 10_000
 MAX_METADATA_BYTES = 1 << 20
-"""Of the JSON object that goes with a pair; a larger one is ignored."""
+"""Size of the JSON object of a pair; a larger one is ignored."""
 PackedSample = tuple[str, bytes, bytes, dict[str, str]]
 """Key, image, caption (UTF-8), and what else is known of a pair."""
 

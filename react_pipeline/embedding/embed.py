@@ -33,7 +33,7 @@ _LEDGER = pa.schema(
     ]
 )
 _RECORDED = ("digest", "rows", "reasons", "captions_cut", "metadata_ignored")
-"""Of a part, for later builds. Equal inputs give equal files: no times, no device."""
+"""Fields of a part for later builds. Equal inputs give equal files: no times, no device."""
 _SUMMED = ("rows", "reused_rows", "captions_cut", "metadata_ignored", "seconds")
 
 

@@ -46,7 +46,7 @@ MAX_FIELD_NAMES = 256
 """How many different metadata fields one part keeps."""
 _EXAMPLES = 3
 _DIGITS = 6
-"""Of the number of a part in the names of its files."""
+"""Width of the number of a part in the names of its files."""
 
 
 @lru_cache(maxsize=1)

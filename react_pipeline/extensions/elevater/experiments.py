@@ -1,4 +1,4 @@
-"""What is measured on a data set of the benchmark.
+"""Experiments: the measurements on a data set of the benchmark.
 
 Plain data, without torch. Does not belong here: measuring (`measuring`), means of figures
 (`summary`).
@@ -15,7 +15,7 @@ COLUMNS = [
     *("layout", "images", "seconds", "learning_rate", "weight_decay", "failed_trials"),
     "unavailable",
 ]
-"""Of a row of results: one figure. A value is a fraction; what could not be measured has the reason
+"""Columns of the results; a row is one figure. A value is a fraction, or has the reason
 `unavailable` and no value. `shots` are images a class, 0 zero-shot, -1 all; `expected` is the
 official number of test images, of which `n` were there. `images` is the digest of the test images
 and their labels, after training also of the training images, from which the shots are drawn;

@@ -25,7 +25,7 @@ from .shots import Indices
 from .sweep import Curve, Trial
 
 MOMENTUM, BATCH_SIZE, SEED = 0.9, 64, 0
-"""Of SGD and of the batches, as in the benchmark; their order is the same in each trial."""
+"""Settings of SGD and its batches, as in the benchmark; their order is the same in each trial."""
 
 HEADS_AT_ONCE = 64
 """Bounds the memory: weights, gradients and moments of so many heads, and logits of a batch."""

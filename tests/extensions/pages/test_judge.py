@@ -198,8 +198,8 @@ def test_nothing_gives_a_model_away_before_the_answer_is_clear(board: JudgeBoard
 def test_two_tabs_lose_and_double_nothing(board: JudgeBoard) -> None:
     tries: list[tuple[int, Any]] = [(0, "neither"), (0, "unsure"), (1, "unsure")]
     tries += [(0, None), (1, None), (1, None), (99, 0), (-1, 0), (-1, None)]
-    told = [say(board, picture, choice) for picture, choice in tries]
-    assert told == [True, False, True, False, True, False, False, False, False]
+    answers = [say(board, picture, choice) for picture, choice in tries]
+    assert answers == [True, False, True, False, True, False, False, False, False]
     assert [entry.answer for entry in board.session.entries] == ["neither"]
 
 
