@@ -40,6 +40,10 @@ def open_lines(path: Path) -> Iterator[Callable[[str], bytes]]:
         with suppress(ValueError, RecursionError):
             json.loads(last)
             append(descriptor, last + b"\n")
-        yield write
+        try:
+            yield write
+        finally:
+            if not os.fstat(descriptor).st_size:
+                path.unlink()  # looking without deciding leaves no file
     finally:
         os.close(descriptor)

@@ -136,6 +136,12 @@ def test_a_review_is_resumed_and_held_by_one(retrieved_project: Project) -> None
         ):
             pass
     path = review_file(retrieved_project, SLUG)
+    decided = path.read_text()
+    path.unlink()
+    with open_review(retrieved_project, SLUG, "ann"):
+        pass
+    assert not path.exists()  # who only looks leaves nothing
+    path.write_text(decided)
     # A whole line that was added by hand counts, and what a kill cut short does not.
     path.write_text(path.read_text() + path.read_text().strip().replace(images[0], images[1]))
     with open_review(retrieved_project, SLUG, "bob") as board:
