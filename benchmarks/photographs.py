@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -180,9 +181,9 @@ def measure(project: Project, seeds: int) -> tuple[dict[str, Correct], float]:
     return {kind: np.stack(of_kind) for kind, of_kind in right.items()}, float(np.mean(named))
 
 
-def few_shot(vectors: DomainVectors, photos: Path) -> str:
+def few_shot(vectors: DomainVectors, photos: Path, picture: Path) -> str:
     """Return top-1 by the number of shots of each class, beside logistic regression on the same
-    vectors; shots are drawn from the train photographs.
+    vectors, and draw it; shots are drawn from the train photographs.
     """
     shots, names = encoded(photos / "grocery-train.tar")
     classes = vectors.project.domain(SLUG).class_names
@@ -202,11 +203,28 @@ def few_shot(vectors: DomainVectors, photos: Path) -> str:
                 found["LR"].append(model.score(vectors.images.numpy(), vectors.class_ids.numpy()))
         for name, values in found.items():
             figures[name].append(values)
+    draw_curve(figures, picture)
     rows = [
         [name, *(_of_draws(values) if values else "–" for values in by_count)]
         for name, by_count in figures.items()
     ]
     return markdown_table(["shots of each class", *map(str, SHOTS)], rows).rstrip()
+
+
+def draw_curve(figures: Mapping[str, list[list[float]]], path: Path) -> None:
+    """Draw top-1 of each draw's mean and spread against the number of shots."""
+    figure = Figure(figsize=(6, 3.4), dpi=120, layout="constrained")
+    panel = figure.subplots()
+    for name, by_count in figures.items():
+        places = [place for place, values in enumerate(by_count) if values]
+        means = [100 * np.mean(by_count[place]) for place in places]
+        spread = [100 * np.std(by_count[place], ddof=1) for place in places]
+        label = "logistic regression on the shots alone" if name == "LR" else name
+        panel.errorbar(places, means, spread, label=label, marker="o", capsize=3)
+    panel.set_xticks(range(len(SHOTS)), map(str, SHOTS))
+    panel.set(xlabel="labelled photographs of each class", ylabel="top-1, %", ylim=(0, None))
+    panel.legend(frameon=False)
+    figure.savefig(path, metadata={"Software": None})
 
 
 class WithShots:
@@ -305,6 +323,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".react/photographs"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--page", type=Path, help="has the two markers; gets the tables")
+    parser.add_argument("--picture", type=Path, help="the curve of shots; default: in --work")
     options = parser.parse_args()
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
@@ -318,7 +337,7 @@ def main() -> None:
             vectors = DomainVectors.of(project, SLUG)
             first = beside(project, "seeds/0", 0)
             texts += [
-                few_shot(vectors, options.photos),
+                few_shot(vectors, options.photos, options.picture or work / "few-shot.png"),
                 confidences(first, vectors, options.photos),
             ]
     print(text := "\n\n".join(texts))
