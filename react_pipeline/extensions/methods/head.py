@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from react_pipeline.training import Customization
 
 LEAST_CALIBRATED = 30
-"""Held-out pairs from which a temperature is fitted."""
+"""Pairs from which a temperature is fitted."""
 COMPARED_AT_ONCE = 1_024
 """Trained images that are compared with those held out at once."""
 
@@ -121,7 +121,9 @@ def train_head(
     )
     head = joined(fraction)
     record = _head_record(domain, of_pairs, labels.source, fraction, scores)
-    record |= _calibrated(head.scores(vectors.images[held_out]), labels, held_out)
+    record |= _calibrated(head, vectors, labels, held_out, "held-out pairs") or _calibrated_again(
+        method, customization, clip, vectors, labels, trained_on, fraction
+    )
     head.write(directory / HEAD_FILE, trained)
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     (directory / HEAD_RECORD_FILE).write_text(text, encoding="utf-8")
@@ -261,15 +263,50 @@ def class_accuracy(scores: Tensor, class_ids: Tensor) -> float:
     return float((hits[counts > 0] / counts[counts > 0]).mean())
 
 
-def _calibrated(scores: Tensor, labels: Labels, held_out: Tensor) -> dict[str, Any]:
-    """Fit the temperature of the softmax to held-out pairs, if there are enough, for when no
-    labelled image was measured.
+def _calibrated(
+    head: ClassHead, vectors: PairVectors, labels: Labels, unseen: Tensor, name: str
+) -> dict[str, Any]:
+    """Fit the temperature of the softmax to pairs that the head was not fitted to, if there are
+    enough, for when no labelled image was measured.
     """
-    if len(held_out) < LEAST_CALIBRATED:
+    if len(unseen) < LEAST_CALIBRATED:
         return {}
-    logits = (LOGIT_SCALE * scores).numpy()
-    temperature = fit_temperature(logits, labels.class_ids[held_out].numpy())
-    return {"temperature": temperature, "calibrated_on": f"{len(held_out):,} held-out pairs"}
+    logits = (LOGIT_SCALE * head.scores(vectors.images[unseen])).numpy()
+    temperature = fit_temperature(logits, labels.class_ids[unseen].numpy())
+    return {"temperature": temperature, "calibrated_on": f"{len(unseen):,} {name}"}
+
+
+def _calibrated_again(
+    method: HeadMethod,
+    customization: Customization,
+    clip: Clip,
+    vectors: PairVectors,
+    labels: Labels,
+    trained_on: Tensor,
+    fraction: float,
+) -> dict[str, Any]:
+    """Calibrate on every tenth pair, by a second head that is fitted to the others: where too few
+    pairs are held out, all of them are needed to fit the one that is published.
+    """
+    left_out = trained_on[::10]
+    if len(left_out) < LEAST_CALIBRATED:
+        return {}
+    rest = trained_on[~torch.isin(trained_on, left_out)]
+    retrieval = customization.project.retrieval(customization.domain.slug)
+    near = retrieval.near_duplicate_similarity
+    left_out = without_near_copies(vectors.images, rest, left_out, near)
+    zero_shot = domain_head(clip, customization.domain).contiguous()
+    of_pairs = HeadSamples.of(zero_shot, vectors, labels, rest)
+    samples = method.samples(of_pairs, customization, clip)
+    training = customization.training.in_steps(
+        len(samples.images), customization.training.batch_size
+    )
+    steps = range(training.steps)
+    log = TrainingLog(None, customization.observer, steps, training.batch_size, clip.device, "")
+    with log:
+        trained, _ = method.fit(samples, training, log)
+    head = method.join(ClassHead(zero_shot), trained, fraction)
+    return _calibrated(head, vectors, labels, left_out, "pairs left out of a second fit")
 
 
 def _head_record(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from support.upkeep import edit_domain
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -150,6 +151,22 @@ def test_a_closed_form_head_is_chosen_measured_and_used(
     classifier = Classifier.load("shapes", method, config=retrieved_project.path)
     assert torch.equal(classifier.head.vectors, tensors["head"])
     assert result.counts["n"] > 0 and classifier.temperature == result.counts["temperature"]
+
+
+@pytest.mark.parametrize("method", ["gda", "linear-head"])
+def test_without_held_out_pairs_a_second_fit_calibrates(
+    retrieved_project: Project, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("react_pipeline.extensions.methods.head.LEAST_CALIBRATED", 2)
+    fields = {"held_out_fraction": 0.0, "interpolation": 1.0, "steps": 4}
+    edit_domain(retrieved_project, "shapes", customization=fields)
+    checkpoint = customize(retrieved_project, "shapes", method)
+    assert checkpoint.counts["held_out_pairs"] == 0
+    about = json.loads(checkpoint.file("head.json").read_text())
+    tenth = len(range(0, checkpoint.counts["pairs"], 10))
+    assert about["temperature"] > 0 and about["calibrated_on"].startswith(f"{tenth} ")
+    classifier = Classifier.load("shapes", method, config=retrieved_project.path)
+    assert classifier.temperature == about["temperature"]
 
 
 def test_a_head_keeps_its_bias_on_disk(tmp_path: Path) -> None:
