@@ -18,9 +18,8 @@ from support.methods import attach, model_method, set_trainable
 from support.text_tower import write_text_tower_checkpoint
 from torch import Tensor, nn
 
-from react_pipeline.clip.attention import is_plain
 from react_pipeline.clip.model import Clip, load
-from react_pipeline.clip.tower import ImageTower, encode_text
+from react_pipeline.clip.tower import ImageTower, encode_text, is_plain
 from react_pipeline.extensions.hub.export import export
 from react_pipeline.extensions.methods.low_rank import LowRank
 from react_pipeline.project.project import Project
