@@ -11,10 +11,8 @@ import re
 from itertools import filterfalse
 from pathlib import Path
 
-from react_pipeline.lineage import fresh_or_none
-from react_pipeline.project import Manifests, Project, absence, matches, seed_path
+from react_pipeline.project import Project, absence, matches, seed_path
 from react_pipeline.settings import DomainConfig, DrawnSetConfig, is_url
-from react_pipeline.stage import ALL, BASE_CHECKPOINT, RETRIEVAL_CHECKPOINT
 from react_pipeline.store import ConfigError, InputError, Problem, SourceUnavailable
 
 _FEWEST_CLASSES = 2
@@ -38,21 +36,6 @@ def encoder_problems(project: Project) -> list[Problem]:
                 Problem(project.path, "", re.sub("^encoder", field, line)) for line in lines
             ]
     return problems
-
-
-def servers_of_weights(project: Project) -> dict[str, str]:
-    """Return the servers that weights have to be fetched from, by `encoder` or `retrieval_encoder`;
-    none where the checkpoint is there, or its name is wrong.
-    """
-    from react_pipeline.clip import server_of_weights
-
-    servers = {}
-    stages = {"encoder": BASE_CHECKPOINT, "retrieval_encoder": RETRIEVAL_CHECKPOINT}
-    for field, stage in stages.items():
-        encoder = getattr(project.config, field)
-        if encoder is not None and not fresh_or_none(Manifests.of(project), stage, ALL):
-            servers[field] = server_of_weights(encoder)
-    return {field: server for field, server in servers.items() if server}
 
 
 def corpus_problems(project: Project) -> list[Problem]:

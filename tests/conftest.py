@@ -93,8 +93,8 @@ ScriptDirectory.from_config = known_scripts  # type: ignore[method-assign, assig
 def _nothing_is_recent() -> Iterator[None]:
     """What a test computed reaches no other test of its process."""
     yield
-    if recent := sys.modules.get("react_pipeline.clip.recent_results"):
-        recent._results.clear()
+    if model := sys.modules.get("react_pipeline.clip.model"):
+        model.loaded_base.cache_clear()
 
 
 REPOSITORY = Path(__file__).parents[1]

@@ -1,18 +1,17 @@
-"""What a checkpoint folder records in `open_clip_config.json`.
+"""What a checkpoint folder records in `open_clip_config.json`, and what it may ask for: files of
+its own, never code.
 
-Does not belong here: building or saving a model (`model`), its weights (`weights`).
+open_clip hands fields of a checkpoint's configuration on to transformers and timm, and some of
+these load and run Python files, or fetch other models. They are refused here, before any of these
+libraries sees them. Does not belong here: building or saving a model (`model`).
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict
+import re
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import open_clip
-from open_clip.transform import PreprocessCfg
-
-from react_pipeline.clip.trust import require_allowed
-from react_pipeline.settings import encoders
 from react_pipeline.store import InputError, read_json_bounded
 
 CONFIG_FILE = "open_clip_config.json"
@@ -32,16 +31,27 @@ _MAX_SIZES = {
 """The largest published models have less than half of each."""
 _MAX_PATCHES_A_SIDE = 128
 
+_TOKENIZER_OPTIONS = frozenset({"clean", "language", "strip_sep_token"})
+"""What `tokenizer_kwargs` may hold, as open_clip's own configurations use it; the rest would reach
+transformers.
+"""
+
+_REGISTERED_NAME = re.compile(r"[A-Za-z0-9_.-]*")
+"""A name that timm looks up in its registry; with `:` or `/` it is a place (`hf-hub:`,
+`local-dir:`).
+"""
+
 
 def read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read `model_cfg` and `preprocess_cfg` of a checkpoint folder, as they are written.
 
     Raises:
         InputError: If the directory holds no such file, or another one, or one with a field that
-            could run code.
+            could run code or fill the memory.
     """
+    file = directory / CONFIG_FILE
     try:
-        config = read_json_bounded(directory / CONFIG_FILE, MAX_CONFIG_BYTES)
+        config = read_json_bounded(file, MAX_CONFIG_BYTES)
         model_cfg = dict(config["model_cfg"])
         preprocess_cfg = dict(config["preprocess_cfg"])
         for part in ("vision_cfg", "text_cfg"):
@@ -50,65 +60,72 @@ def read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         for entry in model_cfg.get("added", ()):
             if not isinstance(entry["record"], dict) or not isinstance(entry["method"], str):
                 raise ValueError("`added` is no list of methods and their records")
+        problem = next(_problems(model_cfg), "")
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise InputError(
-            f"{directory / CONFIG_FILE}: not an open_clip checkpoint folder ({error})"
-        ) from error
-    require_allowed(model_cfg, directory / CONFIG_FILE)
-    _require_sizes(model_cfg, directory / CONFIG_FILE)
+        raise InputError(f"{file}: not an open_clip checkpoint folder ({error})") from error
+    if problem:
+        raise InputError(f"{file}: model_cfg.{problem}")
     return model_cfg, preprocess_cfg
 
 
-def _require_sizes(model_cfg: Mapping[str, Any], file: Path) -> None:
-    """Refuse what is made before `at_most` sees it: positions of patches and tokens, lists of
-    layers.
+def _problems(model_cfg: dict[str, Any]) -> Iterator[str]:
+    """Yield what must not reach open_clip: options and places that could run code, and sizes of
+    what is made before `weights.at_most` sees it.
     """
-    for tower in ("vision_cfg", "text_cfg"):
-        for field, limit in _MAX_SIZES.items():
-            values = model_cfg[tower].get(field) or 0
-            for value in values if isinstance(values, list | tuple) else [values]:
-                if not isinstance(value, int) or value > limit:
-                    raise InputError(
-                        f"{file}: {tower}.{field}: {value!r}, allowed are whole numbers up to "
-                        f"{limit:,}"
-                    )
-    vision_cfg = model_cfg["vision_cfg"]
+    vision_cfg, text_cfg = model_cfg["vision_cfg"], model_cfg["text_cfg"]
+    for name in {*(text_cfg.get("tokenizer_kwargs") or ())} - _TOKENIZER_OPTIONS:
+        yield (
+            f"text_cfg.tokenizer_kwargs.{name}: not allowed, for it could run code; allowed: "
+            f"{', '.join(sorted(_TOKENIZER_OPTIONS))}"
+        )
+    name = vision_cfg.get("timm_model_name") or ""
+    if not _REGISTERED_NAME.fullmatch(name):
+        yield (
+            f"vision_cfg.timm_model_name: {name!r} is not in timm's registry; models of other "
+            "folders and of the Hub are refused"
+        )
+    for tower, (field, limit) in product(("vision_cfg", "text_cfg"), _MAX_SIZES.items()):
+        for value in _listed(model_cfg[tower].get(field) or 0):
+            if not isinstance(value, int) or value > limit:
+                yield f"{tower}.{field}: {value!r}, allowed are whole numbers up to {limit:,}"
     sides, patch = (
-        value if isinstance(value, list | tuple) else [value]
-        for value in (vision_cfg.get("image_size") or 224, vision_cfg.get("patch_size") or 16)
+        _listed(vision_cfg.get(field) or usual)
+        for field, usual in (("image_size", 224), ("patch_size", 16))
     )
     if max(sides) // max(1, min(patch)) > _MAX_PATCHES_A_SIDE:
-        raise InputError(
-            f"{file}: vision_cfg.patch_size: {patch}, at most {_MAX_PATCHES_A_SIDE} patches a side "
-            "are allowed"
-        )
+        yield f"vision_cfg.patch_size: {patch}, allowed are {_MAX_PATCHES_A_SIDE} patches a side"
 
 
-def encoder_fields(encoder: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    """Return what a published base checkpoint is: fields as `EncoderConfig` has them, as its folder
-    says.
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def text_folder(directory: Path, name: Any, field: str, files: tuple[str, ...]) -> Path:
+    """Return the folder with a part of a text tower that comes from transformers, inside a
+    checkpoint folder.
+
+    A folder of the Hub names its tokenizer and text tower by their place on the Hub and often holds
+    their files itself.
 
     Args:
-        encoder: What the configuration said when it was published. Its `model` is kept where the
-            folder's image tower is open_clip's of that name, or is built; else the tower is
-            described.
+        name: What its configuration says: a folder inside it, or a name of the Hub.
+        field: Where it says so, for the error.
+        files: Any of these is the part, if it is in that folder, in `text/` or in the folder
+            itself.
+
+    Returns:
+        An absolute path, so that no library takes it for a Hub name.
 
     Raises:
-        InputError: If the directory is not a checkpoint folder.
+        InputError: If the folder does not hold them.
     """
-    if encoder["model"] in encoders():
-        return dict(encoder)
-    model_cfg, preprocess_cfg = read_config(directory)
-    tower = {n: value for n, value in model_cfg["vision_cfg"].items() if n != "react_cfg"}
-    named = open_clip.get_model_config(encoder["model"].removeprefix(GATED_PREFIX))
-    prepared = {**asdict(PreprocessCfg()), **preprocess_cfg}
-    return {
-        "model": encoder["model"]
-        if named and named["vision_cfg"] == tower
-        else ", ".join(f"vision_cfg.{name} {value}" for name, value in tower.items()),
-        "pretrained": encoder["pretrained"],
-        "quick_gelu": bool(model_cfg.get("quick_gelu")),
-        "mean": list(prepared["mean"]),
-        "std": list(prepared["std"]),
-        "resize_mode": prepared["resize_mode"],
-    }
+    root = directory.resolve()
+    for place in (str(name), "text", "."):
+        folder = (root / place).resolve()
+        if folder.is_relative_to(root) and any((folder / file).is_file() for file in files):
+            return folder
+    raise InputError(
+        f"{directory}: {field}: {name!r} is not a folder inside this checkpoint folder, which holds "
+        f"none of {', '.join(files)} itself; get these files from where that is and put them into "
+        f"{directory / 'text'}"
+    )

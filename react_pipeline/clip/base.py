@@ -2,7 +2,7 @@
 safetensors form.
 
 Belongs here: its identity, fetching from the Hub. Does not belong here: reading weights
-(`pretrained`), encoders that are built (`built_encoder`).
+(`pretrained`).
 """
 
 import tempfile
@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.clip.hub import reach_hub
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import HUB_PREFIX, EncoderConfig, encoders
@@ -23,7 +22,7 @@ _TOKENIZER = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab*",
-    "merges.txt",
+    "merges*",
     "*.model",
 )
 
@@ -88,11 +87,11 @@ def fetched(encoder: EncoderConfig) -> Iterator[EncoderConfig]:
     """Yield the encoder with a model of the Hub replaced by a folder that lasts as long as the
     context.
 
-    The Hub's own cache is used, and without a network only it. Of a text tower that the model names
-    by another place of the Hub its `config.json` is fetched, and nothing else.
+    Of a text tower that the model names by another place of the Hub its `config.json` is fetched,
+    and nothing else.
 
     Raises:
-        InputError: If the model is neither on the Hub nor in the cache.
+        InputError: If the model is neither on the Hub nor in its cache.
     """
     name = str(encoder.pretrained)
     if not name.startswith(HUB_PREFIX):
@@ -100,15 +99,13 @@ def fetched(encoder: EncoderConfig) -> Iterator[EncoderConfig]:
         return
     repository, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
     with tempfile.TemporaryDirectory(prefix="react-hub-") as directory:
-        with reach_hub() as unreachable:
-            try:
-                _fetch(repository, revision or None, Path(directory))
-            except Exception as error:  # of the Hub, the network, the disk
-                raise InputError(
-                    f"encoder.pretrained: {name} cannot be fetched from the Hub: "
-                    f"{unreachable or error}; connect this machine, or give the path of a folder "
-                    "with its files"
-                ) from error
+        try:
+            _fetch(repository, revision or None, Path(directory))
+        except Exception as error:  # of the Hub, the network, the disk
+            raise InputError(
+                f"encoder.pretrained: {name} cannot be fetched from the Hub: {error}; connect this "
+                "machine, or give the path of a folder with its files"
+            ) from error
         yield encoder.model_copy(update={"pretrained": directory})
 
 
@@ -121,12 +118,9 @@ def _fetch(repository: str, revision: str | None, folder: Path) -> None:
     snapshot = get(_CONFIG, _WEIGHTS, "config.json", *_TOKENIZER)
     if not (snapshot / _WEIGHTS).is_file():
         snapshot = get("open_clip_pytorch_model.bin")
-    for path in snapshot.iterdir():
-        if path.is_file():
-            (folder / path.name).symlink_to(path.resolve())
-    model_cfg = read_json_bounded(folder / _CONFIG)["model_cfg"]
-    text_tower = model_cfg["text_cfg"].get("hf_model_name")
-    if text_tower and not (folder / "config.json").is_file():
-        (folder / "config.json").symlink_to(
-            Path(hf_hub_download(text_tower, "config.json")).resolve()
-        )
+    files = {path.name: path for path in snapshot.iterdir() if path.is_file()}
+    text_cfg = read_json_bounded(files[_CONFIG])["model_cfg"]["text_cfg"]
+    if "hf_model_name" in text_cfg and "config.json" not in files:
+        files["config.json"] = Path(hf_hub_download(text_cfg["hf_model_name"], "config.json"))
+    for name, path in files.items():
+        (folder / name).symlink_to(path.resolve())

@@ -44,13 +44,13 @@ def load_classifier(
     the base encodes them.
 
     Args:
-        base: The `base_checkpoint`; only a head needs it.
+        base: The `base_checkpoint` that it was trained on; only a head needs it.
 
     Returns:
         The model, and the head, in the order of the domain's classes.
 
     Raises:
-        InputError: If a head was trained for other classes, or on another base.
+        InputError: If a head was trained for other classes.
     """
     from react_pipeline.clip.class_head import ClassHead
     from react_pipeline.clip.model import load, loaded_base
@@ -60,14 +60,13 @@ def load_classifier(
         clip = load_model(checkpoint.path, device)
         return clip, ClassHead(domain_head(clip, domain))
     assert base is not None  # noqa: S101 - a parent of every head
-    trained_on = checkpoint.parents["base_checkpoint"]
-    if trained_on != base.fingerprint:
+    record = json.loads(checkpoint.file(HEAD_RECORD_FILE).read_text(encoding="utf-8"))
+    if record["classes"] != domain.class_names:
         raise InputError(
-            f"{checkpoint.path / HEAD_FILE}: trained on the features of base {trained_on}, which "
-            f"is now {base.fingerprint}; {_rematerialize(checkpoint)}"
+            f"{checkpoint.path / HEAD_RECORD_FILE}: `classes` are not those of domain "
+            f"{domain.slug!r}; rematerialize `{checkpoint.stage}` for {checkpoint.key!r}"
         )
-    clip = loaded_base(base.path, device)
-    return clip, _read_head(checkpoint, domain)
+    return loaded_base(base.path, device), ClassHead.read(checkpoint.file(HEAD_FILE))
 
 
 def zero_shot_head(clip: Clip, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
@@ -83,15 +82,11 @@ def zero_shot_head(clip: Clip, class_names: Sequence[str], templates: Sequence[s
 
 
 def prompt_vectors(clip: Clip, prompts: Sequence[str]) -> Tensor:
-    """Encode prompts to unit vectors (N, D) as `Clip.encode_texts` does, shared by the steps of a
-    process (`recent_results`).
-    """
-    from react_pipeline.clip.recent_results import recent
-
+    """Encode prompts to unit vectors (N, D) as `Clip.encode_texts` does; those of a base once."""
     if not len(prompts):
         return clip.encode_texts(prompts)
     inputs = clip.tokenize(prompts).numpy().tobytes()
-    return recent(clip, "text", inputs, lambda: clip.encode_texts(prompts))
+    return clip.once(inputs, lambda: clip.encode_texts(prompts))
 
 
 def domain_head(clip: Clip, domain: DomainConfig) -> Tensor:
@@ -106,22 +101,3 @@ def domain_head(clip: Clip, domain: DomainConfig) -> Tensor:
             mean = prompt_vectors(clip, [*texts, *domain.prompts[entry.label]]).mean(dim=0)
             head[:, class_id] = mean / mean.norm()
     return head
-
-
-def _read_head(checkpoint: Artifact, domain: DomainConfig) -> ClassHead:
-    from react_pipeline.clip.class_head import ClassHead
-
-    classes = json.loads(checkpoint.file(HEAD_RECORD_FILE).read_text(encoding="utf-8"))["classes"]
-    if classes != domain.class_names:
-        changed = sorted({*classes} ^ {*domain.class_names}) or ["their order"]
-        more = ", ..." if len(changed) > 5 else ""
-        raise InputError(
-            f"{checkpoint.path / HEAD_RECORD_FILE}: `classes` are not those of domain "
-            f"{domain.slug!r} (they differ in {', '.join(changed[:5])}{more}); "
-            f"{_rematerialize(checkpoint)}"
-        )
-    return ClassHead.read(checkpoint.file(HEAD_FILE))
-
-
-def _rematerialize(checkpoint: Artifact) -> str:
-    return f"rematerialize `{checkpoint.stage}` for {checkpoint.key!r}"

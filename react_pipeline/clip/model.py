@@ -4,14 +4,16 @@ On disk it is open_clip's config and safetensors, never pickle. Does not belong 
 evaluation. Shapes: B images, N texts, D embedding dimension, H x W pixels.
 """
 
+from __future__ import annotations
+
+import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import open_clip
 import torch
@@ -20,21 +22,28 @@ from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms import Compose, PILToTensor
+from torchvision.transforms.functional import normalize
 
-from react_pipeline.clip.architecture import CONFIG_FILE, read_config
-from react_pipeline.clip.built_encoder import encoder_of_tower
+from react_pipeline.clip.architecture import CONFIG_FILE, read_config, text_folder
+from react_pipeline.clip.device import arithmetic
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
-from react_pipeline.clip.hub import reach_hub
-from react_pipeline.clip.precision import arithmetic
 from react_pipeline.clip.tower import encode_text, text_lengths
-from react_pipeline.clip.trust import require_known_text_tower, text_folder
 from react_pipeline.clip.weights import at_most, load_strictly, read_weights, save_tensors
-from react_pipeline.settings import METHODS
+from react_pipeline.settings import METHODS, encoders
 from react_pipeline.store import InputError
+
+if TYPE_CHECKING:
+    from react_pipeline.extensions.demo import JoinedNetworks
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
 FOREIGN_WEIGHTS_FILE = "open_clip_pytorch_model.bin"
 """The weights in a folder of the Hub that has no safetensors."""
+
+GATED = ".gated_attn_block."
+
+MOST_KEPT_BYTES = 64 << 20
+"""Of all that `Clip.once` keeps."""
 
 TEXT_DIRECTORY = "text"
 """Holds config and tokenizer of a text tower that comes from transformers."""
@@ -60,6 +69,7 @@ class Clip:
         model_cfg: open_clip's architecture; `vision_cfg.react_cfg` describes gated blocks, `added`
             the new modules of other methods.
         preprocess_cfg: Size, mean, std, interpolation and resize mode.
+        results: What `once` keeps, of a model that nobody changes.
     """
 
     model: Any
@@ -68,6 +78,7 @@ class Clip:
     model_cfg: dict[str, Any]
     preprocess_cfg: dict[str, Any]
     device: str = "cpu"
+    results: dict[str, Tensor] | None = None
 
     @property
     def dimension(self) -> int:
@@ -103,49 +114,98 @@ class Clip:
             vectors[chosen] = features.float().cpu()
         return vectors
 
+    def once(self, inputs: bytes, make: Callable[[], Tensor]) -> Tensor:
+        """Return what `make` returns; of a `loaded_base`, once for equal inputs."""
+        if self.results is None:
+            return make()
+        key = hashlib.sha256(inputs).hexdigest()
+        result = self.results.get(key)
+        if result is None:
+            result = make()
+            if sum(kept.nbytes for kept in self.results.values()) > MOST_KEPT_BYTES:
+                self.results.clear()
+            self.results[key] = result
+        return result.clone()
 
-def load(directory: Path | str, device: str = "cpu", *, foreign: bool = False) -> Clip:
-    """Load a checkpoint written by `save`: strictly, with its activation, normalisation and gated
-    blocks.
 
-    Args:
-        foreign: It may be a folder of the Hub, whose weights may be a plain torch file.
+class Pixels:
+    """A model's preprocessing in two halves, of which the second runs on the device; one after the
+    other gives what the whole gives, bit for bit on a CPU.
+
+    Bytes are a quarter of floats on the way from decoding processes to the device.
+    """
+
+    def __init__(self, preprocess: Any) -> None:
+        """Split open_clip's preprocessing before its conversion to floats."""
+        *geometry, _to_floats, to_normal = preprocess.transforms
+        self._prepare = Compose([*geometry, PILToTensor()])
+        self._mean = torch.as_tensor(to_normal.mean).tolist()
+        self._std = torch.as_tensor(to_normal.std).tolist()
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Map an RGB image to its pixels (3, H, W), uint8: the first half."""
+        return self._prepare(image)
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Map pixels (B, 3, H, W), uint8, to what the model takes, float32, on their device: the
+        second half.
+        """
+        return normalize(pixels.float().div_(255), self._mean, self._std, inplace=True)
+
+
+def load(directory: Path | str, device: str = "cpu") -> Clip:
+    """Load a checkpoint written by `save`, or a folder of the Hub: strictly, with its activation,
+    normalisation and gated blocks.
 
     Raises:
         InputError: If the directory holds no such checkpoint, if weights and architecture differ,
-            or if it asks for code to be run (`trust`).
+            or if it asks for code to be run.
     """
     directory = Path(directory)
     model_cfg, preprocess_cfg = read_config(directory)
-    weights = find_weights(directory, foreign=foreign)
-    state = read_weights(weights)
+    return load_weights(model_cfg, preprocess_cfg, find_weights(directory), directory, device)
+
+
+def load_weights(
+    model_cfg: dict[str, Any],
+    preprocess_cfg: dict[str, Any],
+    file: Path,
+    directory: Path | None,
+    device: str,
+) -> Clip:
+    """Build an architecture and load the weights of a file; `directory` and errors as of `build`
+    and `load`.
+    """
+    state = read_weights(file)
+    if layers := {key.split(GATED)[0] for key in state if GATED in key}:
+        model_cfg["vision_cfg"]["react_cfg"] = {"enabled": True, "last_k_layers": len(layers)}
     with at_most(state):
         clip = build(model_cfg, preprocess_cfg, directory)
-    if foreign and _POSITION_IDS not in clip.model.state_dict():
+    if _POSITION_IDS not in clip.model.state_dict():
         state.pop(_POSITION_IDS, None)
-    load_strictly(clip.model, state, weights)
+    load_strictly(clip.model, state, file)
     return placed(clip, device)
 
 
-def find_weights(directory: Path, *, foreign: bool = False) -> Path:
+def find_weights(directory: Path) -> Path:
     """Return the file with the weights of a checkpoint folder; errors as of `load`."""
-    names = (WEIGHTS_FILE, FOREIGN_WEIGHTS_FILE) if foreign else (WEIGHTS_FILE,)
-    if path := next((directory / name for name in names if (directory / name).is_file()), None):
-        return path
-    raise InputError(
-        f"{directory}: holds no {WEIGHTS_FILE}; other weights in a folder, pickled ones above "
-        "all, are not read"
-    )
+    for name in (WEIGHTS_FILE, FOREIGN_WEIGHTS_FILE):
+        if (directory / name).is_file():
+            return directory / name
+    raise InputError(f"{directory}: holds no {WEIGHTS_FILE}; other weights are not read")
 
 
 @lru_cache(maxsize=1)
 def loaded_base(directory: Path, device: str) -> Clip:
-    """Load a published base that is only read from, as `load` does; steps of one process share it.
+    """Load a published base that is only read from, as `load` does; steps of one process share it,
+    and what it makes of equal inputs.
 
     A training loads its own, since it changes the model, and calls `loaded_base.cache_clear()` for
     the memory.
     """
-    return load(directory, device)
+    clip = load(directory, device)
+    clip.results = {}
+    return clip
 
 
 def save(clip: Clip, directory: Path | str) -> None:
@@ -204,79 +264,87 @@ def build(
         InputError: If it cannot be built, or its tokenizer or text tower is not in `directory`.
     """
     cfg = deepcopy(model_cfg)
-    if "multimodal_cfg" in cfg:
-        raise InputError("CoCa models are not supported: they have no plain image and text towers")
-    react_cfg = cfg["vision_cfg"].pop("react_cfg", None) or {}
-    added = cfg.pop("added", ())
     text_cfg = cfg["text_cfg"]
     if directory is not None:
         for field, files in TEXT_FILES.items():
             if name := text_cfg.get(field):
                 text_cfg[field] = str(text_folder(directory, name, f"text_cfg.{field}", files))
-    if built := encoder_of_tower(cfg["vision_cfg"].get("timm_model_name")):
-        built.register()
-    # Weights come from the checkpoint alone, never from a place that its architecture names.
-    if "timm_model_name" in cfg["vision_cfg"]:
-        cfg["vision_cfg"]["timm_model_pretrained"] = False
-    if model is None:
-        separate_text = cfg.pop("custom_text", False) or bool(text_cfg.get("hf_model_name"))
-        if text_cfg.get("hf_model_name"):
-            text_cfg["hf_model_pretrained"] = False
-            require_known_text_tower(text_cfg["hf_model_name"])
-        try:
-            model = (CustomTextCLIP if separate_text else CLIP)(**cfg)
-            if react_cfg.get("enabled"):
-                add_gated_blocks(model, react_cfg["last_k_layers"])
-        except Exception as error:
-            raise InputError(
-                f"this architecture cannot be built by open_clip {open_clip.__version__}: {error}"
-            ) from error
-        _add_modules(model, added)
-    size = getattr(model.visual, "image_size", None)
     try:
+        model = model or _build(cfg)
         tokenizer = _tokenizer(text_cfg)
-        preprocess_cfg = merge_preprocess_dict(preprocess_cfg, {"size": size})  # unless it is None
+        # An image tower without `image_size` leaves the size as it is.
+        size = {"size": getattr(model.visual, "image_size", None)}
+        preprocess_cfg = merge_preprocess_dict(preprocess_cfg, size)
         preprocess = image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False)
     except Exception as error:
         raise InputError(
-            f"{directory or 'open_clip'}: tokenizer or preprocessing cannot be loaded: {error}"
+            f"{directory or 'open_clip'}: open_clip {open_clip.__version__} cannot build this "
+            f"model: {error}"
         ) from error
     return Clip(model, tokenizer, preprocess, deepcopy(model_cfg), preprocess_cfg)
 
 
-def _add_modules(model: nn.Module, added: Sequence[Mapping[str, Any]]) -> None:
-    """Add the new modules of the methods that trained a checkpoint."""
+def _build(cfg: dict[str, Any]) -> nn.Module:
+    """Build the towers, with the new modules of the methods that trained a checkpoint."""
+    if "multimodal_cfg" in cfg:
+        raise InputError("CoCa is not supported, it has no plain image and text towers")
+    vision_cfg, text_cfg = cfg["vision_cfg"], cfg["text_cfg"]
+    react_cfg = vision_cfg.pop("react_cfg", None) or {}
+    added = cfg.pop("added", ())
+    # Weights come from the checkpoint alone, never from a place that its architecture names.
+    if tower := vision_cfg.get("timm_model_name"):
+        vision_cfg["timm_model_pretrained"] = False
+        if built := encoder_of_tower(tower):
+            built.register()
+    separate_text = cfg.pop("custom_text", False)
+    if name := text_cfg.get("hf_model_name"):
+        text_cfg["hf_model_pretrained"] = False
+        separate_text = True
+        _require_no_code(name)
+    model = (CustomTextCLIP if separate_text else CLIP)(**cfg)
+    if react_cfg.get("enabled"):
+        add_gated_blocks(model, react_cfg["last_k_layers"])
     for entry in added:
-        name = str(entry["method"])
-        method: Any = METHODS.get(name)
+        method: Any = METHODS.get(entry["method"])
         if method is None:
             raise InputError(
-                f"this checkpoint has modules of the method {name!r}, which no installed extension "
+                f"it has modules of the method {entry['method']!r}, which no installed extension "
                 "brings; install the package that does"
             )
-        try:
-            method.reattach(model, entry["record"])
-        except Exception as error:  # whatever a method of an extension raises
-            raise InputError(
-                f"this checkpoint's modules of the method {name!r} cannot be built: {error}"
-            ) from error
+        method.reattach(model, entry["record"])
+    return model
+
+
+def encoder_of_tower(image_tower: str | None) -> JoinedNetworks | None:
+    """Return the encoder that brings an image tower of timm; None for towers of timm itself."""
+    return next((one for one in encoders().values() if one.image_tower == image_tower), None)
+
+
+def _require_no_code(name: str) -> None:
+    """Refuse a text tower of transformers that needs code from elsewhere; open_clip, which reads it
+    once more, would ask on the terminal whether to run it.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except ValueError as error:
+        raise InputError(f"{name}: asks for code of its own, which is never run") from error
+    if "/" in str(config._attn_implementation):
+        raise InputError(f"{name}: _attn_implementation: is code of the Hub, which is never run")
 
 
 def _tokenizer(text_cfg: dict[str, Any]) -> Callable[[list[str]], Tensor]:
-    context_length = text_cfg.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
-    options = text_cfg.get("tokenizer_kwargs") or {}
+    options = dict(text_cfg.get("tokenizer_kwargs") or {})
+    options["context_length"] = text_cfg.get(
+        "context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH
+    )
     if name := text_cfg.get("hf_tokenizer_name"):
-        with nullcontext() if Path(name).is_dir() else reach_hub():
-            fixed = {"context_length": context_length, "trust_remote_code": False}
-            return open_clip.tokenizer.HFTokenizer(name, **fixed, **options)
-    if not options:
-        return _plain_tokenizer(context_length)
-    return open_clip.SimpleTokenizer(context_length=context_length, **options)
+        return open_clip.tokenizer.HFTokenizer(name, trust_remote_code=False, **options)
+    return _simple_tokenizer(**options)
 
 
-@cache
-def _plain_tokenizer(context_length: int) -> Callable[[list[str]], Tensor]:
-    return open_clip.SimpleTokenizer(context_length=context_length)
+_simple_tokenizer = cache(open_clip.SimpleTokenizer)
 
 
 def placed(clip: Clip, device: str) -> Clip:
@@ -284,3 +352,12 @@ def placed(clip: Clip, device: str) -> Clip:
     clip.model.to(device).eval()
     clip.device = device
     return clip
+
+
+def tower_digest(clip: Clip) -> str:
+    """Return the SHA-256 of the image tower, its architecture and weights."""
+    digest = hashlib.sha256(json.dumps(clip.model_cfg, sort_keys=True, default=str).encode())
+    for name, weight in clip.model.visual.state_dict().items():
+        digest.update(name.encode())
+        digest.update(weight.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,30 +1,85 @@
 """Pretrained: the CLIP that a configuration names, made of a folder, a checkpoint file, or a tag of
 open_clip.
 
-Does not belong here: our own checkpoints (`model`), fetching from the Hub (`base`).
+open_clip is imported only for names that are its own, as it takes seconds. Does not belong here:
+our own checkpoints (`model`), fetching from the Hub (`base`).
 """
 
+from __future__ import annotations
+
 import logging
+import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import open_clip
-from open_clip.transform import PreprocessCfg, merge_preprocess_dict
-
-from react_pipeline.clip.architecture import GATED_PREFIX
-from react_pipeline.clip.availability import require_available
-from react_pipeline.clip.hub import reach_hub
-from react_pipeline.clip.model import Clip, build, load, placed
-from react_pipeline.clip.weights import at_most, load_strictly, read_weights
-from react_pipeline.settings import EncoderConfig
+from react_pipeline.project import absence
+from react_pipeline.settings import HUB_PREFIX, EncoderConfig, did_you_mean, encoders
 from react_pipeline.store import InputError
+
+if TYPE_CHECKING:
+    from react_pipeline.clip.model import Clip
 
 logger = logging.getLogger(__name__)
 
 _PREPARED = ("mean", "std", "resize_mode")
 """How images are prepared: fields of the configuration and of open_clip's `preprocess_cfg` alike.
 """
+_RECORDED = ("model", "quick_gelu", *_PREPARED)
+"""Fields that a checkpoint folder records itself."""
+_HUB_NAME = re.compile(re.escape(HUB_PREFIX) + r"([\w.-]+/)?[\w.-]+(@[\w./-]+)?")
+
+
+def require_available(encoder: EncoderConfig) -> None:
+    """Refuse names that open_clip does not know, and weights that are not there; nothing is read or
+    fetched.
+
+    Of a model of the Hub only the form of its name is looked at.
+
+    Raises:
+        InputError: Naming the field of `encoder`, and the nearest names.
+    """
+    if built := encoders().get(encoder.model):
+        built.packages()
+        return
+    weights = str(encoder.pretrained)
+    path = Path(weights)
+    if weights.startswith(HUB_PREFIX):
+        if not _HUB_NAME.fullmatch(weights):
+            raise InputError(
+                f"encoder.model: {weights!r}: write {HUB_PREFIX}ORGANIZATION/NAME, as the Hub "
+                "names it"
+            )
+        return
+    import open_clip
+
+    from react_pipeline.clip.architecture import GATED_PREFIX, read_config
+    from react_pipeline.clip.model import find_weights
+
+    if path.is_dir():
+        read_config(path)
+        find_weights(path)
+        configured = encoder.model_dump(exclude_unset=True, exclude_none=True)
+        if idle := [field for field in _RECORDED if field in configured]:
+            raise InputError(
+                f"encoder.{idle[0]}: {path} records its own architecture, activation and "
+                f"normalisation; remove {', '.join(idle)}"
+            )
+        return
+    name = encoder.model.removeprefix(GATED_PREFIX)
+    if open_clip.get_model_config(name) is None:
+        meant = did_you_mean(name, open_clip.list_models(), "`open_clip.list_models()` lists them")
+        raise InputError(f"encoder.model: open_clip knows no {name!r}; {meant}")
+    if path.is_file() or open_clip.get_pretrained_cfg(name, weights):
+        return
+    if path.is_absolute():
+        raise InputError(f"encoder.pretrained: {absence(path)}")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    meant = did_you_mean(weights, tags, f"its tags are {', '.join(tags[:5]) or 'none'}")
+    raise InputError(
+        f"encoder.pretrained: {weights!r} is no tag of {name}, and no file or folder beside "
+        f"pipeline.yaml; {meant}"
+    )
 
 
 def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
@@ -39,71 +94,45 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
         InputError: If the architecture or tag is unknown, the file unreadable, or the weights do
             not fit; if what a folder records is configured.
     """
+    import open_clip
+    from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+
+    from react_pipeline.clip.architecture import GATED_PREFIX
+    from react_pipeline.clip.gated import gated_layers
+    from react_pipeline.clip.model import load, load_weights
+
     require_available(encoder)
     path = Path(str(encoder.pretrained))
-    name = encoder.model.removeprefix(GATED_PREFIX)
     if path.is_dir():
-        return load(path, device, foreign=True)
+        return load(path, device)
+    name = encoder.model.removeprefix(GATED_PREFIX)
     model_cfg = open_clip.get_model_config(name)
-    tag_cfg = open_clip.get_pretrained_cfg(name, encoder.pretrained) or {}
-    quick_gelu = tag_cfg.get("quick_gelu") if encoder.quick_gelu is None else encoder.quick_gelu
+    prepared = tag_cfg = open_clip.get_pretrained_cfg(name, encoder.pretrained)
+    said = encoder.model_dump(include={"quick_gelu", *_PREPARED}, exclude_none=True)
+    if path.is_file():
+        if not said.keys() >= {"quick_gelu", "mean", "std"}:
+            logger.warning(
+                f"{path}: a checkpoint file does not record its activation and normalisation; "
+                f"{name}'s usual ones are assumed. Set encoder.quick_gelu, mean and std if that is "
+                "wrong"
+            )
+        for tag in open_clip.list_pretrained_tags_by_model(name)[:1]:
+            prepared = open_clip.get_pretrained_cfg(name, tag)
+    else:
+        try:
+            path = Path(open_clip.download_pretrained(tag_cfg))
+        except Exception as error:
+            raise InputError(
+                f"encoder.pretrained: {name}/{encoder.pretrained} cannot be fetched: {error}; "
+                "connect this machine, or give the path of a local checkpoint"
+            ) from error
+    preprocess_cfg = merge_preprocess_dict(asdict(PreprocessCfg()), {**prepared, **said})
+    quick_gelu = {**tag_cfg, **said}.get("quick_gelu")
     if quick_gelu is not None:
         model_cfg["quick_gelu"] = quick_gelu
-    preprocess_cfg = asdict(PreprocessCfg())
-    configured = {field: getattr(encoder, field) for field in _PREPARED}
-    for fields in (tag_cfg or _common_to_tags(name), configured):  # without what is None
-        preprocess_cfg = merge_preprocess_dict(preprocess_cfg, fields)
-    if path.is_file():
-        _warn_of_what_is_assumed(encoder, path, {**preprocess_cfg, **model_cfg})
-    else:
-        with reach_hub() as unreachable:
-            try:
-                path = Path(open_clip.download_pretrained(tag_cfg))
-            except Exception as error:
-                raise InputError(
-                    f"encoder.pretrained: {name}/{encoder.pretrained} cannot be fetched: "
-                    f"{unreachable or error}; connect this machine, or give the path of a local "
-                    "checkpoint"
-                ) from error
-    try:
-        weights = read_weights(path)
-    except InputError as error:
-        raise InputError(f"encoder.pretrained: {error}") from error
-    layers = {key.split(".gated_attn_block.")[0] for key in weights if ".gated_attn_block." in key}
-    if encoder.model.startswith(GATED_PREFIX) and not layers:
+    clip = load_weights(model_cfg, preprocess_cfg, path, None, device)
+    if encoder.model.startswith(GATED_PREFIX) and not gated_layers(clip.model):
         raise InputError(
             f"{path}: holds no gated blocks, and encoder.model is {encoder.model!r}; use {name!r}"
         )
-    if layers:
-        model_cfg["vision_cfg"]["react_cfg"] = {"enabled": True, "last_k_layers": len(layers)}
-    with at_most(weights):
-        clip = build(model_cfg, preprocess_cfg)
-    load_strictly(clip.model, weights, path)
-    return placed(clip, device)
-
-
-def _common_to_tags(name: str) -> dict[str, Any]:
-    """Return how open_clip prepares images for this architecture, as far as it is the same for all
-    weights it knows.
-    """
-    tags = [
-        open_clip.get_pretrained_cfg(name, tag)
-        for tag in open_clip.list_pretrained_tags_by_model(name)
-    ]
-    first = tags[0] if tags else {}
-    fields = [field for field in (*_PREPARED, "interpolation") if field in first]
-    return {f: first[f] for f in fields if all(tag.get(f) == first[f] for tag in tags)}
-
-
-def _warn_of_what_is_assumed(encoder: EncoderConfig, path: Path, used: dict[str, Any]) -> None:
-    # A name such as ViT-B-32-quickgelu implies the activation too; nearly all models cut the middle
-    # out of an image.
-    assumed = {"quick_gelu": True, "resize_mode": PreprocessCfg().resize_mode}
-    for field in ("quick_gelu", *_PREPARED):
-        value = used.get(field, False)
-        is_usual = field in assumed and value == assumed[field]
-        if getattr(encoder, field) is None and not is_usual:
-            logger.warning(
-                f"{path}: a checkpoint file does not record its {field}; {value} is assumed. Set "
-                f"encoder.{field} if that is wrong"
-            )
+    return clip

@@ -1,5 +1,5 @@
 """Towers as training and embedding run them: without a graph for frozen first blocks of images, and
-without the token positions that a result does not depend on.
+without the token positions that a result does not depend on; and which of their weights train.
 
 Faster ways change no result beyond rounding. A text tower that attends backwards only and takes its
 vector at the end-of-text token never looks at what follows that token. So the columns behind the
@@ -8,13 +8,13 @@ images all but a class token that alone is pooled. Where padding is part of the 
 mask, or pooling elsewhere, as SigLIP) every column stays. Towers of transformers hide padding by a
 mask, so theirs can go too.
 
-Does not belong here: the blocks' arithmetic (`attention`), what is trained (`methods`), keeping
-what the frozen part gives (`training`). Shapes: B images or texts, T tokens, L token ids, W width,
-D dimension.
+Does not belong here: self-attention itself (`gated`), what a method trains (`training.methods`),
+keeping what the frozen part gives (`training`). Shapes: B images or texts, T tokens, L token ids, W
+width, D dimension.
 """
 
 import re
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,8 +27,15 @@ from timm.models.vision_transformer import VisionTransformer as TimmVisionTransf
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from react_pipeline.clip.attention import cast_matrices, host_block, is_plain
-from react_pipeline.clip.gated import NO_CASTS, GatedBlock, vision_blocks
+from react_pipeline.clip.gated import (
+    NO_CASTS,
+    GatedBlock,
+    feed_forward,
+    self_attention,
+    token_at,
+    vision_blocks,
+)
+from react_pipeline.store import InputError
 
 BEHIND_THE_BLOCKS = (
     "ln_post",
@@ -42,8 +49,20 @@ BEHIND_THE_BLOCKS = (
 )
 """Names of parameters that act after the last block, in open_clip's ViTs and in timm's."""
 
-
 _BLOCK = re.compile(r"(?:transformer\.resblocks|trunk\.blocks)\.(\d+)\.")
+_LOGIT = ("logit_scale", "logit_bias")
+_PARTS = ("ln_1", "attn", "attn.out_proj", "ls_1", "ln_2", "mlp.c_fc", "mlp.c_proj", "ls_2")
+_WEIGHTS = frozenset(
+    {
+        "attn.in_proj_weight",
+        "attn.in_proj_bias",
+        *(f"{part}.{kind}" for part in _PARTS for kind in ("weight", "bias", "gamma")),
+    }
+)
+"""Parameters that `host_block` knows."""
+
+_PARAMETRIZATION = re.compile(r"parametrizations\.(\w+)\..*")
+"""The name that PyTorch gives to the parts of a weight that is parametrized."""
 
 
 class ImageTower:
@@ -201,6 +220,56 @@ def _run(
     return x
 
 
+def is_plain(block: nn.Module) -> bool:
+    """Return whether `host_block` computes all that a block does, but for a gated block before it.
+
+    A module that a method adds inside has weights of its own, which that formula would ignore; a
+    weight that it parametrizes is read as it is used.
+    """
+    names = {
+        _PARAMETRIZATION.sub(r"\1", name)
+        for name, _ in block.named_parameters()
+        if not name.startswith("gated_attn_block.")
+    }
+    return type(block) is ResidualAttentionBlock and names <= _WEIGHTS
+
+
+def host_block(
+    x: Tensor,
+    block: Any,
+    casts: Mapping[int, Tensor] = NO_CASTS,
+    *,
+    causal: bool = False,
+    only: Tensor | None = None,
+) -> Tensor:
+    """Apply open_clip's `ResidualAttentionBlock` to tokens (B, T, W), without any gated block
+    before it.
+
+    The other arguments are those of `self_attention`; for one token alone the result is (B, 1, W).
+    """
+    attended = self_attention(block.ln_1(x), block.attn, casts, causal=causal, only=only)
+    if only is not None:
+        x = token_at(x, only)
+    x = x + block.ls_1(attended)
+    return x + block.ls_2(feed_forward(block.ln_2(x), block.mlp, casts))
+
+
+def cast_matrices(
+    blocks: Iterable[nn.Module], dtype: torch.dtype, *, frozen_only: bool = False
+) -> dict[int, Tensor]:
+    """Return copies in `dtype` of the blocks' weights that meet a matrix product, by the id of the
+    parameter, for `casts`.
+
+    Autocast would make the same copies at every call. Gated blocks are left to it.
+    """
+    return {
+        id(parameter): parameter.detach().to(dtype)
+        for block in blocks
+        for name, parameter in block.named_parameters()
+        if name.startswith(("attn.", "mlp.")) and not (frozen_only and parameter.requires_grad)
+    }
+
+
 def text_lengths(model: Any, tokens: Tensor) -> Tensor:
     """Return how many of the first token ids of each row (N, L) its vector depends on, (N,)."""
     if _causal_tower(model) is not None:
@@ -289,3 +358,47 @@ def _causal_tower(model: Any) -> Any:
     plain = all(map(is_plain, tower.transformer.resblocks))
     # open_clip makes no other mask than the causal one.
     return tower if plain and tower.attn_mask is not None and pool_type == "argmax" else None
+
+
+def in_text_tower(name: str) -> bool:
+    """Return whether the parameter of this name belongs to the text tower."""
+    # open_clip's CLIP keeps its text tower at the top level, next to `visual`; CustomTextCLIP keeps
+    # it in `text`.
+    return not name.startswith(("visual.", *_LOGIT))
+
+
+def set_trainable(model: nn.Module, trains: Callable[[str], bool]) -> int:
+    """Freeze every parameter but those whose name `trains` accepts; return how many numbers train.
+
+    The logit scale always trains, as in REACT, and so does a logit bias where there is one.
+    Statistics of batch normalisation stay frozen: models are trained in eval mode.
+
+    Raises:
+        InputError: If no name is accepted, as of a method whose new modules are not attached yet.
+    """
+    if not any(trains(name) for name, _ in model.named_parameters()):
+        raise InputError("the model has no weights that would train; attach new modules first")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in _LOGIT or trains(name))
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def text_parameters(model: nn.Module) -> list[str]:
+    """Return names of the parameters of the text tower."""
+    return [name for name, _ in model.named_parameters() if in_text_tower(name)]
+
+
+def trains_text(model: nn.Module) -> bool:
+    """Return whether anything of the text tower trains, so that its vectors must be computed at
+    every step.
+    """
+    return any(
+        parameter.requires_grad
+        for name, parameter in model.named_parameters()
+        if in_text_tower(name)
+    )
+
+
+def trains_images(model: Any) -> bool:
+    """Return whether anything of the image tower trains."""
+    return any(parameter.requires_grad for parameter in model.visual.parameters())

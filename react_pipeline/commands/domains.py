@@ -17,7 +17,6 @@ from react_pipeline.preflight import (
     corpus_problems,
     encoder_problems,
     file_problems,
-    servers_of_weights,
     store_problems,
     subject_problems,
 )
@@ -111,14 +110,7 @@ def _listing_problems(path: Path, domain: DomainConfig) -> list[Problem]:
 
 def _encoder_problems(project: Project) -> list[Problem]:
     try:
-        if problems := encoder_problems(project):
-            return problems
-        for field, server in servers_of_weights(project).items():
-            message = (
-                f"its weights are not on this machine; the first run fetches them from {server}, "
-                "and `react-pipeline doctor` tries whether it answers"
-            )
-            print_error(f"note: {Problem(project.path, field, message)}")
+        return encoder_problems(project)
     except ModuleNotFoundError as error:
         print_error(f"note: `encoder` was not checked: {missing_extra(error)}")
     return []

@@ -62,7 +62,7 @@ class Encoder:
                 layers (texts: in fp32 alone).
         """
         self.clip = clip
-        self.precision = choose_precision(precision, clip.device, "embedding.precision")
+        self.precision = choose_precision(precision, clip.device)
         self._dtype = DTYPES[self.precision]
         self._tower = ImageTower(clip.model)
         self._casts: dict[int, Tensor] = {}

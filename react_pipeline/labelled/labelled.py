@@ -228,8 +228,8 @@ def encode_images(
 ) -> NDArray[np.float32]:
     """Encode labelled images; the next batch is decoded in threads while one is encoded.
 
-    Steps of a process that encode the same images with the same tower share the vectors
-    (`clip.recent_results`); the files are compared with what was published all the same.
+    Steps of a process that encode the same images with the base share the vectors (`Clip.once`);
+    the files are compared with what was published all the same.
 
     Args:
         config: For the batch size, workers and precision of `embedding`, and `corpus.max_pixels`.
@@ -243,8 +243,6 @@ def encode_images(
     Raises:
         ChangedSource: If a file is gone or differs from what was published.
     """
-    from react_pipeline.clip import recent
-
     published = PublishedImages(
         tuple(images["path"]), tuple(images["sha256"]), config.corpus.max_pixels
     )
@@ -258,7 +256,7 @@ def encode_images(
         encoded = True
         return _encoded(config, clip, published, preprocess, precision)
 
-    vectors = recent(clip, "image", inputs, encode)
+    vectors = clip.once(inputs, encode)
     if not encoded:
         for position in range(len(published)):
             published.read(position)

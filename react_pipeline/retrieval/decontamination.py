@@ -157,7 +157,7 @@ def _encoded_once(
         return []
     from react_pipeline.clip import tower_digest
 
-    tower, device = tower_digest(clip, "image").hex(), clip.device.partition(":")[0]
+    tower, device = tower_digest(clip), clip.device.partition(":")[0]
     encoder = digest_of([tower, device, project.config.embedding.precision, repr(clip.preprocess)])
 
     def vectors(images: pd.DataFrame) -> NDArray[np.float32]:

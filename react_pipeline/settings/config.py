@@ -54,7 +54,7 @@ from react_pipeline.settings.training import (
 from react_pipeline.settings.workers import Workers, count_workers
 
 if TYPE_CHECKING:
-    from react_pipeline.clip import BuiltEncoder
+    from react_pipeline.extensions.demo import JoinedNetworks
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """What a domain's name may look like; it becomes a directory, a partition key and part of a model's
@@ -438,7 +438,7 @@ def sections_of_extensions() -> dict[str, type[Section]]:
 
 
 @cache
-def encoders() -> Mapping[str, "BuiltEncoder"]:
+def encoders() -> Mapping[str, "JoinedNetworks"]:
     """Return every encoder that is built rather than loaded, by name."""
     from react_pipeline.extensions.demo import JoinedNetworks
 

@@ -180,9 +180,7 @@ def _views(c: Customization, clip: Clip) -> Views:
 
 def _settled(c: Customization, pairs: int, batch_size: int) -> TrainingConfig:
     # All processes take what the writer takes: they need not run on equal machines.
-    precision = c.world.broadcast(
-        choose_precision(c.training.precision, c.world.device, "customization.precision")
-    )
+    precision = c.world.broadcast(choose_precision(c.training.precision, c.world.device))
     training = c.training.in_steps(pairs, batch_size)
     return training.model_copy(update={"precision": precision})
 

@@ -10,8 +10,8 @@ import torch
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
 
-from react_pipeline.clip.attention import host_block
 from react_pipeline.clip.gated import feed_forward, self_attention
+from react_pipeline.clip.tower import host_block
 
 B, T, W, H = 3, 5, 32, 4
 BLOCKS: dict[str, dict[str, Any]] = {

@@ -53,14 +53,6 @@ def test_vectors_have_unit_norm_and_keep_the_order_of_the_texts(clip: Clip) -> N
         )
 
 
-def test_plain_open_clip_never_loads_a_gated_model_silently(clip: Clip, tmp_path: Path) -> None:
-    add_gated_blocks(clip.model, 1)
-    save(clip, tmp_path)
-    cfg = json.loads((tmp_path / "open_clip_config.json").read_text())["model_cfg"]
-    with pytest.raises(TypeError, match="react_cfg"):
-        open_clip.model.CLIP(**cfg)
-
-
 class Evil:
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -88,56 +80,23 @@ def test_hostile_and_broken_checkpoints_are_refused_unrun(
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize(
-    ("encoder", "words"),
-    [
-        ({"model": "ViT-Z-99", "pretrained": "openai"}, "knows no 'ViT-Z-99'"),
-        ({"model": "ViT-B-32", "pretrained": "no-such-tag"}, "laion2b_s34b_b79k"),
-    ],
-)
-def test_unknown_names_are_reported_with_what_there_is(encoder: dict[str, str], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        from_open_clip(EncoderConfig(**encoder))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("name", "given", "assumed"),
-    [
-        ("tiny", {}, ["quick_gelu", "mean", "std"]),
-        ("tiny", {"quick_gelu": False}, ["mean", "std"]),
-        ("tiny", {"mean": (0.5, 0.5, 0.5)}, ["quick_gelu", "std"]),
-        ("tiny", {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, ["quick_gelu"]),
-        ("tiny-quickgelu", {"std": (0.5, 0.5, 0.5)}, ["mean"]),
-        ("tiny", {"quick_gelu": True, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, []),
-    ],
-)
-def test_every_open_point_of_a_checkpoint_file_is_warned_of(
+@pytest.mark.parametrize("given", [{}, {"quick_gelu": False, "mean": (0.5, 0.5, 0.5)}, None])
+def test_what_a_checkpoint_file_does_not_record_is_warned_of(
     tiny_checkpoint: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    name: str,
-    given: dict[str, Any],
-    assumed: list[str],
+    given: dict[str, Any] | None,
 ) -> None:
     model_cfg = json.loads((tiny_checkpoint / "open_clip_config.json").read_text())["model_cfg"]
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", model_cfg)
-    monkeypatch.setitem(
-        open_clip.factory._MODEL_CONFIGS, "tiny-quickgelu", {**model_cfg, "quick_gelu": True}
-    )
-    path = tiny_checkpoint / "open_clip_model.safetensors"
-    from_open_clip(EncoderConfig(model=name, pretrained=str(path), **given))
-    reported = [
-        record.getMessage()
-        for record in caplog.records
-        if record.name == "react_pipeline.clip.pretrained"
+    whole = {"quick_gelu": True, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    path = str(tiny_checkpoint / "open_clip_model.safetensors")
+    fields = whole if given is None else given
+    from_open_clip(EncoderConfig(model="tiny", pretrained=path, **fields))
+    warned = [
+        record.getMessage() for record in caplog.records if "encoder.quick_gelu" in str(record.msg)
     ]
-    assert [message.split("Set encoder.")[1].split()[0] for message in reported] == assumed
-    assert all(message.startswith(str(path)) for message in reported)
-
-
-def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"open_clip_config\.json"):
-        load(tmp_path)
+    assert len(warned) == (given is not None) and all(path in message for message in warned)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +110,7 @@ def test_a_broken_description_of_gated_blocks_is_refused(
     config = json.loads(path.read_text())
     config["model_cfg"]["vision_cfg"]["react_cfg"] = react_cfg
     path.write_text(json.dumps(config))
-    with pytest.raises(InputError, match="cannot be built"):
+    with pytest.raises(InputError, match="cannot build"):
         load(path.parent)
 
 

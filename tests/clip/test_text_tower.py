@@ -11,8 +11,8 @@ from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor
 
-from react_pipeline.clip.attention import cast_matrices
 from react_pipeline.clip.tower import (
+    cast_matrices,
     encode_text,
     recompute_activations,
     text_blocks,

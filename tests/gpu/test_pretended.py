@@ -29,7 +29,7 @@ from support.pretended_gpu import pretended_gpu
 from support.vectors import read_vectors
 from torchvision.models import get_model
 
-from react_pipeline.clip.precision import choose_precision
+from react_pipeline.clip.device import choose_precision
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import FOLDERS
 from react_pipeline.extensions.predict.predict import Options, predict_pictures

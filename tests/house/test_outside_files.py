@@ -45,7 +45,6 @@ INSTALLED = "of an installed package"
 BYTES = "of bytes that were read under a bound"
 OWN = {
     ("clip/class_head.py", "read"): "mapped; its digest is compared before",
-    ("clip/device.py", "gpu_problem"): "of the kernel",
     ("clip/weights.py", "map_weights"): OURS,
     ("clip/weights.py", "read_weights"): "a regular file, mapped",
     ("corpus/tables.py", "open_table"): "a regular file of the user",
@@ -80,8 +79,6 @@ OWN = {
     ("extensions/elevater/submission.py", "_merge"): OURS,
     ("extensions/elevater/submission.py", "write_submission"): OURS,
     ("extensions/elevater/webdatasets.py", "_label"): BYTES,
-    ("extensions/hub/commands.py", "export"): OURS,
-    ("extensions/hub/staged_folder.py", "_others"): OURS,
     ("extensions/labels/export.py", "_read_run"): OURS,
     ("extensions/pages/dashboard.py", "_png"): OURS,
     ("extensions/pages/json_lines.py", "open_lines"): OURS,

@@ -12,7 +12,6 @@ CLIENTS = {"aiohttp", "http.client", "httpx", "requests", "urllib.request", "url
 POLICY = "of the policy"
 OURS = "a server that we started, or that the settings name, under a deadline and a size"
 USERS = {
-    "clip/hub.py": "asks the environment for proxies",
     "extensions/doctor/diagnosis.py": OURS,
     "extensions/ui/servers.py": OURS,
     "extensions/web/image_client.py": POLICY,

@@ -219,7 +219,7 @@ def test_an_image_changed_after_publishing_is_refused(
 def test_images_are_encoded_once_and_still_refused_when_changed(
     tiny_project: Project, folder: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from react_pipeline.clip.model import load
+    from react_pipeline.clip import loaded_base
     from react_pipeline.embedding.encoder import Encoder
 
     project = with_evaluation(tiny_project, kind="folder", path=str(folder))
@@ -229,18 +229,20 @@ def test_images_are_encoded_once_and_still_refused_when_changed(
     monkeypatch.setattr(
         Encoder, "images", lambda self, batch: (calls.append(len(batch)), own(self, batch))[1]
     )
-    first, again = (encode_images(project.config, load(tiny_checkpoint), images) for _ in range(2))
+    first, again = (
+        encode_images(project.config, loaded_base(tiny_checkpoint, "cpu"), images) for _ in range(2)
+    )
     np.testing.assert_array_equal(first, again)
     assert sum(calls) == len(images)
-    encode_images(project.config, load(tiny_checkpoint), images[1:])
-    encode_images(project.config, load(tiny_checkpoint), images, precision="bf16")
+    encode_images(project.config, loaded_base(tiny_checkpoint, "cpu"), images[1:])
+    encode_images(project.config, loaded_base(tiny_checkpoint, "cpu"), images, precision="bf16")
     assert sum(calls) == 3 * len(images) - 1
     (folder / "circle" / "0.png").write_bytes(encode(evaluation_image("circle", 9)))
     with pytest.raises(ChangedSource, match=r"evaluation_set"):
-        encode_images(project.config, load(tiny_checkpoint), images)
+        encode_images(project.config, loaded_base(tiny_checkpoint, "cpu"), images)
     (folder / "circle" / "0.png").unlink()
     with pytest.raises(ChangedSource, match=r"0\.png"):
-        encode_images(project.config, load(tiny_checkpoint), images)
+        encode_images(project.config, loaded_base(tiny_checkpoint, "cpu"), images)
 
 
 def test_an_image_that_kills_its_decoder_is_named(tiny_project: Project, folder: Path) -> None:

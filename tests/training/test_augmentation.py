@@ -19,10 +19,9 @@ from support.drawings import draw
 from support.pairs import DrawnPairs
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from timm.data.transforms_factory import create_transform
-from torchvision.transforms import Compose, PILToTensor
 
+from react_pipeline.clip import Pixels
 from react_pipeline.clip.model import load
-from react_pipeline.clip.pixels import Pixels
 from react_pipeline.corpus.images import decode_image
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.store.errors import InputError
@@ -47,11 +46,6 @@ def test_pixels_are_those_of_the_models_own_preprocessing(
     image = draw("circle", "red", seed=3)
     assert pixels(image).dtype == torch.uint8
     assert torch.equal(pixels.normalised(pixels(image)[None])[0], clip.preprocess(image))
-
-
-def test_a_preprocessing_that_ends_otherwise_is_refused() -> None:
-    with pytest.raises(TypeError, match="normalisation"):
-        Pixels(Compose([PILToTensor(), PILToTensor()]))
 
 
 def test_erased_images_are_those_of_timm(

@@ -14,8 +14,8 @@ from conftest import write_project
 from PIL import Image, ImageChops
 from safetensors.torch import load_file
 
+from react_pipeline.clip import Pixels
 from react_pipeline.clip.model import load, loaded_base
-from react_pipeline.clip.pixels import Pixels
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.lineage import resolve
 from react_pipeline.project.project import Project

@@ -15,8 +15,8 @@ from support.methods import attach, set_trainable
 from support.pairs import DrawnPairs
 from torch import Tensor
 
+from react_pipeline.clip import Pixels
 from react_pipeline.clip.model import load
-from react_pipeline.clip.pixels import Pixels
 from react_pipeline.clip.tower import ImageTower
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.store import Scratch

@@ -21,8 +21,6 @@ from open_clip.model import CustomTextCLIP
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
-from react_pipeline.clip import Architecture
-
 from .network import (
     ARCHITECTURE,
     IMAGE_SIZE,
@@ -43,6 +41,11 @@ figure of the base.
 """
 
 CONTEXT_LENGTH = 64
+
+Architecture = tuple[dict[str, Any], dict[str, Any], Path]
+"""open_clip's model and preprocessing configurations, and the tokenizer's local folder, whose name
+is what `hf_model_name` and `hf_tokenizer_name` say.
+"""
 
 
 def architecture() -> Architecture:

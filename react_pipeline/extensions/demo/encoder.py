@@ -1,46 +1,60 @@
-"""The demo's base model, as an encoder that is built."""
+"""The demo's base model: `encoder: {model: demo}` builds it in place of weights that are loaded.
+
+Heavy imports are inside its methods.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
-
-from react_pipeline.clip import Architecture, BuiltEncoder
+from typing import TYPE_CHECKING
 
 from .packages import ENCODER_SOURCES, installed_versions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
     from torch import nn
 
+    from .base import Architecture
 
-class JoinedNetworks(BuiltEncoder):
-    """An image network and a sentence encoder, joined by a ridge regression (`base`)."""
 
-    name: ClassVar[str] = "demo"
-    image_tower: ClassVar[str] = "react_demo_hybrid"
-    encoded_texts: ClassVar[int] = 2_000  # about how many names ImageNet's classes have
+class JoinedNetworks:
+    """An image network and a sentence encoder, joined by a ridge regression (`base`).
+
+    Attributes:
+        image_tower: timm's name of the architecture that `register` adds.
+        encoded_texts: Texts that it encodes while it is built, for `plan`.
+    """
+
+    name = "demo"
+    image_tower = "react_demo_hybrid"
+    encoded_texts = 2_000  # about how many names ImageNet's classes have
 
     def packages(self) -> Mapping[str, str]:
-        """What it is built from."""
+        """Return its identity, the versions of what it is built from.
+
+        Raises:
+            InputError: Naming the packages that are missing.
+        """
         return installed_versions()
 
     def architecture(self) -> Architecture:
-        """An image tower of its own, and MiniLM."""
+        """Return what it is, without weights; errors as of `packages`."""
         from .base import architecture
 
         return architecture()
 
     def build(self) -> tuple[nn.Module, dict[str, Any], dict[str, Any], Path]:
-        """Fit the regression."""
+        """Fit the regression; equal packages give equal weights."""
         from .base import build_base
 
         return build_base()
 
     def register(self) -> None:
-        """Importing the network registers it."""
+        """Make `image_tower` known to timm."""
         from . import network  # noqa: F401
 
     def ingredients(self) -> tuple[tuple[str, str, str], ...]:
-        """The packages of weights and names."""
+        """Return the packages of weights and names, for the card: name, what of it, licence."""
         return tuple((source.package, source.used, source.licence) for source in ENCODER_SOURCES)

@@ -27,7 +27,6 @@ from react_pipeline.preflight import (
     corpus_problems,
     encoder_problems,
     file_problems,
-    servers_of_weights,
     store_problems,
     subject_problems,
 )
@@ -198,21 +197,9 @@ def _encoder(project: Project) -> Iterator[Finding]:
     yield from _missing("encoder", problems, f"correct `encoder` in {project.path.name}")
     if problems:
         return
-    from react_pipeline.clip import unreachable
-
-    servers = servers_of_weights(project)
     for field in ("encoder", "retrieval_encoder"):
-        encoder = getattr(project.config, field)
-        if encoder is None:
-            continue
-        detail = f"{encoder.model} {encoder.pretrained or ''}".strip()
-        server = servers.get(field, "")
-        if why := server and unreachable(server):
-            remedy = f"connect this machine, or give `{field}.pretrained` a local checkpoint's path"
-            yield from _missing(field, [f"{detail}: its weights are not here: {why}"], remedy)
-        else:
-            where = f"; the first run fetches its weights from {server}" if server else ""
-            yield Finding(field, "ok", f"{detail}{where}")
+        if encoder := getattr(project.config, field):
+            yield Finding(field, "ok", f"{encoder.model} {encoder.pretrained or ''}".strip())
 
 
 def _demo(project: Project) -> list[Finding]:

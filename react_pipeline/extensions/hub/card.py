@@ -8,38 +8,42 @@ are marked as such.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import open_clip
-from huggingface_hub import EvalResult as HubResult
 from huggingface_hub import ModelCardData
 from markupsafe import Markup
 
-from react_pipeline.clip import GATED_PREFIX, encoder_fields
+from react_pipeline.clip import GATED_PREFIX, read_config
 from react_pipeline.evaluation import EvalResult, evidence_of
-from react_pipeline.extensions.hub.formats import Exported, Facts
+from react_pipeline.extensions.hub.exported_folder import ModelForm
+from react_pipeline.extensions.hub.onnx_model import Facts
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import escaped, markdown_table, render
 from react_pipeline.project import Project
-from react_pipeline.promotion import HistoryEntry, Measured, results_of
+from react_pipeline.promotion import HistoryEntry, results_of
 from react_pipeline.settings import CONTROL_SUFFIX, HUB_PREFIX, encoders
 from react_pipeline.stage import ALL, FEW_SHOT_SET, RETRIEVAL_CHECKPOINT, method_key
 from react_pipeline.store import Artifact, InputError
-from react_pipeline.use import training_pairs
+from react_pipeline.use import trained_for, training_pairs
 
 MAX_NAMES = 200
 """Class names beyond this many are counted, not listed."""
 
 
 def model_card(
-    exported: Exported,
+    project: Project,
+    checkpoint: Artifact,
+    form: ModelForm,
     formats: Mapping[str, Facts],
     licence: str,
     decision: HistoryEntry | None = None,
 ) -> str:
-    """The README of an exported checkpoint, in Markdown.
+    """Return the README of an exported checkpoint, in Markdown.
 
     Args:
+        form: How the folder is read.
         formats: What was measured of each further format.
         licence: Its identifier on the Hub.
         decision: What made it champion, if it is exported as that.
@@ -47,19 +51,13 @@ def model_card(
     Raises:
         MissingArtifact: If something that the checkpoint was made from is gone.
     """
-    project, checkpoint = exported.project, exported.checkpoint
     slug, method = checkpoint.key.split("/")
-    try:
+    title, description = slug, ""
+    with suppress(InputError):  # its file is gone, and its champion is not
         domain = project.domain(slug)
-        title = domain.title or slug
-        description = domain.description
-    except InputError:  # its file is gone, and its champion is not
-        title = slug
-        description = ""
-    pairs = training_pairs(project, checkpoint)
-    results = _shown_results(project, checkpoint, decision)
-    measured, figures = _figures(method, results, decision)
-    made_from = _ingredients(project, checkpoint, pairs)
+        title, description = domain.title or slug, domain.description
+    measured, figures = _figures(method, _shown_results(project, checkpoint, decision))
+    made_from = _ingredients(project, checkpoint)
     text = render(
         "extensions/hub",
         "model_card.md",
@@ -68,42 +66,25 @@ def model_card(
         slug=slug,
         method=method,
         decision=decision,
-        loading=exported.loading,
+        loading=form,
         formats=formats,
         measured=measured,
         figures=figures,
         evidence=_evidence(project, checkpoint, labels=measured is not None),
-        class_names=exported.domain.class_names,
+        class_names=trained_for(project, checkpoint).class_names,
         max_names=MAX_NAMES,
         control=method.endswith(CONTROL_SUFFIX),
         **made_from,
         **ingredients(project),
     )
-    metadata = _metadata(exported, formats, licence, results, made_from["base"])
-    return f"---\n{metadata.to_yaml()}\n---\n\n{text}"
-
-
-def _metadata(
-    exported: Exported,
-    formats: Mapping[str, Facts],
-    licence: str,
-    results: Mapping[str, EvalResult | None],
-    base: Mapping[str, Any],
-) -> ModelCardData:
-    """What the Hub reads of a card: how it is found and loaded, and its own result."""
-    slug, method = exported.checkpoint.key.split("/")
-    library = "open_clip" if exported.loading.registered else "react_pipeline"
-    measured = _hub_results(method, results)
-    return ModelCardData(
+    metadata = ModelCardData(
         license=licence,
-        library_name=library,
+        library_name="open_clip" if form.plain else "react_pipeline",
         pipeline_tag="zero-shot-image-classification",
         tags=["clip", "react", method],
-        base_model=_base_on_hub(base),
-        model_name=f"{slug}/{method}" if measured else None,
-        eval_results=measured,
-        **({"title": f"{slug} ({method})", **formats["space"]} if "space" in formats else {}),
+        base_model=_base_on_hub(made_from["base"]),
     )
+    return f"---\n{metadata.to_yaml()}\n---\n\n{text}"
 
 
 def _base_on_hub(base: Mapping[str, Any]) -> str | None:
@@ -111,89 +92,52 @@ def _base_on_hub(base: Mapping[str, Any]) -> str | None:
     pretrained = str(base.get("pretrained"))
     if pretrained.startswith(HUB_PREFIX):
         return pretrained.removeprefix(HUB_PREFIX).partition("@")[0]
-    name = str(base["model"]).removeprefix(GATED_PREFIX)
-    tag = open_clip.get_pretrained_cfg(name, pretrained) or {}
+    tag = open_clip.get_pretrained_cfg(_name(base), pretrained) or {}
     return str(tag.get("hf_hub") or "").strip("/") or None
 
 
-def _hub_results(method: str, results: Mapping[str, EvalResult | None]) -> list[HubResult] | None:
-    """The model's own top-1, a fraction, with those of the base and the control beside it; none if
-    it was not measured.
-    """
-    own = results[method]
-    if own is None or own.top1 is None:
-        return None
-    others = {
-        name: result.top1
-        for name, result in results.items()
-        if name != method and result is not None and result.top1 is not None
-    }
-    return [
-        HubResult(
-            task_type="zero-shot-image-classification",
-            dataset_type=own.domain,
-            dataset_name=own.dataset,
-            dataset_args={"images": own.n, "classes": own.n_classes},
-            metric_type="accuracy",
-            metric_name="top-1",
-            metric_value=own.top1,
-            metric_args=others or None,
-        )
-    ]
+def _name(base: Mapping[str, Any]) -> str:
+    return str(base.get("model")).removeprefix(GATED_PREFIX)
 
 
 def _shown_results(
     project: Project, checkpoint: Artifact, decision: HistoryEntry | None
 ) -> dict[str, EvalResult | None]:
-    """Return the fresh results of the base, the model and its control; of an older champion its
-    own, and a base that was measured alike. None where there is none.
+    """Return the fresh results of the base, the model and its control, None where there is none; of
+    an older champion its own alone, for today's others were not made as this one.
     """
     slug, method = checkpoint.key.split("/")
     trained = method.removesuffix(CONTROL_SUFFIX)
-    names = ("base", trained, trained + CONTROL_SUFFIX)
-    shown = {name: _fresh_result(project, slug, name) for name in names}
+    shown: dict[str, Artifact | None] = dict.fromkeys(("base", trained, trained + CONTROL_SUFFIX))
+    with suppress(InputError):  # the domain's file is gone
+        for name in shown:
+            shown[name] = fresh_or_none(project, "domain_results", method_key(slug, name))
     result = shown[method]
-    is_own = result is not None and result.parents.get(checkpoint.stage) == checkpoint.fingerprint
-    if decision and not is_own:
-        own = next(iter(results_of(project, slug, method, checkpoint.fingerprint)), None)
-        base = Measured.of(shown["base"]) if shown["base"] else None
-        # Today's control was trained as today's model was, not as this one.
-        shown = dict.fromkeys(names)
-        if own:
-            shown[method] = own.artifact
-            shown["base"] = base.artifact if base and base.measure == own.measure else None
-    return {
-        name: None if artifact is None else EvalResult.read(artifact)
-        for name, artifact in shown.items()
-    }
-
-
-def _fresh_result(project: Project, slug: str, method: str) -> Artifact | None:
-    try:
-        return fresh_or_none(project, "domain_results", method_key(slug, method))
-    except InputError:  # the domain's file is gone
-        return None
+    if decision and (result is None or checkpoint.fingerprint not in result.parents.values()):
+        shown = dict.fromkeys(shown)
+        if own := results_of(project, slug, method, checkpoint.fingerprint):
+            shown[method] = own[0].artifact
+    return {name: None if one is None else EvalResult.read(one) for name, one in shown.items()}
 
 
 def _figures(
-    method: str, results: Mapping[str, EvalResult | None], decision: HistoryEntry | None
+    method: str, results: Mapping[str, EvalResult | None]
 ) -> tuple[EvalResult | None, Markup]:
     """A result that says on what was measured, and the table."""
     measured: EvalResult | None = None
     rows: list[list[Any]] = []
-    missing = "not evaluated, or not in the same way" if decision else "not evaluated"
     for name, result in results.items():
         shown = Markup(escaped(name))  # noqa: S704
         if name == method:
             shown = Markup("**{}** (this model)").format(shown)
-        if result is None:
-            rows.append([shown, missing, "", ""])
-        elif result.top1 is None:
-            rows.append([shown, f"unavailable: {result.unavailable or 'no reason given'}", "", ""])
-        else:
+        row = [shown, "not evaluated", "", ""]
+        if result is not None and result.top1 is None:
+            row[1] = f"unavailable: {result.unavailable or 'no reason given'}"
+        elif result is not None and result.top1 is not None:
             measured = result
             mean = "" if result.mean_per_class is None else f"{100 * result.mean_per_class:.1f}"
-            rows.append([shown, f"{100 * result.top1:.1f}", mean, result.n])
+            row = [shown, f"{100 * result.top1:.1f}", mean, str(result.n)]
+        rows.append(row)
     table = markdown_table(["method", "top-1 %", "mean per class %", "images"], rows)
     return measured, Markup(table)  # noqa: S704
 
@@ -217,28 +161,44 @@ def _evidence(
     return [one for one in sentences if one[1]]
 
 
-def _ingredients(project: Project, checkpoint: Artifact, pairs: Artifact) -> dict[str, Any]:
+def _ingredients(project: Project, checkpoint: Artifact) -> dict[str, Any]:
     """What the checkpoint was made from, for the template."""
 
-    def fields_of(stage: str, of: Artifact) -> dict[str, Any]:
-        encoder = project.store.open(stage, ALL, of.parents[stage])
-        return encoder_fields(encoder.manifest["config"], encoder.path)
+    def encoder(stage: str, of: Artifact) -> dict[str, Any]:
+        published = project.store.open(stage, ALL, of.parents[stage])
+        return _encoder(published.manifest["config"], published)
 
     slug, method = checkpoint.key.split("/")
     methods = project.config.all_methods
+    pairs = training_pairs(project, checkpoint)
     retrieves = RETRIEVAL_CHECKPOINT in pairs.parents
-    shots = None
+    shots = 0
     if FEW_SHOT_SET in checkpoint.parents:
-        shots = project.store.open(FEW_SHOT_SET, slug, checkpoint.parents[FEW_SHOT_SET])
+        shot_set = project.store.open(FEW_SHOT_SET, slug, checkpoint.parents[FEW_SHOT_SET])
+        shots = shot_set.counts["images"]
     return {
         "checkpoint": checkpoint,
         "pairs": pairs,
         "corpus": project.store.open("corpus", ALL, pairs.parents["corpus"]),
-        "base": fields_of("base_checkpoint", checkpoint),
-        "retrieval": fields_of(RETRIEVAL_CHECKPOINT, pairs) if retrieves else {},
-        "shots": shots.counts["images"] if shots else 0,
+        "base": encoder("base_checkpoint", checkpoint),
+        "retrieval": encoder(RETRIEVAL_CHECKPOINT, pairs) if retrieves else {},
+        "shots": shots,
         "trains": methods[method].summary if method in methods else "see the documentation",
     }
+
+
+def _encoder(config: Mapping[str, Any], published: Artifact) -> dict[str, Any]:
+    """Return what a published encoder was configured as, without a name of open_clip that its
+    folder belies.
+    """
+    shown = {name: config[name] for name in ("model", "pretrained")}
+    if config["model"] not in encoders():
+        tower = read_config(published.path)[0]["vision_cfg"]
+        tower.pop("react_cfg", None)
+        named = open_clip.get_model_config(_name(config))
+        if not named or named["vision_cfg"] != tower:
+            shown["model"] = "of its own open_clip_config.json"
+    return shown
 
 
 def ingredients(project: Project) -> dict[str, Sequence[tuple[str, str, str]]]:

@@ -7,8 +7,6 @@ The folder::
 
     open_clip_config.json         architecture and preprocessing, as open_clip's `local-dir:` reads
     open_clip_model.safetensors   the weights, byte for byte those of the checkpoint
-    react-<fingerprint>.json      the architecture alone, for open_clip 2.32; only where that can
-                                  build it
     text/, tokenizer files        config and tokenizer of a text tower of transformers
     head.safetensors, head.json   one vector per class, and a bias if there is one; their names
     calibration.json              the temperature of the softmax, and on which labelled images it
@@ -25,23 +23,23 @@ from pathlib import Path
 from typing import Any
 
 from react_pipeline.clip import (
+    CONFIG_FILE,
     HEAD_FILE,
     HEAD_RECORD_FILE,
     LOGIT_SCALE,
+    WEIGHTS_FILE,
     ClassHead,
     domain_head,
     encoder_of_tower,
     load,
     prompt_templates,
-    require_allowed,
+    read_config,
 )
 from react_pipeline.project import Project
 from react_pipeline.stage import ALL
 from react_pipeline.store import Artifact, CorruptArtifact, fsync_tree, link_file, sha256_of
 from react_pipeline.use import CALIBRATION_FILE, RECORD_FILE, find_calibration, trained_for
 
-CONFIG_FILE = "open_clip_config.json"
-WEIGHTS_FILE = "open_clip_model.safetensors"
 TEXT = "text/"
 """Where `model.save` puts config and tokenizer of a text tower of transformers."""
 
@@ -55,8 +53,7 @@ class ModelForm:
     Attributes:
         gated: It has gated blocks.
         new_modules: Which modules of extensions it has, that this package alone knows; "" for none.
-        registered: Name under which open_clip 2.32 gets the architecture, after it learned gated
-            blocks if there are any; None where open_clip cannot build it.
+        plain: Plain open_clip can load it, after it learned gated blocks if there are any.
         from_inside: Parts are found by relative paths, so open_clip must run inside the folder.
         head: Its class vectors were trained, on the base's model; else they are those of the class
             names.
@@ -64,7 +61,7 @@ class ModelForm:
 
     gated: bool
     new_modules: str
-    registered: str | None
+    plain: bool
     from_inside: bool
     head: bool
 
@@ -106,12 +103,8 @@ def write_model(
         if head
         else checkpoint
     )
-    config = json.loads(source.file(CONFIG_FILE).read_text(encoding="utf-8"))
-    model_cfg = config["model_cfg"]
-    vision_cfg = model_cfg["vision_cfg"]
-    text_cfg = model_cfg["text_cfg"]
-    # The recipient of the folder reads it with plain open_clip, which hands these fields on.
-    require_allowed(model_cfg, source.path / CONFIG_FILE)
+    model_cfg, preprocess_cfg = read_config(source.file(CONFIG_FILE).parent)
+    vision_cfg, text_cfg = model_cfg["vision_cfg"], model_cfg["text_cfg"]
     _copy(source, WEIGHTS_FILE, staging / WEIGHTS_FILE, link=link)
     for name in source.manifest["files"]:
         if name.startswith(TEXT):
@@ -121,21 +114,17 @@ def write_model(
             _copy(source, name, staging / place, link=link)
     if text_cfg.get("hf_tokenizer_name"):
         text_cfg["hf_tokenizer_name"] = "."
-    if "timm_model_name" in vision_cfg:
-        # Else open_clip 2.32 would fetch weights that are overwritten at once.
-        vision_cfg["timm_model_pretrained"] = False
+    config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
     _write_json(staging / CONFIG_FILE, config)
     methods = [f"modules of the method {one['method']}" for one in model_cfg.get("added", ())]
-    new_modules = " and ".join(methods)
-    registered = None
-    # open_clip cannot learn modules of extensions, and knows no image tower of theirs.
-    if not new_modules and encoder_of_tower(vision_cfg.get("timm_model_name")) is None:
-        # open_clip 2.32 chooses the tokenizer by the name of the architecture, so the domain's name
-        # is kept out of it.
-        registered = f"react-{checkpoint.fingerprint}"
-        _write_json(staging / f"{registered}.json", model_cfg)
-    from_inside = bool(text_cfg.get("hf_model_name") or text_cfg.get("hf_tokenizer_name"))
-    return ModelForm(bool(vision_cfg.get("react_cfg")), new_modules, registered, from_inside, head)
+    return ModelForm(
+        gated=bool(vision_cfg.get("react_cfg")),
+        new_modules=" and ".join(methods),
+        # open_clip cannot learn modules of extensions, and knows no image tower of theirs.
+        plain=not methods and encoder_of_tower(vision_cfg.get("timm_model_name")) is None,
+        from_inside=bool(text_cfg.get("hf_model_name") or text_cfg.get("hf_tokenizer_name")),
+        head=head,
+    )
 
 
 def write_head(project: Project, checkpoint: Artifact, staging: Path) -> None:

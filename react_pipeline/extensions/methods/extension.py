@@ -14,15 +14,16 @@ class Methods(Extension):
     def methods(self) -> Iterable[Method]:
         """The linear head, those that train a model, and other heads."""
         from react_pipeline.extensions.methods.few_shot import FewShotGda, FewShotNcm
-        from react_pipeline.extensions.methods.full import Full
-        from react_pipeline.extensions.methods.gated_both import GatedBoth
         from react_pipeline.extensions.methods.gda import Gda
         from react_pipeline.extensions.methods.linear_head import LinearHead
-        from react_pipeline.extensions.methods.locked_image import LockedImage
-        from react_pipeline.extensions.methods.locked_text import LockedText
-        from react_pipeline.extensions.methods.lora_both import LoraBoth
-        from react_pipeline.extensions.methods.lora_image import LoraImage
+        from react_pipeline.extensions.methods.lora import LoraBoth, LoraImage
         from react_pipeline.extensions.methods.ncm import Ncm
+        from react_pipeline.extensions.methods.towers import (
+            Full,
+            GatedBoth,
+            LockedImage,
+            LockedText,
+        )
 
         yield LinearHead()
         yield from (GatedBoth(), LoraImage(), LoraBoth(), LockedText(), LockedImage(), Full())

@@ -38,41 +38,26 @@ def take_steps(
     Raises:
         TrainingError: If the loss stops being finite.
     """
-    batches = _Batches(samples, training)
-    head = Head(samples.zero_shot, batches.images.counts > 0, training)
+    classes, batch_size = samples.zero_shot.shape[1], training.batch_size
+    images = ClassSamples(samples.images, samples.class_ids, classes)
+    texts = ClassSamples(
+        torch.cat([samples.captions, samples.prompts]),
+        torch.cat([samples.class_ids, samples.prompt_ids]),
+        classes,
+    )
+    head = Head(samples.zero_shot, images.counts > 0, training)
     difference = float((head.vectors() - samples.zero_shot).abs().max())
     advice = "lower customization batch_size"
     for step in range(training.steps):  # it takes seconds, and starts again after a kill
         started = time.monotonic()
-        with explained_out_of_memory(f"with batch_size {training.batch_size}", advice):
-            values = head.step(step, *batches.draw(step))
+        with explained_out_of_memory(f"with batch_size {batch_size}", advice):
+            rng = generator(training.seed, 5, step)
+            of_images = images.draw(batch_size // 2, rng)
+            of_texts = texts.draw(batch_size - batch_size // 2, rng)
+            batch = (torch.cat(parts) for parts in zip(of_images, of_texts, strict=True))
+            values = head.step(step, *batch)
         log.add(step, values, waited=0.0, seconds=time.monotonic() - started)
     return ClassHead(head.vectors()), {"step0_max_difference": difference}
-
-
-class _Batches:
-    """What each step trains on: half images, half texts, a function of the step alone."""
-
-    def __init__(self, samples: HeadSamples, training: TrainingConfig) -> None:
-        """Group images, and captions with prompts, by class."""
-        classes = samples.zero_shot.shape[1]
-        self.images = ClassSamples(samples.images, samples.class_ids, classes)
-        texts = torch.cat([samples.captions, samples.prompts])
-        text_ids = torch.cat([samples.class_ids, samples.prompt_ids])
-        self._texts = ClassSamples(texts, text_ids, classes)
-        self._batch_size = training.batch_size
-        self._seed = training.seed
-
-    def draw(self, step: int) -> tuple[Tensor, Tensor]:
-        """Vectors (B, D) and class ids (B,)."""
-        rng = generator(self._seed, 5, step)
-        of_images = self._batch_size // 2
-        drawn = [
-            self.images.draw(of_images, rng),
-            self._texts.draw(self._batch_size - of_images, rng),
-        ]
-        vectors, class_ids = (torch.cat(parts) for parts in zip(*drawn, strict=True))
-        return vectors, class_ids
 
 
 class Head:

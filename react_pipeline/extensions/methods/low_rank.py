@@ -1,7 +1,7 @@
 """Low-rank blocks: two thin matrices whose product is added to a weight of attention, and merged
 into it when a training ends (LoRA, arXiv 2106.09685; on CLIP, arXiv 2405.18541).
 
-Does not belong here: which towers get them (`lora_image`, `lora_both`). Shapes: P projections
+Does not belong here: which towers get them (`lora`). Shapes: P projections
 packed in one weight, R rank, I and O numbers that a projection takes and gives.
 """
 

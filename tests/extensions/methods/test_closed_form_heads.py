@@ -56,20 +56,6 @@ def means_of(of: HeadSamples) -> Tensor:
     return torch.stack([of.images[of.class_ids == c].mean(dim=0) for c in range(C - 1)], dim=1)
 
 
-def without_the_last_class(of: HeadSamples) -> HeadSamples:
-    zero_shot = of.zero_shot[:, : C - 1]
-    return replace(of, zero_shot=zero_shot, prompts=zero_shot.T, prompt_ids=torch.arange(C - 1))
-
-
-def test_ncm_is_the_unit_mean_joined_with_the_text() -> None:
-    of = without_the_last_class(samples())
-    head = fitted(Ncm(), of)
-    torch.testing.assert_close(head.vectors[:, :3], normalize(means_of(of), dim=0))
-    joined = Ncm().join(ClassHead(of.zero_shot), head, 0.25)
-    sums = 0.25 * normalize(means_of(of), dim=0) + 0.75 * of.zero_shot[:, :3]
-    torch.testing.assert_close(joined.vectors[:, :3], sums / sums.norm(dim=0))
-
-
 def test_gda_adds_the_papers_logits_to_the_zero_shot_ones() -> None:
     of = samples()
     residuals = of.images - means_of(of).T[of.class_ids]
@@ -110,7 +96,7 @@ def test_a_class_without_pairs_keeps_its_text(method: HeadMethod, fraction: floa
         assert torch.equal(head.scores(of.images), of.images @ of.zero_shot)
 
 
-@pytest.mark.parametrize("fraction", [0.25, 0.5, 1.0])
+@pytest.mark.parametrize("fraction", [0.25, 1.0])
 def test_ncm_keeps_images_of_a_class_without_pairs(fraction: float) -> None:
     # Texts and images point two ways, as those of CLIP do, and have their class in common.
     of, dimensions = samples(), torch.eye(D)
@@ -119,12 +105,6 @@ def test_ncm_keeps_images_of_a_class_without_pairs(fraction: float) -> None:
     of = replace(of, zero_shot=zero_shot, images=images[of.class_ids])
     head = Ncm().join(ClassHead(zero_shot), fitted(Ncm(), of), fraction)
     assert head.scores(images).argmax(dim=1).tolist() == list(range(C))
-
-
-def test_one_pair_a_class_has_no_scatter_and_leaves_the_texts() -> None:
-    of = samples(pairs=1)
-    head = fitted(Gda(), of)
-    assert torch.equal(head.vectors, of.zero_shot) and not head.bias.any()
 
 
 @pytest.mark.parametrize("method", ["gda", "ncm", "gda-control"])

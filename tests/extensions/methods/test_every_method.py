@@ -15,7 +15,7 @@ from react_pipeline import Classifier
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.domain_results import evaluate
 from react_pipeline.extensions.hub.export import export
-from react_pipeline.extensions.hub.formats import FORMATS
+from react_pipeline.extensions.hub.onnx_model import FORMATS
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide

@@ -35,23 +35,13 @@ def test_every_class_is_drawn_equally_often() -> None:
     assert len(torch.unique(drawn[drawn_ids == 0])) > 800
 
 
-def test_retrieved_pairs_have_the_class_they_were_retrieved_for(tiny_checkpoint: Path) -> None:
-    pairs = DrawnPairs(
-        [("circle", "red"), ("square", "red"), ("circle", "blue")],
-        classes=["square", "gone", "circle"],
-    )
-    clip = load(tiny_checkpoint)
-    labels = label_pairs(clip, pairs, clip.encode_texts(pairs.texts), DOMAIN)
-    assert labels.class_ids.tolist() == [1, -1, 0]
-    assert labels.source == "retrieval"
-
-
-def test_prompts_of_all_names_and_templates_are_samples(
+def test_retrieved_pairs_have_their_class_and_all_prompts_are_samples(
     tiny_checkpoint: Path,
 ) -> None:
+    pairs = DrawnPairs([("circle", "red")] * 3, classes=["square", "gone", "circle"])
     clip = load(tiny_checkpoint)
-    pairs = DrawnPairs([("circle", "red")], classes=["circle"])
     labels = label_pairs(clip, pairs, clip.encode_texts(pairs.texts), DOMAIN)
+    assert (labels.class_ids.tolist(), labels.source) == ([1, -1, 0], "retrieval")
     assert labels.prompt_ids.tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
     torch.testing.assert_close(labels.prompts[2], clip.encode_texts(["a disc shape"])[0])
 

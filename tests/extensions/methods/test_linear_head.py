@@ -22,7 +22,6 @@ from react_pipeline.clip.model import Clip, load
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.extensions.methods.head import (
     class_accuracy,
-    require_learned,
     train_head,
 )
 from react_pipeline.extensions.methods.head_samples import PairVectors
@@ -158,8 +157,6 @@ def test_the_head_is_joined_with_the_zero_shot_head(
         assert torch.equal(head, trained if fraction else start)
     assert not torch.allclose(trained, start, atol=0.05)
     assert (about["interpolation"], about["scores"]) == (fraction, {})
-    assert (about["classes"], about["templates"]) == (list(COLOURS), list(TEMPLATES))
-    assert about["embed_dim"] == clip.dimension
 
 
 def test_how_far_to_go_can_be_chosen_on_the_held_out_pairs(
@@ -182,17 +179,6 @@ def test_how_far_to_go_can_be_chosen_on_the_held_out_pairs(
         train(clip, coloured, tmp_path / "none", interpolation="held-out", held_out_fraction=0.0)
 
 
-def test_without_held_out_pairs_nothing_is_claimed_of_them(
-    clip: Clip, coloured: DrawnPairs, tmp_path: Path
-) -> None:
-    counts, _, _ = train(clip, coloured, tmp_path, held_out_fraction=0.0, steps=2)
-    assert (counts["held_out_pairs"], counts["held_out_before"], counts["held_out_after"]) == (
-        0,
-        {},
-        {},
-    )
-
-
 def test_near_copies_of_trained_images_are_not_held_out(
     clip: Clip, coloured: DrawnPairs, tmp_path: Path
 ) -> None:
@@ -212,7 +198,9 @@ def test_near_copies_of_trained_images_are_not_held_out(
 def test_equal_seeds_give_equal_heads_and_others_differ(
     clip: Clip, coloured: DrawnPairs, tmp_path: Path
 ) -> None:
-    _, first, _ = train(clip, coloured, tmp_path / "first", held_out_fraction=0.0, steps=5)
+    counts, first, _ = train(clip, coloured, tmp_path / "first", held_out_fraction=0.0, steps=5)
+    claimed = [counts[f"held_out_{name}"] for name in ("pairs", "before", "after")]
+    assert claimed == [0, {}, {}]
     _, again, _ = train(clip, coloured, tmp_path / "again", held_out_fraction=0.0, steps=5)
     _, other, _ = train(clip, coloured, tmp_path / "other", held_out_fraction=0.0, steps=5, seed=1)
     assert torch.equal(first["trained"], again["trained"])
@@ -272,12 +260,6 @@ def test_column_halfway_between_equal_columns_is_that_column() -> None:
     torch.testing.assert_close(halfway[:, 1], torch.tensor([0, 0.5**0.5, 0.5**0.5, 0]))
 
 
-def test_accuracy_is_a_mean_over_the_classes_that_have_images() -> None:
-    images = torch.eye(3)[[0, 0, 0, 1]]
-    assert class_accuracy(images, torch.tensor([0, 0, 1, 1])) == 0.75
-    assert class_accuracy(images, torch.tensor([0, 0, 0, 2])) == 0.5
-
-
 class Recorder(TrainingObserver):
     def __init__(self) -> None:
         self.records: list[Mapping[str, float]] = []
@@ -294,26 +276,21 @@ def test_a_head_trains_on_published_pairs_and_logs_each_step(
     pairs = retrieve_pairs(indexed_project, "colours")
     if stage == "control_set":
         pairs = draw_control(indexed_project, "colours")
-    directory, observer = tmp_path / "head", Recorder()
-    directory.mkdir()
+    observer = Recorder()
     training = TrainingConfig(**{**TRAINING, "steps": 7})
     domain = indexed_project.domain("colours")
     found = CollectedPairs(pairs)
     vectors = PairVectors.read(found)
-    images = torch.stack(
-        [clip.preprocess(found.decoded(position)) for position in range(len(found))]
-    )
-    torch.testing.assert_close(vectors.images, clip.encode_images(images), atol=1e-3, rtol=0)
-    torch.testing.assert_close(
-        vectors.captions, clip.encode_texts([pair.caption for pair in found]), atol=1e-3, rtol=0
-    )
-    counts = fit(clip, found, vectors, domain, training, directory, observer)
+    encoded = PairVectors.encode(found, clip, indexed_project.config.embedding)
+    torch.testing.assert_close(vectors.images, encoded.images, atol=1e-3, rtol=0)
+    torch.testing.assert_close(vectors.captions, encoded.captions, atol=1e-3, rtol=0)
+    counts = fit(clip, found, vectors, domain, training, tmp_path, observer)
     assert counts["pairs"] == pairs.counts["pairs"]
     assert (counts["unlabelled_pairs"], counts["steps"]) == (0, 7)
     assert counts["trainable_parameters"] == 4 * clip.dimension
-    about = json.loads((directory / "head.json").read_text())
+    about = json.loads((tmp_path / "head.json").read_text())
     assert about["labels"] == ("retrieval" if stage == "retrieved_set" else "nearest prompt")
-    records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     reported = [
         {name: record[name] for name in line}
         for line, record in zip(records, observer.records, strict=True)
@@ -322,9 +299,3 @@ def test_a_head_trains_on_published_pairs_and_logs_each_step(
     assert [record["step"] for record in records] == list(range(7))
     assert (counts["first_loss"], counts["final_loss"]) == (records[0]["loss"], records[-1]["loss"])
     assert max(record["learning_rate"] for record in records) == training.learning_rate
-
-
-def test_a_training_that_ends_far_worse_is_reported() -> None:
-    require_learned([2.0] * 10 + [3.9] * 10)
-    with pytest.raises(TrainingError, match=r"from 2 to 4\.1"):
-        require_learned([2.0] * 10 + [4.1] * 10)

@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import mlflow
@@ -117,9 +118,7 @@ def test_a_model_measured_after_logging_answers_calibrated(
         model = mlflow.pyfunc.load_model(URI)
         found = model.predict(pd.DataFrame({"image": [str(path) for path in paths] + ["no image"]}))
         assert found["calibrated"].tolist() == [chosen.temperature is not None] * 3 + [None]
-        folder = export(
-            retrieved_project, "shapes", "gated-image", tmp_path / "out", overwrite=True
-        )
+        folder = export(retrieved_project, "shapes", "gated-image", Path(mkdtemp(dir=tmp_path)))
         assert Classifier.load(folder).calibration == chosen.calibration
         return found, [one.confidence for one in chosen.predict(paths)]
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from support.device import DEVICES, require
 from support.training import train_on
 
-from react_pipeline.extensions.methods.full import Full
+from react_pipeline.extensions.methods.towers import Full
 from react_pipeline.extensions.torchrun.world import Processes
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact

@@ -1,7 +1,7 @@
-"""`lora-image`: low-rank blocks in the attention of the image tower, merged when they are trained.
+"""`lora-image` and `lora-both`: low-rank blocks in the attention of one tower or of both.
 
-Source: CLIP-LoRA (Zanella and Ben Ayed 2024, arXiv 2405.18541), without its dropout: models are
-trained in eval mode here.
+They are merged into the weights when they are trained. Source: CLIP-LoRA (Zanella and Ben Ayed
+2024, arXiv 2405.18541), without its dropout: models are trained in eval mode here.
 """
 
 from __future__ import annotations
@@ -57,3 +57,22 @@ class LoraImage(ModelMethod):
         from react_pipeline.extensions.methods.low_rank import merge_low_rank
 
         merge_low_rank(model)
+
+
+class LoraBoth(LoraImage):
+    """`lora-image`, and the same in the text tower."""
+
+    name = "lora-both"
+    summary = "low-rank sums in queries, keys and values of both towers"
+    colour = "#155a70"
+
+    def attach(self, model: nn.Module, training: TrainingConfig) -> None:
+        """Add low-rank blocks to every block of both towers.
+
+        Raises:
+            InputError: If one has no attention.
+        """
+        from react_pipeline.extensions.methods.low_rank import add_low_rank, text_attention
+
+        super().attach(model, training)
+        add_low_rank(text_attention(model), training.rank or RANK)
