@@ -49,7 +49,6 @@ from react_pipeline.training.data import on_device
 from react_pipeline.training.image_encoder import ImageEncoder
 from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.step import TrainingStep
-from react_pipeline.training.texts import DrawnTexts
 from react_pipeline.training.world import World
 
 TESTS = Path("tests")
@@ -72,6 +71,8 @@ Case = Callable[[argparse.Namespace], Rows]
 class EncodedTexts:
     """Texts of a frozen tower that are encoded at every step; in place of `TrainingTexts`."""
 
+    caption_ids, class_ids = (staticmethod(ids) for ids in (Tensor.long, torch.zeros_like))
+
     def __init__(self, model: Any, ids: Tensor) -> None:
         """Encode token ids (N, L) of the device."""
         self._model, self._ids = model, ids
@@ -92,9 +93,9 @@ def training_step(
     tower.use_bf16(device)
     scaler = torch.amp.GradScaler(world.device_type, enabled=False)
     optimizer = steps.adamw(model, fused=True)
-    state = TrainingState(steps.trained(model), optimizer, scaler)
-    model.eval()
     total = batch * world.size
+    state = TrainingState(steps.trained(model), optimizer, scaler, total)
+    model.eval()
     texts: Any = EncodedTexts(model, torch.randint(1, 49_000, (total, LENGTH)).to(device))
     training = steps.TRAINING.model_copy(update={"precision": "bf16"})
     encoder = ImageEncoder(model, tower, training, world)
@@ -103,10 +104,9 @@ def training_step(
     images = torch.randint(256, (batch, 3, 224, 224), dtype=torch.uint8)
     feed = on_device(itertools.repeat(images.pin_memory() if device != "cpu" else images), device)
     number = torch.arange(total)
-    drawn = DrawnTexts(number, number, torch.full_like(number, -1))
 
     def take() -> Any:
-        return step.take(5, pixels.normalised(next(feed)), drawn, from_tokens=False)
+        return step.take(5, pixels.normalised(next(feed)), number, kept=False)
 
     return take
 

@@ -26,7 +26,6 @@ from react_pipeline.training.image_encoder import ImageEncoder
 from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.schedule import MAX_LOG_SCALE, learning_rate, parameter_groups
 from react_pipeline.training.step import TrainingStep
-from react_pipeline.training.texts import DrawnTexts
 from react_pipeline.training.world import World
 
 ARCHITECTURE, GATED = "ViT-B-32-quickgelu", 6
@@ -164,7 +163,7 @@ def adamw(model: nn.Module, *, fused: bool | None = None) -> torch.optim.AdamW:
 
 class Texts:
     """Unit vectors of the texts of all batches, kept or made at every step; replaces
-    `TrainingTexts`.
+    `TrainingTexts`. Every pair has a text of its own.
     """
 
     def __init__(self, model: Any, batches: Batches, *, kept: bool) -> None:
@@ -173,6 +172,14 @@ class Texts:
         self._vectors = (
             torch.cat([self._encoded(part) for part in self._tokens.split(256)]) if kept else None
         )
+
+    def caption_ids(self, positions: Tensor) -> Tensor:
+        """The positions (B,) themselves."""
+        return positions
+
+    def class_ids(self, positions: Tensor) -> Tensor:
+        """No class (B,)."""
+        return torch.full_like(positions, -1)
 
     def vectors(self, texts: Tensor) -> Tensor:
         """Unit vectors (B, D) of the texts at these positions."""
@@ -191,7 +198,8 @@ def our_step(
     if BF16 in parts:
         tower.use_bf16(device)
     optimizer = adamw(model, fused=True)
-    state = TrainingState(trained(model), optimizer, torch.amp.GradScaler(device, enabled=False))
+    scaler = torch.amp.GradScaler(device, enabled=False)
+    state = TrainingState(trained(model), optimizer, scaler, batches.images.shape[1])
     model.eval()
     texts: Any = Texts(model, batches, kept=TEXTS in parts)
     encoder = ImageEncoder(model, tower, training, World(device=device))
@@ -205,7 +213,6 @@ def our_step(
     def take(step: int) -> float:
         number = step % len(inputs)
         positions = torch.arange(number * size, (number + 1) * size)
-        drawn = DrawnTexts(positions, positions, torch.full_like(positions, -1))
-        return real.take(step, inputs[number], drawn, from_tokens=PREFIX in parts)["loss"]
+        return real.take(step, inputs[number], positions, kept=PREFIX in parts)["loss"]
 
     return take

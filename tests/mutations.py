@@ -136,6 +136,7 @@ GUARDS = (
     Guard("react_pipeline/store/scratch.py", "if not path.exists():", "if True:", "store/test_scratch.py"),
     Guard("react_pipeline/store/scratch.py", "if not path.is_dir():", "if True:", "store/test_scratch.py"),
     Guard("react_pipeline/training/resume.py", "(folder / DIGEST).read_bytes() != sha256_of(folder / STATE).encode()", "False", "training/test_resume.py"),
+    Guard("react_pipeline/training/resume.py", ' and content["batch_size"] == state.batch_size', "", "training/test_resume.py"),
     Guard("react_pipeline/embedding/earlier.py", "            remove(path)\n", "            pass\n", f"{EARLIER}::test_a_shard_that_cannot_be_linked_whole_is_encoded_anew"),
     Guard("react_pipeline/store/durable.py", "stat.st_ctime_ns % CTIME_STEP_NS or", "True or", "project/test_outside.py::test_where_a_disk_keeps_no_ctime_the_ends_of_a_file_count"),
     Guard("react_pipeline/indexing/exact.py", "margin = 2 * (", "margin = 0 * (", "indexing/test_batch_search.py"),
@@ -275,7 +276,7 @@ GUARDS = (
     # No number from a bad training or an unequal measurement
     Guard("react_pipeline/training/guards.py", "if not math.isfinite(value):", "if False:", "training/test_guards.py"),
     Guard("react_pipeline/training/guards.py", "if not all(torch.isfinite(weight).all() for weight in weights):", "if False:", f"{TRAINING}::test_weights_that_end_up_non_finite_are_not_published"),
-    Guard("react_pipeline/training/train.py", "with log, closing(batches):", "with log:", "faults/test_training.py::test_training_that_guard_stopped_leaves_no_decoding_process"),
+    Guard("react_pipeline/training/data.py", "                loaded._shutdown_workers()", "                pass", "faults/test_training.py::test_training_that_guard_stopped_leaves_no_decoding_process"),
     Guard("react_pipeline/evaluation/comparison.py", "if not one.index.equals(other.index):", "if False:", "faults/test_comparing_unequal_results.py"),
     Guard("react_pipeline/evaluation/comparison.py", "if len(set(values.values())) > 1:", "if False:", "faults/test_comparing_unequal_results.py"),
     Guard("react_pipeline/retrieval/ranking.py", 'rows["evaluation_similarity"] >= evaluation.near', 'rows["evaluation_similarity"] > 9', "retrieval/test_control.py"),

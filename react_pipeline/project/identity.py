@@ -150,14 +150,10 @@ def customized_checkpoint(project: Project, key: str) -> dict[str, Any]:
     slug, name = key.split("/")
     method = project.method(name)
     chosen = project.training(slug, name)
-    # Contrasted within its own process alone, a pair has other negatives where there are more
-    # processes.
-    ignored = SPEED_FIELDS if chosen.global_negatives else SPEED_FIELDS - {"processes"}
-    ignored |= frozenset({"steps"}) if chosen.epochs else frozenset()
+    ignored = SPEED_FIELDS | (frozenset({"steps"}) if chosen.epochs else frozenset())
     ignored |= method.unused_fields
     training = chosen.model_dump(mode="json", exclude=set(ignored), exclude_none=True)
-    by_class = training.get("class_prompt_fraction") or method.by_class
-    own = {**method.identity, **(classes(project, slug) if by_class else {})}
+    own = {**method.identity, **(classes(project, slug) if method.by_class else {})}
     return {"method": name, **training, **own}
 
 

@@ -34,15 +34,11 @@ class TrainingOverrides(Section):
     epochs: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=256, gt=1)
     seed: int = Field(default=0, ge=0)
-    order: Literal["random", "runs"] = "random"
     loss: Literal["infonce", "infonce-captions", "infonce-masked", "unicl", "sigmoid"] = "infonce"
     augmentation: Literal["none", "mild", "timm"] = "timm"
-    views: int = Field(default=0, ge=0)
-    class_prompt_fraction: Fraction = 0.0
     held_out_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.02
     interpolation: Fraction | Literal["held-out"] = 1.0
     precision: Precision = "auto"
-    global_negatives: bool = True
     accumulation: int = Field(default=1, gt=0)
     keep_prefix: bool = True
     activation_checkpointing: bool = False
@@ -61,16 +57,6 @@ class TrainingOverrides(Section):
 
 class TrainingConfig(TrainingOverrides):
     """One training, after the defaults of the method and all overrides are joined."""
-
-    @model_validator(mode="after")
-    def _fields_agree(self) -> Self:
-        if self.views and self.augmentation == "none":
-            raise ValueError("`views` needs an `augmentation`: mild or timm")
-        if self.views == 1:
-            raise ValueError(
-                "`views: 1` would be the plain image alone; say `augmentation: none`, or more views"
-            )
-        return self
 
     @property
     def worker_count(self) -> int:

@@ -5,7 +5,6 @@ Does not belong here: the training itself (`methods`), which pairs (`retrieval`)
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +18,7 @@ from react_pipeline.settings import DomainConfig, Method, TrainingConfig
 from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, method_key
 from react_pipeline.store import Artifact, Inputs, RetrievalError, Scratch
 from react_pipeline.training.guards import explained_out_of_memory
-from react_pipeline.training.log import METRICS_FILE
-from react_pipeline.training.observer import TrainingObserver
+from react_pipeline.training.log import TrainingObserver
 from react_pipeline.training.world import World
 
 
@@ -89,44 +87,32 @@ def customize(
     world = world or World(device=choose_device(project.config.device))
     inputs = resolve(project, CUSTOMIZED_CHECKPOINT, method_key(slug, method))
     _refuse_starving(project, slug, inputs.parents[project.method(method).pairs])
-    if not world.is_writer:
-        if folder := world.broadcast(None):
-            _train(project, inputs, world, Scratch(Path(folder)), TrainingObserver())
-            world.broadcast(None)
-        return project.store.open(inputs.stage, inputs.key, inputs.fingerprint)
+
+    def train(scratch: Scratch, observer: TrainingObserver, staging: Path | None) -> dict[str, Any]:
+        customization = Customization(project, inputs, world, scratch, observer, staging)
+        when = f"on {world.device}, outside the steps of the training"
+        advice = "end what else uses its memory, or use a device with more"
+        precision = customization.training.precision
+        with explained_out_of_memory(when, advice), arithmetic(precision):
+            return customization.method.train(customization)
 
     def write(staging: Path, scratch: Scratch) -> dict[str, Any]:
         try:
-            world.broadcast(str(scratch.folder))
-            counts = _train(project, inputs, world, scratch, observer, staging)
+            world.broadcast(scratch.folder)
+            return train(scratch, observer, staging)
         except BaseException as error:
             observer.failed(error)
             raise
-        _plot_losses(staging / METRICS_FILE, staging / "loss.png")
-        return counts
 
+    if not world.is_writer:
+        if folder := world.broadcast(None):
+            train(Scratch(folder), TrainingObserver(), None)
+            world.broadcast(None)
+        return project.store.open(inputs.stage, inputs.key, inputs.fingerprint)
     artifact = project.store.build(inputs, write)
-    # Where the artifact was there already, the other processes still wait for the scratch
-    # directory.
-    world.broadcast("" if artifact.reused else None)
+    # The others wait until it is published, or, where it was there already, for the scratch.
+    world.broadcast(None)
     return artifact
-
-
-def _train(
-    project: Project,
-    inputs: Inputs,
-    world: World,
-    scratch: Scratch,
-    observer: TrainingObserver,
-    staging: Path | None = None,
-) -> dict[str, Any]:
-    when = f"on {world.device}, outside the steps of the training"
-    customization = Customization(project, inputs, world, scratch, observer, staging)
-    with (
-        explained_out_of_memory(when, "end what else uses its memory, or use a device with more"),
-        arithmetic(customization.training.precision),
-    ):
-        return customization.method.train(customization)
 
 
 def _refuse_starving(project: Project, slug: str, pairs: Artifact) -> None:
@@ -137,17 +123,3 @@ def _refuse_starving(project: Project, slug: str, pairs: Artifact) -> None:
             f"{slug}: {len(starving)} classes have too few pairs ({', '.join(starving[:8])}, ...); "
             "add synonyms, widen retrieval, or raise retrieval.max_starving_fraction"
         )
-
-
-def _plot_losses(metrics: Path, target: Path) -> None:
-    from matplotlib.figure import Figure
-
-    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    if len(records) == 1:  # a head that is fitted in closed form has no curve
-        return
-    figure = Figure(figsize=(6, 3), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(*([record[name] for record in records] for name in ("step", "loss")))
-    axes.set(xlabel="step", ylabel="loss")
-    axes.grid(alpha=0.3)
-    figure.savefig(target, dpi=100)

@@ -1,15 +1,17 @@
-"""The images of a training: read from the collected shards, decoded in workers, and on their way to
-the device.
+"""The images of a training: which pairs a step sees, decoded in workers, and on their way to the
+device.
 
-Does not belong here: the order (`schedule`), the loop (`trainer`). Shapes: B images of a batch, H x
-W pixels.
+Does not belong here: the order (`schedule`), the loop (`train`). Shapes: B images of a batch, H x
+W pixels, N pairs, T tokens, W width, D embedding dimension.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,8 +23,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from react_pipeline.clip import Pixels
 from react_pipeline.settings import TrainingConfig
-from react_pipeline.store import InputError, ReactError
+from react_pipeline.store import ReactError
 from react_pipeline.training.augmentation import Augment
+from react_pipeline.training.schedule import batch_at
+from react_pipeline.training.world import World
+
+logger = logging.getLogger(__name__)
 
 PairView = tuple[int, int]
 """Position of a pair, and the view of it: 0 is the image as it is, every other number another
@@ -43,34 +49,33 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
 
+@dataclass(eq=False)
 class Views(Dataset[Tensor]):
     """Images of pairs as pixels (3, H, W), uint8; equal draws give equal pixels, in whatever
     process and order.
+
+    Attributes:
+        augment: Gets seeds that depend on `seed`, the pair and the view alone; without it only view
+            0 is.
     """
 
-    def __init__(
-        self, pairs: Images, pixels: Pixels, augment: Augment | None = None, seed: int = 0
-    ) -> None:
-        """Augment with seeds that depend on `seed`, the pair and the view alone; without `augment`
-        only view 0 is.
-        """
-        self.pairs = pairs
-        self._pixels = pixels
-        self._augment = augment
-        self._seed = seed
+    pairs: Images
+    pixels: Pixels
+    augment: Augment | None = None
+    seed: int = 0
 
     def __getitem__(self, draw: PairView) -> Tensor:
         """Decode one view of one image."""
         position, view = draw
         image = self.pairs.decoded(position, lazy=view > 0)
-        if self._augment is None or not view:
-            return self._pixels(image)
-        seed = np.random.SeedSequence([self._seed, position, view]).generate_state(1, np.uint64)[0]
-        return self._augment(image, int(seed) >> 1)
+        if self.augment is None or not view:
+            return self.pixels(image)
+        seed = np.random.SeedSequence([self.seed, position, view]).generate_state(1, np.uint64)[0]
+        return self.augment(image, int(seed) >> 1)
 
     def batch(self, draws: Sequence[PairView]) -> Tensor:
         """Decode one batch (B, 3, H, W) here and now: normalised, float32."""
-        return self._pixels.normalised(torch.stack([self[draw] for draw in draws]))
+        return self.pixels.normalised(torch.stack([self[draw] for draw in draws]))
 
     def batches(
         self, draws: Iterable[Sequence[PairView]], workers: int, device: str = "cpu"
@@ -93,7 +98,7 @@ class Views(Dataset[Tensor]):
         )
         loaded: Any = iter(loader)
         try:
-            yield from map(self._pixels.normalised, on_device(loaded, device))
+            yield from map(self.pixels.normalised, on_device(loaded, device))
         except ReactError as error:
             # One of a worker has its traceback in front, which only says where pixels are made.
             raise type(error)(
@@ -105,28 +110,63 @@ class Views(Dataset[Tensor]):
             if workers:
                 loaded._shutdown_workers()
 
-    def fitting_workers(self, batch_size: int, training: TrainingConfig) -> int:
-        """Return the workers of a process; with `auto` so few that batches of all processes on this
-        machine fit the memory through which they pass.
 
-        Raises:
-            InputError: With what is needed and what is free.
+@dataclass(frozen=True)
+class TrainingBatches:
+    """The batches of a training. Each is a function of the step, so a training can resume at any.
+
+    Attributes:
+        positions: The pairs that are trained on.
+        size: Pairs of a step over all processes.
+    """
+
+    positions: Tensor
+    size: int
+    views: Views
+    training: TrainingConfig
+    world: World
+
+    def pairs(self, step: int) -> Tensor:
+        """Return the positions (B,) of a step's pairs, of all processes."""
+        batch = batch_at(step, len(self.positions), self.size, self.training.seed)
+        return self.positions[batch]
+
+    def stream(self, steps: range, tokens: Tensor | None) -> Generator[Tensor, None, None]:
+        """Yield this process's part of each step's batch, ready ahead of its use: images (B, 3, H,
+        W), or what is kept of them in `tokens`, (N, T, W) or (N, D) of all pairs.
         """
-        workers = training.worker_count
-        if not workers or not SHARED_MEMORY.is_dir():
-            return workers
-        each = self[0, 0].numel() * batch_size * PREFETCHED * training.processes
-        free = shutil.disk_usage(SHARED_MEMORY).free
-        if training.workers == "auto":
-            workers = min(workers, max(free // each, 1))
-        needed = each * workers
-        if needed > free:
-            raise InputError(
-                f"customization.workers: batches of {workers} workers need {needed >> 20:,} MiB of "
-                f"shared memory, and {SHARED_MEMORY} has {free >> 20:,} free; enlarge it (docker "
-                "run --shm-size), or lower workers"
-            )
+        world = self.world
+        parts = (world.part(self.pairs(step)) for step in steps)
+        if tokens is not None:
+            rows = (tokens[part] for part in parts)
+            pinned = rows if world.device == "cpu" else map(Tensor.pin_memory, rows)
+            yield from on_device(_ahead(pinned), world.device)
+            return
+        augments = self.training.augmentation != "none"
+        draws = (
+            [(position, (step + 1) * augments) for position in part.tolist()]
+            for step, part in zip(steps, parts, strict=True)
+        )
+        each = self.views[0, 0].nbytes * self.size // world.size
+        workers = _fitting_workers(each, self.training)
+        yield from self.views.batches(draws, workers, world.device)
+
+
+def _fitting_workers(batch_bytes: int, training: TrainingConfig) -> int:
+    """Return how many workers a process may have: batches of all processes on this machine pass
+    through its shared memory, and where that is full the workers are killed.
+    """
+    workers = training.worker_count
+    if not workers or not SHARED_MEMORY.is_dir():
         return workers
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    fitting = free // (batch_bytes * PREFETCHED * training.processes)
+    if fitting < workers:
+        logger.warning(
+            f"{SHARED_MEMORY} has room for the batches of {fitting} of {workers} decoding "
+            "processes; enlarge it (docker run --shm-size)"
+        )
+    return min(workers, fitting)
 
 
 def on_device(batches: Iterable[Tensor], device: str) -> Iterator[Tensor]:
@@ -152,17 +192,13 @@ def on_device(batches: Iterable[Tensor], device: str) -> Iterator[Tensor]:
         yield coming
 
 
-def ahead(make: Callable[[int], Tensor], steps: Iterable[int]) -> Iterator[Tensor]:
-    """Yield what `make` gives for each step, made by a thread during the step before it."""
+def _ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Yield batches, each made by a thread while the one before it is in use."""
     with ThreadPoolExecutor(1) as pool:
-        coming: Future[Tensor] | None = None
-        for step in steps:
-            following = pool.submit(make, step)
-            if coming is not None:
-                yield coming.result()
-            coming = following
-        if coming is not None:
-            yield coming.result()
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
 
 
 def _one_thread(_worker: int) -> None:

@@ -72,15 +72,10 @@ def require_steady_scale(step: int, before: float, after: float) -> None:
         TrainingError: If it moved by more than `MAX_SCALE_STEP`, fell to 0 (a scale of 1), or is
             not finite.
     """
-    if not abs(after - before) <= MAX_SCALE_STEP:
+    if not abs(after - before) <= MAX_SCALE_STEP or after <= 0 < before:
         raise TrainingError(
-            f"the logit scale exploded at step {step}: its logarithm went from {before:.3g} to "
-            f"{after:.3g}; lower learning_rate. Nothing was published"
-        )
-    if after <= 0 < before:
-        raise TrainingError(
-            f"the logit scale fell to 1 at step {step}, where all pairs look alike; lower "
-            "learning_rate. Nothing was published"
+            f"the logit scale exploded at step {step}, or fell to 1: its logarithm went from "
+            f"{before:.3g} to {after:.3g}; lower learning_rate. Nothing was published"
         )
 
 
@@ -94,46 +89,35 @@ def require_steps_taken(step: int, skipped: int) -> None:
     if skipped > MAX_SKIPPED_STEPS:
         raise TrainingError(
             f"the gradient was not finite in {skipped} steps in a row, up to step {step}, at any "
-            "loss scale of fp16; "
-            "use precision bf16 or fp32, or lower learning_rate. Nothing was published"
+            "loss scale of fp16; use precision bf16 or fp32, or lower learning_rate. Nothing was "
+            "published"
         )
 
 
-def collapsed(base: Mapping[str, float], now: Mapping[str, float], pairs: int) -> str | None:
-    """Return the first recall of held-out pairs that is below half of the base's, and not by
-    chance; None if none is.
+def require_no_collapse(
+    step: int, base: Mapping[str, float], now: Mapping[str, float], pairs: int
+) -> None:
+    """Stop where a recall of held-out pairs is below half of the base's, and not by chance.
 
     Args:
         base: Recall of the base, as `held_out.image_text_recall` gives it.
         pairs: How many pairs it was measured on.
+
+    Raises:
+        TrainingError: Naming the recall before and now.
     """
     for name, before in base.items():
         # Two hits more in four more pairs (Agresti and Coull): recalls of exactly 0 and 1 are no
         # certainties then.
         shares = [(pairs * recall + 2) / (pairs + 4) for recall in (before, now[name])]
         deviation = math.sqrt(sum(share * (1 - share) for share in shares) / (pairs + 4))
-        if (
-            now[name] < COLLAPSED_SHARE * before
-            and shares[0] - shares[1] > STANDARD_ERRORS * deviation
-        ):
-            return name
-    return None
-
-
-def require_no_collapse(
-    step: int, base: Mapping[str, float], now: Mapping[str, float], pairs: int
-) -> None:
-    """Stop where recall of the held-out pairs has `collapsed`.
-
-    Raises:
-        TrainingError: Naming the recall before and now.
-    """
-    if name := collapsed(base, now, pairs):
-        raise TrainingError(
-            f"the model collapsed by step {step}: {name} of {pairs} held-out pairs fell from "
-            f"{base[name]:.1%} (base) "
-            f"to {now[name]:.1%}; lower learning_rate. Nothing was published"
-        )
+        fell = now[name] < COLLAPSED_SHARE * before
+        if fell and shares[0] - shares[1] > STANDARD_ERRORS * deviation:
+            raise TrainingError(
+                f"the model collapsed by step {step}: {name} of {pairs} held-out pairs fell from "
+                f"{before:.1%} (base) to {now[name]:.1%}; lower learning_rate. Nothing was "
+                "published"
+            )
 
 
 def require_trained(weights: Iterable[Tensor], skipped: int, steps: int) -> None:

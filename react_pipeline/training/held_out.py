@@ -1,16 +1,22 @@
-"""Held-out pairs: never trained on, they show whether a training goes well without using any
-evaluation image.
+"""Held-out pairs: never trained on, they show whether a training goes well, and which point between
+the base and the trained model is best, without using any evaluation image.
 
-Shapes: N pairs, D embedding dimension.
+A point between the weights before and after a training often keeps what both know, and costs
+nothing at inference (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903). Shapes: N pairs, D embedding
+dimension.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from react_pipeline.corpus import CollectedPairs
+from react_pipeline.store import InputError, TrainingError
 from react_pipeline.training.schedule import generator
 
 MAX_HELD_OUT = 2_000
@@ -19,6 +25,9 @@ MAX_HELD_OUT = 2_000
 RANKS = (1, 5, 10)
 BLOCK = 1_024
 """Rows of similarities computed at once."""
+
+GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Fractions that `interpolation: held-out` tries: from the base to the trained model."""
 
 
 def split_held_out(pairs: CollectedPairs, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -71,3 +80,46 @@ def _recall(queries: Tensor, gallery: Tensor, caption_ids: Tensor) -> list[float
         before = nearer.sum(dim=1) + as_near.sum(dim=1) / 2
         hits += torch.stack([(before < rank).sum() for rank in RANKS])
     return (hits / max(1, len(queries))).tolist()
+
+
+def require_held_out(setting: float | str, held_out: int, pairs: int) -> None:
+    """Refuse to choose by held-out pairs where there are none.
+
+    Raises:
+        InputError: Naming the setting.
+    """
+    if setting == "held-out" and not held_out:
+        raise InputError(
+            f"customization.interpolation: held-out needs held-out pairs, and of {pairs} pairs "
+            "none is held out; raise held_out_fraction, or give interpolation a number"
+        )
+
+
+def choose_fraction(
+    setting: float | str,
+    score: Callable[[float], float],
+    grid: Sequence[float] = GRID,
+    tie: Callable[[Iterable[float]], float] = max,
+) -> tuple[float, dict[float, float]]:
+    """Return the fraction that is set, or for `held-out` the best one of `grid`, and the score of
+    each that was tried.
+
+    Args:
+        score: The larger the better. Measure it on held-out pairs: chosen on the evaluation set, a
+            fraction would be fitted to what it is judged by.
+        tie: Which of equally good fractions wins: `max` is nearest to the training, `min` to the
+            base.
+
+    Raises:
+        TrainingError: If no score is finite.
+    """
+    if setting != "held-out":
+        return float(setting), {}
+    scores = {fraction: score(fraction) for fraction in grid}
+    finite = {fraction: value for fraction, value in scores.items() if math.isfinite(value)}
+    if not finite:
+        raise TrainingError(
+            f"no interpolation of the training has a finite score ({scores}); lower learning_rate"
+        )
+    best = max(finite.values())
+    return tie(fraction for fraction, value in finite.items() if value == best), scores

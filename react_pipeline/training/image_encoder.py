@@ -66,7 +66,7 @@ class ImageEncoder:
         part of them.
 
         Args:
-            tokens: What is kept of every image (N, V, T, W) or (N, V, D), in place of decoding.
+            tokens: What is kept of every image (N, T, W) or (N, D), in place of decoding.
         """
         parts = positions[self.world.share(len(positions))].split(ENCODED_AT_ONCE)
         device = self.world.device
@@ -76,7 +76,7 @@ class ImageEncoder:
         if tokens is None:
             encoded = [self(images) for images in views.batches(draws, workers, device)]
         else:
-            encoded = [self(tokens[part, 0].to(device), kept=True) for part in parts]
+            encoded = [self(tokens[part].to(device), kept=True) for part in parts]
         return self.world.joined(torch.cat(encoded), len(positions))
 
     def autocast(self) -> torch.autocast:

@@ -1,35 +1,51 @@
-"""The log of a training: one line of `metrics.jsonl` a step, the progress bar, and the observer."""
+"""The log of a training: one line of `metrics.jsonl` a step, the progress bar, and observers, who
+follow it so that the library needs neither MLflow nor Dagster.
+"""
 
 from __future__ import annotations
 
 import json
-import logging
-import math
+import os
 import resource
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
-from react_pipeline.training.observer import TrainingObserver
-
-logger = logging.getLogger(__name__)
+from react_pipeline.store import Inputs
 
 METRICS_FILE = "metrics.jsonl"
-MUCH_WAITING = 0.3
-SHORT_SECONDS = 60
-"""Shorter trainings mostly wait for the start of the workers."""
+
+
+class TrainingObserver:
+    """Follows one training in the process that writes its artifact; this one ignores everything.
+
+    An observer never raises.
+    """
+
+    @property
+    def url(self) -> str | None:
+        """Return the page of the training in a browser; None before there is one."""
+        return None
+
+    def started(self, inputs: Inputs, first_step: int) -> None:
+        """A training begins, or resumes at `first_step` after it was killed."""
+
+    def stepped(self, record: Mapping[str, float]) -> None:
+        """A step is done; `record` is one line of `metrics.jsonl` (with `step`), and in addition
+        `time_ms` since 1970, speed and memory.
+        """
+
+    def failed(self, error: BaseException) -> None:
+        """The training stops without a checkpoint."""
 
 
 class TrainingLog:
     """Writes in the process that has a file to write to; counts in every process.
 
-    Attributes:
-        stepping_seconds: In steps, waiting for data included.
-        waited_seconds: Of these, waiting for data.
+    The file is published, and equal inputs give equal files: times go to the observer alone.
     """
 
     def __init__(
@@ -48,21 +64,16 @@ class TrainingLog:
             metrics: The file; None in processes that do not write.
             batch_size: Pairs of a step over all processes.
         """
-        self.stepping_seconds = self.waited_seconds = 0.0
+        self._seconds = self._waited = 0.0
         self._observer = observer
-        self._steps = len(steps)
+        self._images = len(steps) * batch_size
         self._batch_size = batch_size
         self._device = device
-        self._metrics = metrics
-        self._file = None if metrics is None else metrics.open("w", encoding="utf-8")
-        if self._file is not None:
-            self._file.write(earlier)
-        self._bar = tqdm(
-            total=steps.stop,
-            initial=steps.start,
-            desc=title,
-            disable=True if metrics is None else None,
-        )
+        self._metrics = metrics or Path(os.devnull)
+        self._file = self._metrics.open("w", encoding="utf-8")
+        self._file.write(earlier)
+        hidden = None if metrics else True
+        self._bar = tqdm(desc=title, total=steps.stop, initial=steps.start, disable=hidden)
 
     def __enter__(self) -> TrainingLog:
         """Close the log at the end of the block."""
@@ -71,63 +82,30 @@ class TrainingLog:
     def __exit__(self, *_: object) -> None:
         """Close the file and the bar."""
         self._bar.close()
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
 
     def add(self, step: int, values: Mapping[str, float], *, waited: float, seconds: float) -> None:
         """Record a step: its values, how long it took, and how much of that it waited for data."""
-        self.waited_seconds += waited
-        self.stepping_seconds += seconds
-        speed = self._batch_size / max(seconds, 1e-9)
-        if self._file is None:
-            return
+        self._waited += waited
+        self._seconds += seconds
         record: dict[str, Any] = {"step": step, **values}
-        # The file is published, and equal inputs give equal files: times go to the observer alone.
         self._file.write(json.dumps(record) + "\n")
+        seconds = max(seconds, 1e-9)
         self._observer.stepped(
             {
                 **record,
                 "time_ms": round(time.time() * 1000),
-                "images_per_second": round(speed, 2),
-                "data_wait_fraction": round(waited / max(seconds, 1e-9), 4),
+                "images_per_second": round(self._batch_size / seconds, 2),
+                "data_wait_fraction": round(waited / seconds, 4),
                 "memory_bytes": peak_memory_bytes(self._device),
             }
-        )
-        self._bar.set_postfix_str(
-            f"loss {values['loss']:.3f}, {speed:.1f} images/s, {self.data_wait_fraction:.0%} "
-            "waiting for data"
         )
         self._bar.update()
 
     def text(self) -> str:
         """Return all lines, those of earlier tries too; none in processes that do not write."""
-        if self._file is None or self._metrics is None:
-            return ""
         self._file.flush()
         return self._metrics.read_text(encoding="utf-8")
-
-    @property
-    def data_wait_fraction(self) -> float:
-        """Share of the time that was spent waiting for data."""
-        return self.waited_seconds / max(self.stepping_seconds, 1e-9)
-
-    def counts(self) -> dict[str, float]:
-        """Speed and memory, for the manifest."""
-        images = self._steps * self._batch_size
-        return {
-            "images_per_second": round(images / max(self.stepping_seconds, 1e-9), 1),
-            "data_wait_fraction": round(self.data_wait_fraction, 4),
-            "peak_memory_bytes": peak_memory_bytes(self._device),
-        }
-
-    def warn_of_waiting(self, workers: int) -> None:
-        """Warn if data that so many workers decoded was waited for during much of the steps."""
-        if self.stepping_seconds > SHORT_SECONDS and self.data_wait_fraction > MUCH_WAITING:
-            enough = math.ceil((workers or 1) / (1.001 - self.data_wait_fraction))
-            logger.warning(
-                f"{self.data_wait_fraction:.0%} of the steps were spent waiting for images: set "
-                f"customization.workers to {enough}; it is {workers}"
-            )
 
     def losses(self) -> list[float]:
         """Return the loss of every step, of earlier tries too; empty in processes that do not
@@ -135,9 +113,23 @@ class TrainingLog:
         """
         return [json.loads(line)["loss"] for line in self.text().splitlines()]
 
+    def counts(self) -> dict[str, Any]:
+        """Return speed, memory, and the first and the last loss, for the manifest."""
+        losses: list[float | None] = [*self.losses()] or [None]
+        seconds = max(self._seconds, 1e-9)
+        return {
+            "images_per_second": round(self._images / seconds, 1),
+            "data_wait_fraction": round(self._waited / seconds, 4),
+            "peak_memory_bytes": peak_memory_bytes(self._device),
+            "first_loss": losses[0],
+            "final_loss": losses[-1],
+        }
+
 
 def peak_memory_bytes(device: str) -> int:
     """Return the most memory so far: of the GPU's allocator, or of this process."""
     if device.startswith("cuda"):
+        import torch  # is loaded only where a training runs
+
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,19 +1,20 @@
 """What a training computes once: which pairs it sees, the modules it adds, the vectors of texts,
 and what stays frozen of every image.
 
-Does not belong here: the loop (`train`). Shapes: B pairs of a batch, N pairs, V views, T tokens, W
-width, D embedding dimension.
+Does not belong here: the loop (`train`). Shapes: B pairs of a batch, N pairs, T tokens, W width, D
+embedding dimension.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from react_pipeline.clip import (
     Clip,
@@ -26,20 +27,18 @@ from react_pipeline.clip import (
 )
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.training.augmentation import augmentation
-from react_pipeline.training.batches import TrainingBatches
 from react_pipeline.training.customization import Customization
-from react_pipeline.training.data import Views
-from react_pipeline.training.held_out import image_text_recall, split_held_out
+from react_pipeline.training.data import TrainingBatches, Views
+from react_pipeline.training.held_out import image_text_recall, require_held_out, split_held_out
 from react_pipeline.training.image_encoder import ENCODED_AT_ONCE, ImageEncoder, image_tower
-from react_pipeline.training.interpolation import copy_of_weights, require_held_out
-from react_pipeline.training.kept_tokens import keep_tokens, may_keep
+from react_pipeline.training.kept import TrainingTexts, keep_tokens
 from react_pipeline.training.losses import require_suitable
 from react_pipeline.training.resume import TrainingState
-from react_pipeline.training.schedule import max_log_scale, parameter_groups
-from react_pipeline.training.texts import TrainingTexts
+from react_pipeline.training.schedule import fit_batch_size, max_log_scale, parameter_groups
+from react_pipeline.training.step import TrainingStep
 
 if TYPE_CHECKING:
-    from react_pipeline.training.methods.model_method import ModelMethod
+    from react_pipeline.training.methods import ModelMethod
 
 Probe = Callable[[ImageEncoder], Mapping[str, float]]
 """Measures a model in training, in every process, for the log alone: nothing depends on it."""
@@ -55,10 +54,9 @@ class Preparation:
     Attributes:
         training: The configuration with its length in steps and its precision chosen.
         held_out: Positions of the pairs that are not trained on.
-        tokens: What need not be computed again, (N, V, T, W) or (N, V, D); None if nothing.
-        max_log_scale: Where the logit scale is clamped.
-        start: Weights before the first step, for interpolation.
-        base_names: Names of the weights that the base has.
+        tokens: What need not be computed again, (N, T, W) or (N, D); None if nothing.
+        state: What the steps change.
+        line: Called after the training, returns what moves the model between base and trained.
         counts: For the manifest.
     """
 
@@ -69,32 +67,11 @@ class Preparation:
     batches: TrainingBatches
     held_out: Tensor
     tokens: Tensor | None
+    state: TrainingState
+    step: TrainingStep
+    line: Callable[[], Callable[[float], None]]
     probe: Probe | None
-    max_log_scale: float
-    start: Mapping[str, Tensor]
-    base_names: frozenset[str]
     counts: Mapping[str, Any]
-
-    def initial_state(self) -> TrainingState:
-        """Return the parameters that train, with an optimizer that has taken no step."""
-        training = self.training
-        world = self.encoder.world
-        trained = {
-            name: parameter
-            for name, parameter in self.encoder.model.named_parameters()
-            if parameter.requires_grad
-        }
-        groups = parameter_groups(trained.items(), training.weight_decay)
-        optimizer = torch.optim.AdamW(
-            groups, training.learning_rate, (0.9, 0.98), training.adam_eps, fused=True
-        )
-        scaler = torch.amp.GradScaler(world.device_type, enabled=training.precision == "fp16")
-        draws = f"of {self.batches.batch_size} pairs"
-        if not training.global_negatives:
-            # With negatives of its own part only, what a process sees depends on how many there
-            # are.
-            draws += f" in {world.size} parts"
-        return TrainingState(trained, optimizer, scaler, draws=draws)
 
     @torch.no_grad()
     def recall(self, count: int | None = None) -> dict[str, float]:
@@ -117,19 +94,19 @@ def prepare(
     """Attach what the method trains to `clip`, and compute once what stays frozen; arguments and
     errors as of `train_model`.
     """
-    c = customization
+    c, world = customization, customization.world
     model: Any = clip.model
-    training = c.training
-    require_suitable(training.loss, model)
-    trained_on, held_out = split_held_out(c.pairs, training.held_out_fraction, training.seed)
-    require_held_out(training.interpolation, len(held_out), len(c.pairs))
+    require_suitable(c.training.loss, model)
+    trained_on, held_out = split_held_out(c.pairs, c.training.held_out_fraction, c.training.seed)
+    require_held_out(c.training.interpolation, len(held_out), len(c.pairs))
     views = _views(c, clip)
-    batches = TrainingBatches(trained_on, views, training, c.world)
-    training = _settled(c, len(trained_on), batches.batch_size)
+    batch_size = fit_batch_size(c.training, len(trained_on), world.size)
+    batches = TrainingBatches(trained_on, batch_size, views, c.training, world)
+    training = _settled(c, len(trained_on), batch_size)
     base_names = frozenset(name for name, _ in model.named_parameters())
     some = views.batch([(position, 0) for position in trained_on[:COMPARED_IMAGES].tolist()])
-    difference, trainable = _attach(method, clip, training, some)
-    texts = TrainingTexts(clip, c.pairs, c.domain, training, c.world, c.scratch)
+    difference = _attach(method, clip, training, some)
+    texts = TrainingTexts(clip, c.pairs, c.domain, training, world, c.scratch)
     probe = None
     if training.evaluate_every:
         from react_pipeline.extensions.live_runs import labelled_accuracy
@@ -137,37 +114,28 @@ def prepare(
         probe = labelled_accuracy(c.project, c.domain.slug, clip)
     if weights is not None and not trains_text(model):
         map_weights(model, text_parameters(model), weights)
-    # Needed only when weights are interpolated with the base.
-    start = {} if training.interpolation == 1 else copy_of_weights(model)
+    line = partial(method.line, model, _start(model, training), base_names)
+    encoder = ImageEncoder(model, image_tower(model, training, world.device), training, world)
+    tokens = keep_tokens(encoder, views, c.scratch)
+    state = _initial_state(model, training, batch_size, world.device_type)
     # Of the base, not of a state that is resumed from.
     limit = max_log_scale(training.loss, model.logit_scale.item())
-    encoder = ImageEncoder(model, image_tower(model, training, c.world.device), training, c.world)
-    tokens = _keep_tokens(c, encoder, views)
+    watched = partial(method.watched, model)
+    step = TrainingStep(encoder, texts, state, method.loss, limit, watched)
     counts = {
         "pairs": len(c.pairs),
         "held_out_pairs": len(held_out),
         "steps": training.steps,
-        "trainable_parameters": trainable,
+        "trainable_parameters": sum(weight.numel() for weight in state.trained.values()),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "step0_max_difference": difference,
         "prefix_kept": tokens is not None,
-        **device_counts(c.world.device),
+        **device_counts(world.device),
         "precision": training.precision,
-        "processes": c.world.size,
+        "processes": world.size,
     }
     return Preparation(
-        training,
-        encoder,
-        texts,
-        views,
-        batches,
-        held_out,
-        tokens,
-        probe,
-        limit,
-        start,
-        base_names,
-        counts,
+        training, encoder, texts, views, batches, held_out, tokens, state, step, line, probe, counts
     )
 
 
@@ -185,11 +153,9 @@ def _settled(c: Customization, pairs: int, batch_size: int) -> TrainingConfig:
     return training.model_copy(update={"precision": precision})
 
 
-def _attach(
-    method: ModelMethod, clip: Clip, training: TrainingConfig, images: Tensor
-) -> tuple[float, int]:
+def _attach(method: ModelMethod, clip: Clip, training: TrainingConfig, images: Tensor) -> float:
     """Attach and unfreeze; return the largest change this made to the features of a few images
-    (B, 3, H, W), and how many parameters train.
+    (B, 3, H, W).
     """
     # All frozen on both sides: PyTorch takes another kernel where a weight wants a gradient, and
     # rounds otherwise.
@@ -199,24 +165,29 @@ def _attach(
     method.attach_to(clip, training)
     clip.model.requires_grad_(False)
     difference = float((clip.encode_images(images) - before).abs().max())
-    return difference, method.set_trainable(clip.model)
+    method.set_trainable(clip.model)
+    return difference
 
 
-def _keep_tokens(c: Customization, encoder: ImageEncoder, views: Views) -> Tensor | None:
-    """Compute once what is frozen of every image, where it is the same at every step."""
-    training = encoder.training
-    tower = encoder.tower
-    if not may_keep(training, splits=tower is None or tower.splits) or not c.world.one_machine:
-        return None
-    bf16 = tower is not None and training.precision == "bf16"
-    fusible = tower is not None and not tower.native and training.precision != "fp16"
-    return keep_tokens(
-        encoder.frozen,
-        views,
-        max(1, training.views),
-        c.scratch,
-        c.world,
-        torch.bfloat16 if bf16 else torch.float32,
-        training.worker_count,
-        encoder.model.visual if fusible and c.world.device == "cpu" else None,
+def _start(model: nn.Module, training: TrainingConfig) -> dict[str, Tensor]:
+    """Return the weights as they are now, by name: copies on the CPU of those that train, the
+    others themselves; none where nothing is interpolated.
+    """
+    return {
+        name: parameter.detach().cpu().clone() if parameter.requires_grad else parameter
+        for name, parameter in model.named_parameters()
+        if training.interpolation != 1
+    }
+
+
+def _initial_state(
+    model: nn.Module, training: TrainingConfig, batch_size: int, device_type: str
+) -> TrainingState:
+    """Return the parameters that train, with an optimizer that has taken no step."""
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    groups = parameter_groups(trained.items(), training.weight_decay)
+    optimizer = torch.optim.AdamW(
+        groups, training.learning_rate, (0.9, 0.98), training.adam_eps, fused=True
     )
+    scaler = torch.amp.GradScaler(device_type, enabled=training.precision == "fp16")
+    return TrainingState(trained, optimizer, scaler, batch_size)

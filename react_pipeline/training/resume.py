@@ -1,9 +1,9 @@
 """States from which a killed training resumes: trained parameters, optimizer, loss scaler, step.
 
-The order of the data, the views of it and the schedule are functions of the step (`schedule`), and
-nothing else draws random numbers, so a state needs no more than this, a count of skipped steps, and
-what the draws depend on. A state is a kept folder: a file of torch, with the log of the steps
-before, and its digest.
+The order of the data, their augmentation and the schedule are functions of the step (`schedule`),
+and nothing else draws random numbers, so a state needs no more than this, the steps that the scaler
+skipped, and the size of the batches. A state is a kept folder: a file of torch, with the log of the
+steps before, and its digest.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
-from react_pipeline.store import Scratch, StoreWriteError, TrainingError, sha256_of
+from react_pipeline.store import Scratch, StoreWriteError, sha256_of
 from react_pipeline.training.world import World
 
 logger = logging.getLogger(__name__)
@@ -34,41 +34,32 @@ class TrainingState:
 
     Attributes:
         scaler: Of the loss, in fp16; disabled in any other precision.
-        skipped_steps: How many steps the scaler has skipped, since their gradient was not finite.
-        skipped_in_a_row: How many of these were the last steps.
-        draws: What a step's draw depends on, apart from its number. A state with other draws is
-            not used.
+        batch_size: Pairs of a step. It may follow from the number of processes, and a state of
+            other batches is not used.
+        skipped: How many steps the scaler has skipped, since their gradient was not finite: of
+            all, and of the last ones in a row.
+        step: The first step to take.
+        seconds: What the steps before it took.
+        log: Their lines.
     """
 
     trained: dict[str, nn.Parameter]
     optimizer: torch.optim.AdamW
     scaler: torch.amp.GradScaler
-    skipped_steps: int = 0
-    skipped_in_a_row: int = 0
-    draws: str = ""
+    batch_size: int
+    skipped: tuple[int, int] = (0, 0)
+    step: int = 0
+    seconds: float = 0.0
+    log: str = ""
 
-    def content(self, step: int, seconds: float, log: str) -> dict[str, Any]:
-        """Return all that is saved after `step` steps, which took `seconds`."""
+    def content(self) -> dict[str, Any]:
+        """Return all that is saved."""
         return {
+            **vars(self),
             "trained": {name: value.detach() for name, value in self.trained.items()},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "log": log,
-            "step": step,
-            "seconds": seconds,
-            "skipped": [self.skipped_steps, self.skipped_in_a_row],
-            "draws": self.draws,
         }
-
-    def problem(self, content: dict[str, Any] | None) -> str:
-        """Say why what was saved cannot be loaded; "" if it can."""
-        if content is None:
-            return "its bytes are not those that were written"
-        if content["draws"] != self.draws:
-            return f"its batches were {content['draws']}, and are {self.draws} now"
-        ours = {name: parameter.shape for name, parameter in self.trained.items()}
-        theirs = {name: tensor.shape for name, tensor in content["trained"].items()}
-        return "" if ours == theirs else "it holds other parameters"
 
     @torch.no_grad()
     def load(self, content: dict[str, Any]) -> None:
@@ -77,21 +68,8 @@ class TrainingState:
             parameter.copy_(content["trained"][name])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scaler.load_state_dict(content["scaler"])
-        self.skipped_steps, self.skipped_in_a_row = content["skipped"]
-
-
-class Resumed(NamedTuple):
-    """Where a training begins.
-
-    Attributes:
-        step: The first one to take.
-        seconds: What the steps before it took.
-        log: Their lines.
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    log: str = ""
+        for name in ("skipped", "step", "seconds", "log"):
+            setattr(self, name, content[name])
 
 
 def save_state(content: dict[str, Any], scratch: Scratch) -> None:
@@ -135,33 +113,23 @@ def read_state(folder: Path, device: str = "cpu") -> dict[str, Any] | None:
     return content
 
 
-def resume(state: TrainingState, scratch: Scratch, world: World) -> Resumed:
+def resume(state: TrainingState, scratch: Scratch, world: World) -> None:
     """Load the newest state that fits into `state`, if there is one.
 
-    States that are damaged, or whose batches were drawn otherwise, are skipped with a warning, and
-    removed.
-
-    Raises:
-        TrainingError: If the processes found different states.
+    The writer chooses it, and removes newer ones with a warning: they are damaged, or of batches
+    of another size.
     """
-    resumed = Resumed()
-    for folder in reversed(states_in(scratch)):
+    chosen = content = None
+    for folder in reversed(states_in(scratch) if world.is_writer else []):
         content = read_state(folder)
-        problem = state.problem(content)
-        if content is not None and not problem:
-            state.load(content)
-            resumed = Resumed(content["step"], content["seconds"], content["log"])
+        if content is not None and content["batch_size"] == state.batch_size:
+            chosen = folder
             break
-        logger.warning(
-            "%s cannot be resumed from (%s); trying an older state", folder.name, problem
-        )
-    # Also waits, so that no process removes a state that another one still reads.
-    if world.broadcast(resumed.step) != resumed.step:
-        raise TrainingError(
-            "the processes resume from different states; is the store shared? Run again"
-        )
-    if world.is_writer:
-        for folder in states_in(scratch):
-            if folder.name > f"step-{resumed.step:09d}":
-                shutil.rmtree(folder)  # it would be taken for a newer one of this run
-    return resumed
+        problem = "it is damaged" if content is None else "its batches have another size"
+        logger.warning("%s cannot be resumed from: %s", folder.name, problem)
+        shutil.rmtree(folder)  # it would be taken for a newer one of this run
+    chosen = world.broadcast(chosen)
+    if chosen is not None and not world.is_writer:
+        content = read_state(chosen)
+    if chosen is not None and content is not None:
+        state.load(content)

@@ -19,11 +19,6 @@ from react_pipeline.store import InputError, RetrievalError
 MAX_LOG_SCALE = math.log(100)
 """The logit scale is clamped to [0, ln 100] after every step, as in CLIP."""
 
-RUN, WINDOW = 1_000, 65_536
-"""Pairs that are neighbours in their shards, and pairs that are shuffled together, in the order
-`runs`.
-"""
-
 
 def learning_rate(step: int, training: TrainingConfig) -> float:
     """Return the learning rate of a step: linear warm-up, then cosine to zero (REACT's schedule);
@@ -62,32 +57,22 @@ def parameter_groups(
     ]
 
 
-def batch_at(step: int, pairs: int, batch_size: int, seed: int, order: str = "random") -> Tensor:
+def batch_at(step: int, pairs: int, batch_size: int, seed: int) -> Tensor:
     """Return the positions (B,) of the pairs of one step: every epoch a new order, its incomplete
     last batch left out.
 
-    A function of the step alone: nothing needs to be stored to resume. `order` is as
-    `TrainingConfig` has it.
+    A function of the step alone: nothing needs to be stored to resume.
     """
     batch_size = min(batch_size, pairs)
-    per_epoch = pairs // batch_size
-    epoch, within = divmod(step, per_epoch)
-    positions = _epoch_order(pairs, seed, epoch, order)
-    return positions[within * batch_size : (within + 1) * batch_size]
+    epoch, within = divmod(step, pairs // batch_size)
+    return _epoch_order(pairs, seed, epoch)[within * batch_size : (within + 1) * batch_size]
 
 
 @lru_cache(maxsize=2)
-def _epoch_order(pairs: int, seed: int, epoch: int, order: str) -> Tensor:
+def _epoch_order(pairs: int, seed: int, epoch: int) -> Tensor:
     # Shuffling millions of pairs takes a good part of a second, and every step of the epoch asks
     # for it.
-    chance = generator(seed, 1, epoch)
-    if order == "random":
-        return torch.randperm(pairs, generator=chance)
-    runs = torch.arange(pairs).split(RUN)
-    order_of_runs = torch.randperm(len(runs), generator=chance).tolist()
-    windows = torch.cat([runs[number] for number in order_of_runs]).split(WINDOW)
-    shuffled = [window[torch.randperm(len(window), generator=chance)] for window in windows]
-    return torch.cat(shuffled)
+    return torch.randperm(pairs, generator=generator(seed, 1, epoch))
 
 
 def fit_batch_size(training: TrainingConfig, pairs: int, processes: int) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,127 +21,85 @@ from torch import Tensor, nn
 
 from react_pipeline.training.guards import require_finite, require_steady_scale, require_steps_taken
 from react_pipeline.training.image_encoder import ImageEncoder
+from react_pipeline.training.kept import TrainingTexts
 from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.schedule import MAX_LOG_SCALE, learning_rate
-from react_pipeline.training.texts import DrawnTexts, TrainingTexts
 
 LOSS_PARAMETERS = ("logit_scale", "logit_bias")
 """Trained by every method; their gradient comes from the loss itself, the same in every process."""
 
 
+@dataclass(frozen=True)
 class TrainingStep:
-    """Takes the steps of one training."""
+    """Takes the steps of one training.
 
-    def __init__(
-        self,
-        images: ImageEncoder,
-        texts: TrainingTexts,
-        state: TrainingState,
-        loss: Callable[..., Tensor],
-        max_log_scale: float = MAX_LOG_SCALE,
-        watched: Callable[[], Mapping[str, Tensor]] = dict,
-    ) -> None:
-        """Take steps with `state`; `loss` has the arguments of `contrastive_loss`; `watched` are
-        more scalars that are read after each step.
-        """
-        self._images = images
-        self._texts = texts
-        self._state = state
-        self._model: Any = images.model
-        self._training = images.training
-        self._world = images.world
-        self._max_log_scale = max_log_scale
-        self._watched = watched
-        self._loss_function = loss
-        # Of a loss over the whole batch every process has the whole gradient of the scale already.
-        shared = LOSS_PARAMETERS if self._training.global_negatives else ()
-        summed = [parameter for name, parameter in state.trained.items() if name not in shared]
-        averaged = [parameter for name, parameter in state.trained.items() if name in shared]
-        self._gradients = self._world.sum_gradients(summed, averaged)
+    Attributes:
+        state: What a step changes.
+        loss: Has the arguments of `contrastive_loss`.
+        watched: Returns more scalars, which are read after each step.
+    """
 
-    def take(
-        self, step: int, batch: Tensor, drawn: DrawnTexts, *, from_tokens: bool
-    ) -> dict[str, float]:
+    images: ImageEncoder
+    texts: TrainingTexts
+    state: TrainingState
+    loss: Callable[..., Tensor]
+    max_log_scale: float = MAX_LOG_SCALE
+    watched: Callable[[], Mapping[str, Tensor]] = dict
+
+    def take(self, step: int, batch: Tensor, pairs: Tensor, *, kept: bool) -> dict[str, float]:
         """Take step number `step`; return loss, learning rate, gradient norm, logit scale and what
         is watched.
 
         Args:
-            batch: This process's images (B, 3, H, W), or `from_tokens` what is kept of them, (B, T,
-                W) or (B, D).
-            drawn: The texts of the whole batch, of all processes.
+            batch: This process's images (B, 3, H, W), or what is `kept` of them, (B, T, W) or
+                (B, D).
+            pairs: Positions of the pairs of the whole batch, of all processes.
 
         Raises:
             TrainingError: If loss or gradient are not finite; or if the logit scale exploded or
                 fell to 1.
         """
-        state = self._state
-        rate = learning_rate(step, self._training)
+        state = self.state
+        rate = learning_rate(step, self.images.training)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         state.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(batch, drawn, from_tokens).item()
-        self._gradients.finish()
+        loss = self._backward(batch, pairs, kept).item()
+        gradients = self._summed_gradients()
         state.scaler.unscale_(state.optimizer)
-        gradients = [
-            parameter.grad for parameter in state.trained.values() if parameter.grad is not None
-        ]
         norm = nn.utils.get_total_norm(gradients).item()
         self._require_finite(step, loss, norm)
         self._update(step)
         values = {
             "loss": loss,
             "gradient_norm": norm,
-            "logit_scale": self._model.logit_scale.exp().item(),
+            "logit_scale": self.images.model.logit_scale.exp().item(),
             "learning_rate": rate,
         }
-        for name, value in self._watched().items():
+        for name, value in self.watched().items():
             values[name] = value.item()
         # A step that the scaler skips has no finite norm, and JSON has no value for that.
         return {name: value for name, value in values.items() if math.isfinite(value)}
 
-    def _require_finite(self, step: int, loss: float, norm: float) -> None:
-        """Stop at values that are not finite; the scaler of fp16 skips such gradients by itself."""
-        state = self._state
-        require_finite(step, "loss", loss)
-        if not state.scaler.is_enabled():
-            require_finite(step, "gradient norm", norm)
-        if math.isfinite(norm):
-            state.skipped_in_a_row = 0
-        else:
-            state.skipped_steps += 1
-            state.skipped_in_a_row += 1
-        require_steps_taken(step, state.skipped_in_a_row)
-
-    def _update(self, step: int) -> None:
-        """Let the optimizer change the parameters, and keep the logit scale in its bounds."""
-        scale: Tensor = self._model.logit_scale
-        before = scale.item()
-        self._state.scaler.step(self._state.optimizer)
-        self._state.scaler.update()
-        require_steady_scale(step, before, scale.item())
-        with torch.no_grad():
-            scale.clamp_(0, self._max_log_scale)
-
-    def _backward(self, batch: Tensor, drawn: DrawnTexts, from_tokens: bool) -> Tensor:
+    def _backward(self, batch: Tensor, pairs: Tensor, kept: bool) -> Tensor:
         """Leave the gradients of this process's features in the trained parameters; return the loss
         of the batch.
         """
-        world = self._world
-        training = self._training
-        own_texts = world.part(drawn.texts)
-        each = math.ceil(len(own_texts) / training.accumulation)
-        parts = [slice(start, start + each) for start in range(0, len(own_texts), each)]
-        if self._images.tower is None and not from_tokens:
+        world = self.images.world
+        own_pairs = world.part(pairs)
+        each = math.ceil(len(own_pairs) / self.images.training.accumulation)
+        parts = [slice(start, start + each) for start in range(0, len(own_pairs), each)]
+        if self.images.tower is None and not kept:
             # No gradient comes here, so no part is encoded twice.
-            batch = torch.cat([self._images.frozen(batch[part]) for part in parts])
-            from_tokens = True
+            batch = torch.cat([self.images.frozen(batch[part]) for part in parts])
+            kept = True
 
         def encode_images(part: slice) -> Tensor:
-            return self._images(batch[part], kept=from_tokens)
+            return self.images(batch[part], kept=kept)
 
         def encode_texts(part: slice) -> Tensor:
-            with self._images.autocast():
-                return self._texts.vectors(own_texts[part])
+            with self.images.autocast():
+                return self.texts.vectors(self.texts.caption_ids(own_pairs[part]))
 
         # One part keeps its graph; several would need the memory of all of them at once.
         keeps_graph = len(parts) == 1
@@ -148,42 +107,58 @@ class TrainingStep:
         for encode in (encode_images, encode_texts):
             with torch.set_grad_enabled(keeps_graph):
                 features = [encode(part) for part in parts]
-            sides.append((encode, features, self._leaf(torch.cat(features))))
-        loss = self._loss(sides[0][2], sides[1][2], drawn)
-        share = 1 if training.global_negatives else world.size
-        self._state.scaler.scale(loss / share).backward()
+            # The features of all processes are the start of the loss's own graph.
+            leaf = world.gather(torch.cat(features)).requires_grad_()
+            sides.append((encode, features, leaf))
+        loss = self._batch_loss(sides[0][2], sides[1][2], pairs)
+        self.state.scaler.scale(loss).backward()
         for number, part in enumerate(parts):
-            self._gradients.whole = number == len(parts) - 1
             for encode, features, leaf in sides:
                 encoded = features[number] if keeps_graph else encode(part)
                 if encoded.requires_grad:
                     gradient: Any = leaf.grad
-                    own = world.part(gradient) if training.global_negatives else gradient
-                    encoded.backward(own[part])
-        return loss if training.global_negatives else world.mean(loss)
+                    encoded.backward(world.part(gradient)[part])
+        return loss
 
-    def _loss(self, images: Tensor, texts: Tensor, drawn: DrawnTexts) -> Tensor:
-        world = self._world
-        captions = drawn.captions
-        classes = drawn.classes
-        if not self._training.global_negatives:
-            captions = world.part(captions)
-            classes = world.part(classes)
-        return self._loss_function(
+    def _batch_loss(self, images: Tensor, texts: Tensor, pairs: Tensor) -> Tensor:
+        return self.loss(
             images,
             texts,
-            self._model.logit_scale.exp(),
-            captions.to(images.device),
-            classes.to(images.device),
-            self._training.loss,
-            getattr(self._model, "logit_bias", None),
+            self.images.model.logit_scale.exp(),
+            self.texts.caption_ids(pairs).to(images.device),
+            self.texts.class_ids(pairs).to(images.device),
+            self.images.training.loss,
+            getattr(self.images.model, "logit_bias", None),
         )
 
-    def _leaf(self, features: Tensor) -> Tensor:
-        """Return the features (of all processes, if negatives are global) as the start of the
-        loss's own graph.
-        """
-        gathered = (
-            self._world.gather(features) if self._training.global_negatives else features.detach()
-        )
-        return gathered.requires_grad_()
+    def _summed_gradients(self) -> list[Tensor]:
+        """Return the gradients, each summed over all processes."""
+        gradients = []
+        for name, parameter in self.state.trained.items():
+            if parameter.grad is not None:
+                if name in LOSS_PARAMETERS:
+                    # Every process has the whole of it; the mean is equal to the last bit in all.
+                    parameter.grad /= self.images.world.size
+                gradients.append(parameter.grad)
+        self.images.world.sum(gradients)
+        return gradients
+
+    def _require_finite(self, step: int, loss: float, norm: float) -> None:
+        """Stop at values that are not finite; the scaler of fp16 skips such gradients by itself."""
+        state = self.state
+        require_finite(step, "loss", loss)
+        if not state.scaler.is_enabled():
+            require_finite(step, "gradient norm", norm)
+        skipped, in_a_row = state.skipped
+        state.skipped = (skipped, 0) if math.isfinite(norm) else (skipped + 1, in_a_row + 1)
+        require_steps_taken(step, state.skipped[1])
+
+    def _update(self, step: int) -> None:
+        """Let the optimizer change the parameters, and keep the logit scale in its bounds."""
+        scale: Tensor = self.images.model.logit_scale
+        before = scale.item()
+        self.state.scaler.step(self.state.optimizer)
+        self.state.scaler.update()
+        require_steady_scale(step, before, scale.item())
+        with torch.no_grad():
+            scale.clamp_(0, self.max_log_scale)

@@ -10,20 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-
-class Gradients:
-    """Gradients on their way to the optimizer; those of one process are whole as they come.
-
-    Attributes:
-        whole: Whether a gradient that comes now is whole, as in the last part of a batch.
-    """
-
-    whole = False
-
-    def finish(self) -> None:
-        """Wait until every gradient is its sum over all processes."""
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -76,23 +63,11 @@ class World:
         """
         return vectors.detach()
 
-    def mean(self, value: Tensor) -> Tensor:
-        """Return the mean of a scalar over all processes."""
-        return value
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor, in place, with its sum over all processes."""
 
     def broadcast(self, value: Any) -> Any:
         """Return what the writer passes here; the others' own argument is ignored. Also waits until
         all have arrived.
         """
         return value
-
-    def sum_gradients(
-        self, summed: Sequence[nn.Parameter], averaged: Sequence[nn.Parameter]
-    ) -> Gradients:
-        """Watch parameters, whose gradients are summed over all processes.
-
-        Args:
-            averaged: Of these every process has the whole gradient. The mean makes it equal to the
-                last bit, so that they stay equal in all processes.
-        """
-        return Gradients()

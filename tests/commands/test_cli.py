@@ -279,35 +279,6 @@ def test_domains_are_validated_beside_the_pipeline(tiny_project: Project, run) -
     # Alone it says nothing wrong, and what it may be joined with is not known.
     code, out, _ = run("domains", "validate", str(path))
     assert code == 0 and "1 valid" in out
-    path.unlink()
-    (new := tiny_project.path.parent / "shapes.yaml").write_text(
-        yaml.safe_dump({**raw, "customization": {"views": 4}})
-    )
-    pipeline = yaml.safe_load(tiny_project.path.read_text())
-    pipeline["methods"] = ["base", "full", "full-control"]
-    pipeline["customization"]["methods"] = {"full": {"augmentation": "none"}}
-    tiny_project.path.write_text(yaml.safe_dump(pipeline))
-    code, _, reported = run("domains", "add", str(new))
-    (line,) = [line for line in reported.splitlines() if line.startswith("note: ")]
-    assert (
-        code == 0 and "shapes.yaml: customization of full: `views` needs an `augmentation`" in line
-    )
-    pipeline["customization"]["methods"] = {"full": {"augmentation": "none", "views": 4}}
-    tiny_project.path.write_text(yaml.safe_dump(pipeline))
-    code, _, reported = run("domains", "validate")
-    assert code == 2
-    (line,) = reported.strip().splitlines()
-    # Wrong without any domain, so it is reported once, of the file it stands in.
-    assert str(tiny_project.path) in line and "customization of full: `views` needs" in line
-    for path in tiny_project.config.domains.glob(
-        "*.yaml"
-    ):  # each domain's own setting wins, and fixes it
-        path.write_text(
-            yaml.safe_dump(
-                {**yaml.safe_load(path.read_text()), "customization": {"augmentation": "mild"}}
-            )
-        )
-    assert run("domains", "validate")[0] == 0
 
 
 def test_search_prints_the_nearest_and_draws_them(

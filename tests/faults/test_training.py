@@ -4,7 +4,6 @@ fails it.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import resource
 import shutil
@@ -14,31 +13,30 @@ from typing import Any
 
 import pytest
 from support.processes import killed, train_until_killed
+from support.training import prepared, records
 
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import CorruptArtifact, StoreWriteError, TrainingError
 from react_pipeline.training.customization import customize
-from react_pipeline.training.observer import TrainingObserver
+from react_pipeline.training.log import TrainingObserver
 
 Make = Callable[..., Project]
 
 
 @pytest.fixture
 def project(make_project: Make, _retrieved_store: Path) -> Project:
-    made = make_project(
-        customization={
-            "defaults": {"last_k_layers": 2, "steps": 8, "batch_size": 8, "checkpoint_every": 2}
-        }
-    )
-    shutil.copytree(_retrieved_store, made.config.store)
-    return made
+    return prepared(make_project, _retrieved_store, steps=8, augmentation="timm")
 
 
 def losses(project: Project) -> list[float]:
-    artifact = customize(project, "shapes", "gated-image")
-    records = [json.loads(line) for line in artifact.file("metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == list(range(8))
-    return [record["loss"] for record in records]
+    found = records(customize(project, "shapes", "gated-image"))
+    assert [record["step"] for record in found] == list(range(8))
+    return [record["loss"] for record in found]
+
+
+def first_step(project: Project) -> int:
+    artifact = project.store.current("customized_checkpoint", "shapes/gated-image")
+    return int(artifact.counts["first_step"])
 
 
 def test_killed_twice_it_repeats_losses_of_an_uninterrupted_run(project: Project) -> None:  # 28
@@ -48,10 +46,7 @@ def test_killed_twice_it_repeats_losses_of_an_uninterrupted_run(project: Project
         killed(train_until_killed, project.path, step)
         assert not (project.config.store / "customized_checkpoint").exists()
     assert losses(project) == expected
-    assert (
-        project.store.current("customized_checkpoint", "shapes/gated-image").counts["first_step"]
-        == 6
-    )
+    assert first_step(project) == 6
 
 
 def test_a_broken_state_is_skipped_for_an_older_one(project: Project) -> None:  # 28
@@ -61,10 +56,7 @@ def test_a_broken_state_is_skipped_for_an_older_one(project: Project) -> None:  
     newest = max(project.config.store.rglob("step-*/state.pt"))
     newest.write_bytes(newest.read_bytes()[:-10])
     assert losses(project) == expected
-    assert (
-        project.store.current("customized_checkpoint", "shapes/gated-image").counts["first_step"]
-        == 4
-    )
+    assert first_step(project) == 4
 
 
 def test_a_loss_that_is_no_number_publishes_nothing(
@@ -99,9 +91,8 @@ class At(TrainingObserver):
 def test_a_shard_gone_in_mid_epoch_is_named_and_can_be_restored(
     make_project: Make, _retrieved_store: Path
 ) -> None:
-    fields = {"last_k_layers": 2, "steps": 60, "batch_size": 8, "checkpoint_every": 2, "workers": 1}
-    project = make_project(customization={"defaults": {**fields, "augmentation": "mild"}})
-    shutil.copytree(_retrieved_store, project.config.store)
+    fields = {"steps": 60, "workers": 1, "augmentation": "mild"}
+    project = prepared(make_project, _retrieved_store, **fields)
     shard = min(project.store.current("retrieved_set", "shapes").path.glob("shards/*.tar"))
     aside = shard.with_suffix(".aside")
     with pytest.raises(CorruptArtifact, match=rf"^{shard}.*rematerialize `retrieved_set`[^\n]*$"):
@@ -127,24 +118,14 @@ def test_a_disk_that_takes_no_state_stops_training_cleanly(project: Project) -> 
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert losses(project) == expected
-    assert (
-        project.store.current("customized_checkpoint", "shapes/gated-image").counts["first_step"]
-        == 4
-    )
+    assert first_step(project) == 4
 
 
 def test_training_that_guard_stopped_leaves_no_decoding_process(
     make_project: Make, _retrieved_store: Path
 ) -> None:
-    fields = {
-        "last_k_layers": 2,
-        "steps": 60,
-        "batch_size": 8,
-        "workers": 1,
-        "augmentation": "mild",
-    }
-    project = make_project(customization={"defaults": fields})
-    shutil.copytree(_retrieved_store, project.config.store)
+    fields = {"steps": 60, "workers": 1, "augmentation": "mild"}
+    project = prepared(make_project, _retrieved_store, **fields)
     before = multiprocessing.active_children()
 
     def stop() -> None:

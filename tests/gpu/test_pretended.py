@@ -40,9 +40,9 @@ from react_pipeline.project.project import Project
 from react_pipeline.settings.methods import METHODS
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.training.customization import customize
+from react_pipeline.training.kept import TrainingTexts
+from react_pipeline.training.log import TrainingObserver
 from react_pipeline.training.losses import contrastive_loss
-from react_pipeline.training.observer import TrainingObserver
-from react_pipeline.training.texts import TrainingTexts
 from react_pipeline.use.classifier import Classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory'")
@@ -54,10 +54,9 @@ STEPS: dict[str, Any] = {
 }
 IMAGES: dict[str, Any] = {
     **{"augmentation": "mild", "accumulation": 2, "activation_checkpointing": True},
-    **{"class_prompt_fraction": 0.5, "loss": "unicl", "evaluate_every": 2},
-    "interpolation": "held-out",
+    **{"loss": "unicl", "evaluate_every": 2, "interpolation": "held-out"},
 }
-"""The other way through a training: no kept tokens, parts of a batch, texts of two kinds."""
+"""The other way through a training: no kept tokens, parts of a batch."""
 
 ALL = list(METHODS)
 TRAINED = ["gated-image", "gated-both", "locked-image", "full"]

@@ -248,15 +248,6 @@ def test_wrong_distributors_are_refused(
         make_project(distributor=section)
 
 
-@pytest.mark.parametrize(
-    "fields", [{"views": 1}, {"views": 2, "augmentation": "none"}], ids=["one", "without changes"]
-)
-def test_views_that_would_be_the_plain_image_are_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="views"):
-        TrainingConfig.model_validate(fields)
-    assert TrainingConfig(views=2).views == 2
-
-
 def test_the_last_of_steps_and_epochs_wins_and_both_fail(tmp_path: Path) -> None:
     of_pipeline = CustomizationConfig.model_validate(
         {"defaults": {"epochs": 2}, "methods": {"full": {"steps": 7}}}

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import pytest
 
 from react_pipeline.extensions.plan.machine import Machine
 from react_pipeline.settings import EmbeddingConfig, TrainingConfig
-from react_pipeline.training.log import TrainingLog
-from react_pipeline.training.observer import TrainingObserver
 
 
 @pytest.mark.parametrize(("cores", "count"), [(1, 1), (16, 15)])
@@ -35,19 +32,3 @@ def test_processes_of_a_training_share_the_cores(
     assert TrainingConfig(processes=processes).worker_count == count
     assert TrainingConfig(processes=processes, workers=3).worker_count == 3
     assert TrainingConfig(workers=0).worker_count == EmbeddingConfig(workers=0).worker_count == 0
-
-
-@pytest.mark.parametrize(
-    ("waited", "seconds", "count"),
-    [(0.5, 100, "4"), (0.75, 100, "8"), (0.2, 100, None), (0.9, 10, None)],
-)
-def test_waiting_for_images_names_the_workers_that_would_do(
-    caplog: pytest.LogCaptureFixture, waited: float, seconds: float, count: str | None
-) -> None:
-    with TrainingLog(None, TrainingObserver(), range(1), 8, "cpu", "training") as log:
-        log.add(0, {"loss": 1.0}, waited=waited * seconds, seconds=seconds)
-    with caplog.at_level(logging.WARNING):
-        log.warn_of_waiting(2)
-    assert [f"workers to {count};" in message for message in caplog.messages] == (
-        [True] if count else []
-    )

@@ -6,7 +6,7 @@ from typing import Any
 
 from react_pipeline.settings.methods import METHODS
 from react_pipeline.settings.training import TrainingConfig
-from react_pipeline.training.methods.model_method import ModelMethod
+from react_pipeline.training.methods import ModelMethod
 
 
 def model_method(name: str) -> ModelMethod:

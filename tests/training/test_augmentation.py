@@ -1,6 +1,4 @@
-"""Augmentation: here only that decoding processes can be given it; what it does to images is tested
-in customize.
-"""
+"""Augmentation, and the images of a batch on their way through decoding processes."""
 
 from __future__ import annotations
 
@@ -24,18 +22,35 @@ from react_pipeline.clip import Pixels
 from react_pipeline.clip.model import load
 from react_pipeline.corpus.images import decode_image
 from react_pipeline.settings import TrainingConfig
-from react_pipeline.store.errors import InputError
 from react_pipeline.training.augmentation import DECODED, augmentation
-from react_pipeline.training.data import PREFETCHED, Views
+from react_pipeline.training.data import PREFETCHED, TrainingBatches, Views
+from react_pipeline.training.world import World
 
 
-@pytest.mark.parametrize("kind", ["mild", "timm"])
-def test_augmentation_can_be_sent_to_a_spawned_process(kind: str, tiny_checkpoint: Path) -> None:
-    clip = load(tiny_checkpoint, torch.device("cpu"))
-    augment = augmentation(kind, Pixels(clip.preprocess), clip.preprocess_cfg)
-    sent = pickle.loads(pickle.dumps(augment))  # noqa: S301 - our own bytes
-    image = Image.new("RGB", (40, 30), "red")
-    assert torch.equal(sent(image, 7), augment(image, 7))
+@pytest.fixture(params=["mild", "timm"])
+def augmented(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> Views:
+    """Views of two images, augmented."""
+    clip = load(tiny_checkpoint)
+    pixels = Pixels(clip.preprocess)
+    augment = augmentation(request.param, pixels, clip.preprocess_cfg)
+    return Views(DrawnPairs([("circle", "red"), ("square", "blue")]), pixels, augment)
+
+
+def test_a_view_is_fixed_by_its_number_in_every_process(augmented: Views) -> None:
+    views = augmented
+    plain = Views(views.pairs, views.pixels)
+    sent = pickle.loads(pickle.dumps(views.augment))  # noqa: S301 - our own bytes
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    first = views[0, 2]
+    assert torch.equal(torch.rand(2), expected), "the generators of the process are left alone"
+    assert torch.equal(first, Views(views.pairs, views.pixels, sent)[0, 2])
+    assert first.shape == views[0, 0].shape and first.dtype == torch.uint8
+    assert not any(torch.equal(first, views[draw]) for draw in ((0, 1), (1, 2), (0, 0)))
+    assert torch.equal(views[0, 0], plain[0, 0])
+    # Of 300 draws some ask for the least bits that Pillow lets a colour keep.
+    assert all(views[0, view].dtype == torch.uint8 for view in range(1, 300))
 
 
 def test_pixels_are_those_of_the_models_own_preprocessing(
@@ -59,9 +74,8 @@ def test_erased_images_are_those_of_timm(
         auto_augment="rand-m9-mstd0.5-inc1", re_prob=0.25, re_mode="pixel", mean=config["mean"], std=config["std"],
     )  # fmt: skip
     mean, std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
-    theirs.transforms[0] = (
-        ours._cropped
-    )  # compared below: a level more or less becomes many behind it
+    # Compared below: a level more or less becomes many behind it.
+    theirs.transforms[0] = ours.transform._cropped
     image, erased = draw("circle", "red", seed=3), 0
     for seed in range(40):
         random.seed(seed)
@@ -90,12 +104,16 @@ def scene(width: int, height: int) -> Image.Image:
     return Image.fromarray((127 + 40 * np.stack(waves, -1)).clip(0, 255).astype(np.uint8))
 
 
+def cropping(augment: Any) -> Any:
+    """The part of `timm` that crops."""
+    return augment.transform
+
+
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_a_part_is_that_of_timm_up_to_rounding(tiny_checkpoint: Path, interpolation: str) -> None:
     clip = load(tiny_checkpoint)
-    ours: Any = augmentation(
-        "timm", Pixels(clip.preprocess), {**clip.preprocess_cfg, "interpolation": interpolation}
-    )
+    config = {**clip.preprocess_cfg, "interpolation": interpolation}
+    ours = cropping(augmentation("timm", Pixels(clip.preprocess), config))
     theirs = RandomResizedCropAndInterpolation((32, 32), (0.08, 1), interpolation=interpolation)
     for seed in range(30):
         random.seed(seed)
@@ -109,7 +127,8 @@ def test_a_large_jpeg_is_decoded_small_where_enough_remains(
     tiny_checkpoint: Path, size: tuple[int, int]
 ) -> None:
     clip = load(tiny_checkpoint)
-    ours: Any = augmentation("timm", Pixels(clip.preprocess), {**clip.preprocess_cfg, "size": 64})
+    config = {**clip.preprocess_cfg, "size": 64}
+    ours = cropping(augmentation("timm", Pixels(clip.preprocess), config))
     data, decoded_at = jpeg_of(scene(*size)), set()
     for seed in range(30):
         parts = []
@@ -152,19 +171,25 @@ def test_what_is_no_upright_rgb_jpeg_is_decoded_at_once(tiny_checkpoint: Path) -
         assert np.array_equal(np.asarray(image), np.asarray(decode_image(data, 1 << 20)))
 
 
-def test_workers_beyond_shared_memory_are_refused_with_sizes(
-    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+def test_workers_are_no_more_than_shared_memory_has_room_for(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pixels = Pixels(load(tiny_checkpoint).preprocess)
-    views = Views(DrawnPairs([("circle", "red")]), pixels)
-    needed = 3 * 32 * 32 * 512 * 4 * PREFETCHED * 8
-    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=needed - 1))
-    processes = {"processes": 8}
-    four = TrainingConfig(workers=4, **processes)
-    assert views.fitting_workers(512, TrainingConfig(workers=0, **processes)) == 0
-    with pytest.raises(InputError, match=r"customization\.workers.*96 MiB"):
-        views.fitting_workers(512, four)
-    monkeypatch.setattr("joblib.cpu_count", lambda: 64)
-    assert views.fitting_workers(512, TrainingConfig(**processes)) == 3
-    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=needed))
-    assert views.fitting_workers(512, four) == 4
+    views = Views(DrawnPairs([("circle", "red")] * 8), pixels)
+    started = []
+
+    def batches_of(_views: Views, _draws: Any, workers: int, _device: str) -> Any:
+        started.append(workers)
+        return iter(())
+
+    monkeypatch.setattr(Views, "batches", batches_of)
+    needed = 3 * 32 * 32 * 4 * PREFETCHED * 2
+    training = TrainingConfig(workers=3, processes=2, augmentation="none")
+    batches = TrainingBatches(torch.arange(8), 4, views, training, World())
+    for free in (3 * needed, 3 * needed - 1, 0):
+        monkeypatch.setattr(
+            "shutil.disk_usage", lambda _path, free=free: SimpleNamespace(free=free)
+        )
+        assert not list(batches.stream(range(2), None))
+    assert started == [3, 2, 0]
+    assert caplog.text.count("--shm-size") == 2

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import random
 import re
+from contextlib import nullcontext
 
 import pytest
 
 from react_pipeline.store.errors import TrainingError
 from react_pipeline.training.guards import (
     MAX_SKIPPED_STEPS,
-    collapsed,
     require_finite,
     require_no_collapse,
     require_steady_scale,
@@ -30,21 +30,20 @@ def test_what_is_not_finite_stops_with_its_name_and_step(value: float) -> None:
         require_finite(17, "gradient norm", value)
 
 
-def test_finite_values_pass_however_large() -> None:
-    require_finite(17, "loss", 1e30)
-
-
 @pytest.mark.parametrize(
-    ("before", "after"), [(3.0, 3.6), (3.0, 2.4), (3.0, float("nan")), (3.0, float("inf"))]
+    ("after", "stops"),
+    [(3.0, False), (3.4, False), (2.6, False), (3.6, True), (2.4, True), (float("nan"), True)],
 )
-def test_a_logit_scale_that_jumps_stops_with_its_step(before: float, after: float) -> None:
-    with pytest.raises(TrainingError, match="learning_rate"):
-        require_steady_scale(17, before, after)
+def test_a_logit_scale_that_jumps_stops_with_its_step(after: float, stops: bool) -> None:
+    refused = pytest.raises(TrainingError, match="step 17.*learning_rate")
+    with refused if stops else nullcontext():
+        require_steady_scale(17, 3.0, after)
 
 
-@pytest.mark.parametrize("after", [3.0, 3.4, 2.6])
-def test_a_logit_scale_that_moves_passes(after: float) -> None:
-    require_steady_scale(17, 3.0, after)
+def test_finite_values_pass_and_a_scale_of_one_does_not() -> None:
+    require_finite(17, "loss", 1e30)
+    with pytest.raises(TrainingError, match="fell to 1"):
+        require_steady_scale(17, 0.1, 0.0)
 
 
 def recalls(value: float, **others: float) -> dict[str, float]:
@@ -53,7 +52,7 @@ def recalls(value: float, **others: float) -> dict[str, float]:
 
 @pytest.mark.parametrize(
     ("before", "after", "pairs"),
-    [(0.6, 0.1, 50), (0.05, 0.005, 2_000), (1.0, 0.0, 30), (1.0, 0.1, 30), (0.9, 0.4, 40)],
+    [(0.6, 0.1, 50), (0.05, 0.005, 2_000), (1.0, 0.0, 6), (1.0, 0.1, 30), (0.9, 0.4, 40)],
 )
 def test_a_collapse_stops_with_step_pairs_and_both_recalls(
     before: float, after: float, pairs: int
@@ -77,14 +76,12 @@ def test_a_collapse_stops_with_step_pairs_and_both_recalls(
         (0.02, 0.005, 200),
         (0.0, 0.0, 200),
         (1.0, 1.0, 200),
+        (1.0, 0.0, 5),  # few pairs cannot show a collapse
     ],
 )
 def test_no_alarm(before: float, after: float, pairs: int) -> None:
     require_no_collapse(17, recalls(before), recalls(after), pairs)
-
-
-def test_without_held_out_pairs_there_is_nothing_to_compare() -> None:
-    require_no_collapse(17, {}, {}, 0)
+    require_no_collapse(17, {}, {}, 0)  # none is held out
 
 
 @pytest.mark.parametrize(
@@ -103,26 +100,6 @@ def test_chance_alone_raises_hardly_an_alarm(chance: float, pairs: int) -> None:
         except TrainingError:
             alarms += 1
     assert alarms <= 4
-
-
-def test_few_pairs_cannot_show_a_collapse() -> None:
-    strong, weak = (
-        recalls(1.0),
-        {name: {"r1": 0.1, "r5": 0.35}.get(name[:2], 0.6) for name in NAMES},
-    )
-    nothing = recalls(0.0)
-    assert [collapsed(strong, nothing, pairs) is not None for pairs in (5, 6, 40)] == [
-        False,
-        True,
-        True,
-    ]
-    assert [collapsed(weak, nothing, pairs) is not None for pairs in (5, 6, 40)] == [
-        False,
-        False,
-        True,
-    ]
-    # What a collapsed model finds by the captions it cannot miss is no collapse.
-    assert collapsed(strong, recalls(1.0), 40) is None
 
 
 def test_a_scaler_may_skip_steps_but_not_forever() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ import torch.nn.functional as functional
 from support.pairs import DrawnPairs
 from torch import Tensor
 
+from react_pipeline.store.errors import TrainingError
 from react_pipeline.training import held_out
-from react_pipeline.training.held_out import image_text_recall, split_held_out
+from react_pipeline.training.held_out import choose_fraction, image_text_recall, split_held_out
 
 
 def pairs(**counts: int) -> DrawnPairs:
@@ -40,26 +42,16 @@ def test_no_class_loses_its_last_pair() -> None:
         assert len(apart) == 8
         left = Counter(given.labels[position] for position in trained.tolist())
         assert set(left) == {"circle", "square", "cross", "triangle"}
+    single = DrawnPairs([("circle", "red")] * 6, classes=list("abcdef"))
+    assert len(split_held_out(single, 0.5, seed=0)[1]) == 0
 
 
-def test_classes_of_one_pair_are_never_held_out() -> None:
-    given = DrawnPairs([("circle", "red")] * 6, classes=list("abcdef"))
-    trained, apart = split_held_out(given, 0.5, seed=0)
-    assert (len(trained), len(apart)) == (6, 0)
-
-
-def test_the_seed_alone_decides() -> None:
+def test_the_seed_alone_decides_and_a_cap_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     given = pairs(circle=30, square=30)
-    torch.manual_seed(1)
-    first = split_held_out(given, 0.3, seed=0)[1]
-    torch.manual_seed(2)
-    assert torch.equal(split_held_out(given, 0.3, seed=0)[1], first)
-    assert not torch.equal(split_held_out(given, 0.3, seed=1)[1], first)
-
-
-def test_no_more_are_held_out_than_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, again, other = (split_held_out(given, 0.3, seed)[1] for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
     monkeypatch.setattr(held_out, "MAX_HELD_OUT", 7)
-    assert len(split_held_out(pairs(circle=60), 0.5, seed=0)[1]) == 7
+    assert len(split_held_out(given, 0.5, seed=0)[1]) == 7
 
 
 def vectors(count: int) -> tuple[Tensor, Tensor]:
@@ -116,9 +108,26 @@ def test_a_model_that_maps_everything_alike_finds_nothing(value: float) -> None:
     assert recall["r10_image_to_text"] <= 10 / 60 + 1e-6
 
 
-def test_two_texts_that_differ_only_in_their_id_are_matched() -> None:
-    images = torch.eye(30)
-    texts = images.clone()
-    texts[1] = texts[0]
-    images[1] = images[0]
-    assert image_text_recall(images, texts, torch.arange(30))["r1_image_to_text"] == 1
+@pytest.mark.parametrize(
+    ("score", "best"),
+    [
+        (lambda fraction: -abs(fraction - 0.25), 0.25),
+        (lambda fraction: 0.5, 1.0),
+        (lambda fraction: min(fraction, 0.5), 1.0),
+        (lambda fraction: -fraction, 0.0),
+        (lambda fraction: float("nan") if fraction > 0.5 else fraction, 0.5),
+    ],
+    ids=["the best", "all equal", "equal from the middle on", "the base", "not finite"],
+)
+def test_the_best_fraction_wins_and_ties_go_to_the_larger(
+    score: Callable[[float], float], best: float
+) -> None:
+    fraction, scores = choose_fraction("held-out", score)
+    assert fraction == best
+    assert list(scores) == list(held_out.GRID)
+
+
+def test_ties_go_to_the_smaller_fraction_with_min_and_no_finite_score_is_refused() -> None:
+    assert choose_fraction("held-out", lambda fraction: min(fraction, 0.5), tie=min)[0] == 0.5
+    with pytest.raises(TrainingError, match="learning_rate"):
+        choose_fraction("held-out", lambda fraction: float("nan"))

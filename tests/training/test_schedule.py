@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from react_pipeline.settings.training import TrainingConfig
-from react_pipeline.store.errors import RetrievalError
-from react_pipeline.training import schedule
+from react_pipeline.store.errors import InputError, RetrievalError
 from react_pipeline.training.schedule import (
     MAX_LOG_SCALE,
     batch_at,
@@ -17,6 +16,7 @@ from react_pipeline.training.schedule import (
     max_log_scale,
     parameter_groups,
 )
+from react_pipeline.training.world import World
 
 
 def test_learning_rate_warms_up_and_falls_to_zero() -> None:
@@ -53,30 +53,14 @@ def test_every_epoch_takes_each_pair_once_in_a_new_order() -> None:
     assert batch_at(3, 10, 2, 0).tolist() == batch_at(3, 10, 2, 0).tolist()
     assert batch_at(3, 10, 2, 0).tolist() != batch_at(3, 10, 2, 1).tolist()
     assert len(batch_at(0, 3, 256, 0)) == 3
-    # Near each other on the disk is not near each other in a batch.
-    assert (
-        len({position // schedule.RUN for position in batch_at(0, 100_000, 256, 0).tolist()}) > 80
-    )
 
 
-def test_runs_of_neighbours_stay_in_a_window_and_cover_all(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(schedule, "RUN", 5)
-    monkeypatch.setattr(schedule, "WINDOW", 20)
-    batches = [batch_at(step, 103, 10, 3, "runs").tolist() for step in range(10)]
-    taken = [position for batch in batches for position in batch]
-    assert len(set(taken)) == 100
-    for first in range(0, 100, 20):
-        window = taken[first : first + 20]
-        assert (
-            len({position // 5 for position in window}) <= 6
-        )  # four runs, or five with the odd one
-        assert window != sorted(window)
-    assert [batch_at(step, 103, 10, 3, "runs").tolist() for step in range(10, 20)] != batches
-    assert sorted(position // 5 for position in taken[:20]) != sorted(
-        position // 5 for position in range(20)
-    )
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_the_parts_of_all_ranks_are_the_batch(size: int) -> None:
+    batch = batch_at(3, 40, 8, seed=0)
+    parts = [World(rank, size).part(batch) for rank in range(size)]
+    assert torch.equal(torch.cat(parts), batch)
+    assert {len(part) for part in parts} == {8 // size}
 
 
 def test_vectors_norms_biases_and_the_logit_scale_do_not_decay() -> None:
@@ -98,7 +82,21 @@ def test_only_sigmoid_training_may_keep_scale_above_clips_limit() -> None:
     assert max_log_scale("sigmoid", 2.3) == MAX_LOG_SCALE
 
 
-def test_one_pair_cannot_be_contrasted() -> None:
-    with pytest.raises(RetrievalError, match="needs two"):
-        fit_batch_size(TrainingConfig(), 1, 1)
+@pytest.mark.parametrize(
+    ("pairs", "size", "processes", "error", "text"),
+    [
+        (1, 256, 1, RetrievalError, "needs two"),
+        (100, 8, 3, InputError, "does not divide among 3"),
+        (40, 64, 32, RetrievalError, "too few for 32 processes"),
+    ],
+)
+def test_a_batch_that_does_not_suit_pairs_or_processes_is_refused(
+    pairs: int, size: int, processes: int, error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        fit_batch_size(TrainingConfig(batch_size=size), pairs, processes)
+
+
+def test_a_batch_has_as_many_pairs_in_each_process() -> None:
     assert fit_batch_size(TrainingConfig(), 2, 1) == 2
+    assert fit_batch_size(TrainingConfig(batch_size=64), 41, 2) == 40

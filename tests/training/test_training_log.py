@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from react_pipeline.training.log import TrainingLog
-from react_pipeline.training.observer import TrainingObserver
+from react_pipeline.training.log import TrainingLog, TrainingObserver
 
 LINES = [json.dumps({"step": step, "loss": float(step)}) + "\n" for step in range(5)]
 
@@ -15,7 +14,9 @@ def resumed(path: Path | None, start: int) -> list[float]:
     earlier = "".join(LINES[:start])
     steps = range(start, start + 1)
     with TrainingLog(path, TrainingObserver(), steps, 8, "cpu", "training", earlier) as log:
-        log.add(start, {"loss": 99.0}, waited=0.0, seconds=1.0)
+        log.add(start, {"loss": 99.0}, waited=0.25, seconds=1.0)
+        counts = log.counts()
+        assert (counts["images_per_second"], counts["data_wait_fraction"]) == (8, 0.25)
         return log.losses()
 
 
@@ -23,7 +24,4 @@ def test_a_log_goes_on_after_the_lines_of_earlier_steps(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     assert resumed(path, 3) == [0.0, 1.0, 2.0, 99.0]
     assert resumed(path, 0) == [99.0]
-
-
-def test_a_process_that_does_not_write_has_no_losses() -> None:
-    assert resumed(None, 0) == []
+    assert resumed(None, 0) == [], "a process that does not write has no losses"

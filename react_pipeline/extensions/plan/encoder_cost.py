@@ -127,7 +127,7 @@ class EncoderCost:
         step, encoding = self._steps[key], self.encoding
         images = training.images(lambda: pairs)
         once = may_keep(training, splits=step.splits)
-        prepared = pairs * max(1, training.views) if once else images
+        prepared = pairs if once else images
         frozen = prepared * (encoding.prepare + step.frozen)
         return frozen + images * step.pair + (0 if step.has_texts else texts * encoding.text)
 

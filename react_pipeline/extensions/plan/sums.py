@@ -315,8 +315,7 @@ def _trainings(sums: Sums) -> Step:
         seen = method.images(training, partial(int, domain.pairs))
         images += seen
         if isinstance(method, ModelMethod):
-            names = domain.names if training.class_prompt_fraction else 0
-            towers += encoder.training_seconds(method, training, domain.pairs, domain.pairs + names)
+            towers += encoder.training_seconds(method, training, domain.pairs, domain.pairs)
             disk += int(encoder.weights_bytes)
         else:  # a head, on vectors that are there
             weights = encoder.dimension * domain.classes

@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-from react_pipeline.extensions.torchrun.gradients import GradientSum
 from react_pipeline.store import InputError
 from react_pipeline.training import World
 
@@ -57,23 +56,16 @@ class Processes(World):
         dist.all_gather(parts, vectors.contiguous())
         return torch.cat(parts)
 
-    def mean(self, value: Tensor) -> Tensor:
-        """Return the mean by the group's sum."""
-        total = value.detach().clone()
-        dist.all_reduce(total)
-        return total / self.size
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Sum by the group's all-reduce, all tensors at once."""
+        for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
+            work.wait()
 
     def broadcast(self, value: Any) -> Any:
         """Send by a group that waits as long as the writer may wait for a lock."""
         carried = [value]
         dist.broadcast_object_list(carried, src=0, group=_patient_group())
         return carried[0]
-
-    def sum_gradients(
-        self, summed: Sequence[nn.Parameter], averaged: Sequence[nn.Parameter]
-    ) -> GradientSum:
-        """Sum them while the backward pass still runs."""
-        return GradientSum(self.size, summed, averaged)
 
 
 @lru_cache(maxsize=1)

@@ -34,9 +34,8 @@ from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.errors import InputError, RetrievalError, TrainingError
-from react_pipeline.training.held_out import split_held_out
-from react_pipeline.training.interpolation import GRID
-from react_pipeline.training.observer import TrainingObserver
+from react_pipeline.training.held_out import GRID, split_held_out
+from react_pipeline.training.log import TrainingObserver
 
 TEMPLATES = ("a {} drawing",)
 INPUTS = Inputs("customized_checkpoint", "colours/linear-head", {}, {}, "1")

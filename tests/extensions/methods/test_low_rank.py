@@ -26,7 +26,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store.errors import InputError
 from react_pipeline.training.customization import customize
-from react_pipeline.training.observer import TrainingObserver
+from react_pipeline.training.log import TrainingObserver
 
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TEXTS = ["a red circle", "a drawing of a square"]

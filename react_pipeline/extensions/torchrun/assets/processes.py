@@ -11,7 +11,6 @@ text, and a lock that this process holds. The kernel frees the lock however this
 then all of them end.
 """
 
-import builtins
 import json
 import os
 import shlex
@@ -40,10 +39,8 @@ from react_pipeline.store import (
     Artifact,
     InputError,
     ReactError,
-    Store,
     StoreWriteError,
     TrainingError,
-    error_type,
     lock,
     write_atomically,
 )
@@ -64,6 +61,11 @@ STORE_OF_A_ROUND = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 """Gives the processes a new store of addresses each time that torchrun starts all again. Otherwise
 one may find where a process listened that was killed, and wait for it.
 """
+
+FAILURES: dict[str, type[Exception]] = {
+    kind.__name__: kind for kind in (OSError, StoreWriteError, InputError, TrainingError)
+}
+"""What errors of other processes become here; some of our types cannot be made of a text alone."""
 
 LIFELINE = "launcher.lock"
 TERMINATION_SECONDS = 45.0
@@ -99,16 +101,18 @@ def launch(context: Context, project: Project, slug: str, method: str, processes
         StoreWriteError: As above, of the disk.
         OSError: As above, of a transient fault.
     """
-    batch_size = project.training(slug, method).batch_size
-    if batch_size % processes:
-        raise InputError(
-            f"customization.batch_size {batch_size} does not divide among {processes} processes"
-        )
     arguments = ["--config", str(project.path), "--domain", slug, "--method", method]
     several = arguments_for_several_nodes(project, method)
     starter = shlex.split(os.environ.get(NODES_VARIABLE, "")) if several else []
-    with _exchange(project.store if starter else None) as exchange:
-        client = _client(exchange if starter else None)
+    with _exchange(project.store.root if starter else None) as exchange:
+        # To processes of other machines through the shared folder.
+        client = dg.PipesSubprocessClient(
+            context_injector=dg.PipesEnvContextInjector() if starter else None,
+            message_reader=dg.PipesFileMessageReader(str(exchange / "messages"))
+            if starter
+            else None,
+            termination_timeout_seconds=TERMINATION_SECONDS,
+        )
         command = [*starter, *torchrun_command(processes, several, arguments)]
         context.log.info(shlex.join(command))
         try:
@@ -127,16 +131,9 @@ def launch(context: Context, project: Project, slug: str, method: str, processes
 
 def torchrun_command(processes: int, several_nodes: list[str], arguments: list[str]) -> list[str]:
     """Return the command line of torchrun; a machine by itself finds a free port."""
-    rendezvous = several_nodes or ["--standalone"]
-    run = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        *rendezvous,
-        "--nproc-per-node",
-        str(processes),
-    ]
-    return [*run, "-m", "react_pipeline.extensions.torchrun.assets.training_process", *arguments]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *(several_nodes or ["--standalone"])]
+    module = "react_pipeline.extensions.torchrun.assets.training_process"
+    return [*torchrun, "--nproc-per-node", str(processes), "-m", module, *arguments]
 
 
 def environment(processes: int, exchange: Path) -> dict[str, str]:
@@ -149,65 +146,40 @@ def environment(processes: int, exchange: Path) -> dict[str, str]:
     return shared
 
 
-def _client(exchange: Path | None) -> dg.PipesSubprocessClient:
-    """Return Dagster Pipes to processes of this machine, or of others through a shared folder."""
-    reader = None if exchange is None else dg.PipesFileMessageReader(str(exchange / "messages"))
-    return dg.PipesSubprocessClient(
-        context_injector=None if exchange is None else dg.PipesEnvContextInjector(),
-        message_reader=reader,
-        termination_timeout_seconds=TERMINATION_SECONDS,
-    )
-
-
 @contextmanager
-def _exchange(store: Store | None) -> Iterator[Path]:
-    """Make a folder that the processes see: of this machine, or next to the artifacts for other
-    nodes.
+def _exchange(root: Path | None) -> Iterator[Path]:
+    """Make a folder that the processes see, of this machine or, for other nodes, in `root`; while
+    it is there, this process holds the lock of its `LIFELINE`.
     """
-    root = None if store is None else store.root
     if root is not None:
         root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".react-training-", dir=root) as name:
-        directory = Path(name)
-        with (directory / LIFELINE).open("w") as lifeline, (directory / LIFELINE).open() as other:
-            if not lock(lifeline, wait=False) or lock(other, wait=False):
-                (directory / LIFELINE).unlink()  # a file system without locks
-            yield directory
+    with (
+        tempfile.TemporaryDirectory(prefix=".react-training-", dir=root) as name,
+        Path(name, LIFELINE).open("w") as lifeline,
+    ):
+        lock(lifeline, wait=False)
+        yield Path(name)
 
 
 def write_failure(exchange: Path, rank: int, error: Exception) -> None:
     """Leave the error of one process for the launching process."""
-    kind = "OSError" if isinstance(error, OSError) else type(error).__name__
-    text = (
-        str(error)
-        if isinstance(error, (ReactError, OSError))
-        else f"{type(error).__name__}: {error}"
-    )
-    failure = {"rank": rank, "kind": kind, "text": text, "time": time.time()}
-    write_atomically(exchange / f"failure-{rank}.json", json.dumps(failure))
+    ours = isinstance(error, (ReactError, OSError))
+    kinds = [name for name, kind in FAILURES.items() if isinstance(error, kind)]
+    kind = (kinds or ["TrainingError"])[0]
+    text = str(error) if ours else f"{type(error).__name__}: {error}"
+    failure = json.dumps([not ours, time.time(), kind, text])
+    write_atomically(exchange / f"failure-{rank}.json", failure)
 
 
 def failure(exchange: Path) -> Exception | None:
     """Return the error that ended a training: our own exceptions first, since the other processes
     then fail with communication errors.
     """
-    failures = [json.loads(path.read_bytes()) for path in exchange.glob("failure-*.json")]
+    failures = sorted(json.loads(path.read_bytes()) for path in exchange.glob("failure-*.json"))
     if not failures:
         return None
-    first = min(failures, key=lambda entry: (_type_of(entry["kind"]) is None, entry["time"]))
-    kind = _type_of(first["kind"])
-    if kind is OSError:
-        return OSError(first["text"])
-    if kind is not None and issubclass(kind, StoreWriteError):
-        return StoreWriteError(first["text"])
-    # The other types differ only in what they say; some cannot be made of a text alone.
-    return (InputError if kind is not None and issubclass(kind, InputError) else TrainingError)(
-        first["text"]
-    )
-
-
-def _type_of(name: str) -> type[Exception] | None:
-    return builtins.OSError if name == "OSError" else error_type(name)
+    *_, kind, text = failures[0]
+    return FAILURES[kind](text)
 
 
 def _show_failed(project: Project, run_id: str, key: str, error: Exception) -> None:

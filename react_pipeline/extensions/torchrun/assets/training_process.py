@@ -17,8 +17,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -76,22 +77,15 @@ def main() -> int:
 
 @contextmanager
 def _observer(project: Project, rank: int) -> Iterator[TrainingObserver]:
-    """Yield MLflow and the run's log for the process that writes; none for the others."""
+    """Yield MLflow and the log of the Dagster run for the process that writes, or its terminal
+    where no run started it; none for the others.
+    """
     if rank:
         yield TrainingObserver()
         return
-    with _run_log() as (run_id, report), observed(project, run_id, report) as observer:
-        yield observer
-
-
-@contextmanager
-def _run_log() -> Iterator[tuple[str, Callable[[str], None]]]:
-    """Yield the id of the Dagster run that started this process, and a way to its log."""
     if not PipesEnvVarParamsLoader().is_dagster_pipes_process():
-        yield (
-            "",
-            lambda line: print(line, flush=True),
-        )  # the terminal is where such a process reports
+        with observed(project, "", partial(print, flush=True)) as observer:
+            yield observer
         return
     pipes = open_dagster_pipes()
     library = logging.getLogger("react_pipeline")
@@ -99,7 +93,8 @@ def _run_log() -> Iterator[tuple[str, Callable[[str], None]]]:
     for handler in pipes.log.handlers:
         library.addHandler(handler)
     try:
-        yield pipes.run_id, pipes.log.info
+        with observed(project, pipes.run_id, pipes.log.info) as observer:
+            yield observer
     finally:
         # Not as a context: that would send the traceback of an error whose text is reported in
         # another way.
@@ -112,10 +107,13 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 def _end_with_launcher(lifeline: Path) -> None:
     """Wait for the lock that the launching process holds, and end this one when it is free."""
-    if lifeline.parent.is_dir() and not lifeline.exists():
+    try:
+        with lifeline.open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH)
+    except FileNotFoundError:
+        pass  # the launching process is gone
+    except OSError:
         return  # no locks on this file system: who started the nodes ends them
-    with suppress(OSError), lifeline.open() as handle:
-        fcntl.flock(handle, fcntl.LOCK_SH)
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(GRACE_SECONDS)
     os._exit(128 + signal.SIGKILL)

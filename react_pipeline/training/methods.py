@@ -1,4 +1,7 @@
-"""The base of methods that train a part of the model: weights of its own, or new ones."""
+"""REACT's own method, and `ModelMethod`, what methods that train a model build on.
+
+torch is loaded only when a training begins: the table of methods is read by every command.
+"""
 
 from __future__ import annotations
 
@@ -71,15 +74,28 @@ class ModelMethod(Method):
     def line(
         self, model: nn.Module, start: Mapping[str, Tensor], base_names: Collection[str]
     ) -> Callable[[float], None]:
-        """Return a function that moves a trained model to base + fraction * (trained - base).
+        """Return a function that moves a trained model to base + fraction * (trained - base); 0 and
+        1 give either end's features bit for bit. New modules change no feature where the training
+        begins, so their weights there are the base too.
 
         Args:
-            start: Weights when the training began, by name, those of new modules too.
+            start: Weights when the training began, by name, those of new modules too; others stay.
             base_names: Names of the weights that the base has.
         """
-        from react_pipeline.training.interpolation import line
+        import torch
 
-        return line(model, start)
+        moved = [
+            (parameter, start[name], parameter.detach().clone())
+            for name, parameter in model.named_parameters()
+            if name in start and not torch.equal(parameter.detach(), start[name].to(parameter))
+        ]
+
+        def move_to(fraction: float) -> None:
+            for parameter, before, trained in moved:
+                # Exact at both ends.
+                parameter.data.copy_(torch.lerp(before.to(trained), trained, fraction))
+
+        return move_to
 
     def merge(self, model: nn.Module) -> None:
         """Make new modules part of the base's weights, before the model is saved; by default they
@@ -99,3 +115,65 @@ class ModelMethod(Method):
             self.merge(clip.model)
             save(clip, customization.staging)
         return counts
+
+
+class GatedImage(ModelMethod):
+    """Closed gates restore the base exactly.
+
+    The blocks are part of the architecture, as in REACT's released checkpoints: `clip` writes
+    `react_cfg` and builds them again.
+    """
+
+    name = "gated-image"
+    summary = (
+        "new gated blocks in front of the last vision layers; every weight of the base is as it "
+        "was, but for the logit scale"
+    )
+    defaults = {"learning_rate": 5e-4}
+    unused_fields = frozenset({"rank"})
+    step0_tolerance = 0.0
+    is_default = True
+
+    def attach(self, model: nn.Module, training: TrainingConfig) -> None:
+        """Add gated blocks, as many as there are layers at most.
+
+        Raises:
+            InputError: If the image tower has no place for them.
+        """
+        from react_pipeline.clip import add_gated_blocks, gated_layers, vision_blocks
+
+        if not gated_layers(model):
+            add_gated_blocks(model, min(training.last_k_layers, len(vision_blocks(model))))
+
+    def trains(self, name: str) -> bool:
+        """Return whether a parameter belongs to a gated block."""
+        return ".gated_attn_block." in name
+
+    def watched(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """Return the gates."""
+        from react_pipeline.clip import gate_values
+
+        return gate_values(model)
+
+    def line(
+        self, model: nn.Module, start: Mapping[str, Tensor], base_names: Collection[str]
+    ) -> Callable[[float], None]:
+        """Return a function that scales the gates of new blocks and leaves their other weights;
+        gated blocks that the base has itself move like any weight.
+        """
+        from react_pipeline.clip import gated_layers, scale_gates
+
+        move_base = super().line(model, {name: start[name] for name in base_names}, base_names)
+        new = {id(weight) for name, weight in model.named_parameters() if name not in base_names}
+        blocks = [block for block in gated_layers(model).values() if id(block.alpha_attn) in new]
+        gates = [gate for block in blocks for gate in (block.alpha_attn, block.alpha_dense)]
+        trained = [gate.detach().clone() for gate in gates]
+
+        def move_to(fraction: float) -> None:
+            move_base(fraction)
+            for gate, value in zip(gates, trained, strict=True):
+                gate.data.copy_(value)
+            if fraction < 1:
+                scale_gates(blocks, fraction)
+
+        return move_to

@@ -1,0 +1,217 @@
+"""What a training computes once of every caption and every image, in files that all its processes
+map.
+
+A kept file survives a kill; a part of one is computed again. Does not belong here: the frozen
+blocks (`image_encoder`). Shapes: B pairs of a batch or rows of a part, N pairs, T tokens, W width,
+U captions, L token ids of a text, D embedding dimension.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from react_pipeline.clip import (
+    Clip,
+    encode_text,
+    recompute_activations,
+    text_lengths,
+    trains_text,
+)
+from react_pipeline.corpus import CollectedPairs
+from react_pipeline.embedding import CPU_IMAGES, LONG_RUN, convert
+from react_pipeline.settings import DomainConfig, TrainingConfig
+from react_pipeline.store import Scratch
+from react_pipeline.training.data import Views
+from react_pipeline.training.image_encoder import ImageEncoder
+from react_pipeline.training.world import World
+
+MakeRows = Callable[[Iterator[Tensor]], Generator[Tensor, None, None]]
+"""Maps parts (B,) of row numbers to their rows, on any device."""
+
+TEXT_VECTORS, TEXT_TOKENS, TOKENS = "texts.vectors", "texts.tokens", "tokens"
+"""Files of the scratch: unit vectors in float16, or token ids where the text tower trains; and what
+is frozen of the images.
+"""
+
+TEXTS_AT_ONCE, IMAGES_AT_ONCE = 65_536, 64
+"""Rows that are made before they are written: texts by all processes together, images by each."""
+
+MAX_DISK_FRACTION = 0.5
+"""The share of the free disk that tokens may take; beyond it they are computed at every step."""
+
+
+class TrainingTexts:
+    """The different captions, as vectors (U, D) if frozen, as token ids (U, L) if they train."""
+
+    def __init__(
+        self,
+        clip: Clip,
+        pairs: CollectedPairs,
+        domain: DomainConfig,
+        training: TrainingConfig,
+        world: World,
+        scratch: Scratch,
+    ) -> None:
+        """Encode or tokenise every caption once, into a file: 1 KiB a caption with D = 512.
+
+        Args:
+            clip: The model, with its base weights still.
+            scratch: The same folder in all processes.
+        """
+        self._clip = clip
+        self._trains = trains = trains_text(clip.model)
+        self._recomputes = training.activation_checkpointing
+        self._device = world.device
+        numbers = {name: number for number, name in enumerate(domain.class_names)}
+        self._classes = torch.tensor([numbers.get(name, -1) for name in pairs.classes])
+        self._class_ids = pairs.class_ids
+        self._caption_ids = pairs.caption_ids
+        if trains and self._recomputes:
+            recompute_activations(clip.model)
+
+        def make(parts: Iterator[Tensor]) -> Generator[Tensor, None, None]:
+            for part in parts:
+                texts = pairs.captions.take(part.numpy()).to_pylist()
+                yield clip.tokenize(texts) if trains else clip.encode_texts(texts)
+
+        dtype = torch.int32 if trains else torch.float16
+        name = TEXT_TOKENS if trains else TEXT_VECTORS
+        width = clip.tokenize([""]).shape[1] if trains else clip.dimension
+        shape = (len(pairs.captions), width)
+        self._rows = kept_rows(scratch, name, shape, make, dtype, world, TEXTS_AT_ONCE)
+
+    def caption_ids(self, positions: Tensor) -> Tensor:
+        """Return which caption each pair at `positions` (B,) has: equal ids are equal texts."""
+        return _taken(self._caption_ids, positions)
+
+    def class_ids(self, positions: Tensor) -> Tensor:
+        """Return the class (B,) for which each pair was retrieved; -1 where it has none."""
+        return self._classes[_taken(self._class_ids, positions)]
+
+    def vectors(self, captions: Tensor) -> Tensor:
+        """Return unit vectors (B, D) of captions, by their ids (B,): float32, on the device; with a
+        graph if the text tower trains and gradients are on.
+        """
+        if not self._trains:
+            vectors = self._rows[captions].to(self._device, non_blocking=True)
+            return functional.normalize(vectors.float(), dim=-1)
+        # Of equal texts one is encoded, and of each no more than its vector depends on: in both
+        # directions the rest would be computed for nothing.
+        different, place = torch.unique(captions, return_inverse=True)
+        tokens = self._rows[different].long()
+        longest = int(text_lengths(self._clip.model, tokens).max())
+        tokens = tokens[:, :longest].to(self._device)
+        again = self._recomputes
+        encoded = encode_text(self._clip.model, tokens, activation_checkpointing=again)
+        return functional.normalize(encoded.float(), dim=-1)[place]
+
+
+def _taken(mapped: NDArray[Any], positions: Tensor) -> Tensor:
+    """Return rows (B,) of a mapped array as int64."""
+    return torch.from_numpy(mapped[positions.numpy()]).long()
+
+
+def may_keep(training: TrainingConfig, *, splits: bool) -> bool:
+    """Return whether what is frozen is the same at every step; `splits`: whether there is any in
+    front of what trains.
+    """
+    return splits and training.keep_prefix and training.augmentation == "none"
+
+
+def keep_tokens(encoder: ImageEncoder, views: Views, scratch: Scratch) -> Tensor | None:
+    """Compute once what is frozen of every image, tokens (N, T, W) or vectors (N, D); return None
+    where it changes, or does not fit the disk.
+
+    Args:
+        scratch: The same folder in all processes.
+    """
+    training, tower, world = encoder.training, encoder.tower, encoder.world
+    if not may_keep(training, splits=tower is None or tower.splits) or not world.one_machine:
+        return None
+    count = len(views.pairs)
+    bf16 = tower is not None and training.precision == "bf16"
+    # Layers are fused for many images of towers whose blocks we do not run ourselves.
+    fuses = tower is not None and not tower.native and training.precision != "fp16"
+    fuses = fuses and world.device == "cpu" and count >= LONG_RUN
+
+    def computed(run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        with torch.autocast(world.device_type, torch.bfloat16, enabled=bf16):
+            return run(images)
+
+    def make(parts: Iterator[Tensor]) -> Generator[Tensor, None, None]:
+        run: Callable[[Tensor], Tensor] = encoder.frozen
+        if fuses:
+            images = views.batch([(position, 0) for position in range(min(count, CPU_IMAGES))])
+            probes = [images, images[:1]]
+            run = convert(run, encoder.model.visual, probes, "bf16" if bf16 else "fp32")
+        draws = ([(position, 0) for position in part.tolist()] for part in parts)
+        for images in views.batches(draws, training.worker_count, world.device):
+            yield computed(run, images)
+
+    one = computed(encoder.frozen, views.batch([(0, 0)]).to(world.device))
+    shape = (count, *one.shape[1:])
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    free_bytes = MAX_DISK_FRACTION * shutil.disk_usage(scratch.folder).free
+    fits = math.prod(shape) * dtype.itemsize <= free_bytes
+    # The writer decides for all: the disk changes while the others look.
+    if not world.broadcast(fits or _path(scratch, TOKENS, shape, dtype).exists()):
+        return None
+    return kept_rows(scratch, TOKENS, shape, make, dtype, world, IMAGES_AT_ONCE * world.size)
+
+
+def kept_rows(
+    scratch: Scratch,
+    name: str,
+    shape: tuple[int, ...],
+    make: MakeRows,
+    dtype: torch.dtype,
+    world: World,
+    at_once: int,
+) -> Tensor:
+    """Return rows of this shape, mapped from a file of the scratch.
+
+    Args:
+        scratch: The same folder in all processes; the first dimension of `shape` counts its rows.
+        name: Of the rows; that of the file names shape and type, too.
+        make: Each process makes the rows of some parts.
+        dtype: Of the file.
+        at_once: Rows that all processes together make before they are written.
+    """
+    path = _path(scratch, name, shape, dtype)
+    is_kept = world.broadcast(path.exists())
+
+    def write(path: Path | None) -> None:
+        starts = range(0, shape[0], at_once)
+        counts = [min(at_once, shape[0] - start) for start in starts]
+        made = make(start + world.share(n) for start, n in zip(starts, counts, strict=True))
+        with (
+            path.open("wb") if path else nullcontext() as file,
+            tqdm(total=shape[0], desc=name, disable=None if path else True) as bar,
+            closing(made),
+        ):
+            for count in counts:
+                part = next(made).to(dtype).contiguous()
+                content = world.joined(part.view(torch.uint8), count)  # bytes, for any backend
+                if file is not None:
+                    file.write(content.numpy().tobytes())
+                bar.update(count)
+
+    if not is_kept:
+        scratch.keep(path.name, write) if world.is_writer else write(None)
+    world.broadcast(None)  # the others map what the writer has written
+    return torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype).view(shape)
+
+
+def _path(scratch: Scratch, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Path:
+    return scratch.folder / "-".join([name, *map(str, shape), str(dtype).removeprefix("torch.")])
