@@ -58,7 +58,7 @@ test-mutations: install-dev ## remove each guard of tests/mutations.py in turn, 
 	$(BIN)/python tests/mutations.py
 
 test-attacks: install-dev ## attack each reader of strangers' files, URLs and answers; prints how each attack ended, its seconds and memory
-	OMP_NUM_THREADS=1 PYTHONPATH=tests:tests/faults:tests/extensions/web $(BIN)/python -m harness.attacks
+	OMP_NUM_THREADS=1 PYTHONPATH=tests:tests/faults:tests/extensions/sources $(BIN)/python -m harness.attacks
 
 test-operations: install-dev ## servers, daemon, browser, whole lineages: a part of test-slow
 	$(PYTEST) -n 4 --no-loadscope-reorder -m operations

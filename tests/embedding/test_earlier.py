@@ -140,28 +140,6 @@ def test_moved_shards_keep_their_vectors_under_new_numbers(
     require_same(artifact, embedded(make_project, changed, "scratch"))
 
 
-def test_a_ledger_is_read_once_and_only_where_needed(
-    make_project: MakeProject, shards: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copy = shards["bad"].with_name("bad2.tar")
-    bad = {f"worse{n}": {**pair("cross", "blue", n), "png": b"<html>"} for n in range(2)}
-    write_shard(copy, {**bad, "good": pair("circle", "red", 99)})
-    embedded(make_project, [shards["a"], shards["bad"], copy])
-    read, ledgers = pd.read_parquet, list[Path]()
-
-    def counted(path: Path, **options: object) -> pd.DataFrame:
-        ledgers.extend([path] if path.name == LEDGER_FILE else [])
-        return read(path, **options)
-
-    monkeypatch.setattr(module.pd, "read_parquet", counted)
-    assert embedded(make_project, [shards["a"], shards["e"]]).counts["reused_rows"] == PAIRS
-    assert not ledgers
-    changed = [copy, shards["bad"], shards["f"]]
-    grown = embedded(make_project, changed)
-    assert len(ledgers) == 1
-    require_same(grown, embedded(make_project, changed, "scratch"))
-
-
 def test_a_shard_that_cannot_be_linked_whole_is_encoded_anew(
     make_project: MakeProject, shards: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,5 @@
 """Attacks on every reader of what strangers give: `make test-attacks`, or of some kinds
-`PYTHONPATH=tests:tests/faults:tests/extensions/web python -m harness.attacks KIND ...`.
+`PYTHONPATH=tests:tests/faults:tests/extensions/sources python -m harness.attacks KIND ...`.
 
 Each one runs in a fork of its own. Printed are how it ended, its seconds, and the memory that it
 took over what the process had before, decoding processes included. A problem is an error that is
@@ -48,18 +48,19 @@ from support.sick_servers import SICK, sick_server
 from support.text_tower import write_text_tower_checkpoint
 from support.web import cut, dripping, redirected, served
 from test_bad_images_and_captions import png_of_size
-from test_costly_images import jpeg_of_scans, tiff_of_one_tile
 
 from react_pipeline.clip import load
 from react_pipeline.clip.weights import read_weights
-from react_pipeline.corpus import decode_apart, index_shard, open_shard
-from react_pipeline.corpus.decoding import _decoder
+from react_pipeline.corpus import decode_apart, index_shard, open_shard, remote
+from react_pipeline.corpus.decoding import WORKER_BYTES, _decoder
 from react_pipeline.corpus.images import BadSample
-from react_pipeline.corpus.servers import RemoteShard
-from react_pipeline.embedding.mapped_vectors import open_vectors
-from react_pipeline.extensions.web import remote
-from react_pipeline.extensions.web.image_client import MAX_RESPONSE_BYTES, ImageClient
-from react_pipeline.extensions.web.public_addresses import is_public
+from react_pipeline.corpus.remote import RemoteShard
+from react_pipeline.extensions.sources.image_client import (
+    MAX_RESPONSE_BYTES,
+    ImageClient,
+    is_public,
+)
+from react_pipeline.extensions.sources.vector_files import open_vectors
 from react_pipeline.settings import DownloadConfig, load_domain, load_pipeline
 from react_pipeline.settings.secrets import has_secret
 from react_pipeline.store import ReactError
@@ -113,6 +114,21 @@ def packed(image: Image.Image, form: str, **options: Any) -> bytes:
 
 def chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def tiff_of_one_tile(side: int) -> bytes:
+    """10 x 10 pixels in a tile of `side` x `side`, deflated."""
+    data = zlib.compress(bytes(side * side), 9)
+    places = {256: 10, 257: 10, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side}
+    tags = {**places, 324: 8 + 2 + 12 * 10 + 4, 325: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
+
+
+def jpeg_of_scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan is there `count` times."""
+    data = packed(Image.new("RGB", (64, 64)), "JPEG", progressive=True)
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * count + b"\xff\xd9"
 
 
 def images() -> Iterator[tuple[str, Attack]]:
@@ -420,7 +436,8 @@ class End:
     def is_problem(self) -> bool:
         """Whether it broke a promise."""
         refused = self.how.startswith(("refused", "read"))
-        return not refused or self.seconds > MAX_SECONDS or self.peak_bytes > MAX_BYTES
+        most = WORKER_BYTES if self.kind == "images" else MAX_BYTES
+        return not refused or self.seconds > MAX_SECONDS or self.peak_bytes > most
 
     def __str__(self) -> str:
         """A line."""
