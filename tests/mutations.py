@@ -236,7 +236,6 @@ GUARDS = (
     Guard("react_pipeline/labelled/labelled.py", "if hashlib.sha256(data).hexdigest() != self.sha256[position]:", "if False:", "extensions/live_runs/test_labelled_accuracy.py"),
     Guard("react_pipeline/corpus/decoding.py", "    _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + seconds) + 1)\n", "", COSTLY + "::test_what_takes_too_long_costs_one_image"),
     Guard("react_pipeline/corpus/remote.py", "                break\n", "                pass\n", "corpus/test_remote.py::test_a_sick_server_is_given_up"),
-    Guard("react_pipeline/corpus/remote.py", "if _process not in (None, os.getpid()):", "if False:", "corpus/test_remote.py::test_a_forked_process_is_refused"),
     Guard("react_pipeline/extensions/sources/image_client.py", "    public = list(filter(is_public, addresses))\n", "    public = addresses\n", "extensions/sources/test_url_source.py::test_loopback_in_any_spelling_is_never_connected_to"),
     Guard("react_pipeline/store/bounded.py", "if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):", "if False:", FILES),
     Guard("react_pipeline/store/bounded.py", "os.fstat(file.fileno()).st_size <= max_bytes:", "True:", BOUNDED_FILES + "::test_a_sparse_file_is_not_read"),

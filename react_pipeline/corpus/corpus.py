@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from react_pipeline.corpus.image_source import ImageSource
-from react_pipeline.corpus.inventory import take_stock_of
+from react_pipeline.corpus.inventory import take_stock, write_stock
 from react_pipeline.corpus.shards import SHARDS, PackedSample, pack
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
@@ -66,8 +66,8 @@ def publish_pairs(
         pack(counted(), staging / SHARDS, 0)
         if not count:
             raise CorpusError("corpus: no pair")
-        stock = take_stock_of(staging, sorted((staging / SHARDS).iterdir()))
-        return {**stock, "pairs": count, **finish(staging)}
+        table = take_stock(None, sorted((staging / SHARDS).iterdir()))
+        return {**write_stock(table, staging, str(staging)), "pairs": count, **finish(staging)}
 
     return project.store.build(resolve(project, "corpus", content=content), write)
 

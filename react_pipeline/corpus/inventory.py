@@ -55,11 +55,9 @@ def publish_tar_corpus(project: Project, corpus: Webdataset) -> Artifact:
 
     def write(staging: Path, _: Scratch) -> dict[str, Any]:
         counts = _counted(locations, corpus.caption_extension)
-        # Relative to the innermost folder of all: equal shards elsewhere give an equal file.
         folders = [str(path.parent) for path in locations if isinstance(path, Path)]
         root = os.path.commonpath(folders) if folders else ""
-        paths = [path if is_url(path) else os.path.relpath(path, root) for path in table["path"]]
-        written = write_stock(table.assign(path=paths), staging)
+        written = write_stock(table, staging, root)
         return {**written, **counts, **({"root": root} if root else {})}
 
     artifact = project.store.build(resolve(project, "corpus", content=content), write)
@@ -141,18 +139,13 @@ def _identities(store: Store | None, locations: Sequence[ShardLocation]) -> Iter
             yield Identity(location.stat().st_size, "", digest)
 
 
-def take_stock_of(staging: Path, shards: Sequence[Path]) -> dict[str, Any]:
-    """Write `shards.parquet` of shards that are part of the artifact, and return the counts that go
-    with it.
+def write_stock(table: pd.DataFrame, staging: Path, root: str) -> dict[str, Any]:
+    """Write `shards.parquet`, and return the counts that go with it.
+
+    Paths of local shards are relative to `root`: equal shards elsewhere give an equal file.
     """
-    table = take_stock(None, shards)
-    table["path"] = [Path(path).relative_to(staging).as_posix() for path in table["path"]]
-    return write_stock(table, staging)
-
-
-def write_stock(table: pd.DataFrame, staging: Path) -> dict[str, Any]:
-    """Write `shards.parquet`, and return the counts that go with it."""
-    table.to_parquet(staging / SHARDS_FILE, index=False)
+    paths = [path if is_url(path) else os.path.relpath(path, root) for path in table["path"]]
+    table.assign(path=paths).to_parquet(staging / SHARDS_FILE, index=False)
     return {"shards": len(table), "bytes": int(table["bytes"].sum())}
 
 

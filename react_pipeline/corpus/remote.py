@@ -7,7 +7,6 @@ Does not belong here: which names are allowed (`settings.shard_patterns`), what 
 
 import hashlib
 import io
-import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from react_pipeline.settings import StorageConfig, expand, has_wildcard
-from react_pipeline.store import CorpusError, ReactError, SourceUnavailable
+from react_pipeline.store import CorpusError, SourceUnavailable
 
 ATTEMPTS = 4
 FIRST_PAUSE_SECONDS = 0.5
@@ -38,8 +37,6 @@ _BUFFER_BYTES = 8 << 10
 PARALLEL_REQUESTS = 16
 _GLOB = re.compile(r"(\*\*/|\*\*|\*|\[[^\]]*\])")
 _MARKS = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
-
-_process: int | None = None
 
 
 class Identity(NamedTuple):
@@ -224,13 +221,9 @@ def _client(shard: RemoteShard) -> Iterator[tuple[Any, Any, str]]:
         CorpusError: If another attempt would fail too.
         SourceUnavailable: If it might not.
     """
-    global _process
     import obstore
     from obstore import exceptions
 
-    if _process not in (None, os.getpid()):
-        raise ReactError(f"{shard}: a forked process cannot reach a server; start it by `spawn`")
-    _process = os.getpid()
     server, path = _split(shard.url)
     try:
         yield obstore, _open_client(server, shard.storage), path

@@ -2,6 +2,7 @@
 in batches.
 """
 
+import errno
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 
 from react_pipeline.store import CorpusError, open_regular
 
+_OF_THE_MACHINE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
 BATCH_ROWS = 8_192
 """A file keeps a repeated cell once, and a batch holds it for each of its rows."""
 
@@ -52,6 +54,8 @@ def whole_table(path: Path) -> Iterator[None]:
     except MemoryError:  # also pyarrow's, which is one of `ArrowException` too
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if getattr(error, "errno", None) in _OF_THE_MACHINE:
+            raise
         words = " ".join(str(error).split())[:200]
         raise CorpusError(
             f"{path}: the {path.suffix[1:]} file is truncated or damaged ({words}); copy it again"

@@ -22,7 +22,7 @@ from react_pipeline.corpus.kinds import Webdataset
 from react_pipeline.corpus.remote import RemoteShard, identify, list_tars
 from react_pipeline.corpus.shards import index_shard, open_shard, read_member
 from react_pipeline.settings.corpus import StorageConfig
-from react_pipeline.store.errors import CorpusError, ReactError, SourceUnavailable
+from react_pipeline.store.errors import CorpusError, SourceUnavailable
 
 LARGE = bytes(range(256)) * 8_000
 """An "image" of 2 MB: indexing reads headers, never pixels."""
@@ -134,13 +134,6 @@ def test_a_missing_shard_and_a_gone_server_are_distinguished(
         port = probe.getsockname()[1]
     with pytest.raises(SourceUnavailable, match=r"a\.tar"):
         identify(RemoteShard(f"http://127.0.0.1:{port}/a.tar"))
-
-
-def test_a_forked_process_is_refused(server: ShardServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    identify(RemoteShard(f"{server.url}/small.tar"))
-    monkeypatch.setattr(remote.os, "getpid", lambda: 1)
-    with pytest.raises(ReactError, match="spawn"):
-        identify(RemoteShard(f"{server.url}/small.tar"))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ from react_pipeline.corpus.shards import MAX_METADATA_BYTES, index_shard
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.project.project import Project
-from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import ConfigError, CorpusError
 
 PNG = encode(draw("circle", "red", 0))
@@ -99,19 +98,6 @@ def test_zeros_without_end_are_not_read(tmp_path: Path) -> None:
         index_shard(tmp_path / "a.tar")
 
 
-def test_a_cut_shard_stops_the_corpus(
-    make_project: Callable[..., Project], drawings: Path, tmp_path: Path
-) -> None:
-    whole = (drawings / "shards" / "00001.tar").read_bytes()
-    (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2])
-    project = make_project(
-        corpus={"shards": [str(drawings / "shards" / "00000.tar"), str(tmp_path / "cut.tar")]}
-    )
-    with pytest.raises(CorpusError, match=r"cut\.tar"):
-        publish_corpus(project)
-    assert not (tmp_path / "store" / "corpus").exists()
-
-
 def test_hostile_member_names_are_refused_and_write_nothing(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
@@ -180,13 +166,6 @@ def test_a_key_twice_in_a_shard_names_shard_and_key(
         publish_corpus(make_project(corpus={"shards": [str(shard)]}))
 
 
-def embedded(make_project: Callable[..., Project], **corpus: object) -> Artifact:
-    project = make_project(corpus=corpus)
-    publish_corpus(project)
-    publish_base(project)
-    return embed_corpus(project)
-
-
 @pytest.mark.parametrize(
     "shard", ["pipe:touch pwned", "pipe://touch pwned", "gs:x", "file:/x.tar", "ssh://host/x.tar"]
 )
@@ -210,16 +189,6 @@ def test_shell_words_in_a_shard_name_are_only_a_name(
     publish_base(project)
     assert embed_corpus(project).counts["rows"] == 2
     assert not (tmp_path / "pwned").exists() and not Path("pwned").exists()
-
-
-def test_two_data_sets_may_number_their_samples_alike(
-    make_project: Callable[..., Project], tmp_path: Path
-) -> None:
-    for number in range(2):
-        write_shard(tmp_path / f"{number}/0.tar", {"same": pair("circle", "red", number)})
-    artifact = embedded(make_project, shards=[str(tmp_path / "*" / "*.tar")])
-    table = read_metadata(artifact)
-    assert list(table["image_path"]) == ["same", "same"] and table["image_sha256"].nunique() == 2
 
 
 def test_metadata_above_the_bound_are_not_read(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import struct
 import tarfile
 import tracemalloc
 import zipfile
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +57,8 @@ def test_a_repeated_parquet_image_is_read_a_row_at_a_time(tmp_path: Path, name: 
     table = pa.table({name: column, "caption": ["a"] * rows})
     pq.write_table(table, tmp_path / "a.parquet", dictionary_pagesize_limit=2 << 20)
     assert (tmp_path / "a.parquet").stat().st_size < 1_000_000
-    corpus, skipped = Images(images=[str(tmp_path)]), Counter[str]()
+    corpus = Images(images=[str(tmp_path)])
+    skipped: list[tuple[str, str]] = []
     held = pa.total_allocated_bytes()
     found = _read_table(tmp_path / "a.parquet", corpus, skipped)
     assert next(found)[0] == image

@@ -55,7 +55,6 @@ OWN = {
     ("corpus/inventory.py", "shard_paths"): OURS,
     ("corpus/shards.py", "_members"): "a regular file; headers alone, each bounded",
     ("corpus/shards.py", "new_tar"): OURS,
-    ("corpus/shards.py", "open_shard"): "the bounded reader of its server",
     ("extensions/sources/vector_files.py", "shape_of"): "a regular file; the header alone",
     (
         "extensions/sources/vector_files.py",
@@ -93,8 +92,6 @@ OWN = {
     ("extensions/predict/predict.py", "_run"): OURS,
     ("extensions/predict/predict.py", "work"): OURS,
     ("extensions/predict/shard_labels.py", "__call__"): OURS,
-    ("extensions/sources/ready_corpus.py", "subset_rows"): "mapped, after its digest",
-    ("extensions/sources/kinds.py", "size"): "a regular file, mapped",
     ("labelled/labels.py", "read_csv"): BYTES,
     ("retrieval/rows.py", "candidate_metadata"): OURS,
     ("embedding/earlier.py", "_link"): OURS,

@@ -10,7 +10,6 @@ Does not belong here: the form of the shards (`corpus.shards`), which images and
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +46,6 @@ _Read = tuple[bytes, bytes, dict[str, str]]
 
 MAX_CAPTION_BYTES = 1 << 20
 SKIPPED_FILE = "skipped.parquet"
-MAX_NAMES = 1_000
-"""Files that are named in `SKIPPED_FILE` for each reason; all of them are counted."""
 
 _READ_SUFFIXES = frozenset(f".{extension}" for extension in IMAGE_EXTENSIONS)
 _UNREAD_SUFFIXES = (
@@ -56,21 +53,8 @@ _UNREAD_SUFFIXES = (
 ) - _READ_SUFFIXES
 
 
-@dataclass
-class _Skipped:
-    """Files and rows that give no pair: how many by reason, and the first names of each."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    rows: list[tuple[str, str]] = field(default_factory=list)
-
-    def add(self, reason: str, name: str) -> None:
-        self.counts[reason] += 1
-        if self.counts[reason] <= MAX_NAMES:
-            self.rows.append((name, reason))
-
-    def write(self, path: Path) -> None:
-        names, reasons = (pa.array(column, pa.string()) for column in zip(*self.rows, strict=True))
-        pq.write_table(pa.table({"source": names, "reason": reasons}), path)
+_Skipped = list[tuple[str, str]]
+"""Files and rows that give no pair: name and reason."""
 
 
 def publish_image_corpus(project: Project, config: Images) -> Artifact:
@@ -94,12 +78,14 @@ def publish_image_corpus(project: Project, config: Images) -> Artifact:
         else:
             content.append([text_of(source.name), remembered_sha256(project.store.root, source)])
 
-    skipped = _Skipped()
+    skipped: _Skipped = []
 
     def finish(staging: Path) -> dict[str, Any]:
-        if skipped.rows:
-            skipped.write(staging / SKIPPED_FILE)
-        return {"skipped": dict(skipped.counts)}
+        if skipped:
+            names, reasons = zip(*skipped, strict=True)
+            table = pa.table({"source": names, "reason": reasons})
+            pq.write_table(table, staging / SKIPPED_FILE)
+        return {"skipped": dict(Counter(reason for _, reason in skipped))}
 
     return publish_pairs(project, content, _numbered(sources, config, skipped), finish)
 
@@ -147,7 +133,7 @@ def _numbered(sources: list[Path], corpus: Images, skipped: _Skipped) -> Iterato
         raise CorpusError(
             f"corpus.images: no pair in {len(sources)} folders and files: KEY.jpg needs its "
             f"caption in KEY.{corpus.caption_extension}"
-            + "".join(f"; skipped: {name}, {reason}" for name, reason in skipped.rows[:1])
+            + "".join(f"; skipped: {name}, {reason}" for name, reason in skipped[:1])
         )
 
 
@@ -155,20 +141,20 @@ def _read_folder(folder: Path, corpus: Images, skipped: _Skipped) -> Iterator[_R
     with _readable(folder):
         for path in files_below(folder):
             if path.suffix.lower() in _UNREAD_SUFFIXES:
-                skipped.add("format_not_read", text_of(path))
+                skipped.append((text_of(path), "format_not_read"))
             if path.suffix.lower() not in _READ_SUFFIXES:
                 continue
             caption = path.with_name(f"{path.stem}.{corpus.caption_extension}")
             if leads_out(path, folder) or leads_out(caption, folder):
                 # The author of the folder could have any file of this machine copied into the
                 # corpus.
-                skipped.add("link_out_of_folder", text_of(path))
+                skipped.append((text_of(path), "link_out_of_folder"))
             elif path.stat().st_size > MAX_IMAGE_BYTES:
-                skipped.add("too_many_bytes", text_of(path))
+                skipped.append((text_of(path), "too_many_bytes"))
             elif not caption.is_file():
-                skipped.add("no_caption", text_of(path))
+                skipped.append((text_of(path), "no_caption"))
             elif caption.stat().st_size > MAX_CAPTION_BYTES:
-                skipped.add("too_many_bytes", text_of(caption))
+                skipped.append((text_of(caption), "too_many_bytes"))
             else:
                 yield (
                     read_bounded(path, MAX_IMAGE_BYTES),
@@ -220,9 +206,9 @@ def _read_table(path: Path, corpus: Images, skipped: _Skipped) -> Iterator[_Read
             # followed.
             caption = next(iter(caption), None) if isinstance(caption, list) else caption
             if not data or not caption:
-                skipped.add("no_caption" if data else "no_image", place + text_of(path))
+                skipped.append((place + text_of(path), "no_caption" if data else "no_image"))
             elif len(data) > MAX_IMAGE_BYTES:
-                skipped.add("too_many_bytes", place + text_of(path))
+                skipped.append((place + text_of(path), "too_many_bytes"))
             else:
                 about = {name: str(row[name]) for name in kept if row[name] is not None}
                 yield data, str(caption).encode(), {"path": place + text_of(path.name), **about}

@@ -221,7 +221,6 @@ class ReadyEmbeddings(TableColumns):
     embeddings: Path
     layout: LayoutName = "clip-retrieval"
     vector_column: str = "vector"
-    subset: Path | None = None
     indices: Path | None = None
 
     variants: ClassVar[tuple[str, ...]] = ("datacomp",)
@@ -265,17 +264,10 @@ class ReadyEmbeddings(TableColumns):
         return sum(part.rows for part in find_parts(self.embeddings, self))
 
     def size(self) -> CorpusSize:
-        """Return the rows of the files, or of the subset."""
-        import numpy as np
-
+        """Return the rows of the files."""
         from react_pipeline.corpus import IMAGE_BYTES, CorpusSize
-        from react_pipeline.store import open_regular
 
-        rows = self._rows()
-        if self.subset is not None:
-            with open_regular(self.subset):
-                rows = min(rows, len(np.load(self.subset, mmap_mode="r", allow_pickle=False)))
-        return CorpusSize(rows, IMAGE_BYTES)
+        return CorpusSize(self._rows(), IMAGE_BYTES)
 
     def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
         """Return the work of reading vectors twice, for their digests and for their values."""
@@ -288,7 +280,7 @@ class ReadyEmbeddings(TableColumns):
             checked_rows=size.pairs,
             encodes_images=False,
             encodes_captions=not has_text,
-            writes_vectors=self.layout != "clip-retrieval" or self.subset is not None,
+            writes_vectors=self.layout != "clip-retrieval",
         )
 
     def description(self) -> str:
@@ -306,7 +298,6 @@ embeddings: metadata # the folder with HEX.parquet next to HEX.npz
 layout: datacomp-{side} # vectors of OpenAI's ViT-B-32 (b32) or ViT-L-14 (l14)
 caption_column: text
 hash_column: sha256
-# subset: uids.npy # as DataComp-1B and DFN
 """
         return """\
 kind: embeddings # as clip-retrieval writes them; only the images of chosen pairs are fetched

@@ -19,16 +19,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from react_pipeline.clip import Clip, choose_device, load
-from react_pipeline.corpus import open_table
-from react_pipeline.embedding import FOLDERS, GROUPS_FILE, METADATA, Rows, holding, starts_of
+from react_pipeline.corpus import open_table, text_batches
+from react_pipeline.embedding import GROUPS_FILE, METADATA
 from react_pipeline.extensions.sources.kinds import ReadyEmbeddings
-from react_pipeline.extensions.sources.ready_corpus import FILES_FILE, ROWS_FILE, measured_files
+from react_pipeline.extensions.sources.ready_corpus import FILES_FILE, measured_files
 from react_pipeline.extensions.sources.ready_layout import Part, find_parts
-from react_pipeline.extensions.sources.vector_files import (
-    take_rows,
-    take_vectors,
-    vector_blocks,
-)
+from react_pipeline.extensions.sources.vector_files import vector_blocks
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.stage import encoder_in
@@ -106,33 +102,27 @@ def _write_parts(
     """Write `img_emb/`, `text_emb/` (unit rows), `metadata/` and `groups.jsonl`; return the rows of
     each part.
     """
-    chosen = np.load(corpus.file(ROWS_FILE), mmap_mode="r") if config.subset else None
-    starts = starts_of([part.rows for part in parts])
     folder, is_linked = config.embeddings, not corpus.counts["convert"]
+    is_unit = not corpus.counts["not_unit"]
     counts = []
     bar = tqdm(parts, desc="adopting", unit="part", disable=None, leave=False)
     for number, part in enumerate(bar):
 
         def write(into: Path, number: int = number, part: Part = part) -> int:
-            kept = np.arange(part.rows)
-            if chosen is not None:
-                first, last = np.searchsorted(chosen, starts[number : number + 2])
-                kept = np.asarray(chosen[first:last] - starts[number])
-            if len(kept):
-                captions = _write_metadata(into / _name(METADATA, number), part, kept, config)
-                for side, source in ((FOLDERS["image"], part.image), (FOLDERS["text"], part.text)):
+            if part.rows:
+                captions = _write_metadata(into / _name(METADATA, number), part, config)
+                for side, source in part.sides:
                     path = into / _name(side, number)
                     if source and not is_linked:
-                        _convert(folder / source, path, kept, part.dimension)
+                        _convert(folder / source, path, part, is_unit)
                     elif not source:
                         _encode(clip, captions, path)
-            return len(kept)
+            return part.rows
 
         counts.append(scratch.build(str(number), staging, write))
-        for side, source in ((FOLDERS["image"], part.image), (FOLDERS["text"], part.text)):
-            if is_linked and counts[-1]:
-                (staging / side).mkdir(exist_ok=True)
-                (staging / _name(side, number)).symlink_to((folder / source).resolve())
+        for side, source in part.sides if is_linked and part.rows else ():
+            (staging / side).mkdir(exist_ok=True)
+            (staging / _name(side, number)).symlink_to((folder / source).resolve())
     lines = (json.dumps({"rows": count}) + "\n" for count in counts)
     (staging / GROUPS_FILE).write_text("".join(lines))
     return counts
@@ -142,11 +132,10 @@ def _name(folder: str, number: int) -> str:
     return f"{folder}/{folder}_{number:06d}.{'parquet' if folder == METADATA else 'npy'}"
 
 
-def _write_metadata(path: Path, part: Part, kept: Rows, config: ReadyEmbeddings) -> list[str]:
-    """Write the metadata of some rows, with our names of columns, and return their captions."""
+def _write_metadata(path: Path, part: Part, config: ReadyEmbeddings) -> list[str]:
+    """Write the metadata of a part, with our names of columns, and return its captions."""
     ours = {field.removesuffix("_column"): name for field, name in config.columns().items()}
     captions: list[str] = []
-    start = 0
     path.parent.mkdir()
     with open_table(config.embeddings / part.metadata) as file:
         names = file.schema_arrow.names
@@ -154,19 +143,16 @@ def _write_metadata(path: Path, part: Part, kept: Rows, config: ReadyEmbeddings)
         others = [one for one in names if one not in (*ours, *ours.values(), "image_sha256")]
         writer = None
         for batch in file.iter_batches(BATCH_ROWS, columns=[*ours.values(), *others]):
-            first, last = np.searchsorted(kept, (start, start + len(batch)))
-            some = batch.take(pa.array(kept[first:last] - start))
-            start += len(batch)
             texts = {
-                our: pc.fill_null(some.column(name).cast(pa.large_string()), "")
+                our: pc.fill_null(batch.column(name).cast(pa.large_string()), "")
                 for our, name in ours.items()
             }
             captions += texts["caption"].to_pylist()
             table = pa.table(
                 {
                     **texts,
-                    "image_sha256": pa.array([""] * len(some), pa.large_string()),
-                    **{name: some.column(name) for name in others},
+                    "image_sha256": pa.array([""] * len(batch), pa.large_string()),
+                    **{name: batch.column(name) for name in others},
                 }
             )
             writer = writer or pq.ParquetWriter(path, table.schema)
@@ -176,15 +162,14 @@ def _write_metadata(path: Path, part: Part, kept: Rows, config: ReadyEmbeddings)
     return captions
 
 
-def _convert(source: Path, path: Path, kept: Rows, dimension: int) -> None:
+def _convert(source: Path, path: Path, part: Part, is_unit: bool) -> None:
     path.parent.mkdir()
-    shape = (len(kept), dimension)
+    shape = (part.rows, part.dimension)
     vectors = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
     for start, block in vector_blocks(source):
-        first, last = np.searchsorted(kept, (start, start + len(block)))
-        if block.shape[1] != dimension:
-            raise CorpusError(f"{source}: vectors of {block.shape[1]} and {dimension} numbers")
-        vectors[first:last] = unit(block[kept[first:last] - start])
+        if block.shape[1] != part.dimension:
+            raise CorpusError(f"{source}: vectors of {block.shape[1]} and {part.dimension} numbers")
+        vectors[start : start + len(block)] = block if is_unit else unit(block)
     vectors.flush()
 
 
@@ -259,17 +244,18 @@ def standard_errors_closer(text: NDArray[np.float32], image: NDArray[np.float32]
 def _sample(
     folder: Path, parts: list[Part], config: ReadyEmbeddings, size: int
 ) -> tuple[list[str], NDArray[np.float32]]:
-    """Return captions of rows spread over the corpus, and their unit vectors; of images where
-    captions have none. Empty captions are left out.
+    """Return captions of the first rows of parts all over the corpus, and their unit vectors; of
+    images where captions have none. Empty captions are left out.
     """
-    total = sum(part.rows for part in parts)
-    chosen = np.unique(np.linspace(0, total - 1, min(size, total)).astype(np.int64))
+    filled = [part for part in parts if part.rows]
+    spread = np.unique(np.linspace(0, len(filled) - 1, min(size, len(filled))).astype(int))
     captions: list[str] = []
-    vectors = []
-    for number, _, inside in holding(starts_of([part.rows for part in parts]), chosen):
-        part = parts[number]
-        for table in take_rows(folder / part.metadata, inside, [config.caption_column]):
-            captions += [text or "" for text in table.column(0).to_pylist()]
-        vectors.append(take_vectors(folder / (part.text or part.image), inside))
-    kept = [bool(caption.strip()) for caption in captions]
-    return list(filter(str.strip, captions)), unit(np.concatenate(vectors)[kept])
+    vectors = [np.empty((0, parts[0].dimension), np.float32)]
+    for part in (filled[number] for number in spread):
+        table = next(text_batches(folder / part.metadata, [config.caption_column]))
+        texts = [text or "" for text in table.column(0).to_pylist()]
+        rows = [row for row, text in enumerate(texts) if text.strip()][: -(-size // len(spread))]
+        _, block = next(vector_blocks(folder / (part.text or part.image)))
+        captions += [texts[row] for row in rows]
+        vectors.append(block[rows].astype(np.float32))
+    return captions, unit(np.concatenate(vectors))

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from react_pipeline.corpus import require_text_columns, rows_of_table, schema_of_table
-from react_pipeline.embedding import UNIT_TOLERANCE
+from react_pipeline.embedding import FOLDERS, UNIT_TOLERANCE
 from react_pipeline.extensions.sources.kinds import ReadyEmbeddings
 from react_pipeline.extensions.sources.vector_files import (
     DAMAGED_REMEDY,
@@ -67,6 +67,11 @@ class Part:
     metadata: str
     rows: int = 0
     dimension: int = 0
+
+    @property
+    def sides(self) -> tuple[tuple[str, str], ...]:
+        """Return the vectors of images and of captions, by the folder of our layout."""
+        return (FOLDERS["image"], self.image), (FOLDERS["text"], self.text)
 
     @property
     def files(self) -> list[str]:
@@ -144,13 +149,12 @@ def check_values(folder: Path, parts: list[Part]) -> int:
     return others
 
 
-def reasons_to_convert(parts: list[Part], corpus: ReadyEmbeddings, not_unit: int) -> list[str]:
+def reasons_to_convert(parts: list[Part], not_unit: int) -> list[str]:
     """Return why the files cannot be linked; empty if they can."""
     reasons = {
         "no_caption_vectors": not all(part.text for part in parts),
         "not_npy": not parts[0].image.endswith(".npy"),
         "not_unit_length": not_unit > 0,
-        "subset": corpus.subset is not None,
     }
     return [reason for reason, holds in reasons.items() if holds]
 
@@ -187,5 +191,4 @@ def _measured(folder: Path, part: Part) -> Part:
 
 
 def _check_columns(path: Path, corpus: ReadyEmbeddings) -> None:
-    columns = corpus.columns() | ({"subset": "uid"} if corpus.subset else {})
-    require_text_columns(path, schema_of_table(path), columns.items())
+    require_text_columns(path, schema_of_table(path), corpus.columns().items())

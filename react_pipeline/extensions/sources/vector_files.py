@@ -92,30 +92,6 @@ def vector_blocks(path: Path) -> Iterator[tuple[int, NDArray[Any]]]:
             start += batch.num_rows
 
 
-def take_vectors(path: Path, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the vectors of some rows, which ascend; errors as of `open_vectors`."""
-    if path.parent.suffix != ".parquet":
-        return open_vectors(path)[rows].astype(np.float32)
-    columns = (
-        group.combine_chunks()[path.name].chunk(0)
-        for group in take_rows(path.parent, rows, [path.name])
-    )
-    return np.concatenate(list(map(_matrix, columns))).astype(np.float32)
-
-
-def take_rows(path: Path, rows: NDArray[np.int64], columns: list[str]) -> Iterator[pa.Table]:
-    """Yield some rows of a parquet file, which ascend; only row groups that hold one are read, one
-    at a time.
-    """
-    with whole_vectors(path), open_table(path) as file:
-        start = 0
-        for number in range(file.num_row_groups):
-            end = start + file.metadata.row_group(number).num_rows
-            if len(inside := rows[(rows >= start) & (rows < end)]):
-                yield file.read_row_group(number, columns=columns).take(inside - start)
-            start = end
-
-
 @contextmanager
 def whole_vectors(path: Path) -> Iterator[None]:
     """Report what is raised within where a file of vectors is cut or damaged.

@@ -29,6 +29,7 @@ from react_pipeline.extensions.sources import image_files
 from react_pipeline.lineage import run
 from react_pipeline.project.outside import look_at, of_corpus
 from react_pipeline.project.project import Project
+from react_pipeline.settings import StorageConfig
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorpusError
 
@@ -48,7 +49,7 @@ def make(make_project: Make) -> Make:
 
 def pairs_in(project: Project, corpus: Artifact) -> list[tuple[bytes, str, dict[str, Any]]]:
     found = []
-    for path in check_shards(project.store, corpus):
+    for path in check_shards(project.store, corpus, StorageConfig()):
         with open_shard(path) as file:
             for sample in index_shard(path).samples:
                 assert sample.image and sample.metadata
@@ -58,17 +59,6 @@ def pairs_in(project: Project, corpus: Artifact) -> list[tuple[bytes, str, dict[
                 ]
                 found.append((read_member(file, sample.image), texts[0], json.loads(texts[1])))
     return found
-
-
-def test_captions_of_another_extension_are_found_in_the_copies(make: Make, tmp_path: Path) -> None:
-    folder = tmp_path / "pairs"
-    folder.mkdir()
-    (folder / "a.png").write_bytes(IMAGES[0])
-    (folder / "a.com.txt").write_text("a drawing")
-    project = make(folder, caption_extension="com.txt")
-    (path,) = check_shards(project.store, publish_corpus(project))
-    (sample,) = index_shard(path, {"txt": 99}).samples
-    assert sample.members["txt"].data == b"a drawing"
 
 
 def hugging_face(path: Path) -> None:
@@ -240,12 +230,6 @@ def test_a_table_without_pairs_is_refused(
     project = make(tmp_path / "a.parquet")
     with pytest.raises(CorpusError, match=expected):
         publish_corpus(project)
-
-
-def test_a_damaged_table_is_refused(make: Make, tmp_path: Path) -> None:
-    (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(CorpusError, match="parquet file is truncated"):
-        publish_corpus(make(tmp_path / "a.parquet"))
 
 
 def test_captions_of_another_extension_are_read_from_tars(

@@ -5,12 +5,7 @@ fetched, from a server on loopback.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +15,7 @@ import pandas as pd
 import pytest
 from support.drawings import COLOURS, SHAPES, draw, encode
 from support.retrieval import configure
-from support.web import Web, page, send, served
+from support.web import Web, page, served
 
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import row_metadata, sides, vectors_of
@@ -231,18 +226,6 @@ def both(make_project: MakeProject, table: Path, **download: Any) -> Project:
     return project_of(make_project, table, **options)
 
 
-def test_images_of_all_rows_are_tried_again_after_an_outage(
-    make_project: MakeProject, web: Web, table: Path
-) -> None:
-    project = both(make_project, table)
-    answers = dict(web.answers)
-    web.answers.update(dict.fromkeys(answers, page))
-    with pytest.raises(CorpusError, match=r"not_an_image.*max_failed_fraction"):
-        indexed(project)
-    web.answers.update(answers)
-    assert indexed(project).store.current("corpus_embeddings", "all").counts["rows"] == IMAGES
-
-
 def test_how_images_are_fetched_decides_their_vectors(
     make_project: MakeProject, table: Path
 ) -> None:
@@ -333,45 +316,3 @@ def test_a_table_that_changed_must_be_materialized_again(
         list(project.config.corpus.pairs(project.store, inputs.parents["corpus"]))  # type: ignore[attr-defined]
     with pytest.raises(CorpusError, match="no_url"):
         run(project, "corpus", "all")
-
-
-@pytest.mark.slow
-@pytest.mark.operations
-def test_a_killed_retrieval_goes_on_with_what_was_fetched(
-    make_project: MakeProject, web: Web, table: Path, tmp_path: Path
-) -> None:
-    project = indexed(project_of(make_project, table, download={"threads": 4}))
-    run(project, "evaluation_set", "shapes")
-    gate = tmp_path / "gate"
-    good = dict(web.answers)
-
-    def kept() -> list[Path]:
-        files = (project.store.root / ".cache" / "images").glob("*/*/*")
-        return [file for file in files if not file.suffix]
-
-    def late(handler: Any, before: int) -> None:
-        while len(web.asked) > 4 and not gate.exists():
-            time.sleep(0.02)
-        send(handler, good[handler.path])
-
-    web.answers.update(dict.fromkeys(good, late))
-    code = (
-        "import sys; from pathlib import Path; from react_pipeline.lineage import run; "
-        "from react_pipeline.project import Project; "
-        "run(Project.load(Path(sys.argv[1])), 'retrieved_set', 'shapes')"
-    )
-    command = [sys.executable, "-c", code, str(project.path)]
-    child = subprocess.Popen(command, start_new_session=True)
-    deadline = time.monotonic() + 180
-    while len(web.asked) <= 4 or not kept():
-        assert child.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-    gate.touch()
-    web.answers.update(good)
-    had = set(web.asked)
-    images = len(kept())
-    web.asked.clear()
-    assert run(project, "retrieved_set", "shapes").counts["pairs"]
-    assert len(had & set(web.asked)) <= len(had) - images < len(had)

@@ -24,7 +24,6 @@ from support.ready import (
     paired,
     write_datacomp,
     write_ready,
-    write_subset,
     write_vector_column,
 )
 from support.vectors import read_vectors
@@ -39,7 +38,7 @@ from react_pipeline.embedding import (
     vectors_of,
 )
 from react_pipeline.extensions.sources import ready_embeddings
-from react_pipeline.extensions.sources.vector_files import open_vectors, shape_of, take_vectors
+from react_pipeline.extensions.sources.vector_files import open_vectors, shape_of, vector_blocks
 from react_pipeline.indexing.index import build_index
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
@@ -130,28 +129,22 @@ def doubled(folder: Path) -> None:
         np.savez(path, **{name: 2 * member for name, member in np.load(path).items()})
 
 
-@pytest.mark.parametrize("how", ["stored", "subset", "deflated", "not unit"])
+@pytest.mark.parametrize("how", ["stored", "deflated", "not unit"])
 def test_what_cannot_be_linked_is_converted_once(
     make: Make, ready: Path, text: NDArray[Any], how: str
 ) -> None:
-    rows, more = np.arange(len(text)), DATACOMP
     table = write_datacomp(ready, text, [None, *CAPTIONS[1:]], URLS)
-    if how == "subset":
-        rows = np.array([1, 2, 7, 8, 15])
-        uids = [*table["uid"][rows[::-1]], "f" * 32, table["uid"][0][:16] + "0" * 16]
-        write_subset(ready.with_name("uids.npy"), uids)
-        more = {**more, "subset": "uids.npy"}
     {"deflated": deflated, "not unit": doubled}.get(how, lambda _: None)(ready)
-    artifact = adopted(make(**more))
-    reasons = {"subset": ["subset"], "not unit": ["not_unit_length"]}
-    assert artifact.counts["converted"] == ["not_npy", *reasons.get(how, [])]
+    artifact = adopted(make(**DATACOMP))
+    reasons = ["not_unit_length"] if how == "not unit" else []
+    assert artifact.counts["converted"] == ["not_npy", *reasons]
     assert artifact.counts["normalised"] == (32 if how == "not unit" else 0)
-    assert np.allclose(read_vectors(artifact, "text"), text[rows], atol=1e-3)
-    assert np.allclose(read_vectors(artifact, "image"), paired(text)[rows], atol=2e-3)
+    assert np.allclose(read_vectors(artifact, "text"), text, atol=1e-3)
+    assert np.allclose(read_vectors(artifact, "image"), paired(text), atol=2e-3)
     described = read_metadata(artifact, ["caption", "url", "hash"])
-    assert list(described["url"]) == [URLS[row] for row in rows]
-    assert list(described["caption"]) == [CAPTIONS[row] if row else "" for row in rows]
-    assert list(described["hash"]) == [table["sha256"][row] for row in rows]
+    assert list(described["url"]) == URLS
+    assert list(described["caption"]) == ["", *CAPTIONS[1:]]
+    assert list(described["hash"]) == list(table["sha256"])
 
 
 def test_a_killed_conversion_goes_on_where_it_was(
@@ -231,7 +224,6 @@ def overwritten(column: str) -> Callable[[Path], None]:
         start = chunk.dictionary_page_offset or chunk.data_page_offset
         data[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
         path.write_bytes(data)
-        np.save(folder / "uids.npy", np.array([(1, 1)], "u8,u8"))
 
     return damage
 
@@ -244,11 +236,6 @@ def without(member: str) -> Callable[[Path], None]:
         np.savez(path, **members)
 
     return damage
-
-
-def subset(*uids: Any) -> Callable[[Path], None]:
-    dtype = None if isinstance(uids[0], str) else "u8,u8"
-    return lambda folder: np.save(folder / "uids.npy", np.array(list(uids), dtype))
 
 
 def cut(name: str, size: int) -> Callable[[Path], None]:
@@ -283,11 +270,6 @@ OF_DATACOMP: Breakages = {
         lambda f: sorted(f.glob("*.npz"))[1].write_bytes(b"PK\3\4"),
         "file is truncated",
     ),
-    "an unsorted subset": (subset((2, 1), (1, 1)), "is not sorted"),
-    "one unsorted in the second half": (subset((1, 2), (1, 1)), "is not sorted"),
-    "a subset of elsewhere": (subset((1, 1), (2, 1)), "none of its 2 uids"),
-    "damaged uids": (overwritten("uid"), r"[0-9a-f]{32}\.parquet"),
-    "a subset of texts": (subset("a"), "u8,u8"),
 }
 
 
@@ -300,9 +282,7 @@ def test_what_does_not_fit_is_refused_by_name(
         project = make()
     else:
         write_datacomp(ready, text, CAPTIONS, URLS)
-        more = {"subset": "ready/uids.npy"} if "subset" in breakage or "uids" in breakage else {}
-        more |= {"subset": "ready/uids.npy"} if "unsorted" in breakage else {}
-        project = make(**DATACOMP, **more)
+        project = make(**DATACOMP)
     damage, expected = (CLIP_RETRIEVAL | OF_DATACOMP)[breakage]
     damage(ready)
     with pytest.raises(CorpusError, match=expected):
@@ -311,7 +291,7 @@ def test_what_does_not_fit_is_refused_by_name(
 
 
 @pytest.mark.parametrize("what", ["random", "narrow", "rows", "images", "empty", "unreadable"])
-def test_vectors_of_another_encoder_or_of_other_captions_are_refused(
+def test_vectors_of_another_encoder_are_refused(
     make: Make, ready: Path, text: NDArray[Any], what: str
 ) -> None:
     more: dict[str, Any] = DATACOMP
@@ -371,7 +351,7 @@ def test_pickles_are_refused_unread(tmp_path: Path, form: str) -> None:  # FAULT
         with zipfile.ZipFile(tmp_path / "0.npz", "w") as archive:
             archive.writestr("b32_img.npy", buffer.getvalue())
         path = tmp_path / "0.npz" / "b32_img"
-    for read in (open_vectors, shape_of, lambda name: take_vectors(name, np.array([0]))):
+    for read in (open_vectors, shape_of, lambda name: list(vector_blocks(name))):
         with pytest.raises(CorpusError, match=path.name):
             read(path)
     assert not marker.exists()

@@ -57,17 +57,6 @@ def test_text_is_read_however_it_is_stored(tmp_path: Path, kind: pa.DataType) ->
     assert skipped == {"no_url": 1}
 
 
-def test_keys_differ_by_url_and_by_caption(tmp_path: Path) -> None:
-    keys = set()
-    for url, caption in (("http://a/1", "x"), ("http://a/1", "y"), ("http://a/2", "x")):
-        (row,) = read_rows(
-            [table(tmp_path / "a.parquet", url=[url], caption=[caption])], columns(), Counter()
-        )
-        assert len(row.key) == 32
-        keys.add(row.key)
-    assert len(keys) == 3
-
-
 def test_text_that_is_no_utf_8_is_skipped(tmp_path: Path) -> None:
     broken = pa.Array.from_buffers(
         pa.string(), 2, pa.array([b"\xff\xfe", b"fine"], pa.binary()).buffers()
@@ -88,11 +77,6 @@ def test_other_column_names_are_taken_and_missing_ones_named(
         read(path)
     with pytest.raises(CorpusError, match="corpus.caption_column"):
         read(path, url="URL")
-
-
-def test_a_column_of_another_type_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"a\.parquet"):
-        read(table(tmp_path / "a.parquet", url=[1, 2], caption=["one", "two"]))
 
 
 def test_a_cut_or_damaged_table_is_refused(tmp_path: Path) -> None:

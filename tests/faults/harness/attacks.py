@@ -14,7 +14,6 @@ import gzip
 import io
 import json
 import os
-import pickle
 import signal
 import struct
 import sys
@@ -23,34 +22,22 @@ import tempfile
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import requests
-import test_bombs
 import test_bounded_files
-import test_code_in_checkpoints
-import test_domain_files
-import test_nested_json
-import test_public_addresses
-import test_url_source
-import torch
-import yaml
 from PIL import Image
 from support.drawings import draw, encode, write_shard
 from support.sick_servers import SICK, sick_server
-from support.text_tower import write_text_tower_checkpoint
 from support.web import cut, dripping, redirected, served
 from test_bad_images_and_captions import png_of_size
 
-from react_pipeline.clip import load
-from react_pipeline.clip.weights import read_weights
 from react_pipeline.corpus import decode_apart, index_shard, open_shard, remote
 from react_pipeline.corpus.decoding import WORKER_BYTES, _decoder
 from react_pipeline.corpus.images import BadSample
@@ -58,13 +45,9 @@ from react_pipeline.corpus.remote import RemoteShard
 from react_pipeline.extensions.sources.image_client import (
     MAX_RESPONSE_BYTES,
     ImageClient,
-    is_public,
 )
-from react_pipeline.extensions.sources.vector_files import open_vectors
-from react_pipeline.settings import DownloadConfig, load_domain, load_pipeline
-from react_pipeline.settings.secrets import has_secret
+from react_pipeline.settings import DownloadConfig
 from react_pipeline.store import ReactError
-from react_pipeline.web_policy import plain_url
 
 MAX_SECONDS = 30
 MAX_BYTES = 1 << 30
@@ -77,10 +60,6 @@ Attack = Callable[[Path], Any]
 Kind = Callable[[], Iterator[tuple[str, Attack]]]
 
 
-class Refused(ReactError):  # noqa: N818 - an end, and no fault
-    """Something was refused that says so by its value."""
-
-
 def of_bytes(data: bytes, read: Callable[[bytes], Any]) -> Attack:
     return lambda _: partial(read, data)
 
@@ -91,11 +70,6 @@ def of_file(name: str, data: bytes, read: Callable[[Path], Any]) -> Attack:
         return partial(read, folder / name)
 
     return prepare
-
-
-def cases(test: Any) -> Iterable[Any]:
-    """The values of the last `parametrize` of a test."""
-    return [mark for mark in test.pytestmark if mark.name == "parametrize"][0].args[1]
 
 
 def damaged(data: bytes, times: int) -> Iterator[tuple[str, bytes]]:
@@ -212,11 +186,6 @@ def archives() -> Iterator[tuple[str, Attack]]:
         yield name, of_file("0.tar", data, index_shard)
 
 
-def _refuse(problems: Any) -> None:
-    if problems:
-        raise Refused(str(problems))
-
-
 def parquet(table: pa.Table, **options: Any) -> bytes:
     file = io.BytesIO()
     pq.write_table(table, file, **options)
@@ -254,114 +223,6 @@ def special(name: str, read: Callable[[Path], Any], what: str, folder: Path) -> 
         with (folder / name).open("wb") as file:
             file.truncate(8 << 30)
     return partial(read, folder / name)
-
-
-class Evil:
-    """Touches a file when it is unpickled."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (Path(self.path),)
-
-
-def arrays() -> Iterator[tuple[str, Attack]]:
-    """Vectors that somebody else has made."""
-    for name, data in test_bombs.HEADERS.items():
-        yield f"npy whose header is {name}", of_file("a.npy", data + bytes(64), open_vectors)
-    evil = io.BytesIO()
-    np.save(evil, np.array([[Evil("owned")]], dtype=object), allow_pickle=True)
-    yield "a pickle", of_file("a.npy", pickle.dumps(Evil("owned")), open_vectors)
-    yield "objects in an npy", of_file("a.npy", evil.getvalue(), open_vectors)
-
-    def bomb(folder: Path) -> Callable[[], Any]:
-        np.savez_compressed(folder / "a.npz", vectors=np.zeros((10_000_000, 8), np.float32))
-        return partial(open_vectors, folder / "a.npz" / "vectors")
-
-    yield "npz of zeros", bomb
-
-
-def checkpoints() -> Iterator[tuple[str, Attack]]:
-    """Models from elsewhere."""
-
-    def changed(evil: Callable[[Path], None], folder: Path) -> Callable[[], Any]:
-        checkpoint = write_text_tower_checkpoint(folder)
-        code = test_code_in_checkpoints.EVIL.format(marker=str(folder / "owned"))
-        (checkpoint / "text" / "evil.py").write_text(code)
-        evil(checkpoint)
-        return partial(load, checkpoint)
-
-    for evil in test_code_in_checkpoints.EVILS:
-        yield evil.__name__.replace("_", " "), partial(changed, evil)
-    for tower, field, value in test_bounded_files.SIZES:
-        config: dict[str, Any] = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}
-        config[tower] = {field: value}
-        text = json.dumps({"model_cfg": config, "preprocess_cfg": {}}).encode()
-        read = of_file("open_clip_config.json", text, lambda path: load(path.parent))
-        yield f"{tower}.{field} of {value}", read
-    file = io.BytesIO()
-    torch.save({"weight": Evil("owned")}, file)
-    yield "a pickle among weights", of_file("a.pt", file.getvalue(), read_weights)
-    heads = {
-        "of 2^60 bytes": struct.pack("<Q", 1 << 60) + b"{}",
-        "nested": struct.pack("<Q", 100_000) + b"[" * 100_000,
-        "beyond the end": struct.pack("<Q", 78)
-        + b'{"a":{"dtype":"F32","shape":[9999999999],"data_offsets":[0,39999999996]}}     ',
-    }
-    for name, data in heads.items():
-        yield f"safetensors whose header is {name}", of_file("a.safetensors", data, read_weights)
-
-
-def settings() -> Iterator[tuple[str, Attack]]:
-    """Domain files and project files."""
-    for number, (text, words) in enumerate(cases(test_domain_files.test_hostile_yaml_is_refused)):
-        for name, read in (("pets", load_domain), ("pipeline", load_pipeline)):
-            attack = of_file(f"{name}.yaml", text.encode(), read)
-            yield f"{name}.yaml {number}: {words}", attack
-    for slug in cases(test_domain_files.test_slugs_that_are_no_safe_names_are_refused):
-        raw = yaml.safe_dump({"slug": slug, "classes": ["a", "b"]}).encode()
-        yield f"slug {slug!r}"[:40], of_file("pets.yaml", raw, load_domain)
-    for shown in (" ", "\u200b", "a\tb", "a\u202eb", "=1+2", "@SUM(A1)", "-2|cmd!A1", "\0"):
-        raw = yaml.safe_dump({"classes": ["a", shown]}).encode()
-        yield f"class {shown!r}", of_file("pets.yaml", raw, load_domain)
-    for key in (
-        "classes: [a]\nclasses: [b]",
-        "classes: [{name: a, name: b}]",
-        "<<: {classes: [a]}",
-    ):
-        yield f"keys {key!r}", of_file("pets.yaml", key.encode(), load_domain)
-    for name, (file, read, _) in test_nested_json.READERS.items():
-        yield f"nested JSON as {name}", of_file(file, test_nested_json.NESTED.encode(), read)
-    for address in ("http:/a:b@h", "http://a:b@h", "http://h?auth=b", "mssql+pyodbc://h/x?PWD=b"):
-        yield f"tracking_uri {address}", of_bytes(address.encode(), _secret)
-        raw = yaml.safe_dump({"project": "a", "store": "a", "tracking_uri": address})
-        yield f"pipeline.yaml with {address}", of_file("pipeline.yaml", raw.encode(), load_pipeline)
-
-
-def _secret(address: bytes) -> None:
-    _refuse(has_secret(address.decode()))
-
-
-def addresses() -> Iterator[tuple[str, Attack]]:
-    """URLs that strangers wrote."""
-    for address, public in cases(
-        test_public_addresses.test_only_addresses_of_the_public_internet_are_public
-    ):
-        if not public:
-            yield (
-                f"address {address}",
-                of_bytes(b"", lambda _, at=address: _refuse(not is_public(at))),
-            )
-    for url, plain in cases(test_public_addresses.test_only_plain_web_addresses_pass):
-        if plain is None:
-            yield f"URL {url!r}"[:40], of_bytes(b"", lambda _, url=url: _refuse(not plain_url(url)))
-    for host in test_url_source.LOOPBACK:
-        yield f"fetching from {host}", of_bytes(f"http://{host}:9/".encode(), fetch_public)
-
-
-def fetch_public(url: bytes) -> bytes:
-    return fetch(url.decode(), private=False)
 
 
 def fetch(url: str, *, private: bool) -> bytes:
@@ -416,10 +277,7 @@ def read_shard(address: str) -> bytes:
     return open_shard(RemoteShard(f"{address}/a.tar")).read(512)
 
 
-KINDS: dict[str, Kind] = {
-    kind.__name__: kind
-    for kind in (images, archives, tables, arrays, checkpoints, settings, addresses, servers)
-}
+KINDS: dict[str, Kind] = {kind.__name__: kind for kind in (images, archives, tables, servers)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -484,7 +342,7 @@ def measured(attack: Attack, folder: Path) -> tuple[str, float, int]:
     for process in _decoder.pool._processes if _decoder.pool else ():
         peak += status_bytes("VmHWM", process)
     _decoder.pool = None
-    if (folder / "owned").exists() or (folder / "code-was-run").exists():
+    if (folder / "owned").exists():
         how = "its code was run"
     return how, seconds, peak
 
