@@ -1,4 +1,6 @@
+from .embed import INSTALL_CLIP_RETRIEVAL as INSTALL_CLIP_RETRIEVAL
 from .embed import embed_corpus as embed_corpus
+from .embed import require_clip_retrieval as require_clip_retrieval
 from .encoder import CPU_IMAGES as CPU_IMAGES
 from .encoder import LONG_RUN as LONG_RUN
 from .encoder import Encoder as Encoder
@@ -7,8 +9,6 @@ from .fused import Features as Features
 from .fused import convert as convert
 from .fused import write_graph as write_graph
 from .images import encode_fetched as encode_fetched
-from .installed import INSTALL_CLIP_RETRIEVAL as INSTALL_CLIP_RETRIEVAL
-from .installed import require_clip_retrieval as require_clip_retrieval
 from .parts import UNIT_TOLERANCE as UNIT_TOLERANCE
 from .parts import Rows as Rows
 from .parts import Vectors as Vectors

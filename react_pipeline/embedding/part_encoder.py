@@ -28,9 +28,9 @@ from react_pipeline.corpus import (
     Skipped,
     too_many_failed,
 )
+from react_pipeline.embedding.embed import require_clip_retrieval
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.embedding.images import encode_fetched, read_ahead
-from react_pipeline.embedding.installed import require_clip_retrieval
 from react_pipeline.embedding.parts import Vectors, bad_rows
 from react_pipeline.embedding.vectors import FOLDERS, METADATA, Side
 from react_pipeline.settings import CorpusConfig, PipelineConfig

@@ -5,6 +5,8 @@ them.
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +27,43 @@ def png(side: int, mode: str = "RGB") -> bytes:
     file = io.BytesIO()
     Image.new(mode, (side, side), None).save(file, "PNG")
     return file.getvalue()
+
+
+def with_chunk(name: bytes) -> bytes:
+    """A PNG with a chunk of compressed text that takes 256 MB."""
+    data = b"a\0\0" + zlib.compress(bytes(1 << 28), 9)
+    check = zlib.crc32(name + data)
+    chunk = struct.pack(">I", len(data)) + name + data + struct.pack(">I", check)
+    return png(8)[:33] + chunk + png(8)[33:]
+
+
+def tiff_of_one_tile(side: int) -> bytes:
+    """10 x 10 pixels in a tile of `side` x `side`, deflated."""
+    data = zlib.compress(bytes(side * side), 9)
+    places = {256: 10, 257: 10, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side}
+    tags = {**places, 324: 8 + 2 + 12 * 10 + 4, 325: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
+
+
+HOSTILE = {
+    "a text of 256 MB": lambda: with_chunk(b"zTXt"),
+    "a profile of 256 MB": lambda: with_chunk(b"iCCP"),
+    "a tile of 100 megapixels": lambda: tiff_of_one_tile(10_000),
+    "a GIF of an enormous screen": lambda: b"GIF89a\xff\xff\xff\xff\0\0\0;",
+    "a PPM that says much": lambda: b"P6 99999999 99999999 255\n",
+    "a BMP of a negative size": lambda: b"BM" + bytes(12) + struct.pack("<Iii", 40, -5, -5),
+    "a TIFF that points at itself": lambda: b"II*\0\x08\0\0\0" + b"\0\0\x08\0\0\0",
+    "an SVG with an entity": lambda: b"<!DOCTYPE a [<!ENTITY b SYSTEM '/etc/passwd'>]><svg/>",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_image_is_decoded_or_refused(name: str) -> None:
+    try:
+        assert max(decode_apart(HOSTILE[name](), MAX_PIXELS)[0].size) <= 10
+    except BadImage as error:
+        assert error.reason not in ("killed_decoder", "too_slow")
 
 
 def test_a_decoding_process_gives_the_same_pixels_and_reasons() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-import multiprocessing
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -145,14 +144,8 @@ class DownloadTask:
         from react_pipeline.extensions.sources.image_client import ImageClient
 
         errors: Errors = []
-        is_part = multiprocessing.parent_process() is not None
-        bar = tqdm(
-            wanted,
-            "downloading images",
-            unit="image",
-            disable=True if is_part else None,
-            leave=False,
-        )
+        quiet = None if self.settings.processes == 1 else True
+        bar = tqdm(wanted, "downloading images", unit="image", disable=quiet, leave=False)
         rest = iter(bar)
         # Names are looked up in threads too, and some servers of names are slow.
         threads = ThreadPoolExecutor(2 * self.settings.threads)

@@ -9,7 +9,7 @@ Does not belong here: the form of the shards (`corpus.shards`), which images and
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from react_pipeline.corpus import (
     IMAGE_EXTENSIONS,
     IMAGE_SUFFIXES,
     MAX_METADATA_BYTES,
+    BadSample,
     PackedSample,
     open_table,
     parse_fields,
@@ -42,7 +43,7 @@ _BATCH_ROWS = 1
 row.
 """
 _KEPT_COLUMNS = ("url", "key", "uid")
-_Read = tuple[bytes, bytes, dict[str, str]]
+_Pair = tuple[bytes, bytes, dict[str, str]]
 
 MAX_CAPTION_BYTES = 1 << 20
 SKIPPED_FILE = "skipped.parquet"
@@ -137,7 +138,7 @@ def _numbered(sources: list[Path], corpus: Images, skipped: _Skipped) -> Iterato
         )
 
 
-def _read_folder(folder: Path, corpus: Images, skipped: _Skipped) -> Iterator[_Read]:
+def _read_folder(folder: Path, corpus: Images, skipped: _Skipped) -> Iterator[_Pair]:
     with _readable(folder):
         for path in files_below(folder):
             if path.suffix.lower() in _UNREAD_SUFFIXES:
@@ -145,34 +146,33 @@ def _read_folder(folder: Path, corpus: Images, skipped: _Skipped) -> Iterator[_R
             if path.suffix.lower() not in _READ_SUFFIXES:
                 continue
             caption = path.with_name(f"{path.stem}.{corpus.caption_extension}")
-            if leads_out(path, folder) or leads_out(caption, folder):
-                # The author of the folder could have any file of this machine copied into the
-                # corpus.
-                skipped.append((text_of(path), "link_out_of_folder"))
-            elif path.stat().st_size > MAX_IMAGE_BYTES:
-                skipped.append((text_of(path), "too_many_bytes"))
-            elif not caption.is_file():
-                skipped.append((text_of(path), "no_caption"))
-            elif caption.stat().st_size > MAX_CAPTION_BYTES:
-                skipped.append((text_of(caption), "too_many_bytes"))
+            fields = {}
+            with suppress(BadSample):  # there is none, or it is not usable
+                metadata = _read(path.with_suffix(".json"), folder, MAX_METADATA_BYTES)
+                fields = parse_fields(metadata) or {}
+            try:
+                image = _read(path, folder, MAX_IMAGE_BYTES)
+                text = _read(caption, folder, MAX_CAPTION_BYTES)
+            except BadSample as error:
+                skipped.append((text_of(path), error.reason))
             else:
-                yield (
-                    read_bounded(path, MAX_IMAGE_BYTES),
-                    read_bounded(caption, MAX_CAPTION_BYTES),
-                    {**_fields_beside(path, folder), "path": text_of(path.relative_to(folder))},
-                )
+                yield image, text, {**fields, "path": text_of(path.relative_to(folder))}
 
 
-def _fields_beside(path: Path, folder: Path) -> dict[str, str]:
-    """Those of KEY.json; none if there is no such file, or it is not usable."""
-    fields = path.with_suffix(".json")
-    if (
-        not fields.is_file()
-        or leads_out(fields, folder)
-        or fields.stat().st_size > MAX_METADATA_BYTES
-    ):
-        return {}
-    return parse_fields(read_bounded(fields, MAX_METADATA_BYTES)) or {}
+def _read(path: Path, folder: Path, limit_bytes: int) -> bytes:
+    """Read a file of a folder.
+
+    Raises:
+        BadSample: If there is none, it is too large, or a link that leads out of the folder: its
+            author could have any file of this machine copied into the corpus.
+    """
+    if leads_out(path, folder):
+        raise BadSample("link_out_of_folder")
+    if not path.is_file():
+        raise BadSample("no_caption")
+    if path.stat().st_size > limit_bytes:
+        raise BadSample("too_many_bytes")
+    return read_bounded(path, limit_bytes)
 
 
 @contextmanager
@@ -185,7 +185,7 @@ def _readable(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _read_table(path: Path, corpus: Images, skipped: _Skipped) -> Iterator[_Read]:
+def _read_table(path: Path, corpus: Images, skipped: _Skipped) -> Iterator[_Pair]:
     with open_table(path) as file:
         image = _image_column(path, file.schema_arrow)
         if corpus.caption_column not in file.schema_arrow.names:

@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -95,17 +94,6 @@ def test_a_cut_or_damaged_table_is_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
         with pytest.raises(CorpusError, match=f"{name}: the parquet file is truncated"):
             read(tmp_path / name)
-
-
-def test_tables_are_found_by_pattern_once_and_in_order(tmp_path: Path) -> None:
-    for name in ("b.parquet", "a.parquet", "notes.txt"):
-        pd.DataFrame({"url": ["x"]}).to_parquet(tmp_path / name) if "parquet" in name else (
-            tmp_path / name
-        ).touch()
-    found = find_tables([str(tmp_path / "b.parquet"), str(tmp_path / "*")])
-    assert [path.name for path in found] == ["b.parquet", "a.parquet"]
-    with pytest.raises(CorpusError, match=r"corpus\.urls"):
-        find_tables([str(tmp_path / "none*.parquet")])
 
 
 TSV = 'url\tcaption\nhttp://a/1\ta "quoted" word\nhttp://a/2\tone\ttoo many\nhttp://a/3\t\n'
