@@ -14,7 +14,7 @@ PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --d
 # What leans on numpy, pyarrow, open_clip, transformers and FAISS most.
 OLDEST_TESTS := $(addprefix tests/,clip embedding extensions/hub extensions/methods extensions/predict indexing retrieval use)
 
-.PHONY: help install install-dev demo demo-photos test test-slow test-mutations test-attacks test-operations test-pages test-long-day test-oldest test-gpu gpu-report docs lint check-definitions ui clean
+.PHONY: help install install-dev demo demo-photos test test-slow test-mutations test-operations test-pages test-long-day test-oldest test-gpu gpu-report docs lint check-definitions ui clean
 
 help:
 	@sed -n 's/^# //p; s/^\([a-z-]*\):.*## /  make \1  /p' Makefile
@@ -56,9 +56,6 @@ test-slow: install-dev ## the tests that take minutes
 
 test-mutations: install-dev ## remove each guard of tests/mutations.py in turn, and run the test that must fail then
 	$(BIN)/python tests/mutations.py
-
-test-attacks: install-dev ## attack each reader of strangers' files, URLs and answers; prints how each attack ended, its seconds and memory
-	OMP_NUM_THREADS=1 PYTHONPATH=tests:tests/faults:tests/extensions/web $(BIN)/python -m harness.attacks
 
 test-operations: install-dev ## servers, daemon, browser, whole lineages: a part of test-slow
 	$(PYTEST) -n 4 --no-loadscope-reorder -m operations

@@ -1,13 +1,18 @@
-"""The artifact `corpus`, whatever its kind.
+"""The artifact `corpus`, whatever its kind, and pairs that a kind copies into tar shards of it.
 
 Does not belong here: any kind (`kinds`), digests and places of shards (`inventory`).
 """
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from react_pipeline.corpus.image_source import ImageSource
+from react_pipeline.corpus.inventory import take_stock, write_stock
+from react_pipeline.corpus.shards import SHARDS, PackedSample, pack
+from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.store import CACHE, Artifact, CorpusError
+from react_pipeline.store import CACHE, Artifact, CorpusError, Scratch
 
 POOL = f"{CACHE}/images"
 """Where images that came over the net are kept, for all domains of a store."""
@@ -32,19 +37,53 @@ def publish_corpus(project: Project) -> Artifact:
         ) from error
 
 
+def publish_pairs(
+    project: Project,
+    content: Any,
+    pairs: Iterable[PackedSample],
+    finish: Callable[[Path], Mapping[str, Any]] = lambda _: {},
+) -> Artifact:
+    """Publish the artifact `corpus` from pairs: key, image file, caption (UTF-8), and metadata.
+
+    Args:
+        content: The identity of the images and captions, as JSON, such as names and digests.
+        pairs: Read only if no artifact of this identity is there.
+        finish: Adds files to the artifact's folder, and gives further counts.
+
+    Raises:
+        CorpusError: If there is no pair.
+    """
+    count = 0
+
+    def counted() -> Iterator[PackedSample]:
+        nonlocal count
+        for pair in pairs:
+            count += 1
+            yield pair
+
+    def write(staging: Path, _: Scratch) -> dict[str, Any]:
+        (staging / SHARDS).mkdir()
+        pack(counted(), staging / SHARDS, 0)
+        if not count:
+            raise CorpusError("corpus: no pair")
+        table = take_stock(None, sorted((staging / SHARDS).iterdir()))
+        return {**write_stock(table, staging, str(staging)), "pairs": count, **finish(staging)}
+
+    return project.store.build(resolve(project, "corpus", content=content), write)
+
+
 def open_source(project: Project, corpus: Artifact) -> ImageSource:
     """Return the source of a corpus' images."""
     return project.config.corpus.open_images(corpus, project.store.root / POOL)
 
 
 def fetched_before(root: Path, before: float) -> list[Path]:
-    """Return the downloads in a store that ended before a time (seconds since 1970). The sets that
-    were made of them hold their own copies.
+    """Return the pools of images of a store that were last used before a time (seconds since 1970).
+    The sets that were made of them hold their own copies.
     """
-    downloads = (path for path in (root / POOL).glob("*/*") if path.is_dir())
     return [
         folder
-        for folder in downloads
+        for folder in (root / POOL).glob("*")
         if all(path.stat().st_mtime < before for path in (folder, *folder.iterdir()))
     ]
 

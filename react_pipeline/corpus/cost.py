@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from react_pipeline.corpus.corpus import count_pairs
-from react_pipeline.corpus.kinds.sharded import UNKNOWN_ROWS
+from react_pipeline.corpus.kinds import UNKNOWN_ROWS
 from react_pipeline.corpus.shards import ShardLocation, index_shard
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project

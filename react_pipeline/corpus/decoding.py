@@ -1,8 +1,8 @@
 """Decoding strangers' images in processes with limits of memory and processor time, which they may
 kill: what kills one costs that image and nothing else.
 
-Many images are decoded ahead by workers of torch's loader (`load_batches`), a few by a pool of one
-process (`decode_apart`). Does not belong here: decoding itself (`images`).
+Many images are decoded ahead by a pool of processes (`load_batches`), a few by a pool of one
+(`decode_apart`). Does not belong here: decoding itself (`images`).
 """
 
 import logging
@@ -12,9 +12,11 @@ import resource
 import signal
 import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from concurrent.futures import BrokenExecutor, Future
+from itertools import islice
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,6 @@ from typing import Any
 from PIL import Image
 
 from react_pipeline.corpus.images import BadImage, decode_image, decode_what_is_there
-from react_pipeline.store import ReactError
 
 DECODE_SECONDS = 20
 """Processor time for one image; images of 100 megapixels take two seconds."""
@@ -30,8 +31,9 @@ WORKER_BYTES = 4 << 30
 """Memory that a decoding process may take beyond what it has when it starts."""
 IDLE_SECONDS = 60
 """After this time a process without work ends; also that of a program that was killed."""
+BATCHES_AHEAD = 3
+"""Batches that each process loads or has loaded before they are asked for."""
 _SIGNAL = re.compile(r"SIG[A-Z0-9]+")
-_DEAD_WORKER = re.compile(r"DataLoader worker \(pid")
 
 logger = logging.getLogger(__name__)
 
@@ -51,184 +53,156 @@ def decode_apart(
     Raises:
         BadImage: As `decode_image`, or with reason `too_slow` or `killed_decoder`.
     """
-    return _decoder.decode(data, max_pixels, is_lenient)
+    image = (DECODE_SECONDS, data, max_pixels, is_lenient)
+    if _loaded:
+        return _decode(*image)
+    with _lock:  # of several images, which one killed it would not be known
+        try:
+            answer: tuple[Image.Image, bool] = _decoder.submit(_decode, *image).result()
+        except BrokenExecutor as error:
+            _decoder.pool = None
+            signals = ", ".join(_SIGNAL.findall(str(error)))
+            if "SIGXCPU" in signals:
+                raise BadImage("too_slow", f"more than {DECODE_SECONDS} s") from error
+            raise BadImage("killed_decoder", signals) from error
+        return answer
 
 
 def load_batches(
-    dataset: Any,
-    batches: Iterable[Any],
-    workers: int,
-    collate: Callable[[list[Any]], Any],
-    *,
-    pin_memory: bool = False,
-    spawn: bool = False,
+    dataset: Any, batches: Iterable[Any], workers: int, collate: Callable[[list[Any]], Any]
 ) -> Iterator[Any]:
-    """Yield batches of a dataset of torch that calls `decode_apart`, loaded ahead by `workers`
-    processes or, with 0, in this one.
+    """Yield batches of a dataset that calls `decode_apart`, loaded ahead by `workers` processes or,
+    with 0, in this one.
 
-    When a worker dies, what was being loaded is loaded again here, where each image is decoded
-    apart; then new workers go on.
+    The processes stay for the next call with this dataset. When one dies, what was being loaded is
+    loaded again here, where each image is decoded apart; then new ones go on.
 
     Args:
-        dataset: Gives, for an image that is not decoded, a row that says why.
-        spawn: Start fresh workers: they read from servers, whose client does not survive a fork.
-
-    Raises:
-        ReactError: If a worker died and none of its images is the reason.
+        dataset: Gives, for an image that is not decoded, a row that says why. Sent to each process
+            once.
     """
-    from torch.utils.data import DataLoader
-
-    pending: deque[Any] = deque()
-
-    def asked_for() -> Iterator[Any]:
-        for indices in batches:
-            pending.append(indices)
-            yield indices
-
-    source = asked_for()
-    while True:
-        loader: DataLoader[Any] = DataLoader(
-            dataset,
-            batch_sampler=source,
-            num_workers=workers,
-            collate_fn=collate,
-            pin_memory=pin_memory,
-            worker_init_fn=_start_worker if workers else None,
-            multiprocessing_context="spawn" if spawn and workers else None,
-        )
-        try:
-            for batch in _deaths_at_hand(loader):
-                pending.popleft()
-                yield batch
-            return
-        except RuntimeError as error:
-            if not _DEAD_WORKER.match(str(error)):
-                raise
-            killed = _decoder.killed
-            again = [collate([dataset[index] for index in indices]) for indices in pending]
-            if _decoder.killed == killed:
-                raise ReactError(
-                    "a decoding process died, probably out of memory; what is done is kept: run "
-                    "again, with fewer workers, a smaller batch, or more shared memory"
-                ) from error
-        logger.warning("%d image(s) killed a decoding process", _decoder.killed - killed)
-        pending.clear()
-        yield from again
-
-
-def _deaths_at_hand(loader: Iterable[Any]) -> Iterator[Any]:
-    """Yield the batches of a loader, and report the death of a worker only where a batch is asked
-    for.
-
-    By its handler of signals torch would raise it wherever the main thread is.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield from loader
+    global _loaders
+    if not workers:
+        yield from (collate([dataset[index] for index in indices]) for indices in batches)
         return
-    before = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
-    batches = iter(loader)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    start = (workers, _start_loading, WORKER_BYTES, dataset, collate)
+    if _loaders is None or _loaders.start != start:
+        _loaders = Processes(*start)
+    loaders, source = _loaders, iter(batches)
+    pending, futures = deque[Any](), deque[Future[Any]]()
     try:
-        yield from batches
+        while True:
+            try:
+                for indices in islice(source, BATCHES_AHEAD * workers - len(pending)):
+                    pending.append(indices)
+                    futures.append(loaders.submit(_load, indices))
+                if not pending:
+                    return
+                loaded = [futures.popleft().result()]
+                pending.popleft()
+            except BrokenExecutor:
+                logger.warning("a decoding process died; its images are decoded one by one")
+                loaders.pool = None
+                loaded = [collate([dataset[index] for index in indices]) for indices in pending]
+                pending.clear()
+                futures.clear()
+            yield from loaded
     finally:
-        with suppress(ValueError):  # ended by the garbage collector in another thread
-            signal.signal(signal.SIGCHLD, before)
+        for future in futures:
+            future.cancel()
 
 
-def _start_worker(_number: int) -> None:
-    # transformers' tokenizers warn where a process forks after their own threads began; here they
-    # need none.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    _limit_memory()
-    _decoder.is_here = True
-
-
-def _start_process() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which then ends it
-    _limit_memory()
-
-
-class _Decoder:
-    """The pool of one process of `decode_apart`.
+class Processes:
+    """Fresh processes, started when the first task comes; they end with this program, or idle.
 
     Attributes:
-        is_here: This process itself has limits, and may be killed.
-        killed: How many images killed it.
+        start: How many, and what each of them calls first.
+        pool: Their executor. Set it to None after one has died.
     """
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.is_here = False
-        self.killed = 0
+    def __init__(self, count: int, *start: Any) -> None:
+        """Start none yet."""
+        self.start = (count, *start)
         self.pool: Any = None
 
-    def decode(self, *image: Any) -> tuple[Image.Image, bool]:
-        if self.is_here:
-            return _decode(DECODE_SECONDS, *image)
-        with self.lock:  # of several images, which one killed it would not be known
-            # Not with torch's loader, whose start costs more; not from the standard library, whose
-            # processes run the user's script again. Its modules import each other, which threads
-            # must not do at once.
-            from joblib.externals.loky.process_executor import (
-                BrokenProcessPool,
-                ProcessPoolExecutor,
+    def submit(self, function: Callable[..., Any], *args: Any) -> "Future[Any]":
+        """Call a function in one of them; a `BrokenExecutor` if one dies meanwhile."""
+        if self.pool is None:
+            # Not from the standard library, whose processes run the user's script again.
+            from joblib.externals.loky.process_executor import ProcessPoolExecutor
+
+            count, start, *given = self.start
+            paths = os.pathsep.join(filter(None, sys.path))
+            self.pool = ProcessPoolExecutor(
+                count,
+                timeout=IDLE_SECONDS,
+                initializer=start,
+                initargs=tuple(given),
+                env={"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
             )
+            # Else a process that multiprocessing started waits for it when it ends.
+            Finalize(None, _shut_down, (weakref.ref(self.pool),), exitpriority=1)
+        future: Future[Any] = self.pool.submit(function, *args)
+        return future
 
-            if self.pool is None:
-                paths = os.pathsep.join(filter(None, sys.path))
-                self.pool = ProcessPoolExecutor(
-                    1, timeout=IDLE_SECONDS, initializer=_start_process, env={"PYTHONPATH": paths}
-                )
-                # Else a process that multiprocessing started waits for it when it ends.
-                Finalize(None, self.pool.shutdown, (True, True), exitpriority=1)
-            try:
-                answer: tuple[Image.Image, bool]
-                answer = self.pool.submit(_decode, DECODE_SECONDS, *image).result()
-            except BrokenProcessPool as error:
-                self.pool = None
-                self.killed += 1
-                signals = ", ".join(_SIGNAL.findall(str(error)))
-                if "SIGXCPU" in signals:
-                    raise BadImage("too_slow", f"more than {DECODE_SECONDS} s") from error
-                raise BadImage("killed_decoder", signals) from error
-            return answer
+    def end(self) -> None:
+        """End them now, whatever they do."""
+        if self.pool is not None:
+            self.pool.shutdown(kill_workers=True)
 
 
-_decoder = _Decoder()
+def _shut_down(pool: "weakref.ref[Any]") -> None:
+    if (there := pool()) is not None:
+        there.shutdown(kill_workers=True)
 
 
-def _forget() -> None:
-    # A forked process has no pool of its own yet, and the lock may be held.
-    _decoder.lock, _decoder.pool = threading.Lock(), None
+def _start(memory_bytes: int) -> None:
+    """Begin a process that images may kill."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which then ends it
+    # What asks for more gets a MemoryError, and its image is counted.
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + memory_bytes)
 
 
-os.register_at_fork(after_in_child=_forget)
+def _start_loading(memory_bytes: int, dataset: Any, collate: Callable[[list[Any]], Any]) -> None:
+    _start(memory_bytes)
+    _loaded.extend((dataset, collate))
+
+
+def _load(indices: Any) -> Any:
+    dataset, collate = _loaded
+    return collate([dataset[index] for index in indices])
 
 
 def _decode(
     seconds: int, data: bytes, max_pixels: int, is_lenient: bool
 ) -> tuple[Image.Image, bool]:
-    _limit_time(seconds)
+    # The kernel ends this process if the image takes so much processor time.
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + seconds) + 1)
     if is_lenient:
         return decode_what_is_there(data, max_pixels)
     return decode_image(data, max_pixels), False
 
 
-def _limit_memory() -> None:
-    """Let this process take no more than `WORKER_BYTES` in addition: what asks for more gets a
-    MemoryError, and its image is counted.
-    """
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    limit = pages * resource.getpagesize() + WORKER_BYTES
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    if hard == resource.RLIM_INFINITY or limit < hard:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+def _limit(what: int, amount: int) -> None:
+    hard = resource.getrlimit(what)[1]
+    resource.setrlimit(
+        what, (amount if hard == resource.RLIM_INFINITY else min(amount, hard), hard)
+    )
 
 
-def _limit_time(seconds: int) -> None:
-    """Let the kernel end this process if the next image takes so much processor time."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    end = int(used.ru_utime + used.ru_stime + seconds) + 1
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    end = end if hard == resource.RLIM_INFINITY else min(end, hard)
-    resource.setrlimit(resource.RLIMIT_CPU, (end, hard))
+_lock = threading.Lock()
+_decoder = Processes(1, _start, WORKER_BYTES)
+_loaders: Processes | None = None
+_loaded: list[Any] = []
+"""In a process of `load_batches`: its dataset, and what makes a batch of rows."""
+
+
+def _forget() -> None:
+    # A forked process has no pool of its own yet, and the lock may be held.
+    global _lock, _loaders
+    _lock, _loaders, _decoder.pool = threading.Lock(), None, None
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -18,7 +18,6 @@ from PIL import (
     ImageFile,
     ImageFont,
     ImageOps,
-    TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401 - Pillow only knows formats by name whose plugin was imported
 )
@@ -36,14 +35,6 @@ enormous.
 
 LAZY_PIXELS = 1 << 24
 """The largest image that may come undecoded."""
-MAX_SCANS = 100
-"""Scans of a JPEG; each is a pass over the image."""
-MAX_SCANNED_PIXELS = 1 << 30
-"""Pixels of a JPEG over all its scans: ten of 100 megapixels."""
-MAX_TILE_PIXELS = 1 << 24
-"""Pixels of a TIFF tile, which may be larger than its image; usual tiles have 2^18 at most."""
-_TILE_WIDTH, _TILE_LENGTH = 322, 323
-_SCAN = b"\xff\xda"
 
 THUMBNAIL_PIXELS = 88
 MANY_PIXELS = 1_000_000_000
@@ -89,7 +80,7 @@ class BadImage(BadSample):
     """Bytes that give no usable image.
 
     Its reason is `empty`, `not_an_image`, `truncated`, `corrupt`, `too_many_pixels`,
-    `too_elongated`, `too_many_scans`, `too_slow`, `too_much_memory`, `killed_decoder` or
+    `too_elongated`, `too_slow`, `too_much_memory`, `killed_decoder` or
     `unsupported_mode`.
     """
 
@@ -119,7 +110,6 @@ def decode_image(data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.I
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_size(*image.size, max_pixels)
-            _check_cost(image, data)
             if lazy and _can_wait(image):
                 return image
             image.load()
@@ -208,18 +198,6 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise BadImage("too_many_pixels", f"{width} x {height}, allowed are {max_pixels:,}")
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise BadImage("too_elongated", f"{width} x {height}")
-
-
-def _check_cost(image: Image.Image, data: bytes) -> None:
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        tags = image.tag_v2
-        pixels = int(tags.get(_TILE_WIDTH, 0)) * int(tags.get(_TILE_LENGTH, 0))
-        if pixels > MAX_TILE_PIXELS:
-            raise BadImage("too_many_pixels", f"{pixels:,} in a tile")
-    elif image.format == "JPEG":
-        pixels = image.width * image.height
-        if data.count(_SCAN) > MAX_SCANS or data.count(_SCAN) * pixels > MAX_SCANNED_PIXELS:
-            raise BadImage("too_many_scans", f"{data.count(_SCAN):,} of {pixels:,} pixels")
 
 
 def _can_wait(image: Image.Image) -> bool:

@@ -1,8 +1,7 @@
 """The inventory of a corpus' shards (`shards.parquet`): where each is, and what identifies its
-content.
+content, so that a changed shard gives another corpus.
 
-Does not belong here: which shards make a corpus (`corpus`), reading them (`shards`), remembering
-digests (`store`).
+Does not belong here: reading a tar (`shards`), remembering digests (`store`).
 """
 
 import json
@@ -14,14 +13,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from react_pipeline.corpus.kinds import Webdataset
 from react_pipeline.corpus.progress_lines import progress
-from react_pipeline.corpus.servers import Identity, RemoteShard, each, identify
-from react_pipeline.corpus.shards import ShardLocation
+from react_pipeline.corpus.remote import Identity, RemoteShard, find_remote, identify_all
+from react_pipeline.corpus.shards import IMAGE_EXTENSIONS, ShardLocation, index_shard
+from react_pipeline.lineage import resolve
+from react_pipeline.project import Project, find_files
 from react_pipeline.settings import StorageConfig, is_url
 from react_pipeline.store import (
     CACHE,
     Artifact,
     ChangedSource,
+    CorpusError,
+    Scratch,
     Store,
     remembered_sha256,
     sha256_of,
@@ -29,14 +33,86 @@ from react_pipeline.store import (
 )
 
 SHARDS_FILE = "shards.parquet"
+_FIELD = "corpus.shards"
+
+
+def publish_tar_corpus(project: Project, corpus: Webdataset) -> Artifact:
+    """Publish the artifact `corpus` of kind `webdataset`: `shards.parquet` with shard, path, bytes
+    and sha256 (see `take_stock`).
+
+    The user's shards stay where they are. Their identity is name, size and digest in order, so a
+    corpus that is moved to another folder stays the same corpus.
+
+    Raises:
+        CorpusError: If a pattern finds no tar, or a local shard is damaged, or none holds a pair.
+        SourceUnavailable: If a server does not answer.
+    """
+    locations = locate_shards(corpus)
+    table = take_stock(project.store, locations)
+    content: list[list[Any]] = [
+        [row.path.rpartition("/")[2], row.bytes, row.sha256] for row in table.itertuples()
+    ]
+
+    def write(staging: Path, _: Scratch) -> dict[str, Any]:
+        counts = _counted(locations, corpus.caption_extension)
+        folders = [str(path.parent) for path in locations if isinstance(path, Path)]
+        root = os.path.commonpath(folders) if folders else ""
+        written = write_stock(table, staging, root)
+        return {**written, **counts, **({"root": root} if root else {})}
+
+    artifact = project.store.build(resolve(project, "corpus", content=content), write)
+    # They may move, and the artifact never changes.
+    write_atomically(_place_file(artifact), json.dumps(list(map(str, locations))))
+    return artifact
+
+
+def locate_shards(corpus: Webdataset) -> list[ShardLocation]:
+    """Return every shard that `corpus.shards` names, as `find_files` orders them; only buckets are
+    asked.
+
+    Raises:
+        CorpusError: Naming the pattern that finds no tar.
+        SourceUnavailable: If an object store does not answer.
+    """
+    locations: dict[ShardLocation, ShardLocation] = {}
+    for pattern in corpus.shards:
+        if is_url(pattern):
+            shards = find_remote(pattern, corpus.storage, _FIELD)
+            locations |= {shard: shard for shard in shards}
+        else:
+            files = find_files([pattern], (".tar",), _FIELD)
+            locations |= {path.resolve(): path for path in files if path.resolve() not in locations}
+    return list(locations.values())
+
+
+def _counted(locations: list[ShardLocation], caption_extension: str) -> dict[str, int]:
+    """Return how many pairs there are, if all shards are local; damaged ones are refused.
+
+    Remote shards are read when they are embedded: to count pairs, thousands of places would be.
+    """
+    local = [location for location in locations if isinstance(location, Path)]
+    pairs = 0
+    extensions = set[str]()
+    for location in progress(local, "indexing shards", "shard", len(local)):
+        index = index_shard(location)
+        pairs += index.pairs(caption_extension)
+        extensions |= index.extensions
+    if len(local) < len(locations):
+        return {}
+    if not pairs:
+        raise CorpusError(
+            f"corpus.shards: no pair in {len(local)} shards: a sample needs an image "
+            f"({', '.join(IMAGE_EXTENSIONS)}) and a caption ({caption_extension}) under one key; "
+            f"extensions found: {sorted(extensions) or 'none'}"
+        )
+    return {"pairs": pairs}
 
 
 def take_stock(store: Store | None, locations: Sequence[ShardLocation]) -> pd.DataFrame:
-    """Return one row a shard: shard (its number), path (or URL), bytes, sha256, and of a remote one
-    storage.
+    """Return one row a shard: shard (its number), path (or URL), bytes, sha256.
 
     `sha256` is the digest of a local shard's bytes. A remote shard is not read: there it is the
-    digest of what its server reports (see `servers.Identity`). In both cases equal digests mean
+    digest of what its server reports (see `remote.Identity`). In both cases equal digests mean
     equal shards. The store remembers those of local shards; with None nothing is remembered.
 
     Raises:
@@ -49,13 +125,12 @@ def take_stock(store: Store | None, locations: Sequence[ShardLocation]) -> pd.Da
         "path": list(map(str, locations)),
         "bytes": [identity.size_bytes for identity in identities],
         "sha256": [identity.digest for identity in identities],
-        "storage": list(map(_storage_of, locations)),
     }
     return pd.DataFrame(columns).astype({"bytes": "int64"})
 
 
 def _identities(store: Store | None, locations: Sequence[ShardLocation]) -> Iterator[Identity]:
-    remote = each(identify, [shard for shard in locations if isinstance(shard, RemoteShard)])
+    remote = identify_all([shard for shard in locations if isinstance(shard, RemoteShard)])
     for location in progress(locations, "checking shards", "shard", len(locations)):
         if isinstance(location, RemoteShard):
             yield next(remote)
@@ -64,103 +139,53 @@ def _identities(store: Store | None, locations: Sequence[ShardLocation]) -> Iter
             yield Identity(location.stat().st_size, "", digest)
 
 
-def take_stock_of(staging: Path, shards: Sequence[Path]) -> dict[str, Any]:
-    """Write `shards.parquet` of shards that are part of the artifact; the counts that go
-    with it.
-    """
-    table = take_stock(None, shards)
-    table["path"] = [Path(path).relative_to(staging).as_posix() for path in table["path"]]
-    return _write(table, staging)
-
-
-def write_stock(table: pd.DataFrame, staging: Path) -> dict[str, Any]:
+def write_stock(table: pd.DataFrame, staging: Path, root: str) -> dict[str, Any]:
     """Write `shards.parquet`, and return the counts that go with it.
 
-    Paths of local shards are relative to the innermost folder that holds all of them, which is the
-    count `root`: equal shards elsewhere give an equal file.
+    Paths of local shards are relative to `root`: equal shards elsewhere give an equal file.
     """
-    folders = [str(Path(path).parent) for path in table["path"] if not is_url(path)]
-    root = os.path.commonpath(folders) if folders else ""
     paths = [path if is_url(path) else os.path.relpath(path, root) for path in table["path"]]
-    return _write(table.assign(path=paths), staging) | ({"root": root} if root else {})
-
-
-def _write(table: pd.DataFrame, staging: Path) -> dict[str, Any]:
-    table.to_parquet(staging / SHARDS_FILE, index=False)
+    table.assign(path=paths).to_parquet(staging / SHARDS_FILE, index=False)
     return {"shards": len(table), "bytes": int(table["bytes"].sum())}
 
 
-def shard_paths(artifact: Artifact) -> list[ShardLocation]:
-    """Return where each shard is: an absolute path, or a `RemoteShard`; the position in the list is
-    the shard's number.
+def shard_paths(artifact: Artifact, storage: StorageConfig) -> list[ShardLocation]:
+    """Return where each shard is: an absolute path, or a `RemoteShard`, which `storage` reaches;
+    the position in the list is the shard's number.
     """
-    table = pd.read_parquet(artifact.file(SHARDS_FILE))
+    paths = pd.read_parquet(artifact.file(SHARDS_FILE))["path"].tolist()
+    if (moved := _place_file(artifact)).exists():
+        paths = json.loads(moved.read_text())
     folder = artifact.path / artifact.counts.get("root", "")
-    entries = zip(table["path"], table["storage"], strict=True)
-    locations: list[ShardLocation] = []
-    for path, storage in place_of(artifact.root, artifact.fingerprint, recorded=entries):
-        if is_url(path):
-            locations.append(RemoteShard(path, StorageConfig.model_validate_json(storage)))
-        else:
-            locations.append(folder / path)
-    return locations
+    return [RemoteShard(path, storage) if is_url(path) else folder / path for path in paths]
 
 
-def remember_locations(artifact: Artifact, locations: Sequence[ShardLocation]) -> None:
-    """Keep where the shards of a corpus are now, for `shard_paths`."""
-    remember_place(artifact, [(str(location), _storage_of(location)) for location in locations])
-
-
-def _storage_of(location: ShardLocation) -> str | None:
-    if isinstance(location, Path):
-        return None
-    return location.storage.model_dump_json(exclude_defaults=True)
-
-
-def remember_place(artifact: Artifact, place: Any) -> None:
-    """Keep where the files of a corpus are now (JSON): they may move, and the artifact never
-    changes.
-    """
-    write_atomically(_place_file(artifact.root, artifact.fingerprint), json.dumps(place))
-
-
-def place_of(root: Path, corpus: str, recorded: Any) -> Any:
-    """Return where the files of the corpus of a fingerprint are now; `recorded` if they have not
-    moved since.
-    """
-    file = _place_file(root, corpus)
-    return json.loads(file.read_text()) if file.exists() else recorded
-
-
-def check_shards(store: Store, artifact: Artifact) -> list[ShardLocation]:
+def check_shards(store: Store, artifact: Artifact, storage: StorageConfig) -> list[ShardLocation]:
     """Return `shard_paths` after checking that every shard is still the one that was published.
 
     Raises:
         ChangedSource: Naming the shard that is missing or has changed.
         SourceUnavailable: Naming the shard whose server does not answer.
     """
-    locations = shard_paths(artifact)
-    recorded = dict(
-        zip(locations, pd.read_parquet(artifact.file(SHARDS_FILE))["sha256"], strict=True)
-    )
+    locations = shard_paths(artifact, storage)
+    digests = pd.read_parquet(artifact.file(SHARDS_FILE))["sha256"]
+    recorded = dict(zip(locations, digests, strict=True))
     # Shards of the artifact are verified as its files.
     outside = [
         shard
         for shard in locations
         if isinstance(shard, RemoteShard) or not shard.is_relative_to(artifact.path)
     ]
+    there = [shard for shard in outside if isinstance(shard, RemoteShard) or shard.is_file()]
+    found = dict(zip(there, _identities(store, there), strict=True))
     for shard in outside:
-        if isinstance(shard, Path) and not shard.is_file():
-            raise _changed(shard, "is gone")
-    for shard, identity in zip(outside, _identities(store, outside), strict=True):
-        if identity.digest != recorded[shard]:
-            raise _changed(shard, "has changed since `corpus` was materialized")
+        if shard not in found or found[shard].digest != recorded[shard]:
+            raise ChangedSource(
+                f"{shard}: is gone or has changed since `corpus` was materialized; put it back, or "
+                "materialize `corpus` again"
+            )
     return locations
 
 
-def _changed(shard: ShardLocation, how: str) -> ChangedSource:
-    return ChangedSource(f"{shard}: {how}; put it back, or materialize `corpus` again")
-
-
-def _place_file(root: Path, corpus: str) -> Path:
-    return root / CACHE / "corpus_places" / f"{corpus}.json"
+def _place_file(artifact: Artifact) -> Path:
+    return artifact.root / CACHE / "corpus_places" / f"{artifact.fingerprint}.json"

@@ -15,7 +15,7 @@ import pandas as pd
 
 from react_pipeline.corpus.images import BadSample
 from react_pipeline.corpus.inventory import SHARDS_FILE, check_shards
-from react_pipeline.corpus.kinds.listed import ListedCorpus, ListedPair
+from react_pipeline.corpus.kinds import ListedCorpus, ListedPair
 from react_pipeline.corpus.shards import Member, Sample, ShardLocation, index_shard
 from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import MAX_IMAGE_BYTES, Artifact, Store
@@ -86,7 +86,7 @@ def parts_of(store: Store, kind: CorpusConfig, corpus: Artifact) -> Iterator[Par
                 return
             yield Part(number, "", some)
     digests = pd.read_parquet(corpus.file(SHARDS_FILE))["sha256"]
-    places = zip(digests, check_shards(store, corpus), strict=True)
+    places = zip(digests, check_shards(store, corpus, kind.access()[0]), strict=True)
     yield from (Part(number, *shard) for number, shard in enumerate(places))
 
 

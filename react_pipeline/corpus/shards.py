@@ -2,7 +2,7 @@
 writing them.
 
 Names of members are labels, never paths: nothing is ever extracted. Does not belong here: which
-shards make a corpus (`corpus`), requests to servers (`servers`), decoding (`images`).
+shards make a corpus (`corpus`), requests to servers (`remote`), decoding (`images`).
 """
 
 import io
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, TypeVar
 
 from react_pipeline.corpus.images import extension_of
-from react_pipeline.corpus.servers import RemoteShard, server_of
+from react_pipeline.corpus.remote import RemoteShard, open_remote
 from react_pipeline.project import text_of
 from react_pipeline.store import CorpusError, open_regular
 
@@ -114,7 +114,7 @@ def open_shard(location: ShardLocation) -> BinaryIO:
         SourceUnavailable: If its server does not answer; reading may raise both too.
     """
     if isinstance(location, RemoteShard):
-        return server_of(location.url).open(location)
+        return open_remote(location)
     try:
         return open_regular(location)
     except OSError as error:

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from react_pipeline.store import CorpusError, open_regular
 
+_OF_THE_MACHINE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
 BATCH_ROWS = 8_192
 """A file keeps a repeated cell once, and a batch holds it for each of its rows."""
-_OF_THE_MACHINE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
 
 
 @contextmanager

@@ -1,4 +1,6 @@
+from .embed import INSTALL_CLIP_RETRIEVAL as INSTALL_CLIP_RETRIEVAL
 from .embed import embed_corpus as embed_corpus
+from .embed import require_clip_retrieval as require_clip_retrieval
 from .encoder import CPU_IMAGES as CPU_IMAGES
 from .encoder import LONG_RUN as LONG_RUN
 from .encoder import Encoder as Encoder
@@ -7,13 +9,6 @@ from .fused import Features as Features
 from .fused import convert as convert
 from .fused import write_graph as write_graph
 from .images import encode_fetched as encode_fetched
-from .installed import INSTALL_CLIP_RETRIEVAL as INSTALL_CLIP_RETRIEVAL
-from .installed import require_clip_retrieval as require_clip_retrieval
-from .mapped_vectors import DAMAGED_REMEDY as DAMAGED_REMEDY
-from .mapped_vectors import file_of as file_of
-from .mapped_vectors import is_mappable as is_mappable
-from .mapped_vectors import open_vectors as open_vectors
-from .mapped_vectors import whole_vectors as whole_vectors
 from .parts import UNIT_TOLERANCE as UNIT_TOLERANCE
 from .parts import Rows as Rows
 from .parts import Vectors as Vectors
@@ -24,7 +19,6 @@ from .vectors import FOLDERS as FOLDERS
 from .vectors import GROUPS_FILE as GROUPS_FILE
 from .vectors import LEDGER_FILE as LEDGER_FILE
 from .vectors import METADATA as METADATA
-from .vectors import READY_FILE as READY_FILE
 from .vectors import Side as Side
 from .vectors import field_names as field_names
 from .vectors import read_metadata as read_metadata

@@ -1,13 +1,11 @@
 """Shards that were embedded before: found in the store, and linked instead of encoded again.
 
 A shard is taken over if it has the same SHA-256, and was embedded by the same encoder with the same
-configuration and code. Then its files are what encoding would give. Where images are asked for
-after captions, the vectors of captions are those of before.
+configuration and code. Then its files are what encoding would give.
 """
 
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,63 +26,35 @@ from react_pipeline.store import (
     remove,
 )
 
-_OF_CAPTIONS = ("precision", "max_pixels", "max_caption_chars")
+Earlier = dict[str, tuple[Artifact, int, dict[str, Any]]]
+"""Artifact, number and record of a shard that was embedded before, by its digest."""
 
 logger = logging.getLogger(__name__)
 
 
-class Earlier(dict[str, tuple[Artifact, int, dict[str, Any]]]):
-    """Artifact, number and record of a shard that was embedded before, by its digest."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ledgers: dict[str, dict[Any, pd.DataFrame]] = {}
-        """By artifact and number of the shard; each is read once."""
-
-
 def embedded_before(store: Store, inputs: Inputs) -> Earlier:
     """Find the shards of the store that were embedded by the same encoder, configuration and
-    code.
+    code; an artifact that cannot be read is passed over.
     """
-    shards = Earlier()
-    for artifact in _alike(store, inputs, dict(inputs.config), [GROUPS_FILE, LEDGER_FILE]):
-        lines = artifact.file(GROUPS_FILE).read_text(encoding="utf-8").splitlines()
-        for number, record in enumerate(map(json.loads, lines)):
-            if record["digest"]:
-                shards[record["digest"]] = artifact, number, record
-    return shards
-
-
-def captions_before(store: Store, inputs: Inputs) -> Artifact | None:
-    """Find embeddings of the same corpus with captions alone, whose vectors an artifact with images
-    has too.
-    """
-    if inputs.config.get("encode") != "both":
-        return None
-    config = {name: inputs.config[name] for name in _OF_CAPTIONS} | {"encode": "captions"}
-    corpus = inputs.parents["corpus"].fingerprint
-    alike = _alike(store, inputs, config, [GROUPS_FILE])
-    return next((artifact for artifact in alike if artifact.parents["corpus"] == corpus), None)
-
-
-def _alike(
-    store: Store, inputs: Inputs, config: dict[str, Any], files: list[str]
-) -> Iterator[Artifact]:
-    """Yield the embeddings by the same encoder and code that have a configuration; what cannot be
-    read is passed over.
-    """
+    shards: Earlier = {}
     encoder = encoder_in(inputs.parents)
-    wanted = inputs.parents[encoder].fingerprint, config, inputs.code_version
+    wanted = inputs.parents[encoder].fingerprint, dict(inputs.config), inputs.code_version
     for fingerprint in store.versions(inputs.stage, inputs.key):
         try:
             artifact = store.open(inputs.stage, inputs.key, fingerprint)
             manifest = artifact.manifest
             made_by = artifact.parents[encoder], manifest["config"], manifest["code_version"]
-            if made_by == wanted:
-                artifact.folder_with(files)
-                yield artifact
+            if made_by != wanted:
+                continue
+            ledger = dict(iter(pd.read_parquet(artifact.file(LEDGER_FILE)).groupby("shard")))
+            lines = artifact.file(GROUPS_FILE).read_text(encoding="utf-8").splitlines()
+            for number, record in enumerate(map(json.loads, lines)):
+                if record["digest"]:
+                    rows = ledger.get(number, pd.DataFrame()).itertuples(index=False, name=None)
+                    shards[record["digest"]] = artifact, number, {**record, "ledger": list(rows)}
         except (CorruptArtifact, MissingArtifact, KeyError) as error:
             logger.info("%s: nothing is taken over from it (%s)", fingerprint, error)
+    return shards
 
 
 def take_over(earlier: Earlier, part: Part, folder: Path) -> dict[str, Any] | None:
@@ -96,20 +66,13 @@ def take_over(earlier: Earlier, part: Part, folder: Path) -> dict[str, Any] | No
     artifact, number, record = earlier[part.digest]
     try:
         _link(artifact, number, part.number, folder)
-        rows: list[Any] = []
-        if record["reasons"]:
-            ledgers = earlier.ledgers
-            if artifact.fingerprint not in ledgers:
-                file = artifact.file(LEDGER_FILE)
-                ledgers[artifact.fingerprint] = dict(iter(pd.read_parquet(file).groupby("shard")))
-            ledger = ledgers[artifact.fingerprint][number].assign(shard=part.number)
-            rows = list(ledger.itertuples(index=False, name=None))
     except (CorruptArtifact, OSError, pa.ArrowInvalid) as error:
         logger.warning("embeddings of an earlier shard are not taken over: %s", error)
         for path in folder.iterdir():
             remove(path)
         return None
-    return {**record, "ledger": rows, "reused_rows": record["rows"], "seconds": 0}
+    ledger = [(part.number, *row[1:]) for row in record["ledger"]]
+    return {**record, "ledger": ledger, "reused_rows": record["rows"], "seconds": 0}
 
 
 def _link(artifact: Artifact, old: int, new: int, folder: Path) -> None:

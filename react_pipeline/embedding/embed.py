@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -21,11 +22,15 @@ from react_pipeline.embedding.vectors import GROUPS_FILE, LEDGER_FILE
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster, on_cluster, require_shared, spread
 from react_pipeline.stage import CORPUS_EMBEDDINGS, encoder_in
-from react_pipeline.store import Artifact, CorpusError, Inputs, Scratch
+from react_pipeline.store import Artifact, CorpusError, InputError, Inputs, Scratch
 
 if TYPE_CHECKING:
     from react_pipeline.embedding.part_encoder import PartEncoder
 
+INSTALL_CLIP_RETRIEVAL = "pip install --no-deps clip-retrieval==2.45.0 all-clip==1.3.0"
+"""Installed without its requirements: its metadata caps numpy, pyarrow and open_clip, its code does
+not.
+"""
 _LEDGER = pa.schema(
     [
         ("shard", pa.int32()),
@@ -35,6 +40,16 @@ _LEDGER = pa.schema(
 _RECORDED = ("digest", "rows", "reasons", "captions_cut", "metadata_ignored")
 """Fields of a part for later builds. Equal inputs give equal files: no times, no device."""
 _SUMMED = ("rows", "reused_rows", "captions_cut", "metadata_ignored", "seconds")
+
+
+def require_clip_retrieval() -> None:
+    """Refuse to go on without clip-retrieval.
+
+    Raises:
+        InputError: With the command that installs it.
+    """
+    if find_spec("clip_retrieval") is None or find_spec("all_clip") is None:
+        raise InputError(f"clip-retrieval is not installed; run: {INSTALL_CLIP_RETRIEVAL}")
 
 
 def embed_corpus(project: Project) -> Artifact:
@@ -62,7 +77,7 @@ def embed_corpus(project: Project) -> Artifact:
 
 def _embed(project: Project, inputs: Inputs, staging: Path, scratch: Scratch) -> dict[str, Any]:
     from react_pipeline.clip import read_config  # loads torch
-    from react_pipeline.embedding.earlier import captions_before, embedded_before, take_over
+    from react_pipeline.embedding.earlier import embedded_before, take_over
     from react_pipeline.embedding.encoder import LONG_RUN
     from react_pipeline.embedding.part_encoder import PartEncoder, load_encoder, require_good
 
@@ -71,8 +86,7 @@ def _embed(project: Project, inputs: Inputs, staging: Path, scratch: Scratch) ->
     base = inputs.parents[encoder_in(inputs.parents)]
     pairs = count_pairs(corpus)
     long_run = pairs is None or pairs >= LONG_RUN
-    captions = captions_before(project.store, inputs)
-    encoder = PartEncoder(config, base.path, corpus, long_run, captions)
+    encoder = PartEncoder(config, base.path, corpus, long_run)
     earlier = embedded_before(project.store, inputs)
 
     def write(part: Part, folder: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -25,12 +26,11 @@ from react_pipeline.corpus import (
     ListedPair,
     Part,
     Skipped,
-    load_batches,
     too_many_failed,
 )
+from react_pipeline.embedding.embed import require_clip_retrieval
 from react_pipeline.embedding.encoder import Encoder
-from react_pipeline.embedding.images import encode_fetched
-from react_pipeline.embedding.installed import require_clip_retrieval
+from react_pipeline.embedding.images import encode_fetched, read_ahead
 from react_pipeline.embedding.parts import Vectors, bad_rows
 from react_pipeline.embedding.vectors import FOLDERS, METADATA, Side
 from react_pipeline.settings import CorpusConfig, PipelineConfig
@@ -44,6 +44,8 @@ with warnings.catch_warnings():
 
 MAX_FIELD_NAMES = 256
 """How many different metadata fields one part keeps."""
+TOKENS_AHEAD = 4
+"""Batches of captions that are tokens before they are encoded."""
 _EXAMPLES = 3
 _DIGITS = 6
 """Width of the number of a part in the names of its files."""
@@ -63,8 +65,6 @@ class PartEncoder:
     checkpoint: Path
     corpus: Artifact
     long_run: bool
-    captions: Artifact | None = None
-    """Embeddings that have the vectors of all captions."""
 
     @property
     def encoder(self) -> Encoder:
@@ -105,11 +105,7 @@ class PartEncoder:
             "metadata_ignored": listing.metadata_ignored,
         }
         require_good(kind, part, record)  # before it is kept, so that it is tried again
-        if self.captions is None:
-            vectors["text"] = self._encode_captions(table)
-        else:
-            name = vectors_file("text", part.number)
-            vectors["text"] = np.load(self.captions.file(name))[table.index]
+        vectors["text"] = self._encode_captions(table)
         if len(table):
             _write(folder, part.number, table, vectors)
         return {
@@ -138,15 +134,13 @@ class PartEncoder:
         return Skipped(pair.key, reason, detail, kind.source_of(pair.fields) or url)
 
     def _encode_captions(self, table: pd.DataFrame) -> Vectors:
-        """Encode captions; tokens are made by the processes of `embedding`."""
+        """Encode captions; a thread makes their tokens."""
         size = self.config.embedding.batch_size
         captions = table["caption"].tolist()
-        batches = [captions[start : start + size] for start in range(0, len(captions), size)]
-        workers = min(self.config.embedding.worker_count, len(batches) // 64)
         clip = self.encoder.clip
-        positions = (range(start, start + 1) for start in range(len(batches)))
-        tokens = load_batches(batches, positions, workers, lambda part: clip.tokenizer(part[0]))
-        vectors = [self.encoder.texts(batch).numpy() for batch in tokens]
+        batches = (captions[start : start + size] for start in range(0, len(captions), size))
+        with closing(read_ahead(map(clip.tokenizer, batches), TOKENS_AHEAD)) as tokens:
+            vectors = [self.encoder.texts(batch).numpy() for batch in tokens]
         encoded = np.concatenate([np.empty((0, clip.dimension), np.float32), *vectors])
         for row in bad_rows(encoded).tolist():
             raise CorpusError(

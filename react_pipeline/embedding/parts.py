@@ -6,7 +6,7 @@ may hold so many open, and opening all takes seconds. Which files there are says
 N rows, D width.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from react_pipeline.embedding.mapped_vectors import open_vectors
-from react_pipeline.store import CorpusError, CorruptArtifact
+from react_pipeline.store import CorruptArtifact
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -31,23 +30,14 @@ class Parts:
     Attributes:
         names: Below the folder, in the order of rows.
         starts: The first row of each file, and the number of all rows.
-        check: Called with the name of each file before it is read; raises if it must not be.
     """
 
     folder: Path
     names: Sequence[str]
     starts: Rows
-    check: Callable[[str], None] | None = None
 
     def path(self, number: int) -> Path:
-        """Return a file, by its number.
-
-        Raises:
-            CorpusError: If it is one of ready embeddings, and is gone or has changed since it was
-                adopted.
-        """
-        if self.check is not None:
-            self.check(self.names[number])
+        """Return a file, by its number."""
         return self.folder / self.names[number]
 
     def holding(self, rows: Rows) -> Iterator[tuple[int, Rows, Rows]]:
@@ -68,21 +58,19 @@ class Parts:
         """Map a file of vectors (rows, D); only the pages that are used will be read.
 
         Raises:
-            CorpusError: As of `path`.
             CorruptArtifact: If it is not an array.
         """
         path = self.path(number)
         try:
-            return open_vectors(path)
-        except CorpusError as error:
-            if self.check is not None:
-                raise
+            vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
             raise CorruptArtifact(
                 f"{path}: no array of vectors; rematerialize `corpus_embeddings`"
             ) from error
+        return np.asarray(vectors)
 
     def parquet(self, number: int) -> pq.ParquetFile:
-        """Open a file of metadata, to be closed by the caller; errors as of `mapped`."""
+        """Open a file of metadata, to be closed by the caller."""
         return pq.ParquetFile(self.path(number))
 
 

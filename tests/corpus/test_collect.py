@@ -98,47 +98,27 @@ def test_webdataset_reads_the_shards_too(
     }
 
 
-def test_captions_and_class_names_of_any_letters_survive(
-    tmp_path: Path, rows: pd.DataFrame, shards: list[Path]
-) -> None:
-    odd = rows.head(2).assign(caption=["café ../../x \N{DOG}", ""], **{"class": ["a/b", "\N{CAT}"]})
-    read = {
-        row: (caption, name)
-        for row, _, caption, name in CollectedPairs(publish(tmp_path / "store", odd, shards))
-    }
-    assert set(read.values()) == {("café ../../x \N{DOG}", "a/b"), ("", "\N{CAT}")}
-
-
+@pytest.mark.parametrize("how", ["changed", "cut", "gone"])
 def test_an_image_unlike_the_embedded_one_is_refused(
-    tmp_path: Path, rows: pd.DataFrame, shards: list[Path]
+    tmp_path: Path, rows: pd.DataFrame, shards: list[Path], how: str
 ) -> None:
     victim = rows.iloc[4]
-    with shards[victim["shard"]].open("r+b") as file:
-        file.seek(victim["image_offset"] + 20)
-        file.write(b"x")
-    with pytest.raises(CorpusError) as raised:
-        publish(tmp_path / "store", rows, shards)
-    assert str(shards[victim["shard"]]) in str(raised.value)
-    assert victim["image_path"] in str(raised.value)
-
-
-def test_a_shard_that_is_gone_or_cut_is_named(
-    tmp_path: Path, rows: pd.DataFrame, shards: list[Path]
-) -> None:
-    shards[1].write_bytes(shards[1].read_bytes()[:2_000])
-    with pytest.raises(CorpusError, match=r"00001\.tar"):
-        publish(tmp_path / "store", rows, shards)
-    shards[1].unlink()
-    with pytest.raises(CorpusError, match=r"00001\.tar"):
+    path = shards[victim["shard"]]
+    data = bytearray(path.read_bytes())
+    data[victim["image_offset"] + 20] ^= 1
+    path.write_bytes(data if how == "changed" else data[: victim["image_offset"] + 9])
+    if how == "gone":
+        path.unlink()
+    with pytest.raises(CorpusError, match=path.name):
         publish(tmp_path / "store", rows, shards)
 
 
 def test_texts_are_kept_once_and_reach_processes_by_path(
     tmp_path: Path, rows: pd.DataFrame, shards: list[Path]
 ) -> None:
-    alike = rows.assign(caption=["one", "two", *["three"] * (len(rows) - 2)])
+    alike = rows.assign(caption=["café ../../x \N{DOG}", "", *["three"] * (len(rows) - 2)])
     pairs = CollectedPairs(publish(tmp_path / "store", alike, shards))
-    assert sorted(pairs.captions.to_pylist()) == ["one", "three", "two"]
+    assert sorted(pairs.captions.to_pylist()) == ["", "café ../../x \N{DOG}", "three"]
     assert sorted(pairs.classes) == ["class 0", "class 1", "class 2"]
     sent = pickle.dumps(pairs)
     assert len(sent) < 10_000

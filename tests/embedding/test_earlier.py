@@ -23,7 +23,6 @@ from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import LEDGER_FILE, read_metadata, vector_files
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.errors import CorpusError
 
 MakeProject = Callable[..., Project]
 SIDES = ("image", "text")
@@ -129,39 +128,6 @@ def test_a_grown_corpus_embeds_what_is_new_and_links_the_rest(
     assert store.open("corpus_embeddings", "all", old.fingerprint).counts == old.counts
 
 
-def test_moved_shards_keep_their_vectors_under_new_numbers(
-    make_project: MakeProject, shards: dict[str, Path]
-) -> None:
-    embedded(make_project, [shards["a"], shards["e"], shards["b"], shards["bad"]])
-    changed = [shards["f"], shards["bad"], shards["a"], shards["b"]]
-    artifact = embedded(make_project, changed)
-    assert (artifact.counts["rows"], artifact.counts["reused_rows"]) == (15, 11)
-    assert set(read_metadata(artifact, ["shard"])["shard"]) == {0, 1, 2, 3}
-    require_same(artifact, embedded(make_project, changed, "scratch"))
-
-
-def test_a_ledger_is_read_once_and_only_where_needed(
-    make_project: MakeProject, shards: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copy = shards["bad"].with_name("bad2.tar")
-    bad = {f"worse{n}": {**pair("cross", "blue", n), "png": b"<html>"} for n in range(2)}
-    write_shard(copy, {**bad, "good": pair("circle", "red", 99)})
-    embedded(make_project, [shards["a"], shards["bad"], copy])
-    read, ledgers = pd.read_parquet, list[Path]()
-
-    def counted(path: Path, **options: object) -> pd.DataFrame:
-        ledgers.extend([path] if path.name == LEDGER_FILE else [])
-        return read(path, **options)
-
-    monkeypatch.setattr(module.pd, "read_parquet", counted)
-    assert embedded(make_project, [shards["a"], shards["e"]]).counts["reused_rows"] == PAIRS
-    assert not ledgers
-    changed = [copy, shards["bad"], shards["f"]]
-    grown = embedded(make_project, changed)
-    assert len(ledgers) == 1
-    require_same(grown, embedded(make_project, changed, "scratch"))
-
-
 def test_a_shard_that_cannot_be_linked_whole_is_encoded_anew(
     make_project: MakeProject, shards: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,11 +183,3 @@ def test_older_embeddings_of_the_same_configuration_are_reused(
     assert again.counts["reused_rows"] == PAIRS
     still_cut = embedded(make_project, [shards["f"], shards["e"]], corpus={"max_caption_chars": 8})
     assert (still_cut.counts["reused_rows"], still_cut.counts["captions_cut"]) == (PAIRS, 8)
-
-
-def test_a_stricter_limit_on_bad_samples_holds_for_reuse(
-    make_project: MakeProject, shards: dict[str, Path]
-) -> None:
-    embedded(make_project, [shards["bad"]])
-    with pytest.raises(CorpusError, match=r"bad\.tar"):
-        embedded(make_project, [shards["bad"], shards["a"]], corpus={"max_bad_fraction": 0.1})

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from support.drawings import draw
 from torch import Tensor
 
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.embedding import encoder as encoder_module
-from react_pipeline.embedding.encoder import Encoder, parts_of_like_length
+from react_pipeline.embedding.encoder import Encoder
 
 CAPTIONS = [
     "a red circle",
@@ -50,14 +47,6 @@ def test_vectors_are_the_models_own_in_the_order_given(
     assert torch.equal(texts[0], texts[3])
 
 
-def test_pixels_are_those_of_models_preprocessing_bit_by_bit(clip: Clip) -> None:
-    encoder = Encoder(clip, "fp32")
-    image = draw("cross", "blue", 1)
-    pixels = encoder.to_tensor(image)
-    assert pixels.dtype == torch.uint8
-    assert torch.equal(encoder.images(pixels[None]), encoder.images(clip.preprocess(image)[None]))
-
-
 def test_equal_texts_of_a_batch_are_encoded_once(
     clip: Clip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,24 +62,6 @@ def test_equal_texts_of_a_batch_are_encoded_once(
     vectors = encoder.texts(clip.tokenizer(CAPTIONS))
     assert sum(encoded) == len(set(CAPTIONS)) < len(CAPTIONS)
     assert vectors == pytest.approx(clip.encode_texts(CAPTIONS), abs=1e-6)
-
-
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.integers(1, 77), max_size=60), st.integers(1, 200))
-def test_parts_hold_every_row_once_and_no_more_than_allowed(
-    lengths: list[int], tokens_at_once: int
-) -> None:
-    lengths.sort()
-    parts = parts_of_like_length(lengths, tokens_at_once)
-    assert [row for part in parts for row in range(part.start, part.stop)] == list(
-        range(len(lengths))
-    )
-    for part in parts:
-        size = part.stop - part.start
-        assert size == 1 or size * lengths[part.stop - 1] <= tokens_at_once
-    for one, other in pairwise(parts):
-        # No part could have taken the next row too.
-        assert (one.stop - one.start + 1) * lengths[other.start] > tokens_at_once
 
 
 def test_convolutions_are_laid_out_by_channels_and_give_same(clip: Clip) -> None:

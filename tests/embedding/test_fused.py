@@ -102,25 +102,18 @@ def test_long_runs_convert_convolutions_once_and_give_the_same(
     assert converted == [clip.model.visual] and encoder._image_features != encoder._tower
 
 
-@pytest.mark.parametrize(
-    ("precision", "long_run"), [("fp32", False), ("bf16", False), ("fp16", True)]
-)
-def test_short_runs_and_fp16_convert_nothing(
-    clip: Clip, monkeypatch: pytest.MonkeyPatch, precision: str, long_run: bool
+@pytest.mark.parametrize("what", ["short run", "fp16", "open_clip's own"])
+def test_nothing_is_converted_where_it_would_not_pay(
+    clip: Clip, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     converted = counted(monkeypatch)
-    Encoder(clip, precision, long_run=long_run).images(torch.randn(2, 3, 32, 32))
-    assert not converted
-
-
-def test_open_clips_own_transformers_are_not_converted(
-    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    converted = counted(monkeypatch)
-    clip = load(tiny_checkpoint)
-    encoder = Encoder(clip, "fp32", long_run=True)
-    encoder.images(torch.zeros(1, 3, *clip.preprocess_cfg["size"]))
-    encoder.texts(clip.tokenizer(["a red circle"]))
+    given = load(tiny_checkpoint) if what == "open_clip's own" else clip
+    precision = "fp16" if what == "fp16" else "fp32"
+    encoder = Encoder(given, precision, long_run=what != "short run")
+    size = (32, 32) if given is clip else given.preprocess_cfg["size"]
+    encoder.images(torch.randn(2, 3, *size))
+    if given is not clip:
+        encoder.texts(given.tokenizer(["a red circle"]))
     assert not converted
 
 

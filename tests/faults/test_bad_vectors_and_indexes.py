@@ -20,7 +20,7 @@ from react_pipeline.indexing.index import Index, build_index
 from react_pipeline.project.project import Project
 from react_pipeline.store import artifacts, sha256_of
 from react_pipeline.store import store as store_module
-from react_pipeline.store.errors import CorpusError, CorruptArtifact, InputError, StaleArtifact
+from react_pipeline.store.errors import CorpusError, CorruptArtifact, InputError
 
 MakeProject = Callable[..., Project]
 
@@ -66,32 +66,11 @@ def test_damaged_embeddings_are_not_indexed(indexed_project: Project) -> None:
     assert not indexed_project.store.has("faiss_index", "all")
 
 
-def test_a_damaged_index_is_built_again(indexed_project: Project) -> None:
-    before = indexed_project.store.current("faiss_index", "all")
-    damaged(before.file("text.index"), "flipped")
-    with pytest.raises(CorruptArtifact):
-        indexed_project.store.current("faiss_index", "all").verify()
-    after = build_index(indexed_project)
-    assert not after.reused and after.fingerprint == before.fingerprint
-    assert after.manifest["files"] == before.manifest["files"]
-
-
 def test_an_index_file_that_faiss_cannot_read_names_the_asset(indexed_project: Project) -> None:
     artifact = indexed_project.store.current("faiss_index", "all")
     damaged(artifact.file("text.index"), "truncated")
     with pytest.raises(CorruptArtifact, match="rematerialize `faiss_index`"):
         Index(artifact).search("text", np.ones((1, 32), np.float32), 1)
-
-
-def test_index_and_embeddings_of_a_changed_encoder_are_stale(
-    make_project: MakeProject, indexed_project: Project, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    project = make_project(
-        encoder={"pretrained": str(changed(tiny_checkpoint, tmp_path, "logit_scale", 1.0))}
-    )
-    publish_base(project)
-    with pytest.raises(StaleArtifact, match="rematerialize `corpus_embeddings`"):
-        build_index(project)
 
 
 def changed(checkpoint: Path, directory: Path, name: str, value: float) -> Path:

@@ -24,8 +24,8 @@ from react_pipeline.corpus.shards import index_shard
 from react_pipeline.corpus.tables import whole_table
 from react_pipeline.extensions.elevater.images import read_lines
 from react_pipeline.extensions.predict.pictures import find_pictures
-from react_pipeline.extensions.urls.corpus_kind import UrlTables
-from react_pipeline.extensions.urls.tables import read_rows
+from react_pipeline.extensions.sources.kinds import UrlTables
+from react_pipeline.extensions.sources.url_tables import read_rows
 from react_pipeline.labelled.kind import read_file
 from react_pipeline.settings.yaml_files import read_yaml
 from react_pipeline.store import bounded

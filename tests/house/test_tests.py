@@ -49,15 +49,3 @@ def test_no_two_modules_of_tests_have_one_name() -> None:
     """Without packages pytest imports them by their names alone."""
     counts = Counter(path.name for path in TESTS.rglob("test_*.py"))
     assert not [name for name, count in counts.items() if count > 1]
-
-
-def test_the_attacks_find_the_tests_that_they_import() -> None:
-    """They run where pytest sets no path: `make test-attacks`."""
-    recipe = (TESTS.parent / "Makefile").read_text(encoding="utf-8")
-    (folders,) = re.findall(r"PYTHONPATH=(\S+) \S+ -m harness\.attacks", recipe)
-    attacks = (TESTS / "faults/harness/attacks.py").read_text(encoding="utf-8")
-    names = re.findall(r"^(?:import|from) (test_\w+)", attacks, re.MULTILINE)
-    paths = [TESTS.parent / folder for folder in folders.split(":")]
-    assert names and not [
-        name for name in names if not any((path / f"{name}.py").is_file() for path in paths)
-    ]

@@ -1,4 +1,4 @@
-"""Each module that makes requests applies the HTTP policy (`extensions.web`), or asks
+"""Each module that makes requests applies the HTTP policy (`extensions.sources`), or asks
 servers of ours.
 """
 
@@ -14,7 +14,7 @@ OURS = "a server that we started, or that the settings name, under a deadline an
 USERS = {
     "extensions/doctor/diagnosis.py": OURS,
     "extensions/ui/servers.py": OURS,
-    "extensions/web/image_client.py": POLICY,
+    "extensions/sources/image_client.py": POLICY,
 }
 """Modules that import a client, and why."""
 

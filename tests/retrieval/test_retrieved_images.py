@@ -15,8 +15,8 @@ import pytest
 from support.drawings import draw, encode
 from support.retrieval import NOTHING, hits_of, no_digest_is_known
 
-from react_pipeline.extensions.urls.corpus_kind import UrlTables
-from react_pipeline.extensions.web import UrlSource
+from react_pipeline.extensions.sources.kinds import UrlTables
+from react_pipeline.extensions.sources.url_source import UrlSource
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval import ranking
 from react_pipeline.retrieval.decontamination import EvaluationImages

@@ -16,14 +16,25 @@ from react_pipeline.corpus import decoding
 MARK = b"kills its decoder"
 """Behind the end of an image file, where decoders do not look."""
 
-_decode = decoding._decode
+_decode, _load = decoding._decode, decoding._load
 
 
 def decode_or_die(seconds: int, data: bytes, *given: Any) -> Any:
-    """Where both kinds of processes decode."""
+    """Decode in the process of `decode_apart`."""
     if data.endswith(MARK):
-        os.kill(os.getpid(), signal.SIGKILL)
+        die()
     return _decode(seconds, data, *given)
+
+
+def load_or_die(indices: Any) -> Any:
+    """Load in a process of `load_batches`."""
+    decoding._decode = decode_or_die
+    return _load(indices)
+
+
+def die(*_: Any) -> None:
+    """End this process as the kernel does where memory ends."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextmanager
@@ -31,6 +42,8 @@ def deadly_images() -> Iterator[None]:
     """Within, files that end in `MARK` kill who decodes them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoding, "_decode", decode_or_die)
+        patch.setattr(decoding, "_load", load_or_die)
+        patch.setattr(decoding, "_loaders", None)
         patch.setattr(decoding._decoder, "pool", None)
         patch.syspath_prepend(str(Path(__file__).parents[1]))
         yield

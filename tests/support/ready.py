@@ -108,12 +108,6 @@ def write_datacomp(
     return pd.concat(tables, ignore_index=True)
 
 
-def write_subset(path: Path, uids: Sequence[str]) -> None:
-    """A sorted file of uids, both halves of each, as DataComp publishes subsets."""
-    halves = [(int(uid[:16], 16), int(uid[16:], 16)) for uid in uids]
-    np.save(path, np.sort(np.array(halves, np.dtype("u8,u8"))))
-
-
 def write_vector_column(
     folder: Path, image: NDArray[Any], columns: dict[str, Sequence[str]]
 ) -> None:

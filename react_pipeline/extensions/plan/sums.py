@@ -15,7 +15,7 @@ from react_pipeline.clip import prompt_templates
 from react_pipeline.corpus import CorpusSize
 from react_pipeline.extensions.plan.encoder_cost import EncoderCost
 from react_pipeline.extensions.plan.machine import Machine
-from react_pipeline.extensions.web import ALIVE, DOWNLOADER_SECONDS, URLS_PER_CORE_SECOND
+from react_pipeline.extensions.sources import ALIVE, DOWNLOADER_SECONDS, URLS_PER_CORE_SECOND
 from react_pipeline.indexing import Key, choose_key, choose_way, product_precision
 from react_pipeline.labelled import count_images
 from react_pipeline.project import Project

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from react_pipeline.corpus import BadImage, RemoteShard, decode_apart, load_batches
+from react_pipeline.corpus import BadImage, decode_apart, load_batches
 from react_pipeline.embedding import Encoder
 from react_pipeline.extensions.predict.pictures import LedgerRow, Picture
 from react_pipeline.store import ReactError, rename_synced
@@ -71,8 +71,7 @@ def encode_pictures(
         workers: Decoding processes; 0: this one.
 
     Raises:
-        ReactError: If a decoding process dies for want of memory, a vector is not finite, or a
-            shard cannot be read.
+        ReactError: If a vector is not finite, or a shard cannot be read.
     """
     with tqdm(total=len(pictures), unit="picture", disable=None, leave=False) as bar:
         for start in range(0, len(pictures), PART_PICTURES):
@@ -84,12 +83,8 @@ def encode_pictures(
                 dataset = _Decoded(some, encoder.to_tensor, max_pixels)
                 places = range(len(some))
                 batches = [places[n : n + batch_size] for n in range(0, len(some), batch_size)]
-                pinned = encoder.clip.device != "cpu"
                 processes = min(workers, len(batches))
-                spawn = any(isinstance(picture.path, RemoteShard) for picture in some)
-                loader = load_batches(
-                    dataset, batches, processes, _collate, pin_memory=pinned, spawn=spawn
-                )
+                loader = load_batches(dataset, batches, processes, _collate)
                 part = joined((_encode(encoder, batch) for batch in loader), encoder.clip.dimension)
                 if file:
                     _write(file, part)

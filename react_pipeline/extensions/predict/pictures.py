@@ -25,11 +25,11 @@ from react_pipeline.corpus import (
     BadImage,
     Member,
     ShardLocation,
+    find_remote,
     identify,
     index_shard,
     open_shard,
     read_member,
-    server_of,
     text_batches,
 )
 from react_pipeline.project import matches, text_of
@@ -161,7 +161,7 @@ def _files(source: str, storage: StorageConfig | None = None) -> Sequence[ShardL
             check_shard_name(source)
             if not source.endswith(".tar"):
                 raise InputError(f"{source}: of a server, give shards (.tar)")
-            return server_of(source).find(source, storage or StorageConfig(), "SOURCE")
+            return find_remote(source, storage or StorageConfig(), "SOURCE")
         if path.is_dir():
             return _images_below(path)
         files = [file for _, found in matches(path) for file in found if file.is_file()]

@@ -24,6 +24,7 @@ from support.shard_server import serve_folder
 
 import react_pipeline
 from react_pipeline.clip.classifier import load_classifier
+from react_pipeline.corpus import remote
 from react_pipeline.corpus.images import BadImage, decode_image
 from react_pipeline.corpus.shards import Member
 from react_pipeline.embedding.encoder import Encoder
@@ -32,7 +33,6 @@ from react_pipeline.extensions.predict import encoding, pictures, run_folder
 from react_pipeline.extensions.predict.pictures import Picture, find_pictures
 from react_pipeline.extensions.predict.predict import Options, embed_pictures, predict_pictures
 from react_pipeline.extensions.predict.transduction import adapted_to, transduce
-from react_pipeline.extensions.web import remote
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError, MissingArtifact, ReactError, SourceUnavailable
 from react_pipeline.use.classifier import Classifier

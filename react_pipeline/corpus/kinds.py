@@ -1,0 +1,169 @@
+"""Kinds of corpus that others build on, and the one of tar shards: fields, and all that the
+pipeline asks of them.
+
+Does not belong here: reading tars, tables and vectors, which the other modules of `corpus` do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import field_validator
+
+from react_pipeline.settings import (
+    CaptionExtension,
+    CorpusConfig,
+    DownloadConfig,
+    Names,
+    StorageConfig,
+    check_shard_name,
+)
+from react_pipeline.store import InputError
+
+if TYPE_CHECKING:
+    from react_pipeline.corpus.cost import CorpusSize, CorpusWork
+    from react_pipeline.corpus.image_source import ImageSource
+    from react_pipeline.corpus.shards import ShardLocation
+    from react_pipeline.project import Project
+    from react_pipeline.store import Artifact, Store
+
+UNKNOWN_ROWS = "the rows of this corpus are not known before it is read: give --rows"
+
+
+class ListedPair(NamedTuple):
+    """A pair whose image is elsewhere.
+
+    Attributes:
+        key: Identifies the pair in the corpus.
+        fields: What locates its image and else describes it, as texts; every pair of a corpus has
+            the same fields.
+    """
+
+    key: str
+    caption: str
+    fields: Mapping[str, str]
+
+
+class ListedCorpus(CorpusConfig):
+    """A kind that lists its pairs; write `identity`, `publish`, `pairs` and `open_images`."""
+
+    is_listed: ClassVar[bool] = True
+
+    def pairs(self, store: Store, corpus: Artifact) -> Iterator[ListedPair]:
+        """Yield the pairs of the published corpus, always in the same order.
+
+        Raises:
+            ChangedSource: If what they are read from has changed since it was published.
+        """
+        raise NotImplementedError
+
+
+class ShardedCorpus(CorpusConfig):
+    """A kind that publishes `shards.parquet` (`inventory`), as `publish_pairs` does.
+
+    Its `identity` and `publish` are all that it needs.
+
+    Attributes:
+        noun: What its `sources` are called.
+    """
+
+    noun: ClassVar[str] = "files"
+
+    def open_images(self, corpus: Artifact, pool: Path) -> ImageSource:
+        """Return byte ranges of the tars."""
+        from react_pipeline.corpus.image_source import TarSource
+        from react_pipeline.corpus.inventory import shard_paths
+
+        return TarSource(shard_paths(corpus, self.access()[0]))
+
+    def size(self) -> CorpusSize:
+        """Raise an InputError: it is not known before the pairs are copied."""
+        raise InputError(UNKNOWN_ROWS)
+
+    def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
+        """Return the work of a copy: every byte is read, written, and read again for its digest."""
+        from react_pipeline.corpus.cost import CorpusWork
+
+        return CorpusWork(read_bytes=3 * size.bytes, disk=size.bytes)
+
+    def sources(self) -> Sequence[ShardLocation]:
+        """Return the files and folders that it names; a CorpusError if one is not there."""
+        return tuple(value for _, value in self if isinstance(value, Path))
+
+    def description(self) -> str:
+        """Return how many `sources` there are, and how large."""
+        from rich.filesize import decimal
+
+        files = self.sources()
+        local = [file for file in files if isinstance(file, Path)]
+        remote = f", {len(files) - len(local)} of them remote" if len(local) < len(files) else ""
+        size_bytes = sum(file.stat().st_size for file in local if file.is_file())
+        size = f", {decimal(size_bytes)} on disk" if size_bytes else ""
+        return f"{self.noun}: {len(files)}{remote}{size}"
+
+
+class Webdataset(ShardedCorpus):
+    """Tars of KEY.jpg|png|webp, KEY.txt and KEY.json."""
+
+    kind: Literal["webdataset"] = "webdataset"
+    shards: Names
+    storage: StorageConfig = StorageConfig()
+    caption_extension: CaptionExtension = "txt"
+
+    file_fields: ClassVar[tuple[str, ...]] = ("shards",)
+    noun: ClassVar[str] = "shards"
+    next_step: ClassVar[str] = "put your tars into data/, or name them in `corpus` of pipeline.yaml"
+
+    @field_validator("shards")
+    @classmethod
+    def _shards_are_paths_or_plain_urls(cls, shards: tuple[str, ...]) -> tuple[str, ...]:
+        for shard in shards:
+            check_shard_name(shard)
+        return shards
+
+    def identity(self) -> dict[str, Any]:
+        """Return which files of a shard make a pair."""
+        return self.model_dump(mode="json", include={"kind", "caption_extension"})
+
+    def publish(self, project: Project) -> Artifact:
+        """Take stock of the shards."""
+        from react_pipeline.corpus.inventory import publish_tar_corpus
+
+        return publish_tar_corpus(project, self)
+
+    def caption_extension_in_shards(self) -> str:
+        """Return the extension that is configured."""
+        return self.caption_extension
+
+    def access(self) -> tuple[StorageConfig, DownloadConfig]:
+        """Return how the shards are reached."""
+        return self.storage, DownloadConfig()
+
+    def size(self) -> CorpusSize:
+        """Return the size as if all shards were like the first, whose headers are read."""
+        from react_pipeline.corpus.cost import require_local, size_of_tars
+
+        return size_of_tars(require_local(self.sources()), self.caption_extension)
+
+    def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
+        """Return the work of reading every byte once."""
+        from react_pipeline.corpus.cost import CorpusWork
+
+        return CorpusWork(read_bytes=size.bytes)
+
+    def sources(self) -> Sequence[ShardLocation]:
+        """Return the shards."""
+        from react_pipeline.corpus.inventory import locate_shards
+
+        return locate_shards(self)
+
+    @classmethod
+    def template(cls, name: str, model: str) -> str:
+        """Return a section with the tars of the folder `data`."""
+        return """\
+kind: webdataset
+# Tars of jpg|png|webp + txt (+ json): paths, patterns, s3://bucket/data/*.tar, https://host/{00000..00099}.tar
+shards: [data/*.tar]
+"""

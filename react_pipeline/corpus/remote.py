@@ -1,0 +1,303 @@
+"""Shards on object stores and web servers, by obstore: opened like files, identified without being
+read.
+
+Does not belong here: which names are allowed (`settings.shard_patterns`), what a tar holds
+(`shards`), images at addresses that strangers wrote (`extensions.sources`).
+"""
+
+import hashlib
+import io
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any, BinaryIO, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from react_pipeline.settings import StorageConfig, expand, has_wildcard
+from react_pipeline.store import CorpusError, SourceUnavailable
+
+ATTEMPTS = 4
+FIRST_PAUSE_SECONDS = 0.5
+"""Before the second attempt; it doubles."""
+ATTEMPTS_SECONDS = 60
+ANSWER_SECONDS = 120
+"""For one answer as a whole."""
+
+READ_THROUGH_BYTES = 256 << 10
+"""A shorter gap between two reads is fetched too: a request of its own costs as much as its
+transfer.
+"""
+SMALLEST_FETCH_BYTES = 32 << 10
+LARGEST_FETCH_BYTES = 8 << 20
+_BUFFER_BYTES = 8 << 10
+PARALLEL_REQUESTS = 16
+_GLOB = re.compile(r"(\*\*/|\*\*|\*|\[[^\]]*\])")
+_MARKS = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
+
+
+class Identity(NamedTuple):
+    """Identifies a remote shard, so that a changed one is noticed.
+
+    Attributes:
+        tag: The ETag; else the time of the last change.
+        digest: 64 hexadecimal digits over both and, on a web server, whose ETag is often just size
+            and time of change, the path of the URL; used in place of the SHA-256 of a local shard's
+            bytes.
+    """
+
+    size_bytes: int
+    tag: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class RemoteShard:
+    """A shard by its URL and the way to its store. It holds no connection, so it may go to another
+    process.
+    """
+
+    url: str
+    storage: StorageConfig = StorageConfig()
+
+    def __str__(self) -> str:
+        return self.url
+
+
+def find_remote(pattern: str, storage: StorageConfig, field: str) -> list[RemoteShard]:
+    """Return the shards that a URL, or a pattern of some, names; only buckets are asked.
+
+    Raises:
+        CorpusError: If it finds no tar.
+        SourceUnavailable: If an object store does not answer.
+    """
+    all_shards: list[RemoteShard] = []
+    for url in expand(pattern):
+        shard = RemoteShard(url, storage)
+        shards = list_tars(shard) if has_wildcard(url) else [shard]
+        if not shards or not all(shard.url.endswith(".tar") for shard in shards):
+            raise CorpusError(
+                f"{field}: {url!r} finds no .tar file; give tar files or patterns such as *.tar"
+            )
+        all_shards += shards
+    return all_shards
+
+
+def open_remote(shard: RemoteShard) -> BinaryIO:
+    """Open a remote shard for reading, with seeks.
+
+    The read-ahead grows while reading is dense and shrinks at every jump of more than
+    `READ_THROUGH_BYTES`, so that headers between large images cost little and small images come
+    in large pieces.
+
+    Raises:
+        CorpusError: If it is not there, or its server serves no ranges.
+    """
+    return io.BufferedReader(_RangedFile(shard, _head(shard)["size"]), _BUFFER_BYTES)
+
+
+def identify(shard: RemoteShard) -> Identity:
+    """Return size and tag, by one request.
+
+    Raises:
+        CorpusError: If the server reports neither an ETag nor a time.
+    """
+    head = _head(shard)
+    size = head["size"]
+    if head["e_tag"]:
+        tag = f"ETag:{head['e_tag']}"
+    elif head["last_modified"].timestamp():  # 0 where the server does not say it
+        tag = f"Last-Modified:{head['last_modified']}"
+    else:
+        raise CorpusError(
+            f"{shard}: its server reports neither ETag nor Last-Modified, so a change would not be "
+            "noticed; copy the shards to a disk or a bucket, and name those"
+        )
+    path = urlsplit(shard.url).path if shard.url.startswith("http") else ""
+    return Identity(size, tag, hashlib.sha256(f"{size}:{tag}:{path}".encode()).hexdigest())
+
+
+def identify_all(shards: list[RemoteShard]) -> Iterator[Identity]:
+    """Yield what identifies each of many shards, in their order; many answers are awaited at
+    once.
+    """
+    with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
+        yield from pool.map(identify, shards)
+
+
+def list_tars(pattern: RemoteShard) -> list[RemoteShard]:
+    """Return the tar files of a bucket that match a pattern with `*`, `**` or `[ab]`, sorted."""
+    server, path = _split(pattern.url)
+    matches = re.compile("".join(map(_as_regex, _GLOB.split(path)))).fullmatch
+    folder = _GLOB.split(path)[0].rpartition("/")[0]
+    with _client(pattern) as (library, client, _):
+        entries = [entry for part in library.list(client, folder) for entry in part]
+    names = sorted(entry["path"] for entry in entries)
+    return [
+        RemoteShard(f"{server}/{name}", pattern.storage)
+        for name in names
+        if name.endswith(".tar") and matches(name)
+    ]
+
+
+def _as_regex(part: str) -> str:
+    if part.startswith("["):
+        return part.replace("[!", "[^", 1)
+    return _MARKS.get(part) or re.escape(part)
+
+
+class _RangedFile(io.RawIOBase):
+    """Reads by range, with a read-ahead that follows the way in which it is read."""
+
+    def __init__(self, shard: RemoteShard, size_bytes: int) -> None:
+        self.shard = shard
+        self.name = shard.url
+        self._size = size_bytes
+        self._position = 0
+        self._start = 0
+        self._block = b""
+        self._fetch_bytes = SMALLEST_FETCH_BYTES // 2
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"{self.shard}: a seek to byte {base + offset}")
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        size = max(0, min(len(buffer), self._size - self._position))
+        inside = self._position - self._start
+        if size and not 0 <= inside <= len(self._block) - size:
+            self._fetch(size)
+            inside = 0
+        buffer[:size] = self._block[inside : inside + size]
+        self._position += size
+        return size
+
+    def _fetch(self, size: int) -> None:
+        gap = self._position - (self._start + len(self._block))
+        dense = -LARGEST_FETCH_BYTES < gap <= READ_THROUGH_BYTES
+        self._fetch_bytes = (
+            min(2 * self._fetch_bytes, LARGEST_FETCH_BYTES) if dense else SMALLEST_FETCH_BYTES
+        )
+        # What the buffer above asks for next is fetched along.
+        end = min(self._position + max(size + _BUFFER_BYTES, self._fetch_bytes), self._size)
+        self._block = _read_range(self.shard, self._position, end)
+        self._start = self._position
+
+
+def _head(shard: RemoteShard) -> Any:
+    with _client(shard) as (library, client, path):
+        return library.head(client, path)
+
+
+def _read_range(shard: RemoteShard, start: int, end: int) -> bytes:
+    data = bytearray()
+    with _client(shard) as (library, client, path):
+        for part in library.get(client, path, options={"range": (start, end)}):
+            data += part
+            if len(data) > end - start:
+                break
+    if len(data) != end - start:
+        raise SourceUnavailable(f"{shard}: received {len(data):,} of {end - start:,} bytes")
+    return bytes(data)
+
+
+@contextmanager
+def _client(shard: RemoteShard) -> Iterator[tuple[Any, Any, str]]:
+    """Give obstore, its client of the server, and the path there; errors name the shard.
+
+    Raises:
+        CorpusError: If another attempt would fail too.
+        SourceUnavailable: If it might not.
+    """
+    import obstore
+    from obstore import exceptions
+
+    server, path = _split(shard.url)
+    try:
+        yield obstore, _open_client(server, shard.storage), path
+    except FileNotFoundError as error:
+        raise CorpusError(f"{shard}: is not there; correct the address") from error
+    except exceptions.NotSupportedError as error:
+        raise CorpusError(
+            f"{shard}: its server serves no ranges; copy the shards to a disk or a bucket, and "
+            "name those"
+        ) from error
+    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+        raise CorpusError(
+            f"{shard}: access is refused; check the credentials of the environment or "
+            "`corpus.storage`"
+        ) from error
+    except (exceptions.BaseError, ValueError) as error:
+        words = " ".join(str(error).partition("Debug source")[0].split())[:300]
+        passes = "retries" in words or "response body" in words
+        kind = SourceUnavailable if passes else CorpusError
+        raise kind(
+            f"{shard}: cannot be read ({words}); check the address, the network and "
+            "`corpus.storage`"
+        ) from error
+
+
+def _split(url: str) -> tuple[str, str]:
+    scheme, _, rest = url.partition("://")
+    host, _, path = rest.partition("/")
+    return f"{scheme}://{host}", unquote(path) if scheme.startswith("http") else path
+
+
+@lru_cache
+def _open_client(server: str, storage: StorageConfig) -> Any:
+    from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
+
+    scheme, _, name = server.partition("://")
+    timeouts: Any = {
+        "timeout": timedelta(seconds=ANSWER_SECONDS),
+        "connect_timeout": "15s",
+        "allow_http": True,
+    }
+    retries: Any = {
+        "max_retries": ATTEMPTS - 1,
+        "retry_timeout": timedelta(seconds=ATTEMPTS_SECONDS),
+        "backoff": {
+            "init_backoff": timedelta(seconds=FIRST_PAUSE_SECONDS),
+            "max_backoff": timedelta(seconds=8 * FIRST_PAUSE_SECONDS),
+            "base": 2,
+        },
+    }
+    if scheme.startswith("http"):
+        return HTTPStore.from_url(server, client_options=timeouts, retry_config=retries)
+    fields = {
+        "base_url" if scheme == "gs" else "endpoint": storage.endpoint_url,
+        "region": storage.region,
+        "request_payer": storage.requester_pays,
+        "skip_signature": storage.anonymous,
+    }
+    options: dict[str, Any] = {field: value for field, value in fields.items() if value}
+    if scheme == "s3" and not storage.anonymous:
+        options["credential_provider"] = _aws_credentials(storage)
+    opened: Callable[..., Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[scheme]
+    return opened(name, client_options=timeouts, retry_config=retries, **options)
+
+
+def _aws_credentials(storage: StorageConfig) -> Any:
+    """Return those of AWS' own chain: the environment, its files, the role of the machine."""
+    import boto3
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    session = boto3.Session(profile_name=storage.profile)
+    if session.get_credentials() is None:
+        raise CorpusError(
+            "corpus.storage: no credentials found; set them in the environment, or "
+            "`corpus.storage.anonymous` for public buckets"
+        )
+    return Boto3CredentialProvider(session)

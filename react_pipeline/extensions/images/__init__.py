@@ -1,1 +1,0 @@
-"""A corpus of images that are in no tar: folders with captions, and parquet files."""

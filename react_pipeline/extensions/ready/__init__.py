@@ -1,3 +1,0 @@
-"""Ready embeddings as a corpus: published vectors, metadata and FAISS indices, used where
-they are.
-"""

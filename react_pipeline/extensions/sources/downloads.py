@@ -1,0 +1,190 @@
+"""Downloads: which URLs are tried and how often, in which processes, and which images are usable.
+
+What came is in the pool at once, so a call that was killed and one that is repeated take the same
+way. Does not belong here: the requests (`image_client`), the pool's files (`image_pool`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from PIL import Image
+from tqdm import tqdm
+
+from react_pipeline.corpus import BadImage, Processes, decode_apart
+from react_pipeline.extensions.sources.image_pool import ImagePool, Wanted
+from react_pipeline.project import on_cluster, require_shared, spread
+from react_pipeline.settings import DownloadConfig
+from react_pipeline.store import CorpusError
+from react_pipeline.web_policy import REFUSED_URL
+
+HASH_MISMATCH = "hash_mismatch"
+PERMANENT = frozenset(
+    {
+        HASH_MISMATCH,
+        REFUSED_URL,
+        "disallowed_by_header",
+        "disallowed_by_robots",
+        "http_401",
+        "http_403",
+        "http_404",
+        "http_410",
+        "http_451",
+        "private_address",
+        "too_elongated",
+        "too_many_bytes",
+        "too_many_pixels",
+        "too_much_memory",
+        "too_slow",
+        "unsupported_mode",
+    }
+)
+"""Reasons that another attempt would meet again; what failed for any other is retried."""
+
+_PAUSE_SECONDS = 1.0
+_TASK_URLS = 2_000
+"""Of a task of a process or of a cluster; fewer where all would not have one."""
+_CLUSTER_TASKS = 64
+_JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an image is not available, for the ledger, after how many attempts."""
+
+    reason: str
+    detail: str
+    attempts: int
+
+
+def download_images(
+    wanted: Sequence[Wanted], pool: ImagePool, settings: DownloadConfig, max_pixels: int
+) -> dict[Wanted, Failure]:
+    """Fetch images into the pool and return those that are not available.
+
+    What failed is tried again, at most `retries` times, after everything else had its turn, unless
+    its reason is `PERMANENT`.
+
+    Args:
+        max_pixels: Larger images fail as `too_many_pixels`, undecoded.
+
+    Raises:
+        CorpusError: If a downloading process dies.
+        OSError: If the disk refuses a write.
+    """
+    failures: dict[Wanted, Failure] = {}
+    missing = wanted
+    task = DownloadTask(pool, settings, max_pixels)
+    for attempt in range(1, settings.retries + 2):
+        errors = dict(error for errors in _spread(task, missing) for error in errors)
+        for one, (reason, detail) in errors.items():
+            failures[one] = Failure(reason, detail, attempt)
+        for one in set(missing) - errors.keys():
+            failures.pop(one, None)
+        missing = [one for one, (reason, _) in errors.items() if reason not in PERMANENT]
+        if not missing:
+            break
+        time.sleep(attempt * _PAUSE_SECONDS)
+    return failures
+
+
+Errors = list[tuple[Wanted, tuple[str, str]]]
+
+
+def _spread(task: DownloadTask, wanted: Sequence[Wanted]) -> Iterator[Errors]:
+    """One attempt at each: here, in processes, or on a cluster."""
+    shares = _CLUSTER_TASKS if on_cluster() else task.settings.processes
+    size = max(1, min(_TASK_URLS, -(-len(wanted) // shares)))
+    parts = [wanted[start : start + size] for start in range(0, len(wanted), size)]
+    if on_cluster():
+        yield from spread(task, parts, "downloading images")
+    elif task.settings.processes == 1:
+        yield task(wanted)
+    else:
+        processes = Processes(shares, signal.signal, signal.SIGINT, signal.SIG_IGN)
+        futures = [processes.submit(task, part) for part in parts]
+        unit = f" {size:,} images"
+        try:
+            bar = tqdm(futures, "downloading images", unit=unit, disable=None, leave=False)
+            yield from (future.result() for future in bar)
+        except BrokenExecutor as error:
+            raise CorpusError(
+                "corpus.download: a downloading process died, probably out of memory; what was "
+                "fetched is kept: run again, with fewer `processes` or `threads`"
+            ) from error
+        finally:
+            processes.end()  # else an interrupted run would wait for what is at work
+
+
+@dataclass(frozen=True)
+class DownloadTask:
+    """One attempt at some images, on many connections at once. It may go to another process."""
+
+    pool: ImagePool
+    settings: DownloadConfig
+    max_pixels: int
+
+    def __call__(self, wanted: Sequence[Wanted]) -> Errors:
+        """Fetch what is wanted into the pool, and return why something did not come."""
+        from anyio.from_thread import start_blocking_portal
+
+        require_shared(self.pool.folder)
+        # Another thread: in a notebook this one runs an event loop already.
+        with start_blocking_portal() as portal:
+            return portal.call(self._fetch_all, wanted)
+
+    async def _fetch_all(self, wanted: Sequence[Wanted]) -> Errors:
+        from react_pipeline.extensions.sources.image_client import ImageClient
+
+        errors: Errors = []
+        quiet = None if self.settings.processes == 1 else True
+        bar = tqdm(wanted, "downloading images", unit="image", disable=quiet, leave=False)
+        rest = iter(bar)
+        # Names are looked up in threads too, and some servers of names are slow.
+        threads = ThreadPoolExecutor(2 * self.settings.threads)
+        asyncio.get_running_loop().set_default_executor(threads)
+        async with ImageClient(self.settings) as client:
+
+            async def fetch_some() -> None:
+                for one in rest:
+                    try:
+                        data = await client.get(one[0])
+                        await asyncio.to_thread(self._keep, one, data)
+                    except BadImage as error:
+                        errors.append((one, (error.reason, error.detail)))
+                        if error.reason in PERMANENT:
+                            self.pool.keep_failure(one, error)
+
+            await asyncio.gather(*(fetch_some() for _ in range(self.settings.threads)))
+        return errors
+
+    def _keep(self, one: Wanted, data: bytes) -> None:
+        """Keep an image as it came; one whose shorter side is above `image_size` is
+        reduced to it by area, as REACT downloads its pairs with img2dataset (`keep_ratio`,
+        `resize_only_if_bigger`).
+
+        Raises:
+            BadImage: If it has another hash than it must have, or the corpus' rules forbid it.
+        """
+        _, digest = one
+        algorithm = "md5" if len(digest) == 32 else "sha256"
+        found = hashlib.new(algorithm, data, usedforsecurity=False).hexdigest()
+        if digest and found != digest.lower():
+            raise BadImage(HASH_MISMATCH, f"not {digest[:64]}")
+        image, _ = decode_apart(data, self.max_pixels)
+        source_sha256 = hashlib.sha256(data).hexdigest()
+        size = self.settings.image_size
+        if size is not None and min(image.size) > size:
+            scale = size / min(image.size)
+            smaller = round(image.width * scale), round(image.height * scale)
+            buffer = io.BytesIO()
+            image.resize(smaller, Image.Resampling.BOX).save(buffer, "JPEG", quality=_JPEG_QUALITY)
+            data = buffer.getvalue()
+        self.pool.keep_image(one, data, source_sha256)

@@ -1,0 +1,308 @@
+"""Kinds of corpus that are in no tars, with their fields and all that the pipeline asks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import model_validator
+
+from react_pipeline.corpus import ListedCorpus, ListedPair, ShardedCorpus
+from react_pipeline.settings import (
+    CaptionExtension,
+    CorpusConfig,
+    DownloadConfig,
+    LocalNames,
+    StorageConfig,
+)
+
+if TYPE_CHECKING:
+    from react_pipeline.corpus import CorpusSize, CorpusWork, ImageSource
+    from react_pipeline.project import Project
+    from react_pipeline.store import Artifact, Store
+
+ALIVE = 0.7
+"""Share of web image URLs still alive after a few years; assumed."""
+URLS_PER_CORE_SECOND = 100e6 / 72_000 / 16
+"""100 million in 20 hours on 16 cores, by the README of img2dataset; assumed of ours too."""
+DOWNLOADER_SECONDS = 5.0
+"""To start a downloading process."""
+TAR_BYTES = 2_500
+"""That a tar adds to an image and its caption."""
+URL_BYTES = 160
+"""Of memory a row of a table, to know repeated URLs; measured."""
+
+LayoutName = Literal[
+    "clip-retrieval", "clip-retrieval-images", "datacomp-b32", "datacomp-l14", "parquet"
+]
+
+
+class Images(ShardedCorpus):
+    """Folders of images with captions next to them, and parquet files with images in them: copied
+    once, into tar shards of the artifact.
+    """
+
+    kind: Literal["images"] = "images"
+    images: LocalNames
+    caption_extension: CaptionExtension = "txt"
+    caption_column: str = "caption"
+
+    file_fields: ClassVar[tuple[str, ...]] = ("images",)
+    noun: ClassVar[str] = "folders and files"
+    next_step: ClassVar[str] = "put your captioned pictures into data/: KEY.jpg next to KEY.txt"
+    is_copy: ClassVar[bool] = True
+
+    def identity(self) -> dict[str, Any]:
+        """Return where captions are."""
+        fields = {"kind", "caption_column", "caption_extension"}
+        return self.model_dump(mode="json", include=fields)
+
+    def misplaced(self, store: Path) -> tuple[str, str] | None:
+        """Refuse a folder that holds the store, whose every step would change the corpus."""
+        for folder in self.images:
+            if store.is_relative_to(Path(folder).resolve()):
+                remedy = "name the folders of the images, or move `store`"
+                return "images", f"{folder} holds the store {store}; {remedy}"
+        return None
+
+    def publish(self, project: Project) -> Artifact:
+        """Copy the images."""
+        from react_pipeline.extensions.sources.image_files import publish_image_corpus
+
+        return publish_image_corpus(project, self)
+
+    def source_of(self, fields: Mapping[str, str]) -> str:
+        """Return the path below the first of `images` that holds it: folders may have moved."""
+        path = fields.get("path", "")
+        for folder in self.images if path else ():
+            if (Path(folder) / path).is_file():
+                return str(Path(folder) / path)
+        return path or fields.get("url", "")
+
+    def size(self) -> CorpusSize:
+        """Return the number of images and rows, with the bytes that one has in a shard."""
+        from react_pipeline.corpus import IMAGE_SUFFIXES, CorpusSize, rows_of_table
+        from react_pipeline.project import files_below
+
+        pairs = 0
+        total = 0
+        for source in self.sources():
+            if source.is_dir():
+                files = list(files_below(source))
+                images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+                pairs += len(images)
+                total += sum(path.stat().st_size for path in images)
+            else:
+                pairs += rows_of_table(source)
+                total += source.stat().st_size
+        return CorpusSize(pairs, TAR_BYTES + total / max(pairs, 1))
+
+    def sources(self) -> Sequence[Path]:
+        """Return the folders and files."""
+        from react_pipeline.extensions.sources.image_files import find_sources
+
+        return find_sources(self)
+
+    @classmethod
+    def template(cls, name: str, model: str) -> str:
+        """Return a section with the folder `data`."""
+        return """\
+kind: images # copied once, into tar shards of the store
+images: [data] # folders with KEY.jpg|png|webp beside KEY.txt; or parquet files with images in them
+# caption_column: text # of parquet files
+"""
+
+
+class TableColumns(CorpusConfig):
+    """Columns of tables of URLs and captions, and how the URLs are fetched."""
+
+    url_column: str = "url"
+    caption_column: str = "caption"
+    hash_column: str | None = None
+    download: DownloadConfig = DownloadConfig()
+
+    fetches_images: ClassVar[bool] = True
+    assumed_pair_bytes: ClassVar[int] = 25_000
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> Self:
+        if self.url_column == self.caption_column:
+            raise ValueError("`url_column` and `caption_column` name the same column")
+        return self
+
+    def columns(self) -> dict[str, str]:
+        """Return the columns that are read, by the fields that name them."""
+        columns = {"url_column": self.url_column, "caption_column": self.caption_column}
+        return columns | ({"hash_column": self.hash_column} if self.hash_column else {})
+
+    def access(self) -> tuple[StorageConfig, DownloadConfig]:
+        """Return how images are fetched."""
+        return StorageConfig(), self.download
+
+    def identity_of_images(self) -> dict[str, Any]:
+        """Return what decides which images are fetched."""
+        return {"download": self.download.identity()}
+
+    def open_images(self, corpus: Artifact, pool: Path) -> ImageSource:
+        """Return the images by their URLs."""
+        from react_pipeline.extensions.sources.url_source import UrlSource
+
+        return UrlSource(self, pool)
+
+
+class UrlTables(TableColumns, ListedCorpus):
+    """Tables of URLs and captions, parquet and tsv: the images are fetched when they are
+    retrieved.
+    """
+
+    kind: Literal["urls"] = "urls"
+    urls: LocalNames
+
+    file_fields: ClassVar[tuple[str, ...]] = ("urls",)
+
+    def identity(self) -> dict[str, Any]:
+        """Return which columns are read."""
+        fields = {"kind", "url_column", "caption_column", "hash_column"}
+        return self.model_dump(mode="json", include=fields)
+
+    def publish(self, project: Project) -> Artifact:
+        """Take stock of the tables."""
+        from react_pipeline.extensions.sources.url_tables import publish_url_tables
+
+        return publish_url_tables(project, self)
+
+    def pairs(self, store: Store, corpus: Artifact) -> Iterator[ListedPair]:
+        """Yield the usable rows of the tables."""
+        from react_pipeline.extensions.sources.url_tables import listed_rows
+
+        return listed_rows(store, corpus, self)
+
+    def size(self) -> CorpusSize:
+        """Return the rows of parquet files; those of tsv files are not known."""
+        from react_pipeline.corpus import IMAGE_BYTES, CorpusSize, require_local, rows_of_table
+
+        return CorpusSize(sum(map(rows_of_table, require_local(self.sources()))), IMAGE_BYTES)
+
+    def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
+        """Return the work of reading the tables."""
+        from react_pipeline.corpus import CorpusWork
+
+        return CorpusWork(noun="URLs", checked_rows=size.pairs, memory=URL_BYTES * size.pairs)
+
+    def sources(self) -> Sequence[Path]:
+        """Return the tables."""
+        from react_pipeline.extensions.sources.url_tables import find_tables
+
+        return find_tables(self.urls)
+
+    def description(self) -> str:
+        """Return how many tables there are."""
+        return f"tables of URLs: {len(self.sources())}"
+
+    @classmethod
+    def template(cls, name: str, model: str) -> str:
+        """Return a section with the folder `tables`."""
+        return """\
+kind: urls # captions are compared with the class names; only images that are retrieved are fetched
+urls: [tables/*.parquet]
+url_column: url
+caption_column: caption
+# download: {processes: 4, threads: 32}
+"""
+
+
+class ReadyEmbeddings(TableColumns):
+    """Published vectors and metadata in one of the layouts of `ready_layout`; images of chosen
+    pairs are fetched.
+    """
+
+    kind: Literal["embeddings"] = "embeddings"
+    embeddings: Path
+    layout: LayoutName = "clip-retrieval"
+    vector_column: str = "vector"
+    indices: Path | None = None
+
+    variants: ClassVar[tuple[str, ...]] = ("datacomp",)
+
+    def identity(self) -> dict[str, Any]:
+        """Return where vectors, URLs and captions are."""
+        fields = {"kind", "layout", "url_column", "caption_column", "hash_column", "vector_column"}
+        return self.model_dump(mode="json", include=fields)
+
+    def publish(self, project: Project) -> Artifact:
+        """Take stock of the files."""
+        from react_pipeline.extensions.sources.ready_corpus import publish_inventory
+
+        return publish_inventory(project, self)
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether vectors are there: always."""
+        return True
+
+    @property
+    def has_index(self) -> bool:
+        """Whether `indices` are configured."""
+        return self.indices is not None
+
+    def adopt_embeddings(self, project: Project) -> Artifact:
+        """Publish the files, linked or converted."""
+        from react_pipeline.extensions.sources.ready_embeddings import adopt_embeddings
+
+        return adopt_embeddings(project, self)
+
+    def adopt_index(self, project: Project) -> Artifact | None:
+        """Publish those of `indices`."""
+        from react_pipeline.extensions.sources.ready_index import adopt_index
+
+        return adopt_index(project, self.indices) if self.indices is not None else None
+
+    def _rows(self) -> int:
+        from react_pipeline.extensions.sources.ready_layout import find_parts
+
+        return sum(part.rows for part in find_parts(self.embeddings, self))
+
+    def size(self) -> CorpusSize:
+        """Return the rows of the files."""
+        from react_pipeline.corpus import IMAGE_BYTES, CorpusSize
+
+        return CorpusSize(self._rows(), IMAGE_BYTES)
+
+    def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
+        """Return the work of reading vectors twice, for their digests and for their values."""
+        from react_pipeline.corpus import CorpusWork
+        from react_pipeline.extensions.sources.ready_layout import LAYOUTS
+
+        has_text = bool(LAYOUTS[self.layout].text)
+        return CorpusWork(
+            read_bytes=8.0 * dimension * size.pairs,
+            checked_rows=size.pairs,
+            encodes_images=False,
+            encodes_captions=not has_text,
+            writes_vectors=self.layout != "clip-retrieval",
+        )
+
+    def description(self) -> str:
+        """Return how many vectors there are."""
+        return f"{self._rows():,} ready embeddings in {self.embeddings}"
+
+    @classmethod
+    def template(cls, name: str, model: str) -> str:
+        """Return a section with files of clip-retrieval, or of DataComp."""
+        if name == "datacomp":
+            side = "l14" if "ViT-L-14" in model else "b32"
+            return f"""\
+kind: embeddings # as DataComp publishes them; only the images of chosen pairs are fetched
+embeddings: metadata # the folder with HEX.parquet next to HEX.npz
+layout: datacomp-{side} # vectors of OpenAI's ViT-B-32 (b32) or ViT-L-14 (l14)
+caption_column: text
+hash_column: sha256
+"""
+        return """\
+kind: embeddings # as clip-retrieval writes them; only the images of chosen pairs are fetched
+embeddings: embeddings # the folder with img_emb/, text_emb/ and metadata/
+# indices: indices # ready image.index and text.index over them
+url_column: url
+caption_column: caption
+"""

@@ -1,0 +1,261 @@
+"""Ready embeddings as `corpus_embeddings`: linked, or converted where that cannot be, with the
+proof that the configured encoder made them.
+
+Does not belong here: the inventory of the files (`ready_corpus`), reading rows (`embedding`).
+Shapes: N rows, D width.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from react_pipeline.clip import Clip, choose_device, load
+from react_pipeline.corpus import open_table, text_batches
+from react_pipeline.embedding import GROUPS_FILE, METADATA
+from react_pipeline.extensions.sources.kinds import ReadyEmbeddings
+from react_pipeline.extensions.sources.ready_corpus import FILES_FILE, measured_files
+from react_pipeline.extensions.sources.ready_layout import Part, find_parts
+from react_pipeline.extensions.sources.vector_files import vector_blocks
+from react_pipeline.lineage import resolve
+from react_pipeline.project import Project
+from react_pipeline.stage import encoder_in
+from react_pipeline.store import Artifact, CorpusError, Scratch
+
+SAMPLED_CAPTIONS = 64
+MIN_ENCODER_SIMILARITY = 0.98
+"""Mean cosine of re-encoded captions with their ready vectors. Half precision and other kernels
+cost about 0.001; two different CLIPs of one width agree to about 0."""
+SAMPLED_PAIRS = 256
+MIN_STANDARD_ERRORS = 4.0
+"""Of the mean by which an image is closer to its own caption than to those of others. With another
+CLIP that is 0.
+"""
+BATCH_ROWS = 8_192
+"""Rows of metadata that are written, and captions that are encoded, at once."""
+
+logger = logging.getLogger(__name__)
+
+
+def adopt_embeddings(project: Project, config: ReadyEmbeddings) -> Artifact:
+    """Publish the artifact `corpus_embeddings` of kind `embeddings`.
+
+    Files that can be used as they are get links in the layout of our own; others are converted
+    once; a killed build resumes. Metadata is written with `url` and `caption` in place of the
+    configured columns. Vectors of another CLIP would be searched without an error and find
+    nonsense, so the configured encoder encodes captions from all over the corpus. They must agree
+    with their ready vectors, or, where only images have vectors, be closer to their own images than
+    to others.
+
+    Raises:
+        CorpusError: If width or sampled vectors show another encoder, or the files have changed
+            since `corpus`.
+    """
+    inputs = resolve(project, "corpus_embeddings")
+    corpus = inputs.parents["corpus"]
+    base = inputs.parents[encoder_in(inputs.parents)]
+    folder = config.embeddings
+    parts = find_parts(folder, config)
+    recorded = pd.read_parquet(corpus.file(FILES_FILE))
+    changed = recorded.merge(measured_files(project, folder, parts), "outer", indicator=True)
+    for name in changed.loc[changed["_merge"] != "both", "name"]:
+        raise CorpusError(f"{folder / name}: is missing or has changed; materialize `corpus` again")
+
+    def write(staging: Path, scratch: Scratch) -> dict[str, Any]:
+        clip = load(base.path, choose_device(project.config.device))
+        proof = _proof(clip, folder, parts, config)
+        reasons = corpus.counts["convert"]
+        if reasons:
+            logger.info("ready embeddings are converted once: %s", ", ".join(reasons))
+        rows = _write_parts(clip, corpus, parts, config, staging, scratch)
+        encoded = 0 if parts[0].text else sum(rows)
+        return {
+            "rows": sum(rows),
+            "dimension": corpus.counts["dimension"],
+            "skipped": 0,
+            "reasons": {},
+            "ready": not reasons,
+            **proof,
+            **({"converted": reasons, "normalised": corpus.counts["not_unit"]} if reasons else {}),
+            **({"captions_encoded": encoded} if reasons else {}),
+        }
+
+    return project.store.build(inputs, write)
+
+
+def _write_parts(
+    clip: Clip,
+    corpus: Artifact,
+    parts: list[Part],
+    config: ReadyEmbeddings,
+    staging: Path,
+    scratch: Scratch,
+) -> list[int]:
+    """Write `img_emb/`, `text_emb/` (unit rows), `metadata/` and `groups.jsonl`; return the rows of
+    each part.
+    """
+    folder, is_linked = config.embeddings, not corpus.counts["convert"]
+    is_unit = not corpus.counts["not_unit"]
+    counts = []
+    bar = tqdm(parts, desc="adopting", unit="part", disable=None, leave=False)
+    for number, part in enumerate(bar):
+
+        def write(into: Path, number: int = number, part: Part = part) -> int:
+            if part.rows:
+                captions = _write_metadata(into / _name(METADATA, number), part, config)
+                for side, source in part.sides:
+                    path = into / _name(side, number)
+                    if source and not is_linked:
+                        _convert(folder / source, path, part, is_unit)
+                    elif not source:
+                        _encode(clip, captions, path)
+            return part.rows
+
+        counts.append(scratch.build(str(number), staging, write))
+        for side, source in part.sides if is_linked and part.rows else ():
+            (staging / side).mkdir(exist_ok=True)
+            (staging / _name(side, number)).symlink_to((folder / source).resolve())
+    lines = (json.dumps({"rows": count}) + "\n" for count in counts)
+    (staging / GROUPS_FILE).write_text("".join(lines))
+    return counts
+
+
+def _name(folder: str, number: int) -> str:
+    return f"{folder}/{folder}_{number:06d}.{'parquet' if folder == METADATA else 'npy'}"
+
+
+def _write_metadata(path: Path, part: Part, config: ReadyEmbeddings) -> list[str]:
+    """Write the metadata of a part, with our names of columns, and return its captions."""
+    ours = {field.removesuffix("_column"): name for field, name in config.columns().items()}
+    captions: list[str] = []
+    path.parent.mkdir()
+    with open_table(config.embeddings / part.metadata) as file:
+        names = file.schema_arrow.names
+        # A file may use our name for something else, which then gives way.
+        others = [one for one in names if one not in (*ours, *ours.values(), "image_sha256")]
+        writer = None
+        for batch in file.iter_batches(BATCH_ROWS, columns=[*ours.values(), *others]):
+            texts = {
+                our: pc.fill_null(batch.column(name).cast(pa.large_string()), "")
+                for our, name in ours.items()
+            }
+            captions += texts["caption"].to_pylist()
+            table = pa.table(
+                {
+                    **texts,
+                    "image_sha256": pa.array([""] * len(batch), pa.large_string()),
+                    **{name: batch.column(name) for name in others},
+                }
+            )
+            writer = writer or pq.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+        if writer:
+            writer.close()
+    return captions
+
+
+def _convert(source: Path, path: Path, part: Part, is_unit: bool) -> None:
+    path.parent.mkdir()
+    shape = (part.rows, part.dimension)
+    vectors = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    for start, block in vector_blocks(source):
+        if block.shape[1] != part.dimension:
+            raise CorpusError(f"{source}: vectors of {block.shape[1]} and {part.dimension} numbers")
+        vectors[start : start + len(block)] = block if is_unit else unit(block)
+    vectors.flush()
+
+
+def _encode(clip: Clip, captions: list[str], path: Path) -> None:
+    path.parent.mkdir()
+    batches = (captions[at : at + BATCH_ROWS] for at in range(0, len(captions), BATCH_ROWS))
+    vectors = [clip.encode_texts(batch).numpy().astype(np.float16) for batch in batches]
+    np.save(path, np.concatenate(vectors))
+
+
+def unit(vectors: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Scale rows to length 1."""
+    exact = vectors.astype(np.float32)
+    rows: NDArray[np.float32] = exact / np.linalg.norm(exact, axis=1, keepdims=True)
+    return rows
+
+
+def _proof(
+    clip: Clip, folder: Path, parts: list[Part], config: ReadyEmbeddings
+) -> dict[str, float]:
+    if clip.dimension != parts[0].dimension:
+        raise CorpusError(
+            f"{folder}: vectors of {parts[0].dimension} numbers, the configured encoder makes "
+            f"{clip.dimension}; set "
+            "`encoder`, or `retrieval_encoder` alone, to the CLIP that made them"
+        )
+    has_text = bool(parts[0].text)
+    size = SAMPLED_CAPTIONS if has_text else SAMPLED_PAIRS
+    captions, ready = _sample(folder, parts, config, size)
+    if not captions:
+        raise CorpusError(
+            f"{folder}: every sampled caption is empty; name the right column in "
+            "corpus.caption_column"
+        )
+    encoded = clip.encode_texts(captions).numpy()
+    advice = (
+        "Set `encoder` (model and pretrained weights), or `retrieval_encoder` alone, to the CLIP "
+        "that made them, check corpus.caption_column, or embed the pairs again from their shards"
+    )
+    if has_text:
+        similarity = float((encoded * ready).sum(axis=1).mean())
+        if not similarity >= MIN_ENCODER_SIMILARITY:
+            raise CorpusError(
+                f"{folder}: these vectors come from another CLIP or other captions: "
+                f"{len(captions)} captions encoded by the configured encoder agree with their "
+                f"vectors to {similarity:.3f} on average, {MIN_ENCODER_SIMILARITY} is needed. "
+                f"{advice}"
+            )
+        return {"encoder_similarity": round(similarity, 5)}
+    errors = standard_errors_closer(encoded, ready)
+    if not errors >= MIN_STANDARD_ERRORS:
+        raise CorpusError(
+            f"{folder}: these vectors come from another CLIP, or the captions belong to other "
+            f"images: {len(captions)} images are closer to their own captions by {errors:.1f} "
+            f"standard errors, {MIN_STANDARD_ERRORS} are needed. {advice}"
+        )
+    return {"encoder_standard_errors": round(errors, 2)}
+
+
+def standard_errors_closer(text: NDArray[np.float32], image: NDArray[np.float32]) -> float:
+    """Return by how many standard errors each image is closer to its own caption than to the
+    others, both (N, D).
+    """
+    similarities = image @ text.T
+    own = np.diag(similarities)
+    closer = own - (similarities.sum(axis=1) - own) / max(len(own) - 1, 1)
+    return (
+        float(closer.mean() / max(closer.std() / np.sqrt(len(own)), 1e-9)) if len(own) > 1 else 0.0
+    )
+
+
+def _sample(
+    folder: Path, parts: list[Part], config: ReadyEmbeddings, size: int
+) -> tuple[list[str], NDArray[np.float32]]:
+    """Return captions of the first rows of parts all over the corpus, and their unit vectors; of
+    images where captions have none. Empty captions are left out.
+    """
+    filled = [part for part in parts if part.rows]
+    spread = np.unique(np.linspace(0, len(filled) - 1, min(size, len(filled))).astype(int))
+    captions: list[str] = []
+    vectors = [np.empty((0, parts[0].dimension), np.float32)]
+    for part in (filled[number] for number in spread):
+        table = next(text_batches(folder / part.metadata, [config.caption_column]))
+        texts = [text or "" for text in table.column(0).to_pylist()]
+        rows = [row for row, text in enumerate(texts) if text.strip()][: -(-size // len(spread))]
+        _, block = next(vector_blocks(folder / (part.text or part.image)))
+        captions += [texts[row] for row in rows]
+        vectors.append(block[rows].astype(np.float32))
+    return captions, unit(np.concatenate(vectors))

@@ -1,0 +1,194 @@
+"""Ready embeddings on disk: which files belong together, and whether they can be used at all.
+Shapes: N rows, D width.
+
+Rows are counted in the order of the sorted names, in which autofaiss reads them, so that ready
+FAISS indices fit. Does not belong here: whether the configured encoder made them
+(`ready_embeddings`), reading vectors (`vector_files`).
+"""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from react_pipeline.corpus import require_text_columns, rows_of_table, schema_of_table
+from react_pipeline.embedding import FOLDERS, UNIT_TOLERANCE
+from react_pipeline.extensions.sources.kinds import ReadyEmbeddings
+from react_pipeline.extensions.sources.vector_files import (
+    DAMAGED_REMEDY,
+    file_of,
+    shape_of,
+    vector_blocks,
+)
+from react_pipeline.store import CorpusError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names below the folder: `{}` is what the files of a part share.
+
+    Attributes:
+        metadata: Tables with URL and caption.
+        text: Vectors of captions; "" if none are published.
+    """
+
+    image: str
+    metadata: str
+    text: str = ""
+
+
+_CLIP_RETRIEVAL = Layout(
+    "img_emb/img_emb_{}.npy", "metadata/metadata_{}.parquet", "text_emb/text_emb_{}.npy"
+)
+LAYOUTS = {
+    "clip-retrieval": _CLIP_RETRIEVAL,
+    "clip-retrieval-images": replace(_CLIP_RETRIEVAL, text=""),
+    "datacomp-b32": Layout("{}.npz/b32_img", "{}.parquet", "{}.npz/b32_txt"),
+    "datacomp-l14": Layout("{}.npz/l14_img", "{}.parquet", "{}.npz/l14_txt"),
+    "parquet": Layout("{}.parquet/VECTOR", "{}.parquet"),
+}
+"""`corpus.layout`; VECTOR is `corpus.vector_column`."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Files that belong together, by their names below the folder (see `vector_files`).
+
+    Attributes:
+        number: What the names share.
+        text: Of captions; "" if there are none.
+    """
+
+    number: str
+    image: str
+    text: str
+    metadata: str
+    rows: int = 0
+    dimension: int = 0
+
+    @property
+    def sides(self) -> tuple[tuple[str, str], ...]:
+        """Return the vectors of images and of captions, by the folder of our layout."""
+        return (FOLDERS["image"], self.image), (FOLDERS["text"], self.text)
+
+    @property
+    def files(self) -> list[str]:
+        """Return each file once."""
+        return list(
+            dict.fromkeys(map(file_of, (self.image, *filter(None, [self.text]), self.metadata)))
+        )
+
+
+def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
+    """Find the parts of a folder by names and headers; no vector is read.
+
+    Raises:
+        CorpusError: Naming the file that is missing, cut, of another form, or does not fit the
+            others of its part.
+    """
+    if not folder.is_dir():
+        raise CorpusError(f"corpus.embeddings: {folder} is not a folder")
+    layout = LAYOUTS[corpus.layout]
+    image = layout.image.replace("VECTOR", corpus.vector_column)
+    files = {
+        name: _numbers(folder, file_of(name))
+        for name in (image, layout.text, layout.metadata)
+        if name
+    }
+    numbers = set[str]().union(*files.values()) or {"N"}
+    for name, found in files.items():
+        if lacking := sorted(numbers - found.keys()):
+            raise CorpusError(
+                f"{folder / file_of(name).format(lacking[0])}: is missing (of {len(lacking)} such), "
+                f"and `corpus.layout: {corpus.layout}` needs it; download what is missing, take the "
+                "other files of that number away, or set `clip-retrieval-images` if only images "
+                "have vectors"
+            )
+    parts = []
+    for number in tqdm(
+        sorted(files[image]), desc="checking files", unit="part", disable=None, leave=False
+    ):
+        text = layout.text.format(number)
+        metadata = files[layout.metadata][number]
+        parts.append(_measured(folder, Part(number, image.format(number), text, metadata)))
+        _check_columns(folder / metadata, corpus)
+        if parts[-1].dimension != parts[0].dimension:
+            raise CorpusError(
+                f"{folder / parts[-1].image}: vectors of {parts[-1].dimension} numbers, "
+                f"{parts[0].image} has {parts[0].dimension}; all must come from one model"
+            )
+    if not sum(part.rows for part in parts):
+        raise CorpusError(f"{folder}: its files hold no row")
+    return parts
+
+
+def check_values(folder: Path, parts: list[Part]) -> int:
+    """Read every vector once, a block at a time; return how many are not of length 1.
+
+    Raises:
+        CorpusError: Naming the file and the row of a vector that is not finite or zero.
+    """
+    total = sum(part.rows for part in parts)
+    others = 0
+    with tqdm(total=total, desc="checking vectors", unit="row", disable=None, leave=False) as bar:
+        for part in parts:
+            for name in filter(None, (part.image, part.text)):
+                for start, block in vector_blocks(folder / name):
+                    lengths = np.linalg.norm(block.astype(np.float32), axis=1)
+                    # A NaN compares as false, so it counts as bad.
+                    bad = np.flatnonzero(~((lengths > 0) & (lengths < np.inf)))
+                    if len(bad):
+                        raise CorpusError(
+                            f"{folder / name}: row {start + int(bad[0])} has length "
+                            f"{lengths[bad[0]]:.4g}, so it has no direction; {DAMAGED_REMEDY}"
+                        )
+                    others += int((np.abs(lengths - 1) > UNIT_TOLERANCE).sum())
+            bar.update(part.rows)
+    return others
+
+
+def reasons_to_convert(parts: list[Part], not_unit: int) -> list[str]:
+    """Return why the files cannot be linked; empty if they can."""
+    reasons = {
+        "no_caption_vectors": not all(part.text for part in parts),
+        "not_npy": not parts[0].image.endswith(".npy"),
+        "not_unit_length": not_unit > 0,
+    }
+    return [reason for reason, holds in reasons.items() if holds]
+
+
+def _numbers(folder: Path, name: str) -> dict[str, str]:
+    """Return the files that a name of the layout finds, by what is in place of `{}`."""
+    parent, _, last = name.rpartition("/")
+    pattern = re.compile(re.escape(last).replace(r"\{\}", r"([\w.-]+)"))
+    files: dict[str, str] = {}
+    for path in sorted((folder / parent).iterdir()) if (folder / parent).is_dir() else ():
+        if match := pattern.fullmatch(path.name):
+            files[match[1]] = path.relative_to(folder).as_posix()
+    return files
+
+
+def _measured(folder: Path, part: Part) -> Part:
+    rows, dimension = shape_of(folder / part.image)
+    counts = {}
+    if part.text:
+        counts[part.text], text_dimension = shape_of(folder / part.text)
+        if text_dimension != dimension:
+            raise CorpusError(
+                f"{folder / part.text}: vectors of {text_dimension} numbers, {part.image} has "
+                f"{dimension}; both must come from one model"
+            )
+    counts[part.metadata] = rows_of_table(folder / part.metadata)
+    for name, count in counts.items():
+        if count != rows:
+            raise CorpusError(
+                f"{folder / name}: {count:,} rows, {part.image} has {rows:,}; the files of a part "
+                f"must belong together: {DAMAGED_REMEDY}"
+            )
+    return replace(part, rows=rows, dimension=dimension)
+
+
+def _check_columns(path: Path, corpus: ReadyEmbeddings) -> None:
+    require_text_columns(path, schema_of_table(path), corpus.columns().items())

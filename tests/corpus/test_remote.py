@@ -1,0 +1,211 @@
+"""Shards on a web server and on an object store: read by range, identified, tried again, refused by
+name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from support.drawings import pair, write_shard
+from support.shard_server import ShardServer, serve_folder
+from support.sick_servers import sick_server
+
+from react_pipeline.corpus import remote
+from react_pipeline.corpus.inventory import locate_shards
+from react_pipeline.corpus.kinds import Webdataset
+from react_pipeline.corpus.remote import RemoteShard, identify, list_tars
+from react_pipeline.corpus.shards import index_shard, open_shard, read_member
+from react_pipeline.settings.corpus import StorageConfig
+from react_pipeline.store.errors import CorpusError, SourceUnavailable
+
+LARGE = bytes(range(256)) * 8_000
+"""An "image" of 2 MB: indexing reads headers, never pixels."""
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    samples = {f"{number:03d}": pair("circle", "red", number, number=number) for number in range(5)}
+    write_shard(tmp_path / "served" / "small.tar", samples)
+    big = {f"{number:03d}": {"jpg": LARGE, "txt": b"a caption"} for number in range(4)}
+    write_shard(tmp_path / "served" / "large.tar", big)
+    return tmp_path / "served"
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[ShardServer]:
+    with serve_folder(folder) as state:
+        yield state
+
+
+@pytest.mark.parametrize("name", ["small.tar", "large.tar"])
+def test_a_remote_shard_reads_like_the_local_one(
+    server: ShardServer, folder: Path, name: str
+) -> None:
+    shard = RemoteShard(f"{server.url}/{name}")
+    here, there = index_shard(folder / name), index_shard(shard)
+    assert there == here
+    if name == "large.tar":  # headers, without the images between them
+        assert server.sent_bytes < (folder / name).stat().st_size / 10
+    with open_shard(shard) as file, (folder / name).open("rb") as local:
+        for sample in reversed(here.samples):
+            for member in sample.members.values():
+                assert read_member(file, member) == read_member(local, member)
+
+
+def test_a_shard_is_identified_by_what_its_server_reports(
+    server: ShardServer, folder: Path
+) -> None:
+    shutil.copy(folder / "small.tar", folder / "other.tar")
+    shard = RemoteShard(f"{server.url}/small.tar")
+    before, other = identify(shard), identify(RemoteShard(f"{server.url}/other.tar"))
+    assert before == identify(shard)
+    assert before.tag == other.tag and before.digest != other.digest
+    data = bytearray((folder / "small.tar").read_bytes())
+    data[600] ^= 0xFF
+    (folder / "small.tar").write_bytes(data)
+    after = identify(shard)
+    assert before.size_bytes == after.size_bytes and before.digest != after.digest
+    with (
+        serve_folder(folder, tagged=False) as silent,
+        pytest.raises(CorpusError, match=r"small\.tar.*neither ETag"),
+    ):
+        identify(RemoteShard(f"{silent.url}/small.tar"))
+
+
+def test_small_images_are_read_in_few_requests(server: ShardServer, folder: Path) -> None:
+    many = {f"{number:04d}": {"jpg": LARGE[:20_000], "txt": b"a caption"} for number in range(200)}
+    write_shard(folder / "many.tar", many)
+    assert index_shard(RemoteShard(f"{server.url}/many.tar")).pairs() == 200
+    assert server.requests["/many.tar"] < 20
+
+
+def test_a_server_without_ranges_is_refused(folder: Path) -> None:
+    with serve_folder(folder, ranges=False) as server:
+        shard = RemoteShard(f"{server.url}/large.tar")
+        with pytest.raises(CorpusError, match="no ranges"):
+            index_shard(shard)
+
+
+def test_a_shard_that_changes_while_it_is_read_is_refused(server: ShardServer) -> None:
+    with open_shard(RemoteShard(f"{server.url}/large.tar")) as file:
+        (server.folder / "large.tar").write_bytes(bytes(100))
+        with pytest.raises(SourceUnavailable, match="received 100 of"):
+            file.read(512)
+
+
+def test_failures_that_may_pass_are_tried_again(server: ShardServer) -> None:
+    server.answers["/small.tar"] = [503, 429, 500]
+    assert index_shard(RemoteShard(f"{server.url}/small.tar")).pairs() == 5
+    server.answers["/small.tar"] = [503] * 50
+    with pytest.raises(SourceUnavailable, match=r"small\.tar"):
+        index_shard(RemoteShard(f"{server.url}/small.tar"))
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(404, "is not there"), (403, "access is refused"), (401, "credentials")]
+)
+def test_what_no_retry_can_fix_is_refused_at_once(
+    server: ShardServer, status: int, words: str
+) -> None:
+    server.answers["/small.tar"] = [status] * 50
+    with pytest.raises(CorpusError, match=rf"small\.tar: .*{words}"):
+        index_shard(RemoteShard(f"{server.url}/small.tar"))
+    assert server.requests["/small.tar"] == 1
+
+
+def test_a_missing_shard_and_a_gone_server_are_distinguished(
+    server: ShardServer,
+) -> None:
+    with pytest.raises(CorpusError, match=r"none\.tar"):
+        identify(RemoteShard(f"{server.url}/none.tar"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(SourceUnavailable, match=r"a\.tar"):
+        identify(RemoteShard(f"http://127.0.0.1:{port}/a.tar"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageConfig]:
+    server_of_moto = pytest.importorskip("moto.server")
+    server = server_of_moto.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    patch = pytest.MonkeyPatch()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": str(tmp_path_factory.mktemp("aws") / "config"),
+    }.items():
+        patch.setenv(name, value)
+    host, port = server.get_host_and_port()
+    yield StorageConfig(endpoint_url=f"http://{host}:{port}")
+    patch.undo()
+    server.stop()
+
+
+def test_shards_of_a_bucket_are_listed_read_and_identified(
+    store: StorageConfig, folder: Path
+) -> None:
+    bucket = boto3.client("s3", endpoint_url=store.endpoint_url)
+    bucket.create_bucket(Bucket="pairs")
+    for name in ("b/small.tar", "b/large.tar", "b/notes.txt", "c/small.tar"):
+        file = "large.tar" if "large" in name else "small.tar"
+        bucket.upload_file(str(folder / file), "pairs", name)
+    found = list_tars(RemoteShard("s3://pairs/b/*", store))
+    assert [shard.url for shard in found] == ["s3://pairs/b/large.tar", "s3://pairs/b/small.tar"]
+    assert len(list_tars(RemoteShard("s3://pairs/**/*.tar", store))) == 3
+    assert index_shard(found[0]) == index_shard(folder / "large.tar")
+    before = identify(found[1])
+    assert hashlib.md5((folder / "small.tar").read_bytes()).hexdigest() in before.tag  # noqa: S324
+    bucket.upload_file(str(folder / "large.tar"), "pairs", "b/small.tar")
+    assert identify(found[1]).digest != before.digest
+    with pytest.raises(CorpusError, match=r"gone\.tar"):
+        identify(RemoteShard("s3://pairs/gone.tar", store))
+    named = ("s3://pairs/{c,b}/small.tar", "s3://pairs/b/*")
+    located = locate_shards(Webdataset(shards=named, storage=store))
+    assert [str(shard) for shard in located] == [
+        *("s3://pairs/c/small.tar", "s3://pairs/b/small.tar", "s3://pairs/b/large.tar")
+    ]
+    with pytest.raises(CorpusError, match=r"s3://nobucket/\*\.tar"):
+        locate_shards(Webdataset(shards=("s3://nobucket/*.tar",), storage=store))
+
+
+def test_a_private_bucket_without_credentials_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    with pytest.raises(CorpusError, match="no credentials"):
+        identify(RemoteShard("s3://private/a.tar"))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "overloaded",
+        "dripping_head",
+        "dripping_body",
+        "dripping_range",
+        "endless_range",
+        "endless_body",
+        "looping",
+    ],
+)
+def test_a_sick_server_is_given_up(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "ANSWER_SECONDS", 0.3)
+    # Which fault the client meets first depends on time.
+    errors = (CorpusError, SourceUnavailable)
+    with sick_server(kind) as address, pytest.raises(errors, match=r"a\.tar: "):
+        open_shard(RemoteShard(f"{address}/a.tar")).read(512)

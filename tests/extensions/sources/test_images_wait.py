@@ -1,0 +1,318 @@
+"""A corpus from a table of URLs: captions are embedded, and only images that are retrieved are
+fetched, from a server on loopback.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from support.drawings import COLOURS, SHAPES, draw, encode
+from support.retrieval import configure
+from support.web import Web, page, served
+
+from react_pipeline.corpus import CollectedPairs
+from react_pipeline.embedding import row_metadata, sides, vectors_of
+from react_pipeline.lineage import resolve, run
+from react_pipeline.project import Project
+from react_pipeline.retrieval import leaked_images, prune_vectors
+from react_pipeline.settings import load_domain
+from react_pipeline.store import (
+    Artifact,
+    ChangedSource,
+    ConfigError,
+    CorpusError,
+    RetrievalError,
+)
+
+MakeProject = Callable[..., Project]
+IMAGES = 48
+SETTINGS = {"modes": ["t2t"], "k_per_prompt": 20, "max_per_class": 3}
+
+
+def drawing(number: int) -> tuple[bytes, str]:
+    shape, colour = SHAPES[number % 4], COLOURS[number // 4 % 4]
+    image = encode(draw(shape, colour, number), ("png", "jpg", "webp")[number % 3])
+    return image, f"a {colour} {shape} {number}"
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    answers: dict[str, Any] = {f"/{number}": drawing(number)[0] for number in range(IMAGES)}
+    with served({**answers, "/page": page}) as server:
+        yield server
+
+
+@pytest.fixture
+def table(web: Web, tmp_path: Path) -> Path:
+    rows = [(f"{web.url}/{number}", drawing(number)[1]) for number in range(IMAGES)]
+    return write_table(tmp_path, rows)
+
+
+def write_table(directory: Path, rows: list[tuple[str | None, str | None]]) -> Path:
+    path = directory / "pairs.parquet"
+    pd.DataFrame(rows, columns=["url", "caption"]).to_parquet(path)
+    return path
+
+
+def project_of(make_project: MakeProject, table: Path, **sections: Any) -> Project:
+    download = {"allow_private_addresses": True, "retries": 0, "timeout_seconds": 5}
+    download |= sections.pop("download", {})
+    corpus = {"kind": "urls", "urls": [str(table)], "download": download}
+    return make_project(corpus=corpus, **{"retrieval": SETTINGS, **sections})
+
+
+def indexed(project: Project) -> Project:
+    for stage in ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"):
+        run(project, stage, "all")
+    return project
+
+
+def retrieved(project: Project, slug: str = "shapes") -> Artifact:
+    run(project, "evaluation_set", slug)
+    return run(project, "retrieved_set", slug)
+
+
+def test_only_images_that_are_retrieved_are_fetched(
+    make_project: MakeProject, web: Web, table: Path
+) -> None:
+    from react_pipeline.clip import load
+
+    project = indexed(project_of(make_project, table))
+    embeddings = project.store.current("corpus_embeddings", "all")
+    assert embeddings.counts["rows"] == project.store.current("corpus", "all").counts["pairs"]
+    assert sides(embeddings) == ("text",)
+    assert not web.asked
+    artifact = retrieved(project)
+    pairs = CollectedPairs(artifact)
+    assert 0 < len(pairs) == len(web.asked) < IMAGES
+    urls = row_metadata(embeddings, pairs.rows, ["url"])["url"].str.removeprefix(web.url)
+    assert dict(web.asked) == dict.fromkeys(urls, 1)
+
+    # The set is whole: each image, its digest, and what the encoder makes of it and of its caption.
+    table_of_set = pd.read_parquet(artifact.file("pairs.parquet")).set_index("row")
+    for row, image, _, _ in pairs:
+        assert table_of_set.loc[row, "image_sha256"] == hashlib.sha256(image).hexdigest()
+    clip = load(project.store.current("base_checkpoint", "all").path)
+    encoded = [clip.preprocess(pairs.decoded(place))[None] for place in range(len(pairs))]
+    images = np.concatenate([clip.encode_images(pixels).numpy() for pixels in encoded])
+    np.testing.assert_allclose(pairs.vectors("image"), images, atol=2e-3)
+    texts = clip.encode_texts([pair.caption for pair in pairs]).numpy()
+    np.testing.assert_allclose(pairs.vectors("text"), texts, atol=2e-3)
+
+
+def test_domains_and_later_builds_share_what_was_fetched(
+    make_project: MakeProject, web: Web, table: Path
+) -> None:
+    project = indexed(project_of(make_project, table, seeds=[0, 1]))
+    first = retrieved(project)
+    run(project, "control_set", "shapes")
+    retrieved(project, "colours")
+    assert max(web.asked.values()) == 1
+    files = first.manifest["files"]
+    shutil.rmtree(first.path)
+    web.answers.clear()
+    web.asked.clear()
+    again = retrieved(project)
+    assert not web.asked
+    assert again.manifest["files"].keys() == files.keys()
+    same = [name for name in files if name != "report.md"]
+    assert [again.manifest["files"][name] for name in same] == [files[name] for name in same]
+
+
+def test_fetched_images_are_pruned_when_they_are_old(
+    make_project: MakeProject, web: Web, table: Path
+) -> None:
+    project = indexed(project_of(make_project, table))
+    pairs = CollectedPairs(retrieved(project))
+    assert not prune_vectors(project)
+    assert prune_vectors(project, dry_run=True, keep_seconds=0)
+    fetched = sum(web.asked.values())
+    configure(project, **SETTINGS, shard_pairs=7)
+    retrieved(project)
+    assert sum(web.asked.values()) == fetched
+    assert prune_vectors(project, keep_seconds=0)
+    configure(project, **SETTINGS, shard_pairs=8)
+    assert CollectedPairs(retrieved(project)).rows.tolist() == pairs.rows.tolist()
+    assert sum(web.asked.values()) == 2 * fetched
+
+
+def test_the_next_best_replace_images_that_are_gone(
+    make_project: MakeProject, web: Web, table: Path
+) -> None:
+    settings = {**SETTINGS, "max_per_class": 1}
+    project = indexed(project_of(make_project, table, retrieval=settings))
+    whole = CollectedPairs(retrieved(project)).rows
+    gone = row_metadata(project.store.current("corpus_embeddings", "all"), whole[:2], ["url"])
+    shutil.rmtree(project.config.store / ".cache" / "images")
+    for url in gone["url"]:
+        del web.answers[url.removeprefix(web.url)]
+    configure(project, **settings, shard_pairs=7)
+    artifact = retrieved(project)
+    assert not set(CollectedPairs(artifact).rows) & set(whole[:2])
+    assert artifact.counts["not_collected"] == {"http_404": 2}
+    assert set(CollectedPairs(artifact).rows) - set(whole)
+    # What is gone for good is not asked for by another domain.
+    web.asked.clear()
+    retrieved(project, "colours")
+    assert not [url for url in gone["url"] if web.asked[url.removeprefix(web.url)]]
+
+
+def test_a_network_that_is_down_is_refused_and_tried_again(
+    make_project: MakeProject, web: Web, table: Path
+) -> None:
+    project = indexed(project_of(make_project, table))
+    answers = dict(web.answers)
+    web.answers.update(dict.fromkeys(answers, page))
+    with pytest.raises(RetrievalError, match=r"not_an_image.*max_failed_fraction"):
+        retrieved(project)
+    web.answers.update(answers)
+    assert retrieved(project).counts["pairs"]
+
+
+def test_fetched_images_are_compared_with_evaluation_images(
+    make_project: MakeProject, web: Web, table: Path
+) -> None:
+    project = indexed(project_of(make_project, table))
+    whole = retrieved(project)
+    pairs = CollectedPairs(whole)
+    labelled = load_domain(project.config.domains / "shapes.yaml").evaluation
+    assert labelled is not None
+    folder = Path(labelled.path) / "circle"  # type: ignore[attr-defined]
+    own = project.path.parent / "evaluation"
+    shutil.copytree(folder.parent, own)
+    file = project.config.domains / "shapes.yaml"
+    file.write_text(file.read_text().replace(str(folder.parent), str(own)))
+    # The same picture in another file: no digest says so.
+    pairs.decoded(0).save(own / "circle" / "copy.bmp")
+    configure(project, **SETTINGS, near_duplicate_similarity=0.9995)
+    artifact = retrieved(project)
+    assert artifact.counts["dropped"]["evaluation_image_near"] > 0
+    assert pairs.rows[0] not in CollectedPairs(artifact).rows
+    leaks = leaked_images(project, "retrieved_set", "shapes")
+    assert (leaks.same, leaks.near) == (0, 0)
+
+
+def test_both_embeds_the_images_too(make_project: MakeProject, web: Web, table: Path) -> None:
+    del web.answers["/5"]
+    before = indexed(project_of(make_project, table)).store.current("corpus_embeddings", "all")
+    captions = vectors_of(before, "text", np.arange(IMAGES))
+    settings = {**SETTINGS, "modes": ["t2i"]}
+    project = project_of(make_project, table, embedding={"encode": "both"}, retrieval=settings)
+    embeddings = indexed(project).store.current("corpus_embeddings", "all")
+    assert sides(embeddings) == ("image", "text")
+    assert embeddings.counts["reasons"] == {"http_404": 1}
+    rows = np.arange(embeddings.counts["rows"])
+    assert len(rows) == IMAGES - 1
+    metadata = row_metadata(embeddings, rows, ["url", "caption", "image_sha256"])
+    assert f"{web.url}/5" not in set(metadata["url"])
+    assert np.array_equal(vectors_of(embeddings, "text", rows), np.delete(captions, 5, axis=0))
+    web.asked.clear()
+    pairs = CollectedPairs(retrieved(project))
+    assert not web.asked
+    sha256 = [hashlib.sha256(image).hexdigest() for _, image, _, _ in pairs]
+    assert sha256 == metadata.loc[pairs.rows, "image_sha256"].tolist()
+
+
+def both(make_project: MakeProject, table: Path, **download: Any) -> Project:
+    settings = {**SETTINGS, "modes": ["t2i"]}
+    options = {"embedding": {"encode": "both"}, "retrieval": settings, "download": download}
+    return project_of(make_project, table, **options)
+
+
+def test_how_images_are_fetched_decides_their_vectors(
+    make_project: MakeProject, table: Path
+) -> None:
+    def fingerprints(project: Project) -> tuple[str, str]:
+        for stage in ("corpus", "base_checkpoint"):
+            run(project, stage, "all")
+        corpus, embeddings = (resolve(project, name) for name in ("corpus", "corpus_embeddings"))
+        return corpus.fingerprint, embeddings.fingerprint
+
+    before = fingerprints(both(make_project, table))
+    after = fingerprints(both(make_project, table, image_size=8))
+    assert before[0] == after[0] and before[1] != after[1]
+
+
+def test_a_control_of_images_that_are_gone_is_refused(
+    make_project: MakeProject, web: Web, table: Path
+) -> None:
+    project = indexed(project_of(make_project, table))
+    retrieved(project)
+    shutil.rmtree(project.config.store / ".cache" / "images")
+    for path in list(web.answers)[: IMAGES - 6]:
+        del web.answers[path]
+    with pytest.raises(RetrievalError, match="http_404"):
+        run(project, "control_set", "shapes")
+
+
+def test_an_image_that_changed_meanwhile_is_not_taken(
+    make_project: MakeProject, web: Web, table: Path
+) -> None:
+    project = indexed(both(make_project, table))
+    shutil.rmtree(project.config.store / ".cache" / "images")
+    for number in range(0, IMAGES, 2):
+        web.answers[f"/{number}"] = drawing(number + 1)[0]
+    artifact = retrieved(project)
+    assert artifact.counts["not_collected"]["changed_image"]
+    urls = pd.read_parquet(artifact.file("pairs.parquet"))["url"]
+    assert all(int(url.rsplit("/", 1)[1]) % 2 for url in urls)
+
+
+@pytest.mark.parametrize("settings", [{"modes": ["t2t", "t2i"]}, {"fusion": "filter"}])
+def test_what_needs_every_image_is_refused(
+    make_project: MakeProject, table: Path, settings: dict[str, Any]
+) -> None:
+    project = project_of(make_project, table, retrieval=settings)
+    with pytest.raises(ConfigError, match=r"embedding\.encode: both"):
+        project.retrieval("shapes")
+    assert project_of(make_project, table, retrieval={}).retrieval("shapes").modes == ("t2t",)
+    with pytest.raises(ConfigError, match=r"embedding\.encode: captions"):
+        make_project(embedding={"encode": "captions"})
+
+
+def test_a_floor_for_images_is_kept_when_they_are_fetched(
+    make_project: MakeProject, table: Path
+) -> None:
+    from react_pipeline.clip import class_prompts, load
+    from react_pipeline.retrieval import mean_vectors
+
+    project = indexed(project_of(make_project, table))
+    clip = load(project.store.current("base_checkpoint", "all").path)
+    prompts = class_prompts(project.domain("shapes"))
+    vectors = clip.encode_texts(prompts["prompt"].tolist()).numpy()
+    means = mean_vectors(prompts["class_id"], vectors)
+    names = project.domain("shapes").class_names
+
+    def cosines(artifact: Artifact) -> dict[int, float]:
+        pairs = CollectedPairs(artifact)
+        images = zip(pairs.rows.tolist(), pairs.vectors("image"), pairs.class_ids, strict=True)
+        return {row: vector @ means[names.index(pairs.classes[of])] for row, vector, of in images}
+
+    before = cosines(retrieved(project))
+    floor = float(np.median(list(before.values())))
+    configure(project, **SETTINGS, min_similarity={"filter": floor})
+    artifact = retrieved(project)
+    after = cosines(artifact)
+    assert artifact.counts["dropped"]["below_filter"] and min(after.values()) >= floor - 1e-3
+    assert {row for row, cosine in before.items() if cosine > floor + 1e-3} <= after.keys()
+
+
+def test_a_table_that_changed_must_be_materialized_again(
+    make_project: MakeProject, table: Path
+) -> None:
+    project = project_of(make_project, table)
+    run(project, "corpus", "all")
+    run(project, "base_checkpoint", "all")
+    inputs = resolve(project, "corpus_embeddings")
+    write_table(table.parent, [("", "one")])
+    with pytest.raises(ChangedSource, match=r"pairs\.parquet"):
+        list(project.config.corpus.pairs(project.store, inputs.parents["corpus"]))  # type: ignore[attr-defined]
+    with pytest.raises(CorpusError, match="no_url"):
+        run(project, "corpus", "all")
