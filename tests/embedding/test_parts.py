@@ -138,12 +138,6 @@ def test_only_files_that_hold_a_row_are_opened(corpus: Artifact, opened: list[st
     opened.clear()
     vectors_of(corpus, "image", pd.Series([last, first, last]))
     assert opened == [f"img_emb_{number}.npy" for number in numbers]
-    opened.clear()
-    assert next(StoredVectors(corpus, "text").blocks(last, last + 1))[0] == last
-    assert opened == [f"text_emb_{numbers[1]}.npy"]
-    opened.clear()
-    assert [len(block) for _, block in StoredVectors(corpus, "text").blocks(0, 1)] == [1]
-    assert opened == [f"text_emb_{numbers[0]}.npy"]
 
 
 def test_embeddings_rebuilt_at_the_same_place_are_others(tmp_path: Path) -> None:
