@@ -40,7 +40,7 @@ from react_pipeline.indexing import (
 from react_pipeline.store import Artifact
 
 WIDTH, TEMPLATES, HITS = 512, 80, 10
-SOME_PROMPTS, GROWTH_PROMPTS, FLAT_ROWS = 1_600, 8_000, 1_000_000
+SOME_PROMPTS, FLAT_ROWS = 1_600, 1_000_000
 
 
 def ask(embeddings: Artifact, folder: Path, rows: int, classes: int, key: str) -> Row:
@@ -55,8 +55,8 @@ def ask(embeddings: Artifact, folder: Path, rows: int, classes: int, key: str) -
     set_parameters(index, built["parameters"])
     flat, some = faiss.IndexFlatIP(WIDTH), prompts[: min(SOME_PROMPTS, len(prompts))]
     flat_rows = min(rows, FLAT_ROWS)
-    for _, block in stored.blocks(0, flat_rows):
-        flat.add(block.astype(np.float32))
+    for first, block in stored.chunks():
+        flat.add(block[: max(flat_rows - first, 0)])
     fast = product_precision(len(prompts), "cpu")
     ways: dict[str, Row] = {}
 
@@ -74,8 +74,8 @@ def ask(embeddings: Artifact, folder: Path, rows: int, classes: int, key: str) -
         }
         return found
 
-    def exact(asked: Any, hits: int = HITS, last: int = rows) -> Any:
-        return exact_hits(stored, asked, hits, rows=(0, last))
+    def exact(asked: Any, hits: int = HITS) -> Any:
+        return exact_hits(stored, asked, hits)
 
     def in_lists(asked: Any, hits: int = HITS) -> Any:
         return cell_hits(index, asked, hits, built["rerank"], stored)
@@ -90,15 +90,7 @@ def ask(embeddings: Artifact, folder: Path, rows: int, classes: int, key: str) -
     )
     del flat
     measure("exact", lambda: exact(prompts), len(prompts))
-    whole = exact(some, last=flat_rows)
-    growth = []
-    for asked, last, hits in cases(len(prompts), rows):
-        started = time.process_time()
-        exact(prompts[:asked], hits, last=last)
-        middle = time.process_time()
-        found = in_lists(prompts[:asked], hits) if last == rows else None
-        ended = time.process_time()
-        growth.append((asked, last, hits, middle - started, ended - middle if found else None))
+    whole = exact(some) if flat_rows == rows else None
     operations = 2 * len(prompts) * rows * WIDTH
     floors = {name: operations / rate(name) for name in {fast, "fp32"}}
     return {
@@ -110,29 +102,11 @@ def ask(embeddings: Artifact, folder: Path, rows: int, classes: int, key: str) -
         "type": fast,
         "threads": torch.get_num_threads(),
         "ways": ways,
-        "growth": growth,
         "floors": floors,
         "same_as_index": same(lists, one_by_one),
-        "same_as_flat": same(whole, flat_hits),
+        "same_as_flat": same(whole, flat_hits) if whole else None,
         "vectors_mib": 2 * rows * WIDTH / MIB,
     }
-
-
-def cases(prompts: int, rows: int) -> list[tuple[int, int, int]]:
-    """Prompts, rows and hits, of which one grows at a time; none of a corpus that takes too
-    long.
-    """
-    if rows > FLAT_ROWS:
-        return []
-    few = min(GROWTH_PROMPTS, prompts)
-    more = [(4 * few, rows, HITS)] if 4 * few <= prompts else []
-    return [
-        (few, rows // 4, HITS),
-        (few, rows // 2, HITS),
-        (few, rows, HITS),
-        *more,
-        (few, rows, 5 * HITS),
-    ]
 
 
 def same(found: Any, wanted: Any) -> float:
@@ -199,6 +173,7 @@ def table(row: Row) -> str:
                 "timed with": f"{way['prompts']:,}",
             }
         )
+    flat = row["same_as_flat"]
     text = (
         f"{row['prompts']:,} prompts, {HITS} hits each, against {row['rows']:,} vectors "
         f"({row['vectors_mib']:,.0f} MiB mapped), `{row['key']}` at {row['parameters']}, "
@@ -206,25 +181,7 @@ def table(row: Row) -> str:
         f"the index's: {row['same_as_index']:.4%}; of exact search as `IndexFlat`'s: "
         f"{row['same_as_flat']:.4%}."
     )
-    grown = [
-        {
-            **{
-                "prompts": f"{asked:,}",
-                "rows": f"{rows:,}",
-                "hits": str(hits),
-                "exact, s of a core": f"{exact:,.1f}",
-            },
-            "ns a prompt and row": f"{exact / asked / rows * 1e9:.2f}",
-            "cell by cell, s of a core": "–" if in_lists is None else f"{in_lists:,.1f}",
-        }
-        for asked, rows, hits, exact, in_lists in row["growth"]
-    ]
     text += (
         " Ways timed with fewer prompts (`IndexFlat` also with a million rows at most) are scaled."
     )
-    tables = [
-        pd.DataFrame(some).to_markdown(index=False, disable_numparse=True)
-        for some in (lines, grown)
-        if some
-    ]
-    return "\n\n".join([text, tables[0], *(["Growth:", tables[1]] if grown else [])])
+    return f"{text}\n\n{pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)}"

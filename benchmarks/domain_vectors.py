@@ -39,9 +39,9 @@ from react_pipeline.labelled import (
 )
 from react_pipeline.lineage import fresh, run
 from react_pipeline.project import Project
-from react_pipeline.retrieval.control import draw_pairs, load_encoder, random_of
+from react_pipeline.retrieval.control import draw_pairs, random_of
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
-from react_pipeline.retrieval.images import Images
+from react_pipeline.retrieval.images import Images, load_encoder
 from react_pipeline.settings import METHODS, TrainingConfig
 from react_pipeline.training import choose_fraction, split_held_out
 

@@ -54,9 +54,9 @@ from react_pipeline.lineage import fresh, fresh_or_none, resolve, run
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
 from react_pipeline.retrieval.chosen_pairs import write_pairs
-from react_pipeline.retrieval.control import draw_pairs, load_encoder, random_of
+from react_pipeline.retrieval.control import draw_pairs, random_of
 from react_pipeline.retrieval.decontamination import kept_out
-from react_pipeline.retrieval.images import Images
+from react_pipeline.retrieval.images import Images, load_encoder
 from react_pipeline.retrieval.review import Review
 from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.stage import ALL, method_key

@@ -1,47 +1,88 @@
 """Building the index of a side: training, adding, tuning, measuring.
 
-Does not belong here: which key is built (`indexing.keys`), recall (`indexing.recall`).
+Does not belong here: which key is built (`indexing.keys`). Shapes: N rows, C cells, Q queries, D
+width.
 
 FAISS is used directly. autofaiss, which clip-retrieval uses, refuses PQ and SQ keys for inner
 products, tunes for a query time whatever the recall, and trains polysemous codes that nothing here
-searches with.
+searches with. Cells are filled in main memory, so an index may be larger than the card that trains
+their centroids.
 
-With a GPU torch trains the centroids (`indexing.cells`). Cells are filled in main memory, so an
-index may be larger than the card. Not run on a GPU yet.
+Retrieval asks with texts, so recall is measured with texts on both sides: caption vectors of random
+rows. On the text side a query is itself a row of the index; that row counts neither as found nor as
+wanted. Half of the queries tune, the other half give the recorded figures. A hit is right if it is
+as similar as the exact search's K-th: rows of equal similarity (captions that many rows share) are
+equally right.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from react_pipeline.embedding import Side, Vectors
-from react_pipeline.indexing.cells import train_centroids
+import numpy as np
+
+from react_pipeline.embedding import Rows, Side, Vectors
+from react_pipeline.indexing.exact import exact_hits, rank_exactly
 from react_pipeline.indexing.files import (
+    find_rows,
     inverted_lists,
     search_parameters,
     set_parameters,
     write_index,
 )
-from react_pipeline.indexing.keys import Key, memory_budget
-from react_pipeline.indexing.recall import Neighbours, Queries, tune
+from react_pipeline.indexing.keys import Key
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.settings import IndexConfig
 from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, InputError
 
+DEPTHS = (10, 100)
 GRAPH_BREADTH = (16, 4_096)
 """efSearch, where tuning starts and stops."""
-TRAINING_SEED = 1
 ROTATION_ROUNDS, ROTATION_ROWS = 12, 20_000
 """Training of a rotation (OPQ). FAISS' own 50 rounds on 65,536 rows take over ten minutes a core at
 D = 512.
 """
+FAISS_GPU = Path(sys.prefix, "faiss-gpu")
+"""Where `index.train_on: faiss-gpu` looks for a GPU build of FAISS. That build has the same files
+as faiss-cpu, so only a second process imports it: without code for the card it aborts its process,
+and no `except` catches that."""
+ROUNDS = 10
+"""Of k-means, as in FAISS."""
+_QUERY_SEED, _TRAINING_SEED = 0, 1
+_PRODUCTS = 1 << 26
+"""Products at a time: 256 MB."""
+_EQUAL = 1e-5
+"""Similarities that differ by less are equal: sums in another order differ by about as much."""
 
 Measured = dict[str, Any]
 """What the counts record of one side: `key`, `parameters`, `rerank`, `tuned_recall` (recall@10 of
 the queries that were tuned with), `recall_at_10` and `recall_at_100` (of the others), `seconds`."""
+
+
+class Queries(NamedTuple):
+    """Caption vectors (Q, D) and the rows of the corpus they are from."""
+
+    vectors: Vectors
+    rows: Rows
+
+
+def draw_queries(embeddings: Artifact, size: int) -> Queries:
+    """Return captions of random rows (fixed seed), fewer where the corpus is smaller.
+
+    Raises:
+        InputError: If one of them is not finite or not of unit length.
+    """
+    texts = StoredVectors(embeddings, "text")
+    rows, vectors = texts.sample(size, _QUERY_SEED)
+    texts.refuse_bad(rows, vectors)
+    return Queries(vectors, rows)
 
 
 def build_side(
@@ -62,34 +103,16 @@ def build_side(
     started = time.perf_counter()
     stored = StoredVectors(embeddings, side)
     parsed = Key.parse(key)
-    sample = training_rows(parsed, config, stored.dimension)
     neighbours = Neighbours(stored, queries)
     index = faiss.index_factory(stored.dimension, key, faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
-        train(index, parsed, stored.sample(sample, TRAINING_SEED)[1], config.train_on or device)
+        _, sample = stored.sample(parsed.sample_rows, _TRAINING_SEED)
+        train(index, parsed, sample, config.train_on or device)
     for _, vectors in stored.chunks():
         index.add(vectors)
     measured = tune_and_measure(index, config, neighbours, parsed.rerank)
     write_index(index, path)
     return {**measured, "key": key, "seconds": time.perf_counter() - started}
-
-
-def training_rows(key: Key, config: IndexConfig, dimension: int) -> int:
-    """Return how many rows an index is trained on, at most.
-
-    Raises:
-        InputError: If they are too few for the key.
-    """
-    # A quarter of the budget at most: the sample is in memory together with the index.
-    affordable = memory_budget(config) // 4 // (4 * dimension)
-    rows = config.training_rows or min(key.sample_rows, affordable)
-    if rows < key.rows_to_train:
-        raise InputError(
-            f"index.training_rows: {rows:,} rows are too few to train {key.text}, which needs "
-            f"{key.rows_to_train:,}; raise index.training_rows or index.memory_gib, or take fewer "
-            "cells"
-        )
-    return rows
 
 
 def train(index: Any, key: Key, sample: Vectors, device: str) -> None:
@@ -118,6 +141,88 @@ def train(index: Any, key: Key, sample: Vectors, device: str) -> None:
     index.train(sample)
 
 
+def train_centroids(rows: Vectors, cells: int, device: str) -> Vectors:
+    """Return unit centroids (C, D) of random rows (N, D), by spherical k-means.
+
+    Args:
+        device: Of torch, or `faiss-gpu`.
+
+    Raises:
+        InputError: If the GPU build of FAISS is not installed, or does not work on this GPU.
+    """
+    if device == "faiss-gpu":
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            try:
+                return pool.submit(_train_with_faiss, FAISS_GPU, rows, cells).result()
+            except Exception as error:  # whatever that build raises, or the end of its process
+                raise InputError(
+                    f"index.train_on: FAISS in {FAISS_GPU} does not train on this machine's GPU "
+                    f"({error}); install a build for the card there, or remove the field"
+                ) from error
+    import torch
+    from torch.nn.functional import normalize
+
+    sample = torch.from_numpy(rows)
+    centroids = normalize(sample[:: len(sample) // cells][:cells])
+    for _ in range(ROUNDS):
+        there = centroids.T.to(device)
+        parts = sample.split(max(_PRODUCTS // cells, 1))
+        nearest = torch.cat([(part.to(device) @ there).argmax(1).cpu() for part in parts])
+        # The small share of the old centroid moves no cell that has rows, and keeps an empty one.
+        centroids = normalize((1e-6 * centroids).index_add_(0, nearest, sample))
+    return centroids.numpy()
+
+
+def _train_with_faiss(folder: Path, rows: Vectors, cells: int) -> Vectors:
+    sys.path.insert(0, str(folder))
+    import faiss
+
+    if not faiss.get_num_gpus():
+        raise RuntimeError(f"{faiss.__file__} has no GPU")
+    kmeans = faiss.Kmeans(rows.shape[1], cells, niter=ROUNDS, spherical=True, gpu=True)
+    kmeans.train(rows)
+    return kmeans.centroids
+
+
+class Neighbours:
+    """The exact nearest rows of some queries on one side of the corpus, and the share of them that
+    an index finds.
+    """
+
+    def __init__(self, stored: StoredVectors, queries: Queries) -> None:
+        """Compare all rows with the queries.
+
+        Raises:
+            InputError: If a vector is not finite or not of unit length.
+        """
+        self._stored = stored
+        self._queries = queries
+        self._own = queries.rows if stored.side == "text" else np.full(len(queries.rows), -1)
+        # One hit more: on the text side the query's own row is taken out again.
+        similarities, rows = exact_hits(stored, queries.vectors, max(DEPTHS) + 1)
+        self._similarities = np.where(rows == self._own[:, None], -np.inf, similarities)
+
+    def recall(self, index: Any, depth: int, rerank: int, part: slice = slice(None)) -> float:
+        """Return the share of each query's exact nearest `depth` rows that the index finds, as a
+        fraction.
+
+        Args:
+            depth: How many hits; fewer where the corpus has fewer rows.
+            rerank: As for `find_rows`.
+        """
+        queries = self._queries.vectors[part]
+        own = self._own[part, None]
+        depth = min(depth, self._stored.rows - (self._stored.side == "text"))
+        if not depth or not len(queries):
+            return 1.0
+        needed = np.sort(self._similarities[part], axis=1)[:, [-depth]]
+        _, rows = find_rows(index, queries, depth + 1, rerank, self._stored)
+        query, place = np.nonzero((rows >= 0) & (rows != own))
+        take = self._stored.take
+        similarities, _ = rank_exactly(queries, query, rows[query, place], take, depth)
+        return round(float((similarities >= needed - _EQUAL).mean()), 4)
+
+
 def tune_and_measure(
     index: Any, config: IndexConfig, neighbours: Neighbours, rerank: int
 ) -> Measured:
@@ -129,26 +234,45 @@ def tune_and_measure(
     """
     if config.rerank and rerank > 1:
         rerank = config.rerank
-    values = (1, 1)
+    least, most = 1, 1
     if search_parameters(index, 1):
         lists = inverted_lists(index)
-        values = GRAPH_BREADTH if lists is None else (1, int(lists.nlist))
+        least, most = GRAPH_BREADTH if lists is None else (1, int(lists.nlist))
 
     def measure(value: int) -> float:
         set_parameters(index, search_parameters(index, value))
         return neighbours.recall(index, 10, rerank, slice(1, None, 2))
 
-    value, recall = tune(measure, config.target_recall, *values)
-    parameters = search_parameters(index, value)
+    value, recall = tune(measure, config.target_recall, least, most)
+    parameters, held_out = search_parameters(index, value), slice(None, None, 2)
     set_parameters(index, parameters)
-    held_out = slice(None, None, 2)
     return {
         "parameters": parameters,
         "rerank": rerank,
         "tuned_recall": recall,
-        "recall_at_10": neighbours.recall(index, 10, rerank, held_out),
-        "recall_at_100": neighbours.recall(index, 100, rerank, held_out),
+        **{f"recall_at_{n}": neighbours.recall(index, n, rerank, held_out) for n in DEPTHS},
     }
+
+
+def tune(
+    measure: Callable[[int], float], target: float, least: int, most: int
+) -> tuple[int, float]:
+    """Return how many cells or graph nodes a search looks at, and the recall that this gives: the
+    fewest found that reach the target, or the most there are.
+
+    The number is doubled; at the end one a quarter smaller is tried.
+
+    Args:
+        measure: Returns the recall of a number.
+    """
+    value, recall = least, measure(least)
+    while recall < target and value < most:
+        value = min(2 * value, most)
+        recall = measure(value)
+    smaller = value * 3 // 4
+    if recall >= target and smaller > least and (less := measure(smaller)) >= target:
+        return smaller, less
+    return value, recall
 
 
 def index_counts(

@@ -2,10 +2,9 @@
 
 Shapes: Q queries, N rows of a block, D width, P pairs of a query and a row.
 
-Products are computed in a fast type, which is off by `ROUNDINGS` at most. Rows whose product is
-within twice that of the k-th best are candidates, and are ranked in double precision in the end. So
-hits depend on neither the type, the device nor the blocks: similarity, rounded to float32,
-descending; equal ones by row, ascending.
+Products are computed in a fast type. Rows whose product is within a margin of the k-th best are
+candidates, and are ranked in double precision in the end. So hits depend on neither the type, the
+device nor the blocks: similarity, rounded to float32, descending; equal ones by row, ascending.
 """
 
 from __future__ import annotations
@@ -28,11 +27,9 @@ if TYPE_CHECKING:
 FEW_QUERIES = 64
 """Up to here reading the vectors takes longer than comparing them, and a fast type gains nothing.
 """
-ROUNDINGS = 1.5
-"""The error of a product of unit vectors, in spacings of its type at 1: the query, the row and the
-product are each rounded by half of it at most."""
-SUMMING_ERROR = 2e-4
-"""The error of a sum of products in single precision, for unit vectors of up to 1,500 numbers."""
+MARGINS = {"fp32": 0.0004, "fp16": 0.0034, "bf16": 0.024}
+"""Twice what a product of unit vectors of up to 1,500 numbers may be off in a type, rounded up: the
+k-th best and a better row may be off in opposite directions."""
 MOST_ALIKE = 10_000
 """Candidates of a query beyond k, which bounds memory where very many rows are alike: then those of
 the best products are ranked."""
@@ -48,9 +45,7 @@ def exact_hits(
     stored: StoredVectors,
     queries: Vectors,
     k: int,
-    *,
     device: str = "cpu",
-    rows: tuple[int, int] | None = None,
 ) -> tuple[Vectors, Rows]:
     """Return the k rows most similar to each query, by one pass over the vectors.
 
@@ -58,7 +53,6 @@ def exact_hits(
         queries: Unit rows (Q, D).
         k: Hits per query.
         device: Where products are computed: `cpu` or `cuda`.
-        rows: Start and stop of the rows to search; None: all.
 
     Returns:
         Similarities and rows (Q, k), as from `best_hits`.
@@ -68,14 +62,12 @@ def exact_hits(
     """
     import torch
 
-    first_row, last_row = rows or (0, stored.rows)
     values = _BLOCK_VALUES[torch.device(device).type]
     size = int(np.clip(values // max(len(queries), 1), *_BLOCK_ROWS))
 
     def blocks() -> Iterator[tuple[int, Tensor]]:
-        bar = tqdm(total=last_row - first_row, desc="comparing rows", disable=None, leave=False)
-        with bar:
-            for first, block in stored.blocks(first_row, last_row, size):
+        with tqdm(total=stored.rows, desc="comparing rows", disable=None, leave=False) as bar:
+            for first, block in stored.blocks(size):
                 vectors = torch.from_numpy(np.array(block)).to(device).float()
                 # A NaN compares as false.
                 if not bool(((vectors.norm(dim=1) - 1).abs() < UNIT_TOLERANCE).all()):
@@ -123,8 +115,7 @@ def best_hits(
     from react_pipeline.clip import DTYPES, arithmetic
 
     fast = torch.from_numpy(queries).to(device, DTYPES[precision])
-    # The k-th best and a better row may be off in opposite directions.
-    margin = 2 * (ROUNDINGS * torch.finfo(fast.dtype).eps + SUMMING_ERROR)
+    margin = MARGINS[precision]
     kth = torch.full((len(fast),), -torch.inf, device=device)
     nothing = torch.empty(0, dtype=torch.long, device=device)
     found = [(nothing, nothing, kth[:0])]

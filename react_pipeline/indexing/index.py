@@ -1,23 +1,25 @@
 """The artifact `faiss_index`, one index over image vectors and one over caption vectors: publishing
 and searching it.
 
-Does not belong here: how an index is built (`indexing.build`), all queries at once
-(`indexing.scan`). Vectors are unit rows; similarity is their inner product, the cosine. Shapes: Q
+Does not belong here: how an index is built (`indexing.build`), comparing all rows
+(`indexing.exact`). Vectors are unit rows; similarity is their inner product, the cosine. Shapes: Q
 queries, D width.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from react_pipeline.embedding import Rows, Side, Vectors
 from react_pipeline.embedding import sides as embedded_sides
-from react_pipeline.indexing.build import Measured, build_side, index_counts
-from react_pipeline.indexing.exact import FEW_QUERIES
+from react_pipeline.indexing.build import Measured, build_side, draw_queries, index_counts
+from react_pipeline.indexing.exact import FEW_QUERIES, exact_hits
 from react_pipeline.indexing.files import (
     cell_hits,
     find_rows,
@@ -26,11 +28,18 @@ from react_pipeline.indexing.files import (
     set_parameters,
 )
 from react_pipeline.indexing.keys import choose_key
-from react_pipeline.indexing.recall import draw_queries
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, InputError, Scratch
+
+CORE_COMPARISONS = 6e10
+"""Comparisons of a prompt with a row, a core: about ten minutes in bf16. Up to here `auto` searches
+exactly, which finds what an index misses.
+"""
+
+Way = Literal["exact", "index"]
+Requested = Literal["auto", "exact", "index"]
 
 
 def build_index(project: Project) -> Artifact:
@@ -173,13 +182,102 @@ class Index:
         return StoredVectors(self._embeddings, side)
 
 
+def search_all(
+    index: Index,
+    side: Side,
+    queries: Vectors,
+    k: int,
+    scratch: Scratch,
+    *,
+    requested: Requested = "auto",
+) -> tuple[Vectors, Rows, dict[str, Any]]:
+    """Return the k rows most similar to each of many queries.
+
+    Args:
+        index: Of the corpus; its files are opened only if they are searched.
+        side: Search among `image` or `text` vectors.
+        queries: Unit rows (Q, D).
+        k: Hits per query.
+        scratch: Keeps the hits of exact search for a later call with the same queries.
+        requested: `retrieval.search`.
+
+    Returns:
+        Similarities and rows (Q, k), best first, equal ones by row; minus infinity and -1 where
+        there are fewer. And what the manifest keeps: the `way` taken, its `reason` and its recall.
+
+    Raises:
+        InputError: As from `Index.search`; or if a stored vector is not finite or not of unit
+            length.
+    """
+    queries, k = index.checked(queries, k), min(k, index.rows)
+    way, reason = way_of_index(index, requested, len(queries))
+    record: dict[str, Any] = {"way": way, "reason": reason}
+    for name in ("recall_at_10", "recall_at_100"):
+        record[name] = 1.0 if way == "exact" else float(index.artifact.counts[name][side])
+    if way == "index":
+        return *index.hits(side, queries, k), record
+    return *exact_hits_in(scratch, index, side, queries, k), record
+
+
+def exact_hits_in(
+    scratch: Scratch,
+    index: Index,
+    side: Side,
+    queries: Vectors,
+    k: int,
+    found: tuple[Vectors, Rows] | None = None,
+) -> tuple[Vectors, Rows]:
+    """Return the hits (Q, k) of checked queries by exact search; they are kept in a scratch, and
+    may be already.
+
+    Args:
+        found: What is to be kept, if it is known.
+    """
+    from react_pipeline.clip import choose_device
+
+    stored = index.stored_vectors(side)
+    identity = f"{stored.artifact.fingerprint} {side} {k} {queries.shape}".encode()
+    digest = hashlib.sha256(identity + queries.tobytes()).hexdigest()
+
+    def write(path: Path) -> None:
+        hits = found or exact_hits(stored, queries, k, choose_device(index.device))
+        np.save(path, np.stack(hits))
+
+    similarities, rows = np.load(scratch.keep(f"{digest[:16]}.hits.npy", write))
+    return similarities.astype(np.float32), rows.astype(np.int64)
+
+
+def way_of_index(index: Index, requested: Requested, queries: int) -> tuple[Way, str]:
+    """Return how `search_all` searches so many queries, and why."""
+    from react_pipeline.clip import choose_device
+
+    on_gpu = choose_device(index.device) != "cpu"
+    # A GPU compares all rows while they are read.
+    approximate = bool(index.artifact.counts["parameters"]) and not on_gpu
+    return choose_way(requested, queries, index.rows, approximate)
+
+
+def choose_way(
+    requested: Requested, queries: int, rows: int, approximate: bool, cores: int | None = None
+) -> tuple[Way, str]:
+    """Return how processors search, and why.
+
+    Args:
+        requested: `retrieval.search`.
+        approximate: Whether the index would save comparisons: it has cells or a graph.
+        cores: By default those of this machine.
+    """
+    if requested != "auto":
+        return requested, "configured"
+    if not approximate:
+        return "exact", "the index would save no comparisons that take time"
+    limit = CORE_COMPARISONS * (cores or os.cpu_count() or 1)
+    way: Way = "exact" if queries * rows <= limit else "index"
+    return way, f"{queries * rows:.1e} comparisons of prompts with rows; exact up to {limit:.1e}"
+
+
 def hits_table(similarities: Vectors, rows: Rows) -> pd.DataFrame:
     """Return hits (Q, K) as a table, with the columns of `Index.search`."""
     query, rank = np.nonzero(rows >= 0)
-    columns = {
-        "query": query,
-        "row": rows[query, rank],
-        "similarity": similarities[query, rank],
-        "rank": rank,
-    }
-    return pd.DataFrame(columns)
+    found = {"row": rows[query, rank], "similarity": similarities[query, rank]}
+    return pd.DataFrame({"query": query, **found, "rank": rank})

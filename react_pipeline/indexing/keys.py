@@ -94,7 +94,7 @@ class Key:
 
     @property
     def sample_rows(self) -> int:
-        """How many rows it is trained on where the configuration names no number."""
+        """How many rows it is trained on."""
         return max(SAMPLE_POINTS_PER_CELL * self.cells, SMALLEST_SAMPLE)
 
     @property
@@ -145,23 +145,16 @@ def choose_key(
             memory.
 
     Raises:
-        InputError: If a configured key does not fit the vectors' width, or not into the machine's
-            memory.
+        InputError: If a configured key does not fit the vectors' width.
     """
-    budget = memory_bytes or memory_budget(config)
     if config.key == "auto":
-        return _auto(config, rows, dimension, budget)
+        half = machine_memory_bytes() // 2
+        configured = int((config.memory_gib or 0) * 2**30)
+        return _auto(config, rows, dimension, memory_bytes or configured or half)
     key = Key.parse(config.key)
     key.check(dimension)
     if rows < (fewest := key.rows_to_train):
         return "Flat", f"{key.text} needs {fewest:,} rows to train, there are {rows:,}"
-    limit = memory_bytes or (budget if config.memory_gib else machine_memory_bytes())
-    if (size := key.bytes(rows, dimension)) > limit:
-        raise InputError(
-            f"index.key: {key.text} over {rows:,} rows needs {_gib(size)}, more than the "
-            f"{_gib(limit)} of this machine or of index.memory_gib; use `auto`, a key of shorter "
-            "codes, or a machine with more memory"
-        )
     return key.text, "configured"
 
 
@@ -177,8 +170,8 @@ def _auto(config: IndexConfig, rows: int, dimension: int, budget: int) -> tuple[
             names.append(f"OPQ{parts}_{width},IVF{cells}_HNSW32,PQ{parts}x8")
     keys = [key for key in map(Key.parse, names) if rows >= key.rows_to_train]
     key = next((key for key in keys if key.bytes(rows, dimension) <= budget), keys[-1])
-    size = _gib(key.bytes(rows, dimension))
-    return key.text, f"{rows:,} rows are more than exact_below; it takes {size} of {_gib(budget)}"
+    size, limit = (f"{part / 2**30:,.2f} GiB" for part in (key.bytes(rows, dimension), budget))
+    return key.text, f"{rows:,} rows are more than exact_below; it takes {size} of {limit}"
 
 
 def cells_for(rows: int) -> int:
@@ -188,11 +181,6 @@ def cells_for(rows: int) -> int:
     return int(min(max(2 ** round(math.log2(2 * math.sqrt(max(rows, 1)))), 64), 65_536))
 
 
-def memory_budget(config: IndexConfig) -> int:
-    """Return the bytes that the index of one side may take while it is built."""
-    return int(config.memory_gib * 2**30) if config.memory_gib else machine_memory_bytes() // 2
-
-
 def machine_memory_bytes() -> int:
     """Return the memory of this machine, or of the container if that is less."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -200,7 +188,3 @@ def machine_memory_bytes() -> int:
         return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     except (OSError, ValueError):
         return physical
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:,.2f} GiB"

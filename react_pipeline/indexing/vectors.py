@@ -40,21 +40,17 @@ class StoredVectors:
 
     def chunks(self) -> Iterator[tuple[int, Vectors]]:
         """Yield all rows as `blocks` does, in single precision."""
-        for first, block in self.blocks(0, self.rows):
+        for first, block in self.blocks():
             yield first, block.astype(np.float32)
 
-    def blocks(
-        self, first_row: int, last_row: int, size: int = CHUNK_ROWS
-    ) -> Iterator[tuple[int, npt.NDArray[np.floating[Any]]]]:
-        """Yield the rows from one up to another as they are stored: the first row of each block,
-        and its mapped vectors.
+    def blocks(self, size: int = CHUNK_ROWS) -> Iterator[tuple[int, npt.NDArray[np.floating[Any]]]]:
+        """Yield all rows as they are stored: the first row of each block, and its mapped
+        vectors.
         """
-        number = self._number(first_row)
-        while number < len(self._parts.names) and (start := int(self._starts[number])) < last_row:
-            file = self._parts.mapped(number)[: last_row - start]
-            for inside in range(max(first_row - start, 0), len(file), size):
+        for number, start in enumerate(self._starts[:-1].tolist()):
+            file = self._parts.mapped(number)
+            for inside in range(0, len(file), size):
                 yield start + inside, file[inside : inside + size]
-            number += 1
 
     def take(self, rows: Rows) -> Vectors:
         """Return the vectors (len(rows), D) of some rows, in their order."""
@@ -75,7 +71,7 @@ class StoredVectors:
         """
         for bad in bad_rows(vectors)[:1]:
             row = int(rows[bad])
-            number = self._number(row)
+            number = int(np.searchsorted(self._starts, row, side="right")) - 1
             described = row_metadata(self.artifact, [row], ["image_path", "url"]).iloc[0]
             key, url = described.fillna("")
             name = f"key {key!r}" if key else f"url {url!r}"
@@ -84,6 +80,3 @@ class StoredVectors:
                 f"{np.linalg.norm(vectors[bad])}, not 1, so a search could never rank it; "
                 "rematerialize `corpus_embeddings`"
             )
-
-    def _number(self, row: int) -> int:
-        return int(np.searchsorted(self._starts, row, side="right")) - 1

@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from react_pipeline.pages import markdown_table, render
-from react_pipeline.retrieval.candidates import Queries
+from react_pipeline.retrieval.queries import Queries
 from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, of_kept_rows
 from react_pipeline.settings import DomainConfig, RetrievalConfig
 from react_pipeline.store import Artifact, Scratch
@@ -69,19 +68,19 @@ def class_report(
     more).
 
     Args:
-        hits: Number of hits by class id and mode (`Candidates.hits`).
+        hits: Of the search, a row each.
     """
     classes = pd.DataFrame({"class": domain.class_names})
     counts = pd.crosstab(candidates["class_id"], candidates["dropped"]).rename(columns={"": "kept"})
     counts = counts.reindex(columns=["kept", SHARED, *DROP_REASONS], fill_value=0)
-    classes["prompts"] = queries.prompts.groupby("class_id").size()
-    classes["seeds"] = queries.seeds.groupby("class_id").size().reindex(classes.index, fill_value=0)
-    classes["candidates"] = candidates.groupby("class_id").size()
+    classes["prompts"] = queries.prompts["class_id"].value_counts()
+    classes["seeds"] = queries.seeds["class_id"].value_counts()
+    classes["candidates"] = candidates["class_id"].value_counts()
     classes = classes.join(counts).fillna(0)
     text_modes = sum(mode != "i2i" for mode in settings.modes)
     searches = classes["prompts"] * text_modes + classes["seeds"] * ("i2i" in settings.modes)
-    of_class = hits.sum(axis=1).reindex(classes.index, fill_value=0)
-    shortfall = searches * settings.k_per_prompt - of_class
+    found = hits["class_id"].value_counts().reindex(classes.index, fill_value=0)
+    shortfall = searches * settings.k_per_prompt - found
     classes["shortfall"] = 0 if settings.choose == "all" else shortfall
     numbers = [column for column in classes.columns if column != "class"]
     return classes.astype(dict.fromkeys(numbers, "int64"))
@@ -106,54 +105,35 @@ def write_report(
         warnings: Sentences for people.
     """
     classes.to_parquet(directory / "classes.parquet", index=False)
-    draw_similarity(candidates, classes, settings).savefig(
+    draw_similarity(candidates, settings).savefig(
         directory / "similarity.png", metadata={"Software": None}
     )
     page = report_page(title, classes, settings, counts, sheets, warnings)
     (directory / "report.md").write_text(page, encoding="utf-8")
 
 
-def draw_similarity(
-    candidates: pd.DataFrame, classes: pd.DataFrame, settings: RetrievalConfig
-) -> Figure:
-    """Histograms of similarity, kept next to dropped, one panel a mode; and how many pairs each
-    class has.
-    """
+def draw_similarity(candidates: pd.DataFrame, settings: RetrievalConfig) -> Figure:
+    """Draw histograms of similarity, kept next to dropped, one panel a mode."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.5 * (len(settings.modes) + 1), 3.2), dpi=100, layout="constrained")
-    *panels, last = figure.subplots(1, len(settings.modes) + 1, squeeze=False)[0]
+    figure = Figure(figsize=(4.5 * len(settings.modes), 3.2), dpi=100, layout="constrained")
+    panels = figure.subplots(1, len(settings.modes), squeeze=False)[0]
     kept = of_kept_rows(candidates)
-    similarity = candidates["similarity"]
     for mode, panel in zip(settings.modes, panels, strict=True):
         of_mode = candidates["mode"] == mode
-        both = [similarity[of_mode & kept].to_numpy(), similarity[of_mode & ~kept].to_numpy()]
-        labels = [f"kept ({len(both[0]):,})", f"dropped ({len(both[1]):,})"]
+        both = [candidates.loc[of_mode & some, "similarity"] for some in (kept, ~kept)]
         panel.hist(
             both,
             bins=_BINS,
             stacked=True,
             histtype="stepfilled",  # one shape, and not a patch for each bin, which is slow
-            label=labels,
+            label=[f"kept ({len(both[0]):,})", f"dropped ({len(both[1]):,})"],
             color=["#2a6f97", "#c9c9c9"],
         )
         if (floor := settings.min_similarity.get(mode)) is not None:
             panel.axvline(floor, color="#b3261e", linewidth=1)
         panel.set(title=mode, xlabel="cosine of query and pair", ylabel="candidates")
         panel.legend(frameon=False)
-    sizes = np.sort(classes["kept"].to_numpy())[::-1]
-    last.fill_between(
-        np.arange(len(sizes) + 1), np.append(sizes, sizes[-1:]), step="post", color="#2a6f97"
-    )
-    last.axhline(settings.min_per_class, color="#b3261e", linewidth=1)
-    last.set(
-        title="balance",
-        xlabel="classes, the largest first",
-        ylabel="pairs",
-        xlim=(0, len(sizes)),
-        ylim=(0, None),
-    )
-    last.locator_params(axis="x", integer=True)  # classes are counted
     return figure
 
 
@@ -166,10 +146,15 @@ def report_page(
     warnings: Sequence[str] = (),
 ) -> str:
     """The page, in Markdown; names from outside are escaped."""
-    reasons = [reason for reason in DROP_REASONS if classes[reason].any()]
-    dropped = [(reason, int(classes[reason].sum()), DROP_REASONS[reason]) for reason in reasons]
+    idle = [name for name in ("seeds", *DROP_REASONS, "shortfall") if not classes[name].any()]
+    table = classes.drop(columns=idle).fillna("").sort_values("kept", kind="stable")
+    rows = table.head(MAX_ROWS).itertuples(index=False, name=None)
+    dropped = [
+        (reason, int(classes[reason].sum()), meaning)
+        for reason, meaning in DROP_REASONS.items()
+        if reason not in idle
+    ]
     on_sheets = sum(len(shown) for _, shown in sheets)
-    table = _class_rows(classes)
     return render(
         "retrieval",
         "report.md",
@@ -182,13 +167,6 @@ def report_page(
         sheets=[(name, shown[0], shown[-1]) for name, shown in sheets[1:]],
         left=max(counts["classes"] - on_sheets, 0) if sheets else 0,
         dropped=Markup(markdown_table(["reason", "pairs", "meaning"], dropped)) if dropped else "",  # noqa: S704
-        table=Markup(markdown_table(list(table), table.itertuples(index=False, name=None))),  # noqa: S704
+        table=Markup(markdown_table(list(table), rows)),  # noqa: S704
         more=len(classes) - MAX_ROWS,
     )
-
-
-def _class_rows(classes: pd.DataFrame) -> pd.DataFrame:
-    """The table of the page, the classes with fewest pairs first."""
-    optional = [name for name in ("seeds", *DROP_REASONS, "shortfall") if not classes[name].any()]
-    table = classes.drop(columns=optional).fillna("")
-    return table.sort_values("kept", kind="stable").head(MAX_ROWS)

@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from react_pipeline.embedding import read_metadata, row_metadata
+from react_pipeline.embedding import Rows, read_metadata, row_metadata
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster, taken_down
 from react_pipeline.retrieval.chosen_pairs import write_pairs
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
-from react_pipeline.retrieval.images import REFILL_ROUNDS, Images
+from react_pipeline.retrieval.images import REFILL_ROUNDS, Images, load_encoder
 from react_pipeline.retrieval.ranking import NO_REVIEW, choose
 from react_pipeline.retrieval.review import Review, refuse_rows, require_none_taken_down
 from react_pipeline.settings import RetrievalConfig, draw_folder
@@ -29,13 +28,9 @@ from react_pipeline.stage import (
 )
 from react_pipeline.store import Artifact, RetrievalError, Scratch
 
-if TYPE_CHECKING:
-    from react_pipeline.clip import Clip
-
 LISTED_ROWS = 5_000_000
-"""Up to here the digests of all rows are read, so that each distinct image is equally likely. Of a
-larger corpus so many random rows are drawn from; an image that occurs in several rows is then
-likelier."""
+"""Up to here the digests of all rows are read, so that each distinct image is equally likely. In a
+larger corpus an image that occurs in several rows is likelier."""
 
 LEAST_ROWS = 10_000
 """Rows that are read together, at least."""
@@ -108,13 +103,6 @@ def random_of(seed: int, slug: str) -> np.random.Generator:
     return np.random.default_rng([seed, int.from_bytes(digest[:4], "big")])
 
 
-def load_encoder(project: Project, checkpoint: Artifact) -> Clip:
-    """Return the encoder that retrieves, on the configured device."""
-    from react_pipeline.clip import choose_device, loaded_base
-
-    return loaded_base(checkpoint.path, choose_device(project.config.device))
-
-
 def draw_pairs(
     embeddings: Artifact,
     images: Images,
@@ -131,32 +119,27 @@ def draw_pairs(
         The pairs, and how many rows were passed over, by reason; of all rows of the corpus where
         those are listed.
     """
-    spare = max(size * 2 ** (REFILL_ROUNDS + 1), LEAST_ROWS)
-    most = max(spare, LISTED_ROWS)
-    order, dropped = _shuffled(embeddings, images, evaluation, random, most)
+    order, dropped = _shuffled(embeddings, images, evaluation, random)
     columns = [*images.source.columns, images.source.identity, *evaluation.row_columns]
-    if not images.fetches:  # and few are lost
-        spare //= 4
-    parts: list[pd.DataFrame] = []
-    allowed = 0
-    while not parts or (len(order) and allowed < spare):
-        rows, order = order[:spare], order[spare:]
-        part = row_metadata(embeddings, rows, list(dict.fromkeys(columns))).assign(row=rows)
-        part = part.assign(class_id=0, similarity=np.nan, dropped="")
-        refuse_rows(part, review, embeddings, settings.where)
-        parts.append(part)
-        allowed += int((part["dropped"] == "").sum())
-    candidates = pd.concat(parts, ignore_index=True)
+    enough = 2 * size * (2**REFILL_ROUNDS if images.fetches else 1)
+    count = max(enough, LEAST_ROWS)
+    while True:
+        rows = order[:count]
+        candidates = row_metadata(embeddings, rows, list(dict.fromkeys(columns))).assign(row=rows)
+        candidates = candidates.assign(class_id=0, similarity=np.nan, dropped="")
+        refuse_rows(candidates, review, embeddings, settings.where)
+        if count >= len(order) or (candidates["dropped"] == "").sum() >= enough:
+            break
+        count *= 4
+    candidates = candidates.reset_index(drop=True)
     if "image_sha256" not in candidates:
         candidates["image_sha256"] = ""
     one_class = {"max_per_class": max(size, 1), "max_pairs": None, "duplicate_similarity": 1.01}
     settings = settings.model_copy(update=one_class)
     choose(candidates, images, evaluation, settings, review=review)
-    counts = (
-        candidates["dropped"].value_counts().drop(["", "cap", "not_collected"], errors="ignore")
-    )
-    for reason, count in counts.items():
-        dropped[str(reason)] = dropped.get(str(reason), 0) + int(count)
+    reasons = candidates["dropped"].value_counts()
+    for reason, number in reasons.drop(["", "cap", "not_collected"], errors="ignore").items():
+        dropped[str(reason)] = dropped.get(str(reason), 0) + int(number)
     if images.fetches:
         dropped["not_collected"] = int(candidates["row"].isin(images.failed).sum())
     pairs = candidates[candidates["dropped"] == ""].drop(columns=["dropped", "class_id"])
@@ -170,17 +153,16 @@ def _shuffled(
     images: Images,
     evaluation: EvaluationImages,
     random: np.random.Generator,
-    most: int,
-) -> tuple[NDArray[np.int64], dict[str, int]]:
-    """Return rows in random order, and how many were left out by reason: one row of each distinct
-    image but the evaluation's where the digests of all can be read, else `most` of all rows.
+) -> tuple[Rows, dict[str, int]]:
+    """Return all rows in random order, and how many were left out by reason: one row of each
+    distinct image but the evaluation's, where the digests of all can be read.
     """
     total = int(embeddings.counts["rows"])
     dropped = dict.fromkeys(
         ("evaluation_image_hash", "evaluation_image_near", "exact_duplicate"), 0
     )
     if images.fetches or total > LISTED_ROWS:
-        return random.choice(total, min(total, most), replace=False), dropped
+        return random.choice(total, total, replace=False), dropped
     sha256 = read_metadata(embeddings, ["image_sha256"])["image_sha256"]
     same, repeated = evaluation.holds(sha256), sha256.duplicated()
     dropped["evaluation_image_hash"] = int(same.sum())

@@ -30,6 +30,7 @@ from react_pipeline.embedding import field_names, row_metadata
 from react_pipeline.extension import blame, joined
 from react_pipeline.labelled import encode_images, read_images
 from react_pipeline.project import Project, other_evaluation_sets
+from react_pipeline.retrieval.images import load_encoder
 from react_pipeline.stage import ALL, CORPUS_EMBEDDINGS, EVALUATION_SET, encoder_in
 from react_pipeline.store import (
     CACHE,
@@ -236,11 +237,8 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
     clip = None
     similarity = np.full(len(pairs), np.nan, np.float32)
     if near <= 1:
-        from react_pipeline.clip import choose_device, loaded_base
-
         encoder = encoder_in(artifact.parents)
-        checkpoint = project.store.open(encoder, ALL, artifact.parents[encoder])
-        clip = loaded_base(checkpoint.path, choose_device(project.config.device))
+        clip = load_encoder(project, project.store.open(encoder, ALL, artifact.parents[encoder]))
     images = kept_out(project, slug, own, scope, clip)
     if clip is not None:
         similarity = images.similarity(np.concatenate([one.vectors("image") for one in sets]))

@@ -1,19 +1,21 @@
 """Fusion: the hits of all prompts and modes become one list of candidates, the best first.
 
-Does not belong here: searching (`candidates`), what is dropped later on (`ranking`).
+Does not belong here: searching (`queries`), what is dropped later on (`ranking`). Shapes: N rows, D
+width.
 
 Similarities of T2T, T2I and I2I are on different scales and are never compared with one another.
 `preference` goes by the order of the modes, `filter` by one likeness for all pairs, whichever mode
 found them.
 """
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from react_pipeline.embedding import Side, Vectors, vectors_of
 from react_pipeline.settings import RetrievalConfig
+from react_pipeline.store import Artifact
+
+_CHUNK_ROWS = 8_192
 
 
 def fuse(hits: pd.DataFrame, settings: RetrievalConfig) -> pd.DataFrame:
@@ -33,13 +35,12 @@ def fuse(hits: pd.DataFrame, settings: RetrievalConfig) -> pd.DataFrame:
     floors = {mode: settings.min_similarity.get(mode, -np.inf) for mode in settings.modes}
     below = hits["similarity"] < hits["mode"].map(floors).astype("float32")
     dropped = np.array(["", "below_similarity"], object)[below.astype("int8")]
-    best = hits.assign(dropped=dropped, score=np.nan)
-    best = best.iloc[np.lexsort((*_keys(hits, settings), below.to_numpy()))]
+    best = _sorted(hits.assign(dropped=dropped, score=np.nan), settings)
     return best[~best[["class_id", "row"]].duplicated()].reset_index(drop=True)
 
 
 def apply_filter(
-    candidates: pd.DataFrame, likeness: NDArray[np.float32], settings: RetrievalConfig
+    candidates: pd.DataFrame, likeness: Vectors, settings: RetrievalConfig
 ) -> pd.DataFrame:
     """Return the candidates by how like each one's image is to its class, or with
     `fusion: preference` as they are; those under the floor are dropped.
@@ -52,32 +53,50 @@ def apply_filter(
     Returns:
         The same columns; in the new order, `score` is the likeness.
     """
-    floor = settings.min_similarity.get("filter", -np.inf)
-    fails = (candidates["dropped"] == "") & (likeness < floor)
+    fails = (candidates["dropped"] == "") & (likeness < settings.min_similarity.get("filter", -1))
     filtered = candidates.assign(dropped=candidates["dropped"].mask(fails, "below_filter"))
     if settings.fusion == "preference":
         return filtered
-    filtered["score"] = likeness
-    is_dropped = (filtered["dropped"] != "").to_numpy()
-    order = np.lexsort((*_keys(filtered, settings), -likeness, is_dropped))
-    return filtered.iloc[order].reset_index(drop=True)
+    return _sorted(filtered.assign(score=likeness), settings).reset_index(drop=True)
 
 
-def _keys(hits: pd.DataFrame, settings: RetrievalConfig) -> list[NDArray[Any]]:
-    """Return the order of hits that are equal otherwise, as keys of `np.lexsort`, the last one
-    first.
+def _sorted(hits: pd.DataFrame, settings: RetrievalConfig) -> pd.DataFrame:
+    """Return hits in the order of `fuse`, by `score` first.
 
     Pandas' sort by several columns took twice as long on 8 million hits.
     """
-    places = {mode: place for place, mode in enumerate(settings.modes)}
-    columns = [
-        hits["query"],
-        hits["row"],
-        hits["class_id"],
-        hits["rank"],
-        -hits["similarity"],
-        hits["mode"].map(places).astype("int8"),
-    ]
+    places = hits["mode"].map({mode: place for place, mode in enumerate(settings.modes)})
+    order = [hits["dropped"] != "", -hits["score"].fillna(0), places.astype("int8")]
     if settings.rank == "prompts":
-        columns.append(hits["rank"])
-    return [column.to_numpy() for column in columns]
+        order.insert(2, hits["rank"])
+    order += [-hits["similarity"], hits["rank"], hits["class_id"], hits["row"], hits["query"]]
+    return hits.iloc[np.lexsort([column.to_numpy() for column in reversed(order)])]
+
+
+def mean_vectors(class_ids: pd.Series, vectors: Vectors) -> dict[int, Vectors]:
+    """Return the unit mean (D,) of each class's vectors."""
+    means = {}
+    for class_id in class_ids.unique():
+        mean = vectors[(class_ids == class_id).to_numpy()].mean(axis=0)
+        means[int(class_id)] = mean / np.linalg.norm(mean)
+    return means
+
+
+def likeness(
+    embeddings: Artifact,
+    candidates: pd.DataFrame,
+    means: dict[int, Vectors],
+    side: Side = "image",
+) -> Vectors:
+    """Return the cosine of each candidate's image, or caption, with the mean vector of its class,
+    (N,).
+    """
+    cosines = np.empty(len(candidates), np.float32)
+    # In the order of the corpus, so that a chunk reads neighbouring pages of the vectors.
+    order = np.argsort(candidates["row"].to_numpy(), kind="stable")
+    for start in range(0, len(order), _CHUNK_ROWS):
+        part = order[start : start + _CHUNK_ROWS]
+        some = candidates.iloc[part]
+        of_class = np.stack([means[class_id] for class_id in some["class_id"]])
+        cosines[part] = np.einsum("nd,nd->n", vectors_of(embeddings, side, some["row"]), of_class)
+    return cosines

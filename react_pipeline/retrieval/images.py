@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from react_pipeline.corpus import ImageSource, open_source, too_many_failed
 from react_pipeline.embedding import Rows, Vectors, row_metadata, sides, vectors_of
@@ -28,6 +27,13 @@ REFILL_ROUNDS = 3
 """How often images are fetched in place of those that are not available."""
 
 
+def load_encoder(project: Project, checkpoint: Artifact) -> Clip:
+    """Return the encoder that retrieves, on the configured device."""
+    from react_pipeline.clip import choose_device, loaded_base
+
+    return loaded_base(checkpoint.path, choose_device(project.config.device))
+
+
 class Images:
     """The images of a corpus, as far as they were looked at.
 
@@ -35,7 +41,6 @@ class Images:
         source: Where they come from.
         fetches: Whether looking at one fetches it.
         sha256: Digest of each image that was fetched, by row.
-        rounds: How often images were fetched.
     """
 
     def __init__(self, project: Project, parents: Mapping[str, Artifact], clip: Clip) -> None:
@@ -43,14 +48,15 @@ class Images:
         self.source: ImageSource = open_source(project, parents[CORPUS])
         self.fetches = self.source.fetches
         self.sha256: dict[int, str] = {}
-        self.rounds = 0
+        self._rounds = 0
         self._embeddings = parents[CORPUS_EMBEDDINGS]
         self._stored = "image" in sides(self._embeddings)
         self._config = project.config
         self._clip = clip
         self._encoder: Encoder | None = None
         self._places: dict[int, int] = {}
-        self._vectors = np.empty((0, clip.dimension), np.float16)
+        # The first vector is that of images that were not looked at.
+        self._vectors = np.zeros((1, clip.dimension), np.float16)
 
     @property
     def failed(self) -> dict[int, str]:
@@ -62,7 +68,7 @@ class Images:
         if not self.fetches:
             return
         rows = rows[[row not in self.sha256 for row in rows.tolist()]]
-        self.rounds += 1
+        self._rounds += 1
         columns = [*dict.fromkeys([*self.source.columns, "image_sha256"])]
         located = row_metadata(self._embeddings, rows, columns).assign(row=rows)
         if self._stored:
@@ -80,20 +86,18 @@ class Images:
             precision = self._config.embedding.precision
             self._encoder = Encoder(self._clip, precision, long_run=len(rows) >= LONG_RUN)
         fetched = encode_fetched(self.source, located, self._encoder, self._config)
-        places = range(len(self._vectors), len(self._vectors) + len(fetched.sha256))
-        self._places |= dict(zip(fetched.sha256, places, strict=True))
+        self._places |= {row: len(self._vectors) + n for n, row in enumerate(fetched.sha256)}
         self._vectors = np.concatenate([self._vectors, fetched.vectors])
         self.sha256 |= fetched.sha256
 
-    def vectors(self, rows: NDArray[np.int64]) -> Vectors | None:
-        """Return the unit vectors (N, D) of rows that were looked at; None where images wait and
-        none was fetched.
+    def vectors(self, rows: Rows) -> Vectors:
+        """Return the unit vectors (N, D) of rows; zeros where images wait and were not looked
+        at.
         """
         if self._stored:
             return vectors_of(self._embeddings, "image", rows)
-        if not self._places:
-            return None
-        return self._vectors[[self._places[row] for row in rows.tolist()]].astype(np.float32)
+        places = [self._places.get(row, 0) for row in rows.tolist()]
+        return self._vectors[places].astype(np.float32)
 
     def require(self, project: Project, slug: str) -> None:
         """Refuse a set of which too many images are not available: the network or the corpus is
@@ -103,13 +107,15 @@ class Images:
             RetrievalError: Naming the commonest reasons.
         """
         allowed = project.config.corpus.access()[1].max_failed_fraction
-        reasons = Counter(self.failed.values())
-        if problem := too_many_failed(reasons, len(self.sha256), allowed):
+        if problem := too_many_failed(self._reasons, len(self.sha256), allowed):
             raise RetrievalError(f"{slug}: {problem}")
 
     def counts(self) -> dict[str, Any]:
         """Return the counts of the manifest; none where nothing was fetched."""
-        if not self.rounds:
+        if not self._rounds:
             return {}
-        reasons = Counter(self.failed.values())
-        return {"fetch_rounds": self.rounds, "not_collected": dict(sorted(reasons.items()))}
+        return {"fetch_rounds": self._rounds, "not_collected": dict(sorted(self._reasons.items()))}
+
+    @property
+    def _reasons(self) -> Counter[str]:
+        return Counter(self.failed.values())

@@ -8,7 +8,7 @@ one of them, and the pair lists all of them (`classes_of`).
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,12 +34,7 @@ DROP_REASONS: Mapping[str, str] = {
     "cap": "its class has `max_per_class` better pairs",
     "total": "given up for `max_pairs`",
 }
-"""Why a row is not kept, in the order in which it is tried; each row is counted once, for the class
-it fits best.
-
-Near duplicates are the exception to the order: what is left when a class has enough is `cap` and
-not looked at.
-"""
+"""Why a row is not kept; each row is counted once, for the class it fits best."""
 
 _BEFORE_CHOICE = ("below_similarity", "below_filter", "filtered", "rejected")
 
@@ -51,7 +46,7 @@ names both.
 NO_REVIEW = Review()
 
 BLOCK_ROWS = 1_024
-"""Rows that are compared with those taken before, at a time."""
+"""Rows whose vectors are compared at a time."""
 
 
 def choose(
@@ -70,10 +65,9 @@ def choose(
     dropped as a duplicate only if an image of its URL, of its bytes, or one that looks like it was
     taken before, for whichever class.
 
-    Only rows that would be taken are looked at, so the cost follows what is kept and not what was
-    found. Each round looks at the best rows of each class that lacks pairs: as many as it lacks,
-    then twice, then four times as many. After `REFILL_ROUNDS` further rounds nothing more is
-    fetched.
+    Images that must be fetched are looked at in rounds: in each the rows that would be taken if all
+    their images were good; in further rounds twice, then four times as many as a class lacks, until
+    `REFILL_ROUNDS` are over.
 
     Args:
         candidates: The best first: columns class_id, row, similarity, image_sha256 ("" where it is
@@ -85,49 +79,41 @@ def choose(
             `min_similarity.filter`; None where candidates were filtered before.
     """
     alive = candidates[~candidates["dropped"].isin(_BEFORE_CHOICE)]
-    rows = _one_class_each(alive).assign(
-        dropped="", looked=False, taken=False, evaluation_similarity=np.float32(np.nan)
-    )
+    rows = _one_class_each(alive)
+    rows = rows.assign(dropped="", seen=False, evaluation_similarity=np.float32(np.nan))
     _refuse(rows, evaluation, review)
+    floor = settings.min_similarity.get("filter", -1.0)
+
+    def look(index: pd.Index) -> None:
+        rows.loc[index] = _look(rows.loc[index], images, evaluation, review, means, floor)
+
     if images.fetches:
         _drop(rows, "not_collected", ~images.source.fetchable(rows))
+    else:
+        look(rows.index[rows["dropped"] == ""])
     rounds = 0
-    while len(wanted := _wanted(rows, settings.max_per_class, 2**rounds)):
-        if images.fetches and rounds > REFILL_ROUNDS:
-            # What was not fetched by now is given up.
-            lacking = rows["class_id"].isin(rows.loc[wanted, "class_id"])
-            _drop(rows, "not_collected", ~rows["looked"] & lacking)
+    while True:
+        still = rows[rows["dropped"] == ""]
+        reasons = _take(still, images, settings)
+        wanted = _wanted(still, reasons, 2**rounds)
+        if wanted.empty:
             break
-        seen = _look(rows.loc[wanted], images, evaluation, review, means)
-        if means is not None:
-            _drop(seen, "below_filter", seen["likeness"] < settings.min_similarity["filter"])
-        rows.loc[wanted] = seen[rows.columns]
-        looked = rows[rows["looked"] & (rows["dropped"] == "")]
-        reasons = pd.Series(list(_take(looked, images, settings)), looked.index, object)
-        rows["taken"] = (reasons == "").reindex(rows.index, fill_value=False)
+        if rounds <= REFILL_ROUNDS:
+            look(wanted.index)
+        else:  # what was not fetched by now is given up
+            lacks = rows["class_id"].isin(wanted["class_id"])
+            _drop(rows, "not_collected", ~rows["seen"] & lacks)
         rounds += 1
-    if rounds:
-        rows.loc[reasons.index, "dropped"] = reasons
-    is_open = ~rows["looked"] & (rows["dropped"] == "")
-    rows.loc[is_open, "dropped"] = np.where(_repeats(rows[is_open], rows), "exact_duplicate", "cap")
+    rows.loc[still.index, "dropped"] = reasons
     # The worst of the largest classes go, so that what is left is as even as it can be.
-    ranks = rows[rows["taken"]].groupby("class_id").cumcount().sort_values(kind="stable")
+    ranks = still[reasons == ""].groupby("class_id").cumcount().sort_values(kind="stable")
     rows.loc[ranks.index[settings.max_pairs or len(ranks) :], "dropped"] = "total"
-    _record(candidates, alive, rows)
 
-
-def _record(candidates: pd.DataFrame, alive: pd.DataFrame, rows: pd.DataFrame) -> None:
-    """Write into the candidates what became of their rows. A row that is dropped counts for the
-    class that it fits best.
-    """
     candidates.loc[alive.index, "dropped"] = SHARED
-    first = alive.drop_duplicates("row")["row"]
-    reasons = first.map(rows.set_index("row")["dropped"])
-    candidates.loc[first.index, "dropped"] = reasons.where(reasons != "", SHARED)
-    candidates.loc[rows.index[rows["dropped"] == ""], "dropped"] = ""
-    shown = rows[rows["looked"]].set_index("row")
+    candidates.loc[rows.index, "dropped"] = rows["dropped"]
+    shown = rows.set_index("row")
     digests = candidates["row"].map(shown["image_sha256"])
-    candidates["image_sha256"] = digests.where(digests.notna(), candidates["image_sha256"])
+    candidates["image_sha256"] = digests.fillna(candidates["image_sha256"])
     similarity = candidates["row"].map(shown["evaluation_similarity"])
     candidates["evaluation_similarity"] = similarity.astype("float32")
 
@@ -143,11 +129,9 @@ def classes_of(candidates: pd.DataFrame, class_names: Sequence[str]) -> pd.Serie
     names, indexed by row.
     """
     kept = candidates[of_kept_rows(candidates)]
-    kept = kept.assign(kept=kept["dropped"] != "").sort_values("kept", kind="stable")
-    names = pd.Series(
-        np.asarray(class_names, object)[kept["class_id"]], index=kept["row"].to_numpy()
-    )
-    return names.groupby(level=0, sort=False).agg(list)
+    kept = kept.sort_values("dropped", kind="stable")  # "" before `SHARED`
+    names = np.asarray(class_names, object)[kept["class_id"]]
+    return pd.Series(names, kept["row"].to_numpy()).groupby(level=0, sort=False).agg(list)
 
 
 def _one_class_each(candidates: pd.DataFrame) -> pd.DataFrame:
@@ -174,32 +158,14 @@ def _refuse(rows: pd.DataFrame, evaluation: EvaluationImages, review: Review) ->
     _drop(rows, "rejected", review.refuses(rows))
 
 
-def _identities(rows: pd.DataFrame) -> list[str]:
-    """Return the columns by which equal images are known; "" is unknown."""
-    return [name for name in ("url", "image_sha256") if name in rows]
-
-
-def _repeats(some: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
-    """Return whether the bytes or the URL of some rows were taken."""
-    repeats = pd.Series(False, some.index)
-    for name in _identities(rows):
-        taken = rows.loc[rows["taken"], name]
-        repeats |= some[name].isin(taken[taken != ""])
-    return repeats
-
-
-def _wanted(rows: pd.DataFrame, most: int, times: int) -> pd.Index:
-    """Return the rows to look at next: for each class the best that were not looked at, `times` as
-    many as it lacks.
+def _wanted(rows: pd.DataFrame, reasons: pd.Series, times: int) -> pd.DataFrame:
+    """Return the rows to look at next: those that would be taken, or for each class the best
+    `times` as many.
     """
-    unseen = rows[~rows["looked"] & (rows["dropped"] == "")]
-    unseen = unseen[~_repeats(unseen, rows)]
-    lacking = most - rows.loc[rows["taken"], "class_id"].value_counts()
-    wanted = times * unseen["class_id"].map(lacking).fillna(most)
-    chosen = unseen[unseen.groupby("class_id").cumcount() < wanted]
-    for name in _identities(chosen):
-        chosen = chosen[~chosen[name].duplicated() | (chosen[name] == "")]
-    return chosen.index
+    unseen = rows[~rows["seen"] & reasons.isin(("", "cap"))]
+    lacking = unseen.loc[reasons == "", "class_id"].value_counts()
+    places = unseen.groupby("class_id").cumcount()
+    return unseen[places < times * unseen["class_id"].map(lacking).fillna(0)]
 
 
 def _look(
@@ -208,56 +174,62 @@ def _look(
     evaluation: EvaluationImages,
     review: Review,
     means: Mapping[int, Vectors] | None,
+    floor: float,
 ) -> pd.DataFrame:
     """Return rows with what their images show, dropped where they must not be taken."""
-    rows = rows.assign(looked=True, likeness=np.nan)
+    rows = rows.assign(seen=True)
     images.look(rows["row"].to_numpy())
     if images.fetches:
         rows["image_sha256"] = [images.sha256.get(row, "") for row in rows["row"].tolist()]
         _drop(rows, "not_collected", rows["image_sha256"] == "")
     _refuse(rows, evaluation, review)
     there = rows[rows["dropped"] != "not_collected"]
+    unlike = pd.Series(False, rows.index)
     for start in range(0, len(there), BLOCK_ROWS):
         block = there.iloc[start : start + BLOCK_ROWS]
-        if (vectors := images.vectors(block["row"].to_numpy())) is None:
-            break
+        vectors = images.vectors(block["row"].to_numpy())
         rows.loc[block.index, "evaluation_similarity"] = evaluation.similarity(vectors)
         if means is not None:
             of_class = np.stack([means[class_id] for class_id in block["class_id"]])
-            rows.loc[block.index, "likeness"] = np.einsum("nd,nd->n", vectors, of_class)
+            unlike[block.index] = np.einsum("nd,nd->n", vectors, of_class) < floor
     _drop(rows, "evaluation_image_near", rows["evaluation_similarity"] >= evaluation.near)
+    _drop(rows, "below_filter", unlike)
     return rows
 
 
-def _take(rows: pd.DataFrame, images: Images, settings: RetrievalConfig) -> Iterator[str]:
-    """Yield why each row is not taken, or "": the best come first, and a row is taken as long as
-    its class lacks pairs and no image like its own was taken.
+def _take(rows: pd.DataFrame, images: Images, settings: RetrievalConfig) -> pd.Series:
+    """Return why each row (N,) is not taken, or "": the best come first, and a row is taken as long
+    as its class lacks pairs and no image like its own was taken.
     """
-    near, names = settings.duplicate_similarity, _identities(rows)
+    near, most = settings.duplicate_similarity, settings.max_per_class
+    names = [name for name in ("url", "image_sha256") if name in rows]  # "" is unknown
     used: set[tuple[str, str]] = set()
     sizes = Counter[int]()
     earlier: list[Vectors] = []
+    reasons: list[str] = []
     for start in range(0, len(rows), BLOCK_ROWS):
         block = rows.iloc[start : start + BLOCK_ROWS]
-        vectors = images.vectors(block["row"].to_numpy()) if near <= 1 else None
         inside, is_near = np.zeros((2, len(block)), bool)
-        if vectors is not None:
+        if near <= 1:
+            has_room = np.array([sizes[class_id] < most for class_id in block["class_id"]])
+            vectors = images.vectors(block["row"].to_numpy())
             within = vectors @ vectors.T >= near
             for taken in earlier:
-                is_near |= (vectors @ taken.T >= near).any(axis=1)
+                is_near[has_room] |= (vectors[has_room] @ taken.T >= near).any(axis=1)
         columns = [block[name] for name in ("class_id", *names)]
         for number, (class_id, *values) in enumerate(zip(*columns, strict=True)):
             keys = {key for key in zip(names, values, strict=True) if key[1]}
             if keys & used:
-                yield "exact_duplicate"
-            elif sizes[class_id] >= settings.max_per_class:
-                yield "cap"
-            elif vectors is not None and (is_near[number] or (within[number] & inside).any()):
-                yield "near_duplicate"
+                reasons.append("exact_duplicate")
+            elif sizes[class_id] >= most:
+                reasons.append("cap")
+            elif near <= 1 and (is_near[number] or (within[number] & inside).any()):
+                reasons.append("near_duplicate")
             else:
                 used |= keys
                 sizes[class_id] += 1
                 inside[number] = True
-                yield ""
-        if vectors is not None:
+                reasons.append("")
+        if near <= 1:
             earlier.append(vectors[inside])
+    return pd.Series(reasons, rows.index, object)

@@ -1,6 +1,6 @@
 """Retrieval: which pairs of the corpus a domain is customized on.
 
-Queries (`candidates`, `seeds`) are searched, their hits become one list (`fusion`) that is ranked
+Queries (`queries`, `own_images`) are searched, their hits become one list (`fusion`) that is ranked
 (`ranking`, `review`, `images`), and what is kept is collected (`chosen_pairs`, `class_report`).
 
 Follows REACT (Liu et al. 2023, arXiv 2301.07094): every template x every name is a query of its
@@ -20,25 +20,19 @@ from typing import Any
 import pandas as pd
 
 from react_pipeline.clip import prompt_templates
-from react_pipeline.embedding import sides
+from react_pipeline.embedding import row_metadata, sides
 from react_pipeline.indexing import Index
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster
-from react_pipeline.retrieval.candidates import (
-    SEARCH,
-    Candidates,
-    Queries,
-    find_candidates,
-    read_queries,
-)
 from react_pipeline.retrieval.chosen_pairs import sheets_of, write_pairs
 from react_pipeline.retrieval.class_report import ClassTable, class_report, write_report
-from react_pipeline.retrieval.control import load_encoder
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out, require_subjects
-from react_pipeline.retrieval.images import Images
+from react_pipeline.retrieval.fusion import apply_filter, fuse, likeness
+from react_pipeline.retrieval.images import Images, load_encoder
+from react_pipeline.retrieval.own_images import encode_apart, read_seeds
+from react_pipeline.retrieval.queries import SEARCH, Queries, encode_queries, find_hits
 from react_pipeline.retrieval.ranking import DROP_REASONS, choose, classes_of
 from react_pipeline.retrieval.review import Review, refuse_rows, require_none_taken_down
-from react_pipeline.retrieval.rows import candidate_metadata
 from react_pipeline.settings import RetrievalConfig
 from react_pipeline.stage import (
     CORPUS_EMBEDDINGS,
@@ -108,16 +102,18 @@ def _retrieve(
     require_subjects(embeddings, evaluation)
     images, review = Images(project, parents, clip), Review.of(project, slug)
 
-    queries = read_queries(project, slug, evaluation, clip, scratch)
+    seeds = read_seeds(project, slug)
+    seed_vectors = encode_apart(project, seeds, evaluation, clip, f"{slug}.yaml, classes.seeds")
+    queries = encode_queries(clip, domain, seeds, seed_vectors, scratch)
     index = Index(parents[FAISS_INDEX], encoder.fingerprint, embeddings=embeddings, device=device)
-    found = find_candidates(index, embeddings, queries, settings, scratch)
-    candidates = _rank(found, embeddings, queries, settings, images, evaluation, review, scratch)
-    classes = class_report(domain, queries, found.hits, candidates, settings)
+    hits, searches = find_hits(index, embeddings, queries, settings, scratch)
+    candidates = _rank(hits, embeddings, queries, settings, images, evaluation, review)
+    classes = class_report(domain, queries, hits, candidates, settings)
     images.require(project, slug)
     if not classes["kept"].any():
         raise RetrievalError(_nothing_found(slug, classes))
     notes = describe_classes(ClassTable(domain, embeddings, classes, directory, scratch))
-    pairs = _kept_pairs(domain.class_names, candidates, embeddings, queries, images, scratch)
+    pairs = _kept_pairs(domain.class_names, candidates, embeddings, queries, images)
     pixels = project.config.corpus.max_pixels
     pairs = write_pairs(directory, pairs, images, embeddings, settings.shard_pairs, pixels)
     require_none_taken_down(project, embeddings, pairs)
@@ -125,7 +121,7 @@ def _retrieve(
     counts = _count_pairs(pairs, classes, candidates, settings)
     counts |= {
         **notes.counts,
-        "search": found.searches,
+        "search": searches,
         "evaluation_images": len(evaluation.vectors),
         "evaluation_sets": dict(evaluation.sets),
         **images.counts(),
@@ -152,28 +148,27 @@ def _settings(project: Project, slug: str, embeddings: Artifact) -> RetrievalCon
 
 
 def _rank(
-    found: Candidates,
+    hits: pd.DataFrame,
     embeddings: Artifact,
     queries: Queries,
     settings: RetrievalConfig,
     images: Images,
     evaluation: EvaluationImages,
     review: Review,
-    scratch: Scratch,
 ) -> pd.DataFrame:
     """Return the candidates, each kept or dropped for one reason."""
-    identity = images.source.identity
-    rows = found.table["row"].drop_duplicates()
-    columns = [identity, *evaluation.row_columns]
-    known = candidate_metadata(embeddings, rows, columns, scratch)
-    candidates = found.table.join(known, on="row")
+    candidates = fuse(hits, settings)
+    means = queries.means() if settings.filters else None
+    if means is not None and "image" in sides(embeddings):
+        like = likeness(embeddings, candidates, means)
+        candidates, means = apply_filter(candidates, like, settings), None
+    rows = candidates["row"].drop_duplicates()
+    columns = [images.source.identity, *evaluation.row_columns]
+    candidates = candidates.join(row_metadata(embeddings, rows, columns), on="row")
     if "image_sha256" not in candidates:
-        candidates = candidates.assign(image_sha256="")
-    review.require_corpus(candidates, embeddings, identity)
+        candidates["image_sha256"] = ""
     candidates = review.place(candidates)
     refuse_rows(candidates, review, embeddings, settings.where)
-    waits = settings.filters and "image" not in sides(embeddings)
-    means = queries.means(settings) if waits else None
     choose(candidates, images, evaluation, settings, review=review, means=means)
     return candidates
 
@@ -184,7 +179,6 @@ def _kept_pairs(
     embeddings: Artifact,
     queries: Queries,
     images: Images,
-    scratch: Scratch,
 ) -> pd.DataFrame:
     """Return the kept candidates by class, with everything that is published or needed to collect
     them.
@@ -194,7 +188,7 @@ def _kept_pairs(
     pairs["prompt"] = queries.texts[pairs["query"]].to_numpy()
     pairs["classes"] = classes_of(candidates, names)[pairs["row"]].to_numpy()
     more = [column for column in images.source.columns if column not in pairs]
-    return pairs.join(candidate_metadata(embeddings, pairs["row"], more, scratch), on="row")
+    return pairs.join(row_metadata(embeddings, pairs["row"], more), on="row")
 
 
 def _count_pairs(

@@ -7,25 +7,17 @@ brings an evaluation image back. Does not belong here: the file of decisions (`p
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from react_pipeline.embedding import read_metadata, row_metadata
-from react_pipeline.project import (
-    Project,
-    current_decisions,
-    review_file,
-    takedown_file,
-    taken_down,
-)
+from react_pipeline.embedding import Rows, row_metadata
+from react_pipeline.project import Project, current_decisions, takedown_file, taken_down
 from react_pipeline.retrieval.row_filter import passes
-from react_pipeline.store import Artifact, InputError, RetrievalError
+from react_pipeline.store import Artifact, RetrievalError
 
 
 @dataclass(frozen=True)
@@ -36,43 +28,34 @@ class Review:
         refused: Images that no class may have.
         forced: The class id of images that a person gave one.
         pinned: Those of them that are chosen first.
-        decided: Images on which a person decided, other than to keep them.
-        source: The file of the decisions, for messages.
     """
 
     refused: frozenset[str] = frozenset()
     forced: Mapping[str, int] = field(default_factory=dict)
     pinned: frozenset[str] = frozenset()
-    decided: frozenset[str] = frozenset()
-    source: str = ""
 
     @classmethod
     def of(cls, project: Project, slug: str) -> Review:
         """Return the review of a domain, with what is taken down in all of them."""
         names = project.domain(slug).class_names
-        rejected: set[str] = set()
+        refused = set(taken_down(project))
         forced: dict[str, int] = {}
         pinned: set[str] = set()
         for decision in current_decisions(project, slug).values():
             keys = [key for key in (decision.image, decision.url) if key]
             if decision.verdict == "reject":
-                rejected.update(keys)
+                refused.update(keys)
             elif decision.verdict in ("move", "pin"):
                 forced.update(dict.fromkeys(keys, names.index(decision.target)))
             if decision.verdict == "pin":
                 pinned.update(keys)
-        decided = frozenset(rejected | forced.keys())
-        refused = taken_down(project) | rejected
-        return cls(refused, forced, frozenset(pinned), decided, str(review_file(project, slug)))
+        return cls(frozenset(refused), forced, frozenset(pinned))
 
     def refuses(self, rows: pd.DataFrame) -> pd.Series:
         """Return which rows (N,) show an image that no class may have."""
-        refused = pd.Series(False, rows.index)
-        for column in _key_columns(rows):
-            refused |= rows[column].isin(self.refused)
-        return refused
+        return _keys(rows).isin(self.refused).any(axis=1)
 
-    def refused_rows(self, embeddings: Artifact, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def refused_rows(self, embeddings: Artifact, rows: Rows) -> NDArray[np.bool_]:
         """Return which rows (N,) of the corpus show such an image, by the digest and URL that the
         corpus brings.
         """
@@ -82,12 +65,12 @@ class Review:
         """Return candidates with reviewed images in the classes that a person gave them, pinned
         ones first.
         """
-        keys = pd.Series("", candidates.index)
-        for column in _key_columns(candidates):
-            keys = keys.where(~candidates[column].isin(self.forced.keys()), candidates[column])
-        has_class = keys != ""
-        candidates.loc[has_class, "class_id"] = keys[has_class].map(self.forced)
-        pinned = keys.isin(self.pinned)
+        key = pd.Series("", candidates.index)
+        for _, column in _keys(candidates).items():
+            key = key.mask(column.isin(self.forced.keys()), column)
+        has_class = key != ""
+        candidates.loc[has_class, "class_id"] = key[has_class].map(self.forced)
+        pinned = key.isin(self.pinned)
         candidates.loc[pinned, "dropped"] = ""
         # One candidate of an image is enough now: its best.
         once = ~(has_class & candidates["row"].duplicated())
@@ -98,42 +81,21 @@ class Review:
         """Return how many pinned images are not among the chosen pairs (N,): the search does not
         find them any more, or they are test images.
         """
-        return sum(map(_is_digest, self.pinned.difference(pairs["image_sha256"])))
-
-    def require_corpus(self, candidates: pd.DataFrame, embeddings: Artifact, identity: str) -> None:
-        """Refuse decisions of which none is on an image of this corpus.
-
-        Args:
-            identity: The column that identifies images before they are fetched.
-
-        Raises:
-            InputError: Naming the file.
-        """
-        decided = {key for key in self.decided if _is_digest(key) == (identity == "image_sha256")}
-        if not decided or candidates[identity].isin(decided).any():
-            return
-        # The whole corpus is only read if no candidate answers the question.
-        if not read_metadata(embeddings, [identity])[identity].isin(decided).any():
-            raise InputError(
-                f"{self.source}: none of its images is in this corpus; it was made for another "
-                "one: remove or rename it"
-            )
+        return sum(":" not in key for key in self.pinned.difference(pairs["image_sha256"]))
 
 
 def refuse_rows(
     candidates: pd.DataFrame, review: Review, embeddings: Artifact, where: str | None
 ) -> None:
     """Drop the candidates that people refused, and those of which `where` is not true."""
-
-    def drop(reason: str, wrong: Callable[[NDArray[np.int64]], NDArray[np.bool_]]) -> None:
-        is_open = candidates["dropped"] == ""
-        rows = candidates.loc[is_open, "row"].unique()
-        candidates.loc[is_open & candidates["row"].isin(rows[wrong(rows)]), "dropped"] = reason
-
     if review.refused:
-        drop("rejected", partial(review.refused_rows, embeddings))
+        refused = review.refused_rows(embeddings, candidates["row"].to_numpy())
+        candidates.loc[refused & (candidates["dropped"] == ""), "dropped"] = "rejected"
     if where is not None:
-        drop("filtered", lambda rows: ~passes(embeddings, rows, where))
+        still = candidates["dropped"] == ""
+        rows = candidates.loc[still, "row"].unique()
+        wrong = rows[~passes(embeddings, rows, where)]
+        candidates.loc[still & candidates["row"].isin(wrong), "dropped"] = "filtered"
 
 
 def require_none_taken_down(project: Project, embeddings: Artifact, pairs: pd.DataFrame) -> None:
@@ -151,10 +113,6 @@ def require_none_taken_down(project: Project, embeddings: Artifact, pairs: pd.Da
         )
 
 
-def _is_digest(key: str) -> bool:
-    """Return whether a decision names an image by its SHA-256, and not by its address."""
-    return re.fullmatch("[0-9a-f]{64}", key) is not None
-
-
-def _key_columns(rows: pd.DataFrame) -> list[str]:
-    return [name for name in ("image_sha256", "url") if name in rows]
+def _keys(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns by which people name images."""
+    return rows[[name for name in ("image_sha256", "url") if name in rows]]

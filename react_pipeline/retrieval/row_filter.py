@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from react_pipeline.embedding import field_names, row_metadata
+from react_pipeline.embedding import Rows, field_names, row_metadata
 from react_pipeline.store import Artifact, InputError
 
 SAMPLED_ROWS = 10_000
@@ -21,12 +21,9 @@ MAX_NAMED = 40
 """Fields that an error lists."""
 
 _NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?"
-_RESERVED_WORDS = "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category = 'reserved'"
-_TEXT = re.compile(r"'(?:[^']|'')*'")
-_NAME = re.compile(r'"((?:[^"]|"")+)"|([A-Za-z_]\w*)')
 
 
-def passes(embeddings: Artifact, rows: NDArray[np.int64], where: str) -> NDArray[np.bool_]:
+def passes(embeddings: Artifact, rows: Rows, where: str) -> NDArray[np.bool_]:
     """Mask (N,) of the rows for which the expression is true; a missing field counts as false.
 
     A field of texts that are all numbers in the first rows of the corpus is compared as a number;
@@ -38,12 +35,13 @@ def passes(embeddings: Artifact, rows: NDArray[np.int64], where: str) -> NDArray
     import duckdb
 
     there = list(field_names(embeddings))
-    names = [name for name in _names_in(where) if name in there]
-    fields = row_metadata(embeddings, pd.Series(rows), names).reset_index(drop=True)
-    numeric = _numeric(embeddings, names)
-    pairs = fields.replace("", None)
-    for name in numeric:
-        pairs[name] = pd.to_numeric(pairs[name], errors="coerce")
+    names = [name for name in there if name in where.replace('""', '"')]
+    pairs = row_metadata(embeddings, rows, names).reset_index(drop=True).replace("", None)
+    sample = row_metadata(embeddings, sampled_rows(embeddings), names).replace("", None)
+    for name in names:
+        texts = sample[name].dropna()
+        if texts.dtype == object and len(texts) and texts.astype(str).str.fullmatch(_NUMBER).all():
+            pairs[name] = pd.to_numeric(pairs[name], errors="coerce")
     pairs["row number of the candidates"] = pairs.index
     # An expression may read no file, and no other table than this one.
     with duckdb.connect(config={"enable_external_access": "false"}) as connection:
@@ -71,35 +69,8 @@ def passes(embeddings: Artifact, rows: NDArray[np.int64], where: str) -> NDArray
     return np.asarray(answer, bool)
 
 
-def sampled_rows(embeddings: Artifact) -> NDArray[np.int64]:
+def sampled_rows(embeddings: Artifact) -> Rows:
     """The first rows (N,) of a corpus. They decide whether a field holds numbers, alike for every
     set, and whether an expression can be evaluated at all.
     """
     return np.arange(min(int(embeddings.counts["rows"]), SAMPLED_ROWS))
-
-
-def _names_in(where: str) -> list[str]:
-    """The names in an expression that may be fields, in order; quoted strings are skipped."""
-    import duckdb
-
-    with duckdb.connect() as connection:
-        words = connection.execute(_RESERVED_WORDS).fetchall()
-    keywords = {word for (word,) in words}
-    names = [
-        quoted.replace('""', '"') if quoted else plain
-        for quoted, plain in _NAME.findall(_TEXT.sub("", where))
-        if quoted or plain.lower() not in keywords
-    ]
-    return list(dict.fromkeys(names))
-
-
-def _numeric(embeddings: Artifact, names: list[str]) -> list[str]:
-    """Those of the fields whose texts are all numbers, without leading zeros, on a sample."""
-    sample = row_metadata(embeddings, sampled_rows(embeddings), names).replace("", None)
-    numeric = []
-    for name in names:
-        texts = sample[name].dropna().astype(str)
-        is_text = pd.api.types.is_object_dtype(sample[name]) and not texts.empty
-        if is_text and texts.str.fullmatch(_NUMBER).all():
-            numeric.append(name)
-    return numeric

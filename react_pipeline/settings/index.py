@@ -41,7 +41,6 @@ class IndexConfig(Section):
     key: str = "auto"
     exact_below: int = Field(default=200_000, ge=0)
     memory_gib: float | None = Field(default=None, gt=0)
-    training_rows: int | None = Field(default=None, gt=0)
     train_on: Literal["faiss-gpu"] | None = None
     target_recall: Fraction = 0.95
     rerank: int | None = Field(default=None, ge=1, le=1_000)

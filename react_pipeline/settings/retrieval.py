@@ -42,7 +42,6 @@ class RetrievalOverrides(Section):
         default=("t2t", "t2i"), min_length=1
     )
     fusion: Literal["preference", "filter"] = "preference"
-    filter_by: Literal["prompts", "seeds"] = "prompts"
     choose: Literal["nearest", "all"] = "nearest"
     rank: Literal["classes", "prompts"] = "classes"
     k_per_prompt: int = Field(default=50, gt=0)
@@ -79,17 +78,12 @@ class RetrievalConfig(RetrievalOverrides):
             raise ValueError("`choose: all` goes by captions; add t2t to `modes`")
         if self.choose == "all" and self.rank == "prompts":
             raise ValueError("`rank: prompts` does nothing with `choose: all`; remove one of them")
-        if self.filter_by == "seeds" and not self.filters:
-            raise ValueError(
-                f"`filter_by: seeds` does nothing with `fusion: {self.fusion}`; set `fusion: "
-                "filter` or `min_similarity.filter`, or write `filter_by: prompts`"
-            )
         return self
 
     @property
     def uses_seeds(self) -> bool:
-        """Whether seed images are searched or compared with."""
-        return "i2i" in self.modes or (self.filters and self.filter_by == "seeds")
+        """Whether seed images are searched with."""
+        return "i2i" in self.modes
 
     @property
     def takes_all(self) -> bool:

@@ -273,9 +273,9 @@ def test_images_that_are_drawn_are_listed_by_nothing(tiny_project: Project, run)
 def test_domains_are_validated_beside_the_pipeline(tiny_project: Project, run) -> None:
     raw = yaml.safe_load((tiny_project.config.domains / "shapes.yaml").read_text())
     path = tiny_project.config.domains / "shapes.yaml"
-    path.write_text(yaml.safe_dump({**raw, "retrieval": {"filter_by": "seeds"}}))
+    path.write_text(yaml.safe_dump({**raw, "retrieval": {"min_similarity": {"i2i": 0.2}}}))
     code, _, reported = run("domains", "validate")
-    assert code == 2 and "`filter_by: seeds`" in reported
+    assert code == 2 and "`min_similarity.i2i`" in reported
     # Alone it says nothing wrong, and what it may be joined with is not known.
     code, out, _ = run("domains", "validate", str(path))
     assert code == 0 and "1 valid" in out

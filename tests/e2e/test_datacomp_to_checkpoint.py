@@ -26,8 +26,7 @@ from react_pipeline.clip.prompts import class_prompts
 from react_pipeline.commands.cli import app
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.indexing.index import Index, build_index
-from react_pipeline.indexing.scan import search_all
+from react_pipeline.indexing.index import Index, build_index, search_all
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.control import draw_control

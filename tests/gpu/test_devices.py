@@ -23,8 +23,7 @@ from support.vectors import read_vectors
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import FOLDERS
-from react_pipeline.indexing.build import build_side
-from react_pipeline.indexing.recall import draw_queries
+from react_pipeline.indexing.build import build_side, draw_queries
 from react_pipeline.project.project import Project
 from react_pipeline.settings.index import IndexConfig
 from react_pipeline.store.artifacts import Artifact

@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 from support.drawings import COLOURS, SHAPES
 
-from react_pipeline.indexing import scan
+from react_pipeline.indexing import index
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval import chosen_pairs
@@ -34,7 +34,7 @@ def test_a_killed_build_repeats_no_search_and_reuses_no_file(
     data = bytearray(shard.read_bytes())
     data[600] ^= 1  # of the first image, which no other check sees
     shard.write_bytes(data)
-    monkeypatch.setattr(scan, "exact_hits", interrupted)
+    monkeypatch.setattr(index, "exact_hits", interrupted)
     artifact = retrieve_pairs(indexed_project, "shapes")
     monkeypatch.undo()
     assert not list((indexed_project.store.root / ".scratch").iterdir())

@@ -1,6 +1,8 @@
-"""Ranking: which candidates are kept, and why the others are not."""
+"""The order of candidates, which of them are kept, and why the others are not."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,9 +12,12 @@ from hypothesis import strategies as st
 from support.retrieval import DOMAIN, NOTHING, Seen, hits_of
 
 from react_pipeline.retrieval.decontamination import EvaluationImages
-from react_pipeline.retrieval.fusion import fuse
+from react_pipeline.retrieval.fusion import apply_filter, fuse
 from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, choose, classes_of
-from react_pipeline.settings.retrieval import RetrievalConfig
+from react_pipeline.settings import RetrievalConfig
+
+ALIKE = 0.9
+Hit = tuple[str, str, int, float, int]
 
 
 def candidates_of(
@@ -20,54 +25,81 @@ def candidates_of(
     config: RetrievalConfig,
     evaluation: EvaluationImages = NOTHING,
     images: Seen | None = None,
+    **columns: list[str],
 ) -> pd.DataFrame:
     candidates = fuse(hits, config)
-    candidates["image_sha256"] = [f"image {row // 10}" for row in candidates["row"]]
+    digests = [f"image {row // 10}" for row in candidates["row"]]
+    candidates = candidates.assign(**{"image_sha256": digests, **columns})
     choose(candidates, images or Seen(), evaluation, config)  # type: ignore[arg-type]
     return candidates
 
 
-def test_a_row_of_several_classes_goes_to_the_most_similar() -> None:
+def dropped(candidates: pd.DataFrame, key: str = "row") -> dict[Any, str]:
+    return candidates.set_index(key)["dropped"].to_dict()
+
+
+def of_cats(*rows: int) -> list[Hit]:
+    """Hits of one class, the best first."""
+    return [("t2t", "cat", row, 1 - number / 100, number) for number, row in enumerate(rows)]
+
+
+def test_the_best_hit_of_a_row_is_of_the_first_mode() -> None:
+    hits = hits_of(
+        ("t2i", "dog", 10, 0.9, 0), ("t2t", "dog", 10, 0.5, 3), ("t2t", "hound", 10, 0.6, 1)
+    )
+    (best,) = fuse(hits, RetrievalConfig()).to_dict("records")
+    found = [best[name] for name in ("prompt", "mode", "similarity", "rank")]
+    assert found == ["a photo of a hound.", "t2t", 0.6, 1]
+    (best,) = fuse(hits, RetrievalConfig(modes=("t2i", "t2t"))).to_dict("records")
+    assert (best["mode"], best["similarity"]) == ("t2i", 0.9)
+
+
+def test_a_hit_above_the_floor_of_its_mode_goes_first() -> None:
+    hits = hits_of(
+        ("t2t", "cat", 10, 0.5, 0), ("t2i", "cat", 10, 0.2, 0), ("t2t", "cat", 20, 0.5, 1)
+    )
+    best = fuse(hits, RetrievalConfig(min_similarity={"t2t": 0.55})).set_index("row")
+    assert best.loc[10, "mode"] == "t2i"
+    assert best["dropped"].to_dict() == {10: "", 20: "below_similarity"}
+
+
+@pytest.mark.parametrize(
+    ("fusion", "order"), [("preference", [1, 2, 4, 3]), ("filter", [4, 2, 3, 1])]
+)
+def test_a_filter_drops_the_unlike_and_may_order_by_likeness(fusion: Any, order: list[int]) -> None:
+    config = RetrievalConfig(fusion=fusion, min_similarity={"t2t": 0.5, "filter": 0.2})
+    found = fuse(
+        hits_of(*of_cats(1, 2), ("t2t", "cat", 3, 0.4, 2), ("t2i", "cat", 4, 0.3, 0)), config
+    )
+    like = found["row"].map({1: 0.1, 2: 0.25, 3: 0.9, 4: 0.3}).to_numpy(np.float32)
+    filtered = apply_filter(found, like, config)
+    assert filtered["row"].tolist() == order
+    assert dropped(filtered) == {4: "", 2: "", 3: "below_similarity", 1: "below_filter"}
+
+
+def test_a_row_of_several_classes_goes_to_the_most_similar_and_names_all() -> None:
     hits = hits_of(
         ("t2t", "cat", 10, 0.5, 0), ("t2t", "dog", 10, 0.6, 0), ("t2t", "eel", 10, 0.6, 0)
     )
-    candidates = candidates_of(hits, RetrievalConfig()).set_index("class")
-    assert candidates["dropped"].to_dict() == {
-        "dog": "",
-        "cat": "several_classes",
-        "eel": "several_classes",
-    }
+    candidates = candidates_of(hits, RetrievalConfig())
+    assert dropped(candidates, "class") == {"dog": "", "cat": SHARED, "eel": SHARED}
+    assert classes_of(candidates, DOMAIN.class_names).to_dict() == {10: ["dog", "eel", "cat"]}
+    # Modes are never compared by similarity, and a class below the floor does not want the row.
+    hits = hits_of(("t2t", "cat", 10, 0.5, 5), ("t2i", "dog", 10, 0.9, 0), ("t2t", "eel", 10, 0, 0))
+    candidates = candidates_of(hits, RetrievalConfig(min_similarity={"t2t": 0.4}))
+    assert classes_of(candidates, DOMAIN.class_names).to_dict() == {10: ["cat", "dog"]}
 
 
-def test_modes_are_never_compared_by_similarity() -> None:
-    hits = hits_of(("t2t", "cat", 10, 0.2, 5), ("t2i", "dog", 10, 0.9, 0))
-    assert candidates_of(hits, RetrievalConfig()).set_index("class")["dropped"].to_dict() == {
-        "cat": "",
-        "dog": "several_classes",
-    }
-
-
-def test_equal_images_are_kept_once_within_and_across_classes() -> None:
-    hits = hits_of(
-        ("t2t", "cat", 11, 0.5, 1), ("t2t", "cat", 12, 0.6, 0), ("t2t", "dog", 13, 0.7, 0)
-    )
-    candidates = candidates_of(hits, RetrievalConfig()).set_index("row")
-    assert candidates["dropped"].to_dict() == {13: "", 12: "exact_duplicate", 11: "exact_duplicate"}
-
-
-def test_evaluation_images_are_dropped_by_hash_and_vector() -> None:
-    evaluation = EvaluationImages(frozenset({"image 3"}), np.eye(2, dtype=np.float32), 0.9)
-    hits = hits_of(
-        ("t2t", "cat", 30, 0.5, 1), ("t2t", "cat", 77, 0.6, 0), ("t2t", "cat", 50, 0.1, 2)
-    )
+def test_evaluation_images_are_dropped_once_by_hash_and_vector() -> None:
+    evaluation = EvaluationImages(frozenset({"image 3"}), np.eye(2, dtype=np.float32), ALIKE)
     vectors = np.tile(np.float32([0.1, 0]), (80, 1))
     vectors[77] = 0.95, 0
+    hits = hits_of(*of_cats(30, 77, 50), ("t2t", "dog", 30, 0.6, 0))
     candidates = candidates_of(hits, RetrievalConfig(), evaluation, Seen(vectors))
-    assert candidates.set_index("row")["dropped"].to_dict() == {
-        30: "evaluation_image_hash",
-        77: "evaluation_image_near",
-        50: "",
-    }
+    reasons = {30: "evaluation_image_hash", 77: "evaluation_image_near", 50: ""}
+    assert dropped(candidates[candidates["class"] == "cat"]) == reasons
+    assert dropped(candidates[candidates["class"] == "dog"]) == {30: SHARED}
+    assert list(classes_of(candidates, DOMAIN.class_names)) == [["cat"]]
 
 
 @given(
@@ -85,11 +117,10 @@ def test_evaluation_images_are_dropped_by_hash_and_vector() -> None:
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=60, deadline=None)
-def test_every_candidate_is_kept_or_dropped_exactly_once(hits, random) -> None:  # type: ignore[no-untyped-def]
+def test_every_candidate_is_kept_or_dropped_exactly_once(hits: list[Hit], random: Any) -> None:
     config = RetrievalConfig(max_per_class=3, k_per_prompt=5, min_similarity={"t2i": 0.15})
-    evaluation = EvaluationImages(frozenset({"image 2"}), np.eye(2, dtype=np.float32), 0.9)
-    table = hits_of(*hits)
-    candidates = candidates_of(table, config, evaluation)
+    evaluation = EvaluationImages(frozenset({"image 2"}), np.eye(2, dtype=np.float32), ALIKE)
+    candidates = candidates_of(hits_of(*hits), config, evaluation)
     assert candidates["dropped"].isin(("", SHARED, *DROP_REASONS)).all()
     kept = candidates[candidates["dropped"] == ""]
     assert not kept["row"].duplicated().any()
@@ -101,81 +132,18 @@ def test_every_candidate_is_kept_or_dropped_exactly_once(hits, random) -> None: 
     pd.testing.assert_frame_equal(candidates[columns], shuffled[columns])
 
 
-def dropped(candidates: pd.DataFrame, name: str | None = None) -> dict[int, str]:
-    chosen = candidates if name is None else candidates[candidates["class"] == name]
-    return chosen.set_index("row")["dropped"].to_dict()
-
-
-def test_a_pair_of_several_classes_names_its_own_first() -> None:
-    hits = hits_of(
-        *[
-            ("t2t", "eel", 10, 0.7, 0),
-            ("t2t", "cat", 10, 0.5, 0),
-            ("t2t", "dog", 10, 0.6, 0),
-            ("t2t", "cat", 20, 0.9, 0),
-        ],
-        ("t2t", "dog", 20, 0.3, 5),
-    )
-    candidates = candidates_of(hits, RetrievalConfig(min_similarity={"t2t": 0.4}))
-    assert classes_of(candidates, DOMAIN.class_names).to_dict() == {
-        10: ["eel", "dog", "cat"],
-        20: ["cat"],
-    }
-
-
-def test_a_row_that_is_dropped_counts_once_and_has_no_classes() -> None:
-    evaluation = EvaluationImages(frozenset({"image 1"}), np.eye(2, dtype=np.float32), 0.9)
-    hits = hits_of(("t2t", "cat", 10, 0.5, 0), ("t2t", "dog", 10, 0.6, 0))
-    candidates = candidates_of(hits, RetrievalConfig(), evaluation)
-    assert dropped(candidates, "dog") == {10: "evaluation_image_hash"} and dropped(
-        candidates, "cat"
-    ) == {10: SHARED}
-    assert classes_of(candidates, DOMAIN.class_names).empty
-
-
-def near(degrees: dict[int, float], failed: frozenset[int] | None = None) -> Seen:
-    """Rows as directions in a plane, alike up to 25 degrees."""
-    vectors = np.zeros((max(degrees) + 1, 2), np.float32)
-    for row, angle in degrees.items():
-        vectors[row] = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
-    return Seen(vectors, failed)
-
-
-ALIKE = 0.9
-
-
 def test_a_gap_of_a_duplicate_or_failure_is_filled_by_the_next() -> None:
-    hits = hits_of(
-        *[("t2t", "cat", 10 * number, 1 - number / 10, number) for number in range(1, 6)]
-    )
-    angles = near({10: 20, 20: 20, 30: 30, 40: 90, 50: 90}, frozenset({10}))
+    angles = np.deg2rad([20] * 20 + [20] * 10 + [30] * 10 + [90] * 20)
+    images = Seen(np.stack([np.cos(angles), np.sin(angles)], axis=1), frozenset({10}))
     config = RetrievalConfig(max_per_class=2, duplicate_similarity=ALIKE)
-    candidates = candidates_of(hits, config, images=angles)
-    assert dropped(candidates) == {
-        10: "not_collected",
-        20: "",
-        30: "near_duplicate",
-        40: "",
-        50: "cap",
-    }
-
-
-def test_a_cap_loses_a_pair_of_another_class_too() -> None:
-    hits = hits_of(
-        *[
-            ("t2t", "cat", 10, 0.9, 0),
-            ("t2t", "cat", 20, 0.8, 1),
-            ("t2t", "dog", 20, 0.7, 0),
-            ("t2t", "eel", 10, 0.5, 0),
-        ]
-    )
-    best = candidates_of(hits, RetrievalConfig(max_per_class=1))
-    assert dropped(best, "cat") == {10: "", 20: "cap"} and dropped(best, "dog") == {20: SHARED}
+    candidates = candidates_of(hits_of(*of_cats(10, 20, 30, 40, 50)), config, images=images)
+    reasons = ["not_collected", "", "near_duplicate", "", "cap"]
+    assert dropped(candidates) == dict(zip((10, 20, 30, 40, 50), reasons, strict=True))
 
 
 def test_a_total_takes_from_the_largest_classes_first() -> None:
     hits = hits_of(
-        *[("t2t", "cat", 10 * number, 1 - number / 100, number) for number in range(1, 7)],
+        *of_cats(*range(10, 70, 10)),
         *[("t2t", "dog", 1000 + 10 * number, 0.5, number) for number in range(2)],
         ("t2t", "eel", 2000, 0.1, 0),
     )
@@ -187,59 +155,83 @@ def test_a_total_takes_from_the_largest_classes_first() -> None:
 
 
 @pytest.mark.parametrize("identity", ["image_sha256", "url"])
-def test_image_that_full_class_leaves_is_there_for_another_one(identity: str) -> None:
-    hits = hits_of(
-        ("t2t", "cat", 10, 0.9, 0), ("t2t", "cat", 11, 0.8, 1), ("t2t", "dog", 12, 0.7, 0)
-    )
-    config = RetrievalConfig(max_per_class=1)
-    candidates = fuse(hits, config).assign(image_sha256="")
-    candidates[identity] = ["x", "y", "y"]
-    choose(candidates, Seen(), NOTHING, config)  # type: ignore[arg-type]
-    kept = candidates[candidates["dropped"] == ""]
-    assert kept[["class", "row"]].values.tolist() == [["cat", 10], ["dog", 12]]
-    assert dropped(candidates)[11] == "exact_duplicate"
+def test_an_image_that_a_full_class_leaves_is_there_for_another_one(identity: str) -> None:
+    hits = hits_of(*of_cats(10, 11), ("t2t", "dog", 12, 0.7, 0))
+    columns = {"image_sha256": ["", "", ""], identity: ["x", "y", "y"]}
+    candidates = candidates_of(hits, RetrievalConfig(max_per_class=1), **columns)
+    assert dropped(candidates) == {10: "", 11: "cap", 12: ""}
 
 
 def test_a_taken_image_is_dropped_again_by_bytes_or_url() -> None:
-    hits = hits_of(
-        *[("t2t", "cat", row, 1 - row / 10, row) for row in range(4)], ("t2t", "dog", 4, 0.1, 0)
+    candidates = candidates_of(
+        hits_of(*of_cats(0, 1, 2, 3), ("t2t", "dog", 4, 0.1, 0)),
+        RetrievalConfig(),
+        image_sha256=["a", "b", "", "a", ""],
+        url=["http://0", "http://1", "http://1", "http://3", "http://3"],
     )
-    config = RetrievalConfig()
-    candidates = fuse(hits, config)
-    candidates["image_sha256"] = ["a", "b", "", "a", ""]
-    candidates["url"] = ["http://0", "http://1", "http://1", "http://3", "http://3"]
-    choose(candidates, Seen(), NOTHING, config)  # type: ignore[arg-type]
     # 3 has the bytes of 0 and is not taken; so its URL is free, and without bytes nothing else is
     # known of 4.
     assert dropped(candidates) == {0: "", 1: "", 2: "exact_duplicate", 3: "exact_duplicate", 4: ""}
 
 
-@pytest.mark.parametrize("near", [None, "all different"])
-def test_rows_that_classes_want_equally_go_to_them_in_turns(near: str | None) -> None:
-    rows = range(6)
-    hits = hits_of(
-        *[("t2t", name, row, 1 - row / 10, row) for row in rows for name in ("cat", "dog")]
-    )
-    candidates = fuse(hits, RetrievalConfig()).assign(image_sha256="")
-    images = Seen(np.eye(6, dtype=np.float32) if near else None)
-    config = RetrievalConfig(max_per_class=2, duplicate_similarity=ALIKE)
-    choose(candidates, images, NOTHING, config)  # type: ignore[arg-type]
+def test_rows_that_classes_want_equally_go_to_them_in_turns() -> None:
+    hits = [("t2t", name, row, 1 - row / 10, row) for row in range(6) for name in ("cat", "dog")]
+    config = RetrievalConfig(max_per_class=2)
+    candidates = candidates_of(hits_of(*hits), config, image_sha256=[""] * 12)
     kept = candidates[candidates["dropped"] == ""]
-    assert {name: rows["row"].tolist() for name, rows in kept.groupby("class")} == {
-        "cat": [0, 2],
-        "dog": [1, 3],
-    }
-    assert set(classes_of(candidates, ["cat", "dog", "eel"]).map(tuple)) == {
-        ("cat", "dog"),
-        ("dog", "cat"),
-    }
+    rows = {name: rows["row"].tolist() for name, rows in kept.groupby("class")}
+    assert rows == {"cat": [0, 2], "dog": [1, 3]}
+    names = classes_of(candidates, DOMAIN.class_names)
+    assert set(names.map(tuple)) == {("cat", "dog"), ("dog", "cat")}
 
 
 def test_rank_by_prompts_takes_first_hits_first() -> None:
     hits = hits_of(
-        *[("t2t", "dog", row, 0.9 - row / 100, row) for row in range(3)],
-        *[("t2t", "hound", 10 + row, 0.3 - row / 100, row) for row in range(3)],
+        *[("t2t", "dog", 10 * row, 0.9 - row / 100, row) for row in range(3)],
+        *[("t2t", "hound", 100 + 10 * row, 0.3 - row / 100, row) for row in range(3)],
     )
     config = RetrievalConfig(rank="prompts", max_per_class=4)
-    kept = candidates_of(hits.assign(row=10 * hits["row"]), config).query("dropped == ''")
-    assert (kept["row"] // 10).tolist() == [0, 10, 1, 11]
+    kept = candidates_of(hits, config).query("dropped == ''")
+    assert kept["row"].tolist() == [0, 100, 10, 110]
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.5, 0.75, 1.0]), st.sampled_from([1, 3, 1_024]))
+@settings(max_examples=40, deadline=None)
+def test_chosen_pairs_equal_a_comparison_of_all_pairs(
+    seed: int, similarity: float, block: int
+) -> None:
+    random = np.random.default_rng(seed)
+    # 16 times +-0.25, each a centre with a few signs changed: every cosine is exact in float32.
+    signs = random.choice([-1, 1], (random.integers(1, 30), 16))
+    signs = signs[random.integers(len(signs), size=90)]
+    vectors = (0.25 * np.where(random.random((90, 16)) < 0.06, -signs, signs)).astype(np.float32)
+    rows, class_ids = random.integers(0, 90, 150), random.integers(0, 4, 150)
+    table = pd.DataFrame({"class_id": class_ids, "row": rows}).drop_duplicates(ignore_index=True)
+    table["similarity"] = np.linspace(1, 0, len(table))
+    config = RetrievalConfig(
+        max_per_class=int(random.integers(1, 30)), duplicate_similarity=similarity
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("react_pipeline.retrieval.ranking.BLOCK_ROWS", block)
+        patch.setattr("react_pipeline.retrieval.ranking.REFILL_ROUNDS", 99)
+        for count in (0, 5, 20):
+            failed = frozenset(random.choice(90, count, replace=False).tolist())
+            found = table.assign(dropped="", image_sha256="")
+            choose(found, Seen(vectors, failed), NOTHING, config)  # type: ignore[arg-type]
+            taken = found.loc[found["dropped"] == "", "row"].tolist()
+            assert taken == by_comparing(table, vectors, config, failed)
+
+
+def by_comparing(
+    table: pd.DataFrame, vectors: Any, config: RetrievalConfig, failed: frozenset[int]
+) -> list[int]:
+    """Which rows are taken, by comparing each with each, the best first."""
+    alike = vectors @ vectors.T >= config.duplicate_similarity
+    taken: list[int] = []
+    sizes = dict.fromkeys(range(4), 0)
+    best = table[~table["row"].isin(failed)].drop_duplicates("row")
+    for class_id, row in best[["class_id", "row"]].itertuples(index=False):
+        if sizes[class_id] < config.max_per_class and not alike[row, taken].any():
+            taken.append(row)
+            sizes[class_id] += 1
+    return taken

@@ -155,16 +155,6 @@ def test_without_subjects_nothing_is_excluded(
     assert [(one.what, one.state) for one in notes] == [("domains", "note")]
 
 
-def test_a_manifest_with_subjects_is_no_reason_for_a_note(
-    make_project: Callable[..., Project], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    project = make_project()
-    configure(project, write_manifest(tmp_path / "drawn", subjects=True))
-    with pytest.raises(SystemExit, match="0"):
-        main(["domains", "validate", "--config", str(project.path)])
-    assert "same_subject" not in capsys.readouterr().err
-
-
 def test_each_seed_and_each_domain_has_a_control_of_its_own(indexed_project: Project) -> None:
     publish_evaluation_set(indexed_project, "shapes")
     publish_evaluation_set(indexed_project, "colours")

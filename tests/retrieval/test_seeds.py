@@ -53,7 +53,7 @@ def test_seed_images_find_the_images_most_like_them(project: Project) -> None:
     assert classes["seeds"].tolist() == [1, 0, 0, 0] and not classes["shortfall"].any()
 
 
-def test_seeds_join_the_text_modes_and_order_a_filter(project: Project) -> None:
+def test_seeds_join_the_text_modes_under_a_filter(project: Project) -> None:
     names = ("circle", "square", "triangle", "cross")
     for name in names:
         write_seed(project, f"{name}.png", encode(draw(name, "blue", 6000)))
@@ -62,11 +62,6 @@ def test_seeds_join_the_text_modes_and_order_a_filter(project: Project) -> None:
     assert set(
         pd.read_parquet(retrieve_pairs(project, "shapes").file("pairs.parquet"))["mode"]
     ) == {"t2t", "i2i"}
-    configure(
-        project, modes=["t2t"], fusion="filter", filter_by="seeds", k_per_prompt=20, max_per_class=4
-    )
-    pairs = pd.read_parquet(retrieve_pairs(project, "shapes").file("pairs.parquet"))
-    assert set(pairs["mode"]) == {"t2t"} and pairs["score"].between(-1, 1.01).all()
 
 
 @pytest.mark.parametrize(
@@ -96,18 +91,9 @@ def test_missing_seeds_are_reported_all_at_once(project: Project) -> None:
         retrieve_pairs(project, "shapes")
 
 
-@pytest.mark.parametrize(
-    ("retrieval", "words"),
-    [
-        ({"modes": ["i2i"]}, "no class has `seeds`"),
-        ({"fusion": "filter", "filter_by": "seeds"}, "have none: circle"),
-    ],
-)
-def test_modes_that_need_seeds_say_so(
-    project: Project, retrieval: dict[str, object], words: str
-) -> None:
-    configure(project, seeds={}, **retrieval)
-    with pytest.raises(InputError, match=words):
+def test_a_mode_that_needs_seeds_says_so(project: Project) -> None:
+    configure(project, seeds={}, modes=["i2i"])
+    with pytest.raises(InputError, match="no class has `seeds`"):
         retrieve_pairs(project, "shapes")
 
 

@@ -26,10 +26,6 @@ IDLE = [
         "`min_similarity.i2i` does nothing with `modes: [t2t, t2i]`",
     ),
     (
-        {"fusion": "preference", "filter_by": "seeds"},
-        "`filter_by: seeds` does nothing with `fusion: preference`",
-    ),
-    (
         {"modes": ["t2t", "t2i", "t2t"]},
         "t2t listed more than once",
     ),
@@ -76,11 +72,6 @@ def test_so_is_one_in_a_domain_file(
             {"min_similarity": {"t2t": 0.6, "t2i": 0.25}},
             {"modes": ["t2t"]},
             "`min_similarity.t2i` does nothing with `modes: [t2t]`",
-        ),
-        (
-            {"fusion": "filter", "filter_by": "seeds"},
-            {"fusion": "preference"},
-            "`filter_by: seeds` does nothing with `fusion: preference`",
         ),
         (
             {},

@@ -3,8 +3,8 @@ whose pairs are due.
 
 The hits, and the counts of names, are kept in a scratch from which each domain's build resumes, as
 if it had been killed after its search. So a pass that fails or is left out costs time, and changes
-no byte of a retrieved set. The parts of a pass are in the scratch of the domain that began it, and
-go with it. Does not belong here: the reading itself (`shared_reads`), choosing.
+no byte of a retrieved set. What a pass keeps for itself is in the scratch of the domain that began
+it, and goes with it. Does not belong here: searching (`indexing`), counting names (`names`).
 """
 
 from __future__ import annotations
@@ -12,32 +12,33 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from react_pipeline.clip import class_prompts
-from react_pipeline.corpus import open_source
-from react_pipeline.embedding import Rows, Side
-from react_pipeline.extensions.one_pass.shared_reads import (
-    keep_counts,
-    keep_metadata,
-    keep_said,
-    search_together,
+from react_pipeline.embedding import Side, Vectors
+from react_pipeline.extensions.names import (
+    COUNTS,
+    SAID,
+    count_in_corpus,
+    named_prompts,
+    names_of,
+    said_in_corpus,
 )
-from react_pipeline.indexing import Index, Search, way_of_index
+from react_pipeline.indexing import Index, exact_hits_in, way_of_index
 from react_pipeline.labelled import encode_images
 from react_pipeline.lineage import fresh_or_none, resolve
 from react_pipeline.project import Manifests, Project
 from react_pipeline.retrieval import (
     MODE_SIDES,
     SEARCH,
-    Queries,
-    encode_prompts,
+    encode_queries,
+    index_modes,
     load_encoder,
     read_seeds,
 )
@@ -47,6 +48,7 @@ from react_pipeline.store import Inputs, ReactError, Scratch, Store, StoreWriteE
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
+    from react_pipeline.retrieval import Queries
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +58,6 @@ domain waits.
 """
 MAX_QUERIES = 200_000
 """Queries of a pass: at 50 hits about 400 MB."""
-MAX_ROWS = 2_000_000
-"""Rows whose metadata is read in a pass: about 1 GB. Rows of further domains are read by each."""
-
 
 DONE = "read-together"
 """Kept in the scratch of each domain that a pass has served."""
@@ -69,11 +68,9 @@ def passes_of(queries: int, rows: int, cores: int) -> int:
     return max(1, math.ceil(queries / min(MAX_QUERIES, PASS_COMPARISONS * cores / max(rows, 1))))
 
 
-@dataclass(frozen=True)
-class _Member:
+class _Member(NamedTuple):
     """A domain whose pairs are due, and the scratch that its build resumes from."""
 
-    inputs: Inputs
     domain: DomainConfig
     settings: RetrievalConfig
     queries: Queries
@@ -82,7 +79,7 @@ class _Member:
     @property
     def search_scratch(self) -> Scratch:
         """Where its build looks for what was searched."""
-        return _below(self.scratch, SEARCH)
+        return Scratch(self.scratch.folder / SEARCH)
 
 
 def read_together(project: Project, inputs: Inputs) -> None:
@@ -99,7 +96,7 @@ def read_together(project: Project, inputs: Inputs) -> None:
     with store.locked("corpus-pass") as is_ours:
         if is_ours and not _is_served(store, inputs):
             try:
-                _Pass(project, inputs).run()
+                _run(project, inputs)
             except (OSError, StoreWriteError) as error:
                 logger.warning("%s: the corpus is read for %s alone", error, inputs.key)
 
@@ -111,120 +108,110 @@ def _is_served(store: Store, inputs: Inputs) -> bool:
     )
 
 
-def _below(scratch: Scratch, name: str) -> Scratch:
-    return Scratch(scratch.folder / name)
-
-
-class _Pass:
-    def __init__(self, project: Project, first: Inputs) -> None:
-        self.project = project
-        self.first = first
-        self.embeddings = first.parents["corpus_embeddings"]
-        self.encoder = first.parents[encoder_in(first.parents)]
-        self.read = {
-            name: parent.fingerprint
-            for name, parent in first.parents.items()
-            if name != "evaluation_set"
-        }
-        self.index = Index(
-            first.parents["faiss_index"],
-            self.encoder.fingerprint,
-            embeddings=self.embeddings,
-            device=project.config.device,
-        )
-
-    def run(self) -> None:
-        """Leave the hits; a killed pass is resumed by the next one of the same domains."""
-        members = list(self._members(load_encoder(self.project, self.encoder)))
-        if len(members) > 1:
-            logger.info("reading the corpus for %d domains at once", len(members))
-            self._search(members, _below(members[0].scratch, "pass"))
-            self._count_names(members)
-        for member in members:
-            member.scratch.keep(DONE, Path.touch)
-
-    def _search(self, members: list[_Member], parts: Scratch) -> None:
-        searches: dict[Side, list[Search]] = {}
-        for member in members:
-            k = member.settings.k_per_prompt
-            for mode, vectors in member.queries.of_modes(member.settings).items():
-                way, _ = way_of_index(self.index, member.settings.search, len(vectors))
-                if way == "exact":
-                    search = Search(vectors, k, member.search_scratch)
-                    searches.setdefault(MODE_SIDES[mode], []).append(search)
-        rows: dict[Scratch, Rows] = {}
-        for side, of_side in searches.items():
-            hits = search_together(self.index, side, of_side, _below(parts, side))
-            for search, of_search in zip(of_side, hits, strict=True):
-                others = rows.get(search.scratch, np.empty(0, np.int64))
-                rows[search.scratch] = np.union1d(others, of_search["row"])
-        found = {place: some[some >= 0] for place, some in rows.items()}
-        self._read_rows(found)
-
-    def _read_rows(self, rows: Mapping[Scratch, Rows]) -> None:
-        """Leave the metadata of hits, of `MAX_ROWS` at most."""
-        total = np.cumsum([len(some) for some in rows.values()])
-        shared = dict(islice(rows.items(), int((total <= MAX_ROWS).sum())))
-        if shared:
-            source = open_source(self.project, self.first.parents["corpus"])
-            columns = list(dict.fromkeys([source.identity, *source.columns]))
-            keep_metadata(self.embeddings, list(shared.values()), columns, list(shared))
-
-    def _count_names(self, members: list[_Member]) -> None:
-        scratches = [member.search_scratch for member in members]
-        domains = [member.domain for member in members]
-        keep_counts(domains, scratches, self.embeddings)
+def _run(project: Project, first: Inputs) -> None:
+    """Leave the hits; a killed pass is resumed by the next one of the same domains."""
+    embeddings, encoder = (
+        first.parents["corpus_embeddings"],
+        first.parents[encoder_in(first.parents)],
+    )
+    index = Index(
+        first.parents["faiss_index"],
+        encoder.fingerprint,
+        embeddings=embeddings,
+        device=project.config.device,
+    )
+    members = list(_members(project, first, load_encoder(project, encoder), index.rows))
+    if len(members) > 1:
+        logger.info("reading the corpus for %d domains at once", len(members))
+        for side in ("image", "text"):
+            _search(members, index, side, Scratch(members[0].scratch.folder / "pass"))
+        groups = [names_of(member.domain)["name"].tolist() for member in members]
+        _leave(members, COUNTS, count_in_corpus(embeddings, groups))
         lexical = [member for member in members if "lexical" in member.settings.modes]
-        keep_said(
-            [member.queries.prompts for member in lexical],
-            [member.search_scratch for member in lexical],
-            self.embeddings,
-        )
+        groups = [named_prompts(one.queries.prompts)["name"].tolist() for one in lexical]
+        _leave(lexical, SAID, said_in_corpus(embeddings, groups) if groups else [])
+    for member in members:
+        member.scratch.keep(DONE, Path.touch)
 
-    def _members(self, clip: Clip) -> Iterator[_Member]:
-        """The first domain, and as many others as a pass takes."""
-        queries = 0
-        most = self._most_queries()
-        for inputs in self._due():
-            try:
-                settings = self.project.retrieval(inputs.key)
-                domain = self.project.domain(inputs.key)
-                prompts = class_prompts(domain)
-                seeds = read_seeds(self.project, inputs.key)
-            except ReactError:  # its own step says so
-                continue
-            queries += sum(len(seeds if mode == "i2i" else prompts) for mode in settings.modes)
-            if inputs is not self.first and queries > most:
+
+def _search(members: list[_Member], index: Index, side: Side, scratch: Scratch) -> None:
+    """Compare the vectors of a side once with the queries of all domains that search it exactly.
+
+    Hits of a query do not depend on the others (`indexing.exact`).
+    """
+    searches: list[tuple[_Member, Vectors]] = []
+    for member in members:
+        for mode in index_modes(member.settings):
+            vectors = member.queries.vectors[member.queries.numbers(mode)]
+            way, _ = way_of_index(index, member.settings.search, len(vectors))
+            if MODE_SIDES[mode] == side and way == "exact":
+                k = min(member.settings.k_per_prompt, index.rows)
+                searches.append((member, index.checked(vectors, k)))
+    if not searches:
+        return
+    most = min(max(member.settings.k_per_prompt for member, _ in searches), index.rows)
+    every = np.concatenate([vectors for _, vectors in searches])
+    similarities, rows = exact_hits_in(scratch, index, side, every, most)
+    start = 0
+    for member, vectors in searches:
+        k = min(member.settings.k_per_prompt, index.rows)
+        part = slice(start, start := start + len(vectors))
+        found = similarities[part, :k], rows[part, :k]
+        exact_hits_in(member.search_scratch, index, side, vectors, k, found)
+
+
+def _leave(members: list[_Member], name: str, arrays: list[NDArray[Any]]) -> None:
+    """Leave each domain its own of what was read for all."""
+    for member, array in zip(members, arrays, strict=True):
+        member.search_scratch.keep(name, partial(np.save, arr=array))
+
+
+def _members(project: Project, first: Inputs, clip: Clip, rows: int) -> Iterator[_Member]:
+    """Yield the first domain, and as many others as a pass takes."""
+    queries = 0
+    most = _most_queries(project, rows)
+    for inputs in _due(project, first):
+        try:
+            settings = project.retrieval(inputs.key)
+            domain = project.domain(inputs.key)
+            prompts, seeds = len(class_prompts(domain)), read_seeds(project, inputs.key)
+            queries += sum(len(seeds) if mode == "i2i" else prompts for mode in settings.modes)
+            if inputs is not first and queries > most:
                 return
-            try:
-                seed_vectors = encode_images(self.project.config, clip, seeds)
-            except ReactError:
+            seed_vectors = encode_images(project.config, clip, seeds)
+        except ReactError:  # its own step says so
+            continue
+        scratch = project.store.scratch(inputs)
+        search = Scratch(scratch.folder / SEARCH)
+        asked = encode_queries(clip, domain, seeds, seed_vectors, search)
+        yield _Member(domain, settings, asked, scratch)
+
+
+def _most_queries(project: Project, rows: int) -> int:
+    """Return the queries of a pass; a GPU is faster than the cores of this machine."""
+    from react_pipeline.clip import choose_device
+
+    if choose_device(project.config.device) != "cpu":
+        return MAX_QUERIES
+    return min(MAX_QUERIES, int(PASS_COMPARISONS * (os.cpu_count() or 1) / rows))
+
+
+def _due(project: Project, first: Inputs) -> Iterator[Inputs]:
+    """Yield the inputs of the retrieved sets that could be built now, the first domain's first."""
+    yield first
+    look = Manifests.of(project)
+    read = {
+        name: parent.fingerprint
+        for name, parent in first.parents.items()
+        if name != "evaluation_set"
+    }
+    for slug in sorted(load_domains(project.config.domains)[0]):
+        try:
+            if slug == first.key or fresh_or_none(look, "retrieved_set", slug):
                 continue
-            scratch = self.project.store.scratch(inputs)
-            vectors = encode_prompts(clip, prompts, _below(scratch, SEARCH))
-            all_queries = Queries(prompts, vectors, seeds, seed_vectors)
-            yield _Member(inputs, domain, settings, all_queries, scratch)
-
-    def _most_queries(self) -> int:
-        """Queries of a pass; a GPU is faster than the cores of this machine."""
-        from react_pipeline.clip import choose_device
-
-        if choose_device(self.project.config.device) != "cpu":
-            return MAX_QUERIES
-        cores = os.cpu_count() or 1
-        return min(MAX_QUERIES, int(PASS_COMPARISONS * cores / self.index.rows))
-
-    def _due(self) -> Iterator[Inputs]:
-        """The inputs of the retrieved sets that could be built now, the first domain's first."""
-        yield self.first
-        look = Manifests.of(self.project)
-        for slug in sorted(load_domains(self.project.config.domains)[0]):
-            try:
-                if slug == self.first.key or fresh_or_none(look, "retrieved_set", slug):
-                    continue
-                inputs = resolve(look, "retrieved_set", slug)
-            except ReactError:
-                continue
-            others = {name: inputs.parents[name].fingerprint for name in self.read}
-            if others == self.read and not _is_served(self.project.store, inputs):
-                yield inputs
+            inputs = resolve(look, "retrieved_set", slug)
+        except ReactError:
+            continue
+        others = {name: inputs.parents[name].fingerprint for name in read}
+        if others == read and not _is_served(project.store, inputs):
+            yield inputs

@@ -22,7 +22,7 @@ from react_pipeline.lineage import fresh, run
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide
 from react_pipeline.promotion.verdicts import Verdict
-from react_pipeline.retrieval.few_shot_set import publish_few_shot_set
+from react_pipeline.retrieval.own_images import publish_few_shot_set
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store.errors import InputError, StaleArtifact
 from react_pipeline.training.customization import customize

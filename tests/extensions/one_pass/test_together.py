@@ -15,12 +15,11 @@ from support.retrieval import configure
 
 from react_pipeline.extensions import one_pass
 from react_pipeline.extensions.names import name_counts
-from react_pipeline.extensions.one_pass import shared_reads, together
-from react_pipeline.indexing import scan
+from react_pipeline.extensions.one_pass import together
+from react_pipeline.indexing import index
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.lineage import resolve
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval import rows as found_rows
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.store import Artifact, ReactError
 
@@ -46,7 +45,7 @@ def project(indexed_project: Project) -> Project:
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Rows of each side that searches read, and captions that names are looked for in."""
     rows: Counter[str] = Counter()
-    hits, captions = scan.exact_hits, name_counts.read_captions
+    hits, captions = index.exact_hits, name_counts.read_captions
 
     def counted_hits(stored: Any, *args: Any, **named: Any) -> Any:
         rows[stored.side] += stored.rows
@@ -56,7 +55,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         rows["captions"] += some[1] - some[0]
         return captions(embeddings, some)
 
-    monkeypatch.setattr(scan, "exact_hits", counted_hits)
+    monkeypatch.setattr(index, "exact_hits", counted_hits)
     monkeypatch.setattr(name_counts, "read_captions", counted_captions)
     return rows
 
@@ -93,29 +92,6 @@ def test_domains_that_are_due_share_what_is_read(
     assert not list((project.store.root / ".scratch").iterdir())
 
 
-def test_metadata_of_candidates_is_read_once(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for slug in SLUGS:
-        configure(project, slug, modes=["t2t", "t2i"])
-    calls: list[int] = []
-    read = found_rows.row_metadata
-
-    def counted(embeddings: Artifact, rows: Any, columns: list[str]) -> Any:
-        calls.append(len(rows))
-        return read(embeddings, rows, columns)
-
-    for module in (found_rows, shared_reads):
-        monkeypatch.setattr(module, "row_metadata", counted)
-    with monkeypatch.context() as patched:
-        patched.setattr(one_pass, "read_together", lambda *_: None)
-        alone = [retrieve_pairs(project, slug) for slug in SLUGS]
-    shutil.rmtree(project.store.root / "retrieved_set")
-    assert len(calls) == 4
-    artifacts = [retrieve_pairs(project, slug) for slug in SLUGS]
-    assert len(calls) == 5 and files_of(artifacts) == files_of(alone)
-
-
 def test_what_a_pass_left_may_be_gone(alone: list[Artifact], project: Project) -> None:
     artifacts = [retrieve_pairs(project, "shapes")]
     (left,) = project.store.root.glob(".scratch/retrieved_set--colours--*/*")
@@ -135,7 +111,7 @@ def test_a_killed_pass_is_resumed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(together, "keep_counts", kill)
+        patched.setattr(together, "count_in_corpus", kill)
         with pytest.raises(KeyboardInterrupt):
             retrieve_pairs(project, "shapes")
     before = dict(reads)
