@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from react_pipeline.store import Scratch, StoreWriteError
-from react_pipeline.store.artifacts import Artifact, Inputs
+from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.store import Store
 
 INPUTS = Inputs("thing", "all", {}, {}, "1")
@@ -85,26 +85,6 @@ def test_what_is_published_between_two_looks_stays_whole(
         patched.setattr(backend, "create", hold)
         patched.setattr(backend, "delete", delete_and_publish)
         assert store.build(INPUTS, write).path
-    assert [error for _, error in store.verify()] == [None]
-
-
-def test_the_first_to_create_the_manifest_wins(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    backend = type(store.backend)
-    finish = backend.finish
-    rival: list[Artifact] = []
-
-    def finish_and_be_overtaken(self: object, *given: object) -> None:
-        finish(self, *given)  # type: ignore[arg-type]
-        monkeypatch.setattr(backend, "finish", finish)
-        rival.append(Store(store.backend).build(INPUTS, write))
-
-    monkeypatch.setattr("react_pipeline.store.durable.lock", lambda *_, **__: True)
-    monkeypatch.setattr(backend, "finish", finish_and_be_overtaken)
-    late = store.build(INPUTS, write)
-    assert late == rival[0] and late.reused and not rival[0].reused
-    assert store.current("thing", "all").path == rival[0].path
     assert [error for _, error in store.verify()] == [None]
 
 

@@ -28,8 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from react_pipeline.store import durable
-from react_pipeline.store import store as store_module
+from react_pipeline.store import artifacts, durable
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.bucket import Bucket
 from react_pipeline.store.durable import link_or_copy
@@ -208,7 +207,7 @@ class Torture:
         while not (self.base / "stop").exists():
             for stage, key in (("parent", "all"), ("child", "a/b")):
                 time.sleep(0.03)
-                store_module._verified.clear()
+                artifacts._verified.clear()
                 with suppress(*RETRIED):
                     check(store.current(stage, key))
                     seen["read"] += 1
@@ -271,7 +270,7 @@ class Torture:
 
     def look(self, last: dict[str, Any]) -> dict[str, Any]:
         """Read what the last build of a round has published."""
-        store_module._verified.clear()
+        artifacts._verified.clear()
         store = self.open_store(9)
         child = store.current("child", "a/b")
         check(child)
