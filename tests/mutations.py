@@ -107,7 +107,7 @@ GUARDS = (
     Guard("react_pipeline/store/folder.py", "            fsync((self.home / path).parent)\n", "", DURABLE),
     Guard("react_pipeline/store/store.py", "            fsync_tree(files)\n", "", DURABLE),
     # Published once, and whole
-    Guard("react_pipeline/store/folder.py", "self._write(path, data, link_or_copy)", "self._write(path, data, os.replace)", CONDEMNED),
+    Guard("react_pipeline/store/folder.py", "self._write(path, data, link_or_copy)", "self._write(path, data, os.replace)", STORE),
     Guard("react_pipeline/store/store.py", "                self.require_files(artifact)\n            except", "                pass\n            except", CONDEMNED),
     Guard("react_pipeline/store/store.py", "            except CorruptArtifact:  # it may name this one\n                return True", "            except CorruptArtifact:\n                return False", PRUNING),
     Guard("react_pipeline/store/store.py", "        if is_published():\n            self.backend.put(own", "        if False:\n            self.backend.put(own", CONDEMNED),
@@ -149,7 +149,6 @@ GUARDS = (
     Guard("react_pipeline/tracking/runs.py", "self.files if _DATABASE.match(self.uri) else None", "None", "tracking/test_tracking.py::test_files_lie_beside_the_store_where_no_server_is_the_uri"),
     # What forgets is not promoted
     Guard("react_pipeline/promotion/judgement.py", 'return ("challenger", self.objection) if self.objection else ("promoted", "")', 'return "promoted", ""', GUARD_SETS),
-    Guard("react_pipeline/promotion/decision.py", "if config.promotion.all_seeds else ()", "if False else ()", "promotion/test_promotion.py::test_all_seeds_must_agree_where_the_rule_says_so"),
     Guard("react_pipeline/extensions/guards/drops.py", "            if one.unavailable:\n", "            if False:\n", GUARD_SETS + "::test_what_is_not_known_is_no_drop_of_zero"),
     Guard("react_pipeline/extensions/operations/assets.py", "if not _is_shown(instance, run_id)", "if run_id", "extensions/operations/test_retention.py::test_runs_that_made_what_is_shown_stay"),
     # A run has the resources of its stages, and no other place than its launcher's
@@ -162,9 +161,9 @@ GUARDS = (
     Guard("react_pipeline/tracking/log.py", "if known is None or not known.issuperset(artifact.parents.values()):", "if known is None:", "tracking/test_tracking_registry.py::test_challenger_alias_and_replaced_champion_are_recorded"),
     Guard("react_pipeline/tracking/log.py", "            self.require_answer(client)\n", "", "faults/test_tracking_unavailable.py::test_a_sync_ends_at_a_server_that_fails_meanwhile"),
     Guard("react_pipeline/tracking/registry.py", "        shown = last\n", "        return\n", "tracking/test_tracking_registry.py::test_aliases_show_what_was_decided_while_they_were_written"),
-    Guard("react_pipeline/promotion/chain.py", "project.store.create_note(name, own)", "project.store.write_note(name, own)", "promotion/test_chain.py::test_a_decision_of_another_host_is_followed"),
-    Guard("react_pipeline/store/pruning.py", "        if claim.time <= oldest:\n", "        if False:\n", "promotion/test_chain.py::test_a_claim_is_pruned_with_what_it_considered"),
-    Guard("react_pipeline/promotion/chain.py", "            decided = published\n", "            return published\n", "promotion/test_chain.py::test_a_late_publication_brings_back_no_older_verdict"),
+    Guard("react_pipeline/promotion/decision.py", "if project.store.create_note(_claim(slug, last), made.fingerprint):", "if project.store.write_note(_claim(slug, last), made.fingerprint) is None:", "promotion/test_chain.py::test_a_decision_of_another_host_is_followed"),
+    Guard("react_pipeline/store/pruning.py", "        if claim.time <= oldest:\n", "        if False:\n", "promotion/test_chain.py::test_a_decision_is_followed_though_its_process_died"),
+    Guard("react_pipeline/promotion/decision.py", "                _make_last_current(project, slug)\n", "                project.store.set_current(made)\n", "promotion/test_chain.py::test_a_late_process_brings_back_no_older_verdict"),
     # A stop ends a command
     Guard("react_pipeline/stop.py", "            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()\n", "            pass\n", STOP + "::test_a_stop_that_python_drops_is_raised_again"),
     Guard("react_pipeline/stop.py", "not (requested() or is_stop)", "not is_stop", STOP + "::test_a_stop_counts_whatever_it_becomes"),

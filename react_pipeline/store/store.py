@@ -377,6 +377,10 @@ class Store:
         """Keep a text unless there is another note of this name; returns whether it is this one."""
         return self.backend.create(f".notes/{name}", text.encode())
 
+    def remove_note(self, name: str) -> None:
+        """Remove a note, if it is there."""
+        self.backend.delete(f".notes/{name}")
+
     def _read(self, path: str) -> bytes | None:
         with suppress(FileNotFoundError, NotADirectoryError):
             return self.backend.read(path)

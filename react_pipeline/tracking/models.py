@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from react_pipeline.project import Project
-from react_pipeline.promotion import REEVALUATED
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.stage import (
     BASE_CHECKPOINT,
@@ -175,7 +174,7 @@ def log_inputs(
         source["dataset_digest"] = measured_on.dataset.digest
     for model in models:
         source["model_id"] = model.model_id
-        if stage == CUSTOMIZED_CHECKPOINT and artifact.stage in (DOMAIN_RESULTS, REEVALUATED):
+        if stage == CUSTOMIZED_CHECKPOINT and artifact.stage == DOMAIN_RESULTS:
             key = method_key(model.params["domain"], model.params["method"])
             place = stage, key, checkpoint
             served_models.refresh_calibration(client, project, place, model.model_id)
