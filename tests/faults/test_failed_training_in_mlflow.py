@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,24 +156,3 @@ def test_training_that_diverges_is_failed_in_mlflow(
     history = MlflowClient(tracking.uri).get_metric_history(run.info.run_id, "training/loss")
     assert [point.step for point in history] == list(range(len(history))) != []
     assert diverging.store.keys("customized_checkpoint") == []
-
-
-def test_a_killed_training_is_closed_and_a_running_one_finishes(  # 30
-    tracking: Tracking, tiny_project: Project
-) -> None:
-    killed, running = (
-        replace(INPUTS, config={"method": "full", "steps": steps}) for steps in (9, 10)
-    )
-    for inputs in (killed, running):
-        live = LiveRun(tracking)
-        live.started(inputs, 0)
-        live.close()  # its thread has opened the run, which stays RUNNING
-    tracking.log_artifact(tiny_project, publish(tiny_project, [record(0, 1)]))
-    later = tiny_project.store.build(running, lambda *_: {})
-    tracking.log_artifact(tiny_project, later)
-
-    def status(inputs: Inputs) -> str:
-        (run,) = runs_of(tracking, fingerprint=inputs.fingerprint)
-        return str(run.info.status)
-
-    assert (status(killed), status(running)) == ("KILLED", "FINISHED")

@@ -131,13 +131,6 @@ def test_training_that_ends_before_mlflow_answers_has_duration(
     assert info.end_time - info.start_time >= 1_000 * artifact.counts["seconds"]
 
 
-def test_rows_have_time_of_their_step_without_a_live_run_too(
-    tracking: Tracking, tiny_project: Project
-) -> None:
-    tracking.log_artifact(tiny_project, publish(tiny_project, [record(0), record(1)]))
-    assert [time_ms for _, _, time_ms in loss_curve(tracking)] == [1_000_000, 1_000_001]
-
-
 def test_interrupted_training_is_killed_and_resumes_in_same_run(tracking: Tracking) -> None:
     with pytest.raises(KeyboardInterrupt), live_run(tracking) as live:
         live.started(INPUTS, 0)
@@ -226,12 +219,6 @@ def test_the_machine_is_sampled_under_mlflows_system_names(
         steps = wait_for_samples(tracking, len(before))
     assert steps[: len(before)] == before == list(range(len(before)))
     assert len(set(steps)) == len(steps)
-
-
-def test_training_that_never_started_leaves_no_run(tracking: Tracking) -> None:
-    with pytest.raises(TrainingError), live_run(tracking):
-        raise TrainingError("no pairs")
-    assert not runs_of(tracking, fingerprint=INPUTS.fingerprint)
 
 
 @pytest.fixture
