@@ -71,7 +71,7 @@ CHECKS, CROSS, SHARDS = (
     "extensions/ui/test_cross_site.py",
     "faults/test_bad_shards.py",
 )
-BUCKET, CONDEMNED = "store/test_buckets.py", "store/test_condemned.py"
+BUCKET, CONDEMNED = "store/test_buckets.py", "store/test_artifacts.py"
 KUBERNETES = "extensions/kubernetes/test_kubernetes.py"
 EARLIER = "embedding/test_earlier.py"
 EXPORT = "extensions/hub/test_export.py::test_neither_links_nor_foreign_files_are_touched"
@@ -109,8 +109,6 @@ GUARDS = (
     # Published once, and whole
     Guard("react_pipeline/store/folder.py", "self._write(path, data, link_or_copy)", "self._write(path, data, os.replace)", STORE),
     Guard("react_pipeline/store/store.py", "                self.require_files(artifact)\n            except", "                pass\n            except", CONDEMNED),
-    Guard("react_pipeline/store/store.py", "            except CorruptArtifact:  # it may name this one\n                return True", "            except CorruptArtifact:\n                return False", PRUNING),
-    Guard("react_pipeline/store/store.py", "        if is_published():\n            self.backend.put(own", "        if False:\n            self.backend.put(own", CONDEMNED),
     Guard("react_pipeline/store/store.py", "            if scratch.is_removed:\n                raise _removed(scratch.folder)\n            content", "            content", CONDEMNED),
     Guard("react_pipeline/store/artifacts.py", "if not self.store.backend.is_local and not", "if not", CONDEMNED),
     Guard("react_pipeline/store/store.py", "scratch.begin(next(iter(others), None))", "scratch.begin()", STORE),
@@ -182,7 +180,8 @@ GUARDS = (
     Guard("react_pipeline/store/pruning.py", "    if is_current():\n", "    if False:\n", PRUNING),
     Guard("react_pipeline/store/pruning.py", " and entry.time > oldest for", " and False for", PRUNING),
     Guard("react_pipeline/store/pruning.py", "except OSError as error:  # such as a stale", "except NotADirectoryError as error:  # such as a stale", PRUNING),
-    Guard("react_pipeline/store/pruning.py", "written > (oldest if is_ours else expired)", "written > oldest", PRUNING),
+    Guard("react_pipeline/store/pruning.py", "written <= (oldest if is_ours else expired)", "written <= oldest", PRUNING),
+    Guard("react_pipeline/store/pruning.py", "if written <= expired:", "if written <= oldest:", PRUNING),
     Guard("react_pipeline/store/store.py", '                    self.backend.touch(f"{base}/{fingerprint}/{MANIFEST}")\n', "                    pass\n", PRUNING),
     Guard("react_pipeline/extensions/hub/export.py", "if Path(directory).expanduser().is_symlink():", "if False:", EXPORT),
     Guard("react_pipeline/extensions/hub/staged_folder.py", "            earlier.rename(target)\n", "            pass\n", "extensions/hub/test_export.py::test_earlier_export_is_back_if_new_one_cannot_be_renamed"),

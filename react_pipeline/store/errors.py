@@ -123,25 +123,6 @@ _REMEDIES = {
     errno.ENFILE: "end other programs: the machine has no more open files",
     errno.ENOMEM: "end what else uses memory, or use a machine with more",
 }
-_OF_DATABASES = {
-    **dict.fromkeys(
-        (
-            sqlite3.SQLITE_READONLY,
-            sqlite3.SQLITE_CANTOPEN,
-            sqlite3.SQLITE_PERM,
-            sqlite3.SQLITE_FULL,
-            sqlite3.SQLITE_IOERR,
-        ),
-        "make its folder writable, free space, or raise `ulimit -f`",
-    ),
-    **dict.fromkeys(
-        (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED), "end the process that holds it, or wait"
-    ),
-    **dict.fromkeys(
-        (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB),
-        "restore it, or remove it: it holds history, and no result",
-    ),
-}
 
 
 def refusal_in(error: BaseException) -> str:
@@ -155,9 +136,11 @@ def refusal_in(error: BaseException) -> str:
             return f"{name}: {link.strerror}; {_REMEDIES[link.errno]}"
         if isinstance(link, MemoryError):
             return f"out of memory; {_REMEDIES[errno.ENOMEM]}"
-        # The low byte is the code itself, the others are details.
-        code = getattr(link, "sqlite_errorcode", 0) & 0xFF
-        if isinstance(link, sqlite3.Error) and code in _OF_DATABASES:
-            return f"a database of Dagster or MLflow: {link}; {_OF_DATABASES[code]}"
+        if isinstance(link, sqlite3.OperationalError) or type(link) is sqlite3.DatabaseError:
+            return (
+                f"a database of Dagster or MLflow: {link}; make its folder writable, free space, "
+                "end the process that holds it, or, if it is damaged, restore or remove it: it "
+                "holds history, and no result"
+            )
         link = link.__cause__ or link.__context__
     return ""

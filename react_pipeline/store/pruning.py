@@ -10,7 +10,6 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from graphlib import TopologicalSorter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from react_pipeline.store.artifacts import Artifact, manifest_content
@@ -32,9 +31,9 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
     """Remove artifacts that nothing uses, attempts that were never published, and scratch.
 
     In use are current artifacts, those that were current or made within `keep_seconds`, and the
-    ancestors of all of these. Where a pointer or a manifest is damaged, everything of that key is
-    kept and reported. A process whose files are removed before it has published them publishes
-    nothing.
+    ancestors of all of these; attempts for `RETENTION_SECONDS`. Where a pointer or a manifest is
+    damaged, everything of that key is kept and reported. A process whose files are removed before
+    it has published them publishes nothing.
 
     Returns:
         The addresses of what was removed (would be, with `dry_run`).
@@ -73,18 +72,18 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
             removed.append(artifact.address)
     for artifact in published.values():
         attempts.pop(artifact.prefix, None)
-    remains: list[tuple[str | Path, float]] = [*sorted(attempts.items())]
-    for left, written in [*remains, *sorted(scratches.items())]:
-        slug = left.name if isinstance(left, Path) else left.rpartition("/")[0].replace("/", "--")
-        with store.locked(slug, wait=False) as is_ours:  # else it may be in use
-            if written > (oldest if is_ours else expired):
-                continue
-            if isinstance(left, Path):
-                removed.append(str(left))
+    # Whether a process of another host works on an attempt, no lock says.
+    for attempt, written in sorted(attempts.items()):
+        if written <= expired:
+            removed.append(store.backend.address(attempt))
+            if not dry_run:
+                store.backend.discard(attempt)
+    for scratch, written in sorted(scratches.items()):
+        with store.locked(scratch.name, wait=False) as is_ours:  # else it may be in use
+            if written <= (oldest if is_ours else expired):
+                removed.append(str(scratch))
                 if not dry_run:
-                    throw_away(left, store.root)
-            elif dry_run or store.discard(left):
-                removed.append(store.backend.address(left))
+                    throw_away(scratch, store.root)
     if not dry_run:
         store.backend.sweep(RETENTION_SECONDS)
         for claim in list(store.backend.entries(CLAIMS)):
@@ -133,4 +132,5 @@ def _remove(store: Store, artifact: Artifact, oldest: float) -> bool:
     if is_current():
         store.backend.create(path, manifest_content(artifact.manifest))
         return False
-    return store.discard(artifact.prefix)
+    store.backend.discard(artifact.prefix)
+    return True

@@ -136,7 +136,7 @@ class Store:
             logger.warning("%s: another attempt was faster (%s)", prefix, error)
         if winner.manifest["attempt"] == attempt:
             return replace(winner, reused=False)
-        self.discard(prefix)
+        self.backend.discard(prefix)
         return winner
 
     def _publish(self, inputs: Inputs, attempt: str, write: Write) -> None:
@@ -216,33 +216,6 @@ class Store:
         for name, recorded in artifact.manifest["files"].items():
             if MANIFEST not in sizes or sizes.get(name) != recorded["bytes"]:
                 raise self._damaged(artifact.place, f"{name} is missing or damaged")
-
-    def discard(self, prefix: str) -> bool:
-        """Remove an attempt, unless it is published; returns whether it did.
-
-        It is condemned first, so that its process, if it lives, publishes nothing: its own manifest
-        is removed before a look at the published one, and who publishes looks in the other order.
-        """
-        place, _, attempt = prefix.rpartition("/")
-
-        def is_published() -> bool:
-            try:
-                return bool(self._at(place).manifest["attempt"] == attempt)
-            except MissingArtifact:
-                return False
-            except CorruptArtifact:  # it may name this one
-                return True
-
-        if is_published():
-            return False
-        own = f"{prefix}/{MANIFEST}"
-        content = self._read(own)
-        self.backend.delete(own)
-        if is_published():
-            self.backend.put(own, content or b"")
-            return False
-        self.backend.discard(prefix)
-        return True
 
     def set_current(self, artifact: Artifact) -> None:
         """Write the pointer. What it named before, and what it names again, was used now."""

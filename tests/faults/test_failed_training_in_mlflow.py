@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -131,28 +129,3 @@ def test_a_killed_training_stays_open_and_its_retry_resumes(
             retry.stepped(record(step, 2))
     assert retry.run_id == left.info.run_id
     assert sorted(steps_of(tracking)) == [0, 1, 2, 3]
-
-
-@pytest.fixture
-def diverging(make_project: Callable[..., Project], _retrieved_store: Path) -> Project:
-    fields = {"steps": 8, "batch_size": 8, "warmup_steps": 4, "learning_rate": 1.0, "workers": 0}
-    project = make_project(customization={"defaults": fields})
-    shutil.copytree(_retrieved_store, project.config.store)
-    return project
-
-
-def test_training_that_diverges_is_failed_in_mlflow(
-    diverging: Project, tracking: Tracking
-) -> None:  # 27
-    from react_pipeline.training.customization import customize
-
-    with (
-        pytest.raises(TrainingError) as raised,
-        LiveRun(tracking) as live,
-    ):
-        customize(diverging, "shapes", "full", live)
-    (run,) = runs_of(tracking, asset="customized_checkpoint")
-    assert (run.info.status, run.data.tags["error"]) == ("FAILED", str(raised.value))
-    history = MlflowClient(tracking.uri).get_metric_history(run.info.run_id, "training/loss")
-    assert [point.step for point in history] == list(range(len(history))) != []
-    assert diverging.store.keys("customized_checkpoint") == []

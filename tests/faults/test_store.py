@@ -39,7 +39,9 @@ KILLED_AT = {
 
 
 @pytest.mark.parametrize("when", KILLED_AT)
-def test_killed_at_any_step_nothing_unfinished_is_read(tmp_path: Path, when: str) -> None:  # 1
+def test_killed_at_any_step_nothing_unfinished_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:  # 1
     script = f"""
 import os, signal
 from pathlib import Path
@@ -67,6 +69,7 @@ built.build(inputs, write)
     artifact = store.build(INPUTS, write_two)
     assert store.current("thing", "all") == artifact
     assert artifact.path and all(error is None for _, error in store.verify())
+    monkeypatch.setattr("react_pipeline.store.store.RETENTION_SECONDS", -1)
     store.prune(keep_seconds=-1)
     assert store.current("thing", "all").path == artifact.path
     left = {path.name for path in artifact.path.parent.iterdir()}

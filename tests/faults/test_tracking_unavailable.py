@@ -143,21 +143,6 @@ def test_a_damaged_artifact_is_not_logged(tracking: Tracking, tiny_project: Proj
     assert tracking.sync(tiny_project) == set()
 
 
-def test_what_was_never_logged_is_logged_by_the_next_sync(  # 30
-    tracking: Tracking, tiny_project: Project
-) -> None:
-    # As a process that was killed in between leaves it; nothing names it but the store.
-    retrieved = artifact_of(tiny_project, "retrieved_set", "shapes")
-    older = artifact_of(tiny_project, "customized_checkpoint", "shapes/full")
-    newer = artifact_of(tiny_project, "customized_checkpoint", "shapes/full", seed=1)
-    assert tracking.sync(tiny_project) == {
-        artifact.fingerprint for artifact in (retrieved, older, newer)
-    }
-    for artifact in (retrieved, older, newer):
-        (run,) = runs_of(tracking, fingerprint=artifact.fingerprint)
-        assert run.info.status == "FINISHED"
-
-
 def test_two_hosts_that_log_at_once_make_one_run(
     tracking: Tracking, tiny_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

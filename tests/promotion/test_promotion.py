@@ -8,14 +8,12 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pandas as pd
 import pytest
-import yaml
 from conftest import write_project
 from support.new_methods import installed, module_of_page
 from support.promotion import checkpoint, evaluation_set, outcomes, result
@@ -24,7 +22,6 @@ from support.upkeep import change_pipeline
 from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.pages import escaped
 from react_pipeline.project.project import Project
-from react_pipeline.promotion.case import standing
 from react_pipeline.promotion.decision import decide, promote, promotion_is_current, roll_back
 from react_pipeline.promotion.verdicts import Verdict
 from react_pipeline.settings.methods import trained_methods
@@ -236,20 +233,6 @@ def test_a_retrained_method_replaces_its_own_champion(
     assert [entry.champion.checkpoint for entry in verdict.history] == [old.checkpoint]
 
 
-def test_a_synonym_leaves_the_old_champion_comparable(project: Project) -> None:
-    promoted(project)
-    path = project.config.domains / "shapes.yaml"
-    raw = yaml.safe_load(path.read_text())
-    names = [entry if isinstance(entry, str) else entry["name"] for entry in raw["classes"]]
-    path.write_text(
-        yaml.safe_dump({**raw, "classes": [{"name": names[0], "synonyms": ["ring"]}, *names[1:]]})
-    )
-    result(project, "shapes", "base", outcomes(100))
-    result(project, "shapes", GATED, outcomes(142), seed=1)
-    verdict = verdict_of(decide(project, "shapes"))
-    assert verdict.decision == "challenger" and verdict.test is not None
-
-
 def test_other_evaluation_images_make_a_champion_incomparable(
     project: Project,
 ) -> None:  # 32
@@ -328,20 +311,6 @@ def test_rolling_back_is_not_undone_by_the_rule(
         roll_back(project, "shapes")
 
 
-def test_promoting_and_rolling_back_are_separate_decisions(project: Project) -> None:
-    result(project, "shapes", GATED, outcomes(101))
-    made = [
-        promote(project, "shapes", GATED, "try"),
-        roll_back(project, "shapes"),
-        promote(project, "shapes", GATED, "try"),
-    ]
-    assert len({artifact.fingerprint for artifact in made}) == 3
-    verdict, artifact = standing(project, "shapes")
-    assert artifact is not None and artifact.fingerprint == made[-1].fingerprint
-    assert (verdict.champion.method, verdict.rejected) == (GATED, ())
-    assert len(verdict.history) == 2
-
-
 def test_a_promotion_against_the_rule_is_recorded_as_such(project: Project) -> None:
     result(project, "shapes", GATED, outcomes(95))
     assert verdict_of(decide(project, "shapes")).champion.method == "base"
@@ -375,28 +344,9 @@ def test_a_person_cannot_promote_an_unfit_candidate(
         promote(project, "shapes", GATED, "x")
 
 
-def test_two_decisions_at_once_are_one(project: Project) -> None:
-    result(project, "shapes", GATED, outcomes(140))
-    with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(lambda _: decide(project, "shapes"), range(4)))
-    assert len({artifact.fingerprint for artifact in made}) == 1
-    assert verdict_of(made[0]).decision == "promoted"
-
-
 def test_a_damaged_verdict_is_never_read_as_no_champion(project: Project) -> None:  # 33
     promoted(project)
     artifact = promotion_is_current(project, "shapes")
     artifact.file("verdict.json").write_text("{}")
     with pytest.raises(CorruptArtifact, match="'shapes'"):
         decide(project, "shapes")
-
-
-def test_another_seed_is_no_candidate(
-    make_project: Callable[..., Project], measured_store: Path
-) -> None:
-    project = make_project(seeds=[0, 1], methods=["base", GATED])
-    shutil.copytree(measured_store, project.config.store)
-    result(project, "shapes", GATED, outcomes(101))
-    result(project, "shapes", f"{GATED}-seed1", outcomes(150))
-    verdict = verdict_of(decide(project, "shapes"))
-    assert (verdict.decision, verdict.candidates) == ("challenger", 1)

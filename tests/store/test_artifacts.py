@@ -12,7 +12,7 @@ import pytest
 from react_pipeline.store import Scratch, artifacts
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.durable import sha256_of
-from react_pipeline.store.errors import CorruptArtifact, InputError
+from react_pipeline.store.errors import CorruptArtifact, InputError, StoreWriteError
 from react_pipeline.store.store import Store
 
 
@@ -196,3 +196,25 @@ def test_of_many_callers_one_creates_a_note(store: Store) -> None:
     assert len(winners) == 1
     assert {read for _, read in answers} == {*winners}, "everybody reads the whole text"
     assert store.create_note("after", *winners), "the answer to a first try may be lost"
+
+
+def test_a_build_whose_scratch_is_gone_says_so(store: Store) -> None:
+    def lose(directory: Path, scratch: Scratch) -> dict[str, int]:
+        write_one(directory, None)
+        scratch.folder.rename(store.root / "gone")
+        (directory / "sub").mkdir(parents=True)  # as many a writer does
+        (directory / "sub" / "c").write_text("c")
+        return {}
+
+    with pytest.raises(StoreWriteError, match="run again"):
+        store.build(inputs(), lose)
+    assert not store.has("thing", "all")
+    assert not store.build(inputs(), write_one).reused
+
+
+def test_a_reader_gives_nothing_back_to_a_condemned_attempt(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    artifact = store.build(inputs(), write_one)
+    store.backend.delete(f"{artifact.prefix}/manifest.json")
+    assert artifact.path and store.current("thing", "all").path
+    assert not store.build(inputs(), write_one).reused

@@ -241,7 +241,7 @@ def test_prune_removes_the_manifest_before_the_objects(bucket: Store, server: Bu
 
     server.spoil = record
     assert bucket.prune(keep_seconds=-1) == [old.address]
-    assert len(manifests) == 3 and manifests == [True, False, False], "manifest, claim, files"
+    assert manifests == [True, False], "it was there before the first, and not before the other"
     assert not [path for path in paths(bucket) if old.fingerprint in path] and new.path
 
 
@@ -253,7 +253,7 @@ def test_a_build_whose_objects_were_removed_publishes_nothing(
     def after_prune(self: Bucket, path: str, data: bytes) -> bool:
         if path.endswith("manifest.json"):  # it was suspended for days before
             for more in [path for path in paths(bucket) if path.endswith("more")]:
-                bucket.discard(more.rpartition("/")[0])
+                bucket.backend.discard(more.rpartition("/")[0])
         return create(self, path, data)
 
     with monkeypatch.context() as patched:

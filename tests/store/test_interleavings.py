@@ -165,7 +165,7 @@ class World:
         attempts = {path for path in self.store_root.glob("[!.]*/all/*/_*") if path.is_dir()}
         published = self.store_root.glob("[!.]*/all/*/manifest.json")
         named = {path.parent / json.loads(path.read_text())["attempt"] for path in published}
-        assert attempts == named
+        assert attempts >= named
         for actor in actors:
             if not actor.dead:
                 actor.throw(GreenletExit)

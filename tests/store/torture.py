@@ -1,9 +1,8 @@
 """Builders that are killed at random moments, next to others of the same fingerprint, `prune` and a
 reader that verifies.
 
-`python tests/store/torture.py {folder,bucket} {real,useless} {fair,brutal} KILLS SEED [MUTANT]`.
-Locks are useless where each is granted at once. Pruning is brutal where it keeps nothing that is
-not current. A mutant is a store without one of its guards; `MUTANTS` has their names.
+`python tests/store/torture.py {folder,bucket} {real,useless} {fair,brutal} KILLS SEED`. Locks are
+useless where each is granted at once. Pruning is brutal where it keeps nothing that is not current.
 """
 
 from __future__ import annotations
@@ -251,8 +250,6 @@ class Torture:
                 break
         for end in ends:
             self.seen[end["end"]] += 1
-            if os.environ.get("TORTURE_VERBOSE") and "text" in end:
-                print(end["text"], flush=True)
             if end["end"] in ("anomaly", "error"):
                 self.problems.append(f"round {number}: {end['text'][-1500:]}")
         if last["end"] != "ok":
@@ -334,52 +331,8 @@ def announce_manifests() -> None:
         backend.create = create  # type: ignore[method-assign]
 
 
-def last_wins() -> None:
-    Folder.create = lambda self, path, data: (self.put(path, data), True)[1]  # type: ignore[method-assign]
-
-
-def scratch_in_place() -> None:
-    def keep(self: Scratch, name: str, write: Callable[[Path], Any]) -> Path:
-        path = self.folder / name
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(path)
-            self._log({name: self.digests(path)})
-        return path
-
-    Scratch.keep = keep  # type: ignore[method-assign]
-
-
-def shared_scratch() -> None:
-    def scratch(self: Store, inputs: Inputs) -> Scratch:
-        folder = self.root / ".scratch" / inputs.slug / "one"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".begun").touch()
-        return Scratch(folder)
-
-    Store.scratch = scratch  # type: ignore[method-assign]
-    scratch_in_place()
-
-
-def unconditional_removal() -> None:
-    def remove(self: Folder, path: str, data: bytes, **_: Any) -> bool:
-        nap()
-        self.delete(path)
-        return True
-
-    Folder.remove = remove  # type: ignore[method-assign]
-
-
-MUTANTS = {
-    "last-wins": last_wins,
-    "scratch-in-place": scratch_in_place,
-    "shared-scratch": shared_scratch,
-    "unconditional-removal": unconditional_removal,
-}
-
-
 def main(
-    kind: str, locks: str, pruning: str, kills: int, seed: int, mutant: str = ""
+    kind: str, locks: str, pruning: str, kills: int, seed: int
 ) -> tuple[Counter[str], list[str]]:
     """Run it; returns what was seen, and what must never be."""
     server = None
@@ -396,8 +349,6 @@ def main(
         from obstore import exceptions, store  # noqa: F401
     if locks == "useless":
         durable.lock = lambda *_, **__: True
-    if mutant:
-        MUTANTS[mutant]()
     announce_manifests()
     memory = Path("/dev/shm")  # noqa: S108 - faster than a disk
     base = Path(
@@ -416,7 +367,7 @@ def main(
 
 if __name__ == "__main__":
     began = time.monotonic()
-    counts, wrong = main(*sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5]), *sys.argv[6:])
+    counts, wrong = main(*sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5]))
     print(*sys.argv[1:], f"{time.monotonic() - began:.0f} s", dict(counts))
     print(*(f"PROBLEM {text}" for text in wrong), sep="\n")
     sys.exit(bool(wrong))

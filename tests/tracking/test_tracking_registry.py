@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from support.promotion import copy_measured, measured_folder, outcomes, result
-from support.tracking import runs_of
 
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.case import standing
@@ -149,18 +148,6 @@ def test_after_a_roll_back_both_versions_name_the_champion(
             ": no better"
         )
         assert second.tags["decided"] == first.tags["decided"]
-
-
-def test_a_version_whose_log_still_waits_is_registered_first(
-    project: Project, registry: Tracking, client: MlflowClient
-) -> None:
-    checkpoint = project.store.current("customized_checkpoint", f"shapes/{GATED}")
-    assert Tracking(DOWN, "tiny").log_artifact(project, checkpoint, "dagster-1") is None
-    registry.log_artifact(project, decide(project, "shapes"))
-    assert aliases(client) == {"champion": GATED}
-    assert len(registry.versions("shapes")) == 1
-    (run,) = runs_of(registry, fingerprint=checkpoint.fingerprint)
-    assert run.info.status == "FINISHED"
 
 
 def test_an_alias_moved_by_hand_is_set_by_the_next_log(
