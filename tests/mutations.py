@@ -109,7 +109,7 @@ GUARDS = (
     # Published once, and whole
     Guard("react_pipeline/store/folder.py", "self._write(path, data, link_or_copy)", "self._write(path, data, os.replace)", STORE),
     Guard("react_pipeline/store/store.py", "                self.require_files(artifact)\n            except", "                pass\n            except", CONDEMNED),
-    Guard("react_pipeline/store/store.py", "            if scratch.is_removed:\n                raise _removed(scratch.folder)\n            content", "            content", CONDEMNED),
+    Guard("react_pipeline/store/store.py", "            if scratch.is_removed:\n                raise removed(scratch.folder)\n            content", "            content", CONDEMNED),
     Guard("react_pipeline/store/artifacts.py", "if not self.store.backend.is_local and not", "if not", CONDEMNED),
     Guard("react_pipeline/store/store.py", "scratch.begin(next(iter(others), None))", "scratch.begin()", STORE),
     Guard("react_pipeline/store/scratch.py", 'part = path.with_name(f".{secrets.token_hex(8)}.{path.name}")', "part = path", "store/test_scratch.py"),

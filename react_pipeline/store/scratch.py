@@ -5,11 +5,13 @@ Does not belong here: which scratch a build resumes from (`store`).
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
-from collections.abc import Callable
-from contextlib import suppress
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from react_pipeline.store.durable import (
     sha256_of,
     write_atomically,
 )
+from react_pipeline.store.errors import StoreWriteError
 
 KEPT = ".kept"
 """Suffix of the record beside what is kept: `Digests` as JSON."""
@@ -33,6 +36,9 @@ BEGUN = ".begun"
 """Made once for a scratch: where it is missing, the folder was removed, and whoever still wrote to
 it made parts of it again.
 """
+
+DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
+"""Errors of the disk itself; others (a missing file, a refused connection) keep their own text."""
 
 Digests = dict[str, dict[str, Any]]
 """SHA-256 and bytes of files, by their paths below a folder; of a single file by "."."""
@@ -129,6 +135,25 @@ class Scratch:
             except (OSError, ValueError, TypeError, RecursionError):  # it was removed, or damaged
                 remove(target)
 
+    @contextmanager
+    def faults(self, folder: Path) -> Iterator[None]:
+        """Say which disk refused to write into a folder, or that this scratch was removed."""
+        try:
+            yield
+        except OSError as error:
+            if self.is_removed:
+                raise removed(self.folder) from error
+            if error.errno not in DISK_FAULTS:
+                raise
+            written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            free = shutil.disk_usage(self.folder).free
+            raise StoreWriteError(
+                f"{error.filename or folder}: {error.strerror or error}; {written:,} bytes were "
+                f"written and {free:,} are free on that disk, so this artifact needs more than "
+                f"{written + free:,}. Nothing was published; free space (react-pipeline prune) and "
+                "run again"
+            ) from error
+
     @property
     def progress(self) -> tuple[int, int]:
         """Time at which something was kept last, in nanoseconds, and how much is kept: a scratch
@@ -151,3 +176,8 @@ class Scratch:
         walk = os.walk(self.folder)
         paths = [Path(folder, name) for folder, _, names in walk for name in names]
         return sorted(path for path in paths if path.suffix == KEPT and path.name[0] == ".")
+
+
+def removed(address: object) -> StoreWriteError:
+    """Return the error of a build whose files somebody removed."""
+    return StoreWriteError(f"{address}: removed before it was published; run again")

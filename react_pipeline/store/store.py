@@ -22,10 +22,9 @@ import json
 import logging
 import re
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
@@ -47,10 +46,9 @@ from react_pipeline.store.errors import (
     CorruptArtifact,
     InputError,
     MissingArtifact,
-    StoreWriteError,
 )
 from react_pipeline.store.folder import CURRENT, MANIFEST, Folder, throw_away
-from react_pipeline.store.scratch import Scratch
+from react_pipeline.store.scratch import Scratch, removed
 
 if TYPE_CHECKING:
     from react_pipeline.store.bucket import Bucket
@@ -63,9 +61,6 @@ BUILT = "built"
 STORE = "store.json"
 KEPT_SCRATCHES = 2
 """Scratches of one artifact that a further attempt leaves alone, since their processes may live."""
-DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
-"""Errors of the disk itself; others (a missing file, a refused connection) keep their own text."""
-
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
 Write = Callable[[Path, Scratch], Mapping[str, Any]]
@@ -128,7 +123,7 @@ class Store:
             self._publish(inputs, attempt, write)
             winner = self._whole(inputs.place)
             if winner is None:
-                raise _removed(self.backend.address(prefix))
+                raise removed(self.backend.address(prefix))
         except Exception as error:
             winner = self._whole(inputs.place)
             if winner is None:
@@ -145,11 +140,11 @@ class Store:
 
         def measured(folder: Path) -> dict[str, Any]:
             began = time.monotonic()
-            with self._faults(scratch, folder):
+            with scratch.faults(folder):
                 counts = dict(write(folder, scratch))
             return {"counts": counts, "build_seconds": round(time.monotonic() - began, 2)}
 
-        with self._faults(scratch, scratch.folder):
+        with scratch.faults(scratch.folder):
             files = scratch.folder / attempt
             files.mkdir()
             record = {
@@ -162,31 +157,12 @@ class Store:
                 "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
             }
             if scratch.is_removed:
-                raise _removed(scratch.folder)
+                raise removed(scratch.folder)
             content = manifest_content(with_digest(record))
             (files / MANIFEST).write_bytes(content)
             fsync_tree(files)
             self.backend.finish(f"{inputs.place}/{attempt}", files, [MANIFEST, *record["files"]])
             self.backend.create(f"{inputs.place}/{MANIFEST}", content)
-
-    @contextmanager
-    def _faults(self, scratch: Scratch, folder: Path) -> Iterator[None]:
-        """Say which disk refused a write, or that the files of this build were removed."""
-        try:
-            yield
-        except OSError as error:
-            if scratch.is_removed:
-                raise _removed(scratch.folder) from error
-            if error.errno not in DISK_FAULTS:
-                raise
-            written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            free = shutil.disk_usage(self.root).free
-            raise StoreWriteError(
-                f"{error.filename or folder}: {error.strerror or error}; {written:,} bytes were "
-                f"written and {free:,} are free on that disk, so this artifact needs more than "
-                f"{written + free:,}. Nothing was published; free space (react-pipeline prune) and "
-                "run again"
-            ) from error
 
     def _whole(self, place: str) -> Artifact | None:
         """Return what is published, withdrawn if it is damaged or a file is missing; None if
@@ -476,7 +452,3 @@ def _names(place: str) -> tuple[str, str, str]:
     stage, rest = place.split("/", 1)
     key, _, fingerprint = rest.rpartition("/")
     return stage, key, fingerprint
-
-
-def _removed(address: object) -> StoreWriteError:
-    return StoreWriteError(f"{address}: removed before it was published; run again")
