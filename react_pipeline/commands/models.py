@@ -17,7 +17,6 @@ from react_pipeline.commands.command_line import (
     Person,
     console,
     load_project,
-    materialize_command,
     person_name,
 )
 from react_pipeline.commands.terminal import print_error, print_table
@@ -92,8 +91,8 @@ def promote_model(
     by: Person = None,
     config: Config = None,
 ) -> None:
-    """Make a method's model champion by your decision. It must have been measured on the champion's
-    images, or judged where the domain has no labels.
+    """Make a method's model champion by your decision. It must have been measured, or judged where
+    the domain has no labels.
     """
     project = _project_with(domain, config)
     project.method(method)
@@ -116,22 +115,6 @@ def roll_back_model(
 
     verdict = roll_back(project, domain, reason, to_base=to_base, person=person_name(by))
     _print_decision(project, verdict)
-
-
-@models_app.command("reevaluate")
-def reevaluate_model(domain: Domain, config: Config = None) -> None:
-    """Measure the champion's own checkpoint on today's images, so that newer models can be compared
-    with it.
-    """
-    project = _project_with(domain, config)
-    from react_pipeline.promotion import reevaluate
-
-    artifact = reevaluate(project, domain)
-    top1 = artifact.counts.get("top1")
-    measured = f"unavailable: {artifact.counts.get('unavailable')}"
-    if top1 is not None:
-        measured = f"top-1 {100 * top1:.1f}%"
-    console.print(f"{measured}; next: {materialize_command('promotion', domain)}")
 
 
 def _project_with(domain: str, config: Config) -> Project:

@@ -23,8 +23,8 @@ from react_pipeline.store import (
     InputError,
     ReactError,
     digest_of,
-    outside_stamp,
     sha256_of,
+    stamp_of,
 )
 
 MAX_LISTED = 100_000
@@ -126,7 +126,7 @@ def look_at(project: Project, files: Files) -> Look:
     for path in islice(_local(project, files.names), MAX_LISTED):
         with suppress(OSError):  # removed while we looked
             # Without the inode, which some network file systems make up.
-            rows.append((text_of(path).removeprefix(base), *outside_stamp(path)[1:]))
+            rows.append((text_of(path).removeprefix(base), *stamp_of(path.stat())[1:]))
     remote = [name for name in files.names if _REMOTE.match(name)]
     return Look(
         f"{len(rows)} files, digest {digest_of([rows, remote, dict(files.packages)])}",
@@ -194,7 +194,7 @@ def seed_digests(directory: Path, domain: DomainConfig) -> dict[str, list[str]]:
 
 def _seed_digest(path: Path) -> str:
     try:
-        return _remembered(path, outside_stamp(path))
+        return _remembered(path, stamp_of(path.stat()))
     except OSError:
         return MISSING
 

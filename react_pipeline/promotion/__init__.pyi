@@ -1,7 +1,5 @@
 from .case import NEVER as NEVER
-from .case import REEVALUATED as REEVALUATED
 from .case import champion_decision as champion_decision
-from .case import reevaluate as reevaluate
 from .case import results_of as results_of
 from .case import standing as standing
 from .decision import decide as decide

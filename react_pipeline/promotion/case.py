@@ -8,37 +8,23 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
-from react_pipeline.evaluation import Evidence, evidence_of, write_evaluation
-from react_pipeline.lineage import fresh, gather, parents_of
+from react_pipeline.evaluation import Evidence, evidence_of
+from react_pipeline.lineage import gather
 from react_pipeline.project import Project
 from react_pipeline.promotion.judgement import Measured
 from react_pipeline.promotion.verdicts import BASE_METHOD, Contender, HistoryEntry, Verdict
 from react_pipeline.stage import (
-    ALL,
-    BASE_CHECKPOINT,
-    CUSTOMIZED_CHECKPOINT,
     DOMAIN_RESULTS,
-    EVALUATION_SET,
     PROMOTION,
-    STAGES,
     method_key,
 )
 from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
     InputError,
-    Inputs,
     MissingArtifact,
-    Scratch,
 )
-
-REEVALUATED = "reevaluated_results"
-"""Stage of a champion's results on newer images, when its method has another checkpoint by now.
-Key: the domain.
-"""
 
 NEVER = "never evaluated"
 
@@ -79,9 +65,7 @@ class Case:
         return self.result_of(self.verdict.champion)
 
     def result_of(self, contender: Contender) -> Measured | None:
-        """Return the fresh result of a model if it is of this checkpoint, else the newest that is
-        comparable.
-        """
+        """Return the fresh result of a model if it is of this checkpoint, else its newest."""
         result = self.result(contender.method)
         if contender.method == BASE_METHOD:
             return result if isinstance(result, Measured) else None
@@ -91,11 +75,7 @@ class Case:
         ):
             return result
         found = results_of(self.project, self.slug, contender.method, contender.checkpoint)
-        today = [
-            one.measure for name in self.results if isinstance(one := self.result(name), Measured)
-        ]
-        # The first of the greatest, and the newest come first.
-        return max(found, key=lambda one: one.measure in today, default=None)
+        return next(iter(found), None)
 
     def seen(self, champion: Measured | None) -> dict[str, str]:
         """Return the fingerprints of all that is weighed, with the result of a champion."""
@@ -180,47 +160,12 @@ def case_of(project: Project, slug: str) -> Case:
 
 def results_of(project: Project, slug: str, method: str, checkpoint: str) -> list[Measured]:
     """Return every published, verified result of a checkpoint that has values, newest first."""
-    store = project.store
+    store, key = project.store, method_key(slug, method)
     entries = []
-    for stage, key in ((DOMAIN_RESULTS, method_key(slug, method)), (REEVALUATED, slug)):
-        for fingerprint in store.versions(stage, key):
-            with suppress(CorruptArtifact):
-                artifact = store.open(stage, key, fingerprint)
-                if checkpoint in artifact.parents.values() and "top1" in artifact.counts:
-                    artifact.verify()
-                    entries.append(Measured(artifact))
+    for fingerprint in store.versions(DOMAIN_RESULTS, key):
+        with suppress(CorruptArtifact):
+            artifact = store.open(DOMAIN_RESULTS, key, fingerprint)
+            if checkpoint in artifact.parents.values() and "top1" in artifact.counts:
+                artifact.verify()
+                entries.append(Measured(artifact))
     return sorted(entries, key=lambda entry: str(entry.artifact.manifest["created"]), reverse=True)
-
-
-def reevaluate(project: Project, slug: str) -> Artifact:
-    """Measure the champion's checkpoint on today's images, where its method has another checkpoint
-    by now.
-
-    Raises:
-        InputError: If the base is champion, or the checkpoint no longer fits the domain's classes.
-        MissingArtifact: If there are no evaluation images, or the checkpoint is gone.
-    """
-    verdict, _ = standing(project, slug)
-    method = verdict.champion.method
-    if method == BASE_METHOD:
-        raise InputError(
-            f"{slug}: the base is champion; materialize `{DOMAIN_RESULTS}` for {slug!r} and base "
-            "instead"
-        )
-    key = method_key(slug, method)
-    checkpoint = project.store.open(CUSTOMIZED_CHECKPOINT, key, verdict.champion.checkpoint)
-    parents = {
-        CUSTOMIZED_CHECKPOINT: checkpoint,
-        EVALUATION_SET: fresh(project, EVALUATION_SET, slug),
-    }
-    if BASE_CHECKPOINT in parents_of(project, DOMAIN_RESULTS, key):
-        base = checkpoint.parents[BASE_CHECKPOINT]
-        parents[BASE_CHECKPOINT] = project.store.open(BASE_CHECKPOINT, ALL, base)
-    row = STAGES[DOMAIN_RESULTS]
-    inputs = Inputs(REEVALUATED, slug, row.identity(project, key), parents, row.version)
-    domain = project.domain(slug)
-
-    def write(directory: Path, _: Scratch) -> dict[str, Any]:
-        return write_evaluation(project, domain, method, checkpoint, parents, directory)
-
-    return project.store.build(inputs, write)

@@ -1,19 +1,27 @@
-"""Promotion: which model is champion of a domain: the rule applied, and a person's decisions.
+"""Promotion: which model is champion of a domain: the rule applied, a person's decisions, and the
+chain of verdicts.
 
-Does not belong here: what may be seen (`case`), the test (`judgement`), how verdicts are kept
-(`chain`). The current artifact of the stage `promotion` names the champion, whether MLflow is up or
-not.
+Does not belong here: what may be seen (`case`), the test (`judgement`). The current artifact of the
+stage `promotion` names the champion, whether MLflow is up or not.
+
+Each verdict names the one before it. It is published first, and then claims to be what follows that
+one, in a note that one process creates, on whatever host; who comes second decides again. Everybody
+who finds a claim makes its verdict current, so no process that ends in between holds up the domain.
+`prune` removes old claims.
+
+A verdict's parents are the results that were considered, the champion's, and those of the previous
+champion. So the store never prunes these models, even when their methods have newer ones. Earlier
+verdicts are pruned; what they changed is in the last one's history.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from react_pipeline.lineage import fresh, fresh_or_none
+from react_pipeline.lineage import fresh, fresh_or_none, resolve
 from react_pipeline.project import Project
 from react_pipeline.promotion.case import NEVER, Case, case_of, standing
-from react_pipeline.promotion.chain import conclude
 from react_pipeline.promotion.judgement import (
     Candidate,
     Judgement,
@@ -22,7 +30,13 @@ from react_pipeline.promotion.judgement import (
     judge,
     paired_test,
 )
-from react_pipeline.promotion.verdicts import BASE_METHOD, Contender, PairedTest
+from react_pipeline.promotion.verdicts import (
+    BASE_METHOD,
+    Contender,
+    PairedTest,
+    Verdict,
+    write_verdict,
+)
 from react_pipeline.settings import CONTROL_SUFFIX, trained_methods
 from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS, PROMOTION, method_key
 from react_pipeline.store import (
@@ -43,7 +57,7 @@ def decide(project: Project, slug: str) -> Artifact:
     is `judgement.judge`'s; of a domain without a labelled set, that of its evidence. A person's
     decision holds until a result arrives that it did not consider.
 
-    Files: `verdict.json`, `candidates.parquet`, `candidates.csv`, `table.md`, `promotion.png`.
+    Files: `verdict.json`, `candidates.parquet`, `table.md`.
 
     Raises:
         CorruptArtifact: If the last verdict, or a result, cannot be read.
@@ -84,8 +98,7 @@ def promote(project: Project, slug: str, method: str, reason: str, *, person: st
 
     Raises:
         InputError: If the method cannot be champion, its model is champion already, its result is
-            missing, stale or unavailable and no other evidence decides on it, or it was not
-            measured on the images of the champion.
+            missing, stale or unavailable and no other evidence decides on it.
     """
     if method not in (trained := trained_methods(project.config.all_methods)):
         raise InputError(f"{method!r} cannot become champion; choose from {', '.join(trained)}")
@@ -100,7 +113,7 @@ def promote(project: Project, slug: str, method: str, reason: str, *, person: st
     def by_person(case: Case) -> Judgement | None:
         before = case.verdict.champion
         entry = case.result(method)
-        test = None
+        test: PairedTest | str = ""
         if isinstance(entry, Measured):
             chosen, test = entry.contender, _test_over_champion(case, entry)
         else:
@@ -112,9 +125,16 @@ def promote(project: Project, slug: str, method: str, reason: str, *, person: st
             f"{who} made {chosen.identity} champion instead of {before.identity}"
             f"{f' ({test})' if test else ''}: {reason.strip()}"
         )
-        rows = [Tested(chosen, "", test or "").row("promoted", f"decided by {who}")]
+        rows = [Tested(chosen, "", test).row("promoted", f"decided by {who}")]
         return Judgement(
-            "promoted", because, rows, chosen, test, champion=chosen, by="person", person=person
+            "promoted",
+            because,
+            rows,
+            chosen,
+            test if isinstance(test, PairedTest) else None,
+            champion=chosen,
+            by="person",
+            person=person,
         )
 
     return conclude(project, slug, by_person)
@@ -133,15 +153,13 @@ def _judged(case: Case, method: str, checkpoint: str, why: str) -> Contender:
     )
 
 
-def _test_over_champion(case: Case, entry: Measured) -> PairedTest:
+def _test_over_champion(case: Case, entry: Measured) -> PairedTest | str:
     if case.champion is None:
-        raise InputError(
-            f"{case.slug}: no result of the champion to compare with; {_way_out(case)}"
-        )
+        return "no result of the champion to compare with"
     try:
         return paired_test(entry, case.champion, case.project.config.promotion.confidence)
     except InputError as error:
-        raise InputError(f"{case.slug}: {error}; {_way_out(case)}") from error
+        return str(error)
 
 
 def roll_back(
@@ -208,15 +226,8 @@ def _candidates(case: Case, objections: dict[str, str]) -> list[Candidate]:
         result = case.result(method)
         if isinstance(result, str) or result.contender.checkpoint in excluded:
             continue
-        seeds = config.further_seeds(method) if config.promotion.all_seeds else ()
-        candidates.append(
-            Candidate(
-                result,
-                _control(case, method),
-                objections.get(result.contender.checkpoint, ""),
-                {name: (case.result(name), _control(case, name)) for name in seeds},
-            )
-        )
+        objection = objections.get(result.contender.checkpoint, "")
+        candidates.append(Candidate(result, _control(case, method), objection))
     return candidates
 
 
@@ -270,6 +281,112 @@ def _way_out(case: Case) -> str:
     if case.verdict.champion.method == BASE_METHOD:
         return f"materialize `{DOMAIN_RESULTS}` for {case.slug!r} and base"
     return (
-        "measure the champion on today's images with `react-pipeline models reevaluate "
-        f"{case.slug}`, or take it back with `react-pipeline models rollback {case.slug} --to-base`"
+        f"promote a model by hand with `react-pipeline models promote {case.slug}`, or start from "
+        f"the base with `react-pipeline models rollback {case.slug} --to-base`"
     )
+
+
+def conclude(project: Project, slug: str, decide: Callable[[Case], Judgement | None]) -> Artifact:
+    """Publish the verdict that follows the last one.
+
+    Args:
+        decide: Called again when another process decided meanwhile; None: the last verdict holds.
+    """
+    while True:
+        last = _make_last_current(project, slug)
+        case = case_of(project, slug)
+        judgement = decide(case)
+        if judgement is None and case.last is not None:
+            return case.last
+        if judgement is not None and case.last == last:
+            made = _publish(case, judgement)
+            if project.store.create_note(_claim(slug, last), made.fingerprint):
+                _make_last_current(project, slug)
+                return made
+
+
+def _make_last_current(project: Project, slug: str) -> Artifact | None:
+    """Return the last verdict of the chain, which is current then; None before the first."""
+    while True:
+        _, last = standing(project, slug)
+        claim = _claim(slug, last)
+        following = project.store.read_note(claim)
+        if following is None:
+            return last
+        try:
+            project.store.set_current(project.store.open(PROMOTION, slug, following))
+        except MissingArtifact:  # a person removed it
+            project.store.remove_note(claim)
+
+
+def _claim(slug: str, last: Artifact | None) -> str:
+    """Return the name of the note that says which verdict follows one."""
+    return f"claims/{PROMOTION}--{slug}--{last.fingerprint if last else 'none'}"
+
+
+def _publish(case: Case, judgement: Judgement) -> Artifact:
+    verdict = _next(case, judgement)
+    content = {
+        "before": case.last.fingerprint if case.last else "",
+        "results": case.seen(case.result_of(verdict.champion)),
+        "verdict": digest_of(verdict.model_dump(mode="json")),
+    }
+    parents = _parents(case, verdict)
+    return case.project.store.build(
+        resolve(case.project, PROMOTION, case.slug, parents=parents, content=content),
+        lambda folder, _: write_verdict(folder, verdict, judgement.rows),
+        is_current=False,
+    )
+
+
+def _next(case: Case, judgement: Judgement) -> Verdict:
+    """Return the verdict; a model that is rolled back is rejected until a person promotes it."""
+    before = case.verdict
+    champion = judgement.champion or before.champion
+    base = case.result(BASE_METHOD)
+    if champion.method == BASE_METHOD and isinstance(base, Measured):
+        champion = base.contender
+    earlier = before.previous_champions
+    rejected = set(before.rejected)
+    if judgement.decision == "rolled back":
+        earlier = () if champion.method == BASE_METHOD else earlier[:-1]
+        rejected.add(before.champion.checkpoint)
+    elif not champion.is_same(before.champion):
+        earlier = (*earlier, before.champion)
+        rejected.discard(champion.checkpoint)
+    measured = [case.result(method) for method in trained_methods(case.project.config.all_methods)]
+    contenders = [one.contender for one in (base, *measured) if isinstance(one, Measured)]
+    evaluation_set = next((one.evaluation_set for one in contenders), before.evaluation_set)
+    history = before.history
+    if case.last is not None and (before.by == "person" or before.decision == "promoted"):
+        history = (*history, before.as_history_entry(case.last))
+    judged = {name: value for name, value in vars(judgement).items() if name != "rows"}
+    return Verdict(
+        **judged | {"champion": champion},
+        domain=case.slug,
+        champion_before=before.champion,
+        min_gain=case.project.config.promotion.min_gain,
+        evaluation_set=evaluation_set,
+        previous_champions=earlier,
+        rejected=tuple(sorted(rejected)),
+        history=history,
+    )
+
+
+def _parents(case: Case, verdict: Verdict) -> dict[str, Artifact]:
+    """Return what was considered, and what must outlive pruning of the champion and the one before
+    it.
+    """
+    parents = dict(case.results)
+    parents |= {name: one.publish(case.project) for name, one in case.evidence.items()}
+    previous = next(reversed(verdict.previous_champions), None)
+    for name, model in (("champion", verdict.champion), ("previous", previous)):
+        if model is None or model.method == BASE_METHOD:
+            continue
+        if name == "champion" and (result := case.result_of(model)) is not None:
+            parents[name] = result.artifact
+            continue
+        key = method_key(case.slug, model.method) if model.stage == DOMAIN_RESULTS else case.slug
+        with suppress(ReactError):  # its files are gone
+            parents[name] = case.project.store.open(model.stage, key, model.result)
+    return parents

@@ -7,8 +7,8 @@ images, K candidates.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
@@ -93,13 +93,11 @@ class Candidate:
     Attributes:
         control: The result of its control.
         objection: Why it may not become champion, whatever its tests say; empty if it may.
-        seeds: By name, the result and the control of each further seed, which must agree.
     """
 
     result: Measured
     control: Other = None
     objection: str = ""
-    seeds: Mapping[str, tuple[Measured | str, Other]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -243,29 +241,12 @@ def judge(
             control: Other | PairedTest = one.control
             if isinstance(control, Measured):
                 control = paired_test(entry, control, confidence)
-            objection = one.objection or _disagreement(one, champion, confidence, settings.min_gain)
-            return Tested(contender, figures, test, control, objection)
+            return Tested(contender, figures, test, control, one.objection)
         except InputError as error:
             return Tested(contender, figures, str(error))
 
     ordered = sorted(candidates, key=lambda one: -one.result.top1)
     return choose([tested(one) for one in ordered], champion_name, settings)
-
-
-def _disagreement(
-    candidate: Candidate, champion: Measured, confidence: float, min_gain: float
-) -> str:
-    """Return which other seed of a candidate does not pass its tests, and why; "" if all do."""
-    for name, (result, control) in candidate.seeds.items():
-        if isinstance(result, str):
-            return f"{name} cannot be compared ({result})"
-        if isinstance(control, str):
-            return f"the control of {name} cannot be compared ({control})"
-        for what, other in (("the champion", champion), ("its control", control)):
-            test = None if other is None else paired_test(result, other, confidence)
-            if test is not None and not test.exceeds(min_gain):
-                return f"{name} does not agree: over {what} {test}"
-    return ""
 
 
 def paired_test(method: Measured, other: Measured, confidence: float) -> PairedTest:

@@ -1,14 +1,18 @@
 """Verdicts: the on-disk form of a decision on the champion of a domain, with its contenders, tests
 and history.
 
-Does not belong here: judging (`judgement`), keeping a verdict (`chain`), MLflow's registry
-(`tracking`).
+Does not belong here: judging (`judgement`), deciding (`decision`), MLflow's registry (`tracking`).
 """
 
-from typing import Literal, Self
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
 
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from react_pipeline.evaluation import interval_text, percent, points
+from react_pipeline.pages import escaped, markdown_table
 from react_pipeline.store import Artifact, CorruptArtifact
 
 VERDICT_FILE = "verdict.json"
@@ -121,7 +125,6 @@ class Verdict(Decided):
     Attributes:
         candidates: How many candidates were tested at once (K).
         evaluation_set: Fingerprint of the images that the candidates were measured on.
-        tested: Checkpoints that were ever tested on this evaluation set.
         previous_champions: Earlier champions, latest last, which a rollback restores.
         rejected: Checkpoints that a person rejected; the rule never promotes them again.
         history: The decisions before this one that changed something, oldest first.
@@ -133,7 +136,6 @@ class Verdict(Decided):
     min_gain: float = 0.0
     candidates: int = 0
     evaluation_set: str = ""
-    tested: tuple[str, ...] = ()
     previous_champions: tuple[Contender, ...] = ()
     rejected: tuple[str, ...] = ()
     history: tuple[HistoryEntry, ...] = ()
@@ -158,3 +160,83 @@ class Verdict(Decided):
             raise CorruptArtifact(
                 f"{artifact.address}/{VERDICT_FILE}: not a verdict of this version"
             ) from error
+
+
+COLUMNS = {
+    "method": "object",
+    "status": "object",
+    "top1": "float64",
+    "n": "Int64",
+    "gain": "float64",
+    "low": "float64",
+    "high": "float64",
+    "p_value": "float64",
+    "confidence": "float64",
+    "judged": "Int64",
+    "control_gain": "float64",
+    "control_low": "float64",
+    "control_high": "float64",
+    "checkpoint": "object",
+    "why": "object",
+}
+
+
+def write_verdict(
+    directory: Path, verdict: Verdict, rows: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Write `verdict.json`, `candidates.parquet` and `table.md`, and return the counts for the
+    manifest.
+
+    Values are fractions, differences too. The table of a verdict by a person has one row: the model
+    it promoted.
+    """
+    table = pd.DataFrame(list(rows), columns=[*COLUMNS]).astype(COLUMNS)
+    texts = table.select_dtypes("object").columns
+    table[texts] = table[texts].fillna("")
+    (directory / VERDICT_FILE).write_text(
+        verdict.model_dump_json(indent=1) + "\n", encoding="utf-8"
+    )
+    table.to_parquet(directory / "candidates.parquet", index=False)
+    (directory / "table.md").write_text(to_markdown(verdict, table), encoding="utf-8")
+    return {
+        **verdict.model_dump(include={"decision", "by", "reason", "candidates"}),
+        "champion": verdict.champion.method,
+        "champion_before": verdict.champion_before.method,
+        "challenger": verdict.challenger.method if verdict.challenger else "",
+        **verdict.champion.model_dump(include={"top1"}, exclude_none=True),
+        **(verdict.test.model_dump() if verdict.test else {}),
+    }
+
+
+def to_markdown(verdict: Verdict, table: pd.DataFrame) -> str:
+    """Return the sentence of the verdict, then a row for each candidate: percent, points, empty
+    where nothing was measured.
+    """
+    rows = []
+    for row in table.to_dict("records"):
+        control = points(row["control_gain"])
+        bounds = interval_text(row["control_low"], row["control_high"])
+        images = None if pd.isna(row["n"]) else row["n"]
+        gain = [
+            points(row["gain"]),
+            interval_text(row["low"], row["high"]),
+            control and f"{control} ({bounds})",
+        ]
+        p_value = "" if pd.isna(row["p_value"]) else f"{row['p_value']:.3g}"
+        rows.append(
+            [row["method"], row["status"], percent(row["top1"]), images, *gain, p_value, row["why"]]
+        )
+    top1 = percent(verdict.champion.top1)
+    champion = verdict.champion.method + (f", top-1 {top1}%" if top1 else "")
+    columns = [
+        "method",
+        "",
+        "top-1 %",
+        "images",
+        "gain",
+        "interval",
+        "over its control",
+        "p (exact)",
+        "why",
+    ]
+    return f"{escaped(verdict.reason)}\n\nChampion: {champion}.\n\n{markdown_table(columns, rows)}"

@@ -32,7 +32,6 @@ from react_pipeline.settings.methods import (
     CONTROL_SUFFIX,
     METHODS,
     Method,
-    draw_folder,
     first_seed,
     project_methods,
     require_free,
@@ -357,10 +356,6 @@ class PipelineConfig(Section):
             for name in trained_methods(self.all_methods)
             if first_seed(name) == name and (chosen is None or name in chosen)
         )
-
-    def further_seeds(self, method: str) -> tuple[str, ...]:
-        """Return the names of the same training with the other seeds."""
-        return tuple(f"{method}-{draw_folder(seed)}" for seed in self.seeds[1:])
 
     @property
     def two_encoders(self) -> bool:

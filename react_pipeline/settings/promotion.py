@@ -17,4 +17,3 @@ class PromotionConfig(Section):
     confidence: float = Field(default=0.95, ge=0.5, le=0.99)
     over_control: bool = True
     max_drop: Fraction | None = None
-    all_seeds: bool = False

@@ -3,7 +3,7 @@ from .artifacts import Artifact as Artifact
 from .artifacts import Inputs as Inputs
 from .artifacts import canonical_json as canonical_json
 from .artifacts import digest_of as digest_of
-from .artifacts import link_file as link_file
+from .artifacts import remember as remember
 from .bounded import MAX_IMAGE_BYTES as MAX_IMAGE_BYTES
 from .bounded import MAX_JSON_BYTES as MAX_JSON_BYTES
 from .bounded import open_regular as open_regular
@@ -18,13 +18,13 @@ from .durable import fsync_tree as fsync_tree
 from .durable import link_or_copy as link_or_copy
 from .durable import lock as lock
 from .durable import locked as locked
-from .durable import outside_stamp as outside_stamp
 from .durable import remembered_sha256 as remembered_sha256
 from .durable import remove as remove
 from .durable import rename_synced as rename_synced
 from .durable import sha256_of as sha256_of
 from .durable import stamp_of as stamp_of
 from .durable import write_atomically as write_atomically
+from .errors import NOT_WRITABLE as NOT_WRITABLE
 from .errors import ChangedSource as ChangedSource
 from .errors import ConfigError as ConfigError
 from .errors import CorpusError as CorpusError
@@ -40,10 +40,9 @@ from .errors import StaleArtifact as StaleArtifact
 from .errors import StoreWriteError as StoreWriteError
 from .errors import TrainingError as TrainingError
 from .errors import error_type as error_type
+from .errors import refusal_in as refusal_in
 from .folder import CURRENT as CURRENT
 from .folder import MANIFEST as MANIFEST
-from .refusals import NOT_WRITABLE as NOT_WRITABLE
-from .refusals import refusal_in as refusal_in
 from .scratch import Scratch as Scratch
 from .store import RETENTION_SECONDS as RETENTION_SECONDS
 from .store import Store as Store

@@ -1,22 +1,22 @@
 """Artifacts: files that are absent, or complete and verified.
 
-Belongs here: what an artifact and the inputs of a step are, and the manifest. Does not belong here:
-how artifacts are published (`store`), what any artifact contains, which depends on which
-(`lineage`).
+Belongs here: what an artifact and the inputs of a step are, the manifest, and which files were
+verified. Does not belong here: how artifacts are published (`store`), what any artifact contains,
+which depends on which (`lineage`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from react_pipeline.store.durable import write_atomically
+from react_pipeline.store.durable import sha256_of, stamp_of, write_atomically
 from react_pipeline.store.errors import CorruptArtifact
 from react_pipeline.store.folder import MANIFEST
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FORMAT = 3
 """Version of the layout and of the manifest. A store of another format is refused."""
+VERIFIED = ".verified"
+"""File beside those of an attempt: how these looked on this machine when they were verified."""
 MAX_PARSED = 200_000
 """Manifests that a process remembers, by their bytes; some may be removed by now."""
 
@@ -186,25 +188,6 @@ class Inputs:
         return self.place.replace("/", "--")
 
 
-def link_file(artifact: Artifact, name: str, place: Path) -> bool:
-    """Give a file of an artifact a second name, for a reader that never writes to it.
-
-    Returns:
-        Whether it has it; false where the place is on another disk, or the file system knows no
-        links.
-    """
-    from react_pipeline.store.store import remember  # of artifacts
-
-    folder = artifact.folder_with([name])
-    try:
-        os.link(folder / name, place)
-    except OSError:
-        return False
-    # A link changes the time of change, by which it is remembered that the file was verified.
-    remember(folder, [name])
-    return True
-
-
 def manifest_content(manifest: Mapping[str, Any]) -> bytes:
     """Return the bytes of a manifest."""
     return (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
@@ -236,3 +219,50 @@ def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(
         json.dumps(manifest, sort_keys=True, ensure_ascii=False).encode()
     ).hexdigest()
+
+
+def remember(folder: Path, names: Collection[str]) -> None:
+    """Remember on this machine how verified files look."""
+    stamps = {name: _stamp(folder / name) for name in names}
+    _known(folder).update(stamps)
+    with suppress(OSError):  # a store that may only be read
+        if stamps:
+            with (folder / VERIFIED).open("a") as lines:
+                lines.write(json.dumps(stamps) + "\n")
+
+
+def wrong_files(folder: Path, names: Collection[str], recorded: Mapping[str, Any]) -> set[str]:
+    """Return which of these files differ from the manifest. Each is hashed once on this machine,
+    for as long as the kernel says that it was not written to.
+    """
+    known = _known(folder)
+    unknown = {name for name in names if known.get(name) != _stamp(folder / name)}
+    good = {name for name in unknown if _is_whole(folder / name, recorded[name])}
+    remember(folder, good)
+    return unknown - good
+
+
+_verified: dict[Path, dict[str, str]] = {}
+"""What `VERIFIED` says, by folder; of a store that may only be read, too."""
+
+
+def _known(folder: Path) -> dict[str, str]:
+    known = _verified.setdefault(folder, {})
+    if not known:
+        with suppress(OSError, ValueError, TypeError, RecursionError):
+            for line in (folder / VERIFIED).read_bytes().splitlines():
+                known.update(json.loads(line))
+    return known
+
+
+def _stamp(path: Path) -> str:
+    try:
+        return str(stamp_of(path.stat()))
+    except FileNotFoundError:
+        return ""
+
+
+def _is_whole(path: Path, recorded: Mapping[str, Any]) -> bool:
+    with suppress(FileNotFoundError):
+        return path.stat().st_size == recorded["bytes"] and sha256_of(path) == recorded["sha256"]
+    return False

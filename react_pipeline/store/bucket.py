@@ -1,29 +1,25 @@
 """A store's objects in object storage: S3, GCS or Azure by obstore, bounded retries, errors as one
 line; files are built, and copied to be read, on this machine.
 
-Does not belong here: what the objects mean (`store`), looks at many of them (`bucket_look`).
-
-An object is removed by a conditional write, since no server deletes on a condition everywhere: a
-few bytes that begin with `REMOVED` are no object.
+Does not belong here: what the objects mean (`store`).
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import math
 import os
 import re
 import secrets
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from react_pipeline.store.durable import rename_synced
 from react_pipeline.store.errors import (
@@ -32,52 +28,40 @@ from react_pipeline.store.errors import (
     SourceUnavailable,
     StoreWriteError,
 )
-from react_pipeline.store.folder import (
-    HEADS,
-    MANIFEST,
-    Entry,
-    Folder,
-    temporary_in,
-    throw_away,
-    written_at,
-)
-
-if TYPE_CHECKING:
-    from react_pipeline.store.bucket_look import BucketLook
+from react_pipeline.store.folder import HEADS, Entry, Folder, temporary_in, throw_away, written_at
 
 RETRY_SECONDS = 180.0
 """A request that is answered 5xx, or not at all, is tried again for so long. obstore renews no
 signature between tries, and servers accept one for 5 minutes.
 """
+LOOK_SECONDS = 10.0
+"""How long a look waits for the server, beside a last pause between tries (15 s): ticks are cut off
+after 60 seconds, and those that go on nevertheless keep the code server from answering Dagster,
+which then ends it.
+"""
 PROBE_SECONDS = 5.0
 THREADS = 16
 """Requests at once."""
+SMALL_THREADS = 64
+"""Requests for small objects at once."""
 MAX_PARTS = 9_000
 """Parts of one upload; S3 allows 10,000."""
 MIN_PART_BYTES = 8 << 20
 COPIES = ".copies"
 MEASURED_SECONDS = 10
 """Copies are measured once in so long, which takes a walk."""
-REMOVED = b"removed "
-REMOVED_BYTES = len(REMOVED) + 16
+USED_SECONDS = 86_400.0
+"""A copy that was opened within this time may be in use, and stays."""
 
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _REFUSED = re.compile(
     "AccessDenied|AuthorizationHeaderMalformed|ExpiredToken|InvalidAccessKeyId|InvalidToken|"
     "RequestTimeTooSkewed|SignatureDoesNotMatch|TokenRefreshRequired|PermissionDenied|"
-    "Unauthenticated"
+    "Unauthenticated|MissingCredentials|169.254.169.254|metadata.google"
 )
-_NO_CREDENTIALS = re.compile(r"169\.254\.169\.254|metadata\.google|MissingCredentials", re.I)
-
-Meta = Mapping[str, Any]
-"""What a server says of an object."""
 
 T = TypeVar("T")
 Item = TypeVar("Item")
-
-
-class ConflictError(Exception):
-    """A conditional write whose condition does not hold."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +70,7 @@ class Bucket:
 
     Attributes:
         home: Folder of this machine for builds, copies and locks.
-        cache_bytes: What copies of files may take beside those that processes have open.
+        cache_bytes: What copies of files may take beside those opened within `USED_SECONDS`.
     """
 
     url: str
@@ -99,87 +83,54 @@ class Bucket:
         """Return the URL of an object."""
         return f"{self.url.rstrip('/')}/{path}"
 
-    def look(self) -> BucketLook:
+    def look(self) -> Bucket:
         """Return the same at one moment."""
-        from react_pipeline.store.bucket_look import BucketLook  # a bucket too
-
         return BucketLook(self.url, self.home, self.cache_bytes)
 
     def read(self, path: str) -> bytes:
         """Behave as in `Folder`."""
-        content, _ = self._get(path)
-        if content.startswith(REMOVED):
-            raise FileNotFoundError(path)
-        return content
-
-    def _get(self, path: str) -> tuple[bytes, Meta]:
         with self._named(path) as (library, client):
-            answer = library.get(client, path)
-            return bytes(answer.bytes()), answer.meta
+            return bytes(library.get(client, path).bytes())
 
-    def put(self, path: str, data: bytes) -> None:
-        """Behave as in `Folder`."""
-        self._put(path, data, "overwrite")
+    def put(self, path: str, data: bytes, mode: str | Mapping[str, str] = "overwrite") -> None:
+        """Behave as in `Folder`; on another condition if `mode` has one, else a FileExistsError."""
+        with self._named(path) as (library, client):
+            library.put(client, path, data, use_multipart=False, mode=mode)
 
     def create(self, path: str, data: bytes) -> bool:
         """Behave as in `Folder`."""
-        condition: str | Meta = "create"
-        while True:
-            try:
-                self._put(path, data, condition)
-                return True
-            except ConflictError:
-                try:
-                    content, condition = self._get(path)
-                except FileNotFoundError:
-                    condition = "create"
-                    continue
-                if not content.startswith(REMOVED):
-                    return content == data
+        try:
+            self.put(path, data, "create")
+            return True
+        except FileExistsError:
+            with suppress(FileNotFoundError):
+                return self.read(path) == data
+            return False
 
     def touch(self, path: str) -> None:
         """Behave as in `Folder`."""
-        with suppress(FileNotFoundError, ConflictError):
-            self._put(path, *self._get(path))
+        with suppress(FileNotFoundError, FileExistsError), self._named(path) as (library, client):
+            answer = library.get(client, path)
+            self.put(path, bytes(answer.bytes()), _version(answer.meta))
 
-    def remove(self, path: str, data: bytes, *, not_after: float = math.inf) -> bool:
+    def delete(self, path: str) -> None:
         """Behave as in `Folder`."""
-        mark = REMOVED + secrets.token_hex(8).encode()
-        try:
-            content, meta = self._get(path)
-            if content != data or entry_of(meta).time > not_after:
-                return False
-            self._put(path, mark, meta)
-        except ConflictError:  # maybe by this very request, whose answer was lost
-            return self._get(path)[0] == mark
-        except FileNotFoundError:
-            return False
-        return True
-
-    def _put(self, path: str, data: bytes, condition: str | Meta) -> None:
-        """Write an object; if a condition is what a server said of it, only over that version."""
-        mode = condition if isinstance(condition, str) else _version(condition)
-        try:
-            with self._named(path) as (library, client):
-                library.put(client, path, data, use_multipart=False, mode=mode)
-        except FileNotFoundError as error:  # as some servers answer where the condition names one
-            raise ConflictError(self.address(path)) from error
-
-    def delete(self, *paths: str) -> None:
-        """Behave as in `Folder`."""
-        with suppress(FileNotFoundError), self._named(paths[0]) as (library, client):
-            library.delete(client, list(paths))
+        with suppress(FileNotFoundError), self._named(path) as (library, client):
+            library.delete(client, path)
 
     def discard(self, prefix: str) -> None:
         """Behave as in `Folder`."""
-        if paths := [entry.path for entry in self.entries(prefix)]:
-            self.delete(*paths)
+        with suppress(FileNotFoundError), self._named(prefix) as (library, client):
+            if paths := [entry.path for entry in self.entries(prefix)]:
+                library.delete(client, paths)
 
     def entries(self, prefix: str) -> Iterator[Entry]:
         """Behave as in `Folder`."""
         with self._named(prefix) as (library, client):
             for page in library.list(client, prefix or None):
-                yield from map(entry_of, page)
+                for meta in page:
+                    time = meta["last_modified"].timestamp()
+                    yield Entry(meta["path"], meta["size"], time, str(_version(meta)))
 
     def heads(self, prefix: str = "", name: str = "") -> Iterator[Entry]:
         """Behave as in `Folder`, with every file of each attempt."""
@@ -245,13 +196,8 @@ class Bucket:
         return digest.hexdigest()
 
     def sweep(self, seconds: float) -> None:
-        """Behave as in `Folder`, and remove marks of removed objects."""
+        """Behave as in `Folder`."""
         Folder(self.home).sweep(seconds)
-        listing = list(self.entries(""))
-        now = max((entry.time for entry in listing), default=0)  # the clock of the server
-        old = [entry.path for entry in listing if _is_mark(entry) and entry.time < now - seconds]
-        if old:
-            self.delete(*old)
 
     def require_usable(self) -> None:
         """Try what a store depends on.
@@ -263,26 +209,18 @@ class Bucket:
         brief = replace(self, retry_seconds=PROBE_SECONDS)
         path = f".probe/{secrets.token_hex(8)}"
         try:
-            brief.create(path, b"1")
-            _, first = brief._get(path)
-            brief._put(path, b"2", first)
-            for condition in ("create", first):
-                with suppress(ConflictError):
-                    brief._put(path, b"3", condition)
-                    raise InputError(
-                        f"{self.url}: its server ignores the conditions of writes, by which "
-                        "exactly one of several builders publishes; use a server that knows "
-                        "If-Match and If-None-Match"
-                    )
+            brief.put(path, b"1")
+            if brief.create(path, b"2"):
+                raise InputError(
+                    f"{self.url}: its server ignores the conditions of writes, by which exactly "
+                    "one of several builders publishes; use a server that knows If-None-Match"
+                )
         finally:
             brief.delete(path)
 
     def _copy(self, prefix: str) -> Path:
-        """Return the folder with copies of an attempt, which is not removed as long as this process
-        lives.
-        """
+        """Return the folder with copies of an attempt, which counts as opened now."""
         folder = self.home / COPIES / prefix.rpartition("/")[2]
-        _lock_use(self.home, folder.name, fcntl.LOCK_SH)
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)
         return folder
@@ -308,7 +246,62 @@ class Bucket:
             raise FileNotFoundError(self.address(path)) from error
 
 
+@dataclass(frozen=True)
+class BucketLook(Bucket):
+    """A bucket at one moment: a listing, and requests only for small objects that changed since the
+    last look of this process. A server that is away is waited for once.
+    """
+
+    retry_seconds: float = LOOK_SECONDS
+
+    @cached_property
+    def _seen(self) -> tuple[list[Entry], dict[str, bytes]] | SourceUnavailable:
+        try:
+            listing = sorted(super().entries(""))
+            return listing, self._contents(listing)
+        except SourceUnavailable as error:
+            return error
+
+    def _contents(self, listing: Iterable[Entry]) -> dict[str, bytes]:
+        """Return the contents of small objects by their paths."""
+        small = [one for one in listing if is_head(one) or one.path.startswith(".notes/")]
+        known = _small.get(self.url, {})
+
+        def request(entry: Entry) -> bytes | None:
+            if (known_as := (entry.path, entry.version)) in known:
+                return known[known_as]
+            with suppress(FileNotFoundError):  # removed meanwhile
+                return super(BucketLook, self).read(entry.path)
+            return None
+
+        names = [(entry.path, entry.version) for entry in small]
+        contents = zip(names, each(request, small, SMALL_THREADS), strict=True)
+        _small[self.url] = {name: text for name, text in contents if text is not None}
+        return {path: text for (path, _), text in _small[self.url].items()}
+
+    def _at_this_moment(self) -> tuple[list[Entry], dict[str, bytes]]:
+        if isinstance(self._seen, SourceUnavailable):
+            raise self._seen
+        return self._seen
+
+    def read(self, path: str) -> bytes:
+        """Behave as in `Folder`."""
+        _, contents = self._at_this_moment()
+        if path not in contents:
+            raise FileNotFoundError(path)
+        return contents[path]
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Behave as in `Folder`."""
+        listing, _ = self._at_this_moment()
+        start = f"{prefix}/" if prefix else ""
+        first, end = (bisect_left(listing, (edge,)) for edge in (start, f"{start}\U0010ffff"))
+        yield from listing[first:end]
+
+
 _process: int | None = None
+_small: dict[str, dict[tuple[str, str], bytes]] = {}
+"""Contents of the small objects of the last look, by path and version, by the bucket's URL."""
 
 
 def each(action: Callable[[Item], T], items: Iterable[Item], threads: int = THREADS) -> list[T]:
@@ -327,10 +320,7 @@ def _client(url: str, retry_seconds: float) -> tuple[Any, Any]:
     from obstore.store import from_url
 
     _process = os.getpid()
-    retry: Any = {
-        "max_retries": 100,
-        "retry_timeout": timedelta(seconds=retry_seconds),
-    }
+    retry: Any = {"max_retries": 100, "retry_timeout": timedelta(seconds=retry_seconds)}
     options: Any = {
         "allow_http": True,
         "connect_timeout": "10s",
@@ -346,59 +336,24 @@ def _client(url: str, retry_seconds: float) -> tuple[Any, Any]:
 
 @lru_cache(1)
 def make_room(bucket: Bucket, _moment: float) -> None:
-    """Remove the least recently opened copies above the limit that no process has open."""
-    home, sizes = bucket.home, {}
+    """Remove the least recently opened copies above the limit that nobody opened lately."""
+    home, copies = bucket.home, {}
     for copy in (home / COPIES).iterdir():
         files = Folder(home).entries(f"{COPIES}/{copy.name}")
-        sizes[copy] = sum(entry.size for entry in files)
-    total = sum(sizes.values())
-    for copy in sorted(sizes, key=written_at):
-        if total > bucket.cache_bytes and _lock_use(home, copy.name, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        copies[copy] = written_at(copy), sum(entry.size for entry in files)
+    total = sum(size for _, size in copies.values())
+    for copy, (opened, size) in sorted(copies.items(), key=lambda one: one[1]):
+        if total > bucket.cache_bytes and opened < time.time() - USED_SECONDS:
             throw_away(copy, home)
-            _lock_use(home, copy.name, fcntl.LOCK_UN)
-            total -= sizes[copy]
-
-
-@cache
-def _users(home: Path, _process: int) -> Any:
-    home.mkdir(parents=True, exist_ok=True)
-    return (home / ".users").open("a+b")
-
-
-_used: set[tuple[Path, int, str]] = set()
-
-
-def _lock_use(home: Path, attempt: str, kind: int) -> bool:
-    """Lock one byte for the copy of an attempt, shared until this process ends; false if a process
-    uses it.
-    """
-    here = home, os.getpid(), attempt
-    if here in _used:
-        return False
-    with suppress(OSError):
-        fcntl.lockf(_users(home, os.getpid()), kind, 1, int(attempt[1:], 16) >> 1)
-        if kind == fcntl.LOCK_SH:
-            _used.add(here)
-        return True
-    return False
-
-
-def entry_of(meta: Meta) -> Entry:
-    """Return what a server says of an object."""
-    return Entry(meta["path"], meta["size"], meta["last_modified"].timestamp(), str(_version(meta)))
+            total -= size
 
 
 def is_head(entry: Entry) -> bool:
     """Return whether an object says what there is, and is no file of an attempt."""
-    name = entry.path.rpartition("/")[2]
-    return name in HEADS and "/_" not in entry.path and not _is_mark(entry)
+    return entry.path.rpartition("/")[2] in HEADS and "/_" not in entry.path
 
 
-def _is_mark(entry: Entry) -> bool:
-    return entry.size == REMOVED_BYTES and entry.path.endswith(f"/{MANIFEST}")
-
-
-def _version(meta: Meta) -> dict[str, Any]:
+def _version(meta: Mapping[str, Any]) -> dict[str, str]:
     """Return what names one version of an object for a conditional write."""
     return {name: meta[name] for name in ("e_tag", "version") if meta.get(name) is not None}
 
@@ -406,15 +361,13 @@ def _version(meta: Meta) -> dict[str, Any]:
 def _explained(address: str, error: Exception) -> Exception:
     kind = type(error).__name__
     if kind in ("AlreadyExistsError", "PreconditionError"):
-        return ConflictError(address)
+        return FileExistsError(address)
     text = f"{error} {kind}"
     if refused := _REFUSED.search(text):
         return InputError(
-            f"{address}: access is refused ({refused[0]}); renew or correct the credentials of the "
-            "environment, and run again: what was built is uploaded then"
+            f"{address}: no credentials, or access is refused ({refused[0]}); set or renew those "
+            "of the environment, and run again: what was built is uploaded then"
         )
-    if _NO_CREDENTIALS.search(text):
-        return InputError(f"{address}: no credentials found; set them in the environment")
     said = (_CODE.findall(text) or [_words(error)])[0]
     return SourceUnavailable(
         f"{address}: its server does not answer as it should ({said}); check AWS_ENDPOINT_URL and "

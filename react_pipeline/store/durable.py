@@ -27,12 +27,6 @@ logger = logging.getLogger(__name__)
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 """A network file system without a lock service."""
 
-CTIME_STEP_NS = 1_000_000
-"""FAT, exFAT and object stores mounted as folders report another time as ctime, of whole
-milliseconds at best.
-"""
-SAMPLE_BYTES = 4_096
-
 CACHE = ".cache"
 """Folder of a store for what can be lost without harm."""
 
@@ -176,22 +170,8 @@ def stamp_of(stat: os.stat_result) -> tuple[int, int, int, int]:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
-def outside_stamp(path: Path) -> tuple[int, ...]:
-    """`stamp_of` a file of the user, and a digest of its two ends where its disk keeps no time of
-    change.
-    """
-    stat = path.stat()
-    if stat.st_ctime_ns % CTIME_STEP_NS or not S_ISREG(stat.st_mode):
-        return stamp_of(stat)
-    with path.open("rb") as file:
-        ends = file.read(SAMPLE_BYTES)
-        file.seek(max(len(ends), stat.st_size - SAMPLE_BYTES))
-        ends += file.read(SAMPLE_BYTES)
-    return *stamp_of(stat), int(hashlib.sha256(ends).hexdigest()[:12], 16)
-
-
 def remembered_sha256(root: Path, path: Path) -> str:
-    """Return the SHA-256 of an outside file, remembered by its path and `outside_stamp`.
+    """Return the SHA-256 of an outside file, remembered by its path and `stamp_of`.
 
     Args:
         root: Root of the store whose cache is used.
@@ -200,7 +180,7 @@ def remembered_sha256(root: Path, path: Path) -> str:
         CorpusError: If the file cannot be read.
     """
     try:
-        stamp = list(outside_stamp(path))
+        stamp = list(stamp_of(path.stat()))
         name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()
         cached = root / CACHE / "shards" / f"{name}.json"
         with suppress(OSError, ValueError, TypeError, RecursionError):

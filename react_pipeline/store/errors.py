@@ -1,9 +1,9 @@
-"""The errors that a user of the pipeline can see. Each message says what is wrong, where, and what
-to do about it.
-
-Only exception types belong here; they are raised where the fault is seen.
+"""The errors that a user of the pipeline can see, and what the system refuses (a file, a database,
+memory). Each message says what is wrong, where, and what to do about it.
 """
 
+import errno
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -110,3 +110,37 @@ def error_type(name: str) -> type[ReactError] | None:
     """
     kind = globals().get(name)
     return kind if isinstance(kind, type) and issubclass(kind, ReactError) else None
+
+
+NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_SPACE = "free space"
+_REMEDIES = {
+    **dict.fromkeys(NOT_WRITABLE, "make it writable, or use another folder"),
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: "raise the limit of file sizes (`ulimit -f`)",
+    errno.EMFILE: "raise the limit of open files (`ulimit -n`) to 1,024 or more",
+    errno.ENFILE: "end other programs: the machine has no more open files",
+    errno.ENOMEM: "end what else uses memory, or use a machine with more",
+}
+
+
+def refusal_in(error: BaseException) -> str:
+    """Return what the system refused in this error or in one that it was raised from, and what to
+    do; "" if nothing.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, OSError) and link.errno in _REMEDIES:
+            name = link.filename or "a file or the output"
+            return f"{name}: {link.strerror}; {_REMEDIES[link.errno]}"
+        if isinstance(link, MemoryError):
+            return f"out of memory; {_REMEDIES[errno.ENOMEM]}"
+        if isinstance(link, sqlite3.OperationalError) or type(link) is sqlite3.DatabaseError:
+            return (
+                f"a database of Dagster or MLflow: {link}; make its folder writable, free space, "
+                "end the process that holds it, or, if it is damaged, restore or remove it: it "
+                "holds history, and no result"
+            )
+        link = link.__cause__ or link.__context__
+    return ""

@@ -7,7 +7,6 @@ slashes; one that is missing is a FileNotFoundError.
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 import shutil
@@ -94,44 +93,20 @@ class Folder:
             except FileNotFoundError:
                 if not source.exists():
                     raise
-        self._fsync_to_home(target.parent)
-
-    def _fsync_to_home(self, folder: Path) -> None:
-        while folder.is_relative_to(self.home):
+        for folder in target.parents[: len(target.relative_to(self.home).parts)]:
             with suppress(FileNotFoundError):  # pruned meanwhile
                 fsync(folder)
-            folder = folder.parent
 
     def touch(self, path: str) -> None:
         """Let an object that is there be written now."""
         with suppress(FileNotFoundError):
             os.utime(self.home / path)
 
-    def remove(self, path: str, data: bytes, *, not_after: float = math.inf) -> bool:
-        """Remove an object if it still is this one, written at a time or before; returns whether
-        this call did.
-        """
-        file, moved = self.home / path, temporary_in(self.home)
-
-        def is_same(place: Path) -> bool:
-            return place.read_bytes() == data and place.stat().st_mtime <= not_after
-
+    def delete(self, path: str) -> None:
+        """Remove an object, if it is there."""
         with suppress(FileNotFoundError):
-            if is_same(file):
-                file.rename(moved)
-                removed = is_same(moved)
-                if not removed:  # another was written between the two calls
-                    with suppress(FileExistsError):
-                        link_or_copy(moved, file)
-                moved.unlink()
-                self._fsync_to_home(file.parent)
-                return removed
-        return False
-
-    def delete(self, *paths: str) -> None:
-        """Remove those of these objects that are there."""
-        for path in paths:
-            (self.home / path).unlink(missing_ok=True)
+            (self.home / path).unlink()
+            fsync((self.home / path).parent)
 
     def discard(self, prefix: str) -> None:
         """Remove all files of an attempt."""
@@ -194,13 +169,12 @@ def temporary_in(home: Path) -> Path:
     return home / TEMPORARY / secrets.token_hex(8)
 
 
-def throw_away(folder: Path, home: Path) -> bool:
+def throw_away(folder: Path, home: Path) -> None:
     """Remove a folder of this machine; a process that uses it finds all it wrote, or none."""
     gone = temporary_in(home)
     with suppress(FileNotFoundError):
         folder.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
-    return True
 
 
 def written_at(path: Path) -> float:

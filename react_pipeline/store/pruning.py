@@ -10,7 +10,6 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from graphlib import TopologicalSorter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from react_pipeline.store.artifacts import Artifact, manifest_content
@@ -32,9 +31,9 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
     """Remove artifacts that nothing uses, attempts that were never published, and scratch.
 
     In use are current artifacts, those that were current or made within `keep_seconds`, and the
-    ancestors of all of these. Where a pointer or a manifest is damaged, everything of that key is
-    kept and reported. A process whose files are removed before it has published them publishes
-    nothing.
+    ancestors of all of these; attempts for `RETENTION_SECONDS`. Where a pointer or a manifest is
+    damaged, everything of that key is kept and reported. A process whose files are removed before
+    it has published them publishes nothing.
 
     Returns:
         The addresses of what was removed (would be, with `dry_run`).
@@ -71,28 +70,26 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
             logger.warning("kept: %s", error)
         else:
             removed.append(artifact.address)
-    unfinished = attempts.keys() - {artifact.prefix for artifact in published.values()}
-    left: list[tuple[str, float, str, str | Path]] = [
-        (prefix.rpartition("/")[0], attempts[prefix], store.backend.address(prefix), prefix)
-        for prefix in sorted(unfinished)
-    ]
-    left += [(path.name, scratches[path], str(path), path) for path in sorted(scratches)]
-    for name, written, address, what in left:
-        with store.locked(name.replace("/", "--"), wait=False) as is_ours:  # else it may be in use
-            is_due = written <= (oldest if is_ours else expired)
-            if is_due and (dry_run or _discard(store, what)):
-                removed.append(address)
+    for artifact in published.values():
+        attempts.pop(artifact.prefix, None)
+    # Whether a process of another host works on an attempt, no lock says.
+    for attempt, written in sorted(attempts.items()):
+        if written <= expired:
+            removed.append(store.backend.address(attempt))
+            if not dry_run:
+                store.backend.discard(attempt)
+    for scratch, written in sorted(scratches.items()):
+        with store.locked(scratch.name, wait=False) as is_ours:  # else it may be in use
+            if written <= (oldest if is_ours else expired):
+                removed.append(str(scratch))
+                if not dry_run:
+                    throw_away(scratch, store.root)
     if not dry_run:
         store.backend.sweep(RETENTION_SECONDS)
         for claim in list(store.backend.entries(CLAIMS)):
             if claim.time <= oldest:
                 store.backend.delete(claim.path)
     return removed
-
-
-def _discard(store: Store, what: str | Path) -> bool:
-    """Remove an attempt by its prefix, or a scratch by its path."""
-    return store.discard(what) if isinstance(what, str) else throw_away(what, store.root)
 
 
 def _unused(
@@ -123,14 +120,17 @@ def _unused(
 
 def _remove(store: Store, artifact: Artifact, oldest: float) -> bool:
     """Remove an artifact, unless it is used again by now; its manifest goes first."""
+    path = f"{artifact.place}/{MANIFEST}"
 
     def is_current() -> bool:
         return store.pointer(artifact.stage, artifact.key) == artifact.fingerprint
 
-    path, content = f"{artifact.place}/{MANIFEST}", manifest_content(artifact.manifest)
-    if is_current() or not store.backend.remove(path, content, not_after=oldest):
+    heads = store.backend.heads(artifact.place, MANIFEST)
+    if is_current() or any(entry.path == path and entry.time > oldest for entry in heads):
         return False
+    store.backend.delete(path)
     if is_current():
-        store.backend.create(path, content)
+        store.backend.create(path, manifest_content(artifact.manifest))
         return False
-    return store.discard(artifact.prefix)
+    store.backend.discard(artifact.prefix)
+    return True

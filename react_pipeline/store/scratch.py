@@ -5,19 +5,29 @@ Does not belong here: which scratch a build resumes from (`store`).
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
-from collections.abc import Callable
-from contextlib import suppress
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.store.durable import append, fsync, fsync_tree, link_or_copy, remove, sha256_of
+from react_pipeline.store.durable import (
+    fsync,
+    fsync_tree,
+    link_or_copy,
+    remove,
+    sha256_of,
+    write_atomically,
+)
+from react_pipeline.store.errors import StoreWriteError
 
 KEPT = ".kept"
-"""Log of a scratch: lines with the names and the digests of what it keeps."""
+"""Suffix of the record beside what is kept: `Digests` as JSON."""
 
 FILES, RECORD = "files", "record.json"
 """What `build` leaves in a folder."""
@@ -27,11 +37,11 @@ BEGUN = ".begun"
 it made parts of it again.
 """
 
+DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
+"""Errors of the disk itself; others (a missing file, a refused connection) keep their own text."""
+
 Digests = dict[str, dict[str, Any]]
 """SHA-256 and bytes of files, by their paths below a folder; of a single file by "."."""
-
-Kept = dict[str, Digests]
-"""Digests by name."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +69,20 @@ class Scratch:
                 write(part)
                 fsync_tree(part)
                 # First, so that a kill loses nothing that has its name.
-                self._log({name: self.digests(part)})
+                self._record(path, part)
                 part.rename(path)
                 fsync(path.parent)
             except OSError:
                 if not path.is_dir():  # another process of this build kept the same folder
                     raise
-                self._log({name: self.digests(path)})
+                self._record(path, path)
             finally:
                 remove(part)
         return path
+
+    def _record(self, path: Path, written: Path) -> None:
+        digests = json.dumps(self.digests(written))
+        write_atomically(path.with_name(f".{path.name}{KEPT}"), digests)
 
     def build(self, name: str, target: Path, write: Callable[[Path], Any]) -> Any:
         """Do a part of a build once: `write` fills a kept folder and returns a record (JSON); the
@@ -91,7 +105,7 @@ class Scratch:
         return {
             file.relative_to(path).as_posix(): self._described(file)
             for file in files
-            if not file.is_dir() and file.name != KEPT
+            if not file.is_dir()
         }
 
     def _described(self, file: Path) -> dict[str, Any]:
@@ -107,52 +121,63 @@ class Scratch:
         """
         self.folder.mkdir(parents=True)
         (self.folder / BEGUN).touch()
-        kept: Kept = {}
         earlier = earlier or self
-        for name, digests in earlier._kept().items():
-            source, target = earlier.folder / name, self.folder / name
+        for record in earlier.records():
+            source = record.with_name(record.name[1 : -len(KEPT)])
+            place = self.folder / record.parent.relative_to(earlier.folder)
+            target = place / source.name
             try:
-                if any(self._described(source / file) != digests[file] for file in digests):
-                    continue
-                for file in digests:
-                    link_or_copy(source / file, target / file)
-                kept[name] = digests
-            except OSError:  # it was removed
+                digests: Digests = json.loads(record.read_bytes())
+                if all(self._described(source / file) == digests[file] for file in digests):
+                    for file in digests:
+                        link_or_copy(source / file, target / file)
+                    link_or_copy(record, place / record.name)
+            except (OSError, ValueError, TypeError, RecursionError):  # it was removed, or damaged
                 remove(target)
-        if kept:  # at last and at once, or a kill here would leave one that is newer and has less
-            self._log(kept)
+
+    @contextmanager
+    def faults(self, folder: Path) -> Iterator[None]:
+        """Say which disk refused to write into a folder, or that this scratch was removed."""
+        try:
+            yield
+        except OSError as error:
+            if self.is_removed:
+                raise removed(self.folder) from error
+            if error.errno not in DISK_FAULTS:
+                raise
+            written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            free = shutil.disk_usage(self.folder).free
+            raise StoreWriteError(
+                f"{error.filename or folder}: {error.strerror or error}; {written:,} bytes were "
+                f"written and {free:,} are free on that disk, so this artifact needs more than "
+                f"{written + free:,}. Nothing was published; free space (react-pipeline prune) and "
+                "run again"
+            ) from error
 
     @property
-    def kept_at(self) -> int:
-        """Time at which something was kept last, in nanoseconds; 0 if nothing was."""
-        latest = 0
-        for log in self._logs():
+    def progress(self) -> tuple[int, int]:
+        """Time at which something was kept last, in nanoseconds, and how much is kept: a scratch
+        that was killed as it began has the times of the one before, and less.
+        """
+        times = [0]
+        for record in self.records():
             with suppress(FileNotFoundError):
-                latest = max(latest, log.stat().st_mtime_ns)
-        return latest
+                times.append(record.stat().st_mtime_ns)
+        return max(times), len(times)
 
     @property
     def is_removed(self) -> bool:
         """Whether somebody removed what the process of this scratch works with."""
         return not (self.folder / BEGUN).exists()
 
-    def _kept(self) -> Kept:
-        """Return what this scratch, and those in folders of it, keep."""
-        kept: Kept = {}
-        for log in self._logs():
-            place = log.parent.relative_to(self.folder)
-            # The last line may be torn.
-            with suppress(OSError, ValueError, AttributeError, RecursionError):
-                for line in log.read_bytes().splitlines():
-                    for name, digests in json.loads(line).items():
-                        kept[(place / name).as_posix()] = digests
-        return kept
-
-    def _logs(self) -> list[Path]:
+    def records(self) -> list[Path]:
+        """Return the records of what this scratch, and those in folders of it, keep."""
         # Unlike `rglob`, `walk` continues where a process of this scratch removes a temporary one.
         walk = os.walk(self.folder)
-        return sorted(Path(folder, KEPT) for folder, _, files in walk if KEPT in files)
+        paths = [Path(folder, name) for folder, _, names in walk for name in names]
+        return sorted(path for path in paths if path.suffix == KEPT and path.name[0] == ".")
 
-    def _log(self, kept: Kept) -> None:
-        with (self.folder / KEPT).open("ab") as log:
-            append(log.fileno(), json.dumps(kept).encode() + b"\n")
+
+def removed(address: object) -> StoreWriteError:
+    """Return the error of a build whose files somebody removed."""
+    return StoreWriteError(f"{address}: removed before it was published; run again")

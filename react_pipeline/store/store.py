@@ -22,10 +22,9 @@ import json
 import logging
 import re
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
@@ -38,17 +37,18 @@ from react_pipeline.store.artifacts import (
     Inputs,
     manifest_content,
     parse_manifest,
+    remember,
     with_digest,
+    wrong_files,
 )
-from react_pipeline.store.durable import fsync_tree, locked, sha256_of, stamp_of
+from react_pipeline.store.durable import fsync_tree, locked
 from react_pipeline.store.errors import (
     CorruptArtifact,
     InputError,
     MissingArtifact,
-    StoreWriteError,
 )
 from react_pipeline.store.folder import CURRENT, MANIFEST, Folder, throw_away
-from react_pipeline.store.scratch import Scratch
+from react_pipeline.store.scratch import Scratch, removed
 
 if TYPE_CHECKING:
     from react_pipeline.store.bucket import Bucket
@@ -59,17 +59,9 @@ RETENTION_SECONDS = 7 * 86_400.0
 """Longer than a build takes: what it reads was current when it began."""
 BUILT = "built"
 STORE = "store.json"
-VERIFIED = ".verified"
-"""File beside those of an attempt: how these looked on this machine when they were verified."""
 KEPT_SCRATCHES = 2
 """Scratches of one artifact that a further attempt leaves alone, since their processes may live."""
-DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
-"""Errors of the disk itself; others (a missing file, a refused connection) keep their own text."""
-
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
-
-_verified: dict[Path, dict[str, str]] = {}
-"""What `VERIFIED` says, by folder; of a store that may only be read, too."""
 
 Write = Callable[[Path, Scratch], Mapping[str, Any]]
 """Fills a folder of its own and returns the counts of the manifest. What it keeps in the scratch is
@@ -95,12 +87,15 @@ class Store:
         """Folder of this machine for what is kept beside artifacts."""
         return self.backend.home
 
-    def build(self, inputs: Inputs, write: Write) -> Artifact:
+    def build(self, inputs: Inputs, write: Write, *, is_current: bool = True) -> Artifact:
         """Publish the artifact of these inputs, or return the one that is already there.
 
         `write` fills the folder that it gets and returns the counts for the manifest. Builders on
         one machine take turns. Those that do not see each other's locks both build, and one
         publishes; the other opens that.
+
+        Args:
+            is_current: Whether the pointer names it then.
 
         Raises:
             StoreWriteError: If the disk refuses a write, or `prune` removed the files of this build
@@ -113,8 +108,10 @@ class Store:
                 artifact = self._whole(inputs.place) or self._attempt(inputs, write)
                 throw_away(self._scratches(inputs), self.root)
                 if not artifact.reused:  # last: to remove a link changes the file, too
-                    remember(self._folder(artifact), artifact.manifest["files"])
-                self._set_current(artifact)
+                    folder = self.backend.fetch(artifact.prefix, (), anew=False)
+                    remember(folder, artifact.manifest["files"])
+                if is_current:
+                    self.set_current(artifact)
                 # `prune` removes the manifest, and looks at the pointer then.
                 if self._read(f"{inputs.place}/{MANIFEST}"):
                     return artifact
@@ -126,7 +123,7 @@ class Store:
             self._publish(inputs, attempt, write)
             winner = self._whole(inputs.place)
             if winner is None:
-                raise _removed(self.backend.address(prefix))
+                raise removed(self.backend.address(prefix))
         except Exception as error:
             winner = self._whole(inputs.place)
             if winner is None:
@@ -134,7 +131,7 @@ class Store:
             logger.warning("%s: another attempt was faster (%s)", prefix, error)
         if winner.manifest["attempt"] == attempt:
             return replace(winner, reused=False)
-        self.discard(prefix)
+        self.backend.discard(prefix)
         return winner
 
     def _publish(self, inputs: Inputs, attempt: str, write: Write) -> None:
@@ -143,11 +140,11 @@ class Store:
 
         def measured(folder: Path) -> dict[str, Any]:
             began = time.monotonic()
-            with self._faults(scratch, folder):
+            with scratch.faults(folder):
                 counts = dict(write(folder, scratch))
             return {"counts": counts, "build_seconds": round(time.monotonic() - began, 2)}
 
-        with self._faults(scratch, scratch.folder):
+        with scratch.faults(scratch.folder):
             files = scratch.folder / attempt
             files.mkdir()
             record = {
@@ -160,31 +157,12 @@ class Store:
                 "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
             }
             if scratch.is_removed:
-                raise _removed(scratch.folder)
+                raise removed(scratch.folder)
             content = manifest_content(with_digest(record))
             (files / MANIFEST).write_bytes(content)
             fsync_tree(files)
             self.backend.finish(f"{inputs.place}/{attempt}", files, [MANIFEST, *record["files"]])
             self.backend.create(f"{inputs.place}/{MANIFEST}", content)
-
-    @contextmanager
-    def _faults(self, scratch: Scratch, folder: Path) -> Iterator[None]:
-        """Say which disk refused a write, or that the files of this build were removed."""
-        try:
-            yield
-        except Exception as error:
-            if scratch.is_removed:
-                raise _removed(scratch.folder) from error
-            if not isinstance(error, OSError) or error.errno not in DISK_FAULTS:
-                raise
-            written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            free = shutil.disk_usage(self.root).free
-            raise StoreWriteError(
-                f"{error.filename or folder}: {error.strerror or error}; {written:,} bytes were "
-                f"written and {free:,} are free on that disk, so this artifact needs more than "
-                f"{written + free:,}. Nothing was published; free space (react-pipeline prune) and "
-                "run again"
-            ) from error
 
     def _whole(self, place: str) -> Artifact | None:
         """Return what is published, withdrawn if it is damaged or a file is missing; None if
@@ -196,8 +174,9 @@ class Store:
                 artifact = self._parse(place, content)
                 self.require_files(artifact)
             except CorruptArtifact as error:
-                logger.warning("%s; building it again", error)
-                self.backend.remove(path, content)
+                if self._read(path) == content:  # else another made it again
+                    logger.warning("%s; building it again", error)
+                    self.backend.delete(path)
             else:
                 return artifact
         return None
@@ -214,34 +193,7 @@ class Store:
             if MANIFEST not in sizes or sizes.get(name) != recorded["bytes"]:
                 raise self._damaged(artifact.place, f"{name} is missing or damaged")
 
-    def discard(self, prefix: str) -> bool:
-        """Remove an attempt, unless it is published; returns whether it did.
-
-        It is condemned first, so that its process, if it lives, publishes nothing: its own manifest
-        is removed before a look at the published one, and who publishes looks in the other order.
-        """
-        place, _, attempt = prefix.rpartition("/")
-
-        def is_published() -> bool:
-            try:
-                return bool(self._at(place).manifest["attempt"] == attempt)
-            except MissingArtifact:
-                return False
-            except CorruptArtifact:  # it may name this one
-                return True
-
-        if is_published():
-            return False
-        own = f"{prefix}/{MANIFEST}"
-        content = self._read(own)
-        self.backend.delete(own)
-        if is_published():
-            self.backend.put(own, content or b"")
-            return False
-        self.backend.discard(prefix)
-        return True
-
-    def _set_current(self, artifact: Artifact) -> None:
+    def set_current(self, artifact: Artifact) -> None:
         """Write the pointer. What it named before, and what it names again, was used now."""
         old = self.pointer(artifact.stage, artifact.key)
         if old != artifact.fingerprint:
@@ -255,10 +207,7 @@ class Store:
         """Begin a private scratch for an attempt, with what the furthest earlier one had kept."""
         scratch = Scratch(self._scratches(inputs) / secrets.token_hex(8))
         others = self.earlier_scratches(inputs)
-        try:
-            scratch.begin(next(iter(others), None))
-        except FileNotFoundError as error:
-            raise _removed(scratch.folder) from error
+        scratch.begin(next(iter(others), None))
         for other in others[KEPT_SCRATCHES:]:
             throw_away(other.folder, self.root)
         return scratch
@@ -269,7 +218,7 @@ class Store:
         """
         there = map(Scratch, self._scratches(inputs).glob("*"))
         others = [scratch for scratch in there if not scratch.is_removed]
-        return sorted(others, key=lambda scratch: scratch.kept_at, reverse=True)
+        return sorted(others, key=lambda scratch: scratch.progress, reverse=True)
 
     def _scratches(self, inputs: Inputs) -> Path:
         return self.root / ".scratch" / inputs.slug
@@ -367,16 +316,19 @@ class Store:
     def read_note(self, name: str) -> str | None:
         """Return the text of a note; None if there is none."""
         content = self._read(f".notes/{name}")
-        return None if content is None else content.decode(errors="replace").partition("\0")[0]
+        return None if content is None else content.decode(errors="replace")
 
     def write_note(self, name: str, text: str) -> None:
         """Keep a text that is no artifact, for all hosts."""
         self.backend.put(f".notes/{name}", text.encode())
 
     def create_note(self, name: str, text: str) -> bool:
-        """Keep a text unless there is a note of this name; true for the one caller that did."""
-        unique = f"{text}\0{secrets.token_hex(8)}"
-        return self.backend.create(f".notes/{name}", unique.encode())
+        """Keep a text unless there is another note of this name; returns whether it is this one."""
+        return self.backend.create(f".notes/{name}", text.encode())
+
+    def remove_note(self, name: str) -> None:
+        """Remove a note, if it is there."""
+        self.backend.delete(f".notes/{name}")
 
     def _read(self, path: str) -> bytes | None:
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -389,24 +341,19 @@ class Store:
 
     def verified(self, artifact: Artifact, names: Collection[str]) -> Path:
         """Return the folder of an artifact on this machine, in which these files are as they were
-        published; each is hashed once, for as long as the kernel says that it was not written to.
+        published.
 
         Raises:
             MissingArtifact: If the artifact was removed.
             CorruptArtifact: If a file differs; the next build makes the artifact again.
         """
-        folder, recorded = self._folder(artifact), artifact.manifest["files"]
-        known, wrong = _known(folder), set(names)
         try:
             for anew in (False, True):
-                self.backend.fetch(artifact.prefix, wrong, anew=anew)
-                wrong = {name for name in wrong if known.get(name) != _stamp(folder / name)}
-                good = {name for name in wrong if _is_whole(folder / name, recorded[name])}
-                remember(folder, good)
-                wrong -= good
-                if not wrong:
+                folder = self.backend.fetch(artifact.prefix, names, anew=anew)
+                names = wrong_files(folder, names, artifact.manifest["files"])
+                if not names:
                     return folder
-            problem = f"the bytes of {min(wrong)} differ from the manifest"
+            problem = f"the bytes of {min(names)} differ from the manifest"
         except FileNotFoundError as error:
             problem = f"{error.filename or error} is gone"
         except OSError as error:
@@ -418,9 +365,6 @@ class Store:
             removed = f"{artifact.fingerprint} was removed"
             raise self._missing(artifact.stage, artifact.key, removed)
         raise self._condemned(artifact, problem)
-
-    def _folder(self, artifact: Artifact) -> Path:
-        return self.backend.fetch(artifact.prefix, (), anew=False)
 
     def _condemned(self, artifact: Artifact, problem: str) -> CorruptArtifact:
         """Return what is wrong with an artifact, which the next build makes again."""
@@ -503,44 +447,8 @@ class _Look(Store):
 _FORMAT = json.dumps({"format": FORMAT}).encode()
 
 
-def remember(folder: Path, names: Collection[str]) -> None:
-    """Remember on this machine how verified files look."""
-    stamps = {name: _stamp(folder / name) for name in names}
-    _known(folder).update(stamps)
-    with suppress(OSError):  # a store that may only be read
-        if stamps:
-            with (folder / VERIFIED).open("a") as lines:
-                lines.write(json.dumps(stamps) + "\n")
-
-
-def _known(folder: Path) -> dict[str, str]:
-    known = _verified.setdefault(folder, {})
-    if not known:
-        with suppress(OSError, ValueError, TypeError, RecursionError):
-            for line in (folder / VERIFIED).read_bytes().splitlines():
-                known.update(json.loads(line))
-    return known
-
-
-def _stamp(path: Path) -> str:
-    try:
-        return str(stamp_of(path.stat()))
-    except FileNotFoundError:
-        return ""
-
-
-def _is_whole(path: Path, recorded: Mapping[str, Any]) -> bool:
-    with suppress(FileNotFoundError):
-        return path.stat().st_size == recorded["bytes"] and sha256_of(path) == recorded["sha256"]
-    return False
-
-
 def _names(place: str) -> tuple[str, str, str]:
     """Stage, key and fingerprint of an artifact."""
     stage, rest = place.split("/", 1)
     key, _, fingerprint = rest.rpartition("/")
     return stage, key, fingerprint
-
-
-def _removed(address: object) -> StoreWriteError:
-    return StoreWriteError(f"{address}: removed before it was published; run again")

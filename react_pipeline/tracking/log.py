@@ -5,7 +5,7 @@ The store is the queue: an artifact without a finished run is logged the next ti
 down or a killed process delays a run and never loses or doubles it: its tag `fingerprint` finds
 what is already there, and what is written twice is written once.
 
-Does not belong here: how a run is opened (`runs`), what is written (`values`, `results`, `tables`,
+Does not belong here: how a run is opened (`runs`), what is written (`values`, `results`,
 `models`, `registry`), a training under way (`extensions.live_runs`).
 """
 
@@ -21,7 +21,6 @@ from react_pipeline.project import Project
 from react_pipeline.settings import without_secrets
 from react_pipeline.stage import (
     COMPARISON,
-    CUSTOMIZED_CHECKPOINT,
     DOMAIN_RESULTS,
     PROMOTION,
     STAGES,
@@ -31,9 +30,8 @@ from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, Rea
 from react_pipeline.tracking.models import MODEL_STAGES, log_inputs, log_model
 from react_pipeline.tracking.notes import dagster_url, reason_of, view_url
 from react_pipeline.tracking.registry import Version, list_versions, show_champion
-from react_pipeline.tracking.results import cost_rows, difference_rows
+from react_pipeline.tracking.results import cost_rows, difference_rows, log_tables
 from react_pipeline.tracking.runs import FINISHED, Runs, log_batch, logged_steps
-from react_pipeline.tracking.tables import log_tables
 from react_pipeline.tracking.values import (
     DAGSTER_RUN_TAG,
     created_ms,
@@ -165,7 +163,7 @@ class Tracking(Runs):
     ) -> str:
         """Log one artifact; returns the id of its run."""
         if artifact.stage == PROMOTION:
-            show_champion(client, project, artifact)
+            show_champion(client, project, artifact.key)
         seconds_ms = round(1000 * float(artifact.counts.get("seconds") or 0))
         tags = tags_of(artifact, dagster_run_id, dagster_url(project))
         started = created_ms(artifact) - seconds_ms
@@ -196,8 +194,6 @@ class Tracking(Runs):
         # A run that was streamed has the time at which its training began.
         ended = max(created_ms(artifact), run.info.start_time + seconds_ms)
         client.set_terminated(run_id, FINISHED, ended)
-        if artifact.stage == CUSTOMIZED_CHECKPOINT:
-            self.close_abandoned(client, artifact)
         return run_id
 
     def _log_differences(

@@ -8,7 +8,7 @@ whatever MLflow raises.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,54 +63,43 @@ def list_versions(client: MlflowClient, slug: str) -> list[Version]:
     ]
 
 
-def show_champion(client: MlflowClient, project: Project, promotion: Artifact) -> None:
-    """Write on the versions of a domain's model what a verdict made of them, and the aliases as the
-    last verdict has them.
-    """
-    versions = {one.checkpoint: one for one in list_versions(client, promotion.key)}
-    if not versions:
-        return
-    for contender, title in _titles(Verdict.read(promotion)):
-        version = versions.get(contender.checkpoint)
-        # A verdict that is logged late leaves alone what a later one has described.
-        if version and version.tags.get("decided", "") <= promotion.manifest["created"]:
-            _annotate(client, version.number, promotion, contender, title)
+def show_champion(client: MlflowClient, project: Project, slug: str) -> None:
+    """Write what the last verdict made of a domain's models to their versions, and its aliases."""
+    versions = {one.checkpoint: one.number for one in list_versions(client, slug)}
     shown = None
-    while (last := standing(project, promotion.key)[1]) != shown:  # another was decided meanwhile
+    while versions and (last := standing(project, slug)[1]) != shown:  # decided meanwhile
         if last is not None:
-            _point(client, last, versions)
+            _show(client, last, versions)
         shown = last
 
 
-def _titles(verdict: Verdict) -> Iterator[tuple[Contender, str]]:
-    """Yield the models that a decision is about, and what it made of them."""
-    champion, before = verdict.champion, verdict.champion_before
-    if verdict.challenger is not None:
-        yield verdict.challenger, verdict.decision
-    if not champion.is_same(before):
-        yield before, "former champion"
-    if verdict.decision == "rolled back":
-        yield champion, "champion again"
-
-
-def _point(client: MlflowClient, last: Artifact, versions: Mapping[str, Version]) -> None:
+def _show(client: MlflowClient, last: Artifact, versions: Mapping[str, str]) -> None:
     verdict, name = Verdict.read(last), model_name(last.key)
-    challenger = verdict.challenger
-    if challenger is not None and challenger.is_same(verdict.champion):
-        challenger = None
-    for alias, contender in (("champion", verdict.champion), ("challenger", challenger)):
-        version = versions.get(contender.checkpoint) if contender else None
-        if version:
-            client.set_registered_model_alias(name, alias, version.number)
+    champion, challenger = verdict.champion, verdict.challenger
+    titles: dict[Contender, str] = {}
+    if challenger is not None:
+        titles[challenger] = verdict.decision
+    if not champion.is_same(verdict.champion_before):
+        titles[verdict.champion_before] = "former champion"
+    if verdict.decision == "rolled back":
+        titles[champion] = "champion again"
+    for contender, title in titles.items():
+        if number := versions.get(contender.checkpoint):
+            _annotate(client, number, last, contender, title)
+    is_rival = challenger is not None and not challenger.is_same(champion)
+    for alias, shown in (("champion", champion), ("challenger", challenger if is_rival else None)):
+        if number := versions.get(shown.checkpoint) if shown else None:
+            client.set_registered_model_alias(name, alias, number)
         else:  # the base, none, or a version that was deleted
             client.delete_registered_model_alias(name, alias)
     client.set_registered_model_tag(name, VERDICT_TAG, last.fingerprint)
 
 
 def _annotate(
-    client: MlflowClient, number: str, promotion: Artifact, contender: Contender, title: str
+    client: MlflowClient, number: str, last: Artifact, contender: Contender, title: str
 ) -> None:
-    verdict, decided = Verdict.read(promotion), promotion.manifest["created"]
+    verdict, decided = Verdict.read(last), last.manifest["created"]
+    name = model_name(verdict.domain)
     tags = {
         "verdict": title,
         "decided": decided,
@@ -121,7 +110,6 @@ def _annotate(
         tags["top1"] = f"{contender.top1:.6f}"
     if verdict.test is not None and contender == verdict.challenger:
         tags["gain"] = f"{verdict.test.gain:+.4f}"
-    name = model_name(verdict.domain)
     for tag, value in tags.items():
         client.set_model_version_tag(name, number, tag, value[:MAX_TAG_CHARS])
     description = f"{title} on {decided}: {verdict.reason}"[:MAX_TAG_CHARS]

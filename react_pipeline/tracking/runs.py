@@ -14,13 +14,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from react_pipeline.evaluation import METRICS
 from react_pipeline.project import Project
-from react_pipeline.stage import ALL, DOMAIN_RESULTS, domain_and_method
-from react_pipeline.store import Artifact, locked
+from react_pipeline.stage import ALL, DOMAIN_RESULTS
+from react_pipeline.store import ReactError, locked
 from react_pipeline.tracking.notes import NOTE_TAG, TRAINING_PAGES, mlflow_url
-from react_pipeline.tracking.relocation import FILES, follow_project
 from react_pipeline.tracking.results import shown_differences
 from react_pipeline.tracking.values import LOSS, MAX_TAG_CHARS, TRAINING_PREFIX, Row
 
@@ -38,6 +38,8 @@ EXPERIMENT_KIND = ("mlflow.experimentKind", "custom_model_development")
 """Tag of the kind that MLflow gives an experiment of trainings."""
 
 DEFAULT_EXPERIMENT = "0"
+FILES = "mlartifacts"
+"""Folder of the runs' files, where no server keeps them."""
 SQLITE = "sqlite:///"
 _DATABASE = re.compile(r"(postgresql|mysql|mssql|sqlite)[+:]")
 
@@ -110,9 +112,9 @@ class Runs:
         database.parent.mkdir(parents=True, exist_ok=True)
         # Two processes that open a fresh database at once race its migration, and one of them dies.
         with locked(database.with_name(database.name + ".lock")):
-            return self._open(database.parent / FILES, database)
+            return self._open(database.parent / FILES)
 
-    def _open(self, files: Path | None, database: Path | None = None) -> MlflowClient:
+    def _open(self, files: Path | None) -> MlflowClient:
         from mlflow import MlflowClient
 
         from react_pipeline.extensions import ui
@@ -125,7 +127,7 @@ class Runs:
             created = client.create_experiment(self.experiment, location, dict([EXPERIMENT_KIND]))
             experiment = client.get_experiment(created)
         elif files is not None:
-            follow_project(experiment.artifact_location, files.resolve(), database)
+            _require_own(experiment.artifact_location, files.resolve())
         self.experiment_id = experiment.experiment_id
         ui.save_views(client, experiment)
         return client
@@ -177,7 +179,7 @@ class Runs:
         """Return the runs with these tags, finished ones first."""
         query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
         runs = client.search_runs([self.experiment_id], query, max_results=100)
-        return sorted(runs, key=lambda run: (run.info.status != FINISHED, run.info.run_id))
+        return sorted(runs, key=_rank)
 
     def _only(
         self,
@@ -203,29 +205,45 @@ class Runs:
             client.set_terminated(run.info.run_id, FINISHED)
         return str(run.info.run_id)
 
-    def close_abandoned(self, client: MlflowClient, checkpoint: Artifact) -> None:
-        """Close what trainings with another configuration left RUNNING when they were killed: none
-        will go on. One that does run is opened again when it is logged.
-
-        Args:
-            checkpoint: Whose own run is closed already.
-        """
-        domain, method = domain_and_method(checkpoint.key)
-        tags = {"asset": checkpoint.stage, "domain": domain, "method": method}
-        for run in self.find(client, tags):
-            if run.info.status == RUNNING:
-                client.set_terminated(run.info.run_id, KILLED)
-
     def finished(self, client: MlflowClient) -> set[str]:
-        """Return the fingerprints of all artifacts that have a finished run."""
-        fingerprints: set[str] = set()
-        query = f"attributes.status = '{FINISHED}'"
+        """Return the fingerprints of all artifacts that have a finished run, and delete other runs
+        of these: a server that answers late may create a run that nobody waits for any more.
+        """
+        runs: dict[str, list[Run]] = {}
         token = None
         while True:
-            page = client.search_runs([self.experiment_id], query, 1, PAGE_RUNS, None, token)
-            fingerprints |= {run.data.tags.get("fingerprint", "") for run in page}
+            page = client.search_runs([self.experiment_id], "", 1, PAGE_RUNS, None, token)
+            for run in page:
+                runs.setdefault(run.data.tags.get("fingerprint", ""), []).append(run)
             if not (token := page.token):
-                return fingerprints - {""}  # of the runs that group others
+                break
+        runs.pop("", None)  # those that group others
+        finished = set()
+        for fingerprint, found in runs.items():
+            first, *others = sorted(found, key=_rank)
+            if first.info.status == FINISHED:
+                finished.add(fingerprint)
+                for other in others:
+                    client.delete_run(other.info.run_id)
+        return finished
+
+
+def _rank(run: Run) -> tuple[bool, str]:
+    """Return the order of runs of one artifact: finished ones first."""
+    return run.info.status != FINISHED, run.info.run_id
+
+
+def _require_own(location: str, files: Path) -> None:
+    """Refuse an experiment whose files are in the folder of a project at another place."""
+    former = Path(unquote(urlsplit(location).path))
+    if not location.startswith("file:") or former.name != FILES or former == files:
+        return
+    if not (former.exists() and files.exists() and former.samefile(files)):
+        raise ReactError(
+            f"the files of this experiment are in {former}: this project was moved or copied. Set "
+            "another `project` in pipeline.yaml, or remove MLflow's database; all artifacts of the "
+            "store are logged again then"
+        )
 
 
 def only(

@@ -19,7 +19,6 @@ from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.indexing.index import Index, build_index
 from react_pipeline.project.project import Project
 from react_pipeline.store import artifacts, sha256_of
-from react_pipeline.store import store as store_module
 from react_pipeline.store.errors import CorpusError, CorruptArtifact, InputError
 
 MakeProject = Callable[..., Project]
@@ -35,7 +34,7 @@ def damaged(path: Path, how: str) -> None:
 @pytest.fixture(autouse=True)
 def nothing_verified_yet() -> None:
     """As in a new process, in which no artifact has been verified."""
-    store_module._verified.clear()
+    artifacts._verified.clear()
 
 
 # FAULTS 4 and 5

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,49 +129,3 @@ def test_a_killed_training_stays_open_and_its_retry_resumes(
             retry.stepped(record(step, 2))
     assert retry.run_id == left.info.run_id
     assert sorted(steps_of(tracking)) == [0, 1, 2, 3]
-
-
-@pytest.fixture
-def diverging(make_project: Callable[..., Project], _retrieved_store: Path) -> Project:
-    fields = {"steps": 8, "batch_size": 8, "warmup_steps": 4, "learning_rate": 1.0, "workers": 0}
-    project = make_project(customization={"defaults": fields})
-    shutil.copytree(_retrieved_store, project.config.store)
-    return project
-
-
-def test_training_that_diverges_is_failed_in_mlflow(
-    diverging: Project, tracking: Tracking
-) -> None:  # 27
-    from react_pipeline.training.customization import customize
-
-    with (
-        pytest.raises(TrainingError) as raised,
-        LiveRun(tracking) as live,
-    ):
-        customize(diverging, "shapes", "full", live)
-    (run,) = runs_of(tracking, asset="customized_checkpoint")
-    assert (run.info.status, run.data.tags["error"]) == ("FAILED", str(raised.value))
-    history = MlflowClient(tracking.uri).get_metric_history(run.info.run_id, "training/loss")
-    assert [point.step for point in history] == list(range(len(history))) != []
-    assert diverging.store.keys("customized_checkpoint") == []
-
-
-def test_a_killed_training_is_closed_and_a_running_one_finishes(  # 30
-    tracking: Tracking, tiny_project: Project
-) -> None:
-    killed, running = (
-        replace(INPUTS, config={"method": "full", "steps": steps}) for steps in (9, 10)
-    )
-    for inputs in (killed, running):
-        live = LiveRun(tracking)
-        live.started(inputs, 0)
-        live.close()  # its thread has opened the run, which stays RUNNING
-    tracking.log_artifact(tiny_project, publish(tiny_project, [record(0, 1)]))
-    later = tiny_project.store.build(running, lambda *_: {})
-    tracking.log_artifact(tiny_project, later)
-
-    def status(inputs: Inputs) -> str:
-        (run,) = runs_of(tracking, fingerprint=inputs.fingerprint)
-        return str(run.info.status)
-
-    assert (status(killed), status(running)) == ("KILLED", "FINISHED")

@@ -38,19 +38,6 @@ def server(name: str, script: str, directory: Path, log: str = "") -> Server:
     return Server(name, "http://127.0.0.1:0", process, path)
 
 
-@pytest.mark.parametrize("killed", [True, False], ids=["killed before", "running"])
-def test_children_end_with_a_server_even_if_it_was_killed(tmp_path: Path, killed: bool) -> None:
-    command = ["sh", "-c", "sleep 600 & echo started; wait"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
-    assert process.stdout is not None and process.stdout.readline() == b"started\n"
-    if killed:
-        process.kill()
-        process.wait()
-    stop([Server("dagster", "http://127.0.0.1:0", process, tmp_path / "dagster.log")])
-    process.communicate(timeout=180)  # the pipe ends with the last process that holds it
-    assert process.returncode
-
-
 def test_a_server_can_be_ended_where_ui_ignored_signals(tmp_path: Path) -> None:
     code = "import signal, sys; sys.exit(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -137,29 +124,3 @@ def test_server_that_answers_foreign_host_is_not_left_running(
             servers_module._require_guarded(dagster)
         listening.shutdown()
     assert hosts == [servers_module.STRANGER]
-
-
-@pytest.mark.parametrize(
-    ("log", "reported"),
-    [
-        ("INFO: GET / 200 OK\n", "dagster ended with exit code 1; see"),
-        (
-            "Traceback\nOSError: [Errno 98] in use\nINFO: stopped\n",
-            "exit code 1: OSError: [Errno 98] in use; see",
-        ),
-        (
-            "2026 - dagster - ERROR - no space\n",
-            "exit code 1: 2026 - dagster - ERROR - no space; see",
-        ),
-        ("ValueError: long ago\n" + "INFO: fine\n" * 30, "dagster ended with exit code 1; see"),
-        ("INFO: GET /errors 200 OK\n", "dagster ended with exit code 1; see"),
-    ],
-)
-def test_a_line_of_the_log_is_quoted_only_if_it_says_why(
-    tmp_path: Path, log: str, reported: str
-) -> None:
-    dagster = server("dagster", "exit 1", tmp_path, log)
-    dagster.process.wait()
-    with pytest.raises(ReactError) as ended:
-        watch([dagster])
-    assert reported in str(ended.value)

@@ -16,9 +16,8 @@ from react_pipeline.project.outside import MISSING, look_at, remember_look, seed
 from react_pipeline.project.project import Project
 from react_pipeline.settings.config import DomainConfig
 from react_pipeline.stage import ALL
-from react_pipeline.store import durable
 from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.durable import outside_stamp, remembered_sha256, sha256_of, stamp_of
+from react_pipeline.store.durable import remembered_sha256, sha256_of
 from react_pipeline.store.errors import InputError, StaleArtifact
 
 Make = Callable[..., Project]
@@ -190,26 +189,6 @@ def test_a_swapped_outside_file_of_equal_size_is_noticed(
     assert (shard.stat().st_size, shard.stat().st_mtime_ns) == (times.st_size, times.st_mtime_ns)
     after = remembered_sha256(tmp_path, shard), look_at(project, files).seen
     assert after[0] == sha256_of(shard) != before[0] and after[1] != before[1]
-
-
-@pytest.mark.parametrize("size", [0, 5, 5_000, 50_000])
-def test_where_a_disk_keeps_no_ctime_the_ends_of_a_file_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
-    path = tmp_path / "a.tar"
-    path.write_bytes(bytes(size))
-    kept = outside_stamp(path)
-    monkeypatch.setattr(durable, "CTIME_STEP_NS", 1)  # as if this disk were such a one
-    before = outside_stamp(path)
-    assert before[:-1] == kept == stamp_of(path.stat())
-    assert outside_stamp(path) == before
-    for place in range(0, size, max(1, size - 1)):
-        changed = bytearray(size)
-        changed[place] = 1
-        path.write_bytes(changed)
-        assert outside_stamp(path)[-1] != before[-1]
-    os.mkfifo(tmp_path / "pipe")
-    assert outside_stamp(tmp_path / "pipe") == stamp_of((tmp_path / "pipe").stat())
 
 
 def test_a_seed_that_is_a_pipe_or_a_device_is_not_waited_for(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ between holds nobody up.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +13,10 @@ import pytest
 from support.promotion import copy_measured, measured_folder, outcomes, result
 
 from react_pipeline.project.project import Project
-from react_pipeline.promotion import chain
 from react_pipeline.promotion.case import standing
 from react_pipeline.promotion.decision import decide, promote, roll_back
 from react_pipeline.promotion.verdicts import Verdict
-from react_pipeline.store.artifacts import Artifact, Inputs
-from react_pipeline.store.store import Store
+from react_pipeline.store import Artifact, Store
 
 GATED, LOCKED = "gated-image", "locked-text"
 
@@ -40,10 +37,6 @@ def project(make_project: Callable[..., Project], measured: Path) -> Project:
 
 def champion(project: Project) -> str:
     return standing(project, "shapes")[0].champion.method
-
-
-def killed(*_: object) -> Artifact:
-    raise KeyboardInterrupt
 
 
 def test_a_decision_of_another_host_is_followed(
@@ -77,44 +70,41 @@ def test_two_people_at_once_decide_one_after_the_other(project: Project) -> None
     assert [entry.by for entry in verdict.history] == ["person"]
 
 
-def test_the_next_process_publishes_the_claim_of_a_dead_one(
+def test_a_decision_is_followed_though_its_process_died(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    set_current = Store.set_current
+
+    def killed(store: Store, artifact: Artifact) -> None:
+        if artifact.stage == "promotion":
+            raise KeyboardInterrupt
+        set_current(store, artifact)
+
     with monkeypatch.context() as patch:
-        patch.setattr(chain, "_publish", killed)
+        patch.setattr(Store, "set_current", killed)
         with pytest.raises(KeyboardInterrupt):
             promote(project, "shapes", LOCKED, "it is smaller", person="Ann")
     assert champion(project) == "base"
-    kept = decide(project, "shapes")
-    verdict = Verdict.read(kept)
+    verdict = Verdict.read(decide(project, "shapes"))
     assert (verdict.by, verdict.person, verdict.champion.method) == ("person", "Ann", LOCKED)
+    assert [*project.store.backend.entries(".notes/claims")]
+    project.store.prune(keep_seconds=-1)
+    assert not [*project.store.backend.entries(".notes/claims")] and champion(project) == LOCKED
 
 
-def test_a_claim_is_pruned_with_what_it_considered(
+def test_a_late_process_brings_back_no_older_verdict(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(chain, "_publish", killed)
-        with pytest.raises(KeyboardInterrupt):
-            promote(project, "shapes", LOCKED, "it is smaller")
-    result(project, "shapes", LOCKED, outcomes(110))
-    project.store.prune(keep_seconds=0)
-    assert Verdict.read(decide(project, "shapes")).champion.method == GATED
+    set_current, later = Store.set_current, []
 
-
-def test_a_late_publication_brings_back_no_older_verdict(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    build, later = Store.build, []
-
-    def slow(store: Store, inputs: Inputs, *arguments: object) -> Artifact:
-        if inputs.stage == "promotion" and not later:
-            # Others publish this claim, and the next verdict, before this process does.
+    def slow(store: Store, artifact: Artifact) -> None:
+        if artifact.stage == "promotion" and not later:
+            # Others find this claim, and publish the next verdict, before this process goes on.
             later.append(None)
             later[0] = roll_back(project, "shapes", "no better")
-        return build(store, inputs, *arguments)
+        set_current(store, artifact)
 
-    monkeypatch.setattr(Store, "build", slow)
+    monkeypatch.setattr(Store, "set_current", slow)
     first = promote(project, "shapes", GATED, "it is better")
     assert Verdict.read(first).champion.method == GATED
     assert champion(project) == "base"
@@ -122,10 +112,8 @@ def test_a_late_publication_brings_back_no_older_verdict(
     assert last is not None and later[0] is not None and last.fingerprint == later[0].fingerprint
 
 
-def test_a_removed_verdict_is_made_again_from_its_claim(project: Project) -> None:
-    promote(project, "shapes", GATED, "it is better")
-    last = promote(project, "shapes", LOCKED, "it is smaller")
-    assert json.loads(last.file("verdict.json").read_text())["decision"] == "promoted"
+def test_after_its_verdicts_were_removed_a_domain_begins_again(project: Project) -> None:
+    promote(project, "shapes", LOCKED, "it is smaller")
     shutil.rmtree(project.store.root / "promotion")
-    assert decide(project, "shapes").fingerprint == last.fingerprint
-    assert champion(project) == LOCKED
+    verdict = Verdict.read(decide(project, "shapes"))
+    assert (verdict.by, verdict.decision, verdict.history) == ("rule", "promoted", ())

@@ -8,28 +8,24 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pandas as pd
 import pytest
-import yaml
 from conftest import write_project
-from PIL import Image
 from support.new_methods import installed, module_of_page
-from support.promotion import checkpoint, evaluation_set, outcomes, reevaluated, result
+from support.promotion import checkpoint, evaluation_set, outcomes, result
 from support.upkeep import change_pipeline
 
 from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.pages import escaped
 from react_pipeline.project.project import Project
-from react_pipeline.promotion.case import standing
 from react_pipeline.promotion.decision import decide, promote, promotion_is_current, roll_back
 from react_pipeline.promotion.verdicts import Verdict
 from react_pipeline.settings.methods import trained_methods
-from react_pipeline.store import store as store_module
+from react_pipeline.store import artifacts
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorruptArtifact, InputError, MissingArtifact, StaleArtifact
 
@@ -107,21 +103,6 @@ def test_a_champion_stays_when_its_extension_is_gone(project: Project) -> None:
     assert verdict.previous_champions[-1].method == "class-means"
 
 
-def test_deciding_again_decides_nothing_new(project: Project) -> None:
-    promoted(project)
-    first = promotion_is_current(project, "shapes")
-    assert decide(project, "shapes").fingerprint == first.fingerprint
-    assert decide(project, "shapes").reused
-
-
-def test_asking_whether_a_verdict_is_current_reads_no_result(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:  # each tick asks of every domain
-    promoted(project)
-    monkeypatch.setattr(EvalResult, "read", Mock(side_effect=AssertionError))
-    assert promotion_is_current(project, "shapes").counts["champion"] == GATED
-
-
 @pytest.mark.parametrize(
     ("settings", "right", "decision", "words"),
     [
@@ -155,21 +136,17 @@ def test_what_the_rule_says(
         promotion_is_current(make(**settings, confidence=0.9), "shapes")
 
 
-def test_a_control_that_is_out_of_date_holds_the_promotion_up(project: Project) -> None:
-    result(project, "shapes", CONTROL, outcomes(105))
-    result(project, "shapes", GATED, outcomes(140))
-    checkpoint(project, "shapes", CONTROL, seed=1)
-    verdict = verdict_of(decide(project, "shapes"))
-    assert verdict.decision == "challenger"
-    assert "its control cannot be compared" in verdict.reason and "rematerialize" in verdict.reason
-
-
-def test_a_configured_control_without_a_result_blocks(project: Project) -> None:
+def test_a_control_that_is_missing_or_out_of_date_blocks(project: Project) -> None:
     project = change_pipeline(project, methods=["base", GATED, CONTROL])
     result(project, "shapes", GATED, outcomes(140))
     verdict = verdict_of(decide(project, "shapes"))
     assert verdict.decision == "challenger" and "its control cannot be compared" in verdict.reason
     result(project, "shapes", CONTROL, outcomes(105))
+    checkpoint(project, "shapes", CONTROL, seed=1)
+    result(project, "shapes", GATED, outcomes(141))
+    verdict = verdict_of(decide(project, "shapes"))
+    assert verdict.decision == "challenger" and "rematerialize" in verdict.reason
+    result(project, "shapes", CONTROL, outcomes(105), seed=1)
     assert verdict_of(decide(project, "shapes")).decision == "promoted"
 
 
@@ -188,11 +165,8 @@ def test_candidates_share_confidence_and_best_that_passes_wins(project: Project)
         **dict.fromkeys(trained_methods(), "left out"),
         **{LOCKED: "challenger", GATED: "promoted", "full": "challenger"},
     }
-    assert pd.read_csv(artifact.file("candidates.csv"))["method"].tolist() == list(table.index)
     assert escaped(verdict.reason) in artifact.file("table.md").read_text()
     assert json.loads(artifact.file("verdict.json").read_text())["decision"] == "promoted"
-    with Image.open(artifact.file("promotion.png")) as figure:
-        assert figure.format == "PNG"
 
 
 def test_stale_and_missing_results_are_no_candidates(project: Project) -> None:  # FAULTS 27, 31
@@ -234,7 +208,7 @@ def test_nothing_is_decided_while_a_disk_cannot_read_a_result(
     with monkeypatch.context() as patch:
         for owner in (os, builtins):
             patch.setattr(owner, "open", failing(owner.open))
-        store_module._verified.clear()
+        artifacts._verified.clear()
         for memory in project.config.store.rglob(".verified"):
             memory.unlink()
         with pytest.raises(CorruptArtifact, match=name):
@@ -259,20 +233,6 @@ def test_a_retrained_method_replaces_its_own_champion(
     assert [entry.champion.checkpoint for entry in verdict.history] == [old.checkpoint]
 
 
-def test_a_synonym_leaves_the_old_champion_comparable(project: Project) -> None:
-    promoted(project)
-    path = project.config.domains / "shapes.yaml"
-    raw = yaml.safe_load(path.read_text())
-    names = [entry if isinstance(entry, str) else entry["name"] for entry in raw["classes"]]
-    path.write_text(
-        yaml.safe_dump({**raw, "classes": [{"name": names[0], "synonyms": ["ring"]}, *names[1:]]})
-    )
-    result(project, "shapes", "base", outcomes(100))
-    result(project, "shapes", GATED, outcomes(142), seed=1)
-    verdict = verdict_of(decide(project, "shapes"))
-    assert verdict.decision == "challenger" and verdict.test is not None
-
-
 def test_other_evaluation_images_make_a_champion_incomparable(
     project: Project,
 ) -> None:  # 32
@@ -284,40 +244,27 @@ def test_other_evaluation_images_make_a_champion_incomparable(
     verdict = verdict_of(artifact)
     assert (verdict.decision, verdict.champion.checkpoint) == ("incomparable", old.checkpoint)
     assert "evaluation_set_fingerprint" in verdict.reason
-    assert "models reevaluate shapes" in verdict.reason
+    assert "models promote shapes" in verdict.reason
     assert artifact.parents["champion"] == old.result
-
-
-def test_another_version_of_the_evaluator_is_incomparable(project: Project) -> None:  # 32
-    promoted(project)
-    result(project, "shapes", GATED, outcomes(190), seed=1, evaluator_version="next")
+    by_hand = verdict_of(promote(project, "shapes", GATED, "newer photographs"))
+    assert by_hand.test is None and "evaluation_set_fingerprint" in by_hand.reason
+    result(project, "shapes", LOCKED, outcomes(195), evaluator_version="next")
     verdict = verdict_of(decide(project, "shapes"))
     assert verdict.decision == "incomparable" and "evaluator_version" in verdict.reason
 
 
-def test_champion_measured_again_on_new_images_is_comparable(project: Project) -> None:
-    old = promoted(project).champion
-    evaluation_set(project, "shapes", version=2)
-    result(project, "shapes", "base", outcomes(100))
-    result(project, "shapes", GATED, outcomes(190), seed=1)
-    decide(project, "shapes")
-    again = reevaluated(project, old, outcomes(120))
-    with pytest.raises(StaleArtifact, match="champion"):
-        promotion_is_current(project, "shapes")
-    artifact = decide(project, "shapes")
-    verdict = verdict_of(artifact)
-    assert verdict.decision == "promoted"
-    assert verdict.champion_before.checkpoint == old.checkpoint != verdict.champion.checkpoint
-    assert verdict.test is not None
-    assert verdict.test.gain == pytest.approx(0.35)
-    assert artifact.parents["previous"] in {old.result, again.fingerprint}
-
-
-def test_a_verdict_is_stale_once_a_newer_result_comes(project: Project) -> None:
+def test_a_verdict_is_stale_once_a_newer_result_comes(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(MissingArtifact, match="promotion"):
         promotion_is_current(project, "shapes")
     promoted(project)
-    assert promotion_is_current(project, "shapes").counts["champion"] == GATED
+    with monkeypatch.context() as patch:  # each tick asks of every domain
+        patch.setattr(EvalResult, "read", Mock(side_effect=AssertionError))
+        first = promotion_is_current(project, "shapes")
+    assert first.counts["champion"] == GATED
+    again = decide(project, "shapes")
+    assert again.reused and again.fingerprint == first.fingerprint
     result(project, "shapes", LOCKED, outcomes(120))
     with pytest.raises(StaleArtifact, match=LOCKED):
         promotion_is_current(project, "shapes")
@@ -364,27 +311,6 @@ def test_rolling_back_is_not_undone_by_the_rule(
         roll_back(project, "shapes")
 
 
-def test_rolling_back_to_the_base_skips_the_champion_before(project: Project) -> None:
-    promoted(project)
-    promoted(project, LOCKED, 180)
-    verdict = verdict_of(roll_back(project, "shapes", to_base=True))
-    assert (verdict.champion.method, verdict.previous_champions) == ("base", ())
-
-
-def test_promoting_and_rolling_back_are_separate_decisions(project: Project) -> None:
-    result(project, "shapes", GATED, outcomes(101))
-    made = [
-        promote(project, "shapes", GATED, "try"),
-        roll_back(project, "shapes"),
-        promote(project, "shapes", GATED, "try"),
-    ]
-    assert len({artifact.fingerprint for artifact in made}) == 3
-    verdict, artifact = standing(project, "shapes")
-    assert artifact is not None and artifact.fingerprint == made[-1].fingerprint
-    assert (verdict.champion.method, verdict.rejected) == (GATED, ())
-    assert len(verdict.history) == 2
-
-
 def test_a_promotion_against_the_rule_is_recorded_as_such(project: Project) -> None:
     result(project, "shapes", GATED, outcomes(95))
     assert verdict_of(decide(project, "shapes")).champion.method == "base"
@@ -416,18 +342,6 @@ def test_a_person_cannot_promote_an_unfit_candidate(
     checkpoint(project, "shapes", GATED, seed=1)
     with pytest.raises(StaleArtifact):
         promote(project, "shapes", GATED, "x")
-    evaluation_set(project, "shapes", version=2)
-    result(project, "shapes", LOCKED, outcomes(190), seed=1)
-    with pytest.raises(InputError, match="models reevaluate shapes"):
-        promote(project, "shapes", LOCKED, "x")
-
-
-def test_two_decisions_at_once_are_one(project: Project) -> None:
-    result(project, "shapes", GATED, outcomes(140))
-    with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(lambda _: decide(project, "shapes"), range(4)))
-    assert len({artifact.fingerprint for artifact in made}) == 1
-    assert verdict_of(made[0]).decision == "promoted"
 
 
 def test_a_damaged_verdict_is_never_read_as_no_champion(project: Project) -> None:  # 33
@@ -436,38 +350,3 @@ def test_a_damaged_verdict_is_never_read_as_no_champion(project: Project) -> Non
     artifact.file("verdict.json").write_text("{}")
     with pytest.raises(CorruptArtifact, match="'shapes'"):
         decide(project, "shapes")
-
-
-def test_all_seeds_must_agree_where_the_rule_says_so(
-    make_project: Callable[..., Project], measured_store: Path
-) -> None:
-    project = make_project(promotion={"all_seeds": True}, seeds=[0, 1], methods=["base", GATED])
-    shutil.copytree(measured_store, project.config.store)
-    result(project, "shapes", GATED, outcomes(140))
-    alone = verdict_of(decide(project, "shapes"))
-    assert alone.decision == "challenger" and "never evaluated" in alone.reason
-    result(project, "shapes", f"{GATED}-seed1", outcomes(104, first=10))
-    apart = verdict_of(decide(project, "shapes"))
-    assert apart.decision == "challenger" and f"{GATED}-seed1 does not agree" in apart.reason
-    result(project, "shapes", f"{GATED}-seed1", outcomes(138))
-    result(project, "shapes", f"{GATED}-seed1-control", outcomes(136))
-    shared = verdict_of(decide(project, "shapes"))
-    assert shared.decision == "challenger" and "its control" in shared.reason
-    result(project, "shapes", f"{GATED}-seed1-control", None)
-    unmeasured = verdict_of(decide(project, "shapes"))
-    assert unmeasured.decision == "challenger" and "the control of" in unmeasured.reason
-    result(project, "shapes", f"{GATED}-seed1-control", outcomes(100))
-    verdict = verdict_of(decide(project, "shapes"))
-    assert (verdict.decision, verdict.champion.method) == ("promoted", GATED)
-    assert verdict.candidates == 1
-
-
-def test_another_seed_is_no_candidate(
-    make_project: Callable[..., Project], measured_store: Path
-) -> None:
-    project = make_project(seeds=[0, 1], methods=["base", GATED])
-    shutil.copytree(measured_store, project.config.store)
-    result(project, "shapes", GATED, outcomes(101))
-    result(project, "shapes", f"{GATED}-seed1", outcomes(150))
-    verdict = verdict_of(decide(project, "shapes"))
-    assert (verdict.decision, verdict.candidates) == ("challenger", 1)

@@ -40,7 +40,6 @@ def test_each_method_has_each_further_seed(make_project: Callable[..., Project])
     }
     assert seeds == {"gated-image": 4, "strong": 4, "gated-image-seed1": 1, "strong-seed1": 1}
     assert project.seed("shapes") == 4
-    assert project.config.further_seeds("strong") == ("strong-seed1",)
     assert not [name for name in project.config.candidates if first_seed(name) != name]
 
 

@@ -1,17 +1,18 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from react_pipeline.store import Scratch
-from react_pipeline.store import store as store_module
+from react_pipeline.store import Scratch, artifacts
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.durable import sha256_of
-from react_pipeline.store.errors import CorruptArtifact, InputError
+from react_pipeline.store.errors import CorruptArtifact, InputError, StoreWriteError
 from react_pipeline.store.store import Store
 
 
@@ -43,30 +44,6 @@ def test_a_build_publishes_files_manifest_and_pointer(store: Store) -> None:
     assert not list(store.root.glob(".scratch/*")) + list(store.root.glob(".temporary/*"))
 
 
-def test_building_again_reuses_and_does_not_write(store: Store) -> None:
-    store.build(inputs(), write_one)
-
-    def refuse(*_: object) -> dict[str, int]:
-        raise AssertionError("built twice")
-
-    assert store.build(inputs(), refuse).reused
-
-
-def test_a_build_goes_on_from_a_scratch_that_was_begun_for_it(store: Store) -> None:
-    assert not store.earlier_scratches(inputs())
-    store.scratch(inputs()).keep("state", lambda path: path.write_text("here"))
-    assert store.earlier_scratches(inputs()) and not store.earlier_scratches(inputs(2))
-    states = []
-
-    def write(directory: Path, scratch: Scratch) -> dict[str, int]:
-        states.append(scratch.keep("state", lambda path: path.write_text("new")).read_text())
-        return write_one(directory, scratch)
-
-    artifact = store.build(inputs(), write)
-    assert states == ["here"] and not store.earlier_scratches(inputs())
-    assert "state" not in artifact.manifest["files"]
-
-
 def test_a_fingerprint_follows_config_parents_and_version(store: Store) -> None:
     parent = store.build(inputs(7, "parent"), write_one)
     other = store.build(inputs(8, "parent"), write_one)
@@ -83,21 +60,6 @@ def test_a_fingerprint_follows_config_parents_and_version(store: Store) -> None:
     assert inputs(1, parent=parent).fingerprint == inputs(1, parent=parent).fingerprint
 
 
-def test_an_older_artifact_is_current_when_its_inputs_return(store: Store) -> None:
-    first = store.build(inputs(1), write_one)
-    store.build(inputs(2), write_one)
-    assert store.current("thing", "all").fingerprint != first.fingerprint
-    store.build(inputs(1), write_one)
-    assert store.current("thing", "all") == first
-
-
-def test_a_file_not_in_the_manifest_is_refused(store: Store) -> None:
-    artifact = store.build(inputs(), write_one)
-    (artifact.path / "stray.txt").write_text("x")
-    with pytest.raises(CorruptArtifact, match="stray"):
-        artifact.file("stray.txt")
-
-
 def in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Forget what this process verified; the list gets the name of every file that is hashed from
     here on.
@@ -108,18 +70,22 @@ def in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         hashed.append(path.name)
         return sha256_of(path)
 
-    store_module._verified.clear()
-    monkeypatch.setattr(store_module, "sha256_of", hash_and_note)
+    artifacts._verified.clear()
+    monkeypatch.setattr(artifacts, "sha256_of", hash_and_note)
     return hashed
 
 
 def test_verified_files_are_not_hashed_again_elsewhere(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store.build(inputs(key="a/b"), write_one)
+    built = store.build(inputs(key="a/b"), write_one)
     hashed = in_a_new_process(monkeypatch)
-    assert store.current("thing", "a/b").file("sub/data.txt").read_text() == "some data"
+    opened = store.current("thing", "a/b")
+    assert opened == built and opened.file("sub/data.txt").read_text() == "some data"
     assert hashed == []
+    (opened.path / "stray.txt").write_text("x")
+    with pytest.raises(CorruptArtifact, match="stray"):
+        opened.file("stray.txt")
 
 
 def test_a_file_of_the_scratch_is_hashed_once(
@@ -186,29 +152,25 @@ def test_a_store_that_may_only_be_read_is_hashed_once_a_process(
 
 
 @of_a_folder
+@pytest.mark.parametrize("is_readable", [True, False])
 def test_verifying_the_store_names_what_a_disk_changed(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    good, bad = (store.build(inputs(stage=stage), write_one) for stage in ("good", "bad"))
+    store: Store, monkeypatch: pytest.MonkeyPatch, is_readable: bool
+) -> None:  # 50
+    bad, good = (store.build(inputs(stage=stage), write_one) for stage in ("bad", "good"))
+
     # As if the bytes had changed with no write: what is remembered stays valid.
-    monkeypatch.setattr(
-        "react_pipeline.store.folder.sha256_of",
-        lambda path: "0" * 64 if "bad" in path.parts else sha256_of(path),
-    )
+    def changed(path: Path) -> str:
+        if "bad" in path.parts and not is_readable:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return "0" * 64 if "bad" in path.parts else sha256_of(path)
+
+    monkeypatch.setattr("react_pipeline.store.folder.sha256_of", changed)
     assert store.current("bad", "all").path == bad.path
     found = dict(store.verify())
     assert found.keys() == {good.address, bad.address}
     assert found[good.address] is None
     assert "rematerialize `bad`" in str(found[bad.address])
-    assert not store.build(inputs(stage="bad"), write_one).reused
-
-
-def test_of_all_that_create_a_note_one_does(store: Store) -> None:
-    assert store.read_note("notes/after-x") is None
-    assert [store.create_note("notes/after-x", "text") for _ in range(3)] == [True, False, False]
-    assert store.read_note("notes/after-x") == "text"
-    store.write_note("notes/after-x", "other")
-    assert store.look().read_note("notes/after-x") == "other"
+    assert store.build(inputs(stage="bad"), write_one).reused != is_readable
 
 
 @of_a_folder
@@ -220,3 +182,39 @@ def test_a_store_of_another_format_is_refused(store: Store, text: str) -> None: 
         Store(store.root)
     with pytest.raises(InputError, match=str(store.root)):
         store.build(inputs(), write_one)
+
+
+def test_of_many_callers_one_creates_a_note(store: Store) -> None:
+    texts = [f"{number} " * 1_000 for number in range(8)]
+
+    def create(text: str) -> tuple[bool, str | None]:
+        return store.create_note("after", text), store.read_note("after")
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = [*pool.map(create, texts)]
+    winners = [text for text, (created, _) in zip(texts, answers, strict=True) if created]
+    assert len(winners) == 1
+    assert {read for _, read in answers} == {*winners}, "everybody reads the whole text"
+    assert store.create_note("after", *winners), "the answer to a first try may be lost"
+
+
+def test_a_build_whose_scratch_is_gone_says_so(store: Store) -> None:
+    def lose(directory: Path, scratch: Scratch) -> dict[str, int]:
+        write_one(directory, None)
+        scratch.folder.rename(store.root / "gone")
+        (directory / "sub").mkdir(parents=True)  # as many a writer does
+        (directory / "sub" / "c").write_text("c")
+        return {}
+
+    with pytest.raises(StoreWriteError, match="run again"):
+        store.build(inputs(), lose)
+    assert not store.has("thing", "all")
+    assert not store.build(inputs(), write_one).reused
+
+
+def test_a_reader_gives_nothing_back_to_a_condemned_attempt(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    artifact = store.build(inputs(), write_one)
+    store.backend.delete(f"{artifact.prefix}/manifest.json")
+    assert artifact.path and store.current("thing", "all").path
+    assert not store.build(inputs(), write_one).reused

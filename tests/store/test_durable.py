@@ -90,14 +90,19 @@ def test_files_reach_the_disk_before_their_names_and_pointer(
     assert synced(place.parent, asked[pointer:])
 
 
-def test_what_is_kept_is_on_the_disk_before_it_has_its_name(
-    tmp_path: Path, calls: list[tuple[str, str]]
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_file_and_then_its_name_are_put_on_the_disk(
+    tmp_path: Path, calls: list[tuple[str, str]], is_kept: bool
 ) -> None:
-    kept = Scratch(tmp_path).keep("parts/one", lambda path: path.write_text("data"))
-    named = calls.index(("name", str(kept)))
-    synced, folder = calls[0][1], ("fsync", str(kept.parent))
-    assert Path(synced).parent == kept.parent and synced.endswith(".one")
-    assert named > 0 and folder in calls[named:]
+    path = tmp_path / "one"
+    if is_kept:
+        Scratch(tmp_path).keep("one", lambda part: part.write_text("data"))
+    else:
+        write_atomically(path, "data")
+    named = calls.index(("name", str(path)))
+    written = [Path(what).name for call, what in calls[:named] if call == "fsync"]
+    assert any(name.endswith(".one") if is_kept else name.startswith(".one.") for name in written)
+    assert calls[named + 1] == ("fsync", str(tmp_path))
 
 
 def test_a_removed_manifest_is_off_the_disk_before_the_files(
@@ -116,19 +121,6 @@ def test_a_removed_manifest_is_off_the_disk_before_the_files(
     monkeypatch.setattr(os, "fsync", note)
     assert store.prune(keep_seconds=-1) == [old.address]
     assert there[0]
-
-
-def test_a_small_file_and_then_its_name_are_put_on_the_disk(
-    tmp_path: Path, calls: list[tuple[str, str]]
-) -> None:
-    write_atomically(tmp_path / "current", "text")
-    (first, temporary), named, (last, folder) = calls
-    assert (first, Path(temporary).parent, named) == (
-        "fsync",
-        tmp_path,
-        ("name", str(tmp_path / "current")),
-    )
-    assert (last, folder) == ("fsync", str(tmp_path))
 
 
 def test_what_was_appended_is_on_the_disk(tmp_path: Path, calls: list[tuple[str, str]]) -> None:

@@ -9,13 +9,19 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from react_pipeline.store import Scratch
-from react_pipeline.store.artifacts import Artifact, Inputs
-from react_pipeline.store.errors import CorruptArtifact, MissingArtifact
-from react_pipeline.store.store import RETENTION_SECONDS, Store
+from react_pipeline.store import (
+    RETENTION_SECONDS,
+    Artifact,
+    CorruptArtifact,
+    Inputs,
+    MissingArtifact,
+    Scratch,
+    Store,
+)
 
 of_a_folder = pytest.mark.parametrize("store", ["folder"], indirect=True)
 """A test of the files in a folder."""
@@ -35,6 +41,7 @@ def test_current_artifacts_and_their_ancestors_stay(store: Store) -> None:
     child = publish(store, 1, "child", parent=old_parent)
     new_parent = publish(store, 2, "parent")
     stale, current = publish(store, 1), publish(store, 2)
+    assert store.prune(dry_run=True) == store.prune() == [], "current within the time"
     assert store.prune(dry_run=True, keep_seconds=-1) == [stale.address]
     assert store.open("thing", "all", stale.fingerprint).path
     assert store.prune(keep_seconds=-1) == [stale.address]
@@ -47,12 +54,6 @@ def test_current_artifacts_and_their_ancestors_stay(store: Store) -> None:
     assert store.prune(keep_seconds=-1) == [child.address, old_parent.address], "children first"
 
 
-def test_what_was_current_within_the_time_stays(store: Store) -> None:  # 45
-    publish(store, 1)
-    publish(store, 2)
-    assert store.prune(dry_run=True) == store.prune() == []
-
-
 @of_a_folder
 @pytest.mark.parametrize("again", [False, True])
 def test_time_counts_from_the_last_change_of_the_pointer(store: Store, again: bool) -> None:  # 45
@@ -61,10 +62,8 @@ def test_time_counts_from_the_last_change_of_the_pointer(store: Store, again: bo
     for path in store.root.rglob("*"):
         os.utime(path, (long_ago, long_ago))
     assert store.prune() == [], "nothing happened since"
-    publish(store, 3)
-    if again:
-        publish(store, 1)
-        publish(store, 3)
+    for value in (3, 1, 3) if again else (3,):
+        publish(store, value)
     assert store.prune() == ([] if again else [old.address])
     assert store.open("thing", "all", new.fingerprint).path
 
@@ -98,38 +97,34 @@ def test_a_damaged_manifest_is_kept_and_made_again(
         store.open("thing", "all", bad.fingerprint)
     assert store.prune(keep_seconds=-1) == [good.address]
     assert bad.address in caplog.text
-    errors = dict(store.verify())
-    assert [address for address, error in errors.items() if error] == [bad.address]
+    assert [address for address, error in store.verify() if error] == [bad.address]
     assert not publish(store, 2).reused
 
 
-def test_attempts_without_a_manifest_go_when_old(store: Store) -> None:
+def test_attempts_and_scratch_go_when_old_unless_a_build_uses_them(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     artifact = publish(store, 1)
-    left = f"{artifact.place}/_{'0' * 16}"
-    store.backend.put(f"{left}/data", b"half")
-    assert store.prune() == []
-    assert store.prune(dry_run=True, keep_seconds=-1) == [store.backend.address(left)]
-    with store.locked(f"thing--all--{artifact.fingerprint}"):
-        assert store.prune(keep_seconds=-1) == [], "a build may be about to publish it"
-    assert store.prune(keep_seconds=-1) == [store.backend.address(left)]
-    assert [entry.path for entry in store.backend.entries(left)] == []
-    assert store.current("thing", "all").path
+    attempt = f"{artifact.place}/_{'0' * 16}"
+    store.backend.put(f"{attempt}/data", b"half")
 
-
-def test_scratch_goes_when_old_unless_a_build_uses_it(store: Store) -> None:
     def killed(_: Path, scratch: Scratch) -> dict[str, int]:
         scratch.keep("part", lambda path: path.write_text("part"))
-        assert store.prune(keep_seconds=-1) == []
+        assert store.prune(keep_seconds=-1) == [], "both may be about to be published"
         raise KeyboardInterrupt
 
-    inputs = Inputs("thing", "all", {"value": 1}, {}, "1")
+    inputs = Inputs("thing", "all", {"value": 2}, {}, "1")
     with pytest.raises(KeyboardInterrupt):
         store.build(inputs, killed)
     assert store.prune() == [] and store.earlier_scratches(inputs)
     (left,) = (store.root / ".scratch").iterdir()
-    publish(store, 2)
-    assert store.prune(keep_seconds=-1) == [str(left)]
-    assert not store.earlier_scratches(inputs)
+    assert store.prune(dry_run=True, keep_seconds=-1) == [str(left)]
+    monkeypatch.setattr("react_pipeline.store.store.RETENTION_SECONDS", -1)
+    expected = [store.backend.address(attempt), str(left)]
+    assert store.prune(dry_run=True, keep_seconds=-1) == expected
+    assert store.prune(keep_seconds=-1) == expected
+    assert not store.earlier_scratches(inputs) and not [*store.backend.entries(attempt)]
+    assert store.current("thing", "all").path
 
 
 @of_a_folder
@@ -174,26 +169,31 @@ def test_a_key_called_like_an_object_of_the_store_is_harmless(store: Store) -> N
     assert store.prune(keep_seconds=-1) == []
 
 
-def before_removal(
-    store: Store, monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]
+def before(
+    monkeypatch: pytest.MonkeyPatch, store: Store, call: str, happens: Callable[[], object]
 ) -> None:
-    """Let something happen between the last look of `prune` and its removal of a manifest."""
-    remove = type(store.backend).remove
+    """Let something happen once, before `prune` asks for (`heads`) or removes (`delete`) a
+    manifest.
+    """
+    backend, pending = type(store.backend), [happens]
+    real: Any = getattr(backend, call)
 
-    def late(self: object, *given: object, **named: object) -> bool:
-        monkeypatch.undo()
-        happens()
-        return bool(remove(self, *given, **named))  # type: ignore[arg-type]
+    def late(self: object, path: str = "", *given: str) -> object:
+        if path and pending:
+            pending.pop()()
+        return real(self, path, *given)
 
-    monkeypatch.setattr(type(store.backend), "remove", late)
+    monkeypatch.setattr(backend, call, late)
 
 
+@pytest.mark.parametrize("call", ["heads", "delete"])
+@of_a_folder
 def test_what_became_current_since_a_look_stays(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:  # 45
     old = publish(store, 1)
     publish(store, 2)
-    before_removal(store, monkeypatch, lambda: publish(store, 1))
+    before(monkeypatch, store, call, lambda: publish(store, 1))
     assert store.prune(keep_seconds=0) == []
     assert store.current("thing", "all") == old and old.path
 
@@ -207,39 +207,16 @@ def test_what_was_current_since_a_look_stays(
     for path in store.root.rglob("*"):
         os.utime(path, (1e9, 1e9))
     publish(store, 3)
-    before_removal(store, monkeypatch, lambda: (publish(store, 1), publish(store, 3)))
+    before(monkeypatch, store, "heads", lambda: (publish(store, 1), publish(store, 3)))
     assert store.prune(keep_seconds=60) == []
-    assert store.open("thing", "all", old.fingerprint).path
-
-
-def test_what_another_removed_and_made_again_stays(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old = publish(store, 1)
-    publish(store, 2)
-
-    def meanwhile() -> None:
-        with store.locked("elsewhere"):
-            assert store.backend.remove(f"{old.place}/manifest.json", manifest) is True
-        assert publish(store, 1).path and publish(store, 2)
-
-    manifest = store.backend.read(f"{old.place}/manifest.json")
-    before_removal(store, monkeypatch, meanwhile)
-    assert store.prune(keep_seconds=-1) == []
     assert store.open("thing", "all", old.fingerprint).path
 
 
 @of_a_folder
 def test_two_prunes_at_once_end_well(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:  # 45
     artifacts = [publish(store, value) for value in range(4)]
-    other = Store(store.root)
-    before_removal(store, monkeypatch, lambda: prune_without_lock(other, monkeypatch))
+    monkeypatch.setattr("react_pipeline.store.durable.lock", lambda *_, **__: True)
+    before(monkeypatch, store, "delete", lambda: Store(store.root).prune(keep_seconds=-1))
     store.prune(keep_seconds=-1)
     assert store.versions("thing", "all") == [artifacts[-1].fingerprint]
     assert store.current("thing", "all").path
-
-
-def prune_without_lock(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr("react_pipeline.store.durable.lock", lambda *_, **__: True)
-        store.prune(keep_seconds=-1)

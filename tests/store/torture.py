@@ -1,9 +1,8 @@
 """Builders that are killed at random moments, next to others of the same fingerprint, `prune` and a
 reader that verifies.
 
-`python tests/store/torture.py {folder,bucket} {real,useless} {fair,brutal} KILLS SEED [MUTANT]`.
-Locks are useless where each is granted at once. Pruning is brutal where it keeps nothing that is
-not current. A mutant is a store without one of its guards; `MUTANTS` has their names.
+`python tests/store/torture.py {folder,bucket} {real,useless} {fair,brutal} KILLS SEED`. Locks are
+useless where each is granted at once. Pruning is brutal where it keeps nothing that is not current.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from react_pipeline.store import durable
-from react_pipeline.store import store as store_module
+from react_pipeline.store import artifacts, durable
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.bucket import Bucket
 from react_pipeline.store.durable import link_or_copy
@@ -208,7 +206,7 @@ class Torture:
         while not (self.base / "stop").exists():
             for stage, key in (("parent", "all"), ("child", "a/b")):
                 time.sleep(0.03)
-                store_module._verified.clear()
+                artifacts._verified.clear()
                 with suppress(*RETRIED):
                     check(store.current(stage, key))
                     seen["read"] += 1
@@ -252,8 +250,6 @@ class Torture:
                 break
         for end in ends:
             self.seen[end["end"]] += 1
-            if os.environ.get("TORTURE_VERBOSE") and "text" in end:
-                print(end["text"], flush=True)
             if end["end"] in ("anomaly", "error"):
                 self.problems.append(f"round {number}: {end['text'][-1500:]}")
         if last["end"] != "ok":
@@ -271,7 +267,7 @@ class Torture:
 
     def look(self, last: dict[str, Any]) -> dict[str, Any]:
         """Read what the last build of a round has published."""
-        store_module._verified.clear()
+        artifacts._verified.clear()
         store = self.open_store(9)
         child = store.current("child", "a/b")
         check(child)
@@ -335,52 +331,8 @@ def announce_manifests() -> None:
         backend.create = create  # type: ignore[method-assign]
 
 
-def last_wins() -> None:
-    Folder.create = lambda self, path, data: (self.put(path, data), True)[1]  # type: ignore[method-assign]
-
-
-def scratch_in_place() -> None:
-    def keep(self: Scratch, name: str, write: Callable[[Path], Any]) -> Path:
-        path = self.folder / name
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(path)
-            self._log({name: self.digests(path)})
-        return path
-
-    Scratch.keep = keep  # type: ignore[method-assign]
-
-
-def shared_scratch() -> None:
-    def scratch(self: Store, inputs: Inputs) -> Scratch:
-        folder = self.root / ".scratch" / inputs.slug / "one"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".begun").touch()
-        return Scratch(folder)
-
-    Store.scratch = scratch  # type: ignore[method-assign]
-    scratch_in_place()
-
-
-def unconditional_removal() -> None:
-    def remove(self: Folder, path: str, data: bytes, **_: Any) -> bool:
-        nap()
-        self.delete(path)
-        return True
-
-    Folder.remove = remove  # type: ignore[method-assign]
-
-
-MUTANTS = {
-    "last-wins": last_wins,
-    "scratch-in-place": scratch_in_place,
-    "shared-scratch": shared_scratch,
-    "unconditional-removal": unconditional_removal,
-}
-
-
 def main(
-    kind: str, locks: str, pruning: str, kills: int, seed: int, mutant: str = ""
+    kind: str, locks: str, pruning: str, kills: int, seed: int
 ) -> tuple[Counter[str], list[str]]:
     """Run it; returns what was seen, and what must never be."""
     server = None
@@ -397,8 +349,6 @@ def main(
         from obstore import exceptions, store  # noqa: F401
     if locks == "useless":
         durable.lock = lambda *_, **__: True
-    if mutant:
-        MUTANTS[mutant]()
     announce_manifests()
     memory = Path("/dev/shm")  # noqa: S108 - faster than a disk
     base = Path(
@@ -417,7 +367,7 @@ def main(
 
 if __name__ == "__main__":
     began = time.monotonic()
-    counts, wrong = main(*sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5]), *sys.argv[6:])
+    counts, wrong = main(*sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5]))
     print(*sys.argv[1:], f"{time.monotonic() - began:.0f} s", dict(counts))
     print(*(f"PROBLEM {text}" for text in wrong), sep="\n")
     sys.exit(bool(wrong))

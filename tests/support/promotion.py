@@ -21,9 +21,6 @@ from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResu
 from react_pipeline.evaluation.metrics import Scores
 from react_pipeline.lineage import fresh, parents_of, resolve
 from react_pipeline.project.project import Project
-from react_pipeline.promotion.case import REEVALUATED
-from react_pipeline.promotion.verdicts import Contender
-from react_pipeline.stage import STAGES
 from react_pipeline.store.artifacts import Artifact, Inputs
 
 IMAGES = 200
@@ -107,20 +104,6 @@ def result(
     )
     model = inputs.parents["base_checkpoint" if method == "base" else "customized_checkpoint"]
     return _publish(project, inputs, slug, method, model, correct, evaluator_version)
-
-
-def reevaluated(project: Project, champion: Contender, correct: np.ndarray[Any, Any]) -> Artifact:
-    """A champion's checkpoint measured again, as `reevaluation.reevaluate` leaves it."""
-    slug = "shapes"
-    key = f"{slug}/{champion.method}"
-    model = project.store.open("customized_checkpoint", key, champion.checkpoint)
-    parents = {
-        "customized_checkpoint": model,
-        "evaluation_set": fresh(project, "evaluation_set", slug),
-    }
-    config = STAGES["domain_results"].identity(project, key)
-    inputs = Inputs(REEVALUATED, slug, config, parents, "1")
-    return _publish(project, inputs, slug, champion.method, model, correct, EVALUATOR_VERSION)
 
 
 def _publish(

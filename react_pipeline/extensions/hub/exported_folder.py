@@ -37,7 +37,7 @@ from react_pipeline.clip import (
 )
 from react_pipeline.project import Project
 from react_pipeline.stage import ALL
-from react_pipeline.store import Artifact, CorruptArtifact, fsync_tree, link_file, sha256_of
+from react_pipeline.store import Artifact, CorruptArtifact, fsync_tree, link_or_copy, sha256_of
 from react_pipeline.use import CALIBRATION_FILE, RECORD_FILE, find_calibration, trained_for
 
 TEXT = "text/"
@@ -163,7 +163,8 @@ def write_calibration(project: Project, checkpoint: Artifact, folder: Path) -> N
 
 def _copy(artifact: Artifact, name: str, place: Path, *, link: bool = False) -> None:
     place.parent.mkdir(exist_ok=True)
-    if link and link_file(artifact, name, place):
+    if link:
+        link_or_copy(artifact.file(name), place)
         return
     shutil.copyfile(artifact.file(name), place)
     if sha256_of(place) != artifact.manifest["files"][name]["sha256"]:

@@ -2,8 +2,7 @@
 
 A thread of its own talks to MLflow, so that no step waits for a server and none fails because of
 one. The log of the published checkpoint (`react_pipeline.tracking`) finds the same run by its
-fingerprint, adds what could not be streamed (steps from `metrics.jsonl`), and finishes it. MLflow's
-own monitor samples the machine; what it could not write is lost.
+fingerprint, adds what could not be streamed (steps from `metrics.jsonl`), and finishes it.
 """
 
 from __future__ import annotations
@@ -40,7 +39,6 @@ from react_pipeline.training import TrainingObserver
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +76,6 @@ class LiveRun(TrainingObserver):
         self._runs = runs
         self._dagster = (dagster_run_id, dagster)
         self._flush_seconds = flush_seconds
-        self._monitor: SystemMetricsMonitor | None = None
         self._waiting: list[Row] = []
         self._known: set[int] = set()
         self._thread: threading.Thread | None = None
@@ -106,7 +103,6 @@ class LiveRun(TrainingObserver):
         # The thread reports an ImportError like any other problem with MLflow. It does not import:
         # a decoding process that is forked in the middle of an import may hang.
         with suppress(ImportError):
-            import mlflow.system_metrics.system_metrics_monitor
             import mlflow.utils.autologging_utils  # noqa: F401
         # MLflow imports it where it is installed, and matplotlib looks into a half-made one.
         with suppress(ImportError):
@@ -144,8 +140,6 @@ class LiveRun(TrainingObserver):
         is_silent = False
         while True:
             ended = self._ended.is_set()
-            if ended and self._monitor is not None:
-                self._monitor.finish()
             pause = self._flush_seconds
             try:
                 client = self._runs.connect()
@@ -179,8 +173,6 @@ class LiveRun(TrainingObserver):
         log_batch(client, run_id, params=params_of(inputs))
         if is_resumed:
             self._known = logged_steps(client, run_id)
-        if not self._ended.is_set():  # a short training may end before MLflow answers
-            self._sample_machine(run_id)
         self.run_id = run_id
         return True
 
@@ -189,16 +181,6 @@ class LiveRun(TrainingObserver):
         if rows := tuple(self._waiting):
             log_batch(client, str(self.run_id), rows=rows, without=self._known)
             del self._waiting[: len(rows)]
-
-    def _sample_machine(self, run_id: str) -> None:
-        """Let a thread of MLflow write processor, memory, disk, network and GPU to the run."""
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        # It warns of a server that is down, which this thread does too.
-        logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)
-        uri = self._runs.uri
-        self._monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=uri)
-        self._monitor.start()
 
     def _mark_failed(self, client: MlflowClient, error: BaseException) -> None:
         name = type(error).__name__

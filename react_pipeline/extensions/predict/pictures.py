@@ -39,7 +39,7 @@ from react_pipeline.store import (
     CorpusError,
     InputError,
     open_regular,
-    outside_stamp,
+    stamp_of,
 )
 
 _GIVE = "give image files, shards (.tar), or a table or list of paths"
@@ -149,7 +149,7 @@ def _stamp(path: ShardLocation) -> object:
     if not isinstance(path, Path):
         return identify(path).digest
     try:
-        return outside_stamp(path)
+        return stamp_of(path.stat())
     except OSError:
         return "missing"
 

@@ -30,8 +30,8 @@ from react_pipeline.extensions.dense.settings import DenseConfig
 from react_pipeline.labelled import Unavailable
 from react_pipeline.lineage import is_current
 from react_pipeline.project.project import Project
+from react_pipeline.store import remember
 from react_pipeline.store.errors import InputError, MissingArtifact, StaleArtifact
-from react_pipeline.store.store import remember
 
 SETTINGS = {
     "root": "dense",

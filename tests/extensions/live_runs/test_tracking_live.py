@@ -4,13 +4,11 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from support.services import free_port, mlflow_server
 from support.tracking import runs_of
 
 from react_pipeline.extensions.live_runs.live import LiveRun
@@ -131,13 +129,6 @@ def test_training_that_ends_before_mlflow_answers_has_duration(
     assert info.end_time - info.start_time >= 1_000 * artifact.counts["seconds"]
 
 
-def test_rows_have_time_of_their_step_without_a_live_run_too(
-    tracking: Tracking, tiny_project: Project
-) -> None:
-    tracking.log_artifact(tiny_project, publish(tiny_project, [record(0), record(1)]))
-    assert [time_ms for _, _, time_ms in loss_curve(tracking)] == [1_000_000, 1_000_001]
-
-
 def test_interrupted_training_is_killed_and_resumes_in_same_run(tracking: Tracking) -> None:
     with pytest.raises(KeyboardInterrupt), live_run(tracking) as live:
         live.started(INPUTS, 0)
@@ -188,68 +179,3 @@ def test_no_thread_imports_ipython_beside_the_training(
         live.started(INPUTS, 0)
     assert sys.modules["IPython"].thread is threading.main_thread()
     monkeypatch.delitem(sys.modules, "IPython")
-
-
-def system_steps(tracking: Tracking) -> list[int]:
-    name = "system/cpu_utilization_percentage"
-    history = MlflowClient(tracking.uri).get_metric_history(the_run(tracking).info.run_id, name)
-    return sorted(point.step for point in history)
-
-
-def wait_for_samples(tracking: Tracking, more_than: int = 0) -> list[int]:
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        if (
-            runs_of(tracking, fingerprint=INPUTS.fingerprint)
-            and len(steps := system_steps(tracking)) > more_than
-        ):
-            return steps
-        time.sleep(0.05)
-    raise AssertionError("MLflow never showed a sample of the machine")
-
-
-def test_the_machine_is_sampled_under_mlflows_system_names(
-    tracking: Tracking, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
-    with live_run(tracking) as live:
-        live.started(INPUTS, 0)
-        live.stepped(record(0))
-        wait_for_samples(tracking)
-    metrics = the_run(tracking).data.metrics
-    names = {"cpu_utilization_percentage", "system_memory_usage_megabytes", "disk_usage_percentage"}
-    assert {f"system/{name}" for name in names} <= set(metrics)
-    before = system_steps(tracking)
-    with live_run(tracking) as again:  # resumes after it was killed
-        again.started(INPUTS, 1)
-        again.stepped(record(1))
-        steps = wait_for_samples(tracking, len(before))
-    assert steps[: len(before)] == before == list(range(len(before)))
-    assert len(set(steps)) == len(steps)
-
-
-def test_training_that_never_started_leaves_no_run(tracking: Tracking) -> None:
-    with pytest.raises(TrainingError), live_run(tracking):
-        raise TrainingError("no pairs")
-    assert not runs_of(tracking, fingerprint=INPUTS.fingerprint)
-
-
-@pytest.fixture
-def server(tracking: Tracking, tmp_path: Path) -> Iterator[str]:
-    port = free_port()
-    with mlflow_server(tracking.uri, tmp_path, port):
-        yield f"http://127.0.0.1:{port}"
-
-
-@pytest.mark.slow
-@pytest.mark.operations
-def test_steps_are_streamed_to_server_and_its_page_has_address(server: str) -> None:
-    tracking = Tracking(server, "tiny")
-    with live_run(tracking) as live:
-        live.started(INPUTS, 0)
-        live.stepped(record(0))
-        wait_for_steps(tracking, 1)
-        page = f"{server}/#/experiments/{the_run(tracking).info.experiment_id}/runs/{live.run_id}"
-        assert live.url == f"{page}?workflowType=machine_learning"
-        live.failed(TrainingError("the loss is nan at step 1"))
-    assert the_run(tracking).info.status == "FAILED"

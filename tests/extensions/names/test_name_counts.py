@@ -18,7 +18,7 @@ from react_pipeline.extensions.names.name_counts import (
     words_of,
 )
 from react_pipeline.project.project import Project
-from react_pipeline.store.store import remember
+from react_pipeline.store import remember
 
 
 def counts(names: dict[str, int], *captions: str | None) -> None:

@@ -11,10 +11,7 @@ import os
 import re
 import subprocess
 import sys
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -26,17 +23,15 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.pyfunc import scoring_server
 from support.drawings import draw
-from support.services import answer, free_port, running
 from support.tracking import artifact_of
 
 from react_pipeline import Classifier
 from react_pipeline.evaluation.domain_results import evaluate
 from react_pipeline.extensions.hub.export import export
 from react_pipeline.extensions.served_models import served
-from react_pipeline.extensions.served_models.wheel import write_wheel
+from react_pipeline.extensions.served_models.package import write_wheel
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import promote
-from react_pipeline.store import store as store_module
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.training.customization import customize
@@ -154,7 +149,6 @@ def test_a_model_holds_no_pickle_and_no_second_copy(
     retrieved_project: Project,
     tracking: Tracking,
     request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     checkpoint = request.getfixturevalue(name)
     base = retrieved_project.store.current("base_checkpoint", "all")
@@ -174,11 +168,6 @@ def test_a_model_holds_no_pickle_and_no_second_copy(
     (weights,) = folder.rglob("open_clip_model.safetensors")
     source = base if name == "head" else checkpoint
     assert weights.stat().st_ino == source.file(weights.name).stat().st_ino
-    # A link spares no second look at gigabytes, unless it is remembered.
-    with monkeypatch.context() as patched:
-        patched.setattr(store_module, "sha256_of", None)
-        again = retrieved_project.store.open(source.stage, source.key, source.fingerprint)
-        assert again.file(weights.name).exists()
     # Whoever runs as another user reads the same files, whatever wrote them.
     (retrieved_project.path.parent / "new").touch()
     mode = (retrieved_project.path.parent / "new").stat().st_mode
@@ -268,92 +257,6 @@ def test_the_carried_wheel_installs_this_package(tmp_path: Path) -> None:
     ).stdout.split()
     assert all(name.startswith(str(place)) for name in found[:2])
     assert int(found[2]) > 20 and found[3] == "0.1.0"
-
-
-@pytest.mark.slow
-@pytest.mark.operations
-def test_a_model_predicts_in_an_environment_of_its_own(
-    checkpoint: Artifact, tracking: Tracking, tmp_path: Path
-) -> None:
-    """Downloads about a gigabyte: torch for CPUs if pip finds it."""
-    model = Path(mlflow.artifacts.download_artifacts(URI, dst_path=str(tmp_path / "model")))
-    python = tmp_path / "empty" / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "empty")], check=True)
-    pip = [str(python), "-m", "pip", "install", "--quiet", "-r", "requirements.txt"]
-    subprocess.run(pip, cwd=model, check=True)
-    request = tmp_path / "request.json"
-    data = base64.b64encode(png(tmp_path).read_bytes()).decode()
-    request.write_text(json.dumps(rows(data)))
-    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    environment["PATH"] = f"{python.parent}{os.pathsep}{environment['PATH']}"
-    command = [str(python), "-m", "mlflow", "models", "predict", "--env-manager", "local"]
-    command += ["-m", str(model), "-i", str(request), "-t", "json"]
-    done = subprocess.run(
-        command, env=environment, cwd=tmp_path, check=True, capture_output=True, text=True
-    )
-    (row,) = json.loads(done.stdout[done.stdout.index('{"predictions"') :])["predictions"]
-    assert row["error"] is None and row["label"] in row["classes"]
-
-
-@contextmanager
-def serving(tracking: Tracking, folder: Path) -> Iterator[str]:
-    port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "models",
-        "serve",
-        "--model-uri",
-        URI,
-        "--env-manager",
-        "local",
-    ]
-    environment = {
-        **os.environ,
-        "MLFLOW_TRACKING_URI": tracking.uri,
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    # MLflow starts `uvicorn` by its name.
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    with running(
-        [*command, "--host", "127.0.0.1", "--port", str(port)],
-        folder / "serve.log",
-        env=environment,
-    ):
-        assert answer(f"http://127.0.0.1:{port}/ping", 180)[0] == 200
-        yield f"http://127.0.0.1:{port}/invocations"
-
-
-def ask(url: str, body: Any, **headers: str) -> tuple[int, Any]:
-    given = {"Content-Type": "application/json", **headers}
-    request = urllib.request.Request(url, json.dumps(body).encode(), given)  # noqa: S310
-    try:
-        with urllib.request.urlopen(request, timeout=120) as found:  # noqa: S310 - loopback
-            return found.status, json.load(found)
-    except urllib.error.HTTPError as error:
-        return error.code, None
-
-
-@pytest.mark.slow
-@pytest.mark.operations
-def test_a_served_champion_survives_what_is_no_image(
-    checkpoint: Artifact, tracking: Tracking, tmp_path: Path
-) -> None:
-    path = png(tmp_path)
-    text = base64.b64encode(path.read_bytes()).decode()
-
-    with serving(tracking, tmp_path) as url:
-        code, found = ask(url, rows(text, "bm8gaW1hZ2U=", str(path), 7))
-        assert code == 200
-        good, *bad = found["predictions"]
-        assert good["error"] is None and good["label"] in good["classes"]
-        # A file of the server's machine is never read for whoever asks.
-        assert [row["label"] for row in bad] == [None] * 3 and all(
-            "not_an_image" in row["error"] for row in bad
-        )
-        code, found = ask(url, {**rows(text), "params": {"top_k": 1}})
-        assert code == 200 and len(found["predictions"][0]["classes"]) == 1
 
 
 def test_the_base_is_not_packaged(tracking: Tracking, tiny_project: Project) -> None:

@@ -88,9 +88,9 @@ def run(folder: Path, first: int = 0, last: int = len(TASKS)) -> None:
 def forget() -> None:
     """As in a new process: nothing verified, nothing loaded."""
     from react_pipeline.clip import loaded_base
-    from react_pipeline.store import store
+    from react_pipeline.store import artifacts
 
-    store._verified.clear()
+    artifacts._verified.clear()
     loaded_base.cache_clear()
 
 
