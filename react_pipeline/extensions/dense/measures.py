@@ -13,18 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-
-from react_pipeline.installation import install_command
-from react_pipeline.store import InputError
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torchmetrics.classification import MulticlassJaccardIndex
 
 from .settings import IGNORED
-
-try:
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-    from torchmetrics.classification import MulticlassJaccardIndex
-except ImportError as error:
-    raise InputError(f"figures need {error.name}: {install_command('dense')}") from error
 
 MAX_BOXES = 100
 """An image, as in COCO."""

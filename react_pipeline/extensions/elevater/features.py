@@ -10,9 +10,9 @@ set>/<split>_labels.npy`, `<data set>/<split>_sha256.npy` (N, 32) uint8 of the i
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -133,27 +133,35 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
     inputs = resolve(project, BENCHMARK_FEATURES, method_key(slug, method), content=content)
 
     def write(directory: Path, scratch: Scratch) -> dict[str, Any]:
-        writer = _Writer(project, checkpoint_of(inputs.parents))
-        splits = {}
+        checkpoint = checkpoint_of(inputs.parents)
+        clip = cache(lambda: load_model(project, checkpoint))
+        earlier = list(_encoded_with(project, checkpoint))
+        features = {}
+        taken_over = 0
         for place, (images, digest) in present.items():
-            name = place.replace("/", "--")
-            record = scratch.build(name, directory, partial(writer.write, images, digest))
-            splits[place] = SplitFeatures.model_validate_json(record)
+            same = (
+                one for one in earlier if one.manifest["content"]["images"].get(place) == digest
+            )
+            source = next(same, None)
+            taken_over += source is not None
+            fill = partial(_write_split, project, clip, images, digest, source)
+            record = scratch.build(place.replace("/", "--"), directory, fill)
+            features[place] = SplitFeatures.model_validate_json(record)
         return {
-            "images": sum(about.n for about in splits.values()),
-            "datasets": sum(about.split == "test" for about in splits.values()),
+            "images": sum(about.n for about in features.values()),
+            "datasets": sum(about.split == "test" for about in features.values()),
             "of": len(elevater.dataset_names),
-            "splits_taken_over": writer.taken_over,
+            "splits_taken_over": taken_over,
             "truncated": {
-                name: about.truncated for name, about in splits.items() if about.truncated
+                place: about.truncated for place, about in features.items() if about.truncated
             },
             "incomplete": {
-                name: f"{about.n} of {about.expected} images"
-                for name, about in splits.items()
+                place: f"{about.n} of {about.expected} images"
+                for place, about in features.items()
                 if about.n != about.expected
             },
             "missing": missing,
-            "seconds": round(sum(about.seconds for about in splits.values()), 2),
+            "seconds": round(sum(about.seconds for about in features.values()), 2),
         }
 
     return project.store.build(inputs, write)
@@ -169,65 +177,53 @@ def digests_of_test_images(artifact: Artifact) -> set[str]:
     }
 
 
-class _Writer:
-    def __init__(self, project: Project, checkpoint: Artifact) -> None:
-        self.project = project
-        self.checkpoint = checkpoint
-        self.taken_over = 0
+def _encoded_with(project: Project, checkpoint: Artifact) -> Iterator[Artifact]:
+    """Yield the published features of this checkpoint."""
+    for key in project.store.keys(BENCHMARK_FEATURES):
+        try:
+            artifact = project.store.current(BENCHMARK_FEATURES, key)
+        except (CorruptArtifact, MissingArtifact) as error:
+            logger.warning("not used: %s", error)
+            continue
+        manifest = artifact.manifest
+        # An older version of the code may have encoded differently.
+        same_code = manifest["code_version"] == STAGES[BENCHMARK_FEATURES].version
+        if same_code and checkpoint.fingerprint in manifest["parents"].values():
+            yield artifact
 
-    def write(self, images: LabelledImages, digest: str, directory: Path) -> str:
-        """Write the files of a split, or link those of another artifact with the same checkpoint
-        and images; return `SplitFeatures` as JSON.
-        """
-        place = f"{images.dataset}/{images.split}"
-        for artifact in self._published():
-            if artifact.manifest["content"]["images"].get(place) == digest:
-                for end in ENDS:
-                    link_or_copy(artifact.file(place + end), directory / (place + end))
-                self.taken_over += 1
-                break
-        else:
-            self._encode(images, digest, directory / place)
-        return (directory / f"{place}.json").read_text(encoding="utf-8")
 
-    @cached_property
-    def clip(self) -> Any:
-        return load_model(self.project, self.checkpoint)
+def _write_split(
+    project: Project,
+    clip: Callable[[], Any],
+    images: LabelledImages,
+    digest: str,
+    source: Artifact | None,
+    directory: Path,
+) -> str:
+    """Encode a split, or link the files of `source`; return `SplitFeatures` as JSON."""
+    from .encoding import encode, prepared_images
 
-    def _encode(self, images: LabelledImages, digest: str, path: Path) -> None:
-        from .encoding import encode, prepared_images
-
-        started = time.monotonic()
-        config = self.project.config
-        prepared = prepared_images(config, self.clip, images)
-        path.parent.mkdir()
-        features, labels, sha256, about = (path.with_name(path.name + end) for end in ENDS)
-        title = f"{images.dataset} {images.split}"
-        digests, truncated = encode(config, self.clip, prepared, features, title)
-        np.save(labels, images.labels)
-        np.save(sha256, digests)
-        split = SplitFeatures(
-            dataset=images.dataset,
-            split=images.split,
-            n=len(images),
-            expected=images.expected,
-            layout=images.layout,
-            digest=digest,
-            truncated=truncated,
-            seconds=round(time.monotonic() - started, 2),
-        )
-        about.write_text(split.model_dump_json(), encoding="utf-8")
-
-    def _published(self) -> Iterator[Artifact]:
-        store = self.project.store
-        for key in store.keys(BENCHMARK_FEATURES):
-            try:
-                artifact = store.current(BENCHMARK_FEATURES, key)
-            except (CorruptArtifact, MissingArtifact) as error:
-                logger.warning("not used: %s", error)
-                continue
-            manifest = artifact.manifest
-            # An older version of the code may have encoded differently.
-            same_code = manifest["code_version"] == STAGES[BENCHMARK_FEATURES].version
-            if same_code and self.checkpoint.fingerprint in manifest["parents"].values():
-                yield artifact
+    place = f"{images.dataset}/{images.split}"
+    features, labels, sha256, about = (directory / (place + end) for end in ENDS)
+    if source:
+        for end in ENDS:
+            link_or_copy(source.file(place + end), directory / (place + end))
+        return about.read_text(encoding="utf-8")
+    started = time.monotonic()
+    features.parent.mkdir()
+    prepared = prepared_images(project.config, clip(), images)
+    digests, truncated = encode(project.config, clip(), prepared, features, place)
+    np.save(labels, images.labels)
+    np.save(sha256, digests)
+    record = SplitFeatures(
+        dataset=images.dataset,
+        split=images.split,
+        n=len(images),
+        expected=images.expected,
+        layout=images.layout,
+        digest=digest,
+        truncated=truncated,
+        seconds=round(time.monotonic() - started, 2),
+    ).model_dump_json()
+    about.write_text(record, encoding="utf-8")
+    return record

@@ -45,97 +45,57 @@ class Curve:
         failure: Why it failed; "" if it did not.
         best_probabilities: (N, C) after the epoch with the best score (the first of equals), if
             they were asked for.
-        last_probabilities: (N, C) after the last epoch, if they were asked for.
     """
 
     trial: Trial
     scores: list[float] = field(default_factory=list)
     failure: str = ""
     best_probabilities: NDArray[np.float32] | None = field(default=None, repr=False)
-    last_probabilities: NDArray[np.float32] | None = field(default=None, repr=False)
-    n_trainable: int = 0
 
     @property
     def best(self) -> float:
         """Return the score of the best epoch; 0 for a trial that failed, even if it failed late."""
         return 0.0 if self.failure else max(self.scores)
 
-    @property
-    def last(self) -> float:
-        """Return the score of the last epoch; 0 for a trial that failed."""
-        return 0.0 if self.failure else self.scores[-1]
 
-
-@dataclass(frozen=True)
-class SweepResult:
-    """What a search found.
-
-    Attributes:
-        score: Its score on the held-out images.
-        curves: Every trial, in the order of the rounds.
-        failures: Why trials failed, and how many for each reason.
-    """
-
-    best: Trial
-    score: float
-    curves: tuple[Curve, ...]
-    failures: dict[str, int]
-
-
-@dataclass(frozen=True)
-class Adaptation:
-    """A model adapted to a dataset: the search, and the final training with its scores on the test
-    images.
-
-    The leaderboard shows `final.best`, the best of all epochs on the test images, which tunes on
-    them. Decisions belong to `final.last`, the last epoch.
-    """
-
-    search: SweepResult
-    final: Curve
-
-
-def sweep(run_round: Callable[[list[Trial]], list[Curve]]) -> SweepResult:
+def sweep(run_round: Callable[[list[Trial]], list[Curve]]) -> tuple[Curve, list[Curve]]:
     """Find the learning rate and weight decay with the best score; `run_round` gives the curves of
     a round's trials.
 
     Of equal scores the trial that was visited first wins: within a round the lower weight decay,
     between rounds the earlier one, between learning rates the lower one. A failed trial never wins.
 
+    Returns:
+        The best trial, and all of them in the order of the rounds.
+
     Raises:
         TrainingError: If every trial failed.
     """
     curves: list[Curve] = []
-    peaks: dict[float, tuple[float, int]] = {}  # by learning rate: the best score, and where
+    peaks: dict[float, tuple[Curve, int]] = {}  # by learning rate: the best, and its place
     points = {rate: list(FIRST_POINTS) for rate in LEARNING_RATES}
     for step in (*STEPS, 0):  # after the last round none
         places = [(rate, point) for rate, chosen in points.items() for point in chosen]
-        finished = (
-            run_round([Trial(rate, WEIGHT_DECAYS[point]) for rate, point in places])
-            if places
-            else []
-        )
+        trials = [Trial(rate, WEIGHT_DECAYS[point]) for rate, point in places]
+        finished = run_round(trials) if trials else []
         curves += finished
         for (rate, point), curve in zip(places, finished, strict=True):
-            if not curve.failure and (rate not in peaks or curve.best > peaks[rate][0]):
-                peaks[rate] = curve.best, point
-        points = {
-            rate: _neighbours(point, step, last=len(WEIGHT_DECAYS) - 1)
-            for rate, (_, point) in peaks.items()
-        }
-    failures = dict(Counter(curve.failure for curve in curves if curve.failure))
+            if not curve.failure and (rate not in peaks or curve.best > peaks[rate][0].best):
+                peaks[rate] = curve, point
+        points = {rate: _neighbours(point, step) for rate, (_, point) in peaks.items()}
     if not peaks:
+        failures = dict(Counter(curve.failure for curve in curves))
         raise TrainingError(
             f"sweep: all {len(curves)} trials failed ({failures}); look at the features' scale"
         )
     # The first of equal scores, which has the lowest learning rate.
-    learning_rate, (score, point) = max(peaks.items(), key=lambda peak: peak[1][0])
-    return SweepResult(Trial(learning_rate, WEIGHT_DECAYS[point]), score, tuple(curves), failures)
+    best, _ = max(peaks.values(), key=lambda peak: peak[0].best)
+    return best, curves
 
 
 def adapt(
     train_trials: Callable[..., list[Curve]], train: Any, test: Any, split: Split
-) -> Adaptation:
+) -> tuple[Curve, int]:
     """Search on the training images, then train the final model and evaluate it on the test images
     after each epoch.
 
@@ -146,24 +106,29 @@ def adapt(
         train: `train.subset(indices)` gives some of the examples.
         test: All test examples; the search never sees them.
 
+    Returns:
+        The final training, and how many trials of the search failed. The leaderboard shows the best
+        of its epochs, which tunes on the test images; decisions belong to the last epoch.
+
     Raises:
         TrainingError: If every trial or the final training fails.
     """
     how = {"epochs": SWEEP_EPOCHS, "keep_probabilities": False}
     searched = train.subset(split.search)
     held_out = train.subset(split.held_out)
-    search = sweep(lambda trials: train_trials(searched, held_out, trials, **how))
+    found, curves = sweep(lambda trials: train_trials(searched, held_out, trials, **how))
     (final,) = train_trials(
-        train.subset(split.final), test, [search.best], epochs=FINAL_EPOCHS, keep_probabilities=True
+        train.subset(split.final), test, [found.trial], epochs=FINAL_EPOCHS, keep_probabilities=True
     )
     if final.failure:
         raise TrainingError(
-            f"final training with learning rate {search.best.learning_rate:g} and weight decay "
-            f"{search.best.weight_decay:g}: {final.failure} after {len(final.scores)} of "
+            f"final training with learning rate {found.trial.learning_rate:g} and weight decay "
+            f"{found.trial.weight_decay:g}: {final.failure} after {len(final.scores)} of "
             f"{FINAL_EPOCHS} epochs; give a lower learning rate"
         )
-    return Adaptation(search, final)
+    return final, sum(bool(curve.failure) for curve in curves)
 
 
-def _neighbours(point: int, step: int, *, last: int) -> list[int]:
+def _neighbours(point: int, step: int) -> list[int]:
+    last = len(WEIGHT_DECAYS) - 1
     return [near for near in (max(point - step, 0), min(point + step, last)) if near != point]

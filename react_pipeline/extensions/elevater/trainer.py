@@ -94,7 +94,7 @@ class Trainer:
     """Trains a fresh model for each trial, all from the same start and on the same batches.
 
     SGD with momentum at a constant learning rate; weight decay on everything that trains. A trial
-    whose values overflow fails and costs nothing more.
+    whose values overflow fails.
 
     Attributes:
         start: The weight (C, D) that each head starts from: class vectors of the text tower. Its
@@ -102,13 +102,11 @@ class Trainer:
         metric: What is measured after each epoch.
         clip: The model whose image tower trains too, on `ImageExamples`; None: heads alone, on
             `FeatureExamples`. It is never changed.
-        normalize: Whether the head sees unit features of the tower.
     """
 
     start: Tensor
     metric: str
     clip: Clip | None = None
-    normalize: bool = True
 
     @arithmetic()
     def __call__(
@@ -123,17 +121,16 @@ class Trainer:
         """Train on some examples, and measure on others.
 
         Args:
-            keep_probabilities: Whether the curves hold the probabilities of the best and of the
-                last epoch.
+            keep_probabilities: Whether the curves hold the probabilities of the best epoch.
 
         Raises:
             InputError: If the metric cannot be measured on `evaluation`.
         """
-        curves: list[Curve] = []
+        curves = [Curve(trial) for trial in trials]
         at_once = HEADS_AT_ONCE if self.clip is None else 1
         for first in range(0, len(trials), at_once):
+            together = curves[first : first + at_once]
             models = _Models(self, trials[first : first + at_once], train.labels.device)
-            curves += models.curves
             with torch.random.fork_rng():
                 torch.manual_seed(SEED)  # dropout of the tower, if it has any
                 generator = torch.Generator().manual_seed(SEED)
@@ -141,13 +138,10 @@ class Trainer:
                     order = list(_batches(len(train.labels), generator))
                     for batch, inputs in zip(order, train.inputs(order), strict=True):
                         models.step(inputs, train.labels[batch])
-                        if not models.curves:
-                            break
-                    scored = zip(models.curves, models.logits(evaluation), strict=True)
-                    for curve, logits in scored:
-                        self._record(curve, logits, evaluation.labels, keep_probabilities)
-                    models.drop_failed()
-                    if not models.curves:
+                    for curve, logits in zip(together, models.logits(evaluation), strict=True):
+                        if not curve.failure:
+                            self._record(curve, logits, evaluation.labels, keep_probabilities)
+                    if all(curve.failure for curve in together):
                         break
         return curves
 
@@ -159,10 +153,8 @@ class Trainer:
         # The benchmark takes softmax for multilabel data too.
         probabilities = logits.softmax(dim=-1).float().cpu().numpy()
         score = measure(self.metric, labels.cpu().numpy(), probabilities)
-        if keep:
-            curve.last_probabilities = probabilities
-            if not curve.scores or score > max(curve.scores):
-                curve.best_probabilities = probabilities
+        if keep and (not curve.scores or score > max(curve.scores)):
+            curve.best_probabilities = probabilities
         curve.scores.append(score)
 
 
@@ -170,14 +162,14 @@ class _Models:
     """T heads side by side on fixed features, or one head on a fresh copy of the tower.
 
     Batch normalisation without scale and shift comes between: its statistics are the same for all
-    heads. A tower is in training mode, as in the benchmark: a ResNet's batch statistics move.
+    heads. A tower is in training mode, as in the benchmark: a ResNet's batch statistics move. A
+    head that overflows leaves the others alone.
     """
 
     def __init__(self, trainer: Trainer, trials: Sequence[Trial], device: torch.device) -> None:
         clip = trainer.clip
         self.device = torch.device(clip.device) if clip else device
         self.tower = deepcopy(clip.model.visual).requires_grad_(True) if clip else None
-        self.normalize = trainer.normalize
         weight = trainer.start.to(self.device).expand(len(trials), *trainer.start.shape)
         self.norm = nn.BatchNorm1d(weight.shape[2], affine=False).to(weight)
         self.rates = weight.new_tensor([trial.learning_rate for trial in trials])
@@ -186,10 +178,6 @@ class _Models:
         tower = [] if self.tower is None else list(self.tower.parameters())
         self.parameters = [values.requires_grad_() for values in (*heads, *tower)]
         self.moments = [torch.zeros_like(values) for values in self.parameters]
-        n_trainable = sum(values.numel() for values in tower) + sum(
-            values[0].numel() for values in heads
-        )
-        self.curves = [Curve(trial, n_trainable=n_trainable) for trial in trials]
 
     def step(self, inputs: Tensor, labels: Tensor) -> None:
         """Take one step on a batch."""
@@ -210,15 +198,10 @@ class _Models:
                 moment.mul_(MOMENTUM).add_(gradient)
                 moment.addcmul_(values, self.decays.view(shape))
                 values.addcmul_(moment, self.rates.view(shape), value=-1)
-        if self.tower is not None and not torch.isfinite(loss).all():
-            self.curves[0].failure = NOT_FINITE
-            self.drop_failed()
 
     @torch.no_grad()
     def logits(self, examples: Any) -> Iterator[Tensor]:
         """Yield the logits (N, C) of each trial: those of all could be large."""
-        if not self.curves:
-            return
         order = torch.arange(len(examples.labels)).split(BATCH_SIZE)
         parts = [self._features(part.to(self.device)) for part in examples.inputs(order)]
         features = self.norm.eval()(torch.cat(parts))
@@ -226,21 +209,10 @@ class _Models:
             yield F.linear(features, weight, bias)
 
     def _features(self, inputs: Tensor, *, training: bool = False) -> Tensor:
+        """Return what a head sees: inputs (B, D), or the tower's unit features of images."""
         if self.tower is None:
             return inputs.to(self.rates)
-        features = self.tower.train(training)(inputs)
-        return F.normalize(features, dim=-1) if self.normalize else features
-
-    def drop_failed(self) -> None:
-        """Leave out the trials that failed."""
-        going = [place for place, curve in enumerate(self.curves) if not curve.failure]
-        if len(going) < len(self.curves):
-            self.curves = [self.curves[place] for place in going]
-            self.rates, self.decays = self.rates[going], self.decays[going]
-            self.parameters = [
-                values.detach()[going].requires_grad_() for values in self.parameters[:2]
-            ]
-            self.moments = [values[going] for values in self.moments[:2]]
+        return F.normalize(self.tower.train(training)(inputs), dim=-1)
 
 
 def _batches(n: int, generator: torch.Generator) -> Iterator[Tensor]:
