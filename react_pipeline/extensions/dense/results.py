@@ -103,8 +103,8 @@ def compare_dense(project: Project, slug: str) -> Artifact:
         tables = {}
         for name, result in results.items():
             rows = pd.read_parquet(result.file("results.parquet"))
-            rows = rows[rows["figure"] != "classes"].fillna({"figure": ""})
-            tables[name] = rows.assign(status=rows["unavailable"].fillna("ok"))
+            status = rows["unavailable"].fillna("ok")
+            tables[name] = rows.fillna({"figure": ""}).assign(status=status)
         place = ["set", "source", "figure"]
         table = compare_figures(tables.pop("base"), tables, place)
         return table[["method", *place, *VALUES, "n", "status"]], {
@@ -272,7 +272,6 @@ def _write_tables(directory: Path, rows: pd.DataFrame, present: Sets) -> None:
     columns = ["set", "image_id", "name", "width", "height"]
     pd.DataFrame(sizes, columns=columns).to_parquet(directory / "images.parquet")
     points = rows["value"].map("{:.1%}".format, na_action="ignore")
-    points[rows["figure"] == "classes"] = rows["value"].map("{:.0f}".format)
     columns = ["set", "source", "figure", "value", "n", "unavailable"]
     lines = rows.assign(value=points)[columns].to_numpy().tolist()
     text = markdown_table([*columns[:-1], "not measured because"], lines)

@@ -5,12 +5,13 @@ Does not belong here: encoding (`encoding`), measuring (`measuring`).
 
 Files: `<data set>/<split>.npy` (N, D) float32 as the image tower gives them, `<data
 set>/<split>_labels.npy`, `<data set>/<split>_sha256.npy` (N, 32) uint8 of the images' files, and
-`<data set>/<split>.json` (`SplitFeatures`).
+`<data set>/<split>.json` (`Features.about`).
 """
 
+import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -18,7 +19,6 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from react_pipeline.extensions.protocols import (
     checkpoint_of,
@@ -49,37 +49,18 @@ ENDS = (".npy", "_labels.npy", "_sha256.npy", ".json")
 """Ends of the names of a split's files: `<data set>/<split>` is before."""
 
 
-class SplitFeatures(BaseModel):
-    """What is known of one split's features.
-
-    Attributes:
-        digest: Of the images and labels.
-        truncated: Images whose file is truncated; the decodable part is used.
-        seconds: To read and encode; those of the run that did.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    dataset: str
-    split: str
-    n: int
-    expected: int
-    layout: str
-    digest: str
-    truncated: int
-    seconds: float
-
-
 @dataclass(frozen=True)
 class Features:
     """Features with labels, read from a published artifact.
 
     Attributes:
+        about: Of the split: n and `expected` images, `layout`, `digest` of images and labels,
+            `truncated` images, of which the decodable part is used, `seconds` to encode.
         features: (N, D) float32, not normalised.
         labels: int64 (N,), or for a multilabel set uint8 (N, C).
     """
 
-    about: SplitFeatures
+    about: Mapping[str, Any]
     features: NDArray[np.float32]
     labels: NDArray[Any]
 
@@ -93,7 +74,7 @@ class Features:
         place = f"{name}/{split}"
         if place in artifact.counts["missing"]:
             raise Unavailable(artifact.counts["missing"][place])
-        about = SplitFeatures.model_validate_json(artifact.file(f"{place}.json").read_bytes())
+        about = json.loads(artifact.file(f"{place}.json").read_bytes())
         features, labels = (
             np.load(artifact.file(f"{place}{end}.npy"), allow_pickle=False)
             for end in ("", "_labels")
@@ -136,7 +117,7 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
         checkpoint = checkpoint_of(inputs.parents)
         clip = cache(lambda: load_model(project, checkpoint))
         earlier = list(_encoded_with(project, checkpoint))
-        features = {}
+        splits = {}
         taken_over = 0
         for place, (images, digest) in present.items():
             same = (
@@ -145,23 +126,22 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
             source = next(same, None)
             taken_over += source is not None
             fill = partial(_write_split, project, clip, images, digest, source)
-            record = scratch.build(place.replace("/", "--"), directory, fill)
-            features[place] = SplitFeatures.model_validate_json(record)
+            splits[place] = scratch.build(place.replace("/", "--"), directory, fill)
         return {
-            "images": sum(about.n for about in features.values()),
-            "datasets": sum(about.split == "test" for about in features.values()),
+            "images": sum(about["n"] for about in splits.values()),
+            "datasets": sum(place.endswith("/test") for place in splits),
             "of": len(elevater.dataset_names),
             "splits_taken_over": taken_over,
             "truncated": {
-                place: about.truncated for place, about in features.items() if about.truncated
+                name: one["truncated"] for name, one in splits.items() if one["truncated"]
             },
             "incomplete": {
-                place: f"{about.n} of {about.expected} images"
-                for place, about in features.items()
-                if about.n != about.expected
+                place: f"{about['n']} of {about['expected']} images"
+                for place, about in splits.items()
+                if about["n"] != about["expected"]
             },
             "missing": missing,
-            "seconds": round(sum(about.seconds for about in features.values()), 2),
+            "seconds": round(sum(about["seconds"] for about in splits.values()), 2),
         }
 
     return project.store.build(inputs, write)
@@ -199,31 +179,27 @@ def _write_split(
     digest: str,
     source: Artifact | None,
     directory: Path,
-) -> str:
-    """Encode a split, or link the files of `source`; return `SplitFeatures` as JSON."""
+) -> dict[str, Any]:
+    """Encode a split, or link the files of `source`; return what is known of it."""
     from .encoding import encode, prepared_images
 
+    started = time.monotonic()
     place = f"{images.dataset}/{images.split}"
     features, labels, sha256, about = (directory / (place + end) for end in ENDS)
     if source:
         for end in ENDS:
             link_or_copy(source.file(place + end), directory / (place + end))
-        return about.read_text(encoding="utf-8")
-    started = time.monotonic()
-    features.parent.mkdir()
-    prepared = prepared_images(project.config, clip(), images)
-    digests, truncated = encode(project.config, clip(), prepared, features, place)
-    np.save(labels, images.labels)
-    np.save(sha256, digests)
-    record = SplitFeatures(
-        dataset=images.dataset,
-        split=images.split,
-        n=len(images),
-        expected=images.expected,
-        layout=images.layout,
-        digest=digest,
-        truncated=truncated,
-        seconds=round(time.monotonic() - started, 2),
-    ).model_dump_json()
-    about.write_text(record, encoding="utf-8")
-    return record
+    else:
+        features.parent.mkdir()
+        prepared = prepared_images(project.config, clip(), images)
+        digests, truncated = encode(project.config, clip(), prepared, features, place)
+        np.save(labels, images.labels)
+        np.save(sha256, digests)
+        record = {
+            **{"n": len(images), "expected": images.expected, "layout": images.layout},
+            **{"digest": digest, "truncated": truncated},
+            "seconds": round(time.monotonic() - started, 2),
+        }
+        about.write_text(json.dumps(record), encoding="utf-8")
+    known: dict[str, Any] = json.loads(about.read_bytes())
+    return known

@@ -7,7 +7,7 @@ Shapes: N images, C classes, D width.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +87,11 @@ class Measurer:
             ]
         # (C, D); names or templates that are not there stop everything.
         head = zero_shot_head(self.clip, entry.class_names, entry.templates).T
-        images = cache(self._images)  # listed once for all experiments of the data set
+        # Listed once for all experiments of the data set.
+        images = cache(partial(self._images, entry.name))
         rows = []
-        about = {"n": test.about.n, "layout": test.about.layout, "images": test.about.digest}
+        about = {"n": test.about["n"], "layout": test.about["layout"]}
+        about["images"] = test.about["digest"]
         for experiment in self.config.experiments:
             started = time.monotonic()
             values: dict[str, float] = {}
@@ -115,14 +117,15 @@ class Measurer:
         experiment: Experiment,
         head: Tensor,
         test: Features,
-        images: Callable[[Any], ImageExamples],
+        images: Callable[[str], ImageExamples],
     ) -> Outcome:
         """Search and train on the shots, and measure by both protocols."""
         train = Features.read(self.features, entry.name, "train")
         tunes = experiment.adaptation == "fine-tune"
         trainer = Trainer(head.float().contiguous(), entry.metric, self.clip if tunes else None)
         trained_on, tested_on = (
-            images(part.about) if tunes else self._examples(part) for part in (train, test)
+            images(split) if tunes else self._examples(part)
+            for split, part in (("train", train), ("test", test))
         )
         split = split_training(
             train.labels,
@@ -133,7 +136,7 @@ class Measurer:
         )
         final, failed = adapt(trainer, trained_on, tested_on, split)
         about = {
-            "images": f"{test.about.digest}+{train.about.digest}",
+            "images": f"{test.about['digest']}+{train.about['digest']}",
             "learning_rate": final.trial.learning_rate,
             "weight_decay": final.trial.weight_decay,
             "failed_trials": failed,
@@ -147,17 +150,18 @@ class Measurer:
         labels = torch.from_numpy(part.labels)
         return FeatureExamples(features.to(self.clip.device), labels.to(self.clip.device))
 
-    def _images(self, about: Any) -> ImageExamples:
+    def _images(self, name: str, split: str) -> ImageExamples:
         """Find the images that features were made of, to train a tower on."""
+        digests = self.features.manifest["content"]["images"]
         try:
-            images = read_dataset(self.config.root or Path(), about.dataset, about.split)
-            is_same = images.digest() == about.digest
+            images = read_dataset(self.config.root or Path(), name, split)
+            is_same = images.digest() == digests[f"{name}/{split}"]
         except Unavailable:
             is_same = False
         if not is_same:
             raise StaleArtifact(
-                f"{about.dataset}, split {about.split}: its images changed since they were "
-                f"encoded; rematerialize `{self.features.stage}` for {self.features.key!r}"
+                f"{name}, split {split}: its images changed since they were encoded; rematerialize "
+                f"`{self.features.stage}` for {self.features.key!r}"
             )
         config = self.project.config
         read = prepared_images(config, self.clip, images)

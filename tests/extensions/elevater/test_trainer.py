@@ -7,15 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from support.elevater import random_head
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.extensions.elevater import trainer as trainer_module
-from react_pipeline.extensions.elevater.shots import split_training
-from react_pipeline.extensions.elevater.sweep import LEARNING_RATES, Trial, adapt, sweep
+from react_pipeline.extensions.elevater.sweep import Trial
 from react_pipeline.extensions.elevater.trainer import (
     NOT_FINITE,
     SEED,
@@ -109,21 +107,6 @@ def test_a_failing_trial_is_named_and_leaves_others_alone() -> None:
     assert [first.scores, last.scores] == [curve.scores for curve in without]
 
 
-def test_a_probe_learns_handwritten_digits_without_text() -> None:
-    pixels, labels = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(labels))
-    trained, tested = order[:1200], order[1200:]
-    train, test = (
-        FeatureExamples(torch.tensor(pixels[part], dtype=torch.float32), torch.tensor(labels[part]))
-        for part in (trained, tested)
-    )
-    split = split_training(labels[trained], n_classes=10)
-    final, failed = adapt(Trainer(random_head(10, 64), "accuracy"), train, test, split)
-    assert final.best >= final.scores[-1] > 0.9 and len(final.scores) == 50
-    assert final.best_probabilities.shape == (597, 10)
-    assert failed > 0 and final.trial.learning_rate in LEARNING_RATES
-
-
 @pytest.fixture
 def clip(tiny_checkpoint: Path) -> Clip:
     return load(tiny_checkpoint)
@@ -187,23 +170,3 @@ def test_one_step_is_that_of_pytorch_on_tower_and_head_together(
         clip.model.eval()
         wanted = logits().softmax(dim=1)
     np.testing.assert_allclose(curve.best_probabilities, wanted.numpy(), atol=1e-4)
-
-
-def test_a_search_over_the_tower_uses_only_the_training_images(
-    clip: Clip, pixels: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = "react_pipeline.extensions.elevater.sweep."
-    for name, value in (("LEARNING_RATES", (1e-3,)), ("FIRST_POINTS", (16, 32)), ("STEPS", ())):
-        monkeypatch.setattr(module + name, value)
-    images, labels = pixels
-    read: list[int] = []
-
-    def reader(number: int) -> Tensor:
-        read.append(number)
-        return images[number]
-
-    everything = ImageExamples(reader, labels)
-    train, held_out = everything.subset(np.arange(6, 12)), everything.subset(np.arange(3, 6))
-    trainer = Trainer(random_head(N_CLASSES, 32), "accuracy", clip)
-    _, curves = sweep(lambda trials: trainer(train, held_out, trials, epochs=1))
-    assert len(curves) == 2 and set(read) == set(range(3, 12))
