@@ -2,10 +2,8 @@
 (ELEVATER's protocol).
 
 Weight decays are a grid of 97 points, eight to a decade. Each learning rate starts with 7 of them,
-two decades apart, and then looks 8, 4, 2 and 1 points to both sides of its best. Learning rates do
-not depend on each other: a round holds the trials of all of them, for a trainer that can train many
-at once. Does not belong here: how a trial trains (`trainer`). Shapes: N images, C
-classes.
+two decades apart, and then looks 8, 4, 2 and 1 points to both sides of its best. Does not belong
+here: how a trial trains (`trainer`). Shapes: N images, C classes.
 """
 
 from collections import Counter
@@ -58,51 +56,49 @@ class Curve:
         return 0.0 if self.failure else max(self.scores)
 
 
-def sweep(run_round: Callable[[list[Trial]], list[Curve]]) -> tuple[Curve, list[Curve]]:
-    """Find the learning rate and weight decay with the best score; `run_round` gives the curves of
-    a round's trials.
+def sweep(train_trial: Callable[[Trial], Curve]) -> tuple[Curve, list[Curve]]:
+    """Find the learning rate and weight decay with the best score.
 
-    Of equal scores the trial that was visited first wins: within a round the lower weight decay,
-    between rounds the earlier one, between learning rates the lower one. A failed trial never wins.
+    Of equal scores the trial that was visited first wins. A failed trial never wins.
 
     Returns:
-        The best trial, and all of them in the order of the rounds.
+        The best trial, and all of them.
 
     Raises:
         TrainingError: If every trial failed.
     """
     curves: list[Curve] = []
-    peaks: dict[float, tuple[Curve, int]] = {}  # by learning rate: the best, and its place
-    points = {rate: list(FIRST_POINTS) for rate in LEARNING_RATES}
-    for step in (*STEPS, 0):  # after the last round none
-        places = [(rate, point) for rate, chosen in points.items() for point in chosen]
-        trials = [Trial(rate, WEIGHT_DECAYS[point]) for rate, point in places]
-        finished = run_round(trials) if trials else []
-        curves += finished
-        for (rate, point), curve in zip(places, finished, strict=True):
-            if not curve.failure and (rate not in peaks or curve.best > peaks[rate][0].best):
-                peaks[rate] = curve, point
-        points = {rate: _neighbours(point, step) for rate, (_, point) in peaks.items()}
-    if not peaks:
+    best: Curve | None = None
+    for rate in LEARNING_RATES:
+        peak: Curve | None = None
+        place, points = 0, list(FIRST_POINTS)
+        for step in (*STEPS, 0):  # after the last round none
+            for point in points:
+                curve = train_trial(Trial(rate, WEIGHT_DECAYS[point]))
+                curves.append(curve)
+                if not curve.failure and (peak is None or curve.best > peak.best):
+                    peak, place = curve, point
+            points = [] if peak is None else _neighbours(place, step)
+        if peak is not None and (best is None or peak.best > best.best):
+            best = peak
+    if best is None:
         failures = dict(Counter(curve.failure for curve in curves))
         raise TrainingError(
             f"sweep: all {len(curves)} trials failed ({failures}); look at the features' scale"
         )
-    # The first of equal scores, which has the lowest learning rate.
-    best, _ = max(peaks.values(), key=lambda peak: peak[0].best)
     return best, curves
 
 
 def adapt(
-    train_trials: Callable[..., list[Curve]], train: Any, test: Any, split: Split
+    train_trial: Callable[..., Curve], train: Any, test: Any, split: Split
 ) -> tuple[Curve, int]:
     """Search on the training images, then train the final model and evaluate it on the test images
     after each epoch.
 
     Args:
-        train_trials: Called with the examples to train on, those to evaluate on after each epoch,
-            and the trials, for each of which it trains a fresh model; `epochs` and
-            `keep_probabilities` by name. One curve a trial.
+        train_trial: Called with the examples to train on, those to evaluate on after each epoch,
+            and a trial, for which it trains a fresh model; `epochs` and `keep_probabilities` by
+            name.
         train: `train.subset(indices)` gives some of the examples.
         test: All test examples; the search never sees them.
 
@@ -113,12 +109,10 @@ def adapt(
     Raises:
         TrainingError: If every trial or the final training fails.
     """
-    how = {"epochs": SWEEP_EPOCHS, "keep_probabilities": False}
-    searched = train.subset(split.search)
-    held_out = train.subset(split.held_out)
-    found, curves = sweep(lambda trials: train_trials(searched, held_out, trials, **how))
-    (final,) = train_trials(
-        train.subset(split.final), test, [found.trial], epochs=FINAL_EPOCHS, keep_probabilities=True
+    searched = train.subset(split.search), train.subset(split.held_out)
+    found, curves = sweep(lambda trial: train_trial(*searched, trial, epochs=SWEEP_EPOCHS))
+    final = train_trial(
+        train.subset(split.final), test, found.trial, epochs=FINAL_EPOCHS, keep_probabilities=True
     )
     if final.failure:
         raise TrainingError(

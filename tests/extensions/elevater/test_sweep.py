@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -26,15 +26,12 @@ def grid_point(trial: Trial) -> int:
     return WEIGHT_DECAYS.index(trial.weight_decay)
 
 
-def rounds_of(score: Score) -> Callable[[Sequence[Trial]], list[Curve]]:
-    def run_round(trials: Sequence[Trial]) -> list[Curve]:
-        values = [score(trial.learning_rate, grid_point(trial)) for trial in trials]
-        return [
-            Curve(trial, () if value is None else (value,), "not finite" if value is None else "")
-            for trial, value in zip(trials, values, strict=True)
-        ]
+def scored(score: Score) -> Callable[[Trial], Curve]:
+    def train_trial(trial: Trial) -> Curve:
+        value = score(trial.learning_rate, grid_point(trial))
+        return Curve(trial, [] if value is None else [value], "not finite" * (value is None))
 
-    return run_round
+    return train_trial
 
 
 def one_after_another(score: Score) -> tuple[float, int, float]:
@@ -77,21 +74,21 @@ def test_the_grid_is_the_published_one() -> None:
     assert powers == pytest.approx([-6, -4, -2, 0, 2, 4, 6])
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("steps", [1_000_000, 8])
-def test_rounds_over_all_rates_equal_searches_one_by_one(seed: int, steps: int) -> None:
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("steps", [1_000_000, 8])  # a few steps make ties
+def test_the_search_is_the_published_one(seed: int, steps: int) -> None:
     score = bumpy(seed, steps)
-    found, _ = sweep(rounds_of(score))
+    found, _ = sweep(scored(score))
     place = (found.trial.learning_rate, grid_point(found.trial), found.best)
     assert place == one_after_another(score)
 
 
 def test_failures_never_win_and_are_an_error_if_all_fail() -> None:
-    found, curves = sweep(rounds_of(lambda rate, point: None if point >= 48 else 0.0))
+    found, curves = sweep(scored(lambda rate, point: None if point >= 48 else 0.0))
     assert (found.best, grid_point(found.trial)) == (0, 0)
     assert sum(curve.failure == "not finite" for curve in curves) == 6 * 4
     with pytest.raises(TrainingError, match="all 42 trials failed .*not finite.: 42"):
-        sweep(rounds_of(lambda rate, point: None))
+        sweep(scored(lambda rate, point: None))
 
 
 class Numbers:
@@ -111,12 +108,12 @@ SPLIT = Split(search=np.array([2, 3]), held_out=np.array([0, 1]), final=np.array
 def test_the_search_sees_no_test_image_and_training_has_both(failure: str) -> None:
     seen = []
 
-    def train_trials(train, evaluation, trials, *, epochs, keep_probabilities):
+    def train_trial(train, evaluation, trial, *, epochs, keep_probabilities=False):
         seen.append((tuple(train.numbers), tuple(evaluation.numbers), epochs, keep_probabilities))
-        return [Curve(trial, (0.2, 0.7), failure * keep_probabilities) for trial in trials]
+        return Curve(trial, [0.2, 0.7], failure * keep_probabilities)
 
     def adapted() -> tuple[Curve, int]:
-        return adapt(train_trials, Numbers([0, 1, 2, 3]), Numbers([9]), SPLIT)
+        return adapt(train_trial, Numbers([0, 1, 2, 3]), Numbers([9]), SPLIT)
 
     if failure:
         with pytest.raises(TrainingError, match="1e-06 .* 1e-06: not finite after 2 of 50"):
