@@ -10,7 +10,7 @@ GONE = {
     "assess": "`predict --threshold` labels unsure pictures `unknown`",
     "backup": "copy databases and store while no step runs",
     "dense demo": "set `dense.own` to sets of your own, and materialize `dense_comparison`",
-    "elevater validate": "`elevater submit` says which data sets and seeds are missing",
+    "elevater validate": "`elevater submit` says which data sets are in the zip",
     "improve": "add synonyms to the domain's file, and reject pairs with `review`",
     "report": "open dashboard.html of `comparison` and `overview`; `results` prints the figures",
     "restore": "copy databases and store back, and run `verify`",

@@ -12,7 +12,6 @@ from react_pipeline.evaluation.comparison import GAINS, AllGains, read_summary
 from react_pipeline.evaluation.tables import (
     INTERVALS,
     MEAN,
-    column_dtypes,
     columns,
     numbers,
     over_seeds,
@@ -42,7 +41,8 @@ def current_comparisons(
     Args:
         project: The files that tables are made of are verified, except in a look.
         slugs: None: every valid domain.
-        look: At the same project, which judges each comparison once; None: a new one.
+        look: Pass the look at the same project that judged its comparisons already; by default a
+            new one is opened.
     """
     comparisons: dict[str, Artifact] = {}
     skipped: dict[str, str] = {}
@@ -69,10 +69,6 @@ def comparison_table(
         InputError: If the domains were measured by different versions of the evaluator.
     """
     comparisons, skipped = current_comparisons(project, slugs, look)
-    for slug, reason in skipped.items():
-        # One command builds all that the error would have a reader follow step by step.
-        problem = reason.partition(": rematerialize")[0].partition(": materialize")[0]
-        skipped[slug] = f"{problem}; fix: react-pipeline materialize --domain {slug}"
     summaries = {slug: read_summary(one) for slug, one in comparisons.items()}
     return average(project, slugs, comparisons, skipped, summaries)
 
@@ -97,23 +93,23 @@ def average(
     Raises:
         InputError: If the domains were measured by different versions of the evaluator.
     """
-    methods = project.config.all_methods
-    tables = []
     versions = {slug: version for slug, (version, _) in summaries.items()}
-    for slug in slugs:
-        if slug in skipped:
-            tables.append(typed([{"domain": slug, "method": "", "status": skipped[slug]}]))
-            continue
-        table = pq.ParquetFile(comparisons[slug].file("table.parquet")).read().to_pandas()
-        # Extensions that add columns come and go.
-        tables.append(table.reindex(columns=columns()))
     if len(set(versions.values())) > 1:
         listed = ", ".join(f"{slug}: {version}" for slug, version in versions.items())
         raise InputError(
             f"domains measured by different evaluators ({listed}); rematerialize `{DOMAIN_RESULTS}`"
         )
-    table = pd.concat(tables or [typed([])], ignore_index=True).astype(column_dtypes())
-    means = _means(table, methods, len(tables))
+    tables = [typed([], "float64")]
+    for slug in slugs:
+        if slug in skipped:
+            row = {"domain": slug, "method": "", "status": skipped[slug]}
+            tables.append(typed([row], "float64"))
+        else:
+            table = pq.ParquetFile(comparisons[slug].file("table.parquet")).read().to_pandas()
+            # Extensions that add columns come and go.
+            tables.append(typed(table.reindex(columns=columns()), "float64"))
+    table = pd.concat(tables, ignore_index=True)
+    means = _means(table, project.config.all_methods, len(slugs))
     return over_seeds(pd.concat([table, means], ignore_index=True))
 
 
@@ -138,4 +134,4 @@ def _means(table: pd.DataFrame, order: Iterable[str], domains: int) -> pd.DataFr
             means = mine[numbers()].mean().drop(list(INTERVALS))
             status = f"{len(covered)} of {domains} domains"
             rows.append({"domain": MEAN, "method": method, "status": status, **means})
-    return pd.DataFrame(rows, columns=columns()).astype(column_dtypes())
+    return typed(rows, "float64")

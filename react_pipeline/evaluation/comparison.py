@@ -8,6 +8,7 @@ belong here: measuring (`domain_results`), intervals (`intervals`), how tables a
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from react_pipeline.evaluation.compared import Compared
 from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.evaluation.evidence import Evidence, evidence_of
 from react_pipeline.evaluation.intervals import (
@@ -38,7 +38,7 @@ from react_pipeline.evaluation.tables import (
 )
 from react_pipeline.lineage import Contents, gather, gathered_is_current, resolve
 from react_pipeline.project import Project
-from react_pipeline.settings import CONTROL_SUFFIX, METHODS
+from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.stage import (
     COMPARISON,
     CUSTOMIZED_CHECKPOINT,
@@ -53,6 +53,9 @@ COSTS = ("pairs", "trainable_parameters")
 MUST_AGREE = ("evaluator_version", "evaluation_set_fingerprint", "dataset", "n_classes")
 """Fields that two comparable results share: what was measured, not what was learned from."""
 
+_BASE_COLUMNS = ("delta_top1", "delta_low", "delta_high")
+_CONTROL_COLUMNS = ("gain_over_control", "gain_low", "gain_high")
+
 GAINS = "gains.json"
 """The file that an overview reads instead of results."""
 
@@ -60,19 +63,41 @@ AllGains = Mapping[str, Mapping[str, Gains]]
 """By method, and by what it is compared with."""
 
 
+@dataclass(frozen=True)
+class Compared:
+    """The methods of one domain, as pages show them.
+
+    Attributes:
+        title: Of the domain, as it is now; "" if it has none.
+        table: A row a method, as in `table.parquet`.
+        classes: A row a method and class, as in `per_class.parquet`.
+        checkpoints: By method, the trained model behind its result.
+        retrieved: The pairs that the methods were trained on; None where nothing was trained on
+            retrieved pairs.
+        evidence: On models beside labelled images.
+    """
+
+    slug: str
+    title: str
+    table: pd.DataFrame
+    classes: pd.DataFrame
+    checkpoints: Mapping[str, Artifact]
+    retrieved: Artifact | None
+    evidence: Mapping[str, Evidence]
+
+
 def compare(project: Project, slug: str) -> Artifact:
     """Publish the table of a domain: one row for each method that has ever been evaluated.
 
     Only fresh results give numbers; the row of a stale or unavailable one says so in `status`.
-    Methods that were never evaluated are listed in the counts (`not_evaluated`). Values are
-    fractions. `delta_low` and `delta_high` bound `delta_top1` (to the base), `gain_low` and
-    `gain_high` bound `gain_over_control`, by a paired bootstrap over the images (95%, 10,000
+    Values are fractions. `delta_low` and `delta_high` bound `delta_top1` (to the base), `gain_low`
+    and `gain_high` bound `gain_over_control`, by a paired bootstrap over the images (95%, 10,000
     resamples, fixed seed): they cover the sampling of images, not training seeds, whose mean and
     standard deviation are in `tables.SEED_COLUMNS`. Evidence adds columns of its own.
 
-    Files: `table.parquet`, `table.csv`, `table.md`, `comparison.json`, `comparison.png`,
-    `per_class.parquet`, `per_class.csv`, `gains.json`, and `dashboard.html`, which shows all of it
-    and loads nothing from elsewhere.
+    Files: `table.parquet`, `table.csv`, `table.md`, `comparison.png`, `per_class.parquet`,
+    `per_class.csv`, `gains.json`, and `dashboard.html`, which shows all of it and loads nothing
+    from elsewhere.
 
     Raises:
         MissingArtifact: If no method has a fresh result.
@@ -93,57 +118,45 @@ def compare(project: Project, slug: str) -> Artifact:
     inputs = resolve(project, COMPARISON, slug, parents=parents, content={"skipped": skipped})
 
     def write(directory: Path, _: Scratch) -> dict[str, Any]:
-        table = _write_comparison(project, slug, results, read, skipped, evidence, directory)
-        # A further seed that is not configured is not missing.
-        installed = [name for name, method in METHODS.items() if method.needs_nothing]
-        possible = dict.fromkeys([*installed, *project.config.methods])
-        absent = [method for method in possible if method not in {*results, *skipped}]
-        return _counts(table, skipped, absent)
+        checkpoints = {
+            method: project.store.open(CUSTOMIZED_CHECKPOINT, result.key, trained)
+            for method, result in results.items()
+            if (trained := result.parents.get(CUSTOMIZED_CHECKPOINT))
+        }
+        gains = _gains(slug, results, read)
+        summary = {"evaluator_version": next(iter(read.values())).evaluator_version, "gains": gains}
+        (directory / GAINS).write_text(json.dumps(summary))
+        order = [name for name in project.config.all_methods if name in {**results, **skipped}]
+        table = over_seeds(_table(slug, order, gains, read, checkpoints, skipped, evidence))
+        _write_files(project, slug, table, read, checkpoints, evidence, directory)
+        return _counts(table, skipped)
 
     return project.store.build(inputs, write)
 
 
-def _write_comparison(
+def _write_files(
     project: Project,
     slug: str,
-    results: Mapping[str, Artifact],
+    table: pd.DataFrame,
     read: Mapping[str, EvalResult],
-    skipped: Mapping[str, str],
+    checkpoints: Mapping[str, Artifact],
     evidence: Mapping[str, Evidence],
     directory: Path,
-) -> pd.DataFrame:
-    checkpoints = {}
-    store = project.store
-    for method, result in results.items():
-        if trained := result.parents.get(CUSTOMIZED_CHECKPOINT):
-            checkpoints[method] = store.open(CUSTOMIZED_CHECKPOINT, result.key, trained)
+) -> None:
+    from react_pipeline.extensions.pages import domain_page
+
     retrieved = _retrieved_sets(project, slug, checkpoints)
     pairs = {method: _pairs_by_class(artifact) for method, artifact in retrieved.items()}
-    order = [name for name in project.config.all_methods if name in {**results, **skipped}]
-    gains = _gains(slug, results, read)
-    table = over_seeds(_table(slug, order, gains, read, checkpoints, skipped, evidence))
     classes = per_class_table(read, pairs)
     write_tables(table, directory)
     classes.to_parquet(directory / "per_class.parquet", index=False)
     classes.to_csv(directory / "per_class.csv", index=False)
-    table.to_json(directory / "comparison.json", orient="records", indent=1, force_ascii=False)
     draw_methods(table, directory / "comparison.png", slug)
-    version = next(iter(read.values())).evaluator_version
-    (directory / GAINS).write_text(json.dumps({"evaluator_version": version, "gains": gains}))
-    compared = Compared(
-        slug=slug,
-        title=project.domain(slug).title,  # for display alone: another makes no other comparison
-        table=table,
-        classes=classes,
-        checkpoints=checkpoints,
-        retrieved=next(iter(retrieved.values()), None),
-        evidence=evidence,
-    )
-    from react_pipeline.extensions.pages import domain_page
-
+    title = project.domain(slug).title  # for display alone: another makes no other comparison
+    of_any = next(iter(retrieved.values()), None)
+    compared = Compared(slug, title, table, classes, checkpoints, of_any, evidence)
     page = domain_page(project, compared, directory / "comparison.png")
     (directory / "dashboard.html").write_text(page, encoding="utf-8")
-    return table
 
 
 def comparison_is_current(project: Project, slug: str) -> Artifact:
@@ -203,20 +216,13 @@ def _table(
             row |= one.get(method, {})
         if result.top1 is None:
             continue
-        row |= {
-            **{metric: getattr(result, metric, None) for metric in METRICS},
-            "n": result.n,
-            "status": "ok",
-        }
+        row |= {metric: getattr(result, metric, None) for metric in METRICS}
+        row |= {"n": result.n, "status": "ok"}
         row["top1_low"], row["top1_high"] = share_interval(result.top1, result.n)
-        for other, names in {
-            "base": ("delta_top1", "delta_low", "delta_high"),
-            method + CONTROL_SUFFIX: ("gain_over_control", "gain_low", "gain_high"),
-        }.items():
-            reference = read[other].top1 if other in gains[method] else None
-            if reference is not None:
-                low, high = paired_interval(gains[method][other])
-                row |= dict(zip(names, (result.top1 - reference, low, high), strict=True))
+        for other, over in gains[method].items():
+            names = _BASE_COLUMNS if other == "base" else _CONTROL_COLUMNS
+            values = result.top1 - (read[other].top1 or 0.0), *paired_interval(over)
+            row |= dict(zip(names, values, strict=True))
     return typed(rows)
 
 
@@ -278,16 +284,13 @@ def _on_the_same_images(slug: str, one: pd.Series, other: pd.Series) -> tuple[Co
     return one.to_numpy(), other.to_numpy()
 
 
-def _counts(
-    table: pd.DataFrame, skipped: Mapping[str, str], absent: Sequence[str]
-) -> dict[str, Any]:
+def _counts(table: pd.DataFrame, skipped: Mapping[str, str]) -> dict[str, Any]:
     by_method = table.set_index("method")
     measured = by_method[by_method["status"] == "ok"]
     trained = measured.drop("base", errors="ignore")
     return {
         "methods": list(measured.index),
         "skipped": dict(skipped),
-        "not_evaluated": list(absent),
         "top1": present_values(measured["top1"]),
         "delta_top1": present_values(trained["delta_top1"]),
         "gain_over_control": present_values(trained["gain_over_control"]),

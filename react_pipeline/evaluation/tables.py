@@ -1,11 +1,14 @@
-"""Tables of a comparison: their columns, numbers as people read them, Markdown, and a small
-picture.
+"""Tables of a comparison: their columns, numbers as people read them, Markdown, a small picture,
+and which method is spoken of.
 
-Does not belong here: where the numbers come from (`comparison`, `all_domains`), HTML (an
-extension).
+Does not belong here: where the numbers come from (`comparison`, `all_domains`), HTML and sentences
+(extensions).
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,17 +23,13 @@ MEAN = "mean"
 """The column `domain` of rows that average over domains holds this."""
 
 COUNTS = ("n", "pairs", "trainable_parameters")
-DIFFERENCES = (
-    "delta_top1",
-    "delta_low",
-    "delta_high",
-    "top1_low",
-    "top1_high",
-    "gain_over_control",
-    "gain_low",
-    "gain_high",
-)
-INTERVALS = tuple(name for name in DIFFERENCES if name.endswith(("_low", "_high")))
+_BOUNDS = {
+    "top1": ("top1_low", "top1_high"),
+    "delta_top1": ("delta_low", "delta_high"),
+    "gain_over_control": ("gain_low", "gain_high"),
+}
+INTERVALS = tuple(bound for bounds in _BOUNDS.values() for bound in bounds)
+DIFFERENCES = ("delta_top1", "gain_over_control", *INTERVALS)
 
 EVIDENCE_DIFFERENCES = {
     "guard_delta": "on guard sets, over base",
@@ -49,23 +48,6 @@ EVIDENCE_COLUMNS = (
     JUDGED,
 )
 
-CLASS_COLUMNS = [
-    "domain",
-    "method",
-    "class",
-    "images",
-    "correct",
-    "correct_top5",
-    "accuracy",
-    "delta",
-    "pairs",
-]
-"""Columns of the table per class: `delta` is the accuracy less the base's, `pairs` what was
-retrieved for the class.
-"""
-
-_PREFIXES = {"delta_top1": "delta", "gain_over_control": "gain"}
-
 SEED_FIGURES = {
     "top1_mean": "top-1 %, all seeds",
     "delta_top1_mean": "over base, all seeds",
@@ -80,6 +62,14 @@ SEED_COLUMNS = (
     *(name for mean in SEED_FIGURES for name in (mean, mean.removesuffix("_mean") + "_std")),
 )
 """What `over_seeds` adds."""
+
+CLASS_COLUMNS = [
+    *("domain", "method", "class", "images", "correct", "correct_top5", "accuracy", "delta"),
+    "pairs",
+]
+"""Columns of the table per class: `delta` is the accuracy less the base's, `pairs` what was
+retrieved for the class.
+"""
 
 
 def numbers() -> list[str]:
@@ -116,23 +106,14 @@ def headings() -> dict[str, str]:
     }
 
 
-def bound_columns(name: str) -> tuple[str, str]:
-    """Return the columns of the bounds of a column, if it has any."""
-    prefix = _PREFIXES.get(name, name)
-    return f"{prefix}_low", f"{prefix}_high"
+def typed(rows: Any, counts: str = "Int64") -> pd.DataFrame:
+    """Make rows a table with `columns`: numbers are floats, empty where nothing was measured.
 
-
-def column_dtypes() -> dict[str, str]:
-    """Return the dtypes of the columns with numbers, where counts are averaged too."""
-    texts = ("domain", "dataset", "method", "fingerprint", "status")
-    return {name: "float64" for name in columns() if name not in texts}
-
-
-def typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Make rows a table with `columns`: counts are integers, other numbers floats, empty where
-    nothing was measured.
+    Args:
+        counts: The dtype of counts; `float64` where they are averaged.
     """
-    kinds = column_dtypes() | dict.fromkeys((*COUNTS, JUDGED), "Int64")
+    kinds = dict.fromkeys((*numbers(), *EVIDENCE_COLUMNS), "float64")
+    kinds |= dict.fromkeys((*COUNTS, JUDGED), counts)
     return pd.DataFrame(rows, columns=columns()).astype(kinds)
 
 
@@ -158,11 +139,6 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
                 wider.loc[place, mean] = rows[name].mean()
                 wider.loc[place, f"{name}_std"] = rows[name].std()
     return wider
-
-
-def first_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of a table without those of further seeds."""
-    return table[table["method"].map(first_seed) == table["method"]]
 
 
 def per_class_table(
@@ -212,18 +188,15 @@ def draw_methods(table: pd.DataFrame, path: Path, title: str) -> None:
     if table["top1"].isna().all() and others:
         column = others[0]
         label = f"{EVIDENCE_DIFFERENCES[column]}, points, with 95% interval"
-    low, high = bound_columns(column)
-    measured = first_seeds(table[table[column].notna()])
+    low, high = _bound_columns(column)
+    measured = table[table[column].notna() & (table["method"].map(first_seed) == table["method"])]
     values = measured.rename(columns={column: "value", low: "low", high: "high"})
-    colours = [colour_in_picture(method) for method in values["method"]]
-    draw_intervals(values, colours, path, title, label)
-
-
-def colour_in_picture(method: str) -> str:
-    """Return grey for the base, a pale colour for controls, a dark one for other methods."""
-    if method == "base":
-        return "#888888"
-    return "#9ecae1" if method.endswith(CONTROL_SUFFIX) else "#08519c"
+    # Grey for the base, a pale colour for controls, a dark one for other methods.
+    pale = values["method"].str.endswith(CONTROL_SUFFIX)
+    colours = pale.map({True: "#9ecae1", False: "#08519c"}).mask(
+        values["method"] == "base", "#888888"
+    )
+    draw_intervals(values, list(colours), path, title, label)
 
 
 def draw_intervals(
@@ -299,28 +272,48 @@ def table_cells(
     shown = [name for name in every if name in table and name not in left_out]
     filled = [name for name in shown if table[name].notna().any() or name in ("domain", "method")]
     rows = [
-        [Cell(name, cell_text(name, row[name]), cell_interval(name, row)) for name in filled]
+        [Cell(name, _text(name, row[name]), _interval(name, row)) for name in filled]
         for row in table.to_dict("records")
     ]
     return {name: every[name] for name in filled}, rows
 
 
-def cell_interval(name: str, row: Mapping[Any, Any]) -> str:
-    """Return the interval of a value of a row as people read it; empty where it has none."""
+def _text(column: str, value: Any) -> str:
+    measured = column.removesuffix("_mean")
+    if measured in METRICS:
+        return percent(value)
+    if measured in DIFFERENCES or column in EVIDENCE_DIFFERENCES:
+        return points(value)
+    if pd.isna(value):
+        return ""
+    return value if isinstance(value, str) else f"{value:,.0f}"
+
+
+def _interval(name: str, row: Mapping[Any, Any]) -> str:
     if name == "delta_top1" and row["method"] == "base":
         return ""
     if name in SEED_FIGURES:
         deviation = row[name.removesuffix("_mean") + "_std"]
         return "" if pd.isna(deviation) else f"± {percent(deviation)}"
-    low, high = (row.get(bound) for bound in bound_columns(name))
+    low, high = (row.get(bound) for bound in _bound_columns(name))
     if name == "top1":
         return "" if pd.isna(low) else f"{percent(low)} to {percent(high)}"
     return interval_text(low, high)
 
 
+def _bound_columns(name: str) -> tuple[str, str]:
+    return _BOUNDS.get(name, (f"{name}_low", f"{name}_high"))
+
+
 def interval_text(low: Any, high: Any) -> str:
     """Return an interval in points, such as `+0.8 to +11.9`; empty where there is none."""
     return "" if pd.isna(low) or pd.isna(high) else f"{points(low)} to {points(high)}"
+
+
+def interval_in_words(low: float, high: float) -> str:
+    """Return an interval in points as sentences name it."""
+    text = interval_text(low, high)
+    return f"95% interval {text}" if text else "no interval"
 
 
 def points(difference: Any) -> str:
@@ -335,13 +328,29 @@ def percent(share: Any) -> str:
     return "" if pd.isna(share) else f"{100 * share:.1f}"
 
 
-def cell_text(column: str, value: Any) -> str:
-    """Return a value of a table as people read it."""
-    measured = column.removesuffix("_mean")
-    if measured in METRICS:
-        return percent(value)
-    if measured in _PREFIXES or column in EVIDENCE_DIFFERENCES:
-        return points(value)
-    if pd.isna(value):
-        return ""
-    return value if isinstance(value, str) else f"{value:,.0f}"
+HEADLINE_METHOD = "gated-image"
+"""The paper's own. It is fixed beforehand: the best of many methods is partly the luckiest one."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A headline and the sentences below it; `method` is the one they speak of ("" if none was
+    measured).
+    """
+
+    method: str
+    headline: str
+    details: tuple[str, ...]
+
+
+def is_trained(name: str) -> bool:
+    """Whether it is a trained method by its first seed: neither the base nor a control."""
+    return name != "base" and not name.endswith(CONTROL_SUFFIX) and first_seed(name) == name
+
+
+def headline_method(table: pd.DataFrame) -> str:
+    """Return the trained method that a report speaks of: `gated-image`, else the first that was
+    measured, else "".
+    """
+    trained = [name for name in table.loc[table["top1"].notna(), "method"] if is_trained(name)]
+    return HEADLINE_METHOD if HEADLINE_METHOD in trained else next(iter(trained), "")

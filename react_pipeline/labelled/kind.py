@@ -14,11 +14,10 @@ from react_pipeline.store import MAX_IMAGE_BYTES, InputError, read_bounded
 
 if TYPE_CHECKING:
     import pandas as pd
-    from PIL import Image
 
-_MARK = "//{kind}:"
-"""Between the root and the rest of the location of an image that is no file; paths are normalised,
-so none has it.
+_MARK = "//"
+"""Between the root and `<kind>:<name>` of an image that is no file; paths are normalised, so none
+has it.
 """
 
 
@@ -86,17 +85,12 @@ def require_folder(evaluation: EvaluationSetConfig, path: Path) -> Path:
 def locate(kind: str, root: Path, name: str) -> str:
     """Return the absolute location of an image of a kind, for `read_image`."""
     is_file = labelled_kinds()[kind].are_files
-    return str(root / name) if is_file else f"{root}{_MARK.format(kind=kind)}{name}"
+    return str(root / name) if is_file else f"{root}{_MARK}{kind}:{name}"
 
 
-def split_location(location: str) -> tuple[type[EvaluationSetConfig] | None, str, str]:
-    """Return the kind that a location belongs to, its root and its name; None for a file."""
-    for kind_name, kind in labelled_kinds().items():
-        if not kind.are_files:
-            root, mark, name = location.partition(_MARK.format(kind=kind_name))
-            if mark:
-                return kind, root, name
-    return None, "", location
+def is_file(location: str) -> bool:
+    """Whether an image is a file. Of another that is truncated, the part that is there is used."""
+    return _MARK not in location
 
 
 def read_image(location: str) -> bytes:
@@ -105,25 +99,11 @@ def read_image(location: str) -> bytes:
     Raises:
         InputError: If it is gone.
     """
-    kind, root, name = split_location(location)
-    return read_file(Path(name)) if kind is None else kind.read(Path(root), name)
-
-
-def is_lenient(location: str) -> bool:
-    """Whether of a truncated file the part that is there is used."""
-    kind = split_location(location)[0]
-    return kind is not None and kind.is_lenient
-
-
-def decode(location: str, data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.Image:
-    """Decode an image, RGB, of a set that was published: each of its files was decoded apart
-    before.
-    """
-    from react_pipeline.corpus import decode_image, decode_what_is_there
-
-    if is_lenient(location):
-        return decode_what_is_there(data, max_pixels)[0]
-    return decode_image(data, max_pixels, lazy=lazy)
+    if is_file(location):
+        return read_file(Path(location))
+    root, _, rest = location.partition(_MARK)
+    kind, _, name = rest.partition(":")
+    return labelled_kinds()[kind].read(Path(root), name)
 
 
 def read_file(path: Path) -> bytes:

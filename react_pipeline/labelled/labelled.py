@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +19,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from react_pipeline.corpus import BadImage, decode_apart
-from react_pipeline.labelled.kind import Unavailable, decode, is_lenient, locate, read_image
+from react_pipeline.corpus import BadImage, decode_apart, decode_image, decode_what_is_there
+from react_pipeline.labelled.kind import Unavailable, is_file, locate, read_image
 from react_pipeline.labelled.labels import lines_of, read_manifest
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.settings import DomainConfig, DrawnSetConfig, PipelineConfig, labelled_kinds
+from react_pipeline.settings import DomainConfig, DrawnSetConfig, PipelineConfig
 from react_pipeline.stage import EVALUATION_SET
 from react_pipeline.store import (
     Artifact,
@@ -80,52 +79,64 @@ def publish_labelled_set(
         InputError: Listing every unknown class, missing file, repeated row, or image that cannot be
             decoded.
     """
-
-    def unavailable(reason: str) -> Artifact:
-        counts = {"unavailable": reason}
-        none = pd.DataFrame({"path": [], "class": [], "sha256": []}, dtype=str)
-        return _publish(project, domain, inputs_of(counts), lambda _: (none, counts))
-
     evaluation = domain.evaluation
+    root: Path | str = ""
+    notes: Mapping[str, Any] = {}
+    listed: pd.DataFrame | None = None
+    content: Mapping[str, Any]
     if evaluation is None:
-        return unavailable(_NOT_CONFIGURED)
+        return _publish_unavailable(project, inputs_of, _NOT_CONFIGURED)
     if isinstance(evaluation, DrawnSetConfig):
-        make = partial(_made, project, domain, evaluation, require)
-        return _publish(project, domain, inputs_of(evaluation.made_from()), make)
-    try:
-        images, notes = evaluation.images(domain)
-    except Unavailable as error:
-        return unavailable(error.reason)
-    root = evaluation.root() or Path()
-    locations = [locate(evaluation.kind, root, name) for name in images["path"]]
-    images = _with_digests(images, locations)
-    identity = hashlib.sha256(canonical_json(images.to_numpy().tolist()).encode()).hexdigest()
+        content = evaluation.made_from()
+    else:
+        try:
+            listed, notes = evaluation.images(domain)
+        except Unavailable as error:
+            return _publish_unavailable(project, inputs_of, error.reason)
+        root = evaluation.root() or Path()
+        listed = _with_digests(listed, evaluation.kind, root)
+        identity = canonical_json(listed.to_numpy().tolist()).encode()
+        content = {"images": len(listed), "sha256": hashlib.sha256(identity).hexdigest()}
 
-    def build(_folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    def write(directory: Path, _: Scratch) -> dict[str, Any]:
+        images = _draw(evaluation, domain, directory) if listed is None else listed
+        locations = _locations(images, evaluation.kind, root or directory)
         _require_decodable(locations, project.config.corpus.max_pixels)
         require(images.assign(path=locations))
-        described = {"name": evaluation.name, "root": str(root), **notes}
-        return images, {**described, **_coverage(images, domain)}
+        class_ids = {name: position for position, name in enumerate(domain.class_names)}
+        images["class_id"] = images["class"].map(class_ids).astype("int32")
+        columns = [name for name in _COLUMNS if name in images]
+        images[columns].to_parquet(directory / IMAGES, index=False)
+        covered = set(images["class"])
+        return {
+            **{"images": len(images), "name": evaluation.name, "root": str(root), **notes},
+            "classes": len(covered),
+            "classes_without_images": [name for name in class_ids if name not in covered],
+        }
 
-    return _publish(project, domain, inputs_of({"images": len(images), "sha256": identity}), build)
+    return project.store.build(inputs_of(content), write)
 
 
-def _made(
-    project: Project,
-    domain: DomainConfig,
-    evaluation: DrawnSetConfig,
-    require: Callable[[pd.DataFrame], None],
-    folder: Path,
-) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _publish_unavailable(
+    project: Project, inputs_of: Callable[[Mapping[str, Any]], Inputs], reason: str
+) -> Artifact:
+    def write(directory: Path, _: Scratch) -> dict[str, Any]:
+        none = pd.DataFrame(columns=_COLUMNS[:-1], dtype=str).astype({"class_id": "int32"})
+        none.to_parquet(directory / IMAGES, index=False)
+        return {"images": 0, "unavailable": reason}
+
+    return project.store.build(inputs_of({"unavailable": reason}), write)
+
+
+def _draw(evaluation: Any, domain: DomainConfig, folder: Path) -> pd.DataFrame:
     """Return images that the kind draws into the artifact."""
     evaluation.make(folder)
     images = read_manifest(folder / "manifest.csv", domain)
-    locations = [str(folder / name) for name in images["path"]]
-    _require_decodable(locations, project.config.corpus.max_pixels)
-    notes = {"name": evaluation.name, "root": "", **_coverage(images, domain)}
-    images = _with_digests(images, locations)
-    require(images.assign(path=locations))
-    return images, notes
+    return _with_digests(images, evaluation.kind, folder)
+
+
+def _locations(images: pd.DataFrame, kind: str, root: Path | str) -> list[str]:
+    return [locate(kind, Path(root), name) for name in images["path"]]
 
 
 def count_images(domain: DomainConfig) -> int:
@@ -149,14 +160,11 @@ def read_images(artifact: Artifact, domain: DomainConfig | None = None) -> pd.Da
     """
     images = pd.read_parquet(artifact.file(IMAGES))
     root = artifact.path / artifact.counts.get("root", "")
-    described = artifact.manifest["config"]["evaluation"]
-    kind = None if described is None else _require_kind(described["kind"], artifact)
     if domain is not None and domain.evaluation is not None:
         root = domain.evaluation.root() or root
     images.insert(0, "name", images["path"])
-    images["path"] = [
-        str(root / name) if kind is None else locate(kind, root, name) for name in images["name"]
-    ]
+    if evaluation := artifact.manifest["config"]["evaluation"]:
+        images["path"] = _locations(images, evaluation["kind"], root)
     return images
 
 
@@ -178,12 +186,16 @@ class PublishedImages:
         return len(self.paths)
 
     def decoded(self, position: int, *, lazy: bool = False) -> Image.Image:
-        """Decode one image, RGB; `lazy` as in `corpus.decode_image`.
+        """Decode one image, RGB; `lazy` as in `corpus.decode_image`. It was decoded apart when its
+        set was published.
 
         Raises:
             ChangedSource: If its file is gone or differs from what was published.
         """
-        return decode(self.paths[position], self.read(position), self.max_pixels, lazy=lazy)
+        data = self.read(position)
+        if is_file(self.paths[position]):
+            return decode_image(data, self.max_pixels, lazy=lazy)
+        return decode_what_is_there(data, self.max_pixels)[0]
 
     def read(self, position: int) -> bytes:
         """Read one image's file; errors as of `decoded`."""
@@ -301,43 +313,16 @@ _NOT_CONFIGURED = (
 )
 
 
-def _require_kind(name: str, artifact: Artifact) -> str:
-    if name not in labelled_kinds():
-        raise InputError(
-            f"{artifact.path}: labelled images of the kind {name!r}, whose extension is not here; "
-            "install it, or materialize `evaluation_set` with another kind"
-        )
-    return name
-
-
-def _publish(
-    project: Project,
-    domain: DomainConfig,
-    inputs: Inputs,
-    build: Callable[[Path], tuple[pd.DataFrame, dict[str, Any]]],
-) -> Artifact:
-    class_ids = {name: position for position, name in enumerate(domain.class_names)}
-
-    def write(directory: Path, _: Scratch) -> dict[str, Any]:
-        images, counts = build(directory)
-        images["class_id"] = images["class"].map(class_ids).astype("int32")
-        columns = [name for name in _COLUMNS if name in images]
-        images[columns].to_parquet(directory / IMAGES, index=False)
-        return {"images": len(images), **counts}
-
-    return project.store.build(inputs, write)
-
-
-def _with_digests(images: pd.DataFrame, locations: Sequence[str]) -> pd.DataFrame:
-    digests = [hashlib.sha256(read_image(location)).hexdigest() for location in locations]
-    return images.assign(sha256=digests)
+def _with_digests(images: pd.DataFrame, kind: str, root: Path) -> pd.DataFrame:
+    files = map(read_image, _locations(images, kind, root))
+    return images.assign(sha256=[hashlib.sha256(file).hexdigest() for file in files])
 
 
 def _require_decodable(locations: Sequence[str], max_pixels: int) -> None:
     problems = []
     for location in locations:
         try:
-            lenient = is_lenient(location)
+            lenient = not is_file(location)
             decode_apart(read_image(location), max_pixels, is_lenient=lenient)
         except BadImage as error:
             problems.append(f"{location}: {error}")
@@ -346,9 +331,3 @@ def _require_decodable(locations: Sequence[str], max_pixels: int) -> None:
             f"evaluation images that cannot be read ({len(problems)}); replace or remove them:\n"
             f"{lines_of(problems)}"
         )
-
-
-def _coverage(images: pd.DataFrame, domain: DomainConfig) -> dict[str, Any]:
-    covered = set(images["class"])
-    missing = [name for name in domain.class_names if name not in covered]
-    return {"classes": len(covered), "classes_without_images": missing}

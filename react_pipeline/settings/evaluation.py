@@ -27,15 +27,14 @@ class EvaluationSetConfig(Kind):
 
     Attributes:
         is_watched: Whether `files` and `packages` are all that can change.
-        are_files: Whether images are files; else `read` knows their locations.
-        is_lenient: Whether what can be decoded of a truncated file is an image.
+        are_files: Whether images are files; else `read` knows their locations, and what can be
+            decoded of a truncated one is an image.
     """
 
     name: Name
 
     is_watched: ClassVar[bool] = True
     are_files: ClassVar[bool] = True
-    is_lenient: ClassVar[bool] = False
 
     @property
     def squash(self) -> bool:

@@ -68,7 +68,7 @@ def results(**row: Any) -> Write:
     return write
 
 
-def dense(found: dict[str, Any] | None = None, classes: str = "voc", **row: Any) -> Write:
+def dense(found: dict[str, Any] | None = None, **row: Any) -> Write:
     """Detections in an image of 40 x 30 pixels, and the figures of its set."""
 
     def write(staging: Path, _: object) -> dict[str, Any]:
@@ -88,9 +88,6 @@ def dense(found: dict[str, Any] | None = None, classes: str = "voc", **row: Any)
             **row,
         }
         pd.DataFrame([figure]).to_parquet(staging / "results.parquet")
-        pd.DataFrame({"set": [classes], "source": ["truth"]}).to_parquet(
-            staging / "per_class.parquet"
-        )
         return {"not_measured": {}}
 
     return write
@@ -164,7 +161,6 @@ CASES: list[tuple[Any, str, Write, Write]] = [
         dense(unavailable="not downloaded"),
     ),
     (dense_assets.what_was_not_measured_has_no_value, GATED, dense(), dense(value=1.5)),
-    (dense_assets.what_was_not_measured_has_no_value, GATED, dense(), dense(classes="other")),
 ]
 LEAKAGE = {"retrieved_set_holds_no_evaluation_image", "control_set_holds_no_evaluation_image"}
 STAGE_OF = {name: stage for stage in STAGES for name in blocking_checks(stage)}

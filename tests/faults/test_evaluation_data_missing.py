@@ -4,10 +4,9 @@ never 0.0.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import yaml
+from support.drawings import SHAPES
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
@@ -51,16 +50,7 @@ def test_another_class_order_stales_the_set_and_keeps_accuracy(
     publish_base(tiny_project)
     publish_evaluation_set(tiny_project, "shapes")
     first = EvalResult.read(evaluate(tiny_project, "shapes", "base"))
-    edit(
-        tiny_project,
-        classes=list(
-            reversed(
-                yaml.safe_load(Path(tiny_project.config.domains / "shapes.yaml").read_text())[
-                    "classes"
-                ]
-            )
-        ),
-    )
+    edit(tiny_project, classes=list(reversed(SHAPES)))
     with pytest.raises(StaleArtifact, match="classes"):
         fresh(tiny_project, "evaluation_set", "shapes")
     with pytest.raises(StaleArtifact):

@@ -27,7 +27,6 @@ from support.drawings import SHAPES, draw, encode
 from support.elevater import write_elevater
 from support.pretended_gpu import pretended_gpu
 from support.vectors import read_vectors
-from torchvision.models import get_model
 
 from react_pipeline.clip.device import choose_precision
 from react_pipeline.embedding.embed import embed_corpus
@@ -60,12 +59,9 @@ IMAGES: dict[str, Any] = {
 
 ALL = list(METHODS)
 TRAINED = ["gated-image", "gated-both", "locked-image", "full"]
-RPN = "fasterrcnn_mobilenet_v3_large_320_fpn"
 DENSE: dict[str, Any] = {
-    **{"root": "dense", "own": OWN, "short_side": 64, "window": 32, "attention": "kk+gauss"},
-    **{"key_smoothing": 0.5, "boxes": ["truth", "rpn"], "rpn_checkpoint": "rpn.pt"},
-    **{"rpn_model": RPN, "student_images": "{domain}/images"},
-    **{"student_steps": 1, "student_batch": 2},
+    **{"root": "dense", "own": OWN, "short_side": 64},
+    **{"key_smoothing": 0.5, "student_images": "{domain}/images", "student_steps": 1},
 }
 ELEVATER: dict[str, Any] = {
     **{"root": "elevater", "datasets": ["rendered-sst2"], "shots": [5], "seeds": 1},
@@ -121,10 +117,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_elevater(
         folder / "elevater", {"train": 6, "val": 1, "test": 2}, only=ELEVATER["datasets"]
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = get_model(RPN, weights=None, weights_backbone=None, num_classes=5)
-    torch.save(network.state_dict(), folder / "rpn.pt")
     return folder
 
 
@@ -171,7 +163,7 @@ def lineages(
 @pytest.fixture
 def changed(lineages: dict[str, Lineage], tmp_path: Path) -> Callable[..., Project]:
     """Copies the project of a device up to what it trains on, with some sections replaced."""
-    later = shutil.ignore_patterns("customized_checkpoint", "*_results", "benchmark_*", "rpn.pt")
+    later = shutil.ignore_patterns("customized_checkpoint", "*_results", "benchmark_*")
 
     def change(device: str, **sections: Any) -> Project:
         path = lineages[device].project.path

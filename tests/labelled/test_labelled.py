@@ -16,20 +16,31 @@ import yaml
 from support.deadly_images import MARK, deadly_images
 from support.drawings import COLOURS, SHAPES, encode, evaluation_image
 
+from react_pipeline.clip import loaded_base
+from react_pipeline.clip.model import load
+from react_pipeline.corpus.images import decode_image
+from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.labelled.kind import FolderOfClasses
 from react_pipeline.labelled.labelled import encode_images, publish_evaluation_set, read_images
 from react_pipeline.project.project import Project
 from react_pipeline.settings import evaluation
 from react_pipeline.settings.config import DomainConfig, EmbeddingConfig
+from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import ChangedSource, InputError
 
 
-def with_evaluation(project: Project, slug: str = "shapes", **fields: object) -> Project:
-    path = project.config.domains / f"{slug}.yaml"
-    domain = yaml.safe_load(path.read_text())
-    domain["evaluation"] = {"name": "mine", **fields} if fields else None
-    path.write_text(yaml.safe_dump(domain))
+def with_evaluation(project: Project, path: Path, kind: str = "folder", **fields: Any) -> Project:
+    """Give the domain `shapes` labelled images, and other classes if they are among `fields`."""
+    file = project.config.domains / "shapes.yaml"
+    domain = yaml.safe_load(file.read_text())
+    domain["classes"] = fields.pop("classes", domain["classes"])
+    domain["evaluation"] = {"name": "mine", "kind": kind, "path": str(path), **fields}
+    file.write_text(yaml.safe_dump(domain))
     return project
+
+
+def publish(project: Project, path: Path, kind: str = "folder", **fields: Any) -> Artifact:
+    return publish_evaluation_set(with_evaluation(project, path, kind, **fields), "shapes")
 
 
 @pytest.fixture
@@ -61,18 +72,11 @@ def test_a_folder_gives_one_row_an_image_with_domains_class_ids(tiny_project: Pr
 
 
 def test_folders_match_classes_in_any_case_and_spacing(tiny_project: Project, folder: Path) -> None:
-    path = tiny_project.config.domains / "shapes.yaml"
-    domain = yaml.safe_load(path.read_text())
-    domain["classes"] = ["Red Circle", "square", "triangle", "x-cross"]
-    path.write_text(yaml.safe_dump(domain))
+    classes = ["Red Circle", "square", "triangle", "x-cross"]
     (folder / "circle").rename(folder / "red_CIRCLE")
     (folder / "cross").rename(folder / "X cross")
-    images = read_images(
-        publish_evaluation_set(
-            with_evaluation(tiny_project, kind="folder", path=str(folder)), "shapes"
-        )
-    )
-    assert sorted(set(images["class"])) == ["Red Circle", "square", "triangle", "x-cross"]
+    images = read_images(publish(tiny_project, folder, classes=classes))
+    assert sorted(set(images["class"])) == classes
 
 
 def test_every_folder_that_is_no_class_is_named_in_one_error(
@@ -82,19 +86,12 @@ def test_every_folder_that_is_no_class_is_named_in_one_error(
     (folder / "star").mkdir()
     (folder / "loose.png").write_bytes(b"")
     with pytest.raises(InputError) as raised:
-        publish_evaluation_set(
-            with_evaluation(tiny_project, kind="folder", path=str(folder)), "shapes"
-        )
+        publish(tiny_project, folder)
     assert all(name in str(raised.value) for name in ("hexagon", "star", "loose.png", str(folder)))
-
-
-def test_folders_without_any_image_are_refused(tiny_project: Project, folder: Path) -> None:
-    for path in folder.rglob("*.png"):
-        path.unlink()
+    shutil.rmtree(folder)
+    (folder / "circle").mkdir(parents=True)
     with pytest.raises(InputError, match="no image in any subfolder"):
-        publish_evaluation_set(
-            with_evaluation(tiny_project, kind="folder", path=str(folder)), "shapes"
-        )
+        publish(tiny_project, folder)
 
 
 def test_classes_without_images_and_other_files_are_counted(
@@ -102,9 +99,7 @@ def test_classes_without_images_and_other_files_are_counted(
 ) -> None:
     shutil.rmtree(folder / "cross")
     (folder / "circle" / "notes.txt").write_text("")
-    artifact = publish_evaluation_set(
-        with_evaluation(tiny_project, kind="folder", path=str(folder)), "shapes"
-    )
+    artifact = publish(tiny_project, folder)
     assert artifact.counts["classes_without_images"] == ["cross"]
     assert (artifact.counts["classes"], artifact.counts["ignored_files"]) == (3, 1)
 
@@ -116,12 +111,8 @@ def test_a_manifest_gives_the_same_images_as_the_folder(
     if kind == "parquet":
         pd.read_csv(manifest).to_parquet(manifest.with_suffix(".parquet"))
     path = manifest.with_suffix(f".{kind}")
-    artifact = publish_evaluation_set(
-        with_evaluation(tiny_project, kind="manifest", path=str(path)), "shapes"
-    )
-    reference = publish_evaluation_set(
-        with_evaluation(tiny_project, kind="folder", path=str(manifest.parent / "images")), "shapes"
-    )
+    artifact = publish(tiny_project, path, "manifest")
+    reference = publish(tiny_project, manifest.parent / "images")
     columns = ["path", "class_id", "sha256"]
     assert read_images(artifact)[columns].equals(read_images(reference)[columns])
 
@@ -135,9 +126,7 @@ def test_a_manifest_reports_every_bad_row_by_its_number(
     table.loc[5, "path"] = table.loc[4, "path"]
     table.to_csv(manifest, index=False)
     with pytest.raises(InputError) as raised:
-        publish_evaluation_set(
-            with_evaluation(tiny_project, kind="manifest", path=str(manifest)), "shapes"
-        )
+        publish(tiny_project, manifest, "manifest")
     assert re.findall(r"row (\d+):", str(raised.value)) == ["2", "4", "6"]
 
 
@@ -149,9 +138,7 @@ def test_an_unusable_manifest_is_one_error_that_names_the_file(
 ) -> None:
     manifest.write_text(text, encoding="latin-1")
     with pytest.raises(InputError, match=re.escape(str(manifest))):
-        publish_evaluation_set(
-            with_evaluation(tiny_project, kind="manifest", path=str(manifest)), "shapes"
-        )
+        publish(tiny_project, manifest, "manifest")
 
 
 def test_undecodable_images_are_listed_and_not_published(
@@ -160,20 +147,16 @@ def test_undecodable_images_are_listed_and_not_published(
     (folder / "circle" / "0.png").write_bytes(b"<html>")
     (folder / "cross" / "1.png").write_bytes(b"")
     with pytest.raises(InputError) as raised:
-        publish_evaluation_set(
-            with_evaluation(tiny_project, kind="folder", path=str(folder)), "shapes"
-        )
+        publish(tiny_project, folder)
     assert "circle/0.png" in str(raised.value)
     assert "cross/1.png" in str(raised.value)
     assert tiny_project.store.keys("evaluation_set") == []
 
 
 def test_identity_is_content_not_place(tiny_project: Project, folder: Path, tmp_path: Path) -> None:
-    first = publish_evaluation_set(
-        with_evaluation(tiny_project, kind="folder", path=str(folder)), "shapes"
-    )
+    first = publish(tiny_project, folder)
     moved = folder.rename(tmp_path / "moved")
-    project = with_evaluation(tiny_project, kind="folder", path=str(moved))
+    project = with_evaluation(tiny_project, moved)
     second = publish_evaluation_set(project, "shapes")
     assert second.reused
     assert second.fingerprint == first.fingerprint
@@ -187,9 +170,6 @@ def test_identity_is_content_not_place(tiny_project: Project, folder: Path, tmp_
 def test_images_are_encoded_in_order_and_alike_in_any_batch(
     tiny_project: Project, tiny_checkpoint: Path
 ) -> None:
-    from react_pipeline.clip.model import load
-    from react_pipeline.corpus.images import decode_image
-
     clip = load(tiny_checkpoint)
     images = read_images(publish_evaluation_set(tiny_project, "colours"))
     config = tiny_project.config
@@ -204,25 +184,10 @@ def test_images_are_encoded_in_order_and_alike_in_any_batch(
     assert encode_images(config, clip, images[:0]).shape == (0, clip.dimension)
 
 
-def test_an_image_changed_after_publishing_is_refused(
-    tiny_project: Project, folder: Path, tiny_checkpoint: Path
-) -> None:
-    from react_pipeline.clip.model import load
-
-    project = with_evaluation(tiny_project, kind="folder", path=str(folder))
-    images = read_images(publish_evaluation_set(project, "shapes"))
-    (folder / "circle" / "0.png").write_bytes(encode(evaluation_image("circle", 9)))
-    with pytest.raises(ChangedSource, match=r"evaluation_set"):
-        encode_images(project.config, load(tiny_checkpoint), images)
-
-
 def test_images_are_encoded_once_and_still_refused_when_changed(
     tiny_project: Project, folder: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from react_pipeline.clip import loaded_base
-    from react_pipeline.embedding.encoder import Encoder
-
-    project = with_evaluation(tiny_project, kind="folder", path=str(folder))
+    project = with_evaluation(tiny_project, folder)
     images = read_images(publish_evaluation_set(project, "shapes"))
     calls: list[int] = []
     own = Encoder.images
@@ -248,7 +213,7 @@ def test_images_are_encoded_once_and_still_refused_when_changed(
 def test_an_image_that_kills_its_decoder_is_named(tiny_project: Project, folder: Path) -> None:
     with (folder / "circle" / "0.png").open("ab") as file:
         file.write(MARK)
-    project = with_evaluation(tiny_project, kind="folder", path=str(folder))
+    project = with_evaluation(tiny_project, folder)
     with deadly_images(), pytest.raises(InputError, match=r"circle/0\.png.*killed_decoder"):
         publish_evaluation_set(project, "shapes")
 
@@ -256,17 +221,13 @@ def test_an_image_that_kills_its_decoder_is_named(tiny_project: Project, folder:
 def test_classes_of_one_name_are_kept_apart_by_their_ids(
     tiny_project: Project, folder: Path
 ) -> None:
-    path = tiny_project.config.domains / "shapes.yaml"
-    domain = yaml.safe_load(path.read_text())
     twins = [
         {"id": f"ring {number}", "name": "ring", "synonyms": [f"hoop {number}"]}
         for number in (1, 2)
     ]
-    domain["classes"] = [*twins, "triangle", "cross"]
-    path.write_text(yaml.safe_dump(domain))
     (folder / "circle").rename(folder / "ring_2")
     (folder / "square").rename(folder / "hoop-1")
-    project = with_evaluation(tiny_project, kind="folder", path=str(folder))
+    project = with_evaluation(tiny_project, folder, classes=[*twins, "triangle", "cross"])
     images = read_images(publish_evaluation_set(project, "shapes"))
     found = images.groupby("class")["class_id"].agg(["first", "size"])
     assert found.to_dict("index") == {
@@ -297,13 +258,11 @@ def test_a_kind_of_labelled_images_has_fields_of_its_own(
     kinds = {**evaluation.labelled_kinds(), "part": Part}
     monkeypatch.setattr(evaluation, "labelled_kinds", lambda: kinds)
     monkeypatch.setattr("react_pipeline.labelled.kind.labelled_kinds", lambda: kinds)
-    monkeypatch.setattr("react_pipeline.labelled.labelled.labelled_kinds", lambda: kinds)
-    fields = {"kind": "part", "path": str(folder), "at_most": 5}
-    artifact = publish_evaluation_set(with_evaluation(tiny_project, **fields), "shapes")
+    artifact = publish(tiny_project, folder, "part", at_most=5)
     described = {"name": "mine", "kind": "part", "at_most": 5}  # and not where the files are
     assert artifact.manifest["config"]["evaluation"] == described
     assert len(read_images(artifact, tiny_project.domain("shapes"))) == 5
     with pytest.raises(InputError, match=r"evaluation\.at_most: .*integer"):
-        with_evaluation(tiny_project, **{**fields, "at_most": "few"}).domain("shapes")
+        with_evaluation(tiny_project, folder, "part", at_most="few").domain("shapes")
     with pytest.raises(InputError, match=r"evaluation\.at_most: unknown field here"):
-        with_evaluation(tiny_project, **{**fields, "kind": "folder"}).domain("shapes")
+        with_evaluation(tiny_project, folder, at_most=5).domain("shapes")

@@ -29,10 +29,8 @@ def detections_are_finite_and_in_their_images(
 
 @artifact_check("dense_results", blocking=True)
 def what_was_not_measured_has_no_value(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
-    """Every class of a figure belongs to its set by name, and data that are not there never count
-    as 0.
-    """
-    wrong = dense_contradictions(artifact)
+    """Data that are not there never count as 0, and a figure is a fraction."""
+    wrong = contradictions(pd.read_parquet(artifact.file("results.parquet")))
     return dg.AssetCheckResult(
         passed=wrong == 0,
         metadata={"wrong": wrong},
@@ -59,13 +57,3 @@ def wrong_detections(artifact: Artifact) -> int:
             inside = -0.01 <= left <= right and -0.01 <= top <= bottom
             wrong += not (inside and width > 0 and height > 0 and 0 <= box["score"] <= 1)
     return wrong
-
-
-def dense_contradictions(artifact: Artifact) -> int:
-    """Count contradictions of rows, and classes of no measured set."""
-    rows = pd.read_parquet(artifact.file("results.parquet"))
-    classes = pd.read_parquet(artifact.file("per_class.parquet"))
-    place = ["set", "source"]
-    measured = rows[rows["value"].notna()].set_index(place).index
-    strangers = ~classes.set_index(place).index.isin(measured)
-    return contradictions(rows[rows["figure"] != "classes"]) + int(strangers.sum())

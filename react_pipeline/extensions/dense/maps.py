@@ -1,14 +1,12 @@
-"""Open-vocabulary segmentation without training: dense features against class vectors, over windows
-of an image.
+"""Open-vocabulary segmentation without training: dense features against class vectors.
 
-Belongs here: class vectors of several names, windows, the two refinements of MaskCLIP. Does not
-belong here: the features (`tower`), what is published (`results`). Shapes: B windows on a grid h x
-w, M names, C classes, D embedding dimension, H x W pixels.
+Belongs here: class vectors of several names, the two refinements of MaskCLIP. Does not belong here:
+the features (`tower`), what is published (`results`). Shapes: a grid h x w of patches, M names, C
+classes, D embedding dimension, H x W pixels.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,11 +21,9 @@ from torchvision.transforms.functional import normalize, pil_to_tensor
 from react_pipeline.clip import LOGIT_SCALE, Clip, arithmetic, zero_shot_head
 from react_pipeline.store import CorruptArtifact
 
-from .sets import BACKGROUND, MapImages
+from .sets import BACKGROUND
 from .settings import DenseConfig
 from .tower import DenseTower
-
-WINDOWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -79,11 +75,9 @@ def normalized(clip: Clip, image: Image.Image) -> Tensor:
     return normalize(pixels, clip.preprocess_cfg["mean"], clip.preprocess_cfg["std"])[None]
 
 
-def resized(image: Image.Image, short_side: int, longest: int | None = None) -> Image.Image:
-    """Return the image with this short side, or with this longest one if that is smaller; its ratio
-    is kept.
-    """
-    scale = min(short_side / min(image.size), (longest or math.inf) / max(image.size))
+def resized(image: Image.Image, short_side: int) -> Image.Image:
+    """Return the image with this short side; its ratio is kept."""
+    scale = short_side / min(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
@@ -100,7 +94,7 @@ class Segmenter:
     """Gives every pixel of an image a class by its name alone."""
 
     def __init__(
-        self, clip: Clip, images: MapImages, templates: Sequence[str], config: DenseConfig
+        self, clip: Clip, class_names: Sequence[str], templates: Sequence[str], config: DenseConfig
     ) -> None:
         """Encode the class names.
 
@@ -109,63 +103,29 @@ class Segmenter:
         """
         self.clip = clip
         self.config = config
-        self.tower = DenseTower(clip.model, config.attention)
-        self.vectors = ClassVectors.of(clip, images.class_names, templates)
-        self.background = images.background
-        synonyms = self.background is not None and ";" in images.class_names[self.background]
-        self.scores_background = synonyms or (
-            self.background is not None and config.background_below > 0
-        )
+        self.tower = DenseTower(clip.model)
+        self.vectors = ClassVectors.of(clip, class_names, templates)
 
     @arithmetic()
     @torch.inference_mode()
     def __call__(self, image: Image.Image) -> NDArray[np.int64]:
-        """Return class ids (H, W) of an image."""
+        """Return class ids (H, W) of an image. Logits are enlarged; with key smoothing, shares."""
         pixels = normalized(self.clip, resized(image, self.config.short_side or self.tower.size))
-        best, ids = self.shares(pixels, (image.height, image.width)).max(dim=0)
-        if self.background is not None and self.config.background_below > 0:
-            ids[best < self.config.background_below] = self.background
-        return ids.cpu().numpy()
-
-    def shares(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return each class's share (C, *size) of every pixel of an image (1, 3, H, W).
-
-        What is enlarged, and averaged over the windows that show a pixel, are the logits; with key
-        smoothing the shares.
-        """
         rows, columns = pixels.shape[-2:]
-        pixels = padded(pixels, self.tower.stride)
-        side = self.config.window // self.tower.stride * self.tower.stride or max(pixels.shape)
-        tall, wide = (min(side, whole) for whole in pixels.shape[-2:])
-        step = self.config.stride or side // 2
-        places = [
-            (slice(top, top + tall), slice(left, left + wide))
-            for top in [*range(0, pixels.shape[-2] - tall, step), pixels.shape[-2] - tall]
-            for left in [*range(0, pixels.shape[-1] - wide, step), pixels.shape[-1] - wide]
-        ]
-        cells = self._refine(*self._look(torch.cat([pixels[:, :, *place] for place in places])))
-        total = pixels.new_zeros(self.vectors.count, *pixels.shape[-2:])
-        times = pixels.new_zeros(pixels.shape[-2:])
-        for place, window in zip(places, cells, strict=True):
-            grid = window.permute(2, 0, 1)[None]
-            total[:, *place] += functional.interpolate(grid, (tall, wide), mode="bilinear")[0]
-            times[place] += 1
-        mean = (total / times)[None, :, :rows, :columns]
-        found = functional.interpolate(mean, size, mode="bilinear")[0]
-        return found if self.config.key_smoothing else found.softmax(dim=0)
+        whole = padded(pixels, self.tower.stride)
+        features, keys = self.tower(whole)
+        cells = self.refine(self.vectors.logits(features), keys).permute(0, 3, 1, 2)
+        found = functional.interpolate(cells, whole.shape[-2:], mode="bilinear")
+        size = image.height, image.width
+        found = functional.interpolate(found[:, :, :rows, :columns], size, mode="bilinear")
+        return found[0].argmax(dim=0).cpu().numpy()
 
-    def _look(self, windows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (B, h, w, C) and keys (B, h, w, W) of windows (B, 3, H, W)."""
-        parts = [self.tower(part) for part in windows.split(WINDOWS_AT_ONCE)]
-        features, keys = (torch.cat(part) for part in zip(*parts, strict=True))
-        return self.vectors.logits(features), keys
+    def refine(self, logits: Tensor, keys: Tensor) -> Tensor:
+        """Return logits, or with key smoothing shares, (1, h, w, C) of an image by MaskCLIP's
+        refinements in MaskCLIP's order; keys are (1, h, w, W).
 
-    def _refine(self, logits: Tensor, keys: Tensor) -> Tensor:
-        """Return logits, or with key smoothing shares, (B, h, w, C) of all windows of an image, by
-        MaskCLIP's refinements in MaskCLIP's order.
-
-        First prompt denoising: classes that no patch of the image is likely to show are left out.
-        Then key smoothing, which so spreads the shares of the others alone.
+        First prompt denoising: classes that no patch is likely to show are left out. Then key
+        smoothing, which so spreads the shares of the others alone.
         """
         highest = logits.softmax(dim=-1).amax(dim=(0, 1, 2))
         absent = (highest < self.config.prompt_denoising) & (highest < highest.max())
@@ -184,8 +144,8 @@ def smoothed(shares: Tensor, keys: Tensor, threshold: float) -> Tensor:
     patch sum to 1.
 
     Args:
-        shares: (B, h, w, C).
-        keys: Unit vectors (B, h, w, W).
+        shares: (1, h, w, C).
+        keys: Unit vectors (1, h, w, W).
         threshold: Highest share below which a patch is unsure.
     """
     flat = shares.flatten(1, 2)

@@ -13,18 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-
-from react_pipeline.installation import install_command
-from react_pipeline.store import InputError
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torchmetrics.classification import MulticlassJaccardIndex
 
 from .settings import IGNORED
-
-try:
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-    from torchmetrics.classification import MulticlassJaccardIndex
-except ImportError as error:
-    raise InputError(f"figures need {error.name}: {install_command('dense')}") from error
 
 MAX_BOXES = 100
 """An image, as in COCO."""
@@ -41,7 +34,7 @@ def map_figures(
             truth are not counted.
 
     Returns:
-        `miou`, `pixel_accuracy` and `classes` (how many the mean is over); nothing where no pixel
+        `miou`, over the classes that have an IoU, and `pixel_accuracy`; nothing where no pixel
         counts.
     """
     metric = MulticlassJaccardIndex(
@@ -53,12 +46,8 @@ def map_figures(
     matrix = metric.confmat
     if not matrix.sum():
         return {}, ious
-    figures = {
-        "miou": np.nanmean(ious),
-        "pixel_accuracy": matrix.trace() / matrix.sum(),
-        "classes": np.isfinite(ious).sum(),
-    }
-    return {name: float(value) for name, value in figures.items()}, ious
+    accuracy = float(matrix.trace() / matrix.sum())
+    return {"miou": float(np.nanmean(ious)), "pixel_accuracy": accuracy}, ious
 
 
 def box_figures(

@@ -1,10 +1,10 @@
-"""Detection and segmentation by one checkpoint, as an artifact: figures and detections.
+"""Detection and segmentation by one checkpoint, as an artifact, and the base beside each method.
 
-Belongs here: publishing, and resuming image by image after a kill. Does not belong here: predicting
-(`regions`, `maps`, `student`), figures (`measures`), the difference to the base (`comparison`).
+Belongs here: publishing, resuming image by image after a kill, comparing. Does not belong here:
+predicting (`detection`, `maps`, `student`), figures (`measures`).
 
-Files: `results.parquet`, `results.json` (`COLUMNS`), `per_class.parquet`, `images.parquet`,
-`table.md`, `detections/<set>--<source>.json` (COCO's form of results).
+Files of results: `results.parquet` (`COLUMNS`), `per_class.parquet`, `images.parquet`, `table.md`,
+`detections/<set>--<source>.json` (COCO's form of results).
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from react_pipeline.extensions.protocols import (
+    VALUES,
     checkpoint_of,
+    compare_figures,
     load_model,
+    publish_comparison,
     read_all,
     require_encoder,
 )
@@ -34,8 +37,8 @@ from react_pipeline.project import Project
 from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact, InputError, Scratch, sha256_of
 
-from .sets import BoxImages, DenseImages, MapImages, read_dense_set
-from .settings import IGNORED, DenseConfig
+from .sets import BoxImages, MapImages, read_dense_set
+from .settings import DenseConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +51,8 @@ COLUMNS = ["set", "task", "source", "figure", "value", "n", "images", "unavailab
 """
 CLASS_COLUMNS = ["set", "source", "class", "figure", "value"]
 Sets = Mapping[str, BoxImages | MapImages]
-Figures = dict[str, float]
+Figures = tuple[dict[str, float], dict[str, float]]
+"""Figures of a set, and one figure by class."""
 
 
 def publish_dense(project: Project, slug: str, method: str) -> Artifact:
@@ -66,7 +70,7 @@ def publish_dense(project: Project, slug: str, method: str) -> Artifact:
     entries = {entry.name: entry for entry in dense.sets(slug)}
     present, missing = read_all(dense.root, "dense", entries, read_dense_set)
     digests = {name: images.digest() for name, images in present.items()}
-    files = digests_of_files(dense, present)
+    files = _digests_of_files(dense, present)
     content = {"sets": digests, "missing": sorted(missing), "files": files}
     inputs = resolve(
         project, "dense_results", method_key(project.domain(slug).slug, method), content=content
@@ -88,6 +92,29 @@ def publish_dense(project: Project, slug: str, method: str) -> Artifact:
         return {**_counts(table, present), "seconds": round(time.monotonic() - started, 2)}
 
     return project.store.build(inputs, write)
+
+
+def compare_dense(project: Project, slug: str) -> Artifact:
+    """Publish the base with every method of a domain that has a fresh result; files and errors as
+    of `publish_comparison`.
+    """
+
+    def compare(results: Mapping[str, Artifact]) -> tuple[pd.DataFrame, dict[str, Any]]:
+        tables = {}
+        for name, result in results.items():
+            rows = pd.read_parquet(result.file("results.parquet"))
+            status = rows["unavailable"].fillna("ok")
+            tables[name] = rows.fillna({"figure": ""}).assign(status=status)
+        place = ["set", "source", "figure"]
+        table = compare_figures(tables.pop("base"), tables, place)
+        return table[["method", *place, *VALUES, "n", "status"]], {
+            "delta": {
+                method: _nested(rows, "delta")
+                for method, rows in table[table["status"] == "ok"].groupby("method", sort=False)
+            }
+        }
+
+    return publish_comparison(project, "dense_comparison", slug, compare)
 
 
 class _Measurer:
@@ -112,7 +139,7 @@ class _Measurer:
     def measure(self, images: BoxImages | MapImages) -> Iterator[dict[str, Any]]:
         """Yield the rows of one set."""
         entry = images.entry
-        ways: dict[str, Callable[[], tuple[Figures, Figures]]]
+        ways: dict[str, Callable[[], Figures]]
         if isinstance(images, BoxImages):
             figure_of_class = "ap50"
             ways = {source: partial(self._boxes, images, source) for source in self.dense.boxes}
@@ -120,13 +147,13 @@ class _Measurer:
             figure_of_class = "iou"
             students = ("student",) if self.dense.student_images else ()
             ways = {source: partial(self._maps, images, source) for source in ("map", *students)}
-        for source, measured in ways.items():
+        for source, measure in ways.items():
             about = {
                 **{"set": entry.name, "task": entry.task, "source": source},
                 **{"n": len(images), "unavailable": None},
             }
             try:
-                figures, classes = measured()
+                figures, classes = measure()
             except Unavailable as error:
                 yield {**about, "unavailable": error.reason}
                 continue
@@ -137,51 +164,50 @@ class _Measurer:
             for name, value in classes.items():
                 self.classes.append([entry.name, source, name, figure_of_class, value])
 
-    def _templates(self, images: DenseImages) -> list[str]:
+    def _templates(self, images: BoxImages | MapImages) -> list[str]:
         from react_pipeline.clip import prompt_templates
 
         return list(images.entry.templates) or prompt_templates(self.domain)
 
-    def _boxes(self, images: BoxImages, source: str) -> tuple[Figures, Figures]:
-        from .boxes import box_source
+    def _boxes(self, images: BoxImages, source: str) -> Figures:
+        from .detection import Detector, boxes_of_file, true_boxes
         from .measures import box_figures, proposal_figures
-        from .regions import Detector
 
         truth = images.truth
-        detector = Detector(self.clip, images.class_names, self._templates(images), self.dense)
-        propose = box_source(source, images, self.dense, self.clip.device)
+        detector = Detector(self.clip, images.class_names, self._templates(images))
+        is_true = source == "truth"
+        propose = true_boxes(images) if is_true else boxes_of_file(images, self.dense)
         categories = [category["id"] for category in truth["categories"]]
 
         def predict(position: int, path: Path) -> None:
             image = images.image(position, self.max_pixels)
             boxes, objectness = propose(position, image)
             places, scores, classes = detector(image, boxes, objectness)
-            image_id = truth["images"][position]["id"]
             labels = [categories[number] for number in classes.tolist()]
-            shares = np.ones(len(boxes)) if objectness is None else objectness
-            proposed = _coco_rows(image_id, categories[:1] * len(boxes), boxes, shares)
-            found = _coco_rows(image_id, labels, places, scores)
-            path.write_text(json.dumps({"found": found, "proposed": proposed}))
+            record = {"found": _coco_rows(images.id(position), labels, places, scores)}
+            if objectness is not None:
+                any_class = categories[:1] * len(boxes)
+                record["proposed"] = _coco_rows(images.id(position), any_class, boxes, objectness)
+            path.write_text(json.dumps(record))
 
         where = f"{images.entry.name}--{source}"
         files = self._by_image(where, "json", images, predict)
         records = [json.loads(path.read_bytes()) for path in files]
-        found, proposed = (
-            [box for record in records for box in record[part]] for part in ("found", "proposed")
-        )
+        found = [box for record in records for box in record["found"]]
         (self.directory / "detections").mkdir(exist_ok=True)
         (self.directory / "detections" / f"{where}.json").write_text(json.dumps(found))
         figures, classes = box_figures(truth, found, images.entry.groups)
-        if figures and source != "truth":
+        if figures and not is_true:
+            proposed = [box for record in records for box in record["proposed"]]
             figures |= proposal_figures(truth, proposed)
         return figures, classes
 
-    def _maps(self, images: MapImages, source: str) -> tuple[Figures, Figures]:
+    def _maps(self, images: MapImages, source: str) -> Figures:
         from .maps import Segmenter
         from .measures import map_figures
         from .student import Student
 
-        segmenter = Segmenter(self.clip, images, self._templates(images), self.dense)
+        segmenter = Segmenter(self.clip, images.class_names, self._templates(images), self.dense)
         predictor: Callable[[Image.Image], Any] = segmenter
         where = f"{images.entry.name}--{source}"
         if source == "student":
@@ -198,10 +224,7 @@ class _Measurer:
             for position, path in enumerate(self._by_image(where, "png", images, predict)):
                 with Image.open(path) as opened:
                     found = np.asarray(opened)
-                truth = images.label_map(position, found.shape[::-1])
-                if not segmenter.scores_background and images.background is not None:
-                    truth = np.where(truth == images.background, IGNORED, truth)
-                yield truth, found
+                yield images.label_map(position, found.shape[::-1]), found
 
         figures, ious = map_figures(maps(), len(images.class_names))
         names = [name.split(";")[0] for name in images.class_names]
@@ -209,7 +232,11 @@ class _Measurer:
         return figures, {name: iou for name, iou in pairs if np.isfinite(iou)}
 
     def _by_image(
-        self, where: str, kind: str, images: DenseImages, predict: Callable[[int, Path], None]
+        self,
+        where: str,
+        kind: str,
+        images: BoxImages | MapImages,
+        predict: Callable[[int, Path], None],
     ) -> Iterator[Path]:
         """Yield the file that `predict` writes of each image; each is on disk before the next, and
         not written again after a kill.
@@ -236,7 +263,6 @@ def _coco_rows(image_id: int, categories: list[int], boxes: Tensor, scores: Any)
 
 def _write_tables(directory: Path, rows: pd.DataFrame, present: Sets) -> None:
     rows.to_parquet(directory / "results.parquet", index=False)
-    rows.to_json(directory / "results.json", orient="records", indent=1)
     sizes = [
         [name, *(image[key] for key in ("id", "file_name", "width", "height"))]
         for name, images in present.items()
@@ -246,7 +272,6 @@ def _write_tables(directory: Path, rows: pd.DataFrame, present: Sets) -> None:
     columns = ["set", "image_id", "name", "width", "height"]
     pd.DataFrame(sizes, columns=columns).to_parquet(directory / "images.parquet")
     points = rows["value"].map("{:.1%}".format, na_action="ignore")
-    points[rows["figure"] == "classes"] = rows["value"].map("{:.0f}".format)
     columns = ["set", "source", "figure", "value", "n", "unavailable"]
     lines = rows.assign(value=points)[columns].to_numpy().tolist()
     text = markdown_table([*columns[:-1], "not measured because"], lines)
@@ -257,31 +282,35 @@ def _write_tables(directory: Path, rows: pd.DataFrame, present: Sets) -> None:
 
 
 def _counts(rows: pd.DataFrame, present: Sets) -> dict[str, Any]:
-    figures: dict[str, Any] = {"detection": {}, "segmentation": {}}
-    for row in rows[rows["value"].notna()].itertuples():
-        of_set = figures[row.task].setdefault(row.set, {})
-        of_set.setdefault(row.source, {})[row.figure] = row.value
-    reasons = rows[rows["value"].isna()]
+    measured, missing = rows[rows["value"].notna()], rows[rows["value"].isna()]
     skipped = {name: getattr(images, "skipped", None) for name, images in present.items()}
     return {
-        **figures,
+        **{
+            task: _nested(measured[measured["task"] == task], "value")
+            for task in ("detection", "segmentation")
+        },
         "images": sum(map(len, present.values())),
-        "not_measured": dict(zip(reasons["set"], reasons["unavailable"], strict=True)),
+        "not_measured": dict(zip(missing["set"], missing["unavailable"], strict=True)),
         "skipped_boxes": {name: dict(count) for name, count in skipped.items() if count},
     }
 
 
-def digests_of_files(dense: DenseConfig, present: Sets) -> dict[str, str]:
-    """Return the digests of what measuring reads apart from the sets.
+def _nested(rows: pd.DataFrame, column: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Return a column by set, source and figure."""
+    values: dict[str, dict[str, dict[str, float]]] = {}
+    for row in rows.to_dict("records"):
+        of_source = values.setdefault(row["set"], {}).setdefault(row["source"], {})
+        of_source[row["figure"]] = row[column]
+    return values
 
-    Raises:
-        InputError: If a file cannot be read.
+
+def _digests_of_files(dense: DenseConfig, present: Sets) -> dict[str, str]:
+    """Return the digests of what measuring reads apart from the sets; an InputError if a file
+    cannot be read.
     """
-    files = {"rpn": dense.rpn_checkpoint if "rpn" in dense.boxes else None}
-    if dense.student_images:
-        files["student"] = dense.student_backbone
-    for name, images in present.items() if "file" in dense.boxes else ():
-        if isinstance(images, BoxImages):
+    files = {"student": dense.student_backbone if dense.student_images else None}
+    for name, images in present.items():
+        if isinstance(images, BoxImages) and "file" in dense.boxes:
             files[f"boxes of {name}"] = dense.boxes_path(name)
     try:
         return {name: sha256_of(path) for name, path in files.items() if path is not None}

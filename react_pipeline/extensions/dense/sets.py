@@ -27,9 +27,7 @@ from react_pipeline.store import InputError, canonical_json
 from .settings import IGNORED, DenseSet
 
 BACKGROUND = "background"
-TRAIN_IDS = "_labelTrainIds"
-"""Ends the names of COCO-Stuff's label maps that are converted already: their values are class ids.
-"""
+"""A class of this name alone is not scored: its pixels are ignored."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class DenseImages:
 
     def digest(self) -> str:
         """Return the SHA-256 over names and bytes of all images, their truth, and the classes."""
-        images = digests_of(self.source)
+        images = self.source.digests()
         parts = [self.entry.name, self.class_names, self.source.locations, images, self.truths()]
         return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
@@ -84,6 +82,10 @@ class BoxImages(DenseImages):
 
     truth: Mapping[str, Any]
     skipped: Mapping[str, int] = field(default_factory=dict)
+
+    def id(self, position: int) -> int:
+        """Return the id of an image in the file."""
+        return int(self.truth["images"][position]["id"])
 
     def image(self, position: int, max_pixels: int) -> Image.Image:
         """Decode an image; an InputError too if it is of another size than the JSON says."""
@@ -113,12 +115,6 @@ class MapImages(DenseImages):
     labels: Files
     table: NDArray[np.int64]
 
-    @property
-    def background(self) -> int | None:
-        """Return the id of the class `background`, if there is one."""
-        firsts = [name.split(";")[0] for name in self.class_names]
-        return firsts.index(BACKGROUND) if BACKGROUND in firsts else None
-
     def label_map(self, position: int, size: tuple[int, int]) -> NDArray[np.int64]:
         """Read class ids (H, W) of an image of this (width, height); `IGNORED` pixels are not
         counted.
@@ -146,7 +142,7 @@ class MapImages(DenseImages):
 
     def truths(self) -> Any:
         """Return the digests of the label maps."""
-        return digests_of(self.labels)
+        return self.labels.digests()
 
 
 def read_dense_set(root: Path, entry: DenseSet) -> BoxImages | MapImages:
@@ -166,14 +162,9 @@ def read_dense_set(root: Path, entry: DenseSet) -> BoxImages | MapImages:
 def dense_digests(root: Path, entry: DenseSet) -> frozenset[str]:
     """Return the SHA-256 of the image files of a dense set; none if it is not there."""
     try:
-        return frozenset(digests_of(read_dense_set(root, entry).source))
+        return frozenset(read_dense_set(root, entry).source.digests())
     except Unavailable:
         return frozenset()
-
-
-def digests_of(files: Files) -> list[str]:
-    """Return the SHA-256 of each file."""
-    return [hashlib.sha256(files(position)).hexdigest() for position in range(len(files.locations))]
 
 
 def files_below(root: Path, folder: str, suffixes: Collection[str] = ()) -> dict[str, str]:
@@ -296,8 +287,7 @@ def _boxes(
 def _read_maps(root: Path, entry: DenseSet) -> MapImages:
     truth = root / entry.truth
     maps = files_below(root, entry.truth, {".png"})
-    converted = [name for name in maps if TRAIN_IDS in name]
-    stems = _by_stem(converted or maps, truth)
+    stems = _by_stem(maps, truth)
     if entry.listed:
         listed = read_lines(root / entry.listed)
         _require_all(listed, stems, f"{truth}: no label map of {{}} listed images")
@@ -314,11 +304,11 @@ def _read_maps(root: Path, entry: DenseSet) -> MapImages:
         raise InputError(f"{names_file}: names {', '.join(twice)} twice")
     if len(names) > IGNORED:
         raise InputError(f"{entry.name}: {len(names)} classes do not fit a label map of 8 bits")
-    values = () if converted else entry.values
     # Values of the official files that are no class (unlabelled, border, unused ids) are ignored.
-    table = np.full(256, IGNORED if values else -1)
+    table = np.full(256, IGNORED if entry.values else -1)
     table[IGNORED] = IGNORED
-    table[list(values or range(len(names)))] = range(len(names))
+    ids = [IGNORED if name == BACKGROUND else number for number, name in enumerate(names)]
+    table[list(entry.values or range(len(names)))] = ids
     source = Files(root, tuple(files[images[stem]] for stem in stems))
     labels = Files(root, tuple(maps[name] for name in stems.values()))
     return MapImages(entry, names, source, labels, table)
@@ -328,7 +318,7 @@ def _by_stem(names: Iterable[str], where: Path) -> dict[str, str]:
     """Return files by what joins an image and its label map: the name without folder and ending."""
     files: dict[str, str] = {}
     for name in names:
-        stem = PurePosixPath(name).stem.removesuffix(TRAIN_IDS)
+        stem = PurePosixPath(name).stem
         if (other := files.setdefault(stem, name)) != name:
             raise InputError(
                 f"{where}: {other} and {name} differ in folder or ending alone; keep one of them"

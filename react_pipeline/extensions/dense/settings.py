@@ -15,17 +15,6 @@ from pydantic import Field, TypeAdapter, field_validator, model_validator
 from react_pipeline.installation import open_clip_metadata
 from react_pipeline.settings import Name, Section
 
-ATTENTIONS: Mapping[str, bool] = {
-    "value": True,  # MaskCLIP
-    "qq": False,  # ClearCLIP
-    "qq+kk": True,  # SCLIP
-    "kk+gauss": False,  # NACLIP
-    "model": True,
-}
-"""Attention of the last block for dense features, and whether it is published with residual and
-MLP.
-"""
-
 SCENE_TEMPLATES = (
     "there is a {} in the scene.",
     "there is the {} in the scene.",
@@ -119,22 +108,13 @@ class DenseConfig(Section):
     root: Path | None = None
     datasets: tuple[str, ...] = ()
     own: tuple[OwnDenseSet, ...] = ()
-    boxes: tuple[Literal["truth", "rpn", "file"], ...] = Field(default=("truth",), min_length=1)
-    boxes_file: str = "boxes/{dataset}.json"
-    rpn_checkpoint: Path | None = None
-    rpn_model: str = "fasterrcnn_resnet50_fpn"
-    regions: Literal["crop", "roi"] = "crop"
-    attention: Literal["value", "qq", "qq+kk", "kk+gauss", "model"] = "value"
+    boxes: tuple[Literal["truth", "file"], ...] = Field(default=("truth",), min_length=1)
     short_side: int = Field(default=0, ge=0)
-    window: int = Field(default=0, ge=0)
-    stride: int = Field(default=0, ge=0)
     prompt_denoising: float = Field(default=0.0, ge=0, le=1)
     key_smoothing: float = Field(default=0.0, ge=0, le=1)
-    background_below: float = Field(default=0.0, ge=0, le=1)
     student_images: str | None = None
     student_model: str = "lraspp_mobilenet_v3_large"
     student_steps: int = Field(default=8_000, gt=0)
-    student_batch: int = Field(default=16, gt=1)
     student_learning_rate: float = Field(default=0.01, gt=0)
     student_backbone: Path | None = None
 
@@ -148,19 +128,15 @@ class DenseConfig(Section):
         return datasets
 
     @model_validator(mode="after")
-    def _fields_agree(self) -> Self:
+    def _names_differ(self) -> Self:
         names = [*self.datasets, *(own.name for own in self.own)]
         if len(set(names)) < len(names):
             raise ValueError(f"`datasets` and `own` name a set twice: {', '.join(names)}")
-        if "rpn" in self.boxes and self.rpn_checkpoint is None:
-            raise ValueError(
-                "`boxes: rpn` needs `rpn_checkpoint`, a state dict of torchvision's Faster R-CNN"
-            )
         return self
 
     def boxes_path(self, name: str) -> Path:
-        """Return the results file of a set."""
-        return (self.root or Path()) / self.boxes_file.replace("{dataset}", name)
+        """Return the file with the boxes of a set, in COCO's form of results."""
+        return (self.root or Path()) / "boxes" / f"{name}.json"
 
     def sets(self, slug: str) -> list[DenseSet]:
         """Return the sets to measure one domain's models on."""

@@ -25,18 +25,17 @@ def _results(project: Project, slug: str, method: str) -> Artifact:
 
 
 def _comparison(project: Project, slug: str) -> Artifact:
-    from .comparison import compare_dense
+    from .results import compare_dense
 
     return compare_dense(project, slug)
 
 
 def _identity_of_results(project: Project, key: str) -> dict[str, Any]:
-    """Return sets, boxes and the way of dense features; files are identified by their bytes (the
-    content of the inputs).
+    """Return all fields but the places of files, which their bytes identify (the content of the
+    inputs).
     """
     dense = project.config.section(DenseConfig)
-    files = {"root", "boxes_file", "rpn_checkpoint", "student_backbone"}
-    fields = dense.model_dump(mode="json", exclude=files)
+    fields = dense.model_dump(mode="json", exclude={"root", "student_backbone"})
     if not dense.student_images:
         fields = {name: value for name, value in fields.items() if not name.startswith("student_")}
     if dense.own:

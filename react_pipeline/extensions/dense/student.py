@@ -32,7 +32,7 @@ from .sets import files_below
 from .settings import DenseConfig
 
 SAVE_EVERY = 100
-MOMENTUM, WEIGHT_DECAY, POWER, LAST = 0.9, 5e-4, 0.9, 0.01
+BATCH, MOMENTUM, WEIGHT_DECAY, POWER, LAST = 16, 0.9, 5e-4, 0.9, 0.01
 """Of SGD, as in MaskCLIP+; the learning rate falls to `LAST` of the first."""
 MULTIPLE = 32
 """Sides of a crop are multiples of the network's coarsest stride."""
@@ -53,29 +53,27 @@ class Student:
         self.segmenter = segmenter
         self.config = config
         self.side = (config.short_side or segmenter.tower.size) // MULTIPLE * MULTIPLE
-        name = config.student_model
+        field = f"student_model: {config.student_model!r}"
         try:
             with torch.random.fork_rng():
                 torch.manual_seed(0)
                 self.network: Any = get_model(
-                    name, weights=None, weights_backbone=None, num_classes=segmenter.vectors.count
+                    config.student_model,
+                    weights=None,
+                    weights_backbone=None,
+                    num_classes=segmenter.vectors.count,
                 )
-        except (ValueError, TypeError) as error:
-            raise InputError(
-                f"dense.student_model: {name!r} is none of torchvision's: {error}"
-            ) from error
-        if path := config.student_backbone:
-            weights = {
-                key.removeprefix("features."): value for key, value in read_weights(path).items()
-            }
-            backbone = self.network.backbone
-            try:
+            if path := config.student_backbone:
+                field = f"student_backbone: {path}"
+                given = read_weights(path)
+                weights = {key.removeprefix("features."): value for key, value in given.items()}
+                backbone = self.network.backbone
                 # Without what the file has beyond it, such as a classifier.
                 backbone.load_state_dict({key: weights[key] for key in backbone.state_dict()})
-            except (KeyError, RuntimeError) as error:
-                raise InputError(
-                    f"dense.student_backbone: {path} does not fit {name}: {error}"
-                ) from error
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise InputError(
+                f"dense.{field} cannot be a network of torchvision: {error}"
+            ) from error
         self.network.to(segmenter.clip.device)
 
     @torch.inference_mode()
@@ -153,7 +151,7 @@ class Student:
         crops = []
         with torch.random.fork_rng():
             torch.manual_seed(step)
-            for number in torch.randint(count, (self.config.student_batch,)).tolist():
+            for number in torch.randint(count, (BATCH,)).tolist():
                 image, labels = labelled(number)
                 truth = torch.from_numpy(labels).to(clip.device).float()[None, None]
                 crops.append(augment(torch.cat([normalized(clip, image), truth], dim=1)))

@@ -21,8 +21,8 @@ from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact
 
-from .comparison import MEAN, compare_summaries
 from .features import digests_of_test_images
+from .figures import MEAN, compare_summaries
 
 
 @artifact_check("benchmark_features", blocking=True)

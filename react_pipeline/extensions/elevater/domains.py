@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from react_pipeline.labelled import lines_of, normal
+from react_pipeline.labelled import normal
 from react_pipeline.store import InputError, write_atomically
 
 from .datasets import DATASETS, Dataset
@@ -74,18 +74,11 @@ def write_domains(root: Path, directory: Path) -> list[Path]:
         )
         for domain in domains
     }
-    others = [
-        str(path)
-        for path, text in texts.items()
-        if path.exists() and path.read_text(encoding="utf-8") != text
-    ]
-    if others:
-        raise InputError(
-            f"these exist and differ; remove them or give another --into\n{lines_of(others)}"
-        )
     for path, text in texts.items():
-        if not path.exists():
-            write_atomically(path, text)
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            raise InputError(f"{path}: exists and differs; remove it or give another --into")
+    for path, text in texts.items():
+        write_atomically(path, text)
     return list(texts)
 
 

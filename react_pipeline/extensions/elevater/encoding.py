@@ -24,7 +24,7 @@ from react_pipeline.settings import PipelineConfig
 from react_pipeline.store import CorruptArtifact, InputError
 
 from .datasets import dataset
-from .images import LabelledImages
+from .images import LabelledImages, Read
 
 Loaded = tuple[Tensor, bytes, bool]
 """An image (3, H, W), SHA-256 of its file (32 bytes), and whether the file is truncated."""
@@ -35,43 +35,38 @@ class PreparedImages:
     """Images by their numbers, as a model takes them. Can be sent to other processes.
 
     Attributes:
-        read: The number of an image to the bytes of its file.
         locations: What errors call each image.
         max_pixels: Larger images are refused.
     """
 
-    read: Callable[[int], bytes]
+    read: Read
     locations: Sequence[str]
     preprocess: Callable[[Image.Image], Tensor]
     max_pixels: int
 
     def __call__(self, number: int) -> Tensor:
-        """Load an image (3, H, W); errors as of `load`."""
-        return self.load(number)[0]
-
-    def load(self, number: int) -> Loaded:
-        """Load an image and what is known of its file; of a truncated one the decodable part.
+        """Load an image (3, H, W), of a truncated file the decodable part.
 
         Raises:
             InputError: If it is gone or cannot be decoded.
         """
-        data = self.read(number)
-        try:
-            image, truncated = decode_apart(data, self.max_pixels, is_lenient=True)
-        except BadImage as error:
-            raise InputError(
-                f"{self.locations[number]}: no usable image ({error}); fix or replace the file"
-            ) from error
-        return self.preprocess(image), hashlib.sha256(data).digest(), truncated
+        loaded = self[number]
+        if isinstance(loaded, str):
+            raise InputError(loaded)
+        return loaded[0]
 
     def __getitem__(self, number: int) -> Loaded | str:
-        """Return what `load` does; for an unusable image the text of its error, which a process
-        cannot lose.
+        """Load an image; an unusable one gives the text of its error, which a process cannot
+        lose.
         """
         try:
-            return self.load(number)
+            data = self.read(number)
+            image, truncated = decode_apart(data, self.max_pixels, is_lenient=True)
+        except BadImage as error:
+            return f"{self.locations[number]}: no usable image ({error}); fix or replace the file"
         except InputError as error:
             return str(error)
+        return self.preprocess(image), hashlib.sha256(data).digest(), truncated
 
 
 def prepared_images(config: PipelineConfig, clip: Clip, images: LabelledImages) -> PreparedImages:
@@ -105,22 +100,21 @@ def encode(
     batches = [range(count)[first : first + size] for first in range(0, count, size)]
     # A process for less than a batch would only cost its start.
     workers = min(config.embedding.worker_count, count // size)
-    with tqdm(total=count, desc=title, unit="image", disable=None, leave=False) as bar:
-        for rows in load_batches(images, batches, workers, _collate):
-            if isinstance(rows, str):
-                raise InputError(rows)
-            pixels, sha256, cut = rows
-            with arithmetic(), torch.inference_mode():
-                batch = clip.model.encode_image(pixels.to(clip.device)).float().cpu().numpy()
-            if not np.isfinite(batch).all():
-                raise CorruptArtifact(
-                    f"{images.locations[len(digests)]}: the model gives features that are not "
-                    "finite; rematerialize its checkpoint"
-                )
-            array[len(digests) : len(digests) + len(batch)] = batch
-            digests += sha256
-            truncated += cut
-            bar.update(len(batch))
+    loaded = load_batches(images, batches, workers, _collate)
+    for rows in tqdm(loaded, title, len(batches), unit="batch", disable=None, leave=False):
+        if isinstance(rows, str):
+            raise InputError(rows)
+        pixels, sha256, cut = rows
+        with arithmetic(), torch.inference_mode():
+            batch = clip.model.encode_image(pixels.to(clip.device)).float().cpu().numpy()
+        if not np.isfinite(batch).all():
+            raise CorruptArtifact(
+                f"{images.locations[len(digests)]}: the model gives features that are not finite; "
+                "rematerialize its checkpoint"
+            )
+        array[len(digests) : len(digests) + len(batch)] = batch
+        digests += sha256
+        truncated += cut
     array.flush()
     return np.frombuffer(b"".join(digests), np.uint8).reshape(count, 32), truncated
 

@@ -5,20 +5,20 @@ Does not belong here: encoding (`encoding`), measuring (`measuring`).
 
 Files: `<data set>/<split>.npy` (N, D) float32 as the image tower gives them, `<data
 set>/<split>_labels.npy`, `<data set>/<split>_sha256.npy` (N, 32) uint8 of the images' files, and
-`<data set>/<split>.json` (`SplitFeatures`).
+`<data set>/<split>.json` (`Features.about`).
 """
 
+import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from react_pipeline.extensions.protocols import (
     checkpoint_of,
@@ -49,37 +49,18 @@ ENDS = (".npy", "_labels.npy", "_sha256.npy", ".json")
 """Ends of the names of a split's files: `<data set>/<split>` is before."""
 
 
-class SplitFeatures(BaseModel):
-    """What is known of one split's features.
-
-    Attributes:
-        digest: Of the images and labels.
-        truncated: Images whose file is truncated; the decodable part is used.
-        seconds: To read and encode; those of the run that did.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    dataset: str
-    split: str
-    n: int
-    expected: int
-    layout: str
-    digest: str
-    truncated: int
-    seconds: float
-
-
 @dataclass(frozen=True)
 class Features:
     """Features with labels, read from a published artifact.
 
     Attributes:
+        about: Of the split: n and `expected` images, `layout`, `digest` of images and labels,
+            `truncated` images, of which the decodable part is used, `seconds` to encode.
         features: (N, D) float32, not normalised.
         labels: int64 (N,), or for a multilabel set uint8 (N, C).
     """
 
-    about: SplitFeatures
+    about: Mapping[str, Any]
     features: NDArray[np.float32]
     labels: NDArray[Any]
 
@@ -93,7 +74,7 @@ class Features:
         place = f"{name}/{split}"
         if place in artifact.counts["missing"]:
             raise Unavailable(artifact.counts["missing"][place])
-        about = SplitFeatures.model_validate_json(artifact.file(f"{place}.json").read_bytes())
+        about = json.loads(artifact.file(f"{place}.json").read_bytes())
         features, labels = (
             np.load(artifact.file(f"{place}{end}.npy"), allow_pickle=False)
             for end in ("", "_labels")
@@ -133,27 +114,34 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
     inputs = resolve(project, BENCHMARK_FEATURES, method_key(slug, method), content=content)
 
     def write(directory: Path, scratch: Scratch) -> dict[str, Any]:
-        writer = _Writer(project, checkpoint_of(inputs.parents))
+        checkpoint = checkpoint_of(inputs.parents)
+        clip = cache(lambda: load_model(project, checkpoint))
+        earlier = list(_encoded_with(project, checkpoint))
         splits = {}
+        taken_over = 0
         for place, (images, digest) in present.items():
-            name = place.replace("/", "--")
-            record = scratch.build(name, directory, partial(writer.write, images, digest))
-            splits[place] = SplitFeatures.model_validate_json(record)
+            same = (
+                one for one in earlier if one.manifest["content"]["images"].get(place) == digest
+            )
+            source = next(same, None)
+            taken_over += source is not None
+            fill = partial(_write_split, project, clip, images, digest, source)
+            splits[place] = scratch.build(place.replace("/", "--"), directory, fill)
         return {
-            "images": sum(about.n for about in splits.values()),
-            "datasets": sum(about.split == "test" for about in splits.values()),
+            "images": sum(about["n"] for about in splits.values()),
+            "datasets": sum(place.endswith("/test") for place in splits),
             "of": len(elevater.dataset_names),
-            "splits_taken_over": writer.taken_over,
+            "splits_taken_over": taken_over,
             "truncated": {
-                name: about.truncated for name, about in splits.items() if about.truncated
+                name: one["truncated"] for name, one in splits.items() if one["truncated"]
             },
             "incomplete": {
-                name: f"{about.n} of {about.expected} images"
-                for name, about in splits.items()
-                if about.n != about.expected
+                place: f"{about['n']} of {about['expected']} images"
+                for place, about in splits.items()
+                if about["n"] != about["expected"]
             },
             "missing": missing,
-            "seconds": round(sum(about.seconds for about in splits.values()), 2),
+            "seconds": round(sum(about["seconds"] for about in splits.values()), 2),
         }
 
     return project.store.build(inputs, write)
@@ -169,65 +157,49 @@ def digests_of_test_images(artifact: Artifact) -> set[str]:
     }
 
 
-class _Writer:
-    def __init__(self, project: Project, checkpoint: Artifact) -> None:
-        self.project = project
-        self.checkpoint = checkpoint
-        self.taken_over = 0
+def _encoded_with(project: Project, checkpoint: Artifact) -> Iterator[Artifact]:
+    """Yield the published features of this checkpoint."""
+    for key in project.store.keys(BENCHMARK_FEATURES):
+        try:
+            artifact = project.store.current(BENCHMARK_FEATURES, key)
+        except (CorruptArtifact, MissingArtifact) as error:
+            logger.warning("not used: %s", error)
+            continue
+        manifest = artifact.manifest
+        # An older version of the code may have encoded differently.
+        same_code = manifest["code_version"] == STAGES[BENCHMARK_FEATURES].version
+        if same_code and checkpoint.fingerprint in manifest["parents"].values():
+            yield artifact
 
-    def write(self, images: LabelledImages, digest: str, directory: Path) -> str:
-        """Write the files of a split, or link those of another artifact with the same checkpoint
-        and images; return `SplitFeatures` as JSON.
-        """
-        place = f"{images.dataset}/{images.split}"
-        for artifact in self._published():
-            if artifact.manifest["content"]["images"].get(place) == digest:
-                for end in ENDS:
-                    link_or_copy(artifact.file(place + end), directory / (place + end))
-                self.taken_over += 1
-                break
-        else:
-            self._encode(images, digest, directory / place)
-        return (directory / f"{place}.json").read_text(encoding="utf-8")
 
-    @cached_property
-    def clip(self) -> Any:
-        return load_model(self.project, self.checkpoint)
+def _write_split(
+    project: Project,
+    clip: Callable[[], Any],
+    images: LabelledImages,
+    digest: str,
+    source: Artifact | None,
+    directory: Path,
+) -> dict[str, Any]:
+    """Encode a split, or link the files of `source`; return what is known of it."""
+    from .encoding import encode, prepared_images
 
-    def _encode(self, images: LabelledImages, digest: str, path: Path) -> None:
-        from .encoding import encode, prepared_images
-
-        started = time.monotonic()
-        config = self.project.config
-        prepared = prepared_images(config, self.clip, images)
-        path.parent.mkdir()
-        features, labels, sha256, about = (path.with_name(path.name + end) for end in ENDS)
-        title = f"{images.dataset} {images.split}"
-        digests, truncated = encode(config, self.clip, prepared, features, title)
+    started = time.monotonic()
+    place = f"{images.dataset}/{images.split}"
+    features, labels, sha256, about = (directory / (place + end) for end in ENDS)
+    if source:
+        for end in ENDS:
+            link_or_copy(source.file(place + end), directory / (place + end))
+    else:
+        features.parent.mkdir()
+        prepared = prepared_images(project.config, clip(), images)
+        digests, truncated = encode(project.config, clip(), prepared, features, place)
         np.save(labels, images.labels)
         np.save(sha256, digests)
-        split = SplitFeatures(
-            dataset=images.dataset,
-            split=images.split,
-            n=len(images),
-            expected=images.expected,
-            layout=images.layout,
-            digest=digest,
-            truncated=truncated,
-            seconds=round(time.monotonic() - started, 2),
-        )
-        about.write_text(split.model_dump_json(), encoding="utf-8")
-
-    def _published(self) -> Iterator[Artifact]:
-        store = self.project.store
-        for key in store.keys(BENCHMARK_FEATURES):
-            try:
-                artifact = store.current(BENCHMARK_FEATURES, key)
-            except (CorruptArtifact, MissingArtifact) as error:
-                logger.warning("not used: %s", error)
-                continue
-            manifest = artifact.manifest
-            # An older version of the code may have encoded differently.
-            same_code = manifest["code_version"] == STAGES[BENCHMARK_FEATURES].version
-            if same_code and self.checkpoint.fingerprint in manifest["parents"].values():
-                yield artifact
+        record = {
+            **{"n": len(images), "expected": images.expected, "layout": images.layout},
+            **{"digest": digest, "truncated": truncated},
+            "seconds": round(time.monotonic() - started, 2),
+        }
+        about.write_text(json.dumps(record), encoding="utf-8")
+    known: dict[str, Any] = json.loads(about.read_bytes())
+    return known

@@ -32,7 +32,7 @@ def list_folder(root: Path, entry: Dataset, split: str) -> Listing | None:
     folder = next((path for name in names if (path := root / entry.name / name).is_dir()), None)
     if folder is None or entry.multilabel:
         return None
-    classes, strays, ignored = images_by_folder(folder, _SUFFIXES)
+    classes, strays, _ = images_by_folder(folder, _SUFFIXES)
     if strays and classes:
         raise InputError(f"{folder}: images outside of any class's folder\n{lines_of(strays)}")
     if not classes:
@@ -40,5 +40,4 @@ def list_folder(root: Path, entry: Dataset, split: str) -> Listing | None:
     paths = [path for images in classes.values() for path in images]
     locations = tuple(path.relative_to(root).as_posix() for path in paths)
     labels = [label for label, images in enumerate(classes.values()) for _ in images]
-    notes = (f"{folder}: {ignored} files that are not images were left out",) if ignored else ()
-    return Listing(locations, labels, list(classes), folder, Files(root, locations), notes)
+    return Listing(locations, labels, list(classes), folder, Files(root, locations))

@@ -5,12 +5,12 @@ captions (several an image), D width.
 """
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
@@ -68,13 +68,8 @@ class _Karpathy(BaseModel):
     images: list[_Image]
 
 
-def read_karpathy(
-    path: Path, split: str = "test", captions_per_image: int = CAPTIONS_PER_IMAGE
-) -> CaptionedImages:
+def read_karpathy(path: Path, split: str = "test") -> CaptionedImages:
     """Read Karpathy's JSON (`dataset_flickr30k.json`, `dataset_coco.json`).
-
-    Args:
-        captions_per_image: Keep the first so many.
 
     Raises:
         InputError: If the file cannot be read, lacks a field, or has no image of this split.
@@ -89,10 +84,10 @@ def read_karpathy(
     if not rows:
         splits = ", ".join(sorted({image.split for image in images})) or "none"
         raise InputError(f"{path}: no captioned image of the split {split!r}; it has {splits}")
-    return _collect(path, rows, captions_per_image)
+    return _collect(path, rows)
 
 
-def read_caption_csv(path: Path, captions_per_image: int = CAPTIONS_PER_IMAGE) -> CaptionedImages:
+def read_caption_csv(path: Path) -> CaptionedImages:
     """Read a CSV with the columns `image` and `caption`, one caption a row; rows of the same image
     need not be adjacent.
 
@@ -107,7 +102,33 @@ def read_caption_csv(path: Path, captions_per_image: int = CAPTIONS_PER_IMAGE) -
     if missing := [column for column in ("image", "caption") if column not in table]:
         raise InputError(f"{path}: no column {missing[0]!r}; it has {', '.join(table.columns)}")
     rows = table[["image", "caption"]].fillna("")
-    return _collect(path, rows.itertuples(index=False, name=None), captions_per_image)
+    return _collect(path, rows.itertuples(index=False, name=None))
+
+
+def _collect(path: Path, rows: Iterable[tuple[str, str]]) -> CaptionedImages:
+    numbers: dict[str, int] = {}
+    captions: list[str] = []
+    owners: list[int] = []
+    dropped, taken = Counter[str](), Counter[str]()
+    for image, text in rows:
+        if not image.strip():
+            dropped["no_image"] += 1
+        elif not text.strip():
+            dropped["empty_caption"] += 1
+        elif taken[image] == CAPTIONS_PER_IMAGE:
+            dropped["more_captions_than_counted"] += 1
+        else:
+            if PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts:
+                raise InputError(
+                    f"{path}: the image {image!r} leads out of the folder of the images; use "
+                    "relative paths"
+                )
+            taken[image] += 1
+            owners.append(numbers.setdefault(image, len(numbers)))
+            captions.append(text.strip())
+    if not captions:
+        raise InputError(f"{path}: holds no caption with an image; left out: {dict(dropped)}")
+    return CaptionedImages(tuple(numbers), tuple(captions), np.array(owners), dict(dropped))
 
 
 def recall(image_vectors: Vectors, text_vectors: Vectors, image_of_caption: Numbers) -> Recall:
@@ -145,38 +166,6 @@ def _recalls(
     return {k: float(hits[:, :k].any(axis=1).mean()) for k in KS}
 
 
-def _collect(
-    path: Path, rows: Iterable[tuple[str, str]], captions_per_image: int
-) -> CaptionedImages:
-    pairs = pd.DataFrame(rows, columns=["image", "caption"], dtype=str)
-    pairs["caption"] = pairs["caption"].str.strip()
-    dropped = {}
-    for reason, unfit in (
-        ("no_image", lambda pairs: pairs["image"].str.strip() == ""),
-        ("empty_caption", lambda pairs: pairs["caption"] == ""),
-        (
-            "more_captions_than_counted",
-            lambda pairs: pairs.groupby("image").cumcount() >= captions_per_image,
-        ),
-    ):
-        left_out = unfit(pairs)
-        pairs = pairs[~left_out]
-        if left_out.any():
-            dropped[reason] = int(left_out.sum())
-    if pairs.empty:
-        raise InputError(
-            f"{path}: holds no caption with an image; left out: {dropped or 'nothing'}"
-        )
-    numbers, images = pd.factorize(pairs["image"])
-    for image in images:
-        if PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts:
-            raise InputError(
-                f"{path}: the image {image!r} leads out of the folder of the images; use relative "
-                "paths"
-            )
-    return CaptionedImages(tuple(images), tuple(pairs["caption"]), numbers, dropped)
-
-
 def measure_recall(
     project: Project, captioned: CaptionedImages, folder: Path, slug: str = "", method: str = "base"
 ) -> Recall:
@@ -195,17 +184,13 @@ def measure_recall(
     from .encoding import PreparedImages, encode
 
     require_encoder(project, method)
-    missing = [name for name in captioned.images if not (folder / name).is_file()]
-    if missing:
+    if missing := [name for name in captioned.images if not (folder / name).is_file()]:
         raise InputError(
             f"{folder}: {len(missing)} of {len(captioned.images)} images are "
             f"missing\n{lines_of(missing)}"
         )
-    if method == "base":
-        checkpoint = fresh(project, BASE_CHECKPOINT)
-    else:
-        checkpoint = fresh(project, CUSTOMIZED_CHECKPOINT, method_key(slug, method))
-    clip = load_model(project, checkpoint)
+    place = (CUSTOMIZED_CHECKPOINT, method_key(slug, method)) if slug else (BASE_CHECKPOINT,)
+    clip = load_model(project, fresh(project, *place))
     files = Files(folder, captioned.images)
     max_pixels = project.config.corpus.max_pixels
     images = PreparedImages(files, files.locations, clip.preprocess, max_pixels)

@@ -16,6 +16,11 @@ from numpy.typing import NDArray
 from react_pipeline.labelled import Unavailable, read_file
 from react_pipeline.store import InputError, read_bounded
 
+Read = Callable[[int], bytes]
+"""Maps the number of an image to the bytes of its file; an InputError if it is gone. Can be
+pickled; safe in threads and after a fork.
+"""
+
 
 @dataclass(frozen=True)
 class Files:
@@ -32,6 +37,10 @@ class Files:
         """
         return read_file(self.root / self.locations[position])
 
+    def digests(self) -> list[str]:
+        """Return the SHA-256 of each file."""
+        return digests_of(self, len(self.locations))
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -42,17 +51,13 @@ class Listing:
         labels: Positions in `names` (N,), or zeros and ones (N, C) for a multilabel set.
         names: Class names on disk.
         where: The file or folder that messages about classes name.
-        read: Maps the number of an image to the bytes of its file. Can be pickled; safe in threads
-            and after a fork.
-        notes: What a user should know of what was read.
     """
 
     locations: Sequence[str]
     labels: Any
     names: Sequence[str]
     where: Path
-    read: Callable[[int], bytes]
-    notes: tuple[str, ...] = ()
+    read: Read
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,6 @@ class LabelledImages:
             class.
         class_names: First names in the order of class ids, as in the table.
         expected: Official number of images of the split.
-        read: Maps the number of an image to the bytes of its file; an InputError if it is gone.
     """
 
     dataset: str
@@ -76,36 +80,31 @@ class LabelledImages:
     class_names: tuple[str, ...]
     layout: str
     expected: int
-    read: Callable[[int], bytes]
-    notes: tuple[str, ...] = ()
+    read: Read
 
     def __len__(self) -> int:
         return len(self.locations)
 
-    def file_digests(self) -> list[str]:
-        """Return the SHA-256 of each image file.
-
-        Raises:
-            InputError: If a file is gone.
-        """
-
-        def sha256(position: int) -> str:
-            return hashlib.sha256(self.read(position)).hexdigest()
-
-        with ThreadPoolExecutor(4) as pool:
-            return list(pool.map(sha256, range(len(self))))
+    def digests(self) -> list[str]:
+        """Return the SHA-256 of each image file; an InputError if one is gone."""
+        return digests_of(self.read, len(self))
 
     def digest(self) -> str:
-        """Return the SHA-256 over names, files and labels of the images, for lineage.
-
-        Raises:
-            InputError: If a file is gone.
+        """Return the SHA-256 over names, files and labels of the images, for lineage; errors as of
+        `digests`.
         """
         digest = hashlib.sha256("\n".join((self.dataset, self.split, *self.class_names)).encode())
         digest.update(np.ascontiguousarray(self.labels).astype("<i8").tobytes())
-        for location, sha256 in zip(self.locations, self.file_digests(), strict=True):
+        for location, sha256 in zip(self.locations, self.digests(), strict=True):
             digest.update(f"\n{location}\0{sha256}".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
+
+
+def digests_of(read: Read, count: int) -> list[str]:
+    """Return the SHA-256 of each of `count` images."""
+    with ThreadPoolExecutor(4) as pool:
+        files = pool.map(lambda position: hashlib.sha256(read(position)).hexdigest(), range(count))
+        return list(files)
 
 
 def read_lines(path: Path) -> list[str]:

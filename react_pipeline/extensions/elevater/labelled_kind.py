@@ -13,6 +13,7 @@ from react_pipeline.settings import DomainConfig, EvaluationSetConfig
 from react_pipeline.store import InputError
 
 from .datasets import Dataset, dataset
+from .settings import require_known
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,18 +30,14 @@ class TestImages(EvaluationSetConfig):
 
     is_watched: ClassVar[bool] = False
     are_files: ClassVar[bool] = False
-    is_lenient: ClassVar[bool] = True  # as in the benchmark
 
     @field_validator("dataset")
     @classmethod
     def _has_one_class_an_image(cls, name: str) -> str:
-        try:
-            entry = dataset(name)
-        except InputError as error:
-            raise ValueError(str(error)) from error
-        if entry.multilabel:
+        require_known(name)
+        if dataset(name).multilabel:
             raise ValueError(
-                f"{entry.name!r}: its images have several classes, so top-1 means nothing; "
+                f"{name!r}: its images have several classes, so top-1 means nothing; "
                 "`benchmark_results` measures it"
             )
         return name
@@ -75,9 +72,13 @@ class TestImages(EvaluationSetConfig):
             images = _test_images(root, name)
         except Unavailable as error:
             raise Unavailable(f"{described(self)}: {error.reason}") from error
-        paths = [f"{name}/{number}/{location}" for number, location in enumerate(images.locations)]
-        classes = [labels[int(label)] for label in images.labels]
-        return pd.DataFrame({"path": paths, "class": classes}), {"dataset": name}
+        rows = [
+            (f"{name}/{number}/{location}", labels[int(label)])
+            for number, (location, label) in enumerate(
+                zip(images.locations, images.labels, strict=True)
+            )
+        ]
+        return pd.DataFrame(rows, columns=["path", "class"]), {"dataset": name}
 
     @classmethod
     def read(cls, root: Path, name: str) -> bytes:
@@ -87,14 +88,10 @@ class TestImages(EvaluationSetConfig):
             InputError: If the data set or the image is gone, or another image has its place now.
         """
         data_set, number, location = name.split("/", 2)
-        try:
-            images = _test_images(root, data_set)
-        except Unavailable as error:
-            raise InputError(f"{root}/{name}: {error.reason}") from error
-        position = int(number)
-        if position >= len(images) or images.locations[position] != location:
+        images = _test_images(root, data_set)
+        if images.locations[int(number) : int(number) + 1] != (location,):
             raise InputError(f"{root}/{name}: the data set changed; rematerialize `evaluation_set`")
-        return images.read(position)
+        return images.read(int(number))
 
 
 @lru_cache(maxsize=4)
@@ -113,16 +110,15 @@ def _labels(entry: Dataset, domain: DomainConfig) -> list[str]:
     for domain_class in domain.classes:
         for text in (domain_class.name, *domain_class.synonyms):
             by_name.setdefault(normal(text), []).append(domain_class.label)
-    found = [
-        next((by_name[normal(text)] for text in names if normal(text) in by_name), None)
-        for names in entry.aliases
-    ]
-    if lacking := [
-        names[0] for names, labels in zip(entry.aliases, found, strict=True) if not labels
-    ]:
+    found, lacking = [], []
+    for names in entry.aliases:
+        labels = next((by_name[normal(text)] for text in names if normal(text) in by_name), [])
+        # Classes of one name, of which ImageNet has two pairs, are joined in their order.
+        found.append(labels.pop(0) if len(labels) > 1 else "".join(labels))
+        lacking += [] if labels or found[-1] else [names[0]]
+    if lacking:
         raise InputError(
             f"domain {domain.slug!r} lacks {len(lacking)} classes of {entry.name}\n"
             f"{lines_of(lacking)}"
         )
-    # Classes of one name, of which ImageNet has two pairs, are joined in their order.
-    return [labels.pop(0) if len(labels) > 1 else labels[0] for labels in found if labels]
+    return found

@@ -6,29 +6,29 @@ Shapes: N images, C classes, D width.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cache, cached_property
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
 
 from react_pipeline.clip import LOGIT_SCALE, Clip, zero_shot_head
 from react_pipeline.extensions.protocols import load_model
+from react_pipeline.labelled import Unavailable
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, InputError, StaleArtifact, TrainingError
 
 from .datasets import DATASETS, Dataset
 from .encoding import prepared_images
-from .experiments import Experiment, experiments
 from .features import Features
 from .metrics import measure
 from .readers import read_dataset
-from .settings import ElevaterConfig
+from .settings import ElevaterConfig, Experiment
 from .shots import split_training
 from .submission import write_prediction
 from .sweep import adapt
@@ -47,9 +47,8 @@ class Outcome:
     """
 
     values: dict[str, float]
-    probabilities: NDArray[np.floating[Any]] | None
-    n_trainable: int = 0
-    about: dict[str, Any] = field(default_factory=dict)
+    probabilities: NDArray[np.floating[Any]]
+    about: dict[str, Any]
 
 
 @dataclass
@@ -73,78 +72,60 @@ class Measurer:
 
     def measure(self, entry: Dataset, directory: Path) -> list[dict[str, Any]]:
         """Write the predictions on a data set, and return the rows of its figures (of
-        `experiments.COLUMNS`).
+        `figures.COLUMNS`).
 
         Raises:
             StaleArtifact: If fine-tuning finds other images than the features were made of.
         """
-        read = cache(lambda split: Features.read(self.features, entry.name, split))
-        images = cache(self._images)  # listed once for all experiments of the data set
+        try:
+            test = Features.read(self.features, entry.name, "test")
+        except Unavailable as error:
+            return [
+                row
+                for experiment in self.config.experiments
+                for row in _rows(entry, experiment, {}, unavailable=error.reason)
+            ]
+        # (C, D); names or templates that are not there stop everything.
+        head = zero_shot_head(self.clip, entry.class_names, entry.templates).T
+        # Listed once for all experiments of the data set.
+        images = cache(partial(self._images, entry.name))
         rows = []
-        for experiment in experiments(self.config):
+        about = {"n": test.about["n"], "layout": test.about["layout"]}
+        about["images"] = test.about["digest"]
+        for experiment in self.config.experiments:
             started = time.monotonic()
-            row: dict[str, Any] = {
-                **{"dataset": entry.name, "metric": entry.metric, "layout": "", "images": ""},
-                **{"n": 0, "expected": entry.sizes["test"], "failed_trials": 0},
-                "unavailable": None,
-                **vars(experiment),
-            }
             values: dict[str, float] = {}
-            _ = self.clip, entry.class_names, entry.templates  # a fault of these stops everything
+            more: dict[str, Any] = {}
             try:
-                test = read("test")
-                about = test.about
-                row |= {"n": about.n, "layout": about.layout, "images": about.digest}
-                if experiment == Experiment():
-                    outcome = self._zero_shot(entry, test)
+                if experiment.shots:
+                    outcome = self._adapted(entry, experiment, head, test, images)
                 else:
-                    outcome = self._adapted(entry, experiment, read("train"), test, images)
+                    outcome = _zero_shot(entry, head, test)
                 self._predict(entry, experiment, outcome, directory)
-                row |= outcome.about
-                values = outcome.values
-            except (
-                StaleArtifact
-            ):  # no figure that is unavailable: data that changed stop everything
+                values, more = outcome.values, outcome.about
+            except StaleArtifact:  # data that changed are no figure that is unavailable
                 raise
             except (InputError, TrainingError) as error:
-                row["unavailable"] = getattr(error, "reason", str(error))
-            row["seconds"] = round(time.monotonic() - started, 2)
-            rows += [
-                {**row, "protocol": protocol, "value": values.get(protocol)}
-                for protocol in experiment.protocols
-            ]
+                more = {"unavailable": getattr(error, "reason", str(error))}
+            seconds = round(time.monotonic() - started, 2)
+            rows += _rows(entry, experiment, values, **{**about, **more, "seconds": seconds})
         return rows
-
-    def _zero_shot(self, entry: Dataset, test: Features) -> Outcome:
-        """Classify by the class names alone."""
-        vectors = F.normalize(torch.from_numpy(test.features), dim=-1)
-        # For multilabel sets too, as in the benchmark.
-        probabilities = (LOGIT_SCALE * vectors @ self._head(entry)).softmax(dim=-1).numpy()
-        value = measure(entry.metric, test.labels, probabilities)
-        return Outcome({"zero-shot": value}, probabilities)
-
-    def _head(self, entry: Dataset) -> torch.Tensor:
-        """Return unit class vectors (D, C)."""
-        return zero_shot_head(self.clip, entry.class_names, entry.templates)
 
     def _adapted(
         self,
         entry: Dataset,
         experiment: Experiment,
-        train: Features,
+        head: Tensor,
         test: Features,
-        images: Callable[[Any], ImageExamples],
+        images: Callable[[str], ImageExamples],
     ) -> Outcome:
         """Search and train on the shots, and measure by both protocols."""
+        train = Features.read(self.features, entry.name, "train")
         tunes = experiment.adaptation == "fine-tune"
-        trainer = Trainer(
-            self._head(entry).T.float().contiguous(),
-            entry.metric,
-            self.clip if tunes else None,
-            normalize=self.config.normalize,
-        )
+        trainer = Trainer(head.float().contiguous(), entry.metric, self.clip if tunes else None)
         trained_on, tested_on = (
-            images(part.about) if tunes else self._examples(part) for part in (train, test)
+            images(split) if tunes else self._examples(part)
+            for split, part in (("train", train), ("test", test))
         )
         split = split_training(
             train.labels,
@@ -153,32 +134,34 @@ class Measurer:
             seed=experiment.seed,
             dataset=entry.name,
         )
-        adaptation = adapt(trainer, trained_on, tested_on, split)
-        search, final = adaptation.search, adaptation.final
+        final, failed = adapt(trainer, trained_on, tested_on, split)
         about = {
-            "images": f"{test.about.digest}+{train.about.digest}",
-            "learning_rate": search.best.learning_rate,
-            "weight_decay": search.best.weight_decay,
-            "failed_trials": sum(search.failures.values()),
+            "images": f"{test.about['digest']}+{train.about['digest']}",
+            "learning_rate": final.trial.learning_rate,
+            "weight_decay": final.trial.weight_decay,
+            "failed_trials": failed,
         }
-        values = {"clean": final.last, "elevater": final.best}
-        return Outcome(values, final.best_probabilities, final.n_trainable, about)
+        values = {"clean": final.scores[-1], "elevater": final.best}
+        return Outcome(values, np.asarray(final.best_probabilities), about)
 
     def _examples(self, part: Features) -> FeatureExamples:
-        features = torch.from_numpy(part.features)
+        # The toolkit measures REACT on unit features (`encode_image(norm=True)`).
+        features = F.normalize(torch.from_numpy(part.features), dim=-1)
         labels = torch.from_numpy(part.labels)
-        # The toolkit measures REACT so (`encode_image(norm=True)`), and plain CLIP not.
-        if self.config.normalize:
-            features = F.normalize(features, dim=-1)
         return FeatureExamples(features.to(self.clip.device), labels.to(self.clip.device))
 
-    def _images(self, about: Any) -> ImageExamples:
+    def _images(self, name: str, split: str) -> ImageExamples:
         """Find the images that features were made of, to train a tower on."""
-        images = read_dataset(self.config.root or Path(), about.dataset, about.split)
-        if images.digest() != about.digest:
+        digests = self.features.manifest["content"]["images"]
+        try:
+            images = read_dataset(self.config.root or Path(), name, split)
+            is_same = images.digest() == digests[f"{name}/{split}"]
+        except Unavailable:
+            is_same = False
+        if not is_same:
             raise StaleArtifact(
-                f"{about.dataset}, split {about.split}: its images changed since they were "
-                f"encoded; rematerialize `{self.features.stage}` for {self.features.key!r}"
+                f"{name}, split {split}: its images changed since they were encoded; rematerialize "
+                f"`{self.features.stage}` for {self.features.key!r}"
             )
         config = self.project.config
         read = prepared_images(config, self.clip, images)
@@ -188,17 +171,21 @@ class Measurer:
     def _predict(
         self, entry: Dataset, experiment: Experiment, outcome: Outcome, directory: Path
     ) -> None:
-        if outcome.probabilities is None:
-            return
-        backbone = _count_parameters(self.clip.model)
+        model = self.clip.model
+        backbone, visual = (
+            sum(parameter.numel() for parameter in module.parameters())
+            for module in (model, model.visual)
+        )
+        head = entry.num_classes * (self.clip.dimension + 1)
+        trained = {"zero-shot": 0, "linear-probe": head, "fine-tune": visual + head}
         # The mean head of the 20 data sets, without its bias.
         classes = sum(row.num_classes for row in DATASETS.values())
         about = {
             "model_name": f"{'' if experiment.shots else 'CLIP-'}{self.model_name}",
             "dataset_name": entry.name,
-            "num_trainable_params": outcome.n_trainable,
+            "num_trainable_params": trained[experiment.adaptation],
             "num_params": backbone + round(self.clip.dimension * classes / len(DATASETS)),
-            "num_visual_params": _count_parameters(self.clip.model.visual),
+            "num_visual_params": visual,
             "num_backbone_params": backbone,
             "n_shot": experiment.shots,
             "rnd_seeds": [experiment.seed],
@@ -207,5 +194,27 @@ class Measurer:
         write_prediction(about, outcome.probabilities, folder)
 
 
-def _count_parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def _zero_shot(entry: Dataset, head: Tensor, test: Features) -> Outcome:
+    """Classify by unit class vectors (C, D) alone."""
+    vectors = F.normalize(torch.from_numpy(test.features), dim=-1)
+    # For multilabel sets too, as in the benchmark.
+    probabilities = (LOGIT_SCALE * vectors @ head.T).softmax(dim=-1).numpy()
+    value = measure(entry.metric, test.labels, probabilities)
+    return Outcome({"zero-shot": value}, probabilities, {})
+
+
+def _rows(
+    entry: Dataset, experiment: Experiment, values: dict[str, float], **about: Any
+) -> list[dict[str, Any]]:
+    """Return a row for each protocol of an experiment."""
+    row = {
+        **{"dataset": entry.name, "metric": entry.metric, "layout": "", "images": ""},
+        **{"n": 0, "expected": entry.sizes["test"], "failed_trials": 0, "seconds": 0.0},
+        **vars(experiment),
+        "unavailable": None,
+        **about,
+    }
+    return [
+        {**row, "protocol": protocol, "value": values.get(protocol)}
+        for protocol in experiment.protocols
+    ]

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from react_pipeline.installation import install_command
 from react_pipeline.labelled import Unavailable, lines_of, read_csv
 from react_pipeline.store import InputError
 
@@ -63,9 +62,7 @@ def list_original(root: Path, entry: Dataset, split: str) -> Listing | None:
         return _FORMS[layout["form"]](root, where, entry, layout["splits"][split])
     except FileNotFoundError as error:
         raise Unavailable(f"{error.filename or where} is missing") from error
-    except ModuleNotFoundError as error:
-        raise InputError(f"{where}: {error}: {install_command('elevater')}") from error
-    except InputError:
+    except (InputError, ModuleNotFoundError):
         raise
     # torchvision raises RuntimeError for what it misses; what it then parses fails in any way.
     except Exception as error:
@@ -102,9 +99,6 @@ def _list_pcam(_root: Path, where: Path, _entry: Dataset, split: str) -> Listing
     images, targets = (
         where / f"camelyonpatch_level_2_split_{split}_{part}.h5" for part in ("x", "y")
     )
-    for path in (images, targets):
-        if not path.is_file():
-            raise Unavailable(f"{path} is missing")
     labels = np.asarray(_hdf5(targets, "y")).reshape(-1)
     locations = _numbered(images.name, len(_hdf5(images, "x")))
     return Listing(locations, labels, _PCAM, images, _Pixels(images))
@@ -167,6 +161,8 @@ def _numbered(place: str, count: int) -> list[str]:
 def _hdf5(path: Path, name: str) -> Any:
     try:
         return _open_hdf5(path, os.getpid())[name]
+    except FileNotFoundError as error:
+        raise Unavailable(f"{path} is missing") from error
     except (OSError, KeyError) as error:
         raise InputError(
             f"{path}: not an HDF5 file with {name!r}, or damaged ({error}); copy it again"

@@ -1,16 +1,21 @@
-"""The one entry for reading a data set, in any of the known layouts."""
+"""The one entry for reading a data set in any of the known layouts, its classes joined by name.
 
+A position never decides which class a label means.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from react_pipeline.labelled import Unavailable
+from react_pipeline.installation import installed_file
+from react_pipeline.labelled import Unavailable, lines_of, normal
 from react_pipeline.store import InputError
 
-from .datasets import Dataset, dataset
+from .datasets import IMAGENET, Dataset, dataset, read_data
 from .folders import list_folder
 from .images import LabelledImages, Listing
-from .names import join_names
 from .originals import list_original
 from .webdatasets import list_shards
 
@@ -41,13 +46,30 @@ def read_dataset(root: Path, name: str, split: str) -> LabelledImages:
             missing.append(error.reason)
             continue
         if listing is not None:
-            return _join(root, entry, split, layout, listing)
+            return LabelledImages(
+                entry.name,
+                split,
+                tuple(listing.locations),
+                _join_labels(entry, listing),
+                entry.class_names,
+                layout,
+                entry.sizes[split],
+                listing.read,
+            )
     what = "; ".join(missing) or f"no copy of it in {root}"
     raise Unavailable(f"{name}, split {split}: {what}. Get it from {entry.homepage}")
 
 
-def _join(root: Path, entry: Dataset, split: str, layout: str, listing: Listing) -> LabelledImages:
-    ids = join_names(entry, listing.names, listing.where, root)
+def test_digests(root: Path, name: str) -> frozenset[str]:
+    """Return the SHA-256 of the files of a data set's test images; none if it is not there."""
+    try:
+        return frozenset(read_dataset(root, name, "test").digests())
+    except Unavailable:
+        return frozenset()
+
+
+def _join_labels(entry: Dataset, listing: Listing) -> NDArray[np.int64] | NDArray[np.uint8]:
+    ids = join_names(entry, listing.names, listing.where)
     labels = np.asarray(listing.labels)
     count = len(listing.locations)
     if not count or len(labels) != count:
@@ -55,28 +77,67 @@ def _join(root: Path, entry: Dataset, split: str, layout: str, listing: Listing)
     if entry.multilabel:
         joined = np.zeros((count, entry.num_classes), np.uint8)
         joined[:, ids] = labels
-    elif labels.min() < 0 or labels.max() >= entry.num_classes:
+        return joined
+    if labels.min() < 0 or labels.max() >= entry.num_classes:
         raise InputError(
             f"{listing.where}: label out of range, there are {entry.num_classes} classes"
         )
-    else:
-        joined = ids[labels]
-    return LabelledImages(
-        entry.name,
-        split,
-        tuple(listing.locations),
-        joined,
-        entry.class_names,
-        layout,
-        entry.sizes[split],
-        listing.read,
-        listing.notes,
-    )
+    return ids[labels]
 
 
-def test_digests(root: Path, name: str) -> frozenset[str]:
-    """Return the SHA-256 of the files of a data set's test images; none if it is not there."""
-    try:
-        return frozenset(read_dataset(root, name, "test").file_digests())
-    except Unavailable:
-        return frozenset()
+def join_names(entry: Dataset, names: Sequence[str], where: Path) -> NDArray[np.int64]:
+    """Return the table's class id of each name on disk. Case, spaces, underscores and hyphens do
+    not matter.
+
+    A class is known by its first name, its aliases, and the names of the original data set
+    (`data/other_names.json`; for ImageNet the WordNet ids). ImageNet has two names twice; these are
+    taken in their order.
+
+    Args:
+        names: On disk, in the order of label ids there.
+        where: The file or folder that holds them, for messages.
+
+    Returns:
+        Ids (C,), a permutation.
+
+    Raises:
+        InputError: If the number of classes differs or a name does not match, listing the names.
+    """
+    ids_by_name = _ids_by_name(entry)
+    ids = []
+    problems = []
+    if len(names) != entry.num_classes:
+        problems.append(f"{len(names)} classes, {entry.name} has {entry.num_classes}")
+    for name in names:
+        candidates = ids_by_name.get(normal(name))
+        if candidates is None:
+            problems.append(f"{name!r}: no class of {entry.name} has this name")
+        elif not candidates:
+            problems.append(f"{name!r}: names a class that another name already names")
+        else:
+            ids.append(candidates.pop(0))
+    if problems:
+        unused = [
+            entry.class_names[number] for number in range(entry.num_classes) if number not in ids
+        ]
+        raise InputError(
+            f"{where}: classes cannot be joined by name; rename them\n{lines_of(problems)}\nclasses "
+            f"left over: {', '.join(map(repr, unused[:250])) or 'none'}"
+        )
+    return np.array(ids, np.int64)
+
+
+def _ids_by_name(entry: Dataset) -> dict[str, list[int]]:
+    # Names of one class share one list, so that a class with two names is detected.
+    ids_by_name: dict[str, list[int]] = {}
+    for class_id, names in enumerate(entry.aliases):
+        ids_by_name.setdefault(normal(names[0]), []).append(class_id)
+    others = read_data("other_names.json").get(entry.name, {})
+    known = [(alias, names[0]) for names in entry.aliases for alias in names[1:]]
+    for other, name in (*known, *others.items()):
+        ids_by_name.setdefault(normal(other), ids_by_name[normal(name)])
+    if entry is IMAGENET:
+        path = installed_file("timm", "data", "_info", "imagenet_synsets.txt")
+        lines = path.read_text(encoding="utf-8").split() if path else []
+        ids_by_name.update({wordnet_id: [class_id] for class_id, wordnet_id in enumerate(lines)})
+    return ids_by_name

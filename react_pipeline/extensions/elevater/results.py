@@ -1,31 +1,37 @@
-"""Results of a checkpoint on the benchmark, as an artifact: one row a figure, means, prediction
-files.
+"""Results of a checkpoint on the benchmark, as an artifact, and the base beside each method.
 
 Belongs here: publishing, resuming after a kill. Does not belong here: a single figure
-(`measuring`), means (`summary`), encoding (`features`), the difference to the base (`comparison`).
+(`measuring`), means and tables (`figures`), encoding (`features`).
 
-Files: `results.parquet`, `results.json` (`experiments.COLUMNS`), `summary.parquet`, `table.md`,
+Files of results: `results.parquet` (`figures.COLUMNS`), `summary.parquet`, `table.md`,
 `predictions/<experiment>/*.json`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from react_pipeline.extensions.protocols import checkpoint_of
+from react_pipeline.extensions.protocols import checkpoint_of, publish_comparison
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.stage import method_key
-from react_pipeline.store import Artifact, InputError, Scratch
+from react_pipeline.store import Artifact, Scratch
 
 from .datasets import DATASETS, dataset
-from .experiments import COLUMNS
-from .submission import write_submission
-from .summary import fewer_images, mean_over_datasets, summarize, to_markdown, with_figures
+from .figures import (
+    COLUMNS,
+    MEAN,
+    compare_summaries,
+    fewer_images,
+    mean_over_datasets,
+    summarize,
+    to_markdown,
+)
 
 BENCHMARK_RESULTS = "benchmark_results"
 
@@ -56,35 +62,15 @@ def publish_results(project: Project, slug: str, method: str) -> Artifact:
     return project.store.build(inputs, write)
 
 
-def collect_submission(artifact: Artifact, experiment: str, path: Path) -> list[str]:
-    """Write the leaderboard's zip of one experiment, and report what the leaderboard would miss.
-
-    Args:
-        experiment: Its folder: `zero_shot`, `linear_probe_5`, `finetuning_full`.
-
-    Raises:
-        InputError: If the results have no predictions of it.
-    """
-    folder = artifact.path / "predictions" / experiment
-    if not folder.is_dir():
-        names = sorted(path.name for path in (artifact.path / "predictions").glob("*"))
-        raise InputError(
-            f"{artifact.path}: no predictions of {experiment!r}; there are "
-            f"{', '.join(names) or 'none'}"
-        )
-    return write_submission(folder, path)
-
-
 def _finish(directory: Path, rows: pd.DataFrame) -> dict[str, Any]:
     rows = rows.astype(dict.fromkeys(("value", "learning_rate", "weight_decay"), "float64"))
     rows.to_parquet(directory / "results.parquet", index=False)
-    rows.to_json(directory / "results.json", orient="records", indent=1)
     summary = summarize(rows)
     summary.to_parquet(directory / "summary.parquet", index=False)
     (directory / "table.md").write_text(to_markdown(summary), encoding="utf-8")
     means = mean_over_datasets(summary)
-    measured = with_figures(summary[summary["status"] == "ok"]).groupby("figure", sort=False)
-    missing = summary[(summary["experiment"] == "zero-shot") & (summary["status"] != "ok")]
+    measured = summary[summary["status"] == "ok"].groupby("figure", sort=False)
+    missing = summary[(summary["figure"] == "zero-shot") & (summary["status"] != "ok")]
     trainings = rows.drop_duplicates(["dataset", "adaptation", "shots", "seed"])
     return {
         "datasets_evaluated": means.get("zero-shot", (0.0, 0))[1],
@@ -96,3 +82,27 @@ def _finish(directory: Path, rows: pd.DataFrame) -> dict[str, Any]:
         "datasets_with_fewer_images": fewer_images(summary),
         "seconds": round(float(trainings["seconds"].sum()), 2),
     }
+
+
+def compare_benchmarks(project: Project, slug: str) -> Artifact:
+    """Publish the base with every method of a domain that has a fresh result; files and errors as
+    of `publish_comparison`.
+    """
+
+    def compare(results: Mapping[str, Artifact]) -> tuple[pd.DataFrame, dict[str, Any]]:
+        summaries = {
+            name: pd.read_parquet(result.file("summary.parquet"))
+            for name, result in results.items()
+        }
+        table = compare_summaries(summaries.pop("base"), summaries)
+        means = table[table["dataset"] == MEAN]
+        means = means.set_index(means["method"] + "." + means["figure"])
+        return table, {
+            "of": len(DATASETS),
+            "datasets_compared": means["status"].str.split().str[0].astype(int).to_dict(),
+            "mean_base": means["base"].dropna().to_dict(),
+            "mean": means["value"].dropna().to_dict(),
+            "mean_delta": means["delta"].dropna().to_dict(),
+        }
+
+    return publish_comparison(project, "benchmark_comparison", slug, compare)

@@ -30,7 +30,7 @@ def _results(project: Project, slug: str, method: str) -> Artifact:
 
 
 def _comparison(project: Project, slug: str) -> Artifact:
-    from .comparison import compare_benchmarks
+    from .results import compare_benchmarks
 
     return compare_benchmarks(project, slug)
 

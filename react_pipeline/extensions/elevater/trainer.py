@@ -1,14 +1,10 @@
 """Training as ELEVATER does: a linear head on features, or the image tower and a head together.
 
-All heads of a round see the same batches in the same order, so they are one problem with T heads
-side by side: one matrix product a batch. Each trial's numbers are those it would have alone, up to
-rounding. A tower encodes every image in every epoch, and its trials run one after another.
-
 Does not belong here: which trials to run (`sweep`), reading images. Shapes: N examples, B of them
 in a batch, H x W pixels, D width of the features, C classes.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Self
@@ -26,9 +22,6 @@ from .sweep import Curve, Trial
 
 MOMENTUM, BATCH_SIZE, SEED = 0.9, 64, 0
 """Settings of SGD and its batches, as in the benchmark; their order is the same in each trial."""
-
-HEADS_AT_ONCE = 64
-"""Bounds the memory: weights, gradients and moments of so many heads, and logits of a batch."""
 
 NOT_FINITE = "values are not finite"
 """The failure of a trial whose weights or logits overflow: learning rate times weight decay is too
@@ -93,8 +86,9 @@ class ImageExamples:
 class Trainer:
     """Trains a fresh model for each trial, all from the same start and on the same batches.
 
-    SGD with momentum at a constant learning rate; weight decay on everything that trains. A trial
-    whose values overflow fails and costs nothing more.
+    SGD with momentum at a constant learning rate; weight decay on everything that trains. Batch
+    normalisation without scale and shift comes before the head. A tower is in training mode, as in
+    the benchmark: a ResNet's batch statistics move.
 
     Attributes:
         start: The weight (C, D) that each head starts from: class vectors of the text tower. Its
@@ -102,145 +96,85 @@ class Trainer:
         metric: What is measured after each epoch.
         clip: The model whose image tower trains too, on `ImageExamples`; None: heads alone, on
             `FeatureExamples`. It is never changed.
-        normalize: Whether the head sees unit features of the tower.
     """
 
     start: Tensor
     metric: str
     clip: Clip | None = None
-    normalize: bool = True
 
     @arithmetic()
     def __call__(
         self,
         train: Any,
         evaluation: Any,
-        trials: Sequence[Trial],
+        trial: Trial,
         *,
         epochs: int,
         keep_probabilities: bool = False,
-    ) -> list[Curve]:
-        """Train on some examples, and measure on others.
+    ) -> Curve:
+        """Train on some examples, and measure on others; a trial whose values overflow fails.
 
         Args:
-            keep_probabilities: Whether the curves hold the probabilities of the best and of the
-                last epoch.
+            keep_probabilities: Whether the curve holds the probabilities of the best epoch.
 
         Raises:
             InputError: If the metric cannot be measured on `evaluation`.
         """
-        curves: list[Curve] = []
-        at_once = HEADS_AT_ONCE if self.clip is None else 1
-        for first in range(0, len(trials), at_once):
-            models = _Models(self, trials[first : first + at_once], train.labels.device)
-            curves += models.curves
-            with torch.random.fork_rng():
-                torch.manual_seed(SEED)  # dropout of the tower, if it has any
-                generator = torch.Generator().manual_seed(SEED)
-                for _ in range(epochs):
-                    order = list(_batches(len(train.labels), generator))
-                    for batch, inputs in zip(order, train.inputs(order), strict=True):
-                        models.step(inputs, train.labels[batch])
-                        if not models.curves:
-                            break
-                    scored = zip(models.curves, models.logits(evaluation), strict=True)
-                    for curve, logits in scored:
-                        self._record(curve, logits, evaluation.labels, keep_probabilities)
-                    models.drop_failed()
-                    if not models.curves:
-                        break
-        return curves
+        curve = Curve(trial)
+        device = self.clip.device if self.clip else train.labels.device
+        with torch.random.fork_rng():
+            model = self._fresh_model().to(device)
+            optimizer = torch.optim.SGD(
+                model.parameters(),
+                trial.learning_rate,
+                momentum=MOMENTUM,
+                weight_decay=trial.weight_decay,
+            )
+            torch.manual_seed(SEED)  # dropout of the tower, if it has any
+            generator = torch.Generator().manual_seed(SEED)
+            for _ in range(epochs):
+                model.train()
+                order = list(_batches(len(train.labels), generator))
+                for batch, inputs in zip(order, train.inputs(order), strict=True):
+                    loss = _loss(model(inputs.to(device)), train.labels[batch].to(device))
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                logits = self._logits(model.eval(), evaluation, device)
+                if not torch.isfinite(logits).all():
+                    curve.failure = NOT_FINITE
+                    break
+                # The benchmark takes softmax for multilabel data too.
+                probabilities = logits.softmax(dim=-1).float().cpu().numpy()
+                score = measure(self.metric, evaluation.labels.cpu().numpy(), probabilities)
+                if keep_probabilities and score > max(curve.scores, default=-1.0):
+                    curve.best_probabilities = probabilities
+                curve.scores.append(score)
+        return curve
 
-    def _record(self, curve: Curve, logits: Tensor, labels: Tensor, keep: bool) -> None:
-        """Add an epoch's logits (N, C) to the curve of its trial, or their failure."""
-        if not torch.isfinite(logits).all():
-            curve.failure = NOT_FINITE
-            return
-        # The benchmark takes softmax for multilabel data too.
-        probabilities = logits.softmax(dim=-1).float().cpu().numpy()
-        score = measure(self.metric, labels.cpu().numpy(), probabilities)
-        if keep:
-            curve.last_probabilities = probabilities
-            if not curve.scores or score > max(curve.scores):
-                curve.best_probabilities = probabilities
-        curve.scores.append(score)
-
-
-class _Models:
-    """T heads side by side on fixed features, or one head on a fresh copy of the tower.
-
-    Batch normalisation without scale and shift comes between: its statistics are the same for all
-    heads. A tower is in training mode, as in the benchmark: a ResNet's batch statistics move.
-    """
-
-    def __init__(self, trainer: Trainer, trials: Sequence[Trial], device: torch.device) -> None:
-        clip = trainer.clip
-        self.device = torch.device(clip.device) if clip else device
-        self.tower = deepcopy(clip.model.visual).requires_grad_(True) if clip else None
-        self.normalize = trainer.normalize
-        weight = trainer.start.to(self.device).expand(len(trials), *trainer.start.shape)
-        self.norm = nn.BatchNorm1d(weight.shape[2], affine=False).to(weight)
-        self.rates = weight.new_tensor([trial.learning_rate for trial in trials])
-        self.decays = weight.new_tensor([trial.weight_decay for trial in trials])
-        heads = [weight.clone(), weight.new_zeros(weight.shape[:2])]
-        tower = [] if self.tower is None else list(self.tower.parameters())
-        self.parameters = [values.requires_grad_() for values in (*heads, *tower)]
-        self.moments = [torch.zeros_like(values) for values in self.parameters]
-        n_trainable = sum(values.numel() for values in tower) + sum(
-            values[0].numel() for values in heads
-        )
-        self.curves = [Curve(trial, n_trainable=n_trainable) for trial in trials]
-
-    def step(self, inputs: Tensor, labels: Tensor) -> None:
-        """Take one step on a batch."""
-        weight, bias, *_ = self.parameters
-        self.norm.train()
-        features = self.norm(self._features(inputs.to(self.device), training=True))
-        flat = F.linear(features, weight.flatten(0, 1), bias.flatten())
-        loss = _losses(flat.unflatten(1, bias.shape), labels.to(self.device))
-        gradients = torch.autograd.grad(loss.sum(), self.parameters, allow_unused=True)
-        with torch.no_grad():
-            for values, gradient, moment in zip(
-                self.parameters, gradients, self.moments, strict=True
-            ):
-                if gradient is None:
-                    continue
-                # A head has its trial's rate. The trial of a tower is the only one: (1, ...).
-                shape = values.shape[:1] and (-1, *[1] * (values.ndim - 1))
-                moment.mul_(MOMENTUM).add_(gradient)
-                moment.addcmul_(values, self.decays.view(shape))
-                values.addcmul_(moment, self.rates.view(shape), value=-1)
-        if self.tower is not None and not torch.isfinite(loss).all():
-            self.curves[0].failure = NOT_FINITE
-            self.drop_failed()
+    def _fresh_model(self) -> nn.Module:
+        classes, width = self.start.shape
+        head = nn.Linear(width, classes)
+        head.load_state_dict({"weight": self.start, "bias": torch.zeros(classes)})
+        norm = nn.BatchNorm1d(width, affine=False)
+        if self.clip is None:
+            return nn.Sequential(norm, head)
+        tower = deepcopy(self.clip.model.visual).requires_grad_(True)
+        return nn.Sequential(tower, _Unit(), norm, head)
 
     @torch.no_grad()
-    def logits(self, examples: Any) -> Iterator[Tensor]:
-        """Yield the logits (N, C) of each trial: those of all could be large."""
-        if not self.curves:
-            return
-        order = torch.arange(len(examples.labels)).split(BATCH_SIZE)
-        parts = [self._features(part.to(self.device)) for part in examples.inputs(order)]
-        features = self.norm.eval()(torch.cat(parts))
-        for weight, bias in zip(*self.parameters[:2], strict=True):
-            yield F.linear(features, weight, bias)
+    def _logits(self, model: nn.Module, examples: Any, device: Any) -> Tensor:
+        """Return the logits (N, C) of examples."""
+        count = len(examples.labels)
+        order = torch.arange(count).split(BATCH_SIZE if self.clip else count)
+        return torch.cat([model(part.to(device)) for part in examples.inputs(order)])
 
-    def _features(self, inputs: Tensor, *, training: bool = False) -> Tensor:
-        if self.tower is None:
-            return inputs.to(self.rates)
-        features = self.tower.train(training)(inputs)
-        return F.normalize(features, dim=-1) if self.normalize else features
 
-    def drop_failed(self) -> None:
-        """Leave out the trials that failed."""
-        going = [place for place, curve in enumerate(self.curves) if not curve.failure]
-        if len(going) < len(self.curves):
-            self.curves = [self.curves[place] for place in going]
-            self.rates, self.decays = self.rates[going], self.decays[going]
-            self.parameters = [
-                values.detach()[going].requires_grad_() for values in self.parameters[:2]
-            ]
-            self.moments = [values[going] for values in self.moments[:2]]
+class _Unit(nn.Module):
+    """Makes features unit vectors."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.normalize(features, dim=-1)
 
 
 def _batches(n: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -257,12 +191,8 @@ def _batches(n: int, generator: torch.Generator) -> Iterator[Tensor]:
     return (batch for batch in loader if len(batch) > 1)
 
 
-def _losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return each trial's mean loss (T,) of logits (B, T, C) and labels (B,) or, for multilabel
-    data, (B, C).
-    """
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean loss of logits (B, C) and labels (B,) or, for multilabel data, (B, C)."""
     if labels.ndim == 2:
-        targets = labels.to(logits.dtype)[:, None].expand_as(logits)
-        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean((0, 2))
-    targets = labels[:, None].expand(logits.shape[:2])
-    return F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(dim=0)
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    return F.cross_entropy(logits, labels)

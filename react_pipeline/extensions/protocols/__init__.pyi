@@ -1,9 +1,9 @@
-from .comparison import VALUES as VALUES
-from .comparison import compare_figures as compare_figures
-from .comparison import contradictions as contradictions
-from .comparison import publish_comparison as publish_comparison
+from .protocols import VALUES as VALUES
 from .protocols import checkpoint_of as checkpoint_of
+from .protocols import compare_figures as compare_figures
+from .protocols import contradictions as contradictions
 from .protocols import load_model as load_model
+from .protocols import publish_comparison as publish_comparison
 from .protocols import read_all as read_all
 from .protocols import read_form as read_form
 from .protocols import require_encoder as require_encoder

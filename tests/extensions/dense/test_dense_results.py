@@ -18,28 +18,23 @@ from PIL import Image
 from support.dense import OWN, instances, write_sets
 
 from react_pipeline.clip.base import publish_base
+from react_pipeline.commands.cli import main
 from react_pipeline.extensions.dense import results as dense_results
-from react_pipeline.extensions.dense.assets import dense_contradictions, wrong_detections
-from react_pipeline.extensions.dense.comparison import compare_dense
+from react_pipeline.extensions.dense.assets import wrong_detections
+from react_pipeline.extensions.dense.detection import Detector
 from react_pipeline.extensions.dense.extension import Dense
 from react_pipeline.extensions.dense.measures import box_figures
-from react_pipeline.extensions.dense.regions import Detector
-from react_pipeline.extensions.dense.results import publish_dense
+from react_pipeline.extensions.dense.results import compare_dense, publish_dense
 from react_pipeline.extensions.dense.sets import BoxImages, read_dense_set
 from react_pipeline.extensions.dense.settings import DenseConfig
+from react_pipeline.extensions.protocols import contradictions
 from react_pipeline.labelled import Unavailable
 from react_pipeline.lineage import is_current
 from react_pipeline.project.project import Project
 from react_pipeline.store import remember
 from react_pipeline.store.errors import InputError, MissingArtifact, StaleArtifact
 
-SETTINGS = {
-    "root": "dense",
-    "own": OWN,
-    "boxes": ["truth", "file"],
-    "short_side": 64,
-    "window": 32,
-}
+SETTINGS = {"root": "dense", "own": OWN, "boxes": ["truth", "file"], "short_side": 64}
 
 
 @pytest.fixture
@@ -65,18 +60,15 @@ def test_a_checkpoint_is_measured_on_boxes_and_on_masks(project: Project) -> Non
     boxes, masks = made.counts["detection"]["boxes"], made.counts["segmentation"]["masks"]
     assert set(boxes["truth"]) == {"ap", "ap50"} and 0 <= boxes["truth"]["ap50"] <= 1
     assert boxes["file"]["proposal_recall_100"] == 1.0
-    assert (
-        set(masks["map"]) == {"miou", "pixel_accuracy", "classes"}
-        and 0 < masks["map"]["pixel_accuracy"] < 1
-    )
+    assert set(masks["map"]) == {"miou", "pixel_accuracy"}
+    assert 0 < masks["map"]["pixel_accuracy"] < 1
     # What is published are the detections that the figures were computed of.
     dense = project.config.section(DenseConfig)
     images = read_dense_set(dense.root or Path(), dense.sets("shapes")[0])
     assert isinstance(images, BoxImages)
     found = json.loads(made.file("detections/boxes--truth.json").read_text())
     assert box_figures(images.truth, found, {})[0] == boxes["truth"]
-    assert {"table.md", "results.json"} <= set(made.manifest["files"])
-    assert wrong_detections(made) == dense_contradictions(made) == 0
+    assert wrong_detections(made) == 0
     assert publish_dense(project, "shapes", "base").reused
 
 
@@ -110,7 +102,7 @@ def test_what_is_not_there_is_a_reason_and_never_a_0(project: Project) -> None:
         set(made.counts["not_measured"]) == {"masks", "voc-20"} and not made.counts["segmentation"]
     )
     rows = pd.read_parquet(made.file("results.parquet"))
-    assert rows[rows["set"] == "masks"]["value"].isna().all() and dense_contradictions(made) == 0
+    assert rows[rows["set"] == "masks"]["value"].isna().all() and contradictions(rows) == 0
     with pytest.raises(InputError, match="dense.root"):
         publish_dense(changed(project, root=None), "shapes", "base")
 
@@ -141,7 +133,7 @@ def test_regions_need_a_tower_with_dense_features(
 
 
 def test_a_student_is_measured_beside_the_map_it_learned_from(project: Project) -> None:
-    learning = {"student_images": "{domain}/images", "student_steps": 2, "student_batch": 2}
+    learning = {"student_images": "{domain}/images", "student_steps": 2}
     made = publish_dense(changed(project, **learning), "shapes", "base")
     assert set(made.counts["segmentation"]["masks"]) == {"map", "student"}
 
@@ -166,7 +158,9 @@ def test_a_fingerprint_sees_settings_and_data_and_no_paths(
         publish_dense(changed(project, root=tmp_path / "copy"), "shapes", "base").fingerprint
         == first
     )
-    assert publish_dense(changed(project, attention="qq"), "shapes", "base").fingerprint != first
+    assert (
+        publish_dense(changed(project, prompt_denoising=0.5), "shapes", "base").fingerprint != first
+    )
     path = tmp_path / "dense" / "shapes" / "labels" / "1.png"
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(path)
     assert publish_dense(project, "shapes", "base").fingerprint != first
@@ -193,6 +187,8 @@ def compared(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def test_a_method_stands_beside_the_base(compared: Project) -> None:
+    with pytest.raises(MissingArtifact, match="the base"):
+        compare_dense(compared, "colours")
     made = compare_dense(compared, "shapes")
     table = pd.read_parquet(made.file("table.parquet"))
     assert set(table["method"]) == {"gated-image"} and (table["delta"] == 0).all()
@@ -202,7 +198,7 @@ def test_a_method_stands_beside_the_base(compared: Project) -> None:
     assert made.counts["delta"]["gated-image"]["masks"]["map"]["miou"] == 0
     assert "| gated-image | masks | map | miou |" in made.file("table.md").read_text()
     assert is_current(compared, "dense_comparison", "shapes").fingerprint == made.fingerprint
-    publish_dense(changed(compared, attention="qq"), "shapes", "gated-image")
+    publish_dense(changed(compared, prompt_denoising=0.5), "shapes", "gated-image")
     with pytest.raises(StaleArtifact):
         is_current(compared, "dense_comparison", "shapes")
 
@@ -219,14 +215,6 @@ def test_methods_on_other_images_than_the_base_are_not_compared(compared: Projec
     assert len(reasons) and reasons.str.contains("other images").all()
 
 
-def test_without_base_or_method_there_is_nothing_to_compare(project: Project) -> None:
-    with pytest.raises(MissingArtifact, match="the base"):
-        compare_dense(project, "shapes")
-    publish_dense(project, "shapes", "base")
-    with pytest.raises(MissingArtifact, match="no method"):
-        compare_dense(project, "shapes")
-
-
 def test_checks_see_boxes_outside_images_and_invalid_scores(project: Project) -> None:
     made = publish_dense(project, "shapes", "base")
     folder, name = made.path, "detections/boxes--truth.json"
@@ -237,8 +225,28 @@ def test_checks_see_boxes_outside_images_and_invalid_scores(project: Project) ->
     path.write_text(json.dumps(found))
     remember(folder, [name])  # as if they had been published so
     assert wrong_detections(made) == 2
-    rows = pd.read_parquet(folder / "results.parquet")
-    rows.loc[0, "unavailable"], rows.loc[1, "value"] = "a reason", 1.5
-    rows.to_parquet(folder / "results.parquet")
-    remember(folder, ["results.parquet"])
-    assert dense_contradictions(made) == 2
+
+
+def test_a_check_reads_all_files_and_fails_only_for_wrong_ones(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.path.write_text(
+        project.path.read_text().replace("short_side:", "datasets: [voc-20]\n  short_side:")
+    )
+
+    def run(*arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stop:
+            main(["dense", "check", *arguments, "--config", str(project.path)])
+        reported = capsys.readouterr()
+        return int(stop.value.code or 0), reported.out + reported.err
+
+    code, out = run("shapes")
+    states = dict(line.split()[:3:2] for line in out.splitlines()[1:4])
+    assert code == 0 and states == {"voc-20": "missing", "boxes": "ok", "masks": "ok"}
+    path = project.config.section(DenseConfig).root / "shapes" / "labels" / "2.png"  # type: ignore[operator]
+    Image.fromarray(np.zeros((64, 65), np.uint8)).save(path)
+    code, out = run("shapes")
+    assert code == 1 and "65, 64" in out
+    for domain in ([], ["nosuch"]):  # paths hold `{domain}`
+        code, out = run(*domain)
+        assert code == 2 and "shapes" in out

@@ -22,7 +22,6 @@ from react_pipeline.extensions.elevater.datasets import DATASETS, dataset
 from react_pipeline.extensions.elevater.domains import domain_of, write_domains
 from react_pipeline.extensions.elevater.extension import Elevater
 from react_pipeline.extensions.elevater.readers import read_dataset
-from react_pipeline.labelled.kind import locate, read_image
 from react_pipeline.labelled.labelled import (
     encode_images,
     preprocessing,
@@ -34,7 +33,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.retrieval.decontamination import kept_out
 from react_pipeline.settings.config import EmbeddingConfig
 from react_pipeline.settings.files import load_domain
-from react_pipeline.store.errors import InputError
+from react_pipeline.store.errors import ChangedSource, InputError
 
 NAME = "fer-2013"
 
@@ -55,7 +54,7 @@ def write(project: Project, domain: dict[str, object]) -> None:
 
 
 def test_images_are_listed_and_read_in_place(
-    project: Project, data: Path, tiny_checkpoint: Path
+    project: Project, data: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     artifact = publish_evaluation_set(project, NAME)
     images = read_images(artifact, project.domain(NAME))
@@ -67,13 +66,10 @@ def test_images_are_listed_and_read_in_place(
     vectors = encode_images(project.config, clip, images)
     last = clip.preprocess(decode_image(there.read(len(there) - 1), 10_000))
     np.testing.assert_allclose(vectors[-1], clip.encode_images(last[None])[0], atol=1e-6)
-
-
-def test_identity_is_content_not_place(project: Project, data: Path, tmp_path: Path) -> None:
-    first = publish_evaluation_set(project, NAME)
+    # Identity is content, not place.
     write(project, domain_of(dataset(NAME), data.rename(tmp_path / "moved")))
     second = publish_evaluation_set(project, NAME)
-    assert second.reused and second.fingerprint == first.fingerprint
+    assert second.reused and second.fingerprint == artifact.fingerprint
     images = read_images(second, project.domain(NAME))
     assert images["path"].str.startswith(str(tmp_path / "moved")).all()
 
@@ -119,22 +115,16 @@ def test_every_data_set_is_a_domain_and_the_union_unique(tmp_path: Path) -> None
     assert len(domains) == 21
     for name, entry in DATASETS.items():
         domain = domains[name.replace("_", "-")]
-        assert (
-            tuple(domain.class_names) == entry.class_names
-            and tuple(domain.templates) == entry.templates
-        )
+        assert tuple(domain.class_names) == entry.class_names
+        assert tuple(domain.templates) == entry.templates
         assert (domain.evaluation is None) == entry.multilabel
     union = [normal(name) for name in domains["elevater"].class_names]
     every = {normal(name) for entry in DATASETS.values() for name in entry.class_names}
     assert len(union) == len(set(union)) and set(union) == every
-
-
-def test_writing_domains_again_changes_nothing(tmp_path: Path) -> None:
-    paths = write_domains(tmp_path, tmp_path / "domains")
-    assert write_domains(tmp_path, tmp_path / "domains") == paths
+    assert write_domains(tmp_path / "data", tmp_path / "domains") == paths
     paths[0].write_text("classes: [mine]\n")
     with pytest.raises(InputError, match=paths[0].name):
-        write_domains(tmp_path, tmp_path / "domains")
+        write_domains(tmp_path / "data", tmp_path / "domains")
     assert paths[0].read_text() == "classes: [mine]\n"
 
 
@@ -193,19 +183,14 @@ def test_an_image_that_ends_too_early_counts_with_what_is_there(
 
 
 def test_another_image_in_the_place_of_a_listed_one_is_refused(
-    project: Project, data: Path
+    project: Project, data: Path, tiny_checkpoint: Path
 ) -> None:
-    images = read_dataset(data, NAME, "test")
-    first, last = (
-        locate("elevater", data, f"{NAME}/{number}/{images.locations[number]}")
-        for number in (0, len(images) - 1)
-    )
-    assert read_image(last) == images.read(len(images) - 1)
+    images = read_images(publish_evaluation_set(project, NAME), project.domain(NAME))
     (data / NAME / "test" / "angry" / "-.png").write_bytes(png(0, "before the others"))
     publish_evaluation_set(project, NAME)  # reads the lists again
-    for location in (first, last):
-        with pytest.raises(InputError, match="`evaluation_set`"):
-            read_image(location)
+    for part in (images[:1], images[-1:]):
+        with pytest.raises(ChangedSource, match="`evaluation_set`"):
+            encode_images(project.config, load(tiny_checkpoint), part)
 
 
 def test_without_data_there_are_no_test_images(make_project: Callable[..., Project]) -> None:

@@ -59,15 +59,12 @@ def test_recall_equals_brute_force_with_ties_by_number() -> None:
         )
     few = recall(images[:1], texts[:3], np.zeros(3, np.int64))
     assert few["image to text"] == few["text to image"] == {1: 1.0, 5: 1.0, 10: 1.0}
+    with pytest.raises(InputError, match="not finite"):
+        recall(np.full((2, 3), np.nan, np.float32), unit(np.ones((2, 3))), np.array([0, 1]))
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-
-
-def test_vectors_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(InputError, match="not finite"):
-        recall(np.full((2, 3), np.nan, np.float32), unit(np.ones((2, 3))), np.array([0, 1]))
 
 
 def test_karpathys_json_gives_first_five_captions_of_a_split(tmp_path: Path) -> None:
@@ -81,7 +78,6 @@ def test_karpathys_json_gives_first_five_captions_of_a_split(tmp_path: Path) -> 
     assert found.captions == ("a 0", "a 1", "a 2", "a 3", "a 4", "b")
     assert found.image_of_caption.tolist() == [0, 0, 0, 0, 0, 1]
     assert found.dropped == {"more_captions_than_counted": 2, "empty_caption": 1}
-    assert len(read_karpathy(tmp_path / "dataset_coco.json", captions_per_image=9).captions) == 8
 
 
 def test_a_table_may_hold_an_images_captions_apart(tmp_path: Path) -> None:
@@ -110,16 +106,6 @@ def test_a_table_may_hold_an_images_captions_apart(tmp_path: Path) -> None:
         (json.dumps({"images": [entry("../a", ["x"])]}), "leads out of the folder"),
         (json.dumps({"images": [entry("/a", ["x"])]}), "leads out of the folder"),
         (json.dumps({"images": [entry("a", [" "])]}), "left out: {'empty_caption': 1}"),
-        (
-            json.dumps(
-                {"images": [entry("a", ["x"]), {**entry("b", []), "sentences": [{"raw": None}]}]}
-            ),
-            r"images\.1\.sentences\.0\.raw",
-        ),
-        (
-            json.dumps({"images": [{**entry("a", ["x"]), "filename": 7}]}),
-            r"images\.0\.filename",
-        ),
         ("[" * 100_000, "is not Karpathy's JSON"),
     ],
 )

@@ -23,21 +23,15 @@ def copy(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_many_threads_read_what_one_reads(copy: Path, name: str) -> None:
-    images = read_dataset(copy, name, "test")
-    alone = [images.read(position) for position in range(len(images))]
-    with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(images.read, list(range(len(images))) * 5)) == alone * 5
-
-
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_other_processes_read_what_this_one_reads(copy: Path, name: str, method: str) -> None:
+def test_threads_and_processes_read_what_this_one_reads(copy: Path, name: str, method: str) -> None:
     images = read_dataset(copy, name, "test")
     alone = [images.read(position) for position in range(len(images))]
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(images.read, list(range(len(images))) * 5)) == alone * 5
     context = multiprocessing.get_context(method)
-    with ProcessPoolExecutor(2, mp_context=context) as pool:
-        assert list(pool.map(images.read, range(len(images)))) == alone
+    with ProcessPoolExecutor(2, mp_context=context) as processes:
+        assert list(processes.map(images.read, range(len(images)))) == alone
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -58,8 +52,3 @@ def test_the_digest_changes_with_a_label_and_with_a_pixel(copy: Path) -> None:
     (folder / "cat" / "0.png").rename(folder / "deer" / "00.png")
     digests.add(read_dataset(copy, "cifar-10", "test").digest())
     assert len(digests) == 3
-
-
-def test_every_image_of_several_classes_has_a_row(copy: Path) -> None:
-    labels = read_dataset(copy, "voc-2007-classification", "test").labels
-    assert labels.shape == (40, 20) and labels.sum(axis=1).tolist() == [1, 2] * 20

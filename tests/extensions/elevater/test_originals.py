@@ -7,6 +7,7 @@ import hashlib
 import json
 import pickle
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,56 +36,58 @@ def named(images: LabelledImages) -> list[str]:
     return [images.class_names[label] for label in images.labels]
 
 
-def test_food_101(tmp_path: Path) -> None:
-    names = [name.replace(" ", "_") for name in dataset("food-101").class_names]
-    write(
-        tmp_path / "food-101/meta/test.json",
-        json.dumps({name: [f"{name}/1"] for name in names[::-1]}),
-    )
+def write_food(root: Path, names: list[str]) -> None:
+    listed = {name: [f"{name}/1"] for name in names[::-1]}
+    write(root / "food-101/meta/test.json", json.dumps(listed))
     for name in names:
-        write(tmp_path / f"food-101/images/{name}/1.jpg", name)
-    images = read_dataset(tmp_path, "food-101", "test")
-    assert images.layout == "torchvision"
-    assert named(images) == list(dataset("food-101").class_names)[::-1]
-    assert images.read(0) == b"waffles"
+        write(root / f"food-101/images/{name}/1.jpg", name)
 
 
-def test_dtd(tmp_path: Path) -> None:
-    names = dataset("dtd").class_names
-    write(
-        tmp_path / "dtd/dtd/labels/val1.txt",
-        "".join(f"{name}/{name}_1.jpg\n" for name in names[::-1]),
-    )
+def write_dtd(root: Path, names: list[str]) -> None:
+    rows = "".join(f"{name}/{name}_1.jpg\n" for name in names[::-1])
+    write(root / "dtd/dtd/labels/test1.txt", rows)
     for name in names:
-        write(tmp_path / f"dtd/dtd/images/{name}/{name}_1.jpg", name)
-    images = read_dataset(tmp_path, "dtd", "val")
-    assert named(images) == list(names)[::-1]
-    with pytest.raises(Unavailable, match="test1.txt"):
-        read_dataset(tmp_path, "dtd", "test")
+        write(root / f"dtd/dtd/images/{name}/{name}_1.jpg", name)
 
 
-def test_fgvc_aircraft(tmp_path: Path) -> None:
-    names = [{"F-16A-B": "F-16A/B", "F-A-18": "F/A-18"}.get(name, name)
-             for name in dataset("fgvc-aircraft-2013b-variants102").class_names]  # fmt: skip
-    folder = tmp_path / "fgvc-aircraft-2013b" / "data"
-    write(folder / "variants.txt", "\n".join(names[::-1]) + "\n")
-    rows = [f"{number:07d} {name}\n" for number, name in enumerate(names)]
+def write_aircraft(root: Path, names: list[str]) -> None:
+    folder = root / "fgvc-aircraft-2013b" / "data"
+    slashed = {"F-16A-B": "F-16A/B", "F-A-18": "F/A-18"}
+    names = [slashed.get(name.replace("_", " "), name.replace("_", " ")) for name in names]
+    write(folder / "variants.txt", "\n".join(names) + "\n")
+    rows = [f"{number:07d} {name}\n" for number, name in enumerate(names[::-1])]
     write(folder / "images_variant_test.txt", "".join(rows))
-    for number in range(100):
+    for number in range(len(names)):
         write(folder / "images" / f"{number:07d}.jpg", b"x")
-    assert read_dataset(
-        tmp_path, "fgvc-aircraft-2013b-variants102", "test"
-    ).labels.tolist() == list(range(100))
 
 
-def test_oxford_iiit_pets(tmp_path: Path) -> None:
-    folder = tmp_path / "oxford-iiit-pet"
-    names = [name.replace(" ", "_") for name in dataset("oxford-iiit-pets").class_names]
+def write_pets(root: Path, names: list[str]) -> None:
+    folder = root / "oxford-iiit-pet"
     rows = [f"{name}_1 {number + 1} 1 1\n" for number, name in enumerate(names)]
-    write(folder / "annotations" / "trainval.txt", "".join(rows))
+    write(folder / "annotations" / "test.txt", "".join(rows[::-1]))
     for name in names:
         write(folder / "images" / f"{name}_1.jpg", name)
-    assert read_dataset(tmp_path, "oxford-iiit-pets", "train").labels.tolist() == list(range(37))
+
+
+@pytest.mark.parametrize(
+    ("name", "write_original"),
+    [
+        ("food-101", write_food),
+        ("dtd", write_dtd),
+        ("fgvc-aircraft-2013b-variants102", write_aircraft),
+        ("oxford-iiit-pets", write_pets),
+    ],
+)
+def test_listed_files_are_joined_by_name(
+    tmp_path: Path, name: str, write_original: Callable[[Path, list[str]], None]
+) -> None:
+    names = list(dataset(name).class_names)
+    write_original(tmp_path, [class_name.replace(" ", "_") for class_name in names])
+    images = read_dataset(tmp_path, name, "test")
+    assert images.layout == "torchvision"
+    assert named(images) == names[::-1]
+    with pytest.raises(Unavailable):
+        read_dataset(tmp_path, name, "train")
 
 
 def test_gtsrb_folders_are_numbers_of_its_own_classes(tmp_path: Path) -> None:
@@ -189,7 +192,7 @@ def test_patch_camelyon_is_read_from_its_arrays(tmp_path: Path) -> None:
     assert images.labels.tolist() == [0, 1, 1, 0]
     assert "tumor" in images.class_names[1]
     assert np.array_equal(np.asarray(decode_image(images.read(2), 10_000)), pixels[2])
-    with pytest.raises(Unavailable, match="split_test_x.h5"):
+    with pytest.raises(Unavailable, match="split_test_y.h5"):
         read_dataset(tmp_path, "patch-camelyon", "test")
 
 

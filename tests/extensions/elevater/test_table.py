@@ -11,12 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.extensions.elevater import datasets as table
 from react_pipeline.extensions.elevater.datasets import DATASETS, IMAGENET, dataset, read_data
 from react_pipeline.labelled.labels import normal
 from react_pipeline.store.errors import InputError
-
-EVERY = (*DATASETS.values(), IMAGENET)
 
 # name: classes, train, val, test, metric, templates; written down again from the benchmark, not
 # from the table.
@@ -44,53 +41,31 @@ FACTS = {
 }
 
 
-def test_the_data_sets_are_the_twenty_in_order_without_imagenet() -> None:
-    assert list(DATASETS) == list(FACTS)
-
-
 @pytest.mark.parametrize("name", FACTS)
 def test_every_data_set_has_elevaters_counts_and_metric(name: str) -> None:
     entry = dataset(name)
     sizes = tuple(entry.sizes.get(split) for split in ("train", "val", "test"))
     assert (len(entry.class_names), *sizes, entry.metric, len(entry.templates)) == FACTS[name]
+    assert all(template.count("{}") == 1 for template in entry.templates)
+    every = [normal(alias) for names in entry.aliases for alias in names]
+    assert len(set(every)) == len(every)
+    others = read_data("other_names.json").get(name, {})
+    assert set(others.values()) <= set(entry.class_names)
 
 
 def test_imagenet_has_1000_names_two_of_them_twice() -> None:
+    assert list(DATASETS) == list(FACTS)
     names = IMAGENET.class_names
     assert (len(names), len(IMAGENET.templates), len(set(names))) == (1000, 80, 998)
     assert names.count("missile") == names.count("sunglasses") == 2
 
 
-@pytest.mark.parametrize("entry", EVERY, ids=lambda entry: entry.name)
-def test_every_template_takes_a_name_once(entry: table.Dataset) -> None:
-    assert all(template.count("{}") == 1 for template in entry.templates)
-    assert len(set(entry.templates)) == len(entry.templates)
-
-
-@pytest.mark.parametrize("entry", DATASETS.values(), ids=lambda entry: entry.name)
-def test_names_of_a_data_set_can_be_distinguished(entry: table.Dataset) -> None:
-    every = [normal(name) for names in entry.aliases for name in names]
-    assert len(set(every)) == len(every)
-
-
-@pytest.mark.parametrize("name", read_data("other_names.json"))
-def test_names_of_original_data_sets_mean_classes_of_table(name: str) -> None:
-    assert set(read_data("other_names.json")[name].values()) <= set(dataset(name).class_names)
-
-
-def test_aliases_are_kept_and_the_first_is_the_class_name() -> None:
-    assert dataset("fer-2013").aliases[6] == ("surprised", "shocked", "spooked")
-    assert dataset("fer-2013").class_names[6] == "surprised"
-
-
-def test_orders_that_differ_from_other_packages_are_elevaters() -> None:
+def test_what_differs_from_other_packages_is_elevaters() -> None:
     assert dataset("cifar-100").class_names[:3] == ("chimpanzee", "trout", "skunk")
     assert dataset("caltech-101").class_names[37:39] == ("centered face", "off-center face")
     assert dataset("stanford-cars").class_names[6] == "AM General Hummer SUV 2000"
     assert dataset("oxford-flower-102").class_names[92] == "air plant"
-
-
-def test_templates_unlike_clip_benchmark_are_elevaters() -> None:
+    assert dataset("fer-2013").aliases[6] == ("surprised", "shocked", "spooked")
     assert dataset("patch-camelyon").templates == ("this is a photo of {}",)
     assert dataset("kitti-distance").templates == ("{}",)
     assert dataset("resisc45_clip").templates[0] == "satellite imagery of {}."
@@ -124,13 +99,3 @@ def test_without_clip_benchmark_the_error_says_what_to_install(tmp_path: Path) -
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "InputError" in done.stderr
     assert "[elevater]'" in done.stderr
-
-
-def test_reading_names_and_templates_loads_no_torch() -> None:
-    code = (
-        "import sys\nfrom react_pipeline.extensions.elevater.datasets import DATASETS, IMAGENET\n"
-        "for entry in (*DATASETS.values(), IMAGENET): entry.class_names, entry.templates\n"
-        "import react_pipeline.extensions.elevater.check\n"
-        "sys.exit(bool({'torch', 'clip_benchmark', 'open_clip'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,116 @@
+"""Boxes from every source, and what a detector makes of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.dense import OWN, write_sets
+from torch import Tensor
+
+from react_pipeline.clip.model import Clip, load
+from react_pipeline.extensions.dense.detection import Detector, boxes_of_file, true_boxes
+from react_pipeline.extensions.dense.sets import BoxImages, read_dense_set
+from react_pipeline.extensions.dense.settings import DenseConfig
+from react_pipeline.store.errors import CorruptArtifact, InputError
+
+PLACES = torch.tensor([[0.0, 0.0, 20.0, 20.0], [1.0, 1.0, 21.0, 21.0], [40.0, 40.0, 60.0, 60.0]])
+BLACK = Image.new("RGB", (64, 64))
+
+
+@pytest.fixture
+def boxes(tmp_path: Path) -> BoxImages:
+    write_sets(tmp_path / "shapes")
+    found = read_dense_set(tmp_path, DenseConfig.model_validate({"own": OWN}).sets("shapes")[0])
+    assert isinstance(found, BoxImages)
+    return found
+
+
+@pytest.fixture(scope="module")
+def clip(tiny_checkpoint: Path) -> Clip:
+    return load(tiny_checkpoint)
+
+
+def test_true_boxes_leave_out_crowds(boxes: BoxImages) -> None:
+    places, objectness = true_boxes(boxes)(0, boxes.image(0, 10_000))
+    assert objectness is None and places.tolist() == [[4.0, 6.0, 28.0, 36.0]]
+
+
+def test_boxes_of_a_results_file_pass_the_filter(boxes: BoxImages) -> None:
+    config = DenseConfig.model_validate({"root": boxes.source.root})
+    rows = [
+        {"image_id": image, "category_id": 3, "bbox": box, "score": score}
+        for image, box, score in (
+            (101, [50, 50, 40, 40], 0.75),
+            (101, [70, 70, 4, 4], 0.9),
+            (5, [0, 0, 4, 4], 0.9),
+            (101, [50, 50, 13.5, 14], 0.6),
+            (101, [2, 2, 4, 4], 0.5),
+        )
+    ]
+    path = boxes.source.root / "boxes" / "boxes.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(rows))
+    source = boxes_of_file(boxes, config)
+    places, objectness = source(1, boxes.image(1, 10_000))
+    # Cut to the image. Left out: one beside it, one of another image, one that overlaps by more
+    # than 0.9, one that is no likely object.
+    assert places.tolist() == [[50.0, 50.0, 64.0, 64.0]]
+    assert objectness is not None and objectness.tolist() == [0.75]
+    assert source(2, boxes.image(2, 10_000))[0].shape == (0, 4)
+    for wrong in ([], [{**rows[0], "score": 3.5}], [{"image_id": 101}], None):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(InputError, match=r"dense\.boxes: .*boxes\.json"):
+            boxes_of_file(boxes, config)
+    path.unlink()
+    with pytest.raises(InputError, match=r"dense\.boxes: .*boxes\.json"):
+        boxes_of_file(boxes, config)
+
+
+def detector(clip: Clip, monkeypatch: pytest.MonkeyPatch, vectors: Tensor) -> Detector:
+    """One whose regions have given vectors, over three classes whose vectors are the axes."""
+    made = Detector(clip, ["a", "b", "c"], ["{}"])
+    made.vectors.head.copy_(torch.eye(32)[:, :3])
+    monkeypatch.setattr(made, "region_vectors", lambda _image, _boxes: vectors)
+    return made
+
+
+def test_overlapping_boxes_of_one_class_are_suppressed(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = torch.tensor([[1.0, 0.99, 0.0], [0.98, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    vectors = torch.nn.functional.normalize(torch.nn.functional.pad(close, (0, 29)), dim=-1)
+    boxes, scores, classes = detector(clip, monkeypatch, vectors)(BLACK, PLACES, None)
+    found = sorted(zip(classes.tolist(), boxes[:, 0].tolist(), strict=True))
+    assert found == [(0, 0.0), (1, 1.0), (2, 40.0)]
+    assert (scores.diff() <= 0).all() and scores[0] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_objectness_is_fused_by_the_root_of_the_product(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = detector(clip, monkeypatch, torch.eye(32)[:3])
+    _, scores, classes = made(BLACK, PLACES, torch.tensor([0.25, 1.0, 0.0]))
+    found = dict(zip(classes.tolist(), scores.tolist(), strict=True))
+    assert found == pytest.approx({0: 0.5, 1: 1.0}, abs=1e-4)
+    made = detector(clip, monkeypatch, torch.full((3, 32), float("nan")))
+    with pytest.raises(CorruptArtifact, match="finite"):
+        made(BLACK, PLACES, None)
+
+
+def test_regions_of_an_image_are_encoded_and_may_be_none(clip: Clip) -> None:
+    made = Detector(clip, ["a", "b"], ["{}"])
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8))
+    vectors = made.region_vectors(image, PLACES)
+    assert vectors.shape == (3, 32)
+    torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(3))
+    assert all(len(part) == 0 for part in made(image, torch.zeros(0, 4), None))
+    # The whole of an image as large as the model's input is the image.
+    small = image.crop((0, 0, 32, 32))
+    whole = made.region_vectors(small, torch.tensor([[0.0, 0.0, 32.0, 32.0]]))
+    wanted = clip.encode_images(clip.preprocess(small)[None])
+    torch.testing.assert_close(whole, wanted, atol=1e-4, rtol=1e-3)
