@@ -1,10 +1,8 @@
-from .checks import unmeasured as unmeasured
-from .checks import warning_below as warning_below
 from .declared import artifact_check as artifact_check
 from .declared import declare_instigators as declare_instigators
-from .declared import declare_policies as declare_policies
+from .declared import unmeasured as unmeasured
+from .declared import warning_below as warning_below
 from .partitions import DOMAINS as DOMAINS
-from .partitions import name_of as name_of
 from .partitions import partition_of as partition_of
 from .partitions import partitions_of as partitions_of
 from .resources import REPOSITORY as REPOSITORY
@@ -19,9 +17,7 @@ from .runs import TRY_TAG as TRY_TAG
 from .runs import WILL_RETRY_TAG as WILL_RETRY_TAG
 from .runs import in_process as in_process
 from .runs import inputs_tag as inputs_tag
-from .runs import last_ticks as last_ticks
 from .runs import places_of as places_of
-from .runs import planned_assets as planned_assets
 from .runs import reap_abandoned as reap_abandoned
 from .runs import reason_of as reason_of
 from .runs import tags_of_key as tags_of_key

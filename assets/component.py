@@ -14,28 +14,6 @@ from react_pipeline.assets.resources import ProjectResource
 PART = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
-class ScaffoldParams(dg.Model):
-    """The option of `dg scaffold defs`."""
-
-    config: str = "pipeline.yaml"
-
-
-class ProjectScaffolder(dg.Scaffolder[ScaffoldParams]):
-    """Writes the YAML of a component."""
-
-    @classmethod
-    def get_scaffold_params(cls) -> type[ScaffoldParams]:
-        """The option, with its default."""
-        return ScaffoldParams
-
-    def scaffold(self, request: dg.ScaffoldRequest[ScaffoldParams]) -> None:
-        """Take the name of the component's folder as the prefix."""
-        prefix = re.sub(r"\W", "_", request.target_path.name)
-        attributes = {"config": request.params.config, "key_prefix": [prefix]}
-        dg.scaffold_component(request, attributes)
-
-
-@dg.scaffold_with(ProjectScaffolder)
 class ReactProjectComponent(dg.Component, dg.Resolvable, dg.Model):
     """The assets, checks, sensors and schedule of one project of react_pipeline."""
 

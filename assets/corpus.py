@@ -5,12 +5,12 @@ from pathlib import Path
 import dagster as dg
 import numpy as np
 
-from react_pipeline.assets.declared import artifact_check
-from react_pipeline.assets.options import StageOptions
+from react_pipeline.assets.declared import artifact_check, stage_asset
 from react_pipeline.assets.reporting import publish
 from react_pipeline.assets.resources import Context
 from react_pipeline.embedding import FOLDERS, bad_rows, sides, vector_files
 from react_pipeline.project import Project
+from react_pipeline.settings import PipelineConfig
 from react_pipeline.stage import (
     ALL,
     CORPUS,
@@ -23,87 +23,54 @@ CHUNK_ROWS = 65_536
 """Rows that are read at once: a file of ready embeddings may be larger than memory."""
 
 
-def corpus(stage: StageOptions) -> dg.AssetsDefinition:
-    """Declare the asset `corpus` of a project."""
+@stage_asset(group_name="corpus", kinds={"webdataset"})
+def corpus(context: Context) -> dg.MaterializeResult:
+    """The image-text pairs that everything is retrieved from.
 
-    @dg.asset(
-        **stage.common,
-        group_name=stage.group("corpus"),
-        kinds={"webdataset"},
-    )
-    def corpus(context: Context) -> dg.MaterializeResult:
-        """The image-text pairs that everything is retrieved from.
-
-        REACT needs no labels: all that it teaches the model about your classes comes from a large
-        collection of images with captions, such as webdataset shards (tar files). This asset is the
-        inventory of its files. Of local shards it has size and SHA-256, so that all later steps
-        notice a changed one.
-        """
-        return publish(context, stage.project)
-
-    return corpus
+    REACT needs no labels: all that it teaches the model about your classes comes from a large
+    collection of images with captions, such as webdataset shards (tar files). This asset is the
+    inventory of its files. Of local shards it has size and SHA-256, so that all later steps
+    notice a changed one.
+    """
+    return publish(context)
 
 
-def base_checkpoint(stage: StageOptions) -> dg.AssetsDefinition:
-    """Declare the asset `base_checkpoint` of a project."""
+@stage_asset(group_name="corpus", kinds={"pytorch"})
+def base_checkpoint(context: Context) -> dg.MaterializeResult:
+    """The CLIP to customize: the encoder of the corpus, the start of every training, and what
+    results are held against.
 
-    @dg.asset(
-        **stage.common,
-        group_name=stage.group("corpus"),
-        kinds={"pytorch"},
-    )
-    def base_checkpoint(context: Context) -> dg.MaterializeResult:
-        """The CLIP to customize: the encoder of the corpus, the start of every training, and what
-        results are held against.
-
-        Kept as safetensors with its own open_clip configuration (activation and normalisation
-        included), so that it loads the same way everywhere.
-        """
-        return publish(context, stage.project)
-
-    return base_checkpoint
+    Kept as safetensors with its own open_clip configuration (activation and normalisation
+    included), so that it loads the same way everywhere.
+    """
+    return publish(context)
 
 
-def retrieval_checkpoint(stage: StageOptions) -> dg.AssetsDefinition:
-    """Declare the asset `retrieval_checkpoint` of a project."""
+@stage_asset(group_name="corpus", kinds={"pytorch"})
+def retrieval_checkpoint(context: Context) -> dg.MaterializeResult:
+    """The CLIP that retrieves, where `retrieval_encoder` names another than the base: it embeds
+    corpus and prompts.
 
-    @dg.asset(
-        **stage.common,
-        group_name=stage.group("corpus"),
-        kinds={"pytorch"},
-    )
-    def retrieval_checkpoint(context: Context) -> dg.MaterializeResult:
-        """The CLIP that retrieves, where `retrieval_encoder` names another than the base: it embeds
-        corpus and prompts.
-
-        So published vectors, such as DataComp's of ViT-L/14, serve any base.
-        """
-        return publish(context, stage.project)
-
-    return retrieval_checkpoint
+    So published vectors, such as DataComp's of ViT-L/14, serve any base.
+    """
+    return publish(context)
 
 
-def corpus_embeddings(stage: StageOptions) -> dg.AssetsDefinition:
-    """Declare the asset `corpus_embeddings` of a project."""
+@stage_asset(
+    deps=[CORPUS, RETRIEVAL_CHECKPOINT],
+    group_name="corpus",
+    kinds={"torch", "numpy"},
+    pool="gpu",
+)
+def corpus_embeddings(context: Context) -> dg.MaterializeResult:
+    """A unit vector for every caption of the corpus, and for every image unless images wait,
+    in clip-retrieval's layout.
 
-    @dg.asset(
-        **stage.common,
-        deps=stage.deps(CORPUS, RETRIEVAL_CHECKPOINT),
-        group_name=stage.group("corpus"),
-        kinds={"torch", "numpy"},
-        pool="gpu",
-    )
-    def corpus_embeddings(context: Context) -> dg.MaterializeResult:
-        """A unit vector for every caption of the corpus, and for every image unless images wait,
-        in clip-retrieval's layout.
-
-        Both come from the same CLIP, so texts and images share one space where a dot product is a
-        similarity. Each row knows where its image is; every skipped sample is counted with the
-        reason.
-        """
-        return publish(context, stage.project)
-
-    return corpus_embeddings
+    Both come from the same CLIP, so texts and images share one space where a dot product is a
+    similarity. Each row knows where its image is; every skipped sample is counted with the
+    reason.
+    """
+    return publish(context)
 
 
 @artifact_check("corpus_embeddings", blocking=True)
@@ -129,24 +96,21 @@ def count_bad_vectors(path: Path) -> int:
     return bad
 
 
-def faiss_index(stage: StageOptions) -> dg.AssetsDefinition:
-    """Declare the asset `faiss_index` of a project."""
+def pool_of_index(config: PipelineConfig) -> str | None:
+    """Return the pool of the index, whose centroids alone are trained on a card."""
+    may_have_cells = config.index.key == "auto" or "IVF" in config.index.key
+    is_on_card = config.device != "cpu" or config.index.train_on is not None
+    return "gpu" if is_on_card and may_have_cells and not config.corpus.has_index else None
 
-    @dg.asset(
-        **stage.common,
-        deps=stage.deps(CORPUS_EMBEDDINGS),
-        group_name=stage.group("corpus"),
-        kinds={"faiss"},
-    )
-    def faiss_index(context: Context) -> dg.MaterializeResult:
-        """The search index over the caption vectors, and over the image vectors if there are any.
 
-        Small corpora are searched exactly, large ones approximately; recall@10 against exact search
-        is measured either way.
-        """
-        return publish(context, stage.project)
+@stage_asset(deps=[CORPUS_EMBEDDINGS], group_name="corpus", kinds={"faiss"}, pool=pool_of_index)
+def faiss_index(context: Context) -> dg.MaterializeResult:
+    """The search index over the caption vectors, and over the image vectors if there are any.
 
-    return faiss_index
+    Small corpora are searched exactly, large ones approximately; recall@10 against exact search
+    is measured either way.
+    """
+    return publish(context)
 
 
 @artifact_check("faiss_index", blocking=True)
@@ -164,20 +128,17 @@ def index_holds_every_row(project: Project, artifact: Artifact) -> dg.AssetCheck
 @artifact_check("faiss_index", blocking=True)
 def recall_is_sufficient(project: Project, artifact: Artifact) -> dg.AssetCheckResult:
     """The index must find enough of the 10 and 100 nearest that an exact search finds."""
-    counts = artifact.counts
-    config = project.config.index
-    recalls = {}
-    lines = []
-    enough = True
-    for depth, least in ((10, config.min_recall), (100, config.min_recall_100)):
-        recall = counts[f"recall_at_{depth}"]
-        lines.append(f"recall@{depth} {recall}, at least {least}")
-        for side, value in recall.items():
-            recalls[f"{side}_at_{depth}"] = value
-            enough = enough and value >= least
+    counts, config = artifact.counts, project.config.index
+    least = {"at_10": config.min_recall, "at_100": config.min_recall_100}
+    recalls = {
+        f"{side}_{depth}": (value, enough)
+        for depth, enough in least.items()
+        for side, value in counts[f"recall_{depth}"].items()
+    }
+    found = {name: value for name, (value, _) in recalls.items()}
     return dg.AssetCheckResult(
-        passed=enough,
-        metadata={**recalls, "key": counts["key"], "reason": counts["reason"]},
-        description=f"{', '.join(lines)}; a higher `index.target_recall` or another `index.key` "
-        "finds more",
+        passed=all(value >= enough for value, enough in recalls.values()),
+        metadata={**found, "key": counts["key"], "reason": counts["reason"]},
+        description=f"recall {found}, at least {least}; a higher `index.target_recall` or another "
+        "`index.key` finds more",
     )

@@ -1,7 +1,8 @@
-"""Declaring: checks, sensors, schedules and freshness policies, which become Dagster's for each
-project of a code location.
+"""Declaring assets, checks, sensors and schedules, which become Dagster's for each project of a
+code location.
 
-Belongs here: the decorators. Does not belong here: any check or sensor itself, assets (`options`).
+Belongs here: the decorators, and what all assets have. Does not belong here: any asset, check or
+sensor itself.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,19 +12,61 @@ from typing import Any
 
 import dagster as dg
 
-from react_pipeline.assets.partitions import key_of, partitions_of
-from react_pipeline.assets.resources import CheckContext, ProjectResource
+from react_pipeline.assets.partitions import key_of, mapping_of, partitions_of
+from react_pipeline.assets.resources import CheckContext, Context, ProjectResource
 from react_pipeline.assets.retries import RETRIES, readable_failures
 from react_pipeline.failures import note_check
 from react_pipeline.project import Project
-from react_pipeline.settings import Method
-from react_pipeline.stage import STAGES, Stage
+from react_pipeline.settings import Method, PipelineConfig
+from react_pipeline.stage import (
+    DOMAIN_FILE,
+    RETRIEVAL_CHECKPOINT,
+    STAGES,
+    Stage,
+    configured_parents,
+)
 from react_pipeline.store import Artifact
 
+Body = Callable[[Context], dg.MaterializeResult]
 ArtifactCheck = Callable[[Project, Artifact], dg.AssetCheckResult]
 Instigator = dg.ScheduleDefinition | dg.SensorDefinition
 Instigators = Callable[[ProjectResource, Sequence[Stage]], Iterable[Instigator]]
-Policies = Callable[[ProjectResource, Sequence[Stage]], Mapping[str, dg.FreshnessPolicy]]
+
+ONE_PARTITION_A_RUN = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
+"""Several in one run would share one data version, and their checks would name no partition."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What the assets of one project have in common. Projects of one code location differ in their
+    methods, their settings and the prefix of their keys.
+
+    Attributes:
+        rows: The stages that are assets of the project.
+        methods: Those with partitions.
+        config: Its `pipeline.yaml`; None if that is wrong.
+    """
+
+    project: ProjectResource
+    rows: Mapping[str, Stage]
+    methods: Mapping[str, Method]
+    config: PipelineConfig | None
+
+    def deps(self, row: Stage, names: Iterable[str]) -> list[dg.AssetDep]:
+        """Return those of these parents that artifacts for the project's methods are made from,
+        each with its partitions.
+        """
+        two_encoders = RETRIEVAL_CHECKPOINT in self.rows
+        used = {DOMAIN_FILE, *row.gathers}
+        for key in row.keys(["any"], self.methods, two_encoders, self.methods):
+            used.update(row.parents_of(key, two_encoders, self.methods))
+        return [
+            dg.AssetDep(
+                self.project.key(name), partition_mapping=mapping_of(name, row, self.methods)
+            )
+            for name in dict.fromkeys(configured_parents(names, two_encoders))
+            if name in used and (name in self.rows or name == DOMAIN_FILE)
+        ]
 
 
 @dataclass(frozen=True)
@@ -40,9 +83,54 @@ class Check:
         return bool(self.options.get("blocking"))
 
 
+_assets: dict[str, tuple[Body, dict[str, Any]]] = {}
 _checks: dict[tuple[str, str], Check] = {}
 _instigators: dict[str, Instigators] = {}
-_policies: dict[str, Policies] = {}
+
+
+def stage_asset(**options: Any) -> Callable[[Body], Body]:
+    """Declare the asset of the stage that has the name of the function.
+
+    Args:
+        options: Of `dagster.asset`: `deps` are names of stages, `group_name` is without the prefix
+            of the project, and `pool` may be a function of its configuration. Partitions, the
+            backfill policy, owners, retries and the version of the code are the same for all.
+    """
+
+    def declared(body: Body) -> Body:
+        _assets[body.__name__] = body, options
+        return body
+
+    return declared
+
+
+def asset_of(row: Stage, body: Body, scope: Scope) -> dg.AssetsDefinition:
+    """Return the asset of a stage in one project; without a declaration that of its row."""
+    body, options = _assets.get(row.name) or (body, _options_of(row))
+    config, partitions = scope.config, partitions_of(row, scope.methods, scope.project)
+    pool = options.get("pool")
+    common = {
+        "deps": scope.deps(row, options.get("deps", ())),
+        "group_name": scope.project.name(options["group_name"]),
+        "pool": (config and pool(config)) if callable(pool) else pool,
+        "required_resource_keys": {scope.project.name("project")},
+        "partitions_def": partitions,
+        "backfill_policy": ONE_PARTITION_A_RUN if partitions else None,
+        "owners": config.owners if config else PipelineConfig.model_fields["owners"].default,
+        "code_version": row.version,
+        "retry_policy": RETRIES,
+    }
+    return dg.asset(key=scope.project.key(row.name), **{**options, **common})(body)
+
+
+def _options_of(row: Stage) -> dict[str, Any]:
+    return {
+        "description": row.about,
+        "deps": [DOMAIN_FILE] * row.reads_domain + [*row.parents, *row.gathers],
+        "group_name": row.group,
+        "kinds": set(row.kinds),
+        "pool": row.pool,
+    }
 
 
 def artifact_check(stage: str, **options: Any) -> Callable[[ArtifactCheck], ArtifactCheck]:
@@ -64,65 +152,52 @@ def artifact_check(stage: str, **options: Any) -> Callable[[ArtifactCheck], Arti
     return declared
 
 
-def _origin(body: Any) -> tuple[str, str, int]:
-    """Where a function is written: its module, its name there, and its line."""
+def _origin(body: Any) -> tuple[str, str]:
     written = unwrap(body)
-    return written.__module__, written.__qualname__, written.__code__.co_firstlineno
+    return written.__module__, written.__qualname__
 
 
-def declare_instigators(build: Instigators) -> Instigators:
-    """Add the sensors or schedules that a function with their name builds of each project, from the
-    project and the stages that are its assets.
-    """
-    _instigators[build.__name__] = build
-    return build
+def unmeasured(reason: str) -> dg.AssetCheckResult:
+    """Return the verdict that nothing can be compared: no fault, and no success either."""
+    return dg.AssetCheckResult(
+        passed=True, description=f"not measured: {reason}", metadata={"measured": False}
+    )
 
 
-def declare_policies(build: Policies) -> Policies:
-    """Add the freshness policies, by stage, that a function with their name builds of each project,
-    from the project and the stages that are its assets.
-    """
-    _policies[build.__name__] = build
-    return build
+def warning_below(
+    difference: float, what: str, *, tolerance: float, remedy: str = ""
+) -> dg.AssetCheckResult:
+    """Pass if `difference` is above minus the tolerance; else warn, with what to do."""
+    passed = difference > -tolerance
+    description = f"{what}: {100 * difference:+.1f} points"
+    return dg.AssetCheckResult(
+        passed=passed,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"difference": difference},
+        description=f"{description}; {remedy}" if remedy and not passed else description,
+    )
 
 
-def policies_of(project: ProjectResource, stages: Sequence[Stage]) -> dict[str, dg.FreshnessPolicy]:
-    """The declared freshness policies by stage, for one project."""
-    return {
-        name: policy
-        for build in _policies.values()
-        for name, policy in build(project, stages).items()
-    }
-
-
-def instigators_of(project: ProjectResource, stages: Sequence[Stage]) -> list[Instigator]:
-    """The declared sensors and schedules, for one project."""
-    return [one for build in _instigators.values() for one in build(project, stages)]
-
-
-def checks_of(
-    stages: Iterable[Stage], methods: Mapping[str, Method], project: ProjectResource
-) -> list[dg.AssetChecksDefinition]:
-    """The checks of these stages, in the order of declaration."""
-    names = {stage.name for stage in stages}
+def checks_of(scope: Scope) -> list[dg.AssetChecksDefinition]:
+    """Return the checks of a project's stages, in the order of declaration."""
     return [
         dg.asset_check(
-            asset=project.key(declared.stage),
+            asset=scope.project.key(declared.stage),
             name=declared.body.__name__,
             description=getdoc(declared.body),
             retry_policy=RETRIES,
-            partitions_def=partitions_of(STAGES[declared.stage], methods, project),
+            partitions_def=partitions_of(STAGES[declared.stage], scope.methods, scope.project),
             **declared.options,
-        )(_checking(declared, project))
+        )(_checking(declared, scope.project))
         for declared in _checks.values()
-        if declared.stage in names
+        if declared.stage in scope.rows
     ]
 
 
 def _checking(
     declared: Check, project: ProjectResource
 ) -> Callable[[CheckContext], dg.AssetCheckResult]:
-    """The body of a check in Dagster, which notes in the store what blocks."""
+    """Return the body of a check in Dagster, which notes in the store what blocks."""
 
     def checked(context: CheckContext) -> dg.AssetCheckResult:
         with readable_failures():
@@ -138,5 +213,18 @@ def _checking(
 
 
 def blocking_checks(stage: str) -> list[str]:
-    """The checks of a stage's asset that must pass before anything is built on it."""
+    """Return the checks of a stage that must pass before anything is built on its artifact."""
     return [one.body.__name__ for one in _checks.values() if one.stage == stage and one.blocks]
+
+
+def declare_instigators(build: Instigators) -> Instigators:
+    """Add the sensors or schedules that a function with their name builds of each project, from the
+    project and the stages that are its assets.
+    """
+    _instigators[build.__name__] = build
+    return build
+
+
+def instigators_of(project: ProjectResource, stages: Sequence[Stage]) -> list[Instigator]:
+    """Return the declared sensors and schedules of one project."""
+    return [one for build in _instigators.values() for one in build(project, stages)]

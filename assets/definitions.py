@@ -1,49 +1,24 @@
 """The entry point of the code location: `defs` is what Dagster loads.
 
-Belongs here: the list of what there is. Does not belong here: any asset, check, sensor or resource
-itself.
+Belongs here: the list of what there is. Does not belong here: any asset, check,
+sensor or resource itself.
 """
 
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import dagster as dg
 
-from react_pipeline.assets import corpus, domain_files, domains, evaluation, training  # noqa: F401
-from react_pipeline.assets.declared import (
-    checks_of,
-    instigators_of,
-    policies_of,
-)
-from react_pipeline.assets.jobs import jobs_of
-from react_pipeline.assets.options import StageOptions, extension_asset
-from react_pipeline.assets.resources import ProjectResource
+from react_pipeline.assets import corpus, domains, evaluation, training  # noqa: F401
+from react_pipeline.assets.declared import Scope, asset_of, checks_of, instigators_of
+from react_pipeline.assets.reporting import publish
+from react_pipeline.assets.resources import Context, ProjectResource
 from react_pipeline.assets.runs import in_process
 from react_pipeline.extension import answers
-from react_pipeline.settings import METHODS, Method, PipelineConfig
+from react_pipeline.settings import METHODS
 from react_pipeline.stage import STAGES, left_out_stages
 from react_pipeline.store import ReactError
-
-ASSETS = {
-    build.__name__: build
-    for build in (
-        corpus.corpus,
-        corpus.base_checkpoint,
-        corpus.retrieval_checkpoint,
-        corpus.corpus_embeddings,
-        corpus.faiss_index,
-        domains.evaluation_set,
-        domains.few_shot_set,
-        domains.retrieved_set,
-        domains.control_set,
-        training.customized_checkpoint,
-        evaluation.domain_results,
-        evaluation.comparison,
-        evaluation.promotion,
-    )
-}
-"""The assets of the core; those of extensions are made of their rows."""
 
 
 @contextmanager
@@ -75,46 +50,36 @@ def build_defs(
     """
     project = project or ProjectResource()
     answers(lambda extension: extension.declare_assets())
-    configured: Collection[str]
-    table: Mapping[str, Method]
-    owners: Sequence[str]
     try:
         config = project.load().config
-        configured = config.methods
-        table = config.all_methods
-        left_out = left_out_stages(config)
-        two_encoders = config.two_encoders
-        owners = config.owners
-    except ReactError:  # no asset or partition disappears then
-        configured = table = METHODS
-        left_out = set()
-        two_encoders = True
-        owners = PipelineConfig.model_fields["owners"].default
-    chosen = {*configured, *methods}
-    partitioned = {name: method for name, method in table.items() if name in chosen}
+    except ReactError:
+        config = None  # no asset or partition disappears then
+    table = config.all_methods if config else METHODS
+    names = {*(config.methods if config else METHODS), *methods}
+    partitioned = {name: method for name, method in table.items() if name in names}
+    left_out = left_out_stages(config) if config else set()
     rows = [
         row
         for row in STAGES.values()
-        if row.name not in left_out and row.keys(["any"], partitioned, two_encoders, table)
+        if row.name not in left_out
+        and row.keys(["any"], partitioned, config is None or config.two_encoders, table)
     ]
-    policies = policies_of(project, rows)
-    by_name = {row.name: row for row in rows}
-    assets = [
-        ASSETS.get(row.name, extension_asset)(
-            StageOptions(row, project, by_name, partitioned, owners, policies.get(row.name))
-        )
-        for row in rows
-    ]
+    scope = Scope(project, {row.name: row for row in rows}, partitioned, config)
+    assets = [asset_of(row, publish_row, scope) for row in rows]
     instigators = instigators_of(project, rows)
     return dg.Definitions(
         assets=dg.with_source_code_references([domains.domain_file(project), *assets]),
-        asset_checks=checks_of(rows, partitioned, project),
+        asset_checks=checks_of(scope),
         schedules=[one for one in instigators if isinstance(one, dg.ScheduleDefinition)],
         sensors=[one for one in instigators if isinstance(one, dg.SensorDefinition)],
-        jobs=jobs_of(project, rows),
         resources={project.name("project"): project.shown()},
         executor=executor,
     )
+
+
+def publish_row(context: Context) -> dg.MaterializeResult:
+    """Run the step of a row that an extension adds."""
+    return publish(context)
 
 
 defs = build_defs()

@@ -79,10 +79,8 @@ def changed_files(
             continue
         metadata: dict[str, Any] = {
             "file": dg.MetadataValue.path(str(folder / f"{slug}.yaml")),
-            "title": domain.title or slug,
             "classes": len(domain.classes),
             "class_names": ", ".join(domain.class_names[:50]),
-            "labelled_images": "none" if domain.evaluation is None else domain.evaluation.name,
         }
         key = project.key(DOMAIN_FILE)
         events.append(dg.AssetObservation(key, partition=slug, tags=tags, metadata=metadata))

@@ -2,9 +2,8 @@
 
 import dagster as dg
 
-from react_pipeline.assets.declared import artifact_check
+from react_pipeline.assets.declared import artifact_check, stage_asset
 from react_pipeline.assets.domain_files import version
-from react_pipeline.assets.options import ONE_PARTITION_A_RUN, StageOptions
 from react_pipeline.assets.partitions import domain_partitions
 from react_pipeline.assets.reporting import publish
 from react_pipeline.assets.resources import Context, ProjectResource
@@ -45,83 +44,55 @@ def domain_file(project: ProjectResource) -> dg.SourceAsset:
     return domain_file
 
 
-def evaluation_set(stage: StageOptions) -> dg.AssetsDefinition:
-    """Declare the asset `evaluation_set` of a project."""
+@stage_asset(deps=[DOMAIN_FILE], group_name="domain", kinds={"parquet"})
+def evaluation_set(context: Context) -> dg.MaterializeResult:
+    """The domain's labelled images, if it has any: never trained on, only measured with.
 
-    @dg.asset(
-        **stage.common,
-        deps=stage.deps(DOMAIN_FILE),
-        partitions_def=stage.partitions,
-        backfill_policy=ONE_PARTITION_A_RUN,
-        group_name=stage.group("domain"),
-        kinds={"parquet"},
-    )
-    def evaluation_set(context: Context) -> dg.MaterializeResult:
-        """The domain's labelled images, if it has any: never trained on, only measured with.
-
-        It comes before retrieval so that none of its images, nor a near duplicate, can slip into
-        the training pairs.
-        """
-        return publish(context, stage.project)
-
-    return evaluation_set
+    It comes before retrieval so that none of its images, nor a near duplicate, can slip into
+    the training pairs.
+    """
+    return publish(context)
 
 
-def few_shot_set(stage: StageOptions) -> dg.AssetsDefinition:
-    """Declare the asset `few_shot_set` of a project."""
+@stage_asset(
+    deps=[DOMAIN_FILE, RETRIEVAL_CHECKPOINT, EVALUATION_SET],
+    group_name="domain",
+    kinds={"parquet"},
+    pool="gpu",
+)
+def few_shot_set(context: Context) -> dg.MaterializeResult:
+    """The domain's `shots`: a few labelled pictures of each class, for the methods that train
+    on them beside pairs.
 
-    @dg.asset(
-        **stage.common,
-        deps=stage.deps(DOMAIN_FILE, RETRIEVAL_CHECKPOINT, EVALUATION_SET),
-        partitions_def=stage.partitions,
-        backfill_policy=ONE_PARTITION_A_RUN,
-        group_name=stage.group("domain"),
-        kinds={"parquet"},
-        pool="gpu",
-    )
-    def few_shot_set(context: Context) -> dg.MaterializeResult:
-        """The domain's `shots`: a few labelled pictures of each class, for the methods that train
-        on them beside pairs.
-
-        None shows an evaluation image, by its bytes or nearly. Their controls use the same
-        pictures.
-        """
-        return publish(context, stage.project)
-
-    return few_shot_set
+    None shows an evaluation image, by its bytes or nearly. Their controls use the same
+    pictures.
+    """
+    return publish(context)
 
 
-def retrieved_set(stage: StageOptions) -> dg.AssetsDefinition:
-    """Declare the asset `retrieved_set` of a project."""
+@stage_asset(
+    deps=[
+        DOMAIN_FILE,
+        CORPUS,
+        RETRIEVAL_CHECKPOINT,
+        CORPUS_EMBEDDINGS,
+        FAISS_INDEX,
+        EVALUATION_SET,
+    ],
+    group_name="retrieval",
+    kinds={"parquet", "webdataset"},
+    pool="gpu",
+)
+def retrieved_set(context: Context) -> dg.MaterializeResult:
+    """REACT's first idea: the pairs of the corpus that matter for this domain, found from its
+    class names alone.
 
-    @dg.asset(
-        **stage.common,
-        deps=stage.deps(
-            DOMAIN_FILE,
-            CORPUS,
-            RETRIEVAL_CHECKPOINT,
-            CORPUS_EMBEDDINGS,
-            FAISS_INDEX,
-            EVALUATION_SET,
-        ),
-        partitions_def=stage.partitions,
-        backfill_policy=ONE_PARTITION_A_RUN,
-        group_name=stage.group("retrieval"),
-        kinds={"parquet", "webdataset"},
-        pool="gpu",
-    )
-    def retrieved_set(context: Context) -> dg.MaterializeResult:
-        """REACT's first idea: the pairs of the corpus that matter for this domain, found from its
-        class names alone.
-
-        Every class name in every prompt is a query against captions (T2T) and images (T2I).
-        Duplicates and evaluation images are dropped, classes are capped, and the pairs are
-        collected into training shards. Look at the contact sheet: if these images are wrong,
-        nothing after them can be right.
-        """
-        return publish(context, stage.project)
-
-    return retrieved_set
+    Every class name in every prompt is a query against captions (T2T) and images (T2I).
+    Duplicates and evaluation images are dropped, classes are capped, and the pairs are
+    collected into training shards. Look at the contact sheet: if these images are wrong,
+    nothing after them can be right.
+    """
+    return publish(context)
 
 
 @artifact_check("retrieved_set", blocking=True)
@@ -147,34 +118,26 @@ def retrieved_set_holds_no_evaluation_image(
     return leakage(project, artifact)
 
 
-def control_set(stage: StageOptions) -> dg.AssetsDefinition:
-    """Declare the asset `control_set` of a project."""
+@stage_asset(
+    deps=[
+        DOMAIN_FILE,
+        CORPUS,
+        RETRIEVAL_CHECKPOINT,
+        CORPUS_EMBEDDINGS,
+        RETRIEVED_SET,
+        EVALUATION_SET,
+    ],
+    group_name="retrieval",
+    kinds={"parquet", "webdataset"},
+    pool="gpu",
+)
+def control_set(context: Context) -> dg.MaterializeResult:
+    """As many pairs as were retrieved, drawn at random from the same corpus.
 
-    @dg.asset(
-        **stage.common,
-        deps=stage.deps(
-            DOMAIN_FILE,
-            CORPUS,
-            RETRIEVAL_CHECKPOINT,
-            CORPUS_EMBEDDINGS,
-            RETRIEVED_SET,
-            EVALUATION_SET,
-        ),
-        partitions_def=stage.partitions,
-        backfill_policy=ONE_PARTITION_A_RUN,
-        group_name=stage.group("retrieval"),
-        kinds={"parquet", "webdataset"},
-        pool="gpu",
-    )
-    def control_set(context: Context) -> dg.MaterializeResult:
-        """As many pairs as were retrieved, drawn at random from the same corpus.
-
-        The control of the experiment: a gain that training on these gives too does not come from
-        retrieval.
-        """
-        return publish(context, stage.project)
-
-    return control_set
+    The control of the experiment: a gain that training on these gives too does not come from
+    retrieval.
+    """
+    return publish(context)
 
 
 @artifact_check("control_set", blocking=True)

@@ -2,9 +2,12 @@
 
 import dagster as dg
 
-from react_pipeline.assets.checks import unmeasured, warning_below
-from react_pipeline.assets.declared import artifact_check
-from react_pipeline.assets.options import ONE_PARTITION_A_RUN, StageOptions
+from react_pipeline.assets.declared import (
+    artifact_check,
+    stage_asset,
+    unmeasured,
+    warning_below,
+)
 from react_pipeline.assets.reporting import publish
 from react_pipeline.assets.resources import Context
 from react_pipeline.lineage import fresh_or_none
@@ -12,8 +15,11 @@ from react_pipeline.project import Project
 from react_pipeline.promotion import promotion_is_current, standing
 from react_pipeline.settings import CONTROL_SUFFIX, trained_methods
 from react_pipeline.stage import (
+    BASE_CHECKPOINT,
+    CUSTOMIZED_CHECKPOINT,
     DOMAIN_FILE,
     DOMAIN_RESULTS,
+    EVALUATION_SET,
     PROMOTION,
     domain_and_method,
     method_key,
@@ -21,32 +27,24 @@ from react_pipeline.stage import (
 from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, StaleArtifact
 
 
-def domain_results(stage: StageOptions) -> dg.AssetsDefinition:
-    """Declare the asset `domain_results` of a project."""
+@stage_asset(
+    # A head is used on the features of the base.
+    deps=[DOMAIN_FILE, BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, EVALUATION_SET],
+    group_name="evaluation",
+    kinds={"torch", "parquet"},
+    pool="gpu",
+)
+def domain_results(context: Context) -> dg.MaterializeResult:
+    """Zero-shot accuracy of one method on the domain's labelled images, after ELEVATER's
+    protocol.
 
-    @dg.asset(
-        **stage.common,
-        # A head is used on the features of the base.
-        deps=stage.deps(DOMAIN_FILE, *stage.parents),
-        partitions_def=stage.partitions,
-        backfill_policy=ONE_PARTITION_A_RUN,
-        group_name=stage.group("evaluation"),
-        kinds={"torch", "parquet"},
-        pool="gpu",
-    )
-    def domain_results(context: Context) -> dg.MaterializeResult:
-        """Zero-shot accuracy of one method on the domain's labelled images, after ELEVATER's
-        protocol.
+    An image gets the class whose prompts are nearest to it; labels are only used for counting.
+    `base` is measured the same way with no training. Without labelled images the result is
+    `unavailable`, with the reason.
 
-        An image gets the class whose prompts are nearest to it; labels are only used for counting.
-        `base` is measured the same way with no training. Without labelled images the result is
-        `unavailable`, with the reason.
-
-        There is a partition for every domain and each of the `methods` of pipeline.yaml.
-        """
-        return publish(context, stage.project)
-
-    return domain_results
+    There is a partition for every domain and each of the `methods` of pipeline.yaml.
+    """
+    return publish(context)
 
 
 @artifact_check("domain_results")
@@ -64,28 +62,16 @@ def accuracy_is_at_least_base(project: Project, artifact: Artifact) -> dg.AssetC
     return warning_below(top1 - reference, "top-1 over the base", tolerance=1e-9, remedy=remedy)
 
 
-def comparison(stage: StageOptions) -> dg.AssetsDefinition:
-    """Declare the asset `comparison` of a project."""
+@stage_asset(deps=[DOMAIN_RESULTS], group_name="evaluation", kinds={"parquet"})
+def comparison(context: Context) -> dg.MaterializeResult:
+    """Every method of the domain compared with the base and its control, with 95% intervals.
 
-    @dg.asset(
-        **stage.common,
-        deps=stage.deps(DOMAIN_RESULTS),
-        partitions_def=stage.partitions,
-        backfill_policy=ONE_PARTITION_A_RUN,
-        group_name=stage.group("evaluation"),
-        kinds={"parquet"},
-    )
-    def comparison(context: Context) -> dg.MaterializeResult:
-        """Every method of the domain compared with the base and its control, with 95% intervals.
-
-        A gain over the base counts only as far as the control, the same training on random pairs,
-        does not share it. The artifact holds the tables, per class too, and `dashboard.html`: one
-        page with a figure, classes that gained or lost, and some of the retrieved pairs. It works
-        offline.
-        """
-        return publish(context, stage.project)
-
-    return comparison
+    A gain over the base counts only as far as the control, the same training on random pairs,
+    does not share it. The artifact holds the tables, per class too, and `dashboard.html`: one
+    page with a figure, classes that gained or lost, and some of the retrieved pairs. It works
+    offline.
+    """
+    return publish(context)
 
 
 @artifact_check("comparison")
@@ -105,28 +91,16 @@ def gain_is_not_shared_by_the_control(project: Project, artifact: Artifact) -> d
     return warning_below(leads[method], f"top-1 of {method} over its control", tolerance=-1e-9)
 
 
-def promotion(stage: StageOptions) -> dg.AssetsDefinition:
-    """Declare the asset `promotion` of a project."""
+@stage_asset(deps=[DOMAIN_RESULTS], group_name="evaluation", kinds={"parquet", "mlflow"})
+def promotion(context: Context) -> dg.MaterializeResult:
+    """Which model of the domain is champion: a new one only if its gain is beyond the noise.
 
-    @dg.asset(
-        **stage.common,
-        deps=stage.deps(DOMAIN_RESULTS),
-        partitions_def=stage.partitions,
-        backfill_policy=ONE_PARTITION_A_RUN,
-        group_name=stage.group("evaluation"),
-        kinds={"parquet", "mlflow"},
-    )
-    def promotion(context: Context) -> dg.MaterializeResult:
-        """Which model of the domain is champion: a new one only if its gain is beyond the noise.
-
-        Every trained method is tested against the current champion (the base, at first) on the same
-        images, and against its control. The verdict, with its interval and its reason, is kept here
-        and shown in MLflow's model registry as the aliases `champion` and `challenger` of
-        `react-<domain>`. A person chooses with `react-pipeline models promote`.
-        """
-        return publish(context, stage.project)
-
-    return promotion
+    Every trained method is tested against the current champion (the base, at first) on the same
+    images, and against its control. The verdict, with its interval and its reason, is kept here
+    and shown in MLflow's model registry as the aliases `champion` and `challenger` of
+    `react-<domain>`. A person chooses with `react-pipeline models promote`.
+    """
+    return publish(context)
 
 
 @artifact_check(PROMOTION)

@@ -9,12 +9,11 @@ started there. One process for all of them imports torch and loads the definitio
 
 import logging
 import os
-import re
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 import dagster as dg
@@ -22,15 +21,15 @@ import dagster as dg
 from react_pipeline.assets.declared import blocking_checks
 from react_pipeline.assets.definitions import build_defs, without_warnings
 from react_pipeline.assets.domain_files import changed_files
-from react_pipeline.assets.partitions import DOMAINS, name_of, partition_of
+from react_pipeline.assets.partitions import DOMAINS, partition_of
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.retries import INTERRUPTED
 from react_pipeline.assets.runs import (
     COMMAND_LINE,
     USER_TAG,
-    process_tags,
     reap_abandoned,
     reason_of,
+    shown_alive,
     tags_of_key,
 )
 from react_pipeline.failures import is_checked
@@ -43,7 +42,7 @@ from react_pipeline.preflight import (
     store_problems,
 )
 from react_pipeline.project import HOME_VARIABLE, Manifests, Project, prepare_home
-from react_pipeline.settings import METHODS, Method, did_you_mean, load_domains
+from react_pipeline.settings import METHODS, Method, load_domains
 from react_pipeline.stage import (
     ALL,
     BASE_CHECKPOINT,
@@ -55,14 +54,11 @@ from react_pipeline.stage import (
     domain_and_method,
 )
 from react_pipeline.stop import raise_if_stopped
-from react_pipeline.store import Artifact, ConfigError, InputError, Problem, ReactError
+from react_pipeline.store import Artifact, ConfigError, InputError, ReactError
 from react_pipeline.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 OnLine = Callable[[str], None]
-
-_WORD = re.compile(r"\b\w+\b(?![:(])")
-"""In a selection, the name of an asset, or an operator; not `key:` or `roots(`."""
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Configuration of a run that leaves the terminal to `on_line`."""
@@ -83,7 +79,7 @@ class Summary:
 
 
 def open_instance(project: Project) -> dg.DagsterInstance:
-    """The Dagster instance: `DAGSTER_HOME`, or the `dagster_home` next to the project's
+    """Open the Dagster instance: `DAGSTER_HOME`, or the `dagster_home` next to the project's
     `pipeline.yaml`.
 
     Raises:
@@ -94,22 +90,6 @@ def open_instance(project: Project) -> dg.DagsterInstance:
     # Dagster's queries of assets make the tables that are missing if the first process was stopped
     # while it made them; those of partitions refuse such a database.
     instance.has_asset_key(dg.AssetKey(BASE_CHECKPOINT))
-    return instance
-
-
-def open_local(project: Project) -> dg.DagsterInstance:
-    """The instance, whose runs are processes of this machine.
-
-    Raises:
-        InputError: If it has another launcher: a run of this process would not have its resources.
-    """
-    instance = open_instance(project)
-    launcher = instance.get_ref().run_launcher_data
-    if launcher is not None and launcher.class_name != dg.DefaultRunLauncher.__name__:
-        raise InputError(
-            f"{instance.root_directory}: runs are started by {launcher.class_name}, so nothing is "
-            "built in this process; launch them in Dagster's user interface"
-        )
     return instance
 
 
@@ -134,35 +114,142 @@ def materialize(
         on_line: Called with what steps report, and with what failed or is skipped.
 
     Raises:
-        InputError: If the selection, a domain or a method is wrong. Nothing has run then. What is
-            wrong with domains only warns where nothing of a domain is selected.
+        InputError: If the selection, a domain or a method is wrong, or runs of the instance are
+            started elsewhere. Nothing has run then. What is wrong with domains only warns where
+            nothing of a domain is selected.
     """
+    started = time.monotonic()
     project = Project.load(config_path)
     methods = methods or project.config.methods
     for method in methods:
         project.method(method)
     defs = build_defs(methods, ProjectResource(str(project.path)))
-    slugs, problems, is_refused = _usable(project, domains)
-    places = plan(defs, selection, slugs, methods, project.config.all_methods)
-    slugs_of_places = sorted({key.split("/")[0] for _, key in places} - {ALL})
-    if is_refused and slugs_of_places:
-        raise ConfigError(problems)
-    for problem in problems:
-        logger.warning("left out: %s", problem)
+    places = _places_without_problems(project, defs, selection, domains, methods)
     if problems := store_problems(project):
         raise ConfigError(problems)
     _require_inputs(project, places)
-    started = time.monotonic()
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
-    with open_local(project) as instance:
+    with open_instance(project) as instance:
+        _require_local(instance)
         reap_abandoned(instance)
-        _register(instance, project, slugs_of_places)
+        _register(instance, project, sorted({key.split("/")[0] for _, key in places} - {ALL}))
         launch = Launch(project, defs, instance, on_line)
         launch.run(places)
     raise_if_stopped()
     Tracking.of(project).sync(project)
     launch.summary.seconds = time.monotonic() - started
     return launch.summary
+
+
+def _places_without_problems(
+    project: Project,
+    defs: dg.Definitions,
+    selection: str,
+    domains: Sequence[str],
+    methods: Sequence[str],
+) -> list[Place]:
+    """Return what a selection names, without domains that have problems.
+
+    Raises:
+        ConfigError: If something of a domain is selected, and one of `domains` has a problem, or
+            every domain of the project.
+    """
+    files = sorted(project.config.domains.glob("*.yaml"))
+    slugs = list(domains) or [file.stem for file in files if project.has_domain(file.stem)]
+    faults = {slug: found for slug in slugs if (found := domain_problems(project, slug))}
+    broken = [] if domains else load_domains(project.config.domains)[1]
+    problems = list(dict.fromkeys([*chain.from_iterable(faults.values()), *broken]))
+    usable = [slug for slug in slugs if slug not in faults]
+    is_refused = bool(problems) and bool(domains or not usable)
+    named = sorted({problem.file.stem for problem in problems}) if is_refused else usable
+    places = plan(defs, selection, named, methods, project.config.all_methods)
+    if is_refused and any(key != ALL for _, key in places):
+        raise ConfigError(problems)
+    for problem in problems:
+        logger.warning("left out: %s", problem)
+    return places
+
+
+def plan(
+    defs: dg.Definitions,
+    selection: str,
+    domains: Sequence[str],
+    methods: Sequence[str],
+    table: Mapping[str, Method] = METHODS,
+) -> list[Place]:
+    """Return what a selection names, in the order of the runs: what belongs to no domain, domains,
+    the overview of all.
+
+    What is made from a domain's files alone comes first for all of them, so that a pass over the
+    corpus serves them all. Of a domain then what all methods need, then method after method, then
+    what gathers their results.
+
+    Raises:
+        InputError: If the selection names nothing that is made for these domains and methods.
+    """
+    text = "there is nothing of it for these domains and methods"
+    try:
+        with without_warnings():
+            selected = dg.AssetSelection.from_string(selection).resolve(defs.resolve_asset_graph())
+    except Exception as error:  # the parser, and the resolver of unknown names, raise several kinds
+        selected, text = set(), " ".join(str(error).split())
+    rows = [row for row in STAGES.values() if dg.AssetKey(row.name) in selected]
+    slugs = {slug: number for number, slug in enumerate(domains)}
+    order = list(table)
+
+    def turn(place: Place) -> tuple[int, bool, int]:
+        row = STAGES[place[0]]
+        slug, method = domain_and_method(place[1])
+        if row.scope == "domain" and not (row.parents or row.gathers):
+            return -1, True, slugs[slug]
+        domain = slugs.get(slug, len(slugs) if row.gathers else -1)
+        return domain, bool(row.gathers), order.index(method) if method else -1
+
+    places = [(row.name, key) for row in rows for key in row.keys(slugs, methods, True, table)]
+    if not places:
+        needs = {row.group: row.data.field for row in STAGES.values() if row.data}
+        hints = [f"; `{one}` assets need `{needs[one]}`" for one in needs if one in selection]
+        raise InputError(f"--select {selection!r}: {text}{''.join(hints)}")
+    return sorted(places, key=turn)
+
+
+def _require_inputs(project: Project, places: Sequence[Place]) -> None:
+    """Refuse a corpus, encoders or packages that are not there, where they are built from.
+
+    A fresh checkpoint was loaded from what is configured; to ask again would load open_clip for
+    nothing.
+    """
+    problems = {
+        CORPUS: corpus_problems,
+        CORPUS_EMBEDDINGS: embedding_problems,
+        BASE_CHECKPOINT: encoder_problems,
+        RETRIEVAL_CHECKPOINT: encoder_problems,
+    }
+    due = [
+        problems[stage]
+        for stage, key in places
+        if stage in problems and not fresh_artifact(project, stage, key)
+    ]
+    if found := [problem for look in dict.fromkeys(due) for problem in look(project)]:
+        raise ConfigError(found)
+
+
+def _require_local(instance: dg.DagsterInstance) -> None:
+    """Refuse another launcher: a run of this process would not have its resources."""
+    launcher = instance.get_ref().run_launcher_data
+    if launcher is not None and launcher.class_name != dg.DefaultRunLauncher.__name__:
+        raise InputError(
+            f"{instance.root_directory}: runs are started by {launcher.class_name}, so nothing is "
+            "built in this process; launch them in Dagster's user interface"
+        )
+
+
+def _register(instance: dg.DagsterInstance, project: Project, slugs: Sequence[str]) -> None:
+    """Show the domains, and changes of their files, in Dagster."""
+    files = {slug: project.domain(slug) for slug in slugs}
+    instance.add_dynamic_partitions(DOMAINS, slugs)
+    for event in changed_files(instance, ProjectResource(), project.config.domains, files):
+        instance.report_runless_asset_event(event)
 
 
 @dataclass
@@ -174,7 +261,7 @@ class Launch:
     instance: dg.DagsterInstance
     on_line: OnLine
     summary: Summary = field(default_factory=Summary)
-    _shown: dict[str, set[str]] = field(default_factory=dict)
+    _shown: dict[str, set[str | None]] = field(default_factory=dict)
 
     def run(self, places: Sequence[Place]) -> None:
         """Look at each place, and run it if that is needed and nothing before it failed."""
@@ -202,12 +289,10 @@ class Launch:
             return False
         if stage not in self._shown:
             key = dg.AssetKey(stage)
-            if STAGES[stage].scope == "all":
-                is_made = self.instance.get_latest_materialization_event(key) is not None
-                self._shown[stage] = {ALL} if is_made else set()
-            else:
-                self._shown[stage] = set(self.instance.get_materialized_partitions(key))
-        return (name_of(artifact.key) or ALL) in self._shown[stage]
+            is_made = self.instance.get_latest_materialization_event(key) is not None
+            partitions = self.instance.get_materialized_partitions(key)
+            self._shown[stage] = {*partitions} or ({None} if is_made else set())
+        return partition_of(artifact.key) in self._shown[stage]
 
     def run_place(self, place: Place) -> None:
         """Make one artifact in a run of its own.
@@ -218,30 +303,28 @@ class Launch:
         run_id = str(uuid.uuid4())
         self.summary.run_ids.append(run_id)
         self.instance.add_event_listener(run_id, self._listener(place))
-        result = self.defs.resolve_implicit_global_asset_job_def().execute_in_process(
-            instance=self.instance,
-            run_id=run_id,
-            asset_selection=[dg.AssetKey(place[0])],
-            partition_key=partition_of(place[1]),
-            raise_on_error=False,
-            run_config=QUIET,
-            tags={
-                USER_TAG: COMMAND_LINE,
-                **tags_of_key(place[1]),
-                **process_tags(self.instance, run_id),
-            },
-        )
-        checks = result.get_asset_check_evaluations()
+        with shown_alive(self.instance, run_id):
+            result = self.defs.resolve_implicit_global_asset_job_def().execute_in_process(
+                instance=self.instance,
+                run_id=run_id,
+                asset_selection=[dg.AssetKey(place[0])],
+                partition_key=partition_of(place[1]),
+                raise_on_error=False,
+                run_config=QUIET,
+                tags={USER_TAG: COMMAND_LINE, **tags_of_key(place[1])},
+            )
+        checks = [one for one in result.get_asset_check_evaluations() if not one.passed]
         if result.success:
             (made,) = result.get_asset_materialization_events()
             reused = bool(made.step_materialization_data.materialization.metadata["reused"].value)
             self.summary.reused += reused
             self.summary.built += not reused
             for check in checks:
-                if not check.passed:  # one that blocks has failed the run
-                    self.on_line(f"{named(place)}: warning: {check.description}")
+                self.on_line(f"{named(place)}: warning: {check.description}")
             return
-        why = "; ".join(_failures(result)) or "failed; see the run in the UI"
+        blocked = [f"check {one.check_name}: {one.description}" for one in checks if one.blocking]
+        steps = [reason_of(event) for event in result.all_events if event.is_step_failure]
+        why = "; ".join(blocked or steps[:1]) or "failed; see the run in the UI"
         self.summary.failed[place] = why
         if why == INTERRUPTED:
             raise KeyboardInterrupt
@@ -266,128 +349,6 @@ class Launch:
                 self.on_line(f"{named(place)}: {reason_of(event)}; trying again in {again:.0f} s")
 
         return listen
-
-
-def _failures(result: dg.ExecuteInProcessResult) -> Iterator[str]:
-    """Why a run failed: its blocking checks, else its first step that failed."""
-    blocked = [
-        f"check {check.check_name}: {check.description}"
-        for check in result.get_asset_check_evaluations()
-        if check.blocking and not check.passed
-    ]
-    steps = (reason_of(event) for event in result.all_events if event.is_step_failure)
-    yield from blocked or islice(steps, 1)
-
-
-def _require_inputs(project: Project, places: Sequence[Place]) -> None:
-    """Refuse a corpus, encoders or packages that are not there, where they are built from.
-
-    A fresh checkpoint was loaded from what is configured; to ask again would load open_clip for
-    nothing.
-    """
-    problems = {
-        CORPUS: corpus_problems,
-        CORPUS_EMBEDDINGS: embedding_problems,
-        BASE_CHECKPOINT: encoder_problems,
-        RETRIEVAL_CHECKPOINT: encoder_problems,
-    }
-    due = [
-        problems[stage]
-        for stage, key in places
-        if stage in problems and not fresh_artifact(project, stage, key)
-    ]
-    if found := [problem for look in dict.fromkeys(due) for problem in look(project)]:
-        raise ConfigError(found)
-
-
-def _register(instance: dg.DagsterInstance, project: Project, slugs: Sequence[str]) -> None:
-    """Show the domains, and changes of their files, in Dagster."""
-    files = {slug: project.domain(slug) for slug in slugs}
-    instance.add_dynamic_partitions(DOMAINS, slugs)
-    for event in changed_files(instance, ProjectResource(), project.config.domains, files):
-        instance.report_runless_asset_event(event)
-
-
-def _usable(project: Project, domains: Sequence[str]) -> tuple[list[str], list[Problem], bool]:
-    """The slugs of these domains, or of all that have no problem; the problems; whether they refuse
-    any domain.
-
-    They do if one of `domains` has a problem, or all of the project's have. The slugs are then
-    those with problems.
-    """
-    files = sorted(project.config.domains.glob("*.yaml"))
-    slugs = list(domains) or [file.stem for file in files if project.has_domain(file.stem)]
-    faults = {slug: domain_problems(project, slug) for slug in slugs}
-    usable = [slug for slug in slugs if not faults[slug]]
-    problems = list(chain.from_iterable(faults.values()))
-    if not domains:
-        broken = load_domains(project.config.domains)[1]
-        problems = list(dict.fromkeys([*problems, *broken]))
-    if problems and (domains or not usable):
-        return sorted({problem.file.stem for problem in problems}), problems, True
-    return usable, problems, False
-
-
-def plan(
-    defs: dg.Definitions,
-    selection: str,
-    domains: Sequence[str],
-    methods: Sequence[str],
-    table: Mapping[str, Method] = METHODS,
-) -> list[Place]:
-    """What a selection names, in the order of the runs: what belongs to no domain, domains, the
-    overview of all.
-
-    What is made from a domain's files alone comes first for all of them, so that a pass over the
-    corpus serves them all. Of a domain then what all methods need, then method after method, then
-    what gathers their results.
-
-    Raises:
-        InputError: If the selection names nothing that is made for these domains and methods.
-    """
-    needs = {row.group: row.data.field for row in STAGES.values() if row.data}
-    hint = "".join(
-        f"; `{group}` assets need `{field}`" for group, field in needs.items() if group in selection
-    )
-    try:
-        with without_warnings():
-            selected = dg.AssetSelection.from_string(selection).resolve(defs.resolve_asset_graph())
-    except Exception as error:  # the parser, and the resolver of unknown names, raise several kinds
-        text = _misspelt(defs, selection) or " ".join(str(error).split())
-        raise InputError(f"--select {selection!r}: {text}{hint}") from error
-    if not selected:
-        raise InputError(
-            f"--select {selection!r}: {_misspelt(defs, selection) or 'no such asset'}{hint}"
-        )
-    rows = [row for row in STAGES.values() if dg.AssetKey(row.name) in selected]
-    slugs = {slug: number for number, slug in enumerate(domains)}
-    order = list(table)
-
-    def turn(place: Place) -> tuple[int, bool, int]:
-        row = STAGES[place[0]]
-        slug, method = domain_and_method(place[1])
-        if row.scope == "domain" and not (row.parents or row.gathers):
-            return -1, True, slugs[slug]
-        domain = slugs.get(slug, len(slugs) if row.gathers else -1)
-        return domain, bool(row.gathers), order.index(method) if method else -1
-
-    places = [(row.name, key) for row in rows for key in row.keys(slugs, methods, True, table)]
-    if not places:
-        scope = f"{len(slugs)} domains and the methods {', '.join(methods)}"
-        raise InputError(f"--select {selection!r}: there is nothing of it for {scope}")
-    return sorted(places, key=turn)
-
-
-def _misspelt(defs: dg.Definitions, selection: str) -> str:
-    """Which name in a selection is no asset's, and what may be meant; "" if all are."""
-    names = {key.path[-1] for key in defs.resolve_asset_graph().get_all_asset_keys()}
-    unknown = [
-        word for word in _WORD.findall(selection) if word not in {*names, "and", "or", "not"}
-    ]
-    if not unknown:
-        return ""
-    meant = did_you_mean(unknown[0], names, f"there are {', '.join(sorted(names))}")
-    return f"no asset is called {unknown[0]!r}; {meant}"
 
 
 def fresh_artifact(

@@ -24,7 +24,6 @@ from react_pipeline.tracking import flatten
 MAX_PICTURE_BYTES = 100_000
 MAX_TABLE_ROWS = 20
 MAX_TEXT_CHARS = 2_000
-MAX_BARS = 30
 
 TABLES = ("pairs.parquet", "images.parquet", "predictions.parquet", "table.parquet")
 """The table of an artifact is the first of these that it has."""
@@ -67,21 +66,17 @@ def _columns(artifact: Artifact) -> dict[str, Any]:
 
 
 def loss_line(artifact: Artifact) -> str:
-    """`; skipped: REASON COUNT, ...`, or "" if nothing was."""
-    listed = ", ".join(f"{reason} {count:,}" for reason, count in _losses(artifact))
-    return f"; skipped: {listed}" if listed else ""
-
-
-def _losses(artifact: Artifact) -> list[tuple[str, int]]:
-    """What was skipped on the way to a corpus or its embeddings, the most frequent reason first."""
-    if artifact.stage not in ("corpus", "corpus_embeddings"):
-        return []
+    """Return `; skipped: REASON COUNT, ...` of a corpus or its embeddings, the most frequent reason
+    first; "" if nothing was.
+    """
     counts: Counter[str] = Counter()
-    for name in ("reasons", "skipped"):
-        by_reason = artifact.counts.get(name)
-        if isinstance(by_reason, dict):
-            counts.update(by_reason)
-    return [(reason, count) for reason, count in counts.most_common() if count]
+    if artifact.stage in ("corpus", "corpus_embeddings"):
+        for name in ("reasons", "skipped"):
+            by_reason = artifact.counts.get(name)
+            if isinstance(by_reason, dict):
+                counts.update(by_reason)
+    listed = ", ".join(f"{reason} {count:,}" for reason, count in counts.most_common() if count)
+    return f"; skipped: {listed}" if listed else ""
 
 
 def _pictures(artifact: Artifact) -> dict[str, Any]:
@@ -90,13 +85,12 @@ def _pictures(artifact: Artifact) -> dict[str, Any]:
         name, _, suffix = file.partition(".")
         # Of several sheets the first.
         if suffix == "png" and name.isidentifier() and not name[-1].isdigit():
-            pictures[name] = data_uri(artifact.file(file))
-    if bars := _accuracy_bars(artifact):
-        pictures["accuracy"] = bars
-    return {name: dg.MetadataValue.md(f"![{name}]({uri})") for name, uri in pictures.items()}
+            uri = data_uri(artifact.file(file))
+            pictures[name] = dg.MetadataValue.md(f"![{name}]({uri})")
+    return pictures
 
 
-def data_uri(file: Path | io.BytesIO) -> str:
+def data_uri(file: Path) -> str:
     """Return a picture as a data URI, made smaller until it is below `MAX_PICTURE_BYTES`.
 
     So any webserver shows it, from the event log: none needs to read the store.
@@ -116,73 +110,20 @@ def data_uri(file: Path | io.BytesIO) -> str:
 
 def _table(artifact: Artifact) -> str:
     files = artifact.manifest["files"]
-    if losses := _losses(artifact):
-        return markdown_table(["skipped", "count"], losses)
     if "table.md" in files:
         return artifact.file("table.md").read_text(encoding="utf-8")
     if artifact.stage == "retrieved_set" and "classes.parquet" in files:
-        classes = pd.read_parquet(artifact.file("classes.parquet"))
-        return _head(
-            classes.drop(columns=["prompts"], errors="ignore"),
-            "kept",
-            "classes with the fewest pairs",
-        )
-    if artifact.stage == "customized_checkpoint":
-        return _held_out(artifact)
+        return _head(artifact, "classes.parquet", "kept", "classes with the fewest pairs")
     if artifact.stage == "domain_results" and "per_class.parquet" in files:
-        return _head(
-            pd.read_parquet(artifact.file("per_class.parquet")),
-            "accuracy",
-            "least accurate classes",
-        )
+        return _head(artifact, "per_class.parquet", "accuracy", "least accurate classes")
     return ""
 
 
-def _accuracy_bars(artifact: Artifact) -> str:
-    """The accuracy of each class as a picture, the lowest and the highest where there are many."""
-    if artifact.stage != "domain_results" or "per_class.parquet" not in artifact.manifest["files"]:
-        return ""
-    classes = pd.read_parquet(artifact.file("per_class.parquet")).dropna(subset=["accuracy"])
-    classes = classes.sort_values("accuracy", ascending=False, kind="stable")
-    if classes.empty:
-        return ""
-    shown = classes
-    title = f"{len(classes)} classes"
-    if len(classes) > MAX_BARS:
-        shown = pd.concat([classes.head(MAX_BARS // 2), classes.tail(MAX_BARS // 2)])
-        title = f"{MAX_BARS} of {len(classes)} classes: the highest and the lowest"
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 1.1 + 0.22 * len(shown)), layout="constrained")
-    axes = figure.subplots()
-    axes.barh(range(len(shown)), 100 * shown["accuracy"], color="#1f5fa8")
-    # Names come from outside: a dollar sign in one does not start a formula.
-    names = [str(name)[:40] for name in shown["class"]]
-    axes.set_yticks(range(len(shown)), names, parse_math=False, fontsize=8)
-    axes.axvline(100 * classes["accuracy"].mean(), color="#6b7280", linestyle=":")
-    axes.invert_yaxis()
-    axes.set(xlim=(0, 100), xlabel="right at rank 1, %; dotted: mean of all classes", title=title)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90)
-    return data_uri(buffer)
-
-
-def _held_out(artifact: Artifact) -> str:
-    before = artifact.counts.get("held_out_before") or {}
-    after = artifact.counts.get("held_out_after") or {}
-    rows = [
-        (name, before[name], after[name], after[name] - before[name])
-        for name in before
-        if name in after
-    ]
-    columns = ["on held-out pairs", "base", "customized", "difference"]
-    return markdown_table(columns, rows) if rows else ""
-
-
-def _head(table: pd.DataFrame, column: str, title: str) -> str:
+def _head(artifact: Artifact, file: str, column: str, title: str) -> str:
+    table = pd.read_parquet(artifact.file(file)).drop(columns=["prompts"], errors="ignore")
     worst = table.sort_values(column, kind="stable").head(MAX_TABLE_ROWS)
     rows = markdown_table(list(worst.columns), worst.itertuples(index=False))
-    return f"{min(len(table), MAX_TABLE_ROWS)} of {len(table)}: {title}\n\n{rows}"
+    return f"{len(worst)} of {len(table)}: {title}\n\n{rows}"
 
 
 def _value(value: Any) -> Any:

@@ -73,12 +73,6 @@ def partition_of(key: str) -> str | None:
     return dg.MultiPartitionKey({DOMAIN: domain, METHOD: method}) if slash else domain
 
 
-def name_of(key: str) -> str | None:
-    """The same as plain text, as Dagster's storage has it."""
-    partition = partition_of(key)
-    return None if partition is None else str(partition)
-
-
 def key_of(context: Context | CheckContext) -> str:
     """What the library calls this partition: `all`, a domain, or `<domain>/<method>`.
 

@@ -12,7 +12,7 @@ import dagster as dg
 from react_pipeline.assets.declared import blocking_checks
 from react_pipeline.assets.metadata import describe, loss_line
 from react_pipeline.assets.partitions import key_of
-from react_pipeline.assets.resources import Context, ProjectResource
+from react_pipeline.assets.resources import Context, project_of
 from react_pipeline.assets.retries import kind_of, readable_failures
 from react_pipeline.assets.runs import inputs_tag
 from react_pipeline.failures import await_checks, expect_checks, remembered
@@ -25,11 +25,7 @@ from react_pipeline.tracking import Tracking
 DATA_VERSION_TAG = "dagster/data_version"
 
 
-def publish(
-    context: Context,
-    project: ProjectResource,
-    step: Callable[..., Artifact] | None = None,
-) -> dg.MaterializeResult:
+def publish(context: Context, step: Callable[..., Artifact] | None = None) -> dg.MaterializeResult:
     """Run one step of the library for this partition, log its artifact to MLflow, and describe it.
 
     Args:
@@ -39,8 +35,7 @@ def publish(
     Raises:
         dagster.Failure: With the text of the error, if trying again is useless.
     """
-    stage = STAGES[context.asset_key.path[-1]]
-    key = key_of(context)
+    project, stage, key = project_of(context), STAGES[context.asset_key.path[-1]], key_of(context)
     with readable_failures():
         started = time.monotonic()
         pipeline = project.load()

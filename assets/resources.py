@@ -60,3 +60,12 @@ class ProjectResource:
 
 Context = dg.AssetExecutionContext
 CheckContext = dg.AssetCheckExecutionContext
+
+
+def project_of(context: Context) -> ProjectResource:
+    """Return the project that the asset of a run belongs to, by the prefix of its key."""
+    prefix = tuple(context.asset_key.path[:-1])
+    project: ProjectResource = getattr(
+        context.resources, ProjectResource(key_prefix=prefix).name("project")
+    )
+    return project

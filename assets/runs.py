@@ -4,12 +4,9 @@ Belongs here: what is read of Dagster's event log, and the executor that shows i
 belong here: running anything (`launch`), asking for runs (`extensions.automation`).
 """
 
-import platform
 import re
-import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
-from functools import cache
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +29,7 @@ TRY_TAG = f"{HIDDEN}try"
 WILL_RETRY_TAG = "dagster/will_retry"
 """Dagster's own tag of a failed run that its daemon is about to start again."""
 
-PROCESS_TAG = f"{HIDDEN}process"
-"""The machine and the lock of the process that carries out a run, and the run."""
-CODE_SERVER_TAG = ".dagster/grpc_info"
-"""Dagster's own tag of a run whose process is started by a code server, which alone watches it."""
-
 _OUR_ERROR = re.compile(r"^react_pipeline\.[\w.]+: ")
-_STATUS = dg.DagsterRunStatus
-_STARTED = [_STATUS.STARTED, _STATUS.STARTING, _STATUS.CANCELING]
 
 
 def inputs_tag(project: ProjectResource) -> str:
@@ -47,10 +37,15 @@ def inputs_tag(project: ProjectResource) -> str:
     return HIDDEN + project.name("inputs")
 
 
+def tags_of_key(key: str) -> dict[str, str]:
+    """Return the tags with domain and method of an artifact's key, as far as it has them."""
+    domain, method = domain_and_method(key)
+    tags = {DOMAIN_TAG: domain, METHOD_TAG: method}
+    return {name: value for name, value in tags.items() if value}
+
+
 def reason_of(event: dg.DagsterEvent) -> str:
-    """The text of a step's failure, or of why it is tried again, without traceback and class of the
-    error.
-    """
+    """Return why a step failed or is tried again, without traceback and class of the error."""
     data = event.step_retry_data if event.is_step_up_for_retry else event.step_failure_data
     user_data = getattr(data, "user_failure_data", None)
     description = user_data.description if user_data else None
@@ -59,27 +54,19 @@ def reason_of(event: dg.DagsterEvent) -> str:
     return _OUR_ERROR.sub("", text)
 
 
-def planned_assets(instance: dg.DagsterInstance, run_id: str) -> set[dg.AssetKey | None]:
-    """The assets that a run was to make."""
-    entries = instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED)
-    return {entry.get_dagster_event().asset_key for entry in entries}
-
-
 def places_of(
     instance: dg.DagsterInstance, project: ProjectResource, run: dg.DagsterRun
 ) -> Iterator[Place]:
     """Yield the places of a project that a run builds."""
     key = run.tags.get("dagster/partition", ALL).replace("|", "/")
-    for asset in run.asset_selection or planned_assets(instance, run.run_id):
+    assets: Collection[dg.AssetKey | None] | None = run.asset_selection
+    if not assets:
+        planned = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+        entries = instance.all_logs(run.run_id, of_type=planned)
+        assets = {entry.get_dagster_event().asset_key for entry in entries}
+    for asset in assets:
         if asset is not None and asset == project.key(stage := asset.path[-1]):
             yield stage, key
-
-
-def last_ticks(instance: dg.DagsterInstance) -> Iterator[tuple[str, Any]]:
-    """Yield the last tick of each sensor and schedule that has one, by its name."""
-    for state in instance.all_instigator_state():
-        for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1):
-            yield state.instigator_name, tick
 
 
 @dg.executor(name="in_process", config_schema=dg.in_process_executor.config_schema.config_type)
@@ -90,46 +77,32 @@ def in_process(context: dg.InitExecutorContext) -> dg.Executor:
     execute = executor.execute
 
     def shown(plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
-        run = plan_context.dagster_run
-        # Other launchers, such as that of Kubernetes, are asked by Dagster.
-        if CODE_SERVER_TAG in run.tags:
-            tags = process_tags(plan_context.instance, run.run_id)
-            plan_context.instance.add_run_tags(run.run_id, tags)
+        # Until this process ends, which is after the last event of its run.
+        _until_the_end.enter_context(
+            shown_alive(plan_context.instance, plan_context.dagster_run.run_id)
+        )
         return execute(plan_context, execution_plan)
 
     executor.execute = shown
     return executor
 
 
-def process_tags(instance: dg.DagsterInstance, run_id: str) -> dict[str, str]:
-    """Return the tag by which `reap_abandoned` sees whether this process, which carries out a run,
-    is alive.
+_until_the_end = ExitStack()
+
+
+@contextmanager
+def shown_alive(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
+    """Hold a lock file with the name of the run that this process carries out; the kernel frees it
+    however the process ends.
 
     Dagster shows a run as started forever if its process ends while the database is gone, or with
     its code server, as when a machine restarts.
     """
-    return {PROCESS_TAG: f"{_held_lock(instance.root_directory)} {run_id}"}
-
-
-@cache
-def _held_lock(home: str) -> str:
-    """Hold a lock file until this process ends, which the kernel frees however it does."""
-    name = f"{platform.node()} {uuid.uuid4().hex}"
-    path = _lock_of(home, name)
-    # Renamed once it is locked: whoever finds it free may remove it.
-    _held.enter_context(locked(path.with_suffix(".new")))
-    path.with_suffix(".new").rename(path)
-    return name
-
-
-_held = ExitStack()
-
-
-def tags_of_key(key: str) -> dict[str, str]:
-    """The tags with domain and method of an artifact's key, as far as it has them."""
-    domain, method = domain_and_method(key)
-    tags = {DOMAIN_TAG: domain, METHOD_TAG: method}
-    return {name: value for name, value in tags.items() if value}
+    path = _locks(instance) / f"{run_id}.lock"
+    # Renamed once it is locked: whoever finds it free closes the run.
+    with locked(path.with_suffix(".new")):
+        path.with_suffix(".new").rename(path)
+        yield
 
 
 def reap_abandoned(instance: dg.DagsterInstance) -> list[str]:
@@ -139,37 +112,20 @@ def reap_abandoned(instance: dg.DagsterInstance) -> list[str]:
     Without this they would look started forever, and the next run would wait for the place on the
     GPU that they hold.
     """
-    started = instance.get_runs(dg.RunsFilter(statuses=_STARTED))
-    dead = [run.run_id for run in started if _is_dead(instance, run)]
-    # A process ends its runs before it frees its lock.
-    again = [instance.get_run_by_id(run_id) for run_id in dead]
-    abandoned = [run for run in again if run is not None and not run.is_finished]
-    for run in abandoned:
-        instance.report_run_failed(run, "The process of this run was killed; run it again.")
-        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-    for path in _lock_of(instance.root_directory, f"{platform.node()} *").parent.glob("*.lock"):
-        with suppress(FileNotFoundError):
-            if path.name.startswith(f"{platform.node()} ") and _is_free(path):
-                path.unlink()
-    return [run.run_id for run in abandoned]
+    abandoned = []
+    for path in _locks(instance).glob("*.lock"):
+        with suppress(FileNotFoundError), path.open("r+") as file:
+            if not lock(file, wait=False):
+                continue
+            # A process ends its run before it frees its lock.
+            run = instance.get_run_by_id(path.stem)
+            if run is not None and not run.is_finished:
+                instance.report_run_failed(run, "The process of this run was killed; run it again.")
+                instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+                abandoned.append(run.run_id)
+            path.unlink()
+    return abandoned
 
 
-def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether the process of a run is known and gone; no run of another machine is judged."""
-    name, _, run_id = run.tags.get(PROCESS_TAG, "").rpartition(" ")
-    # Dagster copies tags to the run that tries again.
-    if run_id != run.run_id or name.split()[0] != platform.node():
-        return False
-    try:
-        return _is_free(_lock_of(instance.root_directory, name))
-    except FileNotFoundError:
-        return True
-
-
-def _lock_of(home: str, name: str) -> Path:
-    return Path(home) / "processes" / f"{name}.lock"
-
-
-def _is_free(path: Path) -> bool:
-    with path.open("r+") as file:
-        return lock(file, wait=False)
+def _locks(instance: dg.DagsterInstance) -> Path:
+    return Path(instance.root_directory) / "processes"

@@ -13,13 +13,19 @@ from functools import partial
 
 import dagster as dg
 
-from react_pipeline.assets.declared import artifact_check
-from react_pipeline.assets.options import ONE_PARTITION_A_RUN, StageOptions
+from react_pipeline.assets.declared import artifact_check, stage_asset
 from react_pipeline.assets.reporting import publish
 from react_pipeline.assets.resources import Context
 from react_pipeline.extensions.live_runs import LiveRun
 from react_pipeline.project import Project
-from react_pipeline.stage import DOMAIN_FILE, domain_and_method
+from react_pipeline.stage import (
+    BASE_CHECKPOINT,
+    CONTROL_SET,
+    DOMAIN_FILE,
+    FEW_SHOT_SET,
+    RETRIEVED_SET,
+    domain_and_method,
+)
 from react_pipeline.store import Artifact, InputError, Inputs
 from react_pipeline.training import TrainingObserver
 
@@ -29,36 +35,27 @@ Trainer = Callable[[Context, Project, str, str], Artifact]
 """Called with the run, the project, a domain and a method."""
 
 
-def customized_checkpoint(stage: StageOptions) -> dg.AssetsDefinition:
-    """Declare the asset `customized_checkpoint` of a project."""
+@stage_asset(
+    # Of these, what the methods of the project are trained on.
+    deps=[DOMAIN_FILE, BASE_CHECKPOINT, FEW_SHOT_SET, RETRIEVED_SET, CONTROL_SET],
+    group_name="customization",
+    kinds={"torch"},
+    pool="gpu",
+)
+def customized_checkpoint(context: Context) -> dg.MaterializeResult:
+    """REACT's second idea: the base model with new gated blocks, trained on the retrieved
+    pairs; its own weights stay, except for the logit scale.
 
-    @dg.asset(
-        **stage.common,
-        # The base, and what the methods of the project train on: retrieved or random pairs, shots,
-        # vectors.
-        deps=stage.deps(DOMAIN_FILE, *stage.parents),
-        partitions_def=stage.partitions,
-        backfill_policy=ONE_PARTITION_A_RUN,
-        group_name=stage.group("customization"),
-        kinds={"torch"},
-        pool="gpu",
-    )
-    def customized_checkpoint(context: Context) -> dg.MaterializeResult:
-        """REACT's second idea: the base model with new gated blocks, trained on the retrieved
-        pairs; its own weights stay, except for the logit scale.
+    Each new block starts with a closed gate, so that training begins exactly at the base model
+    (a check asserts it). `gated-image` is the headline; `locked-text`, `locked-image` and
+    `full` train the weights themselves, `lora-image` sums of low rank; `gda`, `ncm` and
+    `linear-head` fit a classifier to what the frozen base sees; `<method>-control` trains the
+    same way on the control set. While it runs, its losses are in MLflow; with `processes` above
+    1 it runs under torchrun.
 
-        Each new block starts with a closed gate, so that training begins exactly at the base model
-        (a check asserts it). `gated-image` is the headline; `locked-text`, `locked-image` and
-        `full` train the weights themselves, `lora-image` sums of low rank; `gda`, `ncm` and
-        `linear-head` fit a classifier to what the frozen base sees; `<method>-control` trains the
-        same way on the control set. While it runs, its losses are in MLflow; with `processes` above
-        1 it runs under torchrun.
-
-        There is a partition for every domain and each of the trained `methods` of pipeline.yaml.
-        """
-        return publish(context, stage.project, partial(_trainers[-1], context))
-
-    return customized_checkpoint
+    There is a partition for every domain and each of the trained `methods` of pipeline.yaml.
+    """
+    return publish(context, partial(_trainers[-1], context))
 
 
 @artifact_check("customized_checkpoint", blocking=True)

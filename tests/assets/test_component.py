@@ -68,6 +68,13 @@ class Team:
         )
 
 
+def scaffold(sandbox: DefsFolderSandbox, name: str, config: str) -> Path:
+    attributes = {"config": config, "key_prefix": [name.replace("-", "_")]}
+    component = "react_pipeline.assets.component.ReactProjectComponent"
+    content = {"type": component, "attributes": attributes}
+    return sandbox.scaffold_component(ReactProjectComponent, name, defs_yaml_contents=content)
+
+
 @pytest.fixture
 def sandbox() -> Iterator[DefsFolderSandbox]:
     with create_defs_folder_sandbox() as sandbox:
@@ -87,9 +94,7 @@ def team(
         folder.mkdir()
         project = write_project(folder, tiny_checkpoint, drawings, methods=["base"])
         shutil.copy(mlflow_database, folder)
-        sandbox.scaffold_component(
-            ReactProjectComponent, name, scaffold_params={"config": str(project.path)}
-        )
+        scaffold(sandbox, name, str(project.path))
     (tmp_path / "birds" / "domains" / "colours.yaml").unlink()
     (sandbox.defs_folder_path / "other.py").write_text(OTHER_ASSET)
     with (
@@ -150,7 +155,7 @@ def test_a_part_of_a_key_must_name_a_sensor_too() -> None:
 
 
 def test_a_missing_file_is_named(sandbox: DefsFolderSandbox) -> None:
-    path = sandbox.scaffold_component(ReactProjectComponent, "my-birds")
+    path = scaffold(sandbox, "my-birds", "pipeline.yaml")
     with (
         pytest.raises(Exception, match="my-birds") as error,
         sandbox.load_component_and_build_defs(path),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 from support.new_methods import installed
 
-from react_pipeline.assets import artifact_check, declared
+from react_pipeline.assets import declared
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.partitions import partition_of, require_slug
 from react_pipeline.assets.resources import ProjectResource
@@ -17,12 +18,17 @@ from react_pipeline.extension import Extension
 from react_pipeline.project.project import Project
 from react_pipeline.settings.methods import METHODS
 from react_pipeline.stage import STAGES
-from react_pipeline.store import Artifact
 from react_pipeline.store.errors import InputError
 
 TRAINED = tuple(METHODS)[1:]
 
 graph = build_defs(project=ProjectResource(config_path="nowhere.yaml")).resolve_asset_graph()
+
+
+def graph_of(project: Project, *methods: str) -> Any:
+    return build_defs(
+        methods, project=ProjectResource(config_path=str(project.path))
+    ).resolve_asset_graph()
 
 
 def upstream(partition: str, stage: str, parent: str = "customized_checkpoint") -> set[str]:
@@ -63,27 +69,11 @@ def test_assets_explain_to_a_newcomer_what_they_are(stage: str) -> None:
     assert node.backfill_policy == (node.partitions_def and dg.BackfillPolicy.multi_run(1))
 
 
-def test_each_job_has_one_scope_of_partitions() -> None:
-    loaded = build_defs(project=ProjectResource(config_path="nowhere.yaml"))
-    jobs = {name: loaded.resolve_job_def(name) for name in ("refresh_corpus", "customize_domain")}
-    made = {
-        name: {key.path[-1] for key in job.asset_layer.executable_asset_keys}
-        for name, job in jobs.items()
-    }
-    shared = {"corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"}
-    assert shared <= made["refresh_corpus"] and "overview" not in made["refresh_corpus"]
-    assert {"evaluation_set", "retrieved_set", "control_set"} <= made["customize_domain"]
-    assert "comparison" not in made["customize_domain"]
-    assert jobs["refresh_corpus"].partitions_def is None
-    assert jobs["customize_domain"].partitions_def == dg.DynamicPartitionsDefinition(name="domains")
-
-
 def test_assets_lead_to_their_code_and_name_their_owners(tmp_path: Path) -> None:
     path = tmp_path / "pipeline.yaml"
     text = "corpus: {shards: [a.tar]}\nencoder: {pretrained: openai}\nowners: [ann@example.org]\n"
     path.write_text(text)
-    found = build_defs(project=ProjectResource(config_path=str(path))).resolve_asset_graph()
-    node = found.get(dg.AssetKey("corpus"))
+    node = graph_of(Project.load(path)).get(dg.AssetKey("corpus"))
     assert list(node.owners) == ["ann@example.org"]
     (reference,) = node.metadata["dagster/code_references"].code_references
     assert Path(reference.file_path).name == "corpus.py"
@@ -95,21 +85,23 @@ def test_assets_lead_to_their_code_and_name_their_owners(tmp_path: Path) -> None
 def test_work_on_the_device_shares_one_pool() -> None:
     pools = {node.key.to_user_string() for node in graph.asset_nodes if node.pools == {"gpu"}}
     assert pools == {name for name, stage in STAGES.items() if stage.pool == "gpu"}
-    on_device = {
-        "corpus_embeddings",
-        "retrieved_set",
-        "control_set",
-        "customized_checkpoint",
-        "domain_results",
-    }
-    of_extensions = {
-        "benchmark_features",
-        "benchmark_results",
-        "dense_results",
-        "few_shot_set",
-        "guard_results",
-    }
-    assert pools == on_device | of_extensions
+    assert {"corpus_embeddings", "customized_checkpoint", "benchmark_features"} <= pools
+
+
+@pytest.mark.parametrize(
+    ("device", "index", "pools"),
+    [
+        ("cpu", {}, set()),
+        ("auto", {}, {"gpu"}),
+        ("auto", {"key": "HNSW32"}, set()),
+        ("cpu", {"key": "IVF64,Flat", "train_on": "faiss-gpu"}, {"gpu"}),
+    ],
+)
+def test_the_index_takes_a_place_on_the_card_only_if_it_may_train_there(
+    make_project: Callable[..., Project], device: str, index: dict[str, str], pools: set[str]
+) -> None:
+    project = make_project(device=device, index=index)
+    assert graph_of(project).get(dg.AssetKey("faiss_index")).pools == pools
 
 
 def test_each_method_is_evaluated_from_its_own_checkpoint() -> None:
@@ -145,16 +137,14 @@ def test_what_cannot_be_made_is_no_partition_and_no_asset(make_project, tmp_path
     project = make_project(methods=methods, dense={"root": str(tmp_path)})
     assert methods_of("dense_results", project) == ["base", "full"]
     assert set(methods_of("customized_checkpoint", project)) == set(methods[1:])
-    loaded = build_defs(
-        project=ProjectResource(config_path=str(project.path))
-    ).resolve_asset_graph()
+    loaded = graph_of(project)
     groups = {loaded.get(key).group_name for key in loaded.materializable_asset_keys}
     assert "dense" in groups and not {"benchmark", "guards"} & groups
     guards = {"sets": [{"name": "photos", "kind": "folder", "path": "photos"}]}
     alone = make_project(
         methods=["base", "linear-head"], dense={"root": str(tmp_path)}, guards=guards
     )
-    loaded = build_defs(project=ProjectResource(config_path=str(alone.path))).resolve_asset_graph()
+    loaded = graph_of(alone)
     found = {key.path[-1] for key in loaded.materializable_asset_keys}
     assert {"dense_results", "guard_results"} <= found and "dense_comparison" not in found
 
@@ -163,9 +153,7 @@ def test_a_control_is_drawn_only_for_methods_that_train_on_it(make_project) -> N
     trained = {}
     for method in ("gated-image", "gated-image-control"):
         project = make_project(methods=["base", method])
-        loaded = build_defs(
-            project=ProjectResource(config_path=str(project.path))
-        ).resolve_asset_graph()
+        loaded = graph_of(project)
         node = loaded.get(dg.AssetKey("customized_checkpoint"))
         assert node.parent_keys <= loaded.get_all_asset_keys()
         trained[method] = {key.path[-1] for key in node.parent_keys}
@@ -180,9 +168,7 @@ def test_a_control_is_drawn_only_for_methods_that_train_on_it(make_project) -> N
 
 def test_a_pipeline_of_the_base_alone_has_no_training(make_project) -> None:
     project = make_project(methods=["base"])
-    loaded = build_defs(
-        project=ProjectResource(config_path=str(project.path))
-    ).resolve_asset_graph()
+    loaded = graph_of(project)
     found = {key.path[-1] for key in loaded.materializable_asset_keys}
     assert {"retrieved_set", "domain_results"} <= found and not found & {
         "control_set",
@@ -193,10 +179,7 @@ def test_a_pipeline_of_the_base_alone_has_no_training(make_project) -> None:
 
 def methods_of(stage: str, project: Project, *extra: str) -> list[str]:
     """The methods that a stage has partitions for."""
-    asked = build_defs(
-        extra, project=ProjectResource(config_path=str(project.path))
-    ).resolve_asset_graph()
-    found = asked.get(dg.AssetKey(stage)).partitions_def
+    found = graph_of(project, *extra).get(dg.AssetKey(stage)).partitions_def
     assert isinstance(found, dg.MultiPartitionsDefinition)
     return list(found.get_partitions_def_for_dimension("method").get_partition_keys())
 
@@ -252,35 +235,6 @@ def test_a_check_with_the_name_of_another_is_refused(monkeypatch: pytest.MonkeyP
         checks_with(code, monkeypatch)
 
 
-def test_two_checks_of_one_name_are_refused_in_one_module_too(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(declared, "_checks", {})
-
-    def declare() -> None:
-        @artifact_check("retrieved_set")
-        def enough(project: Project, artifact: Artifact) -> Any: ...
-
-    def declare_two() -> None:
-        @artifact_check("control_set")
-        def enough(project: Project, artifact: Artifact) -> Any: ...
-
-        @artifact_check("control_set")
-        def enough(project: Project, artifact: Artifact) -> Any: ...  # noqa: F811
-
-    def declare_elsewhere() -> None:
-        @artifact_check("retrieved_set")
-        def enough(project: Project, artifact: Artifact) -> Any: ...
-
-    declare()
-    first = declared._checks["retrieved_set", "enough"]
-    declare()  # as when the definitions are loaded again
-    assert declared._checks["retrieved_set", "enough"] is not first
-    for declare_again in (declare_two, declare_elsewhere):
-        with pytest.raises(ValueError, match="enough"):
-            declare_again()
-
-
 def test_run_cannot_choose_its_project_and_so_not_where_it_logs() -> None:  # FAULTS 42
     defs = build_defs(project=ProjectResource(config_path="nowhere.yaml"))
     needed = {
@@ -288,12 +242,13 @@ def test_run_cannot_choose_its_project_and_so_not_where_it_logs() -> None:  # FA
         for asset in defs.resolve_asset_graph().assets_defs
         for key in asset.required_resource_keys
     }
-    assert needed <= {"io_manager"}  # none that a run could configure
+    assert needed <= {"io_manager", "project"}
     (resource,) = defs.get_repository_def().get_top_level_resources().values()
     assert "nowhere.yaml" in str(resource.description), "it is shown"
     chosen = {"resources": {"project": {"config": {"config_path": "other.yaml"}}}}
     with pytest.raises(dg.DagsterInvalidConfigError, match="config_path"):
-        defs.resolve_job_def("refresh_corpus").execute_in_process(run_config=chosen)
+        job = defs.resolve_implicit_global_asset_job_def()
+        job.execute_in_process(run_config=chosen, asset_selection=[dg.AssetKey("corpus")])
 
 
 @pytest.mark.parametrize(

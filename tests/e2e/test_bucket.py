@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import yaml
@@ -20,7 +19,6 @@ from react_pipeline.extensions.automation.survey import State, survey
 from react_pipeline.lineage import fresh, run
 from react_pipeline.preflight import store_problems
 from react_pipeline.project.project import Project
-from react_pipeline.settings.files import load_pipeline
 from react_pipeline.store.errors import ConfigError
 
 SHARED = ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index")
@@ -112,10 +110,3 @@ def test_a_bucket_that_is_not_there_is_a_problem(
 def test_a_url_that_names_no_prefix_is_refused(tiny_project: Project, url: str) -> None:
     with pytest.raises(ConfigError, match="store: must be a folder, or s3://"):
         in_bucket(tiny_project, url)
-
-
-def test_the_folder_of_this_machine_is_the_caches(tiny_project: Project) -> None:
-    config = load_pipeline(in_bucket(tiny_project).path)
-    assert config.store_url == f"s3://artifacts/{tiny_project.path.parent.name}"
-    assert config.store == config.cache.folder == Path(tiny_project.path.parent / "cache").resolve()
-    assert str(config.tracking_uri).endswith(f"{tiny_project.path.parent.name}/mlflow.db")

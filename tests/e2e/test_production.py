@@ -162,29 +162,6 @@ def test_dagster_takes_the_configuration_of_the_launcher(tmp_path: Path) -> None
     assert processed.success, processed.errors
 
 
-@pytest.mark.slow
-@pytest.mark.operations
-def test_every_option_of_compose_is_one_of_its_program() -> None:
-    helps: dict[str, str] = {}
-    checked = 0
-    for service in read("compose.yaml")["services"].values():
-        command = service.get("command", [])
-        options = [re.match(r"--[a-z-]+", part)[0] for part in command if part.startswith("--")]
-        if service.get("image") != "react-pipeline" or not options:
-            continue
-        words = [part for part in command if not part.startswith("--")]
-        name = " ".join(words)
-        if name not in helps:
-            arguments = [str(Path(sys.executable).parent / words[0]), *words[1:], "--help"]
-            helps[name] = subprocess.run(
-                arguments, capture_output=True, text=True, check=True
-            ).stdout
-        for option in options:
-            assert option in helps[name], f"{name} knows no {option}"
-            checked += 1
-    assert checked >= 10
-
-
 def test_files_that_compose_mounts_or_builds_from_are_there() -> None:
     compose = read("compose.yaml")
     for name, service in compose["services"].items():
@@ -372,77 +349,6 @@ def test_runs_are_stored_in_postgres_and_files_in_s3(tiny_project: Project, tmp_
             assert {path.suffix for path in home.rglob("*.db")} == set()
     finally:
         s3.stop()
-
-
-@pytest.mark.slow
-def test_webserver_shows_the_assets_of_several_code_locations(
-    tiny_project: Project, tmp_path: Path
-) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", home)
-    (tmp_path / "other.py").write_text(
-        "import dagster as dg\n\n@dg.asset\ndef invoices():\n    pass\n\ndefs = "
-        "dg.Definitions([invoices])\n"
-    )
-    first, second, front = free_port(), free_port(), free_port()
-    workspace = read("workspace.yaml")
-    assert workspace["load_from"][0]["grpc_server"]["location_name"] == "react"
-    workspace["load_from"][0]["grpc_server"] |= {"host": "127.0.0.1", "port": first}
-    other = {"grpc_server": {"host": "127.0.0.1", "port": second, "location_name": "other"}}
-    (tmp_path / "workspace.yaml").write_text(
-        yaml.safe_dump({"load_from": [*workspace["load_from"], other]})
-    )
-    environment = {
-        **os.environ,
-        "DAGSTER_HOME": str(home),
-        "REACT_PIPELINE_CONFIG": str(tiny_project.path),
-    }
-    server = [sys.executable, "-m", "dagster", "code-server", "start", "--host=127.0.0.1"]
-    web = [
-        str(Path(sys.executable).parent / "dagster-webserver"),
-        "--host=127.0.0.1",
-        f"--port={front}",
-    ]
-    # Programs that open a fresh SQLite together race its migration; PostgreSQL is not asked to do
-    # that.
-    subprocess.run(
-        [sys.executable, "-m", "dagster", "instance", "info"], env=environment, check=True
-    )
-    module, file = (
-        "--module-name=react_pipeline.assets.definitions",
-        f"--python-file={tmp_path / 'other.py'}",
-    )
-    with (
-        running(
-            [*server, f"--port={first}", module],
-            tmp_path / "1.log",
-            env=environment,
-            cwd=REPOSITORY,
-        ),
-        running([*server, f"--port={second}", file], tmp_path / "2.log", env=environment),
-        running(
-            [*web, f"--workspace={tmp_path / 'workspace.yaml'}"],
-            tmp_path / "3.log",
-            env=environment,
-        ),
-    ):
-        assert answer(f"http://127.0.0.1:{front}/server_info", 120)[0] == 200
-        query = "{assetNodes{assetKey{path} repository{location{name}}}}"
-        names: set[tuple[str, str]] = set()
-        for _ in range(60):
-            _, body = answer(
-                f"http://127.0.0.1:{front}/graphql?query={query.replace(' ', '%20')}", 60
-            )
-            nodes = json.loads(body)["data"]["assetNodes"]
-            names = {
-                (node["repository"]["location"]["name"], node["assetKey"]["path"][-1])
-                for node in nodes
-            }
-            if {location for location, _ in names} == {"react", "other"}:
-                break
-            time.sleep(1)
-        assert {("react", "retrieved_set"), ("react", "comparison"), ("other", "invoices")} <= names
 
 
 @pytest.mark.slow

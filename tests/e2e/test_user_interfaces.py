@@ -77,7 +77,6 @@ def test_dagster_and_mlflow_answer_and_stop_together(tiny_project: Project) -> N
         )
         assert second.returncode == 2
         assert f"dagster http://127.0.0.1:{dagster_port}" in second.stderr.replace("\n", " ")
-        # The page of MLflow comes back without Dagster.
         deadline = time.monotonic() + 180
         while "Ctrl-C stops." not in log.read_text() and time.monotonic() < deadline:
             time.sleep(0.5)
@@ -86,11 +85,10 @@ def test_dagster_and_mlflow_answer_and_stop_together(tiny_project: Project) -> N
         lines = command_lines(running.pid)
         mlflow = next(process for process, line in lines.items() if "mlflow" in line)
         mlflow.kill()
-        deadline = time.monotonic() + 180
-        while "starting it again" not in log.read_text() and time.monotonic() < deadline:
+        deadline = time.monotonic() + 60
+        while "mlflow ended by SIGKILL" not in log.read_text() and time.monotonic() < deadline:
             time.sleep(0.5)
-        assert "mlflow was ended by signal 9" in log.read_text()
-        assert b"MLflow" in eventually(lambda: fetch(f"http://127.0.0.1:{mlflow_port}/"), 120)
+        assert "Dagster and its runs are not affected" in " ".join(log.read_text().split())
         assert running.poll() is None
     finally:
         running.send_signal(signal.SIGINT)

@@ -18,7 +18,7 @@ def main() -> None:
     first.start()
     first.join()
     multiprocessing.get_context = lambda _=None: context  # type: ignore[assignment]
-    from react_pipeline.extensions.automation.assets import upkeep
+    from react_pipeline.extensions.automation import assets as upkeep
 
     upkeep.WAIT_HOURS = tuple(hours * HOUR_SECONDS / 3600 for hours in upkeep.WAIT_HOURS)
     from dagster._cli import main

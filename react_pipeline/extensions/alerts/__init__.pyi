@@ -1,2 +1,2 @@
+from .messages import AlertsConfig as AlertsConfig
 from .messages import problems as problems
-from .settings import AlertsConfig as AlertsConfig

@@ -16,7 +16,7 @@ class Alerts(Extension):
 
     def sections(self) -> Mapping[str, type[Section]]:
         """`alerts`."""
-        from react_pipeline.extensions.alerts.settings import AlertsConfig
+        from react_pipeline.extensions.alerts.messages import AlertsConfig
 
         return {"alerts": AlertsConfig}
 

@@ -1,4 +1,4 @@
-"""Messages: sending what a project reports to people.
+"""Messages: sending what a project reports to people, and to whom (`alerts:` of `pipeline.yaml`).
 
 Apprise sends: its addresses cover webhooks, Slack, mail and a hundred other services, and each
 request has a timeout of its own. Does not belong here: runs of Dagster (`assets`).
@@ -7,13 +7,37 @@ request has a timeout of its own. Does not belong here: runs of Dagster (`assets
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
+from typing import Annotated
 
-from react_pipeline.extensions.alerts.settings import AlertsConfig
+from pydantic import AfterValidator
+
 from react_pipeline.installation import install_command
 from react_pipeline.project import Project
-from react_pipeline.settings import without_secrets
+from react_pipeline.settings import Section, without_secrets
 from react_pipeline.store import InputError
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _is_variable(name: str) -> str:
+    if not _VARIABLE.fullmatch(name):
+        raise ValueError(
+            "write the name of an environment variable that holds the address; an address holds "
+            "a secret, which does not belong into this file"
+        )
+    return name
+
+
+class AlertsConfig(Section):
+    """Who hears of runs that failed for good.
+
+    Attributes:
+        to: Environment variables, each with an address as Apprise writes them.
+    """
+
+    to: tuple[Annotated[str, AfterValidator(_is_variable)], ...] = ()
 
 
 def problems(names: Sequence[str]) -> list[str]:

@@ -1,2 +1,2 @@
-from .assets.upkeep import WAIT_HOURS as WAIT_HOURS
+from .assets import WAIT_HOURS as WAIT_HOURS
 from .settings import AutomationConfig as AutomationConfig

@@ -23,7 +23,7 @@ class Automation(Extension):
 
     def declare_assets(self) -> None:
         """The sensor and the schedule."""
-        import react_pipeline.extensions.automation.assets.upkeep  # noqa: F401
+        import react_pipeline.extensions.automation.assets  # noqa: F401
 
     def add_commands(self, app: typer.Typer) -> None:
         """`react-pipeline status`."""

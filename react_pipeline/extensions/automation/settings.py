@@ -61,13 +61,11 @@ def require_cron_line(line: str) -> None:
     """
     from croniter import croniter  # type: ignore[import-untyped, unused-ignore]  # not in the light installation
 
-    form = (
-        "write five fields, such as '0 3 * * *': minute 0-59, hour 0-23, day 1-31, month 1-12, "
-        "weekday 0-7"
-    )
-    if (count := len(line.split())) != 5:
-        raise ValueError(f"{line!r} has {count} fields; {form}")
     try:
+        if len(line.split()) != 5:
+            raise ValueError("it has not five fields")
         croniter(line).get_next()  # there is no 30 February
     except ValueError as error:
-        raise ValueError(f"{line!r} is not a cron line ({error}); {form}") from error
+        raise ValueError(
+            f"{line!r} is not a cron line ({error}); write five fields, such as '0 3 * * *'"
+        ) from error

@@ -10,7 +10,7 @@ A look depends on nothing but the files, so that it comes to the same result how
 whomever, it is taken. It reads manifests and never hashes an artifact: the step that reads it does.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -22,13 +22,14 @@ import pandas as pd
 from react_pipeline import __version__
 from react_pipeline.extensions.automation.settings import AutomationConfig
 from react_pipeline.failures import Failure, Kind, failure_of, open_checks
-from react_pipeline.lineage import fresh, is_current, look_outside, parents_of
+from react_pipeline.lineage import fresh, is_current, look_outside, parents_of, resolve
 from react_pipeline.project import Manifests, Project, changed_since_run
 from react_pipeline.stage import ALL, STAGES, Place, Stage, left_out_stages
 from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
     InputError,
+    Inputs,
     MissingArtifact,
     StaleArtifact,
     Store,
@@ -61,14 +62,12 @@ class Task:
         reason: Why it is out of date; of a held one, why it stays so.
         inputs: Digest of all that it would be built from, and of this package's version, which may
             cure what failed: equal digests, equal work.
-        images: How many images a training would see; 0 for other stages.
     """
 
     stage: str
     key: str
     reason: str
     inputs: str = ""
-    images: int = 0
 
     @property
     def place(self) -> Place:
@@ -76,12 +75,19 @@ class Task:
         return self.stage, self.key
 
 
+Judge = Callable[[Task, Failure | None], str | None]
+"""Called with what can be built and how it failed before; returns why it is not asked for now, ""
+while a run of it is under way, None if it is asked for.
+"""
+
+
 @dataclass
 class Survey:
     """What one look found.
 
     Attributes:
-        tasks: What can be built right now, in the order of the data.
+        tasks: What to ask for now, in the order of the data.
+        waiting: What could be built and is not asked for now, with the answer of the `Judge`.
         failed: What failed with today's inputs, or must not be built on what failed a check.
         held: What the policy holds back, with the reason.
         states: Of every place that is kept up.
@@ -89,29 +95,32 @@ class Survey:
     """
 
     tasks: list[Task] = field(default_factory=list)
+    waiting: dict[Task, str] = field(default_factory=dict)
     failed: dict[Task, Failure] = field(default_factory=dict)
     held: list[Task] = field(default_factory=list)
     states: dict[Place, State] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
-def survey(
-    project: Project, slugs: Sequence[str], failed: Collection[Place] = frozenset()
-) -> Survey:
+def _unless_failed(_task: Task, failure: Failure | None) -> str | None:
+    return failure.text if failure else None
+
+
+def survey(project: Project, slugs: Sequence[str], judge: Judge = _unless_failed) -> Survey:
     """Look at everything that is kept up for these domains.
 
     Args:
         slugs: Domains to keep up. One whose file is broken or gone is left out and harms no other.
-        failed: Places that ended without a result and left no note, as a killed run does: they are
-            not tasks again, and a comparison does not wait for them.
+        judge: Decides what is asked for now; by default what has not failed.
     """
-    look = _Look(Manifests.of(project), frozenset(failed))
+    look = _Look(Manifests.of(project), judge)
+    readable = []
     for slug in slugs:
         try:
             look.project.domain(slug)
+            readable.append(slug)
         except InputError as error:
             look.survey.unreadable[slug] = str(error)
-    readable = [slug for slug in slugs if slug not in look.survey.unreadable]
     for stage, key in places(project, readable):
         look.at(stage, key)
     return look.survey
@@ -157,155 +166,111 @@ def _distance(*tables: Path) -> float:
 @dataclass
 class _Look:
     project: Project
-    failed: frozenset[Place]
+    judge: Judge
     survey: Survey = field(default_factory=Survey)
-    artifacts: dict[Place, Artifact] = field(default_factory=dict)
     checks: dict[Place, dict[str, str | None]] = field(default_factory=dict)
-    asked: set[Task] = field(default_factory=set)
+    judged: dict[Task, State] = field(default_factory=dict)
     results: dict[Place, list[Place]] = field(default_factory=dict)
     """Places by stage and domain, and by stage and `all`."""
 
     def at(self, stage: str, key: str) -> None:
+        row, slug = STAGES[stage], key.split("/")[0]
         try:
-            state = (
-                self._gathered(STAGES[stage], key)
-                if STAGES[stage].gathers
-                else self._made(STAGES[stage], key)
-            )
+            state = self._gathered(row, key) if row.gathers else self._made(row, key)
         except Exception as error:  # noqa: BLE001 - of an extension's row it may be any
             # Such as conflicting fields of training, or a damaged table: no other domain waits for
             # it.
-            self.survey.unreadable[key.split("/")[0]] = f"{stage}: {' '.join(str(error).split())}"
+            self.survey.unreadable[slug] = f"{stage}: {' '.join(str(error).split())}"
             state = State.FAILED
         self.survey.states[stage, key] = state
-        for of in {key.split("/")[0], ALL}:
+        for of in {slug, ALL}:
             self.results.setdefault((stage, of), []).append((stage, key))
 
     def _made(self, row: Stage, key: str) -> State:
         stage = row.name
-        parents = parents_of(self.project, stage, key)
-        states = [self.survey.states.get(place, State.FAILED) for place in parents.values()]
-        if blocked := _joined(states):
+        parents = parents_of(self.project, stage, key).values()
+        if blocked := _joined([self.survey.states.get(one, State.FAILED) for one in parents]):
             return blocked
         look = look_outside(self.project, stage, key)
+        artifact = None
         try:
-            self.artifacts[stage, key] = artifact = fresh(self.project, stage, key)
-        except _OUTDATED as error:
-            reason = str(error)
-        else:
+            artifact = fresh(self.project, stage, key)
             reason = "" if look is None else changed_since_run(self.project, artifact, look)
             if not reason:
                 return State.FRESH
-        inputs = {
-            "config": row.identity(self.project, key),
-            "code": row.version,
-            "parents": {name: self.artifacts[place].fingerprint for name, place in parents.items()},
-            "outside": look.seen if look else "",
-        }
-        if row.scope == "trained":
-            return self._trained(stage, key, reason, inputs)
-        state = self._due(stage, key, reason, inputs)
-        is_fresh = (stage, key) in self.artifacts
+        except _OUTDATED as error:
+            reason = str(error)
+        inputs = resolve(self.project, stage, key)
+        seen = look.seen if look else ""
+        task = _task(stage, key, reason, [inputs.fingerprint, seen])
+        if row.scope == "trained" and (why := self._keeps(inputs, reason)):
+            self.survey.held.append(Task(stage, key, why))
+            return State.HELD
+        state = self._due(task, inputs.parents.values())
         # The previous corpus is still a corpus.
-        return State.FRESH if is_fresh and state is State.FAILED else state
+        return State.FRESH if artifact and state is State.FAILED else state
 
-    def _trained(self, stage: str, key: str, reason: str, inputs: Mapping[str, Any]) -> State:
-        slug, method = key.split("/")
+    def _keeps(self, inputs: Inputs, reason: str) -> str:
+        """Why the policy of training keeps a checkpoint as it is; "" if it does not."""
+        slug, method = inputs.key.split("/")
         policy = self.project.config.section(AutomationConfig)
-        chosen = self.project.method(method)
-        pairs = chosen.pairs
-        images = chosen.images(
-            self.project.training(slug, method),
-            lambda: self.artifacts[pairs, slug].counts["pairs"],
-        )
+        self.project.training(slug, method)  # its fields may contradict each other
         if policy.training == "never":
-            return self._hold(stage, key, f"`automation.training` is `never` ({reason})", images)
-        try:
-            old = self.project.store.current(stage, key)
-        except (MissingArtifact, CorruptArtifact):
-            return self._due(stage, key, reason, inputs, images)
-        others = {
-            name for name, value in inputs["parents"].items() if old.parents.get(name) != value
-        } - {pairs}
-        other_settings = (
-            old.manifest["config"] != inputs["config"]
-            or old.manifest["code_version"] != inputs["code"]
-        )
-        if policy.training == "always" or others or other_settings:
-            return self._due(stage, key, reason, inputs, images)
+            return f"`automation.training` is `never` ({reason})"
+        old = self._current((inputs.stage, inputs.key))
+        if old is None or policy.training == "always":
+            return ""
+        pairs = self.project.method(method).pairs
         before = old.parents.get(pairs, "")
-        today = self.artifacts[pairs, slug]
+        is_same = old.manifest["config"] == inputs.config and all(
+            name == pairs or old.parents.get(name) == one.fingerprint
+            for name, one in inputs.parents.items()
+        )
+        if not is_same or old.manifest["code_version"] != inputs.code_version:
+            return ""
+        today = inputs.parents[pairs]
         distance = pairs_distance(self.project.store, pairs, slug, before, today)
-        reason = (
+        if distance > policy.changed_fraction:
+            return ""
+        return (
             f"{distance:.1%} of its pairs changed; `automation.changed_fraction` is "
             f"{policy.changed_fraction:.1%}"
         )
-        if distance > policy.changed_fraction:
-            return self._due(stage, key, reason, inputs, images)
-        return self._hold(stage, key, reason, images)
 
     def _gathered(self, row: Stage, key: str) -> State:
         """Stages whose parents are whichever results there are."""
         stage = row.name
-        names = self._gathered_from(row, key)
-        states = [self.survey.states.get(name, State.FAILED) for name in names]
+        names = [place for one in row.gathers for place in self.results.get((one, key), [])]
+        states = [self.survey.states[name] for name in names]
         shown = [name for name in names if not (row.compares and name[1].endswith("/base"))]
-        if not any(self.survey.states.get(name) is State.FRESH for name in shown):
+        if not any(self.survey.states[name] is State.FRESH for name in shown):
             return _joined(states) or State.FAILED
-        if (State.DUE in states or State.WAITING in states) and not self._is_much_new(row, names):
+        if State.DUE in states or State.WAITING in states:
             return State.WAITING
         # A comparison does not need what was never built; an older result would drop out of it.
         held = [name for name, state in zip(names, states, strict=True) if state is State.HELD]
-        if row.scope != "all" and any(self._fingerprint(name) for name in held):
+        if row.scope != "all" and any(map(self._current, held)):
             return State.HELD
         try:
-            self.artifacts[stage, key] = is_current(self.project, stage, key)
+            is_current(self.project, stage, key)
         except _OUTDATED as error:
-            inputs = {
-                "config": row.identity(self.project, key),
-                "code": row.version,
-                "gathered": {"/".join(name): self._fingerprint(name) for name in names},
-                "reason": str(error),
-                "today": error.today if isinstance(error, StaleArtifact) else "",
-            }
-            return self._due(stage, key, str(error), inputs)
+            results = {"/".join(name): self._current(name) for name in names}
+            gathered = {name: one.fingerprint if one else "" for name, one in results.items()}
+            today = error.today if isinstance(error, StaleArtifact) else ""
+            identity = row.identity(self.project, key)
+            inputs = [identity, row.version, gathered, str(error), today]
+            return self._due(_task(stage, key, str(error), inputs), ())
         return State.FRESH
 
-    def _gathered_from(self, row: Stage, key: str) -> list[Place]:
-        """The results of this domain, or of all of them."""
-        return [place for stage in row.gathers for place in self.results.get((stage, key), [])]
-
-    def _is_much_new(self, row: Stage, names: Sequence[Place]) -> bool:
-        """Whether what gathers all domains lacks a tenth of what is there: of a thousand domains
-        some comparison is always due.
-        """
-        if row.scope != "all":
-            return False
+    def _current(self, place: Place) -> Artifact | None:
         try:
-            shown = set(self.project.store.current(row.name, ALL).parents.values())
+            return self.project.store.current(*place)
         except (MissingArtifact, CorruptArtifact):
-            shown = set()
-        states = self.survey.states
-        new = [
-            name
-            for name in names
-            if states.get(name) is State.FRESH and self._fingerprint(name) not in shown
-        ]
-        return 10 * len(new) >= len(names)
+            return None
 
-    def _fingerprint(self, place: Place) -> str:
-        try:
-            return self.project.store.current(*place).fingerprint
-        except (MissingArtifact, CorruptArtifact):
-            return ""
-
-    def _due(
-        self, stage: str, key: str, reason: str, inputs: Mapping[str, Any], images: int = 0
-    ) -> State:
-        digest = digest_of([stage, key, inputs, __version__])
-        task = Task(stage, key, reason, digest, images)
-        for place in parents_of(self.project, stage, key).values():
-            if state := self._unchecked(task, self.artifacts[place]):
+    def _due(self, task: Task, parents: Iterable[Artifact]) -> State:
+        for parent in parents:
+            if state := self._unchecked(task, parent):
                 return state
         return self._ask(task)
 
@@ -322,26 +287,32 @@ class _Look:
             if problem is not None:
                 text = f"not asked for: {what} has failed: {problem}"
                 self.survey.failed[task] = Failure(task.inputs, Kind.LASTING, text)
+                self.survey.waiting[task] = text
                 return State.FAILED
             again = Task(parent.stage, parent.key, f"{what} was not evaluated", parent.fingerprint)
             return State.FAILED if self._ask(again) is State.FAILED else State.WAITING
         return None
 
     def _ask(self, task: Task) -> State:
-        if task.place in self.failed:
-            return State.FAILED
-        failure = failure_of(self.project, task.place)
-        if failure and failure.inputs == task.inputs:
-            self.survey.failed[task] = failure
-            return State.FAILED
-        if task not in self.asked:
-            self.asked.add(task)
-            self.survey.tasks.append(task)
-        return State.DUE
+        """Judge a task, once."""
+        if task not in self.judged:
+            failure = failure_of(self.project, task.place)
+            if failure and failure.inputs == task.inputs:
+                self.survey.failed[task] = failure
+            else:
+                failure = None
+            why = self.judge(task, failure)
+            if why is None:
+                self.survey.tasks.append(task)
+            else:
+                self.survey.waiting[task] = why
+            # What waits for a person or an hour keeps no comparison of others waiting.
+            self.judged[task] = State.FAILED if failure or why else State.DUE
+        return self.judged[task]
 
-    def _hold(self, stage: str, key: str, reason: str, images: int) -> State:
-        self.survey.held.append(Task(stage, key, reason, images=images))
-        return State.HELD
+
+def _task(stage: str, key: str, reason: str, inputs: Any) -> Task:
+    return Task(stage, key, reason, digest_of([stage, key, inputs, __version__]))
 
 
 def _joined(states: Collection[State]) -> State | None:

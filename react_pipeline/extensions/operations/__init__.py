@@ -1,1 +1,1 @@
-"""Operations: a schedule that removes what is old, and commands on the store."""
+"""Operations: commands that prune and verify the store."""

@@ -1,8 +1,7 @@
-"""What operations add: the section `retention` with its job, and commands on the store."""
+"""What operations add: the commands `prune` and `verify`, on the store."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from react_pipeline.extension import Extension
@@ -10,21 +9,9 @@ from react_pipeline.extension import Extension
 if TYPE_CHECKING:
     import typer
 
-    from react_pipeline.settings import Section
-
 
 class Operations(Extension):
-    """Retention."""
-
-    def sections(self) -> Mapping[str, type[Section]]:
-        """`retention`."""
-        from react_pipeline.extensions.operations.settings import RetentionConfig
-
-        return {"retention": RetentionConfig}
-
-    def declare_assets(self) -> None:
-        """The job `retention` with its schedule."""
-        import react_pipeline.extensions.operations.assets  # noqa: F401
+    """What keeps a store small and whole."""
 
     def add_commands(self, app: typer.Typer) -> None:
         """`react-pipeline prune` and `verify`."""

@@ -1,19 +1,16 @@
 """Programs in process groups of their own: started so that they can be interrupted, and ended with
 all their children.
 
-Belongs here: starting a group, ending it in bounded time, and ending it when this process was
-killed. Does not belong here: which programs (`servers`).
-
-Run as a program, it is the guard of `guarded`: it needs nothing else of this package.
+Belongs here: starting a group, and ending it in bounded time. Does not belong here: which programs
+(`servers`).
 """
 
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -80,33 +77,3 @@ def living(groups: Iterable[int]) -> set[int]:
             if group in leaders and process.status() != psutil.STATUS_ZOMBIE:
                 alive.add(group)
     return alive
-
-
-@contextmanager
-def guarded() -> Iterator[Callable[[int], None]]:
-    """Give a function that registers groups; they are ended on leaving, and when this process ends
-    in any way.
-    """
-    with subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
-        [sys.executable, __file__], stdin=subprocess.PIPE, start_new_session=True
-    ) as guard:
-        if guard.stdin is None:
-            raise RuntimeError("a process that was started with a pipe has none")
-        pipe = guard.stdin
-
-        def keep(group: int) -> None:
-            with suppress(BrokenPipeError):  # the guard was ended; all else continues
-                pipe.write(b"%d\n" % group)
-                pipe.flush()
-
-        yield keep
-
-
-def _guard() -> None:
-    end(
-        [int(line) for line in sys.stdin]
-    )  # until the other end is closed, by hand or by the kernel
-
-
-if __name__ == "__main__":
-    _guard()

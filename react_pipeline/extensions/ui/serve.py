@@ -10,10 +10,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
-
 from react_pipeline.extensions.ui.cross_site import refusal
-from react_pipeline.extensions.ui.refusals import record_refusal
 from react_pipeline.store import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +26,6 @@ SILENT_SECONDS = 10
 """A client that sends nothing for this long, and waits for no answer, is dropped."""
 ANSWERED_AT_ONCE = 4
 """Requests that are computed at once, and images that are decoded at once."""
-_REFUSED = (400, 403, 405, 413, 415)
 
 
 def serve_app(create: Callable[[], Flask], port: int, on_start: Callable[[str], None]) -> None:
@@ -58,19 +54,10 @@ def bounded_server(listening: socket.socket, app: Flask) -> Any:
     bodies above its `MAX_CONTENT_LENGTH` are refused unread.
     """
     from waitress import create_server  # type: ignore[import-untyped]
-    from waitress.channel import HTTPChannel  # type: ignore[import-untyped]
-
-    class Channel(HTTPChannel):
-        """Records what waitress refuses before the application sees it."""
-
-        def service(self) -> None:
-            if error := self.requests[0].error:
-                record_refusal(app.name, error.code, str(error.body))
-            super().service()
 
     # It would warn of every request that waits for a thread.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    server = create_server(
+    return create_server(
         app,
         sockets=[listening],
         threads=ANSWERED_AT_ONCE,
@@ -80,8 +67,6 @@ def bounded_server(listening: socket.socket, app: Flask) -> Any:
         max_request_body_size=app.config["MAX_CONTENT_LENGTH"] + 1,  # the first that is refused
         asyncore_use_poll=True,
     )
-    server.channel_class = Channel
-    return server
 
 
 def guard(app: Flask, pictures_from: str = "") -> None:
@@ -114,10 +99,6 @@ def guard(app: Flask, pictures_from: str = "") -> None:
 
     @app.after_request
     def add_headers(response: Response) -> Response:
-        if response.status_code in _REFUSED:
-            # Only its text is used, in the log.
-            page = Markup(response.get_data(as_text=True))  # noqa: S704
-            record_refusal(app.name, response.status_code, page.striptags())
         response.headers["Content-Security-Policy"] = policy
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"

@@ -11,7 +11,6 @@ daemon.
 import http
 import logging
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -64,16 +63,11 @@ DAEMON = ("-c", f"from importlib.metadata import entry_points; {_ENTRY_POINT}.lo
 module for it.
 """
 
-DAGSTER_PORT, MLFLOW_PORT = 3000, 5000
+FIRST_PORTS = {"dagster": 3000, "mlflow": 5000}
 PORTS_TRIED = 50
 
 START_SECONDS = 180.0
 WATCH_SECONDS = 1.0
-
-LAST_LINES = 20
-"""Lines at the end of a log in which the reason of an exit is looked for."""
-
-_TELLS_OF_AN_ERROR = re.compile(r"\b(ERROR|CRITICAL|FATAL|\w*Error|\w*Exception)\b")
 
 logger = logging.getLogger(__name__)
 
@@ -110,17 +104,14 @@ def serve(
     """
     tracking = Tracking.of(project)
     home = prepare_home(project.path.parent)
-    ports = {"dagster": dagster_port or _free_port(DAGSTER_PORT)}
+    ports = {"dagster": dagster_port}
     if not tracking.uri.startswith("http"):
-        ports["mlflow"] = mlflow_port or _free_port(MLFLOW_PORT)
+        ports["mlflow"] = mlflow_port
     with (
         locked_for_ui(home) as lock,
         tempfile.TemporaryDirectory(prefix="react-ui-") as directory,
-        process_groups.guarded() as guard,
     ):
-        for name, port in ports.items():
-            _require_free(name, port)
-        group = _Group(project, home, lock, guard, ports)
+        group = _Group(project, home, lock, {name: _port(name, ports[name]) for name in ports})
         tell_addresses(lock, group.addresses)
         try:
             if "mlflow" in ports:
@@ -135,19 +126,11 @@ class _Group:
     """The servers of one project while they are started."""
 
     def __init__(
-        self,
-        project: Project,
-        home: Path,
-        lock: TextIO,
-        guard: Callable[[int], None],
-        ports: Mapping[str, int],
+        self, project: Project, home: Path, lock: TextIO, ports: Mapping[str, int]
     ) -> None:
         self.servers: list[Server] = []
         self.addresses = {name: f"http://{HOST}:{port}" for name, port in ports.items()}
-        self._lock = lock
-        self._guard = guard
-        self._ports = ports
-        self._folder = project.path.parent
+        self._lock, self._ports, self._folder = lock, ports, project.path.parent
         self._logs = project.config.store.parent / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
         for name in ports:
@@ -166,7 +149,12 @@ class _Group:
         tracking.connect()
         # Not among the arguments, which every user of the machine can list.
         self._environment["MLFLOW_BACKEND_STORE_URI"] = tracking.uri
-        self._start("mlflow", _mlflow(self._ports["mlflow"], self._environment[MLFLOW_VARIABLE]))
+        # It refuses other names than these, and writing by pages of other sites.
+        public = origin_of(self._environment[MLFLOW_VARIABLE])
+        hosts = f"{HOST}:*,localhost:*,{public.partition('://')[2]}"
+        where = ["--host", HOST, "--port", str(self._ports["mlflow"]), "--workers", "1"]
+        guard = ["--allowed-hosts", hosts, "--cors-allowed-origins", public]
+        self._start("mlflow", ["-m", "mlflow", "server", *where, *guard])
 
     def start_dagster(self, directory: Path) -> None:
         """Start Dagster's three processes, and wait until all pages answer."""
@@ -192,22 +180,11 @@ class _Group:
         with log.open("ab") as output:
             command = [sys.executable, *arguments]
             process = process_groups.start(command, output, self._folder, self._environment, held)
-        self._guard(process.pid)
         server = Server(name, self.addresses.get(name, ""), process, log)
         self.servers.append(server)
         daemons = [entry.process.pid for entry in self.servers if entry.name != "mlflow"]
         tell_addresses(self._lock, self.addresses, daemons)
         return server
-
-
-def _mlflow(port: int, public_url: str) -> list[str]:
-    """Arguments of MLflow's server; it refuses other names than these, and writing by pages of
-    other sites.
-    """
-    public = origin_of(public_url)
-    hosts = f"{HOST}:*,localhost:*,{public.partition('://')[2]}"
-    server = ["-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
-    return [*server, "--allowed-hosts", hosts, "--cors-allowed-origins", public]
 
 
 def watch(servers: Sequence[Server]) -> None:
@@ -278,34 +255,23 @@ def _require_running(server: Server) -> None:
 
 
 def _how_it_ended(server: Server) -> str:
-    """Exit code or signal, and the last line of the log that names an error."""
     code = server.process.wait()
-    how = (
-        f"ended with exit code {code}"
-        if code >= 0
-        else f"was ended by signal {-code} ({signal.strsignal(-code)})"
-    )
-    lines = server.log.read_text(errors="replace").strip().splitlines()[-LAST_LINES:]
-    wrong = next((line.strip() for line in reversed(lines) if _TELLS_OF_AN_ERROR.search(line)), "")
-    return f"{server.name} {how}{f': {wrong}' if wrong else ''}; see {server.log}"
+    how = f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+    return f"{server.name} ended {how}; see {server.log}"
 
 
-def _free_port(first: int) -> int:
-    return next((port for port in range(first, first + PORTS_TRIED) if _is_free(port)), first)
+def _port(name: str, wanted: int | None) -> int:
+    """Return the wanted port, or the first free one.
 
-
-def _require_free(name: str, port: int) -> None:
-    if not _is_free(port):
-        raise InputError(
-            f"port {port} is taken by another program: choose another one with --{name}-port"
-        )
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-        return True
+    Raises:
+        InputError: If it is taken.
+    """
+    first = FIRST_PORTS[name]
+    for port in [wanted] if wanted else range(first, first + PORTS_TRIED):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probe.bind((HOST, port))
+                return port
+    taken = f"port {wanted} is" if wanted else f"the ports from {first} are"
+    raise InputError(f"{taken} taken by another program: choose another one with --{name}-port")

@@ -5,12 +5,10 @@ The last tests run the real daemon and take minutes.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -30,16 +28,12 @@ from support.upkeep import METHODS, build, build_all, change_pipeline, edit_doma
 
 from react_pipeline.assets import reporting
 from react_pipeline.assets.partitions import DOMAINS, partition_of
-from react_pipeline.assets.resources import ProjectResource
-from react_pipeline.assets.runs import inputs_tag
-from react_pipeline.extensions.automation.assets import upkeep
-from react_pipeline.extensions.automation.assets.upkeep import request_of
-from react_pipeline.extensions.automation.survey import State, Task, survey
+from react_pipeline.extensions.automation import assets as upkeep
+from react_pipeline.extensions.automation.survey import State, survey
 from react_pipeline.failures import await_checks, failure_of, note_check, open_checks
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
-from react_pipeline.settings import METHODS as ALL_METHODS
 
 Make = Callable[..., Project]
 
@@ -106,19 +100,14 @@ def test_what_another_project_runs_is_not_awaited(
         assert ("corpus", None) not in asked(scene)
 
 
-def test_a_deleted_run_is_asked_for_again(
-    kept_up: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with Scene.of(kept_up, monkeypatch) as scene:
-        assert ("corpus", None) in asked(scene)
-        assert ("corpus", None) in asked(scene)
-
-
 def test_a_run_that_builds_nothing_is_not_repeated_at_once(
     kept_up: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Scene.of(kept_up, monkeypatch) as scene:
         (corpus,) = [one for one in scene.ask() if one.asset_selection == [dg.AssetKey("corpus")]]
+        run = scene.queue(corpus)
+        scene.instance.delete_run(run.run_id)
+        assert ("corpus", None) in asked(scene), "a deleted run was never asked for"
         run = scene.queue(corpus)
         assert ("corpus", None) not in asked(scene)
         scene.end(run)
@@ -216,20 +205,6 @@ def test_request_says_what_it_is_for_and_what_goes_first(
     assert int(first["dagster/priority"]) > int(training["dagster/priority"])
 
 
-def test_small_trainings_go_first_and_the_benchmark_last() -> None:
-    tasks = [
-        Task("customized_checkpoint", "a/full", "", images=10**3),
-        Task("customized_checkpoint", "a/full", "", images=10**8),
-        Task("benchmark_results", "a/full", ""),
-    ]
-    priorities = [
-        int(request_of(task, 1, ALL_METHODS, ProjectResource()).tags["dagster/priority"])
-        for task in tasks
-    ]
-    assert priorities == sorted(priorities, reverse=True)
-    assert len(set(priorities)) == 3
-
-
 @pytest.mark.parametrize("enabled", [True, False])
 def test_nothing_asks_for_runs_unless_it_is_enabled(make_project: Make, enabled: bool) -> None:
     loaded = repository(make_project(automation={"enabled": enabled}))
@@ -245,7 +220,6 @@ def test_nothing_asks_for_runs_unless_it_is_enabled(make_project: Make, enabled:
         "upkeep": enabled,
         "recustomize": enabled,
         "alerts": True,  # of an extension; it starts no run
-        "retention_schedule": False,
     }
 
 
@@ -274,55 +248,6 @@ def test_the_schedule_looks_outside_and_needs_a_cron_line(
     ]
     unscheduled = repository(change_pipeline(project, automation={"schedule": None}))
     assert "recustomize" not in [schedule.name for schedule in unscheduled.schedule_defs]
-
-
-@pytest.mark.parametrize("schedule", ["0 3 * * *", "0 3 * * 1-5", "*/30 * * * *", "0 0 29 2 *"])
-def test_listed_assets_fail_when_the_schedule_misses_a_tick(
-    make_project: Make, schedule: str
-) -> None:
-    zone = "Europe/Berlin"
-    project = make_project(automation={"schedule": schedule, "enabled": True, "timezone": zone})
-    policies = policies_of(project)
-    assert set(policies) == {"corpus", "base_checkpoint"}
-    assert (policies["corpus"].deadline_cron, policies["corpus"].timezone) == (schedule, zone)
-    for setting in ({"enabled": False}, {"schedule": None}):
-        automation = {"schedule": schedule, "enabled": True, **setting}
-        assert policies_of(change_pipeline(project, automation=automation)) == {}
-
-
-def policies_of(project: Project) -> dict[str, Any]:
-    graph = repository(project).asset_graph
-    nodes = {key.path[-1]: graph.get(key) for key in graph.get_all_asset_keys()}
-    return {name: node.freshness_policy for name, node in nodes.items() if node.freshness_policy}
-
-
-@pytest.mark.slow
-def test_daemon_takes_a_dropped_file_to_a_trained_checkpoint(
-    make_project: Make, tmp_path: Path
-) -> None:
-    project = make_project(
-        methods=["base", "linear-head"], automation={"enabled": True, "interval_seconds": 2}
-    )
-    waiting = tmp_path / "shapes.yaml"
-    (project.config.domains / "shapes.yaml").rename(waiting)
-    (project.config.domains / "colours.yaml").unlink()
-    with dagster_home(tmp_path / "home") as home, running_daemon(project, home) as log:
-        waiting.rename(project.config.domains / "shapes.yaml")
-        trained = ("customized_checkpoint", "shapes/linear-head")
-        wait_for(
-            lambda: trained[1] in project.store.keys(trained[0]), 400, "trained checkpoint", log
-        )
-        wait_for(lambda: "shapes" in project.store.keys("comparison"), 200, "comparison", log)
-        with dg.DagsterInstance.from_config(str(home)) as instance:
-            runs = instance.get_runs()
-            made = [_inputs_of(run) for run in runs if run.status == dg.DagsterRunStatus.SUCCESS]
-            assert len(made) == len(set(made)), "no work was done twice"
-            assert json.dumps([run.tags for run in runs]).count("linear-head") >= 2
-    assert not [
-        task
-        for task in survey(project, ["shapes"]).tasks
-        if task.stage in ("corpus", "retrieved_set")
-    ]
 
 
 @pytest.mark.slow
@@ -415,7 +340,3 @@ def _succeeded(home: Path) -> Asked:
             for run in runs
             for key in run.asset_selection or ()
         }
-
-
-def _inputs_of(run: dg.DagsterRun) -> str:
-    return run.tags[inputs_tag(ProjectResource())]

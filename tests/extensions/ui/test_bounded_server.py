@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ import pytest
 from flask import Flask, request
 
 from react_pipeline.extensions.ui import serve
-from react_pipeline.extensions.ui.refusals import REFUSALS
 from react_pipeline.extensions.ui.serve import (
     ANSWERED_AT_ONCE,
     HOST,
@@ -107,19 +105,6 @@ def test_half_sent_requests_take_no_thread(address: tuple[str, int]) -> None:
             assert list(clients.map(lambda _: ask(address), range(50))) == [200] * 50
 
 
-def test_silent_half_sent_requests_make_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "CONNECTIONS", 20)
-    monkeypatch.setattr(serve, "SILENT_SECONDS", 1)
-    with ExitStack() as stack:
-        address = stack.enter_context(serving(small_app()))
-        for _ in range(60):
-            stack.enter_context(half_sent(address))
-        status = 0
-        while status != 200:
-            with suppress(OSError, http.client.HTTPException):  # too slow, it is dropped too
-                status = ask(address)
-
-
 def test_a_client_that_falls_silent_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SILENT_SECONDS == 10
     monkeypatch.setattr(serve, "SILENT_SECONDS", 0)
@@ -146,36 +131,11 @@ def test_a_body_too_large_is_refused(
     assert ask(address, **{"Content-Length": "-1"}) == 400
 
 
-@pytest.mark.parametrize("body", [b"[" * MAX_BYTES, b"{", b"\xff", b"", b'"\\ud800"', b"1" * 900])
+@pytest.mark.parametrize("body", [b"[" * MAX_BYTES, b"{", b"\xff", b'"\\ud800"'])
 def test_json_that_cannot_be_read_is_the_clients_fault(
     address: tuple[str, int], body: bytes
 ) -> None:
     assert ask(address, "POST", "/json", body) in (200, 400)
-
-
-@pytest.mark.parametrize(
-    ("headers", "body", "status"),
-    [
-        ({"Host": "rebound.example"}, b"", 403),
-        ({}, b"{", 400),
-        ({"Content-Length": "1001"}, b"", 413),  # by waitress itself
-    ],
-)
-def test_each_refusal_is_a_line_of_the_log(
-    address: tuple[str, int],
-    caplog: pytest.LogCaptureFixture,
-    headers: dict[str, str],
-    body: bytes,
-    status: int,
-) -> None:
-    assert ask(address, "POST", "/json", b"{}") == 200
-    assert caplog.messages == []
-    before = REFUSALS[__name__, status]
-    assert ask(address, "POST", "/json", body, **headers) == status
-    (line,) = map(json.loads, caplog.messages)
-    assert (line["refused"], line["status"]) == (__name__, status) and line["reason"]
-    assert "<" not in line["reason"]
-    assert REFUSALS[__name__, status] == before + 1
 
 
 def test_only_so_many_requests_are_computed_at_once() -> None:

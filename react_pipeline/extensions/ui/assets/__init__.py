@@ -1,1 +1,1 @@
-"""The guarded Dagster webserver, and metrics of its instance."""
+"""The guarded Dagster webserver."""

@@ -2,7 +2,7 @@
 used as `dagster-webserver` is.
 
 Does not belong here: what any server on loopback refuses
-(`react_pipeline.extensions.ui.cross_site`), the figures for Prometheus (`metrics`).
+(`react_pipeline.extensions.ui.cross_site`).
 
 Dagster's own server runs a GraphQL mutation that comes by GET or as a form, and compares neither
 Host nor Origin, so that each page its user visits could launch runs. Behind a proxy,
@@ -10,10 +10,8 @@ Host nor Origin, so that each page its user visits could launch runs. Behind a p
 """
 
 import os
-import sys
 from collections.abc import Collection
 
-import dagster as dg
 from dagster_webserver.cli import main
 from dagster_webserver.webserver import DagsterWebserver
 from starlette.datastructures import Headers
@@ -21,9 +19,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from react_pipeline.extensions.ui.assets.metrics import PORT_VARIABLE, serve_metrics
 from react_pipeline.extensions.ui.cross_site import SAFE_METHODS, origin_of, refusal
-from react_pipeline.extensions.ui.refusals import record_refusal
 from react_pipeline.tracking import DAGSTER_VARIABLE
 
 
@@ -40,7 +36,6 @@ class Guard:
         if scope["type"] in ("http", "websocket"):
             status, reason = self._refusal(scope)
             if reason:
-                record_refusal("dagster", status, reason)
                 await PlainTextResponse(reason, status)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -73,8 +68,4 @@ def guard(allowed: Collection[str]) -> None:
 
 if __name__ == "__main__":
     guard({origin_of(os.environ.get(DAGSTER_VARIABLE, ""))} - {""})
-    if port := os.environ.get(PORT_VARIABLE):
-        if not port.isdecimal():
-            sys.exit(f"{PORT_VARIABLE}: {port!r} is no port; give a number such as 9464")
-        serve_metrics(int(port), dg.DagsterInstance.get())
     main()
