@@ -183,7 +183,8 @@ def _look(
         rows["image_sha256"] = [images.sha256.get(row, "") for row in rows["row"].tolist()]
         _drop(rows, "not_collected", rows["image_sha256"] == "")
     _refuse(rows, evaluation, review)
-    there = rows[rows["dropped"] != "not_collected"]
+    # In the order of the corpus, so that a block reads neighbouring pages of the vectors.
+    there = rows[rows["dropped"] != "not_collected"].sort_values("row")
     unlike = pd.Series(False, rows.index)
     for start in range(0, len(there), BLOCK_ROWS):
         block = there.iloc[start : start + BLOCK_ROWS]

@@ -11,7 +11,6 @@ similarity floor, all classes of a pair, and a report.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,13 +41,6 @@ from react_pipeline.stage import (
     encoder_in,
 )
 from react_pipeline.store import Artifact, RetrievalError, Scratch
-
-logger = logging.getLogger(__name__)
-
-NO_SUBJECT = (
-    "same_subject: exclude keeps no pair out, because no evaluation image names a subject (a "
-    "manifest may, in its column subject)"
-)
 
 
 def retrieve_pairs(project: Project, slug: str) -> Artifact:
@@ -128,12 +120,8 @@ def _retrieve(
         **({"pins_missing": lost} if (lost := review.missing_pins(pairs)) else {}),
         "seconds": round(time.monotonic() - started, 2),
     }
-    warnings = [notes.warning] if notes.warning else []
-    if settings.same_subject == "exclude" and not evaluation.subjects:
-        warnings.append(NO_SUBJECT)
-        logger.warning("%s: %s", slug, NO_SUBJECT)
     title, sheets = domain.title or slug, sheets_of(pairs)
-    write_report(directory, title, classes, candidates, settings, counts, sheets, warnings)
+    write_report(directory, title, classes, candidates, settings, counts, sheets, notes.warning)
     return counts
 
 
