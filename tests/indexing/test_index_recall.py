@@ -88,7 +88,7 @@ def test_queries_are_captions_of_their_rows_and_same_each_time(embeddings: Artif
     assert len(draw_queries(embeddings, 10 * ROWS).rows) == ROWS
 
 
-def test_tuning_stops_at_the_least_effort_that_reaches_the_target() -> None:
+def test_tuning_stops_at_least_effort_that_reaches_target() -> None:
     def measure(value: int) -> float:
         return min(value / 100, 1.0)
 
