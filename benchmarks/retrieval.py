@@ -1,284 +1,237 @@
-"""The index over corpora of several sizes: what it costs, what it finds, how fast, against exact
-and published ways.
+"""All prompts of a domain against the images of a corpus, cell by cell and exactly, beside FAISS.
 
 Run `.venv/bin/python -m benchmarks.retrieval` from the repository's root; `--page
-benchmarks/results.md` writes the tables into that page, between the markers that `--section`
-names. `--quick` shows on 20,000 vectors that it works. All prompts alone (small with `--sizes 20000
---classes 25`) take about 7 minutes on 2 cores:
-
-    python -m benchmarks.retrieval --prompts-only --sizes 1000000 --classes 100 \
-        --section retrieval-prompts --page benchmarks/results.md
+benchmarks/results.md` writes the table into that page. `--quick` shows on 20,000 vectors that it
+works. With 100 classes it takes about 7 minutes on 2 cores.
 
 Vectors are clustered (`benchmarks.clustered` says how), 512 numbers wide; images are searched with
-texts, which form another cloud. Each size and key is built in a process of its own and searched in
-another, so that their memory is theirs. How all prompts are searched is in
-`benchmarks.all_prompts`. Exact search and the reference's way are timed in the process that times
-ours: a search is one call for all prompts; the reference searches class by class and leaves FAISS'
-parameters at their defaults (one cell of an IVF, efSearch 16 of a graph) with no re-ranking. Making
-the vectors is not measured, nor is encoding prompts.
+texts, which form another cloud. FAISS' ways are timed with some of the prompts, `IndexFlat` also
+with a million rows at most, in the process that times ours, and scaled. Ratios are of seconds of a
+core, since a machine may be shared. The floor is what the products alone would take at the rate of
+a matrix product of the same type, measured in the same process. Hits are compared where both ways
+were run. Making the vectors is not measured, nor is encoding prompts.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import resource
-import subprocess
-import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import faiss
+import numpy as np
+import pandas as pd
 import psutil
+import torch
 import yaml
-from tqdm import tqdm
 
-from benchmarks.all_prompts import ask, table
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from benchmarks.methods import write_section
-from benchmarks.retrieval_tables import MIB, Row, index_table
+from react_pipeline.clip import DTYPES
 from react_pipeline.indexing import (
-    GRAPH_KEY,
-    GRAPH_ROWS,
-    Neighbours,
     StoredVectors,
     build_side,
+    cell_hits,
     cells_for,
     draw_queries,
+    exact_hits,
     find_rows,
+    product_precision,
     read_index,
-    search_parameters,
     set_parameters,
 )
 from react_pipeline.project import Project
 from react_pipeline.stage import ALL
 
-WIDTH, HITS = 512, 10
-TIMED_CLASSES, TEMPLATES, PROMPT_CLASSES = 50, 80, 1_000
-EXACT_PROMPTS = 400
-ROOT = Path(__file__).parents[1]
+Row = dict[str, Any]
+
+MIB = 1 << 20
+WIDTH, TEMPLATES, HITS = 512, 80, 10
+BEGIN, END = "<!-- retrieval-prompts:begin -->", "<!-- retrieval-prompts:end -->"
+SOME_PROMPTS, FLAT_ROWS = 1_600, 1_000_000
 
 
-def default_keys(rows: int) -> list[str]:
-    """Exact, a graph where `auto` would take one, cells, and codes."""
-    cells = cells_for(rows)
-    graph = [GRAPH_KEY] if rows <= GRAPH_ROWS else []
-    return ["Flat", *graph, f"IVF{cells},SQfp16", f"OPQ64_{WIDTH},IVF{cells}_HNSW32,PQ64x8"]
-
-
-def project_in(folder: Path, key: str = "auto") -> Project:
-    """A project whose store is in the folder, with a key of the index."""
+def measure(folder: Path, rows: int, classes: int) -> Row:
+    """Build the index of cells over clustered vectors, and ask it all prompts."""
     path = folder / "pipeline.yaml"
     corpus, encoder = {"kind": "webdataset", "shards": ["none.tar"]}, {"pretrained": "none"}
-    fields = {"store": "store", "corpus": corpus, "encoder": encoder, "index": {"key": key}}
-    path.write_text(yaml.safe_dump(fields))
-    return Project.load(path)
-
-
-def make(folder: Path, rows: int) -> Row:
-    """Publish the vectors."""
-    project = project_in(folder)
+    path.write_text(yaml.safe_dump({"store": "store", "corpus": corpus, "encoder": encoder}))
+    project, index = Project.load(path), folder / "image.index"
     publish_parents(project, rows)
-    publish_embeddings(project, Cloud(rows, WIDTH).pairs(), WIDTH)
-    return {}
+    embeddings = publish_embeddings(project, Cloud(rows, WIDTH).pairs(), WIDTH)
+    queries = draw_queries(embeddings, 2 * 200)
+    key = f"IVF{cells_for(rows)},SQfp16"
+    built = build_side(project.config.index, key, embeddings, "image", index, queries)
+    return ask(project, built, index, rows, classes)
 
 
-def build(folder: Path, rows: int, key: str) -> Row:
-    """Build the index over the images with one key."""
-    project, path = project_in(folder), file_of(folder, key)
-    embeddings = project.store.current("corpus_embeddings", ALL)
-    before = psutil.Process().memory_info().rss
-    built = build_side(
-        project.config.index,
-        key,
-        embeddings,
-        "image",
-        path,
-        draw_queries(embeddings, 2 * 200),
-        device="cpu",
-    )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    row = {
-        **built,
-        "rows": rows,
-        "bytes": path.stat().st_size,
-        "build_peak_mib": (peak - before) / MIB,
-    }
-    path.with_suffix(".json").write_text(json.dumps(row))
-    return row
-
-
-def search(folder: Path, rows: int, key: str) -> Row:
-    """Time one index in our way, in the reference's, and against exact search; and what
-    each finds.
-    """
-    project, path = project_in(folder), file_of(folder, key)
-    built = json.loads(path.with_suffix(".json").read_text())
+def ask(project: Project, built: Row, path: Path, rows: int, classes: int) -> Row:
+    """Time every way; seconds are those of all prompts."""
     embeddings = project.store.current("corpus_embeddings", ALL)
     stored, prompts = (
         StoredVectors(embeddings, "image"),
-        Cloud(rows, WIDTH).prompts(TIMED_CLASSES, TEMPLATES),
+        Cloud(rows, WIDTH).prompts(classes, TEMPLATES),
     )
-    if key == "Flat":
-        prompts = prompts[:EXACT_PROMPTS]
-    before = psutil.Process().memory_info().rss
     index = read_index(path, mapped=True)
-    if built["parameters"]:
-        set_parameters(index, built["parameters"])
-    ours = rate(lambda part: find_rows(index, part, HITS, built["rerank"], stored), [prompts])
-    memory = psutil.Process().memory_info()
-    row = {
-        **built,
-        "ours": ours,
-        "resident_mib": (memory.rss - before) / MIB,
-        "mapped_mib": memory.shared / MIB,
-    }
-    exact = index if key == "Flat" else read_index(file_of(folder, "Flat"), mapped=True)
-    row["exact"] = rate(lambda part: find_rows(exact, part, HITS), [prompts[:EXACT_PROMPTS]])
-    if default := default_parameters(index):
-        set_parameters(index, default)
-    row["reference"] = rate(lambda part: find_rows(index, part, HITS), by_class(prompts, TEMPLATES))
-    neighbours = Neighbours(stored, draw_queries(embeddings, 2 * 200))
-    row["reference_recall"] = neighbours.recall(index, HITS, 1, slice(None, None, 2))
-    return row
+    set_parameters(index, built["parameters"])
+    flat, some = faiss.IndexFlatIP(WIDTH), prompts[: min(SOME_PROMPTS, len(prompts))]
+    flat_rows = min(rows, FLAT_ROWS)
+    for first, block in stored.chunks():
+        flat.add(block[: max(flat_rows - first, 0)])
+    fast = product_precision(len(prompts), "cpu")
+    ways: dict[str, Row] = {}
 
+    def measure(name: str, call: Callable[[], Any], asked: int, scale: float = 1) -> Any:
+        with peak_memory() as peak:
+            started, cpu = time.perf_counter(), time.process_time()
+            found = call()
+            seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        scale *= len(prompts) / asked
+        ways[name] = {
+            "seconds": seconds * scale,
+            "cpu": cpu * scale,
+            "prompts": asked,
+            "mib": peak[0] / MIB,
+        }
+        return found
 
-def default_parameters(index: Any) -> str:
-    """FAISS' own: one cell, or 16 nodes of a graph."""
-    graph = search_parameters(index, 1).startswith("efSearch")
-    return search_parameters(index, 16 if graph else 1)
+    def exact(asked: Any, hits: int = HITS) -> Any:
+        return exact_hits(stored, asked, hits)
 
+    def in_lists(asked: Any, hits: int = HITS) -> Any:
+        return cell_hits(index, asked, hits, built["rerank"], stored)
 
-def by_class(prompts: Any, templates: int) -> list[Any]:
-    """The prompts of each class by themselves."""
-    return [prompts[start : start + templates] for start in range(0, len(prompts), templates)]
-
-
-def rate(call: Callable[[Any], Any], parts: Sequence[Any], repeats: int = 3) -> float:
-    """Queries per second of calls with all parts, one after the other; the best of some runs."""
-    best = float("inf")
-    for _ in range(repeats):
-        started = time.perf_counter()
-        for part in parts:
-            call(part)
-        best = min(best, time.perf_counter() - started)
-    return sum(map(len, parts)) / best
-
-
-def ask_all(folder: Path, rows: int, classes: int, key: str) -> Row:
-    """All prompts of many classes, in every way."""
-    embeddings = project_in(folder).store.current("corpus_embeddings", ALL)
-    return ask(embeddings, folder, rows, classes, key)
-
-
-def file_of(folder: Path, key: str) -> Path:
-    """The path of the index of a key."""
-    return folder / f"{key.replace(',', '-')}.index"
-
-
-def in_process(stage: str, folder: Path, rows: int, extra: str = "") -> Row:
-    """Run one stage in a fresh process; its last line is the result."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.retrieval",
-        "--stage",
-        stage,
-        "--folder",
-        str(folder),
-    ]
-    command += ["--sizes", str(rows), "--extra", extra]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)  # noqa: S603
-    result: Row = json.loads(done.stdout.splitlines()[-1])
-    return result
-
-
-def run(given: argparse.Namespace) -> str:
-    """All stages; returns the page's text."""
-    rows_of_table, asked = [], None
-    for rows in given.sizes:
-        with tempfile.TemporaryDirectory(dir=given.folder) as name:
-            folder, cells = Path(name), given.prompts_key or f"IVF{cells_for(rows)},SQfp16"
-            keys = [cells] if given.prompts_only else given.keys or default_keys(rows)
-            keys = keys if given.prompts_only else list(dict.fromkeys(["Flat", *keys]))
-            steps = tqdm(total=2 * len(keys) + 1, desc=f"{rows:,}", disable=None)
-            in_process("make", folder, rows)
-            steps.update()
-            for key in keys:
-                in_process("build", folder, rows, key)
-                steps.update()
-                if not given.prompts_only:
-                    rows_of_table.append(in_process("search", folder, rows, key))
-                    print(json.dumps(rows_of_table[-1]), flush=True)
-                steps.update()
-            if rows == given.prompts_at or given.prompts_only:
-                asked = in_process("ask", folder, rows, f"{given.classes} {cells}")
-            steps.close()
-    setting = (
-        f"{faiss.omp_get_max_threads()} threads, FAISS {faiss.__version__}, {HITS} hits a query"
+    find_rows(index, some[:80], HITS, built["rerank"], stored)
+    one_by_one = measure(
+        "one by one", lambda: find_rows(index, some, HITS, built["rerank"], stored), len(some)
     )
-    text = [f"{setting}.", index_table(rows_of_table)] if rows_of_table else []
-    return "\n\n".join(text + ([table(asked)] if asked else []))
+    lists = measure("cell by cell", lambda: in_lists(prompts), len(prompts))
+    flat_hits = measure(
+        "IndexFlat", partial(find_rows, flat, some, HITS), len(some), scale=rows / flat_rows
+    )
+    del flat
+    measure("exact", lambda: exact(prompts), len(prompts))
+    whole = exact(some) if flat_rows == rows else None
+    operations = 2 * len(prompts) * rows * WIDTH
+    floors = {name: operations / rate(name) for name in {fast, "fp32"}}
+    return {
+        "rows": rows,
+        "prompts": len(prompts),
+        "key": built["key"],
+        "parameters": built["parameters"],
+        "recall": built["recall_at_10"],
+        "type": fast,
+        "threads": torch.get_num_threads(),
+        "ways": ways,
+        "floors": floors,
+        "same_as_index": same(lists, one_by_one),
+        "same_as_flat": same(whole, flat_hits) if whole else None,
+        "vectors_mib": 2 * rows * WIDTH / MIB,
+    }
+
+
+def same(found: Any, wanted: Any) -> float:
+    """Share of hits that are as similar as those wanted, to the sixth digit: equal rows, or rows
+    that are tied.
+    """
+    return float(np.isclose(found[0][: len(wanted[0])], wanted[0], atol=2e-6).mean())
+
+
+def rate(precision: str) -> float:
+    """Operations per second of a core of a matrix product."""
+    left, right = (torch.randn(4_096, WIDTH).to(DTYPES[precision]) for _ in range(2))
+    best = float("inf")
+    for _ in range(10):
+        started = time.process_time()
+        torch.mm(left, right[:1_024].T)
+        best = min(best, time.process_time() - started)
+    return 2 * 4_096 * 1_024 * WIDTH / best
+
+
+@contextmanager
+def peak_memory() -> Iterator[list[int]]:
+    """The most bytes of its own, mapped files not counted, that this process took within; known on
+    leaving.
+    """
+    process, peak, ended = psutil.Process(), [0], threading.Event()
+
+    def own() -> int:
+        memory = process.memory_info()
+        return int(memory.rss - memory.shared)
+
+    before = own()
+
+    def watch() -> None:
+        while not ended.wait(0.05):
+            peak[0] = max(peak[0], own() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def table(row: Row) -> str:
+    """What `ask` measured."""
+    ways, floors = row["ways"], row["floors"]
+    lines = []
+    for name, way in ways.items():
+        beside = ways["IndexFlat" if name.startswith(("exact", "IndexFlat")) else "one by one"]
+        exact = name.startswith("exact") or name == "IndexFlat"
+        floor = floors["fp32" if name == "IndexFlat" else row["type"]]
+        cpu = way["cpu"]
+        lines.append(
+            {
+                "way": name,
+                "seconds of a core": f"{cpu:,.1f}",
+                "times faster than FAISS": f"{beside['cpu'] / cpu:.2f}",
+                "recall@10": "1.000" if exact else f"{row['recall']:.3f}",
+                "share of the floor": f"{floor / cpu:.2f}" if exact else "–",
+                "memory, MiB": f"{way['mib']:,.0f}",
+                "timed with": f"{way['prompts']:,}",
+            }
+        )
+    flat = row["same_as_flat"]
+    text = (
+        f"{row['prompts']:,} prompts, {HITS} hits each, against {row['rows']:,} vectors "
+        f"({row['vectors_mib']:,.0f} MiB mapped), `{row['key']}` at {row['parameters']}, "
+        f"{row['threads']} threads, fastest type {row['type']}. Hits cell by cell as similar as "
+        f"the index's: {row['same_as_index']:.4%}; of exact search as `IndexFlat`'s: "
+        f"{'not compared' if flat is None else f'{flat:.4%}'}."
+    )
+    text += (
+        " Ways timed with fewer prompts (`IndexFlat` also with a million rows at most) are scaled."
+    )
+    return f"{text}\n\n{pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)}"
 
 
 def main() -> None:
-    """Run everything, or one stage (in a process that `run` starts)."""
+    """Measure one size."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000_000])
-    parser.add_argument(
-        "--keys", nargs="+", help="instead of those for each size; exact search is always there"
-    )
-    parser.add_argument(
-        "--prompts-at", type=int, default=1_000_000, help="the size at which all prompts are asked"
-    )
-    parser.add_argument(
-        "--classes", type=int, default=PROMPT_CLASSES, help=f"of {TEMPLATES} prompts each"
-    )
-    parser.add_argument(
-        "--prompts-key", help="key of cells, among `--keys`, of the index that is asked"
-    )
-    parser.add_argument(
-        "--prompts-only", action="store_true", help="ask all prompts, and nothing else"
-    )
-    parser.add_argument(
-        "--folder",
-        type=Path,
-        help="where to put vectors and indices; a temporary folder by default",
-    )
-    parser.add_argument("--page", type=Path, help="has the two markers; gets the tables")
-    parser.add_argument("--section", default="retrieval", help="name in the markers of the page")
-    parser.add_argument(
-        "--quick", action="store_true", help="20,000 vectors and 50 classes, to see that it works"
-    )
-    parser.add_argument(
-        "--stage", choices=["make", "build", "search", "ask"], help=argparse.SUPPRESS
-    )
-    parser.add_argument("--extra", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--classes", type=int, default=100, help=f"of {TEMPLATES} prompts each")
+    parser.add_argument("--folder", type=Path, help="for vectors and index; else a temporary one")
+    parser.add_argument("--page", type=Path, help="has the two markers; gets the table")
+    parser.add_argument("--quick", action="store_true", help="20,000 vectors and 50 classes")
     given = parser.parse_args()
-    if given.stage:
-        stages: dict[str, Callable[[], Row]] = {
-            "make": lambda: make(given.folder, given.sizes[0]),
-            "build": lambda: build(given.folder, given.sizes[0], given.extra),
-            "search": lambda: search(given.folder, given.sizes[0], given.extra),
-            "ask": lambda: ask_all(
-                given.folder, given.sizes[0], int(given.extra.split()[0]), given.extra.split()[1]
-            ),
-        }
-        print(json.dumps(stages[given.stage]()))
-        return
     if given.quick:
-        given.sizes, given.prompts_at, given.classes = [20_000], 20_000, 50
-    text = run(given)
+        given.rows, given.classes = 20_000, 50
+    with tempfile.TemporaryDirectory(dir=given.folder) as name:
+        text = table(measure(Path(name), given.rows, given.classes))
     print(text)
     if given.page:
-        write_section(
-            given.page, text, f"<!-- {given.section}:begin -->", f"<!-- {given.section}:end -->"
-        )
+        write_section(given.page, text, BEGIN, END)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ width.
 
 FAISS is used directly. autofaiss, which clip-retrieval uses, refuses PQ and SQ keys for inner
 products, tunes for a query time whatever the recall, and trains polysemous codes that nothing here
-searches with. Cells are filled in main memory, so an index may be larger than the card that trains
-their centroids.
+searches with. With `index.train_on: faiss-gpu` a GPU trains the centroids; cells are filled in main
+memory, so an index may be larger than the card.
 
 Retrieval asks with texts, so recall is measured with texts on both sides: caption vectors of random
 rows. On the text side a query is itself a row of the index; that row counts neither as found nor as
@@ -53,11 +53,7 @@ FAISS_GPU = Path(sys.prefix, "faiss-gpu")
 """Where `index.train_on: faiss-gpu` looks for a GPU build of FAISS. That build has the same files
 as faiss-cpu, so only a second process imports it: without code for the card it aborts its process,
 and no `except` catches that."""
-ROUNDS = 10
-"""Of k-means, as in FAISS."""
 _QUERY_SEED, _TRAINING_SEED = 0, 1
-_PRODUCTS = 1 << 26
-"""Products at a time: 256 MB."""
 _EQUAL = 1e-5
 """Similarities that differ by less are equal: sums in another order differ by about as much."""
 
@@ -92,7 +88,6 @@ def build_side(
     side: Side,
     path: Path,
     queries: Queries,
-    device: str = "cpu",
 ) -> Measured:
     """Write the index of one side, and return what the counts record of it.
 
@@ -107,7 +102,7 @@ def build_side(
     index = faiss.index_factory(stored.dimension, key, faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
         _, sample = stored.sample(parsed.sample_rows, _TRAINING_SEED)
-        train(index, parsed, sample, config.train_on or device)
+        train(index, parsed, sample, on_gpu=config.train_on is not None)
     for _, vectors in stored.chunks():
         index.add(vectors)
     measured = tune_and_measure(index, config, neighbours, parsed.rerank)
@@ -115,8 +110,8 @@ def build_side(
     return {**measured, "key": key, "seconds": time.perf_counter() - started}
 
 
-def train(index: Any, key: Key, sample: Vectors, device: str) -> None:
-    """Train an index on rows (N, D); its centroids on a device of `train_centroids`."""
+def train(index: Any, key: Key, sample: Vectors, *, on_gpu: bool) -> None:
+    """Train an index on rows (N, D), its centroids with the GPU build of FAISS if asked to."""
     import faiss
 
     rotated = sample
@@ -135,42 +130,26 @@ def train(index: Any, key: Key, sample: Vectors, device: str) -> None:
             # Codes ordered for a search by Hamming distance, which nothing here does, take most of
             # the training.
             lists.do_polysemous_training = False
-        if device != "cpu":
+        if on_gpu:
             # FAISS trains no centroids where there are as many as cells.
-            lists.quantizer.add(train_centroids(rotated, lists.nlist, device))
+            lists.quantizer.add(train_centroids(rotated, lists.nlist))
     index.train(sample)
 
 
-def train_centroids(rows: Vectors, cells: int, device: str) -> Vectors:
-    """Return unit centroids (C, D) of random rows (N, D), by spherical k-means.
-
-    Args:
-        device: Of torch, or `faiss-gpu`.
+def train_centroids(rows: Vectors, cells: int) -> Vectors:
+    """Return unit centroids (C, D) of random rows (N, D), by spherical k-means on a GPU.
 
     Raises:
         InputError: If the GPU build of FAISS is not installed, or does not work on this GPU.
     """
-    if device == "faiss-gpu":
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            try:
-                return pool.submit(_train_with_faiss, FAISS_GPU, rows, cells).result()
-            except Exception as error:  # whatever that build raises, or the end of its process
-                raise InputError(
-                    f"index.train_on: FAISS in {FAISS_GPU} does not train on this machine's GPU "
-                    f"({error}); install a build for the card there, or remove the field"
-                ) from error
-    import torch
-    from torch.nn.functional import normalize
-
-    sample = torch.from_numpy(rows)
-    centroids = normalize(sample[:: len(sample) // cells][:cells])
-    for _ in range(ROUNDS):
-        there = centroids.T.to(device)
-        parts = sample.split(max(_PRODUCTS // cells, 1))
-        nearest = torch.cat([(part.to(device) @ there).argmax(1).cpu() for part in parts])
-        # The small share of the old centroid moves no cell that has rows, and keeps an empty one.
-        centroids = normalize((1e-6 * centroids).index_add_(0, nearest, sample))
-    return centroids.numpy()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(_train_with_faiss, FAISS_GPU, rows, cells).result()
+        except Exception as error:  # whatever that build raises, or the end of its process
+            raise InputError(
+                f"index.train_on: FAISS in {FAISS_GPU} does not train on this machine's GPU "
+                f"({error}); install a build for the card there, or remove the field"
+            ) from error
 
 
 def _train_with_faiss(folder: Path, rows: Vectors, cells: int) -> Vectors:
@@ -179,7 +158,7 @@ def _train_with_faiss(folder: Path, rows: Vectors, cells: int) -> Vectors:
 
     if not faiss.get_num_gpus():
         raise RuntimeError(f"{faiss.__file__} has no GPU")
-    kmeans = faiss.Kmeans(rows.shape[1], cells, niter=ROUNDS, spherical=True, gpu=True)
+    kmeans = faiss.Kmeans(rows.shape[1], cells, spherical=True, gpu=True)
     kmeans.train(rows)
     return kmeans.centroids
 

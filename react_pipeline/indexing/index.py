@@ -63,9 +63,6 @@ def build_index(project: Project) -> Artifact:
     embeddings = inputs.parents["corpus_embeddings"]
 
     def write(staging: Path, scratch: Scratch) -> dict[str, Any]:
-        from react_pipeline.clip import choose_device
-
-        device = choose_device(project.config.device)
         counts = embeddings.counts
         key, reason = choose_key(config, int(counts["rows"]), int(counts["dimension"]))
         queries = draw_queries(embeddings, 2 * config.recall_queries)
@@ -74,7 +71,7 @@ def build_index(project: Project) -> Artifact:
 
             def write_side(folder: Path, side: Side = side) -> Measured:
                 path = folder / f"{side}.index"
-                return build_side(config, key, embeddings, side, path, queries, device)
+                return build_side(config, key, embeddings, side, path, queries)
 
             sides[side] = scratch.build(f"{side}-{key}", staging, write_side)
         return index_counts(embeddings, config, sides, reason, queries, staging)

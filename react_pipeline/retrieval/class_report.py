@@ -94,7 +94,7 @@ def write_report(
     settings: RetrievalConfig,
     counts: Mapping[str, Any],
     sheets: Sheets = (),
-    warnings: Sequence[str] = (),
+    warning: str = "",
 ) -> None:
     """Write `classes.parquet`, `similarity.png` and `report.md`.
 
@@ -102,13 +102,13 @@ def write_report(
         classes: From `class_report`.
         counts: The artifact's counts: pairs, classes, starving, evaluation_sets.
         sheets: From `chosen_pairs.sheets_of`.
-        warnings: Sentences for people.
+        warning: A sentence for people.
     """
     classes.to_parquet(directory / "classes.parquet", index=False)
     draw_similarity(candidates, settings).savefig(
         directory / "similarity.png", metadata={"Software": None}
     )
-    page = report_page(title, classes, settings, counts, sheets, warnings)
+    page = report_page(title, classes, settings, counts, sheets, warning)
     (directory / "report.md").write_text(page, encoding="utf-8")
 
 
@@ -143,7 +143,7 @@ def report_page(
     settings: RetrievalConfig,
     counts: Mapping[str, Any],
     sheets: Sheets = (),
-    warnings: Sequence[str] = (),
+    warning: str = "",
 ) -> str:
     """The page, in Markdown; names from outside are escaped."""
     idle = [name for name in ("seeds", *DROP_REASONS, "shortfall") if not classes[name].any()]
@@ -161,7 +161,7 @@ def report_page(
         title=title,
         counts=counts,
         classes=len(classes),
-        warnings=warnings,
+        warning=warning,
         candidates=int(classes["candidates"].sum()),
         minimum=settings.min_per_class,
         sheets=[(name, shown[0], shown[-1]) for name, shown in sheets[1:]],

@@ -108,14 +108,14 @@ class Leaks:
 
 
 def kept_out(
-    project: Project, slug: str, own: Artifact, scope: str, clip: Clip | None
+    project: Project, slug: str, own: Artifact, scope: str, clip: Clip
 ) -> EvaluationImages:
     """The images that a domain must not be trained on.
 
     Args:
         own: The domain's `evaluation_set`.
         scope: `own` or `all`, as in `RetrievalConfig.decontaminate`.
-        clip: The encoder that retrieves; None: images are only kept out by hash.
+        clip: The encoder that retrieves.
 
     Raises:
         InputError: If a listed image is gone or has changed.
@@ -134,12 +134,10 @@ def kept_out(
     if project.retrieval(slug).same_subject == "exclude":
         named = (table["subject"] for table in images.values() if "subject" in table)
         subjects = subjects.union(*named) - {""}
-    vectors = [np.empty((0, 0), np.float32)]
-    if clip is not None:
-        # With the model's own preprocessing, as the corpus: where an evaluation prepares its images
-        # otherwise (`kitti-distance`), a copy in the corpus would not be near.
-        mine, *others = images.values()
-        vectors = [encode_images(project.config, clip, mine), *_encoded_once(project, clip, others)]
+    # With the model's own preprocessing, as the corpus: where an evaluation prepares its images
+    # otherwise (`kitti-distance`), a copy in the corpus would not be near.
+    mine, *others = images.values()
+    vectors = [encode_images(project.config, clip, mine), *_encoded_once(project, clip, others)]
     by_set: dict[str, Any] = {name: table["sha256"] for name, table in images.items()}
     by_set |= digests
     sizes = {name: len(of_set) for name, of_set in by_set.items()}
@@ -234,14 +232,10 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
         ignore_index=True,
     )
     embeddings = project.store.open(CORPUS_EMBEDDINGS, ALL, artifact.parents[CORPUS_EMBEDDINGS])
-    clip = None
-    similarity = np.full(len(pairs), np.nan, np.float32)
-    if near <= 1:
-        encoder = encoder_in(artifact.parents)
-        clip = load_encoder(project, project.store.open(encoder, ALL, artifact.parents[encoder]))
+    encoder = encoder_in(artifact.parents)
+    clip = load_encoder(project, project.store.open(encoder, ALL, artifact.parents[encoder]))
     images = kept_out(project, slug, own, scope, clip)
-    if clip is not None:
-        similarity = images.similarity(np.concatenate([one.vectors("image") for one in sets]))
+    similarity = images.similarity(np.concatenate([one.vectors("image") for one in sets]))
     same = (images.holds(pairs["sha256"]) | images.holds(pairs["on_the_web"])).to_numpy()
     described = row_metadata(embeddings, pairs["row"], images.row_columns)
     by_subject = images.shows_same_subject(described).to_numpy()

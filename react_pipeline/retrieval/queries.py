@@ -6,7 +6,6 @@ one is dropped (`ranking`). Shapes: Q queries, D width.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -110,12 +109,10 @@ def find_hits(
 
             tables.append(lexical_hits(embeddings, prompts, vectors, settings, scratch))
             continue
-        started = time.perf_counter()
         numbers, k = queries.numbers(mode), settings.k_per_prompt
-        similarities, rows, record = search_all(
+        similarities, rows, searches[mode] = search_all(
             index, MODE_SIDES[mode], queries.vectors[numbers], k, scratch, requested=settings.search
         )
-        searches[mode] = {**record, "measured_seconds": round(time.perf_counter() - started, 1)}
         hits = hits_table(similarities, rows)
         hits["query"] += numbers.start
         tables.append(_in_mode(hits, mode, queries, settings))

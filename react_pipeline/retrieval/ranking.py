@@ -65,9 +65,8 @@ def choose(
     dropped as a duplicate only if an image of its URL, of its bytes, or one that looks like it was
     taken before, for whichever class.
 
-    Images that must be fetched are looked at in rounds: in each the rows that would be taken if all
-    their images were good; in further rounds twice, then four times as many as a class lacks, until
-    `REFILL_ROUNDS` are over.
+    Images that must be fetched are looked at in rounds: first the rows that would be taken if all
+    were good, then twice, four times and so on as many as a class lacks (`REFILL_ROUNDS`).
 
     Args:
         candidates: The best first: columns class_id, row, similarity, image_sha256 ("" where it is
@@ -108,8 +107,12 @@ def choose(
     # The worst of the largest classes go, so that what is left is as even as it can be.
     ranks = still[reasons == ""].groupby("class_id").cumcount().sort_values(kind="stable")
     rows.loc[ranks.index[settings.max_pairs or len(ranks) :], "dropped"] = "total"
-
     candidates.loc[alive.index, "dropped"] = SHARED
+    _record(candidates, rows)
+
+
+def _record(candidates: pd.DataFrame, rows: pd.DataFrame) -> None:
+    """Write into the candidates what became of their rows, and what their images show."""
     candidates.loc[rows.index, "dropped"] = rows["dropped"]
     shown = rows.set_index("row")
     digests = candidates["row"].map(shown["image_sha256"])
@@ -183,7 +186,8 @@ def _look(
         rows["image_sha256"] = [images.sha256.get(row, "") for row in rows["row"].tolist()]
         _drop(rows, "not_collected", rows["image_sha256"] == "")
     _refuse(rows, evaluation, review)
-    there = rows[rows["dropped"] != "not_collected"]
+    # In the order of the corpus, so that a block reads neighbouring pages of the vectors.
+    there = rows[rows["dropped"] != "not_collected"].sort_values("row")
     unlike = pd.Series(False, rows.index)
     for start in range(0, len(there), BLOCK_ROWS):
         block = there.iloc[start : start + BLOCK_ROWS]

@@ -11,7 +11,6 @@ similarity floor, all classes of a pair, and a report.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,13 +42,6 @@ from react_pipeline.stage import (
 )
 from react_pipeline.store import Artifact, RetrievalError, Scratch
 
-logger = logging.getLogger(__name__)
-
-NO_SUBJECT = (
-    "same_subject: exclude keeps no pair out, because no evaluation image names a subject (a "
-    "manifest may, in its column subject)"
-)
-
 
 def retrieve_pairs(project: Project, slug: str) -> Artifact:
     """Publish the pairs of the corpus that a domain's class names find, collected into training
@@ -66,7 +58,7 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
     `score` is what the fusion went by; `evaluation_similarity` is the cosine of an image with the
     nearest evaluation image, NaN without any.
 
-    A killed build leaves the images that were fetched and the parts of a search, and the next
+    A killed build leaves the images that were fetched and the hits of a search, and the next
     one continues with these.
 
     Raises:
@@ -96,7 +88,10 @@ def _retrieve(
     scratch = Scratch(scratch.folder / SEARCH)
     domain, embeddings = project.domain(slug), parents[CORPUS_EMBEDDINGS]
     encoder, device = parents[encoder_in(parents)], project.config.device
-    settings = _settings(project, slug, embeddings)
+    settings = project.retrieval(slug)
+    if settings.takes_all:  # all pairs, or each prompt's nearest: a class has no cap
+        rows = int(embeddings.counts["rows"])
+        settings = settings.model_copy(update={"max_per_class": rows})
     clip = load_encoder(project, encoder)
     evaluation = kept_out(project, slug, parents[EVALUATION_SET], settings.decontaminate, clip)
     require_subjects(embeddings, evaluation)
@@ -128,23 +123,9 @@ def _retrieve(
         **({"pins_missing": lost} if (lost := review.missing_pins(pairs)) else {}),
         "seconds": round(time.monotonic() - started, 2),
     }
-    warnings = [notes.warning] if notes.warning else []
-    if settings.same_subject == "exclude" and not evaluation.subjects:
-        warnings.append(NO_SUBJECT)
-        logger.warning("%s: %s", slug, NO_SUBJECT)
     title, sheets = domain.title or slug, sheets_of(pairs)
-    write_report(directory, title, classes, candidates, settings, counts, sheets, warnings)
+    write_report(directory, title, classes, candidates, settings, counts, sheets, notes.warning)
     return counts
-
-
-def _settings(project: Project, slug: str, embeddings: Artifact) -> RetrievalConfig:
-    """Return the domain's settings; a class has no cap where all pairs are taken, or each prompt's
-    nearest.
-    """
-    settings = project.retrieval(slug)
-    if not settings.takes_all:
-        return settings
-    return settings.model_copy(update={"max_per_class": int(embeddings.counts["rows"])})
 
 
 def _rank(
@@ -221,14 +202,12 @@ def most_pairs(project: Project, slug: str, rows: int) -> int:
 
 
 def _nothing_found(slug: str, classes: pd.DataFrame) -> str:
-    named = ", ".join(classes["class"].head(20))
-    if len(classes) > 20:
-        named += f" and {len(classes) - 20} more"
     totals = classes[["candidates", *DROP_REASONS]].sum()
     dropped = [f"{reason} {totals[reason]}" for reason in DROP_REASONS if totals[reason]]
     relax = "Relax `where`, lower" if totals["filtered"] else "Lower"
     return (
-        f"{slug}: no pair is left for any class ({named}); {totals['candidates']} candidates were "
-        f"found, dropped: {', '.join(dropped) or 'none'}. {relax} `min_similarity`, raise "
-        "`k_per_prompt`, add synonyms, or use a corpus that shows these classes"
+        f"{slug}: no pair is left for any class ({', '.join(classes['class'].head(20))}); "
+        f"{totals['candidates']} candidates were found, dropped: {', '.join(dropped) or 'none'}. "
+        f"{relax} `min_similarity`, raise `k_per_prompt`, add synonyms, or use a corpus that shows "
+        "these classes"
     )

@@ -65,17 +65,6 @@ def test_our_step_gives_the_published_gradients(model: Any) -> None:
         )
 
 
-def test_reordered_batches_hold_the_same_pairs(model: Any) -> None:
-    batches = steps.Batches.random(model, 2, BATCH, "cpu")
-    reordered = batches.reordered()
-    assert not torch.equal(reordered.images, batches.images)
-    losses = [
-        steps.published_loss(model, both.images[1], both.texts[1]).item()
-        for both in (batches, reordered)
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-
-
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     path = tmp_path / "page.md"
@@ -95,16 +84,7 @@ def test_command_measures_and_writes_its_tables_between_markers(
     )
     benchmark.main()
     text = page.read_text()
-    assert text.startswith("# Before\n\n")
-    assert text.endswith("\n\nAfter.\n")
-    assert "old" not in text
-    header = next(line for line in text.splitlines() if "seconds (best)" in line)
-    assert [cell.strip() for cell in header.split("|")[2:5]] == [
-        "seconds (best)",
-        "ratio of best",
-        "ratio of median",
-    ]
+    assert text.startswith("# Before\n\n") and text.endswith("\n\nAfter.\n") and "old" not in text
     for name in (benchmark.PUBLISHED, benchmark.OURS_FP32, benchmark.OURS_BF16):
         assert text.count(f"| {name} ") == 1
-    printed = capsys.readouterr().out
-    assert "seconds (best)" in printed
+    assert "seconds (best)" in capsys.readouterr().out

@@ -57,32 +57,6 @@ def test_shuffled_captions_are_those_of_other_classes(
     assert [pair.image for pair in pairs] == [pair.image for pair in CollectedPairs(retrieved)]
 
 
-def test_the_split_shows_classes_that_captions_name_apart() -> None:
-    right = {
-        kind: np.array([[kind == "", kind == "", False, False]])
-        for kind in ("base", *demo_proof.KINDS)
-    }
-    lines = demo_proof.split_table(
-        {"shapes": np.array([True, True, True, False])}, {"shapes": right}
-    ).splitlines()
-    assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == [
-        "shapes",
-        "named",
-        "3",
-        "0.0",
-        "66.7",
-        "0.0",
-    ]
-    assert [cell.strip() for cell in lines[3].split("|")[1:-1]] == [
-        "shapes",
-        "not named",
-        "1",
-        "0.0",
-        "0.0",
-        "0.0",
-    ]
-
-
 def test_photographs_are_named_and_drawings_are_left_out(tmp_path: Path) -> None:
     for name in ("animals/apes/gorilla", "animals/cartoon/duck", "symbols/plus"):
         path = tmp_path / f"{name}.png"
@@ -95,10 +69,3 @@ def test_photographs_are_named_and_drawings_are_left_out(tmp_path: Path) -> None
     assert image.size == (8, 8) and image.getextrema() == ((255, 255),) * 3
     demo_photos.write_guard_set([(path, name)], tmp_path / "photographs")
     assert (tmp_path / "photographs" / "mountain gorilla" / "0000.png").is_file()
-
-
-def test_without_apt_there_are_no_photographs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shutil.which", lambda _name: None)
-    assert demo_photos.download(tmp_path / "photos") is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -45,19 +44,6 @@ def test_what_a_store_holds_is_not_made_again(
     assert again == replace(row, seconds=again.seconds)  # now those of the manifest
     assert benchmark.row_of(benchmark.store_of(project, 2), work, train=False) == "not made yet"
     assert not project.store.keys("customized_checkpoint")
-
-
-def test_a_failing_method_is_reported_with_its_reason(
-    make_project: Callable[..., Project], project: Project
-) -> None:
-    shaky = make_project(
-        customization={
-            "defaults": {"last_k_layers": 2, "steps": 4, "batch_size": 8, "loss": "sigmoid"}
-        }
-    )
-    row = benchmark.row_of(benchmark.store_of(shaky, 0), (0, "shapes", "gated-image"), train=True)
-    assert isinstance(row, str)
-    assert "sigmoid" in row
 
 
 def some_rows() -> list[Row]:
@@ -120,51 +106,6 @@ def test_the_loss_on_photographs_is_of_the_served_model(page: Path) -> None:
     lines = {line.split("`")[1]: line for line in page.read_text().splitlines() if "`" in line}
     ends = {"base": "–", "gated-image": "10.0", benchmark.HALF: "5.0", "gda": "0.0"}
     assert all(lines[name].endswith(f"| {end} |") for name, end in ends.items())
-
-
-def test_half_way_is_the_same_checkpoint_with_other_results(
-    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = benchmark.row_of(project, (0, "shapes", "gated-image"), train=True)
-    assert isinstance(whole, Row)
-    monkeypatch.setattr("benchmarks.demo_photos.photographs", lambda _: [])
-    monkeypatch.setattr("benchmarks.demo_photos.top1_of_photographs", lambda *_: 25.0)
-    work = (0, "shapes", benchmark.HALF)
-    assert benchmark.row_half_way(project, work, None, train=False) == "needs --stamps"
-    half = benchmark.row_half_way(project, work, tmp_path, train=False)
-    assert isinstance(half, Row) and half.photographs == 0.25
-    assert half.method == benchmark.HALF
-    assert half.trainable_parameters == whole.trainable_parameters
-
-
-def test_the_command_trains_evaluates_and_reports(
-    project: Project,
-    page: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    command = [
-        "methods",
-        "--config",
-        str(project.path),
-        "--domains",
-        *DOMAINS,
-        "--page",
-        str(page),
-        "--seeds",
-        "1",
-    ]
-    command += ["--results", str(page.parent / "results.csv")]
-    monkeypatch.setattr(benchmark, "ARMS", {"as it is": "keep"})
-    chosen = ["--methods", "base", "linear-head", "linear-head-control"]
-    monkeypatch.setattr(sys, "argv", [*command, *chosen])
-    benchmark.main()
-    first = page.read_text()
-    assert first.count("| `linear-head") == 2
-    monkeypatch.setattr(sys, "argv", [*command, *chosen, "--report"])
-    benchmark.main()
-    assert page.read_text() == first
-    assert "not made yet" not in capsys.readouterr().out
 
 
 def test_a_written_result_is_kept_while_its_recipe_is_the_same(

@@ -12,20 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import faiss
-import numpy as np
 import pytest
 import torch
 from support.device import DEVICES, require
 from support.processes import killed, train_until_killed
 from support.vectors import read_vectors
 
-from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import FOLDERS
-from react_pipeline.indexing.build import build_side, draw_queries
 from react_pipeline.project.project import Project
-from react_pipeline.settings.index import IndexConfig
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.training.customization import customize
 
@@ -115,32 +110,3 @@ def test_embeddings_are_those_of_the_cpu(
     for side in FOLDERS:
         pair = read_vectors(ours, side), theirs[side]
         assert torch.cosine_similarity(*map(torch.from_numpy, pair)).min() > cosine
-
-
-@pytest.mark.usefixtures("short_rotation")
-@pytest.mark.parametrize("key", ["IVF16,Flat", "OPQ8_32,IVF16_HNSW8,PQ8x4"])
-def test_an_index_with_ready_cells_is_read_and_finds_as_much(
-    device: str, make_project: Callable[..., Project], tmp_path: Path, key: str
-) -> None:
-    project = make_project()
-    publish_parents(project, 0)
-    publish_embeddings(project, Cloud(3_000, 32).pairs(), 32)
-    embeddings = project.store.current("corpus_embeddings", "all")
-    queries, found = draw_queries(embeddings, 50), []
-    for where in (device, "cpu"):
-        path = tmp_path / f"{where}.index"
-        build_side(
-            IndexConfig(recall_queries=10),
-            key,
-            embeddings,
-            "image",
-            path,
-            queries,
-            where,
-        )
-        index = faiss.read_index(str(path))
-        faiss.extract_index_ivf(index).nprobe = 16
-        assert index.ntotal == 3_000
-        found.append(index.search(read_vectors(embeddings, "image")[:64], 10)[1])
-    same = [len(set(one) & set(other)) for one, other in zip(*found, strict=True)]
-    assert np.mean(same) > 8, "of ten neighbours"

@@ -141,24 +141,6 @@ def test_embedding_on_spark_is_the_local_one_byte_for_byte(
 
 
 @pytest.mark.slow
-def test_a_grown_corpus_is_embedded_on_spark_where_it_is_new(
-    make_project: MakeProject, tmp_path: Path
-) -> None:
-    corpus(tmp_path / "shards")
-    limits = {"max_bad_fraction": 0.5}
-    some = {"corpus": {"shards": [f"{tmp_path}/shards/[0-3].tar"], **limits}, "distributor": SPARK}
-    embed_corpus(prepared(make_project, store="grown", **some))
-    whole = {"corpus": {"shards": [f"{tmp_path}/shards/*.tar"], **limits}}
-    grown = embed_corpus(prepared(make_project, store="grown", distributor=SPARK, **whole))
-    anew = embed_corpus(prepared(make_project, store="anew", **whole))
-    assert grown.counts["reused_rows"] > 0 and anew.counts["reused_rows"] == 0
-    pd.testing.assert_frame_equal(read_metadata(grown), read_metadata(anew))
-    for name in anew.manifest["files"]:
-        if name.endswith(".npy"):
-            assert grown.manifest["files"][name] == anew.manifest["files"][name]
-
-
-@pytest.mark.slow
 def test_a_failed_embedding_on_spark_resumes_where_it_was(
     make_project: MakeProject, tmp_path: Path
 ) -> None:

@@ -119,13 +119,7 @@ def test_batches_give_what_one_search_gives(
     assert index.search("image", queries[:0], 7).empty
 
 
-def test_auto_above_the_limit_builds(make_project: MakeProject, indexed_project: Project) -> None:
-    counts = build_index(make_project(index={"exact_below": 10})).counts
-    assert (counts["key"], counts["exact"]) == ("HNSW32", False)
-    assert "more than exact_below" in counts["reason"]
-
-
-def test_what_only_the_check_reads_is_no_part_of_the_fingerprint(make_project: MakeProject) -> None:
+def test_what_only_the_check_reads_is_not_identity(make_project: MakeProject) -> None:
     def named(**index: object) -> dict[str, object]:
         return STAGES["faiss_index"].identity(make_project(index=index), "all")
 

@@ -86,11 +86,6 @@ def test_a_foreign_key_is_refused_in_the_configuration(text: str) -> None:
         Key.parse(text)
 
 
-@pytest.mark.parametrize("text", ["HNSW2", "IVF8_HNSW2,Flat", "IVF1,PQ4x4", "IVF1,PQ4x12"])
-def test_the_least_and_the_most_that_a_key_may_say(text: str) -> None:
-    assert Key.parse(IndexConfig(key=text).key).text == text
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [

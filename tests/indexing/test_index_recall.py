@@ -12,7 +12,7 @@ from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from react_pipeline.indexing import Neighbours, StoredVectors, draw_queries
 from react_pipeline.indexing.build import Queries, tune
 from react_pipeline.project import Project
-from react_pipeline.store import Artifact, InputError
+from react_pipeline.store import Artifact
 
 ROWS, WIDTH = 1_000, 16
 
@@ -88,20 +88,7 @@ def test_queries_are_captions_of_their_rows_and_same_each_time(embeddings: Artif
     assert len(draw_queries(embeddings, 10 * ROWS).rows) == ROWS
 
 
-def test_blocks_and_chosen_rows_are_those_of_the_files(embeddings: Artifact) -> None:
-    stored, vectors = StoredVectors(embeddings, "text"), read_vectors(embeddings, "text")
-    parts = list(stored.blocks(70))
-    assert (np.concatenate([part for _, part in parts]) == vectors).all()
-    assert all((vectors[first : first + len(part)] == part).all() for first, part in parts)
-    rows = np.array([999, 0, 300, 299, 0, 500])
-    assert (stored.take(rows) == vectors[rows]).all()
-    bad = stored.take(rows)
-    bad[3] = 0
-    with pytest.raises(InputError, match=r"text_emb_0000.npy"):
-        stored.refuse_bad(rows, bad)
-
-
-def test_tuning_stops_at_the_least_effort_that_reaches_the_target() -> None:
+def test_tuning_stops_at_least_effort_that_reaches_target() -> None:
     def measure(value: int) -> float:
         return min(value / 100, 1.0)
 

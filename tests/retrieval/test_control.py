@@ -12,9 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from support.drawings import pair, write_shard
-from support.retrieval import NOTHING, no_digest_is_known
+from support.retrieval import NOTHING, configure, no_digest_is_known
 from support.upkeep import edit_domain
 
 from react_pipeline.clip.base import publish_base
@@ -96,15 +95,30 @@ def test_leaks_are_looked_for_in_the_draw_of_each_seed(
     assert leaked_images(project, "control_set", "shapes").same == 1
 
 
-def test_a_control_never_wants_more_than_the_corpus_has(project: Project) -> None:
-    path = project.config.domains / "shapes.yaml"
-    domain = yaml.safe_load(path.read_text())
-    domain["retrieval"] = {"k_per_prompt": 500, "max_per_class": 500}
-    path.write_text(yaml.safe_dump(domain))
-    retrieved = retrieve_pairs(project, "shapes")
-    control = draw_control(project, "shapes")
+@pytest.mark.parametrize("listed_rows", [1_000, 10])
+def test_a_control_never_wants_more_than_the_corpus_has(
+    project: Project, monkeypatch: pytest.MonkeyPatch, listed_rows: int
+) -> None:
+    monkeypatch.setattr("react_pipeline.retrieval.control.LISTED_ROWS", listed_rows)
+    configure(project, k_per_prompt=500, max_per_class=500)
+    retrieved, control = retrieve_pairs(project, "shapes"), draw_control(project, "shapes")
     assert control.counts["pairs"] == retrieved.counts["pairs"] == 95
     assert control.counts["shortfall"] == 0
+    pairs = pd.read_parquet(control.file("pairs.parquet"))
+    assert not pairs["image_sha256"].duplicated().any()
+    evaluation = read_images(project.store.current("evaluation_set", "shapes"))
+    assert not pairs["image_sha256"].isin(evaluation["sha256"]).any()
+
+
+def test_rows_are_drawn_until_enough_pass_the_filter(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("react_pipeline.retrieval.control.LISTED_ROWS", 10)
+    monkeypatch.setattr("react_pipeline.retrieval.control.LEAST_ROWS", 1)
+    configure(project, where="number < 10", k_per_prompt=2, max_per_class=1)
+    retrieved, control = retrieve_pairs(project, "shapes"), draw_control(project, "shapes")
+    assert control.counts["pairs"] == retrieved.counts["pairs"] > 0
+    assert control.counts["dropped"]["filtered"] > 0
 
 
 def images_of(project: Project) -> Images:
@@ -130,23 +144,6 @@ def test_a_corpus_of_which_nothing_can_be_drawn_is_refused(
     monkeypatch.setattr("react_pipeline.retrieval.control.draw_pairs", lambda *_: nothing)
     with pytest.raises(RetrievalError, match="can be drawn"):
         draw_control(project, "shapes")
-
-
-def test_rows_of_a_large_corpus_are_drawn_first_and_then_read(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("react_pipeline.retrieval.control.LISTED_ROWS", 10)
-    path = project.config.domains / "shapes.yaml"
-    domain = yaml.safe_load(path.read_text())
-    path.write_text(
-        yaml.safe_dump({**domain, "retrieval": {"k_per_prompt": 500, "max_per_class": 500}})
-    )
-    retrieve_pairs(project, "shapes")
-    control = draw_control(project, "shapes")
-    pairs = pd.read_parquet(control.file("pairs.parquet"))
-    assert len(pairs) == 95 and not pairs["image_sha256"].duplicated().any()
-    evaluation = read_images(project.store.current("evaluation_set", "shapes"))
-    assert not pairs["image_sha256"].isin(evaluation["sha256"]).any()
 
 
 @pytest.mark.parametrize("listed_rows", [1_000, 10])

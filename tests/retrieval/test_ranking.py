@@ -77,7 +77,7 @@ def test_a_filter_drops_the_unlike_and_may_order_by_likeness(fusion: Any, order:
     assert dropped(filtered) == {4: "", 2: "", 3: "below_similarity", 1: "below_filter"}
 
 
-def test_a_row_of_several_classes_goes_to_the_most_similar_and_names_all() -> None:
+def test_a_row_of_several_classes_goes_to_the_most_similar() -> None:
     hits = hits_of(
         ("t2t", "cat", 10, 0.5, 0), ("t2t", "dog", 10, 0.6, 0), ("t2t", "eel", 10, 0.6, 0)
     )
@@ -155,7 +155,7 @@ def test_a_total_takes_from_the_largest_classes_first() -> None:
 
 
 @pytest.mark.parametrize("identity", ["image_sha256", "url"])
-def test_an_image_that_a_full_class_leaves_is_there_for_another_one(identity: str) -> None:
+def test_an_image_that_a_full_class_leaves_is_free(identity: str) -> None:
     hits = hits_of(*of_cats(10, 11), ("t2t", "dog", 12, 0.7, 0))
     columns = {"image_sha256": ["", "", ""], identity: ["x", "y", "y"]}
     candidates = candidates_of(hits, RetrievalConfig(max_per_class=1), **columns)

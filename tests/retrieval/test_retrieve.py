@@ -51,26 +51,17 @@ def test_a_retrieved_set_holds_the_pairs_it_lists(project: Project) -> None:
 
 
 def test_every_kept_similarity_is_that_of_its_prompt_and_row(project: Project) -> None:
-    from react_pipeline.clip.model import load
-
     artifact = retrieve_pairs(project, "shapes")
     pairs = pd.read_parquet(artifact.file("pairs.parquet"))
     embeddings = project.store.current("corpus_embeddings", "all")
-    prompts = (
-        load(project.store.current("base_checkpoint", "all").path)
-        .encode_texts(pairs["prompt"].tolist())
-        .numpy()
-    )
+    clip = loaded_base(project.store.current("base_checkpoint", "all").path, "cpu")
+    prompts = clip.encode_texts(pairs["prompt"].tolist()).numpy()
     for mode, side in (("t2t", "text"), ("t2i", "image")):
         mine = (pairs["mode"] == mode).to_numpy()
         rows = read_vectors(embeddings, side)[pairs["row"][mine]]
-        np.testing.assert_allclose(
-            (prompts[mine] * rows).sum(axis=1), pairs["similarity"][mine], atol=2e-3
-        )
-    assert (
-        artifact.counts["pairs_by_mode"]
-        == pairs["mode"].value_counts().reindex(["t2t", "t2i"], fill_value=0).to_dict()
-    )
+        cosines = (prompts[mine] * rows).sum(axis=1)
+        np.testing.assert_allclose(cosines, pairs["similarity"][mine], atol=2e-3)
+        assert artifact.counts["pairs_by_mode"][mode] == mine.sum()
 
 
 def test_counts_agree_with_the_report_per_class(project: Project) -> None:
@@ -104,75 +95,19 @@ def test_a_domain_without_an_evaluation_set_retrieves_too(project: Project) -> N
     assert leaked_images(project, "retrieved_set", "shapes") == Leaks(0, 0, 0)
 
 
-def test_new_fields_at_their_defaults_keep_the_fingerprint(
-    project: Project,
-) -> None:
-    from react_pipeline.lineage import resolve
-
-    neutral = {
-        "fusion": "preference",
-        "duplicate_similarity": 1.01,
-        "decontaminate": "own",
-    }
-    before = resolve(project, "retrieved_set", "shapes").fingerprint
-    configure(project, **neutral, max_pairs=None)
-    assert resolve(project, "retrieved_set", "shapes").fingerprint == before
-    for changed in (
-        {"fusion": "filter"},
-        {"duplicate_similarity": 0.9},
-        {"decontaminate": "all"},
-    ):
-        configure(project, **neutral | changed)
-        assert resolve(project, "retrieved_set", "shapes").fingerprint != before
-
-
 def test_filter_keeps_what_text_finds_in_order_of_images(project: Project) -> None:
     configure(project, modes=["t2t"], fusion="filter", k_per_prompt=40, max_per_class=5)
     pairs = pd.read_parquet(retrieve_pairs(project, "shapes").file("pairs.parquet"))
-    configure(project, modes=["t2t"], k_per_prompt=40, max_per_class=500)
-    found = pd.read_parquet(retrieve_pairs(project, "shapes").file("pairs.parquet"))
-    assert set(pairs["row"]) < set(found["row"]) and set(pairs["mode"]) == {"t2t"}
-    from react_pipeline.clip.model import load
-    from react_pipeline.clip.prompts import class_prompts
-
+    assert set(pairs["mode"]) == {"t2t"}
     prompts = class_prompts(project.domain("shapes"))
-    vectors = load(project.store.current("base_checkpoint", "all").path).encode_texts(
-        prompts["prompt"].tolist()
-    )
+    clip = loaded_base(project.store.current("base_checkpoint", "all").path, "cpu")
+    vectors = clip.encode_texts(prompts["prompt"].tolist()).numpy()
     images = read_vectors(project.store.current("corpus_embeddings", "all"), "image")
     for name, of_class in pairs.groupby("class"):
-        mean = vectors[(prompts["class"] == name).to_numpy()].mean(dim=0).numpy()
-        np.testing.assert_allclose(
-            of_class["score"], images[of_class["row"]] @ (mean / np.linalg.norm(mean)), atol=2e-3
-        )
+        mean = vectors[(prompts["class"] == name).to_numpy()].mean(axis=0)
+        cosines = images[of_class["row"]] @ (mean / np.linalg.norm(mean))
+        np.testing.assert_allclose(of_class["score"], cosines, atol=2e-3)
         assert of_class["score"].is_monotonic_decreasing
-
-
-def test_near_duplicates_are_dropped_and_their_places_filled(project: Project) -> None:
-    configure(project, k_per_prompt=40, max_per_class=6, near_duplicate_similarity=1.01)
-    before = retrieve_pairs(project, "shapes")
-    images = read_vectors(project.store.current("corpus_embeddings", "all"), "image")
-    rows = pd.read_parquet(before.file("pairs.parquet"))["row"].to_numpy()
-    cosines = np.triu(images[rows] @ images[rows].T, 1)
-    limit = float(np.sort(cosines[cosines > 0])[-6])
-    configure(
-        project,
-        k_per_prompt=40,
-        max_per_class=6,
-        near_duplicate_similarity=1.01,
-        duplicate_similarity=round(limit, 4),
-    )
-    after = retrieve_pairs(project, "shapes")
-    kept = pd.read_parquet(after.file("pairs.parquet"))["row"].to_numpy()
-    assert np.triu(images[kept] @ images[kept].T, 1).max() < limit + 1e-3
-    assert after.counts["dropped"]["near_duplicate"] > 0
-    assert set(kept) - set(rows)
-
-
-def test_the_report_is_among_the_files(project: Project) -> None:
-    artifact = retrieve_pairs(project, "shapes")
-    assert {"classes.parquet", "similarity.png", "report.md"} <= set(artifact.manifest["files"])
-    assert f"{artifact.counts['pairs']} pairs" in artifact.file("report.md").read_text()
 
 
 def test_rank_by_prompts_keeps_the_nearest_of_each_prompt(project: Project) -> None:

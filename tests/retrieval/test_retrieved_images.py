@@ -93,20 +93,6 @@ def test_the_next_best_replace_what_was_not_available(indexed_project: Project) 
     assert images.counts() == {"fetch_rounds": 2, "not_collected": {"http_404": 2}}
 
 
-def test_each_round_asks_twice_of_what_a_class_lacks(
-    indexed_project: Project,
-) -> None:
-    hits = [("t2t", "cat", row, 1 - row / 100, row) for row in range(80)]
-    hits += [("t2t", "dog", row, 1 - row / 100, row) for row in range(80, 96)]
-    table = fuse(hits_of(*hits), RetrievalConfig())
-    table = table.assign(url=[f"http://{row}" for row in table["row"]], image_sha256="")
-    web = Web(dict.fromkeys(range(80, 96), IMAGE))
-    choose(indexed_project, web, table, max_per_class=3)
-    assert sorted(web.asked[0]) == [0, 1, 2, 80, 81, 82]
-    assert [len(rows) for rows in web.asked[1:]] == [6, 12, 24]
-    assert [row for rows in web.asked[1:] for row in rows] == list(range(3, 45))
-
-
 def test_the_same_url_is_not_asked_for_twice_to_fill_a_class(indexed_project: Project) -> None:
     table = candidates(8)
     table.loc[table["row"] > 2, "url"] = "http://the-same"

@@ -53,17 +53,6 @@ def test_seed_images_find_the_images_most_like_them(project: Project) -> None:
     assert classes["seeds"].tolist() == [1, 0, 0, 0] and not classes["shortfall"].any()
 
 
-def test_seeds_join_the_text_modes_under_a_filter(project: Project) -> None:
-    names = ("circle", "square", "triangle", "cross")
-    for name in names:
-        write_seed(project, f"{name}.png", encode(draw(name, "blue", 6000)))
-    seeds = {name: [f"{name}.png"] for name in names}
-    configure(project, seeds=seeds, modes=["t2t", "i2i"], fusion="filter", k_per_prompt=5)
-    assert set(
-        pd.read_parquet(retrieve_pairs(project, "shapes").file("pairs.parquet"))["mode"]
-    ) == {"t2t", "i2i"}
-
-
 @pytest.mark.parametrize(
     ("data", "words"),
     [

@@ -15,23 +15,14 @@ from safetensors.torch import load_file
 from support.launch import dagster_home
 from support.upkeep import change_pipeline
 
-from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.launch import materialize, plan
-from react_pipeline.assets.resources import ProjectResource
+from react_pipeline.assets.launch import materialize
 from react_pipeline.clip.model import load
-from react_pipeline.corpus.collected import CollectedPairs
-from react_pipeline.corpus.cost import CorpusSize
 from react_pipeline.extensions.automation.survey import State, places, survey
-from react_pipeline.extensions.methods.head_samples import PairVectors
 from react_pipeline.extensions.pages.search import CorpusSearch, search_pairs
-from react_pipeline.extensions.plan.machine import Machine
-from react_pipeline.extensions.plan.sums import Sums
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.decontamination import leaked_images
-from react_pipeline.settings.config import EmbeddingConfig
 from react_pipeline.stage import ALL
-from react_pipeline.store.errors import InputError
 
 METHODS = ["base", "gated-image", "linear-head-control"]
 
@@ -111,55 +102,6 @@ def test_another_base_is_customized_on_the_same_pairs(published: Project, tmp_pa
 
     project = change_pipeline(project, retrieval_encoder=None)
     assert survey(project, ["shapes"]).states["corpus_embeddings", ALL] is State.DUE
-
-
-def test_a_plan_counts_each_encoder_where_it_works(
-    make_project: Callable[..., Project], retrieving: Path
-) -> None:
-    project = make_project(retrieval_encoder={"pretrained": str(retrieving)})
-    sums = Sums(project, Machine(cores=8, memory=10**11, disk=10**12), CorpusSize(100, 0, 0))
-    assert (sums.retrieval.dimension, sums.encoder.dimension) == (24, 32)
-    disks = {step.stage: step.disk for step in sums.steps()}
-    for stage, encoder in (
-        ("base_checkpoint", sums.encoder),
-        ("retrieval_checkpoint", sums.retrieval),
-    ):
-        assert disks[stage] == encoder.weights_bytes
-
-
-@pytest.mark.parametrize("two", [True, False])
-def test_it_is_an_asset_only_where_it_is_configured(
-    make_project: Callable[..., Project], retrieving: Path, two: bool
-) -> None:
-    project = make_project(retrieval_encoder={"pretrained": str(retrieving)} if two else None)
-    defs = build_defs(project=ProjectResource(config_path=str(project.path)))
-    encoder = "retrieval_checkpoint" if two else "base_checkpoint"
-    planned = [stage for stage, _ in plan(defs, "*corpus_embeddings", ["shapes"], METHODS)]
-    assert planned == ["corpus", encoder, "corpus_embeddings"]
-
-
-def test_base_gives_a_head_vectors_that_corpus_would(
-    retrieved_project: Project,
-) -> None:
-    store = retrieved_project.store
-    pairs = CollectedPairs(store.current("retrieved_set", "shapes"))
-    stored = PairVectors.read(pairs)
-    clip = load(store.current("base_checkpoint", ALL).path)
-    encoded = PairVectors.encode(
-        pairs, clip, EmbeddingConfig(precision="fp32", batch_size=7, workers=0)
-    )
-    # Stored ones are float16.
-    torch.testing.assert_close(encoded.images, stored.images, atol=2e-3, rtol=0)
-    torch.testing.assert_close(encoded.captions, stored.captions, atol=2e-3, rtol=0)
-
-
-def test_errors_name_the_encoder_that_is_wrong(
-    make_project: Callable[..., Project], tmp_path: Path
-) -> None:
-    (tmp_path / "empty").mkdir()
-    project = make_project(retrieval_encoder={"pretrained": str(tmp_path / "empty")})
-    with pytest.raises(InputError, match="retrieval_encoder"):
-        run(project, "retrieval_checkpoint", ALL)
 
 
 @pytest.mark.slow
