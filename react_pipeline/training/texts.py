@@ -151,10 +151,7 @@ class TrainingTexts:
         different, place = torch.unique(texts, return_inverse=True)
         tokens = self._rows[different].long()
         longest = int(text_lengths(self._clip.model, tokens).max())
-        again = self._training.activation_checkpointing
-        encoded = encode_text(
-            self._clip.model, tokens[:, :longest].to(self._device), activation_checkpointing=again
-        )
+        encoded = encode_text(self._clip.model, tokens[:, :longest].to(self._device))
         return functional.normalize(encoded.float(), dim=-1)[place]
 
 
