@@ -143,8 +143,7 @@ def test_own_prompts_of_a_class_count_like_templates(project: Project) -> None:
     mean = torch.stack([clip.encode_texts([text])[0] for text in texts]).mean(dim=0)
     torch.testing.assert_close(head[:, 1], mean / mean.norm())
     assert torch.equal(head[:, [0, 2, 3]], plain[:, [0, 2, 3]])
-    queries = class_prompts(domain)
-    own = queries[queries["prompt"].isin(sentences)]
+    own = class_prompts(domain).set_index("prompt").loc[sentences]
     assert own["class"].tolist() == ["square"] * 2 and own["name"].tolist() == ["", ""]
     edit_domain(project, prompts={"sqare": ["a box"]})
     with pytest.raises(ConfigError, match=r"'sqare'.*square"):

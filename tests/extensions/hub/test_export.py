@@ -84,13 +84,12 @@ def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
     return all(torch.equal(left, right) for left, right in zip(one, other, strict=True))
 
 
-def run_readme(folder: Path, containing: str) -> dict[str, Any]:
+def run_readme(folder: Path, containing: str, **names: Any) -> dict[str, Any]:
     """Run the README's Python block that contains these words, with the folder's own path
     put in.
     """
     blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     (block,) = [block for block in blocks if containing in block]
-    names: dict[str, Any] = {}
     exec(block.replace("path/of/this/folder", str(folder)), names)  # noqa: S102
     return names
 
@@ -217,22 +216,14 @@ def test_an_architecture_of_an_extension_needs_this_package(
 def test_a_head_classifies_with_the_readme_lines(project: Project, tmp_path: Path) -> None:
     checkpoint = customized(project, "gda")
     folder = export(project, "shapes", "gda", tmp_path / "exported")
-    base = load(project.store.current("base_checkpoint", "all").path)
-    assert same(features(load(folder)), features(base))
     assert sha256_of(folder / "head.safetensors") == sha256_of(checkpoint.path / "head.safetensors")
-    about = json.loads((folder / "head.json").read_text())
-    assert about.items() >= json.loads((checkpoint.path / "head.json").read_text()).items()
-    readme = (folder / "README.md").read_text()
-    blocks = [
-        b for b in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "head.safetensors" in b
-    ]
-    names = {"clip": load(folder), "images": torch.randn(3, 3, 32, 32)}
-    exec(blocks[0].replace("path/of/this/folder", str(folder)), names)  # noqa: S102
+    clip, images = load(folder), torch.randn(3, 3, 32, 32)
+    base = load(project.store.current("base_checkpoint", "all").path)
+    assert same(features(clip), features(base))
+    names = run_readme(folder, "head.safetensors", clip=clip, images=images)
     tensors = load_file(folder / "head.safetensors")
-    vectors = load(folder).encode_images(names["images"])
-    scores = vectors @ tensors["head"] + tensors["bias"]
+    scores = base.encode_images(images) @ tensors["head"] + tensors["bias"]
     torch.testing.assert_close(names["scores"], scores)
-    assert not torch.equal(names["class_ids"], (vectors @ tensors["head"]).argmax(dim=1))
 
 
 @pytest.mark.parametrize("method", ["gated-image", "gda"])
@@ -250,13 +241,7 @@ def test_onnxruntime_gives_torchs_classes_from_one_file(
     images = torch.stack(
         [classifier.clip.preprocess(Image.open(path).convert("RGB")) for path in pictures]
     )
-    names = {"images": images.numpy()}
-    (block,) = [
-        b
-        for b in re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)
-        if "onnx" in b
-    ]
-    exec(block.replace("path/of/this/folder", str(folder)), names)  # noqa: S102
+    names = run_readme(folder, "onnx", images=images.numpy())
     found = classifier.predict(pictures)
     assert [classifier.classes[number] for number in names["class_ids"]] == [
         one.classes[0] for one in found
@@ -280,6 +265,24 @@ def test_an_onnx_model_that_differs_from_torch_is_not_exported(
     with pytest.raises(ReactError, match="differs"):
         export(project, "shapes", "gated-image", tmp_path / "exported", formats=["onnx"])
     assert not (tmp_path / "exported").exists()
+
+
+def test_what_is_no_model_is_one_error(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customized(project, "gated-image")
+    folder = export(project, "shapes", "gated-image", tmp_path / "exported")
+    for arguments, token in (
+        (("shapes", str(folder)), "is not a model"),
+        ((folder, "base"), "holds one model"),
+    ):
+        with pytest.raises(InputError, match=token):
+            Classifier.load(*arguments, config=project.path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("REACT_PIPELINE_CONFIG", raising=False)
+    with pytest.raises(InputError, match="missing.*export") as raised:
+        Classifier.load("missing")
+    assert raised.value.__context__ is None
 
 
 def test_a_renamed_class_is_an_error_and_exports_keep_the_name(
