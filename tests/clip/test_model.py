@@ -117,7 +117,7 @@ def test_a_broken_description_of_gated_blocks_is_refused(
 RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
 
 
-def test_a_tower_without_blocks_loads_and_its_missing_keys_are_named(
+def test_a_tower_without_blocks_loads_or_its_gaps_are_named(
     tmp_path: Path,
 ) -> None:  # FAULTS 25
     text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
