@@ -278,7 +278,7 @@ def test_what_is_no_model_is_one_error(
     ):
         with pytest.raises(InputError, match=token):
             Classifier.load(*arguments, config=project.path)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(folder)
     monkeypatch.delenv("REACT_PIPELINE_CONFIG", raising=False)
     with pytest.raises(InputError, match="missing.*export") as raised:
         Classifier.load("missing")
