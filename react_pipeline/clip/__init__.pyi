@@ -35,7 +35,6 @@ from .model import from_parts as from_parts
 from .model import load as load
 from .model import loaded_base as loaded_base
 from .model import save as save
-from .model import tower_digest as tower_digest
 from .pretrained import require_available as require_available
 from .prompts import class_prompts as class_prompts
 from .prompts import fill as fill

@@ -76,9 +76,7 @@ def _digests(encoder: EncoderConfig) -> Any:
     path = Path(encoder.pretrained or "")
     if not encoder.pretrained or not path.exists():
         return None
-    if not path.is_dir():
-        return {"": sha256_of(path)}
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    files = sorted(file for file in (path, *path.rglob("*")) if file.is_file())
     return {file.relative_to(path).as_posix(): sha256_of(file) for file in files}
 
 

@@ -69,7 +69,8 @@ class Clip:
         model_cfg: open_clip's architecture; `vision_cfg.react_cfg` describes gated blocks, `added`
             the new modules of other methods.
         preprocess_cfg: Size, mean, std, interpolation and resize mode.
-        results: What `once` keeps, of a model that nobody changes.
+        source: Name of the folder that it was loaded from; in a store its fingerprint.
+        results: What `once` keeps, of a model that never changes.
     """
 
     model: Any
@@ -78,6 +79,7 @@ class Clip:
     model_cfg: dict[str, Any]
     preprocess_cfg: dict[str, Any]
     device: str = "cpu"
+    source: str = ""
     results: dict[str, Tensor] | None = None
 
     @property
@@ -115,7 +117,9 @@ class Clip:
         return vectors
 
     def once(self, inputs: bytes, make: Callable[[], Tensor]) -> Tensor:
-        """Return what `make` returns; of a `loaded_base`, once for equal inputs."""
+        """Return what `make` returns; of a `loaded_base`, once for equal inputs: the heads of a run
+        are all measured on its vectors of the same images.
+        """
         if self.results is None:
             return make()
         key = hashlib.sha256(inputs).hexdigest()
@@ -163,7 +167,9 @@ def load(directory: Path | str, device: str = "cpu") -> Clip:
     """
     directory = Path(directory)
     model_cfg, preprocess_cfg = read_config(directory)
-    return load_weights(model_cfg, preprocess_cfg, find_weights(directory), directory, device)
+    clip = load_weights(model_cfg, preprocess_cfg, find_weights(directory), directory, device)
+    clip.source = directory.name
+    return clip
 
 
 def load_weights(
@@ -352,12 +358,3 @@ def placed(clip: Clip, device: str) -> Clip:
     clip.model.to(device).eval()
     clip.device = device
     return clip
-
-
-def tower_digest(clip: Clip) -> str:
-    """Return the SHA-256 of the image tower, its architecture and weights."""
-    digest = hashlib.sha256(json.dumps(clip.model_cfg, sort_keys=True, default=str).encode())
-    for name, weight in clip.model.visual.state_dict().items():
-        digest.update(name.encode())
-        digest.update(weight.cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

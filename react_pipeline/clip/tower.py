@@ -283,26 +283,18 @@ def text_lengths(model: Any, tokens: Tensor) -> Tensor:
 
 
 def recompute_activations(model: Any) -> None:
-    """Let towers that `encode_text` leaves to themselves recompute their activations in the
+    """Let the text tower keep what enters each block alone, and compute the rest again in the
     backward pass.
 
-    open_clip's own do, whatever their mask. Towers of transformers only would in training mode,
-    which turns dropout on, so theirs stay as they are.
+    Towers of transformers only would in training mode, which turns dropout on, so they stay as they
+    are.
     """
-    text = getattr(model, "text", None)
-    if isinstance(text, TextTransformer):
-        text.set_grad_checkpointing()
-    elif type(model) is CLIP:
-        model.transformer.grad_checkpointing = True
+    text = getattr(model, "text", model)
+    if isinstance(text, CLIP | TextTransformer):
+        text.transformer.grad_checkpointing = True
 
 
-def encode_text(
-    model: Any,
-    tokens: Tensor,
-    casts: Mapping[int, Tensor] = NO_CASTS,
-    *,
-    activation_checkpointing: bool = False,
-) -> Tensor:
+def encode_text(model: Any, tokens: Tensor, casts: Mapping[int, Tensor] = NO_CASTS) -> Tensor:
     """Map token ids (N, L) on the model's device to text features (N, D), not normalised.
 
     The same as the model's own `encode_text` but for rounding; the model is in eval mode.
@@ -312,9 +304,6 @@ def encode_text(
             already.
         casts: Copies of weights in a lower precision, by the id of the parameter, for use under
             autocast.
-        activation_checkpointing: Keep what enters each block alone, and compute the rest again in
-            the backward pass; for towers left to themselves `recompute_activations` says so
-            instead.
     """
     tower = _causal_tower(model)
     if tower is None:
@@ -323,7 +312,7 @@ def encode_text(
     dtype = tower.positional_embedding.dtype
     x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[: tokens.shape[1]]
     blocks = tower.transformer.resblocks
-    again = activation_checkpointing
+    again = tower.transformer.grad_checkpointing
     x = _run(x, blocks, blocks, casts, causal=True, only=ends, recompute=again)
     # Each token is normalised by itself, so the norm may come after the choice of the token.
     x = tower.ln_final(x)[:, 0]
@@ -383,20 +372,16 @@ def set_trainable(model: nn.Module, trains: Callable[[str], bool]) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def text_parameters(model: nn.Module) -> list[str]:
-    """Return names of the parameters of the text tower."""
-    return [name for name, _ in model.named_parameters() if in_text_tower(name)]
+def text_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters of the text tower by name."""
+    return {name: one for name, one in model.named_parameters() if in_text_tower(name)}
 
 
 def trains_text(model: nn.Module) -> bool:
     """Return whether anything of the text tower trains, so that its vectors must be computed at
     every step.
     """
-    return any(
-        parameter.requires_grad
-        for name, parameter in model.named_parameters()
-        if in_text_tower(name)
-    )
+    return any(parameter.requires_grad for parameter in text_parameters(model).values())
 
 
 def trains_images(model: Any) -> bool:

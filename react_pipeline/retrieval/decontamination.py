@@ -154,10 +154,10 @@ def _encoded_once(
     """
     if not sets:
         return []
-    from react_pipeline.clip import tower_digest
-
-    tower, device = tower_digest(clip), clip.device.partition(":")[0]
-    encoder = digest_of([tower, device, project.config.embedding.precision, repr(clip.preprocess)])
+    device = clip.device.partition(":")[0]
+    encoder = digest_of(
+        [clip.source, device, project.config.embedding.precision, repr(clip.preprocess)]
+    )
 
     def vectors(images: pd.DataFrame) -> NDArray[np.float32]:
         file = Scratch(project.config.store / VECTORS).keep(

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+from torch import Tensor
 
 from react_pipeline.clip.classifier import (
     domain_head,
@@ -26,7 +27,6 @@ from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.labelled.labelled import encode_images, read_images
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project.project import Project
-from react_pipeline.stage import STAGES
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import ConfigError, InputError, StaleArtifact
 
@@ -43,20 +43,11 @@ def base_of(project: Project) -> Artifact:
     return fresh(project, "base_checkpoint")
 
 
-def write_head(
-    directory: Path,
-    *,
-    classes: list[str] = SHAPES,
-    dimension: int = 32,
-    seed: int = 0,
-    **tensors: Any,
-) -> None:
-    head = torch.nn.functional.normalize(
-        torch.randn(dimension, len(classes), generator=torch.Generator().manual_seed(seed)), dim=0
-    )
-    tensors = {"head": head, "trained": head.clone(), **tensors}
-    save_file(tensors, directory / "head.safetensors")
-    (directory / "head.json").write_text(json.dumps({"classes": classes, "embed_dim": dimension}))
+def write_head(directory: Path, *, classes: list[str] = SHAPES, **tensors: Tensor) -> None:
+    head = torch.randn(32, len(classes), generator=torch.Generator().manual_seed(0))
+    head = torch.nn.functional.normalize(head, dim=0)
+    save_file({"head": head, "trained": head.clone(), **tensors}, directory / "head.safetensors")
+    (directory / "head.json").write_text(json.dumps({"classes": classes, "embed_dim": 32}))
 
 
 def publish_head(project: Project, write: Callable[[Path], None] = write_head) -> Artifact:
@@ -94,41 +85,23 @@ def test_a_model_checkpoint_gives_its_own_zero_shot_head(project: Project) -> No
     assert not torch.allclose(head.vectors, own.vectors)
 
 
-def test_a_linear_head_is_used_on_the_features_of_the_base(project: Project) -> None:
-    base = base_of(project)
-    checkpoint = publish_head(project)
-    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    clip, head = load_classifier(checkpoint, base, project.domain("shapes"), "cpu")
-    assert head.vectors.shape == (32, 4) and torch.equal(head.bias, torch.zeros(()))
-    torch.testing.assert_close(head.vectors.norm(dim=0), torch.ones(4))
-    own = zero_shot_head(load(base.path), SHAPES, TEMPLATES)
-    assert not torch.allclose(head.vectors, own, atol=0.1)
-    assert torch.equal(clip.encode_images(pixels), load(base.path).encode_images(pixels))
-
-
-def test_evaluation_measures_the_linear_head(project: Project) -> None:
-    publish_head(project)
+@pytest.mark.parametrize("bias", [None, torch.tensor([0.0, 0.0, 9.0, 0.0])])
+def test_a_head_is_measured_on_the_features_of_the_base(
+    project: Project, bias: Tensor | None
+) -> None:
+    tensors = {} if bias is None else {"bias": bias}
+    checkpoint = publish_head(project, lambda directory: write_head(directory, **tensors))
+    base, domain = base_of(project), project.domain("shapes")
+    clip, head = load_classifier(checkpoint, base, domain, "cpu")
+    images = read_images(project.store.current("evaluation_set", "shapes"))
+    vectors = encode_images(project.config, load(base.path), images)
+    np.testing.assert_array_equal(vectors, encode_images(project.config, clip, images))
+    predicted = (vectors @ head.vectors.numpy() + (0 if bias is None else bias.numpy())).argmax(1)
     result = evaluate(project, "shapes", "linear-head")
     assert set(result.parents) == {"base_checkpoint", "customized_checkpoint", "evaluation_set"}
-    images = read_images(project.store.current("evaluation_set", "shapes"))
-    clip, head = load_classifier(
-        project.store.current("customized_checkpoint", "shapes/linear-head"),
-        base_of(project),
-        project.domain("shapes"),
-        "cpu",
-    )
-    vectors = encode_images(project.config, clip, images)
-    predicted = (vectors @ head.vectors.numpy()).argmax(axis=1)
     rows = pd.read_parquet(result.file("predictions.parquet"))
     assert rows["predicted"].str[0].tolist() == predicted.tolist()
     assert EvalResult.read(result).top1 == np.mean(predicted == images["class_id"])
-
-
-def test_evaluation_adds_the_bias_of_a_head(project: Project) -> None:
-    bias = torch.tensor([0.0, 0.0, 9.0, 0.0])
-    publish_head(project, lambda directory: write_head(directory, bias=bias))
-    predictions = evaluate(project, "shapes", "linear-head").file("predictions.parquet")
-    assert set(pd.read_parquet(predictions)["predicted"].str[0]) == {2}
 
 
 @pytest.mark.parametrize("classes", [["circle", "square", "triangle", "star"], SHAPES[::-1]])
@@ -157,18 +130,7 @@ def test_a_base_encodes_equal_prompts_once_and_others_anew(
     assert calls == [["a", "b"], ["b", "a"], ["a", "b"], ["a", "b"]]
 
 
-@pytest.mark.parametrize("method", ["linear-head", "linear-head-control"])
-def test_class_names_and_templates_identify_a_linear_head(project: Project, method: str) -> None:
-    config = STAGES["customized_checkpoint"].identity
-    heads, models = config(project, f"shapes/{method}"), config(project, "shapes/locked-text")
-    edit_domain(project, templates=["one {}"])
-    assert config(project, f"shapes/{method}") != heads
-    assert config(project, "shapes/locked-text") == models
-
-
 def test_own_prompts_of_a_class_count_like_templates(project: Project) -> None:
-    config = STAGES["retrieved_set"].identity
-    before = config(project, "shapes")
     clip = load(base_of(project).path)
     plain = zero_shot_head(clip, SHAPES, TEMPLATES)
     sentences = ["A square has four sides.", "A box seen from above."]
@@ -181,11 +143,8 @@ def test_own_prompts_of_a_class_count_like_templates(project: Project) -> None:
     mean = torch.stack([clip.encode_texts([text])[0] for text in texts]).mean(dim=0)
     torch.testing.assert_close(head[:, 1], mean / mean.norm())
     assert torch.equal(head[:, [0, 2, 3]], plain[:, [0, 2, 3]])
-    queries = class_prompts(domain)
-    own = queries[queries["prompt"].isin(sentences)]
+    own = class_prompts(domain).set_index("prompt").loc[sentences]
     assert own["class"].tolist() == ["square"] * 2 and own["name"].tolist() == ["", ""]
-    assert "prompts" not in before
-    assert config(project, "shapes") == {**before, "prompts": {"square": sentences}}
     edit_domain(project, prompts={"sqare": ["a box"]})
     with pytest.raises(ConfigError, match=r"'sqare'.*square"):
         project.domain("shapes")

@@ -15,7 +15,6 @@ import pytest
 import torch
 from open_clip.model import CustomTextCLIP
 from PIL import Image
-from pydantic import ValidationError
 from safetensors.torch import save_file
 from support.text_tower import WORDS
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -225,12 +224,6 @@ def test_names_and_weights_that_are_not_there_are_named(
 ) -> None:
     with pytest.raises(InputError, match=reason):
         require_available(EncoderConfig(**encoder))  # type: ignore[arg-type]
-
-
-def test_a_whole_model_takes_no_weights_beside_it() -> None:
-    with pytest.raises(ValidationError, match="remove `pretrained`"):
-        EncoderConfig(model="hf-hub:organization/model", pretrained="openai")
-    assert EncoderConfig(pretrained="local-dir:folder").pretrained == "folder"
 
 
 def test_a_file_is_resized_as_its_architecture_unless_stated(

@@ -146,6 +146,11 @@ def test_a_tower_that_trains_as_a_whole_equals_the_models_own(name: str) -> None
     assert not tower.splits
     assert len(trained_of(model)) == len(list(model.visual.parameters()))
     require_equal(model, tower)
+    model.requires_grad_(False)
+    tower = ImageTower(model)
+    features = tower(images(model))
+    assert not tower.splits and not features.requires_grad
+    torch.testing.assert_close(features, model.encode_image(images(model)), atol=1e-5, rtol=1e-5)
 
 
 def test_a_resnet_trains_as_a_whole_with_its_statistics_at_rest() -> None:
@@ -207,17 +212,6 @@ def test_the_frozen_part_builds_no_graph(name: str) -> None:
     assert touched == {f"visual.{name}" for name in trained_of(model)}
 
 
-@pytest.mark.parametrize("name", ["ViT", "ViT, attentional pooling", "timm ViT, map"])
-def test_a_tower_without_trained_blocks_gives_its_own_features(name: str) -> None:
-    model = build(name)
-    model.requires_grad_(False)
-    tower = ImageTower(model)
-    assert not tower.splits
-    features = tower(images(model))
-    torch.testing.assert_close(features, model.encode_image(images(model)), atol=1e-5, rtol=1e-5)
-    assert not features.requires_grad
-
-
 @pytest.mark.parametrize("method", ["gated-image", "locked-text"])
 @pytest.mark.parametrize("name", ["ViT, QuickGELU", "timm ViT, token"])
 def test_recomputed_activations_give_the_same_gradients(name: str, method: str) -> None:
@@ -262,55 +256,27 @@ def test_copies_in_bf16_give_what_autocast_gives(name: str) -> None:
         torch.testing.assert_close(got[part], gradient, atol=1e-5, rtol=1e-5)
 
 
-class SamePadded(nn.Conv2d):
-    """Does more than a convolution, as timm's with the padding of TensorFlow do."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return super().forward(nn.functional.pad(images, (0, 1, 0, 1)))
-
-
 class Depthwise(nn.Module):
-    """A tower that is no transformer: one plain and one depthwise convolution, which `__call__`
-    runs as a whole.
-    """
+    """A tower that is no transformer: one plain and one depthwise convolution."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.visual = nn.Sequential(
-            nn.Conv2d(3, 8, 3),
-            nn.ReLU(),
-            SamePadded(8, 8, 3, groups=8),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(200, 4),
-        )
+        layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.Flatten()]
+        self.visual = nn.Sequential(*layers)
 
 
 def test_depthwise_convolution_that_trains_stays_in_fp32_on_cpu() -> None:
-    model = Depthwise()
-    batch = torch.randn(5, 3, 8, 8)
-    given: dict[int, torch.dtype] = {}
-    for number in (0, 2):
-        model.visual[number].register_forward_hook(
-            lambda _, __, out, number=number: given.update({number: out.dtype})
-        )
-    exact = {
-        part: gradient.clone()
-        for part, gradient in gradients(model, ImageTower(model)(batch)).items()
-    }
-    tower = ImageTower(model)
-    tower.use_bf16("cpu")
-    with torch.autocast("cpu", torch.bfloat16):
-        features = tower(batch)
-    assert given == {0: torch.bfloat16, 2: torch.float32}
-    for part, gradient in gradients(model, features.float()).items():
-        # bf16 flips some signs before the ReLUs, and there are few pixels to outvote them.
-        assert (
-            torch.nn.functional.cosine_similarity(gradient.flatten(), exact[part].flatten(), dim=0)
-            > 0.9
-        ), part
-    for frozen, device in ((True, "cpu"), (False, "cuda")):
-        other = Depthwise().requires_grad_(not frozen)
-        ImageTower(other).use_bf16(device)
-        assert "forward" not in vars(other.visual[2])
+    for device, trains, dtype in (
+        ("cpu", True, torch.float32),
+        ("cpu", False, torch.bfloat16),
+        ("cuda", True, torch.bfloat16),
+    ):
+        model = Depthwise().requires_grad_(trains)
+        tower = ImageTower(model)
+        exact = tower(torch.ones(1, 3, 8, 8))
+        tower.use_bf16(device)
+        with torch.autocast("cpu", torch.bfloat16):
+            features = tower(torch.ones(1, 3, 8, 8))
+        assert features.dtype == dtype
+        torch.testing.assert_close(features.float(), exact, atol=0.02, rtol=0.02)

@@ -184,21 +184,18 @@ def test_a_folder_that_names_code_or_other_places_is_refused(  # FAULTS 41
         assert not marker.exists()
 
 
-def test_an_evil_folder_in_pipeline_yaml_publishes_no_base(
-    make_project: Callable[..., Project], folder: Path, marker: Path
+def test_an_evil_checkpoint_is_neither_opened_nor_exported(
+    make_project: Callable[..., Project],
+    tiny_project: Project,
+    folder: Path,
+    marker: Path,
+    tmp_path: Path,
 ) -> None:
     trusted_tokenizer(folder)
     project = make_project(encoder={"pretrained": str(folder)})
     with pytest.raises(InputError, match="trust_remote_code"):
         publish_base(project)
     assert project.store.keys("base_checkpoint") == []
-    assert not marker.exists()
-
-
-def test_an_evil_checkpoint_is_neither_opened_nor_exported(
-    tiny_project: Project, folder: Path, marker: Path, tmp_path: Path
-) -> None:
-    trusted_tokenizer(folder)
 
     def write(staging: Path, _: object) -> dict[str, Any]:
         for path in folder.rglob("*"):

@@ -28,7 +28,6 @@ from support.elevater import write_elevater
 from support.pretended_gpu import pretended_gpu
 from support.vectors import read_vectors
 
-from react_pipeline.clip.device import choose_precision
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import FOLDERS
 from react_pipeline.extensions.predict.predict import Options, predict_pictures
@@ -311,14 +310,6 @@ def test_half_precision_trains_and_embeds(
         embedded = embed_corpus(project)
     assert embedded.counts["precision"] == precision
     assert_same_vectors(embedded, lineages["cpu"]["corpus_embeddings"], 0.999)
-
-
-@pytest.mark.parametrize(
-    ("capability", "precision"), [((6, 1), "fp32"), ((7, 5), "fp16"), ((9, 0), "bf16")]
-)
-def test_precision_is_chosen_by_capability(capability: tuple[int, int], precision: str) -> None:
-    with pretended_gpu(capability):
-        assert choose_precision("auto", "cuda") == precision
 
 
 def test_an_interrupted_training_resumes_on_the_gpu(

