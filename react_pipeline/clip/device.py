@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 DRIVER = Path("/sys/module/nvidia/version")
 CUDA_13_DRIVER = "580"
-"""The oldest driver for CUDA 13; docs/gpu.md has the rest."""
+"""The oldest driver for CUDA 13; docs/scale.md has the rest."""
 
 
 def choose_device(device: str) -> str:

@@ -71,13 +71,12 @@ class TrainingTexts:
         """
         self._clip = clip
         self._trains = trains = trains_text(clip.model)
-        self._recomputes = training.activation_checkpointing
         self._device = world.device
         numbers = {name: number for number, name in enumerate(domain.class_names)}
         self._classes = torch.tensor([numbers.get(name, -1) for name in pairs.classes])
         self._class_ids = pairs.class_ids
         self._caption_ids = pairs.caption_ids
-        if trains and self._recomputes:
+        if trains and training.activation_checkpointing:
             recompute_activations(clip.model)
 
         def make(parts: Iterator[Tensor]) -> Generator[Tensor, None, None]:
@@ -112,8 +111,7 @@ class TrainingTexts:
         tokens = self._rows[different].long()
         longest = int(text_lengths(self._clip.model, tokens).max())
         tokens = tokens[:, :longest].to(self._device)
-        again = self._recomputes
-        encoded = encode_text(self._clip.model, tokens, activation_checkpointing=again)
+        encoded = encode_text(self._clip.model, tokens)
         return functional.normalize(encoded.float(), dim=-1)[place]
 
 
