@@ -262,9 +262,8 @@ def test_memory_that_runs_out_is_reported_with_what_to_do(
         return {"loss": float(torch.empty(1 << 60).sum())}
 
     monkeypatch.setattr(f"react_pipeline.{place}", greedy)
-    augmentation = "mild" if method == "locked-image" else "none"
     with pytest.raises(TrainingError, match=f"out of memory .*{advice}"):
-        train(method, batch_size=16, augmentation=augmentation)
+        train(method, batch_size=16)
 
 
 class Interrupt(TrainingObserver):
@@ -278,7 +277,7 @@ class Interrupt(TrainingObserver):
             raise KeyboardInterrupt
 
 
-def test_epochs_become_steps_and_an_interrupted_training_resumes(prepare: Prepare) -> None:
+def test_epochs_become_steps_and_interrupted_training_resumes(prepare: Prepare) -> None:
     defaults = {**FIELDS, "epochs": 2, "warmup_steps": 0.25, "augmentation": "timm"}
     del defaults["steps"]
     with pytest.MonkeyPatch.context() as patch:
