@@ -248,11 +248,6 @@ def test_the_default_of_a_head_needs_no_held_out_pairs(
         ),
         ("gated-image", "training.preparation.keep_tokens", "steps of the training; end what else"),
         ("linear-head", "extensions.methods.head_steps.Head.step", "batch_size 16; lower"),
-        (
-            "locked-image",
-            "training.image_encoder.ImageEncoder.frozen",
-            "batch_size 16: about .*; raise",
-        ),
     ],
 )
 def test_memory_that_runs_out_is_reported_with_what_to_do(
