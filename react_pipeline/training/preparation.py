@@ -33,6 +33,7 @@ from react_pipeline.training.held_out import image_text_recall, require_held_out
 from react_pipeline.training.image_encoder import ENCODED_AT_ONCE, ImageEncoder, image_tower
 from react_pipeline.training.kept import TrainingTexts, keep_tokens
 from react_pipeline.training.losses import require_suitable
+from react_pipeline.training.memory import COUNTED, require_memory
 from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.schedule import fit_batch_size, max_log_scale, parameter_groups
 from react_pipeline.training.step import TrainingStep
@@ -56,14 +57,13 @@ class Preparation:
         held_out: Positions of the pairs that are not trained on.
         tokens: What need not be computed again, (N, T, W) or (N, D); None if nothing.
         state: What the steps change.
+        fits: How many pairs fit the memory at once, in words.
         line: Called after the training, returns what moves the model between base and trained.
         counts: For the manifest.
     """
 
     training: TrainingConfig
     encoder: ImageEncoder
-    texts: TrainingTexts
-    views: Views
     batches: TrainingBatches
     held_out: Tensor
     tokens: Tensor | None
@@ -71,6 +71,7 @@ class Preparation:
     step: TrainingStep
     line: Callable[[], Callable[[float], None]]
     probe: Probe | None
+    fits: str
     counts: Mapping[str, Any]
 
     @torch.no_grad()
@@ -81,10 +82,10 @@ class Preparation:
         positions = self.held_out[:count]
         if not len(positions):
             return {}
-        captions = self.texts.caption_ids(positions)
+        captions = self.step.texts.caption_ids(positions)
         parts = captions.split(ENCODED_AT_ONCE)
-        texts = torch.cat([self.texts.vectors(part).cpu() for part in parts])
-        images = self.encoder.vectors(self.views, positions, self.tokens)
+        texts = torch.cat([self.step.texts.vectors(part).cpu() for part in parts])
+        images = self.encoder.vectors(self.batches.views, positions, self.tokens)
         return image_text_recall(images, texts, captions)
 
 
@@ -94,8 +95,7 @@ def prepare(
     """Attach what the method trains to `clip`, and compute once what stays frozen; arguments and
     errors as of `train_model`.
     """
-    c, world = customization, customization.world
-    model: Any = clip.model
+    c, world, model = customization, customization.world, clip.model
     require_suitable(c.training.loss, model)
     trained_on, held_out = split_held_out(c.pairs, c.training.held_out_fraction, c.training.seed)
     require_held_out(c.training.interpolation, len(held_out), len(c.pairs))
@@ -107,11 +107,7 @@ def prepare(
     some = views.batch([(position, 0) for position in trained_on[:COMPARED_IMAGES].tolist()])
     difference = _attach(method, clip, training, some)
     texts = TrainingTexts(clip, c.pairs, c.domain, training, world, c.scratch)
-    probe = None
-    if training.evaluate_every:
-        from react_pipeline.extensions.live_runs import labelled_accuracy
-
-        probe = labelled_accuracy(c.project, c.domain.slug, clip)
+    probe = _probe(c, clip)
     if weights is not None and not trains_text(model):
         map_weights(model, text_parameters(model), weights)
     line = partial(method.line, model, _start(model, training), base_names)
@@ -120,22 +116,37 @@ def prepare(
     state = _initial_state(model, training, batch_size, world.device_type)
     # Of the base, not of a state that is resumed from.
     limit = max_log_scale(training.loss, model.logit_scale.item())
-    watched = partial(method.watched, model)
-    step = TrainingStep(encoder, texts, state, method.loss, limit, watched)
+    step = TrainingStep(encoder, texts, state, method.loss, limit, partial(method.watched, model))
+    few = trained_on[: 2 * COUNTED]
+    sample = some[: len(few)] if tokens is None else tokens[few]
+    pair_bytes = step.pair_bytes(sample.to(world.device), few, kept=tokens is not None)
+    part = batch_size // world.size // training.accumulation
+    fits = require_memory(part, pair_bytes, world.device)
     counts = {
         "pairs": len(c.pairs),
         "held_out_pairs": len(held_out),
         "steps": training.steps,
-        "trainable_parameters": sum(weight.numel() for weight in state.trained.values()),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "trainable_parameters": sum(map(Tensor.numel, state.trained.values())),
+        "parameters": sum(map(Tensor.numel, model.parameters())),
         "step0_max_difference": difference,
         "prefix_kept": tokens is not None,
         **device_counts(world.device),
         "precision": training.precision,
         "processes": world.size,
+        "pair_bytes": pair_bytes,
     }
     return Preparation(
-        training, encoder, texts, views, batches, held_out, tokens, state, step, line, probe, counts
+        training,
+        encoder,
+        batches,
+        held_out,
+        tokens,
+        state,
+        step,
+        line,
+        probe,
+        fits,
+        counts,
     )
 
 
@@ -144,6 +155,14 @@ def _views(c: Customization, clip: Clip) -> Views:
     kind = c.training.augmentation
     augment = None if kind == "none" else augmentation(kind, pixels, clip.preprocess_cfg)
     return Views(c.pairs, pixels, augment, c.training.seed)
+
+
+def _probe(c: Customization, clip: Clip) -> Probe | None:
+    if not c.training.evaluate_every:
+        return None
+    from react_pipeline.extensions.live_runs import labelled_accuracy
+
+    return labelled_accuracy(c.project, c.domain.slug, clip)
 
 
 def _settled(c: Customization, pairs: int, batch_size: int) -> TrainingConfig:

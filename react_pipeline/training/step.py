@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from react_pipeline.training.guards import require_finite, require_steady_scale, require_steps_taken
 from react_pipeline.training.image_encoder import ImageEncoder
 from react_pipeline.training.kept import TrainingTexts
+from react_pipeline.training.memory import saved_bytes
 from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.schedule import MAX_LOG_SCALE, learning_rate
 
@@ -80,6 +81,18 @@ class TrainingStep:
             values[name] = value.item()
         # A step that the scaler skips has no finite norm, and JSON has no value for that.
         return {name: value for name, value in values.items() if math.isfinite(value)}
+
+    def pair_bytes(self, batch: Tensor, pairs: Tensor, *, kept: bool) -> int:
+        """Return the bytes of memory that each pair of a part adds to a step; arguments as of
+        `take`, for a few pairs.
+        """
+
+        def encode(count: int) -> list[Tensor]:
+            with self.images.autocast():
+                texts = self.texts.vectors(self.texts.caption_ids(pairs[:count]))
+            return [self.images(batch[:count], kept=kept), texts]
+
+        return saved_bytes(encode)
 
     def _backward(self, batch: Tensor, pairs: Tensor, kept: bool) -> Tensor:
         """Leave the gradients of this process's features in the trained parameters; return the loss

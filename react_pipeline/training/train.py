@@ -104,7 +104,7 @@ def _take_steps(
             started = time.monotonic()
             batch = next(batches)
             waited = time.monotonic() - started
-            with explained_out_of_memory(f"with batch_size {size}", LESS_MEMORY):
+            with explained_out_of_memory(f"with batch_size {size}: {p.fits}", LESS_MEMORY):
                 kept = p.tokens is not None
                 values = p.step.take(step, batch, p.batches.pairs(step), kept=kept)
             seconds = time.monotonic() - started

@@ -242,6 +242,7 @@ def _cuda(capability: tuple[int, int]) -> dict[str, Any]:
         "empty_cache": None,
         "reset_peak_memory_stats": None,
         "max_memory_allocated": 1 << 20,
+        "mem_get_info": (1 << 34, 1 << 34),
         "get_rng_state": torch.empty(0),
         "set_rng_state": None,
         "get_device_capability": capability,

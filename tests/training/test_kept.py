@@ -91,7 +91,7 @@ def test_kept_is_what_is_computed(
     assert path.stat().st_size == tokens.nbytes
 
 
-def test_a_kept_file_is_found_again_and_one_of_another_form_is_not(
+def test_a_kept_file_is_found_again_unless_of_another_form(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = Kept(tiny_checkpoint, tmp_path)

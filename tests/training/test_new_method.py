@@ -13,7 +13,6 @@ import dagster as dg
 import open_clip
 import pytest
 import torch
-import yaml
 from open_clip.model import CLIP
 from safetensors.torch import load_file
 from support.commands import status
@@ -33,12 +32,11 @@ from react_pipeline.extensions.plan.machine import Machine
 from react_pipeline.extensions.plan.plan import plan_of
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
-from react_pipeline.settings.files import load_pipeline
-from react_pipeline.settings.methods import METHODS, Method, trained_methods
+from react_pipeline.settings.methods import METHODS, Method
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.stage import STAGES
 from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.errors import ConfigError, InputError
+from react_pipeline.store.errors import InputError
 from react_pipeline.training.customization import customize
 
 PAGE = module_of_page()
@@ -234,19 +232,6 @@ def test_the_methods_of_the_page_fit_a_timm_tower() -> None:
     assert not torch.equal(model.encode_image(images), before)
 
 
-def test_the_line_of_new_weights_ends_at_the_base(tiny_checkpoint: Path) -> None:
-    clip = load(tiny_checkpoint)
-    before = clip.encode_images(IMAGES)
-    Adapter().attach_to(clip, TrainingConfig(last_k_layers=1))
-    start = {name: weight.detach().clone() for name, weight in clip.model.named_parameters()}
-    torch.nn.init.eye_(clip.model.visual.transformer.resblocks[-1].mlp.c_proj.adapter[2].weight)
-    after = clip.encode_images(IMAGES)
-    move_to = Adapter().line(clip.model, start, load(tiny_checkpoint).model.state_dict())
-    for fraction, expected in ((0.0, before), (1.0, after)):
-        move_to(fraction)
-        assert torch.equal(clip.encode_images(IMAGES), expected)
-
-
 @pytest.mark.parametrize("name", ["class-means-control", "full", "Class Means"])
 def test_a_method_of_a_bad_name_is_refused(name: str) -> None:
     class Bad(Extension):
@@ -269,21 +254,3 @@ def test_a_method_of_weights_of_the_base_names_them(
     assert {name.split(".")[-2] for name in names - {"logit_scale"}} == {
         *("ln_pre", "ln_1", "ln_2", "ln_post")
     }
-
-
-def test_an_unknown_method_is_reported_once_and_hides_nothing(
-    tmp_path: Path,
-) -> None:
-    raw = {
-        "corpus": {"kind": "demo"},
-        "encoder": {"model": "demo"},
-        "customization": {"methods": {"adapter": {"steps": 5}, "full": {"steps": 0}}},
-    }
-    path = tmp_path / "pipeline.yaml"
-    path.write_text(yaml.safe_dump(raw))
-    with pytest.raises(ConfigError) as error:
-        load_pipeline(path)
-    (reported,) = [line for line in str(error.value).splitlines() if "adapter" in line]
-    assert reported.startswith(f"{path}:5: customization.methods.adapter")
-    assert all(name in reported for name in trained_methods())
-    assert "customization.methods.full.steps" in str(error.value)

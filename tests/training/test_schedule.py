@@ -90,7 +90,7 @@ def test_only_sigmoid_training_may_keep_scale_above_clips_limit() -> None:
         (40, 64, 32, RetrievalError, "too few for 32 processes"),
     ],
 )
-def test_a_batch_that_does_not_suit_pairs_or_processes_is_refused(
+def test_a_batch_that_suits_no_pairs_or_processes_is_refused(
     pairs: int, size: int, processes: int, error: type[Exception], text: str
 ) -> None:
     with pytest.raises(error, match=text):

@@ -19,7 +19,10 @@ from torch import Tensor
 from react_pipeline.store import InputError
 from react_pipeline.training import World
 
-PATIENCE = timedelta(days=2)
+STEP_PATIENCE, PATIENCE = timedelta(hours=1), timedelta(days=2)
+"""How long a process waits for the others: within a step, while the writer may save a state of tens
+of gigabytes; and where the writer may wait for a lock, or hash and save a large model.
+"""
 
 
 class Processes(World):
@@ -45,7 +48,9 @@ class Processes(World):
             torch.cuda.set_device(local_rank)
             device = f"cuda:{local_rank}"
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+            card = None if device == "cpu" else torch.device(device)
+            backend = "nccl" if card else "gloo"
+            dist.init_process_group(backend, timeout=STEP_PATIENCE, device_id=card)
         one_machine = int(os.environ.get("LOCAL_WORLD_SIZE", size)) == size
         return cls(dist.get_rank(), size, device, one_machine)
 
@@ -62,7 +67,7 @@ class Processes(World):
             work.wait()
 
     def broadcast(self, value: Any) -> Any:
-        """Send by a group that waits as long as the writer may wait for a lock."""
+        """Send by a group that waits for `PATIENCE`."""
         carried = [value]
         dist.broadcast_object_list(carried, src=0, group=_patient_group())
         return carried[0]
@@ -70,7 +75,5 @@ class Processes(World):
 
 @lru_cache(maxsize=1)
 def _patient_group() -> Any:
-    """Return a group of the same processes that waits longer: the writer may wait for a lock, or
-    hash and save a large model.
-    """
+    """Return a group of the same processes that waits longer."""
     return dist.new_group(backend="gloo", timeout=PATIENCE)

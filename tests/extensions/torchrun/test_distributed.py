@@ -16,6 +16,7 @@ import torch
 from conftest import write_project
 from safetensors.torch import load_file
 from support.device import DEVICES, require
+from support.pretended_gpu import pretended_gpu
 from support.training import FIELDS, losses, records
 
 from react_pipeline.extensions.torchrun.world import Processes
@@ -139,12 +140,24 @@ def artifact_at(path: str | Path) -> Artifact:
     return Artifact(Store(Path(path).parents[manifest["key"].count("/") + 3]), manifest)
 
 
-def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    monkeypatch.setenv("LOCAL_RANK", "2")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(InputError, match="more than the 2 GPUs"):
-        Processes.join("cuda")
+@pytest.mark.parametrize("rank", [1, 2])
+def test_each_process_takes_a_card_of_its_own(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    joined: dict[str, Any] = {}
+    for name, value in (("WORLD_SIZE", "3"), ("LOCAL_RANK", str(rank))):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda *_, **how: joined.update(how)
+    )
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+    with pretended_gpu():
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        if rank == 2:
+            with pytest.raises(InputError, match="more than the 2 GPUs"):
+                Processes.join("cuda")
+            return
+        assert Processes.join("cuda").device == "cuda:1"
+    assert joined["device_id"] == torch.device("cuda:1")
+    assert joined["timeout"].total_seconds() == 3_600
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from react_pipeline.assets.partitions import partition_of
 from react_pipeline.assets.resources import REPOSITORY
 from react_pipeline.assets.retries import readable_failures
 from react_pipeline.assets.training import Progress, customize_here, processes_of
+from react_pipeline.clip import loaded_base
 from react_pipeline.extensions.torchrun.assets import processes, training_process
 from react_pipeline.extensions.torchrun.assets.processes import (
     NODES_VARIABLE,
@@ -70,17 +71,12 @@ def runs_of_training(project: Project) -> list[Any]:
     return list(client.search_runs(experiments, "tags.asset = 'customized_checkpoint'"))
 
 
-def test_linear_heads_are_trained_in_one_process(make_project: Callable[..., Project]) -> None:
-    project = make_project(customization={"defaults": {"processes": 2}})
-    assert processes_of(project, "shapes", "full-control") == 2
-    assert processes_of(project, "shapes", "linear-head") == 1
-    assert processes_of(project, "shapes", "linear-head-control") == 1
-
-
 def test_several_processes_are_not_one_without_a_launcher(
     make_project: Callable[..., Project],
 ) -> None:
     project = make_project(customization={"defaults": {"processes": 2}})
+    methods = "full-control", "linear-head", "linear-head-control"
+    assert [processes_of(project, "shapes", method) for method in methods] == [2, 1, 1]
     with pytest.raises(InputError, match="customization.processes"):
         customize_here(dg.build_asset_context(), project, "shapes", METHOD)
 
@@ -150,6 +146,23 @@ def test_progress_is_reported_now_and_then() -> None:
     progress.started(Inputs("customized_checkpoint", "shapes/gda", {}, {}, "1"), 0)
     progress.stepped({"step": 0, "loss": 0.5})
     assert reported[2:] == ["training shapes/gda: from the start"]
+
+
+def test_the_launching_process_frees_its_card_first(
+    tiny_checkpoint: Path, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, held = prepare(processes=2), []
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: held.append("freed"))
+    loaded_base(tiny_checkpoint, "cpu")
+
+    def run(*_: object, **__: object) -> None:
+        held.append(loaded_base.cache_info().currsize)
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(dg.PipesSubprocessClient, "run", run)
+    with pytest.raises(TrainingError, match="killed"):
+        processes.launch(Mock(), project, "shapes", METHOD, 2)
+    assert held == ["freed", 0]
 
 
 def test_training_in_the_assets_process_is_streamed(prepare: Prepare, tmp_path: Path) -> None:

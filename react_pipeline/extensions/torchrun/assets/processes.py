@@ -11,6 +11,7 @@ text, and a lock that this process holds. The kernel frees the lock however this
 then all of them end.
 """
 
+import gc
 import json
 import os
 import shlex
@@ -115,6 +116,7 @@ def launch(context: Context, project: Project, slug: str, method: str, processes
         )
         command = [*starter, *torchrun_command(processes, several, arguments)]
         context.log.info(shlex.join(command))
+        _free_card()
         try:
             env = environment(processes, exchange) | (STORE_OF_A_ROUND if several else {})
             client.run(context=context, command=command, env=env)
@@ -127,6 +129,16 @@ def launch(context: Context, project: Project, slug: str, method: str, processes
             _show_failed(project, context.run.run_id, method_key(slug, method), error)
             raise error from None
     return replace(fresh(project, "customized_checkpoint", method_key(slug, method)), reused=False)
+
+
+def _free_card() -> None:
+    """Give back what earlier steps of this process hold of a GPU, where rank 0 will train."""
+    if torch := sys.modules.get("torch"):
+        from react_pipeline.clip import loaded_base
+
+        loaded_base.cache_clear()
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def torchrun_command(processes: int, several_nodes: list[str], arguments: list[str]) -> list[str]:

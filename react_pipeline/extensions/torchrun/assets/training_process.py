@@ -59,12 +59,16 @@ def main() -> int:
     try:
         project = Project.load(arguments.config)
         with _observer(project, rank) as observer:
+            import torch.distributed as dist
+
             from react_pipeline.clip import choose_device
             from react_pipeline.extensions.torchrun.world import Processes
             from react_pipeline.training import customize
 
             world = Processes.join(choose_device(project.config.device))
             customize(project, arguments.domain, arguments.method, observer, world)
+        if dist.is_initialized():
+            dist.destroy_process_group()
     except Exception as error:
         if exchange:
             write_failure(Path(exchange), rank, error)
