@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -30,7 +31,9 @@ DECODE_SECONDS = 20
 WORKER_BYTES = 4 << 30
 """Memory that a decoding process may take beyond what it has when it starts."""
 IDLE_SECONDS = 60
-"""After this time a process without work ends; also that of a program that was killed."""
+"""After this time a process without work ends."""
+WATCH_SECONDS = 0.1
+"""Between two looks whether the program is still there."""
 BATCHES_AHEAD = 3
 """Batches that each process loads or has loaded before they are asked for."""
 _SIGNAL = re.compile(r"SIG[A-Z0-9]+")
@@ -113,10 +116,10 @@ def load_batches(
 
 
 class Processes:
-    """Fresh processes, started when the first task comes; they end with this program, or idle.
+    """Fresh processes, started when the first task comes; they end with this one, or idle.
 
     Attributes:
-        start: How many, and what each of them calls first.
+        start: How many, and what each of them calls first, if anything.
         pool: Their executor. Set it to None after one has died.
     """
 
@@ -131,13 +134,13 @@ class Processes:
             # Not from the standard library, whose processes run the user's script again.
             from joblib.externals.loky.process_executor import ProcessPoolExecutor
 
-            count, start, *given = self.start
+            count, *start = self.start
             paths = os.pathsep.join(filter(None, sys.path))
             self.pool = ProcessPoolExecutor(
                 count,
                 timeout=IDLE_SECONDS,
-                initializer=start,
-                initargs=tuple(given),
+                initializer=_begin,
+                initargs=(os.getpid(), *start),
                 env={"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
             )
             # Else a process that multiprocessing started waits for it when it ends.
@@ -156,9 +159,20 @@ def _shut_down(pool: "weakref.ref[Any]") -> None:
         there.shutdown(kill_workers=True)
 
 
+def _begin(program: int, start: Callable[..., None] | None = None, *given: Any) -> None:
+    def watch() -> None:
+        while os.getppid() == program:
+            time.sleep(WATCH_SECONDS)
+        os._exit(1)  # it was killed
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which then ends it
+    threading.Thread(target=watch, daemon=True).start()
+    if start is not None:
+        start(*given)
+
+
 def _start(memory_bytes: int) -> None:
     """Begin a process that images may kill."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which then ends it
     # What asks for more gets a MemoryError, and its image is counted.
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + memory_bytes)

@@ -64,9 +64,7 @@ def harness(tasks: int) -> Iterator[Harness]:
 
 
 def survived(campaign: Campaign) -> bool:
-    print(campaign.table(), *campaign.problems, sep="\n")
-    for kind, seen in campaign.details.items():
-        print(kind, len(seen), *seen[:3], sep="\n")
+    print(*campaign.ends.items(), *campaign.problems, sep="\n")
     return not campaign.problems
 
 

@@ -177,9 +177,9 @@ def test_a_misspelt_selection_is_answered_with_a_near_asset(
 def test_materialize_refuses_first_what_lacks_files_or_packages(
     tiny_project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from react_pipeline.embedding import installed
+    from react_pipeline.embedding import embed
 
-    monkeypatch.setattr(installed, "find_spec", lambda _: None)
+    monkeypatch.setattr(embed, "find_spec", lambda _: None)
     edit(tiny_project.path, corpus={"kind": "images", "images": ["dtaa"]})
     with pytest.raises(SystemExit) as stop:
         main(["materialize", "--config", str(tiny_project.path)])

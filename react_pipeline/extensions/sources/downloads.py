@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
@@ -108,7 +107,7 @@ def _spread(task: DownloadTask, wanted: Sequence[Wanted]) -> Iterator[Errors]:
     elif task.settings.processes == 1:
         yield task(wanted)
     else:
-        processes = Processes(shares, signal.signal, signal.SIGINT, signal.SIG_IGN)
+        processes = Processes(shares)
         futures = [processes.submit(task, part) for part in parts]
         unit = f" {size:,} images"
         try:

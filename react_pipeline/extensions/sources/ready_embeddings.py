@@ -75,17 +75,21 @@ def adopt_embeddings(project: Project, config: ReadyEmbeddings) -> Artifact:
         reasons = corpus.counts["convert"]
         if reasons:
             logger.info("ready embeddings are converted once: %s", ", ".join(reasons))
-        rows = _write_parts(clip, corpus, parts, config, staging, scratch)
-        encoded = 0 if parts[0].text else sum(rows)
+        _write_parts(clip, corpus, parts, config, staging, scratch)
+        rows = corpus.counts["pairs"]
+        made = {
+            "converted": reasons,
+            "normalised": corpus.counts["not_unit"],
+            "captions_encoded": 0 if parts[0].text else rows,
+        }
         return {
-            "rows": sum(rows),
+            "rows": rows,
             "dimension": corpus.counts["dimension"],
             "skipped": 0,
             "reasons": {},
             "ready": not reasons,
             **proof,
-            **({"converted": reasons, "normalised": corpus.counts["not_unit"]} if reasons else {}),
-            **({"captions_encoded": encoded} if reasons else {}),
+            **(made if reasons else {}),
         }
 
     return project.store.build(inputs, write)
@@ -98,17 +102,14 @@ def _write_parts(
     config: ReadyEmbeddings,
     staging: Path,
     scratch: Scratch,
-) -> list[int]:
-    """Write `img_emb/`, `text_emb/` (unit rows), `metadata/` and `groups.jsonl`; return the rows of
-    each part.
-    """
+) -> None:
+    """Write `img_emb/`, `text_emb/` (unit rows), `metadata/` and `groups.jsonl`."""
     folder, is_linked = config.embeddings, not corpus.counts["convert"]
     is_unit = not corpus.counts["not_unit"]
-    counts = []
     bar = tqdm(parts, desc="adopting", unit="part", disable=None, leave=False)
     for number, part in enumerate(bar):
 
-        def write(into: Path, number: int = number, part: Part = part) -> int:
+        def write(into: Path, number: int = number, part: Part = part) -> None:
             if part.rows:
                 captions = _write_metadata(into / _name(METADATA, number), part, config)
                 for side, source in part.sides:
@@ -117,15 +118,13 @@ def _write_parts(
                         _convert(folder / source, path, part, is_unit)
                     elif not source:
                         _encode(clip, captions, path)
-            return part.rows
 
-        counts.append(scratch.build(str(number), staging, write))
+        scratch.build(str(number), staging, write)
         for side, source in part.sides if is_linked and part.rows else ():
             (staging / side).mkdir(exist_ok=True)
             (staging / _name(side, number)).symlink_to((folder / source).resolve())
-    lines = (json.dumps({"rows": count}) + "\n" for count in counts)
+    lines = (json.dumps({"rows": part.rows}) + "\n" for part in parts)
     (staging / GROUPS_FILE).write_text("".join(lines))
-    return counts
 
 
 def _name(folder: str, number: int) -> str:

@@ -74,17 +74,15 @@ def listed_rows(store: Store, artifact: Artifact, corpus: UrlTables) -> Iterator
     """Yield the usable rows of the published tables.
 
     Raises:
-        ChangedSource: Naming a table that is gone or has changed since.
+        ChangedSource: If one is gone, was added, or has changed since.
     """
     recorded = pd.read_parquet(artifact.file(TABLES_FILE))
     tables = find_tables(corpus.urls)
-    digests = {remembered_sha256(store.root, path): path for path in tables}
-    if lacking := recorded.loc[~recorded["sha256"].isin(digests), "name"].tolist():
+    if [remembered_sha256(store.root, path) for path in tables] != recorded["sha256"].tolist():
         raise ChangedSource(
-            f"{lacking[0]}: this table is gone or has changed since `corpus` was materialized; put "
-            "it back, or materialize that again"
+            f"corpus.urls: the tables are not those that `corpus` was materialized from "
+            f"({', '.join(recorded['name'][:9])}); put them back, or materialize that again"
         )
-    tables = [digests[digest] for digest in recorded["sha256"]]
     yield from read_rows(tables, corpus, Counter())
 
 

@@ -28,22 +28,6 @@ class Campaign:
 
     ends: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
-    details: dict[str, list[str]] = field(default_factory=dict)
-
-    def table(self) -> str:
-        """The counts as a table in Markdown."""
-        columns = sorted({end for _, _, end in self.ends})
-        rows = [
-            f"| call | fault | points | {' | '.join(columns)} |",
-            "|" + "---|" * (len(columns) + 3),
-        ]
-        for kind, fault in sorted({(kind, fault) for kind, fault, _ in self.ends}):
-            counts = [self.ends[kind, fault, end] for end in columns]
-            rows.append(
-                f"| {kind} | {fault} | {sum(counts)} | "
-                f"{' | '.join(str(count or '') for count in counts)} |"
-            )
-        return "\n".join(rows)
 
 
 class Harness:
@@ -117,12 +101,8 @@ class Harness:
             where = (
                 f"{' '.join(self.tasks[task])}, {kind} {n}, {fault} at {answer['where']}, {ended}"
             )
-            if ended.startswith(("untyped", "hangs", "crashed")):
-                campaign.details.setdefault(ended, []).append(
-                    f"{where}\n{''.join(answer['ended'][2:])}"
-                )
             if ended.startswith(("hangs", "crashed")):
-                campaign.problems.append(where)
+                campaign.problems.append(f"{where}: {''.join(answer['ended'][2:])}")
             campaign.problems += [f"{where}: {problem}" for problem in answer["problems"]]
         return campaign
 
