@@ -16,12 +16,12 @@ from pydantic import BaseModel, Field, FiniteFloat
 from torch import Tensor
 from torchvision.ops import batched_nms, box_convert, clip_boxes_to_image, nms, roi_align
 
-from react_pipeline.clip import EVALUATION_PRECISION, Clip, arithmetic
+from react_pipeline.clip import EVALUATION_PRECISION, Clip, arithmetic, zero_shot_head
 from react_pipeline.embedding import Encoder
 from react_pipeline.extensions.protocols import read_form
 from react_pipeline.store import InputError
 
-from .maps import ClassVectors, normalized
+from .maps import class_logits, normalized
 from .measures import MAX_BOXES
 from .sets import BoxImages
 from .settings import DenseConfig
@@ -92,7 +92,7 @@ class Detector:
     def __init__(self, clip: Clip, class_names: Sequence[str], templates: Sequence[str]) -> None:
         """Encode the class names."""
         self.clip = clip
-        self.vectors = ClassVectors.of(clip, class_names, templates)
+        self.head = zero_shot_head(clip, class_names, templates).to(clip.device)
         self.encode = Encoder(clip, EVALUATION_PRECISION).images
 
     @arithmetic()
@@ -110,7 +110,8 @@ class Detector:
         """
         if not len(boxes):
             return torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64)
-        scores = self.vectors.logits(self.region_vectors(image, boxes)).softmax(dim=-1).cpu()
+        scores = class_logits(self.region_vectors(image, boxes), self.head)
+        scores = scores.softmax(dim=-1).cpu()
         if objectness is not None:
             scores = (scores * objectness[:, None]).sqrt()
         rows, classes = (scores > MIN_SCORE).nonzero(as_tuple=True)

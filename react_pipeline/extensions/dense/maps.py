@@ -1,14 +1,13 @@
 """Open-vocabulary segmentation without training: dense features against class vectors.
 
-Belongs here: class vectors of several names, the two refinements of MaskCLIP. Does not belong here:
-the features (`tower`), what is published (`results`). Shapes: a grid h x w of patches, M names, C
-classes, D embedding dimension, H x W pixels.
+Belongs here: the two refinements of MaskCLIP. Does not belong here: the features (`tower`), what is
+published (`results`). Shapes: a grid h x w of patches, C classes, D embedding dimension, H x W
+pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,52 +20,22 @@ from torchvision.transforms.functional import normalize, pil_to_tensor
 from react_pipeline.clip import LOGIT_SCALE, Clip, arithmetic, zero_shot_head
 from react_pipeline.store import CorruptArtifact
 
-from .sets import BACKGROUND
 from .settings import DenseConfig
 from .tower import DenseTower
 
 
-@dataclass(frozen=True)
-class ClassVectors:
-    """Unit vectors of all names of the classes; a class is as near as the nearest of its names.
+def class_logits(features: Tensor, head: Tensor) -> Tensor:
+    """Return 100 times the cosine (..., C) of unit vectors (..., D) with class vectors (D, C).
 
-    Attributes:
-        head: (D, M).
-        owner: Class id of each name, (M,).
-        count: C.
+    Raises:
+        CorruptArtifact: If a vector is not finite.
     """
-
-    head: Tensor
-    owner: Tensor
-    count: int
-
-    @classmethod
-    def of(cls, clip: Clip, class_names: Sequence[str], templates: Sequence[str]) -> ClassVectors:
-        """Encode the names; a class that is only called `background` has no vector."""
-        named = [
-            (name, number)
-            for number, names in enumerate(class_names)
-            for name in names.split(";")
-            if name != BACKGROUND
-        ]
-        head = zero_shot_head(clip, [name for name, _ in named], templates).to(clip.device)
-        owner = torch.tensor([number for _, number in named], device=clip.device)
-        return cls(head, owner, len(class_names))
-
-    def logits(self, features: Tensor) -> Tensor:
-        """Return 100 times the cosine (..., C) of unit vectors (..., D); minus infinity for a class
-        without vector.
-
-        Raises:
-            CorruptArtifact: If a vector is not finite.
-        """
-        cosines = LOGIT_SCALE * features @ self.head
-        if not cosines.isfinite().all():
-            raise CorruptArtifact(
-                "the model gives features that are not finite; rematerialize its checkpoint"
-            )
-        empty = cosines.new_full((*cosines.shape[:-1], self.count), -torch.inf)
-        return empty.scatter_reduce(-1, self.owner.expand_as(cosines), cosines, "amax")
+    logits = LOGIT_SCALE * features @ head
+    if not logits.isfinite().all():
+        raise CorruptArtifact(
+            "the model gives features that are not finite; rematerialize its checkpoint"
+        )
+    return logits
 
 
 def normalized(clip: Clip, image: Image.Image) -> Tensor:
@@ -104,7 +73,7 @@ class Segmenter:
         self.clip = clip
         self.config = config
         self.tower = DenseTower(clip.model)
-        self.vectors = ClassVectors.of(clip, class_names, templates)
+        self.head = zero_shot_head(clip, class_names, templates).to(clip.device)
 
     @arithmetic()
     @torch.inference_mode()
@@ -114,7 +83,7 @@ class Segmenter:
         rows, columns = pixels.shape[-2:]
         whole = padded(pixels, self.tower.stride)
         features, keys = self.tower(whole)
-        cells = self.refine(self.vectors.logits(features), keys).permute(0, 3, 1, 2)
+        cells = self.refine(class_logits(features, self.head), keys).permute(0, 3, 1, 2)
         found = functional.interpolate(cells, whole.shape[-2:], mode="bilinear")
         size = image.height, image.width
         found = functional.interpolate(found[:, :, :rows, :columns], size, mode="bilinear")

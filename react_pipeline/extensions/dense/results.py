@@ -227,8 +227,7 @@ class _Measurer:
                 yield images.label_map(position, found.shape[::-1]), found
 
         figures, ious = map_figures(maps(), len(images.class_names))
-        names = [name.split(";")[0] for name in images.class_names]
-        pairs = zip(names, ious.tolist(), strict=True)
+        pairs = zip(images.class_names, ious.tolist(), strict=True)
         return figures, {name: iou for name, iou in pairs if np.isfinite(iou)}
 
     def _by_image(

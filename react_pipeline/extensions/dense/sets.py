@@ -27,16 +27,12 @@ from react_pipeline.store import InputError, canonical_json
 from .settings import IGNORED, DenseSet
 
 BACKGROUND = "background"
-"""A class of this name alone is not scored: its pixels are ignored."""
+"""A class of this name is none: its pixels are ignored."""
 
 
 @dataclass(frozen=True)
 class DenseImages:
-    """The images of one set.
-
-    Attributes:
-        class_names: In the order of class ids; several names of one class are separated by `;`.
-    """
+    """The images of one set, with the names of its classes in the order of class ids."""
 
     entry: DenseSet
     class_names: tuple[str, ...]
@@ -288,10 +284,6 @@ def _read_maps(root: Path, entry: DenseSet) -> MapImages:
     truth = root / entry.truth
     maps = files_below(root, entry.truth, {".png"})
     stems = _by_stem(maps, truth)
-    if entry.listed:
-        listed = read_lines(root / entry.listed)
-        _require_all(listed, stems, f"{truth}: no label map of {{}} listed images")
-        stems = {name: stems[name] for name in listed}
     if not stems:
         raise Unavailable(f"{truth} holds no label map (.png)")
     files = files_below(root, entry.images, IMAGE_SUFFIXES)
@@ -306,12 +298,12 @@ def _read_maps(root: Path, entry: DenseSet) -> MapImages:
         raise InputError(f"{entry.name}: {len(names)} classes do not fit a label map of 8 bits")
     # Values of the official files that are no class (unlabelled, border, unused ids) are ignored.
     table = np.full(256, IGNORED if entry.values else -1)
-    table[IGNORED] = IGNORED
-    ids = [IGNORED if name == BACKGROUND else number for number, name in enumerate(names)]
-    table[list(entry.values or range(len(names)))] = ids
+    values = dict(zip(names, entry.values or range(len(names)), strict=True))
+    table[[IGNORED, values.pop(BACKGROUND, IGNORED)]] = IGNORED
+    table[list(values.values())] = range(len(values))
     source = Files(root, tuple(files[images[stem]] for stem in stems))
     labels = Files(root, tuple(maps[name] for name in stems.values()))
-    return MapImages(entry, names, source, labels, table)
+    return MapImages(entry, tuple(values), source, labels, table)
 
 
 def _by_stem(names: Iterable[str], where: Path) -> dict[str, str]:

@@ -34,12 +34,9 @@ class DenseSet:
 
     Attributes:
         truth: The COCO instances JSON, or the folder of the label maps.
-        class_names: In the order of class ids; several names of one class are separated by `;`. Of
-            your own set they are read: empty here.
+        class_names: In the order of class ids. Of your own set they are read: empty here.
         names_file: Names of your own label maps, one a line, in the order of the values from 0.
         values: Pixel value of each class in a label map.
-        listed: File with the names of the images that count, one a line; unset: all that have a
-            label map.
         groups: Classes that are also averaged by themselves, by name.
         annotated_only: Whether images without a box of these classes are left out.
         templates: Prompts; of your own set those of the domain: empty here.
@@ -53,7 +50,6 @@ class DenseSet:
     class_names: tuple[str, ...] = ()
     names_file: str | None = None
     values: tuple[int, ...] = ()
-    listed: str | None = None
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     annotated_only: bool = False
     templates: tuple[str, ...] = ()

@@ -61,7 +61,7 @@ class Student:
                     config.student_model,
                     weights=None,
                     weights_backbone=None,
-                    num_classes=segmenter.vectors.count,
+                    num_classes=segmenter.head.shape[1],
                 )
             if path := config.student_backbone:
                 field = f"student_backbone: {path}"

@@ -127,24 +127,27 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
             taken_over += source is not None
             fill = partial(_write_split, project, clip, images, digest, source)
             splits[place] = scratch.build(place.replace("/", "--"), directory, fill)
-        return {
-            "images": sum(about["n"] for about in splits.values()),
-            "datasets": sum(place.endswith("/test") for place in splits),
-            "of": len(elevater.dataset_names),
-            "splits_taken_over": taken_over,
-            "truncated": {
-                name: one["truncated"] for name, one in splits.items() if one["truncated"]
-            },
-            "incomplete": {
-                place: f"{about['n']} of {about['expected']} images"
-                for place, about in splits.items()
-                if about["n"] != about["expected"]
-            },
-            "missing": missing,
-            "seconds": round(sum(about["seconds"] for about in splits.values()), 2),
-        }
+        counts = {"of": len(elevater.dataset_names), "splits_taken_over": taken_over}
+        return {**counts, "missing": missing, **_sums(splits)}
 
     return project.store.build(inputs, write)
+
+
+def _sums(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return counts over all splits, by `<data set>/<split>`."""
+    return {
+        "images": sum(about["n"] for about in splits.values()),
+        "datasets": sum(place.endswith("/test") for place in splits),
+        "truncated": {
+            place: about["truncated"] for place, about in splits.items() if about["truncated"]
+        },
+        "incomplete": {
+            place: f"{about['n']} of {about['expected']} images"
+            for place, about in splits.items()
+            if about["n"] != about["expected"]
+        },
+        "seconds": round(sum(about["seconds"] for about in splits.values()), 2),
+    }
 
 
 def digests_of_test_images(artifact: Artifact) -> set[str]:

@@ -74,7 +74,7 @@ def test_boxes_of_a_results_file_pass_the_filter(boxes: BoxImages) -> None:
 def detector(clip: Clip, monkeypatch: pytest.MonkeyPatch, vectors: Tensor) -> Detector:
     """One whose regions have given vectors, over three classes whose vectors are the axes."""
     made = Detector(clip, ["a", "b", "c"], ["{}"])
-    made.vectors.head.copy_(torch.eye(32)[:, :3])
+    made.head.copy_(torch.eye(32)[:, :3])
     monkeypatch.setattr(made, "region_vectors", lambda _image, _boxes: vectors)
     return made
 

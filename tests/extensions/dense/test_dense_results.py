@@ -97,9 +97,9 @@ def test_a_killed_measurement_predicts_only_remaining_images(
 
 def test_what_is_not_there_is_a_reason_and_never_a_0(project: Project) -> None:
     shutil.rmtree(project.config.section(DenseConfig).root / "shapes" / "labels")  # type: ignore[operator]
-    made = publish_dense(changed(project, datasets=("voc-20",)), "shapes", "base")
+    made = publish_dense(changed(project, datasets=("coco-80",)), "shapes", "base")
     assert (
-        set(made.counts["not_measured"]) == {"masks", "voc-20"} and not made.counts["segmentation"]
+        set(made.counts["not_measured"]) == {"masks", "coco-80"} and not made.counts["segmentation"]
     )
     rows = pd.read_parquet(made.file("results.parquet"))
     assert rows[rows["set"] == "masks"]["value"].isna().all() and contradictions(rows) == 0
@@ -231,7 +231,7 @@ def test_a_check_reads_all_files_and_fails_only_for_wrong_ones(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     project.path.write_text(
-        project.path.read_text().replace("short_side:", "datasets: [voc-20]\n  short_side:")
+        project.path.read_text().replace("short_side:", "datasets: [coco-80]\n  short_side:")
     )
 
     def run(*arguments: str) -> tuple[int, str]:
@@ -242,7 +242,7 @@ def test_a_check_reads_all_files_and_fails_only_for_wrong_ones(
 
     code, out = run("shapes")
     states = dict(line.split()[:3:2] for line in out.splitlines()[1:4])
-    assert code == 0 and states == {"voc-20": "missing", "boxes": "ok", "masks": "ok"}
+    assert code == 0 and states == {"coco-80": "missing", "boxes": "ok", "masks": "ok"}
     path = project.config.section(DenseConfig).root / "shapes" / "labels" / "2.png"  # type: ignore[operator]
     Image.fromarray(np.zeros((64, 65), np.uint8)).save(path)
     code, out = run("shapes")

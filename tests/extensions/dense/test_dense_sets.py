@@ -62,8 +62,9 @@ def test_boxes_keep_their_ids_with_gaps_and_their_crowds(root: Path) -> None:
 def test_a_label_map_gives_class_ids_and_ignores_its_border(root: Path) -> None:
     found = maps_in(root, own("masks"))
     ids = found.label_map(1, (SIDE, SIDE))
-    assert set(np.unique(ids)) == {2, 3, 255}  # `background` is ignored too
-    assert (ids[:2] == 255).all() and ids[10, 10] == 2
+    assert found.class_names == CLASSES  # `background` is ignored too
+    assert set(np.unique(ids)) == {1, 2, 255}
+    assert (ids[:2] == 255).all() and ids[10, 10] == 1
 
 
 def test_the_digest_sees_pixels_labels_and_boxes(root: Path) -> None:
@@ -195,22 +196,6 @@ def test_values_of_coco_stuff_are_its_171_classes(tmp_path: Path) -> None:
     assert ids == [[0, 78, 79, 80, 170, 255, 255]]
     names = [entry.class_names[number] for number in ids[0][:5]]
     assert names == ["person", "hair drier", "toothbrush", "banner", "wood"]
-
-
-@pytest.mark.parametrize(
-    ("name", "wanted"), [("voc-20", [255, 0, 19, 255]), ("voc-21", [0, 1, 20, 255])]
-)
-def test_voc_is_read_with_and_without_its_background(
-    tmp_path: Path, name: str, wanted: list[int]
-) -> None:
-    entry = dense_sets()[name]
-    write_maps(tmp_path, entry, "2007_1", [0, 1, 20, 255])
-    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
-    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("2007_1\n")
-    assert maps_in(tmp_path, entry).label_map(0, (4, 1)).tolist() == [wanted]
-    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("2007_1\n2007_2\n")
-    with pytest.raises(InputError, match="2007_2"):
-        read_dense_set(tmp_path, entry)
 
 
 def test_the_open_vocabulary_split_drops_ungrouped_classes(
