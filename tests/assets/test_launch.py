@@ -399,7 +399,7 @@ def test_tracking_that_is_down_fails_no_run(
 
 
 @pytest.mark.parametrize(("broken", "line"), [(False, "warning: odd names"), (True, "failed")])
-def test_a_warning_is_a_line_and_a_check_that_was_not_run_is_none(broken: bool, line: str) -> None:
+def test_a_warning_is_a_line_and_a_check_not_run_is_none(broken: bool, line: str) -> None:
     @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["one"]))
     def made() -> dg.MaterializeResult:
         if broken:

@@ -93,7 +93,7 @@ def test_a_run_of_another_project_is_not_reported(scene: Scene, receiver: Receiv
     assert receiver.texts == []
 
 
-def test_a_message_that_is_not_accepted_fails_the_tick_and_holds_no_other_up(
+def test_a_refused_message_fails_the_tick_and_holds_no_other_up(
     scene: Scene, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change_pipeline(scene.project, alerts={"to": ["NOBODY", "BROKEN", "TEAM_ALERTS"]})

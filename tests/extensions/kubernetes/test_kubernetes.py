@@ -43,57 +43,6 @@ from react_pipeline.store.errors import InputError
 PRODUCTION = REPOSITORY / "dagster_home" / "production"
 VERSION = "1.33"
 OTHER = "asset_of_another_team"
-# The fields of the chart's values.schema.json, of those sections that our values have.
-POD_FIELDS = (
-    "image env envConfigMaps envSecrets annotations labels nodeSelector affinity tolerations "
-    "podSecurityContext securityContext resources livenessProbe readinessProbe startupProbe "
-    "schedulerName volumes volumeMounts initContainerResources "
-)
-CHART = {
-    "": "global dagsterWebserver dagster-user-deployments postgresql rabbitmq redis flower ingress "
-    "generatePostgresqlPasswordSecret generateCeleryConfigSecret imagePullSecrets busybox migrate "
-    "computeLogManager scheduler runLauncher pythonLogs dagsterDaemon telemetry serviceAccount "
-    "retention concurrency additionalInstanceConfig",
-    "global": "postgresqlSecretName postgresqlAuthWifEnabled dagsterHome serviceAccountName "
-    "celeryConfigSecretName dagsterInstanceConfigMap",
-    "postgresql": "image enabled postgresqlHost postgresqlUsername postgresqlPassword "
-    "postgresqlDatabase postgresqlParams postgresqlScheme service",
-    "dagsterWebserver": POD_FIELDS + "replicaCount nameOverride pathPrefix service workspace "
-    "deploymentLabels enableReadOnly dbStatementTimeout dbPoolRecycle logLevel",
-    "dagsterWebserver.service": "type port annotations",
-    "dagster-user-deployments": "enabled enableSubchart includeInstance imagePullSecrets "
-    "deployments rbacEnabled serviceAccount",
-    "dagster-user-deployments.deployments": POD_FIELDS + "name port dagsterApiGrpcArgs "
-    "codeServerArgs includeConfigInLaunchedRuns initContainers sidecarContainers "
-    "deploymentStrategy",
-    "runLauncher": "type config",
-    "runLauncher.config": "celeryK8sRunLauncher k8sRunLauncher customRunLauncher",
-    "runLauncher.config.k8sRunLauncher": "image imagePullPolicy jobNamespace loadInclusterConfig "
-    "kubeconfigFile envConfigMaps envSecrets envVars volumeMounts volumes labels resources "
-    "failPodOnRunFailure schedulerName securityContext runK8sConfig",
-    "runLauncher.config.k8sRunLauncher.runK8sConfig": "containerConfig podSpecConfig "
-    "podTemplateSpecMetadata jobSpecConfig jobMetadata",
-    "dagsterDaemon": POD_FIELDS + "enabled runCoordinator heartbeatTolerance deploymentLabels "
-    "runMonitoring runRetries sensors schedules",
-    "dagsterDaemon.runCoordinator": "enabled type config",
-    "dagsterDaemon.runCoordinator.config": "queuedRunCoordinator customRunCoordinator",
-    "dagsterDaemon.runCoordinator.config.customRunCoordinator": "module class config",
-    "dagsterDaemon.runMonitoring": "enabled startTimeoutSeconds cancelTimeoutSeconds "
-    "maxResumeRunAttempts pollIntervalSeconds freeSlotsAfterRunEndSeconds",
-    "dagsterDaemon.runRetries": "enabled maxRetries retryOnAssetOrOpFailure",
-    "computeLogManager": "type config",
-    "computeLogManager.config.s3ComputeLogManager": "bucket localDir prefix useSsl verify "
-    "verifyCertPath endpointUrl skipEmptyFiles uploadInterval uploadExtraArgs showUrlOnly region",
-    "retention": "enabled sensor schedule autoMaterialize",
-    "concurrency": "enabled pools runs",
-    "concurrency.pools": "defaultLimit granularity opGranularityRunBuffer",
-    "concurrency.runs": "maxConcurrentRuns tagConcurrencyLimits",
-    "telemetry": "enabled",
-    "ingress": "enabled apiVersion ingressClassName labels annotations flower dagsterWebserver "
-    "readOnlyDagsterWebserver",
-    "ingress.dagsterWebserver": "host path pathType tls precedingPaths succeedingPaths",
-    "ingress.dagsterWebserver.tls": "enabled secretName",
-}
 WEB, DAEMON = "react-dagster-webserver", "react-dagster-daemon"
 CODE = "react-dagster-user-deployments-react-code"
 LABELS = {
@@ -368,11 +317,6 @@ def at(path: str, section: Any = None) -> dict[str, Any]:
         section = section[name]
         (section,) = section if isinstance(section, list) else (section,)
     return section
-
-
-@pytest.mark.parametrize("path", CHART)
-def test_the_values_have_only_fields_of_the_chart(path: str) -> None:
-    assert set(at(path)) <= set(CHART[path].split())
 
 
 @pytest.mark.parametrize(

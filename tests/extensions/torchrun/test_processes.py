@@ -24,7 +24,7 @@ from react_pipeline.assets.launch import materialize, open_instance
 from react_pipeline.assets.partitions import partition_of
 from react_pipeline.assets.resources import REPOSITORY
 from react_pipeline.assets.retries import readable_failures
-from react_pipeline.assets.training import Progress, customize_here, processes_of
+from react_pipeline.assets.training import Progress, processes_of
 from react_pipeline.extensions.torchrun.assets import processes, training_process
 from react_pipeline.extensions.torchrun.assets.processes import (
     NODES_VARIABLE,
@@ -81,14 +81,6 @@ def test_linear_heads_are_trained_in_one_process(make_project: Callable[..., Pro
     assert processes_of(project, "shapes", "full-control") == 2
     assert processes_of(project, "shapes", "linear-head") == 1
     assert processes_of(project, "shapes", "linear-head-control") == 1
-
-
-def test_several_processes_are_not_one_without_a_launcher(
-    make_project: Callable[..., Project],
-) -> None:
-    project = make_project(customization={"defaults": {"processes": 2}})
-    with pytest.raises(InputError, match="customization.processes"):
-        customize_here(dg.build_asset_context(), project, "shapes", METHOD)
 
 
 def test_one_machine_finds_a_port_and_several_get_an_address() -> None:
