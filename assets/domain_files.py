@@ -48,12 +48,11 @@ def domain_files(
             *map(str, problems),
             *(f"{slug}: its file is gone; what was built of it is kept" for slug in gone),
         ]
-        lines += [f"registered {', '.join(new)}"] if new else []
         partitions = domain_partitions(project)
         return dg.SensorResult(
             dynamic_partitions_requests=[partitions.build_add_request(new)] if new else [],
             asset_events=changed_files(context.instance, project, folder, domains),
-            skip_reason="\n".join(lines) or f"{len(domains)} domains, none new",
+            skip_reason="\n".join(lines) or f"{len(domains)} domains, {len(new)} new",
         )
 
     yield register

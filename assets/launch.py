@@ -42,7 +42,7 @@ from react_pipeline.preflight import (
     store_problems,
 )
 from react_pipeline.project import HOME_VARIABLE, Manifests, Project, prepare_home
-from react_pipeline.settings import METHODS, Method, load_domains
+from react_pipeline.settings import METHODS, Method, did_you_mean, load_domains
 from react_pipeline.stage import (
     ALL,
     BASE_CHECKPOINT,
@@ -170,6 +170,7 @@ def _places_without_problems(
     return places
 
 
+@without_warnings()
 def plan(
     defs: dg.Definitions,
     selection: str,
@@ -187,12 +188,18 @@ def plan(
     Raises:
         InputError: If the selection names nothing that is made for these domains and methods.
     """
+    graph = defs.resolve_asset_graph()
+    names = sorted(key.path[-1] for key in graph.get_all_asset_keys())
+    name = selection.strip("*+").removeprefix("key:")
     text = "there is nothing of it for these domains and methods"
+    if name.isidentifier() and name not in names:
+        meant = did_you_mean(name, names, f"there are {', '.join(names)}")
+        text = f"no asset is called {name!r}; {meant}"
     try:
-        with without_warnings():
-            selected = dg.AssetSelection.from_string(selection).resolve(defs.resolve_asset_graph())
+        selected = dg.AssetSelection.from_string(selection).resolve(graph)
     except Exception as error:  # the parser, and the resolver of unknown names, raise several kinds
-        selected, text = set(), " ".join(str(error).split())
+        selected = set()
+        text = text if name.isidentifier() else " ".join(str(error).split())
     rows = [row for row in STAGES.values() if dg.AssetKey(row.name) in selected]
     slugs = {slug: number for number, slug in enumerate(domains)}
     order = list(table)

@@ -5,7 +5,7 @@ belong here: running anything (`launch`), asking for runs (`extensions.automatio
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -54,18 +54,11 @@ def reason_of(event: dg.DagsterEvent) -> str:
     return _OUR_ERROR.sub("", text)
 
 
-def places_of(
-    instance: dg.DagsterInstance, project: ProjectResource, run: dg.DagsterRun
-) -> Iterator[Place]:
+def places_of(project: ProjectResource, run: dg.DagsterRun) -> Iterator[Place]:
     """Yield the places of a project that a run builds."""
     key = run.tags.get("dagster/partition", ALL).replace("|", "/")
-    assets: Collection[dg.AssetKey | None] | None = run.asset_selection
-    if not assets:
-        planned = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
-        entries = instance.all_logs(run.run_id, of_type=planned)
-        assets = {entry.get_dagster_event().asset_key for entry in entries}
-    for asset in assets:
-        if asset is not None and asset == project.key(stage := asset.path[-1]):
+    for asset in run.asset_selection or ():
+        if asset == project.key(stage := asset.path[-1]):
             yield stage, key
 
 

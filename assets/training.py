@@ -26,7 +26,7 @@ from react_pipeline.stage import (
     RETRIEVED_SET,
     domain_and_method,
 )
-from react_pipeline.store import Artifact, InputError, Inputs
+from react_pipeline.store import Artifact, Inputs
 from react_pipeline.training import TrainingObserver
 
 PROGRESS_SECONDS = 10.0
@@ -141,16 +141,7 @@ def processes_of(project: Project, slug: str, method: str) -> int:
 
 
 def customize_here(context: Context, project: Project, slug: str, method: str) -> Artifact:
-    """Customize in this process; its progress is in the run's log.
-
-    Raises:
-        InputError: If several processes are configured, which only an extension starts.
-    """
-    if (processes := processes_of(project, slug, method)) > 1:
-        raise InputError(
-            f"customization.processes is {processes}, and no extension that starts processes could "
-            "be loaded (see `react-pipeline doctor`); correct that, or set it to 1"
-        )
+    """Customize in this process; its progress is in the run's log."""
     from react_pipeline.training import customize  # loads torch
 
     with observed(project, context.run.run_id, context.log.info) as observer:

@@ -150,7 +150,7 @@ GUARDS = (
     Guard("react_pipeline/promotion/judgement.py", 'return ("challenger", self.objection) if self.objection else ("promoted", "")', 'return "promoted", ""', GUARD_SETS),
     Guard("react_pipeline/extensions/guards/drops.py", "            if one.unavailable:\n", "            if False:\n", GUARD_SETS + "::test_what_is_not_known_is_no_drop_of_zero"),
     # A run has the resources of its stages, and no other place than its launcher's
-    Guard("react_pipeline/extensions/kubernetes/resources.py", 'if stage.pool == "gpu":', "if True:", KUBERNETES),
+    Guard("react_pipeline/extensions/kubernetes/assets.py", 'if stage.pool == "gpu":', "if True:", KUBERNETES),
     Guard("react_pipeline/extensions/kubernetes/assets.py", " if name not in run.tags}", "}", KUBERNETES + "::test_runs_of_other_assets_and_tags_of_people_stay"),
     Guard("assets/launch.py", "look = None if self.project.config.store_url else Manifests.of(self.project)", "pass", "assets/test_launch.py::test_what_follows_another_image_is_built_in_the_same_launch"),
     Guard("assets/launch.py", "launcher.class_name != dg.DefaultRunLauncher.__name__", "False", "assets/test_launch.py::test_nothing_is_built_in_place_of_another_launcher"),

@@ -115,17 +115,12 @@ def test_projects_and_other_assets_are_in_one_graph(team: Team) -> None:
     assert graph.get(dg.AssetKey(["fish", "corpus"])).group_name == "fish__corpus"
 
 
-def test_domains_of_projects_are_apart(team: Team) -> None:
+def test_upkeep_sees_no_run_and_no_domain_of_another_project(team: Team) -> None:
     for project in PROJECTS:
         team.tick(project, "domain_files")
     assert team.instance.get_dynamic_partitions("birds__domains") == ["shapes"]
     assert team.instance.get_dynamic_partitions("fish__domains") == ["colours", "shapes"]
     assert team.instance.get_dynamic_partitions("domains") == []
-    observed = team.instance.fetch_observations(dg.AssetKey(["birds", "domain_file"]), limit=9)
-    assert [record.partition_key for record in observed.records] == ["shapes"]
-
-
-def test_upkeep_sees_no_run_of_another_project(team: Team) -> None:
     before = team.asked("fish")
     # Of the same files and settings, so the inputs of both are the same.
     assert team.run(team.asked("birds")["birds/corpus"]).success

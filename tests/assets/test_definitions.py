@@ -97,7 +97,7 @@ def test_work_on_the_device_shares_one_pool() -> None:
         ("cpu", {"key": "IVF64,Flat", "train_on": "faiss-gpu"}, {"gpu"}),
     ],
 )
-def test_the_index_takes_a_place_on_the_card_only_if_it_may_train_there(
+def test_the_index_claims_a_card_only_if_it_may_train_there(
     make_project: Callable[..., Project], device: str, index: dict[str, str], pools: set[str]
 ) -> None:
     project = make_project(device=device, index=index)

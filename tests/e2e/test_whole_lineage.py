@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import yaml
-from support.drawings import EVALUATION_IMAGES_PER_CLASS, SHAPES
 
 from react_pipeline.project.project import Project
 
@@ -55,70 +54,6 @@ def results(project: Project) -> dict[str, dict[str, Any]]:
     done = command(project, "results", "--format", "json")
     assert done.returncode == 0, done.stderr
     return {row["method"]: row for row in json.loads(done.stdout) if row["domain"] == "shapes"}
-
-
-@pytest.mark.slow
-@pytest.mark.operations
-def test_class_names_become_results_that_agree_everywhere(make_project: Make) -> None:
-    project = make_project()
-    done = materialize(project)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-    for method in METHODS[1:]:  # in a pipe too
-        assert f"customized_checkpoint shapes/{method} ..." in done.stdout
-        assert f"customized_checkpoint shapes/{method}: built, " in done.stdout
-
-    rows = results(project)
-    assert set(rows) == set(METHODS)
-    images = EVALUATION_IMAGES_PER_CLASS * len(SHAPES)
-    assert all(row["n"] == images and 0 <= row["top1"] <= 1 for row in rows.values())
-    assert rows["gated-image"]["pairs"] == rows["gated-image-control"]["pairs"] > 0
-
-    assert in_mlflow(project) == {method: row["top1"] for method, row in rows.items()}
-    assert in_dagster(project) == {method: row["top1"] for method, row in rows.items()}
-
-    again = materialize(project)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert again.stdout.startswith("0 built, 17 as before")
-    assert results(project) == rows
-
-
-def in_mlflow(project: Project) -> dict[str, float]:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(project.config.tracking_uri)
-    experiment = client.get_experiment_by_name(project.config.project)
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id], "tags.asset = 'domain_results'")
-    assert len(runs) == len(METHODS)
-    assert {run.info.status for run in runs} == {"FINISHED"}
-    # Every artifact has one run, nested below its domain's.
-    parents = {run.data.tags["mlflow.parentRunId"] for run in runs}
-    assert len(parents) == 1
-    versions = client.search_model_versions("name = 'react-shapes'")
-    # Controls are runs, and stay out of the registry.
-    assert sorted(version.tags["method"] for version in versions) == ["gated-image", "gda"]
-    return {run.data.tags["method"]: run.data.metrics["top1"] for run in runs}
-
-
-def in_dagster(project: Project) -> dict[str, float]:
-    script = """
-import json, dagster as dg
-with dg.DagsterInstance.get() as instance:
-    records = instance.get_event_records(dg.EventRecordsFilter(
-        dg.DagsterEventType.ASSET_MATERIALIZATION, asset_key=dg.AssetKey("domain_results")))
-    found = {}
-    for record in records:
-        made = record.asset_materialization
-        found[made.partition.split("|")[1]] = made.metadata["top1"].value
-    print(json.dumps(found))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment(project), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 @pytest.mark.slow

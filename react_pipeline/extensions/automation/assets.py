@@ -135,9 +135,7 @@ class Runs:
         self.tries: dict[Task, int] = {}
         self._instance, self._project, self._loaded = instance, project, loaded
         unfinished = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
-        self._under_way = {
-            place for run in unfinished for place in places_of(instance, project, run)
-        }
+        self._under_way = {place for run in unfinished for place in places_of(project, run)}
 
     def wait(self, task: Task, failure: Failure | None) -> str | None:
         """Return why a task is not asked for now; "" while it is under way or for the next tick,

@@ -1,16 +1,19 @@
 """The run coordinator that gives each run the pod that its stages need.
 
 `run_coordinator` of `dagster.yaml` names it. Runs of the UI, of sensors, schedules and backfills
-all pass through it, in the process that asks for them.
+all pass through it, in the process that asks for them. Does not belong here: what a step really
+needs (`react-pipeline plan`).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import dagster as dg
 
-from react_pipeline.extensions.kubernetes.resources import largest, pod, table
+from react_pipeline.stage import STAGES, Stage
+from react_pipeline.store import InputError
 
 CONFIG_TAG = "dagster-k8s/config"
 MAX_RUNTIME_TAG = "dagster/max_runtime"
@@ -24,7 +27,7 @@ class StageRunCoordinator(dg.QueuedRunCoordinator):
     """
 
     def __init__(self, resources: Mapping[str, Mapping[str, Any]] | None = None, **queue: Any):
-        """Take Dagster's own arguments as `queue`, and `resources` as `resources.table` does.
+        """Take Dagster's own arguments as `queue`, and `resources` as `table` does.
 
         Raises:
             InputError: If `resources` names something unknown.
@@ -57,3 +60,95 @@ class StageRunCoordinator(dg.QueuedRunCoordinator):
             new = {name: value for name, value in tags.items() if name not in run.tags}
             self._instance.add_run_tags(run.run_id, new)
         return super().submit_run(context)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one pod may use.
+
+    Attributes:
+        cpu: Cores that are reserved; the pod may use more.
+        memory_gib: Memory, reserved and the limit; it includes what is in `/dev/shm`.
+        gpus: GPUs of NVIDIA.
+        shm_gib: Size of `/dev/shm`, through which loaders hand over batches; 0: the 64 MB of a
+            container.
+        hours: After this time the run is ended, and fails.
+    """
+
+    cpu: float
+    memory_gib: float
+    gpus: int = 0
+    shm_gib: float = 0
+    hours: float = 24
+
+
+GPU_RESOURCE = "nvidia.com/gpu"
+"""Also the key by which nodes with GPUs keep other pods away."""
+
+GATHERING, CPU, GPU = "gathering", "cpu", "gpu"
+KINDS = {
+    GATHERING: Resources(cpu=1, memory_gib=4),
+    CPU: Resources(cpu=4, memory_gib=16, hours=168),
+    GPU: Resources(cpu=8, memory_gib=32, gpus=1, shm_gib=8, hours=168),
+}
+"""Stages that only gather results, those that need no device, those of the pool `gpu`."""
+
+
+def kind_of(stage: Stage) -> str:
+    """Return the kind of a stage: its pool decides whether it needs a GPU."""
+    if stage.pool == "gpu":
+        return GPU
+    return GATHERING if stage.gathers else CPU
+
+
+def table(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Resources]:
+    """Return the resources of every stage.
+
+    Args:
+        changes: Fields of `Resources` that differ, by kind or by stage; a stage's come last.
+
+    Raises:
+        InputError: If a kind, stage or field is unknown.
+    """
+    if unknown := changes.keys() - KINDS.keys() - STAGES.keys():
+        raise InputError(
+            f"run_coordinator: resources.{min(unknown)}: no kind or stage; there are "
+            f"{', '.join([*KINDS, *STAGES])}"
+        )
+    names = {field.name for field in fields(Resources)}
+    for name, change in changes.items():
+        if unknown := change.keys() - names:
+            raise InputError(
+                f"run_coordinator: resources.{name}.{min(unknown)}: unknown; there are "
+                f"{', '.join(sorted(names))}"
+            )
+    rows = {}
+    for name, stage in STAGES.items():
+        kind = kind_of(stage)
+        change = {**changes.get(kind, {}), **changes.get(name, {})}
+        rows[name] = replace(KINDS[kind], **change)
+    return rows
+
+
+def largest(rows: Iterable[Resources]) -> Resources:
+    """Return what is enough for all of these, one after another in one pod."""
+    rows = list(rows)
+    columns = zip(*(asdict(row).values() for row in rows), strict=True)
+    return replace(Resources(*map(max, columns)), hours=sum(row.hours for row in rows))
+
+
+def pod(resources: Resources) -> dict[str, Any]:
+    """Return the value of the tag `dagster-k8s/config` of a run."""
+    memory = f"{resources.memory_gib:g}Gi"
+    limits: dict[str, str] = {"memory": memory}
+    requests = {"cpu": f"{resources.cpu:g}", "memory": memory}
+    container: dict[str, Any] = {"resources": {"requests": requests, "limits": limits}}
+    spec: dict[str, Any] = {"automount_service_account_token": False}
+    if resources.gpus:
+        limits[GPU_RESOURCE] = str(resources.gpus)
+        spec["tolerations"] = [{"key": GPU_RESOURCE, "operator": "Exists"}]
+    if resources.shm_gib:
+        size = f"{resources.shm_gib:g}Gi"
+        container["volume_mounts"] = [{"name": "shm", "mount_path": "/dev/shm"}]  # noqa: S108
+        spec["volumes"] = [{"name": "shm", "empty_dir": {"medium": "Memory", "size_limit": size}}]
+    return {"container_config": container, "pod_spec_config": spec}

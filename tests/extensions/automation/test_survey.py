@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -25,7 +24,6 @@ from react_pipeline.extensions.automation.survey import (
 )
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project.project import Project
-from react_pipeline.settings import files
 from react_pipeline.settings.files import load_pipeline
 from react_pipeline.stage import ALL, Place
 from react_pipeline.store.errors import ConfigError
@@ -81,32 +79,6 @@ def test_only_what_can_be_built_now_is_asked_for_in_order(project: Project) -> N
         ("promotion", "colours"),
         ("overview", ALL),
     ]
-
-
-def test_a_comparison_waits_for_all_but_failed_methods(project: Project) -> None:
-    build_all(project, ["shapes"], until="retrieved_set")
-    training = ("customized_checkpoint", "shapes/gated-image")
-    assert asked(project) == [training]
-    assert survey(project, ["shapes"]).states["comparison", "shapes"] is State.WAITING
-    assert asked(project, failed=[training]) == [("comparison", "shapes"), ("promotion", "shapes")]
-
-
-def test_equal_inputs_are_equal_work_and_a_change_is_another(project: Project) -> None:
-    first = {task.place: task.inputs for task in survey(project, ["shapes"]).tasks}
-    assert {task.place: task.inputs for task in survey(project, ["shapes"]).tasks} == first
-    edit_domain(project, "shapes", classes=["circle", "square"])
-    second = {task.place: task.inputs for task in survey(project, ["shapes"]).tasks}
-    assert [place for place in first if first[place] != second[place]] == [
-        ("evaluation_set", "shapes")
-    ]
-
-
-def test_fields_of_automation_make_nothing_outdated(trained: Project) -> None:
-    before = asked(trained)
-    assert (
-        asked(change_pipeline(trained, automation={"training": "always", "schedule": "5 4 * * 1"}))
-        == before
-    )
 
 
 @pytest.mark.parametrize(
@@ -192,22 +164,6 @@ def test_an_unreadable_table_is_reported_and_harms_no_other(trained: Project) ->
     assert ("evaluation_set", "colours") in [task.place for task in found.tasks]
 
 
-def test_files_are_parsed_once_until_they_change(
-    trained: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = trained.config.domains / "shapes.yaml"
-    os.utime(
-        path, (1, 1)
-    )  # what was written just now may be written again at the same time of its clock
-    before = survey(trained, ["shapes"])
-    with monkeypatch.context() as unread:
-        unread.setattr(files, "read_yaml", None)
-        unread.setattr("react_pipeline.store.artifacts._digest", None)
-        assert survey(trained, ["shapes"]).states == before.states
-    edit_domain(trained, "shapes", templates=["a sketch of a {}"])
-    assert ("retrieved_set", "shapes") in asked(trained)
-
-
 def test_cost_of_a_look_grows_with_the_domains_and_not_faster(
     make_project: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,16 +192,11 @@ def test_cost_of_a_look_grows_with_the_domains_and_not_faster(
 
 
 def test_own_settings_of_a_training_count_as_changed(trained: Project) -> None:
-    changed = change_pipeline(
-        trained, customization={"defaults": {"steps": 9, "batch_size": 8, "warmup_steps": 1}}
-    )
-    (task,) = survey(changed, ["shapes"]).tasks
-    assert task.place == ("customized_checkpoint", "shapes/gated-image")
-    assert "steps" in task.reason
-    (task,) = survey(
-        change_pipeline(trained, customization={"defaults": {"epochs": 3}}), ["shapes"]
-    ).tasks
-    assert "epochs" in task.reason
+    for fields in ({"steps": 9, "batch_size": 8, "warmup_steps": 1}, {"epochs": 3}):
+        changed = change_pipeline(trained, customization={"defaults": fields})
+        (task,) = survey(changed, ["shapes"]).tasks
+        assert task.place == ("customized_checkpoint", "shapes/gated-image")
+        assert next(iter(fields)) in task.reason
 
 
 def test_broken_file_harms_no_other_domain(project: Project) -> None:
@@ -255,12 +206,6 @@ def test_broken_file_harms_no_other_domain(project: Project) -> None:
     assert "occurs twice" in found.unreadable["broken"]
     assert ("evaluation_set", "shapes") in [task.place for task in found.tasks]
     assert not [place for place in found.states if place[1].startswith(("broken", "gone"))]
-
-
-def test_domain_whose_file_is_removed_is_kept_and_not_asked_for(trained: Project) -> None:
-    (trained.config.domains / "shapes.yaml").unlink()
-    assert asked(trained, ["shapes"]) == []
-    assert trained.store.keys("customized_checkpoint") == ["shapes/gated-image"]
 
 
 def test_a_grown_corpus_is_counted_before_any_retrieval(
@@ -277,23 +222,6 @@ def test_a_grown_corpus_is_counted_before_any_retrieval(
     assert asked(project, failed=[("corpus", ALL)]) == [("retrieved_set", "shapes")]
     build(project, "corpus")
     assert asked(project) == [("corpus_embeddings", ALL)]
-
-
-def test_changed_labelled_images_are_seen_without_reading(
-    make_project: Make, drawings: Path, tmp_path: Path
-) -> None:
-    images = Path(shutil.copytree(drawings / "evaluation" / "shapes", tmp_path / "labelled"))
-    project = make_project(methods=["base"])
-    edit_domain(
-        project, "shapes", evaluation={"name": "own", "kind": "folder", "path": str(images)}
-    )
-    build(project, "evaluation_set", "shapes")
-    place = ("evaluation_set", "shapes")
-    assert survey(project, ["shapes"]).states[place] is State.FRESH
-    next(images.rglob("*.png")).unlink()
-    assert survey(project, ["shapes"]).states[place] is State.DUE
-    build(project, *place)
-    assert survey(project, ["shapes"]).states[place] is State.FRESH
 
 
 def test_control_and_benchmark_are_kept_up_only_if_requested(
@@ -320,22 +248,6 @@ def test_control_and_benchmark_are_kept_up_only_if_requested(
 def test_an_extension_to_keep_up_must_be_one(make_project: Make) -> None:
     with pytest.raises(ConfigError, match="did you mean dense"):
         make_project(automation={"extensions": ["dence"]})
-
-
-def test_base_alone_is_compared_with_nothing(project: Project, tmp_path: Path) -> None:
-    measured = change_pipeline(
-        project, automation={"extensions": ["dense"]}, dense={"root": str(tmp_path)}
-    )
-    build_all(measured, ["shapes"], until="retrieved_set")
-    build(measured, "dense_results", "shapes/base")
-    training = ("customized_checkpoint", "shapes/gated-image")
-    assert survey(measured, ["shapes"]).states["dense_comparison", "shapes"] is State.WAITING
-    assert asked(measured, failed=[training]) == [("comparison", "shapes"), ("promotion", "shapes")]
-    only_base = set(places(change_pipeline(measured, methods=["base"]), ["shapes"]))
-    assert ("dense_results", "shapes/base") in only_base and (
-        "dense_comparison",
-        "shapes",
-    ) not in only_base
 
 
 def test_the_distance_of_sets_is_the_share_of_unshared_images(
