@@ -336,7 +336,7 @@ def _client(url: str, retry_seconds: float) -> tuple[Any, Any]:
 
 @lru_cache(1)
 def make_room(bucket: Bucket, _moment: float) -> None:
-    """Remove the least recently opened copies above the limit that nobody opened lately."""
+    """Remove the least recently opened copies above the limit that were not opened lately."""
     home, copies = bucket.home, {}
     for copy in (home / COPIES).iterdir():
         files = Folder(home).entries(f"{COPIES}/{copy.name}")

@@ -207,7 +207,7 @@ class Runs:
 
     def finished(self, client: MlflowClient) -> set[str]:
         """Return the fingerprints of all artifacts that have a finished run, and delete other runs
-        of these: a server that answers late may create a run that nobody waits for any more.
+        of these: a server that answers late may create a run after its process gave up.
         """
         runs: dict[str, list[Run]] = {}
         token = None

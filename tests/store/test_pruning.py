@@ -101,7 +101,7 @@ def test_a_damaged_manifest_is_kept_and_made_again(
     assert not publish(store, 2).reused
 
 
-def test_attempts_and_scratch_go_when_old_unless_a_build_uses_them(
+def test_attempts_and_scratch_go_when_old_and_unused(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = publish(store, 1)

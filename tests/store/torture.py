@@ -42,7 +42,7 @@ from react_pipeline.store.scratch import Scratch
 from react_pipeline.store.store import Store
 
 UNITS = 5
-TRIES = 8
+TRIES = 12
 """Builds of a round after its kills, of which one must succeed: Dagster tries again, too."""
 ROUND_SECONDS = 120
 RETRIED = (StoreWriteError, MissingArtifact, SourceUnavailable, FileNotFoundError)

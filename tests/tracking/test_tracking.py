@@ -255,22 +255,6 @@ def test_models_are_ranked_by_what_was_measured_of_them(
     assert json.loads(best.tags["mlflow.modelVersions"])[0]["name"] == "react-shapes"
 
 
-def test_comparisons_and_overview_are_runs_with_page_and_table(
-    tracking: Tracking, compared: Project
-) -> None:
-    client = MlflowClient(tracking.uri)
-    for stage, key, group in (
-        ("comparison", "shapes", "shapes"),
-        ("overview", "all", "all domains"),
-    ):
-        run = log(tracking, compared, stage, key)
-        files = {file.path for file in client.list_artifacts(run.info.run_id)}
-        assert {"dashboard.html", "table.csv", "table.parquet", "table.md", f"{stage}.png"} <= files
-        (parent,) = runs_of(tracking, **{"react.parent": group})
-        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert run.data.metrics["top1.gated-image"] == 1.0
-
-
 def test_a_run_links_to_dagster_where_its_address_is_set(
     tracking: Tracking, compared: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,6 @@ from react_pipeline.extensions.hub.export import export
 from react_pipeline.extensions.served_models import served
 from react_pipeline.extensions.served_models.package import write_wheel
 from react_pipeline.project.project import Project
-from react_pipeline.promotion.decision import promote
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.training.customization import customize
@@ -96,13 +95,11 @@ def test_the_served_champion_classifies_as_the_export_does(
 
 @pytest.mark.slow
 @pytest.mark.operations
-@pytest.mark.parametrize("logged", ["result", "verdict"])
 def test_a_model_measured_after_logging_answers_calibrated(
     checkpoint: Artifact,
     retrieved_project: Project,
     tracking: Tracking,
     tmp_path: Path,
-    logged: str,
 ) -> None:
     paths = [png(tmp_path, number) for number in range(3)]
 
@@ -120,14 +117,7 @@ def test_a_model_measured_after_logging_answers_calibrated(
     found, plain = answers()
     assert not found["calibrated"].iloc[0]
     result = evaluate(retrieved_project, "shapes", "gated-image")
-    if logged == "result":
-        assert tracking.log_artifact(retrieved_project, result)
-    else:
-        # The way of a champion that is measured again.
-        evaluate(retrieved_project, "shapes", "base")
-        assert tracking.log_artifact(
-            retrieved_project, promote(retrieved_project, "shapes", "gated-image", "a test")
-        )
+    assert tracking.log_artifact(retrieved_project, result)
     found, calibrated = answers()
     assert found["calibrated"].iloc[0] and calibrated != pytest.approx(plain, abs=0.01)
     assert found["confidence"].iloc[:3].tolist() == pytest.approx(calibrated, abs=2e-3)
