@@ -181,7 +181,7 @@ GUARDS = (
     Guard("react_pipeline/store/pruning.py", " and entry.time > oldest for", " and False for", PRUNING),
     Guard("react_pipeline/store/pruning.py", "except OSError as error:  # such as a stale", "except NotADirectoryError as error:  # such as a stale", PRUNING),
     Guard("react_pipeline/store/pruning.py", "written <= (oldest if is_ours else expired)", "written <= oldest", PRUNING),
-    Guard("react_pipeline/store/pruning.py", "if written <= expired:", "if written <= oldest:", PRUNING),
+    Guard("react_pipeline/store/pruning.py", "finished and written <= expired:", "finished and written <= oldest:", PRUNING),
     Guard("react_pipeline/store/store.py", '                    self.backend.touch(f"{base}/{fingerprint}/{MANIFEST}")\n', "                    pass\n", PRUNING),
     Guard("react_pipeline/extensions/hub/export.py", "if Path(directory).expanduser().is_symlink():", "if False:", EXPORT),
     Guard("react_pipeline/extensions/hub/staged_folder.py", "            earlier.rename(target)\n", "            pass\n", "extensions/hub/test_export.py::test_earlier_export_is_back_if_new_one_cannot_be_renamed"),
