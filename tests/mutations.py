@@ -181,7 +181,7 @@ GUARDS = (
     Guard("react_pipeline/store/pruning.py", " and entry.time > oldest for", " and False for", PRUNING),
     Guard("react_pipeline/store/pruning.py", "except OSError as error:  # such as a stale", "except NotADirectoryError as error:  # such as a stale", PRUNING),
     Guard("react_pipeline/store/pruning.py", "written <= (oldest if is_ours else expired)", "written <= oldest", PRUNING),
-    Guard("react_pipeline/store/pruning.py", "if written <= expired:", "if written <= oldest:", PRUNING),
+    Guard("react_pipeline/store/pruning.py", "finished and written <= expired:", "finished and written <= oldest:", PRUNING),
     Guard("react_pipeline/store/store.py", '                    self.backend.touch(f"{base}/{fingerprint}/{MANIFEST}")\n', "                    pass\n", PRUNING),
     Guard("react_pipeline/extensions/hub/export.py", "if target.is_symlink() or (target.exists() and not target.is_dir()):", "if False:", EXPORT),
     Guard("react_pipeline/extensions/predict/pictures.py", "            check_shard_name(source)\n", "", "extensions/predict/test_predict.py::test_a_source_without_pictures_is_one_clear_error"),

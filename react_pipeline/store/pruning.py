@@ -52,10 +52,8 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
             times[place] = entry.time
             try:
                 published[place] = look._at(place)
-            except CorruptArtifact as error:
+            except (CorruptArtifact, MissingArtifact) as error:
                 logger.warning("kept: %s", error)
-            except MissingArtifact:
-                pass
     scratches = {path: written_at(path) for path in (store.root / ".scratch").glob("*")}
     # A clock ahead dooms nothing: no more time has passed than the newest object shows.
     seen = [*times.values(), *attempts.values(), *scratches.values()]
@@ -70,11 +68,10 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
             logger.warning("kept: %s", error)
         else:
             removed.append(artifact.address)
-    for artifact in published.values():
-        attempts.pop(artifact.prefix, None)
+    finished = {artifact.prefix for artifact in published.values()}
     # Whether a process of another host works on an attempt, no lock says.
     for attempt, written in sorted(attempts.items()):
-        if written <= expired:
+        if attempt not in finished and written <= expired:
             removed.append(store.backend.address(attempt))
             if not dry_run:
                 store.backend.discard(attempt)
