@@ -310,7 +310,7 @@ GUARDS = (
     # MLflow's scoring server, with a model of ours
     Guard("react_pipeline/extensions/served_models/served.py", "if _SERVED in os.environ and len(model_input) > MAX_SERVED_ROWS:", "if False:", SERVED),
     Guard("react_pipeline/extensions/served_models/package.py", "followlinks=True", "followlinks=False", "extensions/served_models/test_served.py::test_the_carried_wheel_installs_this_package"),
-    Guard("react_pipeline/tracking/results.py", 'if f"{name}.json" not in there:', "if True:", "tracking/test_tracking.py::test_a_result_has_tables"),
+    Guard("react_pipeline/tracking/tables.py", 'if f"{name}.json" not in there:', "if True:", "tracking/test_tracking.py::test_a_result_has_tables_and_a_confusion_matrix"),
     Guard("react_pipeline/extensions/served_models/served.py", "1 <= top_k <= MAX_TOP_K and 0 <= threshold <= 1", "top_k > 0", SERVED),
     Guard("react_pipeline/extensions/sources/downloads.py", "        image, _ = decode_apart(data, self.max_pixels)\n", "        from react_pipeline.corpus import decode_image\n        image = decode_image(data, self.max_pixels)\n", "extensions/sources/test_url_source.py::test_an_image_that_kills_its_decoder_is_a_row_of_the_ledger"),
     # Found by samples (`mutation_sample.py`)

@@ -5,7 +5,7 @@ The store is the queue: an artifact without a finished run is logged the next ti
 down or a killed process delays a run and never loses or doubles it: its tag `fingerprint` finds
 what is already there, and what is written twice is written once.
 
-Does not belong here: how a run is opened (`runs`), what is written (`values`, `results`,
+Does not belong here: how a run is opened (`runs`), what is written (`values`, `results`, `tables`,
 `models`, `registry`), a training under way (`extensions.live_runs`).
 """
 
@@ -30,8 +30,9 @@ from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, Rea
 from react_pipeline.tracking.models import MODEL_STAGES, log_inputs, log_model
 from react_pipeline.tracking.notes import dagster_url, reason_of, view_url
 from react_pipeline.tracking.registry import Version, list_versions, show_champion
-from react_pipeline.tracking.results import cost_rows, difference_rows, log_tables
+from react_pipeline.tracking.results import cost_rows, difference_rows
 from react_pipeline.tracking.runs import FINISHED, Runs, log_batch, logged_steps
+from react_pipeline.tracking.tables import log_tables
 from react_pipeline.tracking.values import (
     DAGSTER_RUN_TAG,
     created_ms,

@@ -1,5 +1,5 @@
 """Logged models: one for each checkpoint and for the base, so that MLflow ranks them by what was
-measured of them; the versions of those that were trained; and the data sets behind a run.
+measured of them; and the versions of those that were trained.
 
 Does not belong here: who is champion (`registry`). Every function here raises whatever MLflow
 raises.
@@ -18,16 +18,16 @@ from react_pipeline.stage import (
     BASE_CHECKPOINT,
     CUSTOMIZED_CHECKPOINT,
     DOMAIN_RESULTS,
-    STAGES,
     domain_and_method,
     method_key,
 )
 from react_pipeline.store import Artifact
+from react_pipeline.tracking.datasets import dataset_inputs
 from react_pipeline.tracking.runs import only
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, LoggedModel
+    from mlflow.entities import LoggedModel
 
 MODEL_STAGES = (CUSTOMIZED_CHECKPOINT, BASE_CHECKPOINT)
 """Stages whose artifacts are models; an artifact with parents of both belongs to the first."""
@@ -179,25 +179,3 @@ def log_inputs(
             place = stage, key, checkpoint
             served_models.refresh_calibration(client, project, place, model.model_id)
     return source
-
-
-def dataset_inputs(project: Project, artifact: Artifact) -> list[DatasetInput]:
-    """Return the sets of pairs and of labelled images behind an artifact, each with its source, and
-    whether models train on it or are evaluated with it.
-    """
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    domain, _ = domain_and_method(artifact.key)
-    readers = {"training": CUSTOMIZED_CHECKPOINT, "evaluation": DOMAIN_RESULTS}
-    inputs = []
-    for stage, fingerprint in {**artifact.parents, artifact.stage: artifact.fingerprint}.items():
-        row = STAGES.get(stage)
-        if row is None or row.scope != "domain" or row.gathers:
-            continue
-        place = f"{project.store.address(stage, domain)}/{fingerprint}"
-        uri = place if "://" in place else Path(place).as_uri()
-        kind = uri.partition("://")[0].replace("file", "local")
-        dataset = Dataset(f"{stage}-{domain}", fingerprint, kind, json.dumps({"uri": uri}))
-        uses = [use for use, reader in readers.items() if stage in STAGES[reader].parents]
-        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", use) for use in uses]))
-    return inputs

@@ -1,5 +1,5 @@
-"""Figures and tables that are added to the run of a result, so that MLflow's compare page and its
-charts need no other run.
+"""Figures that are added to the run of a result, so that MLflow's compare page and charts need no
+other run.
 
 Every result has the same keys, the base too: `top1`, `top5`, `mean_per_class`, `n`, `pairs`,
 `trainable_parameters`, `training_seconds`, and `delta_top1`, `delta_top1_low`, `delta_top1_high`
@@ -8,12 +8,9 @@ The columns of evidence are not measured on labels. Of several seeds, the first 
 standard deviation over all (`tables.SEED_COLUMNS`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -21,12 +18,6 @@ from react_pipeline.evaluation import EVIDENCE_COLUMNS, EVIDENCE_DIFFERENCES, SE
 from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS
 from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact
 from react_pipeline.tracking.values import Row, created_ms
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-MAX_ROWS = 5_000
-"""Rows of a table: MLflow's page loads it whole. The store has all of them."""
 
 COST_METRICS = {
     "pairs": "pairs",
@@ -87,28 +78,3 @@ def difference_rows(comparison: Artifact) -> dict[str, list[Row]]:
 def shown_differences() -> list[str]:
     """Return the differences between models, without their bounds."""
     return ["delta_top1", "gain_over_control", *EVIDENCE_DIFFERENCES]
-
-
-def log_tables(client: MlflowClient, run_id: str, result: Artifact) -> None:
-    """Write the tables `per_class` and `predictions` (a row an image: what is wrong first, and of
-    that the most certain) of a `domain_results`. What is there already stays: MLflow would append.
-    """
-    if not {"per_class.parquet", "predictions.parquet"} <= {*result.manifest["files"]}:
-        return  # unavailable
-    there = {file.path for file in client.list_artifacts(run_id)}
-    classes = pd.read_parquet(result.file("per_class.parquet"))
-    table = pd.read_parquet(result.file("predictions.parquet"))
-    names, first = classes["class"], table["predicted"].str[0]
-    columns = {
-        "image": table["image"],
-        "class": names.loc[table["class_id"]].array,
-        "predicted": names.loc[first].array,
-        "right": first == table["class_id"],
-        "probability": table["probability"].round(4),
-    }
-    predictions = pd.DataFrame(columns).sort_values(
-        ["right", "probability"], ascending=[True, False], kind="stable"
-    )
-    for name, rows in (("per_class", classes.round(4)), ("predictions", predictions)):
-        if f"{name}.json" not in there:
-            client.log_table(run_id, rows.head(MAX_ROWS), f"{name}.json")

@@ -14,13 +14,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
-from urllib.parse import unquote, urlsplit
 
 from react_pipeline.evaluation import METRICS
 from react_pipeline.project import Project
 from react_pipeline.stage import ALL, DOMAIN_RESULTS
-from react_pipeline.store import ReactError, locked
+from react_pipeline.store import locked
 from react_pipeline.tracking.notes import NOTE_TAG, TRAINING_PAGES, mlflow_url
+from react_pipeline.tracking.relocation import FILES, follow_project
 from react_pipeline.tracking.results import shown_differences
 from react_pipeline.tracking.values import LOSS, MAX_TAG_CHARS, TRAINING_PREFIX, Row
 
@@ -38,8 +38,6 @@ EXPERIMENT_KIND = ("mlflow.experimentKind", "custom_model_development")
 """Tag of the kind that MLflow gives an experiment of trainings."""
 
 DEFAULT_EXPERIMENT = "0"
-FILES = "mlartifacts"
-"""Folder of the runs' files, where no server keeps them."""
 SQLITE = "sqlite:///"
 _DATABASE = re.compile(r"(postgresql|mysql|mssql|sqlite)[+:]")
 
@@ -112,9 +110,9 @@ class Runs:
         database.parent.mkdir(parents=True, exist_ok=True)
         # Two processes that open a fresh database at once race its migration, and one of them dies.
         with locked(database.with_name(database.name + ".lock")):
-            return self._open(database.parent / FILES)
+            return self._open(database.parent / FILES, database)
 
-    def _open(self, files: Path | None) -> MlflowClient:
+    def _open(self, files: Path | None, database: Path | None = None) -> MlflowClient:
         from mlflow import MlflowClient
 
         from react_pipeline.extensions import ui
@@ -127,7 +125,7 @@ class Runs:
             created = client.create_experiment(self.experiment, location, dict([EXPERIMENT_KIND]))
             experiment = client.get_experiment(created)
         elif files is not None:
-            _require_own(experiment.artifact_location, files.resolve())
+            follow_project(experiment.artifact_location, files.resolve(), database)
         self.experiment_id = experiment.experiment_id
         ui.save_views(client, experiment)
         return client
@@ -231,19 +229,6 @@ class Runs:
 def _rank(run: Run) -> tuple[bool, str]:
     """Return the order of runs of one artifact: finished ones first."""
     return run.info.status != FINISHED, run.info.run_id
-
-
-def _require_own(location: str, files: Path) -> None:
-    """Refuse an experiment whose files are in the folder of a project at another place."""
-    former = Path(unquote(urlsplit(location).path))
-    if not location.startswith("file:") or former.name != FILES or former == files:
-        return
-    if not (former.exists() and files.exists() and former.samefile(files)):
-        raise ReactError(
-            f"the files of this experiment are in {former}: this project was moved or copied. Set "
-            "another `project` in pipeline.yaml, or remove MLflow's database; all artifacts of the "
-            "store are logged again then"
-        )
 
 
 def only(

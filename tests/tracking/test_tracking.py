@@ -22,9 +22,8 @@ from react_pipeline.extensions.pages.overview import overview
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.store import Store
-from react_pipeline.tracking import log as log_module
+from react_pipeline.tracking.datasets import dataset_inputs
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.models import dataset_inputs
 from react_pipeline.tracking.runs import Runs
 from react_pipeline.tracking.values import files_of, metrics_of, params_of, rows_of_record
 
@@ -166,7 +165,7 @@ def test_results_of_all_methods_can_be_compared_by_same_metrics(
         ]
 
 
-def test_a_result_has_tables(tracking: Tracking, compared: Project) -> None:
+def test_a_result_has_tables_and_a_confusion_matrix(tracking: Tracking, compared: Project) -> None:
     run = log(tracking, compared, "domain_results", "shapes/base")
     client = MlflowClient(tracking.uri)
 
@@ -177,9 +176,12 @@ def test_a_result_has_tables(tracking: Tracking, compared: Project) -> None:
 
     # MLflow's page of tables lists those that this tag names.
     listed = {entry["path"] for entry in json.loads(run.data.tags["mlflow.loggedArtifacts"])}
-    assert listed == {"per_class.json", "predictions.json"}
+    assert listed == {"per_class.json", "confusion.json", "predictions.json"}
+    assert "confusion.png" in {file.path for file in client.list_artifacts(run.info.run_id)}
     names = compared.domain("shapes").class_names
     assert table("per_class")["class"].tolist() == names
+    confusion = table("confusion")
+    assert confusion["images"].sum() == 6 and (confusion["class"] != confusion["predicted"]).all()
     predictions = table("predictions")
     assert predictions["right"].tolist() == [False] * 6 + [True] * 6
     shown = predictions.set_index("image").loc["0001.png"]
@@ -282,19 +284,29 @@ def test_large_files_stay_in_the_store(tiny_project: Project) -> None:
     assert names == {"small.csv", "page.html", "manifest.json"}
 
 
-@pytest.mark.parametrize(
-    ("address", "kind"), [("s3://bucket", "s3"), ("/a b", "local")], ids=["bucket", "folder"]
-)
-def test_a_set_is_named_by_its_address(
-    tiny_project: Project, monkeypatch: pytest.MonkeyPatch, address: str, kind: str
+def test_the_source_of_a_set_in_a_bucket_is_its_url(
+    tiny_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     retrieved = artifact_of(tiny_project, "retrieved_set", "shapes")
-    monkeypatch.setattr(Store, "address", lambda *place: f"{address}/{place[1]}/{place[2]}")
+    monkeypatch.setattr(Store, "address", lambda *place: f"s3://bucket/{place[1]}/{place[2]}")
     (entry,) = dataset_inputs(tiny_project, retrieved)
-    place = f"{address}/retrieved_set/shapes/{retrieved.fingerprint}"
-    uri = place if kind == "s3" else Path(place).as_uri()
-    assert (entry.dataset.source_type, json.loads(entry.dataset.source)) == (kind, {"uri": uri})
-    assert entry.dataset.digest == retrieved.fingerprint
+    assert entry.dataset.source_type == "s3"
+    source = json.loads(entry.dataset.source)
+    assert source == {"uri": f"s3://bucket/retrieved_set/shapes/{retrieved.fingerprint}"}
+
+
+def test_data_sets_have_a_schema_and_their_size(tracking: Tracking, compared: Project) -> None:
+    run = log(tracking, compared, "customized_checkpoint", "shapes/gated-image")
+    datasets = {entry.dataset.name: entry.dataset for entry in run.inputs.dataset_inputs}
+    dataset = datasets["retrieved_set-shapes"]
+    retrieved = compared.store.current("retrieved_set", "shapes")
+    assert dataset.digest == retrieved.fingerprint
+    assert json.loads(dataset.source)["uri"] == Path(retrieved.address).as_uri()
+    table = pd.read_parquet(retrieved.file("pairs.parquet"))
+    profile = {"num_rows": len(table), "num_elements": table.size}
+    assert json.loads(dataset.profile) == profile
+    columns = {one["name"]: one["type"] for one in json.loads(dataset.schema)["mlflow_colspec"]}
+    assert columns == {"row": "long", "class": "string", "similarity": "double"}
 
 
 CONTEXTS = {
@@ -363,23 +375,3 @@ def test_a_long_training_gives_few_points_and_a_short_one_all() -> None:
     assert len(steps) == 2_466
     rows = rows_of_record({"step": 1_999, "time_ms": 5, "loss": 1.0, "evaluation_top1": 0.5})
     assert list(rows) == [("training/evaluation_top1", 0.5, 1_999, 5)]
-
-
-def test_a_copied_project_never_writes_into_the_original(
-    mlflow_database: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (folder := tmp_path / "an old place").mkdir()
-    shutil.copy(mlflow_database, folder)
-    project = write_project(folder, tmp_path, tmp_path)
-    artifact = artifact_of(project, "customized_checkpoint", "shapes/full")
-    assert Tracking.of(project).log_artifact(project, artifact)
-    (tmp_path / "link").symlink_to(folder)
-    assert Tracking.of(Project.load(tmp_path / "link" / "pipeline.yaml")).connect()
-    copy = Project.load(shutil.copytree(folder, tmp_path / "copy") / "pipeline.yaml")
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    assert Tracking.of(copy).sync(copy) is None
-    assert "moved or copied" in caplog.text
-    log_module._unreachable_until.clear()
-    shutil.copy(mlflow_database, copy.path.parent)
-    assert Tracking.of(copy).sync(copy) == {artifact.fingerprint}
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
