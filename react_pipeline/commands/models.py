@@ -6,8 +6,7 @@ They work without MLflow: the store names the champion, and the registry is upda
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -72,7 +71,7 @@ def list_models(
             except ReactError as error:
                 silent = str(error)
         rows += _rows(project, slug, versions, is_silent=bool(silent))
-    print_table(_COLUMNS, rows, right=5, labels=2)
+    print_table(_COLUMNS, rows, right=5)
     if silent:
         print_error(f"note: {silent}, so only what the store holds is shown")
 
@@ -160,76 +159,34 @@ def _print_decision(project: Project, artifact: Artifact) -> None:
 def _rows(
     project: Project, slug: str, versions: list[Version], *, is_silent: bool
 ) -> list[list[str]]:
-    from react_pipeline.evaluation import evidence_of, percent
-    from react_pipeline.promotion import champion_decision, results_of, standing
+    """Return the champion, a challenger, and the registered versions of other models."""
+    from react_pipeline.evaluation import interval_text, percent, points
+    from react_pipeline.promotion import champion_decision, standing
 
     verdict, artifact = standing(project, slug)
     lines = [("champion", verdict.champion, champion_decision(project, slug))]
     rival = verdict.challenger
     if artifact is not None and rival is not None and not rival.is_same(verdict.champion):
         lines.append(("challenger", rival, verdict.as_history_entry(artifact)))
-    by_checkpoint = {version.checkpoint: version for version in versions}
+    others = {version.checkpoint: version for version in versions}
     rows = []
     for role, contender, entry in lines:
-        version = by_checkpoint.pop(contender.checkpoint, None)
-        number = "?" if is_silent else "none"
-        aliases = f"({role})"
-        if version is not None:
-            number = version.number
-            aliases = ", ".join(version.aliases) or aliases
-        if contender.method == "base":
-            number = ""
+        version = others.pop(contender.checkpoint, None)
+        number = version.number if version else "?" if is_silent else "none"
+        aliases = ", ".join(version.aliases) if version else ""
         gain = ["", ""]
-        decided = ""
-        why = verdict.reason
-        if entry is not None:
-            decided = entry.decided[:16]
-            why = entry.reason
-            # The test of any other decision is not about the champion.
-            is_tested = role == "challenger" or entry.decision == "promoted"
-            if entry.test is not None and is_tested:
-                gain = _gain(entry.test.model_dump())
-        top1 = percent(contender.top1)
-        rows.append([slug, contender.method, number, top1, *gain, aliases, decided, why])
-    candidates = {} if artifact is None else _candidates(artifact)
-    evidence = evidence_of(project, slug) if by_checkpoint and project.has_domain(slug) else {}
-    deciding = [one for one in evidence.values() if one.decides]
-    for version in by_checkpoint.values():
-        weighed = candidates.get(version.checkpoint, {})
-        results = results_of(project, slug, version.method, version.checkpoint)
-        share = results[0].contender.top1 if results else float(version.tags.get("top1", "nan"))
-        gain = ["", ""]
-        if "gain" in weighed:
-            gain = _gain(weighed)
-        judged = [line for one in deciding for line in one.sentences(version.checkpoint)]
-        why = "measured" if results else "; ".join(judged) or "never measured"
-        if weighed.get("status") == "passed":
-            why = "passed its tests; another candidate came first"
-        why = version.why or weighed.get("why") or why
-        aliases = ", ".join(version.aliases)
-        decided = version.tags.get("decided", "")[:16]
-        rows.append(
-            [slug, version.method, version.number, percent(share), *gain, aliases, decided, why]
-        )
+        # The test of any other decision is not about the champion.
+        if entry and entry.test and (role == "challenger" or entry.decision == "promoted"):
+            test = entry.test  # stricter where several candidates compete: its level is shown
+            level = f"{100 * test.confidence:.4g}%"
+            gain = [points(test.gain), f"{interval_text(test.low, test.high)} ({level})"]
+        decided, why = (entry.decided[:16], entry.reason) if entry else ("", verdict.reason)
+        number = "" if contender.method == "base" else number
+        head = [slug, contender.method, number, percent(contender.top1)]
+        rows.append([*head, *gain, aliases or f"({role})", decided, why])
+    for version in others.values():
+        top1 = percent(float(version.tags.get("top1", "nan")))
+        decided, why = version.tags.get("decided", "")[:16], version.why or "never measured"
+        head = [slug, version.method, version.number, top1, "", ""]
+        rows.append([*head, ", ".join(version.aliases), decided, why])
     return rows
-
-
-def _gain(test: Mapping[str, Any]) -> list[str]:
-    """Return the cells of a test. It is stricter where several candidates compete: its level is
-    shown.
-    """
-    from react_pipeline.evaluation import interval_text, points
-
-    level = f"{100 * test['confidence']:.4g}%"
-    return [points(test["gain"]), f"{interval_text(test['low'], test['high'])} ({level})"]
-
-
-def _candidates(promotion: Artifact) -> dict[str, dict[str, Any]]:
-    """Return what the last decision says of each model that it weighed, by checkpoint."""
-    import pandas as pd
-
-    table = pd.read_parquet(promotion.file("candidates.parquet"))
-    return {
-        row["checkpoint"]: {name: value for name, value in row.items() if not pd.isna(value)}
-        for row in table.to_dict("records")
-    }

@@ -22,8 +22,8 @@ def _one_expression(where: str) -> str:
     except ModuleNotFoundError:  # the light installation, which retrieves nothing
         return where
     try:
-        # Alone first, so that an error is about what the user wrote, and not about the query around
-        # it. Then where only one expression may be: no list, alias, clause or second statement.
+        # Alone first, so that an error is about what the user wrote. Then where only one expression
+        # may be: no list, alias, clause or second statement.
         queries = (f"SELECT {where}", f"SELECT CASE WHEN\n{where}\nTHEN 1 END")
         # Closed, its threads end; the default connection keeps them, in processes that fork too.
         with duckdb.connect(config={"threads": 1}) as connection:
@@ -63,26 +63,14 @@ class RetrievalOverrides(Section):
 
 
 class RetrievalConfig(RetrievalOverrides):
-    """How pairs are chosen for a domain. A setting that has no effect with the others is
-    refused.
-    """
+    """How pairs are chosen for a domain."""
 
     @model_validator(mode="after")
-    def _every_setting_does_something(self) -> Self:
-        idle = [name for name in self.min_similarity if name not in (*self.modes, "filter")]
-        if idle:
+    def _captions_are_searched(self) -> Self:
+        if self.choose == "all" and ("t2t" not in self.modes or self.rank == "prompts"):
             raise ValueError(
-                f"`min_similarity.{idle[0]}` does nothing with `modes: [{', '.join(self.modes)}]`; "
-                f"add {idle[0]} to `modes`, or write a `min_similarity` without it"
-            )
-        if self.choose == "all" and "t2t" not in self.modes:
-            raise ValueError("`choose: all` goes by captions; add t2t to `modes`")
-        if self.choose == "all" and self.rank == "prompts":
-            raise ValueError("`rank: prompts` does nothing with `choose: all`; remove one of them")
-        if self.filter_by == "seeds" and not self.filters:
-            raise ValueError(
-                f"`filter_by: seeds` does nothing with `fusion: {self.fusion}`; set `fusion: "
-                "filter` or `min_similarity.filter`, or write `filter_by: prompts`"
+                "`choose: all` goes by captions, in their order: add t2t to `modes`, and leave out "
+                "`rank: prompts`"
             )
         return self
 

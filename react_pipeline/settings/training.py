@@ -10,10 +10,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from react_pipeline.settings.methods import CONTROL_SUFFIX, METHODS, trained_methods
-from react_pipeline.settings.near_names import did_you_mean
-from react_pipeline.settings.removed import removed
-from react_pipeline.settings.section import Fraction, Section
-from react_pipeline.settings.workers import Workers, count_workers
+from react_pipeline.settings.names import did_you_mean
+from react_pipeline.settings.section import Fraction, Section, Workers, count_workers
 from react_pipeline.store import InputError
 
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
@@ -64,11 +62,9 @@ class TrainingConfig(TrainingOverrides):
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
-        if self.views and self.augmentation == "none":
-            raise ValueError("`views` needs an `augmentation`: mild or timm")
-        if self.views == 1:
+        if self.views == 1 or (self.views and self.augmentation == "none"):
             raise ValueError(
-                "`views: 1` would be the plain image alone; say `augmentation: none`, or more views"
+                "`views` needs an `augmentation`, mild or timm, and at least two views"
             )
         return self
 
@@ -132,7 +128,7 @@ def _trained_method(name: str) -> str:
     methods = trained_methods()
     if name not in methods:
         meant = did_you_mean(name, methods, f"choose one of {', '.join(methods)}")
-        raise ValueError(removed(name) or f"{name!r} is not a trained method; {meant}")
+        raise ValueError(f"{name!r} is not a trained method; {meant}")
     return name
 
 

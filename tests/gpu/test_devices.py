@@ -26,7 +26,7 @@ from react_pipeline.embedding.vectors import FOLDERS
 from react_pipeline.indexing.build import build_side
 from react_pipeline.indexing.recall import draw_queries
 from react_pipeline.project.project import Project
-from react_pipeline.settings.index import IndexConfig
+from react_pipeline.settings import IndexConfig
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.training.customization import customize
 

@@ -23,7 +23,7 @@ from react_pipeline.indexing.recall import draw_queries
 from react_pipeline.indexing.scan import CORE_COMPARISONS, choose_way, search_all
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.project.project import Project
-from react_pipeline.settings.index import IndexConfig
+from react_pipeline.settings import IndexConfig
 from react_pipeline.store import Scratch
 from react_pipeline.store.errors import InputError
 from react_pipeline.store.store import remember

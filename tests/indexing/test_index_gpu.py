@@ -16,7 +16,7 @@ from react_pipeline.indexing import cells
 from react_pipeline.indexing.build import build_side
 from react_pipeline.indexing.recall import draw_queries
 from react_pipeline.project.project import Project
-from react_pipeline.settings.index import IndexConfig
+from react_pipeline.settings import IndexConfig
 from react_pipeline.store import InputError
 
 pytestmark = pytest.mark.usefixtures("short_rotation")

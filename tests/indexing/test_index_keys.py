@@ -14,7 +14,7 @@ from react_pipeline.indexing.keys import (
     choose_key,
     machine_memory_bytes,
 )
-from react_pipeline.settings.index import IndexConfig
+from react_pipeline.settings import IndexConfig
 from react_pipeline.store.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("short_rotation")

@@ -14,11 +14,9 @@ import yaml
 from support.drawings import evaluation_image, pair, write_shard
 
 from react_pipeline.clip.base import publish_base
-from react_pipeline.commands.cli import main
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
-from react_pipeline.extensions.doctor.diagnosis import diagnose
 from react_pipeline.indexing.index import build_index
 from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
 from react_pipeline.lineage import fresh_or_none
@@ -147,22 +145,6 @@ def test_without_subjects_nothing_is_excluded(
     assert [record.levelname for record in caplog.records if "subject" in record.getMessage()] == [
         "WARNING"
     ]
-    validate = ["domains", "validate", "--config", str(project.path)]
-    with pytest.raises(SystemExit, match="0"):
-        main(validate)
-    assert "same_subject" in capsys.readouterr().err
-    notes = [one for one in diagnose(project.path) if "same_subject" in one.detail]
-    assert [(one.what, one.state) for one in notes] == [("domains", "note")]
-
-
-def test_a_manifest_with_subjects_is_no_reason_for_a_note(
-    make_project: Callable[..., Project], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    project = make_project()
-    configure(project, write_manifest(tmp_path / "drawn", subjects=True))
-    with pytest.raises(SystemExit, match="0"):
-        main(["domains", "validate", "--config", str(project.path)])
-    assert "same_subject" not in capsys.readouterr().err
 
 
 def test_each_seed_and_each_domain_has_a_control_of_its_own(indexed_project: Project) -> None:
