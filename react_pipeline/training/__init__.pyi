@@ -6,7 +6,6 @@ from .held_out import split_held_out as split_held_out
 from .image_encoder import ImageEncoder as ImageEncoder
 from .interpolation import choose_fraction as choose_fraction
 from .interpolation import require_held_out as require_held_out
-from .kept_tokens import may_keep as may_keep
 from .log import METRICS_FILE as METRICS_FILE
 from .log import TrainingLog as TrainingLog
 from .losses import contrastive_loss as contrastive_loss

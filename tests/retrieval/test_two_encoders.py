@@ -24,8 +24,8 @@ from react_pipeline.corpus.cost import CorpusSize
 from react_pipeline.extensions.automation.survey import State, places, survey
 from react_pipeline.extensions.methods.head_samples import PairVectors
 from react_pipeline.extensions.pages.search import CorpusSearch, search_pairs
-from react_pipeline.extensions.plan.machine import Machine
-from react_pipeline.extensions.plan.sums import Sums
+from react_pipeline.extensions.plan import Machine
+from react_pipeline.extensions.plan.plan import Sums
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.decontamination import leaked_images

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.extensions.plan.machine import Machine
+from react_pipeline.extensions.plan import Machine
 from react_pipeline.settings import EmbeddingConfig, TrainingConfig
 from react_pipeline.training.log import TrainingLog
 from react_pipeline.training.observer import TrainingObserver

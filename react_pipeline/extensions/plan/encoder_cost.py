@@ -1,15 +1,13 @@
 """What an encoder costs: its operations and bytes are counted without computing, its processor
 seconds are measured on one batch.
 
-Belongs here: one image, one caption, one step of a training. Does not belong here: how many there
-are (`sums`).
+Does not belong here: how many images and captions there are (`plan`).
 """
 
 import io
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,23 +22,17 @@ from react_pipeline.clip import (
     CONFIG_FILE,
     GATED_PREFIX,
     Clip,
-    ImageTower,
     build,
     choose_precision,
-    encode_text,
     read_config,
-    text_lengths,
-    trains_images,
-    trains_text,
 )
 from react_pipeline.corpus import decode_image
 from react_pipeline.embedding import CPU_IMAGES, Encoder
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
-from react_pipeline.settings import MAX_PIXELS, EncoderConfig, TrainingConfig, encoders
+from react_pipeline.settings import MAX_PIXELS, EncoderConfig, encoders
 from react_pipeline.stage import ALL
 from react_pipeline.store import ReactError
-from react_pipeline.training import ModelMethod, may_keep
 
 STAND_IN = "ViT-B-32"
 STAND_IN_OPERATIONS, STAND_IN_BYTES = 2 * (4.409e9 + 2.980e9), 4 * 151e6
@@ -61,21 +53,6 @@ class EncodingCost:
     text: float
 
 
-@dataclass(frozen=True)
-class StepCost:
-    """Seconds of one core for an image's frozen part, and for a pair in a step.
-
-    Attributes:
-        splits: Whether the frozen part may be kept.
-        has_texts: Whether the text tower trains, so that a step encodes its texts.
-    """
-
-    frozen: float
-    pair: float
-    splits: bool
-    has_texts: bool
-
-
 class EncoderCost:
     """What an encoder of a project costs on a core of this machine, or on a GPU.
 
@@ -92,7 +69,6 @@ class EncoderCost:
         """
         self._architecture = _architecture(project, config, stage)
         self._precision = choose_precision("auto", "cpu")
-        self._steps: dict[tuple[str, int], StepCost] = {}
         self.dimension = self._architecture[0]["embed_dim"]
         try:
             self.size, self.weights_bytes = _counted(self._architecture)
@@ -111,25 +87,6 @@ class EncoderCost:
     def encoding(self) -> EncodingCost:
         """Seconds to encode, measured when first asked for."""
         return measure_encoding(*self._run, self._precision)
-
-    def training_seconds(
-        self, method: ModelMethod, training: TrainingConfig, pairs: int, texts: int
-    ) -> float:
-        """Seconds of one core for a whole training; a step of the method is measured.
-
-        Args:
-            pairs: Pairs that it is trained on.
-            texts: How many different texts they have, with prompts.
-        """
-        key = (method.name, training.last_k_layers)
-        if key not in self._steps:
-            self._steps[key] = measure_step(*self._run, method, training, self._precision)
-        step, encoding = self._steps[key], self.encoding
-        images = training.images(lambda: pairs)
-        once = may_keep(training, splits=step.splits)
-        prepared = pairs * max(1, training.views) if once else images
-        frozen = prepared * (encoding.prepare + step.frozen)
-        return frozen + images * step.pair + (0 if step.has_texts else texts * encoding.text)
 
     @property
     def gpu_share(self) -> float:
@@ -218,7 +175,8 @@ def measure_encoding(clip: Clip, scale: float, precision: str) -> EncodingCost:
     Image.radial_gradient("L").convert("RGB").save(file, "jpeg")
     data = file.getvalue()
     encoder = Encoder(clip, precision, long_run=True)
-    tokens = _captions(clip, 2 * CPU_IMAGES)
+    texts = [f"a photo of a bird, number {number} of many" for number in range(2 * CPU_IMAGES)]
+    tokens = clip.tokenizer(texts)
 
     def prepared(count: int) -> torch.Tensor:
         images = [decode_image(data, MAX_PIXELS) for _ in range(count)]
@@ -229,49 +187,3 @@ def measure_encoding(clip: Clip, scale: float, precision: str) -> EncodingCost:
     text = core_seconds(lambda n: encoder.texts(tokens[:n]), len(tokens))
     prepare = core_seconds(prepared, CPU_IMAGES)
     return EncodingCost(prepare, scale * image, scale * text)
-
-
-def measure_step(
-    clip: Clip, scale: float, method: ModelMethod, training: TrainingConfig, precision: str
-) -> StepCost:
-    """Take a step of a method with a copy of the model."""
-    model: Any = deepcopy(clip.model)
-    method.attach(model, training)
-    method.set_trainable(model)
-    tower = ImageTower(model) if trains_images(model) else None
-    bf16 = precision == "bf16"
-    if tower is not None and bf16:
-        tower.use_bf16("cpu")
-    splits = tower is None or tower.splits
-    size = clip.preprocess_cfg["size"]
-    images = torch.zeros(CPU_IMAGES, 3, *((size, size) if isinstance(size, int) else size))
-    tokens = _captions(clip, CPU_IMAGES)
-    tokens = tokens[:, : int(text_lengths(model, tokens).max())]
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, fused=True)
-
-    @torch.no_grad()
-    def frozen(count: int) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16 and tower is not None):
-            return tower.tokens(images[:count]) if tower else model.encode_image(images[:count])
-
-    inputs = frozen(CPU_IMAGES).float() if splits else images
-
-    def step(count: int) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            features = []
-            if tower is not None:
-                features.append((tower.features if splits else tower)(inputs[:count]))
-            if trains_text(model):
-                features.append(encode_text(model, tokens[:count]))
-        torch.cat(features).float().square().sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    kept = scale * core_seconds(frozen, CPU_IMAGES) if splits else 0.0
-    return StepCost(kept, scale * core_seconds(step, CPU_IMAGES), splits, trains_text(model))
-
-
-def _captions(clip: Clip, count: int) -> torch.Tensor:
-    texts = [f"a photo of a bird, number {number} of many" for number in range(count)]
-    return clip.tokenizer(texts)
