@@ -24,7 +24,6 @@ from .recall import Neighbours as Neighbours
 from .recall import draw_queries as draw_queries
 from .scan import Hits as Hits
 from .scan import Search as Search
-from .scan import choose_way as choose_way
 from .scan import hits_file as hits_file
 from .scan import scan_exactly as scan_exactly
 from .scan import search_all as search_all

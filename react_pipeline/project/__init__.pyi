@@ -14,7 +14,6 @@ from .local_files import find_files as find_files
 from .local_files import leads_out as leads_out
 from .local_files import matches as matches
 from .local_files import text_of as text_of
-from .manifests import Manifests as Manifests
 from .outside import Files as Files
 from .outside import Look as Look
 from .outside import changed_since_run as changed_since_run
@@ -22,6 +21,7 @@ from .outside import look_at as look_at
 from .outside import remember_look as remember_look
 from .outside import seed_path as seed_path
 from .project import CONFIG_VARIABLE as CONFIG_VARIABLE
+from .project import Manifests as Manifests
 from .project import Project as Project
 from .review import ImageDecision as ImageDecision
 from .review import ImageVerdict as ImageVerdict

@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -74,16 +75,11 @@ class Project:
         """
         if not self.has_domain(slug):
             files = sorted(file.stem for file in self.config.domains.glob("*.yaml"))
-            if slug in files and not SLUG.fullmatch(slug):
-                path = self.config.domains / f"{slug}.yaml"
-                raise InputError(
-                    f"{path}: {slug!r} is not a valid name of a domain: {SLUG_RULE}; rename the "
-                    "file"
-                )
-            names = ", ".join(name for name in files if SLUG.fullmatch(name)) or "none"
+            rule = "" if SLUG.fullmatch(slug) else f"; its name must {SLUG_RULE}: rename the file"
             meant = did_you_mean(slug, files, "see `react-pipeline domains add`")
             raise InputError(
-                f"no domain {slug!r} in {self.config.domains} (there: {names}); {meant}"
+                f"no domain {slug!r} in {self.config.domains} (there: "
+                f"{', '.join(files) or 'none'}){rule}; {meant}"
             )
         return load_domain(self.config.domains / f"{slug}.yaml")
 
@@ -145,3 +141,32 @@ class Project:
         chosen = self.method(method)
         domain = self.domain(slug).customization
         return self.config.customization.resolve(chosen.name, domain, chosen.overrides)
+
+
+class Manifests(Project):
+    """One look at a project, for whoever only asks what is fresh: artifacts are known by their
+    manifests alone, not verified, and each is judged once.
+
+    Not for what reads an artifact's files as input of a step; that must verify them.
+    """
+
+    @classmethod
+    def of(cls, project: Project) -> Manifests:
+        """Begin a look at a project; a look that has begun continues."""
+        return project if isinstance(project, Manifests) else cls(project.path, project.config)
+
+    @cached_property
+    def known(self) -> dict[tuple[str, ...], Any]:
+        """What was found in this look: answers, or errors, by question, stage and key."""
+        return {}
+
+    @cached_property
+    def store(self) -> Store:
+        """The store, whose artifacts are not verified."""
+        return Project(self.path, self.config).store.look()
+
+    def domain(self, slug: str) -> DomainConfig:
+        """Read a domain's file, once in this look."""
+        if ("domain", slug) not in self.known:
+            self.known["domain", slug] = super().domain(slug)
+        return self.known["domain", slug]

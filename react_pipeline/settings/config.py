@@ -249,22 +249,13 @@ class PipelineConfig(Section):
         """
         return self._store_url
 
-    def with_store_at(self, url: str) -> Self:
-        """Return a copy with its artifacts on a server."""
-        config = self.model_copy(update={"store": self.cache.folder})
-        config._store_url = url
-        return config
-
-    @property
+    @cached_property
     def all_methods(self) -> Mapping[str, Method]:
         """Every method that this project may measure, by name: `METHODS`, variants, further
         seeds.
         """
-        return self._own_methods if self.variants or self.seeds else METHODS
-
-    @cached_property
-    def _own_methods(self) -> Mapping[str, Method]:
-        return project_methods(self.variants, self.seeds)
+        has_own = self.variants or self.seeds
+        return project_methods(self.variants, self.seeds) if has_own else METHODS
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -359,4 +350,14 @@ def sections_of_extensions() -> dict[str, type[Section]]:
 def pipeline_model() -> type[PipelineConfig]:
     """Return `PipelineConfig` with the sections of extensions."""
     sections: Any = {name: (model, model()) for name, model in sections_of_extensions().items()}
-    return create_model("PipelineConfig", __base__=PipelineConfig, **sections)
+    return create_model(_WHOLE, __base__=PipelineConfig, __module__=__name__, **sections)
+
+
+_WHOLE = "WholeConfig"
+
+
+def __getattr__(name: str) -> Any:
+    """Return the class of a configuration that is unpickled, as in a task of a cluster."""
+    if name == _WHOLE:
+        return pipeline_model()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

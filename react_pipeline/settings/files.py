@@ -42,7 +42,8 @@ def load_pipeline(path: Path) -> PipelineConfig:
     url = _take_store_url(document)
     raw = validate(document, pipeline_model())
     config = raw.located(lambda name: _absolute(base, name).resolve())
-    config = config.with_store_at(url) if url else config
+    if url:  # `store` is then the folder of this machine's part
+        config = config.model_copy(update={"store": config.cache.folder})
     corpus = raw.corpus.located(partial(_absolute, base))  # names with patterns keep their links
     if misplaced := corpus.misplaced(config.store):
         field, problem = misplaced
@@ -56,7 +57,9 @@ def load_pipeline(path: Path) -> PipelineConfig:
         "retrieval_encoder": config.retrieval_encoder
         and _with_weights(config.retrieval_encoder, base),
     }
-    return config.model_copy(update=update)
+    config = config.model_copy(update=update)
+    config._store_url = url
+    return config
 
 
 def _take_store_url(document: Document) -> str:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.commands.command_line import console
 from react_pipeline.commands.terminal import (
     bars_in_terminal,
     print_line,
@@ -46,14 +45,6 @@ def test_table_shows_strangers_text_and_does_nothing_it_says(
     out = capsys.readouterr().out
     assert all(line.isprintable() for line in out.split("\n"))
     assert "[red]gpj" in out and "cat" in out
-
-
-def test_a_message_shows_a_path_in_brackets_and_is_one_line(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    message = f"{'[bold]/' * 30}birds.yaml: 4 classes"
-    console.print(message)
-    assert capsys.readouterr().out == f"{message}\n"
 
 
 def test_a_narrow_terminal_folds_names_and_cuts_nothing(

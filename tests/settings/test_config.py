@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,14 @@ def test_paths_are_relative_to_the_file_that_names_them(
     pets = load_domain(write(here / "pets.yaml", domain))
     assert pets.evaluation is not None and pets.evaluation.path == tmp_path / "images"
     assert pets.classes[0].seeds == (home / "cat.jpg", Path("seeds/cat.jpg"))
+
+
+def test_a_configuration_reaches_another_process(tmp_path: Path) -> None:
+    raw = {**DEMO, "elevater": {"root": "there"}, "store": "s3://bucket/prefix"}
+    config = load_pipeline(write(tmp_path / "pipeline.yaml", raw))
+    same = pickle.loads(pickle.dumps(config))  # noqa: S301 - our own
+    assert same == config and same.section(ElevaterConfig).root == tmp_path / "there"
+    assert same.store_url == "s3://bucket/prefix"
 
 
 def test_every_problem_is_reported_at_once_with_file_and_field(tmp_path: Path) -> None:

@@ -22,11 +22,6 @@ def test_one_of_the_usable_cores_is_left_to_compute(
     assert EmbeddingConfig().worker_count == TrainingConfig().worker_count == count
 
 
-def test_cores_are_those_of_the_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
-    assert Machine.here(tmp_path).cores == 1
-
-
 @pytest.mark.parametrize(("processes", "count"), [(2, 7), (64, 1)])
 def test_processes_of_a_training_share_the_cores(
     monkeypatch: pytest.MonkeyPatch, processes: int, count: int

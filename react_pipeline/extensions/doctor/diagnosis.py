@@ -20,7 +20,6 @@ from rich.filesize import decimal
 from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
 from react_pipeline.extension import CORE, extensions
 from react_pipeline.extensions.alerts import AlertsConfig, problems
-from react_pipeline.extensions.demo import missing_packages
 from react_pipeline.installation import install_command
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.preflight import (
@@ -80,7 +79,7 @@ def diagnose(config_path: Path | None) -> list[Finding]:
         )
         return [*findings, Finding("pipeline.yaml", "note", f"none in {Path.cwd()}", remedy)]
     findings.append(Finding("pipeline.yaml", "ok", str(project.path)))
-    for look in (_demo, _alerts, _inputs, _store, _tracking, _servers):
+    for look in (_alerts, _inputs, _store, _tracking, _servers):
         try:
             findings += look(project)
         except ImportError as error:
@@ -186,14 +185,6 @@ def _encoder(project: Project) -> Iterator[Finding]:
         else:
             where = f"; the first run fetches its weights from {server}" if server else ""
             yield Finding(field, "ok", f"{detail}{where}")
-
-
-def _demo(project: Project) -> list[Finding]:
-    config = project.config
-    if "demo" not in (config.corpus.kind, config.encoder.model, config.retrieves_with.model):
-        return []
-    lacks = [f"not installed: {name}" for name in missing_packages()]
-    return _missing("demo", lacks, install_command("demo")) or [Finding("demo", "ok", "all there")]
 
 
 def _alerts(project: Project) -> list[Finding]:

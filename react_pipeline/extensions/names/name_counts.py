@@ -7,7 +7,7 @@ name trains on images of something else. That a class is unnamed is exact; near 
 in the first captions, so their cost does not grow with the corpus.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -106,7 +106,7 @@ def _said_in_rows(
     for start in range(0, len(captions), _BATCH_ROWS):
         words = words_of(captions.slice(start, _BATCH_ROWS))
         offset = [[rows[0] + start], [0]]
-        batches.append([np.stack(said) + offset for said in said_in(words, *groups)])
+        batches.append([np.stack(said_in(words, names)) + offset for names in groups])
     return [np.concatenate(of_group, axis=1) for of_group in zip(*batches, strict=True)]
 
 
@@ -132,39 +132,26 @@ def _texts_of(names: list[str]) -> pa.Array:
     return pa.array([" ".join(filter(None, words)) for words in split], pa.string())
 
 
-def said_in(words: pa.ListArray, *groups: list[str]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Yield which captions say which names of each group: numbers of captions and of names, each
-    pair once; of names with equal words the first.
+def said_in(words: pa.ListArray, names: list[str]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Find which captions say which names: numbers of captions and of names, each pair once; of
+    names with equal words the first.
 
     A name is said where its words follow one another; case and punctuation do not matter. Within a
-    longer name of its group it is not: "a tiger shark" says neither `tiger` nor `shark`.
+    longer name it is not: "a tiger shark" says neither `tiger` nor `shark`.
 
     Args:
         words: The words of each caption, from `words_of`; some may be null.
     """
     rows = pc.list_parent_indices(words).to_numpy().astype(np.int64)
     flat = words.flatten()
-    texts = [_texts_of(names) for names in groups]
-    firsts = [
-        pa.array([text.split()[0] for text in one.to_pylist() if text], pa.string())
-        for one in texts
-    ]
-    # Once for all: few words begin a name.
-    starts = np.flatnonzero(pc.is_in(flat, pa.concat_arrays(firsts)))
-    beginnings = flat.take(starts)
-    for of_group, first in zip(texts, firsts, strict=True):
-        mine = starts[pc.is_in(beginnings, first).to_numpy(zero_copy_only=False)]
-        yield _said_from(mine, flat, rows, of_group)
-
-
-def _said_from(
-    starts: NDArray[Any], flat: pa.Array, rows: NDArray[Any], texts: pa.Array
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Do as `said_in`, for names that begin at some of the words."""
+    texts = _texts_of(names)
     distinct = texts.unique()
-    lengths = {len(text.split()) for text in distinct.to_pylist()}
+    split = [text.split() for text in distinct.to_pylist() if text]
+    # Few words begin a name.
+    firsts = pa.array([parts[0] for parts in split], pa.string())
+    starts = np.flatnonzero(pc.is_in(flat, firsts))
     said = [np.empty((3, 0), np.int64)]
-    for length in sorted(lengths - {0}):
+    for length in sorted(set(map(len, split))):
         starts = starts[starts + length <= len(flat)]
         starts = starts[rows[starts] == rows[starts + length - 1]]
         runs = pc.binary_join_element_wise(

@@ -18,13 +18,7 @@ from react_pipeline.clip import prompt_templates
 from react_pipeline.corpus import CorpusSize
 from react_pipeline.extensions.plan.encoder_cost import EncoderCost
 from react_pipeline.extensions.web import ALIVE, DOWNLOADER_SECONDS, URLS_PER_CORE_SECOND
-from react_pipeline.indexing import (
-    Key,
-    choose_key,
-    choose_way,
-    machine_memory_bytes,
-    product_precision,
-)
+from react_pipeline.indexing import Key, choose_key, machine_memory_bytes, product_precision
 from react_pipeline.labelled import count_images
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Manifests, Project
@@ -50,8 +44,8 @@ KMEANS_OPERATIONS = 64 * 10 * 2
 """Per cell, cell and dimension: 64 rows a cell are compared with every cell in 10 rounds."""
 CELLS_ADDED_PER_SECOND, GRAPH_ROWS_PER_SECOND = 2_532 * 32_768, 1_150
 """Rows times cells that one core adds to an index without a graph; rows with one over them."""
-INDEX_SHARE, INDEX_PASSES = 20, 5
-"""An index compares a query with one in so many rows; its bytes are read or written so often."""
+INDEX_PASSES = 5
+"""How often the bytes of an index are read or written."""
 STEP = 2.0
 """A pair in a training step, in encoded images: half of the tower is trained, as in the paper."""
 LONG_HOURS = 24
@@ -168,13 +162,10 @@ def plan_of(project: Project, machine: Machine, rows: int | None = None) -> Plan
 
 @dataclass(frozen=True)
 class PlannedDomain:
-    """How many classes, prompts, prompts of the zero-shot head (`names`), pairs and labelled images
-    a domain has.
-    """
+    """How many classes, prompts, pairs and labelled images a domain has."""
 
     classes: int
     prompts: int
-    names: int
     pairs: int
     images: int
 
@@ -210,12 +201,11 @@ class Sums:
         }
         self.domains = {}
         for slug, domain in configs.items():
-            templates = len(prompt_templates(domain))
-            classes = len(domain.classes)
-            names = classes + sum(len(entry.synonyms) for entry in domain.classes)
+            names = sum(1 + len(entry.synonyms) for entry in domain.classes)
+            prompts = names * len(prompt_templates(domain))
             pairs = most_pairs(self.project, slug, self.corpus.pairs)
             self.domains[slug] = PlannedDomain(
-                classes, names * templates, classes * templates, pairs, count_images(domain)
+                len(domain.classes), prompts, pairs, count_images(domain)
             )
         self.index_key = self._fitting_key()
 
@@ -363,23 +353,18 @@ def _pairs(stage: str, sums: Sums) -> Step:
 
 
 def _search_seconds(sums: Sums) -> float:
-    """Return the seconds of searching the prompts of all domains, which share the reading."""
-    rows, width, cores = sums.corpus.pairs, sums.retrieval.dimension, sums.machine.cores
-    key = sums.index_key
-    approximate = bool(key.cells or key.links)
+    """Return the seconds of comparing all prompts with all rows, which they share the reading of:
+    an index takes less.
+    """
+    rows, width = sums.corpus.pairs, sums.retrieval.dimension
     compared = read = 0.0
     for slug, domain in sums.domains.items():
         settings = sums.project.retrieval(slug)
-        if settings.choose == "all":
-            continue
-        way, _ = choose_way(settings.search, domain.prompts, rows, approximate, cores)
-        seen, size = rows, 2 * rows * width
-        if way == "index":
-            seen, size = key.cells + rows // INDEX_SHARE, key.bytes(rows, width)
-        rate = OPERATIONS_PER_SECOND[product_precision(domain.prompts, "cpu")]
-        compared += len(settings.modes) * 2.0 * domain.prompts * seen * width / rate / cores
-        read = max(read, len(settings.modes) * size)
-    return compared + read / BYTES_PER_SECOND
+        if settings.choose == "nearest":
+            rate = OPERATIONS_PER_SECOND[product_precision(domain.prompts, "cpu")]
+            compared += len(settings.modes) * 2.0 * domain.prompts * rows * width / rate
+            read = max(read, len(settings.modes) * 2.0 * rows * width)
+    return compared / sums.machine.cores + read / BYTES_PER_SECOND
 
 
 def _trainings(sums: Sums) -> Step:
@@ -389,7 +374,7 @@ def _trainings(sums: Sums) -> Step:
         training = sums.project.training(slug, name)
         many = method.images(training, partial(int, domain.pairs))
         seen += many
-        texts += domain.names + domain.prompts
+        texts += domain.prompts
         if method.has_model:
             images += many
             texts += domain.pairs
@@ -405,7 +390,7 @@ def _results(sums: Sums) -> Step:
     texts = images = 0
     for slug, method in (key.split("/") for key in sums.keys["domain_results"]):
         images += sums.domains[slug].images
-        texts += sums.domains[slug].names if sums.project.method(method).has_model else 0
+        texts += sums.domains[slug].prompts if sums.project.method(method).has_model else 0
     return sums.step("domain_results", f"{images:,} images", images=images, texts=texts)
 
 

@@ -20,7 +20,7 @@ from react_pipeline.store.store import remember
 
 
 def counts(names: dict[str, int], *captions: str | None) -> None:
-    ((_, said),) = said_in(words_of(pa.array(captions, pa.string())), list(names))
+    _, said = said_in(words_of(pa.array(captions, pa.string())), list(names))
     assert _counts(said, list(names)).tolist() == list(names.values())
 
 

@@ -174,15 +174,6 @@ def test_figures_that_are_none_are_refused(text: str) -> None:
     assert MACHINE.changed("gpus=1, memory=1.5T").memory == 1_500 * 10**9
 
 
-def test_only_what_is_searched_takes_time(make_project: Callable[..., Project]) -> None:
-    def hours(**fields: str) -> float:
-        project = change_pipeline(make_project(), retrieval=fields)
-        return steps_of(project, 10**9)["retrieved_set"].cpu_hours
-
-    assert hours(search="index") != hours(search="exact")
-    assert hours(choose="all", search="index") == hours(choose="all", search="exact")
-
-
 def test_encoding_takes_time_on_one_thread(tiny_checkpoint: Path) -> None:
     threads = torch.get_num_threads()
     cost = MEASURED(load(tiny_checkpoint), 1.0, "fp32")
