@@ -1,6 +1,5 @@
 """The command `react-pipeline init`: your own project in a new folder."""
 
-import os
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -8,8 +7,7 @@ from typing import Annotated
 import typer
 
 from react_pipeline.commands.command_line import console
-from react_pipeline.commands.terminal import print_error
-from react_pipeline.project import HOME_VARIABLE, first_domain, templates, write_project
+from react_pipeline.project import first_domain, templates, write_project
 from react_pipeline.settings import DEFAULT_KIND
 
 
@@ -40,10 +38,6 @@ def init(
     files = write_project(folder, corpus, encoder, dg=dg)
     for path in files:
         console.print(f"wrote {path}")
-    if home := os.environ.get(HOME_VARIABLE):
-        print_error(
-            f"note: {HOME_VARIABLE} is set, so {home} is used instead of {folder / 'dagster_home'}"
-        )
     kind = templates()[corpus]
     domain = first_domain(folder)
     first = kind.next_step.format(domain=domain)

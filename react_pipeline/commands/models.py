@@ -6,6 +6,7 @@ They work without MLflow: the store names the champion, and the registry is upda
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,27 +23,15 @@ from react_pipeline.commands.command_line import (
 from react_pipeline.commands.terminal import print_error, print_table
 from react_pipeline.project import Project
 from react_pipeline.settings import load_domains
-from react_pipeline.store import ReactError
 
 if TYPE_CHECKING:
     from react_pipeline.store import Artifact
-    from react_pipeline.tracking import Version
 
 models_app = typer.Typer(
     no_args_is_help=True, help="The champion of each domain: which model is offered, and why."
 )
 
-_COLUMNS = [
-    "domain",
-    "method",
-    "version",
-    "top-1 %",
-    "gain",
-    "interval",
-    "aliases",
-    "decided",
-    "why",
-]
+_COLUMNS = ["domain", "method", "top-1 %", "gain", "interval", "role", "decided", "why"]
 
 
 @models_app.command("list")
@@ -50,30 +39,33 @@ def list_models(
     domain: Annotated[str | None, typer.Argument(help="Slug of a domain. Default: all.")] = None,
     config: Config = None,
 ) -> None:
-    """List champion, challenger and registered versions of each domain: figures, when it was
-    decided and why.
-    """
+    """List champion and challenger of each domain: figures, when it was decided and why."""
     project = load_project(config) if domain is None else _project_with(domain, config)
-    from react_pipeline.tracking import Tracking
-
     slugs = [domain] if domain else []
     if not slugs:
         domains, _ = load_domains(project.config.domains)
         slugs = sorted({*domains, *project.store.keys("promotion")})
-    registry = Tracking.of(project)
-    rows = []
-    silent = ""
-    for slug in slugs:
-        versions: list[Version] = []
-        if not silent:
-            try:
-                versions = registry.versions(slug)
-            except ReactError as error:
-                silent = str(error)
-        rows += _rows(project, slug, versions, is_silent=bool(silent))
-    print_table(_COLUMNS, rows, right=5)
-    if silent:
-        print_error(f"note: {silent}, so only what the store holds is shown")
+    print_table(_COLUMNS, [row for slug in slugs for row in _rows(project, slug)], right=5)
+
+
+def _rows(project: Project, slug: str) -> Iterator[list[str]]:
+    from react_pipeline.evaluation import interval_text, percent, points
+    from react_pipeline.promotion import champion_decision, standing
+
+    verdict, artifact = standing(project, slug)
+    lines = [("champion", verdict.champion, champion_decision(project, slug))]
+    rival = verdict.challenger
+    if artifact is not None and rival is not None and not rival.is_same(verdict.champion):
+        lines.append(("challenger", rival, verdict.as_history_entry(artifact)))
+    for role, contender, entry in lines:
+        gain = ["", ""]
+        # The test of any other decision is not about the champion.
+        if entry and entry.test and (role == "challenger" or entry.decision == "promoted"):
+            test = entry.test  # stricter where several candidates compete: its level is shown
+            level = f"{100 * test.confidence:.4g}%"
+            gain = [points(test.gain), f"{interval_text(test.low, test.high)} ({level})"]
+        decided, why = (entry.decided[:16], entry.reason) if entry else ("", verdict.reason)
+        yield [slug, contender.method, percent(contender.top1), *gain, role, decided, why]
 
 
 @models_app.command("promote")
@@ -154,39 +146,3 @@ def _print_decision(project: Project, artifact: Artifact) -> None:
             "note: MLflow does not answer. The store holds the decision; the registry is updated "
             "by the next run of an asset or of these commands"
         )
-
-
-def _rows(
-    project: Project, slug: str, versions: list[Version], *, is_silent: bool
-) -> list[list[str]]:
-    """Return the champion, a challenger, and the registered versions of other models."""
-    from react_pipeline.evaluation import interval_text, percent, points
-    from react_pipeline.promotion import champion_decision, standing
-
-    verdict, artifact = standing(project, slug)
-    lines = [("champion", verdict.champion, champion_decision(project, slug))]
-    rival = verdict.challenger
-    if artifact is not None and rival is not None and not rival.is_same(verdict.champion):
-        lines.append(("challenger", rival, verdict.as_history_entry(artifact)))
-    others = {version.checkpoint: version for version in versions}
-    rows = []
-    for role, contender, entry in lines:
-        version = others.pop(contender.checkpoint, None)
-        number = version.number if version else "?" if is_silent else "none"
-        aliases = ", ".join(version.aliases) if version else ""
-        gain = ["", ""]
-        # The test of any other decision is not about the champion.
-        if entry and entry.test and (role == "challenger" or entry.decision == "promoted"):
-            test = entry.test  # stricter where several candidates compete: its level is shown
-            level = f"{100 * test.confidence:.4g}%"
-            gain = [points(test.gain), f"{interval_text(test.low, test.high)} ({level})"]
-        decided, why = (entry.decided[:16], entry.reason) if entry else ("", verdict.reason)
-        number = "" if contender.method == "base" else number
-        head = [slug, contender.method, number, percent(contender.top1)]
-        rows.append([*head, *gain, aliases or f"({role})", decided, why])
-    for version in others.values():
-        top1 = percent(float(version.tags.get("top1", "nan")))
-        decided, why = version.tags.get("decided", "")[:16], version.why or "never measured"
-        head = [slug, version.method, version.number, top1, "", ""]
-        rows.append([*head, ", ".join(version.aliases), decided, why])
-    return rows

@@ -50,23 +50,41 @@ def results(
         typer.echo(rows)
 
 
-def print_results(project: Project, slugs: Sequence[str]) -> None:
+def print_results(project: Project, slugs: Sequence[str], *, brief: bool = False) -> None:
     """Print the comparisons of these domains: percent, and differences in points with their
     95% intervals. Of one domain no mean is shown.
-    """
-    from react_pipeline.evaluation import MEAN, METRICS, comparison_table, table_cells
 
-    table = comparison_table(project, slugs)
+    Args:
+        brief: A line for each domain: the method that is spoken of; where nothing was measured, the
+            best by other evidence.
+    """
+    from react_pipeline.evaluation import (
+        EVIDENCE_DIFFERENCES,
+        MEAN,
+        METRICS,
+        comparison_table,
+        headline_method,
+        table_cells,
+    )
+
+    look = Manifests.of(project) if brief else None
+    table = comparison_table(project, slugs, look)
     if len(slugs) == 1:
         table = table[table["domain"] != MEAN]
-    heads, rows = table_cells(table, ("mean_per_class", "n"))
+    if brief:
+        first = table["method"] == headline_method(table)
+        ranked = table.assign(first=first).sort_values(
+            ["first", *EVIDENCE_DIFFERENCES], ascending=False, kind="stable"
+        )
+        table = ranked.drop_duplicates("domain").sort_index()
+        table = table[table["domain"].isin([*slugs[:MAX_DOMAINS], MEAN])]
+    heads, rows = table_cells(table, _DETAILS if brief else ("mean_per_class", "n"))
     for column in ("delta_top1", "gain_over_control"):
-        if column in heads:
+        if column in heads and not brief:
             heads[column] += " (95%)"
-    statuses = table["status"].replace("ok", "")
     lines = [
-        [*(cell.text if cell.column in METRICS else cell for cell in cells), status]
-        for cells, status in zip(rows, statuses, strict=True)
+        [*(cell.text if brief or cell.column in METRICS else cell for cell in cells), status]
+        for cells, status in zip(rows, table["status"].replace("ok", ""), strict=True)
     ]
     print_table([*heads.values(), "status"], lines, right=len(heads))
 
@@ -74,7 +92,7 @@ def print_results(project: Project, slugs: Sequence[str]) -> None:
 def print_start_page(
     project: Project, slugs: Sequence[str] = (), addresses: Mapping[str, str] | None = None
 ) -> None:
-    """Print headline, champions and links; nothing is measured, what is published is shown.
+    """Print headline and links; nothing is measured, what is published is shown.
 
     Args:
         project: The pipeline.
@@ -86,7 +104,9 @@ def print_start_page(
     look = Manifests.of(project)  # for both parts of the page
     console.print()
     try:
-        _print_headline(look, slugs)
+        print_results(look, slugs, brief=True)
+        if len(slugs) > MAX_DOMAINS:
+            console.print(f"and {len(slugs) - MAX_DOMAINS} more domains")
     except ReactError as error:  # the links below are useful all the same
         print_error(f"note: {error}")
     console.print()
@@ -94,37 +114,6 @@ def print_start_page(
         addresses = ui_addresses(locate_home(project.path.parent))
     for name, target in _links(look, slugs, addresses):
         console.print(f"{name:9}  {target}")
-
-
-def _print_headline(look: Manifests, slugs: Sequence[str]) -> None:
-    """Print a line for each domain: the method that is spoken of; where nothing was measured, the
-    best by other evidence.
-    """
-    from react_pipeline.evaluation import (
-        EVIDENCE_DIFFERENCES,
-        MEAN,
-        comparison_table,
-        headline_method,
-        table_cells,
-    )
-    from react_pipeline.promotion import standing
-
-    table = comparison_table(look, slugs, look)
-    names = [*slugs[:MAX_DOMAINS], *([MEAN] if len(slugs) > 1 else [])]
-    ranked = table[table["domain"].isin(names)].assign(
-        other=table["method"] != headline_method(table)
-    )
-    falling = [False] * len(EVIDENCE_DIFFERENCES)
-    ranked = ranked.sort_values(["other", *EVIDENCE_DIFFERENCES], ascending=[True, *falling])
-    shown = ranked.drop_duplicates("domain").sort_index()
-    heads, rows = table_cells(shown, _DETAILS)
-    lines = []
-    for slug, cells, status in zip(shown["domain"], rows, shown["status"], strict=True):
-        champion = "" if slug == MEAN else standing(look, slug)[0].champion.method
-        lines.append([*(cell.text for cell in cells), champion, status.replace("ok", "")])
-    print_table([*heads.values(), "champion", ""], lines, right=len(heads))
-    if len(slugs) > MAX_DOMAINS:
-        console.print(f"and {len(slugs) - MAX_DOMAINS} more domains")
 
 
 def _links(

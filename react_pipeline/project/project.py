@@ -6,13 +6,10 @@ Does not belong here: the form of the files (`settings`), what is made from what
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from react_pipeline.settings import (
     SLUG,
@@ -44,17 +41,8 @@ class Project:
 
         Raises:
             ConfigError: If the file is missing or wrong.
-            InputError: If its path is not text.
         """
         located = Path(path or os.environ.get(CONFIG_VARIABLE) or "pipeline.yaml").resolve()
-        try:
-            str(located).encode()
-        except UnicodeEncodeError as error:  # databases and pages hold it as text
-            problem = (
-                f"{str(located)!r}: is no text in {sys.getfilesystemencoding()}; rename the "
-                "folder, or set PYTHONUTF8=1"
-            )
-            raise InputError(problem) from error
         return cls(located, load_pipeline(located))
 
     @cached_property
@@ -98,19 +86,21 @@ class Project:
         fields = self.config.retrieval.overrides | self.domain(slug).retrieval.overrides
         if self.config.images_wait:
             fields = {"modes": ("t2t",), **fields}
-        path = self.config.domains / f"{slug}.yaml"
-        try:
-            settings = RetrievalConfig.model_validate(fields)
-        except ValidationError as error:
-            problem = error.errors()[0]["msg"].removeprefix("Value error, ")
-            problem = f"{problem} ({path.name} is joined with {self.path.name})"
-            raise ConfigError.of(path, problem, "retrieval") from error
-        if self.config.images_wait and settings.searches_images:
+        settings = RetrievalConfig().model_copy(update=fields)
+        problem = ""
+        if settings.choose == "all" and ("t2t" not in settings.modes or settings.rank != "classes"):
+            problem = (
+                "`choose: all` goes by captions, in their order: add t2t to `modes`, and leave out "
+                "`rank: prompts`"
+            )
+        elif self.config.images_wait and settings.searches_images:
             problem = (
                 f"`{settings.searches_images}` searches the images of the whole corpus, of which "
-                "only captions are embedded; set `embedding.encode: both` in "
-                f"{self.path.name}, or use `modes: [t2t]`"
+                "only captions are embedded; set `embedding.encode: both`, or use `modes: [t2t]`"
             )
+        if problem:
+            path = self.config.domains / f"{slug}.yaml"
+            problem = f"{problem} ({path.name} is joined with {self.path.name})"
             raise ConfigError.of(path, problem, "retrieval")
         return settings
 

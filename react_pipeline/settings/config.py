@@ -38,7 +38,7 @@ from react_pipeline.settings.methods import (
     trained_methods,
 )
 from react_pipeline.settings.names import ClassName, Name, did_you_mean, folded
-from react_pipeline.settings.retrieval import RetrievalConfig, RetrievalOverrides
+from react_pipeline.settings.retrieval import RetrievalConfig
 from react_pipeline.settings.secrets import has_secret
 from react_pipeline.settings.section import Section, each_once
 from react_pipeline.settings.small_sections import (
@@ -51,7 +51,7 @@ from react_pipeline.settings.small_sections import (
 )
 from react_pipeline.settings.training import (
     CustomizationConfig,
-    TrainingOverrides,
+    TrainingConfig,
     VariantConfig,
 )
 
@@ -118,8 +118,8 @@ class DomainConfig(Section):
         Annotated[tuple[Template, ...], Field(min_length=1)] | Literal["imagenet", "simple"]
     ) = "simple"
     prompts: Mapping[Name, Annotated[tuple[Sentence, ...], Field(min_length=1)]] = {}
-    retrieval: RetrievalOverrides = RetrievalOverrides()
-    customization: TrainingOverrides = TrainingOverrides()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    customization: TrainingConfig = TrainingConfig()
     evaluation: SerializeAsAny[EvaluationSetConfig] | None = None
     shots: SerializeAsAny[EvaluationSetConfig] | None = None
 

@@ -6,9 +6,9 @@ done with them (`fusion`, `ranking`, `retrieve`).
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from react_pipeline.settings.section import Fraction, Section, each_once
 
@@ -35,8 +35,8 @@ def _one_expression(where: str) -> str:
     return where
 
 
-class RetrievalOverrides(Section):
-    """Fields of retrieval, of which those that a domain gives win over those of the pipeline."""
+class RetrievalConfig(Section):
+    """How pairs are chosen for a domain, whose own fields win over those of the pipeline."""
 
     modes: Annotated[tuple[Mode, ...], AfterValidator(each_once)] = Field(
         default=("t2t", "t2i"), min_length=1
@@ -60,19 +60,6 @@ class RetrievalOverrides(Section):
         default=None, min_length=1
     )
     shard_pairs: int = Field(default=1_000, gt=0)
-
-
-class RetrievalConfig(RetrievalOverrides):
-    """How pairs are chosen for a domain."""
-
-    @model_validator(mode="after")
-    def _captions_are_searched(self) -> Self:
-        if self.choose == "all" and ("t2t" not in self.modes or self.rank == "prompts"):
-            raise ValueError(
-                "`choose: all` goes by captions, in their order: add t2t to `modes`, and leave out "
-                "`rank: prompts`"
-            )
-        return self
 
     @property
     def uses_seeds(self) -> bool:

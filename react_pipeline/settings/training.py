@@ -7,7 +7,7 @@ configuration (`config`).
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from react_pipeline.settings.methods import CONTROL_SUFFIX, METHODS, trained_methods
 from react_pipeline.settings.names import did_you_mean
@@ -17,7 +17,7 @@ from react_pipeline.store import InputError
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
 
-class TrainingOverrides(Section):
+class TrainingConfig(Section):
     """Fields of a training, of which those that are given win over others, such as a method's own;
     the values here are the last defaults.
     """
@@ -54,18 +54,6 @@ class TrainingOverrides(Section):
     def _length_is_given_once(self) -> Self:
         if self.epochs is not None and "steps" in self.model_fields_set:
             raise ValueError("`steps` and `epochs` both give the length; remove one")
-        return self
-
-
-class TrainingConfig(TrainingOverrides):
-    """One training, after the defaults of the method and all overrides are joined."""
-
-    @model_validator(mode="after")
-    def _fields_agree(self) -> Self:
-        if self.views == 1 or (self.views and self.augmentation == "none"):
-            raise ValueError(
-                "`views` needs an `augmentation`, mild or timm, and at least two views"
-            )
         return self
 
     @property
@@ -132,7 +120,7 @@ def _trained_method(name: str) -> str:
     return name
 
 
-class VariantConfig(TrainingOverrides):
+class VariantConfig(TrainingConfig):
     """A method under another name, with fields of its own over those of `customization`."""
 
     method: Annotated[str, AfterValidator(_trained_method)]
@@ -146,8 +134,8 @@ class VariantConfig(TrainingOverrides):
 class CustomizationConfig(Section):
     """Training fields for every method (`defaults`) and for single ones (`methods`)."""
 
-    defaults: TrainingOverrides = TrainingOverrides()
-    methods: Mapping[Annotated[str, AfterValidator(_trained_method)], TrainingOverrides] = {}
+    defaults: TrainingConfig = TrainingConfig()
+    methods: Mapping[Annotated[str, AfterValidator(_trained_method)], TrainingConfig] = {}
 
     def resolve(
         self, method: str, overrides: Section | None = None, last: Mapping[str, Any] | None = None
@@ -163,9 +151,10 @@ class CustomizationConfig(Section):
         name = method.removesuffix(CONTROL_SUFFIX)
         sources = (self.defaults, self.methods.get(name), overrides)
         fields = _joined(*(source.overrides for source in sources if source), last or {})
-        try:
-            training = TrainingConfig(**_joined(METHODS[name].defaults, fields))
-        except ValidationError as error:
-            problem = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise InputError(f"customization of {name}: {problem}") from error
+        training = TrainingConfig(**_joined(METHODS[name].defaults, fields))
+        if training.views == 1 or (training.views and training.augmentation == "none"):
+            raise InputError(
+                f"customization of {name}: `views` needs an `augmentation`, mild or timm, and at "
+                "least two views"
+            )
         return TrainingConfig.model_construct({*fields}, **dict(training))

@@ -104,15 +104,6 @@ def test_a_dagster_home_that_cannot_be_written_is_named(
         prepare_home(tmp_path)
 
 
-def test_a_folder_whose_name_is_no_text_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["status", "--config", os.fsdecode(os.fsencode(tmp_path) + b"/\xff.yaml")])
-    (line,) = capsys.readouterr().err.splitlines()
-    assert ended.value.code == 2 and "PYTHONUTF8" in line
-
-
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["--version"])

@@ -1,4 +1,4 @@
-"""The start page: figures, champions, and where to look."""
+"""The start page: figures, and where to look."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def project(tmp_path: Path, reported_store: Path) -> Project:
     return project
 
 
-def test_the_start_page_has_headline_champions_and_links(
+def test_the_start_page_has_headline_and_links(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     print_start_page(project)
     shown = capsys.readouterr().out
     lines = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.strip()}
     assert lines["colours"] == lines["shapes"]
-    assert lines["shapes"][:3] == ["gated-image", "100.0", "+50.0"] and "base" in lines["shapes"]
+    assert lines["shapes"][:3] == ["gated-image", "100.0", "+50.0"]
     assert lines["mean"][:3] == ["gated-image", "100.0", "+50.0"]
     for stage, key in (("overview", "all"), ("comparison", "shapes"), ("comparison", "colours")):
         assert str(project.store.current(stage, key).path / "dashboard.html") in shown

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import pytest
-from pydantic import ValidationError
 from support.upkeep import change_pipeline
 from support.vectors import read_vectors
 
@@ -17,7 +15,6 @@ from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
-from react_pipeline.settings.retrieval import RetrievalConfig
 
 
 def test_every_pair_counts_for_the_class_of_its_caption(indexed_project: Project) -> None:
@@ -49,8 +46,3 @@ def test_every_pair_counts_for_the_class_of_its_caption(indexed_project: Project
     assert pairs["class"].tolist() == [
         project.domain("shapes").class_names[number] for number in nearest
     ]
-
-
-def test_without_captions_to_go_by_it_is_refused() -> None:
-    with pytest.raises(ValidationError, match="t2t"):
-        RetrievalConfig(choose="all", modes=("t2i",))

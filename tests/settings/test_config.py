@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from react_pipeline.extensions.elevater.settings import ElevaterConfig
 from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.files import load_domain, load_pipeline
-from react_pipeline.settings.training import CustomizationConfig, TrainingConfig, TrainingOverrides
-from react_pipeline.store.errors import ConfigError
+from react_pipeline.settings.training import CustomizationConfig, TrainingConfig
+from react_pipeline.store.errors import ConfigError, InputError
 
 DEMO: dict[str, Any] = {"corpus": {"kind": "demo"}, "encoder": {"model": "demo"}}
 
@@ -192,9 +192,9 @@ def test_the_last_of_steps_and_epochs_wins_and_both_fail(tmp_path: Path) -> None
     )
     epochs = [of_pipeline.resolve(name).epochs for name in ("gated-image", "linear-head", "full")]
     assert epochs == [2, 2, None] and of_pipeline.resolve("full").steps == 7
-    domain = TrainingOverrides.model_validate({"epochs": 3})
+    domain = TrainingConfig.model_validate({"epochs": 3})
     assert of_pipeline.resolve("full", domain).epochs == 3
-    nothing = of_pipeline.resolve("full", TrainingOverrides.model_validate({"epochs": None}))
+    nothing = of_pipeline.resolve("full", TrainingConfig.model_validate({"epochs": None}))
     assert (nothing.steps, nothing.epochs) == (7, None)
     both = {"epochs": 2, "steps": 5}
     with pytest.raises(ConfigError, match=r"pets\.yaml:\d: customization: .*`epochs`"):
@@ -203,20 +203,17 @@ def test_the_last_of_steps_and_epochs_wins_and_both_fail(tmp_path: Path) -> None
         CustomizationConfig.model_validate({"methods": {"full": both}})
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"views": 1},
-        {"views": 2, "augmentation": "none"},
-        {"warmup_steps": -1},
-        {"warmup_steps": 1.5},
-        {"warmup_steps": "half"},
-    ],
-)
-def test_a_training_that_would_do_nothing_is_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match=next(iter(fields))):
-        TrainingConfig.model_validate(fields)
-    assert TrainingConfig(views=2).views == 2
+@pytest.mark.parametrize("share", [-1, 1.5, "half"])
+def test_warm_up_is_a_count_or_a_share(share: object) -> None:
+    with pytest.raises(ValidationError, match="warmup_steps"):
+        TrainingConfig.model_validate({"warmup_steps": share})
+
+
+@pytest.mark.parametrize("fields", [{"views": 1}, {"views": 2, "augmentation": "none"}])
+def test_views_that_would_be_the_plain_image_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="customization of full: `views`"):
+        CustomizationConfig().resolve("full", TrainingConfig.model_validate(fields))
+    assert CustomizationConfig().resolve("full", TrainingConfig(views=2)).views == 2
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,4 @@
-"""What an encoder costs: its operations and bytes are counted without computing, its processor
-seconds are measured on one batch.
+"""What an encoder costs: its bytes are counted, its processor seconds are measured on one batch.
 
 Does not belong here: how many images and captions there are (`plan`).
 """
@@ -16,7 +15,6 @@ from typing import Any
 import torch
 from open_clip import get_model_config
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
 from react_pipeline.clip import (
     CONFIG_FILE,
@@ -34,11 +32,9 @@ from react_pipeline.settings import MAX_PIXELS, EncoderConfig, encoders
 from react_pipeline.stage import ALL
 from react_pipeline.store import ReactError
 
-STAND_IN = "ViT-B-32"
-STAND_IN_OPERATIONS, STAND_IN_BYTES = 2 * (4.409e9 + 2.980e9), 4 * 151e6
-LARGEST = 50
-"""Encoders with more operations than so many ViT-B/32 are not run; they count in proportion to it.
-"""
+STAND_IN, STAND_IN_BYTES = "ViT-B-32", 4 * 151e6
+LARGEST_BYTES = 4e9
+"""Larger encoders are not run; they count in proportion to the stand-in."""
 GPU_PAIRS_PER_SECOND = 1_500.0
 """With a ViT-B/32 on an RTX 3080, by the README of clip-retrieval; not run here."""
 BATCH_SECONDS = 0.3
@@ -59,29 +55,28 @@ class EncoderCost:
     Attributes:
         dimension: Of its vectors.
         weights_bytes: Of its weights.
-        size: Operations of a pair, in those of a ViT-B/32.
     """
 
     def __init__(self, project: Project, config: EncoderConfig, stage: str) -> None:
-        """Count the encoder on torch's meta device, which computes nothing.
+        """Count the weights on torch's meta device, which holds none.
 
-        What cannot be built or run there, such as image towers of an old timm, counts as ViT-B/32.
+        What cannot be built there, such as image towers of an old timm, counts as ViT-B/32.
         """
         self._architecture = _architecture(project, config, stage)
         self._precision = choose_precision("auto", "cpu")
         self.dimension = self._architecture[0]["embed_dim"]
-        try:
-            self.size, self.weights_bytes = _counted(self._architecture)
-        except Exception:  # whatever an architecture raises where tensors have no values
-            self.size, self.weights_bytes = 1.0, STAND_IN_BYTES
+        self.weights_bytes = STAND_IN_BYTES
+        with suppress(Exception), torch.device("meta"):  # whatever an architecture raises there
+            model = build(*self._architecture).model
+            self.weights_bytes = 4.0 * sum(weight.numel() for weight in model.parameters())
 
     @cached_property
     def _run(self) -> tuple[Clip, float]:
         """The model that is run, with random weights, and what its seconds are multiplied by."""
-        if self.size < LARGEST:
+        if self.weights_bytes < LARGEST_BYTES:
             with suppress(ReactError):
                 return _in_eval_mode(build(*self._architecture)), 1.0
-        return _in_eval_mode(build(_named(STAND_IN), {})), self.size
+        return _in_eval_mode(build(_named(STAND_IN), {})), self.weights_bytes / STAND_IN_BYTES
 
     @cached_property
     def encoding(self) -> EncodingCost:
@@ -91,7 +86,8 @@ class EncoderCost:
     @property
     def gpu_share(self) -> float:
         """Seconds of a GPU for a core's second: as when pairs are encoded."""
-        return self.size / GPU_PAIRS_PER_SECOND / (self.encoding.image + self.encoding.text)
+        size = self.weights_bytes / STAND_IN_BYTES
+        return size / GPU_PAIRS_PER_SECOND / (self.encoding.image + self.encoding.text)
 
 
 Architecture = tuple[dict[str, Any], dict[str, Any], Path | None]
@@ -121,20 +117,6 @@ def _named(name: str) -> dict[str, Any]:
         key: cfg["text_cfg"][key] for key in cfg["text_cfg"] if not key.startswith(from_hub)
     }
     return {**cfg, "text_cfg": text_cfg}
-
-
-def _counted(architecture: Architecture) -> tuple[float, float]:
-    """Operations of a pair, in those of a ViT-B/32, and bytes of the weights."""
-    with torch.device("meta"):
-        clip = build(*architecture)
-    pixels = clip.preprocess(Image.new("RGB", (8, 8)))[None].to("meta")
-    tokens = clip.tokenizer(["a"]).to("meta")
-    with FlopCounterMode(display=False) as operations:
-        clip.model.encode_image(pixels)
-        with suppress(Exception):  # a text tower of transformers looks at values: the smaller part
-            clip.model.encode_text(tokens)
-    weights_bytes = 4.0 * sum(parameter.numel() for parameter in clip.model.parameters())
-    return operations.get_total_flops() / STAND_IN_OPERATIONS, weights_bytes
 
 
 def _in_eval_mode(clip: Clip) -> Clip:

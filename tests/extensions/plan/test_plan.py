@@ -38,16 +38,13 @@ def steps_of(
 
 
 @pytest.mark.parametrize(
-    # G multiplications and additions of both towers, and weights, as published.
-    ("name", "operations", "dimension", "weights"),
-    [("ViT-B-32", 7.39, 512, 151e6), ("RN50", 9.1, 1_024, 102e6)],
+    ("name", "dimension", "weights"), [("ViT-B-32", 512, 151e6), ("RN50", 1_024, 102e6)]
 )
-def test_encoders_cost_what_their_layers_do(
-    tiny_project: Project, name: str, operations: float, dimension: int, weights: float
+def test_encoders_have_the_published_weights(
+    tiny_project: Project, name: str, dimension: int, weights: float
 ) -> None:
     project = change_pipeline(tiny_project, encoder={"model": name, "pretrained": "openai"})
     cost = EncoderCost(project, project.config.encoder, "base_checkpoint")
-    assert cost.size * 7.389 == pytest.approx(operations, rel=0.02)
     assert cost.dimension == dimension
     assert cost.weights_bytes == pytest.approx(4 * weights, rel=0.01)
 
