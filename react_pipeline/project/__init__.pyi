@@ -2,7 +2,6 @@ from . import identity as identity
 from . import outside as outside
 from .dagster_home import HOME_VARIABLE as HOME_VARIABLE
 from .dagster_home import LOCK_FILE as LOCK_FILE
-from .dagster_home import SETTINGS_FILE as SETTINGS_FILE
 from .dagster_home import locate_home as locate_home
 from .dagster_home import prepare_home as prepare_home
 from .dagster_home import ui_addresses as ui_addresses
@@ -26,7 +25,6 @@ from .project import Project as Project
 from .review import ImageDecision as ImageDecision
 from .review import ImageVerdict as ImageVerdict
 from .review import current_decisions as current_decisions
-from .review import read_decisions as read_decisions
 from .review import review_file as review_file
 from .review import takedown_file as takedown_file
 from .review import taken_down as taken_down

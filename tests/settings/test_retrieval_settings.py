@@ -30,7 +30,7 @@ def project(folder: Path, retrieval: dict[str, Any], of_domain: dict[str, Any]) 
     return Project.load(folder / "pipeline.yaml")
 
 
-def test_settings_of_both_files_are_joined_and_a_contradiction_is_of_one_domain(
+def test_settings_of_both_files_are_joined(
     tmp_path: Path,
 ) -> None:
     of_pipeline = {"choose": "all", "k_per_prompt": 7}
