@@ -46,8 +46,8 @@ CELLS_ADDED_PER_SECOND, GRAPH_ROWS_PER_SECOND = 2_532 * 32_768, 1_150
 """Rows times cells that one core adds to an index without a graph; rows with one over them."""
 INDEX_PASSES = 5
 """How often the bytes of an index are read or written."""
-STEP = 2.0
-"""A pair in a training step, in encoded images: half of the tower is trained, as in the paper."""
+LAYERS = 12
+"""Of a tower, of which `last_k_layers` are trained; assumed. A backward pass takes two forward."""
 LONG_HOURS = 24
 REMEDIES = {
     "corpus": "download with img2dataset on a cluster and use `corpus.kind: webdataset`",
@@ -231,6 +231,7 @@ class Sums:
         *,
         images: float = 0,
         texts: float = 0,
+        passes: float = 0,
         shared: float = 0,
         alone: float = 0,
         disk: float = 0,
@@ -241,6 +242,7 @@ class Sums:
         Args:
             images: How many are decoded and encoded.
             texts: How many are encoded.
+            passes: Further passes through the image tower.
             shared: Seconds of a core for work that all cores share.
             alone: Seconds of work that one core does.
         """
@@ -249,7 +251,7 @@ class Sums:
         towers = gpu = 0.0
         if images or texts:
             encoding = encoder.encoding
-            towers = images * encoding.image + texts * encoding.text
+            towers = (images + passes) * encoding.image + texts * encoding.text
             shared += images * encoding.prepare
             gpu = towers * encoder.gpu_share
         rest = shared / cores + alone + START_SECONDS * len(keys)
@@ -369,6 +371,7 @@ def _search_seconds(sums: Sums) -> float:
 
 def _trainings(sums: Sums) -> Step:
     texts = images = seen = disk = 0
+    passes = 0.0
     for slug, name in (key.split("/") for key in sums.keys["customized_checkpoint"]):
         domain, method = sums.domains[slug], sums.project.method(name)
         training = sums.project.training(slug, name)
@@ -376,14 +379,18 @@ def _trainings(sums: Sums) -> Step:
         seen += many
         texts += domain.prompts
         if method.has_model:
-            images += many
+            share = min(training.last_k_layers / LAYERS, 1)
+            # The output of what is frozen is kept where images stay the same.
+            kept = training.keep_prefix and (training.augmentation == "none" or training.views)
+            images += domain.pairs * max(training.views, 1) if kept else many
+            passes += (3 if kept else 2) * share * many
             texts += domain.pairs
             disk += int(sums.encoder.weights_bytes)
         else:  # a head, on vectors that are there
             disk += 8 * sums.encoder.dimension * domain.classes
     amount = f"{seen:,} images in all steps"
     stage = "customized_checkpoint"
-    return sums.step(stage, amount, images=STEP * images, texts=texts, disk=disk)
+    return sums.step(stage, amount, images=images, passes=passes, texts=texts, disk=disk)
 
 
 def _results(sums: Sums) -> Step:
