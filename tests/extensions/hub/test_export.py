@@ -344,7 +344,7 @@ def test_a_name_that_is_neither_export_nor_domain_is_one_error(
     monkeypatch.delenv("REACT_PIPELINE_CONFIG", raising=False)
     with pytest.raises(InputError, match="export") as raised:
         Classifier.load("missing")
-    assert raised.value.__context__ is None and "missing" in str(raised.value)
+    assert raised.value.__suppress_context__ and "missing" in str(raised.value)
 
 
 def test_a_renamed_class_is_an_error_and_exports_keep_the_name(
