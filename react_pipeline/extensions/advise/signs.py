@@ -103,20 +103,23 @@ def _tried(samples: HeadSamples, random: HeadSamples) -> Tried:
         return float(sum(right) / 2)
 
     zero_shot = ClassHead(samples.zero_shot)
-    of_random = _fit(random, slice(max(len(random.images) // 2, 1)))
-    own = [_fit(samples, ~first), _fit(samples, first)]
+    of_random = _fit(at_positions(random, slice(max(len(random.images) // 2, 1))))
+    own = [_fit(at_positions(samples, half)) for half in (~first, first)]
     return Tried(accuracy([zero_shot] * 2), accuracy(own), accuracy([of_random] * 2))
 
 
-def _fit(samples: HeadSamples, at: Tensor | slice) -> ClassHead:
-    """Fit `gda` to the pairs at some positions, or where a mask is true, and to all prompts."""
-    method = METHODS["gda"]
-    assert isinstance(method, HeadMethod)  # noqa: S101 - as its name says
-    part = replace(
+def at_positions(samples: HeadSamples, at: Tensor | slice) -> HeadSamples:
+    """Return the pairs at some positions, or where a mask is true, with all prompts."""
+    return replace(
         samples,
         images=samples.images[at],
         captions=samples.captions[at],
         class_ids=samples.class_ids[at],
     )
-    head, _ = method.fit(part, TrainingConfig(), None)  # type: ignore[arg-type]  # takes no step
+
+
+def _fit(samples: HeadSamples) -> ClassHead:
+    method = METHODS["gda"]
+    assert isinstance(method, HeadMethod)  # noqa: S101 - as its name says
+    head, _ = method.fit(samples, TrainingConfig(), None)  # type: ignore[arg-type]  # takes no step
     return head
