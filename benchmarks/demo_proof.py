@@ -36,7 +36,7 @@ from react_pipeline.retrieval import draw_control, load_encoder, retrieve_pairs
 from react_pipeline.retrieval.chosen_pairs import write_pairs
 from react_pipeline.retrieval.images import Images
 from react_pipeline.settings import METHODS
-from react_pipeline.settings.training import TrainingOverrides
+from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.stage import encoder_in, method_key
 from react_pipeline.store import Artifact, MissingArtifact, Scratch
 from react_pipeline.training import customize
@@ -98,7 +98,7 @@ def beside(
         shutil.copytree(project.config.store / stage, store / stage, copy_function=os.link)
     (store / "store.json").write_bytes((project.config.store / "store.json").read_bytes())
     customization, retrieval = project.config.customization, project.config.retrieval
-    own = {method: customization.methods.get(method, TrainingOverrides()) for method in methods}
+    own = {method: customization.methods.get(method, TrainingConfig()) for method in methods}
     changed = {
         "defaults": _joined(customization.defaults, {"seed": seed}),
         "methods": {
@@ -122,8 +122,8 @@ def customize_with_pairs(project: Project, slug: str, method: str) -> Artifact:
     return customize(project, slug, method)
 
 
-def _joined(overrides: TrainingOverrides, fields: Mapping[str, Any]) -> TrainingOverrides:
-    return TrainingOverrides(**{**overrides.model_dump(exclude_unset=True), **fields})
+def _joined(overrides: TrainingConfig, fields: Mapping[str, Any]) -> TrainingConfig:
+    return TrainingConfig(**{**overrides.model_dump(exclude_unset=True), **fields})
 
 
 def shuffle_captions(project: Project, slug: str, retrieved: Artifact, seed: int) -> Artifact:

@@ -7,7 +7,7 @@ come from (`project`).
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from react_pipeline.project import (
     Look,
@@ -27,7 +27,8 @@ from react_pipeline.store import (
     digest_of,
 )
 
-Judged = dict[tuple[str, str], Artifact | ReactError]
+Known = dict[tuple[str, ...], Any]
+Answer = TypeVar("Answer")
 Gathered = tuple[dict[str, Artifact], dict[str, str]]
 Contents = tuple[Mapping[str, Artifact | Inputs], Mapping[str, str]]
 """Results by method or domain, and why the others are left out."""
@@ -56,10 +57,10 @@ def resolve(
     """
     row = STAGES[stage]
     if parents is None:
-        judged = _judged_in(project)
+        known = _known_in(project)
         _require_method(project, key)
         places = parents_of(project, stage, key)
-        parents = {name: _fresh(project, *place, judged) for name, place in places.items()}
+        parents = {name: _fresh(project, *place, known) for name, place in places.items()}
     return Inputs(stage, key, row.identity(project, key), parents, row.version, content)
 
 
@@ -75,34 +76,33 @@ def fresh(project: Project, stage: str, key: str = ALL) -> Artifact:
         StaleArtifact: Naming the asset to rematerialize and what changed.
         CorruptArtifact: If a manifest is damaged.
     """
-    return _fresh(project, stage, key, _judged_in(project))
+    return _fresh(project, stage, key, _known_in(project))
 
 
-def _judged_in(project: Project) -> Judged:
-    return project.judged if isinstance(project, Manifests) else {}
+def _known_in(project: Project) -> Known:
+    return project.known if isinstance(project, Manifests) else {}
 
 
-def _fresh(project: Project, stage: str, key: str, judged: Judged) -> Artifact:
-    """Return what `fresh` returns; `judged` holds what this look has judged already, since most
-    stages share their ancestors.
-    """
-    return _once(judged, (stage, key), lambda: _judge(project, stage, key, judged))
+def _fresh(project: Project, stage: str, key: str, known: Known) -> Artifact:
+    # Most stages share their ancestors.
+    return _once(known, ("fresh", stage, key), lambda: _judge(project, stage, key, known))
 
 
-def _once(judged: Judged, place: Place, judge: Callable[[], Artifact]) -> Artifact:
-    """Return what `judge` returns or raises, asked once for each place."""
-    if place not in judged:
+def _once(known: Known, question: tuple[str, ...], ask: Callable[[], Answer]) -> Answer:
+    """Return what `ask` returns or raises, asked once for each question."""
+    if question not in known:
         try:
-            judged[place] = judge()
+            known[question] = ask()
         except ReactError as error:
-            judged[place] = error
-    result = judged[place]
-    if isinstance(result, ReactError):
-        raise result.with_traceback(None)
-    return result
+            known[question] = error
+    answer = known[question]
+    if isinstance(answer, ReactError):
+        raise answer.with_traceback(None)
+    found: Answer = answer
+    return found
 
 
-def _judge(project: Project, stage: str, key: str, judged: Judged) -> Artifact:
+def _judge(project: Project, stage: str, key: str, known: Known) -> Artifact:
     row = STAGES[stage]
     _require_method(project, key)
     artifact = project.store.current(stage, key)
@@ -114,19 +114,15 @@ def _judge(project: Project, stage: str, key: str, judged: Judged) -> Artifact:
         )
     today = row.identity(project, key)
     recorded = artifact.manifest["config"]
-    if recorded != today:
-        fields = [
-            f"`{name}`"
-            for name in sorted({*today, *recorded})
-            if today.get(name) != recorded.get(name)
-        ]
+    names = sorted({*today, *recorded})
+    if fields := [f"`{name}`" for name in names if today.get(name) != recorded.get(name)]:
         other = "another" if len(fields) == 1 else "other"
         raise StaleArtifact(
             f"{where} was built with {other} {', '.join(fields)}: rematerialize {where}",
             (stage, key),
         )
     for name, place in parents_of(project, stage, key).items():
-        parent = _fresh(project, *place, judged)
+        parent = _fresh(project, *place, known)
         if artifact.parents.get(name) != parent.fingerprint:
             raise StaleArtifact(
                 f"{where} was built from `{name}` {artifact.parents.get(name)}, which is now "
@@ -245,10 +241,8 @@ def look_outside(project: Project, stage: str, key: str) -> Look | None:
     files = STAGES[stage].outside
     if files is None:
         return None
-    looks = project.looks if isinstance(project, Manifests) else {}
-    if (stage, key) not in looks:
-        looks[stage, key] = look_at(project, files(project, key))
-    return looks[stage, key]
+    question = ("look", stage, key)
+    return _once(_known_in(project), question, lambda: look_at(project, files(project, key)))
 
 
 def is_current(project: Project, stage: str, key: str) -> Artifact:
@@ -258,8 +252,8 @@ def is_current(project: Project, stage: str, key: str) -> Artifact:
     The stage's own `is_current` judges it; one that has none shows what `gather` finds. Errors:
     `gathered_is_current`.
     """
-    judged = project.gathered if isinstance(project, Manifests) else {}
-    return _once(judged, (stage, key), lambda: _is_current(project, stage, key))
+    question = ("current", stage, key)
+    return _once(_known_in(project), question, lambda: _is_current(project, stage, key))
 
 
 def _is_current(project: Project, stage: str, key: str) -> Artifact:

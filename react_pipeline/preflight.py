@@ -15,8 +15,6 @@ from react_pipeline.project import Project, absence, matches, seed_path
 from react_pipeline.settings import DomainConfig, DrawnSetConfig, is_url
 from react_pipeline.store import ConfigError, InputError, Problem, SourceUnavailable
 
-_FEWEST_CLASSES = 2
-
 
 def encoder_problems(project: Project) -> list[Problem]:
     """Return what is wrong with `encoder` and `retrieval_encoder`: an unknown architecture or tag,
@@ -26,9 +24,8 @@ def encoder_problems(project: Project) -> list[Problem]:
 
     problems = []
     for field in ("encoder", "retrieval_encoder"):
-        encoder = getattr(project.config, field)
         try:
-            if encoder is not None:
+            if encoder := getattr(project.config, field):
                 require_available(encoder)
         except InputError as error:
             lines = str(error).splitlines()
@@ -93,50 +90,33 @@ def file_problems(path: Path, domain: DomainConfig) -> list[Problem]:
     are not there.
     """
     problems = []
-    if len(domain.classes) < _FEWEST_CLASSES:
+    if len(domain.classes) < 2:
         message = "has a single class, and every image would get its name; list at least two"
         problems.append(Problem(path, "classes", message))
-    for number, entry in enumerate(domain.classes):
-        for seed in entry.seeds:
-            if missing := absence(seed_path(path.parent, seed)):
-                problems.append(
-                    Problem(
-                        path,
-                        f"classes.{number}.seeds",
-                        f"{missing}; correct the path, or remove it",
-                    )
-                )
+    named = [
+        (f"classes.{number}.seeds", seed_path(path.parent, seed))
+        for number, entry in enumerate(domain.classes)
+        for seed in entry.seeds
+    ]
     for name, labelled in (("evaluation", domain.evaluation), ("shots", domain.shots)):
-        for field, images in labelled.places().items() if labelled else ():
-            if not images.exists():
-                missing = absence(images) or f"there is no file or folder {images}"
-                less = {"evaluation": "measured", "shots": "trained on"}[name]
-                remedy = f"correct the path, or remove `{name}`: then nothing is {less}"
-                problems.append(Problem(path, f"{name}.{field}", f"{missing}; {remedy}"))
+        places = labelled.places() if labelled else {}
+        named += [(f"{name}.{field}", place) for field, place in places.items()]
+    for field, place in named:
+        if not place.exists():
+            missing = absence(place) or f"there is no file or folder {place}"
+            message = f"{missing}; correct the path, or remove it"
+            problems.append(Problem(path, field, message))
     return problems
 
 
-def subject_problems(project: Project, slug: str) -> list[Problem]:
-    """Report a `same_subject: exclude` that excludes nothing: no labelled image of the domain names
-    a subject. Listed files are looked at, sets of other kinds are not.
-
-    Raises:
-        InputError: If there is no such domain, or its file is wrong.
-    """
-    settings = project.retrieval(slug)
-    if settings.same_subject == "keep" or settings.decontaminate == "all":
-        return []
-    domain = project.domain(slug)
-    evaluation = domain.evaluation
-    cause = "there is no `evaluation`"
-    if evaluation is not None:
-        if isinstance(evaluation, DrawnSetConfig) or not evaluation.are_files:
-            return []
+def listing_problems(path: Path, domain: DomainConfig) -> list[Problem]:
+    """Return what is wrong with a list of labelled files, such as a folder with no class's name."""
+    problems = []
+    for field, labelled in (("evaluation", domain.evaluation), ("shots", domain.shots)):
         try:
-            if "subject" in evaluation.images(domain)[0]:
-                return []
-        except InputError:  # another check reports a set that is wrong
-            return []
-        cause = "no image of `evaluation` names a subject"
-    message = f"`same_subject: exclude` excludes nothing, because {cause}; `keep` says the same"
-    return [Problem(project.config.domains / f"{slug}.yaml", "retrieval", message)]
+            is_drawn = isinstance(labelled, DrawnSetConfig)
+            if labelled and labelled.are_files and not is_drawn:
+                labelled.images(domain)
+        except InputError as error:
+            problems.append(Problem(path, field, str(error)))
+    return problems

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from react_pipeline.extension import LazyTable, answers
+from react_pipeline.extension import LazyTable, joined
 from react_pipeline.project import Project, identity, outside
 from react_pipeline.settings import METHODS, Method, PipelineConfig
 from react_pipeline.store import Artifact, InputError
@@ -216,48 +216,29 @@ def model_parents(method: Method) -> tuple[str, ...]:
 
 @cache
 def _rows() -> dict[str, Stage]:
+    """Return the rows of all extensions, each after all that it is made from."""
+    offered = joined(lambda extension: {row.name: row for row in extension.stages()})
     rows: dict[str, Stage] = {}
-    offers = answers(lambda extension: tuple(extension.stages()))
-    while offers:
-        waiting = len(offers)
-        problems: dict[str, InputError] = {}
-        for name, offer in list(offers.items()):
-            try:
-                rows = _joined(rows, offer)
-            except InputError as error:  # perhaps a later extension brings its parents
-                problems[name] = error
-            else:
-                del offers[name]
-        if len(problems) == waiting:
-            name, problem = next(iter(problems.items()))
-            raise InputError(f"extension {name}: {problem}")
+
+    def add(row: Stage, below: tuple[str, ...]) -> None:
+        if row.name in rows:
+            return
+        # Dagster would refuse it, with all others.
+        if not _NAME.fullmatch(row.name) or row.name == DOMAIN_FILE:
+            raise InputError(f"{row.name!r} cannot name a stage: use a-z, 0-9 and _")
+        parents = [*row.parents, *row.gathers]
+        if row.parents_of_method is not None:
+            for method in filter(row.is_for, METHODS):
+                parents += row.parents_of_method(METHODS[method])
+        for parent in parents:
+            if parent not in offered or parent in below:
+                raise InputError(f"{row.name}: no stage before it is called {parent}")
+            add(offered[parent], (*below, parent))
+        rows[row.name] = row
+
+    for row in offered.values():
+        add(row, (row.name,))
     return rows
-
-
-def _joined(rows: Mapping[str, Stage], offer: Iterable[Stage]) -> dict[str, Stage]:
-    """Return the rows, and those of one extension; each comes after all that it is made from."""
-    joined = dict(rows)
-    for row in offer:
-        if row.name in joined:
-            raise InputError(f"there is a stage {row.name} already")
-        _require_sound(row, joined)
-        joined[row.name] = row
-    return joined
-
-
-def _require_sound(row: Stage, names: Collection[str]) -> None:
-    """Refuse a row that Dagster would refuse, with all others, or whose parents are not
-    before it.
-    """
-    if not _NAME.fullmatch(row.name) or row.name == DOMAIN_FILE:
-        raise InputError(f"{row.name!r} cannot name a stage: use a-z, 0-9 and _")
-    parents = {*row.parents, *row.gathers}
-    if row.parents_of_method is not None:
-        for method in filter(row.is_for, METHODS):
-            parents.update(row.parents_of_method(METHODS[method]))
-    if unknown := parents - set(names):
-        missing = ", ".join(sorted(unknown))
-        raise InputError(f"{row.name}: no stage before it is called {missing}")
 
 
 STAGES = LazyTable(lambda: _rows())

@@ -306,11 +306,8 @@ def tracking(mlflow_database: Path, tmp_path: Path) -> Tracking:
 def processor(monkeypatch: pytest.MonkeyPatch) -> None:
     from react_pipeline.extensions.plan import encoder_cost as module
 
-    step = module.StepCost(5e-2, 3e-2, splits=True, has_texts=False)
-    monkeypatch.setattr(
-        module, "measure_encoding", lambda *_: module.EncodingCost(1e-3, 2e-2, 1e-2)
-    )
-    monkeypatch.setattr(module, "measure_step", lambda *_: step)
+    cost = module.EncodingCost(1e-3, 2e-2, 1e-2)
+    monkeypatch.setattr(module, "measure_encoding", lambda *_: cost)
     monkeypatch.setattr(module, "choose_precision", lambda *_: "fp32")
     monkeypatch.setattr(module.EncoderCost, "_run", (Mock(), 1.0))
 

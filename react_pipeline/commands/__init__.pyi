@@ -8,7 +8,7 @@ from .command_line import materialize_command as materialize_command
 from .command_line import person_name as person_name
 from .command_line import valid_domains as valid_domains
 from .domains import domains_app as domains_app
-from .start_page import print_start_page as print_start_page
+from .results import print_start_page as print_start_page
 from .terminal import print_error as print_error
 from .terminal import print_table as print_table
 from .terminal import printable as printable

@@ -23,11 +23,9 @@ from react_pipeline.commands.command_line import (
     missing_extra,
 )
 from react_pipeline.commands.domains import domains_app
-from react_pipeline.commands.gone import add_gone_commands
 from react_pipeline.commands.init import init
 from react_pipeline.commands.models import models_app
-from react_pipeline.commands.results import results
-from react_pipeline.commands.start_page import print_start_page
+from react_pipeline.commands.results import print_start_page, results
 from react_pipeline.commands.terminal import log_to_terminal, print_error
 from react_pipeline.extension import answers
 from react_pipeline.stop import raise_if_stopped
@@ -35,8 +33,6 @@ from react_pipeline.store import InputError, ReactError, refusal_in
 
 OPEN_FILES = 4_096
 """A usual limit of a shell is 1,024."""
-FEWEST_OPEN_FILES = 128
-"""With 64 a tiny project is built; databases, workers and shards take more."""
 
 _PANELS = ("Start", "Build", "Look at the data", "Use a model", "Operate")
 """Order of the parts of `--help`; a command names its part by `rich_help_panel`."""
@@ -109,7 +105,6 @@ def _summarize(group: typer.Typer) -> None:
 app.command(rich_help_panel="Build")(results)
 app.add_typer(models_app, name="models", rich_help_panel="Build")
 answers(lambda extension: extension.add_commands(app))
-add_gone_commands(app)
 app.registered_commands.sort(
     key=lambda command: (*_PANELS, command.rich_help_panel).index(command.rich_help_panel)
 )
@@ -121,8 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     errors take a line each.
     """
     log_to_terminal()
+    _raise_open_files()
     try:
-        _require_open_files()
         code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
     except ReactError as error:
         _fail(f"{error}{materialize_remedy(error)}", 2 if isinstance(error, InputError) else 1)
@@ -138,22 +133,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _require_open_files() -> None:
+def _raise_open_files() -> None:
     """Let this process and its children open the files that Dagster needs, as far as the system
     allows.
-
-    Raises:
-        InputError: If that is too few.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft in range(OPEN_FILES):
-        soft = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if soft in range(FEWEST_OPEN_FILES):
-        raise InputError(
-            f"{soft} files may be open at a time, {FEWEST_OPEN_FILES} at least are needed: raise "
-            f"the limit, such as `ulimit -n {OPEN_FILES}`"
-        )
+    if 0 <= soft < OPEN_FILES:
+        most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _fail(message: str, code: int) -> None:

@@ -4,9 +4,7 @@ assets.
 
 import getpass
 import shlex
-import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -33,21 +31,13 @@ Config = Annotated[
 ]
 Domain = Annotated[str, typer.Argument(help="Slug of the domain.")]
 Person = Annotated[
-    str | None, typer.Option("--by", help="Who decides. Default: the name in git's configuration.")
+    str | None, typer.Option("--by", help="Who decides. Default: the user of the system.")
 ]
 
 
 def person_name(person: str | None) -> str:
-    """Return the name of who decides: that of `--by`, else of git's configuration, else of the
-    system.
-    """
-    name = person or ""
-    if not name.strip():
-        with suppress(OSError, subprocess.SubprocessError):
-            command = ["git", "config", "user.name"]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)  # noqa: S603
-            name = done.stdout
-    return " ".join(name.split()) or getpass.getuser()
+    """Return the name of who decides: that of `--by`, else of the user of the system."""
+    return " ".join((person or "").split()) or getpass.getuser()
 
 
 def load_project(

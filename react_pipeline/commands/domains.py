@@ -1,5 +1,6 @@
 """The commands `react-pipeline domains ...`: list, check and add domain files."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -10,29 +11,17 @@ from react_pipeline.commands.command_line import (
     console,
     load_project,
     materialize_command,
-    missing_extra,
 )
 from react_pipeline.commands.terminal import print_error, print_table
 from react_pipeline.preflight import (
     corpus_problems,
     encoder_problems,
     file_problems,
+    listing_problems,
     store_problems,
-    subject_problems,
 )
 from react_pipeline.project import Project
-from react_pipeline.settings import (
-    CONTROL_SUFFIX,
-    DomainConfig,
-    DrawnSetConfig,
-    Place,
-    edited_yaml,
-    load_domain,
-    load_domains,
-    misnamed,
-    read_yaml,
-)
-from react_pipeline.stage import FEW_SHOT_SET
+from react_pipeline.settings import CONTROL_SUFFIX, load_domain, load_domains, misnamed
 from react_pipeline.store import ConfigError, InputError, Problem, write_atomically
 
 domains_app = typer.Typer(
@@ -63,57 +52,43 @@ def validate_domains(
 ) -> None:
     """Check domain files and list every problem, with file and field.
 
-    Those of the project are also checked with `pipeline.yaml`, its encoder, and the captions of an
-    embedded corpus.
+    Those of the project are also checked with `pipeline.yaml`, its encoder, corpus and store.
     """
     project = None if files else load_project(config)
-    checked = files or (sorted(project.config.domains.glob("*.yaml")) if project else [])
+    checked = files or []
     problems = []
     if project:
+        checked = sorted(project.config.domains.glob("*.yaml"))
         problems += misnamed(project.config.domains)
-        problems += _encoder_problems(project)
-        problems += corpus_problems(project)
-        problems += store_problems(project)
+        for look in (encoder_problems, corpus_problems, store_problems):
+            problems += look(project)
     for path in checked:
         try:
             domain = load_domain(path)
-            problems += file_problems(path, domain) or _listing_problems(path, domain)
-            problems += problems_beside(project, path.stem) if project else []
+            problems += file_problems(path, domain) or listing_problems(path, domain)
+            problems += _joined_problems(project, path.stem) if project else ()
         except ConfigError as error:
             problems += error.problems
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     console.print(f"{len(checked)} valid")
-    if project:
-        from react_pipeline.extensions.names import unnamed_notes  # loads pandas
-
-        slugs = [path.stem for path in checked]
-        for slug in slugs:
-            for problem in subject_problems(project, slug):
-                print_error(f"note: {problem}")
-        for note in unnamed_notes(project, slugs):
-            print_error(note)
 
 
-def _listing_problems(path: Path, domain: DomainConfig) -> list[Problem]:
-    """Return what is wrong with a list of labelled files, such as a folder with no class's name."""
-    problems = []
-    for field, labelled in (("evaluation", domain.evaluation), ("shots", domain.shots)):
-        try:
-            is_drawn = isinstance(labelled, DrawnSetConfig)
-            if labelled and labelled.are_files and not is_drawn:
-                labelled.images(domain)
-        except InputError as error:
-            problems.append(Problem(path, field, str(error)))
-    return problems
-
-
-def _encoder_problems(project: Project) -> list[Problem]:
+def _joined_problems(project: Project, slug: str) -> Iterator[Problem]:
+    """Yield the contradictions of a valid domain file with `pipeline.yaml`: in its retrieval, and
+    in the training of methods in use.
+    """
     try:
-        return encoder_problems(project)
-    except ModuleNotFoundError as error:
-        print_error(f"note: `encoder` was not checked: {missing_extra(error)}")
-    return []
+        project.retrieval(slug)
+    except ConfigError as error:
+        yield from error.problems
+    for method in project.config.methods:
+        if method == "base" or method.endswith(CONTROL_SUFFIX):
+            continue
+        try:
+            project.training(slug, method)
+        except InputError as error:
+            yield Problem(project.config.domains / f"{slug}.yaml", "", str(error))
 
 
 @domains_app.command("add")
@@ -121,77 +96,23 @@ def add_domain(
     file: Annotated[Path, typer.Argument(help="A YAML named <slug>.yaml.")], config: Config = None
 ) -> None:
     """Check a domain file, copy it into the project's folder of domains, and make it a partition in
-    Dagster.
+    Dagster. Relative paths in it are then read from that folder.
     """
     project = load_project(config)
-    target, domain = add_domain_file(project, file)
-    for problem in [*file_problems(target, domain), *problems_beside(project, domain.slug)]:
-        print_error(f"note: {problem}")
-    from react_pipeline.assets import launch, partitions
-
-    with launch.open_instance(project) as instance:
-        instance.add_dynamic_partitions(partitions.DOMAINS, [domain.slug])
-    console.print(
-        f"{target}: {len(domain.classes)} classes; next: {materialize_command(domain=domain.slug)}"
-    )
-
-
-def problems_beside(project: Project, slug: str) -> list[Problem]:
-    """Return the contradictions of a valid domain file with `pipeline.yaml`: in its retrieval, and
-    in the training of methods in use.
-
-    A training that is wrong in `pipeline.yaml` alone is reported as a problem of that file.
-    """
-    problems: list[Problem] = []
-    try:
-        project.retrieval(slug)
-    except ConfigError as error:
-        problems += error.problems
-    used = {*project.config.methods, *project.config.customization.methods} - {"base"}
-    for method in sorted({method.removesuffix(CONTROL_SUFFIX) for method in used}):
-        try:
-            project.training(slug, method)
-        except InputError as error:
-            path = project.config.domains / f"{slug}.yaml"
-            try:
-                chosen = project.method(method)
-                project.config.customization.resolve(chosen.name, None, chosen.overrides)
-            except InputError as without_domain:
-                path = project.path if str(without_domain) == str(error) else path
-            problems.append(Problem(path, "", str(error)))
-    few_shot = [name for name in used if FEW_SHOT_SET in project.method(name).parents]
-    if few_shot and project.domain(slug).shots is None:
-        message = f"is missing, and {min(few_shot)} is trained on them; add it, or leave that out"
-        problems.append(Problem(project.config.domains / f"{slug}.yaml", "shots", message))
-    return problems
-
-
-def add_domain_file(project: Project, file: Path) -> tuple[Path, DomainConfig]:
-    """Check a domain file and copy it into the project's folder of domains; safe to repeat.
-
-    Relative paths of its labelled images are written out in full, because they are read relative to
-    the file.
-
-    Returns:
-        The copy and the domain.
-
-    Raises:
-        ConfigError: Listing every problem of the file.
-        InputError: If the project has another file of this name.
-    """
-    domain = load_domain(file)
-    directory = project.config.domains
-    document = read_yaml(file)
-    texts: dict[Place, str] = {}
-    if file.resolve().parent != directory:
-        for field, labelled in (("evaluation", domain.evaluation), ("shots", domain.shots)):
-            for name, path in labelled.places().items() if labelled else ():
-                if (field, name) in document.spans:
-                    texts[field, name] = str(path.resolve())
-    text = edited_yaml(document, texts)
-    target = directory / f"{domain.slug}.yaml"
+    slug = load_domain(file).slug
+    target = project.config.domains / f"{slug}.yaml"
+    text = file.read_text(encoding="utf-8")
     if not target.exists():
         write_atomically(target, text)
     elif target.read_text(encoding="utf-8") != text:
         raise InputError(f"{target} exists and differs: edit that file, or remove it first")
-    return target, domain
+    domain = project.domain(slug)
+    for problem in [*file_problems(target, domain), *_joined_problems(project, slug)]:
+        print_error(f"note: {problem}")
+    from react_pipeline.assets import launch, partitions
+
+    with launch.open_instance(project) as instance:
+        instance.add_dynamic_partitions(partitions.DOMAINS, [slug])
+    console.print(
+        f"{target}: {len(domain.classes)} classes; next: {materialize_command(domain=slug)}"
+    )

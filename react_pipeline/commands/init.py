@@ -1,34 +1,14 @@
 """The command `react-pipeline init`: your own project in a new folder."""
 
-import os
 import shlex
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from react_pipeline.commands.command_line import console
-from react_pipeline.commands.terminal import print_error
-from react_pipeline.project import HOME_VARIABLE, first_domain, templates, write_project
-from react_pipeline.settings import DEFAULT_KIND, FOLDER_PREFIX, HUB_PREFIX, EncoderConfig
-
-DEFAULT_ENCODER = "ViT-B-32/openai"
-
-
-def _require_known(encoder: str) -> None:
-    """Refuse an architecture or a tag that open_clip does not know; a path may be filled later.
-
-    Raises:
-        InputError: Naming the nearest names.
-    """
-    model, _, pretrained = encoder.partition("/")
-    is_name = pretrained and not encoder.startswith((HUB_PREFIX, FOLDER_PREFIX))
-    if not is_name or {".", "/"} & set(pretrained) or not find_spec("open_clip"):
-        return
-    from react_pipeline.clip import require_available
-
-    require_available(EncoderConfig(model=model, pretrained=pretrained))
+from react_pipeline.project import first_domain, templates, write_project
+from react_pipeline.settings import DEFAULT_KIND
 
 
 def init(
@@ -45,7 +25,7 @@ def init(
             "checkpoint; or a complete model, hf-hub:ORGANIZATION/NAME or local-dir:FOLDER. Paths "
             "are relative to the new folder."
         ),
-    ] = DEFAULT_ENCODER,
+    ] = "ViT-B-32/openai",
     dg: Annotated[
         bool,
         typer.Option(
@@ -55,15 +35,9 @@ def init(
     ] = False,
 ) -> None:
     """Create a project: pipeline.yaml, an example of a domain, a Dagster home, .gitignore."""
-    if encoder != DEFAULT_ENCODER:
-        _require_known(encoder)
     files = write_project(folder, corpus, encoder, dg=dg)
     for path in files:
         console.print(f"wrote {path}")
-    if home := os.environ.get(HOME_VARIABLE):
-        print_error(
-            f"note: {HOME_VARIABLE} is set, so {home} is used instead of {folder / 'dagster_home'}"
-        )
     kind = templates()[corpus]
     domain = first_domain(folder)
     first = kind.next_step.format(domain=domain)

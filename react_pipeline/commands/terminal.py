@@ -12,17 +12,11 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
-from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-
-MIN_TEXT_WIDTH = 40
-"""The room that a column of reasons takes at least."""
-MAX_WIDTH = 48
-"""To which a column is padded in a pipe or a file."""
 
 
 def printable(text: str) -> str:
@@ -105,48 +99,24 @@ def _printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
-def print_table(
-    columns: Sequence[str], rows: Sequence[Sequence[Any]], right: int = 0, labels: int = 0
-) -> None:
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: int = 0) -> None:
     """Print a table; a pipe or a file gets every row as one whole line.
 
     A terminal that is too narrow folds long cells and cuts none: names may differ at their end
-    only. Columns from the third to `right` hold numbers, which are narrowed last. With `labels`, a
-    last column that has too little room is printed below, after that many first cells of its row.
+    only. Columns from the third to `right` hold numbers, which are narrowed last.
     """
-    lines = [[_printable_lines(str(cell)) for cell in line] for line in (columns, *rows)]
     console = Console(highlight=False)
-    if not console.is_terminal:
-        _print_lines(lines, right)
-        return
-    *others, last = (max(map(cell_len, cells)) for cells in zip(*lines, strict=True))
-    room = console.width - sum(others) - 2 * len(others)
-    below: list[tuple[str, str]] = []
-    if labels and room < min(MIN_TEXT_WIDTH, last):
-        below = [(" ".join(line[:labels]), line[-1]) for line in lines[1:] if line[-1]]
-        lines = [line[:-1] for line in lines]
+    if is_whole := not console.is_terminal:
+        console.width = 100_000
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for place, name in enumerate(lines[0]):
+    for place, name in enumerate(columns):
         is_number = 2 <= place < right
-        table.add_column(
-            Text(name),
-            justify="right" if is_number else "left",
-            overflow="fold",
-            no_wrap=is_number,
-        )
-    for line in lines[1:]:
-        table.add_row(*map(Text, line))
-    console.print(table)
-    for label, text in below:
-        console.print(Text(f"{label}: {text}"))
-
-
-def _print_lines(lines: Sequence[Sequence[str]], right: int) -> None:
-    """Print one line a row; a cell wider than its column moves the rest of its row alone."""
-    widths = [min(max(map(cell_len, cells)), MAX_WIDTH) for cells in zip(*lines, strict=True)]
-    for line in lines:
-        cells = []
-        for place, (text, width) in enumerate(zip(line, widths, strict=True)):
-            blanks = " " * (width - cell_len(text))
-            cells.append(blanks + text if 2 <= place < right else text + blanks)
-        print("  ".join(cells).replace("\n", " ").rstrip())
+        justify: Literal["left", "right"] = "right" if is_number else "left"
+        table.add_column(Text(name), justify=justify, overflow="fold", no_wrap=is_number)
+    for row in rows:
+        texts = (_printable_lines(str(cell)) for cell in row)
+        table.add_row(*(Text(" ".join(text.split("\n")) if is_whole else text) for text in texts))
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().rstrip("\n").split("\n"):
+        print(line.rstrip())

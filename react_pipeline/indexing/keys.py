@@ -70,7 +70,7 @@ class Key:
         """Take a key apart.
 
         Raises:
-            InputError: If this pipeline builds no such index (`settings.index.key_problem`).
+            InputError: If this pipeline builds no such index (`settings.key_problem`).
         """
         match = _KEY.fullmatch(text)
         if (problem := key_problem(text)) or match is None:

@@ -2,7 +2,6 @@ from . import identity as identity
 from . import outside as outside
 from .dagster_home import HOME_VARIABLE as HOME_VARIABLE
 from .dagster_home import LOCK_FILE as LOCK_FILE
-from .dagster_home import SETTINGS_FILE as SETTINGS_FILE
 from .dagster_home import locate_home as locate_home
 from .dagster_home import prepare_home as prepare_home
 from .dagster_home import ui_addresses as ui_addresses
@@ -14,7 +13,6 @@ from .local_files import find_files as find_files
 from .local_files import leads_out as leads_out
 from .local_files import matches as matches
 from .local_files import text_of as text_of
-from .manifests import Manifests as Manifests
 from .outside import Files as Files
 from .outside import Look as Look
 from .outside import changed_since_run as changed_since_run
@@ -22,11 +20,11 @@ from .outside import look_at as look_at
 from .outside import remember_look as remember_look
 from .outside import seed_path as seed_path
 from .project import CONFIG_VARIABLE as CONFIG_VARIABLE
+from .project import Manifests as Manifests
 from .project import Project as Project
 from .review import ImageDecision as ImageDecision
 from .review import ImageVerdict as ImageVerdict
 from .review import current_decisions as current_decisions
-from .review import read_decisions as read_decisions
 from .review import review_file as review_file
 from .review import takedown_file as takedown_file
 from .review import taken_down as taken_down

@@ -6,12 +6,10 @@ Does not belong here: the form of the files (`settings`), what is made from what
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-from pydantic import ValidationError
+from typing import Any
 
 from react_pipeline.settings import (
     SLUG,
@@ -43,17 +41,8 @@ class Project:
 
         Raises:
             ConfigError: If the file is missing or wrong.
-            InputError: If its path is not text.
         """
         located = Path(path or os.environ.get(CONFIG_VARIABLE) or "pipeline.yaml").resolve()
-        try:
-            str(located).encode()
-        except UnicodeEncodeError as error:  # databases and pages hold it as text
-            problem = (
-                f"{str(located)!r}: is no text in {sys.getfilesystemencoding()}; rename the "
-                "folder, or set PYTHONUTF8=1"
-            )
-            raise InputError(problem) from error
         return cls(located, load_pipeline(located))
 
     @cached_property
@@ -74,16 +63,11 @@ class Project:
         """
         if not self.has_domain(slug):
             files = sorted(file.stem for file in self.config.domains.glob("*.yaml"))
-            if slug in files and not SLUG.fullmatch(slug):
-                path = self.config.domains / f"{slug}.yaml"
-                raise InputError(
-                    f"{path}: {slug!r} is not a valid name of a domain: {SLUG_RULE}; rename the "
-                    "file"
-                )
-            names = ", ".join(name for name in files if SLUG.fullmatch(name)) or "none"
+            rule = "" if SLUG.fullmatch(slug) else f"; its name must {SLUG_RULE}: rename the file"
             meant = did_you_mean(slug, files, "see `react-pipeline domains add`")
             raise InputError(
-                f"no domain {slug!r} in {self.config.domains} (there: {names}); {meant}"
+                f"no domain {slug!r} in {self.config.domains} (there: "
+                f"{', '.join(files) or 'none'}){rule}; {meant}"
             )
         return load_domain(self.config.domains / f"{slug}.yaml")
 
@@ -102,19 +86,21 @@ class Project:
         fields = self.config.retrieval.overrides | self.domain(slug).retrieval.overrides
         if self.config.images_wait:
             fields = {"modes": ("t2t",), **fields}
-        path = self.config.domains / f"{slug}.yaml"
-        try:
-            settings = RetrievalConfig.model_validate(fields)
-        except ValidationError as error:
-            problem = error.errors()[0]["msg"].removeprefix("Value error, ")
-            problem = f"{problem} ({path.name} is joined with {self.path.name})"
-            raise ConfigError.of(path, problem, "retrieval") from error
-        if self.config.images_wait and settings.searches_images:
+        settings = RetrievalConfig().model_copy(update=fields)
+        problem = ""
+        if settings.choose == "all" and ("t2t" not in settings.modes or settings.rank != "classes"):
+            problem = (
+                "`choose: all` goes by captions, in their order: add t2t to `modes`, and leave out "
+                "`rank: prompts`"
+            )
+        elif self.config.images_wait and settings.searches_images:
             problem = (
                 f"`{settings.searches_images}` searches the images of the whole corpus, of which "
-                "only captions are embedded; set `embedding.encode: both` in "
-                f"{self.path.name}, or use `modes: [t2t]`"
+                "only captions are embedded; set `embedding.encode: both`, or use `modes: [t2t]`"
             )
+        if problem:
+            path = self.config.domains / f"{slug}.yaml"
+            problem = f"{problem} ({path.name} is joined with {self.path.name})"
             raise ConfigError.of(path, problem, "retrieval")
         return settings
 
@@ -145,3 +131,32 @@ class Project:
         chosen = self.method(method)
         domain = self.domain(slug).customization
         return self.config.customization.resolve(chosen.name, domain, chosen.overrides)
+
+
+class Manifests(Project):
+    """One look at a project, for whoever only asks what is fresh: artifacts are known by their
+    manifests alone, not verified, and each is judged once.
+
+    Not for what reads an artifact's files as input of a step; that must verify them.
+    """
+
+    @classmethod
+    def of(cls, project: Project) -> Manifests:
+        """Begin a look at a project; a look that has begun continues."""
+        return project if isinstance(project, Manifests) else cls(project.path, project.config)
+
+    @cached_property
+    def known(self) -> dict[tuple[str, ...], Any]:
+        """What was found in this look: answers, or errors, by question, stage and key."""
+        return {}
+
+    @cached_property
+    def store(self) -> Store:
+        """The store, whose artifacts are not verified."""
+        return Project(self.path, self.config).store.look()
+
+    def domain(self, slug: str) -> DomainConfig:
+        """Read a domain's file, once in this look."""
+        if ("domain", slug) not in self.known:
+            self.known["domain", slug] = super().domain(slug)
+        return self.known["domain", slug]

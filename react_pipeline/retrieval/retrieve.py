@@ -124,7 +124,15 @@ def _retrieve(
         "seconds": round(time.monotonic() - started, 2),
     }
     title, sheets = domain.title or slug, sheets_of(pairs)
-    write_report(directory, title, classes, candidates, settings, counts, sheets, notes.warning)
+    warnings = [notes.warning] if notes.warning else []
+    if settings.same_subject == "exclude" and not evaluation.subjects:
+        warnings.append(
+            "same_subject: exclude keeps no pair out, because no evaluation image names a subject "
+            "(a manifest may, in its column subject)"
+        )
+    write_report(
+        directory, title, classes, candidates, settings, counts, sheets, "; ".join(warnings)
+    )
     return counts
 
 

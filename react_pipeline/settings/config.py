@@ -1,16 +1,16 @@
 """Configuration: `pipeline.yaml` and one YAML a domain, as frozen pydantic models.
 
-Belongs here: the two files as a whole, encoder and embedding, and what a domain is. Does not belong
-here: the other sections (each in a module of its name), reading files (`files`), what a step does
-with a value.
+Belongs here: the two files as a whole, and what a domain is. Does not belong here: the sections
+(`small_sections`, and modules of their names), reading files (`files`), what a step does with a
+value.
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -19,15 +19,14 @@ from pydantic import (
     PrivateAttr,
     SerializeAsAny,
     ValidationInfo,
+    create_model,
     field_validator,
     model_validator,
 )
 
 from react_pipeline.extension import Extension, joined
 from react_pipeline.settings.corpus import CorpusConfig
-from react_pipeline.settings.distributor import DistributorConfig
 from react_pipeline.settings.evaluation import EvaluationSetConfig
-from react_pipeline.settings.index import IndexConfig
 from react_pipeline.settings.methods import (
     CONTROL_SUFFIX,
     METHODS,
@@ -37,23 +36,23 @@ from react_pipeline.settings.methods import (
     require_free,
     trained_methods,
 )
-from react_pipeline.settings.names import ClassName, Name, folded
-from react_pipeline.settings.near_names import did_you_mean
-from react_pipeline.settings.promotion import PromotionConfig
-from react_pipeline.settings.removed import removed
-from react_pipeline.settings.retrieval import RetrievalConfig, RetrievalOverrides
+from react_pipeline.settings.names import ClassName, Name, did_you_mean, folded
+from react_pipeline.settings.retrieval import RetrievalConfig
 from react_pipeline.settings.secrets import has_secret
 from react_pipeline.settings.section import Section, each_once
+from react_pipeline.settings.small_sections import (
+    CacheConfig,
+    DistributorConfig,
+    EmbeddingConfig,
+    EncoderConfig,
+    IndexConfig,
+    PromotionConfig,
+)
 from react_pipeline.settings.training import (
     CustomizationConfig,
-    Precision,
-    TrainingOverrides,
+    TrainingConfig,
     VariantConfig,
 )
-from react_pipeline.settings.workers import Workers, count_workers
-
-if TYPE_CHECKING:
-    from react_pipeline.extensions.demo import JoinedNetworks
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """What a domain's name may look like; it becomes a directory, a partition key and part of a model's
@@ -65,69 +64,6 @@ SLUG_RULE = "use a-z, 0-9 and '-', 63 characters at most, starting with a letter
 
 RESERVED_SLUGS = frozenset({"all", "corpus", "current", "mean", "overview"})
 """What belongs to no domain in the store, in MLflow, in tables, and in the folder of a report."""
-
-HUB_PREFIX, FOLDER_PREFIX = "hf-hub:", "local-dir:"
-"""Before a model of the Hugging Face Hub, and before a folder, as open_clip names them."""
-
-_OF_WEIGHTS = ("pretrained", "quick_gelu", "mean", "std", "resize_mode")
-
-
-class EncoderConfig(Section):
-    """A CLIP: `encoder` is customized, and retrieves too unless `retrieval_encoder` does."""
-
-    model: Name = "ViT-B-32"
-    pretrained: str | None = None
-    quick_gelu: bool | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    resize_mode: Literal["shortest", "longest", "squash"] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _whole_models_are_weights(cls, raw: Any) -> Any:
-        if not isinstance(raw, dict):
-            return raw
-        fields = dict(raw)
-        if str(fields.get("model", "")).startswith((HUB_PREFIX, FOLDER_PREFIX)):
-            if fields.get("pretrained") is not None:
-                raise ValueError(
-                    f"`model: {fields['model']}` has its own weights; remove `pretrained`"
-                )
-            fields["pretrained"] = fields.pop("model")
-        if isinstance(name := fields.get("pretrained"), str):
-            fields["pretrained"] = name.removeprefix(FOLDER_PREFIX)
-        return fields
-
-    @model_validator(mode="after")
-    def _weights_are_named(self) -> Self:
-        is_built = self.model in encoders()
-        if not is_built and not self.pretrained:
-            raise ValueError(
-                "`pretrained` is missing: a tag of open_clip or the path of a checkpoint"
-            )
-        idle = [f"`{name}`" for name in _OF_WEIGHTS if getattr(self, name) is not None]
-        if is_built and idle:
-            raise ValueError(
-                f"`model: {self.model}` is made from installed packages, so {', '.join(idle)} "
-                "would do nothing; remove it, or name the architecture of your weights as `model`"
-            )
-        return self
-
-
-class EmbeddingConfig(Section):
-    """How images and texts become vectors. `encode` decides which there are, and `precision`
-    changes them; the rest is speed.
-    """
-
-    encode: Literal["captions", "both"] | None = None
-    precision: Precision = "auto"
-    batch_size: int = Field(default=256, gt=0)
-    workers: Workers = "auto"
-
-    @property
-    def worker_count(self) -> int:
-        """The decoding processes."""
-        return count_workers(self.workers)
 
 
 class ClassConfig(Section):
@@ -181,8 +117,8 @@ class DomainConfig(Section):
         Annotated[tuple[Template, ...], Field(min_length=1)] | Literal["imagenet", "simple"]
     ) = "simple"
     prompts: Mapping[Name, Annotated[tuple[Sentence, ...], Field(min_length=1)]] = {}
-    retrieval: RetrievalOverrides = RetrievalOverrides()
-    customization: TrainingOverrides = TrainingOverrides()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    customization: TrainingConfig = TrainingConfig()
     evaluation: SerializeAsAny[EvaluationSetConfig] | None = None
     shots: SerializeAsAny[EvaluationSetConfig] | None = None
 
@@ -198,19 +134,16 @@ class DomainConfig(Section):
     @field_validator("classes")
     @classmethod
     def _names_differ(cls, classes: tuple[ClassConfig, ...]) -> tuple[ClassConfig, ...]:
-        named: dict[str, list[ClassConfig]] = {}
+        holders: dict[str, list[tuple[str, str | None]]] = defaultdict(list)
         for entry in classes:
-            for name in (entry.name, *entry.synonyms):
-                holders = named.setdefault(folded(name), [])
-                twins = entry.id and entry not in holders and name == entry.name
-                if holders and not (
-                    twins and all(other.id and other.name == name for other in holders)
-                ):
-                    raise ValueError(
-                        f"{name!r} occurs twice (in {holders[0].label!r} and {entry.label!r}); two "
-                        "classes may share a `name` if each has an `id`"
-                    )
-                holders.append(entry)
+            for place, name in enumerate((entry.name, *entry.synonyms)):
+                holders[folded(name)].append((name, None if place else entry.id))
+        for named in holders.values():
+            if len(named) > 1 and not all(identity for _, identity in named):
+                raise ValueError(
+                    f"{named[1][0]!r} occurs twice; two classes may share a `name` if each has an "
+                    "`id`"
+                )
         label, times = Counter(folded(entry.label) for entry in classes).most_common(1)[0]
         if times > 1:
             raise ValueError(
@@ -258,13 +191,6 @@ Owner = Annotated[str, Field(pattern=r"^(team:\S+|[^@\s]+@[^@\s]+\.[^@\s]+)$")]
 ExtensionSection = TypeVar("ExtensionSection", bound=Section)
 
 
-class CacheConfig(Section):
-    """What a store on a server keeps on this machine."""
-
-    folder: Path = Path(".react/store")
-    gigabytes: float = Field(default=100, gt=0)
-
-
 class PipelineConfig(Section):
     """`pipeline.yaml`: what holds for every domain."""
 
@@ -295,19 +221,11 @@ class PipelineConfig(Section):
     customization: CustomizationConfig = CustomizationConfig()
     promotion: PromotionConfig = PromotionConfig()
     distributor: DistributorConfig = DistributorConfig()
-    _sections: dict[str, Section] = PrivateAttr(default_factory=dict)
     _store_url: str = PrivateAttr("")
 
     def section(self, model: type[ExtensionSection]) -> ExtensionSection:
         """Return the section of an extension, by its model; the defaults if there is none."""
-        sections = (value for value in self._sections.values() if isinstance(value, model))
-        return next(sections, None) or model()
-
-    def with_sections(self, sections: Mapping[str, Section]) -> Self:
-        """Return a copy with the sections of extensions."""
-        config = self.model_copy()
-        config._sections = {**self._sections, **sections}
-        return config
+        return next((value for _, value in self if isinstance(value, model)), None) or model()
 
     @model_validator(mode="after")
     def _images_can_wait(self) -> Self:
@@ -330,22 +248,13 @@ class PipelineConfig(Section):
         """
         return self._store_url
 
-    def with_store_at(self, url: str) -> Self:
-        """Return a copy with its artifacts on a server."""
-        config = self.model_copy(update={"store": self.cache.folder})
-        config._store_url = url
-        return config
-
-    @property
+    @cached_property
     def all_methods(self) -> Mapping[str, Method]:
         """Every method that this project may measure, by name: `METHODS`, variants, further
         seeds.
         """
-        return self._own_methods if self.variants or self.seeds else METHODS
-
-    @cached_property
-    def _own_methods(self) -> Mapping[str, Method]:
-        return project_methods(self.variants, self.seeds)
+        has_own = self.variants or self.seeds
+        return project_methods(self.variants, self.seeds) if has_own else METHODS
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -397,7 +306,7 @@ class PipelineConfig(Section):
         table = project_methods(variants, seeds)
         if unknown := [method for method in methods if method not in table]:
             meant = did_you_mean(unknown[0], table, f"choose from {', '.join(table)}")
-            raise ValueError(removed(unknown[0]) or f"unknown: {', '.join(unknown)}; {meant}")
+            raise ValueError(f"unknown: {', '.join(unknown)}; {meant}")
         named = {first_seed(method).removesuffix(CONTROL_SUFFIX) for method in methods}
         others = [name for name in variants if name not in named]
         measured = [*methods, *others, *(name + CONTROL_SUFFIX for name in others)]
@@ -433,8 +342,17 @@ def sections_of_extensions() -> dict[str, type[Section]]:
 
 
 @cache
-def encoders() -> Mapping[str, "JoinedNetworks"]:
-    """Return every encoder that is built rather than loaded, by name."""
-    from react_pipeline.extensions.demo import JoinedNetworks
+def pipeline_model() -> type[PipelineConfig]:
+    """Return `PipelineConfig` with the sections of extensions."""
+    sections: Any = {name: (model, model()) for name, model in sections_of_extensions().items()}
+    return create_model(_WHOLE, __base__=PipelineConfig, __module__=__name__, **sections)
 
-    return {JoinedNetworks.name: JoinedNetworks()}
+
+_WHOLE = "WholeConfig"
+
+
+def __getattr__(name: str) -> Any:
+    """Return the class of a configuration that is unpickled, as in a task of a cluster."""
+    if name == _WHOLE:
+        return pipeline_model()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,15 +12,10 @@ from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 
-from react_pipeline.settings.config import (
-    HUB_PREFIX,
-    DomainConfig,
-    EncoderConfig,
-    PipelineConfig,
-    sections_of_extensions,
-)
+from react_pipeline.settings.config import DomainConfig, PipelineConfig, pipeline_model
 from react_pipeline.settings.messages import validate
 from react_pipeline.settings.secrets import has_secret
+from react_pipeline.settings.small_sections import HUB_PREFIX, EncoderConfig
 from react_pipeline.settings.yaml_files import Document, read_yaml
 from react_pipeline.store import ConfigError, Problem, stamp_of
 
@@ -33,9 +28,7 @@ TRACKING_VARIABLE = "REACT_TRACKING_URI"
 _IS_PATH = re.compile(r"/|\.(pt|pth|bin|ckpt|safetensors)$")
 """No tag of open_clip looks so."""
 
-STORE_SCHEMES = ("s3", "gs", "az")
-"""Object storage that a store may be in."""
-_STORE_URL = re.compile(r"(\w+)://[A-Za-z0-9][A-Za-z0-9._-]+(/[A-Za-z0-9._=-]+)*/?")
+_STORE_URL = re.compile(r"(s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]+(/[A-Za-z0-9._=-]+)*/?")
 
 
 def load_pipeline(path: Path) -> PipelineConfig:
@@ -46,17 +39,12 @@ def load_pipeline(path: Path) -> PipelineConfig:
     """
     base = path.resolve().parent
     document = read_yaml(path)
-    store_url = _take_store_url(document)
-    sections = validate(document, {**sections_of_extensions(), "": PipelineConfig})
-
-    def resolved(name: Path) -> Path:
-        return _absolute(base, name).resolve()
-
-    config: PipelineConfig = sections.pop("").located(resolved)
-    config = config.model_copy(update={"cache": config.cache.located(resolved)})
-    config = config.with_store_at(store_url) if store_url else config
-    config = config.with_sections({name: sections[name].located(resolved) for name in sections})
-    corpus = config.corpus.located(partial(_absolute, base))
+    url = _take_store_url(document)
+    raw = validate(document, pipeline_model())
+    config = raw.located(lambda name: _absolute(base, name).resolve())
+    if url:  # `store` is then the folder of this machine's part
+        config = config.model_copy(update={"store": config.cache.folder})
+    corpus = raw.corpus.located(partial(_absolute, base))  # names with patterns keep their links
     if misplaced := corpus.misplaced(config.store):
         field, problem = misplaced
         raise ConfigError.of(path, problem, f"corpus.{field}", document.line(("corpus", field)))
@@ -69,7 +57,9 @@ def load_pipeline(path: Path) -> PipelineConfig:
         "retrieval_encoder": config.retrieval_encoder
         and _with_weights(config.retrieval_encoder, base),
     }
-    return config.model_copy(update=update)
+    config = config.model_copy(update=update)
+    config._store_url = url
+    return config
 
 
 def _take_store_url(document: Document) -> str:
@@ -77,10 +67,8 @@ def _take_store_url(document: Document) -> str:
     store = document.fields.get("store")
     if not isinstance(store, str) or "://" not in store:
         return ""
-    url = _STORE_URL.fullmatch(store)
-    if not url or url[1] not in STORE_SCHEMES:
-        places = ["a folder", *(f"{scheme}://NAME/PREFIX" for scheme in STORE_SCHEMES)]
-        problem = f"must be {', or '.join(places)}, without user, password or `?`"
+    if not _STORE_URL.fullmatch(store):
+        problem = "must be a folder, or s3://, gs:// or az:// with NAME/PREFIX, no password or `?`"
         raise ConfigError.of(document.path, problem, "store", document.line(("store",)))
     del document.fields["store"]
     return store.rstrip("/")
@@ -149,15 +137,12 @@ def _load_domain(path: Path) -> DomainConfig:
         raise ConfigError.of(path, f"is a link to {target}, out of its folder; copy the file here")
     document = read_yaml(path)
     document.fields.setdefault("slug", path.stem)
-    config: DomainConfig = validate(document, {"": DomainConfig})[""]
+    config = validate(document, DomainConfig)
     if config.slug != path.stem:
         problem = f"is {config.slug!r}, so the file must be named {config.slug}.yaml"
         raise ConfigError.of(path, problem, "slug", document.line(("slug",)))
     base = path.resolve().parent
-    for field in ("evaluation", "shots"):
-        if labelled := getattr(config, field):
-            located = labelled.located(partial(_absolute, base))
-            config = config.model_copy(update={field: located})
+    config = config.located(partial(_absolute, base))
     classes = tuple(
         entry.model_copy(update={"seeds": _seeds(base, entry.seeds)}) for entry in config.classes
     )

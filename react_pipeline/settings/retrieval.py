@@ -6,9 +6,9 @@ done with them (`fusion`, `ranking`, `retrieve`).
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from react_pipeline.settings.section import Fraction, Section, each_once
 
@@ -22,8 +22,8 @@ def _one_expression(where: str) -> str:
     except ModuleNotFoundError:  # the light installation, which retrieves nothing
         return where
     try:
-        # Alone first, so that an error is about what the user wrote, and not about the query around
-        # it. Then where only one expression may be: no list, alias, clause or second statement.
+        # Alone first, so that an error is about what the user wrote. Then where only one expression
+        # may be: no list, alias, clause or second statement.
         queries = (f"SELECT {where}", f"SELECT CASE WHEN\n{where}\nTHEN 1 END")
         # Closed, its threads end; the default connection keeps them, in processes that fork too.
         with duckdb.connect(config={"threads": 1}) as connection:
@@ -35,8 +35,8 @@ def _one_expression(where: str) -> str:
     return where
 
 
-class RetrievalOverrides(Section):
-    """Fields of retrieval, of which those that a domain gives win over those of the pipeline."""
+class RetrievalConfig(Section):
+    """How pairs are chosen for a domain, whose own fields win over those of the pipeline."""
 
     modes: Annotated[tuple[Mode, ...], AfterValidator(each_once)] = Field(
         default=("t2t", "t2i"), min_length=1
@@ -59,26 +59,6 @@ class RetrievalOverrides(Section):
         default=None, min_length=1
     )
     shard_pairs: int = Field(default=1_000, gt=0)
-
-
-class RetrievalConfig(RetrievalOverrides):
-    """How pairs are chosen for a domain. A setting that has no effect with the others is
-    refused.
-    """
-
-    @model_validator(mode="after")
-    def _every_setting_does_something(self) -> Self:
-        idle = [name for name in self.min_similarity if name not in (*self.modes, "filter")]
-        if idle:
-            raise ValueError(
-                f"`min_similarity.{idle[0]}` does nothing with `modes: [{', '.join(self.modes)}]`; "
-                f"add {idle[0]} to `modes`, or write a `min_similarity` without it"
-            )
-        if self.choose == "all" and "t2t" not in self.modes:
-            raise ValueError("`choose: all` goes by captions; add t2t to `modes`")
-        if self.choose == "all" and self.rank == "prompts":
-            raise ValueError("`rank: prompts` does nothing with `choose: all`; remove one of them")
-        return self
 
     @property
     def uses_seeds(self) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -18,10 +18,11 @@ from pydantic import (
 )
 
 from react_pipeline.extension import Extension, joined
-from react_pipeline.settings.near_names import did_you_mean
-from react_pipeline.settings.removed import removed
+from react_pipeline.settings.names import did_you_mean
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Workers = Annotated[int, Field(ge=0)] | Literal["auto"]
+"""How many processes decode images."""
 Value = TypeVar("Value")
 OneKind = TypeVar("OneKind", bound="Kind")
 
@@ -31,6 +32,15 @@ def each_once(values: tuple[Value, ...]) -> tuple[Value, ...]:
     if again := [str(value) for value in dict.fromkeys(values) if values.count(value) > 1]:
         raise ValueError(f"{', '.join(again)} listed more than once")
     return values
+
+
+def count_workers(workers: Workers, processes: int = 1) -> int:
+    """Return the decoding processes of each of `processes`; `auto` leaves one core to compute."""
+    if workers != "auto":
+        return workers
+    from joblib import cpu_count  # heeds affinity and the limits of containers
+
+    return max(cpu_count() // processes - 1, 1)
 
 
 class Section(BaseModel):
@@ -55,9 +65,10 @@ class Section(BaseModel):
         return {name: value for name, value in self if isinstance(value, Path)}
 
     def located(self, absolute: Callable[[Path], Path]) -> Self:
-        """Return a copy with absolute paths."""
-        paths = {name: absolute(path) for name, path in self.places().items()}
-        return self.model_copy(update=paths)
+        """Return a copy with absolute paths, those of inner sections too."""
+        places: dict[str, Any] = {name: absolute(path) for name, path in self.places().items()}
+        inner = {name: part.located(absolute) for name, part in self if isinstance(part, Section)}
+        return self.model_copy(update=places | inner)
 
 
 class Kind(Section):
@@ -90,7 +101,7 @@ class Kind(Section):
             return handler(fields)
         kinds, name = cls.kinds(), str(fields.get("kind", cls.default_kind))
         if name not in kinds:
-            hint = removed(name) or did_you_mean(name, kinds, "or install what brings it")
+            hint = did_you_mean(name, kinds, "or install what brings it")
             raise ValueError(f"`kind` should be one of {', '.join(kinds)} (found {name!r}); {hint}")
         return kinds[name].model_validate(fields)
 

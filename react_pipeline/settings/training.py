@@ -7,19 +7,16 @@ configuration (`config`).
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from react_pipeline.settings.methods import CONTROL_SUFFIX, METHODS, trained_methods
-from react_pipeline.settings.near_names import did_you_mean
-from react_pipeline.settings.removed import removed
-from react_pipeline.settings.section import Fraction, Section
-from react_pipeline.settings.workers import Workers, count_workers
-from react_pipeline.store import InputError
+from react_pipeline.settings.names import did_you_mean
+from react_pipeline.settings.section import Fraction, Section, Workers, count_workers
 
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
 
-class TrainingOverrides(Section):
+class TrainingConfig(Section):
     """Fields of a training, of which those that are given win over others, such as a method's own;
     the values here are the last defaults.
     """
@@ -53,10 +50,6 @@ class TrainingOverrides(Section):
         if self.epochs is not None and "steps" in self.model_fields_set:
             raise ValueError("`steps` and `epochs` both give the length; remove one")
         return self
-
-
-class TrainingConfig(TrainingOverrides):
-    """One training, after the defaults of the method and all overrides are joined."""
 
     @property
     def worker_count(self) -> int:
@@ -118,11 +111,11 @@ def _trained_method(name: str) -> str:
     methods = trained_methods()
     if name not in methods:
         meant = did_you_mean(name, methods, f"choose one of {', '.join(methods)}")
-        raise ValueError(removed(name) or f"{name!r} is not a trained method; {meant}")
+        raise ValueError(f"{name!r} is not a trained method; {meant}")
     return name
 
 
-class VariantConfig(TrainingOverrides):
+class VariantConfig(TrainingConfig):
     """A method under another name, with fields of its own over those of `customization`."""
 
     method: Annotated[str, AfterValidator(_trained_method)]
@@ -136,8 +129,8 @@ class VariantConfig(TrainingOverrides):
 class CustomizationConfig(Section):
     """Training fields for every method (`defaults`) and for single ones (`methods`)."""
 
-    defaults: TrainingOverrides = TrainingOverrides()
-    methods: Mapping[Annotated[str, AfterValidator(_trained_method)], TrainingOverrides] = {}
+    defaults: TrainingConfig = TrainingConfig()
+    methods: Mapping[Annotated[str, AfterValidator(_trained_method)], TrainingConfig] = {}
 
     def resolve(
         self, method: str, overrides: Section | None = None, last: Mapping[str, Any] | None = None
@@ -146,16 +139,9 @@ class CustomizationConfig(Section):
 
         Later sources win: a domain's over those here, and `last`, a variant's, over all.
         `model_fields_set` has what these set, and not the defaults of the method.
-
-        Raises:
-            InputError: If the fields of all sources do not agree.
         """
         name = method.removesuffix(CONTROL_SUFFIX)
         sources = (self.defaults, self.methods.get(name), overrides)
         fields = _joined(*(source.overrides for source in sources if source), last or {})
-        try:
-            training = TrainingConfig(**_joined(METHODS[name].defaults, fields))
-        except ValidationError as error:
-            problem = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise InputError(f"customization of {name}: {problem}") from error
+        training = TrainingConfig(**_joined(METHODS[name].defaults, fields))
         return TrainingConfig.model_construct({*fields}, **dict(training))

@@ -1,24 +1,20 @@
-"""YAML files: the one reader of YAML, which refuses what is ambiguous or hostile, and edits.
+"""YAML files: the one reader of YAML, which refuses what is ambiguous or hostile.
 
 Every scalar is read as the text that was written, or None: the type of its field says what it is,
 so a class may be called `no`, `12` or `2024-01-01`. Files are read from libyaml's nodes, which know
-their places: ten times as fast as a reader in Python, and edits leave all other text alone.
+their lines: ten times as fast as a reader in Python.
 
 Does not belong here: which fields a file may hold (`config`), what to say of a wrong one
 (`messages`).
 """
 
-from collections.abc import Mapping
-from contextlib import suppress
-from copy import deepcopy
 from dataclasses import dataclass, field
-from math import inf
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from react_pipeline.store import ConfigError, InputError, read_bounded
+from react_pipeline.store import ConfigError, read_bounded
 
 MAX_YAML_BYTES = 2_000_000
 """Larger configuration files are refused unread."""
@@ -43,14 +39,11 @@ class Document:
     Attributes:
         fields: The mapping of the file; each scalar is a text or None.
         lines: The line in which each field or item begins, from 1.
-        spans: The characters that each scalar takes in `text`, from and to.
     """
 
     path: Path
-    text: str
     fields: dict[str, Any] = field(default_factory=dict)
     lines: dict[Place, int] = field(default_factory=dict)
-    spans: dict[Place, tuple[int, int]] = field(default_factory=dict)
     _nodes: set[yaml.Node] = field(default_factory=set)
 
     def line(self, place: Place) -> int:
@@ -75,7 +68,12 @@ class Document:
             return [self.load(item, (*place, number)) for number, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             return self._load_fields(node, place)
-        return self._load_text(node, place)
+        text = str(node.value)
+        if "\0" in text:
+            raise self._refused(node, "holds a NUL, which no path and no database takes")
+        text.encode()
+        is_plain = not getattr(node, "style", None)
+        return None if is_plain and text in ("", "~", "null", "Null", "NULL") else text
 
     def _load_fields(self, node: yaml.Node, place: Place) -> dict[str, Any]:
         fields: dict[str, Any] = {}
@@ -90,15 +88,6 @@ class Document:
             fields[name] = self.load(value, inside)
         return fields
 
-    def _load_text(self, node: Any, place: Place) -> str | None:
-        self.spans[place] = node.start_mark.index, node.end_mark.index
-        text = str(node.value)
-        if "\0" in text:
-            raise self._refused(node, "holds a NUL, which no path and no database takes")
-        text.encode()
-        is_plain = not node.style
-        return None if is_plain and text in ("", "~", "null", "Null", "NULL") else text
-
     def _refused(self, node: yaml.Node, problem: str) -> ConfigError:
         return ConfigError.of(self.path, problem, line=node.start_mark.line + 1)
 
@@ -110,21 +99,14 @@ def read_yaml(path: Path) -> Document:
         ConfigError: If the file is missing, no regular file, too large, not UTF-8, not YAML, or not
             a mapping.
     """
+    document = Document(path)
     try:
-        text = read_bounded(path, MAX_YAML_BYTES).decode()
+        root = yaml.compose(read_bounded(path, MAX_YAML_BYTES).decode(), Loader=_Parser)
+        fields = None if root is None else document.load(root)
     except OSError as error:
         raise ConfigError.of(path, f"cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise ConfigError.of(path, f"is not UTF-8 ({error}); save it as UTF-8") from error
-    return parse_yaml(text, path)
-
-
-def parse_yaml(text: str, path: Path) -> Document:
-    """Return what the text of a file holds; errors as of `read_yaml`."""
-    document = Document(path, text)
-    try:
-        root = yaml.compose(text, Loader=_Parser)
-        loaded = None if root is None else document.load(root)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error)
@@ -132,36 +114,7 @@ def parse_yaml(text: str, path: Path) -> Document:
         raise ConfigError.of(path, f"not valid YAML: {problem}", line=line) from error
     except UnicodeEncodeError as error:  # an escape may hide what no file can hold
         raise ConfigError.of(path, f"not valid YAML: {error}") from error
-    if not isinstance(loaded, dict):
+    if not isinstance(fields, dict):
         raise ConfigError.of(path, "must be a mapping, with lines such as `field: value`")
-    document.fields = loaded
+    document.fields = fields
     return document
-
-
-def edited_yaml(document: Document, texts: Mapping[Place, str]) -> str:
-    """Return the text of a file with other scalars; all else stays as it is written.
-
-    Raises:
-        InputError: If the file would not hold them then.
-    """
-    edited = document.text
-    expected = deepcopy(document.fields)
-    for place, text in sorted(
-        texts.items(), key=lambda edit: document.spans[edit[0]], reverse=True
-    ):
-        start, end = document.spans[place]
-        edited = f"{edited[:start]}{_in_brackets(text)}{edited[end:]}"
-        holder: Any = expected
-        for part in place[:-1]:
-            holder = holder[part]
-        holder[place[-1]] = text
-    with suppress(ConfigError):
-        if parse_yaml(edited, document.path).fields == expected:
-            return edited
-    raise InputError(f"{document.path}: cannot be changed in place; change it by hand")
-
-
-def _in_brackets(text: str) -> str:
-    """Return a text as an item of a list in brackets, which is valid wherever a value is."""
-    dumped: str = yaml.safe_dump([text], default_flow_style=True, allow_unicode=True, width=inf)
-    return dumped.strip()[1:-1]

@@ -36,12 +36,6 @@ class Version:
     aliases: tuple[str, ...]
     tags: dict[str, str]
 
-    @property
-    def why(self) -> str:
-        """The last verdict on it and the reason; "" if it was never judged."""
-        verdict = self.tags.get("verdict")
-        return f"{verdict}: {self.tags.get('reason', '')}" if verdict else ""
-
 
 def list_versions(client: MlflowClient, slug: str) -> list[Version]:
     """Return all versions of a domain, oldest first, with their aliases."""

@@ -6,7 +6,6 @@ from .held_out import choose_fraction as choose_fraction
 from .held_out import require_held_out as require_held_out
 from .held_out import split_held_out as split_held_out
 from .image_encoder import ImageEncoder as ImageEncoder
-from .kept import may_keep as may_keep
 from .log import METRICS_FILE as METRICS_FILE
 from .log import TrainingLog as TrainingLog
 from .log import TrainingObserver as TrainingObserver

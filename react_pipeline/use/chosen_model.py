@@ -18,7 +18,7 @@ from react_pipeline.clip import (
     choose_device,
     load_classifier,
 )
-from react_pipeline.evaluation import EvalResult, is_trained
+from react_pipeline.evaluation import is_trained
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE_METHOD, NEVER, results_of, standing
@@ -55,7 +55,16 @@ def load_chosen(
         StaleArtifact: If a method's model was made from other inputs than today's.
     """
     slug = str(slug)
-    project = _project_of(slug, config)
+    try:
+        project = Project.load(config)
+    except ConfigError as error:
+        path = error.problems[0].file
+        if path.exists():
+            raise
+        raise InputError(
+            f"{slug}: is no folder that `react-pipeline export` wrote, and no domain, because there "
+            f"is no {path}; correct the path, or give `config`, the pipeline.yaml of the domain"
+        ) from None
     domain = project.domain(slug)
     checkpoint, note = _chosen(project, slug, model)
     method = BASE_METHOD
@@ -78,20 +87,6 @@ def load_model(
     if checkpoint.stage != BASE_CHECKPOINT:  # a champion may be of another base than today's
         base = project.store.open(BASE_CHECKPOINT, ALL, checkpoint.parents[BASE_CHECKPOINT])
     return load_classifier(checkpoint, base, domain, choose_device(device or project.config.device))
-
-
-def _project_of(slug: str, config: Path | str | None) -> Project:
-    try:
-        return Project.load(config)
-    except ConfigError as error:
-        path = error.problems[0].file
-        if path.exists():
-            raise
-        message = (
-            f"{slug}: is no folder that `react-pipeline export` wrote, and no domain, because there "
-            f"is no {path}; correct the path, or give `config`, the pipeline.yaml of the domain"
-        )
-    raise InputError(message)
 
 
 def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str]:
@@ -181,28 +176,12 @@ def find_calibration(
     for entry in results_of(project, slug, method, checkpoint.fingerprint):
         result = entry.result
         config = {"prompts": {}, **entry.artifact.manifest["config"]}
-        alike = all(config.get(name) == value for name, value in texts.items())
-        if (
-            alike
-            and result.temperature is not None
-            and [one.name for one in result.per_class] == domain.class_names
-        ):
-            return result.temperature, _fitted_on(result)
+        alike = [one.name for one in result.per_class] == domain.class_names and all(
+            config.get(name) == value for name, value in texts.items()
+        )
+        if alike and result.temperature is not None:
+            return result.temperature, f"{result.n:,} labelled images of {result.dataset}"
     if HEAD_RECORD_FILE not in checkpoint.manifest["files"]:
         return None, ""
     head = json.loads(checkpoint.file(HEAD_RECORD_FILE).read_text(encoding="utf-8"))
     return head.get("temperature"), head.get("calibrated_on", "")
-
-
-def _fitted_on(result: EvalResult) -> str:
-    images = f"{result.n:,} labelled images of {result.dataset}"
-    if result.calibration_error is None or result.uncalibrated_error is None:
-        return images
-    errors = (
-        f"{100 * result.calibration_error:.1f} points, {100 * result.uncalibrated_error:.1f} "
-        "without it"
-    )
-    return (
-        f"{images}; calibration error {errors}, each half measured with the temperature of the "
-        "other"
-    )

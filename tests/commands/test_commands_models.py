@@ -9,18 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 from mlflow import MlflowClient
-from support.judging import judge, unavailable, without_labels
 from support.promotion import copy_measured, evaluation_set, measured_folder, outcomes, result
 
 from react_pipeline.commands.cli import main
-from react_pipeline.commands.command_line import person_name
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.case import standing
 from react_pipeline.promotion.decision import decide
-from react_pipeline.store.errors import ReactError
 from react_pipeline.tracking import log
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.use.classifier import Classifier
 
 GATED = "gated-image"
 
@@ -77,64 +73,12 @@ def test_champion_and_challenger_are_listed_with_figures(project: Project, run) 
         "locked-text",
         "70.0",
         "+20.0",
-        "(champion)",
-        "(challenger)",
+        " champion ",
+        " challenger ",
         "becomes champion",
     ):
         assert word in out
-    _, _, reported = run("list")
-    assert reported == ""
-
-
-def test_messages_of_mlflow_are_printed_without_the_password(
-    project: Project, run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        raise OSError("cannot reach postgresql://me:hidden@host/mlflow")
-
-    monkeypatch.setattr("react_pipeline.tracking.log.list_versions", fail)
-    code, out, reported = run("list", "shapes")
-    assert code == 0 and "gated-image" in out
-    assert "cannot reach" in reported and "hidden" not in reported
-    with pytest.raises(ReactError, match="name a method instead") as raised:
-        Classifier.load("shapes", "1", config=project.path, device="cpu")
-    assert "hidden" not in str(raised.value)
-
-
-def test_a_model_that_was_never_judged_is_listed(project: Project, run) -> None:
-    client = client_of(project)
-    client.create_registered_model("react-shapes")
-    tags = {"method": "full", "fingerprint": "of full"}
-    client.create_model_version("react-shapes", source=str(project.path.parent), tags=tags)
-    _, out, _ = run("list", "shapes")
-    assert "never measured" in out
-
-
-def test_a_version_that_was_judged_shows_the_judgement(project: Project, run) -> None:
-    client = client_of(project)
-    without_labels(project, [GATED, "full"])
-    unavailable(project, "base", GATED, "full")
-    decide(project, "shapes")
-    judge(project, "full", "base", ["won"] * 3 + ["lost"] * 2)
-    client.create_registered_model("react-shapes")
-    full = project.store.current("customized_checkpoint", "shapes/full").fingerprint
-    tags = {"method": "full", "fingerprint": full}
-    client.create_model_version("react-shapes", source=str(project.path.parent), tags=tags)
-    _, out, _ = run("list", "shapes")
-    assert "5 judged, of" in out and "never measured" not in out
-
-
-def test_a_version_that_was_measured_shows_its_figures(project: Project, run) -> None:
-    measured = result(project, "shapes", "full", outcomes(118))
-    client = client_of(project)
-    client.create_registered_model("react-shapes")
-    tags = {"method": "full", "fingerprint": measured.parents["customized_checkpoint"]}
-    client.create_model_version("react-shapes", source=str(project.path.parent), tags=tags)
-    _, out, _ = run("list", "shapes")
-    assert "shapes full 1 59.0 measured" in out
-    decide(project, "shapes")
-    _, out, _ = run("list", "shapes")
-    assert "shapes full 1 59.0 -11.0 " in out and "no more images are right" in out
+    assert "colours base" in run("list")[1]
 
 
 def test_a_promotion_by_hand_is_applied_to_the_registry(project: Project, run) -> None:
@@ -149,54 +93,17 @@ def test_a_promotion_by_hand_is_applied_to_the_registry(project: Project, run) -
     assert version.tags["decided_by"] == "Ann Lee"
     assert "smaller" in version.description
     code, out, _ = run("list", "shapes")
-    assert "champion" in out and "smaller" in out and " 1 " in out
-
-
-def test_git_knows_who_decides_unless_the_command_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "config").write_text("[user]\n  name = Ann  Lee\n")
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "config"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LOGNAME", "ann")
-    assert (person_name(None), person_name("Bo")) == ("Ann Lee", "Bo")
-    monkeypatch.setenv("PATH", "")
-    assert person_name(None) == "ann"
-
-
-def test_a_version_shows_the_figure_that_its_reason_gives(project: Project, run) -> None:
-    result(project, "colours", "base", outcomes(10, 91))
-    result(project, "colours", GATED, outcomes(43, 91))  # 47.2527%
-    artifact = decide(project, "colours")
-    Tracking.of(project).log_artifact(project, artifact)
-    version = client_of(project).get_model_version_by_alias("react-colours", "champion")
-    assert (
-        f"{100 * float(version.tags['top1']):.1f}" == "47.3" and "47.3%" in version.tags["reason"]
-    )
-
-
-def test_two_models_of_one_method_are_distinguished(project: Project, run) -> None:
-    old = standing(project, "shapes")[0].champion
-    new = result(project, "shapes", GATED, outcomes(141), seed=1).parents["customized_checkpoint"]
-    _, out, _ = run("promote", "shapes", GATED, "--reason", "newer")
-    assert f"{GATED} ({new[:8]}) is champion (before: {old.identity})" in out
+    assert "champion" in out and "smaller" in out
 
 
 def test_a_roll_back_is_one_command(project: Project, run) -> None:
     run("promote", "shapes", "locked-text", "--reason", "smaller")
-    code, out, _ = run("rollback", "shapes")
+    code, out, _ = run("rollback", "shapes", "--reason", "no better in the shop")
     assert code == 0
     assert re.search(r"gated-image \(\w{8}\) is champion \(before: locked-text \(\w{8}\)\)", out)
+    assert "no better in the shop" in run("list", "shapes")[1]
     version = client_of(project).get_model_version_by_alias("react-shapes", "champion")
     assert version.tags["method"] == GATED
-
-
-def test_who_was_rolled_back_is_listed_with_why_it_lost_title(project: Project, run) -> None:
-    run("promote", "shapes", "locked-text", "--reason", "it is smaller")
-    run("rollback", "shapes", "--reason", "no better in the shop")
-    _, out, _ = run("list", "shapes")
-    former = out[out.index("former champion: ") :]
-    assert "no better in the shop" in former and "it is smaller" not in former
 
 
 def test_without_mlflow_a_roll_back_holds_and_is_applied_later(project: Project, run) -> None:
@@ -206,9 +113,7 @@ def test_without_mlflow_a_roll_back_holds_and_is_applied_later(project: Project,
     assert code == 0
     assert "base is champion" in out and "MLflow does not answer" in reported
     assert standing(project, "shapes")[0].champion.method == "base"
-    _, out, reported = run("list", "shapes")
-    assert "broken" in out
-    assert "MLflow does not answer" in reported
+    assert "broken" in run("list", "shapes")[1]
     project.path.write_text(kept)
     assert Tracking.of(project).sync(project) is not None
     model = client_of(project).search_registered_models("name = 'react-shapes'")

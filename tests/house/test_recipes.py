@@ -16,8 +16,7 @@ from support.drawings import draw, encode
 from support.web import served
 
 from react_pipeline.extensions.elevater.settings import ElevaterConfig
-from react_pipeline.extensions.plan.machine import Machine
-from react_pipeline.extensions.plan.plan import plan_of
+from react_pipeline.extensions.plan import Machine, plan_of
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 

@@ -24,8 +24,8 @@ from react_pipeline.extensions.sources.downloads import download_images
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.project.spread import _opened, cluster, spread
+from react_pipeline.settings import DistributorConfig
 from react_pipeline.settings.corpus import DownloadConfig
-from react_pipeline.settings.distributor import DistributorConfig
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorpusError, InputError, ReactError
 from react_pipeline.use.classifier import Classifier

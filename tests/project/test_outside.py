@@ -136,31 +136,6 @@ def test_a_memory_that_cannot_be_written_fails_no_run(
         up_to_date(project, "corpus", ALL)
 
 
-def test_another_list_of_remote_shards_looks_different(make_project: Make) -> None:
-    def seen(names: str) -> str:
-        return look_at(
-            project := make_project(corpus={"shards": [names]}), outside.of_corpus(project, ALL)
-        ).seen
-
-    assert len({seen(f"https://example.org/{{0..{last}}}.tar") for last in (3, 4)}) == 2
-
-
-def test_folder_of_all_data_sets_is_not_listed_for_each_domain(
-    make_project: Make, tmp_path: Path
-) -> None:
-    project = make_project()
-    domain = yaml.safe_load((project.config.domains / "shapes.yaml").read_text())
-    domain["evaluation"] = {
-        "name": "dtd",
-        "kind": "elevater",
-        "path": str(tmp_path),
-        "dataset": "dtd",
-    }
-    (project.config.domains / "shapes.yaml").write_text(yaml.safe_dump(domain))
-    look = look_outside(project, "evaluation_set", "shapes")
-    assert look is not None and (look.seen, look.is_complete) == ("", False)
-
-
 def test_a_step_that_fails_leaves_the_change_to_be_seen(
     make_project: Make, tmp_path: Path, drawings: Path
 ) -> None:

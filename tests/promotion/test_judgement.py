@@ -11,8 +11,8 @@ import pytest
 
 from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.promotion.judgement import Candidate, Measured, judge, paired_test
+from react_pipeline.settings import PromotionConfig
 from react_pipeline.settings.methods import trained_methods
-from react_pipeline.settings.promotion import PromotionConfig
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import InputError
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -12,8 +10,6 @@ import pytest
 from support.retrieval import configure
 
 from react_pipeline.embedding import row_metadata
-from react_pipeline.extensions.doctor import diagnosis
-from react_pipeline.extensions.doctor.diagnosis import _inputs
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.retrieval import draw_control, retrieve_pairs, row_filter
@@ -106,35 +102,9 @@ def test_a_field_that_no_pair_has_is_named_beside_those_there(
 ) -> None:
     monkeypatch.undo()
     configure(retrieved_project, where="nubmer > 3")
-    (line,) = (line for line in _inputs(retrieved_project) if line.what == "filter")
-    assert line.state == "missing" and "nubmer" in line.detail
     with pytest.raises(InputError, match=r"nubmer.* fields of the corpus: .*\bnumber\b") as error:
         retrieve_pairs(retrieved_project, "shapes")
     assert "candidates" not in str(error.value)
-
-
-def test_doctor_checks_filters_only_where_it_can(
-    retrieved_project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.undo()
-    configure(retrieved_project, where="nubmer > 3")
-    configure(retrieved_project, "colours", where="colro = 'red'")
-    looks = Mock(wraps=diagnosis.fresh_or_none)
-    monkeypatch.setattr(diagnosis, "fresh_or_none", looks)
-
-    def lines() -> list[str]:
-        return [line.detail for line in _inputs(retrieved_project) if line.what == "filter"]
-
-    assert ["colro" in line for line in lines()] == [True, False]
-    assert looks.call_count == 1
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "duckdb", None)  # as in the light installation
-        assert lines() == []
-    embeddings = retrieved_project.store.current("corpus_embeddings", "all")
-    manifest = embeddings.path.parent / "manifest.json"
-    manifest.chmod(0o644)
-    manifest.write_text("damaged")
-    assert lines() == []
 
 
 def test_both_sets_hold_what_passes_alone(

@@ -92,7 +92,7 @@ def test_nothing_is_identified_otherwise_without_them(make_project: Callable[...
         (
             {"variants": {"a": {"method": "full", "learning_rat": 1}}},
             "variants.a.learning_rat",
-            "mean learning_rate?",
+            "mean learning_rate or",
         ),
         ({"seeds": [1, 0, 1]}, "seeds", "1 listed more than once"),
         ({"methods": ["base", "a"]}, "methods", "unknown: a"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.extensions.plan.machine import Machine
+from react_pipeline.extensions.plan import Machine
 from react_pipeline.settings import EmbeddingConfig, TrainingConfig
 
 
@@ -17,11 +17,6 @@ def test_one_of_the_usable_cores_is_left_to_compute(
     monkeypatch.setattr("joblib.cpu_count", lambda: cores)
     assert Machine.here(tmp_path).cores == cores
     assert EmbeddingConfig().worker_count == TrainingConfig().worker_count == count
-
-
-def test_cores_are_those_of_the_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
-    assert Machine.here(tmp_path).cores == 1
 
 
 @pytest.mark.parametrize(("processes", "count"), [(2, 7), (64, 1)])

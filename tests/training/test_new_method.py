@@ -28,8 +28,7 @@ from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.domain_results import evaluate
 from react_pipeline.extension import Extension
 from react_pipeline.extensions.hub.export import export
-from react_pipeline.extensions.plan.machine import Machine
-from react_pipeline.extensions.plan.plan import plan_of
+from react_pipeline.extensions.plan import Machine, plan_of
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.settings.methods import METHODS, Method

@@ -18,16 +18,13 @@ from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.stage import CONTROL_SET, RETRIEVED_SET
 
 if TYPE_CHECKING:
-    from react_pipeline.extensions.advise.signs import Signs
+    import pandas as pd
 
 LISTED = 10
 """Classes that are listed."""
 
 
-def advise(
-    domain: Domain,
-    config: Config = None,
-) -> None:
+def advise(domain: Domain, config: Config = None) -> None:
     """Say before anything is trained which classes the corpus lacks, what `gda` gains on held-out
     pairs beside its control, and what to run next.
 
@@ -40,14 +37,13 @@ def advise(
     from react_pipeline.extensions.advise.signs import signs_of
 
     signs = signs_of(project, domain)
-    _print_classes(signs)
+    _print_classes(signs.classes)
     tried = signs.tried
-    console.print(
-        f"gda on held-out pairs: {_points(tried.own - tried.base)} points over the base; its "
-        f"control: {_points(tried.control - tried.base)}"
-    )
-    lacking = int((signs.classes["pairs"] < project.retrieval(domain).min_per_class).sum())
-    if lacking > project.retrieval(domain).max_starving_fraction * len(signs.classes):
+    own, control = (f"{100 * (one - tried.base):+.1f}" for one in (tried.own, tried.control))
+    console.print(f"gda on held-out pairs: {own} points over the base; its control: {control}")
+    settings = project.retrieval(domain)
+    lacking = int((signs.classes["pairs"] < settings.min_per_class).sum())
+    if lacking > settings.max_starving_fraction * len(signs.classes):
         console.print(
             f"next: add names or synonyms to {domain}.yaml; {lacking} classes have too few pairs, "
             "and no method trains on so few"
@@ -62,12 +58,7 @@ def advise(
         console.print(f"next: {materialize_command(domain=domain)} {methods}")
 
 
-def _points(fraction: float) -> str:
-    return f"{100 * fraction:+.1f}"
-
-
-def _print_classes(signs: Signs) -> None:
-    classes = signs.classes
+def _print_classes(classes: pd.DataFrame) -> None:
     unnamed = classes[~classes["named"]]
     console.print(
         f"{len(classes):,} classes, {classes['pairs'].sum():,} pairs; classes without a pair: "
@@ -75,12 +66,6 @@ def _print_classes(signs: Signs) -> None:
     )
     if unnamed.empty:
         return
-    shown = unnamed.head(LISTED)[["class", "pairs", "near", "caption"]]
-    rows = [
-        [name, f"{pairs:,}", near, " ".join(str(caption).split())[:60]]
-        for name, pairs, near, caption in shown.itertuples(index=False)
-    ]
-    print_table(["not named", "pairs", "similar name", "caption of the best pair"], rows, right=2)
-    if (more := len(unnamed) - LISTED) > 0:
-        console.print(f"and {more:,} more")
+    rows = unnamed.head(LISTED)[["class", "pairs", "near"]].to_numpy().tolist()
+    print_table(["not named", "pairs", "similar name"], rows)
     console.print("add a synonym that captions use: it finds better pairs")

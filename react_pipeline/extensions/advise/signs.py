@@ -6,11 +6,11 @@ Does not belong here: printing (`commands`). Shapes: N pairs, C classes, D embed
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
+import torch
 
 from react_pipeline.clip import ClassHead, Clip, domain_head
 from react_pipeline.corpus import CollectedPairs
@@ -25,8 +25,6 @@ from react_pipeline.store import Artifact
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-FOLDS = 2
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Signs:
     Attributes:
         tried: `gda` on held-out pairs.
         classes: One row a class: class, pairs, named (by a caption), near (the nearest name that
-            captions have, "" if there is none), caption (of its best hit).
+            captions have, "" if there is none).
         samples: The kept pairs as a head is fitted to them, in the order of the corpus.
     """
 
@@ -63,18 +61,14 @@ def signs_of(project: Project, slug: str) -> Signs:
         MissingArtifact, StaleArtifact: If one of them has to be materialized first.
     """
     retrieved = fresh(project, RETRIEVED_SET, slug)
-    control = fresh(project, CONTROL_SET, slug)
     clip = load_encoder(project, fresh(project, encoder_in(retrieved.parents)))
     samples = _samples(project, slug, clip, retrieved)
-    random = _samples(project, slug, clip, control)
-    pairs = pd.read_parquet(retrieved.file("pairs.parquet"))
-    return Signs(_tried(samples, random), _classes(project, slug, pairs), samples)
+    random = _samples(project, slug, clip, fresh(project, CONTROL_SET, slug))
+    return Signs(_tried(samples, random), _classes(project, slug, retrieved), samples)
 
 
 def _samples(project: Project, slug: str, clip: Clip, artifact: Artifact) -> HeadSamples:
     """Return the pairs of a set as a head is fitted to them."""
-    import torch
-
     domain = project.domain(slug)
     pairs = CollectedPairs(artifact)
     vectors = PairVectors.read(pairs)
@@ -83,38 +77,45 @@ def _samples(project: Project, slug: str, clip: Clip, artifact: Artifact) -> Hea
     return HeadSamples.of(zero_shot, vectors, labels, torch.arange(len(pairs)))
 
 
-def _classes(project: Project, slug: str, pairs: pd.DataFrame) -> pd.DataFrame:
+def _classes(project: Project, slug: str, retrieved: Artifact) -> pd.DataFrame:
     unnamed = unnamed_classes(domain_names(project, slug), fresh(project, CORPUS_EMBEDDINGS))
     classes = pd.DataFrame({"class": project.domain(slug).class_names})
-    sizes = pairs["class"].value_counts()
-    classes["pairs"] = classes["class"].map(sizes).fillna(0).astype(int)
+    sizes = pd.read_parquet(retrieved.file("pairs.parquet"), columns=["class"])["class"]
+    classes["pairs"] = classes["class"].map(sizes.value_counts()).fillna(0).astype(int)
     # Without captions no class is named.
     classes["named"] = False if unnamed is None else ~classes["class"].isin(unnamed)
     classes["near"] = classes["class"].map(unnamed or {}).fillna("")
-    first = pairs.loc[pairs.groupby("class")["similarity"].idxmax()].set_index("class")
-    classes["caption"] = classes["class"].map(first["caption"]).fillna("")
     return classes
 
 
 def _tried(samples: HeadSamples, random: HeadSamples) -> Tried:
-    """`gda` on each half of the pairs, fitted to the other half, or to half of the random ones."""
-    import torch
+    """Try `gda` on each half of the pairs, fitted to the other half, or to half of the random
+    ones.
+    """
+    ids = pd.Series(samples.class_ids.numpy())
+    first = torch.from_numpy((ids.groupby(ids).cumcount() % 2 == 0).to_numpy())
 
-    fold = (
-        pd.Series(samples.class_ids.numpy()).groupby(samples.class_ids.numpy()).cumcount() % FOLDS
-    )
-    held_out = [torch.from_numpy((fold == number).to_numpy()) for number in range(FOLDS)]
-
-    def accuracy(head: ClassHead, at: Tensor) -> float:
-        right = head.scores(samples.images[at]).argmax(dim=1) == samples.class_ids[at]
-        return float(right.double().mean()) if len(right) else 0.0
+    def accuracy(heads: list[ClassHead]) -> float:
+        right = []
+        for head, half in zip(heads, (first, ~first), strict=True):
+            best = head.scores(samples.images[half]).argmax(dim=1)
+            right.append((best == samples.class_ids[half]).double().mean().nan_to_num())
+        return float(sum(right) / 2)
 
     zero_shot = ClassHead(samples.zero_shot)
-    of_random = _fit(at_positions(random, slice(max(len(random.images) // FOLDS, 1))))
-    base = [accuracy(zero_shot, at) for at in held_out]
-    own = [accuracy(_fit(at_positions(samples, ~at)), at) for at in held_out]
-    control = [accuracy(of_random, at) for at in held_out]
-    return Tried(float(np.mean(base)), float(np.mean(own)), float(np.mean(control)))
+    of_random = _fit(at_positions(random, slice(max(len(random.images) // 2, 1))))
+    own = [_fit(at_positions(samples, half)) for half in (~first, first)]
+    return Tried(accuracy([zero_shot] * 2), accuracy(own), accuracy([of_random] * 2))
+
+
+def at_positions(samples: HeadSamples, at: Tensor | slice) -> HeadSamples:
+    """Return the pairs at some positions, or where a mask is true, with all prompts."""
+    return replace(
+        samples,
+        images=samples.images[at],
+        captions=samples.captions[at],
+        class_ids=samples.class_ids[at],
+    )
 
 
 def _fit(samples: HeadSamples) -> ClassHead:
@@ -122,15 +123,3 @@ def _fit(samples: HeadSamples) -> ClassHead:
     assert isinstance(method, HeadMethod)  # noqa: S101 - as its name says
     head, _ = method.fit(samples, TrainingConfig(), None)  # type: ignore[arg-type]  # takes no step
     return head
-
-
-def at_positions(samples: HeadSamples, at: Tensor | slice) -> HeadSamples:
-    """The pairs at some positions, or where a mask is true; all prompts."""
-    return HeadSamples(
-        samples.zero_shot,
-        samples.images[at],
-        samples.captions[at],
-        samples.class_ids[at],
-        samples.prompts,
-        samples.prompt_ids,
-    )

@@ -4,4 +4,3 @@ from .corpus import captions as captions
 from .corpus import drawn as drawn
 from .corpus import labelled_images as labelled_images
 from .encoder import JoinedNetworks as JoinedNetworks
-from .packages import missing_packages as missing_packages

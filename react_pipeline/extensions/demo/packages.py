@@ -61,15 +61,3 @@ def installed_versions() -> dict[str, str]:
     if missing:
         raise InputError(f"the demo needs {', '.join(missing)}: {install_command('demo')}")
     return versions
-
-
-def missing_packages() -> list[str]:
-    """Packages of the extra `demo` that are not installed."""
-    from packaging.requirements import Requirement
-
-    try:
-        required = [Requirement(entry) for entry in metadata.requires("react-pipeline") or ()]
-    except metadata.PackageNotFoundError:
-        return []
-    names = [one.name for one in required if one.marker and '"demo"' in str(one.marker)]
-    return [name for name in names if not any(metadata.distributions(name=name))]

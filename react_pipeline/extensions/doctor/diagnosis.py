@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -20,15 +20,12 @@ from rich.filesize import decimal
 from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
 from react_pipeline.extension import CORE, extensions
 from react_pipeline.extensions.alerts import AlertsConfig, problems
-from react_pipeline.extensions.demo import missing_packages
 from react_pipeline.installation import install_command
-from react_pipeline.lineage import fresh_or_none
 from react_pipeline.preflight import (
     corpus_problems,
     encoder_problems,
     file_problems,
     store_problems,
-    subject_problems,
 )
 from react_pipeline.project import (
     CONFIG_VARIABLE,
@@ -38,14 +35,9 @@ from react_pipeline.project import (
     ui_addresses,
 )
 from react_pipeline.settings import load_domains, without_secrets
-from react_pipeline.stage import ALL, CORPUS_EMBEDDINGS, STAGES
-from react_pipeline.store import InputError, ReactError
-from react_pipeline.tracking import (
-    DAGSTER_VARIABLE,
-    MLFLOW_VARIABLE,
-    dagster_url,
-    mlflow_url,
-)
+from react_pipeline.stage import STAGES
+from react_pipeline.store import ReactError
+from react_pipeline.tracking import dagster_url, mlflow_url
 
 LIGHT = ("torch", "open_clip_torch")
 PIPELINE = ("clip-retrieval", "faiss-cpu", "dagster", "dagster-webserver", "mlflow")
@@ -54,7 +46,6 @@ SERVER_TIMEOUT_SECONDS = 5
 MAX_ANSWER_BYTES = 32 << 20
 
 _OWN = "react_pipeline."
-_NONE = "none of this project; `react-pipeline ui` starts it"
 _DAEMONS = "{instance{daemonHealth{allDaemonStatuses{daemonType required healthy}}}}"
 
 
@@ -87,7 +78,7 @@ def diagnose(config_path: Path | None) -> list[Finding]:
         )
         return [*findings, Finding("pipeline.yaml", "note", f"none in {Path.cwd()}", remedy)]
     findings.append(Finding("pipeline.yaml", "ok", str(project.path)))
-    for look in (_demo, _alerts, _inputs, _store, _tracking, _servers):
+    for look in (_alerts, _inputs, _store, _tracking, _servers):
         try:
             findings += look(project)
         except ImportError as error:
@@ -148,34 +139,14 @@ def _inputs(project: Project) -> Iterator[Finding]:
         yield Finding("domains", "ok", detail)
     else:
         yield Finding("domains", "missing", detail, "react-pipeline domains add FILE")
-    filters: set[str] = set()
     faults: list[object] = list(problems)
     for slug, domain in domains.items():
         faults += file_problems(project.config.domains / f"{slug}.yaml", domain)
         try:
-            filters.add(project.retrieval(slug).where or "")
-            for problem in subject_problems(project, slug):
-                yield Finding("domains", "note", str(problem))
+            project.retrieval(slug)
         except ReactError as error:
             faults.append(error)
     yield from _missing("domains", faults, "fix this file")
-    yield from _filters(project, sorted(filters - {""}))
-
-
-def _filters(project: Project, filters: Sequence[str]) -> Iterator[Finding]:
-    """Check that each `where` is true or false of rows of the corpus, once that is embedded."""
-    if not filters:
-        return
-    # Reported elsewhere: packages, corpus and store by other checks, damage by `status`.
-    with suppress(ImportError, ReactError):
-        from react_pipeline.retrieval import passes, sampled_rows
-
-        if embeddings := fresh_or_none(Manifests.of(project), CORPUS_EMBEDDINGS, ALL):
-            for where in filters:
-                try:
-                    passes(embeddings, sampled_rows(embeddings), where)
-                except InputError as error:
-                    yield from _missing("filter", [error], "correct `where`")
 
 
 def _corpus(project: Project) -> list[Finding]:
@@ -200,14 +171,6 @@ def _encoder(project: Project) -> Iterator[Finding]:
     for field in ("encoder", "retrieval_encoder"):
         if encoder := getattr(project.config, field):
             yield Finding(field, "ok", f"{encoder.model} {encoder.pretrained or ''}".strip())
-
-
-def _demo(project: Project) -> list[Finding]:
-    config = project.config
-    if "demo" not in (config.corpus.kind, config.encoder.model, config.retrieves_with.model):
-        return []
-    lacks = [f"not installed: {name}" for name in missing_packages()]
-    return _missing("demo", lacks, install_command("demo")) or [Finding("demo", "ok", "all there")]
 
 
 def _alerts(project: Project) -> list[Finding]:
@@ -262,33 +225,26 @@ def _servers(project: Project) -> Iterator[Finding]:
     is reported by `_tracking`.
     """
     ui = ui_addresses(locate_home(project.path.parent))
-    address = dagster_url(project) or ui.get("dagster", "")
-    yield _server("dagster server", address, DAGSTER_VARIABLE, _daemons)
+    yield _server("dagster server", dagster_url(project) or ui.get("dagster", ""), _daemons)
     uri = project.config.tracking_uri or ""
     if not uri.startswith("http"):
         address = mlflow_url(project.config.mlflow_url, uri) or ui.get("mlflow", "")
-        yield _server("mlflow server", address, MLFLOW_VARIABLE, _health)
+        yield _server("mlflow server", address, _health)
 
 
-def _server(what: str, address: str, variable: str, ask: Callable[[str], str]) -> Finding:
+def _server(what: str, address: str, ask: Callable[[str], str]) -> Finding:
     import httpx
 
     if not address:
-        return Finding(what, "ok", _NONE)
+        return Finding(what, "ok", "none of this project; `react-pipeline ui` starts it")
     try:
-        if fault := ask(address):
-            remedy = "`react-pipeline ui` starts it; right after a start wait a minute"
-            return Finding(what, "note", f"{address}: {fault}", remedy)
-        return Finding(what, "ok", f"{address} answers")
+        fault = ask(address)
     except (OSError, httpx.HTTPError) as error:
-        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == 401:
-            remedy = (
-                f"on the machine itself, past the proxy: {variable}=http://127.0.0.1:PORT "
-                "react-pipeline doctor"
-            )
-            return Finding(what, "ok", f"{address} answers, and asks for a password", remedy)
-        words = str(error).partition("\n")[0] or "timed out"
-    return Finding(what, "note", f"{address}: {words}", "react-pipeline ui, or correct its address")
+        fault = str(error).partition("\n")[0] or "timed out"
+    if fault:
+        remedy = "react-pipeline ui, and wait a minute; or correct its address"
+        return Finding(what, "note", f"{address}: {fault}", remedy)
+    return Finding(what, "ok", f"{address} answers")
 
 
 def _daemons(address: str) -> str:

@@ -1,7 +1,5 @@
 """What the doctor adds: the command `doctor`."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from react_pipeline.extension import Extension
@@ -13,8 +11,18 @@ if TYPE_CHECKING:
 class Doctor(Extension):
     """Diagnosis."""
 
-    def add_commands(self, app: typer.Typer) -> None:
+    def add_commands(self, app: "typer.Typer") -> None:
         """`react-pipeline doctor`."""
-        from react_pipeline.extensions.doctor.commands import doctor
+        import typer
 
-        app.command(rich_help_panel="Start")(doctor)
+        from react_pipeline.commands import Config, print_table
+
+        @app.command(rich_help_panel="Start")
+        def doctor(config: Config = None) -> None:
+            """Show what this machine and this project have, what is missing, and how to get it."""
+            from react_pipeline.extensions.doctor.diagnosis import diagnose
+
+            findings = diagnose(config)
+            rows = [[one.what, one.state, one.detail, one.remedy] for one in findings]
+            print_table(["what", "state", "detail", "what to do"], rows)
+            raise typer.Exit(1 if any(one.state == "missing" for one in findings) else 0)

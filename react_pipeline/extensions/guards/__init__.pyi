@@ -1,3 +1,3 @@
 from .drops import GUARD_DROPS as GUARD_DROPS
 from .drops import drops_of as drops_of
-from .settings import GuardsConfig as GuardsConfig
+from .stages import GuardsConfig as GuardsConfig

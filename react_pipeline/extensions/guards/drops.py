@@ -22,8 +22,7 @@ from react_pipeline.evaluation import (
     percent,
     points,
 )
-from react_pipeline.extensions.guards.settings import GuardsConfig
-from react_pipeline.extensions.guards.stages import GUARD_RESULTS
+from react_pipeline.extensions.guards.stages import GUARD_RESULTS, guard_sets
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.promotion import Contender
@@ -154,7 +153,7 @@ class Drops(Evidence):
 
 def drops_of(project: Project, slug: str) -> Drops | None:
     """Return what is known today; None if no guard set is configured. Publishes nothing."""
-    if not project.config.section(GuardsConfig).sets:
+    if not guard_sets(project):
         return None
     results = {
         method: artifact
@@ -176,15 +175,20 @@ def _change(method: str, guard: str, own: Artifact, base: Artifact | None) -> Ch
     change = Change(method, result.checkpoint_fingerprint, guard)
     if result.top1 is None:
         return replace(change, unavailable=result.unavailable or "no reason given")
-    of_base = base and EvalResult.read(base, folder)
-    if not base or not of_base or of_base.top1 is None:
+    of_base = EvalResult.read(base, folder) if base else None
+    if base is None or of_base is None or of_base.top1 is None:
         return replace(change, unavailable="the base was not measured on it")
     if any(getattr(result, field) != getattr(of_base, field) for field in COMPARABLE):
         reason = f"the base was measured on other images; materialize `{GUARD_RESULTS}` again"
         return replace(change, unavailable=reason)
     right = [correct_of(artifact, folder).to_numpy() for artifact in (own, base)]
     low, high = paired_interval(gains_of(*right))
-    delta = result.top1 - of_base.top1
-    return Change(
-        method, change.checkpoint, guard, result.top1, of_base.top1, delta, low, high, result.n
+    return replace(
+        change,
+        top1=result.top1,
+        base=of_base.top1,
+        delta=result.top1 - of_base.top1,
+        low=low,
+        high=high,
+        n=result.n,
     )

@@ -17,7 +17,7 @@ class Guards(Extension):
 
     def sections(self) -> Mapping[str, type[Section]]:
         """`guards`."""
-        from react_pipeline.extensions.guards.settings import GuardsConfig
+        from react_pipeline.extensions.guards.stages import GuardsConfig
 
         return {"guards": GuardsConfig}
 

@@ -10,12 +10,11 @@ from typing import Any
 
 from react_pipeline.corpus import IMAGE_SUFFIXES
 from react_pipeline.evaluation import write_evaluation
-from react_pipeline.extensions.guards.settings import GuardsConfig, GuardSet
-from react_pipeline.extensions.guards.stages import GUARD_RESULTS
+from react_pipeline.extensions.guards.stages import GUARD_RESULTS, GuardSet, guard_sets
 from react_pipeline.labelled import images_by_folder, publish_labelled_set
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, identity
-from react_pipeline.settings import DomainConfig, EvaluationSetConfig
+from react_pipeline.settings import DomainConfig
 from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, method_key
 from react_pipeline.store import Artifact, Inputs, Scratch
 
@@ -23,22 +22,16 @@ GUARD_SET = "guard_set"
 """Stage of the artifact of one set, by its name; each result publishes what it is measured on."""
 
 
-def evaluation_of(project: Project, guard: GuardSet) -> EvaluationSetConfig:
-    """Return the set with absolute paths, which pipeline.yaml gives from its own folder."""
-    return guard.evaluation.located(lambda path: project.path.parent / path.expanduser())
-
-
-def domain_of(project: Project, guard: GuardSet) -> DomainConfig:
+def _domain(guard: GuardSet) -> DomainConfig:
     """Return the set as a domain; folders name the classes if nothing else does."""
-    evaluation = evaluation_of(project, guard)
     names = list(guard.classes)
-    root = evaluation.root()
+    root = guard.evaluation.root()
     if not names and root is not None and root.is_dir():
         folders, _, _ = images_by_folder(root, IMAGE_SUFFIXES)
         names = [name.replace("_", " ") for name in folders]
     # A set that is not there is published as unavailable, whatever its classes are.
     fields: dict[str, Any] = {"classes": names or [guard.name], "templates": guard.templates}
-    return DomainConfig(slug=guard.name, evaluation=evaluation, **fields)
+    return DomainConfig(slug=guard.name, evaluation=guard.evaluation, **fields)
 
 
 def publish_guard_results(project: Project, slug: str, method: str) -> Artifact:
@@ -51,8 +44,7 @@ def publish_guard_results(project: Project, slug: str, method: str) -> Artifact:
         InputError: If a set is wrong, as `publish_evaluation_set` says.
         CorruptArtifact: If the checkpoint gives features that are not finite.
     """
-    guards = project.config.section(GuardsConfig).sets
-    domains = {guard.name: domain_of(project, guard) for guard in guards}
+    domains = {guard.name: _domain(guard) for guard in guard_sets(project)}
     sets = {name: _published(project, domain) for name, domain in domains.items()}
     content = {name: images.fingerprint for name, images in sets.items()}
     inputs = resolve(project, GUARD_RESULTS, method_key(slug, method), content=content)

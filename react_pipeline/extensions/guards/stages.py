@@ -1,11 +1,15 @@
-"""The stage of guard sets."""
+"""Guard sets: labelled sets outside the domains, `guards:` of `pipeline.yaml`, and their stage."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
 
-from react_pipeline.extensions.guards.settings import GuardsConfig
+from pydantic import SerializeAsAny, model_validator
+
 from react_pipeline.project import Files, Project
+from react_pipeline.settings import SLUG, SLUG_RULE, EvaluationSetConfig, Name, Section
 from react_pipeline.stage import (
     BASE_CHECKPOINT,
     CUSTOMIZED_CHECKPOINT,
@@ -18,6 +22,60 @@ from react_pipeline.store import Artifact
 GUARD_RESULTS = "guard_results"
 
 
+class GuardSet(Section):
+    """A labelled set outside the domains: the fields of `evaluation` of a domain file, and how its
+    classes are asked for.
+    """
+
+    evaluation: SerializeAsAny[EvaluationSetConfig]
+    classes: tuple[Name, ...] = ()
+    templates: tuple[Name, ...] | Literal["imagenet", "simple"] = "simple"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_fields_of_kind(cls, raw: Any) -> Any:
+        if not isinstance(raw, Mapping) or "evaluation" in raw:
+            return raw
+        own = {name: raw[name] for name in ("classes", "templates") if name in raw}
+        return {**own, "evaluation": {name: raw[name] for name in raw if name not in own}}
+
+    @model_validator(mode="after")
+    def _has_name_and_classes(self) -> Self:
+        if not SLUG.fullmatch(self.name):
+            raise ValueError(f"`name` {self.name!r}: {SLUG_RULE}")
+        if not self.classes and self.evaluation.kind != "folder":
+            raise ValueError(
+                "`classes` is missing: only of a folder they are the subfolders' names"
+            )
+        return self
+
+    @property
+    def name(self) -> str:
+        """What the set is called."""
+        return self.evaluation.name
+
+
+class GuardsConfig(Section):
+    """The guard sets."""
+
+    sets: tuple[GuardSet, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        if len({guard.name for guard in self.sets}) < len(self.sets):
+            raise ValueError("two sets have one `name`")
+        return self
+
+    def located(self, absolute: Callable[[Path], Path]) -> Self:
+        """Return a copy with absolute paths."""
+        return self.model_copy(update={"sets": tuple(one.located(absolute) for one in self.sets)})
+
+
+def guard_sets(project: Project) -> tuple[GuardSet, ...]:
+    """Return the guard sets of a project."""
+    return project.config.section(GuardsConfig).sets
+
+
 def _results(project: Project, slug: str, method: str) -> Artifact:
     from react_pipeline.extensions.guards.results import publish_guard_results
 
@@ -25,21 +83,18 @@ def _results(project: Project, slug: str, method: str) -> Artifact:
 
 
 def _identity(project: Project, _key: str) -> dict[str, Any]:
-    """The sets; their images are identified by their bytes (the content of the inputs)."""
-    sets = project.config.section(GuardsConfig).sets
+    """Return the sets; their images are identified by their bytes (the content of the inputs)."""
     asked = {"classes", "templates"}
     return {
         "sets": [
             {**guard.evaluation.identity(), **guard.model_dump(mode="json", include=asked)}
-            for guard in sets
+            for guard in guard_sets(project)
         ]
     }
 
 
 def _outside(project: Project, _key: str) -> Files:
-    from react_pipeline.extensions.guards.results import evaluation_of
-
-    sets = [evaluation_of(project, one) for one in project.config.section(GuardsConfig).sets]
+    sets = [guard.evaluation for guard in guard_sets(project)]
     names = tuple(name for one in sets for name in one.files())
     return Files(names, complete=all(one.is_watched for one in sets))
 

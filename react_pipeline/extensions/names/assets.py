@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from react_pipeline.assets import artifact_check, unmeasured
-from react_pipeline.extensions.names.unnamed import unnamed_message
+from react_pipeline.extensions.names.name_counts import unnamed_message
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact
 

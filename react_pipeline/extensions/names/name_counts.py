@@ -1,10 +1,13 @@
-"""Names in captions: how many captions of the corpus say each name and synonym of a domain.
+"""Names in captions: how many captions of the corpus say each name and synonym of a domain, and the
+classes that none names.
 
 Names are counted since a model knows a class best by the one that captions use most (REAL, Parashar
-et al. 2024, arXiv 2401.12425).
+et al. 2024, arXiv 2401.12425). The pairs of an unnamed class are whatever is nearest, so a misspelt
+name trains on images of something else. That a class is unnamed is exact; near words are looked for
+in the first captions, so their cost does not grow with the corpus.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -17,47 +20,30 @@ from numpy.typing import NDArray
 from react_pipeline.embedding import row_metadata
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project, cluster, spread
-from react_pipeline.settings import DomainConfig
+from react_pipeline.retrieval import ClassNotes, ClassTable
+from react_pipeline.settings import DomainConfig, near_names
 from react_pipeline.store import Artifact, Scratch
 
 NAMES = "names.parquet"
 COUNTS = "names.npy"
 """File of a scratch with the counts of names."""
 _BATCH_ROWS, _TASK_ROWS = 65_536, 1_000_000
+_READ_ROWS = 1_000_000
+"""Captions that near words are looked for in."""
+_MOST_SEARCHED, _MOST_LISTED = 100, 10
+"""Classes that near words are looked for, and that a message lists."""
+_LENGTHS = 2
+"""Near words are longer or shorter by this many letters at most."""
 
 
 def domain_names(project: Project, slug: str) -> pd.DataFrame:
-    """Return the counts of a domain's names, as `count_names`: those of its retrieved set, or new
-    ones.
-
-    Those of a retrieved set hold for the same captions and names; which name comes first does not
-    matter.
-    """
-    domain = project.domain(slug)
-    embeddings = fresh(project, "corpus_embeddings")
-    kept = (
-        project.store.current("retrieved_set", slug)
-        if project.store.has("retrieved_set", slug)
-        else None
-    )
-    if (
-        kept
-        and kept.parents["corpus_embeddings"] == embeddings.fingerprint
-        and NAMES in kept.manifest["files"]
-    ):
-        names = names_of(domain)
-        counts = pd.read_parquet(kept.file(NAMES)).set_index(["class_id", "name"])["captions"]
-        pairs = list(zip(names["class_id"], names["name"], strict=True))
-        if set(pairs) == set(counts.index):
-            return names.assign(captions=counts[pairs].to_numpy())
+    """Return the counts of a domain's names in the corpus, as `count_names`."""
     with cluster(project.config.distributor):
-        return count_names(domain, embeddings)
+        return count_names(project.domain(slug), fresh(project, "corpus_embeddings"))
 
 
 def count_names(
-    domain: DomainConfig,
-    embeddings: Artifact,
-    scratch: Scratch | None = None,
+    domain: DomainConfig, embeddings: Artifact, scratch: Scratch | None = None
 ) -> pd.DataFrame:
     """Count all names of a domain in one scan of the captions, here or on a cluster.
 
@@ -71,8 +57,7 @@ def count_names(
     names = names_of(domain)
 
     def count() -> NDArray[Any]:
-        (counts,) = count_in_corpus(embeddings, [names["name"].tolist()])
-        return counts
+        return count_in_corpus(embeddings, [names["name"].tolist()])[0]
 
     if scratch is None:
         return names.assign(captions=count())
@@ -121,7 +106,7 @@ def _said_in_rows(
     for start in range(0, len(captions), _BATCH_ROWS):
         words = words_of(captions.slice(start, _BATCH_ROWS))
         offset = [[rows[0] + start], [0]]
-        batches.append([np.stack(said) + offset for said in said_in(words, *groups)])
+        batches.append([np.stack(said_in(words, names)) + offset for names in groups])
     return [np.concatenate(of_group, axis=1) for of_group in zip(*batches, strict=True)]
 
 
@@ -147,39 +132,26 @@ def _texts_of(names: list[str]) -> pa.Array:
     return pa.array([" ".join(filter(None, words)) for words in split], pa.string())
 
 
-def said_in(words: pa.ListArray, *groups: list[str]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Yield which captions say which names of each group: numbers of captions and of names, each
-    pair once; of names with equal words the first.
+def said_in(words: pa.ListArray, names: list[str]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Find which captions say which names: numbers of captions and of names, each pair once; of
+    names with equal words the first.
 
     A name is said where its words follow one another; case and punctuation do not matter. Within a
-    longer name of its group it is not: "a tiger shark" says neither `tiger` nor `shark`.
+    longer name it is not: "a tiger shark" says neither `tiger` nor `shark`.
 
     Args:
         words: The words of each caption, from `words_of`; some may be null.
     """
     rows = pc.list_parent_indices(words).to_numpy().astype(np.int64)
     flat = words.flatten()
-    texts = [_texts_of(names) for names in groups]
-    firsts = [
-        pa.array([text.split()[0] for text in one.to_pylist() if text], pa.string())
-        for one in texts
-    ]
-    # Once for all: few words begin a name.
-    starts = np.flatnonzero(pc.is_in(flat, pa.concat_arrays(firsts)))
-    beginnings = flat.take(starts)
-    for of_group, first in zip(texts, firsts, strict=True):
-        mine = starts[pc.is_in(beginnings, first).to_numpy(zero_copy_only=False)]
-        yield _said_from(mine, flat, rows, of_group)
-
-
-def _said_from(
-    starts: NDArray[Any], flat: pa.Array, rows: NDArray[Any], texts: pa.Array
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Do as `said_in`, for names that begin at some of the words."""
+    texts = _texts_of(names)
     distinct = texts.unique()
-    lengths = {len(text.split()) for text in distinct.to_pylist()}
+    split = [text.split() for text in distinct.to_pylist() if text]
+    # Few words begin a name.
+    firsts = pa.array([parts[0] for parts in split], pa.string())
+    starts = np.flatnonzero(pc.is_in(flat, firsts))
     said = [np.empty((3, 0), np.int64)]
-    for length in sorted(lengths - {0}):
+    for length in sorted(set(map(len, split))):
         starts = starts[starts + length <= len(flat)]
         starts = starts[rows[starts] == rows[starts + length - 1]]
         runs = pc.binary_join_element_wise(
@@ -202,3 +174,89 @@ def words_of(texts: pa.Array) -> pa.ListArray:
     return pc.split_pattern_regex(
         pc.utf8_lower(pc.utf8_normalize(texts, form="NFC")), pattern=r"[^\pL\pM\pN]+"
     )
+
+
+def describe_classes(table: ClassTable) -> ClassNotes:
+    """Write how many captions say each name, also into the table of classes; warns of classes that
+    none names.
+    """
+    names = count_names(table.domain, table.embeddings, table.scratch)
+    names.to_parquet(table.directory / NAMES, index=False)
+    texts = names["name"] + " " + names["captions"].map("{:,}".format)
+    table.classes["names"] = texts.groupby(names["class_id"]).agg("; ".join)
+    unnamed = unnamed_classes(names, table.embeddings)
+    if unnamed is None:
+        return ClassNotes({}, "")
+    counts: dict[str, Any] = {"unnamed": list(unnamed), "near_names": list(unnamed.values())}
+    return ClassNotes(counts, unnamed_message(*counts.values()) if unnamed else "")
+
+
+def unnamed_classes(names: pd.DataFrame, embeddings: Artifact) -> dict[str, str] | None:
+    """Map the label of each class that no caption names to the nearest name that captions say, ""
+    if none is near.
+
+    Args:
+        names: From `count_names`.
+
+    Returns:
+        None if the corpus has no captions.
+    """
+    is_said = _are_said(names).groupby(names["class_id"]).transform("any")
+    groups = [group for _, group in names[~is_said].groupby("class_id", sort=True)]
+    if not groups:
+        return {}
+    texts = [name for group in groups[:_MOST_SEARCHED] for name in group["name"]]
+    words = _caption_words(embeddings)
+    if not len(words):
+        return None
+    near = {name: _nearest(name, words) for name in texts}
+    return {
+        group["class"].iloc[0]: next(filter(None, map(near.get, group["name"])), "")
+        for group in groups
+    }
+
+
+def unnamed_message(unnamed: Sequence[str], near: Sequence[str]) -> str:
+    """Return one sentence for people; `near` are the values of `unnamed_classes`."""
+    named = [
+        f"{label} (did you mean {name}?)" if name else label
+        for label, name in zip(unnamed, near, strict=True)
+    ]
+    more = f" and {len(named) - _MOST_LISTED:,} more" if len(named) > _MOST_LISTED else ""
+    return (
+        f"no caption of the corpus says {', '.join(named[:_MOST_LISTED])}{more}: such a class is "
+        "trained on whatever is nearest; correct its name, or add a synonym that captions use"
+    )
+
+
+def _are_said(names: pd.DataFrame) -> pd.Series:
+    """Return whether captions say each name: `count_names` leaves out `bear` in "a polar bear" if
+    that is a name too.
+    """
+    words = words_of(pa.array(names["name"], pa.string())).to_pylist()
+    texts = pd.Series([f" {' '.join(filter(None, text))} " for text in words], names.index)
+    all_texts = "\n".join(texts[names["captions"] > 0])
+    return texts.map(lambda text: text in all_texts)
+
+
+def _caption_words(embeddings: Artifact) -> pa.Array:
+    """Return the distinct words of the first `_READ_ROWS` captions."""
+    rows = min(int(embeddings.counts["rows"]), _READ_ROWS)
+    words = pc.unique(words_of(read_captions(embeddings, (0, rows))).flatten())
+    return words.filter(pc.greater(pc.utf8_length(words), 0))
+
+
+def _nearest(name: str, words: pa.Array) -> str:
+    """Return the name with each word that no caption has replaced by the nearest that one has; ""
+    if there is none.
+    """
+    (parts,) = words_of(pa.array([name], pa.string())).to_pylist()
+    parts = [part for part in parts if part]
+    near = []
+    for part in parts:
+        # Most typing errors keep the first letter.
+        difference = pc.abs(pc.subtract(pc.utf8_length(words), len(part)))
+        alike = pc.and_(pc.starts_with(words, part[0]), pc.less_equal(difference, _LENGTHS))
+        others = set(words.filter(alike).to_pylist())
+        near.append(part if part in others else next(iter(near_names(part, others)), ""))
+    return " ".join(near) if near != parts and all(near) else ""

@@ -1,2 +1,2 @@
-from .machine import Machine as Machine
+from .plan import Machine as Machine
 from .plan import plan_of as plan_of

@@ -1,5 +1,4 @@
-"""The command `react-pipeline plan`: what each step will need here or on another machine, and what
-it took.
+"""The command `react-pipeline plan`: what each step will need here or on another machine.
 
 Belongs here: printing the sums. Does not belong here: the sums (`plan`).
 """
@@ -31,8 +30,7 @@ def plan(
 
     The encoder is run for some seconds to measure this processor; run it while nothing else does.
     """
-    from react_pipeline.extensions.plan.machine import Machine
-    from react_pipeline.extensions.plan.plan import plan_of
+    from react_pipeline.extensions.plan.plan import Machine, plan_of
 
     project = load_project(config)
     valid_domains(project)  # names the others
@@ -43,14 +41,13 @@ def plan(
     steps = estimate.steps
     lines = []
     for step in steps:
-        hours = map(_hours, (step.cpu_hours, step.gpu_hours, step.measured_hours))
-        lines.append([step.stage, step.amount, _bytes(step.disk), _bytes(step.memory), *hours])
+        sizes, hours = (step.disk, step.memory), (step.cpu_hours, step.gpu_hours)
+        built = "yes" if step.built else ""
+        lines.append([step.stage, step.amount, *map(_bytes, sizes), *map(_hours, hours), built])
     disk = _bytes(sum(step.disk for step in steps))
-    cpu = _total(step.cpu_hours for step in steps)
-    gpu = _total(step.gpu_hours for step in steps)
-    took = _total(step.measured_hours for step in steps)
-    lines.append(["total", "", disk, "", cpu, gpu, took])
-    columns = ["step", "amount", "disk", "memory", "CPU", "GPU", "measured"]
+    totals = [_total(step.cpu_hours for step in steps), _total(step.gpu_hours for step in steps)]
+    lines.append(["total", "", disk, "", *totals, ""])
+    columns = ["step", "amount", "disk", "memory", "CPU", "GPU", "built"]
     print_table(columns, lines, right=len(columns))
     for problem in estimate.problems:
         console.print(f"does not fit: {problem}")

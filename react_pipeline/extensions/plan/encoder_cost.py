@@ -1,15 +1,12 @@
-"""What an encoder costs: its operations and bytes are counted without computing, its processor
-seconds are measured on one batch.
+"""What an encoder costs: its bytes are counted, its processor seconds are measured on one batch.
 
-Belongs here: one image, one caption, one step of a training. Does not belong here: how many there
-are (`sums`).
+Does not belong here: how many images and captions there are (`plan`).
 """
 
 import io
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,35 +15,26 @@ from typing import Any
 import torch
 from open_clip import get_model_config
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
 from react_pipeline.clip import (
     CONFIG_FILE,
     GATED_PREFIX,
     Clip,
-    ImageTower,
     build,
     choose_precision,
-    encode_text,
     read_config,
-    text_lengths,
-    trains_images,
-    trains_text,
 )
 from react_pipeline.corpus import decode_image
 from react_pipeline.embedding import CPU_IMAGES, Encoder
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
-from react_pipeline.settings import MAX_PIXELS, EncoderConfig, TrainingConfig, encoders
+from react_pipeline.settings import MAX_PIXELS, EncoderConfig, encoders
 from react_pipeline.stage import ALL
 from react_pipeline.store import ReactError
-from react_pipeline.training import ModelMethod, may_keep
 
-STAND_IN = "ViT-B-32"
-STAND_IN_OPERATIONS, STAND_IN_BYTES = 2 * (4.409e9 + 2.980e9), 4 * 151e6
-LARGEST = 50
-"""Encoders with more operations than so many ViT-B/32 are not run; they count in proportion to it.
-"""
+STAND_IN, STAND_IN_BYTES = "ViT-B-32", 4 * 151e6
+LARGEST_BYTES = 4e9
+"""Larger encoders are not run; they count in proportion to the stand-in."""
 GPU_PAIRS_PER_SECOND = 1_500.0
 """With a ViT-B/32 on an RTX 3080, by the README of clip-retrieval; not run here."""
 BATCH_SECONDS = 0.3
@@ -61,80 +49,45 @@ class EncodingCost:
     text: float
 
 
-@dataclass(frozen=True)
-class StepCost:
-    """Seconds of one core for an image's frozen part, and for a pair in a step.
-
-    Attributes:
-        splits: Whether the frozen part may be kept.
-        has_texts: Whether the text tower trains, so that a step encodes its texts.
-    """
-
-    frozen: float
-    pair: float
-    splits: bool
-    has_texts: bool
-
-
 class EncoderCost:
     """What an encoder of a project costs on a core of this machine, or on a GPU.
 
     Attributes:
         dimension: Of its vectors.
         weights_bytes: Of its weights.
-        size: Operations of a pair, in those of a ViT-B/32.
     """
 
     def __init__(self, project: Project, config: EncoderConfig, stage: str) -> None:
-        """Count the encoder on torch's meta device, which computes nothing.
+        """Count the weights on torch's meta device, which holds none.
 
-        What cannot be built or run there, such as image towers of an old timm, counts as ViT-B/32.
+        What cannot be built there, such as image towers of an old timm, counts as ViT-B/32.
         """
         self._architecture = _architecture(project, config, stage)
         self._precision = choose_precision("auto", "cpu")
-        self._steps: dict[tuple[str, int], StepCost] = {}
         self.dimension = self._architecture[0]["embed_dim"]
-        try:
-            self.size, self.weights_bytes = _counted(self._architecture)
-        except Exception:  # whatever an architecture raises where tensors have no values
-            self.size, self.weights_bytes = 1.0, STAND_IN_BYTES
+        self.weights_bytes = STAND_IN_BYTES
+        with suppress(Exception), torch.device("meta"):  # whatever an architecture raises there
+            model = build(*self._architecture).model
+            self.weights_bytes = 4.0 * sum(weight.numel() for weight in model.parameters())
 
     @cached_property
     def _run(self) -> tuple[Clip, float]:
         """The model that is run, with random weights, and what its seconds are multiplied by."""
-        if self.size < LARGEST:
+        if self.weights_bytes < LARGEST_BYTES:
             with suppress(ReactError):
                 return _in_eval_mode(build(*self._architecture)), 1.0
-        return _in_eval_mode(build(_named(STAND_IN), {})), self.size
+        return _in_eval_mode(build(_named(STAND_IN), {})), self.weights_bytes / STAND_IN_BYTES
 
     @cached_property
     def encoding(self) -> EncodingCost:
         """Seconds to encode, measured when first asked for."""
         return measure_encoding(*self._run, self._precision)
 
-    def training_seconds(
-        self, method: ModelMethod, training: TrainingConfig, pairs: int, texts: int
-    ) -> float:
-        """Seconds of one core for a whole training; a step of the method is measured.
-
-        Args:
-            pairs: Pairs that it is trained on.
-            texts: How many different texts they have, with prompts.
-        """
-        key = (method.name, training.last_k_layers)
-        if key not in self._steps:
-            self._steps[key] = measure_step(*self._run, method, training, self._precision)
-        step, encoding = self._steps[key], self.encoding
-        images = training.images(lambda: pairs)
-        once = may_keep(training, splits=step.splits)
-        prepared = pairs if once else images
-        frozen = prepared * (encoding.prepare + step.frozen)
-        return frozen + images * step.pair + (0 if step.has_texts else texts * encoding.text)
-
     @property
     def gpu_share(self) -> float:
         """Seconds of a GPU for a core's second: as when pairs are encoded."""
-        return self.size / GPU_PAIRS_PER_SECOND / (self.encoding.image + self.encoding.text)
+        size = self.weights_bytes / STAND_IN_BYTES
+        return size / GPU_PAIRS_PER_SECOND / (self.encoding.image + self.encoding.text)
 
 
 Architecture = tuple[dict[str, Any], dict[str, Any], Path | None]
@@ -164,20 +117,6 @@ def _named(name: str) -> dict[str, Any]:
         key: cfg["text_cfg"][key] for key in cfg["text_cfg"] if not key.startswith(from_hub)
     }
     return {**cfg, "text_cfg": text_cfg}
-
-
-def _counted(architecture: Architecture) -> tuple[float, float]:
-    """Operations of a pair, in those of a ViT-B/32, and bytes of the weights."""
-    with torch.device("meta"):
-        clip = build(*architecture)
-    pixels = clip.preprocess(Image.new("RGB", (8, 8)))[None].to("meta")
-    tokens = clip.tokenizer(["a"]).to("meta")
-    with FlopCounterMode(display=False) as operations:
-        clip.model.encode_image(pixels)
-        with suppress(Exception):  # a text tower of transformers looks at values: the smaller part
-            clip.model.encode_text(tokens)
-    weights_bytes = 4.0 * sum(parameter.numel() for parameter in clip.model.parameters())
-    return operations.get_total_flops() / STAND_IN_OPERATIONS, weights_bytes
 
 
 def _in_eval_mode(clip: Clip) -> Clip:
@@ -218,7 +157,8 @@ def measure_encoding(clip: Clip, scale: float, precision: str) -> EncodingCost:
     Image.radial_gradient("L").convert("RGB").save(file, "jpeg")
     data = file.getvalue()
     encoder = Encoder(clip, precision, long_run=True)
-    tokens = _captions(clip, 2 * CPU_IMAGES)
+    texts = [f"a photo of a bird, number {number} of many" for number in range(2 * CPU_IMAGES)]
+    tokens = clip.tokenizer(texts)
 
     def prepared(count: int) -> torch.Tensor:
         images = [decode_image(data, MAX_PIXELS) for _ in range(count)]
@@ -229,49 +169,3 @@ def measure_encoding(clip: Clip, scale: float, precision: str) -> EncodingCost:
     text = core_seconds(lambda n: encoder.texts(tokens[:n]), len(tokens))
     prepare = core_seconds(prepared, CPU_IMAGES)
     return EncodingCost(prepare, scale * image, scale * text)
-
-
-def measure_step(
-    clip: Clip, scale: float, method: ModelMethod, training: TrainingConfig, precision: str
-) -> StepCost:
-    """Take a step of a method with a copy of the model."""
-    model: Any = deepcopy(clip.model)
-    method.attach(model, training)
-    method.set_trainable(model)
-    tower = ImageTower(model) if trains_images(model) else None
-    bf16 = precision == "bf16"
-    if tower is not None and bf16:
-        tower.use_bf16("cpu")
-    splits = tower is None or tower.splits
-    size = clip.preprocess_cfg["size"]
-    images = torch.zeros(CPU_IMAGES, 3, *((size, size) if isinstance(size, int) else size))
-    tokens = _captions(clip, CPU_IMAGES)
-    tokens = tokens[:, : int(text_lengths(model, tokens).max())]
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, fused=True)
-
-    @torch.no_grad()
-    def frozen(count: int) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16 and tower is not None):
-            return tower.tokens(images[:count]) if tower else model.encode_image(images[:count])
-
-    inputs = frozen(CPU_IMAGES).float() if splits else images
-
-    def step(count: int) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            features = []
-            if tower is not None:
-                features.append((tower.features if splits else tower)(inputs[:count]))
-            if trains_text(model):
-                features.append(encode_text(model, tokens[:count]))
-        torch.cat(features).float().square().sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    kept = scale * core_seconds(frozen, CPU_IMAGES) if splits else 0.0
-    return StepCost(kept, scale * core_seconds(step, CPU_IMAGES), splits, trains_text(model))
-
-
-def _captions(clip: Clip, count: int) -> torch.Tensor:
-    texts = [f"a photo of a bird, number {number} of many" for number in range(count)]
-    return clip.tokenizer(texts)

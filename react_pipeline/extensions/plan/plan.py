@@ -1,20 +1,53 @@
-"""The plan of a project: what each step will need on a machine, before anything runs, and what it
-took.
+"""The plan of a project: what each step will need on a machine, before anything runs.
 
-Belongs here: what will not fit, what was measured. Does not belong here: the sums (`sums`),
-printing (`commands`).
+Rows times the cost of one, bytes of vectors and keys, downloads at a rate. Does not belong here:
+what an image or a caption costs (`encoder_cost`), printing (`commands`).
 """
 
-from dataclasses import dataclass, replace
-from typing import Any
+from __future__ import annotations
 
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+from react_pipeline.clip import prompt_templates
 from react_pipeline.corpus import CorpusSize
-from react_pipeline.extensions.plan.machine import Machine
-from react_pipeline.extensions.plan.sums import Step, Sums
-from react_pipeline.lineage import fresh
+from react_pipeline.extensions.plan.encoder_cost import EncoderCost
+from react_pipeline.extensions.sources import ALIVE, DOWNLOADER_SECONDS, URLS_PER_CORE_SECOND
+from react_pipeline.indexing import Key, choose_key, machine_memory_bytes, product_precision
+from react_pipeline.labelled import count_images
+from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Manifests, Project
-from react_pipeline.store import ReactError
+from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs
+from react_pipeline.settings import CorpusConfig, encoders, load_domains
+from react_pipeline.stage import RETRIEVAL_CHECKPOINT, STAGES
+from react_pipeline.store import InputError
 
+START_SECONDS = 0.5
+"""Of every artifact: its model is loaded, its pictures are drawn, its files are hashed."""
+PAIR_SECONDS = 5e-4
+"""Of a pair, or a labelled image, that is read, decoded for a contact sheet, and written."""
+ROW_SECONDS = 2e-5
+"""Of a row of a table that is read and checked."""
+METADATA_BYTES = 200
+"""Metadata of a pair; assumed (115 on the demo)."""
+BYTES_PER_SECOND = 5e8
+OPERATIONS_PER_SECOND = {"fp32": 7e10, "bf16": 2.3e11}
+"""Multiplications and additions of a core in a product of matrices, by type; like all rates of an
+index by `benchmarks.retrieval` on an AMD EPYC with bf16 instructions.
+"""
+KMEANS_OPERATIONS = 64 * 10 * 2
+"""Per cell, cell and dimension: 64 rows a cell are compared with every cell in 10 rounds."""
+CELLS_ADDED_PER_SECOND, GRAPH_ROWS_PER_SECOND = 2_532 * 32_768, 1_150
+"""Rows times cells that one core adds to an index without a graph; rows with one over them."""
+INDEX_PASSES = 5
+"""How often the bytes of an index are read or written."""
+LAYERS = 12
+"""Of a tower, of which `last_k_layers` are trained; assumed. A backward pass takes two forward."""
 LONG_HOURS = 24
 REMEDIES = {
     "corpus": "download with img2dataset on a cluster and use `corpus.kind: webdataset`",
@@ -22,6 +55,67 @@ REMEDIES = {
     "OPQ64_512,IVF4096_HNSW32,PQ64x8",
     "customized_checkpoint": "take fewer steps or epochs (`customization`)",
 }
+_FIGURE = re.compile(r"(\d+(?:\.\d+)?)([kMGT]?)")
+_UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What decides hours and what fits: this machine, or figures of another.
+
+    Attributes:
+        memory: Bytes.
+        disk: Free bytes under `store`.
+    """
+
+    cores: int
+    memory: int
+    disk: int
+    gpus: int = 0
+
+    @classmethod
+    def here(cls, store: Path) -> Self:
+        """Return this machine."""
+        import torch
+        from joblib import cpu_count
+
+        folder = next(path for path in (store, *store.parents) if path.exists())
+        free = shutil.disk_usage(folder).free
+        return cls(cpu_count(), machine_memory_bytes(), free, torch.cuda.device_count())
+
+    def changed(self, text: str) -> Self:
+        """Return a machine with other figures, such as `cores=64,memory=256G,gpus=1`.
+
+        Raises:
+            InputError: Naming what is not a figure of a machine.
+        """
+        figures = asdict(self)
+        for part in filter(None, text.replace(" ", "").split(",")):
+            name, _, value = part.partition("=")
+            figure = _FIGURE.fullmatch(value)
+            if name not in figures or figure is None or part == "cores=0":
+                raise InputError(
+                    f"--machine: {part!r}; give {', '.join(figures)} as numbers, such as 64 or "
+                    "256G, and at least one core"
+                )
+            figures[name] = int(float(figure[1]) * _UNITS[figure[2]])
+        return type(self)(**figures)
+
+
+@dataclass(frozen=True)
+class Step:
+    """The sums of a stage over all its keys, in bytes and hours; None where the machine has no GPU.
+
+    `built` says that all its artifacts are there, made from today's inputs.
+    """
+
+    stage: str
+    amount: str
+    disk: float
+    memory: float
+    cpu_hours: float
+    gpu_hours: float | None
+    built: bool
 
 
 @dataclass(frozen=True)
@@ -38,7 +132,7 @@ def plan_of(project: Project, machine: Machine, rows: int | None = None) -> Plan
     """Estimate every step of a configuration.
 
     Args:
-        rows: Of the corpus; None: as published, or as its files say, with what was measured.
+        rows: Of the corpus; None: as published, or as its files say.
 
     Raises:
         InputError: If the number of rows is not known.
@@ -46,44 +140,283 @@ def plan_of(project: Project, machine: Machine, rows: int | None = None) -> Plan
     look = Manifests.of(project)
     sums = Sums(look, machine, CorpusSize.of(look, rows))
     steps = sums.steps()
-    if rows is None:
-        steps = [_measured(look, step, sums.keys[step.stage]) for step in steps]
     problems = [*sums.problems]
-    total_bytes = sum(step.disk for step in steps if step.measured_disk is None)
-    if total_bytes > machine.disk:
+    due = [step for step in steps if rows or not step.built]
+    if (needed := sum(step.disk for step in due)) > machine.disk:
         problems.append(
-            f"disk: {total_bytes / 1e9:,.0f} GB are needed, {machine.disk / 1e9:,.0f} GB are free: "
+            f"disk: {needed / 1e9:,.0f} GB are needed, {machine.disk / 1e9:,.0f} GB are free: "
             "set `store` to a larger disk, `corpus.download.image_size: 256`, or "
             "`index.memory_gib` for a smaller index"
         )
-    for step in steps:
+    for step in due:
         if step.memory > machine.memory:
             problems.append(
                 f"{step.stage}: {step.memory / 1e9:,.1f} GB of memory are needed, "
                 f"{machine.memory / 1e9:,.1f} GB are available: {REMEDIES[step.stage]}"
             )
-        hours = step.gpu_hours or step.cpu_hours
-        if hours > LONG_HOURS and step.measured_hours is None:
+        if (hours := step.gpu_hours or step.cpu_hours) > LONG_HOURS:
             remedy = REMEDIES.get(step.stage, "use more machines (`distributor.kind: spark`)")
             problems.append(f"{step.stage}: {hours / 24:,.1f} days: use a GPU, or {remedy}")
     return Plan(machine, sums.corpus.pairs, steps, problems)
 
 
-def _measured(project: Project, step: Step, keys: list[str]) -> Step:
-    """Return a step with what its artifacts took, where all are there and made from today's
-    inputs.
+@dataclass(frozen=True)
+class PlannedDomain:
+    """How many classes, prompts, pairs and labelled images a domain has."""
+
+    classes: int
+    prompts: int
+    pairs: int
+    images: int
+
+
+@dataclass
+class Sums:
+    """What every stage's sum needs.
+
+    Attributes:
+        project, machine, corpus: What is planned, on what, with how many pairs.
+        keys: By stage, the keys of its artifacts.
+        domains: By slug, what decides the costs of a domain.
+        encoder, retrieval: What the encoders cost here: the one that is customized, and the one
+            that retrieves.
+        index_key: The key of the index that fits the machine.
     """
-    try:
-        artifacts = [fresh(project, step.stage, key) for key in keys]
-    except ReactError:
-        return step
-    # A step that times itself counts the tries before a kill too.
-    seconds: list[Any] = [
-        one.counts.get("seconds", one.manifest.get("build_seconds")) for one in artifacts
-    ]
-    files = [file for one in artifacts for file in one.manifest["files"].values()]
-    return replace(
-        step,
-        measured_hours=None if None in seconds else sum(seconds) / 3_600,
-        measured_disk=sum(file["bytes"] for file in files),
+
+    project: Project
+    machine: Machine
+    corpus: CorpusSize
+    problems: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.settings = config = self.project.config
+        self.encoder = self.retrieval = EncoderCost(self.project, config.encoder, "base_checkpoint")
+        if config.two_encoders:
+            self.retrieval = EncoderCost(self.project, config.retrieves_with, RETRIEVAL_CHECKPOINT)
+        self.work = config.corpus.work(self.corpus, self.retrieval.dimension)
+        configs = load_domains(config.domains)[0]
+        self.keys = {
+            name: row.keys(configs, config.methods, config.two_encoders, config.all_methods)
+            for name, row in STAGES.items()
+        }
+        self.domains = {}
+        for slug, domain in configs.items():
+            names = sum(1 + len(entry.synonyms) for entry in domain.classes)
+            prompts = names * len(prompt_templates(domain))
+            pairs = most_pairs(self.project, slug, self.corpus.pairs)
+            self.domains[slug] = PlannedDomain(
+                len(domain.classes), prompts, pairs, count_images(domain)
+            )
+        self.index_key = self._fitting_key()
+
+    def _fitting_key(self) -> Key:
+        index, memory = self.settings.index, self.machine.memory
+        limit = int((index.memory_gib or 0) * 2**30)
+        limit = limit or (memory // 2 if index.key == "auto" else memory)
+        try:
+            text, _ = choose_key(index, self.corpus.pairs, self.retrieval.dimension, limit)
+        except InputError as error:
+            self.problems.append(str(error))
+            text = index.key
+        return Key.parse(text)
+
+    def steps(self) -> list[Step]:
+        """Estimate each stage, without those that no configured method needs."""
+        return [estimate(self) for stage, estimate in ESTIMATES.items() if self.keys[stage]]
+
+    def step(
+        self,
+        stage: str,
+        amount: str,
+        *,
+        images: float = 0,
+        texts: float = 0,
+        passes: float = 0,
+        shared: float = 0,
+        alone: float = 0,
+        disk: float = 0,
+        memory: float = 0,
+        cards: int = 1,
+    ) -> Step:
+        """Sum the hours of a stage.
+
+        Args:
+            images: How many are decoded and encoded.
+            texts: How many are encoded.
+            passes: Further passes through the image tower.
+            shared: Seconds of a core for work that all cores share.
+            alone: Seconds of work that one core does.
+            cards: GPUs that the stage can use at once.
+        """
+        encoder = self.encoder if stage == "domain_results" else self.retrieval
+        cores, gpus, keys = self.machine.cores, self.machine.gpus, self.keys[stage]
+        towers = gpu = 0.0
+        if images or texts:
+            encoding = encoder.encoding
+            towers = (images + passes) * encoding.image + texts * encoding.text
+            shared += images * encoding.prepare
+            gpu = towers * encoder.gpu_share
+        rest = shared / cores + alone + START_SECONDS * len(keys)
+        gpu_hours = (gpu / min(gpus, cards) + rest) / 3_600 if gpus else None
+        built = all(fresh_or_none(self.project, stage, key) for key in keys)
+        cpu_hours = (towers / cores + rest) / 3_600
+        return Step(stage, amount, disk, memory, cpu_hours, gpu_hours, built)
+
+    def fetching_seconds(self, urls: float, rounds: int = 1) -> float:
+        """Return the seconds of downloads."""
+        processes = min(self.settings.corpus.access()[1].processes, self.machine.cores)
+        return rounds * DOWNLOADER_SECONDS + urls / URLS_PER_CORE_SECOND / processes
+
+
+def _corpus(sums: Sums) -> Step:
+    work = sums.work
+    seconds = work.read_bytes / BYTES_PER_SECOND + work.checked_rows * ROW_SECONDS
+    amount = f"{sums.corpus.pairs:,} {work.noun}"
+    return sums.step("corpus", amount, alone=seconds, disk=work.disk, memory=work.memory)
+
+
+def _checkpoint(stage: str, sums: Sums) -> Step:
+    retrieves = stage == RETRIEVAL_CHECKPOINT
+    config = sums.settings.retrieves_with if retrieves else sums.settings.encoder
+    size = (sums.retrieval if retrieves else sums.encoder).weights_bytes
+    built = encoders().get(config.model)
+    texts = built.encoded_texts if built else 0
+    seconds = 3 * size / BYTES_PER_SECOND
+    return sums.step(stage, f"{size / 4e6:,.0f} M weights", texts=texts, alone=seconds, disk=size)
+
+
+def _embeddings(sums: Sums) -> Step:
+    rows, work, corpus = sums.corpus.pairs, sums.work, sums.settings.corpus
+    waits = sums.settings.images_wait
+    images = rows if work.encodes_images and not waits else 0
+    fetches = images and corpus.is_listed and corpus.fetches_images
+    row_bytes = (2 if waits else 4) * sums.retrieval.dimension + METADATA_BYTES
+    return sums.step(
+        "corpus_embeddings",
+        f"{rows:,} {'captions' if waits else 'pairs'}",
+        images=images,
+        texts=rows if work.encodes_captions else 0,
+        shared=images * sums.corpus.draw_seconds,
+        alone=sums.fetching_seconds(images) if fetches else 0,
+        disk=rows * row_bytes if work.writes_vectors else 0,
+        # On one machine the parts of a corpus are encoded one after another.
+        cards=sums.machine.gpus if sums.settings.distributor.kind == "spark" else 1,
     )
+
+
+def _index(sums: Sums) -> Step:
+    """Sum training, adding, the exact search that measures recall, and moving bytes."""
+    if sums.settings.corpus.has_index:
+        return sums.step("faiss_index", "ready")
+    key, width, rows = sums.index_key, sums.retrieval.dimension, sums.corpus.pairs
+    sides = 1 if sums.settings.images_wait else 2
+    size = key.bytes(rows, width)
+    sample = 4 * width * min(key.sample_rows if key.trains else 0, rows)
+    products = KMEANS_OPERATIONS * key.cells**2 * width
+    products += 4 * sums.settings.index.recall_queries * rows * width
+    seconds = products / OPERATIONS_PER_SECOND["fp32"] + rows * key.cells / CELLS_ADDED_PER_SECOND
+    if key.links and not key.cell_links:
+        seconds += rows / GRAPH_ROWS_PER_SECOND
+    return sums.step(
+        "faiss_index",
+        key.text,
+        shared=sides * seconds,
+        alone=INDEX_PASSES * sides * size / BYTES_PER_SECOND,
+        disk=sides * size,
+        memory=size + sample,
+    )
+
+
+def _evaluation_sets(sums: Sums) -> Step:
+    images = sum(domain.images for domain in sums.domains.values())
+    seconds = images * (PAIR_SECONDS + sums.corpus.draw_seconds)
+    return sums.step("evaluation_set", f"{images:,} images", alone=seconds)
+
+
+def _pairs(stage: str, sums: Sums) -> Step:
+    """Sum the work of comparing with evaluation images, searching prompts (not for a control), and
+    collecting pairs.
+    """
+    settings, corpus, domains = sums.settings, sums.settings.corpus, sums.domains.values()
+    retrieves = stage == "retrieved_set"
+    draws = 1 if retrieves else max(len(settings.seeds), 1)
+    pairs = draws * sum(domain.pairs for domain in domains)
+    images = sum(domain.images for domain in domains) + (pairs if settings.images_wait else 0)
+    alone = pairs * PAIR_SECONDS + (_search_seconds(sums) if retrieves else 0)
+    if corpus.fetches_images and (settings.images_wait or not corpus.is_listed):
+        for domain in domains:
+            asked = min(domain.pairs / ALIVE, sums.corpus.pairs)
+            alone += draws * sums.fetching_seconds(asked, 1 + REFILL_ROUNDS)
+    return sums.step(
+        stage,
+        f"{pairs:,} pairs at most",
+        images=images,
+        texts=sum(domain.prompts for domain in domains) if retrieves else 0,
+        shared=pairs * sums.corpus.draw_seconds,
+        alone=alone,
+        disk=pairs * min(sums.corpus.pair_bytes, CorpusConfig.assumed_pair_bytes),
+    )
+
+
+def _search_seconds(sums: Sums) -> float:
+    """Return the seconds of comparing all prompts with all rows, which they share the reading of:
+    an index takes less.
+    """
+    rows, width = sums.corpus.pairs, sums.retrieval.dimension
+    compared = read = 0.0
+    for slug, domain in sums.domains.items():
+        settings = sums.project.retrieval(slug)
+        if settings.choose == "nearest":
+            rate = OPERATIONS_PER_SECOND[product_precision(domain.prompts, "cpu")]
+            compared += len(settings.modes) * 2.0 * domain.prompts * rows * width / rate
+            read = max(read, len(settings.modes) * 2.0 * rows * width)
+    return compared / sums.machine.cores + read / BYTES_PER_SECOND
+
+
+def _trainings(sums: Sums) -> Step:
+    texts = images = seen = disk = 0
+    passes, cards = 0.0, 1
+    for slug, name in (key.split("/") for key in sums.keys["customized_checkpoint"]):
+        domain, method = sums.domains[slug], sums.project.method(name)
+        training = sums.project.training(slug, name)
+        many = method.images(training, partial(int, domain.pairs))
+        seen += many
+        texts += domain.prompts
+        if method.has_model:
+            share = min(training.last_k_layers / LAYERS, 1)
+            # The output of what is frozen is kept where images stay the same.
+            kept = training.keep_prefix and training.augmentation == "none"
+            images += domain.pairs if kept else many
+            cards = max(cards, training.processes)
+            passes += (3 if kept else 2) * share * many
+            texts += domain.pairs
+            disk += int(sums.encoder.weights_bytes)
+        else:  # a head, on vectors that are there
+            disk += 8 * sums.encoder.dimension * domain.classes
+    amount = f"{seen:,} images in all steps"
+    stage = "customized_checkpoint"
+    return sums.step(
+        stage, amount, images=images, passes=passes, texts=texts, disk=disk, cards=cards
+    )
+
+
+def _results(sums: Sums) -> Step:
+    texts = images = 0
+    for slug, method in (key.split("/") for key in sums.keys["domain_results"]):
+        images += sums.domains[slug].images
+        texts += sums.domains[slug].prompts if sums.project.method(method).has_model else 0
+    return sums.step("domain_results", f"{images:,} images", images=images, texts=texts)
+
+
+ESTIMATES: dict[str, Callable[[Sums], Step]] = {
+    "corpus": _corpus,
+    "base_checkpoint": partial(_checkpoint, "base_checkpoint"),
+    RETRIEVAL_CHECKPOINT: partial(_checkpoint, RETRIEVAL_CHECKPOINT),
+    "corpus_embeddings": _embeddings,
+    "faiss_index": _index,
+    "evaluation_set": _evaluation_sets,
+    "retrieved_set": partial(_pairs, "retrieved_set"),
+    "control_set": partial(_pairs, "control_set"),
+    "customized_checkpoint": _trainings,
+    "domain_results": _results,
+}

@@ -52,7 +52,7 @@ def project(make_project: Callable[..., Project], tmp_path: Path) -> Project:
 
 def changed(project: Project, **fields: Any) -> Project:
     dense = project.config.section(DenseConfig).model_copy(update=fields)
-    return replace(project, config=project.config.with_sections({"dense": dense}))
+    return replace(project, config=project.config.model_copy(update={"dense": dense}))
 
 
 def test_a_checkpoint_is_measured_on_boxes_and_on_masks(project: Project) -> None:

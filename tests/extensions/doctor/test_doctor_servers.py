@@ -131,13 +131,6 @@ def test_a_ui_over_this_home_is_asked_wherever_it_answers(
     assert reported["mlflow server"] == f"{mlflow} answers"
 
 
-def test_a_proxy_that_asks_for_a_password_is_no_fault(finding: Callable[..., Finding]) -> None:
-    with answering(b"", status=401) as address:
-        found = finding("dagster server", DAGSTER_VARIABLE, address)
-    assert found.state == "ok" and "asks for a password" in found.detail
-    assert "REACT_DAGSTER_URL=http://127.0.0.1:PORT react-pipeline doctor" in found.remedy
-
-
 def test_a_driver_that_torch_cannot_use_is_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,14 +108,6 @@ def test_a_model_that_forgets_is_held_back(make: Make, right: int, champion: str
         assert "photos" in verdict.reason and "promotion.max_drop" in verdict.reason
 
 
-def test_the_next_candidate_is_promoted_in_its_place(make: Make) -> None:
-    project = make()
-    ahead(project, GATED, "locked-text")
-    for method, right in (("base", 150), (GATED, 20), ("locked-text", 150)):
-        guarded(project, method, right)
-    assert verdict_of(project).champion.method == "locked-text"
-
-
 @pytest.mark.parametrize("known", ["nothing", "unavailable", "other images"])
 def test_what_is_not_known_is_no_drop_of_zero(make: Make, known: str) -> None:
     project = make()

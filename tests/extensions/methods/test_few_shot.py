@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from support.drawings import COLOURS, SHAPES, draw, encode, evaluation_image
+from support.drawings import SHAPES, draw, encode, evaluation_image
 from torch.nn.functional import normalize
 
-from react_pipeline.commands.domains import add_domain_file, problems_beside
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.extensions.hub.export import export
@@ -126,29 +124,12 @@ def test_a_shot_that_shows_an_evaluation_image_is_refused(
     assert not project.store.has("few_shot_set", "shapes")
 
 
-def test_shots_that_are_missing_are_named_before_anything_runs(project: Project) -> None:
-    config = project.config.model_copy(
-        update={"methods": ("base", "few-shot-gda", "few-shot-gda-control")}
-    )
-    project = replace(project, config=config)
-    assert not problems_beside(project, "shapes")
-    (problem,) = problems_beside(project, "colours")
-    assert problem.field == "shots" and "few-shot-gda" in problem.message
-    assert problem.file.name == "colours.yaml"
+def test_shots_that_are_missing_are_named(project: Project) -> None:
     with pytest.raises(InputError, match=r"colours\.yaml: `shots` is missing"):
         run(project, "few_shot_set", "colours")
     (project.config.domains.parent / "shots").rename(project.config.domains / "elsewhere")
     with pytest.raises(InputError, match="no folder"):
         run(project, "few_shot_set", "shapes")
-
-
-def test_an_added_domain_finds_its_shots(project: Project, tmp_path: Path) -> None:
-    source = tmp_path / "new" / "forms.yaml"
-    source.parent.mkdir()
-    shots = {"name": "mine", "kind": "folder", "path": "here"}
-    source.write_text(yaml.safe_dump({"classes": list(COLOURS), "shots": shots}))
-    target, _ = add_domain_file(project, source)
-    assert yaml.safe_load(target.read_text())["shots"]["path"] == str(source.parent / "here")
 
 
 def test_a_card_says_that_labelled_pictures_were_used(project: Project, tmp_path: Path) -> None:

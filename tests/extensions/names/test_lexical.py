@@ -26,7 +26,7 @@ from react_pipeline.store import Scratch
 
 def test_which_captions_say_which_names() -> None:
     captions = pa.array(["a tiger shark", None, "Tiger, tiger!", "a shark and a tiger"])
-    ((rows, names),) = said_in(words_of(captions), ["tiger", "shark", "tiger shark", "TIGER"])
+    rows, names = said_in(words_of(captions), ["tiger", "shark", "tiger shark", "TIGER"])
     assert list(zip(rows.tolist(), names.tolist(), strict=True)) == [(0, 2), (2, 0), (3, 0), (3, 1)]
     assert equal_names(["tiger", "shark", "tiger shark", "TIGER"]).tolist() == [0, 1, 2, 0]
 

@@ -11,11 +11,9 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from react_pipeline.commands.cli import main
-from react_pipeline.extensions.names import unnamed
+from react_pipeline.extensions.names import name_counts
 from react_pipeline.extensions.names.assets import naming
-from react_pipeline.extensions.names.commands import unnamed_notes
-from react_pipeline.extensions.names.unnamed import unnamed_classes
+from react_pipeline.extensions.names.name_counts import unnamed_classes
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
@@ -36,7 +34,7 @@ def unnamed_of(
     """`classes` are lists of names, the first one the label, with how many captions say each."""
     table = pa.array(captions, pa.string())
     monkeypatch.setattr(
-        unnamed, "read_captions", lambda _, rows: table.slice(rows[0], rows[1] - rows[0])
+        name_counts, "read_captions", lambda _, rows: table.slice(rows[0], rows[1] - rows[0])
     )
     rows = [(number, names[0][0], *name) for number, names in enumerate(classes) for name in names]
     counts = pd.DataFrame(rows, columns=["class_id", "class", "name", "captions"])
@@ -84,37 +82,22 @@ def test_a_corpus_without_captions_names_and_warns_of_nothing(
 
 
 def test_of_a_large_corpus_the_first_captions_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unnamed, "_READ_ROWS", 40)
+    monkeypatch.setattr(name_counts, "_READ_ROWS", 40)
     captions = [f"hammer{number}" for number in range(1_000)]
     assert unnamed_of(monkeypatch, captions, [("hamer39", 0)]) == {"hamer39": "hammer39"}
     assert unnamed_of(monkeypatch, captions, [("hamer500", 0)]) != {"hamer500": "hammer500"}
 
 
-def test_a_misspelt_class_is_seen_in_set_check_and_validate(
-    indexed_project: Project, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_misspelt_class_is_seen_in_set_and_check(indexed_project: Project) -> None:
     path = indexed_project.config.domains / "shapes.yaml"
     domain = yaml.safe_load(path.read_text())
     domain["classes"][0] = "circel"
     path.write_text(
         yaml.safe_dump({key: value for key, value in domain.items() if key != "evaluation"})
     )
-    with pytest.raises(SystemExit) as stop:
-        main(["domains", "validate", "--config", str(indexed_project.path)])
-    captured = capsys.readouterr()
-    assert not stop.value.code and "2 valid" in captured.out
-    assert (
-        "shapes.yaml: classes: no caption" in captured.err
-        and "circel (did you mean circle?)" in captured.err
-    )
-
     run(indexed_project, "evaluation_set", "shapes")
     counts = retrieve_pairs(indexed_project, "shapes").counts
     assert (counts["unnamed"], counts["near_names"]) == (["circel"], ["circle"])
     report = indexed_project.store.current("retrieved_set", "shapes").file("report.md").read_text()
     assert "circel (did you mean circle?)" in report
     assert not naming(counts).passed and "circle" in str(naming(counts).description)
-
-
-def test_before_embedding_no_name_is_looked_for(tiny_project: Project) -> None:
-    assert list(unnamed_notes(tiny_project, ["shapes"])) == []
