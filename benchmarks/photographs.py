@@ -251,7 +251,7 @@ def fit(vectors: DomainVectors, method: Any, seed: int) -> ClassHead:
 
 
 def confidences(project: Project, vectors: DomainVectors, photos: Path) -> str:
-    """Return what confidence says of the photographs, without and with the temperature of held-out
+    """Return what confidence says of the photographs, without and with the temperature of left-out
     pairs: its mean, its calibration error, and how well it tells fruit from cartons.
     """
     classes = project.domain(SLUG).class_names
@@ -263,7 +263,7 @@ def confidences(project: Project, vectors: DomainVectors, photos: Path) -> str:
         head = ClassHead.read(checkpoint.file("head.safetensors"))
         record = json.loads(checkpoint.file("head.json").read_text(encoding="utf-8"))
         own, strange = ((100 * head.scores(images)).numpy() for images in (vectors.images, cartons))
-        for label, temperature in (("none", 1.0), ("held-out pairs", record["temperature"])):
+        for label, temperature in (("none", 1.0), ("left-out pairs", record["temperature"])):
             sure, of_strangers = (confidence(one, temperature) for one in (own, strange))
             is_own = np.arange(len(sure) + len(of_strangers)) < len(sure)
             cells = [

@@ -44,11 +44,14 @@ def draw_control(project: Project, slug: str) -> Artifact:
     the domain decide the draw, so that controls of several seeds or domains are independent: of
     `seeds`, each but the first has its pairs in a folder of its own (`draws` in the counts). Rows
     of the retrieved set may be drawn: they are part of the corpus too. Captions are kept, so that
-    the control differs from the retrieved set in nothing but the choice of pairs.
+    the control differs from the retrieved set in nothing but the choice of pairs. How many of them
+    name a class, and so teach it all the same, is counted (`naming_a_class`).
 
     Raises:
         RetrievalError: If the corpus holds nothing but evaluation images.
     """
+    from react_pipeline.extensions.names import count_naming
+
     inputs = resolve(project, CONTROL_SET, slug)
     parents = inputs.parents
     embeddings = parents[CORPUS_EMBEDDINGS]
@@ -64,7 +67,7 @@ def draw_control(project: Project, slug: str) -> Artifact:
         images = Images(project, parents, clip)
         review = Review(taken_down(project))
 
-        def draw(seed: int, folder: Path) -> tuple[int, dict[str, int]]:
+        def draw(seed: int, folder: Path) -> tuple[pd.DataFrame, dict[str, int]]:
             random = random_of(seed, slug)
             pairs, dropped = draw_pairs(
                 embeddings, images, evaluation, settings, random, size, review
@@ -78,14 +81,15 @@ def draw_control(project: Project, slug: str) -> Artifact:
             pairs = write_pairs(folder, pairs, images, embeddings, settings.shard_pairs, pixels)
             images.require(project, slug)
             require_none_taken_down(project, embeddings, pairs)
-            return len(pairs), dropped
+            return pairs, dropped
 
         pairs, dropped = draw(seed, directory)
-        draws = {name: draw(other, directory / name)[0] for name, other in further.items()}
+        draws = {name: len(draw(other, directory / name)[0]) for name, other in further.items()}
         return {
-            "pairs": pairs,
+            "pairs": len(pairs),
             **({"draws": draws} if draws else {}),
-            "shortfall": size - pairs,
+            "shortfall": size - len(pairs),
+            "naming_a_class": count_naming(project.domain(slug), pairs["caption"].to_list()),
             "dropped": dropped,
             "evaluation_images": len(evaluation.vectors),
             "evaluation_sets": dict(evaluation.sets),

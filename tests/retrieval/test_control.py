@@ -52,6 +52,9 @@ def test_a_control_is_as_many_other_pairs_drawn_alike_each_time(
     assert not pairs["image_sha256"].duplicated().any()
     assert set(pairs["row"]) != set(pd.read_parquet(retrieved.file("pairs.parquet"))["row"])
     assert len(list(CollectedPairs(control))) == len(pairs)
+    names = {*project.domain("shapes").class_names}
+    naming = sum(not names.isdisjoint(caption.split()) for caption in pairs["caption"])
+    assert control.counts["naming_a_class"] == naming > 0
     control.path.rename(tmp_path / "first")
     again = draw_control(project, "shapes")
     assert not again.reused

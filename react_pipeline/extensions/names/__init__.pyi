@@ -3,6 +3,7 @@ from .lexical import lexical_hits as lexical_hits
 from .lexical import named_prompts as named_prompts
 from .name_counts import COUNTS as COUNTS
 from .name_counts import count_in_corpus as count_in_corpus
+from .name_counts import count_naming as count_naming
 from .name_counts import describe_classes as describe_classes
 from .name_counts import domain_names as domain_names
 from .name_counts import names_of as names_of

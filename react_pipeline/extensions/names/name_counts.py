@@ -72,6 +72,12 @@ def names_of(domain: DomainConfig) -> pd.DataFrame:
     return names.rename_axis("class_id").reset_index()
 
 
+def count_naming(domain: DomainConfig, captions: Sequence[str | None]) -> int:
+    """Return how many captions say a name of a class, as `said_in`."""
+    words = words_of(pa.array(captions, pa.string(), from_pandas=True))
+    return len(np.unique(said_in(words, list(names_of(domain)["name"]))[0]))
+
+
 def count_in_corpus(embeddings: Artifact, groups: Sequence[list[str]]) -> list[NDArray[Any]]:
     """Count the captions of a corpus that say each name (N,), for each group, as `said_in`."""
     task = partial(_count_in_rows, embeddings, groups)
