@@ -44,7 +44,6 @@ BIRDS = (("robin", "circle", "red"), ("blackbird", "square", "blue"), ("gull", "
 PAGES = {
     "docs/automation.md": Setting(),
     "docs/extensions.md": Setting(),
-    "docs/faq.md": Setting(),
     "README.md": Setting(),
     "docs/your-domain.md": Setting(),
     "docs/retrieval.md": Setting(after="docs/your-domain.md"),
@@ -63,7 +62,7 @@ PAGES = {
     "docs/export.md": Setting(after="docs/getting-started.md", prepare="cd ../zoo"),
     "examples/demo.ipynb": Setting(),
 }
-FAST = ("docs/automation.md", "docs/extensions.md", "docs/faq.md")
+FAST = ("docs/automation.md", "docs/extensions.md")
 LONG = ("docs/getting-started.md", "docs/export.md", "examples/demo.ipynb")
 """Run by `make test-pages`."""
 
