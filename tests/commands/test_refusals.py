@@ -65,7 +65,7 @@ REFUSALS: dict[Callable[[Path], None], str] = {
     read_only_database: "database",
     no_more_files: "ulimit -n",
     no_memory: "out of memory",
-    damaged_database: "restore it",
+    damaged_database: "restore or remove it",
     locked_database: "the process that holds it",
 }
 

@@ -96,7 +96,7 @@ def test_start_page_of_project_without_results_says_what_to_do(
 ) -> None:
     print_start_page(write_project(tmp_path, Path("/none"), Path("/none")))
     shown = capsys.readouterr().out
-    assert "react-pipeline materialize --domain shapes" in shown and "react-pipeline ui" in shown
+    assert "materialize it first" in shown and "react-pipeline ui" in shown
 
 
 def test_the_start_page_of_many_domains_fits_a_screen(

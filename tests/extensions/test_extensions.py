@@ -74,7 +74,7 @@ def test_an_extension_of_another_package_is_used(site: Callable[..., Path], tmp_
     for name, colour in (("a red circle", "red"), ("a blue circle", "blue")):
         (tmp_path / "photos" / f"{name}.png").write_bytes(encode(draw("circle", colour, 0)))
     out = python(LOOK, path=site(photos="named_photos:Photos"), folder=tmp_path).stdout
-    kinds = "webdataset demo images named-photos embeddings urls"
+    kinds = "webdataset demo named-photos images embeddings urls"
     assert f"kinds {kinds} stages corpus" in out
     assert "exit 0" in out and "'pairs': 2" in out
     (listed,) = (line for line in out.splitlines() if line.startswith("extensions ok "))

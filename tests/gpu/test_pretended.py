@@ -359,16 +359,6 @@ def test_hits_of_many_queries_are_exact(lineages: dict[str, Lineage], k: int, qu
     assert (rows == expected_rows).all() and (similarities == expected).all()
 
 
-def test_cells_are_trained_and_filled_on_the_gpu(
-    make_project: Callable[..., Project], _indexed_store: Path
-) -> None:
-    project = make_project(device="cuda", index={"key": "IVF2,Flat"})
-    shutil.copytree(_indexed_store, project.config.store)
-    with pretended_gpu() as operations:
-        index = run(project, "faiss_index", "all")
-    assert operations["argmax"], index.counts
-
-
 def test_rows_as_alike_as_rounding_are_found_on_the_gpu() -> None:
     chance = np.random.default_rng(0)
     rows = np.ones((400, 32)) + 1e-3 * chance.standard_normal((400, 32))

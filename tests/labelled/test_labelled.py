@@ -264,5 +264,5 @@ def test_a_kind_of_labelled_images_has_fields_of_its_own(
     assert len(read_images(artifact, tiny_project.domain("shapes"))) == 5
     with pytest.raises(InputError, match=r"evaluation\.at_most: .*integer"):
         with_evaluation(tiny_project, folder, "part", at_most="few").domain("shapes")
-    with pytest.raises(InputError, match=r"evaluation\.at_most: unknown field here"):
+    with pytest.raises(InputError, match=r"evaluation\.at_most: unknown field"):
         with_evaluation(tiny_project, folder, at_most=5).domain("shapes")

@@ -12,7 +12,7 @@ from react_pipeline.extensions.elevater.settings import ElevaterConfig
 from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.files import load_domain, load_pipeline
 from react_pipeline.settings.training import CustomizationConfig, TrainingConfig
-from react_pipeline.store.errors import ConfigError, InputError
+from react_pipeline.store.errors import ConfigError
 
 DEMO: dict[str, Any] = {"corpus": {"kind": "demo"}, "encoder": {"model": "demo"}}
 
@@ -207,13 +207,6 @@ def test_the_last_of_steps_and_epochs_wins_and_both_fail(tmp_path: Path) -> None
 def test_warm_up_is_a_count_or_a_share(share: object) -> None:
     with pytest.raises(ValidationError, match="warmup_steps"):
         TrainingConfig.model_validate({"warmup_steps": share})
-
-
-@pytest.mark.parametrize("fields", [{"views": 1}, {"views": 2, "augmentation": "none"}])
-def test_views_that_would_be_the_plain_image_are_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="customization of full: `views`"):
-        CustomizationConfig().resolve("full", TrainingConfig.model_validate(fields))
-    assert CustomizationConfig().resolve("full", TrainingConfig(views=2)).views == 2
 
 
 @pytest.mark.parametrize(

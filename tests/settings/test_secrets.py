@@ -10,7 +10,6 @@ import pytest
 
 from react_pipeline.extensions.doctor.diagnosis import diagnose
 from react_pipeline.extensions.torchrun.assets.processes import torchrun_command
-from react_pipeline.extensions.ui.servers import _mlflow
 from react_pipeline.project.project import Project
 from react_pipeline.settings.files import TRACKING_VARIABLE, load_pipeline
 from react_pipeline.settings.secrets import has_secret, without_secrets
@@ -92,7 +91,7 @@ def test_neither_doctor_logs_arguments_nor_links_hold_it(
 
     monkeypatch.setattr(Runs, "connect", fail)
     assert Tracking(DATABASE, "tiny").sync(tiny_project) is None
-    arguments = [*_mlflow(5000, ""), *torchrun_command(2, [], ["--config", str(tiny_project.path)])]
+    arguments = torchrun_command(2, [], ["--config", str(tiny_project.path)])
     shown = [
         *found.values(),
         caplog.text,

@@ -218,16 +218,6 @@ def test_an_observer_sees_the_start_and_every_step(prepare: Prepare, method: str
     assert observer.calls == [(f"shapes/{method}", 0), 0, 1, 2, 3]
 
 
-def test_a_head_that_ends_worse_than_it_began_is_not_published(prepare: Prepare) -> None:
-    # The rate still rises at the last step, so that nothing can be mended by a falling one.
-    project = prepare(learning_rate=50.0, steps=3, batch_size=16, warmup_steps=3)
-    observer = Listening()
-    with pytest.raises(TrainingError, match="learning_rate"):
-        customize(project, "shapes", "linear-head", observer)
-    assert observer.calls[-1] is TrainingError
-    assert project.store.keys("customized_checkpoint") == []
-
-
 @pytest.mark.parametrize(
     ("method", "fraction"), [("linear-head", 0.5), ("ncm", 0.5), ("gda", 0.01)]
 )

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from react_pipeline.clip.pixels import Pixels
 from support.drawings import COLOURS, SHAPES
 from support.methods import attach, set_trainable
 from support.pairs import DrawnPairs
 from torch import Tensor
 
+from react_pipeline.clip import Pixels
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.settings.config import DomainConfig

@@ -149,8 +149,8 @@ def test_each_process_takes_a_card_of_its_own(monkeypatch: pytest.MonkeyPatch, r
         torch.distributed, "init_process_group", lambda *_, **how: joined.update(how)
     )
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
-    with pretended_gpu():
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pretended_gpu(), monkeypatch.context() as two:
+        two.setattr(torch.cuda, "device_count", lambda: 2)
         if rank == 2:
             with pytest.raises(InputError, match="more than the 2 GPUs"):
                 Processes.join("cuda")

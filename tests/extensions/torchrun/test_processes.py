@@ -26,7 +26,7 @@ from react_pipeline.assets.launch import materialize, open_instance
 from react_pipeline.assets.partitions import partition_of
 from react_pipeline.assets.resources import REPOSITORY
 from react_pipeline.assets.retries import readable_failures
-from react_pipeline.assets.training import Progress, customize_here, processes_of
+from react_pipeline.assets.training import Progress, processes_of
 from react_pipeline.clip import loaded_base
 from react_pipeline.extensions.torchrun.assets import processes, training_process
 from react_pipeline.extensions.torchrun.assets.processes import (
@@ -71,14 +71,12 @@ def runs_of_training(project: Project) -> list[Any]:
     return list(client.search_runs(experiments, "tags.asset = 'customized_checkpoint'"))
 
 
-def test_several_processes_are_not_one_without_a_launcher(
+def test_linear_heads_are_trained_in_one_process(
     make_project: Callable[..., Project],
 ) -> None:
     project = make_project(customization={"defaults": {"processes": 2}})
     methods = "full-control", "linear-head", "linear-head-control"
     assert [processes_of(project, "shapes", method) for method in methods] == [2, 1, 1]
-    with pytest.raises(InputError, match="customization.processes"):
-        customize_here(dg.build_asset_context(), project, "shapes", METHOD)
 
 
 def test_one_machine_finds_a_port_and_several_get_an_address() -> None:
