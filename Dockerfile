@@ -1,7 +1,7 @@
 # The demo as a container; what it builds stays in the volume:
 #   docker build -t react-pipeline-demo . && docker run --rm -v react:/data react-pipeline-demo
 # All parts of Dagster for a server (dagster_home/production/compose.yaml): add --target production.
-# For a GPU: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 or cu126 by card and driver (docs/gpu.md),
+# For a GPU: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 or cu126 by card and driver (docs/scale.md),
 # and `docker run --gpus all --shm-size 16g`.
 FROM python:3.11-slim AS package
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu

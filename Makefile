@@ -21,7 +21,7 @@ help:
 
 install: $(STAMP) $(if $(GPU),$(VENV)/faiss-gpu) ## make the environment in .venv; with GPU=1 also FAISS for NVIDIA GPUs, in a folder of its own
 
-# A folder of its own: its files are those of faiss-cpu (docs/gpu.md).
+# A folder of its own: its files are those of faiss-cpu (docs/scale.md).
 $(VENV)/faiss-gpu: | $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $@ 'faiss-gpu>=1.15,<2'
 

@@ -20,6 +20,8 @@ GATED_PREFIX = "react_"
 """The prefix before open_clip's name in REACT's names of architectures with gated blocks."""
 
 MAX_CONFIG_BYTES = 1 << 20
+MAX_JSON_BYTES = 64 << 20
+"""Of a file of a text tower; the largest tokenizers have half."""
 
 _MAX_SIZES = {
     "image_size": 4_096,
@@ -123,6 +125,11 @@ def text_folder(directory: Path, name: Any, field: str, files: tuple[str, ...]) 
     for place in (str(name), "text", "."):
         folder = (root / place).resolve()
         if folder.is_relative_to(root) and any((folder / file).is_file() for file in files):
+            for file in folder.rglob("*.json"):  # transformers reads them whole
+                try:
+                    read_json_bounded(file, MAX_JSON_BYTES)
+                except (OSError, ValueError) as error:
+                    raise InputError(f"{file}: cannot be read as JSON ({error})") from error
             return folder
     raise InputError(
         f"{directory}: {field}: {name!r} is not a folder inside this checkpoint folder, which holds "

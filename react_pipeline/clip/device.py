@@ -21,8 +21,6 @@ from react_pipeline.store import InputError
 logger = logging.getLogger(__name__)
 
 DRIVER = Path("/sys/module/nvidia/version")
-CUDA_13_DRIVER = "580"
-"""The oldest driver for CUDA 13; docs/scale.md has the rest."""
 
 DTYPES = {
     "fp32": torch.float32,

@@ -14,7 +14,6 @@ from .cost import require_local as require_local
 from .decoding import Processes as Processes
 from .decoding import decode_apart as decode_apart
 from .decoding import load_batches as load_batches
-from .image_source import LEDGER_COLUMNS as LEDGER_COLUMNS
 from .image_source import ImageSource as ImageSource
 from .image_source import too_many_failed as too_many_failed
 from .images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
@@ -42,15 +41,12 @@ from .shards import SHARDS as SHARDS
 from .shards import Member as Member
 from .shards import PackedSample as PackedSample
 from .shards import Sample as Sample
-from .shards import ShardIndex as ShardIndex
 from .shards import ShardLocation as ShardLocation
-from .shards import add_member as add_member
 from .shards import index_shard as index_shard
 from .shards import new_tar as new_tar
 from .shards import open_shard as open_shard
 from .shards import pack as pack
 from .shards import read_member as read_member
-from .shards import shard_file as shard_file
 from .tables import open_table as open_table
 from .tables import read_text_table as read_text_table
 from .tables import require_text_columns as require_text_columns

@@ -13,8 +13,6 @@ from .parts import UNIT_TOLERANCE as UNIT_TOLERANCE
 from .parts import Rows as Rows
 from .parts import Vectors as Vectors
 from .parts import bad_rows as bad_rows
-from .parts import holding as holding
-from .parts import starts_of as starts_of
 from .vectors import FOLDERS as FOLDERS
 from .vectors import GROUPS_FILE as GROUPS_FILE
 from .vectors import LEDGER_FILE as LEDGER_FILE

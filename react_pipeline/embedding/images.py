@@ -102,7 +102,7 @@ def read_ahead(items: Iterator[Any], ahead: int = READ_AHEAD) -> Generator[Any, 
                 return
             yield item
     finally:
-        thread.shutdown(cancel_futures=True)
+        thread.shutdown(wait=False, cancel_futures=True)  # it may wait for a server
 
 
 def _cut(items: Iterator[Any], length: int) -> Iterator[list[Any]]:

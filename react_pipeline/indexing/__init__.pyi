@@ -10,7 +10,6 @@ from .files import find_rows as find_rows
 from .files import innermost as innermost
 from .files import inverted_lists as inverted_lists
 from .files import read_index as read_index
-from .files import search_parameters as search_parameters
 from .files import set_parameters as set_parameters
 from .index import Index as Index
 from .index import build_index as build_index
@@ -19,7 +18,6 @@ from .index import exact_hits_in as exact_hits_in
 from .index import hits_table as hits_table
 from .index import search_all as search_all
 from .index import way_of_index as way_of_index
-from .keys import GRAPH_KEY as GRAPH_KEY
 from .keys import GRAPH_ROWS as GRAPH_ROWS
 from .keys import Key as Key
 from .keys import cells_for as cells_for

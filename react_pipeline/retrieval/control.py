@@ -123,19 +123,19 @@ def draw_pairs(
         The pairs, and how many rows were passed over, by reason; of all rows of the corpus where
         those are listed.
     """
-    order, dropped = _shuffled(embeddings, images, evaluation, random)
-    columns = [*images.source.columns, images.source.identity, *evaluation.row_columns]
     enough = 2 * size * (2**REFILL_ROUNDS if images.fetches else 1)
-    count = max(enough, LEAST_ROWS)
-    while True:
-        rows = order[:count]
-        candidates = row_metadata(embeddings, rows, list(dict.fromkeys(columns))).assign(row=rows)
-        candidates = candidates.assign(class_id=0, similarity=np.nan, dropped="")
-        refuse_rows(candidates, review, embeddings, settings.where)
-        if count >= len(order) or (candidates["dropped"] == "").sum() >= enough:
-            break
-        count *= 4
-    candidates = candidates.reset_index(drop=True)
+    order, dropped = _shuffled(embeddings, images, evaluation, random, max(enough, LISTED_ROWS))
+    columns = [*images.source.columns, images.source.identity, *evaluation.row_columns]
+    parts: list[pd.DataFrame] = []
+    count, allowed = max(enough, LEAST_ROWS), 0
+    while not parts or (len(order) and allowed < enough):
+        rows, order = order[:count], order[count:]
+        part = row_metadata(embeddings, rows, list(dict.fromkeys(columns))).assign(row=rows)
+        part = part.assign(class_id=0, similarity=np.nan, dropped="")
+        refuse_rows(part, review, embeddings, settings.where)
+        parts.append(part)
+        allowed += int((part["dropped"] == "").sum())
+    candidates = pd.concat(parts, ignore_index=True)
     if "image_sha256" not in candidates:
         candidates["image_sha256"] = ""
     one_class = {"max_per_class": max(size, 1), "max_pairs": None, "duplicate_similarity": 1.01}
@@ -157,16 +157,17 @@ def _shuffled(
     images: Images,
     evaluation: EvaluationImages,
     random: np.random.Generator,
+    most: int,
 ) -> tuple[Rows, dict[str, int]]:
-    """Return all rows in random order, and how many were left out by reason: one row of each
-    distinct image but the evaluation's, where the digests of all can be read.
+    """Return rows in random order, and how many were left out by reason: one row of each distinct
+    image but the evaluation's where the digests of all can be read, else `most` of all rows.
     """
     total = int(embeddings.counts["rows"])
     dropped = dict.fromkeys(
         ("evaluation_image_hash", "evaluation_image_near", "exact_duplicate"), 0
     )
     if images.fetches or total > LISTED_ROWS:
-        return random.choice(total, total, replace=False), dropped
+        return random.choice(total, min(total, most), replace=False), dropped
     sha256 = read_metadata(embeddings, ["image_sha256"])["image_sha256"]
     same, repeated = evaluation.holds(sha256), sha256.duplicated()
     dropped["evaluation_image_hash"] = int(same.sum())

@@ -1,8 +1,8 @@
 """Decontamination: which labelled images are kept out of training pairs, and the search for any
 that slipped in.
 
-Does not belong here: dropping pairs (`ranking`), images that are like each other
-(`ranking`). Shapes: N rows of the corpus, M evaluation images, D width.
+Does not belong here: dropping pairs, and those that are like each other (`ranking`). Shapes: N rows
+of the corpus, M evaluation images, D width.
 
 By default only a domain's own set is kept out, since a model customized for one domain is not
 measured on another's. With `decontaminate: all` the sets of all domains count, by hash and by

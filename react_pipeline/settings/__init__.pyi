@@ -35,7 +35,6 @@ from .retrieval import RetrievalConfig as RetrievalConfig
 from .secrets import has_secret as has_secret
 from .secrets import without_secrets as without_secrets
 from .section import Section as Section
-from .shard_patterns import REMOTE_SCHEMES as REMOTE_SCHEMES
 from .shard_patterns import check_shard_name as check_shard_name
 from .shard_patterns import expand as expand
 from .shard_patterns import has_wildcard as has_wildcard

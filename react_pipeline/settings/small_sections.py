@@ -55,6 +55,10 @@ class EncoderConfig(Section):
                 "`pretrained` must name a tag of open_clip or the path of a checkpoint, and is "
                 f"left out for {', '.join(encoders())}, made from installed packages"
             )
+        fields = ("quick_gelu", "mean", "std", "resize_mode")
+        idle = [name for name in fields if getattr(self, name) is not None]
+        if idle and self.model in encoders():
+            raise ValueError(f"`{idle[0]}` would do nothing for `model: {self.model}`; remove it")
         return self
 
 
@@ -162,6 +166,14 @@ class DistributorConfig(Section):
                     "a secret may be in a configuration file"
                 )
         return conf
+
+    @model_validator(mode="after")
+    def _fields_match_kind(self) -> Self:
+        if self.kind == "local" and (self.master or self.conf):
+            raise ValueError("`master` and `conf` do nothing for kind `local`; add `kind: spark`")
+        if "spark.master" in self.conf:
+            raise ValueError("`conf`: use `master` in place of `spark.master`")
+        return self
 
 
 class CacheConfig(Section):

@@ -20,12 +20,12 @@ COUNTED = 2
 """Pairs whose bytes are counted, and twice as many: what both have alike is no pair's."""
 
 
-def saved_bytes(encode: Callable[[int], object]) -> int:
-    """Return the bytes that each pair adds to what `encode`, given a number of pairs, keeps for the
-    backward pass.
+def saved_bytes(encode: Callable[[int], object], pairs: int) -> int:
+    """Return the bytes that each pair adds to what `encode`, given a number of pairs up to `pairs`,
+    keeps for the backward pass.
     """
 
-    def kept(pairs: int) -> int:
+    def kept(some: int) -> int:
         storages: dict[int, int] = {}
 
         def keep(tensor: Tensor) -> Any:
@@ -34,16 +34,18 @@ def saved_bytes(encode: Callable[[int], object]) -> int:
             return tensor
 
         with saved_tensors_hooks(keep, lambda tensor: tensor), torch.enable_grad():
-            features = encode(pairs)  # alive, so that no two tensors have one place
+            features = encode(some)  # alive, so that no two tensors have one place
         del features
         return sum(storages.values())
 
-    return max(0, kept(2 * COUNTED) - kept(COUNTED)) // COUNTED
+    most, fewer = min(2 * COUNTED, pairs), max(1, min(COUNTED, pairs - 1))
+    return max(0, kept(most) - kept(fewer)) // max(1, most - fewer)
 
 
 def free_bytes(device: str) -> int:
     """Return the memory that a process may still take: of the GPU, or of the whole machine."""
     if device.startswith("cuda"):
+        torch.cuda.empty_cache()  # what PyTorch keeps for itself counts as taken
         return int(torch.cuda.mem_get_info(device)[0])
     return machine_memory_bytes()
 

@@ -7,6 +7,7 @@ embedding dimension.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -120,7 +121,7 @@ def prepare(
     few = trained_on[: 2 * COUNTED]
     sample = some[: len(few)] if tokens is None else tokens[few]
     pair_bytes = step.pair_bytes(sample.to(world.device), few, kept=tokens is not None)
-    part = batch_size // world.size // training.accumulation
+    part = math.ceil(batch_size // world.size / training.accumulation)
     fits = require_memory(part, pair_bytes, world.device)
     counts = {
         "pairs": len(c.pairs),

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from react_pipeline.store import Scratch, StoreWriteError, sha256_of
+from react_pipeline.store import Scratch, StoreWriteError, TrainingError, sha256_of
 from react_pipeline.training.world import World
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,12 @@ def resume(state: TrainingState, scratch: Scratch, world: World) -> None:
         logger.warning("%s cannot be resumed from: %s", folder.name, problem)
         shutil.rmtree(folder)  # it would be taken for a newer one of this run
     chosen = world.broadcast(chosen)
-    if chosen is not None and not world.is_writer:
-        content = read_state(chosen)
-    if chosen is not None and content is not None:
-        state.load(content)
+    if chosen is None:
+        return
+    content = content if world.is_writer else read_state(chosen)
+    if content is None:
+        raise TrainingError(
+            f"{chosen}: cannot be read by process {world.rank}, and the others resume from it; is "
+            "the store shared by all machines?"
+        )
+    state.load(content)

@@ -92,7 +92,7 @@ class TrainingStep:
                 texts = self.texts.vectors(self.texts.caption_ids(pairs[:count]))
             return [self.images(batch[:count], kept=kept), texts]
 
-        return saved_bytes(encode)
+        return saved_bytes(encode, len(pairs))
 
     def _backward(self, batch: Tensor, pairs: Tensor, kept: bool) -> Tensor:
         """Leave the gradients of this process's features in the trained parameters; return the loss

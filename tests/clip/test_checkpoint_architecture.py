@@ -5,6 +5,7 @@ what the folder says.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import open_clip
 import pytest
 
-from react_pipeline.clip.architecture import read_config
+from react_pipeline.clip.architecture import read_config, text_folder
 from react_pipeline.clip.base import publish_base
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
 from react_pipeline.clip.model import load, save
@@ -96,3 +97,11 @@ def test_modules_without_method_and_record_are_refused(
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="`added`"):
         read_config(tmp_path)
+
+
+def test_no_pipe_is_read_as_a_part_of_a_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert text_folder(tmp_path, "some/model", "field", ("tokenizer.json",)) == tmp_path
+    os.mkfifo(tmp_path / "special_tokens_map.json")
+    with pytest.raises(InputError, match="special_tokens_map"):
+        text_folder(tmp_path, "some/model", "field", ("tokenizer.json",))

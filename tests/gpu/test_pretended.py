@@ -99,7 +99,7 @@ def steps() -> list[tuple[str, str]]:
     ]
 
 
-COMPUTING = ("corpus_embeddings", "retrieved_set", "control_set", "few_shot_set")
+COMPUTING = ("corpus_embeddings", "retrieved_set", "few_shot_set")
 COMPUTING += ("customized_checkpoint", "domain_results", "dense_results", "benchmark_features")
 
 
@@ -265,20 +265,6 @@ def test_tasks_and_promotion_end_as_here(lineages: dict[str, Lineage]) -> None:
         json.loads(one["promotion"].file("verdict.json").read_text()) for one in (there, here)
     ]
     assert verdicts[0]["decision"] == verdicts[1]["decision"]
-
-
-def test_regions_of_dense_features_end_as_here(changed: Callable[..., Project]) -> None:
-    fields = {"root": "dense", "own": OWN[:1], "short_side": 64, "regions": "roi"}
-
-    def measured(device: str) -> Any:
-        return run(changed(device, dense=fields), "dense_results", "shapes/base")
-
-    with pretended_gpu():
-        there = measured("cuda")
-    figures = [
-        artifact.counts["detection"]["boxes"]["truth"] for artifact in (there, measured("cpu"))
-    ]
-    assert figures[0] == pytest.approx(figures[1], abs=1e-3)
 
 
 @pytest.mark.parametrize("method", TRAINED)

@@ -237,3 +237,19 @@ def test_classes_of_one_name_have_ids_that_differ(classes: list[Any], token: str
     assert domain.prompt_names == ["crane", "crane", "robin"]
     with pytest.raises(ValidationError, match=token):
         DomainConfig.model_validate({"slug": "cranes", "classes": classes})
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"distributor": {"master": "spark://head:7077"}}, "add `kind: spark`"),
+        ({"distributor": {"kind": "spark", "master": "http://x"}}, "distributor.master"),
+        ({"distributor": {"kind": "spark", "conf": {"spark.master": "yarn"}}}, "use `master`"),
+        ({"distributor": {"kind": "spark", "conf": {"executor.memory": "1g"}}}, "begin with"),
+        ({"encoder": {"model": "demo", "quick_gelu": True}}, "`quick_gelu` would do nothing"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(
+    tmp_path: Path, fields: dict[str, Any], words: str
+) -> None:
+    assert words in str(refused(tmp_path, **fields))

@@ -103,3 +103,9 @@ RetrievalConfig(where="height > 7")
 def test_a_filter_that_is_read_leaves_no_thread() -> None:  # a process with threads cannot fork
     run = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, check=True)
     assert int(run.stdout) == 0
+
+
+def test_a_floor_of_a_mode_that_is_not_searched_is_refused(tmp_path: Path) -> None:
+    wrong = project(tmp_path, {"modes": ["t2t"], "min_similarity": {"t2i": 0.3}}, {})
+    with pytest.raises(ConfigError, match=r"`min_similarity\.t2i` does nothing"):
+        wrong.retrieval("pets")

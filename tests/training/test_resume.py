@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from react_pipeline.store import Scratch
-from react_pipeline.store.errors import StoreWriteError
+from react_pipeline.store.errors import StoreWriteError, TrainingError
 from react_pipeline.training.resume import (
     TrainingState,
     resume,
@@ -133,3 +133,14 @@ def test_a_full_disk_is_reported(
     with pytest.raises(StoreWriteError, match="bytes are needed"):
         save(state, 1, tmp_path)
     assert not states_in(Scratch(tmp_path))
+
+
+def test_a_process_that_cannot_read_the_state_of_the_others_ends(
+    tmp_path: Path, state: TrainingState
+) -> None:
+    class Second(World):
+        def broadcast(self, _: Any) -> Any:
+            return tmp_path / "step-000000003"  # which is not there for this machine
+
+    with pytest.raises(TrainingError, match="shared by all machines"):
+        resume(state, Scratch(tmp_path), Second(rank=1, size=2))

@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from react_pipeline.clip import read_weights
-from react_pipeline.corpus import IMAGE_SUFFIXES, decode_image
+from react_pipeline.corpus import IMAGE_SUFFIXES, BadImage, decode_apart
 from react_pipeline.extensions.elevater import Files
 from react_pipeline.store import InputError, Scratch, TrainingError
 from react_pipeline.training import read_state, save_state, states_in
@@ -101,7 +101,11 @@ class Student:
 
         # Read again whenever it is drawn: a data set of photographs does not fit in memory.
         def labelled(number: int) -> tuple[Image.Image, NDArray[np.uint8]]:
-            image = resized(decode_image(source(number), max_pixels), self.side)
+            try:
+                image = resized(decode_apart(source(number), max_pixels)[0], self.side)
+            except BadImage as error:
+                place = source.locations[number]
+                raise InputError(f"{place}: no usable image ({error}); remove it") from error
             labels = scratch.keep(
                 f"{number}.npy",
                 lambda path: np.save(path, self.segmenter(image).astype(np.uint8)),

@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from react_pipeline.corpus import IMAGE_SUFFIXES
 from react_pipeline.evaluation import write_evaluation
 from react_pipeline.extensions.guards.stages import GUARD_RESULTS, GuardSet, guard_sets
@@ -16,7 +18,7 @@ from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, identity
 from react_pipeline.settings import DomainConfig
 from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, method_key
-from react_pipeline.store import Artifact, Inputs, Scratch
+from react_pipeline.store import Artifact, InputError, Inputs, Scratch
 
 GUARD_SET = "guard_set"
 """Stage of the artifact of one set, by its name; each result publishes what it is measured on."""
@@ -31,7 +33,10 @@ def _domain(guard: GuardSet) -> DomainConfig:
         names = [name.replace("_", " ") for name in folders]
     # A set that is not there is published as unavailable, whatever its classes are.
     fields: dict[str, Any] = {"classes": names or [guard.name], "templates": guard.templates}
-    return DomainConfig(slug=guard.name, evaluation=guard.evaluation, **fields)
+    try:
+        return DomainConfig(slug=guard.name, evaluation=guard.evaluation, **fields)
+    except ValidationError as error:
+        raise InputError(f"guards.sets: {guard.name}: {error.errors()[0]['msg']}") from error
 
 
 def publish_guard_results(project: Project, slug: str, method: str) -> Artifact:

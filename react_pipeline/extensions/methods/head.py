@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -36,6 +36,7 @@ from react_pipeline.store import RetrievalError, TrainingError
 from react_pipeline.training import (
     METRICS_FILE,
     TrainingLog,
+    TrainingObserver,
     choose_fraction,
     require_held_out,
     split_held_out,
@@ -218,8 +219,25 @@ def _fit(
         raise TrainingError(
             "the trained head is not finite; lower learning_rate. Nothing was published"
         )
+    require_learned(losses)
     of_steps = {"steps": len(losses), "first_loss": losses[0], "final_loss": losses[-1]}
     return trained, {**of_steps, "step0_max_difference": 0.0, **counts}
+
+
+def require_learned(losses: Sequence[float]) -> None:
+    """Stop where a training ended far worse than it began: mean loss of its last tenth above twice
+    that of its first. The loss of a head of unit vectors cannot become infinite.
+
+    Raises:
+        TrainingError: Naming both losses.
+    """
+    tenth = max(1, len(losses) // 10)
+    first, last = (sum(some) / tenth for some in (losses[:tenth], losses[-tenth:]))
+    if last > 2 * first:
+        raise TrainingError(
+            f"the training ended far worse than it began: the loss went from {first:.3g} to "
+            f"{last:.3g}; lower learning_rate. Nothing was published"
+        )
 
 
 def class_accuracy(scores: Tensor, class_ids: Tensor) -> float:
@@ -272,7 +290,8 @@ def _calibrated_again(
         len(samples.images), customization.training.batch_size
     )
     steps = range(training.steps)
-    log = TrainingLog(None, customization.observer, steps, training.batch_size, clip.device, "")
+    # Its losses are those of no published head.
+    log = TrainingLog(None, TrainingObserver(), steps, training.batch_size, clip.device, "")
     with log:
         trained, _ = method.fit(samples, training, log)
     head = method.join(ClassHead(zero_shot), trained, fraction)

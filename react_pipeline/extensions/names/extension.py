@@ -1,6 +1,4 @@
-"""What names in captions add: the mode `lexical`, counts of names in the report of a retrieved set,
-its check, and `react-pipeline domains names`.
-"""
+"""What names in captions add: a check, and `react-pipeline domains names`."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ it, and goes with it. Does not belong here: searching (`indexing`), counting nam
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -61,11 +60,6 @@ MAX_QUERIES = 200_000
 
 DONE = "read-together"
 """Kept in the scratch of each domain that a pass has served."""
-
-
-def passes_of(queries: int, rows: int, cores: int) -> int:
-    """Return about how many passes serve domains with so many queries."""
-    return max(1, math.ceil(queries / min(MAX_QUERIES, PASS_COMPARISONS * cores / max(rows, 1))))
 
 
 class _Member(NamedTuple):

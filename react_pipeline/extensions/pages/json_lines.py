@@ -34,6 +34,8 @@ def open_lines(path: Path) -> Iterator[Callable[[str], bytes]]:
     try:
         if not lock(descriptor, wait=False):
             raise InputError(f"{path}: another command has it open; use its page, or stop it")
+        if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
+            raise InputError(f"{path}: another command has just left it; start again")
         # What a kill left of a line was never acknowledged; a whole one was added by hand.
         whole, _, last = path.read_bytes().rpartition(b"\n")
         os.ftruncate(descriptor, len(whole) + 1 if whole else 0)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import Vectors
 from react_pipeline.extensions.pages.json_lines import open_lines
-from react_pipeline.extensions.pages.server import Board, Button, Item, Menu, View
+from react_pipeline.extensions.pages.server import PER_PAGE, Board, Button, Item, Menu, View
 from react_pipeline.project import (
     ImageDecision,
     ImageVerdict,
@@ -80,14 +80,20 @@ class ReviewBoard(Board):
         clicks = ("reject", "pin", *moves)
         click = click if click in clicks else "reject"  # or a move to the class before
         mine = self.pairs[self.pairs["class"] == label]
+        page = asked.get("page", 0)
+        first = PER_PAGE * (page if isinstance(page, int) else 0)
+        shown = mine[first : first + PER_PAGE]
         sizes = self.pairs["class"].value_counts(sort=False).items()
         following = (self._names.index(label) + 1) % len(self._names)
         buttons = [Button("Next class", "c", ask={"class": self._names[following], "click": click})]
+        if first + PER_PAGE < len(mine):
+            further = {"class": label, "click": click, "page": first // PER_PAGE + 1}
+            buttons.insert(0, Button("Next page", "n", ask=further))
         if self.decisions:
             last = {"image": next(reversed(self.decisions)), "verdict": None}
             buttons.append(Button("Take back", "z", answer=last))
         names = tuple((name, f"{name} ({size})") for name, size in sizes)
-        items = tuple(self._item(pair, click) for _, pair in mine.iterrows())
+        items = tuple(self._item(pair, click) for _, pair in shown.iterrows())
         does = Menu("click", "A click", click, tuple(zip(clicks, clicks, strict=True)))
         menus = (Menu("class", "Class", label, names), does)
         return View(f"decisions: {len(self.decisions)}", items, tuple(buttons), menus)

@@ -46,6 +46,8 @@ _KEPT_COLUMNS = ("url", "key", "uid")
 _Pair = tuple[bytes, bytes, dict[str, str]]
 
 MAX_CAPTION_BYTES = 1 << 20
+MAX_NAMES = 1_000
+"""Skipped files and rows that are named, for each reason; all are counted."""
 SKIPPED_FILE = "skipped.parquet"
 
 _READ_SUFFIXES = frozenset(f".{extension}" for extension in IMAGE_EXTENSIONS)
@@ -54,8 +56,17 @@ _UNREAD_SUFFIXES = (
 ) - _READ_SUFFIXES
 
 
-_Skipped = list[tuple[str, str]]
-"""Files and rows that give no pair: name and reason."""
+class _Skipped:
+    """Files and rows that give no pair: how many by reason, and the first names of each."""
+
+    def __init__(self) -> None:
+        self.counts = Counter[str]()
+        self.names: list[tuple[str, str]] = []
+
+    def add(self, name: str, reason: str) -> None:
+        self.counts[reason] += 1
+        if self.counts[reason] <= MAX_NAMES:
+            self.names.append((name, reason))
 
 
 def publish_image_corpus(project: Project, config: Images) -> Artifact:
@@ -79,14 +90,14 @@ def publish_image_corpus(project: Project, config: Images) -> Artifact:
         else:
             content.append([text_of(source.name), remembered_sha256(project.store.root, source)])
 
-    skipped: _Skipped = []
+    skipped = _Skipped()
 
     def finish(staging: Path) -> dict[str, Any]:
-        if skipped:
-            names, reasons = zip(*skipped, strict=True)
+        if skipped.names:
+            names, reasons = zip(*skipped.names, strict=True)
             table = pa.table({"source": names, "reason": reasons})
             pq.write_table(table, staging / SKIPPED_FILE)
-        return {"skipped": dict(Counter(reason for _, reason in skipped))}
+        return {"skipped": dict(skipped.counts)}
 
     return publish_pairs(project, content, _numbered(sources, config, skipped), finish)
 
@@ -134,7 +145,7 @@ def _numbered(sources: list[Path], corpus: Images, skipped: _Skipped) -> Iterato
         raise CorpusError(
             f"corpus.images: no pair in {len(sources)} folders and files: KEY.jpg needs its "
             f"caption in KEY.{corpus.caption_extension}"
-            + "".join(f"; skipped: {name}, {reason}" for name, reason in skipped[:1])
+            + "".join(f"; skipped: {name}, {reason}" for name, reason in skipped.names[:1])
         )
 
 
@@ -142,7 +153,7 @@ def _read_folder(folder: Path, corpus: Images, skipped: _Skipped) -> Iterator[_P
     with _readable(folder):
         for path in files_below(folder):
             if path.suffix.lower() in _UNREAD_SUFFIXES:
-                skipped.append((text_of(path), "format_not_read"))
+                skipped.add(text_of(path), "format_not_read")
             if path.suffix.lower() not in _READ_SUFFIXES:
                 continue
             caption = path.with_name(f"{path.stem}.{corpus.caption_extension}")
@@ -151,15 +162,15 @@ def _read_folder(folder: Path, corpus: Images, skipped: _Skipped) -> Iterator[_P
                 metadata = _read(path.with_suffix(".json"), folder, MAX_METADATA_BYTES)
                 fields = parse_fields(metadata) or {}
             try:
-                image = _read(path, folder, MAX_IMAGE_BYTES)
                 text = _read(caption, folder, MAX_CAPTION_BYTES)
+                image = _read(path, folder, MAX_IMAGE_BYTES, "no_image")
             except BadSample as error:
-                skipped.append((text_of(path), error.reason))
+                skipped.add(text_of(path), error.reason)
             else:
                 yield image, text, {**fields, "path": text_of(path.relative_to(folder))}
 
 
-def _read(path: Path, folder: Path, limit_bytes: int) -> bytes:
+def _read(path: Path, folder: Path, limit_bytes: int, missing: str = "no_caption") -> bytes:
     """Read a file of a folder.
 
     Raises:
@@ -169,7 +180,7 @@ def _read(path: Path, folder: Path, limit_bytes: int) -> bytes:
     if leads_out(path, folder):
         raise BadSample("link_out_of_folder")
     if not path.is_file():
-        raise BadSample("no_caption")
+        raise BadSample(missing)
     if path.stat().st_size > limit_bytes:
         raise BadSample("too_many_bytes")
     return read_bounded(path, limit_bytes)
@@ -206,9 +217,9 @@ def _read_table(path: Path, corpus: Images, skipped: _Skipped) -> Iterator[_Pair
             # followed.
             caption = next(iter(caption), None) if isinstance(caption, list) else caption
             if not data or not caption:
-                skipped.append((place + text_of(path), "no_caption" if data else "no_image"))
+                skipped.add(place + text_of(path), "no_caption" if data else "no_image")
             elif len(data) > MAX_IMAGE_BYTES:
-                skipped.append((place + text_of(path), "too_many_bytes"))
+                skipped.add(place + text_of(path), "too_many_bytes")
             else:
                 about = {name: str(row[name]) for name in kept if row[name] is not None}
                 yield data, str(caption).encode(), {"path": place + text_of(path.name), **about}

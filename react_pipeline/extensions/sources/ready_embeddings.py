@@ -7,6 +7,7 @@ Shapes: N rows, D width.
 
 import json
 import logging
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ MIN_STANDARD_ERRORS = 4.0
 """Of the mean by which an image is closer to its own caption than to those of others. With another
 CLIP that is 0.
 """
+FEW_PARTS = 8
+"""Fewer are looked at as a whole, of more the beginnings."""
 BATCH_ROWS = 8_192
 """Rows of metadata that are written, and captions that are encoded, at once."""
 
@@ -243,18 +246,25 @@ def standard_errors_closer(text: NDArray[np.float32], image: NDArray[np.float32]
 def _sample(
     folder: Path, parts: list[Part], config: ReadyEmbeddings, size: int
 ) -> tuple[list[str], NDArray[np.float32]]:
-    """Return captions of the first rows of parts all over the corpus, and their unit vectors; of
-    images where captions have none. Empty captions are left out.
+    """Return captions from all over the corpus, and their unit vectors; of images where captions
+    have none. Empty captions are left out. Of one part of many the beginning is looked at.
     """
     filled = [part for part in parts if part.rows]
     spread = np.unique(np.linspace(0, len(filled) - 1, min(size, len(filled))).astype(int))
     captions: list[str] = []
     vectors = [np.empty((0, parts[0].dimension), np.float32)]
     for part in (filled[number] for number in spread):
-        table = next(text_batches(folder / part.metadata, [config.caption_column]))
-        texts = [text or "" for text in table.column(0).to_pylist()]
-        rows = [row for row, text in enumerate(texts) if text.strip()][: -(-size // len(spread))]
-        _, block = next(vector_blocks(folder / (part.text or part.image)))
+        batches = text_batches(folder / part.metadata, [config.caption_column])
+        some = islice(batches, None if len(filled) < FEW_PARTS else 1)
+        texts = [text or "" for batch in some for text in batch.column(0).to_pylist()]
+        rows = np.flatnonzero([bool(text.strip()) for text in texts])
+        if not len(rows):
+            continue
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, -(-size // len(spread))).astype(int))]
         captions += [texts[row] for row in rows]
-        vectors.append(block[rows].astype(np.float32))
+        for start, block in vector_blocks(folder / (part.text or part.image)):
+            here = rows[(rows >= start) & (rows < start + len(block))] - start
+            vectors.append(block[here].astype(np.float32))
+            if start + len(block) > rows[-1]:
+                break
     return captions, unit(np.concatenate(vectors))

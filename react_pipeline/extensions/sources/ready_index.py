@@ -27,7 +27,7 @@ from react_pipeline.settings import IndexConfig
 from react_pipeline.store import Artifact, CorruptArtifact, InputError, Scratch, remembered_sha256
 
 COARSE_RERANK = 8
-"""Where tuning of the re-ranking starts for codes that do not hold whole vectors."""
+"""How many times as many hits are ranked again for codes that do not hold whole vectors."""
 
 
 def adopt_index(project: Project, indices: Path) -> Artifact:
@@ -66,7 +66,7 @@ def identify(root: Path, indices: Path) -> dict[str, str]:
 def take_over(
     config: IndexConfig, indices: Path, embeddings: Artifact, staging: Path
 ) -> dict[str, Any]:
-    """Link both indices into the artifact and return the counts, as `build_indices` does.
+    """Link both indices into the artifact and return the counts, as `build_index` does.
 
     Raises:
         InputError: If an index cannot be read, is not of inner products, has other rows or another

@@ -313,3 +313,21 @@ def test_no_set_is_published_with_what_was_taken_down_meanwhile(
     if make is draw_control:
         retrieve_pairs(retrieved_project, SLUG)
     assert image not in table_of(make(retrieved_project, SLUG)).index
+
+
+def test_a_large_class_is_shown_page_by_page(
+    board: ReviewBoard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = board.view({}).items
+    monkeypatch.setattr("react_pipeline.extensions.pages.review.PER_PAGE", 3)
+    shown: list[Any] = []
+    asked: Any = {}
+    while True:
+        view = board.view(asked)
+        assert len(view.items) <= 3
+        shown += view.items
+        further = [one.ask for one in view.buttons if one.text == "Next page"]
+        if not further:
+            break
+        asked = further[0]
+    assert tuple(shown) == whole and len(whole) > 3
