@@ -159,9 +159,9 @@ GUARDS = (
     Guard("react_pipeline/tracking/log.py", "if known is None or not known.issuperset(artifact.parents.values()):", "if known is None:", "tracking/test_tracking_registry.py::test_challenger_alias_and_replaced_champion_are_recorded"),
     Guard("react_pipeline/tracking/log.py", "            self.require_answer(client)\n", "", "faults/test_tracking_unavailable.py::test_a_sync_ends_at_a_server_that_fails_meanwhile"),
     Guard("react_pipeline/tracking/registry.py", "        shown = last\n", "        return\n", "tracking/test_tracking_registry.py::test_aliases_show_what_was_decided_while_they_were_written"),
-    Guard("react_pipeline/promotion/decision.py", "if project.store.create_note(_claim(slug, last), made.fingerprint):", "if project.store.write_note(_claim(slug, last), made.fingerprint) is None:", "promotion/test_chain.py::test_a_decision_of_another_host_is_followed"),
+    Guard("react_pipeline/promotion/decision.py", "if project.store.create_note(claim, made.fingerprint):", "if project.store.write_note(claim, made.fingerprint) is None:", "promotion/test_chain.py::test_a_decision_of_another_host_is_followed"),
     Guard("react_pipeline/store/pruning.py", "        if claim.time <= oldest:\n", "        if False:\n", "promotion/test_chain.py::test_a_decision_is_followed_though_its_process_died"),
-    Guard("react_pipeline/promotion/decision.py", "                _make_last_current(project, slug)\n", "                project.store.set_current(made)\n", "promotion/test_chain.py::test_a_late_process_brings_back_no_older_verdict"),
+    Guard("react_pipeline/promotion/decision.py", "is_last = _make_last_current(project, slug) == made", "is_last = project.store.set_current(made) is None", "promotion/test_chain.py::test_a_late_process_brings_back_no_older_verdict"),
     # A stop ends a command
     Guard("react_pipeline/stop.py", "            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()\n", "            pass\n", STOP + "::test_a_stop_that_python_drops_is_raised_again"),
     Guard("react_pipeline/stop.py", "not (requested() or is_stop)", "not is_stop", STOP + "::test_a_stop_counts_whatever_it_becomes"),

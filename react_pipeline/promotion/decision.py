@@ -41,6 +41,7 @@ from react_pipeline.settings import CONTROL_SUFFIX, trained_methods
 from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS, PROMOTION, method_key
 from react_pipeline.store import (
     Artifact,
+    CorruptArtifact,
     InputError,
     MissingArtifact,
     ReactError,
@@ -281,8 +282,9 @@ def _way_out(case: Case) -> str:
     if case.verdict.champion.method == BASE_METHOD:
         return f"materialize `{DOMAIN_RESULTS}` for {case.slug!r} and base"
     return (
-        f"promote a model by hand with `react-pipeline models promote {case.slug}`, or start from "
-        f"the base with `react-pipeline models rollback {case.slug} --to-base`"
+        f"promote a model by hand with `react-pipeline models promote {case.slug} METHOD "
+        f'--reason "..."`, or start from the base with `react-pipeline models rollback {case.slug} '
+        "--to-base`"
     )
 
 
@@ -290,7 +292,8 @@ def conclude(project: Project, slug: str, decide: Callable[[Case], Judgement | N
     """Publish the verdict that follows the last one.
 
     Args:
-        decide: Called again when another process decided meanwhile; None: the last verdict holds.
+        decide: Called again when another process decided meanwhile, or the verdict that it led to
+            was removed; None: the last verdict holds.
     """
     while True:
         last = _make_last_current(project, slug)
@@ -300,9 +303,13 @@ def conclude(project: Project, slug: str, decide: Callable[[Case], Judgement | N
             return case.last
         if judgement is not None and case.last == last:
             made = _publish(case, judgement)
-            if project.store.create_note(_claim(slug, last), made.fingerprint):
-                _make_last_current(project, slug)
-                return made
+            with suppress(MissingArtifact):  # pruned, so that its claim fails
+                made.verify()
+            claim = _claim(slug, last)
+            if project.store.create_note(claim, made.fingerprint):
+                is_last = _make_last_current(project, slug) == made
+                if is_last or project.store.read_note(claim) == made.fingerprint:
+                    return made
 
 
 def _make_last_current(project: Project, slug: str) -> Artifact | None:
@@ -314,8 +321,10 @@ def _make_last_current(project: Project, slug: str) -> Artifact | None:
         if following is None:
             return last
         try:
-            project.store.set_current(project.store.open(PROMOTION, slug, following))
-        except MissingArtifact:  # a person removed it
+            verdict = project.store.open(PROMOTION, slug, following)
+            verdict.verify()
+            project.store.set_current(verdict)
+        except (MissingArtifact, CorruptArtifact):
             project.store.remove_note(claim)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,12 +21,13 @@ from react_pipeline.project import Project
 from react_pipeline.settings import without_secrets
 from react_pipeline.stage import (
     COMPARISON,
+    CUSTOMIZED_CHECKPOINT,
     DOMAIN_RESULTS,
     PROMOTION,
     STAGES,
     method_key,
 )
-from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, ReactError
+from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, ReactError, Store
 from react_pipeline.tracking.models import MODEL_STAGES, log_inputs, log_model
 from react_pipeline.tracking.notes import dagster_url, reason_of, view_url
 from react_pipeline.tracking.registry import Version, list_versions, show_champion
@@ -164,7 +165,7 @@ class Tracking(Runs):
     ) -> str:
         """Log one artifact; returns the id of its run."""
         if artifact.stage == PROMOTION:
-            show_champion(client, project, artifact.key)
+            show_champion(client, project, artifact)
         seconds_ms = round(1000 * float(artifact.counts.get("seconds") or 0))
         tags = tags_of(artifact, dagster_run_id, dagster_url(project))
         started = created_ms(artifact) - seconds_ms
@@ -195,6 +196,8 @@ class Tracking(Runs):
         # A run that was streamed has the time at which its training began.
         ended = max(created_ms(artifact), run.info.start_time + seconds_ms)
         client.set_terminated(run_id, FINISHED, ended)
+        if artifact.stage == CUSTOMIZED_CHECKPOINT:
+            self.close_abandoned(client, artifact)
         return run_id
 
     def _log_differences(
@@ -214,11 +217,23 @@ class Tracking(Runs):
 def _artifacts_except(project: Project, logged: set[str]) -> list[Artifact]:
     """Return the artifacts of the store that are not logged, in the order of the data."""
     look = project.store.look()
+    verdicts = set(_verdicts(look))
     artifacts = []
     for stage, key, fingerprint in look.places():
         # What is pruned or damaged is replaced by what is logged for itself.
         with suppress(MissingArtifact, CorruptArtifact):
-            if fingerprint not in logged:
+            if fingerprint not in logged and (stage != PROMOTION or fingerprint in verdicts):
                 artifacts.append(look.open(stage, key, fingerprint))
     order = {stage: number for number, stage in enumerate(STAGES)}
     return sorted(artifacts, key=lambda one: (order.get(one.stage, -1), created_ms(one)))
+
+
+def _verdicts(look: Store) -> Iterator[str]:
+    """Yield the fingerprints of the verdicts that hold or held; others never took their place."""
+    for slug in look.keys(PROMOTION):
+        fingerprint = look.pointer(PROMOTION, slug) or ""
+        with suppress(MissingArtifact, CorruptArtifact):  # the first follows none
+            while True:
+                yield fingerprint
+                verdict = look.open(PROMOTION, slug, fingerprint)
+                fingerprint = verdict.manifest["content"].get("before", "")

@@ -57,18 +57,21 @@ def list_versions(client: MlflowClient, slug: str) -> list[Version]:
     ]
 
 
-def show_champion(client: MlflowClient, project: Project, slug: str) -> None:
-    """Write what the last verdict made of a domain's models to their versions, and its aliases."""
-    versions = {one.checkpoint: one.number for one in list_versions(client, slug)}
+def show_champion(client: MlflowClient, project: Project, promotion: Artifact) -> None:
+    """Write what a verdict made of a domain's models to their versions, and the aliases of the last
+    verdict.
+    """
+    versions = {one.checkpoint: one for one in list_versions(client, promotion.key)}
+    _describe(client, promotion, versions)
     shown = None
-    while versions and (last := standing(project, slug)[1]) != shown:  # decided meanwhile
+    while versions and (last := standing(project, promotion.key)[1]) != shown:  # decided meanwhile
         if last is not None:
-            _show(client, last, versions)
+            _point(client, last, versions)
         shown = last
 
 
-def _show(client: MlflowClient, last: Artifact, versions: Mapping[str, str]) -> None:
-    verdict, name = Verdict.read(last), model_name(last.key)
+def _describe(client: MlflowClient, promotion: Artifact, versions: Mapping[str, Version]) -> None:
+    verdict = Verdict.read(promotion)
     champion, challenger = verdict.champion, verdict.challenger
     titles: dict[Contender, str] = {}
     if challenger is not None:
@@ -78,21 +81,28 @@ def _show(client: MlflowClient, last: Artifact, versions: Mapping[str, str]) -> 
     if verdict.decision == "rolled back":
         titles[champion] = "champion again"
     for contender, title in titles.items():
-        if number := versions.get(contender.checkpoint):
-            _annotate(client, number, last, contender, title)
+        version = versions.get(contender.checkpoint)
+        # A verdict that is logged late leaves alone what a later one has described.
+        if version and version.tags.get("decided", "") <= promotion.manifest["created"]:
+            _annotate(client, version.number, promotion, contender, title)
+
+
+def _point(client: MlflowClient, last: Artifact, versions: Mapping[str, Version]) -> None:
+    verdict, name = Verdict.read(last), model_name(last.key)
+    champion, challenger = verdict.champion, verdict.challenger
     is_rival = challenger is not None and not challenger.is_same(champion)
     for alias, shown in (("champion", champion), ("challenger", challenger if is_rival else None)):
-        if number := versions.get(shown.checkpoint) if shown else None:
-            client.set_registered_model_alias(name, alias, number)
+        if version := versions.get(shown.checkpoint) if shown else None:
+            client.set_registered_model_alias(name, alias, version.number)
         else:  # the base, none, or a version that was deleted
             client.delete_registered_model_alias(name, alias)
     client.set_registered_model_tag(name, VERDICT_TAG, last.fingerprint)
 
 
 def _annotate(
-    client: MlflowClient, number: str, last: Artifact, contender: Contender, title: str
+    client: MlflowClient, number: str, promotion: Artifact, contender: Contender, title: str
 ) -> None:
-    verdict, decided = Verdict.read(last), last.manifest["created"]
+    verdict, decided = Verdict.read(promotion), promotion.manifest["created"]
     name = model_name(verdict.domain)
     tags = {
         "verdict": title,

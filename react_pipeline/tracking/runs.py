@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from react_pipeline.evaluation import METRICS
 from react_pipeline.project import Project
-from react_pipeline.stage import ALL, DOMAIN_RESULTS
-from react_pipeline.store import locked
+from react_pipeline.stage import ALL, DOMAIN_RESULTS, domain_and_method
+from react_pipeline.store import Artifact, locked
 from react_pipeline.tracking.notes import NOTE_TAG, TRAINING_PAGES, mlflow_url
 from react_pipeline.tracking.relocation import FILES, follow_project
 from react_pipeline.tracking.results import shown_differences
@@ -202,6 +202,19 @@ class Runs:
         if run.info.status != FINISHED:
             client.set_terminated(run.info.run_id, FINISHED)
         return str(run.info.run_id)
+
+    def close_abandoned(self, client: MlflowClient, checkpoint: Artifact) -> None:
+        """Close what trainings with another configuration left RUNNING when they were killed: none
+        will go on. One that does run is opened again when it is logged.
+
+        Args:
+            checkpoint: Whose own run is closed already.
+        """
+        domain, method = domain_and_method(checkpoint.key)
+        tags = {"asset": checkpoint.stage, "domain": domain, "method": method}
+        for run in self.find(client, tags):
+            if run.info.status == RUNNING:
+                client.set_terminated(run.info.run_id, KILLED)
 
     def finished(self, client: MlflowClient) -> set[str]:
         """Return the fingerprints of all artifacts that have a finished run, and delete other runs

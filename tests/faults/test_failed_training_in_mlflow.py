@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,24 @@ def test_a_killed_training_stays_open_and_its_retry_resumes(
             retry.stepped(record(step, 2))
     assert retry.run_id == left.info.run_id
     assert sorted(steps_of(tracking)) == [0, 1, 2, 3]
+
+
+def test_a_killed_training_is_closed_and_a_running_one_finishes(  # 30
+    tracking: Tracking, tiny_project: Project
+) -> None:
+    killed, running = (
+        replace(INPUTS, config={"method": "full", "steps": steps}) for steps in (9, 10)
+    )
+    for inputs in (killed, running):
+        live = LiveRun(tracking)
+        live.started(inputs, 0)
+        live.close()  # its thread has opened the run, which stays RUNNING
+    tracking.log_artifact(tiny_project, publish(tiny_project, [record(0, 1)]))
+    later = tiny_project.store.build(running, lambda *_: {})
+    tracking.log_artifact(tiny_project, later)
+
+    def status(inputs: Inputs) -> str:
+        (run,) = runs_of(tracking, fingerprint=inputs.fingerprint)
+        return str(run.info.status)
+
+    assert (status(killed), status(running)) == ("KILLED", "FINISHED")

@@ -70,9 +70,8 @@ def test_two_people_at_once_decide_one_after_the_other(project: Project) -> None
     assert [entry.by for entry in verdict.history] == ["person"]
 
 
-def test_a_decision_is_followed_though_its_process_died(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def promote_and_die(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process ends after its verdict claimed its place."""
     set_current = Store.set_current
 
     def killed(store: Store, artifact: Artifact) -> None:
@@ -85,11 +84,44 @@ def test_a_decision_is_followed_though_its_process_died(
         with pytest.raises(KeyboardInterrupt):
             promote(project, "shapes", LOCKED, "it is smaller", person="Ann")
     assert champion(project) == "base"
+
+
+def test_a_decision_is_followed_though_its_process_died(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote_and_die(project, monkeypatch)
     verdict = Verdict.read(decide(project, "shapes"))
     assert (verdict.by, verdict.person, verdict.champion.method) == ("person", "Ann", LOCKED)
     assert [*project.store.backend.entries(".notes/claims")]
     project.store.prune(keep_seconds=-1)
     assert not [*project.store.backend.entries(".notes/claims")] and champion(project) == LOCKED
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "_*/verdict.json"])
+def test_a_damaged_verdict_takes_no_place(
+    project: Project, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    promote_and_die(project, monkeypatch)
+    (damaged,) = (project.store.root / "promotion").glob(f"shapes/*/{file}")
+    damaged.write_bytes(damaged.read_bytes().replace(b"Ann", b"Bob") + b" ")
+    assert Verdict.read(decide(project, "shapes")).by == "rule"
+
+
+def test_a_verdict_pruned_before_its_claim_is_made_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide(project, "shapes")
+    create, claims = Store.create_note, []
+
+    def pruned(store: Store, name: str, text: str) -> bool:
+        if not claims:
+            assert store.prune(keep_seconds=-1)
+        claims.append(name)
+        return create(store, name, text)
+
+    monkeypatch.setattr(Store, "create_note", pruned)
+    made = promote(project, "shapes", GATED, "it is better")
+    assert standing(project, "shapes")[1] == made and len(claims) == 2
 
 
 def test_a_late_process_brings_back_no_older_verdict(

@@ -244,7 +244,7 @@ def test_other_evaluation_images_make_a_champion_incomparable(
     verdict = verdict_of(artifact)
     assert (verdict.decision, verdict.champion.checkpoint) == ("incomparable", old.checkpoint)
     assert "evaluation_set_fingerprint" in verdict.reason
-    assert "models promote shapes" in verdict.reason
+    assert 'models promote shapes METHOD --reason "..."`' in verdict.reason
     assert artifact.parents["champion"] == old.result
     by_hand = verdict_of(promote(project, "shapes", GATED, "newer photographs"))
     assert by_hand.test is None and "evaluation_set_fingerprint" in by_hand.reason

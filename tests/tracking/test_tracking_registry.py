@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from mlflow import MlflowClient
@@ -12,11 +13,11 @@ from support.promotion import copy_measured, measured_folder, outcomes, result
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.case import standing
 from react_pipeline.promotion.decision import decide, promote, roll_back
-from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store import Artifact, Store
 from react_pipeline.tracking import log
 from react_pipeline.tracking.log import Tracking
 
-GATED, LOCKED = "gated-image", "locked-text"
+GATED, LOCKED, FULL = "gated-image", "locked-text", "full"
 NAME = "react-shapes"
 DOWN = "http://127.0.0.1:9"
 
@@ -103,8 +104,15 @@ def test_challenger_alias_and_replaced_champion_are_recorded(
 
 
 def test_verdicts_missed_by_mlflow_are_applied_in_order(  # FAULTS 29
-    project: Project, registry: Tracking, client: MlflowClient, caplog: pytest.LogCaptureFixture
+    project: Project,
+    registry: Tracking,
+    client: MlflowClient,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Store, "create_note", Mock(side_effect=KeyboardInterrupt))
+        promote(project, "shapes", GATED, "it never held")
     down = Tracking(DOWN, "tiny")
     verdicts = [decide(project, "shapes")]
     assert down.log_artifact(project, verdicts[0]) is None
@@ -113,18 +121,27 @@ def test_verdicts_missed_by_mlflow_are_applied_in_order(  # FAULTS 29
     assert down.log_artifact(project, verdicts[1]) is None
     assert "unavailable" in caplog.text
     assert standing(project, "shapes")[0].champion.method == LOCKED
+    result(project, "shapes", FULL, outcomes(187))
+    verdicts.append(decide(project, "shapes"))
+    assert down.log_artifact(project, verdicts[2]) is None
     logged = registry.sync(project)
-    assert logged is not None and {artifact.fingerprint for artifact in verdicts} <= logged
-    assert aliases(client) == {"champion": LOCKED}
+    made = project.store.versions("promotion", "shapes")
+    assert logged is not None and len(made) == 4
+    assert {artifact.fingerprint for artifact in verdicts} == logged.intersection(made)
+    assert aliases(client) == {"champion": LOCKED, "challenger": FULL}
     described = {
         version.tags["method"]: version
         for version in client.search_model_versions(f"name = '{NAME}'")
     }
     assert described[GATED].tags["verdict"] == "former champion"
     assert "becomes champion" in described[GATED].description
+    assert described[LOCKED].tags["verdict"] == "promoted"
     assert "becomes champion" in described[LOCKED].description
+    assert described[FULL].tags["verdict"] == "challenger"
     registry.log_artifact(project, verdicts[0])  # again, and late
-    assert aliases(client) == {"champion": LOCKED}
+    assert aliases(client) == {"champion": LOCKED, "challenger": FULL}
+    (version,) = (one for one in registry.versions("shapes") if one.method == GATED)
+    assert version.tags["verdict"] == "former champion"
 
 
 def test_an_alias_moved_by_hand_is_set_by_the_next_log(
