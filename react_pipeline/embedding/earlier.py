@@ -1,11 +1,13 @@
 """Shards that were embedded before: found in the store, and linked instead of encoded again.
 
 A shard is taken over if it has the same SHA-256, and was embedded by the same encoder with the same
-configuration and code. Then its files are what encoding would give.
+configuration and code. Then its files are what encoding would give. Where images are asked for
+after captions, the vectors of captions are those of before.
 """
 
 import json
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from react_pipeline.store import (
 
 Earlier = dict[str, tuple[Artifact, int, dict[str, Any]]]
 """Artifact, number and record of a shard that was embedded before, by its digest."""
+
+_OF_CAPTIONS = ("precision", "max_pixels", "max_caption_chars")
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +59,27 @@ def embedded_before(store: Store, inputs: Inputs) -> Earlier:
         except (CorruptArtifact, MissingArtifact, KeyError) as error:
             logger.info("%s: nothing is taken over from it (%s)", fingerprint, error)
     return shards
+
+
+def captions_before(store: Store, inputs: Inputs) -> Artifact | None:
+    """Find embeddings of the same corpus with captions alone, whose vectors an artifact with images
+    has too.
+    """
+    if inputs.config.get("encode") != "both":
+        return None
+    names = ("corpus", encoder_in(inputs.parents))
+    parents = {name: inputs.parents[name].fingerprint for name in names}
+    config = {name: inputs.config[name] for name in _OF_CAPTIONS} | {"encode": "captions"}
+    for fingerprint in store.versions(inputs.stage, inputs.key):
+        with suppress(CorruptArtifact, MissingArtifact):
+            artifact = store.open(inputs.stage, inputs.key, fingerprint)
+            made_by = artifact.manifest["config"], artifact.manifest["code_version"]
+            if (
+                made_by == (config, inputs.code_version)
+                and parents.items() <= artifact.parents.items()
+            ):
+                return artifact
+    return None
 
 
 def take_over(earlier: Earlier, part: Part, folder: Path) -> dict[str, Any] | None:

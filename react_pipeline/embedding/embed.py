@@ -77,7 +77,7 @@ def embed_corpus(project: Project) -> Artifact:
 
 def _embed(project: Project, inputs: Inputs, staging: Path, scratch: Scratch) -> dict[str, Any]:
     from react_pipeline.clip import read_config  # loads torch
-    from react_pipeline.embedding.earlier import embedded_before, take_over
+    from react_pipeline.embedding.earlier import captions_before, embedded_before, take_over
     from react_pipeline.embedding.encoder import LONG_RUN
     from react_pipeline.embedding.part_encoder import PartEncoder, load_encoder, require_good
 
@@ -86,7 +86,8 @@ def _embed(project: Project, inputs: Inputs, staging: Path, scratch: Scratch) ->
     base = inputs.parents[encoder_in(inputs.parents)]
     pairs = count_pairs(corpus)
     long_run = pairs is None or pairs >= LONG_RUN
-    encoder = PartEncoder(config, base.path, corpus, long_run)
+    captions = captions_before(project.store, inputs)
+    encoder = PartEncoder(config, base.path, corpus, long_run, captions)
     earlier = embedded_before(project.store, inputs)
 
     def write(part: Part, folder: Path) -> dict[str, Any]:

@@ -65,6 +65,8 @@ class PartEncoder:
     checkpoint: Path
     corpus: Artifact
     long_run: bool
+    captions: Artifact | None = None
+    """Embeddings that have the vectors of all captions."""
 
     @property
     def encoder(self) -> Encoder:
@@ -105,7 +107,11 @@ class PartEncoder:
             "metadata_ignored": listing.metadata_ignored,
         }
         require_good(kind, part, record)  # before it is kept, so that it is tried again
-        vectors["text"] = self._encode_captions(table)
+        if self.captions is None:
+            vectors["text"] = self._encode_captions(table)
+        else:
+            name = vectors_file("text", part.number)
+            vectors["text"] = np.load(self.captions.file(name))[table.index]
         if len(table):
             _write(folder, part.number, table, vectors)
         return {

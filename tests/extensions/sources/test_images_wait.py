@@ -19,6 +19,7 @@ from support.web import Web, page, served
 
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import row_metadata, sides, vectors_of
+from react_pipeline.embedding.part_encoder import PartEncoder
 from react_pipeline.lineage import resolve, run
 from react_pipeline.project import Project
 from react_pipeline.retrieval import leaked_images, prune_vectors
@@ -199,10 +200,13 @@ def test_fetched_images_are_compared_with_evaluation_images(
     assert (leaks.same, leaks.near) == (0, 0)
 
 
-def test_both_embeds_the_images_too(make_project: MakeProject, web: Web, table: Path) -> None:
+def test_both_embeds_the_images_and_no_caption_again(
+    make_project: MakeProject, web: Web, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     del web.answers["/5"]
     before = indexed(project_of(make_project, table)).store.current("corpus_embeddings", "all")
     captions = vectors_of(before, "text", np.arange(IMAGES))
+    monkeypatch.setattr(PartEncoder, "_encode_captions", None)
     settings = {**SETTINGS, "modes": ["t2i"]}
     project = project_of(make_project, table, embedding={"encode": "both"}, retrieval=settings)
     embeddings = indexed(project).store.current("corpus_embeddings", "all")
