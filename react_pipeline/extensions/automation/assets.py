@@ -174,7 +174,7 @@ class Runs:
         return None
 
     def _is_past(self, record: dg.RunRecord, place: Place) -> bool:
-        """Whether the place was built after a run, and is due anew."""
+        """Whether the place was built after a run, and is due again."""
         with suppress(MissingArtifact, CorruptArtifact):
             created = self._store.current(*place).manifest["created"]
             return datetime.fromisoformat(created).timestamp() > _ended(record)

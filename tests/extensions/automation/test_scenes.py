@@ -236,7 +236,7 @@ def test_a_run_before_what_a_person_built_is_forgotten(
     assert CHECKPOINT in settled.play()
 
 
-def test_what_is_due_anew_after_it_was_built_is_asked_for_soon(scene: Scene) -> None:
+def test_what_is_due_again_after_it_was_built_is_asked_for_soon(scene: Scene) -> None:
     scene.play()
     for _ in range(2):
         scene.wait(0.1)
