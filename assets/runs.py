@@ -4,8 +4,9 @@ Belongs here: what is read of Dagster's event log, and the executor that shows i
 belong here: running anything (`launch`), asking for runs (`extensions.automation`).
 """
 
+import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ TRY_TAG = f"{HIDDEN}try"
 """How often automation has asked for the same, as a number."""
 WILL_RETRY_TAG = "dagster/will_retry"
 """Dagster's own tag of a failed run that its daemon is about to start again."""
+
+CODE_SERVER_TAG = ".dagster/grpc_info"
+"""Dagster's own tag of a run whose process is started by a code server, which alone watches it."""
 
 _OUR_ERROR = re.compile(r"^react_pipeline\.[\w.]+: ")
 
@@ -54,11 +58,18 @@ def reason_of(event: dg.DagsterEvent) -> str:
     return _OUR_ERROR.sub("", text)
 
 
-def places_of(project: ProjectResource, run: dg.DagsterRun) -> Iterator[Place]:
+def places_of(
+    instance: dg.DagsterInstance, project: ProjectResource, run: dg.DagsterRun
+) -> Iterator[Place]:
     """Yield the places of a project that a run builds."""
     key = run.tags.get("dagster/partition", ALL).replace("|", "/")
-    for asset in run.asset_selection or ():
-        if asset == project.key(stage := asset.path[-1]):
+    assets: Iterable[dg.AssetKey | None] | None = run.asset_selection
+    if not assets:  # such as of a job of one's own
+        planned = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+        entries = instance.all_logs(run.run_id, of_type=planned)
+        assets = {entry.get_dagster_event().asset_key for entry in entries}
+    for asset in assets:
+        if asset and asset == project.key(stage := asset.path[-1]):
             yield stage, key
 
 
@@ -70,10 +81,11 @@ def in_process(context: dg.InitExecutorContext) -> dg.Executor:
     execute = executor.execute
 
     def shown(plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
-        # Until this process ends, which is after the last event of its run.
-        _until_the_end.enter_context(
-            shown_alive(plan_context.instance, plan_context.dagster_run.run_id)
-        )
+        run = plan_context.dagster_run
+        # Other launchers, such as that of Kubernetes, are asked by Dagster.
+        if CODE_SERVER_TAG in run.tags:
+            # Until this process ends, which is after the last event of its run.
+            _until_the_end.enter_context(shown_alive(plan_context.instance, run.run_id))
         return execute(plan_context, execution_plan)
 
     executor.execute = shown
@@ -85,13 +97,13 @@ _until_the_end = ExitStack()
 
 @contextmanager
 def shown_alive(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
-    """Hold a lock file with the name of the run that this process carries out; the kernel frees it
-    however the process ends.
+    """Hold a lock file with the names of this machine and of the run that this process carries out;
+    the kernel frees it however the process ends.
 
     Dagster shows a run as started forever if its process ends while the database is gone, or with
     its code server, as when a machine restarts.
     """
-    path = _locks(instance) / f"{run_id}.lock"
+    path = _locks(instance) / f"{platform.node()} {run_id}.lock"
     # Renamed once it is locked: whoever finds it free closes the run.
     with locked(path.with_suffix(".new")):
         path.with_suffix(".new").rename(path)
@@ -106,12 +118,12 @@ def reap_abandoned(instance: dg.DagsterInstance) -> list[str]:
     GPU that they hold.
     """
     abandoned = []
-    for path in _locks(instance).glob("*.lock"):
+    for path in _locks(instance).glob(f"{platform.node()} *.lock"):
         with suppress(FileNotFoundError), path.open("r+") as file:
             if not lock(file, wait=False):
                 continue
             # A process ends its run before it frees its lock.
-            run = instance.get_run_by_id(path.stem)
+            run = instance.get_run_by_id(path.stem.split()[-1])
             if run is not None and not run.is_finished:
                 instance.report_run_failed(run, "The process of this run was killed; run it again.")
                 instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)

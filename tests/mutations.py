@@ -190,7 +190,7 @@ GUARDS = (
     Guard("react_pipeline/retrieval/decontamination.py", " if path.stat().st_mtime < before", "", "retrieval/test_decontamination.py::test_vectors_that_were_not_used_for_long_are_pruned"),
     Guard("react_pipeline/retrieval/decontamination.py", "        file.touch()", "        pass", "retrieval/test_decontamination.py::test_vectors_that_were_not_used_for_long_are_pruned"),
     Guard("assets/runs.py", "if not lock(file, wait=False):", "if False:", "assets/test_launch.py::test_a_run_whose_process_is_dead_is_closed"),
-    Guard("assets/runs.py", "        _until_the_end.enter_context(", "        str(", "assets/test_launch.py::test_a_run_whose_process_could_not_report_its_end_is_closed"),
+    Guard("assets/runs.py", "_until_the_end.enter_context(", "str(", "assets/test_launch.py::test_a_run_whose_process_could_not_report_its_end_is_closed"),
     Guard("assets/runs.py", "            path.unlink()\n", "", "assets/test_launch.py::test_a_run_whose_process_is_dead_is_closed"),
     Guard("react_pipeline/extensions/live_runs/live.py", 'importlib.import_module("IPython")', "pass", "extensions/live_runs/test_tracking_live.py::test_no_thread_imports_ipython_beside_the_training"),
     # Files of other people

@@ -91,9 +91,9 @@ def test_work_on_the_device_shares_one_pool() -> None:
 @pytest.mark.parametrize(
     ("device", "index", "pools"),
     [
-        ("cpu", {}, set()),
-        ("auto", {}, {"gpu"}),
-        ("auto", {"key": "HNSW32"}, set()),
+        ("auto", {}, set()),
+        ("auto", {"train_on": "faiss-gpu"}, {"gpu"}),
+        ("auto", {"key": "HNSW32", "train_on": "faiss-gpu"}, set()),
         ("cpu", {"key": "IVF64,Flat", "train_on": "faiss-gpu"}, {"gpu"}),
     ],
 )

@@ -4,6 +4,7 @@ import base64
 import io
 import multiprocessing
 import os
+import platform
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import Launch, Summary, materialize, open_instance, plan
 from react_pipeline.assets.partitions import partition_of
 from react_pipeline.assets.resources import ProjectResource
-from react_pipeline.assets.runs import in_process, reap_abandoned, shown_alive
+from react_pipeline.assets.runs import CODE_SERVER_TAG, in_process, reap_abandoned, shown_alive
 from react_pipeline.evaluation.all_domains import comparison_table
 from react_pipeline.failures import await_checks
 from react_pipeline.project.project import Project
@@ -229,12 +230,15 @@ def killed(target: Callable[[], object]) -> None:
     assert process.exitcode == 0
 
 
-def test_a_run_whose_process_is_dead_is_closed() -> None:
+def test_a_run_whose_process_is_dead_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     with dg.DagsterInstance.local_temp() as instance:
-        dead, ended, alive, unknown = (
+        dead, ended, alive, unknown, elsewhere = (
             instance.create_run_for_job(empty, status=dg.DagsterRunStatus.STARTED).run_id
-            for _ in range(4)
+            for _ in range(5)
         )
+        with monkeypatch.context() as patch:
+            patch.setattr(platform, "node", lambda: "elsewhere")
+            killed(lambda: shown_alive(instance, elsewhere).__enter__())
         for run_id in (dead, ended):
             killed(lambda run_id=run_id: shown_alive(instance, run_id).__enter__())
         instance.report_run_canceled(instance.get_run_by_id(ended))
@@ -246,19 +250,24 @@ def test_a_run_whose_process_is_dead_is_closed() -> None:
             assert not storage.get_concurrency_info("gpu").claimed_slots
             status = {run.run_id: run.status.value for run in instance.get_runs()}
             assert (status[dead], status[ended]) == ("FAILURE", "CANCELED")
-            assert status[alive] == status[unknown] == "STARTED"
+            assert status[alive] == status[unknown] == status[elsewhere] == "STARTED"
             locks = Path(instance.root_directory) / "processes"
-            assert [path.stem for path in locks.glob("*.lock")] == [alive]
+            held = {path.stem for path in locks.glob("*.lock")}
+            assert held == {f"{platform.node()} {alive}", f"elsewhere {elsewhere}"}
             assert reap_abandoned(instance) == []
 
 
-def test_a_run_whose_process_could_not_report_its_end_is_closed() -> None:
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_run_whose_process_could_not_report_its_end_is_closed(watched: bool) -> None:
     assert build_defs().resolve_implicit_global_asset_job_def().executor_def is in_process
     with dg.DagsterInstance.local_temp() as instance:
         # As when the database is gone for minutes: the process ends by itself.
-        killed(lambda: dg.execute_job(dg.reconstructable(unreported), instance))
+        tags = {CODE_SERVER_TAG: "{}"} if watched else {}
+        killed(lambda: dg.execute_job(dg.reconstructable(unreported), instance, tags=tags))
         (run,) = instance.get_runs()
-        assert reap_abandoned(instance) == [run.run_id]
+        # No pod of Kubernetes need write into the Dagster home.
+        assert (Path(instance.root_directory) / "processes").exists() == watched
+        assert reap_abandoned(instance) == [run.run_id] * watched
 
 
 def test_selection_becomes_runs_in_the_order_of_the_data() -> None:

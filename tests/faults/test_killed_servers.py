@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,8 +21,10 @@ import pytest
 
 from react_pipeline.extensions.ui import process_groups
 from react_pipeline.extensions.ui import servers as servers_module
+from react_pipeline.extensions.ui.home_lock import locked_for_ui
 from react_pipeline.extensions.ui.servers import Server, stop, watch
-from react_pipeline.store.errors import ReactError
+from react_pipeline.project import Project, prepare_home
+from react_pipeline.store.errors import InputError, ReactError
 
 STUBBORN = "trap '' INT TERM; sleep 600 & echo started; wait"
 
@@ -77,6 +80,18 @@ def test_an_mlflow_page_that_ends_is_reported_once(
     with caplog.at_level(logging.WARNING), pytest.raises(ReactError, match="exit code 3"):
         watch([dagster, mlflow])
     assert caplog.text.count("mlflow ended by SIGKILL") == 1
+
+
+def test_what_a_killed_ui_leaves_is_named(make_project: Callable[..., Project]) -> None:
+    project = make_project()
+    home = prepare_home(project.path.parent)
+    with locked_for_ui(home) as lock:
+        group = servers_module._Group(project, home, lock, {"mlflow": 5000})
+        for name in ("mlflow", "dagster daemon"):
+            group._start(name, ["-c", "pass"]).process.wait()
+        processes = " ".join(str(one.process.pid) for one in group.servers)
+        with pytest.raises(InputError, match=f"kill {processes}"), locked_for_ui(home):
+            pass
 
 
 @pytest.mark.parametrize(

@@ -51,12 +51,6 @@ def write_elevater(
     return root
 
 
-def write_classes(folder: Path, name: str, images_per_class: int = 1) -> Path:
-    """Write an image folder of every class of a data set."""
-    _write_folders(folder, DATASETS[name], images_per_class)
-    return folder
-
-
 def _write_folders(folder: Path, entry: Dataset, count: int) -> None:
     others = read_data("other_names.json").get(entry.name, {})
     numerals = {name: other for other, name in others.items()}

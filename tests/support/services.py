@@ -21,9 +21,7 @@ from typing import Any
 import psutil
 import pytest
 
-from react_pipeline.assets.resources import REPOSITORY
 from react_pipeline.extensions.ui.process_groups import end
-from react_pipeline.project.project import Project
 
 
 def free_port() -> int:
@@ -167,28 +165,3 @@ def answer(
 
 def _inside(folder: str, name: str) -> list[Path]:
     return list(Path("/").glob(f"{folder.lstrip('/')}/{name}"))
-
-
-@contextmanager
-def user_interfaces(project: Project) -> Iterator[tuple[str, str]]:
-    """`react-pipeline ui` over a Dagster home beside the project; gives where Dagster and MLflow
-    answer.
-    """
-    directory, ports = project.path.parent, (free_port(), free_port())
-    home = directory / "dagster_home"
-    home.mkdir()
-    shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", home)
-    options = [
-        "--dagster-port",
-        str(ports[0]),
-        "--mlflow-port",
-        str(ports[1]),
-        "--config",
-        str(project.path),
-    ]
-    command = [sys.executable, "-m", "react_pipeline", "ui", *options]
-    with running(command, directory / "ui.log", env={**os.environ, "DAGSTER_HOME": str(home)}):
-        dagster, mlflow = (f"http://127.0.0.1:{port}" for port in ports)
-        assert answer(f"{dagster}/server_info", 180)[0] == 200
-        assert answer(f"{mlflow}/health", 180)[0] == 200
-        yield dagster, mlflow

@@ -23,19 +23,6 @@ def silent(_connection: socket.socket, over: threading.Event) -> None:
     over.wait()
 
 
-def taking(connection: socket.socket, _over: threading.Event) -> None:
-    while connection.recv(1 << 20):
-        pass
-
-
-def late_reader(connection: socket.socket, over: threading.Event) -> None:
-    """Takes three seconds to begin with the body, which ends with a full stop."""
-    over.wait(3)
-    while (part := connection.recv(1 << 20)) and not part.endswith(b"."):
-        pass
-    well(connection, over)
-
-
 def overloaded(connection: socket.socket, _over: threading.Event) -> None:
     connection.sendall(
         b"HTTP/1.1 503 Busy\r\nRetry-After: 3600\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"

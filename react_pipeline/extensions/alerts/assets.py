@@ -40,7 +40,7 @@ def alerts(project: ProjectResource, _stages: Sequence[Stage]) -> Iterator[dg.Se
     )
     def report(context: dg.RunFailureSensorContext) -> None:
         run = context.dagster_run
-        places = list(places_of(project, run))
+        places = list(places_of(context.instance, project, run))
         if not places:
             return  # of another project, or of no asset
         pipeline = project.load()

@@ -7,6 +7,7 @@ Belongs here: one tick, and when something is asked for again. Does not belong h
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -31,8 +32,8 @@ from react_pipeline.extensions.automation.survey import State, Survey, Task, sur
 from react_pipeline.failures import Failure, Kind
 from react_pipeline.project import Manifests, outside
 from react_pipeline.settings import Method, load_domains
-from react_pipeline.stage import STAGES, Stage
-from react_pipeline.store import ReactError
+from react_pipeline.stage import STAGES, Place, Stage
+from react_pipeline.store import CorruptArtifact, MissingArtifact, ReactError
 
 MAX_TAG_CHARS, MAX_SKIP_CHARS = 250, 2_000
 
@@ -134,8 +135,11 @@ class Runs:
         """`loaded`: the stages whose assets Dagster has."""
         self.tries: dict[Task, int] = {}
         self._instance, self._project, self._loaded = instance, project, loaded
+        self._store = project.load().store
         unfinished = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
-        self._under_way = {place for run in unfinished for place in places_of(project, run)}
+        self._under_way = {
+            place for run in unfinished for place in places_of(instance, project, run)
+        }
 
     def wait(self, task: Task, failure: Failure | None) -> str | None:
         """Return why a task is not asked for now; "" while it is under way or for the next tick,
@@ -150,6 +154,7 @@ class Runs:
             record
             for record in self._instance.get_run_records(of_place, limit=1)  # the newest
             if record.dagster_run.tags.get(inputs_tag(self._project)) == task.inputs
+            and not self._is_past(record, task.place)
         ]
         if records and _is_started_again(records[0].dagster_run):
             return ""
@@ -160,12 +165,20 @@ class Runs:
             )
         tries = 0
         if records:
-            tries = int(records[0].dagster_run.tags.get(TRY_TAG, 1))
+            run = records[0].dagster_run
+            tries = 0 if run.status == _STATUS.SUCCESS else int(run.tags.get(TRY_TAG, 1))
             if why := _wait_after(records[0], tries, failure):
                 return why
         counts = failure is None or failure.kind is not Kind.INTERRUPTED
         self.tries[task] = max(tries + counts, 1)
         return None
+
+    def _is_past(self, record: dg.RunRecord, place: Place) -> bool:
+        """Whether the place was built after a run, and is due again."""
+        with suppress(MissingArtifact, CorruptArtifact):
+            created = self._store.current(*place).manifest["created"]
+            return datetime.fromisoformat(created).timestamp() > _ended(record)
+        return False
 
 
 def _place_tag(project: ProjectResource) -> str:
@@ -176,15 +189,21 @@ def _is_started_again(run: dg.DagsterRun) -> bool:
     return run.status == _STATUS.FAILURE and run.tags.get(WILL_RETRY_TAG) == "true"
 
 
+def _ended(record: dg.RunRecord) -> float:
+    return record.end_time or record.update_timestamp.timestamp()
+
+
 def _wait_after(record: dg.RunRecord, tries: int, failure: Failure | None) -> str:
     """Why the work of a run that ended is not asked for again yet; "" if it is."""
-    run, ended = record.dagster_run, record.end_time or record.update_timestamp.timestamp()
+    run, ended = record.dagster_run, _ended(record)
     if run.status == _STATUS.CANCELED:
         return f"run {run.run_id[:8]} was cancelled; materialize it to run it again"
-    text = f"failed: {failure.text}" if failure else f"run {run.run_id[:8]} built nothing"
+    text = f"failed: {failure.text}" if failure else f"run {run.run_id[:8]} left it due"
     if tries > len(WAIT_HOURS):
         return f"{text}; tried {tries} times. Fix the cause, then materialize it by hand"
-    wait = SECONDS[failure.kind if failure else Kind.TRANSIENT] * WAIT_HOURS[tries - 1]
+    # What was built may be gone since, but a result that is never up to date must not loop.
+    kind = Kind.TRANSIENT if tries else Kind.PASSING
+    wait = SECONDS[failure.kind if failure else kind] * WAIT_HOURS[max(tries - 1, 0)]
     if abs(time.time() - ended) >= wait:  # both ways: the clock may have been set back by years
         return ""
     at = f"{datetime.fromtimestamp(ended + wait, UTC):%Y-%m-%d %H:%M} UTC"

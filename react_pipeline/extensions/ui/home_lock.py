@@ -44,8 +44,8 @@ def locked_for_ui(home: Path) -> Iterator[TextIO]:
 def tell_addresses(
     file: TextIO, addresses: Mapping[str, str], processes: Sequence[int] = ()
 ) -> None:
-    """Write into the held lock where each user interface answers, by name, and which processes hold
-    the lock.
+    """Write into the held lock where each user interface answers, by name, and which processes to
+    end if this one is killed.
     """
     file.truncate(0)
     file.write(json.dumps({"addresses": dict(addresses), "processes": list(processes)}))

@@ -182,8 +182,8 @@ class _Group:
             process = process_groups.start(command, output, self._folder, self._environment, held)
         server = Server(name, self.addresses.get(name, ""), process, log)
         self.servers.append(server)
-        daemons = [entry.process.pid for entry in self.servers if entry.name != "mlflow"]
-        tell_addresses(self._lock, self.addresses, daemons)
+        processes = [entry.process.pid for entry in self.servers]
+        tell_addresses(self._lock, self.addresses, processes)
         return server
 
 

@@ -80,17 +80,25 @@ def test_a_check_that_blocks_is_reported(scene: Scene, receiver: Receiver) -> No
     assert "classes_have_pairs" in text
 
 
-def test_a_run_of_another_project_is_not_reported(scene: Scene, receiver: Receiver) -> None:
-    resource = ProjectResource(str(scene.project.path), ("birds",))
+@pytest.mark.parametrize(
+    ("prefix", "chosen", "reports"), [("birds", True, 0), ("", True, 1), ("", False, 1)]
+)
+def test_runs_of_this_project_alone_are_reported(
+    scene: Scene, receiver: Receiver, prefix: str, chosen: bool, reports: int
+) -> None:
+    """Also one of a team's own job, which chooses no assets."""
+    names = [prefix] if prefix else []
+    resource = ProjectResource(str(scene.project.path), tuple(names))
     other = build_defs(project=resource).get_repository_def()
     job = other.get_implicit_global_asset_job_def()
-    key = dg.AssetKey(["birds", "corpus"])
+    key = dg.AssetKey([*names, "corpus"])
     run = scene.instance.create_run_for_job(
-        job.get_subset(asset_selection={key}), asset_selection=frozenset([key])
+        job.get_subset(asset_selection={key}),
+        asset_selection=frozenset([key]) if chosen else None,
     )
     scene.end(run)
     scene.alert()
-    assert receiver.texts == []
+    assert len(receiver.texts) == reports
 
 
 def test_a_refused_message_fails_the_tick_and_holds_no_other_up(

@@ -15,11 +15,13 @@ import pytest
 from support.scenes import Scene
 from support.upkeep import METHODS, build_all, change_pipeline, edit_domain
 
+from react_pipeline.assets import TRY_TAG
 from react_pipeline.project import Project
 from react_pipeline.store import ChangedSource, StoreWriteError, TrainingError
 
 CHECKPOINT = "customized_checkpoint shapes/gated-image"
 RESULTS = "domain_results shapes/gated-image"
+STEPS = {"steps": 9, "batch_size": 8, "warmup_steps": 1}
 FULL = StoreWriteError("the disk is full")
 
 
@@ -216,11 +218,32 @@ def test_a_cancelled_run_is_not_repeated(settled: Scene) -> None:
     settled.cancel(settled.queue(asked))
     settled.wait(24)
     assert CHECKPOINT not in settled.play() and "was cancelled" in settled.log
-    change_pipeline(
-        settled.project,
-        customization={"defaults": {"steps": 9, "batch_size": 8, "warmup_steps": 1}},
-    )
+    change_pipeline(settled.project, customization={"defaults": STEPS})
     assert CHECKPOINT in settled.play()
+
+
+@pytest.mark.parametrize("end", [Scene.end, Scene.cancel])
+def test_a_run_before_what_a_person_built_is_forgotten(
+    settled: Scene, end: Callable[..., None]
+) -> None:
+    shutil.rmtree(settled.project.config.store / "customized_checkpoint")
+    (asked,) = settled.ask()
+    end(settled, settled.queue(asked))
+    before = settled.project.path.read_text()
+    change_pipeline(settled.project, customization={"defaults": STEPS})
+    settled.run_by_hand("customized_checkpoint", "shapes/gated-image")
+    settled.project.path.write_text(before)
+    assert CHECKPOINT in settled.play()
+
+
+def test_what_is_due_again_after_it_was_built_is_asked_for_soon(scene: Scene) -> None:
+    scene.play()
+    for _ in range(2):
+        scene.wait(0.1)
+        shutil.rmtree(scene.project.config.store / "customized_checkpoint")
+        (asked,) = scene.ask()
+        assert asked.tags[TRY_TAG] == "1"
+        assert CHECKPOINT in scene.play()
 
 
 def test_a_run_that_ended_with_the_servers_goes_on_at_once(scene: Scene) -> None:

@@ -371,6 +371,11 @@ def test_the_database_is_reached_by_a_driver_of_the_image() -> None:
     assert sqlalchemy.create_engine(url).driver == "psycopg2"
 
 
+def test_the_dagster_home_is_a_folder_of_the_image() -> None:
+    home = values()["global"]["dagsterHome"]  # else root would own it, where it is mounted
+    assert f" DAGSTER_HOME={home} " in (REPOSITORY / "Dockerfile").read_text()
+
+
 def test_probes_of_the_chart_pass_the_guard() -> None:
     web = values()["dagsterWebserver"]
     assert web["startupProbe"]["enabled"]  # a slow start is no reason to be killed
