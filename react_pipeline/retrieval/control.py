@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,55 +51,57 @@ def draw_control(project: Project, slug: str) -> Artifact:
     Raises:
         RetrievalError: If the corpus holds nothing but evaluation images.
     """
-    from react_pipeline.extensions.names import count_naming
-
     inputs = resolve(project, CONTROL_SET, slug)
-    parents = inputs.parents
-    embeddings = parents[CORPUS_EMBEDDINGS]
-    settings = project.retrieval(slug)
-    size = parents[RETRIEVED_SET].counts["pairs"]
-    seed = project.seed(slug)
-    further = {draw_folder(other): other for other in project.config.seeds[1:]}
 
     def write(directory: Path, _: Scratch) -> dict[str, Any]:
-        started = time.monotonic()
-        clip = load_encoder(project, parents[encoder_in(parents)])
-        evaluation = kept_out(project, slug, parents[EVALUATION_SET], settings.decontaminate, clip)
-        images = Images(project, parents, clip)
-        review = Review(taken_down(project))
-
-        def draw(seed: int, folder: Path) -> tuple[pd.DataFrame, dict[str, int]]:
-            random = random_of(seed, slug)
-            pairs, dropped = draw_pairs(
-                embeddings, images, evaluation, settings, random, size, review
-            )
-            if pairs.empty:
-                raise RetrievalError(
-                    f"{slug}: no image of the corpus can be drawn: {dropped}; use a larger corpus, "
-                    "or other `where`"
-                )
-            pixels = project.config.corpus.max_pixels
-            pairs = write_pairs(folder, pairs, images, embeddings, settings.shard_pairs, pixels)
-            images.require(project, slug)
-            require_none_taken_down(project, embeddings, pairs)
-            return pairs, dropped
-
-        pairs, dropped = draw(seed, directory)
-        draws = {name: len(draw(other, directory / name)[0]) for name, other in further.items()}
-        return {
-            "pairs": len(pairs),
-            **({"draws": draws} if draws else {}),
-            "shortfall": size - len(pairs),
-            "naming_a_class": count_naming(project.domain(slug), pairs["caption"].to_list()),
-            "dropped": dropped,
-            "evaluation_images": len(evaluation.vectors),
-            "evaluation_sets": dict(evaluation.sets),
-            "seed": seed,
-            "seconds": round(time.monotonic() - started, 2),
-        }
+        return _draw(project, slug, inputs.parents, directory)
 
     with cluster(project.config.distributor):
         return project.store.build(inputs, write)
+
+
+def _draw(
+    project: Project, slug: str, parents: Mapping[str, Artifact], directory: Path
+) -> dict[str, Any]:
+    """Draw for each seed, write the pairs, and return the counts."""
+    from react_pipeline.extensions.names import count_naming
+
+    started = time.monotonic()
+    embeddings, settings = parents[CORPUS_EMBEDDINGS], project.retrieval(slug)
+    size, first = parents[RETRIEVED_SET].counts["pairs"], project.seed(slug)
+    clip = load_encoder(project, parents[encoder_in(parents)])
+    evaluation = kept_out(project, slug, parents[EVALUATION_SET], settings.decontaminate, clip)
+    images = Images(project, parents, clip)
+    review = Review(taken_down(project))
+
+    def draw(seed: int, folder: Path) -> tuple[pd.DataFrame, dict[str, int]]:
+        random = random_of(seed, slug)
+        pairs, dropped = draw_pairs(embeddings, images, evaluation, settings, random, size, review)
+        if pairs.empty:
+            raise RetrievalError(
+                f"{slug}: no image of the corpus can be drawn: {dropped}; use a larger corpus, or "
+                "other `where`"
+            )
+        pixels = project.config.corpus.max_pixels
+        pairs = write_pairs(folder, pairs, images, embeddings, settings.shard_pairs, pixels)
+        images.require(project, slug)
+        require_none_taken_down(project, embeddings, pairs)
+        return pairs, dropped
+
+    pairs, dropped = draw(first, directory)
+    further = {draw_folder(seed): seed for seed in project.config.seeds[1:]}
+    draws = {name: len(draw(seed, directory / name)[0]) for name, seed in further.items()}
+    return {
+        "pairs": len(pairs),
+        **({"draws": draws} if draws else {}),
+        "shortfall": size - len(pairs),
+        "naming_a_class": count_naming(project.domain(slug), pairs["caption"].to_list()),
+        "dropped": dropped,
+        "evaluation_images": len(evaluation.vectors),
+        "evaluation_sets": dict(evaluation.sets),
+        "seed": first,
+        "seconds": round(time.monotonic() - started, 2),
+    }
 
 
 def random_of(seed: int, slug: str) -> np.random.Generator:

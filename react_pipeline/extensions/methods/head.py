@@ -104,14 +104,13 @@ def train_head(
     of_pairs = HeadSamples.of(zero_shot, vectors, labels, trained_on)
     samples = method.samples(of_pairs, customization, clip)
     trained, counts = _fit(method, samples, customization, directory / METRICS_FILE, clip.device)
+    images = vectors.images[held_out]
 
     def joined(fraction: float) -> ClassHead:
         return method.join(ClassHead(zero_shot), trained, fraction)
 
     def accuracy(fraction: float) -> float:
         return class_accuracy(joined(fraction).scores(images), labels.class_ids[held_out])
-
-    images = vectors.images[held_out]
 
     # No held-out pair shows what a class without pairs loses, so a tie goes to the zero-shot head.
     tie = max if len(samples.class_ids.unique()) == len(domain.classes) else min
