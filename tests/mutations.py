@@ -115,7 +115,7 @@ GUARDS = (
     Guard("react_pipeline/store/scratch.py", 'part = path.with_name(f".{secrets.token_hex(8)}.{path.name}")', "part = path", "store/test_scratch.py"),
     Guard("react_pipeline/store/scratch.py", "self._described(source / file) == digests[file]", "True", "store/test_scratch.py"),
     Guard("react_pipeline/store/bucket.py", "return self.read(path) == data\n            return False", "return False\n            return False", BUCKET),
-    Guard("react_pipeline/store/bucket.py", " and opened < time.time() - USED_SECONDS", "", BUCKET),
+    Guard("react_pipeline/store/bucket.py", "        _lock_use(folder, fcntl.LOCK_SH)\n", "", BUCKET),
     Guard("react_pipeline/store/bucket.py", "        except SourceUnavailable as error:\n            return error\n", "        finally:\n            pass\n", BUCKET),
     Guard("react_pipeline/store/durable.py", "                fcntl.flock(file, fcntl.LOCK_UN)\n", "                pass\n", STORE),
     # Complete and verified
