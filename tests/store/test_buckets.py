@@ -177,7 +177,7 @@ def test_a_copy_is_read_again_only_when_it_changed(
     assert publish(bucket).reused
 
 
-def test_copies_that_no_process_has_open_are_evicted_and_come_back(
+def test_copies_that_nobody_has_open_are_evicted_and_come_back(
     bucket: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = publish(bucket), publish(bucket, 2)
