@@ -116,6 +116,8 @@ GUARDS = (
     Guard("react_pipeline/store/scratch.py", "self._described(source / file) == digests[file]", "True", "store/test_scratch.py"),
     Guard("react_pipeline/store/bucket.py", "return self.read(path) == data\n            return False", "return False\n            return False", BUCKET),
     Guard("react_pipeline/store/bucket.py", "        _lock_use(folder, fcntl.LOCK_SH)\n", "", BUCKET),
+    Guard("react_pipeline/store/bucket.py", '("create", old)', '("create",)', "faults/test_broken_bucket.py"),
+    Guard("react_pipeline/store/scratch.py", "except Exception as error:", "except OSError as error:", "store/test_artifacts.py"),
     Guard("react_pipeline/store/bucket.py", "        except SourceUnavailable as error:\n            return error\n", "        finally:\n            pass\n", BUCKET),
     Guard("react_pipeline/store/durable.py", "                fcntl.flock(file, fcntl.LOCK_UN)\n", "                pass\n", STORE),
     # Complete and verified
@@ -182,6 +184,9 @@ GUARDS = (
     Guard("react_pipeline/store/pruning.py", "except OSError as error:  # such as a stale", "except NotADirectoryError as error:  # such as a stale", PRUNING),
     Guard("react_pipeline/store/pruning.py", "written <= (oldest if is_ours else expired)", "written <= oldest", PRUNING),
     Guard("react_pipeline/store/pruning.py", "finished and written <= expired:", "finished and written <= oldest:", PRUNING),
+    Guard("react_pipeline/store/pruning.py", "if not is_kept and attempt", "if attempt", PRUNING),
+    Guard("react_pipeline/store/pruning.py", "if store._read(path) != content:", "if False:", PRUNING),
+    Guard("react_pipeline/store/pruning.py", "            store.require_files(artifact)\n", "", PRUNING),
     Guard("react_pipeline/store/store.py", '                    self.backend.touch(f"{base}/{fingerprint}/{MANIFEST}")\n', "                    pass\n", PRUNING),
     Guard("react_pipeline/extensions/hub/export.py", "if target.is_symlink() or (target.exists() and not target.is_dir()):", "if False:", EXPORT),
     Guard("react_pipeline/extensions/predict/pictures.py", "            check_shard_name(source)\n", "", "extensions/predict/test_predict.py::test_a_source_without_pictures_is_one_clear_error"),
