@@ -215,6 +215,18 @@ def test_a_build_whose_scratch_is_gone_says_so(store: Store, foreign: bool) -> N
     assert not store.build(inputs(), write_one).reused
 
 
+def test_a_build_whose_scratch_goes_as_it_begins_says_so(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(path: Path) -> None:
+        shutil.rmtree(path.parent)
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "touch", lose)
+    with pytest.raises(StoreWriteError, match="run again"):
+        store.build(inputs(), write_one)
+
+
 def test_a_reader_gives_nothing_back_to_a_condemned_attempt(tmp_path: Path) -> None:
     store = Store(tmp_path)
     artifact = store.build(inputs(), write_one)
