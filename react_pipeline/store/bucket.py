@@ -6,6 +6,7 @@ Does not belong here: what the objects mean (`store`).
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -50,8 +51,6 @@ MIN_PART_BYTES = 8 << 20
 COPIES = ".copies"
 MEASURED_SECONDS = 10
 """Copies are measured once in so long, which takes a walk."""
-USED_SECONDS = 86_400.0
-"""A copy that was opened within this time may be in use, and stays."""
 
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _REFUSED = re.compile(
@@ -70,7 +69,7 @@ class Bucket:
 
     Attributes:
         home: Folder of this machine for builds, copies and locks.
-        cache_bytes: What copies of files may take beside those opened within `USED_SECONDS`.
+        cache_bytes: What copies of files may take beside those that processes have open.
     """
 
     url: str
@@ -209,18 +208,24 @@ class Bucket:
         brief = replace(self, retry_seconds=PROBE_SECONDS)
         path = f".probe/{secrets.token_hex(8)}"
         try:
-            brief.put(path, b"1")
-            if brief.create(path, b"2"):
-                raise InputError(
-                    f"{self.url}: its server ignores the conditions of writes, by which exactly "
-                    "one of several builders publishes; use a server that knows If-None-Match"
-                )
+            with brief._named(path) as (library, client):
+                old = _version(library.put(client, path, b"1"))
+            brief.put(path, b"2")
+            for condition in ("create", old):
+                with suppress(FileExistsError):
+                    brief.put(path, b"3", condition)
+                    raise InputError(
+                        f"{self.url}: its server ignores the conditions of writes, by which "
+                        "exactly one of several builders publishes; use a server that knows "
+                        "If-Match and If-None-Match"
+                    )
         finally:
             brief.delete(path)
 
     def _copy(self, prefix: str) -> Path:
-        """Return the folder with copies of an attempt, which counts as opened now."""
+        """Return the folder with copies of an attempt, which stays until this process ends."""
         folder = self.home / COPIES / prefix.rpartition("/")[2]
+        _lock_use(folder, fcntl.LOCK_SH)
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)
         return folder
@@ -336,16 +341,41 @@ def _client(url: str, retry_seconds: float) -> tuple[Any, Any]:
 
 @lru_cache(1)
 def make_room(bucket: Bucket, _moment: float) -> None:
-    """Remove the least recently opened copies above the limit that were not opened lately."""
+    """Remove the least recently opened copies above the limit that no process has open."""
     home, copies = bucket.home, {}
     for copy in (home / COPIES).iterdir():
         files = Folder(home).entries(f"{COPIES}/{copy.name}")
         copies[copy] = written_at(copy), sum(entry.size for entry in files)
     total = sum(size for _, size in copies.values())
-    for copy, (opened, size) in sorted(copies.items(), key=lambda one: one[1]):
-        if total > bucket.cache_bytes and opened < time.time() - USED_SECONDS:
+    for copy, (_, size) in sorted(copies.items(), key=lambda one: one[1]):
+        if total > bucket.cache_bytes and _lock_use(copy, fcntl.LOCK_EX | fcntl.LOCK_NB):
             throw_away(copy, home)
+            _lock_use(copy, fcntl.LOCK_UN)
             total -= size
+
+
+@cache
+def _users(home: Path, _process: int) -> Any:
+    home.mkdir(parents=True, exist_ok=True)
+    return (home / ".users").open("a+b")
+
+
+_used: set[tuple[int, Path]] = set()
+
+
+def _lock_use(copy: Path, kind: int) -> bool:
+    """Lock one byte for the copy of an attempt, shared until this process ends; false if a process
+    uses it, or the file system has no locks.
+    """
+    use = os.getpid(), copy
+    if use in _used:
+        return False
+    with suppress(OSError):
+        fcntl.lockf(_users(copy.parents[1], os.getpid()), kind, 1, int(copy.name[1:], 16) >> 1)
+        if kind == fcntl.LOCK_SH:
+            _used.add(use)
+        return True
+    return False
 
 
 def is_head(entry: Entry) -> bool:

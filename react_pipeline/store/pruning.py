@@ -9,6 +9,7 @@ import logging
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from graphlib import TopologicalSorter
 from typing import TYPE_CHECKING
 
@@ -69,9 +70,11 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
         else:
             removed.append(artifact.address)
     finished = {artifact.prefix for artifact in published.values()}
+    unread = times.keys() - published.keys()  # which may name any attempt next to them
     # Whether a process of another host works on an attempt, no lock says.
     for attempt, written in sorted(attempts.items()):
-        if attempt not in finished and written <= expired:
+        is_kept = attempt.rpartition("/")[0] in unread
+        if not is_kept and attempt not in finished and written <= expired:
             removed.append(store.backend.address(attempt))
             if not dry_run:
                 store.backend.discard(attempt)
@@ -116,7 +119,8 @@ def _unused(
 
 
 def _remove(store: Store, artifact: Artifact, oldest: float) -> bool:
-    """Remove an artifact, unless it is used again by now; its manifest goes first."""
+    """Remove an artifact, unless it is used, or was made, again by now; its manifest goes first."""
+    content = manifest_content(artifact.manifest)
     path = f"{artifact.place}/{MANIFEST}"
 
     def is_current() -> bool:
@@ -125,9 +129,13 @@ def _remove(store: Store, artifact: Artifact, oldest: float) -> bool:
     heads = store.backend.heads(artifact.place, MANIFEST)
     if is_current() or any(entry.path == path and entry.time > oldest for entry in heads):
         return False
+    if store._read(path) != content:
+        return False
     store.backend.delete(path)
     if is_current():
-        store.backend.create(path, manifest_content(artifact.manifest))
+        with suppress(CorruptArtifact):  # another removed its files, too
+            store.require_files(artifact)
+            store.backend.create(path, content)
         return False
     store.backend.discard(artifact.prefix)
     return True

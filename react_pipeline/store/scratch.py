@@ -140,10 +140,10 @@ class Scratch:
         """Say which disk refused to write into a folder, or that this scratch was removed."""
         try:
             yield
-        except OSError as error:
+        except Exception as error:  # torch and others raise their own
             if self.is_removed:
                 raise removed(self.folder) from error
-            if error.errno not in DISK_FAULTS:
+            if not isinstance(error, OSError) or error.errno not in DISK_FAULTS:
                 raise
             written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             free = shutil.disk_usage(self.folder).free

@@ -207,7 +207,10 @@ class Store:
         """Begin a private scratch for an attempt, with what the furthest earlier one had kept."""
         scratch = Scratch(self._scratches(inputs) / secrets.token_hex(8))
         others = self.earlier_scratches(inputs)
-        scratch.begin(next(iter(others), None))
+        try:
+            scratch.begin(next(iter(others), None))
+        except FileNotFoundError as error:
+            raise removed(scratch.folder) from error
         for other in others[KEPT_SCRATCHES:]:
             throw_away(other.folder, self.root)
         return scratch

@@ -112,11 +112,14 @@ def test_missing_credentials_are_named() -> None:
     assert "no credentials" in str(_explained("s3://artifacts/a", error))
 
 
-def test_a_server_that_ignores_conditions_is_refused(store: Store, server: BucketServer) -> None:
+@pytest.mark.parametrize("condition", ["HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"])
+def test_a_server_that_ignores_conditions_is_refused(
+    store: Store, server: BucketServer, condition: str
+) -> None:
     store.require_usable()
 
     def ignore(environ: Environ) -> None:
-        environ.pop("HTTP_IF_MATCH", None), environ.pop("HTTP_IF_NONE_MATCH", None)
+        environ.pop(condition, None)
 
     server.spoil = ignore
     with pytest.raises(InputError, match="conditions"):

@@ -198,18 +198,33 @@ def test_of_many_callers_one_creates_a_note(store: Store) -> None:
     assert store.create_note("after", *winners), "the answer to a first try may be lost"
 
 
-def test_a_build_whose_scratch_is_gone_says_so(store: Store) -> None:
+@pytest.mark.parametrize("foreign", [False, True])
+def test_a_build_whose_scratch_is_gone_says_so(store: Store, foreign: bool) -> None:
     def lose(directory: Path, scratch: Scratch) -> dict[str, int]:
         write_one(directory, None)
         scratch.folder.rename(store.root / "gone")
         (directory / "sub").mkdir(parents=True)  # as many a writer does
         (directory / "sub" / "c").write_text("c")
+        if foreign:
+            raise RuntimeError("Parent directory does not exist")  # as torch says it
         return {}
 
     with pytest.raises(StoreWriteError, match="run again"):
         store.build(inputs(), lose)
     assert not store.has("thing", "all")
     assert not store.build(inputs(), write_one).reused
+
+
+def test_a_build_whose_scratch_goes_as_it_begins_says_so(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(path: Path) -> None:
+        shutil.rmtree(path.parent)
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "touch", lose)
+    with pytest.raises(StoreWriteError, match="run again"):
+        store.build(inputs(), write_one)
 
 
 def test_a_reader_gives_nothing_back_to_a_condemned_attempt(tmp_path: Path) -> None:

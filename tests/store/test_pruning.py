@@ -88,15 +88,19 @@ def test_a_damaged_pointer_dooms_nothing(store: Store, text: bytes) -> None:  # 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"attempt": "_a", "manifest": {}}'])
 def test_a_damaged_manifest_is_kept_and_made_again(
-    store: Store, content: bytes, caplog: pytest.LogCaptureFixture
+    store: Store,
+    content: bytes,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # 46
+    monkeypatch.setattr("react_pipeline.store.store.RETENTION_SECONDS", -1)
     good, bad = publish(store, 1), publish(store, 2)
     publish(store, 3)
     store.backend.put(f"{bad.place}/manifest.json", content)
     with pytest.raises(CorruptArtifact, match="rematerialize `thing`"):
         store.open("thing", "all", bad.fingerprint)
     assert store.prune(keep_seconds=-1) == [good.address]
-    assert bad.address in caplog.text
+    assert bad.address in caplog.text and [*store.backend.entries(bad.prefix)]
     assert [address for address, error in store.verify() if error] == [bad.address]
     assert not publish(store, 2).reused
 
@@ -210,6 +214,25 @@ def test_what_was_current_since_a_look_stays(
     before(monkeypatch, store, "heads", lambda: (publish(store, 1), publish(store, 3)))
     assert store.prune(keep_seconds=60) == []
     assert store.open("thing", "all", old.fingerprint).path
+
+
+@pytest.mark.parametrize(("call", "current"), [("heads", 2), ("delete", 1)])
+@of_a_folder
+def test_what_another_removed_and_made_again_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch, call: str, current: int
+) -> None:  # 45
+    old = publish(store, 1)
+    publish(store, 2)
+
+    def meanwhile() -> None:
+        store.backend.delete(f"{old.place}/manifest.json")
+        store.backend.discard(old.prefix)
+        publish(store, 1), publish(store, current)
+
+    before(monkeypatch, store, call, meanwhile)
+    assert store.prune(keep_seconds=-1) == []
+    assert store.has("thing", "all") and {error for _, error in store.verify()} == {None}
+    assert (old.fingerprint in store.versions("thing", "all")) == (call == "heads")
 
 
 @of_a_folder
