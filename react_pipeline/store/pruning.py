@@ -86,10 +86,14 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
                     throw_away(scratch, store.root)
     if not dry_run:
         store.backend.sweep(RETENTION_SECONDS)
-        for claim in list(store.backend.entries(CLAIMS)):
-            if claim.time <= oldest:
-                store.backend.delete(claim.path)
+        _remove_claims(store, oldest)
     return removed
+
+
+def _remove_claims(store: Store, oldest: float) -> None:
+    for claim in list(store.backend.entries(CLAIMS)):
+        if claim.time <= oldest:
+            store.backend.delete(claim.path)
 
 
 def _unused(
