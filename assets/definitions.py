@@ -12,6 +12,7 @@ import dagster as dg
 
 from react_pipeline.assets import corpus, domains, evaluation, training  # noqa: F401
 from react_pipeline.assets.declared import Scope, asset_of, checks_of, instigators_of
+from react_pipeline.assets.jobs import declare_jobs
 from react_pipeline.assets.reporting import publish
 from react_pipeline.assets.resources import Context, ProjectResource
 from react_pipeline.assets.runs import in_process
@@ -70,6 +71,7 @@ def build_defs(
     return dg.Definitions(
         assets=dg.with_source_code_references([domains.domain_file(project), *assets]),
         asset_checks=checks_of(scope),
+        jobs=declare_jobs(project, rows),
         schedules=[one for one in instigators if isinstance(one, dg.ScheduleDefinition)],
         sensors=[one for one in instigators if isinstance(one, dg.SensorDefinition)],
         resources={project.name("project"): project.shown()},

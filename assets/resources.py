@@ -44,7 +44,7 @@ class ProjectResource:
     def shown(self) -> dg.ResourceDefinition:
         """The project as Dagster shows it under Deployment; no run can configure it."""
         path = self.config_path or f"{CONFIG_VARIABLE} of the servers, else pipeline.yaml"
-        about = f"The project of these assets, checks, sensors and schedules: {path}"
+        about = f"The project of these assets, checks, jobs, sensors and schedules: {path}"
         return dg.ResourceDefinition(lambda _: self, config_schema={}, description=about)
 
     def key(self, stage: str) -> dg.AssetKey:

@@ -139,6 +139,7 @@ GUARDS = (
     Guard("react_pipeline/indexing/exact.py", "margin = MARGINS[precision]", "margin = 0.0", "indexing/test_batch_search.py"),
     Guard("react_pipeline/indexing/exact.py", " & (place < k + MOST_ALIKE)", "", "indexing/test_batch_search.py::test_memory_is_bounded_where_very_many_rows_are_alike"),
     Guard("react_pipeline/indexing/files.py", "(RuntimeError, MemoryError)", "ZeroDivisionError", "indexing/test_index.py"),
+    Guard("react_pipeline/extensions/operations/assets.py", "if not _is_shown(instance, run.run_id)", "if run", "extensions/operations/test_retention.py::test_runs_that_made_what_is_shown_stay"),
     Guard("react_pipeline/lineage.py", 'artifact.manifest["code_version"] != row.version', "False", "house/test_lineage.py"),
     Guard("react_pipeline/lineage.py", "artifact.parents.get(name) != parent.fingerprint", "False", "extensions/automation/test_survey.py"),
     Guard("react_pipeline/extensions/sources/image_client.py", "if len(body) > MAX_RESPONSE_BYTES:", "if False:", "extensions/sources/test_url_source.py::test_good_images_come_and_failures_have_reason_and_attempts"),

@@ -258,3 +258,18 @@ def test_a_partition_without_a_slug_is_refused_unread(name: str) -> None:
     with pytest.raises(dg.Failure, match="is not a domain") as failure:
         require_slug(name)
     assert failure.value.allow_retries is False
+
+
+def test_each_job_has_one_scope_of_partitions() -> None:
+    loaded = build_defs(project=ProjectResource(config_path="nowhere.yaml"))
+    jobs = {name: loaded.resolve_job_def(name) for name in ("refresh_corpus", "customize_domain")}
+    made = {
+        name: {key.path[-1] for key in job.asset_layer.executable_asset_keys}
+        for name, job in jobs.items()
+    }
+    shared = {"corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"}
+    assert shared <= made["refresh_corpus"] and "overview" not in made["refresh_corpus"]
+    assert {"evaluation_set", "retrieved_set", "control_set"} <= made["customize_domain"]
+    assert "comparison" not in made["customize_domain"]
+    assert jobs["refresh_corpus"].partitions_def is None
+    assert jobs["customize_domain"].partitions_def == dg.DynamicPartitionsDefinition(name="domains")

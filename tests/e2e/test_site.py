@@ -25,7 +25,7 @@ def test_the_site_is_searched_without_a_server(tmp_path: Path) -> None:
     asked: list[str] = []
     with open_page(1400, 900) as page:
         page.on("request", lambda request: asked.append(request.url))
-        page.goto(f"{tmp_path.as_uri()}/faq.html")
+        page.goto(f"{tmp_path.as_uri()}/results.html")
         page.locator("[data-md-component=search-query]").click()
         page.get_by_text("Type to start searching").wait_for()
         page.keyboard.type("duplicates")

@@ -1,7 +1,8 @@
-"""What operations add: the commands `prune` and `verify`, on the store."""
+"""What operations add: the section `retention` with its job, and commands on the store."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from react_pipeline.extension import Extension
@@ -9,9 +10,21 @@ from react_pipeline.extension import Extension
 if TYPE_CHECKING:
     import typer
 
+    from react_pipeline.settings import Section
+
 
 class Operations(Extension):
     """What keeps a store small and whole."""
+
+    def sections(self) -> Mapping[str, type[Section]]:
+        """Return `retention`."""
+        from react_pipeline.extensions.operations.settings import RetentionConfig
+
+        return {"retention": RetentionConfig}
+
+    def declare_assets(self) -> None:
+        """Declare the job `retention` with its schedule."""
+        import react_pipeline.extensions.operations.assets  # noqa: F401
 
     def add_commands(self, app: typer.Typer) -> None:
         """`react-pipeline prune` and `verify`."""

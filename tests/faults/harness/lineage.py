@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from conftest import DOMAINS, write_project
@@ -152,7 +153,9 @@ def left_over(folder: Path) -> list[str]:
     """Names of what no later run uses: scratch, and attempts that `prune` does not remove."""
     store = Project.load(folder / "pipeline.yaml").store
     scratches = {path.name for path in store.root.glob(".scratch/*")}
-    store.prune(keep_seconds=-1)
+    # As if the days had passed for which attempts stay.
+    with patch("react_pipeline.store.store.RETENTION_SECONDS", -1):
+        store.prune(keep_seconds=-1)
     attempts = {
         str(path)
         for path in store.root.glob("[!.]*/**/_????????????????")
