@@ -375,3 +375,18 @@ def test_a_long_training_gives_few_points_and_a_short_one_all() -> None:
     assert len(steps) == 2_466
     rows = rows_of_record({"step": 1_999, "time_ms": 5, "loss": 1.0, "evaluation_top1": 0.5})
     assert list(rows) == [("training/evaluation_top1", 0.5, 1_999, 5)]
+
+
+def test_the_experiment_has_views_of_results_and_trainings(
+    tracking: Tracking, compared: Project
+) -> None:
+    run = log(tracking, compared, "domain_results", "shapes/base")
+    client = MlflowClient(tracking.uri)
+    tags = client.get_experiment(run.info.experiment_id).tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    shown = json.loads(json.loads(tags["mlflow.sharedViewState.results"])["state"])
+    assert client.search_runs([run.info.experiment_id], shown["searchFilter"])
+    assert {*shown["selectedColumns"], "attributes.`Run Name`"} == {*shown["columnOrder"]}
+    assert json.loads(json.loads(tags["mlflow.sharedViewState.cost"])["state"])["orderByAsc"]
+    link = f"[Gain beside control](#/experiments/{run.info.experiment_id}/runs?workflowType=machine"
+    assert link in tags["mlflow.note.content"]

@@ -5,6 +5,7 @@ address names.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from react_pipeline.tracking import NOTE_TAG, RESULTS_VIEW, shown_differences, view_url
@@ -22,29 +23,48 @@ _METRIC_WIDTH = 170
 """
 
 
-def _results(*figures: str, order: str) -> dict[str, Any]:
-    """A view of the results, with these columns after domain and method, the highest first."""
-    return {
+def _results(
+    figures: Sequence[str], order: str = "top1", *, ascending: bool = False, group: str = ""
+) -> dict[str, Any]:
+    """A view of the results, with these columns after domain and method.
+
+    Args:
+        order: Figure that the runs are sorted by.
+        group: `domain` or `method`: a row for each, which opens on its runs.
+    """
+    view: dict[str, Any] = {
         "searchFilter": "tags.asset = 'domain_results'",
         "orderByKey": f"metrics.`{order}`",
+        "orderByAsc": ascending,
         "selectedColumns": [*_NAMES, *(f"metrics.`{name}`" for name in figures)],
         "chartsSearchFilter": "|".join(f"^{name}$" for name in figures),
     }
+    if group:
+        keys = [{"mode": "param", "groupByData": group}]
+        view["groupBy"] = {"aggregateFunction": "average", "groupByKeys": keys}
+    return view
 
 
 def _views() -> dict[str, dict[str, Any]]:
     """One view for each question that is asked of an experiment."""
     gains = ("delta_top1", "gain_over_control")
     bounds = [f"{name}{end}" for name in gains for end in ("", "_low", "_high")]
-    costs = ("mean_per_class", "trainable_parameters", "training_seconds")
-    trainings = ("training/loss", "training_seconds", "pairs")
+    costs = ("pairs", "trainable_parameters", "training_seconds")
     return {
-        RESULTS_VIEW: _results("top1", *shown_differences(), *costs, order="top1"),
-        "gain-beside-control": _results("top1", *bounds, order="gain_over_control"),
+        RESULTS_VIEW: _results(("top1", *shown_differences(), "mean_per_class", *costs[1:])),
+        "methods-of-a-domain": _results(("top1", *gains), group="domain"),
+        "method-over-domains": _results(("top1", *gains), group="method"),
+        "gain-beside-control": _results(("top1", *bounds), "gain_over_control"),
+        "cost": _results(("top1", *gains, *costs), "training_seconds", ascending=True),
         "trainings": {
             "searchFilter": "tags.asset = 'customized_checkpoint'",
             "orderByKey": "attributes.start_time",
-            "selectedColumns": [*_NAMES, *(f"metrics.`{name}`" for name in trainings)],
+            "selectedColumns": [
+                *_NAMES,
+                "metrics.`training/loss`",
+                "metrics.`training_seconds`",
+                "metrics.`pairs`",
+            ],
             "chartsSearchFilter": "^training/",
         },
     }
