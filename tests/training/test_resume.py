@@ -135,7 +135,7 @@ def test_a_full_disk_is_reported(
     assert not states_in(Scratch(tmp_path))
 
 
-def test_a_process_that_cannot_read_the_state_of_the_others_ends(
+def test_a_process_without_the_state_of_the_others_ends(
     tmp_path: Path, state: TrainingState
 ) -> None:
     class Second(World):
