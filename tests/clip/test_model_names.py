@@ -185,7 +185,8 @@ def test_a_model_unfetchable_or_with_code_is_refused(
         '{"auto_map": {"AutoTokenizer": ["code.Tokenizer", null]}}'
     )
     cached(tmp_path / "cache", "organization/code", tmp_path / "folder")
-    with pytest.raises(InputError, match="custom code"):
+    # transformers says that it needs code of its own, or that it knows no such model.
+    with pytest.raises(InputError, match="custom code|cannot build this model"):
         publish_base(
             make_project(encoder={"model": "hf-hub:organization/code", "pretrained": None})
         )
