@@ -38,7 +38,7 @@ ONE_PARTITION_A_RUN = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
 
 @dataclass(frozen=True)
 class Scope:
-    """What the assets of one project have in common. Projects of one code location differ in their
+    """Holds what the assets of one project share. Projects of one code location differ in their
     methods, their settings and the prefix of their keys.
 
     Attributes:

@@ -132,7 +132,7 @@ def retrieved_set_holds_no_evaluation_image(
     pool="gpu",
 )
 def control_set(context: Context) -> dg.MaterializeResult:
-    """As many pairs as were retrieved, drawn at random from the same corpus.
+    """Draws as many pairs as were retrieved at random from the same corpus.
 
     The control of the experiment: a gain that training on these gives too does not come from
     retrieval.

@@ -1,5 +1,5 @@
-"""What a checkpoint folder records in `open_clip_config.json`, and what it may ask for: files of
-its own, never code.
+"""The configuration that a checkpoint folder records in `open_clip_config.json`, and limits of what
+it may ask for: files of its own, never code.
 
 open_clip hands fields of a checkpoint's configuration on to transformers and timm, and some of
 these load and run Python files, or fetch other models. They are refused here, before any of these
@@ -21,7 +21,7 @@ GATED_PREFIX = "react_"
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_JSON_BYTES = 64 << 20
-"""Of a file of a text tower; the largest tokenizers have half."""
+"""The largest JSON file of a text tower; the largest tokenizers have half."""
 
 _MAX_SIZES = {
     "image_size": 4_096,
@@ -34,8 +34,8 @@ _MAX_SIZES = {
 _MAX_PATCHES_A_SIDE = 128
 
 _TOKENIZER_OPTIONS = frozenset({"clean", "language", "strip_sep_token"})
-"""What `tokenizer_kwargs` may hold, as open_clip's own configurations use it; the rest would reach
-transformers.
+"""Options that `tokenizer_kwargs` may hold, as open_clip's own configurations use them; the rest
+would reach transformers.
 """
 
 _REGISTERED_NAME = re.compile(r"[A-Za-z0-9_.-]*")

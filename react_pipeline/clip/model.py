@@ -43,7 +43,7 @@ FOREIGN_WEIGHTS_FILE = "open_clip_pytorch_model.bin"
 GATED = ".gated_attn_block."
 
 MOST_KEPT_BYTES = 64 << 20
-"""Of all that `Clip.once` keeps."""
+"""Limit of all that `Clip.once` keeps."""
 
 TEXT_DIRECTORY = "text"
 """Holds config and tokenizer of a text tower that comes from transformers."""
