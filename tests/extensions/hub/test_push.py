@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import _http
 from support.customized import customized
 from support.hub import TOKEN, HubServer
 
@@ -33,6 +34,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 def use(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     """As HF_ENDPOINT, which the library reads when it is imported."""
+    # Versions before 1.0 keep a client for each thread, of a test that was offline too.
+    getattr(_http, "reset_sessions", lambda: None)()
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
