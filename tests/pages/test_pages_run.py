@@ -47,13 +47,13 @@ PAGES = {
     "README.md": Setting(),
     "docs/your-domain.md": Setting(),
     "docs/retrieval.md": Setting(after="docs/your-domain.md"),
-    "docs/judge.md": Setting(
+    "docs/promotion.md": Setting(
         after="docs/your-domain.md",
         prepare="react-pipeline materialize --domain birds --method gated-image "
         "--method gated-image-control --method locked-text",
     ),
     "docs/predict.md": Setting(
-        after="docs/judge.md",
+        after="docs/promotion.md",
         prepare="react-pipeline export birds gated-image --to exported\n"
         "curl --silent --fail -X PUT $AWS_ENDPOINT_URL/bucket\n"
         "curl --silent --fail -T shards/000.tar $AWS_ENDPOINT_URL/bucket/000.tar",
