@@ -57,13 +57,6 @@ Correct = NDArray[np.bool_]
 """Which images are right, (seeds, N); the base has one row."""
 
 
-def seeded(project: Project, seed: int) -> Project:
-    """The project with another seed of training and control, in a store that shares what does not
-    depend on it.
-    """
-    return beside(project, f"seeds/{seed}", seed)
-
-
 def beside(
     project: Project,
     name: str,

@@ -5,12 +5,8 @@ Run after `make demo`: `.venv/bin/python -m benchmarks.methods`. Heads are measu
 (`domain_vectors`). Methods that train the model have a store an arm and seed, those of
 `demo_proof`, where what is there is never made again and a training that was cut off resumes. So
 this can be stopped at any time and started again. Heads of all seeds come first. Tables and plot
-are written at the end, after Ctrl-C too, and cover what is there by then; `--report` trains nothing
-and writes them. Where `gated-image` was not measured, its means are those that `demo_proof` wrote.
-
-Every result is also a line of `benchmarks/results.csv`, with a digest of the recipe that
-trained it. A result that is there with today's recipe is taken from there, on whatever machine it
-was made; `--anew` leaves the file aside.
+are written at the end, after Ctrl-C too, and cover what is there by then. Where `gated-image` was
+not measured, its means are those that `demo_proof` wrote.
 
 A control is drawn for each seed, so that its spread is that of training and of the draw. With
 `--stamps`, the photographs of `demo_photos`, methods that change the model are measured on these
@@ -22,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import os
 import re
 import shutil
@@ -45,7 +40,6 @@ from benchmarks.demo_proof import (
     METHOD,
     beside,
     customize_with_pairs,
-    seeded,
 )
 from benchmarks.domain_vectors import DomainVectors, processor_seconds
 from react_pipeline.clip import choose_device, load_classifier
@@ -56,7 +50,7 @@ from react_pipeline.project import Project
 from react_pipeline.retrieval import retrieve_pairs
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS, Method
 from react_pipeline.stage import method_key
-from react_pipeline.store import ReactError, canonical_json
+from react_pipeline.store import ReactError
 
 HEADS = tuple(name for name, method in METHODS.items() if not method.has_model)
 CHEAP = ("base", *HEADS, "gated-image", "gated-image-control")
@@ -65,15 +59,11 @@ DEFAULT = ("base", *(name + suffix for name in MEASURED for suffix in ("", CONTR
 HALF = f"{METHOD}-half"
 """The checkpoint of the method half way to the base, as with `interpolation: 0.5`."""
 SHOWN = (*METHODS, HALF, HALF + CONTROL_SUFFIX)
-MADE = ("customized_checkpoint", "domain_results")
 BEGIN, END = "<!-- methods:begin -->", "<!-- methods:end -->"
 HERE = Path(__file__).parent
 
 Work = tuple[int, str, str]
 """A seed, a domain and a method."""
-
-Recipes = Mapping[tuple[str, str, str], str]
-"""Digests by arm, domain and method."""
 
 
 @dataclass(frozen=True)
@@ -93,21 +83,6 @@ class Row:
     seconds: float = 0.0
     photographs: float | None = None
     arm: str = ""
-
-
-def store_of(project: Project, seed: int) -> Project:
-    """The project with another training seed, as `seeded`; a seed that is the project's own finds
-    what is made.
-    """
-    one = seeded(project, seed)
-    if seed == (project.config.customization.defaults.seed or 0):
-        for stage in MADE:
-            for source in (project.config.store / stage).rglob("*"):
-                target = one.config.store / source.relative_to(project.config.store)
-                if source.is_file() and not target.exists():
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    os.link(source, target)
-    return one
 
 
 def store_of_arm(project: Project, arm: str, seed: int) -> Project:
@@ -156,27 +131,25 @@ def published(project: Project, work: Work) -> Row | None:
     return Row(seed, domain, method, top1, counts["trainable_parameters"], counts["seconds"])
 
 
-def row_of(project: Project, work: Work, *, train: bool) -> Row | str:
-    """The row of one piece of work, made if it is not there and `train`; or a text that says why
-    there is none.
+def row_of(project: Project, work: Work) -> Row | str:
+    """The row of one piece of work, made if it is not there; or a text that says why there is
+    none.
     """
     _, domain, method = work
     try:
-        row = published(project, work)
-        if row is not None or not train:
-            return row or "not made yet"
+        if row := published(project, work):
+            return row
         if fresh_or_none(project, "retrieved_set", domain) is None:
             retrieve_pairs(project, domain)
-        seconds = None
+        before = processor_seconds()
         if method != "base":
-            before = processor_seconds()
             customize_with_pairs(project, domain, method)
-            seconds = processor_seconds() - before
+        seconds = processor_seconds() - before
         result = EvalResult.read(evaluate(project, domain, method))
         row = published(project, work)
         if row is None:
             return str(result.unavailable)
-        return row if seconds is None else replace(row, seconds=seconds)
+        return row if method == "base" else replace(row, seconds=seconds)
     except (
         ReactError
     ) as error:  # a guard that stops one training says something of that method, not of the others
@@ -193,14 +166,14 @@ def row_of_head(vectors: DomainVectors, work: Work) -> Row:
     return Row(seed, domain, method, vectors.top1(head), numbers, seconds)
 
 
-def row_half_way(project: Project, work: Work, stamps: Path | None, *, train: bool) -> Row | str:
+def row_half_way(project: Project, work: Work, stamps: Path | None) -> Row | str:
     """The row of `HALF`, or of its control: that of the method, with other results."""
     from benchmarks.demo_photos import measure as measure_at  # as below
     from benchmarks.demo_photos import photographs
 
     seed, domain, method = work
     trained = method.replace(HALF, METHOD)
-    row = row_of(project, (seed, domain, trained), train=train)
+    row = row_of(project, (seed, domain, trained))
     if stamps is None or isinstance(row, str):
         return "needs --stamps" if stamps is None else row
     drawings, photos = measure_at(project, domain, trained, 0.5, photographs(stamps))
@@ -228,57 +201,6 @@ def with_photographs(project: Project, row: Row, stamps: Path) -> Row:
     domain = project.domain(row.domain)
     clip, _ = load_classifier(checkpoint, base, domain, choose_device(project.config.device))
     return replace(row, photographs=top1_of_photographs(clip, photographs(stamps)) / 100)
-
-
-def recipe_of(project: Project, domain: str, method: str) -> str:
-    """Digest of what is configured: the training (its seed is another column), the retrieval,
-    classes and templates.
-    """
-    training = (
-        {}
-        if method == "base"
-        else project.training(domain, method).model_dump(mode="json", exclude={"seed"})
-    )
-    retrieval = project.retrieval(domain).model_dump(mode="json")
-    classes = project.domain(domain).model_dump(mode="json", include={"classes", "templates"})
-    return hashlib.sha256(canonical_json([training, retrieval, classes]).encode()).hexdigest()[:12]
-
-
-def recipes_of(project: Project, domains: Sequence[str]) -> Recipes:
-    """Of every arm, domain and method."""
-    retrieval = project.config.retrieval
-    recipes = {}
-    for arm in ARMS.values():
-        update = {"retrieval": retrieval.model_copy(update={"same_subject": arm})}
-        of_arm = Project(project.path, project.config.model_copy(update=update))
-        recipes |= {
-            (arm, domain, method): recipe_of(of_arm, domain, method.replace(HALF, METHOD))
-            for domain in domains
-            for method in SHOWN
-        }
-    return recipes
-
-
-def read_results(path: Path, recipes: Recipes) -> tuple[list[Row], pd.DataFrame]:
-    """Earlier results with today's recipes; and the lines on other domains."""
-    if not path.exists():
-        return [], pd.DataFrame()
-    lines = pd.read_csv(path, dtype={"recipe": str}, float_precision="round_trip")
-    other = ~lines["domain"].isin({domain for _, domain, _ in recipes})
-    rows = []
-    for line in lines[~other].to_dict("records"):
-        recipe = line.pop("recipe")
-        line["photographs"] = None if pd.isna(line["photographs"]) else line["photographs"]
-        if recipes.get((line["arm"], line["domain"], line["method"])) == recipe:
-            rows.append(Row(**line))
-    return rows, lines[other]
-
-
-def write_results(path: Path, rows: Sequence[Row], recipes: Recipes, others: pd.DataFrame) -> None:
-    """Write every result with the recipe it was made with, and the lines on other domains."""
-    lines = [{**asdict(row), "recipe": recipes[row.arm, row.domain, row.method]} for row in rows]
-    table = pd.concat([others, pd.DataFrame(lines)])
-    table.sort_values(["arm", "method", "domain", "seed"]).to_csv(path, index=False)
 
 
 def summarise(rows: Sequence[Row], domains: Sequence[str]) -> pd.DataFrame:
@@ -555,28 +477,23 @@ def report(
 def measure(project: Project, options: argparse.Namespace) -> None:
     """Make what is missing, method by method, and write what there is, also if it is cut off."""
     domains = list(options.domains)
-    # Of the demo's domains too where they are not asked for, so that their lines are kept.
-    everywhere = {*domains, *(domain for domain in DOMAINS if project.has_domain(domain))}
-    recipes = recipes_of(project, sorted(everywhere))
-    earlier, others = read_results(options.results, recipes)
-    have = {} if options.anew else {(r.arm, (r.seed, r.domain, r.method)): r for r in earlier}
     store = functools.cache(functools.partial(store_of_arm, project))
     vectors = functools.cache(lambda arm, domain: DomainVectors.of(store(arm, 0), domain))
 
     def made(arm: str, work: Work) -> Row | str:
-        if work[2].startswith(HALF):
-            one = store(arm, work[0])
-            return row_half_way(one, work, options.stamps, train=not options.report)
-        if options.report or work[2] not in ("base", *HEADS):
-            return row_of(store(arm, work[0]), work, train=not options.report)
-        return row_of_head(vectors(arm, work[1]), work)
+        seed, domain, method = work
+        if method.startswith(HALF):
+            return row_half_way(store(arm, seed), work, options.stamps)
+        if method in ("base", *HEADS):
+            return row_of_head(vectors(arm, domain), work)
+        return row_of(store(arm, seed), work)
 
     order = in_order(options.seeds, domains, options.methods)
     rows: list[Row] = []
     skipped: dict[tuple[str, Work], str] = {}
     try:
         for arm, work in ((arm, work) for arm in ARMS.values() for work in order):
-            row = have.get((arm, work)) or made(arm, work)
+            row = made(arm, work)
             if isinstance(row, Row) and options.stamps is not None:
                 row = with_photographs(store(arm, work[0]), row, options.stamps)
             print(arm, *work, row if isinstance(row, str) else asdict(row), flush=True)
@@ -584,8 +501,6 @@ def measure(project: Project, options: argparse.Namespace) -> None:
                 skipped[arm, work] = row
             else:
                 rows.append(replace(row, arm=arm))
-                done = {(r.arm, (r.seed, r.domain, r.method)): r for r in rows}
-                write_results(options.results, [*{**have, **done}.values()], recipes, others)
     finally:
         print(report(rows, skipped, domains, options.page, options.brief_page))
 
@@ -607,13 +522,6 @@ def main() -> None:
         "--page", type=Path, default=HERE / "results.md", help="has the two markers; gets the table"
     )
     parser.add_argument("--brief-page", type=Path, help="the same; gets short table and plot")
-    parser.add_argument("--report", action="store_true", help="train nothing: write what is there")
-    parser.add_argument(
-        "--results", type=Path, default=HERE / "results.csv", help="the results line by line"
-    )
-    parser.add_argument(
-        "--anew", action="store_true", help="take nothing from the results of earlier runs"
-    )
     options = parser.parse_args()
     project = Project.load(options.config)
     if options.choosing:

@@ -3,8 +3,9 @@ kinds of control, over seeds, with 95% intervals.
 
 Run `.venv/bin/python -m benchmarks.photographs PHOTOS`, the folder of the photographs (see
 `recipes/photographs`): `corpus/*.tar` are pairs found on the web, `grocery-test.tar` holds the
-labelled images, and `grocery-fruit-veg.yaml` is the domain. `--drawings` adds the demo's drawings
-to the corpus. A project a corpus is made in `--work`; what its stores hold is not made again.
+labelled images, and `grocery-fruit-veg.yaml` is the domain. A project for the photographs alone,
+and one with the demo's drawings in the corpus, are made in `--work`; what their stores hold is not
+made again.
 
 Controls: `random` pairs; `nameless`, random pairs whose caption names no tested class; and for
 `gated-image`, which learns from captions, `shuffled`, the retrieved images with captions of other
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import re
 import tarfile
 from collections.abc import Mapping
@@ -42,7 +44,15 @@ from benchmarks.demo_proof import (
 )
 from benchmarks.domain_vectors import DomainVectors, fitted
 from benchmarks.methods import write_section
-from react_pipeline.clip import ClassHead, from_parts
+from react_pipeline.clip import (
+    EVALUATION_PRECISION,
+    ClassHead,
+    choose_device,
+    from_parts,
+    gated_layers,
+    load_classifier,
+    scale_gates,
+)
 from react_pipeline.embedding import read_metadata
 from react_pipeline.evaluation.calibration import confidence, error_of_confidence
 from react_pipeline.extensions.demo import build_base
@@ -50,6 +60,7 @@ from react_pipeline.extensions.demo.corpus import captions, drawn
 from react_pipeline.extensions.demo.corpus_kind import FILES
 from react_pipeline.extensions.methods import HeadMethod, HeadSamples
 from react_pipeline.extensions.methods.few_shot import FewShotGda, FewShotNcm, joined
+from react_pipeline.labelled import encode_images, read_images
 from react_pipeline.lineage import fresh, fresh_or_none, resolve, run
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
@@ -62,7 +73,7 @@ from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.stage import ALL, method_key
 from react_pipeline.store import Artifact, Scratch
 
-SLUG = "grocery"
+SLUG, COARSE, FINE, DRAWINGS = "grocery", "grocery-coarse", "grocery-fine", "things"
 GATED = "gated-image"
 METHODS = (GATED, "gda", "linear-head", "ncm")
 CONTROLS = ("random", "nameless", "shuffled")
@@ -85,16 +96,27 @@ def write_project(photos: Path, work: Path, *, drawings: bool) -> Project:
     config |= {"project": home.name, "methods": ["base", *METHODS]}
     config["corpus"] = {"kind": "webdataset", "shards": shards}
     config["retrieval"]["same_subject"] = "keep"
+    things = yaml.safe_load((FILES / f"domains/{DRAWINGS}.yaml").read_text(encoding="utf-8"))
+    files = {"pipeline.yaml": config, f"domains/{DRAWINGS}.yaml": things}
     domain = yaml.safe_load((photos / "grocery-fruit-veg.yaml").read_text(encoding="utf-8"))
-    # Cartons are no class of this domain.
-    classes = {one if isinstance(one, str) else one["name"] for one in domain["classes"]}
-    listed = home / "images" / SLUG
-    listed.mkdir(parents=True, exist_ok=True)
-    for name in classes - {path.name for path in listed.iterdir()}:
-        (listed / name).symlink_to(images / name)
-    domain["evaluation"] = {"name": SLUG, "kind": "folder", "path": str(listed)}
+    listed = pd.read_csv(photos / "grocery-test.csv")
+    own = listed[listed["fruit_or_vegetable"] == 1]
+    cartons = sorted(listed.loc[listed["fruit_or_vegetable"] == 0, "coarse"].unique())
+    for slug, rows, column, classes in (
+        (SLUG, own, "coarse", domain["classes"]),
+        (COARSE, listed, "coarse", [*domain["classes"], *cartons]),
+        (FINE, own, "fine", sorted(own["fine"].unique())),
+    ):
+        labelled = home / "images" / slug
+        for file, name in zip(rows["file"], rows[column], strict=True):
+            place = labelled / name / Path(file).name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if not place.exists():
+                os.link(images / file, place)
+        evaluation = {"name": slug, "kind": "folder", "path": str(labelled)}
+        files[f"domains/{slug}.yaml"] = {**domain, "classes": classes, "evaluation": evaluation}
     (home / "domains").mkdir(exist_ok=True)
-    for path, fields in ((f"domains/{SLUG}.yaml", domain), ("pipeline.yaml", config)):
+    for path, fields in files.items():
         (home / path).write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
     return Project.load(home / "pipeline.yaml")
 
@@ -122,21 +144,21 @@ def naming(domain: DomainConfig) -> re.Pattern[str]:
     return re.compile(rf"\b(?:{'|'.join(map(re.escape, names))})(?:e?s)?\b", re.IGNORECASE)
 
 
-def draw_nameless(project: Project, seed: int) -> Artifact:
+def draw_nameless(project: Project, slug: str, seed: int) -> Artifact:
     """Publish a control whose captions name no class."""
-    inputs = resolve(project, "control_set", SLUG)
+    inputs = resolve(project, "control_set", slug)
     embeddings = inputs.parents["corpus_embeddings"]
     rows = read_metadata(embeddings, ["caption", "image_sha256"])
-    named = rows["caption"].str.contains(naming(project.domain(SLUG)))
+    named = rows["caption"].str.contains(naming(project.domain(slug)))
     review = Review(frozenset(rows.loc[named, "image_sha256"]))
     size = inputs.parents["retrieved_set"].counts["pairs"]
 
     def write(directory: Path, _: Scratch) -> dict[str, Any]:
         clip = load_encoder(project, inputs.parents["base_checkpoint"])
-        labelled, settings = inputs.parents["evaluation_set"], project.retrieval(SLUG)
-        evaluation = kept_out(project, SLUG, labelled, settings.decontaminate, clip)
+        labelled, settings = inputs.parents["evaluation_set"], project.retrieval(slug)
+        evaluation = kept_out(project, slug, labelled, settings.decontaminate, clip)
         images = Images(project, inputs.parents, clip)
-        random = random_of(seed, SLUG)
+        random = random_of(seed, slug)
         drawn, dropped = draw_pairs(embeddings, images, evaluation, settings, random, size, review)
         pixels = project.config.corpus.max_pixels
         pairs = write_pairs(directory, drawn, images, embeddings, settings.shard_pairs, pixels)
@@ -145,39 +167,41 @@ def draw_nameless(project: Project, seed: int) -> Artifact:
     return project.store.build(inputs, write)
 
 
-def measure(project: Project, seeds: int) -> tuple[dict[str, Correct], float]:
+def measure(project: Project, slug: str, seeds: int) -> tuple[dict[str, Correct], float]:
     """Return which images each method gets right, by method and kind of pairs, and the share of
     the pairs of the random control whose captions name a class.
     """
     for stage in ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"):
         run(project, stage, ALL)
-    run(project, "evaluation_set", SLUG)
-    retrieved = run(project, "retrieved_set", SLUG)
-    named, right = [], {"base": [correct_images(trained(project, SLUG, "base"))]}
+    run(project, "evaluation_set", slug)
+    retrieved = run(project, "retrieved_set", slug)
+    named, right = [], {"base": [correct_images(trained(project, slug, "base"))]}
     for seed in range(seeds):
         random, nameless = (
             beside(project, f"seeds/{seed}{kind}", seed) for kind in ("", "-nameless")
         )
         # This one gets a retrieved set of its own.
         shuffled = beside(project, f"seeds/{seed}-shuffled", seed, same_subject="keep")
-        if fresh_or_none(nameless, "control_set", SLUG) is None:
-            draw_nameless(nameless, seed)
-        shuffle_captions(shuffled, SLUG, retrieved, seed)
+        if fresh_or_none(nameless, "control_set", slug) is None:
+            draw_nameless(nameless, slug, seed)
+        shuffle_captions(shuffled, slug, retrieved, seed)
         for method in METHODS:
             control = f"{method}-control"
             of_kind = {
-                method: trained(random, SLUG, method),
-                f"{method} random": trained(random, SLUG, control),
-                f"{method} nameless": trained(nameless, SLUG, control),
+                method: trained(random, slug, method),
+                f"{method} random": trained(random, slug, control),
+                f"{method} nameless": trained(nameless, slug, control),
             }
             if method == GATED:
-                of_kind[f"{method} shuffled"] = trained(shuffled, SLUG, method)
+                of_kind[f"{method} shuffled"] = trained(shuffled, slug, method)
             for kind, result in of_kind.items():
                 right.setdefault(kind, []).append(correct_images(result))
-                print(project.path.parent.name, seed, kind, right[kind][-1].mean(), flush=True)
-        pairs = fresh(random, "control_set", SLUG).file("pairs.parquet")
+                print(
+                    project.path.parent.name, slug, seed, kind, right[kind][-1].mean(), flush=True
+                )
+        pairs = fresh(random, "control_set", slug).file("pairs.parquet")
         captions = pd.read_parquet(pairs)["caption"]
-        named.append(captions.str.contains(naming(project.domain(SLUG))).mean())
+        named.append(captions.str.contains(naming(project.domain(slug))).mean())
     return {kind: np.stack(of_kind) for kind, of_kind in right.items()}, float(np.mean(named))
 
 
@@ -250,19 +274,20 @@ def fit(vectors: DomainVectors, method: Any, seed: int) -> ClassHead:
     return fitted(training, method, samples, samples.class_ids.numpy(), near)
 
 
-def confidences(project: Project, vectors: DomainVectors, photos: Path) -> str:
-    """Return what confidence says of the photographs, without and with the temperature of left-out
-    pairs: its mean, its calibration error, and how well it tells fruit from cartons.
+def confidences(project: Project, vectors: DomainVectors, strangers: Tensor) -> str:
+    """Return what confidence says of the labelled images, without and with the temperature of
+    left-out pairs: its mean, its calibration error, and how well it tells them from others.
+
+    Args:
+        strangers: Unit vectors of the others (S, D).
     """
-    classes = project.domain(SLUG).class_names
-    others, names = encoded(photos / "grocery-test.tar")
-    cartons = others[[name not in classes for name in names]]
     ids, rows = vectors.class_ids.numpy(), []
     for method in METHODS[1:]:
-        checkpoint = fresh(project, "customized_checkpoint", method_key(SLUG, method))
+        trained(project, vectors.slug, method)
+        checkpoint = fresh(project, "customized_checkpoint", method_key(vectors.slug, method))
         head = ClassHead.read(checkpoint.file("head.safetensors"))
         record = json.loads(checkpoint.file("head.json").read_text(encoding="utf-8"))
-        own, strange = ((100 * head.scores(images)).numpy() for images in (vectors.images, cartons))
+        own, strange = ((100 * head.scores(one)).numpy() for one in (vectors.images, strangers))
         for label, temperature in (("none", 1.0), ("left-out pairs", record["temperature"])):
             sure, of_strangers = (confidence(one, temperature) for one in (own, strange))
             is_own = np.arange(len(sure) + len(of_strangers)) < len(sure)
@@ -275,6 +300,34 @@ def confidences(project: Project, vectors: DomainVectors, photos: Path) -> str:
             rows.append([method, label, *cells])
     heads = ["head", "temperature of", "top-1 %", "mean confidence %", "calibration error", "AUROC"]
     return markdown_table(heads, rows).rstrip()
+
+
+def interpolated(project: Project) -> str:
+    """Return top-1 on the photographs, and on the drawings of a domain that nothing was trained
+    for, between the base and the trained model.
+    """
+    device, rows = choose_device(project.config.device), []
+    for method, weights in (("base", [0.0]), (GATED, [0.5, 1]), (f"{GATED}-control", [0.5, 1])):
+        for weight in weights:
+            cells = []
+            for slug in (SLUG, DRAWINGS):
+                domain = project.domain(slug)
+                checkpoint = (
+                    fresh(project, "base_checkpoint")
+                    if method == "base"
+                    else fresh(project, "customized_checkpoint", method_key(SLUG, method))
+                )
+                clip, head = load_classifier(checkpoint, None, domain, device)
+                if method != "base":
+                    scale_gates(gated_layers(clip.model).values(), weight)
+                images = read_images(fresh(project, "evaluation_set", slug), domain)
+                vectors = encode_images(
+                    project.config, clip, images, precision=EVALUATION_PRECISION
+                )
+                predicted = (vectors @ head.vectors.numpy()).argmax(axis=1)
+                cells.append(f"{100 * (predicted == images['class_id']).mean():.1f}")
+            rows.append([method, f"{weight:g}", *cells])
+    return markdown_table(["method", "weight", "photographs", "drawings"], rows).rstrip()
 
 
 def encoded(tar: Path) -> tuple[Tensor, list[str]]:
@@ -327,18 +380,35 @@ def main() -> None:
     options = parser.parse_args()
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
+    strangers, names = encoded(options.photos / "grocery-test.tar")
     texts = []
     for drawings, title in ((False, "Without drawings"), (True, "With the demo's drawings")):
         project = write_project(options.photos.resolve(), work, drawings=drawings)
-        right, named = measure(project, options.seeds)
-        share = f"{100 * named:.0f}% of the random pairs name a tested class"
-        texts.append(f"{title}; {share}:\n\n{to_markdown(right)}")
+        run(project, "evaluation_set", DRAWINGS)
+        slugs = {SLUG: title}
         if not drawings:
-            vectors = DomainVectors.of(project, SLUG)
-            first = beside(project, "seeds/0", 0)
+            slugs |= {
+                COARSE: f"{title}, all 43 coarse classes, cartons among them",
+                FINE: f"{title}, the 50 fine classes of fruit and vegetables",
+            }
+        for slug, text in slugs.items():
+            right, named = measure(project, slug, options.seeds)
+            share = f"{100 * named:.0f}% of the random pairs name a tested class"
+            texts.append(f"{text}; {share}:\n\n{to_markdown(right)}")
+        vectors = DomainVectors.of(project, DRAWINGS if drawings else SLUG)
+        first = beside(project, "seeds/0", 0)
+        if drawings:
+            texts += [
+                f"Between the base and `{GATED}`, one seed:\n\n{interpolated(first)}",
+                "Heads on the drawings of `things`; AUROC against the photographs:\n\n"
+                + confidences(first, vectors, strangers),
+            ]
+        else:
+            classes = project.domain(SLUG).class_names
+            cartons = strangers[[name not in classes for name in names]]
             texts += [
                 few_shot(vectors, options.photos, options.picture or work / "few-shot.png"),
-                confidences(first, vectors, options.photos),
+                confidences(first, vectors, cartons),
             ]
     print(text := "\n\n".join(texts))
     if options.page is not None:

@@ -22,7 +22,6 @@ ROOT_FILES = (
     "NOTICE",
     "CITATION.cff",
     "benchmarks/results.md",
-    "benchmarks/results.csv",
     "examples/my_extension/my_extension.py",
     "examples/dagster_mlflow.py",
     "examples/react_by_hand.py",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from benchmarks import methods as benchmark
+from benchmarks.demo_proof import SHARED
 from benchmarks.methods import Row
 from react_pipeline.project.project import Project
 
@@ -31,18 +31,18 @@ def page(tmp_path: Path) -> Path:
 def test_what_a_store_holds_is_not_made_again(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = benchmark.store_of(project, 1)
+    for stage in SHARED:  # a store that has one domain
+        (project.config.store / stage).mkdir(exist_ok=True)
+    one = benchmark.store_of_arm(project, "keep", 1)
     work = (1, "shapes", "gated-image")
-    assert benchmark.row_of(one, work, train=False) == "not made yet"
-    row = benchmark.row_of(one, work, train=True)
+    row = benchmark.row_of(one, work)
     assert isinstance(row, Row)
     assert row.trainable_parameters > 0
     assert row.seconds > 0
     monkeypatch.setattr(benchmark, "customize_with_pairs", None)
-    again = benchmark.row_of(benchmark.store_of(project, 1), work, train=True)
+    again = benchmark.row_of(benchmark.store_of_arm(project, "keep", 1), work)
     assert isinstance(again, Row)
     assert again == replace(row, seconds=again.seconds)  # now those of the manifest
-    assert benchmark.row_of(benchmark.store_of(project, 2), work, train=False) == "not made yet"
     assert not project.store.keys("customized_checkpoint")
 
 
@@ -106,34 +106,3 @@ def test_the_loss_on_photographs_is_of_the_served_model(page: Path) -> None:
     lines = {line.split("`")[1]: line for line in page.read_text().splitlines() if "`" in line}
     ends = {"base": "–", "gated-image": "10.0", benchmark.HALF: "5.0", "gda": "0.0"}
     assert all(lines[name].endswith(f"| {end} |") for name, end in ends.items())
-
-
-def test_a_written_result_is_kept_while_its_recipe_is_the_same(
-    project: Project, page: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    results = page.parent / "results.csv"
-    recipes = benchmark.recipes_of(project, DOMAINS)
-    rows = [
-        Row(seed, domain, "full", 1 / 3, 7, 0.1, 0.5, "keep")
-        for domain in DOMAINS
-        for seed in (0, 1)
-    ]
-    others = pd.DataFrame([{**asdict(rows[0]), "domain": "far", "recipe": "1"}])
-    benchmark.write_results(results, rows, recipes, others)
-    read, left = benchmark.read_results(results, recipes)
-    assert sorted(read, key=str) == sorted(rows, key=str)
-    assert list(left["domain"]) == ["far"]
-    monkeypatch.setattr(benchmark, "customize_with_pairs", None)
-    monkeypatch.setattr(benchmark, "ARMS", {"as it is": "keep"})
-    monkeypatch.setattr(benchmark, "DOMAINS", DOMAINS)
-    command = ["methods", "--config", str(project.path), "--page", str(page), "--seeds", "1"]
-    command += ["--methods", "full", "--results", str(results)]
-    for chosen in (DOMAINS, DOMAINS[:1]):
-        monkeypatch.setattr(sys, "argv", [*command, "--report", "--domains", *chosen])
-        benchmark.main()
-    assert "| `full` | 33.3 | 33.3 | – | – | 7 | 0 | 1 |" in page.read_text()
-    # What was not asked for this time is kept.
-    benchmark.write_results(results, *(benchmark.read_results(results, recipes)[0], recipes, left))
-    assert len(benchmark.read_results(results, recipes)[0]) == 4
-    other = {**recipes, ("keep", "shapes", "full"): "another"}
-    assert {row.domain for row in benchmark.read_results(results, other)[0]} == {"colours"}

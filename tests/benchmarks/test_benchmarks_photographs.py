@@ -22,8 +22,9 @@ def test_captions_name_classes_in_singular_or_plural() -> None:
 def test_a_nameless_control_names_no_class(
     retrieved_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(photographs, "SLUG", "shapes")
     monkeypatch.setattr(photographs, "naming", lambda _: "circle|disc")
     other = photographs.beside(retrieved_project, "nameless", 1)
-    captions = [pair.caption for pair in CollectedPairs(photographs.draw_nameless(other, 1))]
+    captions = [
+        pair.caption for pair in CollectedPairs(photographs.draw_nameless(other, "shapes", 1))
+    ]
     assert captions and not any("circle" in one or "disc" in one for one in captions)
