@@ -7,9 +7,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-# Tests also wait, for processes and servers: more workers than cores. Without `--no-loadscope-reorder` modules with the
-# most tests come first, but a test of operations that takes minutes is alone in its module.
-PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist loadfile
+# Tests also wait, for processes and servers: more workers than cores. A worker takes a module, or a group
+# (`tests/conftest.py`). Without `--no-loadscope-reorder` modules with the most tests come first, but a test of operations
+# that takes minutes is alone in its module; the longest pages come first.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist loadgroup
 
 # What leans on numpy, pyarrow, open_clip, transformers and FAISS most.
 OLDEST_TESTS := $(addprefix tests/,clip embedding extensions/hub extensions/methods extensions/predict indexing retrieval use)
@@ -57,11 +58,11 @@ test-slow: install-dev ## the tests that take minutes
 test-mutations: install-dev ## remove each guard of tests/mutations.py in turn, and run the test that must fail then
 	$(BIN)/python tests/mutations.py
 
-test-operations: install-dev ## servers, daemon, browser, whole lineages: a part of test-slow
+test-operations: install-dev ## servers, daemon, browser, whole lineages, pages: a part of test-slow
 	$(PYTEST) -n 4 --no-loadscope-reorder -m operations
 
-test-pages: install-dev ## the longest pages of the documentation, block by block; a part of test-slow
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow and not operations' tests/pages
+test-pages: install-dev ## the pages of the documentation, block by block; a part of test-operations
+	$(PYTEST) -n 4 --no-loadscope-reorder tests/pages
 
 test-long-day: export LONG_DAY_DOMAINS ?= 300
 test-long-day: install-dev ## hours of 300 domains whose services are killed, by LONG_DAY_DOMAINS, _HOURS and _SEED; in test-slow 20

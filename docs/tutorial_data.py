@@ -1,6 +1,5 @@
-"""The data of docs/getting-started.md, in place of your own: a corpus of captioned pictures and two
-labelled sets; with the argument `zoo` 200 unlabelled pictures; with `synonyms` better names for
-`domains/things.yaml`.
+"""The data of docs/getting-started.md, in place of your own: with the argument `zoo` 200 unlabelled
+pictures, with `labelled` two labelled sets, with `synonyms` better names for `domains/things.yaml`.
 """
 
 from __future__ import annotations
@@ -12,8 +11,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from react_pipeline.corpus import pack
-from react_pipeline.extensions.demo.corpus import captions, drawn
 from react_pipeline.extensions.demo.drawing import render_file, with_alpha
 from react_pipeline.extensions.demo.sources import emoji_names, package
 
@@ -93,31 +90,18 @@ def add_synonyms() -> None:
     path.write_text(text)
 
 
-def draw_corpus(folder: Path) -> int:
-    """Write the demo's pairs as webdataset tars, and return how many there are."""
-    folder.mkdir(parents=True, exist_ok=True)
-    table = captions()
-    about = table[["licence", "source", "subject"]].to_dict("records")
-    pairs = (
-        (key, image, caption.encode(), {name: text for name, text in fields.items() if text})
-        for key, image, caption, fields in zip(
-            table["key"], drawn(table["key"]), table["caption"], about, strict=True
-        )
-        if isinstance(image, bytes)
-    )
-    pack(pairs, folder, 0)
-    return len(table)
-
-
 def main() -> None:
     """Draw or write what the argument names."""
-    if sys.argv[1:] == ["zoo"]:
-        return draw_zoo()
-    if sys.argv[1:] == ["synonyms"]:
-        return add_synonyms()
-    for name, subgroups in SETS.items():
-        print(f"images/{name}: {draw_labelled(name, subgroups)} pictures")
-    print(f"corpus: {draw_corpus(Path('corpus'))} pairs")
+    match sys.argv[1:]:
+        case ["zoo"]:
+            draw_zoo()
+        case ["labelled"]:
+            for name, subgroups in SETS.items():
+                print(f"images/{name}: {draw_labelled(name, subgroups)} pictures")
+        case ["synonyms"]:
+            add_synonyms()
+        case _:
+            sys.exit(__doc__)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,17 @@ def leave_writing_to_the_system(connection: Any, _record: Any) -> None:
         connection.execute("PRAGMA synchronous = OFF")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one worker run a module, whose fixtures are made once; groups of the tests' own, the
+    longest, come first.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+
+
 scripts: dict[str | None, ScriptDirectory] = {}
 read_scripts = ScriptDirectory.from_config
 

@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import io
 import re
-import runpy
 import shlex
-import subprocess
 import tokenize
 import tomllib
 from collections.abc import Set
@@ -22,13 +20,10 @@ from pydantic import BaseModel
 from docs import stages
 from react_pipeline import __version__
 from react_pipeline.commands.cli import app
-from react_pipeline.extensions.automation.settings import AutomationConfig
-from react_pipeline.labelled.labels import read_folder
 from react_pipeline.settings import config
 from react_pipeline.settings import training as training_config
 from react_pipeline.settings.corpus import CorpusConfig, corpus_kinds
 from react_pipeline.settings.evaluation import labelled_kinds
-from react_pipeline.settings.files import load_domain, load_pipeline
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -187,13 +182,6 @@ def test_readme_has_few_pictures_and_one_above_the_fold() -> None:
     assert text.index("](docs/images/") < text.index("```")
 
 
-def test_readme_shows_lines_of_the_example() -> None:
-    block = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    example = (ROOT / "examples" / "react_by_hand.py").read_text()
-    lines = [line.strip() for line in example.splitlines()]
-    assert not [line for line in block.splitlines() if line not in {"...", *lines}]
-
-
 def test_architecture_has_the_tables_of_the_code() -> None:
     text = stages.PAGE.read_text()
     assert text == stages.page_with_tables(text), "run `python -m docs.stages`"
@@ -241,38 +229,3 @@ def test_the_citation_names_this_version_and_its_licence() -> None:
         citation["license"]
         == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"]
     )
-
-
-def test_the_files_of_the_tutorial_fit_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = (ROOT / "docs" / "getting-started.md").read_text()
-    (tmp_path / "domains").mkdir()
-    monkeypatch.chdir(tmp_path)
-    for name, content in re.findall(
-        r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL
-    ):
-        Path(name).write_text(content)
-        for module, imported in re.findall(
-            r"^from (react_pipeline\S*) import (.*)$", content, flags=re.MULTILINE
-        ):
-            source = (
-                ROOT / f"{module.replace('.', '/')}.py"
-            ).read_text()  # not imported: some load torch
-            for wanted in imported.split(", "):
-                assert re.search(rf"^(?:def|class) {wanted}\b", source, flags=re.MULTILINE), wanted
-    script = runpy.run_path(str(ROOT / "docs" / "tutorial_data.py"))
-    for slug, subgroups in script["SETS"].items():
-        script["draw_labelled"](slug, subgroups)
-    for block in re.findall(r"^```bash\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
-        if "<<'" in block:  # it writes or edits a file
-            subprocess.run(["bash", "-ec", block], check=True)
-    assert load_pipeline(tmp_path / "pipeline.yaml").section(AutomationConfig).enabled
-    for slug in script["SETS"]:
-        domain = load_domain(tmp_path / "domains" / f"{slug}.yaml")
-        images, _ = read_folder(domain.evaluation.path, domain)
-        assert sorted(images["class"]) == sorted(domain.class_names)
-    script["add_synonyms"]()
-    things = load_domain(tmp_path / "domains" / "things.yaml")
-    assert sum(bool(entry.synonyms) for entry in things.classes) == len(script["SYNONYMS"])
-    assert len(things.templates) == 4

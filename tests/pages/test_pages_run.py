@@ -42,6 +42,9 @@ class Setting:
 
 BIRDS = (("robin", "circle", "red"), ("blackbird", "square", "blue"), ("gull", "cross", "green"))
 PAGES = {
+    "docs/getting-started.md": Setting(),
+    "docs/export.md": Setting(after="docs/getting-started.md"),
+    "examples/demo.ipynb": Setting(),
     "docs/automation.md": Setting(),
     "docs/extensions.md": Setting(),
     "README.md": Setting(),
@@ -58,19 +61,18 @@ PAGES = {
         "curl --silent --fail -X PUT $AWS_ENDPOINT_URL/bucket\n"
         "curl --silent --fail -T shards/000.tar $AWS_ENDPOINT_URL/bucket/000.tar",
     ),
-    "docs/getting-started.md": Setting(),
-    "docs/export.md": Setting(after="docs/getting-started.md", prepare="cd ../zoo"),
-    "examples/demo.ipynb": Setting(),
 }
 FAST = ("docs/automation.md", "docs/extensions.md")
-LONG = ("docs/getting-started.md", "docs/export.md", "examples/demo.ipynb")
-"""Run by `make test-pages`."""
 
 
 def marks_of(page: str) -> list[pytest.MarkDecorator]:
+    """A worker runs a page and those that continue it."""
     if page in FAST:
         return []
-    return [pytest.mark.slow, *([] if page in LONG else [pytest.mark.operations])]
+    first = page
+    while PAGES[first].after:
+        first = PAGES[first].after
+    return [pytest.mark.slow, pytest.mark.operations, pytest.mark.xdist_group(first)]
 
 
 @pytest.fixture(scope="module")
