@@ -11,7 +11,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
 
 from react_pipeline.settings.section import Fraction, Kind, Section, kinds_of_extensions
 from react_pipeline.settings.shard_patterns import is_url
@@ -50,11 +58,11 @@ class StorageConfig(Section):
 class DownloadConfig(Section):
     """How images are fetched from URLs."""
 
-    processes: int = Field(default=1, gt=0)
-    threads: int = Field(default=32, gt=0)
-    timeout_seconds: float = Field(default=10, gt=0)
-    retries: int = Field(default=2, ge=0)
-    image_size: int | None = Field(default=None, gt=0)
+    processes: PositiveInt = 1
+    threads: PositiveInt = 32
+    timeout_seconds: PositiveFloat = 10
+    retries: NonNegativeInt = 2
+    image_size: PositiveInt | None = None
     max_failed_fraction: Fraction = 0.6
     allow_private_addresses: bool = False
 
@@ -92,8 +100,8 @@ class CorpusConfig(Kind):
     """
 
     max_bad_fraction: Fraction = 0.1
-    max_pixels: int = Field(default=MAX_PIXELS, gt=0)
-    max_caption_chars: int = Field(default=2_000, gt=0)
+    max_pixels: PositiveInt = MAX_PIXELS
+    max_caption_chars: PositiveInt = 2_000
 
     default_kind: ClassVar[str | None] = DEFAULT_KIND
     file_fields: ClassVar[tuple[str, ...]] = ()

@@ -62,26 +62,24 @@ class EncoderCost:
 
         What cannot be built there, such as image towers of an old timm, counts as ViT-B/32.
         """
-        self._architecture = _architecture(project, config, stage)
-        self._precision = choose_precision("auto", "cpu")
-        self.dimension = self._architecture[0]["embed_dim"]
-        self.weights_bytes = STAND_IN_BYTES
+        architecture = _architecture(project, config, stage)
+        self.dimension = architecture[0]["embed_dim"]
+        self.weights_bytes, self._scale = STAND_IN_BYTES, 1.0
+        self._measured: Architecture = (_named(STAND_IN), {}, None)
         with suppress(Exception), torch.device("meta"):  # whatever an architecture raises there
-            model = build(*self._architecture).model
+            model = build(*architecture).model
             self.weights_bytes = 4.0 * sum(weight.numel() for weight in model.parameters())
-
-    @cached_property
-    def _run(self) -> tuple[Clip, float]:
-        """The model that is run, with random weights, and what its seconds are multiplied by."""
-        if self.weights_bytes < LARGEST_BYTES:
-            with suppress(ReactError):
-                return _in_eval_mode(build(*self._architecture)), 1.0
-        return _in_eval_mode(build(_named(STAND_IN), {})), self.weights_bytes / STAND_IN_BYTES
+            if self.weights_bytes < LARGEST_BYTES:
+                self._measured = architecture
+            else:
+                self._scale = self.weights_bytes / STAND_IN_BYTES
 
     @cached_property
     def encoding(self) -> EncodingCost:
-        """Seconds to encode, measured when first asked for."""
-        return measure_encoding(*self._run, self._precision)
+        """Seconds to encode, measured with random weights when first asked for."""
+        clip = build(*self._measured)
+        clip.model.eval()
+        return measure_encoding(clip, self._scale, choose_precision("auto", "cpu"))
 
     @property
     def gpu_share(self) -> float:
@@ -110,18 +108,13 @@ def _architecture(project: Project, config: EncoderConfig, stage: str) -> Archit
 
 
 def _named(name: str) -> dict[str, Any]:
-    """open_clip's configuration of this name, with its own text tower in place of the Hub's."""
+    """Return open_clip's configuration of a name, with its own text tower in place of the Hub's."""
     cfg = get_model_config(name) or get_model_config(STAND_IN)
     from_hub = ("hf_", "tokenizer_")
     text_cfg = {
         key: cfg["text_cfg"][key] for key in cfg["text_cfg"] if not key.startswith(from_hub)
     }
     return {**cfg, "text_cfg": text_cfg}
-
-
-def _in_eval_mode(clip: Clip) -> Clip:
-    clip.model.eval()
-    return clip
 
 
 def core_seconds(work: Callable[[int], object], most: int) -> float:
@@ -143,9 +136,7 @@ def core_seconds(work: Callable[[int], object], most: int) -> float:
 
     try:
         timed(1)
-        once = timed(1)
-        count = min(most, int(BATCH_SECONDS / max(once, 1e-6)))
-        return timed(count) if count > 1 else once
+        return timed(max(1, min(most, int(BATCH_SECONDS / max(timed(1), 1e-6)))))
     finally:
         torch.set_flush_denormal(False)
         torch.set_num_threads(threads)

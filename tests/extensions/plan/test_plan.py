@@ -26,7 +26,6 @@ from react_pipeline.store.errors import InputError
 
 MACHINE = Machine(cores=64, memory=256 * 10**9, disk=10 * 10**12)
 PREPARE, IMAGE, TEXT = 1e-3, 2e-2, 1e-2
-MEASURED = measure_encoding
 
 pytestmark = pytest.mark.usefixtures("processor")
 
@@ -173,6 +172,6 @@ def test_figures_that_are_none_are_refused(text: str) -> None:
 
 def test_encoding_takes_time_on_one_thread(tiny_checkpoint: Path) -> None:
     threads = torch.get_num_threads()
-    cost = MEASURED(load(tiny_checkpoint), 1.0, "fp32")
+    cost = measure_encoding(load(tiny_checkpoint), 1.0, "fp32")
     assert min(cost.prepare, cost.image, cost.text) > 0
     assert torch.get_num_threads() == threads
