@@ -37,7 +37,7 @@ LARGEST_BYTES = 4e9
 """Larger encoders are not run; they count in proportion to the stand-in."""
 GPU_PAIRS_PER_SECOND = 1_500.0
 """With a ViT-B/32 on an RTX 3080, by the README of clip-retrieval; not run here."""
-BATCH_SECONDS = 0.3
+BATCH_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,14 @@ def _named(name: str) -> dict[str, Any]:
     return {**cfg, "text_cfg": text_cfg}
 
 
-def core_seconds(work: Callable[[int], object], most: int) -> float:
+def core_seconds(work: Callable[[int], object], most: int, least: int = 1) -> float:
     """Return the processor seconds of one core for one of many; other processes change it little.
 
     Args:
-        work: Does so many at once. It is called with 1, which also chooses kernels, then with as
-            many as fit `BATCH_SECONDS`.
+        work: Does so many at once. It is called with `least`, which also chooses kernels, then with
+            as many as fit `BATCH_SECONDS`.
         most: How many it can do at most.
+        least: How many cost as much as one.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -135,8 +136,10 @@ def core_seconds(work: Callable[[int], object], most: int) -> float:
         return (time.process_time() - began) / count
 
     try:
-        timed(1)
-        return timed(max(1, min(most, int(BATCH_SECONDS / max(timed(1), 1e-6)))))
+        timed(least)
+        once = timed(least)
+        passes = min(most, int(BATCH_SECONDS / max(once, 1e-6))) // least
+        return timed(passes * least) if passes > 1 else once
     finally:
         torch.set_flush_denormal(False)
         torch.set_num_threads(threads)
@@ -156,7 +159,7 @@ def measure_encoding(clip: Clip, scale: float, precision: str) -> EncodingCost:
         return torch.stack([encoder.to_tensor(image) for image in images])
 
     images = prepared(CPU_IMAGES)
-    image = core_seconds(lambda count: encoder.images(images[:count]), CPU_IMAGES)
+    image = core_seconds(lambda n: encoder.images(images[:n]), CPU_IMAGES, encoder.whole_pass)
     text = core_seconds(lambda n: encoder.texts(tokens[:n]), len(tokens))
     prepare = core_seconds(prepared, CPU_IMAGES)
     return EncodingCost(prepare, scale * image, scale * text)
