@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from react_pipeline.project import (
     Look,
-    Manifests,
     Project,
     changed_since_run,
     look_at,
@@ -57,7 +56,7 @@ def resolve(
     """
     row = STAGES[stage]
     if parents is None:
-        known = _known_in(project)
+        known = project.known
         _require_method(project, key)
         places = parents_of(project, stage, key)
         parents = {name: _fresh(project, *place, known) for name, place in places.items()}
@@ -76,11 +75,7 @@ def fresh(project: Project, stage: str, key: str = ALL) -> Artifact:
         StaleArtifact: Naming the asset to rematerialize and what changed.
         CorruptArtifact: If a manifest is damaged.
     """
-    return _fresh(project, stage, key, _known_in(project))
-
-
-def _known_in(project: Project) -> Known:
-    return project.known if isinstance(project, Manifests) else {}
+    return _fresh(project, stage, key, project.known)
 
 
 def _fresh(project: Project, stage: str, key: str, known: Known) -> Artifact:
@@ -242,7 +237,7 @@ def look_outside(project: Project, stage: str, key: str) -> Look | None:
     if files is None:
         return None
     question = ("look", stage, key)
-    return _once(_known_in(project), question, lambda: look_at(project, files(project, key)))
+    return _once(project.known, question, lambda: look_at(project, files(project, key)))
 
 
 def is_current(project: Project, stage: str, key: str) -> Artifact:
@@ -252,14 +247,13 @@ def is_current(project: Project, stage: str, key: str) -> Artifact:
     The stage's own `is_current` judges it; one that has none shows what `gather` finds. Errors:
     `gathered_is_current`.
     """
-    question = ("current", stage, key)
-    return _once(_known_in(project), question, lambda: _is_current(project, stage, key))
 
+    def ask() -> Artifact:
+        if judge := STAGES[stage].is_current:
+            return call(judge, project, key)
+        return gathered_is_current(project, stage, key, lambda: gather(project, stage, key))
 
-def _is_current(project: Project, stage: str, key: str) -> Artifact:
-    if judge := STAGES[stage].is_current:
-        return call(judge, project, key)
-    return gathered_is_current(project, stage, key, lambda: gather(project, stage, key))
+    return _once(project.known, ("current", stage, key), ask)
 
 
 def call(step: Callable[..., Artifact], project: Project, key: str) -> Artifact:

@@ -58,6 +58,14 @@ RESERVED_SLUGS = frozenset({"all", "corpus", "current", "mean", "overview"})
 """What belongs to no domain in the store, in MLflow, in tables, and in the folder of a report."""
 
 
+def _require_slug(slug: str) -> str:
+    if not SLUG.fullmatch(slug):
+        raise ValueError(f"{slug!r}: {SLUG_RULE}")
+    if slug in RESERVED_SLUGS:
+        raise ValueError(f"{slug!r} is reserved in results and runs; choose another name")
+    return slug
+
+
 class ClassConfig(Section):
     """A class: the name used by the zero-shot head, and synonyms and seed images that retrieval
     also searches.
@@ -99,7 +107,7 @@ class DomainConfig(Section):
     by label, as they are: the form of CuPL's files (arXiv 2209.03320).
     """
 
-    slug: str
+    slug: Annotated[str, AfterValidator(_require_slug)]
     title: str = ""
     description: str = ""
     classes: tuple[Annotated[ClassConfig, BeforeValidator(_class_from_text)], ...] = Field(
@@ -113,15 +121,6 @@ class DomainConfig(Section):
     customization: TrainingConfig = TrainingConfig()
     evaluation: SerializeAsAny[EvaluationSetConfig] | None = None
     shots: SerializeAsAny[EvaluationSetConfig] | None = None
-
-    @field_validator("slug")
-    @classmethod
-    def _slug_is_safe(cls, slug: str) -> str:
-        if not SLUG.fullmatch(slug):
-            raise ValueError(f"{slug!r}: {SLUG_RULE}")
-        if slug in RESERVED_SLUGS:
-            raise ValueError(f"{slug!r} is reserved in results and runs; choose another name")
-        return slug
 
     @field_validator("classes")
     @classmethod
@@ -227,7 +226,18 @@ class CacheConfig(Section):
     gigabytes: PositiveFloat = 100
 
 
-_ADDRESS = Field(default=None, pattern=r"^https?://")
+def _require_no_secret(address: str) -> str:
+    if has_secret(address):
+        raise ValueError(
+            "contains a user or a password, which do not belong in a file; set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server, or "
+            "REACT_TRACKING_URI for a database, in the environment"
+        )
+    return address
+
+
+Address = Annotated[str, AfterValidator(_require_no_secret)]
+WebAddress = Annotated[Address, Field(pattern=r"^https?://")]
 
 Owner = Annotated[str, Field(pattern=r"^(team:\S+|[^@\s]+@[^@\s]+\.[^@\s]+)$")]
 """An owner of assets, as Dagster takes it: an email address or `team:<name>`."""
@@ -241,9 +251,9 @@ class PipelineConfig(Section):
     project: str = Field(default="react", pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$")
     store: Path = Path(".react/store")
     cache: CacheConfig = CacheConfig()
-    tracking_uri: str | None = None
-    dagster_url: str | None = _ADDRESS
-    mlflow_url: str | None = _ADDRESS
+    tracking_uri: Address | None = None
+    dagster_url: WebAddress | None = None
+    mlflow_url: WebAddress | None = None
     domains: Path = Path("domains")
     owners: tuple[Owner, ...] = ("team:react",)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -321,17 +331,6 @@ class PipelineConfig(Section):
     def retrieves_with(self) -> EncoderConfig:
         """The encoder that embeds corpus, prompts and seeds."""
         return self.retrieval_encoder or self.encoder
-
-    @field_validator("tracking_uri", "dagster_url", "mlflow_url")
-    @classmethod
-    def _holds_no_secret(cls, address: str | None) -> str | None:
-        if address is not None and has_secret(address):
-            raise ValueError(
-                "contains a user or a password, which do not belong in a file; set "
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server, or "
-                "REACT_TRACKING_URI for a database, in the environment"
-            )
-        return address
 
     @field_validator("variants")
     @classmethod

@@ -18,7 +18,6 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    field_validator,
 )
 
 from react_pipeline.settings.section import Fraction, Kind, Section, kinds_of_extensions
@@ -35,24 +34,23 @@ MAX_PIXELS = 89_478_485
 DEFAULT_KIND = "webdataset"
 
 
+def _require_endpoint(url: str) -> str:
+    # The value may be a secret, so it is not repeated.
+    if not re.fullmatch(r"https?://[^/@\s?#]+(/[^@\s?#]*)?", url):
+        raise ValueError("must be http(s)://host:port, without user name, password or `?`")
+    return url
+
+
 class StorageConfig(Section):
     """How object stores are reached. Never a secret: those come from the environment or a
     profile.
     """
 
-    endpoint_url: str | None = None
+    endpoint_url: Annotated[str, AfterValidator(_require_endpoint)] | None = None
     region: str | None = Field(default=None, pattern=r"^[a-z0-9-]+$")
     profile: str | None = None
     anonymous: bool = False
     requester_pays: bool = False
-
-    @field_validator("endpoint_url")
-    @classmethod
-    def _endpoint_is_an_address(cls, url: str | None) -> str | None:
-        # The value may be a secret, so it is not repeated.
-        if url is not None and not re.fullmatch(r"https?://[^/@\s?#]+(/[^@\s?#]*)?", url):
-            raise ValueError("must be http(s)://host:port, without user name, password or `?`")
-        return url
 
 
 class DownloadConfig(Section):

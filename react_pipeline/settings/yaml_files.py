@@ -107,8 +107,8 @@ def read_yaml(path: Path) -> Document:
     except UnicodeDecodeError as error:
         raise ConfigError.of(path, f"is not UTF-8 ({error}); save it as UTF-8") from error
     except yaml.YAMLError as error:
-        line = error.problem_mark.line + 1 if isinstance(error, yaml.MarkedYAMLError) else 0
-        problem = getattr(error, "problem", None) or error
+        mark = getattr(error, "problem_mark", None)
+        problem, line = getattr(error, "problem", None) or error, mark.line + 1 if mark else 0
         raise ConfigError.of(path, f"not valid YAML: {problem}", line=line) from error
     except UnicodeEncodeError as error:  # an escape may hide what no file can hold
         raise ConfigError.of(path, f"not valid YAML: {error}") from error
