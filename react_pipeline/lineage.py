@@ -59,27 +59,27 @@ def resolve(
         known = project.known
         _require_method(project, key)
         places = parents_of(project, stage, key)
-        parents = {name: _fresh(project, *place, known) for name, place in places.items()}
+        parents = {name: fresh(project, *place, known) for name, place in places.items()}
     return Inputs(stage, key, row.identity(project, key), parents, row.version, content)
 
 
-def fresh(project: Project, stage: str, key: str = ALL) -> Artifact:
+def fresh(project: Project, stage: str, key: str = ALL, known: Known | None = None) -> Artifact:
     """Return the current artifact of a stage, if it and all before it were built from today's
     inputs.
 
     Outside content (shards, evaluation images) is not read again: it counts when its own stage is
     materialized.
 
+    Args:
+        known: What was found before, as most stages share their ancestors; by default the
+            project's.
+
     Raises:
         MissingArtifact: If it, or one before it, was never built.
         StaleArtifact: Naming the asset to rematerialize and what changed.
         CorruptArtifact: If a manifest is damaged.
     """
-    return _fresh(project, stage, key, project.known)
-
-
-def _fresh(project: Project, stage: str, key: str, known: Known) -> Artifact:
-    # Most stages share their ancestors.
+    known = project.known if known is None else known
     return _once(known, ("fresh", stage, key), lambda: _judge(project, stage, key, known))
 
 
@@ -117,7 +117,7 @@ def _judge(project: Project, stage: str, key: str, known: Known) -> Artifact:
             (stage, key),
         )
     for name, place in parents_of(project, stage, key).items():
-        parent = _fresh(project, *place, known)
+        parent = fresh(project, *place, known)
         if artifact.parents.get(name) != parent.fingerprint:
             raise StaleArtifact(
                 f"{where} was built from `{name}` {artifact.parents.get(name)}, which is now "

@@ -163,8 +163,9 @@ def plan_of(project: Project, machine: Machine, rows: int | None = None) -> Plan
 
 
 class PlannedDomain(NamedTuple):
-    """How many prompts, pairs and labelled images a domain has."""
+    """How many classes, prompts, pairs and labelled images a domain has."""
 
+    classes: int
     prompts: int
     pairs: int
     images: int
@@ -202,7 +203,8 @@ class Sums:
             names = sum(1 + len(entry.synonyms) for entry in domain.classes)
             prompts = names * len(prompt_templates(domain))
             pairs = most_pairs(project, slug, corpus.pairs)
-            self.domains[slug] = PlannedDomain(prompts, pairs, count_images(domain))
+            counts = len(domain.classes), prompts, pairs, count_images(domain)
+            self.domains[slug] = PlannedDomain(*counts)
         self.index_key = self._fitting_key()
 
     def _fitting_key(self) -> Key:
@@ -378,7 +380,7 @@ def _trainings(sums: Sums) -> Step:
         many = method.images(training, partial(int, domain.pairs))
         seen += many
         texts += domain.prompts
-        if method.has_model:  # else a head, on vectors that are there
+        if method.has_model:
             share = min(training.last_k_layers / LAYERS, 1)
             # The output of what is frozen is kept where images stay the same.
             kept = training.keep_prefix and training.augmentation == "none"
@@ -387,6 +389,8 @@ def _trainings(sums: Sums) -> Step:
             passes += (3 if kept else 2) * share * many
             texts += domain.pairs
             disk += int(sums.encoder.weights_bytes)
+        else:  # a head, on vectors that are there
+            disk += 8 * sums.encoder.dimension * domain.classes
     amount = f"{seen:,} images in all steps"
     stage = "customized_checkpoint"
     return sums.step(
