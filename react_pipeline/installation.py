@@ -30,7 +30,9 @@ EXTRAS = {
 
 
 def install_command(extra: str) -> str:
-    """The command that installs this package again with an extra; an editable clone stays one."""
+    """Return the command that installs this package again with an extra; an editable clone stays
+    one.
+    """
     try:
         recorded = json.loads(
             metadata.distribution(DISTRIBUTION).read_text("direct_url.json") or "{}"
@@ -44,7 +46,7 @@ def install_command(extra: str) -> str:
 
 
 def installed_file(package: str, *parts: str) -> Path | None:
-    """A file of an installed package, found without running its code: importing these packages
+    """Return a file of an installed package without running its code: importing these packages
     loads torch.
     """
     spec = importlib.util.find_spec(package)
@@ -54,8 +56,8 @@ def installed_file(package: str, *parts: str) -> Path | None:
 
 @cache
 def open_clip_metadata() -> Any:
-    """ImageNet's class names and CLIP's 80 prompts: the one module of open_clip that is plain data,
-    run by itself.
+    """Run the one module of open_clip that is plain data, ImageNet's class names and CLIP's 80
+    prompts, and return it.
 
     Raises:
         InputError: If open_clip is not installed.

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from react_pipeline.project import (
     Look,
-    Manifests,
     Project,
     changed_since_run,
     look_at,
@@ -57,34 +56,30 @@ def resolve(
     """
     row = STAGES[stage]
     if parents is None:
-        known = _known_in(project)
+        known = project.known
         _require_method(project, key)
         places = parents_of(project, stage, key)
-        parents = {name: _fresh(project, *place, known) for name, place in places.items()}
+        parents = {name: fresh(project, *place, known) for name, place in places.items()}
     return Inputs(stage, key, row.identity(project, key), parents, row.version, content)
 
 
-def fresh(project: Project, stage: str, key: str = ALL) -> Artifact:
+def fresh(project: Project, stage: str, key: str = ALL, known: Known | None = None) -> Artifact:
     """Return the current artifact of a stage, if it and all before it were built from today's
     inputs.
 
     Outside content (shards, evaluation images) is not read again: it counts when its own stage is
     materialized.
 
+    Args:
+        known: What was found before, as most stages share their ancestors; by default the
+            project's.
+
     Raises:
         MissingArtifact: If it, or one before it, was never built.
         StaleArtifact: Naming the asset to rematerialize and what changed.
         CorruptArtifact: If a manifest is damaged.
     """
-    return _fresh(project, stage, key, _known_in(project))
-
-
-def _known_in(project: Project) -> Known:
-    return project.known if isinstance(project, Manifests) else {}
-
-
-def _fresh(project: Project, stage: str, key: str, known: Known) -> Artifact:
-    # Most stages share their ancestors.
+    known = project.known if known is None else known
     return _once(known, ("fresh", stage, key), lambda: _judge(project, stage, key, known))
 
 
@@ -122,7 +117,7 @@ def _judge(project: Project, stage: str, key: str, known: Known) -> Artifact:
             (stage, key),
         )
     for name, place in parents_of(project, stage, key).items():
-        parent = _fresh(project, *place, known)
+        parent = fresh(project, *place, known)
         if artifact.parents.get(name) != parent.fingerprint:
             raise StaleArtifact(
                 f"{where} was built from `{name}` {artifact.parents.get(name)}, which is now "
@@ -242,7 +237,7 @@ def look_outside(project: Project, stage: str, key: str) -> Look | None:
     if files is None:
         return None
     question = ("look", stage, key)
-    return _once(_known_in(project), question, lambda: look_at(project, files(project, key)))
+    return _once(project.known, question, lambda: look_at(project, files(project, key)))
 
 
 def is_current(project: Project, stage: str, key: str) -> Artifact:
@@ -252,14 +247,13 @@ def is_current(project: Project, stage: str, key: str) -> Artifact:
     The stage's own `is_current` judges it; one that has none shows what `gather` finds. Errors:
     `gathered_is_current`.
     """
-    question = ("current", stage, key)
-    return _once(_known_in(project), question, lambda: _is_current(project, stage, key))
 
+    def ask() -> Artifact:
+        if judge := STAGES[stage].is_current:
+            return call(judge, project, key)
+        return gathered_is_current(project, stage, key, lambda: gather(project, stage, key))
 
-def _is_current(project: Project, stage: str, key: str) -> Artifact:
-    if judge := STAGES[stage].is_current:
-        return call(judge, project, key)
-    return gathered_is_current(project, stage, key, lambda: gather(project, stage, key))
+    return _once(project.known, ("current", stage, key), ask)
 
 
 def call(step: Callable[..., Artifact], project: Project, key: str) -> Artifact:

@@ -13,7 +13,7 @@ REFUSED_URL = "refused_url"
 
 
 def plain_url(url: Any) -> str | None:
-    """The URL in ASCII, or None if it is none that may be fetched: http or https, a host, no
+    """Return the URL in ASCII, or None if it may not be fetched: http or https, a host, no
     credentials.
 
     A host in other letters is written as the network knows it (IDNA), all else percent-encoded.

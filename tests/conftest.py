@@ -39,7 +39,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -318,9 +317,7 @@ def processor(monkeypatch: pytest.MonkeyPatch) -> None:
     from react_pipeline.extensions.plan import encoder_cost as module
 
     cost = module.EncodingCost(1e-3, 2e-2, 1e-2)
-    monkeypatch.setattr(module, "measure_encoding", lambda *_: cost)
-    monkeypatch.setattr(module, "choose_precision", lambda *_: "fp32")
-    monkeypatch.setattr(module.EncoderCost, "_run", (Mock(), 1.0))
+    monkeypatch.setattr(module.EncoderCost, "encoding", cost)
 
 
 def write_project(directory: Path, checkpoint: Path, drawings: Path, **sections: Any) -> Project:

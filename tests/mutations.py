@@ -250,7 +250,7 @@ GUARDS = (
     Guard("react_pipeline/settings/shard_patterns.py", "if not is_sound:", "if False:", SHARDS),
     Guard("react_pipeline/extensions/sources/image_client.py", "request.url.copy_with(host=address)", "request.url", "extensions/sources/test_url_source.py::test_the_address_that_was_checked_is_connected_to"),
     # Passwords
-    Guard("react_pipeline/settings/config.py", "if address is not None and has_secret(address):", "if False:", SECRETS),
+    Guard("react_pipeline/settings/config.py", "if has_secret(address):", "if False:", SECRETS),
     Guard("react_pipeline/settings/files.py", 'if named.startswith("http") and has_secret(named):', "if False:", SECRETS),
     Guard("react_pipeline/tracking/notes.py", 'return without_secrets(" ".join(str(error).split()))', 'return " ".join(str(error).split())', SECRETS),
     Guard("react_pipeline/tracking/log.py", "                without_secrets(self.uri),\n", "                self.uri,\n", SECRETS),

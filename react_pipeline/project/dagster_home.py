@@ -62,10 +62,8 @@ def ui_addresses(home: Path) -> dict[str, str]:
     with suppress(OSError), (home / LOCK_FILE).open() as file:
         if lock(file, wait=False):
             return {}  # it was killed
-    addresses = ui_record(home).get("addresses")
-    if not isinstance(addresses, dict):
-        return {}
-    return {str(name): str(url) for name, url in addresses.items()}
+    addresses: dict[str, str] = ui_record(home).get("addresses", {})
+    return addresses
 
 
 def ui_record(home: Path) -> dict[str, Any]:

@@ -54,6 +54,11 @@ class Project:
         home = config.store.resolve()
         return Store(Bucket(config.store_url, home, config.cache.gigabytes * 1e9))
 
+    @property
+    def known(self) -> dict[tuple[str, ...], Any]:
+        """What was found before, by question, stage and key: nothing, outside of a look."""
+        return {}
+
     def domain(self, slug: str) -> DomainConfig:
         """Read one domain's file, afresh at each call so that an edit is seen.
 

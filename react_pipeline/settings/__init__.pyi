@@ -1,8 +1,10 @@
 from . import training as training
 from .config import SLUG as SLUG
 from .config import SLUG_RULE as SLUG_RULE
+from .config import DistributorConfig as DistributorConfig
 from .config import DomainConfig as DomainConfig
 from .config import PipelineConfig as PipelineConfig
+from .config import PromotionConfig as PromotionConfig
 from .config import sections_of_extensions as sections_of_extensions
 from .corpus import DEFAULT_KIND as DEFAULT_KIND
 from .corpus import MAX_PIXELS as MAX_PIXELS
@@ -13,6 +15,11 @@ from .corpus import LocalNames as LocalNames
 from .corpus import Names as Names
 from .corpus import StorageConfig as StorageConfig
 from .corpus import corpus_kinds as corpus_kinds
+from .encoder import FOLDER_PREFIX as FOLDER_PREFIX
+from .encoder import HUB_PREFIX as HUB_PREFIX
+from .encoder import EmbeddingConfig as EmbeddingConfig
+from .encoder import EncoderConfig as EncoderConfig
+from .encoder import encoders as encoders
 from .evaluation import DrawnSetConfig as DrawnSetConfig
 from .evaluation import EvaluationSetConfig as EvaluationSetConfig
 from .evaluation import labelled_kinds as labelled_kinds
@@ -20,6 +27,8 @@ from .files import load_domain as load_domain
 from .files import load_domains as load_domains
 from .files import load_pipeline as load_pipeline
 from .files import misnamed as misnamed
+from .index import IndexConfig as IndexConfig
+from .index import key_problem as key_problem
 from .methods import CONTROL_SUFFIX as CONTROL_SUFFIX
 from .methods import METHODS as METHODS
 from .methods import Method as Method
@@ -39,14 +48,5 @@ from .shard_patterns import check_shard_name as check_shard_name
 from .shard_patterns import expand as expand
 from .shard_patterns import has_wildcard as has_wildcard
 from .shard_patterns import is_url as is_url
-from .small_sections import FOLDER_PREFIX as FOLDER_PREFIX
-from .small_sections import HUB_PREFIX as HUB_PREFIX
-from .small_sections import DistributorConfig as DistributorConfig
-from .small_sections import EmbeddingConfig as EmbeddingConfig
-from .small_sections import EncoderConfig as EncoderConfig
-from .small_sections import IndexConfig as IndexConfig
-from .small_sections import PromotionConfig as PromotionConfig
-from .small_sections import encoders as encoders
-from .small_sections import key_problem as key_problem
 from .training import SPEED_FIELDS as SPEED_FIELDS
 from .training import TrainingConfig as TrainingConfig

@@ -1,8 +1,8 @@
 """Configuration: `pipeline.yaml` and one YAML a domain, as frozen pydantic models.
 
-Belongs here: the two files as a whole, and what a domain is. Does not belong here: the sections
-(`small_sections`, and modules of their names), reading files (`files`), what a step does with a
-value.
+Belongs here: the two files as a whole, what a domain is, and sections of a few fields. Does not
+belong here: larger sections (modules of their names), reading files (`files`), what a step does
+with a value.
 """
 
 import re
@@ -16,6 +16,8 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    NonNegativeInt,
+    PositiveFloat,
     PrivateAttr,
     SerializeAsAny,
     ValidationInfo,
@@ -26,7 +28,9 @@ from pydantic import (
 
 from react_pipeline.extension import Extension, joined
 from react_pipeline.settings.corpus import CorpusConfig
+from react_pipeline.settings.encoder import EmbeddingConfig, EncoderConfig
 from react_pipeline.settings.evaluation import EvaluationSetConfig
+from react_pipeline.settings.index import IndexConfig
 from react_pipeline.settings.methods import (
     CONTROL_SUFFIX,
     METHODS,
@@ -39,20 +43,8 @@ from react_pipeline.settings.methods import (
 from react_pipeline.settings.names import ClassName, Name, did_you_mean, folded
 from react_pipeline.settings.retrieval import RetrievalConfig
 from react_pipeline.settings.secrets import has_secret
-from react_pipeline.settings.section import Section, each_once
-from react_pipeline.settings.small_sections import (
-    CacheConfig,
-    DistributorConfig,
-    EmbeddingConfig,
-    EncoderConfig,
-    IndexConfig,
-    PromotionConfig,
-)
-from react_pipeline.settings.training import (
-    CustomizationConfig,
-    TrainingConfig,
-    VariantConfig,
-)
+from react_pipeline.settings.section import Fraction, Section, each_once
+from react_pipeline.settings.training import CustomizationConfig, TrainingConfig, VariantConfig
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """What a domain's name may look like; it becomes a directory, a partition key and part of a model's
@@ -64,6 +56,14 @@ SLUG_RULE = "use a-z, 0-9 and '-', 63 characters at most, starting with a letter
 
 RESERVED_SLUGS = frozenset({"all", "corpus", "current", "mean", "overview"})
 """What belongs to no domain in the store, in MLflow, in tables, and in the folder of a report."""
+
+
+def _require_slug(slug: str) -> str:
+    if not SLUG.fullmatch(slug):
+        raise ValueError(f"{slug!r}: {SLUG_RULE}")
+    if slug in RESERVED_SLUGS:
+        raise ValueError(f"{slug!r} is reserved in results and runs; choose another name")
+    return slug
 
 
 class ClassConfig(Section):
@@ -107,7 +107,7 @@ class DomainConfig(Section):
     by label, as they are: the form of CuPL's files (arXiv 2209.03320).
     """
 
-    slug: str
+    slug: Annotated[str, AfterValidator(_require_slug)]
     title: str = ""
     description: str = ""
     classes: tuple[Annotated[ClassConfig, BeforeValidator(_class_from_text)], ...] = Field(
@@ -121,15 +121,6 @@ class DomainConfig(Section):
     customization: TrainingConfig = TrainingConfig()
     evaluation: SerializeAsAny[EvaluationSetConfig] | None = None
     shots: SerializeAsAny[EvaluationSetConfig] | None = None
-
-    @field_validator("slug")
-    @classmethod
-    def _slug_is_safe(cls, slug: str) -> str:
-        if not SLUG.fullmatch(slug):
-            raise ValueError(f"{slug!r}: {SLUG_RULE}")
-        if slug in RESERVED_SLUGS:
-            raise ValueError(f"{slug!r} is reserved in results and runs; choose another name")
-        return slug
 
     @field_validator("classes")
     @classmethod
@@ -183,7 +174,70 @@ class DomainConfig(Section):
         return [entry.name for entry in self.classes]
 
 
-_ADDRESS = Field(default=None, pattern=r"^https?://")
+class PromotionConfig(Section):
+    """Which model of a domain is offered as its champion, and when it becomes that."""
+
+    enabled: bool = True
+    methods: tuple[str, ...] | None = Field(default=None, min_length=1)
+    min_gain: Fraction = 0.0
+    confidence: float = Field(default=0.95, ge=0.5, le=0.99)
+    over_control: bool = True
+    max_drop: Fraction | None = None
+
+
+_SECRET = re.compile(r"secret|token|password|access\.?key|credential", re.IGNORECASE)
+
+
+class DistributorConfig(Section):
+    """Where embedding, index building and downloads run. It changes no result, so it is part of no
+    fingerprint.
+    """
+
+    kind: Literal["local", "spark"] = "local"
+    master: str | None = Field(
+        default=None, pattern=r"^(local(-cluster)?(\[[0-9*, ]+\])?|yarn|(spark|k8s|mesos)://\S+)$"
+    )
+    conf: Mapping[str, str] = {}
+
+    @field_validator("conf")
+    @classmethod
+    def _names_are_sparks(cls, conf: Mapping[str, str]) -> Mapping[str, str]:
+        if "spark.master" in conf:
+            raise ValueError("use `master` in place of `spark.master`")
+        for name in conf:
+            if not name.startswith("spark.") or _SECRET.search(name):
+                raise ValueError(
+                    f"`{name}`: properties of Spark begin with `spark.`, and none that looks like "
+                    "a secret may be in a configuration file"
+                )
+        return conf
+
+    @model_validator(mode="after")
+    def _fields_match_kind(self) -> Self:
+        if self.kind == "local" and (self.master or self.conf):
+            raise ValueError("`master` and `conf` do nothing for kind `local`; add `kind: spark`")
+        return self
+
+
+class CacheConfig(Section):
+    """What a store on a server keeps on this machine."""
+
+    folder: Path = Path(".react/store")
+    gigabytes: PositiveFloat = 100
+
+
+def _require_no_secret(address: str) -> str:
+    if has_secret(address):
+        raise ValueError(
+            "contains a user or a password, which do not belong in a file; set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server, or "
+            "REACT_TRACKING_URI for a database, in the environment"
+        )
+    return address
+
+
+Address = Annotated[str, AfterValidator(_require_no_secret)]
+WebAddress = Annotated[Address, Field(pattern=r"^https?://")]
 
 Owner = Annotated[str, Field(pattern=r"^(team:\S+|[^@\s]+@[^@\s]+\.[^@\s]+)$")]
 """An owner of assets, as Dagster takes it: an email address or `team:<name>`."""
@@ -197,14 +251,14 @@ class PipelineConfig(Section):
     project: str = Field(default="react", pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$")
     store: Path = Path(".react/store")
     cache: CacheConfig = CacheConfig()
-    tracking_uri: str | None = None
-    dagster_url: str | None = _ADDRESS
-    mlflow_url: str | None = _ADDRESS
+    tracking_uri: Address | None = None
+    dagster_url: WebAddress | None = None
+    mlflow_url: WebAddress | None = None
     domains: Path = Path("domains")
     owners: tuple[Owner, ...] = ("team:react",)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     variants: Mapping[str, VariantConfig] = {}
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(each_once)] = ()
+    seeds: Annotated[tuple[NonNegativeInt, ...], AfterValidator(each_once)] = ()
     methods: Annotated[
         tuple[str, ...], Field(min_length=1, validate_default=True), AfterValidator(each_once)
     ] = (
@@ -277,17 +331,6 @@ class PipelineConfig(Section):
     def retrieves_with(self) -> EncoderConfig:
         """The encoder that embeds corpus, prompts and seeds."""
         return self.retrieval_encoder or self.encoder
-
-    @field_validator("tracking_uri", "dagster_url", "mlflow_url")
-    @classmethod
-    def _holds_no_secret(cls, address: str | None) -> str | None:
-        if address is not None and has_secret(address):
-            raise ValueError(
-                "contains a user or a password, which do not belong in a file; set "
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server, or "
-                "REACT_TRACKING_URI for a database, in the environment"
-            )
-        return address
 
     @field_validator("variants")
     @classmethod

@@ -11,7 +11,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
 from react_pipeline.settings.section import Fraction, Kind, Section, kinds_of_extensions
 from react_pipeline.settings.shard_patterns import is_url
@@ -27,34 +34,33 @@ MAX_PIXELS = 89_478_485
 DEFAULT_KIND = "webdataset"
 
 
+def _require_endpoint(url: str) -> str:
+    # The value may be a secret, so it is not repeated.
+    if not re.fullmatch(r"https?://[^/@\s?#]+(/[^@\s?#]*)?", url):
+        raise ValueError("must be http(s)://host:port, without user name, password or `?`")
+    return url
+
+
 class StorageConfig(Section):
     """How object stores are reached. Never a secret: those come from the environment or a
     profile.
     """
 
-    endpoint_url: str | None = None
+    endpoint_url: Annotated[str, AfterValidator(_require_endpoint)] | None = None
     region: str | None = Field(default=None, pattern=r"^[a-z0-9-]+$")
     profile: str | None = None
     anonymous: bool = False
     requester_pays: bool = False
 
-    @field_validator("endpoint_url")
-    @classmethod
-    def _endpoint_is_an_address(cls, url: str | None) -> str | None:
-        # The value may be a secret, so it is not repeated.
-        if url is not None and not re.fullmatch(r"https?://[^/@\s?#]+(/[^@\s?#]*)?", url):
-            raise ValueError("must be http(s)://host:port, without user name, password or `?`")
-        return url
-
 
 class DownloadConfig(Section):
     """How images are fetched from URLs."""
 
-    processes: int = Field(default=1, gt=0)
-    threads: int = Field(default=32, gt=0)
-    timeout_seconds: float = Field(default=10, gt=0)
-    retries: int = Field(default=2, ge=0)
-    image_size: int | None = Field(default=None, gt=0)
+    processes: PositiveInt = 1
+    threads: PositiveInt = 32
+    timeout_seconds: PositiveFloat = 10
+    retries: NonNegativeInt = 2
+    image_size: PositiveInt | None = None
     max_failed_fraction: Fraction = 0.6
     allow_private_addresses: bool = False
 
@@ -92,8 +98,8 @@ class CorpusConfig(Kind):
     """
 
     max_bad_fraction: Fraction = 0.1
-    max_pixels: int = Field(default=MAX_PIXELS, gt=0)
-    max_caption_chars: int = Field(default=2_000, gt=0)
+    max_pixels: PositiveInt = MAX_PIXELS
+    max_caption_chars: PositiveInt = 2_000
 
     default_kind: ClassVar[str | None] = DEFAULT_KIND
     file_fields: ClassVar[tuple[str, ...]] = ()

@@ -7,20 +7,16 @@ is the home directory, as in a shell.
 
 import os
 import re
-import time
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 from react_pipeline.settings.config import DomainConfig, PipelineConfig, pipeline_model
+from react_pipeline.settings.encoder import HUB_PREFIX, EncoderConfig
 from react_pipeline.settings.messages import validate
 from react_pipeline.settings.secrets import has_secret
-from react_pipeline.settings.small_sections import HUB_PREFIX, EncoderConfig
 from react_pipeline.settings.yaml_files import Document, read_yaml
-from react_pipeline.store import ConfigError, Problem, stamp_of
-
-CLOCK_STEP_NS = 2_000_000_000
-"""The coarsest time of a file that is in use, of FAT."""
+from react_pipeline.store import ConfigError, Problem
 
 TRACKING_VARIABLE = "REACT_TRACKING_URI"
 """Overrides `tracking_uri`; the only place for a database address with a password."""
@@ -42,20 +38,18 @@ def load_pipeline(path: Path) -> PipelineConfig:
     url = _take_store_url(document)
     raw = validate(document, pipeline_model())
     config = raw.located(lambda name: _absolute(base, name).resolve())
-    if url:  # `store` is then the folder of this machine's part
-        config = config.model_copy(update={"store": config.cache.folder})
+    store = config.cache.folder if url else config.store  # of a server's store: our part of it
     corpus = raw.corpus.located(partial(_absolute, base))  # names with patterns keep their links
-    if misplaced := corpus.misplaced(config.store):
+    if misplaced := corpus.misplaced(store):
         field, problem = misplaced
         raise ConfigError.of(path, problem, f"corpus.{field}", document.line(("corpus", field)))
+    default_uri = f"sqlite:///{store.parent / 'mlflow.db'}"
     update = {
-        "tracking_uri": _tracking_uri(path)
-        or config.tracking_uri
-        or f"sqlite:///{config.store.parent / 'mlflow.db'}",
+        "store": store,
+        "tracking_uri": _tracking_uri(path) or config.tracking_uri or default_uri,
         "corpus": corpus,
         "encoder": _with_weights(config.encoder, base),
-        "retrieval_encoder": config.retrieval_encoder
-        and _with_weights(config.retrieval_encoder, base),
+        "retrieval_encoder": _with_weights(config.retrieval_encoder, base),
     }
     config = config.model_copy(update=update)
     config._store_url = url
@@ -74,9 +68,9 @@ def _take_store_url(document: Document) -> str:
     return store.rstrip("/")
 
 
-def _with_weights(encoder: EncoderConfig, base: Path) -> EncoderConfig:
+def _with_weights(encoder: EncoderConfig | None, base: Path) -> EncoderConfig | None:
     """Return an encoder with the absolute path of its checkpoint, if it names one."""
-    if encoder.pretrained and not encoder.pretrained.startswith(HUB_PREFIX):
+    if encoder and encoder.pretrained and not encoder.pretrained.startswith(HUB_PREFIX):
         checkpoint = _absolute(base, encoder.pretrained)
         if checkpoint.exists() or _IS_PATH.search(encoder.pretrained):
             return encoder.model_copy(update={"pretrained": str(checkpoint.resolve())})
@@ -110,28 +104,9 @@ def _absolute(base: Path, name: Path | str) -> Path:
 def load_domain(path: Path) -> DomainConfig:
     """Read one domain file; the file is named `<slug>.yaml`, and `slug` may be left out in it.
 
-    A file is parsed once in this process for as long as it is the same, as whoever looks every
-    minute needs.
-
     Raises:
         ConfigError: Listing every problem with file and field.
     """
-    try:
-        status = path.stat()
-    except OSError:
-        return _load_domain(path)
-    # A file that was written just now may be written again within one step of its clock.
-    if time.time_ns() - status.st_mtime_ns < CLOCK_STEP_NS:
-        return _load_domain(path)
-    return _load_once(path, stamp_of(status))
-
-
-@lru_cache(maxsize=10_000)
-def _load_once(path: Path, _stamp: tuple[int, ...]) -> DomainConfig:
-    return _load_domain(path)
-
-
-def _load_domain(path: Path) -> DomainConfig:
     target = Path(os.path.realpath(path))  # `Path.resolve` raises where links go round
     if not target.is_relative_to(os.path.realpath(path.parent)):
         raise ConfigError.of(path, f"is a link to {target}, out of its folder; copy the file here")
@@ -141,17 +116,13 @@ def _load_domain(path: Path) -> DomainConfig:
     if config.slug != path.stem:
         problem = f"is {config.slug!r}, so the file must be named {config.slug}.yaml"
         raise ConfigError.of(path, problem, "slug", document.line(("slug",)))
-    base = path.resolve().parent
-    config = config.located(partial(_absolute, base))
-    classes = tuple(
-        entry.model_copy(update={"seeds": _seeds(base, entry.seeds)}) for entry in config.classes
-    )
-    return config.model_copy(update={"classes": classes})
-
-
-def _seeds(base: Path, seeds: tuple[Path, ...]) -> tuple[Path, ...]:
-    # Relative ones stay as they are written: they are named so in messages.
-    return tuple(_absolute(base, seed) if str(seed).startswith("~") else seed for seed in seeds)
+    absolute = partial(_absolute, path.resolve().parent)
+    classes = []
+    for entry in config.classes:
+        # Relative seeds stay as they are written: messages name them so.
+        seeds = [absolute(seed) if str(seed).startswith("~") else seed for seed in entry.seeds]
+        classes.append(entry.model_copy(update={"seeds": tuple(seeds)}))
+    return config.located(absolute).model_copy(update={"classes": tuple(classes)})
 
 
 def load_domains(directory: Path) -> tuple[dict[str, DomainConfig], list[Problem]]:
@@ -172,10 +143,8 @@ def misnamed(directory: Path) -> list[Problem]:
     """Return the files of a directory that look like domains and are not read, since their names
     end otherwise.
     """
-    paths = sorted(directory.iterdir()) if directory.is_dir() else []
-    others = [
-        path
-        for path in paths
+    return [
+        Problem(path, "", f"is not read: rename it to {path.stem}.yaml")
+        for path in sorted(directory.glob("*"))
         if path.suffix.lower() in (".yml", ".yaml") and path.suffix != ".yaml"
     ]
-    return [Problem(path, "", f"is not read: rename it to {path.stem}.yaml") for path in others]

@@ -39,15 +39,15 @@ def validate(document: Document, model: type[File]) -> File:
 
 
 def _problems(document: Document, error: ValidationError) -> Iterator[Problem]:
-    messages: defaultdict[Place, list[str]] = defaultdict(list)
+    messages: defaultdict[Place, dict[str, None]] = defaultdict(dict)
     for fault in error.errors(include_url=False):
         place = _place(document, fault["loc"], fault["type"])
-        messages[place].append(_message(fault, place))
+        messages[place][_message(fault, place)] = None
     parents = {place[:length] for place in messages for length in range(len(place))}
     # Of a union, the alternative that fails deeper in the file is the one that was meant.
     for place, alternatives in messages.items():
         if place not in parents:
-            text = without_secrets("; or ".join(dict.fromkeys(alternatives)))
+            text = without_secrets("; or ".join(alternatives))
             yield Problem(document.path, ".".join(map(str, place)), text, document.line(place))
 
 

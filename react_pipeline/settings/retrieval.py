@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
 
 from react_pipeline.settings.section import Fraction, Section, each_once
 
@@ -44,11 +44,11 @@ class RetrievalConfig(Section):
     fusion: Literal["preference", "filter"] = "preference"
     choose: Literal["nearest", "all"] = "nearest"
     rank: Literal["classes", "prompts"] = "classes"
-    k_per_prompt: int = Field(default=50, gt=0)
+    k_per_prompt: PositiveInt = 50
     search: Literal["auto", "index", "exact"] = "auto"
-    max_per_class: int = Field(default=200, gt=0)
-    max_pairs: int | None = Field(default=None, gt=0)
-    min_per_class: int = Field(default=1, ge=0)
+    max_per_class: PositiveInt = 200
+    max_pairs: PositiveInt | None = None
+    min_per_class: NonNegativeInt = 1
     max_starving_fraction: Fraction = 0.25
     min_similarity: Mapping[Literal["lexical", "t2t", "t2i", "i2i", "filter"], float] = {}
     duplicate_similarity: float = Field(default=1.01, gt=0, le=1.01)
@@ -58,7 +58,7 @@ class RetrievalConfig(Section):
     where: Annotated[str, AfterValidator(_one_expression)] | None = Field(
         default=None, min_length=1
     )
-    shard_pairs: int = Field(default=1_000, gt=0)
+    shard_pairs: PositiveInt = 1_000
 
     @property
     def uses_seeds(self) -> bool:

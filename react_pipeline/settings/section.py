@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    NonNegativeInt,
     model_validator,
 )
 
@@ -21,7 +22,7 @@ from react_pipeline.extension import Extension, joined
 from react_pipeline.settings.names import did_you_mean
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Workers = Annotated[int, Field(ge=0)] | Literal["auto"]
+Workers = NonNegativeInt | Literal["auto"]
 """How many processes decode images."""
 Value = TypeVar("Value")
 OneKind = TypeVar("OneKind", bound="Kind")

@@ -7,7 +7,15 @@ configuration (`config`).
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from react_pipeline.settings.methods import CONTROL_SUFFIX, METHODS, trained_methods
 from react_pipeline.settings.names import did_you_mean
@@ -21,29 +29,29 @@ class TrainingConfig(Section):
     the values here are the last defaults.
     """
 
-    last_k_layers: int = Field(default=6, gt=0)
-    rank: int | None = Field(default=None, gt=0)
-    learning_rate: float = Field(default=5e-4, gt=0)
-    weight_decay: float = Field(default=0.1, ge=0)
-    adam_eps: float = Field(default=1e-6, gt=0)
-    warmup_steps: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = 50
-    steps: int = Field(default=1_000, gt=0)
-    epochs: float | None = Field(default=None, gt=0)
+    last_k_layers: PositiveInt = 6
+    rank: PositiveInt | None = None
+    learning_rate: PositiveFloat = 5e-4
+    weight_decay: NonNegativeFloat = 0.1
+    adam_eps: PositiveFloat = 1e-6
+    warmup_steps: NonNegativeInt | Annotated[float, Field(gt=0, lt=1)] = 50
+    steps: PositiveInt = 1_000
+    epochs: PositiveFloat | None = None
     batch_size: int = Field(default=256, gt=1)
-    seed: int = Field(default=0, ge=0)
+    seed: NonNegativeInt = 0
     loss: Literal["infonce", "infonce-captions", "infonce-masked", "unicl", "sigmoid"] = "infonce"
     augmentation: Literal["none", "mild", "timm"] = "timm"
     held_out_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.02
     interpolation: Fraction | Literal["held-out"] = 1.0
     precision: Precision = "auto"
-    accumulation: int = Field(default=1, gt=0)
+    accumulation: PositiveInt = 1
     keep_prefix: bool = True
     activation_checkpointing: bool = False
     compile: bool = False
     workers: Workers = "auto"
-    processes: int = Field(default=1, gt=0)
-    checkpoint_every: int = Field(default=100, gt=0)
-    evaluate_every: int = Field(default=0, ge=0)
+    processes: PositiveInt = 1
+    checkpoint_every: PositiveInt = 100
+    evaluate_every: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _length_is_given_once(self) -> Self:

@@ -26,7 +26,6 @@ MAX_NODES = 250_000
 _TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")}
 _TAGS |= {tag for row in yaml.SafeLoader.yaml_implicit_resolvers.values() for tag, _ in row}
 """Of values without one of their own; all scalars are texts here."""
-_Parser = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 Place = tuple[str | int, ...]
 """Names of fields and indices of lists, from the top of a file to a value."""
@@ -101,7 +100,7 @@ def read_yaml(path: Path) -> Document:
     """
     document = Document(path)
     try:
-        root = yaml.compose(read_bounded(path, MAX_YAML_BYTES).decode(), Loader=_Parser)
+        root = yaml.compose(read_bounded(path, MAX_YAML_BYTES).decode(), Loader=yaml.CSafeLoader)
         fields = None if root is None else document.load(root)
     except OSError as error:
         raise ConfigError.of(path, f"cannot be read: {error.strerror or error}") from error
@@ -109,8 +108,7 @@ def read_yaml(path: Path) -> Document:
         raise ConfigError.of(path, f"is not UTF-8 ({error}); save it as UTF-8") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error)
-        line = mark.line + 1 if mark else 0
+        problem, line = getattr(error, "problem", None) or error, mark.line + 1 if mark else 0
         raise ConfigError.of(path, f"not valid YAML: {problem}", line=line) from error
     except UnicodeEncodeError as error:  # an escape may hide what no file can hold
         raise ConfigError.of(path, f"not valid YAML: {error}") from error

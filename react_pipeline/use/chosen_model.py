@@ -90,20 +90,20 @@ def load_model(
 
 
 def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str]:
-    """Checkpoint, and a note."""
+    """Return the checkpoint, and a note."""
+    note = ""
     if model == CHAMPION:
         verdict, _ = standing(project, slug)
-        champion = verdict.champion
-        if champion.method != BASE_METHOD:
-            key = method_key(slug, champion.method)
-            return project.store.open(CUSTOMIZED_CHECKPOINT, key, champion.checkpoint), ""
+        model = verdict.champion.method
+        if model != BASE_METHOD:
+            checkpoint, key = verdict.champion.checkpoint, method_key(slug, model)
+            return project.store.open(CUSTOMIZED_CHECKPOINT, key, checkpoint), ""
         why = "no champion was chosen yet" if verdict.reason == NEVER else "the base is champion"
-        trained = [*filter(is_trained, project.config.methods)]
-        such_as = f", such as {trained[0]}" if trained else ""
+        trained = next(filter(is_trained, project.config.methods), "")
+        such_as = trained and f", such as {trained}"
         note = f"{slug}: {why}, so the base is used; name a customized model with --model{such_as}"
-        return fresh(project, BASE_CHECKPOINT), note
     if model == BASE_METHOD:
-        return fresh(project, BASE_CHECKPOINT), ""
+        return fresh(project, BASE_CHECKPOINT), note
     methods = project.config.all_methods
     if model in methods:
         return fresh(project, CUSTOMIZED_CHECKPOINT, method_key(slug, model)), ""

@@ -43,21 +43,15 @@ def run(project: Project, capsys: pytest.CaptureFixture[str]):
     return call
 
 
-@pytest.mark.parametrize("slug", sorted(RESERVED_SLUGS))
-def test_a_name_that_means_something_else_is_refused(slug: str) -> None:
-    with pytest.raises(ValueError, match="another name"):
-        DomainConfig(slug=slug, classes=("cat",))
+def test_a_name_that_means_something_else_is_refused() -> None:
+    assert "overview" in RESERVED_SLUGS  # the folder of a report
+    for slug in RESERVED_SLUGS:
+        with pytest.raises(ValueError, match="another name"):
+            DomainConfig(slug=slug, classes=("cat",))
 
 
-def test_the_overview_of_a_report_is_no_domain() -> None:
-    assert "overview" in RESERVED_SLUGS
-
-
-@pytest.mark.parametrize("ending", ["yml", "YAML"])
-def test_a_domain_file_with_another_ending_is_always_reported(
-    project: Project, run, ending: str
-) -> None:
-    path = project.config.domains / f"birds.{ending}"
+def test_a_domain_file_with_another_ending_is_always_reported(project: Project, run) -> None:
+    path = project.config.domains / "birds.YAML"
     path.write_text("classes: [owl]\n")
     reported = f"{path}: is not read: rename it to birds.yaml"
     found, problems = load_domains(project.config.domains)

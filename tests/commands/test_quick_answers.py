@@ -56,7 +56,7 @@ print(json.dumps({"answers": answers, "large": sorted(large)}))
 QUESTIONS = """
 import contextlib, sys
 from react_pipeline.commands.cli import main
-for question in ("domains validate", "results"):
+for question in ("domains validate", "domains list", "results"):
     with contextlib.suppress(SystemExit):
         main(question.split())
 print(sorted({"torch", "open_clip", "mlflow", "dagster", "scipy.optimize"} & sys.modules.keys()))

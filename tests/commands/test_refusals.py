@@ -20,17 +20,6 @@ from react_pipeline.project.dagster_home import prepare_home
 from react_pipeline.store.errors import InputError
 
 
-def read_only_folder(folder: Path) -> None:
-    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder / "store"))
-
-
-def full_disk(folder: Path) -> None:
-    try:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "store"))
-    except OSError as error:
-        raise RuntimeError("a library's own error") from error
-
-
 def read_only_database(folder: Path) -> None:
     sqlite3.connect(folder / "store").close()
     with sqlite3.connect(f"file:{folder / 'store'}?mode=ro", uri=True) as connection:
@@ -40,8 +29,14 @@ def read_only_database(folder: Path) -> None:
             raise OperationalError("CREATE TABLE", {}, error) from error
 
 
-def no_more_files(folder: Path) -> None:
-    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(folder / "store"))
+def refused(number: int) -> Callable[[Path], None]:
+    def refuse(folder: Path) -> None:
+        try:
+            raise OSError(number, os.strerror(number), str(folder / "store"))
+        except OSError as error:
+            raise RuntimeError("a library's own error") from error
+
+    return refuse
 
 
 def no_memory(_folder: Path) -> None:
@@ -60,10 +55,10 @@ def locked_database(folder: Path) -> None:
 
 
 REFUSALS: dict[Callable[[Path], None], str] = {
-    read_only_folder: "writable",
-    full_disk: "free space",
+    refused(errno.EACCES): "writable",
+    refused(errno.ENOSPC): "free space",
+    refused(errno.EMFILE): "ulimit -n",
     read_only_database: "database",
-    no_more_files: "ulimit -n",
     no_memory: "out of memory",
     damaged_database: "restore or remove it",
     locked_database: "the process that holds it",
@@ -104,19 +99,17 @@ def test_a_dagster_home_that_cannot_be_written_is_named(
         prepare_home(tmp_path)
 
 
-def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["--version"])
-    assert ended.value.code == 0 and __version__ in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(("limits", "expected"), [((256, 512), [(512, 512)]), ((9_000, -1), [])])
 def test_the_limit_of_open_files_is_raised(
-    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], expected: list[tuple[int, int]]
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    limits: tuple[int, int],
+    expected: list[tuple[int, int]],
 ) -> None:
     allowed: list[tuple[int, int]] = []
     monkeypatch.setattr(cli.resource, "getrlimit", lambda _: limits)
     monkeypatch.setattr(cli.resource, "setrlimit", lambda _, given: allowed.append(given))
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         cli.main(["--version"])
+    assert ended.value.code == 0 and __version__ in capsys.readouterr().out
     assert allowed == expected

@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 
 from react_pipeline.commands.terminal import (
-    bars_in_terminal,
-    print_line,
     print_table,
     printable,
 )
@@ -24,18 +22,10 @@ from react_pipeline.store.store import Store
 HOSTILE = "a\x1b[2J cat\x1b]0;owned\x07\r\b\x9b1A \N{RIGHT-TO-LEFT OVERRIDE}[red]gpj"
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("a red bird, caf\xe9 \N{CAT}", "a red bird, caf\xe9 \N{CAT}"),
-        ("\x1b[2J", "\ufffd[2J"),
-        ("\x9b1A\x07\r\b\x00", "\ufffd1A\ufffd\ufffd\ufffd\ufffd"),
-        ("\N{RIGHT-TO-LEFT OVERRIDE}gpj\N{ZERO WIDTH SPACE}", "\ufffdgpj\ufffd"),
-        ("\udcff\n", "\ufffd\ufffd"),
-    ],
-)
-def test_what_is_not_printable_is_replaced(text: str, shown: str) -> None:
-    assert printable(text) == shown
+def test_what_is_not_printable_is_replaced() -> None:
+    assert printable("a red bird, caf\xe9 \N{CAT}") == "a red bird, caf\xe9 \N{CAT}"
+    hostile = "\x1b\x9b\x07\r\b\x00\N{RIGHT-TO-LEFT OVERRIDE}\N{ZERO WIDTH SPACE}\udcff\n"
+    assert printable(hostile) == "\ufffd" * len(hostile)
 
 
 def test_table_shows_strangers_text_and_does_nothing_it_says(
@@ -126,13 +116,3 @@ def test_bars_and_lines_reach_a_redirected_terminal(
     assert [line for line in lines if line.startswith("line")] == ["line 0", "line 1"]
     assert "embedding: 100%" in shown.decode()
     assert (tmp_path / "captured").read_text() == "of a library in C"
-
-
-def test_where_there_is_no_terminal_nothing_is_redirected(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    before = sys.stdout, sys.stderr
-    with bars_in_terminal():
-        assert (sys.stdout, sys.stderr) == before
-        print_line("a \x1b[2J line")
-    assert capsys.readouterr().out == "a \N{REPLACEMENT CHARACTER}[2J line\n"

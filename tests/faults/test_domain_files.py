@@ -28,42 +28,6 @@ def reported(path: Path, value: object) -> str:
     return str(error.value)
 
 
-def test_all_faults_of_a_domain_are_listed_with_their_fields(tmp_path: Path) -> None:  # 21
-    raw = {
-        "classes": ["cat", {"name": "dog", "synonyms": ["Cat"]}],
-        "templates": ["a photo"],
-        "classnames": [],
-        "retrieval": {"k_per_prompt": "many"},
-    }
-    text = reported(tmp_path / "pets.yaml", raw)
-    for words in (
-        "classes: 'Cat' occurs twice",
-        "templates.0: 'a photo': needs {}",
-        "classnames: unknown field",
-    ):
-        assert words in text
-    assert "retrieval.k_per_prompt" in text
-    assert all(str(tmp_path / "pets.yaml") in line for line in text.splitlines())
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"classes": []}, "classes"),
-        ({"classes": "cat"}, "classes"),
-        ({"classes": [""]}, "classes.0: "),
-        ({"templates": []}, "at least 1 item"),
-        ({"templates": ["{} and {}"]}, "exactly once"),
-        ({"customization": {"steps": -1}}, "customization.steps"),
-        ({"evaluation": {"name": "x", "kind": "folder"}}, "evaluation.path: Field required"),
-    ],
-)
-def test_wrong_values_are_reported_by_field(
-    tmp_path: Path, change: dict[str, object], words: str
-) -> None:  # 21
-    assert words in reported(tmp_path / "pets.yaml", {**GOOD, **change})
-
-
 BOMB = "a: &a [x,x,x,x]\n" + "\n".join(
     f"{chr(98 + n)}: &{chr(98 + n)} [*{chr(97 + n)},*{chr(97 + n)}]" for n in range(20)
 )

@@ -4,10 +4,8 @@ command is one.
 
 from __future__ import annotations
 
-import io
 import re
 import shlex
-import tokenize
 import tomllib
 from collections.abc import Set
 from pathlib import Path
@@ -31,43 +29,6 @@ PAGES = [
     for folder in (ROOT, *(ROOT / name for name in ("docs", "benchmarks", "recipes/imagenet-b32")))
     for path in sorted(folder.glob("*.md"))
 ]
-IDIOM = re.compile(
-    r"\b(?:told|tells|mends?|reign(?:s|ed|ing)?|crown(?:s|ed|ing)?|dethron(?:e|es|ed|ing)|in "
-    r"vain|spoilt"
-    r"|be had|had of|goes on|at hand|without a word|says nothing"
-    r"|(?:lies?|stands?) (?:in|at|on|beside|under|below|there))\b",
-    re.IGNORECASE,
-)
-"""Phrases that a native reader stumbles over: write reports, fixes, is champion, available,
-resumes, is in.
-"""
-IDIOM_IN_CODE = re.compile(
-    rf"{IDIOM.pattern}|\b(?:lies?|stands? (?!by\b|alone\b|out\b)|telling|mended|anew"
-    r"|say nothing|of the like|whereof|thereof|hence|nobody)\b",
-    re.IGNORECASE,
-)
-PROSE_TOKENS = {"COMMENT", "STRING", "FSTRING_MIDDLE"}
-SOURCES = [
-    path
-    for folder in ("react_pipeline", "assets")
-    for path in sorted((ROOT / folder).rglob("*.py"))
-]
-
-
-def idioms(source: str) -> list[str]:
-    """The phrases in comments, docstrings and messages of a module; code in backticks is
-    left out.
-    """
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    prose = [
-        token.string
-        for token in tokens
-        if tokenize.tok_name[token.type] in PROSE_TOKENS and " " in token.string
-    ]
-    code = re.compile(
-        r"`[^`\n]*`|^ +\w+(?=: )", re.MULTILINE
-    )  # also the names of documented arguments
-    return [found for text in prose for found in IDIOM_IN_CODE.findall(code.sub("", text))]
 
 
 def test_docstrings_describe_the_parameters_that_there_are(
@@ -146,40 +107,6 @@ def test_every_local_link_leads_somewhere(page: Path) -> None:
         target for target in targets if "://" not in target and not (page.parent / target).exists()
     ]
     assert not missing
-
-
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name
-)
-def test_pages_are_in_plain_english(page: Path) -> None:
-    prose = re.sub(
-        r"^(?:```.*?^```$|<!-- (\S+):begin.*?<!-- \1:end -->|> .*?$)",
-        "",
-        page.read_text(),
-        flags=re.M | re.S,
-    )
-    assert not IDIOM.findall(prose)
-
-
-def test_code_is_in_plain_english() -> None:
-    found = {str(path.relative_to(ROOT)): idioms(path.read_text()) for path in SOURCES}
-    assert not {path: phrases for path, phrases in found.items() if phrases}
-
-
-@pytest.mark.parametrize(
-    "line",
-    ['"""The rank that is told."""', "x = 1  # lies there", 'raise ValueError(f"{x}: mend it")'],
-)
-def test_an_idiom_in_code_is_found(line: str) -> None:
-    assert idioms(line) and not idioms(
-        line.replace("told", "sent").replace("lies", "is").replace("mend", "fix")
-    )
-
-
-def test_readme_has_few_pictures_and_one_above_the_fold() -> None:
-    text = (ROOT / "README.md").read_text()
-    assert text.count("](docs/images/") <= 3
-    assert text.index("](docs/images/") < text.index("```")
 
 
 def test_architecture_has_the_tables_of_the_code() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, EntryPoints
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from support.retrieval import configure
@@ -82,9 +83,7 @@ def test_a_part_of_this_package_that_raises_is_not_wrapped(installed: Callable[.
 
 
 def test_an_error_for_the_user_is_raised_as_it_is(installed: Callable[..., None]) -> None:
-    def say(*_: Any) -> Any:
-        raise CorpusError("embed it again")
-
+    say = Mock(side_effect=CorpusError("embed it again"))
     installed(talking=type("Talking", (Extension,), {"stages": say, "__module__": "mine"})())
     with pytest.raises(CorpusError, match="embed it again"):
         stage._rows.__wrapped__()

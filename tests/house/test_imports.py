@@ -137,18 +137,10 @@ def test_assets_keep_their_annotations_as_objects() -> None:
     assert not [name_of(path) for path in ASSET_MODULES if line in path.read_text()]
 
 
-@pytest.mark.parametrize(
-    "module", ["react_pipeline", "react_pipeline.commands.cli", "react_pipeline.assets.definitions"]
-)
+@pytest.mark.parametrize("module", ["react_pipeline", "react_pipeline.assets.definitions"])
 def test_importing_the_front_doors_loads_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=LIBRARY.parent, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
-
-
-def test_command_line_and_its_extensions_load_no_table_library() -> None:
-    code = "import sys, react_pipeline.commands.cli; sys.exit('pandas' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=LIBRARY.parent, capture_output=True)
     assert done.returncode == 0, done.stderr

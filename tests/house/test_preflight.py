@@ -21,33 +21,28 @@ def edit(path: Path, **fields: Any) -> None:
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **fields}))
 
 
-ENCODERS = [
-    ({"model": "ViT-B32", "pretrained": "openai"}, "did you mean ViT-B-32"),
-    ({"model": "ViT-B-32", "pretrained": "opanai"}, "did you mean openai?"),
-    ({"model": "ViT-B-32", "pretrained": "wieghts.pt"}, "did you mean weights.pt?"),
-    ({"model": "ViT-B-32", "pretrained": "nosuch/weights.pt"}, "there is no file or folder"),
-    ({"model": "hf-hub:a b/c"}, "hf-hub:ORGANIZATION/NAME"),
-    ({"model": "local-dir:empty"}, "open_clip_config.json"),
-]
+ENCODERS = {
+    "{model: ViT-B32, pretrained: openai}": "did you mean ViT-B-32",
+    "{model: ViT-B-32, pretrained: opanai}": "did you mean openai?",
+    "{model: ViT-B-32, pretrained: wieghts.pt}": "did you mean weights.pt?",
+    "{model: ViT-B-32, pretrained: nosuch/weights.pt}": "there is no file or folder",
+    "{model: 'hf-hub:a b/c'}": "hf-hub:ORGANIZATION/NAME",
+    "{model: 'local-dir:empty'}": "open_clip_config.json",
+}
 
 
-@pytest.mark.parametrize(
-    ("encoder", "token"), ENCODERS, ids=lambda value: "" if isinstance(value, str) else str(value)
-)
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_a_wrong_encoder_is_named_with_what_may_be_meant(
-    tiny_project: Project, encoder: dict[str, str], token: str
+    tiny_project: Project, encoder: str
 ) -> None:
     folder = tiny_project.path.parent
     (folder / "weights.pt").touch()
     (folder / "empty").mkdir()
     assert not encoder_problems(tiny_project)
-    edit(tiny_project.path, encoder=encoder)
+    edit(tiny_project.path, encoder=yaml.safe_load(encoder))
     (problem,) = encoder_problems(Project.load(tiny_project.path))
-    assert (
-        problem.file == tiny_project.path
-        and "encoder" in str(problem) + token
-        and token in problem.message
-    )
+    assert problem.file == tiny_project.path and "encoder" in str(problem)
+    assert ENCODERS[encoder] in problem.message
 
 
 def test_a_pattern_that_matches_nothing_is_a_problem(tiny_project: Project) -> None:
@@ -57,31 +52,22 @@ def test_a_pattern_that_matches_nothing_is_a_problem(tiny_project: Project) -> N
     assert problem.field == "corpus" and "*.tar.no" in problem.message
 
 
-DOMAINS = [
-    ({"classes": ["circle"]}, "classes: has a single class"),
-    (
-        {"evaluation": {"name": "a", "kind": "folder", "path": "imgs"}},
-        "evaluation.path: there is no file or folder",
-    ),
-    (
-        {"evaluation": {"name": "a", "kind": "manifest", "path": "imgs.csv"}},
-        "evaluation.path: there is no file",
-    ),
-    (
-        {"classes": ["circle", {"name": "square", "seeds": ["a.png"]}]},
-        "classes.1.seeds: there is no file",
-    ),
-]
+DOMAINS = {
+    "classes: [circle]": "classes: has a single class",
+    "evaluation: {name: a, kind: folder, path: imgs}": "evaluation.path: there is no file or",
+    "evaluation: {name: a, kind: manifest, path: imgs.csv}": "evaluation.path: there is no file",
+    "classes: [circle, {name: square, seeds: [a.png]}]": "classes.1.seeds: there is no file",
+}
 
 
-@pytest.mark.parametrize(("fields", "token"), DOMAINS, ids=[token for _, token in DOMAINS])
+@pytest.mark.parametrize("fields", DOMAINS)
 def test_a_domain_that_cannot_work_is_named_with_its_field(
-    tiny_project: Project, fields: dict[str, Any], token: str
+    tiny_project: Project, fields: str
 ) -> None:
     assert not domain_problems(tiny_project, "shapes")
-    edit(tiny_project.config.domains / "shapes.yaml", **fields)
+    edit(tiny_project.config.domains / "shapes.yaml", **yaml.safe_load(fields))
     (problem,) = domain_problems(tiny_project, "shapes")
-    assert f"shapes.yaml: {token}" in str(problem)
+    assert f"shapes.yaml: {DOMAINS[fields]}" in str(problem)
 
 
 def test_all_commands_refuse_them_before_anything_is_built(
@@ -106,26 +92,19 @@ def test_all_commands_refuse_them_before_anything_is_built(
     assert not list(tiny_project.config.store.glob("*/**/current"))
 
 
-@pytest.mark.parametrize("domains", [(), ("shapes",)])
 def test_domain_problems_only_warn_where_no_domain_is_selected(
-    domains: tuple[str, ...], tiny_project: Project, caplog: pytest.LogCaptureFixture
+    tiny_project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
     for path in tiny_project.config.domains.glob("*.yaml"):
         edit(path, classes=["circle"])
     with dagster_home(tiny_project.path.parent / "home"):
-        assert materialize("corpus", domains, (), tiny_project.path).built == 1
+        assert materialize("corpus", (), (), tiny_project.path).built == 1
     assert "single class" in caplog.text
-    with pytest.raises(ConfigError, match="single class"):
-        materialize("evaluation_set", domains, (), tiny_project.path)
-
-
-def test_a_misspelt_selection_is_answered_with_a_near_asset(
-    tiny_project: Project,
-) -> None:
-    for selection, token in (
-        ("comparisn", "did you mean comparison?"),
-        ("key:foo+", "there are base_checkpoint,"),
-    ):
+    for domains in ((), ("shapes",)):
+        with pytest.raises(ConfigError, match="single class"):
+            materialize("evaluation_set", domains, (), tiny_project.path)
+    # Before that a misspelt selection is answered with a near asset.
+    for selection, token in (("comparisn", "mean comparison?"), ("key:foo+", "base_checkpoint,")):
         with pytest.raises(Exception, match="no asset is called") as caught:
             materialize(selection, (), (), tiny_project.path)
         assert token in str(caught.value) and "AssetKey" not in str(caught.value)

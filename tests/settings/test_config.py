@@ -104,28 +104,27 @@ def test_every_problem_is_reported_at_once_with_file_and_field(tmp_path: Path) -
     assert "found 'tpu'" in str(error) and "did you mean shots or" in str(error)
 
 
-@pytest.mark.parametrize(
-    "shard",
-    [
-        "pipe:cat data.tar",
-        "file:data.tar",
-        "ftp://host/data.tar",
-        "simplecache::s3://bucket/data.tar",
-        "https://me:hush@host/data.tar",
-        "https://host/data.tar?X-Amz-Signature=hush",
-        "https://host/{00000..99999999}.tar",
-        "s3://bucket",
-        "s3://*/data.tar",
-    ],
-)
-def test_commands_chains_and_secrets_are_no_shards(tmp_path: Path, shard: str) -> None:  # FAULTS 10
-    error = refused(tmp_path, corpus={"shards": [shard]})
-    assert error.problems[0].field.startswith("corpus.shards") and "hush" not in str(error)
+SHARDS = [
+    "pipe:cat data.tar",
+    "file:data.tar",
+    "ftp://host/data.tar",
+    "simplecache::s3://bucket/data.tar",
+    "https://me:hush@host/data.tar",
+    "https://host/data.tar?X-Amz-Signature=hush",
+    "https://host/{00000..99999999}.tar",
+    "s3://bucket",
+    "s3://*/data.tar",
+]
 
 
-@pytest.mark.parametrize("folder", [".", "images/../.."])
-def test_a_folder_of_images_that_holds_the_store_is_refused(tmp_path: Path, folder: str) -> None:
-    error = refused(tmp_path, corpus={"kind": "images", "images": ["images", folder]})
+def test_commands_chains_and_secrets_are_no_shards(tmp_path: Path) -> None:  # FAULTS 10
+    for shard in SHARDS:
+        error = refused(tmp_path, corpus={"shards": [shard]})
+        assert error.problems[0].field.startswith("corpus.shards") and "hush" not in str(error)
+
+
+def test_a_folder_of_images_that_holds_the_store_is_refused(tmp_path: Path) -> None:
+    error = refused(tmp_path, corpus={"kind": "images", "images": ["images", "images/../.."]})
     assert [problem.field for problem in error.problems] == ["corpus.images"]
 
 
@@ -133,44 +132,47 @@ HUSH = "hush-hush"
 
 
 @pytest.mark.parametrize(
-    ("fields", "field", "token"),
+    ("text", "field", "token"),
     [
-        ({"corpus": {"kind": "urls"}}, "corpus.urls", "required"),
-        ({"corpus": {"kind": "webdatset"}}, "corpus", "did you mean webdataset?"),
-        ({"corpus": ["a.tar"]}, "corpus", "valid dictionary"),
-        ({"corpus": {"kind": "demo", "shards": ["a.tar"]}}, "corpus.shards", "another `kind`"),
-        ({"corpus": {"kind": "urls", "urls": [f"s3://me:{HUSH}@host/a"]}}, "corpus.urls", "local"),
+        ("corpus: {kind: urls}", "corpus.urls", "required"),
+        ("corpus: {kind: webdatset}", "corpus", "did you mean webdataset?"),
+        ("corpus: [a.tar]", "corpus", "valid dictionary"),
+        ("corpus: {kind: demo, shards: [a.tar]}", "corpus.shards", "another `kind`"),
+        (f"corpus: {{kind: urls, urls: ['s3://me:{HUSH}@host/a']}}", "corpus.urls", "local"),
         (
-            {"corpus": {"kind": "urls", "urls": ["a.parquet"], "caption_column": "url"}},
+            "corpus: {kind: urls, urls: [a.parquet], caption_column: url}",
             "corpus",
             "name the same column",
         ),
         (
-            {"corpus": {"shards": ["a.tar"], "storage": {"secret": HUSH}}},
+            f"corpus: {{shards: [a.tar], storage: {{secret: {HUSH}}}}}",
             "corpus.storage.secret",
             "unknown field",
         ),
         (
-            {"corpus": {"shards": ["a"], "storage": {"endpoint_url": f"http://me:{HUSH}@host"}}},
+            f"corpus: {{shards: [a], storage: {{endpoint_url: 'http://me:{HUSH}@host'}}}}",
             "corpus.storage.endpoint_url",
             "without user name",
         ),
-        ({"encoder": {"model": "demo", "pretrained": "openai"}}, "encoder", "`pretrained`"),
-        ({"distributor": {"kind": "spark", "master": "http://x"}}, "distributor.master", "pattern"),
-        ({"distributor": {"conf": {"executor.memory": "1g"}}}, "distributor.conf", "`spark.`"),
-        ({"distributor": {"conf": {"spark.s3.secret": HUSH}}}, "distributor.conf", "a secret"),
-        ({"store": f"s3://me:{HUSH}@host"}, "store", "no password"),
+        ("encoder: {model: demo, pretrained: openai}", "encoder", "`pretrained`"),
+        ("encoder: {model: demo, quick_gelu: true}", "encoder", "would do nothing"),
+        ("distributor: {kind: spark, master: 'http://x'}", "distributor.master", "pattern"),
+        ("distributor: {master: 'spark://head:7077'}", "distributor", "add `kind: spark`"),
+        ("distributor: {conf: {spark.master: yarn}}", "distributor.conf", "use `master`"),
+        ("distributor: {conf: {executor.memory: 1g}}", "distributor.conf", "`spark.`"),
+        (f"distributor: {{conf: {{spark.s3.secret: {HUSH}}}}}", "distributor.conf", "a secret"),
+        (f"store: s3://me:{HUSH}@host", "store", "no password"),
         (
-            {"embedding": {"encode": "captions"}, "corpus": {"shards": ["a.tar"]}},
+            "{embedding: {encode: captions}, corpus: {shards: [a.tar]}}",
             "",
             "`embedding.encode: captions`",
         ),
     ],
 )
 def test_a_wrong_field_is_named_and_a_secret_is_not_repeated(
-    tmp_path: Path, fields: dict[str, Any], field: str, token: str
+    tmp_path: Path, text: str, field: str, token: str
 ) -> None:
-    (problem,) = refused(tmp_path, **fields).problems
+    (problem,) = refused(tmp_path, **yaml.safe_load(text)).problems
     assert problem.field == field and token in problem.message and HUSH not in problem.message
 
 
@@ -203,31 +205,27 @@ def test_the_last_of_steps_and_epochs_wins_and_both_fail(tmp_path: Path) -> None
         CustomizationConfig.model_validate({"methods": {"full": both}})
 
 
-@pytest.mark.parametrize("share", [-1, 1.5, "half"])
-def test_warm_up_is_a_count_or_a_share(share: object) -> None:
-    with pytest.raises(ValidationError, match="warmup_steps"):
-        TrainingConfig.model_validate({"warmup_steps": share})
+def test_warm_up_is_a_count_or_a_share() -> None:
+    for share in (-1, 1.5, "half"):
+        with pytest.raises(ValidationError, match="warmup_steps"):
+            TrainingConfig.model_validate({"warmup_steps": share})
 
 
 @pytest.mark.parametrize(
     ("classes", "token"),
     [
-        (["crane", "crane"], "`id`"),
-        ([{"id": "bird", "name": "crane"}, "crane"], "`id`"),
-        ([{"id": "bird", "name": "crane"}, {"id": "Bird", "name": "crane"}], "'bird'"),
-        ([{"id": "robin", "name": "crane"}, "robin"], "'robin'"),
+        ("[crane, crane]", "`id`"),
+        ("[{id: bird, name: crane}, crane]", "`id`"),
+        ("[{id: bird, name: crane}, {id: Bird, name: crane}]", "'bird'"),
+        ("[{id: robin, name: crane}, robin]", "'robin'"),
         (
-            [
-                {"id": "bird", "name": "crane"},
-                {"id": "machine", "name": "hoist", "synonyms": ["crane"]},
-            ],
+            "[{id: bird, name: crane}, {id: machine, name: hoist, synonyms: [crane]}]",
             "'crane'",
         ),
-        ([{"id": "bird", "name": "crane", "synonyms": ["Crane"]}], "'Crane'"),
+        ("[{id: bird, name: crane, synonyms: [Crane]}]", "'Crane'"),
     ],
-    ids=str,
 )
-def test_classes_of_one_name_have_ids_that_differ(classes: list[Any], token: str) -> None:
+def test_classes_of_one_name_have_ids_that_differ(classes: str, token: str) -> None:
     ours = [
         {"id": "crane (bird)", "name": "crane"},
         {"id": "crane (machine)", "name": "crane", "synonyms": ["hoist"]},
@@ -236,20 +234,4 @@ def test_classes_of_one_name_have_ids_that_differ(classes: list[Any], token: str
     assert domain.class_names == ["crane (bird)", "crane (machine)", "robin"]
     assert domain.prompt_names == ["crane", "crane", "robin"]
     with pytest.raises(ValidationError, match=token):
-        DomainConfig.model_validate({"slug": "cranes", "classes": classes})
-
-
-@pytest.mark.parametrize(
-    ("fields", "words"),
-    [
-        ({"distributor": {"master": "spark://head:7077"}}, "add `kind: spark`"),
-        ({"distributor": {"kind": "spark", "master": "http://x"}}, "distributor.master"),
-        ({"distributor": {"kind": "spark", "conf": {"spark.master": "yarn"}}}, "use `master`"),
-        ({"distributor": {"kind": "spark", "conf": {"executor.memory": "1g"}}}, "begin with"),
-        ({"encoder": {"model": "demo", "quick_gelu": True}}, "`quick_gelu` would do nothing"),
-    ],
-)
-def test_what_would_do_nothing_is_refused(
-    tmp_path: Path, fields: dict[str, Any], words: str
-) -> None:
-    assert words in str(refused(tmp_path, **fields))
+        DomainConfig.model_validate({"slug": "cranes", "classes": yaml.safe_load(classes)})

@@ -14,6 +14,18 @@ from react_pipeline.store.errors import ConfigError
     ("text", "field", "token"),
     [
         ("classes: robin", "classes", "list (found 'robin')"),
+        ("classes: []", "classes", "at least 1 item"),
+        ('classes: [a, ""]', "classes.1", "at least 1 character"),
+        ("classes: [cat, {name: dog, synonyms: [Cat]}]", "classes", "'Cat' occurs twice"),
+        ("classes: [a, b]\ntemplates: []", "templates", "at least 1 item"),
+        ("classes: [a, b]\ntemplates: [a photo]", "templates.0", "needs {} exactly once"),
+        ("classes: [a, b]\ntemplates: ['{} and {}']", "templates.0", "exactly once"),
+        ("classes: [a, b]\ncustomization: {steps: -1}", "customization.steps", "greater than 0"),
+        (
+            "classes: [a, b]\nevaluation: {name: x, kind: folder}",
+            "evaluation.path",
+            "Field required",
+        ),
         ("classes:", "classes", "found nothing"),
         ('classes: [wren, "\\u200b\\u2060"]', "classes.1", "nothing that can be seen"),
         ('classes: [wren, "a\\u202eb"]', "classes.1", "control"),

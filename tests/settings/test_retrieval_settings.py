@@ -42,6 +42,10 @@ def test_settings_of_both_files_are_joined(
     path = wrong.config.domains / "pets.yaml"
     path.write_text(yaml.safe_dump({"classes": ["cat"], "retrieval": {"modes": ["t2t"]}}))
     assert wrong.retrieval("pets") == RetrievalConfig(**of_pipeline, modes=("t2t",))
+    floor = {"modes": ["t2t"], "min_similarity": {"t2i": 0.3}}  # of a mode that is not searched
+    path.write_text(yaml.safe_dump({"classes": ["cat"], "retrieval": floor}))
+    with pytest.raises(ConfigError, match=r"`min_similarity\.t2i` does nothing"):
+        wrong.retrieval("pets")
     with pytest.raises(ConfigError, match=r"pipeline.yaml:\d+: retrieval.modes: t2t listed more"):
         wrong.path.write_text(wrong.path.read_text() + "  modes: [t2t, t2t]\n")
         Project.load(wrong.path)
@@ -103,9 +107,3 @@ RetrievalConfig(where="height > 7")
 def test_a_filter_that_is_read_leaves_no_thread() -> None:  # a process with threads cannot fork
     run = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, check=True)
     assert int(run.stdout) == 0
-
-
-def test_a_floor_of_a_mode_that_is_not_searched_is_refused(tmp_path: Path) -> None:
-    wrong = project(tmp_path, {"modes": ["t2t"], "min_similarity": {"t2i": 0.3}}, {})
-    with pytest.raises(ConfigError, match=r"`min_similarity\.t2i` does nothing"):
-        wrong.retrieval("pets")

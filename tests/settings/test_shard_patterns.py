@@ -28,24 +28,10 @@ def test_what_is_no_range_or_means_too_much_is_refused(pattern: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "s3://user:hush@h/a.tar",
-        "ftp://h/a.tar?signature=hush",
-        "https://h/a.tar?signature=hush",
-        "https://user:hush@h/a\n.tar",
-    ],
-)
-def test_a_secret_in_a_refused_name_is_not_repeated(name: str) -> None:
-    with pytest.raises(ValueError) as refused:
-        check_shard_name(name)
-    assert "hush" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
     ("name", "reason"),
     [
         (" ", "only local"),
+        ("s3://user:hush@h/a.tar", "'s3://…@h/a.tar': only local"),
         ("data/a\x7f.tar", "only local"),
         ("https://h:port/a.tar", "only local"),
         ("https://h/a b.tar", "only local"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import yaml
@@ -29,6 +28,11 @@ def test_a_variant_and_its_control_are_methods(make_project: Callable[..., Proje
     assert config.all_methods["strong"].pairs == "retrieved_set"
     assert {"strong", "gated-image"} <= set(config.candidates)
     assert "strong-control" not in config.candidates
+    # Neither is a method of another project.
+    none = make_project()
+    assert none.config.all_methods is METHODS and "strong" not in METHODS
+    with pytest.raises(InputError, match="unknown method 'strong'"):
+        none.training("shapes", "strong")
 
 
 def test_each_method_has_each_further_seed(make_project: Callable[..., Project]) -> None:
@@ -57,18 +61,6 @@ def test_fields_of_a_variant_win_over_all_others(make_project: Callable[..., Pro
     assert project.training("shapes", "gated-image").learning_rate == 1e-2
 
 
-def test_variants_of_one_project_are_not_those_of_another(
-    make_project: Callable[..., Project],
-) -> None:
-    one = make_project(variants=STRONG)
-    other = make_project(variants={"strong": {"method": "gda"}})
-    none = make_project()
-    assert one.method("strong").has_model and not other.method("strong").has_model
-    assert none.config.all_methods is METHODS and "strong" not in METHODS
-    with pytest.raises(InputError, match="unknown method 'strong'"):
-        none.training("shapes", "strong")
-
-
 def test_nothing_is_identified_otherwise_without_them(make_project: Callable[..., Project]) -> None:
     plain = make_project()
     key = "shapes/gated-image"
@@ -82,28 +74,28 @@ def test_nothing_is_identified_otherwise_without_them(make_project: Callable[...
 
 
 @pytest.mark.parametrize(
-    ("fields", "field", "word"),
+    ("text", "field", "word"),
     [
-        ({"variants": {"full": {"method": "full"}}}, "variants", "'full' already"),
-        ({"variants": {"a-seed2": {"method": "full"}}}, "variants", "'a-seed2'"),
-        ({"variants": {"Ä b": {"method": "full"}}}, "variants", "'Ä b'"),
-        ({"variants": {"a": {"method": "fulll"}}}, "variants.a.method", "did you mean full?"),
-        ({"variants": {"a": {"method": "base"}}}, "variants.a.method", "'base'"),
+        ("variants: {full: {method: full}}", "variants", "'full' already"),
+        ("variants: {a-seed2: {method: full}}", "variants", "'a-seed2'"),
+        ("variants: {Ä b: {method: full}}", "variants", "'Ä b'"),
+        ("variants: {a: {method: fulll}}", "variants.a.method", "did you mean full?"),
+        ("variants: {a: {method: base}}", "variants.a.method", "'base'"),
         (
-            {"variants": {"a": {"method": "full", "learning_rat": 1}}},
+            "variants: {a: {method: full, learning_rat: 1}}",
             "variants.a.learning_rat",
             "mean learning_rate or",
         ),
-        ({"seeds": [1, 0, 1]}, "seeds", "1 listed more than once"),
-        ({"methods": ["base", "a"]}, "methods", "unknown: a"),
-        ({"promotion": {"methods": ["a"]}}, "promotion", "'a' cannot become champion"),
+        ("seeds: [1, 0, 1]", "seeds", "1 listed more than once"),
+        ("methods: [base, a]", "methods", "unknown: a"),
+        ("promotion: {methods: [a]}", "promotion", "'a' cannot become champion"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_field(
-    make_project: Callable[..., Project], fields: dict[str, Any], field: str, word: str
+    make_project: Callable[..., Project], text: str, field: str, word: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
-        make_project(**fields)
+        make_project(**yaml.safe_load(text))
     (problem,) = error.value.problems
     assert problem.file.name == "pipeline.yaml"
     assert problem.field == field and word in problem.message

@@ -107,14 +107,9 @@ def test_pictures_on_servers_need_an_extra_that_is_named(
     assert "[pipeline]'" in missing_extra(missing.value)
 
 
-@pytest.mark.parametrize(
-    ("module", "extra"),
-    [("mlflow.client", "pipeline"), ("pyspark", "spark"), ("boto3", "s3"), ("h5py", "elevater")],
-)
-def test_a_missing_package_names_the_extra_that_brings_it(module: str, extra: str) -> None:
-    assert f"[{extra}]'" in missing_extra(ModuleNotFoundError("x", name=module))
-
-
-def test_a_missing_module_of_package_itself_is_no_missing_extra() -> None:
+def test_a_missing_package_names_the_extra_that_brings_it() -> None:
+    extras = {"mlflow.client": "pipeline", "pyspark": "spark", "boto3": "s3", "h5py": "elevater"}
+    for module, extra in extras.items():
+        assert f"[{extra}]'" in missing_extra(ModuleNotFoundError("x", name=module))
     with pytest.raises(ModuleNotFoundError):
         missing_extra(ModuleNotFoundError("x", name="react_pipeline.nothing"))

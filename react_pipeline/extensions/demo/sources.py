@@ -10,6 +10,8 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from pathlib import Path
 
 from react_pipeline.installation import install_command
@@ -47,17 +49,15 @@ class Drawing:
     subject: str = ""
 
 
-def corpus_drawings() -> Iterator[Drawing]:
+@cache
+def corpus_drawings() -> tuple[Drawing, ...]:
     """Every drawing of the corpus, source by source.
 
     Raises:
         InputError: If a package is missing.
     """
-    yield from _openmoji()
-    yield from _noto_emoji()
-    for icons in ICON_FONTS:
-        yield from icons.drawings()
-    yield from _phosphor()
+    icons = (font.drawings() for font in ICON_FONTS)
+    return tuple(chain(_openmoji(), _noto_emoji(), *icons, _phosphor()))
 
 
 def emoji_names() -> dict[str, tuple[str, ...]]:

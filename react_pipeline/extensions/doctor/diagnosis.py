@@ -45,7 +45,6 @@ MIN_FREE_BYTES = 5_000_000_000
 SERVER_TIMEOUT_SECONDS = 5
 MAX_ANSWER_BYTES = 32 << 20
 
-_OWN = "react_pipeline."
 _DAEMONS = "{instance{daemonHealth{allDaemonStatuses{daemonType required healthy}}}}"
 
 
@@ -78,7 +77,7 @@ def diagnose(config_path: Path | None) -> list[Finding]:
         )
         return [*findings, Finding("pipeline.yaml", "note", f"none in {Path.cwd()}", remedy)]
     findings.append(Finding("pipeline.yaml", "ok", str(project.path)))
-    for look in (_alerts, _inputs, _store, _tracking, _servers):
+    for look in (_alerts, _inputs, _store, _servers):
         try:
             findings += look(project)
         except ImportError as error:
@@ -94,14 +93,15 @@ def _packages() -> Iterator[Finding]:
         with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     # Without any of the others it is the light installation, which predicts.
-    lacks = "missing" if versions.keys() & set(PIPELINE) else "note"
+    is_light = versions.keys().isdisjoint(PIPELINE)
     for name in (*LIGHT, *PIPELINE):
         if name in versions:
             yield Finding(name, "ok", versions[name])
-        else:
-            own = name == "clip-retrieval" and lacks == "missing"
-            remedy = INSTALL_CLIP_RETRIEVAL if own else install_command("pipeline")
-            yield Finding(name, "missing" if name in LIGHT else lacks, "not installed", remedy)
+            continue
+        state = "note" if is_light and name in PIPELINE else "missing"
+        own = name == "clip-retrieval" and not is_light
+        remedy = INSTALL_CLIP_RETRIEVAL if own else install_command("pipeline")
+        yield Finding(name, state, "not installed", remedy)
 
 
 def _device() -> Iterator[Finding]:
@@ -181,10 +181,14 @@ def _alerts(project: Project) -> list[Finding]:
 
 def _extensions() -> Iterator[Finding]:
     """List the installed extensions."""
-    others = {name: one for name, one in extensions().items() if name != CORE.name}
-    own = {name for name, one in others.items() if type(one).__module__.startswith(_OWN)}
-    names = ", ".join(sorted(others.keys() - own)) or "none"
-    yield Finding("extensions", "ok", f"{len(own)} of this package; from other packages: {names}")
+    is_own = {
+        name: type(one).__module__.startswith("react_pipeline.")
+        for name, one in extensions().items()
+        if name != CORE.name
+    }
+    names = ", ".join(name for name, own in is_own.items() if not own) or "none"
+    detail = f"{sum(is_own.values())} of this package; from other packages: {names}"
+    yield Finding("extensions", "ok", detail)
 
 
 def _store(project: Project) -> list[Finding]:
@@ -206,34 +210,26 @@ def _store(project: Project) -> list[Finding]:
     return [Finding("store", state, f"{where}: {built} current artifacts, {decimal(free)} free")]
 
 
-def _tracking(project: Project) -> Iterator[Finding]:
-    import httpx  # not in the light installation
-
-    uri = project.config.tracking_uri or ""
-    detail = without_secrets(uri)
-    try:
-        if uri.startswith("http"):
-            _ask(f"{uri.rstrip('/')}/health")
-        yield Finding("tracking", "ok", detail)
-    except (OSError, httpx.HTTPError) as error:
-        remedy = "results are safe and are logged when it answers again"
-        yield Finding("tracking", "note", f"{detail}: {error}", remedy)
-
-
 def _servers(project: Project) -> Iterator[Finding]:
-    """Ask whether the pages of Dagster and MLflow answer. A server that is the tracking URI itself
-    is reported by `_tracking`.
-    """
-    ui = ui_addresses(locate_home(project.path.parent))
+    """Ask whether the tracking server, and the pages of Dagster and MLflow, answer."""
+    uri, ui = project.config.tracking_uri or "", ui_addresses(locate_home(project.path.parent))
     yield _server("dagster server", dagster_url(project) or ui.get("dagster", ""), _daemons)
-    uri = project.config.tracking_uri or ""
-    if not uri.startswith("http"):
-        address = mlflow_url(project.config.mlflow_url, uri) or ui.get("mlflow", "")
-        yield _server("mlflow server", address, _health)
+    if uri.startswith("http"):
+        later = "results are safe and are logged when it answers again"
+        yield _server("tracking", uri.rstrip("/"), _health, later)
+        return
+    yield Finding("tracking", "ok", without_secrets(uri))
+    address = mlflow_url(project.config.mlflow_url, uri) or ui.get("mlflow", "")
+    yield _server("mlflow server", address, _health)
 
 
-def _server(what: str, address: str, ask: Callable[[str], str]) -> Finding:
-    import httpx
+def _server(
+    what: str,
+    address: str,
+    ask: Callable[[str], str],
+    remedy: str = "react-pipeline ui, and wait a minute; or correct its address",
+) -> Finding:
+    import httpx  # not in the light installation
 
     if not address:
         return Finding(what, "ok", "none of this project; `react-pipeline ui` starts it")
@@ -242,7 +238,6 @@ def _server(what: str, address: str, ask: Callable[[str], str]) -> Finding:
     except (OSError, httpx.HTTPError) as error:
         fault = str(error).partition("\n")[0] or "timed out"
     if fault:
-        remedy = "react-pipeline ui, and wait a minute; or correct its address"
         return Finding(what, "note", f"{address}: {fault}", remedy)
     return Finding(what, "ok", f"{address} answers")
 
@@ -252,14 +247,10 @@ def _daemons(address: str) -> str:
     try:
         answer = json.loads(_ask(f"{address}/graphql", json.dumps({"query": _DAEMONS}).encode()))
         daemons = answer["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]
-        ill = [
-            str(one["daemonType"]).lower()
-            for one in daemons
-            if one["required"] and not one["healthy"]
-        ]
+        ill = [one["daemonType"] for one in daemons if one["required"] and not one["healthy"]]
     except (ValueError, KeyError, TypeError, RecursionError):
         return "something else answers"
-    return f"answers; not ticking: {', '.join(sorted(ill))}" if ill else ""
+    return f"answers; not ticking: {', '.join(map(str, ill)).lower()}" if ill else ""
 
 
 def _health(address: str) -> str:
@@ -269,23 +260,23 @@ def _health(address: str) -> str:
 
 def _ask(url: str, body: bytes | None = None) -> bytes:
     """Return what a server of ours answers. Whatever answers there, it ends."""
-    return asyncio.run(_answer_of(url, body))
-
-
-async def _answer_of(url: str, body: bytes | None) -> bytes:
     import httpx
 
-    data = b""
     method = "GET" if body is None else "POST"
     headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-    async with (
-        asyncio.timeout(SERVER_TIMEOUT_SECONDS),
-        httpx.AsyncClient(timeout=None, follow_redirects=True) as client,  # noqa: S113 - as a whole
-        client.stream(method, url, content=body, headers=headers) as answer,
-    ):
-        answer.raise_for_status()
-        async for part in answer.aiter_raw():
-            data += part
-            if len(data) > MAX_ANSWER_BYTES:
-                raise OSError(f"its answer is longer than {MAX_ANSWER_BYTES:,} bytes")
-    return data
+
+    async def answer() -> bytes:
+        data = b""
+        async with (
+            asyncio.timeout(SERVER_TIMEOUT_SECONDS),
+            httpx.AsyncClient(timeout=None, follow_redirects=True) as client,  # noqa: S113 - as a whole
+            client.stream(method, url, content=body, headers=headers) as response,
+        ):
+            response.raise_for_status()
+            async for part in response.aiter_raw():
+                data += part
+                if len(data) > MAX_ANSWER_BYTES:
+                    raise OSError(f"its answer is longer than {MAX_ANSWER_BYTES:,} bytes")
+        return data
+
+    return asyncio.run(answer())

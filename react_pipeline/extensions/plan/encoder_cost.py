@@ -37,7 +37,7 @@ LARGEST_BYTES = 4e9
 """Larger encoders are not run; they count in proportion to the stand-in."""
 GPU_PAIRS_PER_SECOND = 1_500.0
 """With a ViT-B/32 on an RTX 3080, by the README of clip-retrieval; not run here."""
-BATCH_SECONDS = 0.3
+BATCH_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -62,26 +62,24 @@ class EncoderCost:
 
         What cannot be built there, such as image towers of an old timm, counts as ViT-B/32.
         """
-        self._architecture = _architecture(project, config, stage)
-        self._precision = choose_precision("auto", "cpu")
-        self.dimension = self._architecture[0]["embed_dim"]
-        self.weights_bytes = STAND_IN_BYTES
+        architecture = _architecture(project, config, stage)
+        self.dimension = architecture[0]["embed_dim"]
+        self.weights_bytes, self._scale = STAND_IN_BYTES, 1.0
+        self._measured: Architecture = (_named(STAND_IN), {}, None)
         with suppress(Exception), torch.device("meta"):  # whatever an architecture raises there
-            model = build(*self._architecture).model
+            model = build(*architecture).model
             self.weights_bytes = 4.0 * sum(weight.numel() for weight in model.parameters())
-
-    @cached_property
-    def _run(self) -> tuple[Clip, float]:
-        """The model that is run, with random weights, and what its seconds are multiplied by."""
-        if self.weights_bytes < LARGEST_BYTES:
-            with suppress(ReactError):
-                return _in_eval_mode(build(*self._architecture)), 1.0
-        return _in_eval_mode(build(_named(STAND_IN), {})), self.weights_bytes / STAND_IN_BYTES
+            if self.weights_bytes < LARGEST_BYTES:
+                self._measured = architecture
+            else:
+                self._scale = self.weights_bytes / STAND_IN_BYTES
 
     @cached_property
     def encoding(self) -> EncodingCost:
-        """Seconds to encode, measured when first asked for."""
-        return measure_encoding(*self._run, self._precision)
+        """Seconds to encode, measured with random weights when first asked for."""
+        clip = build(*self._measured)
+        clip.model.eval()
+        return measure_encoding(clip, self._scale, choose_precision("auto", "cpu"))
 
     @property
     def gpu_share(self) -> float:
@@ -110,7 +108,7 @@ def _architecture(project: Project, config: EncoderConfig, stage: str) -> Archit
 
 
 def _named(name: str) -> dict[str, Any]:
-    """open_clip's configuration of this name, with its own text tower in place of the Hub's."""
+    """Return open_clip's configuration of a name, with its own text tower in place of the Hub's."""
     cfg = get_model_config(name) or get_model_config(STAND_IN)
     from_hub = ("hf_", "tokenizer_")
     text_cfg = {
@@ -119,18 +117,14 @@ def _named(name: str) -> dict[str, Any]:
     return {**cfg, "text_cfg": text_cfg}
 
 
-def _in_eval_mode(clip: Clip) -> Clip:
-    clip.model.eval()
-    return clip
-
-
-def core_seconds(work: Callable[[int], object], most: int) -> float:
+def core_seconds(work: Callable[[int], object], most: int, least: int = 1) -> float:
     """Return the processor seconds of one core for one of many; other processes change it little.
 
     Args:
-        work: Does so many at once. It is called with 1, which also chooses kernels, then with as
-            many as fit `BATCH_SECONDS`.
+        work: Does so many at once. It is called with `least`, which also chooses kernels, then with
+            as many as fit `BATCH_SECONDS`.
         most: How many it can do at most.
+        least: How many cost as much as one.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -142,10 +136,10 @@ def core_seconds(work: Callable[[int], object], most: int) -> float:
         return (time.process_time() - began) / count
 
     try:
-        timed(1)
-        once = timed(1)
-        count = min(most, int(BATCH_SECONDS / max(once, 1e-6)))
-        return timed(count) if count > 1 else once
+        timed(least)
+        once = timed(least)
+        passes = min(most, int(BATCH_SECONDS / max(once, 1e-6))) // least
+        return timed(passes * least) if passes > 1 else once
     finally:
         torch.set_flush_denormal(False)
         torch.set_num_threads(threads)
@@ -165,7 +159,7 @@ def measure_encoding(clip: Clip, scale: float, precision: str) -> EncodingCost:
         return torch.stack([encoder.to_tensor(image) for image in images])
 
     images = prepared(CPU_IMAGES)
-    image = core_seconds(lambda count: encoder.images(images[:count]), CPU_IMAGES)
+    image = core_seconds(lambda n: encoder.images(images[:n]), CPU_IMAGES, encoder.whole_pass)
     text = core_seconds(lambda n: encoder.texts(tokens[:n]), len(tokens))
     prepare = core_seconds(prepared, CPU_IMAGES)
     return EncodingCost(prepare, scale * image, scale * text)

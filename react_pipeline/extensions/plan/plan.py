@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from react_pipeline.clip import prompt_templates
 from react_pipeline.corpus import CorpusSize
@@ -28,13 +28,13 @@ from react_pipeline.stage import RETRIEVAL_CHECKPOINT, STAGES
 from react_pipeline.store import InputError
 
 START_SECONDS = 0.5
-"""Of every artifact: its model is loaded, its pictures are drawn, its files are hashed."""
+"""Seconds that every artifact takes: a model is loaded, pictures are drawn, files are hashed."""
 PAIR_SECONDS = 5e-4
-"""Of a pair, or a labelled image, that is read, decoded for a contact sheet, and written."""
+"""Seconds to read a pair or a labelled image, decode it for a contact sheet, and write it."""
 ROW_SECONDS = 2e-5
-"""Of a row of a table that is read and checked."""
+"""Seconds to read and check a row of a table."""
 METADATA_BYTES = 200
-"""Metadata of a pair; assumed (115 on the demo)."""
+"""Bytes of metadata of a pair; assumed (115 on the demo)."""
 BYTES_PER_SECOND = 5e8
 OPERATIONS_PER_SECOND = {"fp32": 7e10, "bf16": 2.3e11}
 """Multiplications and additions of a core in a product of matrices, by type; like all rates of an
@@ -47,7 +47,9 @@ CELLS_ADDED_PER_SECOND, GRAPH_ROWS_PER_SECOND = 2_532 * 32_768, 1_150
 INDEX_PASSES = 5
 """How often the bytes of an index are read or written."""
 LAYERS = 12
-"""Of a tower, of which `last_k_layers` are trained; assumed. A backward pass takes two forward."""
+"""Layers of a tower, of which `last_k_layers` are trained; assumed. A backward pass takes as long
+as two forward ones.
+"""
 LONG_HOURS = 24
 REMEDIES = {
     "corpus": "download with img2dataset on a cluster and use `corpus.kind: webdataset`",
@@ -160,8 +162,7 @@ def plan_of(project: Project, machine: Machine, rows: int | None = None) -> Plan
     return Plan(machine, sums.corpus.pairs, steps, problems)
 
 
-@dataclass(frozen=True)
-class PlannedDomain:
+class PlannedDomain(NamedTuple):
     """How many classes, prompts, pairs and labelled images a domain has."""
 
     classes: int
@@ -170,7 +171,6 @@ class PlannedDomain:
     images: int
 
 
-@dataclass
 class Sums:
     """What every stage's sum needs.
 
@@ -181,32 +181,30 @@ class Sums:
         encoder, retrieval: What the encoders cost here: the one that is customized, and the one
             that retrieves.
         index_key: The key of the index that fits the machine.
+        problems: What does not fit.
     """
 
-    project: Project
-    machine: Machine
-    corpus: CorpusSize
-    problems: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.settings = config = self.project.config
-        self.encoder = self.retrieval = EncoderCost(self.project, config.encoder, "base_checkpoint")
+    def __init__(self, project: Project, machine: Machine, corpus: CorpusSize) -> None:
+        """Count what a configuration has."""
+        self.project, self.machine, self.corpus = project, machine, corpus
+        self.problems: list[str] = []
+        self.settings = config = project.config
+        self.encoder = self.retrieval = EncoderCost(project, config.encoder, "base_checkpoint")
         if config.two_encoders:
-            self.retrieval = EncoderCost(self.project, config.retrieves_with, RETRIEVAL_CHECKPOINT)
-        self.work = config.corpus.work(self.corpus, self.retrieval.dimension)
-        configs = load_domains(config.domains)[0]
+            self.retrieval = EncoderCost(project, config.retrieves_with, RETRIEVAL_CHECKPOINT)
+        self.work = config.corpus.work(corpus, self.retrieval.dimension)
+        domains = load_domains(config.domains)[0]
         self.keys = {
-            name: row.keys(configs, config.methods, config.two_encoders, config.all_methods)
+            name: row.keys(domains, config.methods, config.two_encoders, config.all_methods)
             for name, row in STAGES.items()
         }
         self.domains = {}
-        for slug, domain in configs.items():
+        for slug, domain in domains.items():
             names = sum(1 + len(entry.synonyms) for entry in domain.classes)
             prompts = names * len(prompt_templates(domain))
-            pairs = most_pairs(self.project, slug, self.corpus.pairs)
-            self.domains[slug] = PlannedDomain(
-                len(domain.classes), prompts, pairs, count_images(domain)
-            )
+            pairs = most_pairs(project, slug, corpus.pairs)
+            counts = len(domain.classes), prompts, pairs, count_images(domain)
+            self.domains[slug] = PlannedDomain(*counts)
         self.index_key = self._fitting_key()
 
     def _fitting_key(self) -> Key:

@@ -3,64 +3,46 @@
 from __future__ import annotations
 
 import pytest
-import typer
 import yaml
 from support.retrieval import configure
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
+from react_pipeline.commands.cli import app
 from react_pipeline.extensions.advise import signs
-from react_pipeline.extensions.advise.extension import Advise
 from react_pipeline.extensions.advise.signs import Tried, signs_of
 from react_pipeline.extensions.methods.gda import Gda
 from react_pipeline.lineage import run
 from react_pipeline.project import Project
 from react_pipeline.settings import TrainingConfig
-from react_pipeline.store import MissingArtifact, StaleArtifact
+from react_pipeline.store import StaleArtifact
 
 
-@pytest.fixture
-def app() -> typer.Typer:
-    """A command line with this command alone."""
-    app = typer.Typer()
-    Advise().add_commands(app)
-    return app
-
-
-def edit_classes(project: Project, *classes: object) -> None:
-    path = project.config.domains / "shapes.yaml"
-    fields = yaml.safe_load(path.read_text())
-    path.write_text(yaml.safe_dump({**fields, "classes": [*fields["classes"], *classes]}))
-
-
-def test_signs_are_of_the_pairs_that_retrieval_keeps(retrieved_project: Project) -> None:
-    of = signs_of(retrieved_project, "shapes")
-    pairs = retrieved_project.store.current("retrieved_set", "shapes")
-    assert of.classes["pairs"].sum() == len(of.samples.images) == pairs.counts["pairs"]
-    assert of.classes["named"].all()
-    assert all(0 <= value <= 1 for value in vars(of.tried).values())
+def advise(project: Project) -> Result:
+    return CliRunner().invoke(app, ["advise", "shapes", "--config", str(project.path)])
 
 
 def test_heads_are_tried_on_pairs_they_do_not_know(retrieved_project: Project) -> None:
     # Colours are alike in any encoder, so a head fitted to half of them knows the others.
     tried = signs_of(retrieved_project, "colours")
-    of = tried.samples
-    head, _ = Gda().fit(of, TrainingConfig(), None)  # type: ignore[arg-type]  # takes no step
-    of_all = float((head.scores(of.images).argmax(dim=1) == of.class_ids).double().mean())
+    samples = tried.samples
+    head, _ = Gda().fit(samples, TrainingConfig(), None)  # type: ignore[arg-type]  # takes no step
+    of_all = float((head.scores(samples.images).argmax(dim=1) == samples.class_ids).double().mean())
     assert tried.tried.base < tried.tried.own < of_all
+    pairs = retrieved_project.store.current("retrieved_set", "colours").counts["pairs"]
+    assert (
+        tried.classes["pairs"].sum() == len(samples.images) == pairs
+        and tried.classes["named"].all()
+    )
 
 
 @pytest.mark.parametrize("is_better", [True, False])
 def test_the_command_publishes_nothing_and_names_what_to_run(
-    retrieved_project: Project,
-    app: typer.Typer,
-    monkeypatch: pytest.MonkeyPatch,
-    is_better: bool,
+    retrieved_project: Project, monkeypatch: pytest.MonkeyPatch, is_better: bool
 ) -> None:
     tried = Tried(0.1, 0.5, 0.2) if is_better else Tried(0.1, 0.5, 0.5)
     monkeypatch.setattr(signs, "_tried", lambda *_: tried)
     before = sorted(retrieved_project.config.store.rglob("manifest.json"))
-    command = ["shapes", "--config", str(retrieved_project.path)]
-    done = CliRunner().invoke(app, command)
+    done = advise(retrieved_project)
     assert done.exit_code == 0, done.output
     last = done.output.splitlines()[-1]
     if is_better:
@@ -72,15 +54,15 @@ def test_the_command_publishes_nothing_and_names_what_to_run(
     assert sorted(retrieved_project.config.store.rglob("manifest.json")) == before
 
 
-def test_classes_that_no_caption_names_are_listed(
-    retrieved_project: Project, app: typer.Typer
-) -> None:
-    edit_classes(retrieved_project, "trianglee", "heptagon of old")
-    command = ["shapes", "--config", str(retrieved_project.path)]
-    assert isinstance(CliRunner().invoke(app, command).exception, StaleArtifact)
+def test_classes_that_no_caption_names_are_listed(retrieved_project: Project) -> None:
+    path = retrieved_project.config.domains / "shapes.yaml"
+    fields = yaml.safe_load(path.read_text())
+    fields["classes"] += ["trianglee", "heptagon of old"]
+    path.write_text(yaml.safe_dump(fields))
+    assert isinstance(advise(retrieved_project).exception, StaleArtifact)
     for stage in ("evaluation_set", "retrieved_set", "control_set"):
         run(retrieved_project, stage, "shapes")
-    done = CliRunner().invoke(app, command)
+    done = advise(retrieved_project)
     assert done.exit_code == 0, done.output
     lines = [line.split() for line in done.output.splitlines()]
     assert any(line[:1] == ["trianglee"] and "triangle" in line[1:] for line in lines)
@@ -88,18 +70,10 @@ def test_classes_that_no_caption_names_are_listed(
     assert not any(line[:1] == ["circle"] for line in lines)
 
 
-def test_too_few_pairs_ask_for_names_first(retrieved_project: Project, app: typer.Typer) -> None:
+def test_too_few_pairs_ask_for_names_first(retrieved_project: Project) -> None:
     configure(retrieved_project, min_per_class=100, max_starving_fraction=0.5)
     for stage in ("retrieved_set", "control_set"):
         run(retrieved_project, stage, "shapes")
-    done = CliRunner().invoke(app, ["shapes", "--config", str(retrieved_project.path)])
+    done = advise(retrieved_project)
     assert done.exit_code == 0, done.output
-    assert "too few pairs" in done.output
-    assert "materialize" not in done.output
-
-
-def test_without_an_index_it_says_what_to_materialize(
-    tiny_project: Project, app: typer.Typer
-) -> None:
-    done = CliRunner().invoke(app, ["shapes", "--config", str(tiny_project.path)])
-    assert isinstance(done.exception, MissingArtifact)
+    assert "too few pairs" in done.output and "materialize" not in done.output

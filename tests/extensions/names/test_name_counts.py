@@ -5,7 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import pyarrow as pa
 import pytest
+import yaml
 
+from react_pipeline.commands.cli import main
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.extensions.names import name_counts
 from react_pipeline.extensions.names.name_counts import (
@@ -19,48 +21,40 @@ from react_pipeline.project.project import Project
 from react_pipeline.store import remember
 
 
-def counts(names: dict[str, int], *captions: str | None) -> None:
+@pytest.mark.parametrize(
+    ("names", "captions"),
+    [
+        # Whole words count, once a caption, in any case.
+        (
+            {"crane": 3, "Émeu": 1},
+            ("a CRANE", "Crane, crane!", "(crane)", "cranes", "crâne", "an émeu"),
+        ),
+        # The words of a name follow one another.
+        (
+            {"New York City": 2},
+            ("in New York-City", "york city", "new", "York city, new york city", "city"),
+        ),
+        # A name within a longer one does not count.
+        (
+            {"tiger": 2, "tiger shark": 2, "shark": 1, "great white shark": 1, "white": 0},
+            (
+                "a tiger shark",
+                "tiger shark and tiger",
+                "a tiger, a great white shark",
+                "great shark",
+            ),
+        ),
+        # Of names that overlap both count.
+        ({"red fire": 1, "fire engine": 1, "fire": 0}, ("red fire engine",)),
+        ({"crane": 0, "tower crane": 0, "&": 0}, ()),
+        ({"crane": 0, "&": 0}, (None, "")),
+        ({"&": 0}, ("?",)),
+    ],
+    ids=str,
+)
+def test_a_caption_says_a_name(names: dict[str, int], captions: tuple[str | None, ...]) -> None:
     _, said = said_in(words_of(pa.array(captions, pa.string())), list(names))
     assert _counts(said, list(names)).tolist() == list(names.values())
-
-
-def test_name_counts_as_whole_words_once_caption_in_any_case() -> None:
-    counts(
-        {"crane": 3, "Émeu": 1}, "a CRANE", "Crane, crane!", "(crane)", "cranes", "crâne", "an émeu"
-    )
-
-
-def test_the_words_of_a_name_follow_one_another_in_one_caption() -> None:
-    counts(
-        {"New York City": 2},
-        "in New York-City",
-        "york city",
-        "new",
-        "York city, new york city",
-        "new york",
-        "city",
-    )
-
-
-def test_a_name_within_a_longer_one_does_not_count() -> None:
-    names = {"tiger": 2, "tiger shark": 2, "shark": 1, "great white shark": 1, "white": 0}
-    counts(
-        names,
-        "a tiger shark",
-        "tiger shark and tiger",
-        "a tiger, a great white shark",
-        "great shark",
-    )
-
-
-def test_names_that_overlap_count_both() -> None:
-    counts({"red fire": 1, "fire engine": 1, "fire": 0}, "red fire engine")
-
-
-@pytest.mark.parametrize("captions", [(), (None, ""), ("?",)])
-def test_without_captions_every_count_is_zero(captions: tuple[str | None, ...]) -> None:
-    counts({"crane": 0, "tower crane": 0, "&": 0}, *captions)
-    counts({"&": 0}, *captions)
 
 
 def test_a_domain_is_counted_over_batches_and_tasks_of_corpus(
@@ -96,3 +90,17 @@ def test_embeddings_without_a_caption_column_say_no_name(indexed_project: Projec
         remember(folder, [f"metadata/{path.name}"])
     table = count_names(indexed_project.domain("shapes"), embeddings)
     assert table["captions"].tolist() == [0] * len(table)
+
+
+def test_a_more_frequent_synonym_is_named(
+    indexed_project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = indexed_project.config.domains / "shapes.yaml"
+    domain = yaml.safe_load(path.read_text())
+    domain["classes"][0] = {"name": "disc", "synonyms": ["circle"]}
+    path.write_text(yaml.safe_dump(domain))
+    with pytest.raises(SystemExit) as stop:
+        main(["domains", "names", "shapes", "--config", str(indexed_project.path)])
+    shown = capsys.readouterr().out.splitlines()
+    assert not stop.value.code and shown[-1] == "disc: circle is more frequent"
+    assert shown[0].split() == ["class", "name", "captions"]

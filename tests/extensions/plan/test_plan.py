@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from react_pipeline.clip.model import load
 from react_pipeline.commands.cli import app
-from react_pipeline.extensions.plan.encoder_cost import EncoderCost, measure_encoding
+from react_pipeline.extensions.plan.encoder_cost import EncoderCost, core_seconds, measure_encoding
 from react_pipeline.extensions.plan.plan import START_SECONDS, Machine, Step, plan_of
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
@@ -26,7 +26,6 @@ from react_pipeline.store.errors import InputError
 
 MACHINE = Machine(cores=64, memory=256 * 10**9, disk=10 * 10**12)
 PREPARE, IMAGE, TEXT = 1e-3, 2e-2, 1e-2
-MEASURED = measure_encoding
 
 pytestmark = pytest.mark.usefixtures("processor")
 
@@ -37,16 +36,12 @@ def steps_of(
     return {step.stage: step for step in plan_of(project, machine, rows).steps}
 
 
-@pytest.mark.parametrize(
-    ("name", "dimension", "weights"), [("ViT-B-32", 512, 151e6), ("RN50", 1_024, 102e6)]
-)
-def test_encoders_have_the_published_weights(
-    tiny_project: Project, name: str, dimension: int, weights: float
-) -> None:
-    project = change_pipeline(tiny_project, encoder={"model": name, "pretrained": "openai"})
-    cost = EncoderCost(project, project.config.encoder, "base_checkpoint")
-    assert cost.dimension == dimension
-    assert cost.weights_bytes == pytest.approx(4 * weights, rel=0.01)
+def test_encoders_have_the_published_weights(tiny_project: Project) -> None:
+    for name, dimension, weights in (("ViT-B-32", 512, 151e6), ("RN50", 1_024, 102e6)):
+        project = change_pipeline(tiny_project, encoder={"model": name, "pretrained": "openai"})
+        cost = EncoderCost(project, project.config.encoder, "base_checkpoint")
+        assert cost.dimension == dimension
+        assert cost.weights_bytes == pytest.approx(4 * weights, rel=0.01)
 
 
 def test_sums_are_those_by_hand(tiny_project: Project) -> None:
@@ -134,15 +129,8 @@ def test_bytes_are_those_of_artifacts_within_two_and_half_times(
 
 
 def test_the_command_prints_a_table_or_json(tiny_project: Project) -> None:
-    command = [
-        "plan",
-        "--config",
-        str(tiny_project.path),
-        "--rows",
-        "400000000",
-        "--machine",
-        "cores=64,memory=1G",
-    ]
+    options = "--rows 400000000 --machine cores=64,memory=1G"
+    command = ["plan", "--config", str(tiny_project.path), *options.split()]
     (tiny_project.config.domains / "wrong.yaml").write_text("classes: []\n")
     printed = CliRunner().invoke(app, command)
     assert printed.exit_code == 0, printed.output
@@ -153,26 +141,23 @@ def test_the_command_prints_a_table_or_json(tiny_project: Project) -> None:
     (total,) = re.findall(r"total .*? ([\d,.]+) h", printed.output)
     assert float(total.replace(",", "")) == pytest.approx(sum(hours) / 2, rel=0.01)
     found = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
-    assert found["machine"]["cores"] == 64
-    assert found["rows"] == 400_000_000
-    assert [step["stage"] for step in found["steps"]][:3] == [
-        "corpus",
-        "base_checkpoint",
-        "corpus_embeddings",
-    ]
+    assert (found["machine"]["cores"], found["rows"]) == (64, 400_000_000)
+    stages = [step["stage"] for step in found["steps"]]
+    assert stages[:3] == ["corpus", "base_checkpoint", "corpus_embeddings"]
 
 
-@pytest.mark.parametrize(
-    "text", ["speed=3", "cores=many", "cores=0", "memory=inf", "precision=fp8"]
-)
-def test_figures_that_are_none_are_refused(text: str) -> None:
-    with pytest.raises(InputError, match="--machine"):
-        MACHINE.changed(text)
+def test_figures_that_are_none_are_refused() -> None:
+    for text in ("speed=3", "cores=many", "cores=0", "memory=inf", "precision=fp8"):
+        with pytest.raises(InputError, match="--machine"):
+            MACHINE.changed(text)
     assert MACHINE.changed("gpus=1, memory=1.5T").memory == 1_500 * 10**9
 
 
 def test_encoding_takes_time_on_one_thread(tiny_checkpoint: Path) -> None:
     threads = torch.get_num_threads()
-    cost = MEASURED(load(tiny_checkpoint), 1.0, "fp32")
+    cost = measure_encoding(load(tiny_checkpoint), 1.0, "fp32")
     assert min(cost.prepare, cost.image, cost.text) > 0
     assert torch.get_num_threads() == threads
+    counts: list[int] = []
+    core_seconds(counts.append, 40, 16)  # a shorter batch costs as much as one of 16
+    assert counts == [16, 16, 32]

@@ -1,0 +1,84 @@
+"""Configuration of models that encode: `encoder:`, `retrieval_encoder:` and `embedding:`.
+
+Does not belong here: loading a model (`clip`), encoding with it (`embedding`).
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import PositiveInt, model_validator
+
+from react_pipeline.settings.names import Name
+from react_pipeline.settings.section import Section, Workers, count_workers
+from react_pipeline.settings.training import Precision
+
+if TYPE_CHECKING:
+    from react_pipeline.extensions.demo import JoinedNetworks
+
+HUB_PREFIX, FOLDER_PREFIX = "hf-hub:", "local-dir:"
+"""Before a model of the Hugging Face Hub, and before a folder, as open_clip names them."""
+
+
+class EncoderConfig(Section):
+    """A CLIP: `encoder` is customized, and retrieves too unless `retrieval_encoder` does."""
+
+    model: Name = "ViT-B-32"
+    pretrained: str | None = None
+    quick_gelu: bool | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    resize_mode: Literal["shortest", "longest", "squash"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_models_are_weights(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            return raw
+        fields = dict(raw)
+        if str(fields.get("model", "")).startswith((HUB_PREFIX, FOLDER_PREFIX)):
+            if fields.get("pretrained") is not None:
+                raise ValueError(
+                    f"`model: {fields['model']}` has its own weights; remove `pretrained`"
+                )
+            fields["pretrained"] = fields.pop("model")
+        if isinstance(name := fields.get("pretrained"), str):
+            fields["pretrained"] = name.removeprefix(FOLDER_PREFIX)
+        return fields
+
+    @model_validator(mode="after")
+    def _weights_are_named(self) -> Self:
+        if bool(self.pretrained) == (self.model in encoders()):
+            raise ValueError(
+                "`pretrained` must name a tag of open_clip or the path of a checkpoint, and is "
+                f"left out for {', '.join(encoders())}, made from installed packages"
+            )
+        fields = ("quick_gelu", "mean", "std", "resize_mode")
+        idle = [name for name in fields if getattr(self, name) is not None]
+        if idle and self.model in encoders():
+            raise ValueError(f"`{idle[0]}` would do nothing for `model: {self.model}`; remove it")
+        return self
+
+
+@cache
+def encoders() -> Mapping[str, "JoinedNetworks"]:
+    """Return every encoder that is built rather than loaded, by name."""
+    from react_pipeline.extensions.demo import JoinedNetworks
+
+    return {JoinedNetworks.name: JoinedNetworks()}
+
+
+class EmbeddingConfig(Section):
+    """How images and texts become vectors. `encode` decides which there are, and `precision`
+    changes them; the rest is speed.
+    """
+
+    encode: Literal["captions", "both"] | None = None
+    precision: Precision = "auto"
+    batch_size: PositiveInt = 256
+    workers: Workers = "auto"
+
+    @property
+    def worker_count(self) -> int:
+        """The decoding processes."""
+        return count_workers(self.workers)
