@@ -137,23 +137,17 @@ def _classify(
     """
     import torch
 
-    from react_pipeline.embedding import LONG_RUN, Encoder
-    from react_pipeline.extensions.predict import encode_pictures
+    from react_pipeline.extensions.predict import Options, encode_pictures, vectors_of
     from react_pipeline.use import load_model
 
     config = project.config
     clip, head = load_model(project, model_of(project, slug, side), project.domain(slug))
-    parts = encode_pictures(
-        Encoder(clip, config.embedding.precision, long_run=len(pictures) >= LONG_RUN),
-        pictures,
-        _work(project, slug, pictures) / side.checkpoint,
-        batch_size=config.embedding.batch_size,
-        workers=config.embedding.worker_count,
-        max_pixels=config.corpus.max_pixels,
-    )
-    for part in parts:
-        ids = head.scores(torch.from_numpy(part.vectors)).argmax(dim=1).tolist()
-        yield from zip(part.names, ids, strict=True)
+    options = Options(workers=config.embedding.worker_count, max_pixels=config.corpus.max_pixels)
+    folder = _work(project, slug, pictures) / side.checkpoint
+    for part in encode_pictures(clip, pictures, folder, config.embedding.precision, options):
+        names, vectors = vectors_of(part)
+        ids = head.scores(torch.from_numpy(vectors)).argmax(dim=1).tolist()
+        yield from zip(names, ids, strict=True)
 
 
 def _work(project: Project, slug: str, pictures: Sequence[Picture]) -> Path:

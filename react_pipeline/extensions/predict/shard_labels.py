@@ -12,16 +12,17 @@ The folder::
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from react_pipeline.corpus import ShardLocation
-from react_pipeline.extensions.predict.encoding import joined, write_whole
+from react_pipeline.extensions.predict.encoding import encode_pictures, ledger_of, no_pictures
 from react_pipeline.extensions.predict.pictures import (
     LedgerRow,
     Picture,
@@ -29,19 +30,10 @@ from react_pipeline.extensions.predict.pictures import (
     pictures_of_shard,
     shards_of,
 )
-from react_pipeline.extensions.predict.predict import (
-    Done,
-    Options,
-    encode,
-    finish,
-    label_rows,
-)
-from react_pipeline.extensions.predict.run_folder import (
-    LABELS,
-    write_ledger,
-)
+from react_pipeline.extensions.predict.predict import Done, finish, label_rows
+from react_pipeline.extensions.predict.run_folder import LABELS, Options, write_ledger
 from react_pipeline.project import Project, cluster, require_shared, spread
-from react_pipeline.store import CorpusError, InputError
+from react_pipeline.store import CorpusError, InputError, Scratch, remove
 from react_pipeline.use import Classifier, is_exported
 
 LEDGER = b"skipped"
@@ -97,16 +89,18 @@ def predict_shards(
         raise InputError("--transductive judges all pictures together; leave out --by-shard")
     label_rows(classifier, options)  # refused here, not by each task
     shards = shards_of(source, options.storage)
-    stamp = identity_of([Picture(str(shard), shard) for shard in shards])
 
-    def work(_: object) -> tuple[int, dict[str, int]]:
-        (output / LABELS).mkdir(exist_ok=True)
+    def work(*_: Any) -> tuple[int, dict[str, int]]:
         task = ShardTask(loading, options, (output / LABELS).resolve())
+        task.folder.mkdir(exist_ok=True)
         with cluster(options.distributor):
             counted = spread(task, list(enumerate(shards)), f"labelling {source}")
+        for record in task.folder.glob(".*"):
+            remove(record)
         skipped = write_ledger(output, [row for _, rows in counted for row in rows])
         return sum(used for used, _ in counted), skipped
 
+    stamp = identity_of([Picture(str(shard), shard) for shard in shards])
     about = {"output": LABELS, "source": source, "pictures": stamp}
     return finish(classifier, output, options, about, work)
 
@@ -115,7 +109,7 @@ def predict_shards(
 class ShardTask:
     """Labels one shard, unless that was done before; an item is its number and its place.
 
-    It may run twice, even at once: it moves what is complete.
+    It may run twice, even at once: what is complete is kept.
     """
 
     loading: Loading
@@ -126,23 +120,21 @@ class ShardTask:
         """Return how many pictures were used, and what was not."""
         require_shared(self.folder)
         number, shard = item
-        path = self.folder / f"{number:06d}.parquet"
-        if not path.exists():
-            self._label(shard, path)
+        label = partial(self._label, shard)
+        path = Scratch(self.folder).keep(f"{number:06d}.parquet", label)
         with pq.ParquetFile(path) as file:
             ledger = json.loads(file.schema_arrow.metadata[LEDGER])
             return file.metadata.num_rows, [tuple(row) for row in ledger]
 
-    def _label(self, shard: ShardLocation, path: Path) -> None:
+    def _label(self, shard: ShardLocation, file: Path) -> None:
         classifier = _load(self.loading)
         try:
             pictures, ledger = pictures_of_shard(shard)
         except CorpusError as error:
             pictures, ledger = [], [(str(shard), "unreadable_shard", str(error))]
-        parts = encode(classifier, pictures, self.options, classifier.precision, None)
-        whole = joined(parts, classifier.clip.dimension)
+        clip, precision = classifier.clip, classifier.precision
+        parts = encode_pictures(clip, pictures, None, precision, self.options)
+        whole = pa.concat_tables([no_pictures(clip.dimension), *parts])
         rows = label_rows(classifier, self.options)(whole)
-        file = io.BytesIO()
-        skipped = json.dumps(ledger + whole.ledger)
+        skipped = json.dumps(ledger + ledger_of(whole))
         pq.write_table(rows.replace_schema_metadata({LEDGER: skipped}), file)
-        write_whole(path, file.getvalue())

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import Mock
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,11 +29,13 @@ from react_pipeline.corpus.images import BadImage, decode_image
 from react_pipeline.corpus.shards import Member
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
-from react_pipeline.extensions.predict import encoding, pictures, run_folder
+from react_pipeline.extensions.predict import adapted_to, encoding, pictures, run_folder
 from react_pipeline.extensions.predict.pictures import Picture, find_pictures
-from react_pipeline.extensions.predict.predict import Options, embed_pictures, predict_pictures
-from react_pipeline.extensions.predict.transduction import adapted_to, transduce
+from react_pipeline.extensions.predict.predict import embed_pictures, predict_pictures
+from react_pipeline.extensions.predict.run_folder import Options
+from react_pipeline.extensions.predict.transduction import transduce
 from react_pipeline.project.project import Project
+from react_pipeline.store import Scratch
 from react_pipeline.store.errors import InputError, MissingArtifact, ReactError, SourceUnavailable
 from react_pipeline.use.classifier import Classifier
 
@@ -274,15 +276,15 @@ def test_a_picture_of_too_many_bytes_is_not_read_whole(
 def predict_until_killed(config: Path, source: str, output: Path, transductive: bool) -> None:
     """Die after the second part is on the disk."""
     encoding.PART_PICTURES = 4
-    write, written = encoding._write, []
+    keep, kept = Scratch.keep, []
 
-    def dying(*arguments: object) -> None:
-        write(*arguments)  # type: ignore[arg-type]
-        written.append(1)
-        if len(written) == 2:
+    def dying(*arguments: Any) -> Path:
+        kept.append(keep(*arguments))
+        if len(kept) == 2:
             os.kill(os.getpid(), signal.SIGKILL)
+        return kept[-1]
 
-    encoding._write = dying
+    Scratch.keep = dying  # type: ignore[method-assign]
     predict_pictures(
         Classifier.load("shapes", "base", config=config, precision="fp32"),
         source,
@@ -307,7 +309,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
     options = Options(workers=0, transductive=transductive)
     killed(predict_until_killed, retrieved_project.path, str(photos), output, transductive)
     assert not (output / "predictions.csv").exists()
-    kept = sorted((output / ".work").glob("*.npz"))
+    kept = sorted((output / ".work").glob("0*.parquet"))
     assert len(kept) == 2
     times = [path.stat().st_mtime_ns for path in kept]
     monkeypatch.setattr(encoding, "PART_PICTURES", 4)
@@ -471,18 +473,6 @@ def test_vectors_are_the_unit_vectors_of_the_model(
     assert vectors.shape == (16, 32)
     np.testing.assert_allclose(vectors, classifier.embed(table["path"].to_pylist()), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-
-
-def test_a_worker_that_dies_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = Mock(**{"clip.dimension": 3})
-    batch = encoding._collate([("a.png", InputError("out of memory"))])
-    monkeypatch.setattr(encoding, "load_batches", lambda *_, **__: [batch])
-    with pytest.raises(InputError, match="out of memory"):
-        list(
-            encoding.encode_pictures(
-                encoder, [Mock()], tmp_path, batch_size=1, workers=0, max_pixels=1
-            )
-        )
 
 
 def test_the_page_escapes_names(retrieved_project: Project, tmp_path: Path) -> None:

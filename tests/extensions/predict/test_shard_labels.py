@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from react_pipeline.commands.cli import app
 from react_pipeline.extensions.predict import shard_labels
-from react_pipeline.extensions.predict.predict import Options, predict_pictures
+from react_pipeline.extensions.predict.predict import predict_pictures
+from react_pipeline.extensions.predict.run_folder import Options
 from react_pipeline.extensions.predict.shard_labels import Loading, predict_shards
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError
