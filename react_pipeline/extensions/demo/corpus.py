@@ -12,10 +12,9 @@ import multiprocessing
 import random
 import signal
 import time
-from collections import namedtuple
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ SCHEME = "drawing:"
 FEW_DRAWINGS = 1_000
 """Up to so many, processes that draw would take longer to start than they save."""
 KEPT_DRAWINGS = 5_000
-"""Up to so many, what was drawn is kept in memory for the next time that it is asked for."""
+"""Kept in memory: a set is looked at, and then collected."""
 
 
 def captions() -> pd.DataFrame:
@@ -62,7 +61,7 @@ def drawn(keys: Iterable[str]) -> Iterator[bytes | str]:
     by_key = _by_key()
     drawings = [by_key[key] for key in keys]
     if len(drawings) <= FEW_DRAWINGS:
-        yield from map(_render, drawings)
+        yield from map(_render_once, drawings)
         return
     # Fresh interpreters: a fork of a process in which torch has started threads may hang. No
     # `Pool`: it ends its processes by SIGTERM, which they ignore if Dagster was started in a shell
@@ -82,32 +81,18 @@ class DrawnSource(ImageSource):
     def __init__(self) -> None:
         """Draw nothing yet."""
         super().__init__(["url", "caption"], "url")
-        self._drawn: dict[str, bytes | str] = {}
 
     def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
         """Draw each image; a blank one fails."""
         ordered = rows.rename(columns={"class": "label"}).sort_values("row", kind="stable")
-        ordered = ordered.drop(columns="image_sha256", errors="ignore")
-        for row, image in zip(ordered.to_dict("records"), self._images(ordered), strict=True):
+        pairs: Iterator[Any] = ordered.assign(image_sha256="").itertuples(index=False)
+        images = drawn(ordered["url"].str.removeprefix(SCHEME))
+        for pair, image in zip(pairs, images, strict=True):
             if isinstance(image, str):
-                self._failed[int(row["row"])] = (row["url"], image, "", 1)
-                continue
-            digest = hashlib.sha256(image).hexdigest()
-            yield _pair(tuple(row))(**row, image_sha256=digest), image
-
-    def _images(self, rows: pd.DataFrame) -> Iterator[bytes | str]:
-        """Draw each image once: a set is looked at, and then collected."""
-        keys = rows["url"].str.removeprefix(SCHEME).tolist()
-        if len(keys) > KEPT_DRAWINGS:
-            return drawn(keys)
-        new = [key for key in keys if key not in self._drawn]
-        self._drawn |= dict(zip(new, drawn(new), strict=True))
-        return iter([self._drawn[key] for key in keys])
-
-
-@cache
-def _pair(columns: tuple[str, ...]) -> Any:
-    return namedtuple("Pair", [*columns, "image_sha256"])  # noqa: PYI024 - names are data
+                self._failed[int(pair.row)] = (pair.url, image, "", 1)
+            else:
+                digest = hashlib.sha256(image).hexdigest()
+                yield pair._replace(image_sha256=digest), image
 
 
 def build_evaluation(name: str, directory: Path) -> int:
@@ -169,8 +154,13 @@ def _by_key() -> dict[str, Drawing]:
     return {drawing.key: drawing for drawing in _shuffled()}
 
 
+@lru_cache(maxsize=KEPT_DRAWINGS)
+def _render_once(drawing: Drawing) -> bytes | str:
+    return _render(drawing)
+
+
 def _render(drawing: Drawing) -> bytes | str:
-    """PNG of a drawing, or the reason why there is none."""
+    """Return the PNG of a drawing, or the reason why there is none."""
     try:
         return _png(render(drawing, IMAGE_SIZE))
     except BlankError:

@@ -1,4 +1,4 @@
-"""The drawings of emoji and icons, as a kind of corpus."""
+"""The drawings of emoji and icons, as a kind of corpus, and those of emoji as labelled images."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from react_pipeline.corpus import ListedCorpus, ListedPair
 from react_pipeline.lineage import resolve
+from react_pipeline.settings import DomainConfig, DrawnSetConfig
 
 from .packages import CORPUS_SOURCES, installed_versions
 
@@ -137,3 +138,29 @@ class DrawnCorpus(ListedCorpus):
         settings = settings.replace("project: react", f"project: {json.dumps(name)}")
         settings = re.sub("same_subject: exclude .*", "same_subject: keep", settings)
         return {**files, "pipeline.yaml": f"{_HEAD}\n{settings}"}
+
+
+class Drawings(DrawnSetConfig):
+    """Made of an installed package when the set is published."""
+
+    kind: Literal["demo"] = "demo"
+
+    def packages(self) -> Mapping[str, str]:
+        """Those that are drawn from."""
+        return installed_versions()
+
+    def made_from(self) -> Mapping[str, Any]:
+        """The versions of the packages."""
+        return {"demo": installed_versions()}
+
+    def make(self, folder: Path) -> None:
+        """Draw the images."""
+        from .corpus import build_evaluation
+
+        build_evaluation(self.name, folder)
+
+    def count(self, domain: DomainConfig) -> int:
+        """The drawings of these classes."""
+        from .evaluation import labelled_emoji
+
+        return len(labelled_emoji(self.name))
