@@ -79,7 +79,7 @@ OWN = {
     ("extensions/elevater/webdatasets.py", "_label"): BYTES,
     ("extensions/labels/commands.py", "_read_run"): OURS,
     ("extensions/pages/dashboard.py", "_png"): OURS,
-    ("extensions/pages/json_lines.py", "open_lines"): OURS,
+    ("extensions/pages/server.py", "open_lines"): OURS,
     ("extensions/pages/predictions.py", "write_page"): OURS,
     ("extensions/pages/session.py", "read"): OURS,
     ("extensions/pages/takedown.py", "take_down"): OURS,

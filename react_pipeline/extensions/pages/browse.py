@@ -15,23 +15,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL.Image import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from react_pipeline.corpus import BadImage, decode_apart
 from react_pipeline.embedding import Side, row_metadata, sides, vectors_of
 from react_pipeline.extensions.pages.search import NO_IMAGES, CorpusSearch
-from react_pipeline.extensions.pages.server import PER_PAGE, Board, Button, Item, Menu, View
+from react_pipeline.extensions.pages.server import PER_PAGE, Asked, Board, Button, Item, Menu, View
 from react_pipeline.project import Project
 from react_pipeline.store import InputError
 from react_pipeline.web_policy import plain_url
 
 
-class Query(BaseModel):
+class Query(Asked):
     """What to search with: a text, a picture in base64, or the picture of a row; without any of
     them the page shows pairs at even distances.
     """
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
     text: str = Field(default="", max_length=10_000)
     image: str = ""
@@ -75,14 +73,13 @@ class CorpusBoard(Board):
         side: Side = query.side or ("text" if by_text else "image")
         if side not in self._sides:
             raise InputError(NO_IMAGES)
-        first = query.page * PER_PAGE
-        pairs = self._corpus.pairs(side, wanted, first + PER_PAGE + 1)
-        more = Button("Next page", "n", ask={"page": query.page + 1})
+        pairs = self._corpus.pairs(side, wanted, PER_PAGE * (query.page + 1) + 1)
+        part, more = query.shown(len(pairs))
         names = tuple((name, "captions" if name == "text" else "images") for name in self._sides)
         return View(
-            f"hits from {first + 1} on, most similar first",
-            self._items(pairs[first : first + PER_PAGE]),
-            buttons=(more,) if len(pairs) > first + PER_PAGE else (),
+            f"hits from {part.start + 1} on, most similar first",
+            self._items(pairs[part]),
+            more,
             menus=(Menu("side", "Nearest", side, names),),
         )
 
@@ -99,9 +96,8 @@ class CorpusBoard(Board):
         """Return the picture to search with, or the unit vector (1, D) of a row's."""
         if query.image:
             try:
-                return decode_apart(base64.b64decode(query.image, validate=True), self.max_pixels)[
-                    0
-                ]
+                data = base64.b64decode(query.image, validate=True)
+                return decode_apart(data, self.max_pixels)[0]
             except (binascii.Error, BadImage) as error:
                 raise InputError(f"the picture cannot be decoded ({error})") from error
         if query.row is None:

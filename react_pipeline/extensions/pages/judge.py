@@ -15,8 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, StrictInt
 
-from react_pipeline.extensions.pages.json_lines import open_lines
-from react_pipeline.extensions.pages.server import Board, Button, Item, View
+from react_pipeline.extensions.pages.server import Board, Button, Item, View, open_lines
 from react_pipeline.extensions.pages.session import NEITHER, UNSURE, Answer, Entry, Session
 from react_pipeline.extensions.predict import Picture
 from react_pipeline.store import InputError

@@ -10,12 +10,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import Vectors
-from react_pipeline.extensions.pages.json_lines import open_lines
-from react_pipeline.extensions.pages.server import PER_PAGE, Board, Button, Item, Menu, View
+from react_pipeline.extensions.pages.server import (
+    Asked,
+    Board,
+    Button,
+    Item,
+    Menu,
+    View,
+    open_lines,
+)
 from react_pipeline.project import (
     ImageDecision,
     ImageVerdict,
@@ -34,6 +41,11 @@ class _Answer(BaseModel):
     image: str
     verdict: ImageVerdict | None
     to: str = ""
+
+
+class _Asked(Asked):
+    label: str = Field(default="", alias="class")
+    click: str = ""
 
 
 class ReviewBoard(Board):
@@ -66,37 +78,30 @@ class ReviewBoard(Board):
         table["class"] = pd.Categorical(table["class"], self._names)
         table = table.dropna(subset="class")
         table["url"] = table["url"].fillna("") if "url" in table else ""
-        place = pd.Series(range(len(self._collected)), self._collected.rows)[table["row"]]
-        table["position"] = place.to_numpy()
-        images, captions = (self._collected.vectors(side)[place] for side in ("image", "text"))
+        positions = pd.Series(range(len(self._collected)), self._collected.rows)
+        table["position"] = positions[table["row"]].to_numpy()
+        images, captions = (
+            self._collected.vectors(side)[table["position"]] for side in ("image", "text")
+        )
         table["sureness"] = sureness(images, captions, table["class"].cat.codes.to_numpy(np.int64))
         self.pairs = table.sort_values(["class", "sureness"], kind="stable")
 
     def view(self, asked: Mapping[str, Any]) -> View:
         """Show the pairs of a class, with what was decided."""
-        label = asked.get("class", self._names[0])
-        moves = [f"move {name}" for name in self._names if name != label]
-        click = str(asked.get("click", "reject"))
-        clicks = ("reject", "pin", *moves)
-        click = click if click in clicks else "reject"  # or a move to the class before
+        query = _Asked.model_validate(asked)
+        label = query.label or self._names[0]
+        clicks = ("reject", "pin", *(f"move {name}" for name in self._names if name != label))
+        click = query.click if query.click in clicks else "reject"  # or a move to the class before
         mine = self.pairs[self.pairs["class"] == label]
-        page = asked.get("page", 0)
-        first = PER_PAGE * (page if isinstance(page, int) else 0)
-        shown = mine[first : first + PER_PAGE]
+        part, more = query.shown(len(mine))
+        items = tuple(self._item(pair, click) for _, pair in mine[part].iterrows())
+        following = self._names[(self._names.index(label) + 1) % len(self._names)]
+        further = Button("Next class", "c", ask={"class": following, "click": click})
         sizes = self.pairs["class"].value_counts(sort=False).items()
-        following = (self._names.index(label) + 1) % len(self._names)
-        buttons = [Button("Next class", "c", ask={"class": self._names[following], "click": click})]
-        if first + PER_PAGE < len(mine):
-            further = {"class": label, "click": click, "page": first // PER_PAGE + 1}
-            buttons.insert(0, Button("Next page", "n", ask=further))
-        if self.decisions:
-            last = {"image": next(reversed(self.decisions)), "verdict": None}
-            buttons.append(Button("Take back", "z", answer=last))
         names = tuple((name, f"{name} ({size})") for name, size in sizes)
-        items = tuple(self._item(pair, click) for _, pair in shown.iterrows())
         does = Menu("click", "A click", click, tuple(zip(clicks, clicks, strict=True)))
         menus = (Menu("class", "Class", label, names), does)
-        return View(f"decisions: {len(self.decisions)}", items, tuple(buttons), menus)
+        return View(f"decisions: {len(self.decisions)}", items, (*more, further), menus)
 
     def picture(self, number: int) -> bytes:
         """Return the image at a position of the training shards."""

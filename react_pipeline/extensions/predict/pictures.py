@@ -113,7 +113,7 @@ def find_pictures(
         if _is_shard(path):
             pictures, refused = pictures_of_shard(path)
             skipped += refused
-        elif path.suffix.lower() in (".parquet", ".csv", ".txt"):
+        elif isinstance(path, Path) and path.suffix.lower() in (".parquet", ".csv", ".txt"):
             pictures = _listed(path, column)
         for picture in pictures:
             by_name.setdefault(picture.name, picture)

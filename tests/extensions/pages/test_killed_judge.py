@@ -59,7 +59,7 @@ def test_acknowledged_answers_outlive_a_kill(
     )
     log, _ = prepare.prepare_log(project, SLUG, str(tmp_path / "pictures"), None, "base", print)
     command = [sys.executable, "-m", "react_pipeline", "judge", SLUG, str(tmp_path / "pictures")]
-    command += ["--port", "0", "--judge", "a tester", "--config", str(project.path)]
+    command += ["--port", "0", "--by", "a tester", "--config", str(project.path)]
     with serving(command) as (address, process):
         for number in range(5):
             ask(f"{address}/view", {"answer": {"picture": number, "choice": "neither"}})
