@@ -5,7 +5,6 @@ The same packages give the same bytes. Does not belong here: which drawings and 
 (`sources`, `evaluation`), pixels (`drawing`).
 """
 
-import csv
 import hashlib
 import io
 import multiprocessing
@@ -101,15 +100,12 @@ def build_evaluation(name: str, directory: Path) -> int:
 
     Returns how many there are; errors as of `labelled_images`.
     """
-    images = list(labelled_images(name))
+    table = pd.DataFrame(labelled_images(name))
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("path", "class", "subject"))
-        for image in images:
-            (directory / image["path"]).write_bytes(_png(image["image"]))
-            rows.writerow((image["path"], image["class"], image["subject"]))
-    return len(images)
+    for path, image in zip(table["path"], table.pop("image"), strict=True):
+        (directory / path).write_bytes(_png(image))
+    table.to_csv(directory / "manifest.csv", index=False, lineterminator="\n")
+    return len(table)
 
 
 def labelled_images(name: str) -> Iterator[dict[str, Any]]:

@@ -97,7 +97,7 @@ def _font(path: Path, weight: int | None, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _black_glyph(drawing: Drawing, size: int) -> Image.Image:
-    """A glyph in black on white, of one channel."""
+    """Draw a glyph in black on white, in one channel."""
     text = chr(drawing.glyph or 0)
     probe_size = 100
     left, top, right, bottom = _font(drawing.path, drawing.weight, probe_size).getbbox(text)
