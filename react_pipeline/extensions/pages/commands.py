@@ -34,7 +34,7 @@ def browse(port: Port = 1234, config: Config = None) -> None:
     """Browse the corpus in a browser: search it by texts and pictures, on this machine only; Ctrl-C
     stops it.
     """
-    from react_pipeline.extensions.pages.browse import CorpusBoard
+    from react_pipeline.extensions.pages.search import CorpusBoard
 
     project = load_project(config)
     console.print("loading the index and the model ...")
@@ -138,9 +138,8 @@ def judge(
     from react_pipeline.extensions.predict import require_source
 
     require_source(source)
-    from react_pipeline.extensions.pages.judge import open_judge
+    from react_pipeline.extensions.pages.judge import open_judge, prepare_log
     from react_pipeline.extensions.pages.judgements import judgements_of
-    from react_pipeline.extensions.pages.prepare import prepare_log
     from react_pipeline.tracking import Tracking
 
     path, pictures = prepare_log(project, domain, source, candidate, against, console.print)

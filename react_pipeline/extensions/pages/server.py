@@ -2,7 +2,7 @@
 appended to.
 
 A board says what the page shows and what a click means; the page only draws it. Belongs here: what
-every board has in common. Does not belong here: any board (`browse`, `review`, `judge`), who may
+every board has in common. Does not belong here: any board (`search`, `review`, `judge`), who may
 ask (`extensions.ui`).
 """
 

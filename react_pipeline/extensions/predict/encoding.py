@@ -34,7 +34,7 @@ from react_pipeline.extensions.predict.run_folder import Options
 from react_pipeline.store import ReactError, Scratch
 
 PART_PICTURES = 4_096
-"""Of one file: what a kill costs at most."""
+"""Pictures of one part, which is what a kill costs at most."""
 CPU_BATCH, GPU_BATCH = 64, 256
 
 

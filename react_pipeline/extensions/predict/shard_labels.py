@@ -51,7 +51,7 @@ class Loading:
 
     @classmethod
     def of(cls, source: str, model: str, config: Path | None, classifier: Classifier) -> Loading:
-        """As `Classifier.load` was called on this machine, by paths that hold on every one."""
+        """Return the arguments of this machine's call, by paths that hold on every machine."""
         if is_exported(source):
             source = str(Path(source).expanduser().absolute())
         elif config is None:

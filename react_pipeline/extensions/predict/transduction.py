@@ -30,7 +30,7 @@ MOST_CONFIDENT = 8
 OUTER_STEPS, INNER_STEPS = 10, 5
 DENSITY_SCALE = 50.0
 MIN_VARIANCE = 1e-6
-"""Of a unit vector with 512 dimensions the variance is about 5e-4; 0 where all pictures agree."""
+"""A unit vector with 512 dimensions has about 5e-4; where all pictures agree it is 0."""
 COMPARED_AT_ONCE = 1 << 26
 """Similarities in memory at a time: 256 MB."""
 

@@ -18,10 +18,9 @@ from support.processes import killed
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.embedding import Encoder
-from react_pipeline.extensions.pages import prepare
-from react_pipeline.extensions.pages.judge import JudgeBoard, open_judge
+from react_pipeline.extensions.pages import judge as judging
+from react_pipeline.extensions.pages.judge import JudgeBoard, open_judge, prepare_log
 from react_pipeline.extensions.pages.judgements import JUDGEMENTS, present_model
-from react_pipeline.extensions.pages.prepare import prepare_log
 from react_pipeline.extensions.pages.session import Session, Side
 from react_pipeline.extensions.predict.pictures import find_pictures
 from react_pipeline.project.project import Project
@@ -62,7 +61,7 @@ def project(make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatc
             for number, name in enumerate(good)
         )
 
-    monkeypatch.setattr(prepare, "_classify", classify)
+    monkeypatch.setattr(judging, "_classify", classify)
     return project
 
 
@@ -152,7 +151,7 @@ def test_models_classify_as_they_are_measured(
     publish_base(project)
     side = present_model(project, SLUG, "base")
     found, _ = find_pictures(str(pictures))
-    classified = dict(prepare._classify(project, SLUG, side, found))
+    classified = dict(judging._classify(project, SLUG, side, found))
     clip, head = load_classifier(
         project.store.current("base_checkpoint", "all"), None, project.domain(SLUG), "cpu"
     )
