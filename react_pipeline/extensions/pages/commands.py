@@ -96,7 +96,7 @@ def takedown(
     config: Config = None,
 ) -> None:
     """Keep an image out of all future sets, and list the sets and models that were made with it."""
-    from react_pipeline.extensions.pages.takedown import take_down, uses_of
+    from react_pipeline.extensions.pages.review import take_down, uses_of
 
     project = load_project(config)
     take_down(project, image)

@@ -80,8 +80,11 @@ def predict(
     options = Options(top_k, threshold, transductive, column, workers, overwrite=overwrite)
     options, classifier = _prepared(domain, source, output, model, config, options)
     from react_pipeline.extensions.predict.heads import templates_of, with_classes
-    from react_pipeline.extensions.predict.predict import predict_pictures
-    from react_pipeline.extensions.predict.shard_labels import Loading, predict_shards
+    from react_pipeline.extensions.predict.predict import (
+        Loading,
+        predict_pictures,
+        predict_shards,
+    )
 
     if by_shard:
         loading = Loading.of(domain, model, config, classifier)

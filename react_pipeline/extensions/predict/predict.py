@@ -7,6 +7,7 @@ The folder::
 
     predictions.parquet, .csv   path, predicted, confidence, margin, class_1, score_1, ...
     vectors.parquet             of `embed`, instead: path, vector
+    labels/000017.parquet       by shard, instead: of shard 17 of SOURCE, as predictions.parquet
     ledger.csv                  what could not be used: path, reason, detail
     index.html                  contact sheets
     run.json                    model, source, and whether the run is finished
@@ -15,8 +16,10 @@ The folder::
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ import pyarrow.parquet as pq
 import torch
 
 from react_pipeline.clip import choose_precision
+from react_pipeline.corpus import ShardLocation
 from react_pipeline.extensions.pages import write_page
 from react_pipeline.extensions.predict.encoding import (
     encode_pictures,
@@ -36,8 +40,16 @@ from react_pipeline.extensions.predict.encoding import (
     vectors_of,
 )
 from react_pipeline.extensions.predict.heads import uncalibrated
-from react_pipeline.extensions.predict.pictures import find_pictures, identity_of
+from react_pipeline.extensions.predict.pictures import (
+    LedgerRow,
+    Picture,
+    find_pictures,
+    identity_of,
+    pictures_of_shard,
+    shards_of,
+)
 from react_pipeline.extensions.predict.run_folder import (
+    LABELS,
     LEDGER_FILE,
     PREDICTIONS,
     VECTORS,
@@ -48,11 +60,15 @@ from react_pipeline.extensions.predict.run_folder import (
     write_record,
 )
 from react_pipeline.extensions.predict.transduction import transduce
-from react_pipeline.store import InputError, remove, rename_synced
-from react_pipeline.use import UNKNOWN, Classifier, margins
+from react_pipeline.project import Project, cluster, require_shared, spread
+from react_pipeline.store import CorpusError, InputError, Scratch, remove, rename_synced
+from react_pipeline.use import UNKNOWN, Classifier, is_exported, margins
 
 Rows = Callable[[pa.Table], pa.Table]
 """What is written of a part (`encoding`): a row a picture."""
+
+LEDGER = b"skipped"
+"""In the metadata of a file of labels: what was skipped, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +92,7 @@ def predict_pictures(classifier: Classifier, source: str, output: Path, options:
     """
     if options.transductive:
         classifier = uncalibrated(classifier)
-    return _run(classifier, source, output, options, PREDICTIONS, label_rows(classifier, options))
+    return _run(classifier, source, output, options, PREDICTIONS, _label_rows(classifier, options))
 
 
 def embed_pictures(classifier: Classifier, source: str, output: Path, options: Options) -> Done:
@@ -84,7 +100,7 @@ def embed_pictures(classifier: Classifier, source: str, output: Path, options: O
     return _run(uncalibrated(classifier), source, output, options, VECTORS, usable_rows)
 
 
-def label_rows(classifier: Classifier, options: Options) -> Rows:
+def _label_rows(classifier: Classifier, options: Options) -> Rows:
     """Return what is written of a part of a prediction.
 
     Raises:
@@ -158,10 +174,10 @@ def _run(
         return used, skipped
 
     about = {"output": name, "source": source, "pictures": identity_of(pictures)}
-    return finish(classifier, output, options, about, work)
+    return _finish(classifier, output, options, about, work)
 
 
-def finish(
+def _finish(
     classifier: Classifier,
     output: Path,
     options: Options,
@@ -193,3 +209,103 @@ def finish(
             write_record(output, record)
         remove(output / WORK)
     return Done(record["used"], record["skipped"], classifier.calibration)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """The arguments of `Classifier.load`, and the fingerprint of what it must give."""
+
+    source: str
+    model: str
+    config: str | None
+    fingerprint: str
+
+    @classmethod
+    def of(cls, source: str, model: str, config: Path | None, classifier: Classifier) -> Loading:
+        """Return the arguments of this machine's call, by paths that hold on every machine."""
+        if is_exported(source):
+            source = str(Path(source).expanduser().absolute())
+        elif config is None:
+            config = Project.load().path
+        place = str(config.absolute()) if config else None
+        return cls(source, model, place, classifier.origin.fingerprint)
+
+
+@lru_cache(maxsize=1)
+def _load(loading: Loading) -> Classifier:
+    """Load the classifier, once a process."""
+    classifier = Classifier.load(loading.source, loading.model, config=loading.config)
+    if classifier.origin.fingerprint != loading.fingerprint:
+        raise InputError(
+            f"{loading.source}: the model is now {classifier.origin}, and the run began with "
+            f"{loading.fingerprint}: name the version by --model, and run again"
+        )
+    return classifier
+
+
+def predict_shards(
+    loading: Loading, classifier: Classifier, source: str, output: Path, options: Options
+) -> Done:
+    """Classify the pictures of each shard of a source; see the files above. A killed run resumes
+    when it is called again; a shard that cannot be read is a line of the ledger.
+
+    Args:
+        loading: How the tasks load `classifier`.
+
+    Raises:
+        InputError: If the source is not made of shards, or the folder holds something else.
+        SourceUnavailable: If a server does not answer.
+    """
+    if options.transductive:
+        raise InputError("--transductive judges all pictures together; leave out --by-shard")
+    _label_rows(classifier, options)  # refused here, not by each task
+    shards = shards_of(source, options.storage)
+
+    def work(*_: Any) -> tuple[int, dict[str, int]]:
+        task = ShardTask(loading, options, (output / LABELS).resolve())
+        task.folder.mkdir(exist_ok=True)
+        with cluster(options.distributor):
+            counted = spread(task, list(enumerate(shards)), f"labelling {source}")
+        for record in task.folder.glob(".*"):
+            remove(record)
+        skipped = write_ledger(output, [row for _, rows in counted for row in rows])
+        return sum(used for used, _ in counted), skipped
+
+    stamp = identity_of([Picture(str(shard), shard) for shard in shards])
+    about = {"output": LABELS, "source": source, "pictures": stamp}
+    return _finish(classifier, output, options, about, work)
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """Labels one shard, unless that was done before; an item is its number and its place.
+
+    It may run twice, even at once: what is complete is kept.
+    """
+
+    loading: Loading
+    options: Options
+    folder: Path
+
+    def __call__(self, item: tuple[int, ShardLocation]) -> tuple[int, list[LedgerRow]]:
+        """Return how many pictures were used, and what was not."""
+        require_shared(self.folder)
+        number, shard = item
+        label = partial(self._label, shard)
+        path = Scratch(self.folder).keep(f"{number:06d}.parquet", label)
+        with pq.ParquetFile(path) as file:
+            ledger = json.loads(file.schema_arrow.metadata[LEDGER])
+            return file.metadata.num_rows, [tuple(row) for row in ledger]
+
+    def _label(self, shard: ShardLocation, file: Path) -> None:
+        classifier = _load(self.loading)
+        try:
+            pictures, ledger = pictures_of_shard(shard)
+        except CorpusError as error:
+            pictures, ledger = [], [(str(shard), "unreadable_shard", str(error))]
+        clip, precision = classifier.clip, classifier.precision
+        parts = encode_pictures(clip, pictures, None, precision, self.options)
+        whole = pa.concat_tables([no_pictures(clip.dimension), *parts])
+        rows = _label_rows(classifier, self.options)(whole)
+        skipped = json.dumps(ledger + ledger_of(whole))
+        pq.write_table(rows.replace_schema_metadata({LEDGER: skipped}), file)

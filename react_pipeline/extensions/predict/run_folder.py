@@ -54,7 +54,7 @@ class Options:
         workers: Decoding processes.
         max_pixels: Larger pictures are skipped.
         overwrite: Replace an earlier run of another model, source or options.
-        distributor: Where shards are labelled (`shard_labels`).
+        distributor: Where shards are labelled.
     """
 
     top_k: int = 5

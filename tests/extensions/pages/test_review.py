@@ -19,8 +19,13 @@ from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import plan
 from react_pipeline.embedding import vectors_of
 from react_pipeline.extensions.pages.commands import SET_AND_AFTER
-from react_pipeline.extensions.pages.review import ReviewBoard, open_review, sureness
-from react_pipeline.extensions.pages.takedown import take_down, uses_of
+from react_pipeline.extensions.pages.review import (
+    ReviewBoard,
+    open_review,
+    sureness,
+    take_down,
+    uses_of,
+)
 from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, current_decisions, review_file, takedown_file
