@@ -168,7 +168,7 @@ def _free_port() -> int:
 
 def main() -> None:
     """Start both user interfaces on the demo's results and take every picture."""
-    from react_pipeline.extensions.pages.browse import CorpusBoard
+    from react_pipeline.extensions.pages.search import CorpusBoard
     from react_pipeline.extensions.pages.server import serve_board
     from react_pipeline.extensions.ui.servers import serve
     from react_pipeline.project import Project

@@ -131,7 +131,7 @@ def judge_by_keys(project: Path, environment: dict[str, str], folder: Path) -> N
         "pictures",
         "--port",
         "0",
-        "--judge",
+        "--by",
         "a script",
     ]
     process = subprocess.Popen(

@@ -30,7 +30,8 @@ from support.vectors import read_vectors
 
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import FOLDERS
-from react_pipeline.extensions.predict.predict import Options, predict_pictures
+from react_pipeline.extensions.predict.predict import predict_pictures
+from react_pipeline.extensions.predict.run_folder import Options
 from react_pipeline.indexing.exact import best_hits, exact_hits
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.lineage import run

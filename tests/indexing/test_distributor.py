@@ -18,8 +18,8 @@ from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.extensions.names import name_counts
-from react_pipeline.extensions.predict.predict import Options
-from react_pipeline.extensions.predict.shard_labels import Loading, predict_shards
+from react_pipeline.extensions.predict.predict import Loading, predict_shards
+from react_pipeline.extensions.predict.run_folder import Options
 from react_pipeline.extensions.sources.downloads import download_images
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project

@@ -49,7 +49,7 @@ is what `hf_model_name` and `hf_tokenizer_name` say.
 
 
 def architecture() -> Architecture:
-    """The architecture, without weights.
+    """Return the architecture, without weights.
 
     Raises:
         InputError: If a package of the demo is missing.
@@ -139,7 +139,7 @@ def _efficientnet() -> Any:
 
 
 def _name_vectors(model: Any, texts: Path) -> Tensor:
-    """Vectors (1000, 384) of the ImageNet names: the mean over each class's synonyms."""
+    """Encode the ImageNet names as vectors (1000, 384), the mean over each class's synonyms."""
     names = ImageNetInfo("imagenet-1k")
     synonyms = [names.index_to_description(label).split(", ") for label in range(1_000)]
     tokenizer = open_clip.tokenizer.HFTokenizer(str(texts), context_length=CONTEXT_LENGTH)
@@ -153,7 +153,7 @@ def _name_vectors(model: Any, texts: Path) -> Tensor:
 
 
 def _ridge(classifier: Tensor, names: Tensor) -> Tensor:
-    """Map (1280, 384) from image features to text vectors.
+    """Fit the map (1280, 384) from image features to text vectors.
 
     Both sides are centred: what all classes share carries no information, and a shift of the image
     vectors that is common to all texts changes no ranking.

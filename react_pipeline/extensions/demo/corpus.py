@@ -5,17 +5,15 @@ The same packages give the same bytes. Does not belong here: which drawings and 
 (`sources`, `evaluation`), pixels (`drawing`).
 """
 
-import csv
 import hashlib
 import io
 import multiprocessing
 import random
 import signal
 import time
-from collections import namedtuple
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +37,7 @@ SCHEME = "drawing:"
 FEW_DRAWINGS = 1_000
 """Up to so many, processes that draw would take longer to start than they save."""
 KEPT_DRAWINGS = 5_000
-"""Up to so many, what was drawn is kept in memory for the next time that it is asked for."""
+"""Kept in memory: a set is looked at, and then collected."""
 
 
 def captions() -> pd.DataFrame:
@@ -62,7 +60,7 @@ def drawn(keys: Iterable[str]) -> Iterator[bytes | str]:
     by_key = _by_key()
     drawings = [by_key[key] for key in keys]
     if len(drawings) <= FEW_DRAWINGS:
-        yield from map(_render, drawings)
+        yield from map(_render_once, drawings)
         return
     # Fresh interpreters: a fork of a process in which torch has started threads may hang. No
     # `Pool`: it ends its processes by SIGTERM, which they ignore if Dagster was started in a shell
@@ -82,32 +80,18 @@ class DrawnSource(ImageSource):
     def __init__(self) -> None:
         """Draw nothing yet."""
         super().__init__(["url", "caption"], "url")
-        self._drawn: dict[str, bytes | str] = {}
 
     def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
         """Draw each image; a blank one fails."""
         ordered = rows.rename(columns={"class": "label"}).sort_values("row", kind="stable")
-        ordered = ordered.drop(columns="image_sha256", errors="ignore")
-        for row, image in zip(ordered.to_dict("records"), self._images(ordered), strict=True):
+        pairs: Iterator[Any] = ordered.assign(image_sha256="").itertuples(index=False)
+        images = drawn(ordered["url"].str.removeprefix(SCHEME))
+        for pair, image in zip(pairs, images, strict=True):
             if isinstance(image, str):
-                self._failed[int(row["row"])] = (row["url"], image, "", 1)
-                continue
-            digest = hashlib.sha256(image).hexdigest()
-            yield _pair(tuple(row))(**row, image_sha256=digest), image
-
-    def _images(self, rows: pd.DataFrame) -> Iterator[bytes | str]:
-        """Draw each image once: a set is looked at, and then collected."""
-        keys = rows["url"].str.removeprefix(SCHEME).tolist()
-        if len(keys) > KEPT_DRAWINGS:
-            return drawn(keys)
-        new = [key for key in keys if key not in self._drawn]
-        self._drawn |= dict(zip(new, drawn(new), strict=True))
-        return iter([self._drawn[key] for key in keys])
-
-
-@cache
-def _pair(columns: tuple[str, ...]) -> Any:
-    return namedtuple("Pair", [*columns, "image_sha256"])  # noqa: PYI024 - names are data
+                self._failed[int(pair.row)] = (pair.url, image, "", 1)
+            else:
+                digest = hashlib.sha256(image).hexdigest()
+                yield pair._replace(image_sha256=digest), image
 
 
 def build_evaluation(name: str, directory: Path) -> int:
@@ -116,15 +100,12 @@ def build_evaluation(name: str, directory: Path) -> int:
 
     Returns how many there are; errors as of `labelled_images`.
     """
-    images = list(labelled_images(name))
+    table = pd.DataFrame(labelled_images(name))
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("path", "class", "subject"))
-        for image in images:
-            (directory / image["path"]).write_bytes(_png(image["image"]))
-            rows.writerow((image["path"], image["class"], image["subject"]))
-    return len(images)
+    for path, image in zip(table["path"], table.pop("image"), strict=True):
+        (directory / path).write_bytes(_png(image))
+    table.to_csv(directory / "manifest.csv", index=False, lineterminator="\n")
+    return len(table)
 
 
 def labelled_images(name: str) -> Iterator[dict[str, Any]]:
@@ -169,8 +150,13 @@ def _by_key() -> dict[str, Drawing]:
     return {drawing.key: drawing for drawing in _shuffled()}
 
 
+@lru_cache(maxsize=KEPT_DRAWINGS)
+def _render_once(drawing: Drawing) -> bytes | str:
+    return _render(drawing)
+
+
 def _render(drawing: Drawing) -> bytes | str:
-    """PNG of a drawing, or the reason why there is none."""
+    """Return the PNG of a drawing, or the reason why there is none."""
     try:
         return _png(render(drawing, IMAGE_SIZE))
     except BlankError:

@@ -1,4 +1,4 @@
-"""The drawings of emoji and icons, as a kind of corpus."""
+"""The drawings of emoji and icons, as a kind of corpus, and those of emoji as labelled images."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from react_pipeline.corpus import ListedCorpus, ListedPair
 from react_pipeline.lineage import resolve
+from react_pipeline.settings import DomainConfig, DrawnSetConfig
 
 from .packages import CORPUS_SOURCES, installed_versions
 
@@ -50,11 +51,11 @@ class DrawnCorpus(ListedCorpus):
     next_step: ClassVar[str] = "write your class names into domains/{domain}.yaml"
 
     def identity(self) -> dict[str, Any]:
-        """The kind; the packages are the content."""
+        """Return the kind; the packages are the content."""
         return {"kind": self.kind}
 
     def packages(self) -> Mapping[str, str]:
-        """What it is drawn from."""
+        """Return the versions of what it is drawn from."""
         return installed_versions()
 
     def publish(self, project: Project) -> Artifact:
@@ -74,7 +75,7 @@ class DrawnCorpus(ListedCorpus):
         return project.store.build(inputs, write)
 
     def pairs(self, store: Store, corpus: Artifact) -> Iterator[ListedPair]:
-        """The captions of the drawings."""
+        """Yield the captions of the drawings."""
         import pandas as pd
 
         from .corpus import SCHEME
@@ -85,7 +86,7 @@ class DrawnCorpus(ListedCorpus):
             yield ListedPair(key, caption, {"url": f"{SCHEME}{key}", **about})
 
     def open_images(self, corpus: Artifact, pool: Path) -> ImageSource:
-        """The drawings, of the packages whose captions were listed."""
+        """Return the drawings of the packages whose captions were listed."""
         from react_pipeline.store import ChangedSource
 
         from .corpus import DrawnSource
@@ -99,17 +100,17 @@ class DrawnCorpus(ListedCorpus):
         return DrawnSource()
 
     def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
-        """Captions are listed."""
+        """Return the work of listing captions."""
         from react_pipeline.corpus import CorpusWork
 
         return CorpusWork(noun="drawings")
 
     def draw_seconds(self) -> float:
-        """From a sample that is drawn."""
+        """Return the seconds of a drawing, from a sample."""
         return self.size().draw_seconds
 
     def size(self) -> CorpusSize:
-        """From a sample that is drawn."""
+        """Return the size, from a sample that is drawn."""
         from react_pipeline.corpus import CorpusSize
 
         from .corpus import drawing_cost
@@ -118,11 +119,11 @@ class DrawnCorpus(ListedCorpus):
         return CorpusSize(drawings, size, seconds)
 
     def description(self) -> str:
-        """How many packages it is drawn from."""
+        """Say how many packages it is drawn from."""
         return f"drawn from {len(CORPUS_SOURCES)} installed packages"
 
     def ingredients(self) -> tuple[tuple[str, str, str], ...]:
-        """The packages of the drawings."""
+        """Return the packages of the drawings."""
         return tuple((source.package, source.used, source.licence) for source in CORPUS_SOURCES)
 
     @classmethod
@@ -137,3 +138,29 @@ class DrawnCorpus(ListedCorpus):
         settings = settings.replace("project: react", f"project: {json.dumps(name)}")
         settings = re.sub("same_subject: exclude .*", "same_subject: keep", settings)
         return {**files, "pipeline.yaml": f"{_HEAD}\n{settings}"}
+
+
+class Drawings(DrawnSetConfig):
+    """Made of an installed package when the set is published."""
+
+    kind: Literal["demo"] = "demo"
+
+    def packages(self) -> Mapping[str, str]:
+        """Return the versions of those that are drawn from."""
+        return installed_versions()
+
+    def made_from(self) -> Mapping[str, Any]:
+        """Return the versions of the packages."""
+        return {"demo": installed_versions()}
+
+    def make(self, folder: Path) -> None:
+        """Draw the images."""
+        from .corpus import build_evaluation
+
+        build_evaluation(self.name, folder)
+
+    def count(self, domain: DomainConfig) -> int:
+        """Count the drawings of these classes."""
+        from .evaluation import labelled_emoji
+
+        return len(labelled_emoji(self.name))

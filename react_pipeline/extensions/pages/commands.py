@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +18,7 @@ from react_pipeline.commands import (
     person_name,
     print_table,
 )
+from react_pipeline.extensions.predict import Source
 
 if TYPE_CHECKING:
     from react_pipeline.extensions.pages.server import Board
@@ -33,12 +34,11 @@ def browse(port: Port = 1234, config: Config = None) -> None:
     """Browse the corpus in a browser: search it by texts and pictures, on this machine only; Ctrl-C
     stops it.
     """
-    from react_pipeline.extensions.pages.browse import CorpusBoard
-    from react_pipeline.extensions.pages.server import serve_board
+    from react_pipeline.extensions.pages.search import CorpusBoard
 
     project = load_project(config)
     console.print("loading the index and the model ...")
-    serve_board(lambda: CorpusBoard(project), port, _print_address)
+    _serve(lambda: CorpusBoard(project), port)
 
 
 def search(
@@ -85,7 +85,7 @@ def review(domain: Domain, by: Person = None, port: Port = 1236, config: Config 
     from react_pipeline.extensions.pages.review import open_review
 
     with open_review(project, domain, person_name(by)) as board:
-        _serve(board, port)
+        _serve(lambda: board, port)
         count = len(board.decisions)
     command = f"; next: {materialize_command(SET_AND_AFTER, domain)}"
     console.print(f"{count} decisions{command if count else ''}")
@@ -96,7 +96,7 @@ def takedown(
     config: Config = None,
 ) -> None:
     """Keep an image out of all future sets, and list the sets and models that were made with it."""
-    from react_pipeline.extensions.pages.takedown import take_down, uses_of
+    from react_pipeline.extensions.pages.review import take_down, uses_of
 
     project = load_project(config)
     take_down(project, image)
@@ -115,13 +115,7 @@ def takedown(
 
 def judge(
     domain: Domain,
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A folder, file, quoted pattern, list (.txt), table (.parquet, .csv), or shards "
-            "(.tar)."
-        ),
-    ],
+    source: Source,
     candidate: Annotated[
         str | None,
         typer.Option(help="A trained method. Default: gated-image, or the first of `methods`."),
@@ -129,9 +123,7 @@ def judge(
     against: Annotated[
         str, typer.Option(help="base, champion, or a method, which may be a control.")
     ] = "champion",
-    judge_name: Annotated[
-        str | None, typer.Option("--judge", help="Who judges. Default: the user's name.")
-    ] = None,
+    by: Person = None,
     port: Port = 1235,
     config: Config = None,
 ) -> None:
@@ -146,16 +138,15 @@ def judge(
     from react_pipeline.extensions.predict import require_source
 
     require_source(source)
-    from react_pipeline.extensions.pages.judge import open_judge
+    from react_pipeline.extensions.pages.judge import open_judge, prepare_log
     from react_pipeline.extensions.pages.judgements import judgements_of
-    from react_pipeline.extensions.pages.prepare import prepare_log
     from react_pipeline.tracking import Tracking
 
     path, pictures = prepare_log(project, domain, source, candidate, against, console.print)
     max_pixels = project.config.corpus.max_pixels
-    with open_judge(path, judge_name or getpass.getuser(), max_pixels) as board:
+    with open_judge(path, person_name(by), max_pixels) as board:
         board.pictures = pictures
-        _serve(board, port)
+        _serve(lambda: board, port)
         console.print(str(board.session))
     judged = judgements_of(project, domain)
     if judged is None:
@@ -165,14 +156,10 @@ def judge(
     Tracking.of(project).log_artifact(project, judged.publish(project))
 
 
-def _serve(board: Board, port: int) -> None:
+def _serve(make: Callable[[], Board], port: int) -> None:
     from react_pipeline.extensions.pages.server import serve_board
 
     try:
-        serve_board(lambda: board, port, _print_address)
+        serve_board(make, port, lambda url: console.print(f"{url}\nCtrl-C stops."))
     except KeyboardInterrupt:
         console.print("stopping ...")
-
-
-def _print_address(url: str) -> None:
-    console.print(f"{url}\nCtrl-C stops.")

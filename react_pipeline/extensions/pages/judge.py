@@ -1,25 +1,175 @@
-"""The page of judging: one picture at a time, two class names in random places.
+"""Judging: the pictures on which two models disagree become a log, and a page asks about them, one
+at a time, with two class names in random places.
 
 The page does not show which model said what: names change places at random, and until the answer is
-clear it shows no bound, which would move after a click and give away whose name was clicked.
+clear it shows no bound, which would move after a click and give away whose name was clicked. Does
+not belong here: what follows from answers (`session`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, StrictInt
 
-from react_pipeline.extensions.pages.json_lines import open_lines
-from react_pipeline.extensions.pages.server import Board, Button, Item, View
-from react_pipeline.extensions.pages.session import NEITHER, UNSURE, Answer, Entry, Session
-from react_pipeline.extensions.predict import Picture
-from react_pipeline.store import InputError
+from react_pipeline.evaluation import HEADLINE_METHOD
+from react_pipeline.extensions.pages.judgements import (
+    JUDGEMENTS,
+    measure_of,
+    model_of,
+    present_model,
+)
+from react_pipeline.extensions.pages.server import Board, Button, Item, View, open_lines
+from react_pipeline.extensions.pages.session import (
+    NEITHER,
+    UNSURE,
+    Answer,
+    Disagreement,
+    Entry,
+    Header,
+    Session,
+    Side,
+    create_log,
+)
+from react_pipeline.extensions.predict import Picture, find_pictures, identity_of
+from react_pipeline.project import Project
+from react_pipeline.promotion import BASE_METHOD, standing
+from react_pipeline.settings import trained_methods
+from react_pipeline.store import InputError, canonical_json
+from react_pipeline.use import CHAMPION
+
+
+def prepare_log(
+    project: Project,
+    slug: str,
+    source: str,
+    candidate: str | None,
+    against: str,
+    report: Callable[[str], None],
+) -> tuple[Path, dict[str, Picture]]:
+    """Return the log of two models on pictures, and the pictures by name: the log that was begun
+    already, or a new one, for which both models classify them.
+
+    Args:
+        source: The pictures: see `find_pictures`.
+        candidate: A method; None: the headline method, or the first trained one.
+        against: `base`, `champion` or a method, a control too.
+        report: Called with a line on what happens.
+
+    Raises:
+        InputError: If there are no pictures, or candidate and other are the same model.
+        MissingArtifact: If a model was never built.
+        StaleArtifact: If a model was built from other inputs than today's.
+    """
+    trained = trained_methods(project.config.all_methods)
+    names = [name for name in project.config.methods if name in trained]
+    first = HEADLINE_METHOD if HEADLINE_METHOD in names else next(iter(names), HEADLINE_METHOD)
+    one = present_model(project, slug, candidate or first)
+    other = _against(project, slug, against)
+    if one == other:
+        raise InputError(
+            f"{slug}: {one.method} is compared with itself; name another --candidate or --against"
+        )
+    path = Path(source).expanduser()
+    source = str(path.resolve()) if path.exists() else source
+    pictures, refused = find_pictures(source, storage=project.config.corpus.access()[0])
+    measure = measure_of(project, slug)
+    identity = [one.checkpoint, other.checkpoint, measure, identity_of(pictures)]
+    digest = hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:12]
+    log = project.path.parent / JUDGEMENTS / slug / f"{one.method}--{other.method}--{digest}.jsonl"
+    if log.exists():
+        report(f"{log}: resumed")
+    else:
+        report(f"two models classify {len(pictures):,} pictures ...")
+        header = _compare(project, slug, (one, other), source, pictures, len(refused))
+        create_log(log, header)
+        shutil.rmtree(_work(project, slug, pictures), ignore_errors=True)
+        report(
+            f"the models disagree on {len(header.pictures):,} of {header.images:,} pictures; "
+            f"{header.unreadable} cannot be read"
+        )
+    return log, {picture.name: picture for picture in pictures}
+
+
+def _compare(
+    project: Project,
+    slug: str,
+    sides: tuple[Side, Side],
+    source: str,
+    pictures: Sequence[Picture],
+    refused: int,
+) -> Header:
+    """Classify pictures with both models, and return the head of their log."""
+    ids, other_ids = (dict(_classify(project, slug, side, pictures)) for side in sides)
+    readable = [name for name in ids if name in other_ids]
+    total = len(pictures) + refused
+    if not readable:
+        raise InputError(f"{source}: none of its {total:,} pictures can be read")
+    disagreements = [
+        Disagreement(path=name, candidate=ids[name], against=other_ids[name])
+        for name in readable
+        if ids[name] != other_ids[name]
+    ]
+    # The bounds need the order to be random, and unknown beforehand.
+    SystemRandom().shuffle(disagreements)
+    return Header(
+        domain=slug,
+        measure=measure_of(project, slug),
+        candidate=sides[0],
+        against=sides[1],
+        source=source,
+        images=len(readable),
+        unreadable=total - len(readable),
+        pictures=tuple(disagreements),
+        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+    )
+
+
+def _against(project: Project, slug: str, against: str) -> Side:
+    if against == CHAMPION:
+        champion = standing(project, slug)[0].champion
+        against = champion.method
+        if against != BASE_METHOD:
+            side = Side(method=against, checkpoint=champion.checkpoint)
+            model_of(project, slug, side)
+            return side
+    if against not in (methods := project.config.all_methods):
+        raise InputError(f"--against {against!r}: choose from {CHAMPION}, {', '.join(methods)}")
+    return present_model(project, slug, against)
+
+
+def _classify(
+    project: Project, slug: str, side: Side, pictures: Sequence[Picture]
+) -> Iterator[tuple[str, int]]:
+    """Yield the class id that a model gives each picture, by its name; those that cannot be read
+    are left out.
+
+    What was computed is kept until the log is written, so that a run that was killed resumes.
+    """
+    import torch
+
+    from react_pipeline.extensions.predict import Options, encode_pictures, vectors_of
+    from react_pipeline.use import load_model
+
+    config = project.config
+    clip, head = load_model(project, model_of(project, slug, side), project.domain(slug))
+    options = Options(workers=config.embedding.worker_count, max_pixels=config.corpus.max_pixels)
+    folder = _work(project, slug, pictures) / side.checkpoint
+    for part in encode_pictures(clip, pictures, folder, config.embedding.precision, options):
+        names, vectors = vectors_of(part)
+        ids = head.scores(torch.from_numpy(vectors)).argmax(dim=1).tolist()
+        yield from zip(names, ids, strict=True)
+
+
+def _work(project: Project, slug: str, pictures: Sequence[Picture]) -> Path:
+    return project.path.parent / JUDGEMENTS / slug / f".work-{identity_of(pictures)[:12]}"
 
 
 class _Answer(BaseModel):

@@ -1,8 +1,9 @@
 """Judgements: the logs of a domain that hold today, as an artifact that comparison and promotion
 are made from.
 
-Does not belong here: what a log says (`session`), writing one (`judge`), the rule of promotion
-(`rule`).
+Belongs here too: the rule without labels, which is the choice of `promotion.judgement` by
+confidence sequences instead of measured results. Does not belong here: what a log says (`session`),
+writing one (`judge`).
 
 No row of `pipeline.STAGES` has it: each reader of judgements publishes what the logs hold at that
 moment, so an answer is in the next comparison and verdict, and a domain without judgements has no
@@ -13,21 +14,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from react_pipeline.evaluation import Evidence
 from react_pipeline.extensions.pages.session import Session, Side
 from react_pipeline.lineage import fresh
 from react_pipeline.pages import escaped
 from react_pipeline.project import Project
+from react_pipeline.promotion import BASE_METHOD, Contender, Judgement, Tested, choose
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.stage import ALL, BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, method_key
-from react_pipeline.store import Artifact, Inputs, ReactError, Scratch
-
-if TYPE_CHECKING:
-    from react_pipeline.promotion import Contender, Judgement
+from react_pipeline.store import (
+    Artifact,
+    CorruptArtifact,
+    InputError,
+    Inputs,
+    ReactError,
+    Scratch,
+)
 
 JUDGEMENTS = "judgements"
 """Stage of the artifact, by domain, and the folder next to `pipeline.yaml` with the logs:
@@ -110,8 +117,6 @@ class Judgements(Evidence):
 
     def models(self, project: Project) -> Mapping[str, str]:
         """Return today's model of the base, of each candidate and of its control."""
-        from react_pipeline.extensions.pages.rule import present_models
-
         present = present_models(project, self.inputs.key)
         return {f"today's {method}": side.checkpoint for method, side in present.items()}
 
@@ -122,10 +127,56 @@ class Judgements(Evidence):
         champion_name: str,
         turned_down: Collection[str],
     ) -> Judgement:
-        """Judge by the rule without labels: `rule.judge_without_labels`."""
-        from react_pipeline.extensions.pages.rule import judge_without_labels
+        """Test every candidate that a person judged against the champion, and name the best.
 
-        return judge_without_labels(project, self, champion, champion_name, turned_down)
+        All K sessions against the champion are tested, each at a confidence of
+        1 - (1 - confidence) / K; those of one candidate are as many tries, of which the one that
+        was begun last counts. A sequence is valid whenever the judge stopped, so nothing else is
+        corrected. Of those that pass, the highest estimate is promoted.
+        """
+        settings = project.config.promotion
+        present = present_models(project, self.inputs.key)
+        holder: Side | None = Side(method=champion.method, checkpoint=champion.checkpoint)
+        if champion.method == BASE_METHOD:
+            holder = present.get(BASE_METHOD)
+        if holder is None:
+            reason = "no base to compare with; materialize `base_checkpoint`"
+            return Judgement("incomparable", reason)
+        models = [present[name] for name in project.config.candidates if name in present]
+        rivals = [one for one in models if one != holder and one.checkpoint not in turned_down]
+        against = [one.header.candidate for one in self.sessions if one.header.against == holder]
+        tries = sum(one in rivals for one in against)
+        if not tries:
+            outdated = sorted({one.method for one in against if one not in models})
+            return self._unjudged(champion_name, outdated)
+        confidence = 1 - (1 - settings.confidence) / tries
+        tested: list[tuple[float, Tested]] = []
+        for side in rivals:
+            session = self.latest(side, holder)
+            if session is None:
+                continue
+            test = session.test(confidence)
+            contender = Contender(
+                **side.model_dump(),
+                result=self.inputs.fingerprint,
+                stage=JUDGEMENTS,
+                n=test.n,
+            )
+            control = present.get(side.method + CONTROL_SUFFIX) if settings.over_control else None
+            over_control = self.latest(side, control) if control else None
+            control_test = over_control.test(confidence) if over_control else None
+            figures = f"judged without labels: {contender.identity} over {champion_name} {test}"
+            tested.append((-test.gain, Tested(contender, figures, test, control_test)))
+        best_first = [one for _, one in sorted(tested, key=lambda entry: entry[0])]
+        return replace(choose(best_first, champion_name, settings), candidates=tries)
+
+    def _unjudged(self, champion_name: str, outdated: Collection[str]) -> Judgement:
+        reason = "no present candidate was judged against it"
+        if outdated:
+            names = ", ".join(outdated)
+            reason += f" (the judged model of {names} is out of date: build it, and judge it again)"
+        way = f"react-pipeline judge {self.inputs.key} SOURCE"
+        return Judgement("nothing", f"{champion_name} stays: {reason}: {way}")
 
     def latest(self, candidate: Side, against: Side) -> Session | None:
         """Return the session of two models that was begun last; None if they were never judged."""
@@ -191,6 +242,19 @@ def present_model(project: Project, slug: str, method: str) -> Side:
         StaleArtifact: If it was built from other inputs than today's.
     """
     return Side(method=method, checkpoint=fresh(project, *_place(slug, method)).fingerprint)
+
+
+def present_models(project: Project, slug: str) -> dict[str, Side]:
+    """Return today's model of the base, of each candidate and of its control, where there is
+    one.
+    """
+    candidates = project.config.candidates
+    controls = [name + CONTROL_SUFFIX for name in candidates]
+    present: dict[str, Side] = {}
+    for method in (BASE_METHOD, *candidates, *controls):
+        with suppress(InputError, CorruptArtifact):
+            present[method] = present_model(project, slug, method)
+    return present
 
 
 def _place(slug: str, method: str) -> tuple[str, str]:

@@ -39,7 +39,8 @@ def write_page(
     """
     table = pq.read_table(folder / "predictions.parquet").sort_by("confidence")
     labels = table["predicted"].to_numpy()
-    counts = Counter(labels.tolist()).most_common()
+    by_label = Counter(labels.tolist())
+    counts = by_label.most_common()
     sheets = [("The least certain pictures", len(table), table[: 2 * PER_SHEET])]
     for label, count in counts[:MAX_SHEETS]:
         # From the least to the most certain, at even distances, so that a sheet shows all there is.
@@ -56,6 +57,7 @@ def write_page(
         total=len(table),
         sheets=[(label, n, _figures(rows, pictures, calibrated)) for label, n, rows in sheets],
         more=max(len(counts) - MAX_SHEETS, 0),
+        empty=[name for name in dict.fromkeys(classifier.classes) if name not in by_label],
         skipped=sorted(skipped.items()),
     )
     write_atomically(folder / "index.html", page)

@@ -1,7 +1,11 @@
-"""Reviewing: the retrieved pairs of a class as a grid, the least sure first; a click rejects."""
+"""Decisions of people on images: the retrieved pairs of a class as a grid, the least sure first,
+where a click rejects; and taking an image down, which keeps it out of all future sets and lists the
+sets and models of the past that have it.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -10,20 +14,32 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from react_pipeline.corpus import CollectedPairs
-from react_pipeline.embedding import Vectors
-from react_pipeline.extensions.pages.json_lines import open_lines
-from react_pipeline.extensions.pages.server import PER_PAGE, Board, Button, Item, Menu, View
+from react_pipeline.embedding import Vectors, field_names, read_metadata
+from react_pipeline.extensions.pages.server import (
+    Asked,
+    Board,
+    Button,
+    Item,
+    Menu,
+    View,
+    open_lines,
+)
 from react_pipeline.project import (
     ImageDecision,
     ImageVerdict,
     Project,
     current_decisions,
     review_file,
+    takedown_file,
+    taken_down,
 )
-from react_pipeline.store import InputError
+from react_pipeline.stage import ALL
+from react_pipeline.store import Artifact, InputError, MissingArtifact, write_atomically
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class _Answer(BaseModel):
@@ -34,6 +50,11 @@ class _Answer(BaseModel):
     image: str
     verdict: ImageVerdict | None
     to: str = ""
+
+
+class _Asked(Asked):
+    label: str = Field(default="", alias="class")
+    click: str = ""
 
 
 class ReviewBoard(Board):
@@ -66,37 +87,30 @@ class ReviewBoard(Board):
         table["class"] = pd.Categorical(table["class"], self._names)
         table = table.dropna(subset="class")
         table["url"] = table["url"].fillna("") if "url" in table else ""
-        place = pd.Series(range(len(self._collected)), self._collected.rows)[table["row"]]
-        table["position"] = place.to_numpy()
-        images, captions = (self._collected.vectors(side)[place] for side in ("image", "text"))
+        positions = pd.Series(range(len(self._collected)), self._collected.rows)
+        table["position"] = positions[table["row"]].to_numpy()
+        images, captions = (
+            self._collected.vectors(side)[table["position"]] for side in ("image", "text")
+        )
         table["sureness"] = sureness(images, captions, table["class"].cat.codes.to_numpy(np.int64))
         self.pairs = table.sort_values(["class", "sureness"], kind="stable")
 
     def view(self, asked: Mapping[str, Any]) -> View:
         """Show the pairs of a class, with what was decided."""
-        label = asked.get("class", self._names[0])
-        moves = [f"move {name}" for name in self._names if name != label]
-        click = str(asked.get("click", "reject"))
-        clicks = ("reject", "pin", *moves)
-        click = click if click in clicks else "reject"  # or a move to the class before
+        query = _Asked.model_validate(asked)
+        label = query.label or self._names[0]
+        clicks = ("reject", "pin", *(f"move {name}" for name in self._names if name != label))
+        click = query.click if query.click in clicks else "reject"  # or a move to the class before
         mine = self.pairs[self.pairs["class"] == label]
-        page = asked.get("page", 0)
-        first = PER_PAGE * (page if isinstance(page, int) else 0)
-        shown = mine[first : first + PER_PAGE]
+        part, more = query.shown(len(mine))
+        items = tuple(self._item(pair, click) for _, pair in mine[part].iterrows())
+        following = self._names[(self._names.index(label) + 1) % len(self._names)]
+        further = Button("Next class", "c", ask={"class": following, "click": click})
         sizes = self.pairs["class"].value_counts(sort=False).items()
-        following = (self._names.index(label) + 1) % len(self._names)
-        buttons = [Button("Next class", "c", ask={"class": self._names[following], "click": click})]
-        if first + PER_PAGE < len(mine):
-            further = {"class": label, "click": click, "page": first // PER_PAGE + 1}
-            buttons.insert(0, Button("Next page", "n", ask=further))
-        if self.decisions:
-            last = {"image": next(reversed(self.decisions)), "verdict": None}
-            buttons.append(Button("Take back", "z", answer=last))
         names = tuple((name, f"{name} ({size})") for name, size in sizes)
-        items = tuple(self._item(pair, click) for _, pair in shown.iterrows())
         does = Menu("click", "A click", click, tuple(zip(clicks, clicks, strict=True)))
         menus = (Menu("class", "Class", label, names), does)
-        return View(f"decisions: {len(self.decisions)}", items, tuple(buttons), menus)
+        return View(f"decisions: {len(self.decisions)}", items, (*more, further), menus)
 
     def picture(self, number: int) -> bytes:
         """Return the image at a position of the training shards."""
@@ -160,3 +174,79 @@ def sureness(
     agreement = np.einsum("nd,nd->n", images, captions)
     ranks = pd.DataFrame({"agreement": agreement, "margin": margin}).groupby(codes).rank(pct=True)
     return ranks.sum(axis=1).to_numpy()
+
+
+def take_down(project: Project, image: str) -> None:
+    """Add an image to `takedown.txt`, by SHA-256 or URL.
+
+    Raises:
+        InputError: If it is neither.
+    """
+    if not _DIGEST.fullmatch(image) and "://" not in image:
+        raise InputError(
+            f"{image!r}: give the SHA-256 (64 hexadecimal digits, in lower case) or URL of an image"
+        )
+    if image not in taken_down(project):
+        path = takedown_file(project)
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        write_atomically(path, "".join(f"{line}\n" for line in [*lines, image]))
+
+
+def uses_of(project: Project, image: str) -> pd.DataFrame:
+    """Return the published sets that have an image, and the checkpoints that were trained on them.
+
+    Returns:
+        Columns stage, key, fingerprint, class, current, trained (methods).
+    """
+    trained: dict[str, set[str]] = {}
+    for checkpoint in _published(project, "customized_checkpoint"):
+        for parent in checkpoint.parents.values():
+            trained.setdefault(parent, set()).add(checkpoint.key.partition("/")[2])
+    keys = [image, *_digests_at(project, image)]
+    rows = [
+        {
+            "stage": stage,
+            "key": artifact.key,
+            "fingerprint": artifact.fingerprint,
+            "class": label,
+            "current": artifact.fingerprint == project.store.pointer(stage, artifact.key),
+            "trained": ", ".join(sorted(trained.get(artifact.fingerprint, ()))),
+        }
+        for stage in ("retrieved_set", "control_set")
+        for artifact in _published(project, stage)
+        for label in _classes_with(artifact, keys)
+    ]
+    columns = ["stage", "key", "fingerprint", "class", "current", "trained"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _published(project: Project, stage: str) -> Iterator[Artifact]:
+    """Yield every artifact of a stage, current or not."""
+    for key in project.store.keys(stage):
+        for fingerprint in project.store.versions(stage, key):
+            yield project.store.open(stage, key, fingerprint)
+
+
+def _digests_at(project: Project, url: str) -> list[str]:
+    """Return the digests of the images of a URL, where the corpus brings both: sets of tars have
+    no URLs.
+    """
+    try:
+        embeddings = project.store.current("corpus_embeddings", ALL)
+    except MissingArtifact:
+        return []
+    if "://" not in url or "url" not in field_names(embeddings):
+        return []
+    pairs = read_metadata(embeddings, ["url", "image_sha256"])
+    return list(filter(None, pairs.loc[pairs["url"] == url, "image_sha256"].dropna()))
+
+
+def _classes_with(artifact: Artifact, keys: list[str]) -> Iterator[str]:
+    """Yield the class of each pair of a set, of all draws of a control, that has one of these
+    keys.
+    """
+    for name in artifact.manifest["files"]:
+        if name.rpartition("/")[2] == "pairs.parquet":
+            pairs = pd.read_parquet(artifact.file(name))
+            columns = pairs.columns.intersection(["image_sha256", "url"])
+            yield from pairs.loc[pairs[columns].isin(keys).any(axis=1), "class"]

@@ -1,27 +1,31 @@
-"""The one server of pictures with buttons, on loopback.
+"""The one server of pictures with buttons, on loopback, and the files of JSON lines that clicks are
+appended to.
 
 A board says what the page shows and what a click means; the page only draws it. Belongs here: what
-every board has in common. Does not belong here: any board (`browse`, `review`, `judge`), who may
+every board has in common. Does not belong here: any board (`search`, `review`, `judge`), who may
 ask (`extensions.ui`).
 """
 
 from __future__ import annotations
 
 import io
+import json
 import logging
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from react_pipeline.corpus import BadImage, decode_image
 from react_pipeline.extensions.ui import guard, serve_app
 from react_pipeline.pages import one_line, render
-from react_pipeline.store import InputError, ReactError, StoreWriteError
+from react_pipeline.store import InputError, ReactError, StoreWriteError, append, lock
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -72,6 +76,20 @@ class View:
     buttons: tuple[Button, ...] = ()
     menus: tuple[Menu, ...] = ()
     notice: str = ""
+
+
+class Asked(BaseModel):
+    """What every grid may be asked for; `page` counts from 0."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    page: int = Field(default=0, ge=0, lt=1_000)
+
+    def shown(self, count: int) -> tuple[slice, tuple[Button, ...]]:
+        """Return which of `count` items this page shows, and the button of the next one."""
+        first = PER_PAGE * self.page
+        more = Button("Next page", "n", ask={"page": self.page + 1})
+        return slice(first, first + PER_PAGE), (more,) if count > first + PER_PAGE else ()
 
 
 class Board(ABC):
@@ -188,3 +206,39 @@ def _explain(error: Exception) -> tuple[dict[str, str], int]:
     if status >= 500:
         logger.warning("%s", error)
     return {"message": one_line(error)}, status
+
+
+@contextmanager
+def open_lines(path: Path) -> Iterator[Callable[[str], bytes]]:
+    """Hold a file for this process alone; yields a function that appends a line and returns its
+    bytes.
+
+    Raises:
+        InputError: If another process holds it.
+        StoreWriteError: If it cannot be written; then it is as it was.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StoreWriteError(f"{path}: {error.strerror}; make the folder writable") from error
+
+    def write(line: str) -> bytes:
+        data = line.encode() + b"\n"
+        try:
+            append(descriptor, data)
+        except OSError as error:
+            raise StoreWriteError(f"{path}: {error.strerror}; free space, click again") from error
+        return data
+
+    try:
+        if not lock(descriptor, wait=False):
+            raise InputError(f"{path}: another command has it open; use its page, or stop it")
+        # What a kill left of a line was never acknowledged; a whole one was added by hand.
+        whole, _, last = path.read_bytes().rpartition(b"\n")
+        os.ftruncate(descriptor, len(whole) + 1 if whole else 0)
+        with suppress(ValueError, RecursionError):
+            json.loads(last)
+            append(descriptor, last + b"\n")
+        yield write
+    finally:
+        os.close(descriptor)

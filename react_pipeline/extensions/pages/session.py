@@ -1,7 +1,7 @@
 """The log of a judgement: what a person said of the pictures on which two models disagree, and what
 follows from it.
 
-Does not belong here: which pictures disagree (`prepare`), the artifact (`judgements`).
+Does not belong here: which pictures disagree (`judge`), the artifact (`judgements`).
 
 The first line holds both models and every picture on which they disagree, in random order; each
 line after it is one answer to the next picture, or takes the last answer back. Shapes: N pictures,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from react_pipeline.commands import Config, console, load_project, print_error
+from react_pipeline.extensions.predict.run_folder import Options, require_output
 from react_pipeline.store import InputError
 
 if TYPE_CHECKING:
-    from react_pipeline.extensions.predict.predict import Done, Options
+    from react_pipeline.extensions.predict.predict import Done
     from react_pipeline.use import Classifier
 
 
@@ -71,22 +73,18 @@ def predict(
 
     A killed run resumes when the command is given again.
     """
-    fields = {
-        "column": column,
-        "workers": workers,
-        "overwrite": overwrite,
-        "top_k": top_k,
-        "threshold": threshold,
-        "transductive": transductive,
-    }
     if classes and by_shard:
         raise InputError(
             "--classes: shards are labelled with the model's own classes; leave it out"
         )
-    options, classifier = _prepared(domain, source, output, model, config, fields)
-    from react_pipeline.extensions.predict.other_classes import templates_of, with_classes
-    from react_pipeline.extensions.predict.predict import predict_pictures
-    from react_pipeline.extensions.predict.shard_labels import Loading, predict_shards
+    options = Options(top_k, threshold, transductive, column, workers, overwrite=overwrite)
+    options, classifier = _prepared(domain, source, output, model, config, options)
+    from react_pipeline.extensions.predict.heads import templates_of, with_classes
+    from react_pipeline.extensions.predict.predict import (
+        Loading,
+        predict_pictures,
+        predict_shards,
+    )
 
     if by_shard:
         loading = Loading.of(domain, model, config, classifier)
@@ -114,43 +112,39 @@ def embed(
     config: Config = None,
 ) -> None:
     """Write the unit vector of every picture to `vectors.parquet`, resumable as `predict` is."""
-    fields = {"column": column, "workers": workers, "overwrite": overwrite}
-    options, classifier = _prepared(domain, source, output, model, config, fields)
+    options = Options(column=column, workers=workers, overwrite=overwrite)
+    options, classifier = _prepared(domain, source, output, model, config, options)
     from react_pipeline.extensions.predict.predict import embed_pictures
 
     _report(embed_pictures(classifier, source, output, options), output, classifier)
 
 
 def _prepared(
-    domain: str,
-    source: str,
-    output: Path,
-    model: str,
-    config: Path | None,
-    options: dict[str, Any],
+    domain: str, source: str, output: Path, model: str, config: Path | None, options: Options
 ) -> tuple[Options, Classifier]:
     from react_pipeline.extensions.predict.pictures import require_source
-    from react_pipeline.extensions.predict.run_folder import require_output
 
     require_source(source)
     require_output(output)
     if not Path(domain).is_dir():
         methods = [] if model == "champion" or model.isdecimal() else [model]
         load_project(config, [domain], methods)
-    from react_pipeline.extensions.predict.predict import Options
     from react_pipeline.use import Classifier, is_exported
 
     # An exported folder needs no project; where there is one, its rules for pictures from outside
     # hold.
     if config is not None or not is_exported(domain):
         settings = load_project(config).config
-        corpus = settings.corpus
-        options |= {"max_pixels": corpus.max_pixels, "storage": corpus.access()[0]}
-        options["distributor"] = settings.distributor
+        options = replace(
+            options,
+            max_pixels=settings.corpus.max_pixels,
+            storage=settings.corpus.access()[0],
+            distributor=settings.distributor,
+        )
     classifier = Classifier.load(domain, model, config=config)
     if classifier.note:
         print_error(f"note: {classifier.note}")
-    return Options(**options), classifier
+    return options, classifier
 
 
 def _report(done: Done, output: Path, classifier: Classifier) -> None:

@@ -110,10 +110,10 @@ def find_pictures(
     skipped: list[LedgerRow] = []
     for path in _files(source, storage):
         pictures: Iterable[Picture] = [Picture(text_of(path), path)]
-        if not isinstance(path, Path) or path.suffix.lower() == ".tar":
+        if _is_shard(path):
             pictures, refused = pictures_of_shard(path)
             skipped += refused
-        elif path.suffix.lower() in (".parquet", ".csv", ".txt"):
+        elif isinstance(path, Path) and path.suffix.lower() in (".parquet", ".csv", ".txt"):
             pictures = _listed(path, column)
         for picture in pictures:
             by_name.setdefault(picture.name, picture)
@@ -185,6 +185,10 @@ def _images_below(folder: Path) -> list[Path]:
     ]
 
 
+def _is_shard(path: ShardLocation) -> bool:
+    return str(path).lower().endswith(".tar")
+
+
 def shards_of(source: str, storage: StorageConfig) -> Sequence[ShardLocation]:
     """Return the webdataset shards of a SOURCE, sorted, as every machine finds them.
 
@@ -193,8 +197,7 @@ def shards_of(source: str, storage: StorageConfig) -> Sequence[ShardLocation]:
         SourceUnavailable: If a server does not answer.
     """
     files = _files(source, storage)
-    others = [path for path in files if isinstance(path, Path) and path.suffix.lower() != ".tar"]
-    if others:
+    if others := [path for path in files if not _is_shard(path)]:
         raise InputError(f"{others[0]}: is no shard; --by-shard needs files that end with .tar")
     return [path.absolute() if isinstance(path, Path) else path for path in files]
 

@@ -7,6 +7,7 @@ The folder::
 
     predictions.parquet, .csv   path, predicted, confidence, margin, class_1, score_1, ...
     vectors.parquet             of `embed`, instead: path, vector
+    labels/000017.parquet       by shard, instead: of shard 17 of SOURCE, as predictions.parquet
     ledger.csv                  what could not be used: path, reason, detail
     index.html                  contact sheets
     run.json                    model, source, and whether the run is finished
@@ -15,8 +16,10 @@ The folder::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,53 +30,45 @@ import pyarrow.parquet as pq
 import torch
 
 from react_pipeline.clip import choose_precision
-from react_pipeline.embedding import LONG_RUN, Encoder
+from react_pipeline.corpus import ShardLocation
 from react_pipeline.extensions.pages import write_page
-from react_pipeline.extensions.predict.encoding import Part, encode_pictures, joined
-from react_pipeline.extensions.predict.pictures import Picture, find_pictures, identity_of
+from react_pipeline.extensions.predict.encoding import (
+    encode_pictures,
+    ledger_of,
+    no_pictures,
+    usable_rows,
+    vectors_of,
+)
+from react_pipeline.extensions.predict.heads import uncalibrated
+from react_pipeline.extensions.predict.pictures import (
+    LedgerRow,
+    Picture,
+    find_pictures,
+    identity_of,
+    pictures_of_shard,
+    shards_of,
+)
 from react_pipeline.extensions.predict.run_folder import (
+    LABELS,
     LEDGER_FILE,
     PREDICTIONS,
+    VECTORS,
     WORK,
+    Options,
     held_run,
     write_ledger,
     write_record,
 )
-from react_pipeline.extensions.predict.transduction import transduce, uncalibrated
-from react_pipeline.settings import MAX_PIXELS, DistributorConfig, StorageConfig
-from react_pipeline.store import InputError, remove, rename_synced
-from react_pipeline.use import UNKNOWN, Classifier, margins
+from react_pipeline.extensions.predict.transduction import transduce
+from react_pipeline.project import Project, cluster, require_shared, spread
+from react_pipeline.store import CorpusError, InputError, Scratch, remove, rename_synced
+from react_pipeline.use import UNKNOWN, Classifier, is_exported, margins
 
-CPU_BATCH, GPU_BATCH = 64, 256
+Rows = Callable[[pa.Table], pa.Table]
+"""What is written of a part (`encoding`): a row a picture."""
 
-Rows = Callable[[Part], pa.Table]
-"""What is written of a part: a row a picture."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a run goes.
-
-    Attributes:
-        top_k: Classes per picture.
-        threshold: Below this confidence the prediction is `unknown`.
-        transductive: Judge all pictures together (`transduction`).
-        column: Of a table of pictures.
-        workers: Decoding processes.
-        max_pixels: Larger pictures are skipped.
-        overwrite: Replace an earlier run of another model, source or options.
-        distributor: Where shards are labelled (`shard_labels`).
-    """
-
-    top_k: int = 5
-    threshold: float = 0.0
-    transductive: bool = False
-    column: str = "path"
-    workers: int = 2
-    max_pixels: int = MAX_PIXELS
-    storage: StorageConfig = StorageConfig()
-    overwrite: bool = False
-    distributor: DistributorConfig = DistributorConfig()
+LEDGER = b"skipped"
+"""In the metadata of a file of labels: what was skipped, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -97,15 +92,15 @@ def predict_pictures(classifier: Classifier, source: str, output: Path, options:
     """
     if options.transductive:
         classifier = uncalibrated(classifier)
-    return _run(classifier, source, output, options, PREDICTIONS, label_rows(classifier, options))
+    return _run(classifier, source, output, options, PREDICTIONS, _label_rows(classifier, options))
 
 
 def embed_pictures(classifier: Classifier, source: str, output: Path, options: Options) -> Done:
     """Write the unit vector (D,), float32, of every picture; as `predict_pictures` otherwise."""
-    return _run(uncalibrated(classifier), source, output, options, "vectors", _vector_rows)
+    return _run(uncalibrated(classifier), source, output, options, VECTORS, usable_rows)
 
 
-def label_rows(classifier: Classifier, options: Options) -> Rows:
+def _label_rows(classifier: Classifier, options: Options) -> Rows:
     """Return what is written of a part of a prediction.
 
     Raises:
@@ -119,15 +114,16 @@ def label_rows(classifier: Classifier, options: Options) -> Rows:
     top_k = min(options.top_k, len(classifier.classes))
     names = np.asarray(classifier.classes, dtype=object)
 
-    def rows(part: Part) -> pa.Table:
-        if options.transductive and len(part.vectors):
-            similarities, _ = transduce(part.vectors, classifier.head)
+    def rows(part: pa.Table) -> pa.Table:
+        paths, vectors = vectors_of(part)
+        if options.transductive and len(vectors):
+            similarities, _ = transduce(vectors, classifier.head)
         else:
-            similarities = classifier.head.scores(torch.from_numpy(part.vectors))
+            similarities = classifier.head.scores(torch.from_numpy(vectors))
         ids, scores, confidence = classifier.rank(similarities.numpy(), top_k)
         labels = np.where(confidence >= options.threshold, names[ids[:, 0]], UNKNOWN)
         columns = {
-            "path": pa.array(part.names, pa.string()),
+            "path": pa.array(paths, pa.string()),
             "predicted": pa.array(labels, pa.string()),
             "confidence": pa.array(confidence),
             "margin": pa.array(margins(scores)),
@@ -140,35 +136,29 @@ def label_rows(classifier: Classifier, options: Options) -> Rows:
     return rows
 
 
-def _vector_rows(part: Part) -> pa.Table:
-    values = pa.array(part.vectors.reshape(-1))
-    vectors = pa.FixedSizeListArray.from_arrays(values, part.vectors.shape[1])
-    return pa.table({"path": pa.array(part.names, pa.string()), "vector": vectors})
-
-
 def _run(
     classifier: Classifier, source: str, output: Path, options: Options, name: str, rows: Rows
 ) -> Done:
     pictures, refused = find_pictures(source, options.column, options.storage)
+    clip = classifier.clip
 
-    def work(record: dict[str, Any]) -> tuple[int, dict[str, int]]:
+    def work(folder: Path, record: dict[str, Any]) -> tuple[int, dict[str, int]]:
         # The precision that `auto` came to is measured, so a run that resumes keeps it.
-        device = classifier.clip.device
-        record.setdefault("precision", choose_precision(classifier.precision, device))
+        precision = choose_precision(classifier.precision, clip.device)
+        precision = record.setdefault("precision", precision)
         write_record(output, record)
-        file = output / WORK / f"{name}.parquet"
-        file.parent.mkdir(exist_ok=True)
-        parts = encode(classifier, pictures, options, record["precision"], file.parent)
+        parts = encode_pictures(clip, pictures, folder, precision, options)
         if options.transductive:
-            parts = iter([joined(parts, classifier.clip.dimension)])
+            parts = iter([pa.concat_tables(parts)])
         ledger = list(refused)
         used = 0
-        schema = rows(joined([], classifier.clip.dimension)).schema
-        with pq.ParquetWriter(file, schema) as writer:
+        file = folder / f"{name}.parquet"
+        with pq.ParquetWriter(file, rows(no_pictures(clip.dimension)).schema) as writer:
             for part in parts:
-                writer.write_table(rows(part))
-                used += len(part.names)
-                ledger += part.ledger
+                table = rows(part)
+                writer.write_table(table)
+                used += len(table)
+                ledger += ledger_of(part)
         skipped = write_ledger(output, ledger)
         if not used:
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in skipped.items())
@@ -184,21 +174,22 @@ def _run(
         return used, skipped
 
     about = {"output": name, "source": source, "pictures": identity_of(pictures)}
-    return finish(classifier, output, options, about, work)
+    return _finish(classifier, output, options, about, work)
 
 
-def finish(
+def _finish(
     classifier: Classifier,
     output: Path,
     options: Options,
     about: dict[str, str],
-    work: Callable[[dict[str, Any]], tuple[int, dict[str, int]]],
+    work: Callable[[Path, dict[str, Any]], tuple[int, dict[str, int]]],
 ) -> Done:
     """Do the work of a run, unless its folder says that it is done.
 
     Args:
         about: What the run is of; a run that resumes agrees in it, in the model and the options.
-        work: Writes the files; returns how many pictures were used, and what was skipped.
+        work: Gets a folder for what survives a kill, and the record of the run; writes the files,
+            and returns how many pictures were used, and what was skipped.
     """
     identity: dict[str, Any] = {
         **about,
@@ -213,26 +204,108 @@ def finish(
     with held_run(output, identity, options.overwrite) as record:
         if "used" not in record:
             write_record(output, record)
-            used, skipped = work(record)
-            record |= {"used": used, "skipped": skipped}
+            (output / WORK).mkdir(exist_ok=True)
+            record["used"], record["skipped"] = work(output / WORK, record)
             write_record(output, record)
         remove(output / WORK)
     return Done(record["used"], record["skipped"], classifier.calibration)
 
 
-def encode(
-    classifier: Classifier,
-    pictures: Sequence[Picture],
-    options: Options,
-    precision: str,
-    folder: Path | None,
-) -> Iterator[Part]:
-    """Encode pictures by a model; `folder` keeps each part for a run that resumes."""
-    return encode_pictures(
-        Encoder(classifier.clip, precision, long_run=len(pictures) >= LONG_RUN),
-        pictures,
-        folder,
-        batch_size=CPU_BATCH if classifier.clip.device == "cpu" else GPU_BATCH,
-        workers=options.workers,
-        max_pixels=options.max_pixels,
-    )
+@dataclass(frozen=True)
+class Loading:
+    """The arguments of `Classifier.load`, and the fingerprint of what it must give."""
+
+    source: str
+    model: str
+    config: str | None
+    fingerprint: str
+
+    @classmethod
+    def of(cls, source: str, model: str, config: Path | None, classifier: Classifier) -> Loading:
+        """Return the arguments of this machine's call, by paths that hold on every machine."""
+        if is_exported(source):
+            source = str(Path(source).expanduser().absolute())
+        elif config is None:
+            config = Project.load().path
+        place = str(config.absolute()) if config else None
+        return cls(source, model, place, classifier.origin.fingerprint)
+
+
+@lru_cache(maxsize=1)
+def _load(loading: Loading) -> Classifier:
+    """Load the classifier, once a process."""
+    classifier = Classifier.load(loading.source, loading.model, config=loading.config)
+    if classifier.origin.fingerprint != loading.fingerprint:
+        raise InputError(
+            f"{loading.source}: the model is now {classifier.origin}, and the run began with "
+            f"{loading.fingerprint}: name the version by --model, and run again"
+        )
+    return classifier
+
+
+def predict_shards(
+    loading: Loading, classifier: Classifier, source: str, output: Path, options: Options
+) -> Done:
+    """Classify the pictures of each shard of a source; see the files above. A killed run resumes
+    when it is called again; a shard that cannot be read is a line of the ledger.
+
+    Args:
+        loading: How the tasks load `classifier`.
+
+    Raises:
+        InputError: If the source is not made of shards, or the folder holds something else.
+        SourceUnavailable: If a server does not answer.
+    """
+    if options.transductive:
+        raise InputError("--transductive judges all pictures together; leave out --by-shard")
+    _label_rows(classifier, options)  # refused here, not by each task
+    shards = shards_of(source, options.storage)
+
+    def work(*_: Any) -> tuple[int, dict[str, int]]:
+        task = ShardTask(loading, options, (output / LABELS).resolve())
+        task.folder.mkdir(exist_ok=True)
+        with cluster(options.distributor):
+            counted = spread(task, list(enumerate(shards)), f"labelling {source}")
+        for record in task.folder.glob(".*"):
+            remove(record)
+        skipped = write_ledger(output, [row for _, rows in counted for row in rows])
+        return sum(used for used, _ in counted), skipped
+
+    stamp = identity_of([Picture(str(shard), shard) for shard in shards])
+    about = {"output": LABELS, "source": source, "pictures": stamp}
+    return _finish(classifier, output, options, about, work)
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """Labels one shard, unless that was done before; an item is its number and its place.
+
+    It may run twice, even at once: what is complete is kept.
+    """
+
+    loading: Loading
+    options: Options
+    folder: Path
+
+    def __call__(self, item: tuple[int, ShardLocation]) -> tuple[int, list[LedgerRow]]:
+        """Return how many pictures were used, and what was not."""
+        require_shared(self.folder)
+        number, shard = item
+        label = partial(self._label, shard)
+        path = Scratch(self.folder).keep(f"{number:06d}.parquet", label)
+        with pq.ParquetFile(path) as file:
+            ledger = json.loads(file.schema_arrow.metadata[LEDGER])
+            return file.metadata.num_rows, [tuple(row) for row in ledger]
+
+    def _label(self, shard: ShardLocation, file: Path) -> None:
+        classifier = _load(self.loading)
+        try:
+            pictures, ledger = pictures_of_shard(shard)
+        except CorpusError as error:
+            pictures, ledger = [], [(str(shard), "unreadable_shard", str(error))]
+        clip, precision = classifier.clip, classifier.precision
+        parts = encode_pictures(clip, pictures, None, precision, self.options)
+        whole = pa.concat_tables([no_pictures(clip.dimension), *parts])
+        rows = _label_rows(classifier, self.options)(whole)
+        skipped = json.dumps(ledger + ledger_of(whole))
+        pq.write_table(rows.replace_schema_metadata({LEDGER: skipped}), file)

@@ -1,4 +1,4 @@
-"""The folder of a run of `predict` or `embed`: who writes to it, and what the run was.
+"""The folder of a run of `predict` or `embed`: its options, who writes to it, and what the run was.
 
 Belongs here: refusing, locking, resuming and clearing it. Loads nothing large, so that a wrong
 folder is refused before the model is loaded.
@@ -13,9 +13,11 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from react_pipeline.settings import MAX_PIXELS, DistributorConfig, StorageConfig
 from react_pipeline.store import InputError, StoreWriteError, lock, remove, write_atomically
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 RUN_FILE = "run.json"
 LEDGER_FILE = "ledger.csv"
 WORK = ".work"
-PREDICTIONS, LABELS = "predictions", "labels"
+PREDICTIONS, VECTORS, LABELS = "predictions", "vectors", "labels"
 WRITTEN = (
     RUN_FILE,
     LEDGER_FILE,
@@ -39,17 +41,31 @@ WRITTEN = (
 
 _REMEDY = "choose an empty or new folder with --output"
 
-_locked: set[int] = set()
 
+@dataclass(frozen=True)
+class Options:
+    """How a run goes.
 
-def _let_go() -> None:
-    # A decoding process outlives a killed run by seconds, and would keep its lock.
-    for descriptor in _locked:
-        os.close(descriptor)
-    _locked.clear()
+    Attributes:
+        top_k: Classes per picture.
+        threshold: Below this confidence the prediction is `unknown`.
+        transductive: Judge all pictures together (`transduction`).
+        column: Of a table of pictures.
+        workers: Decoding processes.
+        max_pixels: Larger pictures are skipped.
+        overwrite: Replace an earlier run of another model, source or options.
+        distributor: Where shards are labelled.
+    """
 
-
-os.register_at_fork(after_in_child=_let_go)
+    top_k: int = 5
+    threshold: float = 0.0
+    transductive: bool = False
+    column: str = "path"
+    workers: int = 2
+    max_pixels: int = MAX_PIXELS
+    storage: StorageConfig = StorageConfig()
+    overwrite: bool = False
+    distributor: DistributorConfig = DistributorConfig()
 
 
 def require_output(output: Path) -> None:
@@ -83,7 +99,7 @@ def held_run(output: Path, identity: dict[str, Any], overwrite: bool) -> Iterato
     require_output(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        with _lock_of(output):
+        with _locked(output):
             record = _record(output) or dict(identity)
             changed = sorted(name for name in identity if record.get(name) != identity[name])
             if changed and not overwrite:
@@ -103,17 +119,15 @@ def held_run(output: Path, identity: dict[str, Any], overwrite: bool) -> Iterato
 
 
 @contextmanager
-def _lock_of(output: Path) -> Iterator[None]:
+def _locked(output: Path) -> Iterator[None]:
     descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
     try:
         if not lock(descriptor, wait=False):
             raise InputError(
                 f"{output}: another run writes to it; wait for it, or choose another folder"
             )
-        _locked.add(descriptor)
         yield
     finally:
-        _locked.discard(descriptor)
         os.close(descriptor)
 
 

@@ -14,10 +14,8 @@ dimension.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -25,8 +23,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from react_pipeline.clip import LOGIT_SCALE, ClassHead
-from react_pipeline.store import InputError
-from react_pipeline.use import Classifier, Origin
 
 NEIGHBOURS = 3
 MOST_CONFIDENT = 8
@@ -34,39 +30,13 @@ MOST_CONFIDENT = 8
 OUTER_STEPS, INNER_STEPS = 10, 5
 DENSITY_SCALE = 50.0
 MIN_VARIANCE = 1e-6
-"""Of a unit vector with 512 dimensions the variance is about 5e-4; 0 where all pictures agree."""
+"""A unit vector with 512 dimensions has about 5e-4; where all pictures agree it is 0."""
 COMPARED_AT_ONCE = 1 << 26
 """Similarities in memory at a time: 256 MB."""
 
 
-def adapted_to(classifier: Classifier, images: Iterable[Any]) -> Classifier:
-    """Return the same model with a head fitted to unlabelled pictures of the domain, for further
-    pictures one by one.
-
-    Args:
-        images: As `Classifier.predict` takes them.
-
-    Raises:
-        InputError: If there is no picture, or one cannot be read.
-    """
-    vectors = classifier.embed(images)
-    if not len(vectors):
-        raise InputError("adapted_to: no picture; give some hundred of all classes")
-    _, head = transduce(vectors, classifier.head)
-    before = classifier.origin
-    digest = hashlib.sha256(before.fingerprint.encode() + head.vectors.numpy().tobytes())
-    method = f"{before.method} adapted to {len(vectors):,} pictures"
-    origin = Origin(before.domain, method, digest.hexdigest())
-    return replace(uncalibrated(classifier), head=head, origin=origin)
-
-
-def uncalibrated(classifier: Classifier) -> Classifier:
-    """Return the same without a temperature, which was fitted on pictures judged alone."""
-    return replace(classifier, temperature=None, calibrated_on="")
-
-
 def transduce(vectors: NDArray[np.float32], head: ClassHead) -> tuple[Tensor, ClassHead]:
-    """Scores of pictures that were judged together, and a head that judges further ones alone.
+    """Return scores of pictures judged together, and a head that judges further ones alone.
 
     It takes time with the square of the number of pictures. The order of the pictures changes
     nothing.
@@ -99,7 +69,7 @@ def transduce(vectors: NDArray[np.float32], head: ClassHead) -> tuple[Tensor, Cl
 
 
 def affinity(x: Tensor) -> Tensor:
-    """(W' + W) / 2k of unit vectors (N, D), sparse (N, N).
+    """Return (W' + W) / 2k of unit vectors (N, D), sparse (N, N).
 
     W holds the cosines, where positive, of each picture with its k nearest others.
     """

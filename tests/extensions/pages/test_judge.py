@@ -17,14 +17,14 @@ from support.judging import SLUG, header_of, say, without_labels
 from support.processes import killed
 
 from react_pipeline.clip.base import publish_base
-from react_pipeline.extensions.pages import prepare
-from react_pipeline.extensions.pages.judge import JudgeBoard, open_judge
+from react_pipeline.embedding import Encoder
+from react_pipeline.extensions.pages import judge as judging
+from react_pipeline.extensions.pages.judge import JudgeBoard, open_judge, prepare_log
 from react_pipeline.extensions.pages.judgements import JUDGEMENTS, present_model
-from react_pipeline.extensions.pages.prepare import prepare_log
 from react_pipeline.extensions.pages.session import Session, Side
-from react_pipeline.extensions.predict import encoding
 from react_pipeline.extensions.predict.pictures import find_pictures
 from react_pipeline.project.project import Project
+from react_pipeline.store import Scratch
 from react_pipeline.store.errors import InputError, MissingArtifact
 
 GATED = "gated-image"
@@ -61,7 +61,7 @@ def project(make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatc
             for number, name in enumerate(good)
         )
 
-    monkeypatch.setattr(prepare, "_classify", classify)
+    monkeypatch.setattr(judging, "_classify", classify)
     return project
 
 
@@ -115,14 +115,15 @@ def judge_until_killed(config: Path, source: str) -> None:
     """Die when the first model has classified the pictures, before what the second one says is on
     the disk.
     """
-    write, written = encoding._write, []
+    keep, kept = Scratch.keep, []
 
-    def dying(*arguments: Any) -> None:
-        if written:
+    def dying(*arguments: Any) -> Path:
+        if kept:
             os.kill(os.getpid(), signal.SIGKILL)
-        written.append(write(*arguments))
+        kept.append(keep(*arguments))
+        return kept[0]
 
-    encoding._write = dying
+    Scratch.keep = dying  # type: ignore[method-assign]
     prepare_log(Project.load(config), SLUG, source, GATED, "base", print)
 
 
@@ -132,11 +133,11 @@ def test_killed_between_two_models_it_resumes_with_the_second(
     customized(retrieved_project, GATED)
     killed(judge_until_killed, retrieved_project.path, str(pictures))
     assert not list((retrieved_project.path.parent / JUDGEMENTS).rglob("*.jsonl"))
-    write, written = encoding._write, []
-    monkeypatch.setattr(encoding, "_write", lambda *arguments: written.append(write(*arguments)))
+    images, batches = Encoder.images, []
+    monkeypatch.setattr(Encoder, "images", lambda *given: batches.append(given) or images(*given))
     path, _ = prepare_log(retrieved_project, SLUG, str(pictures), GATED, "base", print)
     header = Session.read(path).header
-    assert len(written) == 1 and (header.images, header.unreadable) == (24, 1)
+    assert len(batches) == 1 and (header.images, header.unreadable) == (24, 1)
 
 
 def test_models_classify_as_they_are_measured(
@@ -150,7 +151,7 @@ def test_models_classify_as_they_are_measured(
     publish_base(project)
     side = present_model(project, SLUG, "base")
     found, _ = find_pictures(str(pictures))
-    classified = dict(prepare._classify(project, SLUG, side, found))
+    classified = dict(judging._classify(project, SLUG, side, found))
     clip, head = load_classifier(
         project.store.current("base_checkpoint", "all"), None, project.domain(SLUG), "cpu"
     )

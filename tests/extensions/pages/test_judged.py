@@ -13,7 +13,7 @@ from support.judging import SLUG, judge, unavailable, without_labels
 from support.promotion import outcomes, result, stand_in
 from support.upkeep import change_pipeline
 
-from react_pipeline.extensions.pages.prepare import _against
+from react_pipeline.extensions.pages.judge import _against
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide, promote, promotion_is_current, roll_back
 from react_pipeline.promotion.verdicts import Verdict

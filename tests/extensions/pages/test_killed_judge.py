@@ -18,7 +18,7 @@ import pytest
 from support.drawings import draw
 from support.judging import SLUG, without_labels
 
-from react_pipeline.extensions.pages import prepare
+from react_pipeline.extensions.pages import judge as judging
 from react_pipeline.extensions.pages.session import Session
 from react_pipeline.project.project import Project
 
@@ -53,13 +53,13 @@ def test_acknowledged_answers_outlive_a_kill(
     for number in range(20):
         draw("circle", "red", number).save(tmp_path / "pictures" / f"{number}.png")
     monkeypatch.setattr(
-        prepare,
+        judging,
         "_classify",
         lambda _p, _s, side, found: ((one.name, int(side.method == "base")) for one in found),
     )
-    log, _ = prepare.prepare_log(project, SLUG, str(tmp_path / "pictures"), None, "base", print)
+    log, _ = judging.prepare_log(project, SLUG, str(tmp_path / "pictures"), None, "base", print)
     command = [sys.executable, "-m", "react_pipeline", "judge", SLUG, str(tmp_path / "pictures")]
-    command += ["--port", "0", "--judge", "a tester", "--config", str(project.path)]
+    command += ["--port", "0", "--by", "a tester", "--config", str(project.path)]
     with serving(command) as (address, process):
         for number in range(5):
             ask(f"{address}/view", {"answer": {"picture": number, "choice": "neither"}})

@@ -19,8 +19,13 @@ from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import plan
 from react_pipeline.embedding import vectors_of
 from react_pipeline.extensions.pages.commands import SET_AND_AFTER
-from react_pipeline.extensions.pages.review import ReviewBoard, open_review, sureness
-from react_pipeline.extensions.pages.takedown import take_down, uses_of
+from react_pipeline.extensions.pages.review import (
+    ReviewBoard,
+    open_review,
+    sureness,
+    take_down,
+    uses_of,
+)
 from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, current_decisions, review_file, takedown_file
@@ -136,12 +141,6 @@ def test_a_review_is_resumed_and_held_by_one(retrieved_project: Project) -> None
         ):
             pass
     path = review_file(retrieved_project, SLUG)
-    decided = path.read_text()
-    path.unlink()
-    with open_review(retrieved_project, SLUG, "ann"):
-        pass
-    assert not path.exists()  # who only looks leaves nothing
-    path.write_text(decided)
     # A whole line that was added by hand counts, and what a kill cut short does not.
     path.write_text(path.read_text() + path.read_text().strip().replace(images[0], images[1]))
     with open_review(retrieved_project, SLUG, "bob") as board:
@@ -199,9 +198,6 @@ def test_the_page_shows_a_class_and_records_what_is_clicked(board: ReviewBoard) 
     assert move["verdict"] == "move" and f"move {move['to']}" == other
     board.answer(move)
     assert board.view({}).items[0].note == other
-    (back,) = (one for one in board.view({}).buttons if one.key == "z")
-    board.answer(dict(back.answer or {}))
-    assert not board.decisions
 
 
 @pytest.mark.parametrize(
@@ -319,7 +315,7 @@ def test_a_large_class_is_shown_page_by_page(
     board: ReviewBoard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = board.view({}).items
-    monkeypatch.setattr("react_pipeline.extensions.pages.review.PER_PAGE", 3)
+    monkeypatch.setattr("react_pipeline.extensions.pages.server.PER_PAGE", 3)
     shown: list[Any] = []
     asked: Any = {}
     while True:
@@ -329,5 +325,5 @@ def test_a_large_class_is_shown_page_by_page(
         further = [one.ask for one in view.buttons if one.text == "Next page"]
         if not further:
             break
-        asked = further[0]
+        asked = {**asked, **dict(further[0] or {})}
     assert tuple(shown) == whole and len(whole) > 3

@@ -11,7 +11,7 @@ from support.drawings import COLOURS, SHAPES, draw, encode
 from typer.testing import CliRunner
 
 from react_pipeline.commands.cli import app
-from react_pipeline.extensions.predict.other_classes import with_classes
+from react_pipeline.extensions.predict.heads import with_classes
 from react_pipeline.project import Project
 from react_pipeline.store import InputError
 from react_pipeline.use import Classifier

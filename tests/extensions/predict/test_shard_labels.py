@@ -14,9 +14,9 @@ from support.drawings import pair, write_shard
 from typer.testing import CliRunner
 
 from react_pipeline.commands.cli import app
-from react_pipeline.extensions.predict import shard_labels
-from react_pipeline.extensions.predict.predict import Options, predict_pictures
-from react_pipeline.extensions.predict.shard_labels import Loading, predict_shards
+from react_pipeline.extensions.predict import predict
+from react_pipeline.extensions.predict.predict import Loading, predict_pictures, predict_shards
+from react_pipeline.extensions.predict.run_folder import Options
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError
 from react_pipeline.use.classifier import Classifier
@@ -75,7 +75,7 @@ def test_a_killed_run_labels_the_shards_that_are_left(
     model: tuple[Loading, Classifier], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    find = shard_labels.pictures_of_shard
+    find = predict.pictures_of_shard
 
     def once(shard: Path) -> Any:
         asked.append(shard.name)
@@ -83,7 +83,7 @@ def test_a_killed_run_labels_the_shards_that_are_left(
             raise KeyboardInterrupt
         return find(shard)
 
-    monkeypatch.setattr(shard_labels, "pictures_of_shard", once)
+    monkeypatch.setattr(predict, "pictures_of_shard", once)
     call = (*model, str(shards / "*.tar"), tmp_path / "out", NOW)
     with pytest.raises(KeyboardInterrupt):
         predict_shards(*call)

@@ -1,33 +1,27 @@
-"""Browsing the corpus: what the page finds, and the command that serves it."""
+"""Searching the corpus: what the page finds, and what the command line does."""
 
 from __future__ import annotations
 
 import base64
-import contextlib
-import re
 import shutil
-import signal
 import socket
-import subprocess
-import sys
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from conftest import write_project
+from PIL import Image
 from support.drawings import draw, encode, pair, write_shard
 from support.ready import CAPTIONS, encoded, write_ready
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.extensions.pages.browse import CorpusBoard
-from react_pipeline.extensions.pages.search import search_pairs
+from react_pipeline.embedding.vectors import read_metadata
+from react_pipeline.extensions.pages.search import CorpusBoard, draw_pairs, search_pairs
 from react_pipeline.extensions.pages.server import PER_PAGE, create_app, serve_board
-from react_pipeline.extensions.ui.process_groups import listen_to_signals
 from react_pipeline.extensions.ui.serve import HOST
 from react_pipeline.indexing.index import build_index
 from react_pipeline.project.project import Project
@@ -174,36 +168,33 @@ def test_pictures_at_urls_are_left_to_the_browser(
     assert "img-src 'self' data: http: https:" in client.get("/").headers["Content-Security-Policy"]
 
 
-@contextlib.contextmanager
-def served(project: Project) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The command, and its address."""
-    command = [
-        sys.executable,
-        "-m",
-        "react_pipeline",
-        "browse",
-        "--port",
-        "0",
-        "--config",
-        str(project.path),
-    ]
-    running = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, preexec_fn=listen_to_signals
-    )
-    try:
-        assert running.stdout is not None
-        found = next(
-            filter(None, (re.search(r"http://127\.0\.0\.1:\d+/", line) for line in running.stdout))
-        )
-        yield running, found[0]
-    finally:
-        running.kill()
+def test_an_image_of_the_corpus_finds_itself(indexed_project: Project, tmp_path: Path) -> None:
+    # Row 0 of the corpus is this drawing as a JPEG.
+    path = tmp_path / "red.jpg"
+    path.write_bytes(encode(draw("circle", "red", 0), "jpg"))
+    pairs = search_pairs(indexed_project, image=path, k=3)
+    assert pairs.iloc[0][["row", "rank"]].tolist() == [0, 0]
+    assert pairs.iloc[0]["similarity"] == pytest.approx(1, abs=2e-3)
+    draw_pairs(indexed_project, pairs, tmp_path / "found.png")
+    with Image.open(tmp_path / "found.png") as sheet:
+        assert sheet.height > 300
 
 
-@pytest.mark.slow
-def test_the_command_serves_on_loopback_until_it_is_interrupted(project: Project) -> None:
-    with served(project) as (running, url):
-        with urllib.request.urlopen(url, timeout=120) as page:  # noqa: S310 - loopback
-            assert b"board.js" in page.read()
-        running.send_signal(signal.SIGINT)
-        assert running.wait(180) == 0
+def test_an_image_is_compared_with_captions_on_request(
+    indexed_project: Project, tmp_path: Path
+) -> None:
+    path = tmp_path / "red.png"
+    path.write_bytes(encode(draw("circle", "red", 0)))
+    pairs = search_pairs(indexed_project, image=path, mode="i2t", k=4)
+    captions = read_metadata(
+        indexed_project.store.current("corpus_embeddings", "all"), ["caption"]
+    )["caption"]
+    assert len(pairs) == 4 and pairs["caption"].tolist() == captions[pairs["row"]].tolist()
+
+
+@pytest.mark.parametrize(
+    ("image", "words"), [("/dev/zero", "/dev/zero: cannot be read"), (__file__, "not_an_image")]
+)
+def test_what_is_no_image_is_reported(indexed_project: Project, image: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        search_pairs(indexed_project, image=Path(image))
