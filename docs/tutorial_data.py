@@ -105,7 +105,7 @@ def draw_corpus(folder: Path) -> int:
         )
         if isinstance(image, bytes)
     )
-    pack(pairs, folder, 0)
+    pack(pairs, folder)
     return len(table)
 
 

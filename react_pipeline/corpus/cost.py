@@ -91,6 +91,6 @@ def size_of_tars(tars: list[Path], caption_extension: str) -> CorpusSize:
     """Return the pairs, and the bytes of one; all shards count as the first one, whose headers
     alone are read.
     """
-    pairs = max(index_shard(tars[0]).pairs(caption_extension), 1)
-    size = tars[0].stat().st_size / pairs
-    return CorpusSize(round(sum(path.stat().st_size for path in tars) / size), size)
+    first, *_ = sizes = [path.stat().st_size for path in tars]
+    pair_bytes = first / max(index_shard(tars[0]).pairs(caption_extension), 1)
+    return CorpusSize(round(sum(sizes) / pair_bytes), pair_bytes)
