@@ -27,6 +27,7 @@ from .kinds import ListedCorpus as ListedCorpus
 from .kinds import ListedPair as ListedPair
 from .kinds import ShardedCorpus as ShardedCorpus
 from .kinds import Webdataset as Webdataset
+from .pairs import PART_PAIRS as PART_PAIRS
 from .pairs import Part as Part
 from .pairs import Skipped as Skipped
 from .pairs import parse_fields as parse_fields

@@ -109,7 +109,8 @@ def _read_shard(number: int, location: ShardLocation, corpus: CorpusConfig) -> L
             source = corpus.source_of(fields or {})
             listing.skipped.append(Skipped(sample.key, error.reason, error.detail, source))
             continue
-        place = {"shard": number, "image_offset": image.offset, "image_bytes": image.size_bytes}
+        place: dict[str, Any] = {"shard": number}
+        place |= {"image_offset": image.offset, "image_bytes": image.size_bytes}
         listing.pairs.append(ListedPair(sample.key, caption, {**place, **(fields or {})}))
         listing.metadata_ignored += fields is None
     return listing

@@ -5,6 +5,7 @@ the files of a part (`part_encoder`), parts that were embedded before (`earlier`
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -15,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
-from react_pipeline.corpus import Part, count_pairs, parts_of
+from react_pipeline.corpus import PART_PAIRS, Part, count_pairs, parts_of, progress
 from react_pipeline.embedding.vectors import GROUPS_FILE, LEDGER_FILE
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster, on_cluster, require_shared, spread
@@ -106,25 +106,15 @@ def _embed(project: Project, inputs: Inputs, staging: Path, scratch: Scratch) ->
             for part in parts:
                 yield scratch.build(f"part-{part.number}", staging, partial(write, part))
 
-    bar = tqdm(total=pairs, desc="embedding", unit="pair", disable=None)
+    count = corpus.counts.get("shards") or math.ceil((pairs or 0) / PART_PAIRS)
+    bar = progress(records(), "embedding", "part", count)
     try:
-        with bar:
-            totals, reasons, used = _summed(records(), staging, bar)
+        counts = _summed(bar, staging)
     finally:
         load_encoder.cache_clear()
-    if not totals["rows"]:
-        raise CorpusError(f"corpus: no usable pair; samples were skipped for {dict(reasons)}")
-    seconds = totals["seconds"]
-    encoded = totals["rows"] - totals["reused_rows"]
-    return {
-        **{name: totals[name] for name in _SUMMED},
-        "skipped": reasons.total(),
-        "reasons": dict(reasons.most_common()),
-        "dimension": read_config(base.path)[0]["embed_dim"],
-        "seconds": round(seconds, 2),
-        "pairs_per_second": round(encoded / seconds, 1) if seconds else 0.0,
-        **used,
-    }
+    if not counts["rows"]:
+        raise CorpusError(f"corpus: no usable pair; samples were skipped for {counts['reasons']}")
+    return {**counts, "dimension": read_config(base.path)[0]["embed_dim"]}
 
 
 def _keep(encoder: "PartEncoder", scratch: Scratch, part: Part) -> None:
@@ -136,11 +126,9 @@ def _keep(encoder: "PartEncoder", scratch: Scratch, part: Part) -> None:
         scratch.build(f"part-{part.number}", Path(links), partial(encoder.write, part))
 
 
-def _summed(
-    records: Iterator[dict[str, Any]], staging: Path, bar: Any
-) -> tuple[Counter[str], Counter[str], dict[str, str]]:
-    """Write the records and the ledger of all parts, and sum up: counts, reasons, and what was
-    computed with.
+def _summed(records: Iterator[dict[str, Any]], staging: Path) -> dict[str, Any]:
+    """Write the records and the ledger of all parts, and return the counts: sums, reasons, and what
+    was computed with.
     """
     totals, reasons = Counter[str](), Counter[str]()
     used: dict[str, set[str]] = {"device": set(), "gpu": set(), "precision": set()}
@@ -149,11 +137,17 @@ def _summed(
         for record in records:
             groups.write(json.dumps({name: record[name] for name in _RECORDED}) + "\n")
             if rows := record["ledger"]:
-                columns = dict(zip(_LEDGER.names, zip(*rows, strict=True), strict=True))
-                ledger.write_table(pa.Table.from_pydict(columns, _LEDGER))
+                ledger.write_table(pa.table(list(zip(*rows, strict=True)), schema=_LEDGER))
             totals.update({name: record.get(name, 0) for name in _SUMMED})
             reasons.update(record["reasons"])
-            for name, values in used.items():
-                values.update({record[name]} if name in record else ())
-            bar.update(record["rows"] + len(rows))
-    return totals, reasons, {name: ", ".join(sorted(values)) for name, values in used.items()}
+            for name in used.keys() & record.keys():
+                used[name].add(record[name])
+    encoded, seconds = totals["rows"] - totals["reused_rows"], totals["seconds"]
+    return {
+        **{name: totals[name] for name in _SUMMED},
+        "skipped": reasons.total(),
+        "reasons": dict(reasons.most_common()),
+        "seconds": round(seconds, 2),
+        "pairs_per_second": round(encoded / seconds, 1) if seconds else 0.0,
+        **{name: ", ".join(sorted(values)) for name, values in used.items()},
+    }
