@@ -232,7 +232,7 @@ class ReadyEmbeddings(TableColumns):
 
     def publish(self, project: Project) -> Artifact:
         """Take stock of the files."""
-        from react_pipeline.extensions.sources.ready_corpus import publish_inventory
+        from react_pipeline.extensions.sources.ready_layout import publish_inventory
 
         return publish_inventory(project, self)
 
