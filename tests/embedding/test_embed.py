@@ -86,41 +86,6 @@ def test_metadata_is_indexed_by_row_and_keeps_samples_fields(indexed_project: Pr
     )
 
 
-def test_workers_and_batches_change_nothing(
-    make_project: MakeProject, indexed_project: Project
-) -> None:
-    one = indexed_project.store.current("corpus_embeddings", "all")
-    project = make_project(store="other-store", embedding={"workers": 2, "batch_size": 7})
-    other = embedded(project)
-    assert other.fingerprint == one.fingerprint
-    pd.testing.assert_frame_equal(read_metadata(other), read_metadata(one))
-    for side in ("image", "text"):
-        assert read_vectors(other, side) == pytest.approx(read_vectors(one, side), abs=2e-3)
-
-
-def test_rows_keep_their_order_beyond_ten_shards(make_project: MakeProject, tmp_path: Path) -> None:
-    for number in range(11):
-        write_shard(tmp_path / f"{number:02d}.tar", {f"key{number}": pair("circle", "red", number)})
-    artifact = embedded(make_project(corpus={"shards": [str(tmp_path / "*.tar")]}))
-    assert list(read_metadata(artifact)["image_path"]) == [f"key{number}" for number in range(11)]
-    assert list(read_metadata(artifact)["shard"]) == list(range(11))
-    assert "img_emb/img_emb_000000.npy" in artifact.manifest["files"]
-
-
-def test_bf16_gives_unit_vectors_close_to_fp32(
-    make_project: MakeProject, indexed_project: Project
-) -> None:
-    exact = read_vectors(indexed_project.store.current("corpus_embeddings", "all"), "image")
-    artifact = embedded(make_project(embedding={"precision": "bf16"}))
-    vectors = read_vectors(artifact, "image")
-    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=2e-3)
-    assert (vectors * exact).sum(axis=1).min() > 0.99
-    assert (
-        artifact.fingerprint
-        != indexed_project.store.current("faiss_index", "all").parents["corpus_embeddings"]
-    )
-
-
 def test_uppercase_extensions_and_scattered_members_make_pairs(
     make_project: MakeProject, tmp_path: Path
 ) -> None:
