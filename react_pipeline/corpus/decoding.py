@@ -121,12 +121,14 @@ class Processes:
     Attributes:
         start: How many; bytes that each may take beyond what it has when it starts, 0 for all; and
             what each keeps in `_loaded`.
+        env: Variables of their environment, besides those of this process.
         pool: Their executor. Set it to None after one has died.
     """
 
-    def __init__(self, count: int, memory_bytes: int = 0, *loaded: Any) -> None:
+    def __init__(self, count: int, memory_bytes: int = 0, *loaded: Any, **env: str) -> None:
         """Start none yet."""
         self.start = (count, memory_bytes, *loaded)
+        self.env = env
         self.pool: Any = None
 
     def submit(self, function: Callable[..., Any], *args: Any) -> "Future[Any]":
@@ -142,7 +144,7 @@ class Processes:
                 timeout=IDLE_SECONDS,
                 initializer=_begin,
                 initargs=(os.getpid(), *start),
-                env={"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+                env={"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **self.env},
             )
             # Else a process that multiprocessing started waits for it when it ends.
             Finalize(None, _shut_down, (weakref.ref(self.pool),), exitpriority=1)

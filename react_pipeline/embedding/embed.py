@@ -6,10 +6,14 @@ the files of a part (`part_encoder`), parts that were embedded before (`earlier`
 
 import json
 import math
+import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -17,7 +21,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from react_pipeline.corpus import PART_PAIRS, Part, count_pairs, parts_of, progress
+from react_pipeline.corpus import (
+    PART_PAIRS,
+    Part,
+    Processes,
+    count_pairs,
+    parts_of,
+    progress,
+)
 from react_pipeline.embedding.vectors import GROUPS_FILE, LEDGER_FILE
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster, on_cluster, require_shared, spread
@@ -99,10 +110,14 @@ def _embed(project: Project, inputs: Inputs, staging: Path, scratch: Scratch) ->
     def records() -> Iterator[dict[str, Any]]:
         parts = parts_of(project.store, config.corpus, corpus)
         with cluster(config.distributor):
-            if on_cluster() and not config.corpus.is_listed:
+            cards = [] if on_cluster() else _cards(config.device)
+            if (on_cluster() or len(cards) > 1) and not config.corpus.is_listed:
                 parts = iter(listed := list(parts))
                 new = [part for part in listed if part.digest not in earlier]
-                spread(partial(_keep, encoder, scratch), new, "embedding")
+                if cards:
+                    _spread_over(cards, encoder, scratch, new)
+                else:
+                    spread(partial(_keep, encoder, scratch), new, "embedding")
             for part in parts:
                 yield scratch.build(f"part-{part.number}", staging, partial(write, part))
 
@@ -117,9 +132,51 @@ def _embed(project: Project, inputs: Inputs, staging: Path, scratch: Scratch) ->
     return {**counts, "dimension": read_config(base.path)[0]["embed_dim"]}
 
 
+def _cards(device: str) -> list[str]:
+    """Return the GPUs that may be used here, by their names in `CUDA_VISIBLE_DEVICES`."""
+    import torch
+
+    from react_pipeline.clip import choose_device
+
+    if choose_device(device) == "cpu":
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(n) for n in range(torch.cuda.device_count())]
+
+
+def _spread_over(
+    cards: Sequence[str], encoder: "PartEncoder", scratch: Scratch, parts: Sequence[Part]
+) -> None:
+    """Encode parts in one process a card; the decoding processes are shared out.
+
+    Raises:
+        CorpusError: If a process dies.
+    """
+    embedding = encoder.config.embedding
+    workers = max(embedding.worker_count // len(cards), min(embedding.worker_count, 1))
+    embedding = embedding.model_copy(update={"workers": workers})
+    config = encoder.config.model_copy(update={"embedding": embedding})
+    task = partial(_keep, replace(encoder, config=config), scratch)
+    processes = [Processes(1, CUDA_VISIBLE_DEVICES=card) for card in cards]
+    try:
+        futures = [
+            one.submit(task, part) for one, part in zip(cycle(processes), parts, strict=False)
+        ]
+        for future in progress(futures, "embedding", "shard", len(futures)):
+            future.result()
+    except BrokenExecutor as error:
+        raise CorpusError(
+            "corpus_embeddings: an embedding process died, probably out of memory; what was "
+            "encoded is kept: run again, with a smaller `embedding.batch_size`"
+        ) from error
+    finally:
+        for one in processes:
+            one.end()
+
+
 def _keep(encoder: "PartEncoder", scratch: Scratch, part: Part) -> None:
-    """Encode a part as a task of a cluster. It may run twice, even at once: it works in a folder of
-    its own, and moves what is complete.
+    """Encode a part as a task of a cluster or of a card. It may run twice, even at once: it works
+    in a folder of its own, and moves what is complete.
     """
     require_shared(scratch.folder)
     with TemporaryDirectory(prefix=".", dir=scratch.folder) as links:

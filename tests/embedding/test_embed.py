@@ -2,19 +2,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from support.drawings import pair, write_shard
+from support.pretended_gpu import pretended_gpu
 from support.vectors import read_vectors
 
 from react_pipeline.clip.base import publish_base
+from react_pipeline.corpus import Processes
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.corpus.images import decode_image
 from react_pipeline.corpus.inventory import shard_paths
+from react_pipeline.embedding import embed
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.project.project import Project
@@ -115,3 +121,41 @@ def test_a_corpus_without_a_usable_pair_is_refused(
     with pytest.raises(CorpusError, match=r"not_an_image"):
         embedded(project)
     assert not (project.store.root / "corpus_embeddings" / "all").exists()
+
+
+def test_shards_are_spread_over_the_cards_of_a_machine(
+    make_project: MakeProject, indexed_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    used: list[tuple[str, int]] = []
+
+    class Here:
+        """Stands for a process of a card: the pretended GPU is in this one."""
+
+        def __init__(self, count: int, *, CUDA_VISIBLE_DEVICES: str) -> None:  # noqa: N803
+            self.card = CUDA_VISIBLE_DEVICES
+
+        def submit(self, task: Callable[[Any], None], part: Any) -> Future[None]:
+            used.append((self.card, part.number))
+            (done := Future[None]()).set_result(task(part))
+            return done
+
+        def end(self) -> None:
+            self.card = ""
+
+    monkeypatch.setattr(embed, "Processes", Here)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pretended_gpu():
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        artifact = embedded(make_project(store="cards", device="cuda"))
+    assert used == [("0", 0), ("1", 1), ("0", 2)]
+    one = indexed_project.store.current("corpus_embeddings", "all")
+    pd.testing.assert_frame_equal(read_metadata(artifact), read_metadata(one))
+    assert read_vectors(artifact, "text") == pytest.approx(read_vectors(one, "text"), abs=2e-3)
+
+
+def test_a_process_sees_the_card_that_is_its_own() -> None:
+    process = Processes(1, CUDA_VISIBLE_DEVICES="7")
+    assert process.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() == "7"
+    process.end()
