@@ -102,7 +102,7 @@ def test_long_runs_convert_convolutions_once_and_give_the_same(
     assert converted == [clip.model.visual] and encoder._image_features != encoder._tower
 
 
-def test_convolutions_are_laid_out_by_channels_and_give_the_same(clip: Clip) -> None:
+def test_convolutions_laid_out_by_channels_give_the_same(clip: Clip) -> None:
     images = torch.randn(3, 3, 32, 32)
     exact = clip.encode_images(images)
     vectors = Encoder(clip, "fp32").images(images)
