@@ -7,10 +7,6 @@ from .corpus import fetched_before as fetched_before
 from .corpus import open_source as open_source
 from .corpus import publish_corpus as publish_corpus
 from .corpus import publish_pairs as publish_pairs
-from .cost import IMAGE_BYTES as IMAGE_BYTES
-from .cost import CorpusSize as CorpusSize
-from .cost import CorpusWork as CorpusWork
-from .cost import require_local as require_local
 from .decoding import Processes as Processes
 from .decoding import decode_apart as decode_apart
 from .decoding import load_batches as load_batches
@@ -23,10 +19,15 @@ from .images import contact_sheet as contact_sheet
 from .images import decode_image as decode_image
 from .images import decode_what_is_there as decode_what_is_there
 from .images import thumbnail as thumbnail
+from .kinds import IMAGE_BYTES as IMAGE_BYTES
+from .kinds import CorpusSize as CorpusSize
+from .kinds import CorpusWork as CorpusWork
 from .kinds import ListedCorpus as ListedCorpus
 from .kinds import ListedPair as ListedPair
 from .kinds import ShardedCorpus as ShardedCorpus
 from .kinds import Webdataset as Webdataset
+from .kinds import require_local as require_local
+from .pairs import PART_PAIRS as PART_PAIRS
 from .pairs import Part as Part
 from .pairs import Skipped as Skipped
 from .pairs import parse_fields as parse_fields

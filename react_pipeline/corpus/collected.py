@@ -10,7 +10,6 @@ both as a dictionary of the different texts. Does not belong here: which rows ar
 """
 
 import tarfile
-from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -22,11 +21,24 @@ from PIL import Image
 from tqdm import tqdm
 
 from react_pipeline.corpus.images import decode_image
-from react_pipeline.corpus.shards import SHARDS, add_pair, new_tar, runs, shard_file
-from react_pipeline.store import Artifact, CorruptArtifact
+from react_pipeline.corpus.shards import (
+    SHARDS,
+    Member,
+    add_pair,
+    new_tar,
+    open_shard,
+    read_member,
+    runs,
+)
+from react_pipeline.store import Artifact, CorpusError, CorruptArtifact
 
 TABLE = "table.arrow"
 """The table's file, next to the tars."""
+_TEXTS = ("caption", "class")
+_COLUMNS = pa.schema(
+    [(name, pa.int64()) for name in ("row", "shard", "offset", "bytes")]
+    + [(name, pa.large_string()) for name in _TEXTS]
+)
 MEMORY_PIXELS = 1 << 30
 """The configured cap was applied when the pair was embedded; this one only guards memory."""
 
@@ -54,32 +66,24 @@ def collect_pairs(
     """
     directory.mkdir(parents=True, exist_ok=True)
     bar = tqdm(images, total=count, desc="collecting pairs", disable=None, leave=False)
-    # Ten million pairs: numbers and Arrow's buffers, and no objects.
-    numbers = {name: array("q") for name in ("row", "shard", "offset", "bytes")}
-    texts: dict[str, list[pa.Array]] = {
-        name: [pa.array([], pa.large_string())] for name in ("caption", "class")
-    }
-    for shard, run in enumerate(runs(iter(bar), shard_pairs)):
-        captions = []
-        labels = []
-        with new_tar(shard_file(directory, shard)) as tar:
+    shards = [_COLUMNS.empty_table()]
+    for number, run in enumerate(runs(bar, shard_pairs)):
+        collected = []
+        with new_tar(directory, number) as tar:
             for pair, image in run:
                 offset = tar.offset + tarfile.BLOCKSIZE  # behind the image's own header
-                row = int(pair.row)
-                for name, number in zip(numbers, (row, shard, offset, len(image)), strict=True):
-                    numbers[name].append(number)
-                captions.append(pair.caption)
-                labels.append(str(pair.label))
+                row, label = int(pair.row), str(pair.label)
+                collected.append((row, number, offset, len(image), pair.caption, label))
                 metadata = {"row": row, "class": pair.label}
                 if classes := list(getattr(pair, "classes", ())):
                     metadata["classes"] = classes
                 add_pair(tar, f"{row:09d}", image, pair.caption.encode(), metadata)
-        texts["caption"].append(pa.array(captions, pa.large_string()))
-        texts["class"].append(pa.array(labels, pa.large_string()))
-    columns = {name: pa.array(np.frombuffer(column, np.int64)) for name, column in numbers.items()}
-    columns |= {name: pa.concat_arrays(parts).dictionary_encode() for name, parts in texts.items()}
-    write_table(directory, columns)
-    return np.array(numbers["row"], np.int64)
+        # Ten million pairs are held as Arrow's buffers, not as objects.
+        shards.append(pa.table(list(zip(*collected, strict=True)), schema=_COLUMNS))
+    table = pa.concat_tables(shards)
+    columns = {name: table[name].combine_chunks() for name in _COLUMNS.names}
+    write_table(directory, columns | {name: columns[name].dictionary_encode() for name in _TEXTS})
+    return columns["row"].to_numpy()
 
 
 def write_table(directory: Path, columns: Mapping[str, pa.Array]) -> None:
@@ -87,10 +91,7 @@ def write_table(directory: Path, columns: Mapping[str, pa.Array]) -> None:
     above.
     """
     batch = pa.record_batch(list(columns.values()), names=list(columns))
-    with (
-        pa.OSFile(str(directory / TABLE), "wb") as file,
-        pa.ipc.new_file(file, batch.schema) as writer,
-    ):
+    with pa.ipc.new_file(str(directory / TABLE), batch.schema) as writer:
         writer.write_batch(batch)
 
 
@@ -139,11 +140,13 @@ class CollectedPairs:
         path = artifact.file(f"{shards}/{TABLE}")
         table = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
         self.rows, self._shards, self._offsets, self._sizes = (
-            table.column(name).to_numpy() for name in ("row", "shard", "offset", "bytes")
+            table.column(name).to_numpy() for name in _COLUMNS.names[:4]
         )
-        self.captions, self.caption_ids = _texts(table.column("caption"))
-        classes, self.class_ids = _texts(table.column("class"))
-        self.classes: list[str] = classes.to_pylist()
+        captions, classes = (table.column(name) for name in _TEXTS)
+        self.captions: pa.Array = captions.dictionary
+        self.caption_ids: NDArray[np.int32] = captions.indices.to_numpy()
+        self.classes: list[str] = classes.dictionary.to_pylist()
+        self.class_ids: NDArray[np.int32] = classes.indices.to_numpy()
 
     def __reduce__(self) -> tuple[type[Self], tuple[Artifact, str]]:
         return type(self), (self._artifact, self._draw)
@@ -172,28 +175,17 @@ class CollectedPairs:
             CorruptArtifact: If its shard is gone or was cut.
         """
         path = self._paths[self._shards[position]]
-        size = int(self._sizes[position])
+        image = Member(int(self._offsets[position]), int(self._sizes[position]))
         try:
-            with path.open("rb", buffering=0) as file:
-                file.seek(int(self._offsets[position]))
-                data = file.read(size)
-        except OSError as error:
-            raise self._corrupt(f"{path} ({error.strerror or error})") from error
-        if len(data) != size:
-            raise self._corrupt(f"{path} (it ends within an image)")
-        return data
+            with open_shard(path) as file:
+                return read_member(file, image)
+        except CorpusError as error:
+            artifact = self._artifact
+            raise CorruptArtifact(
+                f"{path}: not what was published ({error}); put it back, or rematerialize "
+                f"`{artifact.stage}` for {artifact.key!r}"
+            ) from error
 
     def decoded(self, position: int, *, lazy: bool = False) -> Image.Image:
         """Decode one image, RGB; `lazy` as in `images.decode_image`."""
         return decode_image(self.encoded(position), MEMORY_PIXELS, lazy=lazy)
-
-    def _corrupt(self, what: str) -> CorruptArtifact:
-        artifact = self._artifact
-        return CorruptArtifact(
-            f"{what}: not what was published; put it back, or rematerialize `{artifact.stage}` for "
-            f"{artifact.key!r}"
-        )
-
-
-def _texts(column: pa.DictionaryArray) -> tuple[pa.Array, NDArray[np.int32]]:
-    return column.dictionary, column.indices.to_numpy()

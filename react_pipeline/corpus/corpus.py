@@ -3,7 +3,7 @@
 Does not belong here: any kind (`kinds`), digests and places of shards (`inventory`).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +53,10 @@ def publish_pairs(
     Raises:
         CorpusError: If there is no pair.
     """
-    count = 0
-
-    def counted() -> Iterator[PackedSample]:
-        nonlocal count
-        for pair in pairs:
-            count += 1
-            yield pair
 
     def write(staging: Path, _: Scratch) -> dict[str, Any]:
         (staging / SHARDS).mkdir()
-        pack(counted(), staging / SHARDS, 0)
-        if not count:
+        if not (count := pack(pairs, staging / SHARDS)):
             raise CorpusError("corpus: no pair")
         table = take_stock(None, sorted((staging / SHARDS).iterdir()))
         return {**write_stock(table, staging, str(staging)), "pairs": count, **finish(staging)}
@@ -89,9 +81,9 @@ def fetched_before(root: Path, before: float) -> list[Path]:
 
 
 def count_pairs(corpus: Artifact) -> int | None:
-    """Return the pairs of a published corpus (some kinds count them by source); None if shards are
-    remote.
+    """Return the pairs of a published corpus (some kinds count them by source); None of tars, which
+    are read when they are embedded.
     """
     counts = corpus.counts.items()
-    pairs = [count for name, count in counts if name == "pairs" or name.startswith("pairs/")]
+    pairs = [count for name, count in counts if name.partition("/")[0] == "pairs"]
     return sum(pairs) if pairs else None

@@ -88,7 +88,7 @@ def load_batches(
     if not workers:
         yield from (collate([dataset[index] for index in indices]) for indices in batches)
         return
-    start = (workers, _start_loading, WORKER_BYTES, dataset, collate)
+    start = (workers, WORKER_BYTES, dataset, collate)
     if _loaders is None or _loaders.start != start:
         _loaders = Processes(*start)
     loaders, source = _loaders, iter(batches)
@@ -119,13 +119,16 @@ class Processes:
     """Fresh processes, started when the first task comes; they end with this one, or idle.
 
     Attributes:
-        start: How many, and what each of them calls first, if anything.
+        start: How many; bytes that each may take beyond what it has when it starts, 0 for all; and
+            what each keeps in `_loaded`.
+        env: Variables of their environment, besides those of this process.
         pool: Their executor. Set it to None after one has died.
     """
 
-    def __init__(self, count: int, *start: Any) -> None:
+    def __init__(self, count: int, memory_bytes: int = 0, *loaded: Any, **env: str) -> None:
         """Start none yet."""
-        self.start = (count, *start)
+        self.start = (count, memory_bytes, *loaded)
+        self.env = env
         self.pool: Any = None
 
     def submit(self, function: Callable[..., Any], *args: Any) -> "Future[Any]":
@@ -141,7 +144,7 @@ class Processes:
                 timeout=IDLE_SECONDS,
                 initializer=_begin,
                 initargs=(os.getpid(), *start),
-                env={"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+                env={"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **self.env},
             )
             # Else a process that multiprocessing started waits for it when it ends.
             Finalize(None, _shut_down, (weakref.ref(self.pool),), exitpriority=1)
@@ -159,7 +162,7 @@ def _shut_down(pool: "weakref.ref[Any]") -> None:
         there.shutdown(kill_workers=True)
 
 
-def _begin(program: int, start: Callable[..., None] | None = None, *given: Any) -> None:
+def _begin(program: int, memory_bytes: int, *loaded: Any) -> None:
     def watch() -> None:
         while os.getppid() == program:
             time.sleep(WATCH_SECONDS)
@@ -167,20 +170,11 @@ def _begin(program: int, start: Callable[..., None] | None = None, *given: Any) 
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which then ends it
     threading.Thread(target=watch, daemon=True).start()
-    if start is not None:
-        start(*given)
-
-
-def _start(memory_bytes: int) -> None:
-    """Begin a process that images may kill."""
-    # What asks for more gets a MemoryError, and its image is counted.
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + memory_bytes)
-
-
-def _start_loading(memory_bytes: int, dataset: Any, collate: Callable[[list[Any]], Any]) -> None:
-    _start(memory_bytes)
-    _loaded.extend((dataset, collate))
+    if memory_bytes:
+        # An image that asks for more gets a MemoryError, and is counted.
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + memory_bytes)
+    _loaded.extend(loaded)
 
 
 def _load(indices: Any) -> Any:
@@ -201,13 +195,12 @@ def _decode(
 
 def _limit(what: int, amount: int) -> None:
     hard = resource.getrlimit(what)[1]
-    resource.setrlimit(
-        what, (amount if hard == resource.RLIM_INFINITY else min(amount, hard), hard)
-    )
+    soft = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
+    resource.setrlimit(what, (soft, hard))
 
 
 _lock = threading.Lock()
-_decoder = Processes(1, _start, WORKER_BYTES)
+_decoder = Processes(1, WORKER_BYTES)
 _loaders: Processes | None = None
 _loaded: list[Any] = []
 """In a process of `load_batches`: its dataset, and what makes a batch of rows."""

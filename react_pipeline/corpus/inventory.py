@@ -7,6 +7,7 @@ Does not belong here: reading a tar (`shards`), remembering digests (`store`).
 import json
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pandas as pd
 
 from react_pipeline.corpus.kinds import Webdataset
 from react_pipeline.corpus.progress_lines import progress
-from react_pipeline.corpus.remote import Identity, RemoteShard, find_remote, identify_all
+from react_pipeline.corpus.remote import Identity, RemoteShard, find_remote, identify
 from react_pipeline.corpus.shards import IMAGE_EXTENSIONS, ShardLocation, index_shard
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, find_files
@@ -34,6 +35,8 @@ from react_pipeline.store import (
 
 SHARDS_FILE = "shards.parquet"
 _FIELD = "corpus.shards"
+PARALLEL_REQUESTS = 16
+"""Answers of servers that are awaited at once."""
 
 
 def publish_tar_corpus(project: Project, corpus: Webdataset) -> Artifact:
@@ -41,10 +44,11 @@ def publish_tar_corpus(project: Project, corpus: Webdataset) -> Artifact:
     and sha256 (see `take_stock`).
 
     The user's shards stay where they are. Their identity is name, size and digest in order, so a
-    corpus that is moved to another folder stays the same corpus.
+    corpus that is moved to another folder stays the same corpus. Their headers are read when they
+    are embedded.
 
     Raises:
-        CorpusError: If a pattern finds no tar, or a local shard is damaged, or none holds a pair.
+        CorpusError: If a pattern finds no tar, or no local shard holds a pair.
         SourceUnavailable: If a server does not answer.
     """
     locations = locate_shards(corpus)
@@ -54,11 +58,12 @@ def publish_tar_corpus(project: Project, corpus: Webdataset) -> Artifact:
     ]
 
     def write(staging: Path, _: Scratch) -> dict[str, Any]:
-        counts = _counted(locations, corpus.caption_extension)
-        folders = [str(path.parent) for path in locations if isinstance(path, Path)]
-        root = os.path.commonpath(folders) if folders else ""
+        local = [location for location in locations if isinstance(location, Path)]
+        if len(local) == len(locations):
+            _require_pair(local, corpus.caption_extension)
+        root = os.path.commonpath([path.parent for path in local]) if local else ""
         written = write_stock(table, staging, root)
-        return {**written, **counts, **({"root": root} if root else {})}
+        return {**written, **({"root": root} if root else {})}
 
     artifact = project.store.build(resolve(project, "corpus", content=content), write)
     # They may move, and the artifact never changes.
@@ -80,32 +85,24 @@ def locate_shards(corpus: Webdataset) -> list[ShardLocation]:
             shards = find_remote(pattern, corpus.storage, _FIELD)
             locations |= {shard: shard for shard in shards}
         else:
-            files = find_files([pattern], (".tar",), _FIELD)
-            locations |= {path.resolve(): path for path in files if path.resolve() not in locations}
+            for path in find_files([pattern], (".tar",), _FIELD):
+                locations.setdefault(path.resolve(), path)
     return list(locations.values())
 
 
-def _counted(locations: list[ShardLocation], caption_extension: str) -> dict[str, int]:
-    """Return how many pairs there are, if all shards are local; damaged ones are refused.
-
-    Remote shards are read when they are embedded: to count pairs, thousands of places would be.
-    """
-    local = [location for location in locations if isinstance(location, Path)]
-    pairs = 0
+def _require_pair(shards: Sequence[Path], caption_extension: str) -> None:
+    """Refuse shards without a pair, most likely by their extensions; the first pair is enough."""
     extensions = set[str]()
-    for location in progress(local, "indexing shards", "shard", len(local)):
-        index = index_shard(location)
-        pairs += index.pairs(caption_extension)
-        extensions |= index.extensions
-    if len(local) < len(locations):
-        return {}
-    if not pairs:
-        raise CorpusError(
-            f"corpus.shards: no pair in {len(local)} shards: a sample needs an image "
-            f"({', '.join(IMAGE_EXTENSIONS)}) and a caption ({caption_extension}) under one key; "
-            f"extensions found: {sorted(extensions) or 'none'}"
-        )
-    return {"pairs": pairs}
+    for shard in shards:
+        index = index_shard(shard)
+        if index.pairs(caption_extension):
+            return
+        extensions.update(*(sample.members for sample in index.samples))
+    raise CorpusError(
+        f"corpus.shards: no pair in {len(shards)} shards: a sample needs an image "
+        f"({', '.join(IMAGE_EXTENSIONS)}) and a caption ({caption_extension}) under one key; "
+        f"extensions found: {sorted(extensions) or 'none'}"
+    )
 
 
 def take_stock(store: Store | None, locations: Sequence[ShardLocation]) -> pd.DataFrame:
@@ -119,24 +116,21 @@ def take_stock(store: Store | None, locations: Sequence[ShardLocation]) -> pd.Da
         CorpusError: Naming the shard that cannot be read.
         SourceUnavailable: Naming the shard whose server does not answer.
     """
-    identities = list(_identities(store, locations))
-    columns = {
-        "shard": np.arange(len(locations), dtype=np.int32),
-        "path": list(map(str, locations)),
-        "bytes": [identity.size_bytes for identity in identities],
-        "sha256": [identity.digest for identity in identities],
-    }
-    return pd.DataFrame(columns).astype({"bytes": "int64"})
+    table = pd.DataFrame(_identities(store, locations), columns=["bytes", "sha256"])
+    table.insert(0, "shard", np.arange(len(locations), dtype=np.int32))
+    table.insert(1, "path", list(map(str, locations)))
+    return table
 
 
 def _identities(store: Store | None, locations: Sequence[ShardLocation]) -> Iterator[Identity]:
-    remote = identify_all([shard for shard in locations if isinstance(shard, RemoteShard)])
-    for location in progress(locations, "checking shards", "shard", len(locations)):
-        if isinstance(location, RemoteShard):
-            yield next(remote)
-        else:
-            digest = remembered_sha256(store.root, location) if store else sha256_of(location)
-            yield Identity(location.stat().st_size, "", digest)
+    with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
+        remote = pool.map(identify, [one for one in locations if isinstance(one, RemoteShard)])
+        for location in progress(locations, "checking shards", "shard", len(locations)):
+            if isinstance(location, RemoteShard):
+                yield next(remote)
+            else:
+                digest = remembered_sha256(store.root, location) if store else sha256_of(location)
+                yield Identity(location.stat().st_size, digest)
 
 
 def write_stock(table: pd.DataFrame, staging: Path, root: str) -> dict[str, Any]:
@@ -168,18 +162,13 @@ def check_shards(store: Store, artifact: Artifact, storage: StorageConfig) -> li
         SourceUnavailable: Naming the shard whose server does not answer.
     """
     locations = shard_paths(artifact, storage)
-    digests = pd.read_parquet(artifact.file(SHARDS_FILE))["sha256"]
-    recorded = dict(zip(locations, digests, strict=True))
     # Shards of the artifact are verified as its files.
-    outside = [
-        shard
-        for shard in locations
-        if isinstance(shard, RemoteShard) or not shard.is_relative_to(artifact.path)
-    ]
-    there = [shard for shard in outside if isinstance(shard, RemoteShard) or shard.is_file()]
-    found = dict(zip(there, _identities(store, there), strict=True))
-    for shard in outside:
-        if shard not in found or found[shard].digest != recorded[shard]:
+    outside = [one for one in locations if artifact.path not in Path(str(one)).parents]
+    digests = pd.read_parquet(artifact.file(SHARDS_FILE))["sha256"]
+    found = _identities(store, outside)
+    for shard, recorded in zip(outside, digests, strict=False):
+        gone = isinstance(shard, Path) and not shard.is_file()
+        if gone or next(found).digest != recorded:
             raise ChangedSource(
                 f"{shard}: is gone or has changed since `corpus` was materialized; put it back, or "
                 "materialize `corpus` again"

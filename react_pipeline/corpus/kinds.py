@@ -1,5 +1,5 @@
 """Kinds of corpus that others build on, and the one of tar shards: fields, and all that the
-pipeline asks of them.
+pipeline asks of them, such as what a corpus costs as far as its files say before they are read.
 
 Does not belong here: reading tars, tables and vectors, which the other modules of `corpus` do.
 """
@@ -7,6 +7,8 @@ Does not belong here: reading tars, tables and vectors, which the other modules 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -20,16 +22,87 @@ from react_pipeline.settings import (
     StorageConfig,
     check_shard_name,
 )
-from react_pipeline.store import InputError
+from react_pipeline.store import InputError, ReactError
 
 if TYPE_CHECKING:
-    from react_pipeline.corpus.cost import CorpusSize, CorpusWork
     from react_pipeline.corpus.image_source import ImageSource
     from react_pipeline.corpus.shards import ShardLocation
     from react_pipeline.project import Project
     from react_pipeline.store import Artifact, Store
 
 UNKNOWN_ROWS = "the rows of this corpus are not known before it is read: give --rows"
+IMAGE_BYTES = 25_000
+"""Of an image at 256 pixels; assumed."""
+
+
+@dataclass(frozen=True)
+class CorpusSize:
+    """Pairs (or URLs) of a corpus, bytes of one in a shard, and processor seconds to draw one."""
+
+    pairs: int
+    pair_bytes: float
+    draw_seconds: float = 0
+
+    @property
+    def bytes(self) -> float:
+        """Return the bytes of all pairs."""
+        return self.pairs * self.pair_bytes
+
+    @classmethod
+    def of(cls, project: Project, rows: int | None = None) -> CorpusSize:
+        """Return what a project's corpus has: `rows`, or as published from today's configuration,
+        or as its files say.
+
+        Raises:
+            InputError: If they do not say how many pairs there are.
+            CorpusError: If they are not there.
+        """
+        from react_pipeline.corpus.corpus import count_pairs
+        from react_pipeline.lineage import fresh_or_none
+
+        corpus = project.config.corpus
+        if rows:
+            return cls(rows, corpus.assumed_pair_bytes, corpus.draw_seconds())
+        if corpus.is_listed and not corpus.fetches_images:  # the artifact holds no image
+            return corpus.size()
+        with suppress(ReactError):
+            published = fresh_or_none(project, "corpus", "all")
+            if published and (pairs := count_pairs(published)):
+                has_images = not corpus.fetches_images
+                total = published.counts["bytes"] if has_images else pairs * IMAGE_BYTES
+                return cls(pairs, total / pairs, corpus.draw_seconds())
+        return corpus.size()
+
+
+@dataclass(frozen=True)
+class CorpusWork:
+    """What publishing and embedding a corpus takes.
+
+    Attributes:
+        noun: What its rows are.
+        disk, memory: Bytes.
+        read_bytes: Bytes that are read or written by one core.
+        checked_rows: Rows of tables that are read and checked.
+        encodes_images, encodes_captions, writes_vectors: Of `corpus_embeddings`; false where
+            vectors are there already.
+    """
+
+    noun: str = "pairs"
+    disk: float = 0
+    memory: float = 0
+    read_bytes: float = 0
+    checked_rows: int = 0
+    encodes_images: bool = True
+    encodes_captions: bool = True
+    writes_vectors: bool = True
+
+
+def require_local(files: Sequence[ShardLocation]) -> list[Path]:
+    """Return the files; an InputError if their pairs can only be counted by reading them."""
+    local = [path for path in files if isinstance(path, Path) and path.suffix != ".tsv"]
+    if len(local) < len(files):
+        raise InputError(UNKNOWN_ROWS)
+    return local
 
 
 class ListedPair(NamedTuple):
@@ -84,8 +157,6 @@ class ShardedCorpus(CorpusConfig):
 
     def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
         """Return the work of a copy: every byte is read, written, and read again for its digest."""
-        from react_pipeline.corpus.cost import CorpusWork
-
         return CorpusWork(read_bytes=3 * size.bytes, disk=size.bytes)
 
     def sources(self) -> Sequence[ShardLocation]:
@@ -143,14 +214,15 @@ class Webdataset(ShardedCorpus):
 
     def size(self) -> CorpusSize:
         """Return the size as if all shards were like the first, whose headers are read."""
-        from react_pipeline.corpus.cost import require_local, size_of_tars
+        from react_pipeline.corpus.shards import index_shard
 
-        return size_of_tars(require_local(self.sources()), self.caption_extension)
+        tars = require_local(self.sources())
+        first, *_ = sizes = [path.stat().st_size for path in tars]
+        pair_bytes = first / max(index_shard(tars[0]).pairs(self.caption_extension), 1)
+        return CorpusSize(round(sum(sizes) / pair_bytes), pair_bytes)
 
     def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
         """Return the work of reading every byte once."""
-        from react_pipeline.corpus.cost import CorpusWork
-
         return CorpusWork(read_bytes=size.bytes)
 
     def sources(self) -> Sequence[ShardLocation]:

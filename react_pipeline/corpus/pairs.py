@@ -8,7 +8,7 @@ import codecs
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import islice
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -16,7 +16,14 @@ import pandas as pd
 from react_pipeline.corpus.images import BadSample
 from react_pipeline.corpus.inventory import SHARDS_FILE, check_shards
 from react_pipeline.corpus.kinds import ListedCorpus, ListedPair
-from react_pipeline.corpus.shards import Member, Sample, ShardLocation, index_shard
+from react_pipeline.corpus.shards import (
+    METADATA_EXTENSION,
+    Member,
+    Sample,
+    ShardLocation,
+    index_shard,
+    runs,
+)
 from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import MAX_IMAGE_BYTES, Artifact, Store
 
@@ -80,14 +87,12 @@ def parts_of(store: Store, kind: CorpusConfig, corpus: Artifact) -> Iterator[Par
         ChangedSource: If what they are read from has changed since it was published.
     """
     if isinstance(kind, ListedCorpus):
-        pairs = kind.pairs(store, corpus)
-        for number in count():
-            if not (some := list(islice(pairs, PART_PAIRS))):
-                return
-            yield Part(number, "", some)
+        for number, run in enumerate(runs(kind.pairs(store, corpus), PART_PAIRS)):
+            yield Part(number, "", list(run))
+        return
     digests = pd.read_parquet(corpus.file(SHARDS_FILE))["sha256"]
-    places = zip(digests, check_shards(store, corpus, kind.access()[0]), strict=True)
-    yield from (Part(number, *shard) for number, shard in enumerate(places))
+    shards = zip(digests, check_shards(store, corpus, kind.access()[0]), strict=True)
+    yield from (Part(number, *shard) for number, shard in enumerate(shards))
 
 
 def _read_shard(number: int, location: ShardLocation, corpus: CorpusConfig) -> Listing:
@@ -96,19 +101,17 @@ def _read_shard(number: int, location: ShardLocation, corpus: CorpusConfig) -> L
     index = index_shard(location, {extension: 4 * (corpus.max_caption_chars + 1)})
     listing = Listing([], [Skipped(name, reason) for name, reason in index.refused])
     for sample in index.samples:
-        fields = parse_fields(sample.metadata.data) if sample.metadata else {}
+        metadata = sample.members.get(METADATA_EXTENSION)
+        fields = parse_fields(metadata.data) if metadata else {}
         try:
             caption, image = _usable(sample, extension)
         except BadSample as error:
             source = corpus.source_of(fields or {})
             listing.skipped.append(Skipped(sample.key, error.reason, error.detail, source))
             continue
-        ours: dict[str, Any] = {
-            "shard": number,
-            "image_offset": image.offset,
-            "image_bytes": image.size_bytes,
-        }
-        listing.pairs.append(ListedPair(sample.key, caption, {**ours, **(fields or {})}))
+        place: dict[str, Any] = {"shard": number}
+        place |= {"image_offset": image.offset, "image_bytes": image.size_bytes}
+        listing.pairs.append(ListedPair(sample.key, caption, {**place, **(fields or {})}))
         listing.metadata_ignored += fields is None
     return listing
 
@@ -144,18 +147,15 @@ def parse_fields(data: bytes) -> dict[str, str] | None:
         return None
     if not isinstance(loaded, dict):
         return None
-    fields = {}
-    for name, value in loaded.items():
-        if value is None or name in RESERVED_FIELDS or len(name) > MAX_FIELD_NAME_CHARS:
-            continue
-        fields[_storable(name)] = _storable(
-            value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        )
-        if len(fields) == MAX_METADATA_FIELDS:
-            break
-    return fields
+    kept = (
+        (_storable(name), _storable(value))
+        for name, value in loaded.items()
+        if value is not None and name not in RESERVED_FIELDS and len(name) <= MAX_FIELD_NAME_CHARS
+    )
+    return dict(islice(kept, MAX_METADATA_FIELDS))
 
 
-def _storable(text: str) -> str:
+def _storable(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     # JSON can spell half of a surrogate pair, which no UTF-8 file holds.
     return text.encode("utf-8", "replace").decode("utf-8")

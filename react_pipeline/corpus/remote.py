@@ -9,12 +9,12 @@ import hashlib
 import io
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any, BinaryIO, NamedTuple
+from itertools import chain
+from typing import Any, BinaryIO, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 
 from react_pipeline.settings import StorageConfig, expand, has_wildcard
@@ -33,24 +33,19 @@ transfer.
 """
 SMALLEST_FETCH_BYTES = 32 << 10
 LARGEST_FETCH_BYTES = 8 << 20
-_BUFFER_BYTES = 8 << 10
-PARALLEL_REQUESTS = 16
 _GLOB = re.compile(r"(\*\*/|\*\*|\*|\[[^\]]*\])")
-_MARKS = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
 
 
 class Identity(NamedTuple):
     """Identifies a remote shard, so that a changed one is noticed.
 
     Attributes:
-        tag: The ETag; else the time of the last change.
-        digest: 64 hexadecimal digits over both and, on a web server, whose ETag is often just size
-            and time of change, the path of the URL; used in place of the SHA-256 of a local shard's
-            bytes.
+        digest: 64 hexadecimal digits over size, ETag (else the time of the last change) and, on a
+            web server, whose ETag is often just size and time of change, the path of the URL; used
+            in place of the SHA-256 of a local shard's bytes.
     """
 
     size_bytes: int
-    tag: str
     digest: str
 
 
@@ -74,16 +69,16 @@ def find_remote(pattern: str, storage: StorageConfig, field: str) -> list[Remote
         CorpusError: If it finds no tar.
         SourceUnavailable: If an object store does not answer.
     """
-    all_shards: list[RemoteShard] = []
+    found: list[RemoteShard] = []
     for url in expand(pattern):
         shard = RemoteShard(url, storage)
-        shards = list_tars(shard) if has_wildcard(url) else [shard]
-        if not shards or not all(shard.url.endswith(".tar") for shard in shards):
+        shards = _list_tars(shard) if has_wildcard(url) else [shard]
+        if not shards or not shards[0].url.endswith(".tar"):
             raise CorpusError(
                 f"{field}: {url!r} finds no .tar file; give tar files or patterns such as *.tar"
             )
-        all_shards += shards
-    return all_shards
+        found += shards
+    return found
 
 
 def open_remote(shard: RemoteShard) -> BinaryIO:
@@ -96,11 +91,11 @@ def open_remote(shard: RemoteShard) -> BinaryIO:
     Raises:
         CorpusError: If it is not there, or its server serves no ranges.
     """
-    return io.BufferedReader(_RangedFile(shard, _head(shard)["size"]), _BUFFER_BYTES)
+    return cast(BinaryIO, _RangedFile(shard, _head(shard)["size"]))
 
 
 def identify(shard: RemoteShard) -> Identity:
-    """Return size and tag, by one request.
+    """Return what identifies a shard, by one request.
 
     Raises:
         CorpusError: If the server reports neither an ETag nor a time.
@@ -117,36 +112,23 @@ def identify(shard: RemoteShard) -> Identity:
             "noticed; copy the shards to a disk or a bucket, and name those"
         )
     path = urlsplit(shard.url).path if shard.url.startswith("http") else ""
-    return Identity(size, tag, hashlib.sha256(f"{size}:{tag}:{path}".encode()).hexdigest())
+    return Identity(size, hashlib.sha256(f"{size}:{tag}:{path}".encode()).hexdigest())
 
 
-def identify_all(shards: list[RemoteShard]) -> Iterator[Identity]:
-    """Yield what identifies each of many shards, in their order; many answers are awaited at
-    once.
-    """
-    with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
-        yield from pool.map(identify, shards)
-
-
-def list_tars(pattern: RemoteShard) -> list[RemoteShard]:
+def _list_tars(pattern: RemoteShard) -> list[RemoteShard]:
     """Return the tar files of a bucket that match a pattern with `*`, `**` or `[ab]`, sorted."""
     server, path = _split(pattern.url)
-    matches = re.compile("".join(map(_as_regex, _GLOB.split(path)))).fullmatch
-    folder = _GLOB.split(path)[0].rpartition("/")[0]
+    plain, *_ = parts = _GLOB.split(path)
+    marks = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
+    # Every second part is a mark.
+    parts[::2] = map(re.escape, parts[::2])
+    parts[1::2] = (marks.get(mark) or mark.replace("[!", "[^") for mark in parts[1::2])
+    matches = re.compile("".join(parts)).fullmatch
     with _client(pattern) as (library, client, _):
-        entries = [entry for part in library.list(client, folder) for entry in part]
-    names = sorted(entry["path"] for entry in entries)
-    return [
-        RemoteShard(f"{server}/{name}", pattern.storage)
-        for name in names
-        if name.endswith(".tar") and matches(name)
-    ]
-
-
-def _as_regex(part: str) -> str:
-    if part.startswith("["):
-        return part.replace("[!", "[^", 1)
-    return _MARKS.get(part) or re.escape(part)
+        entries = chain.from_iterable(library.list(client, plain.rpartition("/")[0]))
+        names = sorted(entry["path"] for entry in entries)
+    found = (name for name in names if name.endswith(".tar") and matches(name))
+    return [RemoteShard(f"{server}/{name}", pattern.storage) for name in found]
 
 
 class _RangedFile(io.RawIOBase):
@@ -160,12 +142,6 @@ class _RangedFile(io.RawIOBase):
         self._start = 0
         self._block = b""
         self._fetch_bytes = SMALLEST_FETCH_BYTES // 2
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
@@ -190,8 +166,7 @@ class _RangedFile(io.RawIOBase):
         self._fetch_bytes = (
             min(2 * self._fetch_bytes, LARGEST_FETCH_BYTES) if dense else SMALLEST_FETCH_BYTES
         )
-        # What the buffer above asks for next is fetched along.
-        end = min(self._position + max(size + _BUFFER_BYTES, self._fetch_bytes), self._size)
+        end = min(self._position + max(size, self._fetch_bytes), self._size)
         self._block = _read_range(self.shard, self._position, end)
         self._start = self._position
 

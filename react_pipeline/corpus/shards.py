@@ -9,7 +9,7 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -76,11 +76,6 @@ class Sample:
         """Return the image, by the order of `IMAGE_EXTENSIONS`."""
         return next((self.members[name] for name in IMAGE_EXTENSIONS if name in self.members), None)
 
-    @property
-    def metadata(self) -> Member | None:
-        """Return the JSON object that may go with a pair."""
-        return self.members.get(METADATA_EXTENSION)
-
 
 @dataclass(frozen=True)
 class ShardIndex:
@@ -95,11 +90,6 @@ class ShardIndex:
             sample.image is not None and caption_extension in sample.members
             for sample in self.samples
         )
-
-    @property
-    def extensions(self) -> set[str]:
-        """Return every extension found."""
-        return {extension for sample in self.samples for extension in sample.members}
 
 
 def open_shard(location: ShardLocation) -> BinaryIO:
@@ -158,11 +148,9 @@ def index_shard(location: ShardLocation, texts: Mapping[str, int] | None = None)
                     "within a shard: write the shard again or take it out of `corpus.shards`"
                 )
             found = Member(member.offset_data, member.size)
-            limit = limits.get(extension, 0)
-            if extension == METADATA_EXTENSION and member.size > limit:
-                limit = 0
-            if limit:
-                found = replace(found, data=read_member(file, found, limit))
+            is_vast = extension == METADATA_EXTENSION and member.size > MAX_METADATA_BYTES
+            if extension in limits and not is_vast:
+                found = replace(found, data=read_member(file, found, limits[extension]))
             sample.members[extension] = found
     return ShardIndex(list(samples.values()), refused)
 
@@ -184,31 +172,27 @@ def read_member(file: IO[bytes], member: Member, limit_bytes: int | None = None)
     return data
 
 
-def pack(samples: Iterator[PackedSample], directory: Path, first: int) -> int:
-    """Write pairs into shards from number `first` on; gives how many."""
-    shards = 0
-    for run in runs(samples, PAIRS_PER_SHARD):
-        with new_tar(shard_file(directory, first + shards)) as tar:
+def pack(samples: Iterable[PackedSample], directory: Path) -> int:
+    """Write pairs into shards and return how many pairs there are."""
+    pairs = 0
+    for number, run in enumerate(runs(samples, PAIRS_PER_SHARD)):
+        with new_tar(directory, number) as tar:
             for sample in run:
                 add_pair(tar, *sample)
-        shards += 1
-    return shards
+                pairs += 1
+    return pairs
 
 
-def runs(items: Iterator[T], length: int) -> Iterator[Iterator[T]]:
+def runs(items: Iterable[T], length: int) -> Iterator[Iterator[T]]:
     """Cut what is not held in memory into runs, each of which must be used up before the next."""
-    for first in items:
-        yield chain([first], islice(items, length - 1))
+    rest = iter(items)
+    for first in rest:
+        yield chain([first], islice(rest, length - 1))
 
 
-def shard_file(directory: Path, number: int) -> Path:
-    """Return the file of a shard that is written, by its number."""
-    return directory / f"{number:05d}.tar"
-
-
-def new_tar(path: Path) -> tarfile.TarFile:
-    """Open a tar for writing."""
-    return tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)
+def new_tar(directory: Path, number: int) -> tarfile.TarFile:
+    """Open a shard for writing, by its number."""
+    return tarfile.open(directory / f"{number:05d}.tar", "w", format=tarfile.USTAR_FORMAT)
 
 
 def add_pair(
@@ -217,20 +201,13 @@ def add_pair(
     """Write a sample into a tar: KEY.jpg|png|webp, KEY.txt, KEY.json. Equal samples give equal
     bytes.
     """
-    add_member(tar, f"{key}.{extension_of(image)}", image)
-    add_member(tar, f"{key}.{CAPTION_EXTENSION}", caption)
-    add_member(
-        tar, f"{key}.{METADATA_EXTENSION}", json.dumps(metadata, ensure_ascii=False).encode()
-    )
-
-
-def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """Write a file into a tar; the defaults of TarInfo (time 0, owner 0, mode 644) make the bytes
-    reproducible.
-    """
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
+    fields = json.dumps(metadata, ensure_ascii=False).encode()
+    files = {extension_of(image): image, CAPTION_EXTENSION: caption, METADATA_EXTENSION: fields}
+    for extension, data in files.items():
+        # The defaults of TarInfo (time 0, owner 0, mode 644) make the bytes reproducible.
+        member = tarfile.TarInfo(f"{key}.{extension}")
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
 
 
 class _Header(tarfile.TarInfo):

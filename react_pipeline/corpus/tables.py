@@ -6,7 +6,6 @@ import errno
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,13 +18,13 @@ BATCH_ROWS = 8_192
 
 
 @contextmanager
-def open_table(path: Path, **options: Any) -> Iterator[pq.ParquetFile]:
-    """Open a parquet file, with the options of `pyarrow.parquet.ParquetFile`.
+def open_table(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a parquet file.
 
     Raises:
         CorpusError: If it is damaged; also while it is read within.
     """
-    with whole_table(path), open_regular(path), pq.ParquetFile(path, **options) as table:
+    with whole_table(path), open_regular(path), pq.ParquetFile(path) as table:
         yield table
 
 
@@ -76,8 +75,7 @@ def require_text_columns(path: Path, schema: pa.Schema, columns: Iterable[tuple[
                 f"{path}: no column {name!r}; there are {there}: set `corpus.{field}`"
             )
         kind = schema.field(name).type
-        value = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (pa.types.is_string(value) or pa.types.is_large_string(value)):
+        if getattr(kind, "value_type", kind) not in (pa.string(), pa.large_string()):
             raise CorpusError(
                 f"{path}: column {name!r} holds {kind}, text is needed (`corpus.{field}`)"
             )
@@ -87,12 +85,8 @@ def text_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
     """Yield columns of text in their order, a batch of rows at a time, as `open_table`."""
     with open_table(path) as file:
         for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
-            texts = [batch.column(name) for name in columns]
-            plain = [
-                text.dictionary_decode() if pa.types.is_dictionary(text.type) else text
-                for text in texts
-            ]
-            yield pa.RecordBatch.from_arrays(plain, names=list(columns))
+            texts = [batch.column(name).cast(pa.large_string()) for name in columns]
+            yield pa.RecordBatch.from_arrays(texts, names=list(columns))
 
 
 def read_text_table(path: Path, columns: Sequence[str]) -> pa.Table:

@@ -19,6 +19,7 @@ from .vectors import LEDGER_FILE as LEDGER_FILE
 from .vectors import METADATA as METADATA
 from .vectors import Side as Side
 from .vectors import field_names as field_names
+from .vectors import part_file as part_file
 from .vectors import read_metadata as read_metadata
 from .vectors import row_metadata as row_metadata
 from .vectors import sides as sides

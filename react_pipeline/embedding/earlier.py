@@ -7,6 +7,7 @@ after captions, the vectors of captions are those of before.
 
 import json
 import logging
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,13 @@ import pandas as pd
 import pyarrow as pa
 
 from react_pipeline.corpus import Part
-from react_pipeline.embedding.part_encoder import metadata_file, vectors_file
-from react_pipeline.embedding.vectors import FOLDERS, GROUPS_FILE, LEDGER_FILE
+from react_pipeline.embedding.vectors import (
+    FOLDERS,
+    GROUPS_FILE,
+    LEDGER_FILE,
+    METADATA,
+    part_file,
+)
 from react_pipeline.stage import encoder_in
 from react_pipeline.store import (
     Artifact,
@@ -38,26 +44,17 @@ logger = logging.getLogger(__name__)
 
 def embedded_before(store: Store, inputs: Inputs) -> Earlier:
     """Find the shards of the store that were embedded by the same encoder, configuration and
-    code; an artifact that cannot be read is passed over.
+    code.
     """
     shards: Earlier = {}
-    encoder = encoder_in(inputs.parents)
-    wanted = inputs.parents[encoder].fingerprint, dict(inputs.config), inputs.code_version
-    for fingerprint in store.versions(inputs.stage, inputs.key):
-        try:
-            artifact = store.open(inputs.stage, inputs.key, fingerprint)
-            manifest = artifact.manifest
-            made_by = artifact.parents[encoder], manifest["config"], manifest["code_version"]
-            if made_by != wanted:
-                continue
+    for artifact in _made_alike(store, inputs, dict(inputs.config)):
+        with suppress(CorruptArtifact):
             ledger = dict(iter(pd.read_parquet(artifact.file(LEDGER_FILE)).groupby("shard")))
             lines = artifact.file(GROUPS_FILE).read_text(encoding="utf-8").splitlines()
             for number, record in enumerate(map(json.loads, lines)):
                 if record["digest"]:
                     rows = ledger.get(number, pd.DataFrame()).itertuples(index=False, name=None)
                     shards[record["digest"]] = artifact, number, {**record, "ledger": list(rows)}
-        except (CorruptArtifact, MissingArtifact, KeyError) as error:
-            logger.info("%s: nothing is taken over from it (%s)", fingerprint, error)
     return shards
 
 
@@ -67,19 +64,24 @@ def captions_before(store: Store, inputs: Inputs) -> Artifact | None:
     """
     if inputs.config.get("encode") != "both":
         return None
-    names = ("corpus", encoder_in(inputs.parents))
-    parents = {name: inputs.parents[name].fingerprint for name in names}
     config = {name: inputs.config[name] for name in _OF_CAPTIONS} | {"encode": "captions"}
+    corpus = inputs.parents["corpus"].fingerprint
+    alike = _made_alike(store, inputs, config)
+    return next((one for one in alike if one.parents["corpus"] == corpus), None)
+
+
+def _made_alike(store: Store, inputs: Inputs, config: dict[str, Any]) -> Iterator[Artifact]:
+    """Yield the embeddings by the same encoder and code with a configuration; an artifact that
+    cannot be read is passed over.
+    """
+    encoder = encoder_in(inputs.parents)
+    wanted = inputs.parents[encoder].fingerprint, config, inputs.code_version
     for fingerprint in store.versions(inputs.stage, inputs.key):
         with suppress(CorruptArtifact, MissingArtifact):
             artifact = store.open(inputs.stage, inputs.key, fingerprint)
-            made_by = artifact.manifest["config"], artifact.manifest["code_version"]
-            if (
-                made_by == (config, inputs.code_version)
-                and parents.items() <= artifact.parents.items()
-            ):
-                return artifact
-    return None
+            made = artifact.manifest["config"], artifact.manifest["code_version"]
+            if (artifact.parents.get(encoder), *made) == wanted:
+                yield artifact
 
 
 def take_over(earlier: Earlier, part: Part, folder: Path) -> dict[str, Any] | None:
@@ -106,13 +108,13 @@ def _link(artifact: Artifact, old: int, new: int, folder: Path) -> None:
     Raises:
         CorruptArtifact: If one of its files differs from the manifest.
     """
-    names = [vectors_file(side, old) for side in FOLDERS]
-    names = [name for name in (*names, metadata_file(old)) if name in artifact.manifest["files"]]
-    verified = artifact.folder_with(names)
-    for name in names:
-        target = folder / name.replace(f"_{old:06d}.", f"_{new:06d}.")
-        if name != metadata_file(old) or old == new:
+    names = {one: part_file(one, old) for one in (*FOLDERS.values(), METADATA)}
+    there = {one: name for one, name in names.items() if name in artifact.manifest["files"]}
+    verified = artifact.folder_with(there.values())
+    for one, name in there.items():
+        target = folder / part_file(one, new)
+        if one != METADATA or old == new:
             link_or_copy(verified / name, target)
-            continue
-        target.parent.mkdir()
-        pd.read_parquet(verified / name).assign(shard=new).to_parquet(target, index=False)
+        else:
+            target.parent.mkdir()
+            pd.read_parquet(verified / name).assign(shard=new).to_parquet(target, index=False)

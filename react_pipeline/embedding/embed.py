@@ -5,19 +5,30 @@ the files of a part (`part_encoder`), parts that were embedded before (`earlier`
 """
 
 import json
+import math
+import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
-from react_pipeline.corpus import Part, count_pairs, parts_of
+from react_pipeline.corpus import (
+    PART_PAIRS,
+    Part,
+    Processes,
+    count_pairs,
+    parts_of,
+    progress,
+)
 from react_pipeline.embedding.vectors import GROUPS_FILE, LEDGER_FILE
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster, on_cluster, require_shared, spread
@@ -99,48 +110,82 @@ def _embed(project: Project, inputs: Inputs, staging: Path, scratch: Scratch) ->
     def records() -> Iterator[dict[str, Any]]:
         parts = parts_of(project.store, config.corpus, corpus)
         with cluster(config.distributor):
-            if on_cluster() and not config.corpus.is_listed:
+            cards = [] if on_cluster() else _cards(config.device)
+            if (on_cluster() or len(cards) > 1) and not config.corpus.is_listed:
                 parts = iter(listed := list(parts))
                 new = [part for part in listed if part.digest not in earlier]
-                spread(partial(_keep, encoder, scratch), new, "embedding")
+                if cards:
+                    _spread_over(cards, encoder, scratch, new)
+                else:
+                    spread(partial(_keep, encoder, scratch), new, "embedding")
             for part in parts:
                 yield scratch.build(f"part-{part.number}", staging, partial(write, part))
 
-    bar = tqdm(total=pairs, desc="embedding", unit="pair", disable=None)
+    count = corpus.counts.get("shards") or math.ceil((pairs or 0) / PART_PAIRS)
+    bar = progress(records(), "embedding", "part", count)
     try:
-        with bar:
-            totals, reasons, used = _summed(records(), staging, bar)
+        counts = _summed(bar, staging)
     finally:
         load_encoder.cache_clear()
-    if not totals["rows"]:
-        raise CorpusError(f"corpus: no usable pair; samples were skipped for {dict(reasons)}")
-    seconds = totals["seconds"]
-    encoded = totals["rows"] - totals["reused_rows"]
-    return {
-        **{name: totals[name] for name in _SUMMED},
-        "skipped": reasons.total(),
-        "reasons": dict(reasons.most_common()),
-        "dimension": read_config(base.path)[0]["embed_dim"],
-        "seconds": round(seconds, 2),
-        "pairs_per_second": round(encoded / seconds, 1) if seconds else 0.0,
-        **used,
-    }
+    if not counts["rows"]:
+        raise CorpusError(f"corpus: no usable pair; samples were skipped for {counts['reasons']}")
+    return {**counts, "dimension": read_config(base.path)[0]["embed_dim"]}
+
+
+def _cards(device: str) -> list[str]:
+    """Return the GPUs that may be used here, by their names in `CUDA_VISIBLE_DEVICES`."""
+    import torch
+
+    from react_pipeline.clip import choose_device
+
+    if choose_device(device) == "cpu":
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(n) for n in range(torch.cuda.device_count())]
+
+
+def _spread_over(
+    cards: Sequence[str], encoder: "PartEncoder", scratch: Scratch, parts: Sequence[Part]
+) -> None:
+    """Encode parts in one process a card; the decoding processes are shared out.
+
+    Raises:
+        CorpusError: If a process dies.
+    """
+    embedding = encoder.config.embedding
+    workers = max(embedding.worker_count // len(cards), min(embedding.worker_count, 1))
+    embedding = embedding.model_copy(update={"workers": workers})
+    config = encoder.config.model_copy(update={"embedding": embedding})
+    task = partial(_keep, replace(encoder, config=config), scratch)
+    processes = [Processes(1, CUDA_VISIBLE_DEVICES=card) for card in cards]
+    try:
+        futures = [
+            one.submit(task, part) for one, part in zip(cycle(processes), parts, strict=False)
+        ]
+        for future in progress(futures, "embedding", "shard", len(futures)):
+            future.result()
+    except BrokenExecutor as error:
+        raise CorpusError(
+            "corpus_embeddings: an embedding process died, probably out of memory; what was "
+            "encoded is kept: run again, with a smaller `embedding.batch_size`"
+        ) from error
+    finally:
+        for one in processes:
+            one.end()
 
 
 def _keep(encoder: "PartEncoder", scratch: Scratch, part: Part) -> None:
-    """Encode a part as a task of a cluster. It may run twice, even at once: it works in a folder of
-    its own, and moves what is complete.
+    """Encode a part as a task of a cluster or of a card. It may run twice, even at once: it works
+    in a folder of its own, and moves what is complete.
     """
     require_shared(scratch.folder)
     with TemporaryDirectory(prefix=".", dir=scratch.folder) as links:
         scratch.build(f"part-{part.number}", Path(links), partial(encoder.write, part))
 
 
-def _summed(
-    records: Iterator[dict[str, Any]], staging: Path, bar: Any
-) -> tuple[Counter[str], Counter[str], dict[str, str]]:
-    """Write the records and the ledger of all parts, and sum up: counts, reasons, and what was
-    computed with.
+def _summed(records: Iterator[dict[str, Any]], staging: Path) -> dict[str, Any]:
+    """Write the records and the ledger of all parts, and return the counts: sums, reasons, and what
+    was computed with.
     """
     totals, reasons = Counter[str](), Counter[str]()
     used: dict[str, set[str]] = {"device": set(), "gpu": set(), "precision": set()}
@@ -149,11 +194,17 @@ def _summed(
         for record in records:
             groups.write(json.dumps({name: record[name] for name in _RECORDED}) + "\n")
             if rows := record["ledger"]:
-                columns = dict(zip(_LEDGER.names, zip(*rows, strict=True), strict=True))
-                ledger.write_table(pa.Table.from_pydict(columns, _LEDGER))
+                ledger.write_table(pa.table(list(zip(*rows, strict=True)), schema=_LEDGER))
             totals.update({name: record.get(name, 0) for name in _SUMMED})
             reasons.update(record["reasons"])
-            for name, values in used.items():
-                values.update({record[name]} if name in record else ())
-            bar.update(record["rows"] + len(rows))
-    return totals, reasons, {name: ", ".join(sorted(values)) for name, values in used.items()}
+            for name in used.keys() & record.keys():
+                used[name].add(record[name])
+    encoded, seconds = totals["rows"] - totals["reused_rows"], totals["seconds"]
+    return {
+        **{name: totals[name] for name in _SUMMED},
+        "skipped": reasons.total(),
+        "reasons": dict(reasons.most_common()),
+        "seconds": round(seconds, 2),
+        "pairs_per_second": round(encoded / seconds, 1) if seconds else 0.0,
+        **{name: ", ".join(sorted(values)) for name, values in used.items()},
+    }

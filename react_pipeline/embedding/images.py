@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from react_pipeline.corpus import BadImage, ImageSource, decode_apart, load_batches, progress
 from react_pipeline.embedding.encoder import Encoder
-from react_pipeline.embedding.parts import bad_rows
+from react_pipeline.embedding.parts import Vectors, bad_rows
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.store import CorpusError
 
@@ -60,6 +60,7 @@ def encode_fetched(
     """
     sha256: dict[int, str] = {}
     vectors = [np.empty((0, encoder.clip.dimension), np.float16)]
+    names = rows.set_index("row")["image_path" if "image_path" in rows else "url"]
     decoder = _Decoder(encoder.to_tensor, config.corpus.max_pixels)
     workers = min(config.embedding.worker_count, len(rows) // DECODED_AT_ONCE)
     with closing(read_ahead(_fetched(source, rows))) as images:
@@ -70,16 +71,23 @@ def encode_fetched(
         ):
             pixels = np.stack([pixels for _, _, pixels in batch])
             encoded = encoder.images(torch.from_numpy(pixels)).numpy()
-            for place in bad_rows(encoded).tolist():
-                row = rows[rows["row"] == batch[place][0]].iloc[0]
-                raise CorpusError(
-                    f"corpus: the encoder gives no unit vector for the image of "
-                    f"{row.get('image_path', row.get('url'))!r}; check the checkpoint, or use "
-                    "`embedding.precision: fp32`"
-                )
+            require_unit(encoded, names[[row for row, _, _ in batch]])
             sha256 |= {row: digest for row, digest, _ in batch}
             vectors.append(encoded.astype(np.float16))
     return Fetched(sha256, np.concatenate(vectors))
+
+
+def require_unit(vectors: Vectors, names: pd.Series) -> None:
+    """Refuse vectors (N, D) that are not finite or not of unit length.
+
+    Raises:
+        CorpusError: Naming the first pair (N,) that has one.
+    """
+    for row in bad_rows(vectors)[:1]:
+        raise CorpusError(
+            f"corpus: the encoder gives no unit vector for {names.iloc[row]!r}; check the "
+            "checkpoint, or use `embedding.precision: fp32`"
+        )
 
 
 def _fetched(source: ImageSource, rows: pd.DataFrame) -> Iterator[Image]:

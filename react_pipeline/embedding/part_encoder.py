@@ -30,9 +30,9 @@ from react_pipeline.corpus import (
 )
 from react_pipeline.embedding.embed import require_clip_retrieval
 from react_pipeline.embedding.encoder import Encoder
-from react_pipeline.embedding.images import encode_fetched, read_ahead
-from react_pipeline.embedding.parts import Vectors, bad_rows
-from react_pipeline.embedding.vectors import FOLDERS, METADATA, Side
+from react_pipeline.embedding.images import encode_fetched, read_ahead, require_unit
+from react_pipeline.embedding.parts import Vectors
+from react_pipeline.embedding.vectors import DIGITS, FOLDERS, Side, part_file
 from react_pipeline.settings import CorpusConfig, PipelineConfig
 from react_pipeline.store import Artifact, CorpusError
 
@@ -47,8 +47,6 @@ MAX_FIELD_NAMES = 256
 TOKENS_AHEAD = 4
 """Batches of captions that are tokens before they are encoded."""
 _EXAMPLES = 3
-_DIGITS = 6
-"""Width of the number of a part in the names of its files."""
 
 
 @lru_cache(maxsize=1)
@@ -110,7 +108,7 @@ class PartEncoder:
         if self.captions is None:
             vectors["text"] = self._encode_captions(table)
         else:
-            name = vectors_file("text", part.number)
+            name = part_file(FOLDERS["text"], part.number)
             vectors["text"] = np.load(self.captions.file(name))[table.index]
         if len(table):
             _write(folder, part.number, table, vectors)
@@ -148,12 +146,7 @@ class PartEncoder:
         with closing(read_ahead(map(clip.tokenizer, batches), TOKENS_AHEAD)) as tokens:
             vectors = [self.encoder.texts(batch).numpy() for batch in tokens]
         encoded = np.concatenate([np.empty((0, clip.dimension), np.float32), *vectors])
-        for row in bad_rows(encoded).tolist():
-            raise CorpusError(
-                f"corpus: the encoder gives no unit vector for the caption of "
-                f"{table['image_path'].iloc[row]!r}; check the checkpoint, or use "
-                "`embedding.precision: fp32`"
-            )
+        require_unit(encoded, table["image_path"])
         return encoded
 
 
@@ -184,16 +177,6 @@ def require_good(kind: CorpusConfig, part: Part, record: Mapping[str, Any]) -> N
         )
 
 
-def vectors_file(side: Side, number: int) -> str:
-    """Return the name of the vectors of a part; a part without rows has no such file."""
-    return f"{FOLDERS[side]}/{FOLDERS[side]}_{number:0{_DIGITS}d}.npy"
-
-
-def metadata_file(number: int) -> str:
-    """Return the name of the metadata of a part."""
-    return f"{METADATA}/{METADATA}_{number:0{_DIGITS}d}.parquet"
-
-
 def _table(pairs: Sequence[ListedPair], longest: int) -> pd.DataFrame:
     names = dict.fromkeys(name for pair in pairs for name in pair.fields)
     table = pd.DataFrame([pair.fields for pair in pairs], columns=list(names)[:MAX_FIELD_NAMES])
@@ -207,7 +190,7 @@ def _write(
 ) -> None:
     """Write the files of a part by clip-retrieval's own writer; vectors become float16."""
     no_images = np.empty((len(table), 0))
-    writer = NumpyWriter(number, str(folder), True, True, True, 10 ** (_DIGITS - 1))
+    writer = NumpyWriter(number, str(folder), True, True, True, 10 ** (DIGITS - 1))
     fields = table.drop(columns=["image_path", "caption"])
     writer(
         {

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from react_pipeline.store import CorruptArtifact
 
@@ -68,10 +67,6 @@ class Parts:
                 f"{path}: no array of vectors; rematerialize `corpus_embeddings`"
             ) from error
         return np.asarray(vectors)
-
-    def parquet(self, number: int) -> pq.ParquetFile:
-        """Open a file of metadata, to be closed by the caller."""
-        return pq.ParquetFile(self.path(number))
 
 
 def bad_rows(vectors: Vectors) -> Rows:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow.parquet as pq
 
 from react_pipeline.embedding.parts import Parts, Rows, Vectors, holding, starts_of
 from react_pipeline.store import Artifact
@@ -18,15 +19,24 @@ from react_pipeline.store import Artifact
 Side = Literal["image", "text"]
 FOLDERS: dict[Side, str] = {"image": "img_emb", "text": "text_emb"}
 METADATA = "metadata"
+DIGITS = 6
+"""Width of the number of a part in the names of its files."""
 GROUPS_FILE = "groups.jsonl"
 """One line of JSON a part, with its `rows`; a part without rows has no files."""
 LEDGER_FILE = "ledger.parquet"
 """The samples that were skipped: `shard` (number of the part), key, reason, detail, source."""
 
 
+def part_file(folder: str, number: int) -> str:
+    """Return the name of a part's vectors or metadata, as clip-retrieval names them; a part without
+    rows has no such file.
+    """
+    return f"{folder}/{folder}_{number:0{DIGITS}d}.{'parquet' if folder == METADATA else 'npy'}"
+
+
 def sides(artifact: Artifact) -> tuple[Side, ...]:
     """Return the sides that have vectors; where images wait, only `text`."""
-    return tuple(side for side, folder in FOLDERS.items() if _layout(artifact)[0][folder])
+    return tuple(side for side, folder in FOLDERS.items() if _files(artifact, folder))
 
 
 def vector_parts(artifact: Artifact, side: Side) -> Parts:
@@ -54,7 +64,7 @@ def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.Da
     parts = _parts(artifact, METADATA)
     tables = []
     for number in range(len(parts.names)):
-        with parts.parquet(number) as file:
+        with pq.ParquetFile(parts.path(number)) as file:
             names = [name for name in columns or () if name in file.schema_arrow.names]
             tables.append(file.read(columns=None if columns is None else names).to_pandas())
     table = pd.concat(tables, ignore_index=True)
@@ -66,7 +76,7 @@ def field_names(artifact: Artifact) -> Iterator[str]:
     parts = _parts(artifact, METADATA)
     seen: set[str] = set()
     for number in range(len(parts.names)):
-        with parts.parquet(number) as file:
+        with pq.ParquetFile(parts.path(number)) as file:
             names = [name for name in file.schema_arrow.names if name not in seen]
         seen.update(names)
         yield from names
@@ -90,7 +100,7 @@ def row_metadata(
     parts = _parts(artifact, METADATA)
     tables = []
     for number, places, inside in parts.holding(distinct):
-        with parts.parquet(number) as file:
+        with pq.ParquetFile(parts.path(number)) as file:
             present = [name for name in columns if name in file.schema_arrow.names]
             lengths = [
                 file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)
@@ -118,25 +128,21 @@ def vectors_of(artifact: Artifact, side: Side, rows: npt.ArrayLike) -> Vectors:
     return vectors
 
 
-_Layout = tuple[dict[str, list[str]], Rows]
-"""Names of files by folder, in the order of rows, and the first row of each."""
-_layouts: dict[tuple[str, str], _Layout] = {}
-
-
-def _layout(artifact: Artifact) -> _Layout:
-    # What was built again at the same place is another artifact.
-    identity = artifact.address, artifact.manifest["digest"]
-    if identity not in _layouts:
-        with artifact.file(GROUPS_FILE).open(encoding="utf-8") as lines:
-            rows = [count for line in lines if (count := json.loads(line)["rows"])]
-        # Of the manifest, not of the folder: a stray file would shift the rows.
-        names = sorted(artifact.manifest["files"])
-        folders = (*FOLDERS.values(), METADATA)
-        files = {one: [name for name in names if name.startswith(f"{one}/")] for one in folders}
-        _layouts[identity] = files, starts_of(rows)
-    return _layouts[identity]
+_starts: dict[tuple[str, str], Rows] = {}
+"""The first row of each file of an artifact, and the number of all rows."""
 
 
 def _parts(artifact: Artifact, folder: str) -> Parts:
-    files, starts = _layout(artifact)
-    return Parts(artifact.folder_with(files[folder]), files[folder], starts)
+    # What was built again at the same place is another artifact.
+    identity = artifact.address, artifact.manifest["digest"]
+    if identity not in _starts:
+        with artifact.file(GROUPS_FILE).open(encoding="utf-8") as lines:
+            rows = [count for line in lines if (count := json.loads(line)["rows"])]
+        _starts[identity] = starts_of(rows)
+    names = _files(artifact, folder)
+    return Parts(artifact.folder_with(names), names, _starts[identity])
+
+
+def _files(artifact: Artifact, folder: str) -> list[str]:
+    # Of the manifest, not of the folder: a stray file would shift the rows.
+    return sorted(name for name in artifact.manifest["files"] if name.startswith(f"{folder}/"))

@@ -27,16 +27,16 @@ def publish_toy(project: Project, slug: str) -> Artifact:
     inputs = resolve(project, "toy", slug)
 
     def write(directory: Path, _: object) -> dict[str, int]:
-        pairs = int(inputs.parents["corpus"].counts["pairs"])
-        (directory / "pairs.txt").write_text(str(pairs))
-        return {"pairs": pairs}
+        shards = int(inputs.parents["corpus"].counts["shards"])
+        (directory / "shards.txt").write_text(str(shards))
+        return {"shards": shards}
 
     return project.store.build(inputs, write)
 
 
 ROW = Stage(
     "toy",
-    "how many pairs there are, in a file",
+    "how many shards there are, in a file",
     "domain",
     step=publish_toy,
     parents=("corpus",),

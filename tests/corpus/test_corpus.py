@@ -40,7 +40,7 @@ def test_inventory_lists_every_shard_with_its_digest(tiny_project: Project, draw
     assert list(table["shard"]) == [0, 1, 2]
     assert shard_paths(artifact, ANY) == sorted((drawings / "shards").glob("*.tar"))
     assert list(table["path"]) == ["00000.tar", "00001.tar", "00002.tar"]
-    counts = {"shards": 3, "bytes": int(table["bytes"].sum()), "pairs": 96}
+    counts = {"shards": 3, "bytes": int(table["bytes"].sum())}
     assert artifact.counts == {**counts, "root": str(drawings / "shards")}
 
 
@@ -93,9 +93,7 @@ def test_a_moved_corpus_is_the_same_and_its_new_place_is_used(
     assert shard_paths(after, ANY) == sorted(new.glob("*.tar"))
     assert check_shards(project.store, after, ANY) == shard_paths(after, ANY)
     write_shard(new / "00001.tar", {"k": pair("circle", "red", 0)})
-    changed = publish_corpus(project)
-    assert changed.fingerprint != before.fingerprint
-    assert changed.counts["pairs"] == 65
+    assert publish_corpus(project).fingerprint != before.fingerprint
 
 
 def test_a_shard_changed_or_gone_is_refused_before_embedding(

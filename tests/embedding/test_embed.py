@@ -2,19 +2,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from support.drawings import pair, write_shard
+from support.pretended_gpu import pretended_gpu
 from support.vectors import read_vectors
 
 from react_pipeline.clip.base import publish_base
+from react_pipeline.corpus import Processes
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.corpus.images import decode_image
 from react_pipeline.corpus.inventory import shard_paths
+from react_pipeline.embedding import embed
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.project.project import Project
@@ -86,41 +92,6 @@ def test_metadata_is_indexed_by_row_and_keeps_samples_fields(indexed_project: Pr
     )
 
 
-def test_workers_and_batches_change_nothing(
-    make_project: MakeProject, indexed_project: Project
-) -> None:
-    one = indexed_project.store.current("corpus_embeddings", "all")
-    project = make_project(store="other-store", embedding={"workers": 2, "batch_size": 7})
-    other = embedded(project)
-    assert other.fingerprint == one.fingerprint
-    pd.testing.assert_frame_equal(read_metadata(other), read_metadata(one))
-    for side in ("image", "text"):
-        assert read_vectors(other, side) == pytest.approx(read_vectors(one, side), abs=2e-3)
-
-
-def test_rows_keep_their_order_beyond_ten_shards(make_project: MakeProject, tmp_path: Path) -> None:
-    for number in range(11):
-        write_shard(tmp_path / f"{number:02d}.tar", {f"key{number}": pair("circle", "red", number)})
-    artifact = embedded(make_project(corpus={"shards": [str(tmp_path / "*.tar")]}))
-    assert list(read_metadata(artifact)["image_path"]) == [f"key{number}" for number in range(11)]
-    assert list(read_metadata(artifact)["shard"]) == list(range(11))
-    assert "img_emb/img_emb_000000.npy" in artifact.manifest["files"]
-
-
-def test_bf16_gives_unit_vectors_close_to_fp32(
-    make_project: MakeProject, indexed_project: Project
-) -> None:
-    exact = read_vectors(indexed_project.store.current("corpus_embeddings", "all"), "image")
-    artifact = embedded(make_project(embedding={"precision": "bf16"}))
-    vectors = read_vectors(artifact, "image")
-    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=2e-3)
-    assert (vectors * exact).sum(axis=1).min() > 0.99
-    assert (
-        artifact.fingerprint
-        != indexed_project.store.current("faiss_index", "all").parents["corpus_embeddings"]
-    )
-
-
 def test_uppercase_extensions_and_scattered_members_make_pairs(
     make_project: MakeProject, tmp_path: Path
 ) -> None:
@@ -150,3 +121,41 @@ def test_a_corpus_without_a_usable_pair_is_refused(
     with pytest.raises(CorpusError, match=r"not_an_image"):
         embedded(project)
     assert not (project.store.root / "corpus_embeddings" / "all").exists()
+
+
+def test_shards_are_spread_over_the_cards_of_a_machine(
+    make_project: MakeProject, indexed_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    used: list[tuple[str, int]] = []
+
+    class Here:
+        """Stands for a process of a card: the pretended GPU is in this one."""
+
+        def __init__(self, count: int, *, CUDA_VISIBLE_DEVICES: str) -> None:  # noqa: N803
+            self.card = CUDA_VISIBLE_DEVICES
+
+        def submit(self, task: Callable[[Any], None], part: Any) -> Future[None]:
+            used.append((self.card, part.number))
+            (done := Future[None]()).set_result(task(part))
+            return done
+
+        def end(self) -> None:
+            self.card = ""
+
+    monkeypatch.setattr(embed, "Processes", Here)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pretended_gpu():
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        artifact = embedded(make_project(store="cards", device="cuda"))
+    assert used == [("0", 0), ("1", 1), ("0", 2)]
+    one = indexed_project.store.current("corpus_embeddings", "all")
+    pd.testing.assert_frame_equal(read_metadata(artifact), read_metadata(one))
+    assert read_vectors(artifact, "text") == pytest.approx(read_vectors(one, "text"), abs=2e-3)
+
+
+def test_a_process_sees_the_card_that_is_its_own() -> None:
+    process = Processes(1, CUDA_VISIBLE_DEVICES="7")
+    assert process.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() == "7"
+    process.end()

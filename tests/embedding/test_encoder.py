@@ -62,20 +62,3 @@ def test_equal_texts_of_a_batch_are_encoded_once(
     vectors = encoder.texts(clip.tokenizer(CAPTIONS))
     assert sum(encoded) == len(set(CAPTIONS)) < len(CAPTIONS)
     assert vectors == pytest.approx(clip.encode_texts(CAPTIONS), abs=1e-6)
-
-
-def test_convolutions_are_laid_out_by_channels_and_give_same(clip: Clip) -> None:
-    from open_clip.model import CLIP
-
-    torch.manual_seed(0)
-    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16}
-    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-    model = CLIP(32, vision, text).eval()
-    images = torch.randn(3, 3, 32, 32)
-    with torch.inference_mode():
-        exact = model.encode_image(images)
-    encoder = Encoder(
-        Clip(model, clip.tokenizer, clip.preprocess, clip.model_cfg, clip.preprocess_cfg), "fp32"
-    )
-    assert model.visual.conv1.weight.is_contiguous(memory_format=torch.channels_last)
-    assert cosines(encoder.images(images), exact).min() > 0.999999

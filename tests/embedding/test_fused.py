@@ -102,6 +102,14 @@ def test_long_runs_convert_convolutions_once_and_give_the_same(
     assert converted == [clip.model.visual] and encoder._image_features != encoder._tower
 
 
+def test_convolutions_laid_out_by_channels_give_the_same(clip: Clip) -> None:
+    images = torch.randn(3, 3, 32, 32)
+    exact = clip.encode_images(images)
+    vectors = Encoder(clip, "fp32").images(images)
+    assert clip.model.visual.conv1.weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[operator, union-attr]
+    torch.testing.assert_close(vectors, exact, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("what", ["short run", "fp16", "open_clip's own"])
 def test_nothing_is_converted_where_it_would_not_pay(
     clip: Clip, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, what: str

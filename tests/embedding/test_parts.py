@@ -95,22 +95,6 @@ def test_more_parts_than_a_process_may_open_are_read(corpus: Artifact) -> None:
     )
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_any_rows_in_any_order_equal_those_of_the_whole(tmp_path: Path, seed: int) -> None:
-    chance = np.random.default_rng(seed)
-    lengths = [*chance.integers(0, 6, size=chance.integers(1, 30)).tolist(), 1]
-    artifact = write_corpus(tmp_path, lengths)
-    rows = chance.integers(sum(lengths), size=chance.integers(1, 60))
-    assert np.array_equal(
-        vectors_of(artifact, "image", pd.Series(rows)), read_vectors(artifact, "image")[rows]
-    )
-    assert np.array_equal(
-        StoredVectors(artifact, "text").take(rows), read_vectors(artifact, "text")[rows]
-    )
-    whole = read_metadata(artifact, COLUMNS).loc[rows]
-    pd.testing.assert_frame_equal(row_metadata(artifact, rows, COLUMNS), whole)
-
-
 def test_embeddings_rebuilt_at_the_same_place_are_others(tmp_path: Path) -> None:
     first = write_corpus(tmp_path, [3, 3])
     assert len(vector_files(first, "image")) == 2

@@ -82,46 +82,6 @@ def test_killed_embedding_resumes_and_equals_an_undisturbed_one(
     assert set(artifact.manifest["files"]) == set(expected.manifest["files"])
 
 
-@pytest.mark.slow
-@pytest.mark.operations
-def test_killed_while_embedding_a_grown_corpus_keeps_the_rest(
-    make_project: Callable[..., Project], tmp_path: Path
-) -> None:
-    write_shards(tmp_path / "shards")
-    old = f"{tmp_path}/shards/1*.tar"
-
-    def prepared(shards: list[str]) -> Project:
-        project = make_project(corpus={"shards": shards})
-        publish_corpus(project)
-        publish_base(project)
-        return project
-
-    before = embed_corpus(prepared([old]))
-    # The new shards come first, so the kill falls before or while the old ones are taken over.
-    shards = [f"{tmp_path}/shards/0*.tar", old]
-    project = prepared(shards)
-    shutil.copytree(
-        project.config.store,
-        tmp_path / "scratch",
-        ignore=shutil.ignore_patterns("corpus_embeddings"),
-    )
-    killed_after_some_groups(project)
-    assert project.store.current("corpus_embeddings", "all").fingerprint == before.fingerprint
-
-    artifact = embed_corpus(project)
-    assert (
-        artifact.counts["rows"] == SHARDS * PAIRS
-        and artifact.counts["reused_rows"] == SHARDS * PAIRS // 2
-    )
-    scratch = embed_corpus(make_project(store="scratch", corpus={"shards": shards}))
-    assert scratch.counts["reused_rows"] == 0 and same(artifact, scratch)
-    # Files that both share were not written over.
-    assert (
-        project.store.open("corpus_embeddings", "all", before.fingerprint).manifest
-        == before.manifest
-    )
-
-
 def same(one: Artifact, other: Artifact) -> bool:
     pd.testing.assert_frame_equal(read_metadata(one), read_metadata(other))
     return all(

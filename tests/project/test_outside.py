@@ -133,7 +133,7 @@ def test_a_memory_that_cannot_be_written_fails_no_run(
     project = make_project()
     (project.config.store / ".notes").mkdir(parents=True)
     (project.config.store / ".notes" / "looks").write_text("no folder")
-    assert run(project, "corpus", ALL).counts["pairs"]
+    assert run(project, "corpus", ALL).counts["shards"]
     with pytest.raises(StaleArtifact, match="not looked at"):
         up_to_date(project, "corpus", ALL)
 

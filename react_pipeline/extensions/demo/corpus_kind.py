@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from react_pipeline.corpus import ListedCorpus, ListedPair
+from react_pipeline.corpus import CorpusSize, CorpusWork, ListedCorpus, ListedPair
 from react_pipeline.lineage import resolve
 from react_pipeline.settings import DomainConfig, DrawnSetConfig
 
 from .packages import CORPUS_SOURCES, installed_versions
 
 if TYPE_CHECKING:
-    from react_pipeline.corpus import CorpusSize, CorpusWork, ImageSource
+    from react_pipeline.corpus import ImageSource
     from react_pipeline.project import Project
     from react_pipeline.store import Artifact, Scratch, Store
 
@@ -101,8 +101,6 @@ class DrawnCorpus(ListedCorpus):
 
     def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
         """Return the work of listing captions."""
-        from react_pipeline.corpus import CorpusWork
-
         return CorpusWork(noun="drawings")
 
     def draw_seconds(self) -> float:
@@ -111,8 +109,6 @@ class DrawnCorpus(ListedCorpus):
 
     def size(self) -> CorpusSize:
         """Return the size, from a sample that is drawn."""
-        from react_pipeline.corpus import CorpusSize
-
         from .corpus import drawing_cost
 
         drawings, seconds, size = drawing_cost()

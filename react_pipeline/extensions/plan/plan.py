@@ -297,8 +297,8 @@ def _embeddings(sums: Sums) -> Step:
         shared=images * sums.corpus.draw_seconds,
         alone=sums.fetching_seconds(images) if fetches else 0,
         disk=rows * row_bytes if work.writes_vectors else 0,
-        # On one machine the parts of a corpus are encoded one after another.
-        cards=sums.machine.gpus if sums.settings.distributor.kind == "spark" else 1,
+        # Shards are spread over the cards; the parts of other corpora come one after another.
+        cards=1 if corpus.is_listed or corpus.has_vectors else sums.machine.gpus,
     )
 
 

@@ -162,10 +162,8 @@ def _read_folder(folder: Path, corpus: Images, skipped: _Skipped) -> Iterator[_P
                 metadata = _read(path.with_suffix(".json"), folder, MAX_METADATA_BYTES)
                 fields = parse_fields(metadata) or {}
             try:
-                if leads_out(path, folder):
-                    raise BadSample("link_out_of_folder")
-                text = _read(caption, folder, MAX_CAPTION_BYTES)
                 image = _read(path, folder, MAX_IMAGE_BYTES, "no_image")
+                text = _read(caption, folder, MAX_CAPTION_BYTES)
             except BadSample as error:
                 skipped.add(text_of(path), error.reason)
             else:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from react_pipeline.corpus import ListedCorpus, ListedPair, ShardedCorpus
+from react_pipeline.corpus import (
+    IMAGE_BYTES,
+    CorpusSize,
+    CorpusWork,
+    ListedCorpus,
+    ListedPair,
+    ShardedCorpus,
+    require_local,
+)
 from react_pipeline.settings import (
     CaptionExtension,
     CorpusConfig,
@@ -18,7 +26,7 @@ from react_pipeline.settings import (
 )
 
 if TYPE_CHECKING:
-    from react_pipeline.corpus import CorpusSize, CorpusWork, ImageSource
+    from react_pipeline.corpus import ImageSource
     from react_pipeline.project import Project
     from react_pipeline.store import Artifact, Store
 
@@ -82,7 +90,7 @@ class Images(ShardedCorpus):
 
     def size(self) -> CorpusSize:
         """Return the number of images and rows, with the bytes that one has in a shard."""
-        from react_pipeline.corpus import IMAGE_SUFFIXES, CorpusSize, rows_of_table
+        from react_pipeline.corpus import IMAGE_SUFFIXES, rows_of_table
         from react_pipeline.project import files_below
 
         pairs = 0
@@ -180,14 +188,12 @@ class UrlTables(TableColumns, ListedCorpus):
 
     def size(self) -> CorpusSize:
         """Return the rows of parquet files; those of tsv files are not known."""
-        from react_pipeline.corpus import IMAGE_BYTES, CorpusSize, require_local, rows_of_table
+        from react_pipeline.corpus import rows_of_table
 
         return CorpusSize(sum(map(rows_of_table, require_local(self.sources()))), IMAGE_BYTES)
 
     def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
         """Return the work of reading the tables."""
-        from react_pipeline.corpus import CorpusWork
-
         return CorpusWork(noun="URLs", checked_rows=size.pairs, memory=URL_BYTES * size.pairs)
 
     def sources(self) -> Sequence[Path]:
@@ -232,7 +238,7 @@ class ReadyEmbeddings(TableColumns):
 
     def publish(self, project: Project) -> Artifact:
         """Take stock of the files."""
-        from react_pipeline.extensions.sources.ready_corpus import publish_inventory
+        from react_pipeline.extensions.sources.ready_layout import publish_inventory
 
         return publish_inventory(project, self)
 
@@ -265,13 +271,10 @@ class ReadyEmbeddings(TableColumns):
 
     def size(self) -> CorpusSize:
         """Return the rows of the files."""
-        from react_pipeline.corpus import IMAGE_BYTES, CorpusSize
-
         return CorpusSize(self._rows(), IMAGE_BYTES)
 
     def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
         """Return the work of reading vectors twice, for their digests and for their values."""
-        from react_pipeline.corpus import CorpusWork
         from react_pipeline.extensions.sources.ready_layout import LAYOUTS
 
         has_text = bool(LAYOUTS[self.layout].text)

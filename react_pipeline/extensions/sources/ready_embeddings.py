@@ -1,7 +1,7 @@
 """Ready embeddings as `corpus_embeddings`: linked, or converted where that cannot be, with the
 proof that the configured encoder made them.
 
-Does not belong here: the inventory of the files (`ready_corpus`), reading rows (`embedding`).
+Does not belong here: the inventory of the files (`ready_layout`), reading rows (`embedding`).
 Shapes: N rows, D width.
 """
 
@@ -21,10 +21,14 @@ from tqdm import tqdm
 
 from react_pipeline.clip import Clip, choose_device, load
 from react_pipeline.corpus import open_table, text_batches
-from react_pipeline.embedding import GROUPS_FILE, METADATA
+from react_pipeline.embedding import GROUPS_FILE, METADATA, part_file
 from react_pipeline.extensions.sources.kinds import ReadyEmbeddings
-from react_pipeline.extensions.sources.ready_corpus import FILES_FILE, measured_files
-from react_pipeline.extensions.sources.ready_layout import Part, find_parts
+from react_pipeline.extensions.sources.ready_layout import (
+    FILES_FILE,
+    Part,
+    find_parts,
+    measured_files,
+)
 from react_pipeline.extensions.sources.vector_files import vector_blocks
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
@@ -114,9 +118,9 @@ def _write_parts(
 
         def write(into: Path, number: int = number, part: Part = part) -> None:
             if part.rows:
-                captions = _write_metadata(into / _name(METADATA, number), part, config)
+                captions = _write_metadata(into / part_file(METADATA, number), part, config)
                 for side, source in part.sides:
-                    path = into / _name(side, number)
+                    path = into / part_file(side, number)
                     if source and not is_linked:
                         _convert(folder / source, path, part, is_unit)
                     elif not source:
@@ -125,43 +129,27 @@ def _write_parts(
         scratch.build(str(number), staging, write)
         for side, source in part.sides if is_linked and part.rows else ():
             (staging / side).mkdir(exist_ok=True)
-            (staging / _name(side, number)).symlink_to((folder / source).resolve())
+            (staging / part_file(side, number)).symlink_to((folder / source).resolve())
     lines = (json.dumps({"rows": part.rows}) + "\n" for part in parts)
     (staging / GROUPS_FILE).write_text("".join(lines))
-
-
-def _name(folder: str, number: int) -> str:
-    return f"{folder}/{folder}_{number:06d}.{'parquet' if folder == METADATA else 'npy'}"
 
 
 def _write_metadata(path: Path, part: Part, config: ReadyEmbeddings) -> list[str]:
     """Write the metadata of a part, with our names of columns, and return its captions."""
     ours = {field.removesuffix("_column"): name for field, name in config.columns().items()}
-    captions: list[str] = []
-    path.parent.mkdir()
     with open_table(config.embeddings / part.metadata) as file:
-        names = file.schema_arrow.names
-        # A file may use our name for something else, which then gives way.
-        others = [one for one in names if one not in (*ours, *ours.values(), "image_sha256")]
-        writer = None
-        for batch in file.iter_batches(BATCH_ROWS, columns=[*ours.values(), *others]):
-            texts = {
-                our: pc.fill_null(batch.column(name).cast(pa.large_string()), "")
-                for our, name in ours.items()
-            }
-            captions += texts["caption"].to_pylist()
-            table = pa.table(
-                {
-                    **texts,
-                    "image_sha256": pa.array([""] * len(batch), pa.large_string()),
-                    **{name: batch.column(name) for name in others},
-                }
-            )
-            writer = writer or pq.ParquetWriter(path, table.schema)
-            writer.write_table(table)
-        if writer:
-            writer.close()
-    return captions
+        table = file.read()
+    texts = {
+        our: pc.fill_null(table[name].cast(pa.large_string()), "") for our, name in ours.items()
+    }
+    digests = pa.array([""] * len(table), pa.large_string())
+    # A file may use our name for something else, which then gives way.
+    taken = (*ours, *ours.values(), "image_sha256")
+    others = {name: table[name] for name in table.column_names if name not in taken}
+    path.parent.mkdir()
+    written = pa.table({**texts, "image_sha256": digests, **others})
+    pq.write_table(written, path, row_group_size=BATCH_ROWS)
+    return list(texts["caption"].to_pylist())
 
 
 def _convert(source: Path, path: Path, part: Part, is_unit: bool) -> None:

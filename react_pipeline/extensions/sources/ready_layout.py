@@ -1,16 +1,19 @@
 """Ready embeddings on disk: which files belong together, and whether they can be used at all.
 Shapes: N rows, D width.
 
-Rows are counted in the order of the sorted names, in which autofaiss reads them, so that ready
-FAISS indices fit. Does not belong here: whether the configured encoder made them
-(`ready_embeddings`), reading vectors (`vector_files`).
+As a corpus they are an inventory of the files; nothing is copied. Rows are counted in the order of
+the sorted names, in which autofaiss reads them, so that ready FAISS indices fit. Does not belong
+here: whether the configured encoder made them (`ready_embeddings`), reading vectors
+(`vector_files`).
 """
 
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
 from react_pipeline.corpus import require_text_columns, rows_of_table, schema_of_table
@@ -22,7 +25,11 @@ from react_pipeline.extensions.sources.vector_files import (
     shape_of,
     vector_blocks,
 )
-from react_pipeline.store import CorpusError
+from react_pipeline.lineage import resolve
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact, CorpusError, Scratch, remembered_sha256
+
+FILES_FILE = "files.parquet"
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,50 @@ class Part:
         )
 
 
+def publish_inventory(project: Project, config: ReadyEmbeddings) -> Artifact:
+    """Publish the artifact `corpus` of kind `embeddings`: the inventory of the files.
+
+    Its file is `files.parquet` (name, bytes, sha256). Counted are vectors that are not of unit
+    length (`not_unit`), and why the files cannot be linked (`convert`).
+
+    The identity of the corpus is names and digests in order, so a folder that is moved stays the
+    same corpus. A terabyte is read for its digests once, and a new corpus once more for its values.
+
+    Raises:
+        CorpusError: Naming the file that is missing, damaged or does not fit, or the row that has
+            no direction.
+    """
+    folder = config.embeddings
+    parts = find_parts(folder, config)
+    files = measured_files(project, folder, parts)
+
+    def write(staging: Path, _: Scratch) -> dict[str, Any]:
+        not_unit = _check_values(folder, parts)
+        files.to_parquet(staging / FILES_FILE, index=False)
+        return {
+            "shards": len(parts),
+            "bytes": int(files["bytes"].sum()),
+            "pairs": sum(part.rows for part in parts),
+            "dimension": parts[0].dimension,
+            "not_unit": not_unit,
+            "convert": _reasons_to_convert(parts, not_unit),
+        }
+
+    content = files[["name", "sha256"]].to_numpy().tolist()
+    return project.store.build(resolve(project, "corpus", content=content), write)
+
+
+def measured_files(project: Project, folder: Path, parts: list[Part]) -> pd.DataFrame:
+    """Return name, bytes and SHA-256 of the files of all parts, each once."""
+    names = list(dict.fromkeys(name for part in parts for name in part.files))
+    digests = [
+        remembered_sha256(project.store.root, folder / name)
+        for name in tqdm(names, desc="checking files", unit="file", disable=None, leave=False)
+    ]
+    sizes = [(folder / name).stat().st_size for name in names]
+    return pd.DataFrame({"name": names, "bytes": sizes, "sha256": digests})
+
+
 def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
     """Find the parts of a folder by names and headers; no vector is read.
 
@@ -113,7 +164,8 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
         text = layout.text.format(number)
         metadata = files[layout.metadata][number]
         parts.append(_measured(folder, Part(number, image.format(number), text, metadata)))
-        _check_columns(folder / metadata, corpus)
+        table = folder / metadata
+        require_text_columns(table, schema_of_table(table), corpus.columns().items())
         if parts[-1].dimension != parts[0].dimension:
             raise CorpusError(
                 f"{folder / parts[-1].image}: vectors of {parts[-1].dimension} numbers, "
@@ -124,7 +176,7 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
     return parts
 
 
-def check_values(folder: Path, parts: list[Part]) -> int:
+def _check_values(folder: Path, parts: list[Part]) -> int:
     """Read every vector once, a block at a time; return how many are not of length 1.
 
     Raises:
@@ -149,7 +201,7 @@ def check_values(folder: Path, parts: list[Part]) -> int:
     return others
 
 
-def reasons_to_convert(parts: list[Part], not_unit: int) -> list[str]:
+def _reasons_to_convert(parts: list[Part], not_unit: int) -> list[str]:
     """Return why the files cannot be linked; empty if they can."""
     reasons = {
         "no_caption_vectors": not all(part.text for part in parts),
@@ -188,7 +240,3 @@ def _measured(folder: Path, part: Part) -> Part:
                 f"must belong together: {DAMAGED_REMEDY}"
             )
     return replace(part, rows=rows, dimension=dimension)
-
-
-def _check_columns(path: Path, corpus: ReadyEmbeddings) -> None:
-    require_text_columns(path, schema_of_table(path), corpus.columns().items())

@@ -131,17 +131,17 @@ def read_rows(
 def _cells(
     path: Path, columns: dict[str, str], skipped: Counter[str]
 ) -> Iterator[tuple[bytes | None, ...]]:
-    batches = _batches_of_tsv if path.suffix == ".tsv" else _batches_of_parquet
     with whole_table(path), open_regular(path):
-        for batch in batches(path, columns, skipped):
-            yield from zip(*map(_bytes, batch.columns), strict=True)
-
-
-def _batches_of_parquet(
-    path: Path, columns: dict[str, str], _skipped: Counter[str]
-) -> Iterator[pa.RecordBatch]:
-    require_text_columns(path, schema_of_table(path), columns.items())
-    yield from text_batches(path, list(columns.values()))
+        if path.suffix == ".tsv":
+            batches = _batches_of_tsv(path, columns, skipped)
+        else:
+            require_text_columns(path, schema_of_table(path), columns.items())
+            batches = text_batches(path, list(columns.values()))
+        for batch in batches:
+            # As bytes: a parquet file may declare as text what is not UTF-8, and one such cell must
+            # not stop the file.
+            cells = (column.cast(pa.large_binary()).to_pylist() for column in batch.columns)
+            yield from zip(*cells, strict=True)
 
 
 def _batches_of_tsv(
@@ -168,14 +168,6 @@ def _batches_of_tsv(
     require_text_columns(path, schema, zip(columns, names, strict=True))
     for batch in reader:
         yield batch.select(names)
-
-
-def _bytes(column: pa.Array) -> list[bytes | None]:
-    # As bytes: a parquet file may declare as text what is not UTF-8, and one such cell must not
-    # stop the file.
-    kind = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
-    cells: list[bytes | None] = column.cast(kind).to_pylist()
-    return cells
 
 
 def _text(cell: bytes | None) -> str | None:

@@ -52,10 +52,10 @@ def pairs_in(project: Project, corpus: Artifact) -> list[tuple[bytes, str, dict[
     for path in check_shards(project.store, corpus, StorageConfig()):
         with open_shard(path) as file:
             for sample in index_shard(path).samples:
-                assert sample.image and sample.metadata
+                assert sample.image
                 texts = [
                     read_member(file, member).decode()
-                    for member in (sample.members["txt"], sample.metadata)
+                    for member in (sample.members["txt"], sample.members["json"])
                 ]
                 found.append((read_member(file, sample.image), texts[0], json.loads(texts[1])))
     return found
@@ -244,7 +244,7 @@ def test_captions_of_another_extension_are_read_from_tars(
     with pytest.raises(CorpusError, match=r"com\.txt"):
         publish_corpus(make_project(corpus=corpus))
     project = make_project(corpus={**corpus, "caption_extension": "com.txt"})
-    assert publish_corpus(project).counts["pairs"] == 6
+    publish_corpus(project)
     publish_base(project)
     artifact = embed_corpus(project)
     assert list(read_metadata(artifact)["caption"]) == [f"common {n}" for n in range(6)]
