@@ -27,6 +27,8 @@ EXTRAS = {
     "pyspark": "spark",
 }
 """The extra that installs a module which only one part needs."""
+INSTALL_CLIP_RETRIEVAL = "pip install --no-deps clip-retrieval==2.45.0 all-clip==1.3.0"
+"""Without its requirements: its metadata caps numpy, pyarrow and open_clip, its code does not."""
 
 
 def install_command(extra: str) -> str:

@@ -1,4 +1,3 @@
-from .embed import INSTALL_CLIP_RETRIEVAL as INSTALL_CLIP_RETRIEVAL
 from .embed import embed_corpus as embed_corpus
 from .embed import require_clip_retrieval as require_clip_retrieval
 from .encoder import CPU_IMAGES as CPU_IMAGES

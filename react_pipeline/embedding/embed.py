@@ -30,6 +30,7 @@ from react_pipeline.corpus import (
     progress,
 )
 from react_pipeline.embedding.vectors import GROUPS_FILE, LEDGER_FILE
+from react_pipeline.installation import INSTALL_CLIP_RETRIEVAL
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster, on_cluster, require_shared, spread
 from react_pipeline.stage import CORPUS_EMBEDDINGS, encoder_in
@@ -38,10 +39,6 @@ from react_pipeline.store import Artifact, CorpusError, InputError, Inputs, Scra
 if TYPE_CHECKING:
     from react_pipeline.embedding.part_encoder import PartEncoder
 
-INSTALL_CLIP_RETRIEVAL = "pip install --no-deps clip-retrieval==2.45.0 all-clip==1.3.0"
-"""Installed without its requirements: its metadata caps numpy, pyarrow and open_clip, its code does
-not.
-"""
 _LEDGER = pa.schema(
     [
         ("shard", pa.int32()),

@@ -59,6 +59,7 @@ def light(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.operations
 def test_doctor_needs_no_package_of_the_pipeline(tiny_project: Project) -> None:
     done = light("doctor", "--config", tiny_project.path, folder=tiny_project.path.parent)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -17,10 +17,9 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
 from react_pipeline.extension import CORE, extensions
 from react_pipeline.extensions.alerts import AlertsConfig, problems
-from react_pipeline.installation import install_command
+from react_pipeline.installation import INSTALL_CLIP_RETRIEVAL, install_command
 from react_pipeline.preflight import (
     corpus_problems,
     encoder_problems,
