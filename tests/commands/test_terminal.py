@@ -82,7 +82,7 @@ def test_a_build_that_waits_for_another_says_so(tmp_path: Path) -> None:
         )
         assert waiting.stderr is not None
         assert waiting.stderr.readline() == "INFO: waiting: another run holds one \ufffd[2J\n"
-    assert waiting.communicate(timeout=180) == ("its turn\n", "")
+    assert waiting.communicate(timeout=900) == ("its turn\n", "")
 
 
 CAPTURED = """

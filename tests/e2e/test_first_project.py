@@ -207,6 +207,6 @@ def ask_server(
         body = json.dumps({"dataframe_split": {"columns": ["image"], "data": [[image]]}}).encode()
         url = f"http://127.0.0.1:{port}/invocations"
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=120) as found:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=600) as found:  # noqa: S310
             (row,) = json.load(found)["predictions"]
     return dict(row)

@@ -63,9 +63,9 @@ def test_a_planted_password_is_nowhere_to_read(
         ports = ["--dagster-port", str(dagster), "--mlflow-port", str(mlflow)]
         ui = [sys.executable, "-m", "react_pipeline", "ui", *ports, "--config", str(project.path)]
         with running(ui, tmp_path / "ui.log", env=environment) as servers:
-            assert answer(f"http://127.0.0.1:{dagster}/server_info", 180)[0] == 200
+            assert answer(f"http://127.0.0.1:{dagster}/server_info")[0] == 200
             status, page = answer(
-                f"http://127.0.0.1:{mlflow}/api/2.0/mlflow/experiments/search?max_results=9", 180
+                f"http://127.0.0.1:{mlflow}/api/2.0/mlflow/experiments/search?max_results=9"
             )
             assert status == 200 and project.config.project.encode() in page
             shown["arguments"] = "\n".join(map(" ".join, command_lines(servers.pid).values()))

@@ -84,7 +84,7 @@ def test_a_killed_driver_is_picked_up_and_end_is_local_one(
     vectors = {path.name: path.stat().st_mtime_ns for path in kept}
     assert 3 <= len(vectors) < SHARDS
 
-    subprocess.run([sys.executable, "-c", COMMAND, str(project.path)], check=True, timeout=200)
+    subprocess.run([sys.executable, "-c", COMMAND, str(project.path)], check=True, timeout=900)
     artifact = project.store.current("corpus_embeddings", "all")
     for name, modified in vectors.items():
         assert artifact.file(f"img_emb/{name}").stat().st_mtime_ns == modified

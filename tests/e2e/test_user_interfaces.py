@@ -73,7 +73,7 @@ def test_dagster_and_mlflow_answer_and_stop_together(tiny_project: Project) -> N
         # A second one would bring a second daemon, and every run would be asked for twice.
         others = ["--dagster-port", str(free_port()), "--mlflow-port", str(free_port())]
         second = subprocess.run(
-            [*command, *others], env=environment, capture_output=True, text=True, timeout=120
+            [*command, *others], env=environment, capture_output=True, text=True, timeout=900
         )
         assert second.returncode == 2
         assert f"dagster http://127.0.0.1:{dagster_port}" in second.stderr.replace("\n", " ")

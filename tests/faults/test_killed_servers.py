@@ -46,7 +46,7 @@ def test_a_server_can_be_ended_where_ui_ignored_signals(tmp_path: Path) -> None:
         with (tmp_path / "log").open("wb") as output:
             command = [sys.executable, "-c", code]
             started = process_groups.start(command, output, tmp_path, os.environ)
-        assert started.wait(180) == 0
+        assert started.wait(900) == 0
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
@@ -64,7 +64,7 @@ def test_a_server_that_ignores_signals_ends_with_its_children(  # FAULTS 36
         process.kill()
         process.wait()
     stop([Server("dagster", "http://127.0.0.1:0", process, tmp_path / "dagster.log")])
-    process.communicate(timeout=180)
+    process.communicate(timeout=900)
     assert not process_groups.living([process.pid])
 
 

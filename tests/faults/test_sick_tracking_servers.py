@@ -23,7 +23,7 @@ from react_pipeline.tracking import log
 from react_pipeline.tracking.log import Tracking
 
 REASONS = {"silent": "timeout", "overloaded": "503", "looping": "307", "down": "refused"}
-HANG_SECONDS = 60
+HANG_SECONDS = 600
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +97,7 @@ def test_commands_end_beside_a_sick_server(
         command = [sys.executable, "-m", "react_pipeline", *arguments]
         started = time.monotonic()
         done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1_800
         )
         print(
             kind, arguments[0], f"{time.monotonic() - started:.1f} s"

@@ -25,7 +25,7 @@ SIGNALS = pytest.mark.parametrize(
     "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name
 )
 ROOT = Path(__file__).parents[2]
-HANG_SECONDS = 60
+HANG_SECONDS = 600
 
 PRELUDE = """
 import os, signal, subprocess, sys, threading, time, weakref

@@ -238,7 +238,7 @@ class Reader:
         else:
             raise AssertionError(f"{command}\n{''.join(lines)}")
         self.served = "".join(lines)
-        assert answer(found[0], 180)[0] in (200, 404), found[0]
+        assert answer(found[0])[0] in (200, 404), found[0]
         if " judge " in command:
             judge(found[0], self.here / "judgements")
 

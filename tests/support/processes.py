@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-KILL_SECONDS = 120
+KILL_SECONDS = 900
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 

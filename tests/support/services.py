@@ -146,7 +146,7 @@ def command_lines(pid: int) -> dict[psutil.Process, list[str]]:
 
 
 def answer(
-    url: str, seconds: float = 120, headers: Mapping[str, str] | None = None
+    url: str, seconds: float = 600, headers: Mapping[str, str] | None = None
 ) -> tuple[int, bytes]:
     """Status and body of a page, as soon as its server answers at all."""
     deadline = time.monotonic() + seconds

@@ -271,9 +271,9 @@ def test_two_daemons_over_one_store_make_everything_once(  # FAULTS 3, 29
     ):
         # Two processes must not open a fresh Dagster home at once, so nobody looks into it before
         # it has worked.
-        wait_for(lambda: made[1] in project.store.keys(made[0]), 500, "comparison", log)
+        wait_for(lambda: made[1] in project.store.keys(made[0]), 1_800, "comparison", log)
         for home, written in ((one, log), (two, other)):
-            wait_for(lambda home=home: made in _succeeded(home), 200, "comparison of each", written)
+            wait_for(lambda home=home: made in _succeeded(home), 900, "comparison of each", written)
     client = MlflowClient(project.config.tracking_uri)
     found = client.search_runs([entry.experiment_id for entry in client.search_experiments()])
     names = [run.info.run_name for run in found]
@@ -311,21 +311,21 @@ def test_cancelled_training_frees_the_device_for_the_next(
         hurry(home)
         assert places_taken() == 0  # the home is whole before a second process opens it
         with running_daemon(project, home) as log:
-            wait_for(lambda: training_under_way(instance, "gated-image"), 150, "training", log)
+            wait_for(lambda: training_under_way(instance, "gated-image"), 900, "training", log)
             cancelled = training_under_way(instance, "gated-image")
             assert cancelled is not None and places_taken() == 1
             assert instance.run_launcher.terminate(cancelled.run_id)
             ended = dg.DagsterRunStatus.CANCELED
             wait_for(
                 lambda: instance.get_run_by_id(cancelled.run_id).status == ended,
-                60,
+                900,
                 "cancelled run",
                 log,
             )
-            wait_for(lambda: places_taken() == 0, 30, "free place", log)
+            wait_for(lambda: places_taken() == 0, 600, "free place", log)
             change_pipeline(project, methods=["gated-image", "locked-text"])
             wait_for(
-                lambda: training_under_way(instance, "locked-text"), 100, "another training", log
+                lambda: training_under_way(instance, "locked-text"), 900, "another training", log
             )
             assert training_under_way(instance, "gated-image") is None, (
                 "a person's cancelling is respected"

@@ -76,7 +76,7 @@ def test_acknowledged_answers_outlive_a_kill(
         printed = process.stdout.read()
         assert "(6 judged, of 20 pictures)" in printed
         assert "next: react-pipeline materialize --select" in printed
-        assert process.wait(180) == 0
+        assert process.wait(900) == 0
     session = Session.read(log)
     assert [entry.answer for entry in session.entries] == ["neither"] * 5 + ["unsure"]
     assert {entry.judge for entry in session.entries} == {"a tester"}

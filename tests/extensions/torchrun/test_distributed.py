@@ -94,7 +94,7 @@ def launched(
         env={**os.environ, "OMP_NUM_THREADS": "1", **hidden},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=900,
     )
 
 

@@ -276,7 +276,7 @@ def test_no_training_process_outlives_the_run_that_started_it(
         # The launching process, torchrun, and the process that trains.
         assert len(processes_with(str(project.path))) == 3
         process.send_signal(end)
-        process.wait(180)
+        process.wait(900)
         wait_until(lambda: not processes_with(str(project.path)), 180, "a process was left")
     (run,) = runs_of_training(project)
     assert run.info.status == "KILLED"
@@ -291,7 +291,7 @@ def test_a_process_killed_by_the_system_fails_with_a_remedy(
     alone = {TORCHRUN_VARIABLE: "--standalone"}
     with launching(project, tmp_path, alone, lambda: runs_of_training(project)) as process:
         os.kill(max(processes_with(str(project.path))), signal.SIGKILL)
-        reported, _ = process.communicate(timeout=180)
+        reported, _ = process.communicate(timeout=900)
     assert "exited without an error message" in reported and "lower batch_size" in reported
     (run,) = runs_of_training(project)
     assert run.info.status == "FAILED"
@@ -343,7 +343,7 @@ def test_a_cancelled_run_ends_all_its_nodes(prepare: Prepare, tmp_path: Path) ->
     with launching(project, tmp_path, two_nodes(), lambda: runs_of_training(project)) as process:
         assert len(training_processes(project)) == 2
         process.send_signal(signal.SIGINT)
-        process.wait(180)
+        process.wait(900)
         wait_until(lambda: not processes_with(str(project.path)), 180, "a process was left")
     assert not project.store.keys("customized_checkpoint")
 
@@ -371,7 +371,7 @@ def test_a_train_job_trains_on_its_nodes(prepare: Prepare, tmp_path: Path) -> No
         for rank in "01"
     ]
     try:
-        assert [node.wait(300) for node in nodes] == [0, 0]
+        assert [node.wait(900) for node in nodes] == [0, 0]
     finally:
         for node in nodes:
             node.kill()

@@ -27,7 +27,7 @@ import psutil
 
 from react_pipeline.stop import LINE
 
-HANG_SECONDS = 60
+HANG_SECONDS = 600
 PROGRAM_SHARE = 8
 
 

@@ -32,7 +32,7 @@ from tqdm import tqdm  # noqa: E402
 # `conftest`, which `lineage` imports, leaves the disk out.
 os.fsync = posix.fsync
 
-SECONDS = 120
+SECONDS = 900
 """A process that takes longer hangs."""
 
 
