@@ -79,7 +79,7 @@ BOMBS, SECRETS = "faults/test_bombs.py", "settings/test_secrets.py"
 BOUNDED_FILES = "faults/test_bounded_files.py"
 COSTLY = "faults/test_costly_images.py"
 BOUNDED, SICK = "extensions/ui/test_bounded_server.py", "faults/test_sick_tracking_servers.py"
-SERVED = "extensions/served_models/test_served.py::test_wrong_requests_get_one_line"
+SERVED = "tracking/test_served.py::test_wrong_requests_get_one_line"
 GUARD_SETS = "extensions/guards/test_guard_sets.py"
 PUSH, FORMS = "extensions/hub/test_push.py", "extensions/hub/test_formats.py"
 STOP = "house/test_stop.py"
@@ -160,7 +160,7 @@ GUARDS = (
     # MLflow shows each artifact once, and promotion follows each verdict once
     Guard("react_pipeline/tracking/runs.py", "        delete(other)\n", "        pass\n", "faults/test_tracking_unavailable.py::test_two_hosts_that_log_at_once_make_one_run"),
     Guard("react_pipeline/tracking/log.py", "if known is None or not known.issuperset(artifact.parents.values()):", "if known is None:", "tracking/test_tracking_registry.py::test_challenger_alias_and_replaced_champion_are_recorded"),
-    Guard("react_pipeline/tracking/log.py", "            self.require_answer(client)\n", "", "faults/test_tracking_unavailable.py::test_a_sync_ends_at_a_server_that_fails_meanwhile"),
+    Guard("react_pipeline/tracking/log.py", "            self.require_answer()\n", "", "faults/test_tracking_unavailable.py::test_a_sync_ends_at_a_server_that_fails_meanwhile"),
     Guard("react_pipeline/tracking/registry.py", "        shown = last\n", "        return\n", "tracking/test_tracking_registry.py::test_aliases_show_what_was_decided_while_they_were_written"),
     Guard("react_pipeline/promotion/decision.py", "if project.store.create_note(claim, made.fingerprint):", "if project.store.write_note(claim, made.fingerprint) is None:", "promotion/test_chain.py::test_a_decision_of_another_host_is_followed"),
     Guard("react_pipeline/store/pruning.py", "        if claim.time <= oldest:\n", "        if False:\n", "promotion/test_chain.py::test_a_decision_is_followed_though_its_process_died"),
@@ -314,10 +314,10 @@ GUARDS = (
     Guard("react_pipeline/extensions/elevater/assets.py", 'passed=wrong == 0,\n        metadata={"wrong": wrong, "', 'passed=True,\n        metadata={"wrong": wrong, "', CHECKS),
     Guard("react_pipeline/extensions/dense/assets.py", "passed=wrong == 0, ", "passed=True, ", CHECKS),
     # MLflow's scoring server, with a model of ours
-    Guard("react_pipeline/extensions/served_models/served.py", "if _SERVED in os.environ and len(model_input) > MAX_SERVED_ROWS:", "if False:", SERVED),
-    Guard("react_pipeline/extensions/served_models/package.py", "followlinks=True", "followlinks=False", "extensions/served_models/test_served.py::test_the_carried_wheel_installs_this_package"),
+    Guard("react_pipeline/tracking/served.py", "if _SERVED in os.environ and len(model_input) > MAX_SERVED_ROWS:", "if False:", SERVED),
+    Guard("react_pipeline/tracking/package.py", "followlinks=True", "followlinks=False", "tracking/test_served.py::test_the_carried_wheel_installs_this_package"),
     Guard("react_pipeline/tracking/tables.py", 'if f"{name}.json" not in there:', "if True:", "tracking/test_tracking.py::test_a_result_has_tables_and_a_confusion_matrix"),
-    Guard("react_pipeline/extensions/served_models/served.py", "1 <= top_k <= MAX_TOP_K and 0 <= threshold <= 1", "top_k > 0", SERVED),
+    Guard("react_pipeline/tracking/served.py", "1 <= top_k <= MAX_TOP_K and 0 <= threshold <= 1", "top_k > 0", SERVED),
     Guard("react_pipeline/extensions/sources/downloads.py", "        image, _ = decode_apart(data, self.max_pixels)\n", "        from react_pipeline.corpus import decode_image\n        image = decode_image(data, self.max_pixels)\n", "extensions/sources/test_url_source.py::test_an_image_that_kills_its_decoder_is_a_row_of_the_ledger"),
     # Found by samples (`mutation_sample.py`)
     Guard("react_pipeline/extensions/predict/run_folder.py", "if not lock(descriptor, wait=False):", "if False:", "extensions/predict/test_predict.py::test_a_folder_that_another_run_writes_to_is_refused"),

@@ -18,7 +18,6 @@ from react_pipeline.project.project import Project
 from react_pipeline.store.errors import ReactError
 from react_pipeline.tracking import relocation
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.relocation import follow_project
 
 OLD = "old place, with \N{LATIN SMALL LETTER E WITH ACUTE}"
 """Its URI is spelled otherwise than its path, and so is its JSON."""
@@ -121,16 +120,6 @@ def test_a_project_that_is_opened_through_a_link_stays_as_it_is(
     (tmp_path / "link").symlink_to(project.path.parent, target_is_directory=True)
     Tracking.of(Project.load(tmp_path / "link" / "pipeline.yaml")).connect()
     assert texts(project) == before
-
-
-def test_a_folder_with_two_names_is_one(tmp_path: Path) -> None:
-    (files := tmp_path / "one" / "mlartifacts").mkdir(parents=True)
-    (tmp_path / "other").symlink_to(tmp_path / "one")  # as a second mount would be
-    other = tmp_path / "other" / "mlartifacts"
-    for location in (other.as_uri(), "mlflow-artifacts:/1", (tmp_path / "own files").as_uri()):
-        follow_project(location, files, None)
-    with pytest.raises(ReactError, match="`project`"):
-        follow_project((tmp_path / "mlartifacts").as_uri(), files, None)
 
 
 def test_nothing_is_rewritten_if_not_everything_is(
