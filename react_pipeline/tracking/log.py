@@ -27,7 +27,14 @@ from react_pipeline.stage import (
     STAGES,
     method_key,
 )
-from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, ReactError, Store
+from react_pipeline.store import (
+    MANIFEST,
+    Artifact,
+    CorruptArtifact,
+    MissingArtifact,
+    ReactError,
+    Store,
+)
 from react_pipeline.tracking.models import MODEL_STAGES, log_inputs, log_model
 from react_pipeline.tracking.notes import dagster_url, reason_of, view_url
 from react_pipeline.tracking.registry import list_versions, show_champion
@@ -184,6 +191,7 @@ class Tracking(Runs):
         )
         for path in files_of(artifact):
             self.client.log_artifact(run_id, str(path))
+        self.client.log_dict(run_id, dict(artifact.manifest), MANIFEST)
         if artifact.stage == DOMAIN_RESULTS:
             log_tables(self.client, run_id, artifact)
         if artifact.stage in MODEL_STAGES:

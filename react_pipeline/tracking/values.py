@@ -21,7 +21,7 @@ import pandas as pd
 
 from react_pipeline.evaluation import EVIDENCE_COLUMNS, EVIDENCE_DIFFERENCES, SEED_COLUMNS
 from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS, domain_and_method
-from react_pipeline.store import MANIFEST, Artifact, CorruptArtifact, Inputs, MissingArtifact
+from react_pipeline.store import Artifact, CorruptArtifact, Inputs, MissingArtifact
 from react_pipeline.tracking.notes import NOTE_TAG, RUN_URL_TAG, note, run_url
 
 MAX_PARAM_CHARS = 500
@@ -185,11 +185,11 @@ def tags_of(source: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -
 
 
 def files_of(artifact: Artifact) -> Iterator[Path]:
-    """Yield the small files of the top level that a person may want to see, and the manifest."""
+    """Yield the small files of the top level that a person may want to see."""
     files = artifact.manifest["files"]
     # The tables of pages with figures are small, and what a notebook reads.
     suffixes = (*LOGGED_SUFFIXES, ".parquet") if "dashboard.html" in files else LOGGED_SUFFIXES
-    for name in (*files, MANIFEST):
+    for name in files:
         path = artifact.path / name
         if "/" not in name and name.endswith(suffixes) and path.stat().st_size <= MAX_LOGGED_BYTES:
             yield path

@@ -276,7 +276,7 @@ def test_large_files_stay_in_the_store(tiny_project: Project) -> None:
 
     artifact = tiny_project.store.build(Inputs("comparison", "shapes", {}, {}, "1"), write)
     names = {path.name for path in files_of(artifact)}
-    assert names == {"small.csv", "page.html", "manifest.json"}
+    assert names == {"small.csv", "page.html"}
 
 
 def test_the_source_of_a_set_in_a_bucket_is_its_url(

@@ -12,7 +12,7 @@ from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from react_pipeline.indexing.index import Index, build_index
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
-from react_pipeline.store import artifacts
+from react_pipeline.store import verification
 from react_pipeline.store.errors import CorruptArtifact, InputError, StaleArtifact
 
 pytestmark = pytest.mark.usefixtures("short_rotation")
@@ -124,7 +124,7 @@ def test_a_ready_index_that_changes_or_goes_later_is_refused(project: Project) -
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    artifacts._verified.clear()
+    verification._known.cache_clear()
     with pytest.raises(CorruptArtifact, match="rematerialize `faiss_index`"):
         project.store.current("faiss_index", "all").verify()
     path.unlink()
