@@ -19,7 +19,6 @@ from react_pipeline.project import Project
 from react_pipeline.promotion.case import Case, case_of, standing
 from react_pipeline.promotion.judgement import Judgement, Measured
 from react_pipeline.promotion.verdicts import BASE_METHOD, Verdict, write_verdict
-from react_pipeline.settings import trained_methods
 from react_pipeline.stage import DOMAIN_RESULTS, PROMOTION, method_key
 from react_pipeline.store import (
     Artifact,
@@ -105,9 +104,6 @@ def _next(case: Case, judgement: Judgement) -> Verdict:
     elif not champion.is_same(before.champion):
         earlier = (*earlier, before.champion)
         rejected.discard(champion.checkpoint)
-    measured = [case.result(method) for method in trained_methods(case.project.config.all_methods)]
-    contenders = [one.contender for one in (base, *measured) if isinstance(one, Measured)]
-    evaluation_set = next((one.evaluation_set for one in contenders), before.evaluation_set)
     history = before.history
     if case.last is not None and (before.by == "person" or before.decision == "promoted"):
         history = (*history, before.as_history_entry(case.last))
@@ -116,8 +112,6 @@ def _next(case: Case, judgement: Judgement) -> Verdict:
         **judged | {"champion": champion},
         domain=case.slug,
         champion_before=before.champion,
-        min_gain=case.project.config.promotion.min_gain,
-        evaluation_set=evaluation_set,
         previous_champions=earlier,
         rejected=tuple(sorted(rejected)),
         history=history,

@@ -16,9 +16,7 @@ from react_pipeline.store import (
     Artifact,
     Bucket,
     CorruptArtifact,
-    InputError,
     Inputs,
-    MissingArtifact,
     SourceUnavailable,
     Store,
     StoreWriteError,
@@ -277,23 +275,3 @@ def test_a_build_whose_objects_were_removed_publishes_nothing(
             publish(bucket)
     assert not bucket.versions("thing", "all") and not bucket.has("thing", "all")
     assert publish(bucket).file("more").read_text() == "more"
-
-
-def test_a_store_of_another_format_is_refused(bucket: Store) -> None:  # 33
-    bucket.backend.put("store.json", b'{"format": 2}')
-    with pytest.raises(InputError, match="format"):
-        publish(bucket)
-
-
-def test_what_was_never_built_is_named(bucket: Store) -> None:
-    with pytest.raises(MissingArtifact, match="thing"):
-        bucket.look().current("thing", "all")
-    with pytest.raises(MissingArtifact, match="thing"):
-        bucket.open("thing", "all", "0" * 16)
-
-
-def test_notes_are_seen_by_all_hosts(bucket: Store) -> None:
-    assert bucket.read_note("looks/x") is None
-    assert bucket.create_note("looks/x", "text")
-    assert not other_host(bucket).create_note("looks/x", "other")
-    assert other_host(bucket).read_note("looks/x") == "text"

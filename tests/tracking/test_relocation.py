@@ -96,23 +96,6 @@ def test_a_moved_or_copied_project_leaves_the_old_place_alone(
     assert len(places) == 2 and all(path.is_relative_to(new) for path in places)
 
 
-def test_copies_that_are_used_in_turn_each_keep_their_own(project: Project, tmp_path: Path) -> None:
-    copies = [
-        Project.load(shutil.copytree(project.path.parent, tmp_path / name) / "pipeline.yaml")
-        for name in "ab"
-    ]
-    for seed, one in enumerate([copies[0], project, copies[1]], start=1):
-        others = [
-            other.path.parent
-            for other in {project.path: project, **{c.path: c for c in copies}}.values()
-        ]
-        before = {folder: files_below(folder) for folder in others if folder != one.path.parent}
-        run_id = log(one, seed)
-        place = MlflowClient(Tracking.of(one).uri).get_run(run_id).info.artifact_uri
-        assert place.startswith(one.path.parent.as_uri() + "/")
-        assert {folder: files_below(folder) for folder in before} == before
-
-
 def test_a_project_that_is_opened_through_a_link_stays_as_it_is(
     project: Project, tmp_path: Path
 ) -> None:
