@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from graphlib import TopologicalSorter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from react_pipeline.store.artifacts import Artifact, manifest_content, parse_manifest
@@ -81,16 +82,24 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
             removed.append(store.backend.address(attempt))
             if not dry_run:
                 store.backend.discard(attempt)
-    for scratch, written in sorted(scratches.items()):
-        with store.locked(scratch.name, wait=False) as is_ours:  # else it may be in use
-            if written <= (oldest if is_ours else expired):
-                removed.append(str(scratch))
-                if not dry_run:
-                    throw_away(scratch, store.root)
+    for scratch in _old_scratches(store, scratches, oldest, expired):
+        removed.append(str(scratch))
+        if not dry_run:
+            throw_away(scratch, store.root)
     if not dry_run:
         store.backend.sweep(RETENTION_SECONDS)
         _remove_claims(store, oldest)
     return removed
+
+
+def _old_scratches(
+    store: Store, scratches: Mapping[Path, float], oldest: float, expired: float
+) -> Iterator[Path]:
+    """Yield each scratch that is old enough, while its lock is held."""
+    for scratch, written in sorted(scratches.items()):
+        with store.locked(scratch.name, wait=False) as is_ours:  # else it may be in use
+            if written <= (oldest if is_ours else expired):
+                yield scratch
 
 
 def _remove_claims(store: Store, oldest: float) -> None:
