@@ -79,7 +79,7 @@ BOMBS, SECRETS = "faults/test_bombs.py", "settings/test_secrets.py"
 BOUNDED_FILES = "faults/test_bounded_files.py"
 COSTLY = "faults/test_costly_images.py"
 BOUNDED, SICK = "extensions/ui/test_bounded_server.py", "faults/test_sick_tracking_servers.py"
-SERVED = "extensions/served_models/test_served.py::test_wrong_requests_get_one_line"
+SERVED = "tracking/test_served.py::test_wrong_requests_get_one_line"
 GUARD_SETS = "extensions/guards/test_guard_sets.py"
 PUSH, FORMS = "extensions/hub/test_push.py", "extensions/hub/test_formats.py"
 STOP = "house/test_stop.py"
@@ -108,10 +108,9 @@ GUARDS = (
     Guard("react_pipeline/store/store.py", "            fsync_tree(files)\n", "", DURABLE),
     # Published once, and whole
     Guard("react_pipeline/store/folder.py", "self._write(path, data, link_or_copy)", "self._write(path, data, os.replace)", STORE),
-    Guard("react_pipeline/store/store.py", "                self.require_files(artifact)\n            except", "                pass\n            except", CONDEMNED),
+    Guard("react_pipeline/store/store.py", "                require_files(artifact)\n            except", "                pass\n            except", CONDEMNED),
     Guard("react_pipeline/store/store.py", "            if scratch.is_removed:\n                raise removed(scratch.folder)\n            content", "            content", CONDEMNED),
-    Guard("react_pipeline/store/artifacts.py", "if not self.store.backend.is_local and not", "if not", CONDEMNED),
-    Guard("react_pipeline/store/store.py", "scratch.begin(next(iter(others), None))", "scratch.begin()", STORE),
+    Guard("react_pipeline/store/store.py", "scratch.begin(earlier)", "scratch.begin()", STORE),
     Guard("react_pipeline/store/scratch.py", 'part = path.with_name(f".{secrets.token_hex(8)}.{path.name}")', "part = path", "store/test_scratch.py"),
     Guard("react_pipeline/store/scratch.py", "self._described(source / file) == digests[file]", "True", "store/test_scratch.py"),
     Guard("react_pipeline/store/bucket.py", "return self.read(path) == data\n            return False", "return False\n            return False", BUCKET),
@@ -124,8 +123,8 @@ GUARDS = (
     Guard("react_pipeline/store/artifacts.py", 'manifest["format"] == FORMAT', "True", DURABLE),
     Guard("react_pipeline/store/artifacts.py", ' and named == place', "", DURABLE),
     Guard("react_pipeline/store/artifacts.py", 'manifest["digest"] == _digest(rest) and ', "", STORE),
-    Guard("react_pipeline/store/artifacts.py", ' and sha256_of(path) == recorded["sha256"]', "", STORE),
-    Guard("react_pipeline/store/store.py", "if error.errno == errno.EIO:", "if False:", STORE),
+    Guard("react_pipeline/store/verification.py", ' and sha256_of(path) == recorded["sha256"]', "", STORE),
+    Guard("react_pipeline/store/verification.py", "if error.errno == errno.EIO:", "if False:", STORE),
     Guard("react_pipeline/store/store.py", "if content not in (None, _FORMAT):", "if False:", "store/test_artifacts.py"),
     Guard("react_pipeline/store/durable.py", "stat.st_mtime_ns, stat.st_ctime_ns", "stat.st_mtime_ns, 0", "store/test_artifacts.py"),
     Guard("react_pipeline/store/durable.py", "return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns", "return 0, stat.st_size, stat.st_mtime_ns, 0", "project/test_outside.py"),
@@ -160,11 +159,11 @@ GUARDS = (
     # MLflow shows each artifact once, and promotion follows each verdict once
     Guard("react_pipeline/tracking/runs.py", "        delete(other)\n", "        pass\n", "faults/test_tracking_unavailable.py::test_two_hosts_that_log_at_once_make_one_run"),
     Guard("react_pipeline/tracking/log.py", "if known is None or not known.issuperset(artifact.parents.values()):", "if known is None:", "tracking/test_tracking_registry.py::test_challenger_alias_and_replaced_champion_are_recorded"),
-    Guard("react_pipeline/tracking/log.py", "            self.require_answer(client)\n", "", "faults/test_tracking_unavailable.py::test_a_sync_ends_at_a_server_that_fails_meanwhile"),
+    Guard("react_pipeline/tracking/log.py", "            self.require_answer()\n", "", "faults/test_tracking_unavailable.py::test_a_sync_ends_at_a_server_that_fails_meanwhile"),
     Guard("react_pipeline/tracking/registry.py", "        shown = last\n", "        return\n", "tracking/test_tracking_registry.py::test_aliases_show_what_was_decided_while_they_were_written"),
-    Guard("react_pipeline/promotion/decision.py", "if project.store.create_note(claim, made.fingerprint):", "if project.store.write_note(claim, made.fingerprint) is None:", "promotion/test_chain.py::test_a_decision_of_another_host_is_followed"),
+    Guard("react_pipeline/promotion/chain.py", "if project.store.create_note(claim, made.fingerprint):", "if project.store.write_note(claim, made.fingerprint) is None:", "promotion/test_chain.py::test_a_decision_of_another_host_is_followed"),
     Guard("react_pipeline/store/pruning.py", "        if claim.time <= oldest:\n", "        if False:\n", "promotion/test_chain.py::test_a_decision_is_followed_though_its_process_died"),
-    Guard("react_pipeline/promotion/decision.py", "is_last = _make_last_current(project, slug) == made", "is_last = project.store.set_current(made) is None", "promotion/test_chain.py::test_a_late_process_brings_back_no_older_verdict"),
+    Guard("react_pipeline/promotion/chain.py", "is_last = _make_last_current(project, slug) == made", "is_last = project.store.set_current(made) is None", "promotion/test_chain.py::test_a_late_process_brings_back_no_older_verdict"),
     # A stop ends a command
     Guard("react_pipeline/stop.py", "            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()\n", "            pass\n", STOP + "::test_a_stop_that_python_drops_is_raised_again"),
     Guard("react_pipeline/stop.py", "not (requested() or is_stop)", "not is_stop", STOP + "::test_a_stop_counts_whatever_it_becomes"),
@@ -178,6 +177,8 @@ GUARDS = (
     Guard("assets/retries.py", "        if requested():\n            raise KeyboardInterrupt from error\n", "", STOP),
     # Nothing in use is removed
     Guard("react_pipeline/store/pruning.py", "if is_damaged or current", "if current", PRUNING),
+    Guard("react_pipeline/store/pruning.py", "used = set(kept)", "used = set[str]()", PRUNING),
+    Guard("react_pipeline/store/pruning.py", "            return None\n", "            pass\n", PRUNING),
     Guard("react_pipeline/store/pruning.py", "current == artifact.fingerprint or times[place] > oldest", "current == artifact.fingerprint", PRUNING),
     Guard("react_pipeline/store/pruning.py", "min(time.time(), max(seen, default=0))", "time.time()", PRUNING),
     Guard("react_pipeline/store/pruning.py", "    if is_current():\n", "    if False:\n", PRUNING),
@@ -186,8 +187,8 @@ GUARDS = (
     Guard("react_pipeline/store/pruning.py", "written <= (oldest if is_ours else expired)", "written <= oldest", PRUNING),
     Guard("react_pipeline/store/pruning.py", "finished and written <= expired:", "finished and written <= oldest:", PRUNING),
     Guard("react_pipeline/store/pruning.py", "if not is_kept and attempt", "if attempt", PRUNING),
-    Guard("react_pipeline/store/pruning.py", "if store._read(path) != content:", "if False:", PRUNING),
-    Guard("react_pipeline/store/pruning.py", "            store.require_files(artifact)\n", "", PRUNING),
+    Guard("react_pipeline/store/pruning.py", "if store.read(path) != content:", "if False:", PRUNING),
+    Guard("react_pipeline/store/pruning.py", "            require_files(artifact)\n", "", PRUNING),
     Guard("react_pipeline/store/store.py", '                    self.backend.touch(f"{base}/{fingerprint}/{MANIFEST}")\n', "                    pass\n", PRUNING),
     Guard("react_pipeline/extensions/hub/export.py", "if target.is_symlink() or (target.exists() and not target.is_dir()):", "if False:", EXPORT),
     Guard("react_pipeline/extensions/predict/pictures.py", "            check_shard_name(source)\n", "", "extensions/predict/test_predict.py::test_a_source_without_pictures_is_one_clear_error"),
@@ -314,10 +315,10 @@ GUARDS = (
     Guard("react_pipeline/extensions/elevater/assets.py", 'passed=wrong == 0,\n        metadata={"wrong": wrong, "', 'passed=True,\n        metadata={"wrong": wrong, "', CHECKS),
     Guard("react_pipeline/extensions/dense/assets.py", "passed=wrong == 0, ", "passed=True, ", CHECKS),
     # MLflow's scoring server, with a model of ours
-    Guard("react_pipeline/extensions/served_models/served.py", "if _SERVED in os.environ and len(model_input) > MAX_SERVED_ROWS:", "if False:", SERVED),
-    Guard("react_pipeline/extensions/served_models/package.py", "followlinks=True", "followlinks=False", "extensions/served_models/test_served.py::test_the_carried_wheel_installs_this_package"),
+    Guard("react_pipeline/tracking/served.py", "if _SERVED in os.environ and len(model_input) > MAX_SERVED_ROWS:", "if False:", SERVED),
+    Guard("react_pipeline/tracking/package.py", "followlinks=True", "followlinks=False", "tracking/test_served.py::test_the_carried_wheel_installs_this_package"),
     Guard("react_pipeline/tracking/tables.py", 'if f"{name}.json" not in there:', "if True:", "tracking/test_tracking.py::test_a_result_has_tables_and_a_confusion_matrix"),
-    Guard("react_pipeline/extensions/served_models/served.py", "1 <= top_k <= MAX_TOP_K and 0 <= threshold <= 1", "top_k > 0", SERVED),
+    Guard("react_pipeline/tracking/served.py", "1 <= top_k <= MAX_TOP_K and 0 <= threshold <= 1", "top_k > 0", SERVED),
     Guard("react_pipeline/extensions/sources/downloads.py", "        image, _ = decode_apart(data, self.max_pixels)\n", "        from react_pipeline.corpus import decode_image\n        image = decode_image(data, self.max_pixels)\n", "extensions/sources/test_url_source.py::test_an_image_that_kills_its_decoder_is_a_row_of_the_ledger"),
     # Found by samples (`mutation_sample.py`)
     Guard("react_pipeline/extensions/predict/run_folder.py", "if not lock(descriptor, wait=False):", "if False:", "extensions/predict/test_predict.py::test_a_folder_that_another_run_writes_to_is_refused"),

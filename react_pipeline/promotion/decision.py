@@ -1,27 +1,18 @@
-"""Promotion: which model is champion of a domain: the rule applied, a person's decisions, and the
-chain of verdicts.
+"""Promotion: which model is champion of a domain: the rule applied, and a person's decisions.
 
-Does not belong here: what may be seen (`case`), the test (`judgement`). The current artifact of the
-stage `promotion` names the champion, whether MLflow is up or not.
-
-Each verdict names the one before it. It is published first, and then claims to be what follows that
-one, in a note that one process creates, on whatever host; who comes second decides again. Everybody
-who finds a claim makes its verdict current, so no process that ends in between holds up the domain.
-`prune` removes old claims.
-
-A verdict's parents are the results that were considered, the champion's, and those of the previous
-champion. So the store never prunes these models, even when their methods have newer ones. Earlier
-verdicts are pruned; what they changed is in the last one's history.
+Does not belong here: what may be seen (`case`), the test (`judgement`), how a verdict is published
+(`chain`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from react_pipeline.lineage import fresh, fresh_or_none, resolve
+from react_pipeline.lineage import fresh, fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.promotion.case import NEVER, Case, case_of, standing
+from react_pipeline.promotion.chain import conclude
 from react_pipeline.promotion.judgement import (
     Candidate,
     Judgement,
@@ -30,18 +21,11 @@ from react_pipeline.promotion.judgement import (
     judge,
     paired_test,
 )
-from react_pipeline.promotion.verdicts import (
-    BASE_METHOD,
-    Contender,
-    PairedTest,
-    Verdict,
-    write_verdict,
-)
+from react_pipeline.promotion.verdicts import BASE_METHOD, Contender, PairedTest
 from react_pipeline.settings import CONTROL_SUFFIX, trained_methods
 from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS, PROMOTION, method_key
 from react_pipeline.store import (
     Artifact,
-    CorruptArtifact,
     InputError,
     MissingArtifact,
     ReactError,
@@ -116,7 +100,8 @@ def promote(project: Project, slug: str, method: str, reason: str, *, person: st
         entry = case.result(method)
         test: PairedTest | str = ""
         if isinstance(entry, Measured):
-            chosen, test = entry.contender, _test_over_champion(case, entry)
+            confidence = project.config.promotion.confidence
+            chosen, test = entry.contender, paired_test(entry, case.champion, confidence)
         else:
             chosen = _judged(case, method, checkpoint, why=entry)
         if chosen.is_same(before):
@@ -152,15 +137,6 @@ def _judged(case: Case, method: str, checkpoint: str, why: str) -> Contender:
     return Contender(
         method=method, checkpoint=checkpoint, result=kept.fingerprint, stage=kept.stage
     )
-
-
-def _test_over_champion(case: Case, entry: Measured) -> PairedTest | str:
-    if case.champion is None:
-        return "no result of the champion to compare with"
-    try:
-        return paired_test(entry, case.champion, case.project.config.promotion.confidence)
-    except InputError as error:
-        return str(error)
 
 
 def roll_back(
@@ -286,116 +262,3 @@ def _way_out(case: Case) -> str:
         f'--reason "..."`, or start from the base with `react-pipeline models rollback {case.slug} '
         "--to-base`"
     )
-
-
-def conclude(project: Project, slug: str, decide: Callable[[Case], Judgement | None]) -> Artifact:
-    """Publish the verdict that follows the last one.
-
-    Args:
-        decide: Called again when another process decided meanwhile, or the verdict that it led to
-            was removed; None: the last verdict holds.
-    """
-    while True:
-        last = _make_last_current(project, slug)
-        case = case_of(project, slug)
-        judgement = decide(case)
-        if judgement is None and case.last is not None:
-            return case.last
-        if judgement is not None and case.last == last:
-            made = _publish(case, judgement)
-            with suppress(MissingArtifact):  # pruned, so that its claim fails
-                made.verify()
-            claim = _claim(slug, last)
-            if project.store.create_note(claim, made.fingerprint):
-                is_last = _make_last_current(project, slug) == made
-                if is_last or project.store.read_note(claim) == made.fingerprint:
-                    return made
-
-
-def _make_last_current(project: Project, slug: str) -> Artifact | None:
-    """Return the last verdict of the chain, which is current then; None before the first."""
-    while True:
-        _, last = standing(project, slug)
-        claim = _claim(slug, last)
-        following = project.store.read_note(claim)
-        if following is None:
-            return last
-        try:
-            verdict = project.store.open(PROMOTION, slug, following)
-            verdict.verify()
-            project.store.set_current(verdict)
-        except (MissingArtifact, CorruptArtifact):
-            project.store.remove_note(claim)
-
-
-def _claim(slug: str, last: Artifact | None) -> str:
-    """Return the name of the note that says which verdict follows one."""
-    return f"claims/{PROMOTION}--{slug}--{last.fingerprint if last else 'none'}"
-
-
-def _publish(case: Case, judgement: Judgement) -> Artifact:
-    verdict = _next(case, judgement)
-    content = {
-        "before": case.last.fingerprint if case.last else "",
-        "results": case.seen(case.result_of(verdict.champion)),
-        "verdict": digest_of(verdict.model_dump(mode="json")),
-    }
-    parents = _parents(case, verdict)
-    return case.project.store.build(
-        resolve(case.project, PROMOTION, case.slug, parents=parents, content=content),
-        lambda folder, _: write_verdict(folder, verdict, judgement.rows),
-        is_current=False,
-    )
-
-
-def _next(case: Case, judgement: Judgement) -> Verdict:
-    """Return the verdict; a model that is rolled back is rejected until a person promotes it."""
-    before = case.verdict
-    champion = judgement.champion or before.champion
-    base = case.result(BASE_METHOD)
-    if champion.method == BASE_METHOD and isinstance(base, Measured):
-        champion = base.contender
-    earlier = before.previous_champions
-    rejected = set(before.rejected)
-    if judgement.decision == "rolled back":
-        earlier = () if champion.method == BASE_METHOD else earlier[:-1]
-        rejected.add(before.champion.checkpoint)
-    elif not champion.is_same(before.champion):
-        earlier = (*earlier, before.champion)
-        rejected.discard(champion.checkpoint)
-    measured = [case.result(method) for method in trained_methods(case.project.config.all_methods)]
-    contenders = [one.contender for one in (base, *measured) if isinstance(one, Measured)]
-    evaluation_set = next((one.evaluation_set for one in contenders), before.evaluation_set)
-    history = before.history
-    if case.last is not None and (before.by == "person" or before.decision == "promoted"):
-        history = (*history, before.as_history_entry(case.last))
-    judged = {name: value for name, value in vars(judgement).items() if name != "rows"}
-    return Verdict(
-        **judged | {"champion": champion},
-        domain=case.slug,
-        champion_before=before.champion,
-        min_gain=case.project.config.promotion.min_gain,
-        evaluation_set=evaluation_set,
-        previous_champions=earlier,
-        rejected=tuple(sorted(rejected)),
-        history=history,
-    )
-
-
-def _parents(case: Case, verdict: Verdict) -> dict[str, Artifact]:
-    """Return what was considered, and what must outlive pruning of the champion and the one before
-    it.
-    """
-    parents = dict(case.results)
-    parents |= {name: one.publish(case.project) for name, one in case.evidence.items()}
-    previous = next(reversed(verdict.previous_champions), None)
-    for name, model in (("champion", verdict.champion), ("previous", previous)):
-        if model is None or model.method == BASE_METHOD:
-            continue
-        if name == "champion" and (result := case.result_of(model)) is not None:
-            parents[name] = result.artifact
-            continue
-        key = method_key(case.slug, model.method) if model.stage == DOMAIN_RESULTS else case.slug
-        with suppress(ReactError):  # its files are gone
-            parents[name] = case.project.store.open(model.stage, key, model.result)
-    return parents

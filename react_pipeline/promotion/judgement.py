@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 import pandas as pd
 
@@ -24,7 +24,7 @@ from react_pipeline.evaluation import (
 )
 from react_pipeline.promotion.verdicts import By, Contender, Decision, PairedTest
 from react_pipeline.settings import PromotionConfig
-from react_pipeline.store import Artifact, InputError
+from react_pipeline.store import Artifact
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,6 @@ class Measured:
     """
 
     artifact: Artifact
-
-    @classmethod
-    def of(cls, artifact: Artifact) -> Self | None:
-        """Read a published result; None if it has no values."""
-        entry = cls(artifact)
-        return None if entry.result.top1 is None else entry
 
     @cached_property
     def result(self) -> EvalResult:
@@ -229,46 +223,42 @@ def judge(
     def tested(one: Candidate) -> Tested:
         entry = one.result
         contender = entry.contender
-        if champion is None:
-            return Tested(contender, "", f"{champion_name} has no result to compare with")
-        figures = ""
-        try:
-            test = paired_test(entry, champion, confidence)
-            figures = (
-                f"{contender.identity} is right on {100 * entry.top1:.1f}% of {test.n} images, "
-                f"{champion_name} on {100 * (entry.top1 - test.gain):.1f}%: {test}{tried}"
-            )
-            control: Other | PairedTest = one.control
-            if isinstance(control, Measured):
-                control = paired_test(entry, control, confidence)
-            return Tested(contender, figures, test, control, one.objection)
-        except InputError as error:
-            return Tested(contender, figures, str(error))
+        test = paired_test(entry, champion, confidence)
+        if isinstance(test, str):
+            return Tested(contender, "", test)
+        figures = (
+            f"{contender.identity} is right on {100 * entry.top1:.1f}% of {test.n} images, "
+            f"{champion_name} on {100 * (entry.top1 - test.gain):.1f}%: {test}{tried}"
+        )
+        control = one.control
+        over_control = (
+            paired_test(entry, control, confidence) if isinstance(control, Measured) else control
+        )
+        return Tested(contender, figures, test, over_control, one.objection)
 
     ordered = sorted(candidates, key=lambda one: -one.result.top1)
     return choose([tested(one) for one in ordered], champion_name, settings)
 
 
-def paired_test(method: Measured, other: Measured, confidence: float) -> PairedTest:
+def paired_test(method: Measured, other: Measured | None, confidence: float) -> PairedTest | str:
     """Bootstrap over the images in pairs (10,000 resamples, fixed seed), and the exact test of
-    McNemar.
+    McNemar; or why the two cannot be compared: they were not measured on the same images in the
+    same way.
 
     Where few images differ the bootstrap is overconfident (with 4 won and none lost, 98% of it are
     above 0, and a coin does the same in 6%): therefore the exact test in addition.
-
-    Raises:
-        InputError: If the two were not measured on the same images in the same way.
     """
+    if other is None:
+        return "the champion has no result to compare with"
     names = f"{method.contender.identity} and {other.contender.identity}"
     ours, theirs = method.measure, other.measure
     if apart := [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]:
-        raise InputError(f"{names} differ in {', '.join(apart)} and cannot be compared")
+        return f"{names} differ in {', '.join(apart)} and cannot be compared"
     if not method.correct.index.equals(other.correct.index):
-        raise InputError(f"{names} were not measured on the same images")
-    difference = method.correct.to_numpy(dtype=int) - other.correct.to_numpy(dtype=int)
-    low, high = paired_interval(
-        gains_of(method.correct.to_numpy(), other.correct.to_numpy()), confidence
-    )
+        return f"{names} were not measured on the same images"
+    ours_right, theirs_right = method.correct.to_numpy(), other.correct.to_numpy()
+    difference = ours_right.astype(int) - theirs_right.astype(int)
+    low, high = paired_interval(gains_of(ours_right, theirs_right), confidence)
     return PairedTest(
         gain=float(difference.mean()),
         low=low,

@@ -124,7 +124,6 @@ class Verdict(Decided):
 
     Attributes:
         candidates: How many candidates were tested at once (K).
-        evaluation_set: Fingerprint of the images that the candidates were measured on.
         previous_champions: Earlier champions, latest last, which a rollback restores.
         rejected: Checkpoints that a person rejected; the rule never promotes them again.
         history: The decisions before this one that changed something, oldest first.
@@ -133,9 +132,7 @@ class Verdict(Decided):
     domain: str
     champion_before: Contender
     control_test: PairedTest | None = None
-    min_gain: float = 0.0
     candidates: int = 0
-    evaluation_set: str = ""
     previous_champions: tuple[Contender, ...] = ()
     rejected: tuple[str, ...] = ()
     history: tuple[HistoryEntry, ...] = ()

@@ -3,7 +3,6 @@ from .artifacts import Artifact as Artifact
 from .artifacts import Inputs as Inputs
 from .artifacts import canonical_json as canonical_json
 from .artifacts import digest_of as digest_of
-from .artifacts import remember as remember
 from .bounded import MAX_IMAGE_BYTES as MAX_IMAGE_BYTES
 from .bounded import MAX_JSON_BYTES as MAX_JSON_BYTES
 from .bounded import open_regular as open_regular
@@ -47,3 +46,4 @@ from .scratch import Scratch as Scratch
 from .store import RETENTION_SECONDS as RETENTION_SECONDS
 from .store import Store as Store
 from .store import Write as Write
+from .verification import remember as remember

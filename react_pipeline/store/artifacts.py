@@ -1,7 +1,7 @@
 """Artifacts: files that are absent, or complete and verified.
 
-Belongs here: what an artifact and the inputs of a step are, the manifest, and which files were
-verified. Does not belong here: how artifacts are published (`store`), what any artifact contains,
+Belongs here: what an artifact and the inputs of a step are, and the manifest. Does not belong here:
+how artifacts are published (`store`) and verified (`verification`), what any artifact contains,
 which depends on which (`lineage`).
 """
 
@@ -10,23 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from react_pipeline.store.durable import sha256_of, stamp_of, write_atomically
 from react_pipeline.store.errors import CorruptArtifact
-from react_pipeline.store.folder import MANIFEST
+from react_pipeline.store.verification import verified_folder
 
 if TYPE_CHECKING:
     from react_pipeline.store.store import Store
 
 FORMAT = 3
 """Version of the layout and of the manifest. A store of another format is refused."""
-VERIFIED = ".verified"
-"""File beside those of an attempt: how these looked on this machine when they were verified."""
 MAX_PARSED = 200_000
 """Manifests that a process remembers, by their bytes; some may be removed by now."""
 
@@ -104,16 +100,13 @@ class Artifact:
 
     @cached_property
     def path(self) -> Path:
-        """Folder of its files and its manifest on this machine, all of them verified.
+        """Folder of its files on this machine, all of them verified.
 
         Raises:
             CorruptArtifact: If anything differs from the manifest.
             MissingArtifact: If it was removed.
         """
-        folder = self.verify()
-        if not self.store.backend.is_local and not (folder / MANIFEST).exists():
-            write_atomically(folder / MANIFEST, manifest_content(self.manifest).decode())
-        return folder
+        return self.verify()
 
     def verify(self) -> Path:
         """Verify all of its files, and return their folder; errors as of `path`."""
@@ -133,7 +126,7 @@ class Artifact:
                     f"{self.address}: no file {name!r} in its manifest; rematerialize "
                     f"`{self.stage}`"
                 )
-        return self.store.verified(self, names)
+        return verified_folder(self, names)
 
     def open_parent(self, stage: str) -> Artifact:
         """Return the artifact of a stage that this one was made from, of the same key.
@@ -219,50 +212,3 @@ def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(
         json.dumps(manifest, sort_keys=True, ensure_ascii=False).encode()
     ).hexdigest()
-
-
-def remember(folder: Path, names: Collection[str]) -> None:
-    """Remember on this machine how verified files look."""
-    stamps = {name: _stamp(folder / name) for name in names}
-    _known(folder).update(stamps)
-    with suppress(OSError):  # a store that may only be read
-        if stamps:
-            with (folder / VERIFIED).open("a") as lines:
-                lines.write(json.dumps(stamps) + "\n")
-
-
-def wrong_files(folder: Path, names: Collection[str], recorded: Mapping[str, Any]) -> set[str]:
-    """Return which of these files differ from the manifest. Each is hashed once on this machine,
-    for as long as the kernel says that it was not written to.
-    """
-    known = _known(folder)
-    unknown = {name for name in names if known.get(name) != _stamp(folder / name)}
-    good = {name for name in unknown if _is_whole(folder / name, recorded[name])}
-    remember(folder, good)
-    return unknown - good
-
-
-_verified: dict[Path, dict[str, str]] = {}
-"""What `VERIFIED` says, by folder; of a store that may only be read, too."""
-
-
-def _known(folder: Path) -> dict[str, str]:
-    known = _verified.setdefault(folder, {})
-    if not known:
-        with suppress(OSError, ValueError, TypeError, RecursionError):
-            for line in (folder / VERIFIED).read_bytes().splitlines():
-                known.update(json.loads(line))
-    return known
-
-
-def _stamp(path: Path) -> str:
-    try:
-        return str(stamp_of(path.stat()))
-    except FileNotFoundError:
-        return ""
-
-
-def _is_whole(path: Path, recorded: Mapping[str, Any]) -> bool:
-    with suppress(FileNotFoundError):
-        return path.stat().st_size == recorded["bytes"] and sha256_of(path) == recorded["sha256"]
-    return False

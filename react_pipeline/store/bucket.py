@@ -48,6 +48,8 @@ SMALL_THREADS = 64
 MAX_PARTS = 9_000
 """Parts of one upload; S3 allows 10,000."""
 MIN_PART_BYTES = 8 << 20
+MAX_CONTENTS = 200_000
+"""Small objects whose content a process remembers, for its next look."""
 COPIES = ".copies"
 MEASURED_SECONDS = 10
 """Copies are measured once in so long, which takes a walk."""
@@ -88,13 +90,13 @@ class Bucket:
 
     def read(self, path: str) -> bytes:
         """Behave as in `Folder`."""
-        with self._named(path) as (library, client):
-            return bytes(library.get(client, path).bytes())
+        with self._named(path) as client:
+            return bytes(client.get(path).bytes())
 
     def put(self, path: str, data: bytes, mode: str | Mapping[str, str] = "overwrite") -> None:
         """Behave as in `Folder`; on another condition if `mode` has one, else a FileExistsError."""
-        with self._named(path) as (library, client):
-            library.put(client, path, data, use_multipart=False, mode=mode)
+        with self._named(path) as client:
+            client.put(path, data, use_multipart=False, mode=mode)
 
     def create(self, path: str, data: bytes) -> bool:
         """Behave as in `Folder`."""
@@ -108,25 +110,25 @@ class Bucket:
 
     def touch(self, path: str) -> None:
         """Behave as in `Folder`."""
-        with suppress(FileNotFoundError, FileExistsError), self._named(path) as (library, client):
-            answer = library.get(client, path)
+        with suppress(FileNotFoundError, FileExistsError), self._named(path) as client:
+            answer = client.get(path)
             self.put(path, bytes(answer.bytes()), _version(answer.meta))
 
     def delete(self, path: str) -> None:
         """Behave as in `Folder`."""
-        with suppress(FileNotFoundError), self._named(path) as (library, client):
-            library.delete(client, path)
+        with suppress(FileNotFoundError), self._named(path) as client:
+            client.delete(path)
 
     def discard(self, prefix: str) -> None:
         """Behave as in `Folder`."""
-        with suppress(FileNotFoundError), self._named(prefix) as (library, client):
+        with suppress(FileNotFoundError), self._named(prefix) as client:
             if paths := [entry.path for entry in self.entries(prefix)]:
-                library.delete(client, paths)
+                client.delete(paths)
 
     def entries(self, prefix: str) -> Iterator[Entry]:
         """Behave as in `Folder`."""
-        with self._named(prefix) as (library, client):
-            for page in library.list(client, prefix or None):
+        with self._named(prefix) as client:
+            for page in client.list(prefix or None):
                 for meta in page:
                     time = meta["last_modified"].timestamp()
                     yield Entry(meta["path"], meta["size"], time, str(_version(meta)))
@@ -143,8 +145,8 @@ class Bucket:
         def upload(name: str) -> None:
             path, file = f"{prefix}/{name}", built / name
             part = max(MIN_PART_BYTES, file.stat().st_size // MAX_PARTS)
-            with self._named(path) as (library, client):
-                library.put(client, path, file, chunk_size=part, max_concurrency=4)
+            with self._named(path) as client:
+                client.put(path, file, chunk_size=part, max_concurrency=4)
 
         first, *others = names
         upload(first)
@@ -184,8 +186,8 @@ class Bucket:
             part.unlink(missing_ok=True)
 
     def _chunks(self, path: str) -> Iterator[bytes]:
-        with self._named(path) as (library, client):
-            yield from library.get(client, path).stream(min_chunk_size=MIN_PART_BYTES)
+        with self._named(path) as client:
+            yield from client.get(path).stream(min_chunk_size=MIN_PART_BYTES)
 
     def sha256_of(self, prefix: str, name: str) -> str:
         """Behave as in `Folder`."""
@@ -208,8 +210,8 @@ class Bucket:
         brief = replace(self, retry_seconds=PROBE_SECONDS)
         path = f".probe/{secrets.token_hex(8)}"
         try:
-            with brief._named(path) as (library, client):
-                old = _version(library.put(client, path, b"1"))
+            with brief._named(path) as client:
+                old = _version(client.put(path, b"1"))
             brief.put(path, b"2")
             for condition in ("create", old):
                 with suppress(FileExistsError):
@@ -231,17 +233,18 @@ class Bucket:
         return folder
 
     @contextmanager
-    def _named(self, path: str) -> Iterator[tuple[Any, Any]]:
-        """Yield the library and its client; their errors name the object and what to do."""
+    def _named(self, path: str) -> Iterator[Any]:
+        """Yield the client of obstore; its errors name the object and what to do."""
+        from obstore.exceptions import BaseError
+
         if _process not in (None, os.getpid()):
             raise ReactError(
                 f"{self.address(path)}: a forked process cannot reach object storage; open the "
                 "file before the fork, or start processes by `spawn`"
             )
-        library, client = _client(self.url, self.retry_seconds)
         try:
-            yield library, client
-        except library.exceptions.BaseError as error:
+            yield _client(self.url, self.retry_seconds)
+        except BaseError as error:
             raise _explained(self.address(path), error) from error
         except FileNotFoundError as error:
             if "NoSuchBucket" in str(error):
@@ -269,20 +272,16 @@ class BucketLook(Bucket):
 
     def _contents(self, listing: Iterable[Entry]) -> dict[str, bytes]:
         """Return the contents of small objects by their paths."""
-        small = [one for one in listing if is_head(one) or one.path.startswith(".notes/")]
-        known = _small.get(self.url, {})
+        bucket = Bucket(self.url, self.home, self.cache_bytes, self.retry_seconds)
 
         def request(entry: Entry) -> bytes | None:
-            if (known_as := (entry.path, entry.version)) in known:
-                return known[known_as]
             with suppress(FileNotFoundError):  # removed meanwhile
-                return super(BucketLook, self).read(entry.path)
+                return _content(bucket, entry.path, entry.version)
             return None
 
-        names = [(entry.path, entry.version) for entry in small]
-        contents = zip(names, each(request, small, SMALL_THREADS), strict=True)
-        _small[self.url] = {name: text for name, text in contents if text is not None}
-        return {path: text for (path, _), text in _small[self.url].items()}
+        small = [one for one in listing if is_head(one) or one.path.startswith(".notes/")]
+        contents = zip(small, each(request, small, SMALL_THREADS), strict=True)
+        return {entry.path: text for entry, text in contents if text is not None}
 
     def _at_this_moment(self) -> tuple[list[Entry], dict[str, bytes]]:
         if isinstance(self._seen, SourceUnavailable):
@@ -305,8 +304,11 @@ class BucketLook(Bucket):
 
 
 _process: int | None = None
-_small: dict[str, dict[tuple[str, str], bytes]] = {}
-"""Contents of the small objects of the last look, by path and version, by the bucket's URL."""
+
+
+@lru_cache(MAX_CONTENTS)
+def _content(bucket: Bucket, path: str, _version: str) -> bytes:
+    return bucket.read(path)
 
 
 def each(action: Callable[[Item], T], items: Iterable[Item], threads: int = THREADS) -> list[T]:
@@ -318,10 +320,9 @@ def each(action: Callable[[Item], T], items: Iterable[Item], threads: int = THRE
 
 
 @cache
-def _client(url: str, retry_seconds: float) -> tuple[Any, Any]:
+def _client(url: str, retry_seconds: float) -> Any:
     global _process
-    import obstore
-    from obstore import exceptions  # noqa: F401 - makes it an attribute
+    from obstore.exceptions import BaseError
     from obstore.store import from_url
 
     _process = os.getpid()
@@ -334,8 +335,8 @@ def _client(url: str, retry_seconds: float) -> tuple[Any, Any]:
     }
     try:
         # What reaches the server (AWS_ENDPOINT_URL, AWS_REGION, credentials) is in the environment.
-        return obstore, from_url(url, retry_config=retry, client_options=options)
-    except (obstore.exceptions.BaseError, ValueError) as error:
+        return from_url(url, retry_config=retry, client_options=options)
+    except (BaseError, ValueError) as error:
         raise InputError(f"store: {url}: {_words(error)}") from error
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from graphlib import TopologicalSorter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from react_pipeline.store.artifacts import Artifact, manifest_content
+from react_pipeline.store.artifacts import Artifact, manifest_content, parse_manifest
 from react_pipeline.store.errors import CorruptArtifact, MissingArtifact
 from react_pipeline.store.folder import MANIFEST, throw_away, written_at
+from react_pipeline.store.verification import require_files
 
 if TYPE_CHECKING:
     from react_pipeline.store.store import Store
@@ -32,8 +34,9 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
     """Remove artifacts that nothing uses, attempts that were never published, and scratch.
 
     In use are current artifacts, those that were current or made within `keep_seconds`, and the
-    ancestors of all of these; attempts for `RETENTION_SECONDS`. Where a pointer or a manifest is
-    damaged, everything of that key is kept and reported. A process whose files are removed before
+    ancestors of all of these; attempts for `RETENTION_SECONDS`. Where a pointer is damaged,
+    everything of that key is kept and reported; so is an artifact with a damaged manifest, with its
+    ancestors. A process whose files are removed before
     it has published them publishes nothing.
 
     Returns:
@@ -52,16 +55,18 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
         elif name == MANIFEST:
             times[place] = entry.time
             try:
-                published[place] = look._at(place)
+                published[place] = look.at(place)
             except (CorruptArtifact, MissingArtifact) as error:
                 logger.warning("kept: %s", error)
+    unread = times.keys() - published.keys()  # which may name any attempt next to them
     scratches = {path: written_at(path) for path in (store.root / ".scratch").glob("*")}
     # A clock ahead dooms nothing: no more time has passed than the newest object shows.
     seen = [*times.values(), *attempts.values(), *scratches.values()]
     now = min(time.time(), max(seen, default=0))
     oldest, expired = now - keep_seconds, now - RETENTION_SECONDS
     removed = []
-    for artifact in _unused(look, published, times, oldest):
+    kept = _parents_of(store, unread, attempts)
+    for artifact in _unused(look, published, times, oldest, kept) if kept is not None else ():
         try:
             if not dry_run and not _remove(store, artifact, oldest):
                 break  # it is current again, and so may be its ancestors
@@ -70,7 +75,6 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
         else:
             removed.append(artifact.address)
     finished = {artifact.prefix for artifact in published.values()}
-    unread = times.keys() - published.keys()  # which may name any attempt next to them
     # Whether a process of another host works on an attempt, no lock says.
     for attempt, written in sorted(attempts.items()):
         is_kept = attempt.rpartition("/")[0] in unread
@@ -78,16 +82,24 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
             removed.append(store.backend.address(attempt))
             if not dry_run:
                 store.backend.discard(attempt)
-    for scratch, written in sorted(scratches.items()):
-        with store.locked(scratch.name, wait=False) as is_ours:  # else it may be in use
-            if written <= (oldest if is_ours else expired):
-                removed.append(str(scratch))
-                if not dry_run:
-                    throw_away(scratch, store.root)
+    for scratch in _old_scratches(store, scratches, oldest, expired):
+        removed.append(str(scratch))
+        if not dry_run:
+            throw_away(scratch, store.root)
     if not dry_run:
         store.backend.sweep(RETENTION_SECONDS)
         _remove_claims(store, oldest)
     return removed
+
+
+def _old_scratches(
+    store: Store, scratches: Mapping[Path, float], oldest: float, expired: float
+) -> Iterator[Path]:
+    """Yield each scratch that is old enough, while its lock is held."""
+    for scratch, written in sorted(scratches.items()):
+        with store.locked(scratch.name, wait=False) as is_ours:  # else it may be in use
+            if written <= (oldest if is_ours else expired):
+                yield scratch
 
 
 def _remove_claims(store: Store, oldest: float) -> None:
@@ -96,13 +108,36 @@ def _remove_claims(store: Store, oldest: float) -> None:
             store.backend.delete(claim.path)
 
 
-def _unused(
-    look: Store, published: Mapping[str, Artifact], times: Mapping[str, float], oldest: float
-) -> Iterator[Artifact]:
-    """Yield what was neither current nor made since a time, nor an ancestor of such;
-    children first.
+def _parents_of(
+    store: Store, unread: Collection[str], attempts: Collection[str]
+) -> set[str] | None:
+    """Return the parents of artifacts whose manifests cannot be read, by the copies in their
+    attempts; None if an artifact has none, so that it may be made from any other.
     """
-    used: set[str] = set()
+    parents: set[str] = set()
+    for place in unread:
+        beside = [attempt for attempt in attempts if attempt.rpartition("/")[0] == place]
+        copies = [store.read(f"{attempt}/{MANIFEST}") or b"" for attempt in beside]
+        manifests = list(filter(None, (parse_manifest(copy, place) for copy in copies)))
+        if not manifests:
+            logger.warning("%s: no artifact is pruned before it is made again", place)
+            return None
+        for manifest in manifests:
+            parents.update(manifest["parents"].values())
+    return parents
+
+
+def _unused(
+    look: Store,
+    published: Mapping[str, Artifact],
+    times: Mapping[str, float],
+    oldest: float,
+    kept: Collection[str],
+) -> Iterator[Artifact]:
+    """Yield what was neither current nor made since a time, nor is kept, nor is an ancestor of
+    such; children first.
+    """
+    used = set(kept)
     for place, artifact in published.items():
         current = look.pointer(artifact.stage, artifact.key)
         is_damaged = f"{artifact.stage}/{artifact.key}/{current}" not in published  # dooms nothing
@@ -133,12 +168,12 @@ def _remove(store: Store, artifact: Artifact, oldest: float) -> bool:
     heads = store.backend.heads(artifact.place, MANIFEST)
     if is_current() or any(entry.path == path and entry.time > oldest for entry in heads):
         return False
-    if store._read(path) != content:
+    if store.read(path) != content:
         return False
     store.backend.delete(path)
     if is_current():
         with suppress(CorruptArtifact):  # another removed its files, too
-            store.require_files(artifact)
+            require_files(artifact)
             store.backend.create(path, content)
         return False
     store.backend.discard(artifact.prefix)

@@ -1,8 +1,8 @@
 """The store: the only way in which artifacts are published, in a folder or in a bucket.
 
-Belongs here: building, publishing, the pointer to the current artifact, verification. Does not
-belong here: where objects are (`folder`, `bucket`), what may be removed (`pruning`), what depends
-on what (`lineage`).
+Belongs here: building, publishing, the pointer to the current artifact. Does not belong here: where
+objects are (`folder`, `bucket`), whether files are whole (`verification`), what may be removed
+(`pruning`), what depends on what (`lineage`).
 
 An attempt writes where no other attempt writes, and is published by one act that only one can win:
 the creation of its manifest. Locks save work; nothing depends on them. Layout::
@@ -17,13 +17,12 @@ the creation of its manifest. Locks save work; nothing depends on them. Layout::
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -37,9 +36,7 @@ from react_pipeline.store.artifacts import (
     Inputs,
     manifest_content,
     parse_manifest,
-    remember,
     with_digest,
-    wrong_files,
 )
 from react_pipeline.store.durable import fsync_tree, locked
 from react_pipeline.store.errors import (
@@ -49,6 +46,7 @@ from react_pipeline.store.errors import (
 )
 from react_pipeline.store.folder import CURRENT, MANIFEST, Folder, throw_away
 from react_pipeline.store.scratch import Scratch, removed
+from react_pipeline.store.verification import remember, require_files, verify_all
 
 if TYPE_CHECKING:
     from react_pipeline.store.bucket import Bucket
@@ -59,8 +57,6 @@ RETENTION_SECONDS = 7 * 86_400.0
 """Longer than a build takes: what it reads was current when it began."""
 BUILT = "built"
 STORE = "store.json"
-KEPT_SCRATCHES = 2
-"""Scratches of one artifact that a further attempt leaves alone, since their processes may live."""
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
 Write = Callable[[Path, Scratch], Mapping[str, Any]]
@@ -113,7 +109,7 @@ class Store:
                 if is_current:
                     self.set_current(artifact)
                 # `prune` removes the manifest, and looks at the pointer then.
-                if self._read(f"{inputs.place}/{MANIFEST}"):
+                if self.read(f"{inputs.place}/{MANIFEST}"):
                     return artifact
 
     def _attempt(self, inputs: Inputs, write: Write) -> Artifact:
@@ -169,29 +165,17 @@ class Store:
         nothing is.
         """
         path = f"{place}/{MANIFEST}"
-        while (content := self._read(path)) is not None:
+        while (content := self.read(path)) is not None:
             try:
                 artifact = self._parse(place, content)
-                self.require_files(artifact)
+                require_files(artifact)
             except CorruptArtifact as error:
-                if self._read(path) == content:  # else another made it again
+                if self.read(path) == content:  # else another made it again
                     logger.warning("%s; building it again", error)
                     self.backend.delete(path)
             else:
                 return artifact
         return None
-
-    def require_files(self, artifact: Artifact) -> None:
-        """Compare names and sizes of the files of an artifact with its manifest.
-
-        Raises:
-            CorruptArtifact: If one is missing or of another size, or its bytes differed before.
-        """
-        start = len(artifact.prefix) + 1
-        sizes = {entry.path[start:]: entry.size for entry in self.backend.entries(artifact.prefix)}
-        for name, recorded in artifact.manifest["files"].items():
-            if MANIFEST not in sizes or sizes.get(name) != recorded["bytes"]:
-                raise self._damaged(artifact.place, f"{name} is missing or damaged")
 
     def set_current(self, artifact: Artifact) -> None:
         """Write the pointer. What it named before, and what it names again, was used now."""
@@ -206,13 +190,11 @@ class Store:
     def scratch(self, inputs: Inputs) -> Scratch:
         """Begin a private scratch for an attempt, with what the furthest earlier one had kept."""
         scratch = Scratch(self._scratches(inputs) / secrets.token_hex(8))
-        others = self.earlier_scratches(inputs)
+        earlier = next(iter(self.earlier_scratches(inputs)), None)
         try:
-            scratch.begin(next(iter(others), None))
+            scratch.begin(earlier)
         except FileNotFoundError as error:
             raise removed(scratch.folder) from error
-        for other in others[KEPT_SCRATCHES:]:
-            throw_away(other.folder, self.root)
         return scratch
 
     def earlier_scratches(self, inputs: Inputs) -> list[Scratch]:
@@ -235,31 +217,34 @@ class Store:
             CorruptArtifact: If its manifest is damaged.
         """
         if not _FINGERPRINT.fullmatch(fingerprint):
-            raise self._missing(stage, key, f"{fingerprint!r} is no artifact")
-        return self._at(f"{stage}/{key}/{fingerprint}")
+            raise self.missing(stage, key, f"{fingerprint!r} is no artifact")
+        return self.at(f"{stage}/{key}/{fingerprint}")
 
-    def _at(self, place: str) -> Artifact:
+    def at(self, place: str) -> Artifact:
+        """Return the artifact of a place, `<stage>/<key>/<fingerprint>`; errors as of `open`."""
         path = f"{place}/{MANIFEST}"
         try:
             return self._parse(place, self.backend.read(path))
         except (FileNotFoundError, NotADirectoryError) as error:
             stage, key, fingerprint = _names(place)
-            raise self._missing(stage, key, f"{fingerprint} is not there") from error
+            raise self.missing(stage, key, f"{fingerprint} is not there") from error
         except OSError as error:  # a disk that cannot read it
-            raise self._damaged(place, str(error)) from error
+            raise self.damaged(place, str(error)) from error
 
     def _parse(self, place: str, content: bytes) -> Artifact:
         if manifest := parse_manifest(content, place):
             return Artifact(self, manifest)
-        raise self._damaged(place, f"{MANIFEST} is not that of this artifact")
+        raise self.damaged(place, f"{MANIFEST} is not that of this artifact")
 
-    def _damaged(self, place: str, problem: str) -> CorruptArtifact:
+    def damaged(self, place: str, problem: str) -> CorruptArtifact:
+        """Return the error of an artifact that is not as it was published."""
         stage, key, _ = _names(place)
         return CorruptArtifact(
             f"{self.backend.address(place)}: {problem}; rematerialize `{stage}` for {key!r}"
         )
 
-    def _missing(self, stage: str, key: str, problem: str) -> MissingArtifact:
+    def missing(self, stage: str, key: str, problem: str) -> MissingArtifact:
+        """Return the error of an artifact that is not there."""
         return MissingArtifact(
             f"{self.address(stage, key)}: {problem}; materialize `{stage}` for {key!r}",
             (stage, key),
@@ -284,7 +269,7 @@ class Store:
         """Return the fingerprint of the current artifact, which may be damaged; None if there is
         none.
         """
-        content = self._read(f"{stage}/{key}/{CURRENT}")
+        content = self.read(f"{stage}/{key}/{CURRENT}")
         return None if content is None else content.decode(errors="replace").strip()
 
     def has(self, stage: str, key: str) -> bool:
@@ -318,7 +303,7 @@ class Store:
 
     def read_note(self, name: str) -> str | None:
         """Return the text of a note; None if there is none."""
-        content = self._read(f".notes/{name}")
+        content = self.read(f".notes/{name}")
         return None if content is None else content.decode(errors="replace")
 
     def write_note(self, name: str, text: str) -> None:
@@ -333,7 +318,8 @@ class Store:
         """Remove a note, if it is there."""
         self.backend.delete(f".notes/{name}")
 
-    def _read(self, path: str) -> bytes | None:
+    def read(self, path: str) -> bytes | None:
+        """Return a small object; None if it is not there."""
         with suppress(FileNotFoundError, NotADirectoryError):
             return self.backend.read(path)
         return None
@@ -342,60 +328,11 @@ class Store:
         """Return the same store at this moment, for whoever only asks what is fresh."""
         return _Look(self)
 
-    def verified(self, artifact: Artifact, names: Collection[str]) -> Path:
-        """Return the folder of an artifact on this machine, in which these files are as they were
-        published.
-
-        Raises:
-            MissingArtifact: If the artifact was removed.
-            CorruptArtifact: If a file differs; the next build makes the artifact again.
-        """
-        try:
-            for anew in (False, True):
-                folder = self.backend.fetch(artifact.prefix, names, anew=anew)
-                names = wrong_files(folder, names, artifact.manifest["files"])
-                if not names:
-                    return folder
-            problem = f"the bytes of {min(names)} differ from the manifest"
-        except FileNotFoundError as error:
-            problem = f"{error.filename or error} is gone"
-        except OSError as error:
-            problem = f"{error.filename}: {error.strerror or error}"
-            if error.errno == errno.EIO:
-                raise self._condemned(artifact, problem) from error
-            raise self._damaged(artifact.place, problem) from error  # it is whole, maybe
-        if self._read(f"{artifact.place}/{MANIFEST}") is None:
-            removed = f"{artifact.fingerprint} was removed"
-            raise self._missing(artifact.stage, artifact.key, removed)
-        raise self._condemned(artifact, problem)
-
-    def _condemned(self, artifact: Artifact, problem: str) -> CorruptArtifact:
-        """Return what is wrong with an artifact, which the next build makes again."""
-        with suppress(OSError):  # a store that may only be read
-            self.backend.delete(f"{artifact.prefix}/{MANIFEST}")
-        return self._damaged(artifact.place, problem)
-
     def verify(self) -> Iterator[tuple[str, CorruptArtifact | None]]:
         """Read every file of every artifact where it is published, whatever is remembered; yields
         the address of each artifact with what is wrong with it.
         """
-        for place in sorted(self._heads("", MANIFEST)):
-            found = None
-            try:
-                artifact = self._at(place)
-                self.require_files(artifact)
-                for name, recorded in artifact.manifest["files"].items():
-                    if self.backend.sha256_of(artifact.prefix, name) != recorded["sha256"]:
-                        raise self._condemned(
-                            artifact, f"the bytes of {name} differ from the manifest"
-                        )
-            except (MissingArtifact, FileNotFoundError):  # pruned meanwhile
-                continue
-            except CorruptArtifact as error:
-                found = error
-            except OSError as error:
-                found = self._damaged(place, str(error))
-            yield self.backend.address(place), found
+        return verify_all(self, sorted(self._heads("", MANIFEST)))
 
     def prune(self, *, dry_run: bool = False, keep_seconds: float = RETENTION_SECONDS) -> list[str]:
         """Remove what nothing uses any more (`pruning.prune`); returns the addresses."""
@@ -419,7 +356,7 @@ class Store:
 
     def _require_format(self) -> bool:
         """Refuse a store of another format; returns whether there is a store."""
-        content = self._read(STORE)
+        content = self.read(STORE)
         if content not in (None, _FORMAT):
             raise InputError(
                 f"{self.backend.address(STORE)}: {content[:80]!r} is another format than "
@@ -443,7 +380,7 @@ class _Look(Store):
     def open(self, stage: str, key: str, fingerprint: str) -> Artifact:
         """Behave as in `Store`; files that are missing or of another size are noticed."""
         artifact = super().open(stage, key, fingerprint)
-        self.require_files(artifact)
+        require_files(artifact)
         return replace(artifact, store=self._store)  # whose files may be asked for later
 
 

@@ -5,7 +5,7 @@ The store is the queue: an artifact without a finished run is logged the next ti
 down or a killed process delays a run and never loses or doubles it: its tag `fingerprint` finds
 what is already there, and what is written twice is written once.
 
-Does not belong here: how a run is opened (`runs`), what is written (`values`, `results`, `tables`,
+Does not belong here: how a run is opened (`runs`), what is written (`values`, `tables`,
 `models`, `registry`), a training under way (`extensions.live_runs`).
 """
 
@@ -27,16 +27,24 @@ from react_pipeline.stage import (
     STAGES,
     method_key,
 )
-from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, ReactError, Store
+from react_pipeline.store import (
+    MANIFEST,
+    Artifact,
+    CorruptArtifact,
+    MissingArtifact,
+    ReactError,
+    Store,
+)
 from react_pipeline.tracking.models import MODEL_STAGES, log_inputs, log_model
 from react_pipeline.tracking.notes import dagster_url, reason_of, view_url
-from react_pipeline.tracking.registry import Version, list_versions, show_champion
-from react_pipeline.tracking.results import cost_rows, difference_rows
-from react_pipeline.tracking.runs import FINISHED, Runs, log_batch, logged_steps
+from react_pipeline.tracking.registry import list_versions, show_champion
+from react_pipeline.tracking.runs import FINISHED, Runs
 from react_pipeline.tracking.tables import log_tables
 from react_pipeline.tracking.values import (
     DAGSTER_RUN_TAG,
+    cost_rows,
     created_ms,
+    difference_rows,
     files_of,
     metrics_of,
     params_of,
@@ -44,7 +52,7 @@ from react_pipeline.tracking.values import (
 )
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -82,11 +90,11 @@ class Tracking(Runs):
         Returns None, with a warning, when MLflow does not answer or refuses it.
         """
 
-        def log(client: MlflowClient) -> str | None:
+        def log() -> str | None:
             known = _logged.get(self._place)
             if known is None or not known.issuperset(artifact.parents.values()):
-                self._sync(client, project)
-            run_id = self._log_if_accepted(client, project, artifact, dagster_run_id)
+                self._sync(project)
+            run_id = self._log_if_accepted(project, artifact, dagster_run_id)
             if run_id:
                 _logged[self._place].add(artifact.fingerprint)
             return run_id
@@ -97,10 +105,11 @@ class Tracking(Runs):
         """Log every artifact of the store that has no finished run; returns the fingerprints of
         those that have one then. None, with a warning, when MLflow does not answer.
         """
-        return self._ask(lambda client: self._sync(client, project))
+        return self._ask(lambda: self._sync(project))
 
-    def versions(self, slug: str) -> list[Version]:
-        """Return the versions of a domain's model, oldest first.
+    def versions(self, slug: str) -> list[ModelVersion]:
+        """Return the versions of a domain's model, oldest first; their tags name `method` and
+        `fingerprint` of the checkpoint.
 
         Raises:
             ReactError: If MLflow cannot be reached; its text has no password of an address.
@@ -114,18 +123,18 @@ class Tracking(Runs):
         """Return where the server at `address` shows the results of all methods; `address` if
         MLflow does not answer here.
         """
-        page = self._ask(lambda _: view_url(address, self.experiment_id))
-        return page or address
+        return self._ask(lambda: view_url(address, self.experiment_id)) or address
 
     @property
     def _place(self) -> tuple[str, str]:
         return self.uri, self.experiment
 
-    def _ask(self, question: Callable[[MlflowClient], Answer]) -> Answer | None:
+    def _ask(self, question: Callable[[], Answer]) -> Answer | None:
         if time.monotonic() < _unreachable_until.get(self.uri, 0.0):
             return None
         try:
-            return question(self.connect())
+            self.connect()
+            return question()
         except Exception as error:  # whatever MLflow, its database or the network raise
             _logged.pop(self._place, None)
             _unreachable_until[self.uri] = time.monotonic() + COOLDOWN_SECONDS
@@ -136,23 +145,23 @@ class Tracking(Runs):
             )
             return None
 
-    def _sync(self, client: MlflowClient, project: Project) -> set[str]:
+    def _sync(self, project: Project) -> set[str]:
         with project.store.locked(LOCK):
-            logged = self.finished(client)
+            logged = self.finished()
             for artifact in _artifacts_except(project, logged):
-                if self._log_if_accepted(client, project, artifact):
+                if self._log_if_accepted(project, artifact):
                     logged.add(artifact.fingerprint)
         _logged[self._place] = logged
         return set(logged)
 
     def _log_if_accepted(
-        self, client: MlflowClient, project: Project, artifact: Artifact, dagster_run_id: str = ""
+        self, project: Project, artifact: Artifact, dagster_run_id: str = ""
     ) -> str | None:
         """Log one artifact; None, with a warning, if that fails and the server still answers."""
         try:
-            return self._log(client, project, artifact, dagster_run_id)
+            return self._log(project, artifact, dagster_run_id)
         except Exception as error:
-            self.require_answer(client)
+            self.require_answer()
             logger.warning(
                 "%s could not be logged to MLflow, tried again by the next materialize: %s",
                 artifact.place,
@@ -160,58 +169,52 @@ class Tracking(Runs):
             )
             return None
 
-    def _log(
-        self, client: MlflowClient, project: Project, artifact: Artifact, dagster_run_id: str
-    ) -> str:
+    def _log(self, project: Project, artifact: Artifact, dagster_run_id: str) -> str:
         """Log one artifact; returns the id of its run."""
         if artifact.stage == PROMOTION:
-            show_champion(client, project, artifact)
+            show_champion(self.client, project, artifact)
         seconds_ms = round(1000 * float(artifact.counts.get("seconds") or 0))
         tags = tags_of(artifact, dagster_run_id, dagster_url(project))
-        started = created_ms(artifact) - seconds_ms
-        run, is_resumed = self.open(client, tags, artifact.key, started)
+        run, is_resumed = self.open(tags, artifact.key, created_ms(artifact) - seconds_ms)
         run_id = str(run.info.run_id)
         if run.info.status == FINISHED:
             if dagster_run_id and DAGSTER_RUN_TAG not in run.data.tags:  # logged by a later process
-                log_batch(client, run_id, tags=tags)
+                self.write(run_id, tags=tags)
             return run_id
-        experiment_id = self.experiment_id
-        log_batch(
-            client,
+        self.write(
             run_id,
             params=params_of(artifact),
             rows=[*metrics_of(artifact), *cost_rows(artifact)],
             # What a live training or a killed call has written stays as it is.
-            without=logged_steps(client, run_id) if is_resumed else (),
-            source=log_inputs(client, experiment_id, project, artifact, run_id),
+            without=self.logged_steps(run_id) if is_resumed else (),
+            source=log_inputs(self, project, artifact, run_id),
         )
         for path in files_of(artifact):
-            client.log_artifact(run_id, str(path))
+            self.client.log_artifact(run_id, str(path))
+        self.client.log_dict(run_id, dict(artifact.manifest), MANIFEST)
         if artifact.stage == DOMAIN_RESULTS:
-            log_tables(client, run_id, artifact)
+            log_tables(self.client, run_id, artifact)
         if artifact.stage in MODEL_STAGES:
-            log_model(client, experiment_id, project, artifact, run_id)
+            log_model(self, project, artifact, run_id)
         if artifact.stage == COMPARISON:
-            self._log_differences(client, project, artifact)
+            self._log_differences(project, artifact)
         # A run that was streamed has the time at which its training began.
         ended = max(created_ms(artifact), run.info.start_time + seconds_ms)
-        client.set_terminated(run_id, FINISHED, ended)
+        self.client.set_terminated(run_id, FINISHED, ended)
         if artifact.stage == CUSTOMIZED_CHECKPOINT:
-            self.close_abandoned(client, artifact)
+            self.close_abandoned(artifact)
         return run_id
 
-    def _log_differences(
-        self, client: MlflowClient, project: Project, comparison: Artifact
-    ) -> None:
+    def _log_differences(self, project: Project, comparison: Artifact) -> None:
         """Write what a comparison found to the runs of its results, which MLflow compares by it."""
         for method, rows in difference_rows(comparison).items():
             fingerprint = comparison.parents.get(method, "")
-            for run in self.find(client, {"asset": DOMAIN_RESULTS, "fingerprint": fingerprint}):
+            for run in self.find({"asset": DOMAIN_RESULTS, "fingerprint": fingerprint}):
                 key = method_key(comparison.key, method)
                 result = project.store.open(DOMAIN_RESULTS, key, fingerprint)
                 run_id = run.info.run_id
-                source = log_inputs(client, self.experiment_id, project, result, run_id)
-                log_batch(client, run_id, rows=rows, source=source)
+                source = log_inputs(self, project, result, run_id)
+                self.write(run_id, rows=rows, source=source)
 
 
 def _artifacts_except(project: Project, logged: set[str]) -> list[Artifact]:

@@ -23,7 +23,8 @@ from react_pipeline.stage import (
 )
 from react_pipeline.store import Artifact
 from react_pipeline.tracking.datasets import dataset_inputs
-from react_pipeline.tracking.runs import only
+from react_pipeline.tracking.package import package_model, refresh_calibration, save_model
+from react_pipeline.tracking.runs import Runs, only
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,33 +39,34 @@ def model_name(slug: str) -> str:
     return f"react-{slug}"
 
 
-def find_models(client: MlflowClient, experiment_id: str, fingerprint: str) -> list[LoggedModel]:
+def find_models(runs: Runs, fingerprint: str) -> list[LoggedModel]:
     """Return the logged model of a checkpoint; one that a killed process left unfinished does not
     count.
     """
     from mlflow.entities import LoggedModelStatus
 
-    models = client.search_logged_models([experiment_id], f"tags.fingerprint = '{fingerprint}'")
+    query = f"tags.fingerprint = '{fingerprint}'"
+    models = runs.client.search_logged_models([runs.experiment_id], query)
     return [model for model in models if model.status == LoggedModelStatus.READY]
 
 
-def log_model(
-    client: MlflowClient, experiment_id: str, project: Project, artifact: Artifact, run_id: str
-) -> None:
+def log_model(runs: Runs, project: Project, artifact: Artifact, run_id: str) -> None:
     """Log the artifact's model if it is not there; a trained one, unless it is a control, gets a
     version.
     """
     from mlflow.entities import LoggedModelOutput
 
+    client = runs.client
     tags = {"fingerprint": artifact.fingerprint, "path": artifact.address}
-    if artifact.stage == CUSTOMIZED_CHECKPOINT:
-        _, tags["method"] = domain_and_method(artifact.key)
+    _, method = domain_and_method(artifact.key)
+    if method:
+        tags["method"] = method
     model = only(
-        lambda: find_models(client, experiment_id, artifact.fingerprint),
-        lambda: _create(client, experiment_id, project, artifact, run_id, tags),
+        lambda: find_models(runs, artifact.fingerprint),
+        lambda: _create(runs, project, artifact, run_id, tags),
         lambda model: client.delete_logged_model(model.model_id),
     )
-    if artifact.stage == CUSTOMIZED_CHECKPOINT and not tags["method"].endswith(CONTROL_SUFFIX):
+    if method and not method.endswith(CONTROL_SUFFIX):
         _register(client, model, artifact, run_id, tags)
     outputs = client.get_run(run_id).outputs
     if outputs is None or not outputs.model_outputs:  # unless logging was interrupted after it
@@ -73,19 +75,12 @@ def log_model(
 
 
 def _create(
-    client: MlflowClient,
-    experiment_id: str,
-    project: Project,
-    artifact: Artifact,
-    run_id: str,
-    tags: dict[str, str],
-) -> LoggedModel:
+    runs: Runs, project: Project, artifact: Artifact, run_id: str, tags: dict[str, str]
+) -> None:
     # As mlflow.pyfunc.log_model and mlflow.create_external_model do, without their global state
     # (active run, address).
     from mlflow.models.utils import get_external_mlflow_model_spec
     from mlflow.utils.file_utils import local_file_uri_to_path
-
-    from react_pipeline.extensions import served_models
 
     domain, method = domain_and_method(artifact.key)
     params = {"domain": domain, "method": method} if method else {"method": "base"}
@@ -94,9 +89,9 @@ def _create(
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     try:
-        is_packaged = bool(method) and served_models.package_model(project, artifact, directory)
-        model = client.create_logged_model(
-            experiment_id,
+        is_packaged = bool(method) and package_model(project, artifact, directory)
+        model = runs.client.create_logged_model(
+            runs.experiment_id,
             "-".join(params.values()),
             run_id,
             tags if is_packaged else {**tags, "mlflow.model.isExternal": "true"},
@@ -108,15 +103,15 @@ def _create(
         if is_local:  # written where it stays, for it may hold gigabytes
             place = Path(local_file_uri_to_path(model.artifact_location))
         if is_packaged:
-            served_models.save_model(directory, place, model)
+            save_model(directory, place, model)
         else:
             place.mkdir(parents=True)
             get_external_mlflow_model_spec(model).save(str(place / "MLmodel"))
         if not is_local:
-            client.log_model_artifacts(model.model_id, str(place))
+            runs.client.log_model_artifacts(model.model_id, str(place))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    return client.finalize_logged_model(model.model_id, "READY")
+    runs.client.finalize_logged_model(model.model_id, "READY")
 
 
 def _register(
@@ -125,14 +120,12 @@ def _register(
     domain, method = domain_and_method(artifact.key)
     name = model_name(domain)
     if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(
-            name, description=f"CLIP customized to the domain {domain!r} by REACT"
-        )
+        about = f"CLIP customized to the domain {domain!r} by REACT"
+        client.create_registered_model(name, description=about)
     pairs, steps = (int(artifact.counts.get(name) or 0) for name in ("pairs", "steps"))
+    query = f"name = '{name}' and tags.fingerprint = '{artifact.fingerprint}'"
     version = only(
-        lambda: client.search_model_versions(
-            f"name = '{name}' and tags.fingerprint = '{artifact.fingerprint}'"
-        ),
+        lambda: client.search_model_versions(query),
         # `models:/<id>` would be looked up at MLflow's global tracking URI, which need not be this
         # one.
         lambda: client.create_model_version(
@@ -152,22 +145,18 @@ def _register(
     client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": registered})
 
 
-def log_inputs(
-    client: MlflowClient, experiment_id: str, project: Project, artifact: Artifact, run_id: str
-) -> dict[str, str]:
+def log_inputs(runs: Runs, project: Project, artifact: Artifact, run_id: str) -> dict[str, str]:
     """Write which data sets and which model a run used; returns what its metrics were measured
     on, as MLflow's `Metric` names it. The model of a result gets the calibration that was measured
     with it.
     """
     from mlflow.entities import LoggedModelInput
 
-    from react_pipeline.extensions import served_models
-
     stage = next((stage for stage in MODEL_STAGES if stage in artifact.parents), "")
     checkpoint = artifact.parents.get(stage, "")
-    models = find_models(client, experiment_id, checkpoint)[:1] if stage else []
+    models = find_models(runs, checkpoint)[:1] if stage else []
     datasets = dataset_inputs(project, artifact)
-    client.log_inputs(run_id, datasets, [LoggedModelInput(model.model_id) for model in models])
+    runs.client.log_inputs(run_id, datasets, [LoggedModelInput(model.model_id) for model in models])
     source = {}
     for measured_on in datasets[:1]:
         source["dataset_name"] = measured_on.dataset.name
@@ -177,5 +166,5 @@ def log_inputs(
         if stage == CUSTOMIZED_CHECKPOINT and artifact.stage == DOMAIN_RESULTS:
             key = method_key(model.params["domain"], model.params["method"])
             place = stage, key, checkpoint
-            served_models.refresh_calibration(client, project, place, model.model_id)
+            refresh_calibration(runs.client, project, place, model.model_id)
     return source

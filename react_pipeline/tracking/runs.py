@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -21,8 +21,13 @@ from react_pipeline.stage import ALL, DOMAIN_RESULTS, domain_and_method
 from react_pipeline.store import Artifact, locked
 from react_pipeline.tracking.notes import NOTE_TAG, TRAINING_PAGES, mlflow_url
 from react_pipeline.tracking.relocation import FILES, follow_project
-from react_pipeline.tracking.results import shown_differences
-from react_pipeline.tracking.values import LOSS, MAX_TAG_CHARS, TRAINING_PREFIX, Row
+from react_pipeline.tracking.values import (
+    LOSS,
+    MAX_TAG_CHARS,
+    TRAINING_PREFIX,
+    Row,
+    shown_differences,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -72,6 +77,7 @@ class Runs:
             file.
         source: The project's `pipeline.yaml`, which MLflow shows as the source of a run.
         experiment_id: MLflow's default one before `connect`.
+        client: Set by `connect`.
     """
 
     uri: str
@@ -80,6 +86,7 @@ class Runs:
     files: Path | None = None
     source: str = ""
     experiment_id: str = DEFAULT_EXPERIMENT
+    client: MlflowClient = field(init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, project: Project) -> Self:
@@ -99,43 +106,44 @@ class Runs:
         return f"{address}/#/experiments/{self.experiment_id}/runs/{run_id}?{TRAINING_PAGES}"
 
     def connect(self) -> MlflowClient:
-        """Return a client; database and experiment are created where they are missing."""
+        """Connect `client`; database and experiment are created where they are missing."""
         for variable, value in VARIABLES.items():
             os.environ.setdefault(variable, value)
         if not self.uri.startswith(SQLITE):
             # A server decides for itself; without one MLflow would use the working folder of this
             # process.
-            return self._open(self.files if _DATABASE.match(self.uri) else None)
+            return self._connect(self.files if _DATABASE.match(self.uri) else None)
         database = Path(self.uri.removeprefix(SQLITE))
         database.parent.mkdir(parents=True, exist_ok=True)
         # Two processes that open a fresh database at once race its migration, and one of them dies.
         with locked(database.with_name(database.name + ".lock")):
-            return self._open(database.parent / FILES, database)
+            return self._connect(database.parent / FILES, database)
 
-    def _open(self, files: Path | None, database: Path | None = None) -> MlflowClient:
+    def _connect(self, files: Path | None, database: Path | None = None) -> MlflowClient:
         from mlflow import MlflowClient
 
         from react_pipeline.extensions import ui
 
-        client = MlflowClient(self.uri, self.uri)
+        self.client = MlflowClient(self.uri, self.uri)
         # Each time, since the server may have been replaced.
-        experiment = client.get_experiment_by_name(self.experiment)
+        experiment = self.client.get_experiment_by_name(self.experiment)
         if experiment is None:
-            location = None if files is None else files.resolve().as_uri()
-            created = client.create_experiment(self.experiment, location, dict([EXPERIMENT_KIND]))
-            experiment = client.get_experiment(created)
+            location = files.resolve().as_uri() if files else None
+            kind = dict([EXPERIMENT_KIND])
+            created = self.client.create_experiment(self.experiment, location, kind)
+            experiment = self.client.get_experiment(created)
         elif files is not None:
             follow_project(experiment.artifact_location, files.resolve(), database)
         self.experiment_id = experiment.experiment_id
-        ui.save_views(client, experiment)
-        return client
+        ui.save_views(self.client, experiment)
+        return self.client
 
-    def require_answer(self, client: MlflowClient) -> None:
+    def require_answer(self) -> None:
         """Raise what MLflow raises if it takes not even a tag that is there already."""
-        client.set_experiment_tag(self.experiment_id, *EXPERIMENT_KIND)
+        self.client.set_experiment_tag(self.experiment_id, *EXPERIMENT_KIND)
 
     def open(
-        self, client: MlflowClient, tags: Mapping[str, str], key: str, started_ms: int | None = None
+        self, tags: Mapping[str, str], key: str, started_ms: int | None = None
     ) -> tuple[Run, bool]:
         """Return the run with the `asset` and `fingerprint` of these tags, and whether it was there
         already.
@@ -145,21 +153,21 @@ class Runs:
         returned as it is.
         """
         place = {name: tags[name] for name in ("asset", "fingerprint")}
-        is_there = bool(self.find(client, place))
+        is_there = bool(self.find(place))
         group, _, _ = key.partition("/")
         # Domain and method come first: pages that compare runs cut long names.
         name = key if tags["asset"] == DOMAIN_RESULTS else f"{key} {tags['asset']}"
         if key == ALL:
             group = "all domains" if tags["asset"] == "overview" else "corpus"
             name = tags["asset"]
-        tags = {**self._origin(), **tags, "mlflow.parentRunId": self._parent(client, group)}
-        run = self._only(client, place, name, tags, started_ms)
+        tags = {**self._origin(), **tags, "mlflow.parentRunId": self._parent(group)}
+        run = self._only(place, name, tags, started_ms)
         run_id = run.info.run_id
         if is_there and run.info.status != FINISHED:
-            client.update_run(run_id, RUNNING)
+            self.client.update_run(run_id, RUNNING)
             for reason in {ERROR_TAG, ERROR_TYPE_TAG} & set(run.data.tags):
-                client.delete_tag(run_id, reason)
-            log_batch(client, run_id, tags=tags)
+                self.client.delete_tag(run_id, reason)
+            self.write(run_id, tags=tags)
         return run, is_there
 
     def _origin(self) -> dict[str, str]:
@@ -167,43 +175,85 @@ class Runs:
         from mlflow.tracking.context.registry import resolve_tags
         from mlflow.utils.git_utils import get_git_commit
 
-        source = {
-            "mlflow.source.name": self.source,
-            "mlflow.source.git.commit": get_git_commit(self.source) if self.source else None,
-        }
-        return {**resolve_tags(), **{name: text for name, text in source.items() if text}}
+        tags = {**resolve_tags(), "mlflow.source.name": self.source}
+        if commit := self.source and get_git_commit(self.source):
+            tags["mlflow.source.git.commit"] = commit
+        return {name: text for name, text in tags.items() if text}
 
-    def find(self, client: MlflowClient, tags: Mapping[str, str]) -> list[Run]:
+    def find(self, tags: Mapping[str, str]) -> list[Run]:
         """Return the runs with these tags, finished ones first."""
         query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-        runs = client.search_runs([self.experiment_id], query, max_results=100)
-        return sorted(runs, key=_rank)
+        return sorted(self.client.search_runs([self.experiment_id], query), key=_rank)
 
     def _only(
         self,
-        client: MlflowClient,
         place: Mapping[str, str],
         name: str,
         tags: Mapping[str, str],
         started_ms: int | None = None,
     ) -> Run:
         return only(
-            lambda: self.find(client, place),
-            lambda: client.create_run(
+            lambda: self.find(place),
+            lambda: self.client.create_run(
                 self.experiment_id, started_ms, {**place, **tags}, run_name=name
             ),
-            lambda run: client.delete_run(run.info.run_id),
+            lambda run: self.client.delete_run(run.info.run_id),
         )
 
-    def _parent(self, client: MlflowClient, group: str) -> str:
+    def _parent(self, group: str) -> str:
         """Return the run under which the UI folds all runs of a domain (or of the corpus)."""
         note = f"Everything of **{group}**: open a run below, or select several and press Compare."
-        run = self._only(client, {PARENT_TAG: group}, group, {NOTE_TAG: note})
+        run = self._only({PARENT_TAG: group}, group, {NOTE_TAG: note})
         if run.info.status != FINISHED:
-            client.set_terminated(run.info.run_id, FINISHED)
+            self.client.set_terminated(run.info.run_id, FINISHED)
         return str(run.info.run_id)
 
-    def close_abandoned(self, client: MlflowClient, checkpoint: Artifact) -> None:
+    def write(
+        self,
+        run_id: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        rows: Iterable[Row] = (),
+        without: Collection[int] = (),
+        source: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write params, tags (cut at MLflow's limit) and metrics; the same ones again change
+        nothing.
+
+        Args:
+            without: Steps of a training that are left out.
+            source: Model and data set of the metrics that rank models; others (counts, costs,
+                bounds) belong to the run alone, since MLflow draws a chart of every metric that a
+                model has.
+        """
+        from mlflow.entities import Metric, Param, RunTag
+
+        ranking = {*METRICS, *shown_differences()} if source else {}
+        metrics = [
+            Metric(
+                row.name,
+                row.value,
+                row.time_ms,
+                row.step,
+                **(source if source and row.name in ranking else {}),
+            )
+            for row in rows
+            if row.step not in without or not row.name.startswith(TRAINING_PREFIX)
+        ]
+        texts = [RunTag(name, value[:MAX_TAG_CHARS]) for name, value in (tags or {}).items()]
+        given = [Param(*param) for param in (params or {}).items()]
+        self.client.log_batch(run_id, metrics, given, texts)
+
+    def logged_steps(self, run_id: str) -> set[int]:
+        """Return the steps of a training that its run has.
+
+        One that resumes after it was killed repeats the steps after its last state at other times,
+        and MLflow would show both.
+        """
+        return {point.step for point in self.client.get_metric_history(run_id, LOSS)}
+
+    def close_abandoned(self, checkpoint: Artifact) -> None:
         """Close what trainings with another configuration left RUNNING when they were killed: none
         will go on. One that does run is opened again when it is logged.
 
@@ -211,19 +261,18 @@ class Runs:
             checkpoint: Whose own run is closed already.
         """
         domain, method = domain_and_method(checkpoint.key)
-        tags = {"asset": checkpoint.stage, "domain": domain, "method": method}
-        for run in self.find(client, tags):
+        for run in self.find({"asset": checkpoint.stage, "domain": domain, "method": method}):
             if run.info.status == RUNNING:
-                client.set_terminated(run.info.run_id, KILLED)
+                self.client.set_terminated(run.info.run_id, KILLED)
 
-    def finished(self, client: MlflowClient) -> set[str]:
+    def finished(self) -> set[str]:
         """Return the fingerprints of all artifacts that have a finished run, and delete other runs
         of these: a server that answers late may create a run after its process gave up.
         """
         runs: dict[str, list[Run]] = {}
         token = None
         while True:
-            page = client.search_runs([self.experiment_id], "", 1, PAGE_RUNS, None, token)
+            page = self.client.search_runs([self.experiment_id], "", 1, PAGE_RUNS, None, token)
             for run in page:
                 runs.setdefault(run.data.tags.get("fingerprint", ""), []).append(run)
             if not (token := page.token):
@@ -235,7 +284,7 @@ class Runs:
             if first.info.status == FINISHED:
                 finished.add(fingerprint)
                 for other in others:
-                    client.delete_run(other.info.run_id)
+                    self.client.delete_run(other.info.run_id)
         return finished
 
 
@@ -262,47 +311,3 @@ def only(
     for other in others:
         delete(other)
     return first
-
-
-def log_batch(
-    client: MlflowClient,
-    run_id: str,
-    *,
-    params: Mapping[str, str] | None = None,
-    tags: Mapping[str, str] | None = None,
-    rows: Iterable[Row] = (),
-    without: Collection[int] = (),
-    source: Mapping[str, str] | None = None,
-) -> None:
-    """Write params, tags (cut at MLflow's limit) and metrics; the same ones again change nothing.
-
-    Args:
-        without: Steps of a training that are left out.
-        source: Model and data set of the metrics that rank models; others (counts, costs, bounds)
-            belong to the run alone, since MLflow draws a chart of every metric that a model has.
-    """
-    from mlflow.entities import Metric, Param, RunTag
-
-    ranking = {*METRICS, *shown_differences()}
-    metrics = [
-        Metric(
-            row.name,
-            row.value,
-            row.time_ms,
-            row.step,
-            **(source if source and row.name in ranking else {}),
-        )
-        for row in rows
-        if row.step not in without or not row.name.startswith(TRAINING_PREFIX)
-    ]
-    texts = [RunTag(name, value[:MAX_TAG_CHARS]) for name, value in (tags or {}).items()]
-    client.log_batch(run_id, metrics, [Param(*param) for param in (params or {}).items()], texts)
-
-
-def logged_steps(client: MlflowClient, run_id: str) -> set[int]:
-    """Return the steps of a training that its run has.
-
-    One that resumes after it was killed repeats the steps after its last state at other times, and
-    MLflow would show both.
-    """
-    return {point.step for point in client.get_metric_history(run_id, LOSS)}

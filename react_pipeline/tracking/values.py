@@ -1,17 +1,27 @@
 """The values of an artifact as MLflow takes them: flat names of allowed letters, finite numbers,
 bounded texts.
+
+Every result has the same keys, the base too: `top1`, `top5`, `mean_per_class`, `n`, `pairs`,
+`trainable_parameters`, `training_seconds`, and `delta_top1`, `delta_top1_low`, `delta_top1_high`
+once a comparison holds it; a method with a control has `gain_over_control` and its bounds as well.
+The columns of evidence are not measured on labels. Of several seeds, the first has mean and
+standard deviation over all (`tables.SEED_COLUMNS`).
 """
 
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from react_pipeline.stage import domain_and_method
-from react_pipeline.store import MANIFEST, Artifact, Inputs
+import pandas as pd
+
+from react_pipeline.evaluation import EVIDENCE_COLUMNS, EVIDENCE_DIFFERENCES, SEED_COLUMNS
+from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, DOMAIN_RESULTS, domain_and_method
+from react_pipeline.store import Artifact, CorruptArtifact, Inputs, MissingArtifact
 from react_pipeline.tracking.notes import NOTE_TAG, RUN_URL_TAG, note, run_url
 
 MAX_PARAM_CHARS = 500
@@ -34,6 +44,26 @@ store. A page carries its script and pictures with it.
 
 HEADLINE_METRIC = "top1"
 DAGSTER_RUN_TAG = "dagster.run_id"
+
+
+COST_METRICS = {
+    "pairs": "pairs",
+    "trainable_parameters": "trainable_parameters",
+    "seconds": "training_seconds",
+}
+"""Counts of a training, and what a result's run calls them (its own `seconds` are those of
+measuring).
+"""
+
+DIFFERENCE_METRICS = {
+    "delta_top1": "delta_top1",
+    "delta_low": "delta_top1_low",
+    "delta_high": "delta_top1_high",
+    "gain_over_control": "gain_over_control",
+    "gain_low": "gain_over_control_low",
+    "gain_high": "gain_over_control_high",
+}
+"""Columns of a comparison's table, and what a result's run calls them."""
 
 
 class Row(NamedTuple):
@@ -60,9 +90,7 @@ def metrics_of(artifact: Artifact) -> Iterator[Row]:
     created = created_ms(artifact)
     # MLflow's compare page begins with the metric that was written first.
     counts = sorted(flatten(artifact.counts), key=lambda entry: entry[0] != HEADLINE_METRIC)
-    for name, value in counts:
-        if _is_number(value):
-            yield Row(name, float(value), 0, created)
+    yield from _rows(counts, created)
     if METRICS_FILE in artifact.manifest["files"]:
         for line in artifact.file(METRICS_FILE).read_text(encoding="utf-8").splitlines():
             yield from rows_of_record(json.loads(line), created)
@@ -73,7 +101,7 @@ def rows_of_record(record: Mapping[str, Any], time_ms: int = 0) -> Iterator[Row]
     of a long one.
 
     The record's own time counts, so that a step has the same time whoever logs it; `time_ms` holds
-    where it has none. MLflow stores a NaN or an infinity as 1.8e308, so these are left out.
+    where it has none.
     """
     step = int(record["step"])
     # The first thousand, then every tenth, hundredth and so on: 66,600 steps give 2,466 points,
@@ -81,9 +109,41 @@ def rows_of_record(record: Mapping[str, Any], time_ms: int = 0) -> Iterator[Row]
     left_out = step % 10 ** max(0, len(str(step)) - 3) > 0
     time_ms = int(record.get("time_ms", time_ms))
     values = {name: value for name, value in record.items() if name not in ("step", "time_ms")}
-    for name, value in flatten(values):
-        if _is_number(value) and (not left_out or name == EVALUATED):
-            yield Row(TRAINING_PREFIX + name, float(value), step, time_ms)
+    kept = [entry for entry in flatten(values) if not left_out or entry[0] == EVALUATED]
+    yield from _rows(kept, time_ms, step, TRAINING_PREFIX)
+
+
+def cost_rows(artifact: Artifact) -> Iterator[Row]:
+    """Yield what the training behind a result cost (0 for the base), or a training's own seconds
+    under that name.
+    """
+    counts: Mapping[str, object] = {}
+    if artifact.stage == CUSTOMIZED_CHECKPOINT:
+        counts = {"seconds": artifact.counts.get("seconds")}
+    elif artifact.stage == DOMAIN_RESULTS and CUSTOMIZED_CHECKPOINT not in artifact.parents:
+        counts = dict.fromkeys(COST_METRICS, 0)
+    elif artifact.stage == DOMAIN_RESULTS:
+        with suppress(CorruptArtifact, MissingArtifact):  # pruned
+            counts = artifact.open_parent(CUSTOMIZED_CHECKPOINT).counts
+    costs = [(shown, counts.get(name)) for name, shown in COST_METRICS.items()]
+    yield from _rows(costs, created_ms(artifact))
+
+
+def difference_rows(comparison: Artifact) -> dict[str, list[Row]]:
+    """Return, by method, the differences that a comparison found, for the runs of the results it
+    was made from.
+    """
+    shown = DIFFERENCE_METRICS | {name: name for name in (*SEED_COLUMNS, *EVIDENCE_COLUMNS)}
+    table = pd.read_parquet(comparison.file("table.parquet")).set_index("method")
+    table = table.rename(columns=shown).reindex(columns=list(shown.values())).astype("float64")
+    created = created_ms(comparison)
+    rows = table.to_dict("index")
+    return {str(method): [*_rows(row.items(), created)] for method, row in rows.items()}
+
+
+def shown_differences() -> list[str]:
+    """Return the differences between models, without their bounds."""
+    return ["delta_top1", "gain_over_control", *EVIDENCE_DIFFERENCES]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -125,11 +185,11 @@ def tags_of(source: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -
 
 
 def files_of(artifact: Artifact) -> Iterator[Path]:
-    """Yield the small files of the top level that a person may want to see, and the manifest."""
+    """Yield the small files of the top level that a person may want to see."""
     files = artifact.manifest["files"]
     # The tables of pages with figures are small, and what a notebook reads.
     suffixes = (*LOGGED_SUFFIXES, ".parquet") if "dashboard.html" in files else LOGGED_SUFFIXES
-    for name in (*files, MANIFEST):
+    for name in files:
         path = artifact.path / name
         if "/" not in name and name.endswith(suffixes) and path.stat().st_size <= MAX_LOGGED_BYTES:
             yield path
@@ -148,8 +208,14 @@ def _filled(tags: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in tags.items() if value}
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _rows(
+    values: Iterable[tuple[Any, Any]], time_ms: int, step: int = 0, prefix: str = ""
+) -> Iterator[Row]:
+    """Yield the finite numbers; MLflow stores a NaN or an infinity as 1.8e308."""
+    for name, value in values:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and math.isfinite(value):
+            yield Row(f"{prefix}{name}", float(value), step, time_ms)
 
 
 def _text(value: Any) -> str:

@@ -113,16 +113,16 @@ def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str]:
             "number of a registered version; an exported folder takes the place of the domain"
         )
     try:
-        versions = {version.number: version for version in Tracking.of(project).versions(slug)}
+        versions = {str(one.version): one for one in Tracking.of(project).versions(slug)}
     except ReactError as error:
         raise ReactError(f"{slug}: {error}; name a method instead") from error
     if model not in versions:
         raise InputError(
             f"{slug}: no registered version {model} (there: {', '.join(versions) or 'none'})"
         )
-    version = versions[model]
+    tags = versions[model].tags
     return project.store.open(
-        CUSTOMIZED_CHECKPOINT, method_key(slug, version.method), version.checkpoint
+        CUSTOMIZED_CHECKPOINT, method_key(slug, tags["method"]), tags["fingerprint"]
     ), ""
 
 

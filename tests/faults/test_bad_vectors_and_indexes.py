@@ -18,7 +18,7 @@ from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.indexing.index import Index, build_index
 from react_pipeline.project.project import Project
-from react_pipeline.store import artifacts, sha256_of
+from react_pipeline.store import artifacts, sha256_of, verification
 from react_pipeline.store.errors import CorpusError, CorruptArtifact, InputError
 
 MakeProject = Callable[..., Project]
@@ -34,7 +34,7 @@ def damaged(path: Path, how: str) -> None:
 @pytest.fixture(autouse=True)
 def nothing_verified_yet() -> None:
     """As in a new process, in which no artifact has been verified."""
-    artifacts._verified.clear()
+    verification._known.cache_clear()
 
 
 # FAULTS 4 and 5

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import pytest
 
-from react_pipeline.store import Scratch, artifacts
+from react_pipeline.store import Scratch, verification
 from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.durable import write_atomically
 from react_pipeline.store.errors import CorruptArtifact, StoreWriteError
@@ -193,8 +193,9 @@ def test_an_unreadable_artifact_is_refused_and_built_again(
         raise OSError(number, os.strerror(number), str(path))
 
     with monkeypatch.context() as patched:
-        patched.setattr(artifacts, "sha256_of", fail)
-        patched.setattr(artifacts, "_known", lambda *_: {})
+        patched.setattr(verification, "sha256_of", fail)
+        verification._known.cache_clear()
+        next(store.root.glob("thing/all/*/_*/.verified")).unlink()
         with pytest.raises(CorruptArtifact, match=os.strerror(number)):
             store.current("thing", "all").file("b.bin")
     assert store.build(INPUTS, write_two).reused == (number == errno.EMFILE)

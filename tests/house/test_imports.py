@@ -121,7 +121,6 @@ def test_library_imports_no_dagster_and_only_tracking_mlflow() -> None:
     of_mlflow = (
         "tracking",
         "extensions.live_runs",
-        "extensions.served_models",
     )
     for path in MODULES:
         names = roots(path)

@@ -35,7 +35,7 @@ from react_pipeline.indexing.index import CORE_COMPARISONS
 from react_pipeline.project import Project
 from react_pipeline.settings import IndexConfig
 from react_pipeline.store import InputError, Scratch
-from react_pipeline.store.store import remember
+from react_pipeline.store.verification import remember
 
 ROWS, WIDTH, FILE_ROWS = 6_000, 64, 1_700
 

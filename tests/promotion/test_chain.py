@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -56,18 +55,6 @@ def test_a_decision_of_another_host_is_followed(
     assert (verdict.champion_before.method, verdict.champion.method) == (LOCKED, GATED)
     assert [entry.champion.method for entry in verdict.history] == [LOCKED]
     assert champion(project) == GATED
-
-
-def test_two_people_at_once_decide_one_after_the_other(project: Project) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        made = [
-            pool.submit(promote, project, "shapes", method, f"for {method}")
-            for method in (GATED, LOCKED)
-        ]
-        fingerprints = {one.result().fingerprint for one in made}
-    verdict, last = standing(project, "shapes")
-    assert last is not None and last.fingerprint in fingerprints and len(fingerprints) == 2
-    assert [entry.by for entry in verdict.history] == ["person"]
 
 
 def promote_and_die(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide, promote, promotion_is_current, roll_back
 from react_pipeline.promotion.verdicts import Verdict
 from react_pipeline.settings.methods import trained_methods
-from react_pipeline.store import artifacts
+from react_pipeline.store import verification
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorruptArtifact, InputError, MissingArtifact, StaleArtifact
 
@@ -208,7 +208,7 @@ def test_nothing_is_decided_while_a_disk_cannot_read_a_result(
     with monkeypatch.context() as patch:
         for owner in (os, builtins):
             patch.setattr(owner, "open", failing(owner.open))
-        artifacts._verified.clear()
+        verification._known.cache_clear()
         for memory in project.config.store.rglob(".verified"):
             memory.unlink()
         with pytest.raises(CorruptArtifact, match=name):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.store import Scratch, artifacts
+from react_pipeline.store import Scratch, verification
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.durable import sha256_of
 from react_pipeline.store.errors import CorruptArtifact, InputError, StoreWriteError
@@ -35,7 +35,7 @@ def test_a_build_publishes_files_manifest_and_pointer(store: Store) -> None:
     assert not artifact.reused
     assert artifact.file("sub/data.txt").read_text() == "some data"
     assert artifact.counts == {"rows": 1}
-    manifest = json.loads((artifact.path / "manifest.json").read_text())
+    manifest = json.loads(store.backend.read(f"{artifact.place}/manifest.json"))
     assert manifest["files"]["sub/data.txt"]["bytes"] == 9
     assert artifact.address == f"{store.address('thing', 'all')}/{artifact.fingerprint}"
     assert store.current("thing", "all") == artifact
@@ -70,8 +70,8 @@ def in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         hashed.append(path.name)
         return sha256_of(path)
 
-    artifacts._verified.clear()
-    monkeypatch.setattr(artifacts, "sha256_of", hash_and_note)
+    verification._known.cache_clear()
+    monkeypatch.setattr(verification, "sha256_of", hash_and_note)
     return hashed
 
 

@@ -23,7 +23,7 @@ from typing import Any, TextIO
 import pytest
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from react_pipeline.store import Scratch, artifacts, durable
+from react_pipeline.store import Scratch, durable, verification
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.durable import link_or_copy
 from react_pipeline.store.errors import CorruptArtifact, MissingArtifact, StoreWriteError
@@ -181,7 +181,7 @@ def write(token: str, directory: Path, scratch: Scratch) -> dict[str, int]:
 
 def whole(artifact: Artifact) -> None:
     assert set(artifact.manifest["files"]) == {"a", "sub/b"}
-    artifacts._verified.clear()
+    verification._known.cache_clear()
     (artifact.root / artifact.prefix / ".verified").unlink(missing_ok=True)
     path = artifact.path
     try:

@@ -27,7 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from react_pipeline.store import artifacts, durable
+from react_pipeline.store import durable, verification
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.bucket import Bucket
 from react_pipeline.store.durable import link_or_copy
@@ -206,7 +206,7 @@ class Torture:
         while not (self.base / "stop").exists():
             for stage, key in (("parent", "all"), ("child", "a/b")):
                 time.sleep(0.03)
-                artifacts._verified.clear()
+                verification._known.cache_clear()
                 with suppress(*RETRIED):
                     check(store.current(stage, key))
                     seen["read"] += 1
@@ -267,7 +267,7 @@ class Torture:
 
     def look(self, last: dict[str, Any]) -> dict[str, Any]:
         """Read what the last build of a round has published."""
-        artifacts._verified.clear()
+        verification._known.cache_clear()
         store = self.open_store(9)
         child = store.current("child", "a/b")
         check(child)

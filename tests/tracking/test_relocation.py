@@ -18,7 +18,6 @@ from react_pipeline.project.project import Project
 from react_pipeline.store.errors import ReactError
 from react_pipeline.tracking import relocation
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.relocation import follow_project
 
 OLD = "old place, with \N{LATIN SMALL LETTER E WITH ACUTE}"
 """Its URI is spelled otherwise than its path, and so is its JSON."""
@@ -97,23 +96,6 @@ def test_a_moved_or_copied_project_leaves_the_old_place_alone(
     assert len(places) == 2 and all(path.is_relative_to(new) for path in places)
 
 
-def test_copies_that_are_used_in_turn_each_keep_their_own(project: Project, tmp_path: Path) -> None:
-    copies = [
-        Project.load(shutil.copytree(project.path.parent, tmp_path / name) / "pipeline.yaml")
-        for name in "ab"
-    ]
-    for seed, one in enumerate([copies[0], project, copies[1]], start=1):
-        others = [
-            other.path.parent
-            for other in {project.path: project, **{c.path: c for c in copies}}.values()
-        ]
-        before = {folder: files_below(folder) for folder in others if folder != one.path.parent}
-        run_id = log(one, seed)
-        place = MlflowClient(Tracking.of(one).uri).get_run(run_id).info.artifact_uri
-        assert place.startswith(one.path.parent.as_uri() + "/")
-        assert {folder: files_below(folder) for folder in before} == before
-
-
 def test_a_project_that_is_opened_through_a_link_stays_as_it_is(
     project: Project, tmp_path: Path
 ) -> None:
@@ -121,16 +103,6 @@ def test_a_project_that_is_opened_through_a_link_stays_as_it_is(
     (tmp_path / "link").symlink_to(project.path.parent, target_is_directory=True)
     Tracking.of(Project.load(tmp_path / "link" / "pipeline.yaml")).connect()
     assert texts(project) == before
-
-
-def test_a_folder_with_two_names_is_one(tmp_path: Path) -> None:
-    (files := tmp_path / "one" / "mlartifacts").mkdir(parents=True)
-    (tmp_path / "other").symlink_to(tmp_path / "one")  # as a second mount would be
-    other = tmp_path / "other" / "mlartifacts"
-    for location in (other.as_uri(), "mlflow-artifacts:/1", (tmp_path / "own files").as_uri()):
-        follow_project(location, files, None)
-    with pytest.raises(ReactError, match="`project`"):
-        follow_project((tmp_path / "mlartifacts").as_uri(), files, None)
 
 
 def test_nothing_is_rewritten_if_not_everything_is(

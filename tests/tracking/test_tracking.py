@@ -17,7 +17,6 @@ from support.results import publish_results
 from support.tracking import STEPS, artifact_of, runs_of
 
 from react_pipeline.evaluation.comparison import compare
-from react_pipeline.extensions.live_runs.live import LiveRun
 from react_pipeline.extensions.pages.overview import overview
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact, Inputs
@@ -69,13 +68,11 @@ def test_artifact_becomes_finished_run_below_run_of_its_domain(
     assert len(runs_of(tracking, fingerprint=checkpoint.fingerprint)) == 1
 
 
-@pytest.mark.parametrize("live", [False, True])
 def test_files_lie_beside_the_store_where_no_server_is_the_uri(
     make_project: Callable[..., Project],
     mlflow_database: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    live: bool,
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     shutil.copy(mlflow_database, tmp_path / "elsewhere")
@@ -84,8 +81,6 @@ def test_files_lie_beside_the_store_where_no_server_is_the_uri(
     uri = f"sqlite+pysqlite:///{tmp_path}/elsewhere/mlflow.db"
     project = make_project(tracking_uri=uri)
     checkpoint = artifact_of(project, "customized_checkpoint", "shapes/gated-image")
-    if live:  # the first to need the experiment
-        LiveRun.of(project)._runs.connect()
     run_id = Tracking.of(project).log_artifact(project, checkpoint)
     assert run_id
     files = project.config.store.resolve().with_name("mlartifacts")
@@ -281,7 +276,7 @@ def test_large_files_stay_in_the_store(tiny_project: Project) -> None:
 
     artifact = tiny_project.store.build(Inputs("comparison", "shapes", {}, {}, "1"), write)
     names = {path.name for path in files_of(artifact)}
-    assert names == {"small.csv", "page.html", "manifest.json"}
+    assert names == {"small.csv", "page.html"}
 
 
 def test_the_source_of_a_set_in_a_bucket_is_its_url(

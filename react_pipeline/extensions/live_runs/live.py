@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from react_pipeline.project import Project
 from react_pipeline.settings import without_secrets
@@ -28,17 +28,12 @@ from react_pipeline.tracking import (
     Row,
     Runs,
     dagster_url,
-    log_batch,
-    logged_steps,
     params_of,
     reason_of,
     rows_of_record,
     tags_of,
 )
 from react_pipeline.training import TrainingObserver
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 logger = logging.getLogger(__name__)
 
@@ -115,26 +110,14 @@ class LiveRun(TrainingObserver):
         """Keep the rows of a record for the next batch; of a long training these are few."""
         self._waiting.extend(tuple(rows_of_record(record)))
 
-    def failed(self, error: BaseException) -> None:
-        """Write what is left and mark the run FAILED (an interruption: KILLED) with the reason."""
-        if not self._ended.is_set():
-            self._error = error
-        self.close()
-
-    def close(self) -> None:
-        """Write what is left and let go of MLflow, after `CLOSE_SECONDS` at the latest."""
-        self._ended.set()
-        if self._thread is not None:
-            self._thread.join(CLOSE_SECONDS)
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if error is None:
-            self.close()
-        else:
-            self.failed(error)
+        self._error = error
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join(CLOSE_SECONDS)
 
     def _stream(self, inputs: Inputs, started_ms: int) -> None:
         is_silent = False
@@ -142,12 +125,12 @@ class LiveRun(TrainingObserver):
             ended = self._ended.is_set()
             pause = self._flush_seconds
             try:
-                client = self._runs.connect()
-                if self.run_id is None and not self._open(client, inputs, started_ms):
+                self._runs.connect()
+                if self.run_id is None and not self._open(inputs, started_ms):
                     return
-                self._flush(client)
+                self._flush()
                 if ended and self._error is not None:
-                    self._mark_failed(client, self._error)
+                    self._mark_failed(self._error)
             except Exception as error:
                 # Whatever MLflow, its database or the network raise, the training continues.
                 pause = RETRY_SECONDS
@@ -162,33 +145,32 @@ class LiveRun(TrainingObserver):
                 return
             self._ended.wait(pause)
 
-    def _open(self, client: MlflowClient, inputs: Inputs, started_ms: int) -> bool:
+    def _open(self, inputs: Inputs, started_ms: int) -> bool:
         """Open the run; false if it is finished already, so that nothing is to be streamed."""
-        tags = tags_of(inputs, *self._dagster)
-        run, is_resumed = self._runs.open(client, tags, inputs.key, started_ms)
+        run, is_resumed = self._runs.open(tags_of(inputs, *self._dagster), inputs.key, started_ms)
         run_id = str(run.info.run_id)
         if run.info.status == FINISHED:
             logger.info("MLflow has a finished run of %s already: nothing is streamed", inputs.key)
             return False
-        log_batch(client, run_id, params=params_of(inputs))
+        self._runs.write(run_id, params=params_of(inputs))
         if is_resumed:
-            self._known = logged_steps(client, run_id)
+            self._known = self._runs.logged_steps(run_id)
         self.run_id = run_id
         return True
 
-    def _flush(self, client: MlflowClient) -> None:
+    def _flush(self) -> None:
         """Write what waits; what could not be written is tried again."""
         if rows := tuple(self._waiting):
-            log_batch(client, str(self.run_id), rows=rows, without=self._known)
+            self._runs.write(str(self.run_id), rows=rows, without=self._known)
             del self._waiting[: len(rows)]
 
-    def _mark_failed(self, client: MlflowClient, error: BaseException) -> None:
-        name = type(error).__name__
-        reason = (
-            str(error) if isinstance(error, ReactError) else f"{name}: {error}".removesuffix(": ")
-        )
-        run_id = str(self.run_id)
+    def _mark_failed(self, error: BaseException) -> None:
+        name, run_id = type(error).__name__, str(self.run_id)
+        reason = str(error)
+        if not isinstance(error, ReactError):
+            reason = f"{name}: {error}".removesuffix(": ")
         tags = {ERROR_TAG: reason, ERROR_TYPE_TAG: name, NOTE_TAG: reason}
-        log_batch(client, run_id, tags=tags)
+        self._runs.write(run_id, tags=tags)
         # Ctrl-C and a cancelled run do not derive from Exception; the training did not fail.
-        client.set_terminated(run_id, FAILED if isinstance(error, Exception) else KILLED)
+        status = FAILED if isinstance(error, Exception) else KILLED
+        self._runs.client.set_terminated(run_id, status)

@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -69,20 +70,15 @@ def test_it_is_the_accuracy_of_the_result_and_changes_no_weight(
 
 
 def test_an_unavailable_set_is_reported_and_training_goes_on(
-    make_project: Make,
-    _retrieved_store: Path,
+    trained: Callable[..., tuple[Project, Artifact]],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    project = make_project(customization={"defaults": {**TRAINING, "evaluate_every": 2}})
-    shutil.copytree(_retrieved_store, project.config.store)
-    unavailable = Artifact(
-        project.store, {"fingerprint": "", "counts": {"unavailable": "no such folder"}}
-    )
+    unavailable = SimpleNamespace(counts={"unavailable": "no such folder"})
     monkeypatch.setattr(
         "react_pipeline.extensions.live_runs.training_probe.fresh", lambda *_: unavailable
     )
-    artifact = customize(project, "shapes", "gated-image")
+    _, artifact = trained("gated-image", evaluate_every=2)
     assert artifact.counts["steps"] == 4
     assert accuracies(artifact) == {}
     assert "evaluate_every" in caplog.text and "no such folder" in caplog.text

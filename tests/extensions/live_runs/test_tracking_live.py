@@ -1,9 +1,16 @@
+"""FAULTS 27 and 30: what MLflow shows of a training while it runs, after it failed or was killed,
+and of its retry.
+"""
+
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,24 +98,6 @@ def test_steps_are_seen_while_training_runs_below_run_of_domain(
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
 
 
-def test_log_of_checkpoint_finishes_same_run_and_doubles_no_row(
-    tracking: Tracking, tiny_project: Project
-) -> None:
-    records = [record(step) for step in range(6)]
-    with live_run(tracking) as live:
-        live.started(INPUTS, 0)
-        for line in records[:4]:
-            live.stepped(line)
-    artifact = publish(tiny_project, records)
-    assert tracking.log_artifact(tiny_project, artifact) == live.run_id
-    run = the_run(tracking)
-    assert run.info.status == "FINISHED"
-    assert run.data.tags["path"] == str(artifact.path)
-    assert loss_curve(tracking) == [
-        (line["step"], line["loss"], line["time_ms"]) for line in records
-    ]
-
-
 def test_training_that_ends_before_mlflow_answers_has_duration(
     tracking: Tracking, tiny_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,28 +118,100 @@ def test_training_that_ends_before_mlflow_answers_has_duration(
     assert info.end_time - info.start_time >= 1_000 * artifact.counts["seconds"]
 
 
-def test_interrupted_training_is_killed_and_resumes_in_same_run(tracking: Tracking) -> None:
-    with pytest.raises(KeyboardInterrupt), live_run(tracking) as live:
+def test_a_failed_training_has_a_run_with_reason_and_losses(tracking: Tracking) -> None:  # 27
+    with pytest.raises(TrainingError), live_run(tracking) as live:
         live.started(INPUTS, 0)
-        live.stepped(record(0))
-        raise KeyboardInterrupt
-    assert the_run(tracking).info.status == "KILLED"
-    with live_run(tracking) as again:
-        again.started(INPUTS, 1)
-        again.stepped(record(1))
-    assert again.run_id == live.run_id
-    assert the_run(tracking).info.status == "RUNNING"
-    assert [step for step, _, _ in loss_curve(tracking)] == [0, 1]
+        for step in range(5):
+            live.stepped(record(step))
+        live.stepped({**record(5), "loss": float("nan")})
+        raise TrainingError("the loss is nan at step 5; lower learning_rate")
+    run = the_run(tracking)
+    assert run.info.status == "FAILED" and run.info.end_time
+    for tag in ("error", "mlflow.note.content"):
+        assert run.data.tags[tag] == "the loss is nan at step 5; lower learning_rate"
+    assert run.data.tags["error.type"] == "TrainingError"
+    assert [step for step, _, _ in loss_curve(tracking)] == [0, 1, 2, 3, 4]
+    assert not MlflowClient(tracking.uri).search_registered_models()
+
+
+@pytest.mark.parametrize("error", [OSError("the disk is gone"), KeyboardInterrupt()])
+def test_a_retried_training_finishes_without_a_double_row(  # 27, 30
+    tracking: Tracking, tiny_project: Project, error: BaseException
+) -> None:
+    lines = [record(step) for step in range(8)]
+    with pytest.raises(type(error)), live_run(tracking) as live:
+        live.started(INPUTS, 0)
+        for line in lines[:6]:
+            live.stepped(line)
+        raise error
+    assert the_run(tracking).info.status == ("FAILED" if str(error) else "KILLED")
+    lines[4:] = [record(step, time_ms=9_000_000) for step in range(4, 8)]
+    with live_run(tracking) as retry:
+        retry.started(INPUTS, 4)
+        for line in lines[4:7]:
+            retry.stepped(line)
+    run = the_run(tracking)
+    assert run.info.status == "RUNNING" and run.info.run_id == live.run_id
+    assert not {"error", "error.type"} & set(run.data.tags)
+    assert "gone" not in run.data.tags["mlflow.note.content"]
+    assert tracking.log_artifact(tiny_project, publish(tiny_project, lines)) == live.run_id
+    assert the_run(tracking).info.status == "FINISHED"
+    # The last step was never streamed.
+    assert [step for step, _, _ in loss_curve(tracking)] == list(range(8))
+    assert loss_curve(tracking)[-1] == (7, lines[7]["loss"], lines[7]["time_ms"])
+
+
+KILLED = f"""
+import os, signal, sys, time
+from mlflow import MlflowClient
+from react_pipeline.store.artifacts import Inputs
+from react_pipeline.extensions.live_runs.live import LiveRun
+from react_pipeline.tracking.runs import Runs
+live = LiveRun(Runs(sys.argv[1], "tiny"), flush_seconds=0.05)
+live.started({INPUTS!r}, 0)
+for step in range(3):
+    live.stepped({{"step": step, "time_ms": 1000 + step, "loss": 1 / (1 + step)}})
+client = MlflowClient(sys.argv[1])
+while not live.run_id or len(client.get_metric_history(live.run_id, "training/loss")) < 3:
+    time.sleep(0.05)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_training_stays_open_and_its_retry_resumes(tracking: Tracking) -> None:  # 30
+    done = subprocess.run([sys.executable, "-c", KILLED, tracking.uri], timeout=900)
+    assert done.returncode == -signal.SIGKILL
+    left = the_run(tracking)
+    assert left.info.status == "RUNNING"
+    with live_run(tracking) as retry:
+        retry.started(INPUTS, 2)
+        for step in (2, 3):
+            retry.stepped(record(step))
+    assert retry.run_id == left.info.run_id
+    assert [step for step, _, _ in loss_curve(tracking)] == [0, 1, 2, 3]
+
+
+def test_a_killed_training_is_closed_and_a_running_one_finishes(  # 30
+    tracking: Tracking, tiny_project: Project
+) -> None:
+    killed, running = (replace(INPUTS, config={"steps": steps}) for steps in (9, 10))
+    for inputs in (killed, running):
+        with live_run(tracking) as live:
+            live.started(inputs, 0)  # its thread has opened the run, which stays RUNNING
+    tracking.log_artifact(tiny_project, publish(tiny_project, [record(0)]))
+    tracking.log_artifact(tiny_project, tiny_project.store.build(running, lambda *_: {}))
+    runs = [runs_of(tracking, fingerprint=one.fingerprint)[0] for one in (killed, running)]
+    assert [run.info.status for run in runs] == ["KILLED", "FINISHED"]
 
 
 def test_finished_run_of_the_same_inputs_is_left_alone(
     tracking: Tracking, tiny_project: Project
 ) -> None:
     tracking.log_artifact(tiny_project, publish(tiny_project, [record(0)]))
-    with live_run(tracking) as live:
+    with pytest.raises(TrainingError), live_run(tracking) as live:
         live.started(INPUTS, 0)
         live.stepped(record(0, time_ms=9_000_000))
-        live.failed(TrainingError("the store was emptied, and then the loss was no number"))
+        raise TrainingError("the store was emptied, and then the loss was no number")
     assert the_run(tracking).info.status == "FINISHED"
     assert loss_curve(tracking) == [(0, 1.0, 1_000_000)]
 

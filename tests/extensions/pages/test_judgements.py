@@ -24,7 +24,7 @@ from react_pipeline.extensions.pages.judgements import STATUS, judgements_of
 from react_pipeline.extensions.pages.session import Session, Side, create_log
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import CorruptArtifact, StaleArtifact, StoreWriteError
-from react_pipeline.tracking.results import difference_rows
+from react_pipeline.tracking.values import difference_rows
 
 GATED, CONTROL = "gated-image", "gated-image-control"
 SIDES = Side(method=GATED, checkpoint="one"), Side(method="base", checkpoint="other")

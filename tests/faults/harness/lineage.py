@@ -89,9 +89,9 @@ def run(folder: Path, first: int = 0, last: int = len(TASKS)) -> None:
 def forget() -> None:
     """As in a new process: nothing verified, nothing loaded."""
     from react_pipeline.clip import loaded_base
-    from react_pipeline.store import artifacts
+    from react_pipeline.store import verification
 
-    artifacts._verified.clear()
+    verification._known.cache_clear()
     loaded_base.cache_clear()
 
 

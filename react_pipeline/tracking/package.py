@@ -4,7 +4,7 @@ this package and pinned requirements.
 The name of this package is on no index, so a tool that installs requirements by name could get a
 stranger's package.
 
-Does not belong here: what it answers (`served`), where it goes (`react_pipeline.tracking`).
+Does not belong here: what it answers (`served`), where it goes (`models`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from PIL import Image
 
 import react_pipeline
-from react_pipeline.extensions.hub import write_calibration, write_package
 from react_pipeline.installation import DISTRIBUTION
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, ReactError
@@ -35,13 +34,14 @@ from react_pipeline.store import Artifact, ReactError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
-    from mlflow.models import ModelSignature
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "model"
 """Name of the exported folder among the model's `artifacts`."""
 TAG = "py3-none-any"
+ANSWER = ("label", "confidence", "calibrated", "margin", "classes", "scores", "error")
+"""Columns that a model answers, a row for each image."""
 NEEDED = ("mlflow", "pandas")
 """What a served model needs besides the requirements of this package without extras."""
 
@@ -52,6 +52,8 @@ def package_model(project: Project, checkpoint: Artifact, directory: Path) -> bo
     Returns:
         Whether it can be used so: a model whose pairs were pruned has no class names any more.
     """
+    from react_pipeline.extensions.hub import write_package
+
     (folder := directory / FOLDER).mkdir()
     try:
         write_package(project, checkpoint, folder)
@@ -73,6 +75,8 @@ def refresh_calibration(
         checkpoint: Stage, key and fingerprint; one that was pruned keeps its own.
         model_id: Its logged model.
     """
+    from react_pipeline.extensions.hub import write_calibration
+
     with TemporaryDirectory() as name, suppress(ReactError):
         write_calibration(project, project.store.open(*checkpoint), Path(name))
         for path in Path(name).iterdir():
@@ -81,7 +85,7 @@ def refresh_calibration(
 
 def save_model(directory: Path, place: Path, model: LoggedModel) -> None:
     """Write an MLflow model to `place`; what `package_model` wrote is moved into it."""
-    from mlflow.models import Model
+    from mlflow.models import Model, infer_signature
     from mlflow.pyfunc import save_model as save_pyfunc
 
     # MLflow would copy gigabytes.
@@ -90,49 +94,21 @@ def save_model(directory: Path, place: Path, model: LoggedModel) -> None:
     picture = io.BytesIO()
     Image.linear_gradient("L").resize((32, 32)).save(picture, format="PNG")
     example = pd.DataFrame({"image": [base64.b64encode(picture.getvalue()).decode()]})
+    # MLflow lets bytes pass as strings.
+    answer = pd.DataFrame([("fox", 0.9, True, 0.5, ["fox"], [0.9], "")], columns=ANSWER)
+    options = {"top_k": 5, "threshold": 0.0}
     save_pyfunc(
         path=str(place),
         python_model=str(Path(__file__).with_name("served.py")),
         artifacts={FOLDER: str(empty)},
         mlflow_model=Model(run_id=model.source_run_id, model_id=model.model_id),
-        signature=_signature(),
-        input_example=(example, {"top_k": 5, "threshold": 0.0}),
+        signature=infer_signature(example, answer, options),
+        input_example=(example, options),
         code_paths=[str(wheel)],
         pip_requirements=[*pinned_requirements(), f"code/{wheel.name}"],
     )
     shutil.rmtree(place / "artifacts" / FOLDER)
     shutil.move(directory / FOLDER, place / "artifacts" / FOLDER)
-
-
-def _signature() -> ModelSignature:
-    from mlflow.models import ModelSignature
-    from mlflow.types.schema import (
-        AnyType,
-        Array,
-        ColSpec,
-        DataType,
-        ParamSchema,
-        ParamSpec,
-        Schema,
-    )
-
-    answers: dict[str, Any] = {
-        "label": DataType.string,
-        "confidence": DataType.double,
-        "calibrated": DataType.boolean,
-        "margin": DataType.double,
-        "classes": Array(DataType.string),
-        "scores": Array(DataType.double),
-        "error": DataType.string,
-    }
-    return ModelSignature(
-        # One column of paths, bytes and base64 has no type of its own.
-        Schema([ColSpec(AnyType(), "image", required=False)]),
-        Schema([ColSpec(kind, name, required=False) for name, kind in answers.items()]),
-        ParamSchema(
-            [ParamSpec("top_k", DataType.long, 5), ParamSpec("threshold", DataType.double, 0.0)]
-        ),
-    )
 
 
 def write_wheel(folder: Path) -> Path:

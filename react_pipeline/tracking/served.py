@@ -25,9 +25,8 @@ from react_pipeline import Classifier
 from react_pipeline.corpus import BadImage, decode_apart
 from react_pipeline.settings import MAX_PIXELS
 from react_pipeline.store import read_bounded
+from react_pipeline.tracking.package import ANSWER
 
-COLUMN = "image"
-COLUMNS = ("label", "confidence", "calibrated", "margin", "classes", "scores", "error")
 MAX_IMAGE_BYTES = 64 << 20
 BATCH_IMAGES = 8
 """Images that are in memory at a time; each may have `MAX_PIXELS`."""
@@ -66,34 +65,31 @@ class ServedClassifier(PythonModel):
 
         Returns:
             For each row `label`, `confidence`, whether it is `calibrated` (else it is CLIP's own
-            softmax), `margin`,
-            `classes` and `scores` (nearest first), and `error`.
+            softmax), `margin`, `classes` and `scores` (nearest first), and `error`.
 
         Raises:
-            MlflowException: If the column is missing, a parameter is out of its range, or a request
-                over HTTP has more than `MAX_SERVED_ROWS`.
+            MlflowException: If a parameter is out of its range, or a request over HTTP has more
+                than `MAX_SERVED_ROWS`.
         """
         options = params or {}
         top_k = int(options.get("top_k", 5))
         threshold = float(options.get("threshold", 0.0))
-        in_range = 1 <= top_k <= MAX_TOP_K and 0 <= threshold <= 1
         # MLflow's server answers errors of its own kind in one line.
-        if COLUMN not in model_input or not in_range:
+        if not (1 <= top_k <= MAX_TOP_K and 0 <= threshold <= 1):
             raise MlflowException.invalid_parameter_value(
-                f"give a column {COLUMN!r}, a `top_k` from 1 to {MAX_TOP_K}, and a `threshold` "
-                "from 0 to 1"
+                f"give a `top_k` from 1 to {MAX_TOP_K}, and a `threshold` from 0 to 1"
             )
         if _SERVED in os.environ and len(model_input) > MAX_SERVED_ROWS:
             raise MlflowException.invalid_parameter_value(
                 f"{len(model_input):,} rows; send at most {MAX_SERVED_ROWS:,} in a request"
             )
-        values = list(model_input[COLUMN])
+        values = list(model_input["image"])
         rows: list[tuple[Any, ...]] = []
         # One request computes at a time: it takes all processors, and memory for its images.
         with self._turn:
             for start in range(0, len(values), BATCH_IMAGES):
                 rows += self._rows(values[start : start + BATCH_IMAGES], top_k, threshold)
-        return pd.DataFrame(rows, columns=COLUMNS, index=model_input.index).astype(object)
+        return pd.DataFrame(rows, columns=ANSWER, index=model_input.index).astype(object)
 
     def _rows(self, values: list[object], top_k: int, threshold: float) -> list[tuple[Any, ...]]:
         decoded = [_decode(value) for value in values]
