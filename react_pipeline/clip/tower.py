@@ -152,32 +152,13 @@ class ImageTower:
 
     def entering(self, number: int, images: Tensor) -> Tensor:
         """Compute what enters block `number`, (B, T, W), from images (B, 3, H, W)."""
-        if not self.native:
-            return self._run_up_to(number, images)
-        return _run(self._run_up_to(0, images), self.blocks[:number], self._plain, self.casts)
-
-    def _run_up_to(self, number: int, images: Tensor) -> Tensor:
-        """Compute what enters block `number` as the tower runs itself, with every peculiarity of
-        its embedding.
-        """
-
-        def stop(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            raise _ReachedError(args[0])
-
-        handle = self.blocks[number].register_forward_pre_hook(stop, prepend=True)
-        try:
-            self.visual(images)
-        except _ReachedError as reached:
-            return reached.tokens
-        finally:
-            handle.remove()
-        raise AssertionError("the image tower never reached its own block")
-
-
-class _ReachedError(Exception):
-    def __init__(self, tokens: Tensor) -> None:
-        super().__init__()
-        self.tokens = tokens
+        if self.native:
+            tokens = self.visual._embeds(images)
+        else:  # the first lines of timm's `forward_features`
+            trunk = self.visual.trunk
+            tokens = trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(images)))
+            tokens = trunk.norm_pre(tokens)
+        return _run(tokens, self.blocks[:number], self._plain, self.casts)
 
 
 def _in_fp32(forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
