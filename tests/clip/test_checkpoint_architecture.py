@@ -16,7 +16,7 @@ import pytest
 from react_pipeline.clip.architecture import read_config, text_folder
 from react_pipeline.clip.base import publish_base
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
-from react_pipeline.clip.model import load, save
+from react_pipeline.clip.model import build, load, save
 from react_pipeline.clip.pretrained import from_open_clip
 from react_pipeline.project.project import Project
 from react_pipeline.settings.config import EncoderConfig
@@ -95,13 +95,13 @@ def test_modules_without_method_and_record_are_refused(
     config = json.loads((named / "open_clip_config.json").read_text())
     config["model_cfg"]["added"] = [entry]
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="`added`"):
-        read_config(tmp_path)
+    with pytest.raises(InputError, match="cannot build"):
+        build(*read_config(tmp_path))
 
 
 def test_no_pipe_is_read_as_a_part_of_a_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
-    assert text_folder(tmp_path, "some/model", "field", ("tokenizer.json",)) == tmp_path
+    assert text_folder(tmp_path, "field", ("tokenizer.json",)) == tmp_path
     os.mkfifo(tmp_path / "special_tokens_map.json")
     with pytest.raises(InputError, match="special_tokens_map"):
-        text_folder(tmp_path, "some/model", "field", ("tokenizer.json",))
+        text_folder(tmp_path, "field", ("tokenizer.json",))
