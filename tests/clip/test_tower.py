@@ -40,11 +40,6 @@ TOWERS: dict[str, dict[str, Any]] = {
     "timm ViT, mean": {"vision_cfg": {**TIMM, "timm_pool": "avg", "timm_proj": "mlp"}},
     "timm ViT, map": {"vision_cfg": {**TIMM, "timm_pool": "map", "timm_proj": "none"}},
 }
-NATIVE = [name for name in TOWERS if name.startswith("ViT")]
-TAKE_THE_TOKEN = {
-    *("ViT", "ViT, QuickGELU", "ViT, LayerScale, MLP ratio 3", "ViT, norm after the token"),
-    *("ViT, no first norm, fixed positions", "ViT, text tower apart"),
-}
 
 
 def build(name: str) -> Any:
@@ -182,23 +177,6 @@ def test_frozen_gated_blocks_still_count(name: str) -> None:
     tower = ImageTower(model)
     assert tower.start == last
     torch.testing.assert_close(tower(batch), expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", NATIVE)
-def test_only_a_pooling_that_takes_class_token_spares_others(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = gated(build(name), 2)
-    seen: list[bool] = []
-    plain = tower_module.host_block
-
-    def seeing(*args: Any, only: Tensor | None, **options: Any) -> Tensor:
-        seen.append(only is not None)
-        return plain(*args, only=only, **options)
-
-    monkeypatch.setattr(tower_module, "host_block", seeing)
-    ImageTower(model)(images(model))
-    assert seen == [False, False, name in TAKE_THE_TOKEN]
 
 
 @pytest.mark.parametrize("name", ["ViT", "timm ViT, token"])
