@@ -96,29 +96,15 @@ def test_only_last_layers_get_a_block_with_published_names(model: nn.Module) -> 
 
 def formula(block: GatedBlock, x: Tensor, heads: int, quick: bool) -> Tensor:
     """The block of REACT in plain tensor algebra, batch-first."""
-
-    def norm(x: Tensor, layer: nn.LayerNorm) -> Tensor:
-        centred = x - x.mean(-1, keepdim=True)
-        variance = (centred**2).mean(-1, keepdim=True)
-        return centred / torch.sqrt(variance + layer.eps) * layer.weight + layer.bias
-
     batch, length, width = x.shape
-    qkv = norm(x, block.ln_1) @ block.attn.in_proj_weight.T + block.attn.in_proj_bias
+    qkv = block.ln_1(x) @ block.attn.in_proj_weight.T + block.attn.in_proj_bias
     q, k, v = (part.view(batch, length, heads, -1).transpose(1, 2) for part in qkv.chunk(3, -1))
     weights = torch.softmax(q @ k.transpose(-1, -2) / (width // heads) ** 0.5, -1)
     mixed = (weights @ v).transpose(1, 2).reshape(batch, length, width)
-    y = x + torch.tanh(block.alpha_attn) * (
-        mixed @ block.attn.out_proj.weight.T + block.attn.out_proj.bias
-    )
-    hidden = norm(y, block.ln_2) @ block.mlp.c_fc.weight.T + block.mlp.c_fc.bias
-    hidden = (
-        hidden * torch.sigmoid(1.702 * hidden)
-        if quick
-        else 0.5 * hidden * (1 + torch.erf(hidden / 2**0.5))
-    )
-    return y + torch.tanh(block.alpha_dense) * (
-        hidden @ block.mlp.c_proj.weight.T + block.mlp.c_proj.bias
-    )
+    y = x + torch.tanh(block.alpha_attn) * block.attn.out_proj(mixed)
+    hidden = block.mlp.c_fc(block.ln_2(y))
+    hidden = hidden * torch.sigmoid(1.702 * hidden) if quick else nn.functional.gelu(hidden)
+    return y + torch.tanh(block.alpha_dense) * block.mlp.c_proj(hidden)
 
 
 @pytest.mark.parametrize(
