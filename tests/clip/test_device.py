@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -181,20 +179,6 @@ def outside() -> Iterator[list[bool]]:
     yield flags()
     for flag, value in zip(FLAGS, before, strict=True):
         setattr(*flag, value)
-
-
-def test_importing_changes_no_setting_of_torch() -> None:
-    code = """
-import torch
-def flags():
-    matmul = torch.backends.cuda.matmul
-    reductions = matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction
-    return torch.backends.cudnn.allow_tf32, matmul.allow_tf32, reductions
-before = flags()
-import react_pipeline.clip.model, react_pipeline.embedding.encoder, react_pipeline.training.train
-assert flags() == before
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(
