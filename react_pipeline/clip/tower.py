@@ -92,9 +92,7 @@ class ImageTower:
         first = min(trained, default=len(self.blocks))
         self.splits = (self.native or self._timm) and 0 <= first < len(self.blocks)
         self.start = first if self.splits else 0
-        # Where the embedding trains too, open_clip's own towers still take our faster way through
-        # all their blocks.
-        self._ours = self.splits or self.native
+        self._ours = self.native or self._timm
         if activation_checkpointing and not self._ours:
             visual.set_grad_checkpointing()  # the tower's own way; a ResNet has none and ignores it
         if compiled and self._ours:
