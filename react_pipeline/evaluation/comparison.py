@@ -222,11 +222,7 @@ def _gains(slug: str, results: Mapping[str, Artifact], read: Mapping[str, EvalRe
     """Return the gains of each measured method over the base and over its control."""
     measured = [method for method, result in read.items() if result.top1 is not None]
     right = {method: correct_of(results[method]) for method in measured}
-    if any(not next(iter(right.values())).index.equals(one.index) for one in right.values()):
-        raise InputError(
-            f"{slug}: two results are of different images; rematerialize `{DOMAIN_RESULTS}` for "
-            f"{slug!r}"
-        )
+    require_same_images(slug, right)
     return {
         method: {
             other: gains_of(right[method].to_numpy(), right[other].to_numpy())
@@ -235,6 +231,16 @@ def _gains(slug: str, results: Mapping[str, Artifact], read: Mapping[str, EvalRe
         }
         for method in measured
     }
+
+
+def require_same_images(slug: str, right: Mapping[str, pd.Series]) -> None:
+    """Refuse to pair results (`correct_of`, by method) of different images."""
+    images = [one.index for one in right.values()]
+    if any(not images[0].equals(others) for others in images[1:]):
+        raise InputError(
+            f"{slug}: two results are of different images; rematerialize `{DOMAIN_RESULTS}` for "
+            f"{slug!r}"
+        )
 
 
 def read_summary(comparison: Artifact) -> tuple[str, AllGains]:

@@ -181,5 +181,6 @@ def _change(method: str, guard: str, own: Artifact, base: Artifact | None) -> Ch
         return replace(change, unavailable=reason)
     right = [correct_of(artifact, folder).to_numpy() for artifact in (own, base)]
     low, high = paired_interval(gains_of(*right))
-    values = {"top1": result.top1, "base": of_base.top1, "delta": result.top1 - of_base.top1}
-    return replace(change, **values, low=low, high=high, n=result.n)
+    delta = result.top1 - of_base.top1
+    change = replace(change, top1=result.top1, base=of_base.top1, n=result.n)
+    return replace(change, delta=delta, low=low, high=high)
