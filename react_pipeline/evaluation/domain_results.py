@@ -167,7 +167,6 @@ def write_evaluation(
     """
     started = time.monotonic()
     evaluation_set = parents[EVALUATION_SET]
-    reason = evaluation_set.counts.get("unavailable")
     blank = EvalResult(
         dataset=domain.evaluation.name if domain.evaluation else "none",
         domain=domain.slug,
@@ -177,11 +176,11 @@ def write_evaluation(
         checkpoint_fingerprint=checkpoint.fingerprint,
         evaluation_set_fingerprint=evaluation_set.fingerprint,
         n_classes=len(domain.classes),
-        unavailable=reason,
+        unavailable=evaluation_set.counts.get("unavailable"),
     )
-    if reason:
+    if blank.unavailable:
         _write_result(directory, blank)
-        return {"unavailable": reason}
+        return {"unavailable": blank.unavailable}
     from react_pipeline.clip import EVALUATION_PRECISION, choose_device, device_counts  # torch
 
     images = read_images(evaluation_set, domain)
