@@ -59,9 +59,6 @@ def read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         for part in ("vision_cfg", "text_cfg"):
             model_cfg[part] = dict(model_cfg[part])
         model_cfg["embed_dim"] = int(model_cfg["embed_dim"])
-        for entry in model_cfg.get("added", ()):
-            if not isinstance(entry["record"], dict) or not isinstance(entry["method"], str):
-                raise ValueError("`added` is no list of methods and their records")
         problem = next(_problems(model_cfg), "")
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"{file}: not an open_clip checkpoint folder ({error})") from error
@@ -102,18 +99,16 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def text_folder(directory: Path, name: Any, field: str, files: tuple[str, ...]) -> Path:
-    """Return the folder with a part of a text tower that comes from transformers, inside a
-    checkpoint folder.
+def text_folder(directory: Path, field: str, files: tuple[str, ...]) -> Path:
+    """Return the folder with a part of a text tower that comes from transformers: `text/` of a
+    checkpoint folder, or that folder itself.
 
     A folder of the Hub names its tokenizer and text tower by their place on the Hub and often holds
     their files itself.
 
     Args:
-        name: What its configuration says: a folder inside it, or a name of the Hub.
-        field: Where it says so, for the error.
-        files: Any of these is the part, if it is in that folder, in `text/` or in the folder
-            itself.
+        field: What of the configuration names it, for the error.
+        files: Any of these is the part.
 
     Returns:
         An absolute path, so that no library takes it for a Hub name.
@@ -122,8 +117,7 @@ def text_folder(directory: Path, name: Any, field: str, files: tuple[str, ...]) 
         InputError: If the folder does not hold them.
     """
     root = directory.resolve()
-    for place in (str(name), "text", "."):
-        folder = (root / place).resolve()
+    for folder in ((root / "text").resolve(), root):
         if folder.is_relative_to(root) and any((folder / file).is_file() for file in files):
             for file in folder.rglob("*.json"):  # transformers reads them whole
                 try:
@@ -132,7 +126,6 @@ def text_folder(directory: Path, name: Any, field: str, files: tuple[str, ...]) 
                     raise InputError(f"{file}: cannot be read as JSON ({error})") from error
             return folder
     raise InputError(
-        f"{directory}: {field}: {name!r} is not a folder inside this checkpoint folder, which holds "
-        f"none of {', '.join(files)} itself; get these files from where that is and put them into "
-        f"{directory / 'text'}"
+        f"{directory}: {field}: this checkpoint folder holds none of {', '.join(files)}; get these "
+        f"files from the place that `{field}` names, and put them into {directory / 'text'}"
     )

@@ -36,15 +36,10 @@ class ClassHead(NamedTuple):
         tensors = {"head": self.vectors, "bias": self.bias}
         if trained is not None:
             tensors |= {"trained": trained.vectors, "trained_bias": trained.bias}
-        present = {name: one for name, one in tensors.items() if one.dim()}
         # The two heads may share memory, which safetensors refuses.
-        save_file(
-            {
-                name: one.clone(memory_format=torch.contiguous_format)
-                for name, one in present.items()
-            },
-            file,
-        )
+        own = torch.contiguous_format
+        copies = {name: one.clone(memory_format=own) for name, one in tensors.items() if one.dim()}
+        save_file(copies, file)
 
     def scores(self, images: Tensor) -> Tensor:
         """Logits / 100 (N, C) of unit vectors (N, D): cosines where the class vectors are unit

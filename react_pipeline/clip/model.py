@@ -40,7 +40,7 @@ WEIGHTS_FILE = "open_clip_model.safetensors"
 FOREIGN_WEIGHTS_FILE = "open_clip_pytorch_model.bin"
 """The weights in a folder of the Hub that has no safetensors."""
 
-GATED = ".gated_attn_block."
+_GATED = ".gated_attn_block."
 
 MOST_KEPT_BYTES = 64 << 20
 """Limit of all that `Clip.once` keeps."""
@@ -183,14 +183,16 @@ def load_weights(
     and `load`.
     """
     state = read_weights(file)
-    if layers := {key.split(GATED)[0] for key in state if GATED in key}:
+    if layers := {key.split(_GATED)[0] for key in state if _GATED in key}:
         model_cfg["vision_cfg"]["react_cfg"] = {"enabled": True, "last_k_layers": len(layers)}
     with at_most(state):
         clip = build(model_cfg, preprocess_cfg, directory)
     if _POSITION_IDS not in clip.model.state_dict():
         state.pop(_POSITION_IDS, None)
     load_strictly(clip.model, state, file)
-    return placed(clip, device)
+    clip.model.to(device)
+    clip.device = device
+    return clip
 
 
 def find_weights(directory: Path) -> Path:
@@ -253,8 +255,7 @@ def from_parts(
     """Wrap a model built elsewhere; `tokenizer` is a local folder of transformers
     files.
     """
-    clip = build(model_cfg, preprocess_cfg, None if tokenizer is None else tokenizer.parent, model)
-    return placed(clip, "cpu")
+    return build(model_cfg, preprocess_cfg, tokenizer, model)
 
 
 def build(
@@ -273,8 +274,8 @@ def build(
     text_cfg = cfg["text_cfg"]
     if directory is not None:
         for field, files in TEXT_FILES.items():
-            if name := text_cfg.get(field):
-                text_cfg[field] = str(text_folder(directory, name, f"text_cfg.{field}", files))
+            if text_cfg.get(field):
+                text_cfg[field] = str(text_folder(directory, f"text_cfg.{field}", files))
     try:
         model = model or _build(cfg)
         tokenizer = _tokenizer(text_cfg)
@@ -287,7 +288,7 @@ def build(
             f"{directory or 'open_clip'}: open_clip {open_clip.__version__} cannot build this "
             f"model: {error}"
         ) from error
-    return Clip(model, tokenizer, preprocess, deepcopy(model_cfg), preprocess_cfg)
+    return Clip(model.eval(), tokenizer, preprocess, deepcopy(model_cfg), preprocess_cfg)
 
 
 def _build(cfg: dict[str, Any]) -> nn.Module:
@@ -351,10 +352,3 @@ def _tokenizer(text_cfg: dict[str, Any]) -> Callable[[list[str]], Tensor]:
 
 
 _simple_tokenizer = cache(open_clip.SimpleTokenizer)
-
-
-def placed(clip: Clip, device: str) -> Clip:
-    """Move a model to a device, in eval mode."""
-    clip.model.to(device).eval()
-    clip.device = device
-    return clip

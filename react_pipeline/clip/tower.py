@@ -92,9 +92,7 @@ class ImageTower:
         first = min(trained, default=len(self.blocks))
         self.splits = (self.native or self._timm) and 0 <= first < len(self.blocks)
         self.start = first if self.splits else 0
-        # Where the embedding trains too, open_clip's own towers still take our faster way through
-        # all their blocks.
-        self._ours = self.splits or self.native
+        self._ours = self.native or self._timm
         if activation_checkpointing and not self._ours:
             visual.set_grad_checkpointing()  # the tower's own way; a ResNet has none and ignores it
         if compiled and self._ours:
@@ -152,32 +150,13 @@ class ImageTower:
 
     def entering(self, number: int, images: Tensor) -> Tensor:
         """Compute what enters block `number`, (B, T, W), from images (B, 3, H, W)."""
-        if not self.native:
-            return self._run_up_to(number, images)
-        return _run(self._run_up_to(0, images), self.blocks[:number], self._plain, self.casts)
-
-    def _run_up_to(self, number: int, images: Tensor) -> Tensor:
-        """Compute what enters block `number` as the tower runs itself, with every peculiarity of
-        its embedding.
-        """
-
-        def stop(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            raise _ReachedError(args[0])
-
-        handle = self.blocks[number].register_forward_pre_hook(stop, prepend=True)
-        try:
-            self.visual(images)
-        except _ReachedError as reached:
-            return reached.tokens
-        finally:
-            handle.remove()
-        raise AssertionError("the image tower never reached its own block")
-
-
-class _ReachedError(Exception):
-    def __init__(self, tokens: Tensor) -> None:
-        super().__init__()
-        self.tokens = tokens
+        if self.native:
+            tokens = self.visual._embeds(images)
+        else:  # the first lines of timm's `forward_features`
+            trunk = self.visual.trunk
+            tokens = trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(images)))
+            tokens = trunk.norm_pre(tokens)
+        return _run(tokens, self.blocks[:number], self._plain, self.casts)
 
 
 def _in_fp32(forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

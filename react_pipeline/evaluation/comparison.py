@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.evaluation.evidence import Evidence, evidence_of
 from react_pipeline.evaluation.intervals import (
-    Correct,
     Gains,
     gains_of,
     paired_interval,
@@ -128,34 +127,27 @@ def compare(project: Project, slug: str) -> Artifact:
         (directory / GAINS).write_text(json.dumps(summary))
         order = [name for name in project.config.all_methods if name in {**results, **skipped}]
         table = over_seeds(_table(slug, order, gains, read, checkpoints, skipped, evidence))
-        _write_files(project, slug, table, read, checkpoints, evidence, directory)
+        write_tables(table, directory)
+        retrieved = _retrieved_sets(project, slug, checkpoints)
+        classes = per_class_table(read, retrieved)
+        classes.to_parquet(directory / "per_class.parquet", index=False)
+        classes.to_csv(directory / "per_class.csv", index=False)
+        of_any = next(iter(retrieved.values()), None)
+        title = project.domain(slug).title  # for display alone: another makes no other comparison
+        compared = Compared(slug, title, table, classes, checkpoints, of_any, evidence)
+        _draw(project, compared, directory)
         return _counts(table, skipped)
 
     return project.store.build(inputs, write)
 
 
-def _write_files(
-    project: Project,
-    slug: str,
-    table: pd.DataFrame,
-    read: Mapping[str, EvalResult],
-    checkpoints: Mapping[str, Artifact],
-    evidence: Mapping[str, Evidence],
-    directory: Path,
-) -> None:
+def _draw(project: Project, compared: Compared, directory: Path) -> None:
+    """Write the picture and the page."""
     from react_pipeline.extensions.pages import domain_page
 
-    retrieved = _retrieved_sets(project, slug, checkpoints)
-    pairs = {method: _pairs_by_class(artifact) for method, artifact in retrieved.items()}
-    classes = per_class_table(read, pairs)
-    write_tables(table, directory)
-    classes.to_parquet(directory / "per_class.parquet", index=False)
-    classes.to_csv(directory / "per_class.csv", index=False)
-    draw_methods(table, directory / "comparison.png", slug)
-    title = project.domain(slug).title  # for display alone: another makes no other comparison
-    of_any = next(iter(retrieved.values()), None)
-    compared = Compared(slug, title, table, classes, checkpoints, of_any, evidence)
-    page = domain_page(project, compared, directory / "comparison.png")
+    picture = directory / "comparison.png"
+    draw_methods(compared.table, picture, compared.slug)
+    page = domain_page(project, compared, picture)
     (directory / "dashboard.html").write_text(page, encoding="utf-8")
 
 
@@ -228,18 +220,27 @@ def _table(
 
 def _gains(slug: str, results: Mapping[str, Artifact], read: Mapping[str, EvalResult]) -> AllGains:
     """Return the gains of each measured method over the base and over its control."""
-    right = {
-        method: correct_of(results[method])
-        for method, result in read.items()
-        if result.top1 is not None
+    measured = [method for method, result in read.items() if result.top1 is not None]
+    right = {method: correct_of(results[method]) for method in measured}
+    require_same_images(slug, right)
+    return {
+        method: {
+            other: gains_of(right[method].to_numpy(), right[other].to_numpy())
+            for other in ("base", method + CONTROL_SUFFIX)
+            if other in right
+        }
+        for method in measured
     }
-    gains: dict[str, dict[str, Gains]] = {method: {} for method in right}
-    for method in right:
-        for other in ("base", method + CONTROL_SUFFIX):
-            if other in right:
-                both = _on_the_same_images(slug, right[method], right[other])
-                gains[method][other] = gains_of(*both)
-    return gains
+
+
+def require_same_images(slug: str, right: Mapping[str, pd.Series]) -> None:
+    """Refuse to pair results (`correct_of`, by method) of different images."""
+    images = [one.index for one in right.values()]
+    if any(not images[0].equals(others) for others in images[1:]):
+        raise InputError(
+            f"{slug}: two results are of different images; rematerialize `{DOMAIN_RESULTS}` for "
+            f"{slug!r}"
+        )
 
 
 def read_summary(comparison: Artifact) -> tuple[str, AllGains]:
@@ -251,19 +252,12 @@ def read_summary(comparison: Artifact) -> tuple[str, AllGains]:
 def _retrieved_sets(
     project: Project, slug: str, checkpoints: Mapping[str, Artifact]
 ) -> dict[str, Artifact]:
-    """Return the retrieved sets that the trainings were given, by method; a control was given
-    another kind of set.
-    """
+    """Return the retrieved set that each method but a control was trained on."""
     return {
         method: project.store.open(RETRIEVED_SET, slug, checkpoint.parents[RETRIEVED_SET])
         for method, checkpoint in checkpoints.items()
         if RETRIEVED_SET in checkpoint.parents
     }
-
-
-def _pairs_by_class(retrieved: Artifact) -> dict[str, int]:
-    classes = pd.read_parquet(retrieved.file("pairs.parquet"), columns=["class"])["class"]
-    return dict(classes.value_counts())
 
 
 def correct_of(result: Artifact, folder: str = "") -> pd.Series:
@@ -273,15 +267,6 @@ def correct_of(result: Artifact, folder: str = "") -> pd.Series:
     table = pq.ParquetFile(result.file(f"{folder}predictions.parquet")).read(columns=columns)
     right = pc.equal(pc.list_element(table["predicted"], 0), table["class_id"])
     return pd.Series(right.to_numpy(), table["image"].to_numpy()).sort_index()
-
-
-def _on_the_same_images(slug: str, one: pd.Series, other: pd.Series) -> tuple[Correct, Correct]:
-    if not one.index.equals(other.index):
-        raise InputError(
-            f"{slug}: two results are of different images; rematerialize `{DOMAIN_RESULTS}` for "
-            f"{slug!r}"
-        )
-    return one.to_numpy(), other.to_numpy()
 
 
 def _counts(table: pd.DataFrame, skipped: Mapping[str, str]) -> dict[str, Any]:

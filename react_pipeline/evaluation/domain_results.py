@@ -3,11 +3,13 @@
 Does not belong here: comparing results (`comparison`). Shapes: N images, C classes.
 """
 
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -31,6 +33,9 @@ from react_pipeline.stage import (
     method_key,
 )
 from react_pipeline.store import Artifact, CorruptArtifact, InputError, Scratch
+
+if TYPE_CHECKING:
+    from react_pipeline.clip import ClassHead
 
 EVALUATOR_VERSION = "3"
 """Changed by hand when the same checkpoint and images would get other numbers. Unequal versions are
@@ -162,7 +167,6 @@ def write_evaluation(
     """
     started = time.monotonic()
     evaluation_set = parents[EVALUATION_SET]
-    reason = evaluation_set.counts.get("unavailable")
     blank = EvalResult(
         dataset=domain.evaluation.name if domain.evaluation else "none",
         domain=domain.slug,
@@ -172,22 +176,27 @@ def write_evaluation(
         checkpoint_fingerprint=checkpoint.fingerprint,
         evaluation_set_fingerprint=evaluation_set.fingerprint,
         n_classes=len(domain.classes),
-        unavailable=reason,
+        unavailable=evaluation_set.counts.get("unavailable"),
     )
-    if reason:
+    if blank.unavailable:
         _write_result(directory, blank)
-        return {"unavailable": reason}
+        return {"unavailable": blank.unavailable}
     from react_pipeline.clip import EVALUATION_PRECISION, choose_device, device_counts  # torch
 
     images = read_images(evaluation_set, domain)
     device = choose_device(project.config.device)
-    logits = _logits(project, domain, checkpoint, parents, images, device)
+    clip, head = load_classifier(checkpoint, parents.get(BASE_CHECKPOINT), domain, device)
+    preprocess = preprocessing_for(clip, domain)
+    vectors = encode_images(project.config, clip, images, preprocess, EVALUATION_PRECISION)
+    logits = _logits(head, vectors, checkpoint)
     ranked = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
     scores = Scores(ranked, images["class_id"].to_numpy(), domain.class_names, logits)
     calibration = calibrate(logits, scores.class_ids)
     result = blank.model_copy(update=score(scores) | calibration)
     _write_result(directory, result)
-    _write_predictions(directory, images, ranked, logits)
+    predictions = images[["name", "class_id"]].rename(columns={"name": "image"})
+    predictions = predictions.assign(predicted=ranked.tolist(), probability=confidence(logits, 1.0))
+    predictions.to_parquet(directory / "predictions.parquet", index=False)
     return {
         **result.model_dump(include={*METRICS, "n", "n_classes"}),
         **calibration,
@@ -197,32 +206,12 @@ def write_evaluation(
     }
 
 
-def _write_predictions(
-    directory: Path, images: pd.DataFrame, ranked: NDArray[np.int64], logits: NDArray[np.float32]
-) -> None:
-    """Write the best classes (N, K) of each image and how sure the scores (N, C) are."""
-    predictions = images[["name", "class_id"]].rename(columns={"name": "image"})
-    predictions = predictions.assign(predicted=ranked.tolist(), probability=confidence(logits, 1.0))
-    predictions.to_parquet(directory / "predictions.parquet", index=False)
-
-
 def _logits(
-    project: Project,
-    domain: DomainConfig,
-    checkpoint: Artifact,
-    parents: Mapping[str, Artifact],
-    images: pd.DataFrame,
-    device: str,
+    head: ClassHead, vectors: NDArray[np.float32], checkpoint: Artifact
 ) -> NDArray[np.float32]:
-    """Return the logits (N, C) of the images."""
+    """Return the logits (N, C) of unit vectors (N, D)."""
     import torch
 
-    from react_pipeline.clip import EVALUATION_PRECISION
-
-    clip, head = load_classifier(checkpoint, parents.get(BASE_CHECKPOINT), domain, device)
-    vectors = encode_images(
-        project.config, clip, images, preprocessing_for(clip, domain), EVALUATION_PRECISION
-    )
     logits: NDArray[np.float32] = (LOGIT_SCALE * head.scores(torch.from_numpy(vectors))).numpy()
     if not np.isfinite(logits).all():
         raise CorruptArtifact(
@@ -238,20 +227,14 @@ def score(scores: Scores) -> dict[str, Any]:
     Raises:
         InputError: Naming a metric of an extension that raises, or whose value is not finite.
     """
-    first = scores.hits[:, 0]
-    within = scores.hits.max(axis=1)
-    per_class = []
-    for position, name in enumerate(scores.class_names):
-        mine = scores.class_ids == position
-        entry = ClassResult(
-            name=name,
-            images=int(mine.sum()),
-            correct=int(first[mine].sum()),
-            correct_top5=int(within[mine].sum()),
-        )
-        per_class.append(entry)
+    hits = pd.DataFrame({"images": 1, "correct": scores.hits[:, 0]})
+    hits["correct_top5"] = scores.hits.any(axis=1)
+    classes = range(len(scores.class_names))
+    counts = hits.groupby(scores.class_ids).sum().reindex(classes, fill_value=0).astype(int)
+    rows = zip(scores.class_names, counts.to_dict("records"), strict=True)
     values = {name: _value(metric, scores) for name, metric in METRICS.items()}
-    return {"n": len(scores.class_ids), **values, "per_class": tuple(per_class)}
+    per_class = tuple(ClassResult(name=name, **row) for name, row in rows)
+    return {"n": len(scores.class_ids), **values, "per_class": per_class}
 
 
 def _value(metric: Metric, scores: Scores) -> float:
@@ -271,5 +254,4 @@ def _write_result(directory: Path, result: EvalResult) -> None:
         for entry in result.per_class
     ]
     table = pd.DataFrame(rows, columns=["class", "images", "correct", "accuracy", "correct_top5"])
-    table["accuracy"] = table["accuracy"].astype("float64")
-    table.to_parquet(directory / "per_class.parquet", index=False)
+    table.astype({"accuracy": "float64"}).to_parquet(directory / "per_class.parquet", index=False)

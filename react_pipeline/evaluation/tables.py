@@ -18,6 +18,7 @@ from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.evaluation.metrics import METRICS
 from react_pipeline.pages import markdown_table
 from react_pipeline.settings import CONTROL_SUFFIX, first_seed
+from react_pipeline.store import Artifact
 
 MEAN = "mean"
 """The column `domain` of rows that average over domains holds this."""
@@ -125,42 +126,47 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     first = table["method"].map(first_seed)
     if (first == table["method"]).all():
         return table
-    wider = table.assign(**dict.fromkeys(SEED_COLUMNS, float("nan")))
-    measured = table[table["top1"].notna()]
-    for (_, method, _), rows in measured.groupby(["domain", first[measured.index], "status"]):
-        is_first = rows["method"] == method
-        if len(rows) < 2 or not is_first.any():
-            continue
-        place = rows.index[is_first][0]
-        wider.loc[place, "seeds"] = len(rows)
-        for mean in SEED_FIGURES:
-            name = mean.removesuffix("_mean")
-            if rows[name].notna().all():
-                wider.loc[place, mean] = rows[name].mean()
-                wider.loc[place, f"{name}_std"] = rows[name].std()
-    return wider
+    figures = [mean.removesuffix("_mean") for mean in SEED_FIGURES]
+    measured = table[table["top1"].notna()].assign(method=first)
+    seeds = measured.groupby(["domain", "method", "status"])[figures]
+    columns = [
+        seeds.transform("size").rename("seeds"),
+        # A figure that one seed lacks has no mean.
+        seeds.transform(lambda values: values.mean(skipna=False)).add_suffix("_mean"),
+        seeds.transform(lambda values: values.std(skipna=False)).add_suffix("_std"),
+    ]
+    added = pd.concat(columns, axis=1).reindex(columns=SEED_COLUMNS).astype("float64")
+    shown = (table["method"] == first)[added.index] & (added["seeds"] > 1)
+    return table.join(added[shown])
 
 
 def per_class_table(
-    results: Mapping[str, EvalResult], pairs: Mapping[str, Mapping[str, int]]
+    results: Mapping[str, EvalResult], retrieved: Mapping[str, Artifact]
 ) -> pd.DataFrame:
     """Return one row for each method and class, in the order of the domain's classes, with
     `CLASS_COLUMNS`.
 
     Args:
         results: Of one domain, by method; those that are unavailable have no rows.
-        pairs: By method, how many pairs were retrieved for each class; none for the base and for
+        retrieved: By method, the retrieved set that it was trained on; none for the base and for
             controls.
     """
-    rows = []
-    for method, result in results.items():
-        for entry in result.per_class:
-            row: dict[str, Any] = {"domain": result.domain, "method": method, "class": entry.name}
-            row |= entry.model_dump(exclude={"name"})
-            row["accuracy"] = entry.accuracy
-            if method in pairs:
-                row["pairs"] = pairs[method].get(entry.name, 0)
-            rows.append(row)
+    pairs = {
+        method: pd.read_parquet(one.file("pairs.parquet"), columns=["class"])[
+            "class"
+        ].value_counts()
+        for method, one in retrieved.items()
+    }
+    rows = [
+        {
+            **{"domain": result.domain, "method": method, "class": entry.name},
+            **entry.model_dump(exclude={"name"}),
+            "accuracy": entry.accuracy,
+            "pairs": pairs[method].get(entry.name, 0) if method in pairs else None,
+        }
+        for method, result in results.items()
+        for entry in result.per_class
+    ]
     integers = dict.fromkeys(("images", "correct", "correct_top5", "pairs"), "Int64")
     kinds = {**integers, "accuracy": "float64", "delta": "float64"}
     table = pd.DataFrame(rows, columns=CLASS_COLUMNS).astype(kinds)

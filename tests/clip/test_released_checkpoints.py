@@ -176,16 +176,6 @@ def test_the_name_of_an_architecture_tells_its_activation(tmp_path: Path) -> Non
     assert isinstance(activation, open_clip.transformer.QuickGELU)
 
 
-@pytest.mark.parametrize(("wrapped", "prefix"), [(False, "module."), (True, "")])
-def test_a_state_dict_may_be_bare_wrapped_or_prefixed(
-    tmp_path: Path, wrapped: bool, prefix: str
-) -> None:
-    weights = without_memory(released_shapes("ViT-B-32", gated=True), prefix)
-    written = {"epoch": 32, "name": "react", "state_dict": weights} if wrapped else weights
-    clip = load_without_memory(written, tmp_path / "gated.pt", model="react_ViT-B-32")
-    assert list(gated_layers(clip.model)) == [6, 7, 8, 9, 10, 11]
-
-
 def test_the_values_of_a_file_arrive_in_the_model(tmp_path: Path) -> None:
     shapes = released_shapes("ViT-S-32-alt", gated=True)
     # Counted up, so that a transposed or swapped tensor would be noticed; random ones would take
@@ -208,28 +198,11 @@ GATE = "visual.transformer.resblocks.7.gated_attn_block.alpha_attn"
 MATRIX = "visual.transformer.resblocks.7.gated_attn_block.mlp.c_fc.weight"
 
 
-@pytest.mark.parametrize(
-    ("change", "reported"),
-    [
-        ({GATE: None}, [f'Missing key(s) in state_dict: "{GATE}"']),
-        ({"visual.stranger": (3,)}, ['Unexpected key(s) in state_dict: "visual.stranger"']),
-        ({MATRIX: (3072, 769)}, [f"size mismatch for {MATRIX}"]),
-        (
-            {"logit_scale": None, "stranger": (1,), "visual.proj": (3, 3)},
-            ['"logit_scale"', '"stranger"', "visual.proj"],
-        ),
-    ],
-    ids=["missing", "unexpected", "another shape", "all at once"],
-)
-def test_keys_that_do_not_fit_are_each_named_with_the_file(  # FAULTS 25
-    tmp_path: Path, change: dict[str, tuple[int, ...] | None], reported: list[str]
-) -> None:
+def test_keys_that_do_not_fit_are_each_named_with_the_file(tmp_path: Path) -> None:  # FAULTS 25
     shapes = released_shapes("ViT-B-32", gated=True)
-    for name, shape in change.items():
-        shapes.pop(name, None)
-        if shape is not None:
-            shapes[name] = shape
+    del shapes[GATE]
+    shapes |= {"visual.stranger": (3,), MATRIX: (3072, 769)}
     with pytest.raises(InputError) as error:
         load_without_memory(without_memory(shapes), tmp_path / "odd.pt", model="react_ViT-B-32")
-    for words in (str(tmp_path / "odd.pt"), *reported):
+    for words in (str(tmp_path / "odd.pt"), GATE, "visual.stranger", f"mismatch for {MATRIX}"):
         assert words in str(error.value)

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.utils import to_2tuple
 from support.methods import attach, set_trainable
 from torch import Tensor, nn
 
 from react_pipeline.clip import tower as tower_module
 from react_pipeline.clip.gated import gated_layers, vision_blocks
 from react_pipeline.clip.tower import ImageTower
-from react_pipeline.store.errors import InputError
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
 VIT = {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16}
@@ -39,11 +39,6 @@ TOWERS: dict[str, dict[str, Any]] = {
     "timm ViT, token": {"vision_cfg": {**TIMM, "timm_pool": "token", "timm_proj": "linear"}},
     "timm ViT, mean": {"vision_cfg": {**TIMM, "timm_pool": "avg", "timm_proj": "mlp"}},
     "timm ViT, map": {"vision_cfg": {**TIMM, "timm_pool": "map", "timm_proj": "none"}},
-}
-NATIVE = [name for name in TOWERS if name.startswith("ViT")]
-TAKE_THE_TOKEN = {
-    *("ViT", "ViT, QuickGELU", "ViT, LayerScale, MLP ratio 3", "ViT, norm after the token"),
-    *("ViT, no first norm, fixed positions", "ViT, text tower apart"),
 }
 
 
@@ -76,13 +71,8 @@ def gated(model: Any, last_k_layers: int) -> Any:
 
 
 def images(model: Any, count: int = 2) -> Tensor:
-    size = model.visual.image_size
-    return torch.randn(
-        count,
-        3,
-        *(size if isinstance(size, tuple) else (size, size)),
-        generator=torch.Generator().manual_seed(2),
-    )
+    size = to_2tuple(model.visual.image_size)
+    return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(2))
 
 
 def trained_of(model: Any) -> dict[str, nn.Parameter]:
@@ -165,8 +155,6 @@ def test_a_resnet_trains_as_a_whole_with_its_statistics_at_rest() -> None:
     require_equal(model, tower)
     assert len(trained_of(model)) == len(list(model.visual.parameters()))
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
-    with pytest.raises(InputError, match="vision transformer"):
-        attach(model, "gated-image", 1)
 
 
 @torch.no_grad()
@@ -182,23 +170,6 @@ def test_frozen_gated_blocks_still_count(name: str) -> None:
     tower = ImageTower(model)
     assert tower.start == last
     torch.testing.assert_close(tower(batch), expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", NATIVE)
-def test_only_a_pooling_that_takes_class_token_spares_others(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = gated(build(name), 2)
-    seen: list[bool] = []
-    plain = tower_module.host_block
-
-    def seeing(*args: Any, only: Tensor | None, **options: Any) -> Tensor:
-        seen.append(only is not None)
-        return plain(*args, only=only, **options)
-
-    monkeypatch.setattr(tower_module, "host_block", seeing)
-    ImageTower(model)(images(model))
-    assert seen == [False, False, name in TAKE_THE_TOKEN]
 
 
 @pytest.mark.parametrize("name", ["ViT", "timm ViT, token"])

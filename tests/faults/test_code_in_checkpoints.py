@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -88,12 +89,8 @@ def tokenizer_with_code(text: Path) -> None:
 
 def trusted_tokenizer(folder: Path) -> None:
     tokenizer_with_code(folder / "text")
-    change(
-        folder / CONFIG,
-        "text_cfg",
-        tokenizer_kwargs={"trust_remote_code": True},
-        hf_model_name=None,
-    )
+    trust = {"trust_remote_code": True}
+    change(folder / CONFIG, "text_cfg", tokenizer_kwargs=trust, hf_model_name=None)
 
 
 def tokenizer_of_another_kind(folder: Path) -> None:
@@ -136,24 +133,12 @@ def behind_a_link(folder: Path) -> None:
 def image_tower_of_a_folder(folder: Path) -> None:
     timm = folder / "timm"
     timm.mkdir()
-    (timm / "config.json").write_text(
-        json.dumps({"architecture": "test_vit", "pretrained_cfg": {}})
-    )
-    change(
-        folder / CONFIG,
-        "vision_cfg",
-        timm_model_name=f"local-dir:{timm}",
-        timm_model_pretrained=True,
-    )
+    (timm / "config.json").write_text('{"architecture": "test_vit", "pretrained_cfg": {}}')
+    change(folder / CONFIG, "vision_cfg", timm_model_name=f"local-dir:{timm}")
 
 
 def image_tower_of_the_hub(folder: Path) -> None:
-    change(
-        folder / CONFIG,
-        "vision_cfg",
-        timm_model_name="hf-hub:evil/tower",
-        timm_model_pretrained=True,
-    )
+    change(folder / CONFIG, "vision_cfg", timm_model_name="hf-hub:evil/tower")
 
 
 EVILS: dict[Callable[[Path], None], tuple[str, str]] = {
@@ -198,10 +183,7 @@ def test_an_evil_checkpoint_is_neither_opened_nor_exported(
     assert project.store.keys("base_checkpoint") == []
 
     def write(staging: Path, _: object) -> dict[str, Any]:
-        for path in folder.rglob("*"):
-            if path.is_file():
-                (staging / path.relative_to(folder)).parent.mkdir(exist_ok=True)
-                (staging / path.relative_to(folder)).write_bytes(path.read_bytes())
+        shutil.copytree(folder, staging, dirs_exist_ok=True)
         return {}
 
     checkpoint = tiny_project.store.build(

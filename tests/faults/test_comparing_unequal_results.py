@@ -6,7 +6,11 @@ import pandas as pd
 import pytest
 
 from react_pipeline.evaluation.all_domains import comparison_table
-from react_pipeline.evaluation.comparison import _on_the_same_images, compare, require_comparable
+from react_pipeline.evaluation.comparison import (
+    compare,
+    require_comparable,
+    require_same_images,
+)
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
@@ -37,10 +41,10 @@ def test_results_measured_differently_are_refused_with_names(
 
 def test_results_of_other_images_are_not_paired() -> None:
     one, other = (pd.Series([True, False], index=["a.png", name]) for name in ("b.png", "c.png"))
-    assert [side.tolist() for side in _on_the_same_images("pets", one, one)] == [[True, False]] * 2
+    require_same_images("pets", {"base": one, "full": one})
     for different in (other, one.iloc[:1]):
         with pytest.raises(InputError, match="different images"):
-            _on_the_same_images("pets", one, different)
+            require_same_images("pets", {"base": one, "full": different})
 
 
 def test_results_of_different_evaluators_are_not_averaged(

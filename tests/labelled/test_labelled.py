@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 from support.deadly_images import MARK, deadly_images
-from support.drawings import COLOURS, SHAPES, encode, evaluation_image
+from support.drawings import COLOURS, encode, evaluation_image
 
 from react_pipeline.clip import loaded_base
 from react_pipeline.clip.model import load
@@ -59,24 +59,18 @@ def manifest(folder: Path) -> Path:
     return path
 
 
-def test_a_folder_gives_one_row_an_image_with_domains_class_ids(tiny_project: Project) -> None:
-    artifact = publish_evaluation_set(tiny_project, "shapes")
-    images = read_images(artifact)
-    assert list(images.columns) == ["name", "path", "class", "class_id", "sha256"]
-    assert len(images) == artifact.counts["images"] == 16
-    assert {(row["class"], row["class_id"]) for _, row in images.iterrows()} == {
-        (name, number) for number, name in enumerate(SHAPES)
-    }
-    assert all(Path(path).is_file() for path in images["path"])
-    assert artifact.counts["classes_without_images"] == []
-
-
 def test_folders_match_classes_in_any_case_and_spacing(tiny_project: Project, folder: Path) -> None:
     classes = ["Red Circle", "square", "triangle", "x-cross"]
     (folder / "circle").rename(folder / "red_CIRCLE")
     (folder / "cross").rename(folder / "X cross")
-    images = read_images(publish(tiny_project, folder, classes=classes))
-    assert sorted(set(images["class"])) == classes
+    artifact = publish(tiny_project, folder, classes=classes)
+    images = read_images(artifact)
+    assert list(images.columns) == ["name", "path", "class", "class_id", "sha256"]
+    assert len(images) == artifact.counts["images"] == 16
+    pairs = images[["class", "class_id"]].drop_duplicates().sort_values("class_id")
+    assert pairs.to_numpy().tolist() == [[name, number] for number, name in enumerate(classes)]
+    assert all(Path(path).is_file() for path in images["path"])
+    assert artifact.counts["classes_without_images"] == []
 
 
 def test_every_folder_that_is_no_class_is_named_in_one_error(
@@ -146,10 +140,8 @@ def test_undecodable_images_are_listed_and_not_published(
 ) -> None:
     (folder / "circle" / "0.png").write_bytes(b"<html>")
     (folder / "cross" / "1.png").write_bytes(b"")
-    with pytest.raises(InputError) as raised:
+    with pytest.raises(InputError, match=r"(?s)circle/0\.png.*cross/1\.png"):
         publish(tiny_project, folder)
-    assert "circle/0.png" in str(raised.value)
-    assert "cross/1.png" in str(raised.value)
     assert tiny_project.store.keys("evaluation_set") == []
 
 
@@ -158,11 +150,9 @@ def test_identity_is_content_not_place(tiny_project: Project, folder: Path, tmp_
     moved = folder.rename(tmp_path / "moved")
     project = with_evaluation(tiny_project, moved)
     second = publish_evaluation_set(project, "shapes")
-    assert second.reused
-    assert second.fingerprint == first.fingerprint
-    assert all(
-        Path(path).is_file() for path in read_images(second, project.domain("shapes"))["path"]
-    )
+    assert second.reused and second.fingerprint == first.fingerprint
+    images = read_images(second, project.domain("shapes"))
+    assert all(Path(path).is_file() for path in images["path"])
     (moved / "circle" / "0.png").write_bytes(encode(evaluation_image("circle", 9)))
     assert publish_evaluation_set(project, "shapes").fingerprint != first.fingerprint
 
@@ -194,20 +184,19 @@ def test_images_are_encoded_once_and_still_refused_when_changed(
     monkeypatch.setattr(
         Encoder, "images", lambda self, batch: (calls.append(len(batch)), own(self, batch))[1]
     )
-    first, again = (
-        encode_images(project.config, loaded_base(tiny_checkpoint, "cpu"), images) for _ in range(2)
-    )
+    base = loaded_base(tiny_checkpoint, "cpu")
+    first, again = (encode_images(project.config, base, images) for _ in range(2))
     np.testing.assert_array_equal(first, again)
     assert sum(calls) == len(images)
-    encode_images(project.config, loaded_base(tiny_checkpoint, "cpu"), images[1:])
-    encode_images(project.config, loaded_base(tiny_checkpoint, "cpu"), images, precision="bf16")
+    encode_images(project.config, base, images[1:])
+    encode_images(project.config, base, images, precision="bf16")
     assert sum(calls) == 3 * len(images) - 1
     (folder / "circle" / "0.png").write_bytes(encode(evaluation_image("circle", 9)))
     with pytest.raises(ChangedSource, match=r"evaluation_set"):
-        encode_images(project.config, loaded_base(tiny_checkpoint, "cpu"), images)
+        encode_images(project.config, base, images)
     (folder / "circle" / "0.png").unlink()
     with pytest.raises(ChangedSource, match=r"0\.png"):
-        encode_images(project.config, loaded_base(tiny_checkpoint, "cpu"), images)
+        encode_images(project.config, base, images)
 
 
 def test_an_image_that_kills_its_decoder_is_named(tiny_project: Project, folder: Path) -> None:
@@ -229,13 +218,9 @@ def test_classes_of_one_name_are_kept_apart_by_their_ids(
     (folder / "square").rename(folder / "hoop-1")
     project = with_evaluation(tiny_project, folder, classes=[*twins, "triangle", "cross"])
     images = read_images(publish_evaluation_set(project, "shapes"))
-    found = images.groupby("class")["class_id"].agg(["first", "size"])
-    assert found.to_dict("index") == {
-        "ring 1": {"first": 0, "size": 4},
-        "ring 2": {"first": 1, "size": 4},
-        "triangle": {"first": 2, "size": 4},
-        "cross": {"first": 3, "size": 4},
-    }
+    found = images.groupby("class_id")["class"].agg(list)
+    names = ["ring 1", "ring 2", "triangle", "cross"]
+    assert found.tolist() == [[name] * 4 for name in names]
     (folder / "ring_2").rename(folder / "ring")  # which of the two
     with pytest.raises(InputError, match="ring"):
         publish_evaluation_set(project, "shapes")

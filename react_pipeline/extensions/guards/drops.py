@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from react_pipeline.evaluation import (
+    MUST_AGREE,
     EvalResult,
     Evidence,
     correct_of,
@@ -31,9 +32,6 @@ from react_pipeline.store import Artifact, Inputs, Scratch
 
 GUARD_DROPS = "guard_drops"
 """Stage of the artifact, by domain; comparison and promotion publish it."""
-
-COMPARABLE = ("evaluator_version", "evaluation_set_fingerprint", "n_classes")
-"""Fields that a result shares with the base's."""
 
 
 @dataclass(frozen=True)
@@ -178,17 +176,11 @@ def _change(method: str, guard: str, own: Artifact, base: Artifact | None) -> Ch
     of_base = EvalResult.read(base, folder) if base else None
     if base is None or of_base is None or of_base.top1 is None:
         return replace(change, unavailable="the base was not measured on it")
-    if any(getattr(result, field) != getattr(of_base, field) for field in COMPARABLE):
+    if any(getattr(result, field) != getattr(of_base, field) for field in MUST_AGREE):
         reason = f"the base was measured on other images; materialize `{GUARD_RESULTS}` again"
         return replace(change, unavailable=reason)
     right = [correct_of(artifact, folder).to_numpy() for artifact in (own, base)]
     low, high = paired_interval(gains_of(*right))
-    return replace(
-        change,
-        top1=result.top1,
-        base=of_base.top1,
-        delta=result.top1 - of_base.top1,
-        low=low,
-        high=high,
-        n=result.n,
-    )
+    delta = result.top1 - of_base.top1
+    change = replace(change, top1=result.top1, base=of_base.top1, n=result.n)
+    return replace(change, delta=delta, low=low, high=high)

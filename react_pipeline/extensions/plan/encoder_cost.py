@@ -103,7 +103,7 @@ def _architecture(project: Project, config: EncoderConfig, stage: str) -> Archit
             return *read_config(folder), folder
     if built := encoders().get(config.model):
         model_cfg, preprocess_cfg, tokenizer = built.architecture()
-        return model_cfg, preprocess_cfg, tokenizer.parent
+        return model_cfg, preprocess_cfg, tokenizer
     return _named(config.model.removeprefix(GATED_PREFIX)), {}, None
 
 

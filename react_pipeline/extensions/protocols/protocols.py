@@ -122,10 +122,9 @@ def contradictions(rows: pd.DataFrame) -> int:
     """Count rows of results with both a value and a reason or neither, with a value of no image or
     one that is not a fraction.
     """
-    has_value = rows["value"].notna()
-    has_reason = rows["unavailable"].notna()
-    no_figure = has_value & ((rows["n"] == 0) | ~rows["value"].between(0, 1))
-    return int(((has_value == has_reason) | no_figure).sum())
+    is_figure = (rows["n"] > 0) & rows["value"].between(0, 1) & rows["unavailable"].isna()
+    is_missing = rows["value"].isna() & rows["unavailable"].notna()
+    return int((~is_figure & ~is_missing).sum())
 
 
 def publish_comparison(project: Project, stage: str, slug: str, compare: Compare) -> Artifact:
@@ -161,10 +160,10 @@ def publish_comparison(project: Project, stage: str, slug: str, compare: Compare
 
 
 def _to_markdown(table: pd.DataFrame) -> str:
-    forms = zip(VALUES, ("{:.1%}", "{:.1%}", "{:+.1%}"), strict=True)
-    points = {name: table[name].map(form.format, na_action="ignore") for name, form in forms}
-    rows = table.assign(**points).astype({"n": "Int64"}).astype(object)
-    return markdown_table(list(table), rows.where(rows.notna(), None).to_numpy().tolist())
+    rows = table.astype({"n": "Int64"}).astype(object)
+    for name, form in zip(VALUES, ("{:.1%}", "{:.1%}", "{:+.1%}"), strict=True):
+        rows[name] = table[name].map(form.format, na_action="ignore")
+    return markdown_table(list(rows), rows.where(rows.notna(), None).to_numpy().tolist())
 
 
 def compare_figures(
