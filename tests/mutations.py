@@ -276,11 +276,11 @@ GUARDS = (
     Guard("react_pipeline/training/guards.py", "if not all(torch.isfinite(weight).all() for weight in weights):", "if False:", f"{TRAINING}::test_weights_that_end_up_non_finite_are_not_published"),
     Guard("react_pipeline/training/data.py", "                loaded._shutdown_workers()", "                pass", "faults/test_training.py::test_training_that_guard_stopped_leaves_no_decoding_process"),
     Guard("react_pipeline/training/memory.py", "if part * pair_bytes > free:", "if False:", "training/test_memory.py"),
-    Guard("react_pipeline/extensions/torchrun/assets/processes.py", "        _free_card()\n", "", "extensions/torchrun/test_processes.py::test_the_launching_process_frees_its_card_first"),
+    Guard("react_pipeline/extensions/cluster/assets/processes.py", "        _free_card()\n", "", "extensions/cluster/test_processes.py::test_the_launching_process_frees_its_card_first"),
     Guard("react_pipeline/evaluation/comparison.py", "if not one.index.equals(other.index):", "if False:", "faults/test_comparing_unequal_results.py"),
     Guard("react_pipeline/evaluation/comparison.py", "if len(set(values.values())) > 1:", "if False:", "faults/test_comparing_unequal_results.py"),
     Guard("react_pipeline/retrieval/ranking.py", 'rows["evaluation_similarity"] >= evaluation.near', 'rows["evaluation_similarity"] > 9', "retrieval/test_control.py"),
-    Guard("react_pipeline/extensions/one_pass/together.py", "queries > most:", "queries > MAX_QUERIES:", "extensions/one_pass/test_together.py::test_a_pass_takes_no_more_than_its_limits"),
+    Guard("react_pipeline/extensions/cluster/one_pass.py", "queries > most:", "queries > MAX_QUERIES:", "extensions/cluster/test_one_pass.py::test_a_pass_takes_no_more_than_its_limits"),
     # Blocking checks
     Guard("react_pipeline/extensions/automation/assets.py", "if task.stage not in self._loaded:", "if False:", "extensions/automation/test_automation.py"),
     # A tick gets somewhere, and asks once

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from conftest import write_project
+from conftest import REPOSITORY, write_project
 from dagster.components.testing import DefsFolderSandbox, create_defs_folder_sandbox
 from pydantic import ValidationError
 
 from react_pipeline.assets.component import ReactProjectComponent
-from react_pipeline.assets.resources import REPOSITORY
 from react_pipeline.failures import note_check
 from react_pipeline.project import Project
 

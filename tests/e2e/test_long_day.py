@@ -30,14 +30,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
-from conftest import write_project
+from conftest import REPOSITORY, write_project
 from support.automation import hurry
 from support.bucket import BucketServer
 from support.drawings import COLOURS, SHAPES, pair, write_shard
 from support.receiver import Receiver
 from support.services import create_databases, free_port, postgres_server
 
-from react_pipeline.assets.resources import REPOSITORY, ProjectResource
+from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.retries import INTERRUPTED, PASSING
 from react_pipeline.assets.runs import WILL_RETRY_TAG, inputs_tag
 from react_pipeline.extensions.automation.survey import places, survey

@@ -21,6 +21,7 @@ import kubernetes_validate
 import pytest
 import sqlalchemy
 import yaml
+from conftest import REPOSITORY
 from dagster._core.remote_origin import (
     RegisteredCodeLocationOrigin,
     RemoteJobOrigin,
@@ -28,7 +29,6 @@ from dagster._core.remote_origin import (
 )
 from dagster_postgres.utils import pg_url_from_config
 
-from react_pipeline.assets.resources import REPOSITORY
 from react_pipeline.extensions.kubernetes.assets import (
     CONFIG_TAG,
     GPU_RESOURCE,
