@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,9 @@ import yaml
 from support.upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
 from react_pipeline.evaluation import comparison
-from react_pipeline.extensions.automation import survey as survey_module
-from react_pipeline.extensions.automation.settings import require_cron_line
 from react_pipeline.extensions.automation.survey import (
     State,
     Task,
-    pairs_distance,
     places,
     survey,
 )
@@ -250,38 +246,13 @@ def test_an_extension_to_keep_up_must_be_one(make_project: Make) -> None:
         make_project(automation={"extensions": ["dence"]})
 
 
-def test_the_distance_of_sets_is_the_share_of_unshared_images(
-    trained: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = trained.store.current("retrieved_set", "shapes").fingerprint
+def test_pairs_that_were_pruned_count_as_all_changed(trained: Project) -> None:
     edit_domain(trained, "shapes", retrieval={"max_per_class": 5})
-    today = build(trained, "retrieved_set", "shapes", images=("b", "c"))
-    assert pairs_distance(trained.store, "retrieved_set", "shapes", before, today) == pytest.approx(
-        2 / 3
-    )
-    assert pairs_distance(trained.store, "retrieved_set", "shapes", today.fingerprint, today) == 0
-    assert pairs_distance(trained.store, "retrieved_set", "shapes", "0" * 16, today) == 1
-    monkeypatch.setattr(survey_module.pd, "read_parquet", None)
-    assert pairs_distance(trained.store, "retrieved_set", "shapes", today.fingerprint, today) == 0
-
-
-@pytest.mark.parametrize(
-    ("line", "reported"),
-    [
-        ("0 3 * * *", ""),
-        ("*/15 0-6 1,15 jan-mar mon-fri", ""),
-        ("0 0 29 2 7", ""),
-        ("0 3 * *", "five fields"),
-        ("@daily", "five fields"),
-        ("60 3 * * *", "out of range"),
-        ("0 3 * * funday", "is not a cron line"),
-        ("*/0 3 * * *", "step '0' in field 0"),
-        ("0 3 30 2 *", "is not a cron line"),
-    ],
-)
-def test_wrong_cron_line_is_reported_with_its_fault(line: str, reported: str) -> None:
-    with pytest.raises(ValueError, match=reported) if reported else nullcontext():
-        require_cron_line(line)
+    before = trained.store.current("retrieved_set", "shapes")
+    build(trained, "retrieved_set", "shapes")
+    shutil.rmtree(before.path.parent)
+    found = survey(trained, ["shapes"])
+    assert found.states["customized_checkpoint", "shapes/gated-image"] is State.DUE
 
 
 @pytest.mark.parametrize(
@@ -291,6 +262,8 @@ def test_wrong_cron_line_is_reported_with_its_fault(line: str, reported: str) ->
             {"automation": {"schedule": "every night"}},
             "automation.schedule: 'every night' is not a cron line",
         ),
+        ({"automation": {"schedule": "60 3 * * *"}}, "is not a cron line"),
+        ({"automation": {"schedule": "@daily"}}, "is not a cron line"),
         (
             {"automation": {"timezone": "Mars/Olympus"}},
             "automation.timezone: 'Mars/Olympus' is not a time zone",
