@@ -66,9 +66,9 @@ def _rows(survey: Survey) -> list[list[str]]:
     reasons = {task.place: ("due", _reason(task.reason)) for task in survey.tasks}
     reasons |= {task.place: ("failed", failure.text) for task, failure in survey.failed.items()}
     reasons |= {task.place: ("held", task.reason) for task in survey.held}
-    for place, state in survey.states.items():
-        if state in _SHOWN:
-            reasons.setdefault(place, (state, _SHOWN[state][1]))
+    for place, found in survey.states.items():
+        if found in _SHOWN:
+            reasons.setdefault(place, (found, _SHOWN[found][1]))
     names: dict[tuple[str, str, str], list[str]] = {}
     for place, (state, why) in reasons.items():
         names.setdefault((_domain(place), _SHOWN[state][0], why), []).append(_name(place))

@@ -51,32 +51,6 @@ def trained(project: Project) -> Project:
     return project
 
 
-def test_only_what_can_be_built_now_is_asked_for_in_order(project: Project) -> None:
-    rounds = build_all(project, ["shapes", "colours"])
-    both = ("shapes", "colours")
-    assert rounds[0] == [
-        ("corpus", ALL),
-        ("base_checkpoint", ALL),
-        *[("evaluation_set", slug) for slug in both],
-    ]
-    assert rounds[1] == [
-        ("corpus_embeddings", ALL),
-        *[("domain_results", f"{slug}/base") for slug in both],
-    ]
-    assert rounds[2:] == [
-        [("faiss_index", ALL)],
-        [("retrieved_set", slug) for slug in both],
-        [("customized_checkpoint", f"{slug}/gated-image") for slug in both],
-        [("domain_results", f"{slug}/gated-image") for slug in both],
-        [("comparison", slug) for slug in both],
-    ]
-    assert asked(project, both) == [
-        ("promotion", "shapes"),
-        ("promotion", "colours"),
-        ("overview", ALL),
-    ]
-
-
 @pytest.mark.parametrize(
     ("policy", "expected"),
     [
@@ -101,17 +75,6 @@ def test_policy_decides_whether_other_pairs_are_trained_on(
         assert found.held[0].reason == reason
     waits = State.HELD if expected is State.HELD else State.WAITING
     assert found.states["comparison", "shapes"] is waits
-
-
-@pytest.mark.parametrize("policy", ["never", "changed"])
-def test_missing_checkpoint_is_trained_unless_policy_is_never(
-    project: Project, policy: str
-) -> None:
-    build_all(project, ["shapes"], until="retrieved_set")
-    found = survey(change_pipeline(project, automation={"training": policy}), ["shapes"])
-    assert found.states["customized_checkpoint", "shapes/gated-image"] is (
-        State.HELD if policy == "never" else State.DUE
-    )
 
 
 def test_an_untrained_method_delays_no_comparison(
@@ -185,23 +148,6 @@ def test_cost_of_a_look_grows_with_the_domains_and_not_faster(
         assert len(listed) == len(set(listed)), "no folder of a stage is listed for each domain"
         assert len(read) == len(set(read)), "what is current is read once"
         assert len(gathered) == len(set(gathered)), "overview judges no comparison again"
-
-
-def test_own_settings_of_a_training_count_as_changed(trained: Project) -> None:
-    for fields in ({"steps": 9, "batch_size": 8, "warmup_steps": 1}, {"epochs": 3}):
-        changed = change_pipeline(trained, customization={"defaults": fields})
-        (task,) = survey(changed, ["shapes"]).tasks
-        assert task.place == ("customized_checkpoint", "shapes/gated-image")
-        assert next(iter(fields)) in task.reason
-
-
-def test_broken_file_harms_no_other_domain(project: Project) -> None:
-    (project.config.domains / "broken.yaml").write_text("classes: [cat, cat]\n")
-    found = survey(project, ["broken", "gone", "shapes"])
-    assert set(found.unreadable) == {"broken", "gone"}
-    assert "occurs twice" in found.unreadable["broken"]
-    assert ("evaluation_set", "shapes") in [task.place for task in found.tasks]
-    assert not [place for place in found.states if place[1].startswith(("broken", "gone"))]
 
 
 def test_a_grown_corpus_is_counted_before_any_retrieval(

@@ -28,13 +28,12 @@ from react_pipeline.assets.partitions import partition_of
 from react_pipeline.assets.retries import readable_failures
 from react_pipeline.assets.training import Progress
 from react_pipeline.clip import loaded_base
-from react_pipeline.extensions.cluster.assets import processes, training_process
+from react_pipeline.extensions.cluster.assets import processes
 from react_pipeline.extensions.cluster.assets.processes import (
     NODES_VARIABLE,
     TORCHRUN_VARIABLE,
     environment,
     failure,
-    torchrun_command,
     write_failure,
 )
 from react_pipeline.extensions.ui.process_groups import listen_to_signals
@@ -82,20 +81,6 @@ def test_heads_are_fitted_in_the_process_of_the_asset(
         assert processes.train(Mock(), project, "shapes", method) == "here"
     with pytest.raises(TrainingError, match="without an error message"):
         processes.train(Mock(), project, "shapes", "full-control")
-
-
-def test_one_machine_finds_a_port_and_several_get_an_address() -> None:
-    alone = torchrun_command(2, [], ["--domain", "shapes"])
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    assert alone[1:] == [
-        *torchrun,
-        "-m",
-        "react_pipeline.extensions.cluster.assets.training_process",
-        "--domain",
-        "shapes",
-    ]
-    several = torchrun_command(8, ["--nnodes", "2"], [])
-    assert "--standalone" not in several and several[3:5] == ["--nnodes", "2"]
 
 
 def test_cores_are_shared_among_processes_unless_user_said_how(
@@ -385,23 +370,6 @@ def test_a_train_job_trains_on_its_nodes(prepare: Prepare, tmp_path: Path) -> No
     with dagster_home(tmp_path / "home"):
         summary = materialize("customized_checkpoint", ["shapes"], [METHOD], project.path)
     assert (summary.built, summary.reused) == (0, 1)
-
-
-def test_only_one_process_is_seen_by_observers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_process, "observed", refuse)
-    with training_process._observer(Mock(), 1) as observer:
-        assert type(observer) is TrainingObserver
-    with pytest.raises(AssertionError), training_process._observer(Mock(), 0):
-        pass
-
-
-def test_a_training_that_was_refused_is_not_shown_as_failed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(processes, "resolve", refuse)
-    processes._show_failed(Mock(), "", "shapes/full", InputError("pipeline.yaml: steps"))
-    with pytest.raises(AssertionError):
-        processes._show_failed(Mock(), "", "shapes/full", TrainingError("the loss is nan"))
 
 
 def refuse(*_: object) -> None:
