@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
 import pytest
-from conftest import REPOSITORY, write_project
+from conftest import write_project
 from dagster.components.testing import DefsFolderSandbox, create_defs_folder_sandbox
 from pydantic import ValidationError
 
@@ -156,9 +155,3 @@ def test_a_missing_file_is_named(sandbox: DefsFolderSandbox) -> None:
     ):
         pass
     assert f"{path / 'pipeline.yaml'}" in str(error.value.__cause__)
-
-
-def test_dg_is_shown_the_component() -> None:
-    groups = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["entry-points"]
-    (module,) = groups["dagster_dg_cli.registry_modules"].values()
-    assert module == ReactProjectComponent.__module__
