@@ -5,7 +5,6 @@ from .declared import warning_below as warning_below
 from .partitions import DOMAINS as DOMAINS
 from .partitions import partition_of as partition_of
 from .partitions import partitions_of as partitions_of
-from .resources import REPOSITORY as REPOSITORY
 from .resources import CheckContext as CheckContext
 from .resources import Context as Context
 from .resources import ProjectResource as ProjectResource
@@ -22,6 +21,4 @@ from .runs import reap_abandoned as reap_abandoned
 from .runs import reason_of as reason_of
 from .runs import tags_of_key as tags_of_key
 from .training import customize_here as customize_here
-from .training import declare_trainer as declare_trainer
 from .training import observed as observed
-from .training import processes_of as processes_of

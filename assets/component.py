@@ -4,33 +4,25 @@ Belongs here: what the YAML of the component holds. Does not belong here: any de
 (`definitions`). The entry point in pyproject.toml shows it to `dg`.
 """
 
-import re
+from typing import Annotated
 
 import dagster as dg
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from react_pipeline.assets.resources import ProjectResource
 
-PART = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+PART = r"^[A-Za-z][A-Za-z0-9_]*$"
 
 
 class ReactProjectComponent(dg.Component, dg.Resolvable, dg.Model):
     """The assets, checks, sensors and schedule of one project of react_pipeline."""
 
     config: str = Field(description="The pipeline.yaml, seen from the folder of the component.")
-    key_prefix: list[str] = Field(
+    key_prefix: list[Annotated[str, Field(pattern=PART)]] = Field(
         default=[],
         description="In front of all asset keys, and of the names of sensors, groups and "
         "partitions. Projects of one Dagster instance need different ones.",
     )
-
-    @field_validator("key_prefix")
-    @classmethod
-    def _parts(cls, prefix: list[str]) -> list[str]:
-        for part in prefix:
-            if not PART.fullmatch(part):
-                raise ValueError(f"{part!r}: use letters, digits and _, beginning with a letter")
-        return prefix
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The definitions of the project, run by the executor of the code location.

@@ -7,7 +7,7 @@ sensor itself.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from inspect import getdoc, unwrap
+from inspect import getdoc
 from typing import Any
 
 import dagster as dg
@@ -143,18 +143,14 @@ def artifact_check(stage: str, **options: Any) -> Callable[[ArtifactCheck], Arti
 
     def declared(body: ArtifactCheck) -> ArtifactCheck:
         name = (stage, body.__name__)
+        known = _checks[name].body if name in _checks else body
         # Definitions may be loaded twice in a process; a check then replaces itself.
-        if name in _checks and _origin(_checks[name].body) != _origin(body):
+        if (known.__module__, known.__qualname__) != (body.__module__, body.__qualname__):
             raise ValueError(f"`{body.__name__}` is a check of `{stage}` already")
         _checks[name] = Check(stage, body, options)
         return body
 
     return declared
-
-
-def _origin(body: Any) -> tuple[str, str]:
-    written = unwrap(body)
-    return written.__module__, written.__qualname__
 
 
 def unmeasured(reason: str) -> dg.AssetCheckResult:

@@ -160,10 +160,9 @@ def _places_without_problems(
     broken = [] if domains else load_domains(project.config.domains)[1]
     problems = list(dict.fromkeys([*chain.from_iterable(faults.values()), *broken]))
     usable = [slug for slug in slugs if slug not in faults]
-    is_refused = bool(problems) and bool(domains or not usable)
-    named = sorted({problem.file.stem for problem in problems}) if is_refused else usable
-    places = plan(defs, selection, named, methods, project.config.all_methods)
-    if is_refused and any(key != ALL for _, key in places):
+    refused = {problem.file.stem for problem in problems} if domains or not usable else set()
+    places = plan(defs, selection, sorted(refused) or usable, methods, project.config.all_methods)
+    if refused and any(key != ALL for _, key in places):
         raise ConfigError(problems)
     for problem in problems:
         logger.warning("left out: %s", problem)
@@ -191,15 +190,13 @@ def plan(
     graph = defs.resolve_asset_graph()
     names = sorted(key.path[-1] for key in graph.get_all_asset_keys())
     name = selection.strip("*+").removeprefix("key:")
-    text = "there is nothing of it for these domains and methods"
     if name.isidentifier() and name not in names:
         meant = did_you_mean(name, names, f"there are {', '.join(names)}")
-        text = f"no asset is called {name!r}; {meant}"
+        raise InputError(f"--select {selection!r}: no asset is called {name!r}; {meant}")
     try:
         selected = dg.AssetSelection.from_string(selection).resolve(graph)
     except Exception as error:  # the parser, and the resolver of unknown names, raise several kinds
-        selected = set()
-        text = text if name.isidentifier() else " ".join(str(error).split())
+        raise InputError(f"--select {selection!r}: {' '.join(str(error).split())}") from error
     rows = [row for row in STAGES.values() if dg.AssetKey(row.name) in selected]
     slugs = {slug: number for number, slug in enumerate(domains)}
     order = list(table)
@@ -216,7 +213,8 @@ def plan(
     if not places:
         needs = {row.group: row.data.field for row in STAGES.values() if row.data}
         hints = [f"; `{one}` assets need `{needs[one]}`" for one in needs if one in selection]
-        raise InputError(f"--select {selection!r}: {text}{''.join(hints)}")
+        text = f"there is nothing of it for these domains and methods{''.join(hints)}"
+        raise InputError(f"--select {selection!r}: {text}")
     return sorted(places, key=turn)
 
 
@@ -383,17 +381,13 @@ def _blocked_by(project: Project, place: Place, places: Sequence[Place], failed:
     """
     if not failed:
         return ""
-    row = STAGES[place[0]]
-    key = place[1]
-    parents = parents_of(project, *place)
-    for parent in failed.intersection(parents.values()):
+    stage, key = place
+    for parent in failed.intersection(parents_of(project, stage, key).values()):
         return named(parent)
-    for gathered in row.gathers:
-        results = [
-            (stage, other)
-            for stage, other in places
-            if stage == gathered and key in (ALL, other.split("/")[0])
-        ]
-        if results and failed.issuperset(results):
+    for gathered in STAGES[stage].gathers:
+        results = {
+            one for one in places if one[0] == gathered and key in (ALL, one[1].split("/")[0])
+        }
+        if results and results <= failed:
             return f"every {named((gathered, key))}"
     return ""

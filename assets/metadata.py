@@ -28,6 +28,12 @@ MAX_TEXT_CHARS = 2_000
 TABLES = ("pairs.parquet", "images.parquet", "predictions.parquet", "table.parquet")
 """The table of an artifact is the first of these that it has."""
 
+WORST_CLASSES = {
+    "retrieved_set": ("classes.parquet", "kept", "classes with the fewest pairs"),
+    "domain_results": ("per_class.parquet", "accuracy", "least accurate classes"),
+}
+"""Of the artifacts of a stage: a table of classes, the column that it is sorted by, its title."""
+
 
 def describe(artifact: Artifact, links: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return everything worth looking at, in the order in which Dagster shows it: pictures, tables,
@@ -42,7 +48,7 @@ def describe(artifact: Artifact, links: Mapping[str, Any] | None = None) -> dict
     files = artifact.manifest["files"]
     shown |= {name: _value(value) for name, value in flatten(artifact.counts)}
     shown["bytes"] = sum(entry["bytes"] for entry in files.values())
-    shown["reused"] = dg.MetadataValue.bool(artifact.reused)
+    shown["reused"] = artifact.reused
     if "dashboard.html" in files:
         shown["dashboard"] = dg.MetadataValue.path(str(artifact.file("dashboard.html")))
     shown |= links or {}
@@ -112,14 +118,9 @@ def _table(artifact: Artifact) -> str:
     files = artifact.manifest["files"]
     if "table.md" in files:
         return artifact.file("table.md").read_text(encoding="utf-8")
-    if artifact.stage == "retrieved_set" and "classes.parquet" in files:
-        return _head(artifact, "classes.parquet", "kept", "classes with the fewest pairs")
-    if artifact.stage == "domain_results" and "per_class.parquet" in files:
-        return _head(artifact, "per_class.parquet", "accuracy", "least accurate classes")
-    return ""
-
-
-def _head(artifact: Artifact, file: str, column: str, title: str) -> str:
+    file, column, title = WORST_CLASSES.get(artifact.stage, ("", "", ""))
+    if file not in files:
+        return ""
     table = pd.read_parquet(artifact.file(file)).drop(columns=["prompts"], errors="ignore")
     worst = table.sort_values(column, kind="stable").head(MAX_TABLE_ROWS)
     rows = markdown_table(list(worst.columns), worst.itertuples(index=False))
@@ -127,9 +128,7 @@ def _head(artifact: Artifact, file: str, column: str, title: str) -> str:
 
 
 def _value(value: Any) -> Any:
-    if isinstance(value, bool):
-        return dg.MetadataValue.bool(value)
     if isinstance(value, (int, float)):
         return value
     text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    return dg.MetadataValue.text(text[:MAX_TEXT_CHARS] or "none")
+    return text[:MAX_TEXT_CHARS] or "none"

@@ -6,6 +6,7 @@ Belongs here: reuse of what is fresh. Does not belong here: which failures are t
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import dagster as dg
 
@@ -57,25 +58,21 @@ def publish(context: Context, step: Callable[..., Artifact] | None = None) -> dg
         )
 
 
-def _logged(project: Project, artifact: Artifact, run_id: str) -> dict[str, dg.MetadataValue]:
+def _logged(project: Project, artifact: Artifact, run_id: str) -> dict[str, Any]:
     """Log an artifact, which never fails the step; returns the metadata that leads to its MLflow
     run.
     """
     tracking = Tracking.of(project)
     logged = tracking.log_artifact(project, artifact, run_id)
-    shown: dict[str, dg.MetadataValue] = {}
+    shown: dict[str, Any] = {}
     if artifact.stage == PROMOTION:
-        state = "updated" if logged else "the verdict waits for MLflow until the next run"
-        shown["registry"] = dg.MetadataValue.text(state)
+        waits = "the verdict waits for MLflow until the next run"
+        shown["registry"] = "updated" if logged else waits
     if logged is None:
-        problem = "tracking unavailable, will be logged at the next run"
-        return {**shown, "mlflow": dg.MetadataValue.text(problem)}
+        return {**shown, "mlflow": "tracking unavailable, will be logged at the next run"}
     url = tracking.url(logged)
-    shown["mlflow"] = dg.MetadataValue.text("open it with `react-pipeline ui`")
-    if url:
-        shown["mlflow"] = dg.MetadataValue.url(url)
-    shown["mlflow_run_id"] = dg.MetadataValue.text(logged)
-    return shown
+    shown["mlflow"] = dg.MetadataValue.url(url) if url else "open it with `react-pipeline ui`"
+    return {**shown, "mlflow_run_id": logged}
 
 
 def _fresh(pipeline: Project, stage: Stage, key: str) -> Artifact | None:

@@ -9,15 +9,10 @@ only who starts the servers chooses the files it reads and where it logs.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import dagster as dg
 
-import react_pipeline
 from react_pipeline.project import CONFIG_VARIABLE, Project
-
-REPOSITORY = Path(react_pipeline.__file__).resolve().parents[1]
-"""The folder that holds the package: a clone, or site-packages."""
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,6 @@ from react_pipeline.training import TrainingObserver
 
 PROGRESS_SECONDS = 10.0
 
-Trainer = Callable[[Context, Project, str, str], Artifact]
-"""Called with the run, the project, a domain and a method."""
-
 
 @stage_asset(
     # Of these, what the methods of the project are trained on.
@@ -55,7 +52,9 @@ def customized_checkpoint(context: Context) -> dg.MaterializeResult:
 
     There is a partition for every domain and each of the trained `methods` of pipeline.yaml.
     """
-    return publish(context, partial(_trainers[-1], context))
+    from react_pipeline.extensions.cluster import train
+
+    return publish(context, partial(train, context))
 
 
 @artifact_check("customized_checkpoint", blocking=True)
@@ -135,26 +134,12 @@ class Progress(TrainingObserver):
         self._observer.failed(error)
 
 
-def processes_of(project: Project, slug: str, method: str) -> int:
-    """How many processes this machine trains a method with."""
-    return project.training(slug, method).processes if project.method(method).spreads else 1
-
-
 def customize_here(context: Context, project: Project, slug: str, method: str) -> Artifact:
     """Customize in this process; its progress is in the run's log."""
     from react_pipeline.training import customize  # loads torch
 
     with observed(project, context.run.run_id, context.log.info) as observer:
         return customize(project, slug, method, observer)
-
-
-_trainers: list[Trainer] = [customize_here]
-
-
-def declare_trainer(train: Trainer) -> Trainer:
-    """Let a function train all checkpoints, in the place of an earlier one."""
-    _trainers.append(train)
-    return train
 
 
 @contextmanager

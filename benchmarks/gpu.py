@@ -155,7 +155,7 @@ def speed(given: argparse.Namespace, take: Take, batch: int, cards: int) -> dict
 
 def step_case(given: argparse.Namespace, size: int, compiled: bool) -> Rows:
     """Steps of one batch size; of all processes under torchrun."""
-    from react_pipeline.extensions.torchrun.world import Processes
+    from react_pipeline.extensions.cluster.world import Processes
 
     world = Processes.join(given.device)
     batch = given.batches[size]

@@ -64,7 +64,7 @@ def spread(function: Callable[[Item], Result], items: Sequence[Item], what: str)
 
 
 def _opened(settings: DistributorConfig) -> AbstractContextManager[RunTasks]:
-    from react_pipeline.extensions.spark import tasks_in_session
+    from react_pipeline.extensions.cluster import tasks_in_session
 
     return tasks_in_session(settings)
 

@@ -66,7 +66,7 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
             dropped.
         InputError: If seed images are missing, or show evaluation images.
     """
-    from react_pipeline.extensions.one_pass import read_together
+    from react_pipeline.extensions.cluster import read_together
 
     inputs = resolve(project, RETRIEVED_SET, slug)
     with cluster(project.config.distributor):

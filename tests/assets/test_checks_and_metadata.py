@@ -73,8 +73,8 @@ def test_counts_are_typed_and_unavailable_results_say_why(tiny_project: Project)
     )
     shown = describe(artifact)
     assert (shown["n"], shown["share"], shown["dropped.cap"]) == (3, 0.5, 2)
-    assert shown["ok"].value is True
-    assert (shown["starving"].value, shown["unavailable"].value) == ("a, b", "no set")
+    assert shown["ok"] is True
+    assert (shown["starving"], shown["unavailable"]) == ("a, b", "no set")
     assert shown["fingerprint"] == artifact.fingerprint
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from dagster.components.testing import DefsFolderSandbox, create_defs_folder_san
 from pydantic import ValidationError
 
 from react_pipeline.assets.component import ReactProjectComponent
-from react_pipeline.assets.resources import REPOSITORY
 from react_pipeline.failures import note_check
 from react_pipeline.project import Project
 
@@ -157,9 +155,3 @@ def test_a_missing_file_is_named(sandbox: DefsFolderSandbox) -> None:
     ):
         pass
     assert f"{path / 'pipeline.yaml'}" in str(error.value.__cause__)
-
-
-def test_dg_is_shown_the_component() -> None:
-    groups = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["entry-points"]
-    (module,) = groups["dagster_dg_cli.registry_modules"].values()
-    assert module == ReactProjectComponent.__module__

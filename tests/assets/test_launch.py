@@ -20,7 +20,6 @@ from conftest import write_project
 from mlflow import MlflowClient
 from PIL import Image
 from support.launch import dagster_home, metadata_of
-from support.tracking import runs_of
 from support.upkeep import change_pipeline, edit_domain
 
 from react_pipeline.assets.declared import blocking_checks
@@ -33,7 +32,6 @@ from react_pipeline.evaluation.all_domains import comparison_table
 from react_pipeline.failures import await_checks
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError
-from react_pipeline.tracking.log import Tracking
 
 METHODS = ("base", "gated-image", "gated-image-control")
 
@@ -162,19 +160,6 @@ def test_table_mlflow_and_dagster_give_the_same_numbers(launched: Launched) -> N
     event = launched.instance.get_latest_materialization_event(dg.AssetKey("retrieved_set"))
     tags = event.asset_materialization.tags
     assert tags["dagster/data_version"] == retrieved.fingerprint
-
-
-def test_metadata_are_typed_and_can_be_looked_at(launched: Launched) -> None:
-    retrieved = metadata_of(launched.instance, "retrieved_set", "shapes")
-    assert isinstance(retrieved["pairs"], int) and retrieved["reused"] is False
-    assert "| circle |" in str(retrieved["table"])
-    checkpoint = metadata_of(
-        launched.instance, "customized_checkpoint", partition_of("shapes/gated-image")
-    )
-    assert isinstance(checkpoint["final_loss"], float)
-    compared = metadata_of(launched.instance, "comparison", "shapes")
-    assert "gated-image-control" in str(compared["table"])
-    assert str(compared["dashboard"]).endswith("dashboard.html")
 
 
 def test_failure_of_one_domain_stops_only_what_depends_on_it(launched: Launched) -> None:
@@ -388,22 +373,6 @@ def test_artifact_that_mlflow_has_lost_is_logged_again(
         client.delete_run(run.info.run_id)
         assert again(indexed_project, "corpus") == 0
         assert client.search_runs([experiment.experiment_id], "tags.asset = 'corpus'")
-
-
-def test_tracking_that_is_down_fails_no_run(
-    indexed_project: Project, tmp_path: Path
-) -> None:  # FAULTS 29
-    up = indexed_project.config.tracking_uri
-    for uri in ("http://127.0.0.1:9", up):
-        change_pipeline(indexed_project, tracking_uri=uri)
-        with dagster_home(tmp_path / "home"):
-            summary = materialize("evaluation_set", ["shapes"], ["base"], indexed_project.path)
-            assert not summary.failed
-            with open_instance(indexed_project) as instance:
-                shown = metadata_of(instance, "evaluation_set", "shapes")
-        assert "will be logged at the next run" in str(shown["mlflow"])
-    (run,) = runs_of(Tracking.of(indexed_project), asset="evaluation_set")
-    assert run.info.status == "FINISHED"
 
 
 @pytest.mark.parametrize(("broken", "line"), [(False, "warning: odd names"), (True, "failed")])

@@ -21,10 +21,9 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from conftest import write_project
+from conftest import REPOSITORY, write_project
 from support.services import answer, free_port, program, running
 
-from react_pipeline.assets.resources import REPOSITORY
 from react_pipeline.project.project import Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.operations]

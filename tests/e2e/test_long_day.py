@@ -30,14 +30,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
-from conftest import write_project
+from conftest import REPOSITORY, write_project
 from support.automation import hurry
 from support.bucket import BucketServer
 from support.drawings import COLOURS, SHAPES, pair, write_shard
 from support.receiver import Receiver
 from support.services import create_databases, free_port, postgres_server
 
-from react_pipeline.assets.resources import REPOSITORY, ProjectResource
+from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.retries import INTERRUPTED, PASSING
 from react_pipeline.assets.runs import WILL_RETRY_TAG, inputs_tag
 from react_pipeline.extensions.automation.survey import places, survey
@@ -180,8 +180,7 @@ class Day:
 
     def outage(self, bucket: BucketServer) -> None:
         """One service is gone for a while."""
-        there = [name for name in OUTAGES if name in self.services or "database" not in name]
-        name, seconds = self.chance.choice(there), self.chance.uniform(*GONE_SECONDS)
+        name, seconds = self.chance.choice(OUTAGES), self.chance.uniform(*GONE_SECONDS)
         print(f"  {name} gone for {seconds:.0f} s", flush=True)
         service = self.services.get(name.removesuffix(" and runs"))
         if service is None:
@@ -246,16 +245,7 @@ class Day:
             if not unfinished and self.is_idle():
                 return
             stalled = time.monotonic() - since > STALL_SECONDS
-            assert not stalled, f"{ended} runs ended, {unfinished} not: {self.what_hangs()}"
-
-    def what_hangs(self) -> str:
-        with instance() as dagster:
-            runs = dagster.get_runs(dg.RunsFilter(statuses=UNFINISHED), limit=10)
-            lines = [f"{one.run_id} {one.status} {one.tags}" for one in runs]
-        slugs = [self.slug(number) for number in self.numbers]
-        found = survey(self.project, slugs)
-        lines += [str(task) for task in found.tasks[:10]] + [str(found.unreadable)]
-        return "\n".join(lines)
+            assert not stalled, f"{ended} runs ended, {unfinished} not"
 
 
 def instance() -> dg.DagsterInstance:
@@ -312,14 +302,9 @@ def day(
         path.unlink()
     home = tmp_path / "home"
     home.mkdir()
-    has_server = shutil.which("postgres") or [*Path("/usr/lib/postgresql").glob("*/bin/postgres")]
-    if has_server:
-        command, url = postgres_server(tmp_path / "services")
-        driver = url.replace("postgresql:", "postgresql+psycopg2:")
-    else:  # SQLite, which nobody can kill
-        command, url, driver = [], "", f"sqlite:///{tmp_path}"
-    parts = [REPOSITORY / "dagster_home" / "dagster.yaml"]
-    parts += [PRODUCTION / "storage.yaml"] if has_server else []
+    command, url = postgres_server(tmp_path / "services")
+    driver = url.replace("postgresql:", "postgresql+psycopg2:")
+    parts = [REPOSITORY / "dagster_home" / "dagster.yaml", PRODUCTION / "storage.yaml"]
     text = "\n".join(path.read_text() for path in parts)
     text = text.replace("start_timeout_seconds: 300", "start_timeout_seconds: 90")
     (home / "dagster.yaml").write_text(text)
@@ -368,8 +353,8 @@ def commands(
     code = ["--module-name", "react_pipeline.assets.definitions", "--location-name", "react"]
     web = [*where, str(ports["web"]), "--workspace", str(path)]
     daemon = "from dagster._daemon.cli import main; main()"
-    first = {"database": database} if database else {}
-    return first | {
+    return {
+        "database": database,
         "mlflow": [
             *python,
             "mlflow",
@@ -449,9 +434,8 @@ def failed_for_good(dagster: dg.DagsterInstance, runs: list[dg.DagsterRun]) -> l
     for one in runs:
         if one.status == dg.DagsterRunStatus.FAILURE and one.tags.get(WILL_RETRY_TAG) != "true":
             (step,) = (key.path[-1] for key in one.asset_selection or ())
-            entries = dagster.all_logs(one.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
-            events = [entry.get_dagster_event() for entry in entries]
-            for event in events:
+            for entry in dagster.all_logs(one.run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+                event = entry.get_dagster_event()
                 data = event.step_failure_data
                 cause = data.error.cause.cls_name if data.error and data.error.cause else ""
                 said = data.user_failure_data and data.user_failure_data.description != INTERRUPTED

@@ -7,10 +7,8 @@ One that is not guarded is not left running.
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -39,15 +37,17 @@ def server(name: str, script: str, directory: Path) -> Server:
     return Server(name, "http://127.0.0.1:0", process, directory / f"{name}.log")
 
 
-def test_a_server_can_be_ended_where_ui_ignored_signals(tmp_path: Path) -> None:
+def test_a_server_can_be_ended_where_ui_ignored_signals(
+    make_project: Callable[..., Project],
+) -> None:
     code = "import signal, sys; sys.exit(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+    project = make_project()
+    home = prepare_home(project.path.parent)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with (tmp_path / "log").open("wb") as output:
-            command = [sys.executable, "-c", code]
-            started = process_groups.start(command, output, tmp_path, os.environ)
-        assert started.wait(900) == 0
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        with locked_for_ui(home) as lock:
+            group = servers_module._Group(project, home, lock, {"mlflow": 5000})
+            assert group._start("mlflow", ["-c", code]).process.wait(900) == 0
     finally:
         signal.signal(signal.SIGINT, before)
 

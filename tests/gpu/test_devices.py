@@ -1,7 +1,7 @@
 """What must hold on a GPU: the numbers of a CPU up to rounding, and nothing lost. The same tests
 run on the CPU.
 
-`extensions/torchrun/test_distributed.py` tests several GPUs, and needs two of them for NCCL.
+`extensions/cluster/test_distributed.py` tests several GPUs, and needs two of them for NCCL.
 """
 
 from __future__ import annotations

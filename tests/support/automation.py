@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
+from conftest import REPOSITORY
 
 from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.resources import REPOSITORY, ProjectResource
+from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.extensions.ui.process_groups import end, listen_to_signals
 from react_pipeline.project.project import CONFIG_VARIABLE, Project
 

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
-
-from react_pipeline.assets.resources import REPOSITORY
+from conftest import REPOSITORY
 
 
 @contextmanager

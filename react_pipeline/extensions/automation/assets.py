@@ -7,7 +7,6 @@ Belongs here: one tick, and when something is asked for again. Does not belong h
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -15,7 +14,6 @@ import dagster as dg
 from react_pipeline.assets import (
     DOMAIN_TAG,
     DOMAINS,
-    HIDDEN,
     REASON_TAG,
     TRY_TAG,
     WILL_RETRY_TAG,
@@ -28,12 +26,12 @@ from react_pipeline.assets import (
     tags_of_key,
 )
 from react_pipeline.extensions.automation.settings import AutomationConfig
-from react_pipeline.extensions.automation.survey import State, Survey, Task, survey
+from react_pipeline.extensions.automation.survey import Survey, Task, survey
 from react_pipeline.failures import Failure, Kind
 from react_pipeline.project import Manifests, outside
 from react_pipeline.settings import Method, load_domains
-from react_pipeline.stage import STAGES, Place, Stage
-from react_pipeline.store import CorruptArtifact, MissingArtifact, ReactError
+from react_pipeline.stage import STAGES, Stage
+from react_pipeline.store import ReactError
 
 MAX_TAG_CHARS, MAX_SKIP_CHARS = 250, 2_000
 
@@ -99,14 +97,10 @@ def upkeep(project: ProjectResource, stages: Sequence[Stage]) -> Iterator[dg.Sen
         lines = _lines(found)
         for line in lines:
             context.log.info(line)
-        behind = sum(state in (State.DUE, State.WAITING) for state in found.states.values())
-        lines += [f"{behind} not up to date yet: runs are queued or in progress"] if behind else []
-        return dg.SensorResult(
-            run_requests=requests,
-            skip_reason=None
-            if requests
-            else "\n".join(lines)[:MAX_SKIP_CHARS] or "everything is up to date",
-        )
+        if requests:
+            return dg.SensorResult(run_requests=requests)
+        text = "\n".join(lines)[:MAX_SKIP_CHARS]
+        return dg.SensorResult(skip_reason=text or "everything is up to date or under way")
 
     yield look
 
@@ -135,7 +129,6 @@ class Runs:
         """`loaded`: the stages whose assets Dagster has."""
         self.tries: dict[Task, int] = {}
         self._instance, self._project, self._loaded = instance, project, loaded
-        self._store = project.load().store
         unfinished = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
         self._under_way = {
             place for run in unfinished for place in places_of(instance, project, run)
@@ -149,14 +142,8 @@ class Runs:
             return "not asked for: reload the code location, which has no such asset yet"
         if task.place in self._under_way or len(self.tries) == MAX_REQUESTS:
             return ""
-        of_place = dg.RunsFilter(tags={_place_tag(self._project): " ".join(task.place)})
-        records = [
-            record
-            for record in self._instance.get_run_records(of_place, limit=1)  # the newest
-            if record.dagster_run.tags.get(inputs_tag(self._project)) == task.inputs
-            and not self._is_past(record, task.place)
-        ]
-        if records and _is_started_again(records[0].dagster_run):
+        record = self._last(task)
+        if record and record.dagster_run.tags.get(WILL_RETRY_TAG) == "true":
             return ""
         if failure and failure.kind is Kind.LASTING:
             return (
@@ -164,29 +151,31 @@ class Runs:
                 "changes; or materialize it by hand"
             )
         tries = 0
-        if records:
-            run = records[0].dagster_run
+        if record:
+            run = record.dagster_run
             tries = 0 if run.status == _STATUS.SUCCESS else int(run.tags.get(TRY_TAG, 1))
-            if why := _wait_after(records[0], tries, failure):
+            if why := _wait_after(record, tries, failure):
                 return why
         counts = failure is None or failure.kind is not Kind.INTERRUPTED
         self.tries[task] = max(tries + counts, 1)
         return None
 
-    def _is_past(self, record: dg.RunRecord, place: Place) -> bool:
-        """Whether the place was built after a run, and is due again."""
-        with suppress(MissingArtifact, CorruptArtifact):
-            created = self._store.current(*place).manifest["created"]
-            return datetime.fromisoformat(created).timestamp() > _ended(record)
-        return False
-
-
-def _place_tag(project: ProjectResource) -> str:
-    return HIDDEN + project.name("place")
-
-
-def _is_started_again(run: dg.DagsterRun) -> bool:
-    return run.status == _STATUS.FAILURE and run.tags.get(WILL_RETRY_TAG) == "true"
+    def _last(self, task: Task) -> dg.RunRecord | None:
+        """Return the newest run that was asked for with the inputs of a task; None if there is
+        none, or another run has made the artifact since, so that it is due again.
+        """
+        partition = partition_of(task.key)
+        of_inputs = dg.RunsFilter(tags={inputs_tag(self._project): task.inputs})
+        for record in self._instance.get_run_records(of_inputs, limit=1):
+            made_since = dg.AssetRecordsFilter(
+                self._project.key(task.stage),
+                asset_partitions=[partition] if partition else None,
+                after_timestamp=_ended(record),
+            )
+            made = self._instance.fetch_materializations(made_since, limit=1).records
+            if not made or made[0].run_id == record.dagster_run.run_id:
+                return record
+        return None
 
 
 def _ended(record: dg.RunRecord) -> float:
@@ -202,9 +191,9 @@ def _wait_after(record: dg.RunRecord, tries: int, failure: Failure | None) -> st
     if tries > len(WAIT_HOURS):
         return f"{text}; tried {tries} times. Fix the cause, then materialize it by hand"
     # What was built may be gone since, but a result that is never up to date must not loop.
-    kind = Kind.TRANSIENT if tries else Kind.PASSING
-    wait = SECONDS[failure.kind if failure else kind] * WAIT_HOURS[max(tries - 1, 0)]
-    if abs(time.time() - ended) >= wait:  # both ways: the clock may have been set back by years
+    kind = failure.kind if failure else Kind.TRANSIENT if tries else Kind.PASSING
+    wait = SECONDS[kind] * WAIT_HOURS[max(tries - 1, 0)]
+    if time.time() >= ended + wait:
         return ""
     at = f"{datetime.fromtimestamp(ended + wait, UTC):%Y-%m-%d %H:%M} UTC"
     return f"{text}; retried after {at}, try {tries + 1} of {len(WAIT_HOURS) + 1}"
@@ -220,7 +209,6 @@ def request_of(
     tags = {
         **tags_of_key(task.key),
         REASON_TAG: f"{task.stage}: {task.reason}"[:MAX_TAG_CHARS],
-        _place_tag(project): " ".join(task.place),
         inputs_tag(project): task.inputs,
         TRY_TAG: str(tries),
         "dagster/priority": str(STAGES[task.stage].priority),
@@ -243,13 +231,13 @@ def recustomize(
         return
     looking = [row for row in stages if row.outside not in (None, outside.unlisted)]
     shared = [project.key(row.name) for row in looking if row.scope == "all"]
-    of_domain = [row for row in looking if row.scope == "domain"]
+    of_domain = {project.key(row.name): row for row in looking if row.scope == "domain"}
 
     @dg.schedule(
         name=project.name("recustomize"),
         cron_schedule=settings.schedule,
         execution_timezone=settings.timezone,
-        target=dg.AssetSelection.assets(*shared, *(project.key(row.name) for row in of_domain)),
+        target=dg.AssetSelection.assets(*shared, *of_domain),
         default_status=dg.DefaultScheduleStatus.RUNNING
         if settings.enabled
         else dg.DefaultScheduleStatus.STOPPED,
@@ -266,8 +254,8 @@ def recustomize(
         registered = context.instance.get_dynamic_partitions(project.name(DOMAINS))
         for slug in filter(domains.__contains__, registered):
             assets = [
-                project.key(row.name)
-                for row in of_domain
+                key
+                for key, row in of_domain.items()
                 if row.outside and row.outside(pipeline, slug) != outside.Files()
             ]
             if assets:

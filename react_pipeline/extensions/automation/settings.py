@@ -37,8 +37,14 @@ class AutomationConfig(Section):
     @field_validator("schedule")
     @classmethod
     def _schedule_is_a_cron_line(cls, schedule: str | None) -> str | None:
-        if schedule is not None:
-            require_cron_line(schedule)
+        from croniter import croniter  # type: ignore[import-untyped, unused-ignore]  # not in the light installation
+
+        if schedule is not None and not (
+            len(schedule.split()) == 5 and croniter.is_valid(schedule)
+        ):
+            raise ValueError(
+                f"{schedule!r} is not a cron line; write five fields, such as '0 3 * * *'"
+            )
         return schedule
 
     @field_validator("timezone")
@@ -51,21 +57,3 @@ class AutomationConfig(Section):
                 f"{timezone!r} is not a time zone; write one such as UTC or Europe/Berlin"
             ) from error
         return timezone
-
-
-def require_cron_line(line: str) -> None:
-    """Check the five fields of a cron line: numbers, names, `*`, ranges, lists and steps.
-
-    Raises:
-        ValueError: Saying what is wrong, as croniter does.
-    """
-    from croniter import croniter  # type: ignore[import-untyped, unused-ignore]  # not in the light installation
-
-    try:
-        if len(line.split()) != 5:
-            raise ValueError("it has not five fields")
-        croniter(line).get_next()  # there is no 30 February
-    except ValueError as error:
-        raise ValueError(
-            f"{line!r} is not a cron line ({error}); write five fields, such as '0 3 * * *'"
-        ) from error

@@ -60,24 +60,19 @@ def status(config: Config = None) -> None:
 
 
 def _rows(survey: Survey) -> list[list[str]]:
-    """Return a row for each artifact that has a reason of its own, and one for all others of a
-    domain and state; what can be built comes first.
+    """Return a row for all artifacts of a domain and state with the same reason; what can be built
+    comes first.
     """
     reasons = {task.place: ("due", _reason(task.reason)) for task in survey.tasks}
     reasons |= {task.place: ("failed", failure.text) for task, failure in survey.failed.items()}
     reasons |= {task.place: ("held", task.reason) for task in survey.held}
-    rows = [
-        [_domain(place), _SHOWN[state][0], _name(place), why]
-        for place, (state, why) in reasons.items()
-    ]
-    others: dict[tuple[str, str], list[str]] = {}
-    for place, state in survey.states.items():
-        if state in _SHOWN and place not in reasons:
-            others.setdefault((_domain(place), state), []).append(_name(place))
-    rows += [
-        [slug, _SHOWN[state][0], ", ".join(names), _SHOWN[state][1]]
-        for (slug, state), names in others.items()
-    ]
+    for place, found in survey.states.items():
+        if found in _SHOWN:
+            reasons.setdefault(place, (found, _SHOWN[found][1]))
+    names: dict[tuple[str, str, str], list[str]] = {}
+    for place, (state, why) in reasons.items():
+        names.setdefault((_domain(place), _SHOWN[state][0], why), []).append(_name(place))
+    rows = [[slug, state, ", ".join(same), why] for (slug, state, why), same in names.items()]
     return rows + [[slug, "not readable", "", why] for slug, why in survey.unreadable.items()]
 
 

@@ -32,7 +32,6 @@ from react_pipeline.store import (
     Inputs,
     MissingArtifact,
     StaleArtifact,
-    Store,
     digest_of,
 )
 
@@ -142,21 +141,11 @@ def places(project: Project, slugs: Sequence[str]) -> Iterator[Place]:
             yield row.name, key
 
 
-def pairs_distance(store: Store, stage: str, slug: str, before: str, today: Artifact) -> float:
-    """Jaccard distance of the images of two sets of pairs: 0 the same, 1 nothing in common.
-
-    `before` is the fingerprint of the older one; one that was pruned counts as nothing in common.
-    """
-    try:
-        old = store.open(stage, slug, before)
-    except (MissingArtifact, CorruptArtifact):
-        return 1.0
-    return _distance(old.file("pairs.parquet"), today.file("pairs.parquet"))
-
-
 @lru_cache(maxsize=10_000)
-def _distance(*tables: Path) -> float:
-    """Of published tables, which never change: what is held back is compared at each tick."""
+def pairs_distance(*tables: Path) -> float:
+    """Return the Jaccard distance of the images of two tables of pairs: 0 the same, 1 nothing in
+    common. Published tables never change, and what is held back is compared at each tick.
+    """
     left, right = (
         set(pd.read_parquet(table, columns=["image_sha256"])["image_sha256"]) for table in tables
     )
@@ -221,21 +210,23 @@ class _Look:
         if old is None or policy.training == "always":
             return ""
         pairs = self.project.method(method).pairs
-        before = old.parents.get(pairs, "")
         is_same = old.manifest["config"] == inputs.config and all(
             name == pairs or old.parents.get(name) == one.fingerprint
             for name, one in inputs.parents.items()
         )
         if not is_same or old.manifest["code_version"] != inputs.code_version:
             return ""
-        today = inputs.parents[pairs]
-        distance = pairs_distance(self.project.store, pairs, slug, before, today)
-        if distance > policy.changed_fraction:
+        try:
+            before = self.project.store.open(pairs, slug, old.parents.get(pairs, ""))
+        except (MissingArtifact, CorruptArtifact):  # pruned
             return ""
-        return (
-            f"{distance:.1%} of its pairs changed; `automation.changed_fraction` is "
-            f"{policy.changed_fraction:.1%}"
-        )
+        tables = (one.file("pairs.parquet") for one in (before, inputs.parents[pairs]))
+        if (distance := pairs_distance(*tables)) <= policy.changed_fraction:
+            return (
+                f"{distance:.1%} of its pairs changed; `automation.changed_fraction` is "
+                f"{policy.changed_fraction:.1%}"
+            )
+        return ""
 
     def _gathered(self, row: Stage, key: str) -> State:
         """Stages whose parents are whichever results there are."""
@@ -259,7 +250,7 @@ class _Look:
             today = error.today if isinstance(error, StaleArtifact) else ""
             identity = row.identity(self.project, key)
             inputs = [identity, row.version, gathered, str(error), today]
-            return self._due(_task(stage, key, str(error), inputs), ())
+            return self._due(_task(stage, key, str(error), inputs))
         return State.FRESH
 
     def _current(self, place: Place) -> Artifact | None:
@@ -268,30 +259,24 @@ class _Look:
         except (MissingArtifact, CorruptArtifact):
             return None
 
-    def _due(self, task: Task, parents: Iterable[Artifact]) -> State:
-        for parent in parents:
-            if state := self._unchecked(task, parent):
-                return state
-        return self._ask(task)
-
-    def _unchecked(self, task: Task, parent: Artifact) -> State | None:
-        """What a blocking check keeps a task from; None if there is none.
-
-        A check that was not evaluated is asked for, with the artifact, which is reused.
+    def _due(self, task: Task, parents: Iterable[Artifact] = ()) -> State:
+        """Ask for a task, unless a blocking check of a parent has not passed. One that was not
+        evaluated is asked for, with its artifact, which is reused.
         """
-        place = (parent.stage, parent.key)
-        if place not in self.checks:  # many trainings share a parent
-            self.checks[place] = open_checks(self.project, parent)
-        for check, problem in self.checks[place].items():
-            what = f"{check} of {parent.stage}"
-            if problem is not None:
-                text = f"not asked for: {what} has failed: {problem}"
-                self.survey.failed[task] = Failure(task.inputs, Kind.LASTING, text)
-                self.survey.waiting[task] = text
-                return State.FAILED
-            again = Task(parent.stage, parent.key, f"{what} was not evaluated", parent.fingerprint)
-            return State.FAILED if self._ask(again) is State.FAILED else State.WAITING
-        return None
+        for parent in parents:
+            place = (parent.stage, parent.key)
+            if place not in self.checks:  # many trainings share a parent
+                self.checks[place] = open_checks(self.project, parent)
+            for check, problem in self.checks[place].items():
+                what = f"{check} of {parent.stage}"
+                if problem is not None:
+                    text = f"not asked for: {what} has failed: {problem}"
+                    self.survey.failed[task] = Failure(task.inputs, Kind.LASTING, text)
+                    self.survey.waiting[task] = text
+                    return State.FAILED
+                again = Task(*place, f"{what} was not evaluated", parent.fingerprint)
+                return State.FAILED if self._ask(again) is State.FAILED else State.WAITING
+        return self._ask(task)
 
     def _ask(self, task: Task) -> State:
         """Judge a task, once."""

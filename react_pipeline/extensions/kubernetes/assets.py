@@ -6,11 +6,11 @@ needs (`react-pipeline plan`).
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
+from pydantic import BaseModel, ValidationError
 
 from react_pipeline.stage import STAGES, Stage
 from react_pipeline.store import InputError
@@ -62,8 +62,7 @@ class StageRunCoordinator(dg.QueuedRunCoordinator):
         return super().submit_run(context)
 
 
-@dataclass(frozen=True)
-class Resources:
+class Resources(BaseModel, frozen=True, extra="forbid"):
     """What one pod may use.
 
     Attributes:
@@ -115,26 +114,21 @@ def table(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Resources]:
             f"run_coordinator: resources.{min(unknown)}: no kind or stage; there are "
             f"{', '.join([*KINDS, *STAGES])}"
         )
-    names = {field.name for field in fields(Resources)}
-    for name, change in changes.items():
-        if unknown := change.keys() - names:
-            raise InputError(
-                f"run_coordinator: resources.{name}.{min(unknown)}: unknown; there are "
-                f"{', '.join(sorted(names))}"
-            )
     rows = {}
-    for name, stage in STAGES.items():
-        kind = kind_of(stage)
-        change = {**changes.get(kind, {}), **changes.get(name, {})}
-        rows[name] = replace(KINDS[kind], **change)
+    try:
+        for name, stage in STAGES.items():
+            kind = kind_of(stage)
+            own = {**changes.get(kind, {}), **changes.get(name, {})}
+            rows[name] = Resources(**KINDS[kind].model_dump() | own)
+    except ValidationError as error:
+        raise InputError(f"run_coordinator: resources: {error}") from error
     return rows
 
 
-def largest(rows: Iterable[Resources]) -> Resources:
+def largest(rows: Sequence[Resources]) -> Resources:
     """Return what is enough for all of these, one after another in one pod."""
-    rows = list(rows)
-    columns = zip(*(asdict(row).values() for row in rows), strict=True)
-    return replace(Resources(*map(max, columns)), hours=sum(row.hours for row in rows))
+    most = {name: max(getattr(row, name) for row in rows) for name in Resources.model_fields}
+    return Resources(**most | {"hours": sum(row.hours for row in rows)})
 
 
 def pod(resources: Resources) -> dict[str, Any]:

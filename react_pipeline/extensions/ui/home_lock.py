@@ -41,9 +41,7 @@ def locked_for_ui(home: Path) -> Iterator[TextIO]:
             file.truncate(0)
 
 
-def tell_addresses(
-    file: TextIO, addresses: Mapping[str, str], processes: Sequence[int] = ()
-) -> None:
+def tell_addresses(file: TextIO, addresses: Mapping[str, str], processes: Sequence[int]) -> None:
     """Write into the held lock where each user interface answers, by name, and which processes to
     end if this one is killed.
     """

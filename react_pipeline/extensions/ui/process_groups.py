@@ -1,18 +1,13 @@
-"""Programs in process groups of their own: started so that they can be interrupted, and ended with
-all their children.
+"""Programs in process groups of their own, which are ended with all their children in bounded time.
 
-Belongs here: starting a group, and ending it in bounded time. Does not belong here: which programs
-(`servers`).
+Does not belong here: which programs (`servers`).
 """
 
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import IO
 
 import psutil
 
@@ -20,27 +15,6 @@ STOP_SECONDS = 10.0
 """Seconds that a group has to end after each signal."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
-
-
-def start(
-    command: Sequence[str],
-    output: IO[bytes],
-    directory: Path,
-    environment: Mapping[str, str],
-    held: Sequence[int] = (),
-) -> subprocess.Popen[bytes]:
-    """Start a program as the leader of a session and process group of its own; stdin is empty."""
-    return subprocess.Popen(  # noqa: S603 - a command of ours, no shell
-        command,
-        cwd=directory,
-        env=environment,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-        pass_fds=held,
-        preexec_fn=listen_to_signals,
-    )
 
 
 def listen_to_signals() -> None:

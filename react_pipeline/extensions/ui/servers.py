@@ -8,7 +8,6 @@ Dagster is three processes, as in production: one that has loaded the assets, th
 daemon.
 """
 
-import http
 import logging
 import os
 import signal
@@ -17,8 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,11 +23,12 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
+import httpx
 import yaml
 
-from react_pipeline.extensions.ui import process_groups
 from react_pipeline.extensions.ui.cross_site import origin_of
 from react_pipeline.extensions.ui.home_lock import locked_for_ui, tell_addresses
+from react_pipeline.extensions.ui.process_groups import end, listen_to_signals
 from react_pipeline.project import (
     CONFIG_VARIABLE,
     HOME_VARIABLE,
@@ -112,7 +110,6 @@ def serve(
         tempfile.TemporaryDirectory(prefix="react-ui-") as directory,
     ):
         group = _Group(project, home, lock, {name: _port(name, ports[name]) for name in ports})
-        tell_addresses(lock, group.addresses)
         try:
             if "mlflow" in ports:
                 group.start_mlflow(tracking)
@@ -178,12 +175,20 @@ class _Group:
         held = (self._lock.fileno(),) if program == "dagster" else ()
         log = self._logs / f"{program}.log"
         with log.open("ab") as output:
-            command = [sys.executable, *arguments]
-            process = process_groups.start(command, output, self._folder, self._environment, held)
+            process = subprocess.Popen(  # noqa: S603 - a command of ours, no shell
+                [sys.executable, *arguments],
+                cwd=self._folder,
+                env=self._environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=held,
+                preexec_fn=listen_to_signals,
+            )
         server = Server(name, self.addresses.get(name, ""), process, log)
         self.servers.append(server)
-        processes = [entry.process.pid for entry in self.servers]
-        tell_addresses(self._lock, self.addresses, processes)
+        tell_addresses(self._lock, self.addresses, [one.process.pid for one in self.servers])
         return server
 
 
@@ -212,17 +217,17 @@ def stop(servers: Sequence[Server]) -> None:
     """End the servers with all the processes they started, those of a server that was killed itself
     included.
     """
-    process_groups.end(server.process.pid for server in servers)
+    end(server.process.pid for server in servers)
     for server in servers:
         server.process.poll()  # reaped, so that its exit code is known
 
 
 def _wait(server: Server, attempt: Callable[[], None]) -> None:
-    """Try until no OSError says that the server does not answer yet."""
+    """Try until no error says that the server does not answer yet."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         _require_running(server)
-        with suppress(OSError):
+        with suppress(OSError, httpx.TransportError):
             return attempt()
         time.sleep(0.3)
     raise ReactError(
@@ -236,14 +241,8 @@ def _require_open(path: Path) -> None:
 
 
 def _require_guarded(server: Server) -> None:
-    # Both are http addresses of ours.
-    request = urllib.request.Request(server.url, headers={"Host": STRANGER})  # noqa: S310
-    try:
-        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
-            status = answer.status
-    except urllib.error.HTTPError as error:
-        status = error.code
-    if status != http.HTTPStatus.FORBIDDEN:
+    status = httpx.get(server.url, headers={"Host": STRANGER}, trust_env=False).status_code
+    if status != httpx.codes.FORBIDDEN:
         raise ReactError(
             f"{server.name} is not guarded: it answers {status} to the foreign host {STRANGER}"
         )

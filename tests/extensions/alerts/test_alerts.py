@@ -27,7 +27,6 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     monkeypatch.setenv("TEAM_ALERTS", receiver.address)
     monkeypatch.setenv("no_proxy", "*")
     yield receiver
-    receiver.released.set()
     receiver.server.shutdown()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,9 @@ import yaml
 from support.upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
 from react_pipeline.evaluation import comparison
-from react_pipeline.extensions.automation import survey as survey_module
-from react_pipeline.extensions.automation.settings import require_cron_line
 from react_pipeline.extensions.automation.survey import (
     State,
     Task,
-    pairs_distance,
     places,
     survey,
 )
@@ -55,32 +51,6 @@ def trained(project: Project) -> Project:
     return project
 
 
-def test_only_what_can_be_built_now_is_asked_for_in_order(project: Project) -> None:
-    rounds = build_all(project, ["shapes", "colours"])
-    both = ("shapes", "colours")
-    assert rounds[0] == [
-        ("corpus", ALL),
-        ("base_checkpoint", ALL),
-        *[("evaluation_set", slug) for slug in both],
-    ]
-    assert rounds[1] == [
-        ("corpus_embeddings", ALL),
-        *[("domain_results", f"{slug}/base") for slug in both],
-    ]
-    assert rounds[2:] == [
-        [("faiss_index", ALL)],
-        [("retrieved_set", slug) for slug in both],
-        [("customized_checkpoint", f"{slug}/gated-image") for slug in both],
-        [("domain_results", f"{slug}/gated-image") for slug in both],
-        [("comparison", slug) for slug in both],
-    ]
-    assert asked(project, both) == [
-        ("promotion", "shapes"),
-        ("promotion", "colours"),
-        ("overview", ALL),
-    ]
-
-
 @pytest.mark.parametrize(
     ("policy", "expected"),
     [
@@ -105,17 +75,6 @@ def test_policy_decides_whether_other_pairs_are_trained_on(
         assert found.held[0].reason == reason
     waits = State.HELD if expected is State.HELD else State.WAITING
     assert found.states["comparison", "shapes"] is waits
-
-
-@pytest.mark.parametrize("policy", ["never", "changed"])
-def test_missing_checkpoint_is_trained_unless_policy_is_never(
-    project: Project, policy: str
-) -> None:
-    build_all(project, ["shapes"], until="retrieved_set")
-    found = survey(change_pipeline(project, automation={"training": policy}), ["shapes"])
-    assert found.states["customized_checkpoint", "shapes/gated-image"] is (
-        State.HELD if policy == "never" else State.DUE
-    )
 
 
 def test_an_untrained_method_delays_no_comparison(
@@ -191,23 +150,6 @@ def test_cost_of_a_look_grows_with_the_domains_and_not_faster(
         assert len(gathered) == len(set(gathered)), "overview judges no comparison again"
 
 
-def test_own_settings_of_a_training_count_as_changed(trained: Project) -> None:
-    for fields in ({"steps": 9, "batch_size": 8, "warmup_steps": 1}, {"epochs": 3}):
-        changed = change_pipeline(trained, customization={"defaults": fields})
-        (task,) = survey(changed, ["shapes"]).tasks
-        assert task.place == ("customized_checkpoint", "shapes/gated-image")
-        assert next(iter(fields)) in task.reason
-
-
-def test_broken_file_harms_no_other_domain(project: Project) -> None:
-    (project.config.domains / "broken.yaml").write_text("classes: [cat, cat]\n")
-    found = survey(project, ["broken", "gone", "shapes"])
-    assert set(found.unreadable) == {"broken", "gone"}
-    assert "occurs twice" in found.unreadable["broken"]
-    assert ("evaluation_set", "shapes") in [task.place for task in found.tasks]
-    assert not [place for place in found.states if place[1].startswith(("broken", "gone"))]
-
-
 def test_a_grown_corpus_is_counted_before_any_retrieval(
     make_project: Make, drawings: Path, tmp_path: Path
 ) -> None:
@@ -250,38 +192,13 @@ def test_an_extension_to_keep_up_must_be_one(make_project: Make) -> None:
         make_project(automation={"extensions": ["dence"]})
 
 
-def test_the_distance_of_sets_is_the_share_of_unshared_images(
-    trained: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = trained.store.current("retrieved_set", "shapes").fingerprint
+def test_pairs_that_were_pruned_count_as_all_changed(trained: Project) -> None:
     edit_domain(trained, "shapes", retrieval={"max_per_class": 5})
-    today = build(trained, "retrieved_set", "shapes", images=("b", "c"))
-    assert pairs_distance(trained.store, "retrieved_set", "shapes", before, today) == pytest.approx(
-        2 / 3
-    )
-    assert pairs_distance(trained.store, "retrieved_set", "shapes", today.fingerprint, today) == 0
-    assert pairs_distance(trained.store, "retrieved_set", "shapes", "0" * 16, today) == 1
-    monkeypatch.setattr(survey_module.pd, "read_parquet", None)
-    assert pairs_distance(trained.store, "retrieved_set", "shapes", today.fingerprint, today) == 0
-
-
-@pytest.mark.parametrize(
-    ("line", "reported"),
-    [
-        ("0 3 * * *", ""),
-        ("*/15 0-6 1,15 jan-mar mon-fri", ""),
-        ("0 0 29 2 7", ""),
-        ("0 3 * *", "five fields"),
-        ("@daily", "five fields"),
-        ("60 3 * * *", "out of range"),
-        ("0 3 * * funday", "is not a cron line"),
-        ("*/0 3 * * *", "step '0' in field 0"),
-        ("0 3 30 2 *", "is not a cron line"),
-    ],
-)
-def test_wrong_cron_line_is_reported_with_its_fault(line: str, reported: str) -> None:
-    with pytest.raises(ValueError, match=reported) if reported else nullcontext():
-        require_cron_line(line)
+    before = trained.store.current("retrieved_set", "shapes")
+    build(trained, "retrieved_set", "shapes")
+    shutil.rmtree(before.path.parent)
+    found = survey(trained, ["shapes"])
+    assert found.states["customized_checkpoint", "shapes/gated-image"] is State.DUE
 
 
 @pytest.mark.parametrize(
@@ -291,6 +208,8 @@ def test_wrong_cron_line_is_reported_with_its_fault(line: str, reported: str) ->
             {"automation": {"schedule": "every night"}},
             "automation.schedule: 'every night' is not a cron line",
         ),
+        ({"automation": {"schedule": "60 3 * * *"}}, "is not a cron line"),
+        ({"automation": {"schedule": "@daily"}}, "is not a cron line"),
         (
             {"automation": {"timezone": "Mars/Olympus"}},
             "automation.timezone: 'Mars/Olympus' is not a time zone",

@@ -10,30 +10,28 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import kubernetes
 import kubernetes_validate
 import pytest
 import sqlalchemy
 import yaml
+from conftest import REPOSITORY
 from dagster._core.remote_origin import (
     RegisteredCodeLocationOrigin,
     RemoteJobOrigin,
     RemoteRepositoryOrigin,
 )
-from dagster_postgres.utils import pg_url_from_config
 
-from react_pipeline.assets.resources import REPOSITORY
 from react_pipeline.extensions.kubernetes.assets import (
     CONFIG_TAG,
     GPU_RESOURCE,
     KINDS,
-    StageRunCoordinator,
+    MAX_RUNTIME_TAG,
     kind_of,
     table,
 )
@@ -116,78 +114,48 @@ def code_location() -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def jobs() -> Iterator[tuple[int, list[Job]]]:
-    """A server that takes jobs as Kubernetes' API server does: its port, and what it got."""
-    taken: list[Job] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            taken.append(json.loads(body))
-            self.send_response(201)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_port, taken
-    server.shutdown()
-
-
 @dg.job
 def empty() -> None:
     pass
 
 
-REPOSITORY_ORIGIN = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("react-code"), "react")
-JOB_ORIGIN = RemoteJobOrigin(REPOSITORY_ORIGIN, "empty")
-
-
-def asset_job() -> dg.JobDefinition:
-    """A job of assets that have the names of all stages, and of one of another team."""
-    bodies = [dg.asset(name=name)(lambda: None) for name in [*STAGES, OTHER]]
-    return dg.Definitions(bodies).resolve_implicit_global_asset_job_def()
-
-
 @pytest.fixture
-def launch(
-    jobs: tuple[int, list[Job]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Launch]:
-    """Gives the job of a run of these assets."""
-    port, taken = jobs
-    monkeypatch.setenv("no_proxy", "*")
-    kubeconfig = tmp_path / "kubeconfig"
-    cluster = {"name": "test", "cluster": {"server": f"http://127.0.0.1:{port}"}}
-    context = {"name": "test", "context": {"cluster": "test", "user": "test"}}
-    config = {"apiVersion": "v1", "clusters": [cluster], "contexts": [context]}
-    users = [{"name": "test", "user": {}}]
-    kubeconfig.write_text(yaml.safe_dump({**config, "users": users, "current-context": "test"}))
+def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launch]:
+    """Gives the job that Kubernetes is sent for a run of assets with the names of stages, or of
+    another team, and the tags of the run.
+    """
+    taken: list[Any] = []
+    monkeypatch.setattr(kubernetes.config, "load_kube_config", lambda *_, **__: None)
+    monkeypatch.setattr(
+        kubernetes.client.BatchV1Api,
+        "create_namespaced_job",
+        lambda _, body, **__: taken.append(body),
+    )
     instance_config = dagster_yaml()
-    api_server = {"load_incluster_config": False, "kubeconfig_file": str(kubeconfig)}
-    instance_config["run_launcher"]["config"] |= api_server
+    instance_config["run_launcher"]["config"]["load_incluster_config"] = False
+    instance_config["run_coordinator"]["config"]["resources"]["control_set"] = {"hours": 0.5}
     (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(instance_config))
     origin = dg.reconstructable(empty).get_python_origin()
     location = origin.repository_origin._replace(
         container_image="registry.example.com/react-pipeline:0.1.0",
         container_context=code_location(),
     )
-    origin = origin._replace(repository_origin=location)
-    job = asset_job()
+    code = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("react-code"), "react")
+    origins = {
+        "job_code_origin": origin._replace(repository_origin=location),
+        "remote_job_origin": RemoteJobOrigin(code, "empty"),
+    }
+    bodies = [dg.asset(name=name)(lambda: None) for name in [*STAGES, OTHER]]
+    job = dg.Definitions(bodies).resolve_implicit_global_asset_job_def()
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
 
         def launched(*assets: str, tags: dict[str, str] | None = None) -> Job:
             keys = frozenset(map(dg.AssetKey, assets)) or None
-            origins = {"job_code_origin": origin, "remote_job_origin": JOB_ORIGIN}
             run = instance.create_run_for_job(job, tags=tags, asset_selection=keys, **origins)
-            instance.submit_run(run.run_id, None)  # type: ignore[arg-type]
+            queued = instance.submit_run(run.run_id, None)  # type: ignore[arg-type]
             instance.launch_run(run.run_id, None)  # type: ignore[arg-type]
-            return taken.pop()
+            sent = kubernetes.client.ApiClient().sanitize_for_serialization(taken.pop())
+            return {**sent, "tags": queued.tags}
 
         yield launched
 
@@ -217,6 +185,7 @@ def test_only_stages_of_the_gpu_pool_ask_for_a_gpu(launch: Launch) -> None:
     one_of_each_kind = {kind_of(stage): name for name, stage in STAGES.items()}.values()
     for name in one_of_each_kind:
         stage, job = STAGES[name], launch(name)
+        assert job.pop("tags")[MAX_RUNTIME_TAG] == f"{3600 * KINDS[kind_of(stage)].hours:.0f}"
         kubernetes_validate.validate(job, VERSION, strict=True)
         spec = job["spec"]["template"]["spec"]
         assert spec["serviceAccountName"] == "react-runs"
@@ -236,6 +205,9 @@ def test_a_run_of_several_stages_has_enough_for_each(launch: Launch) -> None:
         container(launch(*names))["resources"]
         for names in (("faiss_index", "retrieved_set"), ("faiss_index",), ("retrieved_set",))
     )
+    hours = KINDS["gpu"].hours + 0.5
+    tags = launch("retrieved_set", "control_set")["tags"]
+    assert tags[MAX_RUNTIME_TAG] == f"{3600 * hours:.0f}"
     assert together["limits"] == {**index["limits"], "nvidia.com/gpu": "1"}
     assert together["requests"] == index["requests"] != pairs["requests"]
 
@@ -249,33 +221,11 @@ def test_runs_of_other_assets_and_tags_of_people_stay(launch: Launch) -> None:
     assert container(job)["resources"]["limits"]["memory"] == "1Ti"
 
 
-def test_the_time_of_a_run_is_limited(tmp_path: Path) -> None:
-    coordinator = {
-        "module": StageRunCoordinator.__module__,
-        "class": "StageRunCoordinator",
-        "config": {"resources": {"gpu": {"hours": 2}, "retrieved_set": {"hours": 0.5}}},
-    }
-    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump({"run_coordinator": coordinator}))
-    limits = []
-    job = asset_job()
-    code = dg.reconstructable(empty).get_python_origin()
-    origins = {"job_code_origin": code, "remote_job_origin": JOB_ORIGIN}
-    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
-        pairs = ("retrieved_set", "control_set")
-        for names in (["customized_checkpoint"], pairs[:1], pairs):
-            keys = frozenset(map(dg.AssetKey, names))
-            run = instance.create_run_for_job(job, asset_selection=keys, **origins)
-            queued = instance.submit_run(run.run_id, None)  # type: ignore[arg-type]
-            assert queued.status == dg.DagsterRunStatus.QUEUED
-            limits.append(queued.tags["dagster/max_runtime"])
-    assert limits == ["7200", "1800", "9000"]
-
-
 @pytest.mark.parametrize(
     ("changes", "token"),
     [
         ({"retrieved": {"cpu": 1}}, "resources.retrieved:"),
-        ({"gpu": {"ram": 1}}, "resources.gpu.ram"),
+        ({"gpu": {"ram": 1}}, "ram"),
     ],
 )
 def test_an_unknown_stage_or_field_is_refused(changes: dict[str, Any], token: str) -> None:
@@ -364,11 +314,8 @@ def test_a_train_job_is_one_of_kubeflow() -> None:
 
 
 def test_the_database_is_reached_by_a_driver_of_the_image() -> None:
-    database = snake(values()["postgresql"])
-    names = {"username": "username", "hostname": "host", "db_name": "database", "scheme": "scheme"}
-    config = {name: database[f"postgresql_{ours}"] for name, ours in names.items()}
-    url = pg_url_from_config({"postgres_db": {**config, "password": "a", **database["service"]}})
-    assert sqlalchemy.create_engine(url).driver == "psycopg2"
+    scheme = values()["postgresql"]["postgresqlScheme"]
+    assert sqlalchemy.create_engine(f"{scheme}://host/database").driver == "psycopg2"
 
 
 def test_the_dagster_home_is_a_folder_of_the_image() -> None:

@@ -61,12 +61,6 @@ def test_runs_that_made_what_is_shown_stay() -> None:
         assert remove_runs(instance, LATER, ProjectResource()) == 0
 
 
-def test_the_schedule_is_there_and_off(tiny_project: Project) -> None:
-    schedule = repository(tiny_project).get_schedule_def("retention_schedule")
-    assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
-    assert repository(tiny_project).has_job("retention")
-
-
 def test_the_job_removes_what_is_old(tiny_project: Project) -> None:
     project = change_pipeline(tiny_project, retention={"artifact_days": 1})
     old = build(project, "evaluation_set", "shapes")

@@ -20,7 +20,7 @@ def test_a_second_ui_over_a_home_is_refused_with_the_first(
     with locked_for_ui(tmp_path) as lock:
         with pytest.raises(InputError, match="just starting"), locked_for_ui(tmp_path):
             pass
-        tell_addresses(lock, ADDRESSES)
+        tell_addresses(lock, ADDRESSES, [4321])
         tell_addresses(lock, ADDRESSES, [4321, 4322])
         assert ui_addresses(tmp_path) == ADDRESSES
         with pytest.raises(InputError) as refused, locked_for_ui(tmp_path):

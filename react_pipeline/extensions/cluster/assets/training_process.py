@@ -1,5 +1,5 @@
 """One process of a training that torchrun started, by `torchrun ... -m
-react_pipeline.extensions.torchrun.assets.training_process`.
+react_pipeline.extensions.cluster.assets.training_process`.
 
 Belongs here: what surrounds `customize` in such a process: the way to Dagster and to MLflow (the
 writing process only), and an end that the launching process can read. Does not belong here:
@@ -21,12 +21,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 from dagster_pipes import PipesEnvVarParamsLoader, open_dagster_pipes
 
 from react_pipeline.assets import observed
-from react_pipeline.extensions.torchrun.assets.processes import (
+from react_pipeline.extensions.cluster.assets.processes import (
     EXCHANGE_VARIABLE,
     LIFELINE,
     write_failure,
@@ -51,7 +50,7 @@ def main() -> int:
     rank = int(os.environ.get("RANK", "0"))
     exchange = os.environ.get(EXCHANGE_VARIABLE)
     logging.basicConfig(level=logging.WARNING, format=f"[{rank}] %(message)s")
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if exchange:
         threading.Thread(
             target=_end_with_launcher, args=(Path(exchange) / LIFELINE,), daemon=True
@@ -62,7 +61,7 @@ def main() -> int:
             import torch.distributed as dist
 
             from react_pipeline.clip import choose_device
-            from react_pipeline.extensions.torchrun.world import Processes
+            from react_pipeline.extensions.cluster.world import Processes
             from react_pipeline.training import customize
 
             world = Processes.join(choose_device(project.config.device))
@@ -103,10 +102,6 @@ def _observer(project: Project, rank: int) -> Iterator[TrainingObserver]:
         # Not as a context: that would send the traceback of an error whose text is reported in
         # another way.
         pipes.close()
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _end_with_launcher(lifeline: Path) -> None:

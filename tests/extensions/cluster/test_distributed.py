@@ -19,7 +19,7 @@ from support.device import DEVICES, require
 from support.pretended_gpu import pretended_gpu
 from support.training import FIELDS, losses, records
 
-from react_pipeline.extensions.torchrun.world import Processes
+from react_pipeline.extensions.cluster.world import Processes
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import InputError
@@ -46,7 +46,7 @@ import json, os, sys
 from pathlib import Path
 import torch.distributed as dist
 from react_pipeline.clip import choose_device
-from react_pipeline.extensions.torchrun.world import Processes
+from react_pipeline.extensions.cluster.world import Processes
 from react_pipeline.training import TrainingObserver, customize
 from react_pipeline.project.project import Project
 

@@ -63,17 +63,15 @@ DONE = "read-together"
 
 
 class _Member(NamedTuple):
-    """A domain whose pairs are due, and the scratch that its build resumes from."""
+    """A domain whose pairs are due, the scratch that its build resumes from, and the part of it
+    where the build looks for what was searched.
+    """
 
     domain: DomainConfig
     settings: RetrievalConfig
     queries: Queries
     scratch: Scratch
-
-    @property
-    def search_scratch(self) -> Scratch:
-        """Where its build looks for what was searched."""
-        return Scratch(self.scratch.folder / SEARCH)
+    search: Scratch
 
 
 def read_together(project: Project, inputs: Inputs) -> None:
@@ -104,12 +102,10 @@ def _is_served(store: Store, inputs: Inputs) -> bool:
 
 def _run(project: Project, first: Inputs) -> None:
     """Leave the hits; a killed pass is resumed by the next one of the same domains."""
-    embeddings, encoder = (
-        first.parents["corpus_embeddings"],
-        first.parents[encoder_in(first.parents)],
-    )
+    parents = first.parents
+    embeddings, encoder = parents["corpus_embeddings"], parents[encoder_in(parents)]
     index = Index(
-        first.parents["faiss_index"],
+        parents["faiss_index"],
         encoder.fingerprint,
         embeddings=embeddings,
         device=project.config.device,
@@ -151,13 +147,13 @@ def _search(members: list[_Member], index: Index, side: Side, scratch: Scratch) 
         k = min(member.settings.k_per_prompt, index.rows)
         part = slice(start, start := start + len(vectors))
         found = similarities[part, :k], rows[part, :k]
-        exact_hits_in(member.search_scratch, index, side, vectors, k, found)
+        exact_hits_in(member.search, index, side, vectors, k, found)
 
 
 def _leave(members: list[_Member], name: str, arrays: list[NDArray[Any]]) -> None:
     """Leave each domain its own of what was read for all."""
     for member, array in zip(members, arrays, strict=True):
-        member.search_scratch.keep(name, partial(np.save, arr=array))
+        member.search.keep(name, partial(np.save, arr=array))
 
 
 def _members(project: Project, first: Inputs, clip: Clip, rows: int) -> Iterator[_Member]:
@@ -178,7 +174,7 @@ def _members(project: Project, first: Inputs, clip: Clip, rows: int) -> Iterator
         scratch = project.store.scratch(inputs)
         search = Scratch(scratch.folder / SEARCH)
         asked = encode_queries(clip, domain, seeds, seed_vectors, search)
-        yield _Member(domain, settings, asked, scratch)
+        yield _Member(domain, settings, asked, scratch, search)
 
 
 def _most_queries(project: Project, rows: int) -> int:
@@ -194,11 +190,8 @@ def _due(project: Project, first: Inputs) -> Iterator[Inputs]:
     """Yield the inputs of the retrieved sets that could be built now, the first domain's first."""
     yield first
     look = Manifests.of(project)
-    read = {
-        name: parent.fingerprint
-        for name, parent in first.parents.items()
-        if name != "evaluation_set"
-    }
+    read = {name: parent.fingerprint for name, parent in first.parents.items()}
+    read.pop("evaluation_set", None)
     for slug in sorted(load_domains(project.config.domains)[0]):
         try:
             if slug == first.key or fresh_or_none(look, "retrieved_set", slug):

@@ -13,9 +13,9 @@ import pytest
 from support.drawings import draw, encode
 from support.retrieval import configure
 
-from react_pipeline.extensions import one_pass
+from react_pipeline.extensions import cluster
+from react_pipeline.extensions.cluster import one_pass
 from react_pipeline.extensions.names import name_counts
-from react_pipeline.extensions.one_pass import together
 from react_pipeline.indexing import index
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.lineage import resolve
@@ -64,7 +64,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 def alone(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[Artifact]:
     """The retrieved sets as each domain makes its own, which leave the store again."""
     with monkeypatch.context() as patched:
-        patched.setattr(one_pass, "read_together", lambda *_: None)
+        patched.setattr(cluster, "read_together", lambda *_: None)
         artifacts = [retrieve_pairs(project, slug) for slug in SLUGS]
     shutil.rmtree(project.store.root / "retrieved_set")
     return artifacts
@@ -111,7 +111,7 @@ def test_a_killed_pass_is_resumed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(together, "count_in_corpus", kill)
+        patched.setattr(one_pass, "count_in_corpus", kill)
         with pytest.raises(KeyboardInterrupt):
             retrieve_pairs(project, "shapes")
     before = dict(reads)
@@ -152,7 +152,7 @@ def test_a_pass_takes_no_more_than_its_limits(
     limit: str,
     value: float,
 ) -> None:
-    monkeypatch.setattr(together, limit, value)
+    monkeypatch.setattr(one_pass, limit, value)
     assert files_of([retrieve_pairs(project, slug) for slug in SLUGS]) == files_of(alone)
     assert reads["image"] == 3 * int(alone[0].counts["candidates"] > 0) * int(
         project.store.current("corpus_embeddings", "all").counts["rows"]

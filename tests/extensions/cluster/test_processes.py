@@ -17,6 +17,7 @@ from unittest.mock import Mock
 import dagster as dg
 import pytest
 import yaml
+from conftest import REPOSITORY
 from mlflow import MlflowClient
 from support.launch import dagster_home
 from support.services import free_port
@@ -24,17 +25,15 @@ from support.training import prepared
 
 from react_pipeline.assets.launch import materialize, open_instance
 from react_pipeline.assets.partitions import partition_of
-from react_pipeline.assets.resources import REPOSITORY
 from react_pipeline.assets.retries import readable_failures
-from react_pipeline.assets.training import Progress, processes_of
+from react_pipeline.assets.training import Progress
 from react_pipeline.clip import loaded_base
-from react_pipeline.extensions.torchrun.assets import processes, training_process
-from react_pipeline.extensions.torchrun.assets.processes import (
+from react_pipeline.extensions.cluster.assets import processes
+from react_pipeline.extensions.cluster.assets.processes import (
     NODES_VARIABLE,
     TORCHRUN_VARIABLE,
     environment,
     failure,
-    torchrun_command,
     write_failure,
 )
 from react_pipeline.extensions.ui.process_groups import listen_to_signals
@@ -71,26 +70,17 @@ def runs_of_training(project: Project) -> list[Any]:
     return list(client.search_runs(experiments, "tags.asset = 'customized_checkpoint'"))
 
 
-def test_linear_heads_are_trained_in_one_process(
-    make_project: Callable[..., Project],
+def test_heads_are_fitted_in_the_process_of_the_asset(
+    make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = make_project(customization={"defaults": {"processes": 2}})
-    methods = "full-control", "linear-head", "linear-head-control"
-    assert [processes_of(project, "shapes", method) for method in methods] == [2, 1, 1]
-
-
-def test_one_machine_finds_a_port_and_several_get_an_address() -> None:
-    alone = torchrun_command(2, [], ["--domain", "shapes"])
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    assert alone[1:] == [
-        *torchrun,
-        "-m",
-        "react_pipeline.extensions.torchrun.assets.training_process",
-        "--domain",
-        "shapes",
-    ]
-    several = torchrun_command(8, ["--nnodes", "2"], [])
-    assert "--standalone" not in several and several[3:5] == ["--nnodes", "2"]
+    monkeypatch.setattr(processes, "customize_here", lambda *_: "here")
+    monkeypatch.setattr(dg.PipesSubprocessClient, "run", refuse)
+    monkeypatch.setattr(processes, "_show_failed", Mock())
+    for method in ("linear-head", "linear-head-control"):
+        assert processes.train(Mock(), project, "shapes", method) == "here"
+    with pytest.raises(TrainingError, match="without an error message"):
+        processes.train(Mock(), project, "shapes", "full-control")
 
 
 def test_cores_are_shared_among_processes_unless_user_said_how(
@@ -159,7 +149,7 @@ def test_the_launching_process_frees_its_card_first(
 
     monkeypatch.setattr(dg.PipesSubprocessClient, "run", run)
     with pytest.raises(TrainingError, match="killed"):
-        processes.launch(Mock(), project, "shapes", METHOD, 2)
+        processes.train(Mock(), project, "shapes", METHOD)
     assert held == ["freed", 0]
 
 
@@ -380,23 +370,6 @@ def test_a_train_job_trains_on_its_nodes(prepare: Prepare, tmp_path: Path) -> No
     with dagster_home(tmp_path / "home"):
         summary = materialize("customized_checkpoint", ["shapes"], [METHOD], project.path)
     assert (summary.built, summary.reused) == (0, 1)
-
-
-def test_only_one_process_is_seen_by_observers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_process, "observed", refuse)
-    with training_process._observer(Mock(), 1) as observer:
-        assert type(observer) is TrainingObserver
-    with pytest.raises(AssertionError), training_process._observer(Mock(), 0):
-        pass
-
-
-def test_a_training_that_was_refused_is_not_shown_as_failed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(processes, "resolve", refuse)
-    processes._show_failed(Mock(), "", "shapes/full", InputError("pipeline.yaml: steps"))
-    with pytest.raises(AssertionError):
-        processes._show_failed(Mock(), "", "shapes/full", TrainingError("the loss is nan"))
 
 
 def refuse(*_: object) -> None:

@@ -25,14 +25,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from react_pipeline.assets import (
-    REPOSITORY,
-    Context,
-    customize_here,
-    declare_trainer,
-    observed,
-    processes_of,
-)
+from react_pipeline.assets import Context, customize_here, observed
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project import Project
 from react_pipeline.stage import method_key
@@ -58,11 +51,6 @@ all of them when one fails or when it gets SIGTERM.
 EXCHANGE_VARIABLE = "REACT_TRAINING_EXCHANGE"
 """Names the folder that the processes share with the launching process."""
 
-STORE_OF_A_ROUND = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-"""Gives the processes a new store of addresses each time that torchrun starts all again. Otherwise
-one may find where a process listened that was killed, and wait for it.
-"""
-
 FAILURES: dict[str, type[Exception]] = {
     kind.__name__: kind for kind in (OSError, StoreWriteError, InputError, TrainingError)
 }
@@ -73,52 +61,34 @@ TERMINATION_SECONDS = 45.0
 """torchrun itself gives its processes 30 seconds to end before it kills them."""
 
 
-@declare_trainer
 def train(context: Context, project: Project, slug: str, method: str) -> Artifact:
-    """Customize in this process, or in as many as the configuration and `REACT_TORCHRUN_ARGS` say.
+    """Customize in this process, or in as many as the configuration and `REACT_TORCHRUN_ARGS` say;
+    returns the published checkpoint.
 
     Raises:
-        ReactError: What the training raised; in other processes its text, as `TrainingError` or
-            `StoreWriteError`.
+        ReactError: What the training raised; in other processes the text of what failed first, as
+            `TrainingError` or `StoreWriteError`.
         OSError: A transient fault.
     """
-    processes = processes_of(project, slug, method)
-    if processes > 1 or arguments_for_several_nodes(project, method):
-        return launch(context, project, slug, method, processes)
-    return customize_here(context, project, slug, method)
-
-
-def arguments_for_several_nodes(project: Project, method: str) -> list[str]:
-    """Return what `REACT_TORCHRUN_ARGS` holds for this method."""
-    arguments = os.environ.get(TORCHRUN_VARIABLE, "")
-    return shlex.split(arguments) if project.method(method).spreads else []
-
-
-def launch(context: Context, project: Project, slug: str, method: str, processes: int) -> Artifact:
-    """Train with torchrun and return the published checkpoint.
-
-    Raises:
-        TrainingError: With the text of the process that failed first.
-        StoreWriteError: As above, of the disk.
-        OSError: As above, of a transient fault.
-    """
-    arguments = ["--config", str(project.path), "--domain", slug, "--method", method]
-    several = arguments_for_several_nodes(project, method)
-    starter = shlex.split(os.environ.get(NODES_VARIABLE, "")) if several else []
+    processes = project.training(slug, method).processes
+    nodes = shlex.split(os.environ.get(TORCHRUN_VARIABLE, ""))
+    if not project.method(method).spreads or (processes == 1 and not nodes):
+        return customize_here(context, project, slug, method)
+    starter = shlex.split(os.environ.get(NODES_VARIABLE, "")) if nodes else []
     with _exchange(project.store.root if starter else None) as exchange:
         # To processes of other machines through the shared folder.
+        reader = dg.PipesFileMessageReader(str(exchange / "messages")) if starter else None
         client = dg.PipesSubprocessClient(
             context_injector=dg.PipesEnvContextInjector() if starter else None,
-            message_reader=dg.PipesFileMessageReader(str(exchange / "messages"))
-            if starter
-            else None,
+            message_reader=reader,
             termination_timeout_seconds=TERMINATION_SECONDS,
         )
-        command = [*starter, *torchrun_command(processes, several, arguments)]
+        arguments = ["--config", str(project.path), "--domain", slug, "--method", method]
+        command = [*starter, *torchrun_command(processes, nodes, arguments)]
         context.log.info(shlex.join(command))
         _free_card()
         try:
-            env = environment(processes, exchange) | (STORE_OF_A_ROUND if several else {})
+            env = environment(processes, exchange)
             client.run(context=context, command=command, env=env)
         except Exception as stopped:  # Dagster's own name for it is private
             error = failure(exchange) or TrainingError(
@@ -141,17 +111,21 @@ def _free_card() -> None:
         torch.cuda.empty_cache()
 
 
-def torchrun_command(processes: int, several_nodes: list[str], arguments: list[str]) -> list[str]:
+def torchrun_command(processes: int, nodes: list[str], arguments: list[str]) -> list[str]:
     """Return the command line of torchrun; a machine by itself finds a free port."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", *(several_nodes or ["--standalone"])]
-    module = "react_pipeline.extensions.torchrun.assets.training_process"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *(nodes or ["--standalone"])]
+    module = "react_pipeline.extensions.cluster.assets.training_process"
     return [*torchrun, "--nproc-per-node", str(processes), "-m", module, *arguments]
 
 
 def environment(processes: int, exchange: Path) -> dict[str, str]:
     """Return variables that are added to the environment of the processes."""
-    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-    shared = {EXCHANGE_VARIABLE: str(exchange), "PYTHONPATH": os.pathsep.join(paths)}
+    shared = {
+        EXCHANGE_VARIABLE: str(exchange),
+        # A new store of addresses each time that torchrun starts all again. Otherwise a process may
+        # find where one listened that was killed, and wait for it.
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    }
     if "OMP_NUM_THREADS" not in os.environ:
         # torchrun would take one thread a process; more than there are cores slow each other down.
         shared["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // processes))

@@ -54,12 +54,10 @@ def tasks_in_session(settings: DistributorConfig) -> Iterator[RunTasks]:
     os.environ.setdefault(
         "PYSPARK_PYTHON", settings.conf.get("spark.pyspark.python", sys.executable)
     )
-    builder: Any = SparkSession.builder
-    builder = builder.appName("react-pipeline").config("spark.ui.showConsoleProgress", "false")
+    conf = {"spark.ui.showConsoleProgress": "false", **settings.conf}
+    builder = SparkSession.builder.appName("react-pipeline").config(map=conf)
     if settings.master is not None:
         builder = builder.master(settings.master)
-    for name, value in settings.conf.items():
-        builder = builder.config(name, value)
     try:
         session = builder.getOrCreate()
     except Exception as error:

@@ -1,1 +1,0 @@
-from .together import read_together as read_together

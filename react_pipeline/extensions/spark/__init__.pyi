@@ -1,1 +1,0 @@
-from .spark import tasks_in_session as tasks_in_session

@@ -1,1 +1,0 @@
-"""Trainings in several processes, of one machine or more, which torchrun starts."""
