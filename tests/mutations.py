@@ -133,7 +133,7 @@ GUARDS = (
     Guard("react_pipeline/store/folder.py", "suppress(OSError):  # it is gone, and", "suppress(ZeroDivisionError):  # it is gone, and", PRUNING),
     Guard("react_pipeline/store/scratch.py", "if not path.exists():", "if True:", "store/test_scratch.py"),
     Guard("react_pipeline/store/scratch.py", "if not path.is_dir():", "if True:", "store/test_scratch.py"),
-    Guard("react_pipeline/training/resume.py", 'read_state(path)["batch_size"] == state.batch_size', "True", "training/test_resume.py"),
+    Guard("react_pipeline/training/resume.py", 'read_state(path)["batch_size"] == state.batch_size', "True", "training/test_customize.py::test_a_training_with_other_batches_starts_again"),
     Guard("react_pipeline/embedding/earlier.py", "            remove(path)\n", "            pass\n", f"{EARLIER}::test_a_shard_that_cannot_be_linked_whole_is_encoded_anew"),
     Guard("react_pipeline/indexing/exact.py", "margin = MARGINS[precision]", "margin = 0.0", "indexing/test_batch_search.py"),
     Guard("react_pipeline/indexing/exact.py", " & (place < k + MOST_ALIKE)", "", "indexing/test_batch_search.py::test_memory_is_bounded_where_very_many_rows_are_alike"),

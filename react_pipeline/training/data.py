@@ -35,7 +35,7 @@ augmentation.
 """
 
 PREFETCHED = 2
-"""Batches that each worker has ready, or in the making."""
+"""Batches that each worker of a `DataLoader` has ready, or in the making."""
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nothing is written there by name
 
@@ -101,8 +101,6 @@ class Views(Dataset[Tensor]):
             batch_sampler=draws,
             num_workers=workers,
             pin_memory=device != "cpu",
-            prefetch_factor=PREFETCHED if workers else None,
-            worker_init_fn=_one_thread if workers else None,
         )
         loaded: Any = iter(loader)
         try:
@@ -152,10 +150,10 @@ class TrainingBatches:
             pinned = rows if world.device == "cpu" else map(Tensor.pin_memory, rows)
             yield from on_device(_ahead(pinned), world.device)
             return
-        views = self.views
-        workers = _fitting_workers(views[0, 0].nbytes * self.size // world.size, self.training)
+        batch_bytes = self.views[0, 0].nbytes * self.size // world.size
+        workers = _fitting_workers(batch_bytes, self.training)
         numbers = (step + 1 for step in steps)
-        yield from views.batches(parts, workers, world.device, numbers)
+        yield from self.views.batches(parts, workers, world.device, numbers)
 
 
 def _fitting_workers(batch_bytes: int, training: TrainingConfig) -> int:
@@ -205,7 +203,3 @@ def _ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:
         while (batch := coming.result()) is not None:
             coming = pool.submit(next, batches, None)
             yield batch
-
-
-def _one_thread(_worker: int) -> None:
-    torch.set_num_threads(1)
