@@ -106,7 +106,7 @@ def training_step(
     number = torch.arange(total)
 
     def take() -> Any:
-        return step.take(5, pixels.normalised(next(feed)), number, kept=False)
+        return step.take(5, pixels.normalised(next(feed)), number)
 
     return take
 

@@ -3,8 +3,6 @@
 Shapes: H x W pixels.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,8 +27,10 @@ fraction of its size.
 """
 
 
-def augmentation(kind: str, preprocess: Preprocess, preprocess_cfg: dict[str, Any]) -> Augment:
-    """Return the augmentation of training images.
+def augmentation(
+    kind: str, preprocess: Preprocess, preprocess_cfg: dict[str, Any]
+) -> Augment | None:
+    """Return the augmentation of training images; None for the kind `none`.
 
     Args:
         kind: `timm`: the paper's recipe (random crop of 8 to 100% of the area, flip, RandAugment,
@@ -38,6 +38,8 @@ def augmentation(kind: str, preprocess: Preprocess, preprocess_cfg: dict[str, An
         preprocess: The model's own, without augmentation (`clip.Pixels`).
         preprocess_cfg: Its size, mean, std and interpolation.
     """
+    if kind == "none":
+        return None
     if kind == "timm":
         return _Seeded(_Timm(preprocess_cfg))
     from torchvision import transforms
@@ -94,8 +96,9 @@ class _Timm:
             std=preprocess_cfg["std"],
         ).transforms
         self._after = Compose(after)
-        self._mean = torch.tensor(preprocess_cfg["mean"]).view(3, 1, 1)
-        self._std = torch.tensor(preprocess_cfg["std"]).view(3, 1, 1)
+        self._mean, self._std = (
+            torch.tensor(preprocess_cfg[name]).view(3, 1, 1) for name in ("mean", "std")
+        )
         for operation in (each for one in after for each in getattr(one, "ops", ())):
             if operation.name == "PosterizeIncreasing":
                 # At full strength timm asks Pillow to keep no bit of a colour, which Pillow 13

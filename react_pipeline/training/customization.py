@@ -3,10 +3,7 @@
 Does not belong here: the training itself (`methods`), which pairs (`retrieval`).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ from react_pipeline.clip import arithmetic, choose_device
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.settings import DomainConfig, Method, TrainingConfig
+from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, method_key
 from react_pipeline.store import Artifact, Inputs, RetrievalError, Scratch
 from react_pipeline.training.guards import explained_out_of_memory
@@ -29,6 +26,9 @@ class Customization:
     Attributes:
         scratch: Survives a kill; the same folder in all processes.
         staging: Where the checkpoint is written; None in processes that do not write.
+        training: The fields of `customization`, joined.
+        base: The model to customize.
+        pairs: The retrieved pairs, or the random ones of a control and its seed.
     """
 
     project: Project
@@ -37,31 +37,10 @@ class Customization:
     scratch: Scratch
     observer: TrainingObserver
     staging: Path | None
-
-    @property
-    def domain(self) -> DomainConfig:
-        """Whose pairs these are."""
-        return self.project.domain(self.inputs.key.split("/")[0])
-
-    @property
-    def training(self) -> TrainingConfig:
-        """The fields of `customization`, joined."""
-        return self.project.training(*self.inputs.key.split("/"))
-
-    @property
-    def base(self) -> Artifact:
-        """The model to customize."""
-        return self.inputs.parents[BASE_CHECKPOINT]
-
-    @property
-    def method(self) -> Method:
-        """What is trained."""
-        return self.project.method(self.inputs.key.split("/")[1])
-
-    @cached_property
-    def pairs(self) -> CollectedPairs:
-        """The retrieved pairs, or the random ones of a control and its seed."""
-        return CollectedPairs(self.inputs.parents[self.method.pairs], self.method.draw)
+    domain: DomainConfig
+    training: TrainingConfig
+    base: Artifact
+    pairs: CollectedPairs
 
 
 def customize(
@@ -86,15 +65,23 @@ def customize(
     """
     world = world or World(device=choose_device(project.config.device))
     inputs = resolve(project, CUSTOMIZED_CHECKPOINT, method_key(slug, method))
-    _refuse_starving(project, slug, inputs.parents[project.method(method).pairs])
+    domain, training, trained = (
+        project.domain(slug),
+        project.training(slug, method),
+        project.method(method),
+    )
+    set_of_pairs = inputs.parents[trained.pairs]
+    _refuse_starving(project, domain, set_of_pairs)
 
     def train(scratch: Scratch, observer: TrainingObserver, staging: Path | None) -> dict[str, Any]:
-        customization = Customization(project, inputs, world, scratch, observer, staging)
+        base, pairs = inputs.parents[BASE_CHECKPOINT], CollectedPairs(set_of_pairs, trained.draw)
+        customization = Customization(
+            project, inputs, world, scratch, observer, staging, domain, training, base, pairs
+        )
         when = f"on {world.device}, outside the steps of the training"
         advice = "end what else uses its memory, or use a device with more"
-        precision = customization.training.precision
-        with explained_out_of_memory(when, advice), arithmetic(precision):
-            return customization.method.train(customization)
+        with explained_out_of_memory(when, advice), arithmetic(training.precision):
+            return trained.train(customization)
 
     def write(staging: Path, scratch: Scratch) -> dict[str, Any]:
         try:
@@ -115,11 +102,11 @@ def customize(
     return artifact
 
 
-def _refuse_starving(project: Project, slug: str, pairs: Artifact) -> None:
+def _refuse_starving(project: Project, domain: DomainConfig, pairs: Artifact) -> None:
     starving = pairs.counts.get("starving", [])
-    limit = project.retrieval(slug).max_starving_fraction
-    if len(starving) > limit * len(project.domain(slug).classes):
+    limit = project.retrieval(domain.slug).max_starving_fraction
+    if len(starving) > limit * len(domain.classes):
         raise RetrievalError(
-            f"{slug}: {len(starving)} classes have too few pairs ({', '.join(starving[:8])}, ...); "
-            "add synonyms, widen retrieval, or raise retrieval.max_starving_fraction"
+            f"{domain.slug}: {len(starving)} classes have too few pairs ({', '.join(starving[:8])}, "
+            "...); add synonyms, widen retrieval, or raise retrieval.max_starving_fraction"
         )

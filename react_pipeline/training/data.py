@@ -5,13 +5,12 @@ Does not belong here: the order (`schedule`), the loop (`train`). Shapes: B imag
 W pixels, N pairs, T tokens, W width, D embedding dimension.
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,7 +35,7 @@ augmentation.
 """
 
 PREFETCHED = 2
-"""Batches that each worker has ready, or in the making."""
+"""Batches that each worker of a `DataLoader` has ready, or in the making."""
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nothing is written there by name
 
@@ -73,28 +72,35 @@ class Views(Dataset[Tensor]):
         seed = np.random.SeedSequence([self.seed, position, view]).generate_state(1, np.uint64)[0]
         return self.augment(image, int(seed) >> 1)
 
-    def batch(self, draws: Sequence[PairView]) -> Tensor:
-        """Decode one batch (B, 3, H, W) here and now: normalised, float32."""
-        return self.pixels.normalised(torch.stack([self[draw] for draw in draws]))
+    def batch(self, positions: Tensor) -> Tensor:
+        """Decode one batch (B, 3, H, W) here and now: as they are, normalised, float32."""
+        pixels = [self[position, 0] for position in positions.tolist()]
+        return self.pixels.normalised(torch.stack(pixels))
 
     def batches(
-        self, draws: Iterable[Sequence[PairView]], workers: int, device: str = "cpu"
+        self,
+        parts: Iterable[Tensor],
+        workers: int,
+        device: str = "cpu",
+        views: Iterable[int] = repeat(0),  # noqa: B008 - has no end
     ) -> Iterator[Tensor]:
-        """Batches (B, 3, H, W) of the draws, normalised, float32, on the device; decoded ahead of
-        their use.
+        """Yield batches (B, 3, H, W) of parts (B,) of positions, each in one view, normalised,
+        float32, on the device; decoded ahead of their use.
 
-        Draws are taken as they are needed, so they may be endless.
+        Parts are taken as they are needed, so they may be endless.
 
         Raises:
             CorruptArtifact: If a shard is gone or was cut.
         """
+        draws = (
+            [(position, view) for position in part.tolist()]
+            for part, view in zip(parts, views, strict=False)
+        )
         loader = DataLoader(
             self,
-            batch_sampler=draws,  # type: ignore[arg-type]
+            batch_sampler=draws,
             num_workers=workers,
             pin_memory=device != "cpu",
-            prefetch_factor=PREFETCHED if workers else None,
-            worker_init_fn=_one_thread if workers else None,
         )
         loaded: Any = iter(loader)
         try:
@@ -118,11 +124,13 @@ class TrainingBatches:
     Attributes:
         positions: The pairs that are trained on.
         size: Pairs of a step over all processes.
+        tokens: What need not be computed again, (N, T, W) or (N, D) of all pairs; None if nothing.
     """
 
     positions: Tensor
     size: int
     views: Views
+    tokens: Tensor | None
     training: TrainingConfig
     world: World
 
@@ -131,25 +139,21 @@ class TrainingBatches:
         batch = batch_at(step, len(self.positions), self.size, self.training.seed)
         return self.positions[batch]
 
-    def stream(self, steps: range, tokens: Tensor | None) -> Generator[Tensor, None, None]:
+    def stream(self, steps: range) -> Generator[Tensor, None, None]:
         """Yield this process's part of each step's batch, ready ahead of its use: images (B, 3, H,
-        W), or what is kept of them in `tokens`, (N, T, W) or (N, D) of all pairs.
+        W), or their rows of `tokens`.
         """
-        world = self.world
+        world, tokens = self.world, self.tokens
         parts = (world.part(self.pairs(step)) for step in steps)
         if tokens is not None:
             rows = (tokens[part] for part in parts)
             pinned = rows if world.device == "cpu" else map(Tensor.pin_memory, rows)
             yield from on_device(_ahead(pinned), world.device)
             return
-        augments = self.training.augmentation != "none"
-        draws = (
-            [(position, (step + 1) * augments) for position in part.tolist()]
-            for step, part in zip(steps, parts, strict=True)
-        )
-        each = self.views[0, 0].nbytes * self.size // world.size
-        workers = _fitting_workers(each, self.training)
-        yield from self.views.batches(draws, workers, world.device)
+        batch_bytes = self.views[0, 0].nbytes * self.size // world.size
+        workers = _fitting_workers(batch_bytes, self.training)
+        numbers = (step + 1 for step in steps)
+        yield from self.views.batches(parts, workers, world.device, numbers)
 
 
 def _fitting_workers(batch_bytes: int, training: TrainingConfig) -> int:
@@ -199,7 +203,3 @@ def _ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:
         while (batch := coming.result()) is not None:
             coming = pool.submit(next, batches, None)
             yield batch
-
-
-def _one_thread(_worker: int) -> None:
-    torch.set_num_threads(1)

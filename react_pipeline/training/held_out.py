@@ -6,12 +6,10 @@ nothing at inference (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903). Shapes: 
 dimension.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -36,19 +34,13 @@ def split_held_out(pairs: CollectedPairs, fraction: float, seed: int) -> tuple[T
     `fraction` of the pairs, `MAX_HELD_OUT` at the most, drawn at random from the classes that have
     more than most: a class with few pairs keeps them all, since each of them counts there.
     """
-    remaining = min(MAX_HELD_OUT, int(fraction * len(pairs)))
-    class_sizes = np.bincount(pairs.class_ids)
-    enough = max(1.0, (1 - fraction) * len(pairs) / max(1, int(np.count_nonzero(class_sizes))))
+    order = torch.randperm(len(pairs), generator=generator(seed, 4)).numpy()
+    classes = pd.Series(pairs.class_ids[order])
+    enough = max(1.0, (1 - fraction) * len(pairs) / max(1, classes.nunique()))
+    left = classes.groupby(classes).cumcount(ascending=False) + 1  # of the class, this pair too
+    count = min(MAX_HELD_OUT, int(fraction * len(pairs)))
     chosen = torch.zeros(len(pairs), dtype=torch.bool)
-    if remaining:
-        order = torch.randperm(len(pairs), generator=generator(seed, 4))
-        for position in order.numpy():  # a list would hold ten million numbers of Python's
-            if class_sizes[pairs.class_ids[position]] > enough:
-                class_sizes[pairs.class_ids[position]] -= 1
-                chosen[position] = True
-                remaining -= 1
-                if not remaining:
-                    break
+    chosen[order[left > enough][:count]] = True
     return (~chosen).nonzero().squeeze(1), chosen.nonzero().squeeze(1)
 
 

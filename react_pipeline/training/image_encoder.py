@@ -5,8 +5,6 @@ Does not belong here: the tower (`clip.tower`), a step (`training.step`). Shapes
 tokens, W width, D embedding dimension.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +18,9 @@ from react_pipeline.training.data import Views
 from react_pipeline.training.world import World
 
 ENCODED_AT_ONCE = 128
+
+IMAGE_DIMENSIONS = 4
+"""Of a batch of images; what is frozen of them, tokens or vectors, has fewer."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,15 @@ class ImageEncoder:
     training: TrainingConfig
     world: World
 
-    def __call__(self, batch: Tensor, *, kept: bool = False) -> Tensor:
-        """Encode images (B, 3, H, W), or what is `kept` of them by `frozen`, to unit vectors (B,
-        D), float32.
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Encode images (B, 3, H, W), or what `frozen` made of them, to unit vectors (B, D),
+        float32.
         """
+        is_frozen = batch.ndim < IMAGE_DIMENSIONS
         if self.tower is None:
-            return batch if kept else self.frozen(batch)
+            return batch if is_frozen else self.frozen(batch)
         with self.autocast():
-            features = self.tower.features(batch) if kept else self.tower(batch)
+            features = self.tower.features(batch) if is_frozen else self.tower(batch)
         return functional.normalize(features.float(), dim=-1)
 
     @torch.no_grad()
@@ -72,11 +74,10 @@ class ImageEncoder:
         device = self.world.device
         # To start workers takes longer than to decode a few images.
         workers = self.training.worker_count if len(parts) > 1 else 0
-        draws = [[(position, 0) for position in part.tolist()] for part in parts]
         if tokens is None:
-            encoded = [self(images) for images in views.batches(draws, workers, device)]
+            encoded = [self(images) for images in views.batches(parts, workers, device)]
         else:
-            encoded = [self(tokens[part].to(device), kept=True) for part in parts]
+            encoded = [self(tokens[part].to(device)) for part in parts]
         return self.world.joined(torch.cat(encoded), len(positions))
 
     def autocast(self) -> torch.autocast:

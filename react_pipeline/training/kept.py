@@ -6,8 +6,6 @@ blocks (`image_encoder`). Shapes: B pairs of a batch or rows of a part, N pairs,
 U captions, L token ids of a text, D embedding dimension.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 from collections.abc import Callable, Generator, Iterator
@@ -119,13 +117,6 @@ def _taken(mapped: NDArray[Any], positions: Tensor) -> Tensor:
     return torch.from_numpy(mapped[positions.numpy()]).long()
 
 
-def may_keep(training: TrainingConfig, *, splits: bool) -> bool:
-    """Return whether what is frozen is the same at every step; `splits`: whether there is any in
-    front of what trains.
-    """
-    return splits and training.keep_prefix and training.augmentation == "none"
-
-
 def keep_tokens(encoder: ImageEncoder, views: Views, scratch: Scratch) -> Tensor | None:
     """Compute once what is frozen of every image, tokens (N, T, W) or vectors (N, D); return None
     where it changes, or does not fit the disk.
@@ -134,7 +125,8 @@ def keep_tokens(encoder: ImageEncoder, views: Views, scratch: Scratch) -> Tensor
         scratch: The same folder in all processes.
     """
     training, tower, world = encoder.training, encoder.tower, encoder.world
-    if not may_keep(training, splits=tower is None or tower.splits) or not world.one_machine:
+    splits = tower is None or tower.splits
+    if not (splits and training.keep_prefix and views.augment is None and world.one_machine):
         return None
     count = len(views.pairs)
     bf16 = tower is not None and training.precision == "bf16"
@@ -142,21 +134,21 @@ def keep_tokens(encoder: ImageEncoder, views: Views, scratch: Scratch) -> Tensor
     fuses = tower is not None and not tower.native and training.precision != "fp16"
     fuses = fuses and world.device == "cpu" and count >= LONG_RUN
 
-    def computed(run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        with torch.autocast(world.device_type, torch.bfloat16, enabled=bf16):
-            return run(images)
+    autocast = torch.autocast(world.device_type, torch.bfloat16, enabled=bf16)
 
     def make(parts: Iterator[Tensor]) -> Generator[Tensor, None, None]:
         run: Callable[[Tensor], Tensor] = encoder.frozen
         if fuses:
-            images = views.batch([(position, 0) for position in range(min(count, CPU_IMAGES))])
+            images = views.batch(torch.arange(min(count, CPU_IMAGES)))
             probes = [images, images[:1]]
             run = convert(run, encoder.model.visual, probes, "bf16" if bf16 else "fp32")
-        draws = ([(position, 0) for position in part.tolist()] for part in parts)
-        for images in views.batches(draws, training.worker_count, world.device):
-            yield computed(run, images)
+        for images in views.batches(parts, training.worker_count, world.device):
+            with autocast:
+                rows = run(images)
+            yield rows
 
-    one = computed(encoder.frozen, views.batch([(0, 0)]).to(world.device))
+    with autocast:
+        one = encoder.frozen(views.batch(torch.tensor([0])).to(world.device))
     shape = (count, *one.shape[1:])
     dtype = torch.bfloat16 if bf16 else torch.float32
     free_bytes = MAX_DISK_FRACTION * shutil.disk_usage(scratch.folder).free

@@ -5,7 +5,6 @@ follow it so that the library needs neither MLflow nor Dagster.
 from __future__ import annotations
 
 import json
-import os
 import resource
 import time
 from collections.abc import Mapping
@@ -43,9 +42,9 @@ class TrainingObserver:
 
 
 class TrainingLog:
-    """Writes in the process that has a file to write to; counts in every process.
+    """Counts steps in every process, and writes them in the one that publishes.
 
-    The file is published, and equal inputs give equal files: times go to the observer alone.
+    Equal inputs give equal files: times go to the observer alone.
     """
 
     def __init__(
@@ -56,41 +55,42 @@ class TrainingLog:
         batch_size: int,
         device: str,
         title: str,
-        earlier: str = "",
+        lines: list[str] | None = None,
     ) -> None:
-        """Begin the file with the lines of `earlier`, those of the steps before.
+        """Begin with the lines of the steps before, to which those of this log are added.
 
         Args:
-            metrics: The file; None in processes that do not write.
+            metrics: The file that gets all lines in the end; None in processes that do not write.
             batch_size: Pairs of a step over all processes.
         """
-        self._seconds = self._waited = 0.0
+        self._metrics = metrics
         self._observer = observer
-        self._images = len(steps) * batch_size
         self._batch_size = batch_size
         self._device = device
-        self._metrics = metrics or Path(os.devnull)
-        self._file = self._metrics.open("w", encoding="utf-8")
-        self._file.write(earlier)
+        self._lines = [] if lines is None else lines
+        self._images = 0
+        self._seconds = self._waited = 0.0
         hidden = None if metrics else True
         self._bar = tqdm(desc=title, total=steps.stop, initial=steps.start, disable=hidden)
 
     def __enter__(self) -> TrainingLog:
-        """Close the log at the end of the block."""
+        """Write the file at the end of the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the file and the bar."""
+        """Write the file, also where the training stops, and close the bar."""
         self._bar.close()
-        self._file.close()
+        if self._metrics is not None:
+            self._metrics.write_text("".join(self._lines), encoding="utf-8")
 
     def add(self, step: int, values: Mapping[str, float], *, waited: float, seconds: float) -> None:
         """Record a step: its values, how long it took, and how much of that it waited for data."""
+        seconds = max(seconds, 1e-9)
         self._waited += waited
         self._seconds += seconds
+        self._images += self._batch_size
         record: dict[str, Any] = {"step": step, **values}
-        self._file.write(json.dumps(record) + "\n")
-        seconds = max(seconds, 1e-9)
+        self._lines.append(json.dumps(record) + "\n")
         self._observer.stepped(
             {
                 **record,
@@ -102,20 +102,13 @@ class TrainingLog:
         )
         self._bar.update()
 
-    def text(self) -> str:
-        """Return all lines, those of earlier tries too; none in processes that do not write."""
-        self._file.flush()
-        return self._metrics.read_text(encoding="utf-8")
-
     def losses(self) -> list[float]:
-        """Return the loss of every step, of earlier tries too; empty in processes that do not
-        write.
-        """
-        return [json.loads(line)["loss"] for line in self.text().splitlines()]
+        """Return the loss of every step, of earlier tries too."""
+        return [json.loads(line)["loss"] for line in self._lines]
 
     def counts(self) -> dict[str, Any]:
         """Return speed, memory, and the first and the last loss, for the manifest."""
-        losses: list[float | None] = [*self.losses()] or [None]
+        losses = self.losses()
         seconds = max(self._seconds, 1e-9)
         return {
             "images_per_second": round(self._images / seconds, 1),

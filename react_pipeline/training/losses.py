@@ -9,9 +9,6 @@ from torch import Tensor, nn
 
 from react_pipeline.store import InputError
 
-LABELLED_LOSSES = ("infonce-masked", "unicl")
-"""Losses that look at the classes for which the pairs were retrieved."""
-
 
 def contrastive_loss(
     images: Tensor,
@@ -39,7 +36,8 @@ def contrastive_loss(
         texts: Unit vectors (B, D), of the same pairs.
         scale: exp(logit scale), a scalar.
         captions: Ids (B,); equal ids are equal texts. `infonce` and `sigmoid` need none.
-        classes: Ids (B,) of the classes, below 0 where a pair has none; for `LABELLED_LOSSES`.
+        classes: Ids (B,) of the classes, below 0 where a pair has none; for `infonce-masked` and
+            `unicl`.
         bias: SigLIP's logit bias, a scalar; `sigmoid` needs it (`require_suitable`).
     """
     logits = scale * images @ texts.T
@@ -52,7 +50,7 @@ def contrastive_loss(
         return _both_ways(logits, own)
     assert captions is not None  # noqa: S101 - of a kind that compares captions
     alike = captions[:, None] == captions[None, :]
-    if kind in LABELLED_LOSSES:
+    if kind in ("infonce-masked", "unicl"):
         assert classes is not None  # noqa: S101 - of a kind that compares classes
         alike |= (classes[:, None] == classes[None, :]) & (classes[:, None] >= 0)
     if kind == "infonce-masked":

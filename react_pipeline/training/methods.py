@@ -42,8 +42,8 @@ class ModelMethod(Method):
         """Attach to a base, and note it in the configuration that `clip.save` writes."""
         record = self.attach(clip.model, training)
         if record is not None:
-            added = clip.model_cfg.setdefault("added", [])
-            added.append({"method": self.name, "record": dict(record)})
+            note = {"method": self.name, "record": dict(record)}
+            clip.model_cfg.setdefault("added", []).append(note)
 
     def reattach(self, model: nn.Module, record: Mapping[str, Any]) -> None:
         """Add the same modules again, with weights of any value, when a checkpoint is loaded."""
@@ -164,8 +164,9 @@ class GatedImage(ModelMethod):
         from react_pipeline.clip import gated_layers, scale_gates
 
         move_base = super().line(model, {name: start[name] for name in base_names}, base_names)
-        new = {id(weight) for name, weight in model.named_parameters() if name not in base_names}
-        blocks = [block for block in gated_layers(model).values() if id(block.alpha_attn) in new]
+        if any(".gated_attn_block." in name for name in base_names):  # then none of them is new
+            return move_base
+        blocks = gated_layers(model).values()
         gates = [gate for block in blocks for gate in (block.alpha_attn, block.alpha_dense)]
         trained = [gate.detach().clone() for gate in gates]
 

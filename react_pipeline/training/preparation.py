@@ -5,14 +5,12 @@ Does not belong here: the loop (`train`). Shapes: B pairs of a batch, N pairs, T
 embedding dimension.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,12 +33,10 @@ from react_pipeline.training.image_encoder import ENCODED_AT_ONCE, ImageEncoder,
 from react_pipeline.training.kept import TrainingTexts, keep_tokens
 from react_pipeline.training.losses import require_suitable
 from react_pipeline.training.memory import COUNTED, require_memory
+from react_pipeline.training.methods import ModelMethod
 from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.schedule import fit_batch_size, max_log_scale, parameter_groups
 from react_pipeline.training.step import TrainingStep
-
-if TYPE_CHECKING:
-    from react_pipeline.training.methods import ModelMethod
 
 Probe = Callable[[ImageEncoder], Mapping[str, float]]
 """Measures a model in training, in every process, for the log alone: nothing depends on it."""
@@ -54,21 +50,14 @@ class Preparation:
     """One training before its first step.
 
     Attributes:
-        training: The configuration with its length in steps and its precision chosen.
         held_out: Positions of the pairs that are not trained on.
-        tokens: What need not be computed again, (N, T, W) or (N, D); None if nothing.
-        state: What the steps change.
-        fits: How many pairs fit the memory at once, in words.
         line: Called after the training, returns what moves the model between base and trained.
+        fits: How many pairs fit the memory at once, in words.
         counts: For the manifest.
     """
 
-    training: TrainingConfig
-    encoder: ImageEncoder
     batches: TrainingBatches
     held_out: Tensor
-    tokens: Tensor | None
-    state: TrainingState
     step: TrainingStep
     line: Callable[[], Callable[[float], None]]
     probe: Probe | None
@@ -86,7 +75,7 @@ class Preparation:
         captions = self.step.texts.caption_ids(positions)
         parts = captions.split(ENCODED_AT_ONCE)
         texts = torch.cat([self.step.texts.vectors(part).cpu() for part in parts])
-        images = self.encoder.vectors(self.batches.views, positions, self.tokens)
+        images = self.step.images.vectors(self.batches.views, positions, self.batches.tokens)
         return image_text_recall(images, texts, captions)
 
 
@@ -100,28 +89,37 @@ def prepare(
     require_suitable(c.training.loss, model)
     trained_on, held_out = split_held_out(c.pairs, c.training.held_out_fraction, c.training.seed)
     require_held_out(c.training.interpolation, len(held_out), len(c.pairs))
-    views = _views(c, clip)
-    batch_size = fit_batch_size(c.training, len(trained_on), world.size)
-    batches = TrainingBatches(trained_on, batch_size, views, c.training, world)
-    training = _settled(c, len(trained_on), batch_size)
-    base_names = frozenset(name for name, _ in model.named_parameters())
-    some = views.batch([(position, 0) for position in trained_on[:COMPARED_IMAGES].tolist()])
+    size = fit_batch_size(c.training, len(trained_on), world.size)
+    # All processes take what the writer takes: they need not run on equal machines.
+    precision = world.broadcast(choose_precision(c.training.precision, world.device))
+    training = c.training.in_steps(len(trained_on), size)
+    training = training.model_copy(update={"precision": precision})
+    pixels = Pixels(clip.preprocess)
+    augment = augmentation(training.augmentation, pixels, clip.preprocess_cfg)
+    views = Views(c.pairs, pixels, augment, training.seed)
+    some = views.batch(trained_on[:COMPARED_IMAGES])
+    base_names = frozenset(dict(model.named_parameters()))
     difference = _attach(method, clip, training, some)
     texts = TrainingTexts(clip, c.pairs, c.domain, training, world, c.scratch)
-    probe = _probe(c, clip)
+    probe = None
+    if training.evaluate_every:
+        from react_pipeline.extensions.live_runs import labelled_accuracy
+
+        probe = labelled_accuracy(c.project, c.domain.slug, clip)
     if weights is not None and not trains_text(model):
         map_weights(model, text_parameters(model), weights)
     line = partial(method.line, model, _start(model, training), base_names)
     encoder = ImageEncoder(model, image_tower(model, training, world.device), training, world)
     tokens = keep_tokens(encoder, views, c.scratch)
-    state = _initial_state(model, training, batch_size, world.device_type)
+    batches = TrainingBatches(trained_on, size, views, tokens, training, world)
+    state = _initial_state(model, training, size, world.device_type)
     # Of the base, not of a state that is resumed from.
     limit = max_log_scale(training.loss, model.logit_scale.item())
     step = TrainingStep(encoder, texts, state, method.loss, limit, partial(method.watched, model))
     few = trained_on[: 2 * COUNTED]
     sample = some[: len(few)] if tokens is None else tokens[few]
-    pair_bytes = step.pair_bytes(sample.to(world.device), few, kept=tokens is not None)
-    part = math.ceil(batch_size // world.size / training.accumulation)
+    pair_bytes = step.pair_bytes(sample.to(world.device), few)
+    part = math.ceil(size // world.size / training.accumulation)
     fits = require_memory(part, pair_bytes, world.device)
     counts = {
         "pairs": len(c.pairs),
@@ -132,45 +130,11 @@ def prepare(
         "step0_max_difference": difference,
         "prefix_kept": tokens is not None,
         **device_counts(world.device),
-        "precision": training.precision,
+        "precision": precision,
         "processes": world.size,
         "pair_bytes": pair_bytes,
     }
-    return Preparation(
-        training,
-        encoder,
-        batches,
-        held_out,
-        tokens,
-        state,
-        step,
-        line,
-        probe,
-        fits,
-        counts,
-    )
-
-
-def _views(c: Customization, clip: Clip) -> Views:
-    pixels = Pixels(clip.preprocess)
-    kind = c.training.augmentation
-    augment = None if kind == "none" else augmentation(kind, pixels, clip.preprocess_cfg)
-    return Views(c.pairs, pixels, augment, c.training.seed)
-
-
-def _probe(c: Customization, clip: Clip) -> Probe | None:
-    if not c.training.evaluate_every:
-        return None
-    from react_pipeline.extensions.live_runs import labelled_accuracy
-
-    return labelled_accuracy(c.project, c.domain.slug, clip)
-
-
-def _settled(c: Customization, pairs: int, batch_size: int) -> TrainingConfig:
-    # All processes take what the writer takes: they need not run on equal machines.
-    precision = c.world.broadcast(choose_precision(c.training.precision, c.world.device))
-    training = c.training.in_steps(pairs, batch_size)
-    return training.model_copy(update={"precision": precision})
+    return Preparation(batches, held_out, step, line, probe, fits, counts)
 
 
 def _attach(method: ModelMethod, clip: Clip, training: TrainingConfig, images: Tensor) -> float:

@@ -2,30 +2,26 @@
 
 The order of the data, their augmentation and the schedule are functions of the step (`schedule`),
 and nothing else draws random numbers, so a state needs no more than this, the steps that the scaler
-skipped, and the size of the batches. A state is a kept folder: a file of torch, with the log of the
-steps before, and its digest.
+skipped, the log, and the size of the batches. A state is a kept file of the scratch, which drops
+what is damaged before the next try.
 """
 
-from __future__ import annotations
-
 import logging
-import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from react_pipeline.store import Scratch, StoreWriteError, TrainingError, sha256_of
+from react_pipeline.store import Scratch, StoreWriteError, TrainingError
 from react_pipeline.training.world import World
 
 logger = logging.getLogger(__name__)
 
 KEPT_STATES = 2
 """How many of the newest states are kept: one more than needed, since the newest may be damaged."""
-
-STATE, DIGEST = "state.pt", "sha256"
 
 
 @dataclass
@@ -40,7 +36,7 @@ class TrainingState:
             all, and of the last ones in a row.
         step: The first step to take.
         seconds: What the steps before it took.
-        log: Their lines.
+        log: Their lines of `metrics.jsonl`.
     """
 
     trained: dict[str, nn.Parameter]
@@ -50,7 +46,7 @@ class TrainingState:
     skipped: tuple[int, int] = (0, 0)
     step: int = 0
     seconds: float = 0.0
-    log: str = ""
+    log: list[str] = field(default_factory=list)
 
     def content(self) -> dict[str, Any]:
         """Return all that is saved."""
@@ -78,63 +74,50 @@ def save_state(content: dict[str, Any], scratch: Scratch) -> None:
     Raises:
         StoreWriteError: If the disk refuses it, with the bytes needed.
     """
-
-    def write(folder: Path) -> None:
-        folder.mkdir()
-        torch.save(content, folder / STATE)
-        (folder / DIGEST).write_text(sha256_of(folder / STATE))
-
     name = f"step-{content['step']:09d}"
     try:
-        scratch.keep(name, write)
+        scratch.keep(name, partial(torch.save, content))
     except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
         needed = 3 * sum(tensor.nbytes for tensor in content["trained"].values())
         raise StoreWriteError(
             f"{scratch.folder / name}: {error}; {needed:,} bytes are needed. Free space and run "
             "again"
         ) from error
-    for folder in states_in(scratch)[:-KEPT_STATES]:
-        shutil.rmtree(folder)
+    for path in states_in(scratch)[:-KEPT_STATES]:
+        path.unlink()
 
 
 def states_in(scratch: Scratch) -> list[Path]:
-    """Return the folders of all states, the newest last."""
+    """Return the files of all states, the newest last."""
     return sorted(scratch.folder.glob("step-*"))
 
 
-def read_state(folder: Path, device: str = "cpu") -> dict[str, Any] | None:
-    """Return what was saved, or None if a byte of it has changed since."""
-    try:
-        if (folder / DIGEST).read_bytes() != sha256_of(folder / STATE).encode():
-            return None
-    except OSError:
-        return None
-    content: dict[str, Any] = torch.load(folder / STATE, map_location=device, weights_only=True)
+def read_state(path: Path, device: str = "cpu") -> dict[str, Any]:
+    """Return what was saved."""
+    content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     return content
 
 
 def resume(state: TrainingState, scratch: Scratch, world: World) -> None:
-    """Load the newest state that fits into `state`, if there is one.
+    """Load the newest state into `state`, if there is one.
 
-    The writer chooses it, and removes newer ones with a warning: they are damaged, or of batches
-    of another size.
+    The writer chooses it, and removes those of batches of another size with a warning: they would
+    be taken for newer ones of this run.
     """
-    chosen = content = None
-    for folder in reversed(states_in(scratch) if world.is_writer else []):
-        content = read_state(folder)
-        if content is not None and content["batch_size"] == state.batch_size:
-            chosen = folder
+    chosen = None
+    for path in reversed(states_in(scratch) if world.is_writer else []):
+        if read_state(path)["batch_size"] == state.batch_size:
+            chosen = path
             break
-        problem = "it is damaged" if content is None else "its batches have another size"
-        logger.warning("%s cannot be resumed from: %s", folder.name, problem)
-        shutil.rmtree(folder)  # it would be taken for a newer one of this run
+        logger.warning("%s cannot be resumed from: its batches have another size", path.name)
+        path.unlink()
     chosen = world.broadcast(chosen)
     if chosen is None:
         return
-    content = content if world.is_writer else read_state(chosen)
-    if content is None:
+    try:
+        state.load(read_state(chosen))
+    except OSError as error:
         raise TrainingError(
             f"{chosen}: cannot be read by process {world.rank}, and the others resume from it; is "
             "the store shared by all machines?"
-        )
-    state.load(content)
+        ) from error

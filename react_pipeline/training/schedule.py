@@ -4,8 +4,6 @@ repeats them.
 Shapes: B pairs of a batch.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from functools import lru_cache
@@ -63,7 +61,6 @@ def batch_at(step: int, pairs: int, batch_size: int, seed: int) -> Tensor:
 
     A function of the step alone: nothing needs to be stored to resume.
     """
-    batch_size = min(batch_size, pairs)
     epoch, within = divmod(step, pairs // batch_size)
     return _epoch_order(pairs, seed, epoch)[within * batch_size : (within + 1) * batch_size]
 

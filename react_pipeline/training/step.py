@@ -9,8 +9,6 @@ part once more with its share of the gradient (GradCache, arXiv 2101.06983). Sha
 process, T tokens, W width, D embedding dimension.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from react_pipeline.clip import text_blocks, trains_text
 from react_pipeline.training.guards import require_finite, require_steady_scale, require_steps_taken
 from react_pipeline.training.image_encoder import ImageEncoder
 from react_pipeline.training.kept import TrainingTexts
-from react_pipeline.training.memory import saved_bytes
+from react_pipeline.training.memory import BLOCK_WITH_GRADIENTS, keep_activations, saved_bytes
 from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.schedule import MAX_LOG_SCALE, learning_rate
 
@@ -47,12 +46,12 @@ class TrainingStep:
     max_log_scale: float = MAX_LOG_SCALE
     watched: Callable[[], Mapping[str, Tensor]] = dict
 
-    def take(self, step: int, batch: Tensor, pairs: Tensor, *, kept: bool) -> dict[str, float]:
+    def take(self, step: int, batch: Tensor, pairs: Tensor) -> dict[str, float]:
         """Take step number `step`; return loss, learning rate, gradient norm, logit scale and what
         is watched.
 
         Args:
-            batch: This process's images (B, 3, H, W), or what is `kept` of them, (B, T, W) or
+            batch: This process's images (B, 3, H, W), or what is frozen of them, (B, T, W) or
                 (B, D).
             pairs: Positions of the pairs of the whole batch, of all processes.
 
@@ -60,29 +59,38 @@ class TrainingStep:
             TrainingError: If loss or gradient are not finite; or if the logit scale exploded or
                 fell to 1.
         """
-        state = self.state
+        state, scale = self.state, self.images.model.logit_scale
         rate = learning_rate(step, self.images.training)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         state.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(batch, pairs, kept).item()
+        loss = self._backward(batch, pairs).item()
         gradients = self._summed_gradients()
         state.scaler.unscale_(state.optimizer)
         norm = nn.utils.get_total_norm(gradients).item()
-        self._require_finite(step, loss, norm)
-        self._update(step)
+        require_finite(step, "loss", loss)
+        if not state.scaler.is_enabled():  # that of fp16 skips such gradients by itself
+            require_finite(step, "gradient norm", norm)
+        skipped, in_a_row = state.skipped
+        state.skipped = (skipped, 0) if math.isfinite(norm) else (skipped + 1, in_a_row + 1)
+        require_steps_taken(step, state.skipped[1])
+        before = scale.item()
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        require_steady_scale(step, before, scale.item())
+        with torch.no_grad():
+            scale.clamp_(0, self.max_log_scale)
         values = {
             "loss": loss,
             "gradient_norm": norm,
-            "logit_scale": self.images.model.logit_scale.exp().item(),
+            "logit_scale": scale.exp().item(),
             "learning_rate": rate,
+            **{name: value.item() for name, value in self.watched().items()},
         }
-        for name, value in self.watched().items():
-            values[name] = value.item()
         # A step that the scaler skips has no finite norm, and JSON has no value for that.
         return {name: value for name, value in values.items() if math.isfinite(value)}
 
-    def pair_bytes(self, batch: Tensor, pairs: Tensor, *, kept: bool) -> int:
+    def pair_bytes(self, batch: Tensor, pairs: Tensor) -> int:
         """Return the bytes of memory that each pair of a part adds to a step; arguments as of
         `take`, for a few pairs.
         """
@@ -90,11 +98,20 @@ class TrainingStep:
         def encode(count: int) -> list[Tensor]:
             with self.images.autocast():
                 texts = self.texts.vectors(self.texts.caption_ids(pairs[:count]))
-            return [self.images(batch[:count], kept=kept), texts]
+            return [self.images(batch[:count]), texts]
 
-        return saved_bytes(encode, len(pairs))
+        each = saved_bytes(encode, len(pairs))
+        tower, model = self.images.tower, self.images.model
+        blocks = [*(tower.blocks[tower.start :] if tower else ())]
+        blocks += text_blocks(model) if trains_text(model) else ()
+        if not blocks or not self.images.training.activation_checkpointing:
+            return each
+        # The backward pass computes one block after another again, and keeps all of that one.
+        with keep_activations(tower, *model.modules()):
+            block = (saved_bytes(encode, len(pairs)) - each) / len(blocks)
+        return each + int(BLOCK_WITH_GRADIENTS * block)
 
-    def _backward(self, batch: Tensor, pairs: Tensor, kept: bool) -> Tensor:
+    def _backward(self, batch: Tensor, pairs: Tensor) -> Tensor:
         """Leave the gradients of this process's features in the trained parameters; return the loss
         of the batch.
         """
@@ -102,13 +119,12 @@ class TrainingStep:
         own_pairs = world.part(pairs)
         each = math.ceil(len(own_pairs) / self.images.training.accumulation)
         parts = [slice(start, start + each) for start in range(0, len(own_pairs), each)]
-        if self.images.tower is None and not kept:
+        if self.images.tower is None:
             # No gradient comes here, so no part is encoded twice.
-            batch = torch.cat([self.images.frozen(batch[part]) for part in parts])
-            kept = True
+            batch = torch.cat([self.images(batch[part]) for part in parts])
 
         def encode_images(part: slice) -> Tensor:
-            return self.images(batch[part], kept=kept)
+            return self.images(batch[part])
 
         def encode_texts(part: slice) -> Tensor:
             with self.images.autocast():
@@ -123,7 +139,17 @@ class TrainingStep:
             # The features of all processes are the start of the loss's own graph.
             leaf = world.gather(torch.cat(features)).requires_grad_()
             sides.append((encode, features, leaf))
-        loss = self._batch_loss(sides[0][2], sides[1][2], pairs)
+        images, texts = (leaf for *_, leaf in sides)
+        model = self.images.model
+        loss = self.loss(
+            images,
+            texts,
+            model.logit_scale.exp(),
+            self.texts.caption_ids(pairs).to(images.device),
+            self.texts.class_ids(pairs).to(images.device),
+            self.images.training.loss,
+            getattr(model, "logit_bias", None),
+        )
         self.state.scaler.scale(loss).backward()
         for number, part in enumerate(parts):
             for encode, features, leaf in sides:
@@ -132,17 +158,6 @@ class TrainingStep:
                     gradient: Any = leaf.grad
                     encoded.backward(world.part(gradient)[part])
         return loss
-
-    def _batch_loss(self, images: Tensor, texts: Tensor, pairs: Tensor) -> Tensor:
-        return self.loss(
-            images,
-            texts,
-            self.images.model.logit_scale.exp(),
-            self.texts.caption_ids(pairs).to(images.device),
-            self.texts.class_ids(pairs).to(images.device),
-            self.images.training.loss,
-            getattr(self.images.model, "logit_bias", None),
-        )
 
     def _summed_gradients(self) -> list[Tensor]:
         """Return the gradients, each summed over all processes."""
@@ -155,23 +170,3 @@ class TrainingStep:
                 gradients.append(parameter.grad)
         self.images.world.sum(gradients)
         return gradients
-
-    def _require_finite(self, step: int, loss: float, norm: float) -> None:
-        """Stop at values that are not finite; the scaler of fp16 skips such gradients by itself."""
-        state = self.state
-        require_finite(step, "loss", loss)
-        if not state.scaler.is_enabled():
-            require_finite(step, "gradient norm", norm)
-        skipped, in_a_row = state.skipped
-        state.skipped = (skipped, 0) if math.isfinite(norm) else (skipped + 1, in_a_row + 1)
-        require_steps_taken(step, state.skipped[1])
-
-    def _update(self, step: int) -> None:
-        """Let the optimizer change the parameters, and keep the logit scale in its bounds."""
-        scale: Tensor = self.images.model.logit_scale
-        before = scale.item()
-        self.state.scaler.step(self.state.optimizer)
-        self.state.scaler.update()
-        require_steady_scale(step, before, scale.item())
-        with torch.no_grad():
-            scale.clamp_(0, self.max_log_scale)

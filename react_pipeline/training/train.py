@@ -4,13 +4,11 @@ Source of the recipe: REACT (arXiv 2301.07094). Does not belong here: what is co
 (`preparation`), one step (`step`).
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from react_pipeline.clip import Clip
 from react_pipeline.training.customization import Customization
@@ -22,11 +20,9 @@ from react_pipeline.training.guards import (
 )
 from react_pipeline.training.held_out import choose_fraction
 from react_pipeline.training.log import METRICS_FILE, TrainingLog
+from react_pipeline.training.methods import ModelMethod
 from react_pipeline.training.preparation import Preparation, prepare
 from react_pipeline.training.resume import resume, save_state
-
-if TYPE_CHECKING:
-    from react_pipeline.training.methods import ModelMethod
 
 PROBED_PAIRS = 256
 """Held-out pairs whose recall is measured at each checkpoint; before and after it is that of all.
@@ -55,15 +51,15 @@ def train_model(
     """
     began = time.monotonic()
     prepared = prepare(method, customization, clip, weights)
-    training, state, pairs = prepared.training, prepared.state, len(prepared.held_out)
+    state, steps, pairs = prepared.step.state, prepared.counts["steps"], len(prepared.held_out)
     before, probed = prepared.recall(), prepared.recall(PROBED_PAIRS)
     resume(state, customization.scratch, customization.world)
     first_step, began = state.step, began - state.seconds  # of the tries before a kill
     counts = _take_steps(customization, prepared, probed, began)
-    require_trained(state.trained.values(), state.skipped[0], training.steps)
+    require_trained(state.trained.values(), state.skipped[0], steps)
     # Judged before it is interpolated: going back to the base would hide a collapse.
     after = prepared.recall()
-    require_no_collapse(training.steps, before, after, pairs)
+    require_no_collapse(steps, before, after, pairs)
     fraction, scores = _interpolate(prepared)
     return {
         **prepared.counts,
@@ -90,26 +86,27 @@ def _take_steps(
     Args:
         probed: Recall of the base on the first `PROBED_PAIRS` held-out pairs.
     """
-    c, p, training, state = customization, prepared, prepared.training, prepared.state
+    c, p, batches, state = customization, prepared, prepared.batches, prepared.step.state
+    training, size = batches.training, batches.size
     steps = range(state.step, training.steps)
     if c.world.is_writer:
         c.observer.started(c.inputs, state.step)
     metrics = None if c.staging is None else c.staging / METRICS_FILE
-    size, device = p.batches.size, c.world.device
     with (
-        TrainingLog(metrics, c.observer, steps, size, device, c.inputs.key, state.log) as log,
-        closing(p.batches.stream(steps, p.tokens)) as batches,
+        TrainingLog(
+            metrics, c.observer, steps, size, c.world.device, c.inputs.key, state.log
+        ) as log,
+        closing(batches.stream(steps)) as stream,
     ):
         for step in steps:
             started = time.monotonic()
-            batch = next(batches)
+            batch = next(stream)
             waited = time.monotonic() - started
             with explained_out_of_memory(f"with batch_size {size}: {p.fits}", LESS_MEMORY):
-                kept = p.tokens is not None
-                values = p.step.take(step, batch, p.batches.pairs(step), kept=kept)
+                values = p.step.take(step, batch, batches.pairs(step))
             seconds = time.monotonic() - started
             if p.probe and (step + 1) % training.evaluate_every == 0:
-                values |= p.probe(p.encoder)
+                values |= p.probe(p.step.images)
             log.add(step, values, waited=waited, seconds=seconds)
             if (step + 1) % training.checkpoint_every == 0:
                 # Nothing is kept before it is known to be good.
@@ -117,14 +114,13 @@ def _take_steps(
                 require_no_collapse(step + 1, probed, p.recall(PROBED_PAIRS), pairs)
                 if c.world.is_writer:
                     state.step, state.seconds = step + 1, time.monotonic() - began
-                    state.log = log.text()
                     save_state(state.content(), c.scratch)
         return log.counts()
 
 
 def _interpolate(prepared: Preparation) -> tuple[float, dict[float, float]]:
     """Move the model along its line to the point that `choose_fraction` chooses."""
-    setting = prepared.training.interpolation
+    setting = prepared.batches.training.interpolation
     if setting == 1:
         return 1.0, {}
     move_to = prepared.line()

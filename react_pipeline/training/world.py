@@ -3,8 +3,6 @@
 Shapes: B pairs of a process's part of a batch, D embedding dimension.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -178,18 +178,18 @@ def test_workers_are_no_more_than_shared_memory_has_room_for(
     views = Views(DrawnPairs([("circle", "red")] * 8), pixels)
     started = []
 
-    def batches_of(_views: Views, _draws: Any, workers: int, _device: str) -> Any:
+    def batches_of(_views: Views, _parts: Any, workers: int, *_: Any) -> Any:
         started.append(workers)
         return iter(())
 
     monkeypatch.setattr(Views, "batches", batches_of)
     needed = 3 * 32 * 32 * 4 * PREFETCHED * 2
     training = TrainingConfig(workers=3, processes=2, augmentation="none")
-    batches = TrainingBatches(torch.arange(8), 4, views, training, World())
+    batches = TrainingBatches(torch.arange(8), 4, views, None, training, World())
     for free in (3 * needed, 3 * needed - 1, 0):
         monkeypatch.setattr(
             "shutil.disk_usage", lambda _path, free=free: SimpleNamespace(free=free)
         )
-        assert not list(batches.stream(range(2), None))
+        assert not list(batches.stream(range(2)))
     assert started == [3, 2, 0]
     assert caplog.text.count("--shm-size") == 2

@@ -12,11 +12,9 @@ import pytest
 
 from react_pipeline.store.errors import TrainingError
 from react_pipeline.training.guards import (
-    MAX_SKIPPED_STEPS,
     require_finite,
     require_no_collapse,
     require_steady_scale,
-    require_steps_taken,
 )
 
 NAMES = tuple(f"r{rank}_{way}" for rank in (1, 5, 10) for way in ("image_to_text", "text_to_image"))
@@ -31,19 +29,16 @@ def test_what_is_not_finite_stops_with_its_name_and_step(value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("after", "stops"),
-    [(3.0, False), (3.4, False), (2.6, False), (3.6, True), (2.4, True), (float("nan"), True)],
-)
-def test_a_logit_scale_that_jumps_stops_with_its_step(after: float, stops: bool) -> None:
-    refused = pytest.raises(TrainingError, match="step 17.*learning_rate")
+    ("before", "after", "stops"),
+    [(3.0, 3.4, False), (3.0, 2.6, False), (3.0, 3.6, True), (3.0, 2.4, True),
+     (3.0, float("nan"), True), (0.1, 0.0, True)],
+)  # fmt: skip
+def test_a_logit_scale_that_jumps_or_falls_to_1_stops(
+    before: float, after: float, stops: bool
+) -> None:
+    refused = pytest.raises(TrainingError, match="exploded at step 17.*learning_rate")
     with refused if stops else nullcontext():
-        require_steady_scale(17, 3.0, after)
-
-
-def test_finite_values_pass_and_a_scale_of_one_does_not() -> None:
-    require_finite(17, "loss", 1e30)
-    with pytest.raises(TrainingError, match="fell to 1"):
-        require_steady_scale(17, 0.1, 0.0)
+        require_steady_scale(17, before, after)
 
 
 def recalls(value: float, **others: float) -> dict[str, float]:
@@ -100,9 +95,3 @@ def test_chance_alone_raises_hardly_an_alarm(chance: float, pairs: int) -> None:
         except TrainingError:
             alarms += 1
     assert alarms <= 4
-
-
-def test_a_scaler_may_skip_steps_but_not_forever() -> None:
-    require_steps_taken(40, MAX_SKIPPED_STEPS)
-    with pytest.raises(TrainingError, match="step 40.*bf16 or fp32"):
-        require_steps_taken(40, MAX_SKIPPED_STEPS + 1)

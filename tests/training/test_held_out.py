@@ -120,7 +120,6 @@ def test_the_best_fraction_wins_and_ties_go_to_the_larger(
     assert list(scores) == list(held_out.GRID)
 
 
-def test_ties_may_go_to_the_smaller_and_nan_alone_is_refused() -> None:
-    assert choose_fraction("held-out", lambda fraction: min(fraction, 0.5), tie=min)[0] == 0.5
+def test_scores_that_are_no_numbers_choose_nothing() -> None:
     with pytest.raises(TrainingError, match="learning_rate"):
         choose_fraction("held-out", lambda fraction: float("nan"))

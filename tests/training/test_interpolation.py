@@ -15,8 +15,6 @@ from torch import Tensor
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
 from react_pipeline.clip.model import load
 
-METHODS = ("gated-image", "locked-text", "full")
-
 
 def images() -> Tensor:
     return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -40,44 +38,35 @@ def train(model: Any, seed: int) -> None:
         optimizer.step()
 
 
-@pytest.fixture(params=METHODS)
-def method(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
 def base(tiny_checkpoint: Path) -> Any:
     return load(tiny_checkpoint).model
 
 
 @pytest.fixture
-def trained(base: Any, method: str) -> Any:
+def trained(base: Any) -> Any:
     model = copy.deepcopy(base)
-    if method == "gated-image":
-        add_gated_blocks(model, 2)
-    set_trainable(model, method)
+    add_gated_blocks(model, 2)
+    set_trainable(model, "gated-image")
     train(model, 0)
-    if method == "gated-image":
-        train(model, 1)  # the first step opens the gates, the second trains what is behind them
+    train(model, 1)  # the first step opens the gates, the second trains what is behind them
     return model
 
 
-def line_of(method: str, trained: Any, base: Any) -> Callable[[float], None]:
+def line_of(trained: Any, base: Any) -> Callable[[float], None]:
     start = weights_of(base)
-    return model_method(method).line(trained, start, start.keys())
+    return model_method("gated-image").line(trained, start, start.keys())
 
 
 def weights_of(model: Any) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
-def test_ends_of_line_are_base_and_trained_model_bit_for_bit(
-    base: Any, trained: Any, method: str
-) -> None:
+def test_ends_of_line_are_base_and_trained_model_bit_for_bit(base: Any, trained: Any) -> None:
     end, weights = features(trained), weights_of(trained)
     start = features(base)
     assert not torch.allclose(start, end, atol=1e-3)
-    move_to = line_of(method, trained, base)
+    move_to = line_of(trained, base)
     move_to(0.0)
     assert torch.equal(features(trained), start)
     assert torch.equal(trained.logit_scale, base.logit_scale)
@@ -88,9 +77,9 @@ def test_ends_of_line_are_base_and_trained_model_bit_for_bit(
     )
 
 
-def test_between_the_ends_weights_are_on_the_line(base: Any, trained: Any, method: str) -> None:
+def test_between_the_ends_gates_are_on_the_line(base: Any, trained: Any) -> None:
     start, end = weights_of(base), weights_of(trained)
-    move_to = line_of(method, trained, base)
+    move_to = line_of(trained, base)
     for fraction in (0.5, 0.0, 1.0, 0.25, 0.25):  # every move starts from the trained weights
         move_to(fraction)
     for name, parameter in trained.named_parameters():

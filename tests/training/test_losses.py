@@ -94,18 +94,6 @@ def test_the_sigmoid_loss_is_that_of_siglip(vectors: tuple[Tensor, Tensor]) -> N
         torch.testing.assert_close(got, wanted, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("kind", ["infonce-captions", "infonce-masked", "unicl"])
-def test_where_all_pairs_differ_every_loss_is_infonce(
-    vectors: tuple[Tensor, Tensor], kind: str
-) -> None:
-    different = torch.arange(B)
-    plain = contrastive_loss(*vectors, SCALE, different, different, "infonce")
-    for classes in (NONE, different, -different - 1):
-        torch.testing.assert_close(
-            contrastive_loss(*vectors, SCALE, different, classes, kind), plain
-        )
-
-
 def test_a_batch_of_one_class_has_nothing_to_push_away(vectors: tuple[Tensor, Tensor]) -> None:
     images, texts = vectors
     texts.requires_grad_()

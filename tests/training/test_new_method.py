@@ -115,17 +115,6 @@ def test_new_weights_are_saved_loaded_and_interpolated(project: Project) -> None
     assert all(torch.equal(weight, after[name]) for name, weight in clip.model.state_dict().items())
 
 
-def test_a_closed_form_head_is_fitted_and_joined(project: Project) -> None:
-    checkpoint = trained(project, "class-means")
-    tensors = load_file(checkpoint.path / "head.safetensors")
-    assert torch.equal(tensors["head"], tensors["trained"])
-    torch.testing.assert_close(tensors["head"].norm(dim=0), torch.ones(4))
-    assert checkpoint.counts["steps"] == 1 and checkpoint.counts["step0_max_difference"] == 0
-    (record,) = (checkpoint.path / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(record)["loss"] == checkpoint.counts["final_loss"] > 0
-    assert set(checkpoint.manifest["config"]) & {"steps", "learning_rate", "batch_size"} == set()
-
-
 def test_only_used_fields_and_identity_rebuild_a_method(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,14 +231,3 @@ def test_a_method_of_a_bad_name_is_refused(name: str) -> None:
 
     with installed("bad", Bad()), pytest.raises(InputError, match=name):
         len(METHODS)
-
-
-def test_a_method_of_weights_of_the_base_names_them(
-    _installed: None, tiny_checkpoint: Path
-) -> None:
-    model = load(tiny_checkpoint).model
-    assert METHODS["norms"].set_trainable(model) == 1 + 6 * 2 * 32
-    names = {name for name, weight in model.named_parameters() if weight.requires_grad}
-    assert {name.split(".")[-2] for name in names - {"logit_scale"}} == {
-        *("ln_pre", "ln_1", "ln_2", "ln_post")
-    }

@@ -6,7 +6,6 @@ Belongs here: pseudo labels on disk, the training, resuming it. Does not belong 
 whole, not each crop.
 """
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,13 +136,12 @@ class Student:
                 save_state({**states, "step": step + 1}, scratch)
 
     def _resume(self, optimizer: torch.optim.Optimizer, scratch: Scratch) -> int:
-        """Load the newest state that is whole; return the first step that is left."""
-        for folder in reversed(states_in(scratch)):
-            if state := read_state(folder, self.segmenter.clip.device):
-                self.network.load_state_dict(state["trained"])
-                optimizer.load_state_dict(state["optimizer"])
-                return int(state["step"])
-            shutil.rmtree(folder)
+        """Load the newest state, if there is one; return the first step that is left."""
+        for path in states_in(scratch)[-1:]:
+            state = read_state(path, self.segmenter.clip.device)
+            self.network.load_state_dict(state["trained"])
+            optimizer.load_state_dict(state["optimizer"])
+            return int(state["step"])
         return 0
 
     def _batch(self, step: int, labelled: Labelled, count: int) -> tuple[Tensor, Tensor]:

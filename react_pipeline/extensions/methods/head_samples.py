@@ -60,12 +60,10 @@ class PairVectors:
         """Encode the pairs with the base, where another encoder retrieves."""
         encoder = Encoder(clip, embedding.precision, long_run=len(pairs) >= LONG_RUN)
         parts = torch.arange(len(pairs)).split(embedding.batch_size)
-        draws = [[(position, 0) for position in part.tolist()] for part in parts]
-        batches = Views(pairs, encoder.to_tensor).batches(
-            draws, embedding.worker_count, clip.device
-        )
+        views = Views(pairs, encoder.to_tensor)
+        batches = views.batches(parts, embedding.worker_count, clip.device)
         images = torch.cat(
-            [*map(encoder.images, tqdm(batches, "pairs", len(draws), disable=None, leave=False))]
+            [*map(encoder.images, tqdm(batches, "pairs", len(parts), disable=None, leave=False))]
         )
         captions = clip.encode_texts(pairs.captions.to_pylist())
         return cls(images, captions[torch.tensor(pairs.caption_ids, dtype=torch.long)])

@@ -114,11 +114,12 @@ def test_a_killed_student_ends_with_uninterrupted_weights(
     with pytest.raises(KeyboardInterrupt):
         trained(clip, masks, tmp_path / "killed")
     if flipped:
-        (state,) = (tmp_path / "killed").rglob("state.pt")
+        (state,) = (tmp_path / "killed").glob("step-*")
         data = bytearray(state.read_bytes())
         data[len(data) // 2] ^= 1
         state.write_bytes(data)
-    resumed = trained(clip, masks, tmp_path / "killed")
+    Scratch(tmp_path / "again").begin(Scratch(tmp_path / "killed"))
+    resumed = trained(clip, masks, tmp_path / "again")
     assert seen == [0, 1, 2, 3, *([0, 1] if flipped else []), 2, 3]
     for name, value in whole.network.state_dict().items():
         assert torch.equal(value, resumed.network.state_dict()[name]), name
