@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from support.vectors import read_vectors
 
 from react_pipeline.embedding.vectors import read_metadata, row_metadata, vector_files, vectors_of
-from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.store import Store
 
@@ -89,10 +88,6 @@ def test_more_parts_than_a_process_may_open_are_read(corpus: Artifact) -> None:
         read_metadata(corpus, ["caption"])["caption"].tolist()
         == np.arange(total).astype(str).tolist()
     )
-    chunks = list(StoredVectors(corpus, "image").chunks())
-    assert np.array_equal(
-        np.concatenate([vectors for _, vectors in chunks]), expected(np.arange(total))
-    )
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -103,9 +98,6 @@ def test_any_rows_in_any_order_equal_those_of_the_whole(tmp_path: Path, seed: in
     rows = chance.integers(sum(lengths), size=chance.integers(1, 60))
     assert np.array_equal(
         vectors_of(artifact, "image", pd.Series(rows)), read_vectors(artifact, "image")[rows]
-    )
-    assert np.array_equal(
-        StoredVectors(artifact, "text").take(rows), read_vectors(artifact, "text")[rows]
     )
     whole = read_metadata(artifact, COLUMNS).loc[rows]
     pd.testing.assert_frame_equal(row_metadata(artifact, rows, COLUMNS), whole)
@@ -126,8 +118,6 @@ def test_rows_that_do_not_exist_are_an_error(tmp_path: Path, row: int) -> None:
     artifact = write_corpus(tmp_path, [3, 3])
     with pytest.raises(IndexError, match="a corpus of 6"):
         vectors_of(artifact, "image", [0, row])
-    with pytest.raises(IndexError, match="a corpus of 6"):
-        StoredVectors(artifact, "image").take(np.array([0, row]))
     with pytest.raises(IndexError, match="a corpus of 6"):
         row_metadata(artifact, [0, row], ["caption"])
     assert list(row_metadata(artifact, [], ["caption"]).columns) == ["caption"]
