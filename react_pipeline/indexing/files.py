@@ -6,6 +6,7 @@ width.
 
 from __future__ import annotations
 
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,7 @@ def cell_hits(
     import faiss
     from faiss.contrib.big_batch_search import big_batch_search
 
-    _, rows = big_batch_search(faiss.downcast_index(index), queries, k * rerank)
+    with redirect_stdout(None):  # it prints a line a cell, whatever `verbose` is
+        _, rows = big_batch_search(faiss.downcast_index(index), queries, k * rerank)
     query, place = np.nonzero(rows >= 0)
     return rank_exactly(queries, query, rows[query, place], stored, k)

@@ -215,8 +215,9 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
     sets, read = [], []
     for draw in ["", *artifact.counts.get("draws", {})]:
         collected = CollectedPairs(artifact, draw)
-        table = artifact.file(f"{draw}/pairs.parquet" if draw else "pairs.parquet")
-        recorded = pd.read_parquet(table, columns=["row", "image_sha256"]).set_index("row")
+        table = f"{draw}/pairs.parquet" if draw else "pairs.parquet"
+        recorded = pd.read_parquet(artifact.file(table), columns=["row", "image_sha256"])
+        recorded = recorded.set_index("row")
         sets.append(collected)
         # Where a download made images smaller, the recorded digest is of the file on the web.
         read += [

@@ -122,7 +122,7 @@ def test_k_above_the_rows_gives_them_all_and_then_nothing(stored: Stored) -> Non
 
 @pytest.mark.parametrize("key", ["IVF32,Flat", "IVF32_HNSW8,SQfp16"])
 def test_cell_by_cell_gives_what_the_index_gives(
-    project: Project, tmp_path: Path, key: str
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
 ) -> None:
     embeddings = project.store.current("corpus_embeddings", "all")
     stored, drawn = StoredVectors(embeddings, "image"), draw_queries(embeddings, 40)
@@ -140,6 +140,7 @@ def test_cell_by_cell_gives_what_the_index_gives(
         # Rows may change places only where FAISS' own sums differ in the last bits.
         differ = (rows != wanted_rows) & found
         assert differ.mean() < 0.02 and (similarities[:, 1:] <= similarities[:, :-1]).all()
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize("key", ["Flat", "HNSW16", "SQ8", "IVF4,SQ8", "OPQ8,IVF4,PQ8x4"])
@@ -183,28 +184,18 @@ def test_vectors_that_changed_are_named(project: Project) -> None:
         exact_hits(StoredVectors(embeddings, "image"), Cloud(ROWS, WIDTH).prompts(2, 2), 5)
 
 
-@pytest.mark.parametrize(
-    ("requested", "queries", "key", "cores", "way"),
-    [
-        ("auto", 10, "IVF2,Flat", 1, "exact"),
-        ("auto", 11, "IVF2,Flat", 1, "index"),
-        ("auto", 11, "IVF2,Flat", 2, "exact"),
-        ("auto", 11, "Flat", 1, "exact"),  # without cells or a graph it saves nothing
-        ("index", 1, "Flat", 1, "index"),
-        ("exact", 11, "IVF2,Flat", 1, "exact"),
-    ],
-)
 def test_exact_search_is_taken_up_to_so_many_comparisons_a_core(
     indexed_project: Project,
     make_project: Callable[..., Project],
     monkeypatch: pytest.MonkeyPatch,
-    requested: str,
-    queries: int,
-    key: str,
-    cores: int,
-    way: str,
 ) -> None:
-    index = Index(build_index(make_project(index={"key": key})))
-    monkeypatch.setattr(index_module, "CORE_COMPARISONS", 10 * index.rows)
-    monkeypatch.setattr(index_module.os, "cpu_count", lambda: cores)
-    assert index.choose_way(requested, queries)[0] == way
+    flat, cells = (
+        Index(build_index(make_project(index={"key": key}))) for key in ("Flat", "IVF2,Flat")
+    )
+    monkeypatch.setattr(index_module, "CORE_COMPARISONS", 10 * flat.rows)
+    monkeypatch.setattr(index_module.os, "cpu_count", lambda: 1)
+    assert [cells.choose_way("auto", queries)[0] for queries in (10, 11)] == ["exact", "index"]
+    assert flat.choose_way("auto", 11)[0] == "exact"  # without cells or a graph it saves nothing
+    assert (flat.choose_way("index", 1)[0], cells.choose_way("exact", 11)[0]) == ("index", "exact")
+    monkeypatch.setattr(index_module.os, "cpu_count", lambda: 2)
+    assert cells.choose_way("auto", 11)[0] == "exact"
