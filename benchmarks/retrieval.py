@@ -47,7 +47,6 @@ from react_pipeline.indexing import (
     set_parameters,
 )
 from react_pipeline.project import Project
-from react_pipeline.stage import ALL
 
 Row = dict[str, Any]
 
@@ -62,28 +61,25 @@ def measure(folder: Path, rows: int, classes: int) -> Row:
     path = folder / "pipeline.yaml"
     corpus, encoder = {"kind": "webdataset", "shards": ["none.tar"]}, {"pretrained": "none"}
     path.write_text(yaml.safe_dump({"store": "store", "corpus": corpus, "encoder": encoder}))
-    project, index = Project.load(path), folder / "image.index"
+    project = Project.load(path)
     publish_parents(project, rows)
     embeddings = publish_embeddings(project, Cloud(rows, WIDTH).pairs(), WIDTH)
     queries = draw_queries(embeddings, 2 * 200)
     key = f"IVF{cells_for(rows)},SQfp16"
-    built = build_side(project.config.index, key, embeddings, "image", index, queries)
-    return ask(project, built, index, rows, classes)
+    stored = StoredVectors(embeddings, "image")
+    built = build_side(project.config.index, key, stored, queries, folder)
+    return ask(stored, built, folder / "image.index", rows, classes)
 
 
-def ask(project: Project, built: Row, path: Path, rows: int, classes: int) -> Row:
+def ask(stored: StoredVectors, built: Row, path: Path, rows: int, classes: int) -> Row:
     """Time every way; seconds are those of all prompts."""
-    embeddings = project.store.current("corpus_embeddings", ALL)
-    stored, prompts = (
-        StoredVectors(embeddings, "image"),
-        Cloud(rows, WIDTH).prompts(classes, TEMPLATES),
-    )
-    index = read_index(path, mapped=True)
+    prompts = Cloud(rows, WIDTH).prompts(classes, TEMPLATES)
+    index, rerank = read_index(path), built["rerank"] or 1
     set_parameters(index, built["parameters"])
     flat, some = faiss.IndexFlatIP(WIDTH), prompts[: min(SOME_PROMPTS, len(prompts))]
     flat_rows = min(rows, FLAT_ROWS)
-    for first, block in stored.chunks():
-        flat.add(block[: max(flat_rows - first, 0)])
+    for first, block in stored.blocks():
+        flat.add(block[: max(flat_rows - first, 0)].numpy())
     fast = product_precision(len(prompts), "cpu")
     ways: dict[str, Row] = {}
 
@@ -105,11 +101,11 @@ def ask(project: Project, built: Row, path: Path, rows: int, classes: int) -> Ro
         return exact_hits(stored, asked, hits)
 
     def in_lists(asked: Any, hits: int = HITS) -> Any:
-        return cell_hits(index, asked, hits, built["rerank"], stored)
+        return cell_hits(index, asked, hits, rerank, stored)
 
-    find_rows(index, some[:80], HITS, built["rerank"], stored)
+    find_rows(index, some[:80], HITS, rerank, stored)
     one_by_one = measure(
-        "one by one", lambda: find_rows(index, some, HITS, built["rerank"], stored), len(some)
+        "one by one", lambda: find_rows(index, some, HITS, rerank, stored), len(some)
     )
     lists = measure("cell by cell", lambda: in_lists(prompts), len(prompts))
     flat_hits = measure(

@@ -135,7 +135,7 @@ GUARDS = (
     Guard("react_pipeline/training/resume.py", 'read_state(path)["batch_size"] == state.batch_size', "True", "training/test_customize.py::test_a_training_with_other_batches_starts_again"),
     Guard("react_pipeline/embedding/earlier.py", "            remove(path)\n", "            pass\n", f"{EARLIER}::test_a_shard_that_cannot_be_linked_whole_is_encoded_anew"),
     Guard("react_pipeline/indexing/exact.py", "margin = MARGINS[precision]", "margin = 0.0", "indexing/test_batch_search.py"),
-    Guard("react_pipeline/indexing/exact.py", " & (place < k + MOST_ALIKE)", "", "indexing/test_batch_search.py::test_memory_is_bounded_where_very_many_rows_are_alike"),
+    Guard("react_pipeline/indexing/exact.py", " & (rank < k + MOST_ALIKE)", "", "indexing/test_batch_search.py::test_memory_is_bounded_where_very_many_rows_are_alike"),
     Guard("react_pipeline/indexing/files.py", "(RuntimeError, MemoryError)", "ZeroDivisionError", "indexing/test_index.py"),
     Guard("react_pipeline/extensions/operations/assets.py", "if not _is_shown(instance, run.run_id)", "if run", "extensions/operations/test_retention.py::test_runs_that_made_what_is_shown_stay"),
     Guard("react_pipeline/lineage.py", 'artifact.manifest["code_version"] != row.version', "False", "house/test_lineage.py"),

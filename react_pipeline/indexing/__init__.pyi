@@ -1,8 +1,9 @@
-from .build import Neighbours as Neighbours
 from .build import build_side as build_side
 from .build import draw_queries as draw_queries
 from .build import index_counts as index_counts
 from .build import tune_and_measure as tune_and_measure
+from .exact import SIDES as SIDES
+from .exact import StoredVectors as StoredVectors
 from .exact import exact_hits as exact_hits
 from .exact import product_precision as product_precision
 from .files import cell_hits as cell_hits
@@ -13,15 +14,10 @@ from .files import read_index as read_index
 from .files import set_parameters as set_parameters
 from .index import Index as Index
 from .index import build_index as build_index
-from .index import choose_way as choose_way
 from .index import exact_hits_in as exact_hits_in
-from .index import hits_table as hits_table
 from .index import search_all as search_all
-from .index import way_of_index as way_of_index
 from .keys import GRAPH_ROWS as GRAPH_ROWS
 from .keys import Key as Key
 from .keys import cells_for as cells_for
 from .keys import choose_key as choose_key
 from .keys import machine_memory_bytes as machine_memory_bytes
-from .vectors import SIDES as SIDES
-from .vectors import StoredVectors as StoredVectors

@@ -28,16 +28,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from react_pipeline.embedding import Rows, Side, Vectors
-from react_pipeline.indexing.exact import exact_hits, rank_exactly
-from react_pipeline.indexing.files import (
-    find_rows,
-    inverted_lists,
-    search_parameters,
-    set_parameters,
-    write_index,
-)
+from react_pipeline.indexing.exact import StoredVectors, exact_hits
+from react_pipeline.indexing.files import find_rows, innermost, inverted_lists, set_parameters
 from react_pipeline.indexing.keys import Key
-from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.settings import IndexConfig
 from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, InputError
@@ -65,8 +58,8 @@ the queries that were tuned with), `recall_at_10` and `recall_at_100` (of the ot
 class Queries(NamedTuple):
     """Caption vectors (Q, D) and the rows of the corpus they are from."""
 
-    vectors: Vectors
     rows: Rows
+    vectors: Vectors
 
 
 def draw_queries(embeddings: Artifact, size: int) -> Queries:
@@ -75,38 +68,30 @@ def draw_queries(embeddings: Artifact, size: int) -> Queries:
     Raises:
         InputError: If one of them is not finite or not of unit length.
     """
-    texts = StoredVectors(embeddings, "text")
-    rows, vectors = texts.sample(size, _QUERY_SEED)
-    texts.refuse_bad(rows, vectors)
-    return Queries(vectors, rows)
+    return Queries(*StoredVectors(embeddings, "text").sample(size, _QUERY_SEED))
 
 
 def build_side(
-    config: IndexConfig,
-    key: str,
-    embeddings: Artifact,
-    side: Side,
-    path: Path,
-    queries: Queries,
+    config: IndexConfig, key: str, stored: StoredVectors, queries: Queries, folder: Path
 ) -> Measured:
-    """Write the index of one side, and return what the counts record of it.
+    """Write the index of one side into a folder, and return what the counts record of it.
 
-    Memory holds the index, the training sample and one chunk of vectors.
+    Memory holds the index, the training sample and one block of vectors.
     """
     import faiss
 
     started = time.perf_counter()
-    stored = StoredVectors(embeddings, side)
     parsed = Key.parse(key)
-    neighbours = Neighbours(stored, queries)
     index = faiss.index_factory(stored.dimension, key, faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
         _, sample = stored.sample(parsed.sample_rows, _TRAINING_SEED)
         train(index, parsed, sample, on_gpu=config.train_on is not None)
-    for _, vectors in stored.chunks():
-        index.add(vectors)
-    measured = tune_and_measure(index, config, neighbours, parsed.rerank)
-    write_index(index, path)
+    for _, vectors in stored.blocks():
+        index.add(vectors.numpy())
+    measured = tune_and_measure(index, config, stored, queries, parsed.rerank)
+    # FAISS itself would not say why the disk refuses.
+    with (folder / f"{stored.side}.index").open("wb") as file:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
     return {**measured, "key": key, "seconds": time.perf_counter() - started}
 
 
@@ -117,8 +102,7 @@ def train(index: Any, key: Key, sample: Vectors, *, on_gpu: bool) -> None:
     rotated = sample
     if key.rotation:
         rotation = faiss.downcast_VectorTransform(index.chain.at(0))
-        rotation.niter = ROTATION_ROUNDS
-        rotation.max_train_points = ROTATION_ROWS
+        rotation.niter, rotation.max_train_points = ROTATION_ROUNDS, ROTATION_ROWS
         rotation.train(sample)
         rotated = rotation.apply(sample)
     if (lists := inverted_lists(index)) is not None:
@@ -163,74 +147,78 @@ def _train_with_faiss(folder: Path, rows: Vectors, cells: int) -> Vectors:
     return kmeans.centroids
 
 
-class Neighbours:
-    """The exact nearest rows of some queries on one side of the corpus, and the share of them that
-    an index finds.
-    """
-
-    def __init__(self, stored: StoredVectors, queries: Queries) -> None:
-        """Compare all rows with the queries.
-
-        Raises:
-            InputError: If a vector is not finite or not of unit length.
-        """
-        self._stored = stored
-        self._queries = queries
-        self._own = queries.rows if stored.side == "text" else np.full(len(queries.rows), -1)
-        # One hit more: on the text side the query's own row is taken out again.
-        similarities, rows = exact_hits(stored, queries.vectors, max(DEPTHS) + 1)
-        self._similarities = np.where(rows == self._own[:, None], -np.inf, similarities)
-
-    def recall(self, index: Any, depth: int, rerank: int, part: slice = slice(None)) -> float:
-        """Return the share of each query's exact nearest `depth` rows that the index finds, as a
-        fraction.
-
-        Args:
-            depth: How many hits; fewer where the corpus has fewer rows.
-            rerank: As for `find_rows`.
-        """
-        queries = self._queries.vectors[part]
-        own = self._own[part, None]
-        depth = min(depth, self._stored.rows - (self._stored.side == "text"))
-        if not depth or not len(queries):
-            return 1.0
-        needed = np.sort(self._similarities[part], axis=1)[:, [-depth]]
-        _, rows = find_rows(index, queries, depth + 1, rerank, self._stored)
-        query, place = np.nonzero((rows >= 0) & (rows != own))
-        take = self._stored.take
-        similarities, _ = rank_exactly(queries, query, rows[query, place], take, depth)
-        return round(float((similarities >= needed - _EQUAL).mean()), 4)
-
-
 def tune_and_measure(
-    index: Any, config: IndexConfig, neighbours: Neighbours, rerank: int
+    index: Any, config: IndexConfig, stored: StoredVectors, queries: Queries, rerank: int
 ) -> Measured:
     """Set the parameter that reaches the target on the odd queries, and measure recall on the even
     ones.
 
     Args:
+        index: Of all stored vectors.
         rerank: Unless the configuration says otherwise; 1: the index holds whole vectors.
     """
     if config.rerank and rerank > 1:
         rerank = config.rerank
-    least, most = 1, 1
-    if search_parameters(index, 1):
-        lists = inverted_lists(index)
-        least, most = GRAPH_BREADTH if lists is None else (1, int(lists.nlist))
+    recall = compare(index, stored, queries, rerank)
+    text, least, most = effort(index)
 
     def measure(value: int) -> float:
-        set_parameters(index, search_parameters(index, value))
-        return neighbours.recall(index, 10, rerank, slice(1, None, 2))
+        set_parameters(index, text.format(value, 2 * value))
+        return recall(10, slice(1, None, 2))
 
-    value, recall = tune(measure, config.target_recall, least, most)
-    parameters, held_out = search_parameters(index, value), slice(None, None, 2)
+    value, tuned_recall = tune(measure, config.target_recall, least, most)
+    parameters = text.format(value, 2 * value)
     set_parameters(index, parameters)
     return {
-        "parameters": parameters,
-        "rerank": rerank,
-        "tuned_recall": recall,
-        **{f"recall_at_{n}": neighbours.recall(index, n, rerank, held_out) for n in DEPTHS},
+        "parameters": parameters or None,
+        "rerank": rerank if rerank > 1 else None,
+        "tuned_recall": tuned_recall,
+        **{f"recall_at_{depth}": recall(depth, slice(None, None, 2)) for depth in DEPTHS},
     }
+
+
+def compare(
+    index: Any, stored: StoredVectors, queries: Queries, rerank: int
+) -> Callable[[int, slice], float]:
+    """Compare all rows with the queries, and return a function that measures recall: which share of
+    the exact nearest `depth` rows (fewer where the corpus has fewer) of some of the queries the
+    index finds, as its parameters are then.
+
+    Args:
+        rerank: As for `find_rows`.
+    """
+    on_text = stored.side == "text"
+    own = queries.rows[:, None] if on_text else np.full((len(queries.rows), 1), -1)
+
+    def others(part: slice, similarities: Vectors, rows: Rows) -> Vectors:
+        """Return the similarities of rows that are not the query's own, ascending."""
+        return np.sort(np.where(rows == own[part], -np.inf, similarities), axis=1)
+
+    # One hit more: on the text side the query's own row is taken out again.
+    exact = others(slice(None), *exact_hits(stored, queries.vectors, max(DEPTHS) + 1))
+
+    def recall(depth: int, part: slice) -> float:
+        asked, depth = queries.vectors[part], min(depth, stored.rows - on_text)
+        if not depth or not len(asked):
+            return 1.0
+        found = others(part, *find_rows(index, asked, depth + 1, rerank, stored))[:, -depth:]
+        return round(float((found >= exact[part, [-depth]] - _EQUAL).mean()), 4)
+
+    return recall
+
+
+def effort(index: Any) -> tuple[str, int, int]:
+    """Return the parameters that say how many cells or graph nodes a search looks at, with a place
+    for this number and one for twice as much, and the least and the most that is tried; empty if
+    the search is exact.
+    """
+    import faiss
+
+    if (lists := inverted_lists(index)) is not None:
+        # A graph over the cells must be searched at least as widely as cells are wanted.
+        is_graph = hasattr(faiss.downcast_index(lists.quantizer), "hnsw")
+        return "nprobe={0}" + ",quantizer_efSearch={1}" * is_graph, 1, int(lists.nlist)
+    return ("efSearch={0}", *GRAPH_BREADTH) if hasattr(innermost(index), "hnsw") else ("", 1, 1)
 
 
 def tune(
@@ -270,19 +258,19 @@ def index_counts(
                 f"{config.target_recall} is not reached"
             )
 
-    def by_side(name: str, but: object = None) -> dict[Side, Any]:
-        return {side: one[name] for side, one in sides.items() if one[name] != but}
-
+    names = ("parameters", "rerank", "tuned_recall", "recall_at_10", "recall_at_100")
+    keys = [measured["key"] for measured in sides.values()]
     return {
         "rows": int(embeddings.counts["rows"]),
         "dimension": int(embeddings.counts["dimension"]),
         "encoder": embeddings.parents[encoder_in(embeddings.parents)],
-        "key": next(iter(sides.values()))["key"],
-        "exact": all(measured["key"] == "Flat" for measured in sides.values()),
+        "key": keys[0],
+        "exact": set(keys) == {"Flat"},
         "reason": reason,
-        "parameters": by_side("parameters", but=""),
-        "rerank": by_side("rerank", but=1),
-        **{name: by_side(name) for name in ("tuned_recall", "recall_at_10", "recall_at_100")},
+        **{
+            name: {side: one[name] for side, one in sides.items() if one[name] is not None}
+            for name in names
+        },
         "recall_queries": len(queries.rows[::2]),
         "target_recall": config.target_recall,
         "seconds": round(sum(measured["seconds"] for measured in sides.values()), 2),

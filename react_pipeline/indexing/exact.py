@@ -1,35 +1,44 @@
-"""Exact search of many queries at once, by products of matrices a block of rows at a time.
-
-Shapes: Q queries, N rows of a block, D width, P pairs of a query and a row.
+"""Exact search of many queries at once, and the stored vectors that it reads.
 
 Products are computed in a fast type. Rows whose product is within a margin of the k-th best are
 candidates, and are ranked in double precision in the end. So hits depend on neither the type, the
 device nor the blocks: similarity, rounded to float32, descending; equal ones by row, ascending.
+
+Does not belong here: which files of vectors there are (`embedding`). Shapes: Q queries, N rows, D
+width, P pairs of a query and a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
-from react_pipeline.embedding import UNIT_TOLERANCE, Rows, Vectors
-from react_pipeline.indexing.vectors import StoredVectors
+from react_pipeline.embedding import (
+    UNIT_TOLERANCE,
+    Rows,
+    Side,
+    Vectors,
+    bad_rows,
+    row_metadata,
+    vector_parts,
+    vectors_of,
+)
+from react_pipeline.store import Artifact, InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Candidates = tuple[Tensor, Tensor, Tensor]
-    """Number of the query, row and product of each pair (P,)."""
-
+SIDES: tuple[Side, ...] = ("image", "text")
 FEW_QUERIES = 64
 """Up to here reading the vectors takes longer than comparing them, and a fast type gains nothing.
 """
-MARGINS = {"fp32": 0.0004, "fp16": 0.0034, "bf16": 0.024}
-"""Twice what a product of unit vectors of up to 1,500 numbers may be off in a type, rounded up: the
-k-th best and a better row may be off in opposite directions."""
+MARGINS = {"fp32": 0.0004, "fp16": 0.0016, "bf16": 0.011}
+"""Twice what rounding moves a product of unit vectors, since the k-th best and a better row may
+move in opposite directions: for each of both vectors the length that rounding adds to it, and half
+a unit in the last place of the product."""
 MOST_ALIKE = 10_000
 """Candidates of a query beyond k, which bounds memory where very many rows are alike: then those of
 the best products are ranked."""
@@ -41,42 +50,70 @@ _SPARE_PAIRS = 2 << 20
 _RANKED_AT_ONCE = 2_048
 
 
-def exact_hits(
-    stored: StoredVectors,
-    queries: Vectors,
-    k: int,
-    device: str = "cpu",
-) -> tuple[Vectors, Rows]:
-    """Return the k rows most similar to each query, by one pass over the vectors.
-
-    Args:
-        queries: Unit rows (Q, D).
-        k: Hits per query.
-        device: Where products are computed: `cpu` or `cuda`.
-
-    Returns:
-        Similarities and rows (Q, k), as from `best_hits`.
-
-    Raises:
-        InputError: If a vector is not finite or not of unit length.
+class StoredVectors:
+    """One side of the embeddings; a file is mapped while its rows are read, so memory holds only
+    those pages.
     """
-    import torch
 
-    values = _BLOCK_VALUES[torch.device(device).type]
-    size = int(np.clip(values // max(len(queries), 1), *_BLOCK_ROWS))
+    def __init__(self, embeddings: Artifact, side: Side) -> None:
+        """Open no file yet."""
+        self.artifact, self.side = embeddings, side
+        self._parts = vector_parts(embeddings, side)
+        self.rows = int(self._parts.starts[-1])
+        self.dimension = int(embeddings.counts["dimension"])
 
-    def blocks() -> Iterator[tuple[int, Tensor]]:
-        with tqdm(total=stored.rows, desc="comparing rows", disable=None, leave=False) as bar:
-            for first, block in stored.blocks(size):
-                vectors = torch.from_numpy(np.array(block)).to(device).float()
+    def blocks(
+        self, size: int = _BLOCK_ROWS[1], device: str = "cpu"
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield all rows: the first row of each block, and its vectors (N, D), float32.
+
+        Raises:
+            InputError: As from `require_unit`.
+        """
+        import torch
+
+        for number, start in enumerate(self._parts.starts[:-1].tolist()):
+            file = self._parts.mapped(number)
+            for first in range(0, len(file), size):
+                vectors = torch.from_numpy(np.array(file[first : first + size])).to(device).float()
                 # A NaN compares as false.
                 if not bool(((vectors.norm(dim=1) - 1).abs() < UNIT_TOLERANCE).all()):
-                    stored.refuse_bad(np.arange(first, first + len(block)), vectors.cpu().numpy())
-                yield first, vectors
-                bar.update(len(block))
+                    rows = np.arange(start + first, start + first + len(vectors))
+                    self.require_unit(rows, vectors.cpu().numpy())
+                yield start + first, vectors
 
-    precision = product_precision(len(queries), device)
-    return best_hits(queries, k, blocks(), stored.take, precision, device)
+    def take(self, rows: Rows) -> Vectors:
+        """Return the vectors (len(rows), D) of some rows, in their order."""
+        return vectors_of(self.artifact, self.side, rows)
+
+    def sample(self, size: int, seed: int) -> tuple[Rows, Vectors]:
+        """Return random rows without repetition, sorted, and their vectors.
+
+        Raises:
+            InputError: As from `require_unit`.
+        """
+        random = np.random.default_rng(seed)
+        rows = np.sort(random.choice(self.rows, size=min(size, self.rows), replace=False))
+        vectors = self.take(rows)
+        self.require_unit(rows, vectors)
+        return rows, vectors
+
+    def require_unit(self, rows: Rows, vectors: Vectors) -> None:
+        """Refuse vectors that are not finite or not of unit length: FAISS would silently never find
+        them.
+
+        Raises:
+            InputError: Naming the file, the row in it and its key.
+        """
+        for bad in bad_rows(vectors)[:1]:
+            row = rows[bad : bad + 1]
+            ((number, _, (inside,)),) = self._parts.holding(row)
+            described = row_metadata(self.artifact, row, ["image_path", "url"])
+            raise InputError(
+                f"{self._parts.path(number)}: row {inside} ({' '.join(described.iloc[0].dropna())})"
+                f" has length {np.linalg.norm(vectors[bad])}, not 1, so a search could never rank "
+                "it; rematerialize `corpus_embeddings`"
+            )
 
 
 def product_precision(queries: int, device: str) -> str:
@@ -89,78 +126,91 @@ def product_precision(queries: int, device: str) -> str:
     return choose_precision("auto", "cpu") if device == "cpu" else "fp16"
 
 
-def best_hits(
+def exact_hits(
+    stored: StoredVectors,
     queries: Vectors,
     k: int,
-    blocks: Iterable[tuple[int, Tensor]],
-    take: Callable[[Rows], Vectors],
-    precision: str = "fp32",
     device: str = "cpu",
+    precision: str | None = None,
 ) -> tuple[Vectors, Rows]:
-    """Return the k rows most similar to each query, in the order that the module's text states.
+    """Return the k rows most similar to each query, by one pass over the vectors.
 
     Args:
+        stored: The vectors.
         queries: Unit rows (Q, D).
-        k: Hits of a query.
-        blocks: First rows of blocks and their vectors (N, D), on the device.
-        take: Returns the vectors (m, D) of rows, which are distinct and ascending.
-        precision: The type of the products: `fp32`, `bf16` or `fp16`.
-        device: Where they are computed.
+        k: Hits per query.
+        device: Where products are computed: `cpu` or `cuda`.
+        precision: The type of the products; by default the fastest.
 
     Returns:
-        Similarities and rows (Q, k); minus infinity and -1 where there are fewer.
+        Similarities and rows (Q, k), in the order that the module's text states; minus infinity and
+        -1 where there are fewer.
+
+    Raises:
+        InputError: If a vector is not finite or not of unit length.
     """
     import torch
 
     from react_pipeline.clip import DTYPES, arithmetic
 
+    precision = precision or product_precision(len(queries), device)
     fast = torch.from_numpy(queries).to(device, DTYPES[precision])
     margin = MARGINS[precision]
-    kth = torch.full((len(fast),), -torch.inf, device=device)
-    nothing = torch.empty(0, dtype=torch.long, device=device)
-    found = [(nothing, nothing, kth[:0])]
-    size = kept = 0
-    with arithmetic():
-        for first_row, vectors in blocks:
+    values = _BLOCK_VALUES[torch.device(device).type]
+    size = int(np.clip(values // max(len(queries), 1), *_BLOCK_ROWS))
+    kth = np.full(len(queries), -np.inf, np.float32)
+    found: list[tuple[Rows, Rows, Vectors]] = []
+    pairs, most = 0, _SPARE_PAIRS
+    bar = tqdm(total=stored.rows, desc="comparing rows", disable=None, leave=False)
+    with arithmetic(), bar:
+        for first, vectors in stored.blocks(size, device):
             products = fast @ vectors.to(fast.dtype).T
-            if k <= len(vectors) and kth.isinf().any():
-                kth.copy_(products.topk(k, dim=1).values[:, -1])
+            if k <= len(vectors) and np.isinf(kth).any():
+                kth = products.topk(k, dim=1).values[:, -1].float().cpu().numpy()
             # Rounding keeps the order.
-            least = (kth - margin).to(fast.dtype)
+            least = torch.from_numpy(kth - margin).to(fast)
             query, row = (products >= least[:, None]).nonzero().T
-            found.append((query, row + first_row, products[query, row].float()))
-            size += len(query)
-            if size > 2 * kept + _SPARE_PAIRS:
+            product = products[query, row].float()
+            found.append((query.cpu().numpy(), row.cpu().numpy() + first, product.cpu().numpy()))
+            pairs += len(query)
+            if pairs > most:
                 found = [_near_best(found, k, kth, margin)]
-                size = kept = len(found[0][0])
-        query, row, _ = _near_best(found, k, kth, margin)
-    return rank_exactly(queries, query.cpu().numpy(), row.cpu().numpy(), take, k)
+                pairs = len(found[0][0])
+                most = 2 * pairs + _SPARE_PAIRS
+            bar.update(len(vectors))
+    query_numbers, rows, _ = _near_best(found, k, kth, margin)
+    return rank_exactly(queries, query_numbers, rows, stored, k)
 
 
-def _near_best(found: list[Candidates], k: int, kth: Tensor, margin: float) -> Candidates:
+def _near_best(
+    found: list[tuple[Rows, Rows, Vectors]], k: int, kth: Vectors, margin: float
+) -> tuple[Rows, Rows, Vectors]:
     """Raise the k-th best products (Q,) to those found, and return the pairs that may still be
     hits.
-    """
-    import torch
 
-    query, row, product = (torch.cat(some) for some in zip(*found, strict=True))
-    # Equal products stay in the order of rows.
-    order = product.argsort(descending=True, stable=True)
-    order = order[query[order].argsort(stable=True)]
+    Args:
+        found: Numbers of queries, rows and products of pairs (P,).
+    """
+    query, row, product = map(np.concatenate, zip(*found, strict=True))
+    order, rank = _best_first(query, row, product)
     query, row, product = query[order], row[order], product[order]
-    place = torch.arange(len(query), device=query.device) - torch.searchsorted(query, query)
-    last = place == k - 1
+    last = rank == k - 1
     kth[query[last]] = product[last]
-    near = (product >= kth[query] - margin) & (place < k + MOST_ALIKE)
+    near = (product >= kth[query] - margin) & (rank < k + MOST_ALIKE)
     return query[near], row[near], product[near]
 
 
+def _best_first(query: Rows, row: Rows, similarity: Vectors) -> tuple[Rows, Rows]:
+    """Return the order of pairs (P,) by query, similarity and row, and the rank of each so ordered
+    within its query.
+    """
+    order = np.lexsort((row, -similarity, query))
+    query = query[order]
+    return order, np.arange(len(query)) - np.searchsorted(query, query)
+
+
 def rank_exactly(
-    queries: Vectors,
-    query: Rows,
-    row: Rows,
-    take: Callable[[Rows], Vectors],
-    k: int,
+    queries: Vectors, query: Rows, row: Rows, stored: StoredVectors, k: int
 ) -> tuple[Vectors, Rows]:
     """Return the k best (Q, k) of pairs of a query and a row, by products in double precision, in
     the order that the module's text states.
@@ -169,24 +219,19 @@ def rank_exactly(
         queries: (Q, D).
         query: Number of each pair's query (P,).
         row: Its row (P,).
-        take: Returns the vectors (m, D) of rows, which are distinct and ascending.
+        stored: The vectors.
         k: Hits of a query.
     """
-    order = np.argsort(row, kind="stable")
-    query, row = query[order], row[order]
     similarity = np.empty(len(row), np.float32)
+    by_row = np.argsort(row, kind="stable")  # so that neighbouring pages are read together
     for start in range(0, len(row), _RANKED_AT_ONCE):
-        part = slice(start, start + _RANKED_AT_ONCE)
-        distinct, place = np.unique(row[part], return_inverse=True)
-        vectors = take(distinct).astype(np.float64)[place]
+        part = by_row[start : start + _RANKED_AT_ONCE]
+        vectors = stored.take(row[part]).astype(np.float64)
         similarity[part] = (vectors * queries[query[part]]).sum(axis=1)
-    order = np.lexsort((row, -similarity, query))
-    query = query[order]
-    rank = np.arange(len(query)) - np.searchsorted(query, query)
-    kept = rank < k
-    best = query[kept], rank[kept]
+    order, rank = _best_first(query, row, similarity)
+    order, rank = order[rank < k], rank[rank < k]
+    place = query[order], rank
     similarities = np.full((len(queries), k), -np.inf, np.float32)
     rows = np.full((len(queries), k), -1, np.int64)
-    similarities[best] = similarity[order][kept]
-    rows[best] = row[order][kept]
+    similarities[place], rows[place] = similarity[order], row[order]
     return similarities, rows

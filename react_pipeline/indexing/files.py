@@ -1,5 +1,4 @@
-"""FAISS indices as files and as objects: reading (mapped), writing, parameters, and searching with
-re-ranking.
+"""FAISS indices as files and as objects: mapping, parameters, and searching with re-ranking.
 
 Does not belong here: training one and adding rows (`indexing.build`). Shapes: Q queries, K hits, D
 width.
@@ -7,16 +6,14 @@ width.
 
 from __future__ import annotations
 
-import errno
-import os
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from react_pipeline.embedding import Rows, Vectors
-from react_pipeline.indexing.exact import rank_exactly
-from react_pipeline.indexing.vectors import StoredVectors
+from react_pipeline.indexing.exact import StoredVectors, rank_exactly
 from react_pipeline.stage import FAISS_INDEX
 from react_pipeline.store import CorruptArtifact
 
@@ -24,12 +21,9 @@ HITS_AT_ONCE = 1_000_000
 """Hits that are ranked at a time: about 30 MB."""
 
 
-def read_index(path: Path, *, mapped: bool) -> Any:
-    """Read an index.
-
-    Args:
-        mapped: Leave vectors, cells and graph in the file; the pages that a search touches are read
-            and can be given up again. Nothing can be added to such an index.
+def read_index(path: Path) -> Any:
+    """Map an index: vectors, cells and graph stay in the file, whose pages a search reads and gives
+    up again. Nothing can be added to it.
 
     Raises:
         CorruptArtifact: If FAISS cannot read it.
@@ -38,7 +32,7 @@ def read_index(path: Path, *, mapped: bool) -> Any:
 
     try:
         # `IO_FLAG_MMAP` would map cells only.
-        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except (RuntimeError, MemoryError) as error:
         raise CorruptArtifact(
             f"{path}: FAISS cannot read it ({str(error).splitlines()[0]}); rematerialize "
@@ -46,40 +40,11 @@ def read_index(path: Path, *, mapped: bool) -> Any:
         ) from error
 
 
-def write_index(index: Any, path: Path) -> None:
-    """Write an index.
-
-    Raises:
-        OSError: If the disk refuses; FAISS reports that as a RuntimeError of its own.
-    """
-    import faiss
-
-    try:
-        faiss.write_index(index, str(path))
-    except RuntimeError as error:
-        code = errno.ENOSPC if "No space left" in str(error) else errno.EIO
-        raise OSError(code, os.strerror(code), str(path)) from error
-
-
 def set_parameters(index: Any, parameters: str) -> None:
     """Set what trades speed for recall, such as `nprobe=8`."""
     import faiss
 
     faiss.ParameterSpace().set_index_parameters(index, parameters)
-
-
-def search_parameters(index: Any, value: int) -> str:
-    """Return the text for `set_parameters` that makes an index look at `value` cells or graph
-    nodes; empty if it is exact.
-    """
-    import faiss
-
-    if (lists := inverted_lists(index)) is not None:
-        # A graph over the cells must be searched at least as widely as cells are wanted.
-        quantizer = faiss.downcast_index(lists.quantizer)
-        graph = f",quantizer_efSearch={2 * value}" if hasattr(quantizer, "hnsw") else ""
-        return f"nprobe={value}{graph}"
-    return f"efSearch={value}" if hasattr(innermost(index), "hnsw") else ""
 
 
 def innermost(index: Any) -> Any:
@@ -103,31 +68,27 @@ def inverted_lists(index: Any) -> Any | None:
 def find_rows(
     index: Any, queries: Vectors, k: int, rerank: int = 1, stored: StoredVectors | None = None
 ) -> tuple[Vectors, Rows]:
-    """Search an index query by query, and rank again by the stored vectors where its own
-    similarities are coarse.
+    """Search an index query by query, and rank again by the stored vectors.
 
     Args:
         index: A FAISS index of inner products.
         queries: Unit rows (Q, D).
         k: Hits per query; capped by the index.
-        rerank: So many times k hits are fetched and ranked again; 1: not at all.
-        stored: The vectors; needed with `rerank` above 1.
+        rerank: So many times k hits are fetched.
+        stored: The vectors; without them its own similarities, which may be coarse, decide.
 
     Returns:
         Similarities and rows (Q, K), best first; minus infinity and -1 where no hit was found.
     """
     k = min(k, index.ntotal)
     wanted = min(k * rerank, index.ntotal)
-    size = max(HITS_AT_ONCE // wanted, 1)
     found = []
-    for start in range(0, len(queries) or 1, size):
-        part = queries[start : start + size]
+    for part in np.array_split(queries, len(queries) * wanted // HITS_AT_ONCE + 1):
         similarities, rows = index.search(part, wanted)
-        if rerank > 1 and stored is not None:
+        if stored is not None:
             query, place = np.nonzero(rows >= 0)
-            similarities, rows = rank_exactly(part, query, rows[query, place], stored.take, k)
-        similarities[rows < 0] = -np.inf
-        found.append((similarities, rows))
+            similarities, rows = rank_exactly(part, query, rows[query, place], stored, k)
+        found.append((np.where(rows < 0, -np.inf, similarities), rows))
     similarities, rows = map(np.concatenate, zip(*found, strict=True))
     return similarities, rows
 
@@ -136,10 +97,9 @@ def has_whole_cells(index: Any) -> bool:
     """Return whether `cell_hits` can search an index: its cells store vectors, not residuals."""
     import faiss
 
-    outer = faiss.downcast_index(index)
-    return isinstance(outer, faiss.IndexIVFFlat) or (
-        isinstance(outer, faiss.IndexIVFScalarQuantizer) and not outer.by_residual
-    )
+    lists = faiss.downcast_index(index)
+    kinds = faiss.IndexIVFFlat | faiss.IndexIVFScalarQuantizer
+    return isinstance(lists, kinds) and not lists.by_residual
 
 
 def cell_hits(
@@ -153,6 +113,7 @@ def cell_hits(
     import faiss
     from faiss.contrib.big_batch_search import big_batch_search
 
-    _, rows = big_batch_search(faiss.downcast_index(index), queries, k * rerank)
+    with redirect_stdout(None):  # it prints a line a cell, whatever `verbose` is
+        _, rows = big_batch_search(faiss.downcast_index(index), queries, k * rerank)
     query, place = np.nonzero(rows >= 0)
-    return rank_exactly(queries, query, rows[query, place], stored.take, k)
+    return rank_exactly(queries, query, rows[query, place], stored, k)

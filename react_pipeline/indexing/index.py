@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ import pandas as pd
 from react_pipeline.embedding import Rows, Side, Vectors
 from react_pipeline.embedding import sides as embedded_sides
 from react_pipeline.indexing.build import Measured, build_side, draw_queries, index_counts
-from react_pipeline.indexing.exact import FEW_QUERIES, exact_hits
+from react_pipeline.indexing.exact import FEW_QUERIES, StoredVectors, exact_hits
 from react_pipeline.indexing.files import (
     cell_hits,
     find_rows,
@@ -28,18 +29,15 @@ from react_pipeline.indexing.files import (
     set_parameters,
 )
 from react_pipeline.indexing.keys import choose_key
-from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
+from react_pipeline.stage import CORPUS_EMBEDDINGS, FAISS_INDEX
 from react_pipeline.store import Artifact, InputError, Scratch
 
 CORE_COMPARISONS = 6e10
 """Comparisons of a prompt with a row, a core: about ten minutes in bf16. Up to here `auto` searches
 exactly, which finds what an index misses.
 """
-
-Way = Literal["exact", "index"]
-Requested = Literal["auto", "exact", "index"]
 
 
 def build_index(project: Project) -> Artifact:
@@ -59,8 +57,8 @@ def build_index(project: Project) -> Artifact:
     if (adopted := project.config.corpus.adopt_index(project)) is not None:
         return adopted
     config = project.config.index
-    inputs = resolve(project, "faiss_index")
-    embeddings = inputs.parents["corpus_embeddings"]
+    inputs = resolve(project, FAISS_INDEX)
+    embeddings = inputs.parents[CORPUS_EMBEDDINGS]
 
     def write(staging: Path, scratch: Scratch) -> dict[str, Any]:
         counts = embeddings.counts
@@ -68,11 +66,7 @@ def build_index(project: Project) -> Artifact:
         queries = draw_queries(embeddings, 2 * config.recall_queries)
         sides: dict[Side, Measured] = {}
         for side in embedded_sides(embeddings):
-
-            def write_side(folder: Path, side: Side = side) -> Measured:
-                path = folder / f"{side}.index"
-                return build_side(config, key, embeddings, side, path, queries)
-
+            write_side = partial(build_side, config, key, StoredVectors(embeddings, side), queries)
             sides[side] = scratch.build(f"{side}-{key}", staging, write_side)
         return index_counts(embeddings, config, sides, reason, queries, staging)
 
@@ -82,20 +76,11 @@ def build_index(project: Project) -> Artifact:
 class Index:
     """A published index, opened; each side is mapped from disk when it is first searched."""
 
-    def __init__(
-        self,
-        artifact: Artifact,
-        encoder: str | None = None,
-        *,
-        embeddings: Artifact | None = None,
-        device: str = "cpu",
-    ) -> None:
+    def __init__(self, artifact: Artifact, encoder: str | None = None, device: str = "cpu") -> None:
         """Take a verified artifact.
 
         Args:
             encoder: Fingerprint of the checkpoint that makes the queries, if it is to be checked.
-            embeddings: Those it was built of, for ranking again; None: found in the same store when
-                they are needed.
             device: Where all prompts are compared (`search_all`): `auto`, `cpu` or `cuda`.
 
         Raises:
@@ -111,7 +96,6 @@ class Index:
         self.rows = int(artifact.counts["rows"])
         self.dimension = int(artifact.counts["dimension"])
         self.device = device
-        self._embeddings = embeddings
         self._sides: dict[Side, Any] = {}
 
     def search(self, side: Side, queries: Vectors, k: int) -> pd.DataFrame:
@@ -131,16 +115,18 @@ class Index:
                 is below 1.
             CorruptArtifact: If the index cannot be read.
         """
-        return hits_table(*self.hits(side, self.checked(queries, k), k))
+        return _hits_table(*self.hits(side, self.checked(queries, k), k))
 
     def hits(self, side: Side, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
         """Search as `find_rows` does, with queries that were `checked`; many of them cell by cell,
         if the index has whole cells.
         """
-        index, k = self.opened(side), min(k, self.rows)
-        rerank = int(self.artifact.counts["rerank"].get(side, 1))
+        if side not in self._sides:
+            self._sides[side] = read_index(self.artifact.file(f"{side}.index"))
+            set_parameters(self._sides[side], self.artifact.counts["parameters"].get(side, ""))
+        index, rerank = self._sides[side], int(self.artifact.counts["rerank"].get(side, 1))
         if len(queries) > FEW_QUERIES and has_whole_cells(index):
-            return cell_hits(index, queries, k, rerank, self.stored_vectors(side))
+            return cell_hits(index, queries, min(k, self.rows), rerank, self.stored_vectors(side))
         stored = self.stored_vectors(side) if rerank > 1 else None
         return find_rows(index, queries, k, rerank, stored)
 
@@ -159,24 +145,26 @@ class Index:
             raise InputError(f"k is {k}; ask for at least 1 hit per query")
         return queries
 
-    def opened(self, side: Side) -> Any:
-        """Return the index of a side, mapped from disk, its parameters set.
-
-        Raises:
-            CorruptArtifact: If it cannot be read.
-        """
-        if side not in self._sides:
-            path = self.artifact.file(f"{side}.index")
-            index = read_index(path, mapped=True)
-            set_parameters(index, self.artifact.counts["parameters"].get(side, ""))
-            self._sides[side] = index
-        return self._sides[side]
-
     def stored_vectors(self, side: Side) -> StoredVectors:
         """Return the vectors of a side."""
-        if self._embeddings is None:
-            self._embeddings = self.artifact.open_parent("corpus_embeddings")
-        return StoredVectors(self._embeddings, side)
+        return StoredVectors(self.artifact.open_parent(CORPUS_EMBEDDINGS), side)
+
+    def choose_way(self, requested: str, queries: int) -> tuple[str, str]:
+        """Return how `search_all` searches so many queries, and why.
+
+        Args:
+            requested: `retrieval.search`.
+        """
+        from react_pipeline.clip import choose_device
+
+        if requested != "auto":
+            return requested, "configured"
+        # A GPU compares all rows while they are read.
+        if not self.artifact.counts["parameters"] or choose_device(self.device) != "cpu":
+            return "exact", "the index would save no comparisons that take time"
+        comparisons, limit = queries * self.rows, CORE_COMPARISONS * (os.cpu_count() or 1)
+        reason = f"{comparisons:.1e} comparisons of prompts with rows; exact up to {limit:.1e}"
+        return "exact" if comparisons <= limit else "index", reason
 
 
 def search_all(
@@ -186,8 +174,8 @@ def search_all(
     k: int,
     scratch: Scratch,
     *,
-    requested: Requested = "auto",
-) -> tuple[Vectors, Rows, dict[str, Any]]:
+    requested: str = "auto",
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return the k rows most similar to each of many queries.
 
     Args:
@@ -199,21 +187,21 @@ def search_all(
         requested: `retrieval.search`.
 
     Returns:
-        Similarities and rows (Q, k), best first, equal ones by row; minus infinity and -1 where
-        there are fewer. And what the manifest keeps: the `way` taken, its `reason` and its recall.
+        Hits with the columns of `Index.search`, equal ones by row. And what the manifest keeps: the
+        `way` taken, its `reason` and its recall.
 
     Raises:
         InputError: As from `Index.search`; or if a stored vector is not finite or not of unit
             length.
     """
     queries, k = index.checked(queries, k), min(k, index.rows)
-    way, reason = way_of_index(index, requested, len(queries))
+    way, reason = index.choose_way(requested, len(queries))
     record: dict[str, Any] = {"way": way, "reason": reason}
     for name in ("recall_at_10", "recall_at_100"):
         record[name] = 1.0 if way == "exact" else float(index.artifact.counts[name][side])
     if way == "index":
-        return *index.hits(side, queries, k), record
-    return *exact_hits_in(scratch, index, side, queries, k), record
+        return _hits_table(*index.hits(side, queries, k)), record
+    return _hits_table(*exact_hits_in(scratch, index, side, queries, k)), record
 
 
 def exact_hits_in(
@@ -244,36 +232,7 @@ def exact_hits_in(
     return similarities.astype(np.float32), rows.astype(np.int64)
 
 
-def way_of_index(index: Index, requested: Requested, queries: int) -> tuple[Way, str]:
-    """Return how `search_all` searches so many queries, and why."""
-    from react_pipeline.clip import choose_device
-
-    on_gpu = choose_device(index.device) != "cpu"
-    # A GPU compares all rows while they are read.
-    approximate = bool(index.artifact.counts["parameters"]) and not on_gpu
-    return choose_way(requested, queries, index.rows, approximate)
-
-
-def choose_way(
-    requested: Requested, queries: int, rows: int, approximate: bool, cores: int | None = None
-) -> tuple[Way, str]:
-    """Return how processors search, and why.
-
-    Args:
-        requested: `retrieval.search`.
-        approximate: Whether the index would save comparisons: it has cells or a graph.
-        cores: By default those of this machine.
-    """
-    if requested != "auto":
-        return requested, "configured"
-    if not approximate:
-        return "exact", "the index would save no comparisons that take time"
-    limit = CORE_COMPARISONS * (cores or os.cpu_count() or 1)
-    way: Way = "exact" if queries * rows <= limit else "index"
-    return way, f"{queries * rows:.1e} comparisons of prompts with rows; exact up to {limit:.1e}"
-
-
-def hits_table(similarities: Vectors, rows: Rows) -> pd.DataFrame:
+def _hits_table(similarities: Vectors, rows: Rows) -> pd.DataFrame:
     """Return hits (Q, K) as a table, with the columns of `Index.search`."""
     query, rank = np.nonzero(rows >= 0)
     found = {"row": rows[query, rank], "similarity": similarities[query, rank]}

@@ -22,7 +22,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from react_pipeline.settings import IndexConfig, key_problem
+from react_pipeline.settings import IndexConfig
 from react_pipeline.store import InputError
 
 TRAINING_POINTS_PER_CELL = 39
@@ -56,10 +56,10 @@ class Key:
     """A key taken apart; numbers are 0 where the key has no such part."""
 
     text: str
+    codes: str
     cells: int
     cell_links: int
     links: int
-    codes: str
     parts: int
     bits: int
     rotation: int
@@ -67,20 +67,14 @@ class Key:
 
     @classmethod
     def parse(cls, text: str) -> Key:
-        """Take a key apart.
-
-        Raises:
-            InputError: If this pipeline builds no such index (`settings.key_problem`).
-        """
+        """Take apart a key that `settings.key_problem` allows."""
         match = _KEY.fullmatch(text)
-        if (problem := key_problem(text)) or match is None:
-            raise InputError(f"index.key: {problem}")
+        assert match, text  # noqa: S101 - the configuration was read
         fields = match.groupdict()
-        codes = "PQ" if fields["parts"] else fields["codes"] or "Flat"
-        numbers = {name: int(fields[name] or 0) for name in fields if name != "codes"}
-        if codes == "PQ":
-            numbers["bits"] = numbers["bits"] or 8
-        return cls(text, codes=codes, **numbers)
+        codes = fields.pop("codes") or "Flat"
+        if fields["parts"]:
+            codes, fields["bits"] = "PQ", fields["bits"] or "8"
+        return cls(text, codes, **{name: int(fields[name] or 0) for name in fields})
 
     @property
     def trains(self) -> bool:
@@ -104,24 +98,10 @@ class Key:
         """
         return max(PQ_RERANK // self.parts, 2) if self.parts else _RERANK.get(self.codes, 1)
 
-    def check(self, dimension: int) -> None:
-        """Refuse a key that cannot cut or rotate vectors of this width.
-
-        Raises:
-            InputError: Naming the numbers that do not fit.
-        """
-        width = self.rotated_width or dimension
-        parts = [part for part in (self.parts, self.rotation) if part and width % part]
-        if parts or width > dimension:
-            raise InputError(
-                f"index.key: {self.text} does not fit vectors of {dimension} numbers: it needs "
-                f"{width} of them" + (f" in {parts[0]} equal parts" if parts else "")
-            )
-
     def bytes(self, rows: int, dimension: int) -> int:
         """Return the size of the index of one side, on disk and in memory."""
         width = self.rotated_width or dimension
-        bits = self.parts * self.bits if self.parts else width * _SCALAR_BITS[self.codes]
+        bits = self.parts * self.bits or width * _SCALAR_BITS[self.codes]
         row = math.ceil(bits / 8) + _graph_bytes(self.links) + (8 if self.cells else 0)
         cell = 4 * width + _graph_bytes(self.cell_links)
         rotation = 4 * dimension * width if self.rotation else 0
@@ -148,20 +128,26 @@ def choose_key(
         InputError: If a configured key does not fit the vectors' width.
     """
     if config.key == "auto":
-        half = machine_memory_bytes() // 2
         configured = int((config.memory_gib or 0) * 2**30)
-        return _auto(config, rows, dimension, memory_bytes or configured or half)
+        budget = memory_bytes or configured or machine_memory_bytes() // 2
+        return _fitting_key(config.exact_below, rows, dimension, budget)
     key = Key.parse(config.key)
-    key.check(dimension)
+    width = key.rotated_width or dimension
+    uneven = [parts for parts in (key.parts, key.rotation) if parts and width % parts]
+    if uneven or width > dimension:
+        raise InputError(
+            f"index.key: {key.text} does not fit vectors of {dimension} numbers: it needs "
+            f"{width} of them" + (f" in {uneven[0]} equal parts" if uneven else "")
+        )
     if rows < (fewest := key.rows_to_train):
         return "Flat", f"{key.text} needs {fewest:,} rows to train, there are {rows:,}"
     return key.text, "configured"
 
 
-def _auto(config: IndexConfig, rows: int, dimension: int, budget: int) -> tuple[str, str]:
+def _fitting_key(exact_below: int, rows: int, dimension: int, budget: int) -> tuple[str, str]:
     """Return the first key that can be trained and fits the budget, or else the shortest codes."""
-    if rows <= config.exact_below:
-        return "Flat", f"{rows:,} rows are at most exact_below ({config.exact_below:,})"
+    if rows <= exact_below:
+        return "Flat", f"{rows:,} rows are at most exact_below ({exact_below:,})"
     cells = cells_for(rows)
     names = [GRAPH_KEY] if rows <= GRAPH_ROWS else []
     names.append(f"IVF{cells},SQfp16")
@@ -178,7 +164,7 @@ def cells_for(rows: int) -> int:
     """Return the power of two next to 2 sqrt(N), from 64 to 65,536: finding cells and reading them
     then cost about alike.
     """
-    return int(min(max(2 ** round(math.log2(2 * math.sqrt(max(rows, 1)))), 64), 65_536))
+    return min(max(2 ** round(math.log2(2 * math.sqrt(rows))), 64), 65_536)
 
 
 def machine_memory_bytes() -> int:

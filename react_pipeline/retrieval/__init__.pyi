@@ -16,4 +16,3 @@ from .queries import encode_queries as encode_queries
 from .queries import index_modes as index_modes
 from .retrieve import most_pairs as most_pairs
 from .retrieve import retrieve_pairs as retrieve_pairs
-from .row_filter import passes as passes

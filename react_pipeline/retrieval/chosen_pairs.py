@@ -84,19 +84,17 @@ def write_pairs(
 
 
 def sheets_of(pairs: pd.DataFrame) -> list[tuple[str, list[str]]]:
-    """The contact sheets of some pairs, each with its classes in the order of the pairs;
+    """Return the contact sheets of some pairs, each with its classes in the order of the pairs;
     `MAX_SHEETS` at the most.
     """
     titles = pairs["class"].drop_duplicates().tolist()
-    pages = [
-        titles[start : start + SHEET_CLASSES] for start in range(0, len(titles), SHEET_CLASSES)
-    ]
-    names = [
-        "contact_sheet.png",
-        *(f"contact_sheet_{number}.png" for number in range(2, MAX_SHEETS + 1)),
-    ]
     # Where nothing could be collected there is a sheet of nothing.
-    return list(zip(names, pages or [[]], strict=False))
+    starts = range(0, len(titles) or 1, SHEET_CLASSES)[:MAX_SHEETS]
+    numbers = ["", *(f"_{number}" for number in range(2, MAX_SHEETS + 1))]
+    return [
+        (f"contact_sheet{number}.png", titles[start : start + SHEET_CLASSES])
+        for number, start in zip(numbers, starts, strict=False)
+    ]
 
 
 def _save_vectors(directory: Path, rows: Rows, images: Images, embeddings: Artifact) -> None:

@@ -60,8 +60,8 @@ def class_report(
     candidates: pd.DataFrame,
     settings: RetrievalConfig,
 ) -> pd.DataFrame:
-    """One row a class, in the domain's order: candidates = kept + several_classes + the sum over
-    `DROP_REASONS`.
+    """Return a row for each class, in the domain's order: candidates = kept + several_classes +
+    the sum over `DROP_REASONS`.
 
     `several_classes` counts rows that another class wants more and reports. `shortfall` is how many
     hits fewer than k per query and mode the index gave (it holds fewer rows, or its search found no
@@ -96,7 +96,8 @@ def write_report(
     sheets: Sheets = (),
     warning: str = "",
 ) -> None:
-    """Write `classes.parquet`, `similarity.png` and `report.md`.
+    """Write `classes.parquet`, `similarity.png` and `report.md`, in which names from outside are
+    escaped.
 
     Args:
         classes: From `class_report`.
@@ -108,7 +109,30 @@ def write_report(
     draw_similarity(candidates, settings).savefig(
         directory / "similarity.png", metadata={"Software": None}
     )
-    page = report_page(title, classes, settings, counts, sheets, warning)
+    idle = [name for name in ("seeds", *DROP_REASONS, "shortfall") if not classes[name].any()]
+    table = classes.drop(columns=idle).fillna("").sort_values("kept", kind="stable")
+    rows = table.head(MAX_ROWS).itertuples(index=False, name=None)
+    dropped = [
+        (reason, int(classes[reason].sum()), meaning)
+        for reason, meaning in DROP_REASONS.items()
+        if reason not in idle
+    ]
+    on_sheets = sum(len(shown) for _, shown in sheets)
+    page = render(
+        "retrieval",
+        "report.md",
+        title=title,
+        counts=counts,
+        classes=len(classes),
+        warning=warning,
+        candidates=int(classes["candidates"].sum()),
+        minimum=settings.min_per_class,
+        sheets=[(name, shown[0], shown[-1]) for name, shown in sheets[1:]],
+        left=max(counts["classes"] - on_sheets, 0) if sheets else 0,
+        dropped=Markup(markdown_table(["reason", "pairs", "meaning"], dropped)) if dropped else "",  # noqa: S704
+        table=Markup(markdown_table(list(table), rows)),  # noqa: S704
+        more=len(classes) - MAX_ROWS,
+    )
     (directory / "report.md").write_text(page, encoding="utf-8")
 
 
@@ -135,38 +159,3 @@ def draw_similarity(candidates: pd.DataFrame, settings: RetrievalConfig) -> Figu
         panel.set(title=mode, xlabel="cosine of query and pair", ylabel="candidates")
         panel.legend(frameon=False)
     return figure
-
-
-def report_page(
-    title: str,
-    classes: pd.DataFrame,
-    settings: RetrievalConfig,
-    counts: Mapping[str, Any],
-    sheets: Sheets = (),
-    warning: str = "",
-) -> str:
-    """The page, in Markdown; names from outside are escaped."""
-    idle = [name for name in ("seeds", *DROP_REASONS, "shortfall") if not classes[name].any()]
-    table = classes.drop(columns=idle).fillna("").sort_values("kept", kind="stable")
-    rows = table.head(MAX_ROWS).itertuples(index=False, name=None)
-    dropped = [
-        (reason, int(classes[reason].sum()), meaning)
-        for reason, meaning in DROP_REASONS.items()
-        if reason not in idle
-    ]
-    on_sheets = sum(len(shown) for _, shown in sheets)
-    return render(
-        "retrieval",
-        "report.md",
-        title=title,
-        counts=counts,
-        classes=len(classes),
-        warning=warning,
-        candidates=int(classes["candidates"].sum()),
-        minimum=settings.min_per_class,
-        sheets=[(name, shown[0], shown[-1]) for name, shown in sheets[1:]],
-        left=max(counts["classes"] - on_sheets, 0) if sheets else 0,
-        dropped=Markup(markdown_table(["reason", "pairs", "meaning"], dropped)) if dropped else "",  # noqa: S704
-        table=Markup(markdown_table(list(table), rows)),  # noqa: S704
-        more=len(classes) - MAX_ROWS,
-    )

@@ -148,7 +148,7 @@ def draw_pairs(
     for reason, number in reasons.drop(["", "cap", "not_collected"], errors="ignore").items():
         dropped[str(reason)] = dropped.get(str(reason), 0) + int(number)
     if images.fetches:
-        dropped["not_collected"] = int(candidates["row"].isin(images.failed).sum())
+        dropped["not_collected"] = int(candidates["row"].isin(images.source.failed).sum())
     pairs = candidates[candidates["dropped"] == ""].drop(columns=["dropped", "class_id"])
     pairs = pairs.assign(**{"class": ""}, prompt="", mode="random", score=np.nan)
     have = len(pairs)

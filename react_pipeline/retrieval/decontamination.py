@@ -75,8 +75,8 @@ class EvaluationImages:
         return ["subject"] if self.subjects else []
 
     def similarity(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Cosine of each of (N, D) unit vectors with the nearest evaluation image, (N,); NaN if
-        there are none.
+        """Return the cosine of each of (N, D) unit vectors with the nearest evaluation image, (N,);
+        NaN if there are none.
         """
         if not len(self.vectors):
             return np.full(len(vectors), np.nan, np.float32)
@@ -85,14 +85,14 @@ class EvaluationImages:
         return np.concatenate([(block @ self.vectors.T).max(axis=1) for block in blocks])
 
     def holds(self, sha256: pd.Series) -> pd.Series:
-        """Whether each digest is an evaluation image's."""
+        """Return whether each digest is an evaluation image's."""
         return sha256.isin(self.sha256)
 
     def shows_same_subject(self, rows: pd.DataFrame) -> pd.Series:
-        """Whether each row, described by `row_columns`, shows what an evaluation image shows."""
-        if not self.subjects:
-            return pd.Series(False, rows.index)
-        return rows["subject"].isin(self.subjects)
+        """Return whether each row, described by `row_columns`, shows what an evaluation image
+        shows.
+        """
+        return rows.get("subject", pd.Series("", rows.index)).isin(self.subjects)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Leaks:
 def kept_out(
     project: Project, slug: str, own: Artifact, scope: str, clip: Clip
 ) -> EvaluationImages:
-    """The images that a domain must not be trained on.
+    """Return the images that a domain must not be trained on.
 
     Args:
         own: The domain's `evaluation_set`.
@@ -149,11 +149,9 @@ def kept_out(
 def _encoded_once(
     project: Project, clip: Clip, sets: Sequence[pd.DataFrame]
 ) -> list[NDArray[np.float32]]:
-    """Unit vectors (M, D) of sets that many domains keep out, encoded by the first on this machine:
-    each would encode the images of all.
+    """Return the unit vectors (M, D) of sets that many domains keep out, encoded by the first on
+    this machine: each would encode the images of all.
     """
-    if not sets:
-        return []
     device = clip.device.partition(":")[0]
     encoder = digest_of(
         [clip.source, device, project.config.embedding.precision, repr(clip.preprocess)]
@@ -198,17 +196,6 @@ def require_subjects(embeddings: Artifact, evaluation: EvaluationImages) -> None
         )
 
 
-def _images_of(artifact: Artifact, draw: str, collected: CollectedPairs) -> pd.DataFrame:
-    """Row and digest of each image of a set of pairs or of one of its draws, and the digest that
-    was recorded: where a download made images smaller, of the file as it was on the web.
-    """
-    read = [(pair.row, hashlib.sha256(pair.image).hexdigest()) for pair in collected]
-    pairs = pd.DataFrame(read, columns=["row", "sha256"])
-    table = artifact.file(f"{draw}/pairs.parquet" if draw else "pairs.parquet")
-    recorded = pd.read_parquet(table, columns=["row", "image_sha256"]).set_index("row")
-    return pairs.assign(on_the_web=pairs["row"].map(recorded["image_sha256"]))
-
-
 def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
     """Look for evaluation images in a published retrieved or control set, independent of what
     retrieval recorded.
@@ -225,12 +212,19 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
     config = artifact.manifest["config"]
     scope = "all" if "evaluation_sets" in config else "own"
     near = float(config["near_duplicate_similarity"])
-    draws = ["", *artifact.counts.get("draws", {})]
-    sets = [CollectedPairs(artifact, draw) for draw in draws]
-    pairs = pd.concat(
-        [_images_of(artifact, draw, one) for draw, one in zip(draws, sets, strict=True)],
-        ignore_index=True,
-    )
+    sets, read = [], []
+    for draw in ["", *artifact.counts.get("draws", {})]:
+        collected = CollectedPairs(artifact, draw)
+        table = f"{draw}/pairs.parquet" if draw else "pairs.parquet"
+        recorded = pd.read_parquet(artifact.file(table), columns=["row", "image_sha256"])
+        recorded = recorded.set_index("row")
+        sets.append(collected)
+        # Where a download made images smaller, the recorded digest is of the file on the web.
+        read += [
+            (pair.row, hashlib.sha256(pair.image).hexdigest(), recorded["image_sha256"][pair.row])
+            for pair in collected
+        ]
+    pairs = pd.DataFrame(read, columns=["row", "sha256", "on_the_web"])
     embeddings = project.store.open(CORPUS_EMBEDDINGS, ALL, artifact.parents[CORPUS_EMBEDDINGS])
     encoder = encoder_in(artifact.parents)
     clip = load_encoder(project, project.store.open(encoder, ALL, artifact.parents[encoder]))

@@ -34,9 +34,9 @@ def fuse(hits: pd.DataFrame, settings: RetrievalConfig) -> pd.DataFrame:
     """
     floors = {mode: settings.min_similarity.get(mode, -np.inf) for mode in settings.modes}
     below = hits["similarity"] < hits["mode"].map(floors).astype("float32")
-    dropped = np.array(["", "below_similarity"], object)[below.astype("int8")]
+    dropped = pd.Series("", hits.index, object).mask(below, "below_similarity")
     best = _sorted(hits.assign(dropped=dropped, score=np.nan), settings)
-    return best[~best[["class_id", "row"]].duplicated()].reset_index(drop=True)
+    return best.drop_duplicates(["class_id", "row"], ignore_index=True)
 
 
 def apply_filter(

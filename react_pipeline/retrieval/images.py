@@ -58,11 +58,6 @@ class Images:
         # The first vector is that of images that were not looked at.
         self._vectors = np.zeros((1, clip.dimension), np.float16)
 
-    @property
-    def failed(self) -> dict[int, str]:
-        """Why images are not available, by row."""
-        return self.source.failed
-
     def look(self, rows: Rows) -> None:
         """Fetch the images of rows (N,), and encode them where the corpus has captions alone."""
         if not self.fetches:
@@ -107,15 +102,13 @@ class Images:
             RetrievalError: Naming the commonest reasons.
         """
         allowed = project.config.corpus.access()[1].max_failed_fraction
-        if problem := too_many_failed(self._reasons, len(self.sha256), allowed):
+        reasons = Counter(self.source.failed.values())
+        if problem := too_many_failed(reasons, len(self.sha256), allowed):
             raise RetrievalError(f"{slug}: {problem}")
 
     def counts(self) -> dict[str, Any]:
         """Return the counts of the manifest; none where nothing was fetched."""
         if not self._rounds:
             return {}
-        return {"fetch_rounds": self._rounds, "not_collected": dict(sorted(self._reasons.items()))}
-
-    @property
-    def _reasons(self) -> Counter[str]:
-        return Counter(self.failed.values())
+        reasons = Counter(self.source.failed.values())
+        return {"fetch_rounds": self._rounds, "not_collected": dict(sorted(reasons.items()))}

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 
 def read_seeds(project: Project, slug: str) -> pd.DataFrame:
-    """The seed images of a domain, in the order of its classes; paths are relative to the folder of
-    the domain file.
+    """Return the seed images of a domain, in the order of its classes; paths are relative to the
+    folder of the domain file.
 
     Returns:
         Columns class, class_id, name (as the domain file has it), path (absolute), sha256; no row
@@ -67,8 +67,8 @@ def read_seeds(project: Project, slug: str) -> pd.DataFrame:
 def encode_apart(
     project: Project, images: pd.DataFrame, evaluation: EvaluationImages, clip: Clip, where: str
 ) -> Vectors:
-    """Unit vectors (N, D) of a user's own images by the encoder that retrieves, as the corpus'
-    images were encoded. They must show no evaluation image.
+    """Return unit vectors (N, D) of a user's own images by the encoder that retrieves, as the
+    corpus' images were encoded. They must show no evaluation image.
 
     Args:
         images: With columns path and sha256.

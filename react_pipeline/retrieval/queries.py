@@ -13,7 +13,7 @@ import pandas as pd
 
 from react_pipeline.clip import class_prompts, prompt_vectors
 from react_pipeline.embedding import Rows, Side, Vectors
-from react_pipeline.indexing import Index, StoredVectors, hits_table, search_all
+from react_pipeline.indexing import Index, StoredVectors, search_all
 from react_pipeline.retrieval.fusion import mean_vectors
 from react_pipeline.settings import DomainConfig, Mode, RetrievalConfig
 from react_pipeline.store import Artifact, Scratch
@@ -110,10 +110,9 @@ def find_hits(
             tables.append(lexical_hits(embeddings, prompts, vectors, settings, scratch))
             continue
         numbers, k = queries.numbers(mode), settings.k_per_prompt
-        similarities, rows, searches[mode] = search_all(
+        hits, searches[mode] = search_all(
             index, MODE_SIDES[mode], queries.vectors[numbers], k, scratch, requested=settings.search
         )
-        hits = hits_table(similarities, rows)
         hits["query"] += numbers.start
         tables.append(_in_mode(hits, mode, queries, settings))
     return pd.concat(tables, ignore_index=True), searches
@@ -126,15 +125,14 @@ def _every_pair(
     caption is nearest to.
     """
     table = np.stack(list(means.values()))
-    nearest = np.empty(captions.rows, np.int64)
-    similarities = np.empty(captions.rows, np.float32)
-    for start, block in captions.chunks():
-        cosines = block @ table.T
-        nearest[start : start + len(block)] = cosines.argmax(axis=1)
-        similarities[start : start + len(block)] = cosines.max(axis=1)
     first_queries = np.flatnonzero(~prompts["class_id"].duplicated())
-    hits = {"query": first_queries[nearest], "similarity": similarities, "rank": 0}
-    return pd.DataFrame(hits).rename_axis("row").reset_index()
+    blocks = []
+    for _, block in captions.blocks():
+        cosines = block.numpy() @ table.T
+        nearest = first_queries[cosines.argmax(axis=1)]
+        blocks.append(pd.DataFrame({"query": nearest, "similarity": cosines.max(axis=1)}))
+    hits = pd.concat(blocks, ignore_index=True).assign(rank=0)
+    return hits.rename_axis("row").reset_index()
 
 
 def _in_mode(

@@ -87,7 +87,7 @@ def _retrieve(
     started = time.monotonic()
     scratch = Scratch(scratch.folder / SEARCH)
     domain, embeddings = project.domain(slug), parents[CORPUS_EMBEDDINGS]
-    encoder, device = parents[encoder_in(parents)], project.config.device
+    encoder = parents[encoder_in(parents)]
     settings = project.retrieval(slug)
     if settings.takes_all:  # all pairs, or each prompt's nearest: a class has no cap
         rows = int(embeddings.counts["rows"])
@@ -100,7 +100,7 @@ def _retrieve(
     seeds = read_seeds(project, slug)
     seed_vectors = encode_apart(project, seeds, evaluation, clip, f"{slug}.yaml, classes.seeds")
     queries = encode_queries(clip, domain, seeds, seed_vectors, scratch)
-    index = Index(parents[FAISS_INDEX], encoder.fingerprint, embeddings=embeddings, device=device)
+    index = Index(parents[FAISS_INDEX], encoder.fingerprint, project.config.device)
     hits, searches = find_hits(index, embeddings, queries, settings, scratch)
     candidates = _rank(hits, embeddings, queries, settings, images, evaluation, review)
     classes = class_report(domain, queries, hits, candidates, settings)

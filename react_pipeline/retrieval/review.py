@@ -2,11 +2,16 @@
 
 A refused image is dropped for every class, and the next best candidate takes its place. A moved
 image counts for one class alone. A pinned one is chosen first, whatever its similarity. No decision
-brings an evaluation image back. Does not belong here: the file of decisions (`project.review`).
+brings an evaluation image back. What a domain's `where` is not true of is dropped, too: DuckDB
+evaluates it on the rows that are candidates, not on the whole corpus.
+
+Does not belong here: the file of decisions (`project.review`), the other reasons to drop a
+candidate (`ranking`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,10 +19,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from react_pipeline.embedding import Rows, row_metadata
+from react_pipeline.embedding import Rows, field_names, row_metadata
 from react_pipeline.project import Project, current_decisions, takedown_file, taken_down
-from react_pipeline.retrieval.row_filter import passes
-from react_pipeline.store import Artifact, RetrievalError
+from react_pipeline.store import Artifact, InputError, RetrievalError
+
+SAMPLED_ROWS = 10_000
+MAX_NAMED = 40
+"""Fields that an error lists."""
+_NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?"
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,56 @@ def refuse_rows(
         rows = candidates.loc[still, "row"].unique()
         wrong = rows[~passes(embeddings, rows, where)]
         candidates.loc[still & candidates["row"].isin(wrong), "dropped"] = "filtered"
+
+
+def passes(embeddings: Artifact, rows: Rows, where: str) -> NDArray[np.bool_]:
+    """Return for which rows (N,) an SQL expression over the fields of the corpus is true, by
+    DuckDB; a missing field counts as false.
+
+    A field of texts that are all numbers in the first rows of the corpus is compared as a number;
+    a text of it that is none is missing.
+
+    Raises:
+        InputError: If the expression is wrong, or names a field that no pair has.
+    """
+    import duckdb
+
+    there = list(field_names(embeddings))
+    names = [name for name in there if name in where.replace('""', '"')]
+    pairs = row_metadata(embeddings, rows, names).reset_index(drop=True).replace("", None)
+    # The first rows decide whether a field holds numbers, alike for every set, and whether the
+    # expression can be evaluated at all.
+    first = np.arange(min(int(embeddings.counts["rows"]), SAMPLED_ROWS))
+    sample = row_metadata(embeddings, first, names).replace("", None)
+    for name in names:
+        texts = sample[name].dropna()
+        if texts.dtype == object and len(texts) and texts.astype(str).str.fullmatch(_NUMBER).all():
+            pairs[name] = pd.to_numeric(pairs[name], errors="coerce")
+    pairs["row number of the candidates"] = pairs.index
+    # An expression may read no file, and no other table than this one.
+    with duckdb.connect(config={"enable_external_access": "false"}) as connection:
+        connection.register("pairs", pairs)
+        query = (
+            # On a line of its own, it may end in a comment.
+            f"SELECT coalesce(CAST(\n{where}\nAS BOOLEAN), false) FROM pairs "  # noqa: S608
+            'ORDER BY "row number of the candidates"'
+        )
+        try:
+            answers = connection.execute(query).fetchnumpy()
+        except duckdb.Error as error:
+            # What follows names columns of this query, and shows it.
+            problem = re.split(r"\s*(?:Candidate bindings|LINE \d+):", str(error))[0]
+            problem = problem.removeprefix("Binder Error: ")
+            raise InputError(
+                f"retrieval.where: {where!r}: {' '.join(problem.split())}; fields of the corpus: "
+                f"{', '.join(there[:MAX_NAMED])}"
+            ) from error
+    if [len(answer) for answer in answers.values()] != [len(rows)]:
+        raise InputError(
+            f"retrieval.where: {where!r}: must give one value per row; do not use aggregates"
+        )
+    (answer,) = answers.values()
+    return np.asarray(answer, bool)
 
 
 def require_none_taken_down(project: Project, embeddings: Artifact, pairs: pd.DataFrame) -> None:

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from support.vectors import read_vectors
 
 from react_pipeline.embedding.vectors import read_metadata, row_metadata, vector_files, vectors_of
-from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.store import Store
 
@@ -89,10 +88,6 @@ def test_more_parts_than_a_process_may_open_are_read(corpus: Artifact) -> None:
         read_metadata(corpus, ["caption"])["caption"].tolist()
         == np.arange(total).astype(str).tolist()
     )
-    chunks = list(StoredVectors(corpus, "image").chunks())
-    assert np.array_equal(
-        np.concatenate([vectors for _, vectors in chunks]), expected(np.arange(total))
-    )
 
 
 def test_embeddings_rebuilt_at_the_same_place_are_others(tmp_path: Path) -> None:
@@ -110,8 +105,6 @@ def test_rows_that_do_not_exist_are_an_error(tmp_path: Path, row: int) -> None:
     artifact = write_corpus(tmp_path, [3, 3])
     with pytest.raises(IndexError, match="a corpus of 6"):
         vectors_of(artifact, "image", [0, row])
-    with pytest.raises(IndexError, match="a corpus of 6"):
-        StoredVectors(artifact, "image").take(np.array([0, row]))
     with pytest.raises(IndexError, match="a corpus of 6"):
         row_metadata(artifact, [0, row], ["caption"])
     assert list(row_metadata(artifact, [], ["caption"]).columns) == ["caption"]

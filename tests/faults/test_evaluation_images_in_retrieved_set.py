@@ -14,38 +14,33 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from PIL import Image
 from support.drawings import encode, evaluation_image
+from support.upkeep import edit_domain
 
-from react_pipeline.corpus.collected import CollectedPairs
+from react_pipeline.corpus import CollectedPairs
 from react_pipeline.extensions.dense.settings import DenseConfig
-from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
+from react_pipeline.labelled import publish_evaluation_set, read_images
 from react_pipeline.lineage import fresh
-from react_pipeline.project.project import Project
-from react_pipeline.retrieval import decontamination
-from react_pipeline.retrieval.control import draw_control
-from react_pipeline.retrieval.decontamination import EvaluationImages, Leaks, leaked_images
-from react_pipeline.retrieval.retrieve import retrieve_pairs
-from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.errors import StaleArtifact
+from react_pipeline.project import Project
+from react_pipeline.retrieval import decontamination, draw_control, leaked_images, retrieve_pairs
+from react_pipeline.retrieval.decontamination import EvaluationImages, Leaks
+from react_pipeline.store import Artifact, StaleArtifact
 
 
 def configure(
     project: Project, near: float = 1.01, evaluation: Path | None = None, decontaminate: str = "own"
 ) -> None:
-    path = project.config.domains / "shapes.yaml"
-    domain = yaml.safe_load(path.read_text())
     # Everything is wanted, so that what is missing was removed.
-    domain["retrieval"] = {
-        "k_per_prompt": 200,
-        "max_per_class": 200,
-        "near_duplicate_similarity": near,
-    }
-    domain["retrieval"]["decontaminate"] = decontaminate
+    retrieval = {"k_per_prompt": 200, "max_per_class": 200, "near_duplicate_similarity": near}
+    edit_domain(project, "shapes", retrieval={**retrieval, "decontaminate": decontaminate})
     if evaluation is not None:
-        domain["evaluation"]["path"] = str(evaluation)
-    path.write_text(yaml.safe_dump(domain))
+        measure_on(project, "shapes", evaluation)
+
+
+def measure_on(project: Project, slug: str, folder: Path) -> None:
+    evaluation = {"name": "measured", "kind": "folder", "path": str(folder)}
+    edit_domain(project, slug, evaluation=evaluation)
 
 
 def hashes(artifact: Artifact) -> set[str]:
@@ -142,10 +137,7 @@ def test_images_of_other_domains_are_excluded_on_request(
     theirs = encode(evaluation_image("circle", 0))
     (tmp_path / "theirs" / "red").mkdir(parents=True)
     (tmp_path / "theirs" / "red" / "0.png").write_bytes(theirs)
-    colours = indexed_project.config.domains / "colours.yaml"
-    domain = yaml.safe_load(colours.read_text())
-    domain["evaluation"]["path"] = str(tmp_path / "theirs")
-    colours.write_text(yaml.safe_dump(domain))
+    measure_on(indexed_project, "colours", tmp_path / "theirs")
     ours = tmp_path / "ours"
     (ours / "circle").mkdir(parents=True)
     (ours / "circle" / "0.png").write_bytes(encode(evaluation_image("circle", 1)))

@@ -18,23 +18,12 @@ from support.processes import killed
 from support.ready import CAPTIONS, encoded, write_ready
 from support.web import served
 
-from react_pipeline.clip.base import publish_base
-from react_pipeline.corpus.collected import CollectedPairs
-from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.indexing.index import build_index
-from react_pipeline.labelled.labelled import publish_evaluation_set
-from react_pipeline.project.project import Project
+from react_pipeline.corpus import CollectedPairs
+from react_pipeline.lineage import run
+from react_pipeline.project import Project
 from react_pipeline.retrieval import chosen_pairs
-from react_pipeline.retrieval.control import draw_control
-from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.store import store
-from react_pipeline.store.artifacts import Artifact
 
-BUILDS: dict[str, Callable[[Project, str], Artifact]] = {
-    "retrieved_set": retrieve_pairs,
-    "control_set": draw_control,
-}
 KILLS = {"sheets_of": chosen_pairs, "with_digest": store}
 """Where a build is killed: before the set is written, and before it is published."""
 
@@ -44,12 +33,12 @@ def build_until_killed(path: Path, stage: str, name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(KILLS[name], name, dying)
-    BUILDS[stage](Project.load(path), "shapes")
+    run(Project.load(path), stage, "shapes")
 
 
 @pytest.mark.slow
 @pytest.mark.operations
-@pytest.mark.parametrize("stage", BUILDS)
+@pytest.mark.parametrize("stage", ["retrieved_set", "control_set"])
 def test_images_that_were_fetched_outlive_every_kill(
     stage: str,
     make_project: Callable[..., Project],
@@ -75,11 +64,11 @@ def test_images_that_were_fetched_outlive_every_kill(
             "download": download,
         }
         project = make_project(corpus=corpus)
-        for publish in (publish_corpus, publish_base, embed_corpus, build_index):
-            publish(project)
-        publish_evaluation_set(project, "shapes")
+        for earlier in ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"):
+            run(project, earlier, "all")
+        run(project, "evaluation_set", "shapes")
         if stage == "control_set":
-            retrieve_pairs(project, "shapes")
+            run(project, "retrieved_set", "shapes")
         shutil.copytree(project.config.store, tmp_path / "undisturbed")
         web.asked.clear()
 
@@ -88,14 +77,14 @@ def test_images_that_were_fetched_outlive_every_kill(
             assert list(project.store.root.glob(".cache/images/*/*/*"))
             assert not any((project.store.root / stage / "shapes").glob("*/manifest.json"))
 
-        artifact = BUILDS[stage](project, "shapes")
+        artifact = run(project, stage, "shapes")
         assert set(web.asked.values()) == {1}
         assert (
             not artifact.reused
             and len(list(CollectedPairs(artifact))) == artifact.counts["pairs"] > 0
         )
         assert not list((project.config.store / ".scratch").iterdir())
-        undisturbed = BUILDS[stage](make_project(store="undisturbed", corpus=corpus), "shapes")
+        undisturbed = run(make_project(store="undisturbed", corpus=corpus), stage, "shapes")
     # This process draws figures without their layout, for speed; the killed one did not.
     files, others = (
         {name: made.manifest["files"][name] for name in made.manifest["files"] if "png" not in name}

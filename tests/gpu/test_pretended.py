@@ -32,8 +32,7 @@ from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import FOLDERS
 from react_pipeline.extensions.predict.predict import predict_pictures
 from react_pipeline.extensions.predict.run_folder import Options
-from react_pipeline.indexing.exact import best_hits, exact_hits
-from react_pipeline.indexing.vectors import StoredVectors
+from react_pipeline.indexing import StoredVectors, exact_hits
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 from react_pipeline.promotion import Verdict
@@ -341,21 +340,6 @@ def test_hits_of_many_queries_are_exact(lineages: dict[str, Lineage], k: int, qu
         assert operations["topk"]
     expected, expected_rows = exact_hits(stored, vectors, k, device="cpu")
     assert (rows == expected_rows).all() and (similarities == expected).all()
-
-
-def test_rows_as_alike_as_rounding_are_found_on_the_gpu() -> None:
-    chance = np.random.default_rng(0)
-    rows = np.ones((400, 32)) + 1e-3 * chance.standard_normal((400, 32))
-    vectors = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-
-    def hits(device: str) -> Any:
-        blocks = [(0, torch.from_numpy(vectors).to(device))]
-        return best_hits(vectors[:70], 2, blocks, lambda some: vectors[some], "fp16", device)
-
-    with pretended_gpu() as operations:
-        similarities, rows_there = hits("cuda")
-        assert operations["nonzero"]
-    assert (rows_there == hits("cpu")[1]).all() and (similarities == hits("cpu")[0]).all()
 
 
 @pytest.mark.parametrize(

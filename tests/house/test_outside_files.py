@@ -97,7 +97,6 @@ OWN = {
     ("extensions/names/name_counts.py", "count_names"): OURS,
     ("retrieval/queries.py", "encode_queries"): OURS,
     ("retrieval/decontamination.py", "_encoded_once"): OURS,
-    ("retrieval/decontamination.py", "_images_of"): OURS,
     ("retrieval/decontamination.py", "vectors"): OURS,
 }
 """Module and function that open files in another way, and why that is bounded."""

@@ -11,7 +11,6 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
-import torch
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from react_pipeline.indexing import (
@@ -20,7 +19,6 @@ from react_pipeline.indexing import (
     build_index,
     build_side,
     cell_hits,
-    choose_way,
     draw_queries,
     exact,
     exact_hits,
@@ -29,15 +27,14 @@ from react_pipeline.indexing import (
     search_all,
 )
 from react_pipeline.indexing import index as index_module
-from react_pipeline.indexing.exact import best_hits
 from react_pipeline.indexing.files import has_whole_cells
-from react_pipeline.indexing.index import CORE_COMPARISONS
 from react_pipeline.project import Project
 from react_pipeline.settings import IndexConfig
 from react_pipeline.store import InputError, Scratch
 from react_pipeline.store.verification import remember
 
 ROWS, WIDTH, FILE_ROWS = 6_000, 64, 1_700
+Stored = Callable[[np.ndarray], StoredVectors]
 
 
 def corpus(kind: str) -> np.ndarray:
@@ -60,6 +57,20 @@ def expected(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarr
 
 
 @pytest.fixture
+def stored(make_project: Callable[..., Project]) -> Stored:
+    """Publishes vectors in files of `FILE_ROWS`."""
+    project = make_project()
+    publish_parents(project, 0)
+
+    def publish(vectors: np.ndarray) -> StoredVectors:
+        files = [vectors[start : start + FILE_ROWS] for start in range(0, len(vectors), FILE_ROWS)]
+        embeddings = publish_embeddings(project, zip(files, files, strict=True), WIDTH)
+        return StoredVectors(embeddings, "image")
+
+    return publish
+
+
+@pytest.fixture
 def project(make_project: Callable[..., Project]) -> Project:
     project = make_project(index={"key": "IVF32,SQfp16", "recall_queries": 40})
     publish_parents(project, 0)
@@ -67,35 +78,25 @@ def project(make_project: Callable[..., Project]) -> Project:
     return project
 
 
-def nearest(
-    asked: np.ndarray, vectors: np.ndarray, k: int, precision: str = "fp32"
-) -> tuple[np.ndarray, np.ndarray]:
-    vectors = vectors.astype(np.float32)
-    blocks = [
-        (first, torch.from_numpy(vectors[first : first + 500]))
-        for first in range(0, len(vectors), 500)
-    ]
-    return best_hits(asked, k, blocks, vectors.__getitem__, precision)
-
-
 @pytest.mark.parametrize("kind", ["clustered", "duplicates", "alike"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize(("queries", "k"), [(1, 1), (300, 10)])
-def test_hits_are_those_of_all_comparisons_in_every_precision(
-    kind: str, precision: str, queries: int, k: int
-) -> None:
-    vectors, asked = corpus(kind), Cloud(ROWS, WIDTH).prompts(10, 30)[:queries]
+def test_hits_are_those_of_all_comparisons_in_every_precision(stored: Stored, kind: str) -> None:
+    vectors, asked = corpus(kind), Cloud(ROWS, WIDTH).prompts(10, 30)
     if kind == "duplicates":
         asked[0] = vectors[499]  # one of 401 equal rows
     if kind == "alike":
-        asked = vectors[:queries].astype(np.float32)
-    for found, wanted in zip(
-        nearest(asked, vectors, k, precision), expected(asked, vectors, k), strict=True
-    ):
-        np.testing.assert_array_equal(found, wanted)
+        asked = vectors[:300].astype(np.float32)
+    published = stored(vectors)
+    for precision in ("fp32", "bf16", "fp16"):
+        for queries, k in ((1, 1), (300, 10)):
+            found = exact_hits(published, asked[:queries], k, precision=precision)
+            wanted = expected(asked[:queries], vectors, k)
+            np.testing.assert_array_equal(found[0], wanted[0])
+            np.testing.assert_array_equal(found[1], wanted[1])
 
 
-def test_memory_is_bounded_where_very_many_rows_are_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded_where_very_many_rows_are_alike(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vectors, kept, own = corpus("alike"), [], exact._near_best
     monkeypatch.setattr(exact, "MOST_ALIKE", 300)
     monkeypatch.setattr(exact, "_SPARE_PAIRS", 1_000)
@@ -107,27 +108,26 @@ def test_memory_is_bounded_where_very_many_rows_are_alike(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(exact, "_near_best", counted)
     asked = vectors[:100].astype(np.float32)
-    similarities, _ = nearest(asked, vectors, 3, "bf16")
+    similarities, _ = exact_hits(stored(vectors), asked, 3, precision="bf16")
     np.testing.assert_allclose(similarities, expected(asked, vectors, 3)[0], atol=0.012)
     assert max(kept) <= 100 * 303
 
 
-def test_k_above_the_rows_gives_them_all_and_then_nothing() -> None:
-    vectors = corpus("clustered")[:7].astype(np.float32)
-    similarities, rows = nearest(vectors[:3], vectors, 9)
+def test_k_above_the_rows_gives_them_all_and_then_nothing(stored: Stored) -> None:
+    vectors = corpus("clustered")[:7]
+    similarities, rows = exact_hits(stored(vectors), vectors[:3].astype(np.float32), 9)
     assert (np.sort(rows[:, :7]) == np.arange(7)).all() and (rows[:, 7:] == -1).all()
     assert (similarities[:, 7:] == -np.inf).all() and (rows[:, 0] == [0, 1, 2]).all()
 
 
 @pytest.mark.parametrize("key", ["IVF32,Flat", "IVF32_HNSW8,SQfp16"])
 def test_cell_by_cell_gives_what_the_index_gives(
-    project: Project, tmp_path: Path, key: str
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
 ) -> None:
     embeddings = project.store.current("corpus_embeddings", "all")
-    stored, path = StoredVectors(embeddings, "image"), tmp_path / "image.index"
-    config, drawn = IndexConfig(recall_queries=20), draw_queries(embeddings, 40)
-    build_side(config, key, embeddings, "image", path, drawn)
-    index = read_index(path, mapped=True)
+    stored, drawn = StoredVectors(embeddings, "image"), draw_queries(embeddings, 40)
+    build_side(IndexConfig(recall_queries=20), key, stored, drawn, tmp_path)
+    index = read_index(tmp_path / "image.index")
     faiss.ParameterSpace().set_index_parameters(index, "nprobe=3")
     assert has_whole_cells(index)
     queries = Cloud(ROWS, WIDTH).prompts(10, 20)
@@ -140,6 +140,7 @@ def test_cell_by_cell_gives_what_the_index_gives(
         # Rows may change places only where FAISS' own sums differ in the last bits.
         differ = (rows != wanted_rows) & found
         assert differ.mean() < 0.02 and (similarities[:, 1:] <= similarities[:, :-1]).all()
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize("key", ["Flat", "HNSW16", "SQ8", "IVF4,SQ8", "OPQ8,IVF4,PQ8x4"])
@@ -149,22 +150,21 @@ def test_other_indices_have_no_whole_cells(key: str) -> None:
 
 @pytest.mark.parametrize("wanted", ["exact", "index"])
 def test_all_prompts_are_searched_and_hits_kept(
-    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wanted: Any
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wanted: str
 ) -> None:
     index, queries = Index(build_index(project)), Cloud(ROWS, WIDTH).prompts(10, 20)
     scratch = Scratch(tmp_path / "scratch")
-    similarities, rows, record = search_all(index, "image", queries, 10, scratch, requested=wanted)
+    hits, record = search_all(index, "image", queries, 10, scratch, requested=wanted)
     if wanted == "exact":
         stored = StoredVectors(project.store.current("corpus_embeddings", "all"), "image")
-        best = expected(queries, stored.take(np.arange(ROWS)), 10)
-        np.testing.assert_array_equal(similarities, best[0])
-        np.testing.assert_array_equal(rows, best[1])
+        similarities, rows = expected(queries, stored.take(np.arange(ROWS)), 10)
+        np.testing.assert_array_equal(hits["similarity"], similarities.ravel())
+        np.testing.assert_array_equal(hits["row"], rows.ravel())
         monkeypatch.setattr(index_module, "exact_hits", None)
-        again = search_all(index, "image", queries, 10, scratch, requested=wanted)
-        np.testing.assert_array_equal(again[0], similarities)
-        np.testing.assert_array_equal(again[1], rows)
+        again, _ = search_all(index, "image", queries, 10, scratch, requested=wanted)
+        assert again.equals(hits)
     else:
-        np.testing.assert_array_equal(rows.ravel(), index.search("image", queries, 10)["row"])
+        assert hits.equals(index.search("image", queries, 10))
     recall = 1.0 if wanted == "exact" else index.artifact.counts["recall_at_10"]["image"]
     assert (record["way"], record["recall_at_10"]) == (wanted, recall)
     with pytest.raises(InputError, match="dimensions"):
@@ -180,23 +180,22 @@ def test_vectors_that_changed_are_named(project: Project) -> None:
     vectors[77] = np.nan
     np.save(path, vectors)
     remember(embeddings.path, [name])  # as if the store could not see the change
-    with pytest.raises(InputError, match=r"img_emb_0002.npy: row 77 \(key"):
+    with pytest.raises(InputError, match=r"img_emb_0002.npy: row 77 \("):
         exact_hits(StoredVectors(embeddings, "image"), Cloud(ROWS, WIDTH).prompts(2, 2), 5)
 
 
-@pytest.mark.parametrize(
-    ("requested", "queries", "approximate", "cores", "way"),
-    [
-        ("auto", 1_000, True, 1, "exact"),
-        ("auto", 1_001, True, 1, "index"),
-        ("auto", 1_001, True, 2, "exact"),
-        ("auto", 1_001, False, 1, "exact"),  # without cells or a graph it saves nothing
-        ("index", 1, False, 1, "index"),
-        ("exact", 1_001, True, 1, "exact"),
-    ],
-)
 def test_exact_search_is_taken_up_to_so_many_comparisons_a_core(
-    requested: Any, queries: int, approximate: bool, cores: int, way: str
+    indexed_project: Project,
+    make_project: Callable[..., Project],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rows = int(CORE_COMPARISONS / 1_000)
-    assert choose_way(requested, queries, rows, approximate, cores)[0] == way
+    flat, cells = (
+        Index(build_index(make_project(index={"key": key}))) for key in ("Flat", "IVF2,Flat")
+    )
+    monkeypatch.setattr(index_module, "CORE_COMPARISONS", 10 * flat.rows)
+    monkeypatch.setattr(index_module.os, "cpu_count", lambda: 1)
+    assert [cells.choose_way("auto", queries)[0] for queries in (10, 11)] == ["exact", "index"]
+    assert flat.choose_way("auto", 11)[0] == "exact"  # without cells or a graph it saves nothing
+    assert (flat.choose_way("index", 1)[0], cells.choose_way("exact", 11)[0]) == ("index", "exact")
+    monkeypatch.setattr(index_module.os, "cpu_count", lambda: 2)
+    assert cells.choose_way("auto", 11)[0] == "exact"

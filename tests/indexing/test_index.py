@@ -14,7 +14,7 @@ from react_pipeline.indexing import SIDES, Index, build_index, files, read_index
 from react_pipeline.indexing import index as index_module
 from react_pipeline.project import Project
 from react_pipeline.stage import STAGES
-from react_pipeline.store import Artifact, CorruptArtifact, InputError
+from react_pipeline.store import Artifact, CorruptArtifact
 
 pytestmark = pytest.mark.usefixtures("short_rotation")
 MakeProject = Callable[..., Project]
@@ -133,14 +133,12 @@ def test_a_build_killed_between_sides_keeps_the_finished_side(
     project = make_embedded(key="IVF32,Flat")
     build_side, asked = index_module.build_side, []
 
-    def build_until_killed(
-        config: Any, key: str, embeddings: Artifact, side: Any, *rest: Any
-    ) -> Any:
-        asked.append(side)
+    def build_until_killed(config: Any, key: str, stored: Any, queries: Any, folder: Path) -> Any:
+        asked.append(stored.side)
         if asked == ["image", "text"]:
-            rest[0].write_bytes(b"half")
+            (folder / "text.index").write_bytes(b"half")
             raise KeyboardInterrupt
-        return build_side(config, key, embeddings, side, *rest)
+        return build_side(config, key, stored, queries, folder)
 
     monkeypatch.setattr(index_module, "build_side", build_until_killed)
     with pytest.raises(KeyboardInterrupt):
@@ -151,10 +149,9 @@ def test_a_build_killed_between_sides_keeps_the_finished_side(
     assert min(artifact.counts["recall_at_10"].values()) > 0.8
 
 
-@pytest.mark.parametrize("mapped", [True, False])
 @pytest.mark.parametrize("how", ["empty", "text", "cut", "rows"])
 def test_what_faiss_cannot_read_names_the_asset(
-    indexed_project: Project, tmp_path: Path, how: str, mapped: bool
+    indexed_project: Project, tmp_path: Path, how: str
 ) -> None:
     artifact = indexed_project.store.current("faiss_index", "all")
     whole, path = artifact.file("image.index").read_bytes(), tmp_path / "image.index"
@@ -162,7 +159,7 @@ def test_what_faiss_cannot_read_names_the_asset(
     rows = whole[:8] + struct.pack("<q", 1 << 60) + whole[16:]
     path.write_bytes({"empty": b"", "text": b"no index", "cut": whole[:-40], "rows": rows}[how])
     with pytest.raises(CorruptArtifact, match="rematerialize `faiss_index`"):
-        read_index(path, mapped=mapped)
+        read_index(path)
 
 
 @pytest.mark.parametrize("change", [slice(-1000), slice(0, None)])
@@ -175,8 +172,3 @@ def test_a_file_of_another_length_is_refused_before_mapping(
     path.write_bytes(whole[change] if change.stop else whole + b"\0")
     with pytest.raises(CorruptArtifact, match=r"image\.index"):
         index.search("image", np.eye(1, WIDTH, dtype=np.float32), 1)
-
-
-def test_a_key_that_does_not_fit_the_vectors_is_refused(make_indexed: MakeIndexed) -> None:
-    with pytest.raises(InputError, match=r"vectors of 32 numbers.* 7 equal parts"):
-        make_indexed(key="IVF32,PQ7x4")

@@ -9,7 +9,7 @@ import pytest
 from support.vectors import read_vectors
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
-from react_pipeline.indexing import build, build_side, draw_queries
+from react_pipeline.indexing import StoredVectors, build, build_side, draw_queries
 from react_pipeline.project import Project
 from react_pipeline.settings import IndexConfig
 from react_pipeline.store import InputError
@@ -17,11 +17,11 @@ from react_pipeline.store import InputError
 ROWS, WIDTH, CELLS = 3_000, 32, 16
 
 
-def built(project: Project, path: Path) -> faiss.Index:
+def built(project: Project, folder: Path) -> faiss.Index:
     embeddings = project.store.current("corpus_embeddings", "all")
     queries, config = draw_queries(embeddings, 20), IndexConfig(train_on="faiss-gpu")
-    build_side(config, f"IVF{CELLS},Flat", embeddings, "image", path, queries)
-    return faiss.read_index(str(path))
+    build_side(config, f"IVF{CELLS},Flat", StoredVectors(embeddings, "image"), queries, folder)
+    return faiss.read_index(str(folder / "image.index"))
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_gpu_build_of_faiss_trains_in_a_process_of_its_own(
     project: Project, tmp_path: Path, gpu_build: Path
 ) -> None:
     gpu_build.write_text(STAND_IN.format(body="get_num_gpus = lambda: 1"))
-    index = built(project, tmp_path / "a.index")
+    index = built(project, tmp_path)
     sample = read_vectors(project.store.current("corpus_embeddings", "all"), "image")
     centroids = faiss.extract_index_ivf(index).quantizer.reconstruct_n(0, CELLS)
     similarities = sample @ centroids.T
@@ -81,4 +81,4 @@ def test_a_gpu_build_that_does_not_fit_the_card_is_one_error(
     else:
         gpu_build.parent.rmdir()
     with pytest.raises(InputError, match=rf"(?s)index\.train_on.*{words}"):
-        built(project, tmp_path / "a.index")
+        built(project, tmp_path)

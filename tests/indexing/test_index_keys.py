@@ -82,8 +82,6 @@ def test_predicted_size_is_the_size_of_the_file(text: str, tmp_path: Path) -> No
 def test_a_foreign_key_is_refused_in_the_configuration(text: str) -> None:
     with pytest.raises(ValidationError, match="`auto`"):
         IndexConfig(key=text)
-    with pytest.raises(InputError, match=r"index\.key"):
-        Key.parse(text)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from react_pipeline.indexing import index
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval import chosen_pairs
-from react_pipeline.retrieval.chosen_pairs import MAX_SHEETS, SHEET_CLASSES, sheets_of
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 
 
@@ -66,16 +65,3 @@ def test_further_classes_are_on_sheets_that_the_report_lists(
     page = artifact.file("report.md").read_text()
     assert f"[contact_sheet_2.png](contact_sheet_2.png): {shown[4]} to {shown[7]}" in page
     assert f"- on no sheet: {len(shown) - 8} classes" in page
-
-
-@pytest.mark.parametrize(
-    ("classes", "sheets"), [(0, 1), (1, 1), (12, 1), (13, 2), (397, 34), (1_000, MAX_SHEETS)]
-)
-def test_every_class_up_to_a_bound_is_on_one_sheet(classes: int, sheets: int) -> None:
-    pairs = pd.DataFrame({"class": [f"class {number // 2}" for number in range(2 * classes)]})
-    found = sheets_of(pairs)
-    assert len(found) == sheets and len(dict(found)) == sheets
-    shown = [name for _, names in found for name in names]
-    assert shown == [
-        f"class {number}" for number in range(min(classes, MAX_SHEETS * SHEET_CLASSES))
-    ]

@@ -16,21 +16,16 @@ from support.drawings import pair, write_shard
 from support.retrieval import NOTHING, configure, no_digest_is_known
 from support.upkeep import edit_domain
 
-from react_pipeline.clip.base import publish_base
-from react_pipeline.corpus.collected import CollectedPairs
-from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import read_metadata
-from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.indexing.index import build_index
-from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
-from react_pipeline.project.project import Project
-from react_pipeline.retrieval.control import draw_control, draw_pairs
-from react_pipeline.retrieval.decontamination import leaked_images
+from react_pipeline.labelled import publish_evaluation_set, read_images
+from react_pipeline.lineage import run
+from react_pipeline.project import Project
+from react_pipeline.retrieval import draw_control, leaked_images, retrieve_pairs
+from react_pipeline.retrieval.control import draw_pairs
 from react_pipeline.retrieval.images import Images
-from react_pipeline.retrieval.retrieve import retrieve_pairs
-from react_pipeline.settings.retrieval import RetrievalConfig
-from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.errors import RetrievalError
+from react_pipeline.settings import RetrievalConfig
+from react_pipeline.store import Artifact, RetrievalError
 
 
 @pytest.fixture
@@ -74,10 +69,13 @@ def test_each_seed_has_a_draw_of_its_own(
     assert len(second) == len(first) and set(second.rows) == set(other["row"]) != set(first.rows)
     again = pickle.loads(pickle.dumps(second))  # noqa: S301 - as the processes of a loader do
     assert again.rows.tolist() == second.rows.tolist()
-    assert (
-        draw_control(make_project(seeds=[1]), "shapes").manifest["files"]["pairs.parquet"]
-        == (control.manifest["files"]["seed1/pairs.parquet"])
-    )
+    alone = draw_control(make_project(seeds=[1]), "shapes")
+    files = alone.manifest["files"], control.manifest["files"]
+    assert files[0]["pairs.parquet"] == files[1]["seed1/pairs.parquet"]
+    # Domains have draws of their own, which are not nested.
+    publish_evaluation_set(project, "colours")
+    theirs = {*CollectedPairs(draw_after(make_project(), "colours")).rows.tolist()}
+    assert theirs - {*first.rows.tolist()} and {*first.rows.tolist()} - theirs
 
 
 def test_leaks_are_looked_for_in_the_draw_of_each_seed(
@@ -98,11 +96,14 @@ def test_leaks_are_looked_for_in_the_draw_of_each_seed(
     assert leaked_images(project, "control_set", "shapes").same == 1
 
 
-@pytest.mark.parametrize("listed_rows", [1_000, 10])
-def test_a_control_never_wants_more_than_the_corpus_has(
-    project: Project, monkeypatch: pytest.MonkeyPatch, listed_rows: int
-) -> None:
-    monkeypatch.setattr("react_pipeline.retrieval.control.LISTED_ROWS", listed_rows)
+@pytest.fixture(params=[1_000, 10], ids=["listed", "unlisted"])
+def listed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Corpora whose digests are all read, and larger ones."""
+    monkeypatch.setattr("react_pipeline.retrieval.control.LISTED_ROWS", request.param)
+
+
+@pytest.mark.usefixtures("listed")
+def test_a_control_never_wants_more_than_the_corpus_has(project: Project) -> None:
     configure(project, k_per_prompt=500, max_per_class=500)
     retrieved, control = retrieve_pairs(project, "shapes"), draw_control(project, "shapes")
     assert control.counts["pairs"] == retrieved.counts["pairs"] == 95
@@ -149,25 +150,20 @@ def test_a_corpus_of_which_nothing_can_be_drawn_is_refused(
         draw_control(project, "shapes")
 
 
-@pytest.mark.parametrize("listed_rows", [1_000, 10])
+@pytest.mark.usefixtures("listed")
 def test_an_image_that_corpus_holds_three_times_is_drawn_once(
-    make_project: Callable[..., Project],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    listed_rows: int,
+    make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("react_pipeline.retrieval.control.LISTED_ROWS", listed_rows)
     copies = {
         f"{copy}{seed}": pair("circle", "red", seed) for copy in range(3) for seed in range(8)
     }
     write_shard(tmp_path / "shards" / "0.tar", copies)
     project = make_project(corpus={"shards": [str(tmp_path / "shards" / "0.tar")]})
-    for publish in (publish_corpus, publish_base, embed_corpus, build_index):
-        publish(project)
+    for stage in ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"):
+        run(project, stage, "all")
     publish_evaluation_set(project, "shapes")
-    retrieved = retrieve_pairs(project, "shapes")
-    pairs = pd.read_parquet(draw_control(project, "shapes").file("pairs.parquet"))
-    assert len(pairs) == retrieved.counts["pairs"] == 8
+    pairs = pd.read_parquet(draw_after(project).file("pairs.parquet"))
+    assert len(pairs) == project.store.current("retrieved_set", "shapes").counts["pairs"] == 8
     assert not pairs["image_sha256"].duplicated().any()
 
 
@@ -209,6 +205,6 @@ def test_a_fetched_evaluation_image_is_not_drawn(project: Project) -> None:
     assert dropped["evaluation_image_hash"]
 
 
-def draw_after(project: Project) -> Artifact:
-    retrieve_pairs(project, "shapes")
-    return draw_control(project, "shapes")
+def draw_after(project: Project, slug: str = "shapes") -> Artifact:
+    retrieve_pairs(project, slug)
+    return draw_control(project, slug)

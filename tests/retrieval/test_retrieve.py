@@ -12,7 +12,7 @@ from PIL import Image
 from support.retrieval import configure
 from support.vectors import read_vectors
 
-from react_pipeline.clip import class_prompts, loaded_base, prompt_vectors
+from react_pipeline.clip import class_prompts, loaded_base
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.indexing import Index
@@ -50,20 +50,6 @@ def test_a_retrieved_set_holds_the_pairs_it_lists(project: Project) -> None:
         assert sheet.format == "PNG"
 
 
-def test_every_kept_similarity_is_that_of_its_prompt_and_row(project: Project) -> None:
-    artifact = retrieve_pairs(project, "shapes")
-    pairs = pd.read_parquet(artifact.file("pairs.parquet"))
-    embeddings = project.store.current("corpus_embeddings", "all")
-    clip = loaded_base(project.store.current("base_checkpoint", "all").path, "cpu")
-    prompts = clip.encode_texts(pairs["prompt"].tolist()).numpy()
-    for mode, side in (("t2t", "text"), ("t2i", "image")):
-        mine = (pairs["mode"] == mode).to_numpy()
-        rows = read_vectors(embeddings, side)[pairs["row"][mine]]
-        cosines = (prompts[mine] * rows).sum(axis=1)
-        np.testing.assert_allclose(cosines, pairs["similarity"][mine], atol=2e-3)
-        assert artifact.counts["pairs_by_mode"][mode] == mine.sum()
-
-
 def test_counts_agree_with_the_report_per_class(project: Project) -> None:
     artifact = retrieve_pairs(project, "shapes")
     report = pd.read_parquet(artifact.file("classes.parquet"))
@@ -95,13 +81,30 @@ def test_a_domain_without_an_evaluation_set_retrieves_too(project: Project) -> N
     assert leaked_images(project, "retrieved_set", "shapes") == Leaks(0, 0, 0)
 
 
+def prompt_vectors(project: Project) -> tuple[pd.DataFrame, np.ndarray]:
+    prompts = class_prompts(project.domain("shapes"))
+    clip = loaded_base(project.store.current("base_checkpoint", "all").path, "cpu")
+    return prompts, clip.encode_texts(prompts["prompt"].tolist()).numpy()
+
+
+def test_every_kept_similarity_is_that_of_its_prompt_and_row(project: Project) -> None:
+    artifact = retrieve_pairs(project, "shapes")
+    pairs = pd.read_parquet(artifact.file("pairs.parquet"))
+    embeddings = project.store.current("corpus_embeddings", "all")
+    prompts, vectors = prompt_vectors(project)
+    asked = vectors[pd.Index(prompts["prompt"]).get_indexer(pairs["prompt"])]
+    for mode, side in (("t2t", "text"), ("t2i", "image")):
+        mine = (pairs["mode"] == mode).to_numpy()
+        cosines = (asked[mine] * read_vectors(embeddings, side)[pairs["row"][mine]]).sum(axis=1)
+        np.testing.assert_allclose(cosines, pairs["similarity"][mine], atol=2e-3)
+        assert artifact.counts["pairs_by_mode"][mode] == mine.sum()
+
+
 def test_filter_keeps_what_text_finds_in_order_of_images(project: Project) -> None:
     configure(project, modes=["t2t"], fusion="filter", k_per_prompt=40, max_per_class=5)
     pairs = pd.read_parquet(retrieve_pairs(project, "shapes").file("pairs.parquet"))
     assert set(pairs["mode"]) == {"t2t"}
-    prompts = class_prompts(project.domain("shapes"))
-    clip = loaded_base(project.store.current("base_checkpoint", "all").path, "cpu")
-    vectors = clip.encode_texts(prompts["prompt"].tolist()).numpy()
+    prompts, vectors = prompt_vectors(project)
     images = read_vectors(project.store.current("corpus_embeddings", "all"), "image")
     for name, of_class in pairs.groupby("class"):
         mean = vectors[(prompts["class"] == name).to_numpy()].mean(axis=0)
@@ -114,12 +117,28 @@ def test_rank_by_prompts_keeps_the_nearest_of_each_prompt(project: Project) -> N
     configure(project, modes=["t2t"], rank="prompts", k_per_prompt=6, max_per_class=1)
     artifact = retrieve_pairs(project, "shapes")
     pairs = pd.read_parquet(artifact.file("pairs.parquet"))
-    clip = loaded_base(project.store.current("base_checkpoint", "all").path, "cpu")
-    prompts = class_prompts(project.domain("shapes"))["prompt"].tolist()
-    found = Index(project.store.current("faiss_index", "all")).search(
-        "text", prompt_vectors(clip, prompts).numpy(), 6
-    )
+    index = Index(project.store.current("faiss_index", "all"))
+    found = index.search("text", prompt_vectors(project)[1], 6)
     dropped = artifact.counts["dropped"]
     assert {*pairs["row"]} <= {*found["row"]}
     assert len(pairs) + sum(dropped.values()) == found["row"].nunique()
     assert dropped["cap"] == 0 and len(pairs) > 4
+
+
+def test_every_pair_counts_for_the_class_of_its_caption(project: Project) -> None:
+    configure(project, choose="all", near_duplicate_similarity=1.01)
+    artifact = retrieve_pairs(project, "shapes")
+    embeddings = project.store.current("corpus_embeddings", "all")
+    pairs = pd.read_parquet(artifact.file("pairs.parquet"))
+    removed = artifact.counts["dropped"]
+    kept_out = removed["evaluation_image_hash"] + removed["exact_duplicate"]
+    assert len(pairs) + kept_out == embeddings.counts["rows"]
+    distinct = read_metadata(embeddings, ["image_sha256"])["image_sha256"].nunique()
+    assert len(pairs) >= distinct - removed["evaluation_image_hash"]
+    assert artifact.counts["shortfall"] == 0
+    prompts, vectors = prompt_vectors(project)
+    means = np.stack([vectors[prompts["class_id"] == number].mean(axis=0) for number in range(4)])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    nearest = (read_vectors(embeddings, "text")[pairs["row"]] @ means.T).argmax(axis=1)
+    names = project.domain("shapes").class_names
+    assert pairs["class"].tolist() == [names[number] for number in nearest]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -14,36 +15,22 @@ import yaml
 from support.drawings import evaluation_image, pair, write_shard
 from support.upkeep import edit_domain
 
-from react_pipeline.clip.base import publish_base
-from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import read_metadata
-from react_pipeline.indexing.index import build_index
-from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
-from react_pipeline.lineage import fresh_or_none
-from react_pipeline.project.project import Project
-from react_pipeline.retrieval.control import draw_control
-from react_pipeline.retrieval.decontamination import leaked_images
-from react_pipeline.retrieval.retrieve import retrieve_pairs
-from react_pipeline.store.errors import InputError
+from react_pipeline.embedding import read_metadata
+from react_pipeline.labelled import publish_evaluation_set, read_images
+from react_pipeline.lineage import fresh_or_none, run
+from react_pipeline.project import Project
+from react_pipeline.retrieval import draw_control, leaked_images, retrieve_pairs
+from react_pipeline.store import InputError
 
 COLOURS = ("red", "blue", "green")
 
 
 def write_shards(path: Path, *, subjects: bool) -> Path:
     """Circles and squares of three colours, eight of each; `subject` is the colour."""
-    drawn = [
-        (shape, colour, seed)
-        for shape in ("circle", "square")
-        for colour in COLOURS
-        for seed in range(8)
-    ]
-    samples = {
-        f"{shape}-{colour}-{seed}": pair(
-            shape, colour, seed, **({"subject": colour} if subjects else {})
-        )
-        for shape, colour, seed in drawn
-    }
+    samples = {}
+    for shape, colour, seed in product(("circle", "square"), COLOURS, range(8)):
+        fields = {"subject": colour} if subjects else {}
+        samples[f"{shape}-{colour}-{seed}"] = pair(shape, colour, seed, **fields)
     return write_shard(path, samples)
 
 
@@ -73,8 +60,8 @@ def built(
     write_shards(tmp_path / "pairs" / "0.tar", subjects=corpus)
     project = make_project(corpus={"shards": [str(tmp_path / "pairs" / "0.tar")]})
     configure(project, write_manifest(tmp_path / "drawn", subjects=images))
-    for publish in (publish_corpus, publish_base, embed_corpus, build_index):
-        publish(project)
+    for stage in ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"):
+        run(project, stage, "all")
     publish_evaluation_set(project, "shapes")
     return project
 
@@ -140,17 +127,3 @@ def test_without_subjects_nothing_is_excluded(
     assert retrieved.counts["pairs"] == control.counts["pairs"] == 48
     assert leaked_images(project, "retrieved_set", "shapes").subject == 0
     assert "subject" in retrieved.file("report.md").read_text()
-
-
-def test_each_seed_and_each_domain_has_a_control_of_its_own(indexed_project: Project) -> None:
-    drawn: list[frozenset[int]] = []
-    for slug in ("shapes", "colours"):
-        publish_evaluation_set(indexed_project, slug)
-        for seed in (0, 1):
-            few = {"k_per_prompt": 3, "max_per_class": 3}
-            edit_domain(indexed_project, slug, retrieval=few, customization={"seed": seed})
-            retrieve_pairs(indexed_project, slug)
-            control = draw_control(indexed_project, slug)
-            drawn.append(frozenset(pd.read_parquet(control.file("pairs.parquet"))["row"]))
-    # Nested draws would not be independent.
-    assert len(set(drawn)) == 4 and not any(one < other for one in drawn for other in drawn)

@@ -12,11 +12,12 @@ from support.drawings import draw, encode, evaluation_image
 from support.retrieval import configure
 from support.vectors import read_vectors
 
-from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.clip import load
+from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import fresh, resolve
-from react_pipeline.project.project import Project
-from react_pipeline.retrieval.retrieve import retrieve_pairs
-from react_pipeline.store.errors import InputError, StaleArtifact
+from react_pipeline.project import Project
+from react_pipeline.retrieval import retrieve_pairs
+from react_pipeline.store import InputError, StaleArtifact
 
 
 @pytest.fixture
@@ -39,12 +40,9 @@ def test_seed_images_find_the_images_most_like_them(project: Project) -> None:
     pairs = pd.read_parquet(artifact.file("pairs.parquet"))
     assert set(pairs["class"]) == {"circle"} and set(pairs["mode"]) == {"i2i"}
     assert set(pairs["prompt"]) == {"seed: seeds/circle.png"}
-    from react_pipeline.clip.model import load
-
     clip = load(project.store.current("base_checkpoint", "all").path)
-    vector = clip.encode_images(clip.preprocess(draw("circle", "red", 5000)).unsqueeze(0)).numpy()[
-        0
-    ]
+    pixels = clip.preprocess(draw("circle", "red", 5000))[None]
+    vector = clip.encode_images(pixels).numpy()[0]
     cosines = read_vectors(project.store.current("corpus_embeddings", "all"), "image") @ vector
     np.testing.assert_allclose(
         np.sort(pairs["similarity"])[::-1], np.sort(cosines)[::-1][: len(pairs)], atol=2e-3

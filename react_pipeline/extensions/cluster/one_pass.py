@@ -29,7 +29,7 @@ from react_pipeline.extensions.names import (
     names_of,
     said_in_corpus,
 )
-from react_pipeline.indexing import Index, exact_hits_in, way_of_index
+from react_pipeline.indexing import Index, exact_hits_in
 from react_pipeline.labelled import encode_images
 from react_pipeline.lineage import fresh_or_none, resolve
 from react_pipeline.project import Manifests, Project
@@ -104,12 +104,7 @@ def _run(project: Project, first: Inputs) -> None:
     """Leave the hits; a killed pass is resumed by the next one of the same domains."""
     parents = first.parents
     embeddings, encoder = parents["corpus_embeddings"], parents[encoder_in(parents)]
-    index = Index(
-        parents["faiss_index"],
-        encoder.fingerprint,
-        embeddings=embeddings,
-        device=project.config.device,
-    )
+    index = Index(parents["faiss_index"], encoder.fingerprint, project.config.device)
     members = list(_members(project, first, load_encoder(project, encoder), index.rows))
     if len(members) > 1:
         logger.info("reading the corpus for %d domains at once", len(members))
@@ -133,7 +128,7 @@ def _search(members: list[_Member], index: Index, side: Side, scratch: Scratch) 
     for member in members:
         for mode in index_modes(member.settings):
             vectors = member.queries.vectors[member.queries.numbers(mode)]
-            way, _ = way_of_index(index, member.settings.search, len(vectors))
+            way, _ = index.choose_way(member.settings.search, len(vectors))
             if MODE_SIDES[mode] == side and way == "exact":
                 k = min(member.settings.k_per_prompt, index.rows)
                 searches.append((member, index.checked(vectors, k)))

@@ -73,8 +73,7 @@ class CorpusSearch:
         from react_pipeline.clip import choose_device, load
 
         clip = load(encoder.path, choose_device(project.config.device))
-        open_index = Index(index, encoder.fingerprint, embeddings=embeddings)
-        return cls(open_index, embeddings, clip, source)
+        return cls(Index(index, encoder.fingerprint), embeddings, clip, source)
 
     def pairs(self, side: Side, query: str | Image | NDArray[np.float32], k: int) -> pd.DataFrame:
         """Return the k pairs most similar to a text, a picture or a unit vector (1, D)."""

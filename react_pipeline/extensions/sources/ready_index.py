@@ -12,7 +12,6 @@ from typing import Any
 
 from react_pipeline.indexing import (
     SIDES,
-    Neighbours,
     StoredVectors,
     draw_queries,
     index_counts,
@@ -80,7 +79,7 @@ def take_over(
         stored = StoredVectors(embeddings, side)
         index = _checked(path, stored)
         rerank = 1 if _holds_vectors(index) else COARSE_RERANK
-        measured = tune_and_measure(index, config, Neighbours(stored, queries), rerank)
+        measured = tune_and_measure(index, config, stored, queries, rerank)
         if (found := measured["recall_at_10"]) < config.min_recall:
             raise InputError(
                 f"{path}: finds {found:.1%} of the 10 nearest rows that an exact "
@@ -98,7 +97,7 @@ def _checked(path: Path, stored: StoredVectors) -> Any:
     import faiss
 
     try:
-        index = read_index(path, mapped=True)
+        index = read_index(path)
     except CorruptArtifact as error:
         raise InputError(
             f"{path}: FAISS cannot read it; fetch it again or remove corpus.indices ({error})"
