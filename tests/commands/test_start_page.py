@@ -71,7 +71,7 @@ def test_the_start_page_says_where_the_user_interfaces_answer(
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     url = "http://127.0.0.1:3000"
     with locked_for_ui(home) as lock:
-        tell_addresses(lock, {"dagster": url, "mlflow": url})
+        tell_addresses(lock, {"dagster": url, "mlflow": url}, [])
         print_start_page(project, ["shapes"])
         shown = capsys.readouterr().out
         assert f"Dagster    {url} " in shown and f"MLflow     {url}/#/experiments/1 " in shown

@@ -4,8 +4,10 @@ computed that no text needs.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -129,9 +131,8 @@ def test_fused_layers_are_tried_on_a_few_images(
     monkeypatch.setattr(
         module, "convert", lambda run, _, probes, __: (tried.extend(map(len, probes)), run)[1]
     )
-    encoder = kept.encoder(workers=0)
-    assert encoder.tower is not None
-    encoder.tower.native = False
+    encoder = replace(kept.encoder(workers=0), tower=Mock(native=False, splits=True))
+    monkeypatch.setattr(ImageEncoder, "frozen", lambda _, images: images.flatten(1)[:, :8])
     assert keep_tokens(encoder, kept.views, kept.scratch) is not None
     assert tried == [3, 1]
 

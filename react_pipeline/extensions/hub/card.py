@@ -24,7 +24,13 @@ from react_pipeline.pages import escaped, markdown_table, render
 from react_pipeline.project import Project
 from react_pipeline.promotion import HistoryEntry, results_of
 from react_pipeline.settings import CONTROL_SUFFIX, HUB_PREFIX, encoders
-from react_pipeline.stage import ALL, FEW_SHOT_SET, RETRIEVAL_CHECKPOINT, method_key
+from react_pipeline.stage import (
+    ALL,
+    CORPUS_EMBEDDINGS,
+    FEW_SHOT_SET,
+    RETRIEVAL_CHECKPOINT,
+    method_key,
+)
 from react_pipeline.store import Artifact, InputError
 from react_pipeline.use import trained_for, training_pairs
 
@@ -171,6 +177,7 @@ def _ingredients(project: Project, checkpoint: Artifact) -> dict[str, Any]:
     slug, method = checkpoint.key.split("/")
     methods = project.config.all_methods
     pairs = training_pairs(project, checkpoint)
+    embeddings = project.store.open(CORPUS_EMBEDDINGS, ALL, pairs.parents[CORPUS_EMBEDDINGS])
     retrieves = RETRIEVAL_CHECKPOINT in pairs.parents
     shots = 0
     if FEW_SHOT_SET in checkpoint.parents:
@@ -180,6 +187,7 @@ def _ingredients(project: Project, checkpoint: Artifact) -> dict[str, Any]:
         "checkpoint": checkpoint,
         "pairs": pairs,
         "corpus": project.store.open("corpus", ALL, pairs.parents["corpus"]),
+        "rows": embeddings.counts["rows"],
         "base": encoder("base_checkpoint", checkpoint),
         "retrieval": encoder(RETRIEVAL_CHECKPOINT, pairs) if retrieves else {},
         "shots": shots,

@@ -181,7 +181,7 @@ def compared(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     fresh = Project.load(project.path)
     monkeypatch.setattr(
         "react_pipeline.lineage.fresh",
-        lambda project, stage, key: project.store.current(stage, key),
+        lambda project, stage, key, *_: project.store.current(stage, key),
     )
     return fresh
 

@@ -116,7 +116,7 @@ def test_a_ui_over_this_home_is_asked_wherever_it_answers(
         answering(b"ok") as mlflow,
         locked_for_ui(tmp_path) as lock,
     ):
-        tell_addresses(lock, {"dagster": dagster, "mlflow": mlflow})
+        tell_addresses(lock, {"dagster": dagster, "mlflow": mlflow}, [])
         reported = {entry.what: entry.detail for entry in diagnose(tiny_project.path)}
     assert reported["dagster server"] == f"{dagster} answers"
     assert reported["mlflow server"] == f"{mlflow} answers"
