@@ -126,6 +126,6 @@ def text_folder(directory: Path, field: str, files: tuple[str, ...]) -> Path:
                     raise InputError(f"{file}: cannot be read as JSON ({error})") from error
             return folder
     raise InputError(
-        f"{directory}: {field}: this checkpoint folder holds none of {', '.join(files)}; get these "
-        f"files from the place that `{field}` names, and put them into {directory / 'text'}"
+        f"{directory}: {field}: this checkpoint folder holds none of {', '.join(files)}; put "
+        f"these files into {directory / 'text'}"
     )

@@ -252,8 +252,8 @@ def from_parts(
     preprocess_cfg: dict[str, Any],
     tokenizer: Path | None,
 ) -> Clip:
-    """Wrap a model built elsewhere; `tokenizer` is a local folder of transformers
-    files.
+    """Wrap a model built elsewhere; `tokenizer` is a local folder of transformers files, in its
+    `text/` or itself.
     """
     return build(model_cfg, preprocess_cfg, tokenizer, model)
 

@@ -87,7 +87,9 @@ class ImageTower:
         own = all(type(block) is ResidualAttentionBlock for block in self.blocks)
         self.native = type(visual) is NativeVisionTransformer and own
         self._plain = {block for block in self.blocks if self.native and is_plain(block)}
-        self._timm = isinstance(getattr(visual, "trunk", None), TimmVisionTransformer)
+        # Of some kinds, such as two blocks side by side, no block is known.
+        is_timm = isinstance(getattr(visual, "trunk", None), TimmVisionTransformer)
+        self._timm = is_timm and bool(self.blocks)
         trained = [self._place(n) for n, p in visual.named_parameters() if p.requires_grad]
         first = min(trained, default=len(self.blocks))
         self.splits = (self.native or self._timm) and 0 <= first < len(self.blocks)

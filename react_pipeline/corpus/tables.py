@@ -75,7 +75,8 @@ def require_text_columns(path: Path, schema: pa.Schema, columns: Iterable[tuple[
                 f"{path}: no column {name!r}; there are {there}: set `corpus.{field}`"
             )
         kind = schema.field(name).type
-        if getattr(kind, "value_type", kind) not in (pa.string(), pa.large_string()):
+        value = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if value not in (pa.string(), pa.large_string()):
             raise CorpusError(
                 f"{path}: column {name!r} holds {kind}, text is needed (`corpus.{field}`)"
             )

@@ -110,11 +110,16 @@ def _embed(project: Project, inputs: Inputs, staging: Path, scratch: Scratch) ->
             cards = [] if on_cluster() else _cards(config.device)
             if (on_cluster() or len(cards) > 1) and not config.corpus.is_listed:
                 parts = iter(listed := list(parts))
-                new = [part for part in listed if part.digest not in earlier]
+                kept = {path.name for path in scratch.folder.glob("part-*")}
+                new = [
+                    part
+                    for part in listed
+                    if part.digest not in earlier and f"part-{part.number}" not in kept
+                ]
                 if cards:
                     _spread_over(cards, encoder, scratch, new)
                 else:
-                    spread(partial(_keep, encoder, scratch), new, "embedding")
+                    spread(partial(_keep_shared, encoder, scratch), new, "embedding")
             for part in parts:
                 yield scratch.build(f"part-{part.number}", staging, partial(write, part))
 
@@ -130,15 +135,19 @@ def _embed(project: Project, inputs: Inputs, staging: Path, scratch: Scratch) ->
 
 
 def _cards(device: str) -> list[str]:
-    """Return the GPUs that may be used here, by their names in `CUDA_VISIBLE_DEVICES`."""
+    """Return the GPUs that are like the first that may be used here, by their names in
+    `CUDA_VISIBLE_DEVICES`: another kind may be too old or too small.
+    """
     import torch
 
     from react_pipeline.clip import choose_device
 
     if choose_device(device) == "cpu":
         return []
+    kinds = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(n) for n in range(torch.cuda.device_count())]
+    cards = named.split(",") if named else map(str, range(len(kinds)))
+    return [card for card, kind in zip(cards, kinds, strict=False) if kind == kinds[0]]
 
 
 def _spread_over(
@@ -175,9 +184,13 @@ def _keep(encoder: "PartEncoder", scratch: Scratch, part: Part) -> None:
     """Encode a part as a task of a cluster or of a card. It may run twice, even at once: it works
     in a folder of its own, and moves what is complete.
     """
-    require_shared(scratch.folder)
     with TemporaryDirectory(prefix=".", dir=scratch.folder) as links:
         scratch.build(f"part-{part.number}", Path(links), partial(encoder.write, part))
+
+
+def _keep_shared(encoder: "PartEncoder", scratch: Scratch, part: Part) -> None:
+    require_shared(scratch.folder)
+    _keep(encoder, scratch, part)
 
 
 def _summed(records: Iterator[dict[str, Any]], staging: Path) -> dict[str, Any]:

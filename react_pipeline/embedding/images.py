@@ -60,7 +60,8 @@ def encode_fetched(
     """
     sha256: dict[int, str] = {}
     vectors = [np.empty((0, encoder.clip.dimension), np.float16)]
-    names = rows.set_index("row")["image_path" if "image_path" in rows else "url"]
+    by_row = rows.set_index("row", drop=False)
+    names = by_row[next(name for name in ("image_path", "url", "row") if name in by_row)]
     decoder = _Decoder(encoder.to_tensor, config.corpus.max_pixels)
     workers = min(config.embedding.worker_count, len(rows) // DECODED_AT_ONCE)
     with closing(read_ahead(_fetched(source, rows))) as images:

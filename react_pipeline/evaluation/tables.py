@@ -128,6 +128,8 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
         return table
     figures = [mean.removesuffix("_mean") for mean in SEED_FIGURES]
     measured = table[table["top1"].notna()].assign(method=first)
+    if measured.empty:
+        return table.reindex(columns=[*table, *SEED_COLUMNS])
     seeds = measured.groupby(["domain", "method", "status"])[figures]
     columns = [
         seeds.transform("size").rename("seeds"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,12 @@ class Index:
 
     def stored_vectors(self, side: Side) -> StoredVectors:
         """Return the vectors of a side."""
-        return StoredVectors(self.artifact.open_parent(CORPUS_EMBEDDINGS), side)
+        return StoredVectors(self._embeddings, side)
+
+    @cached_property
+    def _embeddings(self) -> Artifact:
+        # Its manifest names every part: of many, reading it takes longer than a search.
+        return self.artifact.open_parent(CORPUS_EMBEDDINGS)
 
     def choose_way(self, requested: str, queries: int) -> tuple[str, str]:
         """Return how `search_all` searches so many queries, and why.

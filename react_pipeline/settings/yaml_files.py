@@ -100,7 +100,8 @@ def read_yaml(path: Path) -> Document:
     """
     document = Document(path)
     try:
-        root = yaml.compose(read_bounded(path, MAX_YAML_BYTES).decode(), Loader=yaml.CSafeLoader)
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # not in a build without libyaml
+        root = yaml.compose(read_bounded(path, MAX_YAML_BYTES).decode(), Loader=loader)
         fields = None if root is None else document.load(root)
     except OSError as error:
         raise ConfigError.of(path, f"cannot be read: {error.strerror or error}") from error

@@ -56,6 +56,8 @@ logger = logging.getLogger(__name__)
 RETENTION_SECONDS = 7 * 86_400.0
 """Longer than a build takes: what it reads was current when it began."""
 BUILT = "built"
+KEPT_SCRATCHES = 2
+"""Scratches of one artifact that a further attempt leaves alone, since their processes may live."""
 STORE = "store.json"
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
@@ -190,11 +192,13 @@ class Store:
     def scratch(self, inputs: Inputs) -> Scratch:
         """Begin a private scratch for an attempt, with what the furthest earlier one had kept."""
         scratch = Scratch(self._scratches(inputs) / secrets.token_hex(8))
-        earlier = next(iter(self.earlier_scratches(inputs)), None)
+        others = self.earlier_scratches(inputs)
         try:
-            scratch.begin(earlier)
+            scratch.begin(next(iter(others), None))
         except FileNotFoundError as error:
             raise removed(scratch.folder) from error
+        for other in others[KEPT_SCRATCHES:]:
+            throw_away(other.folder, self.root)
         return scratch
 
     def earlier_scratches(self, inputs: Inputs) -> list[Scratch]:

@@ -54,8 +54,8 @@ class Views(Dataset[Tensor]):
     process and order.
 
     Attributes:
-        augment: Gets seeds that depend on `seed`, the pair and the view alone; without it only view
-            0 is.
+        augment: Gets seeds that depend on `seed`, the pair and the view alone; without it all views
+            are equal.
     """
 
     pairs: Images

@@ -121,6 +121,8 @@ def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str]:
             f"{slug}: no registered version {model} (there: {', '.join(versions) or 'none'})"
         )
     tags = versions[model].tags
+    if not {"method", "fingerprint"} <= tags.keys():
+        raise InputError(f"{slug}: version {model} was not registered by this pipeline")
     return project.store.open(
         CUSTOMIZED_CHECKPOINT, method_key(slug, tags["method"]), tags["fingerprint"]
     ), ""

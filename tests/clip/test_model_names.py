@@ -20,7 +20,7 @@ from support.text_tower import WORDS
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertTokenizerFast, PreTrainedTokenizerFast
 
-from react_pipeline.clip.base import publish_base
+from react_pipeline.clip.base import fetched, publish_base
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.clip.pretrained import from_open_clip, require_available
 from react_pipeline.project.project import Project
@@ -189,14 +189,19 @@ def test_a_tokenizer_with_code_is_refused(
     "encoder",
     [{"model": "hf-hub:organization/model@v2", "pretrained": None}, {"pretrained": "openai"}],
 )
-def test_a_hub_that_cannot_be_reached_is_one_error(
+def test_without_the_hub_its_cache_is_used(
     encoder: dict[str, Any], make_project: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(InputError, match=r"encoder\.pretrained: .* cannot be fetched"):
         publish_base(make_project(encoder=encoder))
+    write_siglip2(tmp_path / "folder")
+    cached(tmp_path / "cache", "organization/cached", tmp_path / "folder")
+    with fetched(EncoderConfig(model="hf-hub:organization/cached")) as found:
+        assert (Path(str(found.pretrained)) / "open_clip_config.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,14 @@ def test_features_and_gradients_are_the_models_own(name: str, last_k_layers: int
     require_equal(model, tower)
 
 
+def test_a_timm_tower_of_unknown_blocks_runs_as_it_is() -> None:
+    two_side_by_side = {"timm_model_name": "vit_small_patch16_18x2_224", "timm_pool": "token"}
+    vision = {"image_size": 224, "timm_proj": "linear", **two_side_by_side}
+    model = CLIP(embed_dim=16, vision_cfg=vision, text_cfg=dict(TEXT)).eval()
+    batch = images(model)
+    assert torch.equal(ImageTower(model)(batch), model.encode_image(batch))
+
+
 @pytest.mark.parametrize("name", ["ViT", "ViT, mean of the patches", "timm ViT, mean"])
 def test_hosts_that_train_begin_the_trained_part(name: str) -> None:
     model = build(name)

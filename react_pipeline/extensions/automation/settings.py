@@ -39,12 +39,16 @@ class AutomationConfig(Section):
     def _schedule_is_a_cron_line(cls, schedule: str | None) -> str | None:
         from croniter import croniter  # type: ignore[import-untyped, unused-ignore]  # not in the light installation
 
-        if schedule is not None and not (
-            len(schedule.split()) == 5 and croniter.is_valid(schedule)
-        ):
+        if schedule is None:
+            return None
+        try:
+            if len(schedule.split()) != 5:
+                raise ValueError("it has not five fields")
+            croniter(schedule).get_next()  # there is no 30 February
+        except ValueError as error:
             raise ValueError(
-                f"{schedule!r} is not a cron line; write five fields, such as '0 3 * * *'"
-            )
+                f"{schedule!r} is not a cron line ({error}); write five fields, such as '0 3 * * *'"
+            ) from error
         return schedule
 
     @field_validator("timezone")

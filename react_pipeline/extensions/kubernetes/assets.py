@@ -114,14 +114,20 @@ def table(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Resources]:
             f"run_coordinator: resources.{min(unknown)}: no kind or stage; there are "
             f"{', '.join([*KINDS, *STAGES])}"
         )
+    for name, change in changes.items():
+        try:
+            Resources(**KINDS[CPU].model_dump() | dict(change))
+        except ValidationError as error:
+            found = error.errors()[0]
+            raise InputError(
+                f"run_coordinator: resources.{name}.{found['loc'][0]}: {found['msg']}; there are "
+                f"{', '.join(Resources.model_fields)}"
+            ) from error
     rows = {}
-    try:
-        for name, stage in STAGES.items():
-            kind = kind_of(stage)
-            own = {**changes.get(kind, {}), **changes.get(name, {})}
-            rows[name] = Resources(**KINDS[kind].model_dump() | own)
-    except ValidationError as error:
-        raise InputError(f"run_coordinator: resources: {error}") from error
+    for name, stage in STAGES.items():
+        kind = kind_of(stage)
+        own = {**changes.get(kind, {}), **changes.get(name, {})}
+        rows[name] = Resources(**KINDS[kind].model_dump() | own)
     return rows
 
 

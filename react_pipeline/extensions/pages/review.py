@@ -106,11 +106,14 @@ class ReviewBoard(Board):
         items = tuple(self._item(pair, click) for _, pair in mine[part].iterrows())
         following = self._names[(self._names.index(label) + 1) % len(self._names)]
         further = Button("Next class", "c", ask={"class": following, "click": click})
+        last = next(reversed(self.decisions), None)
+        undo = Button("Take back", "z", answer={"image": last, "verdict": None})
         sizes = self.pairs["class"].value_counts(sort=False).items()
         names = tuple((name, f"{name} ({size})") for name, size in sizes)
         does = Menu("click", "A click", click, tuple(zip(clicks, clicks, strict=True)))
         menus = (Menu("class", "Class", label, names), does)
-        return View(f"decisions: {len(self.decisions)}", items, (*more, further), menus)
+        buttons = (*more, further, *([undo] if last else []))
+        return View(f"decisions: {len(self.decisions)}", items, buttons, menus)
 
     def picture(self, number: int) -> bytes:
         """Return the image at a position of the training shards."""

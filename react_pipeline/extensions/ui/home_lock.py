@@ -35,6 +35,7 @@ def locked_for_ui(home: Path) -> Iterator[TextIO]:
                 f"`react-pipeline ui` runs already over {home}: {there}; use it, or end it first "
                 f"({end})"
             )
+        file.truncate(0)  # what a `ui` that was killed has left
         try:
             yield file
         finally:

@@ -210,6 +210,7 @@ def test_pairs_that_were_pruned_count_as_all_changed(trained: Project) -> None:
         ),
         ({"automation": {"schedule": "60 3 * * *"}}, "is not a cron line"),
         ({"automation": {"schedule": "@daily"}}, "is not a cron line"),
+        ({"automation": {"schedule": "0 3 30 2 *"}}, "is not a cron line"),
         (
             {"automation": {"timezone": "Mars/Olympus"}},
             "automation.timezone: 'Mars/Olympus' is not a time zone",

@@ -83,6 +83,15 @@ def test_heads_are_fitted_in_the_process_of_the_asset(
         processes.train(Mock(), project, "shapes", "full-control")
 
 
+def test_a_training_whose_processes_failed_is_shown_as_failed(prepare: Prepare) -> None:
+    project, key = prepare(), f"shapes/{METHOD}"
+    processes._show_failed(project, "", key, InputError("pipeline.yaml: steps"))
+    assert runs_of_training(project) == []  # no training has begun
+    processes._show_failed(project, "", key, TrainingError("the loss is nan"))
+    (run,) = runs_of_training(project)
+    assert run.info.status == "FAILED" and "the loss is nan" in run.data.tags["error"]
+
+
 def test_cores_are_shared_among_processes_unless_user_said_how(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -225,7 +225,7 @@ def test_runs_of_other_assets_and_tags_of_people_stay(launch: Launch) -> None:
     ("changes", "token"),
     [
         ({"retrieved": {"cpu": 1}}, "resources.retrieved:"),
-        ({"gpu": {"ram": 1}}, "ram"),
+        ({"gpu": {"ram": 1}}, "resources.gpu.ram"),
     ],
 )
 def test_an_unknown_stage_or_field_is_refused(changes: dict[str, Any], token: str) -> None:

@@ -262,6 +262,10 @@ CLIP_RETRIEVAL: Breakages = {
         change("metadata/*", lambda table: table.assign(caption=1)),
         "column 'caption' holds int64, text is needed",
     ),
+    "several captions each": (
+        change("metadata/*", lambda table: table.assign(caption=[["a", "b"]] * len(table))),
+        "column 'caption' holds list<.*>, text is needed",
+    ),
 }
 OF_DATACOMP: Breakages = {
     "a missing member": (without("b32_txt"), "no member or column 'b32_txt'"),

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,6 +174,9 @@ def _show_failed(project: Project, run_id: str, key: str, error: Exception) -> N
     if isinstance(error, InputError):
         return  # no training has begun
     inputs = resolve(project, "customized_checkpoint", key)
-    with observed(project, run_id, lambda _line: None) as observer:
+    with (
+        suppress(type(error)),  # what leaves the context is shown; it is raised by the caller
+        observed(project, run_id, lambda _line: None) as observer,
+    ):
         observer.started(inputs, 0)
-        observer.failed(error)
+        raise error
