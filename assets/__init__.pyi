@@ -3,8 +3,8 @@ from .declared import declare_instigators as declare_instigators
 from .declared import unmeasured as unmeasured
 from .declared import warning_below as warning_below
 from .partitions import DOMAINS as DOMAINS
-from .partitions import partition_of as partition_of
-from .partitions import partitions_of as partitions_of
+from .partitions import make_partitions as make_partitions
+from .partitions import to_partition_key as to_partition_key
 from .resources import CheckContext as CheckContext
 from .resources import Context as Context
 from .resources import ProjectResource as ProjectResource
@@ -14,11 +14,11 @@ from .runs import HIDDEN as HIDDEN
 from .runs import REASON_TAG as REASON_TAG
 from .runs import TRY_TAG as TRY_TAG
 from .runs import WILL_RETRY_TAG as WILL_RETRY_TAG
+from .runs import built_places as built_places
+from .runs import failure_reason as failure_reason
 from .runs import in_process as in_process
 from .runs import inputs_tag as inputs_tag
-from .runs import places_of as places_of
 from .runs import reap_abandoned as reap_abandoned
-from .runs import reason_of as reason_of
 from .runs import tags_of_key as tags_of_key
 from .training import customize_here as customize_here
 from .training import observed as observed

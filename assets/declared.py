@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from react_pipeline.assets.partitions import key_of, mapping_of, partitions_of
+from react_pipeline.assets.partitions import library_key, make_mapping, make_partitions
 from react_pipeline.assets.resources import CheckContext, Context, ProjectResource
 from react_pipeline.assets.retries import RETRIES, readable_failures
 from react_pipeline.failures import note_check
@@ -62,7 +62,7 @@ class Scope:
             used.update(row.parents_of(key, two_encoders, self.methods))
         return [
             dg.AssetDep(
-                self.project.key(name), partition_mapping=mapping_of(name, row, self.methods)
+                self.project.key(name), partition_mapping=make_mapping(name, row, self.methods)
             )
             for name in dict.fromkeys(configured_parents(names, two_encoders))
             if name in used and (name in self.rows or name == DOMAIN_FILE)
@@ -104,10 +104,10 @@ def stage_asset(**options: Any) -> Callable[[Body], Body]:
     return declared
 
 
-def asset_of(row: Stage, body: Body, scope: Scope) -> dg.AssetsDefinition:
+def make_asset(row: Stage, body: Body, scope: Scope) -> dg.AssetsDefinition:
     """Return the asset of a stage in one project; without a declaration that of its row."""
-    body, options = _assets.get(row.name) or (body, _options_of(row))
-    config, partitions = scope.config, partitions_of(row, scope.methods, scope.project)
+    body, options = _assets.get(row.name) or (body, _asset_options(row))
+    config, partitions = scope.config, make_partitions(row, scope.methods, scope.project)
     pool = options.get("pool")
     common = {
         "deps": scope.deps(row, options.get("deps", ())),
@@ -123,7 +123,7 @@ def asset_of(row: Stage, body: Body, scope: Scope) -> dg.AssetsDefinition:
     return dg.asset(key=scope.project.key(row.name), **{**options, **common})(body)
 
 
-def _options_of(row: Stage) -> dict[str, Any]:
+def _asset_options(row: Stage) -> dict[str, Any]:
     return {
         "description": row.about,
         "deps": [DOMAIN_FILE] * row.reads_domain + [*row.parents, *row.gathers],
@@ -174,7 +174,7 @@ def warning_below(
     )
 
 
-def checks_of(scope: Scope) -> list[dg.AssetChecksDefinition]:
+def make_checks(scope: Scope) -> list[dg.AssetChecksDefinition]:
     """Return the checks of a project's stages, in the order of declaration."""
     return [
         dg.asset_check(
@@ -182,7 +182,7 @@ def checks_of(scope: Scope) -> list[dg.AssetChecksDefinition]:
             name=declared.body.__name__,
             description=getdoc(declared.body),
             retry_policy=RETRIES,
-            partitions_def=partitions_of(STAGES[declared.stage], scope.methods, scope.project),
+            partitions_def=make_partitions(STAGES[declared.stage], scope.methods, scope.project),
             **declared.options,
         )(_checking(declared, scope.project))
         for declared in _checks.values()
@@ -198,7 +198,7 @@ def _checking(
     def checked(context: CheckContext) -> dg.AssetCheckResult:
         with readable_failures():
             pipeline = project.load()
-            artifact = pipeline.store.current(declared.stage, key_of(context))
+            artifact = pipeline.store.current(declared.stage, library_key(context))
             result = declared.body(pipeline, artifact)
             if declared.blocks:
                 problem = "" if result.passed else result.description or "see its metadata"
@@ -221,6 +221,6 @@ def declare_instigators(build: Instigators) -> Instigators:
     return build
 
 
-def instigators_of(project: ProjectResource, stages: Sequence[Stage]) -> list[Instigator]:
+def make_instigators(project: ProjectResource, stages: Sequence[Stage]) -> list[Instigator]:
     """Return the declared sensors and schedules of one project."""
     return [one for build in _instigators.values() for one in build(project, stages)]

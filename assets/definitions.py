@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import dagster as dg
 
 from react_pipeline.assets import corpus, domains, evaluation, training  # noqa: F401
-from react_pipeline.assets.declared import Scope, asset_of, checks_of, instigators_of
+from react_pipeline.assets.declared import Scope, make_asset, make_checks, make_instigators
 from react_pipeline.assets.jobs import declare_jobs
 from react_pipeline.assets.reporting import publish
 from react_pipeline.assets.resources import Context, ProjectResource
@@ -66,11 +66,11 @@ def build_defs(
         and row.keys(["any"], partitioned, config is None or config.two_encoders, table)
     ]
     scope = Scope(project, {row.name: row for row in rows}, partitioned, config)
-    assets = [asset_of(row, publish_row, scope) for row in rows]
-    instigators = instigators_of(project, rows)
+    assets = [make_asset(row, publish_row, scope) for row in rows]
+    instigators = make_instigators(project, rows)
     return dg.Definitions(
         assets=dg.with_source_code_references([domains.domain_file(project), *assets]),
-        asset_checks=checks_of(scope),
+        asset_checks=make_checks(scope),
         jobs=declare_jobs(project, rows),
         schedules=[one for one in instigators if isinstance(one, dg.ScheduleDefinition)],
         sensors=[one for one in instigators if isinstance(one, dg.SensorDefinition)],

@@ -16,7 +16,7 @@ from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import reap_abandoned
 from react_pipeline.settings import DomainConfig, load_domains
 from react_pipeline.stage import DOMAIN_FILE, Stage
-from react_pipeline.store import ReactError, digest_of
+from react_pipeline.store import ReactError, hash_value
 
 
 @declare_instigators
@@ -88,4 +88,4 @@ def changed_files(
 
 def version(domain: DomainConfig) -> str:
     """Return the version of a domain's file: equal for files that mean the same."""
-    return digest_of(domain.model_dump(mode="json"))
+    return hash_value(domain.model_dump(mode="json"))

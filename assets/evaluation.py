@@ -108,7 +108,7 @@ def champion_is_in_no_doubt(project: Project, artifact: Artifact) -> dg.AssetChe
     """Warns if the champion cannot be compared, if newer results were not weighed, or if the base
     is ahead of it.
     """
-    doubt = doubt_of(project, artifact.key)
+    doubt = find_doubt(project, artifact.key)
     return dg.AssetCheckResult(
         passed=not doubt,
         severity=dg.AssetCheckSeverity.WARN,
@@ -116,7 +116,7 @@ def champion_is_in_no_doubt(project: Project, artifact: Artifact) -> dg.AssetChe
     )
 
 
-def doubt_of(pipeline: Project, slug: str) -> str:
+def find_doubt(pipeline: Project, slug: str) -> str:
     """Why a domain's champion is in doubt; empty if it is not."""
     try:
         promotion_is_current(pipeline, slug)

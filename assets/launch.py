@@ -21,14 +21,14 @@ import dagster as dg
 from react_pipeline.assets.declared import blocking_checks
 from react_pipeline.assets.definitions import build_defs, without_warnings
 from react_pipeline.assets.domain_files import changed_files
-from react_pipeline.assets.partitions import DOMAINS, partition_of
+from react_pipeline.assets.partitions import DOMAINS, to_partition_key
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.retries import INTERRUPTED
 from react_pipeline.assets.runs import (
     COMMAND_LINE,
     USER_TAG,
+    failure_reason,
     reap_abandoned,
-    reason_of,
     shown_alive,
     tags_of_key,
 )
@@ -297,7 +297,7 @@ class Launch:
             is_made = self.instance.get_latest_materialization_event(key) is not None
             partitions = self.instance.get_materialized_partitions(key)
             self._shown[stage] = {*partitions} or ({None} if is_made else set())
-        return partition_of(artifact.key) in self._shown[stage]
+        return to_partition_key(artifact.key) in self._shown[stage]
 
     def run_place(self, place: Place) -> None:
         """Make one artifact in a run of its own.
@@ -313,7 +313,7 @@ class Launch:
                 instance=self.instance,
                 run_id=run_id,
                 asset_selection=[dg.AssetKey(place[0])],
-                partition_key=partition_of(place[1]),
+                partition_key=to_partition_key(place[1]),
                 raise_on_error=False,
                 run_config=QUIET,
                 tags={USER_TAG: COMMAND_LINE, **tags_of_key(place[1])},
@@ -328,7 +328,7 @@ class Launch:
                 self.on_line(f"{named(place)}: warning: {check.description}")
             return
         blocked = [f"check {one.check_name}: {one.description}" for one in checks if one.blocking]
-        steps = [reason_of(event) for event in result.all_events if event.is_step_failure]
+        steps = [failure_reason(event) for event in result.all_events if event.is_step_failure]
         why = "; ".join(blocked or steps[:1]) or "failed; see the run in the UI"
         self.summary.failed[place] = why
         if why == INTERRUPTED:
@@ -351,7 +351,9 @@ class Launch:
                 started.add(event.step_key)
             elif event.is_step_up_for_retry:
                 again = event.step_retry_data.seconds_to_wait or 0
-                self.on_line(f"{named(place)}: {reason_of(event)}; trying again in {again:.0f} s")
+                self.on_line(
+                    f"{named(place)}: {failure_reason(event)}; trying again in {again:.0f} s"
+                )
 
         return listen
 

@@ -23,7 +23,7 @@ def domain_partitions(project: ProjectResource) -> dg.DynamicPartitionsDefinitio
     return dg.DynamicPartitionsDefinition(name=project.name(DOMAINS))
 
 
-def partitions_of(
+def make_partitions(
     stage: Stage, methods: Mapping[str, Method], project: ProjectResource
 ) -> dg.PartitionsDefinition | None:
     """The partitions of a stage for these methods; None where there is one artifact for all
@@ -38,7 +38,7 @@ def partitions_of(
     )
 
 
-def mapping_of(
+def make_mapping(
     parent: str, child: Stage, methods: Mapping[str, Method]
 ) -> dg.PartitionMapping | None:
     """Return how the partitions of a parent, a stage or the domain's file, belong to those of a
@@ -65,7 +65,7 @@ def mapping_of(
     )
 
 
-def partition_of(key: str) -> str | None:
+def to_partition_key(key: str) -> str | None:
     """The partition key of what the library calls `key`; None for `all`."""
     if key == ALL:
         return None
@@ -73,7 +73,7 @@ def partition_of(key: str) -> str | None:
     return dg.MultiPartitionKey({DOMAIN: domain, METHOD: method}) if slash else domain
 
 
-def key_of(context: Context | CheckContext) -> str:
+def library_key(context: Context | CheckContext) -> str:
     """What the library calls this partition: `all`, a domain, or `<domain>/<method>`.
 
     Raises:

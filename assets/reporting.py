@@ -12,9 +12,9 @@ import dagster as dg
 
 from react_pipeline.assets.declared import blocking_checks
 from react_pipeline.assets.metadata import describe, loss_line
-from react_pipeline.assets.partitions import key_of
-from react_pipeline.assets.resources import Context, project_of
-from react_pipeline.assets.retries import kind_of, readable_failures
+from react_pipeline.assets.partitions import library_key
+from react_pipeline.assets.resources import Context, find_project
+from react_pipeline.assets.retries import classify_error, readable_failures
 from react_pipeline.assets.runs import inputs_tag
 from react_pipeline.failures import await_checks, expect_checks, remembered
 from react_pipeline.lineage import fresh_or_none, run
@@ -36,7 +36,11 @@ def publish(context: Context, step: Callable[..., Artifact] | None = None) -> dg
     Raises:
         dagster.Failure: With the text of the error, if trying again is useless.
     """
-    project, stage, key = project_of(context), STAGES[context.asset_key.path[-1]], key_of(context)
+    project, stage, key = (
+        find_project(context),
+        STAGES[context.asset_key.path[-1]],
+        library_key(context),
+    )
     with readable_failures():
         started = time.monotonic()
         pipeline = project.load()
@@ -44,7 +48,7 @@ def publish(context: Context, step: Callable[..., Artifact] | None = None) -> dg
         inputs = context.run.tags.get(inputs_tag(project), "")
         if checks := blocking_checks(stage.name):
             expect_checks(pipeline, (stage.name, key))
-        with remembered(pipeline, (stage.name, key), inputs, kind_of):
+        with remembered(pipeline, (stage.name, key), inputs, classify_error):
             artifact = _fresh(pipeline, stage, key)
             if artifact is None:
                 context.log.info(f"{name} ...")

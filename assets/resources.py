@@ -57,7 +57,7 @@ Context = dg.AssetExecutionContext
 CheckContext = dg.AssetCheckExecutionContext
 
 
-def project_of(context: Context) -> ProjectResource:
+def find_project(context: Context) -> ProjectResource:
     """Return the project that the asset of a run belongs to, by the prefix of its key."""
     prefix = tuple(context.asset_key.path[:-1])
     project: ProjectResource = getattr(

@@ -36,7 +36,7 @@ INTERRUPTED = "interrupted"
 """The message of a step that was cancelled, from the UI or by Ctrl-C."""
 
 
-def kind_of(error: BaseException) -> Kind:
+def classify_error(error: BaseException) -> Kind:
     """Return whether trying again may help."""
     if isinstance(error, STOPS) or requested():
         return Kind.INTERRUPTED

@@ -48,7 +48,7 @@ def tags_of_key(key: str) -> dict[str, str]:
     return {name: value for name, value in tags.items() if value}
 
 
-def reason_of(event: dg.DagsterEvent) -> str:
+def failure_reason(event: dg.DagsterEvent) -> str:
     """Return why a step failed or is tried again, without traceback and class of the error."""
     data = event.step_retry_data if event.is_step_up_for_retry else event.step_failure_data
     user_data = getattr(data, "user_failure_data", None)
@@ -58,7 +58,7 @@ def reason_of(event: dg.DagsterEvent) -> str:
     return _OUR_ERROR.sub("", text)
 
 
-def places_of(
+def built_places(
     instance: dg.DagsterInstance, project: ProjectResource, run: dg.DagsterRun
 ) -> Iterator[Place]:
     """Yield the places of a project that a run builds."""

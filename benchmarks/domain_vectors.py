@@ -26,8 +26,8 @@ from react_pipeline.clip import (
     domain_head,
     loaded_base,
 )
-from react_pipeline.embedding import vectors_of
-from react_pipeline.extensions.advise.signs import Signs, at_positions, signs_of
+from react_pipeline.embedding import row_vectors
+from react_pipeline.extensions.advise.signs import Signs, at_positions, read_signs
 from react_pipeline.extensions.methods import HeadMethod, HeadSamples
 from react_pipeline.extensions.methods.head import class_accuracy, without_near_copies
 from react_pipeline.extensions.methods.head_samples import nearest_class
@@ -39,7 +39,7 @@ from react_pipeline.labelled import (
 )
 from react_pipeline.lineage import fresh, run
 from react_pipeline.project import Project
-from react_pipeline.retrieval.control import draw_pairs, random_of
+from react_pipeline.retrieval.control import draw_pairs, seeded_random
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
 from react_pipeline.retrieval.images import Images, load_encoder
 from react_pipeline.settings import METHODS, TrainingConfig
@@ -80,7 +80,7 @@ class DomainVectors:
         seconds = 2 * (processor_seconds() - before)
         for stage in ("retrieved_set", "control_set"):
             run(project, stage, slug)
-        signs = signs_of(project, slug)
+        signs = read_signs(project, slug)
         return cls(project, slug, signs, torch.from_numpy(vectors), class_ids, seconds)
 
     @property
@@ -130,13 +130,13 @@ class DomainVectors:
         embeddings = fresh(project, "corpus_embeddings")
         parents = {"corpus": fresh(project, "corpus"), "corpus_embeddings": embeddings}
         looked = Images(project, parents, load_encoder(project, fresh(project, "base_checkpoint")))
-        settings, random = project.retrieval(self.slug), random_of(seed, self.slug)
+        settings, random = project.retrieval(self.slug), seeded_random(seed, self.slug)
         size, evaluation = len(samples.images), self._evaluation
         pairs, _ = draw_pairs(embeddings, looked, evaluation, settings, random, size)
         rows = np.sort(pairs["row"].to_numpy())
         images, captions = (
             functional.normalize(torch.from_numpy(vectors), dim=1)
-            for vectors in (looked.vectors(rows), vectors_of(embeddings, "text", rows))
+            for vectors in (looked.vectors(rows), row_vectors(embeddings, "text", rows))
         )
         class_ids = nearest_class(captions, samples.prompts, samples.prompt_ids)
         self._drawn[seed] = HeadSamples(

@@ -65,7 +65,7 @@ from react_pipeline.lineage import fresh, fresh_or_none, resolve, run
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
 from react_pipeline.retrieval.chosen_pairs import write_pairs
-from react_pipeline.retrieval.control import draw_pairs, random_of
+from react_pipeline.retrieval.control import draw_pairs, seeded_random
 from react_pipeline.retrieval.decontamination import kept_out
 from react_pipeline.retrieval.images import Images, load_encoder
 from react_pipeline.retrieval.review import Review
@@ -158,7 +158,7 @@ def draw_nameless(project: Project, slug: str, seed: int) -> Artifact:
         labelled, settings = inputs.parents["evaluation_set"], project.retrieval(slug)
         evaluation = kept_out(project, slug, labelled, settings.decontaminate, clip)
         images = Images(project, inputs.parents, clip)
-        random = random_of(seed, slug)
+        random = seeded_random(seed, slug)
         drawn, dropped = draw_pairs(embeddings, images, evaluation, settings, random, size, review)
         pixels = project.config.corpus.max_pixels
         pairs = write_pairs(directory, drawn, images, embeddings, settings.shard_pairs, pixels)

@@ -15,7 +15,7 @@ from typing import Any
 from react_pipeline.project import Project
 from react_pipeline.settings import without_secrets
 from react_pipeline.stage import STAGES, Place
-from react_pipeline.store import Artifact, ReactError, digest_of
+from react_pipeline.store import Artifact, ReactError, hash_value
 
 
 class Kind(StrEnum):
@@ -44,7 +44,7 @@ class Failure:
     text: str
 
 
-def failure_of(project: Project, place: Place) -> Failure | None:
+def read_failure(project: Project, place: Place) -> Failure | None:
     """Return how the last requested run of a place failed; None if it did not."""
     note = _read(project, "failures", place)
     with suppress(KeyError, ValueError):
@@ -115,7 +115,7 @@ def _checks(
 ) -> dict[str, Any]:
     thresholds = STAGES[artifact.stage].thresholds(project, artifact.key)
     fingerprint = artifact.fingerprint
-    return {"fingerprint": fingerprint, "thresholds": digest_of(thresholds), "open": found}
+    return {"fingerprint": fingerprint, "thresholds": hash_value(thresholds), "open": found}
 
 
 def _read(project: Project, kind: str, place: Place) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from react_pipeline.store import (
     MissingArtifact,
     ReactError,
     StaleArtifact,
-    digest_of,
+    hash_value,
 )
 
 Known = dict[tuple[str, ...], Any]
@@ -195,7 +195,7 @@ def gathered_is_current(
         raise StaleArtifact(
             f"{where} {difference} rematerialize {where}",
             (stage, key),
-            digest_of([seen, skipped]),
+            hash_value([seen, skipped]),
         )
     return artifact
 

@@ -30,8 +30,8 @@ from .kinds import require_local as require_local
 from .pairs import PART_PAIRS as PART_PAIRS
 from .pairs import Part as Part
 from .pairs import Skipped as Skipped
+from .pairs import corpus_parts as corpus_parts
 from .pairs import parse_fields as parse_fields
-from .pairs import parts_of as parts_of
 from .progress_lines import progress as progress
 from .remote import RemoteShard as RemoteShard
 from .remote import find_remote as find_remote

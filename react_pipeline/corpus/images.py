@@ -148,7 +148,7 @@ def decode_what_is_there(data: bytes, max_pixels: int) -> tuple[Image.Image, boo
             ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
-def extension_of(data: bytes) -> str:
+def image_extension(data: bytes) -> str:
     """Return the extension of an image file in a shard, by its content: `png`, `webp`, or for
     all others `jpg`.
     """

@@ -80,7 +80,7 @@ class Part:
         return _read_shard(self.number, self.content, corpus)
 
 
-def parts_of(store: Store, kind: CorpusConfig, corpus: Artifact) -> Iterator[Part]:
+def corpus_parts(store: Store, kind: CorpusConfig, corpus: Artifact) -> Iterator[Part]:
     """Yield the parts of a published corpus, always the same ones in the same order.
 
     Raises:

@@ -15,9 +15,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TypeVar
 
-from react_pipeline.corpus.images import extension_of
+from react_pipeline.corpus.images import image_extension
 from react_pipeline.corpus.remote import RemoteShard, open_remote
-from react_pipeline.project import text_of
+from react_pipeline.project import escape_name
 from react_pipeline.store import CorpusError, open_regular
 
 ShardLocation = Path | RemoteShard
@@ -133,7 +133,7 @@ def index_shard(location: ShardLocation, texts: Mapping[str, int] | None = None)
     for file, member in _members(location):
         if member.isdir():
             continue
-        name = text_of(member.name).removeprefix("./")
+        name = escape_name(member.name).removeprefix("./")
         if name.startswith("/") or ".." in name.split("/"):
             refused.append((name, "unsafe_name"))
         elif member.type not in _REGULAR_TYPES or member.issparse():
@@ -202,7 +202,7 @@ def add_pair(
     bytes.
     """
     fields = json.dumps(metadata, ensure_ascii=False).encode()
-    files = {extension_of(image): image, CAPTION_EXTENSION: caption, METADATA_EXTENSION: fields}
+    files = {image_extension(image): image, CAPTION_EXTENSION: caption, METADATA_EXTENSION: fields}
     for extension, data in files.items():
         # The defaults of TarInfo (time 0, owner 0, mode 644) make the bytes reproducible.
         member = tarfile.TarInfo(f"{key}.{extension}")

@@ -21,7 +21,7 @@ from .vectors import field_names as field_names
 from .vectors import part_file as part_file
 from .vectors import read_metadata as read_metadata
 from .vectors import row_metadata as row_metadata
+from .vectors import row_vectors as row_vectors
 from .vectors import sides as sides
 from .vectors import vector_files as vector_files
 from .vectors import vector_parts as vector_parts
-from .vectors import vectors_of as vectors_of

@@ -25,8 +25,8 @@ from react_pipeline.corpus import (
     PART_PAIRS,
     Part,
     Processes,
+    corpus_parts,
     count_pairs,
-    parts_of,
     progress,
 )
 from react_pipeline.embedding.vectors import GROUPS_FILE, LEDGER_FILE
@@ -105,7 +105,7 @@ def _embed(project: Project, inputs: Inputs, staging: Path, scratch: Scratch) ->
         return record
 
     def records() -> Iterator[dict[str, Any]]:
-        parts = parts_of(project.store, config.corpus, corpus)
+        parts = corpus_parts(project.store, config.corpus, corpus)
         with cluster(config.distributor):
             cards = [] if on_cluster() else _cards(config.device)
             if (on_cluster() or len(cards) > 1) and not config.corpus.is_listed:

@@ -76,7 +76,7 @@ def bad_rows(vectors: Vectors) -> Rows:
     return np.flatnonzero(~(np.abs(lengths - 1) < UNIT_TOLERANCE))
 
 
-def starts_of(lengths: Sequence[int]) -> Rows:
+def part_starts(lengths: Sequence[int]) -> Rows:
     """Return the first row of each of several runs of rows, and the number of all rows."""
     return np.cumsum([0, *lengths], dtype=np.int64)
 

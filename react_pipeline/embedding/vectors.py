@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow.parquet as pq
 
-from react_pipeline.embedding.parts import Parts, Rows, Vectors, holding, starts_of
+from react_pipeline.embedding.parts import Parts, Rows, Vectors, holding, part_starts
 from react_pipeline.store import Artifact
 
 Side = Literal["image", "text"]
@@ -105,7 +105,7 @@ def row_metadata(
             lengths = [
                 file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)
             ]
-            for group, here, chosen in holding(starts_of(lengths), inside):
+            for group, here, chosen in holding(part_starts(lengths), inside):
                 table = file.read_row_group(group, columns=present).take(chosen).to_pandas()
                 tables.append(table.set_axis(distinct[places[here]]))
     if not tables:
@@ -113,7 +113,7 @@ def row_metadata(
     return pd.concat(tables).reindex(columns=columns).loc[rows]
 
 
-def vectors_of(artifact: Artifact, side: Side, rows: npt.ArrayLike) -> Vectors:
+def row_vectors(artifact: Artifact, side: Side, rows: npt.ArrayLike) -> Vectors:
     """Read vectors (N, D) of some rows, in their order; the files are mapped, so only the pages
     that hold these are read.
 
@@ -138,7 +138,7 @@ def _parts(artifact: Artifact, folder: str) -> Parts:
     if identity not in _starts:
         with artifact.file(GROUPS_FILE).open(encoding="utf-8") as lines:
             rows = [count for line in lines if (count := json.loads(line)["rows"])]
-        _starts[identity] = starts_of(rows)
+        _starts[identity] = part_starts(rows)
     names = _files(artifact, folder)
     return Parts(artifact.folder_with(names), names, _starts[identity])
 

@@ -8,14 +8,14 @@ from .comparison import MUST_AGREE as MUST_AGREE
 from .comparison import Compared as Compared
 from .comparison import compare as compare
 from .comparison import comparison_is_current as comparison_is_current
-from .comparison import correct_of as correct_of
+from .comparison import read_correct as read_correct
 from .comparison import read_summary as read_summary
 from .domain_results import EvalResult as EvalResult
 from .domain_results import evaluate as evaluate
 from .domain_results import write_evaluation as write_evaluation
 from .evidence import Evidence as Evidence
-from .evidence import evidence_of as evidence_of
-from .intervals import gains_of as gains_of
+from .evidence import collect_evidence as collect_evidence
+from .intervals import count_gains as count_gains
 from .intervals import mean_interval as mean_interval
 from .intervals import paired_interval as paired_interval
 from .intervals import sign_test as sign_test

@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from react_pipeline.evaluation.domain_results import EvalResult
-from react_pipeline.evaluation.evidence import Evidence, evidence_of
+from react_pipeline.evaluation.evidence import Evidence, collect_evidence
 from react_pipeline.evaluation.intervals import (
     Gains,
-    gains_of,
+    count_gains,
     paired_interval,
     share_interval,
 )
@@ -112,7 +112,7 @@ def compare(project: Project, slug: str) -> Artifact:
         )
     read = {method: EvalResult.read(artifact) for method, artifact in results.items()}
     require_comparable(list(read.values()))
-    evidence = evidence_of(project, slug)
+    evidence = collect_evidence(project, slug)
     parents = results | {name: one.publish(project) for name, one in evidence.items()}
     inputs = resolve(project, COMPARISON, slug, parents=parents, content={"skipped": skipped})
 
@@ -158,7 +158,7 @@ def comparison_is_current(project: Project, slug: str) -> Artifact:
 
     def today() -> Contents:
         results, skipped = gather(project, COMPARISON, slug)
-        evidence = evidence_of(project, slug)
+        evidence = collect_evidence(project, slug)
         return {**results, **{name: one.inputs for name, one in evidence.items()}}, skipped
 
     return gathered_is_current(project, COMPARISON, slug, today)
@@ -221,11 +221,11 @@ def _table(
 def _gains(slug: str, results: Mapping[str, Artifact], read: Mapping[str, EvalResult]) -> AllGains:
     """Return the gains of each measured method over the base and over its control."""
     measured = [method for method, result in read.items() if result.top1 is not None]
-    right = {method: correct_of(results[method]) for method in measured}
+    right = {method: read_correct(results[method]) for method in measured}
     require_same_images(slug, right)
     return {
         method: {
-            other: gains_of(right[method].to_numpy(), right[other].to_numpy())
+            other: count_gains(right[method].to_numpy(), right[other].to_numpy())
             for other in ("base", method + CONTROL_SUFFIX)
             if other in right
         }
@@ -234,7 +234,7 @@ def _gains(slug: str, results: Mapping[str, Artifact], read: Mapping[str, EvalRe
 
 
 def require_same_images(slug: str, right: Mapping[str, pd.Series]) -> None:
-    """Refuse to pair results (`correct_of`, by method) of different images."""
+    """Refuse to pair results (`read_correct`, by method) of different images."""
     images = [one.index for one in right.values()]
     if any(not images[0].equals(others) for others in images[1:]):
         raise InputError(
@@ -260,7 +260,7 @@ def _retrieved_sets(
     }
 
 
-def correct_of(result: Artifact, folder: str = "") -> pd.Series:
+def read_correct(result: Artifact, folder: str = "") -> pd.Series:
     """Whether each image of a published result is named right, by the image's name, sorted."""
     columns = ["image", "predicted", "class_id"]
     # pandas takes five times as long, and an overview reads thousands.

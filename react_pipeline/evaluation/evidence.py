@@ -77,16 +77,16 @@ class Evidence(ABC):
         raise NotImplementedError
 
 
-def evidence_of(project: Project, slug: str) -> dict[str, Evidence]:
+def collect_evidence(project: Project, slug: str) -> dict[str, Evidence]:
     """Return the evidence on a domain's models as it is today, by the stage of its artifact."""
     from react_pipeline.extensions import guards, pages
 
     evidence: dict[str, Evidence] = {}
     # Most projects have no guard sets, and automation asks every minute.
     if project.config.section(guards.GuardsConfig).sets and (
-        drops := guards.drops_of(project, slug)
+        drops := guards.read_drops(project, slug)
     ):
         evidence[guards.GUARD_DROPS] = drops
-    if judgements := pages.judgements_of(project, slug):
+    if judgements := pages.read_judgements(project, slug):
         evidence[pages.JUDGEMENTS] = judgements
     return evidence

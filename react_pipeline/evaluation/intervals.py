@@ -21,7 +21,7 @@ Gains = tuple[int, int, int]
 round, and of how many images."""
 
 
-def gains_of(method_correct: Correct, base_correct: Correct) -> Gains:
+def count_gains(method_correct: Correct, base_correct: Correct) -> Gains:
     """The gains of a method, from whether it and the base are right on the same N images."""
     difference = method_correct.astype(int) - base_correct.astype(int)
     return int((difference == 1).sum()), int((difference == -1).sum()), len(difference)

@@ -127,9 +127,10 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     if (first == table["method"]).all():
         return table
     figures = [mean.removesuffix("_mean") for mean in SEED_FIGURES]
-    measured = table[table["top1"].notna()].assign(method=first)
+    measured = table[table["top1"].notna()]
     if measured.empty:
         return table.reindex(columns=[*table, *SEED_COLUMNS])
+    measured = measured.assign(method=first)
     seeds = measured.groupby(["domain", "method", "status"])[figures]
     columns = [
         seeds.transform("size").rename("seeds"),

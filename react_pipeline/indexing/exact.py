@@ -23,8 +23,8 @@ from react_pipeline.embedding import (
     Vectors,
     bad_rows,
     row_metadata,
+    row_vectors,
     vector_parts,
-    vectors_of,
 )
 from react_pipeline.store import Artifact, InputError
 
@@ -84,7 +84,7 @@ class StoredVectors:
 
     def take(self, rows: Rows) -> Vectors:
         """Return the vectors (len(rows), D) of some rows, in their order."""
-        return vectors_of(self.artifact, self.side, rows)
+        return row_vectors(self.artifact, self.side, rows)
 
     def sample(self, size: int, seed: int) -> tuple[Rows, Vectors]:
         """Return random rows without repetition, sorted, and their vectors.

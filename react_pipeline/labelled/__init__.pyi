@@ -13,7 +13,7 @@ from .labelled import publish_evaluation_set as publish_evaluation_set
 from .labelled import publish_labelled_set as publish_labelled_set
 from .labelled import read_images as read_images
 from .labels import images_by_folder as images_by_folder
-from .labels import lines_of as lines_of
+from .labels import list_problems as list_problems
 from .labels import normal as normal
 from .labels import read_csv as read_csv
 from .labels import read_folder as read_folder

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from react_pipeline.corpus import BadImage, decode_apart, decode_image, decode_what_is_there
 from react_pipeline.labelled.kind import Unavailable, is_file, locate, read_image
-from react_pipeline.labelled.labels import lines_of, read_manifest
+from react_pipeline.labelled.labels import list_problems, read_manifest
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig, DrawnSetConfig, PipelineConfig
@@ -151,7 +151,7 @@ def _require_decodable(locations: Sequence[str], max_pixels: int) -> None:
     if problems:
         raise InputError(
             f"evaluation images that cannot be read ({len(problems)}); replace or remove them:\n"
-            f"{lines_of(problems)}"
+            f"{list_problems(problems)}"
         )
 
 

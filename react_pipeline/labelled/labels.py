@@ -48,7 +48,7 @@ def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, int]:
         names = ", ".join(domain.class_names)
         raise InputError(
             f"{root}: rename or remove these, or correct the classes of {domain.slug!r} ({names}):\n"
-            f"{lines_of(problems)}"
+            f"{list_problems(problems)}"
         )
     images = [(path, by_name[normal(name)]) for name, paths in classes.items() for path in paths]
     if not images:
@@ -120,7 +120,7 @@ def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
             first[key] = number
         rows.append((name, class_name))
     if problems:
-        raise InputError(f"{path}:\n{lines_of(problems)}")
+        raise InputError(f"{path}:\n{list_problems(problems)}")
     if not rows:
         raise InputError(f"{path}: no rows")
     images = pd.DataFrame(rows, columns=["path", "class"])
@@ -150,7 +150,7 @@ def normal(name: str) -> str:
     return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFC", name).casefold())
 
 
-def lines_of(problems: Sequence[str]) -> str:
+def list_problems(problems: Sequence[str]) -> str:
     """Return one line for each problem, `_MOST_LISTED` at most."""
     shown = [f"  {problem}" for problem in problems[:_MOST_LISTED]]
     if len(problems) > _MOST_LISTED:

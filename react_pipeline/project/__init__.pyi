@@ -8,11 +8,11 @@ from .dagster_home import ui_addresses as ui_addresses
 from .dagster_home import ui_record as ui_record
 from .identity import other_evaluation_sets as other_evaluation_sets
 from .local_files import absence as absence
+from .local_files import escape_name as escape_name
 from .local_files import files_below as files_below
 from .local_files import find_files as find_files
 from .local_files import leads_out as leads_out
 from .local_files import matches as matches
-from .local_files import text_of as text_of
 from .outside import Files as Files
 from .outside import Look as Look
 from .outside import changed_since_run as changed_since_run

@@ -38,7 +38,7 @@ def find_files(patterns: Iterable[str], suffixes: tuple[str, ...], field: str) -
                         f"{field}: {missing or f'{str(name)!r} finds no {kinds} file; {remedy}'}"
                     )
                 for file in files:
-                    if (shown := text_of(file)) != str(file):
+                    if (shown := escape_name(file)) != str(file):
                         raise CorpusError(f"{field}: {shown}: its name is not UTF-8; rename it")
                     unique_files.setdefault(file.resolve(), file)
         except (ValueError, OSError) as error:
@@ -57,7 +57,7 @@ def absence(path: Path) -> str:
         return ""
     beside = (entry.name for entry in missing.parent.iterdir()) if missing.parent.is_dir() else ()
     meant = did_you_mean(missing.name, beside)
-    return f"there is no file or folder {text_of(missing)}{f'; {meant}' if meant else ''}"
+    return f"there is no file or folder {escape_name(missing)}{f'; {meant}' if meant else ''}"
 
 
 def matches(pattern: Path) -> Iterator[tuple[Path, list[Path]]]:
@@ -95,7 +95,7 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def text_of(name: object) -> str:
+def escape_name(name: object) -> str:
     """Return a file's name as text; bytes that are no UTF-8, which Python keeps as surrogates, are
     escaped.
     """

@@ -15,16 +15,16 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
-from react_pipeline.project.local_files import files_below, matches, text_of
+from react_pipeline.project.local_files import escape_name, files_below, matches
 from react_pipeline.project.project import Project
 from react_pipeline.settings import DomainConfig, EncoderConfig, encoders
 from react_pipeline.store import (
     Artifact,
     InputError,
     ReactError,
-    digest_of,
+    file_stamp,
+    hash_value,
     sha256_of,
-    stamp_of,
 )
 
 MAX_LISTED = 100_000
@@ -126,10 +126,10 @@ def look_at(project: Project, files: Files) -> Look:
     for path in islice(_local(project, files.names), MAX_LISTED):
         with suppress(OSError):  # removed while we looked
             # Without the inode, which some network file systems make up.
-            rows.append((text_of(path).removeprefix(base), *stamp_of(path.stat())[1:]))
+            rows.append((escape_name(path).removeprefix(base), *file_stamp(path.stat())[1:]))
     remote = [name for name in files.names if _REMOTE.match(name)]
     return Look(
-        f"{len(rows)} files, digest {digest_of([rows, remote, dict(files.packages)])}",
+        f"{len(rows)} files, digest {hash_value([rows, remote, dict(files.packages)])}",
         files.complete and len(rows) < MAX_LISTED,
     )
 
@@ -194,7 +194,7 @@ def seed_digests(directory: Path, domain: DomainConfig) -> dict[str, list[str]]:
 
 def _seed_digest(path: Path) -> str:
     try:
-        return _remembered(path, stamp_of(path.stat()))
+        return _remembered(path, file_stamp(path.stat()))
     except OSError:
         return MISSING
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from react_pipeline.project.project import Project
-from react_pipeline.store import InputError, digest_of
+from react_pipeline.store import InputError, hash_value
 
 ImageVerdict = Literal["keep", "reject", "move", "pin"]
 
@@ -128,10 +128,10 @@ def review_identity(project: Project, slug: str) -> dict[str, Any]:
         for image, decision in current_decisions(project, slug).items()
         if decision.verdict != "keep"
     }
-    return {"review": digest_of(changes)} if changes else {}
+    return {"review": hash_value(changes)} if changes else {}
 
 
 def takedown_identity(project: Project) -> dict[str, Any]:
     """Return the part of the identity of every set; nothing where nothing was taken down."""
     images = taken_down(project)
-    return {"takedown": digest_of(sorted(images))} if images else {}
+    return {"takedown": hash_value(sorted(images))} if images else {}

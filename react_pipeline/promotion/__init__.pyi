@@ -1,6 +1,6 @@
 from .case import NEVER as NEVER
 from .case import champion_decision as champion_decision
-from .case import results_of as results_of
+from .case import find_results as find_results
 from .case import standing as standing
 from .decision import decide as decide
 from .decision import promote as promote

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
-from react_pipeline.evaluation import Evidence, evidence_of
+from react_pipeline.evaluation import Evidence, collect_evidence
 from react_pipeline.lineage import gather
 from react_pipeline.project import Project
 from react_pipeline.promotion.judgement import Measured
@@ -74,7 +74,7 @@ class Case:
             and contender.checkpoint in result.artifact.parents.values()
         ):
             return result
-        found = results_of(self.project, self.slug, contender.method, contender.checkpoint)
+        found = find_results(self.project, self.slug, contender.method, contender.checkpoint)
         return next(iter(found), None)
 
     def seen(self, champion: Measured | None) -> dict[str, str]:
@@ -131,7 +131,7 @@ def champion_decision(project: Project, slug: str) -> HistoryEntry | None:
     return moved[-1]
 
 
-def case_of(project: Project, slug: str) -> Case:
+def build_case(project: Project, slug: str) -> Case:
     """Return everything that a decision on a domain considers today.
 
     Raises:
@@ -151,14 +151,14 @@ def case_of(project: Project, slug: str) -> Case:
             "promotion.max_drop: there is no guard set to measure it on; add `guards.sets`, or "
             "remove it"
         )
-    evidence = evidence_of(project, slug)
+    evidence = collect_evidence(project, slug)
     deciding = None
     if project.domain(slug).evaluation is None:
         deciding = next((one for one in evidence.values() if one.decides), None)
     return Case(project, slug, last, verdict, results, skipped, evidence, deciding)
 
 
-def results_of(project: Project, slug: str, method: str, checkpoint: str) -> list[Measured]:
+def find_results(project: Project, slug: str, method: str, checkpoint: str) -> list[Measured]:
     """Return every published, verified result of a checkpoint that has values, newest first."""
     store, key = project.store, method_key(slug, method)
     entries = []

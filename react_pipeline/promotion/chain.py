@@ -16,7 +16,7 @@ from contextlib import suppress
 
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.promotion.case import Case, case_of, standing
+from react_pipeline.promotion.case import Case, build_case, standing
 from react_pipeline.promotion.judgement import Judgement, Measured
 from react_pipeline.promotion.verdicts import BASE_METHOD, Verdict, write_verdict
 from react_pipeline.stage import DOMAIN_RESULTS, PROMOTION, method_key
@@ -25,7 +25,7 @@ from react_pipeline.store import (
     CorruptArtifact,
     MissingArtifact,
     ReactError,
-    digest_of,
+    hash_value,
 )
 
 
@@ -38,7 +38,7 @@ def conclude(project: Project, slug: str, decide: Callable[[Case], Judgement | N
     """
     while True:
         last = _make_last_current(project, slug)
-        case = case_of(project, slug)
+        case = build_case(project, slug)
         judgement = decide(case)
         if judgement is None and case.last is not None:
             return case.last
@@ -79,7 +79,7 @@ def _publish(case: Case, judgement: Judgement) -> Artifact:
     content = {
         "before": case.last.fingerprint if case.last else "",
         "results": case.seen(case.result_of(verdict.champion)),
-        "verdict": digest_of(verdict.model_dump(mode="json")),
+        "verdict": hash_value(verdict.model_dump(mode="json")),
     }
     parents = _parents(case, verdict)
     return case.project.store.build(

@@ -11,7 +11,7 @@ from typing import Any
 
 from react_pipeline.lineage import fresh, fresh_or_none
 from react_pipeline.project import Project
-from react_pipeline.promotion.case import NEVER, Case, case_of, standing
+from react_pipeline.promotion.case import NEVER, Case, build_case, standing
 from react_pipeline.promotion.chain import conclude
 from react_pipeline.promotion.judgement import (
     Candidate,
@@ -30,7 +30,7 @@ from react_pipeline.store import (
     MissingArtifact,
     ReactError,
     StaleArtifact,
-    digest_of,
+    hash_value,
 )
 
 
@@ -63,13 +63,13 @@ def promotion_is_current(project: Project, slug: str) -> Artifact:
         StaleArtifact: If results came or went, or the configuration changed.
     """
     artifact = fresh(project, PROMOTION, slug)
-    case = case_of(project, slug)
+    case = build_case(project, slug)
     if case.news:
         raise StaleArtifact(
             f"`{PROMOTION}` of {slug!r} was decided on other results of {', '.join(case.news)}: "
             f"rematerialize `{PROMOTION}`",
             (PROMOTION, slug),
-            digest_of(case.seen(case.champion)),
+            hash_value(case.seen(case.champion)),
         )
     return artifact
 

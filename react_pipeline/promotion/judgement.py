@@ -17,9 +17,9 @@ import pandas as pd
 from react_pipeline.evaluation import (
     MUST_AGREE,
     EvalResult,
-    correct_of,
-    gains_of,
+    count_gains,
     paired_interval,
+    read_correct,
     sign_test,
 )
 from react_pipeline.promotion.verdicts import By, Contender, Decision, PairedTest
@@ -43,7 +43,7 @@ class Measured:
     @cached_property
     def correct(self) -> pd.Series[Any]:
         """Whether the first rank is right, by image name (N,)."""
-        return correct_of(self.artifact)
+        return read_correct(self.artifact)
 
     @property
     def top1(self) -> float:
@@ -258,7 +258,7 @@ def paired_test(method: Measured, other: Measured | None, confidence: float) -> 
         return f"{names} were not measured on the same images"
     ours_right, theirs_right = method.correct.to_numpy(), other.correct.to_numpy()
     difference = ours_right.astype(int) - theirs_right.astype(int)
-    low, high = paired_interval(gains_of(ours_right, theirs_right), confidence)
+    low, high = paired_interval(count_gains(ours_right, theirs_right), confidence)
     return PairedTest(
         gain=float(difference.mean()),
         low=low,

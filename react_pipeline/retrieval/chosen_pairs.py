@@ -16,7 +16,7 @@ from PIL import ImageOps
 from PIL.Image import Image
 
 from react_pipeline.corpus import SHARDS, collect_pairs, contact_sheet, decode_image, vectors_file
-from react_pipeline.embedding import Rows, vectors_of
+from react_pipeline.embedding import Rows, row_vectors
 from react_pipeline.indexing import SIDES
 from react_pipeline.retrieval.images import Images
 from react_pipeline.store import Artifact
@@ -51,7 +51,7 @@ def write_pairs(
         The pairs that were collected, in the order given: all of them, unless an image became
         unavailable since it was chosen.
     """
-    sheets = sheets_of(pairs)
+    sheets = plan_sheets(pairs)
     titles = [title for _, classes in sheets for title in classes]
     shown = pairs[pairs["class"].isin(titles)].groupby("class", sort=False).head(_SHEET_IMAGES)
     on_sheets = set(shown["row"])
@@ -83,7 +83,7 @@ def write_pairs(
     return pairs
 
 
-def sheets_of(pairs: pd.DataFrame) -> list[tuple[str, list[str]]]:
+def plan_sheets(pairs: pd.DataFrame) -> list[tuple[str, list[str]]]:
     """Return the contact sheets of some pairs, each with its classes in the order of the pairs;
     `MAX_SHEETS` at the most.
     """
@@ -105,6 +105,6 @@ def _save_vectors(directory: Path, rows: Rows, images: Images, embeddings: Artif
         for start in range(0, len(rows), _CHUNK_ROWS):
             part = rows[start : start + _CHUNK_ROWS]
             table[start : start + len(part)] = (
-                images.vectors(part) if side == "image" else vectors_of(embeddings, side, part)
+                images.vectors(part) if side == "image" else row_vectors(embeddings, side, part)
             )
         table.flush()

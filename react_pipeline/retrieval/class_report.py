@@ -102,7 +102,7 @@ def write_report(
     Args:
         classes: From `class_report`.
         counts: The artifact's counts: pairs, classes, starving, evaluation_sets.
-        sheets: From `chosen_pairs.sheets_of`.
+        sheets: From `chosen_pairs.plan_sheets`.
         warning: A sentence for people.
     """
     classes.to_parquet(directory / "classes.parquet", index=False)

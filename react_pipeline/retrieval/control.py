@@ -75,7 +75,7 @@ def _draw(
     review = Review(taken_down(project))
 
     def draw(seed: int, folder: Path) -> tuple[pd.DataFrame, dict[str, int]]:
-        random = random_of(seed, slug)
+        random = seeded_random(seed, slug)
         pairs, dropped = draw_pairs(embeddings, images, evaluation, settings, random, size, review)
         if pairs.empty:
             raise RetrievalError(
@@ -104,7 +104,7 @@ def _draw(
     }
 
 
-def random_of(seed: int, slug: str) -> np.random.Generator:
+def seeded_random(seed: int, slug: str) -> np.random.Generator:
     """Return the random numbers of one domain and seed."""
     digest = hashlib.sha256(slug.encode()).digest()
     return np.random.default_rng([seed, int.from_bytes(digest[:4], "big")])

@@ -38,7 +38,7 @@ from react_pipeline.store import (
     Artifact,
     InputError,
     Scratch,
-    digest_of,
+    hash_value,
     remove,
 )
 
@@ -153,13 +153,13 @@ def _encoded_once(
     this machine: each would encode the images of all.
     """
     device = clip.device.partition(":")[0]
-    encoder = digest_of(
+    encoder = hash_value(
         [clip.source, device, project.config.embedding.precision, repr(clip.preprocess)]
     )
 
     def vectors(images: pd.DataFrame) -> NDArray[np.float32]:
         file = Scratch(project.config.store / VECTORS).keep(
-            f"{digest_of([*images['sha256']])}-{encoder}.npy",
+            f"{hash_value([*images['sha256']])}-{encoder}.npy",
             lambda path: np.save(path, encode_images(project.config, clip, images)),
         )
         file.touch()  # used now, for `prune_vectors`

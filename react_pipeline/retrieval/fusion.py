@@ -11,7 +11,7 @@ found them.
 import numpy as np
 import pandas as pd
 
-from react_pipeline.embedding import Side, Vectors, vectors_of
+from react_pipeline.embedding import Side, Vectors, row_vectors
 from react_pipeline.settings import RetrievalConfig
 from react_pipeline.store import Artifact
 
@@ -98,5 +98,5 @@ def likeness(
         part = order[start : start + _CHUNK_ROWS]
         some = candidates.iloc[part]
         of_class = np.stack([means[class_id] for class_id in some["class_id"]])
-        cosines[part] = np.einsum("nd,nd->n", vectors_of(embeddings, side, some["row"]), of_class)
+        cosines[part] = np.einsum("nd,nd->n", row_vectors(embeddings, side, some["row"]), of_class)
     return cosines

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from react_pipeline.embedding import Vectors
-from react_pipeline.labelled import encode_images, lines_of, publish_labelled_set
+from react_pipeline.labelled import encode_images, list_problems, publish_labelled_set
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, seed_path
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
@@ -54,7 +54,7 @@ def read_seeds(project: Project, slug: str) -> pd.DataFrame:
             rows.append((entry.label, class_id, seed.as_posix(), str(path), digest))
     if problems:
         raise InputError(
-            f"{slug}.yaml, classes.seeds: {len(problems)} cannot be read\n{lines_of(problems)}"
+            f"{slug}.yaml, classes.seeds: {len(problems)} cannot be read\n{list_problems(problems)}"
         )
     if used and not rows:
         raise InputError(
@@ -88,7 +88,7 @@ def encode_apart(
     if refused:
         raise InputError(
             f"{where}: {len(refused)} of these show evaluation images, which nothing may be chosen "
-            f"by or trained on; take other images\n{lines_of(refused)}"
+            f"by or trained on; take other images\n{list_problems(refused)}"
         )
     return vectors
 

@@ -4,7 +4,7 @@ Does not belong here: the order of the candidates (`fusion`), fetching and encod
 (`images`). Shapes: N rows, D width.
 
 A candidate is a class and a row of the corpus; a row that several classes want is kept once, for
-one of them, and the pair lists all of them (`classes_of`).
+one of them, and the pair lists all of them (`join_classes`).
 """
 
 from collections import Counter
@@ -127,7 +127,7 @@ def of_kept_rows(candidates: pd.DataFrame) -> pd.Series:
     return candidates["dropped"].isin(("", SHARED)) & candidates["row"].isin(kept)
 
 
-def classes_of(candidates: pd.DataFrame, class_names: Sequence[str]) -> pd.Series:
+def join_classes(candidates: pd.DataFrame, class_names: Sequence[str]) -> pd.Series:
     """Return for each kept row all the classes that want it, its own first, then by fit; a list of
     names, indexed by row.
     """

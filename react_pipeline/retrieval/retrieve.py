@@ -23,14 +23,14 @@ from react_pipeline.embedding import row_metadata, sides
 from react_pipeline.indexing import Index
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster
-from react_pipeline.retrieval.chosen_pairs import sheets_of, write_pairs
+from react_pipeline.retrieval.chosen_pairs import plan_sheets, write_pairs
 from react_pipeline.retrieval.class_report import ClassTable, class_report, write_report
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out, require_subjects
 from react_pipeline.retrieval.fusion import apply_filter, fuse, likeness
 from react_pipeline.retrieval.images import Images, load_encoder
 from react_pipeline.retrieval.own_images import encode_apart, read_seeds
 from react_pipeline.retrieval.queries import SEARCH, Queries, encode_queries, find_hits
-from react_pipeline.retrieval.ranking import DROP_REASONS, choose, classes_of
+from react_pipeline.retrieval.ranking import DROP_REASONS, choose, join_classes
 from react_pipeline.retrieval.review import Review, refuse_rows, require_none_taken_down
 from react_pipeline.settings import RetrievalConfig
 from react_pipeline.stage import (
@@ -123,7 +123,7 @@ def _retrieve(
         **({"pins_missing": lost} if (lost := review.missing_pins(pairs)) else {}),
         "seconds": round(time.monotonic() - started, 2),
     }
-    title, sheets = domain.title or slug, sheets_of(pairs)
+    title, sheets = domain.title or slug, plan_sheets(pairs)
     warnings = [notes.warning] if notes.warning else []
     if settings.same_subject == "exclude" and not evaluation.subjects:
         warnings.append(
@@ -175,7 +175,7 @@ def _kept_pairs(
     pairs = candidates[candidates["dropped"] == ""].sort_values("class_id", kind="stable")
     pairs["class"] = pd.Series(names)[pairs["class_id"]].to_numpy()
     pairs["prompt"] = queries.texts[pairs["query"]].to_numpy()
-    pairs["classes"] = classes_of(candidates, names)[pairs["row"]].to_numpy()
+    pairs["classes"] = join_classes(candidates, names)[pairs["row"]].to_numpy()
     more = [column for column in images.source.columns if column not in pairs]
     return pairs.join(row_metadata(embeddings, pairs["row"], more), on="row")
 

@@ -2,7 +2,7 @@ from .artifacts import FORMAT as FORMAT
 from .artifacts import Artifact as Artifact
 from .artifacts import Inputs as Inputs
 from .artifacts import canonical_json as canonical_json
-from .artifacts import digest_of as digest_of
+from .artifacts import hash_value as hash_value
 from .bounded import MAX_IMAGE_BYTES as MAX_IMAGE_BYTES
 from .bounded import MAX_JSON_BYTES as MAX_JSON_BYTES
 from .bounded import open_regular as open_regular
@@ -12,6 +12,7 @@ from .bounded import read_json_bounded as read_json_bounded
 from .bucket import Bucket as Bucket
 from .durable import CACHE as CACHE
 from .durable import append as append
+from .durable import file_stamp as file_stamp
 from .durable import fsync as fsync
 from .durable import fsync_tree as fsync_tree
 from .durable import link_or_copy as link_or_copy
@@ -21,7 +22,6 @@ from .durable import remembered_sha256 as remembered_sha256
 from .durable import remove as remove
 from .durable import rename_synced as rename_synced
 from .durable import sha256_of as sha256_of
-from .durable import stamp_of as stamp_of
 from .durable import write_atomically as write_atomically
 from .errors import NOT_WRITABLE as NOT_WRITABLE
 from .errors import ChangedSource as ChangedSource

@@ -36,7 +36,7 @@ def canonical_json(value: Any) -> str:
     )
 
 
-def digest_of(value: Any) -> str:
+def hash_value(value: Any) -> str:
     """Return 16 hexadecimal digits over a value of plain types; equal values give equal digests."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
 
@@ -168,7 +168,7 @@ class Inputs:
     @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits over all inputs; equal inputs give equal fingerprints."""
-        return digest_of(self.identity)
+        return hash_value(self.identity)
 
     @property
     def place(self) -> str:

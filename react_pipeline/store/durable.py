@@ -163,7 +163,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
                 fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def stamp_of(stat: os.stat_result) -> tuple[int, int, int, int]:
+def file_stamp(stat: os.stat_result) -> tuple[int, int, int, int]:
     """Return what changes when a file is written to or replaced; the time of change (ctime), unlike
     others, cannot be set.
     """
@@ -171,7 +171,7 @@ def stamp_of(stat: os.stat_result) -> tuple[int, int, int, int]:
 
 
 def remembered_sha256(root: Path, path: Path) -> str:
-    """Return the SHA-256 of an outside file, remembered by its path and `stamp_of`.
+    """Return the SHA-256 of an outside file, remembered by its path and `file_stamp`.
 
     Args:
         root: Root of the store whose cache is used.
@@ -180,7 +180,7 @@ def remembered_sha256(root: Path, path: Path) -> str:
         CorpusError: If the file cannot be read.
     """
     try:
-        stamp = list(stamp_of(path.stat()))
+        stamp = list(file_stamp(path.stat()))
         name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()
         cached = root / CACHE / "shards" / f"{name}.json"
         with suppress(OSError, ValueError, TypeError, RecursionError):

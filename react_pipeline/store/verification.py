@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from react_pipeline.store.durable import sha256_of, stamp_of
+from react_pipeline.store.durable import file_stamp, sha256_of
 from react_pipeline.store.errors import CorruptArtifact, MissingArtifact
 from react_pipeline.store.folder import MANIFEST
 
@@ -129,7 +129,7 @@ def _known(folder: Path) -> dict[str, str]:
 
 def _stamp(path: Path) -> str:
     try:
-        return str(stamp_of(path.stat()))
+        return str(file_stamp(path.stat()))
     except FileNotFoundError:
         return ""
 

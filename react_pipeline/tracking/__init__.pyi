@@ -5,7 +5,7 @@ from .notes import NOTE_TAG as NOTE_TAG
 from .notes import RESULTS_VIEW as RESULTS_VIEW
 from .notes import dagster_url as dagster_url
 from .notes import mlflow_url as mlflow_url
-from .notes import reason_of as reason_of
+from .notes import short_reason as short_reason
 from .notes import view_url as view_url
 from .runs import ERROR_TAG as ERROR_TAG
 from .runs import ERROR_TYPE_TAG as ERROR_TYPE_TAG
@@ -15,7 +15,7 @@ from .runs import KILLED as KILLED
 from .runs import Runs as Runs
 from .values import Row as Row
 from .values import flatten as flatten
-from .values import params_of as params_of
 from .values import rows_of_record as rows_of_record
+from .values import run_params as run_params
+from .values import run_tags as run_tags
 from .values import shown_differences as shown_differences
-from .values import tags_of as tags_of

@@ -36,7 +36,7 @@ from react_pipeline.store import (
     Store,
 )
 from react_pipeline.tracking.models import MODEL_STAGES, log_inputs, log_model
-from react_pipeline.tracking.notes import dagster_url, reason_of, view_url
+from react_pipeline.tracking.notes import dagster_url, short_reason, view_url
 from react_pipeline.tracking.registry import list_versions, show_champion
 from react_pipeline.tracking.runs import FINISHED, Runs
 from react_pipeline.tracking.tables import log_tables
@@ -45,10 +45,10 @@ from react_pipeline.tracking.values import (
     cost_rows,
     created_ms,
     difference_rows,
-    files_of,
-    metrics_of,
-    params_of,
-    tags_of,
+    run_files,
+    run_metrics,
+    run_params,
+    run_tags,
 )
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Tracking(Runs):
         try:
             return list_versions(self.connect(), slug)
         except Exception as error:  # whatever MLflow, its database or the network raise
-            raise ReactError(f"MLflow does not answer ({reason_of(error)})") from error
+            raise ReactError(f"MLflow does not answer ({short_reason(error)})") from error
 
     def results_page(self, address: str) -> str:
         """Return where the server at `address` shows the results of all methods; `address` if
@@ -141,7 +141,7 @@ class Tracking(Runs):
             logger.warning(
                 "MLflow at %s is unavailable, logging again at the next run: %s",
                 without_secrets(self.uri),
-                reason_of(error),
+                short_reason(error),
             )
             return None
 
@@ -165,7 +165,7 @@ class Tracking(Runs):
             logger.warning(
                 "%s could not be logged to MLflow, tried again by the next materialize: %s",
                 artifact.place,
-                reason_of(error),
+                short_reason(error),
             )
             return None
 
@@ -174,7 +174,7 @@ class Tracking(Runs):
         if artifact.stage == PROMOTION:
             show_champion(self.client, project, artifact)
         seconds_ms = round(1000 * float(artifact.counts.get("seconds") or 0))
-        tags = tags_of(artifact, dagster_run_id, dagster_url(project))
+        tags = run_tags(artifact, dagster_run_id, dagster_url(project))
         run, is_resumed = self.open(tags, artifact.key, created_ms(artifact) - seconds_ms)
         run_id = str(run.info.run_id)
         if run.info.status == FINISHED:
@@ -183,13 +183,13 @@ class Tracking(Runs):
             return run_id
         self.write(
             run_id,
-            params=params_of(artifact),
-            rows=[*metrics_of(artifact), *cost_rows(artifact)],
+            params=run_params(artifact),
+            rows=[*run_metrics(artifact), *cost_rows(artifact)],
             # What a live training or a killed call has written stays as it is.
             without=self.logged_steps(run_id) if is_resumed else (),
             source=log_inputs(self, project, artifact, run_id),
         )
-        for path in files_of(artifact):
+        for path in run_files(artifact):
             self.client.log_artifact(run_id, str(path))
         self.client.log_dict(run_id, dict(artifact.manifest), MANIFEST)
         if artifact.stage == DOMAIN_RESULTS:

@@ -70,7 +70,7 @@ def note(stage: str, key: str, dagster: str, dagster_run_id: str) -> str:
     return "\n\n".join(lines)
 
 
-def reason_of(error: Exception) -> str:
+def short_reason(error: Exception) -> str:
     """Return the text of an error as one line of a log, without passwords of addresses in it."""
     return without_secrets(" ".join(str(error).split()))[:300]
 

@@ -75,7 +75,7 @@ class Row(NamedTuple):
     time_ms: int
 
 
-def params_of(source: Artifact | Inputs) -> dict[str, str]:
+def run_params(source: Artifact | Inputs) -> dict[str, str]:
     """Return the configuration that decides an artifact, flat, and its domain and method; cut at
     `MAX_PARAM_CHARS`.
     """
@@ -85,7 +85,7 @@ def params_of(source: Artifact | Inputs) -> dict[str, str]:
     return params | _filled({"domain": domain, "method": method})
 
 
-def metrics_of(artifact: Artifact) -> Iterator[Row]:
+def run_metrics(artifact: Artifact) -> Iterator[Row]:
     """Yield every finite number: the counts at step 0, then the records of `metrics.jsonl`."""
     created = created_ms(artifact)
     # MLflow's compare page begins with the metric that was written first.
@@ -158,7 +158,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield path[:250], value
 
 
-def tags_of(source: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -> dict[str, str]:
+def run_tags(source: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -> dict[str, str]:
     """Return where an artifact, or what is still being made, is in the lineage; empty tags are left
     out.
 
@@ -184,7 +184,7 @@ def tags_of(source: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -
     return _filled(tags)
 
 
-def files_of(artifact: Artifact) -> Iterator[Path]:
+def run_files(artifact: Artifact) -> Iterator[Path]:
     """Yield the small files of the top level that a person may want to see."""
     files = artifact.manifest["files"]
     # The tables of pages with figures are small, and what a notebook reads.

@@ -21,7 +21,7 @@ from react_pipeline.clip import (
 from react_pipeline.evaluation import is_trained
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
-from react_pipeline.promotion import BASE_METHOD, NEVER, results_of, standing
+from react_pipeline.promotion import BASE_METHOD, NEVER, find_results, standing
 from react_pipeline.settings import CONTROL_SUFFIX, DomainConfig
 from react_pipeline.stage import (
     ALL,
@@ -175,7 +175,7 @@ def find_calibration(
     with these classes and prompts; else the held-out pairs of a head; or None, "".
     """
     texts = {"prompts": {}, **domain.wording}
-    for entry in results_of(project, slug, method, checkpoint.fingerprint):
+    for entry in find_results(project, slug, method, checkpoint.fingerprint):
         result = entry.result
         config = {"prompts": {}, **entry.artifact.manifest["config"]}
         alike = [one.name for one in result.per_class] == domain.class_names and all(

@@ -12,7 +12,7 @@ from support.new_methods import installed
 
 from react_pipeline.assets import declared
 from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.partitions import partition_of, require_slug
+from react_pipeline.assets.partitions import require_slug, to_partition_key
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.extension import Extension
 from react_pipeline.project.project import Project
@@ -106,9 +106,9 @@ def test_the_index_claims_a_card_only_if_it_may_train_there(
 
 def test_each_method_is_evaluated_from_its_own_checkpoint() -> None:
     for stage in ("domain_results", "dense_results", "benchmark_results"):
-        assert upstream(str(partition_of("shapes/base")), stage) == set()
+        assert upstream(str(to_partition_key("shapes/base")), stage) == set()
         for method in filter(STAGES[stage].is_for, TRAINED):
-            key = str(partition_of(f"shapes/{method}"))
+            key = str(to_partition_key(f"shapes/{method}"))
             assert upstream(key, stage) == {key}
 
 
@@ -122,7 +122,7 @@ def test_each_method_is_evaluated_from_its_own_checkpoint() -> None:
     ],
 )
 def test_all_methods_follow_from_their_domain(stage: str, parent: str) -> None:
-    key = str(partition_of("shapes/full"))
+    key = str(to_partition_key("shapes/full"))
     assert upstream(key, stage, parent) == {"shapes"}
 
 

@@ -25,7 +25,7 @@ from support.upkeep import change_pipeline, edit_domain
 from react_pipeline.assets.declared import blocking_checks
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import Launch, Summary, materialize, open_instance, plan
-from react_pipeline.assets.partitions import partition_of
+from react_pipeline.assets.partitions import to_partition_key
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import CODE_SERVER_TAG, in_process, reap_abandoned, shown_alive
 from react_pipeline.evaluation.all_domains import comparison_table
@@ -150,7 +150,7 @@ def test_table_mlflow_and_dagster_give_the_same_numbers(launched: Launched) -> N
     client = MlflowClient(launched.project.config.tracking_uri)
     for row in table[table["domain"] == "shapes"].itertuples():
         shown = metadata_of(
-            launched.instance, "domain_results", partition_of(f"shapes/{row.method}")
+            launched.instance, "domain_results", to_partition_key(f"shapes/{row.method}")
         )
         run = client.get_run(str(shown["mlflow_run_id"]))
         for metric in ("top1", "top5", "mean_per_class"):

@@ -18,7 +18,7 @@ from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.lineage import resolve
 from react_pipeline.project.project import Project
 from react_pipeline.store import InputError, Inputs, Store
-from react_pipeline.tracking.values import tags_of
+from react_pipeline.tracking.values import run_tags
 
 Make = Callable[..., Project]
 Machine = Callable[..., None]
@@ -118,7 +118,7 @@ def test_a_usable_gpu_is_named_in_log_manifest_and_tags(
     assert counts == {"device": "cuda:0", "gpu": "NVIDIA H100 80GB HBM3"}
     inputs = Inputs("customized_checkpoint", "birds/full", {}, {}, "1")
     artifact = Store(tmp_path / "store").build(inputs, lambda *_: counts)
-    assert tags_of(artifact, "")["gpu"] == counts["gpu"]
+    assert run_tags(artifact, "")["gpu"] == counts["gpu"]
 
 
 @pytest.mark.parametrize(("measured", "chosen"), [(1.3, "bf16"), (1.0, "fp32")])

@@ -15,7 +15,7 @@ from conftest import write_project
 from react_pipeline.evaluation.all_domains import comparison_table
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
-from react_pipeline.evaluation.intervals import gains_of, paired_interval
+from react_pipeline.evaluation.intervals import count_gains, paired_interval
 from react_pipeline.evaluation.tables import MEAN, to_markdown, typed
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
@@ -156,12 +156,12 @@ def test_a_comparison_older_than_its_results_is_not_averaged(project: Project) -
 def test_the_interval_is_that_of_resampling_the_images_in_pairs() -> None:
     random = np.random.default_rng(3)
     base, method = random.random(300) < 0.4, random.random(300) < 0.5
-    low, high = paired_interval(gains_of(method, base))
+    low, high = paired_interval(count_gains(method, base))
     difference = method.astype(int) - base.astype(int)
     by_hand = [random.choice(difference, 300).mean() for _ in range(4_000)]
     np.testing.assert_allclose((low, high), np.percentile(by_hand, [2.5, 97.5]), atol=0.01)
-    assert paired_interval(gains_of(method, base)) == (low, high)
-    assert paired_interval(gains_of(base, base)) == (0.0, 0.0)
+    assert paired_interval(count_gains(method, base)) == (low, high)
+    assert paired_interval(count_gains(base, base)) == (0.0, 0.0)
 
 
 def test_names_cannot_break_the_markdown_table() -> None:

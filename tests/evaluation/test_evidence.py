@@ -60,8 +60,8 @@ def test_a_stale_checkpoint_does_not_escape_an_objection(
     project = without_labels(make_project(guards=guarded), [GATED])
     unavailable(project, "base", GATED)
     for module, name, stage, evidence in (
-        (pages, "judgements_of", "JUDGEMENTS", Ballots()),
-        (guards, "drops_of", "GUARD_DROPS", Veto()),
+        (pages, "read_judgements", "JUDGEMENTS", Ballots()),
+        (guards, "read_drops", "GUARD_DROPS", Veto()),
     ):
         monkeypatch.setattr(module, name, lambda *_, found=evidence: found)
         monkeypatch.setattr(module, stage, evidence.inputs.stage)

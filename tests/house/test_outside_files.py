@@ -53,7 +53,7 @@ OWN = {
     ("corpus/inventory.py", "shard_paths"): OURS,
     ("corpus/shards.py", "_members"): "a regular file; headers alone, each bounded",
     ("corpus/shards.py", "new_tar"): OURS,
-    ("extensions/sources/vector_files.py", "shape_of"): "a regular file; the header alone",
+    ("extensions/sources/vector_files.py", "read_shape"): "a regular file; the header alone",
     (
         "extensions/sources/vector_files.py",
         "open_vectors",

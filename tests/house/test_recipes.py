@@ -11,7 +11,7 @@ import pytest
 from support.drawings import draw, encode
 
 from react_pipeline.extensions.elevater.settings import ElevaterConfig
-from react_pipeline.extensions.plan import Machine, plan_of
+from react_pipeline.extensions.plan import Machine, make_plan
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 
@@ -46,7 +46,7 @@ def test_the_recipe_is_a_project_that_takes_the_papers_steps(recipe: Path) -> No
 @pytest.mark.usefixtures("processor")
 def test_its_plan_has_hours_and_bytes_for_every_step(recipe: Path) -> None:
     machine = Machine.here(recipe.parent).changed("cores=96,memory=512G,disk=4T,gpus=8")
-    plan = plan_of(Project.load(recipe), machine, 10_000_000)
+    plan = make_plan(Project.load(recipe), machine, 10_000_000)
     steps = {step.stage: step for step in plan.steps}
     assert steps["customized_checkpoint"].gpu_hours and steps["corpus"].cpu_hours
     assert steps["retrieved_set"].disk > 1e11

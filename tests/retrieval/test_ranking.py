@@ -13,7 +13,7 @@ from support.retrieval import DOMAIN, NOTHING, Seen, hits_of
 
 from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.fusion import apply_filter, fuse
-from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, choose, classes_of
+from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, choose, join_classes
 from react_pipeline.settings import RetrievalConfig
 
 ALIKE = 0.9
@@ -83,11 +83,11 @@ def test_a_row_of_several_classes_goes_to_the_most_similar() -> None:
     )
     candidates = candidates_of(hits, RetrievalConfig())
     assert dropped(candidates, "class") == {"dog": "", "cat": SHARED, "eel": SHARED}
-    assert classes_of(candidates, DOMAIN.class_names).to_dict() == {10: ["dog", "eel", "cat"]}
+    assert join_classes(candidates, DOMAIN.class_names).to_dict() == {10: ["dog", "eel", "cat"]}
     # Modes are never compared by similarity, and a class below the floor does not want the row.
     hits = hits_of(("t2t", "cat", 10, 0.5, 5), ("t2i", "dog", 10, 0.9, 0), ("t2t", "eel", 10, 0, 0))
     candidates = candidates_of(hits, RetrievalConfig(min_similarity={"t2t": 0.4}))
-    assert classes_of(candidates, DOMAIN.class_names).to_dict() == {10: ["cat", "dog"]}
+    assert join_classes(candidates, DOMAIN.class_names).to_dict() == {10: ["cat", "dog"]}
 
 
 def test_evaluation_images_are_dropped_once_by_hash_and_vector() -> None:
@@ -99,7 +99,7 @@ def test_evaluation_images_are_dropped_once_by_hash_and_vector() -> None:
     reasons = {30: "evaluation_image_hash", 77: "evaluation_image_near", 50: ""}
     assert dropped(candidates[candidates["class"] == "cat"]) == reasons
     assert dropped(candidates[candidates["class"] == "dog"]) == {30: SHARED}
-    assert list(classes_of(candidates, DOMAIN.class_names)) == [["cat"]]
+    assert list(join_classes(candidates, DOMAIN.class_names)) == [["cat"]]
 
 
 @given(
@@ -181,7 +181,7 @@ def test_rows_that_classes_want_equally_go_to_them_in_turns() -> None:
     kept = candidates[candidates["dropped"] == ""]
     rows = {name: rows["row"].tolist() for name, rows in kept.groupby("class")}
     assert rows == {"cat": [0, 2], "dog": [1, 3]}
-    names = classes_of(candidates, DOMAIN.class_names)
+    names = join_classes(candidates, DOMAIN.class_names)
     assert set(names.map(tuple)) == {("cat", "dog"), ("dog", "cat")}
 
 

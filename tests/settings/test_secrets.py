@@ -15,7 +15,7 @@ from react_pipeline.settings.files import TRACKING_VARIABLE, load_pipeline
 from react_pipeline.settings.secrets import has_secret, without_secrets
 from react_pipeline.store.errors import ConfigError
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.notes import MLFLOW_VARIABLE, mlflow_url, reason_of
+from react_pipeline.tracking.notes import MLFLOW_VARIABLE, mlflow_url, short_reason
 from react_pipeline.tracking.runs import Runs
 
 SECRET = "planted-5ecret"  # noqa: S105 - of a test
@@ -95,7 +95,7 @@ def test_neither_doctor_logs_arguments_nor_links_hold_it(
     shown = [
         *found.values(),
         caplog.text,
-        reason_of(OSError(DATABASE)),
+        short_reason(OSError(DATABASE)),
         *arguments,
         mlflow_url(None, DATABASE),
     ]

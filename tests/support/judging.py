@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from react_pipeline.extensions.pages.judge import JudgeBoard, open_judge
-from react_pipeline.extensions.pages.judgements import JUDGEMENTS, measure_of, present_model
+from react_pipeline.extensions.pages.judgements import JUDGEMENTS, present_model, shared_prompts
 from react_pipeline.extensions.pages.session import Disagreement, Header, Side, create_log
 from react_pipeline.project.project import Project
 from support.promotion import checkpoint, result, stand_in
@@ -49,7 +49,7 @@ def header_of(
     )
     return Header(
         domain=SLUG,
-        measure=measure_of(project, SLUG),
+        measure=shared_prompts(project, SLUG),
         candidate=candidate,
         against=against,
         source="pictures",

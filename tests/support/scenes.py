@@ -15,7 +15,7 @@ from dagster._core.storage.runs.schema import RunsTable
 
 from react_pipeline.assets import declared, reporting
 from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.partitions import partition_of
+from react_pipeline.assets.partitions import to_partition_key
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.project import Project
 from react_pipeline.stage import ALL, Place
@@ -168,6 +168,6 @@ class Scene:
         done = self._job.execute_in_process(
             instance=self.instance,
             asset_selection=[dg.AssetKey(stage)],
-            partition_key=partition_of(key),
+            partition_key=to_partition_key(key),
         )
         assert done.success

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from react_pipeline.evaluation.evidence import evidence_of
+from react_pipeline.evaluation.evidence import collect_evidence
 from react_pipeline.extensions.automation.survey import survey
 from react_pipeline.lineage import fresh_or_none, resolve, run
 from react_pipeline.project.project import Project
@@ -38,7 +38,7 @@ def build(
         parents = {method: result for method, result in measured.items() if result}
         if stage == "comparison":
             parents |= {
-                name: one.publish(project) for name, one in evidence_of(project, key).items()
+                name: one.publish(project) for name, one in collect_evidence(project, key).items()
             }
         content = {"skipped": {}}
 

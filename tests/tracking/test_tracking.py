@@ -24,7 +24,7 @@ from react_pipeline.store.store import Store
 from react_pipeline.tracking.datasets import dataset_inputs
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.runs import Runs
-from react_pipeline.tracking.values import files_of, metrics_of, params_of, rows_of_record
+from react_pipeline.tracking.values import rows_of_record, run_files, run_metrics, run_params
 
 
 def test_artifact_becomes_finished_run_below_run_of_its_domain(
@@ -275,7 +275,7 @@ def test_large_files_stay_in_the_store(tiny_project: Project) -> None:
         return {}
 
     artifact = tiny_project.store.build(Inputs("comparison", "shapes", {}, {}, "1"), write)
-    names = {path.name for path in files_of(artifact)}
+    names = {path.name for path in run_files(artifact)}
     assert names == {"small.csv", "page.html"}
 
 
@@ -357,8 +357,8 @@ def test_infinite_values_are_left_out_and_long_texts_cut(tiny_project: Project) 
     manifest = {"counts": counts, "files": {}, "config": {"classes": ["x" * 9_000]}}
     manifest |= {"created": created, "key": "all"}
     artifact = Artifact(tiny_project.config.store, manifest)
-    assert list(metrics_of(artifact)) == [("c", 2.0, 0, 1_000)]
-    assert len(params_of(artifact)["classes"]) == 500
+    assert list(run_metrics(artifact)) == [("c", 2.0, 0, 1_000)]
+    assert len(run_params(artifact)["classes"]) == 500
 
 
 def test_a_long_training_gives_few_points_and_a_short_one_all() -> None:

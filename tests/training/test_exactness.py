@@ -60,7 +60,7 @@ def variant(request: pytest.FixtureRequest) -> Variant:
     return VARIANTS[request.param]
 
 
-def model_of(variant: Variant, *, gates: float) -> nn.Module:
+def judged_model(variant: Variant, *, gates: float) -> nn.Module:
     """A small CLIP with gated blocks whose gates all stand at `gates`."""
     vision = {"image_size": PIXELS, "layers": LAYERS, "width": WIDTH, "head_width": WIDTH // HEADS}
     text = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
@@ -278,7 +278,7 @@ def trained_names(model: nn.Module) -> list[str]:
 def test_the_loss_and_every_gradient_equal_plain_algebra(
     variant: Variant, method: str, features_of: Features
 ) -> None:
-    model = model_of(variant, gates=0.6)
+    model = judged_model(variant, gates=0.6)
     freeze_all_but(model, method)
     loss = library_loss(model, batch(), features_of)
     loss.backward()
@@ -306,7 +306,7 @@ def test_the_loss_and_every_gradient_equal_plain_algebra(
 def test_three_optimizer_steps_equal_plain_algebra(
     variant: Variant, method: str, gates: float
 ) -> None:
-    model = model_of(variant, gates=gates)
+    model = judged_model(variant, gates=gates)
     freeze_all_but(model, method)
     before, trained = weights_of(model), trained_names(model)
     library_steps(model, batch())
@@ -326,7 +326,7 @@ def test_three_optimizer_steps_equal_plain_algebra(
 
 
 def test_the_logit_scale_stops_at_100() -> None:
-    model = model_of(VARIANTS["GELU"], gates=0.6)
+    model = judged_model(VARIANTS["GELU"], gates=0.6)
     model.requires_grad_(False)
     model.logit_scale.requires_grad_(True)
     images, _ = batch()

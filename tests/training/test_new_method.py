@@ -28,7 +28,7 @@ from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.domain_results import evaluate
 from react_pipeline.extension import Extension
 from react_pipeline.extensions.hub.export import export
-from react_pipeline.extensions.plan import Machine, plan_of
+from react_pipeline.extensions.plan import Machine, make_plan
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.settings.methods import METHODS, Method
@@ -158,7 +158,7 @@ def test_status_plan_and_partitions_have_them(project: Project, processor: None)
             project.path, project.config.model_copy(update={"methods": ("base", method)})
         )
         machine = Machine(cores=2, memory=10**10, disk=10**12)
-        steps = {step.stage: step for step in plan_of(only, machine, 100).steps}
+        steps = {step.stage: step for step in make_plan(only, machine, 100).steps}
         return steps["customized_checkpoint"]
 
     assert planned("class-means").disk == 2 * 8 * 32 * 4  # two domains

@@ -34,9 +34,9 @@ def advise(domain: Domain, config: Config = None) -> None:
     look = Manifests.of(project)  # before anything large is loaded
     for stage in (RETRIEVED_SET, CONTROL_SET):
         fresh(look, stage, domain)
-    from react_pipeline.extensions.advise.signs import signs_of
+    from react_pipeline.extensions.advise.signs import read_signs
 
-    signs = signs_of(project, domain)
+    signs = read_signs(project, domain)
     _print_classes(signs.classes)
     tried = signs.tried
     own, control = (f"{100 * (one - tried.base):+.1f}" for one in (tried.own, tried.control))

@@ -54,7 +54,7 @@ class Signs:
     samples: HeadSamples
 
 
-def signs_of(project: Project, slug: str) -> Signs:
+def read_signs(project: Project, slug: str) -> Signs:
     """Try `gda` on the retrieved pairs of a domain and on its control.
 
     Raises:

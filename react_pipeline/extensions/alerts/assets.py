@@ -14,13 +14,13 @@ from react_pipeline.assets import (
     TRY_TAG,
     WILL_RETRY_TAG,
     ProjectResource,
+    built_places,
     declare_instigators,
-    places_of,
-    reason_of,
+    failure_reason,
 )
 from react_pipeline.extensions.alerts.messages import send
 from react_pipeline.extensions.automation import WAIT_HOURS
-from react_pipeline.failures import Kind, failure_of, open_checks
+from react_pipeline.failures import Kind, open_checks, read_failure
 from react_pipeline.project import Project
 from react_pipeline.stage import Place, Stage
 from react_pipeline.store import CorruptArtifact, MissingArtifact
@@ -40,13 +40,13 @@ def alerts(project: ProjectResource, _stages: Sequence[Stage]) -> Iterator[dg.Se
     )
     def report(context: dg.RunFailureSensorContext) -> None:
         run = context.dagster_run
-        places = list(places_of(context.instance, project, run))
+        places = list(built_places(context.instance, project, run))
         if not places:
             return  # of another project, or of no asset
         pipeline = project.load()
         if run.tags.get(WILL_RETRY_TAG) != "true" and is_final(pipeline, places, run):
             texts = [
-                f"{event.step_key}: {reason_of(event)}"
+                f"{event.step_key}: {failure_reason(event)}"
                 for event in context.get_step_failure_events()
             ]
             names = ", ".join(" ".join(place) for place in places)
@@ -67,7 +67,7 @@ def is_final(project: Project, places: Sequence[Place], run: dg.DagsterRun) -> b
     if not tries or tries > len(WAIT_HOURS):
         return True
     for place in places:
-        failure = failure_of(project, place)
+        failure = read_failure(project, place)
         if failure and failure.kind is Kind.LASTING:
             return True
         try:

@@ -18,12 +18,12 @@ from react_pipeline.assets import (
     TRY_TAG,
     WILL_RETRY_TAG,
     ProjectResource,
+    built_places,
     declare_instigators,
     inputs_tag,
-    partition_of,
-    partitions_of,
-    places_of,
+    make_partitions,
     tags_of_key,
+    to_partition_key,
 )
 from react_pipeline.extensions.automation.settings import AutomationConfig
 from react_pipeline.extensions.automation.survey import Survey, Task, survey
@@ -52,7 +52,7 @@ _STATUS = dg.DagsterRunStatus
 _UNFINISHED = list({*_STATUS} - {_STATUS.SUCCESS, _STATUS.FAILURE, _STATUS.CANCELED})
 
 
-def settings_of(project: ProjectResource) -> AutomationConfig:
+def automation_settings(project: ProjectResource) -> AutomationConfig:
     """Return the settings of a project; where its configuration is wrong, nothing is automatic."""
     try:
         return project.load().config.section(AutomationConfig)
@@ -66,7 +66,7 @@ def upkeep(project: ProjectResource, stages: Sequence[Stage]) -> Iterator[dg.Sen
 
     It asks for nothing but these stages, whose assets Dagster has.
     """
-    settings = settings_of(project)
+    settings = automation_settings(project)
     loaded = [row.name for row in stages]
 
     @dg.sensor(
@@ -93,7 +93,7 @@ def upkeep(project: ProjectResource, stages: Sequence[Stage]) -> Iterator[dg.Sen
         except ReactError as error:
             return dg.SensorResult(skip_reason=str(error))
         methods = looked.config.all_methods
-        requests = [request_of(task, runs.tries[task], methods, project) for task in found.tasks]
+        requests = [make_request(task, runs.tries[task], methods, project) for task in found.tasks]
         lines = _lines(found)
         for line in lines:
             context.log.info(line)
@@ -131,7 +131,7 @@ class Runs:
         self._instance, self._project, self._loaded = instance, project, loaded
         unfinished = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
         self._under_way = {
-            place for run in unfinished for place in places_of(instance, project, run)
+            place for run in unfinished for place in built_places(instance, project, run)
         }
 
     def wait(self, task: Task, failure: Failure | None) -> str | None:
@@ -164,7 +164,7 @@ class Runs:
         """Return the newest run that was asked for with the inputs of a task; None if there is
         none, or another run has made the artifact since, so that it is due again.
         """
-        partition = partition_of(task.key)
+        partition = to_partition_key(task.key)
         of_inputs = dg.RunsFilter(tags={inputs_tag(self._project): task.inputs})
         for record in self._instance.get_run_records(of_inputs, limit=1):
             made_since = dg.AssetRecordsFilter(
@@ -199,13 +199,13 @@ def _wait_after(record: dg.RunRecord, tries: int, failure: Failure | None) -> st
     return f"{text}; retried after {at}, try {tries + 1} of {len(WAIT_HOURS) + 1}"
 
 
-def request_of(
+def make_request(
     task: Task, tries: int, table: Mapping[str, Method], project: ProjectResource
 ) -> dg.RunRequest:
     """A run that builds one artifact; its tags say why, and with which inputs."""
-    partition = partition_of(task.key)
+    partition = to_partition_key(task.key)
     # Of a method that was added to pipeline.yaml after the code location was loaded, too.
-    definition = partitions_of(STAGES[task.stage], table, project)
+    definition = make_partitions(STAGES[task.stage], table, project)
     tags = {
         **tags_of_key(task.key),
         REASON_TAG: f"{task.stage}: {task.reason}"[:MAX_TAG_CHARS],
@@ -226,7 +226,7 @@ def recustomize(
     """The schedule of those stages that read files outside the store; none if the configuration has
     none.
     """
-    settings = settings_of(project)
+    settings = automation_settings(project)
     if settings.schedule is None:
         return
     looking = [row for row in stages if row.outside not in (None, outside.unlisted)]

@@ -21,7 +21,7 @@ import pandas as pd
 
 from react_pipeline import __version__
 from react_pipeline.extensions.automation.settings import AutomationConfig
-from react_pipeline.failures import Failure, Kind, failure_of, open_checks
+from react_pipeline.failures import Failure, Kind, open_checks, read_failure
 from react_pipeline.lineage import fresh, is_current, look_outside, parents_of, resolve
 from react_pipeline.project import Manifests, Project, changed_since_run
 from react_pipeline.stage import ALL, STAGES, Place, Stage, left_out_stages
@@ -32,7 +32,7 @@ from react_pipeline.store import (
     Inputs,
     MissingArtifact,
     StaleArtifact,
-    digest_of,
+    hash_value,
 )
 
 _OUTDATED = (MissingArtifact, StaleArtifact, CorruptArtifact)
@@ -281,7 +281,7 @@ class _Look:
     def _ask(self, task: Task) -> State:
         """Judge a task, once."""
         if task not in self.judged:
-            failure = failure_of(self.project, task.place)
+            failure = read_failure(self.project, task.place)
             if failure and failure.inputs == task.inputs:
                 self.survey.failed[task] = failure
             else:
@@ -297,7 +297,7 @@ class _Look:
 
 
 def _task(stage: str, key: str, reason: str, inputs: Any) -> Task:
-    return Task(stage, key, reason, digest_of([stage, key, inputs, __version__]))
+    return Task(stage, key, reason, hash_value([stage, key, inputs, __version__]))
 
 
 def _joined(states: Collection[State]) -> State | None:

@@ -26,8 +26,8 @@ from react_pipeline.extensions.names import (
     SAID,
     count_in_corpus,
     named_prompts,
-    names_of,
     said_in_corpus,
+    tabulate_names,
 )
 from react_pipeline.indexing import Index, exact_hits_in
 from react_pipeline.labelled import encode_images
@@ -110,7 +110,7 @@ def _run(project: Project, first: Inputs) -> None:
         logger.info("reading the corpus for %d domains at once", len(members))
         for side in ("image", "text"):
             _search(members, index, side, Scratch(members[0].scratch.folder / "pass"))
-        groups = [names_of(member.domain)["name"].tolist() for member in members]
+        groups = [tabulate_names(member.domain)["name"].tolist() for member in members]
         _leave(members, COUNTS, count_in_corpus(embeddings, groups))
         lexical = [member for member in members if "lexical" in member.settings.modes]
         groups = [named_prompts(one.queries.prompts)["name"].tolist() for one in lexical]

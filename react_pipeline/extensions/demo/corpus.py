@@ -26,7 +26,7 @@ from react_pipeline.corpus import ImageSource, progress
 from .drawing import BlankError, render, render_file
 from .evaluation import labelled_emoji
 from .packages import CORPUS_SOURCES
-from .sources import Drawing, corpus_drawings, subject_of
+from .sources import Drawing, corpus_drawings, emoji_subject
 
 IMAGE_SIZE = 128
 SHUFFLE_SEED = 0
@@ -119,7 +119,7 @@ def labelled_images(name: str) -> Iterator[dict[str, Any]]:
     """
     for path, label in labelled_emoji(name):
         image = render_file(path, IMAGE_SIZE)
-        subject = subject_of(path.stem)
+        subject = emoji_subject(path.stem)
         yield {"path": f"{path.stem}.png", "image": image, "class": label, "subject": subject}
 
 

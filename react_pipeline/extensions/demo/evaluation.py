@@ -19,8 +19,8 @@ from .sources import (
     corpus_drawings,
     emoji_file,
     emoji_names,
+    emoji_subject,
     package,
-    subject_of,
 )
 
 
@@ -68,7 +68,7 @@ def labelled_emoji(name: str) -> list[tuple[Path, str]]:
     for text, label in members[names.index(group.first) : names.index(group.last) + 1]:
         path = emoji_file(drawings, text, "x")
         if path is not None and label not in group.left_out:
-            images.append((path, class_of(label)))
+            images.append((path, emoji_class(label)))
     if not group.named:
         return images
     named = captions_naming(images)
@@ -81,7 +81,7 @@ def captions_naming(images: Sequence[tuple[Path, str]]) -> Counter[str]:
     """
     classes = {_words(label): label for _, label in images}
     longest = max(map(len, classes))
-    subjects = {subject_of(path.stem) for path, _ in images}
+    subjects = {emoji_subject(path.stem) for path, _ in images}
     counts: Counter[str] = Counter()
     for drawing in corpus_drawings():
         if drawing.subject not in subjects:
@@ -96,7 +96,7 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"\w+", text.lower()))
 
 
-def class_of(label: str) -> str:
+def emoji_class(label: str) -> str:
     """Return the class that an emoji of this name shows."""
     plain = re.sub(r" face$", "", re.sub(r"^oncoming ", "", label))
     return SAME_CLASS.get(plain, plain)

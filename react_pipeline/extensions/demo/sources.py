@@ -37,7 +37,7 @@ class Drawing:
         path: A font, an SVG or a PNG.
         glyph: Code point in the font; None for SVG and PNG.
         weight: Weight of a variable font; None for other fonts.
-        subject: The emoji that it shows, as `subject_of`; "" for icons, which no code point names.
+        subject: The emoji that it shows, as `emoji_subject`; "" for icons.
     """
 
     key: str
@@ -84,7 +84,7 @@ def emoji_file(directory: Path, text: str, form: str) -> Path | None:
     return next((directory / name for name in names if (directory / name).is_file()), None)
 
 
-def subject_of(code_points: str) -> str:
+def emoji_subject(code_points: str) -> str:
     """The emoji that a file or key names by its code points, the same for every artist: "1f98a",
     "0023-20e3".
     """
@@ -114,17 +114,17 @@ def _emoji_caption(key: str, names: Sequence[str]) -> str:
     choices = [form.format(names[0]) for form in EMOJI_FORMS]
     if len(names) > 1:
         choices += [f"{names[0]}, {names[1]}", names[1], f"{names[1]} emoji"]
-    return _one_of(choices, key)
+    return _choose_caption(choices, key)
 
 
 def _icon_caption(key: str, names: Sequence[str]) -> str:
     choices = [form.format(names[0]) for form in ICON_FORMS]
     if len(names) > 1:
         choices.append(f"{names[0]}: {', '.join(names[1:3])}")
-    return _one_of(choices, key)
+    return _choose_caption(choices, key)
 
 
-def _one_of(captions: Sequence[str], key: str) -> str:
+def _choose_caption(captions: Sequence[str], key: str) -> str:
     """Choose a caption, always the same one for the same drawing."""
     return captions[int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) % len(captions)]
 
@@ -136,7 +136,11 @@ def _openmoji() -> Iterator[Drawing]:
             code_points = _code_points(text, "04x")
             key = f"openmoji-{code_points}"
             yield Drawing(
-                key, "openmoji", _emoji_caption(key, names), path, subject=subject_of(code_points)
+                key,
+                "openmoji",
+                _emoji_caption(key, names),
+                path,
+                subject=emoji_subject(code_points),
             )
 
 
@@ -158,7 +162,7 @@ def _noto_emoji() -> Iterator[Drawing]:
             for weight in (300, 700):
                 key = f"noto-emoji{weight}-{code_points}"
                 caption = _emoji_caption(key, names)
-                subject = subject_of(code_points)
+                subject = emoji_subject(code_points)
                 yield Drawing(key, "noto-emoji", caption, path, ord(text[0]), weight, subject)
 
 

@@ -23,9 +23,9 @@ from tqdm import tqdm
 
 from react_pipeline.extensions.protocols import (
     VALUES,
-    checkpoint_of,
     compare_figures,
     load_model,
+    pick_checkpoint,
     publish_comparison,
     read_all,
     require_encoder,
@@ -78,7 +78,7 @@ def publish_dense(project: Project, slug: str, method: str) -> Artifact:
 
     def write(directory: Path, scratch: Scratch) -> dict[str, Any]:
         started = time.monotonic()
-        measurer = _Measurer(project, slug, checkpoint_of(inputs.parents), directory, scratch)
+        measurer = _Measurer(project, slug, pick_checkpoint(inputs.parents), directory, scratch)
         rows = [row for images in present.values() for row in measurer.measure(images)]
         rows += [
             {"set": name, "task": entries[name].task, "source": "", "n": 0, "unavailable": reason}

@@ -21,7 +21,7 @@ from pydantic import BaseModel, FiniteFloat
 from react_pipeline.corpus import IMAGE_SUFFIXES, BadImage, decode_apart
 from react_pipeline.extensions.elevater import Files, read_lines
 from react_pipeline.extensions.protocols import read_form
-from react_pipeline.labelled import Unavailable, lines_of, normal
+from react_pipeline.labelled import Unavailable, list_problems, normal
 from react_pipeline.store import InputError, canonical_json
 
 from .settings import IGNORED, DenseSet
@@ -320,4 +320,4 @@ def _by_stem(names: Iterable[str], where: Path) -> dict[str, str]:
 
 def _require_all(names: Iterable[str], present: Collection[str], message: str) -> None:
     if missing := [name for name in names if name not in present]:
-        raise InputError(f"{message.format(len(missing))}\n{lines_of(missing)}")
+        raise InputError(f"{message.format(len(missing))}\n{list_problems(missing)}")

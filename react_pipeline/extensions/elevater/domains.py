@@ -17,7 +17,7 @@ UNION = "elevater"
 """Slug of the domain of all classes."""
 
 
-def domain_of(entry: Dataset, root: Path) -> dict[str, Any]:
+def make_domain(entry: Dataset, root: Path) -> dict[str, Any]:
     """Return the domain of one data set, with its test images at `root`.
 
     A data set whose images have several classes gets no evaluation set: top-1 means nothing there.
@@ -67,7 +67,7 @@ def write_domains(root: Path, directory: Path) -> list[Path]:
     Raises:
         InputError: If files of these names are there and say something else; then none is written.
     """
-    domains = [*(domain_of(entry, root.resolve()) for entry in DATASETS.values()), union_domain()]
+    domains = [*(make_domain(entry, root.resolve()) for entry in DATASETS.values()), union_domain()]
     texts = {
         directory / f"{domain['slug']}.yaml": yaml.safe_dump(
             domain, sort_keys=False, allow_unicode=True, width=120

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from react_pipeline.extensions.protocols import (
-    checkpoint_of,
     load_model,
+    pick_checkpoint,
     read_all,
     require_encoder,
 )
@@ -114,7 +114,7 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
     inputs = resolve(project, BENCHMARK_FEATURES, method_key(slug, method), content=content)
 
     def write(directory: Path, scratch: Scratch) -> dict[str, Any]:
-        checkpoint = checkpoint_of(inputs.parents)
+        checkpoint = pick_checkpoint(inputs.parents)
         clip = cache(lambda: load_model(project, checkpoint))
         earlier = list(_encoded_with(project, checkpoint))
         splits = {}

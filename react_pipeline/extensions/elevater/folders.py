@@ -7,7 +7,7 @@ Does not belong here: domains' own labelled folders (`react_pipeline.labelled.la
 from pathlib import Path
 
 from react_pipeline.corpus import IMAGE_SUFFIXES
-from react_pipeline.labelled import images_by_folder, lines_of
+from react_pipeline.labelled import images_by_folder, list_problems
 from react_pipeline.store import InputError
 
 from .datasets import Dataset
@@ -34,7 +34,7 @@ def list_folder(root: Path, entry: Dataset, split: str) -> Listing | None:
         return None
     classes, strays, _ = images_by_folder(folder, _SUFFIXES)
     if strays and classes:
-        raise InputError(f"{folder}: images outside of any class's folder\n{lines_of(strays)}")
+        raise InputError(f"{folder}: images outside of any class's folder\n{list_problems(strays)}")
     if not classes:
         return None
     paths = [path for images in classes.values() for path in images]

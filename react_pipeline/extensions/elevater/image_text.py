@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from react_pipeline.extensions.protocols import load_model, read_form, require_encoder
-from react_pipeline.labelled import lines_of, read_csv
+from react_pipeline.labelled import list_problems, read_csv
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, method_key
@@ -187,7 +187,7 @@ def measure_recall(
     if missing := [name for name in captioned.images if not (folder / name).is_file()]:
         raise InputError(
             f"{folder}: {len(missing)} of {len(captioned.images)} images are "
-            f"missing\n{lines_of(missing)}"
+            f"missing\n{list_problems(missing)}"
         )
     place = (CUSTOMIZED_CHECKPOINT, method_key(slug, method)) if slug else (BASE_CHECKPOINT,)
     clip = load_model(project, fresh(project, *place))

@@ -39,7 +39,7 @@ class Files:
 
     def digests(self) -> list[str]:
         """Return the SHA-256 of each file."""
-        return digests_of(self, len(self.locations))
+        return hash_images(self, len(self.locations))
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class LabelledImages:
 
     def digests(self) -> list[str]:
         """Return the SHA-256 of each image file; an InputError if one is gone."""
-        return digests_of(self.read, len(self))
+        return hash_images(self.read, len(self))
 
     def digest(self) -> str:
         """Return the SHA-256 over names, files and labels of the images, for lineage; errors as of
@@ -100,7 +100,7 @@ class LabelledImages:
         return digest.hexdigest()
 
 
-def digests_of(read: Read, count: int) -> list[str]:
+def hash_images(read: Read, count: int) -> list[str]:
     """Return the SHA-256 of each of `count` images."""
     with ThreadPoolExecutor(4) as pool:
         files = pool.map(lambda position: hashlib.sha256(read(position)).hexdigest(), range(count))

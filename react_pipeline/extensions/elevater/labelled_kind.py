@@ -104,7 +104,7 @@ def _test_images(root: Path, name: str) -> LabelledImages:
 
 def _labels(entry: Dataset, domain: DomainConfig) -> list[str]:
     """Return the domain's label of each class, which the domain has under a name or a synonym."""
-    from react_pipeline.labelled import lines_of, normal  # loads pandas
+    from react_pipeline.labelled import list_problems, normal  # loads pandas
 
     by_name: dict[str, list[str]] = {}
     for domain_class in domain.classes:
@@ -119,6 +119,6 @@ def _labels(entry: Dataset, domain: DomainConfig) -> list[str]:
     if lacking:
         raise InputError(
             f"domain {domain.slug!r} lacks {len(lacking)} classes of {entry.name}\n"
-            f"{lines_of(lacking)}"
+            f"{list_problems(lacking)}"
         )
     return found

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from react_pipeline.labelled import Unavailable, lines_of, read_csv
+from react_pipeline.labelled import Unavailable, list_problems, read_csv
 from react_pipeline.store import InputError
 
 from .datasets import Dataset
@@ -150,7 +150,7 @@ def _torchvision(entry: Dataset) -> Any:
 
 def _files(root: Path, paths: Sequence[Any], where: Path) -> Files:
     if missing := [str(path) for path in paths if not Path(path).is_file()]:
-        raise InputError(f"{where}: {len(missing)} images are missing\n{lines_of(missing)}")
+        raise InputError(f"{where}: {len(missing)} images are missing\n{list_problems(missing)}")
     return Files(root, tuple(Path(path).relative_to(root).as_posix() for path in paths))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from react_pipeline.installation import installed_file
-from react_pipeline.labelled import Unavailable, lines_of, normal
+from react_pipeline.labelled import Unavailable, list_problems, normal
 from react_pipeline.store import InputError
 
 from .datasets import IMAGENET, Dataset, dataset, read_data
@@ -121,7 +121,7 @@ def join_names(entry: Dataset, names: Sequence[str], where: Path) -> NDArray[np.
             entry.class_names[number] for number in range(entry.num_classes) if number not in ids
         ]
         raise InputError(
-            f"{where}: classes cannot be joined by name; rename them\n{lines_of(problems)}\nclasses "
+            f"{where}: classes cannot be joined by name; rename them\n{list_problems(problems)}\nclasses "
             f"left over: {', '.join(map(repr, unused[:250])) or 'none'}"
         )
     return np.array(ids, np.int64)

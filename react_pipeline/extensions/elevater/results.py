@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.extensions.protocols import checkpoint_of, publish_comparison
+from react_pipeline.extensions.protocols import pick_checkpoint, publish_comparison
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.stage import method_key
@@ -52,7 +52,7 @@ def publish_results(project: Project, slug: str, method: str) -> Artifact:
         from .measuring import Measurer
 
         features = inputs.parents["benchmark_features"]
-        checkpoint = checkpoint_of(inputs.parents)
+        checkpoint = pick_checkpoint(inputs.parents)
         measurer = Measurer(project, f"react-{slug}-{method}", features, checkpoint)
         rows = []
         for name in measurer.config.dataset_names:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from react_pipeline.corpus import Member, Sample, index_shard, open_shard, read_member
-from react_pipeline.labelled import lines_of
+from react_pipeline.labelled import list_problems
 from react_pipeline.store import MAX_IMAGE_BYTES, CorpusError, InputError
 
 from .datasets import Dataset
@@ -60,7 +60,7 @@ def list_shards(root: Path, entry: Dataset, split: str) -> Listing | None:
                 labels.append(label)
                 locations.append(location)
     if problems:
-        raise InputError(f"{folder}: {len(problems)} bad samples\n{lines_of(problems)}")
+        raise InputError(f"{folder}: {len(problems)} bad samples\n{list_problems(problems)}")
     return Listing(locations, labels, names, names_file, _Members(tuple(members)))
 
 
@@ -71,7 +71,7 @@ def _shards(folder: Path) -> list[Path]:
     shards = [folder / f"{number}.tar" for number in range(int(lines[0]))]
     if missing := [path.name for path in shards if not path.is_file()]:
         raise InputError(
-            f"{folder}: nshards.txt says {len(shards)}, but these are missing\n{lines_of(missing)}"
+            f"{folder}: nshards.txt says {len(shards)}, but these are missing\n{list_problems(missing)}"
         )
     return shards
 
@@ -84,7 +84,7 @@ def _samples(path: Path) -> list[Sample]:
         raise InputError(f"{str(error).split(';')[0]}; copy the shard again") from error
     if index.refused:
         refused = [f"{name}: {why}" for name, why in index.refused]
-        raise InputError(f"{path}: members refused\n{lines_of(refused)}")
+        raise InputError(f"{path}: members refused\n{list_problems(refused)}")
     return index.samples
 
 

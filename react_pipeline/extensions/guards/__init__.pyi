@@ -1,3 +1,3 @@
 from .drops import GUARD_DROPS as GUARD_DROPS
-from .drops import drops_of as drops_of
+from .drops import read_drops as read_drops
 from .stages import GuardsConfig as GuardsConfig

@@ -17,11 +17,11 @@ from react_pipeline.evaluation import (
     MUST_AGREE,
     EvalResult,
     Evidence,
-    correct_of,
-    gains_of,
+    count_gains,
     paired_interval,
     percent,
     points,
+    read_correct,
 )
 from react_pipeline.extensions.guards.stages import GUARD_RESULTS, guard_sets
 from react_pipeline.lineage import fresh_or_none
@@ -149,7 +149,7 @@ class Drops(Evidence):
         return ""
 
 
-def drops_of(project: Project, slug: str) -> Drops | None:
+def read_drops(project: Project, slug: str) -> Drops | None:
     """Return what is known today; None if no guard set is configured. Publishes nothing."""
     if not guard_sets(project):
         return None
@@ -179,8 +179,8 @@ def _change(method: str, guard: str, own: Artifact, base: Artifact | None) -> Ch
     if any(getattr(result, field) != getattr(of_base, field) for field in MUST_AGREE):
         reason = f"the base was measured on other images; materialize `{GUARD_RESULTS}` again"
         return replace(change, unavailable=reason)
-    right = [correct_of(artifact, folder).to_numpy() for artifact in (own, base)]
-    low, high = paired_interval(gains_of(*right))
+    right = [read_correct(artifact, folder).to_numpy() for artifact in (own, base)]
+    low, high = paired_interval(count_gains(*right))
     delta = result.top1 - of_base.top1
     change = replace(change, top1=result.top1, base=of_base.top1, n=result.n)
     return replace(change, delta=delta, low=low, high=high)

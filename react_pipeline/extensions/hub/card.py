@@ -16,13 +16,13 @@ from huggingface_hub import ModelCardData
 from markupsafe import Markup
 
 from react_pipeline.clip import GATED_PREFIX, read_config
-from react_pipeline.evaluation import EvalResult, evidence_of
+from react_pipeline.evaluation import EvalResult, collect_evidence
 from react_pipeline.extensions.hub.exported_folder import ModelForm
 from react_pipeline.extensions.hub.onnx_model import Facts
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import escaped, markdown_table, render
 from react_pipeline.project import Project
-from react_pipeline.promotion import HistoryEntry, results_of
+from react_pipeline.promotion import HistoryEntry, find_results
 from react_pipeline.settings import CONTROL_SUFFIX, HUB_PREFIX, encoders
 from react_pipeline.stage import (
     ALL,
@@ -121,7 +121,7 @@ def _shown_results(
     result = shown[method]
     if decision and (result is None or checkpoint.fingerprint not in result.parents.values()):
         shown = dict.fromkeys(shown)
-        if own := results_of(project, slug, method, checkpoint.fingerprint):
+        if own := find_results(project, slug, method, checkpoint.fingerprint):
             shown[method] = own[0].artifact
     return {name: None if one is None else EvalResult.read(one) for name, one in shown.items()}
 
@@ -156,7 +156,7 @@ def _evidence(
     What decides without labels is not shown beside results on them.
     """
     try:
-        evidence = evidence_of(project, checkpoint.key.split("/")[0])
+        evidence = collect_evidence(project, checkpoint.key.split("/")[0])
     except InputError:  # the domain's file is gone
         return []
     sentences = [

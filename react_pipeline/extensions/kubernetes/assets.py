@@ -93,7 +93,7 @@ KINDS = {
 """Stages that only gather results, those that need no device, those of the pool `gpu`."""
 
 
-def kind_of(stage: Stage) -> str:
+def resource_kind(stage: Stage) -> str:
     """Return the kind of a stage: its pool decides whether it needs a GPU."""
     if stage.pool == "gpu":
         return GPU
@@ -125,7 +125,7 @@ def table(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Resources]:
             ) from error
     rows = {}
     for name, stage in STAGES.items():
-        kind = kind_of(stage)
+        kind = resource_kind(stage)
         own = {**changes.get(kind, {}), **changes.get(name, {})}
         rows[name] = Resources(**KINDS[kind].model_dump() | own)
     return rows

@@ -28,10 +28,10 @@ from react_pipeline.tracking import (
     Row,
     Runs,
     dagster_url,
-    params_of,
-    reason_of,
     rows_of_record,
-    tags_of,
+    run_params,
+    run_tags,
+    short_reason,
 )
 from react_pipeline.training import TrainingObserver
 
@@ -139,7 +139,7 @@ class LiveRun(TrainingObserver):
                     logger.warning(
                         "MLflow at %s is unavailable, the training continues without it: %s",
                         without_secrets(self._runs.uri),
-                        reason_of(error),
+                        short_reason(error),
                     )
             if ended:
                 return
@@ -147,12 +147,12 @@ class LiveRun(TrainingObserver):
 
     def _open(self, inputs: Inputs, started_ms: int) -> bool:
         """Open the run; false if it is finished already, so that nothing is to be streamed."""
-        run, is_resumed = self._runs.open(tags_of(inputs, *self._dagster), inputs.key, started_ms)
+        run, is_resumed = self._runs.open(run_tags(inputs, *self._dagster), inputs.key, started_ms)
         run_id = str(run.info.run_id)
         if run.info.status == FINISHED:
             logger.info("MLflow has a finished run of %s already: nothing is streamed", inputs.key)
             return False
-        self._runs.write(run_id, params=params_of(inputs))
+        self._runs.write(run_id, params=run_params(inputs))
         if is_resumed:
             self._known = self._runs.logged_steps(run_id)
         self.run_id = run_id

@@ -6,6 +6,6 @@ from .name_counts import count_in_corpus as count_in_corpus
 from .name_counts import count_naming as count_naming
 from .name_counts import describe_classes as describe_classes
 from .name_counts import domain_names as domain_names
-from .name_counts import names_of as names_of
 from .name_counts import said_in_corpus as said_in_corpus
+from .name_counts import tabulate_names as tabulate_names
 from .name_counts import unnamed_classes as unnamed_classes

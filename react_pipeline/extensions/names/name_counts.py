@@ -54,7 +54,7 @@ def count_names(
         Columns class_id, class (its label), name, captions (how many say it); a row a name, the
         first name first.
     """
-    names = names_of(domain)
+    names = tabulate_names(domain)
 
     def count() -> NDArray[Any]:
         return count_in_corpus(embeddings, [names["name"].tolist()])[0]
@@ -65,7 +65,7 @@ def count_names(
     return names.assign(captions=np.load(kept))
 
 
-def names_of(domain: DomainConfig) -> pd.DataFrame:
+def tabulate_names(domain: DomainConfig) -> pd.DataFrame:
     """Return columns class_id, class and name; a row a name, the first name of a class first."""
     classes = [(entry.label, [entry.name, *entry.synonyms]) for entry in domain.classes]
     names = pd.DataFrame(classes, columns=["class", "name"]).explode("name")
@@ -74,8 +74,8 @@ def names_of(domain: DomainConfig) -> pd.DataFrame:
 
 def count_naming(domain: DomainConfig, captions: Sequence[str | None]) -> int:
     """Return how many captions say a name of a class, as `said_in`."""
-    words = words_of(pa.array(captions, pa.string(), from_pandas=True))
-    return len(np.unique(said_in(words, list(names_of(domain)["name"]))[0]))
+    words = split_words(pa.array(captions, pa.string(), from_pandas=True))
+    return len(np.unique(said_in(words, list(tabulate_names(domain)["name"]))[0]))
 
 
 def count_in_corpus(embeddings: Artifact, groups: Sequence[list[str]]) -> list[NDArray[Any]]:
@@ -110,7 +110,7 @@ def _said_in_rows(
     captions = read_captions(embeddings, rows)
     batches = []
     for start in range(0, len(captions), _BATCH_ROWS):
-        words = words_of(captions.slice(start, _BATCH_ROWS))
+        words = split_words(captions.slice(start, _BATCH_ROWS))
         offset = [[rows[0] + start], [0]]
         batches.append([np.stack(said_in(words, names)) + offset for names in groups])
     return [np.concatenate(of_group, axis=1) for of_group in zip(*batches, strict=True)]
@@ -128,13 +128,13 @@ def _counts(said: NDArray[Any], names: list[str]) -> NDArray[Any]:
 
 def equal_names(names: list[str]) -> NDArray[Any]:
     """Return for each name the number of the first one with the same words (N,)."""
-    texts = _texts_of(names)
+    texts = _join_words(names)
     return np.asarray(pc.index_in(texts, texts), np.int64)
 
 
-def _texts_of(names: list[str]) -> pa.Array:
+def _join_words(names: list[str]) -> pa.Array:
     """Return the words of each name, a space between them."""
-    split = words_of(pa.array(names, pa.string())).to_pylist()
+    split = split_words(pa.array(names, pa.string())).to_pylist()
     return pa.array([" ".join(filter(None, words)) for words in split], pa.string())
 
 
@@ -146,11 +146,11 @@ def said_in(words: pa.ListArray, names: list[str]) -> tuple[NDArray[Any], NDArra
     longer name it is not: "a tiger shark" says neither `tiger` nor `shark`.
 
     Args:
-        words: The words of each caption, from `words_of`; some may be null.
+        words: The words of each caption, from `split_words`; some may be null.
     """
     rows = pc.list_parent_indices(words).to_numpy().astype(np.int64)
     flat = words.flatten()
-    texts = _texts_of(names)
+    texts = _join_words(names)
     distinct = texts.unique()
     split = [text.split() for text in distinct.to_pylist() if text]
     # Few words begin a name.
@@ -175,7 +175,7 @@ def said_in(words: pa.ListArray, names: list[str]) -> tuple[NDArray[Any], NDArra
     return once // len(texts), once % len(texts)
 
 
-def words_of(texts: pa.Array) -> pa.ListArray:
+def split_words(texts: pa.Array) -> pa.ListArray:
     """Return the words of each text in lower case; empty ones where it begins or ends otherwise."""
     return pc.split_pattern_regex(
         pc.utf8_lower(pc.utf8_normalize(texts, form="NFC")), pattern=r"[^\pL\pM\pN]+"
@@ -239,7 +239,7 @@ def _are_said(names: pd.DataFrame) -> pd.Series:
     """Return whether captions say each name: `count_names` leaves out `bear` in "a polar bear" if
     that is a name too.
     """
-    words = words_of(pa.array(names["name"], pa.string())).to_pylist()
+    words = split_words(pa.array(names["name"], pa.string())).to_pylist()
     texts = pd.Series([f" {' '.join(filter(None, text))} " for text in words], names.index)
     all_texts = "\n".join(texts[names["captions"] > 0])
     return texts.map(lambda text: text in all_texts)
@@ -248,7 +248,7 @@ def _are_said(names: pd.DataFrame) -> pd.Series:
 def _caption_words(embeddings: Artifact) -> pa.Array:
     """Return the distinct words of the first `_READ_ROWS` captions."""
     rows = min(int(embeddings.counts["rows"]), _READ_ROWS)
-    words = pc.unique(words_of(read_captions(embeddings, (0, rows))).flatten())
+    words = pc.unique(split_words(read_captions(embeddings, (0, rows))).flatten())
     return words.filter(pc.greater(pc.utf8_length(words), 0))
 
 
@@ -256,7 +256,7 @@ def _nearest(name: str, words: pa.Array) -> str:
     """Return the name with each word that no caption has replaced by the nearest that one has; ""
     if there is none.
     """
-    (parts,) = words_of(pa.array([name], pa.string())).to_pylist()
+    (parts,) = split_words(pa.array([name], pa.string())).to_pylist()
     parts = [part for part in parts if part]
     near = []
     for part in parts:

@@ -12,9 +12,9 @@ import dagster as dg
 
 from react_pipeline.assets import (
     ProjectResource,
+    built_places,
     declare_instigators,
     in_process,
-    places_of,
 )
 from react_pipeline.extensions.operations.settings import RetentionConfig
 from react_pipeline.stage import Stage
@@ -69,7 +69,7 @@ def remove_runs(instance: dg.DagsterInstance, before: datetime, project: Project
     """
     old = instance.get_runs(dg.RunsFilter(statuses=ENDED, updated_before=before))
     if project.key_prefix:
-        old = [run for run in old if any(places_of(instance, project, run))]
+        old = [run for run in old if any(built_places(instance, project, run))]
     removable = [run.run_id for run in old if not _is_shown(instance, run.run_id)]
     for run_id in removable:
         instance.delete_run(run_id)

@@ -96,11 +96,11 @@ def takedown(
     config: Config = None,
 ) -> None:
     """Keep an image out of all future sets, and list the sets and models that were made with it."""
-    from react_pipeline.extensions.pages.review import take_down, uses_of
+    from react_pipeline.extensions.pages.review import find_uses, take_down
 
     project = load_project(config)
     take_down(project, image)
-    uses = uses_of(project, image)
+    uses = find_uses(project, image)
     if uses.empty:
         console.print("no published set has this image")
     else:
@@ -139,7 +139,7 @@ def judge(
 
     require_source(source)
     from react_pipeline.extensions.pages.judge import open_judge, prepare_log
-    from react_pipeline.extensions.pages.judgements import judgements_of
+    from react_pipeline.extensions.pages.judgements import read_judgements
     from react_pipeline.tracking import Tracking
 
     path, pictures = prepare_log(project, domain, source, candidate, against, console.print)
@@ -148,7 +148,7 @@ def judge(
         board.pictures = pictures
         _serve(lambda: board, port)
         console.print(str(board.session))
-    judged = judgements_of(project, domain)
+    judged = read_judgements(project, domain)
     if judged is None:
         console.print("next: the same command, and judge a picture; nothing is judged yet")
         return

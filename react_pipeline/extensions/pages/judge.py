@@ -22,9 +22,9 @@ from pydantic import BaseModel, ConfigDict, StrictInt
 from react_pipeline.evaluation import HEADLINE_METHOD
 from react_pipeline.extensions.pages.judgements import (
     JUDGEMENTS,
-    measure_of,
-    model_of,
+    judged_model,
     present_model,
+    shared_prompts,
 )
 from react_pipeline.extensions.pages.server import Board, Button, Item, View, open_lines
 from react_pipeline.extensions.pages.session import (
@@ -38,7 +38,7 @@ from react_pipeline.extensions.pages.session import (
     Side,
     create_log,
 )
-from react_pipeline.extensions.predict import Picture, find_pictures, identity_of
+from react_pipeline.extensions.predict import Picture, find_pictures, hash_pictures
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE_METHOD, standing
 from react_pipeline.settings import trained_methods
@@ -80,8 +80,8 @@ def prepare_log(
     path = Path(source).expanduser()
     source = str(path.resolve()) if path.exists() else source
     pictures, refused = find_pictures(source, storage=project.config.corpus.access()[0])
-    measure = measure_of(project, slug)
-    identity = [one.checkpoint, other.checkpoint, measure, identity_of(pictures)]
+    measure = shared_prompts(project, slug)
+    identity = [one.checkpoint, other.checkpoint, measure, hash_pictures(pictures)]
     digest = hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:12]
     log = project.path.parent / JUDGEMENTS / slug / f"{one.method}--{other.method}--{digest}.jsonl"
     if log.exists():
@@ -121,7 +121,7 @@ def _compare(
     SystemRandom().shuffle(disagreements)
     return Header(
         domain=slug,
-        measure=measure_of(project, slug),
+        measure=shared_prompts(project, slug),
         candidate=sides[0],
         against=sides[1],
         source=source,
@@ -138,7 +138,7 @@ def _against(project: Project, slug: str, against: str) -> Side:
         against = champion.method
         if against != BASE_METHOD:
             side = Side(method=against, checkpoint=champion.checkpoint)
-            model_of(project, slug, side)
+            judged_model(project, slug, side)
             return side
     if against not in (methods := project.config.all_methods):
         raise InputError(f"--against {against!r}: choose from {CHAMPION}, {', '.join(methods)}")
@@ -155,21 +155,21 @@ def _classify(
     """
     import torch
 
-    from react_pipeline.extensions.predict import Options, encode_pictures, vectors_of
+    from react_pipeline.extensions.predict import Options, encode_pictures, part_vectors
     from react_pipeline.use import load_model
 
     config = project.config
-    clip, head = load_model(project, model_of(project, slug, side), project.domain(slug))
+    clip, head = load_model(project, judged_model(project, slug, side), project.domain(slug))
     options = Options(workers=config.embedding.worker_count, max_pixels=config.corpus.max_pixels)
     folder = _work(project, slug, pictures) / side.checkpoint
     for part in encode_pictures(clip, pictures, folder, config.embedding.precision, options):
-        names, vectors = vectors_of(part)
+        names, vectors = part_vectors(part)
         ids = head.scores(torch.from_numpy(vectors)).argmax(dim=1).tolist()
         yield from zip(names, ids, strict=True)
 
 
 def _work(project: Project, slug: str, pictures: Sequence[Picture]) -> Path:
-    return project.path.parent / JUDGEMENTS / slug / f".work-{identity_of(pictures)[:12]}"
+    return project.path.parent / JUDGEMENTS / slug / f".work-{hash_pictures(pictures)[:12]}"
 
 
 class _Answer(BaseModel):

@@ -187,7 +187,7 @@ class Judgements(Evidence):
         return max(matches, key=lambda session: session.header.created, default=None)
 
 
-def judgements_of(project: Project, slug: str) -> Judgements | None:
+def read_judgements(project: Project, slug: str) -> Judgements | None:
     """Return what the logs of a domain hold today; None if there are no judgements. Publishes
     nothing.
 
@@ -203,20 +203,20 @@ def judgements_of(project: Project, slug: str) -> Judgements | None:
         session = Session.read(path)
         sides = (session.header.candidate, session.header.against)
         try:
-            models = {side.checkpoint: model_of(project, slug, side) for side in sides}
+            models = {side.checkpoint: judged_model(project, slug, side) for side in sides}
         except ReactError:
             continue
-        if session.header.measure == measure_of(project, slug) and session.entries:
+        if session.header.measure == shared_prompts(project, slug) and session.entries:
             parents |= models
             sessions.append(session)
     if not sessions:
         return None
     content = {session.path.name: hashlib.sha256(session.data).hexdigest() for session in sessions}
-    inputs = Inputs(JUDGEMENTS, slug, measure_of(project, slug), parents, "1", content)
+    inputs = Inputs(JUDGEMENTS, slug, shared_prompts(project, slug), parents, "1", content)
     return Judgements(inputs, tuple(sessions))
 
 
-def measure_of(project: Project, slug: str) -> dict[str, Any]:
+def shared_prompts(project: Project, slug: str) -> dict[str, Any]:
     """Return what two models share when they classify the same pictures: class names and
     prompts.
     """
@@ -225,7 +225,7 @@ def measure_of(project: Project, slug: str) -> dict[str, Any]:
     return {"classes": domain.class_names, **names, **domain.wording}
 
 
-def model_of(project: Project, slug: str, side: Side) -> Artifact:
+def judged_model(project: Project, slug: str, side: Side) -> Artifact:
     """Return the artifact of a judged model.
 
     Raises:

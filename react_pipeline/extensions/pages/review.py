@@ -195,7 +195,7 @@ def take_down(project: Project, image: str) -> None:
         write_atomically(path, "".join(f"{line}\n" for line in [*lines, image]))
 
 
-def uses_of(project: Project, image: str) -> pd.DataFrame:
+def find_uses(project: Project, image: str) -> pd.DataFrame:
     """Return the published sets that have an image, and the checkpoints that were trained on them.
 
     Returns:

@@ -28,7 +28,7 @@ from react_pipeline.corpus import (
     decode_image,
     open_source,
 )
-from react_pipeline.embedding import Side, row_metadata, sides, vectors_of
+from react_pipeline.embedding import Side, row_metadata, row_vectors, sides
 from react_pipeline.extensions.pages.server import PER_PAGE, Asked, Board, Button, Item, Menu, View
 from react_pipeline.indexing import Index
 from react_pipeline.lineage import fresh
@@ -206,7 +206,7 @@ class CorpusBoard(Board):
     def view(self, asked: Mapping[str, Any]) -> View:
         """Show the nearest pairs, best first."""
         query = Query.model_validate(asked)
-        wanted = query.text or self._picture_of(query)
+        wanted = query.text or self._query_picture(query)
         if wanted is None:
             rows = np.linspace(0, self._rows, min(PER_PAGE, self._rows), endpoint=False, dtype=int)
             table = row_metadata(self._corpus.embeddings, rows, self._corpus.source.columns)
@@ -235,7 +235,7 @@ class CorpusBoard(Board):
                 return data
         raise LookupError(number)
 
-    def _picture_of(self, query: Query) -> Image | NDArray[np.float32] | None:
+    def _query_picture(self, query: Query) -> Image | NDArray[np.float32] | None:
         """Return the picture to search with, or the unit vector (1, D) of a row's."""
         if query.image:
             try:
@@ -247,7 +247,7 @@ class CorpusBoard(Board):
             return None
         if query.row >= self._rows or "image" not in self._sides:
             raise InputError(f"row {query.row} of this corpus has no embedded picture")
-        vector = vectors_of(self._corpus.embeddings, "image", [query.row])
+        vector = row_vectors(self._corpus.embeddings, "image", [query.row])
         return vector / np.linalg.norm(vector)
 
     def _items(self, pairs: pd.DataFrame) -> tuple[Item, ...]:

@@ -1,2 +1,2 @@
 from .plan import Machine as Machine
-from .plan import plan_of as plan_of
+from .plan import make_plan as make_plan

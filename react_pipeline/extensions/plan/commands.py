@@ -30,11 +30,11 @@ def plan(
 
     The encoder is run for some seconds to measure this processor; run it while nothing else does.
     """
-    from react_pipeline.extensions.plan.plan import Machine, plan_of
+    from react_pipeline.extensions.plan.plan import Machine, make_plan
 
     project = load_project(config)
     valid_domains(project)  # names the others
-    estimate = plan_of(project, Machine.here(project.config.store).changed(machine), rows)
+    estimate = make_plan(project, Machine.here(project.config.store).changed(machine), rows)
     if as_json:
         typer.echo(json.dumps(asdict(estimate), indent=1))
         return

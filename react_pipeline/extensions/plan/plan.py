@@ -130,7 +130,7 @@ class Plan:
     problems: list[str]
 
 
-def plan_of(project: Project, machine: Machine, rows: int | None = None) -> Plan:
+def make_plan(project: Project, machine: Machine, rows: int | None = None) -> Plan:
     """Estimate every step of a configuration.
 
     Args:

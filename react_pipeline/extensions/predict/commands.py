@@ -79,7 +79,7 @@ def predict(
         )
     options = Options(top_k, threshold, transductive, column, workers, overwrite=overwrite)
     options, classifier = _prepared(domain, source, output, model, config, options)
-    from react_pipeline.extensions.predict.heads import templates_of, with_classes
+    from react_pipeline.extensions.predict.heads import read_templates, with_classes
     from react_pipeline.extensions.predict.predict import (
         Loading,
         predict_pictures,
@@ -92,7 +92,7 @@ def predict(
         return
     if classes:
         print_error(f"note: no labelled images were measured with the classes of {classes}")
-        classifier = with_classes(classifier, classes, templates_of(domain, config))
+        classifier = with_classes(classifier, classes, read_templates(domain, config))
     done = predict_pictures(classifier, source, output, options)
     _report(done, output, classifier)
     console.print(done.calibration)

@@ -51,14 +51,14 @@ def usable_rows(part: pa.Table) -> pa.Table:
     return part.filter(part["reason"].is_null()).select(["path", "vector"])
 
 
-def vectors_of(part: pa.Table) -> tuple[list[str], NDArray[np.float32]]:
+def part_vectors(part: pa.Table) -> tuple[list[str], NDArray[np.float32]]:
     """Return the paths of a part's B usable pictures, and their unit vectors (B, D)."""
     paths, vectors = usable_rows(part)
     values = np.array(vectors.combine_chunks().flatten())
     return paths.to_pylist(), values.reshape(-1, vectors.type.list_size)
 
 
-def ledger_of(part: pa.Table) -> list[LedgerRow]:
+def part_ledger(part: pa.Table) -> list[LedgerRow]:
     """Return what of a part could not be used."""
     refused = part.filter(part["reason"].is_valid()).select(["path", "reason", "detail"])
     return list(zip(*(column.to_pylist() for column in refused.columns), strict=True))

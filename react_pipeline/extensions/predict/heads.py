@@ -35,7 +35,7 @@ def adapted_to(classifier: Classifier, images: Iterable[Any]) -> Classifier:
     return _with_head(classifier, head, f"adapted to {len(vectors):,} pictures")
 
 
-def templates_of(source: str, config: Path | None) -> tuple[str, ...] | str:
+def read_templates(source: str, config: Path | None) -> tuple[str, ...] | str:
     """Return the templates of a domain, or of a folder written by `export`."""
     if is_exported(source):
         return tuple(read_json_bounded(Path(source).expanduser() / HEAD_RECORD_FILE)["templates"])

@@ -32,14 +32,14 @@ from react_pipeline.corpus import (
     read_member,
     text_batches,
 )
-from react_pipeline.project import matches, text_of
+from react_pipeline.project import escape_name, matches
 from react_pipeline.settings import StorageConfig, check_shard_name
 from react_pipeline.store import (
     MAX_IMAGE_BYTES,
     CorpusError,
     InputError,
+    file_stamp,
     open_regular,
-    stamp_of,
 )
 
 _GIVE = "give image files, shards (.tar), or a table or list of paths"
@@ -109,7 +109,7 @@ def find_pictures(
     by_name: dict[str, Picture] = {}
     skipped: list[LedgerRow] = []
     for path in _files(source, storage):
-        pictures: Iterable[Picture] = [Picture(text_of(path), path)]
+        pictures: Iterable[Picture] = [Picture(escape_name(path), path)]
         if _is_shard(path):
             pictures, refused = pictures_of_shard(path)
             skipped += refused
@@ -133,7 +133,7 @@ def require_source(source: str) -> None:
         raise InputError(f"{source}: holds no picture; {_GIVE}")
 
 
-def identity_of(pictures: Sequence[Picture]) -> str:
+def hash_pictures(pictures: Sequence[Picture]) -> str:
     """Return a SHA-256 over names, places, sizes and times of change: equal where the same pictures
     are meant.
     """
@@ -149,7 +149,7 @@ def _stamp(path: ShardLocation) -> object:
     if not isinstance(path, Path):
         return identify(path).digest
     try:
-        return stamp_of(path.stat())
+        return file_stamp(path.stat())
     except OSError:
         return "missing"
 
@@ -189,7 +189,7 @@ def _is_shard(path: ShardLocation) -> bool:
     return str(path).lower().endswith(".tar")
 
 
-def shards_of(source: str, storage: StorageConfig) -> Sequence[ShardLocation]:
+def find_shards(source: str, storage: StorageConfig) -> Sequence[ShardLocation]:
     """Return the webdataset shards of a SOURCE, sorted, as every machine finds them.
 
     Raises:
@@ -209,7 +209,7 @@ def pictures_of_shard(path: ShardLocation) -> tuple[list[Picture], list[LedgerRo
         CorpusError: If it cannot be read.
     """
     index = index_shard(path)
-    shard = text_of(path)
+    shard = escape_name(path)
     pictures = []
     skipped = [(f"{shard}@{name}", reason, "") for name, reason in index.refused]
     for sample in index.samples:
@@ -229,7 +229,7 @@ def _listed(file: Path, column: str) -> Iterator[Picture]:
                 "img2dataset, and give the files or shards"
             )
         path = file.parent / Path(name).expanduser()
-        yield Picture(text_of(path), path)
+        yield Picture(escape_name(path), path)
 
 
 def _texts(path: Path, column: str) -> Iterator[str]:

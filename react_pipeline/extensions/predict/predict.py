@@ -34,19 +34,19 @@ from react_pipeline.corpus import ShardLocation
 from react_pipeline.extensions.pages import write_page
 from react_pipeline.extensions.predict.encoding import (
     encode_pictures,
-    ledger_of,
     no_pictures,
+    part_ledger,
+    part_vectors,
     usable_rows,
-    vectors_of,
 )
 from react_pipeline.extensions.predict.heads import uncalibrated
 from react_pipeline.extensions.predict.pictures import (
     LedgerRow,
     Picture,
     find_pictures,
-    identity_of,
+    find_shards,
+    hash_pictures,
     pictures_of_shard,
-    shards_of,
 )
 from react_pipeline.extensions.predict.run_folder import (
     LABELS,
@@ -115,7 +115,7 @@ def _label_rows(classifier: Classifier, options: Options) -> Rows:
     names = np.asarray(classifier.classes, dtype=object)
 
     def rows(part: pa.Table) -> pa.Table:
-        paths, vectors = vectors_of(part)
+        paths, vectors = part_vectors(part)
         if options.transductive and len(vectors):
             similarities, _ = transduce(vectors, classifier.head)
         else:
@@ -158,7 +158,7 @@ def _run(
                 table = rows(part)
                 writer.write_table(table)
                 used += len(table)
-                ledger += ledger_of(part)
+                ledger += part_ledger(part)
         skipped = write_ledger(output, ledger)
         if not used:
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in skipped.items())
@@ -173,7 +173,7 @@ def _run(
             write_page(output, classifier, source, by_name, skipped)
         return used, skipped
 
-    about = {"output": name, "source": source, "pictures": identity_of(pictures)}
+    about = {"output": name, "source": source, "pictures": hash_pictures(pictures)}
     return _finish(classifier, output, options, about, work)
 
 
@@ -259,7 +259,7 @@ def predict_shards(
     if options.transductive:
         raise InputError("--transductive judges all pictures together; leave out --by-shard")
     _label_rows(classifier, options)  # refused here, not by each task
-    shards = shards_of(source, options.storage)
+    shards = find_shards(source, options.storage)
 
     def work(*_: Any) -> tuple[int, dict[str, int]]:
         task = ShardTask(loading, options, (output / LABELS).resolve())
@@ -271,7 +271,7 @@ def predict_shards(
         skipped = write_ledger(output, [row for _, rows in counted for row in rows])
         return sum(used for used, _ in counted), skipped
 
-    stamp = identity_of([Picture(str(shard), shard) for shard in shards])
+    stamp = hash_pictures([Picture(str(shard), shard) for shard in shards])
     about = {"output": LABELS, "source": source, "pictures": stamp}
     return _finish(classifier, output, options, about, work)
 
@@ -307,5 +307,5 @@ class ShardTask:
         parts = encode_pictures(clip, pictures, None, precision, self.options)
         whole = pa.concat_tables([no_pictures(clip.dimension), *parts])
         rows = _label_rows(classifier, self.options)(whole)
-        skipped = json.dumps(ledger + ledger_of(whole))
+        skipped = json.dumps(ledger + part_ledger(whole))
         pq.write_table(rows.replace_schema_metadata({LEDGER: skipped}), file)

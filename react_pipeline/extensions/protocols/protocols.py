@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from react_pipeline.labelled import Unavailable, lines_of
+from react_pipeline.labelled import Unavailable, list_problems
 from react_pipeline.lineage import gather, resolve
 from react_pipeline.pages import escaped, markdown_table
 from react_pipeline.project import Project
@@ -48,7 +48,7 @@ def require_encoder(project: Project, method: str) -> None:
         raise InputError(f"{method}: a head is used on the base's own features; measure `base`")
 
 
-def checkpoint_of(parents: Mapping[str, Artifact]) -> Artifact:
+def pick_checkpoint(parents: Mapping[str, Artifact]) -> Artifact:
     """Return the checkpoint among the parents of a step."""
     return parents.get("base_checkpoint") or parents["customized_checkpoint"]
 
@@ -113,7 +113,7 @@ def read_all(
     if problems:
         raise InputError(
             f"{root}: {len(problems)} of {len(places)} cannot be used; fix or remove them, or "
-            f"leave them out of `{section}`\n{lines_of(problems)}"
+            f"leave them out of `{section}`\n{list_problems(problems)}"
         )
     return contents, missing
 

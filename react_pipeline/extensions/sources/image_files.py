@@ -28,7 +28,7 @@ from react_pipeline.corpus import (
     publish_pairs,
 )
 from react_pipeline.extensions.sources.kinds import Images
-from react_pipeline.project import Project, files_below, find_files, leads_out, text_of
+from react_pipeline.project import Project, escape_name, files_below, find_files, leads_out
 from react_pipeline.store import (
     MAX_IMAGE_BYTES,
     Artifact,
@@ -86,9 +86,11 @@ def publish_image_corpus(project: Project, config: Images) -> Artifact:
     for source in sources:
         if source.is_dir():
             with _readable(source):
-                content += _content_of(source, config)
+                content += _list_content(source, config)
         else:
-            content.append([text_of(source.name), remembered_sha256(project.store.root, source)])
+            content.append(
+                [escape_name(source.name), remembered_sha256(project.store.root, source)]
+            )
 
     skipped = _Skipped()
 
@@ -113,14 +115,14 @@ def find_sources(corpus: Images) -> list[Path]:
     return list(dict.fromkeys(path for paths in paths_by_name for path in paths))
 
 
-def _content_of(folder: Path, corpus: Images) -> list[list[str]]:
+def _list_content(folder: Path, corpus: Images) -> list[list[str]]:
     """Name and digest of each file that may be in a pair; of an image in a format that is not read
     only the name.
     """
     content = []
     endings = (f".{corpus.caption_extension.lower()}", ".json")
     for path in files_below(folder):
-        name = text_of(path.relative_to(folder))
+        name = escape_name(path.relative_to(folder))
         suffix = path.suffix.lower()
         if suffix in _UNREAD_SUFFIXES:
             content.append([name])
@@ -153,7 +155,7 @@ def _read_folder(folder: Path, corpus: Images, skipped: _Skipped) -> Iterator[_P
     with _readable(folder):
         for path in files_below(folder):
             if path.suffix.lower() in _UNREAD_SUFFIXES:
-                skipped.add(text_of(path), "format_not_read")
+                skipped.add(escape_name(path), "format_not_read")
             if path.suffix.lower() not in _READ_SUFFIXES:
                 continue
             caption = path.with_name(f"{path.stem}.{corpus.caption_extension}")
@@ -165,9 +167,9 @@ def _read_folder(folder: Path, corpus: Images, skipped: _Skipped) -> Iterator[_P
                 image = _read(path, folder, MAX_IMAGE_BYTES, "no_image")
                 text = _read(caption, folder, MAX_CAPTION_BYTES)
             except BadSample as error:
-                skipped.add(text_of(path), error.reason)
+                skipped.add(escape_name(path), error.reason)
             else:
-                yield image, text, {**fields, "path": text_of(path.relative_to(folder))}
+                yield image, text, {**fields, "path": escape_name(path.relative_to(folder))}
 
 
 def _read(path: Path, folder: Path, limit_bytes: int, missing: str = "no_caption") -> bytes:
@@ -217,12 +219,12 @@ def _read_table(path: Path, corpus: Images, skipped: _Skipped) -> Iterator[_Pair
             # followed.
             caption = next(iter(caption), None) if isinstance(caption, list) else caption
             if not data or not caption:
-                skipped.add(place + text_of(path), "no_caption" if data else "no_image")
+                skipped.add(place + escape_name(path), "no_caption" if data else "no_image")
             elif len(data) > MAX_IMAGE_BYTES:
-                skipped.add(place + text_of(path), "too_many_bytes")
+                skipped.add(place + escape_name(path), "too_many_bytes")
             else:
                 about = {name: str(row[name]) for name in kept if row[name] is not None}
-                yield data, str(caption).encode(), {"path": place + text_of(path.name), **about}
+                yield data, str(caption).encode(), {"path": place + escape_name(path.name), **about}
 
 
 def _image_column(path: Path, schema: pa.Schema) -> str:

@@ -21,8 +21,8 @@ from react_pipeline.embedding import FOLDERS, UNIT_TOLERANCE
 from react_pipeline.extensions.sources.kinds import ReadyEmbeddings
 from react_pipeline.extensions.sources.vector_files import (
     DAMAGED_REMEDY,
-    file_of,
-    shape_of,
+    outer_file,
+    read_shape,
     vector_blocks,
 )
 from react_pipeline.lineage import resolve
@@ -84,7 +84,7 @@ class Part:
     def files(self) -> list[str]:
         """Return each file once."""
         return list(
-            dict.fromkeys(map(file_of, (self.image, *filter(None, [self.text]), self.metadata)))
+            dict.fromkeys(map(outer_file, (self.image, *filter(None, [self.text]), self.metadata)))
         )
 
 
@@ -144,7 +144,7 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
     layout = LAYOUTS[corpus.layout]
     image = layout.image.replace("VECTOR", corpus.vector_column)
     files = {
-        name: _numbers(folder, file_of(name))
+        name: _numbers(folder, outer_file(name))
         for name in (image, layout.text, layout.metadata)
         if name
     }
@@ -152,7 +152,7 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
     for name, found in files.items():
         if lacking := sorted(numbers - found.keys()):
             raise CorpusError(
-                f"{folder / file_of(name).format(lacking[0])}: is missing (of {len(lacking)} such), "
+                f"{folder / outer_file(name).format(lacking[0])}: is missing (of {len(lacking)} such), "
                 f"and `corpus.layout: {corpus.layout}` needs it; download what is missing, take the "
                 "other files of that number away, or set `clip-retrieval-images` if only images "
                 "have vectors"
@@ -223,10 +223,10 @@ def _numbers(folder: Path, name: str) -> dict[str, str]:
 
 
 def _measured(folder: Path, part: Part) -> Part:
-    rows, dimension = shape_of(folder / part.image)
+    rows, dimension = read_shape(folder / part.image)
     counts = {}
     if part.text:
-        counts[part.text], text_dimension = shape_of(folder / part.text)
+        counts[part.text], text_dimension = read_shape(folder / part.text)
         if text_dimension != dimension:
             raise CorpusError(
                 f"{folder / part.text}: vectors of {text_dimension} numbers, {part.image} has "

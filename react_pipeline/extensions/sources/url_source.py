@@ -15,7 +15,7 @@ from react_pipeline.corpus import BadImage, ImageSource
 from react_pipeline.extensions.sources.downloads import Failure, download_images
 from react_pipeline.extensions.sources.image_pool import ImagePool, Wanted
 from react_pipeline.extensions.sources.kinds import TableColumns
-from react_pipeline.store import digest_of, locked
+from react_pipeline.store import hash_value, locked
 from react_pipeline.web_policy import MAX_URL_CHARS, REFUSED_URL, plain_url
 
 URL_COLUMNS = ["url", "caption"]
@@ -32,7 +32,7 @@ class UrlSource(ImageSource):
         super().__init__([*URL_COLUMNS, *(["hash"] if corpus.hash_column else [])], "url")
         self.corpus = corpus
         rules = corpus.download.identity() | {"retries": None, "max_pixels": corpus.max_pixels}
-        self.pool = ImagePool(pool / digest_of(rules)[:16])
+        self.pool = ImagePool(pool / hash_value(rules)[:16])
         self._given_up: dict[Wanted, Failure] = {}
 
     def fetchable(self, rows: pd.DataFrame) -> pd.Series:

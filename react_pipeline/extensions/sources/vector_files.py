@@ -26,13 +26,13 @@ MAX_EXPANSION = 100
 """Of a compressed member; that of vectors is below 2."""
 
 
-def file_of(name: str) -> str:
+def outer_file(name: str) -> str:
     """Return the file that a name is in."""
     outer = name.rpartition("/")[0]
     return outer if outer.endswith((".npz", ".parquet")) else name
 
 
-def shape_of(path: Path) -> tuple[int, int]:
+def read_shape(path: Path) -> tuple[int, int]:
     """Return rows and width, without reading the vectors; errors as of `open_vectors`."""
     if path.parent.suffix == ".parquet":
         with whole_vectors(path), open_table(path.parent) as file:

@@ -15,7 +15,7 @@ LOOPBACK_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.IGNORE
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-def origin_of(url: str) -> str:
+def url_origin(url: str) -> str:
     """Scheme, name and port of an address, as the header `Origin` has them; "" for what is not a
     web address.
     """

@@ -26,7 +26,7 @@ from typing import TextIO
 import httpx
 import yaml
 
-from react_pipeline.extensions.ui.cross_site import origin_of
+from react_pipeline.extensions.ui.cross_site import url_origin
 from react_pipeline.extensions.ui.home_lock import locked_for_ui, tell_addresses
 from react_pipeline.extensions.ui.process_groups import end, listen_to_signals
 from react_pipeline.project import (
@@ -147,7 +147,7 @@ class _Group:
         # Not among the arguments, which every user of the machine can list.
         self._environment["MLFLOW_BACKEND_STORE_URI"] = tracking.uri
         # It refuses other names than these, and writing by pages of other sites.
-        public = origin_of(self._environment[MLFLOW_VARIABLE])
+        public = url_origin(self._environment[MLFLOW_VARIABLE])
         hosts = f"{HOST}:*,localhost:*,{public.partition('://')[2]}"
         where = ["--host", HOST, "--port", str(self._ports["mlflow"]), "--workers", "1"]
         guard = ["--allowed-hosts", hosts, "--cors-allowed-origins", public]

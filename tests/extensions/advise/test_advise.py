@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from react_pipeline.commands.cli import app
 from react_pipeline.extensions.advise import signs
-from react_pipeline.extensions.advise.signs import Tried, signs_of
+from react_pipeline.extensions.advise.signs import Tried, read_signs
 from react_pipeline.extensions.methods.gda import Gda
 from react_pipeline.lineage import run
 from react_pipeline.project import Project
@@ -23,7 +23,7 @@ def advise(project: Project) -> Result:
 
 def test_heads_are_tried_on_pairs_they_do_not_know(retrieved_project: Project) -> None:
     # Colours are alike in any encoder, so a head fitted to half of them knows the others.
-    tried = signs_of(retrieved_project, "colours")
+    tried = read_signs(retrieved_project, "colours")
     samples = tried.samples
     head, _ = Gda().fit(samples, TrainingConfig(), None)  # type: ignore[arg-type]  # takes no step
     of_all = float((head.scores(samples.images).argmax(dim=1) == samples.class_ids).double().mean())

@@ -27,10 +27,10 @@ from support.scenes import Scene
 from support.upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
 from react_pipeline.assets import reporting
-from react_pipeline.assets.partitions import DOMAINS, partition_of
+from react_pipeline.assets.partitions import DOMAINS, to_partition_key
 from react_pipeline.extensions.automation import assets as upkeep
 from react_pipeline.extensions.automation.survey import State, survey
-from react_pipeline.failures import await_checks, failure_of, note_check, open_checks
+from react_pipeline.failures import await_checks, note_check, open_checks, read_failure
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
@@ -51,7 +51,7 @@ def test_assets_unknown_to_dagster_are_asked_for_after_reload(
         methods=["base"], automation={"extensions": ["dense"]}, dense={"root": str(scenes)}
     )
     build(project, "base_checkpoint")
-    dense = ("dense_results", partition_of("shapes/base"))
+    dense = ("dense_results", to_partition_key("shapes/base"))
     with Scene.of(project, monkeypatch) as scene:
         scene.ask()  # registers the domains
         scenes.mkdir()
@@ -140,7 +140,7 @@ def test_notes_that_were_damaged_are_ignored(
 ) -> None:
     for text in ("", "{", "[]", '{"inputs": 1}', '{"kind": "odd", "inputs": "", "text": ""}'):
         kept_up.store.write_note("failures/corpus--all", text)
-        assert failure_of(kept_up, ("corpus", "all")) is None
+        assert read_failure(kept_up, ("corpus", "all")) is None
         assert ("corpus", "all") in [task.place for task in survey(kept_up, []).tasks]
     build_all(kept_up, ["shapes"], until="faiss_index")
     kept_up.store.write_note("checks/faiss_index--all", "{")

@@ -70,7 +70,7 @@ def alone(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[Artifact]:
     return artifacts
 
 
-def files_of(artifacts: list[Artifact]) -> list[Any]:
+def run_files(artifacts: list[Artifact]) -> list[Any]:
     """Fingerprint, and digest of each file; a report says how many seconds it took."""
     return [
         (one.fingerprint, {n: f for n, f in one.manifest["files"].items() if n != "report.md"})
@@ -85,7 +85,7 @@ def test_domains_that_are_due_share_what_is_read(
     rows = artifacts[0].manifest["counts"]["candidates"] and int(
         project.store.current("corpus_embeddings", "all").counts["rows"]
     )
-    assert files_of(artifacts) == files_of(alone)
+    assert run_files(artifacts) == run_files(alone)
     assert artifacts[0].counts["pairs_by_mode"]["lexical"] > 0
     # Captions: to count names, and to find those that say one.
     assert reads == {"text": rows, "image": rows, "captions": 2 * rows}
@@ -98,7 +98,7 @@ def test_what_a_pass_left_may_be_gone(alone: list[Artifact], project: Project) -
     for path in (left / "search").glob("*.npy"):
         path.unlink()
     artifacts.append(retrieve_pairs(project, "colours"))
-    assert files_of(artifacts) == files_of(alone)
+    assert run_files(artifacts) == run_files(alone)
 
 
 def test_a_killed_pass_is_resumed(
@@ -115,7 +115,7 @@ def test_a_killed_pass_is_resumed(
         with pytest.raises(KeyboardInterrupt):
             retrieve_pairs(project, "shapes")
     before = dict(reads)
-    assert files_of([retrieve_pairs(project, slug) for slug in SLUGS]) == files_of(alone)
+    assert run_files([retrieve_pairs(project, slug) for slug in SLUGS]) == run_files(alone)
     assert (reads["text"], reads["image"]) == (before["text"], before["image"])
 
 
@@ -137,7 +137,7 @@ def test_a_domain_is_read_for_alone_where_another_fails(
     alone: list[Artifact], project: Project, harm: Callable[[Project], None]
 ) -> None:
     harm(project)
-    assert files_of([retrieve_pairs(project, "shapes")]) == files_of(alone[:1])
+    assert run_files([retrieve_pairs(project, "shapes")]) == run_files(alone[:1])
     if harm is not fill_disk:
         with pytest.raises(ReactError):
             retrieve_pairs(project, "colours")
@@ -153,7 +153,7 @@ def test_a_pass_takes_no_more_than_its_limits(
     value: float,
 ) -> None:
     monkeypatch.setattr(one_pass, limit, value)
-    assert files_of([retrieve_pairs(project, slug) for slug in SLUGS]) == files_of(alone)
+    assert run_files([retrieve_pairs(project, slug) for slug in SLUGS]) == run_files(alone)
     assert reads["image"] == 3 * int(alone[0].counts["candidates"] > 0) * int(
         project.store.current("corpus_embeddings", "all").counts["rows"]
     )

@@ -24,7 +24,7 @@ from support.services import free_port
 from support.training import prepared
 
 from react_pipeline.assets.launch import materialize, open_instance
-from react_pipeline.assets.partitions import partition_of
+from react_pipeline.assets.partitions import to_partition_key
 from react_pipeline.assets.retries import readable_failures
 from react_pipeline.assets.training import Progress
 from react_pipeline.clip import loaded_base
@@ -193,7 +193,7 @@ def test_a_failure_of_two_processes_is_the_librarys_error(prepare: Prepare, tmp_
             records = instance.fetch_materializations(
                 dg.AssetRecordsFilter(
                     dg.AssetKey("customized_checkpoint"),
-                    asset_partitions=[partition_of(f"shapes/{METHOD}")],
+                    asset_partitions=[to_partition_key(f"shapes/{METHOD}")],
                 ),
                 limit=5,
             ).records

@@ -37,7 +37,7 @@ from react_pipeline.extensions.demo.packages import (
     RECIPE_VERSION,
     installed_versions,
 )
-from react_pipeline.extensions.demo.sources import Drawing, corpus_drawings, subject_of
+from react_pipeline.extensions.demo.sources import Drawing, corpus_drawings, emoji_subject
 from react_pipeline.lineage import run
 from react_pipeline.project import Project
 from react_pipeline.settings.files import load_domain
@@ -119,12 +119,12 @@ def test_the_classes_of_a_domain_are_those_of_its_images(name: str, tmp_path: Pa
 @pytest.mark.parametrize("name", GROUPS)
 def test_every_tested_emoji_is_a_subject_of_the_corpus(name: str) -> None:
     corpus = {drawing.subject for drawing in corpus_drawings()}
-    assert {subject_of(path.stem) for path, _ in labelled_emoji(name)} <= corpus - {""}
+    assert {emoji_subject(path.stem) for path, _ in labelled_emoji(name)} <= corpus - {""}
 
 
 def test_captions_of_other_subjects_name_each_thing() -> None:
     images = labelled_emoji("demo/objects")
-    subjects = {subject_of(path.stem) for path, _ in images}
+    subjects = {emoji_subject(path.stem) for path, _ in images}
     captions_ = [row.caption for row in captions().itertuples() if row.subject not in subjects]
     text = "\n".join(f" {caption.lower()} " for caption in captions_)
     for label in ("key", "lab coat"):

@@ -20,7 +20,7 @@ VIT = {"image_size": 64, "layers": 3, "width": 32, "head_width": 16, "patch_size
 RESNET = {"image_size": 64, "layers": (1, 1, 1, 1), "width": 8, "head_width": 16}
 
 
-def model_of(vision: dict[str, Any]) -> Any:
+def judged_model(vision: dict[str, Any]) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = CLIP(32, copy.deepcopy(vision), TEXT).eval()
@@ -36,7 +36,7 @@ def images(height: int = 64, width: int | None = None) -> Tensor:
 
 @pytest.mark.parametrize("gated", [0, 2])
 def test_a_patch_keeps_its_own_value_in_the_last_block(gated: int) -> None:
-    model = model_of(VIT)
+    model = judged_model(VIT)
     if gated:
         add_gated_blocks(model, gated)
         for parameter in model.visual.parameters():
@@ -59,7 +59,7 @@ def test_a_patch_keeps_its_own_value_in_the_last_block(gated: int) -> None:
 
 
 def test_zero_gates_give_the_dense_map_of_the_base_bit_for_bit() -> None:
-    base = model_of(VIT)
+    base = judged_model(VIT)
     gated, pixels = copy.deepcopy(base), images()
     add_gated_blocks(gated, 2)
     for one, other in zip(DenseTower(base)(pixels), DenseTower(gated)(pixels), strict=True):
@@ -71,7 +71,7 @@ def test_zero_gates_give_the_dense_map_of_the_base_bit_for_bit() -> None:
 
 
 def test_positions_are_resized_for_other_sizes_only() -> None:
-    model = model_of(VIT)
+    model = judged_model(VIT)
     own = model.visual.positional_embedding
     before = own.clone()
     assert DenseTower(model)(images(96, 128))[0].shape == (2, 6, 8, 32)
@@ -85,6 +85,6 @@ def test_positions_are_resized_for_other_sizes_only() -> None:
 
 def test_other_towers_are_refused_by_name() -> None:
     timm = {"timm_model_name": "test_vit", "image_size": 160, "timm_pool": "avg"}
-    for model in (CustomTextCLIP(32, {**timm, "timm_proj": "linear"}, TEXT), model_of(RESNET)):
+    for model in (CustomTextCLIP(32, {**timm, "timm_proj": "linear"}, TEXT), judged_model(RESNET)):
         with pytest.raises(InputError, match="need a ViT"):
             DenseTower(model)

@@ -18,7 +18,7 @@ from support.launch import dagster_home, metadata_of
 
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import Summary, materialize, open_instance, plan
-from react_pipeline.assets.partitions import partition_of
+from react_pipeline.assets.partitions import to_partition_key
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.extensions.elevater.assets import (
     benchmark_mean_is_at_least_base,
@@ -83,7 +83,9 @@ def test_a_launch_builds_checks_and_shows_the_benchmark_once(launched: Launched)
     assert all(check.passed for check in checks if check.blocking)
 
     artifact = launched.project.store.current("benchmark_results", "shapes/gated-image")
-    shown = metadata_of(launched.instance, "benchmark_results", partition_of("shapes/gated-image"))
+    shown = metadata_of(
+        launched.instance, "benchmark_results", to_partition_key("shapes/gated-image")
+    )
     run = MlflowClient(launched.project.config.tracking_uri).get_run(str(shown["mlflow_run_id"]))
     for name in ("mean.zero-shot", "value.zero-shot.mnist", "datasets_evaluated"):
         assert shown[name] == run.data.metrics[name]

@@ -19,7 +19,7 @@ from react_pipeline.clip.model import load
 from react_pipeline.corpus.images import BadImage, decode_image
 from react_pipeline.evaluation.domain_results import evaluate
 from react_pipeline.extensions.elevater.datasets import DATASETS, dataset
-from react_pipeline.extensions.elevater.domains import domain_of, write_domains
+from react_pipeline.extensions.elevater.domains import make_domain, write_domains
 from react_pipeline.extensions.elevater.extension import Elevater
 from react_pipeline.extensions.elevater.readers import read_dataset
 from react_pipeline.labelled.labelled import (
@@ -45,7 +45,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def project(tiny_project: Project, data: Path) -> Project:
-    write(tiny_project, domain_of(dataset(NAME), data))
+    write(tiny_project, make_domain(dataset(NAME), data))
     return tiny_project
 
 
@@ -67,7 +67,7 @@ def test_images_are_listed_and_read_in_place(
     last = clip.preprocess(decode_image(there.read(len(there) - 1), 10_000))
     np.testing.assert_allclose(vectors[-1], clip.encode_images(last[None])[0], atol=1e-6)
     # Identity is content, not place.
-    write(project, domain_of(dataset(NAME), data.rename(tmp_path / "moved")))
+    write(project, make_domain(dataset(NAME), data.rename(tmp_path / "moved")))
     second = publish_evaluation_set(project, NAME)
     assert second.reused and second.fingerprint == artifact.fingerprint
     images = read_images(second, project.domain(NAME))
@@ -75,7 +75,7 @@ def test_images_are_listed_and_read_in_place(
 
 
 def test_a_domain_with_more_classes_keeps_ids_and_fewer_fail(project: Project, data: Path) -> None:
-    domain = domain_of(dataset(NAME), data)
+    domain = make_domain(dataset(NAME), data)
     write(project, {**domain, "classes": ["zebra", *domain["classes"]]})
     images = read_images(publish_evaluation_set(project, NAME))
     assert images["class_id"].tolist() == (read_dataset(data, NAME, "test").labels + 1).tolist()
@@ -87,7 +87,7 @@ def test_a_domain_with_more_classes_keeps_ids_and_fewer_fail(project: Project, d
 def test_data_that_are_not_there_are_unavailable_with_reason(project: Project, data: Path) -> None:
     shutil.rmtree(data / NAME / "test")
     assert "split test: no copy" in publish_evaluation_set(project, NAME).counts["unavailable"]
-    write(project, domain_of(dataset(NAME), data / "nosuch"))
+    write(project, make_domain(dataset(NAME), data / "nosuch"))
     assert "nosuch" in publish_evaluation_set(project, NAME).counts["unavailable"]
 
 
@@ -103,7 +103,7 @@ def test_data_that_are_not_there_are_unavailable_with_reason(project: Project, d
 def test_wrong_evaluation_is_reported_with_its_reason(
     project: Project, data: Path, changes: dict[str, object], reported: str
 ) -> None:
-    domain = domain_of(dataset(NAME), data)
+    domain = make_domain(dataset(NAME), data)
     write(project, {**domain, "evaluation": {**domain["evaluation"], **changes}})
     with pytest.raises(InputError, match=reported):
         project.domain(NAME)
@@ -144,7 +144,7 @@ def test_images_of_kitti_are_squashed_only_to_be_measured(
 ) -> None:
     name, clip = "kitti-distance", load(tiny_checkpoint)
     write_images(tmp_path / "data", name, "png")
-    write(tiny_project, domain_of(dataset(name), tmp_path / "data"))
+    write(tiny_project, make_domain(dataset(name), tmp_path / "data"))
     publish_base(tiny_project)
     published = publish_evaluation_set(tiny_project, name)
     domain = tiny_project.domain(name)
@@ -169,7 +169,7 @@ def test_an_image_that_ends_too_early_counts_with_what_is_there(
     name = "patch-camelyon"
     cut = write_images(tmp_path / "data", name, "jpg")[-1]
     cut.write_bytes(cut.read_bytes()[: int(0.8 * cut.stat().st_size)])
-    write(tiny_project, domain_of(dataset(name), tmp_path / "data"))
+    write(tiny_project, make_domain(dataset(name), tmp_path / "data"))
     images = read_images(publish_evaluation_set(tiny_project, name), tiny_project.domain(name))
     embedding = EmbeddingConfig(precision="fp32", batch_size=1, workers=2)
     config = tiny_project.config.model_copy(update={"embedding": embedding})

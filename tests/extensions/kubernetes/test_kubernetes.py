@@ -32,7 +32,7 @@ from react_pipeline.extensions.kubernetes.assets import (
     GPU_RESOURCE,
     KINDS,
     MAX_RUNTIME_TAG,
-    kind_of,
+    resource_kind,
     table,
 )
 from react_pipeline.stage import STAGES
@@ -182,10 +182,10 @@ def assert_admitted(spec: dict[str, Any]) -> None:
 
 def test_only_stages_of_the_gpu_pool_ask_for_a_gpu(launch: Launch) -> None:
     asking = set()
-    one_of_each_kind = {kind_of(stage): name for name, stage in STAGES.items()}.values()
+    one_of_each_kind = {resource_kind(stage): name for name, stage in STAGES.items()}.values()
     for name in one_of_each_kind:
         stage, job = STAGES[name], launch(name)
-        assert job.pop("tags")[MAX_RUNTIME_TAG] == f"{3600 * KINDS[kind_of(stage)].hours:.0f}"
+        assert job.pop("tags")[MAX_RUNTIME_TAG] == f"{3600 * KINDS[resource_kind(stage)].hours:.0f}"
         kubernetes_validate.validate(job, VERSION, strict=True)
         spec = job["spec"]["template"]["spec"]
         assert spec["serviceAccountName"] == "react-runs"
@@ -197,7 +197,7 @@ def test_only_stages_of_the_gpu_pool_ask_for_a_gpu(launch: Launch) -> None:
         assert spec["initContainers"][0]["restartPolicy"] == "Always"
         if gpus(job):
             asking.add(name)
-    assert {kind_of(STAGES[name]) for name in asking} == {"gpu"}
+    assert {resource_kind(STAGES[name]) for name in asking} == {"gpu"}
 
 
 def test_a_run_of_several_stages_has_enough_for_each(launch: Launch) -> None:

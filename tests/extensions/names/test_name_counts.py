@@ -15,7 +15,7 @@ from react_pipeline.extensions.names.name_counts import (
     count_names,
     domain_names,
     said_in,
-    words_of,
+    split_words,
 )
 from react_pipeline.project.project import Project
 from react_pipeline.store import remember
@@ -53,7 +53,7 @@ from react_pipeline.store import remember
     ids=str,
 )
 def test_a_caption_says_a_name(names: dict[str, int], captions: tuple[str | None, ...]) -> None:
-    _, said = said_in(words_of(pa.array(captions, pa.string())), list(names))
+    _, said = said_in(split_words(pa.array(captions, pa.string())), list(names))
     assert _counts(said, list(names)).tolist() == list(names.values())
 
 

@@ -20,7 +20,7 @@ import react_pipeline.evaluation.comparison as comparison
 from react_pipeline.evaluation.comparison import compare, comparison_is_current
 from react_pipeline.extensions.pages import session as sessions
 from react_pipeline.extensions.pages.judge import open_judge
-from react_pipeline.extensions.pages.judgements import STATUS, judgements_of
+from react_pipeline.extensions.pages.judgements import STATUS, read_judgements
 from react_pipeline.extensions.pages.session import Session, Side, create_log
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import CorruptArtifact, StaleArtifact, StoreWriteError
@@ -113,13 +113,13 @@ def test_a_damaged_log_is_named(project: Project) -> None:
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([lines[0], *lines[2:]]))
     with pytest.raises(CorruptArtifact, match=path.name):
-        judgements_of(project, SLUG)
+        read_judgements(project, SLUG)
 
 
 def test_the_artifact_follows_the_logs_and_holds_them(project: Project) -> None:
-    assert judgements_of(project, SLUG) is None
+    assert read_judgements(project, SLUG) is None
     judge(project, GATED, "base", ["won"] * 9 + ["lost", "unsure"])
-    found = judgements_of(project, SLUG)
+    found = read_judgements(project, SLUG)
     assert found is not None
     artifact = found.publish(project)
     assert found.publish(project).reused
@@ -131,7 +131,7 @@ def test_the_artifact_follows_the_logs_and_holds_them(project: Project) -> None:
     header = session.header
     assert set(artifact.parents) == {header.candidate.checkpoint, header.against.checkpoint}
     judge(project, GATED, CONTROL, ["won"] * 4)
-    more = judgements_of(project, SLUG)
+    more = read_judgements(project, SLUG)
     assert more is not None and more.inputs.fingerprint != artifact.fingerprint
 
 
@@ -150,7 +150,7 @@ def test_judgements_of_other_names_or_lost_models_do_not_count(
         checkpoint = project.store.current("customized_checkpoint", f"{SLUG}/{GATED}")
         shutil.rmtree(checkpoint.path.parent)
     path.write_text(yaml.safe_dump(domain))
-    assert judgements_of(project, SLUG) is None
+    assert read_judgements(project, SLUG) is None
 
 
 def test_a_comparison_is_stale_after_the_next_judgement(

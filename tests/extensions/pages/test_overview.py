@@ -15,7 +15,7 @@ from react_pipeline.evaluation import comparison as comparing
 from react_pipeline.evaluation.all_domains import comparison_table
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.intervals import (
-    gains_of,
+    count_gains,
     mean_interval,
     paired_interval,
     share_interval,
@@ -54,7 +54,7 @@ def test_means_say_how_many_of_how_many_and_how_sure(
     compared(project, "colours", 0.5, 0.6)
     expected = comparison_table(project, ["colours", "shapes"])
     # It reads comparisons, and no results.
-    monkeypatch.setattr(comparing, "correct_of", None)
+    monkeypatch.setattr(comparing, "read_correct", None)
     monkeypatch.setattr(comparing.EvalResult, "read", None)
     artifact = overview(project)
     table = pd.read_parquet(artifact.file("table.parquet"))
@@ -87,7 +87,7 @@ def test_the_interval_of_a_mean_resamples_each_set_by_itself() -> None:
     by_hand = [
         np.mean([random.choice(d, len(d)).mean() for d in differences]) for _ in range(4_000)
     ]
-    gains = [gains_of(*pair) for pair in pairs]
+    gains = [count_gains(*pair) for pair in pairs]
     np.testing.assert_allclose(
         mean_interval(gains), np.percentile(by_hand, [2.5, 97.5]), atol=0.012
     )

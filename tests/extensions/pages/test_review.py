@@ -17,14 +17,14 @@ from support.retrieval import configure
 
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import plan
-from react_pipeline.embedding import vectors_of
+from react_pipeline.embedding import row_vectors
 from react_pipeline.extensions.pages.commands import SET_AND_AFTER
 from react_pipeline.extensions.pages.review import (
     ReviewBoard,
+    find_uses,
     open_review,
     sureness,
     take_down,
-    uses_of,
 )
 from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import resolve
@@ -239,7 +239,7 @@ def test_a_pair_that_belongs_to_another_class_comes_first(retrieved_project: Pro
     largest = planted["class_id"].mode()[0]
     stranger = planted.index[planted["class_id"] != largest][0]
     planted.loc[stranger, "class_id"] = largest
-    images, captions = (vectors_of(embeddings, side, planted["row"]) for side in ("image", "text"))
+    images, captions = (row_vectors(embeddings, side, planted["row"]) for side in ("image", "text"))
     sure = sureness(images, captions, planted["class_id"].to_numpy())
     of_class = np.flatnonzero((planted["class_id"] == largest).to_numpy())
     place = np.argsort(sure[of_class]).tolist().index(of_class.tolist().index(stranger))
@@ -257,7 +257,7 @@ def test_a_takedown_reaches_every_set_and_names_its_uses(
     take_down(retrieved_project, image)
     take_down(retrieved_project, image)
     assert takedown_file(retrieved_project).read_text() == f"{image}\n"
-    uses = uses_of(retrieved_project, image)
+    uses = find_uses(retrieved_project, image)
     assert "retrieved_set" in set(uses["stage"])
     assert fingerprint(retrieved_project) != before["retrieved_set"]
     assert image not in table_of(retrieve_pairs(retrieved_project, SLUG)).index

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from react_pipeline.clip.model import load
 from react_pipeline.commands.cli import app
 from react_pipeline.extensions.plan.encoder_cost import EncoderCost, core_seconds, measure_encoding
-from react_pipeline.extensions.plan.plan import START_SECONDS, Machine, Step, plan_of
+from react_pipeline.extensions.plan.plan import START_SECONDS, Machine, Step, make_plan
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("processor")
 def steps_of(
     project: Project, rows: int | None = None, machine: Machine = MACHINE
 ) -> dict[str, Step]:
-    return {step.stage: step for step in plan_of(project, machine, rows).steps}
+    return {step.stage: step for step in make_plan(project, machine, rows).steps}
 
 
 def test_encoders_have_the_published_weights(tiny_project: Project) -> None:
@@ -85,26 +85,26 @@ def test_more_work_takes_longer_and_more_cores_take_shorter(
 def test_what_does_not_fit_is_named_with_the_setting_that_helps(
     tiny_project: Project, changes: dict[str, object], rows: int, machine: Machine, expected: str
 ) -> None:
-    found = plan_of(change_pipeline(tiny_project, **changes), machine, rows)
+    found = make_plan(change_pipeline(tiny_project, **changes), machine, rows)
     assert any(re.search(expected, problem) for problem in found.problems), found.problems
-    assert not plan_of(tiny_project, MACHINE, 1_000).problems
+    assert not make_plan(tiny_project, MACHINE, 1_000).problems
 
 
 def test_rows_come_from_the_files_of_the_corpus(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
     pd.DataFrame({"url": ["http://a"] * 70, "caption": "x"}).to_parquet(tmp_path / "a.parquet")
-    found = plan_of(make_project(corpus={"kind": "urls", "urls": ["a.parquet"]}), MACHINE)
+    found = make_plan(make_project(corpus={"kind": "urls", "urls": ["a.parquet"]}), MACHINE)
     assert (found.rows, found.steps[0].memory) == (70, 70 * 160)
     (tmp_path / "a.tsv").write_text("url\tcaption\n")
     with pytest.raises(InputError, match="--rows"):
-        plan_of(make_project(corpus={"kind": "urls", "urls": ["a.tsv"]}), MACHINE)
+        make_plan(make_project(corpus={"kind": "urls", "urls": ["a.tsv"]}), MACHINE)
     # The shards are of one size; a folder is listed.
-    assert plan_of(make_project(), MACHINE).rows == pytest.approx(96, rel=0.1)
+    assert make_plan(make_project(), MACHINE).rows == pytest.approx(96, rel=0.1)
     (tmp_path / "pairs").mkdir()
     for number in range(5):
         (tmp_path / "pairs" / f"{number}.jpg").write_bytes(b"0" * 1_000)
-    folder = plan_of(make_project(corpus={"kind": "images", "images": ["pairs"]}), MACHINE)
+    folder = make_plan(make_project(corpus={"kind": "images", "images": ["pairs"]}), MACHINE)
     assert folder.rows == 5
 
 
@@ -125,7 +125,7 @@ def test_bytes_are_those_of_artifacts_within_two_and_half_times(
     steps = steps_of(project)
     assert all(steps[stage].built for stage in stages) and not steps["retrieved_set"].built
     room = int(sum(step.disk for step in steps.values() if not step.built)) + 1
-    assert not plan_of(project, replace(MACHINE, disk=room)).problems  # what is built is there
+    assert not make_plan(project, replace(MACHINE, disk=room)).problems  # what is built is there
 
 
 def test_the_command_prints_a_table_or_json(tiny_project: Project) -> None:

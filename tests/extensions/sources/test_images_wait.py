@@ -18,7 +18,7 @@ from support.retrieval import configure
 from support.web import Web, page, served
 
 from react_pipeline.corpus import CollectedPairs
-from react_pipeline.embedding import row_metadata, sides, vectors_of
+from react_pipeline.embedding import row_metadata, row_vectors, sides
 from react_pipeline.embedding.part_encoder import PartEncoder
 from react_pipeline.lineage import resolve, run
 from react_pipeline.project import Project
@@ -62,7 +62,7 @@ def write_table(directory: Path, rows: list[tuple[str | None, str | None]]) -> P
     return path
 
 
-def project_of(make_project: MakeProject, table: Path, **sections: Any) -> Project:
+def find_project(make_project: MakeProject, table: Path, **sections: Any) -> Project:
     download = {"allow_private_addresses": True, "retries": 0, "timeout_seconds": 5}
     download |= sections.pop("download", {})
     corpus = {"kind": "urls", "urls": [str(table)], "download": download}
@@ -85,7 +85,7 @@ def test_only_images_that_are_retrieved_are_fetched(
 ) -> None:
     from react_pipeline.clip import load
 
-    project = indexed(project_of(make_project, table))
+    project = indexed(find_project(make_project, table))
     embeddings = project.store.current("corpus_embeddings", "all")
     assert embeddings.counts["rows"] == project.store.current("corpus", "all").counts["pairs"]
     assert sides(embeddings) == ("text",)
@@ -111,7 +111,7 @@ def test_only_images_that_are_retrieved_are_fetched(
 def test_domains_and_later_builds_share_what_was_fetched(
     make_project: MakeProject, web: Web, table: Path
 ) -> None:
-    project = indexed(project_of(make_project, table, seeds=[0, 1]))
+    project = indexed(find_project(make_project, table, seeds=[0, 1]))
     first = retrieved(project)
     run(project, "control_set", "shapes")
     retrieved(project, "colours")
@@ -130,7 +130,7 @@ def test_domains_and_later_builds_share_what_was_fetched(
 def test_fetched_images_are_pruned_when_they_are_old(
     make_project: MakeProject, web: Web, table: Path
 ) -> None:
-    project = indexed(project_of(make_project, table))
+    project = indexed(find_project(make_project, table))
     pairs = CollectedPairs(retrieved(project))
     assert not prune_vectors(project)
     assert prune_vectors(project, dry_run=True, keep_seconds=0)
@@ -148,7 +148,7 @@ def test_the_next_best_replace_images_that_are_gone(
     make_project: MakeProject, web: Web, table: Path
 ) -> None:
     settings = {**SETTINGS, "max_per_class": 1}
-    project = indexed(project_of(make_project, table, retrieval=settings))
+    project = indexed(find_project(make_project, table, retrieval=settings))
     whole = CollectedPairs(retrieved(project)).rows
     gone = row_metadata(project.store.current("corpus_embeddings", "all"), whole[:2], ["url"])
     shutil.rmtree(project.config.store / ".cache" / "images")
@@ -168,7 +168,7 @@ def test_the_next_best_replace_images_that_are_gone(
 def test_a_network_that_is_down_is_refused_and_tried_again(
     make_project: MakeProject, web: Web, table: Path
 ) -> None:
-    project = indexed(project_of(make_project, table))
+    project = indexed(find_project(make_project, table))
     answers = dict(web.answers)
     web.answers.update(dict.fromkeys(answers, page))
     with pytest.raises(RetrievalError, match=r"not_an_image.*max_failed_fraction"):
@@ -180,7 +180,7 @@ def test_a_network_that_is_down_is_refused_and_tried_again(
 def test_fetched_images_are_compared_with_evaluation_images(
     make_project: MakeProject, web: Web, table: Path
 ) -> None:
-    project = indexed(project_of(make_project, table))
+    project = indexed(find_project(make_project, table))
     whole = retrieved(project)
     pairs = CollectedPairs(whole)
     labelled = load_domain(project.config.domains / "shapes.yaml").evaluation
@@ -204,11 +204,11 @@ def test_both_embeds_the_images_and_no_caption_again(
     make_project: MakeProject, web: Web, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del web.answers["/5"]
-    before = indexed(project_of(make_project, table)).store.current("corpus_embeddings", "all")
-    captions = vectors_of(before, "text", np.arange(IMAGES))
+    before = indexed(find_project(make_project, table)).store.current("corpus_embeddings", "all")
+    captions = row_vectors(before, "text", np.arange(IMAGES))
     monkeypatch.setattr(PartEncoder, "_encode_captions", None)
     settings = {**SETTINGS, "modes": ["t2i"]}
-    project = project_of(make_project, table, embedding={"encode": "both"}, retrieval=settings)
+    project = find_project(make_project, table, embedding={"encode": "both"}, retrieval=settings)
     embeddings = indexed(project).store.current("corpus_embeddings", "all")
     assert sides(embeddings) == ("image", "text")
     assert embeddings.counts["reasons"] == {"http_404": 1}
@@ -216,7 +216,7 @@ def test_both_embeds_the_images_and_no_caption_again(
     assert len(rows) == IMAGES - 1
     metadata = row_metadata(embeddings, rows, ["url", "caption", "image_sha256"])
     assert f"{web.url}/5" not in set(metadata["url"])
-    assert np.array_equal(vectors_of(embeddings, "text", rows), np.delete(captions, 5, axis=0))
+    assert np.array_equal(row_vectors(embeddings, "text", rows), np.delete(captions, 5, axis=0))
     web.asked.clear()
     pairs = CollectedPairs(retrieved(project))
     assert not web.asked
@@ -227,7 +227,7 @@ def test_both_embeds_the_images_and_no_caption_again(
 def both(make_project: MakeProject, table: Path, **download: Any) -> Project:
     settings = {**SETTINGS, "modes": ["t2i"]}
     options = {"embedding": {"encode": "both"}, "retrieval": settings, "download": download}
-    return project_of(make_project, table, **options)
+    return find_project(make_project, table, **options)
 
 
 def test_how_images_are_fetched_decides_their_vectors(
@@ -247,7 +247,7 @@ def test_how_images_are_fetched_decides_their_vectors(
 def test_a_control_of_images_that_are_gone_is_refused(
     make_project: MakeProject, web: Web, table: Path
 ) -> None:
-    project = indexed(project_of(make_project, table))
+    project = indexed(find_project(make_project, table))
     retrieved(project)
     shutil.rmtree(project.config.store / ".cache" / "images")
     for path in list(web.answers)[: IMAGES - 6]:
@@ -273,10 +273,10 @@ def test_an_image_that_changed_meanwhile_is_not_taken(
 def test_what_needs_every_image_is_refused(
     make_project: MakeProject, table: Path, settings: dict[str, Any]
 ) -> None:
-    project = project_of(make_project, table, retrieval=settings)
+    project = find_project(make_project, table, retrieval=settings)
     with pytest.raises(ConfigError, match=r"embedding\.encode: both"):
         project.retrieval("shapes")
-    assert project_of(make_project, table, retrieval={}).retrieval("shapes").modes == ("t2t",)
+    assert find_project(make_project, table, retrieval={}).retrieval("shapes").modes == ("t2t",)
     with pytest.raises(ConfigError, match=r"embedding\.encode: captions"):
         make_project(embedding={"encode": "captions"})
 
@@ -287,7 +287,7 @@ def test_a_floor_for_images_is_kept_when_they_are_fetched(
     from react_pipeline.clip import class_prompts, load
     from react_pipeline.retrieval import mean_vectors
 
-    project = indexed(project_of(make_project, table))
+    project = indexed(find_project(make_project, table))
     clip = load(project.store.current("base_checkpoint", "all").path)
     prompts = class_prompts(project.domain("shapes"))
     vectors = clip.encode_texts(prompts["prompt"].tolist()).numpy()
@@ -311,7 +311,7 @@ def test_a_floor_for_images_is_kept_when_they_are_fetched(
 def test_a_table_that_changed_must_be_materialized_again(
     make_project: MakeProject, table: Path
 ) -> None:
-    project = project_of(make_project, table)
+    project = find_project(make_project, table)
     run(project, "corpus", "all")
     run(project, "base_checkpoint", "all")
     inputs = resolve(project, "corpus_embeddings")

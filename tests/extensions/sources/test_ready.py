@@ -34,11 +34,11 @@ from react_pipeline.embedding import (
     embed_corpus,
     read_metadata,
     row_metadata,
+    row_vectors,
     vector_files,
-    vectors_of,
 )
 from react_pipeline.extensions.sources import ready_embeddings
-from react_pipeline.extensions.sources.vector_files import open_vectors, shape_of, vector_blocks
+from react_pipeline.extensions.sources.vector_files import open_vectors, read_shape, vector_blocks
 from react_pipeline.indexing.index import build_index
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
@@ -87,7 +87,7 @@ def test_vectors_are_linked_and_metadata_keeps_its_fields(
     assert np.array_equal(read_vectors(artifact, "text"), text.astype(np.float32))
     rows = pd.Series([15, 0, 7])
     assert np.array_equal(
-        vectors_of(artifact, "image", rows), read_vectors(artifact, "image")[rows]
+        row_vectors(artifact, "image", rows), read_vectors(artifact, "image")[rows]
     )
     table = read_metadata(artifact)
     assert set(table.columns) == {"key", "caption", "url", "image_sha256"}
@@ -114,7 +114,7 @@ def test_a_file_that_changes_later_is_refused(make: Make, ready: Path, text: NDA
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(CorruptArtifact):
-        vectors_of(artifact, "image", pd.Series([7]))
+        row_vectors(artifact, "image", pd.Series([7]))
     with pytest.raises(CorpusError, match=r"img_emb_01\.npy: is missing or has changed"):
         embed_corpus(project)
 
@@ -355,7 +355,7 @@ def test_pickles_are_refused_unread(tmp_path: Path, form: str) -> None:  # FAULT
         with zipfile.ZipFile(tmp_path / "0.npz", "w") as archive:
             archive.writestr("b32_img.npy", buffer.getvalue())
         path = tmp_path / "0.npz" / "b32_img"
-    for read in (open_vectors, shape_of, lambda name: list(vector_blocks(name))):
+    for read in (open_vectors, read_shape, lambda name: list(vector_blocks(name))):
         with pytest.raises(CorpusError, match=path.name):
             read(path)
     assert not marker.exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from react_pipeline.extensions.ui.cross_site import origin_of, refusal
+from react_pipeline.extensions.ui.cross_site import refusal, url_origin
 
 HERE = {"Host": "127.0.0.1:3000"}
 LINK = {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
@@ -74,4 +74,4 @@ def test_another_host_origin_or_site_is_refused(
     ],
 )
 def test_origin_of_an_address(url: str, origin: str) -> None:
-    assert origin_of(url) == origin
+    assert url_origin(url) == origin

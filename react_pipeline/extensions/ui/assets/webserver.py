@@ -19,7 +19,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from react_pipeline.extensions.ui.cross_site import SAFE_METHODS, origin_of, refusal
+from react_pipeline.extensions.ui.cross_site import SAFE_METHODS, refusal, url_origin
 from react_pipeline.tracking import DAGSTER_VARIABLE
 
 
@@ -67,5 +67,5 @@ def guard(allowed: Collection[str]) -> None:
 
 
 if __name__ == "__main__":
-    guard({origin_of(os.environ.get(DAGSTER_VARIABLE, ""))} - {""})
+    guard({url_origin(os.environ.get(DAGSTER_VARIABLE, ""))} - {""})
     main()
