@@ -55,7 +55,7 @@ def test_the_gains_of_the_readme_are_those_of_the_demo() -> None:
 
 
 def test_figures_of_photographs_are_those_of_the_benchmark() -> None:
-    alone, shots, _, gains = written_by("photographs")
+    alone, _, _, shots, _, gains, *_ = written_by("photographs")
     (shown,) = (
         table for table in tables_of(PAGES["README.md"]) if any("pairs:" in row for row in table)
     )
