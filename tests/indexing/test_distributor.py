@@ -21,6 +21,7 @@ from react_pipeline.extensions.names import name_counts
 from react_pipeline.extensions.predict.predict import Loading, predict_shards
 from react_pipeline.extensions.predict.run_folder import Options
 from react_pipeline.extensions.sources.downloads import download_images
+from react_pipeline.extensions.sources.image_pool import ImagePool
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.project.spread import _opened, cluster, spread
@@ -204,19 +205,14 @@ def test_downloads_on_spark_are_the_local_ones(
     settings = DownloadConfig(timeout_seconds=2, retries=1, allow_private_addresses=True, threads=4)
     with served({**images, "/page.png": b"<html>"}) as web:
         paths = [*images, "/page.png", "/gone.png"]
-        table = pd.DataFrame({"row": range(len(paths)), "url": [web.url + path for path in paths]})
-        here = download_images(table, tmp_path / "here", settings, 10_000)
+        wanted = [(web.url + path, "") for path in paths]
+        here, there = ImagePool(tmp_path / "here"), ImagePool(tmp_path / "there")
+        here.folder.mkdir()
+        there.folder.mkdir()
+        failures = download_images(wanted, here, settings, 10_000)
         web.asked.clear()
         with cluster(SETTINGS):
-            there = download_images(table, tmp_path / "there", settings, 10_000)
+            assert download_images(wanted, there, settings, 10_000) == failures
         assert dict(web.asked) == {**dict.fromkeys(images, 1), "/page.png": 2, "/gone.png": 1}
-        pd.testing.assert_frame_equal(there.images, here.images)
-        pd.testing.assert_frame_equal(there.failed, here.failed)
-        assert [there.read(row) for row in there.images["row"]] == list(images.values())
-        # Files that a task left which died are not written over; what they lack is fetched in the
-        # next round.
-        (tmp_path / "died").mkdir()
-        (tmp_path / "died" / "000000.images").write_bytes(b"half")
-        with cluster(SETTINGS):
-            again = download_images(table, tmp_path / "died", settings, 10_000)
-        assert [again.read(row) for row in again.images["row"]] == list(images.values())
+        for one in wanted[: len(images)]:
+            assert there.read(one) == here.read(one)
