@@ -32,7 +32,7 @@ WORST_CLASSES = {
     "retrieved_set": ("classes.parquet", "kept", "classes with the fewest pairs"),
     "domain_results": ("per_class.parquet", "accuracy", "least accurate classes"),
 }
-"""Of the artifacts of a stage: a table of classes, the column that it is sorted by, its title."""
+"""Maps a stage to its table of classes, the column that it is sorted by, and a title."""
 
 
 def describe(artifact: Artifact, links: Mapping[str, Any] | None = None) -> dict[str, Any]:

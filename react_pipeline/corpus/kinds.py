@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 UNKNOWN_ROWS = "the rows of this corpus are not known before it is read: give --rows"
 IMAGE_BYTES = 25_000
-"""Of an image at 256 pixels; assumed."""
+"""Bytes of an image at 256 pixels; assumed."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class CorpusSize:
 
 @dataclass(frozen=True)
 class CorpusWork:
-    """What publishing and embedding a corpus takes.
+    """The cost of publishing and embedding a corpus.
 
     Attributes:
         noun: What its rows are.

@@ -220,7 +220,7 @@ class DistributorConfig(Section):
 
 
 class CacheConfig(Section):
-    """What a store on a server keeps on this machine."""
+    """The local copies of a store on a server."""
 
     folder: Path = Path(".react/store")
     gigabytes: PositiveFloat = 100

@@ -20,7 +20,7 @@ from react_pipeline.training.world import World
 ENCODED_AT_ONCE = 128
 
 IMAGE_DIMENSIONS = 4
-"""Of a batch of images; what is frozen of them, tokens or vectors, has fewer."""
+"""Dimensions of a batch of images; frozen tokens or vectors have fewer."""
 
 
 @dataclass(frozen=True)

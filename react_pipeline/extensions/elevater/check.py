@@ -24,7 +24,7 @@ _DECODED_PER_SPLIT = 8
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """What was found of one data set.
+    """The finding on one data set.
 
     Attributes:
         state: `complete` (every split with its official number of images), `partial` (fewer),

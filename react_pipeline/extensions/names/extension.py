@@ -1,4 +1,4 @@
-"""What names in captions add: a check, and `react-pipeline domains names`."""
+"""Adds a check of names in captions, and `react-pipeline domains names`."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What operations add: the section `retention` with its job, and commands on the store."""
+"""Adds the section `retention` with its job, and commands on the store."""
 
 from __future__ import annotations
 

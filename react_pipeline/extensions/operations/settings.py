@@ -8,7 +8,7 @@ from react_pipeline.settings import Section
 
 
 class RetentionConfig(Section):
-    """What the job `retention` removes, when its schedule is switched on.
+    """The limits of the job `retention`, used when its schedule is switched on.
 
     Attributes:
         run_days: Runs of Dagster that ended longer ago, with their logs; those that made what is

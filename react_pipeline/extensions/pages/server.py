@@ -79,7 +79,7 @@ class View:
 
 
 class Asked(BaseModel):
-    """What every grid may be asked for; `page` counts from 0."""
+    """A request for a page of a grid; `page` counts from 0."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 

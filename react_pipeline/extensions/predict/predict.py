@@ -65,7 +65,7 @@ from react_pipeline.store import CorpusError, InputError, Scratch, remove, renam
 from react_pipeline.use import UNKNOWN, Classifier, is_exported, margins
 
 Rows = Callable[[pa.Table], pa.Table]
-"""What is written of a part (`encoding`): a row a picture."""
+"""Maps a part (`encoding`) to the table that is written of it, a row for each picture."""
 
 LEDGER = b"skipped"
 """In the metadata of a file of labels: what was skipped, as JSON."""
