@@ -37,6 +37,7 @@ LANGUAGES = {"console", "bash", "text", "yaml", "toml", "python"}
 NOT_RUN = re.compile(r"<!-- not run: (.+?) -->", re.DOTALL)
 FILE = re.compile(r"^# ([\w./-]+\.(?:yaml|toml|py))\b.*\n", re.MULTILINE)
 SERVES = re.compile(r"react-pipeline (?:ui|judge|review|browse)\b|mlflow models serve\b")
+PICTURES = re.compile(r"react-pipeline (?:judge|review|browse)\b(?!.*--port)")
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/?")
 VALUES = re.compile(r"\b[0-9a-f]{8}\b|[+-]?\d+(?:[.,]\d+)*")
 SECONDS = 1_800
@@ -220,9 +221,13 @@ class Reader:
         raise AssertionError(f"{source}\n{''.join(lines)[-4000:]}")
 
     def serve(self, command: str) -> None:
-        """Start a command that serves, wait for its page, and judge if it asks for that."""
+        """Start a command that serves, wait for its page, and judge if it asks for that.
+
+        Pages are read side by side, so a page of pictures takes a free port in place of its own.
+        """
+        port = " --port 0" if PICTURES.match(command) else ""
         self.server = subprocess.Popen(
-            ["bash", "-c", f'. "$STATE"; exec {command}'],
+            ["bash", "-c", f'. "$STATE"; exec {command.partition("  #")[0]}{port}'],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
