@@ -7,6 +7,10 @@ labelled images, and `grocery-fruit-veg.yaml` is the domain. A project for the p
 and one with the demo's drawings in the corpus, are made in `--work`; what their stores hold is not
 made again.
 
+Two more domains are sources of the pairs themselves: `HELD_OUT`. Their photographs leave the corpus
+and become the labelled images, of the names that at least `COVERED` captions of others name; so
+classes are chosen by names alone.
+
 Controls: `random` pairs; `nameless`, random pairs whose caption names no tested class; and for
 `gated-image`, which learns from captions, `shuffled`, the retrieved images with captions of other
 classes.
@@ -20,7 +24,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +79,11 @@ from react_pipeline.store import Artifact, Scratch
 
 SLUG, COARSE, FINE, DRAWINGS = "grocery", "grocery-coarse", "grocery-fine", "things"
 GATED = "gated-image"
+HELD_OUT = {
+    "imagenet": ("imagenet-sample", "Photographs of ImageNet, one of each class"),
+    "stamps": ("tuxpaint", "Photographs of Tux Paint's stamps"),
+}
+COVERED = 5
 METHODS = (GATED, "gda", "linear-head", "ncm")
 CONTROLS = ("random", "nameless", "shuffled")
 FEW_SHOT = {"few-shot-gda": FewShotGda(), "few-shot-ncm": FewShotNcm()}
@@ -88,16 +97,12 @@ def write_project(photos: Path, work: Path, *, drawings: bool) -> Project:
     if not images.is_dir():
         with tarfile.open(photos / "grocery-test.tar") as tar:
             tar.extractall(images, filter="data")
-    shards = [str(photos / "corpus" / "*.tar")]
+    shards = [photos / "corpus" / "*.tar"]
     if drawings:
-        shards.append(str(_tar_of_drawings(work / "drawings.tar")))
+        shards.append(_tar_of_drawings(work / "drawings.tar"))
     home = work / ("with-drawings" if drawings else "alone")
-    config = yaml.safe_load((FILES / "pipeline.yaml").read_text(encoding="utf-8"))
-    config |= {"project": home.name, "methods": ["base", *METHODS]}
-    config["corpus"] = {"kind": "webdataset", "shards": shards}
-    config["retrieval"]["same_subject"] = "keep"
     things = yaml.safe_load((FILES / f"domains/{DRAWINGS}.yaml").read_text(encoding="utf-8"))
-    files = {"pipeline.yaml": config, f"domains/{DRAWINGS}.yaml": things}
+    domains = {DRAWINGS: things}
     domain = yaml.safe_load((photos / "grocery-fruit-veg.yaml").read_text(encoding="utf-8"))
     listed = pd.read_csv(photos / "grocery-test.csv")
     own = listed[listed["fruit_or_vegetable"] == 1]
@@ -114,11 +119,64 @@ def write_project(photos: Path, work: Path, *, drawings: bool) -> Project:
             if not place.exists():
                 os.link(images / file, place)
         evaluation = {"name": slug, "kind": "folder", "path": str(labelled)}
-        files[f"domains/{slug}.yaml"] = {**domain, "classes": classes, "evaluation": evaluation}
-    (home / "domains").mkdir(exist_ok=True)
-    for path, fields in files.items():
+        domains[slug] = {**domain, "classes": classes, "evaluation": evaluation}
+    return _project_at(home, shards, domains)
+
+
+def _project_at(home: Path, shards: Sequence[Path], domains: Mapping[str, Any]) -> Project:
+    config = yaml.safe_load((FILES / "pipeline.yaml").read_text(encoding="utf-8"))
+    config |= {"project": home.name, "methods": ["base", *METHODS]}
+    config["corpus"] = {"kind": "webdataset", "shards": [str(pattern) for pattern in shards]}
+    config["retrieval"]["same_subject"] = "keep"
+    (home / "domains").mkdir(parents=True, exist_ok=True)
+    files = {f"domains/{slug}.yaml": fields for slug, fields in domains.items()}
+    for path, fields in {"pipeline.yaml": config, **files}.items():
         (home / path).write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
     return Project.load(home / "pipeline.yaml")
+
+
+def hold_out(photos: Path, work: Path, slug: str) -> tuple[Project, str]:
+    """Write the project of a domain of `HELD_OUT`, with the drawings in the corpus; return it and
+    what its photographs are.
+    """
+    source, title = HELD_OUT[slug]
+    pairs = pd.read_csv(photos / "corpus.csv")
+    is_own = pairs["source"] == source
+    names = pairs["caption"].str.casefold().str.rstrip(".").str.replace(r"^an? ", "", regex=True)
+    others = pd.concat([pairs.loc[~is_own, "caption"], captions()["caption"]])
+    own = dict(zip(pairs.loc[is_own, "key"], names[is_own], strict=True))
+    classes = [
+        name
+        for name in sorted(set(own.values()))
+        if others.str.contains(naming([name])).sum() >= COVERED
+    ]
+    home = work / slug
+    labelled, rest = home / "images", home / "pairs.tar"
+    if not rest.is_file():
+        partial = rest.with_suffix(".partial")
+        labelled.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(partial, "w") as kept:
+            for path in sorted((photos / "corpus").glob("*.tar")):
+                with tarfile.open(path) as tar:
+                    for member in filter(tarfile.TarInfo.isfile, tar):
+                        file = Path(member.name)
+                        if file.stem not in own:
+                            kept.addfile(member, tar.extractfile(member))
+                        elif own[file.stem] in classes and file.suffix == ".jpg":
+                            (labelled / own[file.stem]).mkdir(exist_ok=True)
+                            content = tar.extractfile(member).read()
+                            (labelled / own[file.stem] / file.name).write_bytes(content)
+        partial.rename(rest)
+    domain = {
+        "title": title,
+        "classes": classes,
+        "templates": ["{}", "a photo of a {}"],
+        "evaluation": {"name": slug, "kind": "folder", "path": str(labelled)},
+    }
+    count = len(list(labelled.rglob("*.jpg")))
+    shards = [rest, _tar_of_drawings(work / "drawings.tar")]
+    text = f"{title}: {count} of {len(classes)} names, with the demo's drawings"
+    return _project_at(home, shards, {slug: domain}), text
 
 
 def _tar_of_drawings(path: Path) -> Path:
@@ -138,9 +196,13 @@ def _tar_of_drawings(path: Path) -> Path:
     return partial.rename(path)
 
 
-def naming(domain: DomainConfig) -> re.Pattern[str]:
-    """Return a pattern of captions that name a class or a synonym, in singular or plural."""
-    names = [name for entry in domain.classes for name in (entry.name, *entry.synonyms)]
+def naming_classes(domain: DomainConfig) -> re.Pattern[str]:
+    """Return a pattern of captions that name a class or a synonym."""
+    return naming([name for entry in domain.classes for name in (entry.name, *entry.synonyms)])
+
+
+def naming(names: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern of captions that have one of the names, in singular or plural."""
     return re.compile(rf"\b(?:{'|'.join(map(re.escape, names))})(?:e?s)?\b", re.IGNORECASE)
 
 
@@ -149,7 +211,7 @@ def draw_nameless(project: Project, slug: str, seed: int) -> Artifact:
     inputs = resolve(project, "control_set", slug)
     embeddings = inputs.parents["corpus_embeddings"]
     rows = read_metadata(embeddings, ["caption", "image_sha256"])
-    named = rows["caption"].str.contains(naming(project.domain(slug)))
+    named = rows["caption"].str.contains(naming_classes(project.domain(slug)))
     review = Review(frozenset(rows.loc[named, "image_sha256"]))
     size = inputs.parents["retrieved_set"].counts["pairs"]
 
@@ -201,7 +263,7 @@ def measure(project: Project, slug: str, seeds: int) -> tuple[dict[str, Correct]
                 )
         pairs = fresh(random, "control_set", slug).file("pairs.parquet")
         captions = pd.read_parquet(pairs)["caption"]
-        named.append(captions.str.contains(naming(project.domain(slug))).mean())
+        named.append(captions.str.contains(naming_classes(project.domain(slug))).mean())
     return {kind: np.stack(of_kind) for kind, of_kind in right.items()}, float(np.mean(named))
 
 
@@ -363,6 +425,11 @@ def to_markdown(right: Mapping[str, Correct]) -> str:
     return markdown_table(names, rows).rstrip()
 
 
+def _section(title: str, right: Mapping[str, Correct], named: float) -> str:
+    share = f"{100 * named:.0f}% of the random pairs name a tested class"
+    return f"{title}; {share}:\n\n{to_markdown(right)}"
+
+
 def _spread(right: Mapping[str, Correct], kind: str) -> str:
     return _of_draws(right[kind].mean(axis=1).tolist()) if kind in right else "–"
 
@@ -393,8 +460,7 @@ def main() -> None:
             }
         for slug, text in slugs.items():
             right, named = measure(project, slug, options.seeds)
-            share = f"{100 * named:.0f}% of the random pairs name a tested class"
-            texts.append(f"{text}; {share}:\n\n{to_markdown(right)}")
+            texts.append(_section(text, right, named))
         vectors = DomainVectors.of(project, DRAWINGS if drawings else SLUG)
         first = beside(project, "seeds/0", 0)
         if drawings:
@@ -410,6 +476,10 @@ def main() -> None:
                 few_shot(vectors, options.photos, options.picture or work / "few-shot.png"),
                 confidences(first, vectors, cartons),
             ]
+    for slug in HELD_OUT:
+        project, title = hold_out(options.photos.resolve(), work, slug)
+        right, named = measure(project, slug, options.seeds)
+        texts.append(_section(title, right, named))
     print(text := "\n\n".join(texts))
     if options.page is not None:
         write_section(options.page, text, BEGIN, END)
