@@ -1,9 +1,15 @@
-"""The photographs: which captions name a class, and controls without them."""
+"""The photographs: which captions name a class, and controls without them; domains that are
+held out of the pairs.
+"""
 
 from __future__ import annotations
 
+import tarfile
+from pathlib import Path
+
 import pandas as pd
 import pytest
+from support.drawings import draw, encode, write_shard
 
 from benchmarks import photographs
 from react_pipeline.corpus import CollectedPairs
@@ -15,16 +21,41 @@ def test_captions_name_classes_in_singular_or_plural() -> None:
     classes = [{"name": "kiwi", "synonyms": ["kiwifruit"]}, "tomato", "pear"]
     domain = DomainConfig(slug="fruit", classes=classes)
     captions = pd.Series(["Kiwifruit", "two tomatoes", "pears.jpg", "a pearl", "kiwano"])
-    named = captions.str.contains(photographs.naming(domain))
+    named = captions.str.contains(photographs.naming_classes(domain))
     assert named.tolist() == [True, True, True, False, False]
 
 
 def test_a_nameless_control_names_no_class(
     retrieved_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(photographs, "naming", lambda _: "circle|disc")
+    monkeypatch.setattr(photographs, "naming_classes", lambda _: "circle|disc")
     other = photographs.beside(retrieved_project, "nameless", 1)
     captions = [
         pair.caption for pair in CollectedPairs(photographs.draw_nameless(other, "shapes", 1))
     ]
     assert captions and not any("circle" in one or "disc" in one for one in captions)
+
+
+def test_photographs_of_a_held_out_domain_leave_the_corpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A class needs five captions of others, the drawings' among them."""
+    photos, own = tmp_path / "photos", "tuxpaint"
+    captions = [("A frog.", own), ("An owl.", own), *[("two frogs", "web")] * 3, ("owl", "web")]
+    pairs = pd.DataFrame(captions, columns=["caption", "source"])
+    pairs["key"] = [f"p{row}" for row in pairs.index]
+    picture = encode(draw("circle", "red", 1), "jpg")
+    write_shard(
+        photos / "corpus" / "0.tar",
+        {key: {"jpg": picture, "txt": b"text"} for key in pairs["key"]},
+    )
+    pairs.to_csv(photos / "corpus.csv")
+    drawn = pd.DataFrame({"caption": ["frog", "green frog", "owl"]})
+    monkeypatch.setattr(photographs, "captions", lambda: drawn)
+    monkeypatch.setattr(photographs, "_tar_of_drawings", lambda path: path)
+    project, _ = photographs.hold_out(photos, tmp_path / "work", "stamps")
+    assert project.domain("stamps").class_names == ["frog"]
+    labelled = tmp_path / "work" / "stamps" / "images"
+    assert [path.name for path in labelled.rglob("*.jpg")] == ["p0.jpg"]
+    with tarfile.open(tmp_path / "work" / "stamps" / "pairs.tar") as rest:
+        assert {Path(name).stem for name in rest.getnames()} == {"p2", "p3", "p4", "p5"}
