@@ -80,8 +80,8 @@ from react_pipeline.store import Artifact, Scratch
 SLUG, COARSE, FINE, DRAWINGS = "grocery", "grocery-coarse", "grocery-fine", "things"
 GATED = "gated-image"
 HELD_OUT = {
-    "imagenet": ("imagenet-sample", "Photographs of ImageNet, one of each class"),
-    "stamps": ("tuxpaint", "Photographs of Tux Paint's stamps"),
+    "imagenet": ("imagenet-sample", "photographs of ImageNet"),
+    "stamps": ("tuxpaint", "photographs of Tux Paint"),
 }
 COVERED = 5
 METHODS = (GATED, "gda", "linear-head", "ncm")
@@ -168,14 +168,14 @@ def hold_out(photos: Path, work: Path, slug: str) -> tuple[Project, str]:
                             (labelled / own[file.stem] / file.name).write_bytes(content)
         partial.rename(rest)
     domain = {
-        "title": title,
+        "title": title.capitalize(),
         "classes": classes,
         "templates": ["{}", "a photo of a {}"],
         "evaluation": {"name": slug, "kind": "folder", "path": str(labelled)},
     }
     count = len(list(labelled.rglob("*.jpg")))
     shards = [rest, _tar_of_drawings(work / "drawings.tar")]
-    text = f"{title}: {count} of {len(classes)} names, with the demo's drawings"
+    text = f"With the demo's drawings, {count} {title}, {len(classes)} names"
     return _project_at(home, shards, {slug: domain}), text
 
 

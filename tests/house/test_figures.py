@@ -55,7 +55,7 @@ def test_the_gains_of_the_readme_are_those_of_the_demo() -> None:
 
 
 def test_figures_of_photographs_are_those_of_the_benchmark() -> None:
-    alone, _, _, shots, _, gains, *_ = written_by("photographs")
+    alone, _, _, shots, _, gains, _, _, imagenet, stamps = written_by("photographs")
     (shown,) = (
         table for table in tables_of(PAGES["README.md"]) if any("pairs:" in row for row in table)
     )
@@ -70,6 +70,11 @@ def test_figures_of_photographs_are_those_of_the_benchmark() -> None:
     assert f"{text}random pairs ({random_low} to {random_high})" in one_line("README.md")
     heads = f"`gda` reaches {number(gains['gda']['top-1 %'])} (random pairs "
     assert f"{heads}{number(gains['gda']['random'])})" in one_line("README.md")
+    for table, count in ((stamps, "53 photographs of Tux Paint"), (imagenet, "134 of ImageNet")):
+        gated = table["gated-image"]
+        said = one_line("README.md").split(f"On {count}")[1]
+        lifted = f"{table['base']['top-1 %']} to {number(gated['top-1 %'])} (random pairs "
+        assert f"{lifted}{number(gated['random'])})" in said
     few = next(table for table in tables_of(PAGES["docs/methods.md"]) if "few-shot-gda" in table)
     for method in ("few-shot-gda", "few-shot-ncm"):
         for count, cell in list(few[method].items())[1:]:
