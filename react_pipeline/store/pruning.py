@@ -11,11 +11,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from graphlib import TopologicalSorter
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from react_pipeline.store.artifacts import Artifact, manifest_content
-from react_pipeline.store.durable import CACHE, remove
+from react_pipeline.store.durable import CACHE
 from react_pipeline.store.errors import CorruptArtifact, MissingArtifact
 from react_pipeline.store.folder import MANIFEST, throw_away, written_at
 from react_pipeline.store.verification import require_files
@@ -32,14 +33,13 @@ _ATTEMPT = re.compile(r".*?/_[0-9a-f]{16}(?=/)")
 
 
 def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
-    """Remove artifacts that nothing uses, attempts that were never published, scratch, and what is
-    kept only while it is used.
+    """Remove artifacts, unpublished attempts, scratch and caches that nothing uses.
 
     In use are current artifacts, those that were current or made within `keep_seconds`, and the
     ancestors of all of these; attempts for `RETENTION_SECONDS`. Where a pointer is damaged,
     everything of that key is kept and reported. An artifact with a damaged manifest may be made
-    from any other, so all are kept until it is made again, or removed by hand. A process whose
-    files are removed before it has published them publishes nothing.
+    from any other, so all are kept. A process whose files are removed before it has published them
+    publishes nothing.
 
     Returns:
         The addresses of what was removed (would be, with `dry_run`).
@@ -59,7 +59,7 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
             try:
                 published[place] = look.at(place)
             except (CorruptArtifact, MissingArtifact) as error:
-                logger.warning("kept: %s", error)
+                logger.warning("no artifact is pruned: %s, or remove it", error)
     unread = times.keys() - published.keys()  # which may name any attempt next to them
     scratches = {path: written_at(path) for path in (store.root / ".scratch").glob("*")}
     # A clock ahead dooms nothing: no more time has passed than the newest object shows.
@@ -67,8 +67,6 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
     now = min(time.time(), max(seen, default=0))
     oldest, expired = now - keep_seconds, now - RETENTION_SECONDS
     removed = []
-    if unread:
-        logger.warning("no artifact is pruned before these are made again or removed: %s", unread)
     for artifact in () if unread else _unused(look, published, times, oldest):
         try:
             if not dry_run and not _remove(store, artifact, oldest):
@@ -85,14 +83,11 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
             removed.append(store.backend.address(attempt))
             if not dry_run:
                 store.backend.discard(attempt)
-    for scratch in _old_scratches(store, scratches, oldest, expired):
-        removed.append(str(scratch))
-        if not dry_run:
-            throw_away(scratch, store.root)
-    for path in _unused_caches(store, oldest):
+    old = _old_scratches(store, scratches, oldest, expired)
+    for path in chain(old, _unused_caches(store, oldest)):
         removed.append(str(path))
         if not dry_run:
-            remove(path)
+            throw_away(path, store.root)
     if not dry_run:
         store.backend.sweep(RETENTION_SECONDS)
         _remove_claims(store, oldest)
