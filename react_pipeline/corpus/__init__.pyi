@@ -3,7 +3,6 @@ from .collected import collect_pairs as collect_pairs
 from .collected import vectors_file as vectors_file
 from .corpus import POOL as POOL
 from .corpus import count_pairs as count_pairs
-from .corpus import fetched_before as fetched_before
 from .corpus import open_source as open_source
 from .corpus import publish_corpus as publish_corpus
 from .corpus import publish_pairs as publish_pairs

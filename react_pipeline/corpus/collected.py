@@ -10,7 +10,7 @@ both as a dictionary of the different texts. Does not belong here: which rows ar
 """
 
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -82,17 +82,11 @@ def collect_pairs(
         shards.append(pa.table(list(zip(*collected, strict=True)), schema=_COLUMNS))
     table = pa.concat_tables(shards)
     columns = {name: table[name].combine_chunks() for name in _COLUMNS.names}
-    write_table(directory, columns | {name: columns[name].dictionary_encode() for name in _TEXTS})
-    return columns["row"].to_numpy()
-
-
-def write_table(directory: Path, columns: Mapping[str, pa.Array]) -> None:
-    """Write the table of the shards in `directory`: its columns in the order of the pairs, see
-    above.
-    """
+    columns |= {name: columns[name].dictionary_encode() for name in _TEXTS}
     batch = pa.record_batch(list(columns.values()), names=list(columns))
     with pa.ipc.new_file(str(directory / TABLE), batch.schema) as writer:
         writer.write_batch(batch)
+    return columns["row"].to_numpy()
 
 
 class CollectedPair(NamedTuple):

@@ -15,7 +15,8 @@ from react_pipeline.project import Project
 from react_pipeline.store import CACHE, Artifact, CorpusError, Scratch
 
 POOL = f"{CACHE}/images"
-"""Where images that came over the net are kept, for all domains of a store."""
+"""Where images that came over the net are kept, for all domains of a store. The sets that were made
+of them hold their own copies."""
 
 
 def publish_corpus(project: Project) -> Artifact:
@@ -67,17 +68,6 @@ def publish_pairs(
 def open_source(project: Project, corpus: Artifact) -> ImageSource:
     """Return the source of a corpus' images."""
     return project.config.corpus.open_images(corpus, project.store.root / POOL)
-
-
-def fetched_before(root: Path, before: float) -> list[Path]:
-    """Return the pools of images of a store that were last used before a time (seconds since 1970).
-    The sets that were made of them hold their own copies.
-    """
-    return [
-        folder
-        for folder in (root / POOL).glob("*")
-        if all(path.stat().st_mtime < before for path in (folder, *folder.iterdir()))
-    ]
 
 
 def count_pairs(corpus: Artifact) -> int | None:

@@ -174,10 +174,8 @@ def contact_sheet(
         top = number * row_pixels
         pen.text((gap, top + 2), " ".join(title.split()), fill="black", font=font)
         for column, image in enumerate(images):
-            tile = ImageOps.contain(image, (tile_pixels, tile_pixels))
-            left = gap + column * (tile_pixels + gap)
-            offset = ((tile_pixels - tile.width) // 2, (tile_pixels - tile.height) // 2)
-            sheet.paste(tile, (left + offset[0], top + title_pixels + offset[1]))
+            tile = ImageOps.pad(image, (tile_pixels, tile_pixels), color="white")
+            sheet.paste(tile, (gap + column * (tile_pixels + gap), top + title_pixels))
     sheet.save(path, format="PNG")
 
 

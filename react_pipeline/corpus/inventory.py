@@ -22,7 +22,6 @@ from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, find_files
 from react_pipeline.settings import StorageConfig, is_url
 from react_pipeline.store import (
-    CACHE,
     Artifact,
     ChangedSource,
     CorpusError,
@@ -177,4 +176,4 @@ def check_shards(store: Store, artifact: Artifact, storage: StorageConfig) -> li
 
 
 def _place_file(artifact: Artifact) -> Path:
-    return artifact.root / CACHE / "corpus_places" / f"{artifact.fingerprint}.json"
+    return artifact.root / ".places" / f"{artifact.fingerprint}.json"

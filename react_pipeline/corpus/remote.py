@@ -8,7 +8,7 @@ Does not belong here: which names are allowed (`settings.shard_patterns`), what 
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,10 +20,8 @@ from urllib.parse import unquote, urlsplit
 from react_pipeline.settings import StorageConfig, expand, has_wildcard
 from react_pipeline.store import CorpusError, SourceUnavailable
 
-ATTEMPTS = 4
-FIRST_PAUSE_SECONDS = 0.5
-"""Before the second attempt; it doubles."""
-ATTEMPTS_SECONDS = 60
+RETRIES = 6
+"""After pauses of 0.1 s, which double."""
 ANSWER_SECONDS = 120
 """For one answer as a whole."""
 
@@ -33,7 +31,6 @@ transfer.
 """
 SMALLEST_FETCH_BYTES = 32 << 10
 LARGEST_FETCH_BYTES = 8 << 20
-_GLOB = re.compile(r"(\*\*/|\*\*|\*|\[[^\]]*\])")
 
 
 class Identity(NamedTuple):
@@ -117,16 +114,13 @@ def identify(shard: RemoteShard) -> Identity:
 
 def _list_tars(pattern: RemoteShard) -> list[RemoteShard]:
     """Return the tar files of a bucket that match a pattern with `*`, `**` or `[ab]`, sorted."""
+    from fsspec.utils import glob_translate  # type: ignore[import-untyped]
+
     server, path = _split(pattern.url)
-    plain, *_ = parts = _GLOB.split(path)
-    marks = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
-    # Every second part is a mark.
-    parts[::2] = map(re.escape, parts[::2])
-    parts[1::2] = (marks.get(mark) or mark.replace("[!", "[^") for mark in parts[1::2])
-    matches = re.compile("".join(parts)).fullmatch
+    plain = re.split(r"[*\[]", path)[0].rpartition("/")[0]
     with _client(pattern) as (library, client, _):
-        entries = chain.from_iterable(library.list(client, plain.rpartition("/")[0]))
-        names = sorted(entry["path"] for entry in entries)
+        matches = re.compile(glob_translate(path)).match
+        names = sorted(entry["path"] for entry in chain.from_iterable(library.list(client, plain)))
     found = (name for name in names if name.endswith(".tar") and matches(name))
     return [RemoteShard(f"{server}/{name}", pattern.storage) for name in found]
 
@@ -232,36 +226,26 @@ def _split(url: str) -> tuple[str, str]:
 
 @lru_cache
 def _open_client(server: str, storage: StorageConfig) -> Any:
-    from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
+    from obstore.store import from_url
 
-    scheme, _, name = server.partition("://")
     timeouts: Any = {
         "timeout": timedelta(seconds=ANSWER_SECONDS),
         "connect_timeout": "15s",
         "allow_http": True,
     }
-    retries: Any = {
-        "max_retries": ATTEMPTS - 1,
-        "retry_timeout": timedelta(seconds=ATTEMPTS_SECONDS),
-        "backoff": {
-            "init_backoff": timedelta(seconds=FIRST_PAUSE_SECONDS),
-            "max_backoff": timedelta(seconds=8 * FIRST_PAUSE_SECONDS),
-            "base": 2,
-        },
-    }
-    if scheme.startswith("http"):
-        return HTTPStore.from_url(server, client_options=timeouts, retry_config=retries)
+    scheme = server.partition("://")[0]
     fields = {
         "base_url" if scheme == "gs" else "endpoint": storage.endpoint_url,
         "region": storage.region,
         "request_payer": storage.requester_pays,
         "skip_signature": storage.anonymous,
     }
-    options: dict[str, Any] = {field: value for field, value in fields.items() if value}
+    is_bucket = not scheme.startswith("http")
+    options: dict[str, Any] = {name: value for name, value in fields.items() if value and is_bucket}
     if scheme == "s3" and not storage.anonymous:
         options["credential_provider"] = _aws_credentials(storage)
-    opened: Callable[..., Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[scheme]
-    return opened(name, client_options=timeouts, retry_config=retries, **options)
+    retries: Any = {"max_retries": RETRIES}
+    return from_url(server, client_options=timeouts, retry_config=retries, **options)
 
 
 def _aws_credentials(storage: StorageConfig) -> Any:

@@ -1,4 +1,5 @@
-"""Shards that were embedded before: found in the store, and linked instead of encoded again.
+"""Shards that were embedded before: found in the current embeddings, and linked instead of encoded
+again.
 
 A shard is taken over if it has the same SHA-256, and was embedded by the same encoder with the same
 configuration and code. Then its files are what encoding would give. Where images are asked for
@@ -7,7 +8,6 @@ after captions, the vectors of captions are those of before.
 
 import json
 import logging
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,13 @@ logger = logging.getLogger(__name__)
 
 
 def embedded_before(store: Store, inputs: Inputs) -> Earlier:
-    """Find the shards of the store that were embedded by the same encoder, configuration and
+    """Find the shards that the current embeddings have by the same encoder, configuration and
     code.
     """
     shards: Earlier = {}
-    for artifact in _made_alike(store, inputs, dict(inputs.config)):
-        with suppress(CorruptArtifact):
+    with suppress(CorruptArtifact, MissingArtifact):
+        artifact = store.current(inputs.stage, inputs.key)
+        if _is_made_alike(artifact, inputs, dict(inputs.config)):
             ledger = dict(iter(pd.read_parquet(artifact.file(LEDGER_FILE)).groupby("shard")))
             lines = artifact.file(GROUPS_FILE).read_text(encoding="utf-8").splitlines()
             for number, record in enumerate(map(json.loads, lines)):
@@ -59,29 +60,26 @@ def embedded_before(store: Store, inputs: Inputs) -> Earlier:
 
 
 def captions_before(store: Store, inputs: Inputs) -> Artifact | None:
-    """Find embeddings of the same corpus with captions alone, whose vectors an artifact with images
-    has too.
+    """Find the current embeddings if they are of the same corpus with captions alone, whose vectors
+    an artifact with images has too.
     """
     if inputs.config.get("encode") != "both":
         return None
     config = {name: inputs.config[name] for name in _OF_CAPTIONS} | {"encode": "captions"}
-    corpus = inputs.parents["corpus"].fingerprint
-    alike = _made_alike(store, inputs, config)
-    return next((one for one in alike if one.parents["corpus"] == corpus), None)
+    with suppress(CorruptArtifact, MissingArtifact):
+        artifact = store.current(inputs.stage, inputs.key)
+        is_of_corpus = artifact.parents.get("corpus") == inputs.parents["corpus"].fingerprint
+        if is_of_corpus and _is_made_alike(artifact, inputs, config):
+            return artifact
+    return None
 
 
-def _made_alike(store: Store, inputs: Inputs, config: dict[str, Any]) -> Iterator[Artifact]:
-    """Yield the embeddings by the same encoder and code with a configuration; an artifact that
-    cannot be read is passed over.
-    """
+def _is_made_alike(artifact: Artifact, inputs: Inputs, config: dict[str, Any]) -> bool:
+    """Return whether embeddings were made by the same encoder and code with a configuration."""
     encoder = encoder_in(inputs.parents)
-    wanted = inputs.parents[encoder].fingerprint, config, inputs.code_version
-    for fingerprint in store.versions(inputs.stage, inputs.key):
-        with suppress(CorruptArtifact, MissingArtifact):
-            artifact = store.open(inputs.stage, inputs.key, fingerprint)
-            made = artifact.manifest["config"], artifact.manifest["code_version"]
-            if (artifact.parents.get(encoder), *made) == wanted:
-                yield artifact
+    made = artifact.manifest["config"], artifact.manifest["code_version"]
+    alike = made == (config, inputs.code_version)
+    return alike and artifact.parents.get(encoder) == inputs.parents[encoder].fingerprint
 
 
 def take_over(earlier: Earlier, part: Part, folder: Path) -> dict[str, Any] | None:

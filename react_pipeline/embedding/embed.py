@@ -135,19 +135,15 @@ def _embed(project: Project, inputs: Inputs, staging: Path, scratch: Scratch) ->
 
 
 def _cards(device: str) -> list[str]:
-    """Return the GPUs that are like the first that may be used here, by their names in
-    `CUDA_VISIBLE_DEVICES`: another kind may be too old or too small.
-    """
+    """Return the GPUs that may be used here, by their names in `CUDA_VISIBLE_DEVICES`."""
     import torch
 
     from react_pipeline.clip import choose_device
 
     if choose_device(device) == "cpu":
         return []
-    kinds = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    cards = named.split(",") if named else map(str, range(len(kinds)))
-    return [card for card, kind in zip(cards, kinds, strict=False) if kind == kinds[0]]
+    return named.split(",") if named else list(map(str, range(torch.cuda.device_count())))
 
 
 def _spread_over(

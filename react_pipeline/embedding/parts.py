@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from react_pipeline.store import CorruptArtifact
-
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 UNIT_TOLERANCE = 0.01
@@ -54,19 +52,8 @@ class Parts:
         return holding(self.starts, rows)
 
     def mapped(self, number: int) -> npt.NDArray[Any]:
-        """Map a file of vectors (rows, D); only the pages that are used will be read.
-
-        Raises:
-            CorruptArtifact: If it is not an array.
-        """
-        path = self.path(number)
-        try:
-            vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
-            raise CorruptArtifact(
-                f"{path}: no array of vectors; rematerialize `corpus_embeddings`"
-            ) from error
-        return np.asarray(vectors)
+        """Map a file of vectors (rows, D); only the pages that are used will be read."""
+        return np.asarray(np.load(self.path(number), mmap_mode="r", allow_pickle=False))
 
 
 def bad_rows(vectors: Vectors) -> Rows:

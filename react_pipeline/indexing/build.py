@@ -63,11 +63,7 @@ class Queries(NamedTuple):
 
 
 def draw_queries(embeddings: Artifact, size: int) -> Queries:
-    """Return captions of random rows (fixed seed), fewer where the corpus is smaller.
-
-    Raises:
-        InputError: If one of them is not finite or not of unit length.
-    """
+    """Return captions of random rows (fixed seed), fewer where the corpus is smaller."""
     return Queries(*StoredVectors(embeddings, "text").sample(size, _QUERY_SEED))
 
 

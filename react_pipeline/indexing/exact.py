@@ -17,16 +17,13 @@ import numpy as np
 from tqdm import tqdm
 
 from react_pipeline.embedding import (
-    UNIT_TOLERANCE,
     Rows,
     Side,
     Vectors,
-    bad_rows,
-    row_metadata,
     row_vectors,
     vector_parts,
 )
-from react_pipeline.store import Artifact, InputError
+from react_pipeline.store import Artifact
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,21 +62,13 @@ class StoredVectors:
     def blocks(
         self, size: int = _BLOCK_ROWS[1], device: str = "cpu"
     ) -> Iterator[tuple[int, Tensor]]:
-        """Yield all rows: the first row of each block, and its vectors (N, D), float32.
-
-        Raises:
-            InputError: As from `require_unit`.
-        """
+        """Yield all rows: the first row of each block, and its vectors (N, D), float32."""
         import torch
 
         for number, start in enumerate(self._parts.starts[:-1].tolist()):
             file = self._parts.mapped(number)
             for first in range(0, len(file), size):
                 vectors = torch.from_numpy(np.array(file[first : first + size])).to(device).float()
-                # A NaN compares as false.
-                if not bool(((vectors.norm(dim=1) - 1).abs() < UNIT_TOLERANCE).all()):
-                    rows = np.arange(start + first, start + first + len(vectors))
-                    self.require_unit(rows, vectors.cpu().numpy())
                 yield start + first, vectors
 
     def take(self, rows: Rows) -> Vectors:
@@ -87,33 +76,10 @@ class StoredVectors:
         return row_vectors(self.artifact, self.side, rows)
 
     def sample(self, size: int, seed: int) -> tuple[Rows, Vectors]:
-        """Return random rows without repetition, sorted, and their vectors.
-
-        Raises:
-            InputError: As from `require_unit`.
-        """
+        """Return random rows without repetition, sorted, and their vectors."""
         random = np.random.default_rng(seed)
         rows = np.sort(random.choice(self.rows, size=min(size, self.rows), replace=False))
-        vectors = self.take(rows)
-        self.require_unit(rows, vectors)
-        return rows, vectors
-
-    def require_unit(self, rows: Rows, vectors: Vectors) -> None:
-        """Refuse vectors that are not finite or not of unit length: FAISS would silently never find
-        them.
-
-        Raises:
-            InputError: Naming the file, the row in it and its key.
-        """
-        for bad in bad_rows(vectors)[:1]:
-            row = rows[bad : bad + 1]
-            ((number, _, (inside,)),) = self._parts.holding(row)
-            described = row_metadata(self.artifact, row, ["image_path", "url"])
-            raise InputError(
-                f"{self._parts.path(number)}: row {inside} ({' '.join(described.iloc[0].dropna())})"
-                f" has length {np.linalg.norm(vectors[bad])}, not 1, so a search could never rank "
-                "it; rematerialize `corpus_embeddings`"
-            )
+        return rows, self.take(rows)
 
 
 def product_precision(queries: int, device: str) -> str:
@@ -145,9 +111,6 @@ def exact_hits(
     Returns:
         Similarities and rows (Q, k), in the order that the module's text states; minus infinity and
         -1 where there are fewer.
-
-    Raises:
-        InputError: If a vector is not finite or not of unit length.
     """
     import torch
 

@@ -51,8 +51,7 @@ def build_index(project: Project) -> Artifact:
     A side that a killed build had finished is kept.
 
     Raises:
-        InputError: If a vector is not finite or not of unit length: FAISS would silently never find
-            it; if the key fits neither the vectors nor the machine.
+        InputError: If the key fits neither the vectors nor the machine.
     """
     if (adopted := project.config.corpus.adopt_index(project)) is not None:
         return adopted
@@ -196,8 +195,7 @@ def search_all(
         `way` taken, its `reason` and its recall.
 
     Raises:
-        InputError: As from `Index.search`; or if a stored vector is not finite or not of unit
-            length.
+        InputError: As from `Index.search`.
     """
     queries, k = index.checked(queries, k), min(k, index.rows)
     way, reason = index.choose_way(requested, len(queries))

@@ -2,7 +2,6 @@ from .class_report import ClassNotes as ClassNotes
 from .class_report import ClassTable as ClassTable
 from .control import draw_control as draw_control
 from .decontamination import leaked_images as leaked_images
-from .decontamination import prune_vectors as prune_vectors
 from .fusion import likeness as likeness
 from .fusion import mean_vectors as mean_vectors
 from .images import REFILL_ROUNDS as REFILL_ROUNDS

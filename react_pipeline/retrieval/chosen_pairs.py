@@ -1,4 +1,4 @@
-"""The files of a set of chosen pairs: their table, training shards, vectors and contact sheets.
+"""The files of a set of chosen pairs: their table, training shards, vectors and contact sheet.
 
 Shared by the retrieved set and the control set. Does not belong here: which pairs are chosen
 (`retrieve`, `control`), the form of a shard (`corpus`). Shapes: N pairs, D width.
@@ -6,6 +6,7 @@ Shared by the retrieved set and the control set. Does not belong here: which pai
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,8 @@ from react_pipeline.indexing import SIDES
 from react_pipeline.retrieval.images import Images
 from react_pipeline.store import Artifact
 
-SHEET_CLASSES, MAX_SHEETS = 12, 34
-"""Classes of a contact sheet, and sheets of a set. That is enough for ELEVATER's largest data set,
-of 397 classes; a sheet is up to 2 MB and some 100 images that are decoded once more."""
+SHEET_CLASSES = 12
+"""Classes of the contact sheet: up to 2 MB and some 100 images that are decoded once more."""
 
 _COLUMNS = ["row", "class", "classes", "prompt", "mode", "similarity", "score", "rank"]
 _MORE = ["caption", "url", "image_sha256", "evaluation_similarity"]
@@ -40,7 +40,7 @@ def write_pairs(
     max_pixels: int,
 ) -> pd.DataFrame:
     """Write `pairs.parquet`, `shards/`, `image_vectors.npy`, `text_vectors.npy` (float16 (N, D), in
-    the order of the shards) and the contact sheets.
+    the order of the shards) and `contact_sheet.png`.
 
     Args:
         pairs: Columns of `pairs.parquet` (`url` where the corpus has it) and those that the source
@@ -51,15 +51,12 @@ def write_pairs(
         The pairs that were collected, in the order given: all of them, unless an image became
         unavailable since it was chosen.
     """
-    sheets = plan_sheets(pairs)
-    titles = [title for _, classes in sheets for title in classes]
-    shown = pairs[pairs["class"].isin(titles)].groupby("class", sort=False).head(_SHEET_IMAGES)
-    on_sheets = set(shown["row"])
+    on_sheet = rows_on_sheet(pairs)
     tiles: dict[int, Image] = {}
 
     def fetched() -> Iterator[tuple[Any, bytes]]:
         for pair, image in images.source.fetch(pairs):
-            if pair.row in on_sheets:
+            if pair.row in on_sheet.index:
                 # Made small at once: an image may have millions of pixels.
                 tile = decode_image(image, max_pixels)
                 tiles[pair.row] = ImageOps.contain(tile, (_TILE_PIXELS, _TILE_PIXELS))
@@ -71,30 +68,24 @@ def write_pairs(
         directory / "pairs.parquet", index=False
     )
     _save_vectors(directory, rows, images, embeddings)
-    by_class = shown.groupby("class", sort=False)["row"].agg(list)
-    for name, classes in sheets:
-        sheet = [
-            (str(title) or "random pairs", [tiles[row] for row in by_class[title] if row in tiles])
-            for title in classes
-        ]
-        contact_sheet(sheet, directory / name, _TILE_PIXELS)
+    sheet = [
+        (str(title) or "random pairs", [tiles[row] for row in of_class.index if row in tiles])
+        for title, of_class in on_sheet.groupby(on_sheet, sort=False)
+    ]
+    contact_sheet(sheet, directory / "contact_sheet.png", _TILE_PIXELS)
     if len(images.source.ledger):
         images.source.ledger.to_parquet(directory / "not_collected.parquet", index=False)
     return pairs
 
 
-def plan_sheets(pairs: pd.DataFrame) -> list[tuple[str, list[str]]]:
-    """Return the contact sheets of some pairs, each with its classes in the order of the pairs;
-    `MAX_SHEETS` at the most.
+def rows_on_sheet(pairs: pd.DataFrame) -> pd.Series:
+    """Return the class of each pair on the contact sheet, by row: the first pairs of classes that
+    are spread over all of them.
     """
-    titles = pairs["class"].drop_duplicates().tolist()
-    # Where nothing could be collected there is a sheet of nothing.
-    starts = range(0, len(titles) or 1, SHEET_CLASSES)[:MAX_SHEETS]
-    numbers = ["", *(f"_{number}" for number in range(2, MAX_SHEETS + 1))]
-    return [
-        (f"contact_sheet{number}.png", titles[start : start + SHEET_CLASSES])
-        for number, start in zip(numbers, starts, strict=False)
-    ]
+    titles = pairs["class"].drop_duplicates()
+    shown = titles.iloc[:: math.ceil(len(titles) / SHEET_CLASSES) or 1]
+    first = pairs[pairs["class"].isin(shown)].groupby("class", sort=False).head(_SHEET_IMAGES)
+    return first.set_index("row")["class"]
 
 
 def _save_vectors(directory: Path, rows: Rows, images: Images, embeddings: Artifact) -> None:

@@ -1,12 +1,12 @@
 """The report of a retrieved set: for each class what was found, kept and dropped, as tables, a
 picture and a page.
 
-Does not belong here: deciding (`ranking`), the contact sheets (`chosen_pairs`).
+Does not belong here: deciding (`ranking`), the contact sheet (`chosen_pairs`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,9 +21,6 @@ from react_pipeline.store import Artifact, Scratch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Sheets = Sequence[tuple[str, Sequence[str]]]
-"""Names of the contact sheets, each with its classes."""
 
 MAX_ROWS = 1_000
 """Classes listed on the page; the fewest pairs first. All of them are in `classes.parquet`."""
@@ -93,7 +90,6 @@ def write_report(
     candidates: pd.DataFrame,
     settings: RetrievalConfig,
     counts: Mapping[str, Any],
-    sheets: Sheets = (),
     warning: str = "",
 ) -> None:
     """Write `classes.parquet`, `similarity.png` and `report.md`, in which names from outside are
@@ -102,7 +98,6 @@ def write_report(
     Args:
         classes: From `class_report`.
         counts: The artifact's counts: pairs, classes, starving, evaluation_sets.
-        sheets: From `chosen_pairs.plan_sheets`.
         warning: A sentence for people.
     """
     classes.to_parquet(directory / "classes.parquet", index=False)
@@ -117,7 +112,6 @@ def write_report(
         for reason, meaning in DROP_REASONS.items()
         if reason not in idle
     ]
-    on_sheets = sum(len(shown) for _, shown in sheets)
     page = render(
         "retrieval",
         "report.md",
@@ -127,8 +121,6 @@ def write_report(
         warning=warning,
         candidates=int(classes["candidates"].sum()),
         minimum=settings.min_per_class,
-        sheets=[(name, shown[0], shown[-1]) for name, shown in sheets[1:]],
-        left=max(counts["classes"] - on_sheets, 0) if sheets else 0,
         dropped=Markup(markdown_table(["reason", "pairs", "meaning"], dropped)) if dropped else "",  # noqa: S704
         table=Markup(markdown_table(list(table), rows)),  # noqa: S704
         more=len(classes) - MAX_ROWS,

@@ -16,7 +16,6 @@ excluded.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from react_pipeline.corpus import CollectedPairs, fetched_before
+from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import field_names, row_metadata
 from react_pipeline.extension import blame, joined
 from react_pipeline.labelled import encode_images, read_images
@@ -34,12 +33,10 @@ from react_pipeline.retrieval.images import load_encoder
 from react_pipeline.stage import ALL, CORPUS_EMBEDDINGS, EVALUATION_SET, encoder_in
 from react_pipeline.store import (
     CACHE,
-    RETENTION_SECONDS,
     Artifact,
     InputError,
     Scratch,
     hash_value,
-    remove,
 )
 
 if TYPE_CHECKING:
@@ -158,29 +155,14 @@ def _encoded_once(
     )
 
     def vectors(images: pd.DataFrame) -> NDArray[np.float32]:
-        file = Scratch(project.config.store / VECTORS).keep(
+        file = Scratch(project.store.root / VECTORS).keep(
             f"{hash_value([*images['sha256']])}-{encoder}.npy",
             lambda path: np.save(path, encode_images(project.config, clip, images)),
         )
-        file.touch()  # used now, for `prune_vectors`
+        file.touch()  # used now, for `prune`
         return np.load(file)
 
     return list(map(vectors, sets))
-
-
-def prune_vectors(
-    project: Project, *, dry_run: bool = False, keep_seconds: float = RETENTION_SECONDS
-) -> list[str]:
-    """Remove the vectors kept by this machine that were not used within `keep_seconds`, and images
-    that were fetched before; return their paths.
-    """
-    before = time.time() - keep_seconds
-    doomed = fetched_before(project.store.root, before)
-    kept = (project.config.store / VECTORS).glob("[!.]*.npy")
-    doomed += [path for path in sorted(kept) if path.stat().st_mtime < before]
-    for path in doomed if not dry_run else ():
-        remove(path)
-    return [str(path) for path in doomed]
 
 
 def require_subjects(embeddings: Artifact, evaluation: EvaluationImages) -> None:

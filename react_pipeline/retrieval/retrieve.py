@@ -23,7 +23,7 @@ from react_pipeline.embedding import row_metadata, sides
 from react_pipeline.indexing import Index
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster
-from react_pipeline.retrieval.chosen_pairs import plan_sheets, write_pairs
+from react_pipeline.retrieval.chosen_pairs import write_pairs
 from react_pipeline.retrieval.class_report import ClassTable, class_report, write_report
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out, require_subjects
 from react_pipeline.retrieval.fusion import apply_filter, fuse, likeness
@@ -51,9 +51,9 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
     the blocking check and `customize` refuse to train on too many of them.
 
     Files: `pairs.parquet`, `shards/`, `image_vectors.npy` and `text_vectors.npy` (in the order of
-    the shards), `contact_sheet.png` (`contact_sheet_2.png` and so on for further classes), and the
-    report: `classes.parquet` (per class: prompts, seeds, candidates, kept, pairs kept for another
-    class, one column a reason of dropping, shortfall of the search), `similarity.png`, `report.md`.
+    the shards), `contact_sheet.png`, and the report: `classes.parquet` (per class: prompts, seeds,
+    candidates, kept, pairs kept for another class, one column a reason of dropping, shortfall of
+    the search), `similarity.png`, `report.md`.
     In `pairs.parquet`, `class` is the class that a pair counts for, `classes` all that want it;
     `score` is what the fusion went by; `evaluation_similarity` is the cosine of an image with the
     nearest evaluation image, NaN without any.
@@ -123,16 +123,14 @@ def _retrieve(
         **({"pins_missing": lost} if (lost := review.missing_pins(pairs)) else {}),
         "seconds": round(time.monotonic() - started, 2),
     }
-    title, sheets = domain.title or slug, plan_sheets(pairs)
     warnings = [notes.warning] if notes.warning else []
     if settings.same_subject == "exclude" and not evaluation.subjects:
         warnings.append(
             "same_subject: exclude keeps no pair out, because no evaluation image names a subject "
             "(a manifest may, in its column subject)"
         )
-    write_report(
-        directory, title, classes, candidates, settings, counts, sheets, "; ".join(warnings)
-    )
+    title = domain.title or slug
+    write_report(directory, title, classes, candidates, settings, counts, "; ".join(warnings))
     return counts
 
 

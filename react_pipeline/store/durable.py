@@ -28,7 +28,7 @@ NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSY
 """A network file system without a lock service."""
 
 CACHE = ".cache"
-"""Folder of a store for what can be lost without harm."""
+"""Folder of a store for what is kept only while it is used: files and folders of several kinds."""
 
 
 def sha256_of(path: Path) -> str:
@@ -182,7 +182,7 @@ def remembered_sha256(root: Path, path: Path) -> str:
     try:
         stamp = list(file_stamp(path.stat()))
         name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()
-        cached = root / CACHE / "shards" / f"{name}.json"
+        cached = root / ".digests" / f"{name}.json"
         with suppress(OSError, ValueError, TypeError, RecursionError):
             seen, digest = json.loads(cached.read_bytes())
             if seen == stamp:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
@@ -169,12 +168,15 @@ def temporary_in(home: Path) -> Path:
     return home / TEMPORARY / secrets.token_hex(8)
 
 
-def throw_away(folder: Path, home: Path) -> None:
-    """Remove a folder of this machine; a process that uses it finds all it wrote, or none."""
+def throw_away(path: Path, home: Path) -> None:
+    """Remove a file or folder of this machine; a process that uses it finds all it wrote, or
+    none.
+    """
     gone = temporary_in(home)
     with suppress(FileNotFoundError):
-        folder.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+        path.rename(gone)
+    with suppress(OSError):  # what is left is swept later
+        remove(gone)
 
 
 def written_at(path: Path) -> float:

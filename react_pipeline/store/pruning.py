@@ -8,13 +8,15 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from graphlib import TopologicalSorter
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from react_pipeline.store.artifacts import Artifact, manifest_content, parse_manifest
+from react_pipeline.store.artifacts import Artifact, manifest_content
+from react_pipeline.store.durable import CACHE
 from react_pipeline.store.errors import CorruptArtifact, MissingArtifact
 from react_pipeline.store.folder import MANIFEST, throw_away, written_at
 from react_pipeline.store.verification import require_files
@@ -31,13 +33,13 @@ _ATTEMPT = re.compile(r".*?/_[0-9a-f]{16}(?=/)")
 
 
 def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
-    """Remove artifacts that nothing uses, attempts that were never published, and scratch.
+    """Remove artifacts, unpublished attempts, scratch and caches that nothing uses.
 
     In use are current artifacts, those that were current or made within `keep_seconds`, and the
     ancestors of all of these; attempts for `RETENTION_SECONDS`. Where a pointer is damaged,
-    everything of that key is kept and reported; so is an artifact with a damaged manifest, with its
-    ancestors. A process whose files are removed before
-    it has published them publishes nothing.
+    everything of that key is kept and reported. An artifact with a damaged manifest may be made
+    from any other, so all are kept. A process whose files are removed before it has published them
+    publishes nothing.
 
     Returns:
         The addresses of what was removed (would be, with `dry_run`).
@@ -57,7 +59,7 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
             try:
                 published[place] = look.at(place)
             except (CorruptArtifact, MissingArtifact) as error:
-                logger.warning("kept: %s", error)
+                logger.warning("no artifact is pruned: %s, or remove it", error)
     unread = times.keys() - published.keys()  # which may name any attempt next to them
     scratches = {path: written_at(path) for path in (store.root / ".scratch").glob("*")}
     # A clock ahead dooms nothing: no more time has passed than the newest object shows.
@@ -65,8 +67,7 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
     now = min(time.time(), max(seen, default=0))
     oldest, expired = now - keep_seconds, now - RETENTION_SECONDS
     removed = []
-    kept = _parents_of(store, unread, attempts)
-    for artifact in _unused(look, published, times, oldest, kept) if kept is not None else ():
+    for artifact in () if unread else _unused(look, published, times, oldest):
         try:
             if not dry_run and not _remove(store, artifact, oldest):
                 break  # it is current again, and so may be its ancestors
@@ -82,10 +83,11 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
             removed.append(store.backend.address(attempt))
             if not dry_run:
                 store.backend.discard(attempt)
-    for scratch in _old_scratches(store, scratches, oldest, expired):
-        removed.append(str(scratch))
+    old = _old_scratches(store, scratches, oldest, expired)
+    for path in chain(old, _unused_caches(store, oldest)):
+        removed.append(str(path))
         if not dry_run:
-            throw_away(scratch, store.root)
+            throw_away(path, store.root)
     if not dry_run:
         store.backend.sweep(RETENTION_SECONDS)
         _remove_claims(store, oldest)
@@ -102,29 +104,16 @@ def _old_scratches(
                 yield scratch
 
 
+def _unused_caches(store: Store, oldest: float) -> Iterator[Path]:
+    for path in sorted((store.root / CACHE).glob("*/[!.]*")):
+        if all(one.stat().st_mtime <= oldest for one in (path, *path.glob("*"))):
+            yield path
+
+
 def _remove_claims(store: Store, oldest: float) -> None:
     for claim in list(store.backend.entries(CLAIMS)):
         if claim.time <= oldest:
             store.backend.delete(claim.path)
-
-
-def _parents_of(
-    store: Store, unread: Collection[str], attempts: Collection[str]
-) -> set[str] | None:
-    """Return the parents of artifacts whose manifests cannot be read, by the copies in their
-    attempts; None if an artifact has none, so that it may be made from any other.
-    """
-    parents: set[str] = set()
-    for place in unread:
-        beside = [attempt for attempt in attempts if attempt.rpartition("/")[0] == place]
-        copies = [store.read(f"{attempt}/{MANIFEST}") or b"" for attempt in beside]
-        manifests = list(filter(None, (parse_manifest(copy, place) for copy in copies)))
-        if not manifests:
-            logger.warning("%s: no artifact is pruned before it is made again", place)
-            return None
-        for manifest in manifests:
-            parents.update(manifest["parents"].values())
-    return parents
 
 
 def _unused(
@@ -132,12 +121,11 @@ def _unused(
     published: Mapping[str, Artifact],
     times: Mapping[str, float],
     oldest: float,
-    kept: Collection[str],
 ) -> Iterator[Artifact]:
-    """Yield what was neither current nor made since a time, nor is kept, nor is an ancestor of
-    such; children first.
+    """Yield what was neither current nor made since a time, nor is an ancestor of such; children
+    first.
     """
-    used = set(kept)
+    used: set[str] = set()
     for place, artifact in published.items():
         current = look.pointer(artifact.stage, artifact.key)
         is_damaged = f"{artifact.stage}/{artifact.key}/{current}" not in published  # dooms nothing

@@ -29,7 +29,7 @@ LARGE = bytes(range(256)) * 8_000
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "RETRIES", 3)
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_remote_shards_give_embeddings_and_images_of_local_ones(
 def test_a_dying_server_is_named_and_finished_shards_are_kept(
     make_project: MakeProject, drawings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "RETRIES", 3)
     with serve_folder(drawings / "shards") as server:
         project = make_project(corpus={"shards": [f"{server.url}/{{00000..00002}}.tar"]})
         publish_corpus(project)

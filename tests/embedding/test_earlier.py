@@ -159,15 +159,3 @@ def test_embeddings_that_cannot_be_trusted_give_nothing(
     folder = old.path.parent if file == "manifest.json" else old.path
     (folder / file).write_bytes(b"{}")
     assert embedded(make_project, [shards["a"], shards["f"]]).counts["reused_rows"] == 0
-
-
-def test_older_embeddings_of_the_same_configuration_are_reused(
-    make_project: MakeProject, shards: dict[str, Path]
-) -> None:
-    embedded(make_project, [shards["a"]])
-    cut = embedded(make_project, [shards["a"], shards["e"]], corpus={"max_caption_chars": 8})
-    assert (cut.counts["reused_rows"], cut.counts["captions_cut"]) == (0, 8)
-    again = embedded(make_project, [shards["a"], shards["f"]])
-    assert again.counts["reused_rows"] == PAIRS
-    still_cut = embedded(make_project, [shards["f"], shards["e"]], corpus={"max_caption_chars": 8})
-    assert (still_cut.counts["reused_rows"], still_cut.counts["captions_cut"]) == (PAIRS, 8)

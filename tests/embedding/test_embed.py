@@ -147,8 +147,7 @@ def test_shards_are_spread_over_the_cards_of_a_machine(
     monkeypatch.setattr(embed, "Processes", Here)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pretended_gpu(), monkeypatch.context() as two:
-        two.setattr(torch.cuda, "device_count", lambda: 3)
-        two.setattr(torch.cuda, "get_device_name", lambda card=0: "small" if card == 2 else "large")
+        two.setattr(torch.cuda, "device_count", lambda: 2)
         artifact = embedded(make_project(store="cards", device="cuda"))
     assert used == [("0", 0), ("1", 1), ("0", 2)]
     one = indexed_project.store.current("corpus_embeddings", "all")

@@ -110,21 +110,6 @@ def test_convolutions_laid_out_by_channels_give_the_same(clip: Clip) -> None:
     torch.testing.assert_close(vectors, exact, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("what", ["short run", "fp16", "open_clip's own"])
-def test_nothing_is_converted_where_it_would_not_pay(
-    clip: Clip, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
-    converted = counted(monkeypatch)
-    given = load(tiny_checkpoint) if what == "open_clip's own" else clip
-    precision = "fp16" if what == "fp16" else "fp32"
-    encoder = Encoder(given, precision, long_run=what != "short run")
-    size = (32, 32) if given is clip else given.preprocess_cfg["size"]
-    encoder.images(torch.randn(2, 3, *size))
-    if given is not clip:
-        encoder.texts(given.tokenizer(["a red circle"]))
-    assert not converted
-
-
 def test_texts_of_a_transformers_tower_ignore_their_padding(
     monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path
 ) -> None:

@@ -24,7 +24,7 @@ from react_pipeline.project import Project
 from react_pipeline.retrieval import chosen_pairs
 from react_pipeline.store import store
 
-KILLS = {"plan_sheets": chosen_pairs, "with_digest": store}
+KILLS = {"rows_on_sheet": chosen_pairs, "with_digest": store}
 """Where a build is killed: before the set is written, and before it is published."""
 
 

@@ -31,7 +31,6 @@ from react_pipeline.indexing.files import has_whole_cells
 from react_pipeline.project import Project
 from react_pipeline.settings import IndexConfig
 from react_pipeline.store import InputError, Scratch
-from react_pipeline.store.verification import remember
 
 ROWS, WIDTH, FILE_ROWS = 6_000, 64, 1_700
 Stored = Callable[[np.ndarray], StoredVectors]
@@ -169,19 +168,6 @@ def test_all_prompts_are_searched_and_hits_kept(
     assert (record["way"], record["recall_at_10"]) == (wanted, recall)
     with pytest.raises(InputError, match="dimensions"):
         search_all(index, "image", np.ones((2, 3), np.float32), 5, scratch)
-
-
-def test_vectors_that_changed_are_named(project: Project) -> None:
-    embeddings = project.store.current("corpus_embeddings", "all")
-    name = "img_emb/img_emb_0002.npy"
-    path = embeddings.path / name
-    vectors = np.load(path)
-    path.chmod(0o644)
-    vectors[77] = np.nan
-    np.save(path, vectors)
-    remember(embeddings.path, [name])  # as if the store could not see the change
-    with pytest.raises(InputError, match=r"img_emb_0002.npy: row 77 \("):
-        exact_hits(StoredVectors(embeddings, "image"), Cloud(ROWS, WIDTH).prompts(2, 2), 5)
 
 
 def test_exact_search_is_taken_up_to_so_many_comparisons_a_core(

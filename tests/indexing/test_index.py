@@ -63,16 +63,6 @@ def test_exact_search_equals_brute_force(indexed_project: Project, side: Any) ->
         assert similarities[query][found["row"]] == pytest.approx(best, abs=1e-5)
 
 
-def test_counts_have_key_recall_and_encoder(indexed_project: Project) -> None:
-    artifact = indexed_project.store.current("faiss_index", "all")
-    counts = artifact.counts
-    named = [counts[name] for name in ("rows", "dimension", "key", "exact", "recall_queries")]
-    assert named == [96, 32, "Flat", True, 20]
-    assert counts["recall_at_10"] == counts["recall_at_100"] == {"image": 1.0, "text": 1.0}
-    assert counts["encoder"] == indexed_project.store.current("base_checkpoint", "all").fingerprint
-    assert counts["bytes"] == sum(entry["bytes"] for entry in artifact.manifest["files"].values())
-
-
 @pytest.mark.parametrize("key", KEYS)
 def test_every_kind_of_key_is_built_tuned_and_measured(make_indexed: MakeIndexed, key: str) -> None:
     project, artifact = make_indexed(key=key)

@@ -71,14 +71,6 @@ def test_hits_as_similar_as_the_exact_ones_are_equally_right(publish: Publish) -
     assert compare(Missing(same, 30), stored, queries, 1)(10, ALL) == 1.0
 
 
-def test_queries_are_captions_of_their_rows_and_same_each_time(embeddings: Any) -> None:
-    queries = draw_queries(embeddings, 100)
-    assert (queries.vectors == read_vectors(embeddings, "text")[queries.rows]).all()
-    assert len(queries.rows) == len(set(queries.rows)) == 100
-    assert (draw_queries(embeddings, 100).rows == queries.rows).all()
-    assert len(draw_queries(embeddings, 10 * ROWS).rows) == ROWS
-
-
 def test_tuning_stops_at_least_effort_that_reaches_target() -> None:
     def measure(value: int) -> float:
         return min(value / 100, 1.0)

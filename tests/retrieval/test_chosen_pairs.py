@@ -7,9 +7,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
-from PIL import Image
-from support.drawings import COLOURS, SHAPES
 
 from react_pipeline.indexing import index
 from react_pipeline.labelled.labelled import publish_evaluation_set
@@ -42,26 +39,9 @@ def test_a_killed_build_repeats_no_search_and_reuses_no_file(
     assert artifact.manifest["files"] == undisturbed.manifest["files"]
 
 
-def test_further_classes_are_on_sheets_that_the_report_lists(
-    indexed_project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
-    many = {"classes": names, "templates": ["a drawing of a {}"], "retrieval": {"k_per_prompt": 5}}
-    (indexed_project.config.domains / "many.yaml").write_text(yaml.safe_dump(many))
-    publish_evaluation_set(indexed_project, "many")
-    monkeypatch.setattr(chosen_pairs, "SHEET_CLASSES", 4)
-    monkeypatch.setattr(chosen_pairs, "MAX_SHEETS", 2)
-    artifact = retrieve_pairs(indexed_project, "many")
-    shown = list(pd.read_parquet(artifact.file("pairs.parquet"))["class"].drop_duplicates())
-    assert len(shown) > 8
-    assert {name for name in artifact.manifest["files"] if name.endswith(".png")} == {
-        *("contact_sheet.png", "contact_sheet_2.png", "similarity.png")
-    }
-    with (
-        Image.open(artifact.file("contact_sheet_2.png")) as second,
-        Image.open(artifact.file("contact_sheet.png")) as first,
-    ):
-        assert first.height == second.height
-    page = artifact.file("report.md").read_text()
-    assert f"[contact_sheet_2.png](contact_sheet_2.png): {shown[4]} to {shown[7]}" in page
-    assert f"- on no sheet: {len(shown) - 8} classes" in page
+def test_the_contact_sheet_shows_classes_of_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chosen_pairs, "SHEET_CLASSES", 2)
+    pairs = pd.DataFrame({"row": range(40), "class": [f"class {n // 10}" for n in range(40)]})
+    shown = chosen_pairs.rows_on_sheet(pairs)
+    assert shown.to_dict() == {n: f"class {n // 10}" for n in [*range(8), *range(20, 28)]}
+    assert chosen_pairs.rows_on_sheet(pairs[:0]).empty

@@ -18,7 +18,7 @@ from support.upkeep import edit_domain
 
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import read_metadata
-from react_pipeline.labelled import publish_evaluation_set, read_images
+from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import run
 from react_pipeline.project import Project
 from react_pipeline.retrieval import draw_control, leaked_images, retrieve_pairs
@@ -102,18 +102,6 @@ def listed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("react_pipeline.retrieval.control.LISTED_ROWS", request.param)
 
 
-@pytest.mark.usefixtures("listed")
-def test_a_control_never_wants_more_than_the_corpus_has(project: Project) -> None:
-    configure(project, k_per_prompt=500, max_per_class=500)
-    retrieved, control = retrieve_pairs(project, "shapes"), draw_control(project, "shapes")
-    assert control.counts["pairs"] == retrieved.counts["pairs"] == 95
-    assert control.counts["shortfall"] == 0
-    pairs = pd.read_parquet(control.file("pairs.parquet"))
-    assert not pairs["image_sha256"].duplicated().any()
-    evaluation = read_images(project.store.current("evaluation_set", "shapes"))
-    assert not pairs["image_sha256"].isin(evaluation["sha256"]).any()
-
-
 def test_rows_are_drawn_until_enough_pass_the_filter(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,19 +153,6 @@ def test_an_image_that_corpus_holds_three_times_is_drawn_once(
     pairs = pd.read_parquet(draw_after(project).file("pairs.parquet"))
     assert len(pairs) == project.store.current("retrieved_set", "shapes").counts["pairs"] == 8
     assert not pairs["image_sha256"].duplicated().any()
-
-
-def test_what_is_nearly_an_evaluation_image_is_not_drawn(
-    make_project: Callable[..., Project], indexed_project: Project
-) -> None:
-    publish_evaluation_set(indexed_project, "shapes")
-    loose = draw_after(make_project(retrieval={"near_duplicate_similarity": 0.999}))
-    strict = draw_after(make_project(retrieval={"near_duplicate_similarity": 0.9}))
-    assert (
-        strict.counts["dropped"]["evaluation_image_near"]
-        > loose.counts["dropped"]["evaluation_image_near"]
-    )
-    assert pd.read_parquet(strict.file("pairs.parquet"))["evaluation_similarity"].max() < 0.9
 
 
 class Fetched:

@@ -19,7 +19,6 @@ from react_pipeline.retrieval.decontamination import (
     VECTORS,
     EvaluationImages,
     kept_out,
-    prune_vectors,
 )
 
 
@@ -83,5 +82,5 @@ def test_vectors_that_were_not_used_for_long_are_pruned(
         os.utime(file, (0, 0))
     kept_out(project, "shapes", own, "all", load(tiny_checkpoint))  # is used again
     (old,) = (file for file in folder.glob("*.npy") if not file.stat().st_mtime)
-    assert prune_vectors(project, dry_run=True) == prune_vectors(project) == [str(old)]
+    assert project.store.prune(dry_run=True) == project.store.prune() == [str(old)]
     assert len([*folder.glob("*.npy")]) == 1 and not old.exists()

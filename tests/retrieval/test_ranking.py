@@ -90,18 +90,6 @@ def test_a_row_of_several_classes_goes_to_the_most_similar() -> None:
     assert join_classes(candidates, DOMAIN.class_names).to_dict() == {10: ["cat", "dog"]}
 
 
-def test_evaluation_images_are_dropped_once_by_hash_and_vector() -> None:
-    evaluation = EvaluationImages(frozenset({"image 3"}), np.eye(2, dtype=np.float32), ALIKE)
-    vectors = np.tile(np.float32([0.1, 0]), (80, 1))
-    vectors[77] = 0.95, 0
-    hits = hits_of(*of_cats(30, 77, 50), ("t2t", "dog", 30, 0.6, 0))
-    candidates = candidates_of(hits, RetrievalConfig(), evaluation, Seen(vectors))
-    reasons = {30: "evaluation_image_hash", 77: "evaluation_image_near", 50: ""}
-    assert dropped(candidates[candidates["class"] == "cat"]) == reasons
-    assert dropped(candidates[candidates["class"] == "dog"]) == {30: SHARED}
-    assert list(join_classes(candidates, DOMAIN.class_names)) == [["cat"]]
-
-
 @given(
     st.lists(
         st.tuples(
@@ -130,15 +118,6 @@ def test_every_candidate_is_kept_or_dropped_exactly_once(hits: list[Hit], random
     shuffled = candidates_of(hits_of(*hits), config, evaluation)
     columns = ["row", "class", "similarity", "dropped"]
     pd.testing.assert_frame_equal(candidates[columns], shuffled[columns])
-
-
-def test_a_gap_of_a_duplicate_or_failure_is_filled_by_the_next() -> None:
-    angles = np.deg2rad([20] * 20 + [20] * 10 + [30] * 10 + [90] * 20)
-    images = Seen(np.stack([np.cos(angles), np.sin(angles)], axis=1), frozenset({10}))
-    config = RetrievalConfig(max_per_class=2, duplicate_similarity=ALIKE)
-    candidates = candidates_of(hits_of(*of_cats(10, 20, 30, 40, 50)), config, images=images)
-    reasons = ["not_collected", "", "near_duplicate", "", "cap"]
-    assert dropped(candidates) == dict(zip((10, 20, 30, 40, 50), reasons, strict=True))
 
 
 def test_a_total_takes_from_the_largest_classes_first() -> None:
@@ -183,16 +162,6 @@ def test_rows_that_classes_want_equally_go_to_them_in_turns() -> None:
     assert rows == {"cat": [0, 2], "dog": [1, 3]}
     names = join_classes(candidates, DOMAIN.class_names)
     assert set(names.map(tuple)) == {("cat", "dog"), ("dog", "cat")}
-
-
-def test_rank_by_prompts_takes_first_hits_first() -> None:
-    hits = hits_of(
-        *[("t2t", "dog", 10 * row, 0.9 - row / 100, row) for row in range(3)],
-        *[("t2t", "hound", 100 + 10 * row, 0.3 - row / 100, row) for row in range(3)],
-    )
-    config = RetrievalConfig(rank="prompts", max_per_class=4)
-    kept = candidates_of(hits, config).query("dropped == ''")
-    assert kept["row"].tolist() == [0, 100, 10, 110]
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.5, 0.75, 1.0]), st.sampled_from([1, 3, 1_024]))

@@ -7,7 +7,6 @@ import hashlib
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from PIL import Image
 from support.retrieval import configure
 from support.vectors import read_vectors
@@ -18,7 +17,6 @@ from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.indexing import Index
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval.decontamination import Leaks, leaked_images
 from react_pipeline.retrieval.ranking import DROP_REASONS
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 
@@ -67,18 +65,6 @@ def test_counts_agree_with_the_report_per_class(project: Project) -> None:
     )
     assert counts["several_classes"] == (pairs["classes"].str.len() > 1).sum() > 0
     assert all(own == every[0] for own, every in zip(pairs["class"], pairs["classes"], strict=True))
-
-
-def test_a_domain_without_an_evaluation_set_retrieves_too(project: Project) -> None:
-    path = project.config.domains / "shapes.yaml"
-    domain = yaml.safe_load(path.read_text())
-    del domain["evaluation"]
-    path.write_text(yaml.safe_dump(domain))
-    publish_evaluation_set(project, "shapes")
-    artifact = retrieve_pairs(project, "shapes")
-    assert artifact.counts["evaluation_images"] == 0
-    assert pd.read_parquet(artifact.file("pairs.parquet"))["evaluation_similarity"].isna().all()
-    assert leaked_images(project, "retrieved_set", "shapes") == Leaks(0, 0, 0)
 
 
 def prompt_vectors(project: Project) -> tuple[pd.DataFrame, np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,8 @@ import pytest
 import torch
 from conftest import write_checkpoint, write_project
 from safetensors.torch import load_file
-from support.launch import dagster_home
 from support.upkeep import change_pipeline
 
-from react_pipeline.assets.launch import materialize
 from react_pipeline.clip.model import load
 from react_pipeline.extensions.automation.survey import State, places, survey
 from react_pipeline.extensions.pages.search import CorpusSearch, search_pairs
@@ -102,16 +99,3 @@ def test_another_base_is_customized_on_the_same_pairs(published: Project, tmp_pa
 
     project = change_pipeline(project, retrieval_encoder=None)
     assert survey(project, ["shapes"]).states["corpus_embeddings", ALL] is State.DUE
-
-
-@pytest.mark.slow
-def test_every_asset_is_made_with_two_encoders(
-    make_project: Callable[..., Project], retrieving: Path, mlflow_database: Path, tmp_path: Path
-) -> None:
-    project = make_project(retrieval_encoder={"pretrained": str(retrieving)}, methods=METHODS)
-    shutil.copy(mlflow_database, tmp_path)
-    with dagster_home(tmp_path / "home"):
-        summary = materialize("*", ["shapes"], config_path=project.path)
-        again = materialize("*", ["shapes"], config_path=project.path)
-    assert not summary.failed and not again.failed
-    assert (again.built, again.reused) == (0, summary.built)

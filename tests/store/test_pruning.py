@@ -97,15 +97,11 @@ def test_a_damaged_manifest_is_kept_and_made_again(
     parent = publish(store, 1, "parent")
     good, bad = publish(store, 1), publish(store, 2, parent=parent)
     publish(store, 2, "parent"), publish(store, 3)
+    assert good.address in store.prune(dry_run=True, keep_seconds=-1)
     store.backend.put(f"{bad.place}/manifest.json", content)
     with pytest.raises(CorruptArtifact, match="rematerialize `thing`"):
         store.open("thing", "all", bad.fingerprint)
-    copy = store.backend.read(f"{bad.prefix}/manifest.json")
-    store.backend.delete(f"{bad.prefix}/manifest.json")
     assert store.prune(keep_seconds=-1) == [], "it may be made from any"
-    store.backend.put(f"{bad.prefix}/manifest.json", copy)
-    assert store.prune(keep_seconds=-1) == [good.address]
-    assert parent.path, "what it is made from stays"
     assert bad.address in caplog.text and [*store.backend.entries(bad.prefix)]
     assert [address for address, error in store.verify() if error] == [bad.address]
     assert not publish(store, 2, parent=parent).reused

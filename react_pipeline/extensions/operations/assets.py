@@ -24,8 +24,6 @@ ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRun
 
 def remove_what_is_old(context: dg.OpExecutionContext, project: ProjectResource) -> None:
     """Remove what `retention` of pipeline.yaml calls old."""
-    from react_pipeline.retrieval import prune_vectors
-
     pipeline = project.load()
     settings = pipeline.config.section(RetentionConfig)
     before = datetime.now(UTC) - timedelta(days=settings.run_days)
@@ -33,7 +31,6 @@ def remove_what_is_old(context: dg.OpExecutionContext, project: ProjectResource)
     context.log.info(f"{runs} runs removed")
     keep_seconds = settings.artifact_days * 86_400
     paths = pipeline.store.prune(keep_seconds=keep_seconds)
-    paths += prune_vectors(pipeline, keep_seconds=keep_seconds)
     context.log.info(f"{len(paths)} paths of the store removed")
 
 

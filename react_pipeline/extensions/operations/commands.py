@@ -18,23 +18,20 @@ def prune(
     ] = 168.0,
     config: Config = None,
 ) -> None:
-    """Remove artifacts that nothing current was made from, leftovers of killed builds, and cached
-    vectors of labelled images that are no longer used. Keep fewer hours than a build takes only
+    """Remove artifacts that nothing current was made from, leftovers of killed builds, and fetched
+    images and cached vectors that are no longer used. Keep fewer hours than a build takes only
     while nothing runs.
     """
-    from react_pipeline.retrieval import prune_vectors
-
     project = load_project(config)
     keep_seconds = keep_hours * 3600
     removed = project.store.prune(dry_run=dry_run, keep_seconds=keep_seconds)
-    removed += prune_vectors(project, dry_run=dry_run, keep_seconds=keep_seconds)
     for path in removed:
         typer.echo(path)
     console.print(f"{len(removed)} paths {'would be removed' if dry_run else 'removed'}")
     if kept := {*project.store.prune(dry_run=True, keep_seconds=0)} - {*removed}:
         console.print(
-            f"{len(kept)} outdated paths are kept for {keep_hours:g} hours after they were current "
-            "or made (`--keep-hours`)"
+            f"{len(kept)} outdated or unused paths are kept for {keep_hours:g} hours after they "
+            "were current, made or used (`--keep-hours`)"
         )
 
 

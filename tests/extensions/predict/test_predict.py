@@ -383,7 +383,7 @@ def test_shards_on_a_server_give_the_predictions_of_local_ones(
     monkeypatch: pytest.MonkeyPatch,
     workers: int,
 ) -> None:
-    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "RETRIES", 3)
     predict_pictures(classifier, str(drawings / "shards" / "*.tar"), tmp_path / "local", NOW)
     output, options = tmp_path / "out", Options(workers=workers)
     with serve_folder(drawings / "shards") as server:

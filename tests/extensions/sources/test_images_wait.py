@@ -22,7 +22,7 @@ from react_pipeline.embedding import row_metadata, row_vectors, sides
 from react_pipeline.embedding.part_encoder import PartEncoder
 from react_pipeline.lineage import resolve, run
 from react_pipeline.project import Project
-from react_pipeline.retrieval import leaked_images, prune_vectors
+from react_pipeline.retrieval import leaked_images
 from react_pipeline.settings import load_domain
 from react_pipeline.store import (
     Artifact,
@@ -132,13 +132,13 @@ def test_fetched_images_are_pruned_when_they_are_old(
 ) -> None:
     project = indexed(find_project(make_project, table))
     pairs = CollectedPairs(retrieved(project))
-    assert not prune_vectors(project)
-    assert prune_vectors(project, dry_run=True, keep_seconds=0)
+    assert not project.store.prune()
+    assert project.store.prune(dry_run=True, keep_seconds=0)
     fetched = sum(web.asked.values())
     configure(project, **SETTINGS, shard_pairs=7)
     retrieved(project)
     assert sum(web.asked.values()) == fetched
-    assert prune_vectors(project, keep_seconds=0)
+    assert project.store.prune(keep_seconds=0)
     configure(project, **SETTINGS, shard_pairs=8)
     assert CollectedPairs(retrieved(project)).rows.tolist() == pairs.rows.tolist()
     assert sum(web.asked.values()) == 2 * fetched
