@@ -10,7 +10,6 @@ import io
 import multiprocessing
 import random
 import signal
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, lru_cache
@@ -30,8 +29,6 @@ from .sources import Drawing, corpus_drawings, emoji_subject
 
 IMAGE_SIZE = 128
 SHUFFLE_SEED = 0
-SAMPLED = 32
-"""Drawings that are rendered to say what all of them take: 0.1 s."""
 SCHEME = "drawing:"
 """Before the key of a drawing, in the column of its address."""
 FEW_DRAWINGS = 1_000
@@ -121,21 +118,6 @@ def labelled_images(name: str) -> Iterator[dict[str, Any]]:
         image = render_file(path, IMAGE_SIZE)
         subject = emoji_subject(path.stem)
         yield {"path": f"{path.stem}.png", "image": image, "class": label, "subject": subject}
-
-
-def drawing_cost() -> tuple[int, float, float]:
-    """Return how many drawings the corpus has, and the processor seconds and bytes that one takes,
-    from a sample.
-
-    Raises:
-        InputError: If a package of the demo is missing.
-    """
-    drawings = _shuffled()
-    began = time.process_time()
-    images = [_render(drawing) for drawing in drawings[:SAMPLED]]
-    seconds = time.process_time() - began
-    size = sum(len(image) for image in images if isinstance(image, bytes))
-    return len(drawings), seconds / len(images), size / len(images)
 
 
 @cache

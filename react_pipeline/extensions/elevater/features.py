@@ -141,11 +141,6 @@ def _sums(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "truncated": {
             place: about["truncated"] for place, about in splits.items() if about["truncated"]
         },
-        "incomplete": {
-            place: f"{about['n']} of {about['expected']} images"
-            for place, about in splits.items()
-            if about["n"] != about["expected"]
-        },
         "seconds": round(sum(about["seconds"] for about in splits.values()), 2),
     }
 

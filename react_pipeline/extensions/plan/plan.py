@@ -294,7 +294,6 @@ def _embeddings(sums: Sums) -> Step:
         f"{rows:,} {'captions' if waits else 'pairs'}",
         images=images,
         texts=rows if work.encodes_captions else 0,
-        shared=images * sums.corpus.draw_seconds,
         alone=sums.fetching_seconds(images) if fetches else 0,
         disk=rows * row_bytes if work.writes_vectors else 0,
         # Shards are spread over the cards; the parts of other corpora come one after another.
@@ -327,8 +326,7 @@ def _index(sums: Sums) -> Step:
 
 def _evaluation_sets(sums: Sums) -> Step:
     images = sum(domain.images for domain in sums.domains.values())
-    seconds = images * (PAIR_SECONDS + sums.corpus.draw_seconds)
-    return sums.step("evaluation_set", f"{images:,} images", alone=seconds)
+    return sums.step("evaluation_set", f"{images:,} images", alone=images * PAIR_SECONDS)
 
 
 def _pairs(stage: str, sums: Sums) -> Step:
@@ -350,7 +348,6 @@ def _pairs(stage: str, sums: Sums) -> Step:
         f"{pairs:,} pairs at most",
         images=images,
         texts=sum(domain.prompts for domain in domains) if retrieves else 0,
-        shared=pairs * sums.corpus.draw_seconds,
         alone=alone,
         disk=pairs * min(sums.corpus.pair_bytes, CorpusConfig.assumed_pair_bytes),
     )

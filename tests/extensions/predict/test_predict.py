@@ -29,7 +29,7 @@ from react_pipeline.corpus.images import BadImage, decode_image
 from react_pipeline.corpus.shards import Member
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
-from react_pipeline.extensions.predict import adapted_to, encoding, pictures, run_folder
+from react_pipeline.extensions.predict import encoding, pictures, run_folder
 from react_pipeline.extensions.predict.pictures import Picture, find_pictures
 from react_pipeline.extensions.predict.predict import embed_pictures, predict_pictures
 from react_pipeline.extensions.predict.run_folder import Options
@@ -325,16 +325,12 @@ def test_pictures_are_judged_together(classifier: Classifier, photos: Path, tmp_
     assert "not calibrated" in done.calibration
     found = rows(tmp_path / "out")
     paths = [row["path"] for row in found]
-    scores, _ = transduce(classifier.embed(paths), classifier.head)
+    scores = transduce(classifier.embed(paths), classifier.head)
     for row, of_classes in zip(found, scores, strict=True):
         assert row["predicted"] == classifier.classes[int(of_classes.argmax())]
         assert float(row["score_1"]) == pytest.approx(float(of_classes.max()), abs=1e-4)
         confidence = float((100 * of_classes).softmax(0).max())
         assert float(row["confidence"]) == pytest.approx(confidence, abs=1e-2)
-    adapted = adapted_to(classifier, paths)
-    assert adapted.origin.fingerprint != classifier.origin.fingerprint
-    with pytest.raises(InputError, match="no picture"):
-        adapted_to(classifier, [])
     with pytest.raises(InputError, match="transductive"):
         predict_pictures(classifier, str(photos), tmp_path / "out", NOW)
 
