@@ -224,38 +224,6 @@ def clip_retrieval_case(given: argparse.Namespace) -> Rows:
     return {"clip-retrieval": embedded(given, seconds, run.vectors()["image"])}
 
 
-def open_clip_case(given: argparse.Namespace) -> Rows:
-    """Webdataset's loader and open_clip's own preprocessing, tokenizer and towers, in bf16."""
-    import webdataset
-
-    from benchmarks.embed_runs import unit_rows
-
-    pattern, checkpoint = corpus(given)
-    model, _, preprocess = open_clip.create_model_and_transforms(
-        embed_inputs.ARCHITECTURE, pretrained=str(checkpoint), device=given.device
-    )
-    model.eval()
-    tokenizer = open_clip.get_tokenizer(embed_inputs.ARCHITECTURE)
-    pairs = webdataset.WebDataset(pattern, shardshuffle=False).decode("pil")
-    pairs = pairs.to_tuple("__key__", "jpg", "txt").map_tuple(
-        str, preprocess, lambda text: tokenizer(text)[0]
-    )
-    loader = torch.utils.data.DataLoader(
-        pairs, given.batches[0], num_workers=given.workers, pin_memory=given.device != "cpu"
-    )
-    keys, vectors = [], []
-    began = time.perf_counter()
-    with torch.inference_mode(), torch.autocast(given.device, torch.bfloat16):
-        for names, images, texts in loader:
-            encoded = model.encode_image(images.to(given.device, non_blocking=True))
-            model.encode_text(texts.to(given.device, non_blocking=True)).float().cpu()
-            vectors.append(encoded.float().cpu().numpy())
-            keys += names
-    seconds = time.perf_counter() - began
-    images = unit_rows(np.concatenate(vectors), keys)
-    return {"open_clip's loop, bf16": embedded(given, seconds, images)}
-
-
 # Results beside the processor's.
 
 
@@ -285,33 +253,6 @@ def search_case(given: argparse.Namespace) -> Rows:
     same = float((hits[given.device] == hits["cpu"]).mean())
     about = {"seconds": seconds[given.device], "seconds of the processor": seconds["cpu"]}
     return {f"{prompts} prompts, {rows:,} vectors": {**about, "equal hits": f"{same:.4%}"}}
-
-
-def lineage_case(given: argparse.Namespace) -> Rows:
-    """A small project of drawings from corpus to results, on both devices."""
-    from conftest import write_checkpoint, write_drawings, write_project
-
-    from react_pipeline.lineage import run
-
-    methods = ["base", "gated-image", "gated-both", "gda"]
-    write_checkpoint(given.scratch / "tiny")
-    write_drawings(given.scratch / "drawings")
-    rows: Rows = {method: {} for method in methods}
-    for device in dict.fromkeys([given.device, "cpu"]):
-        folder = given.scratch / f"lineage-{device}"
-        folder.mkdir()
-        inputs = (given.scratch / "tiny", given.scratch / "drawings")
-        project = write_project(folder, *inputs, device=device, methods=methods)
-        corpus_stages = ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index")
-        places = [(stage, "all") for stage in corpus_stages]
-        places += [(stage, "shapes") for stage in ("evaluation_set", "retrieved_set")]
-        places += [("customized_checkpoint", f"shapes/{method}") for method in methods[1:]]
-        for stage, key in places:
-            run(project, stage, key)
-        for method in methods:
-            counts = run(project, "domain_results", f"shapes/{method}").counts
-            rows[method][f"top-1, {counts['device']}"] = counts["top1"]
-    return rows
 
 
 # Tests.
@@ -366,10 +307,8 @@ CASES: dict[str, dict[str, tuple[Case, int]]] = {
     "Embedding from tars": {
         "embed_corpus": (ours_case, 120),
         "clip-retrieval": (clip_retrieval_case, 120),
-        "open_clip": (open_clip_case, 120),
     },
     "Hits": {"exact search": (search_case, 90)},
-    "A small lineage": {"lineage": (lineage_case, 120)},
 }
 
 

@@ -40,21 +40,6 @@ def first_image(root: Path) -> Path:
 # 31: labels and classes
 
 
-def test_another_number_of_classes_is_refused_with_the_names(root: Path) -> None:
-    names = root / "voc-2007-classification" / "classnames.txt"
-    names.write_text(names.read_text().replace("tvmonitor\n", ""))
-    text = refusal(root, "voc-2007-classification")
-    assert "classnames.txt" in text
-    assert "19 classes, voc-2007-classification has 20" in text
-    assert "left over: 'tvmonitor'" in text
-
-
-def test_a_class_name_unknown_to_the_benchmark_is_refused(root: Path) -> None:
-    folder = root / "cifar-10" / "test"
-    (folder / "truck").rename(folder / "lorry")
-    assert "'lorry': no class of cifar-10 has this name" in refusal(root)
-
-
 def test_class_names_that_are_no_utf8_are_refused(root: Path) -> None:
     names = root / "voc-2007-classification" / "classnames.txt"
     names.write_bytes("Flugzeug\nKäfer\n".encode("latin-1"))

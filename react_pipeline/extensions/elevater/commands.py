@@ -35,13 +35,7 @@ def check(root: Root) -> None:
 
 
 @elevater_app.command()
-def domains(
-    root: Root,
-    into: Annotated[
-        Path | None, typer.Option(help="Folder of domain files. Default: the project's.")
-    ] = None,
-    config: Config = None,
-) -> None:
+def domains(root: Root, config: Config = None) -> None:
     """Write a domain file for each data set, and `elevater.yaml` with the classes of all 20
     together.
     """
@@ -49,7 +43,7 @@ def domains(
 
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the one that holds the data")
-    for path in write_domains(root, into or load_project(config).config.domains):
+    for path in write_domains(root, load_project(config).config.domains):
         typer.echo(f"{path}: {len(load_domain(path).classes)} classes")
 
 

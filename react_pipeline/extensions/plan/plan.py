@@ -124,7 +124,6 @@ class Step:
 class Plan:
     """The steps, and what will not fit, with the setting that helps."""
 
-    machine: Machine
     rows: int
     steps: list[Step]
     problems: list[str]
@@ -159,7 +158,7 @@ def make_plan(project: Project, machine: Machine, rows: int | None = None) -> Pl
         if (hours := step.gpu_hours or step.cpu_hours) > LONG_HOURS:
             remedy = REMEDIES.get(step.stage, "use more machines (`distributor.kind: spark`)")
             problems.append(f"{step.stage}: {hours / 24:,.1f} days: use a GPU, or {remedy}")
-    return Plan(machine, sums.corpus.pairs, steps, problems)
+    return Plan(sums.corpus.pairs, steps, problems)
 
 
 class PlannedDomain(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import pickle
 import struct
 from collections.abc import Callable
@@ -36,13 +35,6 @@ def named(images: LabelledImages) -> list[str]:
     return [images.class_names[label] for label in images.labels]
 
 
-def write_food(root: Path, names: list[str]) -> None:
-    listed = {name: [f"{name}/1"] for name in names[::-1]}
-    write(root / "food-101/meta/test.json", json.dumps(listed))
-    for name in names:
-        write(root / f"food-101/images/{name}/1.jpg", name)
-
-
 def write_dtd(root: Path, names: list[str]) -> None:
     rows = "".join(f"{name}/{name}_1.jpg\n" for name in names[::-1])
     write(root / "dtd/dtd/labels/test1.txt", rows)
@@ -61,21 +53,11 @@ def write_aircraft(root: Path, names: list[str]) -> None:
         write(folder / "images" / f"{number:07d}.jpg", b"x")
 
 
-def write_pets(root: Path, names: list[str]) -> None:
-    folder = root / "oxford-iiit-pet"
-    rows = [f"{name}_1 {number + 1} 1 1\n" for number, name in enumerate(names)]
-    write(folder / "annotations" / "test.txt", "".join(rows[::-1]))
-    for name in names:
-        write(folder / "images" / f"{name}_1.jpg", name)
-
-
 @pytest.mark.parametrize(
     ("name", "write_original"),
     [
-        ("food-101", write_food),
         ("dtd", write_dtd),
         ("fgvc-aircraft-2013b-variants102", write_aircraft),
-        ("oxford-iiit-pets", write_pets),
     ],
 )
 def test_listed_files_are_joined_by_name(

@@ -15,10 +15,7 @@ import pytest
 import yaml
 from support.retrieval import configure
 
-from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.launch import plan
 from react_pipeline.embedding import row_vectors
-from react_pipeline.extensions.pages.commands import SET_AND_AFTER
 from react_pipeline.extensions.pages.review import (
     ReviewBoard,
     find_uses,
@@ -33,7 +30,6 @@ from react_pipeline.retrieval import draw_control, retrieve_pairs
 from react_pipeline.store import InputError, RetrievalError
 
 SLUG = "shapes"
-HOST = {"Host": "127.0.0.1:1236"}
 
 
 @pytest.fixture
@@ -99,7 +95,6 @@ def test_a_pin_is_never_an_evaluation_image(
 @pytest.mark.parametrize(
     "settings",
     [
-        {"max_pairs": 3},
         {"max_per_class": 1},
         {"min_similarity": {"t2t": 0.999}},
         {"duplicate_similarity": 0.2},
@@ -171,12 +166,6 @@ def test_a_decision_on_another_class_is_refused(
         retrieve_pairs(retrieved_project, SLUG)
 
 
-def test_the_next_command_builds_all_that_decisions_change() -> None:
-    methods = ["base", "gda", "gda-control"]
-    stages = {stage for stage, _ in plan(build_defs(), SET_AND_AFTER, [SLUG], methods)}
-    assert {"retrieved_set", "control_set", "customized_checkpoint", "comparison"} <= stages
-
-
 def test_the_page_shows_a_class_and_records_what_is_clicked(board: ReviewBoard) -> None:
     view = board.view({})
     first = board.pairs["class"].iloc[0]
@@ -205,7 +194,6 @@ def test_the_page_shows_a_class_and_records_what_is_clicked(board: ReviewBoard) 
     [
         [],
         {"verdict": "burn", "image": "first"},
-        {"verdict": "keep", "image": "0" * 64},
         {"verdict": "move", "image": "first", "to": "unicorn"},
         {"verdict": "reject", "image": "first", "to": "circle"},
         {"verdict": None, "image": ""},
@@ -217,16 +205,6 @@ def test_the_page_refuses_what_is_no_decision(board: ReviewBoard, answer: Any) -
     with pytest.raises((InputError, ValueError)):
         board.answer(answer)
     assert not board.decisions
-
-
-def test_a_decision_on_an_image_of_an_earlier_set_is_taken_back(
-    retrieved_project: Project, board: ReviewBoard
-) -> None:
-    image = images_of(board)[0]
-    decide(board, image, "reject")
-    board.pairs = board.pairs[1:]
-    decide(board, image, None)
-    assert not current_decisions(retrieved_project, SLUG)
 
 
 def test_a_pair_that_belongs_to_another_class_comes_first(retrieved_project: Project) -> None:
@@ -309,21 +287,3 @@ def test_no_set_is_published_with_what_was_taken_down_meanwhile(
     if make is draw_control:
         retrieve_pairs(retrieved_project, SLUG)
     assert image not in table_of(make(retrieved_project, SLUG)).index
-
-
-def test_a_large_class_is_shown_page_by_page(
-    board: ReviewBoard, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = board.view({}).items
-    monkeypatch.setattr("react_pipeline.extensions.pages.server.PER_PAGE", 3)
-    shown: list[Any] = []
-    asked: Any = {}
-    while True:
-        view = board.view(asked)
-        assert len(view.items) <= 3
-        shown += view.items
-        further = [one.ask for one in view.buttons if one.text == "Next page"]
-        if not further:
-            break
-        asked = {**asked, **dict(further[0] or {})}
-    assert tuple(shown) == whole and len(whole) > 3
