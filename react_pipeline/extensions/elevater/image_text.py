@@ -111,12 +111,7 @@ def recall(image_vectors: Vectors, text_vectors: Vectors, image_of_caption: Numb
         image_vectors: Unit vectors (N, D).
         text_vectors: Unit vectors (M, D).
         image_of_caption: For each caption the number of its image (M,).
-
-    Raises:
-        InputError: If a value is not finite.
     """
-    if not (np.isfinite(image_vectors).all() and np.isfinite(text_vectors).all()):
-        raise InputError("vectors: some values are not finite; encode again in float32")
     images = np.arange(len(image_vectors))
     return {
         "image to text": _recalls(image_vectors, text_vectors, images, image_of_caption),

@@ -23,7 +23,7 @@ from react_pipeline.labelled import count_images
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Manifests, Project
 from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs
-from react_pipeline.settings import CorpusConfig, encoders, load_domains
+from react_pipeline.settings import CorpusConfig, load_domains
 from react_pipeline.stage import RETRIEVAL_CHECKPOINT, STAGES
 from react_pipeline.store import InputError
 
@@ -273,13 +273,10 @@ def _corpus(sums: Sums) -> Step:
 
 
 def _checkpoint(stage: str, sums: Sums) -> Step:
-    retrieves = stage == RETRIEVAL_CHECKPOINT
-    config = sums.settings.retrieves_with if retrieves else sums.settings.encoder
-    size = (sums.retrieval if retrieves else sums.encoder).weights_bytes
-    built = encoders().get(config.model)
-    texts = built.encoded_texts if built else 0
+    encoder = sums.retrieval if stage == RETRIEVAL_CHECKPOINT else sums.encoder
+    size = encoder.weights_bytes
     seconds = 3 * size / BYTES_PER_SECOND
-    return sums.step(stage, f"{size / 4e6:,.0f} M weights", texts=texts, alone=seconds, disk=size)
+    return sums.step(stage, f"{size / 4e6:,.0f} M weights", alone=seconds, disk=size)
 
 
 def _embeddings(sums: Sums) -> Step:
