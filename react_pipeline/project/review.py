@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from react_pipeline.project.project import Project
 from react_pipeline.store import InputError, hash_value
 
-ImageVerdict = Literal["keep", "reject", "move", "pin"]
+ImageVerdict = Literal["reject", "move"]
 
 
 class ImageDecision(BaseModel):
@@ -26,9 +26,7 @@ class ImageDecision(BaseModel):
         image: Its SHA-256, as in `pairs.parquet`.
         url: Its URL, for a corpus of URLs.
         label: The class that it was shown for.
-        verdict: `reject` it, `move` it to another class, `pin` it (it is chosen first while
-            the search finds it), or `keep`, which changes nothing; None takes the earlier decision
-            back.
+        verdict: `reject` it, or `move` it to another class; None takes the earlier decision back.
         to: The class that it is moved to.
         by: Who decided.
         time: When, in ISO 8601.
@@ -43,11 +41,6 @@ class ImageDecision(BaseModel):
     to: str = ""
     by: str
     time: str
-
-    @property
-    def target(self) -> str:
-        """The class that the image belongs to."""
-        return self.to or self.label
 
 
 def review_file(project: Project, slug: str) -> Path:
@@ -93,9 +86,9 @@ def current_decisions(project: Project, slug: str) -> dict[str, ImageDecision]:
             decisions[decision.image] = decision
     classes = set(project.domain(slug).class_names)
     unknown = [
-        decision.target
+        decision.to
         for decision in decisions.values()
-        if decision.verdict in ("move", "pin") and decision.target not in classes
+        if decision.verdict == "move" and decision.to not in classes
     ]
     if unknown:
         raise InputError(
@@ -124,9 +117,8 @@ def takedown_file(project: Project) -> Path:
 def review_identity(project: Project, slug: str) -> dict[str, Any]:
     """Return the part of the identity of a retrieved set; empty if no decision changes the set."""
     changes = {
-        image: [decision.verdict, decision.target, decision.url]
+        image: [decision.verdict, decision.to, decision.url]
         for image, decision in current_decisions(project, slug).items()
-        if decision.verdict != "keep"
     }
     return {"review": hash_value(changes)} if changes else {}
 

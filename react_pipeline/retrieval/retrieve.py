@@ -120,7 +120,6 @@ def _retrieve(
         "evaluation_images": len(evaluation.vectors),
         "evaluation_sets": dict(evaluation.sets),
         **images.counts(),
-        **({"pins_missing": lost} if (lost := review.missing_pins(pairs)) else {}),
         "seconds": round(time.monotonic() - started, 2),
     }
     title, sheets = domain.title or slug, plan_sheets(pairs)

@@ -99,21 +99,18 @@ class ReviewBoard(Board):
         """Show the pairs of a class, with what was decided."""
         query = _Asked.model_validate(asked)
         label = query.label or self._names[0]
-        clicks = ("reject", "pin", *(f"move {name}" for name in self._names if name != label))
+        clicks = ("reject", *(f"move {name}" for name in self._names if name != label))
         click = query.click if query.click in clicks else "reject"  # or a move to the class before
         mine = self.pairs[self.pairs["class"] == label]
         part, more = query.shown(len(mine))
         items = tuple(self._item(pair, click) for _, pair in mine[part].iterrows())
         following = self._names[(self._names.index(label) + 1) % len(self._names)]
         further = Button("Next class", "c", ask={"class": following, "click": click})
-        last = next(reversed(self.decisions), None)
-        undo = Button("Take back", "z", answer={"image": last, "verdict": None})
         sizes = self.pairs["class"].value_counts(sort=False).items()
         names = tuple((name, f"{name} ({size})") for name, size in sizes)
         does = Menu("click", "A click", click, tuple(zip(clicks, clicks, strict=True)))
         menus = (Menu("class", "Class", label, names), does)
-        buttons = (*more, further, *([undo] if last else []))
-        return View(f"decisions: {len(self.decisions)}", items, buttons, menus)
+        return View(f"decisions: {len(self.decisions)}", items, (*more, further), menus)
 
     def picture(self, number: int) -> bytes:
         """Return the image at a position of the training shards."""
@@ -122,14 +119,16 @@ class ReviewBoard(Board):
     def answer(self, answer: Any) -> bool:
         """Record a decision."""
         given = _Answer.model_validate(answer)
-        known = self.decisions.get(given.image)
-        for _, pair in self.pairs[self.pairs["image_sha256"] == given.image].iterrows():
-            shown = {"image": given.image, "url": pair["url"], "class": pair["class"]}
-            known = known or ImageDecision(**shown, verdict=None, by="", time="")
-        if known is None or (given.verdict == "move") != (given.to in self._names):
+        pairs = self.pairs[self.pairs["image_sha256"] == given.image]
+        if pairs.empty or (given.verdict == "move") != (given.to in self._names):
             raise InputError("a decision needs an image of this set, and a class to move it to")
-        signed = {"by": self._person, "time": datetime.now(UTC).isoformat(timespec="seconds")}
-        decision = known.model_copy(update=given.model_dump() | signed)
+        decision = ImageDecision(
+            **given.model_dump(),
+            url=pairs["url"].iloc[0],
+            label=pairs["class"].iloc[0],
+            by=self._person,
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
         self._write(decision.model_dump_json(by_alias=True))
         self.decisions.pop(decision.image, None)
         if decision.verdict is not None:

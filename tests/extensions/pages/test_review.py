@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
-from support.retrieval import configure
 
 from react_pipeline.embedding import row_vectors
 from react_pipeline.extensions.pages.review import (
@@ -23,7 +19,6 @@ from react_pipeline.extensions.pages.review import (
     sureness,
     take_down,
 )
-from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, current_decisions, review_file, takedown_file
 from react_pipeline.retrieval import draw_control, retrieve_pairs
@@ -57,69 +52,24 @@ def fingerprint(project: Project, stage: str = "retrieved_set") -> str:
 
 def test_decisions_shape_the_next_set(retrieved_project: Project, board: ReviewBoard) -> None:
     before = table_of(retrieved_project.store.current("retrieved_set", SLUG))
-    rejected, moved, pinned = images_of(board)[:3]
+    rejected, moved = images_of(board)[:2]
     other = next(name for name in board.pairs["class"].unique() if name != before["class"][moved])
     decide(board, rejected, "reject")
     decide(board, moved, "move", other)
-    decide(board, pinned, "pin")
     artifact = retrieve_pairs(retrieved_project, SLUG)
     after = table_of(artifact)
     assert rejected in before.index and rejected not in after.index
     assert after.loc[moved, "class"] == other
-    assert after.loc[pinned, "class"] == before["class"][pinned]
     assert artifact.counts["dropped"]["rejected"] >= 1
     rows = sum(artifact.counts["dropped"].values()) + artifact.counts["shared"]
     assert artifact.counts["candidates"] == artifact.counts["pairs"] + rows
 
 
-def test_a_pin_is_never_an_evaluation_image(
-    retrieved_project: Project, board: ReviewBoard, tmp_path: Path
-) -> None:
-    pinned = images_of(board)[0]
-    decide(board, pinned, "pin")
-    assert "pins_missing" not in retrieve_pairs(retrieved_project, SLUG).counts
-    # Now it becomes one.
-    path = retrieved_project.config.domains / f"{SLUG}.yaml"
-    fields = yaml.safe_load(path.read_text())
-    folder = shutil.copytree(fields["evaluation"]["path"], tmp_path / "labelled")
-    picture = board.picture(int(board.pairs["position"].iloc[0]))
-    (sorted(folder.iterdir())[0] / "pinned.png").write_bytes(picture)
-    evaluation = {**fields["evaluation"], "path": str(folder)}
-    path.write_text(yaml.safe_dump({**fields, "evaluation": evaluation}))
-    publish_evaluation_set(retrieved_project, SLUG)
-    artifact = retrieve_pairs(retrieved_project, SLUG)
-    assert pinned not in table_of(artifact).index
-    assert artifact.counts["pins_missing"] == 1
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"max_per_class": 1},
-        {"min_similarity": {"t2t": 0.999}},
-        {"duplicate_similarity": 0.2},
-    ],
-    ids=lambda settings: next(iter(settings)),
-)
-def test_a_pin_stays_whatever_else_is_dropped(
-    retrieved_project: Project, board: ReviewBoard, settings: dict[str, Any]
-) -> None:
-    configure(retrieved_project, **settings)
-    without = table_of(retrieve_pairs(retrieved_project, SLUG))
-    weakest = [image for image in images_of(board) if image not in without.index][-1]
-    decide(board, weakest, "pin")
-    artifact = retrieve_pairs(retrieved_project, SLUG)
-    assert weakest in table_of(artifact).index
-    assert "pins_missing" not in artifact.counts
-
-
-def test_only_decisions_that_change_pairs_change_the_set(
+def test_a_decision_changes_the_set_until_it_is_taken_back(
     retrieved_project: Project, board: ReviewBoard
 ) -> None:
     before = fingerprint(retrieved_project)
     image = images_of(board)[0]
-    decide(board, image, "keep")
-    assert fingerprint(retrieved_project) == before
     decide(board, image, "reject")
     assert fingerprint(retrieved_project) != before
     decide(board, image, None)
@@ -142,7 +92,7 @@ def test_a_review_is_resumed_and_held_by_one(retrieved_project: Project) -> None
         assert set(board.decisions) == set(images[:2])
     path.write_text(path.read_text() + '{"image": "cut by a k')
     with open_review(retrieved_project, SLUG, "bob") as board:
-        decide(board, images[2], "pin")
+        decide(board, images[2], "reject")
     decisions = current_decisions(retrieved_project, SLUG)
     assert [decision.by for decision in decisions.values()] == ["ann", "ann", "bob"]
 
@@ -176,8 +126,8 @@ def test_the_page_shows_a_class_and_records_what_is_clicked(board: ReviewBoard) 
     assert digest == images_of(board)[0] == dict(view.items[0].answer or {})["image"]
     board.answer(dict(view.items[0].answer or {}))
     assert board.decisions[digest].verdict == "reject"
-    decided = board.view({"class": first, "click": "pin"}).items
-    assert decided[0].note.strip() == "reject" and decided[1].answer["verdict"] == "pin"
+    decided = board.view({"class": first}).items
+    assert decided[0].note.strip() == "reject"
     board.answer(dict(decided[0].answer or {}))  # a second click takes it back
     assert not board.decisions and not board.view({}).items[0].note
     following = board.view(dict(view.buttons[0].ask or {}))
