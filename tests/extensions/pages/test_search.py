@@ -73,15 +73,6 @@ def test_a_picture_and_a_row_find_themselves(board: CorpusBoard) -> None:
     assert board.picture(0) == image
 
 
-def test_a_picture_is_compared_with_captions_where_images_wait(
-    board: CorpusBoard, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(board, "_sides", ("text",))
-    image = base64.b64encode(encode(draw("circle", "red", 0), "jpg")).decode()
-    view = board.view({"image": image})
-    assert view.menus[0].value == "text" and rows_of(view)
-
-
 def test_without_a_question_pairs_at_even_distances_are_shown(board: CorpusBoard) -> None:
     rows = rows_of(board.view({}))
     assert len(rows) == PER_PAGE and rows[0] == 0 and rows == sorted(set(rows)) and rows[-1] > 90
