@@ -155,7 +155,7 @@ def _rank(
     candidates = candidates.join(row_metadata(embeddings, rows, columns), on="row")
     if "image_sha256" not in candidates:
         candidates["image_sha256"] = ""
-    candidates = review.place(candidates)
+    candidates = candidates.reset_index(drop=True)
     refuse_rows(candidates, review, embeddings, settings.where)
     choose(candidates, images, evaluation, settings, review=review, means=means)
     return candidates

@@ -33,8 +33,8 @@ def board(retrieved_project: Project) -> Iterator[ReviewBoard]:
         yield board
 
 
-def decide(board: ReviewBoard, image: str, verdict: str | None, to: str = "") -> None:
-    assert board.answer({"image": image, "verdict": verdict, "to": to})
+def decide(board: ReviewBoard, image: str, verdict: str | None) -> None:
+    assert board.answer({"image": image, "verdict": verdict})
 
 
 def images_of(board: ReviewBoard) -> list[str]:
@@ -52,14 +52,11 @@ def fingerprint(project: Project, stage: str = "retrieved_set") -> str:
 
 def test_decisions_shape_the_next_set(retrieved_project: Project, board: ReviewBoard) -> None:
     before = table_of(retrieved_project.store.current("retrieved_set", SLUG))
-    rejected, moved = images_of(board)[:2]
-    other = next(name for name in board.pairs["class"].unique() if name != before["class"][moved])
+    rejected = images_of(board)[0]
     decide(board, rejected, "reject")
-    decide(board, moved, "move", other)
     artifact = retrieve_pairs(retrieved_project, SLUG)
     after = table_of(artifact)
     assert rejected in before.index and rejected not in after.index
-    assert after.loc[moved, "class"] == other
     assert artifact.counts["dropped"]["rejected"] >= 1
     rows = sum(artifact.counts["dropped"].values()) + artifact.counts["shared"]
     assert artifact.counts["candidates"] == artifact.counts["pairs"] + rows
@@ -104,18 +101,6 @@ def test_a_wrong_line_is_named(retrieved_project: Project, line: str) -> None:
         retrieve_pairs(retrieved_project, SLUG)
 
 
-def test_a_decision_on_another_class_is_refused(
-    retrieved_project: Project, board: ReviewBoard
-) -> None:
-    image, other = images_of(board)[0], board.pairs["class"].iloc[-1]
-    decide(board, image, "move", other)
-    path = review_file(retrieved_project, SLUG)
-    line = path.read_text()
-    path.write_text(line.replace(f'"to":"{other}"', '"to":"unicorn"'))
-    with pytest.raises(InputError, match="unicorn"):
-        retrieve_pairs(retrieved_project, SLUG)
-
-
 def test_the_page_shows_a_class_and_records_what_is_clicked(board: ReviewBoard) -> None:
     view = board.view({})
     first = board.pairs["class"].iloc[0]
@@ -127,16 +112,11 @@ def test_the_page_shows_a_class_and_records_what_is_clicked(board: ReviewBoard) 
     board.answer(dict(view.items[0].answer or {}))
     assert board.decisions[digest].verdict == "reject"
     decided = board.view({"class": first}).items
-    assert decided[0].note.strip() == "reject"
+    assert decided[0].note == "reject"
     board.answer(dict(decided[0].answer or {}))  # a second click takes it back
     assert not board.decisions and not board.view({}).items[0].note
     following = board.view(dict(view.buttons[0].ask or {}))
     assert following.menus[0].value != first
-    other = next(value for value, _ in view.menus[1].options if value.startswith("move"))
-    move = dict(board.view({"click": other}).items[0].answer or {})
-    assert move["verdict"] == "move" and f"move {move['to']}" == other
-    board.answer(move)
-    assert board.view({}).items[0].note == other
 
 
 @pytest.mark.parametrize(
@@ -144,8 +124,7 @@ def test_the_page_shows_a_class_and_records_what_is_clicked(board: ReviewBoard) 
     [
         [],
         {"verdict": "burn", "image": "first"},
-        {"verdict": "move", "image": "first", "to": "unicorn"},
-        {"verdict": "reject", "image": "first", "to": "circle"},
+        {"verdict": "reject", "image": "0" * 64},
         {"verdict": None, "image": ""},
     ],
 )
