@@ -5,7 +5,7 @@ benchmarks.demo_proof`.
 
 Arms: `without the same drawing` keeps out of training every pair that shows an emoji of a class, by
 whatever artist; `as it is` keeps them. Both train with the demo's recipe, which was chosen on other
-domains (`--choosing`). Controls: `control` trains on as many random pairs, drawn for each seed and
+domains (`choosing`). Controls: `control` trains on as many random pairs, drawn for each seed and
 domain; `shuffled` trains on the retrieved images with captions of other classes, so that all but
 the match of image and text is equal, and wrong names are learned.
 
@@ -42,9 +42,6 @@ from react_pipeline.store import Artifact, MissingArtifact, Scratch
 from react_pipeline.training import customize
 
 DOMAINS = ("activities", "objects", "symbols")
-CHOOSING = Path(__file__).parent / "choosing"
-"""The domains on which the recipe was chosen; none of them is reported."""
-
 SHARED = ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index", "evaluation_set")
 METHOD = "gated-image"
 ARMS = {"without the same drawing": "exclude", "as it is": "keep"}
@@ -339,9 +336,6 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--domains", nargs="+")
-    parser.add_argument(
-        "--choosing", action="store_true", help="the domains on which the recipe was chosen"
-    )
     parser.add_argument("--config", type=Path, default=None)
     parser.add_argument(
         "--page", type=Path, default=None, help="has the two markers; gets the tables"
@@ -350,9 +344,6 @@ def main() -> None:
     options = parser.parse_args()
     project = Project.load(options.config)
     domains = options.domains or DOMAINS
-    if options.choosing:
-        project = Project(project.path, project.config.model_copy(update={"domains": CHOOSING}))
-        domains = options.domains or tuple(sorted(path.stem for path in CHOOSING.glob("*.yaml")))
     figures = {
         arm: {slug: measure(project, arm, slug, options.seeds) for slug in domains} for arm in ARMS
     }

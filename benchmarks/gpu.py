@@ -83,27 +83,24 @@ class EncodedTexts:
         return functional.normalize(encode_text(self._model, self._ids[texts]).float(), dim=-1)
 
 
-def training_step(
-    device: str, batch: int, *, compiled: bool = False, world: World | None = None
-) -> Take:
+def training_step(device: str, batch: int, *, compiled: bool = False) -> Take:
     """A step of `gated-image` in bf16 from uint8 pixels of the host; texts are encoded too."""
-    world = world or World(device=device)
+    world = World(device=device)
     model = steps.random_model(device)
     tower = ImageTower(model, compiled=compiled)
     tower.use_bf16(device)
     scaler = torch.amp.GradScaler(world.device_type, enabled=False)
     optimizer = steps.adamw(model, fused=True)
-    total = batch * world.size
-    state = TrainingState(steps.trained(model), optimizer, scaler, total)
+    state = TrainingState(steps.trained(model), optimizer, scaler, batch)
     model.eval()
-    texts: Any = EncodedTexts(model, torch.randint(1, 49_000, (total, LENGTH)).to(device))
+    texts: Any = EncodedTexts(model, torch.randint(1, 49_000, (batch, LENGTH)).to(device))
     training = steps.TRAINING.model_copy(update={"precision": "bf16"})
     encoder = ImageEncoder(model, tower, training, world)
     step = TrainingStep(encoder, texts, state, GatedImage().loss)
     pixels = Pixels(image_transform_v2(PreprocessCfg(size=224), is_train=False))
     images = torch.randint(256, (batch, 3, 224, 224), dtype=torch.uint8)
     feed = on_device(itertools.repeat(images.pin_memory() if device != "cpu" else images), device)
-    number = torch.arange(total)
+    number = torch.arange(batch)
 
     def take() -> Any:
         return step.take(5, pixels.normalised(next(feed)), number)
@@ -136,8 +133,8 @@ def peak_bytes(device: str) -> int:
     return torch.cuda.max_memory_allocated()
 
 
-def speed(given: argparse.Namespace, take: Take, batch: int, cards: int) -> dict[str, Any]:
-    """A row: speed, utilisation and memory of a step; utilisation is of one card."""
+def speed(given: argparse.Namespace, take: Take, batch: int) -> dict[str, Any]:
+    """A row: speed, utilisation and memory of a step."""
     took = milliseconds(take, given.repeats, given.device)
     eager = training_step("cpu", 2)
     with FlopCounterMode(display=False) as operations, sdpa_kernel(SDPBackend.MATH):
@@ -146,7 +143,7 @@ def speed(given: argparse.Namespace, take: Take, batch: int, cards: int) -> dict
     peak = next((peak for name, peak in PEAKS.items() if name in card(given)), None)
     return {
         "ms": took,
-        "pairs/s": 1e3 * cards * batch / took,
+        "pairs/s": 1e3 * batch / took,
         "GFLOP a pair": flop / batch / 1e9,
         "MFU": 1e3 * flop / took / peak if peak else None,
         "peak GiB": peak_bytes(given.device) / 2**30,
@@ -154,25 +151,10 @@ def speed(given: argparse.Namespace, take: Take, batch: int, cards: int) -> dict
 
 
 def step_case(given: argparse.Namespace, size: int, compiled: bool) -> Rows:
-    """Steps of one batch size; of all processes under torchrun."""
-    from react_pipeline.extensions.cluster.world import Processes
-
-    world = Processes.join(given.device)
+    """Steps of one batch size."""
     batch = given.batches[size]
-    take = training_step(world.device, batch, compiled=compiled, world=world)
-    row = speed(given, take, batch, world.size)
-    name = f"batch {batch}, {'compiled' if compiled else 'eager'}"
-    return {f"{name}, {world.size} cards" if world.size > 1 else name: row}
-
-
-def torchrun_case(given: argparse.Namespace) -> Rows:
-    """The eager step of the smaller batch on all cards; MFU is of one card."""
-    count = 2 if given.device == "cpu" else torch.cuda.device_count()
-    if count < 2:
-        return {"all cards": {"note": "not run: one card"}}
-    command = ["-m", "torch.distributed.run", "--nproc-per-node", str(count)]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "-m", "benchmarks.gpu"]
-    return run_process([*command, *arguments_of(given, "step, smaller batch")], 120)
+    take = training_step(given.device, batch, compiled=compiled)
+    return {f"batch {batch}, {'compiled' if compiled else 'eager'}": speed(given, take, batch)}
 
 
 # Embedding from tars: ours and the loops of others.
@@ -224,38 +206,6 @@ def clip_retrieval_case(given: argparse.Namespace) -> Rows:
     return {"clip-retrieval": embedded(given, seconds, run.vectors()["image"])}
 
 
-def open_clip_case(given: argparse.Namespace) -> Rows:
-    """Webdataset's loader and open_clip's own preprocessing, tokenizer and towers, in bf16."""
-    import webdataset
-
-    from benchmarks.embed_runs import unit_rows
-
-    pattern, checkpoint = corpus(given)
-    model, _, preprocess = open_clip.create_model_and_transforms(
-        embed_inputs.ARCHITECTURE, pretrained=str(checkpoint), device=given.device
-    )
-    model.eval()
-    tokenizer = open_clip.get_tokenizer(embed_inputs.ARCHITECTURE)
-    pairs = webdataset.WebDataset(pattern, shardshuffle=False).decode("pil")
-    pairs = pairs.to_tuple("__key__", "jpg", "txt").map_tuple(
-        str, preprocess, lambda text: tokenizer(text)[0]
-    )
-    loader = torch.utils.data.DataLoader(
-        pairs, given.batches[0], num_workers=given.workers, pin_memory=given.device != "cpu"
-    )
-    keys, vectors = [], []
-    began = time.perf_counter()
-    with torch.inference_mode(), torch.autocast(given.device, torch.bfloat16):
-        for names, images, texts in loader:
-            encoded = model.encode_image(images.to(given.device, non_blocking=True))
-            model.encode_text(texts.to(given.device, non_blocking=True)).float().cpu()
-            vectors.append(encoded.float().cpu().numpy())
-            keys += names
-    seconds = time.perf_counter() - began
-    images = unit_rows(np.concatenate(vectors), keys)
-    return {"open_clip's loop, bf16": embedded(given, seconds, images)}
-
-
 # Results beside the processor's.
 
 
@@ -285,33 +235,6 @@ def search_case(given: argparse.Namespace) -> Rows:
     same = float((hits[given.device] == hits["cpu"]).mean())
     about = {"seconds": seconds[given.device], "seconds of the processor": seconds["cpu"]}
     return {f"{prompts} prompts, {rows:,} vectors": {**about, "equal hits": f"{same:.4%}"}}
-
-
-def lineage_case(given: argparse.Namespace) -> Rows:
-    """A small project of drawings from corpus to results, on both devices."""
-    from conftest import write_checkpoint, write_drawings, write_project
-
-    from react_pipeline.lineage import run
-
-    methods = ["base", "gated-image", "gated-both", "gda"]
-    write_checkpoint(given.scratch / "tiny")
-    write_drawings(given.scratch / "drawings")
-    rows: Rows = {method: {} for method in methods}
-    for device in dict.fromkeys([given.device, "cpu"]):
-        folder = given.scratch / f"lineage-{device}"
-        folder.mkdir()
-        inputs = (given.scratch / "tiny", given.scratch / "drawings")
-        project = write_project(folder, *inputs, device=device, methods=methods)
-        corpus_stages = ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index")
-        places = [(stage, "all") for stage in corpus_stages]
-        places += [(stage, "shapes") for stage in ("evaluation_set", "retrieved_set")]
-        places += [("customized_checkpoint", f"shapes/{method}") for method in methods[1:]]
-        for stage, key in places:
-            run(project, stage, key)
-        for method in methods:
-            counts = run(project, "domain_results", f"shapes/{method}").counts
-            rows[method][f"top-1, {counts['device']}"] = counts["top1"]
-    return rows
 
 
 # Tests.
@@ -361,15 +284,12 @@ CASES: dict[str, dict[str, tuple[Case, int]]] = {
         "step, smaller batch, compiled": (partial(step_case, size=0, compiled=True), 150),
         "step, larger batch": (partial(step_case, size=1, compiled=False), 90),
         "step, larger batch, compiled": (partial(step_case, size=1, compiled=True), 150),
-        "torchrun": (torchrun_case, 130),
     },
     "Embedding from tars": {
         "embed_corpus": (ours_case, 120),
         "clip-retrieval": (clip_retrieval_case, 120),
-        "open_clip": (open_clip_case, 120),
     },
     "Hits": {"exact search": (search_case, 90)},
-    "A small lineage": {"lineage": (lineage_case, 120)},
 }
 
 
@@ -515,8 +435,7 @@ def main() -> None:
         if given.case:
             cases = dict(itertools.chain(*(section.items() for section in CASES.values())))
             rows = cases[given.case][0](given)
-            if int(os.getenv("RANK", "0")) == 0:
-                print(f"ROWS {json.dumps(rows, default=float)}", flush=True)
+            print(f"ROWS {json.dumps(rows, default=float)}", flush=True)
             return
         about = machine(given)
         given.scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))

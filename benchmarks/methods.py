@@ -35,7 +35,6 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from benchmarks.demo_proof import (
     ARMS,
-    CHOOSING,
     DOMAINS,
     METHOD,
     beside,
@@ -506,15 +505,12 @@ def measure(project: Project, options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Measure the demo's domains, or those on which the recipe was chosen."""
+    """Measure the demo's domains."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=3, help="training seeds 0 to this, less one")
     parser.add_argument("--domains", nargs="+", default=DOMAINS)
-    parser.add_argument(
-        "--choosing", action="store_true", help="the domains on which the recipe was chosen"
-    )
     parser.add_argument("--methods", nargs="+", default=DEFAULT, choices=SHOWN)
     parser.add_argument("--config", type=Path, default=None)
     parser.add_argument("--stamps", type=Path, default=None, help="stamps of Tux Paint")
@@ -524,10 +520,6 @@ def main() -> None:
     parser.add_argument("--brief-page", type=Path, help="the same; gets short table and plot")
     options = parser.parse_args()
     project = Project.load(options.config)
-    if options.choosing:
-        project = Project(project.path, project.config.model_copy(update={"domains": CHOOSING}))
-        options.domains = sorted(path.stem for path in CHOOSING.glob("*.yaml"))
-        options.page = None
     measure(project, options)
 
 

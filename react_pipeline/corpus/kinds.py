@@ -41,7 +41,6 @@ class CorpusSize:
 
     pairs: int
     pair_bytes: float
-    draw_seconds: float = 0
 
     @property
     def bytes(self) -> float:
@@ -62,7 +61,7 @@ class CorpusSize:
 
         corpus = project.config.corpus
         if rows:
-            return cls(rows, corpus.assumed_pair_bytes, corpus.draw_seconds())
+            return cls(rows, corpus.assumed_pair_bytes)
         if corpus.is_listed and not corpus.fetches_images:  # the artifact holds no image
             return corpus.size()
         with suppress(ReactError):
@@ -70,7 +69,7 @@ class CorpusSize:
             if published and (pairs := count_pairs(published)):
                 has_images = not corpus.fetches_images
                 total = published.counts["bytes"] if has_images else pairs * IMAGE_BYTES
-                return cls(pairs, total / pairs, corpus.draw_seconds())
+                return cls(pairs, total / pairs)
         return corpus.size()
 
 

@@ -23,7 +23,6 @@ from .project import CONFIG_VARIABLE as CONFIG_VARIABLE
 from .project import Manifests as Manifests
 from .project import Project as Project
 from .review import ImageDecision as ImageDecision
-from .review import ImageVerdict as ImageVerdict
 from .review import current_decisions as current_decisions
 from .review import review_file as review_file
 from .review import takedown_file as takedown_file

@@ -16,8 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from react_pipeline.project.project import Project
 from react_pipeline.store import InputError, hash_value
 
-ImageVerdict = Literal["keep", "reject", "move", "pin"]
-
 
 class ImageDecision(BaseModel):
     """A person's decision on one image of a retrieved set.
@@ -26,28 +24,19 @@ class ImageDecision(BaseModel):
         image: Its SHA-256, as in `pairs.parquet`.
         url: Its URL, for a corpus of URLs.
         label: The class that it was shown for.
-        verdict: `reject` it, `move` it to another class, `pin` it (it is chosen first while
-            the search finds it), or `keep`, which changes nothing; None takes the earlier decision
-            back.
-        to: The class that it is moved to.
+        verdict: `reject` it; None takes the earlier decision back.
         by: Who decided.
         time: When, in ISO 8601.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
 
     image: str = Field(pattern="^[0-9a-f]{64}$")
     url: str = ""
     label: str = Field(alias="class")
-    verdict: ImageVerdict | None
-    to: str = ""
+    verdict: Literal["reject"] | None
     by: str
     time: str
-
-    @property
-    def target(self) -> str:
-        """The class that the image belongs to."""
-        return self.to or self.label
 
 
 def review_file(project: Project, slug: str) -> Path:
@@ -81,27 +70,14 @@ def read_decisions(project: Project, slug: str) -> list[ImageDecision]:
 
 
 def current_decisions(project: Project, slug: str) -> dict[str, ImageDecision]:
-    """Return the decision that counts for each image, by its SHA-256.
-
-    Raises:
-        InputError: As `read_decisions`, or if one names a class that the domain does not have.
+    """Return the decision that counts for each image, by its SHA-256; errors as of
+    `read_decisions`.
     """
     decisions: dict[str, ImageDecision] = {}
     for decision in read_decisions(project, slug):
         decisions.pop(decision.image, None)
         if decision.verdict is not None:
             decisions[decision.image] = decision
-    classes = set(project.domain(slug).class_names)
-    unknown = [
-        decision.target
-        for decision in decisions.values()
-        if decision.verdict in ("move", "pin") and decision.target not in classes
-    ]
-    if unknown:
-        raise InputError(
-            f"{review_file(project, slug)}: {len(unknown)} decisions are for what is not a class "
-            f"of {slug}, such as {unknown[0]!r}; rename it in the file, or remove these lines"
-        )
     return decisions
 
 
@@ -123,11 +99,7 @@ def takedown_file(project: Project) -> Path:
 
 def review_identity(project: Project, slug: str) -> dict[str, Any]:
     """Return the part of the identity of a retrieved set; empty if no decision changes the set."""
-    changes = {
-        image: [decision.verdict, decision.target, decision.url]
-        for image, decision in current_decisions(project, slug).items()
-        if decision.verdict != "keep"
-    }
+    changes = {image: one.url for image, one in current_decisions(project, slug).items()}
     return {"review": hash_value(changes)} if changes else {}
 
 

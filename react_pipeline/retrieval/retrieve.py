@@ -120,7 +120,6 @@ def _retrieve(
         "evaluation_images": len(evaluation.vectors),
         "evaluation_sets": dict(evaluation.sets),
         **images.counts(),
-        **({"pins_missing": lost} if (lost := review.missing_pins(pairs)) else {}),
         "seconds": round(time.monotonic() - started, 2),
     }
     warnings = [notes.warning] if notes.warning else []
@@ -154,7 +153,7 @@ def _rank(
     candidates = candidates.join(row_metadata(embeddings, rows, columns), on="row")
     if "image_sha256" not in candidates:
         candidates["image_sha256"] = ""
-    candidates = review.place(candidates)
+    candidates = candidates.reset_index(drop=True)
     refuse_rows(candidates, review, embeddings, settings.where)
     choose(candidates, images, evaluation, settings, review=review, means=means)
     return candidates

@@ -1,9 +1,8 @@
 """Review: what the decisions of people do to the candidates of a domain.
 
-A refused image is dropped for every class, and the next best candidate takes its place. A moved
-image counts for one class alone. A pinned one is chosen first, whatever its similarity. No decision
-brings an evaluation image back. What a domain's `where` is not true of is dropped, too: DuckDB
-evaluates it on the rows that are candidates, not on the whole corpus.
+A refused image is dropped for every class, and the next best candidate takes its place. What a
+domain's `where` is not true of is dropped, too: DuckDB evaluates it on the rows that are
+candidates, not on the whole corpus.
 
 Does not belong here: the file of decisions (`project.review`), the other reasons to drop a
 candidate (`ranking`).
@@ -12,8 +11,7 @@ candidate (`ranking`).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -31,34 +29,16 @@ _NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?"
 
 @dataclass(frozen=True)
 class Review:
-    """Decisions by image: keys are SHA-256 and URLs.
-
-    Attributes:
-        refused: Images that no class may have.
-        forced: The class id of images that a person gave one.
-        pinned: Those of them that are chosen first.
-    """
+    """Images that no class may have, by SHA-256 and URL."""
 
     refused: frozenset[str] = frozenset()
-    forced: Mapping[str, int] = field(default_factory=dict)
-    pinned: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, project: Project, slug: str) -> Review:
         """Return the review of a domain, with what is taken down in all of them."""
-        names = project.domain(slug).class_names
-        refused = set(taken_down(project))
-        forced: dict[str, int] = {}
-        pinned: set[str] = set()
-        for decision in current_decisions(project, slug).values():
-            keys = [key for key in (decision.image, decision.url) if key]
-            if decision.verdict == "reject":
-                refused.update(keys)
-            elif decision.verdict in ("move", "pin"):
-                forced.update(dict.fromkeys(keys, names.index(decision.target)))
-            if decision.verdict == "pin":
-                pinned.update(keys)
-        return cls(frozenset(refused), forced, frozenset(pinned))
+        rejected = current_decisions(project, slug).values()
+        keys = {key for one in rejected for key in (one.image, one.url) if key}
+        return cls(taken_down(project) | keys)
 
     def refuses(self, rows: pd.DataFrame) -> pd.Series:
         """Return which rows (N,) show an image that no class may have."""
@@ -69,28 +49,6 @@ class Review:
         corpus brings.
         """
         return self.refuses(row_metadata(embeddings, rows, ["image_sha256", "url"])).to_numpy(bool)
-
-    def place(self, candidates: pd.DataFrame) -> pd.DataFrame:
-        """Return candidates with reviewed images in the classes that a person gave them, pinned
-        ones first.
-        """
-        key = pd.Series("", candidates.index)
-        for _, column in _keys(candidates).items():
-            key = key.mask(column.isin(self.forced.keys()), column)
-        has_class = key != ""
-        candidates.loc[has_class, "class_id"] = key[has_class].map(self.forced)
-        pinned = key.isin(self.pinned)
-        candidates.loc[pinned, "dropped"] = ""
-        # One candidate of an image is enough now: its best.
-        once = ~(has_class & candidates["row"].duplicated())
-        order = np.argsort(~pinned[once].to_numpy(), kind="stable")
-        return candidates[once].iloc[order].reset_index(drop=True)
-
-    def missing_pins(self, pairs: pd.DataFrame) -> int:
-        """Return how many pinned images are not among the chosen pairs (N,): the search does not
-        find them any more, or they are test images.
-        """
-        return sum(":" not in key for key in self.pinned.difference(pairs["image_sha256"]))
 
 
 def refuse_rows(

@@ -184,10 +184,6 @@ class CorpusConfig(Kind):
         """Return the settings with which `predict` and `judge` reach pictures on servers."""
         return StorageConfig(), DownloadConfig()
 
-    def draw_seconds(self) -> float:
-        """Return the processor seconds to draw an image, of a corpus that is drawn."""
-        return 0.0
-
     def size(self) -> "CorpusSize":
         """Return the number of pairs, as far as the files say before they are read.
 

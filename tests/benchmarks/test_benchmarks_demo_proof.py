@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
-from benchmarks import demo_photos, demo_proof
+from benchmarks import demo_proof
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.project.project import Project
 
@@ -24,16 +21,6 @@ def test_an_interval_holds_the_gain_and_none_against_itself() -> None:
     )
     assert 0 < low < gain < high
     assert demo_proof.interval(base, base) == (0, 0, 0)
-
-
-def test_seeds_that_disagree_widen_the_interval() -> None:
-    steady = [np.tile(np.arange(100) < 30, (3, 1))]
-    shaky = [np.stack([np.arange(100) < right for right in (0, 30, 60)])]
-    base = [np.zeros((1, 100), bool)]
-    (_, low, high), (_, lower, higher) = (
-        demo_proof.interval(method, base) for method in (steady, shaky)
-    )
-    assert lower < low and high < higher
 
 
 def test_shuffled_captions_are_those_of_other_classes(
@@ -55,17 +42,3 @@ def test_shuffled_captions_are_those_of_other_classes(
         )
     assert any(pair.caption not in of_class[pair.label] for pair in pairs)
     assert [pair.image for pair in pairs] == [pair.image for pair in CollectedPairs(retrieved)]
-
-
-def test_photographs_are_named_and_drawings_are_left_out(tmp_path: Path) -> None:
-    for name in ("animals/apes/gorilla", "animals/cartoon/duck", "symbols/plus"):
-        path = tmp_path / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGBA", (8, 4), (255, 0, 0, 0)).save(path)
-        path.with_suffix(".txt").write_text("A Mountain gorilla.\nde.utf8=Ein Berggorilla\n")
-    ((path, name),) = demo_photos.photographs(tmp_path)
-    assert (path.name, name) == ("gorilla.png", "Mountain gorilla")
-    image = demo_photos.on_white(path)
-    assert image.size == (8, 8) and image.getextrema() == ((255, 255),) * 3
-    demo_photos.write_guard_set([(path, name)], tmp_path / "photographs")
-    assert (tmp_path / "photographs" / "mountain gorilla" / "0000.png").is_file()

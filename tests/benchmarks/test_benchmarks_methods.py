@@ -94,15 +94,3 @@ def test_only_what_is_between_the_markers_changes(page: Path, tmp_path: Path) ->
     assert (short.parent / "images" / "methods.png").stat().st_size > 1000
     benchmark.report(some_rows(), {}, DOMAINS, page)
     assert page.read_text().count(benchmark.BEGIN) == 1
-
-
-def test_the_loss_on_photographs_is_of_the_served_model(page: Path) -> None:
-    rows = [replace(row, photographs=0.2) for row in some_rows() if row.method == "base"]
-    gated = [row for row in some_rows() if row.method == "gated-image"]
-    rows += [replace(row, photographs=0.1) for row in gated]
-    rows += [replace(row, method=benchmark.HALF, photographs=0.15) for row in gated]
-    rows += [replace(row, method="gda") for row in gated]
-    benchmark.report(rows, {}, DOMAINS, page, page)
-    lines = {line.split("`")[1]: line for line in page.read_text().splitlines() if "`" in line}
-    ends = {"base": "–", "gated-image": "10.0", benchmark.HALF: "5.0", "gda": "0.0"}
-    assert all(lines[name].endswith(f"| {end} |") for name, end in ends.items())

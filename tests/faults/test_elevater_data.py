@@ -14,7 +14,7 @@ from PIL import Image
 from support.elevater import png, write_elevater
 
 from react_pipeline.corpus.images import decode_image
-from react_pipeline.extensions.elevater.check import check_root
+from react_pipeline.extensions.elevater.check import check_splits
 from react_pipeline.extensions.elevater.datasets import DATASETS
 from react_pipeline.extensions.elevater.readers import read_dataset
 from react_pipeline.labelled.kind import Unavailable
@@ -38,21 +38,6 @@ def first_image(root: Path) -> Path:
 
 
 # 31: labels and classes
-
-
-def test_another_number_of_classes_is_refused_with_the_names(root: Path) -> None:
-    names = root / "voc-2007-classification" / "classnames.txt"
-    names.write_text(names.read_text().replace("tvmonitor\n", ""))
-    text = refusal(root, "voc-2007-classification")
-    assert "classnames.txt" in text
-    assert "19 classes, voc-2007-classification has 20" in text
-    assert "left over: 'tvmonitor'" in text
-
-
-def test_a_class_name_unknown_to_the_benchmark_is_refused(root: Path) -> None:
-    folder = root / "cifar-10" / "test"
-    (folder / "truck").rename(folder / "lorry")
-    assert "'lorry': no class of cifar-10 has this name" in refusal(root)
 
 
 def test_class_names_that_are_no_utf8_are_refused(root: Path) -> None:
@@ -90,11 +75,11 @@ def bomb() -> bytes:
 )
 def test_the_check_meets_files_that_are_no_images(root: Path, data: bytes, reason: str) -> None:
     first_image(root).write_bytes(data)
-    reports = {report.entry.name: report for report in check_root(root)}
-    states = [reports[name].state for name in ("cifar-10", "voc-2007-classification", "mnist")]
-    assert states == ["wrong", "partial", "unavailable"]
-    problem = next(text for text in reports["cifar-10"].problems if "no usable image" in text)
-    assert "cifar-10/test/airplane/0.png" in problem
+    reports = {row[:2]: row[-2:] for row in check_splits(root)}
+    states = {name: reports[name, "test"][0] for name in ("voc-2007-classification", "mnist")}
+    assert states == {"voc-2007-classification": "partial", "mnist": "unavailable"}
+    state, problem = reports["cifar-10", "test"]
+    assert state == "wrong" and "cifar-10/test/airplane/0.png: no usable image" in problem
     assert any(word in problem for word in reason.split("|"))
 
 

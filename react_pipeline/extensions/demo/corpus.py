@@ -7,17 +7,12 @@ The same packages give the same bytes. Does not belong here: which drawings and 
 
 import hashlib
 import io
-import multiprocessing
 import random
-import signal
-import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-import joblib
 import pandas as pd
 from PIL import Image
 
@@ -30,12 +25,8 @@ from .sources import Drawing, corpus_drawings, emoji_subject
 
 IMAGE_SIZE = 128
 SHUFFLE_SEED = 0
-SAMPLED = 32
-"""Drawings that are rendered to say what all of them take: 0.1 s."""
 SCHEME = "drawing:"
 """Before the key of a drawing, in the column of its address."""
-FEW_DRAWINGS = 1_000
-"""Up to so many, processes that draw would take longer to start than they save."""
 KEPT_DRAWINGS = 5_000
 """Kept in memory: a set is looked at, and then collected."""
 
@@ -59,19 +50,7 @@ def drawn(keys: Iterable[str]) -> Iterator[bytes | str]:
     """Yield the PNG of each drawing, or the reason why there is none: `blank` or `unreadable`."""
     by_key = _by_key()
     drawings = [by_key[key] for key in keys]
-    if len(drawings) <= FEW_DRAWINGS:
-        yield from map(_render_once, drawings)
-        return
-    # Fresh interpreters: a fork of a process in which torch has started threads may hang. No
-    # `Pool`: it ends its processes by SIGTERM, which they ignore if Dagster was started in a shell
-    # that ignores SIGINT. Ctrl-C reaches these processes too; the one that started them ends them.
-    ignoring = (signal.signal, (signal.SIGINT, signal.SIG_IGN))
-    pool = ProcessPoolExecutor(joblib.cpu_count(), multiprocessing.get_context("spawn"), *ignoring)
-    try:
-        images = pool.map(_render, drawings, chunksize=64)
-        yield from progress(images, "drawing", "image", len(drawings))
-    finally:
-        pool.shutdown(cancel_futures=True)  # after an error too, without what has not begun
+    yield from progress(map(_render_once, drawings), "drawing", "image", len(drawings))
 
 
 class DrawnSource(ImageSource):
@@ -121,21 +100,6 @@ def labelled_images(name: str) -> Iterator[dict[str, Any]]:
         image = render_file(path, IMAGE_SIZE)
         subject = emoji_subject(path.stem)
         yield {"path": f"{path.stem}.png", "image": image, "class": label, "subject": subject}
-
-
-def drawing_cost() -> tuple[int, float, float]:
-    """Return how many drawings the corpus has, and the processor seconds and bytes that one takes,
-    from a sample.
-
-    Raises:
-        InputError: If a package of the demo is missing.
-    """
-    drawings = _shuffled()
-    began = time.process_time()
-    images = [_render(drawing) for drawing in drawings[:SAMPLED]]
-    seconds = time.process_time() - began
-    size = sum(len(image) for image in images if isinstance(image, bytes))
-    return len(drawings), seconds / len(images), size / len(images)
 
 
 @cache

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from react_pipeline.store import Artifact, Scratch, Store
 
 DRAWINGS_FILE, PACKAGES_FILE = "drawings.parquet", "packages.json"
+DRAWING_BYTES = 3_000.0
+"""Of the PNG of a drawing, on average; measured."""
 
 FILES = Path(__file__).parent / "files"
 """The demo's project, as the wheel carries it; in a clone links to its own."""
@@ -103,16 +105,11 @@ class DrawnCorpus(ListedCorpus):
         """Return the work of listing captions."""
         return CorpusWork(noun="drawings")
 
-    def draw_seconds(self) -> float:
-        """Return the seconds of a drawing, from a sample."""
-        return self.size().draw_seconds
-
     def size(self) -> CorpusSize:
-        """Return the size, from a sample that is drawn."""
-        from .corpus import drawing_cost
+        """Return the number of drawings."""
+        from .sources import corpus_drawings
 
-        drawings, seconds, size = drawing_cost()
-        return CorpusSize(drawings, size, seconds)
+        return CorpusSize(len(corpus_drawings()), DRAWING_BYTES)
 
     def description(self) -> str:
         """Say how many packages it is drawn from."""

@@ -24,12 +24,10 @@ class JoinedNetworks:
 
     Attributes:
         image_tower: timm's name of the architecture that `register` adds.
-        encoded_texts: Texts that it encodes while it is built, for `plan`.
     """
 
     name = "demo"
     image_tower = "react_demo_hybrid"
-    encoded_texts = 2_000  # about how many names ImageNet's classes have
 
     def packages(self) -> Mapping[str, str]:
         """Return its identity, the versions of what it is built from.

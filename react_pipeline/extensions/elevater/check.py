@@ -1,12 +1,10 @@
-"""A report of which data sets are present, complete and valid.
+"""A report of which splits of the data sets are present, complete and valid.
 
 No model is loaded; torch only if torchvision's own layout of some data set is found.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -15,32 +13,20 @@ from react_pipeline.labelled import Unavailable
 from react_pipeline.settings import MAX_PIXELS
 from react_pipeline.store import InputError
 
-from .datasets import DATASETS, IMAGENET, Dataset
+from .datasets import DATASETS, IMAGENET
 from .images import LabelledImages
 from .readers import read_dataset
 
 _DECODED_PER_SPLIT = 8
+COLUMNS = ("data set", "split", "images", "official", "state", "what is missing or wrong")
+"""`state` is `complete`, `partial` (fewer images than officially), `unavailable` (none) or `wrong`
+(something there cannot be used).
+"""
 
 
-@dataclass(frozen=True)
-class DatasetReport:
-    """The finding on one data set.
-
-    Attributes:
-        state: `complete` (every split with its official number of images), `partial` (fewer),
-            `unavailable` (nothing), `wrong` (something there cannot be used).
-        found: Number of images of the splits that are there.
-    """
-
-    entry: Dataset
-    state: Literal["complete", "partial", "unavailable", "wrong"]
-    found: dict[str, int]
-    problems: tuple[str, ...]
-
-
-def check_root(root: Path) -> Iterator[DatasetReport]:
-    """Look for every data set below `root`. Lists are read in full; a few images of each split are
-    decoded.
+def check_splits(root: Path) -> Iterator[tuple[str, ...]]:
+    """Look for every split of every data set below `root`; yield its row, of `COLUMNS`. Lists are
+    read in full; a few images of each split are decoded.
 
     Raises:
         InputError: If there is no such folder.
@@ -48,32 +34,19 @@ def check_root(root: Path) -> Iterator[DatasetReport]:
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
     for entry in (*DATASETS.values(), IMAGENET):
-        yield _check(root, entry)
-
-
-def _check(root: Path, entry: Dataset) -> DatasetReport:
-    found = {}
-    problems = []
-    wrong = False
-    for split, expected in entry.sizes.items():
-        try:
-            images = read_dataset(root, entry.name, split)
-            found[split] = len(images)
-            _decode_some(images)
-            if len(images) != expected:
-                problems.append(
-                    f"split {split}: {len(images):,} images, officially {expected:,}; get it from "
-                    f"{entry.homepage}"
-                )
-        except Unavailable as error:
-            problems.append(error.reason)
-        except InputError as error:
-            wrong = True
-            problems.append(str(error))
-    state: Literal["complete", "partial", "unavailable", "wrong"] = "complete"
-    if problems:
-        state = "wrong" if wrong else "partial" if found else "unavailable"
-    return DatasetReport(entry, state, found, tuple(problems))
+        for split, official in entry.sizes.items():
+            found, state, problem = 0, "complete", ""
+            try:
+                images = read_dataset(root, entry.name, split)
+                found = len(images)
+                _decode_some(images)
+                if found != official:
+                    state, problem = "partial", f"get it from {entry.homepage}"
+            except Unavailable as error:
+                state, problem = "unavailable", error.reason
+            except InputError as error:
+                state, problem = "wrong", str(error)
+            yield entry.name, split, f"{found:,}", f"{official:,}", state, problem
 
 
 def _decode_some(images: LabelledImages) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from react_pipeline.commands import Config, Domain, load_project, print_table, printable
+from react_pipeline.commands import Config, Domain, load_project, print_table
 from react_pipeline.lineage import fresh
 from react_pipeline.settings import load_domain
 from react_pipeline.stage import method_key
@@ -18,44 +18,24 @@ elevater_app = typer.Typer(
     help="ELEVATER, the benchmark of 20 data sets: data, domains, submissions, retrieval.",
 )
 
-SPLITS = ("train", "val", "test")
-
 Root = Annotated[Path, typer.Argument(help="Folder of the data.")]
 Method = Annotated[str, typer.Argument(help="A method, such as base or gated-image.")]
 
 
 @elevater_app.command()
 def check(root: Root) -> None:
-    """Show the 20 data sets and ImageNet-1K: which are complete and valid, and where to get the
-    others. Exit code 1 if one is wrong.
+    """Show each split of the 20 data sets and ImageNet-1K: whether it is complete and valid, and
+    where to get it. Exit code 1 if one is wrong.
     """
-    from .check import check_root
+    from .check import COLUMNS, check_splits
 
-    reports = list(check_root(root))
-    rows = []
-    for report in reports:
-        sizes = report.entry.sizes
-        counts = [
-            f"{report.found.get(split, 0):,} of {sizes[split]:,}" if split in sizes else "–"
-            for split in SPLITS
-        ]
-        rows.append([report.entry.name, report.state, report.entry.num_classes, *counts])
-    print_table(["data set", "state", "classes", *SPLITS], rows)
-    for report in reports:
-        for problem in report.problems:
-            for line in f"{report.entry.name} ({report.state}): {problem}".split("\n"):
-                typer.echo(printable(line))
-    raise typer.Exit(int(any(report.state == "wrong" for report in reports)))
+    rows = list(check_splits(root))
+    print_table(COLUMNS, rows, right=4)
+    raise typer.Exit(int(any("wrong" in row for row in rows)))
 
 
 @elevater_app.command()
-def domains(
-    root: Root,
-    into: Annotated[
-        Path | None, typer.Option(help="Folder of domain files. Default: the project's.")
-    ] = None,
-    config: Config = None,
-) -> None:
+def domains(root: Root, config: Config = None) -> None:
     """Write a domain file for each data set, and `elevater.yaml` with the classes of all 20
     together.
     """
@@ -63,7 +43,7 @@ def domains(
 
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the one that holds the data")
-    for path in write_domains(root, into or load_project(config).config.domains):
+    for path in write_domains(root, load_project(config).config.domains):
         typer.echo(f"{path}: {len(load_domain(path).classes)} classes")
 
 
@@ -88,26 +68,22 @@ def submit(
 @elevater_app.command()
 def retrieval(
     captions: Annotated[
-        Path,
-        typer.Argument(
-            help="Karpathy's JSON (Flickr30k, COCO), or a CSV with the columns image and caption."
-        ),
+        Path, typer.Argument(help="Karpathy's JSON: dataset_flickr30k.json, dataset_coco.json.")
     ],
     images: Annotated[
         Path, typer.Argument(help="The folder that the images' paths are relative to.")
     ],
     domain: Annotated[str, typer.Argument(help="A domain; none: the base.")] = "",
     method: Annotated[str, typer.Argument(help="A method of the domain.")] = "base",
-    split: Annotated[str, typer.Option(help="Split, for a JSON.")] = "test",
+    split: Annotated[str, typer.Option(help="Split of the JSON.")] = "test",
     config: Config = None,
 ) -> None:
     """Measure recall at 1, 5 and 10: captions found by images, and images by captions."""
-    from .image_text import measure_recall, read_caption_csv, read_karpathy
+    from .image_text import measure_recall, read_karpathy
 
     if bool(domain) == (method == "base"):
         raise InputError("give a domain and a method, or neither for the base")
-    is_json = captions.suffix.lower() == ".json"
-    captioned = read_karpathy(captions, split) if is_json else read_caption_csv(captions)
+    captioned = read_karpathy(captions, split)
     recalls = measure_recall(load_project(config), captioned, images, domain, method)
     counts = f"{len(captioned.images):,} images, {len(captioned.captions):,} captions"
     typer.echo(f"{counts}; left out: {captioned.dropped or 'none'}")

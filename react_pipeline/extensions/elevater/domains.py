@@ -76,7 +76,7 @@ def write_domains(root: Path, directory: Path) -> list[Path]:
     }
     for path, text in texts.items():
         if path.exists() and path.read_text(encoding="utf-8") != text:
-            raise InputError(f"{path}: exists and differs; remove it or give another --into")
+            raise InputError(f"{path}: exists and differs; remove it")
     for path, text in texts.items():
         write_atomically(path, text)
     return list(texts)

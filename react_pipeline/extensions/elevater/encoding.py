@@ -5,14 +5,12 @@ Does not belong here: which images, what is published (`features`).
 Shapes: N images of H x W pixels, B of them in a batch, D width.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -25,9 +23,6 @@ from react_pipeline.store import CorruptArtifact, InputError
 
 from .datasets import dataset
 from .images import LabelledImages, Read
-
-Loaded = tuple[Tensor, bytes, bool]
-"""An image (3, H, W), SHA-256 of its file (32 bytes), and whether the file is truncated."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +48,19 @@ class PreparedImages:
         loaded = self[number]
         if isinstance(loaded, str):
             raise InputError(loaded)
-        return loaded[0]
+        return loaded
 
-    def __getitem__(self, number: int) -> Loaded | str:
+    def __getitem__(self, number: int) -> Tensor | str:
         """Load an image; an unusable one gives the text of its error, which a process cannot
         lose.
         """
         try:
-            data = self.read(number)
-            image, truncated = decode_apart(data, self.max_pixels, is_lenient=True)
+            image, _ = decode_apart(self.read(number), self.max_pixels, is_lenient=True)
         except BadImage as error:
             return f"{self.locations[number]}: no usable image ({error}); fix or replace the file"
         except InputError as error:
             return str(error)
-        return self.preprocess(image), hashlib.sha256(data).digest(), truncated
+        return self.preprocess(image)
 
 
 def prepared_images(config: PipelineConfig, clip: Clip, images: LabelledImages) -> PreparedImages:
@@ -77,7 +71,7 @@ def prepared_images(config: PipelineConfig, clip: Clip, images: LabelledImages) 
 
 def encode(
     config: PipelineConfig, clip: Clip, images: PreparedImages, path: Path, title: str = "images"
-) -> tuple[NDArray[np.uint8], int]:
+) -> None:
     """Write the features of images as the image tower gives them, not normalised: float32 (N, D),
     `.npy`.
 
@@ -86,43 +80,32 @@ def encode(
     Args:
         config: For the batch size and workers of `embedding`.
 
-    Returns:
-        SHA-256 of each file, uint8 (N, 32), and how many were truncated.
-
     Raises:
         InputError: If an image cannot be used, or kills the process that decodes it.
         CorruptArtifact: If a feature is not finite.
     """
     count, size = len(images.locations), config.embedding.batch_size
     array = np.lib.format.open_memmap(path, "w+", np.float32, (count, clip.dimension))
-    digests: list[bytes] = []
-    truncated = 0
     batches = [range(count)[first : first + size] for first in range(0, count, size)]
     # A process for less than a batch would only cost its start.
     workers = min(config.embedding.worker_count, count // size)
     loaded = load_batches(images, batches, workers, _collate)
-    for rows in tqdm(loaded, title, len(batches), unit="batch", disable=None, leave=False):
-        if isinstance(rows, str):
-            raise InputError(rows)
-        pixels, sha256, cut = rows
+    loaded = tqdm(loaded, title, len(batches), unit="batch", disable=None, leave=False)
+    for rows, pixels in zip(batches, loaded, strict=True):
+        if isinstance(pixels, str):
+            raise InputError(pixels)
         with arithmetic(), torch.inference_mode():
             batch = clip.model.encode_image(pixels.to(clip.device)).float().cpu().numpy()
         if not np.isfinite(batch).all():
             raise CorruptArtifact(
-                f"{images.locations[len(digests)]}: the model gives features that are not finite; "
+                f"{images.locations[rows[0]]}: the model gives features that are not finite; "
                 "rematerialize its checkpoint"
             )
-        array[len(digests) : len(digests) + len(batch)] = batch
-        digests += sha256
-        truncated += cut
+        array[rows.start : rows.stop] = batch
     array.flush()
-    return np.frombuffer(b"".join(digests), np.uint8).reshape(count, 32), truncated
 
 
-def _collate(rows: list[Loaded | str]) -> tuple[Tensor, tuple[bytes, ...], int] | str:
+def _collate(rows: list[Tensor | str]) -> Tensor | str:
     """Stack the images of a batch where they were loaded; the first error in their place."""
-    good = [row for row in rows if not isinstance(row, str)]
-    if len(good) < len(rows):
-        return next(row for row in rows if isinstance(row, str))
-    pixels, sha256, cut = zip(*good, strict=True)
-    return torch.stack(pixels), sha256, sum(cut)
+    errors = [row for row in rows if isinstance(row, str)]
+    return errors[0] if errors else torch.stack([row for row in rows if not isinstance(row, str)])

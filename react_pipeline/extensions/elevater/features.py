@@ -55,7 +55,7 @@ class Features:
 
     Attributes:
         about: Of the split: n and `expected` images, `layout`, `digest` of images and labels,
-            `truncated` images, of which the decodable part is used, `seconds` to encode.
+            `seconds` to encode.
         features: (N, D) float32, not normalised.
         labels: int64 (N,), or for a multilabel set uint8 (N, C).
     """
@@ -103,13 +103,13 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
         f"{name}/{split}": (name, split) for name in elevater.dataset_names for split in splits
     }
 
-    def read(root: Path, place: tuple[str, str]) -> tuple[LabelledImages, str]:
+    def read(root: Path, place: tuple[str, str]) -> tuple[LabelledImages, list[str]]:
         images = read_dataset(root, *place)
-        return images, images.digest()
+        return images, images.digests()
 
     present, missing = read_all(elevater.root, "elevater", places, read)
     # Reasons name paths, and the location of the data is not part of the artifact's identity.
-    digests = {place: digest for place, (_, digest) in present.items()}
+    digests = {place: images.digest(files) for place, (images, files) in present.items()}
     content = {"images": digests, "missing": sorted(missing)}
     inputs = resolve(project, BENCHMARK_FEATURES, method_key(slug, method), content=content)
 
@@ -119,13 +119,11 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
         earlier = list(_encoded_with(project, checkpoint))
         splits = {}
         taken_over = 0
-        for place, (images, digest) in present.items():
-            same = (
-                one for one in earlier if one.manifest["content"]["images"].get(place) == digest
-            )
-            source = next(same, None)
+        for place, (images, files) in present.items():
+            of_earlier = ((one, one.manifest["content"]["images"].get(place)) for one in earlier)
+            source = next((one for one, seen in of_earlier if seen == digests[place]), None)
             taken_over += source is not None
-            fill = partial(_write_split, project, clip, images, digest, source)
+            fill = partial(_write_split, project, clip, images, files, source)
             splits[place] = scratch.build(place.replace("/", "--"), directory, fill)
         counts = {"of": len(elevater.dataset_names), "splits_taken_over": taken_over}
         return {**counts, "missing": missing, **_sums(splits)}
@@ -138,14 +136,6 @@ def _sums(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "images": sum(about["n"] for about in splits.values()),
         "datasets": sum(place.endswith("/test") for place in splits),
-        "truncated": {
-            place: about["truncated"] for place, about in splits.items() if about["truncated"]
-        },
-        "incomplete": {
-            place: f"{about['n']} of {about['expected']} images"
-            for place, about in splits.items()
-            if about["n"] != about["expected"]
-        },
         "seconds": round(sum(about["seconds"] for about in splits.values()), 2),
     }
 
@@ -179,7 +169,7 @@ def _write_split(
     project: Project,
     clip: Callable[[], Any],
     images: LabelledImages,
-    digest: str,
+    files: list[str],
     source: Artifact | None,
     directory: Path,
 ) -> dict[str, Any]:
@@ -195,12 +185,12 @@ def _write_split(
     else:
         features.parent.mkdir()
         prepared = prepared_images(project.config, clip(), images)
-        digests, truncated = encode(project.config, clip(), prepared, features, place)
+        encode(project.config, clip(), prepared, features, place)
         np.save(labels, images.labels)
-        np.save(sha256, digests)
+        np.save(sha256, np.frombuffer(bytes.fromhex("".join(files)), np.uint8).reshape(-1, 32))
         record = {
             **{"n": len(images), "expected": images.expected, "layout": images.layout},
-            **{"digest": digest, "truncated": truncated},
+            "digest": images.digest(files),
             "seconds": round(time.monotonic() - started, 2),
         }
         about.write_text(json.dumps(record), encoding="utf-8")

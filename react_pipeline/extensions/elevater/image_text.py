@@ -6,7 +6,6 @@ captions (several an image), D width.
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from react_pipeline.extensions.protocols import load_model, read_form, require_encoder
-from react_pipeline.labelled import list_problems, read_csv
+from react_pipeline.labelled import list_problems
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, method_key
@@ -72,63 +71,34 @@ def read_karpathy(path: Path, split: str = "test") -> CaptionedImages:
     """Read Karpathy's JSON (`dataset_flickr30k.json`, `dataset_coco.json`).
 
     Raises:
-        InputError: If the file cannot be read, lacks a field, or has no image of this split.
+        InputError: If the file cannot be read, lacks a field, names an image outside of the folder
+            of the images, or has no caption of this split.
     """
     images = read_form(path, _Karpathy, "Karpathy's JSON").images
-    rows = [
-        (str(PurePosixPath(image.filepath, image.filename)), sentence.raw)
-        for image in images
-        if image.split == split
-        for sentence in image.sentences
-    ]
-    if not rows:
-        splits = ", ".join(sorted({image.split for image in images})) or "none"
-        raise InputError(f"{path}: no captioned image of the split {split!r}; it has {splits}")
-    return _collect(path, rows)
-
-
-def read_caption_csv(path: Path) -> CaptionedImages:
-    """Read a CSV with the columns `image` and `caption`, one caption a row; rows of the same image
-    need not be adjacent.
-
-    Raises:
-        InputError: If the file cannot be read, lacks a column, or holds no caption.
-    """
-    try:
-        table = read_csv(path, dtype=str, skipinitialspace=True, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a table of captions ({error})") from error
-    table.columns = table.columns.str.strip()
-    if missing := [column for column in ("image", "caption") if column not in table]:
-        raise InputError(f"{path}: no column {missing[0]!r}; it has {', '.join(table.columns)}")
-    rows = table[["image", "caption"]].fillna("")
-    return _collect(path, rows.itertuples(index=False, name=None))
-
-
-def _collect(path: Path, rows: Iterable[tuple[str, str]]) -> CaptionedImages:
-    numbers: dict[str, int] = {}
+    names: list[str] = []
     captions: list[str] = []
     owners: list[int] = []
-    dropped, taken = Counter[str](), Counter[str]()
-    for image, text in rows:
-        if not image.strip():
-            dropped["no_image"] += 1
-        elif not text.strip():
-            dropped["empty_caption"] += 1
-        elif taken[image] == CAPTIONS_PER_IMAGE:
-            dropped["more_captions_than_counted"] += 1
-        else:
-            if PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts:
-                raise InputError(
-                    f"{path}: the image {image!r} leads out of the folder of the images; use "
-                    "relative paths"
-                )
-            taken[image] += 1
-            owners.append(numbers.setdefault(image, len(numbers)))
-            captions.append(text.strip())
+    dropped = Counter[str]()
+    for image in images:
+        if image.split != split:
+            continue
+        name = PurePosixPath(image.filepath, image.filename)
+        if name.is_absolute() or ".." in name.parts:
+            raise InputError(
+                f"{path}: the image {str(name)!r} leads out of the folder of the images; use "
+                "relative paths"
+            )
+        texts = [text for sentence in image.sentences if (text := sentence.raw.strip())]
+        dropped["empty_caption"] += len(image.sentences) - len(texts)
+        dropped["more_captions_than_counted"] += len(texts[CAPTIONS_PER_IMAGE:])
+        if texts:
+            owners += [len(names)] * len(texts[:CAPTIONS_PER_IMAGE])
+            captions += texts[:CAPTIONS_PER_IMAGE]
+            names.append(str(name))
     if not captions:
-        raise InputError(f"{path}: holds no caption with an image; left out: {dict(dropped)}")
-    return CaptionedImages(tuple(numbers), tuple(captions), np.array(owners), dict(dropped))
+        splits = ", ".join(sorted({image.split for image in images})) or "none"
+        raise InputError(f"{path}: no captioned image of the split {split!r}; it has {splits}")
+    return CaptionedImages(tuple(names), tuple(captions), np.array(owners), dict(+dropped))
 
 
 def recall(image_vectors: Vectors, text_vectors: Vectors, image_of_caption: Numbers) -> Recall:
@@ -141,12 +111,7 @@ def recall(image_vectors: Vectors, text_vectors: Vectors, image_of_caption: Numb
         image_vectors: Unit vectors (N, D).
         text_vectors: Unit vectors (M, D).
         image_of_caption: For each caption the number of its image (M,).
-
-    Raises:
-        InputError: If a value is not finite.
     """
-    if not (np.isfinite(image_vectors).all() and np.isfinite(text_vectors).all()):
-        raise InputError("vectors: some values are not finite; encode again in float32")
     images = np.arange(len(image_vectors))
     return {
         "image to text": _recalls(image_vectors, text_vectors, images, image_of_caption),

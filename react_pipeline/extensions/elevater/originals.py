@@ -1,6 +1,6 @@
 """The layout of the data sets as torchvision puts them on disk; nothing is downloaded.
 
-Does not belong here: country211 and rendered-sst2, which are image folders (`folders`), and sets of
+Does not belong here: country211 and rendered-sst2, which are image folders (`readers`), and sets of
 which torchvision knows no split (caltech-101, eurosat_clip). torch is loaded only when such data is
 found. The splits are the official ones, the order of images is torchvision's.
 """

@@ -1,6 +1,7 @@
 """The one entry for reading a data set in any of the known layouts, its classes joined by name.
 
-A position never decides which class a label means.
+A position never decides which class a label means. Belongs here too: the layout of image folders,
+`ROOT/<data set>/<split>/<class>/...`; torchvision's country211 and rendered-sst2 are such.
 """
 
 from collections.abc import Sequence
@@ -9,15 +10,45 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from react_pipeline.corpus import IMAGE_SUFFIXES
 from react_pipeline.installation import installed_file
-from react_pipeline.labelled import Unavailable, list_problems, normal
+from react_pipeline.labelled import Unavailable, images_by_folder, list_problems, normal
 from react_pipeline.store import InputError
 
 from .datasets import IMAGENET, Dataset, dataset, read_data
-from .folders import list_folder
-from .images import LabelledImages, Listing
+from .images import Files, LabelledImages, Listing
 from .originals import list_original
 from .webdatasets import list_shards
+
+_SUFFIXES = IMAGE_SUFFIXES | {".ppm"}
+_SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+
+
+def list_folder(root: Path, entry: Dataset, split: str) -> Listing | None:
+    """List a split of an image folder; None if there is none, or for a multilabel set.
+
+    Where a data set has no split `val`, as ImageNet here, a folder `val` is read as `test`, if
+    there is no `test`.
+
+    Raises:
+        InputError: If an image is outside any class's folder.
+    """
+    names = _SPLIT_FOLDERS[split]
+    if split == "test" and "val" not in entry.sizes:
+        names = (*names, *_SPLIT_FOLDERS["val"])
+    folder = next((path for name in names if (path := root / entry.name / name).is_dir()), None)
+    if folder is None or entry.multilabel:
+        return None
+    classes, strays, _ = images_by_folder(folder, _SUFFIXES)
+    if strays and classes:
+        raise InputError(f"{folder}: images outside of any class's folder\n{list_problems(strays)}")
+    if not classes:
+        return None
+    paths = [path for images in classes.values() for path in images]
+    locations = tuple(path.relative_to(root).as_posix() for path in paths)
+    labels = [label for label, images in enumerate(classes.values()) for _ in images]
+    return Listing(locations, labels, list(classes), folder, Files(root, locations))
+
 
 _LAYOUTS = {"image folder": list_folder, "webdataset": list_shards, "torchvision": list_original}
 

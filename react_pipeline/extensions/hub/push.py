@@ -27,16 +27,12 @@ _REFUSALS = {
 def create_repository(name: str, *, overwrite: bool) -> None:
     """Create a private repository for a model, or with `overwrite` take one that exists.
 
-    A repository that holds nothing yet, such as one of an export that was refused, is taken too.
-
     Raises:
         InputError: If the name is none, the token may not write there, or it exists.
         ReactError: If the Hub cannot be reached.
     """
     with _readable_errors(name, "nothing was sent"):
-        hub = HfApi()
-        is_empty = hub.repo_exists(name) and set(hub.list_repo_files(name)) <= {".gitattributes"}
-        hub.create_repo(name, private=True, exist_ok=overwrite or is_empty)
+        HfApi().create_repo(name, private=True, exist_ok=overwrite)
 
 
 def upload(folder: Path, name: str) -> str:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,6 @@ from react_pipeline.extensions.pages.server import (
 )
 from react_pipeline.project import (
     ImageDecision,
-    ImageVerdict,
     Project,
     current_decisions,
     review_file,
@@ -48,13 +47,11 @@ class _Answer(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     image: str
-    verdict: ImageVerdict | None
-    to: str = ""
+    verdict: Literal["reject"] | None
 
 
 class _Asked(Asked):
     label: str = Field(default="", alias="class")
-    click: str = ""
 
 
 class ReviewBoard(Board):
@@ -68,7 +65,7 @@ class ReviewBoard(Board):
 
     hint = (
         "The least sure pairs of a class come first: go on when they look right. A click on a "
-        "picture decides, another one takes it back. Every decision is saved at once."
+        "picture rejects it, another one takes it back. Every decision is saved at once."
     )
 
     def __init__(
@@ -99,21 +96,15 @@ class ReviewBoard(Board):
         """Show the pairs of a class, with what was decided."""
         query = _Asked.model_validate(asked)
         label = query.label or self._names[0]
-        clicks = ("reject", "pin", *(f"move {name}" for name in self._names if name != label))
-        click = query.click if query.click in clicks else "reject"  # or a move to the class before
         mine = self.pairs[self.pairs["class"] == label]
         part, more = query.shown(len(mine))
-        items = tuple(self._item(pair, click) for _, pair in mine[part].iterrows())
+        items = tuple(self._item(pair) for _, pair in mine[part].iterrows())
         following = self._names[(self._names.index(label) + 1) % len(self._names)]
-        further = Button("Next class", "c", ask={"class": following, "click": click})
-        last = next(reversed(self.decisions), None)
-        undo = Button("Take back", "z", answer={"image": last, "verdict": None})
+        further = Button("Next class", "c", ask={"class": following})
         sizes = self.pairs["class"].value_counts(sort=False).items()
         names = tuple((name, f"{name} ({size})") for name, size in sizes)
-        does = Menu("click", "A click", click, tuple(zip(clicks, clicks, strict=True)))
-        menus = (Menu("class", "Class", label, names), does)
-        buttons = (*more, further, *([undo] if last else []))
-        return View(f"decisions: {len(self.decisions)}", items, buttons, menus)
+        menu = Menu("class", "Class", label, names)
+        return View(f"decisions: {len(self.decisions)}", items, (*more, further), (menu,))
 
     def picture(self, number: int) -> bytes:
         """Return the image at a position of the training shards."""
@@ -122,28 +113,25 @@ class ReviewBoard(Board):
     def answer(self, answer: Any) -> bool:
         """Record a decision."""
         given = _Answer.model_validate(answer)
-        known = self.decisions.get(given.image)
-        for _, pair in self.pairs[self.pairs["image_sha256"] == given.image].iterrows():
-            shown = {"image": given.image, "url": pair["url"], "class": pair["class"]}
-            known = known or ImageDecision(**shown, verdict=None, by="", time="")
-        if known is None or (given.verdict == "move") != (given.to in self._names):
-            raise InputError("a decision needs an image of this set, and a class to move it to")
-        signed = {"by": self._person, "time": datetime.now(UTC).isoformat(timespec="seconds")}
-        decision = known.model_copy(update=given.model_dump() | signed)
+        pairs = self.pairs[self.pairs["image_sha256"] == given.image]
+        if pairs.empty:
+            raise InputError("a decision needs an image of this set")
+        decision = ImageDecision(
+            **given.model_dump(),
+            url=pairs["url"].iloc[0],
+            label=pairs["class"].iloc[0],
+            by=self._person,
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
         self._write(decision.model_dump_json(by_alias=True))
         self.decisions.pop(decision.image, None)
         if decision.verdict is not None:
             self.decisions[decision.image] = decision
         return True
 
-    def _item(self, pair: pd.Series, click: str) -> Item:
-        image = pair["image_sha256"]
-        verdict, _, to = click.partition(" ")
-        answer = {"image": image, "verdict": verdict, "to": to}
-        note = ""
-        if decision := self.decisions.get(image):
-            note = f"{decision.verdict} {decision.to}"
-            answer = {"image": image, "verdict": None}
+    def _item(self, pair: pd.Series) -> Item:
+        note = "reject" if pair["image_sha256"] in self.decisions else ""
+        answer = {"image": pair["image_sha256"], "verdict": None if note else "reject"}
         return Item(f"picture/{pair['position']}", pair["caption"], note, answer)
 
 

@@ -3,9 +3,7 @@
 Belongs here: printing the sums. Does not belong here: the sums (`plan`).
 """
 
-import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -23,7 +21,6 @@ def plan(
         int | None,
         typer.Option(min=1, help="Rows of the corpus. Default: as counted from its files."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: Config = None,
 ) -> None:
     """Estimate bytes, memory and hours of each step before anything runs, and what will not fit.
@@ -35,9 +32,6 @@ def plan(
     project = load_project(config)
     valid_domains(project)  # names the others
     estimate = make_plan(project, Machine.here(project.config.store).changed(machine), rows)
-    if as_json:
-        typer.echo(json.dumps(asdict(estimate), indent=1))
-        return
     steps = estimate.steps
     lines = []
     for step in steps:

@@ -23,7 +23,7 @@ from react_pipeline.labelled import count_images
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Manifests, Project
 from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs
-from react_pipeline.settings import CorpusConfig, encoders, load_domains
+from react_pipeline.settings import CorpusConfig, load_domains
 from react_pipeline.stage import RETRIEVAL_CHECKPOINT, STAGES
 from react_pipeline.store import InputError
 
@@ -124,7 +124,6 @@ class Step:
 class Plan:
     """The steps, and what will not fit, with the setting that helps."""
 
-    machine: Machine
     rows: int
     steps: list[Step]
     problems: list[str]
@@ -159,7 +158,7 @@ def make_plan(project: Project, machine: Machine, rows: int | None = None) -> Pl
         if (hours := step.gpu_hours or step.cpu_hours) > LONG_HOURS:
             remedy = REMEDIES.get(step.stage, "use more machines (`distributor.kind: spark`)")
             problems.append(f"{step.stage}: {hours / 24:,.1f} days: use a GPU, or {remedy}")
-    return Plan(machine, sums.corpus.pairs, steps, problems)
+    return Plan(sums.corpus.pairs, steps, problems)
 
 
 class PlannedDomain(NamedTuple):
@@ -274,13 +273,10 @@ def _corpus(sums: Sums) -> Step:
 
 
 def _checkpoint(stage: str, sums: Sums) -> Step:
-    retrieves = stage == RETRIEVAL_CHECKPOINT
-    config = sums.settings.retrieves_with if retrieves else sums.settings.encoder
-    size = (sums.retrieval if retrieves else sums.encoder).weights_bytes
-    built = encoders().get(config.model)
-    texts = built.encoded_texts if built else 0
+    encoder = sums.retrieval if stage == RETRIEVAL_CHECKPOINT else sums.encoder
+    size = encoder.weights_bytes
     seconds = 3 * size / BYTES_PER_SECOND
-    return sums.step(stage, f"{size / 4e6:,.0f} M weights", texts=texts, alone=seconds, disk=size)
+    return sums.step(stage, f"{size / 4e6:,.0f} M weights", alone=seconds, disk=size)
 
 
 def _embeddings(sums: Sums) -> Step:
@@ -294,7 +290,6 @@ def _embeddings(sums: Sums) -> Step:
         f"{rows:,} {'captions' if waits else 'pairs'}",
         images=images,
         texts=rows if work.encodes_captions else 0,
-        shared=images * sums.corpus.draw_seconds,
         alone=sums.fetching_seconds(images) if fetches else 0,
         disk=rows * row_bytes if work.writes_vectors else 0,
         # Shards are spread over the cards; the parts of other corpora come one after another.
@@ -327,8 +322,7 @@ def _index(sums: Sums) -> Step:
 
 def _evaluation_sets(sums: Sums) -> Step:
     images = sum(domain.images for domain in sums.domains.values())
-    seconds = images * (PAIR_SECONDS + sums.corpus.draw_seconds)
-    return sums.step("evaluation_set", f"{images:,} images", alone=seconds)
+    return sums.step("evaluation_set", f"{images:,} images", alone=images * PAIR_SECONDS)
 
 
 def _pairs(stage: str, sums: Sums) -> Step:
@@ -350,7 +344,6 @@ def _pairs(stage: str, sums: Sums) -> Step:
         f"{pairs:,} pairs at most",
         images=images,
         texts=sum(domain.prompts for domain in domains) if retrieves else 0,
-        shared=pairs * sums.corpus.draw_seconds,
         alone=alone,
         disk=pairs * min(sums.corpus.pair_bytes, CorpusConfig.assumed_pair_bytes),
     )

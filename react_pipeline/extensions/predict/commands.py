@@ -10,7 +10,6 @@ import typer
 
 from react_pipeline.commands import Config, console, load_project, print_error
 from react_pipeline.extensions.predict.run_folder import Options, require_output
-from react_pipeline.store import InputError
 
 if TYPE_CHECKING:
     from react_pipeline.extensions.predict.predict import Done
@@ -29,10 +28,6 @@ Source = Annotated[
 ]
 Which = Annotated[
     str, typer.Option("--model", help="For a domain: champion, a method, or a registered version.")
-]
-Classes = Annotated[
-    Path | None,
-    typer.Option(help="Other classes, one name a line; what they give is not measured."),
 ]
 Column = Annotated[str, typer.Option(help="Column of paths, for a table.")]
 Workers = Annotated[int, typer.Option(min=0, help="Number of decoding processes.")]
@@ -59,7 +54,6 @@ def predict(
             help="Judge all pictures together; give hundreds that show all classes.",
         ),
     ] = False,
-    classes: Classes = None,
     by_shard: Annotated[
         bool, typer.Option("--by-shard", help="One file of labels per shard (.tar); on Spark too.")
     ] = False,
@@ -73,13 +67,8 @@ def predict(
 
     A killed run resumes when the command is given again.
     """
-    if classes and by_shard:
-        raise InputError(
-            "--classes: shards are labelled with the model's own classes; leave it out"
-        )
     options = Options(top_k, threshold, transductive, column, workers, overwrite=overwrite)
     options, classifier = _prepared(domain, source, output, model, config, options)
-    from react_pipeline.extensions.predict.heads import read_templates, with_classes
     from react_pipeline.extensions.predict.predict import (
         Loading,
         predict_pictures,
@@ -90,9 +79,6 @@ def predict(
         loading = Loading.of(domain, model, config, classifier)
         _report(predict_shards(loading, classifier, source, output, options), output, classifier)
         return
-    if classes:
-        print_error(f"note: no labelled images were measured with the classes of {classes}")
-        classifier = with_classes(classifier, classes, read_templates(domain, config))
     done = predict_pictures(classifier, source, output, options)
     _report(done, output, classifier)
     console.print(done.calibration)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,6 @@ from react_pipeline.extensions.predict.encoding import (
     part_vectors,
     usable_rows,
 )
-from react_pipeline.extensions.predict.heads import uncalibrated
 from react_pipeline.extensions.predict.pictures import (
     LedgerRow,
     Picture,
@@ -91,13 +90,18 @@ def predict_pictures(classifier: Classifier, source: str, output: Path, options:
         ReactError: If a decoding process dies.
     """
     if options.transductive:
-        classifier = uncalibrated(classifier)
+        classifier = _uncalibrated(classifier)
     return _run(classifier, source, output, options, PREDICTIONS, _label_rows(classifier, options))
 
 
 def embed_pictures(classifier: Classifier, source: str, output: Path, options: Options) -> Done:
     """Write the unit vector (D,), float32, of every picture; as `predict_pictures` otherwise."""
-    return _run(uncalibrated(classifier), source, output, options, VECTORS, usable_rows)
+    return _run(_uncalibrated(classifier), source, output, options, VECTORS, usable_rows)
+
+
+def _uncalibrated(classifier: Classifier) -> Classifier:
+    """Return the same without a temperature, which was fitted on pictures judged alone."""
+    return replace(classifier, temperature=None, calibrated_on="")
 
 
 def _label_rows(classifier: Classifier, options: Options) -> Rows:
@@ -117,7 +121,7 @@ def _label_rows(classifier: Classifier, options: Options) -> Rows:
     def rows(part: pa.Table) -> pa.Table:
         paths, vectors = part_vectors(part)
         if options.transductive and len(vectors):
-            similarities, _ = transduce(vectors, classifier.head)
+            similarities = transduce(vectors, classifier.head)
         else:
             similarities = classifier.head.scores(torch.from_numpy(vectors))
         ids, scores, confidence = classifier.rank(similarities.numpy(), top_k)

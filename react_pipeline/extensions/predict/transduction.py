@@ -35,8 +35,8 @@ COMPARED_AT_ONCE = 1 << 26
 """Similarities in memory at a time: 256 MB."""
 
 
-def transduce(vectors: NDArray[np.float32], head: ClassHead) -> tuple[Tensor, ClassHead]:
-    """Return scores of pictures judged together, and a head that judges further ones alone.
+def transduce(vectors: NDArray[np.float32], head: ClassHead) -> Tensor:
+    """Return scores of pictures judged together.
 
     It takes time with the square of the number of pictures. The order of the pictures changes
     nothing.
@@ -46,8 +46,7 @@ def transduce(vectors: NDArray[np.float32], head: ClassHead) -> tuple[Tensor, Cl
         head: Of the classes; its scores are where it starts.
 
     Returns:
-        Scores (N, C), logits / 100 as `ClassHead.scores` gives them; and a head whose scores are
-        the same without the neighbours, up to a constant of each picture.
+        Scores (N, C), logits / 100 as `ClassHead.scores` gives them.
     """
     distinct, places = np.unique(vectors, axis=0, return_inverse=True)
     x = torch.from_numpy(distinct)
@@ -62,10 +61,7 @@ def transduce(vectors: NDArray[np.float32], head: ClassHead) -> tuple[Tensor, Cl
             logits = evidence + neighbours @ z
             z = logits.softmax(dim=1)
         gaussians = gaussians.fitted(x, z)
-    scale = LOGIT_SCALE * DENSITY_SCALE
-    density = gaussians.head
-    single = ClassHead(head.vectors + density.vectors / scale, head.bias + density.bias / scale)
-    return logits[torch.from_numpy(places).reshape(-1)] / LOGIT_SCALE, single
+    return logits[torch.from_numpy(places).reshape(-1)] / LOGIT_SCALE
 
 
 def affinity(x: Tensor) -> Tensor:

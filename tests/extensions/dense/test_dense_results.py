@@ -28,7 +28,6 @@ from react_pipeline.extensions.dense.results import compare_dense, publish_dense
 from react_pipeline.extensions.dense.sets import BoxImages, read_dense_set
 from react_pipeline.extensions.dense.settings import DenseConfig
 from react_pipeline.extensions.protocols import contradictions
-from react_pipeline.labelled import Unavailable
 from react_pipeline.lineage import is_current
 from react_pipeline.project.project import Project
 from react_pipeline.store import remember
@@ -107,31 +106,6 @@ def test_what_is_not_there_is_a_reason_and_never_a_0(project: Project) -> None:
         publish_dense(changed(project, root=None), "shapes", "base")
 
 
-def test_all_wrong_sets_are_one_error_before_any_prediction(
-    project: Project,
-) -> None:
-    root = project.config.section(DenseConfig).root / "shapes"  # type: ignore[operator]
-    (root / "annotations.json").write_text("{}")
-    (root / "names.txt").write_text("circle\ncircle\n")
-    with pytest.raises(InputError, match="2 of 2") as caught:
-        publish_dense(project, "shapes", "base")
-    assert "annotations.json" in str(caught.value) and "twice" in str(caught.value)
-
-
-def test_regions_need_a_tower_with_dense_features(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise Unavailable("no such tower")
-
-    monkeypatch.setattr("react_pipeline.extensions.dense.maps.DenseTower", refuse)
-    made = publish_dense(project, "shapes", "base")
-    assert (
-        made.counts["not_measured"] == {"masks": "no such tower"}
-        and "boxes" in made.counts["detection"]
-    )
-
-
 def test_a_student_is_measured_beside_the_map_it_learned_from(project: Project) -> None:
     learning = {"student_images": "{domain}/images", "student_steps": 2}
     made = publish_dense(changed(project, **learning), "shapes", "base")
@@ -201,18 +175,6 @@ def test_a_method_stands_beside_the_base(compared: Project) -> None:
     publish_dense(changed(compared, prompt_denoising=0.5), "shapes", "gated-image")
     with pytest.raises(StaleArtifact):
         is_current(compared, "dense_comparison", "shapes")
-
-
-def test_methods_on_other_images_than_the_base_are_not_compared(compared: Project) -> None:
-    path = compared.config.section(DenseConfig).root / "shapes" / "labels" / "1.png"  # type: ignore[operator]
-    Image.fromarray(np.zeros((64, 64), np.uint8)).save(path)
-    publish_dense(compared, "shapes", "gated-image")
-    made = compare_dense(compared, "shapes")
-    table = pd.read_parquet(made.file("table.parquet"))
-    assert set(table.dropna(subset="delta")["set"]) == {"boxes"}
-    assert set(made.counts["delta"]["gated-image"]) == {"boxes"}
-    reasons = table[table["set"] == "masks"]["status"]
-    assert len(reasons) and reasons.str.contains("other images").all()
 
 
 def test_checks_see_boxes_outside_images_and_invalid_scores(project: Project) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +55,9 @@ def test_boxes_keep_their_ids_with_gaps_and_their_crowds(root: Path) -> None:
     assert [category["id"] for category in found.truth["categories"]] == list(IDS)
     assert [box["iscrowd"] for box in found.truth["annotations"]] == [0, 1, 0, 0, 0, 0, 0, 0]
     assert found.image(2, 10_000).size == (SIDE, SIDE) and not found.skipped
+    found = changed(root, lambda given: given["images"][1].update(width=SIDE + 1))
+    with pytest.raises(InputError, match="1.png"):
+        found.image(1, 10_000)
 
 
 def test_a_label_map_gives_class_ids_and_ignores_its_border(root: Path) -> None:
@@ -85,12 +86,10 @@ def test_the_digest_sees_pixels_labels_and_boxes(root: Path) -> None:
     [
         (lambda given: given.pop("categories"), "categories"),
         (lambda given: given["annotations"][3].update(category_id=5), "annotations[3].category_id"),
-        (lambda given: given["annotations"][2].update(image_id=5), "annotations[2].image_id"),
         (lambda given: given["categories"].append({"id": 4, "name": "Circle"}), "twice"),
         (lambda given: given["images"].append(given["images"][0]), "twice"),
         (lambda given: given["images"][0].update(file_name="9.png"), "9.png"),
         (lambda given: given["images"][0].pop("width"), "width"),
-        (lambda given: given["annotations"][0].update(bbox=[1, 2, 3]), "COCO"),
         (lambda given: given["annotations"][0].update(bbox=[1, 2, 3, 10**400]), "COCO"),
     ],
 )
@@ -117,23 +116,6 @@ def test_boxes_that_can_be_no_objects_are_counted_and_left_out(
     assert left is None or found.truth["annotations"][0]["bbox"] == left
 
 
-def test_an_image_of_another_size_than_its_entry_is_named(root: Path) -> None:
-    found = changed(root, lambda given: given["images"][1].update(width=SIDE + 1))
-    with pytest.raises(InputError, match="1.png"):
-        found.image(1, 10_000)
-
-
-def png_header(width: int, height: int) -> bytes:
-    """The beginning of a picture of this size."""
-    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    data = b"IDAT" + zlib.compress(bytes(100))
-    parts = (
-        struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part))
-        for part in (chunk, data)
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
 @pytest.mark.parametrize(
     ("name", "content", "token"),
     [
@@ -141,8 +123,6 @@ def png_header(width: int, height: int) -> bytes:
         ("labels/2.png", np.zeros((SIDE, SIDE, 3), np.uint8), "RGB"),
         ("labels/2.png", np.full((SIDE, SIDE), 77, np.uint8), "77"),
         ("labels/2.png", b"no picture", "2.png"),
-        ("labels/2.png", png_header(20_000, 20_000), "2.png"),
-        ("labels/2.png", png_header(9_000, 9_000), "9000, 9000"),
         ("names.txt", b"background\ncircle\nCircle\n", "twice"),
         ("images/2.png", None, "2"),
     ],

@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -21,9 +19,7 @@ from react_pipeline.assets.launch import Summary, materialize, open_instance, pl
 from react_pipeline.assets.partitions import to_partition_key
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.extensions.elevater.assets import (
-    benchmark_mean_is_at_least_base,
     count_pairs,
-    training_pairs_hold_no_test_image,
 )
 from react_pipeline.extensions.elevater.features import digests_of_test_images
 from react_pipeline.project.project import Project
@@ -95,22 +91,6 @@ def test_a_launch_builds_checks_and_shows_the_benchmark_once(launched: Launched)
 
 @pytest.mark.slow
 @pytest.mark.operations
-def test_leaks_are_unmeasured_where_nothing_can_be_compared(launched: Launched) -> None:
-    project = launched.project
-
-    def check(project: Project, method: str) -> dg.AssetCheckResult:
-        artifact = project.store.current("benchmark_results", f"shapes/{method}")
-        return training_pairs_hold_no_test_image(project, artifact)
-
-    assert check(project, "gated-image").metadata["pairs"].value > 0
-    assert "nothing was trained" in str(check(project, "base").description)
-    retrieval = project.config.retrieval.model_copy(update={"k_per_prompt": 7})
-    stale = replace(project, config=project.config.model_copy(update={"retrieval": retrieval}))
-    assert "`retrieved_set`" in str(check(stale, "gated-image").description)
-
-
-@pytest.mark.slow
-@pytest.mark.operations
 def test_a_comparison_counts_parts_and_a_head_has_none(launched: Launched) -> None:
     artifact = launched.project.store.current("benchmark_comparison", "shapes")
     assert artifact.counts["methods"] == ["gated-image"] and not artifact.counts["skipped"]
@@ -120,27 +100,6 @@ def test_a_comparison_counts_parts_and_a_head_has_none(launched: Launched) -> No
     assert set(rows["dataset"]) == {"fer-2013", "mnist"}
     mean = artifact.counts["mean_delta"]["gated-image.zero-shot"]
     assert mean == pytest.approx(rows["delta"].mean())
-
-
-def test_benchmark_of_a_method_comes_after_its_own_evaluation() -> None:
-    everything = build_defs(project=ProjectResource(config_path="nowhere.yaml"))
-    places = plan(everything, "*", ["a"], ["base", "gated-image"])
-    assert [place for place in places[7:] if place[0] != "guard_results"] == [
-        ("domain_results", "a/base"),
-        ("dense_results", "a/base"),
-        ("benchmark_features", "a/base"),
-        ("benchmark_results", "a/base"),
-        ("customized_checkpoint", "a/gated-image"),
-        ("domain_results", "a/gated-image"),
-        ("dense_results", "a/gated-image"),
-        ("benchmark_features", "a/gated-image"),
-        ("benchmark_results", "a/gated-image"),
-        ("comparison", "a"),
-        ("promotion", "a"),
-        ("dense_comparison", "a"),
-        ("benchmark_comparison", "a"),
-        ("overview", "all"),
-    ]
 
 
 def test_no_method_beside_the_base_no_comparison_with_it() -> None:
@@ -174,9 +133,3 @@ def test_training_pair_that_is_a_test_image_is_counted(tiny_project: Project) ->
     )
     pairs = tiny_project.store.build(Inputs("retrieved_set", "shapes", {}, {}, "1"), write)
     assert count_pairs(pairs, digests_of_test_images(features)) == 1
-
-
-def test_without_a_base_the_mean_is_not_measured(tiny_project: Project) -> None:
-    artifact: Any = SimpleNamespace(key="shapes/gated-image")
-    outcome = benchmark_mean_is_at_least_base(tiny_project, artifact)
-    assert outcome.metadata["measured"].value is False

@@ -40,17 +40,18 @@ def test_a_check_reports_all_and_fails_only_for_what_is_wrong(
 ) -> None:
     before = sorted(data.rglob("*"))
     code, out, _ = run("check", str(data))
-    assert code == 0 and "47 of 1,880" in out and "imagenet-1k" in out
-    assert "mnist (partial): split test: 10 images, officially 10,000" in out
-    assert "0 of 25,250" in out and out.count("(unavailable): ") >= 19
+    rows = {tuple(line.split()[:2]): line.split()[2:] for line in out.splitlines()[1:]}
+    assert code == 0 and rows["dtd", "test"][:3] == ["47", "1,880", "partial"]
+    assert rows["food-101", "test"][:3] == ["0", "25,250", "unavailable"]
+    assert ("imagenet-1k", "test") in rows and "get it from" in out and "Get it from" in out
     assert sorted(data.rglob("*")) == before
-    root = write_elevater(
-        tmp_path / "mixed", {"train": 4250, "test": 250}, only=["hateful-memes", "mnist"]
-    )
+    sizes = {"train": 4250, "test": 250}
+    root = write_elevater(tmp_path / "mixed", sizes, only=["hateful-memes", "mnist"])
     (root / "mnist" / "test" / "stray.png").write_bytes(b"x")
     code, out, _ = run("check", str(root))
-    states = dict(line.split()[:2] for line in out.splitlines()[1:21])
-    assert (code, states["hateful-memes"], states["mnist"]) == (1, "complete", "wrong")
+    states = {tuple(line.split()[:2]): line.split()[4] for line in out.splitlines()[1:]}
+    assert code == 1 and states["mnist", "test"] == "wrong"
+    assert states["hateful-memes", "test"] == states["hateful-memes", "train"] == "complete"
     assert run("check", str(tmp_path / "nosuch"))[0] == 2
 
 
@@ -61,10 +62,8 @@ def test_domains_are_written_into_the_project_and_are_valid(
     assert code == 0 and "elevater.yaml" in out
     assert tiny_project.domain("elevater").class_names
     assert len(tiny_project.domain("dtd").classes) == 47
-    assert run("domains", str(data), "--into", "elsewhere")[0] == 0
-    assert len(list(Path("elsewhere").glob("*.yaml"))) == 21
-    code, _, reported = run("domains", "nosuch", "--into", "another")
-    assert code == 2 and "nosuch: no such folder" in reported and not Path("another").exists()
+    code, _, reported = run("domains", "nosuch")
+    assert code == 2 and "nosuch: no such folder" in reported
 
 
 def test_a_submission_is_written_of_fresh_results(tiny_project: Project, run, data: Path) -> None:
@@ -85,21 +84,18 @@ def test_a_submission_is_written_of_fresh_results(tiny_project: Project, run, da
     assert code == 2 and "has not been materialized" in reported
 
 
-@pytest.mark.parametrize("kind", ["csv", "json"])
-def test_retrieval_prints_recall_both_ways(
-    tiny_project: Project, run, tmp_path: Path, kind: str
-) -> None:
+def test_retrieval_prints_recall_both_ways(tiny_project: Project, run, tmp_path: Path) -> None:
     publish_base(tiny_project)
     colours = ("red", "green", "blue")
     for name in colours:
         Image.new("RGB", (40, 40), name).save(tmp_path / f"{name}.png")
-    captions = [(f"{name}.png", text) for name in colours for text in (f"a {name} square", name)]
-    file = tmp_path / f"captions.{kind}"
-    if kind == "csv":
-        file.write_text("image,caption\n" + "".join(f"{n},{c}\n" for n, c in captions))
-    else:
-        rows = [{"filename": n, "split": "test", "sentences": [{"raw": c}]} for n, c in captions]
-        file.write_text(json.dumps({"images": rows}))
+    captions = {f"{name}.png": (f"a {name} square", name) for name in colours}
+    file = tmp_path / "captions.json"
+    rows = [
+        {"filename": name, "split": "test", "sentences": [{"raw": text} for text in texts]}
+        for name, texts in captions.items()
+    ]
+    file.write_text(json.dumps({"images": rows}))
     code, out, reported = run("retrieval", str(file), str(tmp_path))
     assert code == 0, reported
     assert "3 images, 6 captions" in out

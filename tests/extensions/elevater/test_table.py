@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,14 +68,6 @@ def test_what_differs_from_other_packages_is_elevaters() -> None:
     assert dataset("patch-camelyon").templates == ("this is a photo of {}",)
     assert dataset("kitti-distance").templates == ("{}",)
     assert dataset("resisc45_clip").templates[0] == "satellite imagery of {}."
-
-
-def test_a_new_row_without_templates_or_names_is_refused() -> None:
-    row = replace(dataset("cifar-10"), name="new", templates_from="here")
-    with pytest.raises(InputError, match="templates.json, here: 0"):
-        _ = row.templates
-    with pytest.raises(InputError, match="class_names.json, here: 0"):
-        _ = row.aliases
 
 
 def test_an_unknown_name_is_refused_with_close_ones() -> None:

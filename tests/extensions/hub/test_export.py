@@ -21,14 +21,13 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
-from support.customized import COUNTS, customized
+from support.customized import customized
 from support.processes import killed
 from support.text_tower import write_text_tower_checkpoint
 from torch import Tensor
 
 from react_pipeline.clip.base import publish_base
-from react_pipeline.clip.gated import gated_layers
-from react_pipeline.clip.model import Clip, from_parts, load, save
+from react_pipeline.clip.model import Clip, load
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
@@ -36,7 +35,6 @@ from react_pipeline.extensions.demo.packages import CORPUS_SOURCES
 from react_pipeline.extensions.hub import export as exporting
 from react_pipeline.extensions.hub.card import ingredients
 from react_pipeline.extensions.hub.export import export
-from react_pipeline.extensions.hub.exported_folder import ModelForm, write_model
 from react_pipeline.indexing.index import build_index
 from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
 from react_pipeline.pages import render
@@ -44,7 +42,6 @@ from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import promote
 from react_pipeline.retrieval.control import draw_control
 from react_pipeline.retrieval.retrieve import retrieve_pairs
-from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.durable import sha256_of
 from react_pipeline.store.errors import (
     CorruptArtifact,
@@ -143,25 +140,6 @@ def test_open_clip_learns_gated_blocks_from_the_folder(project: Project, tmp_pat
     assert not same(features(load(project.store.current("base_checkpoint", "all").path)), expected)
 
 
-def test_a_gated_model_is_refused_without_its_file(project: Project, tmp_path: Path) -> None:
-    customized(project, "gated-image")
-    folder = export(project, "shapes", "gated-image", tmp_path / "exported")
-    clip = run_readme(folder, "react_pipeline.clip.model")["clip"]
-    assert list(gated_layers(clip.model)) == [0, 1]
-    cfg = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
-    plain = {**cfg, "vision_cfg": {**cfg["vision_cfg"]}}
-    del plain["vision_cfg"]["react_cfg"]
-    weights = str(folder / "open_clip_model.safetensors")
-    for name, fields, error in (
-        ("forced", cfg, (TypeError, "react_cfg")),
-        ("plain", plain, (RuntimeError, "gated_attn_block")),
-    ):
-        (tmp_path / f"{name}.json").write_text(json.dumps(fields))
-        open_clip.add_model_config(tmp_path / f"{name}.json")
-        with pytest.raises(error[0], match=error[1]):
-            open_clip.create_model(name, pretrained=weights)
-
-
 @needs_local_dir
 def test_text_tower_of_transformers_travels_with_its_tokenizer(
     make_project: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -183,35 +161,6 @@ def test_text_tower_of_transformers_travels_with_its_tokenizer(
     monkeypatch.chdir(moved)
     names = run_readme(moved, "local-dir:")
     assert same(features((names["model"], names["preprocess"], names["tokenizer"])), expected)
-
-
-def test_an_architecture_of_an_extension_needs_this_package(
-    tiny_project: Project, tmp_path: Path
-) -> None:
-    import react_pipeline.extensions.demo.network  # noqa: F401 - registers the architecture with timm
-
-    tower = {"timm_model_name": "react_demo_hybrid", "timm_pool": "avg", "timm_proj": "none"}
-    tower |= {"image_size": 128}
-    text_cfg = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-    model_cfg = {"embed_dim": 384, "custom_text": True, "vision_cfg": tower, "text_cfg": text_cfg}
-    torch.manual_seed(0)
-    clip = from_parts(open_clip.model.CustomTextCLIP(384, tower, text_cfg), model_cfg, {}, None)
-
-    def write(directory: Path, _: object) -> dict[str, Any]:
-        save(clip, directory)
-        return COUNTS
-
-    # Without parents: what is tested is how the model's files are written, not their lineage.
-    inputs = Inputs("customized_checkpoint", "shapes/locked-text", {}, {}, "1")
-    folder = tmp_path / "out"
-    folder.mkdir()
-    form = write_model(tiny_project, tiny_project.store.build(inputs, write), folder)
-    assert form == ModelForm(
-        gated=False, new_modules="", plain=False, from_inside=False, head=False
-    )
-    text = render("extensions/hub", "loading.md", loading=form, formats={})
-    assert "plain open_clip does not know it" in text
-    assert same(features(load(folder)), features(clip))
 
 
 def test_a_head_classifies_with_the_readme_lines(project: Project, tmp_path: Path) -> None:
@@ -261,24 +210,6 @@ def test_an_onnx_model_that_differs_from_torch_is_not_exported(
     with pytest.raises(ReactError, match="differs"):
         export(project, "shapes", "gated-image", tmp_path / "exported", formats=["onnx"])
     assert not (tmp_path / "exported").exists()
-
-
-def test_what_is_no_model_is_one_error(
-    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    customized(project, "gated-image")
-    folder = export(project, "shapes", "gated-image", tmp_path / "exported")
-    for arguments, token in (
-        (("shapes", str(folder)), "is not a model"),
-        ((folder, "base"), "holds one model"),
-    ):
-        with pytest.raises(InputError, match=token):
-            Classifier.load(*arguments, config=project.path)
-    monkeypatch.chdir(folder)
-    monkeypatch.delenv("REACT_PIPELINE_CONFIG", raising=False)
-    with pytest.raises(InputError, match="missing.*export") as raised:
-        Classifier.load("missing")
-    assert raised.value.__suppress_context__ and "missing" in str(raised.value)
 
 
 def test_a_renamed_class_is_an_error_and_exports_keep_the_name(

@@ -15,7 +15,7 @@ from support.customized import customized
 from react_pipeline.clip import load
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.evaluation import EvalResult, evaluate
-from react_pipeline.extensions.hub.card import _base_on_hub, _encoder
+from react_pipeline.extensions.hub.card import _base_on_hub
 from react_pipeline.extensions.hub.export import export
 from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.project import Project
@@ -77,10 +77,3 @@ def test_8_bits_need_no_full_precision_and_no_labels(
 )
 def test_a_base_is_named_as_on_the_hub(pretrained: str | None, name: str | None) -> None:
     assert _base_on_hub({"model": "react_ViT-B-32", "pretrained": pretrained}) == name
-
-
-def test_a_card_names_an_architecture_only_where_it_fits(retrieved_project: Project) -> None:
-    base = retrieved_project.store.current("base_checkpoint", "all")
-    config = {"model": "ViT-B-32", "pretrained": "local"}
-    assert "open_clip_config.json" in _encoder(config, base)["model"]
-    assert _encoder({**config, "model": "demo"}, base)["model"] == "demo"

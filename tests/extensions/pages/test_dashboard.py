@@ -110,14 +110,6 @@ def test_top_5_of_five_classes_or_fewer_is_left_out(project: Project, classes: i
     assert ("top-5 %" in Page(compare(project, "shapes")).text) == (classes > 5)
 
 
-def test_classes_are_listed_by_what_they_gained(project: Project) -> None:
-    right = {BASE: [True, False, False] * 6, GATED: [True, False, True] * 6}
-    publish_results(project, "shapes", right)
-    cells = Page(compare(project, "shapes")).cells
-    places = [cells.index(" ".join(name.split())) for name in project.domain("shapes").class_names]
-    assert places[2] < min(places[:2])
-
-
 def test_classes_without_a_pair_are_named(compared: Artifact, project: Project) -> None:
     shown = _examples(project.store.current("retrieved_set", "shapes"), ["nothing", "circle"])
     assert shown["empty"] == ["nothing"] and len(shown["examples"]["circle"]) > 0
@@ -173,15 +165,3 @@ def test_the_champion_is_spoken_of(project: Project) -> None:
     text = Page(compare(project, "shapes")).text
     assert "full names 100.0%" in text
     assert "react-pipeline predict shapes FOLDER --model full" in text
-
-
-def test_the_heading_is_the_escaped_title_and_no_identity(
-    compared: Artifact, project: Project
-) -> None:
-    assert "one domain: shapes" in Page(compared).text
-    write_domain(project, title=f"Drawn {HOSTILE}")
-    again = compare(Project.load(project.path), "shapes")
-    assert again.fingerprint == compared.fingerprint and again.reused
-    shutil.rmtree(compared.path)
-    raw = compare(Project.load(project.path), "shapes").file("dashboard.html").read_text()
-    assert "<h1>Drawn &lt;/script&gt;" in raw

@@ -104,13 +104,6 @@ def test_models_that_cannot_be_compared_are_refused(
         prepare_log(project, SLUG, str(pictures), candidate, against, print)
 
 
-def test_a_source_without_a_usable_picture_is_refused(project: Project, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "a.jpg").write_bytes(b"no picture")
-    with pytest.raises(InputError, match="empty"):
-        prepare_log(project, SLUG, str(tmp_path / "empty"), GATED, "base", print)
-
-
 def judge_until_killed(config: Path, source: str) -> None:
     """Die when the first model has classified the pictures, before what the second one says is on
     the disk.

@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 import yaml
 from support.judging import SLUG, header_of, judge, say, unavailable, without_labels
-from support.promotion import checkpoint
 
 import react_pipeline.evaluation.comparison as comparison
 from react_pipeline.evaluation.comparison import compare, comparison_is_current
@@ -190,14 +189,6 @@ def test_a_comparison_is_stale_after_the_next_judgement(
         say(log, 34, 1)
     with pytest.raises(StaleArtifact, match="judgements"):
         comparison_is_current(project, SLUG)
-
-
-def test_retrained_model_has_no_judgement_in_the_comparison(project: Project) -> None:
-    judge(project, GATED, "base", ["won"] * 9)
-    checkpoint(project, SLUG, GATED, seed=1)
-    unavailable(project, "base", "locked-text")
-    table = pd.read_parquet(compare(project, SLUG).file("table.parquet"))
-    assert table["judged"].isna().all()
 
 
 def test_nothing_is_clear_before_the_exact_test_agrees(

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
-from support.retrieval import configure
 
-from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.launch import plan
 from react_pipeline.embedding import row_vectors
-from react_pipeline.extensions.pages.commands import SET_AND_AFTER
 from react_pipeline.extensions.pages.review import (
     ReviewBoard,
     find_uses,
@@ -26,14 +19,12 @@ from react_pipeline.extensions.pages.review import (
     sureness,
     take_down,
 )
-from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, current_decisions, review_file, takedown_file
 from react_pipeline.retrieval import draw_control, retrieve_pairs
 from react_pipeline.store import InputError, RetrievalError
 
 SLUG = "shapes"
-HOST = {"Host": "127.0.0.1:1236"}
 
 
 @pytest.fixture
@@ -42,8 +33,8 @@ def board(retrieved_project: Project) -> Iterator[ReviewBoard]:
         yield board
 
 
-def decide(board: ReviewBoard, image: str, verdict: str | None, to: str = "") -> None:
-    assert board.answer({"image": image, "verdict": verdict, "to": to})
+def decide(board: ReviewBoard, image: str, verdict: str | None) -> None:
+    assert board.answer({"image": image, "verdict": verdict})
 
 
 def images_of(board: ReviewBoard) -> list[str]:
@@ -61,70 +52,21 @@ def fingerprint(project: Project, stage: str = "retrieved_set") -> str:
 
 def test_decisions_shape_the_next_set(retrieved_project: Project, board: ReviewBoard) -> None:
     before = table_of(retrieved_project.store.current("retrieved_set", SLUG))
-    rejected, moved, pinned = images_of(board)[:3]
-    other = next(name for name in board.pairs["class"].unique() if name != before["class"][moved])
+    rejected = images_of(board)[0]
     decide(board, rejected, "reject")
-    decide(board, moved, "move", other)
-    decide(board, pinned, "pin")
     artifact = retrieve_pairs(retrieved_project, SLUG)
     after = table_of(artifact)
     assert rejected in before.index and rejected not in after.index
-    assert after.loc[moved, "class"] == other
-    assert after.loc[pinned, "class"] == before["class"][pinned]
     assert artifact.counts["dropped"]["rejected"] >= 1
     rows = sum(artifact.counts["dropped"].values()) + artifact.counts["shared"]
     assert artifact.counts["candidates"] == artifact.counts["pairs"] + rows
 
 
-def test_a_pin_is_never_an_evaluation_image(
-    retrieved_project: Project, board: ReviewBoard, tmp_path: Path
-) -> None:
-    pinned = images_of(board)[0]
-    decide(board, pinned, "pin")
-    assert "pins_missing" not in retrieve_pairs(retrieved_project, SLUG).counts
-    # Now it becomes one.
-    path = retrieved_project.config.domains / f"{SLUG}.yaml"
-    fields = yaml.safe_load(path.read_text())
-    folder = shutil.copytree(fields["evaluation"]["path"], tmp_path / "labelled")
-    picture = board.picture(int(board.pairs["position"].iloc[0]))
-    (sorted(folder.iterdir())[0] / "pinned.png").write_bytes(picture)
-    evaluation = {**fields["evaluation"], "path": str(folder)}
-    path.write_text(yaml.safe_dump({**fields, "evaluation": evaluation}))
-    publish_evaluation_set(retrieved_project, SLUG)
-    artifact = retrieve_pairs(retrieved_project, SLUG)
-    assert pinned not in table_of(artifact).index
-    assert artifact.counts["pins_missing"] == 1
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"max_pairs": 3},
-        {"max_per_class": 1},
-        {"min_similarity": {"t2t": 0.999}},
-        {"duplicate_similarity": 0.2},
-    ],
-    ids=lambda settings: next(iter(settings)),
-)
-def test_a_pin_stays_whatever_else_is_dropped(
-    retrieved_project: Project, board: ReviewBoard, settings: dict[str, Any]
-) -> None:
-    configure(retrieved_project, **settings)
-    without = table_of(retrieve_pairs(retrieved_project, SLUG))
-    weakest = [image for image in images_of(board) if image not in without.index][-1]
-    decide(board, weakest, "pin")
-    artifact = retrieve_pairs(retrieved_project, SLUG)
-    assert weakest in table_of(artifact).index
-    assert "pins_missing" not in artifact.counts
-
-
-def test_only_decisions_that_change_pairs_change_the_set(
+def test_a_decision_changes_the_set_until_it_is_taken_back(
     retrieved_project: Project, board: ReviewBoard
 ) -> None:
     before = fingerprint(retrieved_project)
     image = images_of(board)[0]
-    decide(board, image, "keep")
-    assert fingerprint(retrieved_project) == before
     decide(board, image, "reject")
     assert fingerprint(retrieved_project) != before
     decide(board, image, None)
@@ -147,7 +89,7 @@ def test_a_review_is_resumed_and_held_by_one(retrieved_project: Project) -> None
         assert set(board.decisions) == set(images[:2])
     path.write_text(path.read_text() + '{"image": "cut by a k')
     with open_review(retrieved_project, SLUG, "bob") as board:
-        decide(board, images[2], "pin")
+        decide(board, images[2], "reject")
     decisions = current_decisions(retrieved_project, SLUG)
     assert [decision.by for decision in decisions.values()] == ["ann", "ann", "bob"]
 
@@ -157,24 +99,6 @@ def test_a_wrong_line_is_named(retrieved_project: Project, line: str) -> None:
     review_file(retrieved_project, SLUG).write_text(line + "\n")
     with pytest.raises(InputError, match=rf"{SLUG}\.review\.jsonl:1"):
         retrieve_pairs(retrieved_project, SLUG)
-
-
-def test_a_decision_on_another_class_is_refused(
-    retrieved_project: Project, board: ReviewBoard
-) -> None:
-    image, other = images_of(board)[0], board.pairs["class"].iloc[-1]
-    decide(board, image, "move", other)
-    path = review_file(retrieved_project, SLUG)
-    line = path.read_text()
-    path.write_text(line.replace(f'"to":"{other}"', '"to":"unicorn"'))
-    with pytest.raises(InputError, match="unicorn"):
-        retrieve_pairs(retrieved_project, SLUG)
-
-
-def test_the_next_command_builds_all_that_decisions_change() -> None:
-    methods = ["base", "gda", "gda-control"]
-    stages = {stage for stage, _ in plan(build_defs(), SET_AND_AFTER, [SLUG], methods)}
-    assert {"retrieved_set", "control_set", "customized_checkpoint", "comparison"} <= stages
 
 
 def test_the_page_shows_a_class_and_records_what_is_clicked(board: ReviewBoard) -> None:
@@ -187,17 +111,12 @@ def test_the_page_shows_a_class_and_records_what_is_clicked(board: ReviewBoard) 
     assert digest == images_of(board)[0] == dict(view.items[0].answer or {})["image"]
     board.answer(dict(view.items[0].answer or {}))
     assert board.decisions[digest].verdict == "reject"
-    decided = board.view({"class": first, "click": "pin"}).items
-    assert decided[0].note.strip() == "reject" and decided[1].answer["verdict"] == "pin"
+    decided = board.view({"class": first}).items
+    assert decided[0].note == "reject"
     board.answer(dict(decided[0].answer or {}))  # a second click takes it back
     assert not board.decisions and not board.view({}).items[0].note
     following = board.view(dict(view.buttons[0].ask or {}))
     assert following.menus[0].value != first
-    other = next(value for value, _ in view.menus[1].options if value.startswith("move"))
-    move = dict(board.view({"click": other}).items[0].answer or {})
-    assert move["verdict"] == "move" and f"move {move['to']}" == other
-    board.answer(move)
-    assert board.view({}).items[0].note == other
 
 
 @pytest.mark.parametrize(
@@ -205,9 +124,7 @@ def test_the_page_shows_a_class_and_records_what_is_clicked(board: ReviewBoard) 
     [
         [],
         {"verdict": "burn", "image": "first"},
-        {"verdict": "keep", "image": "0" * 64},
-        {"verdict": "move", "image": "first", "to": "unicorn"},
-        {"verdict": "reject", "image": "first", "to": "circle"},
+        {"verdict": "reject", "image": "0" * 64},
         {"verdict": None, "image": ""},
     ],
 )
@@ -217,16 +134,6 @@ def test_the_page_refuses_what_is_no_decision(board: ReviewBoard, answer: Any) -
     with pytest.raises((InputError, ValueError)):
         board.answer(answer)
     assert not board.decisions
-
-
-def test_a_decision_on_an_image_of_an_earlier_set_is_taken_back(
-    retrieved_project: Project, board: ReviewBoard
-) -> None:
-    image = images_of(board)[0]
-    decide(board, image, "reject")
-    board.pairs = board.pairs[1:]
-    decide(board, image, None)
-    assert not current_decisions(retrieved_project, SLUG)
 
 
 def test_a_pair_that_belongs_to_another_class_comes_first(retrieved_project: Project) -> None:
@@ -309,21 +216,3 @@ def test_no_set_is_published_with_what_was_taken_down_meanwhile(
     if make is draw_control:
         retrieve_pairs(retrieved_project, SLUG)
     assert image not in table_of(make(retrieved_project, SLUG)).index
-
-
-def test_a_large_class_is_shown_page_by_page(
-    board: ReviewBoard, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = board.view({}).items
-    monkeypatch.setattr("react_pipeline.extensions.pages.server.PER_PAGE", 3)
-    shown: list[Any] = []
-    asked: Any = {}
-    while True:
-        view = board.view(asked)
-        assert len(view.items) <= 3
-        shown += view.items
-        further = [one.ask for one in view.buttons if one.text == "Next page"]
-        if not further:
-            break
-        asked = {**asked, **dict(further[0] or {})}
-    assert tuple(shown) == whole and len(whole) > 3

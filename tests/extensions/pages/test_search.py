@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,8 @@ from support.ready import CAPTIONS, encoded, write_ready
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.extensions.pages.search import CorpusBoard, draw_pairs, search_pairs
-from react_pipeline.extensions.pages.server import PER_PAGE, create_app, serve_board
-from react_pipeline.extensions.ui.serve import HOST
+from react_pipeline.extensions.pages.server import PER_PAGE, create_app
 from react_pipeline.indexing.index import build_index
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError, MissingArtifact
@@ -74,15 +71,6 @@ def test_a_picture_and_a_row_find_themselves(board: CorpusBoard) -> None:
         assert rows_of(view)[0] == 0 and view.menus[0].value == "image"
         assert float(view.items[0].note) == pytest.approx(1, abs=2e-3)
     assert board.picture(0) == image
-
-
-def test_a_picture_is_compared_with_captions_where_images_wait(
-    board: CorpusBoard, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(board, "_sides", ("text",))
-    image = base64.b64encode(encode(draw("circle", "red", 0), "jpg")).decode()
-    view = board.view({"image": image})
-    assert view.menus[0].value == "text" and rows_of(view)
 
 
 def test_without_a_question_pairs_at_even_distances_are_shown(board: CorpusBoard) -> None:
@@ -140,11 +128,6 @@ def test_without_an_index_the_missing_asset_is_named(tiny_project: Project) -> N
         CorpusBoard(tiny_project)
 
 
-def test_a_taken_port_is_reported(board: CorpusBoard) -> None:
-    with socket.create_server((HOST, 0)) as taken, pytest.raises(InputError, match="--port"):
-        serve_board(lambda: board, taken.getsockname()[1], print)
-
-
 def test_pictures_at_urls_are_left_to_the_browser(
     make_project: Callable[..., Project], tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
@@ -178,18 +161,6 @@ def test_an_image_of_the_corpus_finds_itself(indexed_project: Project, tmp_path:
     draw_pairs(indexed_project, pairs, tmp_path / "found.png")
     with Image.open(tmp_path / "found.png") as sheet:
         assert sheet.height > 300
-
-
-def test_an_image_is_compared_with_captions_on_request(
-    indexed_project: Project, tmp_path: Path
-) -> None:
-    path = tmp_path / "red.png"
-    path.write_bytes(encode(draw("circle", "red", 0)))
-    pairs = search_pairs(indexed_project, image=path, mode="i2t", k=4)
-    captions = read_metadata(
-        indexed_project.store.current("corpus_embeddings", "all"), ["caption"]
-    )["caption"]
-    assert len(pairs) == 4 and pairs["caption"].tolist() == captions[pairs["row"]].tolist()
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,8 @@ from support.vectors import read_vectors
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from react_pipeline.indexing.index import Index, build_index
-from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
-from react_pipeline.store import verification
-from react_pipeline.store.errors import CorruptArtifact, InputError, StaleArtifact
+from react_pipeline.store.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("short_rotation")
 ROWS, WIDTH = 4_000, 32
@@ -115,31 +113,3 @@ def test_a_missing_or_damaged_ready_index_is_named(project: Project) -> None:
     path.write_bytes(path.read_bytes()[:1_000])
     with pytest.raises(InputError, match=r"text\.index"):
         build_index(project)
-
-
-def test_a_ready_index_that_changes_or_goes_later_is_refused(project: Project) -> None:
-    write(project)
-    build_index(project)
-    path = project.config.corpus.indices / "image.index"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    verification._known.cache_clear()
-    with pytest.raises(CorruptArtifact, match="rematerialize `faiss_index`"):
-        project.store.current("faiss_index", "all").verify()
-    path.unlink()
-    with pytest.raises(CorruptArtifact, match="rematerialize `fa"):
-        project.store.current("faiss_index", "all").verify()
-
-
-def test_removing_ready_indices_makes_the_artifact_stale(
-    project: Project, make_project: Callable[..., Project]
-) -> None:
-    write(project)
-    build_index(project)
-    corpus = {
-        "kind": "embeddings",
-        "embeddings": str(project.config.corpus.embeddings),
-    }
-    with pytest.raises(StaleArtifact, match="another `ready`"):
-        fresh(make_project(corpus=corpus, index={"recall_queries": 50}), "faiss_index")
