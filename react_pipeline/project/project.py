@@ -69,7 +69,7 @@ class Project:
         if not self.has_domain(slug):
             files = sorted(file.stem for file in self.config.domains.glob("*.yaml"))
             rule = "" if SLUG.fullmatch(slug) else f"; its name must {SLUG_RULE}: rename the file"
-            meant = did_you_mean(slug, files, "see `react-pipeline domains add`")
+            meant = did_you_mean(slug, files, "write its file")
             raise InputError(
                 f"no domain {slug!r} in {self.config.domains} (there: "
                 f"{', '.join(files) or 'none'}){rule}; {meant}"

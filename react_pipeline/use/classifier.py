@@ -122,7 +122,7 @@ class Classifier:
 
         Args:
             source: A folder written by `react-pipeline export`, or the slug of a domain.
-            model: Of a domain: `champion`, a method, or the number of a registered version.
+            model: Of a domain: `champion`, or a method.
             config: The project's `pipeline.yaml`; unset: as for the commands.
             device: `auto`, `cpu` or `cuda`; unset: as the project says, `auto` without one.
             precision: `auto`, `fp32`, `bf16` or `fp16`; likewise.

@@ -27,9 +27,7 @@ Source = Annotated[
         "(.tar)."
     ),
 ]
-Which = Annotated[
-    str, typer.Option("--model", help="For a domain: champion, a method, or a registered version.")
-]
+Which = Annotated[str, typer.Option("--model", help="For a domain: champion, or a method.")]
 Classes = Annotated[
     Path | None,
     typer.Option(help="Other classes, one name a line; what they give is not measured."),
@@ -127,7 +125,7 @@ def _prepared(
     require_source(source)
     require_output(output)
     if not Path(domain).is_dir():
-        methods = [] if model == "champion" or model.isdecimal() else [model]
+        methods = [] if model == "champion" else [model]
         load_project(config, [domain], methods)
     from react_pipeline.use import Classifier, is_exported
 

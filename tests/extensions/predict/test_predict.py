@@ -474,7 +474,6 @@ def test_models_that_do_not_fit_are_refused(retrieved_project: Project, tmp_path
         ("nothing", "base", "no domain", InputError),
         ("shapes", "wonder", "wonder", InputError),
         ("shapes", "gated-image", "customized_checkpoint", MissingArtifact),
-        ("shapes", "7", "no registered version 7", InputError),
         (tmp_path / "nowhere", "base", "no domain", InputError),
     ):
         with pytest.raises(kind, match=token):
