@@ -155,7 +155,6 @@ HUSH = "hush-hush"
             "without user name",
         ),
         ("encoder: {model: demo, pretrained: openai}", "encoder", "`pretrained`"),
-        ("encoder: {model: demo, quick_gelu: true}", "encoder", "would do nothing"),
         ("distributor: {kind: spark, master: 'http://x'}", "distributor.master", "pattern"),
         ("distributor: {master: 'spark://head:7077'}", "distributor", "add `kind: spark`"),
         ("distributor: {conf: {spark.master: yarn}}", "distributor.conf", "use `master`"),
