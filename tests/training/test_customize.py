@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from support.training import FIELDS, losses, prepared, records
 
@@ -123,14 +122,6 @@ def test_losses_fall_and_the_best_held_out_point_is_taken(train: Train) -> None:
     scores = counts["interpolation_scores"]
     assert set(scores) == {"0.0", "0.25", "0.5", "0.75", "1.0"}
     assert scores[str(counts["interpolation"])] == max(scores.values())
-
-
-def test_interpolated_back_to_nothing_it_is_the_base(prepare: Prepare) -> None:
-    project = prepare(interpolation=0.0)
-    clip = load(customize(project, "shapes", "gated-image").path)
-    base = load(project.store.current("base_checkpoint", "all").path)
-    image = base.preprocess(Image.new("RGB", (40, 40), "red"))[None]
-    assert torch.equal(clip.encode_images(image), base.encode_images(image))
 
 
 def test_training_choices_change_the_training(

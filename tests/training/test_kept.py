@@ -4,10 +4,8 @@ computed that no text needs.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -120,21 +118,6 @@ def test_what_changes_or_does_not_fit_the_disk_is_not_kept(
     kept.views.augment = (lambda image, _seed: kept.views.pixels(image)) if fraction else None
     assert keep_tokens(kept.encoder(), kept.views, kept.scratch) is None
     assert list(tmp_path.iterdir()) == []
-
-
-def test_fused_layers_are_tried_on_a_few_images(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept, tried = Kept(tiny_checkpoint, tmp_path), []
-    monkeypatch.setattr(module, "LONG_RUN", 16)
-    monkeypatch.setattr(module, "CPU_IMAGES", 3)
-    monkeypatch.setattr(
-        module, "convert", lambda run, _, probes, __: (tried.extend(map(len, probes)), run)[1]
-    )
-    encoder = replace(kept.encoder(workers=0), tower=Mock(native=False, splits=True))
-    monkeypatch.setattr(ImageEncoder, "frozen", lambda _, images: images.flatten(1)[:, :8])
-    assert keep_tokens(encoder, kept.views, kept.scratch) is not None
-    assert tried == [3, 1]
 
 
 def gradients(model: Any, vectors: Tensor) -> dict[str, Tensor]:
