@@ -31,7 +31,7 @@ from react_pipeline.stage import (
     domain_and_method,
     method_key,
 )
-from react_pipeline.store import Artifact, ConfigError, InputError
+from react_pipeline.store import Artifact, InputError
 from react_pipeline.use.classifier import Classifier, Origin
 
 CHAMPION = "champion"
@@ -52,17 +52,7 @@ def load_chosen(
         MissingArtifact: If it was not trained yet.
         StaleArtifact: If a method's model was made from other inputs than today's.
     """
-    slug = str(slug)
-    try:
-        project = Project.load(config)
-    except ConfigError as error:
-        path = error.problems[0].file
-        if path.exists():
-            raise
-        raise InputError(
-            f"{slug}: is no folder that `react-pipeline export` wrote, and no domain, because there "
-            f"is no {path}; correct the path, or give `config`, the pipeline.yaml of the domain"
-        ) from None
+    slug, project = str(slug), Project.load(config)
     domain = project.domain(slug)
     checkpoint, note = _chosen(project, slug, model)
     method = BASE_METHOD

@@ -124,7 +124,7 @@ def test_folder_with_no_pipeline_file_is_reported(run) -> None:
         (line,) = reported.splitlines()
         assert code == 2 and fault in line and "give --config" in line
     (line,) = (line for line in diagnose(Path()) if line.what == "pipeline.yaml")
-    assert "directory" in line.detail and "Errno" not in line.detail
+    assert "is a folder" in line.detail
 
 
 def test_results_name_the_domain_files_that_they_leave_out(tiny_project: Project, run) -> None:
