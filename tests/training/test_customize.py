@@ -175,6 +175,13 @@ def test_speed_memory_and_precision_take_the_same_steps(
     )
 
 
+def test_what_does_not_fit_the_disk_is_computed_at_each_step(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("react_pipeline.training.kept.MAX_DISK_FRACTION", 0)
+    assert not train().counts["prefix_kept"]
+
+
 @pytest.mark.parametrize(
     ("method", "fields", "named"),
     [
