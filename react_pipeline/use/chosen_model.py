@@ -31,7 +31,7 @@ from react_pipeline.stage import (
     domain_and_method,
     method_key,
 )
-from react_pipeline.store import Artifact, InputError
+from react_pipeline.store import Artifact, ConfigError, InputError
 from react_pipeline.use.classifier import Classifier, Origin
 
 CHAMPION = "champion"
@@ -52,7 +52,15 @@ def load_chosen(
         MissingArtifact: If it was not trained yet.
         StaleArtifact: If a method's model was made from other inputs than today's.
     """
-    slug, project = str(slug), Project.load(config)
+    slug = str(slug)
+    try:
+        project = Project.load(config)
+    except ConfigError:
+        raise
+    except InputError as error:
+        raise InputError(
+            f"{slug}: is no folder that `react-pipeline export` wrote, and no domain: {error}"
+        ) from None
     domain = project.domain(slug)
     checkpoint, note = _chosen(project, slug, model)
     method = BASE_METHOD

@@ -269,7 +269,7 @@ def test_what_is_no_model_is_one_error(
     customized(project, "gated-image")
     folder = export(project, "shapes", "gated-image", tmp_path / "exported")
     for arguments, token in (
-        (("shapes", str(folder)), "is not a model"),
+        (("shapes", str(folder)), "unknown method"),
         ((folder, "base"), "holds one model"),
     ):
         with pytest.raises(InputError, match=token):
