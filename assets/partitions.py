@@ -94,7 +94,7 @@ def require_slug(domain: str) -> str:
     if not SLUG.fullmatch(domain):
         raise dg.Failure(
             f"{domain!r} is not a domain: use a-z, 0-9 and '-', 63 characters at most. Delete this "
-            "partition and add the domain with `react-pipeline domains add`",
+            "partition and rename the file of the domain",
             allow_retries=False,
         )
     return domain

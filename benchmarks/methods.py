@@ -47,7 +47,7 @@ from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
 from react_pipeline.retrieval import retrieve_pairs
-from react_pipeline.settings import CONTROL_SUFFIX, METHODS, Method
+from react_pipeline.settings import CONTROL_SUFFIX, METHODS, Method, trained_methods
 from react_pipeline.stage import method_key
 from react_pipeline.store import ReactError
 
@@ -358,6 +358,11 @@ def brief(
     return markdown_table(names, rows).rstrip()
 
 
+def shade(method: str) -> str:
+    """The colour of a method in the figures."""
+    return f"C{trained_methods().index(method)}"
+
+
 def draw(
     summaries: Mapping[str, pd.DataFrame],
     path: Path,
@@ -371,7 +376,7 @@ def draw(
     for axes, (arm, summary) in zip(panels, summaries.items(), strict=True):
         for line in summary[summary["method"] != "base"].to_dict("records"):
             kind = line["method"].removesuffix(CONTROL_SUFFIX)
-            colour, is_control = entry(kind).colour, kind != line["method"]
+            colour, is_control = shade(entry(kind).name), kind != line["method"]
             axes.errorbar(
                 line["seconds"],
                 line["mean"],
@@ -385,8 +390,9 @@ def draw(
         for value in summary.loc[summary["method"] == "base", "mean"]:
             axes.axhline(value, color="#888888", linestyle="--", linewidth=1, label="base")
         if METHOD not in set(summary["method"]) and arm in proof:
-            colour = METHODS[METHOD].colour
-            axes.axhline(proof[arm][0], color=colour, linestyle=":", linewidth=1, label=METHOD)
+            axes.axhline(
+                proof[arm][0], color=shade(METHOD), linestyle=":", linewidth=1, label=METHOD
+            )
         axes.set_xscale("log")
         seconds = summary.loc[summary["method"] != "base", "seconds"]
         axes.set_xlim(min(1, seconds.min() / 2), max(100, seconds.max() * 2))

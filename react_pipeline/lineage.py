@@ -189,30 +189,18 @@ def gathered_is_current(
     """
     artifact = fresh(project, stage, key)
     results, skipped = today()
-    if difference := _difference(artifact, results, skipped):
-        where = _in_words(stage, key)
-        seen = {name: result.fingerprint for name, result in results.items()}
-        raise StaleArtifact(
-            f"{where} {difference} rematerialize {where}",
-            (stage, key),
-            hash_value([seen, skipped]),
-        )
-    return artifact
-
-
-def _difference(
-    artifact: Artifact, results: Mapping[str, Artifact | Inputs], skipped: Mapping[str, str]
-) -> str:
-    for name, fingerprint in artifact.parents.items():
-        if name in skipped:
-            return f"shows {name}, out of date: {skipped[name].removeprefix('stale: ')}; then"
-        if name not in results or results[name].fingerprint != fingerprint:
-            return f"does not show today's result of {name}:"
-    if new := [name for name in results if name not in artifact.parents]:
-        return f"lacks the results of {', '.join(new)}:"
-    if artifact.manifest["content"] != {"skipped": skipped}:
-        return "gives other reasons for what is missing than today's:"
-    return ""
+    seen = {name: result.fingerprint for name, result in results.items()}
+    names = sorted({*seen, *artifact.parents})
+    changed = [name for name in names if seen.get(name) != artifact.parents.get(name)]
+    if not changed and artifact.manifest["content"] == {"skipped": skipped}:
+        return artifact
+    reasons = [f"{name} ({skipped.get(name, 'changed')})" for name in changed]
+    where = _in_words(stage, key)
+    raise StaleArtifact(
+        f"{where} does not show today's results: {', '.join(reasons)}; rematerialize {where}",
+        (stage, key),
+        hash_value([seen, skipped]),
+    )
 
 
 def run(

@@ -31,15 +31,10 @@ class ClassHead(NamedTuple):
         tensors = load_file(file)
         return cls(tensors["head"].float(), tensors.get("bias", torch.zeros(())).float())
 
-    def write(self, file: Path, trained: ClassHead | None = None) -> None:
-        """Write it, and with it the head as it was trained, before it met the zero-shot head."""
+    def write(self, file: Path) -> None:
+        """Write it for `read`."""
         tensors = {"head": self.vectors, "bias": self.bias}
-        if trained is not None:
-            tensors |= {"trained": trained.vectors, "trained_bias": trained.bias}
-        # The two heads may share memory, which safetensors refuses.
-        own = torch.contiguous_format
-        copies = {name: one.clone(memory_format=own) for name, one in tensors.items() if one.dim()}
-        save_file(copies, file)
+        save_file({name: one.contiguous() for name, one in tensors.items() if one.dim()}, file)
 
     def scores(self, images: Tensor) -> Tensor:
         """Logits / 100 (N, C) of unit vectors (N, D): cosines where the class vectors are unit

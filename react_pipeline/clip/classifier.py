@@ -26,12 +26,10 @@ probabilities.
 """
 
 HEAD_FILE = "head.safetensors"
-"""Tensors `head` (D, C), the class vectors to use, and `bias` (C,), if they have one; `trained` and
-`trained_bias` are these before they met the zero-shot head.
-"""
+"""Tensors `head` (D, C), the class vectors, and `bias` (C,), if they have one."""
 
 HEAD_RECORD_FILE = "head.json"
-"""`classes` in the order of the columns, `templates`, `embed_dim`, and how the head came about."""
+"""`classes` in the order of the columns, `templates`, and of a fitted head its `temperature`."""
 
 
 def load_classifier(

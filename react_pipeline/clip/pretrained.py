@@ -8,7 +8,6 @@ our own checkpoints (`model`), fetching from the Hub (`base`).
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,14 +26,11 @@ _PREPARED = ("mean", "std", "resize_mode")
 """
 _RECORDED = ("model", "quick_gelu", *_PREPARED)
 """Fields that a checkpoint folder records itself."""
-_HUB_NAME = re.compile(re.escape(HUB_PREFIX) + r"([\w.-]+/)?[\w.-]+(@[\w./-]+)?")
 
 
 def require_available(encoder: EncoderConfig) -> None:
     """Refuse names that open_clip does not know, and weights that are not there; nothing is read or
-    fetched.
-
-    Of a model of the Hub only the form of its name is looked at.
+    fetched, and the Hub is not asked.
 
     Raises:
         InputError: Naming the field of `encoder`, and the nearest names.
@@ -45,11 +41,6 @@ def require_available(encoder: EncoderConfig) -> None:
     weights = str(encoder.pretrained)
     path = Path(weights)
     if weights.startswith(HUB_PREFIX):
-        if not _HUB_NAME.fullmatch(weights):
-            raise InputError(
-                f"encoder.model: {weights!r}: write {HUB_PREFIX}ORGANIZATION/NAME, as the Hub "
-                "names it"
-            )
         return
     import open_clip
 

@@ -16,7 +16,7 @@ from react_pipeline.installation import EXTRAS, install_command
 from react_pipeline.project import Project
 from react_pipeline.settings import did_you_mean, load_domains
 from react_pipeline.stage import DOMAIN_FILE, STAGES, domain_and_method
-from react_pipeline.store import ConfigError, InputError, NotCurrent
+from react_pipeline.store import InputError, NotCurrent
 
 console = Console(markup=False, soft_wrap=True)
 """Prints names and paths as they are, and whole lines into logs."""
@@ -47,19 +47,10 @@ def load_project(
     methods, before anything large is loaded.
 
     Raises:
-        ConfigError: If its file is missing or wrong.
-        InputError: If there is no such domain or method.
+        ConfigError: If its file is wrong.
+        InputError: If there is no such file, domain or method.
     """
-    try:
-        project = Project.load(config)
-    except ConfigError as error:
-        path = error.problems[0].file
-        if path.exists() and not path.is_dir():
-            raise
-        fault = "is a folder" if path.is_dir() else "no such file"
-        raise InputError(
-            f"{path}: {fault}; run where your pipeline.yaml is, or give --config"
-        ) from error
+    project = Project.load(config)
     for slug in domains:
         if not project.has_domain(slug):
             project.domain(slug)  # names those there are

@@ -1,4 +1,4 @@
-"""The commands `react-pipeline domains ...`: list, check and add domain files."""
+"""The command `react-pipeline domains validate`: domain files checked."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,13 +6,7 @@ from typing import Annotated
 
 import typer
 
-from react_pipeline.commands.command_line import (
-    Config,
-    console,
-    load_project,
-    materialize_command,
-)
-from react_pipeline.commands.terminal import print_error, print_table
+from react_pipeline.commands.command_line import Config, console, load_project
 from react_pipeline.preflight import (
     corpus_problems,
     encoder_problems,
@@ -21,26 +15,12 @@ from react_pipeline.preflight import (
     store_problems,
 )
 from react_pipeline.project import Project
-from react_pipeline.settings import CONTROL_SUFFIX, load_domain, load_domains, misnamed
-from react_pipeline.store import ConfigError, InputError, Problem, write_atomically
+from react_pipeline.settings import CONTROL_SUFFIX, load_domain, misnamed
+from react_pipeline.store import ConfigError, InputError, Problem
 
 domains_app = typer.Typer(
     no_args_is_help=True, help="The domain files: a YAML file of class names for each domain."
 )
-
-
-@domains_app.command("list")
-def list_domains(config: Config = None) -> None:
-    """List the valid domains, and the problems of the other files."""
-    project = load_project(config)
-    domains, problems = load_domains(project.config.domains)
-    rows = []
-    for slug, domain in domains.items():
-        labelled = domain.evaluation.name if domain.evaluation else "none"
-        rows.append([slug, domain.title, len(domain.classes), labelled])
-    print_table(["domain", "title", "classes", "evaluation"], rows)
-    for problem in problems:
-        print_error(f"not valid: {problem}")
 
 
 @domains_app.command("validate")
@@ -89,30 +69,3 @@ def _joined_problems(project: Project, slug: str) -> Iterator[Problem]:
             project.training(slug, method)
         except InputError as error:
             yield Problem(project.config.domains / f"{slug}.yaml", "", str(error))
-
-
-@domains_app.command("add")
-def add_domain(
-    file: Annotated[Path, typer.Argument(help="A YAML named <slug>.yaml.")], config: Config = None
-) -> None:
-    """Check a domain file, copy it into the project's folder of domains, and make it a partition in
-    Dagster. Relative paths in it are then read from that folder.
-    """
-    project = load_project(config)
-    slug = load_domain(file).slug
-    target = project.config.domains / f"{slug}.yaml"
-    text = file.read_text(encoding="utf-8")
-    if not target.exists():
-        write_atomically(target, text)
-    elif target.read_text(encoding="utf-8") != text:
-        raise InputError(f"{target} exists and differs: edit that file, or remove it first")
-    domain = project.domain(slug)
-    for problem in [*file_problems(target, domain), *_joined_problems(project, slug)]:
-        print_error(f"note: {problem}")
-    from react_pipeline.assets import launch, partitions
-
-    with launch.open_instance(project) as instance:
-        instance.add_dynamic_partitions(partitions.DOMAINS, [slug])
-    console.print(
-        f"{target}: {len(domain.classes)} classes; next: {materialize_command(domain=slug)}"
-    )

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from react_pipeline.project.local_files import escape_name, files_below, matches
 from react_pipeline.project.project import Project
-from react_pipeline.settings import DomainConfig, EncoderConfig, encoders
+from react_pipeline.settings import DomainConfig, EncoderConfig, absolute_path, encoders
 from react_pipeline.store import (
     Artifact,
     InputError,
@@ -178,7 +178,7 @@ def _local(project: Project, names: Iterable[str]) -> Iterator[Path]:
 
 def seed_path(directory: Path, seed: Path) -> Path:
     """Return the path of a seed: relative to `directory`, the folder of the domain files."""
-    return Path(os.path.normpath(directory / seed))
+    return Path(os.path.normpath(absolute_path(directory, seed)))
 
 
 def seed_digests(directory: Path, domain: DomainConfig) -> dict[str, list[str]]:

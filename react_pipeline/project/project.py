@@ -40,9 +40,15 @@ class Project:
         """Read `path`, else the file that `REACT_PIPELINE_CONFIG` names, else `pipeline.yaml` here.
 
         Raises:
-            ConfigError: If the file is missing or wrong.
+            InputError: If there is no such file.
+            ConfigError: If it is wrong.
         """
         located = Path(path or os.environ.get(CONFIG_VARIABLE) or "pipeline.yaml").resolve()
+        if located.is_dir() or not located.exists():
+            fault = "is a folder" if located.is_dir() else "no such file"
+            raise InputError(
+                f"{located}: {fault}; run where your pipeline.yaml is, or give --config"
+            )
         return cls(located, load_pipeline(located))
 
     @cached_property
@@ -69,7 +75,7 @@ class Project:
         if not self.has_domain(slug):
             files = sorted(file.stem for file in self.config.domains.glob("*.yaml"))
             rule = "" if SLUG.fullmatch(slug) else f"; its name must {SLUG_RULE}: rename the file"
-            meant = did_you_mean(slug, files, "see `react-pipeline domains add`")
+            meant = did_you_mean(slug, files, "write its file")
             raise InputError(
                 f"no domain {slug!r} in {self.config.domains} (there: "
                 f"{', '.join(files) or 'none'}){rule}; {meant}"

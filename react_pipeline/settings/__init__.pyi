@@ -23,6 +23,7 @@ from .encoder import encoders as encoders
 from .evaluation import DrawnSetConfig as DrawnSetConfig
 from .evaluation import EvaluationSetConfig as EvaluationSetConfig
 from .evaluation import labelled_kinds as labelled_kinds
+from .files import absolute_path as absolute_path
 from .files import load_domain as load_domain
 from .files import load_domains as load_domains
 from .files import load_pipeline as load_pipeline

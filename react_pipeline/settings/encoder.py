@@ -53,10 +53,6 @@ class EncoderConfig(Section):
                 "`pretrained` must name a tag of open_clip or the path of a checkpoint, and is "
                 f"left out for {', '.join(encoders())}, made from installed packages"
             )
-        fields = ("quick_gelu", "mean", "std", "resize_mode")
-        idle = [name for name in fields if getattr(self, name) is not None]
-        if idle and self.model in encoders():
-            raise ValueError(f"`{idle[0]}` would do nothing for `model: {self.model}`; remove it")
         return self
 
 

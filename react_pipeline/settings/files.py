@@ -37,9 +37,10 @@ def load_pipeline(path: Path) -> PipelineConfig:
     document = read_yaml(path)
     url = _take_store_url(document)
     raw = validate(document, pipeline_model())
-    config = raw.located(lambda name: _absolute(base, name).resolve())
+    config = raw.located(lambda name: absolute_path(base, name).resolve())
     store = config.cache.folder if url else config.store  # of a server's store: our part of it
-    corpus = raw.corpus.located(partial(_absolute, base))  # names with patterns keep their links
+    # Names with patterns keep their links.
+    corpus = raw.corpus.located(partial(absolute_path, base))
     if misplaced := corpus.misplaced(store):
         field, problem = misplaced
         raise ConfigError.of(path, problem, f"corpus.{field}", document.line(("corpus", field)))
@@ -71,7 +72,7 @@ def _take_store_url(document: Document) -> str:
 def _with_weights(encoder: EncoderConfig | None, base: Path) -> EncoderConfig | None:
     """Return an encoder with the absolute path of its checkpoint, if it names one."""
     if encoder and encoder.pretrained and not encoder.pretrained.startswith(HUB_PREFIX):
-        checkpoint = _absolute(base, encoder.pretrained)
+        checkpoint = absolute_path(base, encoder.pretrained)
         if checkpoint.exists() or _IS_PATH.search(encoder.pretrained):
             return encoder.model_copy(update={"pretrained": str(checkpoint.resolve())})
     return encoder
@@ -89,7 +90,7 @@ def _tracking_uri(path: Path) -> str:
     return named
 
 
-def _absolute(base: Path, name: Path | str) -> Path:
+def absolute_path(base: Path, name: Path | str) -> Path:
     """Return a path below a folder without links, from which `..` at the front therefore lead to
     parents: messages show a path without them.
     """
@@ -116,13 +117,7 @@ def load_domain(path: Path) -> DomainConfig:
     if config.slug != path.stem:
         problem = f"is {config.slug!r}, so the file must be named {config.slug}.yaml"
         raise ConfigError.of(path, problem, "slug", document.line(("slug",)))
-    absolute = partial(_absolute, path.resolve().parent)
-    classes = []
-    for entry in config.classes:
-        # Relative seeds stay as they are written: messages name them so.
-        seeds = [absolute(seed) if str(seed).startswith("~") else seed for seed in entry.seeds]
-        classes.append(entry.model_copy(update={"seeds": tuple(seeds)}))
-    return config.located(absolute).model_copy(update={"classes": tuple(classes)})
+    return config.located(partial(absolute_path, path.resolve().parent))
 
 
 def load_domains(directory: Path) -> tuple[dict[str, DomainConfig], list[Problem]]:

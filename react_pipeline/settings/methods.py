@@ -34,7 +34,6 @@ class Method:
     Attributes:
         name: As in `methods` of pipeline.yaml.
         summary: What it trains, in words, for the model card.
-        colour: Of its lines in figures.
         defaults: Fields of `TrainingConfig` in which it differs from the defaults there.
         unused_fields: Fields of `TrainingConfig` that it ignores: changing them rebuilds nothing.
         identity: Facts of its own that decide a checkpoint, such as a rank, or a version to raise.
@@ -52,7 +51,6 @@ class Method:
 
     name: str
     summary: str = ""
-    colour: str = "#1f5fa8"
     defaults: Mapping[str, Any] = {}
     unused_fields: frozenset[str] = frozenset()
     identity: Mapping[str, Any] = {}
@@ -81,18 +79,12 @@ class Method:
         """Train, write the checkpoint, and return the counts of its manifest."""
         raise NotImplementedError
 
-    @property
-    def needs_nothing(self) -> bool:
-        """Whether any project can train it: else the domain names what it needs."""
-        return not self.parents
-
 
 class Base(Method):
     """The reference: nothing is trained."""
 
     name = "base"
     summary = "nothing"
-    colour = "#6b7280"
 
 
 @cache

@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from react_pipeline.project import Project
 from react_pipeline.settings import without_secrets
@@ -32,12 +32,11 @@ from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
     MissingArtifact,
-    ReactError,
     Store,
 )
 from react_pipeline.tracking.models import MODEL_STAGES, log_inputs, log_model
 from react_pipeline.tracking.notes import dagster_url, short_reason, view_url
-from react_pipeline.tracking.registry import list_versions, show_champion
+from react_pipeline.tracking.registry import show_champion
 from react_pipeline.tracking.runs import FINISHED, Runs
 from react_pipeline.tracking.tables import log_tables
 from react_pipeline.tracking.values import (
@@ -50,9 +49,6 @@ from react_pipeline.tracking.values import (
     run_params,
     run_tags,
 )
-
-if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -106,18 +102,6 @@ class Tracking(Runs):
         those that have one then. None, with a warning, when MLflow does not answer.
         """
         return self._ask(lambda: self._sync(project))
-
-    def versions(self, slug: str) -> list[ModelVersion]:
-        """Return the versions of a domain's model, oldest first; their tags name `method` and
-        `fingerprint` of the checkpoint.
-
-        Raises:
-            ReactError: If MLflow cannot be reached; its text has no password of an address.
-        """
-        try:
-            return list_versions(self.connect(), slug)
-        except Exception as error:  # whatever MLflow, its database or the network raise
-            raise ReactError(f"MLflow does not answer ({short_reason(error)})") from error
 
     def results_page(self, address: str) -> str:
         """Return where the server at `address` shows the results of all methods; `address` if

@@ -1,11 +1,11 @@
 """Memory of a step: what each pair adds to it, counted before the first one.
 
 A step keeps what its backward pass needs of every image and text of a part; the rest (weights,
-gradients, moments) is there whatever the batch. Does not belong here: running out of it (`guards`).
+gradients, moments) is there whatever the batch. With activation checkpointing the block that is
+computed again comes on top, and is not counted. Does not belong here: running out of it (`guards`).
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,11 +17,6 @@ from react_pipeline.store import InputError
 
 COUNTED = 2
 """Pairs whose bytes are counted, and twice as many: what both have alike is no pair's."""
-
-BLOCK_WITH_GRADIENTS = 1.4
-"""Bytes of a block that is computed again, with the gradients on their way through it, in bytes
-that it keeps: 1.38 measured for `gated-image`, 1.45 for `locked-image`.
-"""
 
 
 def saved_bytes(encode: Callable[[int], object], pairs: int) -> int:
@@ -44,26 +39,6 @@ def saved_bytes(encode: Callable[[int], object], pairs: int) -> int:
 
     most, fewer = min(2 * COUNTED, pairs), max(1, min(COUNTED, pairs - 1))
     return max(0, kept(most) - kept(fewer)) // max(1, most - fewer)
-
-
-@contextmanager
-def keep_activations(*modules: Any) -> Iterator[None]:
-    """Turn activation checkpointing off for a while, where it is on: of an image tower's own, and
-    of open_clip and timm.
-    """
-    switches = [
-        (module, name)
-        for module in modules
-        for name in ("activation_checkpointing", "grad_checkpointing")
-        if getattr(module, name, False)
-    ]
-    for switch in switches:
-        setattr(*switch, False)
-    try:
-        yield
-    finally:
-        for switch in switches:
-            setattr(*switch, True)
 
 
 def free_bytes(device: str) -> int:

@@ -1,5 +1,4 @@
-"""Which model of a project is meant by `champion`, a method or a version, and what it was trained
-for.
+"""Which model of a project is meant by `champion` or a method, and what it was trained for.
 
 Belongs here: finding the checkpoint, refusing one that was trained for other classes, its
 calibration. Does not belong here: what the model does (`classifier`), exporting it
@@ -32,8 +31,7 @@ from react_pipeline.stage import (
     domain_and_method,
     method_key,
 )
-from react_pipeline.store import Artifact, ConfigError, InputError, ReactError
-from react_pipeline.tracking import Tracking
+from react_pipeline.store import Artifact, ConfigError, InputError
 from react_pipeline.use.classifier import Classifier, Origin
 
 CHAMPION = "champion"
@@ -57,13 +55,11 @@ def load_chosen(
     slug = str(slug)
     try:
         project = Project.load(config)
-    except ConfigError as error:
-        path = error.problems[0].file
-        if path.exists():
-            raise
+    except ConfigError:
+        raise
+    except InputError as error:
         raise InputError(
-            f"{slug}: is no folder that `react-pipeline export` wrote, and no domain, because there "
-            f"is no {path}; correct the path, or give `config`, the pipeline.yaml of the domain"
+            f"{slug}: is no folder that `react-pipeline export` wrote, and no domain: {error}"
         ) from None
     domain = project.domain(slug)
     checkpoint, note = _chosen(project, slug, model)
@@ -104,28 +100,7 @@ def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str]:
         note = f"{slug}: {why}, so the base is used; name a customized model with --model{such_as}"
     if model == BASE_METHOD:
         return fresh(project, BASE_CHECKPOINT), note
-    methods = project.config.all_methods
-    if model in methods:
-        return fresh(project, CUSTOMIZED_CHECKPOINT, method_key(slug, model)), ""
-    if not model.isdecimal():
-        raise InputError(
-            f"{model!r} is not a model: write champion, a method ({', '.join(methods)}), or the "
-            "number of a registered version; an exported folder takes the place of the domain"
-        )
-    try:
-        versions = {str(one.version): one for one in Tracking.of(project).versions(slug)}
-    except ReactError as error:
-        raise ReactError(f"{slug}: {error}; name a method instead") from error
-    if model not in versions:
-        raise InputError(
-            f"{slug}: no registered version {model} (there: {', '.join(versions) or 'none'})"
-        )
-    tags = versions[model].tags
-    if not {"method", "fingerprint"} <= tags.keys():
-        raise InputError(f"{slug}: version {model} was not registered by this pipeline")
-    return project.store.open(
-        CUSTOMIZED_CHECKPOINT, method_key(slug, tags["method"]), tags["fingerprint"]
-    ), ""
+    return fresh(project, CUSTOMIZED_CHECKPOINT, method_key(slug, model)), ""
 
 
 def trained_for(project: Project, checkpoint: Artifact) -> DomainConfig:

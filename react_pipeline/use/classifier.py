@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,7 +59,6 @@ class Prediction:
         margin: Score of the first class minus that of the second; 0 where there is one class.
         classes: The k nearest classes, nearest first.
         scores: Their logits / 100: cosine similarities, for a head without bias.
-        error: Why the picture was skipped; the label is empty then, and all else too.
     """
 
     label: str
@@ -67,7 +66,6 @@ class Prediction:
     margin: float
     classes: tuple[str, ...]
     scores: tuple[float, ...]
-    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ class Classifier:
 
         Args:
             source: A folder written by `react-pipeline export`, or the slug of a domain.
-            model: Of a domain: `champion`, a method, or the number of a registered version.
+            model: Of a domain: `champion`, or a method.
             config: The project's `pipeline.yaml`; unset: as for the commands.
             device: `auto`, `cpu` or `cuda`; unset: as the project says, `auto` without one.
             precision: `auto`, `fp32`, `bf16` or `fp16`; likewise.
@@ -148,7 +146,6 @@ class Classifier:
         *,
         top_k: int = 5,
         threshold: float = 0.0,
-        errors: Literal["raise", "skip"] = "raise",
     ) -> list[Prediction]:
         """Classify one picture or many: paths, bytes of image files, PIL images, or arrays (H, W,
         3) uint8.
@@ -156,8 +153,6 @@ class Classifier:
         Args:
             top_k: How many classes to give.
             threshold: Below this confidence the label is `unknown`.
-            errors: With `skip`, a picture that cannot be read has its reason in `error`, and the
-                others are classified.
 
         Returns:
             A prediction for each picture, in their order.
@@ -165,22 +160,9 @@ class Classifier:
         Raises:
             InputError: Naming the picture that cannot be read, or the argument.
         """
-        if errors not in ("raise", "skip"):
-            raise InputError(f"errors: {errors!r}; give 'raise' or 'skip'")
         if top_k < 1:
             raise InputError(f"top_k: {top_k}; give at least 1")
-        pictures = _listed(images)
-        failed = dict[int, str]()
-        vectors = self._encoded(pictures, failed if errors == "skip" else None)
-        predictions = self._predictions(vectors, top_k, threshold)
-        for place, problem in sorted(failed.items()):
-            predictions.insert(place, Prediction("", 0.0, 0.0, (), (), problem))
-        return predictions
-
-    def _predictions(
-        self, vectors: NDArray[np.float32], top_k: int, threshold: float
-    ) -> list[Prediction]:
-        similarities = self.head.scores(torch.from_numpy(vectors)).numpy()
+        similarities = self.head.scores(torch.from_numpy(self.embed(images))).numpy()
         ids, scores, confidence = self.rank(similarities, top_k)
         predictions = []
         rows = zip(ids, scores.tolist(), confidence.tolist(), margins(scores).tolist(), strict=True)
@@ -191,27 +173,17 @@ class Classifier:
         return predictions
 
     def embed(self, images: Picture | Iterable[Picture]) -> NDArray[np.float32]:
-        """Encode pictures, as `predict` takes them, as unit vectors (B, D), float32."""
-        return self._encoded(_listed(images), None)
-
-    def _encoded(
-        self, pictures: Sequence[Picture], failed: dict[int, str] | None
-    ) -> NDArray[np.float32]:
-        """Return the vectors of the readable pictures; `failed` gets the others by place, and
-        without it one is an error.
+        """Encode pictures, as `predict` takes them, as unit vectors (B, D), float32; errors
+        likewise.
         """
+        pictures = _listed(images)
         parts = [np.zeros((0, self.clip.dimension), np.float32)]
         for start in range(0, len(pictures), _BATCH):
-            tensors = []
-            for place, picture in enumerate(pictures[start : start + _BATCH], start):
-                try:
-                    tensors.append(self.encoder.to_tensor(_decoded(picture, place)))
-                except InputError as error:
-                    if failed is None:
-                        raise
-                    failed[place] = str(error)
-            if tensors:
-                parts.append(self.encoder.images(torch.stack(tensors)).numpy())
+            tensors = [
+                self.encoder.to_tensor(_decoded(picture, place))
+                for place, picture in enumerate(pictures[start : start + _BATCH], start)
+            ]
+            parts.append(self.encoder.images(torch.stack(tensors)).numpy())
         return np.concatenate(parts)
 
     @cached_property

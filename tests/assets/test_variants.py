@@ -33,7 +33,7 @@ def launched(
 ) -> Iterator[tuple[Project, Summary]]:
     directory = tmp_path_factory.mktemp("variants")
     variants: dict[str, dict[str, Any]] = {
-        "head": {"method": "linear-head", "learning_rate": 5e-4},
+        "head": {"method": "linear-head", "learning_rate": 5e-4, "interpolation": 1.0},
     }
     project = write_project(
         directory, tiny_checkpoint, drawings, methods=["base"], variants=variants, seeds=[0, 1]

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,8 @@ import open_clip
 import pytest
 
 from react_pipeline.clip.architecture import read_config, text_folder
-from react_pipeline.clip.base import publish_base
 from react_pipeline.clip.model import build
 from react_pipeline.clip.pretrained import from_open_clip
-from react_pipeline.project.project import Project
 from react_pipeline.settings.config import EncoderConfig
 from react_pipeline.store.errors import InputError
 
@@ -47,21 +44,6 @@ def test_what_a_folder_records_must_not_be_configured(named: Path, given: dict[s
     with pytest.raises(InputError, match="records its own") as error:
         from_open_clip(EncoderConfig(pretrained=str(named), **given))
     assert all(word in str(error.value) for word in (str(named), *given))
-
-
-@pytest.mark.parametrize("given", [{}, {"quick_gelu": None, "mean": None}])
-def test_a_folder_loads_by_what_it_says_itself(named: Path, given: dict[str, Any]) -> None:
-    clip = from_open_clip(EncoderConfig(pretrained=str(named), **given))
-    assert (clip.dimension, tuple(clip.preprocess_cfg["mean"])) == (32, HALF)
-
-
-def test_base_that_is_not_what_pipeline_says_is_never_published(
-    make_project: Callable[..., Project],
-) -> None:
-    project = make_project(encoder={"model": "ViT-B-16", "mean": [0.1, 0.2, 0.3]})
-    with pytest.raises(InputError, match=r"encoder\.model"):
-        publish_base(project)
-    assert project.store.keys("base_checkpoint") == []
 
 
 @pytest.mark.parametrize(

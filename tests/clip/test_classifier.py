@@ -47,8 +47,8 @@ def base(project: Project) -> Artifact:
 def write_head(directory: Path, *, classes: list[str] = SHAPES, **tensors: Tensor) -> None:
     head = torch.randn(32, len(classes), generator=torch.Generator().manual_seed(0))
     head = torch.nn.functional.normalize(head, dim=0)
-    save_file({"head": head, "trained": head.clone(), **tensors}, directory / "head.safetensors")
-    (directory / "head.json").write_text(json.dumps({"classes": classes, "embed_dim": 32}))
+    save_file({"head": head, **tensors}, directory / "head.safetensors")
+    (directory / "head.json").write_text(json.dumps({"classes": classes}))
 
 
 def publish(project: Project, method: str, write: Callable[[Path], None]) -> Artifact:

@@ -6,16 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import pytest
 import torch
-from open_clip.model import CLIP
 from open_clip.transformer import QuickGELU
 from PIL import Image
 from safetensors.torch import save_file
 
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
-from react_pipeline.clip.model import Clip, from_parts, load, save
+from react_pipeline.clip.model import Clip, load, save
 from react_pipeline.clip.pretrained import from_open_clip
 from react_pipeline.settings.config import EncoderConfig
 from react_pipeline.store.errors import InputError
@@ -84,23 +82,6 @@ def test_hostile_and_broken_checkpoints_are_refused_unrun(
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize("given", [{}, {"quick_gelu": False, "mean": (0.5, 0.5, 0.5)}, None])
-def test_what_a_checkpoint_file_does_not_record_is_warned_of(
-    tiny_checkpoint: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    given: dict[str, Any] | None,
-) -> None:
-    model_cfg = json.loads((tiny_checkpoint / "open_clip_config.json").read_text())["model_cfg"]
-    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", model_cfg)
-    whole = {"quick_gelu": True, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-    path = str(tiny_checkpoint / "open_clip_model.safetensors")
-    fields = whole if given is None else given
-    from_open_clip(EncoderConfig(model="tiny", pretrained=path, **fields))
-    warned = [message for message in caplog.messages if "encoder.quick_gelu" in message]
-    assert len(warned) == (given is not None) and all(path in message for message in warned)
-
-
 @pytest.mark.parametrize(
     "react_cfg", [7, {"enabled": True}, {"enabled": True, "last_k_layers": "all"}]
 )
@@ -114,16 +95,3 @@ def test_a_broken_description_of_gated_blocks_is_refused(
     path.write_text(json.dumps(config))
     with pytest.raises(InputError, match="cannot build"):
         load(path.parent)
-
-
-RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
-
-
-def test_a_tower_without_blocks_is_saved_and_loaded(tmp_path: Path) -> None:
-    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-    model_cfg = {"embed_dim": 16, "vision_cfg": RESNET, "text_cfg": text}
-    torch.manual_seed(0)
-    clip = from_parts(CLIP(**model_cfg), model_cfg, {"size": 32}, None)
-    save(clip, tmp_path)
-    images = torch.randn(2, 3, 32, 32)
-    assert torch.equal(load(tmp_path).encode_images(images), clip.encode_images(images))

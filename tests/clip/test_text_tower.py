@@ -12,9 +12,7 @@ from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor
 
 from react_pipeline.clip.tower import (
-    cast_matrices,
     encode_text,
-    recompute_activations,
     text_blocks,
     text_lengths,
 )
@@ -129,41 +127,3 @@ def test_a_tower_of_transformers_needs_what_is_no_padding() -> None:
         torch.testing.assert_close(
             encode_text(model, tokens[:, :7]), model.encode_text(tokens), atol=1e-5, rtol=1e-5
         )
-
-
-@pytest.mark.parametrize("name", CAUSAL)
-def test_matrices_held_in_bf16_give_what_autocast_gives(name: str) -> None:
-    model = build(CAUSAL[name])
-    tokens = texts_of(2, 7, 3, 5)
-    casts = cast_matrices(text_blocks(model), torch.bfloat16)
-    assert casts and all(weight.dtype == torch.bfloat16 for weight in casts.values())
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(encode_text(model, tokens, casts), encode_text(model, tokens))
-        exact = model.encode_text(tokens).float()
-    similar = torch.nn.functional.cosine_similarity(encode_text(model, tokens), exact)
-    assert similar.min() > 0.999
-
-
-@pytest.mark.parametrize("name", [*CAUSAL, *WHOLE])
-def test_recomputed_activations_give_the_same_gradients(name: str) -> None:
-    model = build({**CAUSAL, **WHOLE}[name])
-    tokens = texts_of(*[LENGTH] * 16)
-
-    def run() -> tuple[dict[str, Tensor], int]:
-        kept: dict[int, int] = {}
-
-        def keep(tensor: Tensor) -> Tensor:
-            kept[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            features = encode_text(model, tokens)
-        return gradients(model, features), sum(kept.values())
-
-    plain, whole = run()
-    recompute_activations(model)
-    again, less = run()
-    assert plain.keys() == again.keys()
-    for part, gradient in plain.items():
-        torch.testing.assert_close(again[part], gradient, atol=1e-6, rtol=1e-6)
-    assert less < 0.6 * whole

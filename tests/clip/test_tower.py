@@ -14,7 +14,6 @@ from open_clip.utils import to_2tuple
 from support.methods import attach, set_trainable
 from torch import Tensor, nn
 
-from react_pipeline.clip import tower as tower_module
 from react_pipeline.clip.gated import gated_layers, vision_blocks
 from react_pipeline.clip.tower import ImageTower
 
@@ -119,21 +118,6 @@ def test_a_timm_tower_of_unknown_blocks_runs_as_it_is() -> None:
     model = CLIP(embed_dim=16, vision_cfg=vision, text_cfg=dict(TEXT)).eval()
     batch = images(model)
     assert torch.equal(ImageTower(model)(batch), model.encode_image(batch))
-
-
-@pytest.mark.parametrize("name", ["ViT", "ViT, mean of the patches", "timm ViT, mean"])
-def test_hosts_that_train_begin_the_trained_part(name: str) -> None:
-    model = build(name)
-    model.requires_grad_(False)
-    vision_blocks(model)[1].requires_grad_(True)
-    for part, parameter in model.visual.named_parameters():
-        parameter.requires_grad_(
-            parameter.requires_grad or part.startswith(tower_module.BEHIND_THE_BLOCKS)
-        )
-    tower = ImageTower(model)
-    assert (tower.splits, tower.start) == (True, 1)
-    assert len(trained_of(model)) > 12
-    require_equal(model, tower)
 
 
 @pytest.mark.parametrize("name", TOWERS)

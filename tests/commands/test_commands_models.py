@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from mlflow import MlflowClient
-from support.promotion import copy_measured, evaluation_set, measured_folder, outcomes, result
+from support.promotion import copy_measured, measured_folder, outcomes, result
 
 from react_pipeline.commands.cli import main
 from react_pipeline.project.project import Project
@@ -120,16 +120,3 @@ def test_what_cannot_be_promoted_takes_one_line_and_exit_code_2(project: Project
     ):
         code, _, reported = run(*arguments)
         assert code == 2 and words in reported, reported
-
-
-def test_an_incomparable_champion_is_listed_with_the_way_out(project: Project, run) -> None:
-    evaluation_set(project, "shapes", version=2)
-    result(project, "shapes", "base", outcomes(100))
-    result(project, "shapes", GATED, outcomes(190), seed=1)
-    decide(project, "shapes")
-    _, out, _ = run("list", "shapes")
-    assert "--to-base" in "".join(out.split())
-    code, out, _ = run("rollback", "shapes", "--to-base")
-    assert code == 0 and "base is champion" in out
-    code, out, _ = run("promote", "shapes", GATED, "--reason", "newer")
-    assert code == 0 and re.search(r"gated-image \(\w{8}\) is champion \(before: base\)", out)

@@ -34,7 +34,7 @@ MISTAKES = {
     "models list nosuch": "no domain 'nosuch'",
     "models promote shapes nosuch --reason x": "unknown method 'nosuch'",
     "domains names nosuch": "no domain 'nosuch'",
-    "domains add nosuch.yaml": "nosuch.yaml: cannot be read",
+    "domains validate nosuch.yaml": "nosuch.yaml: cannot be read",
     "status --config nosuch.yaml": "nosuch.yaml: no such file",
     "init new --corpus nosuch": "there is no such kind",
     "init new --encoder ViT-B-32": "MODEL/PRETRAINED",
@@ -56,7 +56,7 @@ print(json.dumps({"answers": answers, "large": sorted(large)}))
 QUESTIONS = """
 import contextlib, sys
 from react_pipeline.commands.cli import main
-for question in ("domains validate", "domains list", "results"):
+for question in ("domains validate", "results"):
     with contextlib.suppress(SystemExit):
         main(question.split())
 print(sorted({"torch", "open_clip", "mlflow", "dagster", "scipy.optimize"} & sys.modules.keys()))

@@ -149,7 +149,7 @@ def test_a_comparison_older_than_its_results_is_not_averaged(project: Project) -
     evaluate(project, "shapes", GATED)
     table = comparison_table(project, ["shapes"])
     (status,) = table["status"]
-    assert "does not show today's result of gated-image" in status
+    assert "does not show today's results: gated-image" in status
     assert table["top1"].isna().all()
 
 

@@ -11,12 +11,11 @@ import contextlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -32,16 +31,12 @@ from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import FOLDERS
 from react_pipeline.extensions.predict.predict import predict_pictures
 from react_pipeline.extensions.predict.run_folder import Options
-from react_pipeline.indexing import StoredVectors, exact_hits
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 from react_pipeline.promotion import Verdict
 from react_pipeline.settings.methods import METHODS
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.training.customization import customize
-from react_pipeline.training.kept import TrainingTexts
-from react_pipeline.training.log import TrainingObserver
-from react_pipeline.training.losses import contrastive_loss
 from react_pipeline.use.classifier import Classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory'")
@@ -295,24 +290,6 @@ def test_half_precision_trains_and_embeds(
     assert_same_vectors(embedded, lineages["cpu"]["corpus_embeddings"], 0.999)
 
 
-def test_an_interrupted_training_resumes_on_the_gpu(
-    trained: Callable[..., Artifact], changed: Callable[..., Project]
-) -> None:
-    class Interrupt(TrainingObserver):
-        def stepped(self, record: Mapping[str, float]) -> None:
-            if record["step"] == 2:
-                raise KeyboardInterrupt
-
-    fields = {**STEPS, "steps": 4, "precision": "bf16"}
-    project = changed("cuda", customization={"defaults": fields})
-    with pretended_gpu():
-        with pytest.raises(KeyboardInterrupt):
-            customize(project, "shapes", "gated-image", Interrupt())
-        resumed = customize(project, "shapes", "gated-image")
-    assert resumed.counts["first_step"] == 2
-    assert losses(resumed) == losses(trained("cuda", "gated-image", **fields))
-
-
 def test_predictions_are_those_of_the_processor(
     lineages: dict[str, Lineage], inputs: Path, tmp_path: Path
 ) -> None:
@@ -328,45 +305,3 @@ def test_predictions_are_those_of_the_processor(
             there = predict("cuda", method)
             assert operations
         pd.testing.assert_frame_equal(there, predict("cpu", method), check_exact=False, atol=1e-4)
-
-
-@pytest.mark.parametrize(("k", "queries"), [(10, 70), (1, 5)])
-def test_hits_of_many_queries_are_exact(lineages: dict[str, Lineage], k: int, queries: int) -> None:
-    stored = StoredVectors(lineages["cpu"]["corpus_embeddings"], "text")
-    vectors = np.random.default_rng(0).standard_normal((queries, 32)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    with pretended_gpu() as operations:
-        similarities, rows = exact_hits(stored, vectors, k, device="cuda")
-        assert operations["topk"]
-    expected, expected_rows = exact_hits(stored, vectors, k, device="cpu")
-    assert (rows == expected_rows).all() and (similarities == expected).all()
-
-
-@pytest.mark.parametrize(
-    "kind", ["infonce", "infonce-captions", "infonce-masked", "unicl", "sigmoid"]
-)
-def test_each_loss_stays_on_the_gpu(kind: str) -> None:
-    batch = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
-    ids, scale, bias = torch.tensor([0, 1, 1, 2, 3, 4]), torch.tensor(10.0), torch.tensor(-1.0)
-
-    def loss(device: str) -> torch.Tensor:
-        images, texts = batch.to(device)
-        captions = ids.to(device)
-        scalars = scale.to(device), bias.to(device)
-        return contrastive_loss(
-            images, texts, scalars[0], captions, captions // 2, kind, scalars[1]
-        )
-
-    with pretended_gpu():
-        there = loss("cuda")
-        assert there.device.type == "cuda"
-        assert there.item() == pytest.approx(loss("cpu").item(), rel=LOSSES)
-
-
-def test_texts_left_on_the_processor_are_noticed(
-    trained: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    vectors = TrainingTexts.vectors
-    monkeypatch.setattr(TrainingTexts, "vectors", lambda self, texts: vectors(self, texts).cpu())
-    with pytest.raises(RuntimeError, match="same device"):
-        trained("cuda", "gated-image")

@@ -26,7 +26,6 @@ ENCODERS = {
     "{model: ViT-B-32, pretrained: opanai}": "did you mean openai?",
     "{model: ViT-B-32, pretrained: wieghts.pt}": "did you mean weights.pt?",
     "{model: ViT-B-32, pretrained: nosuch/weights.pt}": "there is no file or folder",
-    "{model: 'hf-hub:a b/c'}": "hf-hub:ORGANIZATION/NAME",
     "{model: 'local-dir:empty'}": "open_clip_config.json",
 }
 

@@ -69,7 +69,7 @@ def test_one_encoder_finds_pairs_and_other_is_customized(
     )
     assert all(torch.equal(weights[name], frozen[name]) for name in frozen if name != "logit_scale")
     head = store.current("customized_checkpoint", "shapes/linear-head-control")
-    assert len(load_file(head.file("head.safetensors"))["trained"]) == 32
+    assert len(load_file(head.file("head.safetensors"))["head"]) == 32
     measured = store.current("domain_results", "shapes/base").parents["base_checkpoint"]
     assert measured == store.current("base_checkpoint", ALL).fingerprint
 

@@ -33,7 +33,7 @@ def customized(project: Project, method: str) -> Artifact:
             vectors = nn.functional.normalize(torch.randn(clip.dimension, 4), dim=0)
             biases = {"bias": 9 * torch.eye(4)[1]} if method.startswith("gda") else {}
             save_file({"head": vectors, **biases}, directory / "head.safetensors")
-            about = {"classes": project.domain("shapes").class_names, "embed_dim": clip.dimension}
+            about = {"classes": project.domain("shapes").class_names}
             (directory / "head.json").write_text(json.dumps(about))
             return COUNTS
         if method.startswith("gated-image"):

@@ -16,6 +16,7 @@ from react_pipeline.promotion.decision import decide, promote, roll_back
 from react_pipeline.store import Artifact, Store
 from react_pipeline.tracking import log
 from react_pipeline.tracking.log import Tracking
+from react_pipeline.tracking.registry import list_versions
 
 GATED, LOCKED, FULL = "gated-image", "locked-text", "full"
 NAME = "react-shapes"
@@ -63,7 +64,8 @@ def aliases(client: MlflowClient) -> dict[str, str]:
 
 def described(registry: Tracking) -> dict[str, dict[str, str]]:
     """Tags of the version of each method."""
-    return {version.tags["method"]: version.tags for version in registry.versions("shapes")}
+    versions = list_versions(registry.connect(), "shapes")
+    return {version.tags["method"]: version.tags for version in versions}
 
 
 def ahead(project: Project) -> None:
@@ -77,7 +79,7 @@ def test_a_champion_has_its_alias_and_says_why(
     assert registry.log_artifact(project, decide(project, "shapes"))
     assert "could not be logged" not in caplog.text
     assert aliases(client) == {"champion": GATED}
-    (version,) = registry.versions("shapes")
+    (version,) = list_versions(client, "shapes")
     assert "+20.0 points" in version.description and "interval" in version.description
     assert version.tags["verdict"] == "promoted"
     assert version.tags["gain"] == "+0.2000"

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from support.training import FIELDS, losses, prepared, records
 
@@ -125,14 +124,6 @@ def test_losses_fall_and_the_best_held_out_point_is_taken(train: Train) -> None:
     assert scores[str(counts["interpolation"])] == max(scores.values())
 
 
-def test_interpolated_back_to_nothing_it_is_the_base(prepare: Prepare) -> None:
-    project = prepare(interpolation=0.0)
-    clip = load(customize(project, "shapes", "gated-image").path)
-    base = load(project.store.current("base_checkpoint", "all").path)
-    image = base.preprocess(Image.new("RGB", (40, 40), "red"))[None]
-    assert torch.equal(clip.encode_images(image), base.encode_images(image))
-
-
 def test_training_choices_change_the_training(
     make_project: Callable[..., Project], _retrieved_store: Path
 ) -> None:
@@ -182,6 +173,13 @@ def test_speed_memory_and_precision_take_the_same_steps(
     assert losses(train(method, **{**fields, **changed})) == pytest.approx(
         reference, rel=tolerance, abs=0
     )
+
+
+def test_what_does_not_fit_the_disk_is_computed_at_each_step(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("react_pipeline.training.kept.MAX_DISK_FRACTION", 0)
+    assert not train().counts["prefix_kept"]
 
 
 @pytest.mark.parametrize(

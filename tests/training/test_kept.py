@@ -1,140 +1,25 @@
-"""What is kept of images and texts: the same as computed ones, kept over a kill, and nothing
-computed that no text needs.
-"""
+"""Texts of a training: kept over a kill, and nothing computed that no text needs."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 import torch
-from support.drawings import COLOURS, SHAPES
-from support.methods import attach, set_trainable
 from support.pairs import DrawnPairs
 from torch import Tensor
 
-from react_pipeline.clip import Pixels
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.settings.config import DomainConfig
 from react_pipeline.store import Scratch
 from react_pipeline.training import kept as module
-from react_pipeline.training.data import Views
-from react_pipeline.training.image_encoder import ImageEncoder, image_tower
-from react_pipeline.training.kept import TrainingTexts, keep_tokens
+from react_pipeline.training.kept import TrainingTexts
 from react_pipeline.training.world import World
 
 DOMAIN = DomainConfig(slug="shapes", classes=("circle", "square"), templates=("a {}",))
 PAIRS = DrawnPairs([("circle", "red"), ("square", "red"), ("circle", "red"), ("square", "blue")])
-
-
-class Kept:
-    """What is kept of the same images every time, and how many went through the frozen blocks."""
-
-    def __init__(self, checkpoint: Path, directory: Path, method: str = "gated-image") -> None:
-        clip = load(checkpoint)
-        attach(clip.model, method, 1) if method == "gated-image" else None
-        set_trainable(clip.model, method)
-        self.clip = clip
-        self.views = Views(
-            DrawnPairs([(shape, colour) for shape in SHAPES for colour in COLOURS]),
-            Pixels(clip.preprocess),
-        )
-        self.scratch = Scratch(directory)
-        self.images = 0
-
-    def encoder(self, **fields: Any) -> ImageEncoder:
-        training = TrainingConfig(augmentation="none", **{"precision": "fp32", **fields})
-        tower = image_tower(self.clip.model, training, "cpu")
-        return ImageEncoder(self.clip.model, tower, training, World())
-
-    def keep(self, monkeypatch: pytest.MonkeyPatch, **fields: Any) -> Tensor | None:
-        self.images, own = 0, ImageEncoder.frozen
-
-        def counting(encoder: ImageEncoder, images: Tensor) -> Tensor:
-            self.images += len(images)
-            return own(encoder, images)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(ImageEncoder, "frozen", counting)
-            return keep_tokens(self.encoder(**{"workers": 0, **fields}), self.views, self.scratch)
-
-    def require_right(self, tokens: Tensor | None, **fields: Any) -> None:
-        assert tokens is not None and len(tokens) == len(self.views.pairs)
-        bf16 = tokens.dtype == torch.bfloat16
-        for position in {0, len(tokens) // 2, len(tokens) - 1}:
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                (wanted,) = self.encoder(**fields).frozen(
-                    self.views.batch(torch.tensor([position]))
-                )
-            # In batches of another size a sum may be rounded another way: by one unit of bf16,
-            # that is 2**-8 of the largest.
-            close = {"atol": 0.1, "rtol": 0.01} if bf16 else {"atol": 1e-5, "rtol": 1e-5}
-            torch.testing.assert_close(tokens[position], wanted.to(tokens.dtype), **close)
-
-
-@pytest.mark.parametrize("method", ["gated-image", "locked-image"])
-@pytest.mark.parametrize("fields", [{}, {"workers": 2}, {"precision": "bf16"}], ids=str)
-def test_kept_is_what_is_computed(
-    tiny_checkpoint: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    method: str,
-    fields: dict[str, Any],
-) -> None:
-    monkeypatch.setattr(module, "IMAGES_AT_ONCE", 5)  # so that the last batch is a smaller one
-    kept = Kept(tiny_checkpoint, tmp_path, method)
-    tokens = kept.keep(monkeypatch, **fields)
-    kept.require_right(tokens, **fields)
-    assert tokens is not None and tokens.ndim == (3 if method == "gated-image" else 2)
-    (path,) = tmp_path.glob(f"{module.TOKENS}-*")
-    assert path.stat().st_size == tokens.nbytes
-
-
-def test_a_kept_file_is_found_again_unless_of_another_form(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept = Kept(tiny_checkpoint, tmp_path)
-    first = kept.keep(monkeypatch)
-    assert first is not None and kept.images == 16 + 1  # one image tells the shape
-    kept.require_right(kept.keep(monkeypatch, precision="bf16"), precision="bf16")
-    assert kept.images == 17
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "MAX_DISK_FRACTION", 0)
-        second = kept.keep(monkeypatch)
-    assert second is not None and torch.equal(first, second) and kept.images == 1
-    kept.views.pairs = PAIRS
-    kept.require_right(kept.keep(monkeypatch))
-    assert kept.images == 5
-
-
-@pytest.mark.parametrize("fraction", [0, 1])
-def test_what_changes_or_does_not_fit_the_disk_is_not_kept(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fraction: int
-) -> None:
-    monkeypatch.setattr(module, "MAX_DISK_FRACTION", fraction)
-    kept = Kept(tiny_checkpoint, tmp_path)
-    kept.views.augment = (lambda image, _seed: kept.views.pixels(image)) if fraction else None
-    assert keep_tokens(kept.encoder(), kept.views, kept.scratch) is None
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_fused_layers_are_tried_on_a_few_images(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept, tried = Kept(tiny_checkpoint, tmp_path), []
-    monkeypatch.setattr(module, "LONG_RUN", 16)
-    monkeypatch.setattr(module, "CPU_IMAGES", 3)
-    monkeypatch.setattr(
-        module, "convert", lambda run, _, probes, __: (tried.extend(map(len, probes)), run)[1]
-    )
-    encoder = replace(kept.encoder(workers=0), tower=Mock(native=False, splits=True))
-    monkeypatch.setattr(ImageEncoder, "frozen", lambda _, images: images.flatten(1)[:, :8])
-    assert keep_tokens(encoder, kept.views, kept.scratch) is not None
-    assert tried == [3, 1]
 
 
 def gradients(model: Any, vectors: Tensor) -> dict[str, Tensor]:

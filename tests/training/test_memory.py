@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
-from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from support.methods import attach, set_trainable
-from torch import Tensor
 
 from react_pipeline.clip.model import load
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.store.errors import InputError
 from react_pipeline.training.image_encoder import ImageEncoder, image_tower
 from react_pipeline.training.memory import COUNTED, require_memory, saved_bytes
-from react_pipeline.training.step import TrainingStep
 from react_pipeline.training.world import World
 
 
@@ -44,39 +39,6 @@ def test_bytes_of_many_images_follow_from_those_of_few(
     assert saved_bytes(lambda count: encoder(images[: count * 8]), 9) == pytest.approx(
         8 * each, rel=0.01
     )
-
-
-def peak_bytes(run: Callable[[], object]) -> int:
-    """The most that the processor's allocator gives out at once."""
-    with torch.profiler.profile(profile_memory=True) as profile:
-        run()
-    events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
-    sizes = sorted((one.start_ns(), one.nbytes()) for one in events if one.name() == "[memory]")
-    return max(accumulate(size for _, size in sizes))
-
-
-class Texts:
-    """Texts that do not train."""
-
-    def caption_ids(self, positions: Tensor) -> Tensor:
-        return positions
-
-    def vectors(self, captions: Tensor) -> Tensor:
-        return torch.zeros(len(captions), 32)
-
-
-def test_a_block_that_is_computed_again_counts(tiny_checkpoint: Path) -> None:
-    model = load(tiny_checkpoint).model
-    attach(model, "gated-image", 2)
-    set_trainable(model, "gated-image")
-    training = TrainingConfig(precision="fp32", activation_checkpointing=True)
-    encoder = ImageEncoder(model, image_tower(model, training, "cpu"), training, World())
-    tokens = encoder.frozen(torch.rand(64, 3, 32, 32))
-    rest: Any = (Texts(), None, None)
-    counted = TrainingStep(encoder, *rest).pair_bytes(tokens[:4], torch.arange(4))
-    peaks = [peak_bytes(lambda n=n: encoder(tokens[:n]).sum().backward()) for n in (32, 32, 64)]
-    assert counted == pytest.approx((peaks[2] - peaks[1]) / 32, rel=0.15)
-    assert encoder.tower and encoder.tower.activation_checkpointing
 
 
 def test_a_batch_beyond_the_memory_is_refused_with_what_fits(

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
-from torch import nn
 
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store.errors import InputError, RetrievalError
@@ -14,7 +11,6 @@ from react_pipeline.training.schedule import (
     fit_batch_size,
     learning_rate,
     max_log_scale,
-    parameter_groups,
 )
 from react_pipeline.training.world import World
 
@@ -60,19 +56,6 @@ def test_the_parts_of_all_ranks_are_the_batch(size: int) -> None:
     parts = [World(rank, size).part(batch) for rank in range(size)]
     assert torch.equal(torch.cat(parts), batch)
     assert {len(part) for part in parts} == {8 // size}
-
-
-def test_vectors_norms_biases_and_the_logit_scale_do_not_decay() -> None:
-    model = nn.ModuleDict(
-        {"ln_1": nn.LayerNorm(4), "fc": nn.Linear(4, 4), "frozen": nn.Linear(4, 4)}
-    )
-    model.register_parameter("logit_scale", nn.Parameter(torch.tensor(math.log(10))))
-    model["frozen"].requires_grad_(False)
-    decayed, plain = parameter_groups(model.named_parameters(), 0.1)
-    assert decayed["params"] == [model["fc"].weight]
-    assert decayed["weight_decay"] == 0.1
-    assert plain["weight_decay"] == 0
-    assert len(plain["params"]) == 4  # type: ignore[arg-type]
 
 
 def test_only_sigmoid_training_may_keep_scale_above_clips_limit() -> None:

@@ -45,7 +45,7 @@ def demo(
         raise InputError(
             f"{project.path}: corpus.kind is {project.config.corpus.kind!r}, the demo needs `demo`"
         )
-    trainable = tuple(name for name, method in METHODS.items() if method.needs_nothing)
+    trainable = tuple(name for name, method in METHODS.items() if not method.parents)
     methods = trainable if all_methods else project.config.methods
     first, *others = DEMO_DOMAINS
     for slugs in ([first], others):

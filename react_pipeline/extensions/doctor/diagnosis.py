@@ -135,7 +135,7 @@ def _inputs(project: Project) -> Iterator[Finding]:
     if domains:
         yield Finding("domains", "ok", detail)
     else:
-        yield Finding("domains", "missing", detail, "react-pipeline domains add FILE")
+        yield Finding("domains", "missing", detail, "write class names into a NAME.yaml there")
     faults: list[object] = list(problems)
     for slug, domain in domains.items():
         faults += file_problems(project.config.domains / f"{slug}.yaml", domain)

@@ -138,11 +138,7 @@ def write_head(project: Project, checkpoint: Artifact, staging: Path) -> None:
     else:
         head = domain_head(load(staging), domain)
         ClassHead(head).write(staging / HEAD_FILE)
-        head_record = {
-            "classes": domain.class_names,
-            "templates": prompt_templates(domain),
-            "embed_dim": len(head),
-        }
+        head_record = {"classes": domain.class_names, "templates": prompt_templates(domain)}
     _write_json(staging / HEAD_RECORD_FILE, {**head_record, "logit_scale": LOGIT_SCALE})
 
 

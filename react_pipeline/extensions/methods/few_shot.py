@@ -63,7 +63,6 @@ class FewShotGda(UsesShots, Gda):
 
     name = "few-shot-gda"
     summary = "nothing: class means and one covariance of pairs and shots give vectors and biases"
-    colour = "#e07a8b"
 
 
 class FewShotNcm(UsesShots, Ncm):
@@ -73,4 +72,3 @@ class FewShotNcm(UsesShots, Ncm):
     summary = (
         "nothing: the mean image of a class's pairs and shots is its vector, joined with its text"
     )
-    colour = "#b3b7be"

@@ -34,7 +34,6 @@ class Gda(HeadMethod):
 
     name = "gda"
     summary = "nothing: class means and one covariance of the pairs give vectors and biases"
-    colour = "#d1495b"
     defaults = {"held_out_fraction": 0.1, "interpolation": "held-out"}
     grid = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     without_held_out = 0.01  # a = 1

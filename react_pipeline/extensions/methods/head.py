@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -31,7 +30,7 @@ from react_pipeline.clip import (
 )
 from react_pipeline.evaluation import fit_temperature
 from react_pipeline.extensions.methods.head_samples import Labels, PairVectors, label_pairs
-from react_pipeline.settings import DomainConfig, TrainingConfig
+from react_pipeline.settings import TrainingConfig
 from react_pipeline.store import RetrievalError, TrainingError
 from react_pipeline.training import (
     METRICS_FILE,
@@ -116,13 +115,13 @@ def train_head(
     tie = max if len(samples.class_ids.unique()) == len(domain.classes) else min
     fraction, scores = choose_fraction(interpolation, accuracy, method.grid, tie)
     head = joined(fraction)
-    record = _head_record(domain, of_pairs, labels.source, fraction, scores)
+    record = {"classes": domain.class_names, "templates": prompt_templates(domain)}
     record |= _calibrated(head, vectors, labels, held_out, "held-out pairs") or _calibrated_again(
         method, customization, clip, vectors, labels, trained_on, fraction
     )
-    head.write(directory / HEAD_FILE, trained)
-    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    (directory / HEAD_RECORD_FILE).write_text(text, encoding="utf-8")
+    head.write(directory / HEAD_FILE)
+    (directory / HEAD_RECORD_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    empty = [name for at, name in enumerate(domain.class_names) if at not in of_pairs.class_ids]
     numbers = trained.vectors.numel() + int(trained.bias.count_nonzero())
     return {
         "pairs": len(pairs),
@@ -131,11 +130,11 @@ def train_head(
         "unlabelled_pairs": int((labels.class_ids < 0).sum()),
         "held_out_before": {"class_accuracy": accuracy(0.0)} if len(held_out) else {},
         "held_out_after": {"class_accuracy": accuracy(fraction)} if len(held_out) else {},
-        "classes_without_pairs": [one["class"] for one in record["samples"] if not one["pairs"]],
+        "classes_without_pairs": empty,
         "trainable_parameters": numbers,
         "parameters": sum(map(torch.numel, clip.model.parameters())) + numbers,
         "interpolation": fraction,
-        "interpolation_scores": record["scores"],
+        "interpolation_scores": {str(at): round(score, 6) for at, score in scores.items()},
         **device_counts(clip.device),
         "seconds": round(time.monotonic() - began, 3),
         **counts,
@@ -218,25 +217,8 @@ def _fit(
         raise TrainingError(
             "the trained head is not finite; lower learning_rate. Nothing was published"
         )
-    require_learned(losses)
     of_steps = {"steps": len(losses), "first_loss": losses[0], "final_loss": losses[-1]}
     return trained, {**of_steps, "step0_max_difference": 0.0, **counts}
-
-
-def require_learned(losses: Sequence[float]) -> None:
-    """Stop where a training ended far worse than it began: mean loss of its last tenth above twice
-    that of its first. The loss of a head of unit vectors cannot become infinite.
-
-    Raises:
-        TrainingError: Naming both losses.
-    """
-    tenth = max(1, len(losses) // 10)
-    first, last = (sum(some) / tenth for some in (losses[:tenth], losses[-tenth:]))
-    if last > 2 * first:
-        raise TrainingError(
-            f"the training ended far worse than it began: the loss went from {first:.3g} to "
-            f"{last:.3g}; lower learning_rate. Nothing was published"
-        )
 
 
 def class_accuracy(scores: Tensor, class_ids: Tensor) -> float:
@@ -295,29 +277,3 @@ def _calibrated_again(
         trained, _ = method.fit(samples, training, log)
     head = method.join(ClassHead(zero_shot), trained, fraction)
     return _calibrated(head, vectors, labels, left_out, "pairs left out of a second fit")
-
-
-def _head_record(
-    domain: DomainConfig,
-    samples: HeadSamples,
-    source: str,
-    fraction: float,
-    scores: Mapping[float, float],
-) -> dict[str, Any]:
-    classes = domain.class_names
-    pairs, prompts = (
-        torch.bincount(class_ids, minlength=len(classes)).tolist()
-        for class_ids in (samples.class_ids, samples.prompt_ids)
-    )
-    return {
-        "classes": classes,
-        "templates": prompt_templates(domain),
-        "embed_dim": len(samples.zero_shot),
-        "interpolation": fraction,
-        "scores": {str(at): round(score, 6) for at, score in scores.items()},
-        "labels": source,
-        "samples": [
-            {"class": name, "pairs": pairs[number], "prompts": prompts[number]}
-            for number, name in enumerate(classes)
-        ],
-    }

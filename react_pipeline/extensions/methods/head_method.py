@@ -37,7 +37,7 @@ class HeadMethod(Method):
     """
 
     unused_fields = all_but()
-    identity = {"head": 4}  # raised when what all heads share changes their content
+    identity = {"head": 5}  # raised when what all heads share changes their content
     has_model = False
     by_class = True
     step0_tolerance = 1e-4  # a vector of length 1 is made so again

@@ -77,13 +77,11 @@ class Labels:
         class_ids: Of each pair (N,), -1 where it has none of the domain's.
         prompts: Unit vectors (P, D) of every template with every name and synonym.
         prompt_ids: Class of each prompt (P,).
-        source: Where the classes of the pairs come from: `retrieval` or `nearest prompt`.
     """
 
     class_ids: Tensor
     prompts: Tensor
     prompt_ids: Tensor
-    source: str
 
 
 def label_pairs(
@@ -101,13 +99,9 @@ def label_pairs(
         class_numbers = {name: number for number, name in enumerate(domain.class_names)}
         of_classes = np.array([class_numbers.get(name, -1) for name in pairs.classes])
         class_ids = torch.from_numpy(of_classes[pairs.class_ids])
-        return Labels(class_ids, of_prompts, prompt_ids, "retrieval")
-    return Labels(
-        nearest_class(captions, of_prompts, prompt_ids),
-        of_prompts,
-        prompt_ids,
-        "nearest prompt",
-    )
+    else:
+        class_ids = nearest_class(captions, of_prompts, prompt_ids)
+    return Labels(class_ids, of_prompts, prompt_ids)
 
 
 def nearest_class(captions: Tensor, prompts: Tensor, prompt_ids: Tensor) -> Tensor:

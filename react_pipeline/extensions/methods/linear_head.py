@@ -24,7 +24,6 @@ class LinearHead(HeadMethod):
 
     name = "linear-head"
     summary = "one vector per class, on what the base makes of images; the model is the base's"
-    colour = "#2f8f83"
     defaults = {
         "learning_rate": 1e-3,
         "steps": 500,

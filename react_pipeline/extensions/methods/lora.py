@@ -25,7 +25,6 @@ class LoraImage(ModelMethod):
 
     name = "lora-image"
     summary = "low-rank sums in queries, keys and values of the image tower"
-    colour = "#1a7f9c"
     defaults = {"learning_rate": 2e-4, "weight_decay": 0.01, "rank": RANK}
     unused_fields = frozenset({"last_k_layers"})
     step0_tolerance = 0.0
@@ -64,7 +63,6 @@ class LoraBoth(LoraImage):
 
     name = "lora-both"
     summary = "low-rank sums in queries, keys and values of both towers"
-    colour = "#155a70"
 
     def attach(self, model: nn.Module, training: TrainingConfig) -> None:
         """Add low-rank blocks to every block of both towers.

@@ -25,7 +25,6 @@ class Ncm(HeadMethod):
 
     name = "ncm"
     summary = "nothing: the mean image of a class's pairs is its vector, joined with its text"
-    colour = "#8a8f98"
     defaults = {"held_out_fraction": 0.1, "interpolation": "held-out"}
 
     def fit(

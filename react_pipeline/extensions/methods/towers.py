@@ -12,7 +12,6 @@ class Full(ModelMethod):
 
     name = "full"
     summary = "every weight"
-    colour = "#a83a5b"
     defaults = {"learning_rate": 1e-5}
 
     def trains(self, name: str) -> bool:
@@ -25,7 +24,6 @@ class LockedText(ModelMethod):
 
     name = "locked-text"
     summary = "the image tower and the logit scale; the text tower is the base's"
-    colour = "#c07a1c"
     defaults = {"learning_rate": 5e-5}
 
     def trains(self, name: str) -> bool:
@@ -38,7 +36,6 @@ class LockedImage(ModelMethod):
 
     name = "locked-image"
     summary = "the text tower and the logit scale; the image tower is the base's"
-    colour = "#7a4fa3"
     defaults = {"learning_rate": 5e-5}
 
     def trains(self, name: str) -> bool:
@@ -56,7 +53,6 @@ class GatedBoth(GatedImage):
         "new gated blocks in front of the last vision layers, and the text tower; every weight of "
         "the image tower of the base is as it was"
     )
-    colour = "#6b8fd6"
     defaults = {"learning_rate": 5e-5}
 
     def trains(self, name: str) -> bool:

@@ -26,9 +26,7 @@ Source = Annotated[
         "(.tar)."
     ),
 ]
-Which = Annotated[
-    str, typer.Option("--model", help="For a domain: champion, a method, or a registered version.")
-]
+Which = Annotated[str, typer.Option("--model", help="For a domain: champion, or a method.")]
 Column = Annotated[str, typer.Option(help="Column of paths, for a table.")]
 Workers = Annotated[int, typer.Option(min=0, help="Number of decoding processes.")]
 Overwrite = Annotated[
@@ -113,7 +111,7 @@ def _prepared(
     require_source(source)
     require_output(output)
     if not Path(domain).is_dir():
-        methods = [] if model == "champion" or model.isdecimal() else [model]
+        methods = [] if model == "champion" else [model]
         load_project(config, [domain], methods)
     from react_pipeline.use import Classifier, is_exported
 

@@ -242,7 +242,7 @@ def _load(loading: Loading) -> Classifier:
     if classifier.origin.fingerprint != loading.fingerprint:
         raise InputError(
             f"{loading.source}: the model is now {classifier.origin}, and the run began with "
-            f"{loading.fingerprint}: name the version by --model, and run again"
+            f"{loading.fingerprint}: name a method by --model, and run again"
         )
     return classifier
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 import yaml
 from support.drawings import SHAPES, draw, encode
 
-import react_pipeline
 from react_pipeline import Classifier
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.domain_results import evaluate
@@ -20,27 +18,10 @@ from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide
 from react_pipeline.promotion.verdicts import Verdict
-from react_pipeline.settings.methods import METHODS, trained_methods
+from react_pipeline.settings.methods import trained_methods
 from react_pipeline.training.customization import customize
 
-ROOMS = ("assets", "browse", "commands", "promotion", "tracking", "use")
-EXTENSIONS = ("guards", "hub", "labels", "operations", "pages", "plan")
 ALL = trained_methods()
-
-
-def test_what_follows_a_training_names_no_method() -> None:
-    package = Path(react_pipeline.__file__).parent
-    folders = [package / room for room in ROOMS]
-    folders += [package / "extensions" / name for name in EXTENSIONS]
-    names = {*METHODS} - {"base"}
-    named = [
-        f"{path.relative_to(package)}:{node.lineno}: {node.value}"
-        for folder in folders
-        for path in folder.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Constant) and node.value in names
-    ]
-    assert named == []
 
 
 @pytest.fixture

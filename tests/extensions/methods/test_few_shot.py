@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from support.drawings import SHAPES, draw, encode, evaluation_image
+from support.upkeep import edit_domain
 from torch.nn.functional import normalize
 
 from react_pipeline.evaluation.comparison import compare
@@ -97,6 +98,7 @@ def test_only_what_is_trained_on_shots_depends_on_them(project: Project) -> None
     for stage in ("evaluation_set", "retrieved_set", "control_set"):
         fresh(project, stage, "shapes")  # made before there were shots
     run(project, "few_shot_set", "shapes")
+    edit_domain(project, "shapes", customization={"interpolation": 1.0})
     few, plain = (customize(project, "shapes", name) for name in ("few-shot-ncm", "ncm"))
     write_shot(project, "circle", 7, encode(draw("circle", "red", 9007)))
     run(project, "few_shot_set", "shapes")

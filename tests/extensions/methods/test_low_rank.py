@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-import open_clip
 import pytest
 import torch
 from open_clip.model import CLIP
-from safetensors.torch import load_file
 from support.methods import attach, model_method, set_trainable
 from support.text_tower import write_text_tower_checkpoint
 from torch import Tensor, nn
 
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.clip.tower import ImageTower, encode_text, is_plain
-from react_pipeline.extensions.hub.export import export
 from react_pipeline.extensions.methods.low_rank import LowRank
-from react_pipeline.project.project import Project
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store.errors import InputError
-from react_pipeline.training.customization import customize
-from react_pipeline.training.log import TrainingObserver
 
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TEXTS = ["a red circle", "a drawing of a square"]
@@ -116,56 +106,3 @@ def test_towers_without_attention_are_refused() -> None:
     model.transformer = nn.Identity()
     with pytest.raises(InputError, match="text tower"):
         attach(model, "lora-both", 1)
-
-
-class Stopped(TrainingObserver):
-    """As a training is interrupted, after its first state."""
-
-    def stepped(self, record: Mapping[str, float]) -> None:
-        if record["step"] == 2:
-            raise KeyboardInterrupt
-
-
-def test_an_interrupted_training_ends_as_any_other(retrieved_project: Project) -> None:
-    def result() -> tuple[int, list[float], dict[str, Tensor]]:
-        artifact = customize(retrieved_project, "shapes", "lora-both")
-        records = artifact.file("metrics.jsonl").read_text().splitlines()
-        weights = load_file(artifact.file("open_clip_model.safetensors"))
-        shutil.rmtree(artifact.path)
-        losses = [json.loads(line)["loss"] for line in records]
-        return artifact.counts["first_step"], losses, weights
-
-    _, losses, weights = result()
-    with pytest.raises(KeyboardInterrupt):
-        customize(retrieved_project, "shapes", "lora-both", Stopped())
-    first_step, again, same = result()
-    assert (first_step, again) == (2, losses)
-    assert all(torch.equal(weights[name], same[name]) for name in weights)
-
-
-@pytest.mark.skipif("not hasattr(__import__('open_clip').factory, 'LOCAL_DIR_PREFIX')")
-def test_plain_open_clip_gives_the_logits_of_the_export(
-    make_project: Callable[..., Project], _retrieved_store: Path, tmp_path: Path
-) -> None:
-    fields: dict[str, Any] = {"defaults": {"learning_rate": 1e-2, "steps": 2, "batch_size": 8}}
-    project = make_project(customization=fields)
-    shutil.copytree(_retrieved_store, project.config.store)
-    checkpoint = customize(project, "shapes", "lora-both")
-    base = load_file(
-        project.store.current("base_checkpoint", "all").file("open_clip_model.safetensors")
-    )
-    trained = load_file(checkpoint.file("open_clip_model.safetensors"))
-    assert {name for name in base if not torch.equal(base[name], trained[name])} == {
-        "logit_scale",
-        "transformer.resblocks.0.attn.in_proj_weight",
-        *(f"visual.transformer.resblocks.{layer}.attn.in_proj_weight" for layer in (0, 1)),
-    }
-    folder = export(project, "shapes", "lora-both", tmp_path / "exported")
-    plain = open_clip.create_model(f"local-dir:{folder}").eval()
-    tokens = open_clip.get_tokenizer("ViT-B-32")(TEXTS)
-    with torch.no_grad():
-        image = plain.encode_image(IMAGES, normalize=True)
-        text = plain.encode_text(tokens, normalize=True)
-    clip = load(checkpoint.path)
-    logits = 100 * clip.encode_images(IMAGES) @ clip.encode_texts(TEXTS).T
-    torch.testing.assert_close(100 * image @ text.T, logits, atol=1e-5, rtol=1e-5)

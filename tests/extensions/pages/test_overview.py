@@ -109,12 +109,12 @@ def test_a_missing_comparison_is_named_and_stales_the_overview(
     assert list(first.counts["skipped"]) == ["colours"] and first.counts["domains_known"] == 2
     assert overviewing.overview_is_current(project) == first and overview(project).reused
     compared(project, "colours", 0.5)
-    with pytest.raises(StaleArtifact, match="lacks the results of colours"):
+    with pytest.raises(StaleArtifact, match=r"results: colours \(changed\)"):
         overviewing.overview_is_current(project)
     both = overview(project)
     assert both.fingerprint != first.fingerprint
     shutil.rmtree(project.store.root / "comparison" / "colours")
-    with pytest.raises(StaleArtifact, match="shows colours, out of date: `comparison`"):
+    with pytest.raises(StaleArtifact, match=r"results: colours \(.*`comparison`"):
         overviewing.overview_is_current(project)
     assert overview(project) == first
     (project.config.domains / "colours.yaml").unlink()
@@ -132,11 +132,11 @@ def test_a_comparison_is_stale_after_a_new_and_a_removed_result(project: Project
     compared(project, "shapes", 0.25)
     assert comparing.comparison_is_current(project, "shapes").counts["methods"] == ["base"]
     publish_results(project, "shapes", answers(0.25, 0.5))
-    with pytest.raises(StaleArtifact, match="lacks the results of gated-image"):
+    with pytest.raises(StaleArtifact, match=r"results: gated-image"):
         comparing.comparison_is_current(project, "shapes")
     assert compare(project, "shapes") == comparing.comparison_is_current(project, "shapes")
     shutil.rmtree(project.store.root / "domain_results" / "shapes/gated-image")
-    with pytest.raises(StaleArtifact, match="today's result of gated-image"):
+    with pytest.raises(StaleArtifact, match="results: gated-image"):
         comparing.comparison_is_current(project, "shapes")
 
 
