@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from react_pipeline.evaluation import percent
 from react_pipeline.lineage import fresh, fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.promotion.case import NEVER, Case, build_case, standing
@@ -42,7 +43,7 @@ def decide(project: Project, slug: str) -> Artifact:
     is `judgement.judge`'s; of a domain without a labelled set, that of its evidence. A person's
     decision holds until a result arrives that it did not consider.
 
-    Files: `verdict.json`, `candidates.parquet`, `table.md`.
+    Files: `verdict.json`, `table.md`.
 
     Raises:
         CorruptArtifact: If the last verdict, or a result, cannot be read.
@@ -243,7 +244,7 @@ def _untested_rows(case: Case, judgement: Judgement) -> Iterator[dict[str, Any]]
         row: dict[str, Any] = {"method": method}
         result = case.result(method)
         if isinstance(result, Measured):
-            row |= result.result.model_dump(include={"top1", "n"})
+            row |= {"top1": percent(result.top1), "n": result.result.n}
             is_rejected = result.contender.checkpoint in case.verdict.rejected
             why = "a person took it back" if is_rejected else ""
         elif case.deciding is not None and method == case.verdict.champion.method:
