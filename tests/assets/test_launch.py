@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import base64
-import io
 import multiprocessing
 import os
 import platform
@@ -17,19 +15,14 @@ import dagster as dg
 import pytest
 import yaml
 from conftest import write_project
-from mlflow import MlflowClient
 from PIL import Image
-from support.launch import dagster_home, metadata_of
+from support.launch import dagster_home
 from support.upkeep import change_pipeline, edit_domain
 
-from react_pipeline.assets.declared import blocking_checks
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import Launch, Summary, materialize, open_instance, plan
-from react_pipeline.assets.partitions import to_partition_key
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import CODE_SERVER_TAG, in_process, reap_abandoned, shown_alive
-from react_pipeline.evaluation.all_domains import comparison_table
-from react_pipeline.failures import await_checks
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError
 
@@ -115,51 +108,6 @@ def test_lineage_of_a_finished_project_is_green_throughout(launched: Launched) -
         made = instance.get_materialized_partitions(node.key)
         assert {key for key in keys if key.startswith("shapes")} <= made, node.key
         assert instance.get_latest_materialization_event(node.key) is not None, node.key
-
-
-def test_pictures_come_first_and_are_whole_in_the_event_log(launched: Launched) -> None:
-    seen, with_rows = set(), set()
-    for run_id in launched.first.run_ids:
-        (entry,) = launched.instance.all_logs(
-            run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
-        )
-        made = entry.asset_materialization
-        assert made is not None
-        shown = {name: str(value.value) for name, value in made.metadata.items()}
-        images = [text for text in shown.values() if text.startswith("![")]
-        assert images == [*shown.values()][: len(images)]
-        assert [*shown][-2:] == ["dagster/uri", "fingerprint"]
-        for text in images:
-            data = text.rpartition("base64,")[2].rstrip(")")
-            assert Image.open(io.BytesIO(base64.b64decode(data))).width > 0
-            seen.add(made.asset_key.path[-1])
-        if "dagster/column_schema" in shown:
-            assert int(shown["dagster/row_count"]) > 0
-            with_rows.add(made.asset_key.path[-1])
-    assert {
-        "retrieved_set",
-        "control_set",
-        "comparison",
-        "overview",
-    } <= seen
-    assert {"evaluation_set", "retrieved_set", "control_set", "domain_results"} <= with_rows
-
-
-def test_table_mlflow_and_dagster_give_the_same_numbers(launched: Launched) -> None:
-    table = comparison_table(launched.project, ["shapes"])
-    client = MlflowClient(launched.project.config.tracking_uri)
-    for row in table[table["domain"] == "shapes"].itertuples():
-        shown = metadata_of(
-            launched.instance, "domain_results", to_partition_key(f"shapes/{row.method}")
-        )
-        run = client.get_run(str(shown["mlflow_run_id"]))
-        for metric in ("top1", "top5", "mean_per_class"):
-            assert getattr(row, metric) == shown[metric] == run.data.metrics[metric]
-        assert shown["fingerprint"] == run.data.tags["fingerprint"]
-    retrieved = launched.project.store.current("retrieved_set", "shapes")
-    event = launched.instance.get_latest_materialization_event(dg.AssetKey("retrieved_set"))
-    tags = event.asset_materialization.tags
-    assert tags["dagster/data_version"] == retrieved.fingerprint
 
 
 def test_failure_of_one_domain_stops_only_what_depends_on_it(launched: Launched) -> None:
@@ -345,34 +293,6 @@ def test_index_is_checked_again_by_another_threshold(
         assert again(indexed_project, "faiss_index") == 0
         assert again(indexed_project, "faiss_index", index={"min_recall": 0.5}) == 1
         assert again(indexed_project, "faiss_index", retrieval={"max_starving_fraction": 0.5}) == 0
-
-
-def test_run_that_ended_before_its_checks_is_started_again(
-    indexed_project: Project, tmp_path: Path
-) -> None:
-    artifact = indexed_project.store.current("faiss_index", "all")
-    with dagster_home(tmp_path / "home"):
-        with open_instance(indexed_project) as instance:
-            instance.report_runless_asset_event(dg.AssetMaterialization("faiss_index"))
-        await_checks(indexed_project, artifact, blocking_checks("faiss_index"))
-        assert again(indexed_project, "faiss_index") == 1
-        assert again(indexed_project, "faiss_index") == 0
-
-
-def test_artifact_that_mlflow_has_lost_is_logged_again(
-    indexed_project: Project, tmp_path: Path
-) -> None:
-    with dagster_home(tmp_path / "home"):
-        assert again(indexed_project, "corpus") == 1
-        client = MlflowClient(indexed_project.config.tracking_uri)
-        (experiment,) = client.search_experiments(
-            filter_string=f"name = '{indexed_project.config.project}'"
-        )
-        (run,) = client.search_runs([experiment.experiment_id], "tags.asset = 'corpus'")
-        assert again(indexed_project, "corpus") == 0
-        client.delete_run(run.info.run_id)
-        assert again(indexed_project, "corpus") == 0
-        assert client.search_runs([experiment.experiment_id], "tags.asset = 'corpus'")
 
 
 @pytest.mark.parametrize(("broken", "line"), [(False, "warning: odd names"), (True, "failed")])

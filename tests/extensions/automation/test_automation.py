@@ -12,14 +12,11 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from conftest import PIPELINE
 from mlflow import MlflowClient
 from support.automation import (
     Asked,
-    hurry,
     repository,
     running_daemon,
-    training_under_way,
     wait_for,
 )
 from support.launch import dagster_home
@@ -98,20 +95,6 @@ def test_what_another_project_runs_is_not_awaited(
         assert ("corpus", None) in asked(scene)
         scene.start("corpus")
         assert ("corpus", None) not in asked(scene)
-
-
-def test_a_run_that_builds_nothing_is_not_repeated_at_once(
-    kept_up: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with Scene.of(kept_up, monkeypatch) as scene:
-        (corpus,) = [one for one in scene.ask() if one.asset_selection == [dg.AssetKey("corpus")]]
-        run = scene.queue(corpus)
-        scene.instance.delete_run(run.run_id)
-        assert ("corpus", None) in asked(scene), "a deleted run was never asked for"
-        run = scene.queue(corpus)
-        assert ("corpus", None) not in asked(scene)
-        scene.end(run)
-        assert ("corpus", None) not in asked(scene) and "try 2 of 6" in scene.log
 
 
 def test_a_tick_leaves_the_rest_to_the_next(
@@ -283,52 +266,6 @@ def test_two_daemons_over_one_store_make_everything_once(  # FAULTS 3, 29
     ):
         assert len(list((project.store.root / stage / key).glob("*/manifest.json"))) == 1
     assert len(client.search_model_versions("name = 'react-shapes'")) == 1
-
-
-@pytest.mark.slow
-def test_cancelled_training_frees_the_device_for_the_next(
-    make_project: Make, _indexed_store: Path, tmp_path: Path
-) -> None:
-    steps = {**PIPELINE["customization"]["defaults"], "steps": 3_000, "checkpoint_every": 500}
-    automation = {"enabled": True, "interval_seconds": 2}
-    project = make_project(
-        methods=["gated-image"], automation=automation, customization={"defaults": steps}
-    )
-    shutil.copytree(_indexed_store, project.config.store)
-    (project.config.domains / "colours.yaml").unlink()
-    publish_evaluation_set(project, "shapes")
-    retrieve_pairs(project, "shapes")
-    with (
-        dagster_home(tmp_path / "home") as home,
-        dg.DagsterInstance.from_config(str(home)) as instance,
-    ):
-
-        def places_taken() -> int:
-            return instance.event_log_storage.get_concurrency_info("gpu").active_slot_count
-
-        hurry(home)
-        assert places_taken() == 0  # the home is whole before a second process opens it
-        with running_daemon(project, home) as log:
-            wait_for(lambda: training_under_way(instance, "gated-image"), 900, "training", log)
-            cancelled = training_under_way(instance, "gated-image")
-            assert cancelled is not None and places_taken() == 1
-            assert instance.run_launcher.terminate(cancelled.run_id)
-            ended = dg.DagsterRunStatus.CANCELED
-            wait_for(
-                lambda: instance.get_run_by_id(cancelled.run_id).status == ended,
-                900,
-                "cancelled run",
-                log,
-            )
-            wait_for(lambda: places_taken() == 0, 600, "free place", log)
-            change_pipeline(project, methods=["gated-image", "locked-text"])
-            wait_for(
-                lambda: training_under_way(instance, "locked-text"), 900, "another training", log
-            )
-            assert training_under_way(instance, "gated-image") is None, (
-                "a person's cancelling is respected"
-            )
-    assert project.store.keys("customized_checkpoint") == []
 
 
 def _succeeded(home: Path) -> Asked:
