@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 import pyarrow.parquet as pq
 
-from react_pipeline.evaluation.comparison import GAINS, AllGains, read_summary
+from react_pipeline.evaluation.comparison import GAINS
 from react_pipeline.evaluation.tables import (
     INTERVALS,
     MEAN,
@@ -20,17 +20,13 @@ from react_pipeline.evaluation.tables import (
 from react_pipeline.lineage import is_current
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import CONTROL_SUFFIX, load_domains
-from react_pipeline.stage import COMPARISON, DOMAIN_RESULTS
+from react_pipeline.stage import COMPARISON
 from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
-    InputError,
     MissingArtifact,
     StaleArtifact,
 )
-
-Summaries = Mapping[str, tuple[str, AllGains]]
-"""Maps each domain to what `read_summary` returns."""
 
 
 def current_comparisons(
@@ -64,13 +60,8 @@ def comparison_table(
 ) -> pd.DataFrame:
     """Join the published comparisons of several domains in one table, with a mean of each method:
     see `average`; `look` as of `current_comparisons`.
-
-    Raises:
-        InputError: If the domains were measured by different versions of the evaluator.
     """
-    comparisons, skipped = current_comparisons(project, slugs, look)
-    summaries = {slug: read_summary(one) for slug, one in comparisons.items()}
-    return average(project, slugs, comparisons, skipped, summaries)
+    return average(project, slugs, *current_comparisons(project, slugs, look))
 
 
 def average(
@@ -78,7 +69,6 @@ def average(
     slugs: Sequence[str],
     comparisons: Mapping[str, Artifact],
     skipped: Mapping[str, str],
-    summaries: Summaries,
 ) -> pd.DataFrame:
     """Join comparisons of several domains in one table, with a mean of each method.
 
@@ -89,16 +79,7 @@ def average(
 
     Returns:
         The columns of `compare`'s table; rows of domains first, then those of the domain `mean`.
-
-    Raises:
-        InputError: If the domains were measured by different versions of the evaluator.
     """
-    versions = {slug: version for slug, (version, _) in summaries.items()}
-    if len(set(versions.values())) > 1:
-        listed = ", ".join(f"{slug}: {version}" for slug, version in versions.items())
-        raise InputError(
-            f"domains measured by different evaluators ({listed}); rematerialize `{DOMAIN_RESULTS}`"
-        )
     tables = [typed([], "float64")]
     for slug in slugs:
         if slug in skipped:
