@@ -12,7 +12,6 @@ from react_pipeline.evaluation.comparison import GAINS
 from react_pipeline.evaluation.tables import (
     INTERVALS,
     MEAN,
-    columns,
     numbers,
     over_seeds,
     typed,
@@ -87,8 +86,7 @@ def average(
             tables.append(typed([row], "float64"))
         else:
             table = pq.ParquetFile(comparisons[slug].file("table.parquet")).read().to_pandas()
-            # Extensions that add columns come and go.
-            tables.append(typed(table.reindex(columns=columns()), "float64"))
+            tables.append(typed(table, "float64"))
     table = pd.concat(tables, ignore_index=True)
     means = _means(table, project.config.all_methods, len(slugs))
     return over_seeds(pd.concat([table, means], ignore_index=True))

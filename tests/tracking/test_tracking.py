@@ -19,12 +19,12 @@ from support.tracking import STEPS, artifact_of, runs_of
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.extensions.pages.overview import overview
 from react_pipeline.project.project import Project
-from react_pipeline.store.artifacts import Artifact, Inputs
+from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.store import Store
 from react_pipeline.tracking.datasets import dataset_inputs
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.runs import Runs
-from react_pipeline.tracking.values import rows_of_record, run_files, run_metrics, run_params
+from react_pipeline.tracking.values import rows_of_record, run_metrics, run_params
 
 
 def test_artifact_becomes_finished_run_below_run_of_its_domain(
@@ -246,19 +246,6 @@ def test_a_run_links_to_dagster_where_its_address_is_set(
     linked = log(tracking, compared, "comparison", "shapes", "0123456789ab").data.tags
     assert linked["dagster.run_url"] == "http://127.0.0.1:3000/runs/0123456789ab"
     assert f"({linked['dagster.run_url']})" in linked["mlflow.note.content"]
-
-
-def test_large_files_stay_in_the_store(tiny_project: Project) -> None:
-    sizes = {"small.csv": 1, "page.html": 6_000_000, "large.html": 26_000_000}
-
-    def write(folder: Path, _: object) -> dict[str, object]:
-        for name, size in sizes.items():
-            (folder / name).write_bytes(bytes(size))
-        return {}
-
-    artifact = tiny_project.store.build(Inputs("comparison", "shapes", {}, {}, "1"), write)
-    names = {path.name for path in run_files(artifact)}
-    assert names == {"small.csv", "page.html"}
 
 
 def test_the_source_of_a_set_in_a_bucket_is_its_url(

@@ -246,32 +246,6 @@ def test_every_manifest_is_one_of_kubernetes() -> None:
     ]
 
 
-def at(path: str, section: Any = None) -> dict[str, Any]:
-    """A section of the values, or of this object; of a list its only element."""
-    section = section or values()
-    for name in filter(None, path.split(".")):
-        section = section[name]
-        (section,) = section if isinstance(section, list) else (section,)
-    return section
-
-
-@pytest.mark.parametrize(
-    "path", ["dagsterWebserver", "dagsterDaemon", "dagster-user-deployments.deployments"]
-)
-def test_the_pods_of_the_chart_are_ones_of_kubernetes(path: str) -> None:
-    fields = at(path)
-    image = f"{fields['image']['repository']}:{fields['image']['tag']}"
-    main = {"name": "main", "image": image, "imagePullPolicy": fields["image"]["pullPolicy"]}
-    main["envFrom"] = [{"secretRef": secret} for secret in fields["envSecrets"]]
-    for name in ("env", "resources", "securityContext", "volumeMounts", "livenessProbe"):
-        main |= {name: fields[name]} if name in fields else {}
-    main |= {"readinessProbe": fields["readinessProbe"]} if "readinessProbe" in fields else {}
-    spec = {"containers": [main], "securityContext": fields["podSecurityContext"]}
-    spec |= {name: fields[name] for name in ("initContainers", "volumes") if name in fields}
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": spec}
-    kubernetes_validate.validate(pod, VERSION, strict=True)
-
-
 def test_probes_of_the_chart_pass_the_guard() -> None:
     web = values()["dagsterWebserver"]
     assert web["startupProbe"]["enabled"]  # a slow start is no reason to be killed
