@@ -42,7 +42,7 @@ from react_pipeline.preflight import (
     store_problems,
 )
 from react_pipeline.project import HOME_VARIABLE, Manifests, Project, prepare_home
-from react_pipeline.settings import METHODS, Method, did_you_mean, load_domains
+from react_pipeline.settings import METHODS, Method, load_domains
 from react_pipeline.stage import (
     ALL,
     BASE_CHECKPOINT,
@@ -188,11 +188,6 @@ def plan(
         InputError: If the selection names nothing that is made for these domains and methods.
     """
     graph = defs.resolve_asset_graph()
-    names = sorted(key.path[-1] for key in graph.get_all_asset_keys())
-    name = selection.strip("*+").removeprefix("key:")
-    if name.isidentifier() and name not in names:
-        meant = did_you_mean(name, names, f"there are {', '.join(names)}")
-        raise InputError(f"--select {selection!r}: no asset is called {name!r}; {meant}")
     try:
         selected = dg.AssetSelection.from_string(selection).resolve(graph)
     except Exception as error:  # the parser, and the resolver of unknown names, raise several kinds
