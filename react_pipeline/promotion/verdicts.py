@@ -161,10 +161,7 @@ class Verdict(Decided):
 def write_verdict(
     directory: Path, verdict: Verdict, rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Write `verdict.json` and `table.md`, and return the counts for the manifest.
-
-    The table of a verdict by a person has one row: the model it promoted.
-    """
+    """Write `verdict.json` and `table.md`, and return the counts for the manifest."""
     (directory / VERDICT_FILE).write_text(
         verdict.model_dump_json(indent=1) + "\n", encoding="utf-8"
     )
