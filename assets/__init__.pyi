@@ -21,4 +21,3 @@ from .runs import inputs_tag as inputs_tag
 from .runs import reap_abandoned as reap_abandoned
 from .runs import tags_of_key as tags_of_key
 from .training import customize_here as customize_here
-from .training import observed as observed

@@ -42,7 +42,7 @@ from react_pipeline.preflight import (
     store_problems,
 )
 from react_pipeline.project import HOME_VARIABLE, Manifests, Project, prepare_home
-from react_pipeline.settings import METHODS, Method, did_you_mean, load_domains
+from react_pipeline.settings import METHODS, Method, load_domains
 from react_pipeline.stage import (
     ALL,
     BASE_CHECKPOINT,
@@ -154,15 +154,15 @@ def _places_without_problems(
         ConfigError: If something of a domain is selected, and one of `domains` has a problem, or
             every domain of the project.
     """
-    files = sorted(project.config.domains.glob("*.yaml"))
-    slugs = list(domains) or [file.stem for file in files if project.has_domain(file.stem)]
-    faults = {slug: found for slug in slugs if (found := domain_problems(project, slug))}
-    broken = [] if domains else load_domains(project.config.domains)[1]
-    problems = list(dict.fromkeys([*chain.from_iterable(faults.values()), *broken]))
-    usable = [slug for slug in slugs if slug not in faults]
-    refused = {problem.file.stem for problem in problems} if domains or not usable else set()
-    places = plan(defs, selection, sorted(refused) or usable, methods, project.config.all_methods)
-    if refused and any(key != ALL for _, key in places):
+    valid, broken = load_domains(project.config.domains)
+    slugs = list(domains or valid)
+    faults = {slug: domain_problems(project, slug) for slug in slugs}
+    problems = [*chain.from_iterable(faults.values()), *([] if domains else broken)]
+    usable = [slug for slug in slugs if not faults[slug]]
+    is_refused = problems and (domains or not usable)
+    made_for = ["any"] if is_refused else usable
+    places = plan(defs, selection, made_for, methods, project.config.all_methods)
+    if is_refused and any(key != ALL for _, key in places):
         raise ConfigError(problems)
     for problem in problems:
         logger.warning("left out: %s", problem)
@@ -188,11 +188,6 @@ def plan(
         InputError: If the selection names nothing that is made for these domains and methods.
     """
     graph = defs.resolve_asset_graph()
-    names = sorted(key.path[-1] for key in graph.get_all_asset_keys())
-    name = selection.strip("*+").removeprefix("key:")
-    if name.isidentifier() and name not in names:
-        meant = did_you_mean(name, names, f"there are {', '.join(names)}")
-        raise InputError(f"--select {selection!r}: no asset is called {name!r}; {meant}")
     try:
         selected = dg.AssetSelection.from_string(selection).resolve(graph)
     except Exception as error:  # the parser, and the resolver of unknown names, raise several kinds
@@ -211,9 +206,7 @@ def plan(
 
     places = [(row.name, key) for row in rows for key in row.keys(slugs, methods, True, table)]
     if not places:
-        needs = {row.group: row.data.field for row in STAGES.values() if row.data}
-        hints = [f"; `{one}` assets need `{needs[one]}`" for one in needs if one in selection]
-        text = f"there is nothing of it for these domains and methods{''.join(hints)}"
+        text = "there is nothing of it for these domains and methods"
         raise InputError(f"--select {selection!r}: {text}")
     return sorted(places, key=turn)
 

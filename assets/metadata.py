@@ -14,25 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pandas as pd
 import pyarrow.parquet as pq
 
-from react_pipeline.pages import markdown_table
 from react_pipeline.store import Artifact
 from react_pipeline.tracking import flatten
 
 MAX_PICTURE_BYTES = 100_000
-MAX_TABLE_ROWS = 20
 MAX_TEXT_CHARS = 2_000
 
 TABLES = ("pairs.parquet", "images.parquet", "predictions.parquet", "table.parquet")
 """The table of an artifact is the first of these that it has."""
-
-WORST_CLASSES = {
-    "retrieved_set": ("classes.parquet", "kept", "classes with the fewest pairs"),
-    "domain_results": ("per_class.parquet", "accuracy", "least accurate classes"),
-}
-"""Maps a stage to its table of classes, the column that it is sorted by, and a title."""
 
 
 def describe(artifact: Artifact, links: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -43,9 +34,10 @@ def describe(artifact: Artifact, links: Mapping[str, Any] | None = None) -> dict
         links: Entries that lead elsewhere, such as to MLflow.
     """
     shown = _pictures(artifact)
-    if table := _table(artifact):
-        shown["table"] = dg.MetadataValue.md(table)
     files = artifact.manifest["files"]
+    if "table.md" in files:
+        table = artifact.file("table.md").read_text(encoding="utf-8")
+        shown["table"] = dg.MetadataValue.md(table)
     shown |= {name: _value(value) for name, value in flatten(artifact.counts)}
     shown["bytes"] = sum(entry["bytes"] for entry in files.values())
     shown["reused"] = artifact.reused
@@ -112,19 +104,6 @@ def data_uri(file: Path) -> str:
         if 4 * buffer.tell() / 3 < MAX_PICTURE_BYTES:
             break
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _table(artifact: Artifact) -> str:
-    files = artifact.manifest["files"]
-    if "table.md" in files:
-        return artifact.file("table.md").read_text(encoding="utf-8")
-    file, column, title = WORST_CLASSES.get(artifact.stage, ("", "", ""))
-    if file not in files:
-        return ""
-    table = pd.read_parquet(artifact.file(file)).drop(columns=["prompts"], errors="ignore")
-    worst = table.sort_values(column, kind="stable").head(MAX_TABLE_ROWS)
-    rows = markdown_table(list(worst.columns), worst.itertuples(index=False))
-    return f"{len(worst)} of {len(table)}: {title}\n\n{rows}"
 
 
 def _value(value: Any) -> Any:

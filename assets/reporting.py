@@ -19,7 +19,7 @@ from react_pipeline.assets.runs import inputs_tag
 from react_pipeline.failures import await_checks, expect_checks, remembered
 from react_pipeline.lineage import fresh_or_none, run
 from react_pipeline.project import Project
-from react_pipeline.stage import PROMOTION, STAGES, Stage
+from react_pipeline.stage import STAGES, Stage
 from react_pipeline.store import Artifact, CorruptArtifact
 from react_pipeline.tracking import Tracking
 
@@ -68,15 +68,11 @@ def _logged(project: Project, artifact: Artifact, run_id: str) -> dict[str, Any]
     """
     tracking = Tracking.of(project)
     logged = tracking.log_artifact(project, artifact, run_id)
-    shown: dict[str, Any] = {}
-    if artifact.stage == PROMOTION:
-        waits = "the verdict waits for MLflow until the next run"
-        shown["registry"] = "updated" if logged else waits
     if logged is None:
-        return {**shown, "mlflow": "tracking unavailable, will be logged at the next run"}
+        return {"mlflow": "tracking unavailable, will be logged at the next run"}
     url = tracking.url(logged)
-    shown["mlflow"] = dg.MetadataValue.url(url) if url else "open it with `react-pipeline ui`"
-    return {**shown, "mlflow_run_id": logged}
+    page = dg.MetadataValue.url(url) if url else "open it with `react-pipeline ui`"
+    return {"mlflow": page, "mlflow_run_id": logged}
 
 
 def _fresh(pipeline: Project, stage: Stage, key: str) -> Artifact | None:

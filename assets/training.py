@@ -1,14 +1,11 @@
-"""The trainings: their asset, its checks, and how the log of the run follows one.
+"""The trainings: their asset and its checks.
 
-Does not belong here: the training itself (`react_pipeline.training`), its losses in MLflow while it
-runs (`extensions.live_runs`).
+Does not belong here: the training itself (`react_pipeline.training`), its losses in MLflow and its
+progress in the log while it runs (`extensions.live_runs`).
 """
 
 import json
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 
 import dagster as dg
@@ -26,10 +23,7 @@ from react_pipeline.stage import (
     RETRIEVED_SET,
     domain_and_method,
 )
-from react_pipeline.store import Artifact, Inputs
-from react_pipeline.training import TrainingObserver
-
-PROGRESS_SECONDS = 10.0
+from react_pipeline.store import Artifact
 
 
 @stage_asset(
@@ -89,63 +83,9 @@ def training_starts_at_the_base(project: Project, artifact: Artifact) -> dg.Asse
     )
 
 
-class Progress(TrainingObserver):
-    """Writes the progress of a training to the run's log, and passes everything on to MLflow."""
-
-    def __init__(self, observer: TrainingObserver, report: Callable[[str], None]) -> None:
-        """Follow a training.
-
-        Args:
-            observer: Sees each step, too.
-            report: Called with one line, every `PROGRESS_SECONDS` at the most.
-        """
-        self._observer = observer
-        self._report = report
-        self._reported = 0.0
-        self._url_reported = False
-        self._steps = 0
-
-    def started(self, inputs: Inputs, first_step: int) -> None:
-        """Report whether it begins or resumes."""
-        self._steps = int(inputs.config.get("steps", 0))
-        start = f"resuming at step {first_step}" if first_step else "from the start"
-        self._report(f"training {inputs.key}: {start}")
-        self._observer.started(inputs, first_step)
-
-    def stepped(self, record: Mapping[str, float]) -> None:
-        """Report progress from time to time."""
-        self._observer.stepped(record)
-        # A closed form has no steps.
-        if not self._steps or time.monotonic() - self._reported < PROGRESS_SECONDS:
-            return
-        self._reported = time.monotonic()
-        speed = (
-            f", {record['images_per_second']:g} images/s" if "images_per_second" in record else ""
-        )
-        self._report(
-            f"step {int(record['step']) + 1} of {self._steps}: loss {record['loss']:.4g}{speed}"
-        )
-        if self._observer.url and not self._url_reported:
-            self._url_reported = True
-            self._report(f"MLflow: {self._observer.url}")
-
-    def failed(self, error: BaseException) -> None:
-        """Pass the error on; the caller of the training logs it."""
-        self._observer.failed(error)
-
-
 def customize_here(context: Context, project: Project, slug: str, method: str) -> Artifact:
-    """Customize in this process; its progress is in the run's log."""
+    """Customize in this process; its progress is in the run's log, and in MLflow."""
     from react_pipeline.training import customize  # loads torch
 
-    with observed(project, context.run.run_id, context.log.info) as observer:
+    with LiveRun.of(project, context.run.run_id, context.log.info) as observer:
         return customize(project, slug, method, observer)
-
-
-@contextmanager
-def observed(
-    project: Project, run_id: str, report: Callable[[str], None]
-) -> Iterator[TrainingObserver]:
-    """Observe a training: its steps are written to the run's log, and to MLflow while it runs."""
-    with LiveRun.of(project, run_id) as live:
-        yield Progress(live, report)

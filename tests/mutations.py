@@ -277,8 +277,8 @@ GUARDS = (
     Guard("react_pipeline/training/memory.py", "if part * pair_bytes > free:", "if False:", "training/test_memory.py"),
     Guard("react_pipeline/extensions/cluster/assets/processes.py", "        raise error\n", "", "extensions/cluster/test_processes.py::test_a_training_whose_processes_failed_is_shown_as_failed"),
     Guard("react_pipeline/extensions/cluster/assets/processes.py", "        _free_card()\n", "", "extensions/cluster/test_processes.py::test_the_launching_process_frees_its_card_first"),
-    Guard("react_pipeline/evaluation/comparison.py", "if any(not images[0].equals(others) for others in images[1:]):", "if False:", "faults/test_comparing_unequal_results.py"),
-    Guard("react_pipeline/evaluation/comparison.py", "if len(set(values.values())) > 1:", "if False:", "faults/test_comparing_unequal_results.py"),
+    Guard("react_pipeline/promotion/judgement.py", "if not method.correct.index.equals(other.correct.index):", "if False:", "promotion/test_judgement.py"),
+    Guard("react_pipeline/promotion/judgement.py", "if ours.get(name) != theirs.get(name)]:", "if False]:", "promotion/test_judgement.py"),
     Guard("react_pipeline/retrieval/ranking.py", 'rows["evaluation_similarity"] >= evaluation.near', 'rows["evaluation_similarity"] > 9', "faults/test_evaluation_images_in_retrieved_set.py"),
     Guard("react_pipeline/extensions/cluster/one_pass.py", "queries > most:", "queries > MAX_QUERIES:", "extensions/cluster/test_one_pass.py::test_a_pass_takes_no_more_than_its_limits"),
     # Blocking checks

@@ -103,7 +103,7 @@ def materialize_assets(
     """Run a selection of assets and print what became of it: each cause of a failure once, not what
     follows from it. Returns the exit code.
     """
-    name = select.strip("*+")
+    name = select.strip("*+").removeprefix("key:")
     if name.isidentifier() and name not in (*STAGES, DOMAIN_FILE):
         meant = did_you_mean(name, STAGES, f"there are {', '.join(sorted(STAGES))}")
         raise InputError(f"--select {select!r}: no asset is called {name!r}; {meant}")

@@ -1,15 +1,15 @@
-from .all_domains import Summaries as Summaries
 from .all_domains import average as average
 from .all_domains import comparison_table as comparison_table
 from .all_domains import current_comparisons as current_comparisons
 from .all_domains import domains_covered as domains_covered
 from .calibration import fit_temperature as fit_temperature
 from .comparison import MUST_AGREE as MUST_AGREE
+from .comparison import AllGains as AllGains
 from .comparison import Compared as Compared
 from .comparison import compare as compare
 from .comparison import comparison_is_current as comparison_is_current
 from .comparison import read_correct as read_correct
-from .comparison import read_summary as read_summary
+from .comparison import read_gains as read_gains
 from .domain_results import EvalResult as EvalResult
 from .domain_results import evaluate as evaluate
 from .domain_results import write_evaluation as write_evaluation

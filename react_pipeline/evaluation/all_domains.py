@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 import pyarrow.parquet as pq
 
-from react_pipeline.evaluation.comparison import GAINS, AllGains, read_summary
+from react_pipeline.evaluation.comparison import GAINS
 from react_pipeline.evaluation.tables import (
     INTERVALS,
     MEAN,
-    columns,
     numbers,
     over_seeds,
     typed,
@@ -20,17 +19,13 @@ from react_pipeline.evaluation.tables import (
 from react_pipeline.lineage import is_current
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import CONTROL_SUFFIX, load_domains
-from react_pipeline.stage import COMPARISON, DOMAIN_RESULTS
+from react_pipeline.stage import COMPARISON
 from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
-    InputError,
     MissingArtifact,
     StaleArtifact,
 )
-
-Summaries = Mapping[str, tuple[str, AllGains]]
-"""Maps each domain to what `read_summary` returns."""
 
 
 def current_comparisons(
@@ -64,13 +59,8 @@ def comparison_table(
 ) -> pd.DataFrame:
     """Join the published comparisons of several domains in one table, with a mean of each method:
     see `average`; `look` as of `current_comparisons`.
-
-    Raises:
-        InputError: If the domains were measured by different versions of the evaluator.
     """
-    comparisons, skipped = current_comparisons(project, slugs, look)
-    summaries = {slug: read_summary(one) for slug, one in comparisons.items()}
-    return average(project, slugs, comparisons, skipped, summaries)
+    return average(project, slugs, *current_comparisons(project, slugs, look))
 
 
 def average(
@@ -78,7 +68,6 @@ def average(
     slugs: Sequence[str],
     comparisons: Mapping[str, Artifact],
     skipped: Mapping[str, str],
-    summaries: Summaries,
 ) -> pd.DataFrame:
     """Join comparisons of several domains in one table, with a mean of each method.
 
@@ -89,16 +78,7 @@ def average(
 
     Returns:
         The columns of `compare`'s table; rows of domains first, then those of the domain `mean`.
-
-    Raises:
-        InputError: If the domains were measured by different versions of the evaluator.
     """
-    versions = {slug: version for slug, (version, _) in summaries.items()}
-    if len(set(versions.values())) > 1:
-        listed = ", ".join(f"{slug}: {version}" for slug, version in versions.items())
-        raise InputError(
-            f"domains measured by different evaluators ({listed}); rematerialize `{DOMAIN_RESULTS}`"
-        )
     tables = [typed([], "float64")]
     for slug in slugs:
         if slug in skipped:
@@ -106,8 +86,7 @@ def average(
             tables.append(typed([row], "float64"))
         else:
             table = pq.ParquetFile(comparisons[slug].file("table.parquet")).read().to_pandas()
-            # Extensions that add columns come and go.
-            tables.append(typed(table.reindex(columns=columns()), "float64"))
+            tables.append(typed(table, "float64"))
     table = pd.concat(tables, ignore_index=True)
     means = _means(table, project.config.all_methods, len(slugs))
     return over_seeds(pd.concat([table, means], ignore_index=True))

@@ -1,7 +1,7 @@
 """Comparison: the results of a domain's methods with those of the base, as tables, a figure and a
 page.
 
-Belongs here: which results may share a table, differences to the base and to the control. Does not
+Belongs here: differences to the base and to the control. Does not
 belong here: measuring (`domain_results`), intervals (`intervals`), how tables and page look
 (`tables`, and pages of extensions).
 """
@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from react_pipeline.evaluation.domain_results import EvalResult
+from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult
 from react_pipeline.evaluation.evidence import Evidence, collect_evidence
 from react_pipeline.evaluation.intervals import (
     Gains,
@@ -44,7 +44,7 @@ from react_pipeline.stage import (
     DOMAIN_RESULTS,
     RETRIEVED_SET,
 )
-from react_pipeline.store import Artifact, InputError, MissingArtifact, Scratch
+from react_pipeline.store import Artifact, MissingArtifact, Scratch
 
 COSTS = ("pairs", "trainable_parameters")
 """Counts of a training; the base has none."""
@@ -88,7 +88,8 @@ class Compared:
 def compare(project: Project, slug: str) -> Artifact:
     """Publish the table of a domain: one row for each method that has ever been evaluated.
 
-    Only fresh results give numbers; the row of a stale or unavailable one says so in `status`.
+    Only fresh results give numbers, so all are of the same evaluator and the same images; the row
+    of a stale or unavailable one says so in `status`.
     Values are fractions. `delta_low` and `delta_high` bound `delta_top1` (to the base), `gain_low`
     and `gain_high` bound `gain_over_control`, by a paired bootstrap over the images (95%, 10,000
     resamples, fixed seed): they cover the sampling of images, not training seeds, whose mean and
@@ -100,7 +101,6 @@ def compare(project: Project, slug: str) -> Artifact:
 
     Raises:
         MissingArtifact: If no method has a fresh result.
-        InputError: If results come from different evaluators or evaluation sets.
     """
     results, skipped = gather(project, COMPARISON, slug)
     if not results:
@@ -111,7 +111,6 @@ def compare(project: Project, slug: str) -> Artifact:
             (COMPARISON, slug),
         )
     read = {method: EvalResult.read(artifact) for method, artifact in results.items()}
-    require_comparable(list(read.values()))
     evidence = collect_evidence(project, slug)
     parents = results | {name: one.publish(project) for name, one in evidence.items()}
     inputs = resolve(project, COMPARISON, slug, parents=parents, content={"skipped": skipped})
@@ -122,8 +121,8 @@ def compare(project: Project, slug: str) -> Artifact:
             for method, result in results.items()
             if (trained := result.parents.get(CUSTOMIZED_CHECKPOINT))
         }
-        gains = _gains(slug, results, read)
-        summary = {"evaluator_version": next(iter(read.values())).evaluator_version, "gains": gains}
+        gains = _gains(results, read)
+        summary = {"evaluator_version": EVALUATOR_VERSION, "gains": gains}
         (directory / GAINS).write_text(json.dumps(summary))
         order = [name for name in project.config.all_methods if name in {**results, **skipped}]
         table = over_seeds(_table(slug, order, gains, read, checkpoints, skipped, evidence))
@@ -164,22 +163,6 @@ def comparison_is_current(project: Project, slug: str) -> Artifact:
     return gathered_is_current(project, COMPARISON, slug, today)
 
 
-def require_comparable(results: Sequence[EvalResult]) -> None:
-    """Refuse to compare results of one domain if they were measured differently.
-
-    Raises:
-        InputError: Naming each method with what differs.
-    """
-    for field in MUST_AGREE:
-        values = {result.method: getattr(result, field) for result in results}
-        if len(set(values.values())) > 1:
-            listed = ", ".join(f"{method}: {value}" for method, value in values.items())
-            raise InputError(
-                f"results differ in {field} and cannot be compared ({listed}); rematerialize "
-                f"`{DOMAIN_RESULTS}`"
-            )
-
-
 def _table(
     slug: str,
     methods: Sequence[str],
@@ -218,11 +201,10 @@ def _table(
     return typed(rows)
 
 
-def _gains(slug: str, results: Mapping[str, Artifact], read: Mapping[str, EvalResult]) -> AllGains:
+def _gains(results: Mapping[str, Artifact], read: Mapping[str, EvalResult]) -> AllGains:
     """Return the gains of each measured method over the base and over its control."""
     measured = [method for method, result in read.items() if result.top1 is not None]
     right = {method: read_correct(results[method]) for method in measured}
-    require_same_images(slug, right)
     return {
         method: {
             other: count_gains(right[method].to_numpy(), right[other].to_numpy())
@@ -233,20 +215,10 @@ def _gains(slug: str, results: Mapping[str, Artifact], read: Mapping[str, EvalRe
     }
 
 
-def require_same_images(slug: str, right: Mapping[str, pd.Series]) -> None:
-    """Refuse to pair results (`read_correct`, by method) of different images."""
-    images = [one.index for one in right.values()]
-    if any(not images[0].equals(others) for others in images[1:]):
-        raise InputError(
-            f"{slug}: two results are of different images; rematerialize `{DOMAIN_RESULTS}` for "
-            f"{slug!r}"
-        )
-
-
-def read_summary(comparison: Artifact) -> tuple[str, AllGains]:
-    """Return the version of the evaluator behind a published comparison, and its gains."""
-    summary = json.loads(comparison.file(GAINS).read_text())
-    return summary["evaluator_version"], summary["gains"]
+def read_gains(comparison: Artifact) -> AllGains:
+    """Return the gains of a published comparison."""
+    gains: AllGains = json.loads(comparison.file(GAINS).read_text())["gains"]
+    return gains
 
 
 def _retrieved_sets(

@@ -17,7 +17,6 @@ from react_pipeline.promotion.judgement import (
     Candidate,
     Judgement,
     Measured,
-    Tested,
     judge,
     paired_test,
 )
@@ -42,7 +41,7 @@ def decide(project: Project, slug: str) -> Artifact:
     is `judgement.judge`'s; of a domain without a labelled set, that of its evidence. A person's
     decision holds until a result arrives that it did not consider.
 
-    Files: `verdict.json`, `candidates.parquet`, `table.md`.
+    Files: `verdict.json`, `table.md`.
 
     Raises:
         CorruptArtifact: If the last verdict, or a result, cannot be read.
@@ -111,13 +110,11 @@ def promote(project: Project, slug: str, method: str, reason: str, *, person: st
             f"{who} made {chosen.identity} champion instead of {before.identity}"
             f"{f' ({test})' if test else ''}: {reason.strip()}"
         )
-        rows = [Tested(chosen, "", test).row("promoted", f"decided by {who}")]
         return Judgement(
             "promoted",
             because,
-            rows,
-            chosen,
-            test if isinstance(test, PairedTest) else None,
+            challenger=chosen,
+            test=test if isinstance(test, PairedTest) else None,
             champion=chosen,
             by="person",
             person=person,
@@ -240,17 +237,15 @@ def _untested_rows(case: Case, judgement: Judgement) -> Iterator[dict[str, Any]]
     for method in case.project.config.candidates:
         if method in tested:
             continue
-        row: dict[str, Any] = {"method": method}
         result = case.result(method)
         if isinstance(result, Measured):
-            row |= result.result.model_dump(include={"top1", "n"})
             is_rejected = result.contender.checkpoint in case.verdict.rejected
             why = "a person took it back" if is_rejected else ""
         elif case.deciding is not None and method == case.verdict.champion.method:
             why = ""
         else:
             why = result
-        yield {**row, "status": "left out" if why else "champion", "why": why}
+        yield {"method": method, "status": "left out" if why else "champion", "why": why}
 
 
 def _way_out(case: Case) -> str:

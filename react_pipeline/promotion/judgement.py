@@ -18,7 +18,10 @@ from react_pipeline.evaluation import (
     MUST_AGREE,
     EvalResult,
     count_gains,
+    interval_text,
     paired_interval,
+    percent,
+    points,
     read_correct,
     sign_test,
 )
@@ -132,15 +135,16 @@ class Tested:
         return ("challenger", self.objection) if self.objection else ("promoted", "")
 
     def row(self, status: str, why: str) -> dict[str, Any]:
-        """Return its row in the table of candidates."""
-        row = self.contender.model_dump(include={"method", "checkpoint", "top1", "n"})
-        row |= {"status": status, "why": why}
+        """Return its row in the table of candidates (`verdicts.TABLE`)."""
+        one = self.contender
+        row: dict[str, Any] = {"method": one.method, "status": status, "why": why}
+        row |= {"top1": percent(one.top1), "n": one.n or None}
         if isinstance(test := self.test, PairedTest):
-            row |= test.model_dump(include={"gain", "low", "high", "p_value", "confidence"})
-            row["judged"] = test.judged or None
+            row |= {"gain": points(test.gain), "interval": interval_text(test.low, test.high)}
+            row |= {"n": test.n, "p_value": f"{test.p_value:.3g}"}
         if isinstance(control := self.control, PairedTest):
-            bounds = control.model_dump(include={"gain", "low", "high"})
-            row |= {f"control_{name}": value for name, value in bounds.items()}
+            bounds = interval_text(control.low, control.high)
+            row["control"] = f"{points(control.gain)} ({bounds})"
         return row
 
 

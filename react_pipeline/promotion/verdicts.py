@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from react_pipeline.evaluation import interval_text, percent, points
+from react_pipeline.evaluation import percent
 from react_pipeline.pages import escaped, markdown_table
 from react_pipeline.store import Artifact, CorruptArtifact
 
@@ -159,42 +158,14 @@ class Verdict(Decided):
             ) from error
 
 
-COLUMNS = {
-    "method": "object",
-    "status": "object",
-    "top1": "float64",
-    "n": "Int64",
-    "gain": "float64",
-    "low": "float64",
-    "high": "float64",
-    "p_value": "float64",
-    "confidence": "float64",
-    "judged": "Int64",
-    "control_gain": "float64",
-    "control_low": "float64",
-    "control_high": "float64",
-    "checkpoint": "object",
-    "why": "object",
-}
-
-
 def write_verdict(
     directory: Path, verdict: Verdict, rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Write `verdict.json`, `candidates.parquet` and `table.md`, and return the counts for the
-    manifest.
-
-    Values are fractions, differences too. The table of a verdict by a person has one row: the model
-    it promoted.
-    """
-    table = pd.DataFrame(list(rows), columns=[*COLUMNS]).astype(COLUMNS)
-    texts = table.select_dtypes("object").columns
-    table[texts] = table[texts].fillna("")
+    """Write `verdict.json` and `table.md`, and return the counts for the manifest."""
     (directory / VERDICT_FILE).write_text(
         verdict.model_dump_json(indent=1) + "\n", encoding="utf-8"
     )
-    table.to_parquet(directory / "candidates.parquet", index=False)
-    (directory / "table.md").write_text(to_markdown(verdict, table), encoding="utf-8")
+    (directory / "table.md").write_text(to_markdown(verdict, rows), encoding="utf-8")
     return {
         **verdict.model_dump(include={"decision", "by", "reason", "candidates"}),
         "champion": verdict.champion.method,
@@ -205,35 +176,25 @@ def write_verdict(
     }
 
 
-def to_markdown(verdict: Verdict, table: pd.DataFrame) -> str:
+TABLE = {
+    "method": "method",
+    "status": "",
+    "top1": "top-1 %",
+    "n": "images",
+    "gain": "gain",
+    "interval": "interval",
+    "control": "over its control",
+    "p_value": "p (exact)",
+    "why": "why",
+}
+"""Columns of the table of candidates, with their headings."""
+
+
+def to_markdown(verdict: Verdict, rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the sentence of the verdict, then a row for each candidate: percent, points, empty
     where nothing was measured.
     """
-    rows = []
-    for row in table.to_dict("records"):
-        control = points(row["control_gain"])
-        bounds = interval_text(row["control_low"], row["control_high"])
-        images = None if pd.isna(row["n"]) else row["n"]
-        gain = [
-            points(row["gain"]),
-            interval_text(row["low"], row["high"]),
-            control and f"{control} ({bounds})",
-        ]
-        p_value = "" if pd.isna(row["p_value"]) else f"{row['p_value']:.3g}"
-        rows.append(
-            [row["method"], row["status"], percent(row["top1"]), images, *gain, p_value, row["why"]]
-        )
     top1 = percent(verdict.champion.top1)
     champion = verdict.champion.method + (f", top-1 {top1}%" if top1 else "")
-    columns = [
-        "method",
-        "",
-        "top-1 %",
-        "images",
-        "gain",
-        "interval",
-        "over its control",
-        "p (exact)",
-        "why",
-    ]
-    return f"{escaped(verdict.reason)}\n\nChampion: {champion}.\n\n{markdown_table(columns, rows)}"
+    table = markdown_table([*TABLE.values()], [[row.get(name) for name in TABLE] for row in rows])
+    return f"{escaped(verdict.reason)}\n\nChampion: {champion}.\n\n{table}"

@@ -24,10 +24,9 @@ from PIL.Image import Image
 from react_pipeline import Classifier
 from react_pipeline.corpus import BadImage, decode_apart
 from react_pipeline.settings import MAX_PIXELS
-from react_pipeline.store import read_bounded
+from react_pipeline.store import MAX_IMAGE_BYTES, read_bounded
 from react_pipeline.tracking.package import ANSWER
 
-MAX_IMAGE_BYTES = 64 << 20
 BATCH_IMAGES = 8
 """Images that are in memory at a time; each may have `MAX_PIXELS`."""
 
@@ -119,7 +118,7 @@ def _read(value: object) -> bytes:
     """Return the bytes of an image file.
 
     Raises:
-        ValueError: If there are none, or too many.
+        ValueError: If there are none.
         OSError: If a file cannot be read.
     """
     if isinstance(value, str):
@@ -134,8 +133,6 @@ def _read(value: object) -> bytes:
             ) from None
     if not isinstance(value, bytes | bytearray | memoryview):
         raise ValueError(f"not_an_image: {type(value).__name__} instead of bytes, base64 or a path")
-    if len(value) > MAX_IMAGE_BYTES:
-        raise ValueError(f"too_many_bytes: {len(value):,}, allowed are {MAX_IMAGE_BYTES:,}")
     return bytes(value)
 
 

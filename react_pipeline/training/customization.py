@@ -60,8 +60,7 @@ def customize(
     Raises:
         RetrievalError: If too many classes have too few pairs.
         TrainingError: If a guard stops the training, or memory runs out. Nothing is published; the
-            newest good state stays in the scratch of the build, and the
-            observer is notified.
+            newest good state stays in the scratch of the build.
     """
     world = world or World(device=choose_device(project.config.device))
     inputs = resolve(project, CUSTOMIZED_CHECKPOINT, method_key(slug, method))
@@ -84,12 +83,8 @@ def customize(
             return trained.train(customization)
 
     def write(staging: Path, scratch: Scratch) -> dict[str, Any]:
-        try:
-            world.broadcast(scratch.folder)
-            return train(scratch, observer, staging)
-        except BaseException as error:
-            observer.failed(error)
-            raise
+        world.broadcast(scratch.folder)
+        return train(scratch, observer, staging)
 
     if not world.is_writer:
         if folder := world.broadcast(None):

@@ -24,11 +24,6 @@ class TrainingObserver:
     An observer never raises.
     """
 
-    @property
-    def url(self) -> str | None:
-        """Return the page of the training in a browser; None before there is one."""
-        return None
-
     def started(self, inputs: Inputs, first_step: int) -> None:
         """A training begins, or resumes at `first_step` after it was killed."""
 
@@ -36,9 +31,6 @@ class TrainingObserver:
         """A step is done; `record` is one line of `metrics.jsonl` (with `step`), and in addition
         `time_ms` since 1970, speed and memory.
         """
-
-    def failed(self, error: BaseException) -> None:
-        """The training stops without a checkpoint."""
 
 
 class TrainingLog:

@@ -78,23 +78,13 @@ def test_counts_are_typed_and_unavailable_results_say_why(tiny_project: Project)
     assert shown["fingerprint"] == artifact.fingerprint
 
 
-def test_the_least_accurate_classes_are_shown_as_text(tiny_project: Project) -> None:
-    def write(directory: Path, _: object) -> dict[str, float]:
-        table = pd.DataFrame({"class": ["<b>x</b>", "y"], "accuracy": [0.5, 1.0]})
-        table.to_parquet(directory / "per_class.parquet")
-        return {"n": 204}
-
-    inputs = Inputs("domain_results", "shapes/base", {}, {}, "1")
-    shown = describe(tiny_project.store.build(inputs, write))["table"].value
-    assert shown.startswith("2 of 2") and r"\<b\>x" in shown.splitlines()[-2]
-
-
 def test_pictures_tables_and_pages_of_an_artifact_are_shown(tiny_project: Project) -> None:
     def write(directory: Path, _: object) -> dict[str, float]:
         for name in ("similarity.png", "contact_sheet.png"):
             Image.new("RGB", (4, 4)).save(directory / name)
         (directory / "table.md").write_text(markdown_table(["<i>a</i>"], []))
         (directory / "dashboard.html").write_text("page")
+        pd.DataFrame({"row": [1, 2]}).to_parquet(directory / "pairs.parquet")
         return {"classes": 10}
 
     artifact = tiny_project.store.build(Inputs("retrieved_set", "shapes", {}, {}, "1"), write)
@@ -102,3 +92,7 @@ def test_pictures_tables_and_pages_of_an_artifact_are_shown(tiny_project: Projec
     assert all("base64" in shown[name].value for name in ("similarity", "contact_sheet"))
     assert shown["table"].value.startswith(r"| \<i\>a\</i\> |")
     assert shown["dashboard"].value == str(artifact.path / "dashboard.html")
+    assert [*shown][:2] == ["contact_sheet", "similarity"]
+    assert [*shown][-2:] == ["dagster/uri", "fingerprint"]
+    assert shown["dagster/row_count"] == 2
+    assert [one.name for one in shown["dagster/column_schema"].columns] == ["row"]

@@ -82,12 +82,6 @@ def test_assets_lead_to_their_code_and_name_their_owners(tmp_path: Path) -> None
         Project.load(path)
 
 
-def test_work_on_the_device_shares_one_pool() -> None:
-    pools = {node.key.to_user_string() for node in graph.asset_nodes if node.pools == {"gpu"}}
-    assert pools == {name for name, stage in STAGES.items() if stage.pool == "gpu"}
-    assert {"corpus_embeddings", "customized_checkpoint", "benchmark_features"} <= pools
-
-
 @pytest.mark.parametrize(
     ("device", "index", "pools"),
     [
@@ -130,6 +124,12 @@ def test_partitions_are_the_methods_that_the_pipeline_asks_for(make_project) -> 
     project = make_project(methods=["base", "locked-text"])
     assert methods_of("domain_results", project) == ["base", "locked-text"]
     assert methods_of("domain_results", project, "full") == ["base", "locked-text", "full"]
+    variants = {"head": {"method": "linear-head"}, "strong": {"method": "gated-image"}}
+    project = make_project(methods=["base", "strong"], variants=variants, seeds=[0, 1])
+    heads = {"head", "head-seed1", "head-control", "head-seed1-control"}
+    trained = {*heads, "strong", "strong-seed1"}
+    assert set(methods_of("customized_checkpoint", project)) == trained
+    assert set(methods_of("domain_results", project)) == {"base", *trained}
 
 
 def test_what_cannot_be_made_is_no_partition_and_no_asset(make_project, tmp_path: Path) -> None:

@@ -48,7 +48,6 @@ def test_verdict_is_shown_checked_and_applied(project: Project, tracking: Tracki
     shown = {name: value.value for name, value in event.materialization.metadata.items()}
     assert shown["decision"] == "promoted" and shown["champion"] == GATED
     assert "gated-image" in shown["table"]
-    assert shown["registry"] == "updated"
     (check,) = done.get_asset_check_evaluations()
     assert check.passed and not check.blocking
     client = MlflowClient(uri, uri)
@@ -62,7 +61,7 @@ def test_verdict_is_shown_checked_and_applied(project: Project, tracking: Tracki
 def test_mlflow_down_costs_no_verdict(project: Project) -> None:
     done = materialize(project, "http://127.0.0.1:9")
     (event,) = done.get_asset_materialization_events()
-    assert "waits" in event.materialization.metadata["registry"].value
+    assert "unavailable" in event.materialization.metadata["mlflow"].value
     assert standing(project, "shapes")[0].champion.method == GATED
 
 

@@ -1,59 +1,39 @@
-"""FAULTS 32: results of other evaluators or other evaluation sets are refused, naming which."""
+"""FAULTS 32: a result of another evaluator or other images shares no table with today's."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pandas as pd
 import pytest
+from support.promotion import evaluation_set, outcomes, result
 
-from react_pipeline.evaluation.all_domains import comparison_table
-from react_pipeline.evaluation.comparison import (
-    compare,
-    require_comparable,
-    require_same_images,
-)
-from react_pipeline.evaluation.domain_results import EvalResult, evaluate
-from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline import stage
+from react_pipeline.evaluation.comparison import compare
 from react_pipeline.project.project import Project
-from react_pipeline.store.errors import InputError
+from react_pipeline.stage import STAGES
 
 
-def result(method: str, **fields: str) -> EvalResult:
-    about = {
-        "evaluator_version": "1",
-        "evaluation_set_fingerprint": "aa",
-        "dataset": "pets",
-        **fields,
-    }
-    return EvalResult(
-        domain="pets", method=method, checkpoint_fingerprint=method, n_classes=3, **about
-    )
-
-
-@pytest.mark.parametrize("field", ["evaluator_version", "evaluation_set_fingerprint", "dataset"])
-def test_results_measured_differently_are_refused_with_names(
-    field: str,
+@pytest.mark.parametrize(("changed", "word"), [("images", "evaluation_set"), ("code", "version")])
+def test_a_result_measured_otherwise_is_left_out(
+    make_project: Callable[..., Project],
+    monkeypatch: pytest.MonkeyPatch,
+    changed: str,
+    word: str,
 ) -> None:
-    require_comparable([result("base"), result("full")])
-    with pytest.raises(InputError) as raised:
-        require_comparable([result("base"), result("full", **{field: "other"})])
-    assert all(word in str(raised.value) for word in ("base", "full: other", field))
-
-
-def test_results_of_other_images_are_not_paired() -> None:
-    one, other = (pd.Series([True, False], index=["a.png", name]) for name in ("b.png", "c.png"))
-    require_same_images("pets", {"base": one, "full": one})
-    for different in (other, one.iloc[:1]):
-        with pytest.raises(InputError, match="different images"):
-            require_same_images("pets", {"base": one, "full": different})
-
-
-def test_results_of_different_evaluators_are_not_averaged(
-    indexed_project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for slug, version in (("shapes", "1"), ("colours", "2")):
-        monkeypatch.setattr("react_pipeline.evaluation.domain_results.EVALUATOR_VERSION", version)
-        publish_evaluation_set(indexed_project, slug)
-        evaluate(indexed_project, slug, "base")
-        compare(indexed_project, slug)
-    with pytest.raises(InputError, match="shapes: 1, colours: 2"):
-        comparison_table(indexed_project, ["shapes", "colours"])
+    project = make_project(methods=["base", "gated-image"])
+    for method in ("base", "gated-image"):
+        result(project, "shapes", method, outcomes(100))
+    if changed == "images":
+        evaluation_set(project, "shapes", version=2)
+    else:
+        row = replace(STAGES["domain_results"], version="next")
+        rows = {**STAGES, "domain_results": row}
+        monkeypatch.setattr(stage, "_rows", lambda: rows)
+    result(project, "shapes", "base", outcomes(100))
+    table = pd.read_parquet(compare(project, "shapes").file("table.parquet"))
+    base, other = table.to_dict("records")
+    assert base["status"] == "ok"
+    assert other["status"].startswith("stale: ") and word in other["status"]
+    assert pd.isna(other["top1"])

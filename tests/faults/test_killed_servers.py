@@ -1,7 +1,5 @@
 """A user interface that is killed takes down nothing that works without it, and leaves no children
 behind.
-
-One that is not guarded is not left running.
 """
 
 from __future__ import annotations
@@ -9,10 +7,7 @@ from __future__ import annotations
 import logging
 import signal
 import subprocess
-import threading
 from collections.abc import Callable
-from contextlib import nullcontext
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -92,30 +87,3 @@ def test_what_a_killed_ui_leaves_is_named(make_project: Callable[..., Project]) 
         processes = " ".join(str(one.process.pid) for one in group.servers)
         with pytest.raises(InputError, match=f"kill {processes}"), locked_for_ui(home):
             pass
-
-
-@pytest.mark.parametrize(
-    ("status", "guarded"), [(403, True), (200, False), (404, False), (500, False)]
-)
-def test_server_that_answers_foreign_host_is_not_left_running(
-    tmp_path: Path, status: int, guarded: bool
-) -> None:
-    hosts = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            hosts.append(self.headers["Host"])
-            self.send_response(status)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
-        dagster = server("dagster", "exit 0", tmp_path)
-        dagster.url = f"http://127.0.0.1:{listening.server_port}"
-        with nullcontext() if guarded else pytest.raises(ReactError, match="not guarded"):
-            servers_module._require_guarded(dagster)
-        listening.shutdown()
-    assert hosts == [servers_module.STRANGER]

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
-import pandas as pd
 import pytest
 from conftest import write_project
 from support.new_methods import installed, module_of_page
-from support.promotion import checkpoint, evaluation_set, outcomes, result
+from support.promotion import candidates, checkpoint, evaluation_set, outcomes, result
 from support.upkeep import change_pipeline
 
+from react_pipeline.assets.evaluation import find_doubt
 from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.pages import escaped
 from react_pipeline.project.project import Project
@@ -160,8 +160,7 @@ def test_candidates_share_confidence_and_best_that_passes_wins(project: Project)
     assert verdict.champion.method == GATED  # locked-text has more, but its control has as much
     assert verdict.candidates == 3 and "3 candidates" in verdict.reason
     assert verdict.test is not None and verdict.test.confidence == pytest.approx(1 - 0.05 / 3)
-    table = pd.read_parquet(artifact.file("candidates.parquet")).set_index("method")
-    assert table["status"].to_dict() == {
+    assert {method: status for method, (status, *_) in candidates(artifact).items()} == {
         **dict.fromkeys(trained_methods(), "left out"),
         **{LOCKED: "challenger", GATED: "promoted", "full": "challenger"},
     }
@@ -176,9 +175,9 @@ def test_stale_and_missing_results_are_no_candidates(project: Project) -> None: 
     artifact = decide(project, "shapes")
     verdict = verdict_of(artifact)
     assert (verdict.decision, verdict.champion.method) == ("nothing", "base")
-    why = pd.read_parquet(artifact.file("candidates.parquet")).set_index("method")["why"]
+    why = {method: cells[-1] for method, cells in candidates(artifact).items()}
     assert "rematerialize" in why[GATED]
-    assert why[LOCKED] == "unavailable: no images"
+    assert "no images" in why[LOCKED]
     assert why["linear-head"] == "never evaluated"
 
 
@@ -350,3 +349,14 @@ def test_a_damaged_verdict_is_never_read_as_no_champion(project: Project) -> Non
     artifact.file("verdict.json").write_text("{}")
     with pytest.raises(CorruptArtifact, match="'shapes'"):
         decide(project, "shapes")
+
+
+def test_a_champion_is_in_doubt_when_results_are_newer(project: Project) -> None:
+    result(project, "shapes", GATED, outcomes(140))
+    assert "not been materialized" in find_doubt(project, "shapes")
+    decide(project, "shapes")
+    assert find_doubt(project, "shapes") == ""
+    result(project, "shapes", "base", outcomes(150))
+    assert "rematerialize" in find_doubt(project, "shapes")
+    decide(project, "shapes")
+    assert "the base has 5.0 points more" in find_doubt(project, "shapes")

@@ -153,3 +153,10 @@ def _publish(
         return counts
 
     return project.store.build(inputs, write)
+
+
+def candidates(promotion: Artifact) -> dict[str, list[str]]:
+    """The cells of each candidate in the table of a verdict, by method."""
+    lines = promotion.file("table.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:1] == "|"]
+    return {method: cells for method, *cells in rows[2:]}

@@ -16,7 +16,6 @@ from support.tracking import artifact_of
 
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import ReactError
-from react_pipeline.tracking import relocation
 from react_pipeline.tracking.log import Tracking
 
 OLD = "old place, with \N{LATIN SMALL LETTER E WITH ACUTE}"
@@ -103,21 +102,6 @@ def test_a_project_that_is_opened_through_a_link_stays_as_it_is(
     (tmp_path / "link").symlink_to(project.path.parent, target_is_directory=True)
     Tracking.of(Project.load(tmp_path / "link" / "pipeline.yaml")).connect()
     assert texts(project) == before
-
-
-def test_nothing_is_rewritten_if_not_everything_is(
-    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    moved = Project.load(shutil.move(project.path.parent, tmp_path / "new") / Path("pipeline.yaml"))
-    before = texts(moved)
-    columns = relocation._COLUMNS
-    monkeypatch.setattr(relocation, "_COLUMNS", f"{columns} UNION ALL SELECT 'none', 'none'")
-    with pytest.raises(sqlite3.OperationalError, match="none"):
-        Tracking.of(moved).connect()
-    assert texts(moved) == before
-    monkeypatch.undo()
-    Tracking.of(moved).connect()
-    assert not [text for text in texts(moved) if OLD in text]
 
 
 def test_a_copy_over_a_shared_database_is_refused_with_remedy(

@@ -1,4 +1,4 @@
-"""A training seen in MLflow while it runs, and afterwards if it fails.
+"""A training seen in MLflow and in the run's log while it runs, and afterwards if it fails.
 
 A thread of its own talks to MLflow, so that no step waits for a server and none fails because of
 one. The log of the published checkpoint (`react_pipeline.tracking`) finds the same run by its
@@ -11,7 +11,7 @@ import importlib
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Self
 
@@ -41,6 +41,9 @@ FLUSH_SECONDS = 5.0
 RETRY_SECONDS = 60.0
 """Pause after MLflow did not answer."""
 
+PROGRESS_SECONDS = 10.0
+"""Pause between two lines of the log."""
+
 CLOSE_SECONDS = 30.0
 """How long the end of a training waits at most for what is still to be written."""
 
@@ -58,6 +61,7 @@ class LiveRun(TrainingObserver):
         self,
         runs: Runs,
         dagster_run_id: str = "",
+        report: Callable[[str], None] = lambda _line: None,
         *,
         flush_seconds: float = FLUSH_SECONDS,
         dagster: str = "",
@@ -65,10 +69,11 @@ class LiveRun(TrainingObserver):
         """Nothing is contacted before the training starts.
 
         Args:
+            report: Called with lines for the run's log.
             dagster: Where a browser finds Dagster, if that is known.
         """
         self.run_id: str | None = None
-        self._runs = runs
+        self._runs, self._report = runs, report
         self._dagster = (dagster_run_id, dagster)
         self._flush_seconds = flush_seconds
         self._waiting: list[Row] = []
@@ -76,23 +81,20 @@ class LiveRun(TrainingObserver):
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
         self._error: BaseException | None = None
+        self._steps, self._reported, self._url_reported = 0, 0.0, False
 
     @classmethod
-    def of(cls, project: Project, dagster_run_id: str = "") -> LiveRun:
-        """Return the live run of a training of this project."""
-        return cls(Runs.of(project), dagster_run_id, dagster=dagster_url(project))
-
-    @property
-    def url(self) -> str | None:
-        """Where a browser shows the run; None before it is open, or where the tracking URI is a
-        database.
-        """
-        return self._runs.url(self.run_id) if self.run_id else None
+    def of(cls, project: Project, dagster_run_id: str, report: Callable[[str], None]) -> LiveRun:
+        """Return the live run of a training of this project; arguments as of `__init__`."""
+        return cls(Runs.of(project), dagster_run_id, report, dagster=dagster_url(project))
 
     def started(self, inputs: Inputs, first_step: int) -> None:
         """Open the run of these inputs, or go on in the one that an earlier try left, without
         waiting for it.
         """
+        self._steps = int(inputs.config.get("steps", 0))
+        start = f"resuming at step {first_step}" if first_step else "from the start"
+        self._report(f"training {inputs.key}: {start}")
         if self._thread is not None:
             return
         # The thread reports an ImportError like any other problem with MLflow. It does not import:
@@ -107,8 +109,22 @@ class LiveRun(TrainingObserver):
         self._thread.start()
 
     def stepped(self, record: Mapping[str, float]) -> None:
-        """Keep the rows of a record for the next batch; of a long training these are few."""
+        """Keep the rows of a record for the next batch; of a long training these are few. From
+        time to time report the progress.
+        """
         self._waiting.extend(tuple(rows_of_record(record)))
+        # A closed form has no steps.
+        if not self._steps or time.monotonic() - self._reported < PROGRESS_SECONDS:
+            return
+        self._reported = time.monotonic()
+        done = f"step {int(record['step']) + 1} of {self._steps}: loss {record['loss']:.4g}"
+        if "images_per_second" in record:
+            done += f", {record['images_per_second']:g} images/s"
+        self._report(done)
+        url = self._runs.url(self.run_id) if self.run_id else None
+        if url and not self._url_reported:
+            self._url_reported = True
+            self._report(f"MLflow: {url}")
 
     def __enter__(self) -> Self:
         return self

@@ -28,11 +28,6 @@ def prune(
     for path in removed:
         typer.echo(path)
     console.print(f"{len(removed)} paths {'would be removed' if dry_run else 'removed'}")
-    if kept := {*project.store.prune(dry_run=True, keep_seconds=0)} - {*removed}:
-        console.print(
-            f"{len(kept)} outdated or unused paths are kept for {keep_hours:g} hours after they "
-            "were current, made or used (`--keep-hours`)"
-        )
 
 
 def verify(config: Config = None) -> None:

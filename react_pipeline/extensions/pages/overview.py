@@ -15,7 +15,7 @@ from react_pipeline.evaluation import (
     MEAN,
     METRICS,
     SEED_COLUMNS,
-    Summaries,
+    AllGains,
     average,
     current_comparisons,
     domains_covered,
@@ -24,7 +24,7 @@ from react_pipeline.evaluation import (
     headline_method,
     mean_interval,
     present_values,
-    read_summary,
+    read_gains,
     write_tables,
 )
 from react_pipeline.extensions.pages.dashboard import overview_page
@@ -50,7 +50,6 @@ def overview(project: Project) -> Artifact:
 
     Raises:
         MissingArtifact: If no domain has a current comparison.
-        InputError: If the domains were measured by different versions of the evaluator.
     """
     comparisons, skipped = current_comparisons(project)
     inputs = resolve(project, OVERVIEW, parents=comparisons, content={"skipped": skipped})
@@ -71,15 +70,11 @@ def write_overview(
     skipped: Mapping[str, str],
     directory: Path,
 ) -> dict[str, Any]:
-    """Write the files of an overview; returns its counts.
-
-    Raises:
-        InputError: If the domains were measured by different versions of the evaluator.
-    """
-    summaries = {slug: read_summary(one) for slug, one in comparisons.items()}
-    table = average(project, sorted([*comparisons, *skipped]), comparisons, skipped, summaries)
+    """Write the files of an overview; returns its counts."""
+    gains = {slug: read_gains(one) for slug, one in comparisons.items()}
+    table = average(project, sorted([*comparisons, *skipped]), comparisons, skipped)
     for position, method in table.loc[table["domain"] == MEAN, "method"].items():
-        for names, value in _intervals(table, str(method), summaries).items():
+        for names, value in _intervals(table, str(method), gains).items():
             table.loc[position, list(names)] = value
     write_tables(table, directory)
     means = table[table["domain"] == MEAN]
@@ -118,7 +113,7 @@ def _draw_domains(table: pd.DataFrame, method: str, path: Path) -> None:
 
 
 def _intervals(
-    table: pd.DataFrame, method: str, summaries: Summaries
+    table: pd.DataFrame, method: str, gains: Mapping[str, AllGains]
 ) -> dict[tuple[str, str], tuple[float, float]]:
     """Return 95% intervals of the means of a method: of its difference to the base, and to its
     control.
@@ -128,6 +123,6 @@ def _intervals(
     intervals = {}
     for prefix, other in (("delta", "base"), ("gain", method + CONTROL_SUFFIX)):
         if method != "base" and (rows["method"] == other).any():
-            gains = [summaries[slug][1][method][other] for slug in covered]
-            intervals[f"{prefix}_low", f"{prefix}_high"] = mean_interval(gains)
+            over = [gains[slug][method][other] for slug in covered]
+            intervals[f"{prefix}_low", f"{prefix}_high"] = mean_interval(over)
     return intervals

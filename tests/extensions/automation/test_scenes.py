@@ -76,17 +76,6 @@ def test_a_title_makes_nothing_due(settled: Scene) -> None:
     assert settled.play() == []
 
 
-@pytest.mark.parametrize(("new", "trains"), [(0, False), (1, False), (20, True)])
-def test_other_templates_train_again_if_enough_pairs_changed(
-    settled: Scene, new: int, trains: bool
-) -> None:
-    edit_domain(settled.project, "shapes", templates=["a sketch of a {}"])
-    settled.images = (*settled.images[new:], *(f"new {number}" for number in range(new)))
-    made = settled.play()
-    assert "retrieved_set shapes" in made
-    assert (CHECKPOINT in made) is (RESULTS in made) is trains
-
-
 def test_other_labelled_images_are_measured_on(settled: Scene, drawings: Path) -> None:
     images = settled.project.path.parent / "labelled"
     shutil.copytree(drawings / "evaluation" / "shapes", images)

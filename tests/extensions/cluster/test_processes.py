@@ -26,19 +26,15 @@ from support.training import prepared
 from react_pipeline.assets.launch import materialize, open_instance
 from react_pipeline.assets.partitions import to_partition_key
 from react_pipeline.assets.retries import readable_failures
-from react_pipeline.assets.training import Progress
 from react_pipeline.clip import loaded_base
 from react_pipeline.extensions.cluster.assets import processes
 from react_pipeline.extensions.cluster.assets.processes import (
-    NODES_VARIABLE,
-    TORCHRUN_VARIABLE,
     environment,
     failure,
     write_failure,
 )
 from react_pipeline.extensions.ui.process_groups import listen_to_signals
 from react_pipeline.project.project import Project
-from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.errors import (
     ConfigError,
     InputError,
@@ -47,7 +43,6 @@ from react_pipeline.store.errors import (
     TrainingError,
 )
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.training.log import TrainingObserver
 
 METHOD = "gated-image"
 
@@ -125,24 +120,6 @@ def test_errors_of_other_processes_are_retried_as_ones_own(
     with pytest.raises((dg.Failure, OSError, StoreWriteError)) as raised, readable_failures():
         raise reported
     assert retried is not isinstance(raised.value, dg.Failure)
-
-
-def test_progress_is_reported_now_and_then() -> None:
-    reported: list[str] = []
-    progress = Progress(TrainingObserver(), reported.append)
-    progress.started(Inputs("customized_checkpoint", "shapes/full", {"steps": 9}, {}, "1"), 4)
-    for step in range(4, 9):
-        progress.stepped({"step": step, "loss": 0.5, "images_per_second": 12.0})
-    assert reported == [
-        "training shapes/full: resuming at step 4",
-        "step 5 of 9: loss 0.5, 12 images/s",
-    ]
-
-    # A closed form has no steps to report.
-    progress = Progress(TrainingObserver(), reported.append)
-    progress.started(Inputs("customized_checkpoint", "shapes/gda", {}, {}, "1"), 0)
-    progress.stepped({"step": 0, "loss": 0.5})
-    assert reported[2:] == ["training shapes/gda: from the start"]
 
 
 def test_the_launching_process_frees_its_card_first(
@@ -240,22 +217,23 @@ def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> None:
 
 
 @contextmanager
-def launching(
-    project: Project, tmp_path: Path, environ: dict[str, str], started: Callable[[], Any]
-) -> Iterator[subprocess.Popen[str]]:
-    """A materialization in a process of its own that has `started`; what it leaves is killed."""
+def launching(project: Project, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A materialization in a process of its own that trains; what it leaves is killed."""
     Tracking.of(project).connect()
     with dagster_home(tmp_path / "home"):
         process = subprocess.Popen(
             [sys.executable, "-c", LAUNCHING, str(project.path)],
-            env={**os.environ, **environ},
             cwd=Path(__file__).parents[3],
             stdout=subprocess.PIPE,
             text=True,
             preexec_fn=listen_to_signals,
         )
         try:
-            wait_until(lambda: started() or process.poll() is not None, 300, "it never began")
+            wait_until(
+                lambda: runs_of_training(project) or process.poll() is not None,
+                300,
+                "it never began",
+            )
             assert process.poll() is None, "the training ended before it could be ended"
             yield process
         finally:
@@ -269,11 +247,10 @@ def launching(
 def test_no_training_process_outlives_the_run_that_started_it(
     prepare: Prepare, tmp_path: Path, end: signal.Signals
 ) -> None:
-    project = prepare(steps=1_000_000)
-    alone = {TORCHRUN_VARIABLE: "--standalone"}
-    with launching(project, tmp_path, alone, lambda: runs_of_training(project)) as process:
-        # The launching process, torchrun, and the process that trains.
-        assert len(processes_with(str(project.path))) == 3
+    project = prepare(steps=1_000_000, processes=2)
+    with launching(project, tmp_path) as process:
+        # The launching process, torchrun, and the processes that train.
+        assert len(processes_with(str(project.path))) == 4
         process.send_signal(end)
         process.wait(900)
         wait_until(lambda: not processes_with(str(project.path)), 180, "a process was left")
@@ -286,65 +263,14 @@ def test_no_training_process_outlives_the_run_that_started_it(
 def test_a_process_killed_by_the_system_fails_with_a_remedy(
     prepare: Prepare, tmp_path: Path
 ) -> None:
-    project = prepare(steps=1_000_000)
-    alone = {TORCHRUN_VARIABLE: "--standalone"}
-    with launching(project, tmp_path, alone, lambda: runs_of_training(project)) as process:
+    project = prepare(steps=1_000_000, processes=2)
+    with launching(project, tmp_path) as process:
         os.kill(max(processes_with(str(project.path))), signal.SIGKILL)
         reported, _ = process.communicate(timeout=900)
     assert "exited without an error message" in reported and "lower batch_size" in reported
     (run,) = runs_of_training(project)
     assert run.info.status == "FAILED"
     assert "exited without an error message" in run.data.tags["error"]
-
-
-def two_nodes() -> dict[str, str]:
-    """torchrun runs twice on this machine, as on two nodes."""
-    meeting = f"--rdzv-backend c10d --rdzv-id test --rdzv-endpoint 127.0.0.1:{free_port()}"
-    launcher = Path(__file__).parents[2] / "support" / "local_nodes.py"
-    return {
-        TORCHRUN_VARIABLE: f"--nnodes 2 --max-restarts 2 {meeting}",
-        NODES_VARIABLE: f"{sys.executable} {launcher} 2",
-    }
-
-
-def training_processes(project: Project) -> list[int]:
-    """Those that train: neither torchrun nor the launcher of nodes."""
-    found = processes_with(str(project.path))
-    return [
-        one
-        for one in found
-        if b"training_process" in Path(f"/proc/{one}/cmdline").read_bytes()
-        and b"torch.distributed.run" not in Path(f"/proc/{one}/cmdline").read_bytes()
-    ]
-
-
-@pytest.mark.slow
-def test_two_nodes_resume_after_a_process_was_killed(prepare: Prepare, tmp_path: Path) -> None:
-    project = prepare(steps=40)
-    states = project.store.root / ".scratch"
-    with launching(project, tmp_path, two_nodes(), lambda: list(states.rglob("step-*"))) as process:
-        os.kill(max(training_processes(project)), signal.SIGKILL)
-        reported, _ = process.communicate(timeout=600)
-        with open_instance(project) as instance:
-            logged = messages(instance, instance.get_runs()[0].run_id)
-    assert reported.strip() == "[]"
-    artifact = project.store.current("customized_checkpoint", f"shapes/{METHOD}")
-    assert artifact.counts["processes"] == 2
-    # Dagster heard of both beginnings, wherever rank 0 was.
-    assert any("from the start" in line for line in logged)
-    assert any("resuming at step" in line for line in logged)
-    assert not list(project.store.root.glob(".react-training-*"))
-
-
-@pytest.mark.slow
-def test_a_cancelled_run_ends_all_its_nodes(prepare: Prepare, tmp_path: Path) -> None:
-    project = prepare(steps=1_000_000)
-    with launching(project, tmp_path, two_nodes(), lambda: runs_of_training(project)) as process:
-        assert len(training_processes(project)) == 2
-        process.send_signal(signal.SIGINT)
-        process.wait(900)
-        wait_until(lambda: not processes_with(str(project.path)), 180, "a process was left")
-    assert not project.store.keys("customized_checkpoint")
 
 
 def train_job_command(project: Project, environ: dict[str, str]) -> list[str]:
@@ -387,7 +313,8 @@ def refuse(*_: object) -> None:
 
 def test_the_script_of_slurm_names_cores_and_nodes(tmp_path: Path) -> None:
     for name, text in {
-        "react-pipeline": 'echo "$REACT_NODE_LAUNCHER|$REACT_TORCHRUN_ARGS|$*"',
+        "srun": 'echo "$*"',
+        "react-pipeline": ":",
         "hostname": "echo node7",
     }.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
@@ -396,13 +323,12 @@ def test_the_script_of_slurm_names_cores_and_nodes(tmp_path: Path) -> None:
     slurm = {"SLURM_NNODES": "2", "SLURM_JOB_ID": "42", "SLURM_CPUS_PER_TASK": "64"}
     said = subprocess.run(
         ["bash", "-eu", script, "birds", METHOD],
-        env={"PATH": f"{tmp_path}:/usr/bin:/bin", **slurm},
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_GPUS_ON_NODE": "8", **slurm},
         capture_output=True,
         text=True,
         check=True,
-    )
-    launcher, arguments, command = said.stdout.strip().split("|")
-    assert launcher == "srun --kill-on-bad-exit --cpus-per-task=64"
-    assert arguments.startswith("--nnodes 2 ") and "--rdzv-id 42" in arguments
-    assert arguments.endswith("--rdzv-endpoint node7:29400")
-    assert command.endswith(f"--domain birds --method {METHOD}")
+    ).stdout.strip()
+    assert said.startswith("--kill-on-bad-exit --cpus-per-task=64 python -m torch.distributed.run")
+    assert "--nnodes 2 --nproc-per-node 8 " in said and "--rdzv-id 42" in said
+    assert "--rdzv-endpoint node7:29400 " in said
+    assert said.endswith(f"--config pipeline.yaml --domain birds --method {METHOD}")

@@ -240,3 +240,18 @@ def test_no_thread_imports_ipython_beside_the_training(
         live.started(INPUTS, 0)
     assert sys.modules["IPython"].thread is threading.main_thread()
     monkeypatch.delitem(sys.modules, "IPython")
+
+
+def test_progress_is_reported_now_and_then() -> None:
+    reported: list[str] = []
+    for steps, first in (({"steps": 9}, 4), ({}, 0)):  # a closed form has no steps to report
+        live = LiveRun(Runs("http://127.0.0.1:9", "tiny"), "", reported.append)
+        with live:
+            live.started(Inputs("customized_checkpoint", KEY, steps, {}, "1"), first)
+            for step in range(first, 9):
+                live.stepped({"step": step, "loss": 0.5, "images_per_second": 12.0})
+    assert reported == [
+        f"training {KEY}: resuming at step 4",
+        "step 5 of 9: loss 0.5, 12 images/s",
+        f"training {KEY}: from the start",
+    ]

@@ -25,7 +25,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from react_pipeline.assets import Context, customize_here, observed
+from react_pipeline.assets import Context, customize_here
+from react_pipeline.extensions.live_runs import LiveRun
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project import Project
 from react_pipeline.stage import method_key
@@ -38,15 +39,6 @@ from react_pipeline.store import (
     lock,
     write_atomically,
 )
-
-TORCHRUN_VARIABLE = "REACT_TORCHRUN_ARGS"
-"""Arguments for torchrun, such as `--nnodes 2 --node-rank 0 --rdzv-endpoint host:29400`, for
-several nodes.
-"""
-NODES_VARIABLE = "REACT_NODE_LAUNCHER"
-"""A command that runs the one behind it on every node, such as `srun --kill-on-bad-exit`, and ends
-all of them when one fails or when it gets SIGTERM.
-"""
 
 EXCHANGE_VARIABLE = "REACT_TRAINING_EXCHANGE"
 """Names the folder that the processes share with the launching process."""
@@ -62,8 +54,8 @@ TERMINATION_SECONDS = 45.0
 
 
 def train(context: Context, project: Project, slug: str, method: str) -> Artifact:
-    """Customize in this process, or in as many as the configuration and `REACT_TORCHRUN_ARGS` say;
-    returns the published checkpoint.
+    """Customize in this process, or in as many as the configuration says; returns the published
+    checkpoint.
 
     Raises:
         ReactError: What the training raised; in other processes the text of what failed first, as
@@ -71,21 +63,13 @@ def train(context: Context, project: Project, slug: str, method: str) -> Artifac
         OSError: A transient fault.
     """
     processes = project.training(slug, method).processes
-    nodes = shlex.split(os.environ.get(TORCHRUN_VARIABLE, ""))
-    if not project.method(method).spreads or (processes == 1 and not nodes):
+    if processes == 1 or not project.method(method).spreads:
         return customize_here(context, project, slug, method)
-    starter = shlex.split(os.environ.get(NODES_VARIABLE, "")) if nodes else []
-    with _exchange(project.store.root if starter else None) as exchange:
-        # To processes of other machines through the shared folder.
-        reader = dg.PipesFileMessageReader(str(exchange / "messages")) if starter else None
-        client = dg.PipesSubprocessClient(
-            context_injector=dg.PipesEnvContextInjector() if starter else None,
-            message_reader=reader,
-            termination_timeout_seconds=TERMINATION_SECONDS,
-        )
-        arguments = ["--config", str(project.path), "--domain", slug, "--method", method]
-        command = [*starter, *torchrun_command(processes, nodes, arguments)]
-        context.log.info(shlex.join(command))
+    client = dg.PipesSubprocessClient(termination_timeout_seconds=TERMINATION_SECONDS)
+    arguments = ["--config", str(project.path), "--domain", slug, "--method", method]
+    command = torchrun_command(processes, arguments)
+    context.log.info(shlex.join(command))
+    with _exchange() as exchange:
         _free_card()
         try:
             env = environment(processes, exchange)
@@ -111,21 +95,16 @@ def _free_card() -> None:
         torch.cuda.empty_cache()
 
 
-def torchrun_command(processes: int, nodes: list[str], arguments: list[str]) -> list[str]:
-    """Return the command line of torchrun; a machine by itself finds a free port."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", *(nodes or ["--standalone"])]
+def torchrun_command(processes: int, arguments: list[str]) -> list[str]:
+    """Return the command line of torchrun, which finds a free port."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     module = "react_pipeline.extensions.cluster.assets.training_process"
     return [*torchrun, "--nproc-per-node", str(processes), "-m", module, *arguments]
 
 
 def environment(processes: int, exchange: Path) -> dict[str, str]:
     """Return variables that are added to the environment of the processes."""
-    shared = {
-        EXCHANGE_VARIABLE: str(exchange),
-        # A new store of addresses each time that torchrun starts all again. Otherwise a process may
-        # find where one listened that was killed, and wait for it.
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-    }
+    shared = {EXCHANGE_VARIABLE: str(exchange)}
     if "OMP_NUM_THREADS" not in os.environ:
         # torchrun would take one thread a process; more than there are cores slow each other down.
         shared["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // processes))
@@ -133,14 +112,12 @@ def environment(processes: int, exchange: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _exchange(root: Path | None) -> Iterator[Path]:
-    """Make a folder that the processes see, of this machine or, for other nodes, in `root`; while
-    it is there, this process holds the lock of its `LIFELINE`.
+def _exchange() -> Iterator[Path]:
+    """Make a folder that the processes see; while it is there, this process holds the lock of its
+    `LIFELINE`.
     """
-    if root is not None:
-        root.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix=".react-training-", dir=root) as name,
+        tempfile.TemporaryDirectory(prefix="react-training-") as name,
         Path(name, LIFELINE).open("w") as lifeline,
     ):
         lock(lifeline, wait=False)
@@ -176,7 +153,7 @@ def _show_failed(project: Project, run_id: str, key: str, error: Exception) -> N
     inputs = resolve(project, "customized_checkpoint", key)
     with (
         suppress(type(error)),  # what leaves the context is shown; it is raised by the caller
-        observed(project, run_id, lambda _line: None) as observer,
+        LiveRun.of(project, run_id, lambda _line: None) as observer,
     ):
         observer.started(inputs, 0)
         raise error

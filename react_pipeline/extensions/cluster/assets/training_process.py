@@ -5,8 +5,8 @@ Belongs here: what surrounds `customize` in such a process: the way to Dagster a
 writing process only), and an end that the launching process can read. Does not belong here:
 starting processes (`processes`).
 
-It needs no Dagster run: started by hand, as on the second node of a training, it trains and reports
-to its terminal.
+It needs no Dagster run: started by torchrun on several nodes, it trains and reports to its
+terminal.
 """
 
 import argparse
@@ -18,18 +18,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 from dagster_pipes import PipesEnvVarParamsLoader, open_dagster_pipes
 
-from react_pipeline.assets import observed
 from react_pipeline.extensions.cluster.assets.processes import (
     EXCHANGE_VARIABLE,
     LIFELINE,
     write_failure,
 )
+from react_pipeline.extensions.live_runs import LiveRun
 from react_pipeline.project import Project
 from react_pipeline.training import TrainingObserver
 
@@ -87,7 +87,7 @@ def _observer(project: Project, rank: int) -> Iterator[TrainingObserver]:
         yield TrainingObserver()
         return
     if not PipesEnvVarParamsLoader().is_dagster_pipes_process():
-        with observed(project, "", partial(print, flush=True)) as observer:
+        with LiveRun.of(project, "", partial(print, flush=True)) as observer:
             yield observer
         return
     pipes = open_dagster_pipes()
@@ -96,7 +96,7 @@ def _observer(project: Project, rank: int) -> Iterator[TrainingObserver]:
     for handler in pipes.log.handlers:
         library.addHandler(handler)
     try:
-        with observed(project, pipes.run_id, pipes.log.info) as observer:
+        with LiveRun.of(project, pipes.run_id, pipes.log.info) as observer:
             yield observer
     finally:
         # Not as a context: that would send the traceback of an error whose text is reported in
@@ -106,13 +106,8 @@ def _observer(project: Project, rank: int) -> Iterator[TrainingObserver]:
 
 def _end_with_launcher(lifeline: Path) -> None:
     """Wait for the lock that the launching process holds, and end this one when it is free."""
-    try:
-        with lifeline.open() as handle:
-            fcntl.flock(handle, fcntl.LOCK_SH)
-    except FileNotFoundError:
-        pass  # the launching process is gone
-    except OSError:
-        return  # no locks on this file system: who started the nodes ends them
+    with suppress(FileNotFoundError), lifeline.open() as handle:
+        fcntl.flock(handle, fcntl.LOCK_SH)
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(GRACE_SECONDS)
     os._exit(128 + signal.SIGKILL)
