@@ -262,20 +262,11 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[BucketServer]:
-    server = BucketServer()
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    yield server
-    server.stop()
-
-
-@pytest.fixture
 def day(
     tmp_path: Path,
     tiny_checkpoint: Path,
     drawings: Path,
-    bucket: BucketServer,
+    server: BucketServer,
     receiver: Receiver,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Day]:
@@ -378,12 +369,12 @@ def commands(
     }
 
 
-def test_a_long_day_ends_whole(day: Day, bucket: BucketServer, receiver: Receiver) -> None:
+def test_a_long_day_ends_whole(day: Day, server: BucketServer, receiver: Receiver) -> None:
     began = time.monotonic()
     print(f"{DOMAINS} domains, {HOURS} hours, seed {SEED}", flush=True)
     for hour in range(HOURS):
         day.edit(hour)
-        day.outage(bucket)
+        day.outage(server)
         day.work(1.5 * DOMAINS * RUNS_OF_DOMAIN / HOURS)
     day.repair()
     day.work(float("inf"))

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import builtins
 import json
-import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -21,13 +20,9 @@ from support.text_tower import write_text_tower_checkpoint
 from transformers.utils import hub
 
 from react_pipeline.clip.architecture import read_config
-from react_pipeline.clip.base import publish_base
 from react_pipeline.clip.model import build, load
 from react_pipeline.clip.pretrained import from_open_clip
-from react_pipeline.extensions.hub.exported_folder import write_model
-from react_pipeline.project.project import Project
 from react_pipeline.settings.config import EncoderConfig
-from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.errors import InputError
 
 CONFIG = "open_clip_config.json"
@@ -167,36 +162,6 @@ def test_a_folder_that_names_code_or_other_places_is_refused(  # FAULTS 41
         assert file in str(refused.value)
         assert field in str(refused.value)
         assert not marker.exists()
-
-
-def test_an_evil_checkpoint_is_neither_opened_nor_exported(
-    make_project: Callable[..., Project],
-    tiny_project: Project,
-    folder: Path,
-    marker: Path,
-    tmp_path: Path,
-) -> None:
-    trusted_tokenizer(folder)
-    project = make_project(encoder={"pretrained": str(folder)})
-    with pytest.raises(InputError, match="trust_remote_code"):
-        publish_base(project)
-    assert project.store.keys("base_checkpoint") == []
-
-    def write(staging: Path, _: object) -> dict[str, Any]:
-        shutil.copytree(folder, staging, dirs_exist_ok=True)
-        return {}
-
-    checkpoint = tiny_project.store.build(
-        Inputs("customized_checkpoint", "shapes/locked-text", {}, {}, "1"), write
-    )
-    exported = tmp_path / "exported"
-    exported.mkdir()
-    with pytest.raises(InputError, match="trust_remote_code"):
-        load(checkpoint.path)
-    with pytest.raises(InputError, match="trust_remote_code"):
-        write_model(tiny_project, checkpoint, exported)
-    assert list(exported.iterdir()) == []
-    assert not marker.exists()
 
 
 @pytest.mark.parametrize("part", ["tokenizer", "text tower"])

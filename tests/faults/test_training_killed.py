@@ -4,9 +4,7 @@ resuming hard.
 
 from __future__ import annotations
 
-import random
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +12,8 @@ from typing import Any
 
 import pytest
 from conftest import write_project
-from support.processes import killed, started, train_until_killed
-from support.training import FIELDS, prepared, records
+from support.processes import killed, train_until_killed
+from support.training import FIELDS, records
 from torch import Tensor
 
 from react_pipeline.project.project import Project
@@ -199,35 +197,3 @@ def test_a_run_that_a_guard_stops_after_a_kill_keeps_its_state(
         customize(project, "shapes", METHOD)
     monkeypatch.undo()
     assert customize(project, "shapes", METHOD).counts["first_step"] == 4
-
-
-KILLS = 15
-
-
-def train(path: Path) -> None:
-    customize(Project.load(path), "shapes", METHOD)
-
-
-@pytest.mark.slow
-def test_killed_anywhere_it_ends_with_uninterrupted_weights(
-    make_project: Callable[..., Project], _retrieved_store: Path
-) -> None:
-    fields = {"steps": 60, "checkpoint_every": 1, "augmentation": "mild", "workers": 1}
-    project = prepared(make_project, _retrieved_store, **fields, held_out_fraction=0.2)
-    began = time.monotonic()
-    weights = customize(project, "shapes", METHOD).file("open_clip_model.safetensors").read_bytes()
-    seconds = time.monotonic() - began
-    chance = random.Random(0)  # noqa: S311 - no secrets
-    kills = resumed = 0
-    while kills < KILLS:
-        shutil.rmtree(project.config.store / "customized_checkpoint", ignore_errors=True)
-        process = started(train, project.path)
-        process.join(chance.uniform(0, seconds))
-        kills += process.exitcode is None
-        process.kill()
-        process.join()
-        resumed += bool(list(project.config.store.glob(".scratch/*/*/step-*")))
-    artifact = customize(project, "shapes", METHOD)
-    assert artifact.file("open_clip_model.safetensors").read_bytes() == weights
-    assert [record["step"] for record in records(artifact)] == list(range(60))
-    assert resumed, "one kill at least came after a state"

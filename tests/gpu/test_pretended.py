@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -32,7 +31,6 @@ from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import FOLDERS
 from react_pipeline.extensions.predict.predict import predict_pictures
 from react_pipeline.extensions.predict.run_folder import Options
-from react_pipeline.indexing import StoredVectors, exact_hits
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 from react_pipeline.promotion import Verdict
@@ -196,26 +194,6 @@ def assert_same_vectors(one: Artifact, other: Artifact, cosine: float) -> None:
         assert torch.cosine_similarity(*pair).min() > cosine, side
 
 
-def test_mixing_devices_raises() -> None:
-    with pretended_gpu():
-        there, here = torch.ones(3, device="cuda"), torch.ones(3)
-        for mix in (
-            lambda: there @ here,
-            lambda: torch.cat([there, here]),
-            lambda: here[torch.zeros(1, dtype=torch.long, device="cuda")],
-            lambda: torch.nn.Linear(3, 3)(there),
-        ):
-            with pytest.raises(RuntimeError, match="same device"):
-                mix()
-        with pytest.raises(TypeError, match="cpu"):
-            there.numpy()
-        with pytest.raises(RuntimeError, match="cuda:0"), torch.autocast("cuda:0"):
-            pass
-        # As on CUDA: numbers and indices may be on the CPU, and `copy_` is between devices.
-        assert (there * torch.tensor(2.0))[torch.tensor([0])].tolist() == [2.0]
-        assert here.copy_(there * 3).tolist() == [3.0] * 3
-
-
 def test_each_step_computes_on_the_gpu(lineages: dict[str, Lineage]) -> None:
     there = lineages["cuda"]
     for step, operations in there.operations.items():
@@ -328,18 +306,6 @@ def test_predictions_are_those_of_the_processor(
             there = predict("cuda", method)
             assert operations
         pd.testing.assert_frame_equal(there, predict("cpu", method), check_exact=False, atol=1e-4)
-
-
-@pytest.mark.parametrize(("k", "queries"), [(10, 70), (1, 5)])
-def test_hits_of_many_queries_are_exact(lineages: dict[str, Lineage], k: int, queries: int) -> None:
-    stored = StoredVectors(lineages["cpu"]["corpus_embeddings"], "text")
-    vectors = np.random.default_rng(0).standard_normal((queries, 32)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    with pretended_gpu() as operations:
-        similarities, rows = exact_hits(stored, vectors, k, device="cuda")
-        assert operations["topk"]
-    expected, expected_rows = exact_hits(stored, vectors, k, device="cpu")
-    assert (rows == expected_rows).all() and (similarities == expected).all()
 
 
 @pytest.mark.parametrize(

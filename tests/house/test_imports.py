@@ -14,8 +14,6 @@ from support.rooms import (
     ASSETS,
     EXTENSIONS,
     LIBRARY,
-    arrows,
-    floors,
     imports_of,
     modules_of_library,
     room_of,
@@ -72,10 +70,6 @@ def roots(path: Path) -> set[str]:
 
 def test_every_room_has_its_place() -> None:
     assert {room_of(path) for path in [*CORE_MODULES, *ASSET_MODULES]} == set(ROOMS)
-
-
-def test_rooms_have_floors() -> None:
-    assert max(floors(arrows()).values()) <= 14
 
 
 def test_the_core_imports_extensions_where_it_uses_them() -> None:

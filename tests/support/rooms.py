@@ -1,5 +1,4 @@
-"""The rooms of the house, measured from the source: `python tests/support_rooms.py` prints them
-with their floors.
+"""The rooms of the house, measured from the source; `docs/stages.py` shows them with their floors.
 
 A room is a package of `react_pipeline` or a module beside them. A room is on the floor above all
 that it imports. Imports for type checkers alone do not count.
@@ -164,21 +163,3 @@ def floors(used: dict[str, set[str]]) -> dict[str, int]:
     for room in TopologicalSorter(used).static_order():
         floor[room] = 1 + max((floor[other] for other in used.get(room, ())), default=0)
     return floor
-
-
-def print_rooms() -> None:
-    """Print the rooms with their floors, a line a floor."""
-    measured = arrows()
-    by_room = floors(measured)
-    lines = sum(
-        len(path.read_text().splitlines()) for path in [*modules_of_library(), *ASSETS.glob("*.py")]
-    )
-    arrow_count = sum(map(len, measured.values()))
-    print(
-        f"{len(measured)} rooms, {max(by_room.values())} floors, {arrow_count} arrows, {lines:,} "
-        "lines"
-    )
-    for number in sorted(set(by_room.values())):
-        print(
-            f"{number:3}  {', '.join(sorted(room for room in by_room if by_room[room] == number))}"
-        )

@@ -1,120 +1,182 @@
-"""Campaigns: many faults, one after another, and the counts of how they ended."""
+"""A campaign of faults, one after another: `python campaign.py FOLDER TASKS POINTS TO_END_EVERY`.
+
+Started with the shim loaded (`shim.environment`), it runs the first tasks of the lineage once, and
+forks a process for each fault: loading torch takes seconds each time. A fault meets one task, on a
+copy of the project as it was before this task: run it under the fault, look at what is visible, run
+it again undisturbed, compare; behind some faults, go on to the end of the lineage. The points are a
+JSON list, or a number N for every N-th there is. What became of them is in FOLDER/outcome.json.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-import subprocess
+import posix
+import random
+import select
+import shutil
+import signal
 import sys
+import traceback
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any
 
-from harness.power import MODES
-from harness.shim import FAULTS, environment
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
+
+from harness import lineage  # noqa: E402
+from harness.shim import FAULTS, KINDS, attached  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+# `conftest`, which `lineage` imports, leaves the disk out.
+os.fsync = posix.fsync
+
+SECONDS = 900
+"""A process that takes longer hangs."""
+
+Point = tuple[int, str, int, str]
+"""Task, kind of call, its number, what is done to it."""
 
 
-@dataclass
 class Campaign:
-    """What became of the faults.
+    """The project before each task, in `folder`, and what became of the faults.
 
     Attributes:
-        ends: By kind of call and fault: how the disturbed run ended.
+        ends: By kind of call, fault and end of the disturbed run: how often.
         problems: What was torn, or not repaired by the next run; a line each with its fault.
     """
 
-    ends: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    problems: list[str] = field(default_factory=list)
+    def __init__(self, folder: Path, tasks: int) -> None:
+        """Run the first tasks of the lineage."""
+        self.folder, self.tasks, self.state = folder, tasks, attached()
+        self.work = folder / "work"
+        self.ends = Counter[tuple[str, str, str]]()
+        self.problems: list[str] = []
+        undisturbed = folder / "undisturbed"
+        undisturbed.mkdir()
+        lineage.write_inputs(undisturbed)
+        for task in range(tasks):
+            shutil.copytree(undisturbed, self.before(task))
+            lineage.run(undisturbed, task, task + 1)
+            lineage.forget()
+        self.reference = lineage.Reference(lineage.published(undisturbed, tasks))
 
+    def before(self, task: int) -> Path:
+        """The project as it was before a task."""
+        return self.folder / f"before-{task}"
 
-class Harness:
-    """The zygote and the talk with it."""
+    def begin(self, task: int) -> None:
+        """Make a fresh copy to work on."""
+        self.state.release()
+        shutil.rmtree(self.work, ignore_errors=True)
+        shutil.copytree(self.before(task), self.work)
 
-    def __init__(self, folder: Path, tasks: int = 15) -> None:
-        """Build the shim and run the first tasks of the lineage undisturbed, in a folder on a fast
-        disk.
-        """
-        reading, writing = os.pipe()
-        arguments = [
-            sys.executable,
-            str(Path(__file__).with_name("zygote.py")),
-            str(folder),
-            str(writing),
-            str(tasks),
-        ]
-        env = {**environment(folder), "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            arguments, env=env, stdin=subprocess.PIPE, pass_fds=[writing], text=True, bufsize=1
-        )
-        os.close(writing)
-        self._answers: IO[str] = os.fdopen(reading)
-        self.tasks: list[list[str]] = self._answer()["tasks"]
-
-    def __enter__(self) -> Harness:
-        """End the zygote at the end of the block."""
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        """End the zygote."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-        self._answers.close()
-
-    def ask(self, do: str, **job: Any) -> dict[str, Any]:
-        """Have one job done (`zygote.Zygote`)."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"do": do, **job}) + "\n")
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        line = self._answers.readline()
-        assert line, f"the harness has ended with {self._process.wait()}"
-        return dict(json.loads(line))
-
-    def points(self) -> Iterator[tuple[int, str, int, str]]:
-        """Every fault there is: task, kind of call, its number, what is done to it."""
-        for task in range(len(self.tasks)):
-            counted = self.ask("count", task=task)
-            assert counted["ended"] == ["finished"], counted
-            for kind, count in counted["counts"].items():
+    def points(self) -> Iterator[Point]:
+        """Every fault there is."""
+        for task in range(self.tasks):
+            self.begin(task)
+            self.state.watch(self.work)
+            ended = self.run_apart(task)
+            assert ended == ["finished"], ended
+            for kind, count in zip(KINDS, list(self.state.counts), strict=True):
                 for n in range(1, count + 1):
                     yield from ((task, kind, n, fault) for fault in FAULTS[kind])
 
-    def inject(self, points: list[tuple[int, str, int, str]], *, to_end_every: int) -> Campaign:
-        """Inject each of these faults; run the lineage to its end behind some of them."""
-        campaign = Campaign()
-        for number, (task, kind, n, fault) in enumerate(points):
-            answer = self.ask(
-                "inject",
-                task=task,
-                kind=kind,
-                n=n,
-                fault=fault,
-                to_end=number % to_end_every == to_end_every - 1,
-            )
-            ended = answer["ended"][0] if answer["fired"] else "not reached"
-            campaign.ends[kind, fault, ended] += 1
-            where = (
-                f"{' '.join(self.tasks[task])}, {kind} {n}, {fault} at {answer['where']}, {ended}"
-            )
-            if ended.startswith(("hangs", "crashed")):
-                campaign.problems.append(f"{where}: {''.join(answer['ended'][2:])}")
-            campaign.problems += [f"{where}: {problem}" for problem in answer["problems"]]
-        return campaign
+    def inject(self, point: Point, *, to_end: bool) -> None:
+        """Inject one fault, and note how it ended and what is wrong after it."""
+        task, kind, n, fault = point
+        self.begin(task)
+        self.state.inject(self.work, kind, n, fault)
+        ended = self.run_apart(task)
+        self.state.release()
+        if fault == "rot":
+            rot(self.work / "store" / ".scratch", random.Random(n))  # noqa: S311 - reproducible
+        last = self.tasks if to_end else task + 1
+        after = forked(lambda: self.recover(task, last))
+        end = ended[0] if self.state.fired else "not reached"
+        self.ends[kind, fault, end] += 1
+        place = self.state.where.decode().removeprefix(str(self.work))
+        where = f"{' '.join(lineage.TASKS[task])}, {kind} {n}, {fault} at {place}, {end}"
+        if end.startswith(("hangs", "crashed")):
+            self.problems.append(f"{where}: {''.join(ended[2:])}")
+        if after != ["finished"]:
+            self.problems += [f"{where}: {problem}" for problem in after]
 
-    def lose_power(self, cuts: int, *, fsync: bool = True) -> Campaign:
-        """Lose power at so many places of the lineage, evenly spread, in each mode in turn."""
-        recorded, campaign = self.ask("record", fsync=fsync), Campaign()
-        assert recorded["ended"] == ["finished"], recorded
-        for number in range(cuts):
-            cut, mode = 1 + number * recorded["operations"] // cuts, MODES[number % len(MODES)]
-            problems = self.ask("replay", fsync=fsync, cut=cut, mode=mode)["problems"]
-            campaign.ends["power", mode, "not recovered" if problems else "recovered"] += 1
-            campaign.problems += [
-                f"power loss behind {cut}, {mode}: {problem}" for problem in problems
+    def run_apart(self, task: int) -> list[str]:
+        """Run a task in another process."""
+        return forked(lambda: lineage.run(self.work, task, task + 1))
+
+    def recover(self, first: int, last: int) -> list[str]:
+        """What is wrong with a project after a fault, and after a run without one."""
+        found = [f"torn: {text}" for text in lineage.torn(self.work)]
+        lineage.forget()
+        try:
+            lineage.run(self.work, first, last)
+        except Exception as error:
+            return [
+                *found,
+                f"the next run: {type(error).__name__}: {error}\n{traceback.format_exc(limit=-4)}",
             ]
-        return campaign
+        found += self.reference.differences(self.work, last)
+        return found + [f"left over: {name}" for name in lineage.left_over(self.work)]
+
+
+def rot(folder: Path, chance: random.Random) -> None:
+    """Flip a bit of a file that a killed build may resume from."""
+    if files := sorted(path for path in folder.rglob("*") if path.is_file()):
+        path = chance.choice(files)
+        data = bytearray(path.read_bytes())
+        if data:
+            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        path.write_bytes(data)
+
+
+def forked(body: Callable[[], list[str] | None]) -> list[str]:
+    """Run in another process: the lines it returns, "finished" without any, or how it ended."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reading)
+        try:
+            text = body() or ["finished"]
+        except BaseException as error:
+            detail = traceback.format_exc(limit=-4)
+            text = [lineage.explained(error), f"{type(error).__name__}: {error}", detail]
+        with os.fdopen(writing, "w") as pipe:
+            pipe.write(json.dumps(text))
+        os._exit(0)
+    os.close(writing)
+    data, more = b"", b"-"
+    while more and select.select([reading], [], [], SECONDS)[0]:
+        data += (more := os.read(reading, 1 << 16))
+    if more:
+        os.kill(child, signal.SIGKILL)
+    os.close(reading)
+    _, status = os.waitpid(child, 0)
+    if more:
+        return ["hangs"]
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        return ["killed" if number == signal.SIGKILL else f"crashed: signal {number}"]
+    return list(json.loads(data))
+
+
+def main() -> None:
+    """Run the campaign that the arguments name."""
+    folder, tasks = Path(sys.argv[1]), int(sys.argv[2])
+    given, to_end_every = json.loads(sys.argv[3]), int(sys.argv[4])
+    logging.disable()
+    lineage.draw_nothing()
+    tqdm.monitor_interval = 0
+    campaign = Campaign(folder, tasks)
+    points = given if isinstance(given, list) else list(campaign.points())[::given]
+    for number, point in enumerate(points):
+        campaign.inject(point, to_end=number % to_end_every == to_end_every - 1)
+    ends = [[*end, count] for end, count in campaign.ends.items()]
+    outcome = {"ends": ends, "problems": campaign.problems}
+    (folder / "outcome.json").write_text(json.dumps(outcome))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,16 +1,15 @@
-/* Fails, cuts or logs system calls below one folder; loaded by LD_PRELOAD, steered by a file that all processes map.
+/* Fails or cuts system calls below one folder; loaded by LD_PRELOAD, steered by a file that all processes map.
  *
  * `harness/shim.py` has the same `struct state` and the names of kinds and actions. Whatever reaches the kernel by a
  * function of libc is seen: Python, Arrow, SQLite, safetensors (Rust), PyTorch; and stdio by `fopen`, `fdopen`,
  * `fwrite` and `fread` (FAISS, numpy), whose streams are made unbuffered so that an `fwrite` is a write. Not seen:
- * pages of a shared mapping as they are written (their content is taken at fsync), `fprintf` and `fputs`, io_uring.
+ * pages of a shared mapping as they are written, `fprintf` and `fputs`, io_uring.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -29,15 +28,12 @@ enum kind { OPEN, CREATE, READ, MAP, WRITE, FSYNC, RENAME, LINK, UNLINK, MKDIR, 
 enum action { FAIL, CUT, KILL, TORN };
 
 struct state {
-    int64_t armed, logging, kind, n, action, error, fired;
+    int64_t armed, kind, n, action, error, fired;
     int64_t counts[KINDS];
-    char root[1024], log[1024], where[1024];
+    char root[1024], where[1024];
 };
 
 static struct state *state;
-static char mapped[64][1024];
-static int mapped_count;
-static pthread_mutex_t order = PTHREAD_MUTEX_INITIALIZER;
 
 __attribute__((constructor)) static void begin(void) {
     const char *name = getenv("FAULTS_STATE");
@@ -49,7 +45,7 @@ __attribute__((constructor)) static void begin(void) {
     if (found != MAP_FAILED) state = found;
 }
 
-static int active(void) { return state && (state->armed || state->logging); }
+static int active(void) { return state && state->armed; }
 
 static int below(const char *path) {
     size_t length = strlen(state->root);
@@ -108,46 +104,6 @@ static void torn(void) {
     if (state->action == TORN) syscall(SYS_kill, getpid(), SIGKILL);
 }
 
-/* op, offset, sizes of the two texts, texts. */
-static void record(char op, int64_t offset, const void *one, uint32_t one_size, const void *two, uint32_t two_size) {
-    if (!state->logging) return;
-    int saved = errno;
-    char head[17];
-    head[0] = op;
-    memcpy(head + 1, &offset, 8);
-    memcpy(head + 9, &one_size, 4);
-    memcpy(head + 13, &two_size, 4);
-    struct iovec parts[3] = {{head, 17}, {(void *)one, one_size}, {(void *)two, two_size}};
-    pthread_mutex_lock(&order);
-    int fd = syscall(SYS_openat, AT_FDCWD, state->log, O_WRONLY | O_APPEND | O_CLOEXEC);
-    if (syscall(SYS_writev, fd, parts, 3) != 17 + (int64_t)one_size + two_size) abort();
-    syscall(SYS_close, fd);
-    pthread_mutex_unlock(&order);
-    errno = saved;
-}
-
-static void record_path(char op, const char *path) { record(op, 0, path, strlen(path), "", 0); }
-
-static void record_content(const char *path, int64_t offset, int64_t size) {
-    if (!state->logging) return;
-    int saved = errno, fd = syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
-    struct stat about;
-    if (fd < 0 || fstat(fd, &about)) return;
-    if (size < 0) size = about.st_size - offset;
-    char *data = malloc(size + 1);
-    ssize_t got = syscall(SYS_pread64, fd, data, size, offset);
-    if (got > 0) record('W', offset, path, strlen(path), data, got);
-    free(data);
-    syscall(SYS_close, fd);
-    errno = saved;
-}
-
-static int64_t position(int fd) {
-    struct stat about;
-    if ((syscall(SYS_fcntl, fd, F_GETFL) & O_APPEND) && !fstat(fd, &about)) return about.st_size;
-    return syscall(SYS_lseek, fd, 0, SEEK_CUR);
-}
-
 /* ---- opening */
 
 static int opened(int dir, const char *name, int flags, mode_t mode) {
@@ -156,10 +112,7 @@ static int opened(int dir, const char *name, int flags, mode_t mode) {
     if (!active() || (flags & O_PATH) || !resolved(dir, name, path)) return syscall(SYS_openat, dir, name, flags, mode);
     int there = !syscall(SYS_newfstatat, AT_FDCWD, path, &about, 0), makes = (flags & O_CREAT) && !there;
     if (fault(makes ? CREATE : OPEN, path) == 1) return -1;
-    int fd = syscall(SYS_openat, dir, name, flags, mode);
-    if (fd >= 0 && makes) record_path('C', path);
-    if (fd >= 0 && there && (flags & O_TRUNC) && about.st_size) record('T', 0, path, strlen(path), "", 0);
-    return fd;
+    return syscall(SYS_openat, dir, name, flags, mode);
 }
 
 #define MODE(flags) \
@@ -182,10 +135,7 @@ static FILE *opened_stream(const char *function, const char *name, const char *m
     int writes = !!strpbrk(mode, "wa+"), there = !stat(path, &about), makes = writes && !there;
     if (fault(makes ? CREATE : OPEN, path) == 1) return NULL;
     FILE *file = real(name, mode);
-    if (!file) return NULL;
-    if (writes) setvbuf(file, NULL, _IONBF, 0);
-    if (makes) record_path('C', path);
-    if (there && mode[0] == 'w' && about.st_size) record('T', 0, path, strlen(path), "", 0);
+    if (file && writes) setvbuf(file, NULL, _IONBF, 0);
     return file;
 }
 
@@ -206,19 +156,15 @@ size_t fwrite(const void *data, size_t size, size_t count, FILE *file) {
     if (!real) real = (size_t (*)(const void *, size_t, size_t, FILE *))dlsym(RTLD_NEXT, "fwrite");
     char path[1100];
     if (!active() || fileno(file) < 3 || !path_of(fileno(file), path)) return real(data, size, count, file);
-    int64_t offset = position(fileno(file));
     int what = fault(WRITE, path);
     if (what == 1) return 0;
     if (what == 2) {
         size_t done = real(data, 1, size * count / 2, file);
-        record('W', offset, path, strlen(path), data, done);
         torn();
         errno = ENOSPC;
         return size ? done / size : 0;
     }
-    size_t done = real(data, size, count, file);
-    if (done) record('W', offset, path, strlen(path), data, done * size);
-    return done;
+    return real(data, size, count, file);
 }
 
 size_t fread(void *data, size_t size, size_t count, FILE *file) {
@@ -245,7 +191,6 @@ static void *map(void *at, size_t size, int protection, int flags, int fd, off_t
     char path[1100];
     if (active() && fd >= 0 && !(flags & MAP_ANONYMOUS) && path_of(fd, path)) {
         if (fault(MAP, path) == 1) return MAP_FAILED;
-        if ((flags & MAP_SHARED) && (protection & PROT_WRITE) && mapped_count < 64) strcpy(mapped[mapped_count++], path);
     }
     return (void *)syscall(SYS_mmap, at, size, protection, flags, fd, offset);
 }
@@ -263,9 +208,7 @@ static ssize_t written(int fd, const void *data, size_t size, int64_t at) {
     int known = active() && path_of(fd, path), what = known ? fault(WRITE, path) : 0;
     if (what == 1) return -1;
     if (what == 2) size = size > 1 ? size / 2 : size;
-    int64_t offset = known && at < 0 ? position(fd) : at;
     ssize_t done = at < 0 ? syscall(SYS_write, fd, data, size) : syscall(SYS_pwrite64, fd, data, size, at);
-    if (known && done > 0) record('W', offset, path, strlen(path), data, done);
     if (what == 2) torn();
     return done;
 }
@@ -288,19 +231,12 @@ ssize_t writev(int fd, const struct iovec *parts, int count) {
     return total;
 }
 
-static ssize_t copied(int to, int64_t offset, ssize_t done) {
-    char path[1100];
-    if (done > 0 && path_of(to, path)) record_content(path, offset, done);
-    return done;
-}
-
 static ssize_t sent(int to, int from, off_t *at, size_t size) {
     char path[1100];
     if (!active() || !path_of(to, path)) return syscall(SYS_sendfile, to, from, at, size);
     int what = fault(WRITE, path);
     if (what == 1) return -1;
-    int64_t offset = position(to);
-    ssize_t done = copied(to, offset, syscall(SYS_sendfile, to, from, at, what == 2 && size > 1 ? 4096 : size));
+    ssize_t done = syscall(SYS_sendfile, to, from, at, what == 2 && size > 1 ? 4096 : size);
     if (what == 2) torn();
     return done;
 }
@@ -311,18 +247,15 @@ ssize_t copy_file_range(int from, off64_t *from_at, int to, off64_t *to_at, size
     char path[1100];
     if (!active() || !path_of(to, path)) return syscall(SYS_copy_file_range, from, from_at, to, to_at, size, flags);
     if (fault(WRITE, path) == 1) return -1;
-    int64_t offset = to_at ? *to_at : position(to);
-    return copied(to, offset, syscall(SYS_copy_file_range, from, from_at, to, to_at, size, flags));
+    return syscall(SYS_copy_file_range, from, from_at, to, to_at, size, flags);
 }
 
 static int resized(int fd, const char *name, int64_t size, int64_t allocated) {
     char path[1100];
     int known = active() && (name ? resolved(AT_FDCWD, name, path) : path_of(fd, path));
     if (known && fault(RESIZE, path) == 1) return -1;
-    long done = name ? syscall(SYS_truncate, name, size)
+    return name ? syscall(SYS_truncate, name, size)
         : allocated ? syscall(SYS_fallocate, fd, 0, size, allocated) : syscall(SYS_ftruncate, fd, size);
-    if (known && !done) record('T', size + allocated, path, strlen(path), "", 0);
-    return done;
 }
 int ftruncate(int fd, off_t size) { return resized(fd, NULL, size, 0); }
 int ftruncate64(int fd, off64_t size) { return resized(fd, NULL, size, 0); }
@@ -335,9 +268,6 @@ static int synced(int fd, long call) {
     char path[1100];
     if (!active() || !path_of(fd, path)) return syscall(call, fd);
     if (fault(FSYNC, path) == 1) return -1;
-    for (int i = 0; i < mapped_count; i++)
-        if (!strcmp(mapped[i], path)) { record_content(path, 0, -1); break; }
-    record_path('S', path);
     /* Nobody pulls the plug, and the disk of a test need not be busy. */
     return 0;
 }
@@ -350,9 +280,7 @@ static int renamed(int from_dir, const char *from, int to_dir, const char *to, u
     char old[1100], new[1100];
     int known = active() && (resolved(to_dir, to, new) & resolved(from_dir, from, old));
     if (known && fault(RENAME, new) == 1) return -1;
-    int done = syscall(SYS_renameat2, from_dir, from, to_dir, to, flags);
-    if (known && !done) record('R', 0, old, strlen(old), new, strlen(new));
-    return done;
+    return syscall(SYS_renameat2, from_dir, from, to_dir, to, flags);
 }
 int rename(const char *from, const char *to) { return renamed(AT_FDCWD, from, AT_FDCWD, to, 0); }
 int renameat(int a, const char *from, int b, const char *to) { return renamed(a, from, b, to, 0); }
@@ -362,9 +290,7 @@ static int linked(int from_dir, const char *from, int to_dir, const char *to, in
     char old[1100], new[1100];
     int known = active() && (resolved(to_dir, to, new) & resolved(from_dir, from, old));
     if (known && fault(LINK, new) == 1) return -1;
-    int done = syscall(SYS_linkat, from_dir, from, to_dir, to, flags);
-    if (known && !done) record('L', 0, old, strlen(old), new, strlen(new));
-    return done;
+    return syscall(SYS_linkat, from_dir, from, to_dir, to, flags);
 }
 int link(const char *from, const char *to) { return linked(AT_FDCWD, from, AT_FDCWD, to, 0); }
 int linkat(int a, const char *from, int b, const char *to, int flags) { return linked(a, from, b, to, flags); }
@@ -373,9 +299,7 @@ static int removed(int dir, const char *name, int flags) {
     char path[1100];
     int known = active() && resolved(dir, name, path);
     if (known && fault(UNLINK, path) == 1) return -1;
-    int done = syscall(SYS_unlinkat, dir, name, flags);
-    if (known && !done) record_path('U', path);
-    return done;
+    return syscall(SYS_unlinkat, dir, name, flags);
 }
 int unlink(const char *name) { return removed(AT_FDCWD, name, 0); }
 int unlinkat(int dir, const char *name, int flags) { return removed(dir, name, flags); }
@@ -386,9 +310,7 @@ static int made(int dir, const char *name, mode_t mode) {
     struct stat about;
     int known = active() && resolved(dir, name, path);
     if (known && syscall(SYS_newfstatat, AT_FDCWD, path, &about, 0) && fault(MKDIR, path) == 1) return -1;
-    int done = syscall(SYS_mkdirat, dir, name, mode);
-    if (known && !done) record_path('D', path);
-    return done;
+    return syscall(SYS_mkdirat, dir, name, mode);
 }
 int mkdir(const char *name, mode_t mode) { return made(AT_FDCWD, name, mode); }
 int mkdirat(int dir, const char *name, mode_t mode) { return made(dir, name, mode); }

@@ -57,12 +57,9 @@ class State(ctypes.Structure):
     """As `struct state`."""
 
     _fields_ = (
-        *(
-            (name, ctypes.c_int64)
-            for name in ("armed", "logging", "kind", "n", "action", "error", "fired")
-        ),
+        *((name, ctypes.c_int64) for name in ("armed", "kind", "n", "action", "error", "fired")),
         ("counts", ctypes.c_int64 * len(KINDS)),
-        *((name, ctypes.c_char * 1024) for name in ("root", "log", "where")),
+        *((name, ctypes.c_char * 1024) for name in ("root", "where")),
     )
 
     def watch(self, folder: Path) -> None:
@@ -80,14 +77,9 @@ class State(ctypes.Structure):
         self.error = getattr(errno, fault, 0)
         self.armed = 1
 
-    def record(self, folder: Path, log: Path) -> None:
-        """Write every change below a folder into a log, with its data."""
-        log.touch()
-        self.root, self.log, self.logging = str(folder.resolve()).encode(), str(log).encode(), 1
-
     def release(self) -> None:
         """Let the file system be."""
-        self.armed = self.logging = 0
+        self.armed = 0
 
 
 def missing() -> str:
@@ -101,18 +93,8 @@ def environment(folder: Path) -> dict[str, str]:
     """Build the shim in a folder; return the environment in which processes are subject to it."""
     compiler = shutil.which("cc") or shutil.which("gcc") or "cc"
     library, state = folder / "shim.so", folder / "state"
-    arguments = [
-        compiler,
-        "-O2",
-        "-Wall",
-        "-shared",
-        "-fPIC",
-        str(SOURCE),
-        "-o",
-        str(library),
-        "-ldl",
-    ]
-    subprocess.run(arguments, check=True)
+    options = ["-O2", "-Wall", "-shared", "-fPIC"]
+    subprocess.run([compiler, *options, str(SOURCE), "-o", str(library), "-ldl"], check=True)
     state.write_bytes(bytes(ctypes.sizeof(State)))
     return {**os.environ, "LD_PRELOAD": str(library), "FAULTS_STATE": str(state)}
 
