@@ -19,8 +19,7 @@ from PIL import Image
 from support.text_tower import write_text_tower_checkpoint
 from transformers.utils import hub
 
-from react_pipeline.clip.architecture import read_config
-from react_pipeline.clip.model import build, load
+from react_pipeline.clip.model import load
 from react_pipeline.clip.pretrained import from_open_clip
 from react_pipeline.settings.config import EncoderConfig
 from react_pipeline.store.errors import InputError
@@ -90,11 +89,6 @@ def trusted_tokenizer(folder: Path) -> None:
 
 def tokenizer_of_another_kind(folder: Path) -> None:
     change(folder / CONFIG, "text_cfg", tokenizer_kwargs={"tokenizer_type": "bert"})
-
-
-def asking_tokenizer(folder: Path) -> None:
-    tokenizer_with_code(folder / "text")
-    change(folder / CONFIG, "text_cfg", hf_model_name=None)
 
 
 def asking_text_tower(folder: Path) -> None:
@@ -198,15 +192,6 @@ def test_a_hub_name_gets_no_code_run_either(
         nullcontext() if part == "tokenizer" and NEWER else pytest.raises(InputError, match="code")
     ):
         from_open_clip(EncoderConfig(model="evil", pretrained=str(weights)))
-    assert not marker.exists()
-
-
-def test_a_tokenizer_that_asks_gets_no_code_run(folder: Path, marker: Path) -> None:
-    asking_tokenizer(folder)
-    change(folder / CONFIG, "text_cfg", width=32, heads=2, layers=1)
-    # transformers 5 reads it by a class of its own, transformers 4 refuses it.
-    with nullcontext() if NEWER else pytest.raises(InputError, match="code"):
-        build(*read_config(folder), folder)
     assert not marker.exists()
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import signal
 import subprocess
-import threading
 from collections.abc import Callable
 from contextlib import nullcontext
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from support import web
 
 from react_pipeline.extensions.ui import process_groups
 from react_pipeline.extensions.ui import servers as servers_module
@@ -102,20 +102,13 @@ def test_server_that_answers_foreign_host_is_not_left_running(
 ) -> None:
     hosts = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            hosts.append(self.headers["Host"])
-            self.send_response(status)
-            self.end_headers()
+    def see(handler: BaseHTTPRequestHandler, _before: int) -> None:
+        hosts.append(handler.headers["Host"])
+        web.send(handler, b"", status)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
-        dagster = server("dagster", "exit 0", tmp_path)
-        dagster.url = f"http://127.0.0.1:{listening.server_port}"
+    dagster = server("dagster", "exit 0", tmp_path)
+    with web.served({"/": see}) as listening:
+        dagster.url = listening.url
         with nullcontext() if guarded else pytest.raises(ReactError, match="not guarded"):
             servers_module._require_guarded(dagster)
-        listening.shutdown()
     assert hosts == [servers_module.STRANGER]

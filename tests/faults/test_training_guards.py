@@ -119,21 +119,6 @@ def test_a_model_that_forgets_is_stopped_by_held_out_pairs(
     assert int(kept[-1].name.removeprefix("step-")) == len(logged(tmp_path)) - 1
 
 
-def test_few_held_out_pairs_count_as_few(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    counted: list[int] = []
-    monkeypatch.setattr(
-        "react_pipeline.training.train.require_no_collapse", lambda *args: counted.append(args[-1])
-    )
-    trained(copies=2, steps=6, checkpoint_every=2, held_out_fraction=0.2)
-    assert counted == [6, 6, 6, 6]  # after two steps, four and six, and at the end
-
-
-def test_only_the_newest_states_are_kept(trained: Trained, tmp_path: Path) -> None:
-    trained("gated-image", steps=9, checkpoint_every=2)
-    assert [path.name for path in states(tmp_path)] == [f"step-{step:09d}" for step in (6, 8)]
-    assert logged(tmp_path) == list(range(9))
-
-
 def test_fp16_training_that_skips_every_step_publishes_nothing(
     trained: Trained, tiny_checkpoint: Path
 ) -> None:

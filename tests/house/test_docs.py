@@ -100,21 +100,6 @@ def test_architecture_has_the_tables_of_the_code() -> None:
     assert text == stages.page_with_tables(text), "run `python -m docs.stages`"
 
 
-def test_every_place_to_add_something_exists() -> None:
-    section = stages.PAGE.read_text().split("## Where do I add")[1].split("\n## ")[0]
-    places = re.findall(r"`(\w+)`(?: and `(\w+)`)? (?:of|in) `([\w/]+\.py)`", section)
-    assert len(places) >= 10
-    for *names, file in places:
-        path = next(
-            root / file for root in (ROOT, ROOT / "react_pipeline") if (root / file).is_file()
-        )
-        for name in filter(None, names):
-            assert re.search(rf"^(?:def |class |){name}\b", path.read_text(), flags=re.MULTILINE), (
-                name,
-                file,
-            )
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_line_is_one_that_the_command_line_takes(page: Path) -> None:
     blocks = re.findall(

@@ -106,11 +106,6 @@ def test_no_module_reaches_past_a_door() -> None:
     ]
 
 
-def test_a_name_comes_from_the_module_that_defines_it() -> None:
-    files = [*MODULES, *ASSET_MODULES]
-    assert not [str(one) for path in files for one in imports_of(path) if not one.is_defined_there]
-
-
 def test_library_imports_no_dagster_and_only_tracking_mlflow() -> None:
     of_mlflow = (
         "tracking",

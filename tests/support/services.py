@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -122,18 +121,6 @@ def running(
     finally:
         end([process.pid], [signal.SIGTERM, signal.SIGKILL])
         process.wait()
-
-
-@contextmanager
-def mlflow_server(uri: str, folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """MLflow's server over a database, which answers at `port`; its files are in `folder`."""
-    where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    stores = ["--backend-store-uri", uri, "--artifacts-destination", str(folder / "mlartifacts")]
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    command = [sys.executable, "-m", "mlflow", "server", *where, *stores]
-    with running(command, folder / "mlflow.log", env={**os.environ, **quiet}) as process:
-        assert answer(f"http://127.0.0.1:{port}/health")[0] == 200
-        yield process
 
 
 def command_lines(pid: int) -> dict[psutil.Process, list[str]]:

@@ -1,5 +1,5 @@
-"""End to end: embeddings that clip-retrieval's own command wrote become a customized checkpoint,
-untouched.
+"""End to end: pairs are retrieved from embeddings that clip-retrieval's own command wrote, which
+stay untouched.
 
 Only the images of chosen pairs are fetched, from a web server on loopback where one image in ten is
 gone.
@@ -20,7 +20,6 @@ from support.drawings import COLOURS, SHAPES, pair, write_shard
 from support.web import Web, served
 
 from react_pipeline.clip.base import publish_base
-from react_pipeline.clip.model import load
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
@@ -28,9 +27,7 @@ from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.indexing.index import build_index
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval.control import draw_control
 from react_pipeline.retrieval.retrieve import retrieve_pairs
-from react_pipeline.training.customization import customize
 
 PAIRS, SHARDS = 120, 2
 CLIP_RETRIEVAL = """
@@ -104,7 +101,7 @@ def embeddings(web: Web, tmp_path: Path, tiny_checkpoint: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_ready_embeddings_train_though_some_images_are_gone(
+def test_ready_embeddings_give_pairs_though_some_images_are_gone(
     web: Web, embeddings: Path, make_project: Callable[..., Project]
 ) -> None:
     before = {path: path.read_bytes() for path in embeddings.rglob("*") if path.is_file()}
@@ -141,8 +138,4 @@ def test_ready_embeddings_train_though_some_images_are_gone(
     assert retrieve_pairs(project, "shapes").fingerprint == retrieved.fingerprint
     assert web.asked.total() == total
 
-    checkpoint = customize(project, "shapes", "locked-text")
-    assert load(checkpoint.path).dimension == 32
-    control = draw_control(project, "shapes")
-    assert control.counts["pairs"] + control.counts["shortfall"] == retrieved.counts["pairs"]
     assert {path: path.read_bytes() for path in embeddings.rglob("*") if path.is_file()} == before
