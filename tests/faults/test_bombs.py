@@ -115,7 +115,9 @@ def test_sixteen_bits_a_channel_take_their_share_of_memory(mode: str) -> None:  
         buffer, "PNG" if mode == "I;16" else "TIFF"
     )
     tracemalloc.start()
-    decoded = images.decode_image(buffer.getvalue(), side * side)
-    assert tracemalloc.get_traced_memory()[1] < 20 * side * side
-    tracemalloc.stop()
+    try:
+        decoded = images.decode_image(buffer.getvalue(), side * side)
+        assert tracemalloc.get_traced_memory()[1] < 20 * side * side
+    finally:
+        tracemalloc.stop()
     assert decoded.getpixel((5, 5)) == (199, 199, 199)

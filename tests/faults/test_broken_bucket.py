@@ -14,7 +14,7 @@ import pytest
 from support.bucket import BucketServer, Environ
 
 from react_pipeline.store.artifacts import Inputs
-from react_pipeline.store.bucket import Bucket, _explained
+from react_pipeline.store.bucket import _explained
 from react_pipeline.store.errors import InputError, ReactError, SourceUnavailable
 from react_pipeline.store.store import Store
 
@@ -76,11 +76,6 @@ def test_expired_credentials_stop_an_upload_and_lose_nothing(
     server.spoil = lambda _: None
     assert bucket.versions("thing", "all") == []
     assert bucket.build(THING, refuse).file("3").read_text() == "data"
-
-
-def test_a_bucket_that_is_not_there_is_named(server: BucketServer, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such bucket"):
-        Store(Bucket("s3://nobody-made-it/x", tmp_path, 1e9)).build(THING, write)
 
 
 def test_missing_credentials_are_named() -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from support.tracking import STEPS, artifact_of, runs_of
 from react_pipeline.project.project import Project
 from react_pipeline.tracking import log
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.runs import only
 
 DOWN = "http://127.0.0.1:9"
 
@@ -172,31 +169,6 @@ def test_two_hosts_that_log_at_once_make_one_run(
     assert tracking.sync(tiny_project) == {artifact.fingerprint}
     (left,) = runs_of(tracking, fingerprint=artifact.fingerprint)
     assert left.info.run_id == other[0]
-
-
-def test_of_two_that_create_at_once_one_stays_and_both_use_it() -> None:
-    # Both have looked before either creates, and both create before either looks again.
-    there: list[str] = []
-    barrier = threading.Barrier(2)
-
-    def log(name: str) -> str:
-        looks: list[list[str]] = []
-
-        def find() -> list[str]:
-            looks.append(sorted(there))
-            barrier.wait()
-            return looks[0] if len(looks) == 1 else sorted(there)
-
-        def delete(other: str) -> None:
-            with suppress(ValueError):  # the other one did
-                there.remove(other)
-
-        return only(find, lambda: there.append(name), delete)
-
-    with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(log, ["two", "one"])) == ["one", "one"]
-    assert there == ["one"]
-    assert only(lambda: there, lambda: there.append("next"), there.remove) == "one"
 
 
 def test_run_left_open_by_killed_process_is_found_and_finished(

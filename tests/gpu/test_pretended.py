@@ -11,7 +11,7 @@ import contextlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,6 @@ from react_pipeline.settings.methods import METHODS
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.training.customization import customize
 from react_pipeline.training.kept import TrainingTexts
-from react_pipeline.training.log import TrainingObserver
 from react_pipeline.training.losses import contrastive_loss
 from react_pipeline.use.classifier import Classifier
 
@@ -271,24 +270,6 @@ def test_half_precision_trains_and_embeds(
         embedded = embed_corpus(project)
     assert embedded.counts["precision"] == precision
     assert_same_vectors(embedded, lineages["cpu"]["corpus_embeddings"], 0.999)
-
-
-def test_an_interrupted_training_resumes_on_the_gpu(
-    trained: Callable[..., Artifact], changed: Callable[..., Project]
-) -> None:
-    class Interrupt(TrainingObserver):
-        def stepped(self, record: Mapping[str, float]) -> None:
-            if record["step"] == 2:
-                raise KeyboardInterrupt
-
-    fields = {**STEPS, "steps": 4, "precision": "bf16"}
-    project = changed("cuda", customization={"defaults": fields})
-    with pretended_gpu():
-        with pytest.raises(KeyboardInterrupt):
-            customize(project, "shapes", "gated-image", Interrupt())
-        resumed = customize(project, "shapes", "gated-image")
-    assert resumed.counts["first_step"] == 2
-    assert losses(resumed) == losses(trained("cuda", "gated-image", **fields))
 
 
 def test_predictions_are_those_of_the_processor(

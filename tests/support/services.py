@@ -5,6 +5,7 @@ port.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -24,9 +25,14 @@ from react_pipeline.extensions.ui.process_groups import end
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that is free, of those that the system gives to nobody by itself: it stays free until
+    its server starts, whatever tests run beside.
+    """
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def program(name: str, package: str, folders: Sequence[str] = ()) -> str:
@@ -69,7 +75,7 @@ def connect(url: str) -> Any:
     """A connection to a PostgreSQL, as soon as it answers."""
     import psycopg2
 
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while True:
         try:
             return psycopg2.connect(f"{url}/postgres")
