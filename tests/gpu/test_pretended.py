@@ -8,7 +8,6 @@ hits, predictions and accuracies are equal.
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from support.dense import OWN, write_sets
 from support.drawings import SHAPES, draw, encode
 from support.elevater import write_elevater
 from support.pretended_gpu import pretended_gpu
+from support.training import losses
 from support.vectors import read_vectors
 
 from react_pipeline.embedding.embed import embed_corpus
@@ -180,11 +180,6 @@ def trained(changed: Callable[..., Project]) -> Callable[..., Artifact]:
             return customize(project, "shapes", method)
 
     return train
-
-
-def losses(artifact: Artifact) -> list[float]:
-    lines = artifact.file("metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["loss"] for line in lines]
 
 
 def assert_same_vectors(one: Artifact, other: Artifact, cosine: float) -> None:

@@ -60,7 +60,7 @@ class Campaign:
             shutil.copytree(undisturbed, self.before(task))
             lineage.run(undisturbed, task, task + 1)
             lineage.forget()
-        self.reference = lineage.Reference(lineage.published(undisturbed, tasks))
+        self.expected = lineage.published(undisturbed, tasks)
 
     def before(self, task: int) -> Path:
         """The project as it was before a task."""
@@ -118,7 +118,7 @@ class Campaign:
                 *found,
                 f"the next run: {type(error).__name__}: {error}\n{traceback.format_exc(limit=-4)}",
             ]
-        found += self.reference.differences(self.work, last)
+        found += lineage.differences(self.expected, self.work, last)
         return found + [f"left over: {name}" for name in lineage.left_over(self.work)]
 
 

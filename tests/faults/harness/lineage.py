@@ -8,7 +8,6 @@ another project.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -113,24 +112,18 @@ def published(folder: Path, last: int = len(TASKS)) -> dict[str, dict[str, str]]
     return found
 
 
-@dataclass(frozen=True)
-class Reference:
-    """What an undisturbed run publishes (`published`)."""
-
-    files: dict[str, dict[str, str]]
-
-    def differences(self, folder: Path, last: int = len(TASKS)) -> list[str]:
-        """What a folder has otherwise, a line each."""
-        try:
-            found = published(folder, last)
-        except Exception as error:
-            return [f"{type(error).__name__}: {error}"]
-        return [
-            f"{task}: {name or 'fingerprint'} differs"
-            for task, files in list(self.files.items())[:last]
-            for name, digest in files.items()
-            if found[task].get(name) != digest
-        ]
+def differences(expected: dict[str, dict[str, str]], folder: Path, last: int) -> list[str]:
+    """What a folder has otherwise than an undisturbed run (`published`), a line each."""
+    try:
+        found = published(folder, last)
+    except Exception as error:
+        return [f"{type(error).__name__}: {error}"]
+    return [
+        f"{task}: {name or 'fingerprint'} differs"
+        for task, files in list(expected.items())[:last]
+        for name, digest in files.items()
+        if found[task].get(name) != digest
+    ]
 
 
 def torn(folder: Path) -> list[str]:
