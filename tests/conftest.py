@@ -35,7 +35,6 @@ import sqlite3
 import subprocess
 import sys
 import venv
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -362,18 +361,6 @@ def pytest_collection_finish() -> None:
     """Spare the collector what modules hold: to go through it takes a second each time."""
     gc.collect()
     gc.freeze()
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say what was skipped and why, a line a reason, with how many tests it cost."""
-    reasons = Counter(
-        report.longrepr[2].removeprefix("Skipped: ")
-        for report in terminalreporter.stats.get("skipped", ())
-    )
-    if reasons:
-        terminalreporter.section("skipped, and why")
-        for reason, tests in reasons.most_common():
-            terminalreporter.line(f"{tests:4}  {reason}")
 
 
 _bucket_numbers = itertools.count()

@@ -37,8 +37,8 @@ LEFT_OUT = (
 )
 TEST_SECONDS = 600
 MEMORY_BYTES = 12 << 30
-FAILED, NO_TESTS, TIMED_OUT = 1, 5, 124
-"""What a run of pytest ends with where a test fails, and where there is none; and one that is late."""
+FAILED, TIMED_OUT = 1, 124
+"""What a run of pytest ends with where a test fails; and one that is late."""
 LIBRARIES = [
     "dagster",
     "faiss",
@@ -318,7 +318,7 @@ GUARDS = (
     Guard("react_pipeline/tracking/tables.py", 'if f"{name}.json" not in there:', "if True:", "tracking/test_tracking.py::test_a_result_has_tables_and_a_confusion_matrix"),
     Guard("react_pipeline/tracking/served.py", "1 <= top_k <= MAX_TOP_K and 0 <= threshold <= 1", "top_k > 0", SERVED),
     Guard("react_pipeline/extensions/sources/downloads.py", "        image, _ = decode_apart(data, self.max_pixels)\n", "        from react_pipeline.corpus import decode_image\n        image = decode_image(data, self.max_pixels)\n", "extensions/sources/test_url_source.py::test_an_image_that_kills_its_decoder_is_a_row_of_the_ledger"),
-    # Found by samples (`mutation_sample.py`)
+    # Found by samples of mutants
     Guard("react_pipeline/extensions/predict/run_folder.py", "if not lock(descriptor, wait=False):", "if False:", "extensions/predict/test_predict.py::test_a_folder_that_another_run_writes_to_is_refused"),
     Guard("react_pipeline/settings/retrieval.py", ", f\"SELECT CASE WHEN\\n{where}\\nTHEN 1 END\")", ",)", "settings/test_retrieval_settings.py::test_an_error_in_a_filter_is_about_what_the_user_wrote"),
     Guard("react_pipeline/settings/retrieval.py", "connection.extract_statements(", "duckdb.extract_statements(", "settings/test_retrieval_settings.py::test_a_filter_that_is_read_leaves_no_thread"),
@@ -381,7 +381,7 @@ def _killed(copy: Path, row: Guard) -> bool:
     return code in (FAILED, TIMED_OUT) or code < 0
 
 
-def _code(copy: Path, *tests: str, marks: str = "") -> int:
+def _code(copy: Path, test: str) -> int:
     """What pytest exits with, or `TIMED_OUT`."""
     arguments = [
         "-q",
@@ -390,8 +390,7 @@ def _code(copy: Path, *tests: str, marks: str = "") -> int:
         "no:cacheprovider",
         # Fresh each time: pytest would spend longer on removing folders of earlier runs.
         f"--basetemp={copy.parent / 'run'}",
-        *(f"tests/{test}" for test in tests),
-        *(("-m", marks) if marks else ()),
+        f"tests/{test}",
     ]
     run = _forks().Process(target=_run_pytest, args=(copy, arguments))
     run.start()

@@ -4,8 +4,6 @@ a small model.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,28 +61,3 @@ def test_our_step_gives_the_published_gradients(model: Any) -> None:
         torch.testing.assert_close(
             our_gradients[name], gradient, rtol=1e-3, atol=1e-5 * gradient.abs().max().item()
         )
-
-
-@pytest.fixture
-def page(tmp_path: Path) -> Path:
-    path = tmp_path / "page.md"
-    path.write_text(f"# Before\n\n{benchmark.BEGIN}\nold\n{benchmark.END}\n\nAfter.\n")
-    return path
-
-
-def test_command_measures_and_writes_its_tables_between_markers(
-    model: Any, page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    # The small model in place of ViT-B/32, and no processes whose memory is measured: each takes
-    # seconds to start.
-    monkeypatch.setattr(steps, "random_model", lambda device, blocks_seed=0: model)
-    monkeypatch.setattr(benchmark, "peak_memory_bytes", lambda given, name: 2**30)
-    monkeypatch.setattr(
-        sys, "argv", ["customize", "--batch", "4", "--repeats", "2", "--page", str(page)]
-    )
-    benchmark.main()
-    text = page.read_text()
-    assert text.startswith("# Before\n\n") and text.endswith("\n\nAfter.\n") and "old" not in text
-    for name in (benchmark.PUBLISHED, benchmark.OURS_FP32, benchmark.OURS_BF16):
-        assert text.count(f"| {name} ") == 1
-    assert "seconds (best)" in capsys.readouterr().out

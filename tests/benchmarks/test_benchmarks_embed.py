@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks import embed as benchmark
-from benchmarks.methods import write_section
 
 
-def test_rows_are_ratios_of_medians_and_the_page_shows_them(tmp_path: Path) -> None:
+def test_rows_are_ratios_of_medians_and_the_page_shows_them() -> None:
     unit = np.eye(3)
     vectors: dict[str, Any] = {
         name: {"image": unit, "text": unit} for name in (benchmark.THEIRS, *benchmark.OURS)
@@ -25,10 +23,5 @@ def test_rows_are_ratios_of_medians_and_the_page_shows_them(tmp_path: Path) -> N
     rows = benchmark.speed_rows({**seconds, "ours bf16": [2.0] * 3}, 20, vectors)
     assert rows["ours fp32"]["over clip-retrieval"] == 2.0 and rows["ours bf16"]["pairs/s"] == 10
     assert rows["ours fp32"]["over the bare pass"] == pytest.approx(1.8)
-    page = tmp_path / "page.md"
-    page.write_text(f"before\n{benchmark.BEGIN}\nold\n{benchmark.END}\nafter")
     text = benchmark.section("Setting.", rows)
-    write_section(page, text, benchmark.BEGIN, benchmark.END)
-    written = page.read_text()
-    assert "old" not in written and written.endswith("after")
-    assert "| ours bf16" in written and "1.0000000" in written
+    assert "| ours bf16" in text and "1.0000000" in text

@@ -1,4 +1,4 @@
-"""Boards by clicks, in a real browser: browsing the corpus, and reviewing pairs."""
+"""Boards by clicks and keys, in a real browser: browsing the corpus, reviewing pairs, judging."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import expect
+from support.customized import customized
 from support.drawings import COLOURS, SHAPES, draw, pair, write_shard
 from support.services import program
 
@@ -20,6 +21,7 @@ from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.extensions.pages.search import search_pairs
+from react_pipeline.extensions.pages.session import Session
 from react_pipeline.indexing.index import build_index
 from react_pipeline.project import current_decisions
 from react_pipeline.project.project import Project
@@ -28,6 +30,7 @@ pytestmark = pytest.mark.slow
 
 HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script> "onerror=alert(3) a red circle'
 PICTURES = "#items img"
+JUDGEMENTS = 40
 
 
 @dataclass
@@ -162,3 +165,38 @@ def test_a_click_rejects_and_another_takes_it_back(retrieved_project: Project) -
         page.wait_for_url("**class=*")
         expect(page.get_by_label("Class")).not_to_have_value(first)
     assert not current_decisions(retrieved_project, "shapes")
+
+
+def test_keys_judge_pictures_until_the_answer_is_clear(
+    retrieved_project: Project, tmp_path: Path
+) -> None:
+    customized(retrieved_project, "gated-image")
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for n in range(200):
+        draw(SHAPES[n % 4], COLOURS[n // 4 % 4], 1_000 + n).save(pictures / f"{n:03d}.png")
+    with opened(retrieved_project, "judge", "shapes", str(pictures), "--by", "a script") as browsed:
+        page = browsed.page
+        (log,) = (tmp_path / "judgements" / "shapes").glob("*.jsonl")
+        header = Session.read(log).header
+        names = retrieved_project.domain("shapes").class_names
+
+        def wait(number: int) -> None:
+            page.get_by_text(f"{number} of {len(header.pictures)} judged").wait_for()
+
+        for number in range(JUDGEMENTS):
+            wait(number)
+            shown = page.locator("#buttons button").all_inner_texts()[:2]
+            wanted = names[header.pictures[number].candidate]
+            place = [text.rsplit(" ", 1)[0].strip() for text in shown].index(wanted)
+            page.keyboard.press("n" if number % 5 == 4 else str(place + 1))
+            if number == 10:
+                wait(11)
+                page.keyboard.press("z")
+                wait(10)
+                page.keyboard.press(str(place + 1))
+        wait(JUDGEMENTS)
+        assert browsed.pictures() == [40]
+        assert "gated-image over base" in page.inner_text("#notice")
+    counts = Session.read(log).counts
+    assert (counts["judged"], counts["won"], counts["neither"]) == (JUDGEMENTS, 32, 8)

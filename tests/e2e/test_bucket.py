@@ -5,7 +5,7 @@ and everything that looks at a project works on it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import yaml
@@ -34,15 +34,6 @@ def in_bucket(project: Project, url: str = "") -> Project:
     }
     project.path.write_text(yaml.safe_dump(fields))
     return Project.load(project.path)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[BucketServer]:
-    server = BucketServer()
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    yield server
-    server.stop()
 
 
 def test_artifacts_are_those_of_a_local_store(

@@ -97,26 +97,13 @@ def test_the_wheel_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> N
     )
     assert str(installed) in run("python", "-c", load)
     (tmp_path / "assets.py").unlink()
-    assert "materialize" in run("react-pipeline", "--help")
-    assert "react-pipeline init" in run("react-pipeline", "doctor")
     # The fresh environment has the packages of another one, and not their scripts.
     dg = "import sys, dagster_dg_cli.cli as dg; sys.argv[0] = 'dg'; dg.main()"
     assert "ReactProjectComponent" in run("python", "-c", dg, "list", "components", "--json")
     run("react-pipeline", "init", ".", "--corpus", "demo", "--dg")
     assert "loaded successfully" in run("python", "-c", dg, "check", "defs")
-    assert "activities, objects, symbols, things" in run("react-pipeline", "doctor")
-    out = run("react-pipeline", "materialize", "--select", "evaluation_set", "--domain", "objects")
-    assert "1 built" in out
-    assert "1 as before" in run(
-        "react-pipeline", "materialize", "--select", "evaluation_set", "--domain", "objects"
-    )
-    assert {path.name for path in tmp_path.iterdir()} >= {
-        ".react",
-        ".gitignore",
-        "dagster_home",
-        "domains",
-        "pipeline.yaml",
-    }
+    select = ["--select", "evaluation_set", "--domain", "objects"]
+    assert "1 built" in run("react-pipeline", "materialize", *select)
     assert (tmp_path / "dagster_home" / "dagster.yaml").is_file()
     assert installed_files() == before
 

@@ -24,7 +24,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.services import answer, free_port, postgres, program, running
+from support import web
+from support.bucket import BucketServer
+from support.services import answer, free_port, program, running
+from support.tracking import artifact_of
 
 from react_pipeline.project.project import Project
 from react_pipeline.tracking.log import Tracking
@@ -85,7 +88,7 @@ def written_commands(heading: str) -> list[list[str]]:
 def ask(url: str, body: dict | None, headers: dict[str, str]) -> dict:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json", **headers})  # noqa: S310 - loopback
-    with urllib.request.urlopen(request, timeout=60) as page:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=600) as page:  # noqa: S310
         return json.loads(page.read())
 
 
@@ -95,7 +98,7 @@ def send(url: str, method: str, headers: dict[str, str]) -> int:
         url, b"{}" if method == "POST" else None, headers, method=method
     )
     try:
-        with urllib.request.urlopen(request, timeout=30) as page:  # noqa: S310 - loopback
+        with urllib.request.urlopen(request, timeout=600) as page:  # noqa: S310 - loopback
             return page.status
     except urllib.error.HTTPError as error:
         return error.code
@@ -192,9 +195,7 @@ def test_the_proxy_lets_in_no_stranger_and_no_foreign_page(
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             seen.append(dict(self.headers))
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"inside")
+            web.send(self, b"inside")
 
         do_POST = do_GET  # noqa: N815 - the name that http.server wants
 
@@ -213,14 +214,13 @@ def test_the_proxy_lets_in_no_stranger_and_no_foreign_page(
         with proxy(file, changed, tmp_path):
             for port in (front, second):
                 host = f"your.host:{port}"
-                assert answer(f"http://127.0.0.1:{port}/", 30, {"Host": host})[0] == 401
+                page = f"http://127.0.0.1:{port}/"
+                assert answer(page, headers={"Host": host})[0] == 401
                 wrong = {"Authorization": "Basic " + b64encode(b"ann:wrong").decode()}
-                assert answer(f"http://127.0.0.1:{port}/", 30, {"Host": host, **wrong})[0] == 401
+                assert answer(page, headers={"Host": host, **wrong})[0] == 401
                 assert not seen
-                assert answer(f"http://127.0.0.1:{port}/", 30, {"Host": host, **PASSWORD}) == (
-                    200,
-                    b"inside",
-                )
+                inside = answer(page, headers={"Host": host, **PASSWORD})
+                assert inside == (200, b"inside")
                 # The password stays at the proxy; the name by which the page was asked for does not
                 # change.
                 headers = seen.pop()
@@ -234,83 +234,38 @@ def test_the_proxy_lets_in_no_stranger_and_no_foreign_page(
                     }
                     expected = 200 if port == second and status in (405, 415) else status
                     answered = send(f"http://127.0.0.1:{port}{path}", method, given)
-                    assert (answered, bool(seen)) == (expected, expected == 200), (
-                        port,
-                        method,
-                        path,
-                        more,
-                    )
+                    told = port, method, path, more
+                    assert (answered, bool(seen)) == (expected, expected == 200), told
                     seen.clear()
     finally:
         server.shutdown()
 
 
 @pytest.mark.slow
-def test_runs_are_stored_in_postgres_and_files_in_s3(tiny_project: Project, tmp_path: Path) -> None:
-    import boto3
-    import psycopg2
-    from moto.server import ThreadedMotoServer
-
-    s3 = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    s3.start()
-    endpoint = "http://{}:{}".format(*s3.get_host_and_port())
-    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-    keys["AWS_DEFAULT_REGION"] = "us-east-1"
-    client = boto3.Session("key", "secret", region_name="us-east-1").client(
-        "s3", endpoint_url=endpoint
+def test_the_server_of_mlflow_keeps_files_in_s3(
+    tiny_project: Project, mlflow_database: Path, server: BucketServer, tmp_path: Path
+) -> None:
+    server.ask("PUT", "mlflow")
+    port = free_port()
+    # As compose.yaml starts it; only addresses and the database differ.
+    given = (part.partition("=") for part in read("compose.yaml")["services"]["mlflow"]["command"])
+    options = {name: value for name, _, value in list(given)[2:]}
+    options |= {"--host": "127.0.0.1", "--port": str(port), "--workers": "1"}
+    options |= {"--backend-store-uri": f"sqlite:///{shutil.copy(mlflow_database, tmp_path)}"}
+    options |= {"--allowed-hosts": f"127.0.0.1:{port}"}
+    arguments = [f"{name}={value}" if value else name for name, value in options.items()]
+    environment = {**os.environ, "AWS_DEFAULT_REGION": "us-east-1"}
+    environment["MLFLOW_S3_ENDPOINT_URL"] = server.address
+    mlflow = [sys.executable, "-m", "mlflow", "server", *arguments]
+    with running(mlflow, tmp_path / "mlflow.log", env=environment):
+        address = f"http://127.0.0.1:{port}"
+        assert answer(f"{address}/health")[0] == 200, (tmp_path / "mlflow.log").read_text()
+        artifact = artifact_of(tiny_project, "corpus", "all")
+        assert Tracking(address, "tiny").log_artifact(tiny_project, artifact)
+    assert any(
+        method == "PUT" and path.startswith("/mlflow/") and path.endswith("manifest.json")
+        for method, path in server.requests
     )
-    client.create_bucket(Bucket="mlflow")
-    home, port = tmp_path / "home", free_port()
-    write_instance(home)
-    try:
-        with postgres(tmp_path / "services") as url:
-            driver = url.replace("postgresql:", "postgresql+psycopg2:")
-            reported = {"--host": "127.0.0.1", "--port": port, "--workers": 1}
-            reported |= {"--backend-store-uri": f"{driver}/mlflow"}
-            reported |= {"--allowed-hosts": f"127.0.0.1:{port}"}
-            # `mlflow server` as compose.yaml starts it; only addresses differ.
-            given = [
-                part.partition("=")
-                for part in read("compose.yaml")["services"]["mlflow"]["command"][2:]
-            ]
-            options = {name: value for name, _, value in given} | reported
-            arguments = [
-                f"{name}={value}" if value != "" else name for name, value in options.items()
-            ]
-            environment = {**os.environ, **keys, "MLFLOW_S3_ENDPOINT_URL": endpoint}
-            mlflow = [sys.executable, "-m", "mlflow", "server", *arguments]
-            with running(mlflow, tmp_path / "mlflow.log", env=environment):
-                assert answer(f"http://127.0.0.1:{port}/health")[0] == 200, (
-                    tmp_path / "mlflow.log"
-                ).read_text()
-                pipeline = yaml.safe_load(tiny_project.path.read_text())
-                tiny_project.path.write_text(
-                    yaml.safe_dump({**pipeline, "tracking_uri": f"http://127.0.0.1:{port}"})
-                )
-                environment = {
-                    **os.environ,
-                    "DAGSTER_HOME": str(home),
-                    "DAGSTER_POSTGRES_URL": f"{driver}/dagster",
-                    "DAGSTER_COMPUTE_LOGS": str(tmp_path / "logs"),
-                }
-                command = [sys.executable, "-m", "react_pipeline", "materialize", "--select"]
-                command += ["key:corpus or key:base_checkpoint", "--config", tiny_project.path]
-                subprocess.run(command, check=True, env=environment, timeout=900)
-            with psycopg2.connect(f"{url}/dagster") as connection, connection.cursor() as cursor:
-                cursor.execute("SELECT count(*) FROM runs WHERE status = 'SUCCESS'")
-                assert cursor.fetchone() == (2,)  # one for each artifact
-            with psycopg2.connect(f"{url}/mlflow") as connection, connection.cursor() as cursor:
-                cursor.execute("SELECT count(*) FROM runs WHERE status = 'FINISHED'")
-                assert cursor.fetchone()[0] >= 2
-            names = [
-                entry["Key"]
-                for entry in client.list_objects_v2(Bucket="mlflow").get("Contents", [])
-            ]
-            assert any(name.endswith("manifest.json") for name in names)
-            # No database and no log of this instance lies on the disk of the program.
-            assert {path.suffix for path in home.rglob("*.db")} == set()
-    finally:
-        s3.stop()
 
 
 @pytest.mark.slow
@@ -387,7 +342,7 @@ def test_what_the_page_says_for_one_server_works_together(
             "healthy}}}}"
         )
         found: dict = {}
-        for _ in range(120):
+        for _ in range(600):
             found = page("8300", "/graphql", {"query": query})["data"]
             daemons = found["instance"]["daemonHealth"]["allDaemonStatuses"]
             if found["assetNodes"] and all(

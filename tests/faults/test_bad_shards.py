@@ -153,12 +153,10 @@ def test_commands_and_other_schemes_are_refused_as_shards(
     assert not (tmp_path / "pwned").exists()
 
 
-@pytest.mark.parametrize(
-    "shard", ["| touch pwned #.tar", "$(touch pwned).tar", "`touch pwned`.tar"]
-)
 def test_shell_words_in_a_shard_name_are_only_a_name(
-    make_project: Callable[..., Project], tmp_path: Path, shard: str
+    make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
+    shard = "`touch pwned` $(touch pwned) | touch pwned #.tar"
     write_shard(tmp_path / shard, {"a": pair("circle", "red", 0), "b": pair("cross", "red", 0)})
     project = make_project(corpus={"shards": [shard]})
     publish_corpus(project)

@@ -7,27 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.upkeep import edit_domain
 from support.vectors import read_vectors
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.indexing import Index, build_index
+from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.project import Project
+from react_pipeline.retrieval import retrieve_pairs
 from react_pipeline.store import verification
 from react_pipeline.store.errors import CorpusError, CorruptArtifact, InputError
 
 MakeProject = Callable[..., Project]
-
-
-def damaged(path: Path, how: str) -> None:
-    data = bytearray(path.read_bytes())
-    if how == "flipped":
-        data[len(data) // 2] ^= 1
-    path.write_bytes(data if how == "flipped" else data[: len(data) // 2])
 
 
 @pytest.fixture(autouse=True)
@@ -36,28 +33,13 @@ def nothing_verified_yet() -> None:
     verification._known.cache_clear()
 
 
-# FAULTS 4 and 5
-@pytest.mark.parametrize("how", ["flipped", "truncated"])
-@pytest.mark.parametrize(
-    ("stage", "name"),
-    [
-        ("faiss_index", "image.index"),
-        ("corpus_embeddings", "img_emb/img_emb_000001.npy"),
-        ("corpus_embeddings", "metadata/metadata_000000.parquet"),
-        ("corpus", "shards.parquet"),
-    ],
-)
-def test_a_damaged_file_is_refused_naming_the_asset(
-    indexed_project: Project, stage: str, name: str, how: str
-) -> None:
-    damaged(indexed_project.store.current(stage, "all").file(name), how)
-    with pytest.raises(CorruptArtifact, match=f"{name}.*rematerialize `{stage}`"):
-        indexed_project.store.current(stage, "all").verify()
-
-
+# FAULTS 4, and for other damage `test_store.py`
 def test_damaged_embeddings_are_not_indexed(indexed_project: Project) -> None:
     embeddings = indexed_project.store.current("corpus_embeddings", "all")
-    damaged(embeddings.file("img_emb/img_emb_000001.npy"), "flipped")
+    path = embeddings.file("img_emb/img_emb_000001.npy")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
     shutil.rmtree(indexed_project.config.store / "faiss_index")
     with pytest.raises(CorruptArtifact, match="rematerialize `corpus_embeddings`"):
         build_index(indexed_project)
@@ -79,16 +61,15 @@ def changed(checkpoint: Path, directory: Path, name: str, value: float) -> Path:
 
 
 # FAULTS 15
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
 @pytest.mark.parametrize(
-    ("tensor", "what"), [("visual.proj", "image"), ("text_projection", "caption")]
+    ("tensor", "value"),
+    [("visual.proj", float("nan")), ("visual.proj", 0.0), ("text_projection", float("inf"))],
 )
 def test_vectors_that_no_search_could_find_are_refused(
     make_project: MakeProject,
     tiny_checkpoint: Path,
     tmp_path: Path,
     tensor: str,
-    what: str,
     value: float,
 ) -> None:
     project = make_project(
@@ -106,6 +87,20 @@ def test_a_query_that_is_not_finite_is_refused(indexed_project: Project, value: 
     index = Index(indexed_project.store.current("faiss_index", "all"))
     with pytest.raises(InputError, match="NaN or infinity"):
         index.search("image", np.full((1, 32), value, np.float32), 3)
+
+
+# FAULTS 16
+def test_a_k_beyond_the_index_gives_every_row_once_and_says_so(indexed_project: Project) -> None:
+    wanted = {"k_per_prompt": 150, "max_per_class": 150}
+    edit_domain(indexed_project, "shapes", retrieval=wanted)
+    publish_evaluation_set(indexed_project, "shapes")
+    artifact = retrieve_pairs(indexed_project, "shapes")
+    pairs = pd.read_parquet(artifact.file("pairs.parquet"))
+    assert pairs["row"].between(0, 95).all() and pairs["row"].is_unique
+    report = pd.read_parquet(artifact.file("classes.parquet"))
+    assert report["shortfall"].tolist() == [2 * (150 - 96) * n for n in report["prompts"]]
+    assert artifact.counts["shortfall"] == report["shortfall"].sum()
+    assert report["candidates"].tolist() == [96] * 4
 
 
 def test_cells_that_hold_fewer_rows_than_wanted_give_fewer_hits(

@@ -28,12 +28,12 @@ from react_pipeline.store.errors import CorpusError
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE])
 def test_an_extended_header_of_digits_is_refused(tmp_path: Path, kind: bytes) -> None:  # 47
     header = tarfile.TarInfo("x")
-    header.type, digits = kind, b"1" * 60_000
+    header.type, digits = kind, b"1" * 70_000
     header.size = len(digits)
     (tmp_path / "0.tar").write_bytes(
-        header.tobuf(tarfile.USTAR_FORMAT) + digits.ljust(60_416, b"\0") + b"\0" * 1024
+        header.tobuf(tarfile.USTAR_FORMAT) + digits.ljust(70_144, b"\0") + b"\0" * 1024
     )
-    with pytest.raises(CorpusError, match="0.tar"):
+    with pytest.raises(CorpusError, match=r"0\.tar.*extended header"):
         index_shard(tmp_path / "0.tar")
 
 
@@ -115,7 +115,9 @@ def test_sixteen_bits_a_channel_take_their_share_of_memory(mode: str) -> None:  
         buffer, "PNG" if mode == "I;16" else "TIFF"
     )
     tracemalloc.start()
-    decoded = images.decode_image(buffer.getvalue(), side * side)
-    assert tracemalloc.get_traced_memory()[1] < 20 * side * side
-    tracemalloc.stop()
+    try:
+        decoded = images.decode_image(buffer.getvalue(), side * side)
+        assert tracemalloc.get_traced_memory()[1] < 20 * side * side
+    finally:
+        tracemalloc.stop()
     assert decoded.getpixel((5, 5)) == (199, 199, 199)

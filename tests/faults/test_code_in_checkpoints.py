@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import builtins
 import json
-import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -20,14 +19,9 @@ from PIL import Image
 from support.text_tower import write_text_tower_checkpoint
 from transformers.utils import hub
 
-from react_pipeline.clip.architecture import read_config
-from react_pipeline.clip.base import publish_base
-from react_pipeline.clip.model import build, load
+from react_pipeline.clip.model import load
 from react_pipeline.clip.pretrained import from_open_clip
-from react_pipeline.extensions.hub.exported_folder import write_model
-from react_pipeline.project.project import Project
 from react_pipeline.settings.config import EncoderConfig
-from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.errors import InputError
 
 CONFIG = "open_clip_config.json"
@@ -97,11 +91,6 @@ def tokenizer_of_another_kind(folder: Path) -> None:
     change(folder / CONFIG, "text_cfg", tokenizer_kwargs={"tokenizer_type": "bert"})
 
 
-def asking_tokenizer(folder: Path) -> None:
-    tokenizer_with_code(folder / "text")
-    change(folder / CONFIG, "text_cfg", hf_model_name=None)
-
-
 def asking_text_tower(folder: Path) -> None:
     places = {"AutoConfig": "evil.EvilConfig", "AutoModel": "evil.EvilModel"}
     change(folder / "text" / "config.json", model_type="evil", auto_map=places)
@@ -169,36 +158,6 @@ def test_a_folder_that_names_code_or_other_places_is_refused(  # FAULTS 41
         assert not marker.exists()
 
 
-def test_an_evil_checkpoint_is_neither_opened_nor_exported(
-    make_project: Callable[..., Project],
-    tiny_project: Project,
-    folder: Path,
-    marker: Path,
-    tmp_path: Path,
-) -> None:
-    trusted_tokenizer(folder)
-    project = make_project(encoder={"pretrained": str(folder)})
-    with pytest.raises(InputError, match="trust_remote_code"):
-        publish_base(project)
-    assert project.store.keys("base_checkpoint") == []
-
-    def write(staging: Path, _: object) -> dict[str, Any]:
-        shutil.copytree(folder, staging, dirs_exist_ok=True)
-        return {}
-
-    checkpoint = tiny_project.store.build(
-        Inputs("customized_checkpoint", "shapes/locked-text", {}, {}, "1"), write
-    )
-    exported = tmp_path / "exported"
-    exported.mkdir()
-    with pytest.raises(InputError, match="trust_remote_code"):
-        load(checkpoint.path)
-    with pytest.raises(InputError, match="trust_remote_code"):
-        write_model(tiny_project, checkpoint, exported)
-    assert list(exported.iterdir()) == []
-    assert not marker.exists()
-
-
 @pytest.mark.parametrize("part", ["tokenizer", "text tower"])
 def test_a_hub_name_gets_no_code_run_either(
     folder: Path, marker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
@@ -233,15 +192,6 @@ def test_a_hub_name_gets_no_code_run_either(
         nullcontext() if part == "tokenizer" and NEWER else pytest.raises(InputError, match="code")
     ):
         from_open_clip(EncoderConfig(model="evil", pretrained=str(weights)))
-    assert not marker.exists()
-
-
-def test_a_tokenizer_that_asks_gets_no_code_run(folder: Path, marker: Path) -> None:
-    asking_tokenizer(folder)
-    change(folder / CONFIG, "text_cfg", width=32, heads=2, layers=1)
-    # transformers 5 reads it by a class of its own, transformers 4 refuses it.
-    with nullcontext() if NEWER else pytest.raises(InputError, match="code"):
-        build(*read_config(folder), folder)
     assert not marker.exists()
 
 

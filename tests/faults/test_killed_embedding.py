@@ -5,16 +5,15 @@ had happened.
 from __future__ import annotations
 
 import shutil
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from support.deadly_images import die
 from support.drawings import pair, write_shard
-from support.processes import started
+from support.processes import killed
 from support.vectors import read_vectors
 
 from react_pipeline.clip.base import publish_base
@@ -23,10 +22,11 @@ from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.project.project import Project
+from react_pipeline.store import Scratch
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import MissingArtifact
 
-SHARDS, PAIRS = 20, 4
+SHARDS, PAIRS = 8, 4
 
 
 def write_shards(directory: Path) -> str:
@@ -38,23 +38,19 @@ def write_shards(directory: Path) -> str:
     return str(directory / "*.tar")
 
 
-def embed_at(path: Path) -> None:
+def embed_until_killed(path: Path) -> None:
+    """Embed, and kill this process when 3 parts are kept and the next one is written."""
+    build = Scratch.build
+
+    def dying(self: Scratch, name: str, target: Path, write: Callable[[Path], Any]) -> Any:
+        def last(folder: Path) -> None:
+            write(folder)
+            die()
+
+        return build(self, name, target, last if name == "part-3" else write)
+
+    Scratch.build = dying  # type: ignore[method-assign]
     embed_corpus(Project.load(path))
-
-
-def killed_after_some_groups(project: Project) -> Path:
-    """Embed in another process and kill it with SIGKILL once 3 groups are done; returns the scratch
-    that it left.
-    """
-    process = started(embed_at, project.path)
-    staging = project.config.store / ".scratch"
-    while process.is_alive() and len(list(staging.glob("*/*/part-*"))) < 3:
-        time.sleep(0.002)
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    (left,) = staging.glob("*/*")
-    return left
 
 
 def test_killed_embedding_resumes_and_equals_an_undisturbed_one(
@@ -65,11 +61,12 @@ def test_killed_embedding_resumes_and_equals_an_undisturbed_one(
     publish_corpus(project)
     publish_base(project)
     shutil.copytree(project.config.store, tmp_path / "undisturbed")
-    left = killed_after_some_groups(project)
+    killed(embed_until_killed, project.path)
+    (left,) = (project.config.store / ".scratch").glob("*/*")
     with pytest.raises(MissingArtifact):
         project.store.current("corpus_embeddings", "all")
     finished = {path.name: path.stat().st_mtime_ns for path in left.glob("part-*/*/img_emb/*.npy")}
-    assert 3 <= len(finished) < SHARDS
+    assert len(finished) == 3
 
     artifact = embed_corpus(project)
     for name, modified in finished.items():
@@ -91,14 +88,15 @@ def same(one: Artifact, other: Artifact) -> bool:
 
 
 def test_a_killed_decoding_process_costs_no_image(
-    make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+    make_project: Callable[..., Project], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project = make_project(embedding={"workers": 1, "batch_size": 8})
+    shards = write_shards(tmp_path / "shards")
+    project = make_project(corpus={"shards": [shards]}, embedding={"workers": 1, "batch_size": 8})
     publish_corpus(project)
     publish_base(project)
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
     monkeypatch.setattr(decoding, "_load", die)
-    assert embed_corpus(project).counts["rows"] == 96
+    assert embed_corpus(project).counts["rows"] == SHARDS * PAIRS
 
 
 def test_killed_while_publishing_embeds_nothing_again(

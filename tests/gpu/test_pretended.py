@@ -8,7 +8,6 @@ hits, predictions and accuracies are equal.
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from support.dense import OWN, write_sets
 from support.drawings import SHAPES, draw, encode
 from support.elevater import write_elevater
 from support.pretended_gpu import pretended_gpu
+from support.training import losses
 from support.vectors import read_vectors
 
 from react_pipeline.embedding.embed import embed_corpus
@@ -180,35 +180,10 @@ def trained(changed: Callable[..., Project]) -> Callable[..., Artifact]:
     return train
 
 
-def losses(artifact: Artifact) -> list[float]:
-    lines = artifact.file("metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["loss"] for line in lines]
-
-
 def assert_same_vectors(one: Artifact, other: Artifact, cosine: float) -> None:
     for side in FOLDERS:
         pair = [torch.from_numpy(read_vectors(artifact, side)) for artifact in (one, other)]
         assert torch.cosine_similarity(*pair).min() > cosine, side
-
-
-def test_mixing_devices_raises() -> None:
-    with pretended_gpu():
-        there, here = torch.ones(3, device="cuda"), torch.ones(3)
-        for mix in (
-            lambda: there @ here,
-            lambda: torch.cat([there, here]),
-            lambda: here[torch.zeros(1, dtype=torch.long, device="cuda")],
-            lambda: torch.nn.Linear(3, 3)(there),
-        ):
-            with pytest.raises(RuntimeError, match="same device"):
-                mix()
-        with pytest.raises(TypeError, match="cpu"):
-            there.numpy()
-        with pytest.raises(RuntimeError, match="cuda:0"), torch.autocast("cuda:0"):
-            pass
-        # As on CUDA: numbers and indices may be on the CPU, and `copy_` is between devices.
-        assert (there * torch.tensor(2.0))[torch.tensor([0])].tolist() == [2.0]
-        assert here.copy_(there * 3).tolist() == [3.0] * 3
 
 
 def test_each_step_computes_on_the_gpu(lineages: dict[str, Lineage]) -> None:

@@ -14,8 +14,6 @@ from support.rooms import (
     ASSETS,
     EXTENSIONS,
     LIBRARY,
-    arrows,
-    floors,
     imports_of,
     modules_of_library,
     room_of,
@@ -74,10 +72,6 @@ def test_every_room_has_its_place() -> None:
     assert {room_of(path) for path in [*CORE_MODULES, *ASSET_MODULES]} == set(ROOMS)
 
 
-def test_rooms_have_floors() -> None:
-    assert max(floors(arrows()).values()) <= 14
-
-
 def test_the_core_imports_extensions_where_it_uses_them() -> None:
     """At the top of a module they would load with the core, and some imports would be circular."""
     assert not [
@@ -110,11 +104,6 @@ def test_no_module_reaches_past_a_door() -> None:
         for one in imports_of(path)
         if one.room != room_of(path) and one.module != f"react_pipeline.{one.room}"
     ]
-
-
-def test_a_name_comes_from_the_module_that_defines_it() -> None:
-    files = [*MODULES, *ASSET_MODULES]
-    assert not [str(one) for path in files for one in imports_of(path) if not one.is_defined_there]
 
 
 def test_library_imports_no_dagster_and_only_tracking_mlflow() -> None:

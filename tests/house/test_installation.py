@@ -88,21 +88,6 @@ def test_no_text_installs_it_by_name() -> None:
     assert not wrong
 
 
-def test_the_guard_sees_a_name_and_no_wheel_or_clone() -> None:
-    seen = (
-        "pip install react-pipeline",
-        "`pip install 'react-pipeline[demo]'`",
-        "uv pip install --upgrade react_pipeline==0.1.0",
-        "  - react-pipeline==0.1.0",
-        "  - react-pipeline",
-        "react-pipeline[s3]>=0.1",
-        "pipx run react-pipeline",
-    )
-    assert all(map(by_name, seen))
-    passed = ("pip install 'dist/react_pipeline-0.1.0-py3-none-any.whl[demo]'", "pip install -e .")
-    assert not any(map(by_name, (*passed, "$ react-pipeline demo")))
-
-
 @pytest.mark.parametrize(
     ("recorded", "command"),
     [

@@ -53,15 +53,6 @@ def test_its_plan_has_hours_and_bytes_for_every_step(recipe: Path) -> None:
     assert steps["customized_checkpoint"].amount.startswith(f"{2 * 32 * 10_000_000:,} images")
 
 
-def test_the_table_of_photographs_holds_addresses_and_digests() -> None:
-    pairs = pd.read_parquet(RECIPES / "photographs" / "pairs.parquet")
-    assert pairs["url"].is_unique and pairs["sha256"].str.fullmatch("[0-9a-f]{64}").all()
-    places = pairs["repository"] + "/" + pairs["commit"] + "/"
-    prefix = "https://raw.githubusercontent.com/"
-    starts = [url.startswith(prefix + at) for url, at in zip(pairs["url"], places, strict=True)]
-    assert all(starts) and not pairs["licence"].str.contains("ImageNet").any()
-
-
 def test_the_scripts_of_photographs_make_a_project_that_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -266,7 +266,7 @@ def judge(url: str, folder: Path) -> None:
         body = json.dumps({"answer": answers.pop()}).encode()
         kind = {"Content-Type": "application/json"}
         post = urllib.request.Request(f"{url}view", body, kind)  # noqa: S310 - loopback
-        with urllib.request.urlopen(post, timeout=60) as page:  # noqa: S310
+        with urllib.request.urlopen(post, timeout=600) as page:  # noqa: S310
             view: dict[str, Any] = json.load(page)
         number = int(view["status"].partition(" ")[0])
         if view["items"] and not view["notice"] and number < JUDGEMENTS:

@@ -5,7 +5,6 @@ test's own.
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import time
@@ -87,23 +86,9 @@ def training_under_way(instance: dg.DagsterInstance, method: str) -> dg.DagsterR
     wanted = dg.RunsFilter(tags={"method": method}, statuses=[dg.DagsterRunStatus.STARTED])
     for run in instance.get_runs(wanted):
         trains = any(key.path[-1] == "customized_checkpoint" for key in run.asset_selection or ())
-        if trains and any(": loss " in line for line in list_problems(instance, run)):
+        if trains and any(": loss " in one.message for one in instance.all_logs(run.run_id)):
             return run
     return None
-
-
-def list_problems(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[str]:
-    """The log of a run."""
-    return [entry.message for entry in instance.all_logs(run.run_id)]
-
-
-def process_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> int:
-    """The process that a run is carried out in."""
-    found = [
-        re.search(r"Started process for run \(pid: (\d+)\)", line)
-        for line in list_problems(instance, run)
-    ]
-    return next(int(match[1]) for match in found if match)
 
 
 def wait_for(happened: Callable[[], object], seconds: float, what: str, log: Path) -> None:

@@ -17,16 +17,11 @@ KILL_SECONDS = 900
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
-def preload() -> None:
-    """Name what the process that all are forked from loads; it starts with the first of them."""
-    _CONTEXT.set_forkserver_preload(["react_pipeline.training.customization"])
-
-
 def started(function: Callable[..., object], *arguments: object) -> BaseProcess:
     """Call a function of a test module in another process; its changes of modules are seen by no
     test.
     """
-    preload()
+    _CONTEXT.set_forkserver_preload(["react_pipeline.training.customization"])
     process = _CONTEXT.Process(target=_call, args=(function, *arguments))
     process.start()
     return process

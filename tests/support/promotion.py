@@ -17,7 +17,12 @@ import numpy as np
 import pandas as pd
 from conftest import write_project
 
-from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult, score
+from react_pipeline.evaluation.domain_results import (
+    EVALUATOR_VERSION,
+    EvalResult,
+    _write_result,
+    score,
+)
 from react_pipeline.evaluation.metrics import Scores
 from react_pipeline.lineage import fresh, parents_of, resolve
 from react_pipeline.project.project import Project
@@ -102,27 +107,24 @@ def result(
         key,
         content={"right": None if correct is None else list(map(int, correct))},
     )
-    model = inputs.parents["base_checkpoint" if method == "base" else "customized_checkpoint"]
-    return _publish(project, inputs, slug, method, model, correct, evaluator_version)
+    return publish_result(project, inputs, correct, evaluator_version)
 
 
-def _publish(
+def publish_result(
     project: Project,
     inputs: Inputs,
-    slug: str,
-    method: str,
-    model: Artifact,
     correct: Sequence[bool] | np.ndarray[Any, Any] | None,
-    evaluator_version: str,
+    evaluator_version: str = EVALUATOR_VERSION,
 ) -> Artifact:
+    """Publish a result of these inputs, in the files that the real step writes."""
+    slug, method = inputs.key.split("/")
+    model = inputs.parents["base_checkpoint" if method == "base" else "customized_checkpoint"]
     names = project.domain(slug).class_names
     about: dict[str, Any] = {
-        **{
-            "dataset": "none" if correct is None else "drawn",
-            "domain": slug,
-            "method": method,
-            "evaluator_version": evaluator_version,
-        },
+        "dataset": "none" if correct is None else f"drawn {slug}",
+        "domain": slug,
+        "method": method,
+        "evaluator_version": evaluator_version,
         "checkpoint_fingerprint": model.fingerprint,
         "evaluation_set_fingerprint": inputs.parents["evaluation_set"].fingerprint,
         "n_classes": len(names),
@@ -146,10 +148,9 @@ def _publish(
                 "probability": 0.5,
             }
             pd.DataFrame(table).to_parquet(directory / "predictions.parquet", index=False)
-            counts = measured.model_dump(
-                include={"top1", "top5", "mean_per_class", "n", "n_classes"}
-            )
-        (directory / "result.json").write_text(measured.model_dump_json())
+            named = {"top1", "top5", "mean_per_class", "n", "n_classes"}
+            counts = {**measured.model_dump(include=named), "seconds": 0.5}
+        _write_result(directory, measured)
         return counts
 
     return project.store.build(inputs, write)

@@ -26,5 +26,5 @@ class Receiver:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"json://127.0.0.1:{self.server.server_port}/?rto=1&cto=1"
+        self.address = f"json://127.0.0.1:{self.server.server_port}/?rto=60&cto=60"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()

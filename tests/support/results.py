@@ -7,23 +7,22 @@ averaging, reporting and tracking work on them; nothing here loads torch.
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 from PIL import Image
 
-from react_pipeline.corpus.collected import write_table
-from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult
+from react_pipeline.corpus import collect_pairs
 from react_pipeline.lineage import resolve
 from react_pipeline.project.project import Project
 from react_pipeline.stage import STAGES, method_key
 from react_pipeline.store.artifacts import Artifact
+from support.drawings import encode
+from support.promotion import publish_result
 
 COSTS = {"pairs": 6, "trainable_parameters": 1_000, "seconds": 2.5, "steps": 4}
 
@@ -63,95 +62,23 @@ def _publish_result(
         for stage in ("retrieved_set", "control_set"):
             _publish_pairs(project, stage, slug, names, captions)
         _publish_training(project, key)
-    inputs = resolve(project, "domain_results", key)
-    trained = inputs.parents.get("customized_checkpoint", inputs.parents.get("base_checkpoint"))
-    assert trained is not None
-    ids = [position % len(names) for position in range(len(right))]
-    predicted = [
-        [true if hit else (true + 1) % len(names)] for true, hit in zip(ids, right, strict=True)
-    ]
-    per_class = [
-        {
-            "name": name,
-            "images": ids.count(number),
-            "correct": (
-                correct := sum(hit for true, hit in zip(ids, right, strict=True) if true == number)
-            ),
-            "correct_top5": correct,
-        }
-        for number, name in enumerate(names)
-    ]
-    top1 = sum(right) / len(right)
-    result = EvalResult(
-        dataset=f"drawn {slug}",
-        domain=slug,
-        method=method,
-        evaluator_version=EVALUATOR_VERSION,
-        checkpoint_fingerprint=trained.fingerprint,
-        evaluation_set_fingerprint=inputs.parents["evaluation_set"].fingerprint,
-        n_classes=len(names),
-        n=len(right),
-        **{"top1": top1, "top5": top1, "mean_per_class": top1},
-        per_class=tuple(per_class),
-    )
-
-    def write(directory: Path, _: object) -> dict[str, Any]:
-        (directory / "result.json").write_text(result.model_dump_json())
-        images = [f"{position:04d}.png" for position in range(len(right))]
-        table = pd.DataFrame(
-            {"image": images, "class_id": ids, "predicted": predicted, "probability": 0.5}
-        )
-        table.to_parquet(directory / "predictions.parquet", index=False)
-        classes = pd.DataFrame([(e["name"], e["images"], e["correct"]) for e in per_class])
-        classes.columns = ["class", "images", "correct"]
-        classes.assign(accuracy=classes["correct"] / classes["images"]).to_parquet(
-            directory / "per_class.parquet"
-        )
-        return {
-            **result.model_dump(include={"top1", "top5", "mean_per_class", "n", "n_classes"}),
-            "seconds": 0.5,
-        }
-
-    return project.store.build(inputs, write)
+    return publish_result(project, resolve(project, "domain_results", key), right)
 
 
 def _publish_pairs(
     project: Project, stage: str, slug: str, names: Sequence[str], captions: Sequence[str]
 ) -> None:
-    pairs = [(name, caption) for name in names for caption in captions]
+    pairs = pd.DataFrame(product(names, captions), columns=["label", "caption"])
+    pairs["row"] = pairs.index
 
     def write(directory: Path, _: object) -> dict[str, Any]:
-        rows = [(row, name, 1 - row / 100) for row, (name, _) in enumerate(pairs)]
-        pd.DataFrame(rows, columns=["row", "class", "similarity"]).to_parquet(
-            directory / "pairs.parquet"
+        table = pairs.rename(columns={"label": "class"}).assign(similarity=1 - pairs["row"] / 100)
+        table.drop(columns="caption").to_parquet(directory / "pairs.parquet")
+        images = (
+            (pair, encode(Image.new("RGB", (8, 8), (pair.row % 256, 80, 80))))
+            for pair in pairs.itertuples()
         )
-        (directory / "shards").mkdir()
-        places = []
-        path = directory / "shards" / "00000.tar"
-        with (
-            path.open("wb") as file,
-            tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
-        ):
-            for row, (name, caption) in enumerate(pairs):
-                picture = io.BytesIO()
-                Image.new("RGB", (8, 8), (row % 256, 80, 80)).save(picture, format="PNG")
-                places.append((row, 0, file.tell() + tarfile.BLOCKSIZE, len(picture.getvalue())))
-                about = json.dumps({"row": row, "class": name})
-                for suffix, data in (
-                    ("png", picture.getvalue()),
-                    ("txt", caption.encode()),
-                    ("json", about.encode()),
-                ):
-                    member = tarfile.TarInfo(f"{row:09d}.{suffix}")
-                    member.size = len(data)
-                    tar.addfile(member, io.BytesIO(data))
-        numbers = zip(("row", "shard", "offset", "bytes"), zip(*places, strict=True), strict=True)
-        columns = {name: pa.array(column, pa.int64()) for name, column in numbers}
-        texts = zip(("class", "caption"), zip(*pairs, strict=True), strict=True)
-        columns |= {
-            name: pa.array(column, pa.large_string()).dictionary_encode() for name, column in texts
-        }
-        write_table(directory / "shards", columns)
+        collect_pairs(images, directory / "shards", 1_000, len(pairs))
         return {"pairs": len(pairs)}
 
     project.store.build(resolve(project, stage, slug), write)

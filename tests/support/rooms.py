@@ -1,5 +1,4 @@
-"""The rooms of the house, measured from the source: `python tests/support_rooms.py` prints them
-with their floors.
+"""The rooms of the house, measured from the source; `docs/stages.py` shows them with their floors.
 
 A room is a package of `react_pipeline` or a module beside them. A room is on the floor above all
 that it imports. Imports for type checkers alone do not count.
@@ -32,7 +31,6 @@ class Import:
         name: The name.
         room: The room of the module.
         for_types: Whether only type checkers see it.
-        is_defined_there: Whether the module, or the one that a door names, defines it.
         is_at_top: Whether it is imported with its file.
     """
 
@@ -41,7 +39,6 @@ class Import:
     name: str
     room: str
     for_types: bool
-    is_defined_there: bool
     is_at_top: bool
 
     def __str__(self) -> str:
@@ -70,41 +67,6 @@ def room_of_module(module: str) -> str:
 
 
 @functools.cache
-def door_of(room: str) -> dict[str, str]:
-    """What a room lets others use: name -> the module that the door takes it from."""
-    stub, names = LIBRARY / room.replace(".", "/") / "__init__.pyi", {}
-    for node in ast.parse(stub.read_text()).body if stub.is_file() else ():
-        if isinstance(node, ast.ImportFrom) and node.level == 1:
-            names |= {
-                alias.name: f"{PACKAGE}.{room}.{node.module or alias.name}" for alias in node.names
-            }
-    return names
-
-
-@functools.cache
-def definitions_of(module: str) -> frozenset[str]:
-    """Names that a module defines at its top level; a package defines the modules in it."""
-    place = LIBRARY.parent / module.replace(".", "/")
-    if place.is_dir():
-        return frozenset(path.stem for path in place.iterdir())
-    found: set[str] = set()
-    for node in ast.parse(place.with_suffix(".py").read_text()).body:
-        if not isinstance(node, ast.Import | ast.ImportFrom):
-            stored = (
-                name
-                for name in ast.walk(node)
-                if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
-            )
-            named = (
-                inner
-                for inner in ast.walk(node)
-                if isinstance(inner, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-            )
-            found |= {name.id for name in stored} | {inner.name for inner in named}
-    return frozenset(found)
-
-
-@functools.cache
 def imports_of(path: Path) -> tuple[Import, ...]:
     """What a file takes from the library, name by name."""
     return tuple(_imports_of(path))
@@ -130,18 +92,12 @@ def _imports_of(path: Path) -> Iterator[Import]:
                 module = f"{node.module}.{alias.name}"
                 if (LIBRARY.parent / module.replace(".", "/")).is_dir():
                     room = room_of_module(module)
-                    yield Import(path, module, alias.name, room, facts[0], True, facts[1])
+                    yield Import(path, module, alias.name, room, *facts)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE}."):
             module = str(node.module)
             room = room_of_module(module)
             for alias in node.names:
-                origin = (
-                    door_of(room).get(alias.name, module)
-                    if module == f"{PACKAGE}.{room}"
-                    else module
-                )
-                defined = alias.name in definitions_of(origin) or origin == f"{module}.{alias.name}"
-                yield Import(path, module, alias.name, room, facts[0], defined, facts[1])
+                yield Import(path, module, alias.name, room, *facts)
 
 
 def arrows() -> dict[str, set[str]]:
@@ -164,21 +120,3 @@ def floors(used: dict[str, set[str]]) -> dict[str, int]:
     for room in TopologicalSorter(used).static_order():
         floor[room] = 1 + max((floor[other] for other in used.get(room, ())), default=0)
     return floor
-
-
-def print_rooms() -> None:
-    """Print the rooms with their floors, a line a floor."""
-    measured = arrows()
-    by_room = floors(measured)
-    lines = sum(
-        len(path.read_text().splitlines()) for path in [*modules_of_library(), *ASSETS.glob("*.py")]
-    )
-    arrow_count = sum(map(len, measured.values()))
-    print(
-        f"{len(measured)} rooms, {max(by_room.values())} floors, {arrow_count} arrows, {lines:,} "
-        "lines"
-    )
-    for number in sorted(set(by_room.values())):
-        print(
-            f"{number:3}  {', '.join(sorted(room for room in by_room if by_room[room] == number))}"
-        )

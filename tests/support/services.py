@@ -5,11 +5,11 @@ port.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -25,9 +25,14 @@ from react_pipeline.extensions.ui.process_groups import end
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that is free, of those that the system gives to nobody by itself: it stays free until
+    its server starts, whatever tests run beside.
+    """
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def program(name: str, package: str, folders: Sequence[str] = ()) -> str:
@@ -70,7 +75,7 @@ def connect(url: str) -> Any:
     """A connection to a PostgreSQL, as soon as it answers."""
     import psycopg2
 
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while True:
         try:
             return psycopg2.connect(f"{url}/postgres")
@@ -122,18 +127,6 @@ def running(
     finally:
         end([process.pid], [signal.SIGTERM, signal.SIGKILL])
         process.wait()
-
-
-@contextmanager
-def mlflow_server(uri: str, folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """MLflow's server over a database, which answers at `port`; its files are in `folder`."""
-    where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    stores = ["--backend-store-uri", uri, "--artifacts-destination", str(folder / "mlartifacts")]
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    command = [sys.executable, "-m", "mlflow", "server", *where, *stores]
-    with running(command, folder / "mlflow.log", env={**os.environ, **quiet}) as process:
-        assert answer(f"http://127.0.0.1:{port}/health")[0] == 200
-        yield process
 
 
 def command_lines(pid: int) -> dict[psutil.Process, list[str]]:

@@ -4,7 +4,6 @@ with bad manners.
 
 from __future__ import annotations
 
-import gzip
 import socket
 import threading
 import time
@@ -13,10 +12,6 @@ from contextlib import contextmanager, suppress
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 CHUNK = b"x" * (1 << 20)
-
-
-def well(connection: socket.socket, _over: threading.Event) -> None:
-    connection.sendall(OK + b"Content-Length: 2\r\nConnection: close\r\n\r\n{}")
 
 
 def silent(_connection: socket.socket, over: threading.Event) -> None:
@@ -60,11 +55,6 @@ def endless_range(connection: socket.socket, over: threading.Event) -> None:
         connection.sendall(CHUNK)
 
 
-def bomb(connection: socket.socket, _over: threading.Event) -> None:
-    """About a thousand times as many bytes as are sent."""
-    connection.sendall(OK + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(CHUNK * 8))
-
-
 def looping(connection: socket.socket, _over: threading.Event) -> None:
     connection.sendall(
         b"HTTP/1.1 307 Away\r\nLocation: /again\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -83,7 +73,6 @@ SICK: dict[str, Callable[[socket.socket, threading.Event], None] | None] = {
             dripping_range,
             endless_range,
             endless_body,
-            bomb,
             looping,
         )
     },

@@ -159,7 +159,7 @@ def test_a_result_has_tables_and_a_confusion_matrix(tracking: Tracking, compared
     assert confusion["images"].sum() == 6 and (confusion["class"] != confusion["predicted"]).all()
     predictions = table("predictions")
     assert predictions["right"].tolist() == [False] * 6 + [True] * 6
-    shown = predictions.set_index("image").loc["0001.png"]
+    shown = predictions.set_index("image").loc["000001.png"]
     assert (shown["class"], shown["predicted"]) == (names[1], names[2 % len(names)])
     # A log that was killed before its end writes no row twice.
     client.update_run(run.info.run_id, status="RUNNING")
