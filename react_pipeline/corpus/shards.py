@@ -38,7 +38,7 @@ MAX_METADATA_BYTES = 1 << 20
 PackedSample = tuple[str, bytes, bytes, dict[str, str]]
 """Key, image, caption (UTF-8), and what else is known of a pair."""
 
-MAX_NAME_BYTES = 64 << 10
+MAX_NAME_BYTES = 16 << 10
 """Of a long name or an extended header, which tarfile reads whole."""
 MAX_PADDING_BYTES = 16 << 20
 """After the end-of-archive mark; tar itself writes 10 KiB."""
