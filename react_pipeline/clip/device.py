@@ -72,6 +72,18 @@ def choose_device(device: str) -> str:
     return "cpu"
 
 
+def cards(device: str) -> list[str]:
+    """Return the GPUs that are like the first that may be used here, by their names in
+    `CUDA_VISIBLE_DEVICES`: another kind may be too old or too small. None for the CPU.
+    """
+    if choose_device(device) == "cpu":
+        return []
+    kinds = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = named.split(",") if named else map(str, range(len(kinds)))
+    return [name for name, kind in zip(names, kinds, strict=False) if kind == kinds[0]]
+
+
 def gpu_problem() -> str:
     """Say why torch cannot use the NVIDIA GPU of this machine, and what to do after a semicolon; ""
     if it can, or if there is none.

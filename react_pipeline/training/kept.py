@@ -96,6 +96,17 @@ class TrainingTexts:
         """Return the class (B,) for which each pair was retrieved; -1 where it has none."""
         return self._classes[_taken(self._class_ids, positions)]
 
+    def longest(self, positions: Tensor, count: int) -> Tensor:
+        """Return `count` of the positions (B,): if the text tower trains those of the longest
+        captions, to which a batch is filled up.
+        """
+        captions = torch.unique(self.caption_ids(positions))
+        if not self._trains or len(captions) < count:
+            return positions[:count]
+        lengths = text_lengths(self._clip.model, self._rows[captions].long())
+        chosen = captions[lengths.argsort(descending=True)[:count]]
+        return torch.stack([positions[self.caption_ids(positions) == one][0] for one in chosen])
+
     def vectors(self, captions: Tensor) -> Tensor:
         """Return unit vectors (B, D) of captions, by their ids (B,): float32, on the device; with a
         graph if the text tower trains and gradients are on.

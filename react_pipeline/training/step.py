@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from react_pipeline.clip import text_blocks, trains_text
+from react_pipeline.clip import added_bytes
 from react_pipeline.training.guards import require_finite, require_steady_scale, require_steps_taken
 from react_pipeline.training.image_encoder import ImageEncoder
 from react_pipeline.training.kept import TrainingTexts
-from react_pipeline.training.memory import BLOCK_WITH_GRADIENTS, keep_activations, saved_bytes
 from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.schedule import MAX_LOG_SCALE, learning_rate
 
@@ -94,22 +93,17 @@ class TrainingStep:
         """Return the bytes of memory that each pair of a part adds to a step; arguments as of
         `take`, for a few pairs.
         """
+        trained = list(self.state.trained.values())
 
-        def encode(count: int) -> list[Tensor]:
+        def encode(count: int) -> None:
+            sides = [self.images(batch[:count].clone())]
             with self.images.autocast():
-                texts = self.texts.vectors(self.texts.caption_ids(pairs[:count]))
-            return [self.images(batch[:count]), texts]
+                sides.append(self.texts.vectors(self.texts.caption_ids(pairs[:count])))
+            for features in sides:
+                if features.requires_grad:
+                    torch.autograd.grad(features.sum(), trained, allow_unused=True)
 
-        each = saved_bytes(encode, len(pairs))
-        tower, model = self.images.tower, self.images.model
-        blocks = [*(tower.blocks[tower.start :] if tower else ())]
-        blocks += text_blocks(model) if trains_text(model) else ()
-        if not blocks or not self.images.training.activation_checkpointing:
-            return each
-        # The backward pass computes one block after another again, and keeps all of that one.
-        with keep_activations(tower, *model.modules()):
-            block = (saved_bytes(encode, len(pairs)) - each) / len(blocks)
-        return each + int(BLOCK_WITH_GRADIENTS * block)
+        return added_bytes(encode, len(pairs))
 
     def _backward(self, batch: Tensor, pairs: Tensor) -> Tensor:
         """Leave the gradients of this process's features in the trained parameters; return the loss

@@ -22,6 +22,7 @@ from react_pipeline.corpus import BadImage, decode_apart, load_batches
 from react_pipeline.labelled import preprocessing
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.store import CorruptArtifact, InputError
+from react_pipeline.training import explained_out_of_memory
 
 from .datasets import dataset
 from .images import LabelledImages, Read
@@ -105,7 +106,8 @@ def encode(
         if isinstance(rows, str):
             raise InputError(rows)
         pixels, sha256, cut = rows
-        with arithmetic(), torch.inference_mode():
+        full = f"with embedding.batch_size {size}"
+        with explained_out_of_memory(full, "lower it"), arithmetic(), torch.inference_mode():
             batch = clip.model.encode_image(pixels.to(clip.device)).float().cpu().numpy()
         if not np.isfinite(batch).all():
             raise CorruptArtifact(

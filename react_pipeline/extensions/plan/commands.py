@@ -34,7 +34,8 @@ def plan(
 
     project = load_project(config)
     valid_domains(project)  # names the others
-    estimate = make_plan(project, Machine.here(project.config.store).changed(machine), rows)
+    here = Machine.here(project.config.store, project.config.device)
+    estimate = make_plan(project, here.changed(machine), rows)
     if as_json:
         typer.echo(json.dumps(asdict(estimate), indent=1))
         return

@@ -25,7 +25,7 @@ from react_pipeline.clip import (
     read_config,
 )
 from react_pipeline.corpus import decode_image
-from react_pipeline.embedding import CPU_IMAGES, Encoder
+from react_pipeline.embedding import CPU_IMAGES, LONG_RUN, Encoder
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.settings import MAX_PIXELS, EncoderConfig, encoders
@@ -150,7 +150,7 @@ def measure_encoding(clip: Clip, scale: float, precision: str) -> EncodingCost:
     file = io.BytesIO()
     Image.radial_gradient("L").convert("RGB").save(file, "jpeg")
     data = file.getvalue()
-    encoder = Encoder(clip, precision, long_run=True)
+    encoder = Encoder(clip, precision, rows=LONG_RUN)
     texts = [f"a photo of a bird, number {number} of many" for number in range(2 * CPU_IMAGES)]
     tokens = clip.tokenizer(texts)
 

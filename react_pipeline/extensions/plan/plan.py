@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from react_pipeline.clip import prompt_templates
+from react_pipeline.clip import cards, machine_memory_bytes, prompt_templates
 from react_pipeline.corpus import CorpusSize
 from react_pipeline.extensions.plan.encoder_cost import EncoderCost
 from react_pipeline.extensions.sources import ALIVE, DOWNLOADER_SECONDS, URLS_PER_CORE_SECOND
-from react_pipeline.indexing import Key, choose_key, machine_memory_bytes, product_precision
+from react_pipeline.indexing import Key, choose_key, product_precision
 from react_pipeline.labelled import count_images
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Manifests, Project
@@ -76,14 +76,13 @@ class Machine:
     gpus: int = 0
 
     @classmethod
-    def here(cls, store: Path) -> Self:
-        """Return this machine."""
-        import torch
+    def here(cls, store: Path, device: str = "auto") -> Self:
+        """Return this machine, with the GPUs that a project with this device uses."""
         from joblib import cpu_count
 
         folder = next(path for path in (store, *store.parents) if path.exists())
         free = shutil.disk_usage(folder).free
-        return cls(cpu_count(), machine_memory_bytes(), free, torch.cuda.device_count())
+        return cls(cpu_count(), machine_memory_bytes(), free, len(cards(device)))
 
     def changed(self, text: str) -> Self:
         """Return a machine with other figures, such as `cores=64,memory=256G,gpus=1`.
