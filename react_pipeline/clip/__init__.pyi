@@ -34,6 +34,7 @@ from .memory import added_bytes as added_bytes
 from .memory import free_bytes as free_bytes
 from .memory import is_out_of_memory as is_out_of_memory
 from .memory import machine_memory_bytes as machine_memory_bytes
+from .memory import step_bytes as step_bytes
 from .model import WEIGHTS_FILE as WEIGHTS_FILE
 from .model import Clip as Clip
 from .model import Pixels as Pixels

@@ -5,7 +5,7 @@ a training or an encoder does where memory is short (`training.memory`, `embeddi
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import starmap
 from operator import sub
 from pathlib import Path
@@ -40,6 +40,24 @@ def added_bytes(run: Callable[[int], object], rows: int) -> int:
     # Both take the same operations. The most of few rows alone may be where weights are copied.
     added = max(starmap(sub, zip(*alive, strict=False)), default=0)
     return max(0, added) // max(1, most - fewer)
+
+
+def step_bytes(
+    encode: Callable[[int], Iterable[Tensor]], trained: Sequence[Tensor], rows: int
+) -> int:
+    """Return the bytes that each row adds to a step of a training, as `added_bytes`.
+
+    Args:
+        encode: Maps a number of rows to their features, of one side after the other.
+        trained: What the gradients are of; they are not kept.
+    """
+
+    def both_ways(count: int) -> None:
+        for features in [*encode(count)]:
+            if features.requires_grad:
+                torch.autograd.grad(features.sum(), trained, allow_unused=True)
+
+    return added_bytes(both_ways, rows)
 
 
 class _Alive(TorchDispatchMode):

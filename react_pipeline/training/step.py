@@ -10,14 +10,14 @@ process, T tokens, W width, D embedding dimension.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from react_pipeline.clip import added_bytes
+from react_pipeline.clip import step_bytes
 from react_pipeline.training.guards import require_finite, require_steady_scale, require_steps_taken
 from react_pipeline.training.image_encoder import ImageEncoder
 from react_pipeline.training.kept import TrainingTexts
@@ -93,17 +93,13 @@ class TrainingStep:
         """Return the bytes of memory that each pair of a part adds to a step; arguments as of
         `take`, for a few pairs.
         """
-        trained = list(self.state.trained.values())
 
-        def encode(count: int) -> None:
-            sides = [self.images(batch[:count].clone())]
+        def encode(count: int) -> Iterator[Tensor]:
+            yield self.images(batch[:count].clone())
             with self.images.autocast():
-                sides.append(self.texts.vectors(self.texts.caption_ids(pairs[:count])))
-            for features in sides:
-                if features.requires_grad:
-                    torch.autograd.grad(features.sum(), trained, allow_unused=True)
+                yield self.texts.vectors(self.texts.caption_ids(pairs[:count]))
 
-        return added_bytes(encode, len(pairs))
+        return step_bytes(encode, [*self.state.trained.values()], len(pairs))
 
     def _backward(self, batch: Tensor, pairs: Tensor) -> Tensor:
         """Leave the gradients of this process's features in the trained parameters; return the loss

@@ -17,7 +17,9 @@ from react_pipeline.commands import Config, console, load_project, print_table, 
 def plan(
     machine: Annotated[
         str,
-        typer.Option(help="Figures of another machine: cores=64,memory=256G,disk=10T,gpus=1."),
+        typer.Option(
+            help="Figures of another machine: cores=64,memory=256G,disk=10T,gpus=1,card=80G."
+        ),
     ] = "",
     rows: Annotated[
         int | None,
