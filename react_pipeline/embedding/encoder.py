@@ -65,7 +65,7 @@ class Encoder:
         Args:
             rows: About how many images or texts will follow. Many hundred justify some seconds of
                 preparation: on a CPU, towers that are not open_clip's own transformers get fused
-                layers (texts: in fp32 alone). A million are compiled for on a GPU.
+                layers (texts: in fp32 alone). On a GPU many million are compiled for.
         """
         self.clip = clip
         self.precision = choose_precision(precision, clip.device)

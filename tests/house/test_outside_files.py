@@ -42,6 +42,7 @@ INSTALLED = "of an installed package"
 BYTES = "of bytes that were read under a bound"
 OWN = {
     ("clip/class_head.py", "read"): "mapped; its digest is compared before",
+    ("clip/memory.py", "machine_memory_bytes"): "of the kernel",
     ("clip/weights.py", "map_weights"): OURS,
     ("clip/weights.py", "read_weights"): "a regular file, mapped",
     ("corpus/tables.py", "open_table"): "a regular file of the user",

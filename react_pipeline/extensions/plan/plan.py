@@ -286,7 +286,7 @@ class Sums:
         if limit and fixed + rows * row_bytes > limit:
             fits = max(0, int((limit - fixed) / max(row_bytes, 1)))
             self.problems.append(
-                f"{stage}: {rows:,} rows at once need {row_bytes / 1e6:,.1f} MB each and "
+                f"{stage}: {rows:,} rows at once need {row_bytes:,.0f} bytes each and "
                 f"{fixed / 1e9:,.1f} GB in addition, {limit / 1e9:,.1f} GB are available: at most "
                 f"{fits:,} rows fit ({BATCHES[stage]})"
             )

@@ -152,7 +152,7 @@ def test_batches_that_no_card_holds_are_named_with_what_fits(tiny_project: Proje
     card = replace(MACHINE, gpus=1, card=10**7)
     (embedding,) = make_plan(project, card, 1_000).problems
     *_, training = make_plan(project, replace(card, card=10**5), 1_000).problems
-    assert re.match(r"corpus_embeddings: 256 rows .* at most \d+ rows .*`embedding.b", embedding)
+    assert re.match(r"corpus_embeddings: 32 rows .* at most \d+ rows .*`embedding.b", embedding)
     assert re.match(r"customized_checkpoint: .* rows at once .*`customization.b", training)
     steps = steps_of(project, 1_000, card)
     few = change_pipeline(project, embedding={"batch_size": 2})
