@@ -1,6 +1,5 @@
 """Towers compiled by torch: where that pays, and what happens where it fails."""
 
-import functools
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-logger = logging.getLogger(__name__)
+from react_pipeline.clip.device import log_once
 
 COMPILED_IMAGES = 10_000_000
 """Images or texts of a run from which `auto` compiles on a GPU. Estimated for ViT-B/32 on an H100:
@@ -44,15 +43,9 @@ def compiled(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
                 return fast(*args)
             except TorchDynamoException as error:
                 fails = True
-                _warn_once(" ".join(str(error).split("\n")[:2]))
+                problem = " ".join(str(error).split("\n")[:2])
+                warn = "torch.compile fails (a C++ compiler?), so towers run without it: "
+                log_once(logging.WARNING, warn + problem)
         return run(*args)
 
     return call
-
-
-@functools.cache
-def _warn_once(problem: str) -> None:
-    logger.warning(
-        f"torch.compile fails here, so towers run without it: {problem}; it needs a C++ compiler, "
-        "and a GPU of compute capability 7"
-    )

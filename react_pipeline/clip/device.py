@@ -60,7 +60,7 @@ def choose_device(device: str) -> str:
         return "cpu"
     problem = gpu_problem()
     if torch.cuda.is_available() and not problem:
-        _log_once(logging.INFO, f"device: cuda, {torch.cuda.get_device_name()}")
+        log_once(logging.INFO, f"device: cuda, {torch.cuda.get_device_name()}")
         return "cuda"
     if device == "cuda":
         raise InputError(
@@ -68,7 +68,7 @@ def choose_device(device: str) -> str:
             "`device: auto` or `cpu`"
         )
     if problem:
-        _log_once(logging.WARNING, problem)
+        log_once(logging.WARNING, problem)
     return "cpu"
 
 
@@ -117,7 +117,8 @@ def device_counts(device: str) -> dict[str, str]:
 
 
 @functools.cache
-def _log_once(level: int, message: str) -> None:
+def log_once(level: int, message: str) -> None:
+    """Log a message the first time that a process has it."""
     logger.log(level, "%s", message)
 
 

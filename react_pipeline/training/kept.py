@@ -13,6 +13,7 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as functional
 from numpy.typing import NDArray
@@ -100,12 +101,11 @@ class TrainingTexts:
         """Return `count` of the positions (B,): if the text tower trains those of the longest
         captions, to which a batch is filled up.
         """
-        captions = torch.unique(self.caption_ids(positions))
-        if not self._trains or len(captions) < count:
+        captions, first = np.unique(self.caption_ids(positions).numpy(), return_index=True)
+        if not self._trains or len(first) < count:
             return positions[:count]
-        lengths = text_lengths(self._clip.model, self._rows[captions].long())
-        chosen = captions[lengths.argsort(descending=True)[:count]]
-        return torch.stack([positions[self.caption_ids(positions) == one][0] for one in chosen])
+        lengths = text_lengths(self._clip.model, self._rows[torch.from_numpy(captions)].long())
+        return positions[first[lengths.argsort(descending=True)[:count]]]
 
     def vectors(self, captions: Tensor) -> Tensor:
         """Return unit vectors (B, D) of captions, by their ids (B,): float32, on the device; with a

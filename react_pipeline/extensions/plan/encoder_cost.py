@@ -34,7 +34,7 @@ from react_pipeline.clip import (
     trains_text,
 )
 from react_pipeline.corpus import decode_image
-from react_pipeline.embedding import CPU_IMAGES, LONG_RUN, Encoder, Features
+from react_pipeline.embedding import CPU_IMAGES, LONG_RUN, Encoder
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.settings import MAX_PIXELS, EncoderConfig, TrainingConfig, encoders
@@ -156,7 +156,7 @@ def _named(name: str) -> dict[str, Any]:
     return {**cfg, "text_cfg": text_cfg}
 
 
-def _count(clip: Clip, precision: str, training: TrainingConfig, images: bool) -> int:
+def _count(clip: Clip, precision: str, training: TrainingConfig, with_images: bool) -> int:
     """Count the bytes of a row of images or captions, backwards too where weights train."""
     model, rows = clip.model, 2 * COUNTED
     trained = [one for one in model.parameters() if one.requires_grad]
@@ -165,17 +165,13 @@ def _count(clip: Clip, precision: str, training: TrainingConfig, images: bool) -
         recompute_activations(model)
     autocast = partial(torch.autocast, "cpu", HALF.get(precision), enabled=precision in HALF)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        batch = torch.empty(rows, 3, *to_2tuple(model.visual.image_size))
+        images = torch.empty(rows, 3, *to_2tuple(model.visual.image_size))
         tokens = torch.ones(rows, clip.model_cfg["text_cfg"].get("context_length", 77)).long()
-        run: Features = tower
-        if tower.splits and training.keep_prefix and training.augmentation == "none":
-            with autocast():
-                run, batch = tower.features, tower.tokens(batch)
 
         def encode(count: int) -> Iterator[torch.Tensor]:
             with autocast():
-                if images if not trained else trains_images(model):
-                    yield run(batch[:count].clone())
+                if trains_images(model) if trained else with_images:
+                    yield tower(images[:count].clone())
                 if not trained or trains_text(model):
                     yield encode_text(model, tokens[:count])
 

@@ -294,9 +294,8 @@ class Sums:
 
     def precision(self, configured: str) -> str:
         """Return the precision that `auto` takes; today's GPUs take bf16."""
-        if configured == "auto":
-            return "bf16" if self.machine.gpus else choose_precision("auto", "cpu")
-        return configured
+        on_gpu = configured == "auto" and self.machine.gpus
+        return "bf16" if on_gpu else choose_precision(configured, "cpu")
 
     def fetching_seconds(self, urls: float, rounds: int = 1) -> float:
         """Return the seconds of downloads."""

@@ -166,7 +166,7 @@ def test_batches_that_no_card_holds_are_named_with_what_fits(tiny_project: Proje
 def test_bytes_of_a_pair_are_those_of_the_training(
     make_project: Callable[..., Project], _retrieved_store: Path
 ) -> None:
-    project = prepared(make_project, _retrieved_store, precision="fp32")
+    project = prepared(make_project, _retrieved_store, precision="fp32", augmentation="timm")
     counted = customize(project, "shapes", "gated-image").counts["pair_bytes"]
     cost = EncoderCost(project, project.config.encoder, "base_checkpoint")
     training = project.training("shapes", "gated-image")
