@@ -73,7 +73,7 @@ def step_of(name: str, model: Any, batches: steps.Batches, device: str) -> steps
     if not parts:
         return steps.published_step(model, batches)
     return steps.our_step(
-        model, batches, parts, ImageTower(model, compiled=VARIANTS[name].compiled), device
+        model, batches, parts, ImageTower(model, is_compiled=VARIANTS[name].compiled), device
     )
 
 

@@ -87,7 +87,7 @@ def training_step(device: str, batch: int, *, compiled: bool = False) -> Take:
     """A step of `gated-image` in bf16 from uint8 pixels of the host; texts are encoded too."""
     world = World(device=device)
     model = steps.random_model(device)
-    tower = ImageTower(model, compiled=compiled)
+    tower = ImageTower(model, is_compiled=compiled)
     tower.use_bf16(device)
     scaler = torch.amp.GradScaler(world.device_type, enabled=False)
     optimizer = steps.adamw(model, fused=True)

@@ -274,7 +274,7 @@ GUARDS = (
     Guard("react_pipeline/training/guards.py", "if not math.isfinite(value):", "if False:", "training/test_guards.py"),
     Guard("react_pipeline/training/guards.py", "if not all(torch.isfinite(weight).all() for weight in weights):", "if False:", f"{TRAINING}::test_weights_that_end_up_non_finite_are_not_published"),
     Guard("react_pipeline/training/data.py", "                loaded._shutdown_workers()", "                pass", "faults/test_training.py::test_training_that_guard_stopped_leaves_no_decoding_process"),
-    Guard("react_pipeline/training/memory.py", "if part * pair_bytes > free:", "if False:", "training/test_memory.py"),
+    Guard("react_pipeline/training/guards.py", "if part * pair_bytes > free:", "if False:", "training/test_memory.py"),
     Guard("react_pipeline/extensions/cluster/assets/processes.py", "        raise error\n", "", "extensions/cluster/test_processes.py::test_a_training_whose_processes_failed_is_shown_as_failed"),
     Guard("react_pipeline/extensions/cluster/assets/processes.py", "        _free_card()\n", "", "extensions/cluster/test_processes.py::test_the_launching_process_frees_its_card_first"),
     Guard("react_pipeline/promotion/judgement.py", "if not method.correct.index.equals(other.correct.index):", "if False:", "promotion/test_judgement.py"),

@@ -11,9 +11,12 @@ from .classifier import domain_head as domain_head
 from .classifier import load_classifier as load_classifier
 from .classifier import prompt_vectors as prompt_vectors
 from .classifier import zero_shot_head as zero_shot_head
+from .compiling import compiled as compiled
+from .compiling import compiles as compiles
 from .device import DTYPES as DTYPES
 from .device import EVALUATION_PRECISION as EVALUATION_PRECISION
 from .device import arithmetic as arithmetic
+from .device import cards as cards
 from .device import choose_device as choose_device
 from .device import choose_precision as choose_precision
 from .device import device_counts as device_counts
@@ -26,6 +29,12 @@ from .gated import gated_layers as gated_layers
 from .gated import register_gated_blocks as register_gated_blocks
 from .gated import scale_gates as scale_gates
 from .gated import vision_blocks as vision_blocks
+from .memory import COUNTED as COUNTED
+from .memory import added_bytes as added_bytes
+from .memory import free_bytes as free_bytes
+from .memory import is_out_of_memory as is_out_of_memory
+from .memory import machine_memory_bytes as machine_memory_bytes
+from .memory import step_bytes as step_bytes
 from .model import WEIGHTS_FILE as WEIGHTS_FILE
 from .model import Clip as Clip
 from .model import Pixels as Pixels

@@ -60,7 +60,7 @@ def choose_device(device: str) -> str:
         return "cpu"
     problem = gpu_problem()
     if torch.cuda.is_available() and not problem:
-        _log_once(logging.INFO, f"device: cuda, {torch.cuda.get_device_name()}")
+        log_once(logging.INFO, f"device: cuda, {torch.cuda.get_device_name()}")
         return "cuda"
     if device == "cuda":
         raise InputError(
@@ -68,8 +68,20 @@ def choose_device(device: str) -> str:
             "`device: auto` or `cpu`"
         )
     if problem:
-        _log_once(logging.WARNING, problem)
+        log_once(logging.WARNING, problem)
     return "cpu"
+
+
+def cards(device: str) -> list[str]:
+    """Return the GPUs that are like the first that may be used here, by their names in
+    `CUDA_VISIBLE_DEVICES`: another kind may be too old or too small. None for the CPU.
+    """
+    if choose_device(device) == "cpu":
+        return []
+    kinds = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = named.split(",") if named else map(str, range(len(kinds)))
+    return [name for name, kind in zip(names, kinds, strict=False) if kind == kinds[0]]
 
 
 def gpu_problem() -> str:
@@ -105,7 +117,8 @@ def device_counts(device: str) -> dict[str, str]:
 
 
 @functools.cache
-def _log_once(level: int, message: str) -> None:
+def log_once(level: int, message: str) -> None:
+    """Log a message the first time that a process has it."""
     logger.log(level, "%s", message)
 
 

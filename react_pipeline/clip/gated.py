@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as functional
 from open_clip.model import CLIP, CustomTextCLIP
-from open_clip.transformer import QuickGELU
+from open_clip.transformer import LayerNorm, QuickGELU
 from torch import Tensor, nn
 
 try:
@@ -29,6 +29,9 @@ except ImportError:  # a copy, where this package is not installed
     InputError = ValueError  # type: ignore[assignment, misc]
 
 NO_CASTS: Mapping[int, Tensor] = {}
+
+_SLOPE = 1.702
+"""The `a` of QuickGELU."""
 
 MLP_RATIO = 4
 """MLP ratio of the gated block, whatever the ratio of its host is."""
@@ -63,8 +66,8 @@ class GatedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (B, T, W) to the same shape."""
-        x = x + self.alpha_attn.tanh() * self_attention(self.ln_1(x), self.attn)
-        return x + self.alpha_dense.tanh() * feed_forward(self.ln_2(x), self.mlp)
+        x = x + self.alpha_attn.tanh() * self_attention(normalised(x, self.ln_1), self.attn)
+        return x + self.alpha_dense.tanh() * feed_forward(normalised(x, self.ln_2), self.mlp)
 
 
 def vision_blocks(model: nn.Module) -> list[nn.Module]:
@@ -249,9 +252,34 @@ def _one_token(
 
 def feed_forward(x: Tensor, mlp: Any, casts: Mapping[int, Tensor] = NO_CASTS) -> Tensor:
     """Apply an MLP of the layers c_fc, gelu, c_proj to tokens (B, T, W)."""
-    hidden = functional.linear(x, _cast(mlp.c_fc.weight, casts), _cast(mlp.c_fc.bias, casts))
-    hidden = _QuickGelu.apply(hidden) if isinstance(mlp.gelu, QuickGELU) else mlp.gelu(hidden)
-    return functional.linear(hidden, _cast(mlp.c_proj.weight, casts), _cast(mlp.c_proj.bias, casts))
+    weight, bias = (_cast(one, casts) for one in (mlp.c_fc.weight, mlp.c_fc.bias))
+    back = _cast(mlp.c_proj.weight, casts)
+    quick = isinstance(mlp.gelu, QuickGELU)
+    if quick and _is_half_on_gpu(x):
+        # x sigmoid(a x) is silu(a x) / a. With the factors in the matrices it is one kernel.
+        hidden = functional.linear(x, _SLOPE * weight, _SLOPE * bias)
+        hidden = functional.silu(hidden, inplace=not hidden.requires_grad)
+        back = back / _SLOPE
+    else:
+        hidden = functional.linear(x, weight, bias)
+        hidden = _QuickGelu.apply(hidden) if quick else mlp.gelu(hidden)
+    return functional.linear(hidden, back, _cast(mlp.c_proj.bias, casts))
+
+
+def normalised(x: Tensor, norm: nn.Module, casts: Mapping[int, Tensor] = NO_CASTS) -> Tensor:
+    """Apply a norm to tokens (B, T, W) in their own precision.
+
+    CUDA's autocast would copy the tokens to fp32 and back; the kernel adds up in fp32 anyway.
+    """
+    if not (_is_half_on_gpu(x) and isinstance(norm, LayerNorm)):
+        return norm(x)
+    weight, bias = (_cast(one, casts).to(x.dtype) for one in (norm.weight, norm.bias))
+    with torch.autocast(x.device.type, enabled=False):
+        return functional.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
+
+
+def _is_half_on_gpu(x: Tensor) -> bool:
+    return x.dtype in (torch.bfloat16, torch.float16) and x.is_cuda
 
 
 def _cast(parameter: Tensor, casts: Mapping[int, Tensor]) -> Tensor:
@@ -259,19 +287,19 @@ def _cast(parameter: Tensor, casts: Mapping[int, Tensor]) -> Tensor:
 
 
 class _QuickGelu(torch.autograd.Function):
-    """x * sigmoid(1.702 x), keeping its input alone for the backward pass."""
+    """x * sigmoid(a x), keeping its input alone for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return (1.702 * x).sigmoid_().mul_(x)
+        return (_SLOPE * x).sigmoid_().mul_(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        share = (1.702 * x).sigmoid_()
+        share = (_SLOPE * x).sigmoid_()
         # d/dx of x s(ax) is s + a x s (1 - s).
-        slope = torch.addcmul(share, (1 - share).mul_(share), x, value=1.702)
+        slope = torch.addcmul(share, (1 - share).mul_(share), x, value=_SLOPE)
         return slope.mul_(gradients[0])
 
 

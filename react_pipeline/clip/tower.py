@@ -27,10 +27,12 @@ from timm.models.vision_transformer import VisionTransformer as TimmVisionTransf
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from react_pipeline.clip.compiling import compiled
 from react_pipeline.clip.gated import (
     NO_CASTS,
     GatedBlock,
     feed_forward,
+    normalised,
     self_attention,
     token_at,
     vision_blocks,
@@ -76,7 +78,7 @@ class ImageTower:
     """
 
     def __init__(
-        self, model: nn.Module, *, activation_checkpointing: bool = False, compiled: bool = False
+        self, model: nn.Module, *, activation_checkpointing: bool = False, is_compiled: bool = False
     ) -> None:
         """Look at what trains; frozen weights are copied to bf16 only if `use_bf16` is called."""
         visual: Any = model.visual
@@ -97,8 +99,9 @@ class ImageTower:
         self._ours = self.native or self._timm
         if activation_checkpointing and not self._ours:
             visual.set_grad_checkpointing()  # the tower's own way; a ResNet has none and ignores it
-        if compiled and self._ours:
-            self.features = torch.compile(self.features)  # type: ignore[method-assign]
+        if is_compiled and self._ours:
+            self.features = compiled(self.features)  # type: ignore[method-assign]
+            self.entering = compiled(self.entering)  # type: ignore[method-assign]
 
     def _place(self, name: str) -> int:
         """Return the number of the block with a parameter of the image tower; -1: before them."""
@@ -228,18 +231,19 @@ def host_block(
 
     The other arguments are those of `self_attention`; for one token alone the result is (B, 1, W).
     """
-    attended = self_attention(block.ln_1(x), block.attn, casts, causal=causal, only=only)
+    x_normed = normalised(x, block.ln_1, casts)
+    attended = self_attention(x_normed, block.attn, casts, causal=causal, only=only)
     if only is not None:
         x = token_at(x, only)
     x = x + block.ls_1(attended)
-    return x + block.ls_2(feed_forward(block.ln_2(x), block.mlp, casts))
+    return x + block.ls_2(feed_forward(normalised(x, block.ln_2, casts), block.mlp, casts))
 
 
 def cast_matrices(
     blocks: Iterable[nn.Module], dtype: torch.dtype, *, frozen_only: bool = False
 ) -> dict[int, Tensor]:
-    """Return copies in `dtype` of the blocks' weights that meet a matrix product, by the id of the
-    parameter, for `casts`.
+    """Return copies in `dtype` of the blocks' weights that meet a matrix product, and of those of
+    norms, by the id of the parameter, for `casts`.
 
     Autocast would make the same copies at every call. Gated blocks are left to it.
     """
@@ -247,7 +251,8 @@ def cast_matrices(
         id(parameter): parameter.detach().to(dtype)
         for block in blocks
         for name, parameter in block.named_parameters()
-        if name.startswith(("attn.", "mlp.")) and not (frozen_only and parameter.requires_grad)
+        if name.startswith(("attn.", "mlp.", "ln_"))
+        and not (frozen_only and parameter.requires_grad)
     }
 
 
@@ -292,6 +297,8 @@ def encode_text(model: Any, tokens: Tensor, casts: Mapping[int, Tensor] = NO_CAS
     ends = tokens.argmax(dim=1)
     dtype = tower.positional_embedding.dtype
     x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[: tokens.shape[1]]
+    if casts and x.is_cuda:  # as images, which come from a convolution
+        x = x.to(next(iter(casts.values())).dtype)
     blocks = tower.transformer.resblocks
     again = tower.transformer.grad_checkpointing
     x = _run(x, blocks, blocks, casts, causal=True, only=ends, recompute=again)

@@ -6,7 +6,6 @@ the files of a part (`part_encoder`), parts that were embedded before (`earlier`
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor
@@ -84,18 +83,18 @@ def embed_corpus(project: Project) -> Artifact:
 
 
 def _embed(project: Project, inputs: Inputs, staging: Path, scratch: Scratch) -> dict[str, Any]:
-    from react_pipeline.clip import read_config  # loads torch
+    from react_pipeline.clip import cards, read_config  # loads torch
     from react_pipeline.embedding.earlier import captions_before, embedded_before, take_over
-    from react_pipeline.embedding.encoder import LONG_RUN
     from react_pipeline.embedding.part_encoder import PartEncoder, load_encoder, require_good
 
     config = project.config
     corpus = inputs.parents["corpus"]
     base = inputs.parents[encoder_in(inputs.parents)]
     pairs = count_pairs(corpus)
-    long_run = pairs is None or pairs >= LONG_RUN
+    count = corpus.counts.get("shards") or math.ceil((pairs or 0) / PART_PAIRS)
+    rows = count * PART_PAIRS if pairs is None else pairs
     captions = captions_before(project.store, inputs)
-    encoder = PartEncoder(config, base.path, corpus, long_run, captions)
+    encoder = PartEncoder(config, base.path, corpus, rows, captions)
     earlier = embedded_before(project.store, inputs)
 
     def write(part: Part, folder: Path) -> dict[str, Any]:
@@ -107,8 +106,8 @@ def _embed(project: Project, inputs: Inputs, staging: Path, scratch: Scratch) ->
     def records() -> Iterator[dict[str, Any]]:
         parts = corpus_parts(project.store, config.corpus, corpus)
         with cluster(config.distributor):
-            cards = [] if on_cluster() else _cards(config.device)
-            if (on_cluster() or len(cards) > 1) and not config.corpus.is_listed:
+            gpus = [] if on_cluster() else cards(config.device)
+            if (on_cluster() or len(gpus) > 1) and not config.corpus.is_listed:
                 parts = iter(listed := list(parts))
                 kept = {path.name for path in scratch.folder.glob("part-*")}
                 new = [
@@ -116,14 +115,13 @@ def _embed(project: Project, inputs: Inputs, staging: Path, scratch: Scratch) ->
                     for part in listed
                     if part.digest not in earlier and f"part-{part.number}" not in kept
                 ]
-                if cards:
-                    _spread_over(cards, encoder, scratch, new)
+                if gpus:
+                    _spread_over(gpus, encoder, scratch, new)
                 else:
                     spread(partial(_keep_shared, encoder, scratch), new, "embedding")
             for part in parts:
                 yield scratch.build(f"part-{part.number}", staging, partial(write, part))
 
-    count = corpus.counts.get("shards") or math.ceil((pairs or 0) / PART_PAIRS)
     bar = progress(records(), "embedding", "part", count)
     try:
         counts = _summed(bar, staging)
@@ -132,18 +130,6 @@ def _embed(project: Project, inputs: Inputs, staging: Path, scratch: Scratch) ->
     if not counts["rows"]:
         raise CorpusError(f"corpus: no usable pair; samples were skipped for {counts['reasons']}")
     return {**counts, "dimension": read_config(base.path)[0]["embed_dim"]}
-
-
-def _cards(device: str) -> list[str]:
-    """Return the GPUs that may be used here, by their names in `CUDA_VISIBLE_DEVICES`."""
-    import torch
-
-    from react_pipeline.clip import choose_device
-
-    if choose_device(device) == "cpu":
-        return []
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else list(map(str, range(torch.cuda.device_count())))
 
 
 def _spread_over(

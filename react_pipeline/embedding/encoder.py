@@ -15,14 +15,20 @@ from react_pipeline.clip import (
     Clip,
     ImageTower,
     Pixels,
+    added_bytes,
     arithmetic,
     cast_matrices,
     choose_precision,
+    compiled,
+    compiles,
     encode_text,
+    free_bytes,
+    is_out_of_memory,
     text_blocks,
     text_lengths,
 )
 from react_pipeline.embedding.fused import IMAGES_AT_ONCE, Features, convert
+from react_pipeline.store import InputError
 
 CPU_IMAGES, CPU_TOKENS = 32, 512
 """Images, and token ids with padding, of one pass on a processor: what passes between two layers
@@ -50,21 +56,22 @@ class Encoder:
     Equal texts of a batch are encoded once.
     """
 
-    def __init__(self, clip: Clip, precision: str, *, long_run: bool = False) -> None:
+    def __init__(self, clip: Clip, precision: str, *, rows: int = 0) -> None:
         """Use `clip`, which is in eval mode, in a `precision`: half precision by autocast where
         that is exact enough.
 
         With half precision a second copy of the matrices is held, half the size of the first.
 
         Args:
-            long_run: Many hundred images or texts will follow, which justifies some seconds of
+            rows: About how many images or texts will follow. Many hundred justify some seconds of
                 preparation: on a CPU, towers that are not open_clip's own transformers get fused
-                layers (texts: in fp32 alone).
+                layers (texts: in fp32 alone). On a GPU many million are compiled for.
         """
         self.clip = clip
         self.precision = choose_precision(precision, clip.device)
         self._dtype = DTYPES[self.precision]
-        self._tower = ImageTower(clip.model)
+        is_compiled = compiles("auto", clip.device, rows)
+        self._tower = ImageTower(clip.model, is_compiled=is_compiled)
         self._casts: dict[int, Tensor] = {}
         if self._dtype != torch.float32:
             if self._tower.native:
@@ -75,17 +82,20 @@ class Encoder:
             # it likes.
             clip.model.visual.to(memory_format=torch.channels_last)
         on_cpu = clip.device == "cpu"
+        fuses = on_cpu and rows >= LONG_RUN
         self.whole_pass = 1
         self._images_at_once = CPU_IMAGES if on_cpu else None
         self._tokens_at_once = CPU_TOKENS if on_cpu else GPU_TOKENS
         # None: converted when the first batch shows what to compare both ways on.
         self._image_features: Features | None = self._tower
         self._text_features: Features | None = self._torch_texts
-        if long_run and on_cpu and self.precision != "fp16" and not self._tower.native:
+        if is_compiled and text_blocks(clip.model):
+            self._text_features = compiled(self._torch_texts)
+        if fuses and self.precision != "fp16" and not self._tower.native:
             self._image_features = None
             self.whole_pass = IMAGES_AT_ONCE
             self._images_at_once = IMAGES_AT_ONCE * torch.get_num_threads()
-        if long_run and on_cpu and self.precision == "fp32" and not text_blocks(clip.model):
+        if fuses and self.precision == "fp32" and not text_blocks(clip.model):
             self._text_features = None
         self.to_tensor = Pixels(clip.preprocess)
 
@@ -106,9 +116,7 @@ class Encoder:
                 self._image_features = convert(
                     self._tower, self.clip.model.visual, probes, self.precision
                 )
-            with arithmetic(self.precision), self._autocast():
-                features = self._image_features(on_device)
-            parts.append(functional.normalize(features.float(), dim=-1))
+            parts.append(self._vectors(self._image_features, on_device, self._tower))
         return torch.cat(parts).cpu()
 
     @torch.inference_mode()
@@ -132,10 +140,42 @@ class Encoder:
         for part in parts_of_like_length(lengths[order].tolist(), self._tokens_at_once):
             chosen = order[part]
             cut = tokens[chosen, : int(lengths[chosen[-1]])].to(self.clip.device)
-            with arithmetic(self.precision), self._autocast():
-                features = self._text_features(cut)
-            vectors[chosen] = functional.normalize(features.float(), dim=-1).cpu()
+            encoded = self._vectors(self._text_features, cut, self._torch_texts)
+            vectors[chosen] = encoded.cpu()
         return vectors
+
+    def _vectors(self, run: Features, batch: Tensor, plain: Features) -> Tensor:
+        """Encode a batch on the device as unit vectors (B, D).
+
+        Args:
+            plain: The same as `run` in single operations, whose memory can be counted.
+
+        Raises:
+            InputError: If memory runs out, with how many rows fit.
+        """
+        try:
+            with arithmetic(self.precision), self._autocast():
+                return functional.normalize(run(batch).float(), dim=-1)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # Here the frames of the error no longer hold the memory.
+        each, free = self.row_bytes(plain, batch), free_bytes(self.clip.device)
+        raise InputError(
+            f"embedding.batch_size: out of memory with {len(batch):,} rows at once on "
+            f"{self.clip.device}, which need {each:,} bytes each; {free:,} are free, enough for "
+            f"about {free // max(each, 1):,}: lower it, or use a device with more memory"
+        )
+
+    @torch.inference_mode()
+    def row_bytes(self, run: Features, batch: Tensor) -> int:
+        """Return the bytes of memory that each row of a batch on the device takes, at the most."""
+
+        def encode(count: int) -> None:
+            with self._autocast():
+                run(batch[:count].clone())
+
+        return added_bytes(encode, len(batch))
 
     def _torch_texts(self, tokens: Tensor) -> Tensor:
         return encode_text(self.clip.model, tokens, self._casts)

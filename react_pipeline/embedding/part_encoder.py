@@ -50,9 +50,9 @@ _EXAMPLES = 3
 
 
 @lru_cache(maxsize=1)
-def load_encoder(checkpoint: Path, device: str, precision: str, *, long_run: bool) -> Encoder:
+def load_encoder(checkpoint: Path, device: str, precision: str, rows: int) -> Encoder:
     """Load the encoder once a process: a cluster gives a process many tasks."""
-    return Encoder(load(checkpoint, choose_device(device)), precision, long_run=long_run)
+    return Encoder(load(checkpoint, choose_device(device)), precision, rows=rows)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class PartEncoder:
     config: PipelineConfig
     checkpoint: Path
     corpus: Artifact
-    long_run: bool
+    rows: int
     captions: Artifact | None = None
     """Embeddings that have the vectors of all captions."""
 
@@ -71,7 +71,7 @@ class PartEncoder:
         """Return the loaded checkpoint."""
         config = self.config
         precision = config.embedding.precision
-        return load_encoder(self.checkpoint, config.device, precision, long_run=self.long_run)
+        return load_encoder(self.checkpoint, config.device, precision, self.rows)
 
     @cached_property
     def _source(self) -> ImageSource:

@@ -20,4 +20,3 @@ from .keys import GRAPH_ROWS as GRAPH_ROWS
 from .keys import Key as Key
 from .keys import cells_for as cells_for
 from .keys import choose_key as choose_key
-from .keys import machine_memory_bytes as machine_memory_bytes

@@ -17,10 +17,8 @@ The n cells take another 4 D n bytes, with `_HNSW<k>` also (8 k + 16) n, and a r
 from __future__ import annotations
 
 import math
-import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from react_pipeline.settings import IndexConfig
 from react_pipeline.store import InputError
@@ -129,6 +127,8 @@ def choose_key(
     """
     if config.key == "auto":
         configured = int((config.memory_gib or 0) * 2**30)
+        from react_pipeline.clip import machine_memory_bytes  # loads torch
+
         budget = memory_bytes or configured or machine_memory_bytes() // 2
         return _fitting_key(config.exact_below, rows, dimension, budget)
     key = Key.parse(config.key)
@@ -165,12 +165,3 @@ def cells_for(rows: int) -> int:
     then cost about alike.
     """
     return min(max(2 ** round(math.log2(2 * math.sqrt(rows))), 64), 65_536)
-
-
-def machine_memory_bytes() -> int:
-    """Return the memory of this machine, or of the container if that is less."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):
-        return physical

@@ -302,9 +302,9 @@ def _encoded(
     import torch
     from tqdm import tqdm
 
-    from react_pipeline.embedding import LONG_RUN, Encoder
+    from react_pipeline.embedding import Encoder
 
-    encoder = Encoder(clip, precision, long_run=len(published) >= LONG_RUN)
+    encoder = Encoder(clip, precision, rows=len(published))
 
     def prepare(position: int) -> torch.Tensor:
         return (preprocess or encoder.to_tensor)(published.decoded(position))

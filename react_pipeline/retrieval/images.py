@@ -75,11 +75,11 @@ class Images:
                 else:
                     self.source.refuse(row, "changed_image")
             return
-        from react_pipeline.embedding import LONG_RUN, Encoder, encode_fetched  # loads torch
+        from react_pipeline.embedding import Encoder, encode_fetched  # loads torch
 
         if self._encoder is None:
             precision = self._config.embedding.precision
-            self._encoder = Encoder(self._clip, precision, long_run=len(rows) >= LONG_RUN)
+            self._encoder = Encoder(self._clip, precision, rows=len(rows))
         fetched = encode_fetched(self.source, located, self._encoder, self._config)
         self._places |= {row: len(self._vectors) + n for n, row in enumerate(fetched.sha256)}
         self._vectors = np.concatenate([self._vectors, fetched.vectors])

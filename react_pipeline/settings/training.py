@@ -47,7 +47,7 @@ class TrainingConfig(Section):
     accumulation: PositiveInt = 1
     keep_prefix: bool = True
     activation_checkpointing: bool = False
-    compile: bool = False
+    compile: bool | Literal["auto"] = "auto"
     workers: Workers = "auto"
     processes: PositiveInt = 1
     checkpoint_every: PositiveInt = 100

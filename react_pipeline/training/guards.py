@@ -7,10 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from react_pipeline.store import TrainingError
-
-OUT_OF_MEMORY = ("allocate memory", "ALLOC_FAILED", "out of memory")
-"""Messages of out-of-memory errors of a CPU's allocator and of CUDA's libraries."""
+from react_pipeline.clip import free_bytes, is_out_of_memory
+from react_pipeline.store import InputError, TrainingError
 
 LESS_MEMORY = (
     "raise customization.accumulation, or set activation_checkpointing to true (same result, less "
@@ -43,12 +41,30 @@ def explained_out_of_memory(where: str, advice: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        text = str(error)
-        if not isinstance(error, torch.OutOfMemoryError) and not any(
-            sign in text for sign in OUT_OF_MEMORY
-        ):
+        if not is_out_of_memory(error):
             raise
         raise TrainingError(f"out of memory {where}; {advice}") from error
+
+
+def require_memory(part: int, pair_bytes: int, state_bytes: int, device: str) -> str:
+    """Refuse a part of a batch that does not fit; return in words how many pairs do.
+
+    Args:
+        part: Pairs that a process encodes at once.
+        pair_bytes: Of each.
+        state_bytes: What the first step leaves whatever the batch: gradients and moments.
+
+    Raises:
+        InputError: Naming the bytes and the pairs that fit.
+    """
+    free = max(0, free_bytes(device) - state_bytes)
+    fits = f"about {free // max(1, pair_bytes):,} pairs fit at once, of {pair_bytes:,} bytes each"
+    if part * pair_bytes > free:
+        raise InputError(
+            f"customization.batch_size: {part:,} pairs at once need {part * pair_bytes:,} bytes of "
+            f"memory, and {device} has {free:,}; {fits}: raise accumulation, or lower batch_size"
+        )
+    return fits
 
 
 def require_finite(step: int, name: str, value: float) -> None:

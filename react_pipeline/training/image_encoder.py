@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from react_pipeline.clip import DTYPES, ImageTower, trains_images
+from react_pipeline.clip import DTYPES, ImageTower, compiles, trains_images
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.training.data import Views
 from react_pipeline.training.world import World
@@ -93,7 +93,7 @@ def image_tower(model: Any, training: TrainingConfig, device: str) -> ImageTower
     tower = ImageTower(
         model,
         activation_checkpointing=training.activation_checkpointing,
-        compiled=training.compile,
+        is_compiled=compiles(training.compile, device, training.steps * training.batch_size),
     )
     if training.precision == "bf16":
         tower.use_bf16(device)

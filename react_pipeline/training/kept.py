@@ -13,6 +13,7 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as functional
 from numpy.typing import NDArray
@@ -95,6 +96,16 @@ class TrainingTexts:
     def class_ids(self, positions: Tensor) -> Tensor:
         """Return the class (B,) for which each pair was retrieved; -1 where it has none."""
         return self._classes[_taken(self._class_ids, positions)]
+
+    def longest(self, positions: Tensor, count: int) -> Tensor:
+        """Return `count` of the positions (B,): if the text tower trains those of the longest
+        captions, to which a batch is filled up.
+        """
+        captions, first = np.unique(self.caption_ids(positions).numpy(), return_index=True)
+        if not self._trains or len(first) < count:
+            return positions[:count]
+        lengths = text_lengths(self._clip.model, self._rows[torch.from_numpy(captions)].long())
+        return positions[first[lengths.argsort(descending=True)[:count]]]
 
     def vectors(self, captions: Tensor) -> Tensor:
         """Return unit vectors (B, D) of captions, by their ids (B,): float32, on the device; with a

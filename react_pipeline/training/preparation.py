@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from react_pipeline.clip import (
+    COUNTED,
     Clip,
     Pixels,
     choose_precision,
@@ -28,11 +29,11 @@ from react_pipeline.settings import TrainingConfig
 from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.customization import Customization
 from react_pipeline.training.data import TrainingBatches, Views
+from react_pipeline.training.guards import require_memory
 from react_pipeline.training.held_out import image_text_recall, require_held_out, split_held_out
 from react_pipeline.training.image_encoder import ENCODED_AT_ONCE, ImageEncoder, image_tower
 from react_pipeline.training.kept import TrainingTexts, keep_tokens
 from react_pipeline.training.losses import require_suitable
-from react_pipeline.training.memory import COUNTED, require_memory
 from react_pipeline.training.methods import ModelMethod
 from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.schedule import fit_batch_size, max_log_scale, parameter_groups
@@ -40,6 +41,9 @@ from react_pipeline.training.step import TrainingStep
 
 Probe = Callable[[ImageEncoder], Mapping[str, float]]
 """Measures a model in training, in every process, for the log alone: nothing depends on it."""
+
+STATE_BYTES = 12
+"""Of a number that trains, beside the number: its gradient, and AdamW's two moments."""
 
 COMPARED_IMAGES = 16
 """Images whose features are compared with the base's before the first step."""
@@ -116,16 +120,17 @@ def prepare(
     # Of the base, not of a state that is resumed from.
     limit = max_log_scale(training.loss, model.logit_scale.item())
     step = TrainingStep(encoder, texts, state, method.loss, limit, partial(method.watched, model))
-    few = trained_on[: 2 * COUNTED]
+    few = texts.longest(trained_on[:size], 2 * COUNTED)
     sample = some[: len(few)] if tokens is None else tokens[few]
     pair_bytes = step.pair_bytes(sample.to(world.device), few)
     part = math.ceil(size // world.size / training.accumulation)
-    fits = require_memory(part, pair_bytes, world.device)
+    trainable = sum(map(Tensor.numel, state.trained.values()))
+    fits = require_memory(part, pair_bytes, STATE_BYTES * trainable, world.device)
     counts = {
         "pairs": len(c.pairs),
         "held_out_pairs": len(held_out),
         "steps": training.steps,
-        "trainable_parameters": sum(map(Tensor.numel, state.trained.values())),
+        "trainable_parameters": trainable,
         "parameters": sum(map(Tensor.numel, model.parameters())),
         "step0_max_difference": difference,
         "prefix_kept": tokens is not None,

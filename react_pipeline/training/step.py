@@ -10,17 +10,17 @@ process, T tokens, W width, D embedding dimension.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from react_pipeline.clip import step_bytes
 from react_pipeline.training.guards import require_finite, require_steady_scale, require_steps_taken
 from react_pipeline.training.image_encoder import ImageEncoder
 from react_pipeline.training.kept import TrainingTexts
-from react_pipeline.training.memory import saved_bytes
 from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.schedule import MAX_LOG_SCALE, learning_rate
 
@@ -94,12 +94,12 @@ class TrainingStep:
         `take`, for a few pairs.
         """
 
-        def encode(count: int) -> list[Tensor]:
+        def encode(count: int) -> Iterator[Tensor]:
+            yield self.images(batch[:count].clone())
             with self.images.autocast():
-                texts = self.texts.vectors(self.texts.caption_ids(pairs[:count]))
-            return [self.images(batch[:count]), texts]
+                yield self.texts.vectors(self.texts.caption_ids(pairs[:count]))
 
-        return saved_bytes(encode, len(pairs))
+        return step_bytes(encode, [*self.state.trained.values()], len(pairs))
 
     def _backward(self, batch: Tensor, pairs: Tensor) -> Tensor:
         """Leave the gradients of this process's features in the trained parameters; return the loss

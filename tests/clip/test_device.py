@@ -27,7 +27,7 @@ Machine = Callable[..., None]
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     """A machine with a driver of a version, and a torch that was built for a CUDA."""
-    device._log_once.cache_clear()
+    device.log_once.cache_clear()
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(device, "DRIVER", tmp_path / "version")

@@ -96,7 +96,7 @@ def test_long_runs_convert_convolutions_once_and_give_the_same(
     converted = counted(monkeypatch)
     images = torch.randn(40, 3, 32, 32)
     expected = Encoder(clip, precision).images(images)
-    encoder = Encoder(clip, precision, long_run=True)
+    encoder = Encoder(clip, precision, rows=500)
     encoder.images(images[:3])
     torch.testing.assert_close(encoder.images(images), expected, atol=close, rtol=close)
     assert converted == [clip.model.visual] and encoder._image_features != encoder._tower
@@ -136,6 +136,6 @@ def test_texts_of_a_transformers_tower_ignore_their_padding(
         length = 2 + row % 11
         tokens[row, :length] = torch.randint(1, 64, (length,))
     expected = Encoder(clip, "fp32").texts(tokens)
-    encoder = Encoder(clip, "fp32", long_run=True)
+    encoder = Encoder(clip, "fp32", rows=500)
     torch.testing.assert_close(encoder.texts(tokens), expected, atol=1e-5, rtol=1e-4)
     assert converted == [model] and encoder._text_features != encoder._torch_texts

@@ -26,7 +26,9 @@ from support.elevater import write_elevater
 from support.pretended_gpu import pretended_gpu
 from support.training import losses
 from support.vectors import read_vectors
+from torch._dynamo.exc import TorchDynamoException
 
+from react_pipeline.clip import ImageTower
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import FOLDERS
 from react_pipeline.extensions.predict.predict import predict_pictures
@@ -35,6 +37,7 @@ from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 from react_pipeline.promotion import Verdict
 from react_pipeline.settings.methods import METHODS
+from react_pipeline.store import InputError
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.training.customization import customize
 from react_pipeline.use.classifier import Classifier
@@ -263,6 +266,62 @@ def test_half_precision_trains_and_embeds(
         embedded = embed_corpus(project)
     assert embedded.counts["precision"] == precision
     assert_same_vectors(embedded, lineages["cpu"]["corpus_embeddings"], 0.999)
+
+
+def test_long_runs_are_compiled_and_what_fails_runs_as_it_is(
+    lineages: dict[str, Lineage],
+    trained: Callable[..., Artifact],
+    changed: Callable[..., Project],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked: list[str] = []
+
+    def cannot(run: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*_: Any) -> Any:
+            raise TorchDynamoException("no triton for a pretended GPU")
+
+        asked.append(run.__name__)
+        return call
+
+    monkeypatch.setattr(torch, "compile", cannot)
+    trained("cuda", "gated-image")
+    assert not asked  # too short
+    monkeypatch.setattr("react_pipeline.clip.compiling.COMPILED_IMAGES", 1)
+    trained("cpu", "gated-image")
+    assert not asked
+    there = trained("cuda", "gated-image")
+    assert asked == ["features", "entering"]
+    assert losses(there) == pytest.approx(losses(trained("cpu", "gated-image")), rel=LOSSES)
+    asked.clear()
+    with pretended_gpu():
+        project = changed("cuda", embedding={"precision": "fp32"})
+        shutil.rmtree(project.config.store / "corpus_embeddings")
+        embedded = embed_corpus(project)
+    assert asked == ["features", "entering", "_torch_texts"]
+    assert_same_vectors(embedded, lineages["cpu"]["corpus_embeddings"], COSINE)
+    assert [one.getMessage().count("pretended") for one in caplog.records].count(1) == 1
+
+
+@pytest.mark.parametrize("stage", ["corpus_embeddings all", "domain_results shapes/base"])
+def test_out_of_memory_names_the_batch_that_fits(
+    changed: Callable[..., Project], monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    encode = ImageTower.__call__
+
+    def with_little_memory(tower: ImageTower, images: torch.Tensor) -> torch.Tensor:
+        if len(images) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return encode(tower, images)
+
+    monkeypatch.setattr(ImageTower, "__call__", with_little_memory)
+    project = changed("cuda", embedding={"precision": "fp32", "workers": 0})
+    shutil.rmtree(project.config.store / stage.split()[0], ignore_errors=True)
+    with (
+        pretended_gpu(),
+        pytest.raises(InputError, match=r"batch_size: .* \d+ rows.*about [\d,]+:"),
+    ):
+        run(project, *stage.split())
 
 
 def test_predictions_are_those_of_the_processor(

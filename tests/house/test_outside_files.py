@@ -80,6 +80,7 @@ OWN = {
         "labelled/labels.py",
     ),
     "of an installed package, or of the kernel": (
+        "clip/memory.py",
         "corpus/decoding.py",
         "extensions/dense/settings.py",
         "extensions/elevater/datasets.py",

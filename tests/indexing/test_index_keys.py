@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from react_pipeline.indexing import GRAPH_ROWS, Key, choose_key, machine_memory_bytes
+from react_pipeline.clip import machine_memory_bytes
+from react_pipeline.indexing import GRAPH_ROWS, Key, choose_key
 from react_pipeline.settings import IndexConfig
 from react_pipeline.store import InputError
 

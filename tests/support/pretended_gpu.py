@@ -165,6 +165,8 @@ class _Placement(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
+        if isinstance(func, torch._ops.OpOverload):  # as a dispatch mode calls it
+            return func(*args, **kwargs)
         if func in (torch.Tensor.cpu, torch.Tensor.cuda):
             return _moved(args[0], CPU if func is torch.Tensor.cpu else GPU)
         if func is torch.Tensor.to:

@@ -2,50 +2,113 @@
 
 from __future__ import annotations
 
-import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from support.methods import attach, set_trainable
+from torch import Tensor
 
-from react_pipeline.clip.model import load
-from react_pipeline.settings import TrainingConfig
+from react_pipeline.clip import encode_text, load, recompute_activations
+from react_pipeline.embedding import Encoder
+from react_pipeline.settings import METHODS, TrainingConfig
 from react_pipeline.store.errors import InputError
+from react_pipeline.training import ModelMethod, World
+from react_pipeline.training.guards import require_memory
 from react_pipeline.training.image_encoder import ImageEncoder, image_tower
-from react_pipeline.training.memory import COUNTED, require_memory, saved_bytes
-from react_pipeline.training.world import World
+from react_pipeline.training.step import TrainingStep
+
+FEW, MANY = 256, 320
+"""Rows that outweigh the gradient of the vocabulary."""
+TRAINED = [n for n, one in METHODS.items() if isinstance(one, ModelMethod) and "-control" not in n]
 
 
-@pytest.mark.parametrize("method", ["gated-image", "locked-text"])
+@dataclass
+class Texts:
+    """The text tower on captions of one length."""
+
+    model: Any
+    tokens: Tensor
+
+    def caption_ids(self, positions: Tensor) -> Tensor:
+        return positions
+
+    def vectors(self, captions: Tensor) -> Tensor:
+        return encode_text(self.model, self.tokens[captions])
+
+
+def added_to_peak(run: Callable[[int], object]) -> float:
+    """What each row adds to the most that the processor's allocator gives out at once."""
+
+    def peak(rows: int) -> int:
+        with torch.profiler.profile(profile_memory=True) as profile:
+            run(rows)
+        events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+        sizes = sorted((one.start_ns(), one.nbytes()) for one in events if one.name() == "[memory]")
+        return max(accumulate(size for _, size in sizes))
+
+    peak(FEW)  # what is made once
+    return (peak(MANY) - peak(FEW)) / (MANY - FEW)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "computed again"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_bytes_of_many_images_follow_from_those_of_few(
-    tiny_checkpoint: Path, method: str, precision: str
+@pytest.mark.parametrize("method", TRAINED)
+def test_bytes_of_many_pairs_follow_from_those_of_few(
+    tiny_checkpoint: Path, method: str, precision: Any, again: bool
 ) -> None:
-    model = load(tiny_checkpoint).model
+    clip = load(tiny_checkpoint)
+    model = clip.model
     attach(model, method, 2)
     set_trainable(model, method)
-    training = TrainingConfig(precision=precision)
+    if again:
+        recompute_activations(model)
+    training = TrainingConfig(precision=precision, activation_checkpointing=again)
     encoder = ImageEncoder(model, image_tower(model, training, "cpu"), training, World())
-    images = torch.rand(64, 3, 32, 32)
-    each = saved_bytes(lambda count: encoder(images[:count]), 9)
-    # What autograd keeps of a batch, by the processor's allocator: all that is not given back.
-    gc.collect()
-    with torch.profiler.profile(profile_memory=True) as profile:
-        features = encoder(images)
-    held = sum(event.self_cpu_memory_usage for event in profile.key_averages())
-    assert features.requires_grad and each > 0
-    assert 64 * each == pytest.approx(held, rel=0.15)
-    assert saved_bytes(lambda count: encoder(images[: count * 8]), 9) == pytest.approx(
-        8 * each, rel=0.01
+    texts: Any = Texts(model, clip.tokenizer(["a red circle"]).repeat(MANY, 1))
+    state: Any = SimpleNamespace(
+        trained={name: one for name, one in model.named_parameters() if one.requires_grad}
+    )
+    images = torch.rand(MANY, 3, 32, 32)
+
+    def both_ways(rows: int) -> None:
+        sides = [encoder(images[:rows].clone())]
+        with encoder.autocast():
+            sides.append(texts.vectors(torch.arange(rows)))
+        for one in sides:
+            if one.requires_grad:
+                one.sum().backward()
+        model.zero_grad(set_to_none=True)
+
+    step = TrainingStep(encoder, texts, state, METHODS[method].loss)  # type: ignore[attr-defined]
+    counted = step.pair_bytes(images[:4], torch.arange(4))
+    assert counted == pytest.approx(added_to_peak(both_ways), rel=0.15)
+    assert all(one.grad is None for one in model.parameters())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_bytes_of_an_encoders_batch_follow_from_those_of_few(
+    tiny_checkpoint: Path, precision: str
+) -> None:
+    clip = load(tiny_checkpoint)
+    encoder = Encoder(clip, precision)
+    encoder._images_at_once = None  # as on a GPU
+    images = torch.rand(MANY, 3, 32, 32)
+    counted = encoder.row_bytes(encoder._tower, images)
+    assert counted == pytest.approx(
+        added_to_peak(lambda rows: encoder.images(images[:rows].clone())), rel=0.15
     )
 
 
 def test_a_batch_beyond_the_memory_is_refused_with_what_fits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("react_pipeline.training.memory.machine_memory_bytes", lambda: 1_000)
-    assert require_memory(10, 100, "cpu") == "about 10 pairs fit at once, of 100 bytes each"
+    monkeypatch.setattr("react_pipeline.training.guards.free_bytes", lambda device: 1_200)
+    assert require_memory(10, 100, 200, "cpu") == "about 10 pairs fit at once, of 100 bytes each"
     with pytest.raises(InputError, match=r"batch_size: 11 pairs.* 1,100 bytes.*about 10 pairs fit"):
-        require_memory(11, 100, "cpu")
-    assert saved_bytes(lambda count: torch.zeros(COUNTED * count), 9) == 0
+        require_memory(11, 100, 200, "cpu")

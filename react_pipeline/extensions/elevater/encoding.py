@@ -20,6 +20,7 @@ from react_pipeline.corpus import BadImage, decode_apart, load_batches
 from react_pipeline.labelled import preprocessing
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.store import CorruptArtifact, InputError
+from react_pipeline.training import explained_out_of_memory
 
 from .datasets import dataset
 from .images import LabelledImages, Read
@@ -91,10 +92,11 @@ def encode(
     workers = min(config.embedding.worker_count, count // size)
     loaded = load_batches(images, batches, workers, _collate)
     loaded = tqdm(loaded, title, len(batches), unit="batch", disable=None, leave=False)
+    full = f"with embedding.batch_size {size}"
     for rows, pixels in zip(batches, loaded, strict=True):
         if isinstance(pixels, str):
             raise InputError(pixels)
-        with arithmetic(), torch.inference_mode():
+        with explained_out_of_memory(full, "lower it"), arithmetic(), torch.inference_mode():
             batch = clip.model.encode_image(pixels.to(clip.device)).float().cpu().numpy()
         if not np.isfinite(batch).all():
             raise CorruptArtifact(

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from react_pipeline.clip import Clip, class_prompts, prompt_vectors
 from react_pipeline.corpus import CollectedPairs
-from react_pipeline.embedding import LONG_RUN, Encoder
+from react_pipeline.embedding import Encoder
 from react_pipeline.settings import DomainConfig, EmbeddingConfig
 from react_pipeline.training import Views
 
@@ -58,7 +58,7 @@ class PairVectors:
     @classmethod
     def encode(cls, pairs: CollectedPairs, clip: Clip, embedding: EmbeddingConfig) -> Self:
         """Encode the pairs with the base, where another encoder retrieves."""
-        encoder = Encoder(clip, embedding.precision, long_run=len(pairs) >= LONG_RUN)
+        encoder = Encoder(clip, embedding.precision, rows=len(pairs))
         parts = torch.arange(len(pairs)).split(embedding.batch_size)
         views = Views(pairs, encoder.to_tensor)
         batches = views.batches(parts, embedding.worker_count, clip.device)

@@ -15,7 +15,9 @@ from react_pipeline.commands import Config, console, load_project, print_table, 
 def plan(
     machine: Annotated[
         str,
-        typer.Option(help="Figures of another machine: cores=64,memory=256G,disk=10T,gpus=1."),
+        typer.Option(
+            help="Figures of another machine: cores=64,memory=256G,disk=10T,gpus=1,card=80G."
+        ),
     ] = "",
     rows: Annotated[
         int | None,
@@ -31,7 +33,8 @@ def plan(
 
     project = load_project(config)
     valid_domains(project)  # names the others
-    estimate = make_plan(project, Machine.here(project.config.store).changed(machine), rows)
+    here = Machine.here(project.config.store, project.config.device)
+    estimate = make_plan(project, here.changed(machine), rows)
     steps = estimate.steps
     lines = []
     for step in steps:

@@ -5,32 +5,42 @@ Does not belong here: how many images and captions there are (`plan`).
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from open_clip import get_model_config
+from open_clip.utils import to_2tuple
 from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from react_pipeline.clip import (
     CONFIG_FILE,
+    COUNTED,
     GATED_PREFIX,
     Clip,
+    ImageTower,
     build,
     choose_precision,
+    encode_text,
     read_config,
+    recompute_activations,
+    step_bytes,
+    trains_images,
+    trains_text,
 )
 from react_pipeline.corpus import decode_image
-from react_pipeline.embedding import CPU_IMAGES, Encoder
+from react_pipeline.embedding import CPU_IMAGES, LONG_RUN, Encoder
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
-from react_pipeline.settings import MAX_PIXELS, EncoderConfig, encoders
+from react_pipeline.settings import MAX_PIXELS, EncoderConfig, TrainingConfig, encoders
 from react_pipeline.stage import ALL
 from react_pipeline.store import ReactError
+from react_pipeline.training import ModelMethod
 
 STAND_IN, STAND_IN_BYTES = "ViT-B-32", 4 * 151e6
 LARGEST_BYTES = 4e9
@@ -38,6 +48,8 @@ LARGEST_BYTES = 4e9
 GPU_PAIRS_PER_SECOND = 1_500.0
 """With a ViT-B/32 on an RTX 3080, by the README of clip-retrieval; not run here."""
 BATCH_SECONDS = 0.1
+_DEFAULTS = TrainingConfig()
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,33 @@ class EncoderCost:
         size = self.weights_bytes / STAND_IN_BYTES
         return size / GPU_PAIRS_PER_SECOND / (self.encoding.image + self.encoding.text)
 
+    def row_bytes(
+        self,
+        precision: str,
+        method: ModelMethod | None = None,
+        training: TrainingConfig = _DEFAULTS,
+        *,
+        images: bool = True,
+    ) -> tuple[float, float]:
+        """Count the bytes of memory that each row of a batch takes, and the numbers that train.
+
+        Operations are not computed. What cannot be built or run that way counts as 0.
+
+        Args:
+            method: Trained with these fields; None: images, unless they wait, and captions of full
+                length are embedded.
+        """
+        with suppress(Exception):
+            with torch.device("meta"):
+                clip = build(*self._measured)
+                if method:
+                    method.attach_to(clip, training)
+            clip.model.to_empty(device="cpu")  # no page of it is touched
+            clip.model.requires_grad_(False)
+            numbers = method.set_trainable(clip.model) if method else 0
+            return self._scale * _count(clip, precision, training, images), self._scale * numbers
+        return 0.0, 0.0
+
 
 Architecture = tuple[dict[str, Any], dict[str, Any], Path | None]
 """open_clip's configuration, that of its preprocessing, and the folder of its text tower."""
@@ -115,6 +154,28 @@ def _named(name: str) -> dict[str, Any]:
         key: cfg["text_cfg"][key] for key in cfg["text_cfg"] if not key.startswith(from_hub)
     }
     return {**cfg, "text_cfg": text_cfg}
+
+
+def _count(clip: Clip, precision: str, training: TrainingConfig, with_images: bool) -> int:
+    """Count the bytes of a row of images or captions, backwards too where weights train."""
+    model, rows = clip.model, 2 * COUNTED
+    trained = [one for one in model.parameters() if one.requires_grad]
+    tower = ImageTower(model, activation_checkpointing=training.activation_checkpointing)
+    if training.activation_checkpointing:
+        recompute_activations(model)
+    autocast = partial(torch.autocast, "cpu", HALF.get(precision), enabled=precision in HALF)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        images = torch.empty(rows, 3, *to_2tuple(model.visual.image_size))
+        tokens = torch.ones(rows, clip.model_cfg["text_cfg"].get("context_length", 77)).long()
+
+        def encode(count: int) -> Iterator[torch.Tensor]:
+            with autocast():
+                if trains_images(model) if trained else with_images:
+                    yield tower(images[:count].clone())
+                if not trained or trains_text(model):
+                    yield encode_text(model, tokens[:count])
+
+        return step_bytes(encode, trained, rows)
 
 
 def core_seconds(work: Callable[[int], object], most: int, least: int = 1) -> float:
@@ -150,7 +211,7 @@ def measure_encoding(clip: Clip, scale: float, precision: str) -> EncodingCost:
     file = io.BytesIO()
     Image.radial_gradient("L").convert("RGB").save(file, "jpeg")
     data = file.getvalue()
-    encoder = Encoder(clip, precision, long_run=True)
+    encoder = Encoder(clip, precision, rows=LONG_RUN)
     texts = [f"a photo of a bird, number {number} of many" for number in range(2 * CPU_IMAGES)]
     tokens = clip.tokenizer(texts)
 

@@ -6,26 +6,34 @@ what an image or a caption costs (`encoder_cost`), printing (`commands`).
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
-from react_pipeline.clip import prompt_templates
+from react_pipeline.clip import (
+    cards,
+    choose_precision,
+    machine_memory_bytes,
+    prompt_templates,
+)
 from react_pipeline.corpus import CorpusSize
+from react_pipeline.embedding import CPU_IMAGES
 from react_pipeline.extensions.plan.encoder_cost import EncoderCost
 from react_pipeline.extensions.sources import ALIVE, DOWNLOADER_SECONDS, URLS_PER_CORE_SECOND
-from react_pipeline.indexing import Key, choose_key, machine_memory_bytes, product_precision
+from react_pipeline.indexing import Key, choose_key, product_precision
 from react_pipeline.labelled import count_images
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Manifests, Project
 from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs
-from react_pipeline.settings import CorpusConfig, load_domains
+from react_pipeline.settings import CorpusConfig, TrainingConfig, load_domains
 from react_pipeline.stage import RETRIEVAL_CHECKPOINT, STAGES
 from react_pipeline.store import InputError
+from react_pipeline.training import STATE_BYTES, ModelMethod
 
 START_SECONDS = 0.5
 """Seconds that every artifact takes: a model is loaded, pictures are drawn, files are hashed."""
@@ -51,6 +59,11 @@ LAYERS = 12
 as two forward ones.
 """
 LONG_HOURS = 24
+BATCHES = {
+    "corpus_embeddings": "`embedding.batch_size`",
+    "customized_checkpoint": "`customization.batch_size` / `accumulation` / `processes`",
+}
+"""Stages whose memory is that of a batch, on a GPU if there is one, and what decides its rows."""
 REMEDIES = {
     "corpus": "download with img2dataset on a cluster and use `corpus.kind: webdataset`",
     "faiss_index": "set `index.key: auto`, or a key of shorter codes, such as "
@@ -68,22 +81,26 @@ class Machine:
     Attributes:
         memory: Bytes.
         disk: Free bytes under `store`.
+        card: Bytes of memory of each GPU; 0 if that is not known.
     """
 
     cores: int
     memory: int
     disk: int
     gpus: int = 0
+    card: int = 0
 
     @classmethod
-    def here(cls, store: Path) -> Self:
-        """Return this machine."""
+    def here(cls, store: Path, device: str = "auto") -> Self:
+        """Return this machine, with the GPUs that a project with this device uses."""
         import torch
         from joblib import cpu_count
 
         folder = next(path for path in (store, *store.parents) if path.exists())
         free = shutil.disk_usage(folder).free
-        return cls(cpu_count(), machine_memory_bytes(), free, torch.cuda.device_count())
+        gpus = len(cards(device))
+        card = torch.cuda.mem_get_info()[1] if gpus else 0
+        return cls(cpu_count(), machine_memory_bytes(), free, gpus, card)
 
     def changed(self, text: str) -> Self:
         """Return a machine with other figures, such as `cores=64,memory=256G,gpus=1`.
@@ -150,7 +167,7 @@ def make_plan(project: Project, machine: Machine, rows: int | None = None) -> Pl
             "`index.memory_gib` for a smaller index"
         )
     for step in due:
-        if step.memory > machine.memory:
+        if step.memory > machine.memory and step.stage not in BATCHES:
             problems.append(
                 f"{step.stage}: {step.memory / 1e9:,.1f} GB of memory are needed, "
                 f"{machine.memory / 1e9:,.1f} GB are available: {REMEDIES[step.stage]}"
@@ -259,6 +276,26 @@ class Sums:
         cpu_hours = (towers / cores + rest) / 3_600
         return Step(stage, amount, disk, memory, cpu_hours, gpu_hours, built)
 
+    def batch_memory(self, stage: str, fixed: float, rows: int, row_bytes: float) -> float:
+        """Return the bytes of a batch of some rows and of what is there beside it; note what does
+        not fit.
+        """
+        machine = self.machine
+        limit = machine.card if machine.gpus else machine.memory
+        if limit and fixed + rows * row_bytes > limit:
+            fits = max(0, int((limit - fixed) / max(row_bytes, 1)))
+            self.problems.append(
+                f"{stage}: {rows:,} rows at once need {row_bytes:,.0f} bytes each and "
+                f"{fixed / 1e9:,.1f} GB in addition, {limit / 1e9:,.1f} GB are available: at most "
+                f"{fits:,} rows fit ({BATCHES[stage]})"
+            )
+        return fixed + rows * row_bytes
+
+    def precision(self, configured: str) -> str:
+        """Return the precision that `auto` takes; today's GPUs take bf16."""
+        on_gpu = configured == "auto" and self.machine.gpus
+        return "bf16" if on_gpu else choose_precision(configured, "cpu")
+
     def fetching_seconds(self, urls: float, rounds: int = 1) -> float:
         """Return the seconds of downloads."""
         processes = min(self.settings.corpus.access()[1].processes, self.machine.cores)
@@ -285,6 +322,12 @@ def _embeddings(sums: Sums) -> Step:
     images = rows if work.encodes_images and not waits else 0
     fetches = images and corpus.is_listed and corpus.fetches_images
     row_bytes = (2 if waits else 4) * sums.retrieval.dimension + METADATA_BYTES
+    memory, embedding = 0.0, sums.settings.embedding
+    if images or work.encodes_captions:
+        each, _ = sums.retrieval.row_bytes(sums.precision(embedding.precision), images=images > 0)
+        at_once = embedding.batch_size if sums.machine.gpus else CPU_IMAGES
+        fixed = 1.5 * sums.retrieval.weights_bytes  # and their copies in half precision
+        memory = sums.batch_memory("corpus_embeddings", fixed, at_once, each)
     return sums.step(
         "corpus_embeddings",
         f"{rows:,} {'captions' if waits else 'pairs'}",
@@ -292,6 +335,7 @@ def _embeddings(sums: Sums) -> Step:
         texts=rows if work.encodes_captions else 0,
         alone=sums.fetching_seconds(images) if fetches else 0,
         disk=rows * row_bytes if work.writes_vectors else 0,
+        memory=memory,
         # Shards are spread over the cards; the parts of other corpora come one after another.
         cards=1 if corpus.is_listed or corpus.has_vectors else sums.machine.gpus,
     )
@@ -367,6 +411,7 @@ def _search_seconds(sums: Sums) -> float:
 def _trainings(sums: Sums) -> Step:
     texts = images = seen = disk = 0
     passes, cards = 0.0, 1
+    batches: dict[str, Any] = {}
     for slug, name in (key.split("/") for key in sums.keys["customized_checkpoint"]):
         domain, method = sums.domains[slug], sums.project.method(name)
         training = sums.project.training(slug, name)
@@ -382,13 +427,32 @@ def _trainings(sums: Sums) -> Step:
             passes += (3 if kept else 2) * share * many
             texts += domain.pairs
             disk += int(sums.encoder.weights_bytes)
+            batches[name.removesuffix("-control")] = method, training
         else:  # a head, on vectors that are there
             disk += 8 * sums.encoder.dimension * domain.classes
     amount = f"{seen:,} images in all steps"
     stage = "customized_checkpoint"
+    memory = max((_step_memory(sums, *one) for one in batches.values()), default=0)
     return sums.step(
-        stage, amount, images=images, passes=passes, texts=texts, disk=disk, cards=cards
+        stage,
+        amount,
+        images=images,
+        passes=passes,
+        texts=texts,
+        disk=disk,
+        cards=cards,
+        memory=memory,
     )
+
+
+def _step_memory(sums: Sums, method: ModelMethod, training: TrainingConfig) -> float:
+    """Return the bytes of a step: weights, what those that train need beside, and a part of a
+    batch.
+    """
+    each, numbers = sums.encoder.row_bytes(sums.precision(training.precision), method, training)
+    part = math.ceil(training.batch_size / training.processes / training.accumulation)
+    fixed = sums.encoder.weights_bytes + STATE_BYTES * numbers
+    return sums.batch_memory("customized_checkpoint", fixed, part, each)
 
 
 def _results(sums: Sums) -> Step:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from react_pipeline.clip import Clip
 from react_pipeline.corpus import BadImage, decode_apart, load_batches, progress
-from react_pipeline.embedding import LONG_RUN, Encoder
+from react_pipeline.embedding import Encoder
 from react_pipeline.extensions.predict.pictures import LedgerRow, Picture
 from react_pipeline.extensions.predict.run_folder import Options
 from react_pipeline.store import ReactError, Scratch
@@ -82,7 +82,7 @@ def encode_pictures(
     Raises:
         ReactError: If a vector is not finite, or a shard cannot be read.
     """
-    encoder = Encoder(clip, precision, long_run=len(pictures) >= LONG_RUN)
+    encoder = Encoder(clip, precision, rows=len(pictures))
     decoder = _Decoder(encoder.to_tensor, options.max_pixels)
     size = CPU_BATCH if clip.device == "cpu" else GPU_BATCH
 

@@ -12,6 +12,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from support.methods import model_method
+from support.pretended_gpu import pretended_gpu
+from support.training import prepared
 from support.upkeep import change_pipeline
 from typer.testing import CliRunner
 
@@ -22,6 +25,7 @@ from react_pipeline.extensions.plan.plan import START_SECONDS, Machine, Step, ma
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError
+from react_pipeline.training import customize
 
 MACHINE = Machine(cores=64, memory=256 * 10**9, disk=10 * 10**12)
 PREPARE, IMAGE, TEXT = 1e-3, 2e-2, 1e-2
@@ -136,6 +140,44 @@ def test_the_command_prints_a_table(tiny_project: Project) -> None:
     assert "note: left out: " in printed.stderr and "wrong.yaml" in printed.stderr
     assert "corpus_embeddings" in printed.output and "total" in printed.output
     assert "does not fit: faiss_index" in printed.output
+
+
+def test_batches_that_no_card_holds_are_named_with_what_fits(tiny_project: Project) -> None:
+    project = change_pipeline(tiny_project, methods=["base", "gated-image"])
+    card = replace(MACHINE, gpus=1, card=10**7)
+    (embedding,) = make_plan(project, card, 1_000).problems
+    *_, training = make_plan(project, replace(card, card=10**5), 1_000).problems
+    assert re.match(r"corpus_embeddings: 32 rows .* at most \d+ rows .*`embedding.b", embedding)
+    assert re.match(r"customized_checkpoint: .* rows at once .*`customization.b", training)
+    steps = steps_of(project, 1_000, card)
+    few = change_pipeline(project, embedding={"batch_size": 2})
+    assert (
+        steps_of(few, 1_000, card)["corpus_embeddings"].memory < steps["corpus_embeddings"].memory
+    )
+    for machine in (replace(card, card=10**10), replace(card, card=0), MACHINE):
+        assert not make_plan(project, machine, 1_000).problems
+
+
+def test_bytes_of_a_pair_are_those_of_the_training(
+    make_project: Callable[..., Project], _retrieved_store: Path
+) -> None:
+    project = prepared(make_project, _retrieved_store, precision="fp32", augmentation="timm")
+    counted = customize(project, "shapes", "gated-image").counts["pair_bytes"]
+    cost = EncoderCost(project, project.config.encoder, "base_checkpoint")
+    training = project.training("shapes", "gated-image")
+    estimate, _ = cost.row_bytes("fp32", model_method("gated-image"), training)
+    assert estimate == pytest.approx(counted, rel=0.15)
+
+
+def test_cards_unlike_the_first_do_not_count(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pretended_gpu(), monkeypatch.context() as three:
+        three.setattr(torch.cuda, "device_count", lambda: 3)
+        three.setattr(torch.cuda, "get_device_name", lambda card=0: "ab"[card == 2])
+        here = Machine.here(tmp_path)
+        assert (here.gpus, here.card, Machine.here(tmp_path, "cpu").gpus) == (2, 1 << 34, 0)
 
 
 def test_figures_that_are_none_are_refused() -> None:
