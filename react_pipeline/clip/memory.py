@@ -1,7 +1,7 @@
 """Memory of a pass through a model: what each row adds to it, forwards and backwards.
 
 The rest (weights, their gradients, moments) is there whatever the batch. Does not belong here: what
-a training or an encoder does where memory is short (`training.memory`, `embedding.encoder`).
+a training or an encoder does where memory is short (`training.guards`, `embedding.encoder`).
 """
 
 import os

@@ -25,6 +25,8 @@ from react_pipeline.training.step import TrainingStep
 
 FEW, MANY = 256, 320
 """Rows that outweigh the gradient of the vocabulary."""
+TOLERANCE = {"fp32": 0.15, "bf16": 0.25}
+"""Processors differ in what they convert for bf16."""
 TRAINED = [n for n, one in METHODS.items() if isinstance(one, ModelMethod) and "-control" not in n]
 
 
@@ -87,7 +89,7 @@ def test_bytes_of_many_pairs_follow_from_those_of_few(
 
     step = TrainingStep(encoder, texts, state, METHODS[method].loss)  # type: ignore[attr-defined]
     counted = step.pair_bytes(images[:4], torch.arange(4))
-    assert counted == pytest.approx(added_to_peak(both_ways), rel=0.15)
+    assert counted == pytest.approx(added_to_peak(both_ways), rel=TOLERANCE[precision])
     assert all(one.grad is None for one in model.parameters())
 
 
@@ -101,7 +103,8 @@ def test_bytes_of_an_encoders_batch_follow_from_those_of_few(
     images = torch.rand(MANY, 3, 32, 32)
     counted = encoder.row_bytes(encoder._tower, images)
     assert counted == pytest.approx(
-        added_to_peak(lambda rows: encoder.images(images[:rows].clone())), rel=0.15
+        added_to_peak(lambda rows: encoder.images(images[:rows].clone())),
+        rel=TOLERANCE[precision],
     )
 
 
