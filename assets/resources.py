@@ -32,7 +32,8 @@ class ProjectResource:
         """Read the configuration again, so that an edit applies from the next run on.
 
         Raises:
-            ConfigError: If the file is missing or wrong.
+            InputError: If there is no such file.
+            ConfigError: If it is wrong.
         """
         return Project.load(self.config_path)
 

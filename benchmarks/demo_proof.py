@@ -5,9 +5,9 @@ benchmarks.demo_proof`.
 
 Arms: `without the same drawing` keeps out of training every pair that shows an emoji of a class, by
 whatever artist; `as it is` keeps them. Both train with the demo's recipe, which was chosen on other
-domains (`choosing`). Controls: `control` trains on as many random pairs, drawn for each seed and
-domain; `shuffled` trains on the retrieved images with captions of other classes, so that all but
-the match of image and text is equal, and wrong names are learned.
+domains (`benchmarks/choosing`). Controls: `control` trains on as many random pairs, drawn for each
+seed and domain; `shuffled` trains on the retrieved images with captions of other classes, so that
+all but the match of image and text is equal, and wrong names are learned.
 
 Each arm and seed has a store of its own beside the demo's, with the shared artifacts linked in;
 what a store holds is not made again, so the benchmark can be stopped and started again.

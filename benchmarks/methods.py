@@ -30,6 +30,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from markupsafe import Markup
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
@@ -358,9 +359,9 @@ def brief(
     return markdown_table(names, rows).rstrip()
 
 
-def shade(method: str) -> str:
+def shade(method: str) -> tuple[float, ...]:
     """The colour of a method in the figures."""
-    return f"C{trained_methods().index(method)}"
+    return colormaps["tab20"](trained_methods().index(method))
 
 
 def draw(

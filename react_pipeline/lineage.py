@@ -195,6 +195,7 @@ def gathered_is_current(
     if not changed and artifact.manifest["content"] == {"skipped": skipped}:
         return artifact
     reasons = [f"{name} ({skipped.get(name, 'changed')})" for name in changed]
+    reasons = reasons or ["other reasons for what is missing"]
     where = _in_words(stage, key)
     raise StaleArtifact(
         f"{where} does not show today's results: {', '.join(reasons)}; rematerialize {where}",

@@ -74,7 +74,7 @@ def choose_device(device: str) -> str:
 
 def cards(device: str) -> list[str]:
     """Return the GPUs that are like the first that may be used here, by their names in
-    `CUDA_VISIBLE_DEVICES`: another kind may be too old or too small. None for the CPU.
+    `CUDA_VISIBLE_DEVICES`: another kind may be too old or too small; empty for the CPU.
     """
     if choose_device(device) == "cpu":
         return []

@@ -252,18 +252,33 @@ def _one_token(
 
 def feed_forward(x: Tensor, mlp: Any, casts: Mapping[int, Tensor] = NO_CASTS) -> Tensor:
     """Apply an MLP of the layers c_fc, gelu, c_proj to tokens (B, T, W)."""
-    weight, bias = (_cast(one, casts) for one in (mlp.c_fc.weight, mlp.c_fc.bias))
-    back = _cast(mlp.c_proj.weight, casts)
-    quick = isinstance(mlp.gelu, QuickGELU)
-    if quick and _is_half_on_gpu(x):
-        # x sigmoid(a x) is silu(a x) / a. With the factors in the matrices it is one kernel.
-        hidden = functional.linear(x, _SLOPE * weight, _SLOPE * bias)
+    weights = {
+        "c_fc.weight": mlp.c_fc.weight,
+        "c_fc.bias": mlp.c_fc.bias,
+        "c_proj.weight": mlp.c_proj.weight,
+    }
+    # Copies have the factors already.
+    factors = quick_factors(mlp) if id(mlp.c_fc.weight) in casts or _is_half_on_gpu(x) else {}
+    weight, bias, back = (
+        factors[name] * one if factors and id(one) not in casts else _cast(one, casts)
+        for name, one in weights.items()
+    )
+    hidden = functional.linear(x, weight, bias)
+    if factors:
         hidden = functional.silu(hidden, inplace=not hidden.requires_grad)
-        back = back / _SLOPE
     else:
-        hidden = functional.linear(x, weight, bias)
-        hidden = _QuickGelu.apply(hidden) if quick else mlp.gelu(hidden)
+        is_quick = isinstance(mlp.gelu, QuickGELU)
+        hidden = _QuickGelu.apply(hidden) if is_quick else mlp.gelu(hidden)
     return functional.linear(hidden, back, _cast(mlp.c_proj.bias, casts))
+
+
+def quick_factors(mlp: Any) -> dict[str, float]:
+    """Return what an MLP's weights on a GPU are multiplied by, by name, so that QuickGELU is one
+    kernel: x sigmoid(a x) is silu(a x) / a.
+    """
+    if not (isinstance(mlp.gelu, QuickGELU) and mlp.c_fc.weight.is_cuda):
+        return {}
+    return {"c_fc.weight": _SLOPE, "c_fc.bias": _SLOPE, "c_proj.weight": 1 / _SLOPE}
 
 
 def normalised(x: Tensor, norm: nn.Module, casts: Mapping[int, Tensor] = NO_CASTS) -> Tensor:

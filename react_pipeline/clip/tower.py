@@ -33,6 +33,7 @@ from react_pipeline.clip.gated import (
     GatedBlock,
     feed_forward,
     normalised,
+    quick_factors,
     self_attention,
     token_at,
     vision_blocks,
@@ -245,15 +246,20 @@ def cast_matrices(
     """Return copies in `dtype` of the blocks' weights that meet a matrix product, and of those of
     norms, by the id of the parameter, for `casts`.
 
-    Autocast would make the same copies at every call. Gated blocks are left to it.
+    Autocast would make the same copies at every call. Gated blocks are left to it. Weights that
+    `feed_forward` wants with a factor get it before they are rounded.
     """
-    return {
-        id(parameter): parameter.detach().to(dtype)
-        for block in blocks
-        for name, parameter in block.named_parameters()
-        if name.startswith(("attn.", "mlp.", "ln_"))
-        and not (frozen_only and parameter.requires_grad)
-    }
+    casts = dict[int, Tensor]()
+    for block in blocks:
+        for name, parameter in block.named_parameters():
+            if name.startswith(("attn.", "mlp.", "ln_")) and not (
+                frozen_only and parameter.requires_grad
+            ):
+                weight = parameter.detach()
+                if factor := quick_factors(block.mlp).get(name.removeprefix("mlp.")):
+                    weight = factor * weight
+                casts[id(parameter)] = weight.to(dtype)
+    return casts
 
 
 def text_lengths(model: Any, tokens: Tensor) -> Tensor:

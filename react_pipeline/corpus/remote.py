@@ -226,7 +226,7 @@ def _split(url: str) -> tuple[str, str]:
 
 @lru_cache
 def _open_client(server: str, storage: StorageConfig) -> Any:
-    from obstore.store import from_url
+    from obstore.store import HTTPStore, from_url
 
     timeouts: Any = {
         "timeout": timedelta(seconds=ANSWER_SECONDS),
@@ -245,7 +245,9 @@ def _open_client(server: str, storage: StorageConfig) -> Any:
     if scheme == "s3" and not storage.anonymous:
         options["credential_provider"] = _aws_credentials(storage)
     retries: Any = {"max_retries": RETRIES}
-    return from_url(server, client_options=timeouts, retry_config=retries, **options)
+    # `from_url` would take some hosts of the web for buckets, with the user's credentials.
+    opened: Any = from_url if is_bucket else HTTPStore.from_url
+    return opened(server, client_options=timeouts, retry_config=retries, **options)
 
 
 def _aws_credentials(storage: StorageConfig) -> Any:

@@ -5,6 +5,7 @@ images, N texts, L token ids, D embedding dimension, H x W pixels.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 import torch.nn.functional as functional
@@ -160,11 +161,15 @@ class Encoder:
             if not is_out_of_memory(error):
                 raise
         # Here the frames of the error no longer hold the memory.
-        each, free = self.row_bytes(plain, batch), free_bytes(self.clip.device)
+        fits = ""
+        if self.clip.device != "cpu":  # whose free memory is not known
+            with suppress(torch.OutOfMemoryError):  # not even a few rows fit
+                each, free = self.row_bytes(plain, batch), free_bytes(self.clip.device)
+                if each:
+                    fits = f", which need {each:,} bytes each; about {free // each:,} fit"
         raise InputError(
             f"embedding.batch_size: out of memory with {len(batch):,} rows at once on "
-            f"{self.clip.device}, which need {each:,} bytes each; {free:,} are free, enough for "
-            f"about {free // max(each, 1):,}: lower it, or use a device with more memory"
+            f"{self.clip.device}{fits}: lower it, or use a device with more memory"
         )
 
     @torch.inference_mode()

@@ -16,6 +16,7 @@ excluded.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -159,7 +160,7 @@ def _encoded_once(
             f"{hash_value([*images['sha256']])}-{encoder}.npy",
             lambda path: np.save(path, encode_images(project.config, clip, images)),
         )
-        file.touch()  # used now, for `prune`
+        os.utime(file)  # used now, for `prune`
         return np.load(file)
 
     return list(map(vectors, sets))

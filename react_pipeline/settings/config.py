@@ -40,7 +40,7 @@ from react_pipeline.settings.methods import (
     require_free,
     trained_methods,
 )
-from react_pipeline.settings.names import Name, did_you_mean, folded
+from react_pipeline.settings.names import ClassName, Name, did_you_mean, folded
 from react_pipeline.settings.retrieval import RetrievalConfig
 from react_pipeline.settings.secrets import has_secret
 from react_pipeline.settings.section import Fraction, Section, each_once
@@ -74,9 +74,9 @@ class ClassConfig(Section):
     file; evaluation images are refused.
     """
 
-    name: Name
-    id: Name | None = None
-    synonyms: tuple[Name, ...] = ()
+    name: ClassName
+    id: ClassName | None = None
+    synonyms: tuple[ClassName, ...] = ()
     seeds: tuple[Path, ...] = ()
 
     @property

@@ -1,16 +1,18 @@
-"""Names that people write in settings: each can be seen and differs from the others as it is read;
-and what may be meant by a name that does not exist.
+"""Names that people write in settings: each can be seen, differs from the others as it is read, and
+is plain text in a spreadsheet; and what may be meant by a name that does not exist.
 
 Does not belong here: slugs, which are folders too (`config`).
 """
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+_FORMULA = re.compile(r"[=@].|[+-](.*[|!]|\s*\w+\()")
 _CUTOFF = 0.7
 """The least similarity of a near name: `gpu` is no misspelt `cpu`."""
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -31,7 +33,17 @@ def _require_visible(name: str) -> str:
     return name
 
 
+def _require_no_formula(name: str) -> str:
+    if _FORMULA.match(name.lstrip()):
+        raise ValueError(
+            f"{name!r}: a spreadsheet runs it as a formula, in the tables of results; write it in "
+            "another way"
+        )
+    return name
+
+
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_require_visible)]
+ClassName = Annotated[Name, AfterValidator(_require_no_formula)]
 
 
 def did_you_mean(name: str, names: Iterable[str], otherwise: str = "") -> str:

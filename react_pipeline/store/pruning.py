@@ -106,7 +106,7 @@ def _old_scratches(
 
 def _unused_caches(store: Store, oldest: float) -> Iterator[Path]:
     for path in sorted((store.root / CACHE).glob("*/[!.]*")):
-        if all(one.stat().st_mtime <= oldest for one in (path, *path.glob("*"))):
+        if written_at(path) <= oldest:
             yield path
 
 

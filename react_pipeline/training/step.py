@@ -90,8 +90,8 @@ class TrainingStep:
         return {name: value for name, value in values.items() if math.isfinite(value)}
 
     def pair_bytes(self, batch: Tensor, pairs: Tensor) -> int:
-        """Return the bytes that each pair of a part keeps for the backward pass; arguments as of
-        `take`, for a few pairs.
+        """Return the bytes that each pair of a part adds to the most memory of a step; arguments as
+        of `take`, for a few pairs.
         """
 
         def encode(count: int) -> Iterator[Tensor]:

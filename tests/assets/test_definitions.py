@@ -250,3 +250,9 @@ def test_each_job_has_one_scope_of_partitions() -> None:
     assert "comparison" not in made["customize_domain"]
     assert jobs["refresh_corpus"].partitions_def is None
     assert jobs["customize_domain"].partitions_def == dg.DynamicPartitionsDefinition(name="domains")
+
+
+def test_work_on_the_device_shares_one_pool() -> None:
+    pools = {node.key.to_user_string() for node in graph.asset_nodes if node.pools == {"gpu"}}
+    assert pools == {name for name, stage in STAGES.items() if stage.pool == "gpu"}
+    assert {"corpus_embeddings", "customized_checkpoint", "benchmark_features"} <= pools

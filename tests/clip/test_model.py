@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
 from open_clip.transformer import QuickGELU
@@ -95,3 +96,20 @@ def test_a_broken_description_of_gated_blocks_is_refused(
     path.write_text(json.dumps(config))
     with pytest.raises(InputError, match="cannot build"):
         load(path.parent)
+
+
+@pytest.mark.parametrize("given", [{}, {"quick_gelu": False, "mean": (0.5, 0.5, 0.5)}, None])
+def test_what_a_checkpoint_file_does_not_record_is_warned_of(
+    tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    given: dict[str, Any] | None,
+) -> None:
+    model_cfg = json.loads((tiny_checkpoint / "open_clip_config.json").read_text())["model_cfg"]
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", model_cfg)
+    whole = {"quick_gelu": True, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    path = str(tiny_checkpoint / "open_clip_model.safetensors")
+    fields = whole if given is None else given
+    from_open_clip(EncoderConfig(model="tiny", pretrained=path, **fields))
+    warned = [message for message in caplog.messages if "encoder.quick_gelu" in message]
+    assert len(warned) == (given is not None) and all(path in message for message in warned)

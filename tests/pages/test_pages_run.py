@@ -13,7 +13,7 @@ from pathlib import Path
 
 import conftest
 import pytest
-from reading import Reader
+from reading import Reader, blocks
 from support.bucket import BucketServer
 from support.drawings import draw, encode, write_shard
 
@@ -224,3 +224,72 @@ def test_a_page_does_what_it_says(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     reader_of(page, environment, readers, tmp_path_factory)
+
+
+BLOCKS = {page: list(blocks(REPOSITORY / page)) for page in PAGES}
+LEFT_OUT = [(page, block) for page, there in BLOCKS.items() for block in there if block.reason]
+
+
+def test_at_most_a_tenth_of_blocks_is_not_run() -> None:
+    assert 0 < len(LEFT_OUT) <= sum(map(len, BLOCKS.values())) / 10
+
+
+PAGE = """
+```yaml
+# settings.yaml
+classes: [robin]
+```
+
+```bash
+grep classes settings.yaml
+export LINE=classes:
+```
+
+```console
+$ echo "$LINE" 8 of 30 pictures; \\
+    echo and more
+cla...: 7 of 9 pictures
+and more
+```
+
+```python
+count = 30
+```
+
+```python
+print(f"{count} pictures")
+```
+
+```text
+30 pictures
+```
+
+<!-- not run: needs a GPU -->
+
+```bash
+false
+```
+"""
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "broken"),
+    [
+        ("bash", "classes: [", "names: ["),
+        ("console", "and more\n```", "and no more\n```"),
+        ("python", "count = 30", "number = 30"),
+        ("text", "30 pictures\n```", "30 words\n```"),
+        ("bash", "<!-- not run: needs a GPU -->", ""),
+    ],
+)
+def test_a_block_that_is_broken_fails(
+    language: str, text: str, broken: str, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    reader = Reader(tmp_path / "empty", {"PATH": os.environ["PATH"]}, {})
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    reader.read(page)
+    page.write_text(PAGE.replace(text, broken))
+    with pytest.raises(AssertionError, match=rf"page.md, line \d+, {language}"):
+        reader.read(page)

@@ -30,6 +30,8 @@ from react_pipeline.store.errors import ConfigError
         ('classes: [wren, "\\u200b\\u2060"]', "classes.1", "nothing that can be seen"),
         ('classes: [wren, "a\\u202eb"]', "classes.1", "control"),
         ('classes: [wren, "wr\\u200ben"]', "classes", "occurs twice"),
+        ("classes: [wren, '=1+2']", "classes.1", "formula"),
+        ('classes: [wren, "-2|cmd!A1"]', "classes.1", "formula"),
         ("classes: [a, b]\ntemplates: imagnet", "templates", "mean imagenet?"),
         ("classes: [a, {name: b, synonym: [c]}]", "classes.1.synonym", "mean synonyms?"),
         ("classes: [a, b]\nk_per_prompt: 5", "k_per_prompt", "another section"),

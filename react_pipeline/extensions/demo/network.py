@@ -16,6 +16,7 @@ from timm.layers.hybrid_embed import HybridEmbed
 from timm.models import register_model
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 ARCHITECTURE = "react_demo_hybrid"
@@ -69,8 +70,9 @@ class IdentityBlock(Block):
 
     def forward(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
         """Map tokens (B, T, W) to the same shape."""
-        # Only while a training needs gradients: what is exported or fused is the whole block.
-        if x.requires_grad and self._adds_nothing():
+        # Only while a training needs gradients: what is exported or fused is the whole block. The
+        # values of fake tensors, whose memory `plan` counts, are not known.
+        if x.requires_grad and not isinstance(x, FakeTensor) and self._adds_nothing():
             return x
         return super().forward(x, *args, **options)
 

@@ -4,6 +4,7 @@ Belongs here: looking, quickly; asking the servers whether they answer. Does not
 repairing anything.
 """
 
+import asyncio
 import json
 import os
 import platform
@@ -41,6 +42,7 @@ LIGHT = ("torch", "open_clip_torch")
 PIPELINE = ("clip-retrieval", "faiss-cpu", "dagster", "dagster-webserver", "mlflow")
 MIN_FREE_BYTES = 5_000_000_000
 SERVER_TIMEOUT_SECONDS = 5
+MAX_ANSWER_BYTES = 32 << 20
 
 _DAEMONS = "{instance{daemonHealth{allDaemonStatuses{daemonType required healthy}}}}"
 
@@ -256,10 +258,24 @@ def _health(address: str) -> str:
 
 
 def _ask(url: str, body: bytes | None = None) -> bytes:
-    """Return what a server of ours answers."""
+    """Return what a server of ours answers. Whatever answers there, it ends."""
     import httpx
 
-    with httpx.Client(timeout=SERVER_TIMEOUT_SECONDS, follow_redirects=True) as client:
-        headers = {"Content-Type": "application/json"}
-        answer = client.request("POST" if body else "GET", url, content=body, headers=headers)
-        return answer.raise_for_status().content
+    method = "GET" if body is None else "POST"
+    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+
+    async def answer() -> bytes:
+        data = b""
+        async with (
+            asyncio.timeout(SERVER_TIMEOUT_SECONDS),
+            httpx.AsyncClient(timeout=None, follow_redirects=True) as client,  # noqa: S113 - as a whole
+            client.stream(method, url, content=body, headers=headers) as response,
+        ):
+            response.raise_for_status()
+            async for part in response.aiter_raw():
+                data += part
+                if len(data) > MAX_ANSWER_BYTES:
+                    raise OSError(f"its answer is longer than {MAX_ANSWER_BYTES:,} bytes")
+        return data
+
+    return asyncio.run(answer())

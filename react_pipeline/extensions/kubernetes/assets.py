@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from react_pipeline.stage import STAGES, Stage
 from react_pipeline.store import InputError
@@ -107,8 +107,7 @@ def table(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Resources]:
         changes: Fields of `Resources` that differ, by kind or by stage; a stage's come last.
 
     Raises:
-        InputError: If a kind or stage is unknown.
-        ValidationError: If a field is unknown.
+        InputError: If a kind, stage or field is unknown, or a value is wrong.
     """
     if unknown := changes.keys() - KINDS.keys() - STAGES.keys():
         raise InputError(
@@ -119,7 +118,13 @@ def table(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Resources]:
     for name, stage in STAGES.items():
         kind = resource_kind(stage)
         own = {**changes.get(kind, {}), **changes.get(name, {})}
-        rows[name] = Resources(**KINDS[kind].model_dump() | own)
+        try:
+            rows[name] = Resources(**KINDS[kind].model_dump() | own)
+        except ValidationError as error:
+            raise InputError(
+                f"run_coordinator: resources, {kind} or {name}: {error}; there are "
+                f"{', '.join(Resources.model_fields)}"
+            ) from error
     return rows
 
 

@@ -158,8 +158,9 @@ def make_plan(project: Project, machine: Machine, rows: int | None = None) -> Pl
     look = Manifests.of(project)
     sums = Sums(look, machine, CorpusSize.of(look, rows))
     steps = sums.steps()
-    problems = [*sums.problems]
     due = [step for step in steps if rows or not step.built]
+    done = {step.stage for step in steps} - {step.stage for step in due}
+    problems = [one for one in sums.problems if one.partition(":")[0] not in done]
     if (needed := sum(step.disk for step in due)) > machine.disk:
         problems.append(
             f"disk: {needed / 1e9:,.0f} GB are needed, {machine.disk / 1e9:,.0f} GB are free: "
@@ -262,7 +263,8 @@ class Sums:
             alone: Seconds of work that one core does.
             cards: GPUs that the stage can use at once.
         """
-        encoder = self.encoder if stage == "domain_results" else self.retrieval
+        is_own = stage in ("customized_checkpoint", "domain_results")
+        encoder = self.encoder if is_own else self.retrieval
         cores, gpus, keys = self.machine.cores, self.machine.gpus, self.keys[stage]
         towers = gpu = 0.0
         if images or texts:
@@ -427,7 +429,7 @@ def _trainings(sums: Sums) -> Step:
             passes += (3 if kept else 2) * share * many
             texts += domain.pairs
             disk += int(sums.encoder.weights_bytes)
-            batches[name.removesuffix("-control")] = method, training
+            batches[f"{name.removesuffix('-control')} {training!r}"] = method, training
         else:  # a head, on vectors that are there
             disk += 8 * sums.encoder.dimension * domain.classes
     amount = f"{seen:,} images in all steps"
@@ -450,6 +452,8 @@ def _step_memory(sums: Sums, method: ModelMethod, training: TrainingConfig) -> f
     batch.
     """
     each, numbers = sums.encoder.row_bytes(sums.precision(training.precision), method, training)
+    if not each:
+        return 0  # not counted
     part = math.ceil(training.batch_size / training.processes / training.accumulation)
     fixed = sums.encoder.weights_bytes + STATE_BYTES * numbers
     return sums.batch_memory("customized_checkpoint", fixed, part, each)

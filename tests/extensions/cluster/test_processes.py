@@ -311,23 +311,27 @@ def refuse(*_: object) -> None:
     raise AssertionError("asked")
 
 
-def test_the_script_of_slurm_names_cores_and_nodes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_script_of_slurm_names_cores_and_nodes(tmp_path: Path, code: int) -> None:
     for name, text in {
-        "srun": 'echo "$*"',
-        "react-pipeline": ":",
+        "srun": f'echo "$*"; exit {code}',
+        "react-pipeline": "echo materialized",
         "hostname": "echo node7",
     }.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
     script = REPOSITORY / "dagster_home" / "production" / "training.slurm"
     slurm = {"SLURM_NNODES": "2", "SLURM_JOB_ID": "42", "SLURM_CPUS_PER_TASK": "64"}
-    said = subprocess.run(
-        ["bash", "-eu", script, "birds", METHOD],
+    done = subprocess.run(
+        ["bash", script, "birds", METHOD],
         env={"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_GPUS_ON_NODE": "8", **slurm},
         capture_output=True,
         text=True,
-        check=True,
-    ).stdout.strip()
+        check=False,
+    )
+    assert done.returncode == code
+    said, *more = done.stdout.splitlines()
+    assert more == ([] if code else ["materialized"])
     assert said.startswith("--kill-on-bad-exit --cpus-per-task=64 python -m torch.distributed.run")
     assert "--nnodes 2 --nproc-per-node 8 " in said and "--rdzv-id 42" in said
     assert "--rdzv-endpoint node7:29400 " in said

@@ -242,7 +242,8 @@ def test_no_thread_imports_ipython_beside_the_training(
     monkeypatch.delitem(sys.modules, "IPython")
 
 
-def test_progress_is_reported_now_and_then() -> None:
+def test_progress_is_reported_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("react_pipeline.extensions.live_runs.live.PROGRESS_SECONDS", 600.0)
     reported: list[str] = []
     for steps, first in (({"steps": 9}, 4), ({}, 0)):  # a closed form has no steps to report
         live = LiveRun(Runs("http://127.0.0.1:9", "tiny"), "", reported.append)

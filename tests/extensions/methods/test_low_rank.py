@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from open_clip.model import CLIP
+from safetensors.torch import load_file
 from support.methods import attach, model_method, set_trainable
 from support.text_tower import write_text_tower_checkpoint
 from torch import Tensor, nn
@@ -14,8 +18,11 @@ from torch import Tensor, nn
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.clip.tower import ImageTower, encode_text, is_plain
 from react_pipeline.extensions.methods.low_rank import LowRank
+from react_pipeline.project.project import Project
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store.errors import InputError
+from react_pipeline.training import TrainingObserver
+from react_pipeline.training.customization import customize
 
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TEXTS = ["a red circle", "a drawing of a square"]
@@ -106,3 +113,28 @@ def test_towers_without_attention_are_refused() -> None:
     model.transformer = nn.Identity()
     with pytest.raises(InputError, match="text tower"):
         attach(model, "lora-both", 1)
+
+
+class Stopped(TrainingObserver):
+    """As a training is interrupted, after its first state."""
+
+    def stepped(self, record: Mapping[str, float]) -> None:
+        if record["step"] == 2:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_training_ends_as_any_other(retrieved_project: Project) -> None:
+    def result() -> tuple[int, list[float], dict[str, Tensor]]:
+        artifact = customize(retrieved_project, "shapes", "lora-both")
+        records = artifact.file("metrics.jsonl").read_text().splitlines()
+        weights = load_file(artifact.file("open_clip_model.safetensors"))
+        shutil.rmtree(artifact.path)
+        losses = [json.loads(line)["loss"] for line in records]
+        return artifact.counts["first_step"], losses, weights
+
+    _, losses, weights = result()
+    with pytest.raises(KeyboardInterrupt):
+        customize(retrieved_project, "shapes", "lora-both", Stopped())
+    first_step, again, same = result()
+    assert (first_step, again) == (2, losses)
+    assert all(torch.equal(weights[name], same[name]) for name in weights)

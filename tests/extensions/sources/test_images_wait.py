@@ -294,3 +294,29 @@ def test_a_table_that_changed_must_be_materialized_again(
         list(project.config.corpus.pairs(project.store, inputs.parents["corpus"]))  # type: ignore[attr-defined]
     with pytest.raises(CorpusError, match="no_url"):
         run(project, "corpus", "all")
+
+
+def test_how_images_are_fetched_decides_their_vectors(
+    make_project: MakeProject, table: Path
+) -> None:
+    def fingerprints(project: Project) -> tuple[str, str]:
+        for stage in ("corpus", "base_checkpoint"):
+            run(project, stage, "all")
+        corpus, embeddings = (resolve(project, name) for name in ("corpus", "corpus_embeddings"))
+        return corpus.fingerprint, embeddings.fingerprint
+
+    before = fingerprints(both(make_project, table))
+    after = fingerprints(both(make_project, table, image_size=8))
+    assert before[0] == after[0] and before[1] != after[1]
+
+
+def test_a_control_of_images_that_are_gone_is_refused(
+    make_project: MakeProject, web: Web, table: Path
+) -> None:
+    project = indexed(find_project(make_project, table))
+    retrieved(project)
+    shutil.rmtree(project.config.store / ".cache" / "images")
+    for path in list(web.answers)[: IMAGES - 6]:
+        del web.answers[path]
+    with pytest.raises(RetrievalError, match="http_404"):
+        run(project, "control_set", "shapes")

@@ -10,8 +10,9 @@ from support.vectors import read_vectors
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from react_pipeline.indexing.index import Index, build_index
+from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
-from react_pipeline.store.errors import InputError
+from react_pipeline.store.errors import InputError, StaleArtifact
 
 pytestmark = pytest.mark.usefixtures("short_rotation")
 ROWS, WIDTH = 4_000, 32
@@ -113,3 +114,16 @@ def test_a_missing_or_damaged_ready_index_is_named(project: Project) -> None:
     path.write_bytes(path.read_bytes()[:1_000])
     with pytest.raises(InputError, match=r"text\.index"):
         build_index(project)
+
+
+def test_removing_ready_indices_makes_the_artifact_stale(
+    project: Project, make_project: Callable[..., Project]
+) -> None:
+    write(project)
+    build_index(project)
+    corpus = {
+        "kind": "embeddings",
+        "embeddings": str(project.config.corpus.embeddings),
+    }
+    with pytest.raises(StaleArtifact, match="another `ready`"):
+        fresh(make_project(corpus=corpus, index={"recall_queries": 50}), "faiss_index")
