@@ -319,7 +319,7 @@ def test_out_of_memory_names_the_batch_that_fits(
     shutil.rmtree(project.config.store / stage.split()[0], ignore_errors=True)
     with (
         pretended_gpu(),
-        pytest.raises(InputError, match=r"batch_size: .* \d+ rows.*about [\d,]+:"),
+        pytest.raises(InputError, match=r"batch_size: .* \d+ rows.*about [\d,]+ fit"),
     ):
         run(project, *stage.split())
 

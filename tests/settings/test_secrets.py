@@ -91,7 +91,7 @@ def test_neither_doctor_logs_arguments_nor_links_hold_it(
 
     monkeypatch.setattr(Runs, "connect", fail)
     assert Tracking(DATABASE, "tiny").sync(tiny_project) is None
-    arguments = torchrun_command(2, [], ["--config", str(tiny_project.path)])
+    arguments = torchrun_command(2, ["--config", str(tiny_project.path)])
     shown = [
         *found.values(),
         caplog.text,
