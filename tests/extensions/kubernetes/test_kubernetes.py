@@ -222,7 +222,7 @@ def test_runs_of_other_assets_and_tags_of_people_stay(launch: Launch) -> None:
 def test_an_unknown_stage_or_field_is_refused() -> None:
     with pytest.raises(InputError, match=r"resources\.retrieved:"):
         table({"retrieved": {"cpu": 1}})
-    with pytest.raises(InputError, match=r"ram[\s\S]*cores"):
+    with pytest.raises(InputError, match=r"ram[\s\S]*memory_gib"):
         table({"gpu": {"ram": 1}})
 
 
