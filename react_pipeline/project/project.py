@@ -47,8 +47,8 @@ class Project:
         if located.is_dir() or not located.exists():
             fault = "is a folder" if located.is_dir() else "no such file"
             raise InputError(
-                f"{located}: {fault}; run where your pipeline.yaml is, or name it "
-                f"(--config, {CONFIG_VARIABLE})"
+                f"{located}: {fault}; run where your pipeline.yaml is, or give --config "
+                f"or {CONFIG_VARIABLE}"
             )
         return cls(located, load_pipeline(located))
 
