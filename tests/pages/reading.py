@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from markdown_it import MarkdownIt
-from support.services import answer
+from support.services import answer, free_port
 
 LANGUAGES = {"console", "bash", "text", "yaml", "toml", "python"}
 NOT_RUN = re.compile(r"<!-- not run: (.+?) -->", re.DOTALL)
@@ -223,9 +223,11 @@ class Reader:
     def serve(self, command: str) -> None:
         """Start a command that serves, wait for its page, and judge if it asks for that.
 
-        Pages are read side by side, so a page of pictures takes a free port in place of its own.
+        Pages are read side by side, so servers take free ports in place of their own.
         """
         port = " --port 0" if PICTURES.match(command) else ""
+        if command.startswith("react-pipeline ui"):
+            port = f" --dagster-port {free_port()} --mlflow-port {free_port()}"
         self.server = subprocess.Popen(
             ["bash", "-c", f'. "$STATE"; exec {command.partition("  #")[0]}{port}'],
             env=self.environment,
