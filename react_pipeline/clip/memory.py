@@ -82,14 +82,13 @@ class _Alive(TorchDispatchMode):
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Return whether an error of torch says that memory is short, on a GPU or a CPU."""
     text = str(error)
-    known = any(sign in text for sign in OUT_OF_MEMORY)
-    return known or isinstance(error, torch.OutOfMemoryError)
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in OUT_OF_MEMORY)
 
 
 def free_bytes(device: str) -> int:
     """Return the memory that a process may still take: of the GPU, or of the whole machine."""
     if device.startswith("cuda"):
-        torch.cuda.empty_cache()  # what PyTorch keeps for itself counts as taken
+        torch.cuda.empty_cache()  # memory in PyTorch's cache counts as taken
         return int(torch.cuda.mem_get_info(device)[0])
     return machine_memory_bytes()
 

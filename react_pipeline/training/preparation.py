@@ -43,7 +43,7 @@ Probe = Callable[[ImageEncoder], Mapping[str, float]]
 """Measures a model in training, in every process, for the log alone: nothing depends on it."""
 
 STATE_BYTES = 12
-"""Of a number that trains, beside the number: its gradient, and AdamW's two moments."""
+"""Bytes that each trained number adds to itself: its gradient and AdamW's two moments."""
 
 COMPARED_IMAGES = 16
 """Images whose features are compared with the base's before the first step."""

@@ -11,11 +11,9 @@ from support.promotion import outcomes, result
 from support.upkeep import change_pipeline
 
 from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.evaluation import find_doubt
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.case import standing
-from react_pipeline.promotion.decision import decide
 from react_pipeline.tracking.log import Tracking
 
 GATED = "gated-image"
@@ -63,13 +61,3 @@ def test_mlflow_down_costs_no_verdict(project: Project) -> None:
     (event,) = done.get_asset_materialization_events()
     assert "unavailable" in event.materialization.metadata["mlflow"].value
     assert standing(project, "shapes")[0].champion.method == GATED
-
-
-def test_a_champion_is_in_doubt_when_results_are_newer(project: Project) -> None:
-    assert "not been materialized" in find_doubt(project, "shapes")
-    decide(project, "shapes")
-    assert find_doubt(project, "shapes") == ""
-    result(project, "shapes", "base", outcomes(150))
-    assert "rematerialize" in find_doubt(project, "shapes")
-    decide(project, "shapes")
-    assert "the base has 5.0 points more" in find_doubt(project, "shapes")

@@ -234,8 +234,8 @@ def test_the_proxy_lets_in_no_stranger_and_no_foreign_page(
                     }
                     expected = 200 if port == second and status in (405, 415) else status
                     answered = send(f"http://127.0.0.1:{port}{path}", method, given)
-                    told = port, method, path, more
-                    assert (answered, bool(seen)) == (expected, expected == 200), told
+                    request = port, method, path, more
+                    assert (answered, bool(seen)) == (expected, expected == 200), request
                     seen.clear()
     finally:
         server.shutdown()

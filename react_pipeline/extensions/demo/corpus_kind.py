@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DRAWINGS_FILE, PACKAGES_FILE = "drawings.parquet", "packages.json"
 DRAWING_BYTES = 3_000.0
-"""Of the PNG of a drawing, on average; measured."""
+"""The mean size of a drawing's PNG; measured."""
 
 FILES = Path(__file__).parent / "files"
 """The demo's project, as the wheel carries it; in a clone links to its own."""
