@@ -37,13 +37,13 @@ from .memory import machine_memory_bytes as machine_memory_bytes
 from .memory import step_bytes as step_bytes
 from .model import WEIGHTS_FILE as WEIGHTS_FILE
 from .model import Clip as Clip
-from .model import Pixels as Pixels
 from .model import build as build
 from .model import encoder_of_tower as encoder_of_tower
 from .model import from_parts as from_parts
 from .model import load as load
 from .model import loaded_base as loaded_base
 from .model import save as save
+from .pixels import Pixels as Pixels
 from .pretrained import require_available as require_available
 from .prompts import class_prompts as class_prompts
 from .prompts import fill as fill

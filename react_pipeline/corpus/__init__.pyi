@@ -6,6 +6,7 @@ from .corpus import count_pairs as count_pairs
 from .corpus import open_source as open_source
 from .corpus import publish_corpus as publish_corpus
 from .corpus import publish_pairs as publish_pairs
+from .decoding import Decoder as Decoder
 from .decoding import Processes as Processes
 from .decoding import decode_apart as decode_apart
 from .decoding import load_batches as load_batches

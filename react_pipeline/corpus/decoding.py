@@ -7,6 +7,7 @@ Many images are decoded ahead by a pool of processes (`load_batches`), a few by 
 
 import logging
 import os
+import pickle
 import re
 import resource
 import signal
@@ -17,6 +18,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Future
+from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -77,8 +79,8 @@ def load_batches(
     """Yield batches of a dataset that calls `decode_apart`, loaded ahead by `workers` processes or,
     with 0, in this one.
 
-    The processes stay for the next call with this dataset. When one dies, what was being loaded is
-    loaded again here, where each image is decoded apart; then new ones go on.
+    The processes stay for the next call with an equal dataset. When one dies, what was being loaded
+    is loaded again here, where each image is decoded apart; then new ones go on.
 
     Args:
         dataset: Gives, for an image that is not decoded, a row that says why. Sent to each process
@@ -88,7 +90,7 @@ def load_batches(
     if not workers:
         yield from (collate([dataset[index] for index in indices]) for indices in batches)
         return
-    start = (workers, WORKER_BYTES, dataset, collate)
+    start = (workers, WORKER_BYTES, pickle.dumps((dataset, collate)))
     if _loaders is None or _loaders.start != start:
         _loaders = Processes(*start)
     loaders, source = _loaders, iter(batches)
@@ -115,17 +117,36 @@ def load_batches(
             future.cancel()
 
 
+@dataclass(frozen=True)
+class Decoder:
+    """A dataset whose indices are images: row, digest and bytes of a file.
+
+    It is in this module so that a process that decodes imports little else.
+    """
+
+    to_tensor: Callable[[Image.Image], Any]
+    max_pixels: int
+
+    def __getitem__(self, image: tuple[int, str, bytes]) -> tuple[int, str, Any]:
+        """Return row, digest, and pixels (3, H, W), or why there are none."""
+        row, digest, data = image
+        try:
+            return row, digest, self.to_tensor(decode_apart(data, self.max_pixels)[0]).numpy()
+        except BadImage as error:
+            return row, digest, error
+
+
 class Processes:
     """Fresh processes, started when the first task comes; they end with this one, or idle.
 
     Attributes:
         start: How many; bytes that each may take beyond what it has when it starts, 0 for all; and
-            what each keeps in `_loaded`.
+            what each keeps in `_loaded`, pickled.
         env: Variables of their environment, besides those of this process.
         pool: Their executor. Set it to None after one has died.
     """
 
-    def __init__(self, count: int, memory_bytes: int = 0, *loaded: Any, **env: str) -> None:
+    def __init__(self, count: int, memory_bytes: int = 0, *loaded: bytes, **env: str) -> None:
         """Start none yet."""
         self.start = (count, memory_bytes, *loaded)
         self.env = env
@@ -162,7 +183,7 @@ def _shut_down(pool: "weakref.ref[Any]") -> None:
         there.shutdown(kill_workers=True)
 
 
-def _begin(program: int, memory_bytes: int, *loaded: Any) -> None:
+def _begin(program: int, memory_bytes: int, loaded: bytes | None = None) -> None:
     def watch() -> None:
         while os.getppid() == program:
             time.sleep(WATCH_SECONDS)
@@ -170,11 +191,12 @@ def _begin(program: int, memory_bytes: int, *loaded: Any) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which then ends it
     threading.Thread(target=watch, daemon=True).start()
+    if loaded:  # before what this process has is looked at
+        _loaded.extend(pickle.loads(loaded))  # noqa: S301 - this program's own
     if memory_bytes:
         # An image that asks for more gets a MemoryError, and is counted.
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + memory_bytes)
-    _loaded.extend(loaded)
 
 
 def _load(indices: Any) -> Any:

@@ -6,7 +6,7 @@ N rows, D width.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from react_pipeline.corpus import BadImage, ImageSource, decode_apart, load_batches, progress
+from react_pipeline.corpus import BadImage, Decoder, ImageSource, load_batches, progress
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.embedding.parts import Vectors, bad_rows
 from react_pipeline.settings import PipelineConfig
@@ -26,6 +26,8 @@ from react_pipeline.store import CorpusError
 
 DECODED_AT_ONCE = 32
 """Images that a process decodes before it hands them over."""
+IMAGES_PER_PROCESS = 256
+"""A process for fewer takes longer to start than to decode them."""
 READ_AHEAD = 64
 """Images that are read and wait to be decoded."""
 
@@ -62,8 +64,8 @@ def encode_fetched(
     vectors = [np.empty((0, encoder.clip.dimension), np.float16)]
     by_row = rows.set_index("row", drop=False)
     names = by_row[next(name for name in ("image_path", "url", "row") if name in by_row)]
-    decoder = _Decoder(encoder.to_tensor, config.corpus.max_pixels)
-    workers = min(config.embedding.worker_count, len(rows) // DECODED_AT_ONCE)
+    decoder = Decoder(encoder.to_tensor, config.corpus.max_pixels)
+    workers = min(config.embedding.worker_count, len(rows) // IMAGES_PER_PROCESS)
     with closing(read_ahead(_fetched(source, rows))) as images:
         bar = progress(images, "encoding images", "image", len(rows))
         loaded = load_batches(decoder, _cut(bar, DECODED_AT_ONCE), workers, list)
@@ -117,22 +119,6 @@ def read_ahead(items: Iterator[Any], ahead: int = READ_AHEAD) -> Generator[Any, 
 def _cut(items: Iterator[Any], length: int) -> Iterator[list[Any]]:
     while some := list(islice(items, length)):
         yield some
-
-
-@dataclass(frozen=True)
-class _Decoder:
-    """A dataset whose indices are images."""
-
-    to_tensor: Callable[..., Any]
-    max_pixels: int
-
-    def __getitem__(self, image: Image) -> tuple[int, str, Any]:
-        """Return row, digest, and pixels (3, H, W), or why there are none."""
-        row, digest, data = image
-        try:
-            return row, digest, self.to_tensor(decode_apart(data, self.max_pixels)[0]).numpy()
-        except BadImage as error:
-            return row, digest, error
 
 
 def _usable(rows: Iterator[Any], source: ImageSource) -> Iterator[tuple[int, str, Any]]:

@@ -5,6 +5,7 @@ them.
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -132,3 +133,20 @@ def test_batches_may_be_loaded_by_a_thread() -> None:
     with ThreadPoolExecutor(1) as pool:
         loaded = pool.submit(lambda: [*load_batches([7, 8], [[0], [1]], 0, list)])
         assert loaded.result() == [[7], [8]]
+
+
+@dataclass
+class Pids:
+    """A dataset that says in which process it is loaded."""
+
+    name: str
+
+    def __getitem__(self, number: int) -> int:
+        return os.getpid()
+
+
+def test_processes_stay_for_an_equal_dataset() -> None:
+    first, again, other = (
+        [*load_batches(Pids(name), [[0]], 1, list)] for name in ("one", "one", "other")
+    )
+    assert first == again != other
