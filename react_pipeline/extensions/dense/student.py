@@ -111,8 +111,6 @@ class Student:
             )
             return image, np.load(labels)
 
-        for number in tqdm(range(count), "pseudo labels", disable=None):
-            labelled(number)
         network = self.network.train()
         rate, steps = self.config.student_learning_rate, self.config.student_steps
         optimizer = torch.optim.SGD(

@@ -27,31 +27,20 @@ def scenes() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """
     chance = np.random.default_rng(0)
     boxes, found = [], []
-    for image in range(12):
-        for _ in range(4):
-            left, top = chance.uniform(0, 60, 2)
-            category = IDS[int(chance.integers(3))]
-            box = [left, top, *chance.uniform(10, 40, 2)]
-            about = {"image_id": image, "category_id": category, "bbox": box}
-            boxes.append(
-                {
-                    **about,
-                    "id": len(boxes) + 1,
-                    "area": box[2] * box[3],
-                    "iscrowd": int(len(boxes) % 7 == 6),
-                }
-            )
-            moved = [value + chance.normal(0, 2) for value in box[:2]] + box[2:]
-            guess = IDS[int(chance.integers(4))] if chance.random() < 0.4 else category
-            found.append(
-                {**about, "category_id": guess, "bbox": moved, "score": float(chance.random())}
-            )
+    for number in range(48):
+        left, top = chance.uniform(0, 60, 2)
+        width, height = chance.uniform(10, 40, 2)
+        about = {"image_id": number // 4, "category_id": IDS[int(chance.integers(3))]}
+        crowd = {"iscrowd": int(number % 7 == 6), "area": width * height, "id": number + 1}
+        boxes.append({**about, **crowd, "bbox": [left, top, width, height]})
+        if chance.random() < 0.4:
+            about["category_id"] = IDS[int(chance.integers(4))]
+        left, top = (side + chance.normal(0, 2) for side in (left, top))
+        found.append({**about, "bbox": [left, top, width, height], "score": chance.random()})
     truth = {
         "images": [{"id": image, "width": 100, "height": 100} for image in range(12)],
         "annotations": boxes,
-        "categories": [
-            {"id": number, "name": name} for number, name in zip(IDS, NAMES, strict=True)
-        ],
+        "categories": [{"id": one, "name": name} for one, name in zip(IDS, NAMES, strict=True)],
     }
     return truth, found
 
@@ -74,9 +63,7 @@ def test_average_precision_is_that_of_pycocotools() -> None:
         truth, found, {"base": ["a", "d"], "novel": ["b", "c"], "none": ["d"]}
     )
     wanted = by_hand(truth, found)
-    assert figures["ap"] == pytest.approx(wanted.stats[0]) and figures["ap50"] == pytest.approx(
-        wanted.stats[1]
-    )
+    assert [figures["ap"], figures["ap50"]] == pytest.approx(wanted.stats[:2])
     precision = wanted.eval["precision"][0, :, :, 0, 2]
     assert set(classes) == {"a", "b", "c"} and 0 < figures["ap50"] < 1
     assert classes["b"] == pytest.approx(precision[:, 1].mean())
@@ -97,14 +84,10 @@ def test_all_right_detections_are_1_and_none_are_0() -> None:
 def test_recall_of_proposals_counts_boxes_of_any_class() -> None:
     truth, _ = scenes()
     mine = [box for box in truth["annotations"] if not box["iscrowd"]]
-    proposals = [{**box, "category_id": IDS[0], "score": 1.0} for box in mine[::2]]
-    assert proposal_figures(truth, proposals)["proposal_recall_100"] == pytest.approx(
-        len(mine[::2]) / len(mine), abs=0.15
-    )
-    assert (
-        proposal_figures(truth, [{**box, "score": 1.0} for box in mine])["proposal_recall_1000"]
-        == 1
-    )
+    proposals = [{**box, "category_id": IDS[0], "score": 1.0} for box in mine]
+    found = proposal_figures(truth, proposals[::2])["proposal_recall_100"]
+    assert found == pytest.approx(0.5, abs=0.15)
+    assert proposal_figures(truth, proposals)["proposal_recall_1000"] == 1
 
 
 def test_iou_by_hand_with_ignored_pixels_and_absent_classes() -> None:

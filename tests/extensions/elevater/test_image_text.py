@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from react_pipeline.extensions.elevater.image_text import read_karpathy, recall
-from react_pipeline.store.errors import InputError
+from react_pipeline.store import InputError
 
 
 def entry(name: str, captions: list[str], split: str = "test", **more: Any) -> dict[str, Any]:
