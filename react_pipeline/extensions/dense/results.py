@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
+from react_pipeline.corpus import progress
 from react_pipeline.extensions.elevater import (
     VALUES,
     compare_figures,
@@ -220,7 +220,7 @@ class _Measurer:
         not written again after a kill.
         """
         parts = Scratch(self.scratch.folder / where)
-        for position in tqdm(range(len(images)), where, unit="image", disable=None, leave=False):
+        for position in progress(range(len(images)), where, "image", len(images)):
             yield parts.keep(f"{position}.{kind}", partial(predict, position))
 
 

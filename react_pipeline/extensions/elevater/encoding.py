@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from react_pipeline.clip import Clip, arithmetic
-from react_pipeline.corpus import BadImage, decode_apart, load_batches
+from react_pipeline.corpus import BadImage, decode_apart, load_batches, progress
 from react_pipeline.labelled import preprocessing
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.store import CorruptArtifact, InputError
@@ -78,7 +77,7 @@ def encode(
     batches = [range(count)[first : first + size] for first in range(0, count, size)]
     # A process for less than a batch would only cost its start.
     loaded = load_images(images, batches, min(config.embedding.worker_count, count // size))
-    loaded = tqdm(loaded, title, len(batches), unit="batch", disable=None, leave=False)
+    loaded = progress(loaded, title, "batch", len(batches))
     full = f"with embedding.batch_size {size}"
     for rows, pixels in zip(batches, loaded, strict=True):
         with explained_out_of_memory(full, "lower it"), arithmetic(), torch.inference_mode():

@@ -53,11 +53,6 @@ class Measurer:
         """Return the section `elevater`."""
         return self.project.config.section(ElevaterConfig)
 
-    @property
-    def features(self) -> Artifact:
-        """Return the features of the benchmark's images."""
-        return self.parents["benchmark_features"]
-
     @cached_property
     def clip(self) -> Clip:
         """Load the checkpoint's model."""
@@ -71,7 +66,7 @@ class Measurer:
             StaleArtifact: If fine-tuning finds other images than the features were made of.
         """
         try:
-            test = Features.read(self.features, entry.name, "test")
+            test = Features.read(self.parents["benchmark_features"], entry.name, "test")
         except Unavailable as error:
             return [
                 row
@@ -110,7 +105,7 @@ class Measurer:
         images: Callable[[str], Examples],
     ) -> Outcome:
         """Search and train on the shots, and measure by both protocols."""
-        train = Features.read(self.features, entry.name, "train")
+        train = Features.read(self.parents["benchmark_features"], entry.name, "train")
         tunes = experiment.adaptation == "fine-tune"
         trainer = Trainer(head.float().contiguous(), entry.metric, self.clip if tunes else None)
         trained_on, tested_on = (
@@ -146,7 +141,8 @@ class Measurer:
 
     def _images(self, name: str, split: str) -> Examples:
         """Find the images that features were made of, to train a tower on."""
-        digests = self.features.manifest["content"]["images"]
+        features = self.parents["benchmark_features"]
+        digests = features.manifest["content"]["images"]
         try:
             images = read_dataset(self.config.root or Path(), name, split)
             is_same = images.digest() == digests[f"{name}/{split}"]
@@ -155,13 +151,11 @@ class Measurer:
         if not is_same:
             raise StaleArtifact(
                 f"{name}, split {split}: its images changed since they were encoded; rematerialize "
-                f"`{self.features.stage}` for {self.features.key!r}"
+                f"`{features.stage}` for {features.key!r}"
             )
         config = self.project.config
-        prepared, workers = (
-            prepared_images(config, self.clip, images),
-            config.embedding.worker_count,
-        )
+        workers = config.embedding.worker_count
+        prepared = prepared_images(config, self.clip, images)
         return Examples(
             torch.from_numpy(images.labels),
             torch.arange(len(images)),
