@@ -191,7 +191,7 @@ GUARDS = (
     Guard("react_pipeline/extensions/hub/export.py", "if target.is_symlink() or (target.exists() and not target.is_dir()):", "if False:", EXPORT),
     Guard("react_pipeline/extensions/predict/pictures.py", "            check_shard_name(source)\n", "", "extensions/predict/test_predict.py::test_a_source_without_pictures_is_one_clear_error"),
     Guard("react_pipeline/extensions/predict/encoding.py", "if isinstance(result, ReactError):", "if False:", "extensions/predict/test_predict.py::test_shards_on_a_server_give_the_predictions_of_local_ones"),
-    Guard("react_pipeline/extensions/hub/push.py", '_QUERY.sub("", " ".join(f"{error} {error.__cause__ or \'\'}".split()))', '" ".join(f"{error} {error.__cause__ or \'\'}".split())', f"{PUSH}::test_an_interrupted_upload_publishes_nothing"),
+    Guard("react_pipeline/extensions/hub/export.py", '_QUERY.sub("", " ".join(f"{error} {error.__cause__ or \'\'}".split()))', '" ".join(f"{error} {error.__cause__ or \'\'}".split())', f"{PUSH}::test_an_interrupted_upload_publishes_nothing"),
     Guard("react_pipeline/store/pruning.py", "if written_at(path) <= oldest:\n            yield path", "if True:\n            yield path", "retrieval/test_decontamination.py::test_vectors_that_were_not_used_for_long_are_pruned"),
     Guard("react_pipeline/retrieval/decontamination.py", "        os.utime(file)", "        pass", "retrieval/test_decontamination.py::test_vectors_that_were_not_used_for_long_are_pruned"),
     Guard("assets/runs.py", "if not lock(file, wait=False):", "if False:", "assets/test_launch.py::test_a_run_whose_process_is_dead_is_closed"),

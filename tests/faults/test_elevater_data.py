@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from support.elevater import write_elevater
 
-from react_pipeline.extensions.elevater.check import check_splits
 from react_pipeline.extensions.elevater.datasets import DATASETS
-from react_pipeline.extensions.elevater.readers import read_dataset
+from react_pipeline.extensions.elevater.readers import check_splits, read_dataset
 from react_pipeline.labelled.kind import Unavailable
 from react_pipeline.store.errors import InputError
 

@@ -147,7 +147,7 @@ def lineages(
 
     with pytest.MonkeyPatch.context() as patch:
         # One point of ELEVATER's search in place of hundreds.
-        search = "react_pipeline.extensions.elevater.sweep"
+        search = "react_pipeline.extensions.elevater.trainer"
         patch.setattr(f"{search}.LEARNING_RATES", (1e-3,))
         patch.setattr(f"{search}.FIRST_POINTS", (0,))
         patch.setattr(f"{search}.STEPS", ())

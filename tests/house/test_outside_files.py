@@ -48,7 +48,6 @@ OWN = {
         "extensions/dense/results.py",
         "extensions/dense/student.py",
         "extensions/elevater/domains.py",
-        "extensions/elevater/features.py",
         "extensions/elevater/image_text.py",
         "extensions/elevater/submission.py",
         "extensions/labels/commands.py",

@@ -78,6 +78,17 @@ def _write_shard(folder: Path, entry: Dataset, count: int) -> None:
     (folder.parent / "classnames.txt").write_text("\n".join(entry.class_names) + "\n")
 
 
+def write_images(root: Path, name: str, suffix: str) -> list[Path]:
+    """Write one oblong image a class, as an image folder."""
+    paths = []
+    for label, class_name in enumerate(DATASETS[name].class_names):
+        paths.append(root / name / "test" / class_name / f"0.{suffix}")
+        paths[-1].parent.mkdir(parents=True)
+        noise = np.random.default_rng(label).integers(0, 255, (32, 90, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(paths[-1])
+    return paths
+
+
 def png(class_id: int, seed: str, pixels: int = PIXELS) -> bytes:
     """A tiny image with the colour of its class and noise of its own."""
     chance = np.random.default_rng(zlib.crc32(seed.encode()))

@@ -1,1 +1,5 @@
-"""Detection and segmentation by the class names alone."""
+"""Detection and segmentation by class names alone."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

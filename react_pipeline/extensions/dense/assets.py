@@ -9,7 +9,7 @@ import dagster as dg
 import pandas as pd
 
 from react_pipeline.assets import artifact_check
-from react_pipeline.extensions.protocols import contradictions
+from react_pipeline.extensions.elevater import contradictions
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact
 

@@ -42,15 +42,12 @@ def check(
                 image = images.image(position, project.config.corpus.max_pixels)
                 if isinstance(images, MapImages):
                     images.label_map(position, image.size)
-            skipped = getattr(images, "skipped", {}).items()
-            counted = ", ".join(f"{number} {reason}" for reason, number in skipped)
+            counted = ", ".join(f"{number} {reason}" for reason, number in images.skipped.items())
             facts = ["ok", f"{len(images):,}", len(images.class_names), counted]
         except Unavailable as error:
             facts = ["missing", "", "", error.reason]
         except InputError as error:
             facts = ["wrong", "", "", str(error)]
         rows.append([entry.name, entry.task, *facts])
-    print_table(
-        ["set", "task", "", "images", "classes", "boxes left out or cut; what is wrong"], rows
-    )
+    print_table(["set", "task", "", "images", "classes", "boxes left out; what is wrong"], rows)
     raise typer.Exit(int(any(row[2] == "wrong" for row in rows)))

@@ -18,7 +18,7 @@ from torchvision.ops import batched_nms, box_convert, clip_boxes_to_image, nms, 
 
 from react_pipeline.clip import EVALUATION_PRECISION, Clip, arithmetic, zero_shot_head
 from react_pipeline.embedding import Encoder
-from react_pipeline.extensions.protocols import read_form
+from react_pipeline.extensions.elevater import read_form
 from react_pipeline.store import InputError
 
 from .maps import class_logits, normalized
@@ -26,9 +26,9 @@ from .measures import MAX_BOXES
 from .sets import BoxImages
 from .settings import DenseConfig
 
-Source = Callable[[int, Image.Image], tuple[Tensor, Tensor | None]]
-"""Maps the number of an image in its set, and the image, to boxes (R, 4) and objectness, a fraction
-(R,), or None where a source has none.
+Source = Callable[[int], tuple[Tensor, Tensor | None]]
+"""Maps the number of an image in its set to boxes (R, 4) and objectness, a fraction (R,), or None
+where a source has none.
 """
 
 MIN_OBJECTNESS, MAX_PROPOSAL_OVERLAP, MAX_PROPOSALS = 0.5, 0.9, 1_000
@@ -43,7 +43,7 @@ def true_boxes(images: BoxImages) -> Source:
     for box in images.truth["annotations"]:
         if not box["iscrowd"]:
             by_image[box["image_id"]].append(box["bbox"])
-    return lambda position, image: (_corners(by_image[images.id(position)], image), None)
+    return lambda position: (_corners(images, position, by_image[images.id(position)]), None)
 
 
 class _Proposal(BaseModel):
@@ -70,9 +70,9 @@ def boxes_of_file(images: BoxImages, config: DenseConfig) -> Source:
     if by_image.keys().isdisjoint(about["id"] for about in images.truth["images"]):
         raise InputError(f"dense.boxes: {path}: has no likely box of this set's images")
 
-    def propose(position: int, image: Image.Image) -> tuple[Tensor, Tensor]:
+    def propose(position: int) -> tuple[Tensor, Tensor]:
         likely = by_image[images.id(position)]
-        boxes = _corners([row.bbox for row in likely], image)
+        boxes = _corners(images, position, [row.bbox for row in likely])
         objectness = torch.tensor([row.score for row in likely])
         kept = nms(boxes, objectness, MAX_PROPOSAL_OVERLAP)
         kept = kept[(boxes[kept, 2:] > boxes[kept, :2]).all(dim=1)][:MAX_PROPOSALS]
@@ -81,9 +81,30 @@ def boxes_of_file(images: BoxImages, config: DenseConfig) -> Source:
     return propose
 
 
-def _corners(boxes: list[Any], image: Image.Image) -> Tensor:
+def _corners(images: BoxImages, position: int, boxes: list[Any]) -> Tensor:
+    about = images.truth["images"][position]
     corners = box_convert(torch.tensor(boxes).reshape(-1, 4), "xywh", "xyxy")
-    return clip_boxes_to_image(corners, (image.height, image.width))
+    return clip_boxes_to_image(corners, (about["height"], about["width"]))
+
+
+def coco_rows(
+    images: BoxImages, position: int, boxes: Tensor, scores: Any, classes: Tensor | None = None
+) -> list[dict[str, Any]]:
+    """Return boxes (R, 4) of an image as COCO writes them, with scores and class ids (R,); boxes
+    of any class have the first one's.
+    """
+    categories = [category["id"] for category in images.truth["categories"]]
+    numbers = [0] * len(boxes) if classes is None else classes.tolist()
+    sized = box_convert(boxes, "xyxy", "xywh").tolist()
+    return [
+        {
+            "image_id": images.id(position),
+            "category_id": categories[number],
+            "bbox": [round(value, 2) for value in box],
+            "score": round(score, 5),
+        }
+        for number, box, score in zip(numbers, sized, scores.tolist(), strict=True)
+    ]
 
 
 class Detector:

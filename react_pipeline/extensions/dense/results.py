@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
-from react_pipeline.extensions.protocols import (
+from react_pipeline.corpus import progress
+from react_pipeline.extensions.elevater import (
     VALUES,
     compare_figures,
     load_model,
-    pick_checkpoint,
     publish_comparison,
     read_all,
     require_encoder,
@@ -34,6 +34,7 @@ from react_pipeline.labelled import Unavailable
 from react_pipeline.lineage import resolve
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
+from react_pipeline.settings import DomainConfig
 from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact, InputError, Scratch, sha256_of
 
@@ -41,13 +42,12 @@ from .sets import BoxImages, MapImages, read_dense_set
 from .settings import DenseConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from react_pipeline.clip import Clip
 
-COLUMNS = ["set", "task", "source", "figure", "value", "n", "images", "unavailable"]
-"""`source` is where boxes come from, `map` (the frozen model's) or `student`; values are fractions;
-`images` is the digest of what was measured.
+COLUMNS = ["set", "task", "source", "figure", "value", "n", "images", "unavailable", "status"]
+"""`source` is where boxes come from, `map` (the frozen model's) or `student`; `figure` is "" where
+there is none; values are fractions; `images` is the digest of what was measured; `status` is `ok`,
+or the reason as `unavailable` has it.
 """
 CLASS_COLUMNS = ["set", "source", "class", "figure", "value"]
 Sets = Mapping[str, BoxImages | MapImages]
@@ -67,25 +67,26 @@ def publish_dense(project: Project, slug: str, method: str) -> Artifact:
     """
     require_encoder(project, method)
     dense = project.config.section(DenseConfig)
+    domain = project.domain(slug)
     entries = {entry.name: entry for entry in dense.sets(slug)}
     present, missing = read_all(dense.root, "dense", entries, read_dense_set)
     digests = {name: images.digest() for name, images in present.items()}
     files = _digests_of_files(dense, present)
     content = {"sets": digests, "missing": sorted(missing), "files": files}
-    inputs = resolve(
-        project, "dense_results", method_key(project.domain(slug).slug, method), content=content
-    )
+    inputs = resolve(project, "dense_results", method_key(slug, method), content=content)
 
     def write(directory: Path, scratch: Scratch) -> dict[str, Any]:
         started = time.monotonic()
-        measurer = _Measurer(project, slug, pick_checkpoint(inputs.parents), directory, scratch)
+        measurer = _Measurer(project, domain, inputs.parents, directory, scratch)
         rows = [row for images in present.values() for row in measurer.measure(images)]
         rows += [
             {"set": name, "task": entries[name].task, "source": "", "n": 0, "unavailable": reason}
             for name, reason in missing.items()
         ]
         table = pd.DataFrame(rows, columns=COLUMNS).astype({"value": "float64"})
+        table["figure"] = table["figure"].fillna("")
         table["images"] = table["set"].map(digests)
+        table["status"] = table["unavailable"].fillna("ok")
         _write_tables(directory, table, present)
         classes = pd.DataFrame(measurer.classes, columns=CLASS_COLUMNS)
         classes.to_parquet(directory / "per_class.parquet", index=False)
@@ -99,70 +100,55 @@ def compare_dense(project: Project, slug: str) -> Artifact:
     of `publish_comparison`.
     """
 
-    def compare(results: Mapping[str, Artifact]) -> tuple[pd.DataFrame, dict[str, Any]]:
-        tables = {}
-        for name, result in results.items():
-            rows = pd.read_parquet(result.file("results.parquet"))
-            status = rows["unavailable"].fillna("ok")
-            tables[name] = rows.fillna({"figure": ""}).assign(status=status)
+    def compare(base: pd.DataFrame, methods: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         place = ["set", "source", "figure"]
-        table = compare_figures(tables.pop("base"), tables, place)
-        return table[["method", *place, *VALUES, "n", "status"]], {
-            "delta": {
-                method: _nested(rows, "delta")
-                for method, rows in table[table["status"] == "ok"].groupby("method", sort=False)
-            }
-        }
+        return compare_figures(base, methods, place)[["method", *place, *VALUES, "n", "status"]]
 
-    return publish_comparison(project, "dense_comparison", slug, compare)
+    def count(table: pd.DataFrame) -> dict[str, Any]:
+        methods = table[table["status"] == "ok"].groupby("method", sort=False)
+        return {"delta": {method: _nested(rows, "delta") for method, rows in methods}}
+
+    file = "results.parquet"
+    return publish_comparison(project, "dense_comparison", slug, file, compare, count)
 
 
+@dataclass
 class _Measurer:
     """Measures sets one after another; the model is loaded for the first that is there."""
 
-    def __init__(
-        self, project: Project, slug: str, checkpoint: Artifact, directory: Path, scratch: Scratch
-    ) -> None:
-        self.project = project
-        self.domain = project.domain(slug)
-        self.dense = project.config.section(DenseConfig)
-        self.checkpoint = checkpoint
-        self.directory = directory
-        self.scratch = scratch
-        self.max_pixels = project.config.corpus.max_pixels
-        self.classes: list[list[Any]] = []
+    project: Project
+    domain: DomainConfig
+    parents: Mapping[str, Artifact]
+    directory: Path
+    scratch: Scratch
+    classes: list[list[Any]] = field(default_factory=list)
+
+    @cached_property
+    def dense(self) -> DenseConfig:
+        return self.project.config.section(DenseConfig)
 
     @cached_property
     def clip(self) -> Clip:
-        return load_model(self.project, self.checkpoint)
+        return load_model(self.project, self.parents)
 
     def measure(self, images: BoxImages | MapImages) -> Iterator[dict[str, Any]]:
         """Yield the rows of one set."""
-        entry = images.entry
-        ways: dict[str, Callable[[], Figures]]
-        if isinstance(images, BoxImages):
-            figure_of_class = "ap50"
-            ways = {source: partial(self._boxes, images, source) for source in self.dense.boxes}
-        else:
-            figure_of_class = "iou"
-            students = ("student",) if self.dense.student_images else ()
-            ways = {source: partial(self._maps, images, source) for source in ("map", *students)}
-        for source, measure in ways.items():
-            about = {
-                **{"set": entry.name, "task": entry.task, "source": source},
-                **{"n": len(images), "unavailable": None},
-            }
+        name, task = images.entry.name, images.entry.task
+        students = ("student",) if self.dense.student_images else ()
+        for source in self.dense.boxes if task == "detection" else ("map", *students):
+            about = {"set": name, "task": task, "source": source, "n": len(images)}
             try:
-                figures, classes = measure()
+                if isinstance(images, BoxImages):
+                    of_class, (figures, classes) = "ap50", self._boxes(images, source)
+                else:
+                    of_class, (figures, classes) = "iou", self._maps(images, source)
             except Unavailable as error:
                 yield {**about, "unavailable": error.reason}
                 continue
             if not figures:
                 yield {**about, "unavailable": "nothing in this set counts"}
-            for figure, value in figures.items():
-                yield {**about, "figure": figure, "value": value}
-            for name, value in classes.items():
-                self.classes.append([entry.name, source, name, figure_of_class, value])
+            yield from ({**about, "figure": key, "value": value} for key, value in figures.items())
+            self.classes += [[name, source, key, of_class, value] for key, value in classes.items()]
 
     def _templates(self, images: BoxImages | MapImages) -> list[str]:
         from react_pipeline.clip import prompt_templates
@@ -170,36 +156,28 @@ class _Measurer:
         return list(images.entry.templates) or prompt_templates(self.domain)
 
     def _boxes(self, images: BoxImages, source: str) -> Figures:
-        from .detection import Detector, boxes_of_file, true_boxes
+        from .detection import Detector, boxes_of_file, coco_rows, true_boxes
         from .measures import box_figures, proposal_figures
 
-        truth = images.truth
         detector = Detector(self.clip, images.class_names, self._templates(images))
         is_true = source == "truth"
         propose = true_boxes(images) if is_true else boxes_of_file(images, self.dense)
-        categories = [category["id"] for category in truth["categories"]]
 
         def predict(position: int, path: Path) -> None:
-            image = images.image(position, self.max_pixels)
-            boxes, objectness = propose(position, image)
-            places, scores, classes = detector(image, boxes, objectness)
-            labels = [categories[number] for number in classes.tolist()]
-            record = {"found": _coco_rows(images.id(position), labels, places, scores)}
-            if objectness is not None:
-                any_class = categories[:1] * len(boxes)
-                record["proposed"] = _coco_rows(images.id(position), any_class, boxes, objectness)
-            path.write_text(json.dumps(record))
+            image = images.image(position, self.project.config.corpus.max_pixels)
+            found = detector(image, *propose(position))
+            path.write_text(json.dumps(coco_rows(images, position, *found)))
 
         where = f"{images.entry.name}--{source}"
         files = self._by_image(where, "json", images, predict)
-        records = [json.loads(path.read_bytes()) for path in files]
-        found = [box for record in records for box in record["found"]]
+        found = [box for path in files for box in json.loads(path.read_bytes())]
         (self.directory / "detections").mkdir(exist_ok=True)
         (self.directory / "detections" / f"{where}.json").write_text(json.dumps(found))
-        figures, classes = box_figures(truth, found, images.entry.groups)
+        figures, classes = box_figures(images.truth, found, images.entry.groups)
         if figures and not is_true:
-            proposed = [box for record in records for box in record["proposed"]]
-            figures |= proposal_figures(truth, proposed)
+            every = range(len(images))
+            proposed = [box for one in every for box in coco_rows(images, one, *propose(one))]
+            figures |= proposal_figures(images.truth, proposed)
         return figures, classes
 
     def _maps(self, images: MapImages, source: str) -> Figures:
@@ -209,15 +187,16 @@ class _Measurer:
 
         segmenter = Segmenter(self.clip, images.class_names, self._templates(images), self.dense)
         predictor: Callable[[Image.Image], Any] = segmenter
+        max_pixels = self.project.config.corpus.max_pixels
         where = f"{images.entry.name}--{source}"
         if source == "student":
             predictor = Student(segmenter, self.dense)
             folder = str(self.dense.student_images).replace("{domain}", self.domain.slug)
             states = Scratch(self.scratch.folder / f"{where}--training")
-            predictor.train(self.dense.root or Path(), folder, states, self.max_pixels)
+            predictor.train(self.dense.root or Path(), folder, states, max_pixels)
 
         def predict(position: int, path: Path) -> None:
-            ids = predictor(images.image(position, self.max_pixels))
+            ids = predictor(images.image(position, max_pixels))
             Image.fromarray(ids.astype(np.uint8)).save(path, "PNG")
 
         def maps() -> Iterator[tuple[Any, Any]]:
@@ -241,35 +220,21 @@ class _Measurer:
         not written again after a kill.
         """
         parts = Scratch(self.scratch.folder / where)
-        for position in tqdm(range(len(images)), where, unit="image", disable=None, leave=False):
+        for position in progress(range(len(images)), where, "image", len(images)):
             yield parts.keep(f"{position}.{kind}", partial(predict, position))
-
-
-def _coco_rows(image_id: int, categories: list[int], boxes: Tensor, scores: Any) -> list[Any]:
-    """Return detections as COCO writes them, of boxes x0 y0 x1 y1."""
-    sized = boxes.clone()
-    sized[:, 2:] -= boxes[:, :2]
-    return [
-        {
-            "image_id": image_id,
-            "category_id": category,
-            "bbox": [round(value, 2) for value in box],
-            "score": round(score, 5),
-        }
-        for category, box, score in zip(categories, sized.tolist(), scores.tolist(), strict=True)
-    ]
 
 
 def _write_tables(directory: Path, rows: pd.DataFrame, present: Sets) -> None:
     rows.to_parquet(directory / "results.parquet", index=False)
     sizes = [
-        [name, *(image[key] for key in ("id", "file_name", "width", "height"))]
+        {"set": name, **image}
         for name, images in present.items()
         if isinstance(images, BoxImages)
         for image in images.truth["images"]
     ]
-    columns = ["set", "image_id", "name", "width", "height"]
-    pd.DataFrame(sizes, columns=columns).to_parquet(directory / "images.parquet")
+    table = pd.DataFrame(sizes, columns=["set", "id", "file_name", "width", "height"])
+    table = table.rename(columns={"id": "image_id", "file_name": "name"})
+    table.to_parquet(directory / "images.parquet")
     points = rows["value"].map("{:.1%}".format, na_action="ignore")
     columns = ["set", "source", "figure", "value", "n", "unavailable"]
     lines = rows.assign(value=points)[columns].to_numpy().tolist()
@@ -282,7 +247,6 @@ def _write_tables(directory: Path, rows: pd.DataFrame, present: Sets) -> None:
 
 def _counts(rows: pd.DataFrame, present: Sets) -> dict[str, Any]:
     measured, missing = rows[rows["value"].notna()], rows[rows["value"].isna()]
-    skipped = {name: getattr(images, "skipped", None) for name, images in present.items()}
     return {
         **{
             task: _nested(measured[measured["task"] == task], "value")
@@ -290,7 +254,9 @@ def _counts(rows: pd.DataFrame, present: Sets) -> dict[str, Any]:
         },
         "images": sum(map(len, present.values())),
         "not_measured": dict(zip(missing["set"], missing["unavailable"], strict=True)),
-        "skipped_boxes": {name: dict(count) for name, count in skipped.items() if count},
+        "skipped_boxes": {
+            name: images.skipped for name, images in present.items() if images.skipped
+        },
     }
 
 

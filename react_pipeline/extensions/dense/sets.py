@@ -19,8 +19,7 @@ from PIL import Image
 from pydantic import BaseModel, FiniteFloat
 
 from react_pipeline.corpus import IMAGE_SUFFIXES, BadImage, decode_apart
-from react_pipeline.extensions.elevater import Files, read_lines
-from react_pipeline.extensions.protocols import read_form
+from react_pipeline.extensions.elevater import Files, read_form, read_lines
 from react_pipeline.labelled import Unavailable, list_problems, normal
 from react_pipeline.store import InputError, canonical_json
 
@@ -32,11 +31,16 @@ BACKGROUND = "background"
 
 @dataclass(frozen=True)
 class DenseImages:
-    """The images of one set, with the names of its classes in the order of class ids."""
+    """The images of one set, with the names of its classes in the order of class ids.
+
+    Attributes:
+        skipped: Number of boxes that were left out, by reason.
+    """
 
     entry: DenseSet
     class_names: tuple[str, ...]
     source: Files
+    skipped: Mapping[str, int] = field(default_factory=dict, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.source.locations)
@@ -73,11 +77,9 @@ class BoxImages(DenseImages):
     Attributes:
         truth: As COCO's JSON, with the images in the order of `source`, ids as in the file, boxes
             cut to the image, and `categories` in the order of class ids.
-        skipped: Boxes left out or cut, by reason.
     """
 
     truth: Mapping[str, Any]
-    skipped: Mapping[str, int] = field(default_factory=dict)
 
     def id(self, position: int) -> int:
         """Return the id of an image in the file."""
@@ -192,7 +194,6 @@ class _Box(BaseModel):
     category_id: int
     bbox: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
     iscrowd: int = 0
-    area: float | None = None
 
 
 class _Category(BaseModel):
@@ -228,7 +229,7 @@ def _read_boxes(root: Path, entry: DenseSet) -> BoxImages:
         ],
     }
     source = Files(root, tuple(files[name] for name in listed))
-    return BoxImages(entry, names, source, truth, dict(skipped))
+    return BoxImages(entry, names, source, truth, skipped=skipped)
 
 
 def _classes(
@@ -250,7 +251,7 @@ def _classes(
 
 def _boxes(
     path: Path, coco: _Coco, images: Mapping[int, _Image], ids: Collection[int]
-) -> tuple[list[dict[str, Any]], Counter[str]]:
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Return the boxes of these classes, cut to their images; those that can be no object's are
     counted.
     """
@@ -265,19 +266,16 @@ def _boxes(
                 )
         image = images[box.image_id]
         left, top, width, height = box.bbox
-        low = np.clip([left, top], 0, [image.width, image.height])
-        size = np.clip([left + width, top + height], 0, [image.width, image.height]) - low
-        if width <= 0 or height <= 0:
-            skipped["no area"] += 1
-        elif (size <= 0).any():
-            skipped["outside the image"] += 1
+        border = [image.width, image.height]
+        low = np.clip([left, top], 0, border)
+        size = np.clip([left + width, top + height], 0, border) - low
+        if (size <= 0).any():
+            skipped["no area in the image"] += 1
         elif box.category_id in ids:
             cut = [*low.tolist(), *size.tolist()]
-            # A hundredth of a pixel is how annotations are rounded.
-            skipped["cut at the border"] += int(np.abs(np.subtract(cut, box.bbox)).max() > 0.02)
-            area = cut[2] * cut[3] if box.area is None else box.area
-            boxes.append({**box.model_dump(), "id": len(boxes) + 1, "bbox": cut, "area": area})
-    return boxes, +skipped
+            about = {"id": len(boxes) + 1, "bbox": cut, "area": cut[2] * cut[3]}
+            boxes.append({**box.model_dump(), **about})
+    return boxes, dict(skipped)
 
 
 def _read_maps(root: Path, entry: DenseSet) -> MapImages:

@@ -18,10 +18,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.models import get_model
 from torchvision.transforms import v2
-from tqdm import tqdm
 
 from react_pipeline.clip import read_weights
-from react_pipeline.corpus import IMAGE_SUFFIXES, BadImage, decode_apart
+from react_pipeline.corpus import IMAGE_SUFFIXES, BadImage, decode_apart, progress
 from react_pipeline.extensions.elevater import Files
 from react_pipeline.store import InputError, Scratch, TrainingError
 from react_pipeline.training import read_state, save_state, states_in
@@ -111,14 +110,13 @@ class Student:
             )
             return image, np.load(labels)
 
-        for number in tqdm(range(count), "pseudo labels", disable=None):
-            labelled(number)
         network = self.network.train()
         rate, steps = self.config.student_learning_rate, self.config.student_steps
         optimizer = torch.optim.SGD(
             network.parameters(), rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
         )
-        for step in tqdm(range(self._resume(optimizer, scratch), steps), "student", disable=None):
+        left = range(self._resume(optimizer, scratch), steps)
+        for step in progress(left, "student", "step", len(left)):
             fall = (1 - LAST) * (1 - step / steps) ** POWER + LAST
             optimizer.param_groups[0]["lr"] = rate * fall
             pixels, truth = self._batch(step, labelled, count)

@@ -1,2 +1,14 @@
+from .features import publish_features as publish_features
 from .images import Files as Files
 from .images import read_lines as read_lines
+from .protocols import VALUES as VALUES
+from .protocols import compare_figures as compare_figures
+from .protocols import contradictions as contradictions
+from .protocols import load_model as load_model
+from .protocols import publish_comparison as publish_comparison
+from .protocols import read_all as read_all
+from .protocols import read_form as read_form
+from .protocols import require_encoder as require_encoder
+from .readers import test_digests as test_digests
+from .results import compare_benchmarks as compare_benchmarks
+from .results import publish_results as publish_results

@@ -14,7 +14,6 @@ from react_pipeline.assets import (
     unmeasured,
     warning_below,
 )
-from react_pipeline.extensions.protocols import contradictions
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
@@ -22,7 +21,8 @@ from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact
 
 from .features import digests_of_test_images
-from .figures import MEAN, compare_summaries
+from .protocols import contradictions
+from .results import MEAN, compare_summaries
 
 
 @artifact_check("benchmark_features", blocking=True)

@@ -27,7 +27,7 @@ def check(root: Root) -> None:
     """Show each split of the 20 data sets and ImageNet-1K: whether it is complete and valid, and
     where to get it. Exit code 1 if one is wrong.
     """
-    from .check import COLUMNS, check_splits
+    from .readers import COLUMNS, check_splits
 
     rows = list(check_splits(root))
     print_table(COLUMNS, rows, right=4)

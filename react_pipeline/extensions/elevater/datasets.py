@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 from react_pipeline.installation import install_command, installed_file, open_clip_metadata
@@ -122,9 +121,7 @@ _ROWS: dict[str, Dataset] = {row["name"]: Dataset(**row) for row in read_data("d
 IMAGENET = _ROWS["imagenet-1k"]
 """Reported next to the 20, never averaged with them."""
 
-DATASETS: Mapping[str, Dataset] = MappingProxyType(
-    {name: row for name, row in _ROWS.items() if row is not IMAGENET}
-)
+DATASETS: Mapping[str, Dataset] = {name: row for name, row in _ROWS.items() if row is not IMAGENET}
 """The 20 data sets whose metrics ELEVATER averages, by name."""
 
 

@@ -5,7 +5,7 @@ Does not belong here: which images, what is published (`features`).
 Shapes: N images of H x W pixels, B of them in a batch, D width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +13,14 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from react_pipeline.clip import Clip, arithmetic
-from react_pipeline.corpus import BadImage, decode_apart, load_batches
+from react_pipeline.corpus import BadImage, decode_apart, load_batches, progress
 from react_pipeline.labelled import preprocessing
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.store import CorruptArtifact, InputError
 from react_pipeline.training import explained_out_of_memory
 
-from .datasets import dataset
 from .images import LabelledImages, Read
 
 
@@ -40,17 +38,6 @@ class PreparedImages:
     preprocess: Callable[[Image.Image], Tensor]
     max_pixels: int
 
-    def __call__(self, number: int) -> Tensor:
-        """Load an image (3, H, W), of a truncated file the decodable part.
-
-        Raises:
-            InputError: If it is gone or cannot be decoded.
-        """
-        loaded = self[number]
-        if isinstance(loaded, str):
-            raise InputError(loaded)
-        return loaded
-
     def __getitem__(self, number: int) -> Tensor | str:
         """Load an image; an unusable one gives the text of its error, which a process cannot
         lose.
@@ -66,7 +53,7 @@ class PreparedImages:
 
 def prepared_images(config: PipelineConfig, clip: Clip, images: LabelledImages) -> PreparedImages:
     """Return the images of a data set as a model takes them in the benchmark."""
-    preprocess = preprocessing(clip, squash=dataset(images.dataset).squash)
+    preprocess = preprocessing(clip, squash=images.entry.squash)
     return PreparedImages(images.read, images.locations, preprocess, config.corpus.max_pixels)
 
 
@@ -89,13 +76,10 @@ def encode(
     array = np.lib.format.open_memmap(path, "w+", np.float32, (count, clip.dimension))
     batches = [range(count)[first : first + size] for first in range(0, count, size)]
     # A process for less than a batch would only cost its start.
-    workers = min(config.embedding.worker_count, count // size)
-    loaded = load_batches(images, batches, workers, _collate)
-    loaded = tqdm(loaded, title, len(batches), unit="batch", disable=None, leave=False)
+    loaded = load_images(images, batches, min(config.embedding.worker_count, count // size))
+    loaded = progress(loaded, title, "batch", len(batches))
     full = f"with embedding.batch_size {size}"
     for rows, pixels in zip(batches, loaded, strict=True):
-        if isinstance(pixels, str):
-            raise InputError(pixels)
         with explained_out_of_memory(full, "lower it"), arithmetic(), torch.inference_mode():
             batch = clip.model.encode_image(pixels.to(clip.device)).float().cpu().numpy()
         if not np.isfinite(batch).all():
@@ -105,6 +89,20 @@ def encode(
             )
         array[rows.start : rows.stop] = batch
     array.flush()
+
+
+def load_images(
+    images: PreparedImages, batches: Iterable[Sequence[int]], workers: int
+) -> Iterator[Tensor]:
+    """Yield the images of each batch of numbers, (B, 3, H, W), read ahead by `workers` processes.
+
+    Raises:
+        InputError: If one is gone, or cannot be decoded.
+    """
+    for pixels in load_batches(images, batches, workers, _collate):
+        if isinstance(pixels, str):
+            raise InputError(pixels)
+        yield pixels
 
 
 def _collate(rows: list[Tensor | str]) -> Tensor | str:

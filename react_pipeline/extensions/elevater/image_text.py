@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from react_pipeline.extensions.protocols import load_model, read_form, require_encoder
 from react_pipeline.labelled import list_problems
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
@@ -21,6 +20,7 @@ from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, method_
 from react_pipeline.store import InputError
 
 from .images import Files
+from .protocols import load_model, read_form, require_encoder
 
 CAPTIONS_PER_IMAGE = 5
 """Some COCO images have six or seven; the usual figures are of the first five."""
@@ -155,7 +155,7 @@ def measure_recall(
             f"missing\n{list_problems(missing)}"
         )
     place = (CUSTOMIZED_CHECKPOINT, method_key(slug, method)) if slug else (BASE_CHECKPOINT,)
-    clip = load_model(project, fresh(project, *place))
+    clip = load_model(project, {place[0]: fresh(project, *place)})
     files = Files(folder, captioned.images)
     max_pixels = project.config.corpus.max_pixels
     images = PreparedImages(files, files.locations, clip.preprocess, max_pixels)

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from react_pipeline.labelled import Unavailable, read_file
 from react_pipeline.store import InputError, read_bounded
 
+from .datasets import Dataset
+
 Read = Callable[[int], bytes]
 """Maps the number of an image to the bytes of its file; an InputError if it is gone. Can be
 pickled; safe in threads and after a fork.
@@ -62,24 +64,20 @@ class Listing:
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """The images of one split, with labels joined to the table's classes by name.
+    """The images of one split, with labels joined to the classes of the table's row by name.
 
     Attributes:
         locations: What names each image, relative to the root, in the order on disk, which is the
             order of a submission file.
         labels: int64 (N,) class ids; for a multilabel set uint8 (N, C), 1 where the image has the
             class.
-        class_names: First names in the order of class ids, as in the table.
-        expected: Official number of images of the split.
     """
 
-    dataset: str
+    entry: Dataset
     split: str
     locations: tuple[str, ...]
     labels: NDArray[np.int64] | NDArray[np.uint8]
-    class_names: tuple[str, ...]
     layout: str
-    expected: int
     read: Read
 
     def __len__(self) -> int:
@@ -93,7 +91,8 @@ class LabelledImages:
         """Return the SHA-256 over names, files and labels of the images, for lineage; errors as of
         `digests`, whose result `files` is if it is known.
         """
-        digest = hashlib.sha256("\n".join((self.dataset, self.split, *self.class_names)).encode())
+        names = self.entry.name, self.split, *self.entry.class_names
+        digest = hashlib.sha256("\n".join(names).encode())
         digest.update(np.ascontiguousarray(self.labels).astype("<i8").tobytes())
         for location, sha256 in zip(self.locations, files or self.digests(), strict=True):
             digest.update(f"\n{location}\0{sha256}".encode("utf-8", "surrogateescape"))

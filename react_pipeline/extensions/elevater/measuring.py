@@ -5,7 +5,7 @@ Shapes: N images, C classes, D width.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -18,37 +18,26 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
 
 from react_pipeline.clip import LOGIT_SCALE, Clip, zero_shot_head
-from react_pipeline.extensions.protocols import load_model
 from react_pipeline.labelled import Unavailable
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, InputError, StaleArtifact, TrainingError
 
 from .datasets import DATASETS, Dataset
-from .encoding import prepared_images
+from .encoding import load_images, prepared_images
 from .features import Features
 from .metrics import measure
+from .protocols import load_model
 from .readers import read_dataset
 from .settings import ElevaterConfig, Experiment
 from .shots import split_training
 from .submission import write_prediction
-from .sweep import adapt
-from .trainer import FeatureExamples, ImageExamples, Trainer
+from .trainer import Examples, Trainer, adapt
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What an experiment gave.
-
-    Attributes:
-        values: Fractions by protocol.
-        probabilities: (N, C) of the test images, in the table's order of classes, for a prediction
-            file; after training those of the best epoch, as in the benchmark.
-        about: Further columns of its rows.
-    """
-
-    values: dict[str, float]
-    probabilities: NDArray[np.floating[Any]]
-    about: dict[str, Any]
+Probabilities = NDArray[np.floating[Any]]
+Outcome = tuple[dict[str, float], Probabilities, dict[str, Any]]
+"""Fractions by protocol; probabilities (N, C) of the test images, in the table's order of classes,
+after training those of the best epoch, as in the benchmark; and further columns of its rows.
+"""
 
 
 @dataclass
@@ -57,8 +46,7 @@ class Measurer:
 
     project: Project
     model_name: str
-    features: Artifact
-    checkpoint: Artifact
+    parents: Mapping[str, Artifact]
 
     @cached_property
     def config(self) -> ElevaterConfig:
@@ -68,17 +56,17 @@ class Measurer:
     @cached_property
     def clip(self) -> Clip:
         """Load the checkpoint's model."""
-        return load_model(self.project, self.checkpoint)
+        return load_model(self.project, self.parents)
 
     def measure(self, entry: Dataset, directory: Path) -> list[dict[str, Any]]:
         """Write the predictions on a data set, and return the rows of its figures (of
-        `figures.COLUMNS`).
+        `results.COLUMNS`).
 
         Raises:
             StaleArtifact: If fine-tuning finds other images than the features were made of.
         """
         try:
-            test = Features.read(self.features, entry.name, "test")
+            test = Features.read(self.parents["benchmark_features"], entry.name, "test")
         except Unavailable as error:
             return [
                 row
@@ -90,23 +78,20 @@ class Measurer:
         # Listed once for all experiments of the data set.
         images = cache(partial(self._images, entry.name))
         rows = []
-        about = {"n": test.about["n"], "layout": test.about["layout"]}
-        about["images"] = test.about["digest"]
+        about = {"n": len(test.labels), "layout": test.layout, "images": test.digest}
         for experiment in self.config.experiments:
             started = time.monotonic()
-            values: dict[str, float] = {}
-            more: dict[str, Any] = {}
             try:
                 if experiment.shots:
                     outcome = self._adapted(entry, experiment, head, test, images)
                 else:
                     outcome = _zero_shot(entry, head, test)
-                self._predict(entry, experiment, outcome, directory)
-                values, more = outcome.values, outcome.about
+                values, probabilities, more = outcome
+                self._predict(entry, experiment, probabilities, directory)
             except StaleArtifact:  # data that changed are no figure that is unavailable
                 raise
             except (InputError, TrainingError) as error:
-                more = {"unavailable": getattr(error, "reason", str(error))}
+                values, more = {}, {"unavailable": getattr(error, "reason", str(error))}
             seconds = round(time.monotonic() - started, 2)
             rows += _rows(entry, experiment, values, **{**about, **more, "seconds": seconds})
         return rows
@@ -117,10 +102,10 @@ class Measurer:
         experiment: Experiment,
         head: Tensor,
         test: Features,
-        images: Callable[[str], ImageExamples],
+        images: Callable[[str], Examples],
     ) -> Outcome:
         """Search and train on the shots, and measure by both protocols."""
-        train = Features.read(self.features, entry.name, "train")
+        train = Features.read(self.parents["benchmark_features"], entry.name, "train")
         tunes = experiment.adaptation == "fine-tune"
         trainer = Trainer(head.float().contiguous(), entry.metric, self.clip if tunes else None)
         trained_on, tested_on = (
@@ -136,23 +121,28 @@ class Measurer:
         )
         final, failed = adapt(trainer, trained_on, tested_on, split)
         about = {
-            "images": f"{test.about['digest']}+{train.about['digest']}",
+            "images": f"{test.digest}+{train.digest}",
             "learning_rate": final.trial.learning_rate,
             "weight_decay": final.trial.weight_decay,
             "failed_trials": failed,
         }
         values = {"clean": final.scores[-1], "elevater": final.best}
-        return Outcome(values, np.asarray(final.best_probabilities), about)
+        return values, np.asarray(final.best_probabilities), about
 
-    def _examples(self, part: Features) -> FeatureExamples:
+    def _examples(self, part: Features) -> Examples:
         # The toolkit measures REACT on unit features (`encode_image(norm=True)`).
-        features = F.normalize(torch.from_numpy(part.features), dim=-1)
-        labels = torch.from_numpy(part.labels)
-        return FeatureExamples(features.to(self.clip.device), labels.to(self.clip.device))
+        features = F.normalize(torch.from_numpy(part.features), dim=-1).to(self.clip.device)
+        labels = torch.from_numpy(part.labels).to(self.clip.device)
+        return Examples(
+            labels,
+            torch.arange(len(labels)),
+            lambda batches: (features[batch] for batch in batches),
+        )
 
-    def _images(self, name: str, split: str) -> ImageExamples:
+    def _images(self, name: str, split: str) -> Examples:
         """Find the images that features were made of, to train a tower on."""
-        digests = self.features.manifest["content"]["images"]
+        features = self.parents["benchmark_features"]
+        digests = features.manifest["content"]["images"]
         try:
             images = read_dataset(self.config.root or Path(), name, split)
             is_same = images.digest() == digests[f"{name}/{split}"]
@@ -161,15 +151,19 @@ class Measurer:
         if not is_same:
             raise StaleArtifact(
                 f"{name}, split {split}: its images changed since they were encoded; rematerialize "
-                f"`{self.features.stage}` for {self.features.key!r}"
+                f"`{features.stage}` for {features.key!r}"
             )
         config = self.project.config
-        read = prepared_images(config, self.clip, images)
-        labels = torch.from_numpy(images.labels)
-        return ImageExamples(read, labels, workers=config.embedding.worker_count)
+        workers = config.embedding.worker_count
+        prepared = prepared_images(config, self.clip, images)
+        return Examples(
+            torch.from_numpy(images.labels),
+            torch.arange(len(images)),
+            lambda batches: load_images(prepared, (batch.tolist() for batch in batches), workers),
+        )
 
     def _predict(
-        self, entry: Dataset, experiment: Experiment, outcome: Outcome, directory: Path
+        self, entry: Dataset, experiment: Experiment, probabilities: Probabilities, directory: Path
     ) -> None:
         model = self.clip.model
         backbone, visual = (
@@ -191,7 +185,7 @@ class Measurer:
             "rnd_seeds": [experiment.seed],
         }
         folder = directory / "predictions" / experiment.folder
-        write_prediction(about, outcome.probabilities, folder)
+        write_prediction(about, probabilities, folder)
 
 
 def _zero_shot(entry: Dataset, head: Tensor, test: Features) -> Outcome:
@@ -200,7 +194,7 @@ def _zero_shot(entry: Dataset, head: Tensor, test: Features) -> Outcome:
     # For multilabel sets too, as in the benchmark.
     probabilities = (LOGIT_SCALE * vectors @ head.T).softmax(dim=-1).numpy()
     value = measure(entry.metric, test.labels, probabilities)
-    return Outcome({"zero-shot": value}, probabilities, {})
+    return {"zero-shot": value}, probabilities, {}
 
 
 def _rows(

@@ -1,26 +1,33 @@
 """The one entry for reading a data set in any of the known layouts, its classes joined by name.
 
 A position never decides which class a label means. Belongs here too: the layout of image folders,
-`ROOT/<data set>/<split>/<class>/...`; torchvision's country211 and rendered-sst2 are such.
+`ROOT/<data set>/<split>/<class>/...` (torchvision's country211 and rendered-sst2 are such), and the
+report of which splits are there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from react_pipeline.corpus import IMAGE_SUFFIXES
+from react_pipeline.corpus import IMAGE_SUFFIXES, BadImage, decode_apart
 from react_pipeline.installation import installed_file
 from react_pipeline.labelled import Unavailable, images_by_folder, list_problems, normal
+from react_pipeline.settings import MAX_PIXELS
 from react_pipeline.store import InputError
 
-from .datasets import IMAGENET, Dataset, dataset, read_data
+from .datasets import DATASETS, IMAGENET, Dataset, dataset, read_data
 from .images import Files, LabelledImages, Listing
 from .originals import list_original
 from .webdatasets import list_shards
 
 _SUFFIXES = IMAGE_SUFFIXES | {".ppm"}
+_DECODED_PER_SPLIT = 8
+COLUMNS = ("data set", "split", "images", "official", "state", "what is missing or wrong")
+"""`state` is `complete`, `partial` (fewer images than officially), `unavailable` (none) or `wrong`
+(something there cannot be used).
+"""
 _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
@@ -77,18 +84,45 @@ def read_dataset(root: Path, name: str, split: str) -> LabelledImages:
             missing.append(error.reason)
             continue
         if listing is not None:
-            return LabelledImages(
-                entry.name,
-                split,
-                tuple(listing.locations),
-                _join_labels(entry, listing),
-                entry.class_names,
-                layout,
-                entry.sizes[split],
-                listing.read,
-            )
+            labels = _join_labels(entry, listing)
+            places = tuple(listing.locations)
+            return LabelledImages(entry, split, places, labels, layout, listing.read)
     what = "; ".join(missing) or f"no copy of it in {root}"
     raise Unavailable(f"{name}, split {split}: {what}. Get it from {entry.homepage}")
+
+
+def check_splits(root: Path) -> Iterator[tuple[str, ...]]:
+    """Look for every split of every data set below `root`; yield its row, of `COLUMNS`. Lists are
+    read in full; a few images of each split are decoded.
+
+    Raises:
+        InputError: If there is no such folder.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder")
+    for entry in (*DATASETS.values(), IMAGENET):
+        for split, official in entry.sizes.items():
+            found, state, problem = 0, "complete", ""
+            try:
+                images = read_dataset(root, entry.name, split)
+                found = len(images)
+                _decode_some(images)
+                if found != official:
+                    state, problem = "partial", f"get it from {entry.homepage}"
+            except Unavailable as error:
+                state, problem = "unavailable", error.reason
+            except InputError as error:
+                state, problem = "wrong", str(error)
+            yield entry.name, split, f"{found:,}", f"{official:,}", state, problem
+
+
+def _decode_some(images: LabelledImages) -> None:
+    """Decode a few; truncated files are used as far as they decode."""
+    for position in np.unique(np.linspace(0, len(images) - 1, _DECODED_PER_SPLIT).astype(int)):
+        try:
+            decode_apart(images.read(int(position)), MAX_PIXELS, is_lenient=True)
+        except BadImage as error:
+            raise InputError(f"{images.locations[position]}: no usable image ({error})") from error
 
 
 def test_digests(root: Path, name: str) -> frozenset[str]:

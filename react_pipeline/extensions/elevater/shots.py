@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from react_pipeline.store import InputError
 
-FULL = -1
-"""`shots` where every training image is used."""
+from .settings import FULL
 
 HELD_OUT = 0.2
 """Fraction of each class that is held out."""

@@ -1,85 +1,95 @@
-"""Training as ELEVATER does: a linear head on features, or the image tower and a head together.
+"""Training as ELEVATER does: a linear head on features, or the image tower and a head together, and
+the search for learning rate and weight decay before.
 
-Does not belong here: which trials to run (`sweep`), reading images. Shapes: N examples, B of them
-in a batch, H x W pixels, D width of the features, C classes.
+Weight decays are a grid of 97 points, eight to a decade. Each learning rate starts with 7 of them,
+two decades apart, and then looks 8, 4, 2 and 1 points to both sides of its best. Does not belong
+here: which images (`shots`), reading them. Shapes: N examples, B of them in a batch, H x W pixels,
+D width of the features, C classes.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
 from torch.utils.data import DataLoader
 
 from react_pipeline.clip import Clip, arithmetic
+from react_pipeline.store import TrainingError
 
 from .metrics import measure
-from .shots import Indices
-from .sweep import Curve, Trial
+from .shots import Indices, Split
 
+LEARNING_RATES = tuple(np.logspace(-6, -1, 6).tolist())
+WEIGHT_DECAYS = tuple(np.logspace(-6, 6, 97).tolist())
+FIRST_POINTS = tuple(range(0, 97, 16))
+STEPS = (8, 4, 2, 1)
+SWEEP_EPOCHS, FINAL_EPOCHS = 10, 50
 MOMENTUM, BATCH_SIZE, SEED = 0.9, 64, 0
 """Settings of SGD and its batches, as in the benchmark; their order is the same in each trial."""
 
-NOT_FINITE = "values are not finite"
-"""The failure of a trial whose weights or logits overflow: learning rate times weight decay is too
-large.
-"""
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial varies."""
+
+    learning_rate: float
+    weight_decay: float
+
+
+@dataclass
+class Curve:
+    """How one trial goes.
+
+    Attributes:
+        scores: The metric on the evaluated images after each epoch, fractions; shorter if the trial
+            failed.
+        failed: Whether its weights or logits overflowed: learning rate times weight decay is too
+            large.
+        best_probabilities: (N, C) after the epoch with the best score (the first of equals).
+    """
+
+    trial: Trial
+    scores: list[float] = field(default_factory=list)
+    failed: bool = False
+    best_probabilities: NDArray[np.float32] | None = field(default=None, repr=False)
+
+    @property
+    def best(self) -> float:
+        """Return the score of the best epoch; 0 for a trial that failed, even if it failed late."""
+        return 0.0 if self.failed else max(self.scores)
 
 
 @dataclass(frozen=True)
-class FeatureExamples:
-    """Features with labels.
+class Examples:
+    """Features or images with labels.
 
     Attributes:
-        features: (N, D), float, as a head sees them.
         labels: Class ids (N,), int64, or indicators (N, C) for multilabel data.
+        numbers: What `load` calls each example (N,), int64.
+        load: Maps batches of numbers to their features, (B, D) as a head sees them, or to their
+            preprocessed images (B, 3, H, W), float32; the same each time.
     """
 
-    features: Tensor
     labels: Tensor
+    numbers: Tensor
+    load: Callable[[Iterable[Tensor]], Iterable[Tensor]]
 
-    def subset(self, indices: Indices) -> Self:
+    def subset(self, indices: Indices) -> Examples:
         """Return the examples at `indices`, in that order."""
         places = torch.from_numpy(indices)
-        return type(self)(self.features[places], self.labels[places])
+        return Examples(self.labels[places], self.numbers[places], self.load)
 
-    def inputs(self, order: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Yield the features of each batch of `order`, (B, D)."""
-        return (self.features[batch] for batch in order)
-
-
-@dataclass(frozen=True)
-class ImageExamples:
-    """Images with labels.
-
-    Attributes:
-        read: The number of an image to its preprocessed tensor (3, H, W), float32; the same each
-            time.
-        labels: Class ids (N,), int64, or indicators (N, C) for multilabel data.
-        numbers: What `read` is called with, for each label; 0 to N - 1 if None.
-        workers: Processes that read images ahead; 0 reads in this process.
-    """
-
-    read: Callable[[int], Tensor]
-    labels: Tensor
-    numbers: Indices | None = None
-    workers: int = 0
-
-    def subset(self, indices: Indices) -> Self:
-        """Return the examples at `indices`, in that order."""
-        numbers = indices if self.numbers is None else self.numbers[indices]
-        return type(self)(self.read, self.labels[torch.from_numpy(indices)], numbers, self.workers)
-
-    def inputs(self, order: Iterable[Tensor]) -> DataLoader[Tensor]:
-        """Load the images of each batch of `order`, (B, 3, H, W)."""
-        numbers = [batch.tolist() for batch in order]
-        return DataLoader(self, batch_sampler=numbers, num_workers=self.workers)  # type: ignore[arg-type]
-
-    def __getitem__(self, position: int) -> Tensor:
-        return self.read(position if self.numbers is None else int(self.numbers[position]))
+    def inputs(self, order: Iterable[Tensor]) -> Iterable[Tensor]:
+        """Return the inputs of each batch of `order`."""
+        return self.load(self.numbers[batch] for batch in order)
 
 
 @dataclass(frozen=True)
@@ -94,8 +104,8 @@ class Trainer:
         start: The weight (C, D) that each head starts from: class vectors of the text tower. Its
             bias starts from 0.
         metric: What is measured after each epoch.
-        clip: The model whose image tower trains too, on `ImageExamples`; None: heads alone, on
-            `FeatureExamples`. It is never changed.
+        clip: The model whose image tower trains too, on images; None: heads alone, on features. It
+            is never changed.
     """
 
     start: Tensor
@@ -105,17 +115,13 @@ class Trainer:
     @arithmetic()
     def __call__(
         self,
-        train: Any,
-        evaluation: Any,
+        train: Examples,
+        evaluation: Examples,
         trial: Trial,
         *,
         epochs: int,
-        keep_probabilities: bool = False,
     ) -> Curve:
-        """Train on some examples, and measure on others; a trial whose values overflow fails.
-
-        Args:
-            keep_probabilities: Whether the curve holds the probabilities of the best epoch.
+        """Train on some examples, and measure on others after each epoch.
 
         Raises:
             InputError: If the metric cannot be measured on `evaluation`.
@@ -142,12 +148,12 @@ class Trainer:
                     optimizer.step()
                 logits = self._logits(model.eval(), evaluation, device)
                 if not torch.isfinite(logits).all():
-                    curve.failure = NOT_FINITE
+                    curve.failed = True
                     break
                 # The benchmark takes softmax for multilabel data too.
                 probabilities = logits.softmax(dim=-1).float().cpu().numpy()
                 score = measure(self.metric, evaluation.labels.cpu().numpy(), probabilities)
-                if keep_probabilities and score > max(curve.scores, default=-1.0):
+                if score > max(curve.scores, default=-1.0):
                     curve.best_probabilities = probabilities
                 curve.scores.append(score)
         return curve
@@ -163,7 +169,7 @@ class Trainer:
         return nn.Sequential(tower, _Unit(), norm, head)
 
     @torch.no_grad()
-    def _logits(self, model: nn.Module, examples: Any, device: Any) -> Tensor:
+    def _logits(self, model: nn.Module, examples: Examples, device: Any) -> Tensor:
         """Return the logits (N, C) of examples."""
         count = len(examples.labels)
         order = torch.arange(count).split(BATCH_SIZE if self.clip else count)
@@ -196,3 +202,69 @@ def _loss(logits: Tensor, labels: Tensor) -> Tensor:
     if labels.ndim == 2:
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
     return F.cross_entropy(logits, labels)
+
+
+def sweep(train_trial: Callable[[Trial], Curve]) -> tuple[Curve, int]:
+    """Find the learning rate and weight decay with the best score.
+
+    Of equal scores the trial that was visited first wins. A failed trial never wins.
+
+    Returns:
+        The best trial, and how many failed.
+
+    Raises:
+        TrainingError: If every trial failed.
+    """
+    failed = 0
+    best: Curve | None = None
+    for rate in LEARNING_RATES:
+        peak: Curve | None = None
+        place, points = 0, list(FIRST_POINTS)
+        for step in (*STEPS, 0):  # after the last round none
+            for point in points:
+                curve = train_trial(Trial(rate, WEIGHT_DECAYS[point]))
+                failed += curve.failed
+                if not curve.failed and (peak is None or curve.best > peak.best):
+                    peak, place = curve, point
+            points = [] if peak is None else _neighbours(place, step)
+        if peak is not None and (best is None or peak.best > best.best):
+            best = peak
+    if best is None:
+        raise TrainingError(
+            f"sweep: the values of all {failed} trials are not finite; look at the features' scale"
+        )
+    return best, failed
+
+
+def adapt(
+    train_trial: Callable[..., Curve], train: Examples, test: Examples, split: Split
+) -> tuple[Curve, int]:
+    """Search on the training images, then train the final model and evaluate it on the test images
+    after each epoch.
+
+    Args:
+        train_trial: Called as a `Trainer`.
+        test: All test examples; the search never sees them.
+
+    Returns:
+        The final training, and how many trials of the search failed. The leaderboard shows the best
+        of its epochs, which tunes on the test images; decisions belong to the last epoch.
+
+    Raises:
+        TrainingError: If every trial or the final training fails.
+    """
+    searched = train.subset(split.search), train.subset(split.held_out)
+    found, failed = sweep(lambda trial: train_trial(*searched, trial, epochs=SWEEP_EPOCHS))
+    final = train_trial(train.subset(split.final), test, found.trial, epochs=FINAL_EPOCHS)
+    if final.failed:
+        raise TrainingError(
+            f"final training with learning rate {found.trial.learning_rate:g} and weight decay "
+            f"{found.trial.weight_decay:g}: values are not finite after {len(final.scores)} of "
+            f"{FINAL_EPOCHS} epochs; give a lower learning rate"
+        )
+    return final, failed
+
+
+def _neighbours(point: int, step: int) -> list[int]:
+    last = len(WEIGHT_DECAYS) - 1
+    return [near for near in (max(point - step, 0), min(point + step, last)) if near != point]

@@ -38,12 +38,11 @@ def export(
     A method means its current model; `champion` the current champion, which may be an older one.
     """
     project = load_project(config, [domain], [] if method == "champion" else [method])
-    from react_pipeline.extensions.hub.export import export as write_folder
-    from react_pipeline.extensions.hub.push import create_repository, upload
+    from react_pipeline.extensions.hub import export as hub
 
     if push:
-        create_repository(push, overwrite=overwrite)  # before minutes of work
-    folder = write_folder(project, domain, method, to, formats=form or (), licence=licence)
+        hub.create_repository(push, overwrite=overwrite)  # before minutes of work
+    folder = hub.export(project, domain, method, to, formats=form or (), licence=licence)
     console.print(f"{folder}: README.md says how to load it")
     if push:
-        console.print(f"{upload(folder, push)}: whole; a new repository is private")
+        console.print(f"{hub.upload(folder, push)}: whole; a new repository is private")

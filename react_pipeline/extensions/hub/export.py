@@ -1,7 +1,10 @@
-"""Export: a customized checkpoint as a folder that is used without this project's store.
+"""Export: a customized checkpoint as a folder that is used without this project's store, and as a
+repository of the Hub.
 
-Belongs here: writing the folder whole or not at all. Does not belong here: the files that this
-package reads (`exported_folder`), the text of the README (`card`), sending it anywhere (`push`).
+Belongs here: writing the folder whole or not at all, sending it. Does not belong here: the files
+that this package reads (`exported_folder`), the text of the README (`card`). The Hub's token is
+huggingface_hub's own affair: it is in its environment variable or its store, and is neither read
+nor shown here.
 
 Beside the files of `exported_folder`::
 
@@ -13,10 +16,15 @@ Beside the files of `exported_folder`::
 from __future__ import annotations
 
 import inspect
+import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HFValidationError
 
 from react_pipeline.clip import GatedBlock
 from react_pipeline.extensions.hub.card import model_card
@@ -31,10 +39,23 @@ from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.promotion import HistoryEntry, champion_decision
 from react_pipeline.stage import method_key
-from react_pipeline.store import Artifact, InputError, StoreWriteError, fsync, fsync_tree
+from react_pipeline.store import (
+    Artifact,
+    InputError,
+    ReactError,
+    StoreWriteError,
+    fsync,
+    fsync_tree,
+)
 from react_pipeline.use import CHAMPION
 
 GATED_FILE = "gated_blocks.py"
+_QUERY = re.compile(r"\?\S*")
+_REFUSALS = {
+    401: "the Hub refuses the token; set HF_TOKEN, or log in with `hf auth login`",
+    403: "the token may not write there; set HF_TOKEN to one that may, or take another OWNER",
+    409: "exists; add --overwrite to replace what it holds",
+}
 
 
 def export(
@@ -122,3 +143,46 @@ def _checkpoint(project: Project, slug: str, method: str) -> tuple[Artifact, His
         )
     key = method_key(slug, decision.champion.method)
     return project.store.open("customized_checkpoint", key, decision.champion.checkpoint), decision
+
+
+def create_repository(name: str, *, overwrite: bool) -> None:
+    """Create a private repository for a model, or with `overwrite` take one that exists.
+
+    Raises:
+        InputError: If the name is none, the token may not write there, or it exists.
+        ReactError: If the Hub cannot be reached.
+    """
+    with _readable_errors(name, "nothing was sent"):
+        HfApi().create_repo(name, private=True, exist_ok=overwrite)
+
+
+def upload(folder: Path, name: str) -> str:
+    """Make a repository hold what a folder holds; return the address of the commit.
+
+    Raises:
+        InputError: If the token may not write there.
+        ReactError: If the upload fails.
+    """
+    with _readable_errors(name, f"{folder} is written; push again with --overwrite"):
+        commit = HfApi().upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            delete_patterns="*",
+            commit_message="Export of react_pipeline",
+        )
+    return str(commit.commit_url)
+
+
+@contextmanager
+def _readable_errors(name: str, state: str) -> Iterator[None]:
+    try:
+        yield
+    except HFValidationError as error:
+        raise InputError(f"--push {name!r}: write OWNER/NAME ({error})") from error
+    except Exception as error:  # of two HTTP clients, over the versions of huggingface_hub
+        status = getattr(getattr(error, "response", None), "status_code", 0)
+        if refusal := _REFUSALS.get(status):
+            raise InputError(f"--push {name}: {refusal} ({status}); {state}") from error
+        # The address of an upload is signed.
+        text = _QUERY.sub("", " ".join(f"{error} {error.__cause__ or ''}".split()))[:300]
+        raise ReactError(f"--push {name}: {constants.ENDPOINT}: {text}; {state}") from error

@@ -29,9 +29,6 @@ Source = Annotated[
 Which = Annotated[str, typer.Option("--model", help="For a domain: champion, or a method.")]
 Column = Annotated[str, typer.Option(help="Column of paths, for a table.")]
 Workers = Annotated[int, typer.Option(min=0, help="Number of decoding processes.")]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")
-]
 
 
 def predict(
@@ -57,7 +54,6 @@ def predict(
     ] = False,
     column: Column = "path",
     workers: Workers = 2,
-    overwrite: Overwrite = False,
     config: Config = None,
 ) -> None:
     """Label pictures: parquet, CSV, a page of contact sheets, and a ledger of what could not be
@@ -65,7 +61,7 @@ def predict(
 
     A killed run resumes when the command is given again.
     """
-    options = Options(top_k, threshold, transductive, column, workers, overwrite=overwrite)
+    options = Options(top_k, threshold, transductive, column, workers)
     options, classifier = _prepared(domain, source, output, model, config, options)
     from react_pipeline.extensions.predict.predict import (
         Loading,
@@ -92,11 +88,10 @@ def embed(
     model: Which = "champion",
     column: Column = "path",
     workers: Workers = 2,
-    overwrite: Overwrite = False,
     config: Config = None,
 ) -> None:
     """Write the unit vector of every picture to `vectors.parquet`, resumable as `predict` is."""
-    options = Options(column=column, workers=workers, overwrite=overwrite)
+    options = Options(column=column, workers=workers)
     options, classifier = _prepared(domain, source, output, model, config, options)
     from react_pipeline.extensions.predict.predict import embed_pictures
 

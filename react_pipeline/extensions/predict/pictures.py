@@ -237,8 +237,7 @@ def _texts(path: Path, column: str) -> Iterator[str]:
     try:
         if kind == ".parquet":
             for batch in text_batches(path, [column]):
-                texts = batch.column(0).cast(pa.string()).to_pylist()
-                yield from (text or "" for text in texts)
+                yield from (text or "" for text in batch.column(0).to_pylist())
             return
         with TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as lines:
             rows = csv.DictReader(lines)

@@ -205,7 +205,7 @@ def _finish(
     }
     for name in ("top_k", "threshold", "transductive", "max_pixels"):
         identity[name] = getattr(options, name)
-    with held_run(output, identity, options.overwrite) as record:
+    with held_run(output, identity) as record:
         if "used" not in record:
             write_record(output, record)
             (output / WORK).mkdir(exist_ok=True)

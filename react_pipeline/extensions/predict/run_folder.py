@@ -1,6 +1,6 @@
 """The folder of a run of `predict` or `embed`: its options, who writes to it, and what the run was.
 
-Belongs here: refusing, locking, resuming and clearing it. Loads nothing large, so that a wrong
+Belongs here: refusing, locking and resuming it. Loads nothing large, so that a wrong
 folder is refused before the model is loaded.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from react_pipeline.settings import MAX_PIXELS, DistributorConfig, StorageConfig
-from react_pipeline.store import InputError, StoreWriteError, lock, remove, write_atomically
+from react_pipeline.store import InputError, StoreWriteError, lock, write_atomically
 
 if TYPE_CHECKING:
     from react_pipeline.extensions.predict.pictures import LedgerRow
@@ -27,18 +27,6 @@ RUN_FILE = "run.json"
 LEDGER_FILE = "ledger.csv"
 WORK = ".work"
 PREDICTIONS, VECTORS, LABELS = "predictions", "vectors", "labels"
-WRITTEN = (
-    RUN_FILE,
-    LEDGER_FILE,
-    WORK,
-    LABELS,
-    "index.html",
-    "predictions.parquet",
-    "predictions.csv",
-    "vectors.parquet",
-)
-"""What `overwrite` removes, and nothing else."""
-
 _REMEDY = "choose an empty or new folder with --output"
 
 
@@ -53,7 +41,6 @@ class Options:
         column: Of a table of pictures.
         workers: Decoding processes.
         max_pixels: Larger pictures are skipped.
-        overwrite: Replace an earlier run of another model, source or options.
         distributor: Where shards are labelled.
     """
 
@@ -64,7 +51,6 @@ class Options:
     workers: int = 2
     max_pixels: int = MAX_PIXELS
     storage: StorageConfig = StorageConfig()
-    overwrite: bool = False
     distributor: DistributorConfig = DistributorConfig()
 
 
@@ -89,7 +75,7 @@ def require_output(output: Path) -> None:
 
 
 @contextmanager
-def held_run(output: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[dict[str, Any]]:
+def held_run(output: Path, identity: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the record of the run of this identity in a folder that no other process writes to.
 
     Raises:
@@ -102,15 +88,8 @@ def held_run(output: Path, identity: dict[str, Any], overwrite: bool) -> Iterato
         with _locked(output):
             record = _record(output) or dict(identity)
             changed = sorted(name for name in identity if record.get(name) != identity[name])
-            if changed and not overwrite:
-                raise InputError(
-                    f"{output}: holds a run of other {', '.join(changed)}; choose another folder, "
-                    "or --overwrite it"
-                )
             if changed:
-                for name in WRITTEN:
-                    remove(output / name)
-                record = dict(identity)
+                raise InputError(f"{output}: holds a run of other {', '.join(changed)}; {_REMEDY}")
             yield record
     except OSError as error:
         raise StoreWriteError(

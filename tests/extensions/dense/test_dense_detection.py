@@ -12,11 +12,11 @@ from PIL import Image
 from support.dense import OWN, write_sets
 from torch import Tensor
 
-from react_pipeline.clip.model import Clip, load
+from react_pipeline.clip import Clip, load
 from react_pipeline.extensions.dense.detection import Detector, boxes_of_file, true_boxes
 from react_pipeline.extensions.dense.sets import BoxImages, read_dense_set
 from react_pipeline.extensions.dense.settings import DenseConfig
-from react_pipeline.store.errors import CorruptArtifact, InputError
+from react_pipeline.store import CorruptArtifact, InputError
 
 PLACES = torch.tensor([[0.0, 0.0, 20.0, 20.0], [1.0, 1.0, 21.0, 21.0], [40.0, 40.0, 60.0, 60.0]])
 BLACK = Image.new("RGB", (64, 64))
@@ -25,9 +25,7 @@ BLACK = Image.new("RGB", (64, 64))
 @pytest.fixture
 def boxes(tmp_path: Path) -> BoxImages:
     write_sets(tmp_path / "shapes")
-    found = read_dense_set(tmp_path, DenseConfig.model_validate({"own": OWN}).sets("shapes")[0])
-    assert isinstance(found, BoxImages)
-    return found
+    return read_dense_set(tmp_path, DenseConfig.model_validate({"own": OWN}).sets("shapes")[0])
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +34,7 @@ def clip(tiny_checkpoint: Path) -> Clip:
 
 
 def test_true_boxes_leave_out_crowds(boxes: BoxImages) -> None:
-    places, objectness = true_boxes(boxes)(0, boxes.image(0, 10_000))
+    places, objectness = true_boxes(boxes)(0)
     assert objectness is None and places.tolist() == [[4.0, 6.0, 28.0, 36.0]]
 
 
@@ -56,12 +54,12 @@ def test_boxes_of_a_results_file_pass_the_filter(boxes: BoxImages) -> None:
     path.parent.mkdir()
     path.write_text(json.dumps(rows))
     source = boxes_of_file(boxes, config)
-    places, objectness = source(1, boxes.image(1, 10_000))
+    places, objectness = source(1)
     # Cut to the image. Left out: one beside it, one of another image, one that overlaps by more
     # than 0.9, one that is no likely object.
     assert places.tolist() == [[50.0, 50.0, 64.0, 64.0]]
     assert objectness is not None and objectness.tolist() == [0.75]
-    assert source(2, boxes.image(2, 10_000))[0].shape == (0, 4)
+    assert source(2)[0].shape == (0, 4)
     for wrong in ([], [{**rows[0], "score": 3.5}], [{"image_id": 101}], None):
         path.write_text(json.dumps(wrong))
         with pytest.raises(InputError, match=r"dense\.boxes: .*boxes\.json"):

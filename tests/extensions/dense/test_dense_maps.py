@@ -10,13 +10,13 @@ import pytest
 import torch
 from support.dense import CLASSES, OWN, write_sets
 
-from react_pipeline.clip.model import Clip, load
+from react_pipeline.clip import Clip, load
+from react_pipeline.extensions.dense import student
 from react_pipeline.extensions.dense.maps import Segmenter, class_logits, smoothed
 from react_pipeline.extensions.dense.sets import MapImages, read_dense_set
 from react_pipeline.extensions.dense.settings import DenseConfig
 from react_pipeline.extensions.dense.student import Student
-from react_pipeline.store import Scratch
-from react_pipeline.store.errors import CorruptArtifact, InputError, TrainingError
+from react_pipeline.store import CorruptArtifact, InputError, Scratch, TrainingError
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,7 @@ def clip(tiny_checkpoint: Path) -> Clip:
 def masks(tmp_path_factory: pytest.TempPathFactory) -> MapImages:
     root = tmp_path_factory.mktemp("masks")
     write_sets(root / "shapes")
-    found = read_dense_set(root, DenseConfig.model_validate({"own": OWN}).sets("shapes")[1])
-    assert isinstance(found, MapImages)
-    return found
+    return read_dense_set(root, DenseConfig.model_validate({"own": OWN}).sets("shapes")[1])
 
 
 def segmenter(clip: Clip, masks: MapImages, **fields: Any) -> Segmenter:
@@ -99,9 +97,9 @@ def trained(clip: Clip, masks: MapImages, root: Path, **fields: Any) -> Student:
 def test_a_killed_student_ends_with_uninterrupted_weights(
     clip: Clip, masks: MapImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flipped: bool
 ) -> None:
-    monkeypatch.setattr("react_pipeline.extensions.dense.student.BATCH", 2)
+    monkeypatch.setattr(student, "BATCH", 2)
     whole = trained(clip, masks, tmp_path / "whole")
-    monkeypatch.setattr("react_pipeline.extensions.dense.student.SAVE_EVERY", 2)
+    monkeypatch.setattr(student, "SAVE_EVERY", 2)
     batch, seen = Student._batch, []
 
     def killed(self: Student, step: int, *given: Any) -> Any:

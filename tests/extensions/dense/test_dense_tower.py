@@ -11,9 +11,9 @@ import torch.nn.functional as functional
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor
 
-from react_pipeline.clip.gated import add_gated_blocks
-from react_pipeline.extensions.dense.tower import DenseTower
-from react_pipeline.store.errors import InputError
+from react_pipeline.clip import add_gated_blocks
+from react_pipeline.extensions.dense.maps import DenseTower
+from react_pipeline.store import InputError
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
 VIT = {"image_size": 64, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -15,26 +14,25 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from support.elevater import png, write_elevater
+from support.elevater import png, write_elevater, write_images
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
-from react_pipeline import stage as stage_module
-from react_pipeline.clip.base import publish_base
-from react_pipeline.clip.model import load
+from react_pipeline.clip import load, publish_base
 from react_pipeline.extensions.elevater import encoding
-from react_pipeline.extensions.elevater.datasets import DATASETS, Dataset, dataset
+from react_pipeline.extensions.elevater.datasets import DATASETS, dataset
 from react_pipeline.extensions.elevater.features import Features, publish_features
-from react_pipeline.extensions.elevater.figures import SUMMARY_COLUMNS, compare_summaries
 from react_pipeline.extensions.elevater.measuring import Measurer
 from react_pipeline.extensions.elevater.readers import read_dataset
-from react_pipeline.extensions.elevater.results import publish_results
+from react_pipeline.extensions.elevater.results import (
+    SUMMARY_COLUMNS,
+    compare_summaries,
+    publish_results,
+)
 from react_pipeline.extensions.elevater.submission import write_submission
 from react_pipeline.lineage import fresh
-from react_pipeline.project.project import Project
-from react_pipeline.stage import STAGES
-from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.errors import InputError, StaleArtifact
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact, InputError, StaleArtifact
 
 GONE = ("dtd", "mnist", "stanford-cars")
 SST = "rendered-sst2"
@@ -95,35 +93,24 @@ def test_a_figure_is_that_of_open_clips_own_classifier(
     assert whole - backbone == round(32 * 57.55)  # the mean head of the 20, 1,151 classes in all
 
 
-@pytest.mark.parametrize(("name", "squash"), [("kitti-distance", True), ("patch-camelyon", False)])
-def test_only_images_of_kitti_are_squashed(
-    project_on: Callable[..., Project],
-    tiny_checkpoint: Path,
-    tmp_path: Path,
-    name: str,
-    squash: bool,
+def test_images_of_kitti_are_squashed(
+    project_on: Callable[..., Project], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (32, 90, 3), dtype=np.uint8)
-    picture = Image.fromarray(noise)
-    for class_name in dataset(name).class_names:
-        (folder := tmp_path / "data" / name / "test" / class_name).mkdir(parents=True)
-        picture.save(folder / "0.png")
+    name = "kitti-distance"
+    picture = Image.open(write_images(tmp_path / "data", name, "png")[0])
     project = project_on(tmp_path / "data", datasets=[name])
     found = Features.read(publish_features(project, "shapes", "base"), name, "test")
     clip = load(tiny_checkpoint)
-    prepared = resize(picture, [32, 32], InterpolationMode.BICUBIC) if squash else picture
+    prepared = resize(picture, [32, 32], InterpolationMode.BICUBIC)
     with torch.inference_mode():
         expected = clip.model.encode_image(clip.preprocess(prepared)[None])[0].numpy()
     np.testing.assert_allclose(found.features[0], expected, atol=1e-4)
 
 
 def test_seventeen_of_twenty_are_said_and_missing_is_not_zero(
-    project_on: Callable[..., Project], data: Path, tmp_path: Path
+    project_on: Callable[..., Project], tmp_path: Path
 ) -> None:
-    root = shutil.copytree(data, tmp_path / "data")
-    for name in GONE:
-        shutil.rmtree(root / name)
-    artifact = results(project_on(root))
+    artifact = results(project_on(write_elevater(tmp_path / "data", 2, GONE)))
     rows = rows_of(artifact).set_index("dataset")
     assert rows.loc[list(GONE), "value"].isna().all()
     assert rows.loc[list(GONE), "unavailable"].str.contains("no copy of it").all()
@@ -141,16 +128,16 @@ def test_seventeen_of_twenty_are_said_and_missing_is_not_zero(
 
 
 def test_what_cannot_be_measured_is_said_before_encoding(
-    project_on: Callable[..., Project], data: Path, tmp_path: Path
+    project_on: Callable[..., Project], tmp_path: Path
 ) -> None:
-    root = shutil.copytree(data, tmp_path / "data")
+    root = write_elevater(tmp_path / "data", 1, only=["dtd", "mnist"])
     (root / "mnist" / "test" / "stray.png").write_bytes(b"x")
     (root / "dtd" / "test" / "banded").rename(root / "dtd" / "test" / "nosuch")
     for given, method, words in (
         (root, "base", r"2 of 20[\s\S]*dtd[\s\S]*mnist/test"),
         (None, "base", "elevater.root: .*not set"),
         ("nosuch", "base", "elevater.root: .*no folder"),
-        (data, "linear-head-control", "base's own features"),
+        (root, "linear-head-control", "base's own features"),
     ):
         project = project_on(given)
         with pytest.raises(InputError, match=words):
@@ -162,54 +149,34 @@ def test_a_kill_costs_only_what_was_not_finished(
     project_on: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = project_on(datasets=["mnist", "fer-2013"])
-    encode, measure, measured = encoding.encode, Measurer.measure, []
+    measured = []
 
-    def killed_encoding(*arguments: object) -> object:
-        if str(arguments[-1]).startswith("fer-2013"):
-            raise KeyboardInterrupt
-        return encode(*arguments)  # type: ignore[arg-type]
+    def killed_at(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def once(*given: Any) -> Any:
+            subject = getattr(given[1], "name", given[-1])
+            measured.append(subject)
+            if subject == name and measured.count(name) == 1:
+                raise KeyboardInterrupt
+            return function(*given)
 
-    def killed_measuring(self: object, entry: Dataset, folder: Path) -> list[dict[str, object]]:
-        measured.append(entry.name)
-        if len(measured) == 2:
-            raise KeyboardInterrupt
-        return measure(self, entry, folder)  # type: ignore[arg-type]
+        return once
 
-    monkeypatch.setattr(encoding, "encode", killed_encoding)
+    monkeypatch.setattr(encoding, "encode", killed_at("fer-2013", encoding.encode))
     with pytest.raises(KeyboardInterrupt):
         publish_features(project, "shapes", "base")
     (left,) = project.config.store.glob(".scratch/*/*/*/files/mnist/test.npy")
     inode, wanted = left.stat().st_ino, left.read_bytes()
-    monkeypatch.setattr(encoding, "encode", encode)
-    artifact = publish_features(project, "shapes", "base")
-    assert (artifact.path / "mnist" / "test.npy").stat().st_ino == inode
-    assert (artifact.path / "mnist" / "test.npy").read_bytes() == wanted
-    assert artifact.counts["datasets"] == 2
+    kept = publish_features(project, "shapes", "base").path / "mnist" / "test.npy"
+    assert (kept.stat().st_ino, kept.read_bytes()) == (inode, wanted)
+    assert measured == ["mnist", "fer-2013", "fer-2013"]
 
-    monkeypatch.setattr(Measurer, "measure", killed_measuring)
+    measured.clear()
+    monkeypatch.setattr(Measurer, "measure", killed_at("fer-2013", Measurer.measure))
     with pytest.raises(KeyboardInterrupt):
         publish_results(project, "shapes", "base")
     artifact = publish_results(project, "shapes", "base")
-    assert measured[2:] == ["fer-2013"]
+    assert measured == ["mnist", "fer-2013", "fer-2013"]
     assert set(rows_of(artifact)["dataset"]) == {"mnist", "fer-2013"}
-
-
-def test_a_checkpoint_encodes_an_image_once_for_all_askers(
-    project_on: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = publish_features(project_on(datasets=["mnist"]), "shapes", "base")
-    again = publish_features(project_on(datasets=["mnist"]), "colours", "base")
-    assert (first.counts["splits_taken_over"], again.counts["splits_taken_over"]) == (0, 1)
-    more = publish_features(project_on(datasets=["mnist", "fer-2013"], shots=[5]), "shapes", "base")
-    assert (more.counts["splits_taken_over"], more.counts["images"]) == (1, 20 + 60 + 14 + 42)
-    read = [Features.read(artifact, "mnist", "test") for artifact in (first, again, more)]
-    assert all(np.array_equal(read[0].features, other.features) for other in read[1:])
-    project = project_on(datasets=["mnist"])
-    assert publish_features(project, "shapes", "base").reused
-    rows = dict(STAGES)
-    rows["benchmark_features"] = replace(rows["benchmark_features"], version="newer")
-    monkeypatch.setattr(stage_module, "_rows", lambda: rows)
-    assert publish_features(project, "colours", "base").counts["splits_taken_over"] == 0
 
 
 def test_shots_are_measured_by_both_protocols_for_each_seed(
@@ -249,7 +216,7 @@ def test_a_tower_is_fine_tuned_on_the_images_of_its_features(
     tmp_path: Path,
     change: bool,
 ) -> None:
-    monkeypatch.setattr("react_pipeline.extensions.elevater.sweep.LEARNING_RATES", (1e-3,))
+    monkeypatch.setattr("react_pipeline.extensions.elevater.trainer.LEARNING_RATES", (1e-3,))
     root = write_elevater(tmp_path / "data", {"train": 6, "val": 1, "test": 2}, only=[SST])
     project = project_on(root, datasets=[SST], shots=[5], seeds=1, adaptations=["fine-tune"])
     publish_features(project, "shapes", "base")
@@ -263,26 +230,18 @@ def test_a_tower_is_fine_tuned_on_the_images_of_its_features(
     assert len(tuned) == 2 and tuned["value"].notna().all()
 
 
-@pytest.mark.parametrize(("cut", "reported"), [(0.8, None), (0.02, "no usable image")])
 def test_a_truncated_image_counts_and_an_unusable_is_named(
-    project_on: Callable[..., Project], tmp_path: Path, cut: float, reported: str | None
+    project_on: Callable[..., Project], tmp_path: Path
 ) -> None:
     name = "patch-camelyon"
-    names = dataset(name).class_names
-    for class_name in names:
-        folder = tmp_path / "data" / name / "test" / class_name
-        folder.mkdir(parents=True)
-        noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(folder / "0.jpg")
-    whole = folder / "0.jpg"
-    whole.write_bytes(whole.read_bytes()[: int(cut * whole.stat().st_size)])
+    last = write_images(tmp_path / "data", name, "jpg")[-1]
+    whole = last.read_bytes()
     project = project_on(tmp_path / "data", datasets=[name])
-    if reported:
-        with pytest.raises(InputError, match=f"{names[1]}/0.jpg: {reported}"):
-            publish_features(project, "shapes", "base")
-    else:
-        counts = publish_features(project, "shapes", "base").counts
-        assert counts["images"] == 2
+    last.write_bytes(whole[: int(0.8 * len(whole))])
+    assert publish_features(project, "shapes", "base").counts["images"] == 2
+    last.write_bytes(whole[: int(0.02 * len(whole))])
+    with pytest.raises(InputError, match=f"{last.parent.name}/0.jpg: no usable image"):
+        publish_features(project, "shapes", "base")
 
 
 def summary(**values: float | None) -> pd.DataFrame:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
@@ -14,63 +12,47 @@ from mlflow import MlflowClient
 from support.elevater import write_elevater
 from support.launch import dagster_home, metadata_of
 
+from react_pipeline.assets import ProjectResource, to_partition_key
 from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.launch import Summary, materialize, open_instance, plan
-from react_pipeline.assets.partitions import to_partition_key
-from react_pipeline.assets.resources import ProjectResource
+from react_pipeline.assets.launch import materialize, open_instance, plan
 from react_pipeline.extensions.elevater.assets import (
     count_pairs,
 )
 from react_pipeline.extensions.elevater.features import digests_of_test_images
-from react_pipeline.project.project import Project
-from react_pipeline.store.artifacts import Inputs
+from react_pipeline.project import Project
+from react_pipeline.store import Inputs
 
 DATASETS = ["fer-2013", "mnist", "dtd"]
 METHODS = ("base", "gated-image", "linear-head")
 
 
-@dataclass
-class Launched:
-    project: Project
-    first: Summary
-    second: Summary
-    instance: dg.DagsterInstance
-
-
-@pytest.fixture(scope="module")
-def launched(
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_checkpoint: Path,
-    drawings: Path,
-    mlflow_database: Path,
-) -> Iterator[Launched]:
+@pytest.mark.slow
+@pytest.mark.operations
+def test_a_launch_builds_checks_shows_and_compares_the_benchmark(
+    tmp_path: Path, tiny_checkpoint: Path, drawings: Path, mlflow_database: Path
+) -> None:
     """The whole lineage of one domain, with two of three data sets there."""
-    directory = tmp_path_factory.mktemp("launched")
-    write_elevater(directory / "data", only=DATASETS[:2])
+    write_elevater(tmp_path / "data", only=DATASETS[:2])
     elevater = {"root": "data", "datasets": DATASETS}
-    project = write_project(directory, tiny_checkpoint, drawings, elevater=elevater)
-    shutil.copy(mlflow_database, directory)
-    with dagster_home(directory / "home"):
+    project = write_project(tmp_path, tiny_checkpoint, drawings, elevater=elevater)
+    shutil.copy(mlflow_database, tmp_path)
+    with dagster_home(tmp_path / "home"):
         first = materialize("*", ["shapes"], METHODS, project.path)
         second = materialize("group:benchmark", ["shapes"], METHODS, project.path)
         with open_instance(project) as instance:
-            yield Launched(project, first, second, instance)
-
-
-@pytest.mark.slow
-@pytest.mark.operations
-def test_a_launch_builds_checks_and_shows_the_benchmark_once(launched: Launched) -> None:
-    assert not launched.first.failed and not launched.first.skipped
+            logs = [
+                entry.dagster_event
+                for run_id in first.run_ids
+                for entry in instance.all_logs(
+                    run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
+                )
+            ]
+            key = to_partition_key("shapes/gated-image")
+            shown = metadata_of(instance, "benchmark_results", key)
+    assert not first.failed and not first.skipped
     # Features and results of the base and the method with an image tower, and their comparison.
-    assert (launched.second.built, launched.second.reused) == (0, 5)
-    checks = [
-        entry.dagster_event.asset_check_evaluation_data
-        for run_id in launched.first.run_ids
-        for entry in launched.instance.all_logs(
-            run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
-        )
-        if entry.dagster_event
-    ]
+    assert (second.built, second.reused) == (0, 5)
+    checks = [event.asset_check_evaluation_data for event in logs if event]
     blocking = {check.check_name: check.blocking for check in checks}
     assert blocking["features_are_finite_and_have_a_direction"]
     assert blocking["what_is_unavailable_has_no_value"]
@@ -78,21 +60,14 @@ def test_a_launch_builds_checks_and_shows_the_benchmark_once(launched: Launched)
     assert not blocking["training_pairs_hold_no_test_image"]
     assert all(check.passed for check in checks if check.blocking)
 
-    artifact = launched.project.store.current("benchmark_results", "shapes/gated-image")
-    shown = metadata_of(
-        launched.instance, "benchmark_results", to_partition_key("shapes/gated-image")
-    )
-    run = MlflowClient(launched.project.config.tracking_uri).get_run(str(shown["mlflow_run_id"]))
+    artifact = project.store.current("benchmark_results", "shapes/gated-image")
+    run = MlflowClient(project.config.tracking_uri).get_run(str(shown["mlflow_run_id"]))
     for name in ("mean.zero-shot", "value.zero-shot.mnist", "datasets_evaluated"):
         assert shown[name] == run.data.metrics[name]
     assert shown["mean.zero-shot"] == artifact.counts["mean"]["zero-shot"]
     assert "dtd" in str(shown["table"]) and "2 of 20" in str(shown["table"])
 
-
-@pytest.mark.slow
-@pytest.mark.operations
-def test_a_comparison_counts_parts_and_a_head_has_none(launched: Launched) -> None:
-    artifact = launched.project.store.current("benchmark_comparison", "shapes")
+    artifact = project.store.current("benchmark_comparison", "shapes")
     assert artifact.counts["methods"] == ["gated-image"] and not artifact.counts["skipped"]
     assert artifact.counts["datasets_compared"] == {"gated-image.zero-shot": 2}
     table = pd.read_parquet(artifact.file("table.parquet"))
@@ -117,19 +92,13 @@ def test_no_method_beside_the_base_no_comparison_with_it() -> None:
 
 def test_training_pair_that_is_a_test_image_is_counted(tiny_project: Project) -> None:
     def write(directory: Path, _: object) -> dict[str, int]:
-        pd.DataFrame({"image_sha256": ["ab" * 32, "cd" * 32, "ef" * 32]}).to_parquet(
-            directory / "pairs.parquet"
-        )
-        return {}
-
-    def write_features(directory: Path, _: object) -> dict[str, int]:
+        pairs = pd.DataFrame({"image_sha256": ["ab" * 32, "cd" * 32, "ef" * 32]})
+        pairs.to_parquet(directory / "pairs.parquet")
         (directory / "mnist").mkdir()
-        np.save(directory / "mnist" / "test_sha256.npy", np.array([[171] * 32, [1] * 32], np.uint8))
-        np.save(directory / "mnist" / "train_sha256.npy", np.array([[205] * 32], np.uint8))
+        for split, bytes_ in (("test", [171, 1]), ("train", [205])):
+            digests = np.repeat(np.array([bytes_], np.uint8).T, 32, axis=1)
+            np.save(directory / "mnist" / f"{split}_sha256.npy", digests)
         return {}
 
-    features = tiny_project.store.build(
-        Inputs("benchmark_features", "shapes/full", {}, {}, "1"), write_features
-    )
-    pairs = tiny_project.store.build(Inputs("retrieved_set", "shapes", {}, {}, "1"), write)
-    assert count_pairs(pairs, digests_of_test_images(features)) == 1
+    made = tiny_project.store.build(Inputs("retrieved_set", "shapes", {}, {}, "1"), write)
+    assert count_pairs(made, digests_of_test_images(made)) == 1

@@ -9,11 +9,10 @@ from PIL import Image
 from support.commands import assert_loads_no_torch
 from support.elevater import write_elevater
 
-from react_pipeline.clip.base import publish_base
+from react_pipeline.clip import publish_base
 from react_pipeline.commands.cli import main
-from react_pipeline.extensions.elevater.features import publish_features
-from react_pipeline.extensions.elevater.results import publish_results
-from react_pipeline.project.project import Project
+from react_pipeline.extensions.elevater import publish_features, publish_results
+from react_pipeline.project import Project
 
 
 @pytest.fixture
@@ -38,20 +37,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_check_reports_all_and_fails_only_for_what_is_wrong(
     run, data: Path, tmp_path: Path
 ) -> None:
+    def check(root: Path) -> tuple[int, str, dict[tuple[str, ...], list[str]]]:
+        code, out, _ = run("check", str(root))
+        rows = [line.split() for line in out.splitlines()[1:]]
+        return code, out, {tuple(row[:2]): row[2:5] for row in rows}
+
     before = sorted(data.rglob("*"))
-    code, out, _ = run("check", str(data))
-    rows = {tuple(line.split()[:2]): line.split()[2:] for line in out.splitlines()[1:]}
-    assert code == 0 and rows["dtd", "test"][:3] == ["47", "1,880", "partial"]
-    assert rows["food-101", "test"][:3] == ["0", "25,250", "unavailable"]
+    code, out, rows = check(data)
+    assert code == 0 and rows["dtd", "test"] == ["47", "1,880", "partial"]
+    assert rows["food-101", "test"] == ["0", "25,250", "unavailable"]
     assert ("imagenet-1k", "test") in rows and "get it from" in out and "Get it from" in out
     assert sorted(data.rglob("*")) == before
     sizes = {"train": 4250, "test": 250}
     root = write_elevater(tmp_path / "mixed", sizes, only=["hateful-memes", "mnist"])
     (root / "mnist" / "test" / "stray.png").write_bytes(b"x")
-    code, out, _ = run("check", str(root))
-    states = {tuple(line.split()[:2]): line.split()[4] for line in out.splitlines()[1:]}
-    assert code == 1 and states["mnist", "test"] == "wrong"
-    assert states["hateful-memes", "test"] == states["hateful-memes", "train"] == "complete"
+    code, out, rows = check(root)
+    assert code == 1 and rows["mnist", "test"][2] == "wrong"
+    assert rows["hateful-memes", "test"][2] == rows["hateful-memes", "train"][2] == "complete"
     assert run("check", str(tmp_path / "nosuch"))[0] == 2
 
 

@@ -9,30 +9,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
-from PIL import Image
-from support.elevater import png, write_elevater
+from support.elevater import png, write_elevater, write_images
 
-from react_pipeline.clip.base import publish_base
-from react_pipeline.clip.classifier import zero_shot_head
-from react_pipeline.clip.model import load
-from react_pipeline.corpus.images import decode_image
-from react_pipeline.evaluation.domain_results import evaluate
+from react_pipeline.clip import load, publish_base, zero_shot_head
+from react_pipeline.corpus import decode_image
+from react_pipeline.evaluation import evaluate
 from react_pipeline.extensions.elevater.datasets import DATASETS, dataset
 from react_pipeline.extensions.elevater.domains import make_domain, write_domains
 from react_pipeline.extensions.elevater.extension import Elevater
 from react_pipeline.extensions.elevater.readers import read_dataset
-from react_pipeline.labelled.labelled import (
+from react_pipeline.labelled import (
     encode_images,
+    normal,
     preprocessing,
     publish_evaluation_set,
     read_images,
 )
-from react_pipeline.labelled.labels import normal
-from react_pipeline.project.project import Project
+from react_pipeline.project import Project
 from react_pipeline.retrieval.decontamination import kept_out
-from react_pipeline.settings.files import load_domain
-from react_pipeline.store.errors import ChangedSource, InputError
+from react_pipeline.settings import load_domain
+from react_pipeline.store import ChangedSource, InputError
 
 NAME = "fer-2013"
 
@@ -59,18 +57,19 @@ def test_images_are_listed_and_read_in_place(
     images = read_images(artifact, project.domain(NAME))
     there = read_dataset(data, NAME, "test")
     assert images["class_id"].tolist() == there.labels.tolist()
-    assert images["class"].tolist() == [there.class_names[label] for label in there.labels]
+    assert images["class"].tolist() == [there.entry.class_names[label] for label in there.labels]
     assert artifact.counts["classes_without_images"] == []
     clip = load(tiny_checkpoint)
     vectors = encode_images(project.config, clip, images)
     last = clip.preprocess(decode_image(there.read(len(there) - 1), 10_000))
     np.testing.assert_allclose(vectors[-1], clip.encode_images(last[None])[0], atol=1e-6)
     # Identity is content, not place.
-    write(project, make_domain(dataset(NAME), data.rename(tmp_path / "moved")))
+    moved = data.rename(tmp_path / "moved")
+    write(project, make_domain(dataset(NAME), moved))
     second = publish_evaluation_set(project, NAME)
     assert second.reused and second.fingerprint == artifact.fingerprint
-    images = read_images(second, project.domain(NAME))
-    assert images["path"].str.startswith(str(tmp_path / "moved")).all()
+    paths = read_images(second, project.domain(NAME))["path"]
+    assert paths.str.startswith(str(moved)).all()
 
 
 def test_a_domain_with_more_classes_keeps_ids_and_fewer_fail(project: Project, data: Path) -> None:
@@ -127,17 +126,6 @@ def test_every_data_set_is_a_domain_and_the_union_unique(tmp_path: Path) -> None
     assert paths[0].read_text() == "classes: [mine]\n"
 
 
-def write_images(root: Path, name: str, suffix: str) -> list[Path]:
-    """One oblong image a class, as an image folder."""
-    paths = []
-    for label, class_name in enumerate(dataset(name).class_names):
-        paths.append(root / name / "test" / class_name / f"0.{suffix}")
-        paths[-1].parent.mkdir(parents=True)
-        noise = np.random.default_rng(label).integers(0, 255, (32, 90, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(paths[-1])
-    return paths
-
-
 def test_images_of_kitti_are_squashed_only_to_be_measured(
     tiny_project: Project, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -152,11 +140,10 @@ def test_images_of_kitti_are_squashed_only_to_be_measured(
         encode_images(tiny_project.config, clip, images, preprocessing(clip, squash=squash))
         for squash in (True, False)
     )
-    head = zero_shot_head(clip, domain.class_names, domain.templates).numpy()
-    logits = 100.0 * squashed @ head
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    head = zero_shot_head(clip, domain.class_names, domain.templates)
+    shares = (100 * torch.from_numpy(squashed) @ head).softmax(dim=1).amax(dim=1)
     predictions = pd.read_parquet(evaluate(tiny_project, name, "base").file("predictions.parquet"))
-    np.testing.assert_allclose(predictions["probability"], 1 / exponentials.sum(axis=1), rtol=1e-3)
+    np.testing.assert_allclose(predictions["probability"], shares, rtol=1e-3)
     assert not np.allclose(squashed, cropped, atol=1e-2)
     compared = kept_out(tiny_project, name, published, "own", clip).vectors
     np.testing.assert_allclose(compared, cropped, atol=1e-6)

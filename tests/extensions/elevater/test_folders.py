@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from support.elevater import png
 
-from react_pipeline.extensions.elevater import labelled_kind
 from react_pipeline.extensions.elevater.datasets import DATASETS, IMAGENET, dataset, read_data
 from react_pipeline.extensions.elevater.readers import join_names, read_dataset
-from react_pipeline.labelled.kind import Unavailable
-from react_pipeline.settings.config import DomainConfig
-from react_pipeline.store.errors import InputError
+from react_pipeline.extensions.elevater.settings import TestImages
+from react_pipeline.labelled import Unavailable
+from react_pipeline.settings import DomainConfig
+from react_pipeline.store import InputError
 
 SST = "rendered-sst2"
 
@@ -70,7 +70,7 @@ def test_country_codes_are_known_and_valid_is_a_name_for_val(tmp_path: Path) -> 
     folder = write_folders(tmp_path / "country211" / "valid", dict.fromkeys(codes, 0))
     (folder / next(iter(codes)) / "notes.txt").write_text("no image")
     images = read_dataset(tmp_path, "country211", "val")
-    names = [images.class_names[label] for label in images.labels]
+    names = [images.entry.class_names[label] for label in images.labels]
     assert names == [codes[location.split("/")[2]] for location in images.locations]
     assert images.read(0) == (tmp_path / images.locations[0]).read_bytes()
 
@@ -93,7 +93,7 @@ def test_imagenets_folders_of_wordnet_ids_are_joined_in_order(tmp_path: Path) ->
     # Classes of one name keep the order of the domain.
     classes = [{"id": f"{name} ({number})", "name": name} for number, name in enumerate(names)]
     domain = DomainConfig.model_validate({"slug": "imagenet", "classes": classes})
-    kind = labelled_kind.TestImages(name="mine", path=tmp_path, dataset=IMAGENET.name)
+    kind = TestImages(name="mine", path=tmp_path, dataset=IMAGENET.name)
     labels = kind.images(domain)[0]["class"]
     assert len(twins) == 4 and [int(label.rsplit("(")[1][:-1]) for label in labels] == shown
 

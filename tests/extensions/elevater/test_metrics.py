@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import precision_recall_curve
 
 from react_pipeline.extensions.elevater.metrics import measure
-from react_pipeline.store.errors import InputError
+from react_pipeline.store import InputError
 
 
 def interpolated_map(labels: np.ndarray, scores: np.ndarray) -> float:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from react_pipeline.extensions.elevater.shots import hold_out, sample_shots, split_training
-from react_pipeline.store.errors import InputError
+from react_pipeline.store import InputError
 
 
 def multilabel(seed: int = 0, n: int = 300, n_classes: int = 6) -> np.ndarray:

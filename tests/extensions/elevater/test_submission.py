@@ -11,7 +11,7 @@ import pytest
 
 from react_pipeline.extensions.elevater.settings import Experiment
 from react_pipeline.extensions.elevater.submission import write_prediction, write_submission
-from react_pipeline.store.errors import InputError
+from react_pipeline.store import InputError
 
 SHAPES = {"voc-2007-classification": (2, 2), "dtd": (4, 3)}
 """Test images and classes."""

@@ -5,18 +5,20 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
 from react_pipeline.extensions.elevater.shots import Split
-from react_pipeline.extensions.elevater.sweep import (
+from react_pipeline.extensions.elevater.trainer import (
     FIRST_POINTS,
     LEARNING_RATES,
     WEIGHT_DECAYS,
     Curve,
+    Examples,
     Trial,
     adapt,
     sweep,
 )
-from react_pipeline.store.errors import TrainingError
+from react_pipeline.store import TrainingError
 
 Score = Callable[[float, int], float | None]
 """Learning rate and grid point to a score; None is a failure."""
@@ -29,7 +31,7 @@ def grid_point(trial: Trial) -> int:
 def scored(score: Score) -> Callable[[Trial], Curve]:
     def train_trial(trial: Trial) -> Curve:
         value = score(trial.learning_rate, grid_point(trial))
-        return Curve(trial, [] if value is None else [value], "not finite" * (value is None))
+        return Curve(trial, [] if value is None else [value], value is None)
 
     return train_trial
 
@@ -84,42 +86,33 @@ def test_the_search_is_the_published_one(seed: int, steps: int) -> None:
 
 
 def test_failures_never_win_and_are_an_error_if_all_fail() -> None:
-    found, curves = sweep(scored(lambda rate, point: None if point >= 48 else 0.0))
+    found, failed = sweep(scored(lambda rate, point: None if point >= 48 else 0.0))
     assert (found.best, grid_point(found.trial)) == (0, 0)
-    assert sum(curve.failure == "not finite" for curve in curves) == 6 * 4
-    with pytest.raises(TrainingError, match="all 42 trials failed .*not finite.: 42"):
+    assert failed == 6 * 4
+    with pytest.raises(TrainingError, match="all 42 trials"):
         sweep(scored(lambda rate, point: None))
-
-
-class Numbers:
-    """Examples that are nothing but their numbers."""
-
-    def __init__(self, numbers: list[int]) -> None:
-        self.numbers = numbers
-
-    def subset(self, indices: np.ndarray) -> Numbers:
-        return Numbers([self.numbers[index] for index in indices])
 
 
 SPLIT = Split(search=np.array([2, 3]), held_out=np.array([0, 1]), final=np.array([0, 1, 2, 3]))
 
 
-@pytest.mark.parametrize("failure", ["", "not finite"])
-def test_the_search_sees_no_test_image_and_training_has_both(failure: str) -> None:
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_search_sees_no_test_image_and_training_has_both(fails: bool) -> None:
     seen = []
 
-    def train_trial(train, evaluation, trial, *, epochs, keep_probabilities=False):
-        seen.append((tuple(train.numbers), tuple(evaluation.numbers), epochs, keep_probabilities))
-        return Curve(trial, [0.2, 0.7], failure * keep_probabilities)
+    def train_trial(train, evaluation, trial, *, epochs):
+        seen.append((*(tuple(one.numbers.tolist()) for one in (train, evaluation)), epochs))
+        return Curve(trial, [0.2, 0.7], fails and epochs == 50)
 
     def adapted() -> tuple[Curve, int]:
-        return adapt(train_trial, Numbers([0, 1, 2, 3]), Numbers([9]), SPLIT)
+        every, tests = torch.arange(4), torch.tensor([9])
+        return adapt(train_trial, Examples(every, every, iter), Examples(tests, tests, iter), SPLIT)
 
-    if failure:
-        with pytest.raises(TrainingError, match="1e-06 .* 1e-06: not finite after 2 of 50"):
+    if fails:
+        with pytest.raises(TrainingError, match="1e-06 .* 1e-06: .* finite after 2 of 50"):
             adapted()
     else:
         final, failed = adapted()
         assert (final.best, final.scores[-1], failed) == (0.7, 0.7, 0)
-    assert set(seen[:-1]) == {((2, 3), (0, 1), 10, False)}
-    assert seen[-1] == ((0, 1, 2, 3), (9,), 50, True)
+    assert set(seen[:-1]) == {((2, 3), (0, 1), 10)}
+    assert seen[-1] == ((0, 1, 2, 3), (9,), 50)

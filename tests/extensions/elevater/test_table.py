@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from react_pipeline.extensions.elevater.datasets import DATASETS, IMAGENET, dataset, read_data
-from react_pipeline.labelled.labels import normal
-from react_pipeline.store.errors import InputError
+from react_pipeline.labelled import normal
+from react_pipeline.store import InputError
 
 # name: classes, train, val, test, metric, templates; written down again from the benchmark, not
 # from the table.

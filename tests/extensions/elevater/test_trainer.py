@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +14,13 @@ from support.elevater import random_head
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from react_pipeline.clip.model import Clip, load
+from react_pipeline.clip import Clip, load
 from react_pipeline.extensions.elevater import trainer as trainer_module
-from react_pipeline.extensions.elevater.sweep import Trial
 from react_pipeline.extensions.elevater.trainer import (
-    NOT_FINITE,
     SEED,
-    FeatureExamples,
-    ImageExamples,
+    Examples,
     Trainer,
+    Trial,
 )
 
 TRIALS = [Trial(1e-4, 1.0), Trial(1e-1, 1e-2)]
@@ -27,34 +28,57 @@ WILD = Trial(0.1, 1e6)
 N_CLASSES = 3
 
 
-def clusters(seed: int = 0, n: int = 300, width: int = 12, n_classes: int = 5) -> FeatureExamples:
+def of(inputs: Tensor, labels: Tensor) -> Examples:
+    load = partial(map, inputs.__getitem__)
+    return Examples(labels, torch.arange(len(labels)), load)
+
+
+def inputs(examples: Examples) -> Tensor:
+    return next(iter(examples.load([examples.numbers])))
+
+
+def clusters(seed: int = 0, n: int = 300, width: int = 12, n_classes: int = 5) -> Examples:
     """Features around one centre a class; the last batch of 300 holds 44."""
     random = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % n_classes
     centres = torch.randn(n_classes, width, generator=torch.Generator().manual_seed(99))
-    return FeatureExamples(centres[labels] + torch.randn(n, width, generator=random), labels)
+    return of(centres[labels] + torch.randn(n, width, generator=random), labels)
 
 
-def multilabel(examples: FeatureExamples, n_classes: int = 5) -> FeatureExamples:
+def multilabel(examples: Examples, n_classes: int = 5) -> Examples:
     rows = torch.nn.functional.one_hot(examples.labels, n_classes)
     more = rows.roll(1, dims=1) * (torch.arange(len(rows)) % 3 == 0)[:, None]
-    return FeatureExamples(examples.features, rows | more)
+    return replace(examples, labels=rows | more)
 
 
 def by_torch(
-    train: FeatureExamples, test: FeatureExamples, head: Tensor, trial: Trial, epochs: int
+    train: Examples,
+    test: Examples,
+    head: Tensor,
+    trial: Trial,
+    epochs: int,
+    clip: Clip | None = None,
 ) -> Tensor:
     """Probabilities after training with PyTorch's own layers, optimizer and loader, one trial by
-    itself.
+    itself; with a model its image tower trains, too.
     """
     n_classes, width = head.shape
-    norm, linear = nn.BatchNorm1d(width, affine=False), nn.Linear(width, n_classes)
+    linear = nn.Linear(width, n_classes)
     linear.load_state_dict({"weight": head, "bias": torch.zeros(n_classes)})
+    model = nn.Sequential(nn.BatchNorm1d(width, affine=False), linear)
+    tower = deepcopy(clip.model).requires_grad_(True) if clip else nn.Identity()
+
+    def logits(given: Tensor) -> Tensor:
+        return model(tower.encode_image(given, normalize=True) if clip else given)
+
     optimizer = torch.optim.SGD(
-        linear.parameters(), trial.learning_rate, momentum=0.9, weight_decay=trial.weight_decay
+        [*(tower.visual if clip else tower).parameters(), *model.parameters()],
+        trial.learning_rate,
+        momentum=0.9,
+        weight_decay=trial.weight_decay,
     )
     loader = DataLoader(
-        TensorDataset(train.features, train.labels),
+        TensorDataset(inputs(train), train.labels),
         batch_size=64,
         shuffle=True,
         generator=torch.Generator().manual_seed(SEED),
@@ -62,17 +86,17 @@ def by_torch(
     several = train.labels.ndim == 2
     criterion = nn.BCEWithLogitsLoss() if several else nn.CrossEntropyLoss()
     for _ in range(epochs):
-        norm.train()
-        for features, labels in loader:
-            if len(features) == 1:
-                continue
-            optimizer.zero_grad()
-            logits = linear(norm(features))
-            criterion(logits, labels.float() if several else labels).backward()
-            optimizer.step()
-    norm.eval()
+        for module in (model, tower):
+            module.train()
+        for given, labels in loader:
+            if len(given) > 1:
+                optimizer.zero_grad()
+                criterion(logits(given), labels.float() if several else labels).backward()
+                optimizer.step()
+    for module in (model, tower):
+        module.eval()
     with torch.no_grad():
-        return (linear(norm(test.features))).softmax(dim=1)
+        return logits(inputs(test)).softmax(dim=1)
 
 
 @pytest.mark.parametrize("several", [False, True], ids=["multiclass", "multilabel"])
@@ -84,13 +108,13 @@ def test_a_head_trains_as_with_pytorchs_own_layers(several: bool, trial: Trial) 
         train, test = multilabel(train), multilabel(test)
     head = random_head(5, 12, seed=3)
     train_trial = Trainer(head, "11point_mAP" if several else "accuracy")
-    curve = train_trial(train, test, trial, epochs=4, keep_probabilities=True)
+    curve = train_trial(train, test, trial, epochs=4)
     # Those of the first of the best epochs.
     best = int(np.argmax(curve.scores)) + 1
     reference = by_torch(train, test, head, trial, epochs=best)
     np.testing.assert_allclose(curve.best_probabilities, reference.numpy(), atol=1e-5)
     wild = train_trial(train, test, WILD, epochs=9)
-    assert (wild.failure, wild.best) == (NOT_FINITE, 0) and len(wild.scores) < 9
+    assert (wild.failed, wild.best) == (True, 0) and len(wild.scores) < 9
 
 
 @pytest.fixture
@@ -108,9 +132,8 @@ def pixels() -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-def examples(pixels: tuple[Tensor, Tensor], first: int, last: int) -> ImageExamples:
-    images, labels = pixels
-    return ImageExamples(lambda number: images[first + number], labels[first:last])
+def examples(pixels: tuple[Tensor, Tensor], first: int, last: int) -> Examples:
+    return of(*(part[first:last] for part in pixels))
 
 
 def test_fine_tuning_learns_and_leaves_the_given_model_alone(
@@ -123,37 +146,17 @@ def test_fine_tuning_learns_and_leaves_the_given_model_alone(
     curve = train_trial(train, test, Trial(0.003, 1e-4), epochs=50)
     assert curve.best >= curve.scores[-1] > 0.6
     wild = train_trial(train, test, WILD, epochs=9)
-    assert wild.failure == NOT_FINITE and len(wild.scores) < 9
+    assert wild.failed and len(wild.scores) < 9
     after = clip.model.state_dict()
     assert all(torch.equal(values, after[name]) for name, values in before.items())
 
 
-def test_one_step_is_that_of_pytorch_on_tower_and_head_together(
+def test_tower_and_head_train_together_as_with_pytorch(
     clip: Clip, pixels: tuple[Tensor, Tensor]
 ) -> None:
-    images, labels = pixels
-    head, whole = random_head(N_CLASSES, 32), examples(pixels, 0, 30)
     # A batch of all images: one step an epoch.
-    curve = Trainer(head, "accuracy", clip)(
-        whole, whole, Trial(0.01, 0.1), epochs=2, keep_probabilities=True
-    )
-    norm, linear = nn.BatchNorm1d(32, affine=False), nn.Linear(32, N_CLASSES)
-    linear.load_state_dict({"weight": head, "bias": torch.zeros(N_CLASSES)})
-    model = nn.Sequential(norm, linear).train()
-
-    def logits() -> Tensor:
-        return model(clip.model.encode_image(images, normalize=True))
-
-    clip.model.train().requires_grad_(True)
-    parameters = [*clip.model.visual.parameters(), *model.parameters()]
-    optimizer = torch.optim.SGD(parameters, 0.01, momentum=0.9, weight_decay=0.1)
-    epochs = int(np.argmax(curve.scores)) + 1
-    for _ in range(epochs):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(logits(), labels).backward()
-        optimizer.step()
-    with torch.no_grad():
-        model.eval()
-        clip.model.eval()
-        wanted = logits().softmax(dim=1)
+    head, whole, trial = random_head(N_CLASSES, 32), examples(pixels, 0, 30), Trial(0.01, 0.1)
+    curve = Trainer(head, "accuracy", clip)(whole, whole, trial, epochs=2)
+    best = int(np.argmax(curve.scores)) + 1
+    wanted = by_torch(whole, whole, head, trial, best, clip)
     np.testing.assert_allclose(curve.best_probabilities, wanted.numpy(), atol=1e-4)

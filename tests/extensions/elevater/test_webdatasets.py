@@ -13,8 +13,8 @@ from support.elevater import Trap, png
 
 from react_pipeline.extensions.elevater.datasets import dataset
 from react_pipeline.extensions.elevater.readers import read_dataset
-from react_pipeline.labelled.kind import Unavailable
-from react_pipeline.store.errors import InputError
+from react_pipeline.labelled import Unavailable
+from react_pipeline.store import InputError
 
 NAMES = dataset("cifar-10").class_names[::-1]
 
@@ -30,23 +30,16 @@ def write_webdataset(
 ) -> Path:
     """Two shards of one image a class; labels are positions in `names`."""
     folder = root / name / "test"
+    rows = np.eye(len(names), dtype=np.int64)
     for shard in range(2):
         samples = {}
         for position in range(len(names)):
-            value = (
-                str(position).encode()
-                if label == "cls"
-                else npy(np.eye(len(names), dtype=np.int64)[position])
-            )
-            extension = ("png", "webp", "jpg")[position % 3]
-            samples[f"s{shard * 100 + position:07d}"] = {
-                label: value,
-                extension: png(position, f"{shard}{position}"),
-            }
+            value = str(position).encode() if label == "cls" else npy(rows[position])
+            image = {("png", "webp", "jpg")[position % 3]: png(position, f"{shard}{position}")}
+            samples[f"s{shard * 100 + position:07d}"] = {label: value, **image}
         write_shard(folder / f"{shard}.tar", samples)
     (folder / "nshards.txt").write_text("2\n")
     (root / name / "classnames.txt").write_text("\n".join(names) + "\n")
-    (root / name / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\n")
     return folder
 
 

@@ -26,32 +26,30 @@ from support.processes import killed
 from support.text_tower import write_text_tower_checkpoint
 from torch import Tensor
 
-from react_pipeline.clip.base import publish_base
-from react_pipeline.clip.model import Clip, load
-from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.evaluation.domain_results import EvalResult, evaluate
+from react_pipeline.clip import Clip, load, publish_base
+from react_pipeline.corpus import publish_corpus
+from react_pipeline.embedding import embed_corpus
+from react_pipeline.evaluation import EvalResult, evaluate
 from react_pipeline.extensions.demo.packages import CORPUS_SOURCES
 from react_pipeline.extensions.hub import export as exporting
 from react_pipeline.extensions.hub.card import ingredients
 from react_pipeline.extensions.hub.export import export
-from react_pipeline.indexing.index import build_index
-from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
+from react_pipeline.indexing import build_index
+from react_pipeline.labelled import publish_evaluation_set, read_images
 from react_pipeline.pages import render
-from react_pipeline.project.project import Project
-from react_pipeline.promotion.decision import promote
-from react_pipeline.retrieval.control import draw_control
-from react_pipeline.retrieval.retrieve import retrieve_pairs
-from react_pipeline.store.durable import sha256_of
-from react_pipeline.store.errors import (
+from react_pipeline.project import Project
+from react_pipeline.promotion import promote
+from react_pipeline.retrieval import draw_control, retrieve_pairs
+from react_pipeline.store import (
     CorruptArtifact,
     InputError,
     MissingArtifact,
     ReactError,
     StaleArtifact,
     StoreWriteError,
+    sha256_of,
 )
-from react_pipeline.use.classifier import Classifier
+from react_pipeline.use import Classifier
 
 Make = Callable[..., Project]
 

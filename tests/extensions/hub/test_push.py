@@ -15,7 +15,7 @@ from huggingface_hub.utils import _http
 from support.customized import customized
 from support.hub import TOKEN, HubServer
 
-from react_pipeline.extensions.hub.push import create_repository, upload
+from react_pipeline.extensions.hub.export import create_repository, upload
 from react_pipeline.project import Project
 from react_pipeline.store import InputError, ReactError
 

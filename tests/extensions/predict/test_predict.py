@@ -6,6 +6,7 @@ import csv
 import os
 import re
 import signal
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,21 +24,23 @@ from support.processes import killed
 from support.shard_server import serve_folder
 
 import react_pipeline
-from react_pipeline.clip.classifier import load_classifier
-from react_pipeline.corpus import remote
-from react_pipeline.corpus.images import BadImage, decode_image
-from react_pipeline.corpus.shards import Member
-from react_pipeline.embedding.encoder import Encoder
-from react_pipeline.evaluation.domain_results import EvalResult, evaluate
-from react_pipeline.extensions.predict import encoding, pictures, run_folder
-from react_pipeline.extensions.predict.pictures import Picture, find_pictures
+from react_pipeline.clip import load_classifier
+from react_pipeline.corpus import BadImage, Member, decode_image, remote
+from react_pipeline.embedding import Encoder
+from react_pipeline.evaluation import EvalResult, evaluate
+from react_pipeline.extensions.predict import (
+    Options,
+    Picture,
+    encoding,
+    find_pictures,
+    pictures,
+    run_folder,
+)
 from react_pipeline.extensions.predict.predict import embed_pictures, predict_pictures
-from react_pipeline.extensions.predict.run_folder import Options
 from react_pipeline.extensions.predict.transduction import transduce
-from react_pipeline.project.project import Project
-from react_pipeline.store import Scratch
-from react_pipeline.store.errors import InputError, MissingArtifact, ReactError, SourceUnavailable
-from react_pipeline.use.classifier import Classifier
+from react_pipeline.project import Project
+from react_pipeline.store import InputError, MissingArtifact, ReactError, Scratch, SourceUnavailable
+from react_pipeline.use import Classifier
 
 NOW = Options(workers=0)
 
@@ -139,34 +142,28 @@ def test_a_measured_model_has_temperature_and_unknown_answers(
         assert (row["predicted"] == "unknown") == (float(row["confidence"]) < limit)
 
 
-def test_every_form_of_source(photos: Path, tmp_path: Path, drawings: Path) -> None:
+def test_every_form_of_source(photos: Path, drawings: Path) -> None:
     files = sorted(photos.rglob("*.png"))
     (photos / ".hidden").mkdir()
     (photos / ".hidden" / "x.png").write_bytes(files[0].read_bytes())
     (photos / "notes.md").write_text("no picture")
     (photos / "round").symlink_to(photos)
-    (photos / "list.txt").write_text("a/circle-green.png\n\nb/circle-red.png\n")
     relative = [str(path.relative_to(photos)) for path in files]
-    (photos / "t.csv").write_text(
-        "id,path\n" + "".join(f"00{n},{name}\n" for n, name in enumerate(relative))
-    )
+    (photos / "list.txt").write_text("\n\n".join(relative[:2]))
+    (photos / "t.csv").write_text("id,path\n" + "".join(f"00,{name}\n" for name in relative))
     pq.write_table(pa.table({"bild": relative}), photos / "t.parquet")
 
-    def names(source: str, column: str = "path") -> list[str]:
-        return [picture.name for picture in find_pictures(source, column)[0]]
+    def names(source: Path, column: str = "path") -> list[str]:
+        return [picture.name for picture in find_pictures(str(source), column)[0]]
 
     every = [str(path) for path in files]
-    assert names(str(photos)) == every
-    assert names(str(photos / "t.csv")) == names(str(photos / "t.parquet"), "bild") == every
-    assert names(str(photos / "*" / "circle-*.png")) == [name for name in every if "circle" in name]
-    assert names(str(photos / "{a,b}" / "cross-*.png")) == [
-        name for name in every if "cross" in name
-    ]
-    assert names(str(files[3])) == [str(files[3])]
-    assert len(names(str(photos / "list.txt"))) == 2
-    shards = names(str(drawings / "shards" / "*.tar"))
-    assert len(shards) == 96 and shards[0].startswith(str(drawings / "shards" / "00000.tar@"))
-    pictures, _ = find_pictures(str(drawings / "shards" / "*.tar"))
+    assert names(photos) == names(photos / "t.csv") == names(photos / "t.parquet", "bild") == every
+    for pattern, word in (("*/circle-*.png", "circle"), ("{a,b}/cross-*.png", "cross")):
+        assert names(photos / pattern) == [name for name in every if word in name]
+    assert names(files[3]) == [str(files[3])] and names(photos / "list.txt") == every[:2]
+    shards = str(drawings / "shards" / "*.tar")
+    pictures, _ = find_pictures(shards)
+    assert len(pictures) == 96 and pictures[0].name.startswith(shards.replace("*", "00000") + "@")
     assert decode_image(pictures[95].read(), 10_000).size == (40, 40)
 
 
@@ -200,28 +197,23 @@ def test_unusable_pictures_are_counted_and_others_unchanged(
 ) -> None:
     predict_pictures(classifier, str(photos), tmp_path / "clean", NOW)
     expected = rows(tmp_path / "clean")
-    (photos / "a" / "cut.png").write_bytes(encode(draw("circle", "red", 1))[:90])
+    picture = encode(draw("circle", "red", 1))
+    (photos / "a" / "cut.png").write_bytes(picture[:90])
     (photos / "b" / "text.jpg").write_text("<html>")
     (photos / "gone.png").symlink_to(photos / "nothing")
     os.mkfifo(photos / "pipe.png")
-    (photos / "deadly.png").write_bytes(encode(draw("circle", "red", 1)) + MARK)
+    (photos / "deadly.png").write_bytes(picture + MARK)
     with deadly_images():
         done = predict_pictures(classifier, str(photos), tmp_path / "out", NOW)
-    assert done.skipped == {
-        "killed_decoder": 1,
-        "truncated": 1,
-        "not_an_image": 1,
-        "unreadable": 2,
+    left_out = {
+        "cut.png": "truncated",
+        "deadly.png": "killed_decoder",
+        "gone.png": "unreadable",
+        "pipe.png": "unreadable",
+        "text.jpg": "not_an_image",
     }
-    assert sorted(ledger(tmp_path / "out")) == [
-        *[
-            ("cut.png", "truncated"),
-            ("deadly.png", "killed_decoder"),
-            ("gone.png", "unreadable"),
-            ("pipe.png", "unreadable"),
-            ("text.jpg", "not_an_image"),
-        ]
-    ]
+    assert done.skipped == Counter(left_out.values())
+    assert sorted(ledger(tmp_path / "out")) == list(left_out.items())
     for row, before in zip(rows(tmp_path / "out"), expected, strict=True):
         assert row["path"] == before["path"]
         assert float(row["score_1"]) == pytest.approx(float(before["score_1"]), abs=1e-6)
@@ -237,7 +229,7 @@ def test_a_folder_that_another_run_writes_to_is_refused(
 ) -> None:
     with pytest.raises(InputError, match="--output"):
         run_folder.require_output(tmp_path / ("x" * 300))
-    with run_folder.held_run(tmp_path / "out", {}, False):
+    with run_folder.held_run(tmp_path / "out", {}):
         with pytest.raises(InputError, match="another run"):
             predict_pictures(classifier, str(photos), tmp_path / "out", NOW)
         (tmp_path / "out" / ".run.json.half").touch()  # as the record is while it is written
@@ -334,37 +326,29 @@ def test_pictures_are_judged_together(classifier: Classifier, photos: Path, tmp_
 
 
 def test_a_finished_run_is_kept_and_a_foreign_folder_untouched(
-    retrieved_project: Project,
-    classifier: Classifier,
-    photos: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    classifier: Classifier, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = tmp_path / "out"
-    first = predict_pictures(classifier, str(photos), output, NOW)
+    def run(output: str = "out", **options: Any) -> int:
+        given = replace(NOW, **options)
+        return predict_pictures(classifier, str(photos), tmp_path / output, given).used
+
+    used = run()
     with monkeypatch.context() as patch:
         patch.setattr(
             "react_pipeline.extensions.predict.predict.encode_pictures",
             lambda *_: pytest.fail("encoded again"),
         )
-        assert predict_pictures(classifier, str(photos), output, NOW).used == first.used
-    (output / "mine.txt").write_text("mine")
-    other = Options(workers=0, threshold=0.5)
-    with pytest.raises(InputError, match="threshold"):
-        predict_pictures(classifier, str(photos), output, other)
-    predict_pictures(
-        classifier, str(photos), output, Options(workers=0, threshold=0.5, overwrite=True)
-    )
-    assert (output / "mine.txt").read_text() == "mine"
+        assert run() == used
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").write_text("mine")
-    with pytest.raises(InputError, match="other files"):
-        predict_pictures(
-            classifier, str(photos), tmp_path / "letters", Options(workers=0, overwrite=True)
-        )
     (photos / "a" / "new.png").write_bytes(encode(draw("circle", "red", 3)))
-    with pytest.raises(InputError, match="pictures"):
-        predict_pictures(classifier, str(photos), output, other)
+    for words, given in (
+        ("threshold.*--output", {"threshold": 0.5}),
+        ("pictures", {}),
+        ("other files", {"output": "letters"}),
+    ):
+        with pytest.raises(InputError, match=words):
+            run(**given)
 
 
 @pytest.mark.slow
@@ -437,8 +421,8 @@ def test_vectors_are_the_unit_vectors_of_the_model(
 def test_models_that_do_not_fit_are_refused(retrieved_project: Project, tmp_path: Path) -> None:
     config = retrieved_project.path
 
-    def load(source: object, model: object = "champion") -> Classifier:
-        return Classifier.load(str(source), str(model), config=config, device="cpu")
+    def load(source: object, model: str = "champion") -> Classifier:
+        return Classifier.load(str(source), model, config=config, device="cpu")
 
     assert load("shapes").origin.method == "base"
     assert "no champion was chosen yet" in load("shapes").note
@@ -457,7 +441,6 @@ def test_models_that_do_not_fit_are_refused(retrieved_project: Project, tmp_path
     # A class called as the threshold calls what it refuses.
     path = retrieved_project.config.domains / "shapes.yaml"
     path.write_text(path.read_text().replace("square", "unknown"))
+    unsure = Options(threshold=0.1)
     with pytest.raises(InputError, match="rename the class"):
-        predict_pictures(
-            load("shapes", "base"), str(tmp_path), tmp_path / "out", Options(threshold=0.1)
-        )
+        predict_pictures(load("shapes", "base"), str(tmp_path), tmp_path / "out", unsure)

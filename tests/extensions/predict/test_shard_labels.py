@@ -14,12 +14,11 @@ from support.drawings import pair, write_shard
 from typer.testing import CliRunner
 
 from react_pipeline.commands.cli import app
-from react_pipeline.extensions.predict import predict
+from react_pipeline.extensions.predict import Options, predict
 from react_pipeline.extensions.predict.predict import Loading, predict_pictures, predict_shards
-from react_pipeline.extensions.predict.run_folder import Options
-from react_pipeline.project.project import Project
-from react_pipeline.store.errors import InputError
-from react_pipeline.use.classifier import Classifier
+from react_pipeline.project import Project
+from react_pipeline.store import InputError
+from react_pipeline.use import Classifier
 
 NOW = Options(workers=0)
 

@@ -17,7 +17,7 @@ from react_pipeline.labelled import Unavailable, list_problems
 from react_pipeline.lineage import gather, resolve
 from react_pipeline.pages import escaped, markdown_table
 from react_pipeline.project import Project
-from react_pipeline.stage import STAGES
+from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, STAGES
 from react_pipeline.store import (
     Artifact,
     InputError,
@@ -34,8 +34,8 @@ VALUES = ["base", "value", "delta"]
 
 Place = TypeVar("Place")
 Data = TypeVar("Data")
-Compare = Callable[[Mapping[str, Artifact]], tuple[pd.DataFrame, dict[str, Any]]]
-"""Maps results by method to a table with `VALUES`, and counts."""
+Compare = Callable[[pd.DataFrame, Mapping[str, pd.DataFrame]], pd.DataFrame]
+"""Maps the base's figures and those of methods to a table with `VALUES`."""
 
 
 def require_encoder(project: Project, method: str) -> None:
@@ -48,15 +48,11 @@ def require_encoder(project: Project, method: str) -> None:
         raise InputError(f"{method}: a head is used on the base's own features; measure `base`")
 
 
-def pick_checkpoint(parents: Mapping[str, Artifact]) -> Artifact:
-    """Return the checkpoint among the parents of a step."""
-    return parents.get("base_checkpoint") or parents["customized_checkpoint"]
-
-
-def load_model(project: Project, checkpoint: Artifact) -> Clip:
-    """Load the model of a checkpoint on the project's device."""
+def load_model(project: Project, parents: Mapping[str, Artifact]) -> Clip:
+    """Load the model of the checkpoint among the parents of a step, on the project's device."""
     from react_pipeline.clip import choose_device, load
 
+    checkpoint = parents.get(BASE_CHECKPOINT) or parents[CUSTOMIZED_CHECKPOINT]
     return load(checkpoint.path, choose_device(project.config.device))
 
 
@@ -127,10 +123,21 @@ def contradictions(rows: pd.DataFrame) -> int:
     return int((~is_figure & ~is_missing).sum())
 
 
-def publish_comparison(project: Project, stage: str, slug: str, compare: Compare) -> Artifact:
+def publish_comparison(
+    project: Project,
+    stage: str,
+    slug: str,
+    file: str,
+    compare: Compare,
+    count: Callable[[pd.DataFrame], dict[str, Any]],
+) -> Artifact:
     """Publish the base with every method of a domain that has a fresh result.
 
     Files: `table.parquet`, `table.csv`, `table.md`.
+
+    Args:
+        file: The table in each result that is compared.
+        count: Further counts of the compared table.
 
     Raises:
         MissingArtifact: If the base has no fresh result, or no method has.
@@ -147,14 +154,14 @@ def publish_comparison(project: Project, stage: str, slug: str, compare: Compare
     inputs = resolve(project, stage, slug, parents=results, content={"skipped": skipped})
 
     def write(directory: Path, _: Scratch) -> dict[str, Any]:
-        table, counts = compare(results)
+        tables = {name: pd.read_parquet(result.file(file)) for name, result in results.items()}
+        table = compare(tables.pop("base"), tables)
         table.to_parquet(directory / "table.parquet", index=False)
         table.to_csv(directory / "table.csv", index=False)
         notes = "".join(f"\n- {name}: {escaped(reason)}" for name, reason in skipped.items())
         text = f"{_to_markdown(table)}{notes}\n"
         (directory / "table.md").write_text(text, encoding="utf-8")
-        methods = [name for name in results if name != "base"]
-        return {"methods": methods, "skipped": skipped, **counts}
+        return {"methods": list(tables), "skipped": skipped, **count(table)}
 
     return project.store.build(inputs, write)
 

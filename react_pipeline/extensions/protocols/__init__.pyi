@@ -1,9 +1,0 @@
-from .protocols import VALUES as VALUES
-from .protocols import compare_figures as compare_figures
-from .protocols import contradictions as contradictions
-from .protocols import load_model as load_model
-from .protocols import pick_checkpoint as pick_checkpoint
-from .protocols import publish_comparison as publish_comparison
-from .protocols import read_all as read_all
-from .protocols import read_form as read_form
-from .protocols import require_encoder as require_encoder
