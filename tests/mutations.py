@@ -264,7 +264,6 @@ GUARDS = (
     Guard("react_pipeline/extensions/ui/assets/webserver.py", 'and scope["path"].endswith("/graphql")', "and False", "extensions/ui/test_webserver.py"),
     Guard("react_pipeline/extensions/ui/assets/webserver.py", '!= "application/json"', "== 0", "extensions/ui/test_webserver.py"),
     Guard("assets/resources.py", '"__".join([*self.key_prefix, name])', "name", "assets/test_component.py"),
-    Guard("react_pipeline/extensions/alerts/assets.py", "if not tries or tries > len(WAIT_HOURS):", "if True:", "extensions/alerts/test_alerts.py"),
     Guard("react_pipeline/pages.py", "autoescape=True", "autoescape=False", "house/test_pages.py"),
     Guard("react_pipeline/extensions/ui/serve.py", "        channel_timeout=SILENT_SECONDS,\n", "", BOUNDED),
     Guard("react_pipeline/extensions/ui/serve.py", "        threads=ANSWERED_AT_ONCE,\n", "        threads=64,\n", BOUNDED),

@@ -134,12 +134,6 @@ class Scene:
         self._cursors[name] = result.cursor
         return result
 
-    def alert(self) -> str:
-        """One tick of `alerts`; gives the error of the tick, if any."""
-        result = self._tick("alerts")
-        faults = [one.error for one in result.dagster_run_reactions or () if one.error]
-        return "\n".join(fault.to_string() for fault in faults)
-
     def queue(self, request: dg.RunRequest, **tags: str) -> dg.DagsterRun:
         """A run of what was asked for, as its process has begun it."""
         (key,) = request.asset_selection or ()

@@ -217,7 +217,6 @@ def test_nothing_asks_for_runs_unless_it_is_enabled(make_project: Make, enabled:
         "domain_files": True,
         "upkeep": enabled,
         "recustomize": enabled,
-        "alerts": True,  # of an extension; it starts no run
         "retention_schedule": False,
     }
 
