@@ -104,12 +104,15 @@ class TrainingError(ReactError):
     """Training diverged or cannot run; no checkpoint was published."""
 
 
-def error_type(name: str) -> type[ReactError] | None:
-    """Return the class of this module with this name, for errors that come from another process as
-    text.
+def error_from_text(name: str, text: str) -> ReactError:
+    """Return an error of another process as the class of this module with its name, else as a
+    `ReactError`.
     """
     kind = globals().get(name)
-    return kind if isinstance(kind, type) and issubclass(kind, ReactError) else None
+    if kind is ConfigError:  # is made of problems, not of a text
+        kind = InputError
+    is_ours = isinstance(kind, type) and issubclass(kind, ReactError)
+    return kind(text) if is_ours else ReactError(text)
 
 
 NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from dagster_webserver.webserver import DagsterWebserver
 
-from react_pipeline.extensions.ui.assets.webserver import Guard, guard
+from react_pipeline.extensions.ui.assets import Guard, guard
 
 LOOPBACK = {"host": "127.0.0.1:3000"}
 JSON = {**LOOPBACK, "content-type": "application/json"}

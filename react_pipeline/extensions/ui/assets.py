@@ -1,4 +1,4 @@
-"""The Dagster webserver behind a guard: `python -m react_pipeline.extensions.ui.assets.webserver`,
+"""The Dagster webserver behind a guard: `python -m react_pipeline.extensions.ui.assets`,
 used as `dagster-webserver` is.
 
 Does not belong here: what any server on loopback refuses
