@@ -173,7 +173,7 @@ GUARDS = (
     Guard("react_pipeline/stop.py", '    exec("")  # noqa: S102\n', "", STOP + "::test_python_itself_does_not_change_the_exit_code"),
     Guard("react_pipeline/stop.py", "        signal.set_wakeup_fd(-1)\n", "        pass\n", STOP),
     Guard("assets/launch.py", "            raise_if_stopped()\n            failed", "            failed", STOP),
-    Guard("assets/retries.py", "        if requested():\n            raise KeyboardInterrupt from error\n", "", STOP),
+    Guard("assets/retries.py", " or requested():", ":", STOP),
     # Nothing in use is removed
     Guard("react_pipeline/store/pruning.py", "if is_damaged or current", "if current", PRUNING),
     Guard("react_pipeline/store/pruning.py", "() if unread else _unused(", "_unused(", PRUNING),

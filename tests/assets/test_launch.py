@@ -108,7 +108,7 @@ def test_lineage_of_a_finished_project_is_green_throughout(launched: Launched) -
     )
     for node in defs.resolve_asset_graph().asset_nodes:
         keys = node.partitions_def.get_partition_keys(None, instance) if node.partitions_def else []
-        if node.is_observable:
+        if node.is_external:
             seen = instance.fetch_observations(node.key, limit=100).records
             assert "shapes" in {record.partition_key for record in seen}
             continue
