@@ -17,5 +17,6 @@ from .runs import built_places as built_places
 from .runs import in_process as in_process
 from .runs import inputs_tag as inputs_tag
 from .runs import reap_abandoned as reap_abandoned
+from .runs import run_of_last as run_of_last
 from .runs import tags_of_key as tags_of_key
 from .training import customize_here as customize_here

@@ -22,10 +22,11 @@ from react_pipeline.assets import (
     declare_instigators,
     inputs_tag,
     make_partitions,
+    run_of_last,
     tags_of_key,
     to_partition_key,
 )
-from react_pipeline.extensions.automation.settings import AutomationConfig
+from react_pipeline.extensions.automation.extension import AutomationConfig
 from react_pipeline.extensions.automation.survey import Survey, Task, survey
 from react_pipeline.failures import Failure, Kind
 from react_pipeline.project import Manifests, outside
@@ -164,16 +165,11 @@ class Runs:
         """Return the newest run that was asked for with the inputs of a task; None if there is
         none, or another run has made the artifact since, so that it is due again.
         """
-        partition = to_partition_key(task.key)
         of_inputs = dg.RunsFilter(tags={inputs_tag(self._project): task.inputs})
+        place = self._project.key(task.stage), to_partition_key(task.key)
         for record in self._instance.get_run_records(of_inputs, limit=1):
-            made_since = dg.AssetRecordsFilter(
-                self._project.key(task.stage),
-                asset_partitions=[partition] if partition else None,
-                after_timestamp=_ended(record),
-            )
-            made = self._instance.fetch_materializations(made_since, limit=1).records
-            if not made or made[0].run_id == record.dagster_run.run_id:
+            made_by = run_of_last(self._instance, *place, after=_ended(record))
+            if made_by in ("", record.dagster_run.run_id):
                 return record
         return None
 
