@@ -9,7 +9,6 @@ from .resources import CheckContext as CheckContext
 from .resources import Context as Context
 from .resources import ProjectResource as ProjectResource
 from .retries import INTERRUPTED as INTERRUPTED
-from .runs import DOMAIN_TAG as DOMAIN_TAG
 from .runs import REASON_TAG as REASON_TAG
 from .runs import TRY_TAG as TRY_TAG
 from .runs import WILL_RETRY_TAG as WILL_RETRY_TAG

@@ -108,11 +108,10 @@ def error_from_text(name: str, text: str) -> ReactError:
     """Return an error of another process as the class of this module with its name, else as a
     `ReactError`.
     """
-    kind = globals().get(name)
-    if kind is ConfigError:  # is made of problems, not of a text
-        kind = InputError
-    is_ours = isinstance(kind, type) and issubclass(kind, ReactError)
-    return kind(text) if is_ours else ReactError(text)
+    kind = InputError if name == ConfigError.__name__ else globals().get(name)  # made of problems
+    if isinstance(kind, type) and issubclass(kind, ReactError):
+        return kind(text)
+    return ReactError(text)
 
 
 NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})

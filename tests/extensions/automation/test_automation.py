@@ -241,7 +241,8 @@ def test_the_schedule_looks_outside_and_needs_a_cron_line(
         ({key.path[-1] for key in request.asset_selection}, request.partition_key)
         for request in requests
     ] == [
-        ({"corpus", "base_checkpoint"}, None),
+        ({"corpus"}, None),
+        ({"base_checkpoint"}, None),
         ({"evaluation_set"}, "shapes"),
     ]
     unscheduled = repository(change_pipeline(project, automation={"schedule": None}))
