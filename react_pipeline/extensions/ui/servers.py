@@ -202,7 +202,7 @@ class _Group:
         location = {"socket": str(code), "location_name": "react"}
         workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": location}]}))
         server = self._start("dagster code server", [*CODE_SERVER, "--socket", str(code)])
-        _wait(server, partial(_require_open, code))
+        _wait(server, code.stat)  # its socket
         port = str(self._ports["dagster"])
         webserver = [*WEBSERVER, "--host", HOST, "--port", port, "--workspace", str(workspace)]
         self._start("dagster", webserver)
@@ -302,11 +302,6 @@ def _wait(server: Server, attempt: Callable[[], object]) -> None:
     raise ReactError(
         f"{server.name} does not answer after {START_SECONDS:.0f} seconds; see {server.log}"
     )
-
-
-def _require_open(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.connect(str(path))
 
 
 def _require_running(server: Server) -> None:
