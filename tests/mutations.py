@@ -258,9 +258,9 @@ GUARDS = (
     # Who may ask
     Guard("react_pipeline/extensions/ui/serve.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', BOUNDED),
     Guard("react_pipeline/extensions/ui/servers.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', "e2e/test_user_interfaces.py"),
-    Guard("react_pipeline/extensions/ui/cross_site.py", "if not LOOPBACK_HOST.fullmatch(host) and", "if False and", CROSS),
-    Guard("react_pipeline/extensions/ui/cross_site.py", "if origin is not None and", "if False and", CROSS),
-    Guard("react_pipeline/extensions/ui/cross_site.py", 'if site not in (None, "same-origin", "none") and', "if False and", CROSS),
+    Guard("react_pipeline/extensions/ui/serve.py", "if not LOOPBACK_HOST.fullmatch(host) and", "if False and", CROSS),
+    Guard("react_pipeline/extensions/ui/serve.py", "if origin is not None and", "if False and", CROSS),
+    Guard("react_pipeline/extensions/ui/serve.py", 'if site not in (None, "same-origin", "none") and', "if False and", CROSS),
     Guard("react_pipeline/extensions/ui/assets.py", 'and scope["path"].endswith("/graphql")', "and False", "extensions/ui/test_webserver.py"),
     Guard("react_pipeline/extensions/ui/assets.py", '!= "application/json"', "== 0", "extensions/ui/test_webserver.py"),
     Guard("assets/resources.py", '"__".join([*self.key_prefix, name])', "name", "assets/test_component.py"),

@@ -28,7 +28,7 @@ import httpx
 import psutil
 import yaml
 
-from react_pipeline.extensions.ui.cross_site import url_origin
+from react_pipeline.extensions.ui.serve import url_origin
 from react_pipeline.project import (
     CONFIG_VARIABLE,
     HOME_VARIABLE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from react_pipeline.extensions.ui.cross_site import refusal
+from react_pipeline.extensions.ui.serve import refusal
 
 HERE = {"Host": "127.0.0.1:3000"}
 LINK = {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
