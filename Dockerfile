@@ -15,7 +15,7 @@ WORKDIR /data
 
 # Code server, webserver and daemon, and every run in Kubernetes.
 FROM package AS production
-RUN pip install --no-cache-dir -c /opt/react/constraints.txt '/opt/react[alerts,kubernetes]' \
+RUN pip install --no-cache-dir -c /opt/react/constraints.txt '/opt/react[kubernetes]' \
     && install -D /opt/react/dagster_home/production/dagster-webserver /opt/guarded/dagster-webserver \
     && cat /opt/react/dagster_home/dagster.yaml /opt/react/dagster_home/production/storage.yaml > /opt/dagster/dagster.yaml \
     && cp /opt/react/dagster_home/production/workspace.yaml /opt/dagster/workspace.yaml

@@ -15,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --d
 # What leans on numpy, pyarrow, open_clip, transformers and FAISS most.
 OLDEST_TESTS := $(addprefix tests/,clip embedding extensions/hub extensions/methods extensions/predict indexing retrieval use)
 
-.PHONY: help install install-dev demo demo-photos test test-slow test-mutations test-operations test-pages test-long-day test-oldest test-gpu gpu-report docs lint check-definitions ui clean
+.PHONY: help install install-dev demo demo-photos test test-slow test-mutations test-operations test-pages test-oldest test-gpu gpu-report docs lint check-definitions ui clean
 
 help:
 	@sed -n 's/^# //p; s/^\([a-z-]*\):.*## /  make \1  /p' Makefile
@@ -63,10 +63,6 @@ test-operations: install-dev ## servers, daemon, browser, whole lineages, pages:
 
 test-pages: install-dev ## the pages of the documentation, block by block; a part of test-operations
 	$(PYTEST) -n 4 --no-loadscope-reorder tests/pages
-
-test-long-day: export LONG_DAY_DOMAINS ?= 300
-test-long-day: install-dev ## hours of 300 domains whose services are killed, by LONG_DAY_DOMAINS, _HOURS and _SEED; in test-slow 20
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/e2e/test_long_day.py
 
 test-oldest: ## a fast part of the tests with the oldest versions, in .venv-oldest
 	$(MAKE) install-dev VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt

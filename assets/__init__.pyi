@@ -9,15 +9,13 @@ from .resources import CheckContext as CheckContext
 from .resources import Context as Context
 from .resources import ProjectResource as ProjectResource
 from .retries import INTERRUPTED as INTERRUPTED
-from .runs import DOMAIN_TAG as DOMAIN_TAG
-from .runs import HIDDEN as HIDDEN
 from .runs import REASON_TAG as REASON_TAG
 from .runs import TRY_TAG as TRY_TAG
 from .runs import WILL_RETRY_TAG as WILL_RETRY_TAG
 from .runs import built_places as built_places
-from .runs import failure_reason as failure_reason
 from .runs import in_process as in_process
 from .runs import inputs_tag as inputs_tag
 from .runs import reap_abandoned as reap_abandoned
+from .runs import run_of_last as run_of_last
 from .runs import tags_of_key as tags_of_key
 from .training import customize_here as customize_here

@@ -69,22 +69,9 @@ class Scope:
         ]
 
 
-@dataclass(frozen=True)
-class Check:
-    """A check as it was declared; `options` are those of `dagster.asset_check`."""
-
-    stage: str
-    body: ArtifactCheck
-    options: dict[str, Any]
-
-    @property
-    def blocks(self) -> bool:
-        """Whether it must pass before anything is built on the artifact."""
-        return bool(self.options.get("blocking"))
-
-
 _assets: dict[str, tuple[Body, dict[str, Any]]] = {}
-_checks: dict[tuple[str, str], Check] = {}
+_checks: dict[tuple[str, str], tuple[ArtifactCheck, dict[str, Any]]] = {}
+"""By stage and name; the options are those of `dagster.asset_check`."""
 _instigators: dict[str, Instigators] = {}
 
 
@@ -143,11 +130,11 @@ def artifact_check(stage: str, **options: Any) -> Callable[[ArtifactCheck], Arti
 
     def declared(body: ArtifactCheck) -> ArtifactCheck:
         name = (stage, body.__name__)
-        known = _checks[name].body if name in _checks else body
+        known, _ = _checks.get(name, (body, {}))
         # Definitions may be loaded twice in a process; a check then replaces itself.
         if (known.__module__, known.__qualname__) != (body.__module__, body.__qualname__):
             raise ValueError(f"`{body.__name__}` is a check of `{stage}` already")
-        _checks[name] = Check(stage, body, options)
+        _checks[name] = body, options
         return body
 
     return declared
@@ -178,31 +165,32 @@ def make_checks(scope: Scope) -> list[dg.AssetChecksDefinition]:
     """Return the checks of a project's stages, in the order of declaration."""
     return [
         dg.asset_check(
-            asset=scope.project.key(declared.stage),
-            name=declared.body.__name__,
-            description=getdoc(declared.body),
+            asset=scope.project.key(stage),
+            name=name,
+            description=getdoc(body),
             retry_policy=RETRIES,
-            partitions_def=make_partitions(STAGES[declared.stage], scope.methods, scope.project),
-            **declared.options,
-        )(_checking(declared, scope.project))
-        for declared in _checks.values()
-        if declared.stage in scope.rows
+            partitions_def=make_partitions(STAGES[stage], scope.methods, scope.project),
+            **options,
+        )(_checking(stage, name, scope.project))
+        for (stage, name), (body, options) in _checks.items()
+        if stage in scope.rows
     ]
 
 
 def _checking(
-    declared: Check, project: ProjectResource
+    stage: str, name: str, project: ProjectResource
 ) -> Callable[[CheckContext], dg.AssetCheckResult]:
     """Return the body of a check in Dagster, which notes in the store what blocks."""
+    body, options = _checks[stage, name]
 
     def checked(context: CheckContext) -> dg.AssetCheckResult:
         with readable_failures():
             pipeline = project.load()
-            artifact = pipeline.store.current(declared.stage, library_key(context))
-            result = declared.body(pipeline, artifact)
-            if declared.blocks:
+            artifact = pipeline.store.current(stage, library_key(context))
+            result = body(pipeline, artifact)
+            if options.get("blocking"):
                 problem = "" if result.passed else result.description or "see its metadata"
-                note_check(pipeline, artifact, declared.body.__name__, problem)
+                note_check(pipeline, artifact, name, problem)
             return result
 
     return checked
@@ -210,7 +198,11 @@ def _checking(
 
 def blocking_checks(stage: str) -> list[str]:
     """Return the checks of a stage that must pass before anything is built on its artifact."""
-    return [one.body.__name__ for one in _checks.values() if one.stage == stage and one.blocks]
+    return [
+        name
+        for (of, name), (_, options) in _checks.items()
+        if of == stage and options.get("blocking")
+    ]
 
 
 def declare_instigators(build: Instigators) -> Instigators:

@@ -1,24 +1,25 @@
 """The entry point of the code location: `defs` is what Dagster loads.
 
-Belongs here: the list of what there is. Does not belong here: any asset, check,
+Belongs here: the list of what there is, and the jobs. Does not belong here: any asset, check,
 sensor or resource itself.
 """
 
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import dagster as dg
 
 from react_pipeline.assets import corpus, domains, evaluation, training  # noqa: F401
 from react_pipeline.assets.declared import Scope, make_asset, make_checks, make_instigators
-from react_pipeline.assets.jobs import declare_jobs
+from react_pipeline.assets.domain_files import domain_file
 from react_pipeline.assets.reporting import publish
 from react_pipeline.assets.resources import Context, ProjectResource
 from react_pipeline.assets.runs import in_process
 from react_pipeline.extension import answers
 from react_pipeline.settings import METHODS
-from react_pipeline.stage import STAGES, left_out_stages
+from react_pipeline.stage import STAGES, Stage, left_out_stages
 from react_pipeline.store import ReactError
 
 
@@ -69,7 +70,7 @@ def build_defs(
     assets = [make_asset(row, publish_row, scope) for row in rows]
     instigators = make_instigators(project, rows)
     return dg.Definitions(
-        assets=dg.with_source_code_references([domains.domain_file(project), *assets]),
+        assets=[domain_file(project), *dg.with_source_code_references(assets)],
         asset_checks=make_checks(scope),
         jobs=declare_jobs(project, rows),
         schedules=[one for one in instigators if isinstance(one, dg.ScheduleDefinition)],
@@ -82,6 +83,35 @@ def build_defs(
 def publish_row(context: Context) -> dg.MaterializeResult:
     """Run the step of a row that an extension adds."""
     return publish(context)
+
+
+def declare_jobs(project: ProjectResource, stages: Sequence[Stage]) -> list[Any]:
+    """Return what a person launches as a whole, one for each scope of partitions.
+
+    A job takes its partitions from one definition, so what comes after the pairs of a domain, one
+    partition for each method, is launched from the graph of the assets or asked for by `upkeep`.
+    """
+    made = [row for row in stages if not row.gathers]
+
+    def selected(scope: str) -> dg.AssetSelection:
+        return dg.AssetSelection.assets(
+            *(project.key(row.name) for row in made if row.scope == scope)
+        )
+
+    return [
+        dg.define_asset_job(
+            project.name("refresh_corpus"),
+            selected("all"),
+            description="Reads the corpus and the checkpoints again, and embeds and indexes what is "
+            "new.",
+        ),
+        dg.define_asset_job(
+            project.name("customize_domain"),
+            selected("domain"),
+            description="Reads the labelled images of a domain again, and retrieves its pairs and "
+            "their control, from which its models are then trained.",
+        ),
+    ]
 
 
 defs = build_defs()

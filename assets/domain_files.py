@@ -1,4 +1,5 @@
-"""Domain files: the sensor that makes each a partition, and the events of their changes.
+"""Domain files: their asset, the sensor that makes each a partition, and the events of their
+changes.
 
 Does not belong here: reading or checking such a file (`react_pipeline.settings`).
 """
@@ -17,6 +18,20 @@ from react_pipeline.assets.runs import reap_abandoned
 from react_pipeline.settings import DomainConfig, load_domains
 from react_pipeline.stage import DOMAIN_FILE, Stage
 from react_pipeline.store import ReactError, hash_value
+
+
+def domain_file(project: ProjectResource) -> dg.AssetSpec:
+    """The asset of a project's domain files, which people write."""
+    return dg.AssetSpec(
+        project.key(DOMAIN_FILE),
+        description="The file of a domain in the folder `domains/`: class names, synonyms, prompts, "
+        "where labelled images are, and what differs from pipeline.yaml.\n\nYou write it. The sensor "
+        "`domain_files` registers it and reports its changes, so that what was built from another "
+        "version is shown as unsynced.",
+        group_name=project.name("domain"),
+        partitions_def=domain_partitions(project),
+        kinds={"yaml"},
+    )
 
 
 @declare_instigators
@@ -73,7 +88,8 @@ def changed_files(
     )
     events = []
     for slug, domain in domains.items():
-        tags = {DATA_VERSION_TAG: version(domain)}
+        # Equal for files that mean the same.
+        tags = {DATA_VERSION_TAG: hash_value(domain.model_dump(mode="json"))}
         if tags == shown.get(slug):
             continue
         metadata: dict[str, Any] = {
@@ -84,8 +100,3 @@ def changed_files(
         key = project.key(DOMAIN_FILE)
         events.append(dg.AssetObservation(key, partition=slug, tags=tags, metadata=metadata))
     return events
-
-
-def version(domain: DomainConfig) -> str:
-    """Return the version of a domain's file: equal for files that mean the same."""
-    return hash_value(domain.model_dump(mode="json"))

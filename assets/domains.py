@@ -1,15 +1,12 @@
-"""The data of a domain: its file, its labelled images and its pairs, and their checks."""
+"""The data of a domain: its labelled images and its pairs, and their checks."""
 
 import dagster as dg
 
 from react_pipeline.assets.declared import artifact_check, stage_asset
-from react_pipeline.assets.domain_files import version
-from react_pipeline.assets.partitions import domain_partitions
 from react_pipeline.assets.reporting import publish
-from react_pipeline.assets.resources import Context, ProjectResource
+from react_pipeline.assets.resources import Context
 from react_pipeline.project import Project
 from react_pipeline.retrieval import leaked_images
-from react_pipeline.settings import load_domains
 from react_pipeline.stage import (
     CORPUS,
     CORPUS_EMBEDDINGS,
@@ -20,28 +17,6 @@ from react_pipeline.stage import (
     RETRIEVED_SET,
 )
 from react_pipeline.store import Artifact
-
-
-def domain_file(project: ProjectResource) -> dg.SourceAsset:
-    """Declare the asset `domain_file` of a project."""
-
-    @dg.observable_source_asset(
-        key=project.key(DOMAIN_FILE),
-        partitions_def=domain_partitions(project),
-        group_name=project.name("domain"),
-        tags={"dagster/kind/yaml": ""},
-    )
-    def domain_file() -> dg.DataVersionsByPartition:
-        """The file of a domain in the folder `domains/`: class names, synonyms, prompts, where
-        labelled images are, and what differs from pipeline.yaml.
-
-        You write it. The sensor `domain_files` registers it and reports its changes, so that what
-        was built from another version is shown as unsynced.
-        """
-        domains, _problems = load_domains(project.load().config.domains)
-        return dg.DataVersionsByPartition({slug: version(file) for slug, file in domains.items()})
-
-    return domain_file
 
 
 @stage_asset(deps=[DOMAIN_FILE], group_name="domain", kinds={"parquet"})

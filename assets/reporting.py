@@ -6,6 +6,7 @@ Belongs here: reuse of what is fresh. Does not belong here: which failures are t
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import dagster as dg
@@ -19,7 +20,7 @@ from react_pipeline.assets.runs import inputs_tag
 from react_pipeline.failures import await_checks, expect_checks, remembered
 from react_pipeline.lineage import fresh_or_none, run
 from react_pipeline.project import Project
-from react_pipeline.stage import STAGES, Stage
+from react_pipeline.stage import STAGES
 from react_pipeline.store import Artifact, CorruptArtifact
 from react_pipeline.tracking import Tracking
 
@@ -36,11 +37,8 @@ def publish(context: Context, step: Callable[..., Artifact] | None = None) -> dg
     Raises:
         dagster.Failure: With the text of the error, if trying again is useless.
     """
-    project, stage, key = (
-        find_project(context),
-        STAGES[context.asset_key.path[-1]],
-        library_key(context),
-    )
+    project, key = find_project(context), library_key(context)
+    stage = STAGES[context.asset_key.path[-1]]
     with readable_failures():
         started = time.monotonic()
         pipeline = project.load()
@@ -49,7 +47,13 @@ def publish(context: Context, step: Callable[..., Artifact] | None = None) -> dg
         if checks := blocking_checks(stage.name):
             expect_checks(pipeline, (stage.name, key))
         with remembered(pipeline, (stage.name, key), inputs, classify_error):
-            artifact = _fresh(pipeline, stage, key)
+            artifact = None
+            # Spares a run that has nothing to do the seconds in which a step imports torch. Where a
+            # stage looks at more than the artifacts before it, only running it shows whether it is
+            # fresh.
+            if stage.outside is None and not stage.gathers:
+                with suppress(CorruptArtifact):
+                    artifact = fresh_or_none(pipeline, stage.name, key)
             if artifact is None:
                 context.log.info(f"{name} ...")
                 artifact = run(pipeline, stage.name, key, step)
@@ -73,14 +77,3 @@ def _logged(project: Project, artifact: Artifact, run_id: str) -> dict[str, Any]
     url = tracking.url(logged)
     page = dg.MetadataValue.url(url) if url else "open it with `react-pipeline ui`"
     return {"mlflow": page, "mlflow_run_id": logged}
-
-
-def _fresh(pipeline: Project, stage: Stage, key: str) -> Artifact | None:
-    # Spares a run that has nothing to do the seconds in which a step imports torch. Where a stage
-    # looks at more than the artifacts before it, only running it shows whether it is fresh.
-    if stage.outside is not None or stage.gathers:
-        return None
-    try:
-        return fresh_or_none(pipeline, stage.name, key)
-    except CorruptArtifact:
-        return None

@@ -39,45 +39,30 @@ INTERRUPTED = "interrupted"
 def classify_error(error: BaseException) -> Kind:
     """Return whether trying again may help."""
     if isinstance(error, STOPS) or requested():
+        # Another error, such as one of C++, may have replaced the exception of a stop.
         return Kind.INTERRUPTED
     if isinstance(error, PASSING):
         return Kind.PASSING
-    return Kind.TRANSIENT if _is_transient(error) else Kind.LASTING
-
-
-def _is_transient(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
-        return False
-    return isinstance(error, TRANSIENT)
+    is_refused = isinstance(error, OSError) and error.errno in NOT_WRITABLE
+    return Kind.TRANSIENT if isinstance(error, TRANSIENT) and not is_refused else Kind.LASTING
 
 
 @contextmanager
 def readable_failures() -> Iterator[None]:
     """Turn errors into failures that show their text and are retried only if that may help."""
     try:
-        with _as_interrupted():
-            yield
-    except dg.Failure:
-        raise
-    except STOPS as error:
-        # Dagster would try the step again: its retry policy holds for interruptions too.
-        raise dg.Failure(INTERRUPTED, allow_retries=False) from error
-    except Exception as error:
-        if _is_transient(error):
+        yield
+    except BaseException as error:
+        kind = classify_error(error)
+        if kind is Kind.INTERRUPTED:
+            # Dagster would try the step again: its retry policy holds for interruptions too.
+            raise dg.Failure(INTERRUPTED, allow_retries=False) from error
+        if (
+            kind is Kind.TRANSIENT
+            or isinstance(error, dg.Failure)
+            or not isinstance(error, Exception)
+        ):
             raise
         text = str(error) if isinstance(error, ReactError) else refusal_in(error)
         text = text or f"{type(error).__name__}: {error}"
         raise dg.Failure(text, allow_retries=False) from error
-
-
-@contextmanager
-def _as_interrupted() -> Iterator[None]:
-    """Raise KeyboardInterrupt for an error that replaced the exception of a stop, such as one of
-    C++.
-    """
-    try:
-        yield
-    except Exception as error:
-        if requested():
-            raise KeyboardInterrupt from error
-        raise

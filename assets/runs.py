@@ -73,6 +73,22 @@ def built_places(
             yield stage, key
 
 
+def run_of_last(
+    instance: dg.DagsterInstance,
+    key: dg.AssetKey,
+    partition: str | None,
+    after: float | None = None,
+) -> str:
+    """Return the id of the run that last materialized an asset or one of its partitions, after a
+    time in seconds; "" if none did.
+    """
+    wanted = dg.AssetRecordsFilter(
+        key, asset_partitions=[partition] if partition else None, after_timestamp=after
+    )
+    found = instance.fetch_materializations(wanted, limit=1).records
+    return found[0].run_id if found else ""
+
+
 @dg.executor(name="in_process", config_schema=dg.in_process_executor.config_schema.config_type)
 def in_process(context: dg.InitExecutorContext) -> dg.Executor:
     """Dagster's executor of one process, which `reap_abandoned` sees from the start of a run."""

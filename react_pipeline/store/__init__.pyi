@@ -38,7 +38,7 @@ from .errors import SourceUnavailable as SourceUnavailable
 from .errors import StaleArtifact as StaleArtifact
 from .errors import StoreWriteError as StoreWriteError
 from .errors import TrainingError as TrainingError
-from .errors import error_type as error_type
+from .errors import error_from_text as error_from_text
 from .errors import refusal_in as refusal_in
 from .folder import CURRENT as CURRENT
 from .folder import MANIFEST as MANIFEST

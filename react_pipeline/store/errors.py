@@ -104,12 +104,14 @@ class TrainingError(ReactError):
     """Training diverged or cannot run; no checkpoint was published."""
 
 
-def error_type(name: str) -> type[ReactError] | None:
-    """Return the class of this module with this name, for errors that come from another process as
-    text.
+def error_from_text(name: str, text: str) -> ReactError:
+    """Return an error of another process as the class of this module with its name, else as a
+    `ReactError`.
     """
-    kind = globals().get(name)
-    return kind if isinstance(kind, type) and issubclass(kind, ReactError) else None
+    kind = InputError if name == ConfigError.__name__ else globals().get(name)  # made of problems
+    if isinstance(kind, type) and issubclass(kind, ReactError):
+        return kind(text)
+    return ReactError(text)
 
 
 NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})

@@ -193,7 +193,7 @@ def test_the_check_of_the_page_is_declared_and_counts(
     page = (Path(__file__).parents[2] / "docs" / "extensions.md").read_text()
     code = page.split("## A check")[1].split("```python\n")[1].split("```")[0]
     assert checks_with(code, monkeypatch) == {"enough_pairs"}
-    body: Any = declared._checks["retrieved_set", "enough_pairs"].body
+    body: Any = declared._checks["retrieved_set", "enough_pairs"][0]
     path = tmp_path / "classes.parquet"
     for kept, passed in (([9, 5], True), ([9, 4], False)):
         pd.DataFrame({"kept": kept}).to_parquet(path)

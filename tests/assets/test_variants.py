@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import pandas as pd
 import pytest
 from conftest import write_project
 from support.launch import dagster_home
 from support.tracking import runs_of
 
-from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import Summary, materialize
-from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.extensions.automation.survey import survey
 from react_pipeline.project.project import Project
 from react_pipeline.tracking.log import Tracking
@@ -41,19 +38,6 @@ def launched(
     shutil.copy(mlflow_database, directory)
     with dagster_home(directory / "home"):
         yield project, materialize("*", ["shapes"], (), project.path)
-
-
-def test_variants_and_seeds_are_partitions(make_project: Callable[..., Project]) -> None:
-    variants = {"head": {"method": "linear-head"}, "strong": {"method": "gated-image"}}
-    project = make_project(methods=["base", "strong"], variants=variants, seeds=[0, 1])
-    graph = build_defs(project=ProjectResource(config_path=str(project.path))).resolve_asset_graph()
-    partitions = graph.get(dg.AssetKey("customized_checkpoint")).partitions_def
-    assert isinstance(partitions, dg.MultiPartitionsDefinition)
-    names = partitions.get_partitions_def_for_dimension("method").get_partition_keys()
-    assert set(names) == {*TRAINED, "strong", "strong-seed1"}
-    results = graph.get(dg.AssetKey("domain_results")).partitions_def
-    assert isinstance(results, dg.MultiPartitionsDefinition)
-    assert "base" in results.get_partitions_def_for_dimension("method").get_partition_keys()
 
 
 @pytest.mark.slow

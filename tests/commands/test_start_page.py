@@ -14,7 +14,7 @@ from react_pipeline import evaluation
 from react_pipeline.commands.results import print_results, print_start_page
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.extensions.pages.overview import overview
-from react_pipeline.extensions.ui.home_lock import locked_for_ui, tell_addresses
+from react_pipeline.extensions.ui.servers import locked_for_ui, tell_addresses
 from react_pipeline.project.project import Project
 from react_pipeline.tracking.log import Tracking
 

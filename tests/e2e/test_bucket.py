@@ -11,10 +11,8 @@ import pytest
 import yaml
 from support.bucket import BucketServer
 from support.upkeep import METHODS, build_all
-from typer.testing import CliRunner
 
 from react_pipeline.assets.launch import fresh_artifact
-from react_pipeline.commands.cli import app
 from react_pipeline.extensions.automation.survey import State, survey
 from react_pipeline.lineage import fresh, run
 from react_pipeline.preflight import store_problems
@@ -76,14 +74,6 @@ def test_upkeep_of_a_bucket_ends_fresh_and_looks_once(
     shutil.rmtree(project.config.store)
     assert survey(project, ["shapes"]).states == states
     assert fresh(project, "customized_checkpoint", f"shapes/{METHODS[1]}").counts["pairs"] == 2
-
-
-def test_prune_and_verify_name_addresses(tiny_project: Project, server: BucketServer) -> None:
-    project = in_bucket(tiny_project)
-    artifact = run(project, "corpus", "all")
-    answer = CliRunner().invoke(app, ["verify", "--config", str(project.path)])
-    assert artifact.address in answer.output.replace("\n", "")
-    assert artifact.address.startswith(f"{project.config.store_url}/corpus/all/")
 
 
 def test_a_bucket_that_is_not_there_is_a_problem(

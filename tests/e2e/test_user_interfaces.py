@@ -14,7 +14,7 @@ import time
 import pytest
 from support.services import answer, command_lines, free_port
 
-from react_pipeline.extensions.ui.process_groups import listen_to_signals
+from react_pipeline.extensions.ui.servers import listen_to_signals
 from react_pipeline.project.project import Project
 
 SECONDS = 600

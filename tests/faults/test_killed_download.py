@@ -23,7 +23,7 @@ from support.web import send, served
 
 from react_pipeline.extensions.sources.kinds import ReadyEmbeddings
 from react_pipeline.extensions.sources.url_source import UrlSource
-from react_pipeline.extensions.ui.process_groups import listen_to_signals
+from react_pipeline.extensions.ui.servers import listen_to_signals
 
 URLS, ANSWERED = 60, 20
 THREADS = 4

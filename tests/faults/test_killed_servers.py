@@ -12,10 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.extensions.ui import process_groups
 from react_pipeline.extensions.ui import servers as servers_module
-from react_pipeline.extensions.ui.home_lock import locked_for_ui
-from react_pipeline.extensions.ui.servers import Server, stop, watch
+from react_pipeline.extensions.ui.servers import Server, end, living, locked_for_ui, watch
 from react_pipeline.project import Project, prepare_home
 from react_pipeline.store.errors import InputError, ReactError
 
@@ -24,7 +22,7 @@ STUBBORN = "trap '' INT TERM; sleep 600 & echo started; wait"
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_groups, "STOP_SECONDS", 0.5)
+    monkeypatch.setattr(servers_module, "STOP_SECONDS", 0.5)
 
 
 def server(name: str, script: str, directory: Path) -> Server:
@@ -49,7 +47,7 @@ def test_a_server_can_be_ended_where_ui_ignored_signals(
 
 @pytest.mark.parametrize("killed", [True, False], ids=["killed before", "running"])
 def test_a_server_that_ignores_signals_ends_with_its_children(  # FAULTS 36
-    tmp_path: Path, killed: bool
+    killed: bool,
 ) -> None:
     process = subprocess.Popen(
         ["sh", "-c", STUBBORN], stdout=subprocess.PIPE, start_new_session=True
@@ -58,9 +56,9 @@ def test_a_server_that_ignores_signals_ends_with_its_children(  # FAULTS 36
     if killed:
         process.kill()
         process.wait()
-    stop([Server("dagster", "http://127.0.0.1:0", process, tmp_path / "dagster.log")])
+    end([process])
     process.communicate(timeout=900)
-    assert not process_groups.living([process.pid])
+    assert not living({process.pid})
 
 
 def test_an_mlflow_page_that_ends_is_reported_once(

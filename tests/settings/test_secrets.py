@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from react_pipeline.extensions.cluster.assets.processes import torchrun_command
+from react_pipeline.extensions.cluster.assets import torchrun_command
 from react_pipeline.extensions.doctor.diagnosis import diagnose
 from react_pipeline.project.project import Project
 from react_pipeline.settings.files import TRACKING_VARIABLE, load_pipeline

@@ -17,7 +17,7 @@ from conftest import REPOSITORY
 
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.resources import ProjectResource
-from react_pipeline.extensions.ui.process_groups import end, listen_to_signals
+from react_pipeline.extensions.ui.servers import end, listen_to_signals
 from react_pipeline.project.project import CONFIG_VARIABLE, Project
 
 Asked = set[tuple[str, str | None]]
@@ -62,7 +62,7 @@ def running_daemon(project: Project, home: Path) -> Iterator[Path]:
     try:
         yield log
     finally:
-        end([daemon.pid])
+        end([daemon])
         daemon.wait()
 
 

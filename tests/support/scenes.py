@@ -4,7 +4,6 @@ ask for, whose steps are made up.
 
 from __future__ import annotations
 
-import dataclasses
 import logging.handlers
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,17 +52,15 @@ class Scene:
     def of(cls, project: Project, patch: pytest.MonkeyPatch) -> Iterator[Scene]:
         """Make steps up, keep one check, and let nothing wait for the clock."""
         patch.setattr(declared, "RETRIES", dg.RetryPolicy(max_retries=0))
-        kept = declared._checks["retrieved_set", "classes_have_pairs"]
-        body = kept.body
+        name = ("retrieved_set", "classes_have_pairs")
+        body, options = declared._checks[name]
 
         def checked(*arguments: object) -> dg.AssetCheckResult:
             if scene.check_fault:
                 raise scene.check_fault
             return body(*arguments)
 
-        checked.__name__ = body.__name__
-        kept = dataclasses.replace(kept, body=checked)
-        patch.setattr(declared, "_checks", {("retrieved_set", body.__name__): kept})
+        patch.setattr(declared, "_checks", {name: (checked, options)})
         patch.setattr(reporting, "_logged", lambda *_: {})
 
         def made(project: Project, stage: str, key: str, _step: object) -> Artifact:
@@ -133,12 +130,6 @@ class Scene:
             self.log = "\n".join(record.getMessage() for record in lines.buffer)
         self._cursors[name] = result.cursor
         return result
-
-    def alert(self) -> str:
-        """One tick of `alerts`; gives the error of the tick, if any."""
-        result = self._tick("alerts")
-        faults = [one.error for one in result.dagster_run_reactions or () if one.error]
-        return "\n".join(fault.to_string() for fault in faults)
 
     def queue(self, request: dg.RunRequest, **tags: str) -> dg.DagsterRun:
         """A run of what was asked for, as its process has begun it."""

@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import pytest
 
-from react_pipeline.extensions.ui.process_groups import end
+from react_pipeline.extensions.ui.servers import end
 
 
 def free_port() -> int:
@@ -125,7 +125,7 @@ def running(
     try:
         yield process
     finally:
-        end([process.pid], [signal.SIGTERM, signal.SIGKILL])
+        end([process], [signal.SIGTERM, signal.SIGKILL])
         process.wait()
 
 

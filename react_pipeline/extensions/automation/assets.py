@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from react_pipeline.assets import (
-    DOMAIN_TAG,
     DOMAINS,
     REASON_TAG,
     TRY_TAG,
@@ -22,15 +21,16 @@ from react_pipeline.assets import (
     declare_instigators,
     inputs_tag,
     make_partitions,
+    run_of_last,
     tags_of_key,
     to_partition_key,
 )
-from react_pipeline.extensions.automation.settings import AutomationConfig
+from react_pipeline.extensions.automation.extension import AutomationConfig
 from react_pipeline.extensions.automation.survey import Survey, Task, survey
 from react_pipeline.failures import Failure, Kind
 from react_pipeline.project import Manifests, outside
 from react_pipeline.settings import Method, load_domains
-from react_pipeline.stage import STAGES, Stage
+from react_pipeline.stage import ALL, STAGES, Stage
 from react_pipeline.store import ReactError
 
 MAX_TAG_CHARS, MAX_SKIP_CHARS = 250, 2_000
@@ -164,16 +164,11 @@ class Runs:
         """Return the newest run that was asked for with the inputs of a task; None if there is
         none, or another run has made the artifact since, so that it is due again.
         """
-        partition = to_partition_key(task.key)
         of_inputs = dg.RunsFilter(tags={inputs_tag(self._project): task.inputs})
+        place = self._project.key(task.stage), to_partition_key(task.key)
         for record in self._instance.get_run_records(of_inputs, limit=1):
-            made_since = dg.AssetRecordsFilter(
-                self._project.key(task.stage),
-                asset_partitions=[partition] if partition else None,
-                after_timestamp=_ended(record),
-            )
-            made = self._instance.fetch_materializations(made_since, limit=1).records
-            if not made or made[0].run_id == record.dagster_run.run_id:
+            made_by = run_of_last(self._instance, *place, after=_ended(record))
+            if made_by in ("", record.dagster_run.run_id):
                 return record
         return None
 
@@ -229,15 +224,17 @@ def recustomize(
     settings = automation_settings(project)
     if settings.schedule is None:
         return
-    looking = [row for row in stages if row.outside not in (None, outside.unlisted)]
-    shared = [project.key(row.name) for row in looking if row.scope == "all"]
-    of_domain = {project.key(row.name): row for row in looking if row.scope == "domain"}
+    looking = [
+        row
+        for row in stages
+        if row.scope in ("all", "domain") and row.outside not in (None, outside.unlisted)
+    ]
 
     @dg.schedule(
         name=project.name("recustomize"),
         cron_schedule=settings.schedule,
         execution_timezone=settings.timezone,
-        target=dg.AssetSelection.assets(*shared, *of_domain),
+        target=dg.AssetSelection.assets(*(project.key(row.name) for row in looking)),
         default_status=dg.DefaultScheduleStatus.RUNNING
         if settings.enabled
         else dg.DefaultScheduleStatus.STOPPED,
@@ -245,25 +242,23 @@ def recustomize(
         "from a change is asked for by the sensor `upkeep`.",
     )
     def look_outside(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
-        tags = {REASON_TAG: "schedule", "dagster/priority": "90"}
-        # A repeated tick requests nothing twice.
-        when = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"
-        yield dg.RunRequest(when, asset_selection=shared, tags=tags)
         pipeline = project.load()
         domains, _problems = load_domains(pipeline.config.domains)
         registered = context.instance.get_dynamic_partitions(project.name(DOMAINS))
-        for slug in filter(domains.__contains__, registered):
-            assets = [
-                key
-                for key, row in of_domain.items()
-                if row.outside and row.outside(pipeline, slug) != outside.Files()
-            ]
-            if assets:
-                yield dg.RunRequest(
-                    f"{when} {slug}",
-                    asset_selection=assets,
-                    partition_key=slug,
-                    tags={**tags, DOMAIN_TAG: slug},
-                )
+        slugs = list(filter(domains.__contains__, registered))
+        for row in looking:
+            for key in [ALL] if row.scope == "all" else slugs:
+                if row.outside and row.outside(pipeline, key) != outside.Files():
+                    yield dg.RunRequest(
+                        # A repeated tick requests nothing twice.
+                        f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M} {row.name} {key}",
+                        asset_selection=[project.key(row.name)],
+                        partition_key=to_partition_key(key),
+                        tags={
+                            **tags_of_key(key),
+                            REASON_TAG: "schedule",
+                            "dagster/priority": str(row.priority),
+                        },
+                    )
 
     yield look_outside

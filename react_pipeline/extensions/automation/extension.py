@@ -1,28 +1,84 @@
-"""What automation adds: the sensor `upkeep`, a schedule, and the command `status`."""
+"""What automation adds: the section `automation` of `pipeline.yaml`, the sensor `upkeep`, a
+schedule, and the command `status`.
+
+No field is part of a fingerprint: they decide when to build, not what. Does not belong here: what
+is out of date (`survey`), asking Dagster for runs (`assets`).
+"""
 
 from __future__ import annotations
 
+import zoneinfo
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, field_validator
 
 from react_pipeline.extension import Extension
-from react_pipeline.settings import Section
+from react_pipeline.settings import Section, did_you_mean, sections_of_extensions
 
 if TYPE_CHECKING:
     import typer
+
+
+class AutomationConfig(Section):
+    """What is kept up to date automatically."""
+
+    enabled: bool = False
+    schedule: str | None = "0 3 * * *"
+    timezone: str = "UTC"
+    interval_seconds: int = Field(default=30, ge=1)
+    training: Literal["never", "changed", "always"] = "changed"
+    changed_fraction: float = Field(default=0.1, ge=0, le=1)
+    extensions: tuple[str, ...] = ()
+
+    @field_validator("extensions")
+    @classmethod
+    def _extensions_exist(cls, extensions: tuple[str, ...]) -> tuple[str, ...]:
+        sections = sections_of_extensions()
+        for name in extensions:
+            if name not in sections:
+                meant = did_you_mean(name, sections, f"choose from {', '.join(sections)}")
+                raise ValueError(f"{name!r} is no section of an extension; {meant}")
+        return extensions
+
+    @field_validator("schedule")
+    @classmethod
+    def _schedule_is_a_cron_line(cls, schedule: str | None) -> str | None:
+        from croniter import croniter  # type: ignore[import-untyped, unused-ignore]  # not in the light installation
+
+        if schedule is None:
+            return None
+        try:
+            if len(schedule.split()) != 5:
+                raise ValueError("it has not five fields")
+            croniter(schedule).get_next()  # there is no 30 February
+        except ValueError as error:
+            raise ValueError(
+                f"{schedule!r} is not a cron line ({error}); write five fields, such as '0 3 * * *'"
+            ) from error
+        return schedule
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone_exists(cls, timezone: str) -> str:
+        try:
+            zoneinfo.ZoneInfo(timezone)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(
+                f"{timezone!r} is not a time zone; write one such as UTC or Europe/Berlin"
+            ) from error
+        return timezone
 
 
 class Automation(Extension):
     """What runs without a person."""
 
     def sections(self) -> Mapping[str, type[Section]]:
-        """The section `automation`."""
-        from react_pipeline.extensions.automation.settings import AutomationConfig
-
+        """Return `automation`."""
         return {"automation": AutomationConfig}
 
     def declare_assets(self) -> None:
-        """The sensor and the schedule."""
+        """Declare the sensor and the schedule."""
         import react_pipeline.extensions.automation.assets  # noqa: F401
 
     def add_commands(self, app: typer.Typer) -> None:

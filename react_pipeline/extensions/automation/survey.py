@@ -10,6 +10,8 @@ A look depends on nothing but the files, so that it comes to the same result how
 whomever, it is taken. It reads manifests and never hashes an artifact: the step that reads it does.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -20,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from react_pipeline import __version__
-from react_pipeline.extensions.automation.settings import AutomationConfig
+from react_pipeline.extensions.automation.extension import AutomationConfig
 from react_pipeline.failures import Failure, Kind, open_checks, read_failure
 from react_pipeline.lineage import fresh, is_current, look_outside, parents_of, resolve
 from react_pipeline.project import Manifests, Project, changed_since_run
@@ -80,27 +82,6 @@ while a run of it is under way, None if it is asked for.
 """
 
 
-@dataclass
-class Survey:
-    """What one look found.
-
-    Attributes:
-        tasks: What to ask for now, in the order of the data.
-        waiting: What could be built and is not asked for now, with the answer of the `Judge`.
-        failed: What failed with today's inputs, or must not be built on what failed a check.
-        held: What the policy holds back, with the reason.
-        states: Of every place that is kept up.
-        unreadable: Domains left out, with the reason.
-    """
-
-    tasks: list[Task] = field(default_factory=list)
-    waiting: dict[Task, str] = field(default_factory=dict)
-    failed: dict[Task, Failure] = field(default_factory=dict)
-    held: list[Task] = field(default_factory=list)
-    states: dict[Place, State] = field(default_factory=dict)
-    unreadable: dict[str, str] = field(default_factory=dict)
-
-
 def _unless_failed(_task: Task, failure: Failure | None) -> str | None:
     return failure.text if failure else None
 
@@ -112,17 +93,17 @@ def survey(project: Project, slugs: Sequence[str], judge: Judge = _unless_failed
         slugs: Domains to keep up. One whose file is broken or gone is left out and harms no other.
         judge: Decides what is asked for now; by default what has not failed.
     """
-    look = _Look(Manifests.of(project), judge)
+    found = Survey(Manifests.of(project), judge)
     readable = []
     for slug in slugs:
         try:
-            look.project.domain(slug)
+            found.project.domain(slug)
             readable.append(slug)
         except InputError as error:
-            look.survey.unreadable[slug] = str(error)
+            found.unreadable[slug] = str(error)
     for stage, key in places(project, readable):
-        look.at(stage, key)
-    return look.survey
+        found.look_at(stage, key)
+    return found
 
 
 def places(project: Project, slugs: Sequence[str]) -> Iterator[Place]:
@@ -153,32 +134,49 @@ def pairs_distance(*tables: Path) -> float:
 
 
 @dataclass
-class _Look:
+class Survey:
+    """One look, and what it found.
+
+    Attributes:
+        tasks: What to ask for now, in the order of the data.
+        waiting: What could be built and is not asked for now, with the answer of the `Judge`.
+        failed: What failed with today's inputs, or must not be built on what failed a check.
+        held: What the policy holds back, with the reason.
+        states: Of every place that is kept up.
+        unreadable: Domains left out, with the reason.
+    """
+
     project: Project
     judge: Judge
-    survey: Survey = field(default_factory=Survey)
-    checks: dict[Place, dict[str, str | None]] = field(default_factory=dict)
-    judged: dict[Task, State] = field(default_factory=dict)
-    results: dict[Place, list[Place]] = field(default_factory=dict)
+    tasks: list[Task] = field(default_factory=list)
+    waiting: dict[Task, str] = field(default_factory=dict)
+    failed: dict[Task, Failure] = field(default_factory=dict)
+    held: list[Task] = field(default_factory=list)
+    states: dict[Place, State] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    _checks: dict[Place, dict[str, str | None]] = field(default_factory=dict)
+    _judged: dict[Task, State] = field(default_factory=dict)
+    _results: dict[Place, list[Place]] = field(default_factory=dict)
     """Places by stage and domain, and by stage and `all`."""
 
-    def at(self, stage: str, key: str) -> None:
+    def look_at(self, stage: str, key: str) -> None:
+        """Find the state of a place, after those of its parents."""
         row, slug = STAGES[stage], key.split("/")[0]
         try:
             state = self._gathered(row, key) if row.gathers else self._made(row, key)
         except Exception as error:  # noqa: BLE001 - of an extension's row it may be any
             # Such as conflicting fields of training, or a damaged table: no other domain waits for
             # it.
-            self.survey.unreadable[slug] = f"{stage}: {' '.join(str(error).split())}"
+            self.unreadable[slug] = f"{stage}: {' '.join(str(error).split())}"
             state = State.FAILED
-        self.survey.states[stage, key] = state
+        self.states[stage, key] = state
         for of in {slug, ALL}:
-            self.results.setdefault((stage, of), []).append((stage, key))
+            self._results.setdefault((stage, of), []).append((stage, key))
 
     def _made(self, row: Stage, key: str) -> State:
         stage = row.name
         parents = parents_of(self.project, stage, key).values()
-        if blocked := _joined([self.survey.states.get(one, State.FAILED) for one in parents]):
+        if blocked := _joined([self.states.get(one, State.FAILED) for one in parents]):
             return blocked
         look = look_outside(self.project, stage, key)
         artifact = None
@@ -193,7 +191,7 @@ class _Look:
         seen = look.seen if look else ""
         task = _task(stage, key, reason, [inputs.fingerprint, seen])
         if row.scope == "trained" and (why := self._keeps(inputs, reason)):
-            self.survey.held.append(Task(stage, key, why))
+            self.held.append(Task(stage, key, why))
             return State.HELD
         state = self._due(task, inputs.parents.values())
         # The previous corpus is still a corpus.
@@ -231,10 +229,10 @@ class _Look:
     def _gathered(self, row: Stage, key: str) -> State:
         """Stages whose parents are whichever results there are."""
         stage = row.name
-        names = [place for one in row.gathers for place in self.results.get((one, key), [])]
-        states = [self.survey.states[name] for name in names]
+        names = [place for one in row.gathers for place in self._results.get((one, key), [])]
+        states = [self.states[name] for name in names]
         shown = [name for name in names if not (row.compares and name[1].endswith("/base"))]
-        if not any(self.survey.states[name] is State.FRESH for name in shown):
+        if not any(self.states[name] is State.FRESH for name in shown):
             return _joined(states) or State.FAILED
         if State.DUE in states or State.WAITING in states:
             return State.WAITING
@@ -265,14 +263,14 @@ class _Look:
         """
         for parent in parents:
             place = (parent.stage, parent.key)
-            if place not in self.checks:  # many trainings share a parent
-                self.checks[place] = open_checks(self.project, parent)
-            for check, problem in self.checks[place].items():
+            if place not in self._checks:  # many trainings share a parent
+                self._checks[place] = open_checks(self.project, parent)
+            for check, problem in self._checks[place].items():
                 what = f"{check} of {parent.stage}"
                 if problem is not None:
                     text = f"not asked for: {what} has failed: {problem}"
-                    self.survey.failed[task] = Failure(task.inputs, Kind.LASTING, text)
-                    self.survey.waiting[task] = text
+                    self.failed[task] = Failure(task.inputs, Kind.LASTING, text)
+                    self.waiting[task] = text
                     return State.FAILED
                 again = Task(*place, f"{what} was not evaluated", parent.fingerprint)
                 return State.FAILED if self._ask(again) is State.FAILED else State.WAITING
@@ -280,20 +278,20 @@ class _Look:
 
     def _ask(self, task: Task) -> State:
         """Judge a task, once."""
-        if task not in self.judged:
+        if task not in self._judged:
             failure = read_failure(self.project, task.place)
             if failure and failure.inputs == task.inputs:
-                self.survey.failed[task] = failure
+                self.failed[task] = failure
             else:
                 failure = None
             why = self.judge(task, failure)
             if why is None:
-                self.survey.tasks.append(task)
+                self.tasks.append(task)
             else:
-                self.survey.waiting[task] = why
+                self.waiting[task] = why
             # What waits for a person or an hour keeps no comparison of others waiting.
-            self.judged[task] = State.FAILED if failure or why else State.DUE
-        return self.judged[task]
+            self._judged[task] = State.FAILED if failure or why else State.DUE
+        return self._judged[task]
 
 
 def _task(stage: str, key: str, reason: str, inputs: Any) -> Task:

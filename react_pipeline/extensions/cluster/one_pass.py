@@ -10,7 +10,6 @@ it, and goes with it. Does not belong here: searching (`indexing`), counting nam
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -51,10 +50,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PASS_COMPARISONS = 1.8e11
-"""Comparisons of a prompt with a row in a pass, a core: about half an hour, for which the first
-domain waits.
-"""
 MAX_QUERIES = 200_000
 """Queries of a pass: at 50 hits about 400 MB."""
 
@@ -105,7 +100,7 @@ def _run(project: Project, first: Inputs) -> None:
     parents = first.parents
     embeddings, encoder = parents["corpus_embeddings"], parents[encoder_in(parents)]
     index = Index(parents["faiss_index"], encoder.fingerprint, project.config.device)
-    members = list(_members(project, first, load_encoder(project, encoder), index.rows))
+    members = list(_members(project, first, load_encoder(project, encoder)))
     if len(members) > 1:
         logger.info("reading the corpus for %d domains at once", len(members))
         for side in ("image", "text"):
@@ -151,17 +146,16 @@ def _leave(members: list[_Member], name: str, arrays: list[NDArray[Any]]) -> Non
         member.search.keep(name, partial(np.save, arr=array))
 
 
-def _members(project: Project, first: Inputs, clip: Clip, rows: int) -> Iterator[_Member]:
+def _members(project: Project, first: Inputs, clip: Clip) -> Iterator[_Member]:
     """Yield the first domain, and as many others as a pass takes."""
     queries = 0
-    most = _most_queries(project, rows)
     for inputs in _due(project, first):
         try:
             settings = project.retrieval(inputs.key)
             domain = project.domain(inputs.key)
             prompts, seeds = len(class_prompts(domain)), read_seeds(project, inputs.key)
             queries += sum(len(seeds) if mode == "i2i" else prompts for mode in settings.modes)
-            if inputs is not first and queries > most:
+            if inputs is not first and queries > MAX_QUERIES:
                 return
             seed_vectors = encode_images(project.config, clip, seeds)
         except ReactError:  # its own step says so
@@ -170,15 +164,6 @@ def _members(project: Project, first: Inputs, clip: Clip, rows: int) -> Iterator
         search = Scratch(scratch.folder / SEARCH)
         asked = encode_queries(clip, domain, seeds, seed_vectors, search)
         yield _Member(domain, settings, asked, scratch, search)
-
-
-def _most_queries(project: Project, rows: int) -> int:
-    """Return the queries of a pass; a GPU is faster than the cores of this machine."""
-    from react_pipeline.clip import choose_device
-
-    if choose_device(project.config.device) != "cpu":
-        return MAX_QUERIES
-    return min(MAX_QUERIES, int(PASS_COMPARISONS * (os.cpu_count() or 1) / rows))
 
 
 def _due(project: Project, first: Inputs) -> Iterator[Inputs]:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from react_pipeline.installation import install_command
 from react_pipeline.project import RunTasks
 from react_pipeline.settings import DistributorConfig
-from react_pipeline.store import ConfigError, InputError, ReactError, error_type
+from react_pipeline.store import InputError, ReactError, error_from_text
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -111,10 +111,7 @@ def _marked(function: Callable[[Item], Result], item: Item) -> Result:
 
 def _brought_back(text: str, what: str) -> ReactError:
     if match := _OURS.search(text):
-        name, message = json.loads(match[1])
-        kind = error_type(name) or ReactError
-        # A ConfigError is made of problems, not of a text.
-        return (InputError if kind is ConfigError else kind)(message)
+        return error_from_text(*json.loads(match[1]))
     lines = [line.strip() for line in text.splitlines()]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
     return ReactError(

@@ -18,7 +18,6 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from react_pipeline.extension import CORE, extensions
-from react_pipeline.extensions.alerts import AlertsConfig, problems
 from react_pipeline.installation import INSTALL_CLIP_RETRIEVAL, install_command
 from react_pipeline.preflight import (
     corpus_problems,
@@ -76,7 +75,7 @@ def diagnose(config_path: Path | None) -> list[Finding]:
         )
         return [*findings, Finding("pipeline.yaml", "note", f"none in {Path.cwd()}", remedy)]
     findings.append(Finding("pipeline.yaml", "ok", str(project.path)))
-    for look in (_alerts, _inputs, _store, _servers):
+    for look in (_inputs, _store, _servers):
         try:
             findings += look(project)
         except ImportError as error:
@@ -170,12 +169,6 @@ def _encoder(project: Project) -> Iterator[Finding]:
     for field in ("encoder", "retrieval_encoder"):
         if encoder := getattr(project.config, field):
             yield Finding(field, "ok", f"{encoder.model} {encoder.pretrained or ''}".strip())
-
-
-def _alerts(project: Project) -> list[Finding]:
-    names = project.config.section(AlertsConfig).to
-    faults = _missing("alerts", problems(names), "set it where the Dagster daemon runs")
-    return faults or ([Finding("alerts", "ok", ", ".join(names))] if names else [])
 
 
 def _extensions() -> Iterator[Finding]:

@@ -15,8 +15,9 @@ from react_pipeline.assets import (
     built_places,
     declare_instigators,
     in_process,
+    run_of_last,
 )
-from react_pipeline.extensions.operations.settings import RetentionConfig
+from react_pipeline.extensions.operations.extension import RetentionConfig
 from react_pipeline.stage import Stage
 
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
@@ -76,12 +77,7 @@ def remove_runs(instance: dg.DagsterInstance, before: datetime, project: Project
 def _is_shown(instance: dg.DagsterInstance, run_id: str) -> bool:
     """Whether a run made the last materialization of an asset or of one of its partitions."""
     entries = instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
-    for entry in entries:
-        made = entry.get_dagster_event().step_materialization_data.materialization
-        same = dg.AssetRecordsFilter(
-            made.asset_key, asset_partitions=[made.partition] if made.partition else None
-        )
-        last = instance.fetch_materializations(same, limit=1).records
-        if last and last[0].run_id == run_id:
-            return True
-    return False
+    made = [entry.asset_materialization for entry in entries]
+    return any(
+        one and run_of_last(instance, one.asset_key, one.partition) == run_id for one in made
+    )

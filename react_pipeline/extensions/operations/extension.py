@@ -5,12 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from react_pipeline.extension import Extension
+from react_pipeline.settings import Section
 
 if TYPE_CHECKING:
     import typer
 
-    from react_pipeline.settings import Section
+
+class RetentionConfig(Section):
+    """The limits of the job `retention`, used when its schedule is switched on.
+
+    Attributes:
+        run_days: Runs of Dagster that ended longer ago, with their logs; those that made what is
+            shown now stay.
+        artifact_days: Artifacts that were replaced longer ago and nothing current was made from.
+    """
+
+    run_days: float = Field(default=180, ge=1)
+    artifact_days: float = Field(default=30, ge=1)
 
 
 class Operations(Extension):
@@ -18,8 +32,6 @@ class Operations(Extension):
 
     def sections(self) -> Mapping[str, type[Section]]:
         """Return `retention`."""
-        from react_pipeline.extensions.operations.settings import RetentionConfig
-
         return {"retention": RetentionConfig}
 
     def declare_assets(self) -> None:

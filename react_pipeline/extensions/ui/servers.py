@@ -1,13 +1,14 @@
 """Servers: the Dagster and MLflow user interfaces as child processes, bound to loopback.
 
-Belongs here: starting them, waiting until they answer, and stopping them together. Does not belong
-here: what they show or refuse (`ui.assets.webserver`); that they run once over a Dagster home
-(`home_lock`).
+Belongs here: starting them once over a Dagster home, waiting until they answer, and stopping them
+together. Does not belong here: what they show or refuse (`ui.assets`), where they answer
+(`react_pipeline.project`).
 
 Dagster is three processes, as in production: one that has loaded the assets, the webserver, and the
 daemon.
 """
 
+import json
 import logging
 import os
 import signal
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,18 +25,20 @@ from pathlib import Path
 from typing import TextIO
 
 import httpx
+import psutil
 import yaml
 
-from react_pipeline.extensions.ui.cross_site import url_origin
-from react_pipeline.extensions.ui.home_lock import locked_for_ui, tell_addresses
-from react_pipeline.extensions.ui.process_groups import end, listen_to_signals
+from react_pipeline.extensions.ui.serve import url_origin
 from react_pipeline.project import (
     CONFIG_VARIABLE,
     HOME_VARIABLE,
+    LOCK_FILE,
     Project,
     prepare_home,
+    ui_addresses,
+    ui_record,
 )
-from react_pipeline.store import InputError, ReactError
+from react_pipeline.store import InputError, ReactError, lock
 from react_pipeline.tracking import DAGSTER_VARIABLE, MLFLOW_VARIABLE, Tracking
 
 HOST = "127.0.0.1"
@@ -51,7 +54,7 @@ CODE_SERVER = (
     "--use-python-environment-entry-point",
     "--inject-env-vars-from-instance",
 )
-WEBSERVER = ("-m", "react_pipeline.extensions.ui.assets.webserver")
+WEBSERVER = ("-m", "react_pipeline.extensions.ui.assets")
 _ENTRY_POINT = "entry_points(group='console_scripts', name='dagster-daemon')['dagster-daemon']"
 DAEMON = ("-c", f"from importlib.metadata import entry_points; {_ENTRY_POINT}.load()()", "run")
 """The program `dagster-daemon`, wherever the scripts of this Python are; Dagster has no public
@@ -63,6 +66,10 @@ PORTS_TRIED = 50
 
 START_SECONDS = 180.0
 WATCH_SECONDS = 1.0
+STOP_SECONDS = 10.0
+"""Seconds that a process group has to end after each signal."""
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 logger = logging.getLogger(__name__)
 
@@ -99,32 +106,70 @@ def serve(
     """
     tracking = Tracking.of(project)
     home = prepare_home(project.path.parent)
-    ports = {"dagster": dagster_port}
-    if not tracking.uri.startswith("http"):
-        ports["mlflow"] = mlflow_port
     with (
-        locked_for_ui(home) as lock,
+        locked_for_ui(home) as held,
         tempfile.TemporaryDirectory(prefix="react-ui-") as directory,
     ):
-        group = _Group(project, home, lock, {name: _port(name, ports[name]) for name in ports})
+        ports = {"dagster": _port("dagster", dagster_port)}
+        if not tracking.uri.startswith("http"):
+            ports["mlflow"] = _port("mlflow", mlflow_port)
+        group = _Group(project, home, held, ports)
         try:
             if "mlflow" in ports:
                 group.start_mlflow(tracking)
             group.start_dagster(Path(directory))
             yield group.servers
         finally:
-            stop(group.servers)
+            end(server.process for server in group.servers)
+
+
+@contextmanager
+def locked_for_ui(home: Path) -> Iterator[TextIO]:
+    """Prevent two `ui` processes from sharing a Dagster home: two daemons would launch every run
+    twice. Yields the lock file.
+
+    A process that inherits its descriptor holds the lock too.
+
+    Raises:
+        InputError: If they run already: where, and how to end them.
+    """
+    with (home / LOCK_FILE).open("a") as file:
+        if not lock(file, wait=False):
+            there = (
+                ", ".join(f"{name} {url}" for name, url in ui_addresses(home).items())
+                or "it is just starting"
+            )
+            processes = " ".join(map(str, ui_record(home).get("processes") or ()))
+            kill = f", or: kill {processes}" if processes else ""
+            raise InputError(
+                f"`react-pipeline ui` runs already over {home}: {there}; use it, or end it first "
+                f"(Ctrl-C where it runs{kill})"
+            )
+        file.truncate(0)  # what a `ui` that was killed has left
+        try:
+            yield file
+        finally:
+            file.truncate(0)
+
+
+def tell_addresses(file: TextIO, addresses: Mapping[str, str], processes: Sequence[int]) -> None:
+    """Write into the held lock where each user interface answers, by name, and which processes to
+    end if this one is killed.
+    """
+    file.truncate(0)
+    file.write(json.dumps({"addresses": dict(addresses), "processes": list(processes)}))
+    file.flush()
 
 
 class _Group:
     """The servers of one project while they are started."""
 
     def __init__(
-        self, project: Project, home: Path, lock: TextIO, ports: Mapping[str, int]
+        self, project: Project, home: Path, held: TextIO, ports: Mapping[str, int]
     ) -> None:
         self.servers: list[Server] = []
         self.addresses = {name: f"http://{HOST}:{port}" for name, port in ports.items()}
-        self._lock, self._ports, self._folder = lock, ports, project.path.parent
+        self._lock, self._ports, self._folder = held, ports, project.path.parent
         self._logs = project.config.store.parent / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
         for name in ports:
@@ -157,7 +202,7 @@ class _Group:
         location = {"socket": str(code), "location_name": "react"}
         workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": location}]}))
         server = self._start("dagster code server", [*CODE_SERVER, "--socket", str(code)])
-        _wait(server, partial(_require_open, code))
+        _wait(server, code.stat)  # its socket
         port = str(self._ports["dagster"])
         webserver = [*WEBSERVER, "--host", HOST, "--port", port, "--workspace", str(workspace)]
         self._start("dagster", webserver)
@@ -189,6 +234,14 @@ class _Group:
         return server
 
 
+def listen_to_signals() -> None:
+    """Undo in a child, before its program begins, that this process ignores SIGINT, as a script's
+    background does.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def watch(servers: Sequence[Server]) -> None:
     """Return only when Dagster has ended; the end of another one, which no run needs, is a warning.
 
@@ -210,13 +263,31 @@ def watch(servers: Sequence[Server]) -> None:
         time.sleep(WATCH_SECONDS)
 
 
-def stop(servers: Sequence[Server]) -> None:
-    """End the servers with all the processes they started, those of a server that was killed itself
-    included.
+def end(
+    processes: Iterable[subprocess.Popen[bytes]], signals: Sequence[signal.Signals] = SIGNALS
+) -> None:
+    """End the process groups of these leaders: each signal goes to all groups that still have a
+    living process, also to those whose leader was killed itself; they then have `STOP_SECONDS`.
     """
-    end(server.process.pid for server in servers)
-    for server in servers:
-        server.process.poll()  # reaped, so that its exit code is known
+    groups = living({process.pid for process in processes})
+    for number in signals:
+        for group in groups:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, number)
+        deadline = time.monotonic() + STOP_SECONDS
+        while (groups := living(groups)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def living(groups: set[int]) -> set[int]:
+    """Return the groups that still have a process other than a zombie."""
+    alive = set()
+    for process in psutil.process_iter() if groups else ():
+        with suppress(ProcessLookupError, psutil.Error):
+            group = os.getpgid(process.pid)
+            if group in groups and process.status() != psutil.STATUS_ZOMBIE:
+                alive.add(group)
+    return alive
 
 
 def _wait(server: Server, attempt: Callable[[], object]) -> None:
@@ -231,11 +302,6 @@ def _wait(server: Server, attempt: Callable[[], object]) -> None:
     raise ReactError(
         f"{server.name} does not answer after {START_SECONDS:.0f} seconds; see {server.log}"
     )
-
-
-def _require_open(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.connect(str(path))
 
 
 def _require_running(server: Server) -> None:

@@ -175,13 +175,6 @@ def test_a_check_that_was_never_evaluated_is_asked_for(scene: Scene) -> None:
     assert "retrieved_set shapes" in made and CHECKPOINT in made
 
 
-def test_what_runs_is_not_asked_for_again(scene: Scene) -> None:
-    started = scene.start("base_checkpoint")
-    assert "base_checkpoint" not in scene.play()
-    scene.end(started)
-    assert "base_checkpoint" in scene.play()
-
-
 def test_a_killed_run_is_tried_again_after_a_wait(settled: Scene) -> None:
     shutil.rmtree(settled.project.config.store / "customized_checkpoint")
     (asked,) = settled.ask()

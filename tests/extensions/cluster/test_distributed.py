@@ -236,12 +236,3 @@ def test_killed_in_a_save_it_resumes_from_the_state_before(
     resumed = killed.store.current("customized_checkpoint", "shapes/full")
     assert resumed.counts["first_step"] == 2
     assert losses(resumed) == pytest.approx(losses(one), rel=1e-4)
-
-
-def test_one_process_alone_needs_no_group() -> None:
-    world = Processes.join("cpu")
-    vectors = torch.randn(3, 2, requires_grad=True)
-    assert (world.size, world.is_writer) == (1, True)
-    assert torch.equal(world.gather(vectors), vectors.detach())
-    assert not world.gather(vectors).requires_grad
-    assert world.broadcast("said") == "said"

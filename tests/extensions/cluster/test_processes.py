@@ -27,13 +27,13 @@ from react_pipeline.assets.launch import materialize, open_instance
 from react_pipeline.assets.partitions import to_partition_key
 from react_pipeline.assets.retries import readable_failures
 from react_pipeline.clip import loaded_base
-from react_pipeline.extensions.cluster.assets import processes
-from react_pipeline.extensions.cluster.assets.processes import (
+from react_pipeline.extensions.cluster import assets as processes
+from react_pipeline.extensions.cluster.assets import (
     environment,
     failure,
     write_failure,
 )
-from react_pipeline.extensions.ui.process_groups import listen_to_signals
+from react_pipeline.extensions.ui.servers import listen_to_signals
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import (
     ConfigError,

@@ -260,7 +260,7 @@ def test_the_program_that_the_chart_starts_is_guarded(tmp_path: Path) -> None:
     command = [PRODUCTION / "dagster-webserver", "-h", "0.0.0.0", "-p", "3000"]  # noqa: S104
     path = f"{tmp_path}:/usr/bin:/bin"
     said = subprocess.run(command, env={"PATH": path}, capture_output=True, text=True, check=True)
-    assert said.stdout == "-m react_pipeline.extensions.ui.assets.webserver -h 0.0.0.0 -p 3000\n"
+    assert said.stdout == "-m react_pipeline.extensions.ui.assets -h 0.0.0.0 -p 3000\n"
     dockerfile = (REPOSITORY / "Dockerfile").read_text()
     assert (
         "/opt/guarded/dagster-webserver" in dockerfile and "PATH=/opt/guarded:$PATH" in dockerfile

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.extensions.ui.home_lock import locked_for_ui, tell_addresses
+from react_pipeline.extensions.ui.servers import locked_for_ui, tell_addresses
 from react_pipeline.project.dagster_home import ui_addresses
 from react_pipeline.store.errors import InputError
 

@@ -1,8 +1,8 @@
-"""The Dagster webserver behind a guard: `python -m react_pipeline.extensions.ui.assets.webserver`,
+"""The Dagster webserver behind a guard: `python -m react_pipeline.extensions.ui.assets`,
 used as `dagster-webserver` is.
 
 Does not belong here: what any server on loopback refuses
-(`react_pipeline.extensions.ui.cross_site`).
+(`react_pipeline.extensions.ui.serve`).
 
 Dagster's own server runs a GraphQL mutation that comes by GET or as a form, and compares neither
 Host nor Origin, so that each page its user visits could launch runs. Behind a proxy,
@@ -19,7 +19,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from react_pipeline.extensions.ui.cross_site import SAFE_METHODS, refusal, url_origin
+from react_pipeline.extensions.ui.serve import SAFE_METHODS, refusal, url_origin
 from react_pipeline.tracking import DAGSTER_VARIABLE
 
 

@@ -1,2 +1,0 @@
-from .messages import AlertsConfig as AlertsConfig
-from .messages import problems as problems

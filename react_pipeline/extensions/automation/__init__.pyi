@@ -1,2 +1,0 @@
-from .assets import WAIT_HOURS as WAIT_HOURS
-from .settings import AutomationConfig as AutomationConfig

@@ -1,1 +1,0 @@
-"""The guarded Dagster webserver."""
