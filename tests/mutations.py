@@ -254,7 +254,7 @@ GUARDS = (
     Guard("react_pipeline/tracking/notes.py", 'return without_secrets(" ".join(str(error).split()))', 'return " ".join(str(error).split())', SECRETS),
     Guard("react_pipeline/tracking/log.py", "                without_secrets(self.uri),\n", "                self.uri,\n", SECRETS),
     Guard("react_pipeline/tracking/notes.py", " and not has_secret(address)", "", SECRETS),
-    Guard("react_pipeline/extensions/doctor/diagnosis.py", "without_secrets(uri)", "uri", SECRETS),
+    Guard("react_pipeline/extensions/plan/diagnosis.py", "without_secrets(uri)", "uri", SECRETS),
     # Who may ask
     Guard("react_pipeline/extensions/ui/serve.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', BOUNDED),
     Guard("react_pipeline/extensions/ui/servers.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', "e2e/test_user_interfaces.py"),

@@ -18,7 +18,7 @@ from react_pipeline.assets import launch
 from react_pipeline.commands.cli import main
 from react_pipeline.commands.command_line import materialize_remedy
 from react_pipeline.evaluation.comparison import compare
-from react_pipeline.extensions.doctor.diagnosis import diagnose
+from react_pipeline.extensions.plan.diagnosis import diagnose
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.decontamination import VECTORS
 from react_pipeline.settings.files import load_pipeline

@@ -14,7 +14,7 @@ from support.promotion import outcomes, result
 from react_pipeline.assets.domain_files import domain_files
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.commands.cli import main
-from react_pipeline.extensions.doctor.diagnosis import diagnose
+from react_pipeline.extensions.plan.diagnosis import diagnose
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide
 from react_pipeline.settings.config import RESERVED_SLUGS, DomainConfig

@@ -15,7 +15,7 @@ from support.rooms import LIBRARY
 LOOK = """
 import sys
 from react_pipeline.commands.cli import main
-from react_pipeline.extensions.doctor.diagnosis import _extensions
+from react_pipeline.extensions.plan.diagnosis import _extensions
 from react_pipeline.lineage import run
 from react_pipeline.project import Project
 from react_pipeline.settings import corpus_kinds

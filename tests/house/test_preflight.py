@@ -11,7 +11,7 @@ from support.launch import dagster_home
 
 from react_pipeline.assets.launch import materialize
 from react_pipeline.commands.cli import main
-from react_pipeline.extensions.doctor.diagnosis import diagnose
+from react_pipeline.extensions.plan.diagnosis import diagnose
 from react_pipeline.preflight import corpus_problems, domain_problems, encoder_problems
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import ConfigError

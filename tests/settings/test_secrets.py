@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from react_pipeline.extensions.cluster.assets.processes import torchrun_command
-from react_pipeline.extensions.doctor.diagnosis import diagnose
+from react_pipeline.extensions.plan.diagnosis import diagnose
 from react_pipeline.project.project import Project
 from react_pipeline.settings.files import TRACKING_VARIABLE, load_pipeline
 from react_pipeline.settings.secrets import has_secret, without_secrets

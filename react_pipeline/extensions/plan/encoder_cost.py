@@ -7,7 +7,8 @@ import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -74,17 +75,18 @@ class EncoderCost:
 
         What cannot be built there, such as image towers of an old timm, counts as ViT-B/32.
         """
-        architecture = _architecture(project, config, stage)
-        self.dimension = architecture[0]["embed_dim"]
-        self.weights_bytes, self._scale = STAND_IN_BYTES, 1.0
-        self._measured: Architecture = (_named(STAND_IN), {}, None)
-        with suppress(Exception), torch.device("meta"):  # whatever an architecture raises there
-            model = build(*architecture).model
-            self.weights_bytes = 4.0 * sum(weight.numel() for weight in model.parameters())
-            if self.weights_bytes < LARGEST_BYTES:
-                self._measured = architecture
-            else:
-                self._scale = self.weights_bytes / STAND_IN_BYTES
+        self._measured = _architecture(project, config, stage)
+        self.dimension = self._measured[0]["embed_dim"]
+        self.weights_bytes = STAND_IN_BYTES
+        with suppress(Exception):  # whatever an architecture raises there
+            self._empty = _build_empty(self._measured)
+            weights = self._empty.model.parameters()
+            self.weights_bytes = 4.0 * sum(weight.numel() for weight in weights)
+        self._scale = 1.0
+        if not hasattr(self, "_empty") or self.weights_bytes >= LARGEST_BYTES:
+            self._measured = _named(STAND_IN), {}, None
+            self._empty = _build_empty(self._measured)
+            self._scale = self.weights_bytes / STAND_IN_BYTES
 
     @cached_property
     def encoding(self) -> EncodingCost:
@@ -116,9 +118,9 @@ class EncoderCost:
                 length are embedded.
         """
         with suppress(Exception):
-            with torch.device("meta"):
-                clip = build(*self._measured)
-                if method:
+            clip = replace(self._empty, model=deepcopy(self._empty.model))
+            if method:
+                with torch.device("meta"):
                     method.attach_to(clip, training)
             clip.model.to_empty(device="cpu")  # no page of it is touched
             clip.model.requires_grad_(False)
@@ -129,6 +131,11 @@ class EncoderCost:
 
 Architecture = tuple[dict[str, Any], dict[str, Any], Path | None]
 """open_clip's configuration, that of its preprocessing, and the folder of its text tower."""
+
+
+def _build_empty(architecture: Architecture) -> Clip:
+    with torch.device("meta"):
+        return build(*architecture)
 
 
 def _architecture(project: Project, config: EncoderConfig, stage: str) -> Architecture:

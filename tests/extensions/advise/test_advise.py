@@ -8,9 +8,9 @@ from support.retrieval import configure
 from typer.testing import CliRunner, Result
 
 from react_pipeline.commands.cli import app
-from react_pipeline.extensions.advise import signs
-from react_pipeline.extensions.advise.signs import Tried, read_signs
 from react_pipeline.extensions.methods.gda import Gda
+from react_pipeline.extensions.plan import signs
+from react_pipeline.extensions.plan.signs import Tried, read_signs
 from react_pipeline.lineage import run
 from react_pipeline.project import Project
 from react_pipeline.settings import TrainingConfig

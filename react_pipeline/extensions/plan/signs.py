@@ -6,11 +6,12 @@ Does not belong here: printing (`commands`). Shapes: N pairs, C classes, D embed
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import NamedTuple
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from react_pipeline.clip import ClassHead, Clip, domain_head
 from react_pipeline.corpus import CollectedPairs
@@ -23,12 +24,8 @@ from react_pipeline.settings import METHODS, TrainingConfig
 from react_pipeline.stage import CONTROL_SET, CORPUS_EMBEDDINGS, RETRIEVED_SET, encoder_in
 from react_pipeline.store import Artifact
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Tried:
+class Tried(NamedTuple):
     """Accuracy of `gda` on pairs that it was not fitted to, as a fraction: of the zero-shot head,
     of one fitted to retrieved pairs, and of one fitted to random pairs.
     """
@@ -38,8 +35,7 @@ class Tried:
     control: float
 
 
-@dataclass(frozen=True)
-class Signs:
+class Signs(NamedTuple):
     """Facts about a domain before a training.
 
     Attributes:
