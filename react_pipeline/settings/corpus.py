@@ -20,8 +20,8 @@ from pydantic import (
     PositiveInt,
 )
 
+from react_pipeline.settings.addresses import is_url
 from react_pipeline.settings.section import Fraction, Kind, Section, kinds_of_extensions
-from react_pipeline.settings.shard_patterns import is_url
 
 if TYPE_CHECKING:
     from react_pipeline.corpus import CorpusSize, CorpusWork, ImageSource

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import PositiveInt, model_validator
 
-from react_pipeline.settings.names import Name
-from react_pipeline.settings.section import Section, Workers, count_workers
+from react_pipeline.settings.section import Name, Section, Workers, count_workers
 from react_pipeline.settings.training import Precision
 
 if TYPE_CHECKING:

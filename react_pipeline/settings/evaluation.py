@@ -9,8 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from react_pipeline.settings.names import Name
-from react_pipeline.settings.section import Kind, kinds_of_extensions
+from react_pipeline.settings.section import Kind, Name, kinds_of_extensions
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,15 +1,22 @@
-"""Sections: what every part of a configuration file is, and those whose fields a `kind` chooses.
+"""Sections: what every part of a configuration file is, those whose fields a `kind` chooses, and
+the names that people write in them.
 
-Does not belong here: any section, or what is asked of a kind (`corpus`, `evaluation`).
+A name can be seen, differs from the others as it is read, and is plain text in a spreadsheet. Does
+not belong here: any section, or what is asked of a kind (`corpus`, `evaluation`); slugs, which are
+folders too (`config`).
 """
 
 from __future__ import annotations
 
+import difflib
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -19,7 +26,12 @@ from pydantic import (
 )
 
 from react_pipeline.extension import Extension, joined
-from react_pipeline.settings.names import did_you_mean
+
+_FORMULA = re.compile(r"[=@].|[+-](.*[|!]|\s*\w+\()")
+_CUTOFF = 0.7
+"""The least similarity of a near name: `gpu` is no misspelt `cpu`."""
+_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""They change the order in which a text is shown."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Workers = NonNegativeInt | Literal["auto"]
@@ -42,6 +54,43 @@ def count_workers(workers: Workers, processes: int = 1) -> int:
     from joblib import cpu_count  # heeds affinity and the limits of containers
 
     return max(cpu_count() // processes - 1, 1)
+
+
+def folded(name: str) -> str:
+    """Return a name as people compare it: without case, extra blanks, and what is not seen."""
+    visible = "".join(mark for mark in name if unicodedata.category(mark) != "Cf")
+    return " ".join(unicodedata.normalize("NFC", visible).lower().split())
+
+
+def _require_visible(name: str) -> str:
+    if any(unicodedata.category(mark) == "Cc" or mark in _BIDI for mark in name):
+        raise ValueError(f"{name!r}: holds control characters; write it without")
+    if not folded(name):
+        raise ValueError(f"{name!r}: holds nothing that can be seen; write a name")
+    return name
+
+
+def _require_no_formula(name: str) -> str:
+    if _FORMULA.match(name.lstrip()):
+        raise ValueError(
+            f"{name!r}: a spreadsheet runs it as a formula, in the tables of results; write it in "
+            "another way"
+        )
+    return name
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_require_visible)]
+ClassName = Annotated[Name, AfterValidator(_require_no_formula)]
+
+
+def did_you_mean(name: str, names: Iterable[str], otherwise: str = "") -> str:
+    """Return a question that names the nearest of `names`, whatever their case; `otherwise` if none
+    is near.
+    """
+    by_folded = {other.casefold(): other for other in sorted(names)}
+    close = difflib.get_close_matches(name.casefold(), by_folded, n=3, cutoff=_CUTOFF)
+    meant = " or ".join(by_folded[folded] for folded in close)
+    return f"did you mean {meant}?" if close else otherwise
 
 
 class Section(BaseModel):

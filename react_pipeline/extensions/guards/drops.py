@@ -6,8 +6,8 @@ Does not belong here: measuring (`results`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from react_pipeline.evaluation import (
     points,
     read_correct,
 )
-from react_pipeline.extensions.guards.stages import GUARD_RESULTS, guard_sets
+from react_pipeline.extensions.guards.extension import GUARD_RESULTS
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.promotion import Contender
@@ -149,10 +149,8 @@ class Drops(Evidence):
         return ""
 
 
-def read_drops(project: Project, slug: str) -> Drops | None:
-    """Return what is known today; None if no guard set is configured. Publishes nothing."""
-    if not guard_sets(project):
-        return None
+def read_drops(project: Project, slug: str) -> Drops:
+    """Return what is known today; publishes nothing."""
     results = {
         method: artifact
         for method in project.config.all_methods
@@ -170,17 +168,16 @@ def _is_measured(project: Project, method: str) -> bool:
 def _change(method: str, guard: str, own: Artifact, base: Artifact | None) -> Change:
     folder = f"{guard}/"
     result = EvalResult.read(own, folder)
-    change = Change(method, result.checkpoint_fingerprint, guard)
-    if result.top1 is None:
-        return replace(change, unavailable=result.unavailable or "no reason given")
     of_base = EvalResult.read(base, folder) if base else None
+    change = partial(Change, method, result.checkpoint_fingerprint, guard)
+    if result.top1 is None:
+        return change(unavailable=result.unavailable or "no reason given")
     if base is None or of_base is None or of_base.top1 is None:
-        return replace(change, unavailable="the base was not measured on it")
+        return change(unavailable="the base was not measured on it")
     if any(getattr(result, field) != getattr(of_base, field) for field in MUST_AGREE):
         reason = f"the base was measured on other images; materialize `{GUARD_RESULTS}` again"
-        return replace(change, unavailable=reason)
+        return change(unavailable=reason)
     right = [read_correct(artifact, folder).to_numpy() for artifact in (own, base)]
-    low, high = paired_interval(count_gains(*right))
+    interval = paired_interval(count_gains(*right))
     delta = result.top1 - of_base.top1
-    change = replace(change, top1=result.top1, base=of_base.top1, n=result.n)
-    return replace(change, delta=delta, low=low, high=high)
+    return change(result.top1, of_base.top1, delta, *interval, result.n)

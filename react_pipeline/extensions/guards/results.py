@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from react_pipeline.corpus import IMAGE_SUFFIXES
 from react_pipeline.evaluation import write_evaluation
-from react_pipeline.extensions.guards.stages import GUARD_RESULTS, GuardSet, guard_sets
+from react_pipeline.extensions.guards.extension import GUARD_RESULTS, GuardSet, guard_sets
 from react_pipeline.labelled import images_by_folder, publish_labelled_set
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, identity

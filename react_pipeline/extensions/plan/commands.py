@@ -110,8 +110,8 @@ def advise(domain: Domain, config: Config = None) -> None:
         f"{(classes['pairs'] == 0).sum():,}; classes that no caption names: {len(unnamed):,}"
     )
     if len(unnamed):
-        rows = unnamed.head(LISTED)[["class", "pairs", "near"]].to_numpy().tolist()
-        print_table(["not named", "pairs", "similar name"], rows)
+        rows = unnamed.head(LISTED)[["class", "pairs"]].to_numpy().tolist()
+        print_table(["not named", "pairs"], rows)
         console.print("add a synonym that captions use: it finds better pairs")
     own, control = (f"{100 * (one - tried.base):+.1f}" for one in (tried.own, tried.control))
     console.print(f"gda on held-out pairs: {own} points over the base; its control: {control}")

@@ -165,13 +165,11 @@ def _alerts(project: Project) -> list[Finding]:
 
 def _extensions() -> Iterator[Finding]:
     """List the installed extensions."""
-    is_own = {
-        name: type(one).__module__.startswith("react_pipeline.")
-        for name, one in extensions().items()
-        if name != CORE.name
-    }
-    names = ", ".join(name for name, own in is_own.items() if not own) or "none"
-    detail = f"{sum(is_own.values())} of this package; from other packages: {names}"
+    modules = {name: type(one).__module__ for name, one in extensions().items()}
+    del modules[CORE.name]
+    others = [name for name, one in modules.items() if not one.startswith("react_pipeline.")]
+    own = len(modules) - len(others)
+    detail = f"{own} of this package; from other packages: {', '.join(others) or 'none'}"
     yield Finding("extensions", "ok", detail)
 
 

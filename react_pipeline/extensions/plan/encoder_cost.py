@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from react_pipeline.clip import (
     CONFIG_FILE,
     COUNTED,
+    DTYPES,
     GATED_PREFIX,
     Clip,
     ImageTower,
@@ -50,7 +51,6 @@ GPU_PAIRS_PER_SECOND = 1_500.0
 """With a ViT-B/32 on an RTX 3080, by the README of clip-retrieval; not run here."""
 BATCH_SECONDS = 0.1
 _DEFAULTS = TrainingConfig()
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -170,13 +170,13 @@ def _count(clip: Clip, precision: str, training: TrainingConfig, with_images: bo
     tower = ImageTower(model, activation_checkpointing=training.activation_checkpointing)
     if training.activation_checkpointing:
         recompute_activations(model)
-    autocast = partial(torch.autocast, "cpu", HALF.get(precision), enabled=precision in HALF)
+    dtype = DTYPES.get(precision, torch.float32)
     with FakeTensorMode(allow_non_fake_inputs=True):
         images = torch.empty(rows, 3, *to_2tuple(model.visual.image_size))
         tokens = torch.ones(rows, clip.model_cfg["text_cfg"].get("context_length", 77)).long()
 
         def encode(count: int) -> Iterator[torch.Tensor]:
-            with autocast():
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
                 if trains_images(model) if trained else with_images:
                     yield tower(images[:count].clone())
                 if not trained or trains_text(model):

@@ -40,8 +40,7 @@ class Signs(NamedTuple):
 
     Attributes:
         tried: `gda` on held-out pairs.
-        classes: One row a class: class, pairs, named (by a caption), near (the nearest name that
-            captions have, "" if there is none).
+        classes: One row a class: class, pairs, named (by a caption).
         samples: The kept pairs as a head is fitted to them, in the order of the corpus.
     """
 
@@ -80,7 +79,6 @@ def _classes(project: Project, slug: str, retrieved: Artifact) -> pd.DataFrame:
     classes["pairs"] = classes["class"].map(sizes.value_counts()).fillna(0).astype(int)
     # Without captions no class is named.
     classes["named"] = False if unnamed is None else ~classes["class"].isin(unnamed)
-    classes["near"] = classes["class"].map(unnamed or {}).fillna("")
     return classes
 
 

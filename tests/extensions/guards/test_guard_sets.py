@@ -22,7 +22,7 @@ from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResu
 from react_pipeline.evaluation.metrics import Scores
 from react_pipeline.extensions.automation.survey import places
 from react_pipeline.extensions.guards.drops import GUARD_DROPS
-from react_pipeline.extensions.guards.stages import GUARD_RESULTS
+from react_pipeline.extensions.guards.extension import GUARD_RESULTS
 from react_pipeline.extensions.hub.export import export
 from react_pipeline.lineage import fresh, resolve, run
 from react_pipeline.project.project import Project

@@ -15,8 +15,12 @@ from react_pipeline.clip.model import load
 from react_pipeline.clip.prompts import class_prompts
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.extensions.names import name_counts
-from react_pipeline.extensions.names.lexical import lexical_hits
-from react_pipeline.extensions.names.name_counts import equal_names, said_in, split_words
+from react_pipeline.extensions.names.name_counts import (
+    equal_names,
+    lexical_hits,
+    said_in,
+    split_words,
+)
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
