@@ -63,33 +63,15 @@ def of_corpus(project: Project, _key: str) -> Files:
     return Files(corpus.files(), _present(corpus.packages))
 
 
-def of_checkpoint(project: Project, _key: str) -> Files:
+def of_encoder(encoder: EncoderConfig) -> Files:
     """Return the checkpoint's file or folder; a tag of open_clip names no file."""
-    return _weights(project.config.encoder)
-
-
-def of_retrieval_checkpoint(project: Project, _key: str) -> Files:
-    """Return the checkpoint of the encoder that retrieves."""
-    return _weights(project.config.retrieves_with)
-
-
-def _weights(encoder: EncoderConfig) -> Files:
     names = (encoder.pretrained,) if encoder.pretrained else ()
     built = encoders().get(encoder.model)
     return Files(names, _present(built.packages) if built else {})
 
 
-def of_labelled_images(project: Project, slug: str) -> Files:
-    """Return the files that the kind of a domain's labelled images names."""
-    return _of_labelled(project.domain(slug).evaluation)
-
-
-def of_shots(project: Project, slug: str) -> Files:
-    """Return the files that the kind of a domain's `shots` names."""
-    return _of_labelled(project.domain(slug).shots)
-
-
-def _of_labelled(images: EvaluationSetConfig | None) -> Files:
+def of_labelled(images: EvaluationSetConfig | None) -> Files:
+    """Return the files that the kind of a domain's labelled images names, if it has any."""
     if images is None:
         return Files()
     return Files(images.files(), _present(images.packages), images.is_watched)

@@ -208,13 +208,12 @@ class DistributorConfig(Section):
     @field_validator("conf")
     @classmethod
     def _names_are_sparks(cls, conf: Mapping[str, str]) -> Mapping[str, str]:
-        if "spark.master" in conf:
-            raise ValueError("use `master` in place of `spark.master`")
         for name in conf:
-            if not name.startswith("spark.") or _SECRET.search(name):
+            is_spark = name.startswith("spark.") and name != "spark.master"
+            if not is_spark or _SECRET.search(name):
                 raise ValueError(
-                    f"`{name}`: properties of Spark begin with `spark.`, and none that looks like "
-                    "a secret may be in a configuration file"
+                    f"`{name}`: properties of Spark begin with `spark.`, its master is `master`, "
+                    "and none that looks like a secret may be in a configuration file"
                 )
         return conf
 

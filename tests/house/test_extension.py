@@ -166,11 +166,8 @@ def test_a_stage_may_be_made_from_one_of_any_extension(installed: Callable[..., 
     installed(
         alpha=Staging("last", "middle"), beta=Staging("middle", "first"), gamma=Staging("first")
     )
-    rows = list(stage._rows.__wrapped__())
-    assert [rows.index(name) for name in ("first", "middle", "last")] == sorted(
-        rows.index(name) for name in ("first", "middle", "last")
-    )
-    assert set(STAGES) < set(rows)
+    *before, first, middle, last = stage._rows.__wrapped__()
+    assert {*before} == {*STAGES} and (first, middle, last) == ("first", "middle", "last")
 
 
 def test_stages_that_are_made_from_each_other_are_refused(installed: Callable[..., None]) -> None:

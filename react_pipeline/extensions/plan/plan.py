@@ -214,10 +214,12 @@ class Sums:
         self.domains = {}
         for slug, domain in domains.items():
             names = sum(1 + len(entry.synonyms) for entry in domain.classes)
-            prompts = names * len(prompt_templates(domain))
-            pairs = most_pairs(project, slug, corpus.pairs)
-            counts = len(domain.classes), prompts, pairs, count_images(domain)
-            self.domains[slug] = PlannedDomain(*counts)
+            self.domains[slug] = PlannedDomain(
+                len(domain.classes),
+                names * len(prompt_templates(domain)),
+                most_pairs(project, slug, corpus.pairs),
+                count_images(domain),
+            )
         self.index_key = self._fitting_key()
 
     def _fitting_key(self) -> Key:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
-import yaml
+from support.upkeep import edit_domain
 
 from react_pipeline.extensions.names import name_counts
 from react_pipeline.extensions.names.assets import naming
@@ -51,11 +51,7 @@ def test_a_corpus_without_captions_names_and_warns_of_nothing(
 
 
 def test_a_misspelt_class_is_seen_in_set_and_check(indexed_project: Project) -> None:
-    path = indexed_project.config.domains / "shapes.yaml"
-    domain = yaml.safe_load(path.read_text())
-    domain["classes"][0] = "circel"
-    del domain["evaluation"]
-    path.write_text(yaml.safe_dump(domain))
+    edit_domain(indexed_project, "shapes", classes=["circel", "square"], evaluation=None)
     run(indexed_project, "evaluation_set", "shapes")
     counts = retrieve_pairs(indexed_project, "shapes").counts
     assert counts["unnamed"] == ["circel"]
