@@ -6,10 +6,12 @@ import json
 import os
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from support.commands import call
 from support.launch import dagster_home
 from support.results import publish_results
 from support.upkeep import edit
@@ -25,12 +27,17 @@ from react_pipeline.store.errors import CorpusError, MissingArtifact, StaleArtif
 
 
 @pytest.fixture
-def run(tmp_path: Path, mlflow_database: Path, call, monkeypatch: pytest.MonkeyPatch):
+def run(
+    tmp_path: Path,
+    mlflow_database: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
     monkeypatch.delenv("REACT_PIPELINE_CONFIG", raising=False)
     monkeypatch.chdir(tmp_path)
     shutil.copy(mlflow_database, tmp_path)
     with dagster_home(tmp_path / "home"):
-        yield call
+        yield partial(call, capsys)
 
 
 WRONG_USES = {

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from mlflow import MlflowClient
+from support.commands import call_in_words
 from support.promotion import copy_measured, measured_folder, outcomes, result
 
 from react_pipeline.project.project import Project
@@ -38,10 +39,10 @@ def project(make_project: Callable[..., Project], measured: Path, tracking: Trac
 
 
 @pytest.fixture
-def run(project: Project, call_in_words, monkeypatch: pytest.MonkeyPatch):
+def run(project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(log, "_unreachable_until", {})
     monkeypatch.chdir(project.path.parent)
-    return partial(call_in_words, "models")
+    return partial(call_in_words, capsys, "models")
 
 
 def stop_mlflow(project: Project) -> None:

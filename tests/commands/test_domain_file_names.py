@@ -4,11 +4,13 @@ gone.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
 import pytest
 from conftest import write_project
+from support.commands import call_in_words
 from support.promotion import outcomes, result
 
 from react_pipeline.assets.domain_files import domain_files
@@ -28,9 +30,9 @@ def project(tmp_path: Path, tiny_checkpoint: Path, drawings: Path) -> Project:
 
 
 @pytest.fixture
-def run(project: Project, call_in_words, monkeypatch: pytest.MonkeyPatch):
+def run(project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(project.path.parent)
-    return call_in_words
+    return partial(call_in_words, capsys)
 
 
 def test_a_name_that_means_something_else_is_refused() -> None:

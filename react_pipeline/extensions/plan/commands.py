@@ -4,6 +4,7 @@ Belongs here: printing. Does not belong here: what is looked at (`diagnosis`), s
 tried (`signs`).
 """
 
+import gc
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -55,10 +56,12 @@ def plan(
 
     The encoder is run for some seconds to measure this processor; run it while nothing else does.
     """
-    from react_pipeline.extensions.plan.plan import Machine, make_plan
-
     project = load_project(config)
     valid_domains(project)  # names the others
+    gc.disable()  # an import leaves no garbage, and looking for it takes a second
+    from react_pipeline.extensions.plan.plan import Machine, make_plan
+
+    gc.enable()
     here = Machine.here(project.config.store, project.config.device)
     estimate = make_plan(project, here.changed(machine), rows)
     steps = estimate.steps
@@ -101,8 +104,10 @@ def advise(domain: Domain, config: Config = None) -> None:
     look = Manifests.of(project)  # before anything large is loaded
     for stage in (RETRIEVED_SET, CONTROL_SET):
         fresh(look, stage, domain)
+    gc.disable()  # likewise
     from react_pipeline.extensions.plan.signs import read_signs
 
+    gc.enable()
     tried, classes, _ = read_signs(project, domain)
     unnamed = classes[~classes["named"]]
     console.print(
