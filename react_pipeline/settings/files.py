@@ -20,16 +20,12 @@ from pydantic import ValidationError
 
 from react_pipeline.settings.addresses import has_secret, without_secrets
 from react_pipeline.settings.config import DomainConfig, PipelineConfig, pipeline_model
-from react_pipeline.settings.encoder import HUB_PREFIX, EncoderConfig
 from react_pipeline.settings.section import Section, did_you_mean
 from react_pipeline.settings.yaml_files import Document, Place, read_yaml
 from react_pipeline.store import ConfigError, Problem
 
 TRACKING_VARIABLE = "REACT_TRACKING_URI"
 """Overrides `tracking_uri`; the only place for a database address with a password."""
-
-_IS_PATH = re.compile(r"/|\.(pt|pth|bin|ckpt|safetensors)$")
-"""No tag of open_clip looks so."""
 
 File = TypeVar("File", bound=Section)
 
@@ -61,8 +57,6 @@ def load_pipeline(path: Path) -> PipelineConfig:
         "store": store,
         "tracking_uri": _tracking_uri(path) or config.tracking_uri or default_uri,
         "corpus": corpus,
-        "encoder": _with_weights(config.encoder, base),
-        "retrieval_encoder": _with_weights(config.retrieval_encoder, base),
     }
     config = config.model_copy(update=update)
     config._store_url = url
@@ -79,15 +73,6 @@ def _take_store_url(document: Document) -> str:
         raise ConfigError.of(document.path, problem, "store", document.line(("store",)))
     del document.fields["store"]
     return store.rstrip("/")
-
-
-def _with_weights(encoder: EncoderConfig | None, base: Path) -> EncoderConfig | None:
-    """Return an encoder with the absolute path of its checkpoint, if it names one."""
-    if encoder and encoder.pretrained and not encoder.pretrained.startswith(HUB_PREFIX):
-        checkpoint = absolute_path(base, encoder.pretrained)
-        if checkpoint.exists() or _IS_PATH.search(encoder.pretrained):
-            return encoder.model_copy(update={"pretrained": str(checkpoint.resolve())})
-    return encoder
 
 
 def _tracking_uri(path: Path) -> str:
@@ -206,10 +191,8 @@ def _message(fault: Any, place: Place) -> str:
     value = fault["input"]
     if fault["type"] == "value_error" or not isinstance(value, str | None):
         return text
-    choices = re.findall("'([^']+)'", fault.get("ctx", {}).get("expected", ""))
-    hint = did_you_mean(value or "", choices)
     found = "nothing" if value is None else repr(value[:_MAX_SHOWN])
-    return f"{text} (found {found}){hint and '; ' + hint}"
+    return f"{text} (found {found})"
 
 
 def _field_names() -> set[str]:

@@ -12,6 +12,7 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -25,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from react_pipeline.extension import Extension, joined
+from react_pipeline.extension import joined
 
 _FORMULA = re.compile(r"[=@].|[+-](.*[|!]|\s*\w+\()")
 _CUTOFF = 0.7
@@ -37,7 +38,6 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Workers = NonNegativeInt | Literal["auto"]
 """How many processes decode images."""
 Value = TypeVar("Value")
-OneKind = TypeVar("OneKind", bound="Kind")
 
 
 def each_once(values: tuple[Value, ...]) -> tuple[Value, ...]:
@@ -125,21 +125,21 @@ class Kind(Section):
     """A section with fields of its own for each `kind`.
 
     A subclass with a default of `kind`, such as `kind: Literal["webdataset"] = "webdataset"`, is a
-    kind; one without is the union of its `kinds`.
+    kind; one without is the union of those that a `hook` of extensions brings.
     """
 
     kind: str
 
+    hook: ClassVar[str] = ""
     default_kind: ClassVar[str | None] = None
 
     def packages(self) -> Mapping[str, str]:
         """Return versions of the installed packages that it is made from."""
         return {}
 
-    @classmethod
-    def kinds(cls) -> Mapping[str, type[Kind]]:
-        """Return every kind of this section, by name."""
-        raise NotImplementedError
+    def files(self) -> tuple[str, ...]:
+        """Return the files and folders to look at for a change."""
+        return tuple(map(str, self.places().values()))
 
     @model_validator(mode="wrap")
     @classmethod
@@ -149,19 +149,18 @@ class Kind(Section):
         is_union = cls.model_fields["kind"].is_required()
         if not is_union or not isinstance(fields, dict):
             return handler(fields)
-        kinds, name = cls.kinds(), str(fields.get("kind", cls.default_kind))
+        kinds, name = kinds_of_extensions(cls.hook), str(fields.get("kind", cls.default_kind))
         if name not in kinds:
             hint = did_you_mean(name, kinds, "or install what brings it")
             raise ValueError(f"`kind` should be one of {', '.join(kinds)} (found {name!r}); {hint}")
         return kinds[name].model_validate(fields)
 
 
-def kinds_of_extensions(
-    ask: Callable[[Extension], Iterable[type[OneKind]]],
-) -> Mapping[str, type[OneKind]]:
-    """Return the kinds that all extensions answer, by name."""
+@cache
+def kinds_of_extensions(hook: str) -> Mapping[str, type[Any]]:
+    """Return the kinds that all extensions answer to a hook, by name."""
     return joined(
         lambda extension: {
-            str(model.model_fields["kind"].default): model for model in ask(extension)
+            str(model.model_fields["kind"].default): model for model in getattr(extension, hook)()
         }
     )

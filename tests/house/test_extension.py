@@ -19,7 +19,7 @@ from react_pipeline.extension import Extension
 from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project.project import Project
-from react_pipeline.settings import config, corpus, evaluation, methods
+from react_pipeline.settings import config, corpus, methods, section
 from react_pipeline.stage import STAGES, Stage
 from react_pipeline.store.errors import CorpusError, InputError
 
@@ -33,8 +33,8 @@ def keep_out(project: Project) -> Any:
 DRIVES: Mapping[str, Callable[[Project], Any]] = {
     "stages": lambda _: stage._rows.__wrapped__(),
     "methods": lambda _: methods._methods.__wrapped__(),
-    "corpus_kinds": lambda _: corpus.corpus_kinds.__wrapped__(),
-    "labelled_kinds": lambda _: evaluation.labelled_kinds.__wrapped__(),
+    "corpus_kinds": lambda _: section.kinds_of_extensions.__wrapped__("corpus_kinds"),
+    "labelled_kinds": lambda _: section.kinds_of_extensions.__wrapped__("labelled_kinds"),
     "metrics": lambda _: metrics._metrics.__wrapped__(),
     "sections": lambda _: config.sections_of_extensions.__wrapped__(),
     "test_digests": keep_out,

@@ -30,7 +30,7 @@ from react_pipeline.store.errors import ConfigError
         ('classes: [wren, "wr\\u200ben"]', "classes", "occurs twice"),
         ("classes: [wren, '=1+2']", "classes.1", "formula"),
         ('classes: [wren, "-2|cmd!A1"]', "classes.1", "formula"),
-        ("classes: [a, b]\ntemplates: imagnet", "templates", "mean imagenet?"),
+        ("classes: [a, b]\ntemplates: imagnet", "templates", "'imagenet' or 'simple' (found"),
         ("classes: [a, b]\nk_per_prompt: 5", "k_per_prompt", "another section"),
         (
             "classes: [a, b]\nretrieval: {k_per_promt: 5}",

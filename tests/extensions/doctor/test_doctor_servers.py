@@ -19,7 +19,7 @@ from react_pipeline.tracking.notes import DAGSTER_VARIABLE, MLFLOW_VARIABLE
 
 
 def ssh(handler: BaseHTTPRequestHandler, _before: int) -> None:
-    handler.wfile.write(b"SSH-2.0-other\r\n")
+    handler.wfile.write(b"SSH-2.0-other\r\n\r\n")
 
 
 def answering(body: Answer) -> AbstractContextManager[Web]:
