@@ -27,10 +27,10 @@ from react_pipeline.clip import (
     loaded_base,
 )
 from react_pipeline.embedding import row_vectors
-from react_pipeline.extensions.advise.signs import Signs, at_positions, read_signs
 from react_pipeline.extensions.methods import HeadMethod, HeadSamples
 from react_pipeline.extensions.methods.head import class_accuracy, without_near_copies
 from react_pipeline.extensions.methods.head_samples import nearest_class
+from react_pipeline.extensions.plan.signs import Signs, at_positions, read_signs
 from react_pipeline.labelled import (
     encode_images,
     preprocessing_for,

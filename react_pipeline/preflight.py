@@ -2,18 +2,33 @@
 
 Belongs here: names and places that a step would miss only minutes after the first one starts. Does
 not belong here: rules of single fields (`settings`), what is out of date (`upkeep`), the machine
-(`extensions.doctor`).
+(`extensions.plan`).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import filterfalse
 from pathlib import Path
+from typing import Any
 
-from react_pipeline.project import Project, absence, matches, seed_path
-from react_pipeline.settings import DomainConfig, DrawnSetConfig, is_url
+from react_pipeline.project import Manifests, Project, absence, matches, seed_path
+from react_pipeline.settings import DomainConfig, DrawnSetConfig, EvaluationSetConfig, is_url
 from react_pipeline.store import ConfigError, InputError, Problem, SourceUnavailable
+
+ENCODERS = ("encoder", "retrieval_encoder")
+"""Fields of `pipeline.yaml`."""
+
+
+def _problems(file: Path, field: str, look: Callable[..., object], *given: Any) -> list[Problem]:
+    """Return what a function that looks at a field raises, a problem a line."""
+    try:
+        look(*given)
+    except (InputError, SourceUnavailable, OSError, ValueError) as error:
+        return [Problem(file, field, line) for line in str(error).splitlines()]
+    return []
 
 
 def encoder_problems(project: Project) -> list[Problem]:
@@ -22,64 +37,54 @@ def encoder_problems(project: Project) -> list[Problem]:
     """
     from react_pipeline.clip import require_available
 
-    problems = []
-    for field in ("encoder", "retrieval_encoder"):
-        try:
-            if encoder := getattr(project.config, field):
-                require_available(encoder)
-        except InputError as error:
-            lines = str(error).splitlines()
-            problems += [
-                Problem(project.path, "", re.sub("^encoder", field, line)) for line in lines
-            ]
-    return problems
+    return [
+        replace(problem, message=re.sub("^encoder", field, problem.message))
+        for field in ENCODERS
+        if (encoder := getattr(project.config, field))
+        for problem in _problems(project.path, "", require_available, encoder)
+    ]
 
 
 def corpus_problems(project: Project) -> list[Problem]:
     """Report local files and folders of `corpus` that are not there; no server is asked."""
     problems = []
-    try:
-        for name in filterfalse(is_url, project.config.corpus.files()):
-            for path, files in matches(Path(name)):
-                if not any(file.exists() for file in files):
-                    missing = absence(path) or f"{path} finds no file"
-                    message = f"{missing}; put the captioned pictures there, or correct the path"
-                    problems.append(Problem(project.path, "corpus", message))
-                    break
-    except (OSError, ValueError) as error:
-        problems.append(Problem(project.path, "corpus", str(error)))
+    for name in filterfalse(is_url, project.config.corpus.files()):
+        problems += _problems(project.path, "corpus", _require_files, Path(name))
     return problems
+
+
+def _require_files(pattern: Path) -> None:
+    for path, files in matches(pattern):
+        if not any(file.exists() for file in files):
+            missing = absence(path) or f"{path} finds no file"
+            raise InputError(f"{missing}; put the captioned pictures there, or correct the path")
 
 
 def embedding_problems(project: Project) -> list[Problem]:
     """Report a package that encoding pairs needs, and that is not installed."""
     from react_pipeline.embedding import require_clip_retrieval
 
-    try:
-        if not project.config.corpus.has_vectors:
-            require_clip_retrieval()
-    except InputError as error:
-        return [Problem(project.path, "embedding", str(error))]
-    return []
+    if project.config.corpus.has_vectors:
+        return []
+    return _problems(project.path, "embedding", require_clip_retrieval)
 
 
 def store_problems(project: Project) -> list[Problem]:
     """Report a store on a server that cannot be used: no access, no such bucket."""
-    try:
-        project.store.require_usable()
-    except (InputError, SourceUnavailable) as error:
-        return [Problem(project.path, "store", str(error))]
-    return []
+    return _problems(project.path, "store", project.store.require_usable)
 
 
 def domain_problems(project: Project, slug: str) -> list[Problem]:
-    """Return what is wrong with a domain of the project: what its file says, and `file_problems`.
+    """Return what is wrong with a domain of the project: what its file says, alone and joined with
+    `pipeline.yaml`, and `file_problems`.
 
     Raises:
         InputError: If there is no such domain.
     """
+    look = Manifests.of(project)  # reads the file once
     try:
-        domain = project.domain(slug)
+        domain = look.domain(slug)
+        look.retrieval(slug)
     except ConfigError as error:
         return error.problems
     return file_problems(project.config.domains / f"{slug}.yaml", domain)
@@ -98,9 +103,8 @@ def file_problems(path: Path, domain: DomainConfig) -> list[Problem]:
         for number, entry in enumerate(domain.classes)
         for seed in entry.seeds
     ]
-    for name, labelled in (("evaluation", domain.evaluation), ("shots", domain.shots)):
-        places = labelled.places() if labelled else {}
-        named += [(f"{name}.{field}", place) for field, place in places.items()]
+    for name, labelled in _labelled(domain).items():
+        named += [(f"{name}.{field}", place) for field, place in labelled.places().items()]
     for field, place in named:
         if not place.exists():
             missing = absence(place) or f"there is no file or folder {place}"
@@ -112,11 +116,13 @@ def file_problems(path: Path, domain: DomainConfig) -> list[Problem]:
 def listing_problems(path: Path, domain: DomainConfig) -> list[Problem]:
     """Return what is wrong with a list of labelled files, such as a folder with no class's name."""
     problems = []
-    for field, labelled in (("evaluation", domain.evaluation), ("shots", domain.shots)):
-        try:
-            is_drawn = isinstance(labelled, DrawnSetConfig)
-            if labelled and labelled.are_files and not is_drawn:
-                labelled.images(domain)
-        except InputError as error:
-            problems.append(Problem(path, field, str(error)))
+    for field, labelled in _labelled(domain).items():
+        if labelled.are_files and not isinstance(labelled, DrawnSetConfig):
+            problems += _problems(path, field, labelled.images, domain)
     return problems
+
+
+def _labelled(domain: DomainConfig) -> dict[str, EvaluationSetConfig]:
+    """Return the labelled images of a domain by the field that names them."""
+    named = {"evaluation": domain.evaluation, "shots": domain.shots}
+    return {field: labelled for field, labelled in named.items() if labelled}

@@ -149,7 +149,7 @@ GUARDS = (
     Guard("react_pipeline/tracking/runs.py", "self.files if _DATABASE.match(self.uri) else None", "None", "tracking/test_tracking.py::test_files_lie_beside_the_store_where_no_server_is_the_uri"),
     # What forgets is not promoted
     Guard("react_pipeline/promotion/judgement.py", 'return ("challenger", self.objection) if self.objection else ("promoted", "")', 'return "promoted", ""', GUARD_SETS),
-    Guard("react_pipeline/extensions/guards/drops.py", "            if one.unavailable:\n", "            if False:\n", GUARD_SETS + "::test_what_is_not_known_is_no_drop_of_zero"),
+    Guard("react_pipeline/extensions/guards/results.py", "            if one.unavailable:\n", "            if False:\n", GUARD_SETS + "::test_what_is_not_known_is_no_drop_of_zero"),
     # A run has the resources of its stages, and no other place than its launcher's
     Guard("react_pipeline/extensions/kubernetes/assets.py", 'if stage.pool == "gpu":', "if True:", KUBERNETES),
     Guard("react_pipeline/extensions/kubernetes/assets.py", " if name not in run.tags}", "}", KUBERNETES + "::test_runs_of_other_assets_and_tags_of_people_stay"),
@@ -237,7 +237,7 @@ GUARDS = (
     Guard("react_pipeline/clip/weights.py", "if count[\"numbers\"] > limit or count[\"names\"] > names:", "if count[\"names\"] > names:", BOUNDED_FILES + "::test_a_model_is_built_no_larger_than_its_weights"),
     Guard("react_pipeline/settings/files.py", "if not target.is_relative_to(os.path.realpath(path.parent)):", "if False:", FILES),
     Guard("react_pipeline/settings/yaml_files.py", 'if "\\0" in text:', "if False:", FILES),
-    Guard("react_pipeline/settings/messages.py", "if (more := len(problems) - MAX_PROBLEMS) > 0:", "if False:", FILES),
+    Guard("react_pipeline/settings/files.py", "if (more := len(problems) - MAX_PROBLEMS) > 0:", "if False:", FILES),
     Guard("react_pipeline/project/outside.py", "is_same = (fingerprint, before) == (artifact.fingerprint, look.seen)", "is_same = before == look.seen", "project/test_outside.py"),
     Guard("react_pipeline/extensions/sources/kinds.py", "store.is_relative_to(Path(folder).resolve())", "False", "settings/test_config.py"),
     Guard("react_pipeline/settings/yaml_files.py", "if node in self._nodes:", "if False:", FILES),
@@ -245,8 +245,8 @@ GUARDS = (
     Guard("react_pipeline/preflight.py", "if not place.exists():", "if False:", "house/test_preflight.py"),
     Guard("react_pipeline/settings/yaml_files.py", "if name in fields:", "if False:", "settings/test_messages.py"),
     Guard("react_pipeline/settings/yaml_files.py", "if node.tag not in _TAGS:", "if False:", FILES),
-    Guard("react_pipeline/settings/shard_patterns.py", r"://[^\s/@?#:", r"://[^\s/?#", "settings/test_shard_patterns.py"),
-    Guard("react_pipeline/settings/shard_patterns.py", "if not is_sound:", "if False:", SHARDS),
+    Guard("react_pipeline/settings/addresses.py", r"://[^\s/@?#:", r"://[^\s/?#", "settings/test_shard_patterns.py"),
+    Guard("react_pipeline/settings/addresses.py", "if not is_sound:", "if False:", SHARDS),
     Guard("react_pipeline/extensions/sources/image_client.py", "request.url.copy_with(host=address)", "request.url", "extensions/sources/test_url_source.py::test_the_address_that_was_checked_is_connected_to"),
     # Passwords
     Guard("react_pipeline/settings/config.py", "if has_secret(address):", "if False:", SECRETS),
@@ -254,7 +254,7 @@ GUARDS = (
     Guard("react_pipeline/tracking/notes.py", 'return without_secrets(" ".join(str(error).split()))', 'return " ".join(str(error).split())', SECRETS),
     Guard("react_pipeline/tracking/log.py", "                without_secrets(self.uri),\n", "                self.uri,\n", SECRETS),
     Guard("react_pipeline/tracking/notes.py", " and not has_secret(address)", "", SECRETS),
-    Guard("react_pipeline/extensions/doctor/diagnosis.py", "without_secrets(uri)", "uri", SECRETS),
+    Guard("react_pipeline/extensions/plan/diagnosis.py", "without_secrets(uri)", "uri", SECRETS),
     # Who may ask
     Guard("react_pipeline/extensions/ui/serve.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', BOUNDED),
     Guard("react_pipeline/extensions/ui/servers.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', "e2e/test_user_interfaces.py"),
@@ -326,7 +326,7 @@ GUARDS = (
     Guard("react_pipeline/extensions/pages/session.py", "max(p_value(values, population), sign_test(values)) <= level", "p_value(values, population) <= level", "extensions/pages/test_judgements.py::test_nothing_is_clear_before_the_exact_test_agrees"),
     Guard("react_pipeline/retrieval/ranking.py", 'evaluation.holds(rows["image_sha256"])', 'rows["row"].isna()', "retrieval/test_control.py::test_a_fetched_evaluation_image_is_not_drawn"),
     Guard("react_pipeline/retrieval/decontamination.py", ' | images.holds(pairs["on_the_web"])', "", "faults/test_evaluation_images_in_retrieved_set.py::test_the_check_sees_an_image_that_was_let_in"),
-    Guard("react_pipeline/settings/names.py", "    if not folded(name):\n", "    if False:\n", "settings/test_messages.py"),
+    Guard("react_pipeline/settings/section.py", "    if not folded(name):\n", "    if False:\n", "settings/test_messages.py"),
     Guard("react_pipeline/extensions/predict/transduction.py", "cosines[torch.arange(len(rows)), rows] = -torch.inf", "pass", "extensions/predict/test_transduction.py"),
     Guard("react_pipeline/extensions/dense/assets.py", 'passed=wrong == 0,\n        metadata={"wrong": wrong},', 'passed=True,\n        metadata={"wrong": wrong},', CHECKS),
 )

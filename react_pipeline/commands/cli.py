@@ -8,8 +8,10 @@ imports `assets`.
 from __future__ import annotations
 
 import resource
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,17 +19,19 @@ import typer
 from react_pipeline import __version__
 from react_pipeline.commands.command_line import (
     Config,
+    console,
     load_project,
     materialize_assets,
     materialize_remedy,
     missing_extra,
 )
 from react_pipeline.commands.domains import domains_app
-from react_pipeline.commands.init import init
 from react_pipeline.commands.models import models_app
 from react_pipeline.commands.results import print_start_page, results
 from react_pipeline.commands.terminal import log_to_terminal, print_error
 from react_pipeline.extension import answers
+from react_pipeline.project import first_domain, templates, write_project
+from react_pipeline.settings import DEFAULT_KIND
 from react_pipeline.stop import raise_if_stopped
 from react_pipeline.store import InputError, ReactError, refusal_in
 
@@ -45,7 +49,6 @@ app = typer.Typer(
     "assets, tracked in MLflow.",
 )
 app.add_typer(domains_app, name="domains", rich_help_panel="Start")
-app.command(rich_help_panel="Start")(init)
 
 
 def _print_version(given: bool) -> None:
@@ -64,6 +67,51 @@ def _options(
     ] = False,
 ) -> None:
     pass
+
+
+@app.command(rich_help_panel="Start")
+def init(
+    folder: Annotated[
+        Path, typer.Argument(help="The folder to create; files that are in it are kept.")
+    ],
+    corpus: Annotated[
+        str, typer.Option(help=f"Kind of the corpus: {', '.join(templates())}.")
+    ] = DEFAULT_KIND,
+    encoder: Annotated[
+        str,
+        typer.Option(
+            help="MODEL/PRETRAINED of open_clip, where PRETRAINED is a tag or the path of a "
+            "checkpoint; or a complete model, hf-hub:ORGANIZATION/NAME or local-dir:FOLDER. Paths "
+            "are relative to the new folder."
+        ),
+    ] = "ViT-B-32/openai",
+    dg: Annotated[
+        bool,
+        typer.Option(
+            "--dg",
+            help="Also a project of Dagster's command dg, for assets of your own beside these.",
+        ),
+    ] = False,
+) -> None:
+    """Create a project: pipeline.yaml, an example of a domain, a Dagster home, .gitignore."""
+    for path in write_project(folder, corpus, encoder, dg=dg):
+        console.print(f"wrote {path}")
+    kind = templates()[corpus]
+    domain = first_domain(folder)
+    first = kind.next_step.format(domain=domain)
+    console.print(f"next:\n  cd {shlex.quote(str(folder))}\n  {first}")
+    if kind.project_files(domain):
+        console.print(
+            f"  react-pipeline materialize --domain {domain}\n"
+            "or run the domains that are there:\n"
+            "  react-pipeline demo"
+        )
+        return
+    console.print(
+        "  write your class names into domains/birds.yaml\n"
+        "  react-pipeline doctor       says what is missing\n"
+        "  react-pipeline materialize"
+    )
 
 
 @app.command(rich_help_panel="Build")

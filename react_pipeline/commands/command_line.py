@@ -52,8 +52,7 @@ def load_project(
     """
     project = Project.load(config)
     for slug in domains:
-        if not project.has_domain(slug):
-            project.domain(slug)  # names those there are
+        project.domain(slug)
     for method in methods:
         project.method(method)
     return project

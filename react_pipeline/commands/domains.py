@@ -1,6 +1,5 @@
 """The command `react-pipeline domains validate`: domain files checked."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +13,8 @@ from react_pipeline.preflight import (
     listing_problems,
     store_problems,
 )
-from react_pipeline.project import Project
-from react_pipeline.settings import CONTROL_SUFFIX, load_domain, misnamed
-from react_pipeline.store import ConfigError, InputError, Problem
+from react_pipeline.settings import load_domain, misnamed
+from react_pipeline.store import ConfigError
 
 domains_app = typer.Typer(
     no_args_is_help=True, help="The domain files: a YAML file of class names for each domain."
@@ -46,26 +44,10 @@ def validate_domains(
         try:
             domain = load_domain(path)
             problems += file_problems(path, domain) or listing_problems(path, domain)
-            problems += _joined_problems(project, path.stem) if project else ()
+            if project:
+                project.retrieval(path.stem)
         except ConfigError as error:
             problems += error.problems
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     console.print(f"{len(checked)} valid")
-
-
-def _joined_problems(project: Project, slug: str) -> Iterator[Problem]:
-    """Yield the contradictions of a valid domain file with `pipeline.yaml`: in its retrieval, and
-    in the training of methods in use.
-    """
-    try:
-        project.retrieval(slug)
-    except ConfigError as error:
-        yield from error.problems
-    for method in project.config.methods:
-        if method == "base" or method.endswith(CONTROL_SUFFIX):
-            continue
-        try:
-            project.training(slug, method)
-        except InputError as error:
-            yield Problem(project.config.domains / f"{slug}.yaml", "", str(error))

@@ -1,7 +1,7 @@
 """Shards on object stores and web servers, by obstore: opened like files, identified without being
 read.
 
-Does not belong here: which names are allowed (`settings.shard_patterns`), what a tar holds
+Does not belong here: which names are allowed (`settings.addresses`), what a tar holds
 (`shards`), images at addresses that strangers wrote (`extensions.sources`).
 """
 

@@ -83,10 +83,8 @@ def collect_evidence(project: Project, slug: str) -> dict[str, Evidence]:
 
     evidence: dict[str, Evidence] = {}
     # Most projects have no guard sets, and automation asks every minute.
-    if project.config.section(guards.GuardsConfig).sets and (
-        drops := guards.read_drops(project, slug)
-    ):
-        evidence[guards.GUARD_DROPS] = drops
+    if project.config.section(guards.GuardsConfig).sets:
+        evidence[guards.GUARD_DROPS] = guards.read_drops(project, slug)
     if judgements := pages.read_judgements(project, slug):
         evidence[pages.JUDGEMENTS] = judgements
     return evidence

@@ -1,11 +1,5 @@
 from . import identity as identity
 from . import outside as outside
-from .dagster_home import HOME_VARIABLE as HOME_VARIABLE
-from .dagster_home import LOCK_FILE as LOCK_FILE
-from .dagster_home import locate_home as locate_home
-from .dagster_home import prepare_home as prepare_home
-from .dagster_home import ui_addresses as ui_addresses
-from .dagster_home import ui_record as ui_record
 from .identity import other_evaluation_sets as other_evaluation_sets
 from .local_files import absence as absence
 from .local_files import escape_name as escape_name
@@ -32,7 +26,13 @@ from .spread import cluster as cluster
 from .spread import on_cluster as on_cluster
 from .spread import require_shared as require_shared
 from .spread import spread as spread
+from .template import HOME_VARIABLE as HOME_VARIABLE
+from .template import LOCK_FILE as LOCK_FILE
 from .template import first_domain as first_domain
+from .template import locate_home as locate_home
+from .template import prepare_home as prepare_home
 from .template import templates as templates
+from .template import ui_addresses as ui_addresses
+from .template import ui_record as ui_record
 from .template import write_files as write_files
 from .template import write_project as write_project

@@ -19,17 +19,8 @@ def corpus(project: Project, _key: str) -> dict[str, Any]:
     return project.config.corpus.identity()
 
 
-def base_checkpoint(project: Project, _key: str) -> dict[str, Any]:
-    """Return the fields of the encoder."""
-    return _encoder(project.config.encoder)
-
-
-def retrieval_checkpoint(project: Project, _key: str) -> dict[str, Any]:
-    """Return the fields of the encoder that retrieves."""
-    return _encoder(project.config.retrieves_with)
-
-
-def _encoder(config: EncoderConfig) -> dict[str, Any]:
+def encoder(config: EncoderConfig) -> dict[str, Any]:
+    """Return the fields of an encoder."""
     encoder = config.model_dump(mode="json")
     # A checkpoint on disk is identified by its bytes (the content of the inputs), not by where it
     # is.

@@ -2,7 +2,7 @@
 what has changed.
 
 Does not belong here: which names are allowed and what a range expands to
-(`settings.shard_patterns`).
+(`settings.addresses`).
 """
 
 import os

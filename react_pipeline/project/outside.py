@@ -17,7 +17,13 @@ from pathlib import Path
 
 from react_pipeline.project.local_files import escape_name, files_below, matches
 from react_pipeline.project.project import Project
-from react_pipeline.settings import DomainConfig, EncoderConfig, absolute_path, encoders
+from react_pipeline.settings import (
+    DomainConfig,
+    EncoderConfig,
+    EvaluationSetConfig,
+    absolute_path,
+    encoders,
+)
 from react_pipeline.store import (
     Artifact,
     InputError,
@@ -42,8 +48,8 @@ class Files:
     Attributes:
         names: Paths, folders and patterns.
         packages: Versions of the installed packages that it is made from.
-        complete: Whether equal files mean equal inputs, so that a look at them is enough; else only
-            its step can say.
+        complete: Whether equal files mean equal inputs, so that a look at them is enough; else, and
+            where a name is remote, only its step can say.
     """
 
     names: tuple[str, ...] = ()
@@ -54,42 +60,21 @@ class Files:
 def of_corpus(project: Project, _key: str) -> Files:
     """Return shards, images, tables, and folders of ready embeddings and indices."""
     corpus = project.config.corpus
-    names = corpus.files()
-    return Files(names, _present(corpus.packages), complete=not any(map(_REMOTE.match, names)))
+    return Files(corpus.files(), _present(corpus.packages))
 
 
-def of_checkpoint(project: Project, _key: str) -> Files:
+def of_encoder(encoder: EncoderConfig) -> Files:
     """Return the checkpoint's file or folder; a tag of open_clip names no file."""
-    return _weights(project.config.encoder)
-
-
-def of_retrieval_checkpoint(project: Project, _key: str) -> Files:
-    """Return the checkpoint of the encoder that retrieves."""
-    return _weights(project.config.retrieves_with)
-
-
-def _weights(encoder: EncoderConfig) -> Files:
     names = (encoder.pretrained,) if encoder.pretrained else ()
     built = encoders().get(encoder.model)
     return Files(names, _present(built.packages) if built else {})
 
 
-def of_labelled_images(project: Project, slug: str) -> Files:
-    """Return the files that the kind of a domain's labelled images names."""
-    return _of_labelled(project.domain(slug))
-
-
-def of_shots(project: Project, slug: str) -> Files:
-    """Return the files that the kind of a domain's `shots` names."""
-    return _of_labelled(project.domain(slug).with_shots)
-
-
-def _of_labelled(domain: DomainConfig) -> Files:
-    evaluation = domain.evaluation
-    if evaluation is None:
+def of_labelled(images: EvaluationSetConfig | None) -> Files:
+    """Return the files that the kind of a domain's labelled images names, if it has any."""
+    if images is None:
         return Files()
-    packages = _present(evaluation.packages)
-    return Files(evaluation.files(), packages, complete=evaluation.is_watched)
+    return Files(images.files(), _present(images.packages), images.is_watched)
 
 
 def unlisted(_project: Project, _key: str) -> Files:
@@ -130,7 +115,7 @@ def look_at(project: Project, files: Files) -> Look:
     remote = [name for name in files.names if _REMOTE.match(name)]
     return Look(
         f"{len(rows)} files, digest {hash_value([rows, remote, dict(files.packages)])}",
-        files.complete and len(rows) < MAX_LISTED,
+        files.complete and not remote and len(rows) < MAX_LISTED,
     )
 
 

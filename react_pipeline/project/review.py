@@ -44,9 +44,9 @@ def review_file(project: Project, slug: str) -> Path:
     return project.config.domains / f"{slug}.review.jsonl"
 
 
-def read_decisions(project: Project, slug: str) -> list[ImageDecision]:
-    """Read all decisions on a domain's images, in their order; a line that a kill cut short is
-    ignored.
+def current_decisions(project: Project, slug: str) -> dict[str, ImageDecision]:
+    """Return the last decision on each image of a domain, by its SHA-256, if it was not taken back;
+    a line that a kill cut short is ignored.
 
     Raises:
         InputError: Naming the file and line that is no decision.
@@ -55,8 +55,8 @@ def read_decisions(project: Project, slug: str) -> list[ImageDecision]:
     try:
         whole, _, _torn = path.read_bytes().rpartition(b"\n")
     except FileNotFoundError:
-        return []
-    decisions = []
+        return {}
+    decisions: dict[str, ImageDecision] = {}
     for number, line in enumerate(whole.split(b"\n") if whole else (), 1):
         try:
             decision = ImageDecision.model_validate_json(line)
@@ -65,16 +65,6 @@ def read_decisions(project: Project, slug: str) -> list[ImageDecision]:
                 f"{path}:{number}: not a decision ({error.errors()[0]['msg']}); correct the line, "
                 "or remove it"
             ) from error
-        decisions.append(decision)
-    return decisions
-
-
-def current_decisions(project: Project, slug: str) -> dict[str, ImageDecision]:
-    """Return the decision that counts for each image, by its SHA-256; errors as of
-    `read_decisions`.
-    """
-    decisions: dict[str, ImageDecision] = {}
-    for decision in read_decisions(project, slug):
         decisions.pop(decision.image, None)
         if decision.verdict is not None:
             decisions[decision.image] = decision

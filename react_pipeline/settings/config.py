@@ -27,10 +27,10 @@ from pydantic import (
 )
 
 from react_pipeline.extension import Extension, joined
+from react_pipeline.settings.addresses import has_secret
 from react_pipeline.settings.corpus import CorpusConfig
 from react_pipeline.settings.encoder import EmbeddingConfig, EncoderConfig
 from react_pipeline.settings.evaluation import EvaluationSetConfig
-from react_pipeline.settings.index import IndexConfig
 from react_pipeline.settings.methods import (
     CONTROL_SUFFIX,
     METHODS,
@@ -40,10 +40,16 @@ from react_pipeline.settings.methods import (
     require_free,
     trained_methods,
 )
-from react_pipeline.settings.names import ClassName, Name, did_you_mean, folded
-from react_pipeline.settings.retrieval import RetrievalConfig
-from react_pipeline.settings.secrets import has_secret
-from react_pipeline.settings.section import Fraction, Section, each_once
+from react_pipeline.settings.retrieval import IndexConfig, RetrievalConfig
+from react_pipeline.settings.section import (
+    ClassName,
+    Fraction,
+    Name,
+    Section,
+    did_you_mean,
+    each_once,
+    folded,
+)
 from react_pipeline.settings.training import CustomizationConfig, TrainingConfig, VariantConfig
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -202,13 +208,12 @@ class DistributorConfig(Section):
     @field_validator("conf")
     @classmethod
     def _names_are_sparks(cls, conf: Mapping[str, str]) -> Mapping[str, str]:
-        if "spark.master" in conf:
-            raise ValueError("use `master` in place of `spark.master`")
         for name in conf:
-            if not name.startswith("spark.") or _SECRET.search(name):
+            is_spark = name.startswith("spark.") and name != "spark.master"
+            if not is_spark or _SECRET.search(name):
                 raise ValueError(
-                    f"`{name}`: properties of Spark begin with `spark.`, and none that looks like "
-                    "a secret may be in a configuration file"
+                    f"`{name}`: properties of Spark begin with `spark.`, its master is `master`, "
+                    "and none that looks like a secret may be in a configuration file"
                 )
         return conf
 

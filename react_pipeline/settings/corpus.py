@@ -7,7 +7,6 @@ extensions).
 import json
 import re
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -20,8 +19,8 @@ from pydantic import (
     PositiveInt,
 )
 
+from react_pipeline.settings.addresses import is_url
 from react_pipeline.settings.section import Fraction, Kind, Section, kinds_of_extensions
-from react_pipeline.settings.shard_patterns import is_url
 
 if TYPE_CHECKING:
     from react_pipeline.corpus import CorpusSize, CorpusWork, ImageSource
@@ -101,6 +100,7 @@ class CorpusConfig(Kind):
     max_pixels: PositiveInt = MAX_PIXELS
     max_caption_chars: PositiveInt = 2_000
 
+    hook: ClassVar[str] = "corpus_kinds"
     default_kind: ClassVar[str | None] = DEFAULT_KIND
     file_fields: ClassVar[tuple[str, ...]] = ()
     fetches_images: ClassVar[bool] = False
@@ -120,8 +120,8 @@ class CorpusConfig(Kind):
 
     def files(self) -> tuple[str, ...]:
         """Return paths, patterns and URLs of the files to look at for a change."""
-        named = [name for field in self.file_fields for name in getattr(self, field)]
-        return (*named, *map(str, self.places().values()))
+        named = (name for field in self.file_fields for name in getattr(self, field))
+        return (*named, *super().files())
 
     def located(self, absolute: Callable[[Path], Path]) -> Self:
         """Return a copy with absolute paths; those with patterns keep their links."""
@@ -228,16 +228,10 @@ class CorpusConfig(Kind):
         """Return all files of a new project `name` by path, if the kind has its own; else none."""
         return {}
 
-    @classmethod
-    def kinds(cls) -> Mapping[str, type[Kind]]:
-        """Return the kinds of corpus."""
-        return corpus_kinds()
 
-
-@cache
 def corpus_kinds() -> Mapping[str, type[CorpusConfig]]:
     """Return every kind of corpus, by name."""
-    return kinds_of_extensions(lambda extension: extension.corpus_kinds())
+    return kinds_of_extensions(CorpusConfig.hook)
 
 
 def _one_or_many(names: Any) -> Any:

@@ -3,14 +3,15 @@
 Does not belong here: loading a model (`clip`), encoding with it (`embedding`).
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import PositiveInt, model_validator
 
-from react_pipeline.settings.names import Name
-from react_pipeline.settings.section import Section, Workers, count_workers
+from react_pipeline.settings.section import Name, Section, Workers, count_workers
 from react_pipeline.settings.training import Precision
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 HUB_PREFIX, FOLDER_PREFIX = "hf-hub:", "local-dir:"
 """Before a model of the Hugging Face Hub, and before a folder, as open_clip names them."""
+_IS_PATH = re.compile(r"/|\.(pt|pth|bin|ckpt|safetensors)$")
+"""No tag of open_clip looks so."""
 
 
 class EncoderConfig(Section):
@@ -53,6 +56,14 @@ class EncoderConfig(Section):
                 "`pretrained` must name a tag of open_clip or the path of a checkpoint, and is "
                 f"left out for {', '.join(encoders())}, made from installed packages"
             )
+        return self
+
+    def located(self, absolute: Callable[[Path], Path]) -> Self:
+        """Return a copy with the absolute path of its checkpoint, if it names one."""
+        if self.pretrained and not self.pretrained.startswith(HUB_PREFIX):
+            checkpoint = absolute(Path(self.pretrained))
+            if checkpoint.exists() or _IS_PATH.search(self.pretrained):
+                return self.model_copy(update={"pretrained": str(checkpoint)})
         return self
 
 

@@ -5,12 +5,10 @@ Belongs here: what every kind of labelled images has. Does not belong here: any 
 """
 
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from react_pipeline.settings.names import Name
-from react_pipeline.settings.section import Kind, kinds_of_extensions
+from react_pipeline.settings.section import Kind, Name, kinds_of_extensions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +31,7 @@ class EvaluationSetConfig(Kind):
 
     name: Name
 
+    hook: ClassVar[str] = "labelled_kinds"
     is_watched: ClassVar[bool] = True
     are_files: ClassVar[bool] = True
 
@@ -44,10 +43,6 @@ class EvaluationSetConfig(Kind):
     def identity(self) -> dict[str, Any]:
         """Return the fields that decide the set: all but the places of files."""
         return self.model_dump(mode="json", exclude={*self.places()}, exclude_none=True)
-
-    def files(self) -> tuple[str, ...]:
-        """Return the files and folders to look at for a change."""
-        return tuple(str(path) for path in self.places().values())
 
     def root(self) -> Path | None:
         """Return the folder that names of images start at; None: they are in the artifact."""
@@ -71,11 +66,6 @@ class EvaluationSetConfig(Kind):
         """Return the bytes of an image that is no file; an InputError if it is gone."""
         raise NotImplementedError
 
-    @classmethod
-    def kinds(cls) -> Mapping[str, type[Kind]]:
-        """Return the kinds of labelled images."""
-        return labelled_kinds()
-
 
 class DrawnSetConfig(EvaluationSetConfig):
     """A kind whose images do not exist before its set is published: nothing lists them earlier."""
@@ -89,7 +79,6 @@ class DrawnSetConfig(EvaluationSetConfig):
         raise NotImplementedError
 
 
-@cache
 def labelled_kinds() -> Mapping[str, type[EvaluationSetConfig]]:
     """Return every kind of labelled images, by name."""
-    return kinds_of_extensions(lambda extension: extension.labelled_kinds())
+    return kinds_of_extensions(EvaluationSetConfig.hook)

@@ -1,28 +1,36 @@
-"""Configuration files: `pipeline.yaml` and domain files as models, with absolute paths.
+"""Configuration files: `pipeline.yaml` and domain files as models, with absolute paths, and what is
+wrong with a file, each problem with its place.
 
-Does not belong here: which fields there are and what they may hold (`config`), reading YAML
-(`yaml_files`). Relative paths are resolved against the directory of the file that names them; `~`
-is the home directory, as in a shell.
+Does not belong here: which fields there are and what they may hold (`config`), rules of a field (in
+its section, as a `ValueError` with a sentence of its own), reading YAML (`yaml_files`). Relative
+paths are resolved against the directory of the file that names them; `~` is the home directory, as
+in a shell.
 """
 
 import os
 import re
+from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
+from react_pipeline.settings.addresses import has_secret, without_secrets
 from react_pipeline.settings.config import DomainConfig, PipelineConfig, pipeline_model
-from react_pipeline.settings.encoder import HUB_PREFIX, EncoderConfig
-from react_pipeline.settings.messages import validate
-from react_pipeline.settings.secrets import has_secret
-from react_pipeline.settings.yaml_files import Document, read_yaml
+from react_pipeline.settings.section import Section, did_you_mean
+from react_pipeline.settings.yaml_files import Document, Place, read_yaml
 from react_pipeline.store import ConfigError, Problem
 
 TRACKING_VARIABLE = "REACT_TRACKING_URI"
 """Overrides `tracking_uri`; the only place for a database address with a password."""
 
-_IS_PATH = re.compile(r"/|\.(pt|pth|bin|ckpt|safetensors)$")
-"""No tag of open_clip looks so."""
+File = TypeVar("File", bound=Section)
+
+MAX_PROBLEMS = 100
+_MAX_SHOWN = 60
 
 _STORE_URL = re.compile(r"(s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]+(/[A-Za-z0-9._=-]+)*/?")
 
@@ -49,8 +57,6 @@ def load_pipeline(path: Path) -> PipelineConfig:
         "store": store,
         "tracking_uri": _tracking_uri(path) or config.tracking_uri or default_uri,
         "corpus": corpus,
-        "encoder": _with_weights(config.encoder, base),
-        "retrieval_encoder": _with_weights(config.retrieval_encoder, base),
     }
     config = config.model_copy(update=update)
     config._store_url = url
@@ -67,15 +73,6 @@ def _take_store_url(document: Document) -> str:
         raise ConfigError.of(document.path, problem, "store", document.line(("store",)))
     del document.fields["store"]
     return store.rstrip("/")
-
-
-def _with_weights(encoder: EncoderConfig | None, base: Path) -> EncoderConfig | None:
-    """Return an encoder with the absolute path of its checkpoint, if it names one."""
-    if encoder and encoder.pretrained and not encoder.pretrained.startswith(HUB_PREFIX):
-        checkpoint = absolute_path(base, encoder.pretrained)
-        if checkpoint.exists() or _IS_PATH.search(encoder.pretrained):
-            return encoder.model_copy(update={"pretrained": str(checkpoint.resolve())})
-    return encoder
 
 
 def _tracking_uri(path: Path) -> str:
@@ -143,3 +140,64 @@ def misnamed(directory: Path) -> list[Problem]:
         for path in sorted(directory.glob("*"))
         if path.suffix.lower() in (".yml", ".yaml") and path.suffix != ".yaml"
     ]
+
+
+def validate(document: Document, model: type[File]) -> File:
+    """Return what a file holds as an instance of its model.
+
+    Raises:
+        ConfigError: Listing every problem, each with its line and field.
+    """
+    try:
+        return model.model_validate(document.fields)
+    except ValidationError as error:
+        problems = sorted(_problems(document, error), key=lambda problem: problem.line)
+    if (more := len(problems) - MAX_PROBLEMS) > 0:
+        problems[MAX_PROBLEMS:] = [Problem(document.path, "", f"has {more:,} more problems")]
+    raise ConfigError(problems)
+
+
+def _problems(document: Document, error: ValidationError) -> Iterator[Problem]:
+    messages: defaultdict[Place, dict[str, None]] = defaultdict(dict)
+    for fault in error.errors(include_url=False):
+        place = _place(document, fault["loc"], fault["type"])
+        messages[place][_message(fault, place)] = None
+    parents = {place[:length] for place in messages for length in range(len(place))}
+    # Of a union, the alternative that fails deeper in the file is the one that was meant.
+    for place, alternatives in messages.items():
+        if place not in parents:
+            text = without_secrets("; or ".join(alternatives))
+            yield Problem(document.path, ".".join(map(str, place)), text, document.line(place))
+
+
+def _place(document: Document, location: tuple[str | int, ...], kind: str) -> Place:
+    """Return where an error is in the file; pydantic's location also names alternatives of a type,
+    and whether a key is wrong.
+    """
+    place: Place = ()
+    for number, part in enumerate(location, 1):
+        is_missing = kind == "missing" and number == len(location)
+        if is_missing or (*place, part) in document.lines:
+            place = (*place, part)
+    return place
+
+
+def _message(fault: Any, place: Place) -> str:
+    if fault["type"] == "extra_forbidden":
+        name, names = str(place[-1]), _field_names()
+        hint = "another section or another `kind` has it"
+        return f"unknown field; {hint if name in names else did_you_mean(name, names, 'remove it')}"
+    text = re.sub("(?i)tuple", "list", fault["msg"].removeprefix("Value error, "))
+    value = fault["input"]
+    if fault["type"] == "value_error" or not isinstance(value, str | None):
+        return text
+    found = "nothing" if value is None else repr(value[:_MAX_SHOWN])
+    return f"{text} (found {found})"
+
+
+def _field_names() -> set[str]:
+    """Return the names of the fields of all sections."""
+    sections: list[type[Section]] = [Section]
+    for section in sections:  # it grows
+        sections += section.__subclasses__()
+    return {name for section in sections for name in section.model_fields}

@@ -92,10 +92,8 @@ def _methods() -> dict[str, Method]:
     methods: dict[str, Method] = {Base.name: Base()}
 
     def added(extension: Extension) -> None:
-        new = dict(methods)
         for method in extension.methods():
-            _add(method, new)
-        methods.update(new)
+            _add(method, methods)
 
     answers(added)
     return methods

@@ -1,15 +1,23 @@
-"""Sections: what every part of a configuration file is, and those whose fields a `kind` chooses.
+"""Sections: what every part of a configuration file is, those whose fields a `kind` chooses, and
+the names that people write in them.
 
-Does not belong here: any section, or what is asked of a kind (`corpus`, `evaluation`).
+A name can be seen, differs from the others as it is read, and is plain text in a spreadsheet. Does
+not belong here: any section, or what is asked of a kind (`corpus`, `evaluation`); slugs, which are
+folders too (`config`).
 """
 
 from __future__ import annotations
 
+import difflib
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -18,14 +26,18 @@ from pydantic import (
     model_validator,
 )
 
-from react_pipeline.extension import Extension, joined
-from react_pipeline.settings.names import did_you_mean
+from react_pipeline.extension import joined
+
+_FORMULA = re.compile(r"[=@].|[+-](.*[|!]|\s*\w+\()")
+_CUTOFF = 0.7
+"""The least similarity of a near name: `gpu` is no misspelt `cpu`."""
+_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""They change the order in which a text is shown."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Workers = NonNegativeInt | Literal["auto"]
 """How many processes decode images."""
 Value = TypeVar("Value")
-OneKind = TypeVar("OneKind", bound="Kind")
 
 
 def each_once(values: tuple[Value, ...]) -> tuple[Value, ...]:
@@ -42,6 +54,43 @@ def count_workers(workers: Workers, processes: int = 1) -> int:
     from joblib import cpu_count  # heeds affinity and the limits of containers
 
     return max(cpu_count() // processes - 1, 1)
+
+
+def folded(name: str) -> str:
+    """Return a name as people compare it: without case, extra blanks, and what is not seen."""
+    visible = "".join(mark for mark in name if unicodedata.category(mark) != "Cf")
+    return " ".join(unicodedata.normalize("NFC", visible).lower().split())
+
+
+def _require_visible(name: str) -> str:
+    if any(unicodedata.category(mark) == "Cc" or mark in _BIDI for mark in name):
+        raise ValueError(f"{name!r}: holds control characters; write it without")
+    if not folded(name):
+        raise ValueError(f"{name!r}: holds nothing that can be seen; write a name")
+    return name
+
+
+def _require_no_formula(name: str) -> str:
+    if _FORMULA.match(name.lstrip()):
+        raise ValueError(
+            f"{name!r}: a spreadsheet runs it as a formula, in the tables of results; write it in "
+            "another way"
+        )
+    return name
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_require_visible)]
+ClassName = Annotated[Name, AfterValidator(_require_no_formula)]
+
+
+def did_you_mean(name: str, names: Iterable[str], otherwise: str = "") -> str:
+    """Return a question that names the nearest of `names`, whatever their case; `otherwise` if none
+    is near.
+    """
+    by_folded = {other.casefold(): other for other in sorted(names)}
+    close = difflib.get_close_matches(name.casefold(), by_folded, n=3, cutoff=_CUTOFF)
+    meant = " or ".join(by_folded[folded] for folded in close)
+    return f"did you mean {meant}?" if close else otherwise
 
 
 class Section(BaseModel):
@@ -76,21 +125,21 @@ class Kind(Section):
     """A section with fields of its own for each `kind`.
 
     A subclass with a default of `kind`, such as `kind: Literal["webdataset"] = "webdataset"`, is a
-    kind; one without is the union of its `kinds`.
+    kind; one without is the union of those that a `hook` of extensions brings.
     """
 
     kind: str
 
+    hook: ClassVar[str] = ""
     default_kind: ClassVar[str | None] = None
 
     def packages(self) -> Mapping[str, str]:
         """Return versions of the installed packages that it is made from."""
         return {}
 
-    @classmethod
-    def kinds(cls) -> Mapping[str, type[Kind]]:
-        """Return every kind of this section, by name."""
-        raise NotImplementedError
+    def files(self) -> tuple[str, ...]:
+        """Return the files and folders to look at for a change."""
+        return tuple(map(str, self.places().values()))
 
     @model_validator(mode="wrap")
     @classmethod
@@ -100,19 +149,18 @@ class Kind(Section):
         is_union = cls.model_fields["kind"].is_required()
         if not is_union or not isinstance(fields, dict):
             return handler(fields)
-        kinds, name = cls.kinds(), str(fields.get("kind", cls.default_kind))
+        kinds, name = kinds_of_extensions(cls.hook), str(fields.get("kind", cls.default_kind))
         if name not in kinds:
             hint = did_you_mean(name, kinds, "or install what brings it")
             raise ValueError(f"`kind` should be one of {', '.join(kinds)} (found {name!r}); {hint}")
         return kinds[name].model_validate(fields)
 
 
-def kinds_of_extensions(
-    ask: Callable[[Extension], Iterable[type[OneKind]]],
-) -> Mapping[str, type[OneKind]]:
-    """Return the kinds that all extensions answer, by name."""
+@cache
+def kinds_of_extensions(hook: str) -> Mapping[str, type[Any]]:
+    """Return the kinds that all extensions answer to a hook, by name."""
     return joined(
         lambda extension: {
-            str(model.model_fields["kind"].default): model for model in ask(extension)
+            str(model.model_fields["kind"].default): model for model in getattr(extension, hook)()
         }
     )

@@ -18,8 +18,7 @@ from pydantic import (
 )
 
 from react_pipeline.settings.methods import CONTROL_SUFFIX, METHODS, trained_methods
-from react_pipeline.settings.names import did_you_mean
-from react_pipeline.settings.section import Fraction, Section, Workers, count_workers
+from react_pipeline.settings.section import Fraction, Section, Workers, count_workers, did_you_mean
 
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 

@@ -5,7 +5,7 @@ so a class may be called `no`, `12` or `2024-01-01`. Files are read from libyaml
 their lines: ten times as fast as a reader in Python.
 
 Does not belong here: which fields a file may hold (`config`), what to say of a wrong one
-(`messages`).
+(`files`).
 """
 
 from dataclasses import dataclass, field
@@ -105,14 +105,11 @@ def read_yaml(path: Path) -> Document:
         fields = None if root is None else document.load(root)
     except OSError as error:
         raise ConfigError.of(path, f"cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError.of(path, f"is not UTF-8 ({error}); save it as UTF-8") from error
-    except yaml.YAMLError as error:
+    except (UnicodeError, yaml.YAMLError) as error:  # an escape may hide what no file can hold
         mark = getattr(error, "problem_mark", None)
         problem, line = getattr(error, "problem", None) or error, mark.line + 1 if mark else 0
-        raise ConfigError.of(path, f"not valid YAML: {problem}", line=line) from error
-    except UnicodeEncodeError as error:  # an escape may hide what no file can hold
-        raise ConfigError.of(path, f"not valid YAML: {error}") from error
+        problem = f"not valid YAML, saved as UTF-8: {problem}"
+        raise ConfigError.of(path, problem, line=line) from error
     if not isinstance(fields, dict):
         raise ConfigError.of(path, "must be a mapping, with lines such as `field: value`")
     document.fields = fields

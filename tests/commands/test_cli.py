@@ -6,25 +6,24 @@ import json
 import os
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
-import yaml
 from PIL import Image
+from support.commands import call
 from support.launch import dagster_home
 from support.results import publish_results
+from support.upkeep import edit
 
 from react_pipeline.assets import launch
-from react_pipeline.commands.cli import main
 from react_pipeline.commands.command_line import materialize_remedy
 from react_pipeline.evaluation.comparison import compare
-from react_pipeline.extensions.doctor.diagnosis import diagnose
+from react_pipeline.extensions.plan.diagnosis import diagnose
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.decontamination import VECTORS
 from react_pipeline.settings.files import load_pipeline
 from react_pipeline.store.errors import CorpusError, MissingArtifact, StaleArtifact
-
-Run = tuple[int, str, str]
 
 
 @pytest.fixture
@@ -37,15 +36,8 @@ def run(
     monkeypatch.delenv("REACT_PIPELINE_CONFIG", raising=False)
     monkeypatch.chdir(tmp_path)
     shutil.copy(mlflow_database, tmp_path)
-
-    def call(*arguments: str) -> Run:
-        with pytest.raises(SystemExit) as stop:
-            main(arguments)
-        reported = capsys.readouterr()
-        return int(stop.value.code or 0), reported.out, reported.err
-
     with dagster_home(tmp_path / "home"):
-        yield call
+        yield partial(call, capsys)
 
 
 WRONG_USES = {
@@ -58,7 +50,6 @@ WRONG_USES = {
     "search cat -k 0": "-k",
     "search cat": "react-pipeline materialize --select '*faiss_index'",
     "search cat --mode i2i": "use t2t or t2i",
-    "results --config nosuch.yaml": "nosuch.yaml: no such file",
     "demo --config pipeline.yaml": "the demo needs `demo`",
 }
 
@@ -157,12 +148,6 @@ def test_the_demo_makes_an_empty_folder_its_project(run, tmp_path: Path) -> None
     assert load_pipeline(tmp_path / "pipeline.yaml").corpus.kind == "demo"
 
 
-def edit(path: Path, **fields: object) -> dict[str, object]:
-    raw = {**yaml.safe_load(path.read_text()), **fields}
-    path.write_text(yaml.safe_dump(raw))
-    return raw
-
-
 def test_domain_files_are_validated(tiny_project: Project, run, tmp_path: Path) -> None:
     domains = tiny_project.config.domains
     assert "2 valid" in run("domains", "validate")[1]
@@ -209,20 +194,6 @@ def test_search_prints_the_nearest_and_draws_them(
     code, out, reported = run("search", "a circle", "-k", "3")
     assert (code, reported) == (2, "error: 0.tar: cannot be read\N{REPLACEMENT CHARACTER}[2J\n")
     assert out.count("a drawing of a") == 3 and "pictures" not in out
-
-
-def test_failed_run_is_exit_code_1_with_a_line_that_says_why(indexed_project: Project, run) -> None:
-    domain = {
-        "classes": ["circle", "square"],
-        "retrieval": {"min_similarity": {"t2t": 2.0, "t2i": 2.0}},
-    }
-    (indexed_project.config.domains / "nothing.yaml").write_text(yaml.safe_dump(domain))
-    code, _, reported = run(
-        "materialize", "--domain", "nothing", "--select", "key:retrieved_set or key:evaluation_set"
-    )
-    errors = [line for line in reported.splitlines() if line.startswith("error: ")]
-    assert code == 1
-    assert len(errors) == 1 and "no pair is left" in errors[0]
 
 
 def test_prune_removes_what_nothing_current_was_made_from(indexed_project: Project, run) -> None:

@@ -4,17 +4,18 @@ gone.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
 import pytest
 from conftest import write_project
+from support.commands import call_in_words
 from support.promotion import outcomes, result
 
 from react_pipeline.assets.domain_files import domain_files
 from react_pipeline.assets.resources import ProjectResource
-from react_pipeline.commands.cli import main
-from react_pipeline.extensions.doctor.diagnosis import diagnose
+from react_pipeline.extensions.plan.diagnosis import diagnose
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide
 from react_pipeline.settings.config import RESERVED_SLUGS, DomainConfig
@@ -29,18 +30,9 @@ def project(tmp_path: Path, tiny_checkpoint: Path, drawings: Path) -> Project:
 
 
 @pytest.fixture
-def run(project: Project, capsys: pytest.CaptureFixture[str]):
-    def call(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stop:
-            main([*arguments, "--config", str(project.path)])
-        reported = capsys.readouterr()
-        return (
-            int(stop.value.code or 0),
-            " ".join(reported.out.split()),
-            " ".join(reported.err.split()),
-        )
-
-    return call
+def run(project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(project.path.parent)
+    return partial(call_in_words, capsys)
 
 
 def test_a_name_that_means_something_else_is_refused() -> None:
@@ -85,5 +77,3 @@ def test_a_champion_without_a_domain_file_is_listed_by_name(project: Project, ru
     (project.config.domains / "shapes.yaml").unlink()
     code, out, _ = run("models", "list", "shapes")
     assert code == 0 and "gated-image" in out and "becomes champion" in out
-    code, _, error = run("models", "list", "nosuch")
-    assert code == 2 and "no domain 'nosuch'" in error

@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from react_pipeline import __version__
 from react_pipeline.commands import cli
-from react_pipeline.project.dagster_home import prepare_home
+from react_pipeline.project.template import prepare_home
 from react_pipeline.store.errors import InputError
 
 

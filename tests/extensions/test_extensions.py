@@ -15,7 +15,7 @@ from support.rooms import LIBRARY
 LOOK = """
 import sys
 from react_pipeline.commands.cli import main
-from react_pipeline.extensions.doctor.diagnosis import _extensions
+from react_pipeline.extensions.plan.diagnosis import _extensions
 from react_pipeline.lineage import run
 from react_pipeline.project import Project
 from react_pipeline.settings import corpus_kinds
@@ -87,7 +87,7 @@ def test_a_broken_extension_is_named_and_ends_the_command(
     command: str, site: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = site(absent="no_such_module:Extension")
-    code = f"import sys; sys.argv[1:] = [{command!r}]\nimport react_pipeline.__main__"
+    code = f"import sys; sys.argv[1:] = [{command!r}]\nfrom react_pipeline.__main__ import main; main()"
     done = python(code, path=path, folder=tmp_path, code=2)
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: extension absent: ModuleNotFoundError")

@@ -13,8 +13,7 @@ import pytest
 import yaml
 
 from react_pipeline.settings.config import SLUG_RULE, DomainConfig
-from react_pipeline.settings.files import load_domain, load_domains, load_pipeline
-from react_pipeline.settings.messages import MAX_PROBLEMS
+from react_pipeline.settings.files import MAX_PROBLEMS, load_domain, load_domains, load_pipeline
 from react_pipeline.settings.yaml_files import MAX_NODES, MAX_YAML_BYTES
 from react_pipeline.store.errors import ConfigError
 

@@ -12,7 +12,7 @@ import pytest
 
 from react_pipeline.clip.architecture import CONFIG_FILE, read_config
 from react_pipeline.extensions.predict.run_folder import RUN_FILE, _record
-from react_pipeline.project.dagster_home import LOCK_FILE, ui_record
+from react_pipeline.project.template import LOCK_FILE, ui_record
 from react_pipeline.store.errors import CorruptArtifact, InputError
 from react_pipeline.use.classifier import RECORD_FILE, load_exported
 

@@ -15,7 +15,7 @@ import yaml
 from support.sick_servers import sick_server
 from support.tracking import artifact_of, runs_of
 
-from react_pipeline.extensions.doctor.diagnosis import diagnose
+from react_pipeline.extensions.plan.diagnosis import diagnose
 from react_pipeline.project.project import Project
 from react_pipeline.tracking import log
 from react_pipeline.tracking.log import Tracking
@@ -92,7 +92,7 @@ def test_commands_end_beside_a_silent_server(tiny_project: Project, tmp_path: Pa
 def test_doctor_reports_a_sick_server(
     kind: str, tiny_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("react_pipeline.extensions.doctor.diagnosis.SERVER_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr("react_pipeline.extensions.plan.diagnosis.SERVER_TIMEOUT_SECONDS", 0.5)
     reported: list[str] = []
     with sick_server(kind) as uri:
         monkeypatch.setenv("REACT_TRACKING_URI", uri)

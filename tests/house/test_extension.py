@@ -19,7 +19,7 @@ from react_pipeline.extension import Extension
 from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project.project import Project
-from react_pipeline.settings import config, corpus, evaluation, methods
+from react_pipeline.settings import config, corpus, methods, section
 from react_pipeline.stage import STAGES, Stage
 from react_pipeline.store.errors import CorpusError, InputError
 
@@ -33,8 +33,8 @@ def keep_out(project: Project) -> Any:
 DRIVES: Mapping[str, Callable[[Project], Any]] = {
     "stages": lambda _: stage._rows.__wrapped__(),
     "methods": lambda _: methods._methods.__wrapped__(),
-    "corpus_kinds": lambda _: corpus.corpus_kinds.__wrapped__(),
-    "labelled_kinds": lambda _: evaluation.labelled_kinds.__wrapped__(),
+    "corpus_kinds": lambda _: section.kinds_of_extensions.__wrapped__("corpus_kinds"),
+    "labelled_kinds": lambda _: section.kinds_of_extensions.__wrapped__("labelled_kinds"),
     "metrics": lambda _: metrics._metrics.__wrapped__(),
     "sections": lambda _: config.sections_of_extensions.__wrapped__(),
     "test_digests": keep_out,
@@ -166,11 +166,8 @@ def test_a_stage_may_be_made_from_one_of_any_extension(installed: Callable[..., 
     installed(
         alpha=Staging("last", "middle"), beta=Staging("middle", "first"), gamma=Staging("first")
     )
-    rows = list(stage._rows.__wrapped__())
-    assert [rows.index(name) for name in ("first", "middle", "last")] == sorted(
-        rows.index(name) for name in ("first", "middle", "last")
-    )
-    assert set(STAGES) < set(rows)
+    *before, first, middle, last = stage._rows.__wrapped__()
+    assert {*before} == {*STAGES} and (first, middle, last) == ("first", "middle", "last")
 
 
 def test_stages_that_are_made_from_each_other_are_refused(installed: Callable[..., None]) -> None:

@@ -51,7 +51,6 @@ OWN = {
         "extensions/elevater/image_text.py",
         "extensions/elevater/submission.py",
         "extensions/labels/commands.py",
-        "extensions/names/lexical.py",
         "extensions/names/name_counts.py",
         "extensions/pages/dashboard.py",
         "extensions/pages/predictions.py",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -75,20 +74,3 @@ def test_a_value_that_is_missing_is_an_error(templates: Path) -> None:
     (templates / "page.html").write_text("{{ nmae }}")
     with pytest.raises(UndefinedError):
         render("any", "page.html", name="x")
-
-
-def test_every_page_has_the_one_stylesheet_and_its_colours() -> None:
-    folder = Path(pages.__file__).parent
-    (style_file,) = folder.rglob("*.css")
-    for page in folder.rglob("templates/*.html"):
-        text = page.read_text()
-        assert ("<html" in text) == (page.name == "page.html"), page
-        assert (
-            "<style" not in text.partition('{% include "style.css" %}')[2] and "style=" not in text
-        ), page
-    style = style_file.read_text()
-    light, dark = (
-        set(re.findall(r"--\w[\w-]*(?=:)", part))
-        for part in style.split("@media (prefers-color", 2)[:2]
-    )
-    assert light == dark and set(re.findall(r"var\((--[\w-]+)\)", style)) <= light

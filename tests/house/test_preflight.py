@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 import yaml
 from support.launch import dagster_home
+from support.upkeep import edit
 
 from react_pipeline.assets.launch import materialize
 from react_pipeline.commands.cli import main
-from react_pipeline.extensions.doctor.diagnosis import diagnose
+from react_pipeline.extensions.plan.diagnosis import diagnose
 from react_pipeline.preflight import corpus_problems, domain_problems, encoder_problems
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import ConfigError
-
-
-def edit(path: Path, **fields: Any) -> None:
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **fields}))
-
 
 ENCODERS = {
     "{model: ViT-B32, pretrained: openai}": "did you mean ViT-B-32",

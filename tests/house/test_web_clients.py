@@ -12,7 +12,7 @@ CLIENTS = {"aiohttp", "http.client", "httpx", "requests", "urllib.request", "url
 POLICY = "of the policy"
 OURS = "a server that we started, or that the settings name, under a deadline and a size"
 USERS = {
-    "extensions/doctor/diagnosis.py": OURS,
+    "extensions/plan/diagnosis.py": OURS,
     "extensions/ui/servers.py": OURS,
     "extensions/sources/image_client.py": POLICY,
 }

@@ -23,7 +23,7 @@ from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.labelled.kind import FolderOfClasses
 from react_pipeline.labelled.labelled import encode_images, publish_evaluation_set, read_images
 from react_pipeline.project.project import Project
-from react_pipeline.settings import evaluation
+from react_pipeline.settings import evaluation, section
 from react_pipeline.settings.config import DomainConfig, EmbeddingConfig
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import ChangedSource, InputError
@@ -241,7 +241,7 @@ def test_a_kind_of_labelled_images_has_fields_of_its_own(
     tiny_project: Project, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = {**evaluation.labelled_kinds(), "part": Part}
-    monkeypatch.setattr(evaluation, "labelled_kinds", lambda: kinds)
+    monkeypatch.setattr(section, "kinds_of_extensions", lambda _hook: kinds)
     monkeypatch.setattr("react_pipeline.labelled.kind.labelled_kinds", lambda: kinds)
     artifact = publish(tiny_project, folder, "part", at_most=5)
     described = {"name": "mine", "kind": "part", "at_most": 5}  # and not where the files are

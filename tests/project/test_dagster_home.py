@@ -15,7 +15,7 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import GrpcServerTarget
 from dagster._daemon.backfill import execute_backfill_iteration
 
-from react_pipeline.project.dagster_home import (
+from react_pipeline.project.template import (
     locate_home,
     prepare_home,
     ui_addresses,

@@ -17,8 +17,8 @@ from support.ready import write_datacomp
 from react_pipeline.commands.cli import main
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.extensions.ui import servers
-from react_pipeline.project.dagster_home import prepare_home
 from react_pipeline.project.project import Project
+from react_pipeline.project.template import prepare_home
 from react_pipeline.settings.corpus import CorpusConfig, LocalNames
 from react_pipeline.store.errors import InputError
 

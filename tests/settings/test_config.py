@@ -159,7 +159,7 @@ HUSH = "hush-hush"
         ("encoder: {model: demo, pretrained: openai}", "encoder", "`pretrained`"),
         ("distributor: {kind: spark, master: 'http://x'}", "distributor.master", "pattern"),
         ("distributor: {master: 'spark://head:7077'}", "distributor", "add `kind: spark`"),
-        ("distributor: {conf: {spark.master: yarn}}", "distributor.conf", "use `master`"),
+        ("distributor: {conf: {spark.master: yarn}}", "distributor.conf", "is `master`"),
         ("distributor: {conf: {executor.memory: 1g}}", "distributor.conf", "`spark.`"),
         (f"distributor: {{conf: {{spark.s3.secret: {HUSH}}}}}", "distributor.conf", "a secret"),
         (f"store: s3://me:{HUSH}@host", "store", "no password"),

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import pytest
 
 from react_pipeline.extensions.cluster.assets import torchrun_command
-from react_pipeline.extensions.doctor.diagnosis import diagnose
+from react_pipeline.extensions.plan.diagnosis import diagnose
 from react_pipeline.project.project import Project
+from react_pipeline.settings.addresses import has_secret, without_secrets
 from react_pipeline.settings.files import TRACKING_VARIABLE, load_pipeline
-from react_pipeline.settings.secrets import has_secret, without_secrets
 from react_pipeline.store.errors import ConfigError
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.notes import MLFLOW_VARIABLE, mlflow_url, short_reason

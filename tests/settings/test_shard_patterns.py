@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from react_pipeline.settings.shard_patterns import check_shard_name, expand, expanded_count
+from react_pipeline.settings.addresses import check_shard_name, expand, expanded_count
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,11 @@ def change_pipeline(project: Project, **sections: Any) -> Project:
     return Project.load(project.path)
 
 
+def edit(path: Path, **fields: Any) -> None:
+    """Change fields of a YAML file."""
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **fields}))
+
+
 def edit_domain(project: Project, slug: str, **fields: Any) -> None:
     """Change fields of a domain's file."""
-    path = project.config.domains / f"{slug}.yaml"
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **fields}))
+    edit(project.config.domains / f"{slug}.yaml", **fields)

@@ -45,6 +45,10 @@ def served(answers: Mapping[str, Answer], host: str = "127.0.0.1") -> Iterator[W
             else:
                 answer(self, before)
 
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
+
         def log_message(self, *_: Any) -> None:
             pass
 

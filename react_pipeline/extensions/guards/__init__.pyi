@@ -1,3 +1,3 @@
-from .drops import GUARD_DROPS as GUARD_DROPS
-from .drops import read_drops as read_drops
-from .stages import GuardsConfig as GuardsConfig
+from .extension import GuardsConfig as GuardsConfig
+from .results import GUARD_DROPS as GUARD_DROPS
+from .results import read_drops as read_drops

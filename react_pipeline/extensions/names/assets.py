@@ -24,10 +24,9 @@ def naming(counts: Mapping[str, Any]) -> dg.AssetCheckResult:
     if "unnamed" not in counts:
         return unmeasured("the corpus has no captions, or they were not searched")
     unnamed = counts["unnamed"]
-    near = counts["near_names"]
     return dg.AssetCheckResult(
         passed=not unnamed,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={"unnamed": len(unnamed)},
-        description=unnamed_message(unnamed, near) if unnamed else "captions name every class",
+        description=unnamed_message(unnamed) if unnamed else "captions name every class",
     )

@@ -1,14 +1,15 @@
-"""Names in captions: how many captions of the corpus say each name and synonym of a domain, and the
-classes that none names.
+"""Names in captions: how many captions of the corpus say each name and synonym of a domain, the
+classes that none names, and retrieval by words.
 
-Names are counted since a model knows a class best by the one that captions use most (REAL, Parashar
-et al. 2024, arXiv 2401.12425). The pairs of an unnamed class are whatever is nearest, so a misspelt
-name trains on images of something else. That a class is unnamed is exact; near words are looked for
-in the first captions, so their cost does not grow with the corpus.
+Names are counted since a model knows a class best by the one that captions use most, and mode
+`lexical` retrieves by them (REAL, Parashar et al. 2024, arXiv 2401.12425). The pairs of an unnamed
+class are whatever is nearest, so a misspelt name trains on images of something else. Shapes: Q
+prompts, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,23 +18,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from react_pipeline.embedding import row_metadata
+from react_pipeline.embedding import Vectors, row_metadata
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project, cluster, spread
-from react_pipeline.retrieval import ClassNotes, ClassTable
-from react_pipeline.settings import DomainConfig, near_names
+from react_pipeline.retrieval import ClassNotes, ClassTable, likeness, mean_vectors
+from react_pipeline.settings import DomainConfig, RetrievalConfig
 from react_pipeline.store import Artifact, Scratch
 
 NAMES = "names.parquet"
-COUNTS = "names.npy"
-"""File of a scratch with the counts of names."""
+COUNTS, SAID = "names.npy", "said.npy"
+"""Files of a scratch: the counts of names, and which captions say which names."""
 _BATCH_ROWS, _TASK_ROWS = 65_536, 1_000_000
-_READ_ROWS = 1_000_000
-"""Captions that near words are looked for in."""
-_MOST_SEARCHED, _MOST_LISTED = 100, 10
-"""Classes that near words are looked for, and that a message lists."""
-_LENGTHS = 2
-"""Near words are longer or shorter by this many letters at most."""
+_MOST_LISTED = 10
+"""Classes that a message lists."""
+_WORDS_APART, _WORD = r"[^\pL\pM\pN]+", r"[\pL\pM\pN]"
 
 
 def domain_names(project: Project, slug: str) -> pd.DataFrame:
@@ -80,21 +78,21 @@ def count_naming(domain: DomainConfig, captions: Sequence[str | None]) -> int:
 
 def count_in_corpus(embeddings: Artifact, groups: Sequence[list[str]]) -> list[NDArray[Any]]:
     """Count the captions of a corpus that say each name (N,), for each group, as `said_in`."""
-    task = partial(_count_in_rows, embeddings, groups)
-    parts = spread(task, _tasks(embeddings), "counting names")
-    return [np.stack(of_group).sum(axis=0) for of_group in zip(*parts, strict=True)]
+    return [np.sum(parts, axis=0) for parts in _read(_count_in_rows, embeddings, groups)]
 
 
 def said_in_corpus(embeddings: Artifact, groups: Sequence[list[str]]) -> list[NDArray[Any]]:
     """Return numbers of captions and of names (2, n) of a corpus for each group, as `said_in`."""
-    task = partial(_said_in_rows, embeddings, groups)
-    parts = spread(task, _tasks(embeddings), "looking for names")
-    return [np.concatenate(of_group, axis=1) for of_group in zip(*parts, strict=True)]
+    return [np.concatenate(parts, axis=1) for parts in _read(_said_in_rows, embeddings, groups)]
 
 
-def _tasks(embeddings: Artifact) -> list[tuple[int, int]]:
+def _read(
+    look: Callable[..., list[NDArray[Any]]], embeddings: Artifact, groups: Sequence[list[str]]
+) -> Iterator[tuple[NDArray[Any], ...]]:
+    """Return what a look at some captions finds, for each group from the first to the last."""
     rows = int(embeddings.counts["rows"])
-    return [(start, min(start + _TASK_ROWS, rows)) for start in range(0, rows, _TASK_ROWS)]
+    tasks = [(start, min(start + _TASK_ROWS, rows)) for start in range(0, rows, _TASK_ROWS)]
+    return zip(*spread(partial(look, embeddings, groups), tasks, "looking for names"), strict=True)
 
 
 def _count_in_rows(
@@ -178,7 +176,55 @@ def said_in(words: pa.ListArray, names: list[str]) -> tuple[NDArray[Any], NDArra
 def split_words(texts: pa.Array) -> pa.ListArray:
     """Return the words of each text in lower case; empty ones where it begins or ends otherwise."""
     return pc.split_pattern_regex(
-        pc.utf8_lower(pc.utf8_normalize(texts, form="NFC")), pattern=r"[^\pL\pM\pN]+"
+        pc.utf8_lower(pc.utf8_normalize(texts, form="NFC")), pattern=_WORDS_APART
+    )
+
+
+def named_prompts(prompts: pd.DataFrame) -> pd.DataFrame:
+    """Return the first prompt of each name of a class."""
+    return prompts[prompts["name"] != ""].drop_duplicates(["class_id", "name"])
+
+
+def lexical_hits(
+    embeddings: Artifact,
+    prompts: pd.DataFrame,
+    vectors: Vectors,
+    settings: RetrievalConfig,
+    scratch: Scratch,
+) -> pd.DataFrame:
+    """Return the hits of mode `lexical`: captions that say a name of a class, nearest to the mean
+    of its prompts first; `k_per_prompt` for each prompt.
+
+    Args:
+        prompts: From `prompts.class_prompts`.
+        vectors: Of the prompts (Q, D).
+        scratch: Where the captions that say names are kept, and may be already.
+
+    Returns:
+        Columns query (the first prompt of the name that is said), row, similarity, rank, mode,
+        class_id.
+    """
+    named = named_prompts(prompts)
+    names = named["name"].tolist()
+
+    def write(path: Path) -> None:
+        np.save(path, said_in_corpus(embeddings, [names])[0])
+
+    rows, said = np.load(scratch.keep(SAID, write))
+    queries = named.assign(query=named.index, said=equal_names(names))[
+        ["query", "class_id", "said"]
+    ]
+    hits = pd.DataFrame({"row": rows, "said": said}).merge(queries, on="said")
+    hits = hits.sort_values("query", kind="stable").drop_duplicates(["class_id", "row"])
+    means = mean_vectors(prompts["class_id"], vectors)
+    hits["similarity"] = likeness(embeddings, hits, means, side="text")
+    hits = hits.iloc[np.lexsort((hits["row"], -hits["similarity"]))]
+    hits["rank"] = hits.groupby("class_id").cumcount()
+    most = settings.k_per_prompt * prompts.groupby("class_id").size()
+    hits = hits[hits["rank"] < hits["class_id"].map(most)]
+    mode = np.full(len(hits), settings.modes.index("lexical"), np.int8)
+    return hits.drop(columns="said").assign(
+        mode=pd.Categorical.from_codes(mode, list(settings.modes))
     )
 
 
@@ -193,44 +239,29 @@ def describe_classes(table: ClassTable) -> ClassNotes:
     unnamed = unnamed_classes(names, table.embeddings)
     if unnamed is None:
         return ClassNotes({}, "")
-    counts: dict[str, Any] = {"unnamed": list(unnamed), "near_names": list(unnamed.values())}
-    return ClassNotes(counts, unnamed_message(*counts.values()) if unnamed else "")
+    return ClassNotes({"unnamed": unnamed}, unnamed_message(unnamed) if unnamed else "")
 
 
-def unnamed_classes(names: pd.DataFrame, embeddings: Artifact) -> dict[str, str] | None:
-    """Map the label of each class that no caption names to the nearest name that captions say, ""
-    if none is near.
+def unnamed_classes(names: pd.DataFrame, embeddings: Artifact) -> list[str] | None:
+    """Return the labels of the classes that no caption names; None if the corpus has no captions.
 
     Args:
         names: From `count_names`.
-
-    Returns:
-        None if the corpus has no captions.
     """
     is_said = _are_said(names).groupby(names["class_id"]).transform("any")
-    groups = [group for _, group in names[~is_said].groupby("class_id", sort=True)]
-    if not groups:
-        return {}
-    texts = [name for group in groups[:_MOST_SEARCHED] for name in group["name"]]
-    words = _caption_words(embeddings)
-    if not len(words):
-        return None
-    near = {name: _nearest(name, words) for name in texts}
-    return {
-        group["class"].iloc[0]: next(filter(None, map(near.get, group["name"])), "")
-        for group in groups
-    }
+    unnamed: list[str] = names[~is_said].drop_duplicates("class_id")["class"].tolist()
+    if not is_said.any():
+        captions = read_captions(embeddings, (0, min(int(embeddings.counts["rows"]), _TASK_ROWS)))
+        if not pc.any(pc.match_substring_regex(captions, _WORD)).as_py():
+            return None
+    return unnamed
 
 
-def unnamed_message(unnamed: Sequence[str], near: Sequence[str]) -> str:
-    """Return one sentence for people; `near` are the values of `unnamed_classes`."""
-    named = [
-        f"{label} (did you mean {name}?)" if name else label
-        for label, name in zip(unnamed, near, strict=True)
-    ]
-    more = f" and {len(named) - _MOST_LISTED:,} more" if len(named) > _MOST_LISTED else ""
+def unnamed_message(unnamed: Sequence[str]) -> str:
+    """Return one sentence for people."""
+    more = f" and {len(unnamed) - _MOST_LISTED:,} more" if len(unnamed) > _MOST_LISTED else ""
     return (
-        f"no caption of the corpus says {', '.join(named[:_MOST_LISTED])}{more}: such a class is "
+        f"no caption of the corpus says {', '.join(unnamed[:_MOST_LISTED])}{more}: such a class is "
         "trained on whatever is nearest; correct its name, or add a synonym that captions use"
     )
 
@@ -243,26 +274,3 @@ def _are_said(names: pd.DataFrame) -> pd.Series:
     texts = pd.Series([f" {' '.join(filter(None, text))} " for text in words], names.index)
     all_texts = "\n".join(texts[names["captions"] > 0])
     return texts.map(lambda text: text in all_texts)
-
-
-def _caption_words(embeddings: Artifact) -> pa.Array:
-    """Return the distinct words of the first `_READ_ROWS` captions."""
-    rows = min(int(embeddings.counts["rows"]), _READ_ROWS)
-    words = pc.unique(split_words(read_captions(embeddings, (0, rows))).flatten())
-    return words.filter(pc.greater(pc.utf8_length(words), 0))
-
-
-def _nearest(name: str, words: pa.Array) -> str:
-    """Return the name with each word that no caption has replaced by the nearest that one has; ""
-    if there is none.
-    """
-    (parts,) = split_words(pa.array([name], pa.string())).to_pylist()
-    parts = [part for part in parts if part]
-    near = []
-    for part in parts:
-        # Most typing errors keep the first letter.
-        difference = pc.abs(pc.subtract(pc.utf8_length(words), len(part)))
-        alike = pc.and_(pc.starts_with(words, part[0]), pc.less_equal(difference, _LENGTHS))
-        others = set(words.filter(alike).to_pylist())
-        near.append(part if part in others else next(iter(near_names(part, others)), ""))
-    return " ".join(near) if near != parts and all(near) else ""

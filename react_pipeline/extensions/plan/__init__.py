@@ -1,4 +1,4 @@
-"""What each step will take, before it runs: `react-pipeline plan`.
+"""What a machine and a project have and need before anything runs: `doctor`, `plan`, `advise`.
 
 Does not belong here: progress while a step runs (a bar of its own).
 """

@@ -1,15 +1,42 @@
-"""The command `react-pipeline plan`: what each step will need here or on another machine.
+"""The commands `react-pipeline doctor`, `plan` and `advise`.
 
-Belongs here: printing the sums. Does not belong here: the sums (`plan`).
+Belongs here: printing. Does not belong here: what is looked at (`diagnosis`), summed (`plan`) or
+tried (`signs`).
 """
 
+import gc
 from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 from rich.filesize import decimal
 
-from react_pipeline.commands import Config, console, load_project, print_table, valid_domains
+from react_pipeline.commands import (
+    Config,
+    Domain,
+    console,
+    load_project,
+    materialize_command,
+    print_table,
+    valid_domains,
+)
+from react_pipeline.lineage import fresh
+from react_pipeline.project import Manifests
+from react_pipeline.settings import CONTROL_SUFFIX
+from react_pipeline.stage import CONTROL_SET, RETRIEVED_SET
+
+LISTED = 10
+"""Classes that no caption names, of which `advise` shows so many."""
+
+
+def doctor(config: Config = None) -> None:
+    """Show what this machine and this project have, what is missing, and how to get it."""
+    from react_pipeline.extensions.plan.diagnosis import diagnose
+
+    findings = diagnose(config)
+    print_table(["what", "state", "detail", "what to do"], findings)
+    if any(one.state == "missing" for one in findings):
+        raise typer.Exit(1)
 
 
 def plan(
@@ -29,10 +56,12 @@ def plan(
 
     The encoder is run for some seconds to measure this processor; run it while nothing else does.
     """
-    from react_pipeline.extensions.plan.plan import Machine, make_plan
-
     project = load_project(config)
     valid_domains(project)  # names the others
+    gc.disable()  # an import leaves no garbage, and looking for it takes a second
+    from react_pipeline.extensions.plan.plan import Machine, make_plan
+
+    gc.enable()
     here = Machine.here(project.config.store, project.config.device)
     estimate = make_plan(project, here.changed(machine), rows)
     steps = estimate.steps
@@ -63,3 +92,46 @@ def _hours(hours: float | None) -> str:
     if hours is None:
         return "–"
     return f"{hours:,.1f} h" if hours >= 1 else f"{hours * 3_600:,.0f} s"
+
+
+def advise(domain: Domain, config: Config = None) -> None:
+    """Say before anything is trained which classes the corpus lacks, what `gda` gains on held-out
+    pairs beside its control, and what to run next.
+
+    The retrieved set of the domain and its control must be materialized.
+    """
+    project = load_project(config, [domain])
+    look = Manifests.of(project)  # before anything large is loaded
+    for stage in (RETRIEVED_SET, CONTROL_SET):
+        fresh(look, stage, domain)
+    gc.disable()  # likewise
+    from react_pipeline.extensions.plan.signs import read_signs
+
+    gc.enable()
+    tried, classes, _ = read_signs(project, domain)
+    unnamed = classes[~classes["named"]]
+    console.print(
+        f"{len(classes):,} classes, {classes['pairs'].sum():,} pairs; classes without a pair: "
+        f"{(classes['pairs'] == 0).sum():,}; classes that no caption names: {len(unnamed):,}"
+    )
+    if len(unnamed):
+        rows = unnamed.head(LISTED)[["class", "pairs"]].to_numpy().tolist()
+        print_table(["not named", "pairs"], rows)
+        console.print("add a synonym that captions use: it finds better pairs")
+    own, control = (f"{100 * (one - tried.base):+.1f}" for one in (tried.own, tried.control))
+    console.print(f"gda on held-out pairs: {own} points over the base; its control: {control}")
+    settings = project.retrieval(domain)
+    lacking = int((classes["pairs"] < settings.min_per_class).sum())
+    if lacking > settings.max_starving_fraction * len(classes):
+        console.print(
+            f"next: add names or synonyms to {domain}.yaml; {lacking} classes have too few pairs, "
+            "and no method trains on so few"
+        )
+    elif tried.own <= max(tried.base, tried.control):
+        console.print(
+            f"next: add names to {domain}.yaml, or use another corpus; gda gains no more than its "
+            "control"
+        )
+    else:
+        methods = f"--method base --method gda --method gda{CONTROL_SUFFIX}"
+        console.print(f"next: {materialize_command(domain=domain)} {methods}")

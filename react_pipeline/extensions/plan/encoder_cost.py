@@ -7,8 +7,9 @@ import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property, partial
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from react_pipeline.clip import (
     CONFIG_FILE,
     COUNTED,
+    DTYPES,
     GATED_PREFIX,
     Clip,
     ImageTower,
@@ -49,7 +51,6 @@ GPU_PAIRS_PER_SECOND = 1_500.0
 """With a ViT-B/32 on an RTX 3080, by the README of clip-retrieval; not run here."""
 BATCH_SECONDS = 0.1
 _DEFAULTS = TrainingConfig()
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -74,17 +75,18 @@ class EncoderCost:
 
         What cannot be built there, such as image towers of an old timm, counts as ViT-B/32.
         """
-        architecture = _architecture(project, config, stage)
-        self.dimension = architecture[0]["embed_dim"]
-        self.weights_bytes, self._scale = STAND_IN_BYTES, 1.0
-        self._measured: Architecture = (_named(STAND_IN), {}, None)
-        with suppress(Exception), torch.device("meta"):  # whatever an architecture raises there
-            model = build(*architecture).model
-            self.weights_bytes = 4.0 * sum(weight.numel() for weight in model.parameters())
-            if self.weights_bytes < LARGEST_BYTES:
-                self._measured = architecture
-            else:
-                self._scale = self.weights_bytes / STAND_IN_BYTES
+        self._measured = _architecture(project, config, stage)
+        self.dimension = self._measured[0]["embed_dim"]
+        self.weights_bytes = STAND_IN_BYTES
+        with suppress(Exception):  # whatever an architecture raises there
+            self._empty = _build_empty(self._measured)
+            weights = self._empty.model.parameters()
+            self.weights_bytes = 4.0 * sum(weight.numel() for weight in weights)
+        self._scale = 1.0
+        if not hasattr(self, "_empty") or self.weights_bytes >= LARGEST_BYTES:
+            self._measured = _named(STAND_IN), {}, None
+            self._empty = _build_empty(self._measured)
+            self._scale = self.weights_bytes / STAND_IN_BYTES
 
     @cached_property
     def encoding(self) -> EncodingCost:
@@ -116,9 +118,9 @@ class EncoderCost:
                 length are embedded.
         """
         with suppress(Exception):
-            with torch.device("meta"):
-                clip = build(*self._measured)
-                if method:
+            clip = replace(self._empty, model=deepcopy(self._empty.model))
+            if method:
+                with torch.device("meta"):
                     method.attach_to(clip, training)
             clip.model.to_empty(device="cpu")  # no page of it is touched
             clip.model.requires_grad_(False)
@@ -129,6 +131,11 @@ class EncoderCost:
 
 Architecture = tuple[dict[str, Any], dict[str, Any], Path | None]
 """open_clip's configuration, that of its preprocessing, and the folder of its text tower."""
+
+
+def _build_empty(architecture: Architecture) -> Clip:
+    with torch.device("meta"):
+        return build(*architecture)
 
 
 def _architecture(project: Project, config: EncoderConfig, stage: str) -> Architecture:
@@ -163,13 +170,13 @@ def _count(clip: Clip, precision: str, training: TrainingConfig, with_images: bo
     tower = ImageTower(model, activation_checkpointing=training.activation_checkpointing)
     if training.activation_checkpointing:
         recompute_activations(model)
-    autocast = partial(torch.autocast, "cpu", HALF.get(precision), enabled=precision in HALF)
+    dtype = DTYPES.get(precision, torch.float32)
     with FakeTensorMode(allow_non_fake_inputs=True):
         images = torch.empty(rows, 3, *to_2tuple(model.visual.image_size))
         tokens = torch.ones(rows, clip.model_cfg["text_cfg"].get("context_length", 77)).long()
 
         def encode(count: int) -> Iterator[torch.Tensor]:
-            with autocast():
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
                 if trains_images(model) if trained else with_images:
                     yield tower(images[:count].clone())
                 if not trained or trains_text(model):

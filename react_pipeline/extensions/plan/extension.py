@@ -1,4 +1,4 @@
-"""What plans add: the command `plan`."""
+"""What is asked before anything runs: the commands `doctor`, `plan` and `advise`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ if TYPE_CHECKING:
 
 
 class Plans(Extension):
-    """Hours and bytes before anything runs."""
+    """Answers before anything runs."""
 
     def add_commands(self, app: typer.Typer) -> None:
-        """`react-pipeline plan`."""
-        from react_pipeline.extensions.plan.commands import plan
+        """`react-pipeline doctor`, `plan` and `advise`."""
+        from react_pipeline.extensions.plan.commands import advise, doctor, plan
 
+        app.command(rich_help_panel="Start")(doctor)
         app.command(rich_help_panel="Start")(plan)
+        app.command(rich_help_panel="Build")(advise)

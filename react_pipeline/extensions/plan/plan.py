@@ -58,7 +58,6 @@ LAYERS = 12
 """Layers of a tower, of which `last_k_layers` are trained; assumed. A backward pass takes as long
 as two forward ones.
 """
-LONG_HOURS = 24
 BATCHES = {
     "corpus_embeddings": "`embedding.batch_size`",
     "customized_checkpoint": "`customization.batch_size` / `accumulation` / `processes`",
@@ -68,8 +67,8 @@ REMEDIES = {
     "corpus": "download with img2dataset on a cluster and use `corpus.kind: webdataset`",
     "faiss_index": "set `index.key: auto`, or a key of shorter codes, such as "
     "OPQ64_512,IVF4096_HNSW32,PQ64x8",
-    "customized_checkpoint": "take fewer steps or epochs (`customization`)",
 }
+"""What helps where a stage takes more memory than the machine has."""
 _FIGURE = re.compile(r"(\d+(?:\.\d+)?)([kMGT]?)")
 _UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
@@ -168,14 +167,11 @@ def make_plan(project: Project, machine: Machine, rows: int | None = None) -> Pl
             "`index.memory_gib` for a smaller index"
         )
     for step in due:
-        if step.memory > machine.memory and step.stage not in BATCHES:
+        if step.memory > machine.memory and step.stage in REMEDIES:
             problems.append(
                 f"{step.stage}: {step.memory / 1e9:,.1f} GB of memory are needed, "
                 f"{machine.memory / 1e9:,.1f} GB are available: {REMEDIES[step.stage]}"
             )
-        if (hours := step.gpu_hours or step.cpu_hours) > LONG_HOURS:
-            remedy = REMEDIES.get(step.stage, "use more machines (`distributor.kind: spark`)")
-            problems.append(f"{step.stage}: {hours / 24:,.1f} days: use a GPU, or {remedy}")
     return Plan(sums.corpus.pairs, steps, problems)
 
 
@@ -218,10 +214,12 @@ class Sums:
         self.domains = {}
         for slug, domain in domains.items():
             names = sum(1 + len(entry.synonyms) for entry in domain.classes)
-            prompts = names * len(prompt_templates(domain))
-            pairs = most_pairs(project, slug, corpus.pairs)
-            counts = len(domain.classes), prompts, pairs, count_images(domain)
-            self.domains[slug] = PlannedDomain(*counts)
+            self.domains[slug] = PlannedDomain(
+                len(domain.classes),
+                names * len(prompt_templates(domain)),
+                most_pairs(project, slug, corpus.pairs),
+                count_images(domain),
+            )
         self.index_key = self._fitting_key()
 
     def _fitting_key(self) -> Key:

@@ -2,48 +2,34 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import socketserver
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from support.web import Answer, Web, served
 
+<<<<<<< HEAD
 from react_pipeline.extensions.doctor import diagnosis
 from react_pipeline.extensions.doctor.diagnosis import Finding, _device, diagnose
 from react_pipeline.extensions.ui.servers import locked_for_ui, tell_addresses
+=======
+from react_pipeline.extensions.plan import diagnosis
+from react_pipeline.extensions.plan.diagnosis import Finding, _device, diagnose
+from react_pipeline.extensions.ui.home_lock import locked_for_ui, tell_addresses
+>>>>>>> h-front
 from react_pipeline.project.project import Project
 from react_pipeline.tracking.notes import DAGSTER_VARIABLE, MLFLOW_VARIABLE
 
 
-@contextmanager
-def answering(body: bytes, status: int = 200) -> Iterator[str]:
-    """A server on a free port that answers everything with the same body; gives its address."""
+def ssh(handler: BaseHTTPRequestHandler, _before: int) -> None:
+    handler.wfile.write(b"SSH-2.0-other\r\n\r\n")
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(body)
 
-        do_POST = do_GET  # noqa: N815 - the name that the base class looks for
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+def answering(body: Answer) -> AbstractContextManager[Web]:
+    return served({"/graphql": body, "/health": body})
 
 
 def health(*, healthy: bool) -> bytes:
@@ -78,33 +64,15 @@ def finding(tiny_project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[
         (b"<html>", "note", "something else answers"),
         (b'{"data": null}', "note", "something else answers"),
         (b"[" * 100_000, "note", "something else answers"),
+        (ssh, "note", "SSH"),
     ],
 )
 def test_dagster_and_its_daemon_are_asked(
-    finding: Callable[..., Finding], body: bytes, state: str, words: str
+    finding: Callable[..., Finding], body: Answer, state: str, words: str
 ) -> None:
-    with answering(body) as address:
-        found = finding("dagster server", DAGSTER_VARIABLE, address)
+    with answering(body) as web:
+        found = finding("dagster server", DAGSTER_VARIABLE, web.url)
     assert found.state == state and words in found.detail
-
-
-def test_port_at_which_something_else_than_http_answers_is_note(
-    finding: Callable[..., Finding],
-) -> None:
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            self.request.sendall(b"SSH-2.0-other\r\n")
-            self.request.recv(1 << 16)
-
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        address = f"http://127.0.0.1:{server.server_address[1]}"
-        names = {"dagster server": DAGSTER_VARIABLE, "mlflow server": MLFLOW_VARIABLE}
-        states = [finding(name, variable, address).state for name, variable in names.items()]
-        server.shutdown()
-    thread.join()
-    assert states == ["note", "note"]
 
 
 def test_a_ui_over_this_home_is_asked_wherever_it_answers(
@@ -116,13 +84,13 @@ def test_a_ui_over_this_home_is_asked_wherever_it_answers(
         answering(b"ok") as mlflow,
         locked_for_ui(tmp_path) as lock,
     ):
-        tell_addresses(lock, {"dagster": dagster, "mlflow": mlflow}, [])
+        tell_addresses(lock, {"dagster": dagster.url, "mlflow": mlflow.url}, [])
         reported = {entry.what: entry.detail for entry in diagnose(tiny_project.path)}
-    assert reported["dagster server"] == f"{dagster} answers"
-    assert reported["mlflow server"] == f"{mlflow} answers"
-    monkeypatch.setenv(MLFLOW_VARIABLE, mlflow)  # it is silent now
+    assert reported["dagster server"] == f"{dagster.url} answers"
+    assert reported["mlflow server"] == f"{mlflow.url} answers"
+    monkeypatch.setenv(MLFLOW_VARIABLE, mlflow.url)  # it is silent now
     (silent,) = (one for one in diagnose(tiny_project.path) if one.what == "mlflow server")
-    assert silent.state == "note" and mlflow in silent.detail
+    assert silent.state == "note" and mlflow.url in silent.detail
     assert "react-pipeline ui" in silent.remedy
 
 

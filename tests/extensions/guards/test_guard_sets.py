@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from support.drawings import write_evaluation_folder
 from support.judging import judge, without_labels
 from support.promotion import checkpoint, outcomes, result
@@ -21,14 +20,13 @@ from react_pipeline.evaluation.comparison import compare, comparison_is_current
 from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult, score
 from react_pipeline.evaluation.metrics import Scores
 from react_pipeline.extensions.automation.survey import places
-from react_pipeline.extensions.guards.drops import GUARD_DROPS
-from react_pipeline.extensions.guards.stages import GUARD_RESULTS
+from react_pipeline.extensions.guards.extension import GUARD_RESULTS
+from react_pipeline.extensions.guards.results import GUARD_DROPS
 from react_pipeline.extensions.hub.export import export
 from react_pipeline.lineage import fresh, resolve, run
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide, promotion_is_current
 from react_pipeline.promotion.verdicts import Verdict
-from react_pipeline.settings.files import load_pipeline
 from react_pipeline.stage import left_out_stages
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import ConfigError, InputError, StaleArtifact
@@ -193,23 +191,19 @@ def test_without_guard_sets_nothing_changes(make_project: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "word"),
+    ("sets", "word"),
     [
-        ({"kind": "manifest"}, "classes"),
-        ({"name": "My photos"}, "a-z"),
-        ({"path": None}, "path"),
-        ({"twice": True}, "name"),
+        ([{**PHOTOS, "kind": "manifest"}], "classes"),
+        ([{**PHOTOS, "name": "My photos"}], "a-z"),
+        ([{**PHOTOS, "path": None}], "path"),
+        ([PHOTOS, PHOTOS], "name"),
     ],
 )
 def test_a_wrong_guard_set_is_one_clear_error(
-    tiny_project: Project, fields: dict[str, Any], word: str
+    make_project: Make, sets: list[dict[str, Any]], word: str
 ) -> None:
-    raw = yaml.safe_load(tiny_project.path.read_text())
-    one = {**PHOTOS, **{name: value for name, value in fields.items() if name != "twice"}}
-    raw["guards"] = {"sets": [one, one] if "twice" in fields else [one]}
-    tiny_project.path.write_text(yaml.safe_dump(raw))
     with pytest.raises(ConfigError, match=word):
-        load_pipeline(tiny_project.path)
+        make_project(guards={"sets": sets})
 
 
 def test_a_real_set_is_measured_with_its_own_classes(

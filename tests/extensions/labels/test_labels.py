@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from support.drawings import COLOURS, SHAPES, draw, encode
+from support.upkeep import edit_domain
 from typer.testing import CliRunner
 
 from react_pipeline.commands.cli import app
@@ -58,10 +58,8 @@ def test_corrected_folders_become_an_evaluation_set(
     assert "unicorn" in run(*turn) and not list(tmp_path.glob("*labels.csv*"))
     (folder / "unicorn").rename(one)
     assert not run(*turn)
-    path = retrieved_project.config.domains / "shapes.yaml"
-    domain = yaml.safe_load(path.read_text())
-    domain["evaluation"] = {"name": "corrected", "kind": "manifest", "path": str(table)}
-    path.write_text(yaml.safe_dump(domain))
+    corrected = {"name": "corrected", "kind": "manifest", "path": str(table)}
+    edit_domain(retrieved_project, "shapes", evaluation=corrected)
     artifact = publish_evaluation_set(Project.load(retrieved_project.path), "shapes")
     assert artifact.counts["images"] == 4
 

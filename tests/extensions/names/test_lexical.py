@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 from support.upkeep import change_pipeline
 from support.vectors import read_vectors
@@ -15,20 +14,12 @@ from react_pipeline.clip.model import load
 from react_pipeline.clip.prompts import class_prompts
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.extensions.names import name_counts
-from react_pipeline.extensions.names.lexical import lexical_hits
-from react_pipeline.extensions.names.name_counts import equal_names, said_in, split_words
+from react_pipeline.extensions.names.name_counts import lexical_hits
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.settings.retrieval import RetrievalConfig
 from react_pipeline.store import Scratch
-
-
-def test_which_captions_say_which_names() -> None:
-    captions = pa.array(["a tiger shark", None, "Tiger, tiger!", "a shark and a tiger"])
-    rows, names = said_in(split_words(captions), ["tiger", "shark", "tiger shark", "TIGER"])
-    assert list(zip(rows.tolist(), names.tolist(), strict=True)) == [(0, 2), (2, 0), (3, 0), (3, 1)]
-    assert equal_names(["tiger", "shark", "tiger shark", "TIGER"]).tolist() == [0, 1, 2, 0]
 
 
 def test_captions_that_say_a_name_by_likeness(

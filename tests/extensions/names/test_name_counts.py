@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pyarrow as pa
 import pytest
-import yaml
+from support.upkeep import edit_domain
 
 from react_pipeline.commands.cli import main
 from react_pipeline.embedding.vectors import read_metadata
@@ -49,6 +49,7 @@ from react_pipeline.store import remember
         ({"crane": 0, "tower crane": 0, "&": 0}, ()),
         ({"crane": 0, "&": 0}, (None, "")),
         ({"&": 0}, ("?",)),
+        ({"tiger": 2, "TIGER": 2}, ("Tiger, tiger!", None, "a tiger")),
     ],
     ids=str,
 )
@@ -95,10 +96,8 @@ def test_embeddings_without_a_caption_column_say_no_name(indexed_project: Projec
 def test_a_more_frequent_synonym_is_named(
     indexed_project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = indexed_project.config.domains / "shapes.yaml"
-    domain = yaml.safe_load(path.read_text())
-    domain["classes"][0] = {"name": "disc", "synonyms": ["circle"]}
-    path.write_text(yaml.safe_dump(domain))
+    classes = [{"name": "disc", "synonyms": ["circle"]}, "square"]
+    edit_domain(indexed_project, "shapes", classes=classes)
     with pytest.raises(SystemExit) as stop:
         main(["domains", "names", "shapes", "--config", str(indexed_project.path)])
     shown = capsys.readouterr().out.splitlines()

@@ -75,7 +75,7 @@ def fork(path: Path, output: Path, *, ignoring: bool) -> int:
                 number, signal.SIG_IGN if ignoring and number == signal.SIGINT else signal.SIG_DFL
             )
         sys.argv[1:] = arguments_of(path)
-        from react_pipeline.commands.start import main
+        from react_pipeline.__main__ import main
 
         main()
     except SystemExit as end:

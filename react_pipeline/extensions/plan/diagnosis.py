@@ -11,18 +11,20 @@ import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.filesize import decimal
 
 from react_pipeline.extension import CORE, extensions
 from react_pipeline.installation import INSTALL_CLIP_RETRIEVAL, install_command
 from react_pipeline.preflight import (
+    ENCODERS,
     corpus_problems,
+    domain_problems,
     encoder_problems,
-    file_problems,
     store_problems,
 )
 from react_pipeline.project import (
@@ -34,7 +36,7 @@ from react_pipeline.project import (
 )
 from react_pipeline.settings import load_domains, without_secrets
 from react_pipeline.stage import STAGES
-from react_pipeline.store import ReactError
+from react_pipeline.store import InputError, ReactError
 from react_pipeline.tracking import dagster_url, mlflow_url
 
 LIGHT = ("torch", "open_clip_torch")
@@ -46,8 +48,7 @@ MAX_ANSWER_BYTES = 32 << 20
 _DAEMONS = "{instance{daemonHealth{allDaemonStatuses{daemonType required healthy}}}}"
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One line of the diagnosis: `state` is `ok`, `note` or `missing`; `remedy` says what to do
     about it.
     """
@@ -66,22 +67,26 @@ def diagnose(config_path: Path | None) -> list[Finding]:
         project = Project.load(config_path)
     except ReactError as error:
         named = config_path or os.environ.get(CONFIG_VARIABLE) or Path("pipeline.yaml").exists()
-        if named:
-            remedy = "fix the file, or give another: --config"
-            return [*findings, Finding("pipeline.yaml", "missing", str(error), remedy)]
+        state = "missing" if named else "note"
         remedy = (
-            "`react-pipeline init` writes one; or run this in the folder that has yours, or give "
-            "--config"
+            "run this in the folder that has yours, give --config, or correct the file; "
+            "`react-pipeline init` writes one"
         )
-        return [*findings, Finding("pipeline.yaml", "note", f"none in {Path.cwd()}", remedy)]
+        return [*findings, Finding("pipeline.yaml", state, str(error), remedy)]
     findings.append(Finding("pipeline.yaml", "ok", str(project.path)))
+<<<<<<< HEAD:react_pipeline/extensions/doctor/diagnosis.py
     for look in (_inputs, _store, _servers):
+=======
+    for look in (_alerts, _encoder, _corpus, _domains, _store, _servers):
+        what = look.__name__.strip("_")
+>>>>>>> h-front:react_pipeline/extensions/plan/diagnosis.py
         try:
             findings += look(project)
-        except ImportError as error:
-            detail = f"not looked at: {error.name} is not installed"
-            what = look.__name__.strip("_").replace("_", " ")
+        except (ImportError, OSError) as error:
+            detail = f"not looked at: {error}"
             findings.append(Finding(what, "note", detail, install_command("pipeline")))
+        except ReactError as error:
+            findings += _missing(what, [error], f"correct `{what}` in {project.path.name}")
     return findings
 
 
@@ -128,58 +133,40 @@ def _missing(what: str, faults: Iterable[object], remedy: str) -> list[Finding]:
     return [Finding(what, "missing", str(fault), remedy) for fault in faults]
 
 
-def _inputs(project: Project) -> Iterator[Finding]:
-    yield from _encoder(project)
-    yield from _corpus(project)
-    domains, problems = load_domains(project.config.domains)
-    detail = f"{len(domains)} in {project.config.domains}: {', '.join(sorted(domains)) or 'none'}"
-    if domains:
-        yield Finding("domains", "ok", detail)
-    else:
-        yield Finding("domains", "missing", detail, "write class names into a NAME.yaml there")
-    faults: list[object] = list(problems)
-    for slug, domain in domains.items():
-        faults += file_problems(project.config.domains / f"{slug}.yaml", domain)
-        try:
-            project.retrieval(slug)
-        except ReactError as error:
-            faults.append(error)
-    yield from _missing("domains", faults, "fix this file")
+def _encoder(project: Project) -> list[Finding]:
+    faults = encoder_problems(project)
+    encoders = [(field, getattr(project.config, field)) for field in ENCODERS]
+    return _missing("encoder", faults, f"correct `encoder` in {project.path.name}") or [
+        Finding(field, "ok", f"{encoder.model} {encoder.pretrained or ''}".strip())
+        for field, encoder in encoders
+        if encoder
+    ]
 
 
 def _corpus(project: Project) -> list[Finding]:
-    try:
-        description = project.config.corpus.description()
-    except ReactError as error:
-        remedy = f"put captioned pictures there, or correct `corpus` in {project.path.name}"
-        return _missing("corpus", [error], remedy)
+    description = project.config.corpus.description()
     # A kind may describe itself by some of its fields alone.
     faults = _missing("corpus", corpus_problems(project), "fix this file")
     return faults or [Finding("corpus", "ok", description)]
 
 
-def _encoder(project: Project) -> Iterator[Finding]:
-    try:
-        problems = encoder_problems(project)
-    except (ImportError, OSError):  # reported as a package
-        return
-    yield from _missing("encoder", problems, f"correct `encoder` in {project.path.name}")
-    if problems:
-        return
-    for field in ("encoder", "retrieval_encoder"):
-        if encoder := getattr(project.config, field):
-            yield Finding(field, "ok", f"{encoder.model} {encoder.pretrained or ''}".strip())
+def _domains(project: Project) -> list[Finding]:
+    domains, problems = load_domains(project.config.domains)
+    detail = f"{len(domains)} in {project.config.domains}: {', '.join(sorted(domains)) or 'none'}"
+    found = Finding("domains", "ok", detail)
+    if not domains:
+        found = Finding("domains", "missing", detail, "write class names into a NAME.yaml there")
+    faults = [*problems, *chain(*(domain_problems(project, slug) for slug in domains))]
+    return [found, *_missing("domains", faults, "fix this file")]
 
 
 def _extensions() -> Iterator[Finding]:
     """List the installed extensions."""
-    is_own = {
-        name: type(one).__module__.startswith("react_pipeline.")
-        for name, one in extensions().items()
-        if name != CORE.name
-    }
-    names = ", ".join(name for name, own in is_own.items() if not own) or "none"
-    detail = f"{sum(is_own.values())} of this package; from other packages: {names}"
+    modules = {name: type(one).__module__ for name, one in extensions().items()}
+    del modules[CORE.name]
+    others = [name for name, one in modules.items() if not one.startswith("react_pipeline.")]
+    own = len(modules) - len(others)
+    detail = f"{own} of this package; from other packages: {', '.join(others) or 'none'}"
     yield Finding("extensions", "ok", detail)
 
 
@@ -187,15 +174,11 @@ def _store(project: Project) -> list[Finding]:
     root = project.config.store
     existing = next(path for path in (root, *root.parents) if path.exists())
     if not os.access(existing, os.W_OK):
-        remedy = f"change `store` in {project.path.name}"
-        return _missing("store", [f"{root}: no right to write"], remedy)
-    try:
-        if faults := store_problems(project):
-            return _missing("store", faults, "")
-        store = Manifests.of(project).store
-        built = sum(len(store.keys(stage)) for stage in STAGES)
-    except ReactError as error:
-        return _missing("store", [error], "")
+        raise InputError(f"{root}: no right to write")
+    if faults := store_problems(project):
+        return _missing("store", faults, "")
+    store = Manifests.of(project).store
+    built = sum(len(store.keys(stage)) for stage in STAGES)
     free = shutil.disk_usage(existing).free
     where = f"{project.config.store_url}, here {root}" if project.config.store_url else str(root)
     state = "ok" if free > MIN_FREE_BYTES else "note"

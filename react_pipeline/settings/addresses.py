@@ -1,8 +1,9 @@
-"""How shards are named in `pipeline.yaml`: paths, patterns, URLs and ranges such as
-`{00000..00099}`.
+"""Addresses: how shards are named in `pipeline.yaml` (paths, patterns, URLs and ranges such as
+`{00000..00099}`), and which addresses hold a secret.
 
-Belongs here: which names are allowed, and what a range expands to; nothing is opened. Does not
-belong here: finding files (`corpus`), reading from a server (`remote`).
+Belongs here: which names are allowed, what a range expands to, and text without secrets; nothing is
+opened. Does not belong here: finding files (`corpus`), reading from a server (`remote`), where
+credentials come from (the environment, read by the libraries that need them).
 
 Libraries elsewhere take much more than this: webdataset runs `pipe:` in a shell, and fsspec chains
 file systems with `::`. So a name is a plain local path, or `scheme://host/path` with one of
@@ -12,8 +13,6 @@ file systems with `::`. So a name is a plain local path, or `scheme://host/path`
 import re
 
 from braceexpand import braceexpand  # type: ignore[import-untyped, unused-ignore]
-
-from react_pipeline.settings.secrets import without_secrets
 
 REMOTE_SCHEMES = ("s3", "gs", "az", "http", "https")
 """What shards may be read from besides local paths."""
@@ -32,6 +31,22 @@ in artifacts. Bucket and host are written out.
 """
 _BRACES = re.compile(r"\{(?:(\d{1,12})\.\.(\d{1,12})|[^{},]*,[^{}]*)\}")
 _ALLOWED = ", ".join(f"{scheme}://" for scheme in REMOTE_SCHEMES)
+_USER = re.compile(r"(:/{1,2}|(?<![\w:/])//)[^/?#\s'\"]*@")
+_FIELD = re.compile(
+    r"(?i)([?&;][^=&;\s]*(?:auth|cred|pass|pwd|secret|token|key|sig)[^=&;\s]*=)[^&;\s'\"]+"
+)
+
+
+def has_secret(address: str) -> bool:
+    """Return whether an address names a user or a password before its host, or a password, token or
+    key as a parameter.
+    """
+    return without_secrets(address) != address
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with what is secret in its addresses left out."""
+    return _FIELD.sub(r"\1…", _USER.sub(r"\1…@", text))
 
 
 def is_url(name: str) -> bool:

@@ -6,11 +6,12 @@ Does not belong here: printing (`commands`). Shapes: N pairs, C classes, D embed
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import NamedTuple
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from react_pipeline.clip import ClassHead, Clip, domain_head
 from react_pipeline.corpus import CollectedPairs
@@ -23,12 +24,8 @@ from react_pipeline.settings import METHODS, TrainingConfig
 from react_pipeline.stage import CONTROL_SET, CORPUS_EMBEDDINGS, RETRIEVED_SET, encoder_in
 from react_pipeline.store import Artifact
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Tried:
+class Tried(NamedTuple):
     """Accuracy of `gda` on pairs that it was not fitted to, as a fraction: of the zero-shot head,
     of one fitted to retrieved pairs, and of one fitted to random pairs.
     """
@@ -38,14 +35,12 @@ class Tried:
     control: float
 
 
-@dataclass(frozen=True)
-class Signs:
+class Signs(NamedTuple):
     """Facts about a domain before a training.
 
     Attributes:
         tried: `gda` on held-out pairs.
-        classes: One row a class: class, pairs, named (by a caption), near (the nearest name that
-            captions have, "" if there is none).
+        classes: One row a class: class, pairs, named (by a caption).
         samples: The kept pairs as a head is fitted to them, in the order of the corpus.
     """
 
@@ -84,7 +79,6 @@ def _classes(project: Project, slug: str, retrieved: Artifact) -> pd.DataFrame:
     classes["pairs"] = classes["class"].map(sizes.value_counts()).fillna(0).astype(int)
     # Without captions no class is named.
     classes["named"] = False if unnamed is None else ~classes["class"].isin(unnamed)
-    classes["near"] = classes["class"].map(unnamed or {}).fillna("")
     return classes
 
 

@@ -1,1 +1,0 @@
-"""Advice: what to expect of each method on a domain, before anything is trained."""

@@ -1,1 +1,0 @@
-"""What a machine and a project have, and what is missing."""
