@@ -74,12 +74,8 @@ def diagnose(config_path: Path | None) -> list[Finding]:
         )
         return [*findings, Finding("pipeline.yaml", state, str(error), remedy)]
     findings.append(Finding("pipeline.yaml", "ok", str(project.path)))
-<<<<<<< HEAD:react_pipeline/extensions/doctor/diagnosis.py
-    for look in (_inputs, _store, _servers):
-=======
-    for look in (_alerts, _encoder, _corpus, _domains, _store, _servers):
+    for look in (_encoder, _corpus, _domains, _store, _servers):
         what = look.__name__.strip("_")
->>>>>>> h-front:react_pipeline/extensions/plan/diagnosis.py
         try:
             findings += look(project)
         except (ImportError, OSError) as error:

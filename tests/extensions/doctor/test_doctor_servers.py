@@ -11,15 +11,9 @@ from pathlib import Path
 import pytest
 from support.web import Answer, Web, served
 
-<<<<<<< HEAD
-from react_pipeline.extensions.doctor import diagnosis
-from react_pipeline.extensions.doctor.diagnosis import Finding, _device, diagnose
-from react_pipeline.extensions.ui.servers import locked_for_ui, tell_addresses
-=======
 from react_pipeline.extensions.plan import diagnosis
 from react_pipeline.extensions.plan.diagnosis import Finding, _device, diagnose
-from react_pipeline.extensions.ui.home_lock import locked_for_ui, tell_addresses
->>>>>>> h-front
+from react_pipeline.extensions.ui.servers import locked_for_ui, tell_addresses
 from react_pipeline.project.project import Project
 from react_pipeline.tracking.notes import DAGSTER_VARIABLE, MLFLOW_VARIABLE
 

@@ -7,13 +7,8 @@ from pathlib import Path
 
 import pytest
 
-<<<<<<< HEAD
 from react_pipeline.extensions.ui.servers import locked_for_ui, tell_addresses
-from react_pipeline.project.dagster_home import ui_addresses
-=======
-from react_pipeline.extensions.ui.home_lock import locked_for_ui, tell_addresses
 from react_pipeline.project.template import ui_addresses
->>>>>>> h-front
 from react_pipeline.store.errors import InputError
 
 ADDRESSES = {"dagster": "http://127.0.0.1:3100", "mlflow": "http://127.0.0.1:5100"}
