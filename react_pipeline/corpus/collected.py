@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from react_pipeline.corpus.images import decode_image
+from react_pipeline.corpus.images import MANY_PIXELS, decode_image
 from react_pipeline.corpus.shards import (
     SHARDS,
     Member,
@@ -39,8 +39,6 @@ _COLUMNS = pa.schema(
     [(name, pa.int64()) for name in ("row", "shard", "offset", "bytes")]
     + [(name, pa.large_string()) for name in _TEXTS]
 )
-MEMORY_PIXELS = 1 << 30
-"""The configured cap was applied when the pair was embedded; this one only guards memory."""
 
 
 def vectors_file(side: str, draw: str = "") -> str:
@@ -182,4 +180,4 @@ class CollectedPairs:
 
     def decoded(self, position: int, *, lazy: bool = False) -> Image.Image:
         """Decode one image, RGB; `lazy` as in `images.decode_image`."""
-        return decode_image(self.encoded(position), MEMORY_PIXELS, lazy=lazy)
+        return decode_image(self.encoded(position), MANY_PIXELS, lazy=lazy)

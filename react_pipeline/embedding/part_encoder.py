@@ -31,8 +31,7 @@ from react_pipeline.corpus import (
 from react_pipeline.embedding.embed import require_clip_retrieval
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.embedding.images import encode_fetched, read_ahead, require_unit
-from react_pipeline.embedding.parts import Vectors
-from react_pipeline.embedding.vectors import DIGITS, FOLDERS, Side, part_file
+from react_pipeline.embedding.vectors import DIGITS, FOLDERS, Side, Vectors, part_file
 from react_pipeline.settings import CorpusConfig, PipelineConfig
 from react_pipeline.store import Artifact, CorpusError
 

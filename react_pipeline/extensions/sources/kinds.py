@@ -1,8 +1,10 @@
-"""Kinds of corpus that are in no tars, with their fields and all that the pipeline asks of them."""
+"""What sources add: kinds of corpus that are in no tars, with their fields and all that the
+pipeline asks of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -17,6 +19,7 @@ from react_pipeline.corpus import (
     ShardedCorpus,
     require_local,
 )
+from react_pipeline.extension import Extension
 from react_pipeline.settings import (
     CaptionExtension,
     CorpusConfig,
@@ -309,3 +312,11 @@ embeddings: embeddings # the folder with img_emb/, text_emb/ and metadata/
 url_column: url
 caption_column: caption
 """
+
+
+class Sources(Extension):
+    """Corpora in no tars."""
+
+    def corpus_kinds(self) -> Iterable[type[CorpusConfig]]:
+        """Return images in files, tables of URLs, and ready embeddings."""
+        return Images, ReadyEmbeddings, UrlTables
