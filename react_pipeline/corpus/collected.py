@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from react_pipeline.corpus.images import MANY_PIXELS, decode_image
+from react_pipeline.corpus.progress_lines import progress
 from react_pipeline.corpus.shards import (
     SHARDS,
     Member,
@@ -63,7 +63,7 @@ def collect_pairs(
         The rows that were collected.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    bar = tqdm(images, total=count, desc="collecting pairs", disable=None, leave=False)
+    bar = progress(images, "collecting pairs", "pair", count)
     shards = [_COLUMNS.empty_table()]
     for number, run in enumerate(runs(bar, shard_pairs)):
         collected = []

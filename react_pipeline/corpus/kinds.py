@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from react_pipeline.store import Artifact, Store
 
 UNKNOWN_ROWS = "the rows of this corpus are not known before it is read: give --rows"
-IMAGE_BYTES = 25_000
-"""Bytes of an image at 256 pixels; assumed."""
 
 
 class CorpusSize(NamedTuple):

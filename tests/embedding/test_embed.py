@@ -87,18 +87,11 @@ def test_uppercase_extensions_and_scattered_members_make_pairs(
     make_project: MakeProject, tmp_path: Path
 ) -> None:
     one, two = pair("circle", "red", 0, "jpg"), pair("cross", "blue", 0, "webp")
-    members = [
-        *[
-            ("./d/one.JPG", one["jpg"]),
-            ("d/two.webp", two["webp"]),
-            ("d/README", b"x"),
-            ("d/._one.jpg", b"x"),
-        ],
-        *[("d/one.TXT", one["txt"]), ("d/two.txt", two["txt"]), ("d/two.seg.png", b"x")],
-    ]
-    artifact = embedded(
-        make_project(corpus={"shards": [str(write_shard(tmp_path / "a.tar", members))]})
-    )
+    images = {"./d/one.JPG": one["jpg"], "d/two.webp": two["webp"]}
+    others = dict.fromkeys(("d/README", "d/._one.jpg", "d/two.seg.png"), b"x")
+    members = {**images, **others, "d/one.TXT": one["txt"], "d/two.txt": two["txt"]}
+    shard = write_shard(tmp_path / "a.tar", list(members.items()))
+    artifact = embedded(make_project(corpus={"shards": [str(shard)]}))
     assert list(read_metadata(artifact)["image_path"]) == ["d/one", "d/two"]
     assert artifact.counts["skipped"] == 0
 

@@ -16,7 +16,7 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
-from react_pipeline.corpus import BadImage, Processes, decode_apart
+from react_pipeline.corpus import BadImage, Processes, decode_apart, progress
 from react_pipeline.project import on_cluster, require_shared, spread
 from react_pipeline.settings import DownloadConfig
 from react_pipeline.store import CorpusError
@@ -115,9 +115,8 @@ def _spread(task: DownloadTask, wanted: Sequence[Wanted]) -> Iterator[Errors]:
     else:
         processes = Processes(shares)
         futures = [processes.submit(task, part) for part in parts]
-        unit = f" {size:,} images"
         try:
-            bar = tqdm(futures, "downloading images", unit=unit, disable=None, leave=False)
+            bar = progress(futures, "downloading images", f"{size:,} image", len(futures))
             yield from (future.result() for future in bar)
         except BrokenExecutor as error:
             raise CorpusError(
@@ -155,7 +154,7 @@ class DownloadTask:
         # Names are looked up in threads too, and some servers of names are slow.
         threads = ThreadPoolExecutor(2 * self.settings.threads)
         asyncio.get_running_loop().set_default_executor(threads)
-        async with ImageClient(self.settings) as client:
+        async with aclosing(ImageClient(self.settings)) as client:
 
             async def fetch_some() -> None:
                 for one in rest:

@@ -15,7 +15,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from react_pipeline.corpus import (
     IMAGE_EXTENSIONS,
@@ -25,6 +24,7 @@ from react_pipeline.corpus import (
     PackedSample,
     open_table,
     parse_fields,
+    progress,
     publish_pairs,
 )
 from react_pipeline.extensions.sources.kinds import Images
@@ -133,15 +133,16 @@ def _list_content(folder: Path, corpus: Images) -> list[list[str]]:
 
 
 def _numbered(sources: list[Path], corpus: Images, skipped: _Skipped) -> Iterator[PackedSample]:
-    # Names of files and rows may repeat, or hold what no key may; numbers do not.
-    count = 0
-    with tqdm(desc="copying images", unit="pair", disable=None, leave=False) as bar:
+    def pairs() -> Iterator[_Pair]:
         for source in sources:
             read = _read_folder if source.is_dir() else _read_table
-            for image, caption, about in read(source, corpus, skipped):
-                yield f"{count:09d}", image, caption, about
-                count += 1
-                bar.update()
+            yield from read(source, corpus, skipped)
+
+    count = 0
+    for pair in progress(pairs(), "copying images", "pair"):
+        # Names of files and rows may repeat, or hold what no key may; numbers do not.
+        yield f"{count:09d}", *pair
+        count += 1
     if not count:
         raise CorpusError(
             f"corpus.images: no pair in {len(sources)} folders and files: KEY.jpg needs its "

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import model_validator
 
 from react_pipeline.corpus import (
-    IMAGE_BYTES,
     CorpusSize,
     CorpusWork,
     ListedCorpus,
@@ -193,7 +192,9 @@ class UrlTables(TableColumns, ListedCorpus):
         """Return the rows of parquet files; those of tsv files are not known."""
         from react_pipeline.corpus import rows_of_table
 
-        return CorpusSize(sum(map(rows_of_table, require_local(self.sources()))), IMAGE_BYTES)
+        return CorpusSize(
+            sum(map(rows_of_table, require_local(self.sources()))), self.assumed_pair_bytes
+        )
 
     def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
         """Return the work of reading the tables."""
@@ -274,7 +275,7 @@ class ReadyEmbeddings(TableColumns):
 
     def size(self) -> CorpusSize:
         """Return the rows of the files."""
-        return CorpusSize(self._rows(), IMAGE_BYTES)
+        return CorpusSize(self._rows(), self.assumed_pair_bytes)
 
     def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
         """Return the work of reading vectors twice, for their digests and for their values."""

@@ -82,7 +82,7 @@ def retrieved(project: Project, slug: str = "shapes") -> Artifact:
 def test_only_images_that_are_retrieved_are_fetched(make: Make, web: Web) -> None:
     from react_pipeline.clip import load
 
-    project = indexed(make())
+    project = indexed(make(seeds=[0, 1]))
     embeddings = project.store.current("corpus_embeddings", "all")
     assert embeddings.counts["rows"] == project.store.current("corpus", "all").counts["pairs"]
     assert sides(embeddings) == ("text",)
@@ -104,22 +104,17 @@ def test_only_images_that_are_retrieved_are_fetched(make: Make, web: Web) -> Non
     texts = clip.encode_texts([pair.caption for pair in pairs]).numpy()
     np.testing.assert_allclose(pairs.vectors("text"), texts, atol=2e-3)
 
-
-def test_domains_and_later_builds_share_what_was_fetched(make: Make, web: Web) -> None:
-    project = indexed(make(seeds=[0, 1]))
-    first = retrieved(project)
+    # Domains, controls and later builds share what was fetched.
     run(project, "control_set", "shapes")
     retrieved(project, "colours")
     assert max(web.asked.values()) == 1
-    files = first.manifest["files"]
-    shutil.rmtree(first.path)
+    files = artifact.manifest["files"]
+    shutil.rmtree(artifact.path)
     web.answers.clear()
     web.asked.clear()
-    again = retrieved(project)
+    again = retrieved(project).manifest["files"]
     assert not web.asked
-    assert again.manifest["files"].keys() == files.keys()
-    same = [name for name in files if name != "report.md"]
-    assert [again.manifest["files"][name] for name in same] == [files[name] for name in same]
+    assert {**again, "report.md": None} == {**files, "report.md": None}
 
 
 def test_fetched_images_are_pruned_when_they_are_old(make: Make, web: Web) -> None:
@@ -137,25 +132,6 @@ def test_fetched_images_are_pruned_when_they_are_old(make: Make, web: Web) -> No
     assert sum(web.asked.values()) == 2 * fetched
 
 
-def test_the_next_best_replace_images_that_are_gone(make: Make, web: Web) -> None:
-    settings = {**SETTINGS, "max_per_class": 1}
-    project = indexed(make(retrieval=settings))
-    whole = CollectedPairs(retrieved(project)).rows
-    gone = row_metadata(project.store.current("corpus_embeddings", "all"), whole[:2], ["url"])
-    shutil.rmtree(project.config.store / ".cache" / "images")
-    for url in gone["url"]:
-        del web.answers[url.removeprefix(web.url)]
-    configure(project, **settings, shard_pairs=7)
-    artifact = retrieved(project)
-    assert not set(CollectedPairs(artifact).rows) & set(whole[:2])
-    assert artifact.counts["not_collected"] == {"http_404": 2}
-    assert set(CollectedPairs(artifact).rows) - set(whole)
-    # What is gone for good is not asked for by another domain.
-    web.asked.clear()
-    retrieved(project, "colours")
-    assert not [url for url in gone["url"] if web.asked[url.removeprefix(web.url)]]
-
-
 def test_a_network_that_is_down_is_refused_and_tried_again(make: Make, web: Web) -> None:
     project = indexed(make())
     answers = dict(web.answers)
@@ -164,6 +140,11 @@ def test_a_network_that_is_down_is_refused_and_tried_again(make: Make, web: Web)
         retrieved(project)
     web.answers.update(answers)
     assert retrieved(project).counts["pairs"]
+    shutil.rmtree(project.config.store / ".cache" / "images")
+    for path in list(answers)[: IMAGES - 6]:
+        del web.answers[path]
+    with pytest.raises(RetrievalError, match="http_404"):
+        run(project, "control_set", "shapes")
 
 
 def test_fetched_images_are_compared_with_evaluation_images(make: Make, web: Web) -> None:
@@ -208,13 +189,11 @@ def test_both_embeds_the_images_and_no_caption_again(
     assert not web.asked
     sha256 = [hashlib.sha256(image).hexdigest() for _, image, _, _ in pairs]
     assert sha256 == metadata.loc[pairs.rows, "image_sha256"].tolist()
-
-
-def test_an_image_that_changed_meanwhile_is_not_taken(make: Make, web: Web) -> None:
-    project = indexed(make(**BOTH))
+    # An image that changed meanwhile is not taken.
     shutil.rmtree(project.config.store / ".cache" / "images")
     for number in range(0, IMAGES, 2):
         web.answers[f"/{number}"] = drawing(number + 1)[0]
+    configure(project, **BOTH["retrieval"], shard_pairs=7)
     artifact = retrieved(project)
     assert artifact.counts["not_collected"]["changed_image"]
     urls = pd.read_parquet(artifact.file("pairs.parquet"))["url"]
@@ -280,13 +259,3 @@ def test_how_images_are_fetched_decides_their_vectors(make: Make) -> None:
     before = fingerprints(make(**BOTH))
     after = fingerprints(make({"image_size": 8}, **BOTH))
     assert before[0] == after[0] and before[1] != after[1]
-
-
-def test_a_control_of_images_that_are_gone_is_refused(make: Make, web: Web) -> None:
-    project = indexed(make())
-    retrieved(project)
-    shutil.rmtree(project.config.store / ".cache" / "images")
-    for path in list(web.answers)[: IMAGES - 6]:
-        del web.answers[path]
-    with pytest.raises(RetrievalError, match="http_404"):
-        run(project, "control_set", "shapes")
