@@ -5,6 +5,7 @@ Does not belong here: any kind (`kinds`), reading a tar (`shards`), remembering 
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -121,7 +122,11 @@ def publish_tar_corpus(project: Project, corpus: Webdataset) -> Artifact:
         local = [location for location in locations if isinstance(location, Path)]
         if len(local) == len(locations):
             _require_pair(local, corpus.caption_extension)
-        return _write_inventory(table, staging)
+        # Paths relative to `root`: equal shards elsewhere give an equal file.
+        root = os.path.commonpath([path.parent for path in local]) if local else ""
+        paths = [path if is_url(path) else os.path.relpath(path, root) for path in table["path"]]
+        written = _write_inventory(table.assign(path=paths), staging)
+        return {**written, **({"root": root} if root else {})}
 
     inputs = resolve(project, "corpus", content=names.to_numpy().tolist())
     artifact = project.store.build(inputs, write)
@@ -195,9 +200,8 @@ def shard_digests(artifact: Artifact, storage: StorageConfig) -> dict[ShardLocat
     paths = table["path"].tolist()
     if (moved := _place_file(artifact)).exists():
         paths = json.loads(moved.read_text())
-    places = (
-        RemoteShard(path, storage) if is_url(path) else artifact.path / path for path in paths
-    )
+    folder = artifact.path / artifact.counts.get("root", "")
+    places = (RemoteShard(path, storage) if is_url(path) else folder / path for path in paths)
     return dict(zip(places, table["sha256"], strict=True))
 
 

@@ -85,7 +85,9 @@ def test_a_moved_corpus_is_the_same_and_its_new_place_is_used(
     before = publish_corpus(make_project(corpus={"shards": [str(old / "*.tar")]}))
     table = pd.read_parquet(before.file("shards.parquet"))
     assert list(table["shard"]) == [0, 1, 2] and places(before) == sorted(old.glob("*.tar"))
-    assert before.counts == {"shards": 3, "bytes": int(table["bytes"].sum())}
+    assert list(table["path"]) == ["00000.tar", "00001.tar", "00002.tar"]
+    size_bytes = int(table["bytes"].sum())
+    assert before.counts == {"shards": 3, "bytes": size_bytes, "root": str(old)}
     old.rename(new)
     project = make_project(corpus={"shards": [str(new / "*.tar")]})
     after = publish_corpus(project)
