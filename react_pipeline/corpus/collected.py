@@ -122,18 +122,14 @@ class CollectedPairs:
         self._artifact = artifact
         self._draw = draw
         shards = f"{draw}/{SHARDS}" if draw else SHARDS
-        tars = (
-            name
-            for name in artifact.manifest["files"]
-            if name.startswith(f"{shards}/") and name.endswith(".tar")
-        )
-        self._paths = [artifact.file(name) for name in sorted(tars)]
         # Verified by its digest, as the tars are.
         path = artifact.file(f"{shards}/{TABLE}")
         table = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
         self.rows, self._shards, self._offsets, self._sizes = (
             table.column(name).to_numpy() for name in _COLUMNS.names[:4]
         )
+        tars = int(self._shards.max(initial=-1)) + 1
+        self._paths = [artifact.file(f"{shards}/{number:05d}.tar") for number in range(tars)]
         captions, classes = (table.column(name) for name in _TEXTS)
         self.captions: pa.Array = captions.dictionary
         self.caption_ids: NDArray[np.int32] = captions.indices.to_numpy()

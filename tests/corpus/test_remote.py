@@ -72,11 +72,6 @@ def test_a_shard_is_identified_by_what_its_server_reports(web: ShardServer, fold
     before, other = identify(shard), identify(RemoteShard(f"{web.url}/other.tar"))
     assert before == identify(shard)
     assert before.size_bytes == other.size_bytes and before.digest != other.digest
-    data = bytearray((folder / "small.tar").read_bytes())
-    data[600] ^= 0xFF
-    (folder / "small.tar").write_bytes(data)
-    after = identify(shard)
-    assert before.size_bytes == after.size_bytes and before.digest != after.digest
     with (
         serve_folder(folder, tagged=False) as silent,
         pytest.raises(CorpusError, match=r"small\.tar.*neither ETag"),

@@ -162,11 +162,8 @@ def test_captions_are_encoded_where_only_images_have_vectors(
         write_vector_column(ready, 3 * image, {"identifier": URLS, "name": CAPTIONS})
         more = {"vector_column": "emb", "url_column": "identifier", "caption_column": "name"}
     else:
-        write_ready(ready, text)
-        for path in sorted((ready / "text_emb").iterdir()):
-            np.save(ready / "img_emb" / path.name.replace("text", "img"), paired(np.load(path)))
-            path.unlink()
-        image = np.concatenate([np.load(path) for path in sorted((ready / "img_emb").iterdir())])
+        write_ready(ready, text, image=image)
+        shutil.rmtree(ready / "text_emb")
     project = make(layout=layout, **more)
     artifact = adopted(project)
     assert artifact.counts["captions_encoded"] == len(text)
