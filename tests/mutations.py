@@ -200,7 +200,7 @@ GUARDS = (
     Guard("react_pipeline/extensions/live_runs/live.py", 'importlib.import_module("IPython")', "pass", "extensions/live_runs/test_tracking_live.py::test_no_thread_imports_ipython_beside_the_training"),
     # Files of other people
     Guard("react_pipeline/corpus/shards.py", 'if name.startswith("/") or ".." in name.split("/"):', "if False:", SHARDS),
-    Guard("react_pipeline/corpus/shards.py", "elif member.type not in _REGULAR_TYPES or member.issparse():", "elif False:", SHARDS),
+    Guard("react_pipeline/corpus/shards.py", "elif not member.isreg() or member.issparse():", "elif False:", SHARDS),
     Guard("react_pipeline/corpus/shards.py", "            _check_end(path, file, tar.offset)\n", "", SHARDS),
     Guard("react_pipeline/extensions/sources/image_files.py", "_BATCH_ROWS = 1\n", "_BATCH_ROWS = 256\n", BOMBS),
     Guard("react_pipeline/project/local_files.py", "filter(Path.is_file, (Path(directory, name) for name in sorted(files)))", "(Path(directory, name) for name in sorted(files) if name != 'pipe.png')", "extensions/sources/test_image_files.py"),

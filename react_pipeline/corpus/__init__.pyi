@@ -19,7 +19,6 @@ from .images import contact_sheet as contact_sheet
 from .images import decode_image as decode_image
 from .images import decode_what_is_there as decode_what_is_there
 from .images import thumbnail as thumbnail
-from .kinds import IMAGE_BYTES as IMAGE_BYTES
 from .kinds import CorpusSize as CorpusSize
 from .kinds import CorpusWork as CorpusWork
 from .kinds import ListedCorpus as ListedCorpus

@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
-from react_pipeline.corpus.images import decode_image
+from react_pipeline.corpus.images import MANY_PIXELS, decode_image
+from react_pipeline.corpus.progress_lines import progress
 from react_pipeline.corpus.shards import (
     SHARDS,
     Member,
@@ -39,8 +39,6 @@ _COLUMNS = pa.schema(
     [(name, pa.int64()) for name in ("row", "shard", "offset", "bytes")]
     + [(name, pa.large_string()) for name in _TEXTS]
 )
-MEMORY_PIXELS = 1 << 30
-"""The configured cap was applied when the pair was embedded; this one only guards memory."""
 
 
 def vectors_file(side: str, draw: str = "") -> str:
@@ -65,7 +63,7 @@ def collect_pairs(
         The rows that were collected.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    bar = tqdm(images, total=count, desc="collecting pairs", disable=None, leave=False)
+    bar = progress(images, "collecting pairs", "pair", count)
     shards = [_COLUMNS.empty_table()]
     for number, run in enumerate(runs(bar, shard_pairs)):
         collected = []
@@ -124,18 +122,14 @@ class CollectedPairs:
         self._artifact = artifact
         self._draw = draw
         shards = f"{draw}/{SHARDS}" if draw else SHARDS
-        tars = (
-            name
-            for name in artifact.manifest["files"]
-            if name.startswith(f"{shards}/") and name.endswith(".tar")
-        )
-        self._paths = [artifact.file(name) for name in sorted(tars)]
         # Verified by its digest, as the tars are.
         path = artifact.file(f"{shards}/{TABLE}")
         table = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
         self.rows, self._shards, self._offsets, self._sizes = (
             table.column(name).to_numpy() for name in _COLUMNS.names[:4]
         )
+        tars = int(self._shards.max(initial=-1)) + 1
+        self._paths = [artifact.file(f"{shards}/{number:05d}.tar") for number in range(tars)]
         captions, classes = (table.column(name) for name in _TEXTS)
         self.captions: pa.Array = captions.dictionary
         self.caption_ids: NDArray[np.int32] = captions.indices.to_numpy()
@@ -182,4 +176,4 @@ class CollectedPairs:
 
     def decoded(self, position: int, *, lazy: bool = False) -> Image.Image:
         """Decode one image, RGB; `lazy` as in `images.decode_image`."""
-        return decode_image(self.encoded(position), MEMORY_PIXELS, lazy=lazy)
+        return decode_image(self.encoded(position), MANY_PIXELS, lazy=lazy)

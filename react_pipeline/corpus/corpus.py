@@ -1,40 +1,76 @@
-"""The artifact `corpus`, whatever its kind, and pairs that a kind copies into tar shards of it.
+"""The artifact `corpus`: where each shard is, and what identifies its content, so that a changed
+shard gives another corpus; and pairs that a kind copies into tar shards of it.
 
-Does not belong here: any kind (`kinds`), digests and places of shards (`inventory`).
+Does not belong here: any kind (`kinds`), reading a tar (`shards`), remembering digests (`store`).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from react_pipeline.corpus.image_source import ImageSource
-from react_pipeline.corpus.inventory import take_stock, write_stock
-from react_pipeline.corpus.shards import SHARDS, PackedSample, pack
+from react_pipeline.corpus.kinds import Webdataset
+from react_pipeline.corpus.progress_lines import progress
+from react_pipeline.corpus.remote import Identity, RemoteShard, find_remote, identify
+from react_pipeline.corpus.shards import (
+    IMAGE_EXTENSIONS,
+    SHARDS,
+    PackedSample,
+    ShardLocation,
+    index_shard,
+    pack,
+)
 from react_pipeline.lineage import resolve
-from react_pipeline.project import Project
-from react_pipeline.store import CACHE, Artifact, CorpusError, Scratch
+from react_pipeline.project import Project, find_files
+from react_pipeline.settings import StorageConfig, is_url
+from react_pipeline.store import (
+    CACHE,
+    Artifact,
+    ChangedSource,
+    CorpusError,
+    Scratch,
+    Store,
+    remembered_sha256,
+    sha256_of,
+    write_atomically,
+)
 
 POOL = f"{CACHE}/images"
 """Where images that came over the net are kept, for all domains of a store. The sets that were made
 of them hold their own copies."""
+SHARDS_FILE = "shards.parquet"
+PARALLEL_REQUESTS = 16
+"""Answers of servers that are awaited at once."""
+_FIELD = "corpus.shards"
 
 
 def publish_corpus(project: Project) -> Artifact:
     """Publish the artifact `corpus`, as its kind does.
 
     Raises:
-        CorpusError: If its files are missing or damaged, or hold no pair; it is not tried again.
+        CorpusError: If its files are missing, unreadable or damaged, or hold no pair; it is not
+            tried again.
         SourceUnavailable: If a server does not answer.
     """
     try:
         return project.config.corpus.publish(project)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+    except (
+        FileNotFoundError,
+        NotADirectoryError,
+        IsADirectoryError,
+        PermissionError,
+    ) as error:
         name = str(error.filename or "")
         # Of the store it may pass, such as when another process prunes.
         if not name or Path(name).is_relative_to(project.store.root):
             raise
         raise CorpusError(
-            f"{name}: {error.strerror}; put it there, or correct what names it"
+            f"{name}: {error.strerror}; put it there, readable, or correct what names it"
         ) from error
 
 
@@ -59,10 +95,141 @@ def publish_pairs(
         (staging / SHARDS).mkdir()
         if not (count := pack(pairs, staging / SHARDS)):
             raise CorpusError("corpus: no pair")
-        table = take_stock(None, sorted((staging / SHARDS).iterdir()))
-        return {**write_stock(table, staging, str(staging)), "pairs": count, **finish(staging)}
+        tars = sorted((staging / SHARDS).iterdir())
+        table = _inventory(None, tars).assign(path=[f"{SHARDS}/{tar.name}" for tar in tars])
+        return {**_write_inventory(table, staging), "pairs": count, **finish(staging)}
 
     return project.store.build(resolve(project, "corpus", content=content), write)
+
+
+def publish_tar_corpus(project: Project, corpus: Webdataset) -> Artifact:
+    """Publish the artifact `corpus` of kind `webdataset`: `shards.parquet` with number,
+    path (or URL), bytes and sha256 of each shard.
+
+    The user's shards stay where they are. Their identity is name, size and digest in order, so a
+    corpus that is moved to another folder stays the same corpus. Their headers are read when they
+    are embedded. A remote shard is not read: its digest is that of what its server reports.
+
+    Raises:
+        CorpusError: If a pattern finds no tar, or no local shard holds a pair.
+        SourceUnavailable: If a server does not answer.
+    """
+    locations = locate_shards(corpus)
+    table = _inventory(project.store, locations)
+    names = table.assign(path=table["path"].str.rpartition("/")[2])
+
+    def write(staging: Path, _: Scratch) -> dict[str, Any]:
+        local = [location for location in locations if isinstance(location, Path)]
+        if len(local) == len(locations):
+            _require_pair(local, corpus.caption_extension)
+        # Paths relative to `root`: equal shards elsewhere give an equal file.
+        root = os.path.commonpath([path.parent for path in local]) if local else ""
+        paths = [path if is_url(path) else os.path.relpath(path, root) for path in table["path"]]
+        written = _write_inventory(table.assign(path=paths), staging)
+        return {**written, **({"root": root} if root else {})}
+
+    inputs = resolve(project, "corpus", content=names.to_numpy().tolist())
+    artifact = project.store.build(inputs, write)
+    # They may move, and the artifact never changes.
+    write_atomically(_place_file(artifact), json.dumps(table["path"].tolist()))
+    return artifact
+
+
+def locate_shards(corpus: Webdataset) -> list[ShardLocation]:
+    """Return every shard that `corpus.shards` names, as `find_files` orders them; only buckets are
+    asked.
+
+    Raises:
+        CorpusError: Naming the pattern that finds no tar.
+        SourceUnavailable: If an object store does not answer.
+    """
+    locations: dict[ShardLocation, ShardLocation] = {}
+    for pattern in corpus.shards:
+        if is_url(pattern):
+            shards = find_remote(pattern, corpus.storage, _FIELD)
+            locations |= {shard: shard for shard in shards}
+        else:
+            for path in find_files([pattern], (".tar",), _FIELD):
+                locations.setdefault(path.resolve(), path)
+    return list(locations.values())
+
+
+def _require_pair(shards: Sequence[Path], caption_extension: str) -> None:
+    """Refuse shards without a pair, most likely by their extensions; the first pair is enough."""
+    extensions = set[str]()
+    for shard in shards:
+        index = index_shard(shard)
+        if index.pairs(caption_extension):
+            return
+        extensions.update(*(sample.members for sample in index.samples))
+    raise CorpusError(
+        f"corpus.shards: no pair in {len(shards)} shards: a sample needs an image "
+        f"({', '.join(IMAGE_EXTENSIONS)}) and a caption ({caption_extension}) under one key; "
+        f"extensions found: {sorted(extensions) or 'none'}"
+    )
+
+
+def _inventory(store: Store | None, locations: Sequence[ShardLocation]) -> pd.DataFrame:
+    """Return path (or URL), bytes and sha256 of each shard."""
+    table = pd.DataFrame(_identities(store, locations), columns=["bytes", "sha256"])
+    table.insert(0, "path", list(map(str, locations)))
+    return table
+
+
+def _identities(store: Store | None, locations: Sequence[ShardLocation]) -> Iterator[Identity]:
+    with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
+        remote = pool.map(identify, [one for one in locations if isinstance(one, RemoteShard)])
+        for location in progress(locations, "checking shards", "shard", len(locations)):
+            if isinstance(location, RemoteShard):
+                yield next(remote)
+            else:
+                digest = remembered_sha256(store.root, location) if store else sha256_of(location)
+                yield Identity(location.stat().st_size, digest)
+
+
+def _write_inventory(table: pd.DataFrame, staging: Path) -> dict[str, Any]:
+    table.rename_axis("shard").reset_index().to_parquet(staging / SHARDS_FILE, index=False)
+    return {"shards": len(table), "bytes": int(table["bytes"].sum())}
+
+
+def shard_digests(artifact: Artifact, storage: StorageConfig) -> dict[ShardLocation, str]:
+    """Return the digest of each shard by its place: an absolute path, or a `RemoteShard`, which
+    `storage` reaches. Their order is that of their numbers.
+    """
+    table = pd.read_parquet(artifact.file(SHARDS_FILE))
+    paths = table["path"].tolist()
+    if (moved := _place_file(artifact)).exists():
+        paths = json.loads(moved.read_text())
+    folder = artifact.path / artifact.counts.get("root", "")
+    places = (RemoteShard(path, storage) if is_url(path) else folder / path for path in paths)
+    return dict(zip(places, table["sha256"], strict=True))
+
+
+def checked_shards(
+    store: Store, artifact: Artifact, storage: StorageConfig
+) -> dict[ShardLocation, str]:
+    """Return `shard_digests` after checking that every shard is still the one that was published.
+
+    Raises:
+        ChangedSource: Naming the shard that is missing or has changed.
+        SourceUnavailable: Naming the shard whose server does not answer.
+    """
+    shards = shard_digests(artifact, storage)
+    # Shards of the artifact are verified as its files.
+    outside = [one for one in shards if artifact.path not in Path(str(one)).parents]
+    found = _identities(store, outside)
+    for shard in outside:
+        gone = isinstance(shard, Path) and not shard.is_file()
+        if gone or next(found).digest != shards[shard]:
+            raise ChangedSource(
+                f"{shard}: is gone or has changed since `corpus` was materialized; put it back, or "
+                "materialize `corpus` again"
+            )
+    return shards
+
+
+def _place_file(artifact: Artifact) -> Path:
+    return artifact.root / ".places" / f"{artifact.fingerprint}.json"
 
 
 def open_source(project: Project, corpus: Artifact) -> ImageSource:

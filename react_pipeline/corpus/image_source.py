@@ -23,19 +23,26 @@ LOCATION = ["shard", "image_path", "image_offset", "image_bytes", "image_sha256"
 """Columns of the corpus' metadata that locate and describe a pair."""
 
 
-def too_many_failed(reasons: Counter[str], fetched: int, allowed: float) -> str:
+NETWORK_REMEDY = (
+    "check the network and the corpus and run again (what was fetched is kept), or raise "
+    "`corpus.download.max_failed_fraction` if the corpus has it"
+)
+
+
+def too_many_failed(
+    reasons: Counter[str], good: int, allowed: float, remedy: str = NETWORK_REMEDY
+) -> str:
     """Return what is wrong where more than a share of the images failed, which is the network or
     the corpus and not single images; "" where it is not more.
     """
     failed = reasons.total()
-    if failed <= allowed * (failed + fetched):
+    total = failed + good
+    if failed <= allowed * total:
         return ""
     often = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common(3))
     return (
-        f"{failed:,} of {failed + fetched:,} images could not be fetched "
-        f"({failed / (failed + fetched):.0%}, allowed are {allowed:.0%}), most often {often}; check "
-        "the network and the corpus and run again (what was fetched is kept), or raise "
-        "`corpus.download.max_failed_fraction` if the corpus has it"
+        f"{failed:,} of {total:,} pairs cannot be used ({failed / total:.0%}, allowed are "
+        f"{allowed:.0%}), most often {often}; {remedy}"
     )
 
 

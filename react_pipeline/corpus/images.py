@@ -37,8 +37,9 @@ LAZY_PIXELS = 1 << 24
 """The largest image that may come undecoded."""
 
 THUMBNAIL_PIXELS = 88
-MANY_PIXELS = 1_000_000_000
-"""No limit of a thumbnail's own: whoever shows an image has decoded it before under another limit.
+TILE_GAP = 4
+MANY_PIXELS = 1 << 30
+"""Guards memory alone: what is shown or trained on was decoded before under the configured limit.
 """
 
 _EXIF_ORIENTATION = 0x0112
@@ -162,20 +163,18 @@ def contact_sheet(
 ) -> None:
     """Write a PNG with a row of RGB images for each title, fitted into squares of `tile_pixels`."""
     font = ImageFont.load_default(size=14)
-    gap = 4
-    title_pixels = 22
-    columns = max([len(images) for _, images in rows] + [1])
-    row_pixels = title_pixels + tile_pixels + gap
-    widest = max([int(font.getlength(title)) for title, _ in rows] + [0])
-    width = max(gap + columns * (tile_pixels + gap), min(widest, 2_000) + 2 * gap)
-    sheet = Image.new("RGB", (width, max(len(rows), 1) * row_pixels), "white")
+    step, title_pixels = tile_pixels + TILE_GAP, 22
+    columns = max([len(images) for _, images in rows], default=1)
+    widest = max([int(font.getlength(title)) for title, _ in rows], default=0)
+    width = max(columns * step, min(widest, 2_000)) + 2 * TILE_GAP
+    sheet = Image.new("RGB", (width, max(len(rows), 1) * (title_pixels + step)), "white")
     pen = ImageDraw.Draw(sheet)
     for number, (title, images) in enumerate(rows):
-        top = number * row_pixels
-        pen.text((gap, top + 2), " ".join(title.split()), fill="black", font=font)
+        top = number * (title_pixels + step)
+        pen.text((TILE_GAP, top + 2), " ".join(title.split()), fill="black", font=font)
         for column, image in enumerate(images):
             tile = ImageOps.pad(image, (tile_pixels, tile_pixels), color="white")
-            sheet.paste(tile, (gap + column * (tile_pixels + gap), top + title_pixels))
+            sheet.paste(tile, (TILE_GAP + column * step, top + title_pixels))
     sheet.save(path, format="PNG")
 
 

@@ -7,7 +7,6 @@ Does not belong here: reading tars, tables and vectors, which the other modules 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -22,7 +21,7 @@ from react_pipeline.settings import (
     StorageConfig,
     check_shard_name,
 )
-from react_pipeline.store import InputError, ReactError
+from react_pipeline.store import InputError
 
 if TYPE_CHECKING:
     from react_pipeline.corpus.image_source import ImageSource
@@ -31,12 +30,9 @@ if TYPE_CHECKING:
     from react_pipeline.store import Artifact, Store
 
 UNKNOWN_ROWS = "the rows of this corpus are not known before it is read: give --rows"
-IMAGE_BYTES = 25_000
-"""Bytes of an image at 256 pixels; assumed."""
 
 
-@dataclass(frozen=True)
-class CorpusSize:
+class CorpusSize(NamedTuple):
     """Pairs (or URLs) of a corpus, bytes of one in a shard, and processor seconds to draw one."""
 
     pairs: int
@@ -46,31 +42,6 @@ class CorpusSize:
     def bytes(self) -> float:
         """Return the bytes of all pairs."""
         return self.pairs * self.pair_bytes
-
-    @classmethod
-    def of(cls, project: Project, rows: int | None = None) -> CorpusSize:
-        """Return what a project's corpus has: `rows`, or as published from today's configuration,
-        or as its files say.
-
-        Raises:
-            InputError: If they do not say how many pairs there are.
-            CorpusError: If they are not there.
-        """
-        from react_pipeline.corpus.corpus import count_pairs
-        from react_pipeline.lineage import fresh_or_none
-
-        corpus = project.config.corpus
-        if rows:
-            return cls(rows, corpus.assumed_pair_bytes)
-        if corpus.is_listed and not corpus.fetches_images:  # the artifact holds no image
-            return corpus.size()
-        with suppress(ReactError):
-            published = fresh_or_none(project, "corpus", "all")
-            if published and (pairs := count_pairs(published)):
-                has_images = not corpus.fetches_images
-                total = published.counts["bytes"] if has_images else pairs * IMAGE_BYTES
-                return cls(pairs, total / pairs)
-        return corpus.size()
 
 
 @dataclass(frozen=True)
@@ -133,7 +104,7 @@ class ListedCorpus(CorpusConfig):
 
 
 class ShardedCorpus(CorpusConfig):
-    """A kind that publishes `shards.parquet` (`inventory`), as `publish_pairs` does.
+    """A kind that publishes `shards.parquet`, as `publish_pairs` does.
 
     Its `identity` and `publish` are all that it needs.
 
@@ -145,10 +116,10 @@ class ShardedCorpus(CorpusConfig):
 
     def open_images(self, corpus: Artifact, pool: Path) -> ImageSource:
         """Return byte ranges of the tars."""
+        from react_pipeline.corpus.corpus import shard_digests
         from react_pipeline.corpus.image_source import TarSource
-        from react_pipeline.corpus.inventory import shard_paths
 
-        return TarSource(shard_paths(corpus, self.access()[0]))
+        return TarSource(list(shard_digests(corpus, self.access()[0])))
 
     def size(self) -> CorpusSize:
         """Raise an InputError: it is not known before the pairs are copied."""
@@ -163,15 +134,8 @@ class ShardedCorpus(CorpusConfig):
         return tuple(value for _, value in self if isinstance(value, Path))
 
     def description(self) -> str:
-        """Return how many `sources` there are, and how large."""
-        from rich.filesize import decimal
-
-        files = self.sources()
-        local = [file for file in files if isinstance(file, Path)]
-        remote = f", {len(files) - len(local)} of them remote" if len(local) < len(files) else ""
-        size_bytes = sum(file.stat().st_size for file in local if file.is_file())
-        size = f", {decimal(size_bytes)} on disk" if size_bytes else ""
-        return f"{self.noun}: {len(files)}{remote}{size}"
+        """Return how many `sources` there are."""
+        return f"{self.noun}: {len(self.sources())}"
 
 
 class Webdataset(ShardedCorpus):
@@ -199,7 +163,7 @@ class Webdataset(ShardedCorpus):
 
     def publish(self, project: Project) -> Artifact:
         """Take stock of the shards."""
-        from react_pipeline.corpus.inventory import publish_tar_corpus
+        from react_pipeline.corpus.corpus import publish_tar_corpus
 
         return publish_tar_corpus(project, self)
 
@@ -226,7 +190,7 @@ class Webdataset(ShardedCorpus):
 
     def sources(self) -> Sequence[ShardLocation]:
         """Return the shards."""
-        from react_pipeline.corpus.inventory import locate_shards
+        from react_pipeline.corpus.corpus import locate_shards
 
         return locate_shards(self)
 

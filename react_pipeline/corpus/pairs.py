@@ -7,14 +7,12 @@ Does not belong here: the form of a shard (`shards`), reading images (`image_sou
 import codecs
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
-import pandas as pd
-
+from react_pipeline.corpus.corpus import checked_shards
 from react_pipeline.corpus.images import BadSample
-from react_pipeline.corpus.inventory import SHARDS_FILE, check_shards
 from react_pipeline.corpus.kinds import ListedCorpus, ListedPair
 from react_pipeline.corpus.shards import (
     METADATA_EXTENSION,
@@ -52,7 +50,7 @@ class Listing:
     """The pairs of a part, what was skipped, and how many have metadata that cannot be used."""
 
     pairs: list[ListedPair]
-    skipped: list[Skipped] = field(default_factory=list)
+    skipped: list[Skipped]
     metadata_ignored: int = 0
 
 
@@ -76,8 +74,25 @@ class Part:
             SourceUnavailable: If its server does not answer.
         """
         if isinstance(self.content, list):
-            return Listing(self.content)
-        return _read_shard(self.number, self.content, corpus)
+            return Listing(self.content, [])
+        extension = corpus.caption_extension_in_shards()
+        # A character has 4 bytes at most: a caption of gigabytes is cut without being read.
+        index = index_shard(self.content, {extension: 4 * (corpus.max_caption_chars + 1)})
+        listing = Listing([], [Skipped(name, reason) for name, reason in index.refused])
+        for sample in index.samples:
+            metadata = sample.members.get(METADATA_EXTENSION)
+            fields = parse_fields(metadata.data) if metadata else {}
+            try:
+                caption, image = _usable(sample, extension)
+            except BadSample as error:
+                source = corpus.source_of(fields or {})
+                listing.skipped.append(Skipped(sample.key, error.reason, error.detail, source))
+                continue
+            place: dict[str, Any] = {"shard": self.number}
+            place |= {"image_offset": image.offset, "image_bytes": image.size_bytes}
+            listing.pairs.append(ListedPair(sample.key, caption, {**place, **(fields or {})}))
+            listing.metadata_ignored += fields is None
+        return listing
 
 
 def corpus_parts(store: Store, kind: CorpusConfig, corpus: Artifact) -> Iterator[Part]:
@@ -90,30 +105,9 @@ def corpus_parts(store: Store, kind: CorpusConfig, corpus: Artifact) -> Iterator
         for number, run in enumerate(runs(kind.pairs(store, corpus), PART_PAIRS)):
             yield Part(number, "", list(run))
         return
-    digests = pd.read_parquet(corpus.file(SHARDS_FILE))["sha256"]
-    shards = zip(digests, check_shards(store, corpus, kind.access()[0]), strict=True)
-    yield from (Part(number, *shard) for number, shard in enumerate(shards))
-
-
-def _read_shard(number: int, location: ShardLocation, corpus: CorpusConfig) -> Listing:
-    extension = corpus.caption_extension_in_shards()
-    # A character has 4 bytes at most: a caption of gigabytes is cut without being read.
-    index = index_shard(location, {extension: 4 * (corpus.max_caption_chars + 1)})
-    listing = Listing([], [Skipped(name, reason) for name, reason in index.refused])
-    for sample in index.samples:
-        metadata = sample.members.get(METADATA_EXTENSION)
-        fields = parse_fields(metadata.data) if metadata else {}
-        try:
-            caption, image = _usable(sample, extension)
-        except BadSample as error:
-            source = corpus.source_of(fields or {})
-            listing.skipped.append(Skipped(sample.key, error.reason, error.detail, source))
-            continue
-        place: dict[str, Any] = {"shard": number}
-        place |= {"image_offset": image.offset, "image_bytes": image.size_bytes}
-        listing.pairs.append(ListedPair(sample.key, caption, {**place, **(fields or {})}))
-        listing.metadata_ignored += fields is None
-    return listing
+    shards = checked_shards(store, corpus, kind.access()[0]).items()
+    for number, (location, digest) in enumerate(shards):
+        yield Part(number, digest, location)
 
 
 def _usable(sample: Sample, extension: str) -> tuple[str, Member]:

@@ -88,7 +88,7 @@ def open_remote(shard: RemoteShard) -> BinaryIO:
     Raises:
         CorpusError: If it is not there, or its server serves no ranges.
     """
-    return cast(BinaryIO, _RangedFile(shard, _head(shard)["size"]))
+    return cast(BinaryIO, _RangedFile(shard))
 
 
 def identify(shard: RemoteShard) -> Identity:
@@ -128,20 +128,17 @@ def _list_tars(pattern: RemoteShard) -> list[RemoteShard]:
 class _RangedFile(io.RawIOBase):
     """Reads by range, with a read-ahead that follows the way in which it is read."""
 
-    def __init__(self, shard: RemoteShard, size_bytes: int) -> None:
-        self.shard = shard
-        self.name = shard.url
-        self._size = size_bytes
-        self._position = 0
-        self._start = 0
+    def __init__(self, shard: RemoteShard) -> None:
+        self.name, self._shard = shard.url, shard
+        self._size = _head(shard)["size"]
+        self._position = self._start = 0
         self._block = b""
         self._fetch_bytes = SMALLEST_FETCH_BYTES // 2
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        if base + offset < 0:
-            raise ValueError(f"{self.shard}: a seek to byte {base + offset}")
-        self._position = base + offset
+        self._position = offset + {io.SEEK_CUR: self._position, io.SEEK_END: self._size}.get(
+            whence, 0
+        )
         return self._position
 
     def readinto(self, buffer: Any) -> int:
@@ -161,7 +158,7 @@ class _RangedFile(io.RawIOBase):
             min(2 * self._fetch_bytes, LARGEST_FETCH_BYTES) if dense else SMALLEST_FETCH_BYTES
         )
         end = min(self._position + max(size, self._fetch_bytes), self._size)
-        self._block = _read_range(self.shard, self._position, end)
+        self._block = _read_range(self._shard, self._position, end)
         self._start = self._position
 
 

@@ -10,10 +10,10 @@ import json
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, BinaryIO, TypeVar
+from typing import IO, Any, BinaryIO, NamedTuple, TypeVar
 
 from react_pipeline.corpus.images import image_extension
 from react_pipeline.corpus.remote import RemoteShard, open_remote
@@ -45,7 +45,6 @@ MAX_PADDING_BYTES = 16 << 20
 
 T = TypeVar("T")
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
-_REGULAR_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _EXTENDING_TYPES = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
@@ -55,8 +54,7 @@ _EXTENDING_TYPES = (
 )
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """The byte range of one member in its tar, and what was read of it."""
 
     offset: int
@@ -136,7 +134,7 @@ def index_shard(location: ShardLocation, texts: Mapping[str, int] | None = None)
         name = escape_name(member.name).removeprefix("./")
         if name.startswith("/") or ".." in name.split("/"):
             refused.append((name, "unsafe_name"))
-        elif member.type not in _REGULAR_TYPES or member.issparse():
+        elif not member.isreg() or member.issparse():
             refused.append((name, "not_a_file"))
         elif match := _NAME.fullmatch(name):
             key = match[1]
@@ -150,7 +148,7 @@ def index_shard(location: ShardLocation, texts: Mapping[str, int] | None = None)
             found = Member(member.offset_data, member.size)
             is_vast = extension == METADATA_EXTENSION and member.size > MAX_METADATA_BYTES
             if extension in limits and not is_vast:
-                found = replace(found, data=read_member(file, found, limits[extension]))
+                found = found._replace(data=read_member(file, found, limits[extension]))
             sample.members[extension] = found
     return ShardIndex(list(samples.values()), refused)
 

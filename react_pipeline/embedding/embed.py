@@ -118,7 +118,7 @@ def _embed(project: Project, inputs: Inputs, staging: Path, scratch: Scratch) ->
                 if gpus:
                     _spread_over(gpus, encoder, scratch, new)
                 else:
-                    spread(partial(_keep_shared, encoder, scratch), new, "embedding")
+                    spread(partial(_keep, encoder, scratch), new, "embedding")
             for part in parts:
                 yield scratch.build(f"part-{part.number}", staging, partial(write, part))
 
@@ -166,13 +166,9 @@ def _keep(encoder: "PartEncoder", scratch: Scratch, part: Part) -> None:
     """Encode a part as a task of a cluster or of a card. It may run twice, even at once: it works
     in a folder of its own, and moves what is complete.
     """
+    require_shared(scratch.folder)
     with TemporaryDirectory(prefix=".", dir=scratch.folder) as links:
         scratch.build(f"part-{part.number}", Path(links), partial(encoder.write, part))
-
-
-def _keep_shared(encoder: "PartEncoder", scratch: Scratch, part: Part) -> None:
-    require_shared(scratch.folder)
-    _keep(encoder, scratch, part)
 
 
 def _summed(records: Iterator[dict[str, Any]], staging: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from react_pipeline.corpus import BadImage, Decoder, ImageSource, load_batches, progress
 from react_pipeline.embedding.encoder import Encoder
-from react_pipeline.embedding.parts import Vectors, bad_rows
+from react_pipeline.embedding.vectors import Vectors, bad_rows
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.store import CorpusError
 

@@ -31,8 +31,7 @@ from react_pipeline.corpus import (
 from react_pipeline.embedding.embed import require_clip_retrieval
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.embedding.images import encode_fetched, read_ahead, require_unit
-from react_pipeline.embedding.parts import Vectors
-from react_pipeline.embedding.vectors import DIGITS, FOLDERS, Side, part_file
+from react_pipeline.embedding.vectors import DIGITS, FOLDERS, Side, Vectors, part_file
 from react_pipeline.settings import CorpusConfig, PipelineConfig
 from react_pipeline.store import Artifact, CorpusError
 
@@ -156,25 +155,19 @@ def require_good(kind: CorpusConfig, part: Part, record: Mapping[str, Any]) -> N
     Raises:
         CorpusError: Naming the shard, how many there are and what they are.
     """
-    reasons = Counter(record["reasons"])
-    bad = reasons.total()
-    total = record["rows"] + bad
+    bad = Counter(record["reasons"]), record["rows"]
+    # A shard that was copied from the user's files is no place to look at, and nothing to remove.
+    sources = [row[4] for row in record["ledger"] if row[4]][:_EXAMPLES]
+    place = "corpus" if sources or kind.is_listed else part.content
     if kind.is_listed:
-        allowed = kind.access()[1].max_failed_fraction
-        if problem := too_many_failed(reasons, record["rows"], allowed):
-            raise CorpusError(f"corpus: {problem}")
-    elif bad > kind.max_bad_fraction * total:
-        reason, times = reasons.most_common(1)[0]
-        # A shard that was copied from the user's files is no place to look at, and nothing to
-        # remove.
-        sources = [row[4] for row in record["ledger"] if row[4]][:_EXAMPLES]
-        place, what = ("corpus", "these files") if sources else (part.content, "the shard")
-        raise CorpusError(
-            f"{place}: {bad} of {total} samples are bad ({bad / total:.0%}, allowed are "
-            f"{kind.max_bad_fraction:.0%}), most often {reason} ({times})"
-            f"{': ' if sources else ''}{', '.join(sources)}; fix or remove {what}, or raise "
-            "`corpus.max_bad_fraction`"
+        problem = too_many_failed(*bad, kind.access()[1].max_failed_fraction)
+    else:
+        remedy = (
+            f"fix or remove {', '.join(sources) or 'the shard'}, or raise `corpus.max_bad_fraction`"
         )
+        problem = too_many_failed(*bad, kind.max_bad_fraction, remedy)
+    if problem:
+        raise CorpusError(f"{place}: {problem}")
 
 
 def _table(pairs: Sequence[ListedPair], longest: int) -> pd.DataFrame:

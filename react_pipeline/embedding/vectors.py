@@ -1,10 +1,11 @@
-"""Vectors and metadata of the corpus, read back row by row.
+"""Vectors and metadata of the corpus, in files that follow one another, read back row by row.
 
 Shapes: N rows of the corpus, D width.
 """
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +14,12 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow.parquet as pq
 
-from react_pipeline.embedding.parts import Parts, Rows, Vectors, holding, part_starts
 from react_pipeline.store import Artifact
 
+Rows = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
+UNIT_TOLERANCE = 0.01
+"""Vectors are stored in half precision."""
 Side = Literal["image", "text"]
 FOLDERS: dict[Side, str] = {"image": "img_emb", "text": "text_emb"}
 METADATA = "metadata"
@@ -25,6 +29,48 @@ GROUPS_FILE = "groups.jsonl"
 """One line of JSON a part, with its `rows`; a part without rows has no files."""
 LEDGER_FILE = "ledger.parquet"
 """The samples that were skipped: `shard` (number of the part), key, reason, detail, source."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Files of one kind that follow one another, of which the corpus has tens of thousands.
+
+    A file is opened only if one of its rows is asked for, and is closed before the next one: no
+    process may hold so many open, and opening all takes seconds.
+
+    Attributes:
+        names: Below the folder, in the order of rows.
+        starts: The first row of each file, and the number of all rows.
+    """
+
+    folder: Path
+    names: Sequence[str]
+    starts: Rows
+
+    def holding(self, rows: Rows) -> Iterator[tuple[int, Rows, Rows]]:
+        """Yield the files that hold one of `rows`, in their order: number, positions in `rows`,
+        rows counted in the file.
+
+        Raises:
+            IndexError: If there is no such row.
+        """
+        if len(rows) and (rows.min() < 0 or rows.max() >= self.starts[-1]):
+            raise IndexError(
+                f"{self.folder}: rows {rows.min()} to {rows.max()} of a corpus of "
+                f"{self.starts[-1]:,}"
+            )
+        return holding(self.starts, rows)
+
+    def mapped(self, number: int) -> npt.NDArray[Any]:
+        """Map a file of vectors (rows, D); only the pages that are used will be read."""
+        path = self.folder / self.names[number]
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+    def tables(self) -> Iterator[pq.ParquetFile]:
+        """Open each file of metadata."""
+        for name in self.names:
+            with pq.ParquetFile(self.folder / name) as file:
+                yield file
 
 
 def part_file(folder: str, number: int) -> str:
@@ -61,23 +107,17 @@ def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.Da
         columns: Only these; a field that no sample had, of a group or of all, is missing (NaN)
             there.
     """
-    parts = _parts(artifact, METADATA)
-    tables = []
-    for number in range(len(parts.names)):
-        with pq.ParquetFile(parts.path(number)) as file:
-            names = [name for name in columns or () if name in file.schema_arrow.names]
-            tables.append(file.read(columns=None if columns is None else names).to_pandas())
+    # A column that a file does not have is passed over.
+    tables = (file.read(columns).to_pandas() for file in _parts(artifact, METADATA).tables())
     table = pd.concat(tables, ignore_index=True)
     return table if columns is None else table.reindex(columns=columns)
 
 
 def field_names(artifact: Artifact) -> Iterator[str]:
     """Yield the fields that any sample of the corpus had; only schemas are read."""
-    parts = _parts(artifact, METADATA)
-    seen: set[str] = set()
-    for number in range(len(parts.names)):
-        with pq.ParquetFile(parts.path(number)) as file:
-            names = [name for name in file.schema_arrow.names if name not in seen]
+    seen = set[str]()
+    for file in _parts(artifact, METADATA).tables():
+        names = [name for name in file.schema_arrow.names if name not in seen]
         seen.update(names)
         yield from names
 
@@ -100,13 +140,12 @@ def row_metadata(
     parts = _parts(artifact, METADATA)
     tables = []
     for number, places, inside in parts.holding(distinct):
-        with pq.ParquetFile(parts.path(number)) as file:
-            present = [name for name in columns if name in file.schema_arrow.names]
+        with pq.ParquetFile(parts.folder / parts.names[number]) as file:
             lengths = [
                 file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)
             ]
             for group, here, chosen in holding(part_starts(lengths), inside):
-                table = file.read_row_group(group, columns=present).take(chosen).to_pandas()
+                table = file.read_row_group(group, columns=columns).take(chosen).to_pandas()
                 tables.append(table.set_axis(distinct[places[here]]))
     if not tables:
         return pd.DataFrame(columns=columns)
@@ -146,3 +185,26 @@ def _parts(artifact: Artifact, folder: str) -> Parts:
 def _files(artifact: Artifact, folder: str) -> list[str]:
     # Of the manifest, not of the folder: a stray file would shift the rows.
     return sorted(name for name in artifact.manifest["files"] if name.startswith(f"{folder}/"))
+
+
+def bad_rows(vectors: Vectors) -> Rows:
+    """Return the rows of (N, D) that are not finite or not of unit length."""
+    lengths = np.linalg.norm(vectors, axis=1)
+    # A NaN compares as false, so it counts as bad.
+    return np.flatnonzero(~(np.abs(lengths - 1) < UNIT_TOLERANCE))
+
+
+def part_starts(lengths: Sequence[int]) -> Rows:
+    """Return the first row of each of several runs of rows, and the number of all rows."""
+    return np.cumsum([0, *lengths], dtype=np.int64)
+
+
+def holding(starts: Rows, rows: Rows) -> Iterator[tuple[int, Rows, Rows]]:
+    """Yield like `Parts.holding`, for any runs that begin at `starts` and contain `rows`."""
+    if not len(rows):
+        return
+    order = np.argsort(rows, kind="stable")
+    numbers = np.searchsorted(starts, rows[order], side="right") - 1
+    distinct, begins = np.unique(numbers, return_index=True)
+    for number, places in zip(distinct.tolist(), np.split(order, begins[1:]), strict=True):
+        yield number, places, rows[places] - starts[number]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -11,14 +12,11 @@ import pytest
 from support.drawings import pair, write_shard
 from support.shard_server import ShardServer, serve_folder
 
-from react_pipeline.clip.base import publish_base
-from react_pipeline.corpus import publish_corpus, remote
-from react_pipeline.corpus.inventory import check_shards, shard_paths
-from react_pipeline.corpus.remote import RemoteShard
-from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.project.project import Project
+from react_pipeline.corpus import RemoteShard, corpus_parts, publish_corpus, remote
+from react_pipeline.corpus.corpus import checked_shards, shard_digests
+from react_pipeline.project import Project
 from react_pipeline.settings import StorageConfig
-from react_pipeline.store.errors import CorpusError
+from react_pipeline.store import Artifact, CorpusError
 
 MakeProject = Callable[..., Project]
 ANY = StorageConfig()
@@ -34,14 +32,8 @@ def server(
         yield state
 
 
-def test_inventory_lists_every_shard_with_its_digest(tiny_project: Project, drawings: Path) -> None:
-    artifact = publish_corpus(tiny_project)
-    table = pd.read_parquet(artifact.file("shards.parquet"))
-    assert list(table["shard"]) == [0, 1, 2]
-    assert shard_paths(artifact, ANY) == sorted((drawings / "shards").glob("*.tar"))
-    assert list(table["path"]) == ["00000.tar", "00001.tar", "00002.tar"]
-    counts = {"shards": 3, "bytes": int(table["bytes"].sum())}
-    assert artifact.counts == {**counts, "root": str(drawings / "shards")}
+def places(corpus: Artifact) -> list[object]:
+    return list(shard_digests(corpus, ANY))
 
 
 @pytest.mark.parametrize(
@@ -71,11 +63,16 @@ def test_what_a_kind_does_not_find_is_named_unless_of_the_store(
     for path, error in (
         (tmp_path / "gone.jpg", CorpusError),
         (tmp_path, CorpusError),
+        (tmp_path / "locked.jpg", CorpusError),
         (tiny_project.store.root / "pruned", FileNotFoundError),
     ):
-        monkeypatch.setattr(
-            type(tiny_project.config.corpus), "publish", lambda *_, path=path: path.read_bytes()
-        )
+
+        def publish(*_: object, path: Path = path) -> bytes:
+            if path.stem == "locked":
+                raise PermissionError(errno.EACCES, "no access", str(path))
+            return path.read_bytes()
+
+        monkeypatch.setattr(type(tiny_project.config.corpus), "publish", publish)
         with pytest.raises(error, match=re.escape(str(path))):
             publish_corpus(tiny_project)
 
@@ -86,71 +83,52 @@ def test_a_moved_corpus_is_the_same_and_its_new_place_is_used(
     old, new = tmp_path / "old", tmp_path / "new"
     shutil.copytree(drawings / "shards", old)
     before = publish_corpus(make_project(corpus={"shards": [str(old / "*.tar")]}))
+    table = pd.read_parquet(before.file("shards.parquet"))
+    assert list(table["shard"]) == [0, 1, 2] and places(before) == sorted(old.glob("*.tar"))
+    assert list(table["path"]) == ["00000.tar", "00001.tar", "00002.tar"]
+    size_bytes = int(table["bytes"].sum())
+    assert before.counts == {"shards": 3, "bytes": size_bytes, "root": str(old)}
     old.rename(new)
     project = make_project(corpus={"shards": [str(new / "*.tar")]})
     after = publish_corpus(project)
     assert after.reused and after.fingerprint == before.fingerprint
-    assert shard_paths(after, ANY) == sorted(new.glob("*.tar"))
-    assert check_shards(project.store, after, ANY) == shard_paths(after, ANY)
-    write_shard(new / "00001.tar", {"k": pair("circle", "red", 0)})
-    assert publish_corpus(project).fingerprint != before.fingerprint
-
-
-def test_a_shard_changed_or_gone_is_refused_before_embedding(
-    make_project: MakeProject, drawings: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(drawings / "shards", tmp_path / "shards")
-    project = make_project(corpus={"shards": [str(tmp_path / "shards" / "*.tar")]})
-    publish_corpus(project)
-    publish_base(project)
-    shard = tmp_path / "shards" / "00001.tar"
-    data = bytearray(shard.read_bytes())
-    data[600] ^= 0xFF
-    shard.write_bytes(data)
+    assert places(after) == sorted(new.glob("*.tar"))
+    shard = new / "00001.tar"
+    assert checked_shards(project.store, after, ANY)[shard] == table["sha256"][1]
+    write_shard(shard, {"k": pair("circle", "red", 0)})
     os.utime(shard, (1, 1))
     with pytest.raises(CorpusError, match=r"00001\.tar"):
-        embed_corpus(project)
+        next(corpus_parts(project.store, project.config.corpus, after))
+    assert publish_corpus(project).fingerprint != before.fingerprint
     shard.unlink()
     with pytest.raises(CorpusError, match=r"00001\.tar"):
-        embed_corpus(project)
+        next(corpus_parts(project.store, project.config.corpus, after))
 
 
 def test_local_and_remote_shards_make_one_corpus_in_order_given(
     make_project: MakeProject, server: ShardServer, drawings: Path
 ) -> None:
     local = drawings / "shards" / "00002.tar"
-    project = make_project(
-        corpus={
-            "shards": [f"{server.url}/00001.tar", str(local), f"{server.url}/{{00001,00000}}.tar"]
-        }
-    )
+    names = [f"{server.url}/00001.tar", str(local), f"{server.url}/{{00001,00000}}.tar"]
+    project = make_project(corpus={"shards": names})
     artifact = publish_corpus(project)
     wanted = [RemoteShard(f"{server.url}/00001.tar"), local, RemoteShard(f"{server.url}/00000.tar")]
     with serve_folder(server.folder) as other:
         names = [f"{other.url}/00001.tar", str(local), f"{other.url}/00000.tar"]
         moved = publish_corpus(make_project(corpus={"shards": names}))
         assert moved.reused and moved.fingerprint == artifact.fingerprint
-        assert str(check_shards(project.store, moved, ANY)[2]) == names[2]
+        assert [*map(str, checked_shards(project.store, moved, ANY))] == names
     publish_corpus(project)
-    assert check_shards(project.store, artifact, ANY) == wanted
+    assert list(checked_shards(project.store, artifact, ANY)) == wanted
     # Also where the memory of places was lost.
     shutil.rmtree(project.store.root / ".places")
-    assert shard_paths(artifact, ANY) == wanted
-
-
-def test_a_changed_remote_shard_is_noticed_without_reading_it(
-    make_project: MakeProject, server: ShardServer
-) -> None:
-    project = make_project(corpus={"shards": [f"{server.url}/{{00000..00002}}.tar"]})
-    before = publish_corpus(project)
-    server.requests.clear()
-    data = bytearray((server.folder / "00001.tar").read_bytes())
+    assert places(artifact) == wanted
+    shard = server.folder / "00001.tar"
+    data = bytearray(shard.read_bytes())
     data[600] ^= 0xFF
-    (server.folder / "00001.tar").write_bytes(data)
-    with pytest.raises(CorpusError, match=r"http://.*00001\.tar"):
-        check_shards(project.store, before, ANY)
-    assert not server.requests
-    assert publish_corpus(project).fingerprint != before.fingerprint
-    (server.folder / "00001.tar").unlink()
-    with pytest.raises(CorpusError, match=r"00001\.tar"):
-        check_shards(project.store, before, ANY)
+    for change in (lambda: shard.write_bytes(data), shard.unlink):
+        change()
+        server.requests.clear()
+        with pytest.raises(CorpusError, match=r"http://.*00001\.tar"):
+            checked_shards(project.store, artifact, ANY)
+        assert not server.requests

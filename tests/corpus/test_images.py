@@ -2,15 +2,12 @@ from __future__ import annotations
 
 import io
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from support.drawings import draw
 
-from react_pipeline.corpus.images import BadImage, contact_sheet, decode_image, decode_what_is_there
+from react_pipeline.corpus.images import BadImage, decode_image, decode_what_is_there
 
 MAX_PIXELS = 1_000_000
 
@@ -90,14 +87,3 @@ def test_programs_are_never_run_for_a_format() -> None:
     with pytest.raises(BadImage) as caught:
         decode_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", MAX_PIXELS)
     assert caught.value.reason == "not_an_image"
-
-
-def test_contact_sheet_shows_a_row_for_each_title(tmp_path: Path) -> None:
-    images = [draw("circle", "red", seed) for seed in range(3)]
-    contact_sheet(
-        [("circle", images), ("nothing <b>here</b>\n", [])], tmp_path / "sheet.png", tile_pixels=40
-    )
-    sheet = decode_image((tmp_path / "sheet.png").read_bytes(), MAX_PIXELS)
-    assert sheet.width >= 3 * 40 and sheet.height >= 2 * 40
-    red = np.asarray(sheet)[..., 1] < 60
-    assert red[:66].sum() > 100

@@ -11,17 +11,23 @@ from pathlib import Path
 
 import boto3
 import pytest
+from support.bucket import BucketServer
 from support.drawings import pair, write_shard
 from support.shard_server import ShardServer, serve_folder
 from support.sick_servers import sick_server
 
-from react_pipeline.corpus import remote
-from react_pipeline.corpus.inventory import locate_shards
-from react_pipeline.corpus.kinds import Webdataset
-from react_pipeline.corpus.remote import RemoteShard, find_remote, identify
-from react_pipeline.corpus.shards import index_shard, open_shard, read_member
-from react_pipeline.settings.corpus import StorageConfig
-from react_pipeline.store.errors import CorpusError, SourceUnavailable
+from react_pipeline.corpus import (
+    RemoteShard,
+    Webdataset,
+    find_remote,
+    identify,
+    index_shard,
+    open_shard,
+    read_member,
+    remote,
+)
+from react_pipeline.settings import StorageConfig
+from react_pipeline.store import CorpusError, SourceUnavailable
 
 LARGE = bytes(range(256)) * 8_000
 """An "image" of 2 MB: indexing reads headers, never pixels."""
@@ -42,39 +48,30 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(folder: Path) -> Iterator[ShardServer]:
+def web(folder: Path) -> Iterator[ShardServer]:
     with serve_folder(folder) as state:
         yield state
 
 
 @pytest.mark.parametrize("name", ["small.tar", "large.tar"])
-def test_a_remote_shard_reads_like_the_local_one(
-    server: ShardServer, folder: Path, name: str
-) -> None:
-    shard = RemoteShard(f"{server.url}/{name}")
+def test_a_remote_shard_reads_like_the_local_one(web: ShardServer, folder: Path, name: str) -> None:
+    shard = RemoteShard(f"{web.url}/{name}")
     here, there = index_shard(folder / name), index_shard(shard)
     assert there == here
     if name == "large.tar":  # headers, without the images between them
-        assert server.sent_bytes < (folder / name).stat().st_size / 10
+        assert web.sent_bytes < (folder / name).stat().st_size / 10
     with open_shard(shard) as file, (folder / name).open("rb") as local:
         for sample in reversed(here.samples):
             for member in sample.members.values():
                 assert read_member(file, member) == read_member(local, member)
 
 
-def test_a_shard_is_identified_by_what_its_server_reports(
-    server: ShardServer, folder: Path
-) -> None:
+def test_a_shard_is_identified_by_what_its_server_reports(web: ShardServer, folder: Path) -> None:
     shutil.copy(folder / "small.tar", folder / "other.tar")
-    shard = RemoteShard(f"{server.url}/small.tar")
-    before, other = identify(shard), identify(RemoteShard(f"{server.url}/other.tar"))
+    shard = RemoteShard(f"{web.url}/small.tar")
+    before, other = identify(shard), identify(RemoteShard(f"{web.url}/other.tar"))
     assert before == identify(shard)
     assert before.size_bytes == other.size_bytes and before.digest != other.digest
-    data = bytearray((folder / "small.tar").read_bytes())
-    data[600] ^= 0xFF
-    (folder / "small.tar").write_bytes(data)
-    after = identify(shard)
-    assert before.size_bytes == after.size_bytes and before.digest != after.digest
     with (
         serve_folder(folder, tagged=False) as silent,
         pytest.raises(CorpusError, match=r"small\.tar.*neither ETag"),
@@ -82,82 +79,56 @@ def test_a_shard_is_identified_by_what_its_server_reports(
         identify(RemoteShard(f"{silent.url}/small.tar"))
 
 
-def test_small_images_are_read_in_few_requests(server: ShardServer, folder: Path) -> None:
-    many = {f"{number:04d}": {"jpg": LARGE[:20_000], "txt": b"a caption"} for number in range(200)}
+def test_small_images_are_read_in_few_requests(web: ShardServer, folder: Path) -> None:
+    many = {f"{number:04d}": {"jpg": LARGE[:20_000], "txt": b"a"} for number in range(200)}
     write_shard(folder / "many.tar", many)
-    assert index_shard(RemoteShard(f"{server.url}/many.tar")).pairs() == 200
-    assert server.requests["/many.tar"] < 20
+    assert index_shard(RemoteShard(f"{web.url}/many.tar")).pairs() == 200
+    assert web.requests["/many.tar"] < 20
 
 
-def test_a_server_without_ranges_is_refused(folder: Path) -> None:
-    with serve_folder(folder, ranges=False) as server:
-        shard = RemoteShard(f"{server.url}/large.tar")
-        with pytest.raises(CorpusError, match="no ranges"):
-            index_shard(shard)
-
-
-def test_a_shard_that_changes_while_it_is_read_is_refused(server: ShardServer) -> None:
-    with open_shard(RemoteShard(f"{server.url}/large.tar")) as file:
-        (server.folder / "large.tar").write_bytes(bytes(100))
+def test_a_server_without_ranges_or_of_another_size_is_refused(
+    web: ShardServer, folder: Path
+) -> None:
+    with (
+        serve_folder(folder, ranges=False) as other,
+        pytest.raises(CorpusError, match="no ranges"),
+    ):
+        index_shard(RemoteShard(f"{other.url}/large.tar"))
+    with open_shard(RemoteShard(f"{web.url}/large.tar")) as file:
+        (folder / "large.tar").write_bytes(bytes(100))
         with pytest.raises(SourceUnavailable, match="received 100 of"):
             file.read(512)
 
 
-def test_failures_that_may_pass_are_tried_again(server: ShardServer) -> None:
-    server.answers["/small.tar"] = [503, 429, 500]
-    assert index_shard(RemoteShard(f"{server.url}/small.tar")).pairs() == 5
-    server.answers["/small.tar"] = [503] * 50
-    with pytest.raises(SourceUnavailable, match=r"small\.tar"):
-        index_shard(RemoteShard(f"{server.url}/small.tar"))
+def test_failures_that_may_pass_are_tried_again(web: ShardServer) -> None:
+    web.answers["/small.tar"] = [503, 429, 500]
+    assert index_shard(RemoteShard(f"{web.url}/small.tar")).pairs() == 5
+    web.answers["/small.tar"] = [503] * 50
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        gone = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    for url in (web.url, gone):
+        with pytest.raises(SourceUnavailable, match=r"small\.tar"):
+            index_shard(RemoteShard(f"{url}/small.tar"))
 
 
 @pytest.mark.parametrize(
     ("status", "words"), [(404, "is not there"), (403, "access is refused"), (401, "credentials")]
 )
 def test_what_no_retry_can_fix_is_refused_at_once(
-    server: ShardServer, status: int, words: str
+    web: ShardServer, status: int, words: str
 ) -> None:
-    server.answers["/small.tar"] = [status] * 50
+    web.answers["/small.tar"] = [status] * 50
     with pytest.raises(CorpusError, match=rf"small\.tar: .*{words}"):
-        index_shard(RemoteShard(f"{server.url}/small.tar"))
-    assert server.requests["/small.tar"] == 1
-
-
-def test_a_missing_shard_and_a_gone_server_are_distinguished(
-    server: ShardServer,
-) -> None:
-    with pytest.raises(CorpusError, match=r"none\.tar"):
-        identify(RemoteShard(f"{server.url}/none.tar"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with pytest.raises(SourceUnavailable, match=r"a\.tar"):
-        identify(RemoteShard(f"http://127.0.0.1:{port}/a.tar"))
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageConfig]:
-    server_of_moto = pytest.importorskip("moto.server")
-    server = server_of_moto.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    patch = pytest.MonkeyPatch()
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": str(tmp_path_factory.mktemp("aws") / "config"),
-    }.items():
-        patch.setenv(name, value)
-    host, port = server.get_host_and_port()
-    yield StorageConfig(endpoint_url=f"http://{host}:{port}")
-    patch.undo()
-    server.stop()
+        index_shard(RemoteShard(f"{web.url}/small.tar"))
+    assert web.requests["/small.tar"] == 1
 
 
 def test_shards_of_a_bucket_are_listed_read_and_identified(
-    store: StorageConfig, folder: Path
+    server: BucketServer, folder: Path
 ) -> None:
-    bucket = boto3.client("s3", endpoint_url=store.endpoint_url)
+    store = StorageConfig(endpoint_url=server.address)
+    bucket = boto3.client("s3", endpoint_url=server.address, region_name="us-east-1")
     bucket.create_bucket(Bucket="pairs")
     for name in ("b/small.tar", "b/large.tar", "b/notes.txt", "c/small.tar"):
         file = "large.tar" if "large" in name else "small.tar"
@@ -174,12 +145,12 @@ def test_shards_of_a_bucket_are_listed_read_and_identified(
     with pytest.raises(CorpusError, match=r"gone\.tar"):
         identify(RemoteShard("s3://pairs/gone.tar", store))
     named = ("s3://pairs/{c,b}/small.tar", "s3://pairs/b/*")
-    located = locate_shards(Webdataset(shards=named, storage=store))
+    located = Webdataset(shards=named, storage=store).sources()
     assert [str(shard) for shard in located] == [
         *("s3://pairs/c/small.tar", "s3://pairs/b/small.tar", "s3://pairs/b/large.tar")
     ]
     with pytest.raises(CorpusError, match=r"s3://nobucket/\*\.tar"):
-        locate_shards(Webdataset(shards=("s3://nobucket/*.tar",), storage=store))
+        Webdataset(shards=("s3://nobucket/*.tar",), storage=store).sources()
 
 
 def test_a_private_bucket_without_credentials_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,25 +15,20 @@ from support.drawings import pair, write_shard
 from support.pretended_gpu import pretended_gpu
 from support.vectors import read_vectors
 
-from react_pipeline.clip.base import publish_base
-from react_pipeline.corpus import Processes
-from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.corpus.images import decode_image
-from react_pipeline.corpus.inventory import shard_paths
-from react_pipeline.embedding import embed
-from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import read_metadata
-from react_pipeline.project.project import Project
+from react_pipeline.corpus import Processes, decode_image
+from react_pipeline.corpus.corpus import shard_digests
+from react_pipeline.embedding import embed, embed_corpus, read_metadata
+from react_pipeline.lineage import run
+from react_pipeline.project import Project
 from react_pipeline.settings import StorageConfig
-from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.errors import CorpusError
+from react_pipeline.store import Artifact, CorpusError
 
 MakeProject = Callable[..., Project]
 
 
 def embedded(project: Project) -> Artifact:
-    publish_corpus(project)
-    publish_base(project)
+    for stage in ("corpus", "base_checkpoint"):
+        run(project, stage, "all")
     return embed_corpus(project)
 
 
@@ -44,7 +39,7 @@ def test_every_row_is_its_pair_encoded_by_the_model(indexed_project: Project) ->
 
     store = indexed_project.store
     artifact = store.current("corpus_embeddings", "all")
-    paths = shard_paths(store.current("corpus", "all"), StorageConfig())
+    paths = list(shard_digests(store.current("corpus", "all"), StorageConfig()))
     clip = load(store.current("base_checkpoint", "all").path)
     table = read_metadata(artifact)
     assert len(table) == artifact.counts["rows"] == 96
@@ -79,10 +74,6 @@ def test_layout_is_clip_retrievals(indexed_project: Project) -> None:
     record = json.loads(artifact.file("groups.jsonl").read_text().splitlines()[0])
     assert not {"seconds", "reused_rows"} & record.keys()
     assert embed_corpus(indexed_project).reused
-
-
-def test_metadata_is_indexed_by_row_and_keeps_samples_fields(indexed_project: Project) -> None:
-    artifact = indexed_project.store.current("corpus_embeddings", "all")
     table = read_metadata(artifact, ["image_path", "number"])
     assert list(table.columns) == ["image_path", "number"]
     assert list(table.index) == list(range(96))
@@ -96,18 +87,11 @@ def test_uppercase_extensions_and_scattered_members_make_pairs(
     make_project: MakeProject, tmp_path: Path
 ) -> None:
     one, two = pair("circle", "red", 0, "jpg"), pair("cross", "blue", 0, "webp")
-    members = [
-        *[
-            ("./d/one.JPG", one["jpg"]),
-            ("d/two.webp", two["webp"]),
-            ("d/README", b"x"),
-            ("d/._one.jpg", b"x"),
-        ],
-        *[("d/one.TXT", one["txt"]), ("d/two.txt", two["txt"]), ("d/two.seg.png", b"x")],
-    ]
-    artifact = embedded(
-        make_project(corpus={"shards": [str(write_shard(tmp_path / "a.tar", members))]})
-    )
+    images = {"./d/one.JPG": one["jpg"], "d/two.webp": two["webp"]}
+    others = dict.fromkeys(("d/README", "d/._one.jpg", "d/two.seg.png"), b"x")
+    members = {**images, **others, "d/one.TXT": one["txt"], "d/two.txt": two["txt"]}
+    shard = write_shard(tmp_path / "a.tar", list(members.items()))
+    artifact = embedded(make_project(corpus={"shards": [str(shard)]}))
     assert list(read_metadata(artifact)["image_path"]) == ["d/one", "d/two"]
     assert artifact.counts["skipped"] == 0
 

@@ -10,7 +10,6 @@ from support.drawings import draw
 from torch import Tensor
 
 from react_pipeline.clip.model import Clip, load
-from react_pipeline.embedding import encoder as encoder_module
 from react_pipeline.embedding.encoder import Encoder
 
 CAPTIONS = [
@@ -45,20 +44,3 @@ def test_vectors_are_the_models_own_in_the_order_given(
     texts = encoder.texts(clip.tokenizer(CAPTIONS))
     assert cosines(texts, clip.model.encode_text(clip.tokenizer(CAPTIONS))).min() > wanted
     assert torch.equal(texts[0], texts[3])
-
-
-def test_equal_texts_of_a_batch_are_encoded_once(
-    clip: Clip, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encoded: list[int] = []
-    original = encoder_module.encode_text
-
-    def counted(model: object, tokens: Tensor, casts: dict[int, Tensor]) -> Tensor:
-        encoded.append(len(tokens))
-        return original(model, tokens, casts)
-
-    monkeypatch.setattr(encoder_module, "encode_text", counted)
-    encoder = Encoder(clip, "fp32")
-    vectors = encoder.texts(clip.tokenizer(CAPTIONS))
-    assert sum(encoded) == len(set(CAPTIONS)) < len(CAPTIONS)
-    assert vectors == pytest.approx(clip.encode_texts(CAPTIONS), abs=1e-6)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from support.vectors import read_vectors
@@ -108,18 +107,3 @@ def test_rows_that_do_not_exist_are_an_error(tmp_path: Path, row: int) -> None:
     with pytest.raises(IndexError, match="a corpus of 6"):
         row_metadata(artifact, [0, row], ["caption"])
     assert list(row_metadata(artifact, [], ["caption"]).columns) == ["caption"]
-
-
-def test_only_row_groups_that_hold_a_row_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read = []
-    original = pq.ParquetFile.read_row_group
-
-    def counted(file: pq.ParquetFile, group: int, columns: list[str] | None = None) -> object:
-        read.append((group, columns))
-        return original(file, group, columns=columns)
-
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
-    row_metadata(write_corpus(tmp_path, [6]), [3, 2], ["caption"])  # two rows a group
-    assert read == [(1, ["caption"])]

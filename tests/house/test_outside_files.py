@@ -40,10 +40,9 @@ OF_ARTIFACT = re.compile(r"\.file\(|store\.open\(|pq\.write_table|pq\.ParquetWri
 OWN = {
     "written by this program": (
         "corpus/collected.py",
-        "corpus/inventory.py",
+        "corpus/corpus.py",
         "embedding/earlier.py",
         "embedding/embed.py",
-        "embedding/parts.py",
         "embedding/vectors.py",
         "extensions/dense/results.py",
         "extensions/dense/student.py",
@@ -60,7 +59,7 @@ OWN = {
         "extensions/predict/encoding.py",
         "extensions/predict/predict.py",
         "extensions/predict/run_folder.py",
-        "extensions/sources/image_pool.py",
+        "extensions/sources/downloads.py",
         "retrieval/decontamination.py",
         "retrieval/queries.py",
     ),

@@ -20,8 +20,7 @@ from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.extensions.names import name_counts
 from react_pipeline.extensions.predict.predict import Loading, predict_shards
 from react_pipeline.extensions.predict.run_folder import Options
-from react_pipeline.extensions.sources.downloads import download_images
-from react_pipeline.extensions.sources.image_pool import ImagePool
+from react_pipeline.extensions.sources.downloads import ImagePool, download_images
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.project.spread import _opened, cluster, spread

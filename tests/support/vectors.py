@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from react_pipeline.embedding.parts import Vectors
+from react_pipeline.embedding import Vectors
 from react_pipeline.embedding.vectors import Side, row_vectors
 from react_pipeline.store.artifacts import Artifact
 

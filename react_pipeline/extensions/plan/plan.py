@@ -149,13 +149,15 @@ def make_plan(project: Project, machine: Machine, rows: int | None = None) -> Pl
     """Estimate every step of a configuration.
 
     Args:
-        rows: Of the corpus; None: as published, or as its files say.
+        rows: Of the corpus; None: as its files say.
 
     Raises:
         InputError: If the number of rows is not known.
     """
     look = Manifests.of(project)
-    sums = Sums(look, machine, CorpusSize.of(look, rows))
+    corpus = project.config.corpus
+    size = CorpusSize(rows, corpus.assumed_pair_bytes) if rows else corpus.size()
+    sums = Sums(look, machine, size)
     steps = sums.steps()
     due = [step for step in steps if rows or not step.built]
     done = {step.stage for step in steps} - {step.stage for step in due}

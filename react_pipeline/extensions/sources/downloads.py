@@ -1,7 +1,8 @@
-"""Downloads: which URLs are tried and how often, in which processes, and which images are usable.
+"""Downloads: which URLs are tried and how often, in which processes, which images are usable, and
+the pool of them that all domains of a store share.
 
 What came is in the pool at once, so a call that was killed and one that is repeated take the same
-way. Does not belong here: the requests (`image_client`), the pool's files (`image_pool`).
+way. Does not belong here: the requests (`image_client`).
 """
 
 from __future__ import annotations
@@ -9,16 +10,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import json
+import os
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from PIL import Image
 from tqdm import tqdm
 
-from react_pipeline.corpus import BadImage, Processes, decode_apart
-from react_pipeline.extensions.sources.image_pool import ImagePool, Wanted
+from react_pipeline.corpus import BadImage, Processes, decode_apart, progress
 from react_pipeline.project import on_cluster, require_shared, spread
 from react_pipeline.settings import DownloadConfig
 from react_pipeline.store import CorpusError
@@ -53,9 +59,12 @@ _TASK_URLS = 2_000
 _CLUSTER_TASKS = 64
 _JPEG_QUALITY = 95
 
+Wanted = tuple[str, str]
+"""A URL, and the SHA-256 or MD5 that the file there must have; "" for any file."""
+Errors = list[tuple[Wanted, tuple[str, str]]]
 
-@dataclass(frozen=True)
-class Failure:
+
+class Failure(NamedTuple):
     """Why an image is not available, for the ledger, after how many attempts."""
 
     reason: str
@@ -94,9 +103,6 @@ def download_images(
     return failures
 
 
-Errors = list[tuple[Wanted, tuple[str, str]]]
-
-
 def _spread(task: DownloadTask, wanted: Sequence[Wanted]) -> Iterator[Errors]:
     """One attempt at each: here, in processes, or on a cluster."""
     shares = _CLUSTER_TASKS if on_cluster() else task.settings.processes
@@ -109,9 +115,8 @@ def _spread(task: DownloadTask, wanted: Sequence[Wanted]) -> Iterator[Errors]:
     else:
         processes = Processes(shares)
         futures = [processes.submit(task, part) for part in parts]
-        unit = f" {size:,} images"
         try:
-            bar = tqdm(futures, "downloading images", unit=unit, disable=None, leave=False)
+            bar = progress(futures, "downloading images", f"{size:,} image", len(futures))
             yield from (future.result() for future in bar)
         except BrokenExecutor as error:
             raise CorpusError(
@@ -149,7 +154,7 @@ class DownloadTask:
         # Names are looked up in threads too, and some servers of names are slow.
         threads = ThreadPoolExecutor(2 * self.settings.threads)
         asyncio.get_running_loop().set_default_executor(threads)
-        async with ImageClient(self.settings) as client:
+        async with aclosing(ImageClient(self.settings)) as client:
 
             async def fetch_some() -> None:
                 for one in rest:
@@ -187,3 +192,68 @@ class DownloadTask:
             image.resize(smaller, Image.Resampling.BOX).save(buffer, "JPEG", quality=_JPEG_QUALITY)
             data = buffer.getvalue()
         self.pool.keep_image(one, data, source_sha256)
+
+
+@dataclass(frozen=True)
+class ImagePool:
+    """Images that were fetched by the same rules, and failures that another attempt would meet
+    again.
+
+    A file is a line of JSON and the image; a kill leaves none half written.
+    """
+
+    folder: Path
+
+    def _file(self, wanted: Wanted) -> Path:
+        name = hashlib.sha256("\0".join(wanted).encode()).hexdigest()[:40]
+        return self.folder / name[:2] / name
+
+    def has(self, wanted: Wanted) -> bool:
+        """Return whether an image is there. One that a power failure cut is not.
+
+        Raises:
+            BadImage: If it is not available, as is known from an earlier attempt.
+        """
+        path = self._file(wanted)
+        record: dict[str, Any] = {}
+        with suppress(OSError, ValueError, RecursionError), path.open("rb") as file:
+            record = json.loads(head := file.readline())
+            record["whole"] = os.fstat(file.fileno()).st_size == len(head) + record.get("bytes", 0)
+        if "reason" in record:
+            raise BadImage(record["reason"], record["detail"])
+        return bool(record.get("whole"))
+
+    def read(self, wanted: Wanted) -> tuple[bytes, str]:
+        """Return an image, and the SHA-256 of the file as it was on the web.
+
+        Raises:
+            CorpusError: If the pool no longer holds what was fetched; what it holds is removed.
+        """
+        path = self._file(wanted)
+        with suppress(OSError, ValueError, KeyError, RecursionError):
+            head, _, image = path.read_bytes().partition(b"\n")
+            record = json.loads(head)
+            if hashlib.sha256(image).hexdigest() == record["sha256"]:
+                return image, str(record["source_sha256"])
+        path.unlink(missing_ok=True)
+        raise CorpusError(f"{path}: did not hold what was fetched, and was removed; run again")
+
+    def keep_image(self, wanted: Wanted, image: bytes, source_sha256: str) -> None:
+        """Put an image into the pool."""
+        record = {
+            "sha256": hashlib.sha256(image).hexdigest(),
+            "bytes": len(image),
+            "source_sha256": source_sha256,
+        }
+        self._write(wanted, record, image)
+
+    def keep_failure(self, wanted: Wanted, error: BadImage) -> None:
+        """Record why an image is not available."""
+        self._write(wanted, {"reason": error.reason, "detail": error.detail})
+
+    def _write(self, wanted: Wanted, record: dict[str, Any], image: bytes = b"") -> None:
+        path = self._file(wanted)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{secrets.token_hex(8)}")
+        part.write_bytes(json.dumps({"url": wanted[0], **record}).encode() + b"\n" + image)
+        part.replace(path)

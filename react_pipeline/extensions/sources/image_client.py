@@ -14,7 +14,6 @@ import ipaddress
 import socket
 from contextlib import suppress
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Self
 from urllib.robotparser import RobotFileParser
 
 import httpx
@@ -85,14 +84,9 @@ class ImageClient:
         )
         self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
 
-    async def __aenter__(self) -> Self:
-        """Open the client."""
-        await self._client.__aenter__()
-        return self
-
-    async def __aexit__(self, *error: Any) -> None:
-        """Close the client."""
-        await self._client.__aexit__(*error)
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
 
     async def get(self, url: str, *, obey: bool = True) -> bytes:
         """Return what is at a URL.

@@ -9,13 +9,12 @@ Does not belong here: the form of the shards (`corpus.shards`), which images and
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from react_pipeline.corpus import (
     IMAGE_EXTENSIONS,
@@ -25,6 +24,7 @@ from react_pipeline.corpus import (
     PackedSample,
     open_table,
     parse_fields,
+    progress,
     publish_pairs,
 )
 from react_pipeline.extensions.sources.kinds import Images
@@ -85,8 +85,7 @@ def publish_image_corpus(project: Project, config: Images) -> Artifact:
     content: list[Any] = []
     for source in sources:
         if source.is_dir():
-            with _readable(source):
-                content += _list_content(source, config)
+            content += _list_content(source, config)
         else:
             content.append(
                 [escape_name(source.name), remembered_sha256(project.store.root, source)]
@@ -134,15 +133,16 @@ def _list_content(folder: Path, corpus: Images) -> list[list[str]]:
 
 
 def _numbered(sources: list[Path], corpus: Images, skipped: _Skipped) -> Iterator[PackedSample]:
-    # Names of files and rows may repeat, or hold what no key may; numbers do not.
-    count = 0
-    with tqdm(desc="copying images", unit="pair", disable=None, leave=False) as bar:
+    def pairs() -> Iterator[_Pair]:
         for source in sources:
             read = _read_folder if source.is_dir() else _read_table
-            for image, caption, about in read(source, corpus, skipped):
-                yield f"{count:09d}", image, caption, about
-                count += 1
-                bar.update()
+            yield from read(source, corpus, skipped)
+
+    count = 0
+    for pair in progress(pairs(), "copying images", "pair"):
+        # Names of files and rows may repeat, or hold what no key may; numbers do not.
+        yield f"{count:09d}", *pair
+        count += 1
     if not count:
         raise CorpusError(
             f"corpus.images: no pair in {len(sources)} folders and files: KEY.jpg needs its "
@@ -152,24 +152,23 @@ def _numbered(sources: list[Path], corpus: Images, skipped: _Skipped) -> Iterato
 
 
 def _read_folder(folder: Path, corpus: Images, skipped: _Skipped) -> Iterator[_Pair]:
-    with _readable(folder):
-        for path in files_below(folder):
-            if path.suffix.lower() in _UNREAD_SUFFIXES:
-                skipped.add(escape_name(path), "format_not_read")
-            if path.suffix.lower() not in _READ_SUFFIXES:
-                continue
-            caption = path.with_name(f"{path.stem}.{corpus.caption_extension}")
-            fields = {}
-            with suppress(BadSample):  # there is none, or it is not usable
-                metadata = _read(path.with_suffix(".json"), folder, MAX_METADATA_BYTES)
-                fields = parse_fields(metadata) or {}
-            try:
-                image = _read(path, folder, MAX_IMAGE_BYTES, "no_image")
-                text = _read(caption, folder, MAX_CAPTION_BYTES)
-            except BadSample as error:
-                skipped.add(escape_name(path), error.reason)
-            else:
-                yield image, text, {**fields, "path": escape_name(path.relative_to(folder))}
+    for path in files_below(folder):
+        if path.suffix.lower() in _UNREAD_SUFFIXES:
+            skipped.add(escape_name(path), "format_not_read")
+        if path.suffix.lower() not in _READ_SUFFIXES:
+            continue
+        caption = path.with_name(f"{path.stem}.{corpus.caption_extension}")
+        fields = {}
+        with suppress(BadSample):  # there is none, or it is not usable
+            metadata = _read(path.with_suffix(".json"), folder, MAX_METADATA_BYTES)
+            fields = parse_fields(metadata) or {}
+        try:
+            image = _read(path, folder, MAX_IMAGE_BYTES, "no_image")
+            text = _read(caption, folder, MAX_CAPTION_BYTES)
+        except BadSample as error:
+            skipped.add(escape_name(path), error.reason)
+        else:
+            yield image, text, {**fields, "path": escape_name(path.relative_to(folder))}
 
 
 def _read(path: Path, folder: Path, limit_bytes: int, missing: str = "no_caption") -> bytes:
@@ -186,16 +185,6 @@ def _read(path: Path, folder: Path, limit_bytes: int, missing: str = "no_caption
     if path.stat().st_size > limit_bytes:
         raise BadSample("too_many_bytes")
     return read_bounded(path, limit_bytes)
-
-
-@contextmanager
-def _readable(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CorpusError(
-            f"{error.filename or folder}: cannot be read ({error.strerror or error})"
-        ) from error
 
 
 def _read_table(path: Path, corpus: Images, skipped: _Skipped) -> Iterator[_Pair]:

@@ -1,15 +1,16 @@
-"""Kinds of corpus that are in no tars, with their fields and all that the pipeline asks of them."""
+"""What sources add: kinds of corpus that are in no tars, with their fields and all that the
+pipeline asks of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
 from react_pipeline.corpus import (
-    IMAGE_BYTES,
     CorpusSize,
     CorpusWork,
     ListedCorpus,
@@ -17,6 +18,7 @@ from react_pipeline.corpus import (
     ShardedCorpus,
     require_local,
 )
+from react_pipeline.extension import Extension
 from react_pipeline.settings import (
     CaptionExtension,
     CorpusConfig,
@@ -190,7 +192,9 @@ class UrlTables(TableColumns, ListedCorpus):
         """Return the rows of parquet files; those of tsv files are not known."""
         from react_pipeline.corpus import rows_of_table
 
-        return CorpusSize(sum(map(rows_of_table, require_local(self.sources()))), IMAGE_BYTES)
+        return CorpusSize(
+            sum(map(rows_of_table, require_local(self.sources()))), self.assumed_pair_bytes
+        )
 
     def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
         """Return the work of reading the tables."""
@@ -271,7 +275,7 @@ class ReadyEmbeddings(TableColumns):
 
     def size(self) -> CorpusSize:
         """Return the rows of the files."""
-        return CorpusSize(self._rows(), IMAGE_BYTES)
+        return CorpusSize(self._rows(), self.assumed_pair_bytes)
 
     def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
         """Return the work of reading vectors twice, for their digests and for their values."""
@@ -309,3 +313,11 @@ embeddings: embeddings # the folder with img_emb/, text_emb/ and metadata/
 url_column: url
 caption_column: caption
 """
+
+
+class Sources(Extension):
+    """Corpora in no tars."""
+
+    def corpus_kinds(self) -> Iterable[type[CorpusConfig]]:
+        """Return images in files, tables of URLs, and ready embeddings."""
+        return Images, ReadyEmbeddings, UrlTables

@@ -17,10 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from react_pipeline.clip import Clip, choose_device, load
-from react_pipeline.corpus import open_table, text_batches
+from react_pipeline.corpus import open_table, progress, text_batches
 from react_pipeline.embedding import GROUPS_FILE, METADATA, part_file
 from react_pipeline.extensions.sources.kinds import ReadyEmbeddings
 from react_pipeline.extensions.sources.ready_layout import (
@@ -113,8 +112,7 @@ def _write_parts(
     """Write `img_emb/`, `text_emb/` (unit rows), `metadata/` and `groups.jsonl`."""
     folder, is_linked = config.embeddings, not corpus.counts["convert"]
     is_unit = not corpus.counts["not_unit"]
-    bar = tqdm(parts, desc="adopting", unit="part", disable=None, leave=False)
-    for number, part in enumerate(bar):
+    for number, part in enumerate(progress(parts, "adopting", "part", len(parts))):
 
         def write(into: Path, number: int = number, part: Part = part) -> None:
             if part.rows:

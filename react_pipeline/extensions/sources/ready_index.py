@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import faiss
+
 from react_pipeline.indexing import (
     SIDES,
     StoredVectors,
@@ -22,80 +24,59 @@ from react_pipeline.indexing import (
 )
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.settings import IndexConfig
 from react_pipeline.store import Artifact, CorruptArtifact, InputError, Scratch, remembered_sha256
 
 COARSE_RERANK = 8
 """How many times as many hits are ranked again for codes that do not hold whole vectors."""
+_HOLDING_VECTORS = faiss.IndexFlat | faiss.IndexIVFFlat | faiss.IndexHNSWFlat
 
 
 def adopt_index(project: Project, indices: Path) -> Artifact:
-    """Publish the artifact `faiss_index` from the folder of ready indices.
+    """Publish the artifact `faiss_index` with links to the ready indices of a folder, and counts as
+    of `build_index`.
 
     Raises:
-        InputError: If one does not belong to the embeddings, or finds too little.
+        InputError: If an index is not there, cannot be read, is not of inner products, has other
+            rows or another dimension than the embeddings, or finds less than `min_recall`.
     """
-    inputs = resolve(project, "faiss_index", content=identify(project.store.root, indices))
+    paths = {side: indices / f"{side}.index" for side in SIDES}
+    if missing := [str(path) for path in paths.values() if not path.is_file()]:
+        raise InputError(
+            f"corpus.indices: no file {', '.join(missing)}; remove the field to have indices built"
+        )
+    content = {path.name: remembered_sha256(project.store.root, path) for path in paths.values()}
+    inputs = resolve(project, "faiss_index", content=content)
     embeddings = inputs.parents["corpus_embeddings"]
+    config = project.config.index
 
     def write(staging: Path, _: Scratch) -> dict[str, Any]:
-        return take_over(project.config.index, indices, embeddings, staging)
+        queries = draw_queries(embeddings, 2 * config.recall_queries)
+        sides = {}
+        for side, path in paths.items():
+            started = time.perf_counter()
+            stored = StoredVectors(embeddings, side)
+            index = _checked(path, stored)
+            # Behind a rotation the vectors may have lost dimensions.
+            is_whole = isinstance(faiss.downcast_index(index), _HOLDING_VECTORS)
+            rerank = 1 if is_whole else COARSE_RERANK
+            measured = tune_and_measure(index, config, stored, queries, rerank)
+            if (found := measured["recall_at_10"]) < config.min_recall:
+                raise InputError(
+                    f"{path}: finds {found:.1%} of the 10 nearest rows that an exact "
+                    f"search finds, and index.min_recall is {config.min_recall}. Either its rows "
+                    "are not in the order of the embeddings, or it is too coarse; remove "
+                    "corpus.indices to have an index built"
+                )
+            (staging / path.name).symlink_to(path.resolve())
+            seconds = time.perf_counter() - started
+            sides[side] = {**measured, "key": _described(index), "seconds": seconds}
+        reason = f"taken over from {indices}"
+        return index_counts(embeddings, config, sides, reason, queries, staging)
 
     return project.store.build(inputs, write)
 
 
-def identify(root: Path, indices: Path) -> dict[str, str]:
-    """SHA-256 of each ready index: the content of the artifact's inputs.
-
-    Args:
-        root: The store, which remembers digests by path, size and time.
-
-    Raises:
-        InputError: If one is not there.
-    """
-    paths = {f"{side}.index": indices / f"{side}.index" for side in SIDES}
-    missing = [str(path) for path in paths.values() if not path.is_file()]
-    if missing:
-        raise InputError(
-            f"corpus.indices: no file {', '.join(missing)}; remove the field to have indices built"
-        )
-    return {name: remembered_sha256(root, path) for name, path in paths.items()}
-
-
-def take_over(
-    config: IndexConfig, indices: Path, embeddings: Artifact, staging: Path
-) -> dict[str, Any]:
-    """Link both indices into the artifact and return the counts, as `build_index` does.
-
-    Raises:
-        InputError: If an index cannot be read, is not of inner products, has other rows or another
-            dimension than the embeddings, or finds less than `min_recall`.
-    """
-    queries = draw_queries(embeddings, 2 * config.recall_queries)
-    sides = {}
-    for side in SIDES:
-        started = time.perf_counter()
-        path = indices / f"{side}.index"
-        stored = StoredVectors(embeddings, side)
-        index = _checked(path, stored)
-        rerank = 1 if _holds_vectors(index) else COARSE_RERANK
-        measured = tune_and_measure(index, config, stored, queries, rerank)
-        if (found := measured["recall_at_10"]) < config.min_recall:
-            raise InputError(
-                f"{path}: finds {found:.1%} of the 10 nearest rows that an exact "
-                f"search finds, and index.min_recall is {config.min_recall}. Either its rows are "
-                "not in the order of the embeddings, or it is too coarse; remove corpus.indices "
-                "to have an index built"
-            )
-        (staging / path.name).symlink_to(path.resolve())
-        seconds = time.perf_counter() - started
-        sides[side] = {**measured, "key": _described(index), "seconds": seconds}
-    return index_counts(embeddings, config, sides, f"taken over from {indices}", queries, staging)
-
-
 def _checked(path: Path, stored: StoredVectors) -> Any:
-    import faiss
-
     try:
         index = read_index(path)
     except CorruptArtifact as error:
@@ -117,19 +98,9 @@ def _checked(path: Path, stored: StoredVectors) -> Any:
 
 
 def _described(index: Any) -> str:
-    import faiss
-
-    if isinstance(innermost(index), faiss.IndexFlat):
+    inner = innermost(index)
+    if isinstance(inner, faiss.IndexFlat):
         return "Flat"
     lists = inverted_lists(index)
-    inner = type(innermost(index)).__name__.removeprefix("Index")
-    return f"ready {inner}" if lists is None else f"ready {inner} of {lists.nlist} cells"
-
-
-def _holds_vectors(index: Any) -> bool:
-    import faiss
-
-    # Behind a rotation the vectors may have lost dimensions.
-    return isinstance(
-        faiss.downcast_index(index), faiss.IndexFlat | faiss.IndexIVFFlat | faiss.IndexHNSWFlat
-    )
+    cells = "" if lists is None else f" of {lists.nlist} cells"
+    return f"ready {type(inner).__name__.removeprefix('Index')}{cells}"

@@ -8,15 +8,13 @@ here: whether the configured encoder made them (`ready_embeddings`), reading vec
 """
 
 import re
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from react_pipeline.corpus import require_text_columns, rows_of_table, schema_of_table
+from react_pipeline.corpus import progress, require_text_columns, rows_of_table, schema_of_table
 from react_pipeline.embedding import FOLDERS, UNIT_TOLERANCE
 from react_pipeline.extensions.sources.kinds import ReadyEmbeddings
 from react_pipeline.extensions.sources.vector_files import (
@@ -32,8 +30,7 @@ from react_pipeline.store import Artifact, CorpusError, Scratch, remembered_sha2
 FILES_FILE = "files.parquet"
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """Names below the folder: `{}` is what the files of a part share.
 
     Attributes:
@@ -51,7 +48,7 @@ _CLIP_RETRIEVAL = Layout(
 )
 LAYOUTS = {
     "clip-retrieval": _CLIP_RETRIEVAL,
-    "clip-retrieval-images": replace(_CLIP_RETRIEVAL, text=""),
+    "clip-retrieval-images": _CLIP_RETRIEVAL._replace(text=""),
     "datacomp-b32": Layout("{}.npz/b32_img", "{}.parquet", "{}.npz/b32_txt"),
     "datacomp-l14": Layout("{}.npz/l14_img", "{}.parquet", "{}.npz/l14_txt"),
     "parquet": Layout("{}.parquet/VECTOR", "{}.parquet"),
@@ -59,8 +56,7 @@ LAYOUTS = {
 """`corpus.layout`; VECTOR is `corpus.vector_column`."""
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """Files that belong together, by their names below the folder (see `vector_files`).
 
     Attributes:
@@ -72,8 +68,8 @@ class Part:
     image: str
     text: str
     metadata: str
-    rows: int = 0
-    dimension: int = 0
+    rows: int
+    dimension: int
 
     @property
     def sides(self) -> tuple[tuple[str, str], ...]:
@@ -83,9 +79,8 @@ class Part:
     @property
     def files(self) -> list[str]:
         """Return each file once."""
-        return list(
-            dict.fromkeys(map(outer_file, (self.image, *filter(None, [self.text]), self.metadata)))
-        )
+        names = filter(None, (self.image, self.text, self.metadata))
+        return list(dict.fromkeys(map(outer_file, names)))
 
 
 def publish_inventory(project: Project, config: ReadyEmbeddings) -> Artifact:
@@ -126,7 +121,7 @@ def measured_files(project: Project, folder: Path, parts: list[Part]) -> pd.Data
     names = list(dict.fromkeys(name for part in parts for name in part.files))
     digests = [
         remembered_sha256(project.store.root, folder / name)
-        for name in tqdm(names, desc="checking files", unit="file", disable=None, leave=False)
+        for name in progress(names, "checking files", "file", len(names))
     ]
     sizes = [(folder / name).stat().st_size for name in names]
     return pd.DataFrame({"name": names, "bytes": sizes, "sha256": digests})
@@ -158,12 +153,10 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
                 "have vectors"
             )
     parts = []
-    for number in tqdm(
-        sorted(files[image]), desc="checking files", unit="part", disable=None, leave=False
-    ):
+    for number in progress(sorted(files[image]), "checking files", "part", len(files[image])):
         text = layout.text.format(number)
         metadata = files[layout.metadata][number]
-        parts.append(_measured(folder, Part(number, image.format(number), text, metadata)))
+        parts.append(_read_part(folder, number, image.format(number), text, metadata))
         table = folder / metadata
         require_text_columns(table, schema_of_table(table), corpus.columns().items())
         if parts[-1].dimension != parts[0].dimension:
@@ -182,22 +175,19 @@ def _check_values(folder: Path, parts: list[Part]) -> int:
     Raises:
         CorpusError: Naming the file and the row of a vector that is not finite or zero.
     """
-    total = sum(part.rows for part in parts)
     others = 0
-    with tqdm(total=total, desc="checking vectors", unit="row", disable=None, leave=False) as bar:
-        for part in parts:
-            for name in filter(None, (part.image, part.text)):
-                for start, block in vector_blocks(folder / name):
-                    lengths = np.linalg.norm(block.astype(np.float32), axis=1)
-                    # A NaN compares as false, so it counts as bad.
-                    bad = np.flatnonzero(~((lengths > 0) & (lengths < np.inf)))
-                    if len(bad):
-                        raise CorpusError(
-                            f"{folder / name}: row {start + int(bad[0])} has length "
-                            f"{lengths[bad[0]]:.4g}, so it has no direction; {DAMAGED_REMEDY}"
-                        )
-                    others += int((np.abs(lengths - 1) > UNIT_TOLERANCE).sum())
-            bar.update(part.rows)
+    for part in progress(parts, "checking vectors", "part", len(parts)):
+        for name in filter(None, (part.image, part.text)):
+            for start, block in vector_blocks(folder / name):
+                lengths = np.linalg.norm(block.astype(np.float32), axis=1)
+                # A NaN compares as false, so it counts as bad.
+                bad = np.flatnonzero(~((lengths > 0) & (lengths < np.inf)))
+                if len(bad):
+                    raise CorpusError(
+                        f"{folder / name}: row {start + int(bad[0])} has length "
+                        f"{lengths[bad[0]]:.4g}, so it has no direction; {DAMAGED_REMEDY}"
+                    )
+                others += int((np.abs(lengths - 1) > UNIT_TOLERANCE).sum())
     return others
 
 
@@ -222,21 +212,21 @@ def _numbers(folder: Path, name: str) -> dict[str, str]:
     return files
 
 
-def _measured(folder: Path, part: Part) -> Part:
-    rows, dimension = read_shape(folder / part.image)
+def _read_part(folder: Path, number: str, image: str, text: str, metadata: str) -> Part:
+    rows, dimension = read_shape(folder / image)
     counts = {}
-    if part.text:
-        counts[part.text], text_dimension = read_shape(folder / part.text)
+    if text:
+        counts[text], text_dimension = read_shape(folder / text)
         if text_dimension != dimension:
             raise CorpusError(
-                f"{folder / part.text}: vectors of {text_dimension} numbers, {part.image} has "
-                f"{dimension}; both must come from one model"
+                f"{folder / text}: vectors of {text_dimension} numbers, {image} has {dimension}; "
+                "both must come from one model"
             )
-    counts[part.metadata] = rows_of_table(folder / part.metadata)
+    counts[metadata] = rows_of_table(folder / metadata)
     for name, count in counts.items():
         if count != rows:
             raise CorpusError(
-                f"{folder / name}: {count:,} rows, {part.image} has {rows:,}; the files of a part "
+                f"{folder / name}: {count:,} rows, {image} has {rows:,}; the files of a part "
                 f"must belong together: {DAMAGED_REMEDY}"
             )
-    return replace(part, rows=rows, dimension=dimension)
+    return Part(number, image, text, metadata, rows, dimension)

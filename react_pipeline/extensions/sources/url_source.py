@@ -12,8 +12,12 @@ from typing import Any
 import pandas as pd
 
 from react_pipeline.corpus import BadImage, ImageSource
-from react_pipeline.extensions.sources.downloads import Failure, download_images
-from react_pipeline.extensions.sources.image_pool import ImagePool, Wanted
+from react_pipeline.extensions.sources.downloads import (
+    Failure,
+    ImagePool,
+    Wanted,
+    download_images,
+)
 from react_pipeline.extensions.sources.kinds import TableColumns
 from react_pipeline.store import hash_value, locked
 from react_pipeline.web_policy import MAX_URL_CHARS, REFUSED_URL, plain_url
@@ -83,5 +87,4 @@ class UrlSource(ImageSource):
             return True
 
     def _fail(self, pair: Any, failure: Failure) -> None:
-        about = (failure.reason, failure.detail, failure.attempts)
-        self._failed[int(pair.row)] = (str(pair.url)[:MAX_URL_CHARS], *about)
+        self._failed[int(pair.row)] = (str(pair.url)[:MAX_URL_CHARS], *failure)

@@ -45,10 +45,9 @@ def read_shape(path: Path) -> tuple[int, int]:
         return open_vectors(path).shape
     with whole_vectors(path), open_regular(path.parent), zipfile.ZipFile(path.parent) as archive:
         with archive.open(f"{path.name}.npy") as member:
-            old = np.lib.format.read_magic(member) == (1, 0)
-            header = np.lib.format
-            read = header.read_array_header_1_0 if old else header.read_array_header_2_0
-            shape, _, dtype = read(member)
+            np.lib.format.read_magic(member)
+            # Version 1, as numpy writes arrays of numbers.
+            shape, _, dtype = np.lib.format.read_array_header_1_0(member)
         return _require_rows(path, shape, dtype)
 
 
@@ -123,9 +122,7 @@ def _require_rows(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> t
 
 def _matrix(column: pa.Array) -> NDArray[Any]:
     kind = column.type
-    if not (
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    ):
+    if not isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
         raise ValueError(f"the column holds {kind}, not lists of numbers")
     widths = pc.unique(pc.list_value_length(column)).to_pylist()
     values = column.flatten()

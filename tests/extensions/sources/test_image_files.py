@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,23 @@ import pytest
 from support.drawings import COLOURS, SHAPES, draw, encode, write_shard
 
 from react_pipeline.assets.metadata import describe, loss_line
-from react_pipeline.clip.base import publish_base
-from react_pipeline.corpus import shards
-from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.corpus.inventory import check_shards
-from react_pipeline.corpus.shards import MAX_METADATA_BYTES, index_shard, open_shard, read_member
-from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import read_metadata
+from react_pipeline.corpus import (
+    MAX_METADATA_BYTES,
+    index_shard,
+    open_shard,
+    publish_corpus,
+    read_member,
+    shards,
+)
+from react_pipeline.corpus.corpus import shard_digests
+from react_pipeline.embedding import read_metadata
 from react_pipeline.extensions.pages.search import search_pairs
 from react_pipeline.extensions.sources import image_files
 from react_pipeline.lineage import run
-from react_pipeline.project.outside import look_at, of_corpus
-from react_pipeline.project.project import Project
+from react_pipeline.project import Project, look_at
+from react_pipeline.project.outside import of_corpus
 from react_pipeline.settings import StorageConfig
-from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.errors import CorpusError
+from react_pipeline.store import Artifact, CorpusError
 
 Make = Callable[..., Project]
 IMAGES = [
@@ -47,17 +48,29 @@ def make(make_project: Make) -> Make:
     )
 
 
-def pairs_in(project: Project, corpus: Artifact) -> list[tuple[bytes, str, dict[str, Any]]]:
+def embedded(project: Project) -> Artifact:
+    for stage in ("corpus", "base_checkpoint"):
+        run(project, stage, "all")
+    return run(project, "corpus_embeddings", "all")
+
+
+def write_files(folder: Path, files: Mapping[str, bytes | str]) -> Path:
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return folder
+
+
+def pairs_in(corpus: Artifact) -> list[tuple[bytes, str, dict[str, Any]]]:
     found = []
-    for path in check_shards(project.store, corpus, StorageConfig()):
+    for path in shard_digests(corpus, StorageConfig()):
         with open_shard(path) as file:
             for sample in index_shard(path).samples:
                 assert sample.image
-                texts = [
-                    read_member(file, member).decode()
-                    for member in (sample.members["txt"], sample.members["json"])
-                ]
-                found.append((read_member(file, sample.image), texts[0], json.loads(texts[1])))
+                members = (sample.image, sample.members["txt"], sample.members["json"])
+                image, caption, fields = (read_member(file, member) for member in members)
+                found.append((image, caption.decode(), json.loads(fields)))
     return found
 
 
@@ -102,7 +115,7 @@ def test_images_in_parquet_become_shards(
         2,
         {"no_image": 1},
     )
-    found = pairs_in(project, corpus)
+    found = pairs_in(corpus)
     assert [(image, caption) for image, caption, _ in found] == list(
         zip(IMAGES, CAPTIONS, strict=True)
     )
@@ -113,103 +126,60 @@ def test_images_in_parquet_become_shards(
             "key": "000000005",
         }
         assert found[0][2] == {"path": "row 0 of 00000.parquet", "key": "000000000"}
-    publish_base(project)
-    assert embed_corpus(project).counts["rows"] == 6
+    assert embedded(project).counts["rows"] == 6
     assert publish_corpus(project).reused
 
 
-def test_a_folder_of_images_with_captions_beside_them(
+def test_a_folder_of_images_with_captions_and_fields_beside_them(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(image_files, "MAX_IMAGE_BYTES", MAX_METADATA_BYTES)
+    vast = bytes(MAX_METADATA_BYTES + 1)
+    files: dict[str, bytes | str] = {}
     for number, (image, caption) in enumerate(zip(IMAGES, CAPTIONS, strict=True)):
-        folder = tmp_path / f"files/{number // 3:05d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"a.b{number}.jpg").write_bytes(image)
-        (folder / f"a.b{number}.cap").write_text(caption)
-    for name in (b"caf\xe9.jpg", b"caf\xe9.cap"):  # Latin-1
-        (tmp_path / "files/00001" / os.fsdecode(name)).write_bytes(
-            IMAGES[0] if name.endswith(b"jpg") else b"cafe"
-        )
-    (tmp_path / "files/alone.png").write_bytes(IMAGES[0])
-    monkeypatch.setattr(image_files, "MAX_IMAGE_BYTES", 100_000)
-    for name in ("large.png", "large.cap", "pipe.cap", "null.cap"):
-        (tmp_path / "files" / name).write_bytes(bytes(100_001))
-    os.mkfifo(tmp_path / "files/pipe.png")  # which would be waited for
-    (tmp_path / "files/null.png").symlink_to("/dev/null")
-    project = make(tmp_path / "files", caption_extension="cap")
+        files |= {f"00/a.b{number}.jpg": image, f"00/a.b{number}.cap": caption}
+    fields = '{"license": "cc0", "width": 256, "path": "/etc/hostname"}'
+    files |= {"00/a.b0.json": fields, "00/a.b1.json": "[1]"}
+    files["00/a.b3.json"] = '{"license": "cc0"}' + " " * MAX_METADATA_BYTES
+    files |= {"alone.png": IMAGES[0], "large.png": vast, "large.cap": vast}
+    folder = write_files(tmp_path / "files", files)
+    (folder / "00/a.b2.json").symlink_to(folder.parent / "pipeline.yaml")
+    for name, data in ((b"caf\xe9.jpg", IMAGES[0]), (b"caf\xe9.cap", b"cafe")):  # Latin-1
+        (folder / "00" / os.fsdecode(name)).write_bytes(data)
+    os.mkfifo(folder / "pipe.png")  # which would be waited for
+    (folder / "null.png").symlink_to("/dev/null")
+    project = make(folder, caption_extension="cap")
     corpus = publish_corpus(project)
     assert corpus.counts["skipped"] == {"no_caption": 1, "too_many_bytes": 1}
-    *pairs, odd = pairs_in(project, corpus)
+    *pairs, odd = pairs_in(corpus)
     assert [(image, text) for image, text, _ in pairs] == list(zip(IMAGES, CAPTIONS, strict=True))
-    assert (pairs[3][2], odd[2]) == ({"path": "00001/a.b3.jpg"}, {"path": "00001/caf\\xe9.jpg"})
-    assert look_at(project, of_corpus(project, "all")).seen.startswith("19 files")
-    (tmp_path / "files").rename(tmp_path / "moved")
-    (tmp_path / "moved/.DS_Store").write_text("of a file manager")
-    moved = make(tmp_path / "moved", caption_extension="cap")
-    assert publish_corpus(moved).fingerprint == corpus.fingerprint
-    (tmp_path / "moved/00001/a.b3.cap").write_text("another")
-    assert publish_corpus(moved).fingerprint != corpus.fingerprint
-
-
-def test_fields_beside_an_image_stay_with_its_pair(make: Make, tmp_path: Path) -> None:
-    folder = tmp_path / "files"
-    folder.mkdir()
-    for number, image in enumerate(IMAGES):
-        (folder / f"{number}.png").write_bytes(image)
-        (folder / f"{number}.txt").write_text("a drawing")
-    (folder / "0.json").write_text('{"license": "cc0", "width": 256, "path": "/etc/hostname"}')
-    (folder / "1.json").write_text("[1]")
-    (tmp_path / "outside.json").write_text('{"license": "cc0"}')
-    (folder / "2.json").symlink_to(tmp_path / "outside.json")
-    (folder / "3.json").write_text('{"license": "cc0"}' + " " * MAX_METADATA_BYTES)
-    project = make(folder)
-    corpus = publish_corpus(project)
-    fields = [fields for _, _, fields in pairs_in(project, corpus)]
-    assert fields[0] == {"license": "cc0", "width": "256", "path": "0.png"}
-    assert fields[1:4] == [{"path": f"{number}.png"} for number in (1, 2, 3)]
-    (folder / "0.json").write_text('{"license": "cc-by"}')
-    assert publish_corpus(project).fingerprint != corpus.fingerprint
-
-
-@pytest.mark.parametrize(("what", "named"), [("scandir", "files"), ("open", "a.png")])
-def test_what_cannot_be_read_is_named(
-    make: Make, tmp_path: Path, what: str, named: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "files").mkdir()
-    (tmp_path / "files/a.png").write_bytes(IMAGES[0])
-    project = make(tmp_path / "files")
-
-    def refuse(path: Any, *given: Any, **more: Any) -> Any:
-        if str(path).endswith(named):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return original(path, *given, **more)
-
-    owner: Any = os if what == "scandir" else Path
-    original = getattr(owner, what)
-    monkeypatch.setattr(owner, what, refuse)
-    with pytest.raises(CorpusError, match=named):
-        publish_corpus(project)
-    look_at(project, of_corpus(project, "all"))
+    assert pairs[0][2] == {"license": "cc0", "width": "256", "path": "00/a.b0.jpg"}
+    others = [*(about for _, _, about in pairs[1:4]), odd[2]]
+    names = ("a.b1", "a.b2", "a.b3", "caf\\xe9")
+    assert others == [{"path": f"00/{name}.jpg"} for name in names]
+    assert look_at(project, of_corpus(project, "all")).seen.startswith("21 files")
+    moved = folder.rename(tmp_path / "moved")
+    (moved / ".DS_Store").write_text("of a file manager")
+    project = make(moved, caption_extension="cap")
+    assert publish_corpus(project).fingerprint == corpus.fingerprint
+    seen = {corpus.fingerprint}
+    for name in ("00/a.b3.cap", "00/a.b0.json"):
+        (moved / name).write_text("another")
+        assert publish_corpus(project).fingerprint not in seen
+        seen.add(publish_corpus(project).fingerprint)
 
 
 def test_a_link_out_of_its_folder_is_counted_and_not_followed(make: Make, tmp_path: Path) -> None:
+    files = {f"files/{number}.png": IMAGES[number] for number in range(3)}
+    write_files(tmp_path, {**files, "files/0.txt": CAPTIONS[0], "secret": "a private key"})
     folder = tmp_path / "files"
-    folder.mkdir()
-    (tmp_path / "secret").write_text("a private key")
-    for number in range(3):
-        (folder / f"{number}.png").write_bytes(IMAGES[number])
-    (folder / "0.txt").write_text(CAPTIONS[0])
-    (folder / "1.txt").symlink_to(tmp_path / "secret")
-    (folder / "2.txt").symlink_to(folder / "2.txt")
-    (folder / "3.png").symlink_to(tmp_path / "secret")
-    (folder / "4.png").symlink_to("0.png")
-    (folder / "4.txt").symlink_to("0.txt")
+    links = {"1.txt": tmp_path / "secret", "2.txt": folder / "2.txt", "3.png": tmp_path / "secret"}
+    for name, target in {**links, "4.png": "0.png", "4.txt": "0.txt"}.items():
+        (folder / name).symlink_to(target)
     project = make(folder)
     corpus = publish_corpus(project)
     assert corpus.counts["skipped"] == {"link_out_of_folder": 2, "no_caption": 1}
-    assert [(image, text) for image, text, _ in pairs_in(project, corpus)] == [
-        (IMAGES[0], CAPTIONS[0])
-    ] * 2
+    assert [pair[:2] for pair in pairs_in(corpus)] == [(IMAGES[0], CAPTIONS[0])] * 2
     (tmp_path / "secret").write_text("another")
     assert publish_corpus(project).reused
 
@@ -235,45 +205,35 @@ def test_a_table_without_pairs_is_refused(
 def test_captions_of_another_extension_are_read_from_tars(
     make_project: Make, tmp_path: Path
 ) -> None:
-    samples = {
-        f"{n:04d}": {"jpg": image, "com.txt": f"common {n}".encode()}
-        for n, image in enumerate(IMAGES)
-    }
+    captions = {f"{n:04d}": f"common {n}".encode() for n in range(6)}
+    samples = {key: {"jpg": IMAGES[0], "com.txt": text} for key, text in captions.items()}
     write_shard(tmp_path / "tree.tar", {**samples, "9": {"jpg": IMAGES[0], "sci.txt": b"x"}})
     corpus = {"shards": [str(tmp_path / "tree.tar")], "max_bad_fraction": 0.5}
     with pytest.raises(CorpusError, match=r"com\.txt"):
         publish_corpus(make_project(corpus=corpus))
-    project = make_project(corpus={**corpus, "caption_extension": "com.txt"})
-    publish_corpus(project)
-    publish_base(project)
-    artifact = embed_corpus(project)
-    assert list(read_metadata(artifact)["caption"]) == [f"common {n}" for n in range(6)]
+    artifact = embedded(make_project(corpus={**corpus, "caption_extension": "com.txt"}))
+    assert [*map(str.encode, read_metadata(artifact)["caption"])] == [*captions.values()]
     assert artifact.counts["reasons"] == {"no_caption": 1}
 
 
 def test_bad_and_unread_files_are_named_by_the_users_own_path(make: Make, tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for number, (image, caption) in enumerate(zip(IMAGES, CAPTIONS, strict=True)):
-        (folder / f"{number}.jpg").write_bytes(image)
-        (folder / f"{number}.txt").write_text(caption)
+    files: dict[str, bytes | str] = {"alone.png": IMAGES[0]}
+    for number, image in enumerate(IMAGES):
+        files |= {f"{number}.jpg": image, f"{number}.txt": CAPTIONS[number]}
     for name in ("broken.jpg", "moving.gif", "phone.heic"):
-        (folder / name).write_bytes(b"no picture")
-        (folder / name).with_suffix(".txt").write_text("a caption")
-    (folder / "alone.png").write_bytes(IMAGES[0])
-    publish_base(make(folder, max_bad_fraction=0.1))
-    corpus = publish_corpus(make(folder, max_bad_fraction=0.1))
+        files |= {name: b"no picture", f"{name[:-4].rstrip('.')}.txt": "a caption"}
+    folder = write_files(tmp_path / "pictures", files)
+    with pytest.raises(CorpusError, match=re.escape(str(folder / "broken.jpg"))) as refused:
+        embedded(make(folder, max_bad_fraction=0.1))
+    assert "shard" not in str(refused.value)
+    project = make(folder, max_bad_fraction=0.5)
+    corpus = publish_corpus(project)
     assert corpus.counts["skipped"] == {"format_not_read": 2, "no_caption": 1}
     assert loss_line(corpus) == "; skipped: format_not_read 2, no_caption 1"
     assert describe(corpus)["skipped.format_not_read"] == 2
-    with pytest.raises(CorpusError, match=re.escape(str(folder / "broken.jpg"))) as refused:
-        embed_corpus(make(folder, max_bad_fraction=0.1))
-    assert "shard" not in str(refused.value)
-    project = make(folder, max_bad_fraction=0.5)
-    embeddings = embed_corpus(project)
-    assert list(pd.read_parquet(embeddings.file("ledger.parquet"))["source"]) == [
-        str(folder / "broken.jpg")
-    ]
+    embeddings = embedded(project)
+    ledger = pd.read_parquet(embeddings.file("ledger.parquet"))
+    assert list(ledger["source"]) == [str(folder / "broken.jpg")]
     assert loss_line(embeddings).endswith(" 1")
     run(project, "faiss_index", "all")
     found = search_pairs(project, "a drawing", k=6)

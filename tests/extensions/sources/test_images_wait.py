@@ -32,9 +32,10 @@ from react_pipeline.store import (
     RetrievalError,
 )
 
-MakeProject = Callable[..., Project]
+Make = Callable[..., Project]
 IMAGES = 48
 SETTINGS = {"modes": ["t2t"], "k_per_prompt": 20, "max_per_class": 3}
+BOTH: Any = {"embedding": {"encode": "both"}, "retrieval": {**SETTINGS, "modes": ["t2i"]}}
 
 
 def drawing(number: int) -> tuple[bytes, str]:
@@ -44,29 +45,27 @@ def drawing(number: int) -> tuple[bytes, str]:
 
 
 @pytest.fixture
-def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+def web() -> Iterator[Web]:
     answers: dict[str, Any] = {f"/{number}": drawing(number)[0] for number in range(IMAGES)}
-    with served({**answers, "/page": page}) as server:
+    with served(answers) as server:
         yield server
 
 
 @pytest.fixture
 def table(web: Web, tmp_path: Path) -> Path:
     rows = [(f"{web.url}/{number}", drawing(number)[1]) for number in range(IMAGES)]
-    return write_table(tmp_path, rows)
+    pd.DataFrame(rows, columns=["url", "caption"]).to_parquet(tmp_path / "pairs.parquet")
+    return tmp_path / "pairs.parquet"
 
 
-def write_table(directory: Path, rows: list[tuple[str | None, str | None]]) -> Path:
-    path = directory / "pairs.parquet"
-    pd.DataFrame(rows, columns=["url", "caption"]).to_parquet(path)
-    return path
+@pytest.fixture
+def make(make_project: Make, table: Path) -> Make:
+    def make(download: Any = None, **sections: Any) -> Project:
+        options = {"allow_private_addresses": True, "retries": 0, "timeout_seconds": 5}
+        corpus = {"kind": "urls", "urls": [str(table)], "download": options | (download or {})}
+        return make_project(corpus=corpus, **{"retrieval": SETTINGS, **sections})
 
-
-def find_project(make_project: MakeProject, table: Path, **sections: Any) -> Project:
-    download = {"allow_private_addresses": True, "retries": 0, "timeout_seconds": 5}
-    download |= sections.pop("download", {})
-    corpus = {"kind": "urls", "urls": [str(table)], "download": download}
-    return make_project(corpus=corpus, **{"retrieval": SETTINGS, **sections})
+    return make
 
 
 def indexed(project: Project) -> Project:
@@ -80,12 +79,10 @@ def retrieved(project: Project, slug: str = "shapes") -> Artifact:
     return run(project, "retrieved_set", slug)
 
 
-def test_only_images_that_are_retrieved_are_fetched(
-    make_project: MakeProject, web: Web, table: Path
-) -> None:
+def test_only_images_that_are_retrieved_are_fetched(make: Make, web: Web) -> None:
     from react_pipeline.clip import load
 
-    project = indexed(find_project(make_project, table))
+    project = indexed(make(seeds=[0, 1]))
     embeddings = project.store.current("corpus_embeddings", "all")
     assert embeddings.counts["rows"] == project.store.current("corpus", "all").counts["pairs"]
     assert sides(embeddings) == ("text",)
@@ -107,30 +104,21 @@ def test_only_images_that_are_retrieved_are_fetched(
     texts = clip.encode_texts([pair.caption for pair in pairs]).numpy()
     np.testing.assert_allclose(pairs.vectors("text"), texts, atol=2e-3)
 
-
-def test_domains_and_later_builds_share_what_was_fetched(
-    make_project: MakeProject, web: Web, table: Path
-) -> None:
-    project = indexed(find_project(make_project, table, seeds=[0, 1]))
-    first = retrieved(project)
+    # Domains, controls and later builds share what was fetched.
     run(project, "control_set", "shapes")
     retrieved(project, "colours")
     assert max(web.asked.values()) == 1
-    files = first.manifest["files"]
-    shutil.rmtree(first.path)
+    files = artifact.manifest["files"]
+    shutil.rmtree(artifact.path)
     web.answers.clear()
     web.asked.clear()
-    again = retrieved(project)
+    again = retrieved(project).manifest["files"]
     assert not web.asked
-    assert again.manifest["files"].keys() == files.keys()
-    same = [name for name in files if name != "report.md"]
-    assert [again.manifest["files"][name] for name in same] == [files[name] for name in same]
+    assert {**again, "report.md": None} == {**files, "report.md": None}
 
 
-def test_fetched_images_are_pruned_when_they_are_old(
-    make_project: MakeProject, web: Web, table: Path
-) -> None:
-    project = indexed(find_project(make_project, table))
+def test_fetched_images_are_pruned_when_they_are_old(make: Make, web: Web) -> None:
+    project = indexed(make())
     pairs = CollectedPairs(retrieved(project))
     assert not project.store.prune()
     assert project.store.prune(dry_run=True, keep_seconds=0)
@@ -144,43 +132,23 @@ def test_fetched_images_are_pruned_when_they_are_old(
     assert sum(web.asked.values()) == 2 * fetched
 
 
-def test_the_next_best_replace_images_that_are_gone(
-    make_project: MakeProject, web: Web, table: Path
-) -> None:
-    settings = {**SETTINGS, "max_per_class": 1}
-    project = indexed(find_project(make_project, table, retrieval=settings))
-    whole = CollectedPairs(retrieved(project)).rows
-    gone = row_metadata(project.store.current("corpus_embeddings", "all"), whole[:2], ["url"])
-    shutil.rmtree(project.config.store / ".cache" / "images")
-    for url in gone["url"]:
-        del web.answers[url.removeprefix(web.url)]
-    configure(project, **settings, shard_pairs=7)
-    artifact = retrieved(project)
-    assert not set(CollectedPairs(artifact).rows) & set(whole[:2])
-    assert artifact.counts["not_collected"] == {"http_404": 2}
-    assert set(CollectedPairs(artifact).rows) - set(whole)
-    # What is gone for good is not asked for by another domain.
-    web.asked.clear()
-    retrieved(project, "colours")
-    assert not [url for url in gone["url"] if web.asked[url.removeprefix(web.url)]]
-
-
-def test_a_network_that_is_down_is_refused_and_tried_again(
-    make_project: MakeProject, web: Web, table: Path
-) -> None:
-    project = indexed(find_project(make_project, table))
+def test_a_network_that_is_down_is_refused_and_tried_again(make: Make, web: Web) -> None:
+    project = indexed(make())
     answers = dict(web.answers)
     web.answers.update(dict.fromkeys(answers, page))
     with pytest.raises(RetrievalError, match=r"not_an_image.*max_failed_fraction"):
         retrieved(project)
     web.answers.update(answers)
     assert retrieved(project).counts["pairs"]
+    shutil.rmtree(project.config.store / ".cache" / "images")
+    for path in list(answers)[: IMAGES - 6]:
+        del web.answers[path]
+    with pytest.raises(RetrievalError, match="http_404"):
+        run(project, "control_set", "shapes")
 
 
-def test_fetched_images_are_compared_with_evaluation_images(
-    make_project: MakeProject, web: Web, table: Path
-) -> None:
-    project = indexed(find_project(make_project, table))
+def test_fetched_images_are_compared_with_evaluation_images(make: Make, web: Web) -> None:
+    project = indexed(make())
     whole = retrieved(project)
     pairs = CollectedPairs(whole)
     labelled = load_domain(project.config.domains / "shapes.yaml").evaluation
@@ -201,14 +169,13 @@ def test_fetched_images_are_compared_with_evaluation_images(
 
 
 def test_both_embeds_the_images_and_no_caption_again(
-    make_project: MakeProject, web: Web, table: Path, monkeypatch: pytest.MonkeyPatch
+    make: Make, web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del web.answers["/5"]
-    before = indexed(find_project(make_project, table)).store.current("corpus_embeddings", "all")
+    before = indexed(make()).store.current("corpus_embeddings", "all")
     captions = row_vectors(before, "text", np.arange(IMAGES))
     monkeypatch.setattr(PartEncoder, "_encode_captions", None)
-    settings = {**SETTINGS, "modes": ["t2i"]}
-    project = find_project(make_project, table, embedding={"encode": "both"}, retrieval=settings)
+    project = make(**BOTH)
     embeddings = indexed(project).store.current("corpus_embeddings", "all")
     assert sides(embeddings) == ("image", "text")
     assert embeddings.counts["reasons"] == {"http_404": 1}
@@ -222,21 +189,11 @@ def test_both_embeds_the_images_and_no_caption_again(
     assert not web.asked
     sha256 = [hashlib.sha256(image).hexdigest() for _, image, _, _ in pairs]
     assert sha256 == metadata.loc[pairs.rows, "image_sha256"].tolist()
-
-
-def both(make_project: MakeProject, table: Path, **download: Any) -> Project:
-    settings = {**SETTINGS, "modes": ["t2i"]}
-    options = {"embedding": {"encode": "both"}, "retrieval": settings, "download": download}
-    return find_project(make_project, table, **options)
-
-
-def test_an_image_that_changed_meanwhile_is_not_taken(
-    make_project: MakeProject, web: Web, table: Path
-) -> None:
-    project = indexed(both(make_project, table))
+    # An image that changed meanwhile is not taken.
     shutil.rmtree(project.config.store / ".cache" / "images")
     for number in range(0, IMAGES, 2):
         web.answers[f"/{number}"] = drawing(number + 1)[0]
+    configure(project, **BOTH["retrieval"], shard_pairs=7)
     artifact = retrieved(project)
     assert artifact.counts["not_collected"]["changed_image"]
     urls = pd.read_parquet(artifact.file("pairs.parquet"))["url"]
@@ -245,23 +202,21 @@ def test_an_image_that_changed_meanwhile_is_not_taken(
 
 @pytest.mark.parametrize("settings", [{"modes": ["t2t", "t2i"]}, {"fusion": "filter"}])
 def test_what_needs_every_image_is_refused(
-    make_project: MakeProject, table: Path, settings: dict[str, Any]
+    make: Make, make_project: Make, settings: dict[str, Any]
 ) -> None:
-    project = find_project(make_project, table, retrieval=settings)
+    project = make(retrieval=settings)
     with pytest.raises(ConfigError, match=r"embedding\.encode: both"):
         project.retrieval("shapes")
-    assert find_project(make_project, table, retrieval={}).retrieval("shapes").modes == ("t2t",)
+    assert make(retrieval={}).retrieval("shapes").modes == ("t2t",)
     with pytest.raises(ConfigError, match=r"embedding\.encode: captions"):
         make_project(embedding={"encode": "captions"})
 
 
-def test_a_floor_for_images_is_kept_when_they_are_fetched(
-    make_project: MakeProject, table: Path
-) -> None:
+def test_a_floor_for_images_is_kept_when_they_are_fetched(make: Make) -> None:
     from react_pipeline.clip import class_prompts, load
     from react_pipeline.retrieval import mean_vectors
 
-    project = indexed(find_project(make_project, table))
+    project = indexed(make())
     clip = load(project.store.current("base_checkpoint", "all").path)
     prompts = class_prompts(project.domain("shapes"))
     vectors = clip.encode_texts(prompts["prompt"].tolist()).numpy()
@@ -282,41 +237,25 @@ def test_a_floor_for_images_is_kept_when_they_are_fetched(
     assert {row for row, cosine in before.items() if cosine > floor + 1e-3} <= after.keys()
 
 
-def test_a_table_that_changed_must_be_materialized_again(
-    make_project: MakeProject, table: Path
-) -> None:
-    project = find_project(make_project, table)
+def test_a_table_that_changed_must_be_materialized_again(make: Make, table: Path) -> None:
+    project = make()
     run(project, "corpus", "all")
     run(project, "base_checkpoint", "all")
     inputs = resolve(project, "corpus_embeddings")
-    write_table(table.parent, [("", "one")])
+    pd.DataFrame({"url": [""], "caption": ["one"]}).to_parquet(table)
     with pytest.raises(ChangedSource, match=r"pairs\.parquet"):
         list(project.config.corpus.pairs(project.store, inputs.parents["corpus"]))  # type: ignore[attr-defined]
     with pytest.raises(CorpusError, match="no_url"):
         run(project, "corpus", "all")
 
 
-def test_how_images_are_fetched_decides_their_vectors(
-    make_project: MakeProject, table: Path
-) -> None:
+def test_how_images_are_fetched_decides_their_vectors(make: Make) -> None:
     def fingerprints(project: Project) -> tuple[str, str]:
         for stage in ("corpus", "base_checkpoint"):
             run(project, stage, "all")
         corpus, embeddings = (resolve(project, name) for name in ("corpus", "corpus_embeddings"))
         return corpus.fingerprint, embeddings.fingerprint
 
-    before = fingerprints(both(make_project, table))
-    after = fingerprints(both(make_project, table, image_size=8))
+    before = fingerprints(make(**BOTH))
+    after = fingerprints(make({"image_size": 8}, **BOTH))
     assert before[0] == after[0] and before[1] != after[1]
-
-
-def test_a_control_of_images_that_are_gone_is_refused(
-    make_project: MakeProject, web: Web, table: Path
-) -> None:
-    project = indexed(find_project(make_project, table))
-    retrieved(project)
-    shutil.rmtree(project.config.store / ".cache" / "images")
-    for path in list(web.answers)[: IMAGES - 6]:
-        del web.answers[path]
-    with pytest.raises(RetrievalError, match="http_404"):
-        run(project, "control_set", "shapes")

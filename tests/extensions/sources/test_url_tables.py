@@ -9,26 +9,20 @@ import pytest
 
 from react_pipeline.extensions.sources.kinds import UrlTables
 from react_pipeline.extensions.sources.url_tables import find_tables, read_rows
-from react_pipeline.store.errors import CorpusError
+from react_pipeline.store import CorpusError
 
 URLS = ["http://a/1", " http://a/2 ", None, "", "http://a/1", "http://a/3", "http://a/4"]
 CAPTIONS = ["one", " two ", "x", "x", "other words", None, " "]
 
 
-def read(
-    *paths: Path, url: str = "url", caption: str = "caption"
-) -> tuple[list[tuple[str, str]], Counter[str]]:
+Rows = list[tuple[str, str]]
+
+
+def read(*paths: Path, url: str = "url", caption: str = "caption") -> tuple[Rows, Counter[str]]:
     skipped: Counter[str] = Counter()
-    return [
-        (row.fields["url"], row.caption) for row in read_rows(paths, columns(url, caption), skipped)
-    ], skipped
-
-
-def columns(
-    url: str = "url", caption: str = "caption", hash_column: str | None = None
-) -> UrlTables:
-    names = {"url_column": url, "caption_column": caption, "hash_column": hash_column}
-    return UrlTables(urls=("x",), **names)
+    corpus = UrlTables(urls=("x",), url_column=url, caption_column=caption)
+    rows = [(row.fields["url"], row.caption) for row in read_rows(paths, corpus, skipped)]
+    return rows, skipped
 
 
 def table(path: Path, **columns: object) -> Path:
@@ -50,21 +44,12 @@ def test_unusable_rows_are_counted_and_first_equal_urls_kept(
 
 @pytest.mark.parametrize("kind", [pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
 def test_text_is_read_however_it_is_stored(tmp_path: Path, kind: pa.DataType) -> None:
-    urls = pa.array(["http://a/1", None]).cast(kind)
-    rows, skipped = read(table(tmp_path / "a.parquet", url=urls, caption=["one", "two"]))
+    urls = pa.array(["http://a/1", None, "http://a/2"]).cast(kind)
+    texts = pa.array([b"one", b"two", b"\xff\xfe"], pa.binary()).buffers()
+    captions = pa.Array.from_buffers(pa.string(), 3, texts)  # the last one is no UTF-8
+    rows, skipped = read(table(tmp_path / "a.parquet", url=urls, caption=captions))
     assert rows == [("http://a/1", "one")]
-    assert skipped == {"no_url": 1}
-
-
-def test_text_that_is_no_utf_8_is_skipped(tmp_path: Path) -> None:
-    broken = pa.Array.from_buffers(
-        pa.string(), 2, pa.array([b"\xff\xfe", b"fine"], pa.binary()).buffers()
-    )
-    rows, skipped = read(
-        table(tmp_path / "a.parquet", url=["http://a/1", "http://a/2"], caption=broken)
-    )
-    assert rows == [("http://a/2", "fine")]
-    assert skipped == {"not_utf8": 1}
+    assert skipped == {"no_url": 1, "not_utf8": 1}
 
 
 def test_other_column_names_are_taken_and_missing_ones_named(
@@ -79,21 +64,19 @@ def test_other_column_names_are_taken_and_missing_ones_named(
 
 
 def test_a_cut_or_damaged_table_is_refused(tmp_path: Path) -> None:
-    rows = 5_000
-    whole = table(
-        tmp_path / "whole.parquet",
-        url=[f"http://a/{number}" for number in range(rows)],
-        caption=[f"words {number}" for number in range(rows)],
-    ).read_bytes()
+    texts = [f"http://a/{number}" for number in range(5_000)]
+    whole = table(tmp_path / "whole.parquet", url=texts, caption=texts).read_bytes()
+    middle = len(whole) // 2
     for name, data in {
-        "cut.parquet": whole[: len(whole) // 2],
-        "empty.parquet": b"",
-        "page.parquet": b"<html>404</html>",
-        "damaged.parquet": whole[:4] + b"\xff" * (len(whole) // 2) + whole[4 + len(whole) // 2 :],
+        "cut": whole[:middle],
+        "empty": b"",
+        "page": b"<html>404</html>",
+        "damaged": whole[:4] + b"\xff" * middle + whole[4 + middle :],
     }.items():
-        (tmp_path / name).write_bytes(data)
-        with pytest.raises(CorpusError, match=f"{name}: the parquet file is truncated"):
-            read(tmp_path / name)
+        path = tmp_path / f"{name}.parquet"
+        path.write_bytes(data)
+        with pytest.raises(CorpusError, match=f"{path.name}: the parquet file is truncated"):
+            read(path)
 
 
 TSV = 'url\tcaption\nhttp://a/1\ta "quoted" word\nhttp://a/2\tone\ttoo many\nhttp://a/3\t\n'
@@ -109,25 +92,12 @@ def test_tsv_is_read_with_and_without_names(
     rows, skipped = read(path, url=names[0], caption=names[1])
     assert rows == [("http://a/1", 'a "quoted" word')]
     assert skipped == {"bad_line": 1, "no_caption": 1}
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"), [(("link", "caption"), "url_column"), (("0", "7"), "caption_column")]
-)
-def test_a_column_that_a_tsv_file_lacks_is_named(
-    tmp_path: Path, names: tuple[str, str], expected: str
-) -> None:
-    (tmp_path / "a.tsv").write_text(TSV)
-    with pytest.raises(CorpusError, match=rf"corpus\.{expected}"):
-        read(tmp_path / "a.tsv", url=names[0], caption=names[1])
+    with pytest.raises(CorpusError, match=r"corpus\.caption_column"):
+        read(path, url=names[0], caption="7" if names[0] == "0" else "link")
 
 
 def test_hashes_go_with_their_rows(tmp_path: Path) -> None:
-    path = table(
-        tmp_path / "a.parquet",
-        url=["http://a/1", "http://a/2"],
-        caption=["x", "y"],
-        sha256=["ab", None],
-    )
-    rows = read_rows([path], columns(hash_column="sha256"), Counter())
+    urls = ["http://a/1", "http://a/2"]
+    path = table(tmp_path / "a.parquet", url=urls, caption=["x", "y"], sha256=["ab", None])
+    rows = read_rows([path], UrlTables(urls=("x",), hash_column="sha256"), Counter())
     assert [row.fields["hash"] for row in rows] == ["ab", ""]
