@@ -20,11 +20,7 @@ OLDEST_TESTS := $(addprefix tests/,clip embedding extensions/hub extensions/meth
 help:
 	@sed -n 's/^# //p; s/^\([a-z-]*\):.*## /  make \1  /p' Makefile
 
-install: $(STAMP) $(if $(GPU),$(VENV)/faiss-gpu) ## make the environment in .venv; with GPU=1 also FAISS for NVIDIA GPUs, in a folder of its own
-
-# A folder of its own: its files are those of faiss-cpu (docs/scale.md).
-$(VENV)/faiss-gpu: | $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $@ 'faiss-gpu>=1.15,<2'
+install: $(STAMP) ## make the environment in .venv
 
 # Keyed on the files that decide what is installed, so an unchanged environment costs nothing.
 $(STAMP): pyproject.toml no-deps.txt $(CONSTRAINTS)

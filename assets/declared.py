@@ -93,8 +93,8 @@ def stage_asset(**options: Any) -> Callable[[Body], Body]:
 
     Args:
         options: Of `dagster.asset`: `deps` are names of stages, `group_name` is without the prefix
-            of the project, and `pool` may be a function of its configuration. Partitions, the
-            backfill policy, owners, retries and the version of the code are the same for all.
+            of the project. Partitions, the backfill policy, owners, retries and the version of the
+            code are the same for all.
     """
 
     def declared(body: Body) -> Body:
@@ -108,11 +108,9 @@ def make_asset(row: Stage, body: Body, scope: Scope) -> dg.AssetsDefinition:
     """Return the asset of a stage in one project; without a declaration that of its row."""
     body, options = _assets.get(row.name) or (body, _asset_options(row))
     config, partitions = scope.config, make_partitions(row, scope.methods, scope.project)
-    pool = options.get("pool")
     common = {
         "deps": scope.deps(row, options.get("deps", ())),
         "group_name": scope.project.name(options["group_name"]),
-        "pool": (config and pool(config)) if callable(pool) else pool,
         "required_resource_keys": {scope.project.name("project")},
         "partitions_def": partitions,
         "backfill_policy": ONE_PARTITION_A_RUN if partitions else None,

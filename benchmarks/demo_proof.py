@@ -27,7 +27,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from react_pipeline.embedding import row_metadata
 from react_pipeline.evaluation import evaluate
 from react_pipeline.lineage import fresh_or_none, resolve
 from react_pipeline.pages import markdown_table
@@ -126,7 +125,6 @@ def shuffle_captions(project: Project, slug: str, retrieved: Artifact, seed: int
     inputs = resolve(project, "retrieved_set", slug)
 
     def choose(directory: Path, scratch: Scratch) -> dict[str, Any]:
-        embeddings = inputs.parents["corpus_embeddings"]
         clip = load_encoder(project, inputs.parents[encoder_in(inputs.parents)])
         images = Images(project, inputs.parents, clip)
         pairs = pd.read_parquet(retrieved.file("pairs.parquet"))
@@ -134,17 +132,8 @@ def shuffle_captions(project: Project, slug: str, retrieved: Artifact, seed: int
             "class", kind="stable", ignore_index=True
         )
         pairs["caption"] = np.roll(pairs["caption"], len(pairs) // 2)
-        more = [column for column in images.source.columns if column not in pairs]
-        pairs = pairs.join(row_metadata(embeddings, pairs["row"], more), on="row")
         images.look(pairs["row"].to_numpy())
-        written = write_pairs(
-            directory,
-            pairs,
-            images,
-            embeddings,
-            shard_pairs=project.retrieval(slug).shard_pairs,
-            max_pixels=project.config.corpus.max_pixels,
-        )
+        written = write_pairs(directory, pairs, images, project.retrieval(slug))
         return {
             **retrieved.counts,
             "pairs": len(written),

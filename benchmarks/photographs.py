@@ -25,6 +25,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,8 @@ from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
 from react_pipeline.retrieval.chosen_pairs import write_pairs
 from react_pipeline.retrieval.control import draw_pairs, seeded_random
-from react_pipeline.retrieval.decontamination import kept_out
+from react_pipeline.retrieval.decontamination import read_kept_out
 from react_pipeline.retrieval.images import Images, load_encoder
-from react_pipeline.retrieval.review import Review
 from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.stage import ALL, method_key
 from react_pipeline.store import Artifact, Scratch
@@ -209,21 +209,19 @@ def naming(names: Iterable[str]) -> re.Pattern[str]:
 def draw_nameless(project: Project, slug: str, seed: int) -> Artifact:
     """Publish a control whose captions name no class."""
     inputs = resolve(project, "control_set", slug)
-    embeddings = inputs.parents["corpus_embeddings"]
-    rows = read_metadata(embeddings, ["caption", "image_sha256"])
+    rows = read_metadata(inputs.parents["corpus_embeddings"], ["caption", "image_sha256"])
     named = rows["caption"].str.contains(naming_classes(project.domain(slug)))
-    review = Review(frozenset(rows.loc[named, "image_sha256"]))
+    refused = frozenset(rows.loc[named, "image_sha256"])
     size = inputs.parents["retrieved_set"].counts["pairs"]
 
     def write(directory: Path, _: Scratch) -> dict[str, Any]:
         clip = load_encoder(project, inputs.parents["base_checkpoint"])
         labelled, settings = inputs.parents["evaluation_set"], project.retrieval(slug)
-        evaluation = kept_out(project, slug, labelled, settings.decontaminate, clip)
+        kept_out = read_kept_out(project, slug, labelled, settings.decontaminate, clip)
+        kept_out = replace(kept_out, refused=refused)
         images = Images(project, inputs.parents, clip)
-        random = seeded_random(seed, slug)
-        drawn, dropped = draw_pairs(embeddings, images, evaluation, settings, random, size, review)
-        pixels = project.config.corpus.max_pixels
-        pairs = write_pairs(directory, drawn, images, embeddings, settings.shard_pairs, pixels)
+        drawn, dropped = draw_pairs(images, kept_out, settings, seeded_random(seed, slug), size)
+        pairs = write_pairs(directory, drawn, images, settings)
         return {"pairs": len(pairs), "dropped": dropped, "seed": seed}
 
     return project.store.build(inputs, write)

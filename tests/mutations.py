@@ -279,7 +279,7 @@ GUARDS = (
     Guard("react_pipeline/extensions/cluster/assets/processes.py", "        _free_card()\n", "", "extensions/cluster/test_processes.py::test_the_launching_process_frees_its_card_first"),
     Guard("react_pipeline/promotion/judgement.py", "if not method.correct.index.equals(other.correct.index):", "if False:", "promotion/test_judgement.py"),
     Guard("react_pipeline/promotion/judgement.py", "if ours.get(name) != theirs.get(name)]:", "if False]:", "promotion/test_judgement.py"),
-    Guard("react_pipeline/retrieval/ranking.py", 'rows["evaluation_similarity"] >= evaluation.near', 'rows["evaluation_similarity"] > 9', "faults/test_evaluation_images_in_retrieved_set.py"),
+    Guard("react_pipeline/retrieval/ranking.py", 'rows["evaluation_similarity"] >= kept_out.near', 'rows["evaluation_similarity"] > 9', "faults/test_evaluation_images_in_retrieved_set.py"),
     Guard("react_pipeline/extensions/cluster/one_pass.py", "queries > most:", "queries > MAX_QUERIES:", "extensions/cluster/test_one_pass.py::test_a_pass_takes_no_more_than_its_limits"),
     # Blocking checks
     Guard("react_pipeline/extensions/automation/assets.py", "if task.stage not in self._loaded:", "if False:", "extensions/automation/test_automation.py"),
@@ -325,7 +325,7 @@ GUARDS = (
     Guard("react_pipeline/extensions/predict/encoding.py", "    if broken.any():\n", "    if False:\n", "extensions/predict/test_predict.py::test_a_vector_that_is_not_finite_is_an_error_of_model"),
     Guard("react_pipeline/extensions/predict/pictures.py", "        if len(data) > MAX_IMAGE_BYTES:\n", "        if False:\n", "extensions/predict/test_predict.py::test_a_picture_of_too_many_bytes_is_not_read_whole"),
     Guard("react_pipeline/extensions/pages/session.py", "max(p_value(values, population), sign_test(values)) <= level", "p_value(values, population) <= level", "extensions/pages/test_judgements.py::test_nothing_is_clear_before_the_exact_test_agrees"),
-    Guard("react_pipeline/retrieval/ranking.py", 'evaluation.holds(rows["image_sha256"])', 'rows["row"].isna()', "retrieval/test_control.py::test_a_fetched_evaluation_image_is_not_drawn"),
+    Guard("react_pipeline/retrieval/ranking.py", 'kept_out.holds(rows["image_sha256"])', 'rows["row"].isna()', "retrieval/test_control.py::test_a_fetched_evaluation_image_is_not_drawn"),
     Guard("react_pipeline/retrieval/decontamination.py", ' | images.holds(pairs["on_the_web"])', "", "faults/test_evaluation_images_in_retrieved_set.py::test_the_check_sees_an_image_that_was_let_in"),
     Guard("react_pipeline/settings/names.py", "    if not folded(name):\n", "    if False:\n", "settings/test_messages.py"),
     Guard("react_pipeline/extensions/predict/transduction.py", "cosines[torch.arange(len(rows)), rows] = -torch.inf", "pass", "extensions/predict/test_transduction.py"),

@@ -5,8 +5,7 @@ width.
 
 FAISS is used directly. autofaiss, which clip-retrieval uses, refuses PQ and SQ keys for inner
 products, tunes for a query time whatever the recall, and trains polysemous codes that nothing here
-searches with. With `index.train_on: faiss-gpu` a GPU trains the centroids; cells are filled in main
-memory, so an index may be larger than the card.
+searches with.
 
 Retrieval asks with texts, so recall is measured with texts on both sides: caption vectors of random
 rows. On the text side a query is itself a row of the index; that row counts neither as found nor as
@@ -17,11 +16,8 @@ equally right.
 
 from __future__ import annotations
 
-import multiprocessing
-import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,10 +38,6 @@ ROTATION_ROUNDS, ROTATION_ROWS = 12, 20_000
 """Training of a rotation (OPQ). FAISS' own 50 rounds on 65,536 rows take over ten minutes a core at
 D = 512.
 """
-FAISS_GPU = Path(sys.prefix, "faiss-gpu")
-"""Where `index.train_on: faiss-gpu` looks for a GPU build of FAISS. That build has the same files
-as faiss-cpu, so only a second process imports it: without code for the card it aborts its process,
-and no `except` catches that."""
 _QUERY_SEED, _TRAINING_SEED = 0, 1
 _EQUAL = 1e-5
 """Similarities that differ by less are equal: sums in another order differ by about as much."""
@@ -81,7 +73,7 @@ def build_side(
     index = faiss.index_factory(stored.dimension, key, faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
         _, sample = stored.sample(parsed.sample_rows, _TRAINING_SEED)
-        train(index, parsed, sample, on_gpu=config.train_on is not None)
+        train(index, parsed, sample)
     for _, vectors in stored.blocks():
         index.add(vectors.numpy())
     measured = tune_and_measure(index, config, stored, queries, parsed.rerank)
@@ -91,16 +83,13 @@ def build_side(
     return {**measured, "key": key, "seconds": time.perf_counter() - started}
 
 
-def train(index: Any, key: Key, sample: Vectors, *, on_gpu: bool) -> None:
-    """Train an index on rows (N, D), its centroids with the GPU build of FAISS if asked to."""
+def train(index: Any, key: Key, sample: Vectors) -> None:
+    """Train an index on rows (N, D)."""
     import faiss
 
-    rotated = sample
     if key.rotation:
         rotation = faiss.downcast_VectorTransform(index.chain.at(0))
         rotation.niter, rotation.max_train_points = ROTATION_ROUNDS, ROTATION_ROWS
-        rotation.train(sample)
-        rotated = rotation.apply(sample)
     if (lists := inverted_lists(index)) is not None:
         if key.codes == "SQfp16":
             # Then a code is the stored half-precision vector itself; of residuals it would be a
@@ -110,37 +99,7 @@ def train(index: Any, key: Key, sample: Vectors, *, on_gpu: bool) -> None:
             # Codes ordered for a search by Hamming distance, which nothing here does, take most of
             # the training.
             lists.do_polysemous_training = False
-        if on_gpu:
-            # FAISS trains no centroids where there are as many as cells.
-            lists.quantizer.add(train_centroids(rotated, lists.nlist))
     index.train(sample)
-
-
-def train_centroids(rows: Vectors, cells: int) -> Vectors:
-    """Return unit centroids (C, D) of random rows (N, D), by spherical k-means on a GPU.
-
-    Raises:
-        InputError: If the GPU build of FAISS is not installed, or does not work on this GPU.
-    """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(_train_with_faiss, FAISS_GPU, rows, cells).result()
-        except Exception as error:  # whatever that build raises, or the end of its process
-            raise InputError(
-                f"index.train_on: FAISS in {FAISS_GPU} does not train on this machine's GPU "
-                f"({error}); install a build for the card there, or remove the field"
-            ) from error
-
-
-def _train_with_faiss(folder: Path, rows: Vectors, cells: int) -> Vectors:
-    sys.path.insert(0, str(folder))
-    import faiss
-
-    if not faiss.get_num_gpus():
-        raise RuntimeError(f"{faiss.__file__} has no GPU")
-    kmeans = faiss.Kmeans(rows.shape[1], cells, spherical=True, gpu=True)
-    kmeans.train(rows)
-    return kmeans.centroids
 
 
 def tune_and_measure(

@@ -4,7 +4,7 @@ Does not belong here: what a key means (`indexing.keys`).
 """
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -46,7 +46,6 @@ class IndexConfig(Section):
     key: Annotated[str, AfterValidator(_require_key)] = "auto"
     exact_below: NonNegativeInt = 200_000
     memory_gib: PositiveFloat | None = None
-    train_on: Literal["faiss-gpu"] | None = None
     target_recall: Fraction = 0.95
     rerank: int | None = Field(default=None, ge=1, le=1_000)
     recall_queries: PositiveInt = 200

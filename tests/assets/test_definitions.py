@@ -82,22 +82,6 @@ def test_assets_lead_to_their_code_and_name_their_owners(tmp_path: Path) -> None
         Project.load(path)
 
 
-@pytest.mark.parametrize(
-    ("device", "index", "pools"),
-    [
-        ("auto", {}, set()),
-        ("auto", {"train_on": "faiss-gpu"}, {"gpu"}),
-        ("auto", {"key": "HNSW32", "train_on": "faiss-gpu"}, set()),
-        ("cpu", {"key": "IVF64,Flat", "train_on": "faiss-gpu"}, {"gpu"}),
-    ],
-)
-def test_the_index_claims_a_card_only_if_it_may_train_there(
-    make_project: Callable[..., Project], device: str, index: dict[str, str], pools: set[str]
-) -> None:
-    project = make_project(device=device, index=index)
-    assert graph_of(project).get(dg.AssetKey("faiss_index")).pools == pools
-
-
 def test_each_method_is_evaluated_from_its_own_checkpoint() -> None:
     for stage in ("domain_results", "dense_results", "benchmark_results"):
         assert upstream(str(to_partition_key("shapes/base")), stage) == set()

@@ -11,7 +11,7 @@ from support.retrieval import DOMAIN, NOTHING, Seen, hits_of
 
 from react_pipeline.clip.prompts import class_prompts
 from react_pipeline.retrieval import Queries
-from react_pipeline.retrieval.class_report import class_report, write_report
+from react_pipeline.retrieval.chosen_pairs import class_report, write_report
 from react_pipeline.retrieval.fusion import fuse
 from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, choose
 from react_pipeline.settings.retrieval import RetrievalConfig

@@ -96,16 +96,9 @@ def test_leaks_are_looked_for_in_the_draw_of_each_seed(
     assert leaked_images(project, "control_set", "shapes").same == 1
 
 
-@pytest.fixture(params=[1_000, 10], ids=["listed", "unlisted"])
-def listed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Corpora whose digests are all read, and larger ones."""
-    monkeypatch.setattr("react_pipeline.retrieval.control.LISTED_ROWS", request.param)
-
-
 def test_rows_are_drawn_until_enough_pass_the_filter(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("react_pipeline.retrieval.control.LISTED_ROWS", 10)
     monkeypatch.setattr("react_pipeline.retrieval.control.LEAST_ROWS", 1)
     configure(project, where="number < 10", k_per_prompt=2, max_per_class=1)
     retrieved, control = retrieve_pairs(project, "shapes"), draw_control(project, "shapes")
@@ -120,10 +113,9 @@ def images_of(project: Project) -> Images:
 
 def drawn(project: Project, images: Images, digests: set[str], size: int = 20) -> Any:
     """Random pairs, less the images of these digests, and what was passed over."""
-    embeddings = project.store.current("corpus_embeddings", "all")
     evaluation = replace(NOTHING, sha256=frozenset(digests))
     random = np.random.default_rng(0)
-    return draw_pairs(embeddings, images, evaluation, RetrievalConfig(), random, size)
+    return draw_pairs(images, evaluation, RetrievalConfig(), random, size)
 
 
 def test_a_corpus_of_which_nothing_can_be_drawn_is_refused(
@@ -138,7 +130,6 @@ def test_a_corpus_of_which_nothing_can_be_drawn_is_refused(
         draw_control(project, "shapes")
 
 
-@pytest.mark.usefixtures("listed")
 def test_an_image_that_corpus_holds_three_times_is_drawn_once(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:

@@ -17,8 +17,8 @@ from react_pipeline.project.project import Project
 from react_pipeline.retrieval import decontamination
 from react_pipeline.retrieval.decontamination import (
     VECTORS,
-    EvaluationImages,
-    kept_out,
+    KeptOut,
+    read_kept_out,
 )
 
 
@@ -28,9 +28,9 @@ def test_the_nearest_evaluation_image_is_exact_in_any_blocks(
     random = np.random.default_rng(0)
     vectors, images = (random.normal(size=(count, 8)).astype(np.float32) for count in (50, 30))
     monkeypatch.setattr("react_pipeline.retrieval.decontamination.BLOCK_VALUES", 4 * 30)
-    nearest = EvaluationImages(frozenset(), images, 0.9).similarity(vectors)
+    nearest = KeptOut(frozenset(), images, 0.9).similarity(vectors)
     np.testing.assert_allclose(nearest, (vectors @ images.T).max(axis=1), rtol=1e-5)
-    assert EvaluationImages(frozenset(), images, 0.9).similarity(vectors[:0]).shape == (0,)
+    assert KeptOut(frozenset(), images, 0.9).similarity(vectors[:0]).shape == (0,)
     assert np.isnan(NOTHING.similarity(vectors)).all()
 
 
@@ -57,7 +57,7 @@ def test_images_of_other_domains_are_encoded_once(
 
     def vectors(checkpoint: Path) -> NDArray[np.float32]:
         encoded.clear()
-        return kept_out(project, "shapes", own, "all", load(checkpoint)).vectors
+        return read_kept_out(project, "shapes", own, "all", load(checkpoint)).vectors
 
     first = vectors(tiny_checkpoint)
     assert encoded == list(number.values())
@@ -77,10 +77,10 @@ def test_vectors_that_were_not_used_for_long_are_pruned(
     folder = project.config.store / VECTORS
     write_checkpoint(tmp_path, seed=1)
     for checkpoint in (tiny_checkpoint, tmp_path):
-        kept_out(project, "shapes", own, "all", load(checkpoint))
+        read_kept_out(project, "shapes", own, "all", load(checkpoint))
     for file in folder.glob("*.npy"):
         os.utime(file, (0, 0))
-    kept_out(project, "shapes", own, "all", load(tiny_checkpoint))  # is used again
+    read_kept_out(project, "shapes", own, "all", load(tiny_checkpoint))  # is used again
     (old,) = (file for file in folder.glob("*.npy") if not file.stat().st_mtime)
     assert project.store.prune(dry_run=True) == project.store.prune() == [str(old)]
     assert len([*folder.glob("*.npy")]) == 1 and not old.exists()

@@ -19,7 +19,7 @@ from react_pipeline.extensions.sources.kinds import UrlTables
 from react_pipeline.extensions.sources.url_source import UrlSource
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval import ranking
-from react_pipeline.retrieval.decontamination import EvaluationImages
+from react_pipeline.retrieval.decontamination import KeptOut
 from react_pipeline.retrieval.fusion import fuse
 from react_pipeline.retrieval.images import Images
 from react_pipeline.settings.retrieval import RetrievalConfig
@@ -67,7 +67,7 @@ def choose(
     project: Project,
     web: Web,
     table: pd.DataFrame,
-    evaluation: EvaluationImages = NOTHING,
+    evaluation: KeptOut = NOTHING,
     **settings: Any,
 ) -> tuple[Images, dict[int, str]]:
     config = RetrievalConfig(**settings)
@@ -133,7 +133,7 @@ def test_equal_bytes_are_recognized_once_images_are_there(
     indexed_project: Project,
 ) -> None:
     web = Web(dict.fromkeys(range(6), IMAGE), {0: "twin", 1: "twin", 2: "measured"})
-    evaluation = EvaluationImages(frozenset({"measured"}), np.zeros((0, 32), np.float32), 1.01)
+    evaluation = KeptOut(frozenset({"measured"}), np.zeros((0, 32), np.float32), 1.01)
     table = candidates(6)
     _, dropped = choose(indexed_project, web, table, evaluation, max_per_class=3)
     assert dropped == {

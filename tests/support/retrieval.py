@@ -12,13 +12,13 @@ import yaml
 from react_pipeline.clip.prompts import class_prompts
 from react_pipeline.embedding import row_metadata
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval.decontamination import EvaluationImages
+from react_pipeline.retrieval.decontamination import KeptOut
 from react_pipeline.settings.config import ClassConfig, DomainConfig
 
 DOMAIN = DomainConfig(
     slug="pets", classes=("cat", ClassConfig(name="dog", synonyms=("hound",)), "eel")
 )
-NOTHING = EvaluationImages(frozenset(), np.zeros((0, 2), np.float32), 0.9)
+NOTHING = KeptOut(frozenset(), np.zeros((0, 2), np.float32), 0.9)
 
 
 def hits_of(*hits: tuple[str, str, int, float, int]) -> pd.DataFrame:

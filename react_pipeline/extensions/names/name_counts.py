@@ -9,6 +9,7 @@ in the first captions, so their cost does not grow with the corpus.
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from numpy.typing import NDArray
 from react_pipeline.embedding import row_metadata
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project, cluster, spread
-from react_pipeline.retrieval import ClassNotes, ClassTable
 from react_pipeline.settings import DomainConfig, near_names
 from react_pipeline.store import Artifact, Scratch
 
@@ -182,19 +182,27 @@ def split_words(texts: pa.Array) -> pa.ListArray:
     )
 
 
-def describe_classes(table: ClassTable) -> ClassNotes:
-    """Write how many captions say each name, also into the table of classes; warns of classes that
-    none names.
+def describe_classes(
+    domain: DomainConfig,
+    embeddings: Artifact,
+    classes: pd.DataFrame,
+    directory: Path,
+    scratch: Scratch,
+) -> tuple[dict[str, Any], str]:
+    """Write how many captions say each name into a directory, and into the table of classes.
+
+    Returns:
+        Counts for the manifest, and a warning of classes that no caption names, or "".
     """
-    names = count_names(table.domain, table.embeddings, table.scratch)
-    names.to_parquet(table.directory / NAMES, index=False)
+    names = count_names(domain, embeddings, scratch)
+    names.to_parquet(directory / NAMES, index=False)
     texts = names["name"] + " " + names["captions"].map("{:,}".format)
-    table.classes["names"] = texts.groupby(names["class_id"]).agg("; ".join)
-    unnamed = unnamed_classes(names, table.embeddings)
+    classes["names"] = texts.groupby(names["class_id"]).agg("; ".join)
+    unnamed = unnamed_classes(names, embeddings)
     if unnamed is None:
-        return ClassNotes({}, "")
+        return {}, ""
     counts: dict[str, Any] = {"unnamed": list(unnamed), "near_names": list(unnamed.values())}
-    return ClassNotes(counts, unnamed_message(*counts.values()) if unnamed else "")
+    return counts, unnamed_message(*counts.values()) if unnamed else ""
 
 
 def unnamed_classes(names: pd.DataFrame, embeddings: Artifact) -> dict[str, str] | None:
