@@ -71,7 +71,7 @@ test-oldest: ## a fast part of the tests with the oldest versions, in .venv-olde
 test-gpu: install-dev ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-gpu-report: install-dev ## tests and speed on the first GPU as a page, in 10 minutes; without one: REPORT=--pretend
+gpu-report: install-dev ## speed on the first GPU as a page, in 10 minutes; without one: REPORT=--pretend
 	$(BIN)/python -m benchmarks.gpu $(REPORT)
 
 docs: install-dev ## the documentation site, in build/site

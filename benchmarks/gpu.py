@@ -1,4 +1,4 @@
-"""The GPU report: what the tests and the speed of this project are on a card, as a page.
+"""The GPU report: the speed of this project on a card, as a page.
 
 `make gpu-report` measures the first card in under ten minutes, without internet, and writes
 `benchmarks/reports/CARD.json` and `CARD.md`, to be sent as a pull request. On a machine without a
@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
 import torch.nn.functional as functional
 from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -183,13 +182,8 @@ def ours_case(given: argparse.Namespace) -> Rows:
     from benchmarks.embed_runs import Ours
 
     _, checkpoint = corpus(given)
-    encoder = {"model": embed_inputs.ARCHITECTURE, "pretrained": str(checkpoint)}
-    encoder |= {"quick_gelu": False, "mean": list(open_clip.OPENAI_DATASET_MEAN)}
-    encoder |= {"std": list(open_clip.OPENAI_DATASET_STD)}
     embedding = {"batch_size": given.batches[0], "precision": "bf16", "workers": given.workers}
-    project = embed_inputs.write_project(
-        given.scratch, given.scratch / "shards", encoder, embedding, given.device
-    )
+    project = embed_inputs.write_project(given.scratch, checkpoint, embedding, given.device)
     run = Ours(project)
     seconds = run()
     return {"embed_corpus, bf16": embedded(given, seconds, run.vectors()["image"])}
@@ -216,13 +210,8 @@ def search_case(given: argparse.Namespace) -> Rows:
     from react_pipeline.project import Project
 
     rows, width, prompts = given.search
-    path = embed_inputs.write_project(
-        given.scratch / "search",
-        Path("none"),
-        {"model": embed_inputs.ARCHITECTURE, "pretrained": "openai"},
-        {},
-    )
-    project = Project.load(path)
+    folder = given.scratch / "search"
+    project = Project.load(embed_inputs.write_project(folder, folder / "none.pt", {}))
     publish_parents(project, 0)
     cloud = Cloud(rows, width)
     stored = StoredVectors(publish_embeddings(project, cloud.pairs(), width), "image")
@@ -237,48 +226,7 @@ def search_case(given: argparse.Namespace) -> Rows:
     return {f"{prompts} prompts, {rows:,} vectors": {**about, "equal hits": f"{same:.4%}"}}
 
 
-# Tests.
-
-
-class Outcomes:
-    """Counts what pytest reports."""
-
-    def __init__(self) -> None:
-        """Nothing yet."""
-        self.row: dict[str, Any] = {"passed": 0, "failed": 0, "skipped": 0, "first failure": ""}
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        """Count a test once; an error of its fixtures is a failure."""
-        if report.when == "call" or report.outcome != "passed":
-            self.row[report.outcome] += 1
-        if report.failed and not self.row["first failure"]:
-            last = str(report.longrepr).strip().splitlines()[-1]
-            self.row["first failure"] = f"{report.nodeid.partition('::')[2]}: {last}"[:300]
-
-
-def tests_case(given: argparse.Namespace, chosen: str) -> Rows:
-    """The tests of a card; without one, those of `tests/gpu` on the processor."""
-    import pytest
-
-    on_card = given.device == "cuda" and not given.pretend
-    paths = [TESTS] if on_card else [TESTS / "gpu" / "test_devices.py"]
-    mark = "gpu" if given.device == "cuda" else "not gpu"
-    outcomes = Outcomes()
-    # A process that a test starts sees no pretended GPU.
-    names = f"{chosen} and not killed" if given.pretend else chosen
-    options = ["-q", "-p", "no:cacheprovider", "-m", mark, "-k", names]
-    code = pytest.main([*options, *map(str, paths)], plugins=[outcomes])
-    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        raise RuntimeError(f"pytest ended with {code!r}")
-    return {chosen: outcomes.row}
-
-
 CASES: dict[str, dict[str, tuple[Case, int]]] = {
-    "Tests": {
-        "not index": (partial(tests_case, chosen="not index"), 240),
-        "cells": (partial(tests_case, chosen="index and not OPQ8"), 60),
-        "codes": (partial(tests_case, chosen="index and OPQ8"), 60),
-    },
     "Training step": {
         "step, smaller batch": (partial(step_case, size=0, compiled=False), 90),
         "step, smaller batch, compiled": (partial(step_case, size=0, compiled=True), 150),

@@ -18,7 +18,6 @@ classes.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
@@ -39,6 +38,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from benchmarks.demo_photos import top1_at
 from benchmarks.demo_proof import (
     Correct,
     beside,
@@ -48,15 +48,10 @@ from benchmarks.demo_proof import (
     trained,
 )
 from benchmarks.domain_vectors import DomainVectors, fitted
-from benchmarks.methods import write_section
+from benchmarks.pages import make_parser, show_section
 from react_pipeline.clip import (
-    EVALUATION_PRECISION,
     ClassHead,
-    choose_device,
     from_parts,
-    gated_layers,
-    load_classifier,
-    scale_gates,
 )
 from react_pipeline.embedding import read_metadata
 from react_pipeline.evaluation.calibration import confidence, error_of_confidence
@@ -65,7 +60,6 @@ from react_pipeline.extensions.demo.corpus import captions, drawn
 from react_pipeline.extensions.demo.corpus_kind import FILES
 from react_pipeline.extensions.methods import HeadMethod, HeadSamples
 from react_pipeline.extensions.methods.few_shot import FewShotGda, FewShotNcm, joined
-from react_pipeline.labelled import encode_images, read_images
 from react_pipeline.lineage import fresh, fresh_or_none, resolve, run
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
@@ -366,27 +360,16 @@ def interpolated(project: Project) -> str:
     """Return top-1 on the photographs, and on the drawings of a domain that nothing was trained
     for, between the base and the trained model.
     """
-    device, rows = choose_device(project.config.device), []
+    rows = []
     for method, weights in (("base", [0.0]), (GATED, [0.5, 1]), (f"{GATED}-control", [0.5, 1])):
         for weight in weights:
-            cells = []
-            for slug in (SLUG, DRAWINGS):
-                domain = project.domain(slug)
-                checkpoint = (
-                    fresh(project, "base_checkpoint")
-                    if method == "base"
-                    else fresh(project, "customized_checkpoint", method_key(SLUG, method))
-                )
-                clip, head = load_classifier(checkpoint, None, domain, device)
-                if method != "base":
-                    scale_gates(gated_layers(clip.model).values(), weight)
-                images = read_images(fresh(project, "evaluation_set", slug), domain)
-                vectors = encode_images(
-                    project.config, clip, images, precision=EVALUATION_PRECISION
-                )
-                predicted = (vectors @ head.vectors.numpy()).argmax(axis=1)
-                cells.append(f"{100 * (predicted == images['class_id']).mean():.1f}")
-            rows.append([method, f"{weight:g}", *cells])
+            checkpoint = (
+                fresh(project, "base_checkpoint")
+                if method == "base"
+                else fresh(project, "customized_checkpoint", method_key(SLUG, method))
+            )
+            found = [top1_at(project, checkpoint, weight, slug)[1] for slug in (SLUG, DRAWINGS)]
+            rows.append([method, f"{weight:g}", *(f"{top1:.1f}" for top1 in found)])
     return markdown_table(["method", "weight", "photographs", "drawings"], rows).rstrip()
 
 
@@ -434,13 +417,10 @@ def _spread(right: Mapping[str, Correct], kind: str) -> str:
 
 def main() -> None:
     """Measure both corpora and write the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--work", type=Path, default=Path(".react/photographs"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--page", type=Path, help="has the two markers; gets the tables")
     parser.add_argument("--picture", type=Path, help="the curve of shots; default: in --work")
     options = parser.parse_args()
     work = options.work.resolve()
@@ -478,9 +458,7 @@ def main() -> None:
         project, title = hold_out(options.photos.resolve(), work, slug)
         right, named = measure(project, slug, options.seeds)
         texts.append(_section(title, right, named))
-    print(text := "\n\n".join(texts))
-    if options.page is not None:
-        write_section(options.page, text, BEGIN, END)
+    show_section("\n\n".join(texts), options.page, BEGIN, END)
 
 
 if __name__ == "__main__":

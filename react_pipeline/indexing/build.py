@@ -29,7 +29,7 @@ from react_pipeline.indexing.files import find_rows, innermost, inverted_lists, 
 from react_pipeline.indexing.keys import Key
 from react_pipeline.settings import IndexConfig
 from react_pipeline.stage import encoder_in
-from react_pipeline.store import Artifact, InputError
+from react_pipeline.store import Artifact
 
 DEPTHS = (10, 100)
 GRAPH_BREADTH = (16, 4_096)

@@ -48,21 +48,6 @@ def make_indexed(make_embedded: MakeProject) -> MakeIndexed:
     return make
 
 
-@pytest.mark.parametrize("side", SIDES)
-def test_exact_search_equals_brute_force(indexed_project: Project, side: Any) -> None:
-    embeddings = indexed_project.store.current("corpus_embeddings", "all")
-    vectors, queries = read_vectors(embeddings, side), read_vectors(embeddings, "text")[::7]
-    hits = Index(indexed_project.store.current("faiss_index", "all")).search(side, queries, 5)
-    assert list(hits.columns) == ["query", "row", "similarity", "rank"]
-    assert hits["similarity"].dtype == np.float32
-    similarities = queries @ vectors.T
-    for query, found in hits.groupby("query"):
-        assert list(found["rank"]) == list(range(5))
-        best = np.sort(similarities[query])[::-1][:5]
-        assert found["similarity"].to_numpy() == pytest.approx(best, abs=1e-5)
-        assert similarities[query][found["row"]] == pytest.approx(best, abs=1e-5)
-
-
 @pytest.mark.parametrize("key", KEYS)
 def test_every_kind_of_key_is_built_tuned_and_measured(make_indexed: MakeIndexed, key: str) -> None:
     project, artifact = make_indexed(key=key)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from react_pipeline.indexing import index
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval import chosen_pairs
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 
 
@@ -37,11 +35,3 @@ def test_a_killed_build_repeats_no_search_and_reuses_no_file(
     shutil.rmtree(artifact.path)
     undisturbed = retrieve_pairs(indexed_project, "shapes")
     assert artifact.manifest["files"] == undisturbed.manifest["files"]
-
-
-def test_the_contact_sheet_shows_classes_of_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chosen_pairs, "SHEET_CLASSES", 2)
-    pairs = pd.DataFrame({"row": range(40), "class": [f"class {n // 10}" for n in range(40)]})
-    shown = chosen_pairs.rows_on_sheet(pairs)
-    assert shown.to_dict() == {n: f"class {n // 10}" for n in [*range(8), *range(20, 28)]}
-    assert chosen_pairs.rows_on_sheet(pairs[:0]).empty

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -46,27 +46,22 @@ def test_images_of_other_domains_are_encoded_once(
         slug: project.store.current("evaluation_set", slug).counts["images"]
         for slug in ("shapes", "colours")
     }
-    encoded: list[int] = []
-    encode = decontamination.encode_images
+    encode = Mock(wraps=decontamination.encode_images)
+    monkeypatch.setattr(decontamination, "encode_images", encode)
 
-    def counting(config: Any, clip: Any, images: Any) -> NDArray[np.float32]:
-        encoded.append(len(images))
-        return encode(config, clip, images)
+    def vectors(checkpoint: Path) -> tuple[NDArray[np.float32], list[int]]:
+        encode.reset_mock()
+        found = read_kept_out(project, "shapes", own, "all", load(checkpoint)).vectors
+        return found, [len(call.args[2]) for call in encode.call_args_list]
 
-    monkeypatch.setattr(decontamination, "encode_images", counting)
-
-    def vectors(checkpoint: Path) -> NDArray[np.float32]:
-        encoded.clear()
-        return read_kept_out(project, "shapes", own, "all", load(checkpoint)).vectors
-
-    first = vectors(tiny_checkpoint)
+    first, encoded = vectors(tiny_checkpoint)
     assert encoded == list(number.values())
-    np.testing.assert_array_equal(vectors(tiny_checkpoint), first)
+    again, encoded = vectors(tiny_checkpoint)
+    np.testing.assert_array_equal(again, first)
     assert encoded == [number["shapes"]]
-    (tmp_path / "other").mkdir()
-    write_checkpoint(tmp_path / "other", seed=1)
-    assert not np.allclose(vectors(tmp_path / "other"), first)
-    assert encoded == list(number.values())
+    write_checkpoint(tmp_path, seed=1)
+    other, encoded = vectors(tmp_path)
+    assert encoded == list(number.values()) and not np.allclose(other, first)
 
 
 def test_vectors_that_were_not_used_for_long_are_pruned(

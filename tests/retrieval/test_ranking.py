@@ -43,17 +43,6 @@ def of_cats(*rows: int) -> list[Hit]:
     return [("t2t", "cat", row, 1 - number / 100, number) for number, row in enumerate(rows)]
 
 
-def test_the_best_hit_of_a_row_is_of_the_first_mode() -> None:
-    hits = hits_of(
-        ("t2i", "dog", 10, 0.9, 0), ("t2t", "dog", 10, 0.5, 3), ("t2t", "hound", 10, 0.6, 1)
-    )
-    (best,) = fuse(hits, RetrievalConfig()).to_dict("records")
-    found = [best[name] for name in ("prompt", "mode", "similarity", "rank")]
-    assert found == ["a photo of a hound.", "t2t", 0.6, 1]
-    (best,) = fuse(hits, RetrievalConfig(modes=("t2i", "t2t"))).to_dict("records")
-    assert (best["mode"], best["similarity"]) == ("t2i", 0.9)
-
-
 def test_a_hit_above_the_floor_of_its_mode_goes_first() -> None:
     hits = hits_of(
         ("t2t", "cat", 10, 0.5, 0), ("t2i", "cat", 10, 0.2, 0), ("t2t", "cat", 20, 0.5, 1)
@@ -132,14 +121,6 @@ def test_a_total_takes_from_the_largest_classes_first() -> None:
     assert kept["class"].value_counts().to_dict() == {"cat": 2, "dog": 2, "eel": 1}
     assert kept.loc[kept["class"] == "cat", "row"].tolist() == [10, 20]
     assert (candidates["dropped"] == "total").sum() == 4
-
-
-@pytest.mark.parametrize("identity", ["image_sha256", "url"])
-def test_an_image_that_a_full_class_leaves_is_free(identity: str) -> None:
-    hits = hits_of(*of_cats(10, 11), ("t2t", "dog", 12, 0.7, 0))
-    columns = {"image_sha256": ["", "", ""], identity: ["x", "y", "y"]}
-    candidates = candidates_of(hits, RetrievalConfig(max_per_class=1), **columns)
-    assert dropped(candidates) == {10: "", 11: "cap", 12: ""}
 
 
 def test_a_taken_image_is_dropped_again_by_bytes_or_url() -> None:

@@ -64,15 +64,10 @@ def rows_of(where: str, rows: tuple[int, ...] = (0, 1, 2, 3)) -> list[int]:
 )
 def test_rows_pass_where_the_expression_is_true(where: str, rows: list[int]) -> None:
     assert rows_of(where) == rows
+    # A field is a number whatever rows are asked of.
+    assert [rows_of(where, (row,)) for row in rows] == [[row] for row in rows]
 
 
-def test_a_field_is_a_number_whatever_rows_are_asked_of() -> None:
-    assert rows_of("width > 99", ()) == []
-    assert rows_of("license like 'cc%'", (3,)) == []
-    assert rows_of("width > 99", (2,)) == []
-
-
-@pytest.mark.parametrize("rows", [(0, 1, 2, 3), ()])
 @pytest.mark.parametrize(
     "where",
     [
@@ -86,9 +81,10 @@ def test_a_field_is_a_number_whatever_rows_are_asked_of() -> None:
         "true) FROM pairs; SELECT (true",
     ],
 )
-def test_a_wrong_expression_is_one_error(where: str, rows: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match=r"retrieval\.where"):
-        rows_of(where, rows)
+def test_a_wrong_expression_is_one_error(where: str) -> None:
+    for rows in ((0, 1, 2, 3), ()):
+        with pytest.raises(InputError, match=r"retrieval\.where"):
+            rows_of(where, rows)
 
 
 def test_both_sets_hold_what_passes_alone(
