@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom  # type: ignore[import-untyped, unused-ignore]
 
 from benchmarks.pages import make_parser, show_section
-from react_pipeline.extensions.pages.confidence_sequence import log_wealth
+from react_pipeline.extensions.pages.session import log_wealth
 from react_pipeline.pages import markdown_table
 
 BEGIN, END = "<!-- judge:begin -->", "<!-- judge:end -->"

@@ -57,7 +57,7 @@ from react_pipeline.embedding import read_metadata
 from react_pipeline.evaluation.calibration import confidence, error_of_confidence
 from react_pipeline.extensions.demo import build_base
 from react_pipeline.extensions.demo.corpus import captions, drawn
-from react_pipeline.extensions.demo.corpus_kind import FILES
+from react_pipeline.extensions.demo.extension import FILES
 from react_pipeline.extensions.methods import HeadMethod, HeadSamples
 from react_pipeline.extensions.methods.few_shot import FewShotGda, FewShotNcm, joined
 from react_pipeline.lineage import fresh, fresh_or_none, resolve, run

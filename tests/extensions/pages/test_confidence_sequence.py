@@ -11,7 +11,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from react_pipeline.extensions.pages.confidence_sequence import (
+from react_pipeline.extensions.pages.session import (
     Values,
     log_wealth,
     sum_bounds,
@@ -54,13 +54,3 @@ def test_all_bounds_of_sequence_hold_at_once_as_often_as_stated(
         assert bounds[0] == (-size, size) and bounds[-1] == (total, total)
     assert Fraction(held, looked) >= LEVEL
     assert narrowest < size  # or bounds that say nothing would pass
-
-
-def test_unknown_values_widen_the_bounds_to_both_sides() -> None:
-    known = np.array([1, 0, 1, -1] * 10)
-    doubt = np.tile([False, True, False, False], 10)
-    low, high = sum_bounds(np.where(doubt, -1, known), np.where(doubt, 1, known), 100, 0.95)
-    for guess in (-1, 0, 1):
-        filled = np.where(doubt, guess, known)
-        inner = sum_bounds(filled, filled, 100, 0.95)
-        assert low <= inner[0] and inner[1] <= high

@@ -6,10 +6,8 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
-from itertools import permutations
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -43,21 +41,6 @@ def log(project: Project, tmp_path: Path) -> Path:
         path := tmp_path / "log.jsonl", header_of(project, *SIDES, disagreements=5, images=50)
     )
     return path
-
-
-def test_an_estimate_over_all_orders_is_the_full_difference(
-    project: Project, tmp_path: Path
-) -> None:
-    truth = (0, 0, 0, 1, "neither")  # of 5 disagreements among 50 pictures: +2 of 50
-    estimates = []
-    for number, order in enumerate(permutations(truth)):
-        path = tmp_path / f"{number}.jsonl"
-        create_log(path, header_of(project, *SIDES, disagreements=5, images=50))
-        with open_judge(path, "a tester", 1) as log:
-            for picture, answer in enumerate(order[:2]):
-                assert say(log, picture, answer)
-            estimates.append(log.session.test().gain)
-    assert np.mean(estimates) == pytest.approx(2 / 50)
 
 
 def test_a_full_judgement_is_exact_and_unsure_counts_both_ways(log: Path) -> None:

@@ -128,18 +128,6 @@ def test_nothing_compared_says_what_to_materialize(project: Project) -> None:
         overviewing.overview_is_current(project)
 
 
-def test_a_comparison_is_stale_after_a_new_and_a_removed_result(project: Project) -> None:
-    compared(project, "shapes", 0.25)
-    assert comparing.comparison_is_current(project, "shapes").counts["methods"] == ["base"]
-    publish_results(project, "shapes", answers(0.25, 0.5))
-    with pytest.raises(StaleArtifact, match=r"results: gated-image"):
-        comparing.comparison_is_current(project, "shapes")
-    assert compare(project, "shapes") == comparing.comparison_is_current(project, "shapes")
-    shutil.rmtree(project.store.root / "domain_results" / "shapes/gated-image")
-    with pytest.raises(StaleArtifact, match="results: gated-image"):
-        comparing.comparison_is_current(project, "shapes")
-
-
 @pytest.mark.parametrize("is_cut", [True, False])
 def test_spoilt_comparison_is_named_and_other_domains_are_shown(
     project: Project, is_cut: bool
