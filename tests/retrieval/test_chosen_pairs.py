@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from react_pipeline.indexing import index
-from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 
@@ -18,20 +17,19 @@ def interrupted(*_: Any, **__: Any) -> None:
 
 
 def test_a_killed_build_repeats_no_search_and_reuses_no_file(
-    indexed_project: Project, monkeypatch: pytest.MonkeyPatch
+    project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish_evaluation_set(indexed_project, "shapes")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("react_pipeline.store.store.with_digest", interrupted)
-        retrieve_pairs(indexed_project, "shapes")
-    (shard,) = indexed_project.store.root.glob(".scratch/*/*/built/files/shards/00000.tar")
+        retrieve_pairs(project, "shapes")
+    (shard,) = project.store.root.glob(".scratch/*/*/built/files/shards/00000.tar")
     data = bytearray(shard.read_bytes())
     data[600] ^= 1  # of the first image, which no other check sees
     shard.write_bytes(data)
     monkeypatch.setattr(index, "exact_hits", interrupted)
-    artifact = retrieve_pairs(indexed_project, "shapes")
+    artifact = retrieve_pairs(project, "shapes")
     monkeypatch.undo()
-    assert not list((indexed_project.store.root / ".scratch").iterdir())
+    assert not list((project.store.root / ".scratch").iterdir())
     shutil.rmtree(artifact.path)
-    undisturbed = retrieve_pairs(indexed_project, "shapes")
+    undisturbed = retrieve_pairs(project, "shapes")
     assert artifact.manifest["files"] == undisturbed.manifest["files"]

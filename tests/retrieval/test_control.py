@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.drawings import pair, write_shard
-from support.retrieval import NOTHING, configure, no_digest_is_known
+from support.retrieval import NOTHING, configure, no_digest_is_known, pairs_of
 from support.upkeep import edit_domain
 
 from react_pipeline.corpus import CollectedPairs
@@ -28,24 +28,18 @@ from react_pipeline.settings import RetrievalConfig
 from react_pipeline.store import Artifact, RetrievalError
 
 
-@pytest.fixture
-def project(indexed_project: Project) -> Project:
-    publish_evaluation_set(indexed_project, "shapes")
-    return indexed_project
-
-
 def test_a_control_is_as_many_other_pairs_drawn_alike_each_time(
     project: Project, tmp_path: Path
 ) -> None:
     retrieved = retrieve_pairs(project, "shapes")
     control = draw_control(project, "shapes")
-    pairs = pd.read_parquet(control.file("pairs.parquet"))
+    pairs = pairs_of(control)
     assert control.counts["pairs"] == len(pairs) == retrieved.counts["pairs"]
     assert set(pairs["mode"]) == {"random"}
     assert set(pairs["class"]) == {""}
     assert not pairs["row"].duplicated().any()
     assert not pairs["image_sha256"].duplicated().any()
-    assert set(pairs["row"]) != set(pd.read_parquet(retrieved.file("pairs.parquet"))["row"])
+    assert set(pairs["row"]) != set(pairs_of(retrieved)["row"])
     assert len(list(CollectedPairs(control))) == len(pairs)
     names = {*project.domain("shapes").class_names}
     naming = sum(not names.isdisjoint(caption.split()) for caption in pairs["caption"])
@@ -141,7 +135,7 @@ def test_an_image_that_corpus_holds_three_times_is_drawn_once(
     for stage in ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"):
         run(project, stage, "all")
     publish_evaluation_set(project, "shapes")
-    pairs = pd.read_parquet(draw_after(project).file("pairs.parquet"))
+    pairs = pairs_of(draw_after(project))
     assert len(pairs) == project.store.current("retrieved_set", "shapes").counts["pairs"] == 8
     assert not pairs["image_sha256"].duplicated().any()
 

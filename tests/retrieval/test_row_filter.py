@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from support.retrieval import configure
+from support.retrieval import configure, pairs_of
 
 from react_pipeline.embedding import row_metadata
 from react_pipeline.lineage import resolve
@@ -103,7 +103,7 @@ def test_both_sets_hold_what_passes_alone(
     sets = [retrieve_pairs(retrieved_project, "shapes"), draw_control(retrieved_project, "shapes")]
     embeddings = retrieved_project.store.current("corpus_embeddings", "all")
     for artifact in sets:
-        rows = pd.read_parquet(artifact.file("pairs.parquet"))["row"]
+        rows = pairs_of(artifact)["row"]
         numbers = row_metadata(embeddings, rows, ["number"])["number"].astype(int)
         assert len(numbers) and not (numbers % 2).any()
         assert artifact.counts["dropped"]["filtered"] > 0

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from support.drawings import evaluation_image, pair, write_shard
+from support.retrieval import pairs_of
 from support.upkeep import edit_domain
 
 from react_pipeline.embedding import read_metadata
@@ -80,7 +80,7 @@ def test_pairs_of_an_evaluation_subject_are_in_neither_set(
     assert retrieved.counts["dropped"]["evaluation_subject"] == 16
     assert control.counts["dropped"]["evaluation_subject"] > 0  # of the rows that were drawn
     for artifact in (retrieved, control):
-        pairs = pd.read_parquet(artifact.file("pairs.parquet"))
+        pairs = pairs_of(artifact)
         assert len(pairs) == 32 and not pairs["row"].isin(red).any()
         assert leaked_images(project, artifact.stage, "shapes").subject == 0
 

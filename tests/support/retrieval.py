@@ -14,6 +14,7 @@ from react_pipeline.embedding import row_metadata
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.decontamination import KeptOut
 from react_pipeline.settings.config import ClassConfig, DomainConfig
+from react_pipeline.store import Artifact
 
 DOMAIN = DomainConfig(
     slug="pets", classes=("cat", ClassConfig(name="dog", synonyms=("hound",)), "eel")
@@ -45,6 +46,11 @@ def configure(
     path.write_text(
         yaml.safe_dump({**domain, "retrieval": retrieval or domain.get("retrieval", {})})
     )
+
+
+def pairs_of(artifact: Artifact) -> pd.DataFrame:
+    """The table of a set of chosen pairs."""
+    return pd.read_parquet(artifact.file("pairs.parquet"))
 
 
 class Seen:

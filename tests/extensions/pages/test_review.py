@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from support.retrieval import pairs_of
 
 from react_pipeline.embedding import row_vectors
 from react_pipeline.extensions.pages.review import (
@@ -43,7 +44,7 @@ def images_of(board: ReviewBoard) -> list[str]:
 
 
 def table_of(artifact: Any) -> pd.DataFrame:
-    return pd.read_parquet(artifact.file("pairs.parquet")).set_index("image_sha256")
+    return pairs_of(artifact).set_index("image_sha256")
 
 
 def fingerprint(project: Project) -> str:
@@ -170,7 +171,7 @@ def test_a_takedown_by_url_reaches_tars_with_urls(
     from react_pipeline.retrieval import review
 
     retrieved = retrieved_project.store.current("retrieved_set", SLUG)
-    pairs = pd.read_parquet(retrieved.file("pairs.parquet"))
+    pairs = pairs_of(retrieved)
     row, image = int(pairs["row"][0]), pairs["image_sha256"][0]
     read = review.row_metadata
 
