@@ -8,8 +8,15 @@ from typing import Any
 import pytest
 
 from react_pipeline.indexing import index
+from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
+
+
+@pytest.fixture
+def project(indexed_project: Project) -> Project:
+    publish_evaluation_set(indexed_project, "shapes")
+    return indexed_project
 
 
 def interrupted(*_: Any, **__: Any) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from support.drawings import pair, write_shard
-from support.retrieval import NOTHING, configure, no_digest_is_known, pairs_of
+from support.retrieval import NOTHING, Web, configure, no_digest_is_known, pairs_of
 from support.upkeep import edit_domain
 
 from react_pipeline.corpus import CollectedPairs
@@ -26,6 +26,12 @@ from react_pipeline.retrieval.control import draw_pairs
 from react_pipeline.retrieval.images import Images
 from react_pipeline.settings import RetrievalConfig
 from react_pipeline.store import Artifact, RetrievalError
+
+
+@pytest.fixture
+def project(indexed_project: Project) -> Project:
+    publish_evaluation_set(indexed_project, "shapes")
+    return indexed_project
 
 
 def test_a_control_is_as_many_other_pairs_drawn_alike_each_time(
@@ -140,25 +146,11 @@ def test_an_image_that_corpus_holds_three_times_is_drawn_once(
     assert not pairs["image_sha256"].duplicated().any()
 
 
-class Fetched:
-    """Images that are fetched: those of odd rows are an evaluation image."""
-
-    columns = ["image_path", "caption"]
-    identity = "image_path"
-    failed: ClassVar[dict[int, str]] = {}
-
-    def fetchable(self, rows: pd.DataFrame) -> pd.Series:
-        return pd.Series(True, rows.index)
-
-    def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
-        digests = ["measured" if row % 2 else f"digest {row}" for row in rows["row"]]
-        for pair_ in rows.assign(image_sha256=digests).itertuples(index=False):
-            yield pair_, b""
-
-
 def test_a_fetched_evaluation_image_is_not_drawn(project: Project) -> None:
-    images = images_of(project)
-    images.source, images.fetches = Fetched(), True  # type: ignore[assignment]
+    images, rows = images_of(project), range(96)
+    web = Web(dict.fromkeys(rows, b""), dict.fromkeys(rows[1::2], "measured"))
+    web.identity = "image_path"
+    images.source, images.fetches = web, True  # type: ignore[assignment]
     with no_digest_is_known():
         pairs, dropped = drawn(project, images, {"measured"})
     assert len(pairs) == 20 and not (pairs["row"] % 2).any()

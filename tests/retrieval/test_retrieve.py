@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 from support.retrieval import configure, pairs_of
 from support.vectors import read_vectors
@@ -14,9 +15,16 @@ from react_pipeline.clip import class_prompts, loaded_base
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.indexing import Index
+from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.ranking import DROP_REASONS
 from react_pipeline.retrieval.retrieve import retrieve_pairs
+
+
+@pytest.fixture
+def project(indexed_project: Project) -> Project:
+    publish_evaluation_set(indexed_project, "shapes")
+    return indexed_project
 
 
 def test_a_retrieved_set_holds_the_pairs_it_lists(project: Project) -> None:

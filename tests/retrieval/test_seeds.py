@@ -13,10 +13,17 @@ from support.retrieval import configure, pairs_of
 from support.vectors import read_vectors
 
 from react_pipeline.clip import load
+from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project import Project
 from react_pipeline.retrieval import retrieve_pairs
 from react_pipeline.store import InputError, StaleArtifact
+
+
+@pytest.fixture
+def project(indexed_project: Project) -> Project:
+    publish_evaluation_set(indexed_project, "shapes")
+    return indexed_project
 
 
 def write_seed(project: Project, name: str, data: bytes) -> Path:
