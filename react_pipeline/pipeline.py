@@ -152,7 +152,7 @@ STAGES_OF_CORE = (
         reads_domain=True,
         identity=identity.retrieved_set,
         thresholds=identity.starving,
-        version="3",
+        version="2",
         pool="gpu",
         priority=75,
     ),

@@ -39,13 +39,25 @@ def fuse(hits: pd.DataFrame, settings: RetrievalConfig) -> pd.DataFrame:
     return best.drop_duplicates(["class_id", "row"], ignore_index=True)
 
 
-def order_by_likeness(
+def apply_filter(
     candidates: pd.DataFrame, likeness: Vectors, settings: RetrievalConfig
 ) -> pd.DataFrame:
-    """Return the candidates of `fuse` by the cosine of each one's image with its class, (N,), which
-    becomes `score`.
+    """Return the candidates by how like each one's image is to its class, or with
+    `fusion: preference` as they are; those under the floor are dropped.
+
+    Args:
+        candidates: From `fuse`.
+        likeness: Cosine of each candidate's image with its class, (N,).
+        settings: Gives the floor.
+
+    Returns:
+        The same columns; in the new order, `score` is the likeness.
     """
-    return _sorted(candidates.assign(score=likeness), settings).reset_index(drop=True)
+    fails = (candidates["dropped"] == "") & (likeness < settings.min_similarity.get("filter", -1))
+    filtered = candidates.assign(dropped=candidates["dropped"].mask(fails, "below_filter"))
+    if settings.fusion == "preference":
+        return filtered
+    return _sorted(filtered.assign(score=likeness), settings).reset_index(drop=True)
 
 
 def _sorted(hits: pd.DataFrame, settings: RetrievalConfig) -> pd.DataFrame:

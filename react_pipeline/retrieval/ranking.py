@@ -35,7 +35,7 @@ DROP_REASONS: Mapping[str, str] = {
 }
 """Why a row is not kept; each row is counted once, for the class it fits best."""
 
-_BEFORE_CHOICE = ("below_similarity", "filtered", "rejected")
+_BEFORE_CHOICE = ("below_similarity", "below_filter", "filtered", "rejected")
 
 SHARED = "several_classes"
 """Marks a candidate whose row is decided on, kept or dropped, for another class; if kept, the pair
@@ -68,7 +68,7 @@ def choose(
             not known yet), dropped (of `fusion`); `url` counts where it is there. Digests and
             `evaluation_similarity` of the rows that were looked at are filled in.
         means: Unit vectors (D,) by class, which images are compared with for
-            `min_similarity.filter`; None where it sets no floor.
+            `min_similarity.filter`; None where candidates were filtered before.
     """
     alive = candidates[~candidates["dropped"].isin(_BEFORE_CHOICE)]
     rows = _one_class_each(alive)

@@ -20,12 +20,13 @@ from typing import Any
 import pandas as pd
 
 from react_pipeline.clip import prompt_templates
+from react_pipeline.embedding import sides
 from react_pipeline.indexing import Index
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster
 from react_pipeline.retrieval.chosen_pairs import class_report, write_pairs, write_report
 from react_pipeline.retrieval.decontamination import KeptOut, read_kept_out, require_subjects
-from react_pipeline.retrieval.fusion import fuse, likeness, order_by_likeness
+from react_pipeline.retrieval.fusion import apply_filter, fuse, likeness
 from react_pipeline.retrieval.images import Images, load_encoder
 from react_pipeline.retrieval.own_images import encode_apart, read_seeds
 from react_pipeline.retrieval.queries import SEARCH, Queries, encode_queries, find_hits
@@ -147,9 +148,9 @@ def _rank(
     """Return the candidates, each kept or dropped for one reason."""
     candidates = fuse(hits, settings)
     means = queries.means() if settings.filters else None
-    if means is not None and settings.fusion == "filter":
+    if means is not None and "image" in sides(images.embeddings):
         like = likeness(images.embeddings, candidates, means)
-        candidates = order_by_likeness(candidates, like, settings)
+        candidates, means = apply_filter(candidates, like, settings), None
     candidates = refuse_rows(candidates, images, kept_out, settings.where)
     choose(candidates, images, kept_out, settings, means)
     return candidates

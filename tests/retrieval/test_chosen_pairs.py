@@ -1,4 +1,4 @@
-"""The files of chosen pairs: contact sheets, and what a build that was not published leaves."""
+"""The files of chosen pairs, and what a build that was not published leaves."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.retrieval import DOMAIN, NOTHING, Seen, hits_of
 
 from react_pipeline.retrieval.decontamination import KeptOut
-from react_pipeline.retrieval.fusion import fuse, order_by_likeness
+from react_pipeline.retrieval.fusion import apply_filter, fuse
 from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, choose, join_classes
 from react_pipeline.settings import RetrievalConfig
 
@@ -52,19 +52,18 @@ def test_a_hit_above_the_floor_of_its_mode_goes_first() -> None:
     assert best["dropped"].to_dict() == {10: "", 20: "below_similarity"}
 
 
-def test_pairs_are_ordered_by_likeness_and_the_unlike_dropped() -> None:
-    config = RetrievalConfig(min_similarity={"t2t": 0.5, "filter": 0.2})
-    hits = hits_of(*of_cats(1, 2), ("t2t", "cat", 3, 0.4, 2), ("t2i", "cat", 4, 0.3, 0))
-    cosines = np.array([0, 0.1, 0.25, 0.9, 0.3], np.float32)
-    found = fuse(hits, config)
-    assert found["row"].tolist() == [1, 2, 4, 3]
-    found = order_by_likeness(found, cosines[found["row"]], config)
-    assert found["row"].tolist() == [4, 2, 1, 3]
-    images: Any = Seen(np.stack([cosines, np.sqrt(1 - cosines**2)], axis=1))
-    means = {0: np.array([1, 0], np.float32)}
-    found["image_sha256"] = ""
-    choose(found, images, NOTHING, config, means)
-    assert dropped(found) == {4: "", 2: "", 3: "below_similarity", 1: "below_filter"}
+@pytest.mark.parametrize(
+    ("fusion", "order"), [("preference", [1, 2, 4, 3]), ("filter", [4, 2, 3, 1])]
+)
+def test_a_filter_drops_the_unlike_and_may_order_by_likeness(fusion: Any, order: list[int]) -> None:
+    config = RetrievalConfig(fusion=fusion, min_similarity={"t2t": 0.5, "filter": 0.2})
+    found = fuse(
+        hits_of(*of_cats(1, 2), ("t2t", "cat", 3, 0.4, 2), ("t2i", "cat", 4, 0.3, 0)), config
+    )
+    like = found["row"].map({1: 0.1, 2: 0.25, 3: 0.9, 4: 0.3}).to_numpy(np.float32)
+    filtered = apply_filter(found, like, config)
+    assert filtered["row"].tolist() == order
+    assert dropped(filtered) == {4: "", 2: "", 3: "below_similarity", 1: "below_filter"}
 
 
 def test_a_row_of_several_classes_goes_to_the_most_similar() -> None:
