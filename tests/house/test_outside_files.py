@@ -55,7 +55,6 @@ OWN = {
         "extensions/names/lexical.py",
         "extensions/names/name_counts.py",
         "extensions/pages/dashboard.py",
-        "extensions/pages/predictions.py",
         "extensions/pages/review.py",
         "extensions/pages/server.py",
         "extensions/pages/session.py",
