@@ -15,7 +15,6 @@ the table of offsets, reading through needs only names.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import os
@@ -30,7 +29,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from benchmarks.methods import write_section
+from benchmarks.pages import make_parser, show_section
 from react_pipeline.corpus import collect_pairs
 from react_pipeline.corpus.image_source import TarSource
 from react_pipeline.pages import markdown_table
@@ -185,10 +184,7 @@ def _digest(data: bytes) -> str:
 
 def main() -> None:
     """Measure, print, and write the page if asked to."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--page", type=Path, help="page whose table is replaced")
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--scratch", type=Path, help="folder for the tars; by default the system's temporary folder"
     )
@@ -197,10 +193,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="react-collect-", dir=given.scratch) as scratch:
         table, size_bytes = measure(Path(scratch), given.tars, given.repeats)
-    text = to_markdown(table, size_bytes, given.tars)
-    print(text)
-    if given.page is not None:
-        write_section(given.page, text, BEGIN, END)
+    show_section(to_markdown(table, size_bytes, given.tars), given.page, BEGIN, END)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks import published as steps
+from benchmarks.pages import make_parser, write_section
 from react_pipeline.clip import ImageTower, map_weights, text_parameters
 
 MEMORY_STEPS = 3
@@ -67,28 +68,20 @@ MEMORY = ("peak MiB", "memory ratio")
 """The columns of the page's tables of variants."""
 
 
-def step_of(name: str, model: Any, batches: steps.Batches, device: str) -> steps.Take:
+def step_of(name: str, model: Any, batches: steps.Batches) -> steps.Take:
     """The step of a variant."""
     parts = VARIANTS[name].parts
     if not parts:
         return steps.published_step(model, batches)
     return steps.our_step(
-        model, batches, parts, ImageTower(model, is_compiled=VARIANTS[name].compiled), device
+        model, batches, parts, ImageTower(model, is_compiled=VARIANTS[name].compiled), DEVICE
     )
 
 
 def peak_memory_bytes(given: argparse.Namespace, name: str) -> int:
     """Peak memory of a fresh process that takes a few steps of one variant."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.customize",
-        "--memory-of",
-        name,
-        "--batch",
-        str(given.batch),
-    ]
-    command += ["--threads", str(given.threads)]
+    options = f"--batch {given.batch} --threads {given.threads} --memory-of".split()
+    command = [sys.executable, "-m", "benchmarks.customize", *options, name]
     ran = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)  # noqa: S603 - ourselves
     return int(ran.stdout)
 
@@ -96,12 +89,8 @@ def peak_memory_bytes(given: argparse.Namespace, name: str) -> int:
 def take_few_steps(given: argparse.Namespace) -> int:
     """What the fresh process does: its peak memory in bytes."""
     model = steps.random_model(DEVICE)
-    take = step_of(
-        given.memory_of,
-        model,
-        steps.Batches.random(model, 1, given.batch, DEVICE),
-        DEVICE,
-    )
+    batches = steps.Batches.random(model, 1, given.batch, DEVICE)
+    take = step_of(given.memory_of, model, batches)
     with tempfile.TemporaryDirectory() as directory:
         if steps.TEXTS in VARIANTS[given.memory_of].parts:
             # As the trainer does once it has the vectors: the frozen text tower is mapped from the
@@ -141,7 +130,7 @@ def curves(model: Any, given: argparse.Namespace) -> dict[str, list[float]]:
         with torch.no_grad():
             for key, parameter in steps.trained(model).items():
                 parameter.copy_(weights[key])
-        take = step_of(variant, model, pairs, DEVICE)
+        take = step_of(variant, model, pairs)
         losses[name] = [take(step) for step in range(given.curve_steps)]
     return losses
 
@@ -168,7 +157,7 @@ def speed_rows(seconds: Mapping[str, list[float]], batch: int) -> dict[str, dict
 def variants(model: Any, memory: Mapping[str, int], given: argparse.Namespace) -> Rows:
     """Measure each variant in turns."""
     batches = steps.Batches.random(model, 1, given.batch, DEVICE)
-    takes = {name: step_of(name, model, batches, DEVICE) for name in memory}
+    takes = {name: step_of(name, model, batches) for name in memory}
     rows: Rows = speed_rows(timed(takes, given.repeats), given.batch)
     for name, row in rows.items():
         row |= {"wanted": VARIANTS[name].wanted}
@@ -190,9 +179,7 @@ def timed(takes: Mapping[str, steps.Take], repeats: int) -> dict[str, list[float
 
 def arguments() -> argparse.Namespace:
     """What was asked for on the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--batch", type=int, default=None, help="pairs (default: 32, quick: 8)")
     parser.add_argument(
         "--repeats", type=int, default=None, help="steps of each variant that count (default: 7)"
@@ -207,9 +194,6 @@ def arguments() -> argparse.Namespace:
         help="torch.compile too; needs a C++ compiler and a minute",
     )
     parser.add_argument("--quick", action="store_true", help="batch 8, one repeat, short curves")
-    parser.add_argument(
-        "--page", type=Path, default=None, help="has the two markers; gets the tables"
-    )
     parser.add_argument("--memory-of", choices=VARIANTS, default=None, help=argparse.SUPPRESS)
     given = parser.parse_args()
     for name, usual, quick in (("batch", 32, 8), ("repeats", 7, 1), ("curve_steps", 12, 3)):
@@ -282,9 +266,6 @@ def main() -> None:
         largest = max(abs(one - other) for one, other in zip(reference, curve, strict=True))
         print(f"  {name:45} differs by {largest:.1e} at most")
     if given.page is not None:
-        # Not at the top: the process that is asked for its memory would hold what this loads.
-        from benchmarks.methods import write_section
-
         write_section(given.page, section(title, rows), BEGIN, END)
 
 

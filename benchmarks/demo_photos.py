@@ -13,7 +13,6 @@ set among its classes.
 
 from __future__ import annotations
 
-import argparse
 import re
 import shutil
 import subprocess
@@ -25,7 +24,7 @@ import torch
 from PIL import Image
 
 from benchmarks.demo_proof import DOMAINS, METHOD
-from benchmarks.methods import write_section
+from benchmarks.pages import make_parser, show_section
 from react_pipeline.clip import (
     EVALUATION_PRECISION,
     Clip,
@@ -35,11 +34,11 @@ from react_pipeline.clip import (
     scale_gates,
 )
 from react_pipeline.labelled import encode_images, read_images
-from react_pipeline.lineage import fresh_or_none
+from react_pipeline.lineage import fresh, fresh_or_none
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
 from react_pipeline.stage import ALL, method_key
-from react_pipeline.store import MissingArtifact
+from react_pipeline.store import Artifact, MissingArtifact
 
 PACKAGE = "tuxpaint-stamps-default"
 PHOTOGRAPHED = ("animals", "food", "hobbies", "plants", "sports")
@@ -130,34 +129,32 @@ def measure(
     stage, key = (
         ("base_checkpoint", ALL) if base else ("customized_checkpoint", method_key(slug, method))
     )
-    checkpoint, images = (
-        fresh_or_none(project, stage, key),
-        fresh_or_none(project, "evaluation_set", slug),
-    )
-    if checkpoint is None or images is None:
+    checkpoint = fresh_or_none(project, stage, key)
+    if checkpoint is None:
         raise MissingArtifact(f"{key}: has no fresh `{stage}`; run `make demo` first")
+    clip, top1 = top1_at(project, checkpoint, weight, slug)
+    return [top1, top1_of_photographs(clip, listed)]
+
+
+def top1_at(project: Project, checkpoint: Artifact, weight: float, slug: str) -> tuple[Clip, float]:
+    """A checkpoint at a weight, and its top-1 in percent on the evaluation set of a domain."""
     domain = project.domain(slug)
     clip, head = load_classifier(checkpoint, None, domain, choose_device(project.config.device))
     if weight < 1:
         scale_gates(gated_layers(clip.model).values(), weight)
-    drawn = read_images(images, domain)
-    vectors = encode_images(project.config, clip, drawn, precision=EVALUATION_PRECISION)
-    right = (vectors @ head.vectors.numpy()).argmax(axis=1) == drawn["class_id"].to_numpy()
-    return [100 * float(right.mean()), top1_of_photographs(clip, listed)]
+    images = read_images(fresh(project, "evaluation_set", slug), domain)
+    vectors = encode_images(project.config, clip, images, precision=EVALUATION_PRECISION)
+    right = (vectors @ head.vectors.numpy()).argmax(axis=1) == images["class_id"].to_numpy()
+    return clip, 100 * float(right.mean())
 
 
 def main() -> None:
     """Measure the demo's models on photographs and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--folder", type=Path, default=None, help="stamps of Tux Paint that are there already"
     )
     parser.add_argument("--config", type=Path, default=None)
-    parser.add_argument(
-        "--page", type=Path, default=None, help="has the two markers; gets the table"
-    )
     options = parser.parse_args()
     project = Project.load(options.config)
     stamps = options.folder or download(project.config.store.parent / "photos")
@@ -188,9 +185,7 @@ def main() -> None:
         f"{table}\n\nTop-1 in percent; photographs are classified among their {classes} names. "
         "One seed."
     )
-    print(text)
-    if options.page is not None:
-        write_section(options.page, text, BEGIN, END)
+    show_section(text, options.page, BEGIN, END)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ what a store holds is not made again, so the benchmark can be stopped and starte
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -27,7 +26,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from react_pipeline.embedding import row_metadata
+from benchmarks.pages import make_parser, show_section
 from react_pipeline.evaluation import evaluate
 from react_pipeline.lineage import fresh_or_none, resolve
 from react_pipeline.pages import markdown_table
@@ -126,7 +125,6 @@ def shuffle_captions(project: Project, slug: str, retrieved: Artifact, seed: int
     inputs = resolve(project, "retrieved_set", slug)
 
     def choose(directory: Path, scratch: Scratch) -> dict[str, Any]:
-        embeddings = inputs.parents["corpus_embeddings"]
         clip = load_encoder(project, inputs.parents[encoder_in(inputs.parents)])
         images = Images(project, inputs.parents, clip)
         pairs = pd.read_parquet(retrieved.file("pairs.parquet"))
@@ -134,17 +132,8 @@ def shuffle_captions(project: Project, slug: str, retrieved: Artifact, seed: int
             "class", kind="stable", ignore_index=True
         )
         pairs["caption"] = np.roll(pairs["caption"], len(pairs) // 2)
-        more = [column for column in images.source.columns if column not in pairs]
-        pairs = pairs.join(row_metadata(embeddings, pairs["row"], more), on="row")
         images.look(pairs["row"].to_numpy())
-        written = write_pairs(
-            directory,
-            pairs,
-            images,
-            embeddings,
-            shard_pairs=project.retrieval(slug).shard_pairs,
-            max_pixels=project.config.corpus.max_pixels,
-        )
+        written = write_pairs(directory, pairs, images, project.retrieval(slug))
         return {
             **retrieved.counts,
             "pairs": len(written),
@@ -329,17 +318,10 @@ def main() -> None:
     """Train and evaluate both arms, print the tables, and write them and the picture where asked
     to.
     """
-    from benchmarks.methods import write_section  # which imports this module
-
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--domains", nargs="+")
     parser.add_argument("--config", type=Path, default=None)
-    parser.add_argument(
-        "--page", type=Path, default=None, help="has the two markers; gets the tables"
-    )
     parser.add_argument("--figure", type=Path, default=None, help="draw the means into this PNG")
     options = parser.parse_args()
     project = Project.load(options.config)
@@ -351,9 +333,7 @@ def main() -> None:
     first = beside(project, f"proof/{ARMS[arm]}/0", 0, same_subject=ARMS[arm])
     named = {slug: named_classes(first, slug) for slug in domains}
     table = f"{to_markdown(figures)}\n\nIn the arm {arm}:\n\n{split_table(named, figures[arm])}"
-    print(table)
-    if options.page is not None:
-        write_section(options.page, table, BEGIN, END)
+    show_section(table, options.page, BEGIN, END)
     if options.figure is not None:
         draw(figures, options.figure)
 

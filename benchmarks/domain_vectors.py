@@ -40,7 +40,7 @@ from react_pipeline.labelled import (
 from react_pipeline.lineage import fresh, run
 from react_pipeline.project import Project
 from react_pipeline.retrieval.control import draw_pairs, seeded_random
-from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
+from react_pipeline.retrieval.decontamination import KeptOut, read_kept_out
 from react_pipeline.retrieval.images import Images, load_encoder
 from react_pipeline.settings import METHODS, TrainingConfig
 from react_pipeline.training import choose_fraction, split_held_out
@@ -114,7 +114,7 @@ class DomainVectors:
         return {}
 
     @cached_property
-    def _evaluation(self) -> EvaluationImages:
+    def _kept_out(self) -> KeptOut:
         """What is kept out."""
         project = self.project
         clip = loaded_base(
@@ -122,21 +122,19 @@ class DomainVectors:
         )
         scope = project.retrieval(self.slug).decontaminate
         labelled = fresh(project, "evaluation_set", self.slug)
-        return kept_out(project, self.slug, labelled, scope, clip)
+        return read_kept_out(project, self.slug, labelled, scope, clip)
 
     def _random_samples(self, seed: int) -> HeadSamples:
         """As many random pairs, drawn and labelled as those of a control."""
         project, samples = self.project, self.signs.samples
-        embeddings = fresh(project, "corpus_embeddings")
-        parents = {"corpus": fresh(project, "corpus"), "corpus_embeddings": embeddings}
+        parents = {stage: fresh(project, stage) for stage in ("corpus", "corpus_embeddings")}
         looked = Images(project, parents, load_encoder(project, fresh(project, "base_checkpoint")))
         settings, random = project.retrieval(self.slug), seeded_random(seed, self.slug)
-        size, evaluation = len(samples.images), self._evaluation
-        pairs, _ = draw_pairs(embeddings, looked, evaluation, settings, random, size)
+        pairs, _ = draw_pairs(looked, self._kept_out, settings, random, len(samples.images))
         rows = np.sort(pairs["row"].to_numpy())
         images, captions = (
             functional.normalize(torch.from_numpy(vectors), dim=1)
-            for vectors in (looked.vectors(rows), row_vectors(embeddings, "text", rows))
+            for vectors in (looked.vectors(rows), row_vectors(looked.embeddings, "text", rows))
         )
         class_ids = nearest_class(captions, samples.prompts, samples.prompt_ids)
         self._drawn[seed] = HeadSamples(

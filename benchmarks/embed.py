@@ -28,12 +28,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from benchmarks import embed_inputs
 from benchmarks.customize import Rows, show, to_markdown
 from benchmarks.embed_runs import Batch, Ours, Theirs, Vectors, bare
-from benchmarks.methods import write_section
+from benchmarks.pages import make_parser, write_section
 from react_pipeline.embedding import FOLDERS
 
 BEGIN, END = "<!-- embed:begin -->", "<!-- embed:end -->"
@@ -112,9 +111,7 @@ def section(setting: str, speed: Rows) -> str:
 
 def arguments() -> argparse.Namespace:
     """What was asked for on the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--shards", type=int, default=2)
     parser.add_argument(
         "--batch",
@@ -133,9 +130,6 @@ def arguments() -> argparse.Namespace:
         "--device", choices=("cpu",), default="cpu", help="nothing was run on a GPU yet"
     )
     parser.add_argument("--quick", action="store_true", help="batch 8, one round")
-    parser.add_argument(
-        "--page", type=Path, default=None, help="has the two markers; gets the tables"
-    )
     given = parser.parse_args()
     for name, usual, quick in (("batch", 64, 8), ("rounds", 3, 1)):
         if getattr(given, name) is None:
@@ -153,21 +147,11 @@ def main() -> None:
         pattern = embed_inputs.write_shards(root / "shards", given.shards, given.batch)
         checkpoint = root / "weights.pt"
         embed_inputs.write_checkpoint(checkpoint)
-        # What open_clip, and so clip-retrieval, takes where a checkpoint does not say.
-        encoder = {
-            "model": embed_inputs.ARCHITECTURE,
-            "pretrained": str(checkpoint),
-            "quick_gelu": False,
-        }
-        encoder |= {"mean": list(OPENAI_DATASET_MEAN), "std": list(OPENAI_DATASET_STD)}
+        embedding = {"batch_size": given.batch, "workers": given.workers}
         ours = {}
         for name, precision in OURS.items():
-            embedding = {
-                "batch_size": given.batch,
-                "workers": given.workers,
-                "precision": precision,
-            }
-            ours[name] = Ours(embed_inputs.write_project(root, root / "shards", encoder, embedding))
+            fields = {**embedding, "precision": precision}
+            ours[name] = Ours(embed_inputs.write_project(root, checkpoint, fields))
         clip = ours["ours fp32"].clip()
         batches = Batch.read(root / "shards", clip)
         theirs = Theirs(pattern, checkpoint, root / "theirs", given)

@@ -89,19 +89,19 @@ def write_checkpoint(path: Path) -> None:
 
 
 def write_project(
-    directory: Path,
-    shards: Path,
-    encoder: dict[str, object],
-    embedding: dict[str, object],
-    device: str = "cpu",
+    directory: Path, checkpoint: Path, embedding: dict[str, object], device: str = "cpu"
 ) -> Path:
-    """A `pipeline.yaml` in `directory`, with its store beside it."""
+    """A `pipeline.yaml` in `directory`, with its store and its shards beside it."""
     (directory / "domains").mkdir(parents=True, exist_ok=True)
+    # What open_clip, and so clip-retrieval, takes where a checkpoint does not say.
+    encoder = {"model": ARCHITECTURE, "pretrained": str(checkpoint), "quick_gelu": False}
+    encoder |= {"mean": list(open_clip.OPENAI_DATASET_MEAN)}
+    encoder |= {"std": list(open_clip.OPENAI_DATASET_STD)}
     pipeline = {
         "project": "embedding",
         "store": "store",
         "device": device,
-        "corpus": {"kind": "webdataset", "shards": [f"{shards}/*.tar"]},
+        "corpus": {"kind": "webdataset", "shards": [f"{directory}/shards/*.tar"]},
         "encoder": encoder,
         "embedding": embedding,
     }

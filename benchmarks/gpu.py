@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
 import torch.nn.functional as functional
 from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -183,13 +182,8 @@ def ours_case(given: argparse.Namespace) -> Rows:
     from benchmarks.embed_runs import Ours
 
     _, checkpoint = corpus(given)
-    encoder = {"model": embed_inputs.ARCHITECTURE, "pretrained": str(checkpoint)}
-    encoder |= {"quick_gelu": False, "mean": list(open_clip.OPENAI_DATASET_MEAN)}
-    encoder |= {"std": list(open_clip.OPENAI_DATASET_STD)}
     embedding = {"batch_size": given.batches[0], "precision": "bf16", "workers": given.workers}
-    project = embed_inputs.write_project(
-        given.scratch, given.scratch / "shards", encoder, embedding, given.device
-    )
+    project = embed_inputs.write_project(given.scratch, checkpoint, embedding, given.device)
     run = Ours(project)
     seconds = run()
     return {"embed_corpus, bf16": embedded(given, seconds, run.vectors()["image"])}
@@ -216,13 +210,8 @@ def search_case(given: argparse.Namespace) -> Rows:
     from react_pipeline.project import Project
 
     rows, width, prompts = given.search
-    path = embed_inputs.write_project(
-        given.scratch / "search",
-        Path("none"),
-        {"model": embed_inputs.ARCHITECTURE, "pretrained": "openai"},
-        {},
-    )
-    project = Project.load(path)
+    folder = given.scratch / "search"
+    project = Project.load(embed_inputs.write_project(folder, folder / "none.pt", {}))
     publish_parents(project, 0)
     cloud = Cloud(rows, width)
     stored = StoredVectors(publish_embeddings(project, cloud.pairs(), width), "image")

@@ -18,30 +18,20 @@ where there is no difference at all.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom  # type: ignore[import-untyped, unused-ignore]
 
-from benchmarks.methods import write_section
-from react_pipeline.extensions.pages.confidence_sequence import log_wealth
+from benchmarks.pages import make_parser, show_section
+from react_pipeline.extensions.pages.session import log_wealth
 from react_pipeline.pages import markdown_table
 
 BEGIN, END = "<!-- judge:begin -->", "<!-- judge:end -->"
-COLUMNS = [
-    "D",
-    "difference",
-    "judge errs",
-    "covers",
-    "median clicks",
-    "90% of runs",
-    "clear",
-    "wrong",
-]
+COLUMNS = ["D", "difference", "judge errs", "covers", "median clicks", "90% of runs"]
+COLUMNS += ["clear", "wrong"]
 SIZES, DIFFERENCES, ERRORS = (100, 1000), (0.0, 0.2, 0.4), (0.0, 0.1)
 NEITHER = 0.2
 LEVEL = 0.025
@@ -90,23 +80,18 @@ def _clear(values: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, or write it into a page."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument(
         "--most", type=int, default=200, help="Clicks after which a judge gives up."
     )
-    parser.add_argument("--page", type=Path)
     given = parser.parse_args(arguments)
     settings = [
         (size, gain, error) for size in given.sizes for gain in DIFFERENCES for error in ERRORS
     ]
     text = markdown_table(COLUMNS, [simulate(*one, given.runs, given.most) for one in settings])
-    print(text)
-    if given.page:
-        write_section(given.page, text, BEGIN, END)
+    show_section(text, given.page, BEGIN, END)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ from benchmarks.demo_proof import (
     customize_with_pairs,
 )
 from benchmarks.domain_vectors import DomainVectors, processor_seconds
+from benchmarks.pages import make_parser, write_section
 from react_pipeline.clip import choose_device, load_classifier
 from react_pipeline.evaluation import EvalResult, evaluate
 from react_pipeline.lineage import fresh_or_none
@@ -414,32 +415,6 @@ def draw(
     figure.savefig(path, dpi=90)
 
 
-def write_section(page: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
-    """Put `text` between the two markers of a page, by default this benchmark's; all else stays as
-    it is.
-
-    Raises:
-        ValueError: If the page has not both markers, once each and in this order.
-    """
-    head, tail = require_markers(page, begin, end)
-    page.write_text(f"{head}{begin}\n\n{text.strip()}\n\n{end}{tail}", encoding="utf-8")
-
-
-def require_markers(page: Path, begin: str, end: str) -> tuple[str, str]:
-    """The text before and after two markers of a page.
-
-    Raises:
-        ValueError: If the page has not both, in this order.
-    """
-    head, found, rest = page.read_text(encoding="utf-8").partition(begin)
-    _, found_end, tail = rest.partition(end)
-    if not (found and found_end):
-        raise ValueError(
-            f"{page}: needs the lines {begin} and {end}; the table is written between them"
-        )
-    return head, tail
-
-
 def report(
     rows: Sequence[Row],
     skipped: Mapping[tuple[str, Work], str],
@@ -471,12 +446,13 @@ def report(
         ]
         lines += [""]
     if page is not None:
-        write_section(page, "\n".join(lines))
+        write_section(page, "\n".join(lines), BEGIN, END)
     if brief_page is not None:
         proof = proof_means(HERE / "results.md")
         draw(summaries, brief_page.parent / "images" / "methods.png", proof)
         picture = "![Top-1 against processor seconds of each method and its control]"
-        write_section(brief_page, f"{brief(summaries, proof)}\n\n{picture}(images/methods.png)")
+        text = f"{brief(summaries, proof)}\n\n{picture}(images/methods.png)"
+        write_section(brief_page, text, BEGIN, END)
     return "\n".join(lines)
 
 
@@ -513,17 +489,13 @@ def measure(project: Project, options: argparse.Namespace) -> None:
 
 def main() -> None:
     """Measure the demo's domains."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="training seeds 0 to this, less one")
     parser.add_argument("--domains", nargs="+", default=DOMAINS)
     parser.add_argument("--methods", nargs="+", default=DEFAULT, choices=SHOWN)
     parser.add_argument("--config", type=Path, default=None)
     parser.add_argument("--stamps", type=Path, default=None, help="stamps of Tux Paint")
-    parser.add_argument(
-        "--page", type=Path, default=HERE / "results.md", help="has the two markers; gets the table"
-    )
+    parser.set_defaults(page=HERE / "results.md")
     parser.add_argument("--brief-page", type=Path, help="the same; gets short table and plot")
     options = parser.parse_args()
     project = Project.load(options.config)

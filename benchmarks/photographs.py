@@ -18,13 +18,13 @@ classes.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
 import re
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from benchmarks.demo_photos import top1_at
 from benchmarks.demo_proof import (
     Correct,
     beside,
@@ -47,32 +48,25 @@ from benchmarks.demo_proof import (
     trained,
 )
 from benchmarks.domain_vectors import DomainVectors, fitted
-from benchmarks.methods import write_section
+from benchmarks.pages import make_parser, show_section
 from react_pipeline.clip import (
-    EVALUATION_PRECISION,
     ClassHead,
-    choose_device,
     from_parts,
-    gated_layers,
-    load_classifier,
-    scale_gates,
 )
 from react_pipeline.embedding import read_metadata
 from react_pipeline.evaluation.calibration import confidence, error_of_confidence
 from react_pipeline.extensions.demo import build_base
 from react_pipeline.extensions.demo.corpus import captions, drawn
-from react_pipeline.extensions.demo.corpus_kind import FILES
+from react_pipeline.extensions.demo.extension import FILES
 from react_pipeline.extensions.methods import HeadMethod, HeadSamples
 from react_pipeline.extensions.methods.few_shot import FewShotGda, FewShotNcm, joined
-from react_pipeline.labelled import encode_images, read_images
 from react_pipeline.lineage import fresh, fresh_or_none, resolve, run
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
 from react_pipeline.retrieval.chosen_pairs import write_pairs
 from react_pipeline.retrieval.control import draw_pairs, seeded_random
-from react_pipeline.retrieval.decontamination import kept_out
+from react_pipeline.retrieval.decontamination import read_kept_out
 from react_pipeline.retrieval.images import Images, load_encoder
-from react_pipeline.retrieval.review import Review
 from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.stage import ALL, method_key
 from react_pipeline.store import Artifact, Scratch
@@ -209,21 +203,19 @@ def naming(names: Iterable[str]) -> re.Pattern[str]:
 def draw_nameless(project: Project, slug: str, seed: int) -> Artifact:
     """Publish a control whose captions name no class."""
     inputs = resolve(project, "control_set", slug)
-    embeddings = inputs.parents["corpus_embeddings"]
-    rows = read_metadata(embeddings, ["caption", "image_sha256"])
+    rows = read_metadata(inputs.parents["corpus_embeddings"], ["caption", "image_sha256"])
     named = rows["caption"].str.contains(naming_classes(project.domain(slug)))
-    review = Review(frozenset(rows.loc[named, "image_sha256"]))
+    refused = frozenset(rows.loc[named, "image_sha256"])
     size = inputs.parents["retrieved_set"].counts["pairs"]
 
     def write(directory: Path, _: Scratch) -> dict[str, Any]:
         clip = load_encoder(project, inputs.parents["base_checkpoint"])
         labelled, settings = inputs.parents["evaluation_set"], project.retrieval(slug)
-        evaluation = kept_out(project, slug, labelled, settings.decontaminate, clip)
+        kept_out = read_kept_out(project, slug, labelled, settings.decontaminate, clip)
+        kept_out = replace(kept_out, refused=refused)
         images = Images(project, inputs.parents, clip)
-        random = seeded_random(seed, slug)
-        drawn, dropped = draw_pairs(embeddings, images, evaluation, settings, random, size, review)
-        pixels = project.config.corpus.max_pixels
-        pairs = write_pairs(directory, drawn, images, embeddings, settings.shard_pairs, pixels)
+        drawn, dropped = draw_pairs(images, kept_out, settings, seeded_random(seed, slug), size)
+        pairs = write_pairs(directory, drawn, images, settings)
         return {"pairs": len(pairs), "dropped": dropped, "seed": seed}
 
     return project.store.build(inputs, write)
@@ -368,27 +360,16 @@ def interpolated(project: Project) -> str:
     """Return top-1 on the photographs, and on the drawings of a domain that nothing was trained
     for, between the base and the trained model.
     """
-    device, rows = choose_device(project.config.device), []
+    rows = []
     for method, weights in (("base", [0.0]), (GATED, [0.5, 1]), (f"{GATED}-control", [0.5, 1])):
         for weight in weights:
-            cells = []
-            for slug in (SLUG, DRAWINGS):
-                domain = project.domain(slug)
-                checkpoint = (
-                    fresh(project, "base_checkpoint")
-                    if method == "base"
-                    else fresh(project, "customized_checkpoint", method_key(SLUG, method))
-                )
-                clip, head = load_classifier(checkpoint, None, domain, device)
-                if method != "base":
-                    scale_gates(gated_layers(clip.model).values(), weight)
-                images = read_images(fresh(project, "evaluation_set", slug), domain)
-                vectors = encode_images(
-                    project.config, clip, images, precision=EVALUATION_PRECISION
-                )
-                predicted = (vectors @ head.vectors.numpy()).argmax(axis=1)
-                cells.append(f"{100 * (predicted == images['class_id']).mean():.1f}")
-            rows.append([method, f"{weight:g}", *cells])
+            checkpoint = (
+                fresh(project, "base_checkpoint")
+                if method == "base"
+                else fresh(project, "customized_checkpoint", method_key(SLUG, method))
+            )
+            found = [top1_at(project, checkpoint, weight, slug)[1] for slug in (SLUG, DRAWINGS)]
+            rows.append([method, f"{weight:g}", *(f"{top1:.1f}" for top1 in found)])
     return markdown_table(["method", "weight", "photographs", "drawings"], rows).rstrip()
 
 
@@ -436,13 +417,10 @@ def _spread(right: Mapping[str, Correct], kind: str) -> str:
 
 def main() -> None:
     """Measure both corpora and write the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--work", type=Path, default=Path(".react/photographs"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--page", type=Path, help="has the two markers; gets the tables")
     parser.add_argument("--picture", type=Path, help="the curve of shots; default: in --work")
     options = parser.parse_args()
     work = options.work.resolve()
@@ -480,9 +458,7 @@ def main() -> None:
         project, title = hold_out(options.photos.resolve(), work, slug)
         right, named = measure(project, slug, options.seeds)
         texts.append(_section(title, right, named))
-    print(text := "\n\n".join(texts))
-    if options.page is not None:
-        write_section(options.page, text, BEGIN, END)
+    show_section("\n\n".join(texts), options.page, BEGIN, END)
 
 
 if __name__ == "__main__":

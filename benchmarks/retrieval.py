@@ -14,7 +14,6 @@ were run. Making the vectors is not measured, nor is encoding prompts.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import threading
 import time
@@ -32,7 +31,7 @@ import torch
 import yaml
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
-from benchmarks.methods import write_section
+from benchmarks.pages import make_parser, show_section
 from react_pipeline.clip import DTYPES
 from react_pipeline.indexing import (
     StoredVectors,
@@ -212,22 +211,17 @@ def table(row: Row) -> str:
 
 def main() -> None:
     """Measure one size."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--classes", type=int, default=100, help=f"of {TEMPLATES} prompts each")
     parser.add_argument("--folder", type=Path, help="for vectors and index; else a temporary one")
-    parser.add_argument("--page", type=Path, help="has the two markers; gets the table")
     parser.add_argument("--quick", action="store_true", help="20,000 vectors and 50 classes")
     given = parser.parse_args()
     if given.quick:
         given.rows, given.classes = 20_000, 50
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         text = table(measure(Path(name), given.rows, given.classes))
-    print(text)
-    if given.page:
-        write_section(given.page, text, BEGIN, END)
+    show_section(text, given.page, BEGIN, END)
 
 
 if __name__ == "__main__":

@@ -169,7 +169,8 @@ def _free_port() -> int:
 def main() -> None:
     """Start both user interfaces on the demo's results and take every picture."""
     from react_pipeline.extensions.pages.search import CorpusBoard
-    from react_pipeline.extensions.pages.server import serve_board
+    from react_pipeline.extensions.pages.server import create_app
+    from react_pipeline.extensions.ui import serve_app
     from react_pipeline.extensions.ui.servers import serve
     from react_pipeline.project import Project
 
@@ -207,9 +208,9 @@ def main() -> None:
         take("dashboard")
         page.set_viewport_size({"width": 1400, "height": 900})
         addresses: queue.Queue[str] = queue.Queue()
-        board = CorpusBoard(project)
-        arguments_of_board = (lambda: board, 0, addresses.put)
-        threading.Thread(target=serve_board, args=arguments_of_board, daemon=True).start()
+        app = create_app(CorpusBoard(project))
+        served = (lambda: app, 0, addresses.put)
+        threading.Thread(target=serve_app, args=served, daemon=True).start()
         show_hits(page, addresses.get(timeout=WAIT_MS / 1000), "a red apple")
         take("browse")
 

@@ -170,7 +170,7 @@ STAGES_OF_CORE = (
         ),
         reads_domain=True,
         identity=identity.control_set,
-        version="5",
+        version="6",
         pool="gpu",
         priority=70,
     ),

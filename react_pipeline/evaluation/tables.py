@@ -214,14 +214,12 @@ def draw_intervals(
     path: Path,
     title: str,
     label: str,
-    reference: float | None = None,
 ) -> None:
     """Write a PNG with a value and its interval for each method, for places that show no page.
 
     Args:
         values: Columns method, value, low, high, as fractions; bounds may be empty.
         label: Of the axis, in percent or points.
-        reference: A value that is marked by a line.
     """
     from matplotlib.figure import Figure
 
@@ -237,8 +235,6 @@ def draw_intervals(
         for row, number in enumerate(value):
             place = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
             axes.annotate(f"{number:.1f}", (number, row), fontsize=9, **place)
-        if reference is not None:
-            axes.axvline(100 * reference, color="black", linewidth=1, linestyle="--")
         axes.set_ylim(len(values) - 0.5, -0.7)
         axes.margins(x=0.12)
         axes.set(xlabel=label, title=title)

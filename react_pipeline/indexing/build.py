@@ -28,9 +28,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from react_pipeline.embedding import Rows, Side, Vectors
-from react_pipeline.indexing.exact import StoredVectors, exact_hits
-from react_pipeline.indexing.files import find_rows, innermost, inverted_lists, set_parameters
 from react_pipeline.indexing.keys import Key
+from react_pipeline.indexing.search import (
+    StoredVectors,
+    exact_hits,
+    find_rows,
+    innermost,
+    inverted_lists,
+    set_parameters,
+)
 from react_pipeline.settings import IndexConfig
 from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, InputError

@@ -1,8 +1,8 @@
 """The artifact `faiss_index`, one index over image vectors and one over caption vectors: publishing
 and searching it.
 
-Does not belong here: how an index is built (`indexing.build`), comparing all rows
-(`indexing.exact`). Vectors are unit rows; similarity is their inner product, the cosine. Shapes: Q
+Does not belong here: how an index is built (`indexing.build`), how rows are compared
+(`indexing.search`). Vectors are unit rows; similarity is their inner product, the cosine. Shapes: Q
 queries, D width.
 """
 
@@ -20,15 +20,17 @@ import pandas as pd
 from react_pipeline.embedding import Rows, Side, Vectors
 from react_pipeline.embedding import sides as embedded_sides
 from react_pipeline.indexing.build import Measured, build_side, draw_queries, index_counts
-from react_pipeline.indexing.exact import FEW_QUERIES, StoredVectors, exact_hits
-from react_pipeline.indexing.files import (
+from react_pipeline.indexing.keys import choose_key
+from react_pipeline.indexing.search import (
+    FEW_QUERIES,
+    StoredVectors,
     cell_hits,
+    exact_hits,
     find_rows,
     has_whole_cells,
     read_index,
     set_parameters,
 )
-from react_pipeline.indexing.keys import choose_key
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.stage import CORPUS_EMBEDDINGS, FAISS_INDEX
@@ -110,11 +112,10 @@ class Index:
             first.
 
         Raises:
-            InputError: If the queries are of another dimension than the index, or not finite, or k
-                is below 1.
+            InputError: If the queries are of another dimension than the index, or not finite.
             CorruptArtifact: If the index cannot be read.
         """
-        return _hits_table(*self.hits(side, self.checked(queries, k), k))
+        return _hits_table(*self.hits(side, self.checked(queries), k))
 
     def hits(self, side: Side, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
         """Search as `find_rows` does, with queries that were `checked`; many of them cell by cell,
@@ -129,7 +130,7 @@ class Index:
         stored = self.stored_vectors(side) if rerank > 1 else None
         return find_rows(index, queries, k, rerank, stored)
 
-    def checked(self, queries: Vectors, k: int) -> Vectors:
+    def checked(self, queries: Vectors) -> Vectors:
         """Return the queries as FAISS takes them; errors as from `search`."""
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.dimension:
@@ -140,8 +141,6 @@ class Index:
             )
         if not np.isfinite(queries).all():
             raise InputError("a query holds NaN or infinity; check the checkpoint that encoded it")
-        if k < 1:
-            raise InputError(f"k is {k}; ask for at least 1 hit per query")
         return queries
 
     def stored_vectors(self, side: Side) -> StoredVectors:
@@ -197,7 +196,7 @@ def search_all(
     Raises:
         InputError: As from `Index.search`.
     """
-    queries, k = index.checked(queries, k), min(k, index.rows)
+    queries, k = index.checked(queries), min(k, index.rows)
     way, reason = index.choose_way(requested, len(queries))
     record: dict[str, Any] = {"way": way, "reason": reason}
     for name in ("recall_at_10", "recall_at_100"):

@@ -1,5 +1,3 @@
-from .class_report import ClassNotes as ClassNotes
-from .class_report import ClassTable as ClassTable
 from .control import draw_control as draw_control
 from .decontamination import leaked_images as leaked_images
 from .fusion import likeness as likeness

@@ -29,16 +29,10 @@ from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import field_names, row_metadata
 from react_pipeline.extension import blame, joined
 from react_pipeline.labelled import encode_images, read_images
-from react_pipeline.project import Project, other_evaluation_sets
+from react_pipeline.project import Project, other_evaluation_sets, taken_down
 from react_pipeline.retrieval.images import load_encoder
 from react_pipeline.stage import ALL, CORPUS_EMBEDDINGS, EVALUATION_SET, encoder_in
-from react_pipeline.store import (
-    CACHE,
-    Artifact,
-    InputError,
-    Scratch,
-    hash_value,
-)
+from react_pipeline.store import CACHE, Artifact, InputError, Scratch, hash_value
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
@@ -49,16 +43,17 @@ BLOCK_VALUES = 1 << 24
 
 
 @dataclass(frozen=True)
-class EvaluationImages:
+class KeptOut:
     """The images that must not be trained on.
 
     Attributes:
-        sha256: Digests of all images.
+        sha256: Digests of all evaluation images.
         vectors: Unit vectors of those that are compared, too, by the encoder that retrieves,
             float32 (M, D).
         near: Cosine from which a corpus image counts as one of these.
         sets: Number of images by set: a domain's slug, `elevater/<data set>`, or `dense/<set>`.
         subjects: What the images show, where a pair that shows the same is kept out; else empty.
+        refused: Digests and URLs of images that people took down or rejected.
     """
 
     sha256: frozenset[str]
@@ -66,6 +61,7 @@ class EvaluationImages:
     near: float
     sets: Mapping[str, int] = field(default_factory=dict)
     subjects: frozenset[str] = frozenset()
+    refused: frozenset[str] = frozenset()
 
     @property
     def row_columns(self) -> list[str]:
@@ -92,6 +88,11 @@ class EvaluationImages:
         """
         return rows.get("subject", pd.Series("", rows.index)).isin(self.subjects)
 
+    def refuses(self, rows: pd.DataFrame) -> pd.Series:
+        """Return which rows (N,) show an image that people refused."""
+        keys = rows.columns.intersection(["image_sha256", "url"])
+        return rows[keys].isin(self.refused).any(axis=1)
+
 
 @dataclass(frozen=True)
 class Leaks:
@@ -105,10 +106,9 @@ class Leaks:
     subject: int = 0
 
 
-def kept_out(
-    project: Project, slug: str, own: Artifact, scope: str, clip: Clip
-) -> EvaluationImages:
-    """Return the images that a domain must not be trained on.
+def read_kept_out(project: Project, slug: str, own: Artifact, scope: str, clip: Clip) -> KeptOut:
+    """Return the images that a domain must not be trained on; of those that people refused, what is
+    taken down for all domains.
 
     Args:
         own: The domain's `evaluation_set`.
@@ -141,7 +141,8 @@ def kept_out(
     sizes = {name: len(of_set) for name, of_set in by_set.items()}
     sha256 = frozenset[str]().union(*by_set.values())
     near = project.retrieval(slug).near_duplicate_similarity
-    return EvaluationImages(sha256, np.concatenate(vectors), near, sizes, subjects)
+    refused = taken_down(project)
+    return KeptOut(sha256, np.concatenate(vectors), near, sizes, subjects, refused)
 
 
 def _encoded_once(
@@ -166,13 +167,13 @@ def _encoded_once(
     return list(map(vectors, sets))
 
 
-def require_subjects(embeddings: Artifact, evaluation: EvaluationImages) -> None:
+def require_subjects(embeddings: Artifact, kept_out: KeptOut) -> None:
     """Refuse to exclude subjects from a corpus that names none.
 
     Raises:
         InputError: If subjects are to be excluded and no row has one.
     """
-    if evaluation.subjects and "subject" not in field_names(embeddings):
+    if kept_out.subjects and "subject" not in field_names(embeddings):
         raise InputError(
             "`retrieval.same_subject: exclude` needs a corpus whose pairs have `subject` in their "
             "JSON; none has it"
@@ -211,7 +212,7 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
     embeddings = project.store.open(CORPUS_EMBEDDINGS, ALL, artifact.parents[CORPUS_EMBEDDINGS])
     encoder = encoder_in(artifact.parents)
     clip = load_encoder(project, project.store.open(encoder, ALL, artifact.parents[encoder]))
-    images = kept_out(project, slug, own, scope, clip)
+    images = read_kept_out(project, slug, own, scope, clip)
     similarity = images.similarity(np.concatenate([one.vectors("image") for one in sets]))
     same = (images.holds(pairs["sha256"]) | images.holds(pairs["on_the_web"])).to_numpy()
     described = row_metadata(embeddings, pairs["row"], images.row_columns)

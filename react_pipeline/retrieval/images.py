@@ -41,6 +41,7 @@ class Images:
         source: Where they come from.
         fetches: Whether looking at one fetches it.
         sha256: Digest of each image that was fetched, by row.
+        embeddings: The artifact `corpus_embeddings`.
     """
 
     def __init__(self, project: Project, parents: Mapping[str, Artifact], clip: Clip) -> None:
@@ -49,9 +50,9 @@ class Images:
         self.fetches = self.source.fetches
         self.sha256: dict[int, str] = {}
         self._rounds = 0
-        self._embeddings = parents[CORPUS_EMBEDDINGS]
-        self._stored = "image" in sides(self._embeddings)
-        self._config = project.config
+        self.embeddings = parents[CORPUS_EMBEDDINGS]
+        self._stored = "image" in sides(self.embeddings)
+        self.config = project.config
         self._clip = clip
         self._encoder: Encoder | None = None
         self._places: dict[int, int] = {}
@@ -65,7 +66,7 @@ class Images:
         rows = rows[[row not in self.sha256 for row in rows.tolist()]]
         self._rounds += 1
         columns = [*dict.fromkeys([*self.source.columns, "image_sha256"])]
-        located = row_metadata(self._embeddings, rows, columns).assign(row=rows)
+        located = row_metadata(self.embeddings, rows, columns).assign(row=rows)
         if self._stored:
             embedded = located["image_sha256"]
             for pair, _ in self.source.fetch(located):
@@ -78,9 +79,9 @@ class Images:
         from react_pipeline.embedding import Encoder, encode_fetched  # loads torch
 
         if self._encoder is None:
-            precision = self._config.embedding.precision
+            precision = self.config.embedding.precision
             self._encoder = Encoder(self._clip, precision, rows=len(rows))
-        fetched = encode_fetched(self.source, located, self._encoder, self._config)
+        fetched = encode_fetched(self.source, located, self._encoder, self.config)
         self._places |= {row: len(self._vectors) + n for n, row in enumerate(fetched.sha256)}
         self._vectors = np.concatenate([self._vectors, fetched.vectors])
         self.sha256 |= fetched.sha256
@@ -90,18 +91,18 @@ class Images:
         at.
         """
         if self._stored:
-            return row_vectors(self._embeddings, "image", rows)
+            return row_vectors(self.embeddings, "image", rows)
         places = [self._places.get(row, 0) for row in rows.tolist()]
         return self._vectors[places].astype(np.float32)
 
-    def require(self, project: Project, slug: str) -> None:
+    def require(self, slug: str) -> None:
         """Refuse a set of which too many images are not available: the network or the corpus is
         wrong.
 
         Raises:
             RetrievalError: Naming the commonest reasons.
         """
-        allowed = project.config.corpus.access()[1].max_failed_fraction
+        allowed = self.config.corpus.access()[1].max_failed_fraction
         reasons = Counter(self.source.failed.values())
         if problem := too_many_failed(reasons, len(self.sha256), allowed):
             raise RetrievalError(f"{slug}: {problem}")

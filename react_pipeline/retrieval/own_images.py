@@ -19,7 +19,7 @@ from react_pipeline.embedding import Vectors
 from react_pipeline.labelled import encode_images, list_problems, publish_labelled_set
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, seed_path
-from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
+from react_pipeline.retrieval.decontamination import KeptOut, read_kept_out
 from react_pipeline.retrieval.images import load_encoder
 from react_pipeline.stage import EVALUATION_SET, FEW_SHOT_SET, encoder_in
 from react_pipeline.store import MAX_IMAGE_BYTES, Artifact, InputError, Inputs, read_bounded
@@ -65,7 +65,7 @@ def read_seeds(project: Project, slug: str) -> pd.DataFrame:
 
 
 def encode_apart(
-    project: Project, images: pd.DataFrame, evaluation: EvaluationImages, clip: Clip, where: str
+    project: Project, images: pd.DataFrame, kept_out: KeptOut, clip: Clip, where: str
 ) -> Vectors:
     """Return unit vectors (N, D) of a user's own images by the encoder that retrieves, as the
     corpus' images were encoded. They must show no evaluation image.
@@ -77,12 +77,12 @@ def encode_apart(
     Raises:
         InputError: If one is an evaluation image, by its bytes or nearly; or is not an image.
     """
-    same = images.loc[evaluation.holds(images["sha256"]), "path"]
+    same = images.loc[kept_out.holds(images["sha256"]), "path"]
     refused = [f"{path} (the same file)" for path in same]
     vectors = encode_images(project.config, clip, images)
     if not refused:
-        similarity = evaluation.similarity(vectors)
-        is_near = similarity >= evaluation.near
+        similarity = kept_out.similarity(vectors)
+        is_near = similarity >= kept_out.near
         near = zip(images.loc[is_near, "path"], similarity[is_near], strict=True)
         refused = [f"{path} (cosine {cosine:.3f} with one)" for path, cosine in near]
     if refused:
@@ -113,7 +113,7 @@ def publish_few_shot_set(project: Project, slug: str) -> Artifact:
     def require_apart(images: pd.DataFrame) -> None:
         clip = load_encoder(project, inputs.parents[encoder_in(inputs.parents)])
         scope = project.retrieval(slug).decontaminate
-        evaluation = kept_out(project, slug, inputs.parents[EVALUATION_SET], scope, clip)
-        encode_apart(project, images, evaluation, clip, f"{slug}.yaml, shots")
+        kept_out = read_kept_out(project, slug, inputs.parents[EVALUATION_SET], scope, clip)
+        encode_apart(project, images, kept_out, clip, f"{slug}.yaml, shots")
 
     return publish_labelled_set(project, domain.with_shots, inputs_of, require_apart)

@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 
 from react_pipeline.embedding import Vectors
-from react_pipeline.retrieval.decontamination import EvaluationImages
+from react_pipeline.retrieval.decontamination import KeptOut
 from react_pipeline.retrieval.images import REFILL_ROUNDS, Images
-from react_pipeline.retrieval.review import Review
 from react_pipeline.settings import RetrievalConfig
 
 DROP_REASONS: Mapping[str, str] = {
@@ -43,8 +42,6 @@ SHARED = "several_classes"
 names both.
 """
 
-NO_REVIEW = Review()
-
 BLOCK_ROWS = 1_024
 """Rows whose vectors are compared at a time."""
 
@@ -52,10 +49,8 @@ BLOCK_ROWS = 1_024
 def choose(
     candidates: pd.DataFrame,
     images: Images,
-    evaluation: EvaluationImages,
+    kept_out: KeptOut,
     settings: RetrievalConfig,
-    *,
-    review: Review = NO_REVIEW,
     means: Mapping[int, Vectors] | None = None,
 ) -> None:
     """Fill `dropped` of the candidates: "" where kept, `SHARED`, or one of `DROP_REASONS`.
@@ -72,19 +67,17 @@ def choose(
         candidates: The best first: columns class_id, row, similarity, image_sha256 ("" where it is
             not known yet), dropped (of `fusion`); `url` counts where it is there. Digests and
             `evaluation_similarity` of the rows that were looked at are filled in.
-        evaluation: What must be kept out.
-        review: What people rejected.
         means: Unit vectors (D,) by class, which images are compared with for
             `min_similarity.filter`; None where candidates were filtered before.
     """
     alive = candidates[~candidates["dropped"].isin(_BEFORE_CHOICE)]
     rows = _one_class_each(alive)
     rows = rows.assign(dropped="", seen=False, evaluation_similarity=np.float32(np.nan))
-    _refuse(rows, evaluation, review)
+    _refuse(rows, kept_out)
     floor = settings.min_similarity.get("filter", -1.0)
 
     def look(index: pd.Index) -> None:
-        rows.loc[index] = _look(rows.loc[index], images, evaluation, review, means, floor)
+        rows.loc[index] = _look(rows.loc[index], images, kept_out, means, floor)
 
     if images.fetches:
         _drop(rows, "not_collected", ~images.source.fetchable(rows))
@@ -154,11 +147,11 @@ def _drop(rows: pd.DataFrame, reason: str, wrong: Any) -> None:
     rows.loc[np.asarray(wrong, bool) & (rows["dropped"] == "").to_numpy(), "dropped"] = reason
 
 
-def _refuse(rows: pd.DataFrame, evaluation: EvaluationImages, review: Review) -> None:
+def _refuse(rows: pd.DataFrame, kept_out: KeptOut) -> None:
     """Drop the rows that nothing else can save."""
-    _drop(rows, "evaluation_image_hash", evaluation.holds(rows["image_sha256"]))
-    _drop(rows, "evaluation_subject", evaluation.shows_same_subject(rows))
-    _drop(rows, "rejected", review.refuses(rows))
+    _drop(rows, "evaluation_image_hash", kept_out.holds(rows["image_sha256"]))
+    _drop(rows, "evaluation_subject", kept_out.shows_same_subject(rows))
+    _drop(rows, "rejected", kept_out.refuses(rows))
 
 
 def _wanted(rows: pd.DataFrame, reasons: pd.Series, times: int) -> pd.DataFrame:
@@ -174,8 +167,7 @@ def _wanted(rows: pd.DataFrame, reasons: pd.Series, times: int) -> pd.DataFrame:
 def _look(
     rows: pd.DataFrame,
     images: Images,
-    evaluation: EvaluationImages,
-    review: Review,
+    kept_out: KeptOut,
     means: Mapping[int, Vectors] | None,
     floor: float,
 ) -> pd.DataFrame:
@@ -185,18 +177,18 @@ def _look(
     if images.fetches:
         rows["image_sha256"] = [images.sha256.get(row, "") for row in rows["row"].tolist()]
         _drop(rows, "not_collected", rows["image_sha256"] == "")
-    _refuse(rows, evaluation, review)
+    _refuse(rows, kept_out)
     # In the order of the corpus, so that a block reads neighbouring pages of the vectors.
     there = rows[rows["dropped"] != "not_collected"].sort_values("row")
     unlike = pd.Series(False, rows.index)
     for start in range(0, len(there), BLOCK_ROWS):
         block = there.iloc[start : start + BLOCK_ROWS]
         vectors = images.vectors(block["row"].to_numpy())
-        rows.loc[block.index, "evaluation_similarity"] = evaluation.similarity(vectors)
+        rows.loc[block.index, "evaluation_similarity"] = kept_out.similarity(vectors)
         if means is not None:
             of_class = np.stack([means[class_id] for class_id in block["class_id"]])
             unlike[block.index] = np.einsum("nd,nd->n", vectors, of_class) < floor
-    _drop(rows, "evaluation_image_near", rows["evaluation_similarity"] >= evaluation.near)
+    _drop(rows, "evaluation_image_near", rows["evaluation_similarity"] >= kept_out.near)
     _drop(rows, "below_filter", unlike)
     return rows
 

@@ -1,7 +1,7 @@
 """Retrieval: which pairs of the corpus a domain is customized on.
 
 Queries (`queries`, `own_images`) are searched, their hits become one list (`fusion`) that is ranked
-(`ranking`, `review`, `images`), and what is kept is collected (`chosen_pairs`, `class_report`).
+(`ranking`, `review`, `images`), and what is kept is collected (`chosen_pairs`).
 
 Follows REACT (Liu et al. 2023, arXiv 2301.07094): every template x every name is a query of its
 own, k counts per prompt, T2T searches captions and T2I images. Added to it: I2I from seed images,
@@ -13,25 +13,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from react_pipeline.clip import prompt_templates
-from react_pipeline.embedding import row_metadata, sides
+from react_pipeline.embedding import sides
 from react_pipeline.indexing import Index
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, cluster
-from react_pipeline.retrieval.chosen_pairs import write_pairs
-from react_pipeline.retrieval.class_report import ClassTable, class_report, write_report
-from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out, require_subjects
+from react_pipeline.retrieval.chosen_pairs import class_report, write_pairs, write_report
+from react_pipeline.retrieval.decontamination import KeptOut, read_kept_out, require_subjects
 from react_pipeline.retrieval.fusion import apply_filter, fuse, likeness
 from react_pipeline.retrieval.images import Images, load_encoder
 from react_pipeline.retrieval.own_images import encode_apart, read_seeds
 from react_pipeline.retrieval.queries import SEARCH, Queries, encode_queries, find_hits
 from react_pipeline.retrieval.ranking import DROP_REASONS, choose, join_classes
-from react_pipeline.retrieval.review import Review, refuse_rows, require_none_taken_down
+from react_pipeline.retrieval.review import (
+    refuse_rows,
+    rejected_images,
+    require_none_taken_down,
+)
 from react_pipeline.settings import RetrievalConfig
 from react_pipeline.stage import (
     CORPUS_EMBEDDINGS,
@@ -93,37 +97,38 @@ def _retrieve(
         rows = int(embeddings.counts["rows"])
         settings = settings.model_copy(update={"max_per_class": rows})
     clip = load_encoder(project, encoder)
-    evaluation = kept_out(project, slug, parents[EVALUATION_SET], settings.decontaminate, clip)
-    require_subjects(embeddings, evaluation)
-    images, review = Images(project, parents, clip), Review.of(project, slug)
+    own = parents[EVALUATION_SET]
+    kept_out = read_kept_out(project, slug, own, settings.decontaminate, clip)
+    kept_out = replace(kept_out, refused=kept_out.refused | rejected_images(project, slug))
+    require_subjects(embeddings, kept_out)
+    images = Images(project, parents, clip)
 
     seeds = read_seeds(project, slug)
-    seed_vectors = encode_apart(project, seeds, evaluation, clip, f"{slug}.yaml, classes.seeds")
+    seed_vectors = encode_apart(project, seeds, kept_out, clip, f"{slug}.yaml, classes.seeds")
     queries = encode_queries(clip, domain, seeds, seed_vectors, scratch)
     index = Index(parents[FAISS_INDEX], encoder.fingerprint, project.config.device)
     hits, searches = find_hits(index, embeddings, queries, settings, scratch)
-    candidates = _rank(hits, embeddings, queries, settings, images, evaluation, review)
+    candidates = _rank(hits, queries, settings, images, kept_out)
     classes = class_report(domain, queries, hits, candidates, settings)
-    images.require(project, slug)
+    images.require(slug)
     if not classes["kept"].any():
         raise RetrievalError(_nothing_found(slug, classes))
-    notes = describe_classes(ClassTable(domain, embeddings, classes, directory, scratch))
-    pairs = _kept_pairs(domain.class_names, candidates, embeddings, queries, images)
-    pixels = project.config.corpus.max_pixels
-    pairs = write_pairs(directory, pairs, images, embeddings, settings.shard_pairs, pixels)
-    require_none_taken_down(project, embeddings, pairs)
+    named, warning = describe_classes(domain, embeddings, classes, directory, scratch)
+    pairs = _kept_pairs(domain.class_names, candidates, queries)
+    pairs = write_pairs(directory, pairs, images, settings)
+    require_none_taken_down(project, images, kept_out, pairs)
 
     counts = _count_pairs(pairs, classes, candidates, settings)
     counts |= {
-        **notes.counts,
+        **named,
         "search": searches,
-        "evaluation_images": len(evaluation.vectors),
-        "evaluation_sets": dict(evaluation.sets),
+        "evaluation_images": len(kept_out.vectors),
+        "evaluation_sets": dict(kept_out.sets),
         **images.counts(),
         "seconds": round(time.monotonic() - started, 2),
     }
-    warnings = [notes.warning] if notes.warning else []
-    if settings.same_subject == "exclude" and not evaluation.subjects:
+    warnings = [warning] if warning else []
+    if settings.same_subject == "exclude" and not kept_out.subjects:
         warnings.append(
             "same_subject: exclude keeps no pair out, because no evaluation image names a subject "
             "(a manifest may, in its column subject)"
@@ -135,46 +140,29 @@ def _retrieve(
 
 def _rank(
     hits: pd.DataFrame,
-    embeddings: Artifact,
     queries: Queries,
     settings: RetrievalConfig,
     images: Images,
-    evaluation: EvaluationImages,
-    review: Review,
+    kept_out: KeptOut,
 ) -> pd.DataFrame:
     """Return the candidates, each kept or dropped for one reason."""
     candidates = fuse(hits, settings)
     means = queries.means() if settings.filters else None
-    if means is not None and "image" in sides(embeddings):
-        like = likeness(embeddings, candidates, means)
+    if means is not None and "image" in sides(images.embeddings):
+        like = likeness(images.embeddings, candidates, means)
         candidates, means = apply_filter(candidates, like, settings), None
-    rows = candidates["row"].drop_duplicates()
-    columns = [images.source.identity, *evaluation.row_columns]
-    candidates = candidates.join(row_metadata(embeddings, rows, columns), on="row")
-    if "image_sha256" not in candidates:
-        candidates["image_sha256"] = ""
-    candidates = candidates.reset_index(drop=True)
-    refuse_rows(candidates, review, embeddings, settings.where)
-    choose(candidates, images, evaluation, settings, review=review, means=means)
+    candidates = refuse_rows(candidates, images, kept_out, settings.where)
+    choose(candidates, images, kept_out, settings, means)
     return candidates
 
 
-def _kept_pairs(
-    names: Sequence[str],
-    candidates: pd.DataFrame,
-    embeddings: Artifact,
-    queries: Queries,
-    images: Images,
-) -> pd.DataFrame:
-    """Return the kept candidates by class, with everything that is published or needed to collect
-    them.
-    """
+def _kept_pairs(names: Sequence[str], candidates: pd.DataFrame, queries: Queries) -> pd.DataFrame:
+    """Return the kept candidates by class, for `write_pairs`."""
     pairs = candidates[candidates["dropped"] == ""].sort_values("class_id", kind="stable")
     pairs["class"] = pd.Series(names)[pairs["class_id"]].to_numpy()
     pairs["prompt"] = queries.texts[pairs["query"]].to_numpy()
     pairs["classes"] = join_classes(candidates, names)[pairs["row"]].to_numpy()
-    more = [column for column in images.source.columns if column not in pairs]
-    return pairs.join(row_metadata(embeddings, pairs["row"], more), on="row")
+    return pairs
 
 
 def _count_pairs(

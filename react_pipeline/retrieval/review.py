@@ -11,7 +11,7 @@ candidate (`ranking`).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from react_pipeline.embedding import Rows, field_names, row_metadata
 from react_pipeline.project import Project, current_decisions, takedown_file, taken_down
+from react_pipeline.retrieval.decontamination import KeptOut
+from react_pipeline.retrieval.images import Images
 from react_pipeline.store import Artifact, InputError, RetrievalError
 
 SAMPLED_ROWS = 10_000
@@ -27,42 +29,37 @@ MAX_NAMED = 40
 _NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?"
 
 
-@dataclass(frozen=True)
-class Review:
-    """Images that no class may have, by SHA-256 and URL."""
-
-    refused: frozenset[str] = frozenset()
-
-    @classmethod
-    def of(cls, project: Project, slug: str) -> Review:
-        """Return the review of a domain, with what is taken down in all of them."""
-        rejected = current_decisions(project, slug).values()
-        keys = {key for one in rejected for key in (one.image, one.url) if key}
-        return cls(taken_down(project) | keys)
-
-    def refuses(self, rows: pd.DataFrame) -> pd.Series:
-        """Return which rows (N,) show an image that no class may have."""
-        return _keys(rows).isin(self.refused).any(axis=1)
-
-    def refused_rows(self, embeddings: Artifact, rows: Rows) -> NDArray[np.bool_]:
-        """Return which rows (N,) of the corpus show such an image, by the digest and URL that the
-        corpus brings.
-        """
-        return self.refuses(row_metadata(embeddings, rows, ["image_sha256", "url"])).to_numpy(bool)
+def rejected_images(project: Project, slug: str) -> set[str]:
+    """Return the digests and URLs of the images that people rejected for a domain."""
+    decisions = current_decisions(project, slug).values()
+    return {key for one in decisions for key in (one.image, one.url) if key}
 
 
 def refuse_rows(
-    candidates: pd.DataFrame, review: Review, embeddings: Artifact, where: str | None
-) -> None:
-    """Drop the candidates that people refused, and those of which `where` is not true."""
-    if review.refused:
-        refused = review.refused_rows(embeddings, candidates["row"].to_numpy())
+    candidates: pd.DataFrame, images: Images, kept_out: KeptOut, where: str | None
+) -> pd.DataFrame:
+    """Return candidates with what identifies their images, dropped where people refused the image,
+    by the digest or URL that the corpus brings, or `where` is not true of the row.
+    """
+    rows = candidates["row"].drop_duplicates()
+    columns = [images.source.identity, *kept_out.row_columns]
+    candidates = candidates.join(row_metadata(images.embeddings, rows, columns), on="row")
+    if "image_sha256" not in candidates:
+        candidates["image_sha256"] = ""
+    if kept_out.refused:
+        refused = _refused_rows(images.embeddings, candidates["row"], kept_out)
         candidates.loc[refused & (candidates["dropped"] == ""), "dropped"] = "rejected"
     if where is not None:
         still = candidates["dropped"] == ""
         rows = candidates.loc[still, "row"].unique()
-        wrong = rows[~passes(embeddings, rows, where)]
+        wrong = rows[~passes(images.embeddings, rows, where)]
         candidates.loc[still & candidates["row"].isin(wrong), "dropped"] = "filtered"
+    return candidates
+
+
+def _refused_rows(embeddings: Artifact, rows: pd.Series, kept_out: KeptOut) -> NDArray[np.bool_]:
+    known = row_metadata(embeddings, rows, ["image_sha256", "url"])
+    return kept_out.refuses(known).to_numpy(bool)
 
 
 def passes(embeddings: Artifact, rows: Rows, where: str) -> NDArray[np.bool_]:
@@ -115,21 +112,18 @@ def passes(embeddings: Artifact, rows: Rows, where: str) -> NDArray[np.bool_]:
     return np.asarray(answer, bool)
 
 
-def require_none_taken_down(project: Project, embeddings: Artifact, pairs: pd.DataFrame) -> None:
+def require_none_taken_down(
+    project: Project, images: Images, kept_out: KeptOut, pairs: pd.DataFrame
+) -> None:
     """Refuse to publish pairs of which one was taken down while they were chosen and collected.
 
     Raises:
         RetrievalError: If there is one.
     """
-    review = Review(taken_down(project))
-    late = review.refuses(pairs) | review.refused_rows(embeddings, pairs["row"].to_numpy())
+    now = replace(kept_out, refused=taken_down(project))
+    late = now.refuses(pairs) | _refused_rows(images.embeddings, pairs["row"], now)
     if late.any():
         raise RetrievalError(
             f"{takedown_file(project)}: {int(late.sum())} of these pairs were taken down while the "
             "set was made, so nothing was published; run it again"
         )
-
-
-def _keys(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns by which people name images."""
-    return rows[[name for name in ("image_sha256", "url") if name in rows]]

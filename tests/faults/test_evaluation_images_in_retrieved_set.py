@@ -24,7 +24,7 @@ from react_pipeline.labelled import publish_evaluation_set, read_images
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.retrieval import decontamination, draw_control, leaked_images, retrieve_pairs
-from react_pipeline.retrieval.decontamination import EvaluationImages, Leaks
+from react_pipeline.retrieval.decontamination import KeptOut, Leaks
 from react_pipeline.store import Artifact, StaleArtifact
 
 
@@ -124,7 +124,7 @@ def test_the_check_compares_images_itself(
     with monkeypatch.context() as patched:
         # A retrieval that is blind to near duplicates and says that nothing is near.
         patched.setattr(
-            EvaluationImages, "similarity", lambda _, vectors: np.zeros(len(vectors), np.float32)
+            KeptOut, "similarity", lambda _, vectors: np.zeros(len(vectors), np.float32)
         )
         artifact = retrieve_pairs(indexed_project, "shapes")
     assert (pd.read_parquet(artifact.file("pairs.parquet"))["evaluation_similarity"] == 0).all()

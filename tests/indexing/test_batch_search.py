@@ -20,14 +20,14 @@ from react_pipeline.indexing import (
     build_side,
     cell_hits,
     draw_queries,
-    exact,
     exact_hits,
     find_rows,
     read_index,
+    search,
     search_all,
 )
 from react_pipeline.indexing import index as index_module
-from react_pipeline.indexing.files import has_whole_cells
+from react_pipeline.indexing.search import has_whole_cells
 from react_pipeline.project import Project
 from react_pipeline.settings import IndexConfig
 from react_pipeline.store import InputError, Scratch
@@ -96,16 +96,16 @@ def test_hits_are_those_of_all_comparisons_in_every_precision(stored: Stored, ki
 def test_memory_is_bounded_where_very_many_rows_are_alike(
     stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vectors, kept, own = corpus("alike"), [], exact._near_best
-    monkeypatch.setattr(exact, "MOST_ALIKE", 300)
-    monkeypatch.setattr(exact, "_SPARE_PAIRS", 1_000)
+    vectors, kept, own = corpus("alike"), [], search._near_best
+    monkeypatch.setattr(search, "MOST_ALIKE", 300)
+    monkeypatch.setattr(search, "_SPARE_PAIRS", 1_000)
 
     def counted(*args: Any) -> Any:
         found = own(*args)
         kept.append(len(found[0]))
         return found
 
-    monkeypatch.setattr(exact, "_near_best", counted)
+    monkeypatch.setattr(search, "_near_best", counted)
     asked = vectors[:100].astype(np.float32)
     similarities, _ = exact_hits(stored(vectors), asked, 3, precision="bf16")
     np.testing.assert_allclose(similarities, expected(asked, vectors, 3)[0], atol=0.012)

@@ -10,7 +10,7 @@ import pytest
 from support.vectors import read_vectors
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
-from react_pipeline.indexing import SIDES, Index, build_index, files, read_index
+from react_pipeline.indexing import SIDES, Index, build_index, read_index, search
 from react_pipeline.indexing import index as index_module
 from react_pipeline.project import Project
 from react_pipeline.stage import STAGES
@@ -46,21 +46,6 @@ def make_indexed(make_embedded: MakeProject) -> MakeIndexed:
         return project, build_index(project)
 
     return make
-
-
-@pytest.mark.parametrize("side", SIDES)
-def test_exact_search_equals_brute_force(indexed_project: Project, side: Any) -> None:
-    embeddings = indexed_project.store.current("corpus_embeddings", "all")
-    vectors, queries = read_vectors(embeddings, side), read_vectors(embeddings, "text")[::7]
-    hits = Index(indexed_project.store.current("faiss_index", "all")).search(side, queries, 5)
-    assert list(hits.columns) == ["query", "row", "similarity", "rank"]
-    assert hits["similarity"].dtype == np.float32
-    similarities = queries @ vectors.T
-    for query, found in hits.groupby("query"):
-        assert list(found["rank"]) == list(range(5))
-        best = np.sort(similarities[query])[::-1][:5]
-        assert found["similarity"].to_numpy() == pytest.approx(best, abs=1e-5)
-        assert similarities[query][found["row"]] == pytest.approx(best, abs=1e-5)
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -103,7 +88,7 @@ def test_batches_give_what_one_search_gives(
     queries, index = Cloud(ROWS, WIDTH).prompts(5, 9), Index(artifact)
     whole = index.search("image", queries, 7)
     assert len(whole) == 7 * 45
-    monkeypatch.setattr(files, "HITS_AT_ONCE", 70)
+    monkeypatch.setattr(search, "HITS_AT_ONCE", 70)
     columns = ["query", "row", "rank"]
     assert index.search("image", queries, 7)[columns].equals(whole[columns])
     assert index.search("image", queries[:0], 7).empty
@@ -150,15 +135,3 @@ def test_what_faiss_cannot_read_names_the_asset(
     path.write_bytes({"empty": b"", "text": b"no index", "cut": whole[:-40], "rows": rows}[how])
     with pytest.raises(CorruptArtifact, match="rematerialize `faiss_index`"):
         read_index(path)
-
-
-@pytest.mark.parametrize("change", [slice(-1000), slice(0, None)])
-def test_a_file_of_another_length_is_refused_before_mapping(
-    indexed_project: Project, change: slice
-) -> None:
-    artifact = indexed_project.store.current("faiss_index", "all")
-    index, path = Index(artifact), artifact.file("image.index")
-    whole = path.read_bytes()
-    path.write_bytes(whole[change] if change.stop else whole + b"\0")
-    with pytest.raises(CorruptArtifact, match=r"image\.index"):
-        index.search("image", np.eye(1, WIDTH, dtype=np.float32), 1)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.extensions.demo.corpus_kind import DrawnCorpus
+from react_pipeline.extensions.demo.extension import DrawnCorpus
 from react_pipeline.lineage import look_outside, resolve, run, up_to_date
 from react_pipeline.project import outside
 from react_pipeline.project.outside import MISSING, look_at, remember_look, seed_digests

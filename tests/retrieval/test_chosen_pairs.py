@@ -1,18 +1,22 @@
-"""The files of chosen pairs: contact sheets, and what a build that was not published leaves."""
+"""The files of chosen pairs, and what a build that was not published leaves."""
 
 from __future__ import annotations
 
 import shutil
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from react_pipeline.indexing import index
-from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval import chosen_pairs
 from react_pipeline.retrieval.retrieve import retrieve_pairs
+
+
+@pytest.fixture
+def project(indexed_project: Project) -> Project:
+    publish_evaluation_set(indexed_project, "shapes")
+    return indexed_project
 
 
 def interrupted(*_: Any, **__: Any) -> None:
@@ -20,28 +24,19 @@ def interrupted(*_: Any, **__: Any) -> None:
 
 
 def test_a_killed_build_repeats_no_search_and_reuses_no_file(
-    indexed_project: Project, monkeypatch: pytest.MonkeyPatch
+    project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish_evaluation_set(indexed_project, "shapes")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("react_pipeline.store.store.with_digest", interrupted)
-        retrieve_pairs(indexed_project, "shapes")
-    (shard,) = indexed_project.store.root.glob(".scratch/*/*/built/files/shards/00000.tar")
+        retrieve_pairs(project, "shapes")
+    (shard,) = project.store.root.glob(".scratch/*/*/built/files/shards/00000.tar")
     data = bytearray(shard.read_bytes())
     data[600] ^= 1  # of the first image, which no other check sees
     shard.write_bytes(data)
     monkeypatch.setattr(index, "exact_hits", interrupted)
-    artifact = retrieve_pairs(indexed_project, "shapes")
+    artifact = retrieve_pairs(project, "shapes")
     monkeypatch.undo()
-    assert not list((indexed_project.store.root / ".scratch").iterdir())
+    assert not list((project.store.root / ".scratch").iterdir())
     shutil.rmtree(artifact.path)
-    undisturbed = retrieve_pairs(indexed_project, "shapes")
+    undisturbed = retrieve_pairs(project, "shapes")
     assert artifact.manifest["files"] == undisturbed.manifest["files"]
-
-
-def test_the_contact_sheet_shows_classes_of_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chosen_pairs, "SHEET_CLASSES", 2)
-    pairs = pd.DataFrame({"row": range(40), "class": [f"class {n // 10}" for n in range(40)]})
-    shown = chosen_pairs.rows_on_sheet(pairs)
-    assert shown.to_dict() == {n: f"class {n // 10}" for n in [*range(8), *range(20, 28)]}
-    assert chosen_pairs.rows_on_sheet(pairs[:0]).empty

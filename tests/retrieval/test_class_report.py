@@ -11,7 +11,7 @@ from support.retrieval import DOMAIN, NOTHING, Seen, hits_of
 
 from react_pipeline.clip.prompts import class_prompts
 from react_pipeline.retrieval import Queries
-from react_pipeline.retrieval.class_report import class_report, write_report
+from react_pipeline.retrieval.chosen_pairs import class_report, write_report
 from react_pipeline.retrieval.fusion import fuse
 from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, choose
 from react_pipeline.settings.retrieval import RetrievalConfig
@@ -39,8 +39,8 @@ def test_the_report_has_every_class_and_no_html_of_its_names(tmp_path: Path) -> 
     assert (table["candidates"] == table[["kept", SHARED, *DROP_REASONS]].sum(axis=1)).all()
 
     table["class"] = ["<script>alert(1)</script>", "a|b", "eel"]
-    counts = {"pairs": 2, "classes": 2, "several_classes": 1, "starving": ["eel"]}
-    counts["evaluation_sets"] = {"pets": 3}
+    counts = {"pairs": 2, "classes": 2, "several_classes": 1}
+    counts |= {"starving": ["eel"], "evaluation_sets": {"pets": 3}}
     write_report(tmp_path, "<b>pets</b>", table, candidates, CONFIG, counts)
     assert pd.read_parquet(tmp_path / "classes.parquet")["kept"].tolist() == [1, 1, 0]
     with Image.open(tmp_path / "similarity.png") as picture:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from support.drawings import pair, write_shard
-from support.retrieval import NOTHING, configure, no_digest_is_known
+from support.retrieval import NOTHING, Web, configure, no_digest_is_known, pairs_of
 from support.upkeep import edit_domain
 
 from react_pipeline.corpus import CollectedPairs
@@ -39,13 +39,13 @@ def test_a_control_is_as_many_other_pairs_drawn_alike_each_time(
 ) -> None:
     retrieved = retrieve_pairs(project, "shapes")
     control = draw_control(project, "shapes")
-    pairs = pd.read_parquet(control.file("pairs.parquet"))
+    pairs = pairs_of(control)
     assert control.counts["pairs"] == len(pairs) == retrieved.counts["pairs"]
     assert set(pairs["mode"]) == {"random"}
     assert set(pairs["class"]) == {""}
     assert not pairs["row"].duplicated().any()
     assert not pairs["image_sha256"].duplicated().any()
-    assert set(pairs["row"]) != set(pd.read_parquet(retrieved.file("pairs.parquet"))["row"])
+    assert set(pairs["row"]) != set(pairs_of(retrieved)["row"])
     assert len(list(CollectedPairs(control))) == len(pairs)
     names = {*project.domain("shapes").class_names}
     naming = sum(not names.isdisjoint(caption.split()) for caption in pairs["caption"])
@@ -96,16 +96,9 @@ def test_leaks_are_looked_for_in_the_draw_of_each_seed(
     assert leaked_images(project, "control_set", "shapes").same == 1
 
 
-@pytest.fixture(params=[1_000, 10], ids=["listed", "unlisted"])
-def listed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Corpora whose digests are all read, and larger ones."""
-    monkeypatch.setattr("react_pipeline.retrieval.control.LISTED_ROWS", request.param)
-
-
 def test_rows_are_drawn_until_enough_pass_the_filter(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("react_pipeline.retrieval.control.LISTED_ROWS", 10)
     monkeypatch.setattr("react_pipeline.retrieval.control.LEAST_ROWS", 1)
     configure(project, where="number < 10", k_per_prompt=2, max_per_class=1)
     retrieved, control = retrieve_pairs(project, "shapes"), draw_control(project, "shapes")
@@ -120,10 +113,9 @@ def images_of(project: Project) -> Images:
 
 def drawn(project: Project, images: Images, digests: set[str], size: int = 20) -> Any:
     """Random pairs, less the images of these digests, and what was passed over."""
-    embeddings = project.store.current("corpus_embeddings", "all")
     evaluation = replace(NOTHING, sha256=frozenset(digests))
     random = np.random.default_rng(0)
-    return draw_pairs(embeddings, images, evaluation, RetrievalConfig(), random, size)
+    return draw_pairs(images, evaluation, RetrievalConfig(), random, size)
 
 
 def test_a_corpus_of_which_nothing_can_be_drawn_is_refused(
@@ -138,7 +130,6 @@ def test_a_corpus_of_which_nothing_can_be_drawn_is_refused(
         draw_control(project, "shapes")
 
 
-@pytest.mark.usefixtures("listed")
 def test_an_image_that_corpus_holds_three_times_is_drawn_once(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
@@ -150,30 +141,16 @@ def test_an_image_that_corpus_holds_three_times_is_drawn_once(
     for stage in ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"):
         run(project, stage, "all")
     publish_evaluation_set(project, "shapes")
-    pairs = pd.read_parquet(draw_after(project).file("pairs.parquet"))
+    pairs = pairs_of(draw_after(project))
     assert len(pairs) == project.store.current("retrieved_set", "shapes").counts["pairs"] == 8
     assert not pairs["image_sha256"].duplicated().any()
 
 
-class Fetched:
-    """Images that are fetched: those of odd rows are an evaluation image."""
-
-    columns = ["image_path", "caption"]
-    identity = "image_path"
-    failed: ClassVar[dict[int, str]] = {}
-
-    def fetchable(self, rows: pd.DataFrame) -> pd.Series:
-        return pd.Series(True, rows.index)
-
-    def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
-        digests = ["measured" if row % 2 else f"digest {row}" for row in rows["row"]]
-        for pair_ in rows.assign(image_sha256=digests).itertuples(index=False):
-            yield pair_, b""
-
-
 def test_a_fetched_evaluation_image_is_not_drawn(project: Project) -> None:
-    images = images_of(project)
-    images.source, images.fetches = Fetched(), True  # type: ignore[assignment]
+    images, rows = images_of(project), range(96)
+    web = Web(dict.fromkeys(rows, b""), dict.fromkeys(rows[1::2], "measured"))
+    web.identity = "image_path"
+    images.source, images.fetches = web, True  # type: ignore[assignment]
     with no_digest_is_known():
         pairs, dropped = drawn(project, images, {"measured"})
     assert len(pairs) == 20 and not (pairs["row"] % 2).any()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,8 +17,8 @@ from react_pipeline.project.project import Project
 from react_pipeline.retrieval import decontamination
 from react_pipeline.retrieval.decontamination import (
     VECTORS,
-    EvaluationImages,
-    kept_out,
+    KeptOut,
+    read_kept_out,
 )
 
 
@@ -28,9 +28,9 @@ def test_the_nearest_evaluation_image_is_exact_in_any_blocks(
     random = np.random.default_rng(0)
     vectors, images = (random.normal(size=(count, 8)).astype(np.float32) for count in (50, 30))
     monkeypatch.setattr("react_pipeline.retrieval.decontamination.BLOCK_VALUES", 4 * 30)
-    nearest = EvaluationImages(frozenset(), images, 0.9).similarity(vectors)
+    nearest = KeptOut(frozenset(), images, 0.9).similarity(vectors)
     np.testing.assert_allclose(nearest, (vectors @ images.T).max(axis=1), rtol=1e-5)
-    assert EvaluationImages(frozenset(), images, 0.9).similarity(vectors[:0]).shape == (0,)
+    assert KeptOut(frozenset(), images, 0.9).similarity(vectors[:0]).shape == (0,)
     assert np.isnan(NOTHING.similarity(vectors)).all()
 
 
@@ -46,27 +46,22 @@ def test_images_of_other_domains_are_encoded_once(
         slug: project.store.current("evaluation_set", slug).counts["images"]
         for slug in ("shapes", "colours")
     }
-    encoded: list[int] = []
-    encode = decontamination.encode_images
+    encode = Mock(wraps=decontamination.encode_images)
+    monkeypatch.setattr(decontamination, "encode_images", encode)
 
-    def counting(config: Any, clip: Any, images: Any) -> NDArray[np.float32]:
-        encoded.append(len(images))
-        return encode(config, clip, images)
+    def vectors(checkpoint: Path) -> tuple[NDArray[np.float32], list[int]]:
+        encode.reset_mock()
+        found = read_kept_out(project, "shapes", own, "all", load(checkpoint)).vectors
+        return found, [len(call.args[2]) for call in encode.call_args_list]
 
-    monkeypatch.setattr(decontamination, "encode_images", counting)
-
-    def vectors(checkpoint: Path) -> NDArray[np.float32]:
-        encoded.clear()
-        return kept_out(project, "shapes", own, "all", load(checkpoint)).vectors
-
-    first = vectors(tiny_checkpoint)
+    first, encoded = vectors(tiny_checkpoint)
     assert encoded == list(number.values())
-    np.testing.assert_array_equal(vectors(tiny_checkpoint), first)
+    again, encoded = vectors(tiny_checkpoint)
+    np.testing.assert_array_equal(again, first)
     assert encoded == [number["shapes"]]
-    (tmp_path / "other").mkdir()
-    write_checkpoint(tmp_path / "other", seed=1)
-    assert not np.allclose(vectors(tmp_path / "other"), first)
-    assert encoded == list(number.values())
+    write_checkpoint(tmp_path, seed=1)
+    other, encoded = vectors(tmp_path)
+    assert encoded == list(number.values()) and not np.allclose(other, first)
 
 
 def test_vectors_that_were_not_used_for_long_are_pruned(
@@ -77,10 +72,10 @@ def test_vectors_that_were_not_used_for_long_are_pruned(
     folder = project.config.store / VECTORS
     write_checkpoint(tmp_path, seed=1)
     for checkpoint in (tiny_checkpoint, tmp_path):
-        kept_out(project, "shapes", own, "all", load(checkpoint))
+        read_kept_out(project, "shapes", own, "all", load(checkpoint))
     for file in folder.glob("*.npy"):
         os.utime(file, (0, 0))
-    kept_out(project, "shapes", own, "all", load(tiny_checkpoint))  # is used again
+    read_kept_out(project, "shapes", own, "all", load(tiny_checkpoint))  # is used again
     (old,) = (file for file in folder.glob("*.npy") if not file.stat().st_mtime)
     assert project.store.prune(dry_run=True) == project.store.prune() == [str(old)]
     assert len([*folder.glob("*.npy")]) == 1 and not old.exists()

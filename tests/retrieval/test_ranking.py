@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.retrieval import DOMAIN, NOTHING, Seen, hits_of
 
-from react_pipeline.retrieval.decontamination import EvaluationImages
+from react_pipeline.retrieval.decontamination import KeptOut
 from react_pipeline.retrieval.fusion import apply_filter, fuse
 from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, choose, join_classes
 from react_pipeline.settings import RetrievalConfig
@@ -23,7 +23,7 @@ Hit = tuple[str, str, int, float, int]
 def candidates_of(
     hits: pd.DataFrame,
     config: RetrievalConfig,
-    evaluation: EvaluationImages = NOTHING,
+    evaluation: KeptOut = NOTHING,
     images: Seen | None = None,
     **columns: list[str],
 ) -> pd.DataFrame:
@@ -41,17 +41,6 @@ def dropped(candidates: pd.DataFrame, key: str = "row") -> dict[Any, str]:
 def of_cats(*rows: int) -> list[Hit]:
     """Hits of one class, the best first."""
     return [("t2t", "cat", row, 1 - number / 100, number) for number, row in enumerate(rows)]
-
-
-def test_the_best_hit_of_a_row_is_of_the_first_mode() -> None:
-    hits = hits_of(
-        ("t2i", "dog", 10, 0.9, 0), ("t2t", "dog", 10, 0.5, 3), ("t2t", "hound", 10, 0.6, 1)
-    )
-    (best,) = fuse(hits, RetrievalConfig()).to_dict("records")
-    found = [best[name] for name in ("prompt", "mode", "similarity", "rank")]
-    assert found == ["a photo of a hound.", "t2t", 0.6, 1]
-    (best,) = fuse(hits, RetrievalConfig(modes=("t2i", "t2t"))).to_dict("records")
-    assert (best["mode"], best["similarity"]) == ("t2i", 0.9)
 
 
 def test_a_hit_above_the_floor_of_its_mode_goes_first() -> None:
@@ -107,7 +96,7 @@ def test_a_row_of_several_classes_goes_to_the_most_similar() -> None:
 @settings(max_examples=60, deadline=None)
 def test_every_candidate_is_kept_or_dropped_exactly_once(hits: list[Hit], random: Any) -> None:
     config = RetrievalConfig(max_per_class=3, k_per_prompt=5, min_similarity={"t2i": 0.15})
-    evaluation = EvaluationImages(frozenset({"image 2"}), np.eye(2, dtype=np.float32), ALIKE)
+    evaluation = KeptOut(frozenset({"image 2"}), np.eye(2, dtype=np.float32), ALIKE)
     candidates = candidates_of(hits_of(*hits), config, evaluation)
     assert candidates["dropped"].isin(("", SHARED, *DROP_REASONS)).all()
     kept = candidates[candidates["dropped"] == ""]
@@ -131,14 +120,6 @@ def test_a_total_takes_from_the_largest_classes_first() -> None:
     assert kept["class"].value_counts().to_dict() == {"cat": 2, "dog": 2, "eel": 1}
     assert kept.loc[kept["class"] == "cat", "row"].tolist() == [10, 20]
     assert (candidates["dropped"] == "total").sum() == 4
-
-
-@pytest.mark.parametrize("identity", ["image_sha256", "url"])
-def test_an_image_that_a_full_class_leaves_is_free(identity: str) -> None:
-    hits = hits_of(*of_cats(10, 11), ("t2t", "dog", 12, 0.7, 0))
-    columns = {"image_sha256": ["", "", ""], identity: ["x", "y", "y"]}
-    candidates = candidates_of(hits, RetrievalConfig(max_per_class=1), **columns)
-    assert dropped(candidates) == {10: "", 11: "cap", 12: ""}
 
 
 def test_a_taken_image_is_dropped_again_by_bytes_or_url() -> None:

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from support.retrieval import configure
+from support.retrieval import configure, pairs_of
 from support.vectors import read_vectors
 
 from react_pipeline.clip import class_prompts, loaded_base
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.indexing import Index
-from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.ranking import DROP_REASONS
 from react_pipeline.retrieval.retrieve import retrieve_pairs
@@ -29,7 +29,7 @@ def project(indexed_project: Project) -> Project:
 
 def test_a_retrieved_set_holds_the_pairs_it_lists(project: Project) -> None:
     artifact = retrieve_pairs(project, "shapes")
-    pairs = pd.read_parquet(artifact.file("pairs.parquet"))
+    pairs = pairs_of(artifact)
     metadata = read_metadata(project.store.current("corpus_embeddings", "all"))
     collected = {
         row: (image, caption, name) for row, image, caption, name in CollectedPairs(artifact)
@@ -51,7 +51,7 @@ def test_a_retrieved_set_holds_the_pairs_it_lists(project: Project) -> None:
 def test_counts_agree_with_the_report_per_class(project: Project) -> None:
     artifact = retrieve_pairs(project, "shapes")
     report = pd.read_parquet(artifact.file("classes.parquet"))
-    pairs = pd.read_parquet(artifact.file("pairs.parquet"))
+    pairs = pairs_of(artifact)
     assert report["prompts"].tolist() == [4, 2, 2, 2]
     assert (
         report["kept"].tolist()
@@ -75,7 +75,7 @@ def prompt_vectors(project: Project) -> tuple[pd.DataFrame, np.ndarray]:
 
 def test_every_kept_similarity_is_that_of_its_prompt_and_row(project: Project) -> None:
     artifact = retrieve_pairs(project, "shapes")
-    pairs = pd.read_parquet(artifact.file("pairs.parquet"))
+    pairs = pairs_of(artifact)
     embeddings = project.store.current("corpus_embeddings", "all")
     prompts, vectors = prompt_vectors(project)
     asked = vectors[pd.Index(prompts["prompt"]).get_indexer(pairs["prompt"])]
@@ -88,7 +88,7 @@ def test_every_kept_similarity_is_that_of_its_prompt_and_row(project: Project) -
 
 def test_filter_keeps_what_text_finds_in_order_of_images(project: Project) -> None:
     configure(project, modes=["t2t"], fusion="filter", k_per_prompt=40, max_per_class=5)
-    pairs = pd.read_parquet(retrieve_pairs(project, "shapes").file("pairs.parquet"))
+    pairs = pairs_of(retrieve_pairs(project, "shapes"))
     assert set(pairs["mode"]) == {"t2t"}
     prompts, vectors = prompt_vectors(project)
     images = read_vectors(project.store.current("corpus_embeddings", "all"), "image")
@@ -102,7 +102,7 @@ def test_filter_keeps_what_text_finds_in_order_of_images(project: Project) -> No
 def test_rank_by_prompts_keeps_the_nearest_of_each_prompt(project: Project) -> None:
     configure(project, modes=["t2t"], rank="prompts", k_per_prompt=6, max_per_class=1)
     artifact = retrieve_pairs(project, "shapes")
-    pairs = pd.read_parquet(artifact.file("pairs.parquet"))
+    pairs = pairs_of(artifact)
     index = Index(project.store.current("faiss_index", "all"))
     found = index.search("text", prompt_vectors(project)[1], 6)
     dropped = artifact.counts["dropped"]
@@ -115,7 +115,7 @@ def test_every_pair_counts_for_the_class_of_its_caption(project: Project) -> Non
     configure(project, choose="all", near_duplicate_similarity=1.01)
     artifact = retrieve_pairs(project, "shapes")
     embeddings = project.store.current("corpus_embeddings", "all")
-    pairs = pd.read_parquet(artifact.file("pairs.parquet"))
+    pairs = pairs_of(artifact)
     removed = artifact.counts["dropped"]
     kept_out = removed["evaluation_image_hash"] + removed["exact_duplicate"]
     assert len(pairs) + kept_out == embeddings.counts["rows"]

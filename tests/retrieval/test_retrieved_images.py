@@ -4,8 +4,6 @@ rounds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,48 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.drawings import draw, encode
-from support.retrieval import NOTHING, hits_of, no_digest_is_known
+from support.retrieval import NOTHING, Web, hits_of, no_digest_is_known
 
-from react_pipeline.extensions.sources.kinds import UrlTables
-from react_pipeline.extensions.sources.url_source import UrlSource
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval import ranking
-from react_pipeline.retrieval.decontamination import EvaluationImages
+from react_pipeline.retrieval.decontamination import KeptOut
 from react_pipeline.retrieval.fusion import fuse
 from react_pipeline.retrieval.images import Images
 from react_pipeline.settings.retrieval import RetrievalConfig
-
-
-class Web:
-    """Images that must be fetched; a row without an entry cannot be had. Keeps which rows each call
-    asked for.
-    """
-
-    columns = ["caption"]
-    identity = "url"
-    fetches = True
-
-    def __init__(self, images: dict[int, bytes], digests: dict[int, str] | None = None) -> None:
-        self.images, self.digests = images, digests or {}
-        self.failed: dict[int, str] = {}
-        self.asked: list[list[int]] = []
-
-    def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
-        self.asked.append(rows["row"].tolist())
-        for row in rows["row"]:
-            if row not in self.images:
-                self.failed[row] = "http_404"
-        known = rows[rows["row"].isin(list(self.images))]
-        known = known.assign(
-            image_sha256=[self.digests.get(row, f"digest {row}") for row in known["row"]]
-        )
-        for pair in known.itertuples(index=False):
-            yield pair, self.images[pair.row]
-
-    def fetchable(self, rows: pd.DataFrame) -> pd.Series:
-        if self.identity != "url":
-            return pd.Series(True, rows.index)
-        return UrlSource(UrlTables(urls=("/t",)), Path()).fetchable(rows)
 
 
 def candidates(count: int) -> pd.DataFrame:
@@ -67,7 +31,7 @@ def choose(
     project: Project,
     web: Web,
     table: pd.DataFrame,
-    evaluation: EvaluationImages = NOTHING,
+    evaluation: KeptOut = NOTHING,
     **settings: Any,
 ) -> tuple[Images, dict[int, str]]:
     config = RetrievalConfig(**settings)
@@ -133,7 +97,7 @@ def test_equal_bytes_are_recognized_once_images_are_there(
     indexed_project: Project,
 ) -> None:
     web = Web(dict.fromkeys(range(6), IMAGE), {0: "twin", 1: "twin", 2: "measured"})
-    evaluation = EvaluationImages(frozenset({"measured"}), np.zeros((0, 32), np.float32), 1.01)
+    evaluation = KeptOut(frozenset({"measured"}), np.zeros((0, 32), np.float32), 1.01)
     table = candidates(6)
     _, dropped = choose(indexed_project, web, table, evaluation, max_per_class=3)
     assert dropped == {

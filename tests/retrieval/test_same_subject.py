@@ -9,10 +9,9 @@ from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
-import pandas as pd
 import pytest
-import yaml
 from support.drawings import evaluation_image, pair, write_shard
+from support.retrieval import pairs_of
 from support.upkeep import edit_domain
 
 from react_pipeline.embedding import read_metadata
@@ -53,7 +52,6 @@ def configure(project: Project, manifest: Path, same_subject: str = "exclude") -
 def built(
     make_project: Callable[..., Project],
     tmp_path: Path,
-    *,
     corpus: bool = True,
     images: bool = True,
 ) -> Project:
@@ -82,7 +80,7 @@ def test_pairs_of_an_evaluation_subject_are_in_neither_set(
     assert retrieved.counts["dropped"]["evaluation_subject"] == 16
     assert control.counts["dropped"]["evaluation_subject"] > 0  # of the rows that were drawn
     for artifact in (retrieved, control):
-        pairs = pd.read_parquet(artifact.file("pairs.parquet"))
+        pairs = pairs_of(artifact)
         assert len(pairs) == 32 and not pairs["row"].isin(red).any()
         assert leaked_images(project, artifact.stage, "shapes").subject == 0
 
@@ -109,20 +107,10 @@ def test_excluding_subjects_that_no_pair_names_is_an_error(
         retrieve_pairs(project, "shapes")
 
 
-@pytest.mark.parametrize("labelled", [True, False])
 def test_without_subjects_nothing_is_excluded(
-    make_project: Callable[..., Project],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    labelled: bool,
+    make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
     project = built(make_project, tmp_path, images=False)
-    path = project.config.domains / "shapes.yaml"
-    if not labelled:
-        domain = yaml.safe_load(path.read_text())
-        del domain["evaluation"]
-        path.write_text(yaml.safe_dump(domain))
-        publish_evaluation_set(project, "shapes")
     retrieved, control = retrieve_pairs(project, "shapes"), draw_control(project, "shapes")
     assert retrieved.counts["pairs"] == control.counts["pairs"] == 48
     assert leaked_images(project, "retrieved_set", "shapes").subject == 0

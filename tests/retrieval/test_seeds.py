@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.drawings import draw, encode, evaluation_image
-from support.retrieval import configure
+from support.retrieval import configure, pairs_of
 from support.vectors import read_vectors
 
 from react_pipeline.clip import load
@@ -37,7 +37,7 @@ def test_seed_images_find_the_images_most_like_them(project: Project) -> None:
     write_seed(project, "seeds/circle.png", encode(draw("circle", "red", 5000)))
     configure(project, seeds={"circle": ["seeds/circle.png"]}, modes=["i2i"], k_per_prompt=7)
     artifact = retrieve_pairs(project, "shapes")
-    pairs = pd.read_parquet(artifact.file("pairs.parquet"))
+    pairs = pairs_of(artifact)
     assert set(pairs["class"]) == {"circle"} and set(pairs["mode"]) == {"i2i"}
     assert set(pairs["prompt"]) == {"seed: seeds/circle.png"}
     clip = load(project.store.current("base_checkpoint", "all").path)

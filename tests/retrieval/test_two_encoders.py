@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from conftest import write_checkpoint, write_project
 from safetensors.torch import load_file
+from support.retrieval import pairs_of
 from support.upkeep import change_pipeline
 
 from react_pipeline.clip.model import load
@@ -56,7 +56,7 @@ def test_one_encoder_finds_pairs_and_other_is_customized(
     )
     assert set(embeddings.parents) == {"corpus", "retrieval_checkpoint"}
     assert embeddings.counts["dimension"] == 24
-    table = pd.read_parquet(pairs.file("pairs.parquet")).query("mode == 't2t'")
+    table = pairs_of(pairs).query("mode == 't2t'")
     prompts, captions = (
         finder.encode_texts(table[name].tolist()).numpy() for name in ("prompt", "caption")
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -11,14 +13,17 @@ import yaml
 
 from react_pipeline.clip.prompts import class_prompts
 from react_pipeline.embedding import row_metadata
+from react_pipeline.extensions.sources.kinds import UrlTables
+from react_pipeline.extensions.sources.url_source import UrlSource
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval.decontamination import EvaluationImages
+from react_pipeline.retrieval.decontamination import KeptOut
 from react_pipeline.settings.config import ClassConfig, DomainConfig
+from react_pipeline.store import Artifact
 
 DOMAIN = DomainConfig(
     slug="pets", classes=("cat", ClassConfig(name="dog", synonyms=("hound",)), "eel")
 )
-NOTHING = EvaluationImages(frozenset(), np.zeros((0, 2), np.float32), 0.9)
+NOTHING = KeptOut(frozenset(), np.zeros((0, 2), np.float32), 0.9)
 
 
 def hits_of(*hits: tuple[str, str, int, float, int]) -> pd.DataFrame:
@@ -45,6 +50,43 @@ def configure(
     path.write_text(
         yaml.safe_dump({**domain, "retrieval": retrieval or domain.get("retrieval", {})})
     )
+
+
+def pairs_of(artifact: Artifact) -> pd.DataFrame:
+    """The table of a set of chosen pairs."""
+    return pd.read_parquet(artifact.file("pairs.parquet"))
+
+
+class Web:
+    """Images that must be fetched; a row without an entry cannot be had. Keeps which rows each call
+    asked for.
+    """
+
+    columns = ["caption"]
+    identity = "url"
+    fetches = True
+
+    def __init__(self, images: dict[int, bytes], digests: dict[int, str] | None = None) -> None:
+        self.images, self.digests = images, digests or {}
+        self.failed: dict[int, str] = {}
+        self.asked: list[list[int]] = []
+
+    def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
+        self.asked.append(rows["row"].tolist())
+        for row in rows["row"]:
+            if row not in self.images:
+                self.failed[row] = "http_404"
+        known = rows[rows["row"].isin(list(self.images))]
+        known = known.assign(
+            image_sha256=[self.digests.get(row, f"digest {row}") for row in known["row"]]
+        )
+        for pair in known.itertuples(index=False):
+            yield pair, self.images[pair.row]
+
+    def fetchable(self, rows: pd.DataFrame) -> pd.Series:
+        if self.identity != "url":
+            return pd.Series(True, rows.index)
+        return UrlSource(UrlTables(urls=("/t",)), Path()).fetchable(rows)
 
 
 class Seen:

@@ -117,7 +117,7 @@ def _run(project: Project, first: Inputs) -> None:
 def _search(members: list[_Member], index: Index, side: Side, scratch: Scratch) -> None:
     """Compare the vectors of a side once with the queries of all domains that search it exactly.
 
-    Hits of a query do not depend on the others (`indexing.exact`).
+    Hits of a query do not depend on the others (`indexing.search`).
     """
     searches: list[tuple[_Member, Vectors]] = []
     for member in members:
@@ -126,7 +126,7 @@ def _search(members: list[_Member], index: Index, side: Side, scratch: Scratch) 
             way, _ = index.choose_way(member.settings.search, len(vectors))
             if MODE_SIDES[mode] == side and way == "exact":
                 k = min(member.settings.k_per_prompt, index.rows)
-                searches.append((member, index.checked(vectors, k)))
+                searches.append((member, index.checked(vectors)))
     if not searches:
         return
     most = min(max(member.settings.k_per_prompt for member, _ in searches), index.rows)

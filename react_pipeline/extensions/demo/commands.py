@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -16,21 +15,15 @@ from react_pipeline.commands import (
     print_start_page,
 )
 from react_pipeline.project import CONFIG_VARIABLE, write_files
-from react_pipeline.settings import METHODS
 from react_pipeline.store import InputError
 
-from .corpus_kind import demo_files
+from .extension import demo_files
 
 DEMO_DOMAINS = ("things", "activities", "objects", "symbols")
 """The first is one that the corpus covers; its results are printed before the others are made."""
 
 
-def demo(
-    all_methods: Annotated[
-        bool, typer.Option("--all-methods", help="Every method, not only the headline.")
-    ] = False,
-    config: Config = None,
-) -> None:
+def demo(config: Config = None) -> None:
     """Run everything on a small real corpus made of installed packages: four domains, base,
     customized and control.
 
@@ -45,11 +38,9 @@ def demo(
         raise InputError(
             f"{project.path}: corpus.kind is {project.config.corpus.kind!r}, the demo needs `demo`"
         )
-    trainable = tuple(name for name, method in METHODS.items() if not method.parents)
-    methods = trainable if all_methods else project.config.methods
     first, *others = DEMO_DOMAINS
     for slugs in ([first], others):
-        if materialize_assets(project, "*", slugs, methods):
+        if materialize_assets(project, "*", slugs, project.config.methods):
             raise typer.Exit(1)
         print_start_page(project, slugs if slugs == [first] else DEMO_DOMAINS)
     console.print(f"{'':9}  react-pipeline init      FOLDER starts a project of your own")

@@ -50,7 +50,7 @@ def drawn(keys: Iterable[str]) -> Iterator[bytes | str]:
     """Yield the PNG of each drawing, or the reason why there is none: `blank` or `unreadable`."""
     by_key = _by_key()
     drawings = [by_key[key] for key in keys]
-    yield from progress(map(_render_once, drawings), "drawing", "image", len(drawings))
+    yield from progress(map(_render, drawings), "drawing", "image", len(drawings))
 
 
 class DrawnSource(ImageSource):
@@ -115,10 +115,6 @@ def _by_key() -> dict[str, Drawing]:
 
 
 @lru_cache(maxsize=KEPT_DRAWINGS)
-def _render_once(drawing: Drawing) -> bytes | str:
-    return _render(drawing)
-
-
 def _render(drawing: Drawing) -> bytes | str:
     """Return the PNG of a drawing, or the reason why there is none."""
     try:

@@ -71,6 +71,7 @@ def render_file(path: Path, size: int) -> Image.Image:
 
 def with_alpha(path: Path, size: int) -> Image.Image:
     """Render an SVG or read a PNG, to an RGBA image of `size` x `size` pixels."""
+    file: Path | io.BytesIO = path
     if path.suffix == ".svg":
         import resvg_py
 
@@ -78,14 +79,11 @@ def with_alpha(path: Path, size: int) -> Image.Image:
         data = resvg_py.svg_to_bytes(
             svg_path=str(path), width=size, height=size, skip_system_fonts=True
         )
-        image = Image.open(io.BytesIO(data)).convert("RGBA")
-    else:
-        image = Image.open(path).convert("RGBA")
-    return (
-        image
-        if image.size == (size, size)
-        else image.resize((size, size), Image.Resampling.BICUBIC)
-    )
+        file = io.BytesIO(data)
+    image = Image.open(file).convert("RGBA")
+    if image.size == (size, size):
+        return image
+    return image.resize((size, size), Image.Resampling.BICUBIC)
 
 
 @functools.lru_cache(maxsize=256)

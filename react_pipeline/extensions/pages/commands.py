@@ -157,9 +157,13 @@ def judge(
 
 
 def _serve(make: Callable[[], Board], port: int) -> None:
-    from react_pipeline.extensions.pages.server import serve_board
+    """Serve a board, which is made once the port is bound, until Ctrl-C."""
+    from react_pipeline.extensions.pages.server import create_app
+    from react_pipeline.extensions.ui import serve_app
 
     try:
-        serve_board(make, port, lambda url: console.print(f"{url}\nCtrl-C stops."))
+        serve_app(
+            lambda: create_app(make()), port, lambda url: console.print(f"{url}\nCtrl-C stops.")
+        )
     except KeyboardInterrupt:
         console.print("stopping ...")

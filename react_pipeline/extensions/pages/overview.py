@@ -19,9 +19,7 @@ from react_pipeline.evaluation import (
     average,
     current_comparisons,
     domains_covered,
-    draw_intervals,
     draw_methods,
-    headline_method,
     mean_interval,
     present_values,
     read_gains,
@@ -45,8 +43,7 @@ def overview(project: Project) -> Artifact:
     Means are those of `average`; here they also have an interval, by resampling the images of each
     domain.
 
-    Files: `table.parquet`, `table.csv`, `table.md`, `overview.png`, `every_domain.png` and
-    `dashboard.html`.
+    Files: `table.parquet`, `table.csv`, `table.md`, `overview.png` and `dashboard.html`.
 
     Raises:
         MissingArtifact: If no domain has a current comparison.
@@ -80,9 +77,8 @@ def write_overview(
     means = table[table["domain"] == MEAN]
     total = len(comparisons) + len(skipped)
     draw_methods(means, directory / "overview.png", f"mean over {len(comparisons)} of {total}")
-    picture = directory / "every_domain.png"
-    _draw_domains(table, headline_method(means), picture)
-    (directory / "dashboard.html").write_text(overview_page(table, picture), encoding="utf-8")
+    page = overview_page(table, directory / "overview.png")
+    (directory / "dashboard.html").write_text(page, encoding="utf-8")
     by_method = means.set_index("method")
     columns = (*METRICS, "delta_top1", "gain_over_control")
     columns += tuple(name for name in SEED_COLUMNS if name in table)
@@ -100,16 +96,6 @@ def overview_is_current(project: Project) -> Artifact:
     `lineage.gathered_is_current`.
     """
     return gathered_is_current(project, OVERVIEW, ALL, lambda: current_comparisons(project))
-
-
-def _draw_domains(table: pd.DataFrame, method: str, path: Path) -> None:
-    """Draw the difference of a method to the base in each domain, the largest first."""
-    rows = table[(table["method"] == method) & table["delta_top1"].notna()]
-    rows = rows.sort_values("delta_top1", ascending=False, kind="stable")
-    names = {"domain": "method", "delta_top1": "value", "delta_low": "low", "delta_high": "high"}
-    values = rows[list(names)].rename(columns=names)
-    colours = ["#d95f02" if name == MEAN else "#08519c" for name in values["method"]]
-    draw_intervals(values, colours, path, method, "top-1, points over the base", reference=0)
 
 
 def _intervals(

@@ -195,14 +195,14 @@ def find_uses(project: Project, image: str) -> pd.DataFrame:
             trained.setdefault(parent, set()).add(checkpoint.key.partition("/")[2])
     keys = [image, *_digests_at(project, image)]
     rows = [
-        {
-            "stage": stage,
-            "key": artifact.key,
-            "fingerprint": artifact.fingerprint,
-            "class": label,
-            "current": artifact.fingerprint == project.store.pointer(stage, artifact.key),
-            "trained": ", ".join(sorted(trained.get(artifact.fingerprint, ()))),
-        }
+        (
+            stage,
+            artifact.key,
+            artifact.fingerprint,
+            label,
+            artifact.fingerprint == project.store.pointer(stage, artifact.key),
+            ", ".join(sorted(trained.get(artifact.fingerprint, ()))),
+        )
         for stage in ("retrieved_set", "control_set")
         for artifact in _published(project, stage)
         for label in _classes_with(artifact, keys)

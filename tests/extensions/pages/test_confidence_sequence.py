@@ -11,7 +11,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from react_pipeline.extensions.pages.confidence_sequence import (
+from react_pipeline.extensions.pages.session import (
     Values,
     log_wealth,
     p_value,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from support.retrieval import pairs_of
 
 from react_pipeline.embedding import row_vectors
 from react_pipeline.extensions.pages.review import (
@@ -43,34 +44,27 @@ def images_of(board: ReviewBoard) -> list[str]:
 
 
 def table_of(artifact: Any) -> pd.DataFrame:
-    return pd.read_parquet(artifact.file("pairs.parquet")).set_index("image_sha256")
+    return pairs_of(artifact).set_index("image_sha256")
 
 
-def fingerprint(project: Project, stage: str = "retrieved_set") -> str:
-    return str(resolve(project, stage, SLUG).fingerprint)
+def fingerprint(project: Project) -> str:
+    return resolve(project, "retrieved_set", SLUG).fingerprint
 
 
 def test_decisions_shape_the_next_set(retrieved_project: Project, board: ReviewBoard) -> None:
     before = table_of(retrieved_project.store.current("retrieved_set", SLUG))
-    rejected = images_of(board)[0]
+    rejected, undecided = images_of(board)[0], fingerprint(retrieved_project)
+    decide(board, rejected, "reject")
+    decide(board, rejected, None)
+    assert fingerprint(retrieved_project) == undecided
     decide(board, rejected, "reject")
     artifact = retrieve_pairs(retrieved_project, SLUG)
+    assert artifact.fingerprint != undecided
     after = table_of(artifact)
     assert rejected in before.index and rejected not in after.index
     assert artifact.counts["dropped"]["rejected"] >= 1
     rows = sum(artifact.counts["dropped"].values()) + artifact.counts["shared"]
     assert artifact.counts["candidates"] == artifact.counts["pairs"] + rows
-
-
-def test_a_decision_changes_the_set_until_it_is_taken_back(
-    retrieved_project: Project, board: ReviewBoard
-) -> None:
-    before = fingerprint(retrieved_project)
-    image = images_of(board)[0]
-    decide(board, image, "reject")
-    assert fingerprint(retrieved_project) != before
-    decide(board, image, None)
-    assert fingerprint(retrieved_project) == before
 
 
 def test_a_review_is_resumed_and_held_by_one(retrieved_project: Project) -> None:
@@ -157,7 +151,7 @@ def test_a_takedown_reaches_every_set_and_names_its_uses(
     retrieved_project: Project,
 ) -> None:
     draw_control(retrieved_project, SLUG)
-    before = {stage: fingerprint(retrieved_project, stage) for stage in ("retrieved_set",)}
+    before = fingerprint(retrieved_project)
     image = table_of(retrieved_project.store.current("retrieved_set", SLUG)).index[0]
     with pytest.raises(InputError, match="SHA-256"):
         take_down(retrieved_project, "cat.jpg")
@@ -166,7 +160,7 @@ def test_a_takedown_reaches_every_set_and_names_its_uses(
     assert takedown_file(retrieved_project).read_text() == f"{image}\n"
     uses = find_uses(retrieved_project, image)
     assert "retrieved_set" in set(uses["stage"])
-    assert fingerprint(retrieved_project) != before["retrieved_set"]
+    assert fingerprint(retrieved_project) != before
     assert image not in table_of(retrieve_pairs(retrieved_project, SLUG)).index
     assert image not in table_of(draw_control(retrieved_project, SLUG)).index
 
@@ -177,7 +171,7 @@ def test_a_takedown_by_url_reaches_tars_with_urls(
     from react_pipeline.retrieval import review
 
     retrieved = retrieved_project.store.current("retrieved_set", SLUG)
-    pairs = pd.read_parquet(retrieved.file("pairs.parquet"))
+    pairs = pairs_of(retrieved)
     row, image = int(pairs["row"][0]), pairs["image_sha256"][0]
     read = review.row_metadata
 

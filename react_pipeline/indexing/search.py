@@ -1,17 +1,21 @@
-"""Exact search of many queries at once, and the stored vectors that it reads.
+"""Searching: many queries at once by one pass over the stored vectors, which is exact, or an index
+of FAISS, whose hits are ranked again by these vectors.
 
-Products are computed in a fast type. Rows whose product is within a margin of the k-th best are
-candidates, and are ranked in double precision in the end. So hits depend on neither the type, the
-device nor the blocks: similarity, rounded to float32, descending; equal ones by row, ascending.
+In a pass, products are computed in a fast type. Rows whose product is within a margin of the k-th
+best are candidates, and are ranked in double precision in the end. So hits depend on neither the
+type, the device nor the blocks: similarity, rounded to float32, descending; equal ones by row,
+ascending.
 
-Does not belong here: which files of vectors there are (`embedding`). Shapes: Q queries, N rows, D
-width, P pairs of a query and a row.
+Does not belong here: which files of vectors there are (`embedding`), training an index and adding
+rows (`indexing.build`). Shapes: Q queries, K hits, N rows, D width, P pairs of a query and a row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -23,7 +27,8 @@ from react_pipeline.embedding import (
     row_vectors,
     vector_parts,
 )
-from react_pipeline.store import Artifact
+from react_pipeline.stage import FAISS_INDEX
+from react_pipeline.store import Artifact, CorruptArtifact
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +50,8 @@ _BLOCK_VALUES = {"cpu": 4 << 20, "cuda": 256 << 20}
 _SPARE_PAIRS = 2 << 20
 """Pairs that may be kept beside twice the candidates: about 40 MB."""
 _RANKED_AT_ONCE = 2_048
+HITS_AT_ONCE = 1_000_000
+"""Hits of an index that are ranked at a time: about 30 MB."""
 
 
 class StoredVectors:
@@ -198,3 +205,101 @@ def rank_exactly(
     rows = np.full((len(queries), k), -1, np.int64)
     similarities[place], rows[place] = similarity[order], row[order]
     return similarities, rows
+
+
+def read_index(path: Path) -> Any:
+    """Map an index: vectors, cells and graph stay in the file, whose pages a search reads and gives
+    up again. Nothing can be added to it.
+
+    Raises:
+        CorruptArtifact: If FAISS cannot read it.
+    """
+    import faiss
+
+    try:
+        # `IO_FLAG_MMAP` would map cells only.
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    except (RuntimeError, MemoryError) as error:
+        raise CorruptArtifact(
+            f"{path}: FAISS cannot read it ({str(error).splitlines()[0]}); rematerialize "
+            f"`{FAISS_INDEX}`"
+        ) from error
+
+
+def set_parameters(index: Any, parameters: str) -> None:
+    """Set what trades speed for recall, such as `nprobe=8`."""
+    import faiss
+
+    faiss.ParameterSpace().set_index_parameters(index, parameters)
+
+
+def innermost(index: Any) -> Any:
+    """Return the index behind rotations and maps of row numbers."""
+    import faiss
+
+    index = faiss.downcast_index(index)
+    while isinstance(index, faiss.IndexPreTransform | faiss.IndexIDMap | faiss.IndexIDMap2):
+        index = faiss.downcast_index(index.index)
+    return index
+
+
+def inverted_lists(index: Any) -> Any | None:
+    """Return the index of cells inside, or None if it has none."""
+    import faiss
+
+    inner = innermost(index)
+    return inner if isinstance(inner, faiss.IndexIVF) else None
+
+
+def find_rows(
+    index: Any, queries: Vectors, k: int, rerank: int = 1, stored: StoredVectors | None = None
+) -> tuple[Vectors, Rows]:
+    """Search an index query by query, and rank again by the stored vectors.
+
+    Args:
+        index: A FAISS index of inner products.
+        queries: Unit rows (Q, D).
+        k: Hits per query; capped by the index.
+        rerank: So many times k hits are fetched.
+        stored: The vectors; without them its own similarities, which may be coarse, decide.
+
+    Returns:
+        Similarities and rows (Q, K), best first; minus infinity and -1 where no hit was found.
+    """
+    k = min(k, index.ntotal)
+    wanted = min(k * rerank, index.ntotal)
+    found = []
+    for part in np.array_split(queries, len(queries) * wanted // HITS_AT_ONCE + 1):
+        similarities, rows = index.search(part, wanted)
+        if stored is not None:
+            query, place = np.nonzero(rows >= 0)
+            similarities, rows = rank_exactly(part, query, rows[query, place], stored, k)
+        found.append((np.where(rows < 0, -np.inf, similarities), rows))
+    similarities, rows = map(np.concatenate, zip(*found, strict=True))
+    return similarities, rows
+
+
+def has_whole_cells(index: Any) -> bool:
+    """Return whether `cell_hits` can search an index: its cells store vectors, not residuals."""
+    import faiss
+
+    lists = faiss.downcast_index(index)
+    kinds = faiss.IndexIVFFlat | faiss.IndexIVFScalarQuantizer
+    return isinstance(lists, kinds) and not lists.by_residual
+
+
+def cell_hits(
+    index: Any, queries: Vectors, k: int, rerank: int, stored: StoredVectors
+) -> tuple[Vectors, Rows]:
+    """Find the hits of `find_rows` in an index that `has_whole_cells`, for many queries at once.
+
+    Each cell is decoded once and compared with all queries that visit it; query by query it is
+    decoded for each of them.
+    """
+    import faiss
+    from faiss.contrib.big_batch_search import big_batch_search
+
+    with redirect_stdout(None):  # it prints a line a cell, whatever `verbose` is
+        _, rows = big_batch_search(faiss.downcast_index(index), queries, k * rerank)
+    query, place = np.nonzero(rows >= 0)
+    return rank_exactly(queries, query, rows[query, place], stored, k)
