@@ -1,4 +1,4 @@
-"""The device that models run on, and the precision in which it computes.
+"""The device that models run on, the precision in which it computes, and where compiling pays.
 
 `precision: auto` is part of a fingerprint, its choice is not, so that artifacts made on a GPU stay
 fresh on a laptop. The accuracy of every choice: unit vectors of transformers have a cosine above
@@ -9,12 +9,13 @@ import functools
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from torch.utils.benchmark import Timer
+from torch import Tensor
 
 from react_pipeline.store import InputError
 
@@ -34,15 +35,15 @@ EVALUATION_PRECISION = "fp32"
 results is the model. ELEVATER's toolkit measures so, and `auto` would be another precision on
 another machine."""
 
-MIN_SPEEDUP = 1.2
-"""Over fp32, from which `auto` takes bf16 on a CPU. With instructions for it 2 to 10 were measured,
-without 0.01.
+CPUINFO = Path("/proc/cpuinfo")
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""Flags of processors that multiply bf16 2 to 10 times as fast as fp32 (x86, ARM). One without them
+takes 100 times as long.
 """
 
-PROBE_ROWS, PROBE_WIDTH = 64, 512
-PROBE_SECONDS = 0.05
-"""The time for products of each precision. The fastest counts: on a busy processor most of them
-wait for others.
+COMPILED_IMAGES = 10_000_000
+"""Images or texts of a run from which `auto` compiles on a GPU. Estimated for ViT-B/32 on an H100:
+20 microseconds of each in a step are saved, 4 in embedding; compiling takes a minute (assumed).
 """
 
 BF16_CAPABILITY, FP16_CAPABILITY = (8, 0), (7, 0)
@@ -123,15 +124,15 @@ def log_once(level: int, message: str) -> None:
 
 
 def choose_precision(precision: str, device: str) -> str:
-    """Turn `auto` into `fp32`, `bf16` or `fp16`: on a GPU by its compute capability, on a CPU by a
-    probe. A CPU computes `tf32` as `fp32`.
+    """Turn `auto` into `fp32`, `bf16` or `fp16`: on a GPU by its compute capability, on a CPU by
+    its instructions. A CPU computes `tf32` as `fp32`.
     """
     if precision == "tf32" and device == "cpu":
         return "fp32"
     if precision != "auto":
         return precision
     if device == "cpu":
-        return "bf16" if speedup("bf16", device) >= MIN_SPEEDUP else "fp32"
+        return "bf16" if has_bf16() else "fp32"
     capability = torch.cuda.get_device_capability(device)
     if capability >= BF16_CAPABILITY:
         return "bf16"
@@ -162,20 +163,41 @@ def arithmetic(precision: str = "fp32") -> Iterator[None]:
             setattr(*flag, value)
 
 
-@functools.cache
-def speedup(precision: str, device: str) -> float:
-    """Measure how many times faster than in fp32 a matrix product is in a precision, once per
-    process.
+def has_bf16() -> bool:
+    """Return whether this processor has instructions for bf16."""
+    return CPUINFO.exists() and not BF16_FLAGS.isdisjoint(CPUINFO.read_text().split())
+
+
+def compiles(setting: bool | Literal["auto"], device: str, images: int) -> bool:
+    """Return whether a run over many images compiles its towers on a device."""
+    if setting == "auto":
+        return device != "cpu" and images >= COMPILED_IMAGES
+    return setting
+
+
+def compiled(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a function that is compiled when it is first called; where that fails it runs as it
+    is, after one warning.
     """
-    return _product_seconds("fp32", device) / _product_seconds(precision, device)
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._functorch import config
 
+    with suppress(AttributeError):  # of an older torch
+        # What fails for the backward pass then fails here, too.
+        config.force_non_lazy_backward_lowering = True
+    fast = torch.compile(run)
+    fails = False
 
-def _product_seconds(precision: str, device: str) -> float:
-    dtype = DTYPES[precision]
-    operands = {
-        "left": torch.ones(PROBE_ROWS, PROBE_WIDTH, dtype=dtype, device=device),
-        "right": torch.ones(PROBE_WIDTH, PROBE_WIDTH, dtype=dtype, device=device),
-    }
-    # In one thread: on a busy processor several would wait for each other in every product.
-    timer = Timer("left @ right", globals=operands, num_threads=1)
-    return min(timer.blocked_autorange(min_run_time=PROBE_SECONDS).times)
+    def call(*args: Any) -> Tensor:
+        nonlocal fails
+        if not fails:
+            try:
+                return fast(*args)
+            except TorchDynamoException as error:
+                fails = True
+                problem = " ".join(str(error).split("\n")[:2])
+                warn = "torch.compile fails (a C++ compiler?), so towers run without it: "
+                log_once(logging.WARNING, warn + problem)
+        return run(*args)
+
+    return call

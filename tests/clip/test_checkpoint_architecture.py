@@ -13,8 +13,8 @@ import open_clip
 import pytest
 
 from react_pipeline.clip.architecture import read_config, text_folder
-from react_pipeline.clip.model import build
-from react_pipeline.clip.pretrained import from_open_clip
+from react_pipeline.clip.base import from_open_clip
+from react_pipeline.clip.model import from_parts
 from react_pipeline.settings.config import EncoderConfig
 from react_pipeline.store.errors import InputError
 
@@ -63,7 +63,7 @@ def test_modules_without_method_and_record_are_refused(
     config["model_cfg"]["added"] = [entry]
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="cannot build"):
-        build(*read_config(tmp_path))
+        from_parts(None, *read_config(tmp_path))
 
 
 def test_no_pipe_is_read_as_a_part_of_a_tokenizer(tmp_path: Path) -> None:

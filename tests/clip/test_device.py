@@ -121,11 +121,15 @@ def test_a_usable_gpu_is_named_in_log_manifest_and_tags(
     assert run_tags(artifact, "")["gpu"] == counts["gpu"]
 
 
-@pytest.mark.parametrize(("measured", "chosen"), [(1.3, "bf16"), (1.0, "fp32")])
-def test_auto_on_a_processor_is_what_the_probe_finds_faster(
-    monkeypatch: pytest.MonkeyPatch, measured: float, chosen: str
+@pytest.mark.parametrize(
+    ("flags", "chosen"), [("fpu avx512_bf16", "bf16"), ("fpu avx2", "fp32"), (None, "fp32")]
+)
+def test_auto_on_a_processor_is_what_its_instructions_allow(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str | None, chosen: str
 ) -> None:
-    monkeypatch.setattr(device, "speedup", lambda *_: measured)
+    monkeypatch.setattr(device, "CPUINFO", tmp_path / "cpuinfo")
+    if flags:
+        device.CPUINFO.write_text(f"flags : {flags}\n")
     assert choose_precision("auto", "cpu") == chosen
     assert choose_precision("tf32", "cpu") == "fp32"
 
@@ -149,8 +153,8 @@ def test_what_auto_chose_is_in_the_manifest_alone(
     publish_corpus(project)
     publish_base(project)
     made = {}
-    for measured, name in ((8.0, "bf16"), (0.01, "fp32")):
-        monkeypatch.setattr(device, "speedup", lambda _name, _device, measured=measured: measured)
+    for name in ("bf16", "fp32"):
+        monkeypatch.setattr(device, "has_bf16", lambda name=name: name == "bf16")
         fingerprint = resolve(project, "corpus_embeddings").fingerprint
         artifact = embed_corpus(project)
         assert artifact.fingerprint == fingerprint

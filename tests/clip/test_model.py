@@ -13,9 +13,9 @@ from open_clip.transformer import QuickGELU
 from PIL import Image
 from safetensors.torch import save_file
 
+from react_pipeline.clip.base import from_open_clip
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
 from react_pipeline.clip.model import Clip, load, save
-from react_pipeline.clip.pretrained import from_open_clip
 from react_pipeline.settings.config import EncoderConfig
 from react_pipeline.store.errors import InputError
 

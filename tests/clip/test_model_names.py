@@ -20,9 +20,8 @@ from support.text_tower import WORDS
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertTokenizerFast, PreTrainedTokenizerFast
 
-from react_pipeline.clip.base import fetched, publish_base
+from react_pipeline.clip.base import fetched, from_open_clip, publish_base, require_available
 from react_pipeline.clip.model import Clip, load
-from react_pipeline.clip.pretrained import from_open_clip, require_available
 from react_pipeline.project.project import Project
 from react_pipeline.settings.config import EncoderConfig
 from react_pipeline.store.errors import InputError

@@ -18,9 +18,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from react_pipeline.clip.base import from_open_clip
 from react_pipeline.clip.gated import gated_layers
 from react_pipeline.clip.model import Clip
-from react_pipeline.clip.pretrained import from_open_clip
 from react_pipeline.settings.config import EncoderConfig
 from react_pipeline.store.errors import InputError
 

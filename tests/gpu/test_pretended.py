@@ -287,7 +287,7 @@ def test_long_runs_are_compiled_and_what_fails_runs_as_it_is(
     monkeypatch.setattr(torch, "compile", cannot)
     trained("cuda", "gated-image")
     assert not asked  # too short
-    monkeypatch.setattr("react_pipeline.clip.compiling.COMPILED_IMAGES", 1)
+    monkeypatch.setattr("react_pipeline.clip.device.COMPILED_IMAGES", 1)
     trained("cpu", "gated-image")
     assert not asked
     there = trained("cuda", "gated-image")

@@ -24,9 +24,9 @@ from react_pipeline.clip import (
     GATED_PREFIX,
     Clip,
     ImageTower,
-    build,
     choose_precision,
     encode_text,
+    from_parts,
     read_config,
     recompute_activations,
     step_bytes,
@@ -79,7 +79,7 @@ class EncoderCost:
         self.weights_bytes, self._scale = STAND_IN_BYTES, 1.0
         self._measured: Architecture = (_named(STAND_IN), {}, None)
         with suppress(Exception), torch.device("meta"):  # whatever an architecture raises there
-            model = build(*architecture).model
+            model = from_parts(None, *architecture).model
             self.weights_bytes = 4.0 * sum(weight.numel() for weight in model.parameters())
             if self.weights_bytes < LARGEST_BYTES:
                 self._measured = architecture
@@ -89,7 +89,7 @@ class EncoderCost:
     @cached_property
     def encoding(self) -> EncodingCost:
         """Seconds to encode, measured with random weights when first asked for."""
-        clip = build(*self._measured)
+        clip = from_parts(None, *self._measured)
         clip.model.eval()
         return measure_encoding(clip, self._scale, choose_precision("auto", "cpu"))
 
@@ -117,7 +117,7 @@ class EncoderCost:
         """
         with suppress(Exception):
             with torch.device("meta"):
-                clip = build(*self._measured)
+                clip = from_parts(None, *self._measured)
                 if method:
                     method.attach_to(clip, training)
             clip.model.to_empty(device="cpu")  # no page of it is touched
