@@ -27,7 +27,7 @@ from react_pipeline.clip import (
     loaded_base,
 )
 from react_pipeline.embedding import row_vectors
-from react_pipeline.extensions.advise.signs import Signs, at_positions, read_signs
+from react_pipeline.extensions.advise.signs import Signs, read_signs
 from react_pipeline.extensions.methods import HeadMethod, HeadSamples
 from react_pipeline.extensions.methods.head import class_accuracy, without_near_copies
 from react_pipeline.extensions.methods.head_samples import nearest_class
@@ -162,7 +162,7 @@ def fitted(
     held = split_held_out(_Pairs(groups), training.held_out_fraction, training.seed)  # type: ignore[arg-type]  # it asks for no more
     trained_on, held_out = held
     held_out = without_near_copies(samples.images, trained_on, held_out, near)
-    part = at_positions(samples, trained_on)
+    part = samples.at(trained_on)
     training = training.in_steps(len(part.images), training.batch_size)
     trained, _ = method.fit(part, training, _Silent())  # type: ignore[arg-type]  # likewise
     zero_shot = ClassHead(samples.zero_shot)

@@ -2,6 +2,7 @@ from .architecture import CONFIG_FILE as CONFIG_FILE
 from .architecture import GATED_PREFIX as GATED_PREFIX
 from .architecture import WEIGHTS_FILE as WEIGHTS_FILE
 from .architecture import read_config as read_config
+from .base import from_open_clip as from_open_clip
 from .base import publish_base as publish_base
 from .base import publish_retrieval as publish_retrieval
 from .base import require_available as require_available

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +25,6 @@ DRIVER = Path("/sys/module/nvidia/version")
 
 DTYPES = {
     "fp32": torch.float32,
-    "tf32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
@@ -42,7 +41,7 @@ takes 100 times as long.
 """
 
 COMPILED_IMAGES = 10_000_000
-"""Images or texts of a run from which `auto` compiles on a GPU. Estimated for ViT-B/32 on an H100:
+"""Images or texts of a run from which a GPU compiles. Estimated for ViT-B/32 on an H100:
 20 microseconds of each in a step are saved, 4 in embedding; compiling takes a minute (assumed).
 """
 
@@ -125,10 +124,8 @@ def log_once(level: int, message: str) -> None:
 
 def choose_precision(precision: str, device: str) -> str:
     """Turn `auto` into `fp32`, `bf16` or `fp16`: on a GPU by its compute capability, on a CPU by
-    its instructions. A CPU computes `tf32` as `fp32`.
+    its instructions.
     """
-    if precision == "tf32" and device == "cpu":
-        return "fp32"
     if precision != "auto":
         return precision
     if device == "cpu":
@@ -140,11 +137,11 @@ def choose_precision(precision: str, device: str) -> str:
 
 
 @contextmanager
-def arithmetic(precision: str = "fp32") -> Iterator[None]:
+def arithmetic() -> Iterator[None]:
     """Compute in a precision as its name says, within a block or a function.
 
-    Products of fp32 are not rounded to TF32, which PyTorch does in convolutions, unless the
-    precision is `tf32`; sums of fp16 and bf16 are in fp32. Outside, PyTorch's settings stay.
+    Products of fp32 are not rounded to TF32, which PyTorch does in convolutions, and sums of fp16
+    and bf16 are in fp32. Outside, PyTorch's settings stay.
     """
     matmul = torch.backends.cuda.matmul
     flags = [
@@ -156,7 +153,7 @@ def arithmetic(precision: str = "fp32") -> Iterator[None]:
     before = [getattr(*flag) for flag in flags]
     try:
         for flag in flags:
-            setattr(*flag, precision == "tf32" and flag[1] == "allow_tf32")
+            setattr(*flag, False)
         yield
     finally:
         for flag, value in zip(flags, before, strict=True):
@@ -168,11 +165,9 @@ def has_bf16() -> bool:
     return CPUINFO.exists() and not BF16_FLAGS.isdisjoint(CPUINFO.read_text().split())
 
 
-def compiles(setting: bool | Literal["auto"], device: str, images: int) -> bool:
-    """Return whether a run over many images compiles its towers on a device."""
-    if setting == "auto":
-        return device != "cpu" and images >= COMPILED_IMAGES
-    return setting
+def compiles(device: str, images: int) -> bool:
+    """Return whether a run over so many images compiles its towers on a device."""
+    return device != "cpu" and images >= COMPILED_IMAGES
 
 
 def compiled(run: Callable[..., Tensor]) -> Callable[..., Tensor]:

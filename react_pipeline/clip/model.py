@@ -96,11 +96,8 @@ class Clip:
         return self.model.encode_image(images.to(self.device), normalize=True).float().cpu()
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Map one text or more to token ids (N, context length), as many at once as tokenizers
-        take.
-        """
-        starts = range(0, len(texts), 1024)
-        return torch.cat([self.tokenizer(list(texts[start : start + 1024])) for start in starts])
+        """Map texts to token ids (N, context length)."""
+        return self.tokenizer(list(texts))
 
     @arithmetic()
     def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:

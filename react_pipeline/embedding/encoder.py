@@ -71,7 +71,7 @@ class Encoder:
         self.clip = clip
         self.precision = choose_precision(precision, clip.device)
         self._dtype = DTYPES[self.precision]
-        is_compiled = compiles("auto", clip.device, rows)
+        is_compiled = compiles(clip.device, rows)
         self._tower = ImageTower(clip.model, is_compiled=is_compiled)
         self._casts: dict[int, Tensor] = {}
         if self._dtype != torch.float32:
@@ -155,7 +155,7 @@ class Encoder:
             InputError: If memory runs out, with how many rows fit.
         """
         try:
-            with arithmetic(self.precision), self._autocast():
+            with arithmetic(), self._autocast():
                 return functional.normalize(run(batch).float(), dim=-1)
         except RuntimeError as error:
             if not is_out_of_memory(error):

@@ -21,7 +21,7 @@ from react_pipeline.settings.methods import CONTROL_SUFFIX, METHODS, trained_met
 from react_pipeline.settings.names import did_you_mean
 from react_pipeline.settings.section import Fraction, Section, Workers, count_workers
 
-Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 class TrainingConfig(Section):
@@ -39,15 +39,14 @@ class TrainingConfig(Section):
     epochs: PositiveFloat | None = None
     batch_size: int = Field(default=256, gt=1)
     seed: NonNegativeInt = 0
-    loss: Literal["infonce", "infonce-captions", "infonce-masked", "unicl", "sigmoid"] = "infonce"
-    augmentation: Literal["none", "mild", "timm"] = "timm"
+    loss: Literal["infonce", "infonce-captions", "unicl", "sigmoid"] = "infonce"
+    augmentation: Literal["none", "timm"] = "timm"
     held_out_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.02
     interpolation: Fraction | Literal["held-out"] = 1.0
     precision: Precision = "auto"
     accumulation: PositiveInt = 1
     keep_prefix: bool = True
     activation_checkpointing: bool = False
-    compile: bool | Literal["auto"] = "auto"
     workers: Workers = "auto"
     processes: PositiveInt = 1
     checkpoint_every: PositiveInt = 100
@@ -90,7 +89,6 @@ SPEED_FIELDS = frozenset(
         "accumulation",
         "keep_prefix",
         "activation_checkpointing",
-        "compile",
         "workers",
         "processes",
         "checkpoint_every",
