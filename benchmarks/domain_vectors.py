@@ -30,7 +30,7 @@ from react_pipeline.embedding import row_vectors
 from react_pipeline.extensions.methods import HeadMethod, HeadSamples
 from react_pipeline.extensions.methods.head import class_accuracy, without_near_copies
 from react_pipeline.extensions.methods.head_samples import nearest_class
-from react_pipeline.extensions.plan.signs import Signs, at_positions, read_signs
+from react_pipeline.extensions.plan.signs import Signs, read_signs
 from react_pipeline.labelled import (
     encode_images,
     preprocessing_for,
@@ -160,7 +160,7 @@ def fitted(
     held = split_held_out(_Pairs(groups), training.held_out_fraction, training.seed)  # type: ignore[arg-type]  # it asks for no more
     trained_on, held_out = held
     held_out = without_near_copies(samples.images, trained_on, held_out, near)
-    part = at_positions(samples, trained_on)
+    part = samples.at(trained_on)
     training = training.in_steps(len(part.images), training.batch_size)
     trained, _ = method.fit(part, training, _Silent())  # type: ignore[arg-type]  # likewise
     zero_shot = ClassHead(samples.zero_shot)

@@ -44,11 +44,10 @@ from benchmarks.customize import ROOT, Rows, figure
 from react_pipeline.clip import ImageTower, Pixels, encode_text
 from react_pipeline.pages import markdown_table
 from react_pipeline.training import GatedImage
-from react_pipeline.training.data import on_device
-from react_pipeline.training.image_encoder import ImageEncoder
+from react_pipeline.training.customization import World
+from react_pipeline.training.data import ImageEncoder, on_device
 from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.step import TrainingStep
-from react_pipeline.training.world import World
 
 TESTS = Path("tests")
 REPORTS = ROOT / "benchmarks" / "reports"

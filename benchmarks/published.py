@@ -22,11 +22,11 @@ from torch.utils.checkpoint import checkpoint
 from react_pipeline.clip import GatedBlock, ImageTower, add_gated_blocks
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.training import GatedImage
-from react_pipeline.training.image_encoder import ImageEncoder
+from react_pipeline.training.customization import World
+from react_pipeline.training.data import ImageEncoder
 from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.schedule import MAX_LOG_SCALE, learning_rate, parameter_groups
 from react_pipeline.training.step import TrainingStep
-from react_pipeline.training.world import World
 
 ARCHITECTURE, GATED = "ViT-B-32-quickgelu", 6
 TRAINING = TrainingConfig(warmup_steps=2, steps=1_000)

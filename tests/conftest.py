@@ -227,6 +227,18 @@ def write_checkpoint(directory: Path, seed: int = 0, dimension: int = 32) -> Pat
     return directory
 
 
+@pytest.fixture
+def named(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a model that open_clip knows as `tiny`."""
+    import open_clip
+
+    from react_pipeline.clip import read_config
+
+    model_cfg, _ = read_config(tiny_checkpoint)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", model_cfg)
+    return tiny_checkpoint
+
+
 @pytest.fixture(scope="session")
 def drawings(share: Share) -> Path:
     return share("drawings", write_drawings)

@@ -1,5 +1,5 @@
-"""The configuration that a checkpoint folder records in `open_clip_config.json`, and limits of what
-it may ask for: files of its own, never code.
+"""The files of a checkpoint folder: the configuration that `open_clip_config.json` records, limits
+of what it may ask for (files of its own, never code), and the weights.
 
 open_clip hands fields of a checkpoint's configuration on to transformers and timm, and some of
 these load and run Python files, or fetch other models. They are refused here, before any of these
@@ -14,7 +14,9 @@ from typing import Any
 
 from react_pipeline.store import InputError, read_json_bounded
 
-CONFIG_FILE = "open_clip_config.json"
+CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
+FOREIGN_WEIGHTS_FILE = "open_clip_pytorch_model.bin"
+"""The weights in a folder of the Hub that has no safetensors."""
 
 GATED_PREFIX = "react_"
 """The prefix before open_clip's name in REACT's names of architectures with gated blocks."""
@@ -65,6 +67,14 @@ def read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if problem:
         raise InputError(f"{file}: model_cfg.{problem}")
     return model_cfg, preprocess_cfg
+
+
+def find_weights(directory: Path) -> Path:
+    """Return the file with the weights of a checkpoint folder; an InputError if it has none."""
+    for name in (WEIGHTS_FILE, FOREIGN_WEIGHTS_FILE):
+        if (directory / name).is_file():
+            return directory / name
+    raise InputError(f"{directory}: holds no {WEIGHTS_FILE}; other weights are not read")
 
 
 def _problems(model_cfg: dict[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The device that models run on, and the precision in which it computes.
+"""The device that models run on, the precision in which it computes, and where compiling pays.
 
 `precision: auto` is part of a fingerprint, its choice is not, so that artifacts made on a GPU stay
 fresh on a laptop. The accuracy of every choice: unit vectors of transformers have a cosine above
@@ -9,11 +9,13 @@ import functools
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from torch.utils.benchmark import Timer
 
 from react_pipeline.store import InputError
@@ -24,7 +26,6 @@ DRIVER = Path("/sys/module/nvidia/version")
 
 DTYPES = {
     "fp32": torch.float32,
-    "tf32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
@@ -36,13 +37,18 @@ another machine."""
 
 MIN_SPEEDUP = 1.2
 """Over fp32, from which `auto` takes bf16 on a CPU. With instructions for it 2 to 10 were measured,
-without 0.01.
+without 0.01. oneDNN may not use those that a processor has (`ONEDNN_MAX_CPU_ISA`).
 """
 
 PROBE_ROWS, PROBE_WIDTH = 64, 512
 PROBE_SECONDS = 0.05
 """The time for products of each precision. The fastest counts: on a busy processor most of them
 wait for others.
+"""
+
+COMPILED_IMAGES = 10_000_000
+"""Images or texts of a run from which a GPU compiles. Estimated for ViT-B/32 on an H100:
+20 microseconds of each in a step are saved, 4 in embedding; compiling takes a minute (assumed).
 """
 
 BF16_CAPABILITY, FP16_CAPABILITY = (8, 0), (7, 0)
@@ -124,10 +130,8 @@ def log_once(level: int, message: str) -> None:
 
 def choose_precision(precision: str, device: str) -> str:
     """Turn `auto` into `fp32`, `bf16` or `fp16`: on a GPU by its compute capability, on a CPU by a
-    probe. A CPU computes `tf32` as `fp32`.
+    probe.
     """
-    if precision == "tf32" and device == "cpu":
-        return "fp32"
     if precision != "auto":
         return precision
     if device == "cpu":
@@ -139,11 +143,11 @@ def choose_precision(precision: str, device: str) -> str:
 
 
 @contextmanager
-def arithmetic(precision: str = "fp32") -> Iterator[None]:
+def arithmetic() -> Iterator[None]:
     """Compute in a precision as its name says, within a block or a function.
 
-    Products of fp32 are not rounded to TF32, which PyTorch does in convolutions, unless the
-    precision is `tf32`; sums of fp16 and bf16 are in fp32. Outside, PyTorch's settings stay.
+    Products of fp32 are not rounded to TF32, which PyTorch does in convolutions, and sums of fp16
+    and bf16 are in fp32. Outside, PyTorch's settings stay.
     """
     matmul = torch.backends.cuda.matmul
     flags = [
@@ -155,7 +159,7 @@ def arithmetic(precision: str = "fp32") -> Iterator[None]:
     before = [getattr(*flag) for flag in flags]
     try:
         for flag in flags:
-            setattr(*flag, precision == "tf32" and flag[1] == "allow_tf32")
+            setattr(*flag, False)
         yield
     finally:
         for flag, value in zip(flags, before, strict=True):
@@ -179,3 +183,36 @@ def _product_seconds(precision: str, device: str) -> float:
     # In one thread: on a busy processor several would wait for each other in every product.
     timer = Timer("left @ right", globals=operands, num_threads=1)
     return min(timer.blocked_autorange(min_run_time=PROBE_SECONDS).times)
+
+
+def compiles(setting: bool | Literal["auto"], device: str, images: int) -> bool:
+    """Return whether a run over so many images compiles its towers on a device."""
+    return device != "cpu" and images >= COMPILED_IMAGES if setting == "auto" else setting
+
+
+def compiled(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a function that is compiled when it is first called; where that fails it runs as it
+    is, after one warning.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._functorch import config
+
+    with suppress(AttributeError):  # of an older torch
+        # What fails for the backward pass then fails here, too.
+        config.force_non_lazy_backward_lowering = True
+    fast = torch.compile(run)
+    fails = False
+
+    def call(*args: Any) -> Tensor:
+        nonlocal fails
+        if not fails:
+            try:
+                return fast(*args)
+            except TorchDynamoException as error:
+                fails = True
+                problem = " ".join(str(error).split("\n")[:2])
+                warn = "torch.compile fails (a C++ compiler?), so towers run without it: "
+                log_once(logging.WARNING, warn + problem)
+        return run(*args)
+
+    return call

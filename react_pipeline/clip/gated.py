@@ -12,7 +12,6 @@ fraction of the time, above all in bf16. Does not belong here: running a tower (
 
 import copy
 import functools
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -182,8 +181,8 @@ def scale_gates(blocks: Iterable[GatedBlock], scale: float) -> None:
     limit = 1 - 1e-6
     for block in blocks:
         for gate in (block.alpha_attn, block.alpha_dense):
-            value = max(-limit, min(limit, scale * math.tanh(gate.item())))
-            gate.data.fill_(math.atanh(value))
+            moved = (scale * gate.detach().double().tanh()).clamp(-limit, limit)
+            gate.data.copy_(moved.atanh())
 
 
 def self_attention(

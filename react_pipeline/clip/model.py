@@ -23,7 +23,13 @@ from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preproc
 from PIL import Image
 from torch import Tensor, nn
 
-from react_pipeline.clip.architecture import CONFIG_FILE, read_config, text_folder
+from react_pipeline.clip.architecture import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    find_weights,
+    read_config,
+    text_folder,
+)
 from react_pipeline.clip.device import arithmetic
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
 from react_pipeline.clip.tower import encode_text, text_lengths
@@ -33,10 +39,6 @@ from react_pipeline.store import InputError
 
 if TYPE_CHECKING:
     from react_pipeline.extensions.demo import JoinedNetworks
-
-WEIGHTS_FILE = "open_clip_model.safetensors"
-FOREIGN_WEIGHTS_FILE = "open_clip_pytorch_model.bin"
-"""The weights in a folder of the Hub that has no safetensors."""
 
 _GATED = ".gated_attn_block."
 
@@ -92,11 +94,8 @@ class Clip:
         return self.model.encode_image(images.to(self.device), normalize=True).float().cpu()
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Map one text or more to token ids (N, context length), as many at once as tokenizers
-        take.
-        """
-        starts = range(0, len(texts), 1024)
-        return torch.cat([self.tokenizer(list(texts[start : start + 1024])) for start in starts])
+        """Map texts to token ids (N, context length)."""
+        return self.tokenizer(list(texts))
 
     @arithmetic()
     def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
@@ -152,28 +151,20 @@ def load_weights(
     directory: Path | None,
     device: str,
 ) -> Clip:
-    """Build an architecture and load the weights of a file; `directory` and errors as of `build`
-    and `load`.
+    """Build an architecture and load the weights of a file; `directory` and errors as of
+    `from_parts` and `load`.
     """
     state = read_weights(file)
     if layers := {key.split(_GATED)[0] for key in state if _GATED in key}:
         model_cfg["vision_cfg"]["react_cfg"] = {"enabled": True, "last_k_layers": len(layers)}
     with at_most(state):
-        clip = build(model_cfg, preprocess_cfg, directory)
+        clip = from_parts(None, model_cfg, preprocess_cfg, directory)
     if _POSITION_IDS not in clip.model.state_dict():
         state.pop(_POSITION_IDS, None)
     load_strictly(clip.model, state, file)
     clip.model.to(device)
     clip.device = device
     return clip
-
-
-def find_weights(directory: Path) -> Path:
-    """Return the file with the weights of a checkpoint folder; errors as of `load`."""
-    for name in (WEIGHTS_FILE, FOREIGN_WEIGHTS_FILE):
-        if (directory / name).is_file():
-            return directory / name
-    raise InputError(f"{directory}: holds no {WEIGHTS_FILE}; other weights are not read")
 
 
 @lru_cache(maxsize=1)
@@ -220,25 +211,15 @@ def save(clip: Clip, directory: Path | str) -> None:
 
 
 def from_parts(
-    model: nn.Module,
-    model_cfg: dict[str, Any],
-    preprocess_cfg: dict[str, Any],
-    tokenizer: Path | None,
-) -> Clip:
-    """Wrap a model built elsewhere; `tokenizer` is a local folder of transformers files, in its
-    `text/` or itself.
-    """
-    return build(model_cfg, preprocess_cfg, tokenizer, model)
-
-
-def build(
+    model: Any,
     model_cfg: dict[str, Any],
     preprocess_cfg: dict[str, Any],
     directory: Path | None = None,
-    model: Any = None,
 ) -> Clip:
-    """Build a model of this architecture with random weights, or wrap a given one; texts are read
-    from `directory`.
+    """Wrap a model, or build one of this architecture with random weights where it is None.
+
+    Args:
+        directory: Has the transformers files of texts, in its `text/` or itself.
 
     Raises:
         InputError: If it cannot be built, or its tokenizer or text tower is not in `directory`.

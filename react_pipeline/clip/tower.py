@@ -27,7 +27,7 @@ from timm.models.vision_transformer import VisionTransformer as TimmVisionTransf
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from react_pipeline.clip.compiling import compiled
+from react_pipeline.clip.device import compiled
 from react_pipeline.clip.gated import (
     NO_CASTS,
     GatedBlock,

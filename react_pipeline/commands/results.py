@@ -67,8 +67,7 @@ def print_results(project: Project, slugs: Sequence[str], *, brief: bool = False
         table_cells,
     )
 
-    look = Manifests.of(project) if brief else None
-    table = comparison_table(project, slugs, look)
+    table = comparison_table(project, slugs)
     if len(slugs) == 1:
         table = table[table["domain"] != MEAN]
     if brief:

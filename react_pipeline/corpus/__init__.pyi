@@ -48,7 +48,6 @@ from .shards import open_shard as open_shard
 from .shards import pack as pack
 from .shards import read_member as read_member
 from .tables import open_table as open_table
-from .tables import read_text_table as read_text_table
 from .tables import require_text_columns as require_text_columns
 from .tables import rows_of_table as rows_of_table
 from .tables import schema_of_table as schema_of_table

@@ -88,9 +88,3 @@ def text_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
         for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
             texts = [batch.column(name).cast(pa.large_string()) for name in columns]
             yield pa.RecordBatch.from_arrays(texts, names=list(columns))
-
-
-def read_text_table(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Read columns of text as a whole; errors as of `open_table`."""
-    batches = list(text_batches(path, columns))
-    return pa.Table.from_batches(batches, None if batches else pa.schema([]))

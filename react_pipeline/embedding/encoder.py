@@ -155,7 +155,7 @@ class Encoder:
             InputError: If memory runs out, with how many rows fit.
         """
         try:
-            with arithmetic(self.precision), self._autocast():
+            with arithmetic(), self._autocast():
                 return functional.normalize(run(batch).float(), dim=-1)
         except RuntimeError as error:
             if not is_out_of_memory(error):

@@ -6,6 +6,8 @@ from .calibration import fit_temperature as fit_temperature
 from .comparison import MUST_AGREE as MUST_AGREE
 from .comparison import AllGains as AllGains
 from .comparison import Compared as Compared
+from .comparison import Evidence as Evidence
+from .comparison import collect_evidence as collect_evidence
 from .comparison import compare as compare
 from .comparison import comparison_is_current as comparison_is_current
 from .comparison import read_correct as read_correct
@@ -13,8 +15,6 @@ from .comparison import read_gains as read_gains
 from .domain_results import EvalResult as EvalResult
 from .domain_results import evaluate as evaluate
 from .domain_results import write_evaluation as write_evaluation
-from .evidence import Evidence as Evidence
-from .evidence import collect_evidence as collect_evidence
 from .intervals import count_gains as count_gains
 from .intervals import mean_interval as mean_interval
 from .intervals import paired_interval as paired_interval

@@ -29,19 +29,17 @@ from react_pipeline.store import (
 
 
 def current_comparisons(
-    project: Project, slugs: Iterable[str] | None = None, look: Manifests | None = None
+    project: Project, slugs: Iterable[str] | None = None
 ) -> tuple[dict[str, Artifact], dict[str, str]]:
     """Return the current comparison of each of these domains, and why the others have none.
 
     Args:
         project: The files that tables are made of are verified, except in a look.
         slugs: None: every valid domain.
-        look: Pass the look at the same project that judged its comparisons already; by default a
-            new one is opened.
     """
     comparisons: dict[str, Artifact] = {}
     skipped: dict[str, str] = {}
-    look = look or Manifests.of(project)
+    look = Manifests.of(project)
     for slug in sorted(load_domains(project.config.domains)[0]) if slugs is None else slugs:
         try:
             fingerprint = is_current(look, COMPARISON, slug).fingerprint
@@ -54,13 +52,11 @@ def current_comparisons(
     return comparisons, skipped
 
 
-def comparison_table(
-    project: Project, slugs: Sequence[str], look: Manifests | None = None
-) -> pd.DataFrame:
+def comparison_table(project: Project, slugs: Sequence[str]) -> pd.DataFrame:
     """Join the published comparisons of several domains in one table, with a mean of each method:
-    see `average`; `look` as of `current_comparisons`.
+    see `average`.
     """
-    return average(project, slugs, *current_comparisons(project, slugs, look))
+    return average(project, slugs, *current_comparisons(project, slugs))
 
 
 def average(

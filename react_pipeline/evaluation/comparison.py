@@ -1,23 +1,25 @@
 """Comparison: the results of a domain's methods with those of the base, as tables, a figure and a
-page.
+page; and the evidence on its models apart from results on labelled images.
 
-Belongs here: differences to the base and to the control. Does not
-belong here: measuring (`domain_results`), intervals (`intervals`), how tables and page look
-(`tables`, and pages of extensions).
+Belongs here: differences to the base and to the control, what evidence offers. Does not belong
+here: measuring (`domain_results`), intervals (`intervals`), any evidence, how tables and page look
+(`tables`, and pages of extensions), the rule for models without labelled images (`promotion`).
 """
 
+from __future__ import annotations
+
 import json
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult
-from react_pipeline.evaluation.evidence import Evidence, collect_evidence
 from react_pipeline.evaluation.intervals import (
     Gains,
     count_gains,
@@ -44,7 +46,10 @@ from react_pipeline.stage import (
     DOMAIN_RESULTS,
     RETRIEVED_SET,
 )
-from react_pipeline.store import Artifact, MissingArtifact, Scratch
+from react_pipeline.store import Artifact, Inputs, MissingArtifact, Scratch
+
+if TYPE_CHECKING:
+    from react_pipeline.promotion import Contender, Judgement
 
 COSTS = ("pairs", "trainable_parameters")
 """Counts of a training; the base has none."""
@@ -60,6 +65,79 @@ GAINS = "gains.json"
 
 AllGains = Mapping[str, Mapping[str, Gains]]
 """By method, and by what it is compared with."""
+
+
+class Evidence(ABC):
+    """Evidence on the models of one domain, as it is today.
+
+    Attributes:
+        inputs: Of the artifact that keeps it. Its stage is its name among parents.
+        columns: Which of `tables.EVIDENCE_DIFFERENCES` it fills.
+        title: Heading of its section on a page.
+        explanation: How it was obtained, and what its intervals mean.
+        decides: Whether it may `judge` where there are no labelled images; else it may only object.
+    """
+
+    inputs: Inputs
+    columns: ClassVar[tuple[str, ...]]
+    title: ClassVar[str]
+    explanation: ClassVar[str]
+    decides: ClassVar[bool] = False
+
+    @abstractmethod
+    def publish(self, project: Project) -> Artifact:
+        """Publish it; the artifact that is there already if nothing is new."""
+
+    @abstractmethod
+    def rows(self, checkpoints: Mapping[str, str]) -> Mapping[str, Mapping[str, Any]]:
+        """Return the values of its columns by method, and the `status` of a method without labelled
+        images.
+
+        Args:
+            checkpoints: Fingerprints of today's checkpoints, by method.
+        """
+
+    @abstractmethod
+    def sentences(self, checkpoint: str = "") -> list[str]:
+        """Return each comparison in a sentence; of one checkpoint, or of all."""
+
+    def objection(self, project: Project, contender: Contender) -> str:
+        """Return why a candidate may not become champion, whatever its result; "" if it may."""
+        return ""
+
+    def models(self, project: Project) -> Mapping[str, str]:
+        """Return the fingerprints of today's models that `judge` tests, by name. A decision is
+        repeated when they change.
+        """
+        return {}
+
+    def judge(
+        self,
+        project: Project,
+        champion: Contender,
+        champion_name: str,
+        turned_down: Collection[str],
+    ) -> Judgement:
+        """Test candidates against the champion of a domain without labelled images.
+
+        Args:
+            champion_name: How the reason names it.
+            turned_down: Checkpoints that may not become champion.
+        """
+        raise NotImplementedError
+
+
+def collect_evidence(project: Project, slug: str) -> dict[str, Evidence]:
+    """Return the evidence on a domain's models as it is today, by the stage of its artifact."""
+    from react_pipeline.extensions import guards, pages
+
+    evidence: dict[str, Evidence] = {}
+    # Most projects have no guard sets, and automation asks every minute.
+    if project.config.section(guards.GuardsConfig).sets:
+        evidence[guards.GUARD_DROPS] = guards.read_drops(project, slug)
+    if judgements := pages.read_judgements(project, slug):
+        evidence[pages.JUDGEMENTS] = judgements
+    return evidence
 
 
 @dataclass(frozen=True)
@@ -102,6 +180,8 @@ def compare(project: Project, slug: str) -> Artifact:
     Raises:
         MissingArtifact: If no method has a fresh result.
     """
+    from react_pipeline.extensions.pages import domain_page
+
     results, skipped = gather(project, COMPARISON, slug)
     if not results:
         reasons = "; ".join(skipped.values()) or "none was evaluated"
@@ -134,20 +214,13 @@ def compare(project: Project, slug: str) -> Artifact:
         of_any = next(iter(retrieved.values()), None)
         title = project.domain(slug).title  # for display alone: another makes no other comparison
         compared = Compared(slug, title, table, classes, checkpoints, of_any, evidence)
-        _draw(project, compared, directory)
+        picture = directory / "comparison.png"
+        draw_methods(table, picture, slug)
+        page = domain_page(project, compared, picture)
+        (directory / "dashboard.html").write_text(page, encoding="utf-8")
         return _counts(table, skipped)
 
     return project.store.build(inputs, write)
-
-
-def _draw(project: Project, compared: Compared, directory: Path) -> None:
-    """Write the picture and the page."""
-    from react_pipeline.extensions.pages import domain_page
-
-    picture = directory / "comparison.png"
-    draw_methods(compared.table, picture, compared.slug)
-    page = domain_page(project, compared, picture)
-    (directory / "dashboard.html").write_text(page, encoding="utf-8")
 
 
 def comparison_is_current(project: Project, slug: str) -> Artifact:
@@ -172,20 +245,20 @@ def _table(
     skipped: Mapping[str, str],
     evidence: Mapping[str, Evidence],
 ) -> pd.DataFrame:
-    rows: list[dict[str, Any]] = []
     fingerprints = {method: result.checkpoint_fingerprint for method, result in read.items()}
     added = [one.rows(fingerprints) for one in evidence.values()]
+    decides = any(one.decides for one in evidence.values())
+    rows: list[dict[str, Any]] = []
     for method in methods:
-        row: dict[str, Any] = {"domain": slug, "method": method}
+        row: dict[str, Any] = {"domain": slug, "method": method, "status": skipped.get(method)}
         rows.append(row)
         if method in skipped:
-            row["status"] = skipped[method]
             continue
         result = read[method]
-        row |= {"dataset": result.dataset, "fingerprint": result.checkpoint_fingerprint}
-        costs = checkpoints[method].counts if method in checkpoints else dict.fromkeys(COSTS, 0)
-        row |= {name: costs[name] for name in COSTS}
-        not_judged = result.dataset == "none" and any(one.decides for one in evidence.values())
+        counts = checkpoints[method].counts if method in checkpoints else dict.fromkeys(COSTS, 0)
+        row |= {name: counts[name] for name in COSTS}
+        row |= {"dataset": result.dataset, "fingerprint": fingerprints[method]}
+        not_judged = result.dataset == "none" and decides
         row["status"] = "not judged" if not_judged else f"unavailable: {result.unavailable}"
         for one in added:
             row |= one.get(method, {})

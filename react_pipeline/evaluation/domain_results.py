@@ -55,11 +55,6 @@ class ClassResult(BaseModel):
     correct: int
     correct_top5: int
 
-    @property
-    def accuracy(self) -> float | None:
-        """Fraction of the images that are right at rank 1; None for a class without images."""
-        return self.correct / self.images if self.images else None
-
 
 class EvalResult(BaseModel):
     """One method on one labelled set. Values are fractions; a set that is unavailable has a reason
@@ -117,6 +112,15 @@ class EvalResult(BaseModel):
                 f"{artifact.path / folder / 'result.json'}: not a result of this version; "
                 f"rematerialize `{artifact.stage}`"
             ) from error
+
+    def class_table(self) -> pd.DataFrame:
+        """Return a row a class: its counts, and the fraction that is right at rank 1, which a class
+        without images lacks.
+        """
+        counts = [*ClassResult.model_fields]
+        rows = [entry.model_dump() for entry in self.per_class]
+        table = pd.DataFrame(rows, columns=counts).rename(columns={"name": "class"})
+        return table.assign(accuracy=table["correct"] / table["images"])
 
 
 def evaluate(project: Project, slug: str, method: str) -> Artifact:
@@ -246,12 +250,6 @@ def _value(metric: Metric, scores: Scores) -> float:
 
 
 def _write_result(directory: Path, result: EvalResult) -> None:
-    (directory / "result.json").write_text(
-        result.model_dump_json(indent=1) + "\n", encoding="utf-8"
-    )
-    rows = [
-        (entry.name, entry.images, entry.correct, entry.accuracy, entry.correct_top5)
-        for entry in result.per_class
-    ]
-    table = pd.DataFrame(rows, columns=["class", "images", "correct", "accuracy", "correct_top5"])
-    table.astype({"accuracy": "float64"}).to_parquet(directory / "per_class.parquet", index=False)
+    text = result.model_dump_json(indent=1) + "\n"
+    (directory / "result.json").write_text(text, encoding="utf-8")
+    result.class_table().to_parquet(directory / "per_class.parquet", index=False)

@@ -37,7 +37,7 @@ EVIDENCE_DIFFERENCES = {
     "judged_delta": "judged over base",
     "judged_gain": "judged over control",
 }
-"""Differences between models that are not measured on the domain's labelled images (`evidence`),
+"""Differences between models that are not measured on the domain's labelled images (`Evidence`),
 with their headings; each has bounds `<name>_low` and `<name>_high`.
 """
 
@@ -154,27 +154,18 @@ def per_class_table(
         retrieved: By method, the retrieved set that it was trained on; none for the base and for
             controls.
     """
-    pairs = {
-        method: pd.read_parquet(one.file("pairs.parquet"), columns=["class"])[
-            "class"
-        ].value_counts()
-        for method, one in retrieved.items()
-    }
-    rows = [
-        {
-            **{"domain": result.domain, "method": method, "class": entry.name},
-            **entry.model_dump(exclude={"name"}),
-            "accuracy": entry.accuracy,
-            "pairs": pairs[method].get(entry.name, 0) if method in pairs else None,
-        }
-        for method, result in results.items()
-        for entry in result.per_class
-    ]
-    integers = dict.fromkeys(("images", "correct", "correct_top5", "pairs"), "Int64")
-    kinds = {**integers, "accuracy": "float64", "delta": "float64"}
-    table = pd.DataFrame(rows, columns=CLASS_COLUMNS).astype(kinds)
-    base = table[table["method"] == "base"].set_index("class")["accuracy"]
-    return table.assign(delta=table["accuracy"] - table["class"].map(base).astype("float64"))
+    tables = [pd.DataFrame()]
+    for method, result in results.items():
+        table = result.class_table().assign(domain=result.domain, method=method)
+        if method in retrieved:
+            pairs = pd.read_parquet(retrieved[method].file("pairs.parquet"), columns=["class"])
+            counts = pairs["class"].value_counts()
+            table["pairs"] = table["class"].map(counts).fillna(0)
+        tables.append(table)
+    classes = pd.concat(tables).reindex(columns=CLASS_COLUMNS)
+    classes = classes.astype({"pairs": "Int64", "accuracy": "float64"})
+    base = classes[classes["method"] == "base"].set_index("class")["accuracy"]
+    return classes.assign(delta=classes["accuracy"] - classes["class"].map(base))
 
 
 def present_values(column: pd.Series) -> dict[str, float]:
@@ -190,22 +181,19 @@ def write_tables(table: pd.DataFrame, directory: Path) -> None:
 
 
 def draw_methods(table: pd.DataFrame, path: Path, title: str) -> None:
-    """Draw top-1 by method; where nothing was measured, the first difference of evidence."""
-    column = "top1"
-    label = "top-1 %, zero-shot, with 95% interval"
-    others = [name for name in EVIDENCE_DIFFERENCES if table[name].notna().any()]
-    if table["top1"].isna().all() and others:
-        column = others[0]
-        label = f"{EVIDENCE_DIFFERENCES[column]}, points, with 95% interval"
-    low, high = _bound_columns(column)
-    measured = table[table[column].notna() & (table["method"].map(first_seed) == table["method"])]
-    values = measured.rename(columns={column: "value", low: "low", high: "high"})
+    """Draw top-1 by method, of further seeds none."""
+    rows = table[table["top1"].notna() & (table["method"].map(first_seed) == table["method"])]
+    names = dict(zip(("top1", *_BOUNDS["top1"]), ("value", "low", "high"), strict=True))
     # Grey for the base, a pale colour for controls, a dark one for other methods.
-    pale = values["method"].str.endswith(CONTROL_SUFFIX)
-    colours = pale.map({True: "#9ecae1", False: "#08519c"}).mask(
-        values["method"] == "base", "#888888"
+    colours = {"base": "#888888"} | {
+        name: "#9ecae1" if name.endswith(CONTROL_SUFFIX) else "#08519c"
+        for name in rows["method"]
+        if name != "base"
+    }
+    label = "top-1 %, zero-shot, with 95% interval"
+    draw_intervals(
+        rows.rename(columns=names), list(rows["method"].map(colours)), path, title, label
     )
-    draw_intervals(values, list(colours), path, title, label)
 
 
 def draw_intervals(
@@ -223,21 +211,16 @@ def draw_intervals(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 1.2 + 0.45 * max(len(values), 1)), layout="constrained")
+    figure = Figure(figsize=(7, 1.6 + 0.45 * len(values)), layout="constrained")
     axes = figure.subplots()
-    if values.empty:
-        axes.text(0.5, 0.5, "nothing measured", ha="center", va="center", transform=axes.transAxes)
-        axes.set_axis_off()
-    else:
-        low, high, value = (100 * values[name] for name in ("low", "high", "value"))
-        axes.hlines(values["method"], low, high, colors=colours, linewidth=3)
-        axes.scatter(value, values["method"], color=colours, zorder=2)
-        for row, number in enumerate(value):
-            place = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
-            axes.annotate(f"{number:.1f}", (number, row), fontsize=9, **place)
-        axes.set_ylim(len(values) - 0.5, -0.7)
-        axes.margins(x=0.12)
-        axes.set(xlabel=label, title=title)
+    low, high, value = (100 * values[name] for name in ("low", "high", "value"))
+    axes.hlines(values["method"], low, high, colors=colours, linewidth=3)
+    axes.scatter(value, values["method"], color=colours, zorder=2)
+    for row, number in enumerate(value):
+        axes.annotate(f"{number:.1f}", (number, row - 0.15), ha="center", fontsize=9)
+    axes.set_ylim(len(values) - 0.5, -0.7)
+    axes.margins(x=0.12)
+    axes.set(xlabel=label, title=title)
     figure.savefig(path, dpi=100)
 
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.corpus import IMAGE_SUFFIXES, read_text_table, schema_of_table
+from react_pipeline.corpus import IMAGE_SUFFIXES
 from react_pipeline.settings import DomainConfig
-from react_pipeline.store import MAX_JSON_BYTES, CorpusError, InputError, read_bounded
+from react_pipeline.store import MAX_JSON_BYTES, InputError, read_bounded
 
 _MOST_LISTED = 50
 _CELL_BYTES = 64
@@ -86,7 +86,7 @@ def images_by_folder(
 
 
 def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
-    """Read a manifest: CSV or parquet with the columns path (relative to the manifest), class and,
+    """Read a manifest: CSV with the columns path (relative to the manifest), class and,
     optionally, subject.
 
     Returns:
@@ -96,7 +96,12 @@ def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
     Raises:
         InputError: Listing every bad row by its number; the first row under the header is row 1.
     """
-    table = _read_table(path)
+    try:
+        # Text stays text: a class may be called "None" or "007".
+        table = read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise InputError(f"{path}: cannot be read as a CSV table: {text}") from error
     missing = [column for column in ("path", "class") if column not in table.columns]
     if missing:
         raise InputError(
@@ -177,21 +182,3 @@ def classes_by_name(domain: DomainConfig) -> dict[str, str]:
         for name in (*entry.synonyms, *([entry.name] if times[normal(entry.name)] == 1 else [])):
             by_name.setdefault(normal(name), entry.label)
     return by_name
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    try:
-        if path.suffix.lower() == ".parquet":
-            names = schema_of_table(path).names
-            columns = [name for name in ("path", "class", "subject") if names.count(name) == 1]
-            if not {"path", "class"} <= {*columns}:
-                return pd.DataFrame(columns=names)
-            return read_text_table(path, columns).to_pandas()
-        if path.suffix.lower() == ".csv":
-            # Text stays text: a class may be called "None" or "007".
-            return read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError, CorpusError) as error:
-        raise InputError(
-            f"{path}: cannot be read as a table: {' '.join(str(error).split())}"
-        ) from error
-    raise InputError(f"{path}: a manifest is a .csv or a .parquet file")

@@ -20,7 +20,7 @@ from pydantic import (
 from react_pipeline.settings.methods import CONTROL_SUFFIX, METHODS, trained_methods
 from react_pipeline.settings.section import Fraction, Section, Workers, count_workers, did_you_mean
 
-Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 class TrainingConfig(Section):
@@ -38,8 +38,8 @@ class TrainingConfig(Section):
     epochs: PositiveFloat | None = None
     batch_size: int = Field(default=256, gt=1)
     seed: NonNegativeInt = 0
-    loss: Literal["infonce", "infonce-captions", "infonce-masked", "unicl", "sigmoid"] = "infonce"
-    augmentation: Literal["none", "mild", "timm"] = "timm"
+    loss: Literal["infonce", "infonce-captions", "unicl", "sigmoid"] = "infonce"
+    augmentation: Literal["none", "timm"] = "timm"
     held_out_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.02
     interpolation: Fraction | Literal["held-out"] = 1.0
     precision: Precision = "auto"

@@ -1,11 +1,14 @@
 from .customization import Customization as Customization
+from .customization import World as World
 from .customization import customize as customize
+from .data import ImageEncoder as ImageEncoder
 from .data import Views as Views
 from .guards import explained_out_of_memory as explained_out_of_memory
+from .guards import require_finite as require_finite
 from .held_out import choose_fraction as choose_fraction
 from .held_out import require_held_out as require_held_out
 from .held_out import split_held_out as split_held_out
-from .image_encoder import ImageEncoder as ImageEncoder
+from .kept import pair_classes as pair_classes
 from .log import METRICS_FILE as METRICS_FILE
 from .log import TrainingLog as TrainingLog
 from .log import TrainingObserver as TrainingObserver
@@ -20,4 +23,3 @@ from .resume import states_in as states_in
 from .schedule import generator as generator
 from .schedule import learning_rate as learning_rate
 from .train import train_model as train_model
-from .world import World as World

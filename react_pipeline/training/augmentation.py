@@ -5,7 +5,6 @@ Shapes: H x W pixels.
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,70 +14,19 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-Preprocess = Callable[[Image.Image], Tensor]
-"""Maps an RGB image to pixels (3, H, W), uint8."""
-
-Augment = Callable[[Image.Image, int], Tensor]
-"""Maps an image and a seed to pixels (3, H, W), uint8."""
-
 DECODED = 2
 """Times the model's size, which a part of a JPEG has at least where the image is decoded at a
 fraction of its size.
 """
 
 
-def augmentation(
-    kind: str, preprocess: Preprocess, preprocess_cfg: dict[str, Any]
-) -> Augment | None:
-    """Return the augmentation of training images; None for the kind `none`.
-
-    Args:
-        kind: `timm`: the paper's recipe (random crop of 8 to 100% of the area, flip, RandAugment,
-            erasing); `mild`: small turns, shifts and changes of colour, for drawings.
-        preprocess: The model's own, without augmentation (`clip.Pixels`).
-        preprocess_cfg: Its size, mean, std and interpolation.
+class Augmentation:
+    """The augmentation REACT trains with, by timm's own transforms: random crop of 8 to 100% of the
+    area, flip, RandAugment, erasing. It can be pickled: decoding processes may be spawned.
     """
-    if kind == "none":
-        return None
-    if kind == "timm":
-        return _Seeded(_Timm(preprocess_cfg))
-    from torchvision import transforms
-
-    turn = transforms.RandomAffine(
-        15, (0.08, 0.08), (0.75, 1.1), interpolation=transforms.InterpolationMode.BILINEAR, fill=255
-    )
-    colour = transforms.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3)
-    return _Seeded(
-        transforms.Compose([transforms.RandomHorizontalFlip(), turn, colour, preprocess])
-    )
-
-
-@dataclass(frozen=True)
-class _Seeded:
-    """Draws from the generators of Python, NumPy and torch, which have their states again
-    afterwards. It can be pickled: decoding processes may be spawned.
-    """
-
-    transform: Preprocess
-
-    def __call__(self, image: Image.Image, seed: int) -> Tensor:
-        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        # `torch.manual_seed` also keeps a traceback for GPUs.
-        torch.default_generator.manual_seed(seed)
-        try:
-            return self.transform(image)
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-            torch.set_rng_state(states[2])
-
-
-class _Timm:
-    """The augmentation REACT trains with, by timm's own transforms."""
 
     def __init__(self, preprocess_cfg: dict[str, Any]) -> None:
+        """Take over size, mean, std and interpolation of a model's preprocessing."""
         from timm.data import create_transform
         from torchvision.transforms import Compose
 
@@ -105,8 +53,23 @@ class _Timm:
                 # refuses.
                 operation.level_fn = partial(_one_at_least, operation.level_fn)
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        normalised = self._after(self._cropped(image))
+    def __call__(self, image: Image.Image, seed: int) -> Tensor:
+        """Map an RGB image to pixels (3, H, W), uint8.
+
+        It draws from the generators of Python, NumPy and torch, which have their states again
+        afterwards.
+        """
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        # `torch.manual_seed` also keeps a traceback for GPUs.
+        torch.default_generator.manual_seed(seed)
+        try:
+            normalised = self._after(self._cropped(image))
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])
         # Back to pixels, which are exact, but for the noise that was put in: it is cut at black and
         # white.
         pixels = normalised.mul_(self._std).add_(self._mean).mul_(255)

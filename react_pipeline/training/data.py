@@ -1,8 +1,8 @@
-"""The images of a training: which pairs a step sees, decoded in workers, and on their way to the
-device.
+"""The images of a training: which pairs a step sees, decoded in workers, on their way to the
+device, and encoded from pixels or from what is kept of them.
 
-Does not belong here: the order (`schedule`), the loop (`train`). Shapes: B images of a batch, H x
-W pixels, N pairs, T tokens, W width, D embedding dimension.
+Does not belong here: the order (`schedule`), the tower (`clip.tower`), a step (`step`). Shapes: B
+images of a batch, H x W pixels, N pairs, T tokens, W width, D embedding dimension.
 """
 
 import logging
@@ -16,16 +16,17 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as functional
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from react_pipeline.clip import Pixels
+from react_pipeline.clip import DTYPES, ImageTower, Pixels, compiles, trains_images
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.store import ReactError
-from react_pipeline.training.augmentation import Augment
+from react_pipeline.training.augmentation import Augmentation
+from react_pipeline.training.customization import World
 from react_pipeline.training.schedule import batch_at
-from react_pipeline.training.world import World
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,11 @@ augmentation.
 
 PREFETCHED = 2
 """Batches that each worker of a `DataLoader` has ready, or in the making."""
+
+ENCODED_AT_ONCE = 128
+
+IMAGE_DIMENSIONS = 4
+"""Dimensions of a batch of images; frozen tokens or vectors have fewer."""
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nothing is written there by name
 
@@ -60,7 +66,7 @@ class Views(Dataset[Tensor]):
 
     pairs: Images
     pixels: Pixels
-    augment: Augment | None = None
+    augment: Augmentation | None = None
     seed: int = 0
 
     def __getitem__(self, draw: PairView) -> Tensor:
@@ -203,3 +209,82 @@ def _ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:
         while (batch := coming.result()) is not None:
             coming = pool.submit(next, batches, None)
             yield batch
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """The image tower of a model in training.
+
+    Attributes:
+        tower: None where the image tower does not train.
+        training: Its precision counts, and how many workers decode.
+    """
+
+    model: Any
+    tower: ImageTower | None
+    training: TrainingConfig
+    world: World
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Encode images (B, 3, H, W), or what `frozen` made of them, to unit vectors (B, D),
+        float32.
+        """
+        is_frozen = batch.ndim < IMAGE_DIMENSIONS
+        if self.tower is None:
+            return batch if is_frozen else self.frozen(batch)
+        with self.autocast():
+            features = self.tower.features(batch) if is_frozen else self.tower(batch)
+        return functional.normalize(features.float(), dim=-1)
+
+    @torch.no_grad()
+    def frozen(self, images: Tensor) -> Tensor:
+        """Compute what of images (B, 3, H, W) stays the same: tokens (B, T, W), or unit vectors (B,
+        D) of a locked tower.
+
+        These are in the precision of its weights, whatever the steps take: the same whether they
+        are kept or not.
+        """
+        if self.tower is not None:
+            return self.tower.tokens(images)
+        with torch.autocast(self.world.device_type, enabled=False):
+            features: Tensor = self.model.encode_image(images, normalize=True)
+        return features.float()
+
+    @torch.no_grad()
+    def vectors(self, views: Views, positions: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Encode images as they are to unit vectors (B, D), on the CPU; every process encodes a
+        part of them.
+
+        Args:
+            tokens: What is kept of every image (N, T, W) or (N, D), in place of decoding.
+        """
+        parts = positions[self.world.share(len(positions))].split(ENCODED_AT_ONCE)
+        device = self.world.device
+        # To start workers takes longer than to decode a few images.
+        workers = self.training.worker_count if len(parts) > 1 else 0
+        if tokens is None:
+            encoded = [self(images) for images in views.batches(parts, workers, device)]
+        else:
+            encoded = [self(tokens[part].to(device)) for part in parts]
+        return self.world.joined(torch.cat(encoded), len(positions))
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which steps compute in their precision."""
+        dtype = DTYPES[self.training.precision]
+        return torch.autocast(self.world.device_type, dtype, enabled=dtype != torch.float32)
+
+
+def image_tower(model: Any, training: TrainingConfig, device: str) -> ImageTower | None:
+    """Return the image tower as its steps run it; None if nothing of it trains."""
+    if not trains_images(model):
+        return None
+    tower = ImageTower(
+        model,
+        activation_checkpointing=training.activation_checkpointing,
+        is_compiled=compiles(training.compile, device, training.steps * training.batch_size),
+    )
+    if training.precision == "bf16":
+        tower.use_bf16(device)
+    if not tower.native:  # convolutions want their channels last; a plain ViT has one alone
+        model.visual.to(memory_format=torch.channels_last)
+    return tower

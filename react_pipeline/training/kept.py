@@ -2,7 +2,7 @@
 map.
 
 A kept file survives a kill; a part of one is computed again. Does not belong here: the frozen
-blocks (`image_encoder`). Shapes: B pairs of a batch or rows of a part, N pairs, T tokens, W width,
+blocks (`data`). Shapes: B pairs of a batch or rows of a part, N pairs, T tokens, W width,
 U captions, L token ids of a text, D embedding dimension.
 """
 
@@ -11,12 +11,10 @@ import shutil
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as functional
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -31,9 +29,8 @@ from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import CPU_IMAGES, LONG_RUN, convert
 from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.store import Scratch
-from react_pipeline.training.data import Views
-from react_pipeline.training.image_encoder import ImageEncoder
-from react_pipeline.training.world import World
+from react_pipeline.training.customization import World
+from react_pipeline.training.data import ImageEncoder, Views
 
 MakeRows = Callable[[Iterator[Tensor]], Generator[Tensor, None, None]]
 """Maps parts (B,) of row numbers to their rows, on any device."""
@@ -71,9 +68,7 @@ class TrainingTexts:
         self._clip = clip
         self._trains = trains = trains_text(clip.model)
         self._device = world.device
-        numbers = {name: number for number, name in enumerate(domain.class_names)}
-        self._classes = torch.tensor([numbers.get(name, -1) for name in pairs.classes])
-        self._class_ids = pairs.class_ids
+        self._class_ids = pair_classes(pairs, domain)
         self._caption_ids = pairs.caption_ids
         if trains and training.activation_checkpointing:
             recompute_activations(clip.model)
@@ -91,11 +86,11 @@ class TrainingTexts:
 
     def caption_ids(self, positions: Tensor) -> Tensor:
         """Return which caption each pair at `positions` (B,) has: equal ids are equal texts."""
-        return _taken(self._caption_ids, positions)
+        return torch.from_numpy(self._caption_ids[positions.numpy()]).long()
 
     def class_ids(self, positions: Tensor) -> Tensor:
         """Return the class (B,) for which each pair was retrieved; -1 where it has none."""
-        return self._classes[_taken(self._class_ids, positions)]
+        return self._class_ids[positions].long()
 
     def longest(self, positions: Tensor, count: int) -> Tensor:
         """Return `count` of the positions (B,): if the text tower trains those of the longest
@@ -123,9 +118,13 @@ class TrainingTexts:
         return functional.normalize(encoded.float(), dim=-1)[place]
 
 
-def _taken(mapped: NDArray[Any], positions: Tensor) -> Tensor:
-    """Return rows (B,) of a mapped array as int64."""
-    return torch.from_numpy(mapped[positions.numpy()]).long()
+def pair_classes(pairs: CollectedPairs, domain: DomainConfig) -> Tensor:
+    """Return the class (N,) for which each pair was retrieved, int32; -1 where it has none of the
+    domain's.
+    """
+    numbers = {name: number for number, name in enumerate(domain.class_names)}
+    of_names = np.array([numbers.get(name, -1) for name in pairs.classes], np.int32)
+    return torch.from_numpy(of_names[pairs.class_ids])
 
 
 def keep_tokens(encoder: ImageEncoder, views: Views, scratch: Scratch) -> Tensor | None:

@@ -8,12 +8,14 @@ import json
 import resource
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from react_pipeline.store import Inputs
+
+if TYPE_CHECKING:
+    from react_pipeline.training.customization import Customization
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -40,30 +42,22 @@ class TrainingLog:
     """
 
     def __init__(
-        self,
-        metrics: Path | None,
-        observer: TrainingObserver,
-        steps: range,
-        batch_size: int,
-        device: str,
-        title: str,
-        lines: list[str] | None = None,
+        self, customization: Customization, steps: range, batch_size: int, lines: list[str]
     ) -> None:
         """Begin with the lines of the steps before, to which those of this log are added.
 
         Args:
-            metrics: The file that gets all lines in the end; None in processes that do not write.
             batch_size: Pairs of a step over all processes.
         """
-        self._metrics = metrics
-        self._observer = observer
-        self._batch_size = batch_size
-        self._device = device
-        self._lines = [] if lines is None else lines
+        c = customization
+        self._metrics = c.staging and c.staging / METRICS_FILE
+        self._observer, self._device = c.observer, c.world.device
+        self._batch_size, self._lines = batch_size, lines
         self._images = 0
+        c.observer.started(c.inputs, steps.start)
         self._seconds = self._waited = 0.0
-        hidden = None if metrics else True
-        self._bar = tqdm(desc=title, total=steps.stop, initial=steps.start, disable=hidden)
+        hidden = None if c.staging else True
+        self._bar = tqdm(desc=c.inputs.key, total=steps.stop, initial=steps.start, disable=hidden)
 
     def __enter__(self) -> TrainingLog:
         """Write the file at the end of the block."""

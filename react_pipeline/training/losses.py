@@ -25,8 +25,6 @@ def contrastive_loss(
       with).
     - `infonce-captions`: pairs of equal caption are positives of each other, each with an equal
       share of the target.
-    - `infonce-masked`: pairs of equal caption or class are no negatives of each other: they leave
-      the denominator.
     - `unicl`: pairs of equal caption or class are positives of each other (UniCL, arXiv
       2204.03610).
     - `sigmoid`: each similarity is a decision of its own (SigLIP, arXiv 2303.15343).
@@ -36,8 +34,7 @@ def contrastive_loss(
         texts: Unit vectors (B, D), of the same pairs.
         scale: exp(logit scale), a scalar.
         captions: Ids (B,); equal ids are equal texts. `infonce` and `sigmoid` need none.
-        classes: Ids (B,) of the classes, below 0 where a pair has none; for `infonce-masked` and
-            `unicl`.
+        classes: Ids (B,) of the classes, below 0 where a pair has none; for `unicl`.
         bias: SigLIP's logit bias, a scalar; `sigmoid` needs it (`require_suitable`).
     """
     logits = scale * images @ texts.T
@@ -50,11 +47,9 @@ def contrastive_loss(
         return _both_ways(logits, own)
     assert captions is not None  # noqa: S101 - of a kind that compares captions
     alike = captions[:, None] == captions[None, :]
-    if kind in ("infonce-masked", "unicl"):
+    if kind == "unicl":
         assert classes is not None  # noqa: S101 - of a kind that compares classes
         alike |= (classes[:, None] == classes[None, :]) & (classes[:, None] >= 0)
-    if kind == "infonce-masked":
-        return _both_ways(logits.masked_fill(alike.fill_diagonal_(False), -torch.inf), own)
     shares = alike.to(logits.dtype)
     # The relation is symmetric, so the same shares serve both directions.
     return _both_ways(logits, shares / shares.sum(dim=1, keepdim=True))

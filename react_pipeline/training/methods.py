@@ -79,7 +79,7 @@ class ModelMethod(Method):
         begins, so their weights there are the base too.
 
         Args:
-            start: Weights when the training began, by name, those of new modules too; others stay.
+            start: Weights that train, by name, when the training began; others stay.
             base_names: Names of the weights that the base has.
         """
         import torch
@@ -163,10 +163,10 @@ class GatedImage(ModelMethod):
         """
         from react_pipeline.clip import gated_layers, scale_gates
 
-        move_base = super().line(model, {name: start[name] for name in base_names}, base_names)
-        if any(".gated_attn_block." in name for name in base_names):  # then none of them is new
-            return move_base
-        blocks = gated_layers(model).values()
+        of_base = {name: weight for name, weight in start.items() if name in base_names}
+        move_base = super().line(model, of_base, base_names)
+        is_new = not any(".gated_attn_block." in name for name in base_names)
+        blocks = gated_layers(model).values() if is_new else ()
         gates = [gate for block in blocks for gate in (block.alpha_attn, block.alpha_dense)]
         trained = [gate.detach().clone() for gate in gates]
 

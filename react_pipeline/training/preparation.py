@@ -26,12 +26,17 @@ from react_pipeline.clip import (
     trains_text,
 )
 from react_pipeline.settings import TrainingConfig
-from react_pipeline.training.augmentation import augmentation
+from react_pipeline.training.augmentation import Augmentation
 from react_pipeline.training.customization import Customization
-from react_pipeline.training.data import TrainingBatches, Views
+from react_pipeline.training.data import (
+    ENCODED_AT_ONCE,
+    ImageEncoder,
+    TrainingBatches,
+    Views,
+    image_tower,
+)
 from react_pipeline.training.guards import require_memory
 from react_pipeline.training.held_out import image_text_recall, require_held_out, split_held_out
-from react_pipeline.training.image_encoder import ENCODED_AT_ONCE, ImageEncoder, image_tower
 from react_pipeline.training.kept import TrainingTexts, keep_tokens
 from react_pipeline.training.losses import require_suitable
 from react_pipeline.training.methods import ModelMethod
@@ -98,9 +103,8 @@ def prepare(
     precision = world.broadcast(choose_precision(c.training.precision, world.device))
     training = c.training.in_steps(len(trained_on), size)
     training = training.model_copy(update={"precision": precision})
-    pixels = Pixels(clip.preprocess)
-    augment = augmentation(training.augmentation, pixels, clip.preprocess_cfg)
-    views = Views(c.pairs, pixels, augment, training.seed)
+    augment = Augmentation(clip.preprocess_cfg) if training.augmentation == "timm" else None
+    views = Views(c.pairs, Pixels(clip.preprocess), augment, training.seed)
     some = views.batch(trained_on[:COMPARED_IMAGES])
     base_names = frozenset(dict(model.named_parameters()))
     difference = _attach(method, clip, training, some)
@@ -112,7 +116,6 @@ def prepare(
         probe = labelled_accuracy(c.project, c.domain.slug, clip)
     if weights is not None and not trains_text(model):
         map_weights(model, text_parameters(model), weights)
-    line = partial(method.line, model, _start(model, training), base_names)
     encoder = ImageEncoder(model, image_tower(model, training, world.device), training, world)
     tokens = keep_tokens(encoder, views, c.scratch)
     batches = TrainingBatches(trained_on, size, views, tokens, training, world)
@@ -139,6 +142,9 @@ def prepare(
         "processes": world.size,
         "pair_bytes": pair_bytes,
     }
+    moving = state.trained if training.interpolation != 1 else {}
+    start = {name: weight.detach().cpu().clone() for name, weight in moving.items()}
+    line = partial(method.line, model, start, base_names)
     return Preparation(batches, held_out, step, line, probe, fits, counts)
 
 
@@ -156,17 +162,6 @@ def _attach(method: ModelMethod, clip: Clip, training: TrainingConfig, images: T
     difference = float((clip.encode_images(images) - before).abs().max())
     method.set_trainable(clip.model)
     return difference
-
-
-def _start(model: nn.Module, training: TrainingConfig) -> dict[str, Tensor]:
-    """Return the weights as they are now, by name: copies on the CPU of those that train, the
-    others themselves; none where nothing is interpolated.
-    """
-    return {
-        name: parameter.detach().cpu().clone() if parameter.requires_grad else parameter
-        for name, parameter in model.named_parameters()
-        if training.interpolation != 1
-    }
 
 
 def _initial_state(

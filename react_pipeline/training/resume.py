@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from react_pipeline.store import Scratch, StoreWriteError, TrainingError
-from react_pipeline.training.world import World
+from react_pipeline.training.customization import World
 
 logger = logging.getLogger(__name__)
 

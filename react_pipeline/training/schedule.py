@@ -44,11 +44,9 @@ def parameter_groups(
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in named:
-        if parameter.requires_grad:
-            exempt = parameter.ndim < 2 or any(
-                word in name for word in ("bn", "ln", "bias", "logit_scale")
-            )
-            (plain if exempt else decayed).append(parameter)
+        words = ("bn", "ln", "bias", "logit_scale")
+        exempt = parameter.ndim < 2 or any(word in name for word in words)
+        (plain if exempt else decayed).append(parameter)
     return [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": plain, "weight_decay": 0.0},

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from react_pipeline.clip import step_bytes
+from react_pipeline.training.data import ImageEncoder
 from react_pipeline.training.guards import require_finite, require_steady_scale, require_steps_taken
-from react_pipeline.training.image_encoder import ImageEncoder
 from react_pipeline.training.kept import TrainingTexts
 from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.schedule import MAX_LOG_SCALE, learning_rate

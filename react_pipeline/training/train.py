@@ -19,7 +19,7 @@ from react_pipeline.training.guards import (
     require_trained,
 )
 from react_pipeline.training.held_out import choose_fraction
-from react_pipeline.training.log import METRICS_FILE, TrainingLog
+from react_pipeline.training.log import TrainingLog
 from react_pipeline.training.methods import ModelMethod
 from react_pipeline.training.preparation import Preparation, prepare
 from react_pipeline.training.resume import resume, save_state
@@ -89,13 +89,8 @@ def _take_steps(
     c, p, batches, state = customization, prepared, prepared.batches, prepared.step.state
     training, size = batches.training, batches.size
     steps = range(state.step, training.steps)
-    if c.world.is_writer:
-        c.observer.started(c.inputs, state.step)
-    metrics = None if c.staging is None else c.staging / METRICS_FILE
     with (
-        TrainingLog(
-            metrics, c.observer, steps, size, c.world.device, c.inputs.key, state.log
-        ) as log,
+        TrainingLog(c, steps, size, state.log) as log,
         closing(batches.stream(steps)) as stream,
     ):
         for step in steps:
@@ -120,9 +115,6 @@ def _take_steps(
 
 def _interpolate(prepared: Preparation) -> tuple[float, dict[float, float]]:
     """Move the model along its line to the point that `choose_fraction` chooses."""
-    setting = prepared.batches.training.interpolation
-    if setting == 1:
-        return 1.0, {}
     move_to = prepared.line()
 
     def score(fraction: float) -> float:
@@ -130,6 +122,6 @@ def _interpolate(prepared: Preparation) -> tuple[float, dict[float, float]]:
         recall = prepared.recall()
         return sum(recall.values()) / len(recall)
 
-    fraction, scores = choose_fraction(setting, score)
+    fraction, scores = choose_fraction(prepared.batches.training.interpolation, score)
     move_to(fraction)
     return fraction, scores

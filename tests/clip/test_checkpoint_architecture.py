@@ -4,29 +4,22 @@ what the folder says.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import pytest
 
-from react_pipeline.clip.architecture import read_config, text_folder
-from react_pipeline.clip.model import build
-from react_pipeline.clip.pretrained import from_open_clip
-from react_pipeline.settings.config import EncoderConfig
-from react_pipeline.store.errors import InputError
+from react_pipeline.clip import from_open_clip, load
+from react_pipeline.clip.architecture import text_folder
+from react_pipeline.settings import EncoderConfig
+from react_pipeline.store import InputError
 
 HALF = (0.5, 0.5, 0.5)
-
-
-@pytest.fixture
-def named(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a model that open_clip knows as `tiny`."""
-    model_cfg, _ = read_config(tiny_checkpoint)
-    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", model_cfg)
-    return tiny_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -47,23 +40,26 @@ def test_what_a_folder_records_must_not_be_configured(named: Path, given: dict[s
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", '{"model_cfg": {"embed_dim": 8}, "preprocess_cfg": {}}', "{"]
-)
-def test_a_folder_with_another_files_content_is_no_checkpoint(tmp_path: Path, content: str) -> None:
-    (tmp_path / "open_clip_config.json").write_text(content)
-    with pytest.raises(InputError, match=r"open_clip_config\.json"):
-        from_open_clip(EncoderConfig(pretrained=str(tmp_path)))
-
-
-@pytest.mark.parametrize("entry", [{"method": "a", "record": []}, {"method": 1, "record": {}}])
-def test_modules_without_method_and_record_are_refused(
-    named: Path, tmp_path: Path, entry: dict[str, Any]
+    ("place", "value"),
+    [
+        ("", []),
+        ("preprocess_cfg", None),
+        *(("model_cfg.added", [{"method": a, "record": b}]) for a, b in (("a", []), (1, {}))),
+        *(("model_cfg.vision_cfg.react_cfg", one)
+          for one in (7, {"enabled": True}, {"enabled": True, "last_k_layers": "all"})),
+    ],
+)  # fmt: skip
+def test_a_broken_configuration_is_refused_with_its_folder(
+    tiny_checkpoint: Path, tmp_path: Path, place: str, value: Any
 ) -> None:
-    config = json.loads((named / "open_clip_config.json").read_text())
-    config["model_cfg"]["added"] = [entry]
-    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="cannot build"):
-        build(*read_config(tmp_path))
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
+    file = folder / "open_clip_config.json"
+    config = json.loads(file.read_text())
+    *parents, name = place.split(".")
+    functools.reduce(dict.__getitem__, parents, config)[name] = value
+    file.write_text(json.dumps(config if place else value))
+    with pytest.raises(InputError, match=re.escape(str(folder))):
+        load(folder)
 
 
 def test_no_pipe_is_read_as_a_part_of_a_tokenizer(tmp_path: Path) -> None:

@@ -11,24 +11,27 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
-from safetensors.torch import save_file
+from support.upkeep import edit_domain
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from react_pipeline.clip.classifier import (
+from react_pipeline.clip import (
+    ClassHead,
+    Clip,
+    class_prompts,
     domain_head,
+    load,
     load_classifier,
+    loaded_base,
     prompt_vectors,
+    save,
     zero_shot_head,
 )
-from react_pipeline.clip.model import Clip, load, loaded_base, save
-from react_pipeline.clip.prompts import class_prompts
-from react_pipeline.evaluation.domain_results import EvalResult, evaluate
-from react_pipeline.labelled.labelled import encode_images, read_images
+from react_pipeline.evaluation import EvalResult, evaluate
+from react_pipeline.labelled import encode_images, read_images
 from react_pipeline.lineage import fresh, resolve
-from react_pipeline.project.project import Project
-from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.errors import ConfigError, InputError, StaleArtifact
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact, ConfigError, InputError, StaleArtifact
 
 SHAPES = ["circle", "square", "triangle", "cross"]
 TEMPLATES = ["a drawing of a {}", "a {} shape"]
@@ -44,50 +47,44 @@ def base(project: Project) -> Artifact:
     return fresh(project, "base_checkpoint")
 
 
-def write_head(directory: Path, *, classes: list[str] = SHAPES, **tensors: Tensor) -> None:
-    head = torch.randn(32, len(classes), generator=torch.Generator().manual_seed(0))
-    head = torch.nn.functional.normalize(head, dim=0)
-    save_file({"head": head, **tensors}, directory / "head.safetensors")
-    (directory / "head.json").write_text(json.dumps({"classes": classes}))
-
-
 def publish(project: Project, method: str, write: Callable[[Path], None]) -> Artifact:
     """A checkpoint of the domain `shapes`, as `customize` would publish it."""
     inputs = resolve(project, "customized_checkpoint", f"shapes/{method}")
     return project.store.build(inputs, lambda directory, _: write(directory) or {"pairs": 7})
 
 
-def publish_head(project: Project, **content: Any) -> Artifact:
-    return publish(project, "linear-head", lambda directory: write_head(directory, **content))
+def publish_head(project: Project, classes: list[str] = SHAPES, bias: Any = None) -> Artifact:
+    vectors = torch.randn(32, len(classes), generator=torch.Generator().manual_seed(0))
+    head = ClassHead(normalize(vectors, dim=0), torch.zeros(()) if bias is None else bias)
 
+    def write(directory: Path) -> None:
+        head.write(directory / "head.safetensors")
+        (directory / "head.json").write_text(json.dumps({"classes": classes}))
 
-def edit_domain(project: Project, **fields: Any) -> None:
-    path = project.config.domains / "shapes.yaml"
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **fields}))
+    return publish(project, "linear-head", write)
 
 
 def test_a_model_checkpoint_gives_its_own_zero_shot_head(project: Project, base: Artifact) -> None:
-    _, own = load_classifier(base, None, project.domain("shapes"), "cpu")
-    assert torch.equal(own.vectors, zero_shot_head(load(base.path), SHAPES, TEMPLATES))
-
     def write(directory: Path) -> None:
         clip = load(base.path)
         with torch.no_grad():
             clip.model.text_projection.mul_(torch.linspace(-1, 1, 32))
         save(clip, directory)
 
-    trained = publish(project, "full", write)
-    _, head = load_classifier(trained, base, project.domain("shapes"), "cpu")
-    assert torch.equal(head.vectors, zero_shot_head(load(trained.path), SHAPES, TEMPLATES))
-    assert not torch.allclose(head.vectors, own.vectors)
+    heads = []
+    for checkpoint in (base, publish(project, "full", write)):
+        _, head = load_classifier(checkpoint, base, project.domain("shapes"), "cpu")
+        own = zero_shot_head(load(checkpoint.path), SHAPES, TEMPLATES)
+        assert torch.equal(head.vectors, own)
+        heads.append(own)
+    assert not torch.allclose(*heads)
 
 
 @pytest.mark.parametrize("bias", [None, torch.tensor([0.0, 0.0, 9.0, 0.0])])
 def test_a_head_is_measured_on_the_features_of_the_base(
     project: Project, base: Artifact, bias: Tensor | None
 ) -> None:
-    tensors = {} if bias is None else {"bias": bias}
-    checkpoint = publish_head(project, **tensors)
+    checkpoint = publish_head(project, bias=bias)
     clip, head = load_classifier(checkpoint, base, project.domain("shapes"), "cpu")
     images = read_images(project.store.current("evaluation_set", "shapes"))
     vectors = encode_images(project.config, load(base.path), images)
@@ -104,7 +101,7 @@ def test_a_head_is_measured_on_the_features_of_the_base(
 def test_a_head_of_other_classes_is_refused(
     project: Project, base: Artifact, classes: list[str]
 ) -> None:
-    checkpoint = publish_head(project, classes=classes)
+    checkpoint = publish_head(project, classes)
     with pytest.raises(InputError, match="rematerialize `customized_checkpoint`"):
         load_classifier(checkpoint, base, project.domain("shapes"), "cpu")
 
@@ -130,20 +127,18 @@ def test_a_base_encodes_equal_prompts_once_and_others_anew(
 
 def test_own_prompts_of_a_class_count_like_templates(project: Project, base: Artifact) -> None:
     clip = load(base.path)
-    plain = zero_shot_head(clip, SHAPES, TEMPLATES)
     sentences = ["A square has four sides.", "A box seen from above."]
-    path = project.config.domains / "shapes.yaml"
-    # CuPL's JSON is valid YAML.
-    path.write_text(path.read_text() + "prompts: " + json.dumps({"square": sentences}, indent=1))
+    edit_domain(project, "shapes", prompts={"square": sentences})
     domain = project.domain("shapes")
     head = domain_head(clip, domain)
     texts = ["a drawing of a square", "a square shape", *sentences]
     mean = torch.stack([clip.encode_texts([text])[0] for text in texts]).mean(dim=0)
     torch.testing.assert_close(head[:, 1], mean / mean.norm())
-    assert torch.equal(head[:, [0, 2, 3]], plain[:, [0, 2, 3]])
-    own = class_prompts(domain).set_index("prompt").loc[sentences]
-    assert own["class"].tolist() == ["square"] * 2 and own["name"].tolist() == ["", ""]
-    edit_domain(project, prompts={"sqare": ["a box"]})
+    others = [0, 2, 3]
+    assert torch.equal(head[:, others], zero_shot_head(clip, SHAPES, TEMPLATES)[:, others])
+    own = class_prompts(domain).set_index("prompt").loc[sentences, ["class", "name"]]
+    assert own.to_numpy().tolist() == [["square", ""]] * 2
+    edit_domain(project, "shapes", prompts={"sqare": ["a box"]})
     with pytest.raises(ConfigError, match=r"'sqare'.*square"):
         project.domain("shapes")
 
@@ -151,7 +146,7 @@ def test_own_prompts_of_a_class_count_like_templates(project: Project, base: Art
 def test_a_head_becomes_stale_with_the_templates(project: Project) -> None:
     publish_head(project)
     evaluate(project, "shapes", "linear-head")
-    edit_domain(project, templates=["one {}"])
+    edit_domain(project, "shapes", templates=["one {}"])
     with pytest.raises(StaleArtifact, match="`templates`"):
         fresh(project, "customized_checkpoint", "shapes/linear-head")
     with pytest.raises(StaleArtifact):

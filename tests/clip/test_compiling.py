@@ -13,7 +13,7 @@ from support.methods import attach, set_trainable
 from torch._dynamo.backends.common import aot_autograd
 
 from react_pipeline.clip import ImageTower, compiles, load
-from react_pipeline.clip.compiling import COMPILED_IMAGES
+from react_pipeline.clip.device import COMPILED_IMAGES
 
 
 def test_auto_compiles_long_runs_on_a_gpu() -> None:

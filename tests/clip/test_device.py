@@ -7,18 +7,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from react_pipeline.clip import choose_device, device, device_counts, publish_base
-from react_pipeline.clip.device import arithmetic, choose_precision
-from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.clip import (
+    arithmetic,
+    choose_device,
+    choose_precision,
+    device,
+    device_counts,
+    publish_base,
+)
+from react_pipeline.corpus import publish_corpus
+from react_pipeline.embedding import embed_corpus
 from react_pipeline.lineage import resolve
-from react_pipeline.project.project import Project
+from react_pipeline.project import Project
 from react_pipeline.store import InputError, Inputs, Store
-from react_pipeline.tracking.values import run_tags
+from react_pipeline.tracking import run_tags
 
 Make = Callable[..., Project]
 Machine = Callable[..., None]
@@ -127,7 +134,6 @@ def test_auto_on_a_processor_is_what_the_probe_finds_faster(
 ) -> None:
     monkeypatch.setattr(device, "speedup", lambda *_: measured)
     assert choose_precision("auto", "cpu") == chosen
-    assert choose_precision("tf32", "cpu") == "fp32"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +145,6 @@ def test_auto_on_a_gpu_follows_its_compute_capability(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert choose_precision("auto", "cuda") == chosen
-    assert choose_precision("tf32", "cuda") == "tf32"
 
 
 def test_what_auto_chose_is_in_the_manifest_alone(
@@ -159,32 +164,22 @@ def test_what_auto_chose_is_in_the_manifest_alone(
     assert made["fp32"].reused and made["fp32"].counts["precision"] == "bf16"
 
 
-MATMUL = torch.backends.cuda.matmul
-FLAGS = [
-    (torch.backends.cudnn, "allow_tf32"),
-    (MATMUL, "allow_tf32"),
-    (MATMUL, "allow_fp16_reduced_precision_reduction"),
-    (MATMUL, "allow_bf16_reduced_precision_reduction"),
-]
-
-
 @pytest.fixture
-def allowing() -> Iterator[None]:
-    """The settings of a process that allows all of it."""
-    before = [getattr(*flag) for flag in FLAGS]
-    for flag in FLAGS:
+def flags() -> Iterator[list[tuple[Any, str]]]:
+    """Settings of a process that allows other arithmetic, as module and name."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    halves = [f"allow_{one}_reduced_precision_reduction" for one in ("fp16", "bf16")]
+    flags = [(cudnn, "allow_tf32"), (matmul, "allow_tf32"), *((matmul, one) for one in halves)]
+    before = [getattr(*flag) for flag in flags]
+    for flag in flags:
         setattr(*flag, True)
-    yield
-    for flag, value in zip(FLAGS, before, strict=True):
+    yield flags
+    for flag, value in zip(flags, before, strict=True):
         setattr(*flag, value)
 
 
-@pytest.mark.usefixtures("allowing")
-@pytest.mark.parametrize(
-    ("name", "inside"), [("fp32", [False] * 4), ("tf32", [True, True, False, False])]
-)
-def test_a_precision_is_what_its_name_says_and_ends(name: str, inside: list[bool]) -> None:
-    with pytest.raises(RuntimeError), arithmetic(name):
-        assert [getattr(*flag) for flag in FLAGS] == inside
+def test_a_precision_is_what_its_name_says_and_ends(flags: list[tuple[Any, str]]) -> None:
+    with pytest.raises(RuntimeError), arithmetic():
+        assert [getattr(*flag) for flag in flags] == [False] * 4
         raise RuntimeError
-    assert [getattr(*flag) for flag in FLAGS] == [True] * 4
+    assert [getattr(*flag) for flag in flags] == [True] * 4

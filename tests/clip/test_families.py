@@ -9,23 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from open_clip.model import CLIP, CustomTextCLIP
-from support.methods import attach, set_trainable
-from torch import nn
+from support.methods import RESNET, VIT, attach, set_trainable, small_clip, some_images
 
 from react_pipeline.store import InputError
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "methods.md"
 METHODS = ("gated-image", "lora-image", "locked-text", "full", "locked-image")
-TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
 FAMILIES: dict[str, dict[str, Any]] = {
-    "CLIP, OpenCLIP, DFN, MetaCLIP": {
-        "image_size": 32,
-        "layers": 2,
-        "width": 32,
-        "head_width": 16,
-        "patch_size": 16,
-    },
+    "CLIP, OpenCLIP, DFN, MetaCLIP": VIT,
     "SigLIP, SigLIP 2": {
         "timm_model_name": "test_vit",
         "timm_pool": "map",
@@ -42,25 +33,23 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "MobileCLIP2-B, -L-14": {"timm_model_name": "vit_base_mci_224", "image_size": 224},
     "MobileCLIP2-S0 to -S4": {"timm_model_name": "fastvit_mci0", "image_size": 256},
     "ConvNeXt": {"timm_model_name": "convnext_atto", "timm_pool": "", "image_size": 64},
-    "ResNet": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None},
+    "ResNet": RESNET,
 }
 LARGE = {"ViTamin", "MobileCLIP2-B, -L-14"}
 
 
-def build(vision_cfg: dict[str, Any]) -> nn.Module:
-    torch.manual_seed(0)
-    timm = {"timm_model_pretrained": False, "timm_proj": "linear"}
+def build(vision_cfg: dict[str, Any]) -> Any:
     if "timm_model_name" not in vision_cfg:
-        return CLIP(64, vision_cfg, TEXT).eval()
-    return CustomTextCLIP(64, {**timm, **vision_cfg}, TEXT).eval()
+        return small_clip(vision_cfg, dimension=64)
+    timm = {"timm_model_pretrained": False, "timm_proj": "linear"}
+    return small_clip({**timm, **vision_cfg}, dimension=64, custom=True)
 
 
 @torch.no_grad()
 def fits(vision_cfg: dict[str, Any], method: str) -> bool:
     """Whether a method trains something of such a model, which gives the same features at first."""
-    model: Any = build(vision_cfg)
-    size = vision_cfg["image_size"]
-    images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
+    model = build(vision_cfg)
+    images = some_images(model, 1)
     model.requires_grad_(False)
     features = model.encode_image(images)
     try:

@@ -1,31 +1,22 @@
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
-import torch
-from open_clip.model import CLIP, CustomTextCLIP
-from support.methods import attach, set_trainable
-from torch import Tensor, nn
+from support.methods import VIT, attach, set_trainable, small_clip
+from torch import nn
 
-from react_pipeline.clip.gated import (
-    add_gated_blocks,
-    gated_layers,
-    vision_blocks,
-)
-from react_pipeline.store.errors import InputError
+from react_pipeline.clip import add_gated_blocks, gated_layers, vision_blocks
+from react_pipeline.store import InputError
 
-TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
-VIT = {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16}
-TIMM = {"image_size": 160, "timm_model_name": "test_vit", "timm_proj": "none"}
+TIMM = {"image_size": 160, "timm_model_name": "test_vit", "timm_proj": "none", "timm_pool": "map"}
 DEMO = {"image_size": 128, "timm_model_name": "react_demo_hybrid", "timm_proj": "none"}
 TOWERS: dict[str, dict[str, Any]] = {
-    "open_clip ViT": {"embed_dim": 16, "vision_cfg": VIT},
-    "open_clip ViT, QuickGELU": {"embed_dim": 16, "vision_cfg": VIT, "quick_gelu": True},
-    "open_clip ViT, host MLP ratio 2": {"embed_dim": 16, "vision_cfg": {**VIT, "mlp_ratio": 2.0}},
-    "timm ViT, attention pooling": {"embed_dim": 64, "vision_cfg": {**TIMM, "timm_pool": "map"}},
-    "demo": {"embed_dim": 384, "vision_cfg": {**DEMO, "timm_pool": "avg"}},
+    "open_clip ViT": {},
+    "open_clip ViT, QuickGELU": {"quick_gelu": True},
+    "open_clip ViT, host MLP ratio 2": {"vision": {**VIT, "mlp_ratio": 2.0}},
+    "timm ViT, attention pooling": {"vision": TIMM, "dimension": 64, "custom": True},
+    "demo": {"vision": {**DEMO, "timm_pool": "avg"}, "dimension": 384, "custom": True},
 }
 
 
@@ -33,25 +24,7 @@ TOWERS: dict[str, dict[str, Any]] = {
 def model(request: pytest.FixtureRequest) -> nn.Module:
     import react_pipeline.extensions.demo.network  # noqa: F401 - registers the hybrid with timm
 
-    return build(request.param)
-
-
-def build(name: str) -> nn.Module:
-    torch.manual_seed(0)
-    cfg = copy.deepcopy(TOWERS[name])
-    kind = CustomTextCLIP if "timm_model_name" in cfg["vision_cfg"] else CLIP
-    return kind(text_cfg=TEXT, **cfg).eval()
-
-
-def images(model: nn.Module, count: int = 3) -> Tensor:
-    size = model.visual.image_size
-    return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(1))
-
-
-def open_gates(model: nn.Module) -> None:
-    for number, block in gated_layers(model).items():
-        nn.init.constant_(block.alpha_attn, 0.3 + number / 10)
-        nn.init.constant_(block.alpha_dense, -0.2)
+    return small_clip(**TOWERS[request.param])
 
 
 def test_only_last_layers_get_a_block_with_published_names(model: nn.Module) -> None:
@@ -79,7 +52,6 @@ def test_only_last_layers_get_a_block_with_published_names(model: nn.Module) -> 
 
 def test_a_model_with_gated_blocks_continues_training_its_own(model: nn.Module) -> None:
     add_gated_blocks(model, 1)
-    open_gates(model)
     (block,) = gated_layers(model).values()
     attach(model, "gated-image", 2)
     assert list(gated_layers(model).values()) == [block]

@@ -5,7 +5,6 @@ there.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,13 @@ from support.text_tower import WORDS
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertTokenizerFast, PreTrainedTokenizerFast
 
-from react_pipeline.clip.base import fetched, publish_base
-from react_pipeline.clip.model import Clip, load
-from react_pipeline.clip.pretrained import from_open_clip, require_available
-from react_pipeline.project.project import Project
-from react_pipeline.settings.config import EncoderConfig
-from react_pipeline.store.errors import InputError
+from react_pipeline.clip import Clip, from_open_clip, load, publish_base, require_available
+from react_pipeline.clip.base import fetched
+from react_pipeline.project import Project
+from react_pipeline.settings import EncoderConfig
+from react_pipeline.store import InputError
 
-Make = Callable[..., Project]
+Make, Put = Callable[..., Project], Callable[[str, Path], None]
 TRUNK = {"image_size": 160, "timm_model_name": "test_vit", "timm_model_pretrained": False}
 BERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
 HALVES = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
@@ -54,15 +52,11 @@ def write_siglip2(folder: Path) -> tuple[Any, list[int]]:
     """As timm/ViT-B-16-SigLIP2: a timm trunk, safetensors, and Gemma's tokenizer beside them, named
     by its place.
     """
-    text_cfg = {"context_length": 8, "vocab_size": len(WORDS), "width": 64, "heads": 2, "layers": 1}
-    text_cfg |= {
+    text_cfg = {
+        **{"context_length": 8, "vocab_size": len(WORDS), "width": 64, "heads": 2, "layers": 1},
+        **{"no_causal_mask": True, "proj_bias": True, "pool_type": "last"},
         "hf_tokenizer_name": "timm/ViT-B-16-SigLIP2",
         "tokenizer_kwargs": {"clean": "canonicalize"},
-    }
-    text_cfg |= {
-        "no_causal_mask": True,
-        "proj_bias": True,
-        "pool_type": "last",
         "norm_kwargs": {"eps": 1e-6},
     }
     vision_cfg = {**TRUNK, "timm_pool": "map", "timm_proj": "none"}
@@ -88,29 +82,22 @@ def write_biomed(folder: Path) -> tuple[Any, list[int]]:
     configuration elsewhere.
     """
     bert = folder.parent / "bert"
-    sizes = {
-        "hidden_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-    }
-    BertConfig(vocab_size=len(WORDS), max_position_embeddings=16, **sizes).save_pretrained(bert)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(
+        vocab_size=len(WORDS), max_position_embeddings=16, intermediate_size=32, **sizes
+    )
+    config.save_pretrained(bert)
     text_cfg = {
-        "hf_model_name": BERT,
-        "hf_tokenizer_name": BERT,
-        "hf_proj_type": "mlp",
-        "context_length": 8,
+        **{"hf_model_name": BERT, "hf_tokenizer_name": BERT, "hf_proj_type": "mlp"},
+        **{"hf_pooler_type": "cls_last_hidden_state_pooler", "context_length": 8},
     }
-    text_cfg["hf_pooler_type"] = "cls_last_hidden_state_pooler"
     vision_cfg = {**TRUNK, "timm_pool": "", "timm_proj": "linear"}
     model_cfg = {"embed_dim": 24, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
     model = write_folder(
         folder, model_cfg, {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}, str(bert)
     )
-    state = {
-        **model.state_dict(),
-        "text.transformer.embeddings.position_ids": torch.arange(16)[None],
-    }
+    state = model.state_dict()
+    state["text.transformer.embeddings.position_ids"] = torch.arange(16)[None]
     torch.save(state, folder / "open_clip_pytorch_model.bin")
     (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
@@ -122,25 +109,30 @@ def written(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Any, 
     return (tmp_path / "folder", *request.param(tmp_path / "folder"))
 
 
-def cached(cache: Path, name: str, folder: Path) -> None:
-    """Put a folder into the Hub's cache, as if it had been fetched."""
-    place = cache / f"models--{name.replace('/', '--')}"
-    (place / "refs").mkdir(parents=True)
-    (place / "refs" / "main").write_text("0" * 40)
-    (place / "snapshots").mkdir()
-    (place / "snapshots" / ("0" * 40)).symlink_to(folder)
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path], None]:
+    """Puts a folder into the Hub's cache, as if it had been fetched; nothing else is there."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+
+    def put(name: str, folder: Path) -> None:
+        place = tmp_path / "cache" / f"models--{name.replace('/', '--')}"
+        (place / "refs").mkdir(parents=True)
+        (place / "refs" / "main").write_text("0" * 40)
+        (place / "snapshots").mkdir()
+        (place / "snapshots" / ("0" * 40)).symlink_to(folder)
+
+    return put
 
 
 def assert_is(clip: Clip, model: Any, tokens: list[int]) -> None:
     assert clip.tokenizer(["a red circle"])[0].tolist() == tokens
     image = clip.preprocess(Image.linear_gradient("L").convert("RGB").resize((90, 40)))[None]
     with torch.no_grad():
-        expected = (
-            model.encode_image(image, normalize=True),
-            model.encode_text(torch.tensor([tokens]), normalize=True),
-        )
-    assert torch.allclose(clip.encode_images(image), expected[0], atol=1e-5)
-    assert torch.allclose(clip.encode_texts(["a red circle"]), expected[1], atol=1e-5)
+        images = model.encode_image(image, normalize=True)
+        texts = model.encode_text(torch.tensor([tokens]), normalize=True)
+    assert torch.allclose(clip.encode_images(image), images, atol=1e-5)
+    assert torch.allclose(clip.encode_texts(["a red circle"]), texts, atol=1e-5)
 
 
 @pytest.mark.parametrize("prefix", ["local-dir:", "hf-hub:"])
@@ -149,11 +141,9 @@ def test_a_model_of_the_hub_is_a_base_by_either_name(
     prefix: str,
     make_project: Make,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    cached: Put,
 ) -> None:
     folder, model, tokens = written
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     name = "organization/model" if prefix == "hf-hub:" else "folder"
     if (bert := tmp_path / "bert").is_dir():
         if prefix == "local-dir:":
@@ -161,24 +151,20 @@ def test_a_model_of_the_hub_is_a_base_by_either_name(
                 from_open_clip(EncoderConfig(model=f"local-dir:{folder}"))
             (folder / "text").mkdir()
             (folder / "text" / "config.json").write_text((bert / "config.json").read_text())
-        cached(tmp_path / "cache", BERT, bert)
-    cached(tmp_path / "cache", "organization/model", folder)
+        cached(BERT, bert)
+    cached("organization/model", folder)
     project = make_project(encoder={"model": prefix + name, "pretrained": None})
     clip = load(publish_base(project).path)
     assert_is(clip, model, tokens)
     assert clip.preprocess_cfg.get("resize_mode") == ("squash" if tokens[0] == 5 else None)
 
 
-def test_a_tokenizer_with_code_is_refused(
-    make_project: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+def test_a_tokenizer_with_code_is_refused(make_project: Make, tmp_path: Path, cached: Put) -> None:
     write_siglip2(tmp_path / "folder")
     (tmp_path / "folder" / "tokenizer_config.json").write_text(
         '{"auto_map": {"AutoTokenizer": ["code.Tokenizer", null]}}'
     )
-    cached(tmp_path / "cache", "organization/code", tmp_path / "folder")
+    cached("organization/code", tmp_path / "folder")
     project = make_project(encoder={"model": "hf-hub:organization/code", "pretrained": None})
     # transformers says that it needs code of its own, or that it knows no such model.
     with pytest.raises(InputError, match="custom code|cannot build this model"):
@@ -190,16 +176,19 @@ def test_a_tokenizer_with_code_is_refused(
     [{"model": "hf-hub:organization/model@v2", "pretrained": None}, {"pretrained": "openai"}],
 )
 def test_without_the_hub_its_cache_is_used(
-    encoder: dict[str, Any], make_project: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: dict[str, Any],
+    make_project: Make,
+    tmp_path: Path,
+    cached: Put,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(InputError, match=r"encoder\.pretrained: .* cannot be fetched"):
         publish_base(make_project(encoder=encoder))
     write_siglip2(tmp_path / "folder")
-    cached(tmp_path / "cache", "organization/cached", tmp_path / "folder")
+    cached("organization/cached", tmp_path / "folder")
     with fetched(EncoderConfig(model="hf-hub:organization/cached")) as found:
         assert (Path(str(found.pretrained)) / "open_clip_config.json").is_file()
 
@@ -221,27 +210,17 @@ def test_names_and_weights_that_are_not_there_are_named(
 
 
 def test_a_file_is_resized_as_its_architecture_unless_stated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    named: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     siglip = open_clip.get_pretrained_cfg("ViT-B-16-SigLIP", "webli")
-    text_cfg = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
-    vision_cfg = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
-    cfg = {"embed_dim": 16, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
-    (tmp_path / "tiny-siglip.json").write_text(json.dumps(cfg))
-    open_clip.add_model_config(tmp_path / "tiny-siglip.json")
-    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-siglip", {"webli": siglip})
-    save_file(open_clip.create_model("tiny-siglip").state_dict(), tmp_path / "weights.safetensors")
-    encoder = EncoderConfig(model="tiny-siglip", pretrained=str(tmp_path / "weights.safetensors"))
-    with caplog.at_level(logging.WARNING):
-        clip = from_open_clip(encoder)
-    assert (
-        clip.preprocess_cfg.items()
-        >= {"resize_mode": "squash", "mean": (0.5,) * 3, "std": (0.5,) * 3}.items()
-    )
-    assert "usual ones are assumed" in caplog.text
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny", {"webli": siglip})
+    path = str(named / "open_clip_model.safetensors")
+    clip = from_open_clip(EncoderConfig(model="tiny", pretrained=path))
+    siglips = {"resize_mode": "squash", "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    assert clip.preprocess_cfg.items() >= siglips.items()
     # A strip is seen whole, not only its middle.
     strip = Image.new("RGB", (64, 32))
     strip.paste("white", (0, 0, 8, 32))
     assert clip.preprocess(strip)[0, :, 0].min() > 0
-    said = from_open_clip(encoder.model_copy(update={"resize_mode": "shortest"}))
+    said = from_open_clip(EncoderConfig(model="tiny", pretrained=path, resize_mode="shortest"))
     assert said.preprocess(strip)[0, :, 0].max() < 0

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
 import torch
 from open_clip.hf_model import HFTextEncoder
-from open_clip.model import CLIP, CustomTextCLIP
+from support.methods import small_clip, weighted_gradients
 from torch import Tensor
 
-from react_pipeline.clip.tower import (
-    encode_text,
-    text_blocks,
-    text_lengths,
-)
+from react_pipeline.clip import encode_text, text_blocks, text_lengths, text_parameters
 
 LENGTH, VOCABULARY = 12, 64
 END = VOCABULARY - 1
 """The largest id ends a text."""
-VIT = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
 TEXT = {"context_length": LENGTH, "vocab_size": VOCABULARY, "width": 32, "heads": 2, "layers": 3}
 CAUSAL: dict[str, dict[str, Any]] = {
     "CLIP": {},
@@ -44,17 +38,7 @@ WHOLE: dict[str, dict[str, Any]] = {
 
 
 def build(options: dict[str, Any]) -> Any:
-    options = copy.deepcopy(options)
-    torch.manual_seed(0)
-    text = {**TEXT, **options.pop("text", {})}
-    model = (CustomTextCLIP if options.pop("custom", False) else CLIP)(
-        32, dict(VIT), text, **options
-    ).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            # No bias 0, no norm 1: none may be left out unseen.
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
+    return small_clip(**{**options, "text": {**TEXT, **options.get("text", {})}}, dimension=32)
 
 
 def texts_of(*lengths: int) -> Tensor:
@@ -67,22 +51,16 @@ def texts_of(*lengths: int) -> Tensor:
     return tokens
 
 
-def gradients(model: Any, features: Tensor) -> dict[str, Tensor]:
-    weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(2))
-    model.zero_grad()
-    (features * weights).sum().backward()
-    return {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
-
-
 @pytest.mark.parametrize("lengths", [[2, 7, 3, 5], [LENGTH, 4]], ids=str)
 @pytest.mark.parametrize("name", CAUSAL)
 def test_a_causal_tower_needs_nothing_behind_the_end_of_text(name: str, lengths: list[int]) -> None:
     model = build(CAUSAL[name])
     tokens = texts_of(*lengths)
     assert text_lengths(model, tokens).tolist() == lengths
+    trained = text_parameters(model)
     ours, theirs = encode_text(model, tokens[:, : max(lengths)]), model.encode_text(tokens)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
-    got, wanted = gradients(model, ours), gradients(model, theirs)
+    got, wanted = (weighted_gradients(one, trained) for one in (ours, theirs))
     for part, gradient in wanted.items():
         bound = 1e-5 * max(1.0, gradient.abs().max().item())
         torch.testing.assert_close(got[part], gradient, atol=bound, rtol=1e-4)
@@ -109,14 +87,8 @@ def test_where_padding_counts_every_column_stays(
 def test_a_tower_of_transformers_needs_what_is_no_padding() -> None:
     from transformers import BertConfig
 
-    config = BertConfig(
-        vocab_size=64,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        pad_token_id=0,
-    )
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=64, intermediate_size=64, pad_token_id=0, **sizes)
     model = build({"custom": True})
     model.text = HFTextEncoder(
         "bert", 32, config=config, pooler_type="mean_pooler", pretrained=False

@@ -9,54 +9,44 @@ from typing import Any
 
 import pytest
 import torch
-from open_clip.model import CLIP, CustomTextCLIP
-from open_clip.utils import to_2tuple
-from support.methods import attach, set_trainable
+from support.methods import (
+    RESNET,
+    VIT,
+    attach,
+    set_trainable,
+    small_clip,
+    some_images,
+    weighted_gradients,
+)
 from torch import Tensor, nn
 
-from react_pipeline.clip.gated import gated_layers, vision_blocks
-from react_pipeline.clip.tower import ImageTower
+from react_pipeline.clip import ImageTower, gated_layers, vision_blocks
 
-TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
-VIT = {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16}
 TIMM = {"image_size": 160, "timm_model_name": "test_vit"}
 COCA_POOL = {"attentional_pool": True, "attn_pooler_queries": 3, "attn_pooler_heads": 2}
 TOWERS: dict[str, dict[str, Any]] = {
-    "ViT": {"vision_cfg": VIT},
-    "ViT, QuickGELU": {"vision_cfg": VIT, "quick_gelu": True},
-    "ViT, LayerScale, MLP ratio 3": {"vision_cfg": {**VIT, "ls_init_value": 0.3, "mlp_ratio": 3.0}},
-    "ViT, mean of the patches": {"vision_cfg": {**VIT, "pool_type": "avg"}},
-    "ViT, norm after pooling": {
-        "vision_cfg": {**VIT, "pool_type": "avg", "final_ln_after_pool": True}
-    },
-    "ViT, norm after the token": {"vision_cfg": {**VIT, "final_ln_after_pool": True}},
-    "ViT, attentional pooling": {"vision_cfg": {**VIT, **COCA_POOL}},
+    "ViT": {},
+    "ViT, QuickGELU": {"quick_gelu": True},
+    "ViT, LayerScale, MLP ratio 3": {"vision": {**VIT, "ls_init_value": 0.3, "mlp_ratio": 3.0}},
+    "ViT, mean of the patches": {"vision": {**VIT, "pool_type": "avg"}},
+    "ViT, norm after pooling": {"vision": {**VIT, "pool_type": "avg", "final_ln_after_pool": True}},
+    "ViT, norm after the token": {"vision": {**VIT, "final_ln_after_pool": True}},
+    "ViT, attentional pooling": {"vision": {**VIT, **COCA_POOL}},
     "ViT, no first norm, fixed positions": {
-        "vision_cfg": {**VIT, "no_ln_pre": True, "pos_embed_type": "sin_cos_2d"}
+        "vision": {**VIT, "no_ln_pre": True, "pos_embed_type": "sin_cos_2d"}
     },
-    "ViT, text tower apart": {"vision_cfg": VIT, "custom": True},
-    "timm ViT, token": {"vision_cfg": {**TIMM, "timm_pool": "token", "timm_proj": "linear"}},
-    "timm ViT, mean": {"vision_cfg": {**TIMM, "timm_pool": "avg", "timm_proj": "mlp"}},
-    "timm ViT, map": {"vision_cfg": {**TIMM, "timm_pool": "map", "timm_proj": "none"}},
+    "ViT, text tower apart": {"custom": True},
+    "timm ViT, token": {"vision": {**TIMM, "timm_pool": "token", "timm_proj": "linear"}},
+    "timm ViT, mean": {"vision": {**TIMM, "timm_pool": "avg", "timm_proj": "mlp"}},
+    "timm ViT, map": {
+        "vision": {**TIMM, "timm_pool": "map", "timm_proj": "none"},
+        "dimension": 64,
+    },
 }
 
 
 def build(name: str) -> Any:
-    """A model of which no bias is 0, no norm 1 and no gate closed once it has gated blocks."""
-    cfg = copy.deepcopy(TOWERS[name])
-    separate = cfg.pop("custom", False)
-    torch.manual_seed(0)
-    dimension = 64 if cfg["vision_cfg"].get("timm_proj") == "none" else 16
-    model = (CustomTextCLIP if separate else CLIP)(embed_dim=dimension, text_cfg=dict(TEXT), **cfg)
-    return perturb(model).eval()
-
-
-def perturb(model: nn.Module) -> nn.Module:
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1 and not name.startswith("logit"):
-                parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
+    return small_clip(**TOWERS[name])
 
 
 def gated(model: Any, last_k_layers: int) -> Any:
@@ -69,29 +59,18 @@ def gated(model: Any, last_k_layers: int) -> Any:
     return model
 
 
-def images(model: Any, count: int = 2) -> Tensor:
-    size = to_2tuple(model.visual.image_size)
-    return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(2))
-
-
 def trained_of(model: Any) -> dict[str, nn.Parameter]:
     """Of the image tower; the logit scale is none of its business."""
-    return {
-        name: parameter
-        for name, parameter in model.visual.named_parameters()
-        if parameter.requires_grad
-    }
+    named = model.visual.named_parameters()
+    return {name: parameter for name, parameter in named if parameter.requires_grad}
 
 
 def gradients(model: Any, features: Tensor) -> dict[str, Tensor]:
-    trained = trained_of(model)
-    weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(3))
-    found = torch.autograd.grad((features * weights).sum(), list(trained.values()))
-    return dict(zip(trained, found, strict=True))
+    return weighted_gradients(features, trained_of(model))
 
 
 def require_equal(model: Any, tower: ImageTower) -> None:
-    batch = images(model)
+    batch = some_images(model)
     ours, theirs = tower(batch), model.encode_image(batch)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     got, wanted = gradients(model, ours), gradients(model, theirs)
@@ -114,9 +93,8 @@ def test_features_and_gradients_are_the_models_own(name: str, last_k_layers: int
 
 def test_a_timm_tower_of_unknown_blocks_runs_as_it_is() -> None:
     two_side_by_side = {"timm_model_name": "vit_small_patch16_18x2_224", "timm_pool": "token"}
-    vision = {"image_size": 224, "timm_proj": "linear", **two_side_by_side}
-    model = CLIP(embed_dim=16, vision_cfg=vision, text_cfg=dict(TEXT)).eval()
-    batch = images(model)
+    model = small_clip({"image_size": 224, "timm_proj": "linear", **two_side_by_side})
+    batch = some_images(model)
     assert torch.equal(ImageTower(model)(batch), model.encode_image(batch))
 
 
@@ -130,16 +108,15 @@ def test_a_tower_that_trains_as_a_whole_equals_the_models_own(name: str) -> None
     require_equal(model, tower)
     model.requires_grad_(False)
     tower = ImageTower(model)
-    features = tower(images(model))
+    features = tower(some_images(model))
     assert not tower.splits and not features.requires_grad
-    torch.testing.assert_close(features, model.encode_image(images(model)), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        features, model.encode_image(some_images(model)), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_a_resnet_trains_as_a_whole_with_its_statistics_at_rest() -> None:
-    torch.manual_seed(0)
-    model = CLIP(
-        16, {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}, TEXT
-    ).eval()
+    model = small_clip(RESNET)
     set_trainable(model, "locked-text")
     before = copy.deepcopy(dict(model.named_buffers()))
     tower = ImageTower(model, activation_checkpointing=True)
@@ -154,7 +131,7 @@ def test_a_resnet_trains_as_a_whole_with_its_statistics_at_rest() -> None:
 def test_frozen_gated_blocks_still_count(name: str) -> None:
     # A released REACT checkpoint as the base: its blocks are frozen, here all but the last.
     model = gated(build(name), 2)
-    batch = images(model)
+    batch = some_images(model)
     expected = model.encode_image(batch)
     last = max(gated_layers(model))
     model.requires_grad_(False)
@@ -168,7 +145,7 @@ def test_frozen_gated_blocks_still_count(name: str) -> None:
 def test_the_frozen_part_builds_no_graph(name: str) -> None:
     model = gated(build(name), 1)
     tower = ImageTower(model)
-    tokens = tower.tokens(images(model))
+    tokens = tower.tokens(some_images(model))
     assert tokens.grad_fn is None
     tower.features(tokens).sum().backward()
     touched = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
@@ -182,14 +159,13 @@ def test_recomputed_activations_give_the_same_gradients(name: str, method: str) 
     if method == "gated-image":
         gated(model, 2)
     set_trainable(model, method)
-    batch = images(model)
+    batch = some_images(model)
     plain = gradients(model, ImageTower(model)(batch))
     # Counted at a layer of the last block, which trains in both methods.
     last = vision_blocks(model)[-1]
+    norm = getattr(last, "ln_2", getattr(last, "norm2", None))
     runs: list[nn.Module] = []
-    getattr(last, "ln_2", getattr(last, "norm2", None)).register_forward_hook(
-        lambda module, *_: runs.append(module)
-    )
+    norm.register_forward_hook(lambda module, *_: runs.append(module))
     again = gradients(model, ImageTower(model, activation_checkpointing=True)(batch))
     assert len(runs) == 2
     for part, gradient in plain.items():
@@ -201,7 +177,7 @@ def test_recomputed_activations_give_the_same_gradients(name: str, method: str) 
 )
 def test_copies_in_bf16_give_what_autocast_gives(name: str) -> None:
     model = gated(build(name), 2)
-    batch = images(model)
+    batch = some_images(model)
     plain, cast = ImageTower(model), ImageTower(model)
     cast.use_bf16("cpu")
     native = name.startswith("ViT")
@@ -219,27 +195,25 @@ def test_copies_in_bf16_give_what_autocast_gives(name: str) -> None:
         torch.testing.assert_close(got[part], gradient, atol=1e-5, rtol=1e-5)
 
 
-class Depthwise(nn.Module):
-    """A tower that is no transformer: one plain and one depthwise convolution."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.Flatten()]
-        self.visual = nn.Sequential(*layers)
-
-
-def test_depthwise_convolution_that_trains_stays_in_fp32_on_cpu() -> None:
-    for device, trains, dtype in (
+@pytest.mark.parametrize(
+    ("device", "trains", "dtype"),
+    [
         ("cpu", True, torch.float32),
         ("cpu", False, torch.bfloat16),
         ("cuda", True, torch.bfloat16),
-    ):
-        model = Depthwise().requires_grad_(trains)
-        tower = ImageTower(model)
-        exact = tower(torch.ones(1, 3, 8, 8))
-        tower.use_bf16(device)
-        with torch.autocast("cpu", torch.bfloat16):
-            features = tower(torch.ones(1, 3, 8, 8))
-        assert features.dtype == dtype
-        torch.testing.assert_close(features.float(), exact, atol=0.02, rtol=0.02)
+    ],
+)
+def test_depthwise_convolution_that_trains_stays_in_fp32_on_cpu(
+    device: str, trains: bool, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Module()
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.Flatten()]
+    model.visual = nn.Sequential(*layers)
+    tower, images = ImageTower(model.requires_grad_(trains)), torch.ones(1, 3, 8, 8)
+    exact = tower(images)
+    tower.use_bf16(device)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = tower(images)
+    assert features.dtype == dtype
+    torch.testing.assert_close(features.float(), exact, atol=0.02, rtol=0.02)

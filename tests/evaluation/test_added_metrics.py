@@ -10,17 +10,21 @@ import numpy as np
 import pytest
 
 from react_pipeline import extension
-from react_pipeline.clip.base import publish_base
-from react_pipeline.evaluation import metrics
-from react_pipeline.evaluation.all_domains import comparison_table
-from react_pipeline.evaluation.comparison import compare
-from react_pipeline.evaluation.domain_results import EvalResult, evaluate
-from react_pipeline.evaluation.metrics import Metric, Scores
-from react_pipeline.evaluation.tables import table_cells
+from react_pipeline.clip import publish_base
+from react_pipeline.evaluation import (
+    EvalResult,
+    Metric,
+    Scores,
+    compare,
+    comparison_table,
+    evaluate,
+    metrics,
+    table_cells,
+)
 from react_pipeline.extension import Extension, extensions
-from react_pipeline.labelled.labelled import publish_evaluation_set
-from react_pipeline.project.project import Project
-from react_pipeline.store.errors import InputError
+from react_pipeline.labelled import publish_evaluation_set
+from react_pipeline.project import Project
+from react_pipeline.store import InputError
 
 PAGE = Path(__file__).parents[2] / "docs" / "extensions.md"
 
@@ -81,9 +85,9 @@ def test_the_metric_of_the_page_is_one() -> None:
     names: dict[str, Any] = {"Extension": Extension}
     exec(section.split("```python\n")[1].split("```")[0], names)  # noqa: S102 - our own page
     (metric,) = names["Mine"]().metrics()
-    ranked = np.array([[0, 1, 2, 3], [1, 0, 2, 3], [3, 2, 1, 0], [1, 2, 0, 3]])
-    scores = Scores(ranked, np.zeros(4, int), list("abcd"), np.zeros((4, 4), np.float32))
-    assert metric.name == "top3" and metric.value(scores) == 0.75
+    ranked = np.array([[0, 1, 2, 3], [3, 2, 1, 0]])
+    scores = Scores(ranked, np.zeros(2, int), list("abcd"), np.zeros((2, 4), np.float32))
+    assert metric.name == "top3" and metric.value(scores) == 0.5
 
 
 @pytest.mark.parametrize("value", [lambda _: 1 / 0, lambda _: float("nan")])

@@ -4,22 +4,26 @@ certainty.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from react_pipeline.evaluation.calibration import (
-    error_of_confidence,
-    fit_temperature,
-    held_out_error,
-)
+from react_pipeline.evaluation import fit_temperature
+from react_pipeline.evaluation.calibration import error_of_confidence, held_out_error
+
+
+def drawn(images: int, classes: int, temperature: float) -> tuple[Any, Any]:
+    """Logits, and labels that are drawn from their softmax at a temperature."""
+    chance = np.random.default_rng(0)
+    logits = 3 * chance.standard_normal((images, classes)).astype(np.float32)
+    # The class of the largest logit plus Gumbel noise is a draw from the softmax.
+    return logits, (logits / temperature + chance.gumbel(size=logits.shape)).argmax(axis=1)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 def test_the_temperature_of_labels_that_were_drawn_is_found(temperature: float) -> None:
-    chance = np.random.default_rng(0)
-    logits = 3 * chance.standard_normal((20_000, 5)).astype(np.float32)
-    # The class of the largest logit plus Gumbel noise is a draw from the softmax.
-    labels = (logits / temperature + chance.gumbel(size=logits.shape)).argmax(axis=1)
+    logits, labels = drawn(20_000, 5, temperature)
     assert fit_temperature(logits, labels) == pytest.approx(temperature, rel=0.05)
     error = held_out_error(logits, labels)
     assert error is not None and error < 0.03
@@ -34,16 +38,12 @@ def test_a_small_set_without_an_error_gives_no_certainty() -> None:
 
 
 def test_the_error_is_confidence_less_accuracy_over_bins() -> None:
-    chance = np.random.default_rng(1)
-    logits = 3 * chance.standard_normal((400, 3)).astype(np.float32)
-    labels = (logits / 2 + chance.gumbel(size=logits.shape)).argmax(axis=1)
+    logits, labels = drawn(400, 3, 2.0)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    expected = 0.0
-    for low in range(15):
-        inside = (confidence >= low / 15) & (confidence < (low + 1) / 15)
-        if inside.any():
-            expected += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+    places = np.digitize(confidence, np.arange(1, 15) / 15)
+    sums = (abs((confidence - right)[places == place].sum()) for place in range(15))
+    expected = sum(sums) / 400
     assert error_of_confidence(logits, labels, 1.0) == pytest.approx(expected, rel=1e-4)
     certain = np.array([[1e4, 0.0], [1e4, 0.0]], np.float32)
     assert error_of_confidence(certain, np.array([0, 1]), 1.0) == pytest.approx(0.5)

@@ -12,9 +12,8 @@ from support.promotion import stand_in
 from react_pipeline.evaluation import Evidence, comparison
 from react_pipeline.extensions import guards, pages
 from react_pipeline.lineage import fresh
-from react_pipeline.project.project import Project
-from react_pipeline.promotion import Contender, Judgement, Verdict
-from react_pipeline.promotion.decision import decide
+from react_pipeline.project import Project
+from react_pipeline.promotion import Contender, Judgement, Verdict, decide
 from react_pipeline.store import Artifact, Inputs, StaleArtifact
 
 GATED = "gated-image"

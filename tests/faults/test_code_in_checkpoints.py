@@ -19,10 +19,9 @@ from PIL import Image
 from support.text_tower import write_text_tower_checkpoint
 from transformers.utils import hub
 
-from react_pipeline.clip.model import load
-from react_pipeline.clip.pretrained import from_open_clip
-from react_pipeline.settings.config import EncoderConfig
-from react_pipeline.store.errors import InputError
+from react_pipeline.clip import from_open_clip, load
+from react_pipeline.settings import EncoderConfig
+from react_pipeline.store import InputError
 
 CONFIG = "open_clip_config.json"
 NEWER = int(version("transformers").split(".")[0]) >= 5

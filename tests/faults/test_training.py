@@ -44,7 +44,7 @@ def first_step(project: Project) -> int:
 
 HARD: dict[str, Any] = {
     # Every step sees other views of the images, and a loss scale that moves.
-    **{"augmentation": "timm", "loss": "infonce-masked", "precision": "fp16"},
+    **{"augmentation": "timm", "loss": "unicl", "precision": "fp16"},
     **{"accumulation": 2, "workers": 2, "learning_rate": 2e-3},
     # So many that fp16 has found its loss scale: on this model the first eight are skipped.
     "steps": 14,
@@ -181,7 +181,7 @@ class At(TrainingObserver):
 def test_a_shard_gone_in_mid_epoch_is_named_and_can_be_restored(
     make_project: Make, _retrieved_store: Path
 ) -> None:
-    fields = {"steps": 60, "workers": 1, "augmentation": "mild"}
+    fields = {"steps": 60, "workers": 1, "augmentation": "timm"}
     project = prepared(make_project, _retrieved_store, **fields)
     shard = min(project.store.current("retrieved_set", "shapes").path.glob("shards/*.tar"))
     aside = shard.with_suffix(".aside")
@@ -214,7 +214,7 @@ def test_a_disk_that_takes_no_state_stops_training_cleanly(project: Project) -> 
 def test_training_that_guard_stopped_leaves_no_decoding_process(
     make_project: Make, _retrieved_store: Path
 ) -> None:
-    fields = {"steps": 60, "workers": 1, "augmentation": "mild"}
+    fields = {"steps": 60, "workers": 1, "augmentation": "timm"}
     project = prepared(make_project, _retrieved_store, **fields)
     before = multiprocessing.active_children()
 

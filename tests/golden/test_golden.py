@@ -16,10 +16,10 @@ from PIL import Image
 from support.vectors import read_vectors
 
 from react_pipeline.clip import load
-from react_pipeline.corpus.collected import CollectedPairs
-from react_pipeline.embedding.vectors import read_metadata
-from react_pipeline.evaluation.domain_results import EvalResult
-from react_pipeline.indexing.index import Index
+from react_pipeline.corpus import CollectedPairs
+from react_pipeline.embedding import read_metadata
+from react_pipeline.evaluation import EvalResult
+from react_pipeline.indexing import Index
 from react_pipeline.project import Project
 from react_pipeline.use import Classifier
 

@@ -12,7 +12,7 @@ from support.pretended_gpu import pretended_gpu
 from torch import nn
 
 from benchmarks.copies import count
-from react_pipeline.clip.gated import GatedBlock
+from react_pipeline.clip import GatedBlock
 
 
 @pytest.mark.parametrize("name", ["an embedded image", "an embedded caption", "an image of a step"])
@@ -35,16 +35,15 @@ def test_a_block_in_half_precision_is_that_of_fp32(
             parameter.add_(0.3 * torch.randn_like(parameter))
     tokens = torch.randn(4, 5, 32)
 
-    def gradients(device: str) -> list[torch.Tensor]:
+    def gradients(device: str, dtype: torch.dtype) -> list[torch.Tensor]:
         moved = block.to(device)
-        x = tokens.to(device, dtype if device == "cuda" else torch.float32)
         with torch.autocast(device, dtype, enabled=device == "cuda"):
-            out = moved(x)
+            out = moved(tokens.to(device, dtype))
         weights = [one for one in moved.parameters() if one.dim()]
         found = torch.autograd.grad((out.float() * tokens.to(device)).sum(), weights)
         return [one.detach().cpu().float().flatten() for one in (out, *found)]
 
-    exact = gradients("cpu")
+    exact = gradients("cpu", torch.float32)
     with pretended_gpu():
-        for ours, theirs in zip(gradients("cuda"), exact, strict=True):
+        for ours, theirs in zip(gradients("cuda", dtype), exact, strict=True):
             assert functional.cosine_similarity(ours, theirs, dim=0) > 0.999

@@ -6,9 +6,9 @@ differ, the same tests run on the CPU.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,16 @@ import pytest
 import torch
 from support.device import DEVICES, require
 from support.processes import killed, train_until_killed
+from support.training import losses, prepared
 from support.vectors import read_vectors
 
-from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import FOLDERS
-from react_pipeline.project.project import Project
-from react_pipeline.store.artifacts import Artifact
-from react_pipeline.training.customization import customize
+from react_pipeline.embedding import FOLDERS, embed_corpus
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact
+from react_pipeline.training import customize
 
-TRAINING: dict[str, Any] = {
-    **{"last_k_layers": 2, "steps": 12, "batch_size": 8, "warmup_steps": 1},
-    **{"checkpoint_every": 2, "augmentation": "none"},
-}
-IMAGES = {"augmentation": "mild", "workers": 1}
+TRAINING: dict[str, Any] = {"steps": 12}
+IMAGES = {"augmentation": "timm", "workers": 1}
 """Through decoding processes, page-locked memory and the copying stream, instead of kept tokens."""
 
 Trained = Callable[..., Artifact]
@@ -45,9 +42,8 @@ def trained(make_project: Callable[..., Project], _retrieved_store: Path) -> Tra
     """Trains `gated-image` in a store of its own, on a device with some fields changed."""
 
     def train(device: str, kill_at: int | None = None, **fields: Any) -> Artifact:
-        project = make_project(device=device, customization={"defaults": {**TRAINING, **fields}})
-        shutil.rmtree(project.config.store, ignore_errors=True)
-        shutil.copytree(_retrieved_store, project.config.store)
+        make = partial(make_project, device=device)
+        project = prepared(make, _retrieved_store, **{**TRAINING, **fields})
         if kill_at is not None:
             killed(train_until_killed, project.path, kill_at)
         return customize(project, "shapes", "gated-image")
@@ -55,10 +51,10 @@ def trained(make_project: Callable[..., Project], _retrieved_store: Path) -> Tra
     return train
 
 
-def losses(artifact: Artifact) -> list[float]:
-    lines = artifact.file("metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == list(range(TRAINING["steps"]))
-    return [json.loads(line)["loss"] for line in lines]
+def curve(artifact: Artifact) -> list[float]:
+    found = losses(artifact)
+    assert len(found) == TRAINING["steps"]
+    return found
 
 
 @ON_A_GPU
@@ -68,7 +64,7 @@ def test_losses_in_full_precision_are_those_of_the_cpu(
 ) -> None:
     artifact = trained(device, **fields)
     assert artifact.counts["device"] == device and artifact.counts["peak_memory_bytes"] > 0
-    assert losses(artifact) == pytest.approx(losses(trained("cpu", **fields)), rel=1e-3)
+    assert curve(artifact) == pytest.approx(curve(trained("cpu", **fields)), rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -81,17 +77,17 @@ def test_attaching_changes_no_feature_in_any_precision(
     assert artifact.counts["step0_max_difference"] == 0
     # In fp16 the scaler skips first steps until it has found its scale, so its curve runs some
     # steps behind.
-    assert losses(artifact) == pytest.approx(losses(trained(device)), rel=tolerance)
+    assert curve(artifact) == pytest.approx(curve(trained(device)), rel=tolerance)
 
 
 @ON_A_GPU
 def test_killed_training_ends_with_losses_of_uninterrupted_one(
     device: str, trained: Trained
 ) -> None:
-    whole, resumed = losses(trained(device)), trained(device, kill_at=7)
+    whole, resumed = curve(trained(device)), trained(device, kill_at=7)
     assert resumed.counts["first_step"] == 6
     # It may add in another order each time.
-    assert losses(resumed) == pytest.approx(whole, rel=1e-4)
+    assert curve(resumed) == pytest.approx(whole, rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -21,26 +21,24 @@ import torch
 import yaml
 from conftest import write_project
 from support.dense import OWN, write_sets
-from support.drawings import SHAPES, draw, encode
+from support.drawings import SHOTS, write_shots
 from support.elevater import write_elevater
 from support.pretended_gpu import pretended_gpu
 from support.training import losses
+from support.upkeep import edit_domain
 from support.vectors import read_vectors
 from torch._dynamo.exc import TorchDynamoException
 
 from react_pipeline.clip import ImageTower
-from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import FOLDERS
-from react_pipeline.extensions.predict.predict import predict_pictures
-from react_pipeline.extensions.predict.run_folder import Options
+from react_pipeline.embedding import FOLDERS, embed_corpus
+from react_pipeline.extensions.predict import Options, predict_pictures
 from react_pipeline.lineage import run
-from react_pipeline.project.project import Project
+from react_pipeline.project import Project
 from react_pipeline.promotion import Verdict
-from react_pipeline.settings.methods import METHODS
-from react_pipeline.store import InputError
-from react_pipeline.store.artifacts import Artifact
-from react_pipeline.training.customization import customize
-from react_pipeline.use.classifier import Classifier
+from react_pipeline.settings import METHODS
+from react_pipeline.store import Artifact, InputError
+from react_pipeline.training import customize
+from react_pipeline.use import Classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory'")
 
@@ -50,7 +48,7 @@ STEPS: dict[str, Any] = {
     **{"checkpoint_every": 2, "augmentation": "none", "held_out_fraction": 0.2},
 }
 IMAGES: dict[str, Any] = {
-    **{"augmentation": "mild", "accumulation": 2, "activation_checkpointing": True},
+    **{"augmentation": "timm", "accumulation": 2, "activation_checkpointing": True},
     **{"loss": "unicl", "evaluate_every": 2, "interpolation": "held-out"},
 }
 """The other way through a training: no kept tokens, parts of a batch."""
@@ -85,16 +83,11 @@ COMPUTING = (
 
 @dataclass
 class Lineage:
-    """What one device made of the project: artifacts by step, and operations of the pretended GPU
-    by step.
-    """
+    """What a device made of the project: artifacts and operations of the pretended GPU, by step."""
 
     project: Project
-    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    made: dict[str, Artifact] = field(default_factory=dict)
     operations: dict[str, Counter[str]] = field(default_factory=dict)
-
-    def __getitem__(self, step: str) -> Artifact:
-        return self.artifacts[step]
 
 
 def on(device: str) -> contextlib.AbstractContextManager[Counter[str]]:
@@ -105,11 +98,7 @@ def on(device: str) -> contextlib.AbstractContextManager[Counter[str]]:
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What users bring beside corpus and checkpoint: shots, sets with boxes and masks, ELEVATER."""
     folder = tmp_path_factory.mktemp("inputs")
-    for name in SHAPES:
-        for number in range(2):
-            path = folder / "shots" / name / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(encode(draw(name, "green", 9_000 + number)))
+    write_shots(folder)
     write_sets(folder / "dense" / "shapes", 2)
     write_elevater(
         folder / "elevater", {"train": 6, "val": 1, "test": 2}, only=ELEVATER["datasets"]
@@ -133,15 +122,13 @@ def lineages(
             drawings,
             **{"device": device, "methods": ALL, **sections},
         )
-        domain = folder / "domains" / "shapes.yaml"
-        shots = {"name": "shots", "kind": "folder", "path": "../shots"}
-        domain.write_text(yaml.safe_dump({**yaml.safe_load(domain.read_text()), "shots": shots}))
+        edit_domain(made, "shapes", shots=SHOTS)
         lineage = Lineage(Project.load(made.path))
         with on(device) as operations:
             for step in STEPS_OF_DOMAIN:
                 operations.clear()
                 stage, _, key = step.partition(" ")
-                lineage.artifacts[step] = run(lineage.project, stage, key or "all")
+                lineage.made[step] = run(lineage.project, stage, key or "all")
                 lineage.operations[step] = operations.copy()
         return lineage
 
@@ -189,52 +176,60 @@ def assert_same_vectors(one: Artifact, other: Artifact, cosine: float) -> None:
         assert torch.cosine_similarity(*pair).min() > cosine, side
 
 
-def test_each_step_computes_on_the_gpu(lineages: dict[str, Lineage]) -> None:
-    there = lineages["cuda"]
+@pytest.fixture
+def pair(lineages: dict[str, Lineage]) -> tuple[Lineage, Lineage]:
+    return lineages["cuda"], lineages["cpu"]
+
+
+def test_each_step_computes_on_the_gpu(pair: tuple[Lineage, Lineage]) -> None:
+    there, _ = pair
     for step, operations in there.operations.items():
         method = METHODS.get(step.partition("/")[2])
         if method and not method.has_model:
             continue  # what a head is fitted to and measured on may be encoded already
         assert bool(operations) == step.startswith(COMPUTING), step
-        assert there[step].counts.get("device", "cuda") == "cuda"
+        assert there.made[step].counts.get("device", "cuda") == "cuda"
     # Only the search among the vectors of the corpus takes the largest of many.
     assert there.operations["retrieved_set shapes"]["topk"]
 
 
-def test_vectors_and_hits_are_those_of_the_processor(lineages: dict[str, Lineage]) -> None:
-    there, here = lineages["cuda"], lineages["cpu"]
-    assert_same_vectors(there["corpus_embeddings"], here["corpus_embeddings"], COSINE)
+def test_vectors_and_hits_are_those_of_the_processor(pair: tuple[Lineage, Lineage]) -> None:
+    assert_same_vectors(*(one.made["corpus_embeddings"] for one in pair), COSINE)
     for stage in ("retrieved_set", "control_set"):
-        pairs = [
-            pd.read_parquet(one[f"{stage} shapes"].file("pairs.parquet")) for one in (there, here)
-        ]
-        pd.testing.assert_frame_equal(*pairs, check_exact=False, rtol=1e-5)
+        files = [one.made[f"{stage} shapes"].file("pairs.parquet") for one in pair]
+        pd.testing.assert_frame_equal(*map(pd.read_parquet, files), check_exact=False, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", ALL)
-def test_a_method_trains_and_measures_as_here(lineages: dict[str, Lineage], method: str) -> None:
-    pair = [lineages[device] for device in ("cuda", "cpu")]
-    if method != "base" and not method.startswith("joined"):
-        there, here = (losses(one[f"customized_checkpoint shapes/{method}"]) for one in pair)
+def test_a_method_trains_and_measures_as_here(pair: tuple[Lineage, Lineage], method: str) -> None:
+    if method != "base":
+        there, here = (losses(one.made[f"customized_checkpoint shapes/{method}"]) for one in pair)
         assert there and there == pytest.approx(here, rel=LOSSES)
-    accuracies = [one[f"domain_results shapes/{method}"].counts["top1"] for one in pair]
-    assert accuracies[0] == accuracies[1]
+    there, here = (one.made[f"domain_results shapes/{method}"].counts["top1"] for one in pair)
+    assert there == here
 
 
-def test_tasks_and_promotion_end_as_here(lineages: dict[str, Lineage]) -> None:
-    there, here = lineages["cuda"], lineages["cpu"]
+def test_tasks_and_promotion_end_as_here(pair: tuple[Lineage, Lineage]) -> None:
+    def of_both(step: str, read: Callable[[Artifact], Any]) -> list[Any]:
+        return [read(one.made[step]) for one in pair]
+
     for task in ("detection", "segmentation"):
-        figures = [one["dense_results shapes/gated-image"].counts[task] for one in (there, here)]
-        flat = [pd.json_normalize(figure).iloc[0].to_dict() for figure in figures]
-        assert flat[0] and flat[0] == pytest.approx(flat[1], abs=1e-3)
-    files = [
-        one["benchmark_results shapes/gated-image"].file("results.parquet") for one in (there, here)
-    ]
-    values = [pd.read_parquet(file)["value"].tolist() for file in files]
-    assert len(values[0]) == 5 and values[0] == pytest.approx(values[1])
-    assert there["comparison shapes"].counts["top1"] == here["comparison shapes"].counts["top1"]
-    verdicts = [Verdict.read(one["promotion shapes"]).decision for one in (there, here)]
-    assert verdicts[0] == verdicts[1]
+        there, here = of_both(
+            "dense_results shapes/gated-image",
+            lambda one, task=task: pd.json_normalize(one.counts[task]).iloc[0].to_dict(),
+        )
+        assert there and there == pytest.approx(here, abs=1e-3)
+    there, here = of_both(
+        "benchmark_results shapes/gated-image",
+        lambda one: pd.read_parquet(one.file("results.parquet"))["value"].tolist(),
+    )
+    assert len(there) == 5 and there == pytest.approx(here)
+    for step, read in (
+        ("comparison shapes", lambda one: one.counts["top1"]),
+        ("promotion shapes", lambda one: Verdict.read(one).decision),
+    ):
+        there, here = of_both(step, read)
+        assert there == here
 
 
 @pytest.mark.parametrize("method", ["gated-image", "locked-image", "full"])
@@ -265,7 +260,7 @@ def test_half_precision_trains_and_embeds(
     with pretended_gpu():
         embedded = embed_corpus(project)
     assert embedded.counts["precision"] == precision
-    assert_same_vectors(embedded, lineages["cpu"]["corpus_embeddings"], 0.999)
+    assert_same_vectors(embedded, lineages["cpu"].made["corpus_embeddings"], 0.999)
 
 
 def test_long_runs_are_compiled_and_what_fails_runs_as_it_is(
@@ -287,19 +282,16 @@ def test_long_runs_are_compiled_and_what_fails_runs_as_it_is(
     monkeypatch.setattr(torch, "compile", cannot)
     trained("cuda", "gated-image")
     assert not asked  # too short
-    monkeypatch.setattr("react_pipeline.clip.compiling.COMPILED_IMAGES", 1)
-    trained("cpu", "gated-image")
-    assert not asked
-    there = trained("cuda", "gated-image")
-    assert asked == ["features", "entering"]
-    assert losses(there) == pytest.approx(losses(trained("cpu", "gated-image")), rel=LOSSES)
+    monkeypatch.setattr("react_pipeline.clip.device.COMPILED_IMAGES", 1)
+    here, there = (losses(trained(device, "gated-image")) for device in ("cpu", "cuda"))
+    assert asked == ["features", "entering"] and there == pytest.approx(here, rel=LOSSES)
     asked.clear()
     with pretended_gpu():
         project = changed("cuda", embedding={"precision": "fp32"})
         shutil.rmtree(project.config.store / "corpus_embeddings")
         embedded = embed_corpus(project)
     assert asked == ["features", "entering", "_torch_texts"]
-    assert_same_vectors(embedded, lineages["cpu"]["corpus_embeddings"], COSINE)
+    assert_same_vectors(embedded, lineages["cpu"].made["corpus_embeddings"], COSINE)
     assert [one.getMessage().count("pretended") for one in caplog.records].count(1) == 1
 
 
@@ -324,18 +316,17 @@ def test_out_of_memory_names_the_batch_that_fits(
         run(project, *stage.split())
 
 
+@pytest.mark.parametrize("method", ["gated-both", "gda"])
 def test_predictions_are_those_of_the_processor(
-    lineages: dict[str, Lineage], inputs: Path, tmp_path: Path
+    lineages: dict[str, Lineage], inputs: Path, tmp_path: Path, method: str
 ) -> None:
-    def predict(device: str, method: str) -> pd.DataFrame:
-        path = lineages[device].project.path
-        model = Classifier.load("shapes", method, config=path, device=device, precision="fp32")
-        output = tmp_path / device / method
-        predict_pictures(model, str(inputs / "shots"), output, Options(workers=0))
-        return pd.read_parquet(output / "predictions.parquet")
-
-    for method in ("gated-both", "gda"):
-        with pretended_gpu() as operations:
-            there = predict("cuda", method)
-            assert operations
-        pd.testing.assert_frame_equal(there, predict("cpu", method), check_exact=False, atol=1e-4)
+    found = []
+    for device, lineage in lineages.items():
+        with on(device) as operations:
+            model = Classifier.load(
+                "shapes", method, config=lineage.project.path, device=device, precision="fp32"
+            )
+            predict_pictures(model, str(inputs / "shots"), tmp_path / device, Options(workers=0))
+            assert bool(operations) == (device == "cuda")
+        found.append(pd.read_parquet(tmp_path / device / "predictions.parquet"))
+    pd.testing.assert_frame_equal(*found, check_exact=False, atol=1e-4)

@@ -128,3 +128,22 @@ def write_evaluation_folder(directory: Path, class_names: Iterable[str]) -> Path
             data = encode(evaluation_image(class_name, number))
             (directory / class_name / f"{number}.png").write_bytes(data)
     return directory
+
+
+SHOTS = {"name": "my shots", "kind": "folder", "path": "../shots"}
+"""The field `shots` of a domain file beside whose folder `write_shots` wrote."""
+
+
+def write_shot(folder: Path, name: str, number: int, data: bytes) -> Path:
+    """Write a labelled picture to train on below `shots/` of a folder."""
+    path = folder / "shots" / name / f"{number}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def write_shots(folder: Path, names: Iterable[str] = SHAPES) -> None:
+    """Write two shots of each class."""
+    for name in names:
+        for number in range(2):
+            write_shot(folder, name, number, encode(draw(name, "green", 9_000 + number)))

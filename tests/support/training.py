@@ -27,6 +27,7 @@ class OwnCustomization:
     training: TrainingConfig
     scratch: Scratch
     staging: Path | None = None
+    project: Any = None
     world: World = World()
     observer: TrainingObserver = TrainingObserver()
     inputs: Inputs = Inputs("customized_checkpoint", "shapes/own", {}, {}, "1")

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from react_pipeline.evaluation.evidence import collect_evidence
+from react_pipeline.evaluation.comparison import collect_evidence
 from react_pipeline.extensions.automation.survey import survey
 from react_pipeline.lineage import fresh_or_none, resolve, run
 from react_pipeline.project.project import Project

@@ -10,25 +10,21 @@ embedding dimension, H heads.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as functional
-from open_clip.model import CLIP
+from support.methods import small_clip
 from torch import Tensor, nn
 
-from react_pipeline.clip.gated import add_gated_blocks, gated_layers
-from react_pipeline.clip.tower import ImageTower
-from react_pipeline.settings.training import TrainingConfig
-from react_pipeline.training.image_encoder import ImageEncoder, image_tower
-from react_pipeline.training.losses import contrastive_loss
+from react_pipeline.clip import ImageTower, add_gated_blocks, gated_layers
+from react_pipeline.settings import TrainingConfig
+from react_pipeline.training import ImageEncoder, World, contrastive_loss
+from react_pipeline.training.data import image_tower
 from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.schedule import parameter_groups
 from react_pipeline.training.step import TrainingStep
-from react_pipeline.training.world import World
 
 LAYERS, GATED, WIDTH, HEADS, PATCH, PIXELS, DIMENSION, BATCH = 3, 2, 32, 2, 16, 32, 16, 6
 STEPS = 3
@@ -37,41 +33,22 @@ TRAINING = TrainingConfig(
 )
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One kind of tower: its activation and the hidden width of the host's MLP."""
-
-    quick_gelu: bool = False
-    mlp_ratio: float = 4.0
-
-
-VARIANTS = {
-    "GELU": Variant(),
-    "QuickGELU": Variant(quick_gelu=True),
-    "host MLP of bigG's ratio": Variant(mlp_ratio=4.9231),
-    "host MLP of ratio 2, QuickGELU": Variant(quick_gelu=True, mlp_ratio=2.0),
+VARIANTS: dict[str, dict[str, Any]] = {
+    "GELU": {},
+    "QuickGELU": {"quick_gelu": True},
+    "host MLP of bigG's ratio": {"mlp_ratio": 4.9231},
+    "host MLP of ratio 2, QuickGELU": {"quick_gelu": True, "mlp_ratio": 2.0},
 }
+"""Kinds of towers: their activation, and the hidden width of the host's MLP."""
 Weights = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor]
 
 
-@pytest.fixture(params=VARIANTS, ids=str)
-def variant(request: pytest.FixtureRequest) -> Variant:
-    return VARIANTS[request.param]
-
-
-def judged_model(variant: Variant, *, gates: float) -> nn.Module:
+def judged_model(*, gates: float, quick_gelu: bool = False, mlp_ratio: float = 4.0) -> nn.Module:
     """A small CLIP with gated blocks whose gates all stand at `gates`."""
     vision = {"image_size": PIXELS, "layers": LAYERS, "width": WIDTH, "head_width": WIDTH // HEADS}
-    text = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
-    torch.manual_seed(0)
-    model = CLIP(
-        DIMENSION,
-        {**vision, "patch_size": PATCH, "mlp_ratio": variant.mlp_ratio},
-        text,
-        quick_gelu=variant.quick_gelu,
-        init_logit_scale=math.log(5),
-    )
+    vision |= {"patch_size": PATCH, "mlp_ratio": mlp_ratio}
+    model: nn.Module = small_clip(vision, quick_gelu=quick_gelu, init_logit_scale=math.log(5))
     add_gated_blocks(model, GATED)
     for name, parameter in model.named_parameters():
         # Fresh biases are 0 and fresh norms 1: terms that are left out would not be missed.
@@ -122,22 +99,20 @@ def attention(x: Tensor, w: Weights, name: str) -> Tensor:
     return torch.cat(mixed, -1) @ w[name + ".out_proj.weight"].T + w[name + ".out_proj.bias"]
 
 
-def mlp(x: Tensor, w: Weights, name: str, variant: Variant) -> Tensor:
+def mlp(x: Tensor, w: Weights, name: str, quick: bool) -> Tensor:
     hidden = x @ w[name + ".c_fc.weight"].T + w[name + ".c_fc.bias"]
-    if variant.quick_gelu:
-        hidden = hidden / (1 + (-1.702 * hidden).exp())
-    else:
-        hidden = hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2
+    erf = torch.erf(hidden / math.sqrt(2))
+    hidden = hidden / (1 + (-1.702 * hidden).exp()) if quick else hidden * (1 + erf) / 2
     return hidden @ w[name + ".c_proj.weight"].T + w[name + ".c_proj.bias"]
 
 
-def block(x: Tensor, w: Weights, name: str, variant: Variant, gates: tuple[Any, Any]) -> Tensor:
+def block(x: Tensor, w: Weights, name: str, quick: bool, gates: tuple[Any, Any]) -> Tensor:
     """A transformer block whose branches are multiplied by `gates`: (1, 1) is an ordinary one."""
     y = x + gates[0] * attention(norm(x, w, name + ".ln_1"), w, name + ".attn")
-    return y + gates[1] * mlp(norm(y, w, name + ".ln_2"), w, name + ".mlp", variant)
+    return y + gates[1] * mlp(norm(y, w, name + ".ln_2"), w, name + ".mlp", quick)
 
 
-def plain_features(images: Tensor, w: Weights, variant: Variant) -> Tensor:
+def plain_features(images: Tensor, w: Weights, quick: bool) -> Tensor:
     """Image features (B, D), not normalised."""
     side = PIXELS // PATCH
     patches = (
@@ -157,15 +132,15 @@ def plain_features(images: Tensor, w: Weights, variant: Variant) -> Tensor:
         if layer >= LAYERS - GATED:
             extra = name + ".gated_attn_block"
             gates = (torch.tanh(w[extra + ".alpha_attn"]), torch.tanh(w[extra + ".alpha_dense"]))
-            x = block(x, w, extra, variant, gates)
-        x = block(x, w, name, variant, (1, 1))
+            x = block(x, w, extra, quick, gates)
+        x = block(x, w, name, quick, (1, 1))
     return norm(x[:, 0], w, "visual.ln_post") @ w["visual.proj"]
 
 
-def plain_loss(data: Batch, w: Weights, variant: Variant) -> Tensor:
+def plain_loss(data: Batch, w: Weights, quick: bool) -> Tensor:
     """The mean of -log softmax of the diagonal, over rows and over columns."""
     images, texts = data
-    features = plain_features(images, w, variant)
+    features = plain_features(images, w, quick)
     logits = (
         w["logit_scale"].exp() * (features / (features**2).sum(1, keepdim=True) ** 0.5) @ texts.T
     )
@@ -176,16 +151,16 @@ def plain_loss(data: Batch, w: Weights, variant: Variant) -> Tensor:
 
 
 def plain_gradients(
-    data: Batch, w: Weights, trained: list[str], variant: Variant
+    data: Batch, w: Weights, trained: list[str], quick: bool
 ) -> tuple[Tensor, Weights]:
     images, texts = data
     leaves = {name: value.clone().requires_grad_(name in trained) for name, value in w.items()}
-    loss = plain_loss((images.double(), texts.double()), leaves, variant)
+    loss = plain_loss((images.double(), texts.double()), leaves, quick)
     found = torch.autograd.grad(loss, [leaves[name] for name in trained])
     return loss.detach(), dict(zip(trained, found, strict=True))
 
 
-def plain_steps(data: Batch, w: Weights, trained: list[str], variant: Variant) -> Weights:
+def plain_steps(data: Batch, w: Weights, trained: list[str], quick: bool) -> Weights:
     """Three steps of AdamW (betas 0.9 and 0.98, eps 1e-6), decay of matrices only, and the clamp to
     [0, ln 100].
     """
@@ -194,7 +169,7 @@ def plain_steps(data: Batch, w: Weights, trained: list[str], variant: Variant) -
     for step in range(STEPS):
         # Two steps of warm-up, then a cosine over the other eight.
         rate = 3e-3 * ((step + 1) / 2 if step < 2 else (1 + math.cos(math.pi * (step - 2) / 8)) / 2)
-        _, gradients = plain_gradients(data, w, trained, variant)
+        _, gradients = plain_gradients(data, w, trained, quick)
         for name in trained:
             first[name] = 0.9 * first[name] + 0.1 * gradients[name]
             second[name] = 0.98 * second[name] + 0.02 * gradients[name] ** 2
@@ -211,29 +186,9 @@ def plain_steps(data: Batch, w: Weights, trained: list[str], variant: Variant) -
 # The library's.
 
 
-def model_features(model: Any, images: Tensor) -> Tensor:
-    return model.encode_image(images)
-
-
-def tower_features(model: Any, images: Tensor) -> Tensor:
-    return ImageTower(model)(images)
-
-
-Features = Callable[[Any, Tensor], Tensor]
-WAYS: dict[str, Features] = {
-    "the model's own forward": model_features,
-    "the tower of the training": tower_features,
-}
-
-
-@pytest.fixture(params=WAYS, ids=str)
-def features_of(request: pytest.FixtureRequest) -> Features:
-    return WAYS[request.param]
-
-
-def library_loss(model: Any, data: Batch, features_of: Features) -> Tensor:
+def library_loss(model: Any, data: Batch) -> Tensor:
     images, texts = data
-    features = functional.normalize(features_of(model, images), dim=-1)
+    features = functional.normalize(ImageTower(model)(images), dim=-1)
     apart = torch.arange(len(features))
     return contrastive_loss(features, texts, model.logit_scale.exp(), apart, apart, "infonce")
 
@@ -274,59 +229,59 @@ def trained_names(model: nn.Module) -> list[str]:
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-@pytest.mark.parametrize("method", ["gated-image", "locked-text"])
-def test_the_loss_and_every_gradient_equal_plain_algebra(
-    variant: Variant, method: str, features_of: Features
-) -> None:
-    model = judged_model(variant, gates=0.6)
-    freeze_all_but(model, method)
-    loss = library_loss(model, batch(), features_of)
-    loss.backward()
-    expected_loss, expected = plain_gradients(
-        batch(), weights_of(model), trained_names(model), variant
+def assert_close(found: Tensor, expected: Tensor, name: str, atol: float, rtol: float) -> None:
+    torch.testing.assert_close(
+        found.double(), expected, atol=atol, rtol=rtol, msg=lambda text: name + text
     )
-    torch.testing.assert_close(loss.detach().double(), expected_loss, atol=1e-5, rtol=1e-5)
+
+
+BOTH = pytest.mark.parametrize("method", ["gated-image", "locked-text"])
+EACH = pytest.mark.parametrize("variant", VARIANTS)
+
+
+@EACH
+@BOTH
+def test_the_loss_and_every_gradient_equal_plain_algebra(variant: str, method: str) -> None:
+    model = judged_model(gates=0.6, **VARIANTS[variant])
+    freeze_all_but(model, method)
+    loss = library_loss(model, batch())
+    loss.backward()
+    quick = "QuickGELU" in variant
+    expected_loss, expected = plain_gradients(
+        batch(), weights_of(model), trained_names(model), quick
+    )
+    assert_close(loss.detach(), expected_loss, "loss", 1e-5, 1e-5)
     assert len(expected) == 14 * GATED + 1 + (0 if method == "gated-image" else 7 + 12 * LAYERS + 1)
     for name, parameter in model.named_parameters():
         if name in expected:
             assert expected[name].abs().max() > 1e-4, name
-            torch.testing.assert_close(
-                parameter.grad.double(),
-                expected[name],
-                atol=1e-5,
-                rtol=1e-5,
-                msg=lambda text, name=name: name + text,
-            )
+            assert_close(parameter.grad, expected[name], name, 1e-5, 1e-5)
         else:
             assert parameter.grad is None
 
 
-@pytest.mark.parametrize("method", ["gated-image", "locked-text"])
+@EACH
+@BOTH
 @pytest.mark.parametrize("gates", [0.0, 0.6], ids=["from closed gates", "from open gates"])
-def test_three_optimizer_steps_equal_plain_algebra(
-    variant: Variant, method: str, gates: float
-) -> None:
-    model = judged_model(variant, gates=gates)
+def test_three_optimizer_steps_equal_plain_algebra(variant: str, method: str, gates: float) -> None:
+    model = judged_model(gates=gates, **VARIANTS[variant])
     freeze_all_but(model, method)
     before, trained = weights_of(model), trained_names(model)
     library_steps(model, batch())
-    expected = plain_steps(batch(), before, trained, variant)
+    expected = plain_steps(batch(), before, trained, "QuickGELU" in variant)
     for name, value in weights_of(model).items():
         if name not in trained:
             assert torch.equal(value, before[name]), name
             continue
         # A single number may turn round on the way; a tensor as a whole has moved ten times the
         # tolerance.
-        assert (expected[name] - before[name]).abs().max() > (1e-3 if value.ndim else 0), (
-            f"{name} has not moved"
-        )
-        torch.testing.assert_close(
-            value, expected[name], atol=1e-4, rtol=0, msg=lambda text, name=name: name + text
-        )
+        moved = (expected[name] - before[name]).abs().max()
+        assert moved > (1e-3 if value.ndim else 0), f"{name} has not moved"
+        assert_close(value, expected[name], name, 1e-4, 0)
 
 
 def test_the_logit_scale_stops_at_100() -> None:
-    model = judged_model(VARIANTS["GELU"], gates=0.6)
+    model = judged_model(gates=0.6)
     model.requires_grad_(False)
     model.logit_scale.requires_grad_(True)
     images, _ = batch()

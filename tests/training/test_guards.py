@@ -9,12 +9,9 @@ from contextlib import nullcontext
 
 import pytest
 
-from react_pipeline.store.errors import TrainingError
-from react_pipeline.training.guards import (
-    require_finite,
-    require_no_collapse,
-    require_steady_scale,
-)
+from react_pipeline.store import TrainingError
+from react_pipeline.training import require_finite
+from react_pipeline.training.guards import require_no_collapse, require_steady_scale
 
 NAMES = tuple(f"r{rank}_{way}" for rank in (1, 5, 10) for way in ("image_to_text", "text_to_image"))
 

@@ -9,32 +9,25 @@ from typing import Any
 
 import pytest
 import torch
-from support.methods import model_method, set_trainable
+from support.methods import model_method, set_trainable, some_images
 from torch import Tensor
 
-from react_pipeline.clip.gated import add_gated_blocks, gated_layers
-from react_pipeline.clip.model import load
-
-
-def images() -> Tensor:
-    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+from react_pipeline.clip import add_gated_blocks, gated_layers, load
 
 
 def features(model: Any) -> Tensor:
     with torch.no_grad():
-        return model.encode_image(images())
+        return model.encode_image(some_images(model))
 
 
-def train(model: Any, seed: int) -> None:
-    """Two steps of a real optimizer on whatever is unfrozen."""
-    torch.manual_seed(seed)
-    target = torch.randn(4, 32)
+def train(model: Any, *seeds: int) -> None:
+    """Steps of a real optimizer on whatever is unfrozen."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02)
-    for _ in range(2):
+    for seed in seeds:
+        torch.manual_seed(seed)
         optimizer.zero_grad()
-        (
-            model.logit_scale.exp() * (model.encode_image(images()) - target).square().mean()
-        ).backward()
+        encoded = model.encode_image(some_images(model))
+        (model.logit_scale.exp() * (encoded - torch.randn(32)).square().mean()).backward()
         optimizer.step()
 
 
@@ -48,8 +41,7 @@ def trained(base: Any) -> Any:
     model = copy.deepcopy(base)
     add_gated_blocks(model, 2)
     set_trainable(model, "gated-image")
-    train(model, 0)
-    train(model, 1)  # the first step opens the gates, the second trains what is behind them
+    train(model, 0, 1, 2)  # the first step opens the gates, others train what is behind them
     return model
 
 
@@ -102,7 +94,7 @@ def test_gated_blocks_of_base_itself_are_weights_like_any_other(
         torch.nn.init.constant_(block.alpha_attn, 0.7)
     before, start = weights_of(model), features(model)
     set_trainable(model, method)
-    train(model, 0)
+    train(model, 0, 1)
     end = weights_of(model)
     move_to = model_method(method).line(model, before, before.keys())
     move_to(0)

@@ -18,10 +18,10 @@ from torch import Tensor
 from react_pipeline.clip import encode_text, load, recompute_activations
 from react_pipeline.embedding import Encoder
 from react_pipeline.settings import METHODS, TrainingConfig
-from react_pipeline.store.errors import InputError
-from react_pipeline.training import ModelMethod, World
+from react_pipeline.store import InputError
+from react_pipeline.training import ImageEncoder, ModelMethod, World
+from react_pipeline.training.data import image_tower
 from react_pipeline.training.guards import require_memory
-from react_pipeline.training.image_encoder import ImageEncoder, image_tower
 from react_pipeline.training.step import TrainingStep
 
 FEW, MANY = 256, 320

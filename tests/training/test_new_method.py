@@ -4,7 +4,6 @@ evaluation, Dagster, `status`, `plan` and export follow.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.new_methods import installed, module_of_page
+from support.training import losses
 from torch.nn.functional import normalize
 
 from react_pipeline import Classifier
-from react_pipeline.clip.classifier import load_classifier
-from react_pipeline.clip.model import Clip, load
-from react_pipeline.clip.tower import ImageTower
+from react_pipeline.clip import WEIGHTS_FILE, Clip, ImageTower, load, load_classifier, save
 from react_pipeline.extension import Extension
 from react_pipeline.extensions.hub.export import export
-from react_pipeline.project.project import Project
-from react_pipeline.settings.methods import METHODS, Method
-from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.project import Project
+from react_pipeline.settings import METHODS, Method, TrainingConfig
 from react_pipeline.stage import STAGES
-from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.errors import InputError
-from react_pipeline.training.customization import customize
+from react_pipeline.store import Artifact, InputError
+from react_pipeline.training import customize
 
 PAGE = module_of_page()
 Adapter, ClassMeans, Mine = PAGE["Adapter"], PAGE["ClassMeans"], PAGE["Mine"]
@@ -66,13 +62,10 @@ def test_a_loss_of_a_method_takes_the_place_of_the_field(
 ) -> None:
     with installed("mine", Mine()):
         project = make_project(methods=["base", "gated-smooth"])
-        smooth, plain = (
-            [json.loads(line)["loss"] for line in checkpoint.file("metrics.jsonl").open()]
-            for checkpoint in (trained(project, "gated-smooth"), trained(project, "gated-image"))
-        )
-        config = trained(project, "gated-smooth").manifest["config"]
+        smooth, plain = (trained(project, name) for name in ("gated-smooth", "gated-image"))
+    config = smooth.manifest["config"]
     assert config["smoothing"] == 0.1 and "loss" not in config
-    assert smooth[0] != plain[0]
+    assert losses(smooth)[0] != losses(plain)[0]
 
 
 def test_new_weights_are_saved_loaded_and_interpolated(project: Project) -> None:
@@ -81,15 +74,12 @@ def test_new_weights_are_saved_loaded_and_interpolated(project: Project) -> None
     assert checkpoint.counts["step0_max_difference"] == 0
     assert set(checkpoint.counts["interpolation_scores"]) == {"0.0", "0.25", "0.5", "0.75", "1.0"}
     assert checkpoint.counts["trainable_parameters"] == 1 + 2 * 8 * (32 + 32)
-    before = load_file(base.path / "open_clip_model.safetensors")
-    after = load_file(checkpoint.path / "open_clip_model.safetensors")
+    before, after = (load_file(one.path / WEIGHTS_FILE) for one in (base, checkpoint))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed <= {"logit_scale"}
-    assert {name for name in after if name not in before} == {
-        f"visual.transformer.resblocks.{block}.mlp.c_proj.adapter.{part}.weight"
-        for block in (0, 1)
-        for part in (0, 2)
-    }
+    places = {name.partition(".mlp.c_proj.adapter.")[::2] for name in after.keys() - before}
+    blocks = [f"visual.transformer.resblocks.{block}" for block in (0, 1)]
+    assert places == {(block, f"{part}.weight") for block in blocks for part in (0, 2)}
     clip, _ = load_classifier(checkpoint, None, project.domain("shapes"), "cpu")
     assert all(torch.equal(weight, after[name]) for name, weight in clip.model.state_dict().items())
 
@@ -98,18 +88,17 @@ def test_only_used_fields_and_identity_rebuild_a_method(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def config(method: str, **fields: Any) -> Any:
-        overrides = project.config.customization.model_copy(
-            update={"defaults": project.config.customization.defaults.model_copy(update=fields)}
-        )
-        changed = project.config.model_copy(update={"customization": overrides})
+        customization = project.config.customization
+        defaults = customization.defaults.model_copy(update=fields)
+        changed = customization.model_copy(update={"defaults": defaults})
+        settings = project.config.model_copy(update={"customization": changed})
         row = STAGES["customized_checkpoint"]
-        return row.identity(Project(project.path, changed), f"shapes/{method}")
+        return row.identity(Project(project.path, settings), f"shapes/{method}")
 
     assert config("class-means") == config("class-means", steps=9, last_k_layers=1)
-    assert config("adapter") != config("adapter", last_k_layers=1)
     assert config("locked-text") == config("locked-text", last_k_layers=1)
-    assert config("adapter")["width"] == 8
     before = config("adapter")
+    assert before != config("adapter", last_k_layers=1) and before["width"] == 8
     monkeypatch.setattr(Adapter, "identity", {"width": 4})
     assert config("adapter") != before
 
@@ -129,15 +118,12 @@ def test_exported_it_is_used_where_its_extension_is(project: Project, tmp_path: 
 def test_a_checkpoint_without_its_extension_is_refused_by_name(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    from react_pipeline.clip.model import save
-
     with installed("mine", Mine()):
         clip = load(tiny_checkpoint)
         opened(clip)
         save(clip, tmp_path / "saved")
-        assert torch.equal(
-            load(tmp_path / "saved").encode_images(IMAGES), clip.encode_images(IMAGES)
-        )
+        again = load(tmp_path / "saved")
+        assert torch.equal(again.encode_images(IMAGES), clip.encode_images(IMAGES))
     with pytest.raises(InputError, match="adapter"):
         load(tmp_path / "saved")
 

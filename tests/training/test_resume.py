@@ -11,14 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from react_pipeline.store import Scratch
-from react_pipeline.store.errors import TrainingError
-from react_pipeline.training.resume import (
-    TrainingState,
-    resume,
-    save_state,
-)
-from react_pipeline.training.world import World
+from react_pipeline.store import Scratch, TrainingError
+from react_pipeline.training import World, save_state
+from react_pipeline.training.resume import TrainingState, resume
 
 LOG = ['{"step": 0}\n']
 

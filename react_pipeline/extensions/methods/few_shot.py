@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from react_pipeline.clip import Clip
-    from react_pipeline.extensions.methods.head import HeadSamples
+    from react_pipeline.extensions.methods.head_samples import HeadSamples
     from react_pipeline.training import Customization
 
 PAIRS_OF_A_SHOT = 8

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from react_pipeline.clip import ClassHead
-    from react_pipeline.extensions.methods.head import HeadSamples
+    from react_pipeline.extensions.methods.head_samples import HeadSamples
     from react_pipeline.settings import TrainingConfig
     from react_pipeline.training import TrainingLog
 

@@ -3,16 +3,15 @@ head, and saved.
 
 Does not belong here: how a head is fitted and joined (`head_method`), the samples
 (`head_samples`), the form of a head on disk and its use (`clip`). Shapes: N images, C classes, D
-embedding dimension, P prompts.
+embedding dimension.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as functional
@@ -25,15 +24,13 @@ from react_pipeline.clip import (
     ClassHead,
     Clip,
     device_counts,
-    domain_head,
     prompt_templates,
 )
 from react_pipeline.evaluation import fit_temperature
-from react_pipeline.extensions.methods.head_samples import Labels, PairVectors, label_pairs
+from react_pipeline.extensions.methods.head_samples import HeadSamples, PairVectors, label_pairs
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.store import RetrievalError, TrainingError
 from react_pipeline.training import (
-    METRICS_FILE,
     TrainingLog,
     TrainingObserver,
     choose_fraction,
@@ -51,40 +48,8 @@ COMPARED_AT_ONCE = 1_024
 """Trained images that are compared with those held out at once."""
 
 
-@dataclass(frozen=True)
-class HeadSamples:
-    """What a head learns from, all of it unit vectors as the base encodes it.
-
-    Attributes:
-        zero_shot: The zero-shot head (D, C).
-        images: Of the pairs to train on (N, D).
-        captions: Of these pairs (N, D).
-        class_ids: Of these pairs (N,).
-        prompts: Every template with every name and synonym (P, D).
-        prompt_ids: Class of each prompt (P,).
-    """
-
-    zero_shot: Tensor
-    images: Tensor
-    captions: Tensor
-    class_ids: Tensor
-    prompts: Tensor
-    prompt_ids: Tensor
-
-    @classmethod
-    def of(cls, zero_shot: Tensor, vectors: PairVectors, labels: Labels, positions: Tensor) -> Self:
-        """The pairs at some positions, and all prompts."""
-        images, captions = vectors.images[positions], vectors.captions[positions]
-        class_ids = labels.class_ids[positions]
-        return cls(zero_shot, images, captions, class_ids, labels.prompts, labels.prompt_ids)
-
-
 def train_head(
-    method: HeadMethod,
-    customization: Customization,
-    clip: Clip,
-    vectors: PairVectors,
-    directory: Path,
+    method: HeadMethod, customization: Customization, clip: Clip, vectors: PairVectors
 ) -> dict[str, Any]:
     """Fit a head to the pairs, join it with the zero-shot head, and write both with the metrics;
     return counts for the manifest.
@@ -95,42 +60,44 @@ def train_head(
         TrainingError: If loss or head stop being finite.
     """
     began = time.monotonic()
-    domain, pairs, training = customization.domain, customization.pairs, customization.training
-    zero_shot = domain_head(clip, domain).contiguous()
-    labels = label_pairs(clip, pairs, vectors.captions, domain)
-    trained_on, held_out, near_copies = _split_labelled(customization, vectors, labels)
-    interpolation = _interpolation(method, training, len(held_out), len(pairs))
-    of_pairs = HeadSamples.of(zero_shot, vectors, labels, trained_on)
-    samples = method.samples(of_pairs, customization, clip)
-    trained, counts = _fit(method, samples, customization, directory / METRICS_FILE, clip.device)
-    images = vectors.images[held_out]
-
-    def joined(fraction: float) -> ClassHead:
-        return method.join(ClassHead(zero_shot), trained, fraction)
+    c, pairs, domain = customization, customization.pairs, customization.domain
+    every = label_pairs(clip, pairs, vectors, domain)
+    trained_on, unseen = _split_labelled(c, every)
+    near = c.project.retrieval(domain.slug).near_duplicate_similarity
+    held_out = every.at(without_near_copies(every.images, trained_on, unseen, near))
+    count = len(held_out.images)
+    interpolation = _interpolation(method, c.training, count, len(pairs))
+    zero_shot = ClassHead(every.zero_shot)
+    samples = method.samples(every.at(trained_on), c, clip)
+    trained, counts = _fit(method, samples, c)
 
     def accuracy(fraction: float) -> float:
-        return class_accuracy(joined(fraction).scores(images), labels.class_ids[held_out])
+        head = method.join(zero_shot, trained, fraction)
+        return class_accuracy(head.scores(held_out.images), held_out.class_ids)
 
     # No held-out pair shows what a class without pairs loses, so a tie goes to the zero-shot head.
     tie = max if len(samples.class_ids.unique()) == len(domain.classes) else min
     fraction, scores = choose_fraction(interpolation, accuracy, method.grid, tie)
-    head = joined(fraction)
+    head = method.join(zero_shot, trained, fraction)
     record = {"classes": domain.class_names, "templates": prompt_templates(domain)}
-    record |= _calibrated(head, vectors, labels, held_out, "held-out pairs") or _calibrated_again(
-        method, customization, clip, vectors, labels, trained_on, fraction
+    record |= _calibrated(head, held_out, "held-out pairs") or _calibrated_again(
+        method, c, clip, every, trained_on, near, fraction
     )
-    head.write(directory / HEAD_FILE)
-    (directory / HEAD_RECORD_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
-    empty = [name for at, name in enumerate(domain.class_names) if at not in of_pairs.class_ids]
+    assert c.staging is not None  # noqa: S101 - process 0 fits
+    head.write(c.staging / HEAD_FILE)
+    (c.staging / HEAD_RECORD_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    with_pairs = {*every.class_ids[trained_on].tolist()}
     numbers = trained.vectors.numel() + int(trained.bias.count_nonzero())
     return {
         "pairs": len(pairs),
-        "held_out_pairs": len(held_out),
-        "held_out_near_copies": near_copies,
-        "unlabelled_pairs": int((labels.class_ids < 0).sum()),
-        "held_out_before": {"class_accuracy": accuracy(0.0)} if len(held_out) else {},
-        "held_out_after": {"class_accuracy": accuracy(fraction)} if len(held_out) else {},
-        "classes_without_pairs": empty,
+        "held_out_pairs": count,
+        "held_out_near_copies": len(unseen) - count,
+        "unlabelled_pairs": int((every.class_ids < 0).sum()),
+        "held_out_before": {"class_accuracy": accuracy(0.0)} if count else {},
+        "held_out_after": {"class_accuracy": accuracy(fraction)} if count else {},
+        "classes_without_pairs": [
+            name for at, name in enumerate(domain.class_names) if at not in with_pairs
+        ],
         "trainable_parameters": numbers,
         "parameters": sum(map(torch.numel, clip.model.parameters())) + numbers,
         "interpolation": fraction,
@@ -141,29 +108,17 @@ def train_head(
     }
 
 
-def _split_labelled(
-    customization: Customization, vectors: PairVectors, labels: Labels
-) -> tuple[Tensor, Tensor, int]:
-    """Positions of the pairs that the head is fitted to and of those that it holds out, all with
-    a class; and how many held-out ones were left out as near copies.
-    """
-    training = customization.training
-    fitted = torch.zeros(len(customization.pairs), dtype=torch.bool)
-    share = training.held_out_fraction
-    fitted[split_held_out(customization.pairs, share, training.seed)[0]] = True
-    has_class = labels.class_ids >= 0
-    trained_on, held_out = (
-        (chosen & has_class).nonzero().squeeze(1) for chosen in (fitted, ~fitted)
-    )
-    if not len(trained_on):
+def _split_labelled(customization: Customization, every: HeadSamples) -> list[Tensor]:
+    """Positions of the pairs to fit to, and of those to hold out, all with a class."""
+    pairs, training = customization.pairs, customization.training
+    sides = split_held_out(pairs, training.held_out_fraction, training.seed)
+    labelled = [positions[every.class_ids[positions] >= 0] for positions in sides]
+    if not len(labelled[0]):
         raise RetrievalError(
-            f"{customization.domain.slug}: of {len(fitted)} pairs none to train on has a class of "
+            f"{customization.domain.slug}: of {len(pairs)} pairs none to train on has a class of "
             "the domain; rematerialize `retrieved_set`"
         )
-    retrieval = customization.project.retrieval(customization.domain.slug)
-    near = retrieval.near_duplicate_similarity
-    apart = without_near_copies(vectors.images, trained_on, held_out, near)
-    return trained_on, apart, len(held_out) - len(apart)
+    return labelled
 
 
 def without_near_copies(
@@ -193,20 +148,14 @@ def _interpolation(
 
 
 def _fit(
-    method: HeadMethod,
-    samples: HeadSamples,
-    customization: Customization,
-    metrics: Path,
-    device: str,
+    method: HeadMethod, samples: HeadSamples, customization: Customization
 ) -> tuple[ClassHead, dict[str, Any]]:
     """The fitted head, and counts of its steps with the method's own."""
     training = customization.training
     training = training.in_steps(len(samples.images), training.batch_size)
     steps = range(1 if method.is_closed_form else training.steps)
-    observer, title = customization.observer, f"training {method.name}"
-    observer.started(customization.inputs, 0)
     began = time.monotonic()
-    with TrainingLog(metrics, observer, steps, training.batch_size, device, title) as log:
+    with TrainingLog(customization, steps, training.batch_size, []) as log:
         trained, counts = method.fit(samples, training, log)
         if method.is_closed_form:
             logits = LOGIT_SCALE * trained.scores(samples.images)
@@ -232,26 +181,24 @@ def class_accuracy(scores: Tensor, class_ids: Tensor) -> float:
     return float((hits[counts > 0] / counts[counts > 0]).mean())
 
 
-def _calibrated(
-    head: ClassHead, vectors: PairVectors, labels: Labels, unseen: Tensor, name: str
-) -> dict[str, Any]:
+def _calibrated(head: ClassHead, unseen: HeadSamples, name: str) -> dict[str, Any]:
     """Fit the temperature of the softmax to pairs that the head was not fitted to, if there are
     enough, for when no labelled image was measured.
     """
-    if len(unseen) < LEAST_CALIBRATED:
+    if len(unseen.images) < LEAST_CALIBRATED:
         return {}
-    logits = (LOGIT_SCALE * head.scores(vectors.images[unseen])).numpy()
-    temperature = fit_temperature(logits, labels.class_ids[unseen].numpy())
-    return {"temperature": temperature, "calibrated_on": f"{len(unseen):,} {name}"}
+    logits = (LOGIT_SCALE * head.scores(unseen.images)).numpy()
+    temperature = fit_temperature(logits, unseen.class_ids.numpy())
+    return {"temperature": temperature, "calibrated_on": f"{len(logits):,} {name}"}
 
 
 def _calibrated_again(
     method: HeadMethod,
     customization: Customization,
     clip: Clip,
-    vectors: PairVectors,
-    labels: Labels,
+    every: HeadSamples,
     trained_on: Tensor,
+    near: float,
     fraction: float,
 ) -> dict[str, Any]:
     """Calibrate on every tenth pair, by a second head that is fitted to the others: where too few
@@ -261,19 +208,9 @@ def _calibrated_again(
     if len(left_out) < LEAST_CALIBRATED:
         return {}
     rest = trained_on[~torch.isin(trained_on, left_out)]
-    retrieval = customization.project.retrieval(customization.domain.slug)
-    near = retrieval.near_duplicate_similarity
-    left_out = without_near_copies(vectors.images, rest, left_out, near)
-    zero_shot = domain_head(clip, customization.domain).contiguous()
-    of_pairs = HeadSamples.of(zero_shot, vectors, labels, rest)
-    samples = method.samples(of_pairs, customization, clip)
-    training = customization.training.in_steps(
-        len(samples.images), customization.training.batch_size
-    )
-    steps = range(training.steps)
+    unseen = every.at(without_near_copies(every.images, rest, left_out, near))
     # Its losses are those of no published head.
-    log = TrainingLog(None, TrainingObserver(), steps, training.batch_size, clip.device, "")
-    with log:
-        trained, _ = method.fit(samples, training, log)
-    head = method.join(ClassHead(zero_shot), trained, fraction)
-    return _calibrated(head, vectors, labels, left_out, "pairs left out of a second fit")
+    silent = replace(customization, staging=None, observer=TrainingObserver())
+    trained, _ = _fit(method, method.samples(every.at(rest), silent, clip), silent)
+    head = method.join(ClassHead(every.zero_shot), trained, fraction)
+    return _calibrated(head, unseen, "pairs left out of a second fit")

@@ -12,7 +12,7 @@ from react_pipeline.settings import Method, TrainingConfig
 
 if TYPE_CHECKING:
     from react_pipeline.clip import ClassHead, Clip
-    from react_pipeline.extensions.methods.head import HeadSamples
+    from react_pipeline.extensions.methods.head_samples import HeadSamples
     from react_pipeline.training import Customization, TrainingLog
 
 FIELDS = frozenset({"seed", "held_out_fraction", "interpolation"})
@@ -98,4 +98,4 @@ class HeadMethod(Method):
         if c.staging is None:
             return {}
         clip = loaded_base(c.base.path, c.world.device)
-        return train_head(self, c, clip, PairVectors.of(c, clip), c.staging)
+        return train_head(self, c, clip, PairVectors.of(c, clip))

@@ -1,25 +1,23 @@
-"""Samples of a linear head: pairs and class prompts as labelled vectors, drawn so that every class
-counts the same.
+"""What heads are fitted to: pairs and class prompts as labelled vectors.
 
-Shapes: N pairs or samples, B samples of a batch, C classes, D embedding dimension, P prompts.
+Shapes: N pairs, C classes, D embedding dimension, P prompts.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 from tqdm import tqdm
 
-from react_pipeline.clip import Clip, class_prompts, prompt_vectors
+from react_pipeline.clip import Clip, class_prompts, domain_head, prompt_vectors
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import Encoder
 from react_pipeline.settings import DomainConfig, EmbeddingConfig
-from react_pipeline.training import Views
+from react_pipeline.training import Views, pair_classes
 
 if TYPE_CHECKING:
     from react_pipeline.training import Customization
@@ -70,24 +68,37 @@ class PairVectors:
 
 
 @dataclass(frozen=True)
-class Labels:
-    """The class of each pair and of each prompt.
+class HeadSamples:
+    """What a head learns from, all of it unit vectors as the base encodes it.
 
     Attributes:
-        class_ids: Of each pair (N,), -1 where it has none of the domain's.
-        prompts: Unit vectors (P, D) of every template with every name and synonym.
+        zero_shot: The zero-shot head (D, C).
+        images: Of the pairs (N, D).
+        captions: Of the pairs (N, D).
+        class_ids: Of the pairs (N,), -1 where one has none of the domain's.
+        prompts: Every template with every name and synonym (P, D).
         prompt_ids: Class of each prompt (P,).
     """
 
+    zero_shot: Tensor
+    images: Tensor
+    captions: Tensor
     class_ids: Tensor
     prompts: Tensor
     prompt_ids: Tensor
 
+    def at(self, positions: Tensor | slice) -> Self:
+        """Return the pairs at some positions, or where a mask is true, with all prompts."""
+        pairs = {
+            name: getattr(self, name)[positions] for name in ("images", "captions", "class_ids")
+        }
+        return replace(self, **pairs)
+
 
 def label_pairs(
-    clip: Clip, pairs: CollectedPairs, captions: Tensor, domain: DomainConfig
-) -> Labels:
-    """Encode class prompts, and find the class of each pair, whose caption has a vector (N, D).
+    clip: Clip, pairs: CollectedPairs, vectors: PairVectors, domain: DomainConfig
+) -> HeadSamples:
+    """Encode the classes and their prompts, and find the class of each pair.
 
     Pairs of a retrieved set have the class they were retrieved for. Those of a control have none:
     each gets the class whose prompt is nearest to its caption.
@@ -96,12 +107,13 @@ def label_pairs(
     of_prompts = prompt_vectors(clip, prompts["prompt"].tolist())
     prompt_ids = torch.tensor(prompts["class_id"].to_numpy(), dtype=torch.long)
     if any(pairs.classes):
-        class_numbers = {name: number for number, name in enumerate(domain.class_names)}
-        of_classes = np.array([class_numbers.get(name, -1) for name in pairs.classes])
-        class_ids = torch.from_numpy(of_classes[pairs.class_ids])
+        class_ids = pair_classes(pairs, domain).long()
     else:
-        class_ids = nearest_class(captions, of_prompts, prompt_ids)
-    return Labels(class_ids, of_prompts, prompt_ids)
+        class_ids = nearest_class(vectors.captions, of_prompts, prompt_ids)
+    zero_shot = domain_head(clip, domain).contiguous()
+    return HeadSamples(
+        zero_shot, vectors.images, vectors.captions, class_ids, of_prompts, prompt_ids
+    )
 
 
 def nearest_class(captions: Tensor, prompts: Tensor, prompt_ids: Tensor) -> Tensor:
@@ -110,28 +122,3 @@ def nearest_class(captions: Tensor, prompts: Tensor, prompt_ids: Tensor) -> Tens
     """
     parts = [(part @ prompts.T).argmax(dim=1) for part in captions.split(CAPTIONS_AT_ONCE)]
     return prompt_ids[torch.cat(parts)]
-
-
-class ClassSamples:
-    """Labelled vectors from which every class is drawn equally often, however many each has.
-
-    Attributes:
-        counts: Samples of each class (C,).
-    """
-
-    def __init__(self, vectors: Tensor, class_ids: Tensor, n_classes: int) -> None:
-        """Group vectors (N, D) by their class ids (N,)."""
-        self._vectors = vectors[torch.argsort(class_ids, stable=True)]
-        self.counts = torch.bincount(class_ids, minlength=n_classes)
-        self._starts = self.counts.cumsum(0) - self.counts
-        self._present = self.counts.nonzero().squeeze(1)
-
-    def draw(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw a class, then one of its samples, `count` times; returns vectors (B, D) and class
-        ids (B,).
-        """
-        class_ids = self._present[torch.randint(len(self._present), (count,), generator=rng)]
-        # In double precision the product stays below the count, so that no draw falls into the next
-        # class.
-        within = torch.rand(count, generator=rng, dtype=torch.float64) * self.counts[class_ids]
-        return self._vectors[self._starts[class_ids] + within.long()], class_ids

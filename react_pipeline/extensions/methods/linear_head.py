@@ -14,7 +14,7 @@ from react_pipeline.extensions.methods.head_method import HeadMethod, all_but
 
 if TYPE_CHECKING:
     from react_pipeline.clip import ClassHead
-    from react_pipeline.extensions.methods.head import HeadSamples
+    from react_pipeline.extensions.methods.head_samples import HeadSamples
     from react_pipeline.settings import TrainingConfig
     from react_pipeline.training import TrainingLog
 

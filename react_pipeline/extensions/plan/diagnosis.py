@@ -104,11 +104,11 @@ def _packages() -> Iterator[Finding]:
 
 
 def _device() -> Iterator[Finding]:
-    """Show what `device: auto` and `precision: auto` select, with the measurement behind it."""
+    """Show what `device: auto` and `precision: auto` select."""
     try:
         import torch
 
-        from react_pipeline.clip import choose_device, choose_precision, gpu_problem, speedup
+        from react_pipeline.clip import choose_device, choose_precision, gpu_problem
     except (ImportError, OSError) as error:  # OSError: its libraries do not fit this system's
         yield Finding("device", "missing", f"torch cannot be imported: {error}")
         return
@@ -121,8 +121,7 @@ def _device() -> Iterator[Finding]:
         state = "note"
         detail, _, remedy = problem.partition("; ")
     yield Finding("device", state, detail, remedy)
-    ratio = f"a bf16 matrix product takes {1 / speedup('bf16', device):.2g} times as long as fp32"
-    yield Finding("precision", "ok", f"auto is {choose_precision('auto', device)} here: {ratio}")
+    yield Finding("precision", "ok", f"auto is {choose_precision('auto', device)} here")
 
 
 def _missing(what: str, faults: Iterable[object], remedy: str) -> list[Finding]:

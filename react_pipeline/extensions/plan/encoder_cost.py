@@ -26,9 +26,9 @@ from react_pipeline.clip import (
     GATED_PREFIX,
     Clip,
     ImageTower,
-    build,
     choose_precision,
     encode_text,
+    from_parts,
     read_config,
     recompute_activations,
     step_bytes,
@@ -91,7 +91,7 @@ class EncoderCost:
     @cached_property
     def encoding(self) -> EncodingCost:
         """Seconds to encode, measured with random weights when first asked for."""
-        clip = build(*self._measured)
+        clip = from_parts(None, *self._measured)
         clip.model.eval()
         return measure_encoding(clip, self._scale, choose_precision("auto", "cpu"))
 
@@ -135,7 +135,7 @@ Architecture = tuple[dict[str, Any], dict[str, Any], Path | None]
 
 def _build_empty(architecture: Architecture) -> Clip:
     with torch.device("meta"):
-        return build(*architecture)
+        return from_parts(None, *architecture)
 
 
 def _architecture(project: Project, config: EncoderConfig, stage: str) -> Architecture:

@@ -6,14 +6,12 @@ Does not belong here: printing (`commands`). Shapes: N pairs, C classes, D embed
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import pandas as pd
 import torch
-from torch import Tensor
 
-from react_pipeline.clip import ClassHead, Clip, domain_head
+from react_pipeline.clip import ClassHead, Clip
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.extensions.methods import HeadMethod, HeadSamples, PairVectors, label_pairs
 from react_pipeline.extensions.names import domain_names, unnamed_classes
@@ -64,12 +62,8 @@ def read_signs(project: Project, slug: str) -> Signs:
 
 def _samples(project: Project, slug: str, clip: Clip, artifact: Artifact) -> HeadSamples:
     """Return the pairs of a set as a head is fitted to them."""
-    domain = project.domain(slug)
     pairs = CollectedPairs(artifact)
-    vectors = PairVectors.read(pairs)
-    labels = label_pairs(clip, pairs, vectors.captions, domain)
-    zero_shot = domain_head(clip, domain).contiguous()
-    return HeadSamples.of(zero_shot, vectors, labels, torch.arange(len(pairs)))
+    return label_pairs(clip, pairs, PairVectors.read(pairs), project.domain(slug))
 
 
 def _classes(project: Project, slug: str, retrieved: Artifact) -> pd.DataFrame:
@@ -97,19 +91,9 @@ def _tried(samples: HeadSamples, random: HeadSamples) -> Tried:
         return float(sum(right) / 2)
 
     zero_shot = ClassHead(samples.zero_shot)
-    of_random = _fit(at_positions(random, slice(max(len(random.images) // 2, 1))))
-    own = [_fit(at_positions(samples, half)) for half in (~first, first)]
+    of_random = _fit(random.at(slice(max(len(random.images) // 2, 1))))
+    own = [_fit(samples.at(half)) for half in (~first, first)]
     return Tried(accuracy([zero_shot] * 2), accuracy(own), accuracy([of_random] * 2))
-
-
-def at_positions(samples: HeadSamples, at: Tensor | slice) -> HeadSamples:
-    """Return the pairs at some positions, or where a mask is true, with all prompts."""
-    return replace(
-        samples,
-        images=samples.images[at],
-        captions=samples.captions[at],
-        class_ids=samples.class_ids[at],
-    )
 
 
 def _fit(samples: HeadSamples) -> ClassHead:

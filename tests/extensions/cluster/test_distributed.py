@@ -35,7 +35,7 @@ TRAINING: dict[str, Any] = {
     # of a batch.
     "methods": {
         "full": {
-            **{"augmentation": "mild", "loss": "unicl", "accumulation": 2},
+            **{"augmentation": "timm", "loss": "unicl", "accumulation": 2},
             "learning_rate": 1e-3,
         }
     },

@@ -15,15 +15,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from react_pipeline import Classifier
-from react_pipeline.clip.class_head import ClassHead
-from react_pipeline.evaluation.domain_results import evaluate
+from react_pipeline.clip import ClassHead
+from react_pipeline.evaluation import evaluate
+from react_pipeline.extensions.methods import HeadMethod, HeadSamples
 from react_pipeline.extensions.methods.gda import Gda
-from react_pipeline.extensions.methods.head import HeadSamples
-from react_pipeline.extensions.methods.head_method import HeadMethod
 from react_pipeline.extensions.methods.ncm import Ncm
-from react_pipeline.project.project import Project
-from react_pipeline.settings.training import TrainingConfig
-from react_pipeline.training.customization import customize
+from react_pipeline.project import Project
+from react_pipeline.settings import TrainingConfig
+from react_pipeline.training import customize
 
 D, C, EACH = 8, 4, 30
 """Dimensions, classes, of which the last has no pairs, and pairs of each other one."""
@@ -57,12 +56,12 @@ def means_of(of: HeadSamples) -> Tensor:
 
 def test_gda_adds_the_papers_logits_to_the_zero_shot_ones() -> None:
     of = samples()
-    residuals = of.images - means_of(of).T[of.class_ids]
+    means = means_of(of)
+    residuals = of.images - means.T[of.class_ids]
     covariance = residuals.T.cov()
-    count = len(residuals)
-    precision = D * torch.linalg.pinv((count - 1) * covariance + covariance.trace() * torch.eye(D))
-    weights = precision @ means_of(of)
-    bias = torch.stack([-0.5 * mu @ precision @ mu for mu in means_of(of).T])
+    shrunk = (len(residuals) - 1) * covariance + covariance.trace() * torch.eye(D)
+    weights = D * torch.linalg.pinv(shrunk) @ means
+    bias = -0.5 * (means * weights).sum(dim=0)
     images = samples(1).images
     a = 0.7
     logits = 100 * images @ of.zero_shot[:, :3] + a * (images @ weights + bias)
@@ -98,22 +97,24 @@ def test_a_closed_form_head_is_chosen_measured_and_used(
 ) -> None:
     monkeypatch.setattr("react_pipeline.extensions.methods.head.LEAST_CALIBRATED", 1)
     checkpoint = customize(retrieved_project, "shapes", method)
-    counts = checkpoint.counts
-    kind = Gda if method.startswith("gda") else Ncm
-    assert set(map(float, counts["interpolation_scores"])) == set(kind.grid)
+    counts, is_gda = checkpoint.counts, method.startswith("gda")
+    grid = (Gda if is_gda else Ncm).grid
+    assert set(map(float, counts["interpolation_scores"])) == set(grid)
     assert counts["held_out_pairs"] > 0 and counts["steps"] == 1
-    about = json.loads(checkpoint.file("head.json").read_text())
     tensors = load_file(checkpoint.file("head.safetensors"))
-    assert ("bias" in tensors) == method.startswith("gda")
-    biases = int(tensors.get("bias", torch.zeros(0)).count_nonzero())
-    assert counts["trainable_parameters"] == tensors["head"].numel() + biases
+    assert ("bias" in tensors) == is_gda
+    numbers = tensors["head"].numel() + int(sum(tensors.get("bias", torch.zeros(1)) != 0))
+    assert counts["trainable_parameters"] == numbers
+
+    def used() -> Classifier:
+        return Classifier.load("shapes", method, config=retrieved_project.path)
+
     # The held-out pairs give a temperature, until labelled images give another.
-    classifier = Classifier.load("shapes", method, config=retrieved_project.path)
-    assert classifier.temperature == about["temperature"] > 0
-    assert torch.equal(classifier.head.vectors, tensors["head"])
+    record = json.loads(checkpoint.file("head.json").read_text())
+    assert used().temperature == record["temperature"] > 0
+    assert torch.equal(used().head.vectors, tensors["head"])
     result = evaluate(retrieved_project, "shapes", method)
-    classifier = Classifier.load("shapes", method, config=retrieved_project.path)
-    assert classifier.temperature == result.counts["temperature"]
+    assert used().temperature == result.counts["temperature"]
 
 
 @pytest.mark.parametrize("method", ["gda", "linear-head"])
@@ -132,11 +133,9 @@ def test_without_held_out_pairs_a_second_fit_calibrates(
     assert classifier.temperature == about["temperature"]
 
 
-def test_a_head_keeps_its_bias_on_disk(tmp_path: Path) -> None:
-    head = ClassHead(torch.randn(D, C), torch.randn(C))
+@pytest.mark.parametrize("bias", [torch.randn(C), torch.zeros(())])
+def test_a_head_keeps_its_bias_on_disk(tmp_path: Path, bias: Tensor) -> None:
+    head = ClassHead(torch.randn(D, C), bias)
     head.write(tmp_path / "head.safetensors")
-    again = ClassHead.read(tmp_path / "head.safetensors")
-    assert torch.equal(again.vectors, head.vectors) and torch.equal(again.bias, head.bias)
-    ClassHead(head.vectors).write(tmp_path / "head.safetensors")
-    assert set(load_file(tmp_path / "head.safetensors")) == {"head"}
-    assert torch.equal(ClassHead.read(tmp_path / "head.safetensors").bias, torch.zeros(()))
+    assert all(map(torch.equal, ClassHead.read(tmp_path / "head.safetensors"), head))
+    assert ("bias" in load_file(tmp_path / "head.safetensors")) == bool(bias.dim())

@@ -6,20 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
-from support.drawings import SHAPES, draw, encode
+from support.drawings import SHOTS, draw, encode, write_shots
+from support.upkeep import edit_domain
 
 from react_pipeline import Classifier
-from react_pipeline.evaluation.comparison import compare
-from react_pipeline.evaluation.domain_results import evaluate
+from react_pipeline.evaluation import compare, evaluate
 from react_pipeline.extensions.hub.export import export
 from react_pipeline.extensions.hub.onnx_model import FORMATS
 from react_pipeline.lineage import run
-from react_pipeline.project.project import Project
-from react_pipeline.promotion.decision import decide
-from react_pipeline.promotion.verdicts import Verdict
-from react_pipeline.settings.methods import trained_methods
-from react_pipeline.training.customization import customize
+from react_pipeline.project import Project
+from react_pipeline.promotion import Verdict, decide
+from react_pipeline.settings import trained_methods
+from react_pipeline.training import customize
 
 ALL = trained_methods()
 
@@ -27,15 +25,8 @@ ALL = trained_methods()
 @pytest.fixture
 def project(retrieved_project: Project) -> Project:
     """With two shots of each class, and short trainings."""
-    folder = retrieved_project.path.parent
-    for name in SHAPES:
-        for number in range(2):
-            path = folder / "shots" / name / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(encode(draw(name, "green", 9000 + number)))
-    domain = folder / "domains" / "shapes.yaml"
-    shots = {"name": "my shots", "kind": "folder", "path": "../shots"}
-    domain.write_text(yaml.safe_dump({**yaml.safe_load(domain.read_text()), "shots": shots}))
+    write_shots(retrieved_project.path.parent)
+    edit_domain(retrieved_project, "shapes", shots=SHOTS)
     project = Project.load(retrieved_project.path)
     run(project, "few_shot_set", "shapes")
     return project

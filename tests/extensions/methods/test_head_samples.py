@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from support.pairs import DrawnPairs
 
-from react_pipeline.clip.model import load
-from react_pipeline.extensions.methods.head_samples import ClassSamples, label_pairs
-from react_pipeline.settings.config import DomainConfig
+from react_pipeline.clip import load
+from react_pipeline.extensions.methods import label_pairs
+from react_pipeline.extensions.methods.head_steps import ClassSamples
+from react_pipeline.settings import DomainConfig
 
 DOMAIN = DomainConfig(
     slug="shapes",
@@ -40,7 +41,7 @@ def test_pairs_have_their_class_and_prompts_are_samples(
 ) -> None:
     pairs = DrawnPairs([("circle", "red")] * 3, classes=["square", "gone", "circle"])
     clip = load(tiny_checkpoint)
-    labels = label_pairs(clip, pairs, clip.encode_texts(pairs.texts), DOMAIN)
+    labels = label_pairs(clip, pairs, pairs.vectors(clip), DOMAIN)
     assert labels.class_ids.tolist() == [1, -1, 0]
     assert labels.prompt_ids.tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
     torch.testing.assert_close(labels.prompts[2], clip.encode_texts(["a disc shape"])[0])
@@ -58,7 +59,7 @@ def test_random_pairs_get_the_class_nearest_to_their_caption(
         "a disc shape",
     ]
     pairs = DrawnPairs([("circle", "red")] * 5, captions=captions, classes=[""] * 5)
-    labels = label_pairs(clip, pairs, clip.encode_texts(pairs.texts), DOMAIN)
+    labels = label_pairs(clip, pairs, pairs.vectors(clip), DOMAIN)
     assert labels.class_ids[[0, 1, 2, 4]].tolist() == [2, 0, 1, 0]
     assert (
         labels.class_ids[3]

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from open_clip.model import CLIP
-from safetensors.torch import load_file
-from support.methods import attach, model_method, set_trainable
+from support.methods import RESNET, attach, model_method, set_trainable, small_clip
 from support.text_tower import write_text_tower_checkpoint
 from torch import Tensor, nn
 
-from react_pipeline.clip.model import Clip, load
-from react_pipeline.clip.tower import ImageTower, encode_text, is_plain
+from react_pipeline.clip import Clip, ImageTower, encode_text, load
+from react_pipeline.clip.tower import is_plain
 from react_pipeline.extensions.methods.low_rank import LowRank
-from react_pipeline.project.project import Project
-from react_pipeline.settings.training import TrainingConfig
-from react_pipeline.store.errors import InputError
-from react_pipeline.training import TrainingObserver
-from react_pipeline.training.customization import customize
+from react_pipeline.settings import TrainingConfig
+from react_pipeline.store import InputError
 
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TEXTS = ["a red circle", "a drawing of a square"]
-TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 
 
 @pytest.fixture(params=["open_clip", "transformers"])
@@ -105,36 +97,9 @@ def test_the_line_to_the_base_is_one_of_weights(tiny_checkpoint: Path) -> None:
 
 
 def test_towers_without_attention_are_refused() -> None:
-    cfg = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
     with pytest.raises(InputError, match="attention"):
-        attach(CLIP(16, cfg, TEXT), "lora-image", 1)
-    vit = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
-    model = CLIP(16, vit, TEXT)
+        attach(small_clip(RESNET), "lora-image", 1)
+    model = small_clip()
     model.transformer = nn.Identity()
     with pytest.raises(InputError, match="text tower"):
         attach(model, "lora-both", 1)
-
-
-class Stopped(TrainingObserver):
-    """As a training is interrupted, after its first state."""
-
-    def stepped(self, record: Mapping[str, float]) -> None:
-        if record["step"] == 2:
-            raise KeyboardInterrupt
-
-
-def test_an_interrupted_training_ends_as_any_other(retrieved_project: Project) -> None:
-    def result() -> tuple[int, list[float], dict[str, Tensor]]:
-        artifact = customize(retrieved_project, "shapes", "lora-both")
-        records = artifact.file("metrics.jsonl").read_text().splitlines()
-        weights = load_file(artifact.file("open_clip_model.safetensors"))
-        shutil.rmtree(artifact.path)
-        losses = [json.loads(line)["loss"] for line in records]
-        return artifact.counts["first_step"], losses, weights
-
-    _, losses, weights = result()
-    with pytest.raises(KeyboardInterrupt):
-        customize(retrieved_project, "shapes", "lora-both", Stopped())
-    first_step, again, same = result()
-    assert (first_step, again) == (2, losses)
-    assert all(torch.equal(weights[name], same[name]) for name in weights)
