@@ -66,7 +66,7 @@ def embedding_problems(project: Project) -> list[Problem]:
 def store_problems(project: Project) -> list[Problem]:
     """Report a store on a server that cannot be used: no access, no such bucket."""
     try:
-        project.store.require_usable()
+        project.store.backend.require_usable()
     except (InputError, SourceUnavailable) as error:
         return [Problem(project.path, "store", str(error))]
     return []

@@ -388,7 +388,7 @@ def server(_server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[B
 def bucket(server: BucketServer, tmp_path: Path) -> Store:
     # No two tests share a prefix, by which clients and manifests are remembered.
     url = f"s3://artifacts/{os.getpid()}-{next(_bucket_numbers)}"
-    return Store(Bucket(url, tmp_path / "here", 1e9))
+    return Store(Bucket(url, tmp_path / "here"))
 
 
 @pytest.fixture(params=["folder", "bucket"])

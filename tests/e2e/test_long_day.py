@@ -274,7 +274,7 @@ def day(
     shutil.copytree(drawings / "shards", tmp_path / "shards")
     sections = {
         "store": f"s3://artifacts/day-{os.getpid()}",
-        "cache": {"folder": "cache", "gigabytes": 2},
+        "cache": {"folder": "cache"},
         "methods": METHODS,
         "tracking_uri": f"http://127.0.0.1:{ports['mlflow']}",
         # The store can only be what a build from scratch makes if nothing is held back.

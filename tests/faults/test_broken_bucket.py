@@ -88,14 +88,14 @@ def test_missing_credentials_are_named() -> None:
 def test_a_server_that_ignores_conditions_is_refused(
     bucket: Store, server: BucketServer, condition: str
 ) -> None:
-    bucket.require_usable()
+    bucket.backend.require_usable()
 
     def ignore(environ: Environ) -> None:
         environ.pop(condition, None)
 
     server.spoil = ignore
     with pytest.raises(InputError, match="conditions"):
-        bucket.require_usable()
+        bucket.backend.require_usable()
 
 
 def test_a_forked_process_gets_an_error_and_does_not_hang(bucket: Store) -> None:

@@ -21,7 +21,6 @@ from react_pipeline.store import (
     Store,
     StoreWriteError,
 )
-from react_pipeline.store import bucket as buckets
 from react_pipeline.store.artifacts import parse_manifest
 
 
@@ -175,29 +174,12 @@ def test_a_copy_is_read_again_only_when_it_changed(
     assert publish(bucket).reused
 
 
-def test_copies_that_nobody_has_open_are_evicted_and_come_back(
-    bucket: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_copies_that_were_not_opened_for_long_are_pruned(bucket: Store) -> None:
     old, new = publish(bucket), publish(bucket, 2)
-
-    def make_room(limit: float) -> None:
-        buckets.make_room.__wrapped__(replace(bucket_of(bucket), cache_bytes=limit), 0)
-
-    make_room(1)
-    other = os.fork()
-    if other == 0:
-        make_room(1)
-        os._exit(0)
-    assert os.waitpid(other, 0)[1] == 0
-    assert copy_of(old).exists() and copy_of(new).exists()
-    # As if this process had ended, and another had begun.
-    buckets._users(bucket.root, os.getpid()).close()
-    buckets._users.cache_clear()
-    monkeypatch.setattr(buckets, "_used", set())
-    assert bucket.current("thing", "all").path
-    for limit, stays in ((1e9, True), (1, False)):
-        make_room(limit)
-        assert copy_of(old).exists() == stays and copy_of(new).exists()
+    for path in (bucket.root / ".copies").rglob("*"):
+        os.utime(path, (0, 0))
+    assert new.file("more").read_text() == "more"
+    assert bucket.prune() == [str(copy_of(old))] and copy_of(new).exists()
     assert bucket.open("thing", "all", old.fingerprint).file("more").read_text() == "more"
 
 

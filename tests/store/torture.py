@@ -173,7 +173,7 @@ class Torture:
         if self.kind == "folder":
             return Store(self.base / "store")
         url = f"s3://artifacts/{self.base.name}"
-        return Store(Bucket(url, self.base / f"host{host}", cache_bytes=3e4))
+        return Store(Bucket(url, self.base / f"host{host}"))
 
     @property
     def keep_seconds(self) -> float:
