@@ -1,7 +1,7 @@
 """Promotion: which model is champion of a domain: the rule applied, and a person's decisions.
 
-Does not belong here: what may be seen (`case`), the test (`judgement`), how a verdict is published
-(`chain`).
+Does not belong here: what may be seen and how a verdict is published (`chain`), the test
+(`judgement`).
 """
 
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ from typing import Any
 
 from react_pipeline.lineage import fresh, fresh_or_none
 from react_pipeline.project import Project
-from react_pipeline.promotion.case import NEVER, Case, build_case, standing
-from react_pipeline.promotion.chain import conclude
+from react_pipeline.promotion.chain import NEVER, Case, build_case, conclude, standing
 from react_pipeline.promotion.judgement import (
     Candidate,
     Judgement,
     Measured,
+    Other,
     judge,
     paired_test,
 )
@@ -201,11 +201,11 @@ def _candidates(case: Case, objections: dict[str, str]) -> list[Candidate]:
         if isinstance(result, str) or result.contender.checkpoint in excluded:
             continue
         objection = objections.get(result.contender.checkpoint, "")
-        candidates.append(Candidate(result, _control(case, method), objection))
+        candidates.append((result, _control(case, method), objection))
     return candidates
 
 
-def _control(case: Case, method: str) -> Measured | str | None:
+def _control(case: Case, method: str) -> Other:
     """Return the result of a control, or why there is none; None if the rule does not ask for it,
     or it was never measured and the project does not ask for it.
     """

@@ -29,14 +29,13 @@ class _Stored(BaseModel):
 class Contender(_Stored):
     """A model with its result; the base has no checkpoint of its own.
 
-    `checkpoint`, `result` and `evaluation_set` are fingerprints; `stage` is that of the result.
+    `checkpoint` and `result` are fingerprints; `stage` is that of the result.
     """
 
     method: str
     checkpoint: str = ""
     result: str = ""
     stage: str = "domain_results"
-    evaluation_set: str = ""
     top1: float | None = None
     n: int = 0
 
@@ -130,7 +129,6 @@ class Verdict(Decided):
 
     domain: str
     champion_before: Contender
-    control_test: PairedTest | None = None
     candidates: int = 0
     previous_champions: tuple[Contender, ...] = ()
     rejected: tuple[str, ...] = ()

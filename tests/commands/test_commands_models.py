@@ -13,7 +13,7 @@ from support.promotion import copy_measured, measured_folder, outcomes, result
 
 from react_pipeline.commands.cli import main
 from react_pipeline.project.project import Project
-from react_pipeline.promotion.case import standing
+from react_pipeline.promotion.chain import standing
 from react_pipeline.promotion.decision import decide
 from react_pipeline.tracking import log
 from react_pipeline.tracking.log import Tracking
