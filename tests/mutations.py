@@ -159,7 +159,7 @@ GUARDS = (
     Guard("react_pipeline/tracking/runs.py", "        delete(other)\n", "        pass\n", "faults/test_tracking_unavailable.py::test_two_hosts_that_log_at_once_make_one_run"),
     Guard("react_pipeline/tracking/log.py", "if known is None or not known.issuperset(artifact.parents.values()):", "if known is None:", "tracking/test_tracking_registry.py::test_challenger_alias_and_replaced_champion_are_recorded"),
     Guard("react_pipeline/tracking/log.py", "            self.require_answer()\n", "", "faults/test_tracking_unavailable.py::test_a_sync_ends_at_a_server_that_fails_meanwhile"),
-    Guard("react_pipeline/tracking/registry.py", "        shown = last\n", "        return\n", "tracking/test_tracking_registry.py::test_aliases_show_what_was_decided_while_they_were_written"),
+    Guard("react_pipeline/tracking/models.py", "        shown = last\n", "        return\n", "tracking/test_tracking_registry.py::test_aliases_show_what_was_decided_while_they_were_written"),
     Guard("react_pipeline/promotion/chain.py", "if project.store.create_note(claim, made.fingerprint):", "if project.store.write_note(claim, made.fingerprint) is None:", "promotion/test_chain.py::test_a_decision_of_another_host_is_followed"),
     Guard("react_pipeline/store/pruning.py", "        if claim.time <= oldest:\n", "        if False:\n", "promotion/test_chain.py::test_a_decision_is_followed_though_its_process_died"),
     Guard("react_pipeline/promotion/chain.py", "is_last = _make_last_current(project, slug) == made", "is_last = project.store.set_current(made) is None", "promotion/test_chain.py::test_a_late_process_brings_back_no_older_verdict"),

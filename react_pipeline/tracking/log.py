@@ -6,7 +6,7 @@ down or a killed process delays a run and never loses or doubles it: its tag `fi
 what is already there, and what is written twice is written once.
 
 Does not belong here: how a run is opened (`runs`), what is written (`values`, `tables`,
-`models`, `registry`), a training under way (`extensions.live_runs`).
+`models`), a training under way (`extensions.live_runs`).
 """
 
 from __future__ import annotations
@@ -34,9 +34,8 @@ from react_pipeline.store import (
     MissingArtifact,
     Store,
 )
-from react_pipeline.tracking.models import MODEL_STAGES, log_inputs, log_model
+from react_pipeline.tracking.models import MODEL_STAGES, log_inputs, log_model, show_champion
 from react_pipeline.tracking.notes import dagster_url, short_reason, view_url
-from react_pipeline.tracking.registry import show_champion
 from react_pipeline.tracking.runs import FINISHED, Runs
 from react_pipeline.tracking.tables import log_tables
 from react_pipeline.tracking.values import (

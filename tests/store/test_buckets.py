@@ -178,6 +178,9 @@ def test_copies_that_were_not_opened_for_long_are_pruned(bucket: Store) -> None:
     old, new = publish(bucket), publish(bucket, 2)
     for path in (bucket.root / ".copies").rglob("*"):
         os.utime(path, (0, 0))
+    assert new.file("more").exists(), "verified, since its times changed"
+    for path in (copy_of(new), copy_of(new) / ".verified"):
+        os.utime(path, (0, 0))
     assert new.file("more").read_text() == "more"
     assert bucket.prune() == [str(copy_of(old))] and copy_of(new).exists()
     assert bucket.open("thing", "all", old.fingerprint).file("more").read_text() == "more"

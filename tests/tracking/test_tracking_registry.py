@@ -16,7 +16,7 @@ from react_pipeline.promotion.decision import decide, promote, roll_back
 from react_pipeline.store import Artifact, Store
 from react_pipeline.tracking import log
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.registry import list_versions
+from react_pipeline.tracking.models import list_versions
 
 GATED, LOCKED, FULL = "gated-image", "locked-text", "full"
 NAME = "react-shapes"
