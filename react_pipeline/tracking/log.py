@@ -158,7 +158,7 @@ class Tracking(Runs):
             show_champion(self.client, project, artifact)
         seconds_ms = round(1000 * float(artifact.counts.get("seconds") or 0))
         tags = run_tags(artifact, dagster_run_id, dagster_url(project))
-        run, is_resumed = self.open(tags, artifact.key, created_ms(artifact) - seconds_ms)
+        run = self.open(tags, artifact.key, created_ms(artifact) - seconds_ms)
         run_id = str(run.info.run_id)
         if run.info.status == FINISHED:
             if dagster_run_id and DAGSTER_RUN_TAG not in run.data.tags:  # logged by a later process
@@ -169,7 +169,7 @@ class Tracking(Runs):
             params=run_params(artifact),
             rows=[*run_metrics(artifact), *cost_rows(artifact)],
             # What a live training or a killed call has written stays as it is.
-            without=self.logged_steps(run_id) if is_resumed else (),
+            without=self.logged_steps(run),
             source=log_inputs(self, project, artifact, run_id),
         )
         for path in run_files(artifact):

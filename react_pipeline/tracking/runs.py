@@ -159,11 +159,8 @@ class Runs:
         """Raise what MLflow raises if it takes not even a tag that is there already."""
         self.client.set_experiment_tag(self.experiment_id, *EXPERIMENT_KIND)
 
-    def open(
-        self, tags: Mapping[str, str], key: str, started_ms: int | None = None
-    ) -> tuple[Run, bool]:
-        """Return the run with the `asset` and `fingerprint` of these tags, and whether it was there
-        already.
+    def open(self, tags: Mapping[str, str], key: str, started_ms: int | None = None) -> Run:
+        """Return the run with the `asset` and `fingerprint` of these tags.
 
         It is created under the run of its domain. One that a killed or failed process left is
         resumed: it is RUNNING again and loses the reason of its failure. One that is FINISHED is
@@ -185,7 +182,7 @@ class Runs:
             for reason in {ERROR_TAG, ERROR_TYPE_TAG} & set(run.data.tags):
                 self.client.delete_tag(run_id, reason)
             self.write(run_id, tags=tags)
-        return run, is_there
+        return run
 
     def _origin(self) -> dict[str, str]:
         """Return MLflow's own tags: who made a run, from which project and git commit."""
@@ -262,13 +259,16 @@ class Runs:
         given = [Param(*param) for param in (params or {}).items()]
         self.client.log_batch(run_id, metrics, given, texts)
 
-    def logged_steps(self, run_id: str) -> set[int]:
-        """Return the steps of a training that its run has.
+    def logged_steps(self, run: Run) -> set[int]:
+        """Return the steps of a training that its run had when it was opened.
 
         One that resumes after it was killed repeats the steps after its last state at other times,
         and MLflow would show both.
         """
-        return {point.step for point in self.client.get_metric_history(run_id, LOSS)}
+        if LOSS not in run.data.metrics:
+            return set()
+        history = self.client.get_metric_history(run.info.run_id, LOSS)
+        return {point.step for point in history}
 
     def close_abandoned(self, checkpoint: Artifact) -> None:
         """Close what trainings with another configuration left RUNNING when they were killed: none
