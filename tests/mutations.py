@@ -115,7 +115,7 @@ GUARDS = (
     Guard("react_pipeline/store/scratch.py", "self._described(source / file) == digests[file]", "True", "store/test_scratch.py"),
     Guard("react_pipeline/store/bucket.py", "return self.read(path) == data\n            return False", "return False\n            return False", BUCKET),
     Guard("react_pipeline/store/bucket.py", "        os.utime(folder)\n", "", BUCKET),
-    Guard("react_pipeline/store/bucket.py", '("create", old)', '("create",)', "faults/test_broken_bucket.py"),
+    Guard("react_pipeline/store/bucket.py", '("create", old)', '("create",)', BUCKET),
     Guard("react_pipeline/store/scratch.py", "except Exception as error:", "except OSError as error:", "store/test_artifacts.py"),
     Guard("react_pipeline/store/bucket.py", "        except SourceUnavailable as error:\n            return error\n", "        finally:\n            pass\n", BUCKET),
     Guard("react_pipeline/store/durable.py", "                fcntl.flock(file, fcntl.LOCK_UN)\n", "                pass\n", STORE),
