@@ -71,7 +71,7 @@ def embedding_problems(project: Project) -> list[Problem]:
 
 def store_problems(project: Project) -> list[Problem]:
     """Report a store on a server that cannot be used: no access, no such bucket."""
-    return _problems(project.path, "store", project.store.require_usable)
+    return _problems(project.path, "store", project.store.backend.require_usable)
 
 
 def domain_problems(project: Project, slug: str) -> list[Problem]:

@@ -49,9 +49,11 @@ from support.drawings import COLOURS, SHAPES, write_corpus, write_evaluation_fol
 from react_pipeline.project.project import Project
 from react_pipeline.store.bucket import Bucket
 from react_pipeline.store.store import Store
+from react_pipeline.tracking import log
 from react_pipeline.tracking.log import Tracking
 
 if TYPE_CHECKING:
+    from open_clip.model import CLIP
     from support.bucket import BucketServer
 
 # Layers of 32 numbers gain nothing from threads, and threads that wait for each other on a busy
@@ -187,7 +189,14 @@ def tiny_checkpoint(share: Share) -> Path:
     return share("checkpoint", write_checkpoint)
 
 
-def write_checkpoint(directory: Path, seed: int = 0, dimension: int = 32) -> Path:
+def write_checkpoint(
+    directory: Path,
+    seed: int = 0,
+    dimension: int = 32,
+    width: int = 32,
+    layers: int = 2,
+    finish: Callable[[CLIP], object] = lambda _: None,
+) -> Path:
     """A tiny CLIP with random weights."""
     import torch
     from open_clip.model import CLIP
@@ -198,15 +207,15 @@ def write_checkpoint(directory: Path, seed: int = 0, dimension: int = 32) -> Pat
         "embed_dim": dimension,
         "vision_cfg": {
             "image_size": 32,
-            "layers": 2,
-            "width": 32,
-            "head_width": 16,
+            "layers": layers,
+            "width": width,
+            "head_width": width // 2,
             "patch_size": 16,
         },
         "text_cfg": {
             "context_length": 77,
             "vocab_size": 49408,
-            "width": 32,
+            "width": width,
             "heads": 2,
             "layers": 1,
         },
@@ -220,6 +229,7 @@ def write_checkpoint(directory: Path, seed: int = 0, dimension: int = 32) -> Pat
                 torch.nn.init.zeros_(parameter)
             elif parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=0.5)
+    finish(model)
     save(
         from_parts(model, model_cfg, {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, None),
         directory,
@@ -320,6 +330,7 @@ def mlflow_database(share: Share) -> Path:
 @pytest.fixture
 def tracking(mlflow_database: Path, tmp_path: Path) -> Tracking:
     shutil.copy(mlflow_database, tmp_path)
+    log._unreachable_until.clear()  # a server that another test met
     return Tracking(f"sqlite:///{tmp_path / 'mlflow.db'}", "tiny")
 
 
@@ -400,7 +411,7 @@ def server(_server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[B
 def bucket(server: BucketServer, tmp_path: Path) -> Store:
     # No two tests share a prefix, by which clients and manifests are remembered.
     url = f"s3://artifacts/{os.getpid()}-{next(_bucket_numbers)}"
-    return Store(Bucket(url, tmp_path / "here", 1e9))
+    return Store(Bucket(url, tmp_path / "here"))
 
 
 @pytest.fixture(params=["folder", "bucket"])

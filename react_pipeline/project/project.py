@@ -58,8 +58,7 @@ class Project:
         config = self.config
         if not config.store_url:
             return Store(config.store)
-        home = config.store.resolve()
-        return Store(Bucket(config.store_url, home, config.cache.gigabytes * 1e9))
+        return Store(Bucket(config.store_url, config.store.resolve()))
 
     @property
     def known(self) -> dict[tuple[str, ...], Any]:

@@ -1,7 +1,7 @@
-from .case import NEVER as NEVER
-from .case import champion_decision as champion_decision
-from .case import find_results as find_results
-from .case import standing as standing
+from .chain import NEVER as NEVER
+from .chain import champion_decision as champion_decision
+from .chain import find_results as find_results
+from .chain import standing as standing
 from .decision import decide as decide
 from .decision import promote as promote
 from .decision import promotion_is_current as promotion_is_current

@@ -1,7 +1,7 @@
 """Promotion: which model is champion of a domain: the rule applied, and a person's decisions.
 
-Does not belong here: what may be seen (`case`), the test (`judgement`), how a verdict is published
-(`chain`).
+Does not belong here: what may be seen and how a verdict is published (`chain`), the test
+(`judgement`).
 """
 
 from collections.abc import Iterator
@@ -11,8 +11,7 @@ from typing import Any
 
 from react_pipeline.lineage import fresh, fresh_or_none
 from react_pipeline.project import Project
-from react_pipeline.promotion.case import NEVER, Case, build_case, standing
-from react_pipeline.promotion.chain import conclude
+from react_pipeline.promotion.chain import NEVER, Case, build_case, conclude, standing
 from react_pipeline.promotion.judgement import (
     Candidate,
     Judgement,
@@ -182,7 +181,7 @@ def _apply_rule(case: Case) -> Judgement:
         judgement = replace(judgement, reason=judgement.reason + "".join(held_back))
     else:
         candidates = _candidates(case, {one.checkpoint: why for one, why in objections.items()})
-        judgement = judge(candidates, case.champion, name, case.project.config.promotion)
+        judgement = judge(list(candidates), case.champion, name, case.project.config.promotion)
         if judgement.decision == "incomparable":
             judgement = replace(judgement, reason=f"{judgement.reason}; {_way_out(case)}")
     today = case.champion.contender if case.champion else None
@@ -192,28 +191,21 @@ def _apply_rule(case: Case) -> Judgement:
     return replace(judgement, rows=rows, champion=today)
 
 
-def _candidates(case: Case, objections: dict[str, str]) -> list[Candidate]:
+def _candidates(case: Case, objections: dict[str, str]) -> Iterator[Candidate]:
+    """Yield the candidates with their controls; without one if the rule does not ask for it, or it
+    was never measured and the project does not ask for it.
+    """
     config = case.project.config
     excluded = {case.verdict.champion.checkpoint, *case.verdict.rejected}
-    candidates = []
     for method in config.candidates:
         result = case.result(method)
         if isinstance(result, str) or result.contender.checkpoint in excluded:
             continue
-        objection = objections.get(result.contender.checkpoint, "")
-        candidates.append(Candidate(result, _control(case, method), objection))
-    return candidates
-
-
-def _control(case: Case, method: str) -> Measured | str | None:
-    """Return the result of a control, or why there is none; None if the rule does not ask for it,
-    or it was never measured and the project does not ask for it.
-    """
-    config = case.project.config
-    name = method + CONTROL_SUFFIX
-    result = case.result(name)
-    is_asked_for = result != NEVER or name in config.methods
-    return result if config.promotion.over_control and is_asked_for else None
+        name = method + CONTROL_SUFFIX
+        control = case.result(name)
+        is_asked_for = control != NEVER or name in config.methods
+        used = control if config.promotion.over_control and is_asked_for else None
+        yield result, used, objections.get(result.contender.checkpoint, "")
 
 
 def _objections(case: Case) -> dict[Contender, str]:

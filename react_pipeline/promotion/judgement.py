@@ -1,7 +1,7 @@
 """Judgement: whether a candidate's lead over the champion is more than noise, and the choice among
 candidates.
 
-Does not belong here: where results are found (`case`), what follows (`decision`). Shapes: N
+Does not belong here: where results are found (`chain`), what follows (`decision`). Shapes: N
 images, K candidates.
 """
 
@@ -73,7 +73,6 @@ class Measured:
             checkpoint=self.result.checkpoint_fingerprint,
             result=self.artifact.fingerprint,
             stage=self.artifact.stage,
-            evaluation_set=self.result.evaluation_set_fingerprint,
             top1=self.result.top1,
             n=self.result.n,
         )
@@ -83,18 +82,10 @@ Other = Measured | str | None
 """Another result that counts for a candidate, or why there is none; None: it is not asked for."""
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A result with what its tests need.
-
-    Attributes:
-        control: The result of its control.
-        objection: Why it may not become champion, whatever its tests say; empty if it may.
-    """
-
-    result: Measured
-    control: Other = None
-    objection: str = ""
+Candidate = tuple[Measured, Other, str]
+"""A result, that of its control, and why it may not become champion whatever its tests say; empty
+if it may.
+"""
 
 
 @dataclass(frozen=True)
@@ -163,7 +154,6 @@ class Judgement:
     rows: Sequence[dict[str, Any]] = ()
     challenger: Contender | None = None
     test: PairedTest | None = None
-    control_test: PairedTest | None = None
     candidates: int = 0
     champion: Contender | None = None
     by: By = "rule"
@@ -190,14 +180,13 @@ def choose(
     name = chosen.contender.identity
     text = chosen.figures or f"{name} cannot be compared with {champion_name}"
     test = chosen.test if isinstance(chosen.test, PairedTest) else None
-    control_test = chosen.control if isinstance(chosen.control, PairedTest) else None
-    if control_test is not None:
-        text += f"; over its control {control_test}"
+    if isinstance(chosen.control, PairedTest):
+        text += f"; over its control {chosen.control}"
     elif decision == "promoted" and settings.over_control:
         text += f"; its control was not {'judged' if test and test.judged else 'evaluated'}"
     ending = {"promoted": f"{name} becomes champion", "incomparable": "nothing moves"}
     text += f"; {ending.get(decision, f'{champion_name} stays')}" + (f": {why}" if why else "")
-    return Judgement(decision, text, rows, chosen.contender, test, control_test, len(candidates))
+    return Judgement(decision, text, rows, chosen.contender, test, len(candidates))
 
 
 def judge(
@@ -224,8 +213,7 @@ def judge(
     confidence = 1 - (1 - settings.confidence) / len(candidates)
     tried = "" if len(candidates) == 1 else f", {len(candidates)} candidates tested at once"
 
-    def tested(one: Candidate) -> Tested:
-        entry = one.result
+    def tested(entry: Measured, control: Other, objection: str) -> Tested:
         contender = entry.contender
         test = paired_test(entry, champion, confidence)
         if isinstance(test, str):
@@ -234,14 +222,13 @@ def judge(
             f"{contender.identity} is right on {100 * entry.top1:.1f}% of {test.n} images, "
             f"{champion_name} on {100 * (entry.top1 - test.gain):.1f}%: {test}{tried}"
         )
-        control = one.control
         over_control = (
             paired_test(entry, control, confidence) if isinstance(control, Measured) else control
         )
-        return Tested(contender, figures, test, over_control, one.objection)
+        return Tested(contender, figures, test, over_control, objection)
 
-    ordered = sorted(candidates, key=lambda one: -one.result.top1)
-    return choose([tested(one) for one in ordered], champion_name, settings)
+    ordered = sorted(candidates, key=lambda one: -one[0].top1)
+    return choose([tested(*one) for one in ordered], champion_name, settings)
 
 
 def paired_test(method: Measured, other: Measured | None, confidence: float) -> PairedTest | str:

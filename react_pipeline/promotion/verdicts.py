@@ -29,14 +29,13 @@ class _Stored(BaseModel):
 class Contender(_Stored):
     """A model with its result; the base has no checkpoint of its own.
 
-    `checkpoint`, `result` and `evaluation_set` are fingerprints; `stage` is that of the result.
+    `checkpoint` and `result` are fingerprints; `stage` is that of the result.
     """
 
     method: str
     checkpoint: str = ""
     result: str = ""
     stage: str = "domain_results"
-    evaluation_set: str = ""
     top1: float | None = None
     n: int = 0
 
@@ -130,7 +129,6 @@ class Verdict(Decided):
 
     domain: str
     champion_before: Contender
-    control_test: PairedTest | None = None
     candidates: int = 0
     previous_champions: tuple[Contender, ...] = ()
     rejected: tuple[str, ...] = ()
@@ -158,24 +156,6 @@ class Verdict(Decided):
             ) from error
 
 
-def write_verdict(
-    directory: Path, verdict: Verdict, rows: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Write `verdict.json` and `table.md`, and return the counts for the manifest."""
-    (directory / VERDICT_FILE).write_text(
-        verdict.model_dump_json(indent=1) + "\n", encoding="utf-8"
-    )
-    (directory / "table.md").write_text(to_markdown(verdict, rows), encoding="utf-8")
-    return {
-        **verdict.model_dump(include={"decision", "by", "reason", "candidates"}),
-        "champion": verdict.champion.method,
-        "champion_before": verdict.champion_before.method,
-        "challenger": verdict.challenger.method if verdict.challenger else "",
-        **verdict.champion.model_dump(include={"top1"}, exclude_none=True),
-        **(verdict.test.model_dump() if verdict.test else {}),
-    }
-
-
 TABLE = {
     "method": "method",
     "status": "",
@@ -190,11 +170,27 @@ TABLE = {
 """Columns of the table of candidates, with their headings."""
 
 
-def to_markdown(verdict: Verdict, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the sentence of the verdict, then a row for each candidate: percent, points, empty
+def write_verdict(
+    directory: Path, verdict: Verdict, rows: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Write `verdict.json` and `table.md`, and return the counts for the manifest.
+
+    The table has the sentence of the verdict, and a row for each candidate: percent, points, empty
     where nothing was measured.
     """
+    (directory / VERDICT_FILE).write_text(
+        verdict.model_dump_json(indent=1) + "\n", encoding="utf-8"
+    )
     top1 = percent(verdict.champion.top1)
     champion = verdict.champion.method + (f", top-1 {top1}%" if top1 else "")
     table = markdown_table([*TABLE.values()], [[row.get(name) for name in TABLE] for row in rows])
-    return f"{escaped(verdict.reason)}\n\nChampion: {champion}.\n\n{table}"
+    text = f"{escaped(verdict.reason)}\n\nChampion: {champion}.\n\n{table}"
+    (directory / "table.md").write_text(text, encoding="utf-8")
+    return {
+        **verdict.model_dump(include={"decision", "by", "reason", "candidates"}),
+        "champion": verdict.champion.method,
+        "champion_before": verdict.champion_before.method,
+        "challenger": verdict.challenger.method if verdict.challenger else "",
+        **verdict.champion.model_dump(include={"top1"}, exclude_none=True),
+        **(verdict.test.model_dump() if verdict.test else {}),
+    }

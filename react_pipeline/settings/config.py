@@ -17,7 +17,6 @@ from pydantic import (
     BeforeValidator,
     Field,
     NonNegativeInt,
-    PositiveFloat,
     PrivateAttr,
     SerializeAsAny,
     ValidationInfo,
@@ -228,7 +227,6 @@ class CacheConfig(Section):
     """The local copies of a store on a server."""
 
     folder: Path = Path(".react/store")
-    gigabytes: PositiveFloat = 100
 
 
 def _require_no_secret(address: str) -> str:

@@ -46,4 +46,3 @@ from .scratch import Scratch as Scratch
 from .store import RETENTION_SECONDS as RETENTION_SECONDS
 from .store import Store as Store
 from .store import Write as Write
-from .verification import remember as remember

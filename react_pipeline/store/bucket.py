@@ -6,12 +6,10 @@ Does not belong here: what the objects mean (`store`).
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import secrets
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +27,7 @@ from react_pipeline.store.errors import (
     SourceUnavailable,
     StoreWriteError,
 )
-from react_pipeline.store.folder import HEADS, Entry, Folder, temporary_in, throw_away, written_at
+from react_pipeline.store.folder import COPIES, HEADS, Entry, temporary_in
 
 RETRY_SECONDS = 180.0
 """A request that is answered 5xx, or not at all, is tried again for so long. obstore renews no
@@ -50,9 +48,6 @@ MAX_PARTS = 9_000
 MIN_PART_BYTES = 8 << 20
 MAX_CONTENTS = 200_000
 """Small objects whose content a process remembers, for its next look."""
-COPIES = ".copies"
-MEASURED_SECONDS = 10
-"""Copies are measured once in so long, which takes a walk."""
 
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _REFUSED = re.compile(
@@ -71,12 +66,10 @@ class Bucket:
 
     Attributes:
         home: Folder of this machine for builds, copies and locks.
-        cache_bytes: What copies of files may take beside those that processes have open.
     """
 
     url: str
     home: Path
-    cache_bytes: float
     retry_seconds: float = RETRY_SECONDS
     is_local: ClassVar[bool] = False
 
@@ -86,7 +79,7 @@ class Bucket:
 
     def look(self) -> Bucket:
         """Return the same at one moment."""
-        return BucketLook(self.url, self.home, self.cache_bytes)
+        return BucketLook(self.url, self.home)
 
     def read(self, path: str) -> bytes:
         """Behave as in `Folder`."""
@@ -162,8 +155,6 @@ class Bucket:
         folder = self._copy(prefix)
         missing = [name for name in names if anew or not (folder / name).exists()]
         try:
-            if missing:
-                make_room(self, time.monotonic() // MEASURED_SECONDS)
             each(lambda name: self._download(f"{prefix}/{name}", folder / name), missing)
         except OSError as error:
             if error.errno is None:  # an object that is gone
@@ -196,10 +187,6 @@ class Bucket:
             digest.update(chunk)
         return digest.hexdigest()
 
-    def sweep(self, seconds: float) -> None:
-        """Behave as in `Folder`."""
-        Folder(self.home).sweep(seconds)
-
     def require_usable(self) -> None:
         """Try what a store depends on.
 
@@ -225,9 +212,8 @@ class Bucket:
             brief.delete(path)
 
     def _copy(self, prefix: str) -> Path:
-        """Return the folder with copies of an attempt, which stays until this process ends."""
+        """Return the folder with copies of an attempt, which is used now."""
         folder = self.home / COPIES / prefix.rpartition("/")[2]
-        _lock_use(folder, fcntl.LOCK_SH)
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)
         return folder
@@ -272,7 +258,7 @@ class BucketLook(Bucket):
 
     def _contents(self, listing: Iterable[Entry]) -> dict[str, bytes]:
         """Return the contents of small objects by their paths."""
-        bucket = Bucket(self.url, self.home, self.cache_bytes, self.retry_seconds)
+        bucket = Bucket(self.url, self.home, self.retry_seconds)
 
         def request(entry: Entry) -> bytes | None:
             with suppress(FileNotFoundError):  # removed meanwhile
@@ -338,45 +324,6 @@ def _client(url: str, retry_seconds: float) -> Any:
         return from_url(url, retry_config=retry, client_options=options)
     except (BaseError, ValueError) as error:
         raise InputError(f"store: {url}: {_words(error)}") from error
-
-
-@lru_cache(1)
-def make_room(bucket: Bucket, _moment: float) -> None:
-    """Remove the least recently opened copies above the limit that no process has open."""
-    home, copies = bucket.home, {}
-    for copy in (home / COPIES).iterdir():
-        files = Folder(home).entries(f"{COPIES}/{copy.name}")
-        copies[copy] = written_at(copy), sum(entry.size for entry in files)
-    total = sum(size for _, size in copies.values())
-    for copy, (_, size) in sorted(copies.items(), key=lambda one: one[1]):
-        if total > bucket.cache_bytes and _lock_use(copy, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            throw_away(copy, home)
-            _lock_use(copy, fcntl.LOCK_UN)
-            total -= size
-
-
-@cache
-def _users(home: Path, _process: int) -> Any:
-    home.mkdir(parents=True, exist_ok=True)
-    return (home / ".users").open("a+b")
-
-
-_used: set[tuple[int, Path]] = set()
-
-
-def _lock_use(copy: Path, kind: int) -> bool:
-    """Lock one byte for the copy of an attempt, shared until this process ends; false if a process
-    uses it, or the file system has no locks.
-    """
-    use = os.getpid(), copy
-    if use in _used:
-        return False
-    with suppress(OSError):
-        fcntl.lockf(_users(copy.parents[1], os.getpid()), kind, 1, int(copy.name[1:], 16) >> 1)
-        if kind == fcntl.LOCK_SH:
-            _used.add(use)
-        return True
-    return False
 
 
 def is_head(entry: Entry) -> bool:

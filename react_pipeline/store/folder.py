@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +21,11 @@ MANIFEST = "manifest.json"
 CURRENT = "current"
 HEADS = frozenset({MANIFEST, CURRENT})
 """Names of the small objects that say what there is."""
-TEMPORARY = ".temporary"
+SCRATCH, TEMPORARY = ".scratch", ".temporary"
+COPIES = ".copies"
+"""Folder of this machine with copies of a bucket's attempts, whose time is that of their last
+opening.
+"""
 
 
 class Entry(NamedTuple):
@@ -151,15 +154,6 @@ class Folder:
     def sha256_of(self, prefix: str, name: str) -> str:
         """Return the SHA-256 of a file of an attempt, read where it is published."""
         return sha256_of(self.home / prefix / name)
-
-    def sweep(self, seconds: float) -> None:
-        """Remove what writes that were killed left on this machine more than so many seconds
-        ago.
-        """
-        for path in (self.home / TEMPORARY).glob("*"):
-            if written_at(path) < time.time() - seconds:
-                with suppress(OSError):
-                    remove(path)
 
 
 def temporary_in(home: Path) -> Path:

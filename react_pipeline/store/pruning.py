@@ -11,14 +11,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from graphlib import TopologicalSorter
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from react_pipeline.store.artifacts import Artifact, manifest_content
 from react_pipeline.store.durable import CACHE
 from react_pipeline.store.errors import CorruptArtifact, MissingArtifact
-from react_pipeline.store.folder import MANIFEST, throw_away, written_at
+from react_pipeline.store.folder import COPIES, MANIFEST, SCRATCH, TEMPORARY, throw_away, written_at
 from react_pipeline.store.verification import require_files
 
 if TYPE_CHECKING:
@@ -36,10 +35,10 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
     """Remove artifacts, unpublished attempts, scratch and caches that nothing uses.
 
     In use are current artifacts, those that were current or made within `keep_seconds`, and the
-    ancestors of all of these; attempts for `RETENTION_SECONDS`. Where a pointer is damaged,
-    everything of that key is kept and reported. An artifact with a damaged manifest may be made
-    from any other, so all are kept. A process whose files are removed before it has published them
-    publishes nothing.
+    ancestors of all of these; attempts, scratch and copies for `RETENTION_SECONDS`. Where a pointer
+    is damaged, everything of that key is kept and reported. An artifact with a damaged manifest may
+    be made from any other, so all are kept. A process whose files are removed before it has
+    published them publishes nothing.
 
     Returns:
         The addresses of what was removed (would be, with `dry_run`).
@@ -61,10 +60,8 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
             except (CorruptArtifact, MissingArtifact) as error:
                 logger.warning("no artifact is pruned: %s, or remove it", error)
     unread = times.keys() - published.keys()  # which may name any attempt next to them
-    scratches = {path: written_at(path) for path in (store.root / ".scratch").glob("*")}
     # A clock ahead dooms nothing: no more time has passed than the newest object shows.
-    seen = [*times.values(), *attempts.values(), *scratches.values()]
-    now = min(time.time(), max(seen, default=0))
+    now = min(time.time(), max([*times.values(), *attempts.values()], default=0))
     oldest, expired = now - keep_seconds, now - RETENTION_SECONDS
     removed = []
     for artifact in () if unread else _unused(look, published, times, oldest):
@@ -83,37 +80,26 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
             removed.append(store.backend.address(attempt))
             if not dry_run:
                 store.backend.discard(attempt)
-    old = _old_scratches(store, scratches, oldest, expired)
-    for path in chain(old, _unused_caches(store, oldest)):
+    for path in _unused_files(store.root, oldest, expired):
         removed.append(str(path))
         if not dry_run:
             throw_away(path, store.root)
     if not dry_run:
-        store.backend.sweep(RETENTION_SECONDS)
-        _remove_claims(store, oldest)
+        for claim in list(store.backend.entries(CLAIMS)):
+            if claim.time <= oldest:
+                store.backend.delete(claim.path)
     return removed
 
 
-def _old_scratches(
-    store: Store, scratches: Mapping[Path, float], oldest: float, expired: float
-) -> Iterator[Path]:
-    """Yield each scratch that is old enough, while its lock is held."""
-    for scratch, written in sorted(scratches.items()):
-        with store.locked(scratch.name, wait=False) as is_ours:  # else it may be in use
-            if written <= (oldest if is_ours else expired):
-                yield scratch
-
-
-def _unused_caches(store: Store, oldest: float) -> Iterator[Path]:
-    for path in sorted((store.root / CACHE).glob("*/[!.]*")):
+def _unused_files(root: Path, oldest: float, expired: float) -> Iterator[Path]:
+    """Yield what this machine has not used since: of caches, and of what builds may still need."""
+    for path in sorted(root.glob(f"{CACHE}/*/[!.]*")):
         if written_at(path) <= oldest:
             yield path
-
-
-def _remove_claims(store: Store, oldest: float) -> None:
-    for claim in list(store.backend.entries(CLAIMS)):
-        if claim.time <= oldest:
-            store.backend.delete(claim.path)
+    for folder in (SCRATCH, COPIES, TEMPORARY):
+        for path in sorted(root.glob(f"{folder}/*")):
+            if written_at(path) <= expired:
+                yield path
 
 
 def _unused(

@@ -136,8 +136,8 @@ class Scratch:
                 remove(target)
 
     @contextmanager
-    def faults(self, folder: Path) -> Iterator[None]:
-        """Say which disk refused to write into a folder, or that this scratch was removed."""
+    def faults(self) -> Iterator[None]:
+        """Say which disk refused a write, or that this scratch was removed."""
         try:
             yield
         except Exception as error:  # torch and others raise their own
@@ -145,13 +145,12 @@ class Scratch:
                 raise removed(self.folder) from error
             if not isinstance(error, OSError) or error.errno not in DISK_FAULTS:
                 raise
-            written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            # What was half written is removed by now.
             free = shutil.disk_usage(self.folder).free
             raise StoreWriteError(
-                f"{error.filename or folder}: {error.strerror or error}; {written:,} bytes were "
-                f"written and {free:,} are free on that disk, so this artifact needs more than "
-                f"{written + free:,}. Nothing was published; free space (react-pipeline prune) and "
-                "run again"
+                f"{error.filename or self.folder}: {error.strerror or error}; this artifact needs "
+                f"more than the {free:,} bytes that are free on that disk. Nothing was published; "
+                "free space (react-pipeline prune) and run again"
             ) from error
 
     @property

@@ -13,7 +13,7 @@ the creation of its manifest. Locks save work; nothing depends on them. Layout::
     <stage>/<key>/current                        the fingerprint that downstream steps read
     .notes/<name>                                what is no artifact, for all hosts
     .scratch/ .locks/ .temporary/                of this machine
-    .cache/ .digests/ .places/                   of this machine, and can be lost without harm
+    .cache/ .copies/ .digests/ .places/          of this machine, and can be lost without harm
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from react_pipeline.store.errors import (
     InputError,
     MissingArtifact,
 )
-from react_pipeline.store.folder import CURRENT, MANIFEST, Folder, throw_away
+from react_pipeline.store.folder import CURRENT, MANIFEST, SCRATCH, Folder, throw_away
 from react_pipeline.store.scratch import Scratch, removed
 from react_pipeline.store.verification import remember, require_files, verify_all
 
@@ -139,11 +139,10 @@ class Store:
 
         def measured(folder: Path) -> dict[str, Any]:
             began = time.monotonic()
-            with scratch.faults(folder):
-                counts = dict(write(folder, scratch))
+            counts = dict(write(folder, scratch))
             return {"counts": counts, "build_seconds": round(time.monotonic() - began, 2)}
 
-        with scratch.faults(scratch.folder):
+        with scratch.faults():
             files = scratch.folder / attempt
             files.mkdir()
             record = {
@@ -211,7 +210,7 @@ class Store:
         return sorted(others, key=lambda scratch: scratch.progress, reverse=True)
 
     def _scratches(self, inputs: Inputs) -> Path:
-        return self.root / ".scratch" / inputs.slug
+        return self.root / SCRATCH / inputs.slug
 
     def open(self, stage: str, key: str, fingerprint: str) -> Artifact:
         """Return a published artifact by its manifest; its files are verified when they are asked
@@ -345,15 +344,6 @@ class Store:
 
         with self.locked("prune"):
             return prune(self, dry_run=dry_run, keep_seconds=keep_seconds)
-
-    def require_usable(self) -> None:
-        """Try what building depends on.
-
-        Raises:
-            InputError: If access is refused, or something is not supported.
-            SourceUnavailable: If a server does not answer.
-        """
-        self.backend.require_usable()
 
     def locked(self, name: str, *, wait: bool = True) -> AbstractContextManager[bool]:
         """Take turns with other processes of this machine, as by `durable.locked`."""

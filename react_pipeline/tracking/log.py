@@ -6,7 +6,7 @@ down or a killed process delays a run and never loses or doubles it: its tag `fi
 what is already there, and what is written twice is written once.
 
 Does not belong here: how a run is opened (`runs`), what is written (`values`, `tables`,
-`models`, `registry`), a training under way (`extensions.live_runs`).
+`models`), a training under way (`extensions.live_runs`).
 """
 
 from __future__ import annotations
@@ -34,9 +34,8 @@ from react_pipeline.store import (
     MissingArtifact,
     Store,
 )
-from react_pipeline.tracking.models import MODEL_STAGES, log_inputs, log_model
+from react_pipeline.tracking.models import MODEL_STAGES, log_inputs, log_model, show_champion
 from react_pipeline.tracking.notes import dagster_url, short_reason, view_url
-from react_pipeline.tracking.registry import show_champion
 from react_pipeline.tracking.runs import FINISHED, Runs
 from react_pipeline.tracking.tables import log_tables
 from react_pipeline.tracking.values import (
@@ -159,7 +158,7 @@ class Tracking(Runs):
             show_champion(self.client, project, artifact)
         seconds_ms = round(1000 * float(artifact.counts.get("seconds") or 0))
         tags = run_tags(artifact, dagster_run_id, dagster_url(project))
-        run, is_resumed = self.open(tags, artifact.key, created_ms(artifact) - seconds_ms)
+        run = self.open(tags, artifact.key, created_ms(artifact) - seconds_ms)
         run_id = str(run.info.run_id)
         if run.info.status == FINISHED:
             if dagster_run_id and DAGSTER_RUN_TAG not in run.data.tags:  # logged by a later process
@@ -170,7 +169,7 @@ class Tracking(Runs):
             params=run_params(artifact),
             rows=[*run_metrics(artifact), *cost_rows(artifact)],
             # What a live training or a killed call has written stays as it is.
-            without=self.logged_steps(run_id) if is_resumed else (),
+            without=self.logged_steps(run),
             source=log_inputs(self, project, artifact, run_id),
         )
         for path in run_files(artifact):

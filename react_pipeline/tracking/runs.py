@@ -8,19 +8,22 @@ or the network raise.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from react_pipeline.evaluation import METRICS
 from react_pipeline.project import Project
 from react_pipeline.stage import ALL, DOMAIN_RESULTS, domain_and_method
-from react_pipeline.store import Artifact, locked
+from react_pipeline.store import Artifact, ReactError, locked
 from react_pipeline.tracking.notes import NOTE_TAG, TRAINING_PAGES, mlflow_url
-from react_pipeline.tracking.relocation import FILES, follow_project
 from react_pipeline.tracking.values import (
     LOSS,
     MAX_TAG_CHARS,
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+logger = logging.getLogger(__name__)
 Entry = TypeVar("Entry")
 
 PARENT_TAG = "react.parent"
@@ -65,6 +69,19 @@ VARIABLES = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 """Our defaults of MLflow's own variables; what the environment sets wins."""
+
+FILES = "mlartifacts"
+"""Folder of the runs' files, where no server keeps them."""
+
+_COLUMNS = """
+SELECT tables.name, columns.name
+FROM sqlite_master AS tables, pragma_table_info(tables.name) AS columns
+WHERE tables.type = 'table' AND tables.name NOT LIKE '%metrics' AND tables.name <> 'spans'
+AND (columns.type LIKE 'VARCHAR%' OR columns.type LIKE 'TEXT%')
+"""
+"""All columns of texts, since a later MLflow may keep locations in others; not those of tables with
+millions of rows, which have no location.
+"""
 
 
 @dataclass
@@ -142,11 +159,8 @@ class Runs:
         """Raise what MLflow raises if it takes not even a tag that is there already."""
         self.client.set_experiment_tag(self.experiment_id, *EXPERIMENT_KIND)
 
-    def open(
-        self, tags: Mapping[str, str], key: str, started_ms: int | None = None
-    ) -> tuple[Run, bool]:
-        """Return the run with the `asset` and `fingerprint` of these tags, and whether it was there
-        already.
+    def open(self, tags: Mapping[str, str], key: str, started_ms: int | None = None) -> Run:
+        """Return the run with the `asset` and `fingerprint` of these tags.
 
         It is created under the run of its domain. One that a killed or failed process left is
         resumed: it is RUNNING again and loses the reason of its failure. One that is FINISHED is
@@ -168,7 +182,7 @@ class Runs:
             for reason in {ERROR_TAG, ERROR_TYPE_TAG} & set(run.data.tags):
                 self.client.delete_tag(run_id, reason)
             self.write(run_id, tags=tags)
-        return run, is_there
+        return run
 
     def _origin(self) -> dict[str, str]:
         """Return MLflow's own tags: who made a run, from which project and git commit."""
@@ -245,13 +259,16 @@ class Runs:
         given = [Param(*param) for param in (params or {}).items()]
         self.client.log_batch(run_id, metrics, given, texts)
 
-    def logged_steps(self, run_id: str) -> set[int]:
-        """Return the steps of a training that its run has.
+    def logged_steps(self, run: Run) -> set[int]:
+        """Return the steps of a training that its run had when it was opened.
 
         One that resumes after it was killed repeats the steps after its last state at other times,
         and MLflow would show both.
         """
-        return {point.step for point in self.client.get_metric_history(run_id, LOSS)}
+        if LOSS not in run.data.metrics:
+            return set()
+        history = self.client.get_metric_history(run.info.run_id, LOSS)
+        return {point.step for point in history}
 
     def close_abandoned(self, checkpoint: Artifact) -> None:
         """Close what trainings with another configuration left RUNNING when they were killed: none
@@ -311,3 +328,44 @@ def only(
     for other in others:
         delete(other)
     return first
+
+
+def follow_project(location: str, files: Path, database: Path | None) -> None:
+    """Let MLflow name the folder that a project's files are in now.
+
+    MLflow keeps the absolute location of the files of every experiment, run and model. In a moved
+    project they lead nowhere, and in a copy they lead into the original, which the copy would then
+    write to.
+
+    Args:
+        location: Of the experiment, as MLflow knows it.
+        files: The folder, which may be missing yet.
+        database: The SQLite file, whose paths are rewritten in one transaction.
+
+    Raises:
+        ReactError: If a database on a server names another folder. Unlike a file it does not show
+            whether the project was moved or copied.
+    """
+    former = Path(unquote(urlsplit(location).path))
+    if not location.startswith("file:") or former.name != FILES:
+        return
+    if former == files or (former.exists() and files.exists() and former.samefile(files)):
+        return
+    if database is None:
+        raise ReactError(
+            f"the files of this experiment are in {former}, of a project at another place. Is this "
+            "a copy: set another `project` in pipeline.yaml. Was it moved: "
+            f"mkdir -p {former.parent}; ln -s {files} {former.parent}"
+        )
+    old, new = former.parent, files.parent
+    with closing(sqlite3.connect(database)) as connection, connection:
+        for table, column in connection.execute(_COLUMNS).fetchall():
+            # A location is a URI, also within JSON, or a path.
+            connection.execute(
+                f'UPDATE "{table}" SET "{column}" = replace(CASE'  # noqa: S608
+                f' WHEN substr("{column}", 1, length(?1)) = ?1'
+                f' THEN ?2 || substr("{column}", length(?1) + 1) ELSE "{column}" END, ?3, ?4)'
+                f' WHERE instr("{column}", ?1) OR instr("{column}", ?3)',
+                (f"{old}/", f"{new}/", f"{old.as_uri()}/", f"{new.as_uri()}/"),
+            )
+    logger.warning("%s was at %s before: MLflow's locations now name the new place", new, old)

@@ -29,7 +29,8 @@ def log_tables(client: MlflowClient, run_id: str, result: Artifact) -> None:
         return  # unavailable
     there = {file.path for file in client.list_artifacts(run_id)}
     classes = pd.read_parquet(result.file("per_class.parquet"))
-    predictions = _predictions(result, classes["class"])
+    answers = pd.read_parquet(result.file("predictions.parquet"))
+    predictions = _predictions(answers, classes["class"])
     mistaken = predictions[~predictions["right"]]
     confusion = mistaken.value_counts(["class", "predicted"]).rename("images").reset_index()
     tables = {"per_class": classes, "confusion": confusion, "predictions": predictions}
@@ -37,12 +38,11 @@ def log_tables(client: MlflowClient, run_id: str, result: Artifact) -> None:
         if f"{name}.json" not in there:
             client.log_table(run_id, table.head(MAX_ROWS).round(DIGITS), f"{name}.json")
     if len(classes) <= MAX_DRAWN_CLASSES and "confusion.png" not in there:
-        client.log_figure(run_id, _draw(result, list(classes["class"])), "confusion.png")
+        client.log_figure(run_id, _draw(answers, list(classes["class"])), "confusion.png")
 
 
-def _predictions(result: Artifact, names: pd.Series[str]) -> pd.DataFrame:
+def _predictions(table: pd.DataFrame, names: pd.Series[str]) -> pd.DataFrame:
     """Return a row an image: what is wrong first, and of that the most certain."""
-    table = pd.read_parquet(result.file("predictions.parquet"))
     first = table["predicted"].str[0]
     table = table.assign(
         **{"class": names.loc[table["class_id"]].array, "predicted": names.loc[first].array},
@@ -51,12 +51,11 @@ def _predictions(result: Artifact, names: pd.Series[str]) -> pd.DataFrame:
     return table[["image", "class", "predicted", "right", "probability"]]
 
 
-def _draw(result: Artifact, names: list[str]) -> Figure:
+def _draw(table: pd.DataFrame, names: list[str]) -> Figure:
     """Draw how many images of each class (rows) were taken for which (columns)."""
     from matplotlib.figure import Figure
     from sklearn.metrics import ConfusionMatrixDisplay
 
-    table = pd.read_parquet(result.file("predictions.parquet"))
     size = 3 + 0.35 * len(names)
     figure = Figure(figsize=(size, size), layout="constrained")
     ConfusionMatrixDisplay.from_predictions(

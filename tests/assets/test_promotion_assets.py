@@ -13,7 +13,7 @@ from support.upkeep import change_pipeline
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.project.project import Project
-from react_pipeline.promotion.case import standing
+from react_pipeline.promotion.chain import standing
 from react_pipeline.tracking.log import Tracking
 
 GATED = "gated-image"

@@ -14,7 +14,7 @@ from support.commands import call_in_words
 from support.promotion import copy_measured, measured_folder, outcomes, result
 
 from react_pipeline.project.project import Project
-from react_pipeline.promotion.case import standing
+from react_pipeline.promotion.chain import standing
 from react_pipeline.promotion.decision import decide
 from react_pipeline.tracking import log
 from react_pipeline.tracking.log import Tracking

@@ -28,7 +28,7 @@ def in_bucket(project: Project, url: str = "") -> Project:
     fields = yaml.safe_load(project.path.read_text())
     fields |= {
         "store": url or f"s3://artifacts/{project.path.parent.name}",
-        "cache": {"folder": "cache", "gigabytes": 1},
+        "cache": {"folder": "cache"},
     }
     project.path.write_text(yaml.safe_dump(fields))
     return Project.load(project.path)

@@ -1,5 +1,5 @@
-"""FAULTS 48, 56: small or special files from outside that would take gigabytes, or be waited for
-without end.
+"""FAULTS 48, 55, 56, 58: small or special files from outside that would take gigabytes, or be
+waited for without end; JSON nested too deeply is as damaged as any other that cannot be parsed.
 """
 
 from __future__ import annotations
@@ -16,21 +16,24 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+from react_pipeline.project.dagster_home import LOCK_FILE, ui_record
 from torch import nn
 
-from react_pipeline.clip.architecture import read_config
+from react_pipeline.clip.architecture import CONFIG_FILE, read_config
 from react_pipeline.clip.weights import at_most, read_weights
 from react_pipeline.corpus.shards import index_shard
 from react_pipeline.corpus.tables import whole_table
 from react_pipeline.extensions.elevater.images import read_lines
 from react_pipeline.extensions.predict.pictures import find_pictures
+from react_pipeline.extensions.predict.run_folder import RUN_FILE, _record
 from react_pipeline.extensions.sources.kinds import UrlTables
 from react_pipeline.extensions.sources.url_tables import read_rows
 from react_pipeline.labelled.kind import read_file
 from react_pipeline.settings.yaml_files import read_yaml
 from react_pipeline.store import bounded
 from react_pipeline.store.bounded import parse_json, read_bounded
-from react_pipeline.store.errors import InputError
+from react_pipeline.store.errors import CorruptArtifact, InputError
+from react_pipeline.use.classifier import RECORD_FILE, load_exported
 
 Reader = Callable[[Path], Any]
 
@@ -122,3 +125,29 @@ def test_a_model_is_built_no_larger_than_its_weights(layers: int) -> None:
     with pytest.raises(ValueError, match="tensors"), at_most({"weight": torch.ones(3)}):
         nn.Sequential(*(nn.Linear(side, side) for _ in range(layers)))
     nn.Linear(100, 100)
+
+
+NESTED = "[" * 100_000 + "\n"
+
+OURS: dict[str, Reader] = {LOCK_FILE: ui_record, RUN_FILE: _record}
+
+
+@pytest.mark.parametrize("file", OURS)
+def test_what_is_ours_counts_as_not_written(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).write_text(NESTED)
+    assert OURS[file](tmp_path) == {}
+
+
+def test_an_export_of_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / RECORD_FILE).write_text(NESTED)
+    with pytest.raises(CorruptArtifact, match="export"):
+        load_exported(tmp_path)
+
+
+def test_numbers_that_no_type_holds_are_typed_errors(tmp_path: Path) -> None:
+    towers = '"vision_cfg": {}, "text_cfg": {}'
+    (tmp_path / CONFIG_FILE).write_text(
+        f'{{"model_cfg": {{"embed_dim": 1e999, {towers}}}, "preprocess_cfg": {{}}}}'
+    )
+    with pytest.raises(InputError, match="open_clip"):
+        read_config(tmp_path)

@@ -5,8 +5,8 @@ never 0.0.
 from __future__ import annotations
 
 import pytest
-import yaml
 from support.drawings import SHAPES
+from support.upkeep import edit_domain
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
@@ -14,11 +14,6 @@ from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import StaleArtifact
-
-
-def edit(project: Project, **fields: object) -> None:
-    path = project.config.domains / "shapes.yaml"
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **fields}))
 
 
 @pytest.mark.parametrize(
@@ -32,7 +27,7 @@ def edit(project: Project, **fields: object) -> None:
 def test_a_missing_evaluation_set_is_unavailable_with_reason(
     tiny_project: Project, evaluation: object, reason: str
 ) -> None:
-    edit(tiny_project, evaluation=evaluation)
+    edit_domain(tiny_project, "shapes", evaluation=evaluation)
     publish_base(tiny_project)
     published = publish_evaluation_set(tiny_project, "shapes")
     assert read_images(published).empty
@@ -50,7 +45,7 @@ def test_another_class_order_stales_the_set_and_keeps_accuracy(
     publish_base(tiny_project)
     publish_evaluation_set(tiny_project, "shapes")
     first = EvalResult.read(evaluate(tiny_project, "shapes", "base"))
-    edit(tiny_project, classes=list(reversed(SHAPES)))
+    edit_domain(tiny_project, "shapes", classes=list(reversed(SHAPES)))
     with pytest.raises(StaleArtifact, match="classes"):
         fresh(tiny_project, "evaluation_set", "shapes")
     with pytest.raises(StaleArtifact):

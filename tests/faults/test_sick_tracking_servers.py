@@ -26,7 +26,6 @@ HANG_SECONDS = 600
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "_unreachable_until", {})
     monkeypatch.setattr(log, "COOLDOWN_SECONDS", 0.0)
 
 

@@ -5,7 +5,7 @@ from starting.
 from __future__ import annotations
 
 import pytest
-import yaml
+from support.upkeep import edit_domain
 
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
@@ -15,8 +15,7 @@ from react_pipeline.training.customization import customize
 
 
 def configure(project: Project, **retrieval: object) -> None:
-    path = project.config.domains / "shapes.yaml"
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "retrieval": retrieval}))
+    edit_domain(project, "shapes", retrieval=retrieval)
     publish_evaluation_set(project, "shapes")
 
 

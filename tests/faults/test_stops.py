@@ -1,25 +1,50 @@
-"""SIGINT and SIGTERM at random points of a build: each ends it, and what is built in the end is
-whole.
+"""SIGINT, SIGTERM and SIGHUP at random points of a build: each ends it, and what is built in the
+end is whole.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
+import random
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import PIPELINE
 
 from react_pipeline.project.project import Project
+from react_pipeline.stop import LINE
 
-STOPS = Path(__file__).parent / "harness" / "stops.py"
-TRIALS = 24
+TRIALS = 8
+BUILD = [sys.executable, "-m", "react_pipeline", "materialize", "--domain", "shapes"]
+BUILD += ["--method", "base", "--method", "gated-image"]
+
+
+def wait_for_watch(process: int) -> None:
+    """Until the program catches SIGTERM: before, a signal has the effect that the shell chose."""
+    caught = 0
+    while not caught & 1 << (signal.SIGTERM - 1):
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+        caught = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt"))
+        time.sleep(0.01)
+
+
+def left(session: int) -> list[int]:
+    """The living processes of a session."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError, psutil.Error):
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
 
 
 @pytest.mark.slow
@@ -30,19 +55,41 @@ def test_a_build_ends_by_every_stop_and_resumes(
     project = make_project(customization={"defaults": defaults})
     shutil.copy(mlflow_database, tmp_path)
     environment = {**os.environ, "DAGSTER_HOME": str(tmp_path / "home")}
-    command = [sys.executable, str(STOPS), str(project.path), "--trials", str(TRIALS)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(rf"^{TRIALS} stops, 0 wrong", done.stdout, re.MULTILINE)
+    chance, stops, span = random.Random(0), 0, 30.0  # noqa: S311 - reproducible
 
-    build = [sys.executable, "-m", "react_pipeline", "materialize", "--domain", "shapes"]
-    build += ["--method", "base", "--method", "gated-image"]
-    finished = subprocess.run(build, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
-    lines = (
-        project.store.current("customized_checkpoint", "shapes/gated-image")
-        .file("metrics.jsonl")
-        .read_text()
-    )
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            BUILD,
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    while stops < TRIALS:
+        build, number, delay = start(), chance.choice([2, 15, 1]), chance.uniform(0, span)
+        wait_for_watch(build.pid)
+        try:
+            build.communicate(timeout=delay)
+        except subprocess.TimeoutExpired:
+            build.send_signal(number)
+            _, said = build.communicate(timeout=600)
+            assert (build.returncode, said.count(LINE)) == (128 + number, 1), said
+            assert "Traceback" not in said and "Exception ignored" not in said, said
+            assert not left(build.pid)
+            stops += 1
+        else:  # it ended before the stop: the next one begins a fresh store
+            assert build.returncode == 0
+            span = 0.8 * delay
+            for made in (project.config.store, tmp_path / "home"):
+                shutil.rmtree(made)
+
+    finished = start()
+    _, said = finished.communicate()
+    assert finished.returncode == 0, said
+    checkpoint = project.store.current("customized_checkpoint", "shapes/gated-image")
+    lines = checkpoint.file("metrics.jsonl").read_text()
     assert [json.loads(line)["step"] for line in lines.splitlines()] == list(range(60))
     assert not [error for _, error in project.store.verify() if error is not None]

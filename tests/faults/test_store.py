@@ -125,9 +125,7 @@ def test_a_full_disk_names_path_and_bytes_and_publishes_nothing(tmp_path: Path) 
             full.write(b"b" * 100_000)
         return {}
 
-    with pytest.raises(
-        StoreWriteError, match=r"12,345 bytes were written and .* are free"
-    ) as error:
+    with pytest.raises(StoreWriteError, match=r"[\d,]+ bytes that are free") as error:
         store.build(INPUTS, write)
     assert "No space left" in str(error.value)
     assert store.keys("thing") == []

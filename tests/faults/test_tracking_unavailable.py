@@ -21,14 +21,6 @@ from react_pipeline.tracking.log import Tracking
 DOWN = "http://127.0.0.1:9"
 
 
-@pytest.fixture(autouse=True)
-def forgotten_failures() -> None:
-    """Other tests of this process may have met a server that was down; it is left alone for a while
-    then.
-    """
-    log._unreachable_until.clear()
-
-
 def test_a_server_that_is_down_costs_no_result(  # 29
     tracking: Tracking, tiny_project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:

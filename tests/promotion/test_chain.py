@@ -12,7 +12,7 @@ import pytest
 from support.promotion import copy_measured, measured_folder, outcomes, result
 
 from react_pipeline.project.project import Project
-from react_pipeline.promotion.case import standing
+from react_pipeline.promotion.chain import standing
 from react_pipeline.promotion.decision import decide, promote, roll_back
 from react_pipeline.promotion.verdicts import Verdict
 from react_pipeline.store import Artifact, Store

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from react_pipeline.evaluation.domain_results import EvalResult
-from react_pipeline.promotion.judgement import Candidate, Measured, judge, paired_test
+from react_pipeline.promotion.judgement import Measured, judge, paired_test
 from react_pipeline.promotion.verdicts import PairedTest
 from react_pipeline.settings import PromotionConfig
 from react_pipeline.settings.methods import trained_methods
@@ -70,7 +70,7 @@ def test_methods_of_equal_accuracy_are_hardly_ever_promoted() -> None:
     for seed in range(150):
         base, *others = random_methods(seed, [0.5] * 6)
         candidates = [
-            Candidate(measured(method, correct))
+            (measured(method, correct), None, "")
             for method, correct in zip(trained_methods()[:5], others, strict=True)
         ]
         found = judge(candidates, measured("base", base), "base", SETTINGS)

@@ -108,6 +108,8 @@ def test_every_problem_is_reported_at_once_with_file_and_field(tmp_path: Path) -
 
 SHARDS = [
     "pipe:cat data.tar",
+    "pipe://cat data.tar",
+    "gs:x",
     "file:data.tar",
     "ftp://host/data.tar",
     "simplecache::s3://bucket/data.tar",

@@ -1,28 +1,34 @@
-"""FAULTS 1, 3, 4, 37, 45 where artifacts are objects: conditional writes, copies and looks."""
+"""FAULTS 1, 3, 4, 37, 45 where artifacts are objects: conditional writes, copies, looks; a server
+that fails, credentials that expire, forks. Builders that are killed: `test_torture.py`.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.bucket import BucketServer
+from support.bucket import BucketServer, Environ
 
 from react_pipeline.store import (
     Artifact,
     Bucket,
     CorruptArtifact,
+    InputError,
     Inputs,
+    ReactError,
     SourceUnavailable,
     Store,
     StoreWriteError,
 )
-from react_pipeline.store import bucket as buckets
 from react_pipeline.store.artifacts import parse_manifest
+from react_pipeline.store.bucket import _explained
 
 
 def inputs(value: int = 1, key: str = "all") -> Inputs:
@@ -175,29 +181,15 @@ def test_a_copy_is_read_again_only_when_it_changed(
     assert publish(bucket).reused
 
 
-def test_copies_that_nobody_has_open_are_evicted_and_come_back(
-    bucket: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_copies_that_were_not_opened_for_long_are_pruned(bucket: Store) -> None:
     old, new = publish(bucket), publish(bucket, 2)
-
-    def make_room(limit: float) -> None:
-        buckets.make_room.__wrapped__(replace(bucket_of(bucket), cache_bytes=limit), 0)
-
-    make_room(1)
-    other = os.fork()
-    if other == 0:
-        make_room(1)
-        os._exit(0)
-    assert os.waitpid(other, 0)[1] == 0
-    assert copy_of(old).exists() and copy_of(new).exists()
-    # As if this process had ended, and another had begun.
-    buckets._users(bucket.root, os.getpid()).close()
-    buckets._users.cache_clear()
-    monkeypatch.setattr(buckets, "_used", set())
-    assert bucket.current("thing", "all").path
-    for limit, stays in ((1e9, True), (1, False)):
-        make_room(limit)
-        assert copy_of(old).exists() == stays and copy_of(new).exists()
+    for path in (bucket.root / ".copies").rglob("*"):
+        os.utime(path, (0, 0))
+    assert new.file("more").exists(), "verified, since its times changed"
+    for path in (copy_of(new), copy_of(new) / ".verified"):
+        os.utime(path, (0, 0))
+    assert new.file("more").read_text() == "more"
+    assert bucket.prune() == [str(copy_of(old))] and copy_of(new).exists()
     assert bucket.open("thing", "all", old.fingerprint).file("more").read_text() == "more"
 
 
@@ -275,3 +267,78 @@ def test_a_build_whose_objects_were_removed_publishes_nothing(
             publish(bucket)
     assert not bucket.versions("thing", "all") and not bucket.has("thing", "all")
     assert publish(bucket).file("more").read_text() == "more"
+
+
+def test_a_server_that_fails_for_a_while_delays_a_build(
+    bucket: Store, server: BucketServer
+) -> None:
+    failures = iter(range(5))
+    server.spoil = lambda _: (
+        ("503 Slow Down", "SlowDown") if next(failures, None) is not None else None
+    )
+    artifact = publish(bucket)
+    assert next(failures, None) is None
+    assert artifact.file("more").read_text() == "more"
+
+
+def test_a_server_that_keeps_failing_is_named_in_one_line(
+    bucket: Store, server: BucketServer
+) -> None:
+    bucket.backend = replace(bucket_of(bucket), retry_seconds=0.5)
+    server.spoil = lambda environ: (
+        ("503 Slow Down", "SlowDown") if "/_" in environ["PATH_INFO"] else None
+    )
+    with pytest.raises(SourceUnavailable, match="SlowDown") as error:
+        publish(bucket)
+    assert "\n" not in str(error.value)
+    server.spoil = lambda _: None
+    assert bucket.versions("thing", "all") == []
+    assert not bucket.build(inputs(), refuse).reused
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "AccessDenied"])
+def test_expired_credentials_stop_an_upload_and_lose_nothing(
+    bucket: Store, server: BucketServer, code: str
+) -> None:
+    uploads = itertools.count()
+    status = "400 Bad Request" if code == "ExpiredToken" else "403 Forbidden"
+    server.spoil = lambda environ: (
+        (status, code) if "/_" in environ["PATH_INFO"] and next(uploads) else None
+    )
+    with pytest.raises(InputError, match=code) as error:
+        publish(bucket)
+    assert "\n" not in str(error.value)
+    server.spoil = lambda _: None
+    assert bucket.versions("thing", "all") == []
+    assert bucket.build(inputs(), refuse).file("more").read_text() == "more"
+
+
+def test_missing_credentials_are_named() -> None:
+    # Without any, the library asks the machine's own cloud.
+    error = Exception("error sending request for url (http://169.254.169.254/latest/api/token)")
+    assert "no credentials" in str(_explained("s3://artifacts/a", error))
+
+
+@pytest.mark.parametrize("condition", ["HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"])
+def test_a_server_that_ignores_conditions_is_refused(
+    bucket: Store, server: BucketServer, condition: str
+) -> None:
+    bucket.backend.require_usable()
+
+    def ignore(environ: Environ) -> None:
+        environ.pop(condition, None)
+
+    server.spoil = ignore
+    with pytest.raises(InputError, match="conditions"):
+        bucket.backend.require_usable()
+
+
+def test_a_forked_process_gets_an_error_and_does_not_hang(bucket: Store) -> None:
+    publish(bucket)
+    child = os.fork()
+    if child == 0:
+        with suppress(ReactError):
+            bucket.current("thing", "all")
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0

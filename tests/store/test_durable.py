@@ -20,29 +20,34 @@ from react_pipeline.store.store import Store
 INPUTS = Inputs("thing", "all", {}, {}, "1")
 
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """What the operating system is asked to do, in order: `fsync` and the path, `name` and the new
-    path.
-    """
-    asked: list[tuple[str, str]] = []
-    fsync = os.fsync
+Calls = list[tuple[str, int, str]]
 
-    def logged_fsync(descriptor: int) -> None:
-        fsync(descriptor)
-        asked.append(("fsync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """What the operating system is asked to do, in order: `fsync`, or `name` with the new path; by
+    inodes, since files are moved from the scratch to their place.
+    """
+    calls: Calls = []
 
     def logged(function: Any) -> Any:
         def call(source: Any, target: Any) -> None:
             function(source, target)
-            asked.append(("name", str(target)))
+            calls.append(("name", Path(target).stat().st_ino, str(target)))
 
         return call
 
-    monkeypatch.setattr(os, "fsync", logged_fsync)
-    for name in ("rename", "replace"):
+    def fsync(file: int) -> None:
+        calls.append(("fsync", os.fstat(file).st_ino, ""))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for name in ("rename", "replace", "link"):
         monkeypatch.setattr(os, name, logged(getattr(os, name)))
-    return asked
+    return calls
+
+
+def synced(path: Path) -> tuple[str, int, str]:
+    return "fsync", path.stat().st_ino, ""
 
 
 def write(staging: Path, _: object) -> dict[str, int]:
@@ -51,58 +56,37 @@ def write(staging: Path, _: object) -> dict[str, int]:
     return {}
 
 
-def test_files_reach_the_disk_before_their_names_and_pointer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By inodes, since an attempt is moved from the scratch to its place."""
-    asked: list[tuple[str, int, str]] = []
-
-    def logged(function: Any) -> Any:
-        def call(source: Any, target: Any) -> None:
-            function(source, target)
-            asked.append(("name", Path(target).stat().st_ino, str(target)))
-
-        return call
-
-    monkeypatch.setattr(
-        os, "fsync", lambda file: asked.append(("fsync", os.fstat(file).st_ino, ""))
-    )
-    for name in ("rename", "replace", "link"):
-        monkeypatch.setattr(os, name, logged(getattr(os, name)))
+def test_files_reach_the_disk_before_their_names_and_pointer(tmp_path: Path, asked: Calls) -> None:
     artifact = Store(tmp_path).build(INPUTS, write)
     place = artifact.path.parent
 
     def named(path: Path) -> int:
         return asked.index(("name", path.stat().st_ino, str(path)))
 
-    def synced(path: Path, steps: list[tuple[str, int, str]]) -> bool:
-        return ("fsync", path.stat().st_ino, "") in steps
-
     manifest, pointer = named(place / "manifest.json"), named(tmp_path / "thing/all/current")
     moved = named(artifact.path)
     assert moved < manifest < pointer
     for path in (artifact.path, *artifact.path.rglob("[!.]*")):
-        assert synced(path, asked[:moved]), path
+        assert synced(path) in asked[:moved], path
     for path in (place, *(tmp_path / folder for folder in ("thing/all", "thing", ""))):
-        assert synced(path, asked[moved:manifest]), path
-    assert synced(place / "manifest.json", asked[:manifest])
-    assert synced(place, asked[manifest:pointer])
-    assert synced(place.parent, asked[pointer:])
+        assert synced(path) in asked[moved:manifest], path
+    assert synced(place / "manifest.json") in asked[:manifest]
+    assert synced(place) in asked[manifest:pointer]
+    assert synced(place.parent) in asked[pointer:]
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
 def test_a_file_and_then_its_name_are_put_on_the_disk(
-    tmp_path: Path, calls: list[tuple[str, str]], is_kept: bool
+    tmp_path: Path, asked: Calls, is_kept: bool
 ) -> None:
     path = tmp_path / "one"
     if is_kept:
         Scratch(tmp_path).keep("one", lambda part: part.write_text("data"))
     else:
         write_atomically(path, "data")
-    named = calls.index(("name", str(path)))
-    written = [Path(what).name for call, what in calls[:named] if call == "fsync"]
-    assert any(name.endswith(".one") if is_kept else name.startswith(".one.") for name in written)
-    assert calls[named + 1] == ("fsync", str(tmp_path))
+    named = asked.index(("name", path.stat().st_ino, str(path)))
+    assert synced(path) in asked[:named]
+    assert asked[named + 1] == synced(tmp_path)
 
 
 def test_a_removed_manifest_is_off_the_disk_before_the_files(
@@ -123,11 +107,11 @@ def test_a_removed_manifest_is_off_the_disk_before_the_files(
     assert there[0]
 
 
-def test_what_was_appended_is_on_the_disk(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
+def test_what_was_appended_is_on_the_disk(tmp_path: Path, asked: Calls) -> None:
     descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     append(descriptor, b"a line\n")
     os.close(descriptor)
-    assert calls == [("fsync", str(tmp_path / "log"))]
+    assert asked == [synced(tmp_path / "log")]
 
 
 @pytest.mark.parametrize("change", [{"format": 1}, {"format": None}, {"fingerprint": "0" * 16}])

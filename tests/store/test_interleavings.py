@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
+from unittest.mock import patch
 
 import pytest
 from greenlet import GreenletExit, getcurrent, greenlet
@@ -155,7 +156,8 @@ class World:
         """What was interrupted ends well: a last build on each host, and nothing is left."""
         for host in ("here", "elsewhere"):
             for act in (partial(self.build, 1), partial(self.prune, 0)):
-                self.run(act, host)
+                with patch("react_pipeline.store.store.RETENTION_SECONDS", -1):
+                    self.run(act, host)
         assert not list(self.store_root.glob(".scratch/*"))
         store = Store(self.store_root)
         child = store.current("child", "all")

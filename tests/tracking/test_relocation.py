@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -68,17 +69,9 @@ def texts(project: Project) -> set[str]:
     return {value for row in rows for value in row if isinstance(value, str)}
 
 
-def move(old: Path, new: Path) -> None:
-    shutil.move(old, new)
-
-
-def copy(old: Path, new: Path) -> None:
-    shutil.copytree(old, new)
-
-
-@pytest.mark.parametrize("place", [move, copy])
+@pytest.mark.parametrize("place", [shutil.move, shutil.copytree])
 def test_a_moved_or_copied_project_leaves_the_old_place_alone(
-    project: Project, tmp_path: Path, place: Callable[[Path, Path], None]
+    project: Project, tmp_path: Path, place: Callable[[Path, Path], Any]
 ) -> None:
     old, new = project.path.parent, tmp_path / "new \N{LATIN SMALL LETTER O WITH DIAERESIS}"
     assert any(OLD in text for text in texts(project))

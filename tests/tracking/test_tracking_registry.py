@@ -11,12 +11,11 @@ from mlflow import MlflowClient
 from support.promotion import copy_measured, measured_folder, outcomes, result
 
 from react_pipeline.project.project import Project
-from react_pipeline.promotion.case import standing
+from react_pipeline.promotion.chain import standing
 from react_pipeline.promotion.decision import decide, promote, roll_back
 from react_pipeline.store import Artifact, Store
-from react_pipeline.tracking import log
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.registry import list_versions
+from react_pipeline.tracking.models import list_versions
 
 GATED, LOCKED, FULL = "gated-image", "locked-text", "full"
 NAME = "react-shapes"
@@ -30,12 +29,6 @@ def measured(
     return measured_folder(
         tmp_path_factory.mktemp("measured"), tiny_checkpoint, drawings
     ).path.parent
-
-
-@pytest.fixture(autouse=True)
-def _no_cooldown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "_unreachable_until", {})
-    monkeypatch.setattr(log, "COOLDOWN_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -163,14 +163,13 @@ class LiveRun(TrainingObserver):
 
     def _open(self, inputs: Inputs, started_ms: int) -> bool:
         """Open the run; false if it is finished already, so that nothing is to be streamed."""
-        run, is_resumed = self._runs.open(run_tags(inputs, *self._dagster), inputs.key, started_ms)
+        run = self._runs.open(run_tags(inputs, *self._dagster), inputs.key, started_ms)
         run_id = str(run.info.run_id)
         if run.info.status == FINISHED:
             logger.info("MLflow has a finished run of %s already: nothing is streamed", inputs.key)
             return False
         self._runs.write(run_id, params=run_params(inputs))
-        if is_resumed:
-            self._known = self._runs.logged_steps(run_id)
+        self._known = self._runs.logged_steps(run)
         self.run_id = run_id
         return True
 

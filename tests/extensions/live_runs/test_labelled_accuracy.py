@@ -4,7 +4,6 @@ depends on it.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.training import prepared, records
 
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.labelled.labelled import read_images
@@ -23,31 +23,22 @@ from react_pipeline.store.errors import InputError
 from react_pipeline.training.customization import customize
 
 Make = Callable[..., Project]
-TRAINING = {
-    "steps": 4,
-    "batch_size": 8,
-    "last_k_layers": 2,
-    "learning_rate": 0.01,
-    "augmentation": "timm",
-}
+TRAINING = {"learning_rate": 0.01, "augmentation": "timm"}
 
 
 @pytest.fixture
 def trained(make_project: Make, _retrieved_store: Path) -> Callable[..., tuple[Project, Artifact]]:
     def train(method: str, **fields: Any) -> tuple[Project, Artifact]:
-        project = make_project(customization={"defaults": {**TRAINING, **fields}})
-        shutil.rmtree(project.config.store, ignore_errors=True)
-        shutil.copytree(_retrieved_store, project.config.store)
+        project = prepared(make_project, _retrieved_store, **{**TRAINING, **fields})
         return project, customize(project, "shapes", method)
 
     return train
 
 
 def accuracies(artifact: Artifact) -> dict[int, float]:
-    records = [json.loads(line) for line in artifact.file("metrics.jsonl").read_text().splitlines()]
     return {
         record["step"]: record["evaluation_top1"]
-        for record in records
+        for record in records(artifact)
         if "evaluation_top1" in record
     }
 
@@ -87,8 +78,7 @@ def test_an_unavailable_set_is_reported_and_training_goes_on(
 def test_a_labelled_image_that_changed_is_refused(
     make_project: Make, _retrieved_store: Path, tmp_path: Path
 ) -> None:
-    project = make_project(customization={"defaults": {**TRAINING, "evaluate_every": 2}})
-    shutil.copytree(_retrieved_store, project.config.store)
+    project = prepared(make_project, _retrieved_store, **TRAINING, evaluate_every=2)
     images = read_images(project.store.current("evaluation_set", "shapes"))
     folder = Path(shutil.copytree(Path(images["path"][0]).parents[1], tmp_path / "labelled"))
     domain = project.config.domains / "shapes.yaml"

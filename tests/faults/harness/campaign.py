@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 from harness.power import MODES
@@ -54,10 +53,9 @@ class Harness:
         self.tasks: list[list[str]] = self._answer()["tasks"]
 
     def __enter__(self) -> Harness:
-        """End the zygote at the end of the block."""
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the zygote."""
         assert self._process.stdin is not None
         self._process.stdin.close()

@@ -8,18 +8,14 @@ another project.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import torch
-from conftest import DOMAINS, write_project
+from conftest import DOMAINS, write_checkpoint, write_project
 from open_clip.model import CLIP
 from support.drawings import write_corpus, write_evaluation_folder
 
-from react_pipeline.clip import save
-from react_pipeline.clip.model import from_parts
 from react_pipeline.project import Project
 from react_pipeline.stage import STAGES
 from react_pipeline.store import CURRENT, MANIFEST, ReactError
@@ -38,24 +34,12 @@ def write_inputs(folder: Path) -> None:
     name them.
     """
     inputs = folder / "inputs"
-    vision = {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16}
-    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
-    model_cfg = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = CLIP(**model_cfg)
-        for name, parameter in model.named_parameters():
-            if "positional" in name or name.endswith("class_embedding"):
-                torch.nn.init.zeros_(parameter)
-            elif parameter.dim() > 1:
-                torch.nn.init.normal_(parameter, std=0.5)
+
+    def pack(model: CLIP) -> None:
         # As large as the rest, and small when it is packed (`tests/golden`).
         model.token_embedding.weight.data.sign_().mul_(0.5)
-    (inputs / "checkpoint").mkdir(parents=True)
-    save(
-        from_parts(model, model_cfg, {"mean": (0.5,) * 3, "std": (0.5,) * 3}, None),
-        inputs / "checkpoint",
-    )
+
+    write_checkpoint(inputs / "checkpoint", dimension=16, width=16, layers=1, finish=pack)
     write_corpus(inputs / "shards")
     write_evaluation_folder(inputs / "evaluation" / SLUG, ["circle", "square", "triangle", "cross"])
     training = {
@@ -113,24 +97,18 @@ def published(folder: Path, last: int = len(TASKS)) -> dict[str, dict[str, str]]
     return found
 
 
-@dataclass(frozen=True)
-class Reference:
-    """What an undisturbed run publishes (`published`)."""
-
-    files: dict[str, dict[str, str]]
-
-    def differences(self, folder: Path, last: int = len(TASKS)) -> list[str]:
-        """What a folder has otherwise, a line each."""
-        try:
-            found = published(folder, last)
-        except Exception as error:
-            return [f"{type(error).__name__}: {error}"]
-        return [
-            f"{task}: {name or 'fingerprint'} differs"
-            for task, files in list(self.files.items())[:last]
-            for name, digest in files.items()
-            if found[task].get(name) != digest
-        ]
+def differences(expected: dict[str, dict[str, str]], folder: Path) -> list[str]:
+    """What a folder has otherwise than what was `published`, a line each."""
+    try:
+        found = published(folder, len(expected))
+    except Exception as error:
+        return [f"{type(error).__name__}: {error}"]
+    return [
+        f"{task}: {name or 'fingerprint'} differs"
+        for task, files in expected.items()
+        for name, digest in files.items()
+        if found[task].get(name) != digest
+    ]
 
 
 def torn(folder: Path) -> list[str]:

@@ -49,7 +49,7 @@ class Zygote:
             shutil.copytree(undisturbed, self.before(task))
             lineage.run(undisturbed, task, task + 1)
             lineage.forget()
-        self.reference = lineage.Reference(lineage.published(undisturbed, tasks))
+        self.reference = lineage.published(undisturbed, tasks)
 
     def before(self, task: int) -> Path:
         """The project as it was before a task."""
@@ -60,12 +60,8 @@ class Zygote:
         work = self.folder / "work"
         shutil.rmtree(work, ignore_errors=True)
         try:
-            return {
-                "count": self.count,
-                "inject": self.inject,
-                "record": self.record,
-                "replay": self.replay,
-            }[job.pop("do")](work, **job)
+            found: dict[str, Any] = getattr(self, job.pop("do"))(work, **job)
+            return found
         finally:
             self.state.release()
             shutil.rmtree(work, ignore_errors=True)
@@ -88,14 +84,19 @@ class Zygote:
         if fault == "rot":
             rot(work / "store" / ".scratch", random.Random(n))  # noqa: S311 - reproducible
         last = self.tasks if to_end else task + 1
-        after = forked(lambda: self.recover(work, task, last))
+        problems = self.problems(work, task, last)
         fired, where = bool(self.state.fired), self.state.where.decode().removeprefix(str(work))
         return {
             "ended": ended,
             "fired": fired,
             "where": where,
-            "problems": after if after != ["finished"] else [],
+            "problems": problems,
         }
+
+    def problems(self, work: Path, first: int, last: int) -> list[str]:
+        """What is wrong after a fault, and how the next run ended if not well."""
+        after = forked(lambda: self.recover(work, first, last))
+        return [] if after == ["finished"] else after
 
     def recover(self, work: Path, first: int, last: int) -> list[str]:
         """What is wrong with a project after a fault, and after a run without one."""
@@ -108,7 +109,8 @@ class Zygote:
                 *found,
                 f"the next run: {type(error).__name__}: {error}\n{traceback.format_exc(limit=-4)}",
             ]
-        found += self.reference.differences(work, last)
+        expected = dict([*self.reference.items()][:last])
+        found += lineage.differences(expected, work)
         return found + [f"left over: {name}" for name in lineage.left_over(work)]
 
     def record(self, work: Path, fsync: bool) -> dict[str, Any]:
@@ -130,8 +132,7 @@ class Zygote:
     def replay(self, work: Path, fsync: bool, cut: int, mode: str) -> dict[str, Any]:
         """The disk after a power loss behind so many operations, and the next run."""
         power.write_state(self.folder / f"log-{fsync}", self.before(0), work, cut, mode)
-        after = forked(lambda: self.recover(work, 0, self.tasks))
-        return {"problems": after if after != ["finished"] else []}
+        return {"problems": self.problems(work, 0, self.tasks)}
 
 
 def rot(folder: Path, chance: random.Random) -> None:
