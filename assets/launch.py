@@ -117,7 +117,8 @@ def held_open(home: Path) -> Iterator[None]:
         is_logged = connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
         if is_logged and Path(path).is_relative_to(home):
             connection.execute("PRAGMA synchronous=NORMAL")
-            held[path] = held.pop(path, None) or sqlite3.connect(path, check_same_thread=False)
+            last = held.pop(path) if path in held else None
+            held[path] = last or sqlite3.connect(path, check_same_thread=False)
             held[path].execute("SELECT count(*) FROM sqlite_master").fetchall()  # opens the log
             if len(held) > HELD_DATABASES:
                 held.pop(next(iter(held))).close()

@@ -112,9 +112,12 @@ class Index:
             first.
 
         Raises:
-            InputError: If the queries are of another dimension than the index, or not finite.
+            InputError: If the queries are of another dimension than the index, or not finite, or
+                `k` is below 1.
             CorruptArtifact: If the index cannot be read.
         """
+        if k < 1:
+            raise InputError(f"k is {k}; ask for at least 1 hit per query")
         return _hits_table(*self.hits(side, self.checked(queries), k))
 
     def hits(self, side: Side, queries: Vectors, k: int) -> tuple[Vectors, Rows]:

@@ -35,10 +35,10 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
     """Remove artifacts, unpublished attempts, scratch and caches that nothing uses.
 
     In use are current artifacts, those that were current or made within `keep_seconds`, and the
-    ancestors of all of these; attempts, scratch and copies for `RETENTION_SECONDS`. Where a pointer
-    is damaged, everything of that key is kept and reported. An artifact with a damaged manifest may
-    be made from any other, so all are kept. A process whose files are removed before it has
-    published them publishes nothing.
+    ancestors of all of these; attempts, copies, and scratch that a build may hold for
+    `RETENTION_SECONDS`. Where a pointer is damaged, everything of that key is kept and reported. An
+    artifact with a damaged manifest may be made from any other, so all are kept. A process whose
+    files are removed before it has published them publishes nothing.
 
     Returns:
         The addresses of what was removed (would be, with `dry_run`).
@@ -61,7 +61,8 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
                 logger.warning("no artifact is pruned: %s, or remove it", error)
     unread = times.keys() - published.keys()  # which may name any attempt next to them
     # A clock ahead dooms nothing: no more time has passed than the newest object shows.
-    now = min(time.time(), max([*times.values(), *attempts.values()], default=0))
+    scratches = map(written_at, store.root.glob(f"{SCRATCH}/*"))
+    now = min(time.time(), max([*times.values(), *attempts.values(), *scratches], default=0))
     oldest, expired = now - keep_seconds, now - RETENTION_SECONDS
     removed = []
     for artifact in () if unread else _unused(look, published, times, oldest):
@@ -80,7 +81,7 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
             removed.append(store.backend.address(attempt))
             if not dry_run:
                 store.backend.discard(attempt)
-    for path in _unused_files(store.root, oldest, expired):
+    for path in _unused_files(store, oldest, expired):
         removed.append(str(path))
         if not dry_run:
             throw_away(path, store.root)
@@ -91,13 +92,17 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
     return removed
 
 
-def _unused_files(root: Path, oldest: float, expired: float) -> Iterator[Path]:
+def _unused_files(store: Store, oldest: float, expired: float) -> Iterator[Path]:
     """Yield what this machine has not used since: of caches, and of what builds may still need."""
-    for path in sorted(root.glob(f"{CACHE}/*/[!.]*")):
+    for path in sorted(store.root.glob(f"{CACHE}/*/[!.]*")):
         if written_at(path) <= oldest:
             yield path
-    for folder in (SCRATCH, COPIES, TEMPORARY):
-        for path in sorted(root.glob(f"{folder}/*")):
+    for path in sorted(store.root.glob(f"{SCRATCH}/*")):
+        with store.locked(path.name, wait=False) as is_ours:  # else a build may use it
+            if written_at(path) <= (oldest if is_ours else expired):
+                yield path
+    for folder in (COPIES, TEMPORARY):
+        for path in sorted(store.root.glob(f"{folder}/*")):
             if written_at(path) <= expired:
                 yield path
 

@@ -16,7 +16,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-from react_pipeline.project.dagster_home import LOCK_FILE, ui_record
 from torch import nn
 
 from react_pipeline.clip.architecture import CONFIG_FILE, read_config
@@ -29,6 +28,7 @@ from react_pipeline.extensions.predict.run_folder import RUN_FILE, _record
 from react_pipeline.extensions.sources.kinds import UrlTables
 from react_pipeline.extensions.sources.url_tables import read_rows
 from react_pipeline.labelled.kind import read_file
+from react_pipeline.project.template import LOCK_FILE, ui_record
 from react_pipeline.settings.yaml_files import read_yaml
 from react_pipeline.store import bounded
 from react_pipeline.store.bounded import parse_json, read_bounded

@@ -18,7 +18,7 @@ from react_pipeline.extensions.names.name_counts import (
     split_words,
 )
 from react_pipeline.project.project import Project
-from react_pipeline.store import remember
+from react_pipeline.store.verification import remember
 
 
 @pytest.mark.parametrize(
