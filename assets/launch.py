@@ -10,6 +10,7 @@ started there. One process for all of them imports torch and loads the definitio
 import logging
 import os
 import sqlite3
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -109,6 +110,7 @@ def held_open(home: Path) -> Iterator[None]:
     nothing; a power cut loses the last events at most, never the database.
     """
     held: dict[str, sqlite3.Connection] = {}
+    lock = threading.Lock()  # Dagster connects in several threads
 
     def connected(connection: Any, _record: Any) -> None:
         if not isinstance(connection, sqlite3.Connection):
@@ -117,11 +119,12 @@ def held_open(home: Path) -> Iterator[None]:
         is_logged = connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
         if is_logged and Path(path).is_relative_to(home):
             connection.execute("PRAGMA synchronous=NORMAL")
-            last = held.pop(path) if path in held else None
-            held[path] = last or sqlite3.connect(path, check_same_thread=False)
-            held[path].execute("SELECT count(*) FROM sqlite_master").fetchall()  # opens the log
-            if len(held) > HELD_DATABASES:
-                held.pop(next(iter(held))).close()
+            with lock:
+                last = held.pop(path) if path in held else None
+                held[path] = last or sqlite3.connect(path, check_same_thread=False)
+                held[path].execute("SELECT count(*) FROM sqlite_master").fetchall()  # opens the log
+                if len(held) > HELD_DATABASES:
+                    held.pop(next(iter(held))).close()
 
     sqlalchemy.event.listen(sqlalchemy.Engine, "connect", connected)
     try:

@@ -52,7 +52,8 @@ def load_project(
     """
     project = Project.load(config)
     for slug in domains:
-        project.domain(slug)
+        if not project.has_domain(slug):
+            project.domain(slug)  # names those there are
     for method in methods:
         project.method(method)
     return project

@@ -29,7 +29,6 @@ from .tables import HEADLINE_METHOD as HEADLINE_METHOD
 from .tables import MEAN as MEAN
 from .tables import SEED_COLUMNS as SEED_COLUMNS
 from .tables import Finding as Finding
-from .tables import draw_intervals as draw_intervals
 from .tables import draw_methods as draw_methods
 from .tables import headline_method as headline_method
 from .tables import interval_in_words as interval_in_words

@@ -120,6 +120,7 @@ class EvalResult(BaseModel):
         counts = [*ClassResult.model_fields]
         rows = [entry.model_dump() for entry in self.per_class]
         table = pd.DataFrame(rows, columns=counts).rename(columns={"name": "class"})
+        table = table.astype(dict.fromkeys(("images", "correct", "correct_top5"), "int64"))
         return table.assign(accuracy=table["correct"] / table["images"])
 
 

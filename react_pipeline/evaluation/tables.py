@@ -163,7 +163,8 @@ def per_class_table(
             table["pairs"] = table["class"].map(counts).fillna(0)
         tables.append(table)
     classes = pd.concat(tables).reindex(columns=CLASS_COLUMNS)
-    classes = classes.astype({"pairs": "Int64", "accuracy": "float64"})
+    integers = dict.fromkeys(("images", "correct", "correct_top5", "pairs"), "Int64")
+    classes = classes.astype({**integers, "accuracy": "float64"})
     base = classes[classes["method"] == "base"].set_index("class")["accuracy"]
     return classes.assign(delta=classes["accuracy"] - classes["class"].map(base))
 
@@ -213,6 +214,8 @@ def draw_intervals(
 
     figure = Figure(figsize=(7, 1.6 + 0.45 * len(values)), layout="constrained")
     axes = figure.subplots()
+    if values.empty:
+        axes.text(0.5, 0.5, "no accuracy was measured", ha="center", transform=axes.transAxes)
     low, high, value = (100 * values[name] for name in ("low", "high", "value"))
     axes.hlines(values["method"], low, high, colors=colours, linewidth=3)
     axes.scatter(value, values["method"], color=colours, zorder=2)

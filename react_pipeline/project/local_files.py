@@ -83,16 +83,16 @@ def files_below(folder: Path) -> Iterator[Path]:
     """Yield the regular files below a folder, in a stable order; links to folders are not followed.
 
     Raises:
-        OSError: If a folder cannot be read.
+        CorpusError: If a folder cannot be read.
     """
-    for directory, below, files in os.walk(folder, onerror=_raise):
+    for directory, below, files in os.walk(folder, onerror=_refuse):
         below.sort()
         # A named pipe would be waited for without end, and a device may have none.
         yield from filter(Path.is_file, (Path(directory, name) for name in sorted(files)))
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _refuse(error: OSError) -> None:
+    raise CorpusError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
 
 
 def escape_name(name: object) -> str:

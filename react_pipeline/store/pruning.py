@@ -97,13 +97,16 @@ def _unused_files(store: Store, oldest: float, expired: float) -> Iterator[Path]
     for path in sorted(store.root.glob(f"{CACHE}/*/[!.]*")):
         if written_at(path) <= oldest:
             yield path
+    limits = {COPIES: oldest, TEMPORARY: expired}
     for path in sorted(store.root.glob(f"{SCRATCH}/*")):
-        with store.locked(path.name, wait=False) as is_ours:  # else a build may use it
+        with store.locked(path.name, wait=False) as is_ours:
             if written_at(path) <= (oldest if is_ours else expired):
                 yield path
-    for folder in (COPIES, TEMPORARY):
+            elif not is_ours:  # a build, which may read copies that it opened long ago
+                limits[COPIES] = 0
+    for folder, limit in limits.items():
         for path in sorted(store.root.glob(f"{folder}/*")):
-            if written_at(path) <= expired:
+            if written_at(path) <= limit:
                 yield path
 
 

@@ -76,7 +76,7 @@ def require_finite(step: int, name: str, value: float) -> None:
     if not math.isfinite(value):
         raise TrainingError(
             f"the {name} is {value} at step {step}; lower learning_rate, lengthen warmup_steps, or "
-            "use another precision. Nothing was published"
+            "use another precision where the method has one. Nothing was published"
         )
 
 

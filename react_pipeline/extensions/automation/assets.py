@@ -248,7 +248,10 @@ def recustomize(
         slugs = list(filter(domains.__contains__, registered))
         for row in looking:
             for key in [ALL] if row.scope == "all" else slugs:
-                if row.outside and row.outside(pipeline, key) != outside.Files():
+                # A kind of corpus may name no file, and looks by itself.
+                if row.scope == "all" or (
+                    row.outside and row.outside(pipeline, key) != outside.Files()
+                ):
                     yield dg.RunRequest(
                         # A repeated tick requests nothing twice.
                         f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M} {row.name} {key}",

@@ -10,6 +10,7 @@ it, and goes with it. Does not belong here: searching (`indexing`), counting nam
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -50,6 +51,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PASS_COMPARISONS = 1.8e11
+"""Comparisons of a prompt with a row in a pass, a core: about half an hour, for which the first
+domain waits.
+"""
 MAX_QUERIES = 200_000
 """Queries of a pass: at 50 hits about 400 MB."""
 
@@ -100,7 +105,8 @@ def _run(project: Project, first: Inputs) -> None:
     parents = first.parents
     embeddings, encoder = parents["corpus_embeddings"], parents[encoder_in(parents)]
     index = Index(parents["faiss_index"], encoder.fingerprint, project.config.device)
-    members = list(_members(project, first, load_encoder(project, encoder)))
+    rows = int(embeddings.counts["rows"])
+    members = list(_members(project, first, load_encoder(project, encoder), rows))
     if len(members) > 1:
         logger.info("reading the corpus for %d domains at once", len(members))
         for side in ("image", "text"):
@@ -146,16 +152,18 @@ def _leave(members: list[_Member], name: str, arrays: list[NDArray[Any]]) -> Non
         member.search.keep(name, partial(np.save, arr=array))
 
 
-def _members(project: Project, first: Inputs, clip: Clip) -> Iterator[_Member]:
+def _members(project: Project, first: Inputs, clip: Clip, rows: int) -> Iterator[_Member]:
     """Yield the first domain, and as many others as a pass takes."""
-    queries = 0
+    queries, most = 0, MAX_QUERIES
+    if clip.device == "cpu":
+        most = min(most, int(PASS_COMPARISONS * (os.cpu_count() or 1) / rows))
     for inputs in _due(project, first):
         try:
             settings = project.retrieval(inputs.key)
             domain = project.domain(inputs.key)
             prompts, seeds = len(class_prompts(domain)), read_seeds(project, inputs.key)
             queries += sum(len(seeds) if mode == "i2i" else prompts for mode in settings.modes)
-            if inputs is not first and queries > MAX_QUERIES:
+            if inputs is not first and queries > most:
                 return
             seed_vectors = encode_images(project.config, clip, seeds)
         except ReactError:  # its own step says so

@@ -1,7 +1,7 @@
 """Figures of boxes and of label maps: average precision by pycocotools, intersection over union by
 torchmetrics.
 
-Does not belong here: predicting (`regions`, `maps`), what is published (`results`). Shapes: C
+Does not belong here: predicting (`detection`, `maps`), what is published (`results`). Shapes: C
 classes.
 """
 

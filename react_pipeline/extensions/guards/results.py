@@ -203,7 +203,7 @@ def read_drops(project: Project, slug: str) -> Drops:
         if _is_measured(project, method)
         and (artifact := fresh_or_none(project, GUARD_RESULTS, method_key(slug, method)))
     }
-    return Drops(Inputs(GUARD_DROPS, slug, {}, results, "1"), results)
+    return Drops(Inputs(GUARD_DROPS, slug, {}, results, "2"), results)
 
 
 def _is_measured(project: Project, method: str) -> bool:

@@ -72,7 +72,8 @@ def domain_page(project: Project, compared: Compared, picture: Path) -> str:
         title=title,
         finding=finding,
         picture=_png(picture),
-        table=_numbers(table, ("domain",)),
+        # Of five classes or fewer every answer is among the first five.
+        table=_numbers(table, ("domain", "top5") if len(names) <= 5 else ("domain",)),
         evidence=evidence,
         class_count=len(mine),
         classes=_html(pd.DataFrame(texts).head(MAX_CLASS_ROWS)),

@@ -79,10 +79,12 @@ def diagnose(config_path: Path | None) -> list[Finding]:
         try:
             findings += look(project)
         except (ImportError, OSError) as error:
-            detail = f"not looked at: {error}"
-            findings.append(Finding(what, "note", detail, install_command("pipeline")))
-        except ReactError as error:
+            remedy = install_command("pipeline") if isinstance(error, ImportError) else ""
+            findings.append(Finding(what, "note", f"not looked at: {error}", remedy))
+        except InputError as error:
             findings += _missing(what, [error], f"correct `{what}` in {project.path.name}")
+        except ReactError as error:  # such as a server that does not answer
+            findings += _missing(what, [error], "")
     return findings
 
 

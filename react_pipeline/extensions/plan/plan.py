@@ -10,6 +10,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from react_pipeline.clip import (
     machine_memory_bytes,
     prompt_templates,
 )
-from react_pipeline.corpus import CorpusSize
+from react_pipeline.corpus import CorpusSize, count_pairs
 from react_pipeline.embedding import CPU_IMAGES
 from react_pipeline.extensions.plan.encoder_cost import EncoderCost
 from react_pipeline.extensions.sources import ALIVE, DOWNLOADER_SECONDS, URLS_PER_CORE_SECOND
@@ -31,8 +32,8 @@ from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Manifests, Project
 from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs
 from react_pipeline.settings import CorpusConfig, TrainingConfig, load_domains
-from react_pipeline.stage import RETRIEVAL_CHECKPOINT, STAGES
-from react_pipeline.store import InputError
+from react_pipeline.stage import ALL, CORPUS, RETRIEVAL_CHECKPOINT, STAGES
+from react_pipeline.store import InputError, ReactError
 from react_pipeline.training import STATE_BYTES, ModelMethod
 
 START_SECONDS = 0.5
@@ -149,14 +150,14 @@ def make_plan(project: Project, machine: Machine, rows: int | None = None) -> Pl
     """Estimate every step of a configuration.
 
     Args:
-        rows: Of the corpus; None: as its files say.
+        rows: Of the corpus; None: as published, or as its files say.
 
     Raises:
         InputError: If the number of rows is not known.
     """
     look = Manifests.of(project)
     corpus = project.config.corpus
-    size = CorpusSize(rows, corpus.assumed_pair_bytes) if rows else corpus.size()
+    size = CorpusSize(rows, corpus.assumed_pair_bytes) if rows else corpus_size(look)
     sums = Sums(look, machine, size)
     steps = sums.steps()
     due = [step for step in steps if rows or not step.built]
@@ -175,6 +176,20 @@ def make_plan(project: Project, machine: Machine, rows: int | None = None) -> Pl
                 f"{machine.memory / 1e9:,.1f} GB are available: {REMEDIES[step.stage]}"
             )
     return Plan(sums.corpus.pairs, steps, problems)
+
+
+def corpus_size(project: Project) -> CorpusSize:
+    """Return the size of a corpus as published from today's configuration, or as its files say."""
+    corpus = project.config.corpus
+    if not corpus.is_listed or corpus.fetches_images:  # else the artifact holds no image
+        with suppress(ReactError):
+            published = fresh_or_none(project, CORPUS, ALL)
+            if published and (pairs := count_pairs(published)):
+                each = corpus.assumed_pair_bytes
+                return CorpusSize(
+                    pairs, each if corpus.fetches_images else published.counts["bytes"] / pairs
+                )
+    return corpus.size()
 
 
 class PlannedDomain(NamedTuple):

@@ -143,13 +143,16 @@ def test_a_domain_is_read_for_alone_where_another_fails(
             retrieve_pairs(project, "colours")
 
 
-def test_a_pass_takes_no_more_than_its_limit(
+@pytest.mark.parametrize(("limit", "value"), [("MAX_QUERIES", 1), ("PASS_COMPARISONS", 1e-12)])
+def test_a_pass_takes_no_more_than_its_limits(
     alone: list[Artifact],
     project: Project,
     reads: Counter[str],
     monkeypatch: pytest.MonkeyPatch,
+    limit: str,
+    value: float,
 ) -> None:
-    monkeypatch.setattr(one_pass, "MAX_QUERIES", 1)
+    monkeypatch.setattr(one_pass, limit, value)
     assert run_files([retrieve_pairs(project, slug) for slug in SLUGS]) == run_files(alone)
     assert reads["image"] == 3 * int(alone[0].counts["candidates"] > 0) * int(
         project.store.current("corpus_embeddings", "all").counts["rows"]
