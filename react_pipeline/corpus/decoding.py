@@ -90,9 +90,7 @@ def load_batches(
     if not workers:
         yield from (collate([dataset[index] for index in indices]) for indices in batches)
         return
-    from joblib.externals.cloudpickle import dumps
-
-    start = (workers, WORKER_BYTES, dumps((dataset, collate)))
+    start = (workers, WORKER_BYTES, pickle.dumps((dataset, collate)))
     if _loaders is None or _loaders.start != start:
         _loaders = Processes(*start)
     loaders, source = _loaders, iter(batches)

@@ -97,7 +97,7 @@ def _unused_files(store: Store, oldest: float, expired: float) -> Iterator[Path]
     for path in sorted(store.root.glob(f"{CACHE}/*/[!.]*")):
         if written_at(path) <= oldest:
             yield path
-    limits = {COPIES: oldest, TEMPORARY: expired}
+    limits = {COPIES: expired, TEMPORARY: expired}
     for path in sorted(store.root.glob(f"{SCRATCH}/*")):
         with store.locked(path.name, wait=False) as is_ours:
             if written_at(path) <= (oldest if is_ours else expired):

@@ -98,9 +98,16 @@ def test_a_page_runs_and_loads_nothing(  # FAULTS 34
 
 
 def test_numbers_of_the_page_are_those_of_the_table(compared: Artifact) -> None:
-    _, rows = table_cells(pd.read_parquet(compared.file("table.parquet")), ("domain",))
+    _, rows = table_cells(pd.read_parquet(compared.file("table.parquet")), ("domain", "top5"))
     expected = [str(cell) for row in rows for cell in row]
     assert len(expected) > 20 and Page(compared).cells[: len(expected)] == expected
+
+
+@pytest.mark.parametrize("classes", [5, 6])
+def test_top_5_of_five_classes_or_fewer_is_left_out(project: Project, classes: int) -> None:
+    write_domain(project, classes=[f"shape {number}" for number in range(classes)])
+    publish_results(project, "shapes", ANSWERS)
+    assert ("top-5 %" in Page(compare(project, "shapes")).text) == (classes > 5)
 
 
 def test_classes_without_a_pair_are_named(compared: Artifact, project: Project) -> None:
