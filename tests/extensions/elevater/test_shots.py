@@ -7,16 +7,12 @@ from react_pipeline.extensions.elevater.shots import hold_out, sample_shots, spl
 from react_pipeline.store import InputError
 
 
-def multilabel(seed: int = 0, n: int = 300, n_classes: int = 6) -> np.ndarray:
-    chances = np.linspace(0.05, 0.6, n_classes)
-    return (np.random.default_rng(seed).random((n, n_classes)) < chances).astype(np.uint8)
-
-
 def test_samples_are_those_of_the_toolkit_and_never_change() -> None:
     """Drawn by `sample_few_shot_subset` of vision-datasets 0.2.17."""
     labels = np.arange(40) % 4
     assert sample_shots(labels, 2, seed=1, n_classes=4).tolist() == [23, 2, 11, 1, 37, 32, 34, 20]
-    several = multilabel(n=60)
+    chances = np.linspace(0.05, 0.6, 6)
+    several = (np.random.default_rng(0).random((60, 6)) < chances).astype(np.uint8)
     several[::10] = 0
     drawn = "12 33 29 36 44 47 5 41 9 18 37 25"
     assert " ".join(map(str, sample_shots(several, 2, 0, n_classes=6))) == drawn
@@ -28,7 +24,7 @@ def test_a_fifth_of_each_class_is_held_out_from_the_front() -> None:
     labels = np.array([1] * 5 + [0] * 6 + [1] * 5)
     trained, held = hold_out(labels)
     assert held.tolist() == [0, 1, 5, 6]
-    assert trained.tolist() == [number for number in range(16) if number not in (0, 1, 5, 6)]
+    assert trained.tolist() == [2, 3, 4, *range(7, 16)]
 
 
 def test_the_multilabel_cover_takes_the_lowest_class_first() -> None:
@@ -42,8 +38,8 @@ def test_the_multilabel_cover_takes_the_lowest_class_first() -> None:
 def test_the_final_training_uses_the_held_out_part_too() -> None:
     labels = np.random.default_rng(0).integers(4, size=200)
     full = split_training(labels, n_classes=4)
-    assert full.final.tolist() == list(range(200))
-    assert sorted([*full.search.tolist(), *full.held_out.tolist()]) == list(range(200))
+    whole = [*full.search.tolist(), *full.held_out.tolist()]
+    assert full.final.tolist() == sorted(whole) == list(range(200))
     few = split_training(labels, n_classes=4, shots=5, seed=2)
     assert few.final.tolist() == sample_shots(labels, 5, 2, n_classes=4).tolist()
     assert np.bincount(labels[few.held_out]).tolist() == [1] * 4

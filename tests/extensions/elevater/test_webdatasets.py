@@ -17,6 +17,7 @@ from react_pipeline.labelled import Unavailable
 from react_pipeline.store import InputError
 
 NAMES = dataset("cifar-10").class_names[::-1]
+VOC = "voc-2007-classification"
 
 
 def npy(row: object) -> bytes:
@@ -25,18 +26,16 @@ def npy(row: object) -> bytes:
     return buffer.getvalue()
 
 
-def write_webdataset(
-    root: Path, name: str = "cifar-10", names: tuple[str, ...] = NAMES, label: str = "cls"
-) -> Path:
+def write_webdataset(root: Path, name: str = "cifar-10", names: tuple[str, ...] = NAMES) -> Path:
     """Two shards of one image a class; labels are positions in `names`."""
     folder = root / name / "test"
     rows = np.eye(len(names), dtype=np.int64)
     for shard in range(2):
         samples = {}
         for position in range(len(names)):
-            value = str(position).encode() if label == "cls" else npy(rows[position])
+            label = {"npy": npy(rows[position])} if name == VOC else {"cls": b"%d" % position}
             image = {("png", "webp", "jpg")[position % 3]: png(position, f"{shard}{position}")}
-            samples[f"s{shard * 100 + position:07d}"] = {label: value, **image}
+            samples[f"s{shard}{position:02d}"] = label | image
         write_shard(folder / f"{shard}.tar", samples)
     (folder / "nshards.txt").write_text("2\n")
     (root / name / "classnames.txt").write_text("\n".join(names) + "\n")
@@ -48,27 +47,24 @@ def test_labels_are_joined_by_the_names_of_classnames_txt(tmp_path: Path) -> Non
     images = read_dataset(tmp_path, "cifar-10", "test")
     assert images.layout == "webdataset"
     assert images.labels.tolist() == list(range(10))[::-1] * 2
-    assert images.locations[0] == "cifar-10/test/0.tar@s0000000"
+    assert images.locations[0] == "cifar-10/test/0.tar@s000"
     assert [images.read(position) for position in (0, 19)] == [png(0, "00"), png(9, "19")]
     assert pickle.loads(pickle.dumps(images)).digest() == images.digest()  # noqa: S301
 
 
 def test_rows_of_a_multilabel_set_are_joined_by_name(tmp_path: Path) -> None:
-    names = dataset("voc-2007-classification").class_names[::-1]
-    write_webdataset(tmp_path, "voc-2007-classification", names, "npy")
-    images = read_dataset(tmp_path, "voc-2007-classification", "test")
+    write_webdataset(tmp_path, VOC, dataset(VOC).class_names[::-1])
+    images = read_dataset(tmp_path, VOC, "test")
     assert images.labels.shape == (40, 20)
     assert images.labels.argmax(axis=1).tolist() == list(range(20))[::-1] * 2
 
 
 def test_missing_class_names_and_shard_counts_are_unavailable(tmp_path: Path) -> None:
     folder = write_webdataset(tmp_path)
-    (tmp_path / "cifar-10" / "classnames.txt").unlink()
-    with pytest.raises(Unavailable, match="classnames.txt"):
-        read_dataset(tmp_path, "cifar-10", "test")
-    (folder / "nshards.txt").unlink()
-    with pytest.raises(Unavailable, match="nshards.txt"):
-        read_dataset(tmp_path, "cifar-10", "test")
+    for path in (folder.parent / "classnames.txt", folder / "nshards.txt"):
+        path.unlink()
+        with pytest.raises(Unavailable, match=path.name):
+            read_dataset(tmp_path, "cifar-10", "test")
 
 
 @pytest.mark.parametrize(
@@ -88,12 +84,11 @@ def test_sample_without_image_or_valid_label_is_refused_by_name(
 
 
 def test_a_pickled_label_row_is_refused_and_not_run(tmp_path: Path) -> None:
-    names = dataset("voc-2007-classification").class_names
-    folder = write_webdataset(tmp_path, "voc-2007-classification", names, "npy")
+    folder = write_webdataset(tmp_path, VOC, dataset(VOC).class_names)
     hostile = npy(np.array([Trap(tmp_path / "ran")], dtype=object))
     write_shard(folder / "1.tar", {"bad": {"npy": hostile, "png": b"x"}})
     with pytest.raises(InputError, match="no valid label"):
-        read_dataset(tmp_path, "voc-2007-classification", "test")
+        read_dataset(tmp_path, VOC, "test")
     assert not (tmp_path / "ran").exists()
 
 
