@@ -6,9 +6,9 @@ differ, the same tests run on the CPU.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 import torch
 from support.device import DEVICES, require
 from support.processes import killed, train_until_killed
+from support.training import prepared, records
 from support.vectors import read_vectors
 
 from react_pipeline.embedding.embed import embed_corpus
@@ -24,10 +25,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.training.customization import customize
 
-TRAINING: dict[str, Any] = {
-    **{"last_k_layers": 2, "steps": 12, "batch_size": 8, "warmup_steps": 1},
-    **{"checkpoint_every": 2, "augmentation": "none"},
-}
+STEPS = 12
 IMAGES = {"augmentation": "mild", "workers": 1}
 """Through decoding processes, page-locked memory and the copying stream, instead of kept tokens."""
 
@@ -45,9 +43,8 @@ def trained(make_project: Callable[..., Project], _retrieved_store: Path) -> Tra
     """Trains `gated-image` in a store of its own, on a device with some fields changed."""
 
     def train(device: str, kill_at: int | None = None, **fields: Any) -> Artifact:
-        project = make_project(device=device, customization={"defaults": {**TRAINING, **fields}})
-        shutil.rmtree(project.config.store, ignore_errors=True)
-        shutil.copytree(_retrieved_store, project.config.store)
+        make = partial(make_project, device=device)
+        project = prepared(make, _retrieved_store, **{"steps": STEPS, **fields})
         if kill_at is not None:
             killed(train_until_killed, project.path, kill_at)
         return customize(project, "shapes", "gated-image")
@@ -56,9 +53,9 @@ def trained(make_project: Callable[..., Project], _retrieved_store: Path) -> Tra
 
 
 def losses(artifact: Artifact) -> list[float]:
-    lines = artifact.file("metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == list(range(TRAINING["steps"]))
-    return [json.loads(line)["loss"] for line in lines]
+    lines = records(artifact)
+    assert [line["step"] for line in lines] == list(range(STEPS))
+    return [line["loss"] for line in lines]
 
 
 @ON_A_GPU

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,13 +25,14 @@ from support.dense import OWN, write_sets
 from support.drawings import SHAPES, draw, encode
 from support.elevater import write_elevater
 from support.pretended_gpu import pretended_gpu
-from support.training import losses
+from support.training import FIELDS, losses
 from support.vectors import read_vectors
 from torch._dynamo.exc import TorchDynamoException
 
 from react_pipeline.clip import ImageTower
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import FOLDERS
+from react_pipeline.extensions.elevater import trainer
 from react_pipeline.extensions.predict.predict import predict_pictures
 from react_pipeline.extensions.predict.run_folder import Options
 from react_pipeline.lineage import run
@@ -45,10 +47,7 @@ from react_pipeline.use.classifier import Classifier
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory'")
 
 LOSSES, COSINE = 1e-5, 0.999_999
-STEPS: dict[str, Any] = {
-    **{"last_k_layers": 2, "steps": 2, "batch_size": 8, "warmup_steps": 1},
-    **{"checkpoint_every": 2, "augmentation": "none", "held_out_fraction": 0.2},
-}
+STEPS: dict[str, Any] = {**FIELDS, "steps": 2, "held_out_fraction": 0.2}
 IMAGES: dict[str, Any] = {
     **{"augmentation": "mild", "accumulation": 2, "activation_checkpointing": True},
     **{"loss": "unicl", "evaluate_every": 2, "interpolation": "held-out"},
@@ -85,16 +84,14 @@ COMPUTING = (
 
 @dataclass
 class Lineage:
-    """What one device made of the project: artifacts by step, and operations of the pretended GPU
-    by step.
-    """
+    """What one device made of the project, and operations of the pretended GPU by step."""
 
     project: Project
-    artifacts: dict[str, Artifact] = field(default_factory=dict)
     operations: dict[str, Counter[str]] = field(default_factory=dict)
 
     def __getitem__(self, step: str) -> Artifact:
-        return self.artifacts[step]
+        stage, _, key = step.partition(" ")
+        return self.project.store.current(stage, key or "all")
 
 
 def on(device: str) -> contextlib.AbstractContextManager[Counter[str]]:
@@ -126,12 +123,12 @@ def lineages(
     def build(device: str) -> Lineage:
         folder = tmp_path_factory.mktemp(device)
         shutil.copytree(inputs, folder, dirs_exist_ok=True)
-        sections = {"customization": {"defaults": STEPS}, "elevater": ELEVATER, "dense": DENSE}
         made = write_project(
             folder,
             tiny_checkpoint,
             drawings,
-            **{"device": device, "methods": ALL, **sections},
+            **{"device": device, "methods": ALL, "elevater": ELEVATER, "dense": DENSE},
+            customization={"defaults": STEPS},
         )
         domain = folder / "domains" / "shapes.yaml"
         shots = {"name": "shots", "kind": "folder", "path": "../shots"}
@@ -141,18 +138,15 @@ def lineages(
             for step in STEPS_OF_DOMAIN:
                 operations.clear()
                 stage, _, key = step.partition(" ")
-                lineage.artifacts[step] = run(lineage.project, stage, key or "all")
+                run(lineage.project, stage, key or "all")
                 lineage.operations[step] = operations.copy()
         return lineage
 
+    # One point of ELEVATER's search in place of hundreds.
+    short = {"LEARNING_RATES": (1e-3,), "FIRST_POINTS": (0,), "STEPS": ()}
     with pytest.MonkeyPatch.context() as patch:
-        # One point of ELEVATER's search in place of hundreds.
-        search = "react_pipeline.extensions.elevater.trainer"
-        patch.setattr(f"{search}.LEARNING_RATES", (1e-3,))
-        patch.setattr(f"{search}.FIRST_POINTS", (0,))
-        patch.setattr(f"{search}.STEPS", ())
-        patch.setattr(f"{search}.SWEEP_EPOCHS", 2)
-        patch.setattr(f"{search}.FINAL_EPOCHS", 2)
+        for name, value in {**short, "SWEEP_EPOCHS": 2, "FINAL_EPOCHS": 2}.items():
+            patch.setattr(trainer, name, value)
         return {device: build(device) for device in ("cuda", "cpu")}
 
 
@@ -163,8 +157,8 @@ def changed(lineages: dict[str, Lineage], tmp_path: Path) -> Callable[..., Proje
 
     def change(device: str, **sections: Any) -> Project:
         path = lineages[device].project.path
-        folder = tmp_path / f"{device}-{len(list(tmp_path.iterdir()))}"
-        shutil.copytree(path.parent, folder, ignore=later)
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        shutil.copytree(path.parent, folder, ignore=later, dirs_exist_ok=True)
         given = yaml.safe_load(path.read_text())
         (folder / path.name).write_text(yaml.safe_dump({**given, **sections}))
         return Project.load(folder / path.name)
@@ -204,10 +198,8 @@ def test_each_step_computes_on_the_gpu(lineages: dict[str, Lineage]) -> None:
 def test_vectors_and_hits_are_those_of_the_processor(lineages: dict[str, Lineage]) -> None:
     there, here = lineages["cuda"], lineages["cpu"]
     assert_same_vectors(there["corpus_embeddings"], here["corpus_embeddings"], COSINE)
-    for stage in ("retrieved_set", "control_set"):
-        pairs = [
-            pd.read_parquet(one[f"{stage} shapes"].file("pairs.parquet")) for one in (there, here)
-        ]
+    for step in ("retrieved_set shapes", "control_set shapes"):
+        pairs = [pd.read_parquet(one[step].file("pairs.parquet")) for one in (there, here)]
         pd.testing.assert_frame_equal(*pairs, check_exact=False, rtol=1e-5)
 
 
