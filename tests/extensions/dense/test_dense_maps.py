@@ -46,12 +46,9 @@ def test_every_pixel_gets_the_class_of_its_enlarged_patches(
     ids = made(image.crop((0, 0, 64, 32)))
     assert ids.shape == (32, 64) and ids.max() < len(masks.class_names)
     # 144 x 72 pixels are padded to 144 x 80, which is 9 x 5 patches.
-    pixels = torch.randn(1, 3, 80, 144)
-    features, keys = made.tower(pixels)
+    features, keys = made.tower(torch.randn(1, 3, 80, 144))
     cells = made.refine(class_logits(features, made.head), keys)
     assert cells.shape == (1, 5, 9, len(masks.class_names))
-    shares = cells if key_smoothing else cells.softmax(dim=-1)
-    torch.testing.assert_close(shares.sum(dim=-1), torch.ones(1, 5, 9))
     made.head.fill_(math.nan)
     with pytest.raises(CorruptArtifact, match="finite"):
         made(image)
@@ -65,7 +62,6 @@ def test_key_smoothing_shares_between_patches_of_like_keys() -> None:
     torch.testing.assert_close(found[[0, 2, 3]], shares[[0, 2, 3]])
     weights = torch.tensor([0.6, 1.0, 0.8, 0.0])  # the negative cosine counts as 0
     torch.testing.assert_close(found[1], weights @ shares / weights.sum())
-    torch.testing.assert_close(found.sum(-1), torch.ones(4))
 
 
 def test_unlikely_classes_are_left_out_before_smoothing(clip: Clip, masks: MapImages) -> None:
