@@ -98,6 +98,7 @@ def test_data_that_are_not_there_are_unavailable_with_reason(project: Project, d
     [
         ({"dataset": "voc-2007-classification"}, "several classes"),
         ({"dataset": "cifar10"}, "evaluation.dataset: .*did you mean cifar-10"),
+        ({"dataset": "zzz"}, "known are caltech-101"),
     ],
 )
 def test_wrong_evaluation_is_reported_with_its_reason(
