@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from support.dense import OWN, write_sets
 from torch import Tensor
+from torch.nn import functional
 
 from react_pipeline.clip import Clip, load
 from react_pipeline.extensions.dense.detection import Detector, boxes_of_file, true_boxes
@@ -31,6 +33,19 @@ def boxes(tmp_path: Path) -> BoxImages:
 @pytest.fixture(scope="module")
 def clip(tiny_checkpoint: Path) -> Clip:
     return load(tiny_checkpoint)
+
+
+@pytest.fixture
+def detector(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> Callable[[Tensor], Detector]:
+    """Make one whose regions have given vectors, over three classes whose vectors are the axes."""
+
+    def make(vectors: Tensor) -> Detector:
+        made = Detector(clip, ["a", "b", "c"], ["{}"])
+        made.head.copy_(torch.eye(32)[:, :3])
+        monkeypatch.setattr(made, "region_vectors", lambda *_: vectors)
+        return made
+
+    return make
 
 
 def test_true_boxes_leave_out_crowds(boxes: BoxImages) -> None:
@@ -69,35 +84,25 @@ def test_boxes_of_a_results_file_pass_the_filter(boxes: BoxImages) -> None:
         boxes_of_file(boxes, config)
 
 
-def detector(clip: Clip, monkeypatch: pytest.MonkeyPatch, vectors: Tensor) -> Detector:
-    """One whose regions have given vectors, over three classes whose vectors are the axes."""
-    made = Detector(clip, ["a", "b", "c"], ["{}"])
-    made.head.copy_(torch.eye(32)[:, :3])
-    monkeypatch.setattr(made, "region_vectors", lambda _image, _boxes: vectors)
-    return made
-
-
 def test_overlapping_boxes_of_one_class_are_suppressed(
-    clip: Clip, monkeypatch: pytest.MonkeyPatch
+    detector: Callable[[Tensor], Detector],
 ) -> None:
-    close = torch.tensor([[1.0, 0.99, 0.0], [0.98, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    vectors = torch.nn.functional.normalize(torch.nn.functional.pad(close, (0, 29)), dim=-1)
-    boxes, scores, classes = detector(clip, monkeypatch, vectors)(BLACK, PLACES, None)
+    vectors = torch.eye(32)[:3]
+    vectors[0, 1], vectors[1, 0] = 0.99, 0.98
+    boxes, scores, classes = detector(functional.normalize(vectors))(BLACK, PLACES, None)
     found = sorted(zip(classes.tolist(), boxes[:, 0].tolist(), strict=True))
     assert found == [(0, 0.0), (1, 1.0), (2, 40.0)]
     assert (scores.diff() <= 0).all() and scores[0] == pytest.approx(1.0, abs=1e-4)
 
 
 def test_objectness_is_fused_by_the_root_of_the_product(
-    clip: Clip, monkeypatch: pytest.MonkeyPatch
+    detector: Callable[[Tensor], Detector],
 ) -> None:
-    made = detector(clip, monkeypatch, torch.eye(32)[:3])
-    _, scores, classes = made(BLACK, PLACES, torch.tensor([0.25, 1.0, 0.0]))
+    _, scores, classes = detector(torch.eye(32)[:3])(BLACK, PLACES, torch.tensor([0.25, 1.0, 0.0]))
     found = dict(zip(classes.tolist(), scores.tolist(), strict=True))
     assert found == pytest.approx({0: 0.5, 1: 1.0}, abs=1e-4)
-    made = detector(clip, monkeypatch, torch.full((3, 32), float("nan")))
     with pytest.raises(CorruptArtifact, match="finite"):
-        made(BLACK, PLACES, None)
+        detector(torch.full((3, 32), torch.nan))(BLACK, PLACES, None)
 
 
 def test_regions_of_an_image_are_encoded_and_may_be_none(clip: Clip) -> None:

@@ -29,9 +29,8 @@ def judged_model(vision: dict[str, Any]) -> Any:
     return model.requires_grad_(False)
 
 
-def images(height: int = 64, width: int | None = None) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(2, 3, height, width or height, generator=generator)
+def images(height: int = 64, width: int = 64) -> Tensor:
+    return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("gated", [0, 2])
@@ -65,8 +64,7 @@ def test_zero_gates_give_the_dense_map_of_the_base_bit_for_bit() -> None:
     for one, other in zip(DenseTower(base)(pixels), DenseTower(gated)(pixels), strict=True):
         assert torch.equal(one, other)
     gated.visual.requires_grad_(False)
-    for block in DenseTower(gated).tower.blocks[-1:]:
-        block.gated_attn_block.alpha_attn.data.fill_(0.5)
+    DenseTower(gated).tower.blocks[-1].gated_attn_block.alpha_attn.data.fill_(0.5)
     assert not torch.equal(DenseTower(base)(pixels)[0], DenseTower(gated)(pixels)[0])
 
 

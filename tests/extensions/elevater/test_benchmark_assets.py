@@ -3,7 +3,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,9 +14,7 @@ from support.launch import dagster_home, metadata_of
 from react_pipeline.assets import ProjectResource, to_partition_key
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import materialize, open_instance, plan
-from react_pipeline.extensions.elevater.assets import (
-    count_pairs,
-)
+from react_pipeline.extensions.elevater.assets import count_pairs
 from react_pipeline.extensions.elevater.features import digests_of_test_images
 from react_pipeline.project import Project
 from react_pipeline.store import Inputs
@@ -40,26 +37,11 @@ def test_a_launch_builds_checks_shows_and_compares_the_benchmark(
         first = materialize("*", ["shapes"], METHODS, project.path)
         second = materialize("group:benchmark", ["shapes"], METHODS, project.path)
         with open_instance(project) as instance:
-            logs = [
-                entry.dagster_event
-                for run_id in first.run_ids
-                for entry in instance.all_logs(
-                    run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
-                )
-            ]
             key = to_partition_key("shapes/gated-image")
             shown = metadata_of(instance, "benchmark_results", key)
     assert not first.failed and not first.skipped
     # Features and results of the base and the method with an image tower, and their comparison.
     assert (second.built, second.reused) == (0, 5)
-    checks = [event.asset_check_evaluation_data for event in logs if event]
-    blocking = {check.check_name: check.blocking for check in checks}
-    assert blocking["features_are_finite_and_have_a_direction"]
-    assert blocking["what_is_unavailable_has_no_value"]
-    assert not blocking["benchmark_mean_is_at_least_base"]
-    assert not blocking["training_pairs_hold_no_test_image"]
-    assert all(check.passed for check in checks if check.blocking)
-
     artifact = project.store.current("benchmark_results", "shapes/gated-image")
     run = MlflowClient(project.config.tracking_uri).get_run(str(shown["mlflow_run_id"]))
     for name in ("mean.zero-shot", "value.zero-shot.mnist", "datasets_evaluated"):
@@ -95,8 +77,8 @@ def test_training_pair_that_is_a_test_image_is_counted(tiny_project: Project) ->
         pairs = pd.DataFrame({"image_sha256": ["ab" * 32, "cd" * 32, "ef" * 32]})
         pairs.to_parquet(directory / "pairs.parquet")
         (directory / "mnist").mkdir()
-        for split, bytes_ in (("test", [171, 1]), ("train", [205])):
-            digests = np.repeat(np.array([bytes_], np.uint8).T, 32, axis=1)
+        for split, byte in (("test", 0xAB), ("train", 0xCD)):
+            digests = np.full((1, 32), byte, np.uint8)
             np.save(directory / "mnist" / f"{split}_sha256.npy", digests)
         return {}
 

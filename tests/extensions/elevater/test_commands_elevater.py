@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 from PIL import Image
 from support.commands import assert_loads_no_torch
 from support.elevater import write_elevater
@@ -37,23 +38,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_check_reports_all_and_fails_only_for_what_is_wrong(
     run, data: Path, tmp_path: Path
 ) -> None:
-    def check(root: Path) -> tuple[int, str, dict[tuple[str, ...], list[str]]]:
-        code, out, _ = run("check", str(root))
-        rows = [line.split() for line in out.splitlines()[1:]]
-        return code, out, {tuple(row[:2]): row[2:5] for row in rows}
-
     before = sorted(data.rglob("*"))
-    code, out, rows = check(data)
-    assert code == 0 and rows["dtd", "test"] == ["47", "1,880", "partial"]
-    assert rows["food-101", "test"] == ["0", "25,250", "unavailable"]
-    assert ("imagenet-1k", "test") in rows and "get it from" in out and "Get it from" in out
+    code, out, _ = run("check", str(data))
+    assert code == 0
+    for row in (
+        r"dtd +test +47 +1,880 +partial +get it from",
+        r"food-101 +test +0 +25,250 +unavailable +.*Get it from",
+        r"imagenet-1k +test +0",
+    ):
+        assert re.search(row, out), row
     assert sorted(data.rglob("*")) == before
-    sizes = {"train": 4250, "test": 250}
+    sizes = {"train": 1, "test": 250}
     root = write_elevater(tmp_path / "mixed", sizes, only=["hateful-memes", "mnist"])
     (root / "mnist" / "test" / "stray.png").write_bytes(b"x")
-    code, out, rows = check(root)
-    assert code == 1 and rows["mnist", "test"][2] == "wrong"
-    assert rows["hateful-memes", "test"][2] == rows["hateful-memes", "train"][2] == "complete"
+    code, out, _ = run("check", str(root))
+    assert code == 1 and re.search("mnist +test .* wrong", out)
+    assert re.search("hateful-memes +test .* complete", out)
     assert run("check", str(tmp_path / "nosuch"))[0] == 2
 
 
@@ -63,17 +63,14 @@ def test_domains_are_written_into_the_project_and_are_valid(
     code, out, _ = run("domains", str(data))
     assert code == 0 and "elevater.yaml" in out
     assert tiny_project.domain("elevater").class_names
-    assert len(tiny_project.domain("dtd").classes) == 47
     code, _, reported = run("domains", "nosuch")
     assert code == 2 and "nosuch: no such folder" in reported
 
 
-def test_a_submission_is_written_of_fresh_results(tiny_project: Project, run, data: Path) -> None:
-    raw = yaml.safe_load(tiny_project.path.read_text())
-    tiny_project.path.write_text(
-        yaml.safe_dump({**raw, "elevater": {"root": str(data), "datasets": ["mnist"]}})
-    )
-    project = Project.load(tiny_project.path)
+def test_a_submission_is_written_of_fresh_results(
+    make_project: Callable[..., Project], run, data: Path
+) -> None:
+    project = make_project(elevater={"root": str(data), "datasets": ["mnist"]})
     publish_base(project)
     publish_features(project, "shapes", "base")
     publish_results(project, "shapes", "base")
@@ -88,15 +85,11 @@ def test_a_submission_is_written_of_fresh_results(tiny_project: Project, run, da
 
 def test_retrieval_prints_recall_both_ways(tiny_project: Project, run, tmp_path: Path) -> None:
     publish_base(tiny_project)
-    colours = ("red", "green", "blue")
-    for name in colours:
+    file, rows = tmp_path / "captions.json", []
+    for name in ("red", "green", "blue"):
         Image.new("RGB", (40, 40), name).save(tmp_path / f"{name}.png")
-    captions = {f"{name}.png": (f"a {name} square", name) for name in colours}
-    file = tmp_path / "captions.json"
-    rows = [
-        {"filename": name, "split": "test", "sentences": [{"raw": text} for text in texts]}
-        for name, texts in captions.items()
-    ]
+        sentences = [{"raw": f"a {name} square"}, {"raw": name}]
+        rows.append({"filename": f"{name}.png", "split": "test", "sentences": sentences})
     file.write_text(json.dumps({"images": rows}))
     code, out, reported = run("retrieval", str(file), str(tmp_path))
     assert code == 0, reported

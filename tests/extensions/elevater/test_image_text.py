@@ -12,17 +12,12 @@ from react_pipeline.store import InputError
 
 
 def entry(name: str, captions: list[str], split: str = "test", **more: Any) -> dict[str, Any]:
-    return {
-        "filename": name,
-        "split": split,
-        "sentences": [{"raw": caption} for caption in captions],
-        **more,
-    }
+    sentences = [{"raw": caption} for caption in captions]
+    return {"filename": name, "split": split, "sentences": sentences, **more}
 
 
-def write(path: Path, images: Any) -> Path:
-    path.write_text(json.dumps({"images": images, "dataset": "coco"}))
-    return path
+def karpathy(*images: dict[str, Any]) -> str:
+    return json.dumps({"images": images, "dataset": "coco"})
 
 
 def test_recall_both_ways_with_ties_by_number() -> None:
@@ -39,14 +34,12 @@ def test_recall_both_ways_with_ties_by_number() -> None:
 
 
 def test_karpathys_json_gives_first_five_captions_of_a_split(tmp_path: Path) -> None:
-    images = [
-        entry("a.jpg", [f"a {number}" for number in range(7)], filepath="val2014"),
-        entry("b.jpg", ["b", " "], filepath="val2014"),
-        entry("c.jpg", ["c"], split="train"),
-    ]
-    found = read_karpathy(write(tmp_path / "dataset_coco.json", images))
-    assert found.images == ("val2014/a.jpg", "val2014/b.jpg")
-    assert found.captions == ("a 0", "a 1", "a 2", "a 3", "a 4", "b")
+    path = tmp_path / "dataset_coco.json"
+    first = entry("a.jpg", list("0123456"), filepath="val2014")
+    path.write_text(karpathy(first, entry("b.jpg", ["b", " "]), entry("c.jpg", ["c"], "train")))
+    found = read_karpathy(path)
+    assert found.images == ("val2014/a.jpg", "b.jpg")
+    assert found.captions == tuple("01234b")
     assert found.image_of_caption.tolist() == [0, 0, 0, 0, 0, 1]
     assert found.dropped == {"more_captions_than_counted": 2, "empty_caption": 1}
 
@@ -57,12 +50,9 @@ def test_karpathys_json_gives_first_five_captions_of_a_split(tmp_path: Path) -> 
         ("{", "is not Karpathy's JSON"),
         ('{"pictures": []}', "JSON: images"),
         ('{"images": [{"filename": "a", "split": "test"}]}', r"images\.0\.sentences"),
-        (
-            json.dumps({"images": [entry("a", ["x"], split="val")]}),
-            "no captioned image of the split 'test'; it has val",
-        ),
-        (json.dumps({"images": [entry("../a", ["x"])]}), "leads out of the folder"),
-        (json.dumps({"images": [entry("/a", ["x"])]}), "leads out of the folder"),
+        (karpathy(entry("a", ["x"], "val")), "no captioned image of the split 'test'; it has val"),
+        (karpathy(entry("../a", ["x"])), "leads out of the folder"),
+        (karpathy(entry("/a", ["x"])), "leads out of the folder"),
         ("[" * 100_000, "is not Karpathy's JSON"),
     ],
 )

@@ -12,7 +12,6 @@ import pytest
 
 from react_pipeline.extensions.elevater.datasets import DATASETS, IMAGENET, dataset, read_data
 from react_pipeline.labelled import normal
-from react_pipeline.store import InputError
 
 # name: classes, train, val, test, metric, templates; written down again from the benchmark, not
 # from the table.
@@ -68,13 +67,6 @@ def test_what_differs_from_other_packages_is_elevaters() -> None:
     assert dataset("patch-camelyon").templates == ("this is a photo of {}",)
     assert dataset("kitti-distance").templates == ("{}",)
     assert dataset("resisc45_clip").templates[0] == "satellite imagery of {}."
-
-
-def test_an_unknown_name_is_refused_with_close_ones() -> None:
-    with pytest.raises(InputError, match="cifar-10 or cifar-100"):
-        dataset("CIFAR10")
-    with pytest.raises(InputError, match="known are caltech-101"):
-        dataset("zzz")
 
 
 def test_without_clip_benchmark_the_error_says_what_to_install(tmp_path: Path) -> None:

@@ -15,10 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import open_clip
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from support.customized import customized
@@ -27,12 +30,12 @@ from support.text_tower import write_text_tower_checkpoint
 from torch import Tensor
 
 from react_pipeline.clip import Clip, load, publish_base
-from react_pipeline.corpus import publish_corpus
+from react_pipeline.corpus import CollectedPairs, publish_corpus
 from react_pipeline.embedding import embed_corpus
 from react_pipeline.evaluation import EvalResult, evaluate
 from react_pipeline.extensions.demo.packages import CORPUS_SOURCES
 from react_pipeline.extensions.hub import export as exporting
-from react_pipeline.extensions.hub.card import ingredients
+from react_pipeline.extensions.hub.card import _base_on_hub, ingredients
 from react_pipeline.extensions.hub.export import export
 from react_pipeline.indexing import build_index
 from react_pipeline.labelled import publish_evaluation_set, read_images
@@ -41,6 +44,7 @@ from react_pipeline.project import Project
 from react_pipeline.promotion import promote
 from react_pipeline.retrieval import draw_control, retrieve_pairs
 from react_pipeline.store import (
+    Artifact,
     CorruptArtifact,
     InputError,
     MissingArtifact,
@@ -52,17 +56,41 @@ from react_pipeline.store import (
 from react_pipeline.use import Classifier
 
 Make = Callable[..., Project]
+Exported = Callable[..., tuple[Artifact, Path]]
 
 
 def prepare(project: Project) -> None:
-    publish_evaluation_set(project, "shapes")
-    retrieve_pairs(project, "shapes")
-    draw_control(project, "shapes")
+    for build in (publish_evaluation_set, retrieve_pairs, draw_control):
+        build(project, "shapes")
 
 
 @pytest.fixture
 def project(retrieved_project: Project) -> Project:
     return retrieved_project
+
+
+@pytest.fixture
+def exported(project: Project, tmp_path: Path) -> Exported:
+    """A customized checkpoint and the folder of its export."""
+
+    def make(method: str = "gated-image", **options: Any) -> tuple[Artifact, Path]:
+        checkpoint = customized(project, method)
+        return checkpoint, export(project, "shapes", method, tmp_path / "exported", **options)
+
+    return make
+
+
+def crowned(project: Project) -> Artifact:
+    """A checkpoint of `gated-image` that is the champion."""
+    checkpoint = customized(project, "gated-image")
+    for method in ("base", "gated-image"):
+        evaluate(project, "shapes", method)
+    promote(project, "shapes", "gated-image", "<b>better</b>")
+    return checkpoint
+
+
+def card_of(folder: Path) -> str:
+    return (folder / "README.md").read_text()
 
 
 def features(clip: Any) -> tuple[Tensor, Tensor]:
@@ -97,17 +125,16 @@ needs_local_dir = pytest.mark.skipif(
 
 @needs_local_dir
 def test_plain_open_clip_loads_a_model_by_the_readme_lines(
-    project: Project, tmp_path: Path
+    exported: Exported, tmp_path: Path
 ) -> None:
-    checkpoint = customized(project, "full-control")
-    folder = export(project, "shapes", "full-control", tmp_path / "out" / "exported")
-    assert folder == tmp_path / "out" / "exported"
-    card = (folder / "README.md").read_text()
+    checkpoint, folder = exported("full-control")
+    assert folder == tmp_path / "exported"
+    card = card_of(folder)
     assert "drawn at random" in card and "a yardstick, not a model to use" in card
     names = run_readme(folder, "local-dir:")
-    theirs = (names["model"], names["preprocess"], names["tokenizer"])
-    assert same(features(theirs), features(load(checkpoint.path)))
-    assert same(features(load(folder)), features(load(checkpoint.path)))
+    expected = features(load(checkpoint.path))
+    assert same(features((names["model"], names["preprocess"], names["tokenizer"])), expected)
+    assert same(features(load(folder)), expected)
 
 
 WITHOUT_THIS_PACKAGE = """
@@ -127,9 +154,10 @@ torch.save([image, texts], sys.argv[2])
 
 
 @needs_local_dir
-def test_open_clip_learns_gated_blocks_from_the_folder(project: Project, tmp_path: Path) -> None:
-    checkpoint = customized(project, "gated-image")
-    folder = export(project, "shapes", "gated-image", tmp_path / "exported")
+def test_open_clip_learns_gated_blocks_from_the_folder(
+    project: Project, exported: Exported, tmp_path: Path
+) -> None:
+    checkpoint, folder = exported()
     place = tmp_path / "features.pt"
     command = [sys.executable, "-c", WITHOUT_THIS_PACKAGE, str(folder), str(place)]
     subprocess.run(command, check=True, cwd=tmp_path)
@@ -142,8 +170,8 @@ def test_open_clip_learns_gated_blocks_from_the_folder(project: Project, tmp_pat
 def test_text_tower_of_transformers_travels_with_its_tokenizer(
     make_project: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text_tower_of_transformers = write_text_tower_checkpoint(tmp_path)
-    project = make_project(encoder={"pretrained": str(text_tower_of_transformers)})
+    text_tower = write_text_tower_checkpoint(tmp_path)
+    project = make_project(encoder={"pretrained": str(text_tower)})
     for publish in (publish_corpus, publish_base, embed_corpus, build_index):
         publish(project)
     prepare(project)
@@ -152,18 +180,17 @@ def test_text_tower_of_transformers_travels_with_its_tokenizer(
     folder = export(project, "shapes", "locked-text", tmp_path / "exported")
     # It was moved, and what it was made of is gone.
     moved = folder.rename(tmp_path / "moved")
-    shutil.rmtree(text_tower_of_transformers)
+    shutil.rmtree(text_tower)
     shutil.rmtree(tmp_path / "tiny-bert")
     assert same(features(load(moved)), expected)
-    assert "Run Python inside this folder" in (moved / "README.md").read_text()
+    assert "Run Python inside this folder" in card_of(moved)
     monkeypatch.chdir(moved)
     names = run_readme(moved, "local-dir:")
     assert same(features((names["model"], names["preprocess"], names["tokenizer"])), expected)
 
 
-def test_a_head_classifies_with_the_readme_lines(project: Project, tmp_path: Path) -> None:
-    checkpoint = customized(project, "gda")
-    folder = export(project, "shapes", "gda", tmp_path / "exported")
+def test_a_head_classifies_with_the_readme_lines(project: Project, exported: Exported) -> None:
+    checkpoint, folder = exported("gda")
     assert sha256_of(folder / "head.safetensors") == sha256_of(checkpoint.path / "head.safetensors")
     clip, images = load(folder), torch.randn(3, 3, 32, 32)
     base = load(project.store.current("base_checkpoint", "all").path)
@@ -176,10 +203,9 @@ def test_a_head_classifies_with_the_readme_lines(project: Project, tmp_path: Pat
 
 @pytest.mark.parametrize("method", ["gated-image", "gda"])
 def test_onnxruntime_gives_torchs_classes_from_one_file(
-    project: Project, tmp_path: Path, method: str
+    project: Project, exported: Exported, method: str
 ) -> None:
-    customized(project, method)
-    folder = export(project, "shapes", method, tmp_path / "exported", formats=["onnx"])
+    _, folder = exported(method, formats=["onnx"])
     evaluation = project.store.current("evaluation_set", "shapes")
     pictures = [Path(path) for path in read_images(evaluation)["path"]]
     classifier = Classifier.load(folder, precision="fp32")
@@ -201,22 +227,18 @@ def test_onnxruntime_gives_torchs_classes_from_one_file(
 
 
 def test_an_onnx_model_that_differs_from_torch_is_not_exported(
-    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    customized(project, "gated-image")
     monkeypatch.setattr("react_pipeline.extensions.hub.onnx_model.MAX_DIFFERENCE", -1.0)
     with pytest.raises(ReactError, match="differs"):
-        export(project, "shapes", "gated-image", tmp_path / "exported", formats=["onnx"])
+        exported(formats=["onnx"])
     assert not (tmp_path / "exported").exists()
 
 
 def test_a_renamed_class_is_an_error_and_exports_keep_the_name(
     project: Project, tmp_path: Path
 ) -> None:
-    customized(project, "gated-image")
-    for method in ("base", "gated-image"):
-        evaluate(project, "shapes", method)
-    promote(project, "shapes", "gated-image", "for the test")
+    crowned(project)
     assert Classifier.load("shapes", config=project.path).origin.method == "gated-image"
     path = project.config.domains / "shapes.yaml"
     path.write_text(path.read_text().replace("square", "box"))
@@ -229,10 +251,9 @@ def test_a_renamed_class_is_an_error_and_exports_keep_the_name(
 
 
 def test_the_record_lists_every_file_and_no_other_comes_along(
-    project: Project, tmp_path: Path
+    exported: Exported,
 ) -> None:
-    checkpoint = customized(project, "gated-image")
-    folder = export(project, "shapes", "gated-image", tmp_path / "exported")
+    checkpoint, folder = exported()
     record = json.loads((folder / "export.json").read_text())
     assert (record["domain"], record["method"]) == ("shapes", "gated-image")
     assert record["fingerprint"] == checkpoint.fingerprint
@@ -241,8 +262,8 @@ def test_the_record_lists_every_file_and_no_other_comes_along(
         *("README.md", "export.json", "open_clip_config.json", "open_clip_model.safetensors"),
         *("calibration.json", "head.json", "head.safetensors", "gated_blocks.py"),
     }  # fmt: skip
-    assert record["files"] == {name: sha256_of(folder / name) for name in record["files"]}
-    assert set(record["files"]) == {path.name for path in folder.iterdir()} - {"export.json"}
+    others = [path for path in folder.iterdir() if path.name != "export.json"]
+    assert record["files"] == {path.name: sha256_of(path) for path in others}
     weights = checkpoint.manifest["files"]["open_clip_model.safetensors"]["sha256"]
     assert record["files"]["open_clip_model.safetensors"] == weights
     about = json.loads((folder / "head.json").read_text())
@@ -263,19 +284,18 @@ def export_until_killed(path: Path, target: Path, where: str) -> None:
 @pytest.mark.operations
 @pytest.mark.parametrize("where", ["model_card", "fsync_tree"])
 def test_killed_in_the_middle_it_leaves_no_folder(  # FAULTS 1
-    project: Project, tmp_path: Path, where: str
+    project: Project, exported: Exported, tmp_path: Path, where: str
 ) -> None:
     customized(project, "locked-text")
     killed(export_until_killed, project.path, tmp_path / "exported", where)
     assert not (tmp_path / "exported").exists()
-    load(export(project, "shapes", "locked-text", tmp_path / "exported"))
+    load(exported("locked-text")[1])
 
 
 @pytest.mark.parametrize("kind", ["link", "folder", "file", "filled meanwhile"])
 def test_neither_links_nor_foreign_files_are_touched(  # FAULTS 49
-    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    customized(project, "gated-image")
     target = tmp_path / "exported"
     mine = tmp_path / "mine"
     mine.mkdir()
@@ -289,7 +309,7 @@ def test_neither_links_nor_foreign_files_are_touched(  # FAULTS 49
     else:
         monkeypatch.setattr(exporting, "fsync_tree", lambda _: shutil.copytree(mine, target))
     with pytest.raises((InputError, StoreWriteError), match="exported"):
-        export(project, "shapes", "gated-image", target)
+        exported()
     assert [path.name for path in mine.iterdir()] == ["letter.txt"]
     assert [path.name for path in tmp_path.glob("*exported*")] == ["exported"]
     if target.is_dir():
@@ -299,12 +319,13 @@ def test_neither_links_nor_foreign_files_are_touched(  # FAULTS 49
 def test_only_a_fresh_and_whole_checkpoint_is_exported(
     make_project: Make, project: Project, tmp_path: Path
 ) -> None:
-    with pytest.raises(MissingArtifact, match="customized_checkpoint"):
-        export(project, "shapes", "gated-image", tmp_path / "out")
-    with pytest.raises(InputError, match="`base`"):
-        export(project, "shapes", "base", tmp_path / "out")
-    with pytest.raises(InputError, match="unknown method 'magic'"):
-        export(project, "shapes", "magic", tmp_path / "out")
+    for method, kind, words in (
+        ("gated-image", MissingArtifact, "customized_checkpoint"),
+        ("base", InputError, "`base`"),
+        ("magic", InputError, "unknown method 'magic'"),
+    ):
+        with pytest.raises(kind, match=words):
+            export(project, "shapes", method, tmp_path / "out")
     checkpoint = customized(project, "gated-image")
     changed = make_project(customization={"defaults": {"steps": 5}})
     with pytest.raises(StaleArtifact, match="steps"):
@@ -320,19 +341,17 @@ def test_only_a_fresh_and_whole_checkpoint_is_exported(
 
 
 def test_card_lists_figures_ingredients_and_what_is_not_known(
-    project: Project, tmp_path: Path
+    project: Project, exported: Exported, tmp_path: Path
 ) -> None:
-    customized(project, "gated-image")
-    before = card_of(export(project, "shapes", "gated-image", tmp_path / "before"))
+    before = card_of(exported()[1])
     assert before.count("| not evaluated |") == 3
-    results = {
-        name: EvalResult.read(evaluate(project, "shapes", name)) for name in ("base", "gated-image")
-    }
+    shown = {"base": "base", "gated-image": "**gated-image** (this model)"}
+    results = {name: EvalResult.read(evaluate(project, "shapes", name)) for name in shown}
     card = card_of(export(project, "shapes", "gated-image", tmp_path / "after"))
-    for name, shown in (("base", "base"), ("gated-image", "**gated-image** (this model)")):
-        top1, mean = results[name].top1, results[name].mean_per_class
-        assert top1 is not None and mean is not None
-        assert f"| {shown} | {100 * top1:.1f} | {100 * mean:.1f} | 16 |" in card
+    for name, result in results.items():
+        assert result.top1 is not None and result.mean_per_class is not None
+        figures = f"{100 * result.top1:.1f} | {100 * result.mean_per_class:.1f} | 16 |"
+        assert f"| {shown[name]} | {figures}" in card
     assert "| gated-image-control | not evaluated |" in card
     assert "16 labelled images, 4 classes" in card and "drawn shapes" in card
     found = project.store.current("retrieved_set", "shapes").counts
@@ -346,19 +365,12 @@ def test_card_lists_figures_ingredients_and_what_is_not_known(
         assert words in card, words
 
 
-def card_of(folder: Path) -> str:
-    return (folder / "README.md").read_text()
-
-
 def test_champion_is_exported_though_its_method_has_newer_model(
     make_project: Make, project: Project, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="the base is champion"):
         export(project, "shapes", "champion", tmp_path / "none")
-    first = customized(project, "gated-image")
-    for method in ("base", "gated-image"):
-        evaluate(project, "shapes", method)
-    promote(project, "shapes", "gated-image", "<b>better</b>")
+    first = crowned(project)
     # The domain's classes and the model are others by now.
     path = project.config.domains / "shapes.yaml"
     raw = yaml.safe_load(path.read_text())
@@ -399,21 +411,63 @@ def test_the_demo_licences_are_listed_by_package(make_project: Make) -> None:
 
 
 def test_class_names_and_titles_come_escaped_into_the_card(
-    make_project: Make, tmp_path: Path
+    project: Project, exported: Exported
 ) -> None:
-    project = make_project()
     path = project.config.domains / "shapes.yaml"
     raw = yaml.safe_load(path.read_text())
     raw["title"] = "Shapes\n---\n# <b>hi</b>"
     raw["classes"][1] = "squ|are](http://evil)"
     raw.pop("evaluation")
     path.write_text(yaml.safe_dump(raw))
-    for publish in (publish_corpus, publish_base, embed_corpus, build_index):
-        publish(project)
     prepare(project)
-    customized(project, "gated-image")
-    card = card_of(export(project, "shapes", "gated-image", tmp_path / "out"))
+    card = card_of(exported()[1])
     assert "<b>" not in card.replace(r"\<b", "")
     assert r"squ\|are\](http\://evil)" in card
     assert len(re.findall("^---$", card, re.MULTILINE)) == 2
     assert not re.search(r"^# .*\n.*^# ", card, re.MULTILINE | re.DOTALL)
+
+
+def test_the_loss_of_8_bits_is_measured_on_the_pairs(project: Project, exported: Exported) -> None:
+    with pytest.raises(InputError, match="onnx-int8"):
+        exported(formats=["tflite"])
+    _, folder = exported(formats=["onnx-int8", "onnx"])
+    loss = json.loads((folder / "export.json").read_text())["formats"]["onnx-int8"]
+    pairs = CollectedPairs(project.store.current("retrieved_set", "shapes"))
+    preprocess = load(folder).preprocess
+    batch = torch.stack([preprocess(pairs.decoded(place)) for place in range(len(pairs))])
+    exact, ours = (
+        onnxruntime.InferenceSession(str(folder / name))
+        .run(["similarities"], {"batch": batch.numpy()})[0]
+        .argmax(axis=1)
+        for name in ("model.onnx", "model.int8.onnx")
+    )
+    assert loss == {"pairs": len(pairs), "agreement": float(np.mean(ours == exact))}
+    assert (folder / "model.int8.onnx").stat().st_size < (folder / "model.onnx").stat().st_size
+    assert f"for {100 * loss['agreement']:.1f}%" in card_of(folder)
+
+
+def test_8_bits_need_no_full_precision_and_no_labels(project: Project, exported: Exported) -> None:
+    path = project.config.domains / "shapes.yaml"
+    path.write_text(path.read_text().split("evaluation:")[0])
+    prepare(project)
+    customized(project, "locked-text")
+    evaluate(project, "shapes", "locked-text")
+    _, folder = exported("locked-text", formats=["onnx-int8"])
+    assert not (folder / "model.onnx").exists()
+    card = ModelCard.load(folder / "README.md")
+    assert "unavailable" in card.content
+    assert (card.data.library_name, card.data.base_model) == ("open_clip", None)
+    assert card.data.tags == ["clip", "react", "locked-text"]
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "name"),
+    [
+        ("laion2b_s34b_b79k", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"),
+        ("hf-hub:timm/ViT-B-16-SigLIP2@main", "timm/ViT-B-16-SigLIP2"),
+        ("/some/folder", None),
+        (None, None),
+    ],
+)
+def test_a_base_is_named_as_on_the_hub(pretrained: str | None, name: str | None) -> None:
+    assert _base_on_hub({"model": "react_ViT-B-32", "pretrained": pretrained}) == name

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,16 +45,9 @@ def use(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """What an export looks like from outside."""
-    files = {
-        "README.md": "---\nlicense: mit\n---\n",
-        "export.json": "{}",
-        "open_clip_model.safetensors": "weights",
-        "text/config.json": "{}",
-    }
-    for name, text in files.items():
-        path = tmp_path / "exported" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    (tmp_path / "exported" / "text").mkdir(parents=True)
+    for name in ("README.md", "export.json", "open_clip_model.safetensors", "text/config.json"):
+        (tmp_path / "exported" / name).write_text("{}")
     return tmp_path / "exported"
 
 
@@ -137,23 +131,25 @@ def test_the_command_pushes_what_it_exports(
     """In a process of its own, with the variables that a user sets."""
     customized(retrieved_project, "gated-image")
     to = tmp_path / "exported"
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": hub.url,
-        "HF_TOKEN": TOKEN,
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HOME": str(tmp_path / "home"),
-    }
+    own = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-m", "react_pipeline", "export", "shapes", "gated-image"]
-    command += ["--config", str(retrieved_project.path), "--to", str(to), "--push", "me/shapes"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    command += ["--config", str(retrieved_project.path), "--to", str(to), "--push", NAME]
+    push = partial(
+        subprocess.run,
+        command,
+        env={**os.environ, **own},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    done = push()
     assert done.returncode == 0, done.stderr
     assert f"{hub.url}/me/shapes/commit/" in done.stdout
     assert TOKEN not in done.stdout + done.stderr
     assert held(hub) == contents(to)
     # Taken by now: refused before the folder is written again.
     before = json.loads((to / "export.json").read_text())
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    done = push()
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "--overwrite" in done.stderr
     assert json.loads((to / "export.json").read_text()) == before

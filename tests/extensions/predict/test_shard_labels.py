@@ -97,14 +97,14 @@ def test_a_killed_run_labels_the_shards_that_are_left(
 def test_the_command_labels_shards_and_refuses_pictures(
     retrieved_project: Project, shards: Path, tmp_path: Path
 ) -> None:
-    config = ["--config", str(retrieved_project.path), "--model", "base", "--workers", "0"]
-    to = ["--by-shard", "--output", str(tmp_path / "out"), *config]
-    result = CliRunner().invoke(app, ["predict", "shapes", str(shards / "*.tar"), *to])
-    assert result.exit_code == 0, result.output
-    assert len(labels_of(tmp_path / "out")) == 7
+    options = ["--config", str(retrieved_project.path), "--model", "base", "--workers", "0"]
+    options += ["--by-shard", "--output", str(tmp_path / "out")]
     (shards / "a.png").write_bytes(b"")
-    result = CliRunner().invoke(app, ["predict", "shapes", str(shards / "*"), *to])
-    assert result.exit_code != 0
+    for files, code in (("*.tar", 0), ("*", 1)):
+        call = ["predict", "shapes", str(shards / files), *options]
+        result = CliRunner().invoke(app, call)
+        assert result.exit_code == code, result.output
+        assert len(labels_of(tmp_path / "out")) == 7
 
 
 def test_only_the_model_of_the_run_labels(

@@ -1,4 +1,4 @@
-"""Transduction: its formulas, what must not matter, and what it gains on clusters."""
+"""Transduction: its formulas and what must not matter."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from react_pipeline.extensions.predict.transduction import affinity, transduce
 CLASSES, DIMENSION = 5, 64
 
 
-def clusters(per_class: int) -> tuple[Tensor, Tensor, ClassHead]:
-    """Unit vectors around orthogonal centres, their classes, and a zero-shot head that is as sure
-    as CLIP's: class 0 attracts most pictures of class 1.
+def clusters(per_class: int) -> tuple[Tensor, ClassHead]:
+    """Unit vectors around orthogonal centres, and a zero-shot head that is as sure as CLIP's: class
+    0 attracts most pictures of class 1.
     """
     rng = torch.Generator().manual_seed(0)
     axes = torch.eye(DIMENSION)
@@ -27,15 +27,11 @@ def clusters(per_class: int) -> tuple[Tensor, Tensor, ClassHead]:
     texts[0] = 0.3 * axes[0] + 0.7 * axes[1]
     texts[1] = 0.7 * axes[1] + 0.3 * axes[4]
     texts = normalize(0.05 * texts + axes[CLASSES], dim=1)
-    return normalize(axes[ids] + noise, dim=1), ids, ClassHead(texts.T)
-
-
-def accuracy(scores: Tensor, ids: Tensor) -> float:
-    return (scores.argmax(dim=1) == ids).double().mean().item()
+    return normalize(axes[ids] + noise, dim=1), ClassHead(texts.T)
 
 
 def test_scores_follow_the_formulas_of_the_paper() -> None:
-    x, _, head = clusters(per_class=10)
+    x, head = clusters(per_class=10)
     head = ClassHead(head.vectors, torch.linspace(-0.01, 0.01, CLASSES))
     scores = transduce(x.numpy(), head)
     x = x.double()
@@ -64,7 +60,7 @@ def test_scores_follow_the_formulas_of_the_paper() -> None:
 
 
 def test_neither_order_nor_repetition_matters() -> None:
-    x, _, head = clusters(per_class=12)
+    x, head = clusters(per_class=12)
     x = torch.cat([x, x[3:20], x[3:8]])
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))
     scores = transduce(x.numpy(), head)
@@ -73,15 +69,9 @@ def test_neither_order_nor_repetition_matters() -> None:
     assert torch.equal(scores[:60], transduce(x[:60].numpy(), head))
 
 
-def test_clusters_are_told_apart_where_texts_are_not() -> None:
-    x, ids, head = clusters(per_class=40)
-    assert accuracy(head.scores(x), ids) < 0.9
-    assert accuracy(transduce(x.numpy(), head), ids) == 1
-
-
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_few_pictures_are_judged_too(count: int) -> None:
-    x, _, head = clusters(per_class=1)
+    x, head = clusters(per_class=1)
     scores = transduce(x[:count].numpy(), head)
     assert scores.shape == (count, CLASSES) and torch.isfinite(scores).all()
     if count == 1:
@@ -89,7 +79,7 @@ def test_few_pictures_are_judged_too(count: int) -> None:
 
 
 def test_affinity_does_not_depend_on_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, _, _ = clusters(per_class=6)
+    x, _ = clusters(per_class=6)
     whole = affinity(x).to_dense()
     monkeypatch.setattr(transduction, "COMPARED_AT_ONCE", 100)
     torch.testing.assert_close(affinity(x).to_dense(), whole)
