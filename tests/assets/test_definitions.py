@@ -133,6 +133,7 @@ def stages_of(project: Project) -> set[str]:
 def test_sets_of_pairs_are_made_only_for_methods_that_use_them() -> None:
     assert STAGES["control_set"].keys(["shapes"], ["base", "gated-image"]) == []
     assert STAGES["retrieved_set"].keys(["shapes"], ["base"]) == ["shapes"]
+    assert STAGES["benchmark_comparison"].keys(["shapes"], ["base"]) == []
 
 
 def methods_of(stage: str, project: Project, *extra: str) -> list[str]:

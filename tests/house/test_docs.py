@@ -24,6 +24,7 @@ from react_pipeline.settings.corpus import CorpusConfig, corpus_kinds
 from react_pipeline.settings.evaluation import labelled_kinds
 
 ROOT = Path(__file__).parents[2]
+CONFIGURATION = ROOT / "docs" / "configuration.md"
 PAGES = [
     path
     for folder in (ROOT, *(ROOT / name for name in ("docs", "benchmarks", "recipes/imagenet-b32")))
@@ -31,14 +32,18 @@ PAGES = [
 ]
 
 
+def blocks_of(page: Path, languages: str) -> list[str]:
+    block = rf"^```(?:{languages})\n(.*?)^```$"
+    return re.findall(block, page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
 def test_configuration_page_has_every_field_with_its_default() -> None:
-    page = (ROOT / "docs" / "configuration.md").read_text()
-    blocks = re.findall(r"^```yaml\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    page = CONFIGURATION.read_text()
+    blocks = blocks_of(CONFIGURATION, "yaml")
     fields = yaml.safe_load(blocks.pop())
     domain = config.DomainConfig.model_validate(fields)
-    assert domain.model_fields_set == set(config.DomainConfig.model_fields)
-    assert domain.evaluation is not None
-    assert domain.evaluation.model_fields_set == set(type(domain.evaluation).model_fields)
+    for given in (domain, domain.evaluation):
+        assert given and given.model_fields_set == set(type(given).model_fields)
     for kind in labelled_kinds().values():
         assert all(f" {name}: " in page for name in kind.model_fields), kind
     examples = ("encoder: {", "corpus: #")
@@ -60,8 +65,7 @@ def test_configuration_page_has_every_field_with_its_default() -> None:
 
 
 def test_configuration_page_has_fields_of_each_kind_of_corpus() -> None:
-    page = (ROOT / "docs" / "configuration.md").read_text()
-    blocks = re.findall(r"^```yaml\n(corpus:.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    blocks = [block for block in blocks_of(CONFIGURATION, "yaml") if block.startswith("corpus:")]
     kinds, shared = corpus_kinds(), set(CorpusConfig.model_fields) - {"kind"}
     shared_by_tables = {"url_column", "caption_column", "hash_column", "download"}
     for block in blocks:
@@ -102,28 +106,18 @@ def test_architecture_has_the_tables_of_the_code() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_line_is_one_that_the_command_line_takes(page: Path) -> None:
-    blocks = re.findall(
-        r"^```(?:console|bash)\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL
-    )
-    lines = re.findall(
-        r"^(?:\$ )?(?:\S*bin/)?react-pipeline (.*)$", "\n".join(blocks), flags=re.MULTILINE
-    )
+    text = "\n".join(blocks_of(page, "console|bash"))
+    lines = re.findall(r"^(?:\$ )?(?:\S*bin/)?react-pipeline (.*)$", text, flags=re.MULTILINE)
     for line in lines:
         words = shlex.split(line, comments=True)
         command = typer.main.get_command(app)
         context = command.make_context("react-pipeline", words[:1], resilient_parsing=True)
         while hasattr(command, "resolve_command"):
             name, command, words = command.resolve_command(context, words)
-            if not hasattr(command, "resolve_command"):
-                command.make_context(
-                    name, words, parent=context
-                )  # raises at an unknown option or a missing argument
+        command.make_context(name, words, parent=context)  # raises at what it does not take
 
 
 def test_the_citation_names_this_version_and_its_licence() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == __version__
-    assert (
-        citation["license"]
-        == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"]
-    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (citation["version"], citation["license"]) == (__version__, project["license"])

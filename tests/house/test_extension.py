@@ -60,41 +60,45 @@ def fail(*_: Any, **__: Any) -> Any:
     raise ZeroDivisionError("a bug")
 
 
+def brought(module: str = "a_package", **hooks: Any) -> Extension:
+    """An extension of a module, with these hooks."""
+    return type("Brought", (Extension,), {"__module__": module, **hooks})()
+
+
 @pytest.mark.parametrize("hook", sorted(DRIVES))
 def test_an_extension_that_raises_is_named_and_ends_what_asked(
     hook: str, indexed_project: Project, installed: Callable[..., None]
 ) -> None:
-    names = {hook: fail, "__module__": "a_package"}
-    installed(raising=type("Raising", (Extension,), names)())
+    installed(raising=brought(**{hook: fail}))
     with pytest.raises(InputError, match=r"extension raising: ZeroDivisionError"):
         DRIVES[hook](indexed_project)
 
 
 def test_a_part_of_this_package_that_raises_is_not_wrapped(installed: Callable[..., None]) -> None:
-    names = {"stages": fail, "__module__": "react_pipeline.extensions.mine"}
-    installed(raising=type("Raising", (Extension,), names)())
+    installed(raising=brought("react_pipeline.extensions.mine", stages=fail))
     with pytest.raises(ZeroDivisionError):
         stage._rows.__wrapped__()
 
 
 def test_an_error_for_the_user_is_raised_as_it_is(installed: Callable[..., None]) -> None:
-    say = Mock(side_effect=CorpusError("embed it again"))
-    installed(talking=type("Talking", (Extension,), {"stages": say, "__module__": "mine"})())
+    installed(talking=brought(stages=Mock(side_effect=CorpusError("embed it again"))))
     with pytest.raises(CorpusError, match="embed it again"):
         stage._rows.__wrapped__()
-
-
-class Keeping(Extension):
-    def test_digests(self, project: Any, slug: str) -> Any:
-        return {"test": frozenset}
 
 
 def test_no_answer_replaces_another(
     indexed_project: Project, installed: Callable[..., None]
 ) -> None:
-    installed(keeping=Keeping(), other=Keeping())
+    keeping = brought(test_digests=lambda *_: {"test": frozenset})
+    installed(keeping=keeping, other=keeping)
     with pytest.raises(InputError, match="extension other"):
         keep_out(indexed_project)
+
+
+def staging(**fields: Any) -> Extension:
+    """An extension with one stage."""
+    row = Stage(about="a toy", scope="domain", step=lambda _: None, **fields)  # type: ignore[arg-type,return-value]
+    return brought(stages=lambda _: (row,))
 
 
 @pytest.mark.parametrize(
@@ -109,8 +113,7 @@ def test_no_answer_replaces_another(
 def test_a_row_that_would_break_the_others_is_refused(
     fields: dict[str, Any], token: str, installed: Callable[..., None]
 ) -> None:
-    row = {"name": "toy", "about": "a toy", "scope": "domain", "step": lambda _: None, **fields}
-    installed(toys=type("Toys", (Extension,), {"stages": lambda _: (Stage(**row),)})())
+    installed(toys=staging(**{"name": "toy", **fields}))
     with pytest.raises(InputError, match=token):
         stage._rows.__wrapped__()
 
@@ -154,26 +157,22 @@ def test_what_cannot_be_loaded_is_named(
         extension.extensions.__wrapped__()
 
 
-class Staging(Extension):
-    def __init__(self, name: str, *parents: str) -> None:
-        self.row = Stage(name, "", "domain", step=lambda _: None, parents=parents)  # type: ignore[arg-type,return-value]
-
-    def stages(self) -> tuple[Stage, ...]:
-        return (self.row,)
-
-
 def test_a_stage_may_be_made_from_one_of_any_extension(installed: Callable[..., None]) -> None:
     installed(
-        alpha=Staging("last", "middle"), beta=Staging("middle", "first"), gamma=Staging("first")
+        alpha=staging(name="last", parents=("middle",)),
+        beta=staging(name="middle", parents=("first",)),
+        gamma=staging(name="first"),
     )
     rows = list(stage._rows.__wrapped__())
-    assert [rows.index(name) for name in ("first", "middle", "last")] == sorted(
-        rows.index(name) for name in ("first", "middle", "last")
-    )
+    assert rows.index("first") < rows.index("middle") < rows.index("last")
     assert set(STAGES) < set(rows)
 
 
 def test_stages_that_are_made_from_each_other_are_refused(installed: Callable[..., None]) -> None:
-    installed(left=Staging("left", "right"), right=Staging("right", "left"))
+    left, right = (
+        staging(name=name, parents=(other,))
+        for name, other in (("left", "right"), ("right", "left"))
+    )
+    installed(left=left, right=right)
     with pytest.raises(InputError, match="no stage before it is called left"):
         stage._rows.__wrapped__()

@@ -42,14 +42,11 @@ def number(text: str) -> float:
 
 
 def test_the_gains_of_the_readme_are_those_of_the_demo() -> None:
-    rows = [
-        line.split("|")[3:5]
-        for line in RESULTS.splitlines()
-        if line.startswith("| without the same drawing | mean |")
-    ]
-    (gains,) = [re.findall(r"[\d.]+", " ".join(cells)) for cells in rows]
+    (row,) = re.findall(
+        r"^\| without the same drawing \| mean (\|.*?\|.*?\|)", RESULTS, re.MULTILINE
+    )
+    gain, low, high, over_control, control_low, control_high = re.findall(r"[\d.]+", row)
     text = one_line("README.md")
-    gain, low, high, over_control, control_low, control_high = gains
     assert f"gains {gain} points over the base (95% interval {low} to {high})" in text
     assert f"{over_control} over random pairs ({control_low} to {control_high};" in text
 
@@ -59,6 +56,7 @@ def test_figures_of_photographs_are_those_of_the_benchmark() -> None:
     (shown,) = (
         table for table in tables_of(PAGES["README.md"]) if any("pairs:" in row for row in table)
     )
+    text = one_line("README.md")
     for row, table in zip(shown.values(), (gains, alone), strict=True):
         cells = [table["base"]["top-1 %"]]
         cells += [table["gated-image"][name] for name in ("top-1 %", *CONTROLS)]
@@ -66,15 +64,14 @@ def test_figures_of_photographs_are_those_of_the_benchmark() -> None:
     gated = gains["gated-image"]
     gain, low, high = re.findall(r"[\d.]+", gated["over base"])
     random, random_low, random_high = re.findall(r"[\d.]+", gated["over random"])
-    text = f"gains {gain} points over the base (95% interval {low} to {high}) and {random} over "
-    assert f"{text}random pairs ({random_low} to {random_high})" in one_line("README.md")
-    heads = f"`gda` reaches {number(gains['gda']['top-1 %'])} (random pairs "
-    assert f"{heads}{number(gains['gda']['random'])})" in one_line("README.md")
+    assert f"gains {gain} points over the base (95% interval {low} to {high}) and " in text
+    assert f"and {random} over random pairs ({random_low} to {random_high})" in text
+    top1, random = (number(gains["gda"][name]) for name in ("top-1 %", "random"))
+    assert f"`gda` reaches {top1} (random pairs {random})" in text
     for table, count in ((stamps, "53 photographs of Tux Paint"), (imagenet, "134 of ImageNet")):
-        gated = table["gated-image"]
-        said = one_line("README.md").split(f"On {count}")[1]
-        lifted = f"{table['base']['top-1 %']} to {number(gated['top-1 %'])} (random pairs "
-        assert f"{lifted}{number(gated['random'])})" in said
+        top1, random = (number(table["gated-image"][name]) for name in ("top-1 %", "random"))
+        lifted = f"{table['base']['top-1 %']} to {top1} (random pairs {random})"
+        assert lifted in text.split(f"On {count}")[1]
     few = next(table for table in tables_of(PAGES["docs/methods.md"]) if "few-shot-gda" in table)
     for method in ("few-shot-gda", "few-shot-ncm"):
         for count, cell in list(few[method].items())[1:]:

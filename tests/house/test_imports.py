@@ -4,72 +4,21 @@ inside functions too.
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from support.rooms import (
-    ASSETS,
-    EXTENSIONS,
-    LIBRARY,
-    imports_of,
-    modules_of_library,
-    room_of,
-)
+from support import rooms
+from support.rooms import ASSETS, EXTENSIONS, LIBRARY, imports_of, room_of
 
-ROOMS = (
-    "store",
-    "extension",
-    "stop",
-    "installation",
-    "web_policy",
-    "pages",
-    "settings",
-    "project",
-    "stage",
-    "lineage",
-    "failures",
-    "clip",
-    "corpus",
-    "embedding",
-    "labelled",
-    "indexing",
-    "retrieval",
-    "training",
-    "evaluation",
-    "promotion",
-    "tracking",
-    "preflight",
-    "use",
-    "pipeline",
-    "assets",
-    "commands",
-)
-"""Every room of the core in the order in which data flows; none may import a later one."""
-
-MODULES = sorted(modules_of_library())
+MODULES = sorted(rooms.modules_of_library())
 CORE_MODULES = [path for path in MODULES if not path.is_relative_to(EXTENSIONS)]
 ASSET_MODULES = sorted(ASSETS.glob("*.py"))
 
 
-def name_of(path: Path) -> str:
-    return str(path.relative_to(LIBRARY.parent))
-
-
 def roots(path: Path) -> set[str]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module.split(".")[0])
-    return names
-
-
-def test_every_room_has_its_place() -> None:
-    assert {room_of(path) for path in [*CORE_MODULES, *ASSET_MODULES]} == set(ROOMS)
+    return {name.split(".")[0] for name in rooms.imported_names(path)}
 
 
 def test_the_core_imports_extensions_where_it_uses_them() -> None:
@@ -83,18 +32,13 @@ def test_the_core_imports_extensions_where_it_uses_them() -> None:
 
 
 def test_no_import_runs_back_up() -> None:
-    floor = {room: number for number, room in enumerate(ROOMS)}
-    assert not [
-        str(one)
-        for path in [*CORE_MODULES, *ASSET_MODULES]
-        for one in imports_of(path)
-        if floor.get(one.room, -1) > floor[room_of(path)] and not one.for_types
-    ]
+    """`test_docs.py` sees to it that docs/architecture.md has each room on its floor."""
+    assert rooms.floors(rooms.arrows())  # a circle raises CycleError, with its rooms
 
 
 def test_nothing_is_imported_by_a_string() -> None:
     files = [*CORE_MODULES, *ASSET_MODULES]
-    assert not [name_of(path) for path in files if "import_module" in path.read_text()]
+    assert not [path for path in files if "import_module" in path.read_text()]
 
 
 def test_no_module_reaches_past_a_door() -> None:
@@ -107,22 +51,18 @@ def test_no_module_reaches_past_a_door() -> None:
 
 
 def test_library_imports_no_dagster_and_only_tracking_mlflow() -> None:
-    of_mlflow = (
-        "tracking",
-        "extensions.live_runs",
-    )
     for path in MODULES:
         names = roots(path)
         for_dagster = path.is_relative_to(EXTENSIONS) and "assets" in (path.stem, path.parent.name)
-        dagster = {name for name in names if name.startswith("dagster")}
-        assert for_dagster or not dagster, name_of(path)
-        assert room_of(path) in of_mlflow or "mlflow" not in names, name_of(path)
+        assert for_dagster or not [name for name in names if name.startswith("dagster")], path
+        of_mlflow = room_of(path) in ("tracking", "extensions.live_runs")
+        assert of_mlflow or "mlflow" not in names, path
 
 
 def test_assets_keep_their_annotations_as_objects() -> None:
     # Dagster's config reads annotations at run time and refuses strings.
     line = "from __future__ import annotations"
-    assert not [name_of(path) for path in ASSET_MODULES if line in path.read_text()]
+    assert not [path for path in ASSET_MODULES if line in path.read_text()]
 
 
 @pytest.mark.parametrize("module", ["react_pipeline", "react_pipeline.assets.definitions"])

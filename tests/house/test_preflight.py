@@ -74,21 +74,22 @@ def test_all_commands_refuse_them_before_anything_is_built(
 ) -> None:
     edit(tiny_project.config.domains / "shapes.yaml", classes=["circle"])
     edit(tiny_project.path, encoder={"model": "ViT-B32", "pretrained": "openai"})
-    with pytest.raises(SystemExit) as stop:
-        main(["domains", "validate", "--config", str(tiny_project.path)])
-    reported = capsys.readouterr().err
-    assert (
-        stop.value.code == 2 and "single class" in reported and "did you mean ViT-B-32" in reported
-    )
-    missing = " ".join(
-        finding.detail for finding in diagnose(tiny_project.path) if finding.state == "missing"
-    )
-    assert "single class" in missing and "did you mean ViT-B-32" in missing
-    with pytest.raises(ConfigError, match="single class"):
-        materialize("*", ["shapes"], (), tiny_project.path)
-    with pytest.raises(ConfigError, match="ViT-B-32"):
-        materialize("*", (), (), tiny_project.path)
+    refused = said_by(capsys, "domains", "validate", "--config", str(tiny_project.path))
+    missing = [one.detail for one in diagnose(tiny_project.path) if one.state == "missing"]
+    for reported in (refused, " ".join(missing)):
+        assert "single class" in reported and "did you mean ViT-B-32" in reported
+    for slugs, word in ((["shapes"], "single class"), ((), "ViT-B-32")):
+        with pytest.raises(ConfigError, match=word):
+            materialize("*", slugs, (), tiny_project.path)
     assert not list(tiny_project.config.store.glob("*/**/current"))
+
+
+def said_by(capsys: pytest.CaptureFixture[str], *command: str) -> str:
+    """What a command says that refuses its input."""
+    with pytest.raises(SystemExit) as stop:
+        main([*command])
+    assert stop.value.code == 2
+    return " ".join(capsys.readouterr().err.split())
 
 
 def test_domain_problems_only_warn_where_no_domain_is_selected(
@@ -104,9 +105,8 @@ def test_domain_problems_only_warn_where_no_domain_is_selected(
             materialize("evaluation_set", domains, (), tiny_project.path)
     # Before that a misspelt selection is answered with a near asset.
     for selection, token in (("comparisn", "mean comparison"), ("key:foo+", "base_checkpoint,")):
-        with pytest.raises(SystemExit):
-            main(["materialize", "--select", selection, "--config", str(tiny_project.path)])
-        assert token in " ".join(capsys.readouterr().err.split())
+        command = ("materialize", "--select", selection, "--config", str(tiny_project.path))
+        assert token in said_by(capsys, *command)
 
 
 def test_materialize_refuses_first_what_lacks_files_or_packages(
@@ -116,8 +116,6 @@ def test_materialize_refuses_first_what_lacks_files_or_packages(
 
     monkeypatch.setattr(embed, "find_spec", lambda _: None)
     edit(tiny_project.path, corpus={"kind": "images", "images": ["dtaa"]})
-    with pytest.raises(SystemExit) as stop:
-        main(["materialize", "--config", str(tiny_project.path)])
-    reported = capsys.readouterr().err
-    assert stop.value.code == 2 and "dtaa" in reported and "--no-deps clip-retrieval" in reported
+    reported = said_by(capsys, "materialize", "--config", str(tiny_project.path))
+    assert "dtaa" in reported and "--no-deps clip-retrieval" in reported
     assert not list(tiny_project.store.places())

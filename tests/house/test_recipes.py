@@ -16,22 +16,20 @@ from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-RECIPE = RECIPES / "imagenet-b32"
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(RECIPE, tmp_path / "recipe")
-    (tmp_path / "recipe" / "data").mkdir()
+def imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    shutil.copytree(RECIPES / "imagenet-b32", tmp_path / "recipe")
     monkeypatch.chdir(tmp_path / "recipe")
+    Path("data").mkdir()
     runpy.run_path("domain.py")
-    return tmp_path / "recipe" / "pipeline.yaml"
+    return Project.load("pipeline.yaml")
 
 
-def test_the_recipe_is_a_project_that_takes_the_papers_steps(recipe: Path) -> None:
-    project = Project.load(recipe)
-    training = project.training("imagenet", "gated-image")
-    domain = project.domain("imagenet")
+def test_the_recipe_is_a_project_that_takes_the_papers_steps(imagenet: Project) -> None:
+    training = imagenet.training("imagenet", "gated-image")
+    domain = imagenet.domain("imagenet")
     counts = [len({*names}) for names in (domain.class_names, domain.prompt_names)]
     assert len(domain.classes) == 1_000 and counts == [1_000, 998]
     assert domain.evaluation is not None and domain.evaluation.dataset == "imagenet-1k"
@@ -40,17 +38,16 @@ def test_the_recipe_is_a_project_that_takes_the_papers_steps(recipe: Path) -> No
     assert (training.learning_rate, training.warmup_steps) == (5e-4, 5_000)
     assert training.last_k_layers == 6
     assert training.adam_eps == pytest.approx(1e-6 * training.processes)
-    assert project.config.section(ElevaterConfig).datasets == ("imagenet-1k",)
+    assert imagenet.config.section(ElevaterConfig).datasets == ("imagenet-1k",)
 
 
 @pytest.mark.usefixtures("processor")
-def test_its_plan_has_hours_and_bytes_for_every_step(recipe: Path) -> None:
-    machine = Machine.here(recipe.parent).changed("cores=96,memory=512G,disk=4T,gpus=8")
-    plan = make_plan(Project.load(recipe), machine, 10_000_000)
-    steps = {step.stage: step for step in plan.steps}
-    assert steps["customized_checkpoint"].gpu_hours and steps["corpus"].cpu_hours
-    assert steps["retrieved_set"].disk > 1e11
-    assert steps["customized_checkpoint"].amount.startswith(f"{2 * 32 * 10_000_000:,} images")
+def test_its_plan_has_hours_and_bytes_for_every_step(imagenet: Project) -> None:
+    machine = Machine.here(Path()).changed("cores=96,memory=512G,disk=4T,gpus=8")
+    steps = {step.stage: step for step in make_plan(imagenet, machine, 10_000_000).steps}
+    training = steps["customized_checkpoint"]
+    assert training.gpu_hours and steps["corpus"].cpu_hours and steps["retrieved_set"].disk > 1e11
+    assert training.amount.startswith(f"{2 * 32 * 10_000_000:,} images")
 
 
 def test_the_scripts_of_photographs_make_a_project_that_is_read(

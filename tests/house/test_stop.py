@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import psutil
@@ -99,38 +100,49 @@ with stop.watched():
 """
 
 
-def run(code: str, number: int, *, ignoring: bool = False) -> subprocess.CompletedProcess[str]:
+def run(
+    code: str, number: int, *, ignoring: bool = False, file: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program, which is a module where a file is given."""
+
     def prepare() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN if ignoring else signal.SIG_DFL)
 
-    command = [sys.executable, "-c", PRELUDE + code, str(int(number))]
+    program = ["-c", PRELUDE + code]
+    if file:
+        file.write_text(PRELUDE + code)
+        program = ["-m", file.stem]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=HANG_SECONDS, preexec_fn=prepare
+        [sys.executable, *program, str(int(number))],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=file.parent if file else ROOT,
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        preexec_fn=prepare,
     )
+
+
+def stopped_by(number: int, code: str, **options: Any) -> str:
+    """Run a program that a signal ends with one line; returns what it printed."""
+    done = run(code, number, **options)
+    assert (done.returncode, done.stderr) == (128 + number, LINE + "\n")
+    return done.stdout
 
 
 @SIGNALS
 @pytest.mark.parametrize("ignoring", [False, True], ids=["terminal", "ignoring"])
 @pytest.mark.parametrize("code", [DROPPED, IN_DEL], ids=["weakref", "del"])
 def test_a_stop_that_python_drops_is_raised_again(code: str, number: int, ignoring: bool) -> None:
-    done = run(code, number, ignoring=ignoring)
-    assert (done.returncode, done.stderr) == (128 + number, LINE + "\n")
-    assert done.stdout.endswith("raised\n")
+    assert stopped_by(number, code, ignoring=ignoring).endswith("raised\n")
 
 
 @SIGNALS
 def test_a_stop_ends_the_children(number: int) -> None:
-    done = run(WITH_CHILD, number)
-    assert (done.returncode, done.stderr) == (128 + number, LINE + "\n")
-    wait_for_end(int(done.stdout))
-
-
-def wait_for_end(process: int) -> None:
-    """A process that was killed ends when it gets its next turn, on a busy machine later than the
-    one that killed.
-    """
+    child = int(stopped_by(number, WITH_CHILD))
+    # On a busy machine it gets its last turn later than the one that killed it.
     until = time.monotonic() + HANG_SECONDS
-    while psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE:
+    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < until, "it still lives"
         time.sleep(0.02)
 
@@ -140,27 +152,17 @@ def wait_for_end(process: int) -> None:
     "code", [OTHER_ERROR, BY_DAGSTER, TRACEBACK], ids=["other error", "dagster", "thread"]
 )
 def test_a_stop_counts_whatever_it_becomes(code: str, number: int) -> None:
-    done = run(code, number)
-    assert (done.returncode, done.stderr) == (128 + number, LINE + "\n")
+    stopped_by(number, code)
 
 
 @SIGNALS
 def test_python_itself_does_not_change_the_exit_code(number: int, tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(PRELUDE + IN_EXEC)
-    command = [sys.executable, "-m", "program", str(int(number))]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=HANG_SECONDS
-    )
-    assert (done.returncode, done.stderr) == (128 + number, LINE + "\n")
+    stopped_by(number, IN_EXEC, file=tmp_path / "program.py")
 
 
 def test_a_foreign_exception_is_reported_as_python_does() -> None:
-    done = run(
-        "\nwith stop.watched(): raise type('PanicException', (BaseException,), {})('index out of "
-        "range')",
-        15,
-    )
+    panic = "type('PanicException', (BaseException,), {})('index out of range')"
+    done = run(f"\nwith stop.watched(): raise {panic}", 15)
     assert done.returncode == 1 and "index out of range" in done.stderr and LINE not in done.stderr
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -13,19 +12,13 @@ REPOSITORY = Path(__file__).parents[2]
 WORKFLOWS = sorted((REPOSITORY / ".github" / "workflows").glob("*.yml"))
 
 
-def steps(path: Path) -> list[dict[str, Any]]:
-    jobs = yaml.safe_load(path.read_text())["jobs"]
-    return [step for job in jobs.values() for step in job["steps"]]
-
-
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_actions_are_pinned_by_digest(path: Path) -> None:
     used = re.findall(r"uses: (.*)", path.read_text())
-    assert used
-    assert [
-        line for line in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", line)
-    ] == []
-    assert len(used) == sum("uses" in step for step in steps(path))
+    pinned = re.compile(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+")
+    assert used and all(map(pinned.fullmatch, used)), used
+    jobs = yaml.safe_load(path.read_text())["jobs"].values()
+    assert len(used) == sum("uses" in step for job in jobs for step in job["steps"])
 
 
 def test_only_the_job_that_publishes_may_ask_for_its_identity() -> None:
