@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
 
 import dagster as dg
 import pytest
 from mlflow import MlflowClient
 from support.launch import code_location
-from support.promotion import outcomes, result
+from support.promotion import measured_folder
 from support.upkeep import change_pipeline
 
 from react_pipeline.project.project import Project
@@ -28,11 +28,8 @@ def materialize(project: Project, uri: str) -> dg.ExecuteInProcessResult:
 
 
 @pytest.fixture
-def project(make_project: Callable[..., Project]) -> Project:
-    project = make_project(methods=["base", GATED])
-    result(project, "shapes", "base", outcomes(100))
-    result(project, "shapes", GATED, outcomes(140))
-    return project
+def project(tmp_path: Path, tiny_checkpoint: Path, drawings: Path) -> Project:
+    return measured_folder(tmp_path, tiny_checkpoint, drawings)
 
 
 def test_verdict_is_shown_checked_and_applied(project: Project, tracking: Tracking) -> None:
