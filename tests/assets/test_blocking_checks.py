@@ -23,7 +23,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.stage import STAGES
 from react_pipeline.store.artifacts import Inputs
 
-Write = Callable[[Path], dict[str, Any]]
+Write = Callable[..., dict[str, Any]]
 
 
 def counts(**values: Any) -> Write:
@@ -59,7 +59,7 @@ def vectors(name: str, value: float) -> Write:
 
 
 def results(**row: Any) -> Write:
-    def write(staging: Path, _: object) -> dict[str, Any]:
+    def write(staging: Path, _: object = None) -> dict[str, Any]:
         pd.DataFrame([{"value": 0.5, "unavailable": None, "n": 4, **row}]).to_parquet(
             staging / "results.parquet"
         )
@@ -68,53 +68,46 @@ def results(**row: Any) -> Write:
     return write
 
 
-def dense(found: dict[str, Any] | None = None, **row: Any) -> Write:
-    """Detections in an image of 40 x 30 pixels, and the figures of its set."""
+def dense(**fields: Any) -> Write:
+    """A detection in an image of 40 x 30 pixels and a figure of its set, with these fields."""
 
     def write(staging: Path, _: object) -> dict[str, Any]:
         (staging / "detections").mkdir()
-        box = {"image_id": 1, "score": 0.5, "bbox": [10, 10, 20, 20], **(found or {})}
+        box = {"image_id": 1, "score": 0.5, "bbox": [10, 10, 20, 20], **fields}
         (staging / "detections" / "voc--truth.json").write_text(json.dumps([box]))
         pd.DataFrame({"set": ["voc"], "image_id": [1], "width": [40], "height": [30]}).to_parquet(
             staging / "images.parquet"
         )
-        figure = {
-            "set": "voc",
-            "source": "truth",
-            "figure": "ap50",
-            "value": 0.5,
-            "n": 4,
-            "unavailable": None,
-            **row,
-        }
-        pd.DataFrame([figure]).to_parquet(staging / "results.parquet")
+        names = {"set": "voc", "source": "truth", "figure": "ap50"}
+        results(**names, **fields)(staging)
         return {"not_measured": {}}
 
     return write
 
 
+def recall(value: float) -> Write:
+    return counts(recall_at_10={"image": value}, recall_at_100={"image": 1.0}, key="", reason="")
+
+
 STARVING = {"max_starving_fraction": 0.25, "min_per_class": 2}
 GATED, HEAD = "shapes/gated-image", "shapes/linear-head"
 IMAGES = "img_emb/img_emb_0.npy"
-# A check, the key of its artifact, what passes, what fails.
-CASES: list[tuple[Any, str, Write, Write]] = [
-    (corpus.vectors_are_finite_and_unit_norm, "all", vectors(IMAGES, 1), vectors(IMAGES, np.nan)),
-    (corpus.vectors_are_finite_and_unit_norm, "all", vectors(IMAGES, 1), vectors(IMAGES, 2)),
-    (corpus.index_holds_every_row, "all", counts(rows=3), counts(rows=4)),
+# A check, the key of its artifact, what passes, and all that fails.
+CASES: list[tuple[Any, ...]] = [
     (
-        corpus.recall_is_sufficient,
+        corpus.vectors_are_finite_and_unit_norm,
         "all",
-        counts(recall_at_10={"image": 1.0}, recall_at_100={"image": 1.0}, key="Flat", reason=""),
-        counts(recall_at_10={"image": 0.1}, recall_at_100={"image": 1.0}, key="Flat", reason=""),
+        *(vectors(IMAGES, value) for value in (1, np.nan, 2)),
     ),
+    (corpus.index_holds_every_row, "all", counts(rows=3), counts(rows=4)),
+    (corpus.recall_is_sufficient, "all", recall(1), recall(0.1)),
     (
         domains.classes_have_pairs,
         "shapes",
         counts(starving=["circle"], starving_fraction=0.25),
         counts(starving=["circle", "square"], starving_fraction=0.5),
     ),
-    (training.loss_is_finite, GATED, losses(2.0, 1.0), losses(2.0, float("nan"), 1.0)),
-    (training.loss_is_finite, GATED, losses(2.0, 1.0), losses()),
+    (training.loss_is_finite, GATED, losses(2, 1), losses(2, float("nan"), 1), losses()),
     (
         training.training_starts_at_the_base,
         GATED,
@@ -138,29 +131,24 @@ CASES: list[tuple[Any, str, Write, Write]] = [
         GATED,
         results(),
         results(unavailable="not downloaded"),
-    ),
-    (elevater_assets.what_is_unavailable_has_no_value, GATED, results(), results(value=None)),
-    (elevater_assets.what_is_unavailable_has_no_value, GATED, results(), results(n=0)),
-    (elevater_assets.what_is_unavailable_has_no_value, GATED, results(), results(value=1.5)),
-    (
-        dense_assets.detections_are_finite_and_in_their_images,
-        GATED,
-        dense(),
-        dense({"score": float("nan")}),
+        results(value=None),
+        results(n=0),
+        results(value=1.5),
     ),
     (
         dense_assets.detections_are_finite_and_in_their_images,
         GATED,
         dense(),
-        dense({"bbox": [30, 10, 20, 20]}),
+        dense(score=float("nan")),
+        dense(bbox=[30, 10, 20, 20]),
     ),
     (
         dense_assets.what_was_not_measured_has_no_value,
         GATED,
         dense(),
         dense(unavailable="not downloaded"),
+        dense(value=1.5),
     ),
-    (dense_assets.what_was_not_measured_has_no_value, GATED, dense(), dense(value=1.5)),
 ]
 LEAKAGE = {"retrieved_set_holds_no_evaluation_image", "control_set_holds_no_evaluation_image"}
 STAGE_OF = {name: stage for stage in STAGES for name in blocking_checks(stage)}
@@ -174,19 +162,18 @@ def test_every_blocking_check_is_shown_failing_here() -> None:
     assert {check.__name__ for check, *_ in CASES} | LEAKAGE == set(STAGE_OF)
 
 
-@pytest.mark.parametrize(
-    ("check", "key", "right", "wrong"), CASES, ids=[case[0].__name__ for case in CASES]
-)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case[0].__name__)
 def test_a_blocking_check_fails_for_what_it_is_there_for(
-    make_project: Callable[..., Project], check: Any, key: str, right: Write, wrong: Write
+    make_project: Callable[..., Project], case: tuple[Any, ...]
 ) -> None:
     project = make_project(retrieval=STARVING)
+    check, key, *writes = case
     stage = STAGE_OF[check.__name__]
     if stage == "faiss_index":
         project.store.build(Inputs("corpus_embeddings", "all", {}, {}, "1"), vectors(IMAGES, 1))
-    for number, write in enumerate((right, wrong)):
+    for number, write in enumerate(writes):
         project.store.build(Inputs(stage, key, {"number": number}, {}, "1"), write)
-        assert outcome(check, project, key) is (write is right)
+        assert outcome(check, project, key) is (number == 0)
 
 
 @pytest.mark.parametrize("name", sorted(LEAKAGE))

@@ -25,7 +25,6 @@ OTHER_ASSET = "import dagster as dg\n\n@dg.asset\ndef corpus() -> None: ...\n"
 class Team:
     """A code location on an instance, and what the daemon does there."""
 
-    sandbox: DefsFolderSandbox
     defs: dg.Definitions
     instance: dg.DagsterInstance
 
@@ -49,10 +48,9 @@ class Team:
 
     def asked(self, project: str) -> dict[str, dg.RunRequest]:
         """What upkeep asks for, by asset and partition."""
-        requests = self.tick(project, "upkeep").run_requests or ()
         return {
             " ".join(filter(None, (key.to_user_string(), request.partition_key))): request
-            for request in requests
+            for request in self.tick(project, "upkeep").run_requests or ()
             for key in request.asset_selection or ()
         }
 
@@ -67,9 +65,10 @@ class Team:
 
 
 def scaffold(sandbox: DefsFolderSandbox, name: str, config: str) -> Path:
-    attributes = {"config": config, "key_prefix": [name.replace("-", "_")]}
-    component = "react_pipeline.assets.component.ReactProjectComponent"
-    content = {"type": component, "attributes": attributes}
+    content = {
+        "type": "react_pipeline.assets.component.ReactProjectComponent",
+        "attributes": {"config": config, "key_prefix": [name.replace("-", "_")]},
+    }
     return sandbox.scaffold_component(ReactProjectComponent, name, defs_yaml_contents=content)
 
 
@@ -99,7 +98,7 @@ def team(
         sandbox.load_component_and_build_defs(sandbox.defs_folder_path) as (_, defs),
         dg.DagsterInstance.local_temp(str(tmp_path)) as instance,
     ):
-        yield Team(sandbox, defs, instance)
+        yield Team(defs, instance)
 
 
 def test_projects_and_other_assets_are_in_one_graph(team: Team) -> None:

@@ -17,19 +17,20 @@ import yaml
 from conftest import write_project
 from mlflow import MlflowClient
 from PIL import Image
-from support.launch import dagster_home, metadata_of
+from support.launch import code_location, dagster_home, metadata_of
+from support.tracking import runs_of
 from support.upkeep import change_pipeline, edit_domain
 
 from react_pipeline.assets.declared import blocking_checks
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import Launch, Summary, materialize, open_instance, plan
 from react_pipeline.assets.partitions import to_partition_key
-from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import CODE_SERVER_TAG, in_process, reap_abandoned, shown_alive
 from react_pipeline.evaluation.all_domains import comparison_table
 from react_pipeline.failures import await_checks
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError
+from react_pipeline.tracking.log import Tracking
 
 METHODS = ("base", "gated-image", "gated-image-control")
 
@@ -39,7 +40,6 @@ class Launched:
     project: Project
     first: Summary
     second: Summary
-    lines: list[str]
     instance: dg.DagsterInstance
 
 
@@ -52,13 +52,13 @@ def launched(
 ) -> Iterator[Launched]:
     directory = tmp_path_factory.mktemp("launched")
     project = write_project(directory, tiny_checkpoint, drawings)
-    lines: list[str] = []
     shutil.copy(mlflow_database, directory)
     with dagster_home(directory / "home"):
-        first = materialize("*", ["shapes"], METHODS, project.path, lines.append)
-        second = materialize("*", ["shapes"], METHODS, project.path)
+        first, second = (
+            materialize("*", ["shapes"], METHODS, project.path) for _ in ("first", "second")
+        )
         with open_instance(project) as instance:
-            yield Launched(project, first, second, lines, instance)
+            yield Launched(project, first, second, instance)
 
 
 def test_a_fresh_relative_home_is_used_with_settings_of_package(
@@ -68,8 +68,7 @@ def test_a_fresh_relative_home_is_used_with_settings_of_package(
     monkeypatch.setenv("DAGSTER_HOME", "fresh/home")
     with open_instance(tiny_project) as instance:
         assert instance.root_directory == str(tmp_path / "fresh" / "home")
-        assert instance.run_monitoring_enabled
-        assert instance.run_retries_enabled
+        assert instance.run_monitoring_enabled and instance.run_retries_enabled
         assert instance.get_concurrency_config().pool_config.default_pool_limit == 1
 
 
@@ -92,36 +91,30 @@ def test_whole_lineage_is_built_and_second_launch_starts_no_run(launched: Launch
     assert (launched.first.built, launched.first.reused) == (15, 0)
     assert (launched.second.built, launched.second.reused) == (0, 15)
     assert launched.second.run_ids == []
-    runs = [launched.instance.get_run_by_id(run_id) for run_id in launched.first.run_ids]
+    runs = launched.instance.get_runs(dg.RunsFilter(run_ids=launched.first.run_ids))
     assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
-    shown = [{name for name in run.tags if "dagster/" not in name} for run in runs]
-    assert {"user", "domain", "method"} in shown
-    assert set().union(*shown) == {"user", "domain", "method"}
+    shown = max(({name for name in run.tags if "dagster/" not in name} for run in runs), key=len)
+    assert shown == {"user", "domain", "method"}
 
 
 def test_lineage_of_a_finished_project_is_green_throughout(launched: Launched) -> None:
-    defs, instance = (
-        build_defs(project=ProjectResource(config_path=str(launched.project.path))),
-        launched.instance,
-    )
-    for node in defs.resolve_asset_graph().asset_nodes:
+    instance = launched.instance
+    for node in code_location(launched.project).resolve_asset_graph().asset_nodes:
         keys = node.partitions_def.get_partition_keys(None, instance) if node.partitions_def else []
         if node.is_external:
             seen = instance.fetch_observations(node.key, limit=100).records
             assert "shapes" in {record.partition_key for record in seen}
             continue
-        made = instance.get_materialized_partitions(node.key)
-        assert {key for key in keys if key.startswith("shapes")} <= made, node.key
+        ours = {key for key in keys if key.startswith("shapes")}
+        assert ours <= instance.get_materialized_partitions(node.key), node.key
         assert instance.get_latest_materialization_event(node.key) is not None, node.key
 
 
 def test_table_mlflow_and_dagster_give_the_same_numbers(launched: Launched) -> None:
-    table = comparison_table(launched.project, ["shapes"])
     client = MlflowClient(launched.project.config.tracking_uri)
-    for row in table[table["domain"] == "shapes"].itertuples():
-        shown = metadata_of(
-            launched.instance, "domain_results", to_partition_key(f"shapes/{row.method}")
-        )
+    for row in comparison_table(launched.project, ["shapes"]).itertuples():
+        key = to_partition_key(f"shapes/{row.method}")
+        shown = metadata_of(launched.instance, "domain_results", key)
         run = client.get_run(str(shown["mlflow_run_id"]))
         for metric in ("top1", "top5", "mean_per_class"):
             assert getattr(row, metric) == shown[metric] == run.data.metrics[metric]
@@ -133,31 +126,19 @@ def test_table_mlflow_and_dagster_give_the_same_numbers(launched: Launched) -> N
 
 
 def test_failure_of_one_domain_stops_only_what_depends_on_it(launched: Launched) -> None:
-    domain = {
-        "classes": ["circle", "square"],
-        "retrieval": {"min_similarity": {"t2t": 2.0, "t2i": 2.0}},
-    }
-    (launched.project.config.domains / "nothing.yaml").write_text(yaml.safe_dump(domain))
-    lines: list[str] = []
-    summary = materialize(
-        "*", ["nothing", "shapes"], ("base", "gated-image"), launched.project.path, lines.append
-    )
-    (launched.project.config.domains / "nothing.yaml").unlink()
-    (failed,) = summary.failed.items()
-    assert (
-        failed[0] == ("retrieved_set", "nothing") and "no pair is left for any class" in failed[1]
-    )
+    path, lines = launched.project.config.domains / "nothing.yaml", list[str]()
+    path.write_text("{classes: [circle, square], retrieval: {min_similarity: {t2t: 2, t2i: 2}}}")
+    slugs, methods = ["nothing", "shapes"], ("base", "gated-image")
+    summary = materialize("*", slugs, methods, launched.project.path, lines.append)
+    path.unlink()
+    ((place, reason),) = summary.failed.items()
+    assert place == ("retrieved_set", "nothing") and "no pair is left for any class" in reason
+    key = "nothing/gated-image"
     assert summary.skipped == {
-        ("customized_checkpoint", "nothing/gated-image"): "retrieved_set nothing failed",
-        (
-            "domain_results",
-            "nothing/gated-image",
-        ): "customized_checkpoint nothing/gated-image failed",
+        ("customized_checkpoint", key): "retrieved_set nothing failed",
+        ("domain_results", key): f"customized_checkpoint {key} failed",
     }
-    assert (
-        "retrieved_set nothing: failed" in lines
-        and "domain_results nothing/gated-image: skipped" in lines
-    )
+    assert {"retrieved_set nothing: failed", f"domain_results {key}: skipped"} <= {*lines}
     built = {line.partition(": built")[0] for line in lines if ": built, " in line}
     assert built >= {"domain_results nothing/base", "comparison nothing", "overview"}
     assert not [line for line in built if " shapes" in line] and summary.reused >= 9
@@ -231,18 +212,14 @@ def test_selection_becomes_runs_in_the_order_of_the_data() -> None:
         ("domain_results", "a/gated-image"),
         ("comparison", "a"),
     ]
-    everything = plan(build_defs(), "*", ["b", "a"], ["base"])
-    domain = ["retrieved_set", "domain_results", "comparison", "promotion"]
+    places = plan(build_defs(), "*", ["b", "a"], ["base"])
     shared = ["corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"]
-    sets = ["evaluation_set"] * 2
-    assert [stage for stage, _ in everything] == [*shared, *sets, *domain, *domain, "overview"]
-    assert [key.split("/")[0] for _, key in everything] == [
-        *["all"] * 4,
-        "b",
-        "a",
-        *["b"] * 4,
-        *["a"] * 4,
-        "all",
+    domain = ["retrieved_set", "domain_results", "comparison", "promotion"]
+    assert [(stage, key.removesuffix("/base")) for stage, key in places] == [
+        *((stage, "all") for stage in shared),
+        *(("evaluation_set", slug) for slug in "ba"),
+        *((stage, slug) for slug in "ba" for stage in domain),
+        ("overview", "all"),
     ]
 
 
@@ -269,6 +246,12 @@ def again(project: Project, selection: str, **sections: Any) -> int:
 
 
 @pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    with dagster_home(tmp_path / "home") as home:
+        yield home
+
+
+@pytest.fixture
 def images(indexed_project: Project, tmp_path: Path) -> Path:
     """The labelled images of `shapes` in a folder of the test's own."""
     domain = indexed_project.config.domains / "shapes.yaml"
@@ -279,19 +262,18 @@ def images(indexed_project: Project, tmp_path: Path) -> Path:
 
 
 def test_files_that_look_different_are_read_again(
-    indexed_project: Project, images: Path, tmp_path: Path
+    indexed_project: Project, images: Path, home: Path
 ) -> None:
-    with dagster_home(tmp_path / "home"):
-        materialize("evaluation_set", ["shapes"], ["base"], indexed_project.path)
-        assert again(indexed_project, "evaluation_set") == 0
-        os.utime(next(images.rglob("*.png")), (1, 1))
-        assert again(indexed_project, "evaluation_set") == 1
-        assert again(indexed_project, "evaluation_set") == 0
+    materialize("evaluation_set", ["shapes"], ["base"], indexed_project.path)
+    assert again(indexed_project, "evaluation_set") == 0
+    os.utime(next(images.rglob("*.png")), (1, 1))
+    assert again(indexed_project, "evaluation_set") == 1
+    assert again(indexed_project, "evaluation_set") == 0
 
 
 @pytest.mark.slow
 def test_what_follows_another_image_is_built_in_the_same_launch(
-    indexed_project: Project, images: Path, tmp_path: Path
+    indexed_project: Project, images: Path, home: Path
 ) -> None:
     change_pipeline(indexed_project, retrieval={"decontaminate": "all"})
     both = "key:evaluation_set or key:retrieved_set"
@@ -300,49 +282,40 @@ def test_what_follows_another_image_is_built_in_the_same_launch(
         slugs = ["colours", "shapes"]
         return materialize(both, slugs, ["gated-image"], indexed_project.path).built
 
-    with dagster_home(tmp_path / "home"):
-        assert built() == 4
-        Image.new("RGB", (64, 64), "red").save(next(images.rglob("*.png")))
-        assert built() == 3  # the pairs of both domains
-        assert built() == 0
+    assert built() == 4
+    Image.new("RGB", (64, 64), "red").save(next(images.rglob("*.png")))
+    assert built() == 3  # the pairs of both domains
+    assert built() == 0
 
 
-def test_index_is_checked_again_by_another_threshold(
-    indexed_project: Project, tmp_path: Path
-) -> None:
-    with dagster_home(tmp_path / "home"):
-        assert again(indexed_project, "faiss_index") == 1
-        assert again(indexed_project, "faiss_index") == 0
-        assert again(indexed_project, "faiss_index", index={"min_recall": 0.5}) == 1
-        assert again(indexed_project, "faiss_index", retrieval={"max_starving_fraction": 0.5}) == 0
+def test_index_is_checked_again_by_another_threshold(indexed_project: Project, home: Path) -> None:
+    assert again(indexed_project, "faiss_index") == 1
+    assert again(indexed_project, "faiss_index") == 0
+    assert again(indexed_project, "faiss_index", index={"min_recall": 0.5}) == 1
+    assert again(indexed_project, "faiss_index", retrieval={"max_starving_fraction": 0.5}) == 0
 
 
 def test_run_that_ended_before_its_checks_is_started_again(
-    indexed_project: Project, tmp_path: Path
+    indexed_project: Project, home: Path
 ) -> None:
     artifact = indexed_project.store.current("faiss_index", "all")
-    with dagster_home(tmp_path / "home"):
-        with open_instance(indexed_project) as instance:
-            instance.report_runless_asset_event(dg.AssetMaterialization("faiss_index"))
-        await_checks(indexed_project, artifact, blocking_checks("faiss_index"))
-        assert again(indexed_project, "faiss_index") == 1
-        assert again(indexed_project, "faiss_index") == 0
+    with open_instance(indexed_project) as instance:
+        instance.report_runless_asset_event(dg.AssetMaterialization("faiss_index"))
+    await_checks(indexed_project, artifact, blocking_checks("faiss_index"))
+    assert again(indexed_project, "faiss_index") == 1
+    assert again(indexed_project, "faiss_index") == 0
 
 
 def test_artifact_that_mlflow_has_lost_is_logged_again(
-    indexed_project: Project, tmp_path: Path
+    indexed_project: Project, home: Path
 ) -> None:
-    with dagster_home(tmp_path / "home"):
-        assert again(indexed_project, "corpus") == 1
-        client = MlflowClient(indexed_project.config.tracking_uri)
-        (experiment,) = client.search_experiments(
-            filter_string=f"name = '{indexed_project.config.project}'"
-        )
-        (run,) = client.search_runs([experiment.experiment_id], "tags.asset = 'corpus'")
-        assert again(indexed_project, "corpus") == 0
-        client.delete_run(run.info.run_id)
-        assert again(indexed_project, "corpus") == 0
-        assert client.search_runs([experiment.experiment_id], "tags.asset = 'corpus'")
+    assert again(indexed_project, "corpus") == 1
+    tracking = Tracking.of(indexed_project)
+    (run,) = runs_of(tracking, asset="corpus")
+    assert again(indexed_project, "corpus") == 0
+    MlflowClient(tracking.uri).delete_run(run.info.run_id)
+    assert again(indexed_project, "corpus") == 0
+    assert runs_of(tracking, asset="corpus")
 
 
 @pytest.mark.parametrize(("broken", "line"), [(False, "warning: odd names"), (True, "failed")])
@@ -359,18 +332,15 @@ def test_a_warning_is_a_line_and_a_check_not_run_is_none(broken: bool, line: str
         return dg.AssetCheckResult(passed=False, severity=warn, description="odd names")
 
     lines: list[str] = []
+    defs = dg.Definitions([made], asset_checks=[warns])
     with dg.DagsterInstance.local_temp() as instance:
-        defs = dg.Definitions([made], asset_checks=[warns])
         launch = Launch(Project(Path("nowhere"), None), defs, instance, lines.append)
         launch.run_place(("made", "one"))
     assert lines == [f"made one: {line}"]
 
 
-def test_nothing_is_built_in_place_of_another_launcher(
-    tiny_project: Project, tmp_path: Path
-) -> None:
-    with dagster_home(tmp_path / "home") as home:
-        with (home / "dagster.yaml").open("a") as file:
-            file.write("\nrun_launcher: {module: dagster_docker, class: DockerRunLauncher}\n")
-        with pytest.raises(InputError, match="DockerRunLauncher"):
-            materialize("corpus", config_path=tiny_project.path)
+def test_nothing_is_built_in_place_of_another_launcher(tiny_project: Project, home: Path) -> None:
+    with (home / "dagster.yaml").open("a") as file:
+        file.write("\nrun_launcher: {module: dagster_docker, class: DockerRunLauncher}\n")
+    with pytest.raises(InputError, match="DockerRunLauncher"):
+        materialize("corpus", config_path=tiny_project.path)

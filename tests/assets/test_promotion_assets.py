@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
 
 import dagster as dg
 import pytest
 from mlflow import MlflowClient
-from support.promotion import outcomes, result
+from support.launch import code_location
+from support.promotion import measured_folder
 from support.upkeep import change_pipeline
 
-from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.chain import standing
 from react_pipeline.tracking.log import Tracking
@@ -20,23 +19,17 @@ GATED = "gated-image"
 
 
 def materialize(project: Project, uri: str) -> dg.ExecuteInProcessResult:
-    change_pipeline(project, tracking_uri=uri)
-    resource = ProjectResource(config_path=str(project.path))
+    location = code_location(change_pipeline(project, tracking_uri=uri))
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions("domains", ["shapes"])
-        job = build_defs(project=resource).resolve_implicit_global_asset_job_def()
-        asset = [dg.AssetKey("promotion")]
-        return job.execute_in_process(
-            instance=instance, asset_selection=asset, partition_key="shapes"
+        return location.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance, asset_selection=[dg.AssetKey("promotion")], partition_key="shapes"
         )
 
 
 @pytest.fixture
-def project(make_project: Callable[..., Project]) -> Project:
-    project = make_project(methods=["base", GATED])
-    result(project, "shapes", "base", outcomes(100))
-    result(project, "shapes", GATED, outcomes(140))
-    return project
+def project(tmp_path: Path, tiny_checkpoint: Path, drawings: Path) -> Project:
+    return measured_folder(tmp_path, tiny_checkpoint, drawings)
 
 
 def test_verdict_is_shown_checked_and_applied(project: Project, tracking: Tracking) -> None:
@@ -48,12 +41,12 @@ def test_verdict_is_shown_checked_and_applied(project: Project, tracking: Tracki
     assert "gated-image" in shown["table"]
     (check,) = done.get_asset_check_evaluations()
     assert check.passed and not check.blocking
-    client = MlflowClient(uri, uri)
-    assert client.get_model_version_by_alias("react-shapes", "champion").tags["method"] == GATED
+    client, alias = MlflowClient(uri, uri), ("react-shapes", "champion")
+    assert client.get_model_version_by_alias(*alias).tags["method"] == GATED
 
-    client.delete_registered_model_alias("react-shapes", "champion")
+    client.delete_registered_model_alias(*alias)
     materialize(project, uri)
-    assert client.get_model_version_by_alias("react-shapes", "champion").tags["method"] == GATED
+    assert client.get_model_version_by_alias(*alias).tags["method"] == GATED
 
 
 def test_mlflow_down_costs_no_verdict(project: Project) -> None:

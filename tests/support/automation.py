@@ -15,16 +15,15 @@ from pathlib import Path
 import dagster as dg
 from conftest import REPOSITORY
 
-from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.extensions.ui.servers import end, listen_to_signals
 from react_pipeline.project.project import CONFIG_VARIABLE, Project
+from support.launch import code_location
 
 Asked = set[tuple[str, str | None]]
 
 
 def repository(project: Project) -> dg.RepositoryDefinition:
-    return build_defs(project=ProjectResource(config_path=str(project.path))).get_repository_def()
+    return code_location(project).get_repository_def()
 
 
 @contextmanager

@@ -11,6 +11,10 @@ from pathlib import Path
 import dagster as dg
 from conftest import REPOSITORY
 
+from react_pipeline.assets.definitions import build_defs
+from react_pipeline.assets.resources import ProjectResource
+from react_pipeline.project.project import Project
+
 
 @contextmanager
 def dagster_home(directory: Path) -> Iterator[Path]:
@@ -26,6 +30,11 @@ def dagster_home(directory: Path) -> Iterator[Path]:
             del os.environ["DAGSTER_HOME"]
         else:
             os.environ["DAGSTER_HOME"] = before
+
+
+def code_location(project: Project) -> dg.Definitions:
+    """The definitions of a project."""
+    return build_defs(project=ProjectResource(config_path=str(project.path)))
 
 
 def metadata_of(

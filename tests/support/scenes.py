@@ -13,13 +13,12 @@ import pytest
 from dagster._core.storage.runs.schema import RunsTable
 
 from react_pipeline.assets import declared, reporting
-from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.partitions import to_partition_key
-from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.project import Project
 from react_pipeline.stage import ALL, Place
 from react_pipeline.store import Artifact
 from support import upkeep
+from support.launch import code_location
 
 UNJUDGED = ("promotion", "overview")
 """Made-up artifacts are no verdicts, so these are never up to date."""
@@ -43,8 +42,7 @@ class Scene:
         self.check_fault: Exception | None = None
         self.log = ""
         self._cursors: dict[str, str | None] = {}
-        resource = ProjectResource(str(project.path))
-        self._repository = build_defs(project=resource).get_repository_def()
+        self._repository = code_location(project).get_repository_def()
         self._job = self._repository.get_implicit_global_asset_job_def()
 
     @classmethod

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -22,6 +23,7 @@ import psutil
 import pytest
 
 from react_pipeline.extensions.ui.servers import end
+from react_pipeline.project.project import Project
 
 
 def free_port() -> int:
@@ -129,6 +131,25 @@ def running(
         process.wait()
 
 
+def command(project: Project, *words: str) -> list[str]:
+    """The words that run a command of this library on a project."""
+    return [sys.executable, "-m", "react_pipeline", *words, "--config", str(project.path)]
+
+
+@contextmanager
+def user_interfaces(
+    project: Project, log: Path, environment: Mapping[str, str]
+) -> Iterator[tuple[str, str, int]]:
+    """Dagster and MLflow, where they answer, and the process that started both."""
+    dagster, mlflow = free_port(), free_port()
+    ports = ("--dagster-port", str(dagster), "--mlflow-port", str(mlflow))
+    with running(command(project, "ui", *ports), log, env=environment) as process:
+        pages = f"http://127.0.0.1:{dagster}", f"http://127.0.0.1:{mlflow}"
+        assert answer(f"{pages[0]}/server_info")[0] == 200
+        assert answer(f"{pages[1]}/health")[0] == 200
+        yield *pages, process.pid
+
+
 def command_lines(pid: int) -> dict[psutil.Process, list[str]]:
     """Processes below `pid` and their arguments; none of those that have ended meanwhile."""
     lines = {}
@@ -139,14 +160,17 @@ def command_lines(pid: int) -> dict[psutil.Process, list[str]]:
 
 
 def answer(
-    url: str, seconds: float = 600, headers: Mapping[str, str] | None = None
+    url: str,
+    seconds: float = 600,
+    headers: Mapping[str, str] | None = None,
+    body: bytes | None = None,
 ) -> tuple[int, bytes]:
-    """Status and body of a page, as soon as its server answers at all."""
+    """Status and body of a page, as soon as its server answers at all; with a body, of a POST."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            request = urllib.request.Request(url, headers=dict(headers or {}))  # noqa: S310 - loopback
-            with urllib.request.urlopen(request, timeout=10) as page:  # noqa: S310
+            request = urllib.request.Request(url, body, dict(headers or {}))  # noqa: S310 - loopback
+            with urllib.request.urlopen(request, timeout=seconds if body else 10) as page:  # noqa: S310
                 return int(page.status), bytes(page.read())
         except urllib.error.HTTPError as error:
             return error.code, error.read()

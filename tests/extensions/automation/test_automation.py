@@ -6,9 +6,10 @@ The last tests run the real daemon and take minutes.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -31,9 +32,7 @@ from react_pipeline.assets.partitions import DOMAINS, to_partition_key
 from react_pipeline.extensions.automation import assets as upkeep
 from react_pipeline.extensions.automation.survey import State, survey
 from react_pipeline.failures import await_checks, open_checks, read_failure
-from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval.retrieve import retrieve_pairs
 
 Make = Callable[..., Project]
 
@@ -41,6 +40,12 @@ Make = Callable[..., Project]
 @pytest.fixture
 def kept_up(make_project: Make) -> Project:
     return make_project(methods=list(METHODS))
+
+
+@pytest.fixture
+def scene(kept_up: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    with Scene.of(kept_up, monkeypatch) as scene:
+        yield scene
 
 
 def test_assets_unknown_to_dagster_are_asked_for_after_reload(
@@ -68,57 +73,49 @@ def asked(scene: Scene) -> Asked:
 
 
 def test_broken_domains_and_pipelines_do_not_fail_the_sensor(
-    kept_up: Project, monkeypatch: pytest.MonkeyPatch
+    kept_up: Project, scene: Scene
 ) -> None:
-    with Scene.of(kept_up, monkeypatch) as scene:
-        assert ("evaluation_set", "shapes") in asked(scene)
-        (kept_up.config.domains / "shapes.yaml").write_text("classes: [cat, cat]\n")
-        assert ("evaluation_set", "colours") in asked(scene) and "shapes: left out" in scene.log
-        text = kept_up.path.read_text()
-        kept_up.path.write_text("store: 3\n")
-        assert asked(scene) == set()
-        kept_up.path.write_text(text)
-        assert ("evaluation_set", "colours") in asked(scene)
+    assert ("evaluation_set", "shapes") in asked(scene)
+    (kept_up.config.domains / "shapes.yaml").write_text("classes: [cat, cat]\n")
+    assert ("evaluation_set", "colours") in asked(scene) and "shapes: left out" in scene.log
+    text = kept_up.path.read_text()
+    kept_up.path.write_text("store: 3\n")
+    assert asked(scene) == set()
+    kept_up.path.write_text(text)
+    assert ("evaluation_set", "colours") in asked(scene)
 
 
-def test_what_another_project_runs_is_not_awaited(
-    kept_up: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with Scene.of(kept_up, monkeypatch) as scene:
-        other = dg.AssetKey(["birds", "corpus"])
+def test_what_another_project_runs_is_not_awaited(scene: Scene) -> None:
+    other = dg.AssetKey(["birds", "corpus"])
 
-        @dg.asset(key=other)
-        def made() -> None: ...
+    @dg.asset(key=other)
+    def made() -> None: ...
 
-        made_job = dg.Definitions([made]).resolve_implicit_global_asset_job_def()
-        started = dg.DagsterRunStatus.STARTED
-        scene.instance.create_run_for_job(
-            made_job, status=started, asset_selection=frozenset([other])
-        )
-        assert ("corpus", None) in asked(scene)
-        scene.start("corpus")
-        assert ("corpus", None) not in asked(scene)
+    made_job = dg.Definitions([made]).resolve_implicit_global_asset_job_def()
+    started = dg.DagsterRunStatus.STARTED
+    scene.instance.create_run_for_job(made_job, status=started, asset_selection=frozenset([other]))
+    assert ("corpus", None) in asked(scene)
+    scene.start("corpus")
+    assert ("corpus", None) not in asked(scene)
 
 
 def test_a_tick_leaves_the_rest_to_the_next(
-    kept_up: Project, monkeypatch: pytest.MonkeyPatch
+    kept_up: Project, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upkeep, "MAX_REQUESTS", 2)
     for number in range(4):
         path = kept_up.config.domains / f"shapes-{number}.yaml"
         shutil.copy(kept_up.config.domains / "shapes.yaml", path)
-    with Scene.of(kept_up, monkeypatch) as scene:
-        found: list[dg.RunRequest] = []
-        while some := scene.ask():
-            assert len(some) <= 2
-            found += some
-            for request in some:
-                scene.queue(request)
-        places = [(str(one.asset_selection), one.partition_key) for one in found]
-        assert len(places) == len(set(places)) == 2 + 6
-        monkeypatch.setattr(upkeep, "MAX_UNFINISHED", 3)
-        edit_domain(kept_up, "shapes", classes=["circle", "square"])
-        assert scene.ask() == [], "enough runs wait"
+    places: list[tuple[str, str | None]] = []
+    while some := scene.ask():
+        assert len(some) <= 2
+        for request in some:
+            scene.queue(request)
+            places.append((str(request.asset_selection), request.partition_key))
+    assert len(places) == len(set(places)) == 2 + 6
+    monkeypatch.setattr(upkeep, "MAX_UNFINISHED", 3)
+    edit_domain(kept_up, "shapes", classes=["circle", "square"])
+    assert scene.ask() == [], "enough runs wait"
 
 
 def test_notes_that_were_damaged_are_ignored(
@@ -136,22 +133,19 @@ def test_notes_that_were_damaged_are_ignored(
 
 @pytest.mark.parametrize("had", [True, False])
 def test_a_process_that_ends_before_its_checks_passes_none(
-    kept_up: Project, monkeypatch: pytest.MonkeyPatch, had: bool
+    kept_up: Project, scene: Scene, monkeypatch: pytest.MonkeyPatch, had: bool
 ) -> None:
-    with Scene.of(kept_up, monkeypatch) as scene:
-        if had:
-            scene.play()
-            edit_domain(kept_up, "shapes", templates=["a sketch of a {}"])
-            scene.images = ("c", "d")
-        ends = {"retrieved_set": 0}
-        monkeypatch.setattr(
-            reporting, "await_checks", lambda _, made, *__: 1 / ends.get(made.stage, 1)
-        )
-        made = scene.play()
-        assert "FAILED retrieved_set shapes" in made
-        assert not [place for place in made if "customized_checkpoint shapes" in place]
-        monkeypatch.undo()
-        assert survey(kept_up, ["shapes"]).states["retrieved_set", "shapes"] is State.FRESH
+    if had:
+        scene.play()
+        edit_domain(kept_up, "shapes", templates=["a sketch of a {}"])
+        scene.images = ("c", "d")
+    ends = {"retrieved_set": 0}
+    monkeypatch.setattr(reporting, "await_checks", lambda _, made, *__: 1 / ends.get(made.stage, 1))
+    made = scene.play()
+    assert "FAILED retrieved_set shapes" in made
+    assert not [place for place in made if "customized_checkpoint shapes" in place]
+    monkeypatch.undo()
+    assert survey(kept_up, ["shapes"]).states["retrieved_set", "shapes"] is State.FRESH
 
 
 def test_a_check_that_is_gone_with_its_extension_blocks_nothing(kept_up: Project) -> None:
@@ -183,11 +177,8 @@ def test_request_says_what_it_is_for_and_what_goes_first(
 def test_nothing_asks_for_runs_unless_it_is_enabled(make_project: Make, enabled: bool) -> None:
     loaded = repository(make_project(automation={"enabled": enabled}))
     running = {
-        sensor.name: sensor.default_status.value == "RUNNING" for sensor in loaded.sensor_defs
-    }
-    running |= {
-        schedule.name: schedule.default_status.value == "RUNNING"
-        for schedule in loaded.schedule_defs
+        one.name: one.default_status.value == "RUNNING"
+        for one in (*loaded.sensor_defs, *loaded.schedule_defs)
     }
     assert running == {
         "domain_files": True,
@@ -207,35 +198,32 @@ def test_the_schedule_looks_outside_and_needs_a_cron_line(
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("30 2 * * *", "Europe/Berlin")
     with dg.instance_for_test() as instance:
         instance.add_dynamic_partitions(DOMAINS, ["shapes", "plain", "gone"])
-        context = dg.build_schedule_context(
-            instance,
-            datetime(2026, 1, 1, tzinfo=UTC),
-            repository_def=loaded,
-        )
+        now = datetime(2026, 1, 1, tzinfo=UTC)
+        context = dg.build_schedule_context(instance, now, repository_def=loaded)
         requests = schedule.evaluate_tick(context).run_requests
     assert [
-        ({key.path[-1] for key in request.asset_selection}, request.partition_key)
+        (key.path[-1], request.partition_key)
         for request in requests
-    ] == [
-        ({"corpus"}, None),
-        ({"base_checkpoint"}, None),
-        ({"evaluation_set"}, "shapes"),
-    ]
+        for key in request.asset_selection
+    ] == [("corpus", None), ("base_checkpoint", None), ("evaluation_set", "shapes")]
     unscheduled = repository(change_pipeline(project, automation={"schedule": None}))
     assert "recustomize" not in [schedule.name for schedule in unscheduled.schedule_defs]
 
 
+def about_to_train(make_project: Make, store: Path, **sections: Any) -> Project:
+    """A project whose next step is the training of its one domain."""
+    automation = {"enabled": True, "interval_seconds": 2}
+    project = make_project(automation=automation, **sections)
+    shutil.copytree(store, project.config.store)
+    (project.config.domains / "colours.yaml").unlink()
+    return project
+
+
 @pytest.mark.slow
 def test_two_daemons_over_one_store_make_everything_once(  # FAULTS 3, 29
-    make_project: Make, _indexed_store: Path, tmp_path: Path
+    make_project: Make, _retrieved_store: Path, tmp_path: Path
 ) -> None:
-    project = make_project(
-        methods=["base", "gated-image"], automation={"enabled": True, "interval_seconds": 2}
-    )
-    shutil.copytree(_indexed_store, project.config.store)
-    (project.config.domains / "colours.yaml").unlink()
-    publish_evaluation_set(project, "shapes")
-    retrieve_pairs(project, "shapes")
+    project = about_to_train(make_project, _retrieved_store, methods=["base", "gated-image"])
     made = ("comparison", "shapes")
     with (
         dagster_home(tmp_path / "one") as one,
@@ -263,17 +251,15 @@ def test_two_daemons_over_one_store_make_everything_once(  # FAULTS 3, 29
 
 @pytest.mark.slow
 def test_cancelled_training_frees_the_device_for_the_next(
-    make_project: Make, _indexed_store: Path, tmp_path: Path
+    make_project: Make, _retrieved_store: Path, tmp_path: Path
 ) -> None:
     steps = {**PIPELINE["customization"]["defaults"], "steps": 3_000, "checkpoint_every": 500}
-    automation = {"enabled": True, "interval_seconds": 2}
-    project = make_project(
-        methods=["gated-image"], automation=automation, customization={"defaults": steps}
+    project = about_to_train(
+        make_project,
+        _retrieved_store,
+        methods=["gated-image"],
+        customization={"defaults": steps},
     )
-    shutil.copytree(_indexed_store, project.config.store)
-    (project.config.domains / "colours.yaml").unlink()
-    publish_evaluation_set(project, "shapes")
-    retrieve_pairs(project, "shapes")
     with (
         dagster_home(tmp_path / "home") as home,
         dg.DagsterInstance.from_config(str(home)) as instance,

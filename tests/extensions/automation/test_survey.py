@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from support.upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
 from react_pipeline.evaluation import comparison
@@ -20,7 +20,6 @@ from react_pipeline.extensions.automation.survey import (
 )
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project.project import Project
-from react_pipeline.settings.files import load_pipeline
 from react_pipeline.stage import ALL, Place
 from react_pipeline.store.errors import ConfigError
 from react_pipeline.store.store import Store
@@ -68,8 +67,8 @@ def test_policy_decides_whether_other_pairs_are_trained_on(
     found = survey(change_pipeline(trained, automation=policy), ["shapes"])
     training = ("customized_checkpoint", "shapes/gated-image")
     assert found.states[training] is expected
-    assert [task.place for task in found.held] == ([training] if expected is State.HELD else [])
-    assert [task.place for task in found.tasks] == ([training] if expected is State.DUE else [])
+    there = found.held if expected is State.HELD else found.tasks
+    assert [task.place for task in there] == [training]
     if policy.get("changed_fraction") == 0.4:
         reason = "33.3% of its pairs changed; `automation.changed_fraction` is 40.0%"
         assert found.held[0].reason == reason
@@ -81,10 +80,8 @@ def test_an_untrained_method_delays_no_comparison(
     trained: Project,
 ) -> None:
     methods = [*METHODS, "gated-image-control"]
-    found = survey(
-        change_pipeline(trained, automation={"training": "never"}, methods=methods), ["shapes"]
-    )
-    assert [task.key for task in found.held] == []  # its control set comes first
+    changed = change_pipeline(trained, automation={"training": "never"}, methods=methods)
+    assert not survey(changed, ["shapes"]).held  # its control set comes first
     build(trained, "control_set", "shapes")
     found = survey(Project.load(trained.path), ["shapes"])
     assert [task.key for task in found.held] == ["shapes/gated-image-control"]
@@ -126,28 +123,30 @@ def test_an_unreadable_table_is_reported_and_harms_no_other(trained: Project) ->
 def test_cost_of_a_look_grows_with_the_domains_and_not_faster(
     make_project: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project, listed, read, gathered = make_project(methods=list(METHODS)), [], [], []
-    listing, pointer, gather = Store.keys, Store.pointer, comparison.gather
+    project, seen = make_project(methods=list(METHODS)), Counter[Any]()
     build_all(project, ["shapes", "colours"])
     parents = {slug: fresh(project, "comparison", slug) for slug in ("shapes", "colours")}
     overview = resolve(project, "overview", parents=parents, content={"skipped": {}})
     project.store.build(overview, lambda *_: {})
-    monkeypatch.setattr(
-        Store, "keys", lambda store, stage: listed.append(stage) or listing(store, stage)
-    )
-    monkeypatch.setattr(
-        Store, "pointer", lambda store, *place: read.append(place) or pointer(store, *place)
-    )
-    monkeypatch.setattr(
-        comparison, "gather", lambda *place: gathered.append(place[-1]) or gather(*place)
-    )
+
+    def count(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def counted(first: Any, *given: Any) -> Any:
+            seen[name, str(given)] += 1
+            return real(first, *given)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    # No folder of a stage is listed for each domain, what is current is read once, and overview
+    # judges no comparison again.
+    for owner, name in ((Store, "keys"), (Store, "pointer"), (comparison, "gather")):
+        count(owner, name)
     for slugs in (["shapes"], ["shapes", "colours"]):
-        for seen in (listed, read, gathered):
-            seen.clear()
+        seen.clear()
         survey(project, slugs)
-        assert len(listed) == len(set(listed)), "no folder of a stage is listed for each domain"
-        assert len(read) == len(set(read)), "what is current is read once"
-        assert len(gathered) == len(set(gathered)), "overview judges no comparison again"
+        assert set(seen.values()) == {1}, seen
+        assert {"pointer", "gather"} <= {name for name, _ in seen}
 
 
 def test_a_grown_corpus_is_counted_before_any_retrieval(
@@ -158,8 +157,7 @@ def test_a_grown_corpus_is_counted_before_any_retrieval(
     build_all(project, ["shapes"], until="faiss_index")
     shutil.copy(next(shards.glob("*.tar")), shards / "new.tar")
     (task,) = survey(project, ["shapes"]).tasks
-    assert task.place == ("corpus", ALL)
-    assert "its source files look different" in task.reason
+    assert task.place == ("corpus", ALL) and "its source files look different" in task.reason
     # A shard that cannot be read must not keep new domains from the corpus of before.
     assert asked(project, failed=[("corpus", ALL)]) == [("retrieved_set", "shapes")]
     build(project, "corpus")
@@ -169,27 +167,19 @@ def test_a_grown_corpus_is_counted_before_any_retrieval(
 def test_control_and_benchmark_are_kept_up_only_if_requested(
     make_project: Make, tmp_path: Path
 ) -> None:
-    stages = {stage for stage, _ in places(make_project(methods=["base"]), ["shapes"])}
-    assert not stages & {"control_set", "customized_checkpoint", "benchmark_results"}
+    def kept(**sections: Any) -> set[str]:
+        return {stage for stage, _ in places(make_project(**sections), ["shapes"])}
+
+    assert not kept(methods=["base"]) & {"control_set", "customized_checkpoint"}
     wanted: dict[str, Any] = {
         "methods": ["base", "gated-image-control"],
         "automation": {"extensions": ["elevater", "dense"]},
     }
-    without_data = {stage for stage, _ in places(make_project(**wanted), ["shapes"])}
+    without_data = kept(**wanted, dense={"root": str(tmp_path / "none")})
     assert "control_set" in without_data
     assert not without_data & {"benchmark_results", "dense_results"}
-    with_data = make_project(
-        **wanted, elevater={"root": str(tmp_path)}, dense={"root": str(tmp_path)}
-    )
-    found = set(places(with_data, ["shapes"]))
-    assert {("benchmark_comparison", "shapes"), ("dense_comparison", "shapes")} <= found
-    not_made = make_project(**wanted, dense={"root": str(tmp_path / "none")})
-    assert "dense_results" not in {stage for stage, _ in places(not_made, ["shapes"])}
-
-
-def test_an_extension_to_keep_up_must_be_one(make_project: Make) -> None:
-    with pytest.raises(ConfigError, match="did you mean dense"):
-        make_project(automation={"extensions": ["dence"]})
+    root = {"root": str(tmp_path)}
+    assert {"benchmark_comparison", "dense_comparison"} <= kept(**wanted, elevater=root, dense=root)
 
 
 def test_pairs_that_were_pruned_count_as_all_changed(trained: Project) -> None:
@@ -202,30 +192,22 @@ def test_pairs_that_were_pruned_count_as_all_changed(trained: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "reported"),
+    ("given", "reported"),
     [
-        (
-            {"automation": {"schedule": "every night"}},
-            "automation.schedule: 'every night' is not a cron line",
-        ),
-        ({"automation": {"schedule": "60 3 * * *"}}, "is not a cron line"),
-        ({"automation": {"schedule": "@daily"}}, "is not a cron line"),
-        ({"automation": {"schedule": "0 3 30 2 *"}}, "is not a cron line"),
-        (
-            {"automation": {"timezone": "Mars/Olympus"}},
-            "automation.timezone: 'Mars/Olympus' is not a time zone",
-        ),
-        ({"methods": ["base", "magic"]}, "methods: unknown: magic"),
-        ({"methods": ["base", "base"]}, "methods: base listed more than once"),
-        ({"automation": {"changed_fraction": 2}}, "automation.changed_fraction"),
+        ({"schedule": "60 3 * * *"}, "automation.schedule: '60 3 * * *' is not a cron line"),
+        ({"schedule": "@daily"}, "is not a cron line"),
+        ({"schedule": "0 3 30 2 *"}, "is not a cron line"),
+        ({"timezone": "Mars/Olympus"}, "automation.timezone: 'Mars/Olympus' is not a time zone"),
+        ({"changed_fraction": 2}, "automation.changed_fraction"),
+        ({"extensions": ["dence"]}, "did you mean dense"),
+        (["base", "magic"], "methods: unknown: magic"),
+        (["base", "base"], "methods: base listed more than once"),
     ],
 )
 def test_wrong_automation_is_one_error_with_file_and_field(
-    make_project: Make, fields: dict[str, Any], reported: str
+    make_project: Make, given: dict[str, Any] | list[str], reported: str
 ) -> None:
-    path = make_project().path
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **fields}))
     with pytest.raises(ConfigError) as error:
-        load_pipeline(path)
+        make_project(**{"automation" if isinstance(given, dict) else "methods": given})
     assert reported in str(error.value)
     assert len(error.value.problems) == 1

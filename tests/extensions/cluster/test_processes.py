@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -8,31 +7,29 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import dagster as dg
+import psutil
 import pytest
 import yaml
 from conftest import REPOSITORY
 from mlflow import MlflowClient
 from support.launch import dagster_home
 from support.services import free_port
-from support.training import prepared
+from support.tracking import runs_of
+from support.training import losses, prepared
 
 from react_pipeline.assets.launch import materialize, open_instance
 from react_pipeline.assets.partitions import to_partition_key
 from react_pipeline.assets.retries import readable_failures
 from react_pipeline.clip import loaded_base
 from react_pipeline.extensions.cluster import assets as processes
-from react_pipeline.extensions.cluster.assets import (
-    environment,
-    failure,
-    write_failure,
-)
+from react_pipeline.extensions.cluster.assets import environment, failure, write_failure
 from react_pipeline.extensions.ui.servers import listen_to_signals
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import (
@@ -60,9 +57,7 @@ def messages(instance: dg.DagsterInstance, run_id: str) -> list[str]:
 
 
 def runs_of_training(project: Project) -> list[Any]:
-    client = MlflowClient(project.config.tracking_uri)
-    experiments = [found.experiment_id for found in client.search_experiments()]
-    return list(client.search_runs(experiments, "tags.asset = 'customized_checkpoint'"))
+    return runs_of(Tracking.of(project), asset="customized_checkpoint")
 
 
 def test_heads_are_fitted_in_the_process_of_the_asset(
@@ -139,52 +134,34 @@ def test_the_launching_process_frees_its_card_first(
     assert held == ["freed", 0]
 
 
-def test_training_in_the_assets_process_is_streamed(prepare: Prepare, tmp_path: Path) -> None:
-    project = prepare()
+@pytest.mark.parametrize("number", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_training_is_streamed_and_its_failure_is_the_librarys_error(
+    prepare: Prepare, tmp_path: Path, number: int
+) -> None:
+    project = prepare(processes=number)
     with dagster_home(tmp_path / "home"):
         summary = materialize("customized_checkpoint", ["shapes"], [METHOD], project.path)
+        assert not summary.failed and summary.built == 1
         with open_instance(project) as instance:
             logged = messages(instance, summary.run_ids[0])
-    assert not summary.failed
+            wanted = dg.AssetRecordsFilter(
+                dg.AssetKey("customized_checkpoint"),
+                asset_partitions=[to_partition_key(f"shapes/{METHOD}")],
+            )
+            assert len(instance.fetch_materializations(wanted, limit=5).records) == 1
     assert any("training shapes/gated-image: from the start" in line for line in logged)
     (run,) = runs_of_training(project)
     assert run.info.status == "FINISHED" and run.data.tags["dagster.run_id"] == summary.run_ids[0]
     client = MlflowClient(project.config.tracking_uri)
     artifact = project.store.current("customized_checkpoint", f"shapes/{METHOD}")
-    lines = [json.loads(line) for line in artifact.file("metrics.jsonl").read_text().splitlines()]
+    assert artifact.counts["processes"] == number
     history = client.get_metric_history(run.info.run_id, "training/loss")
-    assert [(point.step, point.value) for point in history] == [
-        (line["step"], line["loss"]) for line in lines
-    ]
-
-
-@pytest.mark.slow
-def test_a_failure_of_two_processes_is_the_librarys_error(prepare: Prepare, tmp_path: Path) -> None:
-    project = prepare(processes=2)
+    assert [(point.step, point.value) for point in history] == [*enumerate(losses(artifact))]
+    if number == 1:
+        return
+    text = project.path.read_text().replace("batch_size: 8\n", "batch_size: 7\n")
+    project.path.write_text(text)
     with dagster_home(tmp_path / "home"):
-        summary = materialize("customized_checkpoint", ["shapes"], [METHOD], project.path)
-        assert not summary.failed
-        assert (summary.built, summary.reused) == (1, 0)
-        with open_instance(project) as instance:
-            reported = messages(instance, summary.run_ids[0])
-            records = instance.fetch_materializations(
-                dg.AssetRecordsFilter(
-                    dg.AssetKey("customized_checkpoint"),
-                    asset_partitions=[to_partition_key(f"shapes/{METHOD}")],
-                ),
-                limit=5,
-            ).records
-        assert len(records) == 1
-        assert any("training shapes/gated-image: from the start" in line for line in reported)
-        (run,) = runs_of_training(project)
-        assert (
-            run.info.status == "FINISHED" and run.data.tags["dagster.run_id"] == summary.run_ids[0]
-        )
-        artifact = project.store.current("customized_checkpoint", f"shapes/{METHOD}")
-        assert artifact.counts["processes"] == 2
-
-        text = project.path.read_text().replace("batch_size: 8\n", "batch_size: 7\n")
-        project.path.write_text(text)
         failed = materialize("customized_checkpoint", ["shapes"], [METHOD], project.path)
     (reason,) = failed.failed.values()
     assert reason == "customization.batch_size 7 does not divide among 2 processes"
@@ -200,12 +177,10 @@ print([*summary.failed.values()])
 
 def processes_with(text: str) -> list[int]:
     found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if text.encode() in entry.read_bytes() and int(entry.parent.name) != os.getpid():
-                found.append(int(entry.parent.name))
-        except OSError:
-            continue
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess):
+            if text in " ".join(process.cmdline()) and process.pid != os.getpid():
+                found.append(process.pid)
     return found
 
 
