@@ -20,6 +20,7 @@ Of a test:
 - `indexed_project`: the same with everything up to `faiss_index` in a store of its own.
 - `retrieved_project`: the same with evaluation, retrieved and control sets of both domains too.
 - `tracking`: `Tracking` in a copy of `mlflow_database`, where `tiny_project` logs too.
+- `clip`: the model of `tiny_checkpoint`, which the test may change.
 - `processor`: one whose seconds `plan` need not measure.
 - `short_rotation`: FAISS trains rotations in few rounds.
 """
@@ -55,6 +56,8 @@ from react_pipeline.tracking.log import Tracking
 if TYPE_CHECKING:
     from open_clip.model import CLIP
     from support.bucket import BucketServer
+
+    from react_pipeline.clip import Clip
 
 # Layers of 32 numbers gain nothing from threads, and threads that wait for each other on a busy
 # machine take seconds. Set before torch is loaded; processes that tests start inherit it.
@@ -235,6 +238,13 @@ def write_checkpoint(
         directory,
     )
     return directory
+
+
+@pytest.fixture
+def clip(tiny_checkpoint: Path) -> Clip:
+    from react_pipeline.clip import load
+
+    return load(tiny_checkpoint)
 
 
 @pytest.fixture

@@ -25,7 +25,6 @@ HALF = (0.5, 0.5, 0.5)
 @pytest.mark.parametrize(
     "given",
     [
-        {"model": "ViT-L-14"},
         {"model": "tiny"},
         {"quick_gelu": False},
         {"mean": HALF},

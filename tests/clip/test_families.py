@@ -71,11 +71,7 @@ def test_the_table_says_which_methods_fit(family: str) -> None:
     assert f"| {family} | {' | '.join(cells)} |" in DOCUMENT.read_text(encoding="utf-8")
 
 
-def test_the_table_has_a_row_for_every_family() -> None:
-    head = f"| Models of open_clip | {' | '.join(f'`{method}`' for method in METHODS)} |"
-    lines = DOCUMENT.read_text(encoding="utf-8").splitlines()
-    start = lines.index(head) + 2
-    rows = [
-        line.split(" | ")[0].removeprefix("| ") for line in lines[start : lines.index("", start)]
-    ]
-    assert rows == list(FAMILIES)
+def test_the_table_has_no_other_row() -> None:
+    head = f"| Models of open_clip | {' | '.join(f'`{method}`' for method in METHODS)} |\n"
+    table = DOCUMENT.read_text(encoding="utf-8").split(head)[1].split("\n\n")[0]
+    assert len(table.splitlines()) == 1 + len(FAMILIES)

@@ -20,6 +20,9 @@ TOWERS: dict[str, dict[str, Any]] = {
 }
 
 
+PARTS = ("ln_1.", "ln_2.", "attn.in_proj_", "attn.out_proj.", "mlp.c_fc.", "mlp.c_proj.")
+
+
 @pytest.fixture(params=TOWERS, ids=str)
 def model(request: pytest.FixtureRequest) -> nn.Module:
     import react_pipeline.extensions.demo.network  # noqa: F401 - registers the hybrid with timm
@@ -35,10 +38,10 @@ def test_only_last_layers_get_a_block_with_published_names(model: nn.Module) -> 
     assert list(gated_layers(model)) == [len(blocks) - 2, len(blocks) - 1]
     assert len(added) == 28
     assert {name.split(".gated_attn_block.")[1] for name in added} == {
-        "alpha_attn", "alpha_dense", "ln_1.weight", "ln_1.bias", "ln_2.weight", "ln_2.bias",
-        "attn.in_proj_weight", "attn.in_proj_bias", "attn.out_proj.weight", "attn.out_proj.bias",
-        "mlp.c_fc.weight", "mlp.c_fc.bias", "mlp.c_proj.weight", "mlp.c_proj.bias",
-    }  # fmt: skip
+        "alpha_attn",
+        "alpha_dense",
+        *(one + kind for one in PARTS for kind in ("weight", "bias")),
+    }
     for number, block in gated_layers(model).items():
         host: Any = blocks[number]
         norm = getattr(host, "ln_1", getattr(host, "norm1", None))
@@ -55,9 +58,8 @@ def test_a_model_with_gated_blocks_continues_training_its_own(model: nn.Module) 
     (block,) = gated_layers(model).values()
     attach(model, "gated-image", 2)
     assert list(gated_layers(model).values()) == [block]
-    assert set_trainable(model, "gated-image") == 1 + sum(
-        parameter.numel() for parameter in block.parameters()
-    )
+    own = sum(parameter.numel() for parameter in block.parameters())
+    assert set_trainable(model, "gated-image") == 1 + own
 
 
 def test_wrong_use_is_reported(model: nn.Module) -> None:

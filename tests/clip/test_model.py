@@ -18,11 +18,6 @@ HALF = (0.5, 0.5, 0.5)
 WHOLE = {"quick_gelu": True, "mean": HALF, "std": HALF}
 
 
-@pytest.fixture
-def clip(tiny_checkpoint: Path) -> Clip:
-    return load(tiny_checkpoint)
-
-
 def test_a_saved_model_loads_gates_activation_and_pixels(clip: Clip, tmp_path: Path) -> None:
     add_gated_blocks(clip.model, 1)
     for block in gated_layers(clip.model).values():

@@ -5,6 +5,7 @@ there.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,15 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CustomTextCLIP
 from PIL import Image
 from safetensors.torch import save_file
-from support.text_tower import WORDS
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertTokenizerFast, PreTrainedTokenizerFast
+from support.text_tower import WORDS, write_bert
+from torch.nn.functional import normalize
+from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
-from react_pipeline.clip import Clip, from_open_clip, load, publish_base, require_available
+from react_pipeline.clip import from_open_clip, load, publish_base, require_available
 from react_pipeline.clip.base import fetched
 from react_pipeline.project import Project
 from react_pipeline.settings import EncoderConfig
@@ -48,7 +50,7 @@ def write_folder(
     return CustomTextCLIP(**fields).eval()
 
 
-def write_siglip2(folder: Path) -> tuple[Any, list[int]]:
+def write_siglip2(folder: Path) -> Any:
     """As timm/ViT-B-16-SigLIP2: a timm trunk, safetensors, and Gemma's tokenizer beside them, named
     by its place.
     """
@@ -65,28 +67,16 @@ def write_siglip2(folder: Path) -> tuple[Any, list[int]]:
         folder, {**model_cfg, "vision_cfg": vision_cfg, "text_cfg": text_cfg}, HALVES
     )
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    words = Tokenizer(
-        models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]")  # noqa: S106
-    )
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(
-        single="$A [SEP]", special_tokens=[("[SEP]", 3)]
-    )
-    tokens = {"pad_token": "[PAD]", "eos_token": "[SEP]", "unk_token": "[UNK]"}
-    PreTrainedTokenizerFast(tokenizer_object=words, **tokens).save_pretrained(folder)
-    return model, [5, 6, 7, 3, 0, 0, 0, 0]
+    words = BertTokenizerFast(str(write_bert(folder.parent) / "vocab.txt")).backend_tokenizer
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]").save_pretrained(folder)  # noqa: S106
+    return model
 
 
-def write_biomed(folder: Path) -> tuple[Any, list[int]]:
+def write_biomed(folder: Path) -> Any:
     """As BiomedCLIP: a pickled state dict of an older transformers, BERT's tokenizer, its
     configuration elsewhere.
     """
-    bert = folder.parent / "bert"
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = BertConfig(
-        vocab_size=len(WORDS), max_position_embeddings=16, intermediate_size=32, **sizes
-    )
-    config.save_pretrained(bert)
+    bert = write_bert(folder.parent)
     text_cfg = {
         **{"hf_model_name": BERT, "hf_tokenizer_name": BERT, "hf_proj_type": "mlp"},
         **{"hf_pooler_type": "cls_last_hidden_state_pooler", "context_length": 8},
@@ -99,14 +89,14 @@ def write_biomed(folder: Path) -> tuple[Any, list[int]]:
     state = model.state_dict()
     state["text.transformer.embeddings.position_ids"] = torch.arange(16)[None]
     torch.save(state, folder / "open_clip_pytorch_model.bin")
-    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    return model, [2, 5, 6, 7, 3, 0, 0, 0]
+    for file in bert.glob("[tv]*"):
+        shutil.copy(file, folder)
+    return model
 
 
 @pytest.fixture(params=[write_siglip2, write_biomed], ids=["SigLIP 2", "BiomedCLIP"])
-def written(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Any, list[int]]:
-    return (tmp_path / "folder", *request.param(tmp_path / "folder"))
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    return request.param(tmp_path / "folder")
 
 
 @pytest.fixture
@@ -125,45 +115,35 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Pa
     return put
 
 
-def assert_is(clip: Clip, model: Any, tokens: list[int]) -> None:
-    assert clip.tokenizer(["a red circle"])[0].tolist() == tokens
-    image = clip.preprocess(Image.linear_gradient("L").convert("RGB").resize((90, 40)))[None]
-    with torch.no_grad():
-        images = model.encode_image(image, normalize=True)
-        texts = model.encode_text(torch.tensor([tokens]), normalize=True)
-    assert torch.allclose(clip.encode_images(image), images, atol=1e-5)
-    assert torch.allclose(clip.encode_texts(["a red circle"]), texts, atol=1e-5)
-
-
 @pytest.mark.parametrize("prefix", ["local-dir:", "hf-hub:"])
 def test_a_model_of_the_hub_is_a_base_by_either_name(
-    written: tuple[Path, Any, list[int]],
-    prefix: str,
-    make_project: Make,
-    tmp_path: Path,
-    cached: Put,
+    model: Any, prefix: str, make_project: Make, tmp_path: Path, cached: Put
 ) -> None:
-    folder, model, tokens = written
+    folder, is_bert = tmp_path / "folder", isinstance(model.text, HFTextEncoder)
     name = "organization/model" if prefix == "hf-hub:" else "folder"
-    if (bert := tmp_path / "bert").is_dir():
-        if prefix == "local-dir:":
-            with pytest.raises(InputError, match="hf_model_name"):
-                from_open_clip(EncoderConfig(model=f"local-dir:{folder}"))
-            (folder / "text").mkdir()
-            (folder / "text" / "config.json").write_text((bert / "config.json").read_text())
-        cached(BERT, bert)
+    if is_bert and prefix == "local-dir:":
+        with pytest.raises(InputError, match="hf_model_name"):
+            from_open_clip(EncoderConfig(model=f"local-dir:{folder}"))
+        (folder / "text").mkdir()
+        shutil.copy(tmp_path / "tiny-bert" / "config.json", folder / "text")
+    cached(BERT, tmp_path / "tiny-bert")
     cached("organization/model", folder)
     project = make_project(encoder={"model": prefix + name, "pretrained": None})
     clip = load(publish_base(project).path)
-    assert_is(clip, model, tokens)
-    assert clip.preprocess_cfg.get("resize_mode") == ("squash" if tokens[0] == 5 else None)
+    assert clip.preprocess_cfg.get("resize_mode") == (None if is_bert else "squash")
+    tokens = clip.tokenizer(["a red circle"])
+    assert tokens.tolist() == [[2, 5, 6, 7, 3, 0, 0, 0]]
+    image = clip.preprocess(Image.linear_gradient("L").convert("RGB").resize((90, 40)))[None]
+    with torch.no_grad():
+        images, texts = model.encode_image(image), model.encode_text(tokens)
+    assert torch.allclose(clip.encode_images(image), normalize(images), atol=1e-5)
+    assert torch.allclose(clip.encode_texts(["a red circle"]), normalize(texts), atol=1e-5)
 
 
 def test_a_tokenizer_with_code_is_refused(make_project: Make, tmp_path: Path, cached: Put) -> None:
     write_siglip2(tmp_path / "folder")
-    (tmp_path / "folder" / "tokenizer_config.json").write_text(
-        '{"auto_map": {"AutoTokenizer": ["code.Tokenizer", null]}}'
-    )
+    code = '{"auto_map": {"AutoTokenizer": ["code.Tokenizer", null]}}'
+    (tmp_path / "folder" / "tokenizer_config.json").write_text(code)
     cached("organization/code", tmp_path / "folder")
     project = make_project(encoder={"model": "hf-hub:organization/code", "pretrained": None})
     # transformers says that it needs code of its own, or that it knows no such model.

@@ -9,6 +9,7 @@ gigabytes.
 from __future__ import annotations
 
 import math
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,20 +54,16 @@ Shapes = dict[str, tuple[int, ...]]
 
 def block_shapes(name: str, width: int, hidden: int) -> Shapes:
     """The twelve tensors of a transformer block."""
-    return {
-        f"{name}.ln_1.weight": (width,),
-        f"{name}.ln_1.bias": (width,),
-        f"{name}.attn.in_proj_weight": (3 * width, width),
-        f"{name}.attn.in_proj_bias": (3 * width,),
-        f"{name}.attn.out_proj.weight": (width, width),
-        f"{name}.attn.out_proj.bias": (width,),
-        f"{name}.ln_2.weight": (width,),
-        f"{name}.ln_2.bias": (width,),
-        f"{name}.mlp.c_fc.weight": (hidden, width),
-        f"{name}.mlp.c_fc.bias": (hidden,),
-        f"{name}.mlp.c_proj.weight": (width, hidden),
-        f"{name}.mlp.c_proj.bias": (width,),
+    parts = {
+        "ln_1.": (width,),
+        "attn.in_proj_": (3 * width, width),
+        "attn.out_proj.": (width, width),
+        "ln_2.": (width,),
+        "mlp.c_fc.": (hidden, width),
+        "mlp.c_proj.": (width, hidden),
     }
+    weights = {f"{name}.{part}weight": shape for part, shape in parts.items()}
+    return weights | {f"{name}.{part}bias": shape[:1] for part, shape in parts.items()}
 
 
 def released_shapes(architecture: str, *, gated: bool) -> Shapes:
@@ -78,15 +75,13 @@ def released_shapes(architecture: str, *, gated: bool) -> Shapes:
         "text_projection": (text_width, sizes.dimension),
         "logit_scale": (),
         "token_embedding.weight": (49408, text_width),
-        "ln_final.weight": (text_width,),
-        "ln_final.bias": (text_width,),
         "visual.class_embedding": (width,),
         "visual.positional_embedding": ((224 // sizes.patch) ** 2 + 1, width),
         "visual.proj": (width, sizes.dimension),
         "visual.conv1.weight": (width, 3, sizes.patch, sizes.patch),
     }
-    for norm in ("visual.ln_pre", "visual.ln_post"):
-        shapes |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
+    norms = {"ln_final": text_width, "visual.ln_pre": width, "visual.ln_post": width}
+    shapes |= {f"{norm}.{one}": (n,) for norm, n in norms.items() for one in ("weight", "bias")}
     for layer in range(sizes.text_layers):
         shapes |= block_shapes(f"transformer.resblocks.{layer}", text_width, 4 * text_width)
     for layer in range(sizes.layers):
@@ -96,14 +91,12 @@ def released_shapes(architecture: str, *, gated: bool) -> Shapes:
             # The MLP of a gated block is four times as wide as the tower, in bigG too, whose host's
             # is not.
             shapes |= block_shapes(f"{name}.gated_attn_block", width, 4 * width)
-            shapes |= {
-                f"{name}.gated_attn_block.{gate}": () for gate in ("alpha_attn", "alpha_dense")
-            }
+            shapes |= {f"{name}.gated_attn_block.alpha_{gate}": () for gate in ("attn", "dense")}
     return shapes
 
 
-def without_memory(shapes: Shapes, prefix: str = "") -> dict[str, Tensor]:
-    return {prefix + name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+def without_memory(shapes: Shapes) -> dict[str, Tensor]:
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
 def load_without_memory(weights: dict[str, Any], path: Path, **encoder: Any) -> Clip:
@@ -113,20 +106,21 @@ def load_without_memory(weights: dict[str, Any], path: Path, **encoder: Any) -> 
         return from_open_clip(EncoderConfig(pretrained=str(path), **encoder), "meta")
 
 
+def parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 RELEASED = [
-    # (file, configuration of the architecture, QuickGELU, mean and std of 0.5)
+    # (file, configuration of the architecture, QuickGELU, mean and std of 0.5); those trained on
+    # LAION-2B are like their namesakes.
     ("clip-vit-base-32-locked-text", "ViT-B-32", True, False),
     ("clip-vit-base-32-gated-image", "react_ViT-B-32", True, False),
     ("openclip-vit-base-32-locked-text", "ViT-B-32", False, False),
     ("openclip-vit-base-32-gated-image", "react_ViT-B-32", False, False),
-    ("openclip-laion2b-vit-base-32-locked-text", "ViT-B-32", False, False),
-    ("openclip-laion2b-vit-base-32-gated-image", "react_ViT-B-32", False, False),
     ("clip-vit-base-16-locked-text", "ViT-B-16", True, False),
     ("clip-vit-base-16-gated-image", "react_ViT-B-16", True, False),
     ("clip-vit-large-14-gated-image", "react_ViT-L-14", True, False),
-    ("clip-vit-large-14-gated-image-laion2b", "react_ViT-L-14", True, False),
     ("openclip-vit-large-14-gated-image", "react_ViT-L-14", False, True),
-    ("openclip-vit-large-14-gated-image-laion2b", "react_ViT-L-14", False, True),
     ("openclip-vit-bigG-14-gated-image-laion2b", "react_ViT-bigG-14", False, False),
 ]
 
@@ -148,18 +142,12 @@ def test_every_released_checkpoint_loads_strictly(
     )
     layers = gated_layers(clip.model)
     assert list(layers) == (list(range(sizes.layers - sizes.gated, sizes.layers)) if gated else [])
-    counted = sum(
-        parameter.numel() for block in layers.values() for parameter in block.parameters()
-    )
-    total = sum(parameter.numel() for parameter in clip.model.parameters())
+    counted = sum(map(parameters, layers.values()))
     assert counted == (sizes.gated_parameters if gated else 0)
-    assert total == sizes.parameters - (0 if gated else sizes.gated_parameters)
+    assert parameters(clip.model) == sizes.parameters - (0 if gated else sizes.gated_parameters)
     wanted = open_clip.transformer.QuickGELU if quick_gelu else nn.GELU
-    activations = [
-        block.mlp.gelu for block in (*clip.model.visual.transformer.resblocks, *layers.values())
-    ]
-    assert {type(activation) for activation in activations} == {wanted}
-    assert {type(block.mlp.gelu) for block in clip.model.transformer.resblocks} == {wanted}
+    towers = (one.transformer.resblocks for one in (clip.model.visual, clip.model))
+    assert {type(block.mlp.gelu) for block in chain(*towers, layers.values())} == {wanted}
     assert tuple(clip.preprocess_cfg["mean"]) == (HALF if half else OPENAI_MEAN)
     assert tuple(clip.preprocess_cfg["std"]) == (HALF if half else OPENAI_STD)
 

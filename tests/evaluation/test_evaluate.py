@@ -11,10 +11,10 @@ import pytest
 import torch
 from support.drawings import SHAPES
 
-from react_pipeline.clip import load, publish_base, save, zero_shot_head
+from react_pipeline.clip import Clip, load, publish_base, save, zero_shot_head
 from react_pipeline.corpus import decode_image
 from react_pipeline.evaluation import EvalResult, Scores, evaluate
-from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, score
+from react_pipeline.evaluation.domain_results import score
 from react_pipeline.labelled import publish_evaluation_set, read_images
 from react_pipeline.project import Project
 from react_pipeline.stage import STAGES
@@ -66,30 +66,25 @@ def test_a_result_names_what_it_was_measured_on_and_with(
 ) -> None:
     result = evaluate(project, "shapes", "base")
     value = EvalResult.read(result)
-    named = (value.dataset, value.domain, value.method, value.protocol)
-    assert named == ("drawn shapes", "shapes", "base", "zero-shot")
-    assert (value.n, value.n_classes, value.evaluator_version) == (16, 4, EVALUATOR_VERSION)
-    assert STAGES["domain_results"].version == EVALUATOR_VERSION
+    assert (value.dataset, value.domain, value.method) == ("drawn shapes", "shapes", "base")
+    assert (value.protocol, value.n, value.n_classes) == ("zero-shot", 16, 4)
+    assert value.evaluator_version == STAGES["domain_results"].version
     assert value.temperature is not None and value.calibration_error is not None
     assert result.counts["calibration_error"] == value.calibration_error != value.uncalibrated_error
     assert value.top5 == 1.0  # of four classes, all count
-    measured = project.store.current("evaluation_set", "shapes")
-    base = project.store.current("base_checkpoint", "all")
-    assert value.checkpoint_fingerprint == base.fingerprint
-    assert value.evaluation_set_fingerprint == measured.fingerprint
+    parents = result.parents
+    assert value.checkpoint_fingerprint == parents["base_checkpoint"]
+    assert value.evaluation_set_fingerprint == parents["evaluation_set"]
     assert evaluate(make_project(embedding={"precision": "fp32"}), "shapes", "base").reused
 
 
 def test_features_that_are_not_finite_give_no_number(
-    tiny_project: Project, tiny_checkpoint: Path, tmp_path: Path
+    make_project: Callable[..., Project], clip: Clip, tmp_path: Path
 ) -> None:
-    clip = load(tiny_checkpoint)
     with torch.no_grad():
         clip.model.visual.proj.fill_(float("nan"))
-    save(clip, tmp_path / "broken")
-    text = tiny_project.path.read_text().replace(str(tiny_checkpoint), str(tmp_path / "broken"))
-    tiny_project.path.write_text(text)
-    project = Project.load(tiny_project.path)
+    save(clip, tmp_path)
+    project = make_project(encoder={"pretrained": str(tmp_path)})
     publish_base(project)
     publish_evaluation_set(project, "shapes")
     with pytest.raises(CorruptArtifact, match="not finite"):

@@ -8,16 +8,16 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import create_autospec
 
 import numpy as np
 import pandas as pd
 import pytest
 from support.deadly_images import MARK, deadly_images
-from support.drawings import COLOURS, encode, evaluation_image
+from support.drawings import encode, evaluation_image
 from support.upkeep import edit_domain
-from torch import Tensor
 
-from react_pipeline.clip import load, loaded_base
+from react_pipeline.clip import Clip, loaded_base
 from react_pipeline.corpus import decode_image
 from react_pipeline.embedding import Encoder
 from react_pipeline.labelled import (
@@ -32,10 +32,9 @@ from react_pipeline.store import Artifact, ChangedSource, InputError
 
 
 def with_evaluation(project: Project, path: Path, kind: str = "folder", **fields: Any) -> Project:
-    """Give the domain `shapes` labelled images, and other classes if they are among `fields`."""
-    classes = {"classes": fields.pop("classes")} if "classes" in fields else {}
+    """Give the domain `shapes` labelled images."""
     evaluation = {"name": "mine", "kind": kind, "path": str(path), **fields}
-    edit_domain(project, "shapes", evaluation=evaluation, **classes)
+    edit_domain(project, "shapes", evaluation=evaluation)
     return project
 
 
@@ -43,8 +42,7 @@ def publish(project: Project, path: Path, kind: str = "folder", **fields: Any) -
     return publish_evaluation_set(with_evaluation(project, path, kind, **fields), "shapes")
 
 
-def another_image() -> bytes:
-    return encode(evaluation_image("circle", 9))
+ANOTHER = encode(evaluation_image("circle", 9))
 
 
 @pytest.fixture
@@ -54,10 +52,9 @@ def folder(drawings: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def manifest(folder: Path) -> Path:
-    files = sorted(folder.rglob("*.png"))
-    rows = [(path.relative_to(folder.parent).as_posix(), path.parent.name) for path in files]
+    rows = [(path.relative_to(folder.parent), path.parent.name) for path in folder.rglob("*.png")]
     path = folder.parent / "manifest.csv"
-    pd.DataFrame(rows, columns=["path", "class"]).to_csv(path, index=False)
+    pd.DataFrame(sorted(rows), columns=["path", "class"]).to_csv(path, index=False)
     return path
 
 
@@ -65,12 +62,13 @@ def test_folders_match_classes_in_any_case_and_spacing(tiny_project: Project, fo
     classes = ["Red Circle", "square", "triangle", "x-cross"]
     (folder / "circle").rename(folder / "red_CIRCLE")
     (folder / "cross").rename(folder / "X cross")
-    artifact = publish(tiny_project, folder, classes=classes)
+    edit_domain(tiny_project, "shapes", classes=classes)
+    artifact = publish(tiny_project, folder)
     images = read_images(artifact)
     assert list(images.columns) == ["name", "path", "class", "class_id", "sha256"]
     assert len(images) == artifact.counts["images"] == 16
-    pairs = images[["class", "class_id"]].drop_duplicates().sort_values("class_id")
-    assert pairs.to_numpy().tolist() == [[name, number] for number, name in enumerate(classes)]
+    assert images["class"].tolist() == [classes[number] for number in images["class_id"]]
+    assert images["class_id"].nunique() == 4
     assert all(Path(path).is_file() for path in images["path"])
     assert artifact.counts["classes_without_images"] == []
 
@@ -151,20 +149,18 @@ def test_identity_is_content_not_place(tiny_project: Project, folder: Path, tmp_
     assert second.reused and second.fingerprint == first.fingerprint
     images = read_images(second, project.domain("shapes"))
     assert all(Path(path).is_file() for path in images["path"])
-    (moved / "circle" / "0.png").write_bytes(another_image())
+    (moved / "circle" / "0.png").write_bytes(ANOTHER)
     assert publish_evaluation_set(project, "shapes").fingerprint != first.fingerprint
 
 
 def test_images_are_encoded_in_order_and_alike_in_any_batch(
-    tiny_project: Project, tiny_checkpoint: Path
+    tiny_project: Project, clip: Clip
 ) -> None:
-    clip = load(tiny_checkpoint)
     images = read_images(publish_evaluation_set(tiny_project, "colours"))
     config = tiny_project.config
     small = EmbeddingConfig(precision="fp32", batch_size=5, workers=2)
     in_parts = config.model_copy(update={"embedding": small})
     whole, parts = (encode_images(given, clip, images) for given in (config, in_parts))
-    assert whole.shape == (len(COLOURS) * 4, clip.dimension)
     np.testing.assert_allclose(whole, parts, atol=1e-6)
     last = clip.preprocess(decode_image(Path(images["path"].iloc[-1]).read_bytes(), 10_000))
     np.testing.assert_allclose(whole[-1], clip.encode_images(last[None])[0], atol=1e-6)
@@ -176,29 +172,26 @@ def test_images_are_encoded_once_and_still_refused_when_changed(
 ) -> None:
     project = with_evaluation(tiny_project, folder)
     images = read_images(publish_evaluation_set(project, "shapes"))
-    calls: list[int] = []
-    own = Encoder.images
+    encoder = create_autospec(Encoder.images, side_effect=Encoder.images)
+    monkeypatch.setattr(Encoder, "images", encoder)
 
-    def counting(encoder: Encoder, batch: Tensor) -> Any:
-        calls.append(len(batch))
-        return own(encoder, batch)
+    def encoded() -> int:
+        return sum(len(call.args[1]) for call in encoder.call_args_list)
 
-    monkeypatch.setattr(Encoder, "images", counting)
     base = loaded_base(tiny_checkpoint, "cpu")
     first, again = (encode_images(project.config, base, images) for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    assert sum(calls) == len(images)
+    assert encoded() == len(images)
     encode_images(project.config, base, images[1:])
     encode_images(project.config, base, images, precision="bf16")
-    assert sum(calls) == 3 * len(images) - 1
+    assert encoded() == 3 * len(images) - 1
     changed = folder / "circle" / "0.png"
-    for spoil, named in (
-        (lambda: changed.write_bytes(another_image()), "evaluation_set"),
-        (changed.unlink, "0.png"),
-    ):
-        spoil()
-        with pytest.raises(ChangedSource, match=named):
-            encode_images(project.config, base, images)
+    changed.write_bytes(ANOTHER)
+    with pytest.raises(ChangedSource, match="evaluation_set"):
+        encode_images(project.config, base, images)
+    changed.unlink()
+    with pytest.raises(ChangedSource, match="0.png"):
+        encode_images(project.config, base, images)
 
 
 def test_an_image_that_kills_its_decoder_is_named(tiny_project: Project, folder: Path) -> None:
@@ -212,20 +205,17 @@ def test_an_image_that_kills_its_decoder_is_named(tiny_project: Project, folder:
 def test_classes_of_one_name_are_kept_apart_by_their_ids(
     tiny_project: Project, folder: Path
 ) -> None:
-    twins = [
-        {"id": f"ring {number}", "name": "ring", "synonyms": [f"hoop {number}"]}
-        for number in (1, 2)
-    ]
+    twins = [{"id": f"ring {n}", "name": "ring", "synonyms": [f"hoop {n}"]} for n in (1, 2)]
     (folder / "circle").rename(folder / "ring_2")
     (folder / "square").rename(folder / "hoop-1")
-    project = with_evaluation(tiny_project, folder, classes=[*twins, "triangle", "cross"])
-    images = read_images(publish_evaluation_set(project, "shapes"))
+    edit_domain(tiny_project, "shapes", classes=[*twins, "triangle", "cross"])
+    images = read_images(publish(tiny_project, folder))
     found = images.groupby("class_id")["class"].agg(list)
     names = ["ring 1", "ring 2", "triangle", "cross"]
     assert found.tolist() == [[name] * 4 for name in names]
     (folder / "ring_2").rename(folder / "ring")  # which of the two
     with pytest.raises(InputError, match="ring"):
-        publish_evaluation_set(project, "shapes")
+        publish(tiny_project, folder)
 
 
 class Part(FolderOfClasses):

@@ -61,6 +61,15 @@ def some_images(model: Any, count: int = 2) -> torch.Tensor:
     return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(2))
 
 
+def require_close(found: Mapping[str, Any], wanted: Mapping[str, Any], rtol: float) -> None:
+    """Compare gradients, each by its own size."""
+    for name, gradient in wanted.items():
+        bound = 1e-5 * max(1.0, gradient.abs().max().item())
+        torch.testing.assert_close(
+            found[name], gradient, atol=bound, rtol=rtol, msg=lambda text, name=name: name + text
+        )
+
+
 def weighted_gradients(features: torch.Tensor, weights: Mapping[str, Any]) -> dict[str, Any]:
     """Gradients of weights by name, from a sum in which no two features count alike."""
     shares = torch.randn(features.shape, generator=torch.Generator().manual_seed(3))

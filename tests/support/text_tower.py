@@ -27,8 +27,8 @@ WORDS = [
 ]
 
 
-def write_text_tower_checkpoint(directory: Path) -> Path:
-    """Write `tiny-bert`, the parts, and `checkpoint`, which is returned, into `directory`."""
+def write_bert(directory: Path) -> Path:
+    """Write the text tower's configuration and tokenizer as `tiny-bert` into `directory`."""
     source = directory / "tiny-bert"
     source.mkdir()
     (source / "vocab.txt").write_text("\n".join(WORDS) + "\n")
@@ -40,6 +40,12 @@ def write_text_tower_checkpoint(directory: Path) -> Path:
         "intermediate_size": 32,
     }
     BertConfig(vocab_size=len(WORDS), max_position_embeddings=16, **sizes).save_pretrained(source)
+    return source
+
+
+def write_text_tower_checkpoint(directory: Path) -> Path:
+    """Write `tiny-bert`, the parts, and `checkpoint`, which is returned, into `directory`."""
+    source = write_bert(directory)
     text_cfg = {
         "hf_model_name": source.name,
         "hf_tokenizer_name": source.name,

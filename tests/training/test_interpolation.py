@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +10,7 @@ import torch
 from support.methods import model_method, set_trainable, some_images
 from torch import Tensor
 
-from react_pipeline.clip import add_gated_blocks, gated_layers, load
+from react_pipeline.clip import Clip, add_gated_blocks, gated_layers
 
 
 def features(model: Any) -> Tensor:
@@ -32,8 +30,8 @@ def train(model: Any, *seeds: int) -> None:
 
 
 @pytest.fixture
-def base(tiny_checkpoint: Path) -> Any:
-    return load(tiny_checkpoint).model
+def base(clip: Clip) -> Any:
+    return clip.model
 
 
 @pytest.fixture
@@ -45,35 +43,21 @@ def trained(base: Any) -> Any:
     return model
 
 
-def line_of(trained: Any, base: Any) -> Callable[[float], None]:
-    start = weights_of(base)
-    return model_method("gated-image").line(trained, start, start.keys())
-
-
 def weights_of(model: Any) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
-def test_ends_of_line_are_base_and_trained_model_bit_for_bit(base: Any, trained: Any) -> None:
-    end, weights = features(trained), weights_of(trained)
-    start = features(base)
-    assert not torch.allclose(start, end, atol=1e-3)
-    move_to = line_of(trained, base)
-    move_to(0.0)
-    assert torch.equal(features(trained), start)
-    assert torch.equal(trained.logit_scale, base.logit_scale)
-    move_to(1.0)
-    assert torch.equal(features(trained), end)
-    assert all(
-        torch.equal(parameter, weights[name]) for name, parameter in trained.named_parameters()
-    )
-
-
-def test_between_the_ends_gates_are_on_the_line(base: Any, trained: Any) -> None:
+def test_gates_move_along_the_line_and_its_ends_are_exact(base: Any, trained: Any) -> None:
     start, end = weights_of(base), weights_of(trained)
-    move_to = line_of(trained, base)
-    for fraction in (0.5, 0.0, 1.0, 0.25, 0.25):  # every move starts from the trained weights
+    vectors = [features(model) for model in (base, trained)]
+    assert not torch.allclose(*vectors, atol=1e-3)
+    move_to = model_method("gated-image").line(trained, start, start.keys())
+    move_to(0.5)
+    for fraction in (0, 1):
         move_to(fraction)
+        assert torch.equal(features(trained), vectors[fraction])
+    assert all(torch.equal(weight, end[name]) for name, weight in trained.named_parameters())
+    move_to(0.25)
     for name, parameter in trained.named_parameters():
         if name.endswith((".alpha_attn", ".alpha_dense")):
             assert parameter.item() != 0
@@ -85,10 +69,8 @@ def test_between_the_ends_gates_are_on_the_line(base: Any, trained: Any) -> None
 
 
 @pytest.mark.parametrize("method", ["gated-image", "locked-text", "locked-image", "full"])
-def test_gated_blocks_of_base_itself_are_weights_like_any_other(
-    tiny_checkpoint: Path, method: str
-) -> None:
-    model = load(tiny_checkpoint).model
+def test_gated_blocks_of_base_itself_are_weights_like_any_other(base: Any, method: str) -> None:
+    model = base
     add_gated_blocks(model, 2)
     for block in gated_layers(model).values():
         torch.nn.init.constant_(block.alpha_attn, 0.7)

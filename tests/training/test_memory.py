@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from support.methods import attach, set_trainable
-from torch import Tensor
 
-from react_pipeline.clip import encode_text, load, recompute_activations
+from react_pipeline.clip import Clip, encode_text, recompute_activations
 from react_pipeline.embedding import Encoder
 from react_pipeline.settings import METHODS, TrainingConfig
 from react_pipeline.store import InputError
@@ -29,20 +26,6 @@ FEW, MANY = 256, 320
 TOLERANCE = {"fp32": 0.15, "bf16": 0.25}
 """Processors differ in what they convert for bf16."""
 TRAINED = [n for n, one in METHODS.items() if isinstance(one, ModelMethod) and "-control" not in n]
-
-
-@dataclass
-class Texts:
-    """The text tower on captions of one length."""
-
-    model: Any
-    tokens: Tensor
-
-    def caption_ids(self, positions: Tensor) -> Tensor:
-        return positions
-
-    def vectors(self, captions: Tensor) -> Tensor:
-        return encode_text(self.model, self.tokens[captions])
 
 
 def added_to_peak(run: Callable[[int], object]) -> float:
@@ -68,9 +51,8 @@ def added_to_peak(run: Callable[[int], object]) -> float:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("method", TRAINED)
 def test_bytes_of_many_pairs_follow_from_those_of_few(
-    tiny_checkpoint: Path, method: str, precision: Any, again: bool
+    clip: Clip, method: str, precision: Any, again: bool
 ) -> None:
-    clip = load(tiny_checkpoint)
     model = clip.model
     attach(model, method, 2)
     set_trainable(model, method)
@@ -78,7 +60,10 @@ def test_bytes_of_many_pairs_follow_from_those_of_few(
         recompute_activations(model)
     training = TrainingConfig(precision=precision, activation_checkpointing=again)
     encoder = ImageEncoder(model, image_tower(model, training, "cpu"), training, World())
-    texts: Any = Texts(model, clip.tokenizer(["a red circle"]).repeat(MANY, 1))
+    tokens = clip.tokenizer(["a red circle"]).repeat(MANY, 1)
+    texts: Any = SimpleNamespace(
+        caption_ids=torch.as_tensor, vectors=lambda rows: encode_text(model, tokens[rows])
+    )
     state: Any = SimpleNamespace(
         trained={name: one for name, one in model.named_parameters() if one.requires_grad}
     )
@@ -100,18 +85,13 @@ def test_bytes_of_many_pairs_follow_from_those_of_few(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_bytes_of_an_encoders_batch_follow_from_those_of_few(
-    tiny_checkpoint: Path, precision: str
-) -> None:
-    clip = load(tiny_checkpoint)
+def test_bytes_of_an_encoders_batch_follow_from_those_of_few(clip: Clip, precision: str) -> None:
     encoder = Encoder(clip, precision)
     encoder._images_at_once = None  # as on a GPU
     images = torch.rand(MANY, 3, 32, 32)
     counted = encoder.row_bytes(encoder._tower, images)
-    assert counted == pytest.approx(
-        added_to_peak(lambda rows: encoder.images(images[:rows].clone())),
-        rel=TOLERANCE[precision],
-    )
+    added = added_to_peak(lambda rows: encoder.images(images[:rows].clone()))
+    assert counted == pytest.approx(added, rel=TOLERANCE[precision])
 
 
 def test_a_batch_beyond_the_memory_is_refused_with_what_fits(

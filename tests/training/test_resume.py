@@ -25,11 +25,6 @@ def state_of(model: nn.Module, **fields: Any) -> TrainingState:
     return TrainingState(dict(model.named_parameters()), optimizer, scaler, **given)
 
 
-def save(state: TrainingState, step: int, folder: Path) -> None:
-    state.step, state.seconds = step, float(step)
-    save_state(state.content(), Scratch(folder))
-
-
 def fresh(layout: torch.memory_format) -> nn.Module:
     torch.manual_seed(0)
     return nn.Conv2d(3, 4, 3).to(memory_format=layout)
@@ -50,7 +45,8 @@ def test_a_state_resumes_as_if_it_had_never_been_written(
     state = state_of(model, skipped=(4, 2))
     for number in range(3):
         step(model, state, number)
-    save(state, 3, tmp_path)
+    state.step, state.seconds = 3, 3.0
+    save_state(state.content(), Scratch(tmp_path))
     step(model, state, 3)
 
     again = fresh(layout)
@@ -59,8 +55,7 @@ def test_a_state_resumes_as_if_it_had_never_been_written(
     assert (resumed.step, resumed.seconds, resumed.log, resumed.skipped) == (3, 3.0, LOG, (4, 2))
     step(again, resumed, 3)
     assert again.weight.stride() == model.weight.stride()
-    for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+    assert all(map(torch.equal, again.parameters(), model.parameters()))
 
 
 def test_a_process_without_the_state_of_the_others_ends(tmp_path: Path) -> None:

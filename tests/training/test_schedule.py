@@ -21,8 +21,8 @@ def test_epochs_and_share_of_warm_up_are_steps_of_whole_batches() -> None:
     training = TrainingConfig(epochs=32, warmup_steps=0.075).in_steps(8_530_639, 4_096)
     assert (training.steps, training.warmup_steps) == (32 * 2_082, round(0.075 * 66_624))
     assert training.epochs is None
-    assert TrainingConfig(epochs=0.5).in_steps(1_000, 100).steps == 5
-    assert TrainingConfig(epochs=0.001).in_steps(1_000, 100).steps == 1
+    for epochs, steps in (0.5, 5), (0.001, 1):
+        assert TrainingConfig(epochs=epochs).in_steps(1_000, 100).steps == steps
     assert TrainingConfig(steps=7, warmup_steps=3).in_steps(1_000, 100).warmup_steps == 3
 
 

@@ -4,12 +4,10 @@ any other.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from support.pairs import DrawnPairs
 
-from react_pipeline.clip import load
+from react_pipeline.clip import Clip
 from react_pipeline.extensions.methods import label_pairs
 from react_pipeline.extensions.methods.head_steps import ClassSamples
 from react_pipeline.settings import DomainConfig
@@ -32,36 +30,20 @@ def test_every_class_is_drawn_equally_often() -> None:
     # A share of a third of 9,000 draws has a deviation of 45.
     assert (counts[[0, 2, 3]] - 3_000).abs().max() < 5 * 45
     assert torch.equal(drawn_ids, class_ids[drawn.long().squeeze(1)])
-    assert torch.unique(drawn[drawn_ids == 2]).tolist() == [997, 998, 999]
-    assert len(torch.unique(drawn[drawn_ids == 0])) > 800
+    assert len(torch.unique(drawn)) > 900
 
 
-def test_pairs_have_their_class_and_prompts_are_samples(
-    tiny_checkpoint: Path,
-) -> None:
+def test_pairs_have_their_class_and_prompts_are_samples(clip: Clip) -> None:
     pairs = DrawnPairs([("circle", "red")] * 3, classes=["square", "gone", "circle"])
-    clip = load(tiny_checkpoint)
     labels = label_pairs(clip, pairs, pairs.vectors(clip), DOMAIN)
     assert labels.class_ids.tolist() == [1, -1, 0]
     assert labels.prompt_ids.tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
     torch.testing.assert_close(labels.prompts[2], clip.encode_texts(["a disc shape"])[0])
 
 
-def test_random_pairs_get_the_class_nearest_to_their_caption(
-    tiny_checkpoint: Path,
-) -> None:
-    clip = load(tiny_checkpoint)
-    captions = [
-        "a triangle shape",
-        "a disc shape",
-        "a drawing of a square",
-        "something else",
-        "a disc shape",
-    ]
-    pairs = DrawnPairs([("circle", "red")] * 5, captions=captions, classes=[""] * 5)
+def test_random_pairs_get_the_class_nearest_to_their_caption(clip: Clip) -> None:
+    captions = ["a triangle shape", "a disc shape", "a drawing of a square", "something else"]
+    pairs = DrawnPairs([("circle", "red")] * 4, captions=captions, classes=[""] * 4)
     labels = label_pairs(clip, pairs, pairs.vectors(clip), DOMAIN)
-    assert labels.class_ids[[0, 1, 2, 4]].tolist() == [2, 0, 1, 0]
-    assert (
-        labels.class_ids[3]
-        == labels.prompt_ids[(labels.prompts @ clip.encode_texts(captions)[3]).argmax()]
-    )
+    nearest = (labels.prompts @ clip.encode_texts(captions)[3]).argmax()
+    assert labels.class_ids.tolist() == [2, 0, 1, labels.prompt_ids[nearest]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,39 +62,38 @@ def test_zero_blocks_are_the_base_and_merging_changes_nothing(checkpoint: Path) 
     assert torch.allclose(unmerged[0], clip.model.encode_image(IMAGES), atol=1e-4)
     model_method("lora-both").merge(clip.model)
     assert sorted(clip.model.state_dict()) == sorted(names) and not blocks(clip.model)
-    for ours, theirs in zip(features(clip), unmerged, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    torch.testing.assert_close(features(clip), unmerged, atol=1e-5, rtol=0)
 
 
-def test_a_block_is_the_formula_for_each_projection(tiny_checkpoint: Path) -> None:
-    model = load(tiny_checkpoint).model
-    attention = model.visual.transformer.resblocks[1].attn
-    before = attention.in_proj_weight.detach().clone()
+def in_projection(model: Any, block: int) -> Tensor:
+    return model.visual.transformer.resblocks[block].attn.in_proj_weight
+
+
+def test_a_block_is_the_formula_for_each_projection(clip: Clip) -> None:
+    model = clip.model
+    before = in_projection(model, 1).detach().clone()
     model_method("lora-image").attach(model, TrainingConfig(rank=3))
     opened(model)
-    (block,) = blocks(attention)
+    block = blocks(model)[-1]
     for number in range(3):
         rows = slice(32 * number, 32 * (number + 1))
         expected = before[rows] + block.up[number] @ block.down[number] / 3
-        torch.testing.assert_close(attention.in_proj_weight[rows], expected)
+        torch.testing.assert_close(in_projection(model, 1)[rows], expected)
     assert set_trainable(model, "lora-image") == 1 + 2 * 3 * 3 * (32 + 32)
 
 
 def test_the_line_to_the_base_is_one_of_weights(tiny_checkpoint: Path) -> None:
-    base = load(tiny_checkpoint).model
-    model = load(tiny_checkpoint).model
+    base, model = (load(tiny_checkpoint).model for _ in range(2))
     method = model_method("lora-image")
     attach(model, "lora-image", 1)
     start = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     opened(model)
     for block in blocks(model):
         nn.init.normal_(block.down)
-    ends = [one.visual.transformer.resblocks[0].attn.in_proj_weight for one in (base, model)]
-    ends = [end.detach().clone() for end in ends]
+    ends = [in_projection(one, 0).detach().clone() for one in (base, model)]
     method.line(model, start, base.state_dict().keys())(0.25)
     method.merge(model)
-    moved = model.visual.transformer.resblocks[0].attn.in_proj_weight
-    torch.testing.assert_close(moved, torch.lerp(*ends, 0.25))
+    torch.testing.assert_close(in_projection(model, 0), torch.lerp(*ends, 0.25))
 
 
 def test_towers_without_attention_are_refused() -> None:
