@@ -14,15 +14,11 @@ from PIL import Image
 from support.deadly_images import MARK, deadly_images
 from support.drawings import draw, encode, pair, write_shard
 
-from react_pipeline.clip.base import publish_base
-from react_pipeline.corpus import pairs
-from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.corpus.images import BadImage, decode_image
-from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import read_metadata
-from react_pipeline.project.project import Project
-from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.errors import CorpusError
+from react_pipeline.clip import publish_base
+from react_pipeline.corpus import BadImage, decode_image, pairs, publish_corpus
+from react_pipeline.embedding import embed_corpus, read_metadata
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact, CorpusError
 
 PNG = encode(draw("circle", "red", 0), "png")
 JPEG = encode(draw("circle", "red", 0), "jpg")

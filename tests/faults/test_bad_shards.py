@@ -13,13 +13,11 @@ import pandas as pd
 import pytest
 from support.drawings import draw, encode, pair, write_shard
 
-from react_pipeline.clip.base import publish_base
-from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.corpus.shards import MAX_METADATA_BYTES, index_shard
-from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import read_metadata
-from react_pipeline.project.project import Project
-from react_pipeline.store.errors import CorpusError
+from react_pipeline.clip import publish_base
+from react_pipeline.corpus import MAX_METADATA_BYTES, index_shard, publish_corpus
+from react_pipeline.embedding import embed_corpus, read_metadata
+from react_pipeline.project import Project
+from react_pipeline.store import CorpusError
 
 PNG = encode(draw("circle", "red", 0))
 

@@ -14,15 +14,14 @@ from safetensors.torch import load_file, save_file
 from support.upkeep import edit_domain
 from support.vectors import read_vectors
 
-from react_pipeline.clip.base import publish_base
-from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.clip import publish_base
+from react_pipeline.corpus import publish_corpus
+from react_pipeline.embedding import embed_corpus
 from react_pipeline.indexing import Index, build_index
 from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.project import Project
 from react_pipeline.retrieval import retrieve_pairs
-from react_pipeline.store import verification
-from react_pipeline.store.errors import CorpusError, CorruptArtifact, InputError
+from react_pipeline.store import CorpusError, CorruptArtifact, InputError, verification
 
 MakeProject = Callable[..., Project]
 

@@ -28,16 +28,15 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from react_pipeline.clip.weights import read_weights
-from react_pipeline.corpus.shards import index_shard
+from react_pipeline.clip import read_weights
+from react_pipeline.corpus import index_shard
 from react_pipeline.extensions.elevater.image_text import read_karpathy
 from react_pipeline.extensions.sources.kinds import UrlTables
 from react_pipeline.extensions.sources.url_tables import read_rows
 from react_pipeline.extensions.sources.vector_files import open_vectors
-from react_pipeline.settings.files import load_domain
+from react_pipeline.settings import load_domain
+from react_pipeline.store import ReactError, Store
 from react_pipeline.store.artifacts import parse_manifest
-from react_pipeline.store.errors import ReactError
-from react_pipeline.store.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.operations]
 

@@ -16,15 +16,11 @@ from support.drawings import pair, write_shard
 from support.processes import killed
 from support.vectors import read_vectors
 
-from react_pipeline.clip.base import publish_base
-from react_pipeline.corpus import decoding
-from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import read_metadata
-from react_pipeline.project.project import Project
-from react_pipeline.store import Scratch
-from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.errors import MissingArtifact
+from react_pipeline.clip import publish_base
+from react_pipeline.corpus import decoding, publish_corpus
+from react_pipeline.embedding import embed_corpus, read_metadata
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact, MissingArtifact, Scratch
 
 SHARDS, PAIRS = 8, 4
 

@@ -13,11 +13,15 @@ from typing import NoReturn
 
 import pytest
 
-from react_pipeline.store import Scratch, verification
-from react_pipeline.store.artifacts import Inputs
-from react_pipeline.store.durable import write_atomically
-from react_pipeline.store.errors import CorruptArtifact, StoreWriteError
-from react_pipeline.store.store import Store
+from react_pipeline.store import (
+    CorruptArtifact,
+    Inputs,
+    Scratch,
+    Store,
+    StoreWriteError,
+    verification,
+    write_atomically,
+)
 
 INPUTS = Inputs("thing", "all", {"value": 1}, {}, "1")
 

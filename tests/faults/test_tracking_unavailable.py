@@ -14,9 +14,8 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import Engine, event
 from support.tracking import STEPS, artifact_of, runs_of
 
-from react_pipeline.project.project import Project
-from react_pipeline.tracking import log
-from react_pipeline.tracking.log import Tracking
+from react_pipeline.project import Project
+from react_pipeline.tracking import Tracking, log
 
 DOWN = "http://127.0.0.1:9"
 

@@ -15,12 +15,9 @@ from support.processes import killed, train_until_killed
 from support.training import FIELDS, prepared, records
 from torch import Tensor
 
-from react_pipeline.project.project import Project
-from react_pipeline.store import Scratch
-from react_pipeline.store.errors import CorruptArtifact, StoreWriteError, TrainingError
-from react_pipeline.training import kept
-from react_pipeline.training.customization import customize
-from react_pipeline.training.log import TrainingObserver
+from react_pipeline.project import Project
+from react_pipeline.store import CorruptArtifact, Scratch, StoreWriteError, TrainingError
+from react_pipeline.training import TrainingObserver, customize, kept
 
 Make = Callable[..., Project]
 METHOD, WEIGHTS = "gated-image", "open_clip_model.safetensors"

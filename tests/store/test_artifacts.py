@@ -9,11 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.store import Scratch, verification
-from react_pipeline.store.artifacts import Artifact, Inputs
-from react_pipeline.store.durable import sha256_of
-from react_pipeline.store.errors import CorruptArtifact, InputError, StoreWriteError
-from react_pipeline.store.store import Store
+from react_pipeline.store import (
+    Artifact,
+    CorruptArtifact,
+    InputError,
+    Inputs,
+    Scratch,
+    Store,
+    StoreWriteError,
+    sha256_of,
+    verification,
+)
 
 
 def inputs(value: int = 1, stage: str = "thing", key: str = "all", **parents: Artifact) -> Inputs:

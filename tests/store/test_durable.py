@@ -11,11 +11,16 @@ from typing import Any
 
 import pytest
 
-from react_pipeline.store import Scratch
-from react_pipeline.store.artifacts import Inputs, with_digest
-from react_pipeline.store.durable import append, fsync_tree, write_atomically
-from react_pipeline.store.errors import CorruptArtifact
-from react_pipeline.store.store import Store
+from react_pipeline.store import (
+    CorruptArtifact,
+    Inputs,
+    Scratch,
+    Store,
+    append,
+    fsync_tree,
+    write_atomically,
+)
+from react_pipeline.store.artifacts import with_digest
 
 INPUTS = Inputs("thing", "all", {}, {}, "1")
 

@@ -27,18 +27,20 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from react_pipeline.store import durable, verification
-from react_pipeline.store.artifacts import Artifact, Inputs
-from react_pipeline.store.bucket import Bucket
-from react_pipeline.store.durable import link_or_copy
-from react_pipeline.store.errors import (
+from react_pipeline.store import (
+    Artifact,
+    Bucket,
     CorruptArtifact,
+    Inputs,
     MissingArtifact,
+    Scratch,
     SourceUnavailable,
+    Store,
     StoreWriteError,
+    durable,
+    link_or_copy,
+    verification,
 )
-from react_pipeline.store.scratch import Scratch
-from react_pipeline.store.store import Store
 
 UNITS = 5
 TRIES = 12

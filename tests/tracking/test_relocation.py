@@ -15,9 +15,9 @@ from conftest import write_project
 from mlflow import MlflowClient
 from support.tracking import artifact_of
 
-from react_pipeline.project.project import Project
-from react_pipeline.store.errors import ReactError
-from react_pipeline.tracking.log import Tracking
+from react_pipeline.project import Project
+from react_pipeline.store import ReactError
+from react_pipeline.tracking import Tracking
 
 OLD = "old place, with \N{LATIN SMALL LETTER E WITH ACUTE}"
 """Its URI is spelled otherwise than its path, and so is its JSON."""

@@ -25,14 +25,13 @@ from starlette.testclient import TestClient
 from support.drawings import draw
 
 from react_pipeline import Classifier
-from react_pipeline.evaluation.domain_results import evaluate
+from react_pipeline.evaluation import evaluate
 from react_pipeline.extensions.hub.export import export
-from react_pipeline.project.project import Project
-from react_pipeline.store.artifacts import Artifact
-from react_pipeline.tracking import served
-from react_pipeline.tracking.log import Tracking
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact
+from react_pipeline.tracking import Tracking, served
 from react_pipeline.tracking.package import write_wheel
-from react_pipeline.training.customization import customize
+from react_pipeline.training import customize
 
 URI = "models:/react-shapes@champion"
 

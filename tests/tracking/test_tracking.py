@@ -16,15 +16,13 @@ from mlflow.entities import Run
 from support.results import publish_results
 from support.tracking import STEPS, artifact_of, runs_of
 
-from react_pipeline.evaluation.comparison import compare
+from react_pipeline.evaluation import compare
 from react_pipeline.extensions.pages.overview import overview
-from react_pipeline.project.project import Project
-from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.store import Store
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact, Store
+from react_pipeline.tracking import Runs, Tracking, rows_of_record, run_params
 from react_pipeline.tracking.datasets import dataset_inputs
-from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.runs import Runs
-from react_pipeline.tracking.values import rows_of_record, run_metrics, run_params
+from react_pipeline.tracking.values import run_metrics
 
 
 def test_artifact_becomes_finished_run_below_run_of_its_domain(
