@@ -55,22 +55,13 @@ def tar() -> bytes:
     return buffer.getvalue()
 
 
-def torch_file() -> bytes:
+def written(write: Callable[[Any], object]) -> bytes:
     buffer = io.BytesIO()
-    torch.save({"weight": torch.ones(2, 2)}, buffer)
+    write(buffer)
     return buffer.getvalue()
 
 
-def npy() -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.eye(4, dtype=np.float16))
-    return buffer.getvalue()
-
-
-def parquet() -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(pa.table({"url": ["http://a/b.jpg"] * 3, "caption": ["a", "b", "b"]}), buffer)
-    return buffer.getvalue()
+TABLE = pa.table({"url": ["http://a/b.jpg"] * 3, "caption": ["a", "b", "b"]})
 
 
 def read_table(path: Path) -> None:
@@ -79,15 +70,23 @@ def read_table(path: Path) -> None:
 
 READERS: dict[str, tuple[str, bytes, Callable[[Path], Any]]] = {
     "tar": ("a.tar", tar(), index_shard),
-    "npy": ("a.npy", npy(), open_vectors),
-    "parquet": ("a.parquet", parquet(), read_table),
+    "npy": (
+        "a.npy",
+        written(lambda file: np.save(file, np.eye(4, dtype=np.float16))),
+        open_vectors,
+    ),
+    "parquet": ("a.parquet", written(lambda file: pq.write_table(TABLE, file)), read_table),
     "yaml": (
         "a.yaml",
         b"classes: [cat, {name: dog, synonyms: [hound]}]\ntemplates: ['a {}']\n",
         load_domain,
     ),
     "safetensors": ("a.safetensors", save({"weight": torch.ones(2, 2)}), read_weights),
-    "torch": ("a.pt", torch_file(), read_weights),
+    "torch": (
+        "a.pt",
+        written(lambda file: torch.save({"weight": torch.ones(2, 2)}, file)),
+        read_weights,
+    ),
     "listing": (
         "a.json",
         b'{"images": [{"filename": "a", "split": "test", "sentences": []}]}',
@@ -102,19 +101,9 @@ READERS: dict[str, tuple[str, bytes, Callable[[Path], Any]]] = {
 }
 EXAMPLES = {
     "tar": [b"1" * 60_000, tar()[:700]],
-    "npy": [
-        b"\x93NUMPY\x01\x00\x06\x00{'''1\n",
-        b"\x93NUMPY\x01\x00\x06\x00[1,2]\n",
-        b"\x80\x04N.",
-    ],
-    "yaml": [
-        b"classes: 2001-99-99",
-        b"? [a]\n: b",
-        b'classes: ["\\ud800"]',
-        b"classes: !!binary x",
-    ],
+    "npy": [b"\x80\x04N."],
+    "yaml": [b"classes: 2001-99-99"],
     "listing": [b"[" * 100_000, b"1" * 5_000],
-    "store": [b"null", b"[]", b"[" * 100_000],
     "manifest": [b"[" * 100_000, b'"x"', b"1" * 5_000],
 }
 
