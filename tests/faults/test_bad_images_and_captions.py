@@ -13,16 +13,12 @@ import pytest
 from PIL import Image
 from support.deadly_images import MARK, deadly_images
 from support.drawings import draw, encode, pair, write_shard
+from support.upkeep import with_base
 
-from react_pipeline.clip.base import publish_base
-from react_pipeline.corpus import pairs
-from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.corpus.images import BadImage, decode_image
-from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import read_metadata
-from react_pipeline.project.project import Project
-from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.errors import CorpusError
+from react_pipeline.corpus import BadImage, decode_image, pairs
+from react_pipeline.embedding import embed_corpus, read_metadata
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact, CorpusError
 
 PNG = encode(draw("circle", "red", 0), "png")
 JPEG = encode(draw("circle", "red", 0), "jpg")
@@ -41,13 +37,18 @@ def png_of_size(width: int, height: int) -> bytes:
     )
 
 
-def embedded(
-    make_project: Callable[..., Project], path: Path, samples: Any, **corpus: Any
-) -> Artifact:
-    project = make_project(corpus={"shards": [str(write_shard(path, samples))], **corpus})
-    publish_corpus(project)
-    publish_base(project)
-    return embed_corpus(project)
+Embed = Callable[..., Artifact]
+
+
+@pytest.fixture
+def embedded(make_project: Callable[..., Project], tmp_path: Path) -> Embed:
+    """Embeds the samples of one shard."""
+
+    def embed(samples: Any, **corpus: Any) -> Artifact:
+        shard = write_shard(tmp_path / "a.tar", samples)
+        return embed_corpus(with_base(make_project(corpus={"shards": [str(shard)], **corpus})))
+
+    return embed
 
 
 def ledger(artifact: Artifact) -> dict[str, str]:
@@ -83,9 +84,7 @@ def test_no_cut_or_flip_of_image_raises_anything_but_bad_image() -> None:
                 assert error.reason
 
 
-def test_bad_samples_are_skipped_and_every_one_is_in_the_ledger(
-    make_project: Callable[..., Project], tmp_path: Path
-) -> None:
+def test_bad_samples_are_skipped_and_every_one_is_in_the_ledger(embedded: Embed) -> None:
     good = {f"good{number}": pair("circle", "red", number) for number in range(4)}
     bad = {
         "empty": {"png": b"", "txt": b"a"},
@@ -99,7 +98,7 @@ def test_bad_samples_are_skipped_and_every_one_is_in_the_ledger(
         "deadly": {"png": PNG + MARK, "txt": b"a"},
     }
     with deadly_images():
-        artifact = embedded(make_project, tmp_path / "a.tar", {**good, **bad}, max_bad_fraction=0.7)
+        artifact = embedded({**good, **bad}, max_bad_fraction=0.7)
     assert ledger(artifact) == {
         "empty": "empty",
         "html": "not_an_image",
@@ -117,29 +116,27 @@ def test_bad_samples_are_skipped_and_every_one_is_in_the_ledger(
 
 
 def test_an_image_file_of_too_many_bytes_is_skipped_unread(
-    make_project: Callable[..., Project], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    embedded: Embed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pairs, "MAX_IMAGE_BYTES", len(PNG))
     samples = {"a": {"png": PNG, "txt": b"a"}, "b": {"png": PNG + b"x", "txt": b"b"}}
-    artifact = embedded(make_project, tmp_path / "a.tar", samples, max_bad_fraction=0.5)
+    artifact = embedded(samples, max_bad_fraction=0.5)
     assert ledger(artifact) == {"b": "too_many_bytes"}
 
 
 def test_a_shard_with_too_many_bad_samples_fails_unpublished(
-    make_project: Callable[..., Project], tmp_path: Path
+    embedded: Embed, tmp_path: Path
 ) -> None:
     samples = {f"good{number}": pair("circle", "red", number) for number in range(7)}
     samples |= {f"bad{number}": {"jpg": b"<html></html>", "txt": b"a"} for number in range(2)}
     samples["blank"] = {"png": PNG, "txt": b""}
-    with pytest.raises(CorpusError, match=r"broken\.tar") as caught:
-        embedded(make_project, tmp_path / "broken.tar", samples, max_bad_fraction=0.2)
+    with pytest.raises(CorpusError, match=r"a\.tar") as caught:
+        embedded(samples, max_bad_fraction=0.2)
     assert "max_bad_fraction" in str(caught.value)
     assert not (tmp_path / "store" / "corpus_embeddings").exists()
 
 
-def test_long_captions_are_cut_and_counted(
-    make_project: Callable[..., Project], tmp_path: Path
-) -> None:
+def test_long_captions_are_cut_and_counted(embedded: Embed) -> None:
     long = "\N{SNOWMAN}" * 50
     captions = {
         "long": long,
@@ -149,7 +146,7 @@ def test_long_captions_are_cut_and_counted(
         "bom": "\ufeffabc",
     }
     samples = {key: {"png": PNG, "txt": text.encode()} for key, text in captions.items()}
-    artifact = embedded(make_project, tmp_path / "a.tar", samples, max_caption_chars=5)
+    artifact = embedded(samples, max_caption_chars=5)
     assert list(read_metadata(artifact)["caption"]) == [
         "\N{SNOWMAN}" * 5,
         "abcde",
@@ -160,9 +157,7 @@ def test_long_captions_are_cut_and_counted(
     assert artifact.counts["captions_cut"] == 2
 
 
-def test_metadata_of_any_form_breaks_nothing(
-    make_project: Callable[..., Project], tmp_path: Path
-) -> None:
+def test_metadata_of_any_form_breaks_nothing(embedded: Embed) -> None:
     objects = {
         "number": b'{"width": 10, "nested": {"a": [1]}, "none": null}',
         "text": b'{"width": "ten", "caption": "other", "shard": 99, "image_path": "../x", "metadata": 1}',
@@ -174,7 +169,7 @@ def test_metadata_of_any_form_breaks_nothing(
     samples = {
         key: {"png": PNG, "txt": b"a caption", "json": data} for key, data in objects.items()
     }
-    artifact = embedded(make_project, tmp_path / "a.tar", samples)
+    artifact = embedded(samples)
     table = read_metadata(artifact).set_index("image_path")
     assert list(table.index) == list(objects)
     assert table["width"]["number"] == "10" and table["width"]["text"] == "ten"

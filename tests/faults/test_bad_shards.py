@@ -12,14 +12,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from support.drawings import draw, encode, pair, write_shard
+from support.upkeep import with_base
 
-from react_pipeline.clip.base import publish_base
-from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.corpus.shards import MAX_METADATA_BYTES, index_shard
-from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import read_metadata
-from react_pipeline.project.project import Project
-from react_pipeline.store.errors import CorpusError
+from react_pipeline.corpus import MAX_METADATA_BYTES, index_shard, publish_corpus
+from react_pipeline.embedding import embed_corpus, read_metadata
+from react_pipeline.project import Project
+from react_pipeline.store import CorpusError
 
 PNG = encode(draw("circle", "red", 0))
 
@@ -101,9 +99,7 @@ def test_hostile_member_names_are_refused_and_write_nothing(
         add("device.png", type=tarfile.CHRTYPE)
         add("folder", type=tarfile.DIRTYPE)
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
-    project = make_project(corpus={"shards": [str(shard)], "max_bad_fraction": 0.9})
-    publish_corpus(project)
-    publish_base(project)
+    project = with_base(make_project(corpus={"shards": [str(shard)], "max_bad_fraction": 0.9}))
     artifact = embed_corpus(project)
     assert list(read_metadata(artifact)["image_path"]) == ["good/0", "good/1", "good/2"]
     ledger = pd.read_parquet(artifact.file("ledger.parquet"))
@@ -147,9 +143,7 @@ def test_shell_words_in_a_shard_name_are_only_a_name(
 ) -> None:
     shard = "`touch pwned` $(touch pwned) | touch pwned #.tar"
     write_shard(tmp_path / shard, {"a": pair("circle", "red", 0), "b": pair("cross", "red", 0)})
-    project = make_project(corpus={"shards": [shard]})
-    publish_corpus(project)
-    publish_base(project)
+    project = with_base(make_project(corpus={"shards": [shard]}))
     assert embed_corpus(project).counts["rows"] == 2
     assert not (tmp_path / "pwned").exists() and not Path("pwned").exists()
 

@@ -17,12 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from react_pipeline.corpus import images
-from react_pipeline.corpus.shards import index_shard
+from react_pipeline.corpus import images, index_shard
 from react_pipeline.extensions.sources.image_files import _read_table
 from react_pipeline.extensions.sources.kinds import Images
 from react_pipeline.extensions.sources.vector_files import open_vectors
-from react_pipeline.store.errors import CorpusError
+from react_pipeline.store import CorpusError
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE])

@@ -18,22 +18,20 @@ import pytest
 import torch
 from torch import nn
 
-from react_pipeline.clip.architecture import CONFIG_FILE, read_config
-from react_pipeline.clip.weights import at_most, read_weights
-from react_pipeline.corpus.shards import index_shard
-from react_pipeline.corpus.tables import whole_table
-from react_pipeline.extensions.elevater.images import read_lines
-from react_pipeline.extensions.predict.pictures import find_pictures
+from react_pipeline.clip import CONFIG_FILE, read_config, read_weights
+from react_pipeline.clip.weights import at_most
+from react_pipeline.corpus import index_shard, whole_table
+from react_pipeline.extensions.elevater import read_lines
+from react_pipeline.extensions.predict import find_pictures
 from react_pipeline.extensions.predict.run_folder import RUN_FILE, _record
 from react_pipeline.extensions.sources.kinds import UrlTables
 from react_pipeline.extensions.sources.url_tables import read_rows
-from react_pipeline.labelled.kind import read_file
+from react_pipeline.labelled import read_file
 from react_pipeline.project.template import LOCK_FILE, ui_record
 from react_pipeline.settings.yaml_files import read_yaml
-from react_pipeline.store import bounded
-from react_pipeline.store.bounded import parse_json, read_bounded
-from react_pipeline.store.errors import CorruptArtifact, InputError
-from react_pipeline.use.classifier import RECORD_FILE, load_exported
+from react_pipeline.store import CorruptArtifact, InputError, bounded, parse_json, read_bounded
+from react_pipeline.use import RECORD_FILE
+from react_pipeline.use.classifier import load_exported
 
 Reader = Callable[[Path], Any]
 

@@ -10,8 +10,8 @@ import pytest
 from support.promotion import evaluation_set, outcomes, result
 
 from react_pipeline import stage
-from react_pipeline.evaluation.comparison import compare
-from react_pipeline.project.project import Project
+from react_pipeline.evaluation import compare
+from react_pipeline.project import Project
 from react_pipeline.stage import STAGES
 
 

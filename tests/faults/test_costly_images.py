@@ -16,9 +16,7 @@ import pytest
 from PIL import Image
 from support.deadly_images import MARK, deadly_images
 
-from react_pipeline.corpus import decoding
-from react_pipeline.corpus.decoding import decode_apart, load_batches
-from react_pipeline.corpus.images import BadImage, decode_image
+from react_pipeline.corpus import BadImage, decode_apart, decode_image, decoding, load_batches
 from react_pipeline.extensions.sources import downloads
 
 MAX_PIXELS = 1_000_000

@@ -12,10 +12,16 @@ from typing import Any
 import pytest
 import yaml
 
-from react_pipeline.settings.config import SLUG_RULE, DomainConfig
-from react_pipeline.settings.files import MAX_PROBLEMS, load_domain, load_domains, load_pipeline
+from react_pipeline.settings import (
+    SLUG_RULE,
+    DomainConfig,
+    load_domain,
+    load_domains,
+    load_pipeline,
+)
+from react_pipeline.settings.files import MAX_PROBLEMS
 from react_pipeline.settings.yaml_files import MAX_NODES, MAX_YAML_BYTES
-from react_pipeline.store.errors import ConfigError
+from react_pipeline.store import ConfigError
 
 GOOD = {"classes": ["cat", "dog"]}
 

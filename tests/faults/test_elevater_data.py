@@ -11,8 +11,8 @@ from support.elevater import write_elevater
 
 from react_pipeline.extensions.elevater.datasets import DATASETS
 from react_pipeline.extensions.elevater.readers import check_splits, read_dataset
-from react_pipeline.labelled.kind import Unavailable
-from react_pipeline.store.errors import InputError
+from react_pipeline.labelled import Unavailable
+from react_pipeline.store import InputError
 
 
 @pytest.fixture

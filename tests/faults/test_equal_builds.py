@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -42,27 +43,21 @@ def test_two_builds_publish_the_same_bytes(
     scan, listdir = os.scandir, os.listdir
     monkeypatch.setattr(os, "listdir", lambda *place: sorted(listdir(*place), reverse=True))
 
-    class Reversed:
+    class Reversed(ExitStack):
         """The entries of a folder, the last name first."""
 
         def __init__(self, *place: Any) -> None:
+            super().__init__()
             with scan(*place) as entries:
-                self._entries = iter(sorted(entries, key=lambda e: e.name, reverse=True))
+                self._entries = sorted(entries, key=lambda e: e.name)
 
-        def __iter__(self) -> Iterator[Any]:
-            return self._entries
-
-        def __next__(self) -> Any:
-            return next(self._entries)
-
-        def __enter__(self) -> Reversed:
+        def __iter__(self) -> Reversed:
             return self
 
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def close(self) -> None:
-            pass
+        def __next__(self) -> Any:
+            if self._entries:
+                return self._entries.pop()
+            raise StopIteration
 
     monkeypatch.setattr(os, "scandir", Reversed)
     lineage.run(other)

@@ -8,12 +8,12 @@ import pytest
 from support.drawings import SHAPES
 from support.upkeep import edit_domain
 
-from react_pipeline.clip.base import publish_base
-from react_pipeline.evaluation.domain_results import EvalResult, evaluate
-from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
+from react_pipeline.clip import publish_base
+from react_pipeline.evaluation import EvalResult, evaluate
+from react_pipeline.labelled import publish_evaluation_set, read_images
 from react_pipeline.lineage import fresh
-from react_pipeline.project.project import Project
-from react_pipeline.store.errors import StaleArtifact
+from react_pipeline.project import Project
+from react_pipeline.store import StaleArtifact
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,17 @@ def measure_on(project: Project, slug: str, folder: Path) -> None:
     edit_domain(project, slug, evaluation=evaluation)
 
 
+def folder_of(place: Path, name: str, number: int, extension: str = "png") -> Path:
+    """An evaluation set of one image; equal numbers are equal pictures."""
+    path = place / name / f"{number}.{extension}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode(evaluation_image("circle", number), extension))
+    return place
+
+
+DIGEST = hashlib.sha256(encode(evaluation_image("circle", 0))).hexdigest()
+
+
 def hashes(artifact: Artifact) -> set[str]:
     return set(pd.read_parquet(artifact.file("pairs.parquet"))["image_sha256"])
 
@@ -68,11 +79,7 @@ def reencoded(tmp_path: Path) -> Path:
     """The evaluation image that the corpus holds, in another encoding: other bytes, the same
     picture.
     """
-    (tmp_path / "again" / "circle").mkdir(parents=True)
-    (tmp_path / "again" / "circle" / "0.bmp").write_bytes(
-        encode(evaluation_image("circle", 0), "bmp")
-    )
-    return tmp_path / "again"
+    return folder_of(tmp_path / "again", "circle", 0, "bmp")
 
 
 def test_a_reencoded_picture_is_removed_by_its_embedding(
@@ -80,12 +87,11 @@ def test_a_reencoded_picture_is_removed_by_its_embedding(
 ) -> None:
     configure(indexed_project, near=0.999, evaluation=reencoded)
     publish_evaluation_set(indexed_project, "shapes")
-    twin = hashlib.sha256(encode(evaluation_image("circle", 0))).hexdigest()
     retrieved = retrieve_pairs(indexed_project, "shapes")
     assert retrieved.counts["dropped"]["evaluation_image_hash"] == 0
     assert retrieved.counts["dropped"]["evaluation_image_near"] == 1
     for artifact in (retrieved, draw_control(indexed_project, "shapes")):
-        assert twin not in hashes(artifact)
+        assert DIGEST not in hashes(artifact)
         assert leaked_images(indexed_project, artifact.stage, "shapes") == Leaks(0, 0, 1)
 
 
@@ -97,10 +103,7 @@ def test_the_check_sees_an_image_that_was_let_in(
     publish_evaluation_set(indexed_project, "shapes")
     for publish in (retrieve_pairs, draw_control):
         publish(indexed_project, "shapes")
-    same = reencoded.parent / "same" / "circle"
-    same.mkdir(parents=True)
-    (same / "0.png").write_bytes(encode(evaluation_image("circle", 0)))
-    configure(indexed_project, evaluation=same.parent)
+    configure(indexed_project, evaluation=folder_of(reencoded.parent / "same", "circle", 0))
     publish_evaluation_set(indexed_project, "shapes")
     if smaller:  # by the download; the digest of the file on the web is recorded
         monkeypatch.setattr(decontamination, "CollectedPairs", Smaller)
@@ -134,28 +137,22 @@ def test_the_check_compares_images_itself(
 def test_images_of_other_domains_are_excluded_on_request(
     indexed_project: Project, tmp_path: Path
 ) -> None:
-    theirs = encode(evaluation_image("circle", 0))
-    (tmp_path / "theirs" / "red").mkdir(parents=True)
-    (tmp_path / "theirs" / "red" / "0.png").write_bytes(theirs)
-    measure_on(indexed_project, "colours", tmp_path / "theirs")
-    ours = tmp_path / "ours"
-    (ours / "circle").mkdir(parents=True)
-    (ours / "circle" / "0.png").write_bytes(encode(evaluation_image("circle", 1)))
+    measure_on(indexed_project, "colours", folder_of(tmp_path / "theirs", "red", 0))
+    ours = folder_of(tmp_path / "ours", "circle", 1)
     configure(indexed_project, evaluation=ours)
     for slug in ("shapes", "colours"):
         publish_evaluation_set(indexed_project, slug)
-    digest = hashlib.sha256(theirs).hexdigest()
-    assert digest in hashes(retrieve_pairs(indexed_project, "shapes"))
+    assert DIGEST in hashes(retrieve_pairs(indexed_project, "shapes"))
     assert leaked_images(indexed_project, "retrieved_set", "shapes") == Leaks(0, 0, 1)
     configure(indexed_project, evaluation=ours, decontaminate="all")
     retrieved = retrieve_pairs(indexed_project, "shapes")
-    assert digest not in hashes(retrieved)
+    assert DIGEST not in hashes(retrieved)
     assert retrieved.counts["evaluation_sets"] == {"shapes": 1, "colours": 1}
-    assert digest not in hashes(draw_control(indexed_project, "shapes"))
+    assert DIGEST not in hashes(draw_control(indexed_project, "shapes"))
     assert leaked_images(indexed_project, "retrieved_set", "shapes") == Leaks(0, 0, 2)
     assert fresh(indexed_project, "retrieved_set", "shapes").fingerprint == retrieved.fingerprint
     # A set that changes, or comes later, makes the pairs stale.
-    (tmp_path / "theirs" / "red" / "1.png").write_bytes(encode(evaluation_image("circle", 2)))
+    folder_of(tmp_path / "theirs", "red", 2)
     publish_evaluation_set(indexed_project, "colours")
     with pytest.raises(StaleArtifact, match="evaluation_sets"):
         fresh(indexed_project, "retrieved_set", "shapes")
@@ -164,30 +161,25 @@ def test_images_of_other_domains_are_excluded_on_request(
 def test_images_of_dense_sets_are_kept_out_where_all_are_to_be(
     indexed_project: Project, tmp_path: Path
 ) -> None:
-    for folder in ("images", "labels", "ours/circle"):
-        (tmp_path / folder).mkdir(parents=True)
-    theirs = evaluation_image("circle", 0)
-    (tmp_path / "images" / "0.png").write_bytes(encode(theirs))
-    Image.new("L", theirs.size).save(tmp_path / "labels" / "0.png")
+    folder_of(tmp_path, "images", 0)
+    (tmp_path / "labels").mkdir()
+    Image.new("L", evaluation_image("circle", 0).size).save(tmp_path / "labels" / "0.png")
     (tmp_path / "names.txt").write_text("circle\n")
-    (tmp_path / "ours" / "circle" / "0.png").write_bytes(encode(evaluation_image("circle", 1)))
-    configure(indexed_project, evaluation=tmp_path / "ours", decontaminate="all")
+    ours = folder_of(tmp_path / "ours", "circle", 1)
+    configure(indexed_project, evaluation=ours, decontaminate="all")
     publish_evaluation_set(indexed_project, "shapes")
-    digest = hashlib.sha256(encode(theirs)).hexdigest()
-    assert digest in hashes(retrieve_pairs(indexed_project, "shapes"))
+    assert DIGEST in hashes(retrieve_pairs(indexed_project, "shapes"))
     own = {"name": "masks", "images": "images", "labels": "labels", "names": "names.txt"}
     dense = DenseConfig.model_validate({"root": tmp_path, "own": [own]})
     project = replace(
         indexed_project, config=indexed_project.config.model_copy(update={"dense": dense})
     )
     assert leaked_images(project, "retrieved_set", "shapes") == Leaks(1, 0, 2)
-    with pytest.raises(
-        StaleArtifact, match="test_sets"
-    ):  # a set that comes later makes the pairs stale
+    # A set that comes later makes the pairs stale.
+    with pytest.raises(StaleArtifact, match="test_sets"):
         fresh(project, "retrieved_set", "shapes")
     retrieved = retrieve_pairs(project, "shapes")
-    assert (
-        digest not in hashes(retrieved) and retrieved.counts["evaluation_sets"]["dense/masks"] == 1
-    )
-    assert digest not in hashes(draw_control(project, "shapes"))
+    assert DIGEST not in hashes(retrieved)
+    assert retrieved.counts["evaluation_sets"]["dense/masks"] == 1
+    assert DIGEST not in hashes(draw_control(project, "shapes"))
     assert leaked_images(project, "retrieved_set", "shapes") == Leaks(0, 0, 2)

@@ -28,16 +28,15 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from react_pipeline.clip.weights import read_weights
-from react_pipeline.corpus.shards import index_shard
+from react_pipeline.clip import read_weights
+from react_pipeline.corpus import index_shard
 from react_pipeline.extensions.elevater.image_text import read_karpathy
 from react_pipeline.extensions.sources.kinds import UrlTables
 from react_pipeline.extensions.sources.url_tables import read_rows
 from react_pipeline.extensions.sources.vector_files import open_vectors
-from react_pipeline.settings.files import load_domain
+from react_pipeline.settings import load_domain
+from react_pipeline.store import ReactError, Store
 from react_pipeline.store.artifacts import parse_manifest
-from react_pipeline.store.errors import ReactError
-from react_pipeline.store.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.operations]
 
@@ -56,22 +55,13 @@ def tar() -> bytes:
     return buffer.getvalue()
 
 
-def torch_file() -> bytes:
+def written(write: Callable[[Any], object]) -> bytes:
     buffer = io.BytesIO()
-    torch.save({"weight": torch.ones(2, 2)}, buffer)
+    write(buffer)
     return buffer.getvalue()
 
 
-def npy() -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.eye(4, dtype=np.float16))
-    return buffer.getvalue()
-
-
-def parquet() -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(pa.table({"url": ["http://a/b.jpg"] * 3, "caption": ["a", "b", "b"]}), buffer)
-    return buffer.getvalue()
+TABLE = pa.table({"url": ["http://a/b.jpg"] * 3, "caption": ["a", "b", "b"]})
 
 
 def read_table(path: Path) -> None:
@@ -80,15 +70,23 @@ def read_table(path: Path) -> None:
 
 READERS: dict[str, tuple[str, bytes, Callable[[Path], Any]]] = {
     "tar": ("a.tar", tar(), index_shard),
-    "npy": ("a.npy", npy(), open_vectors),
-    "parquet": ("a.parquet", parquet(), read_table),
+    "npy": (
+        "a.npy",
+        written(lambda file: np.save(file, np.eye(4, dtype=np.float16))),
+        open_vectors,
+    ),
+    "parquet": ("a.parquet", written(lambda file: pq.write_table(TABLE, file)), read_table),
     "yaml": (
         "a.yaml",
         b"classes: [cat, {name: dog, synonyms: [hound]}]\ntemplates: ['a {}']\n",
         load_domain,
     ),
     "safetensors": ("a.safetensors", save({"weight": torch.ones(2, 2)}), read_weights),
-    "torch": ("a.pt", torch_file(), read_weights),
+    "torch": (
+        "a.pt",
+        written(lambda file: torch.save({"weight": torch.ones(2, 2)}, file)),
+        read_weights,
+    ),
     "listing": (
         "a.json",
         b'{"images": [{"filename": "a", "split": "test", "sentences": []}]}',
@@ -103,19 +101,9 @@ READERS: dict[str, tuple[str, bytes, Callable[[Path], Any]]] = {
 }
 EXAMPLES = {
     "tar": [b"1" * 60_000, tar()[:700]],
-    "npy": [
-        b"\x93NUMPY\x01\x00\x06\x00{'''1\n",
-        b"\x93NUMPY\x01\x00\x06\x00[1,2]\n",
-        b"\x80\x04N.",
-    ],
-    "yaml": [
-        b"classes: 2001-99-99",
-        b"? [a]\n: b",
-        b'classes: ["\\ud800"]',
-        b"classes: !!binary x",
-    ],
+    "npy": [b"\x80\x04N."],
+    "yaml": [b"classes: 2001-99-99"],
     "listing": [b"[" * 100_000, b"1" * 5_000],
-    "store": [b"null", b"[]", b"[" * 100_000],
     "manifest": [b"[" * 100_000, b'"x"', b"1" * 5_000],
 }
 

@@ -8,23 +8,20 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
 from support.deadly_images import die
 from support.drawings import pair, write_shard
 from support.processes import killed
+from support.upkeep import with_base
 from support.vectors import read_vectors
 
-from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus import decoding
-from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import read_metadata
-from react_pipeline.project.project import Project
-from react_pipeline.store import Scratch
-from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.errors import MissingArtifact
+from react_pipeline.embedding import embed_corpus, read_metadata
+from react_pipeline.project import Project
+from react_pipeline.store import MissingArtifact, Scratch
 
 SHARDS, PAIRS = 8, 4
 
@@ -57,9 +54,7 @@ def test_killed_embedding_resumes_and_equals_an_undisturbed_one(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
     shards = write_shards(tmp_path / "shards")
-    project = make_project(corpus={"shards": [shards]})
-    publish_corpus(project)
-    publish_base(project)
+    project = with_base(make_project(corpus={"shards": [shards]}))
     shutil.copytree(project.config.store, tmp_path / "undisturbed")
     killed(embed_until_killed, project.path)
     (left,) = (project.config.store / ".scratch").glob("*/*")
@@ -72,28 +67,23 @@ def test_killed_embedding_resumes_and_equals_an_undisturbed_one(
     for name, modified in finished.items():
         assert artifact.file(f"img_emb/{name}").stat().st_mtime_ns == modified
     expected = embed_corpus(make_project(store="undisturbed", corpus={"shards": [shards]}))
-    assert same(artifact, expected)
+    pd.testing.assert_frame_equal(read_metadata(artifact), read_metadata(expected))
+    for side in ("image", "text"):
+        vectors = pytest.approx(read_vectors(expected, side), abs=2e-3)
+        assert read_vectors(artifact, side) == vectors
     assert (
         artifact.counts["rows"] == SHARDS * PAIRS == read_metadata(artifact)["image_path"].nunique()
     )
     assert set(artifact.manifest["files"]) == set(expected.manifest["files"])
 
 
-def same(one: Artifact, other: Artifact) -> bool:
-    pd.testing.assert_frame_equal(read_metadata(one), read_metadata(other))
-    return all(
-        read_vectors(one, side) == pytest.approx(read_vectors(other, side), abs=2e-3)
-        for side in ("image", "text")
-    )
-
-
 def test_a_killed_decoding_process_costs_no_image(
     make_project: Callable[..., Project], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards = write_shards(tmp_path / "shards")
-    project = make_project(corpus={"shards": [shards]}, embedding={"workers": 1, "batch_size": 8})
-    publish_corpus(project)
-    publish_base(project)
+    project = with_base(
+        make_project(corpus={"shards": [shards]}, embedding={"workers": 1, "batch_size": 8})
+    )
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
     monkeypatch.setattr(decoding, "_load", die)
     assert embed_corpus(project).counts["rows"] == SHARDS * PAIRS
@@ -105,11 +95,8 @@ def test_killed_while_publishing_embeds_nothing_again(
     store = indexed_project.store
     shutil.rmtree(store.current("corpus_embeddings", "all").path)
 
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("react_pipeline.store.store.with_digest", killed)
+        patch.setattr("react_pipeline.store.store.with_digest", Mock(side_effect=KeyboardInterrupt))
         embed_corpus(indexed_project)
     (vectors,) = store.root.glob(".scratch/*/*/part-0/*/img_emb/img_emb_000000.npy")
     modified = vectors.stat().st_mtime_ns

@@ -15,7 +15,7 @@ import pytest
 from react_pipeline.extensions.ui import servers as servers_module
 from react_pipeline.extensions.ui.servers import Server, end, living, locked_for_ui, watch
 from react_pipeline.project import Project, prepare_home
-from react_pipeline.store.errors import InputError, ReactError
+from react_pipeline.store import InputError, ReactError
 
 STUBBORN = "trap '' INT TERM; sleep 600 & echo started; wait"
 

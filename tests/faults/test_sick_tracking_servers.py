@@ -16,9 +16,8 @@ from support.sick_servers import sick_server
 from support.tracking import artifact_of, runs_of
 
 from react_pipeline.extensions.plan.diagnosis import diagnose
-from react_pipeline.project.project import Project
-from react_pipeline.tracking import log
-from react_pipeline.tracking.log import Tracking
+from react_pipeline.project import Project
+from react_pipeline.tracking import Tracking, log
 
 REASONS = {"silent": "timeout", "overloaded": "503", "looping": "307", "down": "refused"}
 HANG_SECONDS = 600

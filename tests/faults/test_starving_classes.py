@@ -7,11 +7,11 @@ from __future__ import annotations
 import pytest
 from support.upkeep import edit_domain
 
-from react_pipeline.labelled.labelled import publish_evaluation_set
-from react_pipeline.project.project import Project
-from react_pipeline.retrieval.retrieve import retrieve_pairs
-from react_pipeline.store.errors import RetrievalError
-from react_pipeline.training.customization import customize
+from react_pipeline.labelled import publish_evaluation_set
+from react_pipeline.project import Project
+from react_pipeline.retrieval import retrieve_pairs
+from react_pipeline.store import RetrievalError
+from react_pipeline.training import customize
 
 
 def configure(project: Project, **retrieval: object) -> None:

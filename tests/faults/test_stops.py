@@ -20,7 +20,7 @@ import psutil
 import pytest
 from conftest import PIPELINE
 
-from react_pipeline.project.project import Project
+from react_pipeline.project import Project
 from react_pipeline.stop import LINE
 
 TRIALS = 8

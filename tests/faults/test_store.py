@@ -8,16 +8,21 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from unittest.mock import Mock
 
 import pytest
 
-from react_pipeline.store import Scratch, verification
-from react_pipeline.store.artifacts import Inputs
-from react_pipeline.store.durable import write_atomically
-from react_pipeline.store.errors import CorruptArtifact, StoreWriteError
-from react_pipeline.store.store import Store
+from react_pipeline.store import (
+    CorruptArtifact,
+    Inputs,
+    Scratch,
+    Store,
+    StoreWriteError,
+    verification,
+    write_atomically,
+)
 
 INPUTS = Inputs("thing", "all", {"value": 1}, {}, "1")
 
@@ -99,16 +104,12 @@ def test_scratch_is_private_and_outlives_an_interrupted_build(store: Store) -> N
     assert not list((store.root / ".scratch").iterdir())
 
 
-def interrupted(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def test_an_interrupted_small_write_keeps_the_old_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # 1
     path = tmp_path / "current"
     write_atomically(path, "old")
-    monkeypatch.setattr(Path, "replace", interrupted)
+    monkeypatch.setattr(Path, "replace", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         write_atomically(path, "new")
     assert path.read_text() == "old"
@@ -154,7 +155,20 @@ def test_without_locks_who_is_late_uses_the_first_one(
     assert not list((tmp_path / ".scratch").iterdir())
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "manifest", "figure"])
+def changed(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(change(path.read_bytes()))
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "flip": changed(lambda data: data[:-1] + b"c"),
+    "cut": changed(lambda data: data[:-1]),
+    "remove": Path.unlink,
+    "manifest": changed(lambda data: data[:-20]),
+    "figure": changed(lambda data: data.replace(b'"top1": 0.5', b'"top1": 0.9')),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_artifacts_are_refused_by_name_and_rebuilt(
     tmp_path: Path, damage: str
 ) -> None:  # 4, 5
@@ -162,18 +176,7 @@ def test_damaged_artifacts_are_refused_by_name_and_rebuilt(
     artifact = store.build(INPUTS, write_two)
     path = artifact.path / "b.bin"
     manifest = artifact.path.parent / "manifest.json"
-    if damage == "flip":
-        data = bytearray(path.read_bytes())
-        data[500] ^= 1
-        path.write_bytes(data)
-    elif damage == "cut":
-        path.write_bytes(path.read_bytes()[:-1])
-    elif damage == "remove":
-        path.unlink()
-    elif damage == "figure":
-        manifest.write_text(manifest.read_text().replace('"top1": 0.5', '"top1": 0.9'))
-    else:
-        manifest.write_bytes(manifest.read_bytes()[:-20])
+    DAMAGES[damage](manifest if damage in ("manifest", "figure") else path)
     with pytest.raises(CorruptArtifact, match="rematerialize `thing`"):
         store.current("thing", "all").file("b.bin")
     assert not store.build(INPUTS, write_two).reused
@@ -187,11 +190,9 @@ def test_an_unreadable_artifact_is_refused_and_built_again(
     store = Store(tmp_path)
     store.build(INPUTS, write_two)
 
-    def fail(path: Path) -> str:
-        raise OSError(number, os.strerror(number), str(path))
-
+    failing = Mock(side_effect=OSError(number, os.strerror(number)))
     with monkeypatch.context() as patched:
-        patched.setattr(verification, "sha256_of", fail)
+        patched.setattr(verification, "sha256_of", failing)
         verification._known.cache_clear()
         next(store.root.glob("thing/all/*/_*/.verified")).unlink()
         with pytest.raises(CorruptArtifact, match=os.strerror(number)):
@@ -202,12 +203,14 @@ def test_an_unreadable_artifact_is_refused_and_built_again(
 def test_temporary_names_differ_between_containers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # 40
-    names = []
-    replace = Path.replace
+    names, replace = [], Path.replace
+
+    def noted(path: Path, target: Path) -> Path:
+        names.append(path.name)
+        return replace(path, target)
+
     monkeypatch.setattr(os, "getpid", lambda: 1)
-    monkeypatch.setattr(
-        Path, "replace", lambda self, target: (names.append(self.name), replace(self, target))[1]
-    )
+    monkeypatch.setattr(Path, "replace", noted)
     for _ in range(2):
         write_atomically(tmp_path / "file", "text")
     assert len(set(names)) == 2

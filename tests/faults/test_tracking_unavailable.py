@@ -14,11 +14,11 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import Engine, event
 from support.tracking import STEPS, artifact_of, runs_of
 
-from react_pipeline.project.project import Project
-from react_pipeline.tracking import log
-from react_pipeline.tracking.log import Tracking
+from react_pipeline.project import Project
+from react_pipeline.tracking import Tracking, log
 
 DOWN = "http://127.0.0.1:9"
+PLACES = ("corpus", "all"), ("retrieved_set", "shapes"), ("control_set", "shapes")
 
 
 def test_a_server_that_is_down_costs_no_result(  # 29
@@ -86,10 +86,7 @@ def test_artifacts_that_cannot_be_logged_hold_up_no_other(  # 29
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    corpus, retrieved, control = (
-        artifact_of(tiny_project, *place)
-        for place in (("corpus", "all"), ("retrieved_set", "shapes"), ("control_set", "shapes"))
-    )
+    corpus, retrieved, control = artifacts = [artifact_of(tiny_project, *at) for at in PLACES]
     with monkeypatch.context() as patch:
         refuse(patch, "corpus", "retrieved_set")
         assert tracking.sync(tiny_project) == {control.fingerprint}
@@ -98,8 +95,7 @@ def test_artifacts_that_cannot_be_logged_hold_up_no_other(  # 29
     for place in ("corpus/all", "retrieved_set/shapes"):
         assert place in caplog.text
     assert "unavailable" not in caplog.text
-    logged = tracking.sync(tiny_project)
-    assert logged == {corpus.fingerprint, retrieved.fingerprint, control.fingerprint}
+    assert tracking.sync(tiny_project) == {artifact.fingerprint for artifact in artifacts}
 
 
 def test_a_sync_ends_at_a_server_that_fails_meanwhile(  # 29
@@ -108,8 +104,8 @@ def test_a_sync_ends_at_a_server_that_fails_meanwhile(  # 29
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for stage, key in (("corpus", "all"), ("retrieved_set", "shapes"), ("control_set", "shapes")):
-        artifact_of(tiny_project, stage, key)
+    for place in PLACES:
+        artifact_of(tiny_project, *place)
     asked: list[str] = []
 
     def failing(_client: MlflowClient, run_id: str, *_: object) -> None:

@@ -17,12 +17,11 @@ from support.methods import model_method
 from support.pairs import DrawnPairs
 from support.training import prepared, train_on
 
-from react_pipeline.clip.model import load
-from react_pipeline.project.project import Project
-from react_pipeline.settings.training import TrainingConfig
-from react_pipeline.store.errors import TrainingError
-from react_pipeline.training import TrainingObserver
-from react_pipeline.training.customization import customize
+from react_pipeline.clip import load
+from react_pipeline.project import Project
+from react_pipeline.settings import TrainingConfig
+from react_pipeline.store import TrainingError
+from react_pipeline.training import TrainingObserver, customize
 from react_pipeline.training.step import TrainingStep
 
 Make = Callable[..., Project]

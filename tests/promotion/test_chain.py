@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from support.promotion import copy_measured, measured_folder, outcomes, result
+from support.promotion import copy_measured, measure, measured_folder
 
-from react_pipeline.project.project import Project
-from react_pipeline.promotion.chain import standing
-from react_pipeline.promotion.decision import decide, promote, roll_back
-from react_pipeline.promotion.verdicts import Verdict
+from react_pipeline.project import Project
+from react_pipeline.promotion import Verdict, decide, promote, roll_back, standing
 from react_pipeline.store import Artifact, Store
 
 GATED, LOCKED = "gated-image", "locked-text"
@@ -25,7 +26,7 @@ def measured(
     tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path
 ) -> Path:
     project = measured_folder(tmp_path_factory.mktemp("measured"), tiny_checkpoint, drawings)
-    result(project, "shapes", LOCKED, outcomes(143))
+    measure(project, LOCKED, 143)
     return project.path.parent
 
 
@@ -38,20 +39,24 @@ def champion(project: Project) -> str:
     return standing(project, "shapes")[0].champion.method
 
 
+def before(patch: pytest.MonkeyPatch, call: str, happens: Callable[[], object]) -> None:
+    """Let something happen once, before the store does this for a verdict."""
+    real, pending = getattr(Store, call), [happens]
+
+    def late(store: Store, about: Any, *given: str) -> Any:
+        if pending and getattr(about, "stage", "promotion") == "promotion":
+            pending.pop()()
+        return real(store, about, *given)
+
+    patch.setattr(Store, call, late)
+
+
 def test_a_decision_of_another_host_is_followed(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create, calls = Store.create_note, []
-
-    def late(store: Store, name: str, text: str) -> bool:
-        calls.append(name)
-        if len(calls) == 1:  # another host decides between the look and the claim of this one
-            promote(project, "shapes", LOCKED, "it is smaller")
-        return create(store, name, text)
-
-    monkeypatch.setattr(Store, "create_note", late)
-    last = promote(project, "shapes", GATED, "it is better")
-    verdict = Verdict.read(last)
+    other = partial(promote, project, "shapes", LOCKED, "it is smaller")
+    before(monkeypatch, "create_note", other)  # between the look and the claim of this one
+    verdict = Verdict.read(promote(project, "shapes", GATED, "it is better"))
     assert (verdict.champion_before.method, verdict.champion.method) == (LOCKED, GATED)
     assert [entry.champion.method for entry in verdict.history] == [LOCKED]
     assert champion(project) == GATED
@@ -59,17 +64,9 @@ def test_a_decision_of_another_host_is_followed(
 
 def promote_and_die(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process ends after its verdict claimed its place."""
-    set_current = Store.set_current
-
-    def killed(store: Store, artifact: Artifact) -> None:
-        if artifact.stage == "promotion":
-            raise KeyboardInterrupt
-        set_current(store, artifact)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "set_current", killed)
-        with pytest.raises(KeyboardInterrupt):
-            promote(project, "shapes", LOCKED, "it is smaller", person="Ann")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        before(patch, "set_current", Mock(side_effect=KeyboardInterrupt))
+        promote(project, "shapes", LOCKED, "it is smaller", person="Ann")
     assert champion(project) == "base"
 
 
@@ -98,37 +95,27 @@ def test_a_verdict_pruned_before_its_claim_is_made_again(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decide(project, "shapes")
-    create, claims = Store.create_note, []
-
-    def pruned(store: Store, name: str, text: str) -> bool:
-        if not claims:
-            assert store.prune(keep_seconds=-1)
-        claims.append(name)
-        return create(store, name, text)
-
-    monkeypatch.setattr(Store, "create_note", pruned)
+    removed: list[str] = []
+    prune = partial(project.store.prune, keep_seconds=-1)
+    before(monkeypatch, "create_note", lambda: removed.extend(prune()))
     made = promote(project, "shapes", GATED, "it is better")
-    assert standing(project, "shapes")[1] == made and len(claims) == 2
+    assert removed and standing(project, "shapes")[1] == made
 
 
 def test_a_late_process_brings_back_no_older_verdict(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    set_current, later = Store.set_current, []
-
-    def slow(store: Store, artifact: Artifact) -> None:
-        if artifact.stage == "promotion" and not later:
-            # Others find this claim, and publish the next verdict, before this process goes on.
-            later.append(None)
-            later[0] = roll_back(project, "shapes", "no better")
-        set_current(store, artifact)
-
-    monkeypatch.setattr(Store, "set_current", slow)
+    later: list[Artifact] = []
+    # Others find this claim, and publish the next verdict, before this process goes on.
+    before(
+        monkeypatch,
+        "set_current",
+        lambda: later.append(roll_back(project, "shapes", "no better")),
+    )
     first = promote(project, "shapes", GATED, "it is better")
     assert Verdict.read(first).champion.method == GATED
     assert champion(project) == "base"
-    last = standing(project, "shapes")[1]
-    assert last is not None and later[0] is not None and last.fingerprint == later[0].fingerprint
+    assert [standing(project, "shapes")[1]] == later
 
 
 def test_after_its_verdicts_were_removed_a_domain_begins_again(project: Project) -> None:

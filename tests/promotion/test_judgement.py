@@ -4,37 +4,36 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from react_pipeline.evaluation.domain_results import EvalResult
-from react_pipeline.promotion.judgement import Measured, judge, paired_test
-from react_pipeline.promotion.verdicts import PairedTest
-from react_pipeline.settings import PromotionConfig
-from react_pipeline.settings.methods import trained_methods
-from react_pipeline.store.artifacts import Artifact
+from react_pipeline.evaluation import EvalResult
+from react_pipeline.promotion import Measured, PairedTest
+from react_pipeline.promotion.judgement import judge, paired_test
+from react_pipeline.settings import PromotionConfig, trained_methods
+from react_pipeline.store import Artifact
 
 SETTINGS = PromotionConfig()
 
 
 def measured(method: str, correct: np.ndarray, *, images: int = 0, **config: object) -> Measured:
-    about = {
-        "dataset": "d",
-        "domain": "d",
-        "evaluator_version": "1",
-        "evaluation_set_fingerprint": "e",
-        "n_classes": 2,
-    }
-    top1, count = float(correct.mean()), len(correct)
-    result = EvalResult(**about, method=method, checkpoint_fingerprint=method, top1=top1, n=count)
-    manifest = {
-        "stage": "domain_results",
-        "fingerprint": method,
-        "config": {"method": method, **config},
-    }
-    index = pd.RangeIndex(images, images + count)
+    result = EvalResult(
+        dataset="d",
+        domain="d",
+        method=method,
+        evaluator_version="1",
+        checkpoint_fingerprint=method,
+        evaluation_set_fingerprint="e",
+        n_classes=2,
+        top1=correct.mean(),
+        n=len(correct),
+    )
+    config |= {"method": method}
+    manifest = {"stage": "domain_results", "fingerprint": method, "config": config}
+    index = pd.RangeIndex(images, images + len(correct))
     entry = Measured(Artifact(Path(method), manifest))
     vars(entry).update(result=result, correct=pd.Series(correct, index=index))
     return entry
@@ -92,22 +91,22 @@ def test_where_few_images_differ_the_exact_test_decides(won: int, enough: bool) 
     assert test.exceeds(0.0) is enough
 
 
-def test_other_images_classes_or_templates_are_not_compared() -> None:
-    correct = np.ones(10, dtype=bool)
-    base = measured("base", correct, templates="simple")
-    others = {
-        "the same images": measured("full", correct, images=1, templates="simple"),
-        "templates": measured("full", correct, templates="imagenet"),
-    }
-    for word, other in others.items():
-        assert word in str(paired_test(other, base, 0.95))
+CLASSES = [{"name": "jeans", "synonyms": []}, {"name": "necktie", "synonyms": []}]
 
 
-def test_synonyms_measure_nothing_and_names_do() -> None:
-    correct = np.ones(10, dtype=bool)
-    classes = [{"name": "jeans", "synonyms": []}, {"name": "necktie", "synonyms": []}]
-    base = measured("base", correct, classes=classes)
-    more = [{"name": "jeans", "synonyms": ["pants"]}, classes[1]]
-    assert isinstance(paired_test(measured("full", correct, classes=more), base, 0.95), PairedTest)
-    other = [{"name": "pants", "synonyms": []}, classes[1]]
-    assert "classes" in str(paired_test(measured("full", correct, classes=other), base, 0.95))
+@pytest.mark.parametrize(
+    ("word", "images", "change"),
+    [
+        ("the same images", 1, {}),
+        ("templates", 0, {"templates": "imagenet"}),
+        ("classes", 0, {"classes": [{"name": "pants", "synonyms": []}, CLASSES[1]]}),
+        ("", 0, {"classes": [{"name": "jeans", "synonyms": ["pants"]}, CLASSES[1]]}),
+    ],
+)
+def test_other_images_names_or_templates_are_not_compared(
+    word: str, images: int, change: dict[str, Any]
+) -> None:
+    correct, config = np.ones(10, dtype=bool), {"classes": CLASSES, "templates": "simple"}
+    other = measured("full", correct, images=images, **config | change)
+    found = paired_test(other, measured("base", correct, **config), 0.95)
+    assert word in str(found) and isinstance(found, PairedTest) is not bool(word)

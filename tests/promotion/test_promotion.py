@@ -6,7 +6,6 @@ import builtins
 import errno
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,58 +14,56 @@ from unittest.mock import Mock
 import pytest
 from conftest import write_project
 from support.new_methods import installed, module_of_page
-from support.promotion import candidates, checkpoint, evaluation_set, outcomes, result
+from support.promotion import (
+    candidates,
+    checkpoint,
+    copy_measured,
+    evaluation_set,
+    measure,
+    outcomes,
+    result,
+)
 from support.upkeep import change_pipeline
 
 from react_pipeline.assets.evaluation import find_doubt
-from react_pipeline.evaluation.domain_results import EvalResult
+from react_pipeline.evaluation import EvalResult
 from react_pipeline.pages import escaped
-from react_pipeline.project.project import Project
-from react_pipeline.promotion.decision import decide, promote, promotion_is_current, roll_back
-from react_pipeline.promotion.verdicts import Verdict
-from react_pipeline.settings.methods import trained_methods
-from react_pipeline.store import verification
-from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.errors import CorruptArtifact, InputError, MissingArtifact, StaleArtifact
+from react_pipeline.project import Project
+from react_pipeline.promotion import Verdict, decide, promote, promotion_is_current, roll_back
+from react_pipeline.settings import trained_methods
+from react_pipeline.store import (
+    CorruptArtifact,
+    InputError,
+    MissingArtifact,
+    StaleArtifact,
+    verification,
+)
 
 GATED, CONTROL, LOCKED = "gated-image", "gated-image-control", "locked-text"
 
 
 @pytest.fixture(scope="module")
-def measured_store(
+def measured(
     tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path
 ) -> Path:
-    """A store in which the base of `shapes` gets 100 of 200 images right, to be copied for each
-    test.
-    """
+    """A project in which the base of `shapes` gets 100 of 200 images right, to be copied."""
     project = write_project(tmp_path_factory.mktemp("measured"), tiny_checkpoint, drawings)
-    result(project, "shapes", "base", outcomes(100))
-    return project.config.store
+    measure(project, "base", 100)
+    return project.path.parent
 
 
 @pytest.fixture
-def make(make_project: Callable[..., Project], measured_store: Path) -> Callable[..., Project]:
-    def build(**promotion: object) -> Project:
-        project = make_project(promotion=promotion, methods=["base", GATED])
-        if not project.config.store.exists():
-            shutil.copytree(measured_store, project.config.store)
-        return project
-
-    return build
+def project(make_project: Callable[..., Project], measured: Path) -> Project:
+    return copy_measured(measured, make_project(methods=["base", GATED]))
 
 
-@pytest.fixture
-def project(make: Callable[..., Project]) -> Project:
-    return make()
-
-
-def verdict_of(artifact: Artifact) -> Verdict:
-    return Verdict.read(artifact)
+def decided(project: Project) -> Verdict:
+    return Verdict.read(decide(project, "shapes"))
 
 
 def promoted(project: Project, method: str = GATED, right: int = 140) -> Verdict:
-    result(project, "shapes", method, outcomes(right))
-    verdict = verdict_of(decide(project, "shapes"))
+    measure(project, method, right)
+    verdict = decided(project)
     assert (verdict.decision, verdict.champion.method) == ("promoted", method)
     return verdict
 
@@ -74,9 +71,9 @@ def promoted(project: Project, method: str = GATED, right: int = 140) -> Verdict
 def test_a_clear_gain_over_the_base_makes_a_champion(
     project: Project,
 ) -> None:
-    mine = result(project, "shapes", GATED, outcomes(140))
+    mine = measure(project, GATED, 140)
     artifact = decide(project, "shapes")
-    verdict = verdict_of(artifact)
+    verdict = Verdict.read(artifact)
     assert (verdict.decision, verdict.by) == ("promoted", "rule")
     assert (verdict.champion_before.method, verdict.champion.method) == ("base", GATED)
     assert verdict.champion.result == mine.fingerprint
@@ -94,11 +91,11 @@ def test_a_champion_stays_when_its_extension_is_gone(project: Project) -> None:
     with installed("mine", module_of_page()["Mine"]()):
         champion = promoted(project, "class-means").champion
     # Everything of it is published, so it can be compared, though it cannot be trained again.
-    result(project, "shapes", GATED, outcomes(130))
-    verdict = verdict_of(decide(project, "shapes"))
+    measure(project, GATED, 130)
+    verdict = decided(project)
     assert (verdict.decision, verdict.champion.checkpoint) == ("kept", champion.checkpoint)
-    result(project, "shapes", GATED, outcomes(190))
-    verdict = verdict_of(decide(project, "shapes"))
+    measure(project, GATED, 190)
+    verdict = decided(project)
     assert (verdict.decision, verdict.champion.method) == ("promoted", GATED)
     assert verdict.previous_champions[-1].method == "class-means"
 
@@ -120,43 +117,41 @@ def test_a_champion_stays_when_its_extension_is_gone(project: Project) -> None:
     ids=str,
 )
 def test_what_the_rule_says(
-    make: Callable[..., Project],
+    project: Project,
     settings: dict[str, Any],
     right: dict[str, int],
     decision: str,
     words: str,
 ) -> None:
-    project = make(**settings)
+    project = change_pipeline(project, promotion=settings)
     for method, count in right.items():
         result(project, "shapes", method, outcomes(count, first=10 if count == 104 else 0))
-    verdict = verdict_of(decide(project, "shapes"))
+    verdict = decided(project)
     assert (verdict.decision, words in verdict.reason) == (decision, True)
     assert verdict.champion.method == (GATED if decision == "promoted" else "base")
-    with pytest.raises(StaleArtifact, match="confidence"):
-        promotion_is_current(make(**settings, confidence=0.9), "shapes")
 
 
 def test_a_control_that_is_missing_or_out_of_date_blocks(project: Project) -> None:
     project = change_pipeline(project, methods=["base", GATED, CONTROL])
-    result(project, "shapes", GATED, outcomes(140))
-    verdict = verdict_of(decide(project, "shapes"))
+    measure(project, GATED, 140)
+    verdict = decided(project)
     assert verdict.decision == "challenger" and "its control cannot be compared" in verdict.reason
-    result(project, "shapes", CONTROL, outcomes(105))
+    measure(project, CONTROL, 105)
     checkpoint(project, "shapes", CONTROL, seed=1)
-    result(project, "shapes", GATED, outcomes(141))
-    verdict = verdict_of(decide(project, "shapes"))
+    measure(project, GATED, 141)
+    verdict = decided(project)
     assert verdict.decision == "challenger" and "rematerialize" in verdict.reason
-    result(project, "shapes", CONTROL, outcomes(105), seed=1)
-    assert verdict_of(decide(project, "shapes")).decision == "promoted"
+    measure(project, CONTROL, 105, seed=1)
+    assert decided(project).decision == "promoted"
 
 
 def test_candidates_share_confidence_and_best_that_passes_wins(project: Project) -> None:
-    result(project, "shapes", GATED, outcomes(140))
-    result(project, "shapes", LOCKED, outcomes(145))
-    result(project, "shapes", "locked-text-control", outcomes(144))
-    result(project, "shapes", "full", outcomes(101))
+    measure(project, GATED, 140)
+    measure(project, LOCKED, 145)
+    measure(project, "locked-text-control", 144)
+    measure(project, "full", 101)
     artifact = decide(project, "shapes")
-    verdict = verdict_of(artifact)
+    verdict = Verdict.read(artifact)
     assert verdict.champion.method == GATED  # locked-text has more, but its control has as much
     assert verdict.candidates == 3 and "3 candidates" in verdict.reason
     assert verdict.test is not None and verdict.test.confidence == pytest.approx(1 - 0.05 / 3)
@@ -169,11 +164,11 @@ def test_candidates_share_confidence_and_best_that_passes_wins(project: Project)
 
 
 def test_stale_and_missing_results_are_no_candidates(project: Project) -> None:  # FAULTS 27, 31
-    result(project, "shapes", GATED, outcomes(180))
+    measure(project, GATED, 180)
     checkpoint(project, "shapes", GATED, seed=1)  # trained again and not evaluated
-    result(project, "shapes", LOCKED, None)
+    measure(project, LOCKED, None)
     artifact = decide(project, "shapes")
-    verdict = verdict_of(artifact)
+    verdict = Verdict.read(artifact)
     assert (verdict.decision, verdict.champion.method) == ("nothing", "base")
     why = {method: cells[-1] for method, cells in candidates(artifact).items()}
     assert "rematerialize" in why[GATED]
@@ -181,19 +176,11 @@ def test_stale_and_missing_results_are_no_candidates(project: Project) -> None: 
     assert why["linear-head"] == "never evaluated"
 
 
-def test_nothing_is_decided_on_a_damaged_result(project: Project) -> None:  # FAULTS 31
-    damaged = result(project, "shapes", GATED, outcomes(180))
-    damaged.file("predictions.parquet").write_bytes(b"changed")
-    with pytest.raises(CorruptArtifact, match="predictions"):
-        decide(project, "shapes")
-    assert not project.store.has("promotion", "shapes")
-
-
 @pytest.mark.parametrize("name", ["manifest.json", "predictions.parquet"])
 def test_nothing_is_decided_while_a_disk_cannot_read_a_result(
     project: Project, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:  # FAULTS 50
-    artifact = result(project, "shapes", GATED, outcomes(140))
+    artifact = measure(project, GATED, 140)
     unreadable = (artifact.path.parent if name == "manifest.json" else artifact.path) / name
 
     def failing(opened: Callable[..., Any]) -> Callable[..., Any]:
@@ -213,19 +200,19 @@ def test_nothing_is_decided_while_a_disk_cannot_read_a_result(
         with pytest.raises(CorruptArtifact, match=name):
             decide(project, "shapes")
     assert not project.store.has("promotion", "shapes")
-    assert verdict_of(decide(project, "shapes")).champion.method == GATED
+    assert decided(project).champion.method == GATED
 
 
 def test_a_retrained_method_replaces_its_own_champion(
     project: Project,
 ) -> None:
     old = promoted(project).champion
-    result(project, "shapes", GATED, outcomes(142), seed=1)
-    kept = verdict_of(decide(project, "shapes"))
+    measure(project, GATED, 142, seed=1)
+    kept = decided(project)
     assert kept.decision == "challenger"
     assert (kept.champion.checkpoint, kept.champion.result) == (old.checkpoint, old.result)
-    result(project, "shapes", GATED, outcomes(175), seed=2)
-    verdict = verdict_of(decide(project, "shapes"))
+    measure(project, GATED, 175, seed=2)
+    verdict = decided(project)
     assert verdict.decision == "promoted"
     assert verdict.champion_before.checkpoint == old.checkpoint != verdict.champion.checkpoint
     assert verdict.test is not None and verdict.test.gain == pytest.approx(0.175)
@@ -237,18 +224,18 @@ def test_other_evaluation_images_make_a_champion_incomparable(
 ) -> None:  # 32
     old = promoted(project).champion
     evaluation_set(project, "shapes", version=2)
-    result(project, "shapes", "base", outcomes(100))
-    result(project, "shapes", GATED, outcomes(190), seed=1)
+    measure(project, "base", 100)
+    measure(project, GATED, 190, seed=1)
     artifact = decide(project, "shapes")
-    verdict = verdict_of(artifact)
+    verdict = Verdict.read(artifact)
     assert (verdict.decision, verdict.champion.checkpoint) == ("incomparable", old.checkpoint)
     assert "evaluation_set_fingerprint" in verdict.reason
     assert 'models promote shapes METHOD --reason "..."`' in verdict.reason
     assert artifact.parents["champion"] == old.result
-    by_hand = verdict_of(promote(project, "shapes", GATED, "newer photographs"))
+    by_hand = Verdict.read(promote(project, "shapes", GATED, "newer photographs"))
     assert by_hand.test is None and "evaluation_set_fingerprint" in by_hand.reason
-    result(project, "shapes", LOCKED, outcomes(195), evaluator_version="next")
-    verdict = verdict_of(decide(project, "shapes"))
+    measure(project, LOCKED, 195, evaluator_version="next")
+    verdict = decided(project)
     assert verdict.decision == "incomparable" and "evaluator_version" in verdict.reason
 
 
@@ -264,19 +251,21 @@ def test_a_verdict_is_stale_once_a_newer_result_comes(
     assert first.counts["champion"] == GATED
     again = decide(project, "shapes")
     assert again.reused and again.fingerprint == first.fingerprint
-    result(project, "shapes", LOCKED, outcomes(120))
+    measure(project, LOCKED, 120)
     with pytest.raises(StaleArtifact, match=LOCKED):
         promotion_is_current(project, "shapes")
+    with pytest.raises(StaleArtifact, match="confidence"):
+        promotion_is_current(change_pipeline(project, promotion={"confidence": 0.9}), "shapes")
     decide(project, "shapes")
     assert promotion_is_current(project, "shapes").counts["decision"] == "kept"
 
 
 def test_pruning_keeps_champion_challenger_and_champion_before(project: Project) -> None:
     first = promoted(project).champion
-    result(project, "shapes", GATED, outcomes(175), seed=1)
-    second = verdict_of(decide(project, "shapes")).champion
-    result(project, "shapes", GATED, outcomes(176), seed=2)
-    verdict = verdict_of(decide(project, "shapes"))
+    measure(project, GATED, 175, seed=1)
+    second = decided(project).champion
+    measure(project, GATED, 176, seed=2)
+    verdict = decided(project)
     assert verdict.decision == "challenger" and verdict.challenger is not None
     unused = checkpoint(project, "shapes", LOCKED)
     checkpoint(project, "shapes", LOCKED, seed=1)
@@ -285,7 +274,7 @@ def test_pruning_keeps_champion_challenger_and_champion_before(project: Project)
         project.store.open("customized_checkpoint", f"shapes/{GATED}", model.checkpoint)
         project.store.open("domain_results", f"shapes/{GATED}", model.result)
     assert unused.fingerprint not in project.store.versions(unused.stage, unused.key)
-    assert verdict_of(roll_back(project, "shapes")).champion.checkpoint == first.checkpoint
+    assert Verdict.read(roll_back(project, "shapes")).champion.checkpoint == first.checkpoint
     project.store.prune(keep_seconds=0)
     project.store.open("customized_checkpoint", f"shapes/{GATED}", first.checkpoint)
 
@@ -295,31 +284,30 @@ def test_rolling_back_is_not_undone_by_the_rule(
 ) -> None:
     first = promoted(project).champion
     promoted(project, LOCKED, 180)
-    back = verdict_of(roll_back(project, "shapes", "slow on the phone", person="Ann"))
+    back = Verdict.read(roll_back(project, "shapes", "slow on the phone", person="Ann"))
     assert (back.decision, back.by, back.person) == ("rolled back", "person", "Ann")
     assert back.champion.checkpoint == first.checkpoint
     assert "Ann rolled back" in back.reason and "slow on the phone" in back.reason
     assert decide(project, "shapes").counts["decision"] == "rolled back"
-    result(project, "shapes", "full", outcomes(120))  # news, so the rule looks again
-    verdict = verdict_of(decide(project, "shapes"))
+    measure(project, "full", 120)  # news, so the rule looks again
+    verdict = decided(project)
     assert verdict.champion.checkpoint == first.checkpoint
     assert [entry.decision for entry in verdict.history] == ["promoted", "promoted", "rolled back"]
     assert [entry.person for entry in verdict.history] == ["", "", "Ann"]
-    assert verdict_of(roll_back(project, "shapes")).champion.method == "base"
+    assert Verdict.read(roll_back(project, "shapes")).champion.method == "base"
     with pytest.raises(InputError, match="nothing to roll back"):
         roll_back(project, "shapes")
 
 
 def test_a_promotion_against_the_rule_is_recorded_as_such(project: Project) -> None:
-    result(project, "shapes", GATED, outcomes(95))
-    assert verdict_of(decide(project, "shapes")).champion.method == "base"
-    verdict = verdict_of(promote(project, "shapes", GATED, "better on the photographs we care for"))
-    assert (verdict.decision, verdict.by, verdict.champion.method) == ("promoted", "person", GATED)
-    assert (
-        "a person" in verdict.reason
-        and "photographs" in verdict.reason
-        and "-2.5 points" in verdict.reason
+    measure(project, GATED, 95)
+    assert decided(project).champion.method == "base"
+    verdict = Verdict.read(
+        promote(project, "shapes", GATED, "better on the photographs we care for")
     )
+    assert (verdict.decision, verdict.by, verdict.champion.method) == ("promoted", "person", GATED)
+    for words in ("a person", "photographs", "-2.5 points"):
+        assert words in verdict.reason
     assert decide(project, "shapes").counts["champion"] == GATED
     with pytest.raises(InputError, match="champion already"):
         promote(project, "shapes", GATED, "once more")
@@ -334,7 +322,7 @@ def test_a_person_cannot_promote_an_unfit_candidate(
         promote(project, "shapes", GATED, " ")
     with pytest.raises(MissingArtifact):
         promote(project, "shapes", GATED, "x")
-    result(project, "shapes", LOCKED, None)
+    measure(project, LOCKED, None)
     with pytest.raises(InputError, match="unavailable"):
         promote(project, "shapes", LOCKED, "x")
     promoted(project)
@@ -352,11 +340,11 @@ def test_a_damaged_verdict_is_never_read_as_no_champion(project: Project) -> Non
 
 
 def test_a_champion_is_in_doubt_when_results_are_newer(project: Project) -> None:
-    result(project, "shapes", GATED, outcomes(140))
+    measure(project, GATED, 140)
     assert "not been materialized" in find_doubt(project, "shapes")
     decide(project, "shapes")
     assert find_doubt(project, "shapes") == ""
-    result(project, "shapes", "base", outcomes(150))
+    measure(project, "base", 150)
     assert "rematerialize" in find_doubt(project, "shapes")
     decide(project, "shapes")
     assert "the base has 5.0 points more" in find_doubt(project, "shapes")

@@ -9,11 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.store import Scratch, verification
-from react_pipeline.store.artifacts import Artifact, Inputs
-from react_pipeline.store.durable import sha256_of
-from react_pipeline.store.errors import CorruptArtifact, InputError, StoreWriteError
-from react_pipeline.store.store import Store
+from react_pipeline.store import (
+    Artifact,
+    CorruptArtifact,
+    InputError,
+    Inputs,
+    Scratch,
+    Store,
+    StoreWriteError,
+    sha256_of,
+    verification,
+)
 
 
 def inputs(value: int = 1, stage: str = "thing", key: str = "all", **parents: Artifact) -> Inputs:
@@ -32,7 +38,6 @@ of_a_folder = pytest.mark.parametrize("store", ["folder"], indirect=True)
 
 def test_a_build_publishes_files_manifest_and_pointer(store: Store) -> None:
     artifact = store.build(inputs(), write_one)
-    assert not artifact.reused
     assert artifact.file("sub/data.txt").read_text() == "some data"
     assert artifact.counts == {"rows": 1}
     manifest = json.loads(store.backend.read(f"{artifact.place}/manifest.json"))
@@ -57,10 +62,9 @@ def test_a_fingerprint_follows_config_parents_and_version(store: Store) -> None:
         inputs(1, key="other"),
     ]
     assert len({variant.fingerprint for variant in variants}) == len(variants)
-    assert inputs(1, parent=parent).fingerprint == inputs(1, parent=parent).fingerprint
 
 
-def in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def noted(monkeypatch: pytest.MonkeyPatch, module: str = "verification") -> list[str]:
     """Forget what this process verified; the list gets the name of every file that is hashed from
     here on.
     """
@@ -71,7 +75,7 @@ def in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return sha256_of(path)
 
     verification._known.cache_clear()
-    monkeypatch.setattr(verification, "sha256_of", hash_and_note)
+    monkeypatch.setattr(f"react_pipeline.store.{module}.sha256_of", hash_and_note)
     return hashed
 
 
@@ -79,7 +83,7 @@ def test_verified_files_are_not_hashed_again_elsewhere(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built = store.build(inputs(key="a/b"), write_one)
-    hashed = in_a_new_process(monkeypatch)
+    hashed = noted(monkeypatch)
     opened = store.current("thing", "a/b")
     assert opened == built and opened.file("sub/data.txt").read_text() == "some data"
     assert hashed == []
@@ -91,13 +95,7 @@ def test_verified_files_are_not_hashed_again_elsewhere(
 def test_a_file_of_the_scratch_is_hashed_once(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hashed: list[str] = []
-
-    def hash_and_note(path: Path) -> str:
-        hashed.append(path.name.rpartition(".")[2])
-        return sha256_of(path)
-
-    monkeypatch.setattr("react_pipeline.store.scratch.sha256_of", hash_and_note)
+    hashed = noted(monkeypatch, "scratch")
 
     def write(directory: Path, scratch: Scratch) -> dict[str, int]:
         kept = scratch.keep("part", lambda path: path.write_text("part"))
@@ -105,7 +103,7 @@ def test_a_file_of_the_scratch_is_hashed_once(
         return {}
 
     assert store.build(inputs(), write).file("part").read_text() == "part"
-    assert hashed.count("part") == 1
+    assert len([name for name in hashed if name.endswith("part")]) == 1
 
 
 @of_a_folder
@@ -116,8 +114,7 @@ def test_a_rewritten_file_is_refused_despite_old_time_and_size(
     before = path.stat()
     path.write_text("other dat")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
-    in_a_new_process(monkeypatch)
+    noted(monkeypatch)
     with pytest.raises(CorruptArtifact, match="rematerialize `thing`"):
         assert store.current("thing", "all").path
 
@@ -128,11 +125,11 @@ def test_a_copy_of_a_store_is_verified_again(
 ) -> None:
     store.build(inputs(), write_one)
     shutil.copytree(store.root, tmp_path / "copy", copy_function=shutil.copy2)
-    hashed = in_a_new_process(monkeypatch)
+    hashed = noted(monkeypatch)
     copied = Store(tmp_path / "copy")
     assert copied.current("thing", "all").path
     assert hashed == ["data.txt"]
-    in_a_new_process(monkeypatch)
+    noted(monkeypatch)
     assert copied.current("thing", "all").path
     assert hashed == ["data.txt"]
 
@@ -145,7 +142,7 @@ def test_a_store_that_may_only_be_read_is_hashed_once_a_process(
     (memory,) = store.root.glob("thing/all/*/*/.verified")
     memory.unlink()
     memory.mkdir()
-    hashed = in_a_new_process(monkeypatch)
+    hashed = noted(monkeypatch)
     for _ in range(2):
         assert store.current("thing", "all").path
     assert hashed == ["data.txt"]
@@ -174,14 +171,13 @@ def test_verifying_the_store_names_what_a_disk_changed(
 
 
 @of_a_folder
-@pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"format": 2}', "\0"])
+@pytest.mark.parametrize("text", ["", "[]", "null", '{"format": 2}', "[" * 100_000])
 def test_a_store_of_another_format_is_refused(store: Store, text: str) -> None:  # 33, 56
     store.root.mkdir(parents=True)
     (store.root / "store.json").write_text(text)
-    with pytest.raises(InputError, match=str(store.root)):
-        Store(store.root)
-    with pytest.raises(InputError, match=str(store.root)):
-        store.build(inputs(), write_one)
+    for use in (lambda: Store(store.root), lambda: store.build(inputs(), write_one)):
+        with pytest.raises(InputError, match=str(store.root)):
+            use()
 
 
 def test_of_many_callers_one_creates_a_note(store: Store) -> None:

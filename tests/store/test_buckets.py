@@ -63,6 +63,10 @@ def paths(store: Store) -> list[str]:
     return [entry.path for entry in store.backend.entries("thing")]
 
 
+def failing(environ: Environ) -> tuple[str, str]:
+    return "503 Slow Down", "SlowDown"
+
+
 def copy_of(artifact: Artifact) -> Path:
     return artifact.root / ".copies" / artifact.manifest["attempt"]
 
@@ -121,7 +125,7 @@ def test_the_answer_to_a_won_write_may_be_lost(
 
     monkeypatch.setattr(Bucket, "put", lost)
     built = [publish(bucket, value) for value in (1, 2)]
-    assert [artifact.reused for artifact in built] == [False, False]
+    assert not any(artifact.reused for artifact in built)
     assert bucket.current("thing", "all") == built[1]
     assert bucket.create_note("after-x", "text") and not bucket.create_note("after-x", "other")
     assert bucket.prune(keep_seconds=-1) == [built[0].address]
@@ -199,7 +203,7 @@ def test_a_look_gives_up_before_a_tick_is_cut_off(bucket: Store, server: BucketS
     assert isinstance(looked.backend, Bucket)
     assert looked.backend.retry_seconds < tick_seconds / 2 < bucket_of(bucket).retry_seconds
     object.__setattr__(looked.backend, "retry_seconds", 0.5)
-    server.spoil = lambda _: ("503 Slow Down", "SlowDown")
+    server.spoil = failing
     with pytest.raises(SourceUnavailable):
         looked.keys("thing")
     server.requests.clear()
@@ -272,42 +276,31 @@ def test_a_build_whose_objects_were_removed_publishes_nothing(
 def test_a_server_that_fails_for_a_while_delays_a_build(
     bucket: Store, server: BucketServer
 ) -> None:
-    failures = iter(range(5))
-    server.spoil = lambda _: (
-        ("503 Slow Down", "SlowDown") if next(failures, None) is not None else None
-    )
+    failures = iter([1] * 5)
+    server.spoil = lambda asked: failing(asked) if next(failures, 0) else None
     artifact = publish(bucket)
     assert next(failures, None) is None
     assert artifact.file("more").read_text() == "more"
 
 
-def test_a_server_that_keeps_failing_is_named_in_one_line(
-    bucket: Store, server: BucketServer
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [
+        ("503 Slow Down", "SlowDown", SourceUnavailable),
+        ("400 Bad Request", "ExpiredToken", InputError),
+        ("403 Forbidden", "AccessDenied", InputError),
+    ],
+)
+def test_an_upload_that_cannot_go_on_is_one_line_and_loses_nothing(
+    bucket: Store, server: BucketServer, status: str, code: str, error: type[Exception]
 ) -> None:
     bucket.backend = replace(bucket_of(bucket), retry_seconds=0.5)
-    server.spoil = lambda environ: (
-        ("503 Slow Down", "SlowDown") if "/_" in environ["PATH_INFO"] else None
-    )
-    with pytest.raises(SourceUnavailable, match="SlowDown") as error:
-        publish(bucket)
-    assert "\n" not in str(error.value)
-    server.spoil = lambda _: None
-    assert bucket.versions("thing", "all") == []
-    assert not bucket.build(inputs(), refuse).reused
-
-
-@pytest.mark.parametrize("code", ["ExpiredToken", "AccessDenied"])
-def test_expired_credentials_stop_an_upload_and_lose_nothing(
-    bucket: Store, server: BucketServer, code: str
-) -> None:
     uploads = itertools.count()
-    status = "400 Bad Request" if code == "ExpiredToken" else "403 Forbidden"
     server.spoil = lambda environ: (
         (status, code) if "/_" in environ["PATH_INFO"] and next(uploads) else None
     )
-    with pytest.raises(InputError, match=code) as error:
+    with pytest.raises(error, match=rf"^.*{code}.*\Z"):
         publish(bucket)
-    assert "\n" not in str(error.value)
     server.spoil = lambda _: None
     assert bucket.versions("thing", "all") == []
     assert bucket.build(inputs(), refuse).file("more").read_text() == "more"

@@ -11,11 +11,16 @@ from typing import Any
 
 import pytest
 
-from react_pipeline.store import Scratch
-from react_pipeline.store.artifacts import Inputs, with_digest
-from react_pipeline.store.durable import append, fsync_tree, write_atomically
-from react_pipeline.store.errors import CorruptArtifact
-from react_pipeline.store.store import Store
+from react_pipeline.store import (
+    CorruptArtifact,
+    Inputs,
+    Scratch,
+    Store,
+    append,
+    fsync_tree,
+    write_atomically,
+)
+from react_pipeline.store.artifacts import with_digest
 
 INPUTS = Inputs("thing", "all", {}, {}, "1")
 
@@ -138,7 +143,5 @@ def test_a_new_file_gets_its_folder_mode_unless_replaced(
         path.chmod(0o600)
     os.link(published, folder / "linked")
     fsync_tree(folder)
-    assert [oct(path.stat().st_mode & 0o777) for path in (folder / "temporary", published)] == [
-        "0o644",
-        "0o600",
-    ]
+    assert [path.stat().st_mode & 0o777 for path in folder.iterdir()].count(0o644) == 1
+    assert published.stat().st_mode & 0o777 == 0o600

@@ -24,11 +24,18 @@ from unittest.mock import patch
 import pytest
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from react_pipeline.store import Scratch, durable, verification
-from react_pipeline.store.artifacts import Artifact, Inputs
-from react_pipeline.store.durable import link_or_copy
-from react_pipeline.store.errors import CorruptArtifact, MissingArtifact, StoreWriteError
-from react_pipeline.store.store import Store
+from react_pipeline.store import (
+    Artifact,
+    CorruptArtifact,
+    Inputs,
+    MissingArtifact,
+    Scratch,
+    Store,
+    StoreWriteError,
+    durable,
+    link_or_copy,
+    verification,
+)
 
 STOPS = {"open", "os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "os.scandir"}
 

@@ -48,16 +48,16 @@ def test_current_artifacts_and_their_ancestors_stay(store: Store) -> None:
     new_parent = publish(store, 2, "parent")
     stale, current = publish(store, 1), publish(store, 2)
     assert store.prune(dry_run=True) == store.prune() == [], "current within the time"
-    assert store.prune(dry_run=True, keep_seconds=-1) == [stale.address]
+    assert prune(store, dry_run=True) == [stale.address]
     assert store.open("thing", "all", stale.fingerprint).path
-    assert store.prune(keep_seconds=-1) == [stale.address]
+    assert prune(store) == [stale.address]
     assert store.versions("thing", "all") == [current.fingerprint]
     with pytest.raises(MissingArtifact):
         store.open("thing", "all", stale.fingerprint)
     for kept in (old_parent, child, new_parent, current):
         assert store.open(kept.stage, kept.key, kept.fingerprint).path
     publish(store, 2, "child")
-    assert store.prune(keep_seconds=-1) == [child.address, old_parent.address], "children first"
+    assert prune(store) == [child.address, old_parent.address], "children first"
 
 
 @of_a_folder
@@ -86,7 +86,7 @@ def test_a_wrong_clock_dooms_nothing(store: Store, monkeypatch: pytest.MonkeyPat
 def test_a_damaged_pointer_dooms_nothing(store: Store, text: bytes) -> None:  # 45
     publish(store, 1), publish(store, 2)
     store.backend.put("thing/all/current", text)
-    assert store.prune(keep_seconds=-1) == []
+    assert prune(store) == []
     with pytest.raises(MissingArtifact, match="thing"):
         store.current("thing", "all")
     assert store.current("thing", "all") if publish(store, 2) else None
@@ -122,7 +122,7 @@ def test_attempts_and_scratch_go_when_old_and_unused(
 
     def killed(_: Path, scratch: Scratch) -> dict[str, int]:
         scratch.keep("part", lambda path: path.write_text("part"))
-        assert store.prune(keep_seconds=-1) == [], "both may be about to be published"
+        assert prune(store) == [], "both may be about to be published"
         raise KeyboardInterrupt
 
     inputs = Inputs("thing", "all", {"value": 2}, {}, "1")
@@ -151,7 +151,7 @@ def test_what_the_disk_refuses_to_remove_is_kept(
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", refused)
-    assert store.prune(keep_seconds=-1) == [gone.address]
+    assert prune(store) == [gone.address]
     assert (store.root / stuck.prefix).exists() and not (store.root / gone.prefix).exists()
 
 
@@ -177,7 +177,7 @@ def test_a_key_called_like_an_object_of_the_store_is_harmless(store: Store) -> N
         built = store.build(Inputs("thing", name, {}, {}, "1"), write)
         assert store.current("thing", name) == built
     assert store.keys("thing") == ["current", "manifest.json"]
-    assert store.prune(keep_seconds=-1) == []
+    assert prune(store) == []
 
 
 def before(
@@ -197,30 +197,28 @@ def before(
     monkeypatch.setattr(backend, call, late)
 
 
-@pytest.mark.parametrize("call", ["heads", "delete"])
+@pytest.mark.parametrize(
+    ("call", "values", "keep_seconds"),
+    [("heads", [1], 0), ("delete", [1], 0), ("heads", [1, 3], 60)],
+)
 @of_a_folder
 def test_what_became_current_since_a_look_stays(
-    store: Store, monkeypatch: pytest.MonkeyPatch, call: str
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    values: list[int],
+    keep_seconds: float,
 ) -> None:  # 45
     old = publish(store, 1)
     publish(store, 2)
-    before(monkeypatch, store, call, lambda: publish(store, 1))
-    assert store.prune(keep_seconds=0) == []
-    assert store.current("thing", "all") == old and old.path
-
-
-@of_a_folder
-def test_what_was_current_since_a_look_stays(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:  # 45
-    old = publish(store, 1)
-    publish(store, 2)
-    for path in store.root.rglob("*"):
-        os.utime(path, (1e9, 1e9))
-    publish(store, 3)
-    before(monkeypatch, store, "heads", lambda: (publish(store, 1), publish(store, 3)))
-    assert store.prune(keep_seconds=60) == []
+    if keep_seconds:
+        for path in store.root.rglob("*"):
+            os.utime(path, (1e9, 1e9))
+        publish(store, 3)
+    before(monkeypatch, store, call, lambda: [publish(store, value) for value in values])
+    assert store.prune(keep_seconds=keep_seconds) == []
     assert store.open("thing", "all", old.fingerprint).path
+    assert store.current("thing", "all").manifest["config"] == {"value": values[-1]}
 
 
 @pytest.mark.parametrize(("call", "current"), [("heads", 2), ("delete", 1)])
@@ -237,7 +235,7 @@ def test_what_another_removed_and_made_again_stays(
         publish(store, 1), publish(store, current)
 
     before(monkeypatch, store, call, meanwhile)
-    assert store.prune(keep_seconds=-1) == []
+    assert prune(store) == []
     assert store.has("thing", "all") and {error for _, error in store.verify()} == {None}
     assert (old.fingerprint in store.versions("thing", "all")) == (call == "heads")
 
@@ -247,6 +245,6 @@ def test_two_prunes_at_once_end_well(store: Store, monkeypatch: pytest.MonkeyPat
     artifacts = [publish(store, value) for value in range(4)]
     monkeypatch.setattr("react_pipeline.store.durable.lock", lambda *_, **__: True)
     before(monkeypatch, store, "delete", lambda: Store(store.root).prune(keep_seconds=-1))
-    store.prune(keep_seconds=-1)
+    prune(store)
     assert store.versions("thing", "all") == [artifacts[-1].fingerprint]
     assert store.current("thing", "all").path

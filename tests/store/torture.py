@@ -22,23 +22,25 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from react_pipeline.store import durable, verification
-from react_pipeline.store.artifacts import Artifact, Inputs
-from react_pipeline.store.bucket import Bucket
-from react_pipeline.store.durable import link_or_copy
-from react_pipeline.store.errors import (
-    CorruptArtifact,
+from react_pipeline.store import (
+    Artifact,
+    Bucket,
+    Inputs,
     MissingArtifact,
+    Scratch,
     SourceUnavailable,
+    Store,
     StoreWriteError,
+    durable,
+    link_or_copy,
+    verification,
 )
-from react_pipeline.store.scratch import Scratch
-from react_pipeline.store.store import Store
 
 UNITS = 5
 TRIES = 12
@@ -52,10 +54,6 @@ _phases = mmap.mmap(-1, 1 << 12)
 _phase = [0]
 
 
-class Anomaly(Exception):  # noqa: N818
-    """What must never be seen."""
-
-
 def enter(phase: int) -> None:
     _phases[_phase[0]] = phase
 
@@ -63,10 +61,6 @@ def enter(phase: int) -> None:
 def nap() -> None:
     if random.random() < 0.5:  # noqa: S311
         time.sleep(random.random() * 0.02)  # noqa: S311
-
-
-def unit(place: str, token: str) -> str:
-    return json.dumps([place, [token] * 400])
 
 
 def write_files(place: str) -> Callable[[Path, Scratch], dict[str, Any]]:
@@ -83,7 +77,7 @@ def write_files(place: str) -> Callable[[Path, Scratch], dict[str, Any]]:
         def make(path: Path) -> None:
             nonlocal made
             made += 1
-            text = unit(place, token)
+            text = json.dumps([place, [token] * 400])
             with path.open("w") as file:
                 file.write(text[: len(text) // 2])
                 file.flush()
@@ -92,7 +86,7 @@ def write_files(place: str) -> Callable[[Path, Scratch], dict[str, Any]]:
 
         for number in range(UNITS):
             path = scratch.keep(f"units/u{number}", make)
-            tokens[number] = token_of_unit(path, place, "resumed wrongly")
+            tokens[number] = token_of_unit(path, place)
             link_or_copy(path, folder / f"u{number}")
             nap()
         (folder / "all.json").write_text(json.dumps(tokens))
@@ -104,29 +98,23 @@ def write_files(place: str) -> Callable[[Path, Scratch], dict[str, Any]]:
     return write
 
 
-def token_of_unit(path: Path, place: str, problem: str) -> str:
-    text = path.read_text()
-    try:
-        found, tokens = json.loads(text)
-        assert found == place and len(tokens) == 400 and len(set(tokens)) == 1
-    except (ValueError, AssertionError) as error:
-        raise Anomaly(f"{problem}: {path}: {text[:80]}") from error
+def token_of_unit(path: Path, place: str) -> str:
+    found, tokens = json.loads(path.read_text())
+    assert found == place and len(tokens) == 400 and len(set(tokens)) == 1, "torn"
     return str(tokens[0])
 
 
 def check(artifact: Artifact) -> None:
-    """Read an artifact, and raise an anomaly unless it is whole and of one build."""
+    """Fail unless an artifact is whole and of one build."""
     folder = artifact.path
     names = {"x/self", "y/self", "all.json", *(f"u{n}" for n in range(UNITS))}
-    if set(artifact.manifest["files"]) != names:
-        raise Anomaly(f"torn: {artifact.prefix} {sorted(artifact.manifest['files'])}")
+    assert set(artifact.manifest["files"]) == names, "torn"
     one, other = (folder / "x" / "self").read_text(), (folder / "y" / "self").read_text()
-    if one != other or one != artifact.counts["token"] * 300:
-        raise Anomaly(f"mixed: {artifact.prefix}")
+    assert one == other == artifact.counts["token"] * 300, "mixed"
     tokens = json.loads((folder / "all.json").read_text())
     for n in range(UNITS):
-        if token_of_unit(folder / f"u{n}", artifact.place, "torn") != tokens[str(n)]:
-            raise Anomaly(f"mixed units: {artifact.prefix}")
+        token = token_of_unit(folder / f"u{n}", artifact.place)
+        assert token == tokens[str(n)], "mixed units"
 
 
 def fork(action: Callable[[], dict[str, Any]], result: Path, phase: int = 0) -> int:
@@ -136,17 +124,11 @@ def fork(action: Callable[[], dict[str, Any]], result: Path, phase: int = 0) -> 
         return process
     random.seed(os.urandom(8))
     _phase[0] = phase
-    answer: dict[str, Any] = {}
     try:
         answer = {**action(), "end": "ok"}
-    except Anomaly as error:
-        answer = {"end": "anomaly", "text": str(error)}
-    except CorruptArtifact as error:
-        answer = {"end": "anomaly", "text": f"damaged: {error}"}
-    except RETRIED as error:
-        answer = {"end": type(error).__name__, "text": traceback.format_exc()}
-    except BaseException:
-        answer = {"end": "error", "text": traceback.format_exc()}
+    except BaseException as error:
+        end = type(error).__name__ if isinstance(error, RETRIED) else "error"
+        answer = {"end": end, "text": traceback.format_exc()}
     result.with_suffix(".part").write_text(json.dumps(answer))
     result.with_suffix(".part").rename(result)
     os._exit(0)
@@ -174,11 +156,6 @@ class Torture:
         url = f"s3://artifacts/{self.base.name}"
         return Store(Bucket(url, self.base / f"host{host}"))
 
-    @property
-    def keep_seconds(self) -> float:
-        fair = 25 if self.kind == "folder" else 60
-        return fair if self.pruning == "fair" else 0
-
     def build(self, value: int, host: int, late: float) -> dict[str, Any]:
         time.sleep(late)
         store = self.open_store(host)
@@ -191,9 +168,10 @@ class Torture:
 
     def keep_pruning(self) -> dict[str, Any]:
         store, seen = self.open_store(7), Counter[str]()
-        pause = 2 if self.kind == "bucket" else 0.4
+        fair, pause = (25, 0.4) if self.kind == "folder" else (60, 2)
+        keep_seconds = fair if self.pruning == "fair" else 0
         while not (self.base / "stop").exists():
-            removed = store.prune(keep_seconds=self.keep_seconds)
+            removed = store.prune(keep_seconds=keep_seconds)
             seen["attempts pruned"] += sum("/_" in path for path in removed)
             seen["artifacts pruned"] += sum("/_" not in path for path in removed)
             time.sleep(random.random() * pause)  # noqa: S311
@@ -242,14 +220,13 @@ class Torture:
         ends = [end for end in self.builders(number, value) if end is not None]
         last: dict[str, Any] = {}
         for again in range(TRIES):
-            result = self.base / "results" / f"{number}-last{again}.json"
-            os.waitpid(fork(lambda n=again: self.build(value, n % 2, 0), result), 0)
-            ends.append(last := json.loads(result.read_text()))
+            act = partial(self.build, value, again % 2, 0)
+            ends.append(last := self.ran(act, f"{number}-last{again}"))
             if last["end"] == "ok":
                 break
         for end in ends:
             self.seen[end["end"]] += 1
-            if end["end"] in ("anomaly", "error"):
+            if end["end"] == "error":
                 self.problems.append(f"round {number}: {end['text'][-1500:]}")
         if last["end"] != "ok":
             self.problems.append(f"round {number}: no build ended well: {last}")
@@ -258,11 +235,15 @@ class Torture:
         if self.pruning == "fair":
             if len(published := {end["attempt"] for end in ends if end["end"] == "ok"}) > 1:
                 self.problems.append(f"round {number}: published twice: {published}")
-            result = self.base / "results" / f"{number}-look.json"
-            os.waitpid(fork(lambda: self.look(last), result), 0)
-            look = json.loads(result.read_text())
+            look = self.ran(partial(self.look, last), f"{number}-look")
             if look["end"] != "ok":
                 self.problems.append(f"round {number}: lost: {look['text'][-1500:]}")
+
+    def ran(self, action: Callable[[], dict[str, Any]], name: str) -> dict[str, Any]:
+        """How an action ends in a process of its own."""
+        result = self.base / "results" / f"{name}.json"
+        os.waitpid(fork(action, result), 0)
+        return dict(json.loads(result.read_text()))
 
     def look(self, last: dict[str, Any]) -> dict[str, Any]:
         """Read what the last build of a round has published."""
@@ -287,7 +268,7 @@ class Torture:
             result = self.base / "results" / f"{number}-{n}.json"
             _phases[n] = BEFORE
             host, late = self.chance.randint(0, 1), self.chance.random() * 0.1
-            process = fork(lambda h=host, s=late: self.build(value, h, s), result, n)
+            process = fork(partial(self.build, value, host, late), result, n)
             running[process] = result, n
             if self.chance.random() < 0.1:
                 due[process] = started + self.chance.random() * 4 * span

@@ -110,6 +110,12 @@ def result(
     return publish_result(project, inputs, correct, evaluator_version)
 
 
+def measure(project: Project, method: str, right: int | None, **options: Any) -> Artifact:
+    """The result of a method on `shapes`: so many images right; None: unavailable."""
+    correct = None if right is None else outcomes(right)
+    return result(project, "shapes", method, correct, **options)
+
+
 def publish_result(
     project: Project,
     inputs: Inputs,

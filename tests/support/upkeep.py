@@ -92,3 +92,10 @@ def edit(path: Path, **fields: Any) -> None:
 def edit_domain(project: Project, slug: str, **fields: Any) -> None:
     """Change fields of a domain's file."""
     edit(project.config.domains / f"{slug}.yaml", **fields)
+
+
+def with_base(project: Project) -> Project:
+    """The project with its corpus and its base published; its embeddings come next."""
+    for stage in ("corpus", "base_checkpoint"):
+        run(project, stage, ALL)
+    return project

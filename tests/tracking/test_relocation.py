@@ -15,9 +15,9 @@ from conftest import write_project
 from mlflow import MlflowClient
 from support.tracking import artifact_of
 
-from react_pipeline.project.project import Project
-from react_pipeline.store.errors import ReactError
-from react_pipeline.tracking.log import Tracking
+from react_pipeline.project import Project
+from react_pipeline.store import ReactError
+from react_pipeline.tracking import Tracking
 
 OLD = "old place, with \N{LATIN SMALL LETTER E WITH ACUTE}"
 """Its URI is spelled otherwise than its path, and so is its JSON."""
@@ -59,14 +59,9 @@ def files_below(folder: Path) -> dict[str, int]:
 
 
 def texts(project: Project) -> set[str]:
-    """Every text in the database of the project."""
+    """Every statement that makes the database of the project."""
     with closing(sqlite3.connect(project.path.parent / "mlflow.db")) as connection:
-        tables = [
-            name
-            for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        ]
-        rows = [row for table in tables for row in connection.execute(f'SELECT * FROM "{table}"')]  # noqa: S608
-    return {value for row in rows for value in row if isinstance(value, str)}
+        return {*connection.iterdump()}
 
 
 @pytest.mark.parametrize("place", [shutil.move, shutil.copytree])

@@ -25,14 +25,13 @@ from starlette.testclient import TestClient
 from support.drawings import draw
 
 from react_pipeline import Classifier
-from react_pipeline.evaluation.domain_results import evaluate
+from react_pipeline.evaluation import evaluate
 from react_pipeline.extensions.hub.export import export
-from react_pipeline.project.project import Project
-from react_pipeline.store.artifacts import Artifact
-from react_pipeline.tracking import served
-from react_pipeline.tracking.log import Tracking
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact
+from react_pipeline.tracking import Tracking, served
 from react_pipeline.tracking.package import write_wheel
-from react_pipeline.training.customization import customize
+from react_pipeline.training import customize
 
 URI = "models:/react-shapes@champion"
 
@@ -88,17 +87,11 @@ def test_the_served_champion_classifies_as_the_export_does(
     assert list(found.index) == list(range(10, 17))
     good, bad = found.iloc[:4], found.iloc[4:]
     assert set(good["label"]) == {expected.label} and good["error"].isna().all()
-    assert (
-        good["confidence"]
-        .astype(float)
-        .between(expected.confidence - 1e-4, expected.confidence + 1e-4)
-        .all()
-    )
+    assert [*good["confidence"]] == pytest.approx([expected.confidence] * 4, abs=1e-4)
     assert tuple(good["classes"].iloc[0]) == expected.classes
     assert bad["label"].isna().all() and bad["error"].str.startswith("not_an_image").all()
-    near = model.predict(
-        pd.DataFrame({"image": [data]}), params={"top_k": 2, "threshold": 1.0}
-    ).iloc[0]
+    options = {"top_k": 2, "threshold": 1.0}
+    near = model.predict(pd.DataFrame({"image": [data]}), params=options).iloc[0]
     assert near["label"] == "unknown" and len(near["classes"]) == len(near["scores"]) == 2
 
 
@@ -150,8 +143,8 @@ def test_a_model_holds_no_pickle_and_no_second_copy(
         for kind in ("inputs", "params")
         for entry in json.loads(about["signature"][kind])
     }
-    example = mlflow.pyfunc.load_model(URI).input_example
-    assert mlflow.pyfunc.load_model(URI).predict(example)["error"].isna().all()
+    model = mlflow.pyfunc.load_model(URI)
+    assert model.predict(model.input_example)["error"].isna().all()
     assert not [
         path for path in folder.rglob("*") if path.suffix in {".pkl", ".pickle", ".bin", ".pt"}
     ]
@@ -163,12 +156,9 @@ def test_a_model_holds_no_pickle_and_no_second_copy(
     mode = (retrieved_project.path.parent / "new").stat().st_mode
     files = [path for path in retrieved_project.path.parent.rglob("*") if path.is_file()]
     assert len(files) > 100 and [path for path in files if path.stat().st_mode != mode] == []
-    assert version.description.startswith(
-        "gda, trained in " if name == "head" else "gated-image, trained in "
-    )
-    names = set(
-        re.findall(r"^[\w-]+", (folder / "requirements.txt").read_text(), flags=re.MULTILINE)
-    )
+    assert version.description.startswith(f"{version.tags['method']}, trained in ")
+    listed = (folder / "requirements.txt").read_text().splitlines()
+    names = {re.split(r"[^\w-]", line)[0] for line in listed}
     assert {"torch", "mlflow"} <= names
     # The name is on no index: a tool that took it there would run a stranger's package.
     texts = [
@@ -177,7 +167,6 @@ def test_a_model_holds_no_pickle_and_no_second_copy(
     wheel = "code/react_pipeline-0.1.0-py3-none-any.whl"
     assert len(texts) >= 3 and (folder / wheel).is_file()
     assert not any(re.search(r"react[-_.]?pipeline", text.replace(wheel, "")) for text in texts)
-    listed = (folder / "requirements.txt").read_text().splitlines()
     assert all("==" in line for line in listed if line != wheel)
     assert not {"dagster", "faiss-cpu", "clip-retrieval", "img2dataset"} & names
 

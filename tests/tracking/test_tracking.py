@@ -16,27 +16,21 @@ from mlflow.entities import Run
 from support.results import publish_results
 from support.tracking import STEPS, artifact_of, runs_of
 
-from react_pipeline.evaluation.comparison import compare
+from react_pipeline.evaluation import compare
 from react_pipeline.extensions.pages.overview import overview
-from react_pipeline.project.project import Project
-from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.store import Store
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact, Store
+from react_pipeline.tracking import Runs, Tracking, rows_of_record, run_params
 from react_pipeline.tracking.datasets import dataset_inputs
-from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.runs import Runs
-from react_pipeline.tracking.values import rows_of_record, run_metrics, run_params
+from react_pipeline.tracking.values import run_metrics
 
 
 def test_artifact_becomes_finished_run_below_run_of_its_domain(
     tracking: Tracking, tiny_project: Project
 ) -> None:
     retrieved = artifact_of(tiny_project, "retrieved_set", "shapes")
-    checkpoint = artifact_of(
-        tiny_project,
-        "customized_checkpoint",
-        "shapes/gated-image",
-        parents={"retrieved_set": retrieved},
-    )
+    place, parents = ("customized_checkpoint", "shapes/gated-image"), {"retrieved_set": retrieved}
+    checkpoint = artifact_of(tiny_project, *place, parents=parents)
     ids = [
         tracking.log_artifact(tiny_project, artifact, "dagster-1")
         for artifact in (retrieved, checkpoint)
@@ -46,16 +40,12 @@ def test_artifact_becomes_finished_run_below_run_of_its_domain(
     assert run.info.run_id == ids[1]
     assert run.info.status == parent.info.status == "FINISHED"
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    expected = {
-        "asset": "customized_checkpoint",
-        "domain": "shapes",
-        "method": "gated-image",
-        "dagster.run_id": "dagster-1",
-        "parents": json.dumps({"retrieved_set": retrieved.fingerprint}),
-    }
+    names = {"domain": "shapes", "method": "gated-image"}
+    expected = {**names, "asset": place[0], "dagster.run_id": "dagster-1"}
+    expected["parents"] = json.dumps({"retrieved_set": retrieved.fingerprint})
     assert expected.items() <= run.data.tags.items()
     config = {"seed": "0", "training.steps": str(STEPS), "training.modes": '["t2t", "t2i"]'}
-    assert run.data.params == {**config, "domain": "shapes", "method": "gated-image"}
+    assert run.data.params == {**config, **names}
     assert {"pairs": 7, "seconds": 1.5, "dropped.cap": 2}.items() <= run.data.metrics.items()
     client = MlflowClient(tracking.uri)
     history = client.get_metric_history(run.info.run_id, "training/loss")
@@ -93,11 +83,8 @@ def test_files_lie_beside_the_store_where_no_server_is_the_uri(
 def compared(tmp_path: Path) -> Project:
     """A project with published results of three methods, their comparison, and the overview."""
     project = write_project(tmp_path, tmp_path / "none", tmp_path / "none")
-    answers = {
-        "base": [True, False] * 6,
-        "gated-image": [True] * 12,
-        "gated-image-control": [True, False] * 6,
-    }
+    half = [True, False] * 6
+    answers = {"base": half, "gated-image": [True] * 12, "gated-image-control": half}
     publish_results(project, "shapes", answers)
     compare(project, "shapes")
     overview(project)
@@ -173,15 +160,11 @@ def test_runs_name_user_project_and_commit(
     project = make_project()
     folder = project.path.parent
     git = ["git", "-C", str(folder), "-c", "user.name=x", "-c", "user.email=x@example.org"]
-    subprocess.run([*git, "init", "-q"], check=True)
-    subprocess.run([*git, "add", "pipeline.yaml"], check=True)
-    subprocess.run([*git, "commit", "-q", "-m", "first"], check=True)
-    head = subprocess.run(
-        [*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True
-    ).stdout.strip()
+    for command in ("init -q", "add pipeline.yaml", "commit -q -m first"):
+        subprocess.run([*git, *command.split()], check=True)
+    head = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
     run_id = Tracking.of(project).log_artifact(project, artifact_of(project, "corpus", "all"))
-    assert run_id
-    run = MlflowClient(Tracking.of(project).uri).get_run(run_id)
+    run = MlflowClient(Tracking.of(project).uri).get_run(str(run_id))
     tags = run.data.tags
     assert tags["mlflow.source.name"] == str(project.path)
     assert tags["mlflow.source.git.commit"] == head
@@ -196,17 +179,11 @@ def test_models_are_ranked_by_what_was_measured_of_them(
         log(tracking, compared, "domain_results", f"shapes/{method}")
     comparison = log(tracking, compared, "comparison", "shapes")
     client = MlflowClient(tracking.uri)
-    results = {
-        method: runs_of(tracking, asset="domain_results", method=method)[0]
-        for method in ("base", "gated-image")
-    }
-    dataset = results["base"].inputs.dataset_inputs[0].dataset
+    (result,) = runs_of(tracking, asset="domain_results", method="gated-image")
+    dataset = result.inputs.dataset_inputs[0].dataset
     for figure in ("delta_top1", "top1"):
-        order = {
-            "field_name": f"metrics.{figure}",
-            "ascending": False,
-            "dataset_name": dataset.name,
-        }
+        order = {"field_name": f"metrics.{figure}", "ascending": False}
+        order["dataset_name"] = dataset.name
         best, *others = client.search_logged_models(
             [comparison.info.experiment_id], order_by=[order]
         )
@@ -222,7 +199,7 @@ def test_models_are_ranked_by_what_was_measured_of_them(
         dataset.digest,
     )
     # A search leaves models out.
-    result = client.get_run(results["gated-image"].info.run_id)
+    result = client.get_run(result.info.run_id)
     assert [one.model_id for one in result.inputs.model_inputs] == [best.model_id]
     (training,) = runs_of(tracking, asset="customized_checkpoint", method="gated-image")
     training = client.get_run(training.info.run_id)

@@ -8,13 +8,12 @@ from unittest.mock import Mock
 
 import pytest
 from mlflow import MlflowClient
-from support.promotion import copy_measured, measured_folder, outcomes, result
+from support.promotion import copy_measured, measure, measured_folder
 
-from react_pipeline.project.project import Project
-from react_pipeline.promotion.chain import standing
-from react_pipeline.promotion.decision import decide, promote, roll_back
+from react_pipeline.project import Project
+from react_pipeline.promotion import decide, promote, roll_back, standing
 from react_pipeline.store import Artifact, Store
-from react_pipeline.tracking.log import Tracking
+from react_pipeline.tracking import Tracking
 from react_pipeline.tracking.models import list_versions
 
 GATED, LOCKED, FULL = "gated-image", "locked-text", "full"
@@ -61,15 +60,15 @@ def described(registry: Tracking) -> dict[str, dict[str, str]]:
     return {version.tags["method"]: version.tags for version in versions}
 
 
-def ahead(project: Project) -> None:
-    """`locked-text` is measured: far ahead of everybody."""
-    result(project, "shapes", LOCKED, outcomes(185))
+def decided(project: Project, registry: Tracking) -> str | None:
+    """Decide, and log it; returns the run."""
+    return registry.log_artifact(project, decide(project, "shapes"))
 
 
 def test_a_champion_has_its_alias_and_says_why(
     project: Project, registry: Tracking, client: MlflowClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert registry.log_artifact(project, decide(project, "shapes"))
+    assert decided(project, registry)
     assert "could not be logged" not in caplog.text
     assert aliases(client) == {"champion": GATED}
     (version,) = list_versions(client, "shapes")
@@ -81,12 +80,12 @@ def test_a_champion_has_its_alias_and_says_why(
 def test_challenger_alias_and_replaced_champion_are_recorded(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
-    registry.log_artifact(project, decide(project, "shapes"))
-    result(project, "shapes", LOCKED, outcomes(143))
-    registry.log_artifact(project, decide(project, "shapes"))
+    decided(project, registry)
+    measure(project, LOCKED, 143)
+    decided(project, registry)
     assert aliases(client) == {"champion": GATED, "challenger": LOCKED}
-    ahead(project)
-    registry.log_artifact(project, decide(project, "shapes"))
+    measure(project, LOCKED, 185)  # far ahead of everybody
+    decided(project, registry)
     assert aliases(client) == {"champion": LOCKED}
     tags = described(registry)
     assert tags[GATED]["verdict"] == "former champion"
@@ -113,12 +112,12 @@ def test_verdicts_missed_by_mlflow_are_applied_in_order(  # FAULTS 29
     down = Tracking(DOWN, "tiny")
     verdicts = [decide(project, "shapes")]
     assert down.log_artifact(project, verdicts[0]) is None
-    ahead(project)
+    measure(project, LOCKED, 185)  # far ahead of everybody
     verdicts.append(decide(project, "shapes"))
     assert down.log_artifact(project, verdicts[1]) is None
     assert "unavailable" in caplog.text
     assert standing(project, "shapes")[0].champion.method == LOCKED
-    result(project, "shapes", FULL, outcomes(187))
+    measure(project, FULL, 187)
     verdicts.append(decide(project, "shapes"))
     assert down.log_artifact(project, verdicts[2]) is None
     logged = registry.sync(project)
@@ -141,11 +140,11 @@ def test_an_alias_moved_by_hand_is_set_by_the_next_log(
     client.delete_registered_model_alias(NAME, "champion")
     registry.log_artifact(project, artifact)
     assert aliases(client) == {"champion": GATED}
-    result(project, "shapes", LOCKED, outcomes(143))
-    registry.log_artifact(project, decide(project, "shapes"))
+    measure(project, LOCKED, 143)
+    decided(project, registry)
     challenger = client.get_registered_model(NAME).aliases["challenger"]
     client.set_registered_model_alias(NAME, "champion", challenger)
-    registry.log_artifact(project, decide(project, "shapes"))
+    decided(project, registry)
     assert standing(project, "shapes")[0].champion.method == GATED
     assert aliases(client) == {"champion": GATED, "challenger": LOCKED}
     champion = client.get_model_version_by_alias(NAME, "champion")
@@ -157,7 +156,7 @@ def test_an_alias_moved_by_hand_is_set_by_the_next_log(
 def test_aliases_show_what_was_decided_while_they_were_written(
     project: Project, registry: Tracking, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result(project, "shapes", LOCKED, outcomes(143))
+    measure(project, LOCKED, 143)
     registry.sync(project)
     write = MlflowClient.set_registered_model_tag
     later: list[Artifact] = []

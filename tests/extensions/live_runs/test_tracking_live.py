@@ -8,7 +8,8 @@ import json
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,25 +18,27 @@ import pytest
 from mlflow import MlflowClient
 from support.tracking import runs_of
 
-from react_pipeline.extensions.live_runs.live import LiveRun
-from react_pipeline.project.project import Project
-from react_pipeline.store.artifacts import Artifact, Inputs
-from react_pipeline.store.errors import TrainingError
-from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.runs import Runs
+from react_pipeline.extensions.live_runs import LiveRun
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact, Inputs, TrainingError
+from react_pipeline.tracking import Runs, Tracking
 
 KEY = "shapes/gated-image"
-INPUTS = Inputs(
-    "customized_checkpoint",
-    KEY,
-    {"method": "gated-image", "steps": 6, "modes": ["a", "b"]},
-    {},
-    "1",
-)
+CONFIG = {"method": "gated-image", "steps": 6, "modes": ["a", "b"]}
+INPUTS = Inputs("customized_checkpoint", KEY, CONFIG, {}, "1")
+DOWN = Runs("http://127.0.0.1:9", "tiny")
 
 
-def live_run(tracking: Tracking) -> LiveRun:
-    return LiveRun(tracking, "dagster-1", flush_seconds=0.05)
+@contextmanager
+def training(
+    tracking: Runs, lines: Iterable[dict[str, float]] = (), inputs: Inputs = INPUTS, first: int = 0
+) -> Iterator[LiveRun]:
+    """A training that has taken these steps."""
+    with LiveRun(tracking, "dagster-1", flush_seconds=0.05) as live:
+        live.started(inputs, first)
+        for line in lines:
+            live.stepped(line)
+        yield live
 
 
 def record(step: int, time_ms: int = 1_000_000) -> dict[str, float]:
@@ -64,9 +67,8 @@ def the_run(tracking: Tracking) -> Any:
 
 
 def loss_curve(tracking: Tracking) -> list[tuple[int, float, int]]:
-    history = MlflowClient(tracking.uri).get_metric_history(
-        the_run(tracking).info.run_id, "training/loss"
-    )
+    run_id = the_run(tracking).info.run_id
+    history = MlflowClient(tracking.uri).get_metric_history(run_id, "training/loss")
     return sorted((point.step, point.value, point.timestamp) for point in history)
 
 
@@ -82,10 +84,7 @@ def wait_for_steps(tracking: Tracking, steps: int) -> None:
 def test_steps_are_seen_while_training_runs_below_run_of_domain(
     tracking: Tracking,
 ) -> None:
-    with live_run(tracking) as live:
-        live.started(INPUTS, 0)
-        live.stepped(record(0))
-        live.stepped(record(1))
+    with training(tracking, map(record, range(2))):
         wait_for_steps(tracking, 2)
         run = the_run(tracking)
         assert run.info.status == "RUNNING"
@@ -107,8 +106,7 @@ def test_training_that_ends_before_mlflow_answers_has_duration(
         return connect(runs)
 
     monkeypatch.setattr(Runs, "connect", slow)
-    with live_run(tracking) as live:
-        live.started(INPUTS, 0)
+    with training(tracking) as live:
         artifact = publish(tiny_project, [record(0)])
         published.set()
     assert tracking.log_artifact(tiny_project, artifact) == live.run_id
@@ -118,11 +116,8 @@ def test_training_that_ends_before_mlflow_answers_has_duration(
 
 
 def test_a_failed_training_has_a_run_with_reason_and_losses(tracking: Tracking) -> None:  # 27
-    with pytest.raises(TrainingError), live_run(tracking) as live:
-        live.started(INPUTS, 0)
-        for step in range(5):
-            live.stepped(record(step))
-        live.stepped({**record(5), "loss": float("nan")})
+    lines = [*map(record, range(5)), {**record(5), "loss": float("nan")}]
+    with pytest.raises(TrainingError), training(tracking, lines):
         raise TrainingError("the loss is nan at step 5; lower learning_rate")
     run = the_run(tracking)
     assert run.info.status == "FAILED" and run.info.end_time
@@ -144,19 +139,14 @@ def test_a_failed_training_has_a_run_with_reason_and_losses(tracking: Tracking) 
 def test_a_retried_training_finishes_without_a_double_row(  # 27, 30
     tracking: Tracking, tiny_project: Project, error: BaseException | None, status: str
 ) -> None:
-    lines = [record(step) for step in range(8)]
-    with suppress(OSError, KeyboardInterrupt), live_run(tracking) as live:
-        live.started(INPUTS, 0)
-        for line in lines[:6]:
-            live.stepped(line)
+    lines = [*map(record, range(8))]
+    with suppress(OSError, KeyboardInterrupt), training(tracking, lines[:6]) as live:
         if error is not None:
             raise error
     assert the_run(tracking).info.status == status
     lines[4:] = [record(step, time_ms=9_000_000) for step in range(4, 8)]
-    with live_run(tracking) as retry:
-        retry.started(INPUTS, 4)
-        for line in lines[4:7]:
-            retry.stepped(line)
+    with training(tracking, lines[4:7], first=4):
+        pass
     run = the_run(tracking)
     assert run.info.status == "RUNNING" and run.info.run_id == live.run_id
     assert not {"error", "error.type"} & set(run.data.tags)
@@ -173,8 +163,8 @@ def test_a_killed_training_is_closed_and_a_running_one_finishes(  # 30
 ) -> None:
     killed, running = (replace(INPUTS, config={"steps": steps}) for steps in (9, 10))
     for inputs in (killed, running):
-        with live_run(tracking) as live:
-            live.started(inputs, 0)  # its thread has opened the run, which stays RUNNING
+        with training(tracking, inputs=inputs):
+            pass  # its thread has opened the run, which stays RUNNING
     tracking.log_artifact(tiny_project, publish(tiny_project, [record(0)]))
     tracking.log_artifact(tiny_project, tiny_project.store.build(running, lambda *_: {}))
     runs = [runs_of(tracking, fingerprint=one.fingerprint)[0] for one in (killed, running)]
@@ -185,9 +175,8 @@ def test_finished_run_of_the_same_inputs_is_left_alone(
     tracking: Tracking, tiny_project: Project
 ) -> None:
     tracking.log_artifact(tiny_project, publish(tiny_project, [record(0)]))
-    with pytest.raises(TrainingError), live_run(tracking) as live:
-        live.started(INPUTS, 0)
-        live.stepped(record(0, time_ms=9_000_000))
+    again = [record(0, time_ms=9_000_000)]
+    with pytest.raises(TrainingError), training(tracking, again):
         raise TrainingError("the store was emptied, and then the loss was no number")
     assert the_run(tracking).info.status == "FINISHED"
     assert loss_curve(tracking) == [(0, 1.0, 1_000_000)]
@@ -196,14 +185,13 @@ def test_finished_run_of_the_same_inputs_is_left_alone(
 def test_a_server_that_is_down_fails_no_training(
     tracking: Tracking, tiny_project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with LiveRun(Runs("http://127.0.0.1:9", "tiny"), flush_seconds=0.05) as live:
-        live.started(INPUTS, 0)
-        for step in range(3):
-            live.stepped(record(step))
+    lines = [*map(record, range(3))]
+    with training(DOWN, lines):
+        pass
     assert [entry.levelname for entry in caplog.records if "unavailable" in entry.message] == [
         "WARNING"
     ]
-    tracking.log_artifact(tiny_project, publish(tiny_project, [record(step) for step in range(3)]))
+    tracking.log_artifact(tiny_project, publish(tiny_project, lines))
     assert [step for step, _, _ in loss_curve(tracking)] == [0, 1, 2]
 
 
@@ -213,8 +201,8 @@ def test_no_thread_imports_ipython_beside_the_training(
     (tmp_path / "IPython.py").write_text("import threading\nthread = threading.current_thread()")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "IPython", raising=False)
-    with LiveRun(Runs("http://127.0.0.1:9", "tiny"), flush_seconds=0.05) as live:
-        live.started(INPUTS, 0)
+    with training(DOWN):
+        pass
     assert sys.modules.pop("IPython").thread is threading.main_thread()
 
 
@@ -222,8 +210,7 @@ def test_progress_is_reported_now_and_then(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("react_pipeline.extensions.live_runs.live.PROGRESS_SECONDS", 600.0)
     reported: list[str] = []
     for steps, first in (({"steps": 9}, 4), ({}, 0)):  # a closed form has no steps to report
-        live = LiveRun(Runs("http://127.0.0.1:9", "tiny"), "", reported.append)
-        with live:
+        with LiveRun(DOWN, "", reported.append) as live:
             live.started(Inputs("customized_checkpoint", KEY, steps, {}, "1"), first)
             for step in range(first, 9):
                 live.stepped({"step": step, "loss": 0.5, "images_per_second": 12.0})
