@@ -46,13 +46,13 @@ def test_collected_pairs_are_the_chosen_rows_byte_for_byte(
 ) -> None:
     artifact = publish(tmp_path / "store", rows, shards)
     tars = sorted(map(str, (artifact.path / "shards").glob("*.tar")))
-    assert [tar[-9:] for tar in tars] == [f"0000{n}.tar" for n in range(4)]
+    assert len(tars) == 4
     chosen = rows.set_index("row")
     pairs = list(CollectedPairs(artifact))
     assert sorted(pair[0] for pair in pairs) == sorted(chosen.index)
-    for row, image, caption, class_name in pairs:
+    for row, image, *texts in pairs:
         assert hashlib.sha256(image).hexdigest() == chosen.loc[row, "image_sha256"]
-        assert (caption, class_name) == (chosen.loc[row, "caption"], chosen.loc[row, "class"])
+        assert texts == chosen.loc[row, ["caption", "class"]].tolist()
     samples = list(wds.WebDataset(tars, shardshuffle=False))
     assert len(samples) == len(rows)
     assert {"jpg", "png", "webp"} <= {name for sample in samples for name in sample}
@@ -93,8 +93,7 @@ def test_a_shard_that_is_cut_or_gone_during_a_training_is_named(
     pairs = CollectedPairs(publish(tmp_path / "store", rows, shards))
     tar = pairs._paths[1]
     tar.write_bytes(tar.read_bytes()[:2_000])
-    with pytest.raises(CorruptArtifact, match=rf"{tar.name}.*`retrieved_set`"):
-        list(pairs)
-    tar.unlink()
-    with pytest.raises(CorruptArtifact, match=tar.name):
-        list(pairs)
+    for _ in range(2):
+        with pytest.raises(CorruptArtifact, match=rf"{tar.name}.*`retrieved_set`"):
+            list(pairs)
+        tar.unlink(missing_ok=True)

@@ -1,19 +1,24 @@
 from __future__ import annotations
 
 import errno
+import io
+import logging
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
 from support.drawings import pair, write_shard
 from support.shard_server import ShardServer, serve_folder
 
-from react_pipeline.corpus import RemoteShard, corpus_parts, publish_corpus, remote
+from react_pipeline.corpus import RemoteShard, corpus_parts, progress_lines, publish_corpus, remote
 from react_pipeline.corpus.corpus import checked_shards, shard_digests
+from react_pipeline.corpus.progress_lines import progress
 from react_pipeline.project import Project
 from react_pipeline.settings import StorageConfig
 from react_pipeline.store import Artifact, CorpusError
@@ -60,18 +65,13 @@ def test_what_names_no_pairs_is_refused(
 def test_what_a_kind_does_not_find_is_named_unless_of_the_store(
     tiny_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for path, error in (
-        (tmp_path / "gone.jpg", CorpusError),
-        (tmp_path, CorpusError),
-        (tmp_path / "locked.jpg", CorpusError),
-        (tiny_project.store.root / "pruned", FileNotFoundError),
+    for path, fault, error in (
+        (tmp_path / "gone.jpg", FileNotFoundError, CorpusError),
+        (tmp_path, IsADirectoryError, CorpusError),
+        (tmp_path / "locked.jpg", PermissionError, CorpusError),
+        (tiny_project.store.root / "pruned", FileNotFoundError, FileNotFoundError),
     ):
-
-        def publish(*_: object, path: Path = path) -> bytes:
-            if path.stem == "locked":
-                raise PermissionError(errno.EACCES, "no access", str(path))
-            return path.read_bytes()
-
+        publish = Mock(side_effect=fault(errno.EIO, "not read", str(path)))
         monkeypatch.setattr(type(tiny_project.config.corpus), "publish", publish)
         with pytest.raises(error, match=re.escape(str(path))):
             publish_corpus(tiny_project)
@@ -84,7 +84,7 @@ def test_a_moved_corpus_is_the_same_and_its_new_place_is_used(
     shutil.copytree(drawings / "shards", old)
     before = publish_corpus(make_project(corpus={"shards": [str(old / "*.tar")]}))
     table = pd.read_parquet(before.file("shards.parquet"))
-    assert list(table["shard"]) == [0, 1, 2] and places(before) == sorted(old.glob("*.tar"))
+    assert list(table["shard"]) == [0, 1, 2]
     assert list(table["path"]) == ["00000.tar", "00001.tar", "00002.tar"]
     size_bytes = int(table["bytes"].sum())
     assert before.counts == {"shards": 3, "bytes": size_bytes, "root": str(old)}
@@ -132,3 +132,18 @@ def test_local_and_remote_shards_make_one_corpus_in_order_given(
         with pytest.raises(CorpusError, match=r"http://.*00001\.tar"):
             checked_shards(project.store, artifact, ANY)
         assert not server.requests
+
+
+def test_a_loop_without_a_terminal_logs_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(progress_lines, "LINE_SECONDS", 0)
+    caplog.set_level(logging.INFO)
+    assert list(progress(range(2), "drawing", "image", 2_000)) == [0, 1]
+    assert list(progress(range(1), "looking", "shard")) == [0]
+    assert caplog.messages == [
+        "drawing: 1 of 2,000 images",
+        "drawing: 2 of 2,000 images",
+        "looking: 1 shards",
+    ]

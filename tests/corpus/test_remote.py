@@ -1,20 +1,23 @@
 """Shards on a web server and on an object store: read by range, identified, tried again, refused by
-name.
+name; and embedded as local ones are.
 """
 
 from __future__ import annotations
 
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import boto3
+import pandas as pd
 import pytest
 from support.bucket import BucketServer
 from support.drawings import pair, write_shard
 from support.shard_server import ShardServer, serve_folder
 from support.sick_servers import sick_server
+from support.stages import run_corpus
+from support.vectors import read_vectors
 
 from react_pipeline.corpus import (
     RemoteShard,
@@ -23,12 +26,17 @@ from react_pipeline.corpus import (
     identify,
     index_shard,
     open_shard,
+    open_source,
     read_member,
     remote,
 )
+from react_pipeline.corpus.image_source import LOCATION
+from react_pipeline.embedding import embed_corpus, read_metadata
+from react_pipeline.project import Project
 from react_pipeline.settings import StorageConfig
 from react_pipeline.store import CorpusError, SourceUnavailable
 
+MakeProject = Callable[..., Project]
 LARGE = bytes(range(256)) * 8_000
 """An "image" of 2 MB: indexing reads headers, never pixels."""
 
@@ -130,9 +138,9 @@ def test_shards_of_a_bucket_are_listed_read_and_identified(
     store = StorageConfig(endpoint_url=server.address)
     bucket = boto3.client("s3", endpoint_url=server.address, region_name="us-east-1")
     bucket.create_bucket(Bucket="pairs")
-    for name in ("b/small.tar", "b/large.tar", "b/notes.txt", "c/small.tar"):
-        file = "large.tar" if "large" in name else "small.tar"
-        bucket.upload_file(str(folder / file), "pairs", name)
+    for name in ("b/small.tar", "b/large.tar", "b/small.txt", "c/small.tar"):
+        file = (folder / Path(name).name).with_suffix(".tar")
+        bucket.upload_file(str(file), "pairs", name)
     found = find_remote("s3://pairs/b/*", store, "")
     assert [shard.url for shard in found] == ["s3://pairs/b/large.tar", "s3://pairs/b/small.tar"]
     assert len(find_remote("s3://pairs/**/*.tar", store, "")) == 3
@@ -180,3 +188,39 @@ def test_a_sick_server_is_given_up(kind: str, monkeypatch: pytest.MonkeyPatch) -
     errors = (CorpusError, SourceUnavailable)
     with sick_server(kind) as address, pytest.raises(errors, match=r"a\.tar: "):
         open_shard(RemoteShard(f"{address}/a.tar")).read(512)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_remote_shards_give_embeddings_and_images_of_local_ones(
+    make_project: MakeProject, indexed_project: Project, drawings: Path, workers: int
+) -> None:
+    with serve_folder(drawings / "shards") as server:
+        project = make_project(
+            store="remote",
+            corpus={"shards": [f"{server.url}/{{00000..00002}}.tar"]},
+            embedding={"workers": workers, "batch_size": 32},
+        )
+        there = run_corpus(project, "corpus_embeddings")
+        local = indexed_project.store.current("corpus_embeddings", "all")
+        pd.testing.assert_frame_equal(read_metadata(there), read_metadata(local))
+        for side in ("image", "text"):
+            expected = pytest.approx(read_vectors(local, side), abs=1e-3)
+            assert read_vectors(there, side) == expected
+        rows = read_metadata(there, LOCATION).iloc[[1, 40, 95]].rename_axis("row").reset_index()
+        got = list(open_source(project, project.store.current("corpus", "all")).fetch(rows))
+        assert [pair.row for pair, _image in got] == [1, 40, 95]
+
+
+def test_a_dying_server_is_named_and_finished_shards_are_kept(
+    make_project: MakeProject, drawings: Path
+) -> None:
+    with serve_folder(drawings / "shards") as server:
+        project = make_project(corpus={"shards": [f"{server.url}/{{00000..00002}}.tar"]})
+        run_corpus(project, "base_checkpoint")
+        server.answers["/00002.tar"] = [503] * 100
+        with pytest.raises(SourceUnavailable, match=r"00002\.tar: .*after 3 retries"):
+            embed_corpus(project)
+        server.answers.clear()
+        server.requests.clear()
+        assert embed_corpus(project).counts["rows"] == 96
+        assert set(server.requests) == {"/00002.tar"}

@@ -18,7 +18,7 @@ from react_pipeline.store import Artifact, CorruptArtifact
 
 pytestmark = pytest.mark.usefixtures("short_rotation")
 MakeProject = Callable[..., Project]
-MakeIndexed = Callable[..., tuple[Project, Artifact]]
+MakeIndexed = Callable[..., tuple[Artifact, Artifact]]
 ROWS, WIDTH, FILE_ROWS = 4_000, 32, 500
 KEYS = ["Flat", "SQ8", "HNSW16", "IVF32,Flat", "IVF32,SQfp16", "OPQ8,IVF32_HNSW16,PQ8x4"]
 SMALL = {"target_recall": 0.9, "recall_queries": 50}
@@ -39,27 +39,26 @@ def make_embedded(make_project: MakeProject) -> MakeProject:
 
 @pytest.fixture
 def make_indexed(make_embedded: MakeProject) -> MakeIndexed:
-    """Makes such a project and its index."""
+    """Makes such embeddings and their index."""
 
-    def make(**index: object) -> tuple[Project, Artifact]:
+    def make(**index: object) -> tuple[Artifact, Artifact]:
         project = make_embedded(**index)
-        return project, build_index(project)
+        return project.store.current("corpus_embeddings", "all"), build_index(project)
 
     return make
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_kind_of_key_is_built_tuned_and_measured(make_indexed: MakeIndexed, key: str) -> None:
-    project, artifact = make_indexed(key=key)
+    embeddings, artifact = make_indexed(key=key)
     counts = artifact.counts
     assert (counts["key"], counts["exact"], counts["reason"]) == (key, key == "Flat", "configured")
     assert min(counts["tuned_recall"].values()) >= 0.9
     assert min(counts["recall_at_10"].values()) > 0.8
     assert min(counts["recall_at_100"].values()) > 0.5
-    named = {"H": "efSearch", "I": "nprobe", "O": "nprobe"}.get(key[0])
+    named = {"H": "efSearch=", "I": "nprobe=", "O": "nprobe="}.get(key[0], "")
     for side in SIDES:
-        assert (named is None) or counts["parameters"][side].startswith(f"{named}=")
-    embeddings = project.store.current("corpus_embeddings", "all")
+        assert counts["parameters"].get(side, "").startswith(named)
     queries = read_vectors(embeddings, "image")[::40]
     nearest = Index(artifact).search("image", queries, 1)
     assert (nearest["row"].to_numpy() == np.arange(0, ROWS, 40)).mean() > 0.8
@@ -67,13 +66,12 @@ def test_every_kind_of_key_is_built_tuned_and_measured(make_indexed: MakeIndexed
 
 def test_hits_of_coarse_codes_are_ranked_by_the_stored_vectors(make_indexed: MakeIndexed) -> None:
     _, alone = make_indexed(key="IVF32,PQ8x4", rerank=1)
-    project, ranked = make_indexed(key="IVF32,PQ8x4", rerank=16)
+    embeddings, ranked = make_indexed(key="IVF32,PQ8x4", rerank=16)
     assert alone.counts["rerank"] == {} and ranked.counts["rerank"] == {"image": 16, "text": 16}
     for side in SIDES:
         found = ranked.counts["recall_at_10"][side]
         assert found > alone.counts["recall_at_10"][side] + 0.1
     assert alone.counts["reason"].count("target_recall 0.9 is not reached") == 2
-    embeddings = project.store.current("corpus_embeddings", "all")
     queries = read_vectors(embeddings, "text")[:20]
     hits = Index(ranked).search("image", queries, 10)
     exact = (queries[hits["query"]] * read_vectors(embeddings, "image")[hits["row"]]).sum(axis=1)
@@ -108,12 +106,12 @@ def test_a_build_killed_between_sides_keeps_the_finished_side(
     project = make_embedded(key="IVF32,Flat")
     build_side, asked = index_module.build_side, []
 
-    def build_until_killed(config: Any, key: str, stored: Any, queries: Any, folder: Path) -> Any:
-        asked.append(stored.side)
+    def build_until_killed(*given: Any) -> Any:
+        asked.append(given[2].side)
         if asked == ["image", "text"]:
-            (folder / "text.index").write_bytes(b"half")
+            (given[-1] / "text.index").write_bytes(b"half")
             raise KeyboardInterrupt
-        return build_side(config, key, stored, queries, folder)
+        return build_side(*given)
 
     monkeypatch.setattr(index_module, "build_side", build_until_killed)
     with pytest.raises(KeyboardInterrupt):

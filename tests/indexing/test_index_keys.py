@@ -50,15 +50,7 @@ def test_the_reason_says_why_it_is_that_key(rows: int, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "SQ8",
-        "HNSW16_SQfp16",
-        "IVF64,Flat",
-        "IVF64,SQ6",
-        "IVF64_HNSW16,Flat",
-        "OPQ8_32,IVF64_HNSW16,PQ8x4",
-    ],
+    "text", ["SQ8", "HNSW16_SQfp16", "IVF64,SQ6", "IVF64_HNSW16,Flat", "OPQ8_32,IVF64_HNSW16,PQ8x4"]
 )
 def test_predicted_size_is_the_size_of_the_file(text: str, tmp_path: Path) -> None:
     rows, width = 3_000, 64

@@ -14,18 +14,20 @@ import pandas as pd
 import pytest
 from support.drawings import pair, write_shard
 from support.retrieval import NOTHING, Web, configure, no_digest_is_known, pairs_of
+from support.stages import run_corpus
 from support.upkeep import edit_domain
 
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import read_metadata
 from react_pipeline.labelled import publish_evaluation_set
-from react_pipeline.lineage import run
 from react_pipeline.project import Project
 from react_pipeline.retrieval import draw_control, leaked_images, retrieve_pairs
 from react_pipeline.retrieval.control import draw_pairs
 from react_pipeline.retrieval.images import Images
 from react_pipeline.settings import RetrievalConfig
 from react_pipeline.store import Artifact, RetrievalError
+
+MakeProject = Callable[..., Project]
 
 
 @pytest.fixture
@@ -41,10 +43,8 @@ def test_a_control_is_as_many_other_pairs_drawn_alike_each_time(
     control = draw_control(project, "shapes")
     pairs = pairs_of(control)
     assert control.counts["pairs"] == len(pairs) == retrieved.counts["pairs"]
-    assert set(pairs["mode"]) == {"random"}
-    assert set(pairs["class"]) == {""}
-    assert not pairs["row"].duplicated().any()
-    assert not pairs["image_sha256"].duplicated().any()
+    assert set(pairs["mode"]) == {"random"} and set(pairs["class"]) == {""}
+    assert pairs["row"].is_unique and pairs["image_sha256"].is_unique
     assert set(pairs["row"]) != set(pairs_of(retrieved)["row"])
     assert len(list(CollectedPairs(control))) == len(pairs)
     names = {*project.domain("shapes").class_names}
@@ -52,15 +52,11 @@ def test_a_control_is_as_many_other_pairs_drawn_alike_each_time(
     assert control.counts["naming_a_class"] == naming > 0
     control.path.rename(tmp_path / "first")
     again = draw_control(project, "shapes")
-    assert not again.reused
     assert again.manifest["files"] == control.manifest["files"]
 
 
-def test_each_seed_has_a_draw_of_its_own(
-    project: Project, make_project: Callable[..., Project]
-) -> None:
-    retrieve_pairs(project, "shapes")
-    alone = draw_control(project, "shapes")
+def test_each_seed_has_a_draw_of_its_own(project: Project, make_project: MakeProject) -> None:
+    alone = draw_after(project)
     control = draw_control(make_project(seeds=[0, 1]), "shapes")
     other = pd.read_parquet(control.file("seed1/pairs.parquet"))
     assert control.counts["draws"] == {"seed1": len(other)} and "draws" not in alone.counts
@@ -74,12 +70,12 @@ def test_each_seed_has_a_draw_of_its_own(
     assert files[0]["pairs.parquet"] == files[1]["seed1/pairs.parquet"]
     # Domains have draws of their own, which are not nested.
     publish_evaluation_set(project, "colours")
-    theirs = {*CollectedPairs(draw_after(make_project(), "colours")).rows.tolist()}
-    assert theirs - {*first.rows.tolist()} and {*first.rows.tolist()} - theirs
+    theirs = {*CollectedPairs(draw_after(make_project(), "colours")).rows}
+    assert theirs - {*first.rows} and {*first.rows} - theirs
 
 
 def test_leaks_are_looked_for_in_the_draw_of_each_seed(
-    project: Project, make_project: Callable[..., Project], tmp_path: Path
+    project: Project, make_project: MakeProject, tmp_path: Path
 ) -> None:
     retrieve_pairs(project, "shapes")
     project = make_project(seeds=[0, 1])
@@ -131,19 +127,16 @@ def test_a_corpus_of_which_nothing_can_be_drawn_is_refused(
 
 
 def test_an_image_that_corpus_holds_three_times_is_drawn_once(
-    make_project: Callable[..., Project], tmp_path: Path
+    make_project: MakeProject, tmp_path: Path
 ) -> None:
-    copies = {
-        f"{copy}{seed}": pair("circle", "red", seed) for copy in range(3) for seed in range(8)
-    }
-    write_shard(tmp_path / "shards" / "0.tar", copies)
-    project = make_project(corpus={"shards": [str(tmp_path / "shards" / "0.tar")]})
-    for stage in ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"):
-        run(project, stage, "all")
+    copies = {str(number): pair("circle", "red", number % 8) for number in range(24)}
+    shard = write_shard(tmp_path / "0.tar", copies)
+    project = make_project(corpus={"shards": [str(shard)]})
+    run_corpus(project)
     publish_evaluation_set(project, "shapes")
     pairs = pairs_of(draw_after(project))
     assert len(pairs) == project.store.current("retrieved_set", "shapes").counts["pairs"] == 8
-    assert not pairs["image_sha256"].duplicated().any()
+    assert pairs["image_sha256"].is_unique
 
 
 def test_a_fetched_evaluation_image_is_not_drawn(project: Project) -> None:

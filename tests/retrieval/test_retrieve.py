@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,7 @@ from support.vectors import read_vectors
 from react_pipeline.clip import class_prompts, loaded_base
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.embedding.vectors import read_metadata
-from react_pipeline.indexing import Index
+from react_pipeline.indexing import Index, index
 from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.ranking import DROP_REASONS
@@ -31,19 +33,15 @@ def test_a_retrieved_set_holds_the_pairs_it_lists(project: Project) -> None:
     artifact = retrieve_pairs(project, "shapes")
     pairs = pairs_of(artifact)
     metadata = read_metadata(project.store.current("corpus_embeddings", "all"))
-    collected = {
-        row: (image, caption, name) for row, image, caption, name in CollectedPairs(artifact)
-    }
-    assert set(collected) == set(pairs["row"])
     assert len(pairs) == artifact.counts["pairs"] > 0
-    for pair in pairs.itertuples():
-        image, caption, _ = collected[pair.row]
-        assert (
-            hashlib.sha256(image).hexdigest()
-            == pair.image_sha256
-            == metadata.loc[pair.row, "image_sha256"]
-        )
-        assert caption == pair.caption == metadata.loc[pair.row, "caption"]
+    columns = ["caption", "image_sha256"]
+    pairs = pairs.set_index("row").sort_index()[columns]
+    pd.testing.assert_frame_equal(pairs, metadata.loc[pairs.index, columns], check_names=False)
+    collected = sorted(CollectedPairs(artifact))
+    assert [pair.row for pair in collected] == pairs.index.tolist()
+    for pair, listed in zip(collected, pairs.itertuples(), strict=True):
+        assert hashlib.sha256(pair.image).hexdigest() == listed.image_sha256
+        assert pair.caption == listed.caption
     with Image.open(artifact.file("contact_sheet.png")) as sheet:
         assert sheet.format == "PNG"
 
@@ -53,16 +51,13 @@ def test_counts_agree_with_the_report_per_class(project: Project) -> None:
     report = pd.read_parquet(artifact.file("classes.parquet"))
     pairs = pairs_of(artifact)
     assert report["prompts"].tolist() == [4, 2, 2, 2]
-    assert (
-        report["kept"].tolist()
-        == pairs["class"].value_counts().reindex(report["class"], fill_value=0).tolist()
-    )
-    assert artifact.counts["starving"] == report.loc[report["kept"] == 0, "class"].tolist()
-    assert artifact.counts["dropped"] == {reason: report[reason].sum() for reason in DROP_REASONS}
+    kept = pairs["class"].value_counts().reindex(report["class"], fill_value=0)
+    assert report["kept"].tolist() == kept.tolist()
     counts = artifact.counts
-    assert counts["candidates"] == counts["pairs"] + counts["shared"] + sum(
-        counts["dropped"].values()
-    )
+    assert counts["starving"] == report.loc[report["kept"] == 0, "class"].tolist()
+    dropped = {reason: report[reason].sum() for reason in DROP_REASONS}
+    assert counts["dropped"] == dropped
+    assert counts["candidates"] == counts["pairs"] + counts["shared"] + sum(dropped.values())
     assert counts["several_classes"] == (pairs["classes"].str.len() > 1).sum() > 0
     assert all(own == every[0] for own, every in zip(pairs["class"], pairs["classes"], strict=True))
 
@@ -103,8 +98,8 @@ def test_rank_by_prompts_keeps_the_nearest_of_each_prompt(project: Project) -> N
     configure(project, modes=["t2t"], rank="prompts", k_per_prompt=6, max_per_class=1)
     artifact = retrieve_pairs(project, "shapes")
     pairs = pairs_of(artifact)
-    index = Index(project.store.current("faiss_index", "all"))
-    found = index.search("text", prompt_vectors(project)[1], 6)
+    searched = Index(project.store.current("faiss_index", "all"))
+    found = searched.search("text", prompt_vectors(project)[1], 6)
     dropped = artifact.counts["dropped"]
     assert {*pairs["row"]} <= {*found["row"]}
     assert len(pairs) + sum(dropped.values()) == found["row"].nunique()
@@ -128,3 +123,26 @@ def test_every_pair_counts_for_the_class_of_its_caption(project: Project) -> Non
     nearest = (read_vectors(embeddings, "text")[pairs["row"]] @ means.T).argmax(axis=1)
     names = project.domain("shapes").class_names
     assert pairs["class"].tolist() == [names[number] for number in nearest]
+
+
+def interrupted(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_killed_build_repeats_no_search_and_reuses_no_file(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("react_pipeline.store.store.with_digest", interrupted)
+        retrieve_pairs(project, "shapes")
+    (shard,) = project.store.root.glob(".scratch/*/*/built/files/shards/00000.tar")
+    data = bytearray(shard.read_bytes())
+    data[600] ^= 1  # of the first image, which no other check sees
+    shard.write_bytes(data)
+    monkeypatch.setattr(index, "exact_hits", interrupted)
+    artifact = retrieve_pairs(project, "shapes")
+    monkeypatch.undo()
+    assert not list((project.store.root / ".scratch").iterdir())
+    shutil.rmtree(artifact.path)
+    undisturbed = retrieve_pairs(project, "shapes")
+    assert artifact.manifest["files"] == undisturbed.manifest["files"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,22 +29,14 @@ FIELDS = pd.DataFrame(
 )
 
 
-class Corpus:
-    counts = {"rows": len(FIELDS)}
-
-
 @pytest.fixture(autouse=True)
 def corpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(review, "field_names", lambda _: list(FIELDS))
-
-    def fields(_: Any, rows: pd.Series, columns: list[str]) -> pd.DataFrame:
-        return FIELDS.loc[rows, columns]
-
-    monkeypatch.setattr(review, "row_metadata", fields)
+    monkeypatch.setattr(review, "row_metadata", lambda _, *place: FIELDS.loc[place])
 
 
 def rows_of(where: str, rows: tuple[int, ...] = (0, 1, 2, 3)) -> list[int]:
-    corpus: Any = Corpus()
+    corpus: Any = SimpleNamespace(counts={"rows": len(FIELDS)})
     answer = passes(corpus, np.array(rows), where)
     return [row for row, passed in zip(rows, answer, strict=True) if passed]
 
@@ -100,9 +93,9 @@ def test_both_sets_hold_what_passes_alone(
     before = resolve(retrieved_project, "retrieved_set", "shapes").fingerprint
     configure(retrieved_project, where="number % 2 = 0")
     assert resolve(retrieved_project, "retrieved_set", "shapes").fingerprint != before
-    sets = [retrieve_pairs(retrieved_project, "shapes"), draw_control(retrieved_project, "shapes")]
     embeddings = retrieved_project.store.current("corpus_embeddings", "all")
-    for artifact in sets:
+    for make in (retrieve_pairs, draw_control):
+        artifact = make(retrieved_project, "shapes")
         rows = pairs_of(artifact)["row"]
         numbers = row_metadata(embeddings, rows, ["number"])["number"].astype(int)
         assert len(numbers) and not (numbers % 2).any()

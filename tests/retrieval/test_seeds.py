@@ -84,19 +84,21 @@ def test_a_mode_that_needs_seeds_says_so(project: Project) -> None:
         retrieve_pairs(project, "shapes")
 
 
+def fingerprints(project: Project) -> list[str]:
+    stages = ("retrieved_set", "evaluation_set")
+    return [resolve(project, stage, "shapes").fingerprint for stage in stages]
+
+
 def test_seeds_count_for_the_fingerprint_only_where_used(
     project: Project,
 ) -> None:
-    plain = {
-        stage: resolve(project, stage, "shapes").fingerprint
-        for stage in ("retrieved_set", "evaluation_set")
-    }
+    plain = fingerprints(project)
     path = write_seed(project, "seed.png", encode(draw("circle", "red", 5000)))
     configure(project, seeds={"circle": ["seed.png"]})
-    assert {stage: resolve(project, stage, "shapes").fingerprint for stage in plain} == plain
+    assert fingerprints(project) == plain
     configure(project, modes=["t2t", "i2i"])
     used = retrieve_pairs(project, "shapes")
-    assert used.fingerprint not in plain.values()
+    assert used.fingerprint not in plain
     path.write_bytes(encode(draw("circle", "green", 5000)))
     with pytest.raises(StaleArtifact, match="seeds"):
         fresh(project, "retrieved_set", "shapes")

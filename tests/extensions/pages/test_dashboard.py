@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 from conftest import write_project
 from support.drawings import SHAPES
 from support.results import publish_results
+from support.upkeep import edit_domain
 
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.evaluation.comparison import compare
@@ -50,14 +50,9 @@ class Page(HTMLParser):
             self.text += data
 
 
-def write_domain(project: Project, **fields: object) -> None:
-    path = project.config.domains / "shapes.yaml"
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **fields}))
-
-
 def project_in(directory: Path) -> Project:
     project = write_project(directory, Path("/none"), Path("/none"))
-    write_domain(project, classes=["circle", HOSTILE, "$x^2$ <b>bold</b>"])
+    edit_domain(project, "shapes", classes=["circle", HOSTILE, "$x^2$ <b>bold</b>"])
     return project
 
 
@@ -87,7 +82,7 @@ def test_a_page_runs_and_loads_nothing(  # FAULTS 34
     page = Page(compared if made == "comparison" else overview(project))
     tags = {tag for tag, _ in page.tags}
     assert not {"script", "b", "iframe", "object", "embed"} & tags
-    assert not [found for _, found in page.tags if any(name.startswith("on") for name in found)]
+    assert not [name for _, found in page.tags for name in found if name.startswith("on")]
     places = [found.get(name) for _, found in page.tags for name in ("src", "href", "srcset")]
     loaded = {str(place).partition(",")[0] for place in places if place}
     assert loaded <= {"data:", "data:image/jpeg;base64", "data:image/png;base64"} and loaded
@@ -140,19 +135,19 @@ def test_the_headline_says_what_is_known_and_how_sure(compared: Artifact) -> Non
 @pytest.mark.parametrize(
     ("right", "words"),
     [
-        ({BASE: [1, 0]}, "no customized model is measured"),
-        ({GATED: [1, 0]}, "names 50.0% of 2 images right; the base was not measured"),
+        ({BASE: [True, False]}, "no customized model is measured"),
+        ({GATED: [True, False]}, "names 50.0% of 2 images right; the base was not measured"),
         (
-            {BASE: [0, 1] * 10, GATED: [0, 1] * 10, CONTROL: [1, 1] * 10},
+            {BASE: [False, True] * 10, GATED: [False, True] * 10, CONTROL: [True] * 20},
             "random pairs work better",
         ),
     ],
     ids=["base", "alone", "control"],
 )
 def test_what_is_missing_or_lost_is_said(
-    project: Project, right: dict[str, list[int]], words: str
+    project: Project, right: dict[str, list[bool]], words: str
 ) -> None:
-    publish_results(project, "shapes", {name: list(map(bool, one)) for name, one in right.items()})
+    publish_results(project, "shapes", right)
     assert words in Page(compare(project, "shapes")).text
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from PIL import Image
 from support.customized import customized
 from support.drawings import SHAPES, draw
 from support.judging import SLUG, header_of, say, without_labels
 from support.processes import killed
+from support.upkeep import edit_domain
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.embedding import Encoder
@@ -35,10 +35,9 @@ HOSTILE = "<img src=x onerror=alert(1)> & 'square'"
 def pictures(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
     for number in range(24):
-        (folder / str(number % 2)).mkdir(parents=True, exist_ok=True)
-        draw(SHAPES[number % 4], "red", number).save(
-            folder / str(number % 2) / f"{number:02d} <b>&'.png"
-        )
+        path = folder / str(number % 2) / f"{number:02d} <b>&'.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw(SHAPES[number % 4], "red", number).save(path)
     (folder / "broken.jpg").write_bytes(b"no picture")
     return folder
 
@@ -46,10 +45,7 @@ def pictures(tmp_path: Path) -> Path:
 @pytest.fixture
 def project(make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch) -> Project:
     project = make_project()
-    path = project.config.domains / f"{SLUG}.yaml"
-    domain = yaml.safe_load(path.read_text())
-    domain["classes"][1] = HOSTILE
-    path.write_text(yaml.safe_dump(domain))
+    edit_domain(project, SLUG, classes=[SHAPES[0], HOSTILE, *SHAPES[2:]])
     without_labels(project, [GATED])
 
     def classify(
@@ -65,9 +61,15 @@ def project(make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatc
     return project
 
 
+def prepared(
+    project: Project, pictures: Path, candidate: str | None = GATED, against: str = "base"
+) -> Any:
+    return prepare_log(project, SLUG, str(pictures), candidate, against, print)
+
+
 @pytest.fixture
 def board(project: Project, pictures: Path) -> Iterator[JudgeBoard]:
-    path, named = prepare_log(project, SLUG, str(pictures), GATED, "base", print)
+    path, named = prepared(project, pictures)
     with open_judge(path, "a tester", 1_000_000) as board:
         board.pictures = named
         yield board
@@ -81,12 +83,12 @@ def test_a_log_has_all_readable_disagreements_in_random_order(board: JudgeBoard)
 
 
 def test_the_same_pictures_resume_and_others_begin_anew(project: Project, pictures: Path) -> None:
-    first, _ = prepare_log(project, SLUG, str(pictures), GATED, "base", print)
+    first, _ = prepared(project, pictures)
     bytes_before = first.read_bytes()
-    assert prepare_log(project, SLUG, str(pictures), None, "champion", print)[0] == first
+    assert prepared(project, pictures, None, "champion")[0] == first
     assert first.read_bytes() == bytes_before
     draw("circle", "blue", 99).save(pictures / "new.png")
-    assert prepare_log(project, SLUG, str(pictures), GATED, "base", print)[0] != first
+    assert prepared(project, pictures)[0] != first
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,7 @@ def test_models_that_cannot_be_compared_are_refused(
     project: Project, pictures: Path, candidate: str, against: str, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        prepare_log(project, SLUG, str(pictures), candidate, against, print)
+        prepared(project, pictures, candidate, against)
 
 
 def judge_until_killed(config: Path, source: str) -> None:
@@ -117,7 +119,7 @@ def judge_until_killed(config: Path, source: str) -> None:
         return kept[0]
 
     Scratch.keep = dying  # type: ignore[method-assign]
-    prepare_log(Project.load(config), SLUG, source, GATED, "base", print)
+    prepared(Project.load(config), Path(source))
 
 
 def test_killed_between_two_models_it_resumes_with_the_second(
@@ -128,7 +130,7 @@ def test_killed_between_two_models_it_resumes_with_the_second(
     assert not list((retrieved_project.path.parent / JUDGEMENTS).rglob("*.jsonl"))
     images, batches = Encoder.images, []
     monkeypatch.setattr(Encoder, "images", lambda *given: batches.append(given) or images(*given))
-    path, _ = prepare_log(retrieved_project, SLUG, str(pictures), GATED, "base", print)
+    path, _ = prepared(retrieved_project, pictures)
     header = Session.read(path).header
     assert len(batches) == 1 and (header.images, header.unreadable) == (24, 1)
 

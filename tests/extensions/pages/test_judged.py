@@ -7,10 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import yaml
 from support.judging import SLUG, judge, unavailable, without_labels
 from support.promotion import candidates, outcomes, result, stand_in
-from support.upkeep import change_pipeline
+from support.upkeep import change_pipeline, edit_domain
 
 from react_pipeline.extensions.pages.judge import _against
 from react_pipeline.project.project import Project
@@ -18,11 +17,12 @@ from react_pipeline.promotion.decision import decide, promote, promotion_is_curr
 from react_pipeline.promotion.verdicts import Verdict
 from react_pipeline.store.errors import InputError, StaleArtifact
 
+MakeProject = Callable[..., Project]
 GATED, CONTROL, LOCKED = "gated-image", "gated-image-control", "locked-text"
 
 
 @pytest.fixture
-def make(make_project: Callable[..., Project]) -> Callable[..., Project]:
+def make(make_project: MakeProject) -> MakeProject:
     def build(**promotion: object) -> Project:
         project = without_labels(make_project(promotion=promotion), [GATED, CONTROL, LOCKED])
         unavailable(project, "base", GATED, LOCKED)
@@ -35,7 +35,7 @@ def verdict(project: Project) -> Verdict:
     return Verdict.read(decide(project, SLUG))
 
 
-def test_a_judged_lead_beyond_the_noise_makes_a_champion(make: Callable[..., Project]) -> None:
+def test_a_judged_lead_beyond_the_noise_makes_a_champion(make: MakeProject) -> None:
     project = make()
     assert verdict(project).decision == "nothing"
     judge(project, GATED, "base", ["won"] * 40 + ["lost"] * 8 + ["neither"] * 6)
@@ -44,9 +44,7 @@ def test_a_judged_lead_beyond_the_noise_makes_a_champion(make: Callable[..., Pro
     artifact = decide(project, SLUG)
     found = Verdict.read(artifact)
     assert (found.decision, found.champion.method, found.by) == ("promoted", GATED, "rule")
-    assert (
-        found.test is not None and found.test.judged == 54 and 0 < found.test.low < found.test.gain
-    )
+    assert found.test and found.test.judged == 54 and 0 < found.test.low < found.test.gain
     assert "judged without labels" in found.reason
     assert decide(project, SLUG).fingerprint == artifact.fingerprint
     assert promotion_is_current(project, SLUG).fingerprint == artifact.fingerprint
@@ -73,29 +71,27 @@ def test_a_judged_lead_beyond_the_noise_makes_a_champion(make: Callable[..., Pro
     ],
 )
 def test_the_bound_decides_and_not_the_estimate(
-    make: Callable[..., Project], answers: list[str], decision: str
+    make: MakeProject, answers: list[str], decision: str
 ) -> None:
     project = make()
     judge(project, GATED, "base", answers, disagreements=2000, images=3000)
     assert verdict(project).decision == decision
 
 
-def test_more_sessions_ask_for_more_and_one_is_promoted(make: Callable[..., Project]) -> None:
+def test_more_sessions_ask_for_more_and_one_is_promoted(make: MakeProject) -> None:
     project = make()
-    judge(project, GATED, "base", ["won"] * 8, disagreements=2000, images=3000)
-    judge(project, LOCKED, "base", ["won", "lost"] * 5, disagreements=2000, images=3000)
+    judge(project, GATED, "base", ["won"] * 8)
+    judge(project, LOCKED, "base", ["won", "lost"] * 5)
     found = verdict(project)
     assert (found.decision, found.candidates) == ("challenger", 2)
-    assert found.test is not None and found.test.confidence == pytest.approx(0.975)
+    assert found.test and found.test.confidence == pytest.approx(0.975)
     judge(project, GATED, "base", ["won"] * 30)
     judge(project, LOCKED, "base", ["won"] * 20)
     rows = candidates(decide(project, SLUG))
     assert [rows[method][0] for method in (GATED, LOCKED)] == ["promoted", "passed"]
 
 
-def test_nothing_moves_without_a_judgement_over_todays_champion(
-    make: Callable[..., Project],
-) -> None:
+def test_nothing_moves_without_a_judgement_over_todays_champion(make: MakeProject) -> None:
     project = make()
     with pytest.raises(InputError, match="no images"):
         promote(project, SLUG, GATED, "because")
@@ -107,7 +103,7 @@ def test_nothing_moves_without_a_judgement_over_todays_champion(
     assert verdict(changed).decision == "incomparable"
 
 
-def test_a_control_that_does_as_well_blocks(make: Callable[..., Project]) -> None:
+def test_a_control_that_does_as_well_blocks(make: MakeProject) -> None:
     project = make()
     judge(project, GATED, "base", ["won"] * 20)
     judge(project, GATED, CONTROL, ["won", "lost"] * 5)
@@ -117,13 +113,12 @@ def test_a_control_that_does_as_well_blocks(make: Callable[..., Project]) -> Non
     assert verdict(project).decision == "promoted"
 
 
-def test_measured_labels_win_over_judgements(make: Callable[..., Project]) -> None:
+def test_measured_labels_win_over_judgements(make: MakeProject) -> None:
     project = make()
     judge(project, GATED, "base", ["won"] * 40)
     assert verdict(project).decision == "promoted"
-    path = project.config.domains / f"{SLUG}.yaml"
     labelled = {"name": "x", "kind": "folder", "path": str(project.path.parent)}
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "evaluation": labelled}))
+    edit_domain(project, SLUG, evaluation=labelled)
     stand_in(project, "evaluation_set", SLUG)
     result(project, SLUG, "base", outcomes(140))
     result(project, SLUG, GATED, outcomes(100))
@@ -132,9 +127,7 @@ def test_measured_labels_win_over_judgements(make: Callable[..., Project]) -> No
     assert "judged" not in found.reason
 
 
-def test_a_judged_model_that_is_fresh_again_is_decided_on_again(
-    make: Callable[..., Project],
-) -> None:
+def test_a_judged_model_that_is_fresh_again_is_decided_on_again(make: MakeProject) -> None:
     project = make()
     judge(project, GATED, "base", ["won"] * 40)
     settings = project.path.read_text()
@@ -152,7 +145,7 @@ def test_a_judged_model_that_is_fresh_again_is_decided_on_again(
     assert promotion_is_current(again, SLUG)
 
 
-def test_a_person_promotes_a_judged_model(make: Callable[..., Project]) -> None:
+def test_a_person_promotes_a_judged_model(make: MakeProject) -> None:
     project = make()
     judge(project, GATED, "base", ["won"] * 3)
     assert verdict(project).champion.method == "base"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +31,12 @@ from react_pipeline.store.errors import MissingArtifact, StaleArtifact
 GATED, CONTROL = "gated-image", "gated-image-control"
 
 
-def answers(*shares: float, count: int = 40) -> dict[str, list[bool]]:
+def answers(
+    *shares: float, methods: Sequence[str] = ("base", GATED, CONTROL)
+) -> dict[str, list[bool]]:
     return {
-        method: [position < share * count for position in range(count)]
-        for method, share in zip(("base", GATED, CONTROL), shares, strict=False)
+        method: [position < share * 40 for position in range(40)]
+        for method, share in zip(methods, shares, strict=False)
     }
 
 
@@ -64,12 +67,8 @@ def test_means_say_how_many_of_how_many_and_how_sure(
         table[kept].fillna("-"), expected[kept].fillna("-"), check_dtype=False
     )
     means = table[table["domain"] == MEAN].set_index("method")
-    assert means["status"].to_dict() == {
-        "base": "2 of 2 domains",
-        GATED: "1 of 2 domains",
-        CONTROL: "1 of 2 domains",
-    }
-    assert artifact.counts["covers"] == means["status"].to_dict()
+    status = {"base": "2 of 2 domains", **dict.fromkeys((GATED, CONTROL), "1 of 2 domains")}
+    assert artifact.counts["covers"] == means["status"].to_dict() == status
     assert "1 of 2 domains" in artifact.file("dashboard.html").read_text()
     assert artifact.counts["top1"][GATED] == means.loc[GATED, "top1"] == 0.5
     for low, value, high in (
@@ -142,8 +141,7 @@ def test_spoilt_comparison_is_named_and_other_domains_are_shown(
 def test_the_table_per_class_has_each_method_with_difference(
     project: Project,
 ) -> None:
-    publish_results(project, "shapes", answers(0.25, 0.5, 0.25))
-    artifact = compare(project, "shapes")
+    artifact = compared(project, "shapes", 0.25, 0.5, 0.25)
     classes = pd.read_parquet(artifact.file("per_class.parquet"))
     base, gated, control = (classes[classes["method"] == one] for one in ("base", GATED, CONTROL))
     assert list(base["class"]) == list(gated["class"]) == project.domain("shapes").class_names
@@ -157,12 +155,7 @@ def test_the_deviation_over_seeds_is_that_of_their_means(tmp_path: Path) -> None
     seeds = [GATED, f"{GATED}-seed1", f"{GATED}-seed2"]
     shares = {"shapes": (0.5, 0.6, 0.7), "colours": (0.9, 0.8, 0.7)}
     for slug, right in shares.items():
-        methods = dict(zip(["base", *seeds], (0.25, *right), strict=True))
-        publish_results(
-            project,
-            slug,
-            {name: [n < share * 40 for n in range(40)] for name, share in methods.items()},
-        )
+        publish_results(project, slug, answers(0.25, *right, methods=["base", *seeds]))
         page = compare(project, slug).file("dashboard.html").read_text()
         assert "over 3 of them" in page and "trained once" not in page
     artifact = overview(project)

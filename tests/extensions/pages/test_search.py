@@ -14,13 +14,10 @@ from conftest import write_project
 from PIL import Image
 from support.drawings import draw, encode, pair, write_shard
 from support.ready import CAPTIONS, encoded, write_ready
+from support.stages import run_corpus
 
-from react_pipeline.clip.base import publish_base
-from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.extensions.pages.search import CorpusBoard, draw_pairs, search_pairs
 from react_pipeline.extensions.pages.server import PER_PAGE, create_app
-from react_pipeline.indexing.index import build_index
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError, MissingArtifact
 
@@ -54,9 +51,8 @@ def test_a_text_finds_what_the_command_line_finds(board: CorpusBoard, project: P
         expected = search_pairs(project, "a red circle", mode, PER_PAGE)
         assert rows_of(view) == expected["row"].tolist()
         assert [item.caption for item in view.items] == expected["caption"].tolist()
-        assert [float(item.note) for item in view.items] == pytest.approx(
-            expected["similarity"].tolist(), abs=1e-3
-        )
+        notes = [float(item.note) for item in view.items]
+        assert notes == pytest.approx(expected["similarity"].tolist(), abs=1e-3)
     assert board.view({"text": "a red circle"}).menus[0].value == "text"
     (more,) = view.buttons
     rest = board.view({"text": "a red circle", "side": "image", **dict(more.ask or {})})
@@ -87,10 +83,7 @@ def test_without_a_question_pairs_at_even_distances_are_shown(board: CorpusBoard
         {"text": "a", "side": "sound"},
         {"text": "a", "page": 1_000},
         {"text": "\ud800"},
-        {"row": 1_000_000},
-        {"row": -1},
-        {"row": float("inf")},
-        {"row": "../x"},
+        *({"row": row} for row in (1_000_000, -1, float("inf"), "../x")),
     ],
 )
 def test_what_cannot_be_searched_for_is_reported(board: CorpusBoard, asked: Any) -> None:
@@ -104,10 +97,9 @@ def hostile_project(make_project: Callable[..., Project], tmp_path: Path) -> Pro
     samples["002"]["txt"] = HOSTILE.encode()
     # A key that names a file of this machine.
     samples[str(Path(__file__).with_suffix("")).lstrip("/")] = pair("square", "red", 9)
-    write_shard(tmp_path / "shards" / "0.tar", samples)
-    project = make_project(corpus={"shards": [str(tmp_path / "shards" / "*.tar")]})
-    for publish in (publish_corpus, publish_base, embed_corpus, build_index):
-        publish(project)
+    shard = write_shard(tmp_path / "0.tar", samples)
+    project = make_project(corpus={"shards": [str(shard)]})
+    run_corpus(project)
     return project
 
 
@@ -116,7 +108,7 @@ def test_a_shard_that_is_gone_costs_its_pictures_only(
 ) -> None:
     client = create_app(CorpusBoard(hostile_project)).test_client()
     assert all(client.get(f"/picture/{row}").status_code == 200 for row in range(7))
-    (tmp_path / "shards" / "0.tar").unlink()
+    (tmp_path / "0.tar").unlink()
     found = client.post("/view", json={"asked": {"text": HOSTILE}}).get_json()["items"]
     assert len(found) == 7 and found[0]["caption"] == HOSTILE
     assert client.get("/picture/0").status_code == 404
@@ -137,8 +129,7 @@ def test_pictures_at_urls_are_left_to_the_browser(
     table.loc[0, "url"] = "javascript:alert(1)"
     table.to_parquet(metadata, index=False)
     project = make_project(corpus={"kind": "embeddings", "embeddings": str(tmp_path / "ready")})
-    for publish in (publish_corpus, publish_base, embed_corpus, build_index):
-        publish(project)
+    run_corpus(project)
     board = CorpusBoard(project)
     client = create_app(board).test_client()
     found = {item.caption: item for item in board.view({"text": CAPTIONS[5]}).items}

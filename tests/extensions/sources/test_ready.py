@@ -25,11 +25,11 @@ from support.ready import (
     write_ready,
     write_vector_column,
 )
+from support.stages import run_corpus
 from support.vectors import read_vectors
 
 from react_pipeline.corpus import publish_corpus
 from react_pipeline.embedding import (
-    embed_corpus,
     read_metadata,
     row_metadata,
     row_vectors,
@@ -63,9 +63,7 @@ def make(make_project: Make, ready: Path) -> Make:
 
 
 def adopted(project: Project) -> Artifact:
-    for stage in ("corpus", "base_checkpoint"):
-        run(project, stage, "all")
-    return embed_corpus(project)
+    return run_corpus(project, "corpus_embeddings")
 
 
 def test_vectors_are_linked_and_metadata_keeps_its_fields(
@@ -88,8 +86,7 @@ def test_vectors_are_linked_and_metadata_keeps_its_fields(
     assert list(table["caption"]) == ["", " ", *CAPTIONS[2:]]
     assert set(table["image_sha256"]) == {""}
     assert list(row_metadata(artifact, rows, ["url"])["url"]) == [URLS[row] for row in rows]
-    counts = fresh(project, "corpus").counts
-    assert (counts["shards"], counts["pairs"]) == (3, 16)
+    assert fresh(project, "corpus").counts.items() >= {"shards": 3, "pairs": 16}.items()
     with pytest.raises(StaleArtifact, match="caption_column"):
         fresh(make(url_column="URL"), "corpus_embeddings")
 
@@ -110,7 +107,7 @@ def test_a_file_that_changes_later_is_refused(make: Make, ready: Path, text: NDA
     with pytest.raises(CorruptArtifact):
         row_vectors(artifact, "image", pd.Series([7]))
     with pytest.raises(CorpusError, match=r"img_emb_01\.npy: is missing or has changed"):
-        embed_corpus(project)
+        run(project, "corpus_embeddings", "all")
 
 
 @pytest.mark.parametrize("how", ["stored", "deflated", "not unit"])
@@ -148,7 +145,7 @@ def test_a_killed_conversion_goes_on_where_it_was(
     monkeypatch.setattr(ready_embeddings, "_write_metadata", dies_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         adopted(project)
-    artifact = embed_corpus(project)
+    artifact = adopted(project)
     assert len(done) == 3 and done[2] == done[1]
     assert np.array_equal(read_vectors(artifact, "text"), text.astype(np.float32))
 
@@ -172,7 +169,7 @@ def test_captions_are_encoded_where_only_images_have_vectors(
     assert np.allclose(read_vectors(artifact, "image"), image, atol=1e-3)
     table = read_metadata(artifact)
     assert [*table["caption"], *table["url"]] == [*CAPTIONS, *URLS]
-    assert run(project, "faiss_index", "all").counts["rows"] == len(text)
+    assert run_corpus(project).counts["rows"] == len(text)
 
 
 def change(pattern: str, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], None]:
@@ -248,7 +245,6 @@ def test_what_does_not_fit_is_refused_by_name(
     damage(ready)
     with pytest.raises(CorpusError, match=expected):
         publish_corpus(project)
-    assert not project.store.keys("corpus")
 
 
 @pytest.mark.parametrize("what", ["random", "narrow", "rows", "images", "empty"])

@@ -15,17 +15,29 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import support.web
 from PIL import Image
 from support.deadly_images import MARK
 from support.drawings import COLOURS, SHAPES, draw, encode
-from support.web import Answer, Web, send, served
+from support.web import (
+    Answer,
+    Web,
+    cut,
+    drip,
+    dripping,
+    failing_first,
+    hanging,
+    page,
+    redirected,
+    send,
+    served,
+)
 
 from react_pipeline.corpus import decoding
 from react_pipeline.extensions.sources import downloads, image_client
 from react_pipeline.extensions.sources.kinds import ReadyEmbeddings
 from react_pipeline.extensions.sources.url_source import UrlSource
 from react_pipeline.store import CorpusError
+from react_pipeline.web_policy import plain_url
 
 IMAGES = {
     f"/{n}": encode(draw(SHAPES[n % 4], COLOURS[n // 4 % 4], n), ("png", "jpg", "webp")[n % 3])
@@ -50,7 +62,7 @@ def endless(handler: Any, _before: int, data: bytes = b"") -> None:
 
 def dripping_head(handler: Any, _before: int) -> None:
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
-    support.web.drip(handler)
+    drip(handler)
 
 
 def away_with_a_bomb(handler: Any, _before: int) -> None:
@@ -68,29 +80,27 @@ def zipped(handler: Any, _before: int) -> None:
 BROKEN: dict[str, tuple[Any, str, int]] = {
     # path: (answer, reason, attempts with one retry)
     "/gone": (None, "http_404", 1),
-    "/page": (support.web.page, "not_an_image", 2),
-    "/cut": (support.web.cut(ONE), "truncated", 2),
+    "/page": (page, "not_an_image", 2),
+    "/cut": (cut(ONE), "truncated", 2),
     "/half": (ONE[:200], "truncated", 2),
-    "/hanging": (support.web.hanging, "timeout", 2),
-    "/dripping": (support.web.dripping, "timeout", 2),
+    "/hanging": (hanging, "timeout", 2),
+    "/dripping": (dripping, "timeout", 2),
     "/dripping-head": (dripping_head, "timeout", 2),
     "/endless": (endless, "too_many_bytes", 1),
     "/zipped": (zipped, "not_an_image", 2),
     "/bomb": (encode(Image.new("1", (200, 200))), "too_many_pixels", 1),
     "/noai": (robots("noai"), "disallowed_by_header", 1),
     "/not-us": (robots("other: all, React-Pipeline: noindex"), "disallowed_by_header", 1),
-    "/large": (robots("max-image-preview:large, noai"), "disallowed_by_header", 1),
     "/until": (
-        robots("unavailable_after: Wed, 25 Jun 2010 15:00:00 GMT, noindex"),
+        robots("max-image-preview:large, unavailable_after: Wed, 25 Jun 2010 15:00:00 GMT, noai"),
         "disallowed_by_header",
         1,
     ),
-    "/to-file": (support.web.redirected("file:///etc/hostname"), "refused_url", 1),
-    "/to-user": (support.web.redirected("http://user:pass@127.0.0.1/"), "refused_url", 1),
-    "/loop": (support.web.redirected("/loop"), "unreachable", 2),
+    "/to-file": (redirected("file:///etc/hostname"), "refused_url", 1),
+    "/loop": (redirected("/loop"), "unreachable", 2),
     "/empty": (b"", "empty", 2),
     "/private/a": (ONE, "disallowed_by_robots", 1),
-    "/to-private": (support.web.redirected("/private/a"), "disallowed_by_robots", 1),
+    "/to-private": (redirected("/private/a"), "disallowed_by_robots", 1),
 }
 ROBOTS = b"User-agent: other\nDisallow: /\n\nUser-agent: react-pipeline\nDisallow: /private/\n"
 
@@ -128,18 +138,17 @@ def test_good_images_come_and_failures_have_reason_and_attempts(
 ) -> None:
     monkeypatch.setattr(image_client, "MAX_RESPONSE_BYTES", 1 << 20)
     answers = {path: answer for path, (answer, _, _) in BROKEN.items() if answer is not None}
-    answers |= {**IMAGES, "/later": support.web.failing_first(1, ONE), "/robots.txt": ROBOTS}
+    answers |= {"/later": failing_first(1, ONE)}
     answers["/others"] = robots("other: noindex, unavailable_after: 1 Jan 2020")
     answers["/other"] = robots("other: max-snippet:5, noindex")
-    with served(answers) as web:
+    with served({**answers, **IMAGES, "/robots.txt": ROBOTS}) as web:
         rows = rows_of(web, *BROKEN, "/later", "/others", "/other", *IMAGES)
         odd = pd.DataFrame({"row": [90, 91], "url": ["file:///etc/hostname", None], "caption": "a"})
         rows = pd.concat([rows, odd], ignore_index=True)
         source = source_of(tmp_path, timeout_seconds=1)
         images = fetched(source, rows.sample(frac=1, random_state=1))
-        first = len(BROKEN)
-        assert list(images.values()) == [*[ONE] * 3, *IMAGES.values()]
-        assert list(images) == [*range(first, first + 3 + len(IMAGES))]
+        good = [*[ONE] * 3, *IMAGES.values()]
+        assert list(images.items()) == [*enumerate(good, len(BROKEN))]
         ledger = source.ledger
         found = {row.row: (row.reason, row.attempts) for row in ledger.itertuples()}
         expected = {
@@ -170,11 +179,11 @@ def test_a_pair_has_its_digest_and_a_short_caption(web: Web, tmp_path: Path) -> 
     rows = rows_of(web, "/0", "/1", "/0", caption=captions, **{"class": "birds"})
     source = source_of(tmp_path)
     pairs = [pair for pair, _ in source.fetch(rows.assign(image_sha256=""))]
-    assert [(pair.row, pair.label, pair.caption) for pair in pairs] == [
-        (0, "birds", "one"),
-        (2, "birds", "x" * 2_000),
+    digest = hashlib.sha256(ONE).hexdigest()
+    assert [(pair.row, pair.label, pair.caption, pair.image_sha256) for pair in pairs] == [
+        (0, "birds", "one", digest),
+        (2, "birds", "x" * 2_000, digest),
     ]
-    assert {pair.image_sha256 for pair in pairs} == {hashlib.sha256(ONE).hexdigest()}
     assert source.failed == {1: "empty_caption"}
     assert dict(web.asked) == {"/0": 1}
 
@@ -188,7 +197,7 @@ def test_two_builds_at_once_fetch_an_image_once(web: Web, tmp_path: Path) -> Non
 
 
 def test_processes_fetch_as_one_does(web: Web, tmp_path: Path) -> None:
-    web.answers["/page"] = support.web.page
+    web.answers["/page"] = page
     source = source_of(tmp_path, processes=2)
     assert fetched(source, rows_of(web, *IMAGES, "/page")) == dict(enumerate(IMAGES.values()))
     assert source.ledger[["reason", "attempts"]].to_numpy().tolist() == [["not_an_image", 2]]
@@ -262,7 +271,7 @@ def test_the_body_of_a_redirect_is_never_read(web: Web, tmp_path: Path) -> None:
 
 
 def test_a_robots_txt_elsewhere_is_obeyed(web: Web, tmp_path: Path) -> None:
-    web.answers["/robots.txt"] = support.web.redirected("/rules")
+    web.answers["/robots.txt"] = redirected("/rules")
     # The mark of UTF-8 before the first line, and an opt-out that is none of the images'.
     rules = b"\xef\xbb\xbfUser-agent: *\nDisallow: /private/\n"
     web.answers["/rules"] = lambda handler, _: send(handler, rules, X_Robots_Tag="noindex")
@@ -278,7 +287,7 @@ def test_a_robots_txt_at_a_private_address_is_not_asked_for(
 ) -> None:
     monkeypatch.setattr(image_client, "is_public", lambda address: address == "127.0.0.2")
     with served({"/robots.txt": b""}) as private:
-        away = support.web.redirected(f"{private.url}/robots.txt")
+        away = redirected(f"{private.url}/robots.txt")
         with served({"/0": ONE, "/robots.txt": away}, "127.0.0.2") as public:
             source = source_of(tmp_path, allow_private_addresses=False, retries=0)
             assert not fetched(source, rows_of(public, "/0"))
@@ -325,7 +334,7 @@ def test_the_address_that_was_checked_is_connected_to(
         send(handler, ONE)
 
     with served({"/0": ONE}) as private:
-        target = support.web.redirected(f"{private.url}/0")
+        target = redirected(f"{private.url}/0")
         with served({"/0": named, "/away": target, "/robots.txt": b""}, "127.0.0.2") as public:
             port = public.url.rpartition(":")[2]
             client_of = source_of(tmp_path, allow_private_addresses=False, threads=1, retries=0)
@@ -336,3 +345,47 @@ def test_the_address_that_was_checked_is_connected_to(
     assert client_of.failed == {1: "private_address", 2: "private_address"}
     assert hosts == [f"127.0.0.2:{port}"]
     assert not private.asked
+
+
+PUBLIC = {"93.184.216.34", "2606:4700::1111", "::ffff:93.184.216.34"}
+PRIVATE = {
+    *("10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "127.0.0.1"),
+    *("0.0.0.0", "224.0.0.1", "192.0.0.192", "168.63.129.16"),  # noqa: S104
+    *("::1", "fe80::1%eth0", "fd00::1", "fec0::1", "::127.0.0.1", "::ffff:10.0.0.1"),
+    *("::ffff:168.63.129.16", "::ffff:0:7f00:1"),
+    *("2002:7f00:0001::", "64:ff9b::7f00:1", "64:ff9b:1::7f00:1"),
+}
+
+
+def test_only_addresses_of_the_public_internet_are_public() -> None:
+    assert set(filter(image_client.is_public, PUBLIC | PRIVATE)) == PUBLIC
+
+
+@pytest.mark.parametrize(
+    ("url", "plain"),
+    [
+        ("http://a.org/x.jpg", "http://a.org/x.jpg"),
+        (" HTTPS://a.org/x y.jpg?q=%20&r='1' ", "HTTPS://a.org/x%20y.jpg?q=%20&r='1'"),
+        ("http://bücher.example:81/é", "http://xn--bcher-kva.example:81/%C3%A9"),
+        *dict.fromkeys(
+            [
+                "http://ü@bücher.example/",
+                "http://" + "ü" * 70 + ".example/",
+                "file:///etc/passwd",
+                "pipe:rm -rf x",
+                "data:image/png;base64,AAAA",
+                "http://user:secret@a.org/x",
+                "http:///x",
+                "http://a.org:99999/x",
+                "http://a.org/x\r\nHost: b",
+                "http://[::1/x",
+                "",
+                None,
+                float("nan"),
+                "http://a.org/" + "x" * 9_000,
+            ]
+        ).items(),
+    ],
+)
+def test_only_plain_web_addresses_pass(url: Any, plain: str | None) -> None:
+    assert plain_url(url) == plain

@@ -33,10 +33,8 @@ def table(path: Path, **columns: object) -> Path:
 def test_unusable_rows_are_counted_and_first_equal_urls_kept(
     tmp_path: Path,
 ) -> None:
-    first = table(tmp_path / "a.parquet", url=URLS, caption=CAPTIONS, width=list(range(7)))
-    second = table(
-        tmp_path / "b.parquet", url=["http://a/2", "http://a/5"], caption=["again", "five"]
-    )
+    first = table(tmp_path / "a.parquet", url=URLS, caption=CAPTIONS, width=URLS)
+    second = table(tmp_path / "b.parquet", url=[URLS[1], "http://a/5"], caption=["again", "five"])
     rows, skipped = read(first, second)
     assert rows == [("http://a/1", "one"), ("http://a/2", "two"), ("http://a/5", "five")]
     assert skipped == {"no_url": 2, "duplicate_url": 2, "no_caption": 2}
@@ -64,7 +62,7 @@ def test_other_column_names_are_taken_and_missing_ones_named(
 
 
 def test_a_cut_or_damaged_table_is_refused(tmp_path: Path) -> None:
-    texts = [f"http://a/{number}" for number in range(5_000)]
+    texts = [*map(str, range(5_000))]
     whole = table(tmp_path / "whole.parquet", url=texts, caption=texts).read_bytes()
     middle = len(whole) // 2
     for name, data in {
@@ -97,7 +95,6 @@ def test_tsv_is_read_with_and_without_names(
 
 
 def test_hashes_go_with_their_rows(tmp_path: Path) -> None:
-    urls = ["http://a/1", "http://a/2"]
-    path = table(tmp_path / "a.parquet", url=urls, caption=["x", "y"], sha256=["ab", None])
+    path = table(tmp_path / "a.parquet", url=["1", "2"], caption=["x", "y"], sha256=["ab", None])
     rows = read_rows([path], UrlTables(urls=("x",), hash_column="sha256"), Counter())
     assert [row.fields["hash"] for row in rows] == ["ab", ""]
