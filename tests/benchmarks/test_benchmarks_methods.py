@@ -16,13 +16,6 @@ from react_pipeline.project.project import Project
 DOMAINS = ("shapes", "colours")
 
 
-@pytest.fixture
-def page(tmp_path: Path) -> Path:
-    path = tmp_path / "results.md"
-    path.write_text(f"# Before\n\n{benchmark.BEGIN}\nold\n{benchmark.END}\n\nAfter.\n")
-    return path
-
-
 def test_what_a_store_holds_is_not_made_again(
     retrieved_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -33,8 +26,7 @@ def test_what_a_store_holds_is_not_made_again(
     work = (1, "shapes", "gated-image")
     row = benchmark.row_of(one, work)
     assert isinstance(row, Row)
-    assert row.trainable_parameters > 0
-    assert row.seconds > 0
+    assert min(row.trainable_parameters, row.seconds) > 0
     monkeypatch.setattr(benchmark, "customize_with_pairs", None)
     again = benchmark.row_of(benchmark.store_of_arm(project, "keep", 1), work)
     assert isinstance(again, Row)
@@ -60,20 +52,23 @@ def some_rows() -> list[Row]:
 def test_gains_are_taken_seed_by_seed() -> None:
     lone = Row(2, "shapes", "gated-image", 1.0)
     summary = benchmark.summarise([*some_rows(), lone], DOMAINS).set_index("method")
-    gated = summary.loc["gated-image"]
-    assert gated["seeds"] == 2
-    assert gated["mean"] == pytest.approx(55)
-    assert gated["shapes"] == pytest.approx(45)
-    assert gated["over_base"] == pytest.approx(35)
-    assert gated["over_control"] == pytest.approx((20 + 30) / 2)
-    assert gated["over_control_spread"] == pytest.approx(50**0.5)
+    figures = {
+        "seeds": 2,
+        "mean": 55,
+        "shapes": 45,
+        "over_base": 35,
+        "over_control": (20 + 30) / 2,
+        "over_control_spread": 50**0.5,
+    }
+    assert summary.loc["gated-image", list(figures)].to_dict() == pytest.approx(figures)
     assert pd.isna(summary.loc["base", "over_base"])
     assert pd.isna(summary.loc["gated-image-control", "over_control"])
 
 
-def test_only_what_is_between_the_markers_changes(page: Path, tmp_path: Path) -> None:
-    short = tmp_path / "short.md"
-    short.write_text(page.read_text())
+def test_only_what_is_between_the_markers_changes(tmp_path: Path) -> None:
+    page, short = tmp_path / "results.md", tmp_path / "short.md"
+    for path in (page, short):
+        path.write_text(f"# Before\n\n{benchmark.BEGIN}\nold\n{benchmark.END}\n\nAfter.\n")
     skipped = {("keep", (2, "shapes", "full")): "the loss is nan"}
     benchmark.report(some_rows(), skipped, DOMAINS, page, short)
     text = page.read_text()

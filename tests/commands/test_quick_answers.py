@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from react_pipeline.extensions.demo.commands import write_demo_project
@@ -20,7 +21,7 @@ MISTAKES = {
     "predict shapes pictures --top-k 0": "--top-k",
     "embed shapes nosuch": "nosuch: no such folder",
     "advise nosuch": "no domain 'nosuch'",
-    "advise shapes": "retrieved_set",
+    "advise shapes": "react-pipeline materialize --select '*retrieved_set' --domain shapes",
     "review nosuch": "no domain 'nosuch'",
     "judge nosuch pictures": "no domain 'nosuch'",
     "judge shapes nosuch": "nosuch: no such folder",
@@ -44,31 +45,31 @@ CODE = """
 import contextlib, io, json, sys
 from react_pipeline.commands.cli import main
 answers = {}
-for mistake in json.loads(sys.argv[1]):
-    with contextlib.redirect_stderr(io.StringIO()) as shown, contextlib.suppress(SystemExit):
-        main(mistake.split())
-    answers[mistake] = shown.getvalue()
-large = {"torch", "open_clip", "mlflow", "dagster", "pandas"} & sys.modules.keys()
-print(json.dumps({"answers": answers, "large": sorted(large)}))
+for question in json.loads(sys.argv[1]):
+    shown = io.StringIO()
+    with contextlib.redirect_stderr(shown), contextlib.redirect_stdout(shown):
+        with contextlib.suppress(SystemExit):
+            main(question.split())
+    answers[question] = shown.getvalue().splitlines()
+large = {"torch", "open_clip", "mlflow", "dagster", "scipy.optimize"} & sys.modules.keys()
+print(json.dumps([answers, "pandas" in sys.modules, sorted(large)]))
 """
 
 
-QUESTIONS = """
-import contextlib, sys
-from react_pipeline.commands.cli import main
-for question in ("domains validate", "results"):
-    with contextlib.suppress(SystemExit):
-        main(question.split())
-print(sorted({"torch", "open_clip", "mlflow", "dagster", "scipy.optimize"} & sys.modules.keys()))
-"""
+def asked(folder: Path, questions: Iterable[str]) -> tuple[dict[str, list[str]], bool]:
+    """What commands show, and whether pandas was loaded; nothing larger was."""
+    command = [sys.executable, "-c", CODE, json.dumps(list(questions))]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answers, pandas, large = json.loads(done.stdout)
+    assert large == []
+    return answers, pandas
 
 
 def test_questions_about_the_demo_load_no_model(tmp_path: Path) -> None:
     write_demo_project(tmp_path)
-    command = [sys.executable, "-c", QUESTIONS]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    lines = done.stdout.splitlines()
-    assert "4 valid" in lines and lines[-1] == "[]", done.stderr
+    answers, _ = asked(tmp_path, ["domains validate", "results"])
+    assert "4 valid" in answers["domains validate"]
 
 
 def test_mistakes_are_answered_before_anything_is_loaded(tiny_project: Project) -> None:
@@ -76,11 +77,8 @@ def test_mistakes_are_answered_before_anything_is_loaded(tiny_project: Project) 
     (folder / "empty").mkdir()
     (folder / "pictures").mkdir()
     (folder / "pictures" / "a.jpg").touch()
-    command = [sys.executable, "-c", CODE, json.dumps(list(MISTAKES))]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    reported = json.loads(done.stdout)
+    answers, pandas = asked(folder, MISTAKES)
     for mistake, token in MISTAKES.items():
-        lines = reported["answers"][mistake].splitlines()
+        lines = answers[mistake]
         assert any(line.startswith("error: ") and token in line for line in lines), mistake
-    assert reported["large"] == []
+    assert not pandas

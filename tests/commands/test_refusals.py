@@ -16,8 +16,6 @@ from sqlalchemy.exc import OperationalError
 
 from react_pipeline import __version__
 from react_pipeline.commands import cli
-from react_pipeline.project.template import prepare_home
-from react_pipeline.store.errors import InputError
 
 
 def read_only_database(folder: Path) -> None:
@@ -87,16 +85,6 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(cli, "load_project", fail)
     with pytest.raises(ValueError, match="a fault"):
         cli.main(["materialize"])
-
-
-def test_a_dagster_home_that_cannot_be_written_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("DAGSTER_HOME", raising=False)
-    prepare_home(tmp_path)
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(InputError, match=str(tmp_path / "dagster_home")):
-        prepare_home(tmp_path)
 
 
 @pytest.mark.parametrize(("limits", "expected"), [((256, 512), [(512, 512)]), ((9_000, -1), [])])

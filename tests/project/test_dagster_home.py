@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import time
@@ -82,13 +83,18 @@ def test_without_a_name_the_home_is_beside_pipeline_yaml(monkeypatch: pytest.Mon
     assert locate_home(Path("/project")) == Path("/project/dagster_home")
 
 
-def test_a_home_that_cannot_be_made_takes_one_line(
+def test_a_home_that_cannot_be_made_or_written_takes_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").touch()
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "file" / "home"))
     with pytest.raises(InputError, match="DAGSTER_HOME .*Not a directory"):
-        prepare_home(Path("elsewhere"))
+        prepare_home(tmp_path)
+    monkeypatch.delenv("DAGSTER_HOME")
+    prepare_home(tmp_path)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(InputError, match=str(tmp_path / "dagster_home")):
+        prepare_home(tmp_path)
 
 
 @pytest.mark.parametrize(

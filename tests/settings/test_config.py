@@ -9,7 +9,9 @@ import yaml
 from pydantic import ValidationError
 
 from react_pipeline.extensions.elevater.settings import ElevaterConfig
+from react_pipeline.extensions.plan import Machine
 from react_pipeline.project.outside import seed_path
+from react_pipeline.settings import EmbeddingConfig
 from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.files import load_domain, load_pipeline
 from react_pipeline.settings.training import CustomizationConfig, TrainingConfig
@@ -106,32 +108,6 @@ def test_every_problem_is_reported_at_once_with_file_and_field(tmp_path: Path) -
     assert "found 'tpu'" in str(error) and "did you mean shots or" in str(error)
 
 
-SHARDS = [
-    "pipe:cat data.tar",
-    "pipe://cat data.tar",
-    "gs:x",
-    "file:data.tar",
-    "ftp://host/data.tar",
-    "simplecache::s3://bucket/data.tar",
-    "https://me:hush@host/data.tar",
-    "https://host/data.tar?X-Amz-Signature=hush",
-    "https://host/{00000..99999999}.tar",
-    "s3://bucket",
-    "s3://*/data.tar",
-]
-
-
-def test_commands_chains_and_secrets_are_no_shards(tmp_path: Path) -> None:  # FAULTS 10
-    for shard in SHARDS:
-        error = refused(tmp_path, corpus={"shards": [shard]})
-        assert error.problems[0].field.startswith("corpus.shards") and "hush" not in str(error)
-
-
-def test_a_folder_of_images_that_holds_the_store_is_refused(tmp_path: Path) -> None:
-    error = refused(tmp_path, corpus={"kind": "images", "images": ["images", "images/../.."]})
-    assert [problem.field for problem in error.problems] == ["corpus.images"]
-
-
 HUSH = "hush-hush"
 
 
@@ -141,6 +117,7 @@ HUSH = "hush-hush"
         ("corpus: {kind: urls}", "corpus.urls", "required"),
         ("corpus: {kind: webdatset}", "corpus", "did you mean webdataset?"),
         ("corpus: [a.tar]", "corpus", "valid dictionary"),
+        ("corpus: {kind: images, images: [images, images/../..]}", "corpus.images", "store"),
         ("corpus: {kind: demo, shards: [a.tar]}", "corpus.shards", "another `kind`"),
         (f"corpus: {{kind: urls, urls: ['s3://me:{HUSH}@host/a']}}", "corpus.urls", "local"),
         (
@@ -170,6 +147,25 @@ HUSH = "hush-hush"
             "",
             "`embedding.encode: captions`",
         ),
+        (f"corpus: {{shards: ['https://me:{HUSH}@host/a.tar']}}", "corpus.shards", "only local"),
+        (
+            "corpus: {shards: ['https://host/{00000..99999999}.tar']}",
+            "corpus.shards",
+            "more than",
+        ),
+        ("variants: {full: {method: full}}", "variants", "'full' already"),
+        ("variants: {a-seed2: {method: full}}", "variants", "'a-seed2'"),
+        ("variants: {Ä b: {method: full}}", "variants", "'Ä b'"),
+        ("variants: {a: {method: fulll}}", "variants.a.method", "did you mean full?"),
+        ("variants: {a: {method: base}}", "variants.a.method", "'base'"),
+        (
+            "variants: {a: {method: full, learning_rat: 1}}",
+            "variants.a.learning_rat",
+            "mean learning_rate or",
+        ),
+        ("seeds: [1, 0, 1]", "seeds", "1 listed more than once"),
+        ("methods: [base, a]", "methods", "unknown: a"),
+        ("promotion: {methods: [a]}", "promotion", "'a' cannot become champion"),
     ],
 )
 def test_a_wrong_field_is_named_and_a_secret_is_not_repeated(
@@ -238,3 +234,87 @@ def test_classes_of_one_name_have_ids_that_differ(classes: str, token: str) -> N
     assert domain.prompt_names == ["crane", "crane", "robin"]
     with pytest.raises(ValidationError, match=token):
         DomainConfig.model_validate({"slug": "cranes", "classes": yaml.safe_load(classes)})
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "token"),
+    [
+        ("classes: robin", "classes", "list (found 'robin')"),
+        ('classes: [a, ""]', "classes.1", "at least 1 character"),
+        ("classes: [cat, {name: dog, synonyms: [Cat]}]", "classes", "'Cat' occurs twice"),
+        ("classes: [a, b]\ntemplates: []", "templates", "at least 1 item"),
+        ("classes: [a, b]\ntemplates: [a photo]", "templates.0", "needs {} exactly once"),
+        ("classes: [a, b]\ncustomization: {steps: -1}", "customization.steps", "greater than 0"),
+        (
+            "classes: [a, b]\nevaluation: {name: x, kind: folder}",
+            "evaluation.path",
+            "Field required",
+        ),
+        ("classes:", "classes", "found nothing"),
+        ('classes: [wren, "\\u200b\\u2060"]', "classes.1", "nothing that can be seen"),
+        ('classes: [wren, "a\\u202eb"]', "classes.1", "control"),
+        ('classes: [wren, "wr\\u200ben"]', "classes", "occurs twice"),
+        ("classes: [wren, '=1+2']", "classes.1", "formula"),
+        ('classes: [wren, "-2|cmd!A1"]', "classes.1", "formula"),
+        ("classes: [a, b]\ntemplates: imagnet", "templates", "'imagenet' or 'simple' (found"),
+        ("classes: [a, b]\nk_per_prompt: 5", "k_per_prompt", "another section"),
+        (
+            "classes: [a, b]\nretrieval: {k_per_promt: 5}",
+            "retrieval.k_per_promt",
+            "mean k_per_prompt?",
+        ),
+        (
+            "classes: [a, b]\nretrieval: {k_per_prompt: yes}",
+            "retrieval.k_per_prompt",
+            "integer, unable to parse string as an integer (found 'yes')",
+        ),
+        (
+            "classes: [a, b]\nretrieval: {min_similarity: {t2t: .nan}}",
+            "retrieval.min_similarity.t2t",
+            "valid number",
+        ),
+        (
+            "classes: [a, b]\nevaluation: {name: a, kind: foldr, path: b}",
+            "evaluation",
+            "did you mean folder?",
+        ),
+        (
+            "classes: [a, b]\nclasses: [c, d]",
+            "",
+            "`classes` is repeated (first in line 1)",
+        ),
+        ("classes:\n- a\n- name: b\n  id: c\n  name: d", "", "`name` is repeated"),
+    ],
+)
+def test_one_line_says_the_field_its_line_and_what_to_write(
+    tmp_path: Path, text: str, field: str, token: str
+) -> None:
+    path = tmp_path / "birds.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_domain(path)
+    (line,) = str(error.value).splitlines()
+    place = f"{path}:{len(text.splitlines())}: "
+    assert line.startswith(place + (field and f"{field}: ")) and token in line
+
+
+@pytest.mark.parametrize("name", ["no", "007", "1e3", "2024-01-01"])
+def test_a_name_is_what_is_written(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "birds.yaml"
+    path.write_text(f"classes: [wren, {name}, {{name: '{name} b'}}]\ntitle: {name}\n")
+    domain = load_domain(path)
+    assert domain.class_names == ["wren", name, f"{name} b"] and domain.title == name
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "count"), [(1, 1, 1), (16, 1, 15), (16, 2, 7), (16, 64, 1)]
+)
+def test_one_of_the_usable_cores_is_left_to_compute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, processes: int, count: int
+) -> None:
+    monkeypatch.setattr("joblib.cpu_count", lambda: cores)
+    assert Machine.here(tmp_path).cores == cores
+    assert EmbeddingConfig().worker_count == max(cores - 1, 1)
+    assert TrainingConfig(processes=processes).worker_count == count
+    assert TrainingConfig(processes=processes, workers=3).worker_count == 3
+    assert TrainingConfig(workers=0).worker_count == EmbeddingConfig(workers=0).worker_count == 0

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support.upkeep import edit_domain
 
 from react_pipeline.project.project import Project
 from react_pipeline.settings.files import load_domain
@@ -39,11 +40,10 @@ def test_settings_of_both_files_are_joined(
     message = r"pets.yaml: retrieval: `choose: all`.*\(pets.yaml is joined with pipeline.yaml\)"
     with pytest.raises(ConfigError, match=message):
         wrong.retrieval("pets")
-    path = wrong.config.domains / "pets.yaml"
-    path.write_text(yaml.safe_dump({"classes": ["cat"], "retrieval": {"modes": ["t2t"]}}))
+    edit_domain(wrong, "pets", retrieval={"modes": ["t2t"]})
     assert wrong.retrieval("pets") == RetrievalConfig(**of_pipeline, modes=("t2t",))
     floor = {"modes": ["t2t"], "min_similarity": {"t2i": 0.3}}  # of a mode that is not searched
-    path.write_text(yaml.safe_dump({"classes": ["cat"], "retrieval": floor}))
+    edit_domain(wrong, "pets", retrieval=floor)
     with pytest.raises(ConfigError, match=r"`min_similarity\.t2i` does nothing"):
         wrong.retrieval("pets")
     with pytest.raises(ConfigError, match=r"pipeline.yaml:\d+: retrieval.modes: t2t listed more"):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import yaml
+from support.upkeep import edit_domain
 
 from react_pipeline.project import identity
 from react_pipeline.project.project import Project
 from react_pipeline.settings.methods import METHODS, first_seed
-from react_pipeline.store.errors import ConfigError, InputError
+from react_pipeline.store.errors import InputError
 
 STRONG = {"strong": {"method": "gated-image", "learning_rate": 3e-3}}
 
@@ -50,10 +50,8 @@ def test_each_method_has_each_further_seed(make_project: Callable[..., Project])
 def test_fields_of_a_variant_win_over_all_others(make_project: Callable[..., Project]) -> None:
     customization = {"methods": {"gated-image": {"learning_rate": 1e-4, "weight_decay": 0.5}}}
     project = make_project(variants=STRONG, customization=customization)
-    path = project.config.domains / "shapes.yaml"
-    domain = yaml.safe_load(path.read_text())
-    domain["customization"] = {"learning_rate": 1e-2, "adam_eps": 1e-3}
-    path.write_text(yaml.safe_dump(domain))
+    of_domain = {"learning_rate": 1e-2, "adam_eps": 1e-3}
+    edit_domain(project, "shapes", customization=of_domain)
     for name in ("strong", "strong-control"):
         training = project.training("shapes", name)
         assert (training.learning_rate, training.weight_decay) == (3e-3, 0.5)
@@ -71,31 +69,3 @@ def test_nothing_is_identified_otherwise_without_them(make_project: Callable[...
     assert identity.control_set(more, "shapes") == {**drawn, "further_seeds": [1]}
     one = make_project(seeds=[0])
     assert identity.control_set(one, "shapes") == drawn
-
-
-@pytest.mark.parametrize(
-    ("text", "field", "word"),
-    [
-        ("variants: {full: {method: full}}", "variants", "'full' already"),
-        ("variants: {a-seed2: {method: full}}", "variants", "'a-seed2'"),
-        ("variants: {Ä b: {method: full}}", "variants", "'Ä b'"),
-        ("variants: {a: {method: fulll}}", "variants.a.method", "did you mean full?"),
-        ("variants: {a: {method: base}}", "variants.a.method", "'base'"),
-        (
-            "variants: {a: {method: full, learning_rat: 1}}",
-            "variants.a.learning_rat",
-            "mean learning_rate or",
-        ),
-        ("seeds: [1, 0, 1]", "seeds", "1 listed more than once"),
-        ("methods: [base, a]", "methods", "unknown: a"),
-        ("promotion: {methods: [a]}", "promotion", "'a' cannot become champion"),
-    ],
-)
-def test_what_is_wrong_is_named_with_its_field(
-    make_project: Callable[..., Project], text: str, field: str, word: str
-) -> None:
-    with pytest.raises(ConfigError) as error:
-        make_project(**yaml.safe_load(text))
-    (problem,) = error.value.problems
-    assert problem.file.name == "pipeline.yaml"
-    assert problem.field == field and word in problem.message

@@ -5,7 +5,6 @@ test's own.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +14,10 @@ from pathlib import Path
 import dagster as dg
 from conftest import REPOSITORY
 
-from react_pipeline.extensions.ui.servers import end, listen_to_signals
+from react_pipeline.extensions.ui.servers import SIGNALS, listen_to_signals
 from react_pipeline.project.project import CONFIG_VARIABLE, Project
 from support.launch import code_location
+from support.services import running
 
 Asked = set[tuple[str, str | None]]
 
@@ -41,28 +41,12 @@ def running_daemon(project: Project, home: Path) -> Iterator[Path]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     log = home / "daemon.log"
-    with log.open("wb") as output:
-        daemon = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                "from dagster._daemon.cli import main; main()",
-                "run",
-                "-w",
-                "workspace.yaml",
-            ],
-            cwd=REPOSITORY,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=listen_to_signals,
-        )
-    try:
+    daemon = "from dagster._daemon.cli import main; main()"
+    command = [sys.executable, "-c", daemon, "run", "-w", "workspace.yaml"]
+    with running(
+        command, log, SIGNALS, env=environment, cwd=REPOSITORY, preexec_fn=listen_to_signals
+    ):
         yield log
-    finally:
-        end([daemon])
-        daemon.wait()
 
 
 def hurry(home: Path) -> None:

@@ -19,16 +19,12 @@ def instances(images: int = 4) -> dict[str, Any]:
     """COCO's JSON: in every image a box of two classes, and a crowd region in the first."""
     boxes = [
         {
-            **{
-                "id": 10 * image + place,
-                "image_id": 100 + image,
-                "category_id": IDS[(image + place) % 4],
-            },
-            **{
-                "bbox": [4 + 30 * place, 6, 24, 30],
-                "area": 700,
-                "iscrowd": int(image == 0 and place == 1),
-            },
+            "id": 10 * image + place,
+            "image_id": 100 + image,
+            "category_id": IDS[(image + place) % 4],
+            "bbox": [4 + 30 * place, 6, 24, 30],
+            "area": 700,
+            "iscrowd": int(image == 0 and place == 1),
         }
         for image in range(images)
         for place in range(2)
@@ -52,7 +48,7 @@ def write_sets(root: Path, images: int = 4) -> Path:
     given = instances(images)
     for folder in ("images", "labels"):
         (root / folder).mkdir(parents=True)
-    for number, about in enumerate(given["images"]):
+    for about in given["images"]:
         pixels = np.full((SIDE, SIDE, 3), 255, np.uint8)
         labels = np.zeros((SIDE, SIDE), np.uint8)
         labels[:2] = 255
@@ -64,7 +60,6 @@ def write_sets(root: Path, images: int = 4) -> Path:
                 labels[place] = IDS.index(box["category_id"]) + 1
         Image.fromarray(pixels).save(root / "images" / about["file_name"])
         Image.fromarray(labels).save(root / "labels" / about["file_name"])
-        assert number == int(Path(about["file_name"]).stem)
     (root / "annotations.json").write_text(json.dumps(given))
     (root / "names.txt").write_text("\n".join(("background", *CLASSES)) + "\n")
     return root

@@ -22,7 +22,6 @@ PIXELS = 8
 def write_elevater(
     root: Path,
     images_per_class: int | Mapping[str, int] = 1,
-    without: Collection[str] = (),
     *,
     only: Collection[str] | None = None,
 ) -> Path:
@@ -31,7 +30,6 @@ def write_elevater(
     Args:
         root: Made if it is not there.
         images_per_class: Of each split, or {split: number}.
-        without: Data sets that are left out.
         only: Data sets that are written; unset, all 20.
 
     Images differ from each other; those of a class share a colour. In voc-2007 every second image
@@ -39,8 +37,6 @@ def write_elevater(
     """
     root.mkdir(parents=True, exist_ok=True)
     for name in DATASETS if only is None else only:
-        if name in without:
-            continue
         entry = DATASETS[name]
         for split in entry.sizes:
             count = (

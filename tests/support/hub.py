@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from support.web import send
+
 TOKEN = "hf_standin"  # noqa: S105
 
 
@@ -40,20 +42,11 @@ class HubServer:
 class _Handler(BaseHTTPRequestHandler):
     hub: HubServer
 
-    def do_GET(self) -> None:
-        self._handle("GET")
-
-    def do_POST(self) -> None:
-        self._handle("POST")
-
-    def do_PUT(self) -> None:
-        self._handle("PUT")
-
     def log_message(self, *_: object) -> None:
         pass
 
-    def _handle(self, method: str) -> None:
-        hub, path = self.hub, self.path.split("?")[0]
+    def do_GET(self) -> None:
+        hub, method, path = self.hub, self.command, self.path.split("?")[0]
         hub.requests.append(f"{method} {path}")
         status = hub.refuse(method, path)
         if status == 0:
@@ -68,7 +61,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.headers["Authorization"] != f"Bearer {TOKEN}":
             self._answer({"error": "Invalid credentials in Authorization header"}, 401)
         else:
-            self._api(method, path, body)
+            self._api(path, body)
+
+    do_POST = do_PUT = do_GET  # noqa: N815
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
@@ -80,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return b"".join(parts)
 
-    def _api(self, method: str, path: str, body: bytes) -> None:
+    def _api(self, path: str, body: bytes) -> None:
         hub = self.hub
         if path == "/api/whoami-v2":
             return self._answer({"name": "me", "type": "user", "auth": {}})
@@ -102,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
         _, _, kind, owner, name, *rest = path.split("/")
         key = f"{kind}/{owner}/{name}"
         if key not in hub.repositories:
-            self._answer({"error": "absent"}, 404, {"X-Error-Code": "RepoNotFound"})
+            self._answer({"error": "absent"}, 404, X_Error_Code="RepoNotFound")
         elif rest[:1] == ["preupload"]:
             files = [
                 {
@@ -145,14 +140,5 @@ class _Handler(BaseHTTPRequestHandler):
         url = f"{self.hub.url}/{key.partition('/')[2]}/commit/{'1' * 40}"
         self._answer({"success": True, "commitOid": "1" * 40, "commitUrl": url})
 
-    def _answer(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        data = json.dumps(value).encode()
-        self.send_response(status)
-        for name, text in {
-            "Content-Type": "application/json",
-            "Content-Length": str(len(data)),
-            **(headers or {}),
-        }.items():
-            self.send_header(name, text)
-        self.end_headers()
-        self.wfile.write(data)
+    def _answer(self, value: Any, status: int = 200, **headers: str) -> None:
+        send(self, json.dumps(value).encode(), status, Content_Type="application/json", **headers)

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import yaml
-
 from react_pipeline.extensions.pages.judge import JudgeBoard, open_judge
 from react_pipeline.extensions.pages.judgements import JUDGEMENTS, present_model, shared_prompts
 from react_pipeline.extensions.pages.session import Disagreement, Header, Side, create_log
 from react_pipeline.project.project import Project
 from support.promotion import checkpoint, result, stand_in
+from support.upkeep import edit_domain
 
 SLUG = "shapes"
 ANSWERS = {"won": 0, "lost": 1, "neither": "neither", "unsure": "unsure"}
@@ -24,10 +23,7 @@ ANSWERS = {"won": 0, "lost": 1, "neither": "neither", "unsure": "unsure"}
 
 def without_labels(project: Project, methods: Sequence[str], slug: str = SLUG) -> Project:
     """The project with a domain that has no labelled set, and a model of each method."""
-    path = project.config.domains / f"{slug}.yaml"
-    domain = yaml.safe_load(path.read_text())
-    domain.pop("evaluation", None)
-    path.write_text(yaml.safe_dump(domain))
+    edit_domain(project, slug, evaluation=None)
     stand_in(project, "base_checkpoint", "all")
     for method in methods:
         if method != "base":

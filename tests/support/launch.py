@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
+import pytest
 from conftest import REPOSITORY
 
 from react_pipeline.assets.definitions import build_defs
@@ -21,15 +21,9 @@ def dagster_home(directory: Path) -> Iterator[Path]:
     """`DAGSTER_HOME` points at a fresh instance while the context lasts."""
     directory.mkdir(parents=True, exist_ok=True)
     shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", directory)
-    before = os.environ.get("DAGSTER_HOME")
-    os.environ["DAGSTER_HOME"] = str(directory)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", str(directory))
         yield directory
-    finally:
-        if before is None:
-            del os.environ["DAGSTER_HOME"]
-        else:
-            os.environ["DAGSTER_HOME"] = before
 
 
 def code_location(project: Project) -> dg.Definitions:

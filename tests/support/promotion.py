@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,30 +136,36 @@ def publish_result(
         "n_classes": len(names),
     }
 
-    def write(directory: Path, _: object) -> dict[str, Any]:
-        if correct is None:
-            measured = EvalResult(**about, unavailable="no images")
-            counts: dict[str, Any] = {"unavailable": "no images"}
-        else:
-            class_ids = np.arange(len(correct)) % len(names)
-            first = np.where(correct, class_ids, (class_ids + 1) % len(names))
-            ranked = np.stack([first, (first + 2) % len(names)], axis=1)
-            logits = np.eye(len(names), dtype=np.float32)[first]
-            measured = EvalResult(**about, **score(Scores(ranked, class_ids, names, logits)))
-            images = [f"{number:06d}.png" for number in range(len(correct))]
-            table = {
-                "image": images,
-                "class_id": class_ids,
-                "predicted": ranked.tolist(),
-                "probability": 0.5,
-            }
-            pd.DataFrame(table).to_parquet(directory / "predictions.parquet", index=False)
-            named = {"top1", "top5", "mean_per_class", "n", "n_classes"}
-            counts = {**measured.model_dump(include=named), "seconds": 0.5}
-        _write_result(directory, measured)
-        return counts
+    return project.store.build(
+        inputs, lambda directory, _: write_measured(directory, about, names, correct)
+    )
 
-    return project.store.build(inputs, write)
+
+def write_measured(
+    directory: Path,
+    about: Mapping[str, Any],
+    names: Sequence[str],
+    correct: Sequence[bool] | np.ndarray[Any, Any] | None,
+) -> dict[str, Any]:
+    """Write what is measured of a model on images of these classes; returns the counts."""
+    if correct is None:
+        _write_result(directory, EvalResult(**about, unavailable="no images"))
+        return {"unavailable": "no images"}
+    class_ids = np.arange(len(correct)) % len(names)
+    first = np.where(correct, class_ids, (class_ids + 1) % len(names))
+    ranked = np.stack([first, (first + 2) % len(names)], axis=1)
+    logits = np.eye(len(names), dtype=np.float32)[first]
+    measured = EvalResult(**about, **score(Scores(ranked, class_ids, list(names), logits)))
+    table = {
+        "image": [f"{number:06d}.png" for number in range(len(correct))],
+        "class_id": class_ids,
+        "predicted": ranked.tolist(),
+        "probability": 0.5,
+    }
+    pd.DataFrame(table).to_parquet(directory / "predictions.parquet", index=False)
+    _write_result(directory, measured)
+    named = {"top1", "top5", "mean_per_class", "n", "n_classes"}
+    return {**measured.model_dump(include=named), "seconds": 0.5}
 
 
 def candidates(promotion: Artifact) -> dict[str, list[str]]:

@@ -9,7 +9,6 @@ from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from react_pipeline.clip.prompts import class_prompts
 from react_pipeline.embedding import row_metadata
@@ -19,6 +18,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.retrieval.decontamination import KeptOut
 from react_pipeline.settings.config import ClassConfig, DomainConfig
 from react_pipeline.store import Artifact
+from support.upkeep import edit_domain
 
 DOMAIN = DomainConfig(
     slug="pets", classes=("cat", ClassConfig(name="dog", synonyms=("hound",)), "eel")
@@ -40,16 +40,17 @@ def configure(
     **retrieval: Any,
 ) -> None:
     """Set `retrieval` of a domain file, and seed images of its classes."""
-    path = project.config.domains / f"{slug}.yaml"
-    domain = yaml.safe_load(path.read_text())
+    fields: dict[str, Any] = {"retrieval": retrieval} if retrieval else {}
     if seeds is not None:
-        entries = [
-            entry if isinstance(entry, dict) else {"name": entry} for entry in domain["classes"]
+        fields["classes"] = [
+            {
+                "name": entry.name,
+                "synonyms": list(entry.synonyms),
+                "seeds": seeds.get(entry.name, []),
+            }
+            for entry in project.domain(slug).classes
         ]
-        domain["classes"] = [{**entry, "seeds": seeds.get(entry["name"], [])} for entry in entries]
-    path.write_text(
-        yaml.safe_dump({**domain, "retrieval": retrieval or domain.get("retrieval", {})})
-    )
+    edit_domain(project, slug, **fields)
 
 
 def pairs_of(artifact: Artifact) -> pd.DataFrame:

@@ -39,12 +39,11 @@ def free_port() -> int:
 
 def program(name: str, package: str, folders: Sequence[str] = ()) -> str:
     """Where a program lies, or a skip that names the Debian package that brings it."""
-    found = shutil.which(name) or next(
-        iter(sorted(match for folder in folders for match in _inside(folder, name))), None
-    )
+    places = [str(one) for folder in folders for one in sorted(Path("/").glob(folder[1:]))]
+    found = shutil.which(name) or shutil.which(name, path=os.pathsep.join(places))
     if found is None:
         pytest.skip(f"{name} is not installed: apt-get install {package}")
-    return str(found)
+    return found
 
 
 def postgres_server(directory: Path) -> tuple[list[str], str]:
@@ -87,22 +86,17 @@ def connect(url: str) -> Any:
             time.sleep(0.2)
 
 
-def create_databases(url: str) -> None:
-    """Create the databases of Dagster and MLflow, as soon as the server answers."""
-    connection = connect(url)
-    connection.autocommit = True
-    with connection.cursor() as cursor:
-        for name in ("dagster", "mlflow"):
-            cursor.execute(f"CREATE DATABASE {name}")
-    connection.close()
-
-
 @contextmanager
 def postgres(directory: Path) -> Iterator[str]:
     """A PostgreSQL of its own with two empty databases; gives the URL of `postgres_server`."""
     command, url = postgres_server(directory)
     with running(command, directory / "postgres.log", cwd="/"):
-        create_databases(url)
+        connection = connect(url)
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            for name in ("dagster", "mlflow"):
+                cursor.execute(f"CREATE DATABASE {name}")
+        connection.close()
         yield url
 
 
@@ -110,9 +104,8 @@ def postgres(directory: Path) -> Iterator[str]:
 def running(
     command: Sequence[str],
     log: Path,
-    *,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | str | None = None,
+    signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGKILL),
+    **options: Any,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A program with all its children, ended on leaving."""
     with log.open("wb") as output:
@@ -120,14 +113,13 @@ def running(
             list(command),
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=env,
-            cwd=cwd,
             start_new_session=True,
+            **options,
         )
     try:
         yield process
     finally:
-        end([process], [signal.SIGTERM, signal.SIGKILL])
+        end([process], signals)
         process.wait()
 
 
@@ -178,7 +170,3 @@ def answer(
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.3)
-
-
-def _inside(folder: str, name: str) -> list[Path]:
-    return list(Path("/").glob(f"{folder.lstrip('/')}/{name}"))

@@ -11,9 +11,11 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote
+
+from support.web import send, serving
 
 
 @dataclass
@@ -59,57 +61,32 @@ def serve_folder(
             with state.lock:
                 state.requests[self.path] += 1
                 status = state.answers[self.path].pop(0) if state.answers.get(self.path) else 200
-            if status != 200:
-                self._end(status, b"no")
-                return
-            self._answer(head=False)
+            if status == 200:
+                self._answer(head=False)
+            else:
+                send(self, b"no", status)
 
         def _answer(self, *, head: bool) -> None:
             path = state.folder / unquote(self.path).lstrip("/")
             if not path.is_file():
-                self._end(404, b"" if head else b"no")
-                return
+                return send(self, b"" if head else b"no", 404)
             data = path.read_bytes()
-            found = (
-                re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-                if state.ranges
-                else None
-            )
-            body = data[int(found[1]) : int(found[2]) + 1] if found else data
-            self.send_response(206 if found else 200)
-            if found:
-                self.send_header(
-                    "Content-Range", f"bytes {found[1]}-{int(found[1]) + len(body) - 1}/{len(data)}"
-                )
+            asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            status, body, headers = 200, data, {}
+            if asked and state.ranges:
+                status, body = 206, data[int(asked[1]) : int(asked[2]) + 1]
+                last = int(asked[1]) + len(body) - 1
+                headers["Content_Range"] = f"bytes {asked[1]}-{last}/{len(data)}"
             if state.tagged:
-                self.send_header("ETag", f'"{hashlib.md5(data).hexdigest()}"')  # noqa: S324
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if head:
-                return
+                headers["ETag"] = f'"{hashlib.md5(data).hexdigest()}"'  # noqa: S324
+            headers["Content_Length"] = str(len(body))
             try:
-                self.wfile.write(body)
-                with state.lock:
-                    state.sent_bytes += len(body)
+                send(self, b"" if head else body, status, **headers)
             except (BrokenPipeError, ConnectionResetError):
                 self.close_connection = True
+            else:
+                with state.lock:
+                    state.sent_bytes += 0 if head else len(body)
 
-        def _end(self, status: int, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(
-        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-    )
-    thread.start()
-    try:
+    with serving(Handler) as state.url:
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

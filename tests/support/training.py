@@ -48,8 +48,13 @@ def train_on(
 
 
 FIELDS = {
-    **{"last_k_layers": 2, "steps": 4, "batch_size": 8, "warmup_steps": 1},
-    **{"augmentation": "none", "workers": 0, "checkpoint_every": 2},
+    "last_k_layers": 2,
+    "steps": 4,
+    "batch_size": 8,
+    "warmup_steps": 1,
+    "augmentation": "none",
+    "workers": 0,
+    "checkpoint_every": 2,
 }
 """A short training."""
 

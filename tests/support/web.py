@@ -52,23 +52,26 @@ def served(answers: Mapping[str, Answer], host: str = "127.0.0.1") -> Iterator[W
         def log_message(self, *_: Any) -> None:
             pass
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 256  # of 5, the default, many connections at once wait a second
+    with serving(Handler, host) as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("no_proxy", "*")
+        web = Web(answers, url)
+        yield web
 
-    server = Server((host, 0), Handler)
-    web = Web(answers, f"http://{host}:{server.server_port}")
-    thread = threading.Thread(
-        target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-    )
-    thread.start()
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("no_proxy", "*")
-            yield web
-    finally:
-        server.shutdown()
-        server.server_close()
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256  # of 5, the default, many connections at once wait a second
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler], host: str = "127.0.0.1") -> Iterator[str]:
+    """Serve until the block ends; gives the URL, without a slash at its end."""
+    with _Server((host, 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        try:
+            yield f"http://{host}:{server.server_port}"
+        finally:
+            server.shutdown()
 
 
 def send(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **headers: str) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 from support.drawings import draw
+from support.upkeep import edit_domain
 
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.labelled.labelled import publish_evaluation_set
@@ -31,11 +31,12 @@ def project(indexed_project: Project, drawings: Path, tmp_path: Path) -> Project
         (folder / TWINS[number % 2]).mkdir(exist_ok=True)
         path.rename(folder / TWINS[number % 2] / path.name)
     (folder / "circle").rmdir()
-    path = indexed_project.config.domains / "shapes.yaml"
-    domain = yaml.safe_load(path.read_text())
-    domain["classes"] = [*({"id": label, "name": "circle"} for label in TWINS), *LABELS[2:]]
-    domain["evaluation"]["path"] = str(folder)
-    path.write_text(yaml.safe_dump(domain))
+    edit_domain(
+        indexed_project,
+        "shapes",
+        classes=[*({"id": label, "name": "circle"} for label in TWINS), *LABELS[2:]],
+        evaluation={"name": "drawn", "kind": "folder", "path": str(folder)},
+    )
     for publish in (publish_evaluation_set, retrieve_pairs, draw_control):
         publish(indexed_project, "shapes")
     return indexed_project
@@ -46,8 +47,8 @@ def test_both_sets_are_equally_large_and_name_each_other(project: Project) -> No
     pairs = pd.read_parquet(artifact.file("pairs.parquet"))
     assert pairs["row"].is_unique
     counts = pairs["class"].value_counts()
-    assert counts[TWINS[0]] > 0
-    assert abs(counts[TWINS[0]] - counts[TWINS[1]]) <= 1
+    thin, wide = counts[TWINS]
+    assert thin > 0 and abs(thin - wide) <= 1
     for names in pairs.loc[pairs["class"].isin(TWINS), "classes"]:
         assert {*TWINS} <= {*names}
     classes = pd.read_parquet(artifact.file("classes.parquet"))
@@ -60,9 +61,8 @@ def test_both_sets_are_equally_large_and_name_each_other(project: Project) -> No
 def test_results_and_predictions_keep_them_apart(project: Project, method: str) -> None:
     checkpoint = customize(project, "shapes", method)
     result = EvalResult.read(evaluate(project, "shapes", method))
-    assert [(entry.name, entry.images) for entry in result.per_class] == [*((name, 2) for name in TWINS), *(
-        (name, 4) for name in LABELS[2:]
-    )]  # fmt: skip
+    images = {entry.name: entry.images for entry in result.per_class}
+    assert images == {**dict.fromkeys(LABELS, 4), **dict.fromkeys(TWINS, 2)}
     classifier = Classifier.load(
         "shapes", method, config=project.path, device="cpu", precision="fp32"
     )

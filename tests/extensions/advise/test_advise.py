@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import yaml
 from support.retrieval import configure
+from support.upkeep import edit_domain
 from typer.testing import CliRunner, Result
 
 from react_pipeline.commands.cli import app
@@ -19,6 +19,17 @@ from react_pipeline.store import StaleArtifact
 
 def advise(project: Project) -> Result:
     return CliRunner().invoke(app, ["advise", "shapes", "--config", str(project.path)])
+
+
+def rebuild(project: Project) -> None:
+    for stage in ("evaluation_set", "retrieved_set", "control_set"):
+        run(project, stage, "shapes")
+
+
+def advised(project: Project) -> list[str]:
+    done = advise(project)
+    assert done.exit_code == 0, done.output
+    return done.output.splitlines()
 
 
 def test_heads_are_tried_on_pairs_they_do_not_know(retrieved_project: Project) -> None:
@@ -42,9 +53,7 @@ def test_the_command_publishes_nothing_and_names_what_to_run(
     tried = Tried(0.1, 0.5, 0.2) if is_better else Tried(0.1, 0.5, 0.5)
     monkeypatch.setattr(signs, "_tried", lambda *_: tried)
     before = sorted(retrieved_project.config.store.rglob("manifest.json"))
-    done = advise(retrieved_project)
-    assert done.exit_code == 0, done.output
-    last = done.output.splitlines()[-1]
+    *_, last = advised(retrieved_project)
     if is_better:
         words = last.split()
         assert words[:3] == ["next:", "react-pipeline", "materialize"]
@@ -55,25 +64,17 @@ def test_the_command_publishes_nothing_and_names_what_to_run(
 
 
 def test_classes_that_no_caption_names_are_listed(retrieved_project: Project) -> None:
-    path = retrieved_project.config.domains / "shapes.yaml"
-    fields = yaml.safe_load(path.read_text())
-    fields["classes"] += ["trianglee", "heptagon of old"]
-    path.write_text(yaml.safe_dump(fields))
+    classes = ["circle", "trianglee", "heptagon of old"]
+    edit_domain(retrieved_project, "shapes", classes=classes, evaluation=None)
     assert isinstance(advise(retrieved_project).exception, StaleArtifact)
-    for stage in ("evaluation_set", "retrieved_set", "control_set"):
-        run(retrieved_project, stage, "shapes")
-    done = advise(retrieved_project)
-    assert done.exit_code == 0, done.output
-    lines = [line.split() for line in done.output.splitlines()]
-    assert any(line[:1] == ["trianglee"] for line in lines)
-    assert any(line[:3] == ["heptagon", "of", "old"] for line in lines)
-    assert not any(line[:1] == ["circle"] for line in lines)
+    rebuild(retrieved_project)
+    lines = advised(retrieved_project)
+    for name, count in (("trianglee", 1), ("heptagon of old", 1), ("circle", 0)):
+        assert sum(line.strip().startswith(f"{name} ") for line in lines) == count, lines
 
 
 def test_too_few_pairs_ask_for_names_first(retrieved_project: Project) -> None:
     configure(retrieved_project, min_per_class=100, max_starving_fraction=0.5)
-    for stage in ("retrieved_set", "control_set"):
-        run(retrieved_project, stage, "shapes")
-    done = advise(retrieved_project)
-    assert done.exit_code == 0, done.output
-    assert "too few pairs" in done.output and "materialize" not in done.output
+    rebuild(retrieved_project)
+    shown = "\n".join(advised(retrieved_project))
+    assert "too few pairs" in shown and "materialize" not in shown

@@ -13,12 +13,11 @@ import pandas as pd
 import pytest
 from support.drawings import write_evaluation_folder
 from support.judging import judge, without_labels
-from support.promotion import checkpoint, outcomes, result
+from support.promotion import checkpoint, outcomes, result, write_measured
 
 from react_pipeline.evaluation import comparison
 from react_pipeline.evaluation.comparison import compare, comparison_is_current
-from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult, score
-from react_pipeline.evaluation.metrics import Scores
+from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION
 from react_pipeline.extensions.automation.survey import places
 from react_pipeline.extensions.guards.extension import GUARD_RESULTS
 from react_pipeline.extensions.guards.results import GUARD_DROPS
@@ -55,28 +54,20 @@ def guarded(project: Project, method: str, right: int | None, images: str = "1")
     content = {"photos": images}
     inputs = resolve(project, GUARD_RESULTS, key, content=content)
     model = inputs.parents.get("customized_checkpoint") or inputs.parents["base_checkpoint"]
-    fields = {"dataset": "photos", "domain": "photos", "method": method, "n_classes": 3}
-    blank = EvalResult(
-        **fields,
-        evaluator_version=EVALUATOR_VERSION,
-        checkpoint_fingerprint=model.fingerprint,
-        evaluation_set_fingerprint=images,
-    )
+    about = {
+        "dataset": "photos",
+        "domain": "photos",
+        "method": method,
+        "n_classes": 3,
+        "evaluator_version": EVALUATOR_VERSION,
+        "checkpoint_fingerprint": model.fingerprint,
+        "evaluation_set_fingerprint": images,
+    }
 
     def write(directory: Path, _: object) -> dict[str, Any]:
         folder = directory / "photos"
         folder.mkdir()
-        measured = blank.model_copy(update={"unavailable": "no such folder"})
-        if right is not None:
-            class_ids = np.arange(200) % 3
-            ranked = np.where(outcomes(right), class_ids, (class_ids + 1) % 3)[:, None]
-            logits = np.eye(3, dtype=np.float32)[ranked[:, 0]]
-            scores = Scores(ranked, class_ids, ["a", "b", "c"], logits)
-            measured = blank.model_copy(update=score(scores))
-            table = {"image": [f"{n:03d}" for n in range(200)], "class_id": class_ids}
-            table["predicted"] = ranked.tolist()
-            pd.DataFrame(table).to_parquet(folder / "predictions.parquet")
-        (folder / "result.json").write_text(measured.model_dump_json())
+        write_measured(folder, about, ["a", "b", "c"], None if right is None else outcomes(right))
         return {"photos": {"right": right}}
 
     return project.store.build(inputs, write)
@@ -121,7 +112,7 @@ def test_what_is_not_known_is_no_drop_of_zero(make: Make, known: str) -> None:
     assert np.isnan(table.loc[GATED, "guard_delta"])
     if known == "unavailable":
         page = artifact.file("dashboard.html").read_text()
-        assert "unavailable: no such folder" in page and "no such folder" in verdict.reason
+        assert "unavailable: no images" in page and "no images" in verdict.reason
 
 
 def test_the_drop_is_shown_for_methods_and_controls(make: Make) -> None:

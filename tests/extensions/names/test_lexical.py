@@ -62,8 +62,5 @@ def test_pairs_say_their_class_before_others_fill_up(indexed_project: Project) -
     pairs = pd.read_parquet(artifact.file("pairs.parquet"))
     said = pairs[pairs["mode"] == "lexical"]
     assert 0 < artifact.counts["pairs_by_mode"]["lexical"] == len(said)
-    names = {
-        entry.label: [entry.name, *entry.synonyms] for entry in project.domain("shapes").classes
-    }
     for label, caption in zip(said["class"], said["caption"], strict=True):
-        assert any(name in caption.lower() for name in names[label])
+        assert label in caption.lower()
