@@ -26,6 +26,7 @@ from react_pipeline.settings import (
 )
 from react_pipeline.store import (
     Artifact,
+    CorpusError,
     InputError,
     ReactError,
     file_stamp,
@@ -155,7 +156,7 @@ def _local(project: Project, names: Iterable[str]) -> Iterator[Path]:
         if _REMOTE.match(name):
             continue
         # The step reports a range that is wrong, and what cannot be read.
-        with suppress(ValueError, OSError):
+        with suppress(ValueError, OSError, CorpusError):
             for _, paths in matches(project.path.parent / name):
                 for path in paths:
                     yield from files_below(path) if path.is_dir() else filter(Path.is_file, (path,))

@@ -49,3 +49,7 @@ def test_prompts_of_simple_templates_load_no_torch():
         "in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_simple_templates_hold_one_prompt():
+    assert prompt_templates(domain()) == ["a photo of a {}."]

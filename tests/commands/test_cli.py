@@ -233,3 +233,10 @@ def test_broken_domain_file_is_left_out_and_the_others_run(
     assert code == 0
     assert "2 built" in out
     assert "broken.yaml" in caplog.text
+
+
+def test_verify_names_a_damaged_artifact(indexed_project: Project, run) -> None:
+    index = indexed_project.store.current("faiss_index", "all").file("text.index")
+    index.write_bytes(index.read_bytes()[:-1] + b"\0\0")
+    code, printed, reported = run("verify")
+    assert code == 1 and "as published" in printed and "rematerialize `faiss_index`" in reported

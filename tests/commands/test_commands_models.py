@@ -101,6 +101,7 @@ def test_what_cannot_be_promoted_takes_one_line_and_exit_code_2(project: Project
         (("promote", "shapes", "base", "--reason", "x"), "cannot become champion"),
         (("promote", "nosuch", GATED, "--reason", "x"), "no domain 'nosuch'"),
         (("rollback", "colours"), "the base is champion"),
+        (("list", "nosuch"), "no domain 'nosuch'"),
     ):
         code, _, reported = run(*arguments)
         assert code == 2 and words in reported, reported

@@ -90,8 +90,12 @@ def test_excluding_subjects_that_no_pair_names_is_an_error(build: MakeProject) -
         retrieve_pairs(project, "shapes")
 
 
-def test_without_subjects_nothing_is_excluded(build: MakeProject) -> None:
+@pytest.mark.parametrize("labelled", [True, False])
+def test_without_subjects_nothing_is_excluded(build: MakeProject, labelled: bool) -> None:
     project = build("pairs")
+    if not labelled:
+        edit_domain(project, "shapes", evaluation=None)
+        publish_evaluation_set(project, "shapes")
     retrieved, control = retrieve_pairs(project, "shapes"), draw_control(project, "shapes")
     assert retrieved.counts["pairs"] == control.counts["pairs"] == 48
     assert leaked_images(project, "retrieved_set", "shapes").subject == 0

@@ -244,6 +244,7 @@ def test_classes_of_one_name_have_ids_that_differ(classes: str, token: str) -> N
         ("classes: [cat, {name: dog, synonyms: [Cat]}]", "classes", "'Cat' occurs twice"),
         ("classes: [a, b]\ntemplates: []", "templates", "at least 1 item"),
         ("classes: [a, b]\ntemplates: [a photo]", "templates.0", "needs {} exactly once"),
+        ("classes: [a, b]\ntemplates: ['{} and {}']", "templates.0", "exactly once"),
         ("classes: [a, b]\ncustomization: {steps: -1}", "customization.steps", "greater than 0"),
         (
             "classes: [a, b]\nevaluation: {name: x, kind: folder}",

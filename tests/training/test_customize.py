@@ -150,6 +150,9 @@ def test_training_choices_change_the_training(
         # steps behind.
         *(("gated-image", {"steps": 12}, {"precision": one}, tolerance)
           for one, tolerance in (("bf16", 0.02), ("fp16", 0.1))),
+        *(pytest.param(method, {}, {"compile": True}, 1e-4, marks=[pytest.mark.slow,
+            pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs it")])
+          for method in ("gated-image", "locked-text")),
     ],
 )  # fmt: skip
 def test_speed_memory_and_precision_take_the_same_steps(

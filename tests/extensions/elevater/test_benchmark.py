@@ -236,3 +236,14 @@ def test_unequal_sets_are_compared_on_what_both_have() -> None:  # FAULTS 32
     assert "other images" in table.loc["voc", "status"]
     assert table.loc[["country211", "gtsrb", "voc"], "delta"].isna().all()
     assert table.loc["imagenet", "delta"] == pytest.approx(0.8)  # and in no mean
+
+
+@pytest.mark.parametrize(
+    ("elevater", "field"),
+    [({"datasets": ["cifar10"]}, "datasets"), ({"shots": [7]}, "shots"), ({"seeds": 0}, "seeds")],
+)
+def test_a_wrong_setting_names_its_field(
+    make_project: Callable[..., Project], elevater: dict[str, object], field: str
+) -> None:
+    with pytest.raises(InputError, match=rf"elevater\.{field}"):
+        make_project(elevater=elevater)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -214,3 +215,24 @@ def test_bad_and_unread_files_are_named_by_the_users_own_path(make: Make, tmp_pa
     assert set(found["source"]) == {str(folder / f"{number}.jpg") for number in range(6)}
     (folder / "new.gif").write_bytes(b"GIF89a")
     assert publish_corpus(project).counts["skipped"]["format_not_read"] == 3
+
+
+@pytest.mark.parametrize(("what", "named"), [("scandir", "files"), ("open", "a.png")])
+def test_what_cannot_be_read_is_named(
+    make: Make, tmp_path: Path, what: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/a.png").write_bytes(IMAGES[0])
+    project = make(tmp_path / "files")
+
+    def refuse(path: Any, *given: Any, **more: Any) -> Any:
+        if str(path).endswith(named):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return original(path, *given, **more)
+
+    owner: Any = os if what == "scandir" else Path
+    original = getattr(owner, what)
+    monkeypatch.setattr(owner, what, refuse)
+    with pytest.raises(CorpusError, match=named):
+        publish_corpus(project)
+    look_at(project, of_corpus(project, "all"))

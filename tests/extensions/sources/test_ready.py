@@ -205,6 +205,7 @@ Breakages = dict[str, tuple[Callable[[Path], Any], str]]
 CLIP_RETRIEVAL: Breakages = {
     "no folder": (shutil.rmtree, r"corpus\.embeddings: .* is not a folder"),
     "no vectors of captions": (lambda f: (f / "text_emb").rename(f / "x"), "clip-retrieval-images"),
+    "no metadata": (lambda f: (f / "metadata").rename(f / "x"), r"metadata_00\.parquet: is missin"),
     "a file is missing": (
         lambda f: (f / "text_emb/text_emb_01.npy").unlink(),
         r"text_emb_01\.npy: is missing",
@@ -219,6 +220,10 @@ CLIP_RETRIEVAL: Breakages = {
     "captions that are numbers": (
         change("metadata/*", lambda table: table.assign(caption=1)),
         "column 'caption' holds int64, text is needed",
+    ),
+    "several captions each": (
+        change("metadata/*", lambda table: table.assign(caption=[["a", "b"]] * len(table))),
+        "column 'caption' holds list<.*>, text is needed",
     ),
 }
 OF_DATACOMP: Breakages = {

@@ -92,6 +92,8 @@ def test_tsv_is_read_with_and_without_names(
     assert skipped == {"bad_line": 1, "no_caption": 1}
     with pytest.raises(CorpusError, match=r"corpus\.caption_column"):
         read(path, url=names[0], caption="7" if names[0] == "0" else "link")
+    with pytest.raises(CorpusError, match=r"corpus\.url_column"):
+        read(path, url="7" if names[0] == "0" else "link", caption=names[1])
 
 
 def test_hashes_go_with_their_rows(tmp_path: Path) -> None:

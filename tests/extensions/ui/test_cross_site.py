@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from react_pipeline.extensions.ui.serve import refusal
+from react_pipeline.extensions.ui.serve import refusal, url_origin
 
 HERE = {"Host": "127.0.0.1:3000"}
 LINK = {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
@@ -62,3 +62,16 @@ def test_another_host_origin_or_site_is_refused(
     method: str, headers: dict[str, str], word: str
 ) -> None:
     assert word in refusal(method, headers.get, {PROXY})
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("http://Your.Host:8300/page?x", "http://your.host:8300"),
+        ("https://your.host", "https://your.host"),
+        ("your.host:8300", ""),
+        ("", ""),
+    ],
+)
+def test_origin_of_an_address(url: str, origin: str) -> None:
+    assert url_origin(url) == origin
