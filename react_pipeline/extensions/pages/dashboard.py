@@ -1,5 +1,5 @@
-"""Dashboards: a comparison, the overview of all domains, or a run of predictions as one HTML page
-that needs nothing but itself.
+"""Dashboards: a comparison, or the overview of all domains, as one HTML page that needs nothing but
+itself.
 
 A page holds every picture, and its policy forbids the browser to load or run anything. Class names,
 captions, file names and reasons come from outside; the templates escape them. Does not belong here:
@@ -10,16 +10,11 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from react_pipeline.corpus import BadImage, CollectedPairs, thumbnail
@@ -28,20 +23,12 @@ from react_pipeline.extensions.pages.findings import find_in_domain, find_over_d
 from react_pipeline.pages import render
 from react_pipeline.project import Project
 from react_pipeline.promotion import standing
-from react_pipeline.store import Artifact, ReactError, write_atomically
-
-if TYPE_CHECKING:
-    from react_pipeline.extensions.predict import Picture
-    from react_pipeline.use import Classifier
+from react_pipeline.store import Artifact
 
 MAX_CLASS_ROWS = 500
 """Classes listed on the page; the rest is in `per_class.csv`."""
 MAX_CLASSES, PAIRS_PER_CLASS = 24, 4
 """Classes that are shown with pictures, and how many of each."""
-
-MAX_SHEETS = 48
-PER_SHEET = 12
-"""Pictures of a class; in all a page has about 2 MB."""
 
 logger = logging.getLogger(__name__)
 
@@ -143,55 +130,3 @@ def _examples(retrieved: Artifact, names: Sequence[str]) -> dict[str, Any]:
                 logger.warning("a picture of %s cannot be shown: %s", retrieved.path, error)
     empty = [name for name in names if name not in rows]
     return {"pairs": len(pairs), "classes": len(names), "examples": examples, "empty": empty}
-
-
-def write_page(
-    folder: Path,
-    classifier: Classifier,
-    source: str,
-    pictures: Mapping[str, Picture],
-    skipped: Mapping[str, int],
-) -> None:
-    """Write `index.html` next to `predictions.parquet`: one file that loads nothing from anywhere.
-
-    Args:
-        pictures: By name, as the predictions name them.
-        skipped: Counts of what was left out, by reason.
-    """
-    table = pq.read_table(folder / "predictions.parquet").sort_by("confidence")
-    labels = table["predicted"].to_numpy()
-    by_label = Counter(labels.tolist())
-    counts = by_label.most_common()
-    sheets = [("The least certain pictures", len(table), table[: 2 * PER_SHEET])]
-    for label, count in counts[:MAX_SHEETS]:
-        # From the least to the most certain, at even distances, so that a sheet shows all there is.
-        places = np.unique(np.linspace(0, count - 1, min(count, PER_SHEET)).round().astype(int))
-        sheets.append((label, count, table.take(np.flatnonzero(labels == label)[places])))
-    # A share that is not calibrated would be taken for a probability.
-    calibrated = classifier.temperature is not None
-    page = render(
-        "extensions/pages",
-        "predictions.html",
-        page_title=f"Predictions: {source}",
-        classifier=classifier,
-        source=source,
-        total=len(table),
-        sheets=[(label, n, _figures(rows, pictures, calibrated)) for label, n, rows in sheets],
-        more=max(len(counts) - MAX_SHEETS, 0),
-        empty=[name for name in dict.fromkeys(classifier.classes) if name not in by_label],
-        skipped=sorted(skipped.items()),
-    )
-    write_atomically(folder / "index.html", page)
-
-
-def _figures(
-    rows: pa.Table, pictures: Mapping[str, Picture], calibrated: bool
-) -> list[tuple[str, str, str]]:
-    """Return thumbnail, nearest classes and name of each row whose picture can still be read."""
-    figures = []
-    for row in rows.to_pylist():
-        nearest = " or ".join(filter(None, (row["class_1"], row.get("class_2"))))
-        nearest += f", {100 * row['confidence']:.0f}%" if calibrated else ""
-        with suppress(BadImage, ReactError):
-            figures.append((thumbnail(pictures[row["path"]].read()), nearest, row["path"]))
-    return figures
