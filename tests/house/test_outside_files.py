@@ -52,6 +52,7 @@ OWN = {
         "extensions/labels/commands.py",
         "extensions/names/name_counts.py",
         "extensions/pages/dashboard.py",
+        "extensions/pages/predictions.py",
         "extensions/pages/review.py",
         "extensions/pages/server.py",
         "extensions/pages/session.py",
