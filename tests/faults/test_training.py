@@ -57,7 +57,7 @@ def test_killed_twice_in_mid_epoch_it_ends_as_if_it_never_was(
     expected, weights = records(whole), whole.file(WEIGHTS).read_bytes()
     per_epoch = (whole.counts["pairs"] - whole.counts["held_out_pairs"]) // 8
     assert per_epoch > 1
-    assert 2 % per_epoch or 6 % per_epoch, "at least one state lies within an epoch"
+    assert 2 % per_epoch or 6 % per_epoch, "one state must fall inside an epoch"
     assert 0 < whole.counts["skipped_steps"] < HARD["steps"] == len({r["loss"] for r in expected})
     shutil.rmtree(project.config.store / "customized_checkpoint")
     for step in (3, 7):

@@ -1,7 +1,7 @@
 """The page of a run of predictions: the least certain pictures, contact sheets by class, counts.
 
-Names of classes and files come from outside: the template escapes them. It is
-written in the light installation, without pandas. Does not belong here: predicting.
+Names of classes and files come from outside: the template escapes them. The light installation has
+no pandas, so this module imports none. Does not belong here: predicting.
 """
 
 from collections import Counter
