@@ -109,6 +109,7 @@ def _nothing_is_recent() -> Iterator[None]:
     yield
     if model := sys.modules.get("react_pipeline.clip.model"):
         model.loaded_base.cache_clear()
+        model._results.clear()
 
 
 REPOSITORY = Path(__file__).parents[1]

@@ -80,11 +80,11 @@ def zero_shot_head(clip: Clip, class_names: Sequence[str], templates: Sequence[s
 
 
 def prompt_vectors(clip: Clip, prompts: Sequence[str]) -> Tensor:
-    """Encode prompts to unit vectors (N, D) as `Clip.encode_texts` does; those of a base once."""
+    """Encode prompts to unit vectors (N, D), equal ones once, as `Clip.encode_texts` does."""
     if not len(prompts):
         return clip.encode_texts(prompts)
     inputs = clip.tokenize(prompts).numpy().tobytes()
-    return clip.once(inputs, lambda: clip.encode_texts(prompts))
+    return clip.once("text", inputs, lambda: clip.encode_texts(prompts))
 
 
 def domain_head(clip: Clip, domain: DomainConfig) -> Tensor:

@@ -13,7 +13,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import open_clip
 import torch
@@ -32,7 +32,7 @@ from react_pipeline.clip.architecture import (
 )
 from react_pipeline.clip.device import arithmetic
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
-from react_pipeline.clip.tower import encode_text, text_lengths
+from react_pipeline.clip.tower import encode_text, in_text_tower, text_lengths
 from react_pipeline.clip.weights import at_most, load_strictly, read_weights, save_tensors
 from react_pipeline.settings import METHODS, encoders
 from react_pipeline.store import InputError
@@ -44,6 +44,9 @@ _GATED = ".gated_attn_block."
 
 MOST_KEPT_BYTES = 64 << 20
 """Limit of all that `Clip.once` keeps."""
+
+_results: dict[bytes, Tensor] = {}
+"""What `Clip.once` keeps."""
 
 TEXT_DIRECTORY = "text"
 """Holds config and tokenizer of a text tower that comes from transformers."""
@@ -70,7 +73,6 @@ class Clip:
             the new modules of other methods.
         preprocess_cfg: Size, mean, std, interpolation and resize mode.
         source: Name of the folder that it was loaded from; in a store its fingerprint.
-        results: What `once` keeps, of a model that never changes.
     """
 
     model: Any
@@ -80,7 +82,6 @@ class Clip:
     preprocess_cfg: dict[str, Any]
     device: str = "cpu"
     source: str = ""
-    results: dict[str, Tensor] | None = None
 
     @property
     def dimension(self) -> int:
@@ -113,20 +114,38 @@ class Clip:
             vectors[chosen] = features.float().cpu()
         return vectors
 
-    def once(self, inputs: bytes, make: Callable[[], Tensor]) -> Tensor:
-        """Return what `make` returns; of a `loaded_base`, once for equal inputs: the heads of a run
-        are all measured on its vectors of the same images.
+    def once(
+        self, tower: Literal["text", "image"], inputs: bytes, make: Callable[[], Tensor]
+    ) -> Tensor:
+        """Return what `make` returns; a process calls it once for equal weights and inputs.
+
+        A method that freezes the text tower has the base's vectors of the prompts, and all heads
+        have the base's vectors of the same images.
+
+        Args:
+            inputs: All but the tower that decides the result.
         """
-        if self.results is None:
-            return make()
-        key = hashlib.sha256(inputs).hexdigest()
-        result = self.results.get(key)
+        key = hashlib.sha256(self._tower_digest(tower) + inputs).digest()
+        result = _results.get(key)
         if result is None:
             result = make()
-            if sum(kept.nbytes for kept in self.results.values()) > MOST_KEPT_BYTES:
-                self.results.clear()
-            self.results[key] = result
+            if sum(kept.nbytes for kept in _results.values()) > MOST_KEPT_BYTES:
+                _results.clear()
+            _results[key] = result
         return result.clone()
+
+    def _tower_digest(self, tower: Literal["text", "image"]) -> bytes:
+        """Return the SHA-256 of a tower's architecture, device and weights."""
+        is_text = tower == "text"
+        module = getattr(self.model, "text", None) if is_text else self.model.visual
+        other = "vision_cfg" if is_text else "text_cfg"
+        cfg = {name: value for name, value in self.model_cfg.items() if name != other}
+        digest = hashlib.sha256(f"{cfg} {module} {self.device}".encode())
+        for name, weight in self.model.state_dict().items():
+            if in_text_tower(name) if is_text else name.startswith("visual."):
+                digest.update(name.encode())
+                digest.update(weight.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.digest()
 
 
 def load(directory: Path | str, device: str = "cpu") -> Clip:
@@ -169,15 +188,12 @@ def load_weights(
 
 @lru_cache(maxsize=1)
 def loaded_base(directory: Path, device: str) -> Clip:
-    """Load a published base that is only read from, as `load` does; steps of one process share it,
-    and what it makes of equal inputs.
+    """Load a published base that is only read from, as `load` does; steps of one process share it.
 
     A training loads its own, since it changes the model, and calls `loaded_base.cache_clear()` for
     the memory.
     """
-    clip = load(directory, device)
-    clip.results = {}
-    return clip
+    return load(directory, device)
 
 
 def save(clip: Clip, directory: Path | str) -> None:

@@ -256,8 +256,8 @@ def encode_images(
 ) -> NDArray[np.float32]:
     """Encode labelled images; the next batch is decoded in threads while one is encoded.
 
-    Steps of a process that encode the same images with the base share the vectors (`Clip.once`);
-    the files are compared with what was published all the same.
+    Steps of a process that encode the same images with the same tower share the vectors
+    (`Clip.once`); the files are compared with what was published all the same.
 
     Args:
         config: For the batch size, workers and precision of `embedding`, and `corpus.max_pixels`.
@@ -284,7 +284,7 @@ def encode_images(
         encoded = True
         return _encoded(config, clip, published, preprocess, precision)
 
-    vectors = clip.once(inputs, encode)
+    vectors = clip.once("image", inputs, encode)
     if not encoded:
         for position in range(len(published)):
             published.read(position)

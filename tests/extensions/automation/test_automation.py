@@ -239,7 +239,8 @@ def test_two_daemons_over_one_store_make_everything_once(  # FAULTS 3, 29
     client = MlflowClient(project.config.tracking_uri)
     found = client.search_runs([entry.experiment_id for entry in client.search_experiments()])
     names = [run.info.run_name for run in found]
-    assert len(names) == len(set(names)) and "shapes/gated-image customized_checkpoint" in names
+    assert sorted(names) == sorted(set(names))
+    assert "shapes/gated-image customized_checkpoint" in names
     for stage, key in (
         ("retrieved_set", "shapes"),
         ("customized_checkpoint", "shapes/gated-image"),
