@@ -238,9 +238,11 @@ def test_two_daemons_over_one_store_make_everything_once(  # FAULTS 3, 29
             wait_for(lambda home=home: made in _succeeded(home), 900, "comparison of each", written)
     client = MlflowClient(project.config.tracking_uri)
     found = client.search_runs([entry.experiment_id for entry in client.search_experiments()])
-    names = [run.info.run_name for run in found]
-    assert sorted(names) == sorted(set(names))
-    assert "shapes/gated-image customized_checkpoint" in names
+    artifacts = [tags["fingerprint"] for run in found if "fingerprint" in (tags := run.data.tags)]
+    groups = [tags["react.parent"] for run in found if "react.parent" in (tags := run.data.tags)]
+    assert len(artifacts) + len(groups) == len(found)
+    assert sorted(artifacts) == sorted(set(artifacts)) and len(groups) == len(set(groups))
+    assert "shapes/gated-image customized_checkpoint" in {run.info.run_name for run in found}
     for stage, key in (
         ("retrieved_set", "shapes"),
         ("customized_checkpoint", "shapes/gated-image"),
