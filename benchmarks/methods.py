@@ -38,13 +38,13 @@ def to_markdown(project: Project) -> str:
     for method, of_method in table.groupby("method", sort=False):
         by_domain = of_method.set_index("domain")
         mean = by_domain.loc[MEAN]
-        costs = ["0", "–", "–"]
+        gains, costs = ["–", "–"], ["0", "–", "–"]
         if method != "base":
+            gains = [_over_seeds(mean, name, "+") for name in ("delta_top1", "gain_over_control")]
             seeds = 1 if pd.isna(mean["seeds"]) else mean["seeds"]
-            taken = f"{seconds(project, str(method)):.0f}"
+            taken = f"{seconds(project, str(method)):.1f}"
             costs = [f"{mean['trainable_parameters']:,.0f}", taken, f"{seeds:.0f}"]
         accuracies = [_over_seeds(by_domain.loc[slug], "top1").split(" ±")[0] for slug in DOMAINS]
-        gains = [_over_seeds(mean, name, "+") for name in ("delta_top1", "gain_over_control")]
         rows.append([Markup(f"`{method}`"), *accuracies, _over_seeds(mean, "top1"), *gains, *costs])
     heads = ["method", *DOMAINS, "mean", "over base", "over control", "trained parameters"]
     return markdown_table([*heads, "seconds", "seeds"], rows).rstrip()

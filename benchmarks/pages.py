@@ -54,10 +54,10 @@ def to_markdown(rows: Rows) -> str:
 
 def figure(value: Any) -> str:
     """Return a number with three digits or all before its point, a dash where there is none; text
-    stays as it is.
+    and counts stay as they are.
     """
-    if isinstance(value, str):
-        return value
+    if isinstance(value, str | int):
+        return f"{value}"
     if pd.isna(value):
         return "–"
     if abs(value) < 0.001:

@@ -66,7 +66,7 @@ def test_all_seeds_and_controls_are_measured_and_averaged(
     run(project, "comparison", "shapes")
     monkeypatch.setattr(methods, "DOMAINS", ("shapes",))
     base, ncm, random = methods.to_markdown(project).splitlines()[2:]
-    assert base.startswith("| `base` |") and base.endswith("| 0 | – | – |")
+    assert base.startswith("| `base` |") and base.endswith("| – | – | 0 | – | – |")
     assert random.startswith("| `ncm-control` |")
     top1 = 100 * right["ncm"].mean(axis=1)
     assert f"| {top1.mean():.1f} ± {top1.std(ddof=1):.1f} |" in ncm and ncm.endswith("| 2 |")
