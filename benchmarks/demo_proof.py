@@ -28,6 +28,7 @@ from benchmarks.controls import (
     write_project,
 )
 from benchmarks.pages import make_parser, show_section
+from react_pipeline.labelled import read_images
 from react_pipeline.lineage import fresh
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
@@ -69,8 +70,7 @@ def named_classes(project: Project, slug: str) -> NDArray[np.bool_]:
         name.lower() in caption.lower()
         for name, caption in zip(pairs["class"], pairs["caption"], strict=True)
     ]
-    images = pd.read_parquet(fresh(project, "evaluation_set", slug).file("images.parquet"))
-    classes = images.sort_values("name")["class"]
+    classes = read_images(fresh(project, "evaluation_set", slug)).sort_values("name")["class"]
     return classes.isin(set(pairs.loc[says, "class"])).to_numpy()
 
 

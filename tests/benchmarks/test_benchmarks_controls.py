@@ -61,6 +61,8 @@ def test_all_seeds_and_controls_are_measured_and_averaged(
         project.config.store.with_name(name) / "control_set" / "shapes" / "current"
         for name in ("store", "shuffled")
     )
+    named = demo_proof.named_classes(project, "shapes")
+    assert named.shape == right["base"][0].shape
     control = project.store.current("control_set", "shapes")
     assert own.read_text() == other.read_text() and "draw" not in control.counts
     run(project, "comparison", "shapes")
