@@ -15,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --d
 # What leans on numpy, pyarrow, open_clip, transformers and FAISS most.
 OLDEST_TESTS := $(addprefix tests/,clip embedding extensions/hub extensions/methods extensions/predict indexing retrieval use)
 
-.PHONY: help install install-dev demo demo-photos test test-slow test-mutations test-operations test-pages test-oldest test-gpu gpu-report docs lint check-definitions ui clean
+.PHONY: help install install-dev demo test test-slow test-mutations test-operations test-pages test-oldest test-gpu gpu-report docs lint check-definitions ui clean
 
 help:
 	@sed -n 's/^# //p; s/^\([a-z-]*\):.*## /  make \1  /p' Makefile
@@ -42,9 +42,6 @@ $(DEV_STAMP): $(STAMP)
 
 demo: install ## retrieve, customize and evaluate four domains; prints the first as soon as it stands
 	$(BIN)/react-pipeline demo
-
-demo-photos: install ## what the demo's models lost on photographs, after `make demo`; needs apt-get
-	$(BIN)/python -m benchmarks.demo_photos
 
 test: install-dev ## everything but the slow and GPU tests
 	$(BIN)/ruff check .

@@ -24,15 +24,13 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks import embed_inputs
-from benchmarks.customize import Rows, show, to_markdown
 from benchmarks.embed_runs import Batch, Ours, Theirs, Vectors, bare
-from benchmarks.pages import make_parser, write_section
+from benchmarks.pages import Rows, make_parser, parse_sizes, show_section, to_markdown
 from react_pipeline.embedding import FOLDERS
 
 BEGIN, END = "<!-- embed:begin -->", "<!-- embed:end -->"
@@ -42,8 +40,6 @@ THEIRS, BARE, BARE_BF16 = (
     "bare forward pass bf16 (autocast)",
 )
 OURS = {"ours fp32": "fp32", "ours bf16": "bf16"}
-WANTED = {"ours fp32": (1.4, 0.999999), "ours bf16": (2.5, 0.999)}
-"""Goals: speed over clip-retrieval's, and the smallest cosine to its vectors."""
 
 
 def in_turns(takes: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -63,22 +59,14 @@ def speed_rows(
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     rows: Rows = {}
     for name, median in medians.items():
-        wanted, wanted_cosine = WANTED.get(name, (None, None))
-        row: dict[str, Any] = {
+        rows[name] = {
             "pairs/s": pairs / median,
             "over clip-retrieval": medians[THEIRS] / median,
-            "wanted": wanted,
             "over the bare pass": medians[BARE] / median,
         }
-        for side in FOLDERS:
-            cosine = (
-                (vectors[name][side] * vectors[THEIRS][side]).sum(1).min()
-                if name in vectors
-                else None
-            )
-            row[f"smallest cosine, {side}"] = "–" if cosine is None else f"{cosine:.7f}"
-        row["wanted cosine"] = "–" if wanted_cosine is None else str(wanted_cosine)
-        rows[name] = row
+        for side in FOLDERS if name in vectors else ():
+            cosine = (vectors[name][side] * vectors[THEIRS][side]).sum(1).min()
+            rows[name][f"smallest cosine, {side}"] = f"{cosine:.7f}"
     return rows
 
 
@@ -101,45 +89,14 @@ def describe(batches: list[Batch], vectors: Vectors, given: argparse.Namespace) 
     )
 
 
-def section(setting: str, speed: Rows) -> str:
-    """What the page shows of a run."""
-    return (
-        f"{setting}\n\nFrom shards to files; ratios of medians, `wanted` is the "
-        f"goal:\n\n{to_markdown(speed)}"
-    )
-
-
-def arguments() -> argparse.Namespace:
-    """What was asked for on the command line."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--shards", type=int, default=2)
-    parser.add_argument(
-        "--batch",
-        type=int,
-        default=None,
-        help="pairs of a batch and of a shard (default: 64, quick: 8)",
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=None, help="turns that count (default: 3, quick: 1)"
-    )
-    parser.add_argument(
-        "--workers", type=int, default=2, help="decoding processes, of ours and of clip-retrieval"
-    )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument(
-        "--device", choices=("cpu",), default="cpu", help="nothing was run on a GPU yet"
-    )
-    parser.add_argument("--quick", action="store_true", help="batch 8, one round")
-    given = parser.parse_args()
-    for name, usual, quick in (("batch", 64, 8), ("rounds", 3, 1)):
-        if getattr(given, name) is None:
-            setattr(given, name, quick if given.quick else usual)
-    return given
-
-
 def main() -> None:
     """Measure speed, and print it."""
-    given = arguments()
+    parser = make_parser(__doc__)
+    parser.add_argument("--shards", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="decoding processes of either")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    given = parse_sizes(parser, batch=(64, 8), rounds=(3, 1))
+    given.device = "cpu"  # cards: benchmarks.gpu
     torch.set_num_threads(given.threads)
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as directory:
@@ -164,10 +121,8 @@ def main() -> None:
         vectors = {THEIRS: theirs.vectors(), **{name: one.vectors() for name, one in ours.items()}}
         speed = speed_rows(seconds, given.shards * given.batch, vectors)
         setting = describe(batches, vectors[THEIRS], given)
-    print(setting)
-    show("From shards to files", speed)
-    if given.page:
-        write_section(given.page, section(setting, speed), BEGIN, END)
+    text = f"{setting}\n\nFrom shards to files; ratios of medians:\n\n{to_markdown(speed)}"
+    show_section(text, given.page, BEGIN, END)
 
 
 if __name__ == "__main__":

@@ -47,20 +47,18 @@ def draw_captions(count: int, seed: int = 0) -> list[str]:
     return captions
 
 
-def draw_jpeg(seed: int, pixels: int) -> bytes:
-    """A JPEG of coloured areas with some grain; a file of 256 pixels has about 15 KiB."""
+def draw_jpeg(seed: int) -> bytes:
+    """A JPEG of `PIXELS` with coloured areas and some grain, of about 15 KiB."""
     chance = np.random.default_rng(seed)
     coarse = Image.fromarray(chance.integers(0, 256, (6, 6, 3), dtype=np.uint8))
-    smooth = np.asarray(coarse.resize((pixels, pixels), Image.Resampling.BICUBIC), dtype=np.int16)
+    smooth = np.asarray(coarse.resize((PIXELS, PIXELS), Image.Resampling.BICUBIC), dtype=np.int16)
     grain = chance.normal(0, 6, smooth.shape).astype(np.int16)
     buffer = io.BytesIO()
     Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=88)
     return buffer.getvalue()
 
 
-def write_shards(
-    directory: Path, shards: int, pairs: int, pixels: int = PIXELS, images: int | None = None
-) -> str:
+def write_shards(directory: Path, shards: int, pairs: int, images: int | None = None) -> str:
     """Shards `00000.tar` and so on of `pairs` pairs each; returns their pattern in braces.
 
     With `images`, so many different ones are drawn and used in turns; keys and captions differ all
@@ -68,7 +66,7 @@ def write_shards(
     """
     directory.mkdir(parents=True, exist_ok=True)
     captions = draw_captions(shards * pairs)
-    drawn = [draw_jpeg(seed, pixels) for seed in range(images or shards * pairs)]
+    drawn = [draw_jpeg(seed) for seed in range(images or shards * pairs)]
     for shard in range(shards):
         with tarfile.open(directory / f"{shard:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
             for number in range(shard * pairs, (shard + 1) * pairs):

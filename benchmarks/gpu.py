@@ -40,14 +40,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import embed_inputs
 from benchmarks import published as steps
-from benchmarks.customize import ROOT, Rows, figure
+from benchmarks.pages import ROOT, Rows, to_markdown
 from react_pipeline.clip import ImageTower, Pixels, encode_text
 from react_pipeline.pages import markdown_table
-from react_pipeline.training import GatedImage
-from react_pipeline.training.customization import World
-from react_pipeline.training.data import ImageEncoder, on_device
-from react_pipeline.training.resume import TrainingState
-from react_pipeline.training.step import TrainingStep
+from react_pipeline.training.data import on_device
 
 TESTS = Path("tests")
 REPORTS = ROOT / "benchmarks" / "reports"
@@ -66,35 +62,17 @@ Case = Callable[[argparse.Namespace], Rows]
 # The work that is timed.
 
 
-class EncodedTexts:
-    """Texts of a frozen tower that are encoded at every step; in place of `TrainingTexts`."""
-
-    caption_ids, class_ids = (staticmethod(ids) for ids in (Tensor.long, torch.zeros_like))
-
-    def __init__(self, model: Any, ids: Tensor) -> None:
-        """Encode token ids (N, L) of the device."""
-        self._model, self._ids = model, ids
-
-    @torch.no_grad()
-    def vectors(self, texts: Tensor) -> Tensor:
-        """Unit vectors (B, D)."""
-        return functional.normalize(encode_text(self._model, self._ids[texts]).float(), dim=-1)
-
-
 def training_step(device: str, batch: int, *, compiled: bool = False) -> Take:
     """A step of `gated-image` in bf16 from uint8 pixels of the host; texts are encoded too."""
-    world = World(device=device)
     model = steps.random_model(device)
-    tower = ImageTower(model, is_compiled=compiled)
-    tower.use_bf16(device)
-    scaler = torch.amp.GradScaler(world.device_type, enabled=False)
-    optimizer = steps.adamw(model, fused=True)
-    state = TrainingState(steps.trained(model), optimizer, scaler, batch)
-    model.eval()
-    texts: Any = EncodedTexts(model, torch.randint(1, 49_000, (batch, LENGTH)).to(device))
-    training = steps.TRAINING.model_copy(update={"precision": "bf16"})
-    encoder = ImageEncoder(model, tower, training, world)
-    step = TrainingStep(encoder, texts, state, GatedImage().loss)
+    ids = torch.randint(1, 49_000, (batch, LENGTH)).to(device)
+
+    @torch.no_grad()
+    def encode(texts: Tensor) -> Tensor:
+        return functional.normalize(encode_text(model, ids[texts]).float(), dim=-1)
+
+    tower, texts = ImageTower(model, is_compiled=compiled), steps.Texts(encode)
+    step = steps.training_step(model, tower, texts, batch, device, bf16=True)
     pixels = Pixels(image_transform_v2(PreprocessCfg(size=224), is_train=False))
     images = torch.randint(256, (batch, 3, 224, 224), dtype=torch.uint8)
     feed = on_device(itertools.repeat(images.pin_memory() if device != "cpu" else images), device)
@@ -370,21 +348,12 @@ def machine(given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def table(rows: Rows) -> str:
-    """Rows as a Markdown table; a column for each key of any row."""
-    columns = list(dict.fromkeys(itertools.chain.from_iterable(rows.values())))
-    cells = [[row.get(column) for column in columns] for row in rows.values()]
-    shown = [[figure(cell) if isinstance(cell, float) else cell for cell in row] for row in cells]
-    named = zip(rows, shown, strict=True)
-    return markdown_table(["", *columns], [[name, *row] for name, row in named])
-
-
 def page(about: dict[str, Any], sections: dict[str, Rows]) -> str:
     """The report in Markdown."""
     machine_rows = markdown_table(["machine", ""], list(about.items()))
     parts = [f"# GPU report: {about['card']}", machine_rows]
     for title, rows in sections.items():
-        parts += [f"## {title}", table(rows)]
+        parts += [f"## {title}", to_markdown(rows)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 

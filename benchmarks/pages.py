@@ -1,11 +1,23 @@
-"""What the command lines of all benchmarks share: their options, and the section of a page that a
-benchmark writes between two markers of its own.
+"""What the command lines of all benchmarks share: their options, their tables, and the section of a
+page that a benchmark writes between two markers of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import math
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from react_pipeline.pages import markdown_table
+
+ROOT = Path(__file__).parents[1]
+
+Rows = dict[str, dict[str, Any]]
+"""Values of a table, by row and column."""
 
 
 def make_parser(about: str | None) -> argparse.ArgumentParser:
@@ -15,6 +27,42 @@ def make_parser(about: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--page", type=Path, help="has the two markers; gets the tables")
     return parser
+
+
+def parse_sizes(parser: argparse.ArgumentParser, **sizes: tuple[int, int]) -> argparse.Namespace:
+    """Parse the command line, to which sizes are added, each with its usual value and the one that
+    `--quick` takes.
+    """
+    parser.add_argument("--quick", action="store_true", help="only to see that it works")
+    for name, (usual, quick) in sizes.items():
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=int, help=f"default: {usual}, quick: {quick}"
+        )
+    given = parser.parse_args()
+    for name, values in sizes.items():
+        if getattr(given, name) is None:
+            setattr(given, name, values[given.quick])
+    return given
+
+
+def to_markdown(rows: Rows) -> str:
+    """Return rows as a Markdown table, with a column for each key of any row."""
+    columns = list(dict.fromkeys(itertools.chain.from_iterable(rows.values())))
+    cells = [[name, *(figure(row.get(column)) for column in columns)] for name, row in rows.items()]
+    return markdown_table(["", *columns], cells).rstrip()
+
+
+def figure(value: Any) -> str:
+    """Return a number with three digits or all before its point, a dash where there is none; text
+    and counts stay as they are.
+    """
+    if isinstance(value, str | int):
+        return f"{value}"
+    if pd.isna(value):
+        return "–"
+    if abs(value) < 0.001:
+        return f"{value:.1e}" if value else "0"
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
 def show_section(text: str, page: Path | None, begin: str, end: str) -> None:

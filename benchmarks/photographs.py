@@ -4,16 +4,14 @@ kinds of control, over seeds, with 95% intervals.
 Run `.venv/bin/python -m benchmarks.photographs PHOTOS`, the folder of the photographs (see
 `recipes/photographs`): `corpus/*.tar` are pairs found on the web, `grocery-test.tar` holds the
 labelled images, and `grocery-fruit-veg.yaml` is the domain. A project for the photographs alone,
-and one with the demo's drawings in the corpus, are made in `--work`; what their stores hold is not
-made again.
+and one with the demo's drawings in the corpus, are made in `--work`.
 
 Two more domains are sources of the pairs themselves: `HELD_OUT`. Their photographs leave the corpus
 and become the labelled images, of the names that at least `COVERED` captions of others name; so
 classes are chosen by names alone.
 
 Controls: `random` pairs; `nameless`, random pairs whose caption names no tested class; and for
-`gated-image`, which learns from captions, `shuffled`, the retrieved images with captions of other
-classes.
+`gated-image`, which learns from captions, `shuffled` ones (`benchmarks.controls`).
 """
 
 from __future__ import annotations
@@ -23,7 +21,9 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,41 +38,46 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from benchmarks.demo_photos import top1_at
-from benchmarks.demo_proof import (
+from benchmarks.controls import (
+    GATED,
     Correct,
-    beside,
-    correct_images,
-    interval,
-    shuffle_captions,
-    trained,
+    demo_domain,
+    gain,
+    measure,
+    shuffled,
+    write_project,
 )
-from benchmarks.domain_vectors import DomainVectors, fitted
 from benchmarks.pages import make_parser, show_section
 from react_pipeline.clip import (
+    EVALUATION_PRECISION,
     ClassHead,
+    Clip,
+    choose_device,
     from_parts,
+    gated_layers,
+    load_classifier,
+    scale_gates,
 )
+from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import read_metadata
 from react_pipeline.evaluation.calibration import confidence, error_of_confidence
-from react_pipeline.extensions.demo import build_base
-from react_pipeline.extensions.demo.corpus import captions, drawn
-from react_pipeline.extensions.demo.extension import FILES
-from react_pipeline.extensions.methods import HeadMethod, HeadSamples
-from react_pipeline.extensions.methods.few_shot import FewShotGda, FewShotNcm, joined
-from react_pipeline.lineage import fresh, fresh_or_none, resolve, run
+from react_pipeline.extensions.demo import build_base, captions, drawn
+from react_pipeline.extensions.methods.few_shot import joined
+from react_pipeline.labelled import encode_images, read_images
+from react_pipeline.lineage import fresh, resolve, run
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
-from react_pipeline.retrieval.chosen_pairs import write_pairs
+from react_pipeline.retrieval import load_encoder
 from react_pipeline.retrieval.control import draw_pairs, seeded_random
 from react_pipeline.retrieval.decontamination import read_kept_out
-from react_pipeline.retrieval.images import Images, load_encoder
-from react_pipeline.settings import DomainConfig, TrainingConfig
-from react_pipeline.stage import ALL, method_key
-from react_pipeline.store import Artifact, Scratch
+from react_pipeline.retrieval.images import Images
+from react_pipeline.settings import DomainConfig, TrainingConfig, draw_folder
+from react_pipeline.stage import method_key
+from react_pipeline.store import Inputs, Scratch
+from react_pipeline.training import TrainingObserver
+from react_pipeline.training.customization import Customization, World
 
 SLUG, COARSE, FINE, DRAWINGS = "grocery", "grocery-coarse", "grocery-fine", "things"
-GATED = "gated-image"
 HELD_OUT = {
     "imagenet": ("imagenet-sample", "photographs of ImageNet"),
     "stamps": ("tuxpaint", "photographs of Tux Paint"),
@@ -80,12 +85,12 @@ HELD_OUT = {
 COVERED = 5
 METHODS = (GATED, "gda", "linear-head", "ncm")
 CONTROLS = ("random", "nameless", "shuffled")
-FEW_SHOT = {"few-shot-gda": FewShotGda(), "few-shot-ncm": FewShotNcm()}
+FEW_SHOT = ("few-shot-gda", "few-shot-ncm")
 SHOTS, DRAWS = (0, 1, 2, 4, 8, 16), 5
 BEGIN, END = "<!-- photographs:begin -->", "<!-- photographs:end -->"
 
 
-def write_project(photos: Path, work: Path, *, drawings: bool) -> Project:
+def write_grocery(photos: Path, work: Path, seeds: int, *, drawings: bool) -> Project:
     """Write the project: the demo's base and settings, the pairs, and the labelled images."""
     images = work / "images"
     if not images.is_dir():
@@ -95,8 +100,7 @@ def write_project(photos: Path, work: Path, *, drawings: bool) -> Project:
     if drawings:
         shards.append(_tar_of_drawings(work / "drawings.tar"))
     home = work / ("with-drawings" if drawings else "alone")
-    things = yaml.safe_load((FILES / f"domains/{DRAWINGS}.yaml").read_text(encoding="utf-8"))
-    domains = {DRAWINGS: things}
+    domains = {DRAWINGS: demo_domain(DRAWINGS)}
     domain = yaml.safe_load((photos / "grocery-fruit-veg.yaml").read_text(encoding="utf-8"))
     listed = pd.read_csv(photos / "grocery-test.csv")
     own = listed[listed["fruit_or_vegetable"] == 1]
@@ -114,22 +118,10 @@ def write_project(photos: Path, work: Path, *, drawings: bool) -> Project:
                 os.link(images / file, place)
         evaluation = {"name": slug, "kind": "folder", "path": str(labelled)}
         domains[slug] = {**domain, "classes": classes, "evaluation": evaluation}
-    return _project_at(home, shards, domains)
+    return write_project(home, METHODS, seeds, "keep", domains, shards)
 
 
-def _project_at(home: Path, shards: Sequence[Path], domains: Mapping[str, Any]) -> Project:
-    config = yaml.safe_load((FILES / "pipeline.yaml").read_text(encoding="utf-8"))
-    config |= {"project": home.name, "methods": ["base", *METHODS]}
-    config["corpus"] = {"kind": "webdataset", "shards": [str(pattern) for pattern in shards]}
-    config["retrieval"]["same_subject"] = "keep"
-    (home / "domains").mkdir(parents=True, exist_ok=True)
-    files = {f"domains/{slug}.yaml": fields for slug, fields in domains.items()}
-    for path, fields in {"pipeline.yaml": config, **files}.items():
-        (home / path).write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
-    return Project.load(home / "pipeline.yaml")
-
-
-def hold_out(photos: Path, work: Path, slug: str) -> tuple[Project, str]:
+def hold_out(photos: Path, work: Path, seeds: int, slug: str) -> tuple[Project, str]:
     """Write the project of a domain of `HELD_OUT`, with the drawings in the corpus; return it and
     what its photographs are.
     """
@@ -170,7 +162,7 @@ def hold_out(photos: Path, work: Path, slug: str) -> tuple[Project, str]:
     count = len(list(labelled.rglob("*.jpg")))
     shards = [rest, _tar_of_drawings(work / "drawings.tar")]
     text = f"With the demo's drawings, {count} {title}, {len(classes)} names"
-    return _project_at(home, shards, {slug: domain}), text
+    return write_project(home, METHODS, seeds, "keep", {slug: domain}, shards), text
 
 
 def _tar_of_drawings(path: Path) -> Path:
@@ -200,85 +192,54 @@ def naming(names: Iterable[str]) -> re.Pattern[str]:
     return re.compile(rf"\b(?:{'|'.join(map(re.escape, names))})(?:e?s)?\b", re.IGNORECASE)
 
 
-def draw_nameless(project: Project, slug: str, seed: int) -> Artifact:
-    """Publish a control whose captions name no class."""
-    inputs = resolve(project, "control_set", slug)
-    rows = read_metadata(inputs.parents["corpus_embeddings"], ["caption", "image_sha256"])
+def nameless(project: Project, inputs: Inputs, images: Images, seed: int) -> pd.DataFrame:
+    """Draw random pairs whose captions name no class."""
+    slug, parents = inputs.key, inputs.parents
+    rows = read_metadata(parents["corpus_embeddings"], ["caption", "image_sha256"])
     named = rows["caption"].str.contains(naming_classes(project.domain(slug)))
-    refused = frozenset(rows.loc[named, "image_sha256"])
-    size = inputs.parents["retrieved_set"].counts["pairs"]
-
-    def write(directory: Path, _: Scratch) -> dict[str, Any]:
-        clip = load_encoder(project, inputs.parents["base_checkpoint"])
-        labelled, settings = inputs.parents["evaluation_set"], project.retrieval(slug)
-        kept_out = read_kept_out(project, slug, labelled, settings.decontaminate, clip)
-        kept_out = replace(kept_out, refused=refused)
-        images = Images(project, inputs.parents, clip)
-        drawn, dropped = draw_pairs(images, kept_out, settings, seeded_random(seed, slug), size)
-        pairs = write_pairs(directory, drawn, images, settings)
-        return {"pairs": len(pairs), "dropped": dropped, "seed": seed}
-
-    return project.store.build(inputs, write)
+    clip, settings = load_encoder(project, parents["base_checkpoint"]), project.retrieval(slug)
+    labelled = parents["evaluation_set"]
+    kept_out = read_kept_out(project, slug, labelled, settings.decontaminate, clip)
+    kept_out = replace(kept_out, refused=frozenset(rows.loc[named, "image_sha256"]))
+    size = parents["retrieved_set"].counts["pairs"]
+    pairs, _ = draw_pairs(images, kept_out, settings, seeded_random(seed, slug), size)
+    return pairs
 
 
-def measure(project: Project, slug: str, seeds: int) -> tuple[dict[str, Correct], float]:
-    """Return which images each method gets right, by method and kind of pairs, and the share of
-    the pairs of the random control whose captions name a class.
+def measured(title: str, project: Project, slug: str) -> str:
+    """Measure a domain, and return its table below the share of random pairs whose captions name a
+    class.
     """
-    for stage in ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"):
-        run(project, stage, ALL)
-    run(project, "evaluation_set", slug)
-    retrieved = run(project, "retrieved_set", slug)
-    named, right = [], {"base": [correct_images(trained(project, slug, "base"))]}
-    for seed in range(seeds):
-        random, nameless = (
-            beside(project, f"seeds/{seed}{kind}", seed) for kind in ("", "-nameless")
-        )
-        # This one gets a retrieved set of its own.
-        shuffled = beside(project, f"seeds/{seed}-shuffled", seed, same_subject="keep")
-        if fresh_or_none(nameless, "control_set", slug) is None:
-            draw_nameless(nameless, slug, seed)
-        shuffle_captions(shuffled, slug, retrieved, seed)
-        for method in METHODS:
-            control = f"{method}-control"
-            of_kind = {
-                method: trained(random, slug, method),
-                f"{method} random": trained(random, slug, control),
-                f"{method} nameless": trained(nameless, slug, control),
-            }
-            if method == GATED:
-                of_kind[f"{method} shuffled"] = trained(shuffled, slug, method)
-            for kind, result in of_kind.items():
-                right.setdefault(kind, []).append(correct_images(result))
-                print(
-                    project.path.parent.name, slug, seed, kind, right[kind][-1].mean(), flush=True
-                )
-        pairs = fresh(random, "control_set", slug).file("pairs.parquet")
-        captions = pd.read_parquet(pairs)["caption"]
-        named.append(captions.str.contains(naming_classes(project.domain(slug))).mean())
-    return {kind: np.stack(of_kind) for kind, of_kind in right.items()}, float(np.mean(named))
+    draws = {"nameless": (nameless, METHODS), "shuffled": (shuffled, [GATED])}
+    table = to_markdown(measure(project, slug, draws))
+    control, pattern = fresh(project, "control_set", slug), naming_classes(project.domain(slug))
+    folders = ["", *(f"{draw_folder(seed)}/" for seed in project.config.seeds[1:])]
+    pairs = [pd.read_parquet(control.file(f"{folder}pairs.parquet")) for folder in folders]
+    share = np.mean([one["caption"].str.contains(pattern).mean() for one in pairs])
+    return f"{title}; {100 * share:.0f}% of the random pairs name a tested class:\n\n{table}"
 
 
-def few_shot(vectors: DomainVectors, photos: Path, picture: Path) -> str:
+def few_shot(project: Project, photos: Path, picture: Path) -> str:
     """Return top-1 by the number of shots of each class, beside logistic regression on the same
     vectors, and draw it; shots are drawn from the train photographs.
     """
+    images, class_ids = labelled_vectors(project, SLUG)
     shots, names = encoded(photos / "grocery-train.tar")
-    classes = vectors.project.domain(SLUG).class_names
+    classes = project.domain(SLUG).class_names
     shot_ids = torch.tensor([classes.index(name) if name in classes else -1 for name in names])
     figures: dict[str, list[list[float]]] = {name: [] for name in (*FEW_SHOT, "LR")}
     for count in SHOTS:
         found: dict[str, list[float]] = {name: [] for name in figures}
         for seed in range(DRAWS):
             order = torch.randperm(len(shots), generator=torch.Generator().manual_seed(seed))
-            drawn = torch.cat([order[shot_ids[order] == c][:count] for c in range(len(classes))])
-            own, ids = shots[drawn], shot_ids[drawn]
-            for name, method in FEW_SHOT.items():
-                head = fit(vectors, WithShots(method, own, ids), seed)
-                found[name].append(vectors.top1(head))
+            chosen = torch.cat([order[shot_ids[order] == c][:count] for c in range(len(classes))])
+            own, ids = shots[chosen], shot_ids[chosen]
+            for name in FEW_SHOT:
+                right = fit(project, name, own, ids, seed).scores(images).argmax(dim=1) == class_ids
+                found[name].append(float(right.double().mean()))
             if count:
                 model = LogisticRegression(C=1_000, max_iter=500).fit(own.numpy(), ids.numpy())
-                found["LR"].append(model.score(vectors.images.numpy(), vectors.class_ids.numpy()))
+                found["LR"].append(model.score(images.numpy(), class_ids.numpy()))
         for name, values in found.items():
             figures[name].append(values)
     draw_curve(figures, picture)
@@ -287,6 +248,37 @@ def few_shot(vectors: DomainVectors, photos: Path, picture: Path) -> str:
         for name, by_count in figures.items()
     ]
     return markdown_table(["shots of each class", *map(str, SHOTS)], rows).rstrip()
+
+
+def fit(project: Project, name: str, shots: Tensor, shot_ids: Tensor, seed: int) -> ClassHead:
+    """Return the head that a method would publish with these shots: unit vectors (S, D), and class
+    ids (S,).
+    """
+    method = copy(project.method(name))
+    method.samples = lambda of_pairs, *_: joined(of_pairs, shots, shot_ids)  # type: ignore[attr-defined]
+    inputs = resolve(project, "customized_checkpoint", method_key(SLUG, "gda"))
+    base, retrieved = (inputs.parents[stage] for stage in ("base_checkpoint", "retrieved_set"))
+    training, pairs = TrainingConfig(**{**method.defaults, "seed": seed}), CollectedPairs(retrieved)
+    with tempfile.TemporaryDirectory() as staging:
+        folder, domain = Path(staging), project.domain(SLUG)
+        run_of = (project, inputs, World(), Scratch(folder), TrainingObserver(), folder)
+        method.train(Customization(*run_of, domain, training, base, pairs))
+        return ClassHead.read(folder / "head.safetensors")
+
+
+def labelled_vectors(project: Project, slug: str) -> tuple[Tensor, Tensor]:
+    """Return unit vectors (N, D) of the labelled images of a domain by the base, and class ids
+    (N,).
+    """
+    clip = load_encoder(project, fresh(project, "base_checkpoint"))
+    vectors, class_ids = _encode_labelled(project, slug, clip)
+    return torch.from_numpy(vectors), torch.from_numpy(class_ids)
+
+
+def _encode_labelled(project: Project, slug: str, clip: Clip) -> tuple[Any, Any]:
+    images = read_images(fresh(project, "evaluation_set", slug), project.domain(slug))
+    vectors = encode_images(project.config, clip, images, precision=EVALUATION_PRECISION)
+    return vectors, images["class_id"].to_numpy()
 
 
 def draw_curve(figures: Mapping[str, list[list[float]]], path: Path) -> None:
@@ -305,43 +297,20 @@ def draw_curve(figures: Mapping[str, list[list[float]]], path: Path) -> None:
     figure.savefig(path, metadata={"Software": None})
 
 
-class WithShots:
-    """A head whose samples get shots too."""
-
-    def __init__(self, method: HeadMethod, shots: Tensor, shot_ids: Tensor) -> None:
-        """Take unit vectors (S, D) and class ids (S,)."""
-        self._method, self._shots = method, (shots, shot_ids)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._method, name)
-
-    def fit(self, samples: HeadSamples, *others: Any) -> tuple[ClassHead, dict[str, Any]]:
-        """Fit to the pairs and the shots."""
-        return self._method.fit(joined(samples, *self._shots), *others)
-
-
-def fit(vectors: DomainVectors, method: Any, seed: int) -> ClassHead:
-    """Return the head that a training with a seed would publish."""
-    training = TrainingConfig(**{**method.defaults, "seed": seed})
-    near = vectors.project.retrieval(SLUG).near_duplicate_similarity
-    samples = vectors.signs.samples
-    return fitted(training, method, samples, samples.class_ids.numpy(), near)
-
-
-def confidences(project: Project, vectors: DomainVectors, strangers: Tensor) -> str:
+def confidences(project: Project, slug: str, strangers: Tensor) -> str:
     """Return what confidence says of the labelled images, without and with the temperature of
     left-out pairs: its mean, its calibration error, and how well it tells them from others.
 
     Args:
         strangers: Unit vectors of the others (S, D).
     """
-    ids, rows = vectors.class_ids.numpy(), []
+    vectors, class_ids = labelled_vectors(project, slug)
+    ids, rows = class_ids.numpy(), []
     for method in METHODS[1:]:
-        trained(project, vectors.slug, method)
-        checkpoint = fresh(project, "customized_checkpoint", method_key(vectors.slug, method))
+        checkpoint = run(project, "customized_checkpoint", method_key(slug, method))
         head = ClassHead.read(checkpoint.file("head.safetensors"))
         record = json.loads(checkpoint.file("head.json").read_text(encoding="utf-8"))
-        own, strange = ((100 * head.scores(one)).numpy() for one in (vectors.images, strangers))
+        own, strange = ((100 * head.scores(one)).numpy() for one in (vectors, strangers))
         for label, temperature in (("none", 1.0), ("left-out pairs", record["temperature"])):
             sure, of_strangers = (confidence(one, temperature) for one in (own, strange))
             is_own = np.arange(len(sure) + len(of_strangers)) < len(sure)
@@ -358,19 +327,28 @@ def confidences(project: Project, vectors: DomainVectors, strangers: Tensor) -> 
 
 def interpolated(project: Project) -> str:
     """Return top-1 on the photographs, and on the drawings of a domain that nothing was trained
-    for, between the base and the trained model.
+    for, between the base and the trained model of the first seed.
     """
     rows = []
     for method, weights in (("base", [0.0]), (GATED, [0.5, 1]), (f"{GATED}-control", [0.5, 1])):
         for weight in weights:
-            checkpoint = (
-                fresh(project, "base_checkpoint")
-                if method == "base"
-                else fresh(project, "customized_checkpoint", method_key(SLUG, method))
-            )
-            found = [top1_at(project, checkpoint, weight, slug)[1] for slug in (SLUG, DRAWINGS)]
+            found = [top1_at(project, method, weight, slug) for slug in (SLUG, DRAWINGS)]
             rows.append([method, f"{weight:g}", *(f"{top1:.1f}" for top1 in found)])
     return markdown_table(["method", "weight", "photographs", "drawings"], rows).rstrip()
+
+
+def top1_at(project: Project, method: str, weight: float, slug: str) -> float:
+    """Return the top-1 in percent on the labelled images of a domain, of a method trained for the
+    photographs, at a weight between the base (0) and itself (1).
+    """
+    place = ("customized_checkpoint", method_key(SLUG, method))
+    checkpoint = fresh(project, *(("base_checkpoint",) if method == "base" else place))
+    device = choose_device(project.config.device)
+    clip, head = load_classifier(checkpoint, None, project.domain(slug), device)
+    scale_gates(gated_layers(clip.model).values(), weight)
+    vectors, class_ids = _encode_labelled(project, slug, clip)
+    right = (vectors @ head.vectors.numpy()).argmax(axis=1) == class_ids
+    return 100 * float(right.mean())
 
 
 def encoded(tar: Path) -> tuple[Tensor, list[str]]:
@@ -394,25 +372,15 @@ def to_markdown(right: Mapping[str, Correct]) -> str:
     rows = [["base", f"{100 * right['base'].mean():.1f}", *["–"] * (2 * len(CONTROLS) + 1)]]
     for method in METHODS:
         kinds = [f"{method} {kind}" for kind in CONTROLS]
-        cells = [method, *(_spread(right, kind) for kind in (method, *kinds))]
-        for other in ("base", *kinds):
-            if other in right:
-                gain, low, high = interval([right[method]], [right[other]])
-                cells.append(f"{gain:+.1f} ({low:+.1f} to {high:+.1f})")
-            else:
-                cells.append("–")
-        rows.append(cells)
+        means = [
+            _of_draws(right[kind].mean(axis=1).tolist()) if kind in right else "–"
+            for kind in (method, *kinds)
+        ]
+        others = ("base", *kinds)
+        gains = [gain([right[method]], [right[one]]) if one in right else "–" for one in others]
+        rows.append([method, *means, *gains])
     names = ["method", "top-1 %", *CONTROLS, *(f"over {kind}" for kind in ("base", *CONTROLS))]
     return markdown_table(names, rows).rstrip()
-
-
-def _section(title: str, right: Mapping[str, Correct], named: float) -> str:
-    share = f"{100 * named:.0f}% of the random pairs name a tested class"
-    return f"{title}; {share}:\n\n{to_markdown(right)}"
-
-
-def _spread(right: Mapping[str, Correct], kind: str) -> str:
-    return _of_draws(right[kind].mean(axis=1).tolist()) if kind in right else "–"
 
 
 def main() -> None:
@@ -423,41 +391,33 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--picture", type=Path, help="the curve of shots; default: in --work")
     options = parser.parse_args()
-    work = options.work.resolve()
+    photos, work = options.photos.resolve(), options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    strangers, names = encoded(options.photos / "grocery-test.tar")
-    texts = []
-    for drawings, title in ((False, "Without drawings"), (True, "With the demo's drawings")):
-        project = write_project(options.photos.resolve(), work, drawings=drawings)
-        run(project, "evaluation_set", DRAWINGS)
-        slugs = {SLUG: title}
-        if not drawings:
-            slugs |= {
-                COARSE: f"{title}, all 43 coarse classes, cartons among them",
-                FINE: f"{title}, the 50 fine classes of fruit and vegetables",
-            }
-        for slug, text in slugs.items():
-            right, named = measure(project, slug, options.seeds)
-            texts.append(_section(text, right, named))
-        vectors = DomainVectors.of(project, DRAWINGS if drawings else SLUG)
-        first = beside(project, "seeds/0", 0)
-        if drawings:
-            texts += [
-                f"Between the base and `{GATED}`, one seed:\n\n{interpolated(first)}",
-                "Heads on the drawings of `things`; AUROC against the photographs:\n\n"
-                + confidences(first, vectors, strangers),
-            ]
-        else:
-            classes = project.domain(SLUG).class_names
-            cartons = strangers[[name not in classes for name in names]]
-            texts += [
-                few_shot(vectors, options.photos, options.picture or work / "few-shot.png"),
-                confidences(first, vectors, cartons),
-            ]
+    picture = options.picture or work / "few-shot.png"
+    strangers, names = encoded(photos / "grocery-test.tar")
+    alone, both = (
+        write_grocery(photos, work, options.seeds, drawings=drawings) for drawings in (False, True)
+    )
+    title = "Without drawings"
+    texts = [
+        measured(title, alone, SLUG),
+        measured(f"{title}, all 43 coarse classes, cartons among them", alone, COARSE),
+        measured(f"{title}, the 50 fine classes of fruit and vegetables", alone, FINE),
+        few_shot(alone, photos, picture),
+    ]
+    classes = alone.domain(SLUG).class_names
+    cartons = strangers[[name not in classes for name in names]]
+    texts += [confidences(alone, SLUG, cartons), measured("With the demo's drawings", both, SLUG)]
+    for stage in ("evaluation_set", "retrieved_set"):
+        run(both, stage, DRAWINGS)
+    texts += [
+        f"Between the base and `{GATED}`, one seed:\n\n{interpolated(both)}",
+        "Heads on the drawings of `things`; AUROC against the photographs:\n\n"
+        + confidences(both, DRAWINGS, strangers),
+    ]
     for slug in HELD_OUT:
-        project, title = hold_out(options.photos.resolve(), work, slug)
-        right, named = measure(project, slug, options.seeds)
-        texts.append(_section(title, right, named))
+        project, title = hold_out(photos, work, options.seeds, slug)
+        texts.append(measured(title, project, slug))
     show_section("\n\n".join(texts), options.page, BEGIN, END)
 
 

@@ -31,14 +31,6 @@ from react_pipeline.training.step import TrainingStep
 ARCHITECTURE, GATED = "ViT-B-32-quickgelu", 6
 TRAINING = TrainingConfig(warmup_steps=2, steps=1_000)
 
-TEXTS = "text vectors kept"
-NO_CHECKPOINTING = "no forced checkpointing"
-CLASS_TOKEN = "class token alone in the last block"  # noqa: S105 - a token of a transformer
-BF16 = "bf16 (autocast), frozen weights held in it"
-PREFIX = "frozen first blocks kept as tokens"
-PARTS = (TEXTS, NO_CHECKPOINTING, CLASS_TOKEN, BF16, PREFIX)
-"""What our step does and the published one does not, as far as it changes the operations."""
-
 Take = Callable[[int], float]
 """Takes step number n on batch n and returns its loss."""
 
@@ -162,52 +154,58 @@ def adamw(model: nn.Module, *, fused: bool | None = None) -> torch.optim.AdamW:
 
 
 class Texts:
-    """Unit vectors of the texts of all batches, kept or made at every step; replaces
-    `TrainingTexts`. Every pair has a text of its own.
+    """Texts (N, L) of a frozen tower, each pair with its own, in place of `TrainingTexts`.
+    `encode` gives the unit vectors (B, D) of the texts at some positions (B,).
     """
 
-    def __init__(self, model: Any, batches: Batches, *, kept: bool) -> None:
-        """Encode all texts now if they are to be kept."""
-        self._model, self._tokens = model, batches.texts.flatten(0, 1)
-        self._vectors = (
-            torch.cat([self._encoded(part) for part in self._tokens.split(256)]) if kept else None
-        )
+    caption_ids, class_ids = (staticmethod(ids) for ids in (Tensor.long, torch.zeros_like))
 
-    def caption_ids(self, positions: Tensor) -> Tensor:
-        """The positions (B,) themselves."""
-        return positions
+    def __init__(self, encode: Callable[[Tensor], Tensor]) -> None:
+        """Take the function."""
+        self.vectors = encode
 
-    def class_ids(self, positions: Tensor) -> Tensor:
-        """No class (B,)."""
-        return torch.full_like(positions, -1)
 
-    def vectors(self, texts: Tensor) -> Tensor:
-        """Unit vectors (B, D) of the texts at these positions."""
-        return self._encoded(self._tokens[texts]) if self._vectors is None else self._vectors[texts]
-
-    @torch.no_grad()
-    def _encoded(self, tokens: Tensor) -> Tensor:
-        return self._model.encode_text(tokens, normalize=True)
+def training_step(
+    model: Any, tower: ImageTower, texts: Texts, size: int, device: str, *, bf16: bool
+) -> TrainingStep:
+    """The step that trains, on batches of this size."""
+    training = TRAINING.model_copy(update={"precision": "bf16" if bf16 else "fp32"})
+    if bf16:
+        tower.use_bf16(device)
+    world = World(device=device)
+    scaler = torch.amp.GradScaler(world.device_type, enabled=False)
+    state = TrainingState(trained(model), adamw(model, fused=True), scaler, size)
+    model.eval()
+    encoder = ImageEncoder(model, tower, training, world)
+    stand_in: Any = texts
+    return TrainingStep(encoder, stand_in, state, GatedImage().loss)
 
 
 def our_step(
-    model: Any, batches: Batches, parts: frozenset[str], tower: ImageTower, device: str
+    model: Any,
+    batches: Batches,
+    device: str,
+    *,
+    bf16: bool = False,
+    tokens_kept: bool = False,
+    compiled: bool = False,
 ) -> Take:
-    """The step that trains, `TrainingStep`, with these parts on."""
-    training = TRAINING.model_copy(update={"precision": "bf16" if BF16 in parts else "fp32"})
-    if BF16 in parts:
-        tower.use_bf16(device)
-    optimizer = adamw(model, fused=True)
-    scaler = torch.amp.GradScaler(device, enabled=False)
-    state = TrainingState(trained(model), optimizer, scaler, batches.images.shape[1])
-    model.eval()
-    texts: Any = Texts(model, batches, kept=TEXTS in parts)
-    encoder = ImageEncoder(model, tower, training, World(device=device))
-    real = TrainingStep(encoder, texts, state, GatedImage().loss)
+    """Our step: text vectors are kept, no block is checkpointed, the last one computes the class
+    token alone.
+
+    Args:
+        bf16: By autocast, with frozen weights held in it.
+        tokens_kept: What the frozen first blocks make of the images is kept too.
+    """
+    tower = ImageTower(model, is_compiled=compiled)
+    with torch.no_grad():
+        parts = batches.texts.flatten(0, 1).split(256)
+        vectors = torch.cat([model.encode_text(part, normalize=True) for part in parts])
     size = batches.images.shape[1]
+    real = training_step(model, tower, Texts(vectors.__getitem__), size, device, bf16=bf16)
     inputs: Sequence[Tensor] = batches.images
-    if PREFIX in parts:
-        with torch.autocast(device, torch.bfloat16, enabled=BF16 in parts):
+    if tokens_kept:
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
             inputs = [tower.tokens(images).to(torch.bfloat16) for images in batches.images]
 
     def take(step: int) -> float:

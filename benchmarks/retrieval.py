@@ -5,33 +5,27 @@ benchmarks/results.md` writes the table into that page. `--quick` shows on 20,00
 works. With 100 classes it takes about 7 minutes on 2 cores.
 
 Vectors are clustered (`benchmarks.clustered` says how), 512 numbers wide; images are searched with
-texts, which form another cloud. FAISS' ways are timed with some of the prompts, `IndexFlat` also
-with a million rows at most, in the process that times ours, and scaled. Ratios are of seconds of a
-core, since a machine may be shared. The floor is what the products alone would take at the rate of
-a matrix product of the same type, measured in the same process. Hits are compared where both ways
-were run. Making the vectors is not measured, nor is encoding prompts.
+texts, which form another cloud. FAISS' ways are timed with some of the prompts, in the process that
+times ours, and scaled. Ratios are of seconds of a core, since a machine may be shared. The floor is
+what the products alone would take at the rate of a matrix product of the same type, measured in the
+same process. Making the vectors is not measured, nor is encoding prompts.
 """
 
 from __future__ import annotations
 
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
-import pandas as pd
-import psutil
 import torch
 import yaml
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
-from benchmarks.pages import make_parser, show_section
+from benchmarks.pages import make_parser, parse_sizes, show_section
 from react_pipeline.clip import DTYPES
 from react_pipeline.indexing import (
     StoredVectors,
@@ -45,6 +39,7 @@ from react_pipeline.indexing import (
     read_index,
     set_parameters,
 )
+from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
 
 Row = dict[str, Any]
@@ -52,7 +47,7 @@ Row = dict[str, Any]
 MIB = 1 << 20
 WIDTH, TEMPLATES, HITS = 512, 80, 10
 BEGIN, END = "<!-- retrieval-prompts:begin -->", "<!-- retrieval-prompts:end -->"
-SOME_PROMPTS, FLAT_ROWS = 1_600, 1_000_000
+SOME_PROMPTS = 1_600
 
 
 def measure(folder: Path, rows: int, classes: int) -> Row:
@@ -71,50 +66,34 @@ def measure(folder: Path, rows: int, classes: int) -> Row:
 
 
 def ask(stored: StoredVectors, built: Row, path: Path, rows: int, classes: int) -> Row:
-    """Time every way; seconds are those of all prompts."""
+    """Time every way; seconds are those of a core for all prompts."""
     prompts = Cloud(rows, WIDTH).prompts(classes, TEMPLATES)
     index, rerank = read_index(path), built["rerank"] or 1
     set_parameters(index, built["parameters"])
     flat, some = faiss.IndexFlatIP(WIDTH), prompts[: min(SOME_PROMPTS, len(prompts))]
-    flat_rows = min(rows, FLAT_ROWS)
-    for first, block in stored.blocks():
-        flat.add(block[: max(flat_rows - first, 0)].numpy())
+    for _, block in stored.blocks():
+        flat.add(block.numpy())
     fast = product_precision(len(prompts), "cpu")
     ways: dict[str, Row] = {}
 
-    def measure(name: str, call: Callable[[], Any], asked: int, scale: float = 1) -> Any:
-        with peak_memory() as peak:
-            started, cpu = time.perf_counter(), time.process_time()
-            found = call()
-            seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-        scale *= len(prompts) / asked
-        ways[name] = {
-            "seconds": seconds * scale,
-            "cpu": cpu * scale,
-            "prompts": asked,
-            "mib": peak[0] / MIB,
-        }
+    def timed(name: str, call: Callable[[Any], Any], asked: Any) -> Any:
+        started = time.process_time()
+        found = call(asked)
+        scale = len(prompts) / len(asked)
+        ways[name] = {"cpu": (time.process_time() - started) * scale, "prompts": len(asked)}
         return found
 
-    def exact(asked: Any, hits: int = HITS) -> Any:
-        return exact_hits(stored, asked, hits)
+    def one_by_one(asked: Any) -> Any:
+        return find_rows(index, asked, HITS, rerank, stored)
 
-    def in_lists(asked: Any, hits: int = HITS) -> Any:
-        return cell_hits(index, asked, hits, rerank, stored)
-
-    find_rows(index, some[:80], HITS, rerank, stored)
-    one_by_one = measure(
-        "one by one", lambda: find_rows(index, some, HITS, rerank, stored), len(some)
+    one_by_one(some[:80])
+    by_index = timed("one by one", one_by_one, some)
+    lists = timed(
+        "cell by cell", lambda asked: cell_hits(index, asked, HITS, rerank, stored), prompts
     )
-    lists = measure("cell by cell", lambda: in_lists(prompts), len(prompts))
-    flat_hits = measure(
-        "IndexFlat", partial(find_rows, flat, some, HITS), len(some), scale=rows / flat_rows
-    )
-    del flat
-    measure("exact", lambda: exact(prompts), len(prompts))
-    whole = exact(some) if flat_rows == rows else None
+    by_flat = timed("IndexFlat", lambda asked: find_rows(flat, asked, HITS), some)
+    whole = timed("exact", lambda asked: exact_hits(stored, asked, HITS), prompts)
     operations = 2 * len(prompts) * rows * WIDTH
-    floors = {name: operations / rate(name) for name in {fast, "fp32"}}
     return {
         "rows": rows,
         "prompts": len(prompts),
@@ -124,9 +103,9 @@ def ask(stored: StoredVectors, built: Row, path: Path, rows: int, classes: int) 
         "type": fast,
         "threads": torch.get_num_threads(),
         "ways": ways,
-        "floors": floors,
-        "same_as_index": same(lists, one_by_one),
-        "same_as_flat": same(whole, flat_hits) if whole else None,
+        "floors": {"exact": operations / rate(fast), "IndexFlat": operations / rate("fp32")},
+        "same_as_index": same(lists, by_index),
+        "same_as_flat": same(whole, by_flat),
         "vectors_mib": 2 * rows * WIDTH / MIB,
     }
 
@@ -149,76 +128,33 @@ def rate(precision: str) -> float:
     return 2 * 4_096 * 1_024 * WIDTH / best
 
 
-@contextmanager
-def peak_memory() -> Iterator[list[int]]:
-    """The most bytes of its own, mapped files not counted, that this process took within; known on
-    leaving.
-    """
-    process, peak, ended = psutil.Process(), [0], threading.Event()
-
-    def own() -> int:
-        memory = process.memory_info()
-        return int(memory.rss - memory.shared)
-
-    before = own()
-
-    def watch() -> None:
-        while not ended.wait(0.05):
-            peak[0] = max(peak[0], own() - before)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        ended.set()
-        watcher.join()
-
-
 def table(row: Row) -> str:
     """What `ask` measured."""
     ways, floors = row["ways"], row["floors"]
     lines = []
     for name, way in ways.items():
-        beside = ways["IndexFlat" if name.startswith(("exact", "IndexFlat")) else "one by one"]
-        exact = name.startswith("exact") or name == "IndexFlat"
-        floor = floors["fp32" if name == "IndexFlat" else row["type"]]
-        cpu = way["cpu"]
-        lines.append(
-            {
-                "way": name,
-                "seconds of a core": f"{cpu:,.1f}",
-                "times faster than FAISS": f"{beside['cpu'] / cpu:.2f}",
-                "recall@10": "1.000" if exact else f"{row['recall']:.3f}",
-                "share of the floor": f"{floor / cpu:.2f}" if exact else "–",
-                "memory, MiB": f"{way['mib']:,.0f}",
-                "timed with": f"{way['prompts']:,}",
-            }
-        )
-    flat = row["same_as_flat"]
+        is_exact, cpu = name in floors, way["cpu"]
+        beside = ways["IndexFlat" if is_exact else "one by one"]
+        recall = "1.000" if is_exact else f"{row['recall']:.3f}"
+        floor = f"{floors[name] / cpu:.2f}" if is_exact else "–"
+        faster = f"{beside['cpu'] / cpu:.2f}"
+        lines.append([name, f"{cpu:,.1f}", faster, recall, floor, f"{way['prompts']:,}"])
+    heads = ["way", "seconds of a core", "times faster than FAISS", f"recall@{HITS}"]
     text = (
         f"{row['prompts']:,} prompts, {HITS} hits each, against {row['rows']:,} vectors "
         f"({row['vectors_mib']:,.0f} MiB mapped), `{row['key']}` at {row['parameters']}, "
         f"{row['threads']} threads, fastest type {row['type']}. Hits cell by cell as similar as "
         f"the index's: {row['same_as_index']:.4%}; of exact search as `IndexFlat`'s: "
-        f"{'not compared' if flat is None else f'{flat:.4%}'}."
+        f"{row['same_as_flat']:.4%}. Ways timed with fewer prompts are scaled."
     )
-    text += (
-        " Ways timed with fewer prompts (`IndexFlat` also with a million rows at most) are scaled."
-    )
-    return f"{text}\n\n{pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)}"
+    return f"{text}\n\n{markdown_table([*heads, 'share of the floor', 'timed with'], lines)}"
 
 
 def main() -> None:
     """Measure one size."""
     parser = make_parser(__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--classes", type=int, default=100, help=f"of {TEMPLATES} prompts each")
     parser.add_argument("--folder", type=Path, help="for vectors and index; else a temporary one")
-    parser.add_argument("--quick", action="store_true", help="20,000 vectors and 50 classes")
-    given = parser.parse_args()
-    if given.quick:
-        given.rows, given.classes = 20_000, 50
+    given = parse_sizes(parser, rows=(1_000_000, 20_000), classes=(100, 50))
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         text = table(measure(Path(name), given.rows, given.classes))
     show_section(text, given.page, BEGIN, END)

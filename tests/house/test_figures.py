@@ -7,7 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
-    name: (ROOT / name).read_text() for name in ("README.md", "docs/methods.md", "docs/scale.md")
+    name: (ROOT / name).read_text()
+    for name in ("README.md", "docs/methods.md", "docs/results.md", "docs/scale.md")
 }
 RESULTS = (ROOT / "benchmarks" / "results.md").read_text()
 CONTROLS = ("random", "nameless", "shuffled")
@@ -42,16 +43,28 @@ def number(text: str) -> float:
 
 
 def test_the_gains_of_the_readme_are_those_of_the_demo() -> None:
-    rows = [
-        line.split("|")[3:5]
-        for line in RESULTS.splitlines()
-        if line.startswith("| without the same drawing | mean |")
-    ]
-    (gains,) = [re.findall(r"[\d.]+", " ".join(cells)) for cells in rows]
+    mean = written_by("proof")[0]["mean"]
+    gains = re.findall(r"[\d.]+", f"{mean['over base']} {mean['over random']}")
     text = one_line("README.md")
     gain, low, high, over_control, control_low, control_high = gains
     assert f"gains {gain} points over the base (95% interval {low} to {high})" in text
     assert f"{over_control} over random pairs ({control_low} to {control_high};" in text
+
+
+def test_the_results_of_methods_are_those_of_the_benchmarks() -> None:
+    shown = next(table for table in tables_of(PAGES["docs/results.md"]) if "gda" in table)
+    for arm, proof, measured in zip(
+        ("without the same drawing", "as it is"),
+        written_by("proof"),
+        written_by("methods"),
+        strict=False,
+    ):
+        assert shown["gated-image"][arm] == proof["mean"]["gated-image"]
+        for method in ("base", "linear-head", "gda", "ncm"):
+            assert shown[method][arm] == measured[method]["mean"]
+            # The second column of this name is that of the second arm.
+            lead = measured[method]["over control"]
+            assert arm != "as it is" or shown[method]["over random pairs"] == lead
 
 
 def test_figures_of_photographs_are_those_of_the_benchmark() -> None:
