@@ -7,7 +7,6 @@ imports `assets`.
 
 from __future__ import annotations
 
-import resource
 import shlex
 import sys
 from collections.abc import Sequence
@@ -30,13 +29,10 @@ from react_pipeline.commands.models import models_app
 from react_pipeline.commands.results import print_start_page, results
 from react_pipeline.commands.terminal import log_to_terminal, print_error
 from react_pipeline.extension import answers
-from react_pipeline.project import first_domain, templates, write_project
-from react_pipeline.settings import DEFAULT_KIND
+from react_pipeline.project import write_project
+from react_pipeline.settings import DEFAULT_KIND, corpus_kinds
 from react_pipeline.stop import raise_if_stopped
 from react_pipeline.store import InputError, ReactError, refusal_in
-
-OPEN_FILES = 4_096
-"""A usual limit of a shell is 1,024."""
 
 _PANELS = ("Start", "Build", "Look at the data", "Use a model", "Operate")
 """Order of the parts of `--help`; a command names its part by `rich_help_panel`."""
@@ -75,40 +71,15 @@ def init(
         Path, typer.Argument(help="The folder to create; files that are in it are kept.")
     ],
     corpus: Annotated[
-        str, typer.Option(help=f"Kind of the corpus: {', '.join(templates())}.")
+        str, typer.Option(help=f"Kind of the corpus: {', '.join(corpus_kinds())}.")
     ] = DEFAULT_KIND,
-    encoder: Annotated[
-        str,
-        typer.Option(
-            help="MODEL/PRETRAINED of open_clip, where PRETRAINED is a tag or the path of a "
-            "checkpoint; or a complete model, hf-hub:ORGANIZATION/NAME or local-dir:FOLDER. Paths "
-            "are relative to the new folder."
-        ),
-    ] = "ViT-B-32/openai",
-    dg: Annotated[
-        bool,
-        typer.Option(
-            "--dg",
-            help="Also a project of Dagster's command dg, for assets of your own beside these.",
-        ),
-    ] = False,
 ) -> None:
     """Create a project: pipeline.yaml, an example of a domain, a Dagster home, .gitignore."""
-    for path in write_project(folder, corpus, encoder, dg=dg):
+    for path in write_project(folder, corpus):
         console.print(f"wrote {path}")
-    kind = templates()[corpus]
-    domain = first_domain(folder)
-    first = kind.next_step.format(domain=domain)
-    console.print(f"next:\n  cd {shlex.quote(str(folder))}\n  {first}")
-    if kind.project_files(domain):
-        console.print(
-            f"  react-pipeline materialize --domain {domain}\n"
-            "or run the domains that are there:\n"
-            "  react-pipeline demo"
-        )
-        return
     console.print(
-        "  write your class names into domains/birds.yaml\n"
+        f"next:\n  cd {shlex.quote(str(folder))}\n  {corpus_kinds()[corpus].next_step}\n"
+        "  write your class names into a file of the folder domains\n"
         "  react-pipeline doctor       says what is missing\n"
         "  react-pipeline materialize"
     )
@@ -164,7 +135,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     errors take a line each.
     """
     log_to_terminal()
-    _raise_open_files()
     try:
         code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
     except ReactError as error:
@@ -179,16 +149,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _fail(refusal, 1)
         raise
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _raise_open_files() -> None:
-    """Let this process and its children open the files that Dagster needs, as far as the system
-    allows.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if 0 <= soft < OPEN_FILES:
-        most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _fail(message: str, code: int) -> None:

@@ -37,7 +37,6 @@ MISTAKES = {
     "domains validate nosuch.yaml": "nosuch.yaml: cannot be read",
     "status --config nosuch.yaml": "nosuch.yaml: no such file",
     "init new --corpus nosuch": "there is no such kind",
-    "init new --encoder ViT-B-32": "MODEL/PRETRAINED",
 }
 
 CODE = """

@@ -19,7 +19,7 @@ ENCODERS = {
     "{model: ViT-B-32, pretrained: opanai}": "did you mean openai?",
     "{model: ViT-B-32, pretrained: wieghts.pt}": "did you mean weights.pt?",
     "{model: ViT-B-32, pretrained: nosuch/weights.pt}": "there is no file or folder",
-    "{model: 'local-dir:empty'}": "open_clip_config.json",
+    "{pretrained: empty}": "open_clip_config.json",
 }
 
 

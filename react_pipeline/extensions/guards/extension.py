@@ -4,8 +4,7 @@ results are evidence for comparison and promotion.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
 from pydantic import SerializeAsAny, model_validator
@@ -68,10 +67,6 @@ class GuardsConfig(Section):
         if len({guard.name for guard in self.sets}) < len(self.sets):
             raise ValueError("two sets have one `name`")
         return self
-
-    def located(self, absolute: Callable[[Path], Path]) -> Self:
-        """Return a copy with absolute paths."""
-        return self.model_copy(update={"sets": tuple(one.located(absolute) for one in self.sets)})
 
 
 def guard_sets(project: Project) -> tuple[GuardSet, ...]:
