@@ -7,7 +7,6 @@ from .local_files import files_below as files_below
 from .local_files import find_files as find_files
 from .local_files import leads_out as leads_out
 from .local_files import matches as matches
-from .outside import Files as Files
 from .outside import Look as Look
 from .outside import changed_since_run as changed_since_run
 from .outside import look_at as look_at
