@@ -30,14 +30,7 @@ Config = Annotated[
     ),
 ]
 Domain = Annotated[str, typer.Argument(help="Slug of the domain.")]
-Person = Annotated[
-    str | None, typer.Option("--by", help="Who decides. Default: the user of the system.")
-]
-
-
-def person_name(person: str | None) -> str:
-    """Return the name of who decides: that of `--by`, else of the user of the system."""
-    return " ".join((person or "").split()) or getpass.getuser()
+Person = Annotated[str, typer.Option("--by", default_factory=getpass.getuser, help="Who decides.")]
 
 
 def load_project(

@@ -158,8 +158,9 @@ def project_methods(
     """
     methods = dict(METHODS)
     for name, variant in variants.items():
+        own = variant.model_dump(exclude_unset=True, exclude={"method"})
         for suffix in ("", CONTROL_SUFFIX):
-            methods[name + suffix] = _copy(METHODS[variant.method + suffix], variant.overrides)
+            methods[name + suffix] = _copy(METHODS[variant.method + suffix], own)
     if not seeds:
         return methods
     seeded: dict[str, Method] = {}

@@ -115,7 +115,7 @@ class Section(BaseModel):
     @property
     def overrides(self) -> dict[str, Any]:
         """The fields that were given, without those that have their defaults."""
-        return {name: value for name, value in self if name in self.model_fields_set}
+        return self.model_dump(exclude_unset=True)
 
     def places(self) -> dict[str, Path]:
         """Return the fields that name a file or a folder."""

@@ -127,11 +127,6 @@ class VariantConfig(TrainingConfig):
 
     method: TrainedMethod
 
-    @property
-    def overrides(self) -> dict[str, Any]:
-        """The fields that were given, but for the method."""
-        return {name: value for name, value in super().overrides.items() if name != "method"}
-
 
 class CustomizationConfig(Section):
     """Training fields for every method (`defaults`) and for single ones (`methods`)."""
