@@ -7,6 +7,7 @@ imports `assets`.
 
 from __future__ import annotations
 
+import resource
 import shlex
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,9 @@ from react_pipeline.project import write_project
 from react_pipeline.settings import DEFAULT_KIND, corpus_kinds
 from react_pipeline.stop import raise_if_stopped
 from react_pipeline.store import InputError, ReactError, refusal_in
+
+OPEN_FILES = 4_096
+"""A usual limit of a shell is 1,024."""
 
 _PANELS = ("Start", "Build", "Look at the data", "Use a model", "Operate")
 """Order of the parts of `--help`; a command names its part by `rich_help_panel`."""
@@ -135,6 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     errors take a line each.
     """
     log_to_terminal()
+    _raise_open_files()
     try:
         code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
     except ReactError as error:
@@ -149,6 +154,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _fail(refusal, 1)
         raise
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _raise_open_files() -> None:
+    """Let this process and its children open the files that Dagster needs, as far as the system
+    allows.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < OPEN_FILES:
+        most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _fail(message: str, code: int) -> None:

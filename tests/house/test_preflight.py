@@ -96,7 +96,7 @@ def test_domain_problems_only_warn_where_no_domain_is_selected(
         with pytest.raises(ConfigError, match="single class"):
             materialize("evaluation_set", domains, (), tiny_project.path)
     # Before that a misspelt selection is answered with a near asset.
-    for selection, token in (("comparisn", "mean comparison"), ("key:foo+", "base_checkpoint,")):
+    for selection, token in (("comparisn", '["comparison"]'), ("key:foo+", "foo")):
         with pytest.raises(SystemExit):
             main(["materialize", "--select", selection, "--config", str(tiny_project.path)])
         assert token in " ".join(capsys.readouterr().err.split())

@@ -142,7 +142,7 @@ def _encoder(project: Project) -> list[Finding]:
 
 def _corpus(project: Project) -> list[Finding]:
     corpus = project.config.corpus
-    detail = f"{corpus.kind}: {', '.join(corpus.files())}"
+    detail = f"{corpus.kind}: {', '.join(corpus.files()[:3])}"
     faults = _missing("corpus", corpus_problems(project), "fix this file")
     return faults or [Finding("corpus", "ok", detail)]
 
