@@ -56,16 +56,18 @@ class Scope:
         """Return those of these parents that artifacts for the project's methods are made from,
         each with its partitions.
         """
-        two_encoders = RETRIEVAL_CHECKPOINT in self.rows
         used = {DOMAIN_FILE, *row.gathers}
-        for key in row.keys(["any"], self.methods, two_encoders, self.methods):
-            used.update(row.parents_of(key, two_encoders, self.methods))
+        for method in filter(row.is_for, self.methods.values()):
+            used.update(row.parents_for(method))
+        parents = configured_parents(
+            filter(used.__contains__, names), RETRIEVAL_CHECKPOINT in self.rows
+        )
         return [
             dg.AssetDep(
                 self.project.key(name), partition_mapping=make_mapping(name, row, self.methods)
             )
-            for name in dict.fromkeys(configured_parents(names, two_encoders))
-            if name in used and (name in self.rows or name == DOMAIN_FILE)
+            for name in dict.fromkeys(parents)
+            if name in self.rows or name == DOMAIN_FILE
         ]
 
 

@@ -63,8 +63,7 @@ def build_defs(
     rows = [
         row
         for row in STAGES.values()
-        if row.name not in left_out
-        and row.keys(["any"], partitioned, config is None or config.two_encoders, table)
+        if row.name not in left_out and row.keys(["any"], partitioned)
     ]
     scope = Scope(project, {row.name: row for row in rows}, partitioned, config)
     assets = [make_asset(row, publish_row, scope) for row in rows]

@@ -47,7 +47,7 @@ from react_pipeline.preflight import (
     store_problems,
 )
 from react_pipeline.project import HOME_VARIABLE, Manifests, Project, prepare_home
-from react_pipeline.settings import METHODS, Method, load_domains
+from react_pipeline.settings import Method, load_domains
 from react_pipeline.stage import (
     ALL,
     BASE_CHECKPOINT,
@@ -203,7 +203,9 @@ def _places_without_problems(
     usable = [slug for slug in slugs if not faults[slug]]
     is_refused = problems and (domains or not usable)
     made_for = ["any"] if is_refused else usable
-    places = plan(defs, selection, made_for, methods, project.config.all_methods)
+    table = project.config.all_methods
+    chosen = {name: method for name, method in table.items() if name in methods}
+    places = plan(defs, selection, made_for, chosen)
     if is_refused and any(key != ALL for _, key in places):
         raise ConfigError(problems)
     for problem in problems:
@@ -216,8 +218,7 @@ def plan(
     defs: dg.Definitions,
     selection: str,
     domains: Sequence[str],
-    methods: Sequence[str],
-    table: Mapping[str, Method] = METHODS,
+    methods: Mapping[str, Method],
 ) -> list[Place]:
     """Return what a selection names, in the order of the runs: what belongs to no domain, domains,
     the overview of all.
@@ -236,7 +237,7 @@ def plan(
         raise InputError(f"--select {selection!r}: {' '.join(str(error).split())}") from error
     rows = [row for row in STAGES.values() if dg.AssetKey(row.name) in selected]
     slugs = {slug: number for number, slug in enumerate(domains)}
-    order = list(table)
+    order = list(methods)
 
     def turn(place: Place) -> tuple[int, bool, int]:
         row = STAGES[place[0]]
@@ -246,7 +247,7 @@ def plan(
         domain = slugs.get(slug, len(slugs) if row.gathers else -1)
         return domain, bool(row.gathers), order.index(method) if method else -1
 
-    places = [(row.name, key) for row in rows for key in row.keys(slugs, methods, True, table)]
+    places = [(row.name, key) for row in rows for key in row.keys(slugs, methods)]
     if not places:
         text = "there is nothing of it for these domains and methods"
         raise InputError(f"--select {selection!r}: {text}")

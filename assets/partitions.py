@@ -32,7 +32,7 @@ def make_partitions(
     domains = domain_partitions(project)
     if stage.scope in ("all", "domain"):
         return None if stage.scope == "all" else domains
-    names = [method for method in methods if stage.is_for(method, methods)]
+    names = [name for name, method in methods.items() if stage.is_for(method)]
     return dg.MultiPartitionsDefinition(
         {DOMAIN: domains, METHOD: dg.StaticPartitionsDefinition(names)}
     )
@@ -53,8 +53,8 @@ def make_mapping(
     same = dg.StaticPartitionMapping(
         {
             name: name
-            for name in methods
-            if STAGES[parent].is_for(name, methods) and child.is_for(name, methods)
+            for name, method in methods.items()
+            if STAGES[parent].is_for(method) and child.is_for(method)
         }
     )
     return dg.MultiPartitionMapping(

@@ -1,20 +1,13 @@
 """The installation: the command that adds an extra to it, and data files of installed packages.
 
 The name of this package is on no index, so a command that names it would install whatever somebody
-puts there. What pip keeps of the origin (PEP 610) names the wheel or the clone instead.
+puts there.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
-from functools import cache
-from importlib import metadata
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
-
-from react_pipeline.store import InputError
 
 DISTRIBUTION = "react-pipeline"
 EXTRAS = {
@@ -32,19 +25,8 @@ INSTALL_CLIP_RETRIEVAL = "pip install --no-deps clip-retrieval==2.45.0 all-clip=
 
 
 def install_command(extra: str) -> str:
-    """Return the command that installs this package again with an extra; an editable clone stays
-    one.
-    """
-    try:
-        recorded = json.loads(
-            metadata.distribution(DISTRIBUTION).read_text("direct_url.json") or "{}"
-        )
-    except (metadata.PackageNotFoundError, ValueError, RecursionError):
-        recorded = {}
-    address = urlsplit(recorded.get("url", ""))
-    place = unquote(address.path) if address.scheme == "file" else "PATH/OF/THE/WHEEL/OR/CLONE"
-    editable = "-e " if recorded.get("dir_info", {}).get("editable") else ""
-    return f"pip install {editable}'{place}[{extra}]'"
+    """Return the command that installs this package again with an extra."""
+    return f"pip install 'PATH/OF/THE/WHEEL/OR/CLONE[{extra}]'"
 
 
 def installed_file(package: str, *parts: str) -> Path | None:
@@ -54,20 +36,3 @@ def installed_file(package: str, *parts: str) -> Path | None:
     spec = importlib.util.find_spec(package)
     folders = (spec.submodule_search_locations or ()) if spec else ()
     return next((path for folder in folders if (path := Path(folder, *parts)).is_file()), None)
-
-
-@cache
-def open_clip_metadata() -> Any:
-    """Run the one module of open_clip that is plain data, ImageNet's class names and CLIP's 80
-    prompts, and return it.
-
-    Raises:
-        InputError: If open_clip is not installed.
-    """
-    path = installed_file("open_clip", "zero_shot_metadata.py")
-    spec = importlib.util.spec_from_file_location("_zero_shot_metadata", path) if path else None
-    if spec is None or spec.loader is None:
-        raise InputError("ImageNet's class names come with open_clip_torch, which is not installed")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

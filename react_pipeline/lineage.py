@@ -9,14 +9,15 @@ come from (`project`).
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from react_pipeline.project import (
-    Look,
-    Project,
-    changed_since_run,
-    look_at,
-    remember_look,
+from react_pipeline.project import Look, Project, changed_since_run, remember_look
+from react_pipeline.stage import (
+    ALL,
+    STAGES,
+    Place,
+    configured_parents,
+    domain_and_method,
+    method_key,
 )
-from react_pipeline.stage import ALL, STAGES, Place, domain_and_method, method_key
 from react_pipeline.store import (
     Artifact,
     Inputs,
@@ -57,7 +58,6 @@ def resolve(
     row = STAGES[stage]
     if parents is None:
         known = project.known
-        _require_method(project, key)
         places = parents_of(project, stage, key)
         parents = {name: fresh(project, *place, known) for name, place in places.items()}
     return Inputs(stage, key, row.identity(project, key), parents, row.version, content)
@@ -98,8 +98,7 @@ def _once(known: Known, question: tuple[str, ...], ask: Callable[[], Answer]) ->
 
 
 def _judge(project: Project, stage: str, key: str, known: Known) -> Artifact:
-    row = STAGES[stage]
-    _require_method(project, key)
+    row, parents = STAGES[stage], parents_of(project, stage, key)
     artifact = project.store.current(stage, key)
     where = _in_words(stage, key)
     if artifact.manifest["code_version"] != row.version:
@@ -116,7 +115,7 @@ def _judge(project: Project, stage: str, key: str, known: Known) -> Artifact:
             f"{where} was built with {other} {', '.join(fields)}: rematerialize {where}",
             (stage, key),
         )
-    for name, place in parents_of(project, stage, key).items():
+    for name, place in parents.items():
         parent = fresh(project, *place, known)
         if artifact.parents.get(name) != parent.fingerprint:
             raise StaleArtifact(
@@ -127,21 +126,23 @@ def _judge(project: Project, stage: str, key: str, known: Known) -> Artifact:
     return artifact
 
 
-def _require_method(project: Project, key: str) -> None:
-    """Refuse a method whose extension is gone, of which nothing is fresh."""
-    _, method = domain_and_method(key)
-    if method:
-        project.method(method)
-
-
 def _in_words(stage: str, key: str) -> str:
     return f"`{stage}`" if key == ALL else f"`{stage}` of {key!r}"
 
 
 def parents_of(project: Project, stage: str, key: str) -> dict[str, Place]:
-    """Return where the parents of an artifact belong, by their names (`Stage.parents_of`)."""
-    config = project.config
-    return STAGES[stage].parents_of(key, config.two_encoders, config.all_methods)
+    """Return the stage and the key of each parent of an artifact, by the stage.
+
+    Raises:
+        InputError: If the extension of its method is gone.
+    """
+    slug, method = domain_and_method(key)
+    names = STAGES[stage].parents_for(project.method(method) if method else None)
+    keys = {"all": ALL, "domain": slug}
+    return {
+        parent: (parent, keys.get(STAGES[parent].scope, key))
+        for parent in configured_parents(names, project.config.two_encoders)
+    }
 
 
 def fresh_or_none(project: Project, stage: str, key: str) -> Artifact | None:
@@ -222,11 +223,10 @@ def run(
 
 def look_outside(project: Project, stage: str, key: str) -> Look | None:
     """Look at the files that a stage reads outside the store; None if it reads none."""
-    files = STAGES[stage].outside
-    if files is None:
+    look = STAGES[stage].outside
+    if look is None:
         return None
-    question = ("look", stage, key)
-    return _once(project.known, question, lambda: look_at(project, files(project, key)))
+    return _once(project.known, ("look", stage, key), lambda: look(project, key))
 
 
 def is_current(project: Project, stage: str, key: str) -> Artifact:

@@ -93,7 +93,7 @@ STAGES_OF_CORE = (
         "all",
         step=lambda project: clip.publish_base(project),
         identity=lambda project, _: identity.encoder(project.config.encoder),
-        outside=lambda project, _: outside.of_encoder(project.config.encoder),
+        outside=lambda project, _: outside.of_encoder(project, project.config.encoder),
         priority=90,
     ),
     Stage(
@@ -102,7 +102,7 @@ STAGES_OF_CORE = (
         "all",
         step=lambda project: clip.publish_retrieval(project),
         identity=lambda project, _: identity.encoder(project.config.retrieves_with),
-        outside=lambda project, _: outside.of_encoder(project.config.retrieves_with),
+        outside=lambda project, _: outside.of_encoder(project, project.config.retrieves_with),
         priority=90,
     ),
     Stage(
@@ -134,7 +134,7 @@ STAGES_OF_CORE = (
         step=lambda project, slug: labelled.publish_evaluation_set(project, slug),
         reads_domain=True,
         identity=identity.evaluation_set,
-        outside=lambda project, slug: outside.of_labelled(project.domain(slug).evaluation),
+        outside=lambda project, slug: outside.of_labelled(project, project.domain(slug).evaluation),
         priority=80,
     ),
     Stage(
@@ -182,7 +182,7 @@ STAGES_OF_CORE = (
         parents=(RETRIEVAL_CHECKPOINT, EVALUATION_SET),
         reads_domain=True,
         identity=identity.few_shot_set,
-        outside=lambda project, slug: outside.of_labelled(project.domain(slug).shots),
+        outside=lambda project, slug: outside.of_labelled(project, project.domain(slug).shots),
         pool="gpu",
         priority=70,
     ),

@@ -7,9 +7,7 @@ not belong here: rules of single fields (`settings`), what is out of date (`upke
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import filterfalse
 from pathlib import Path
 from typing import Any
@@ -38,10 +36,10 @@ def encoder_problems(project: Project) -> list[Problem]:
     from react_pipeline.clip import require_available
 
     return [
-        replace(problem, message=re.sub("^encoder", field, problem.message))
+        problem
         for field in ENCODERS
         if (encoder := getattr(project.config, field))
-        for problem in _problems(project.path, "", require_available, encoder)
+        for problem in _problems(project.path, "", require_available, encoder, field)
     ]
 
 

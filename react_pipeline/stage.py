@@ -8,9 +8,10 @@ an artifact is fresh (`lineage`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import Any, Literal
 
 from react_pipeline.extension import LazyTable, joined
@@ -85,7 +86,7 @@ class Stage:
         is_current: Raises if a gathered artifact is outdated; unset: if it shows other results.
         identity: The part of the configuration that decides it.
         thresholds: The part of the configuration that only its checks require.
-        outside: The local files outside the store that it reads; None if it reads none.
+        outside: Looks at the files outside the store that it reads; None if it reads none.
         data: The data of its own that it works on; None if it has none.
         version: Raised by hand when the same inputs make another artifact.
         group, kinds, pool, priority: Dagster's; "gpu" where it needs the device; what many wait
@@ -103,7 +104,7 @@ class Stage:
     is_current: Callable[..., Artifact] | None = None
     thresholds: Callable[[Project, str], dict[str, Any]] = identity.nothing
     identity: Callable[[Project, str], dict[str, Any]] = identity.nothing
-    outside: Callable[[Project, str], outside.Files] | None = None
+    outside: Callable[[Project, str], outside.Look] | None = None
     data: OwnData | None = None
     version: str = "1"
     group: str = "extensions"
@@ -116,66 +117,48 @@ class Stage:
         """Whether it compares customized models with the base, which alone has nothing to show."""
         return bool(self.gathers) and STAGES[self.gathers[0]].scope == "encoder"
 
-    def parents_of(
-        self, key: str, two_encoders: bool, table: Mapping[str, Method] = METHODS
-    ) -> dict[str, tuple[str, str]]:
-        """Return the stage and the key of each parent of the artifact of one key, by the stage.
+    def parents_for(self, method: Method | None) -> Iterable[str]:
+        """Return the stages that the artifact of a method is made from; None: of no method."""
+        if method is None or self.parents_of_method is None:
+            return self.parents
+        return self.parents_of_method(method)
 
-        Args:
-            two_encoders: As in `PipelineConfig`.
-            table: Its `all_methods`.
-        """
-        slug, _, method = key.partition("/")
-        names: Iterable[str] = self.parents
-        if self.parents_of_method is not None:
-            names = self.parents_of_method(table[method])
-        names = configured_parents(names, two_encoders)
-        keys = {"all": ALL, "domain": slug}
-        return {name: (name, keys.get(STAGES[name].scope, key)) for name in names}
-
-    def is_for(self, method: str, table: Mapping[str, Method] = METHODS) -> bool:
+    def is_for(self, method: Method) -> bool:
         """Whether there is one for a method: `base` is not `trained`, a head is no `encoder`."""
         if self.scope == "trained":
-            return method != "base"
-        return self.scope != "encoder" or table[method].has_model
+            return method.name != "base"
+        return self.scope != "encoder" or method.has_model
 
-    def keys(
-        self,
-        slugs: Iterable[str],
-        methods: Collection[str],
-        two_encoders: bool = False,
-        table: Mapping[str, Method] = METHODS,
-    ) -> list[str]:
+    def keys(self, slugs: Iterable[str], methods: Mapping[str, Method]) -> list[str]:
         """Return the keys of this stage for these domains and methods; none if it compares nothing
         or no method needs it.
         """
         if self.compares and not any(
-            STAGES[self.gathers[0]].is_for(method, table) for method in methods if method != "base"
+            STAGES[self.gathers[0]].is_for(method)
+            for method in methods.values()
+            if method.name != "base"
         ):
             return []
-        if not self._is_needed(methods, two_encoders, table):
+        children = [row for row in STAGES.values() if self.name in row.parents]
+        # What no other stage is made from is needed for itself.
+        if children and not any(
+            self.name in child.parents_for(method)
+            for child in children
+            for method in filter(child.is_for, methods.values())
+        ):
             return []
         if self.scope in ("all", "domain"):
             return [ALL] if self.scope == "all" else list(slugs)
-        names = [method for method in methods if self.is_for(method, table)]
-        return [method_key(slug, method) for slug in slugs for method in names]
-
-    def _is_needed(
-        self, methods: Collection[str], two_encoders: bool, table: Mapping[str, Method]
-    ) -> bool:
-        """Whether a method needs it; a stage that no other is made from is needed for itself."""
-        children = [row for row in STAGES.values() if self.name in row.parents]
-        return not children or any(
-            self.name in child.parents_of(f"any/{method}", two_encoders, table)
-            for child in children
-            for method in methods
-            if child.is_for(method, table)
-        )
+        names = [name for name, method in methods.items() if self.is_for(method)]
+        return [method_key(slug, name) for slug in slugs for name in names]
 
 
 def left_out_stages(config: PipelineConfig) -> set[str]:
-    """Return the stages that work on data of their own which are not there."""
-    return {name for name, row in STAGES.items() if row.data and not row.data.are_there(config)}
+    """Return the stages that work on data of their own which are not there, and a second encoder
+    that is not configured.
+    """
+    left_out = {name for name, row in STAGES.items() if row.data and not row.data.are_there(config)}
+    return left_out if config.two_encoders else {*left_out, RETRIEVAL_CHECKPOINT}
 
 
 def method_key(domain: str, method: str) -> str:
@@ -217,28 +200,24 @@ def model_parents(method: Method) -> tuple[str, ...]:
 @cache
 def _rows() -> dict[str, Stage]:
     """Return the rows of all extensions, each after all that it is made from."""
-    offered = joined(lambda extension: {row.name: row for row in extension.stages()})
+    waiting = [*joined(lambda extension: {row.name: row for row in extension.stages()}).values()]
     rows: dict[str, Stage] = {}
-
-    def add(row: Stage, below: tuple[str, ...]) -> None:
-        if row.name in rows:
-            return
+    while waiting:
+        row = next((row for row in waiting if _made_from(row) <= rows.keys()), None)
+        if row is None:
+            missing = min(_made_from(waiting[0]) - rows.keys())
+            raise InputError(f"{waiting[0].name}: no stage before it is called {missing}")
         # Dagster would refuse it, with all others.
         if not _NAME.fullmatch(row.name) or row.name == DOMAIN_FILE:
             raise InputError(f"{row.name!r} cannot name a stage: use a-z, 0-9 and _")
-        parents = [*row.parents, *row.gathers]
-        if row.parents_of_method is not None:
-            for method in filter(row.is_for, METHODS):
-                parents += row.parents_of_method(METHODS[method])
-        for parent in parents:
-            if parent not in offered or parent in below:
-                raise InputError(f"{row.name}: no stage before it is called {parent}")
-            add(offered[parent], (*below, parent))
+        waiting.remove(row)
         rows[row.name] = row
-
-    for row in offered.values():
-        add(row, (row.name,))
     return rows
+
+
+def _made_from(row: Stage) -> set[str]:
+    parents = chain.from_iterable(map(row.parents_for, filter(row.is_for, METHODS.values())))
+    return {*row.parents, *row.gathers, *parents}
 
 
 STAGES = LazyTable(lambda: _rows())

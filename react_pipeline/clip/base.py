@@ -144,12 +144,12 @@ def _fetch(repository: str, revision: str | None, folder: Path) -> None:
         (folder / name).symlink_to(path.resolve())
 
 
-def require_available(encoder: EncoderConfig) -> None:
+def require_available(encoder: EncoderConfig, section: str = "encoder") -> None:
     """Refuse names that open_clip does not know, and weights that are not there; nothing is read or
     fetched, and the Hub is not asked.
 
     Raises:
-        InputError: Naming the field of `encoder`, and the nearest names.
+        InputError: Naming the field of the section, and the nearest names.
     """
     if built := encoders().get(encoder.model):
         built.packages()
@@ -166,22 +166,22 @@ def require_available(encoder: EncoderConfig) -> None:
         configured = encoder.model_dump(exclude_unset=True, exclude_none=True)
         if idle := [field for field in _RECORDED if field in configured]:
             raise InputError(
-                f"encoder.{idle[0]}: {path} records its own architecture, activation and "
+                f"{section}.{idle[0]}: {path} records its own architecture, activation and "
                 f"normalisation; remove {', '.join(idle)}"
             )
         return
     name = encoder.model.removeprefix(GATED_PREFIX)
     if open_clip.get_model_config(name) is None:
         meant = did_you_mean(name, open_clip.list_models(), "`open_clip.list_models()` lists them")
-        raise InputError(f"encoder.model: open_clip knows no {name!r}; {meant}")
+        raise InputError(f"{section}.model: open_clip knows no {name!r}; {meant}")
     if path.is_file() or open_clip.get_pretrained_cfg(name, weights):
         return
     if path.is_absolute():
-        raise InputError(f"encoder.pretrained: {absence(path)}")
+        raise InputError(f"{section}.pretrained: {absence(path)}")
     tags = open_clip.list_pretrained_tags_by_model(name)
     meant = did_you_mean(weights, tags, f"its tags are {', '.join(tags[:5]) or 'none'}")
     raise InputError(
-        f"encoder.pretrained: {weights!r} is no tag of {name}, and no file or folder beside "
+        f"{section}.pretrained: {weights!r} is no tag of {name}, and no file or folder beside "
         f"pipeline.yaml; {meant}"
     )
 

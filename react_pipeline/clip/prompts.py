@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from react_pipeline.installation import open_clip_metadata
 from react_pipeline.settings import DomainConfig
 
 if TYPE_CHECKING:
@@ -22,7 +21,9 @@ def prompt_templates(domain: DomainConfig) -> list[str]:
     if domain.templates == "simple":
         return ["a photo of a {}."]
     if domain.templates == "imagenet":
-        return [write("{}") for write in open_clip_metadata().OPENAI_IMAGENET_TEMPLATES]
+        from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+        return [write("{}") for write in OPENAI_IMAGENET_TEMPLATES]
     return list(domain.templates)
 
 

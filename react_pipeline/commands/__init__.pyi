@@ -5,7 +5,6 @@ from .command_line import console as console
 from .command_line import load_project as load_project
 from .command_line import materialize_assets as materialize_assets
 from .command_line import materialize_command as materialize_command
-from .command_line import person_name as person_name
 from .command_line import valid_domains as valid_domains
 from .domains import domains_app as domains_app
 from .results import print_start_page as print_start_page

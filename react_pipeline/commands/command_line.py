@@ -14,9 +14,9 @@ from rich.console import Console
 from react_pipeline.commands.terminal import bars_in_terminal, print_error, print_line
 from react_pipeline.installation import EXTRAS, install_command
 from react_pipeline.project import Project
-from react_pipeline.settings import did_you_mean, load_domains
-from react_pipeline.stage import DOMAIN_FILE, STAGES, domain_and_method
-from react_pipeline.store import InputError, NotCurrent
+from react_pipeline.settings import load_domains
+from react_pipeline.stage import domain_and_method
+from react_pipeline.store import NotCurrent
 
 console = Console(markup=False, soft_wrap=True)
 """Prints names and paths as they are, and whole lines into logs."""
@@ -30,14 +30,7 @@ Config = Annotated[
     ),
 ]
 Domain = Annotated[str, typer.Argument(help="Slug of the domain.")]
-Person = Annotated[
-    str | None, typer.Option("--by", help="Who decides. Default: the user of the system.")
-]
-
-
-def person_name(person: str | None) -> str:
-    """Return the name of who decides: that of `--by`, else of the user of the system."""
-    return " ".join((person or "").split()) or getpass.getuser()
+Person = Annotated[str, typer.Option("--by", default_factory=getpass.getuser, help="Who decides.")]
 
 
 def load_project(
@@ -103,10 +96,6 @@ def materialize_assets(
     """Run a selection of assets and print what became of it: each cause of a failure once, not what
     follows from it. Returns the exit code.
     """
-    name = select.strip("*+").removeprefix("key:")
-    if name.isidentifier() and name not in (*STAGES, DOMAIN_FILE):
-        meant = did_you_mean(name, STAGES, f"there are {', '.join(sorted(STAGES))}")
-        raise InputError(f"--select {select!r}: no asset is called {name!r}; {meant}")
     from react_pipeline.assets import launch
 
     with bars_in_terminal():

@@ -17,7 +17,6 @@ from react_pipeline.commands.command_line import (
     Person,
     console,
     load_project,
-    person_name,
 )
 from react_pipeline.commands.terminal import print_error, print_table
 from react_pipeline.project import Project
@@ -79,7 +78,7 @@ def promote_model(
     reason: Annotated[
         str, typer.Option(help="Why. It is recorded with the decision and shown by `models list`.")
     ],
-    by: Person = None,
+    by: Person,
     config: Config = None,
 ) -> None:
     """Make a method's model champion by your decision. It must have been measured, or judged where
@@ -89,22 +88,22 @@ def promote_model(
     project.method(method)
     from react_pipeline.promotion import promote
 
-    _print_decision(project, promote(project, domain, method, reason, person=person_name(by)))
+    _print_decision(project, promote(project, domain, method, reason, person=by))
 
 
 @models_app.command("rollback")
 def roll_back_model(
     domain: Domain,
+    by: Person,
     reason: Annotated[str, typer.Option(help="Why.")] = "",
     to_base: Annotated[bool, typer.Option("--to-base", help="Restore the base instead.")] = False,
-    by: Person = None,
     config: Config = None,
 ) -> None:
     """Restore the previous champion. The rule never promotes the model that it replaces again."""
     project = _project_with(domain, config)
     from react_pipeline.promotion import roll_back
 
-    verdict = roll_back(project, domain, reason, to_base=to_base, person=person_name(by))
+    verdict = roll_back(project, domain, reason, to_base=to_base, person=by)
     _print_decision(project, verdict)
 
 

@@ -21,13 +21,7 @@ from react_pipeline.settings import load_domains
 from react_pipeline.stage import ALL, COMPARISON
 from react_pipeline.store import ReactError
 
-MAX_DOMAINS = 8
-"""The start page fits a screen."""
-
 Format = StrEnum("Format", ["table", "json", "csv"])
-
-_DETAILS = ("top5", "mean_per_class", "n", "pairs", "trainable_parameters", "seconds")
-"""Columns that the start page leaves to `react-pipeline results`."""
 
 
 def results(
@@ -55,34 +49,22 @@ def print_results(project: Project, slugs: Sequence[str], *, brief: bool = False
     95% intervals. Of one domain no mean is shown.
 
     Args:
-        brief: A line for each domain: the method that is spoken of; where nothing was measured, the
-            best by other evidence.
+        brief: Of several domains the mean of each method alone, if there is one.
     """
-    from react_pipeline.evaluation import (
-        EVIDENCE_DIFFERENCES,
-        MEAN,
-        METRICS,
-        comparison_table,
-        headline_method,
-        table_cells,
-    )
+    from react_pipeline.evaluation import MEAN, METRICS, comparison_table, table_cells
 
     table = comparison_table(project, slugs)
+    is_mean = table["domain"] == MEAN
     if len(slugs) == 1:
-        table = table[table["domain"] != MEAN]
-    if brief:
-        first = table["method"] == headline_method(table)
-        ranked = table.assign(first=first).sort_values(
-            ["first", *EVIDENCE_DIFFERENCES], ascending=False, kind="stable"
-        )
-        table = ranked.drop_duplicates("domain").sort_index()
-        table = table[table["domain"].isin([*slugs[:MAX_DOMAINS], MEAN])]
-    heads, rows = table_cells(table, _DETAILS if brief else ("mean_per_class", "n"))
+        table = table[~is_mean]
+    elif brief and is_mean.any():
+        table = table[is_mean]
+    heads, rows = table_cells(table, ("mean_per_class", "n"))
     for column in ("delta_top1", "gain_over_control"):
-        if column in heads and not brief:
+        if column in heads:
             heads[column] += " (95%)"
     lines = [
-        [*(cell.text if brief or cell.column in METRICS else cell for cell in cells), status]
+        [*(cell.text if cell.column in METRICS else cell for cell in cells), status]
         for cells, status in zip(rows, table["status"].replace("ok", ""), strict=True)
     ]
     print_table([*heads.values(), "status"], lines, right=len(heads))
@@ -104,8 +86,6 @@ def print_start_page(
     console.print()
     try:
         print_results(look, slugs, brief=True)
-        if len(slugs) > MAX_DOMAINS:
-            console.print(f"and {len(slugs) - MAX_DOMAINS} more domains")
     except ReactError as error:  # the links below are useful all the same
         print_error(f"note: {error}")
     console.print()

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import field_validator
+from pydantic import AfterValidator
 
 from react_pipeline.settings import (
     CaptionExtension,
@@ -133,29 +133,24 @@ class ShardedCorpus(CorpusConfig):
         """Return the files and folders that it names; a CorpusError if one is not there."""
         return tuple(value for _, value in self if isinstance(value, Path))
 
-    def description(self) -> str:
-        """Return how many `sources` there are."""
-        return f"{self.noun}: {len(self.sources())}"
+
+def _require_shards(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        check_shard_name(name)
+    return names
 
 
 class Webdataset(ShardedCorpus):
     """Tars of KEY.jpg|png|webp, KEY.txt and KEY.json."""
 
     kind: Literal["webdataset"] = "webdataset"
-    shards: Names
+    shards: Annotated[Names, AfterValidator(_require_shards)]
     storage: StorageConfig = StorageConfig()
     caption_extension: CaptionExtension = "txt"
 
     file_fields: ClassVar[tuple[str, ...]] = ("shards",)
     noun: ClassVar[str] = "shards"
     next_step: ClassVar[str] = "put your tars into data/, or name them in `corpus` of pipeline.yaml"
-
-    @field_validator("shards")
-    @classmethod
-    def _shards_are_paths_or_plain_urls(cls, shards: tuple[str, ...]) -> tuple[str, ...]:
-        for shard in shards:
-            check_shard_name(shard)
-        return shards
 
     def identity(self) -> dict[str, Any]:
         """Return which files of a shard make a pair."""
@@ -195,7 +190,7 @@ class Webdataset(ShardedCorpus):
         return locate_shards(self)
 
     @classmethod
-    def template(cls, name: str, model: str) -> str:
+    def template(cls) -> str:
         """Return a section with the tars of the folder `data`."""
         return """\
 kind: webdataset

@@ -7,7 +7,6 @@ from .local_files import files_below as files_below
 from .local_files import find_files as find_files
 from .local_files import leads_out as leads_out
 from .local_files import matches as matches
-from .outside import Files as Files
 from .outside import Look as Look
 from .outside import changed_since_run as changed_since_run
 from .outside import look_at as look_at
@@ -28,10 +27,8 @@ from .spread import require_shared as require_shared
 from .spread import spread as spread
 from .template import HOME_VARIABLE as HOME_VARIABLE
 from .template import LOCK_FILE as LOCK_FILE
-from .template import first_domain as first_domain
 from .template import locate_home as locate_home
 from .template import prepare_home as prepare_home
-from .template import templates as templates
 from .template import ui_addresses as ui_addresses
 from .template import ui_record as ui_record
 from .template import write_files as write_files

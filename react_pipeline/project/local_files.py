@@ -29,14 +29,8 @@ def find_files(patterns: Iterable[str], suffixes: tuple[str, ...], field: str) -
             for name, paths in matches(Path(pattern)):
                 files = [path for path in paths if path.suffix in suffixes and path.is_file()]
                 if not files:
-                    kinds = " or ".join(suffixes)
-                    remedy = f"give {kinds} files or patterns such as data/*{suffixes[0]}"
-                    missing = absence(name)
-                    if missing and str(name) not in missing:
-                        missing = f"{str(name)!r}: {missing}"
-                    raise CorpusError(
-                        f"{field}: {missing or f'{str(name)!r} finds no {kinds} file; {remedy}'}"
-                    )
+                    problem = absence(name) or f"finds no {' or '.join(suffixes)} file"
+                    raise CorpusError(f"{field}: {str(name)!r}: {problem}")
                 for file in files:
                     if (shown := escape_name(file)) != str(file):
                         raise CorpusError(f"{field}: {shown}: its name is not UTF-8; rename it")

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -43,80 +43,74 @@ MISSING = "missing"
 
 
 @dataclass(frozen=True)
-class Files:
-    """Local files that a stage reads.
-
-    Attributes:
-        names: Paths, folders and patterns.
-        packages: Versions of the installed packages that it is made from.
-        complete: Whether equal files mean equal inputs, so that a look at them is enough; else, and
-            where a name is remote, only its step can say.
-    """
-
-    names: tuple[str, ...] = ()
-    packages: Mapping[str, str] = field(default_factory=dict)
-    complete: bool = True
-
-
-def of_corpus(project: Project, _key: str) -> Files:
-    """Return shards, images, tables, and folders of ready embeddings and indices."""
-    corpus = project.config.corpus
-    return Files(corpus.files(), _present(corpus.packages))
-
-
-def of_encoder(encoder: EncoderConfig) -> Files:
-    """Return the checkpoint's file or folder; a tag of open_clip names no file."""
-    names = (encoder.pretrained,) if encoder.pretrained else ()
-    built = encoders().get(encoder.model)
-    return Files(names, _present(built.packages) if built else {})
-
-
-def of_labelled(images: EvaluationSetConfig | None) -> Files:
-    """Return the files that the kind of a domain's labelled images names, if it has any."""
-    if images is None:
-        return Files()
-    return Files(images.files(), _present(images.packages), images.is_watched)
-
-
-def unlisted(_project: Project, _key: str) -> Files:
-    """List no files, for stages that have too many for every look: their step compares them."""
-    return Files(complete=False)
-
-
-def _present(packages: Callable[[], Mapping[str, str]]) -> Mapping[str, str]:
-    with suppress(InputError):  # not installed any more: what was made of them stays
-        return packages()
-    return {}
-
-
-@dataclass(frozen=True)
 class Look:
     """The files of a stage as they were at one moment.
 
     Attributes:
-        seen: The number of local files, and a digest of their names, sizes and times and of the
-            names of remote ones; "" if the stage names none.
-        is_complete: Whether another look that sees the same means that nothing changed.
+        seen: The number of local files, and a digest of their names, sizes and times, of the names
+            of remote ones, and of versions of packages; "" if the stage names none.
+        is_complete: Whether another look that sees the same means that nothing changed; else only
+            the step can say.
     """
 
     seen: str
     is_complete: bool
 
 
-def look_at(project: Project, files: Files) -> Look:
-    """Look at the files of a stage as they are now."""
-    if not files.names and not files.packages:
-        return Look("", files.complete)
+def of_corpus(project: Project, _key: str) -> Look:
+    """Look at shards, images, tables, and folders of ready embeddings and indices."""
+    corpus = project.config.corpus
+    return look_at(project, corpus.files(), corpus.packages)
+
+
+def of_encoder(project: Project, encoder: EncoderConfig) -> Look:
+    """Look at the checkpoint's file or folder; a tag of open_clip names no file."""
+    built = encoders().get(encoder.model)
+    names = (encoder.pretrained,) if encoder.pretrained else ()
+    return look_at(project, names, built.packages if built else dict)
+
+
+def of_labelled(project: Project, images: EvaluationSetConfig | None) -> Look:
+    """Look at the files that the kind of a domain's labelled images names, if it has any."""
+    if images is None:
+        return Look("", True)
+    return look_at(project, images.files(), images.packages, complete=images.is_watched)
+
+
+def unlisted(_project: Project, _key: str) -> Look:
+    """Look at no files, for stages that have too many for every look: their step compares them."""
+    return Look("", False)
+
+
+def look_at(
+    project: Project,
+    names: tuple[str, ...],
+    packages: Callable[[], Mapping[str, str]] = dict,
+    *,
+    complete: bool = True,
+) -> Look:
+    """Look at files as they are now.
+
+    Args:
+        names: Paths, folders and patterns; of a remote one only its step can say.
+        packages: Returns versions of the installed packages that the stage is made from.
+        complete: Whether equal files mean equal inputs.
+    """
+    versions: Mapping[str, str] = {}
+    with suppress(InputError):  # not installed any more: what was made of them stays
+        versions = packages()
+    if not names and not versions:
+        return Look("", complete)
     rows: list[tuple[str | int, ...]] = []
     base = str(project.path).removesuffix(project.path.name)
-    for path in islice(_local(project, files.names), MAX_LISTED):
+    for path in islice(_local(project, names), MAX_LISTED):
         with suppress(OSError):  # removed while we looked
             # Without the inode, which some network file systems make up.
             rows.append((escape_name(path).removeprefix(base), *file_stamp(path.stat())[1:]))
-    remote = [name for name in files.names if _REMOTE.match(name)]
+    remote = [name for name in names if _REMOTE.match(name)]
     return Look(
-        f"{len(rows)} files, digest {hash_value([rows, remote, dict(files.packages)])}",
-        files.complete and not remote and len(rows) < MAX_LISTED,
+        f"{len(rows)} files, digest {hash_value([rows, remote, dict(versions)])}",
+        complete and not remote and len(rows) < MAX_LISTED,
     )
 
 

@@ -17,15 +17,7 @@ from typing import Any
 from markupsafe import Markup
 
 from react_pipeline.pages import render
-from react_pipeline.settings import (
-    FOLDER_PREFIX,
-    HUB_PREFIX,
-    METHODS,
-    CorpusConfig,
-    corpus_kinds,
-    did_you_mean,
-    encoders,
-)
+from react_pipeline.settings import METHODS, CorpusConfig, corpus_kinds, did_you_mean
 from react_pipeline.store import InputError, lock, write_atomically
 
 DAGSTER_SETTINGS = Path(__file__).parent / "files" / "dagster.yaml"
@@ -48,35 +40,26 @@ predictions/
 """
 
 
-def templates() -> Mapping[str, type[CorpusConfig]]:
-    """Return what `init --corpus` takes: kinds of corpus, and variants of them."""
-    return {name: kind for own, kind in corpus_kinds().items() for name in (own, *kind.variants)}
-
-
-def write_project(folder: Path, corpus: str, encoder: str, *, dg: bool = False) -> list[Path]:
+def write_project(folder: Path, corpus: str) -> list[Path]:
     """Make a folder a project and return what was written. Files that are there are kept.
 
     Args:
-        corpus: One of `templates`.
-        encoder: `MODEL/PRETRAINED`; a whole model, `hf-hub:organization/name` or
-            `local-dir:folder`; or one of `encoders`. Not used by a kind of corpus that has its own.
-        dg: Make it a project of Dagster's command `dg` too, with a folder `defs` for assets of
-            your own beside these.
+        corpus: A kind.
 
     Raises:
         InputError: If the folder is a project already, or cannot be written.
     """
     if (folder / "pipeline.yaml").exists():
         raise InputError(f"{folder / 'pipeline.yaml'}: already exists; choose another folder")
-    kinds = templates()
+    kinds = corpus_kinds()
     if corpus not in kinds:
         meant = did_you_mean(corpus, kinds, f"choose from {', '.join(kinds)}")
         raise InputError(f"--corpus {corpus!r}: there is no such kind; {meant}")
     kind = kinds[corpus]
-    files = kind.project_files(project_name(folder)) or _files(folder, kind, corpus, encoder)
+    files = kind.project_files(project_name(folder)) or _files(folder, kind)
     home = DAGSTER_SETTINGS.read_text(encoding="utf-8")
     files = {".gitignore": _GITIGNORE, f"dagster_home/{SETTINGS_FILE}": home, **files}
-    return write_files(folder, {**files, **(_dg_files(folder) if dg else {})})
+    return write_files(folder, files)
 
 
 def project_name(folder: Path) -> str:
@@ -84,52 +67,19 @@ def project_name(folder: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._")[:60] or "react"
 
 
-def _dg_files(folder: Path) -> Mapping[str, str]:
-    name = project_name(folder)
-    # An importable name, whatever the folder is called.
-    module = "project_" * (not name[0].isalpha()) + re.sub(r"\W", "_", name)
-    return {
-        "pyproject.toml": render("project", "pyproject.toml", name=name, module=module),
-        f"{module}/__init__.py": "",
-        f"{module}/definitions.py": render("project", "definitions.txt"),
-        f"{module}/defs/react/defs.yaml": render("project", "defs.yaml"),
-    }
-
-
-def first_domain(folder: Path) -> str:
-    """Return the slug of the domain that a new project without an example begins with."""
-    return re.sub("[^a-z0-9]+", "-", project_name(folder).lower()).strip("-")
-
-
-def _files(folder: Path, kind: type[CorpusConfig], corpus: str, encoder: str) -> Mapping[str, str]:
-    whole = encoder.startswith((HUB_PREFIX, FOLDER_PREFIX)) or encoder in encoders()
-    model, _, pretrained = (encoder, "", "") if whole else encoder.partition("/")
-    if not (whole or (model and pretrained)):
-        others = ", ".join(
-            [f"{HUB_PREFIX}ORGANIZATION/NAME", f"{FOLDER_PREFIX}FOLDER", *encoders()]
-        )
-        raise InputError(
-            f"--encoder {encoder!r}: write MODEL/PRETRAINED, such as ViT-B-32/openai, or {others}"
-        )
-    # JSON's texts are YAML's too.
-    texts = {
-        "name": project_name(folder),
-        "model": model,
-        **({"pretrained": pretrained} if pretrained else {}),
-    }
-    values = {key: Markup(json.dumps(text)) for key, text in texts.items()}  # noqa: S704
+def _files(folder: Path, kind: type[CorpusConfig]) -> Mapping[str, str]:
     # A method that is derived from a default one is another.
     methods = [name for name, method in METHODS.items() if vars(type(method)).get("is_default")]
     # Those that take seconds first.
     methods.sort(key=lambda name: METHODS[name].has_model)
-    section = indent(kind.template(corpus, model), "  ").rstrip()
+    section = indent(kind.template(), "  ").rstrip()
     pipeline = render(
         "project",
         "pipeline.yaml",
+        name=Markup(json.dumps(project_name(folder))),  # noqa: S704 - JSON's texts are YAML's too
         corpus=Markup(section),  # noqa: S704
         methods=", ".join(["base", *methods]),
         has_vectors=kind.fetches_images and not kind.is_listed,
-        **values,
     )
     return {"domains/birds.yaml": render("project", "birds.yaml"), "pipeline.yaml": pipeline}
 

@@ -21,7 +21,6 @@ from .corpus import LocalNames as LocalNames
 from .corpus import Names as Names
 from .corpus import StorageConfig as StorageConfig
 from .corpus import corpus_kinds as corpus_kinds
-from .encoder import FOLDER_PREFIX as FOLDER_PREFIX
 from .encoder import HUB_PREFIX as HUB_PREFIX
 from .encoder import EmbeddingConfig as EmbeddingConfig
 from .encoder import EncoderConfig as EncoderConfig
@@ -29,7 +28,6 @@ from .encoder import encoders as encoders
 from .evaluation import DrawnSetConfig as DrawnSetConfig
 from .evaluation import EvaluationSetConfig as EvaluationSetConfig
 from .evaluation import labelled_kinds as labelled_kinds
-from .files import absolute_path as absolute_path
 from .files import load_domain as load_domain
 from .files import load_domains as load_domains
 from .files import load_pipeline as load_pipeline
@@ -47,6 +45,7 @@ from .retrieval import RetrievalConfig as RetrievalConfig
 from .retrieval import key_problem as key_problem
 from .section import Name as Name
 from .section import Section as Section
+from .section import absolute_path as absolute_path
 from .section import did_you_mean as did_you_mean
 from .training import SPEED_FIELDS as SPEED_FIELDS
 from .training import TrainingConfig as TrainingConfig

@@ -6,7 +6,7 @@ with a value.
 """
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache, cached_property
 from pathlib import Path
@@ -37,11 +37,11 @@ from react_pipeline.settings.methods import (
     first_seed,
     project_methods,
     require_free,
+    require_known,
     trained_methods,
 )
 from react_pipeline.settings.retrieval import IndexConfig, RetrievalConfig
 from react_pipeline.settings.section import (
-    ClassName,
     Fraction,
     Name,
     Section,
@@ -79,9 +79,9 @@ class ClassConfig(Section):
     file; evaluation images are refused.
     """
 
-    name: ClassName
-    id: ClassName | None = None
-    synonyms: tuple[ClassName, ...] = ()
+    name: Name
+    id: Name | None = None
+    synonyms: tuple[Name, ...] = ()
     seeds: tuple[Path, ...] = ()
 
     @property
@@ -130,16 +130,13 @@ class DomainConfig(Section):
     @field_validator("classes")
     @classmethod
     def _names_differ(cls, classes: tuple[ClassConfig, ...]) -> tuple[ClassConfig, ...]:
-        holders: dict[str, list[tuple[str, str | None]]] = defaultdict(list)
+        names = Counter(folded(name) for entry in classes for name in (entry.name, *entry.synonyms))
         for entry in classes:
-            for place, name in enumerate((entry.name, *entry.synonyms)):
-                holders[folded(name)].append((name, None if place else entry.id))
-        for named in holders.values():
-            if len(named) > 1 and not all(identity for _, identity in named):
-                raise ValueError(
-                    f"{named[1][0]!r} occurs twice; two classes may share a `name` if each has an "
-                    "`id`"
-                )
+            for name in (*(() if entry.id else (entry.name,)), *entry.synonyms):
+                if names[folded(name)] > 1:
+                    raise ValueError(
+                        f"{name!r} occurs twice; two classes may share a `name` if each has an `id`"
+                    )
         label, times = Counter(folded(entry.label) for entry in classes).most_common(1)[0]
         if times > 1:
             raise ValueError(
@@ -199,9 +196,7 @@ class DistributorConfig(Section):
     """
 
     kind: Literal["local", "spark"] = "local"
-    master: str | None = Field(
-        default=None, pattern=r"^(local(-cluster)?(\[[0-9*, ]+\])?|yarn|(spark|k8s|mesos)://\S+)$"
-    )
+    master: str | None = None
     conf: Mapping[str, str] = {}
 
     @field_validator("conf")
@@ -253,7 +248,7 @@ class PipelineConfig(Section):
 
     project: str = Field(default="react", pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$")
     store: Path = Path(".react/store")
-    cache: CacheConfig = CacheConfig()
+    cache: CacheConfig = Field(default_factory=dict)  # type: ignore[assignment] # a path is in it
     tracking_uri: Address | None = None
     dagster_url: WebAddress | None = None
     mlflow_url: WebAddress | None = None
@@ -262,9 +257,7 @@ class PipelineConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     variants: Mapping[str, VariantConfig] = {}
     seeds: Annotated[tuple[NonNegativeInt, ...], AfterValidator(each_once)] = ()
-    methods: Annotated[
-        tuple[str, ...], Field(min_length=1, validate_default=True), AfterValidator(each_once)
-    ] = (
+    methods: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(each_once)] = (
         "base",
         "gated-image",
         "gated-image-control",
@@ -314,6 +307,11 @@ class PipelineConfig(Section):
         return project_methods(self.variants, self.seeds) if has_own else METHODS
 
     @property
+    def measured(self) -> Mapping[str, Method]:
+        """Those of `methods`."""
+        return {name: self.all_methods[name] for name in self.methods}
+
+    @property
     def candidates(self) -> tuple[str, ...]:
         """The methods that may become champion, with the first seed of each."""
         chosen = self.promotion.methods
@@ -350,9 +348,8 @@ class PipelineConfig(Section):
         if variants is None or seeds is None:  # they are wrong themselves
             return methods
         table = project_methods(variants, seeds)
-        if unknown := [method for method in methods if method not in table]:
-            meant = did_you_mean(unknown[0], table, f"choose from {', '.join(table)}")
-            raise ValueError(f"unknown: {', '.join(unknown)}; {meant}")
+        for method in methods:
+            require_known(method, table)
         named = {first_seed(method).removesuffix(CONTROL_SUFFIX) for method in methods}
         others = [name for name in variants if name not in named]
         measured = [*methods, *others, *(name + CONTROL_SUFFIX for name in others)]
@@ -366,11 +363,7 @@ class PipelineConfig(Section):
     ) -> PromotionConfig:
         trained = trained_methods(project_methods(info.data.get("variants") or {}, ()))
         for method in promotion.methods or ():
-            if method not in trained:
-                choices = ", ".join(trained)
-                raise ValueError(
-                    f"`methods`: {method!r} cannot become champion; choose from {choices}"
-                )
+            require_known(method, trained)
         return promotion
 
 

@@ -6,9 +6,9 @@ extensions).
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
@@ -17,10 +17,18 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
+    field_validator,
 )
 
 from react_pipeline.settings.addresses import is_url
-from react_pipeline.settings.section import Fraction, Kind, Section, kinds_of_extensions
+from react_pipeline.settings.section import (
+    Fraction,
+    Kind,
+    Section,
+    absolute_path,
+    kinds_of_extensions,
+)
 
 if TYPE_CHECKING:
     from react_pipeline.corpus import CorpusSize, CorpusWork, ImageSource
@@ -63,16 +71,11 @@ class DownloadConfig(Section):
     max_failed_fraction: Fraction = 0.6
     allow_private_addresses: bool = False
 
-    @property
-    def resizing(self) -> str | None:
-        """The effect of `image_size` on an image, in words; None if images stay as they come."""
-        return None if self.image_size is None else f"shorter side at most {self.image_size}"
-
     def identity(self) -> dict[str, Any]:
         """Return the fields that decide which images are available, and their bytes."""
         # More retries make another corpus: that is how failed URLs are tried again.
-        fields = self.model_dump(mode="json", include={"retries", "allow_private_addresses"})
-        return {**fields, "image_size": self.resizing}
+        included = {"retries", "allow_private_addresses", "image_size"}
+        return self.model_dump(mode="json", include=included)
 
 
 class CorpusConfig(Kind):
@@ -89,9 +92,7 @@ class CorpusConfig(Kind):
         is_listed: Whether its pairs are known by their captions before any image is there, so that
             images can wait (`corpus.ListedCorpus`).
         is_copy: Whether its pairs are copies of what `source_of` names.
-        variants: Further names of `init --corpus` that `template` knows.
-        next_step: What `init` says to do first: where the pictures go. `{domain}` is the domain
-            that the new project begins with.
+        next_step: What `init` says to do first: where the pictures go.
         assumed_pair_bytes: Of a pair in a shard, where nothing says it; web images at 256 pixels
             take half of it.
     """
@@ -106,7 +107,6 @@ class CorpusConfig(Kind):
     fetches_images: ClassVar[bool] = False
     is_listed: ClassVar[bool] = False
     is_copy: ClassVar[bool] = False
-    variants: ClassVar[tuple[str, ...]] = ()
     next_step: ClassVar[str] = "name your captioned pictures in `corpus` of pipeline.yaml"
     assumed_pair_bytes: ClassVar[int] = 50_000
 
@@ -123,16 +123,14 @@ class CorpusConfig(Kind):
         named = (name for field in self.file_fields for name in getattr(self, field))
         return (*named, *super().files())
 
-    def located(self, absolute: Callable[[Path], Path]) -> Self:
-        """Return a copy with absolute paths; those with patterns keep their links."""
-        located = super().located(lambda path: absolute(path).resolve())
-        files = {
-            field: tuple(
-                name if is_url(name) else str(absolute(Path(name))) for name in getattr(self, field)
-            )
-            for field in self.file_fields
-        }
-        return located.model_copy(update=files)
+    @field_validator("*")
+    @classmethod
+    def _files_are_absolute(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.field_name not in cls.file_fields:
+            return value
+        return tuple(
+            name if is_url(name) else str(absolute_path(info.context, name)) for name in value
+        )
 
     def misplaced(self, store: Path) -> tuple[str, str] | None:
         """Return a field that does not go with the place of the store, and why."""
@@ -197,26 +195,16 @@ class CorpusConfig(Kind):
         """Return the work of publishing `size` for `plan`; `dimension` is the width of vectors."""
         raise NotImplementedError
 
-    def description(self) -> str:
-        """Return the line of `doctor`, without reading the corpus; a CorpusError if it is not
-        there.
-        """
-        raise NotImplementedError
-
     def ingredients(self) -> tuple[tuple[str, str, str], ...]:
         """Return the packages that it is made of, for model cards: name, what of it, licence."""
         return ()
 
     @classmethod
-    def template(cls, name: str, model: str) -> str:
-        """Return the section `corpus:` that `init --corpus NAME` writes, without indentation; the
-        default has each field that must be there, with the first of its `examples`.
-
-        Args:
-            name: The kind, or one of `variants`.
-            model: The architecture of the encoder.
+    def template(cls) -> str:
+        """Return the section `corpus:` that `init` writes, without indentation; the default has
+        each field that must be there, with the first of its `examples`.
         """
-        lines = [f"kind: {name}"]
+        lines = [f"kind: {cls.model_fields['kind'].default}"]
         for field, info in cls.model_fields.items():
             if info.is_required():
                 example = json.dumps(info.examples[0]) if info.examples else "..."

@@ -4,21 +4,26 @@ Does not belong here: loading a model (`clip`), encoding with it (`embedding`).
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveInt, ValidationInfo, field_validator, model_validator
 
-from react_pipeline.settings.section import Name, Section, Workers, count_workers
+from react_pipeline.settings.section import (
+    Name,
+    Section,
+    Workers,
+    absolute_path,
+    count_workers,
+)
 from react_pipeline.settings.training import Precision
 
 if TYPE_CHECKING:
     from react_pipeline.extensions.demo import JoinedNetworks
 
-HUB_PREFIX, FOLDER_PREFIX = "hf-hub:", "local-dir:"
-"""Before a model of the Hugging Face Hub, and before a folder, as open_clip names them."""
+HUB_PREFIX = "hf-hub:"
+"""Before a model of the Hugging Face Hub, as open_clip names it."""
 _IS_PATH = re.compile(r"/|\.(pt|pth|bin|ckpt|safetensors)$")
 """No tag of open_clip looks so."""
 
@@ -33,38 +38,24 @@ class EncoderConfig(Section):
     std: tuple[float, float, float] | None = None
     resize_mode: Literal["shortest", "longest", "squash"] | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _whole_models_are_weights(cls, raw: Any) -> Any:
-        if not isinstance(raw, dict):
-            return raw
-        fields = dict(raw)
-        if str(fields.get("model", "")).startswith((HUB_PREFIX, FOLDER_PREFIX)):
-            if fields.get("pretrained") is not None:
-                raise ValueError(
-                    f"`model: {fields['model']}` has its own weights; remove `pretrained`"
-                )
-            fields["pretrained"] = fields.pop("model")
-        if isinstance(name := fields.get("pretrained"), str):
-            fields["pretrained"] = name.removeprefix(FOLDER_PREFIX)
-        return fields
-
     @model_validator(mode="after")
     def _weights_are_named(self) -> Self:
         if bool(self.pretrained) == (self.model in encoders()):
             raise ValueError(
-                "`pretrained` must name a tag of open_clip or the path of a checkpoint, and is "
-                f"left out for {', '.join(encoders())}, made from installed packages"
+                "`pretrained` must name a tag of open_clip, a checkpoint or hf-hub:organization/name, "
+                f"and is left out for {', '.join(encoders())}, made from installed packages"
             )
         return self
 
-    def located(self, absolute: Callable[[Path], Path]) -> Self:
-        """Return a copy with the absolute path of its checkpoint, if it names one."""
-        if self.pretrained and not self.pretrained.startswith(HUB_PREFIX):
-            checkpoint = absolute(Path(self.pretrained))
-            if checkpoint.exists() or _IS_PATH.search(self.pretrained):
-                return self.model_copy(update={"pretrained": str(checkpoint)})
-        return self
+    @field_validator("pretrained")
+    @classmethod
+    def _checkpoint_is_absolute(cls, name: str | None, info: ValidationInfo) -> str | None:
+        """Make the path of a checkpoint absolute; what names none stays."""
+        if name and not name.startswith(HUB_PREFIX):
+            checkpoint = absolute_path(info.context, name)
+            if checkpoint.exists() or _IS_PATH.search(name):
+                return str(checkpoint)
+        return name
 
 
 @cache

@@ -1,33 +1,41 @@
 """Configuration files: `pipeline.yaml` and domain files as models, with absolute paths, and what is
 wrong with a file, each problem with its place.
 
-Does not belong here: which fields there are and what they may hold (`config`), rules of a field (in
-its section, as a `ValueError` with a sentence of its own), reading YAML (`yaml_files`). Relative
-paths are resolved against the directory of the file that names them; `~` is the home directory, as
-in a shell.
+YAML that is ambiguous or hostile is refused. Every scalar is read as the text that was written, or
+None: the type of its field says what it is, so a class may be called `no`, `12` or `2024-01-01`.
+libyaml parses, ten times as fast as Python. Does not belong here: which fields there are and what
+they may hold (`config`), rules of a field (in its section, as a `ValueError` with a sentence of its
+own).
 """
+
+from __future__ import annotations
 
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import suppress
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from pydantic import ValidationError
 
 from react_pipeline.settings.addresses import has_secret, without_secrets
 from react_pipeline.settings.config import DomainConfig, PipelineConfig, pipeline_model
 from react_pipeline.settings.section import Section, did_you_mean
-from react_pipeline.settings.yaml_files import Document, Place, read_yaml
-from react_pipeline.store import ConfigError, Problem
+from react_pipeline.store import ConfigError, Problem, read_bounded
 
 TRACKING_VARIABLE = "REACT_TRACKING_URI"
 """Overrides `tracking_uri`; the only place for a database address with a password."""
 
 File = TypeVar("File", bound=Section)
+
+MAX_YAML_BYTES = 2_000_000
+"""Larger configuration files are refused unread."""
+
+Place = tuple[str | int, ...]
+"""Names of fields and indices of lists, from the top of a file to a value."""
 
 MAX_PROBLEMS = 100
 _MAX_SHOWN = 60
@@ -41,24 +49,16 @@ def load_pipeline(path: Path) -> PipelineConfig:
     Raises:
         ConfigError: Listing every problem with file and field.
     """
-    base = path.resolve().parent
     document = read_yaml(path)
     url = _take_store_url(document)
-    raw = validate(document, pipeline_model())
-    config = raw.located(lambda name: absolute_path(base, name).resolve())
+    config = validate(document, pipeline_model(), path.resolve().parent)
     store = config.cache.folder if url else config.store  # of a server's store: our part of it
-    # Names with patterns keep their links.
-    corpus = raw.corpus.located(partial(absolute_path, base))
-    if misplaced := corpus.misplaced(store):
+    if misplaced := config.corpus.misplaced(store):
         field, problem = misplaced
-        raise ConfigError.of(path, problem, f"corpus.{field}", document.line(("corpus", field)))
+        raise document.error(problem, "corpus", field)
     default_uri = f"sqlite:///{store.parent / 'mlflow.db'}"
-    update = {
-        "store": store,
-        "tracking_uri": _tracking_uri(path) or config.tracking_uri or default_uri,
-        "corpus": corpus,
-    }
-    config = config.model_copy(update=update)
+    uri = _tracking_uri(path) or config.tracking_uri or default_uri
+    config = config.model_copy(update={"store": store, "tracking_uri": uri})
     config._store_url = url
     return config
 
@@ -70,7 +70,7 @@ def _take_store_url(document: Document) -> str:
         return ""
     if not _STORE_URL.fullmatch(store):
         problem = "must be a folder, or s3://, gs:// or az:// with NAME/PREFIX, no password or `?`"
-        raise ConfigError.of(document.path, problem, "store", document.line(("store",)))
+        raise document.error(problem, "store")
     del document.fields["store"]
     return store.rstrip("/")
 
@@ -87,34 +87,19 @@ def _tracking_uri(path: Path) -> str:
     return named
 
 
-def absolute_path(base: Path, name: Path | str) -> Path:
-    """Return a path below a folder without links, from which `..` at the front therefore lead to
-    parents: messages show a path without them.
-    """
-    path = Path(name)
-    with suppress(RuntimeError):  # no user is called so, but a file may be
-        path = path.expanduser()
-    while path.parts[:1] == ("..",):
-        base, path = base.parent, Path(*path.parts[1:])
-    return base / path
-
-
 def load_domain(path: Path) -> DomainConfig:
     """Read one domain file; the file is named `<slug>.yaml`, and `slug` may be left out in it.
 
     Raises:
         ConfigError: Listing every problem with file and field.
     """
-    target = Path(os.path.realpath(path))  # `Path.resolve` raises where links go round
-    if not target.is_relative_to(os.path.realpath(path.parent)):
-        raise ConfigError.of(path, f"is a link to {target}, out of its folder; copy the file here")
     document = read_yaml(path)
     document.fields.setdefault("slug", path.stem)
-    config = validate(document, DomainConfig)
+    config = validate(document, DomainConfig, path.resolve().parent)
     if config.slug != path.stem:
         problem = f"is {config.slug!r}, so the file must be named {config.slug}.yaml"
-        raise ConfigError.of(path, problem, "slug", document.line(("slug",)))
-    return config.located(partial(absolute_path, path.resolve().parent))
+        raise document.error(problem, "slug")
+    return config
 
 
 def load_domains(directory: Path) -> tuple[dict[str, DomainConfig], list[Problem]]:
@@ -142,44 +127,131 @@ def misnamed(directory: Path) -> list[Problem]:
     ]
 
 
-def validate(document: Document, model: type[File]) -> File:
-    """Return what a file holds as an instance of its model.
+def read_yaml(path: Path) -> Document:
+    """Read one YAML mapping: no tags, no aliases, no repeated key, no more than `MAX_YAML_BYTES`.
+
+    Raises:
+        ConfigError: If the file is missing, no regular file, too large, not UTF-8, not YAML, or not
+            a mapping.
+    """
+    try:
+        loader = _Texts(read_bounded(path, MAX_YAML_BYTES).decode())
+        root = loader.get_single_node()
+        fields = root and loader.construct_document(root)
+    except OSError as error:
+        raise ConfigError.of(path, f"cannot be read: {error.strerror or error}") from error
+    except (UnicodeError, yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        problem, line = getattr(error, "problem", None) or error, mark.line + 1 if mark else 0
+        raise ConfigError.of(path, f"not valid YAML: {problem}", line=line) from error
+    if not isinstance(fields, dict):
+        raise ConfigError.of(path, "must be a mapping, with lines such as `field: value`")
+    return Document(path, fields, root)
+
+
+_BaseLoader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # a build without libyaml has one
+
+
+class _Texts(_BaseLoader):
+    """Makes texts, None, lists and mappings of nodes."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if node in self.constructed_objects or node in self.recursive_objects:
+            raise _refused(node, "aliases (*name) are refused; write the value out")
+        if not node.tag.endswith((":str", ":seq", ":map")):
+            raise _refused(node, "tags (!name) are refused; remove it")
+        return super().construct_object(node, deep)
+
+    def construct_scalar(self, node: yaml.Node) -> str | None:
+        text = super().construct_scalar(node)
+        if "\0" in text:
+            raise _refused(node, "holds a NUL, which no path and no database takes")
+        is_plain = not getattr(node, "style", None)
+        return None if is_plain and text in ("", "~", "null", "Null", "NULL") else text
+
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        for key, value in node.value:
+            name = super().construct_scalar(key)
+            if name in fields:
+                raise _refused(key, f"`{name}` is repeated")
+            fields[name] = self.construct_object(value)
+        return fields
+
+
+def _refused(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a YAML file holds, and where.
+
+    Attributes:
+        fields: The mapping of the file; each scalar is a text or None.
+        root: What it was made of.
+    """
+
+    path: Path
+    fields: dict[str, Any]
+    root: yaml.Node
+
+    def find(self, location: Iterable[str | int]) -> tuple[Place, int]:
+        """Return the parts of a location that are in the file, and the line of the last, from 1."""
+        place: Place = ()
+        node, mark = self.root, self.root.start_mark
+        for part in location:
+            for name, start, value in _inside(node):
+                if name == part:
+                    place, node, mark = (*place, part), value, start.start_mark
+                    break
+        return place, mark.line + 1
+
+    def error(self, problem: str, *place: str) -> ConfigError:
+        """Return the error of a field."""
+        return ConfigError.of(self.path, problem, ".".join(place), self.find(place)[1])
+
+
+def _inside(node: yaml.Node) -> Iterator[tuple[str | int, yaml.Node, yaml.Node]]:
+    """Yield the name or index of each value in a node, the node it begins with, and its own."""
+    if isinstance(node, yaml.MappingNode):
+        yield from ((key.value, key, value) for key, value in node.value)
+    elif isinstance(node, yaml.SequenceNode):
+        yield from ((number, item, item) for number, item in enumerate(node.value))
+
+
+def validate(document: Document, model: type[File], folder: Path) -> File:
+    """Return what a file holds as an instance of its model, with paths made absolute from a folder.
 
     Raises:
         ConfigError: Listing every problem, each with its line and field.
     """
     try:
-        return model.model_validate(document.fields)
+        return model.model_validate(document.fields, context=folder)
     except ValidationError as error:
-        problems = sorted(_problems(document, error), key=lambda problem: problem.line)
-    if (more := len(problems) - MAX_PROBLEMS) > 0:
-        problems[MAX_PROBLEMS:] = [Problem(document.path, "", f"has {more:,} more problems")]
+        faults = error.errors(include_url=False)
+    problems = sorted(_problems(document, faults[:MAX_PROBLEMS]), key=lambda one: one.line)
+    if (more := len(faults) - MAX_PROBLEMS) > 0:
+        problems.append(Problem(document.path, "", f"has {more:,} more problems"))
     raise ConfigError(problems)
 
 
-def _problems(document: Document, error: ValidationError) -> Iterator[Problem]:
+def _problems(document: Document, faults: Sequence[Any]) -> Iterator[Problem]:
     messages: defaultdict[Place, dict[str, None]] = defaultdict(dict)
-    for fault in error.errors(include_url=False):
-        place = _place(document, fault["loc"], fault["type"])
+    lines: dict[Place, int] = {}
+    for fault in faults:
+        # pydantic's location also names alternatives of a type, and whether a key is wrong.
+        place, line = document.find(fault["loc"])
+        if fault["type"] == "missing":
+            place = (*place, fault["loc"][-1])
         messages[place][_message(fault, place)] = None
+        lines[place] = line
     parents = {place[:length] for place in messages for length in range(len(place))}
     # Of a union, the alternative that fails deeper in the file is the one that was meant.
     for place, alternatives in messages.items():
         if place not in parents:
             text = without_secrets("; or ".join(alternatives))
-            yield Problem(document.path, ".".join(map(str, place)), text, document.line(place))
-
-
-def _place(document: Document, location: tuple[str | int, ...], kind: str) -> Place:
-    """Return where an error is in the file; pydantic's location also names alternatives of a type,
-    and whether a key is wrong.
-    """
-    place: Place = ()
-    for number, part in enumerate(location, 1):
-        is_missing = kind == "missing" and number == len(location)
-        if is_missing or (*place, part) in document.lines:
-            place = (*place, part)
-    return place
+            yield Problem(document.path, ".".join(map(str, place)), text, lines[place])
 
 
 def _message(fault: Any, place: Place) -> str:

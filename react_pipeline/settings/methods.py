@@ -9,12 +9,13 @@ method (`training.methods`, or an extension), how a training runs (`training`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from react_pipeline.extension import Extension, LazyTable, answers
+from react_pipeline.settings.section import did_you_mean
 
 if TYPE_CHECKING:
     from react_pipeline.settings import TrainingConfig
@@ -138,6 +139,14 @@ def trained_methods(methods: Mapping[str, Method] = METHODS) -> tuple[str, ...]:
     )
 
 
+def require_known(name: str, methods: Iterable[str]) -> str:
+    """Return the name of a method, unless it is none of `methods`."""
+    if name not in (known := tuple(methods)):
+        meant = did_you_mean(name, known, f"choose from {', '.join(known)}")
+        raise ValueError(f"{name!r} is not a method that fits here; {meant}")
+    return name
+
+
 def project_methods(
     variants: Mapping[str, VariantConfig], seeds: Sequence[int]
 ) -> Mapping[str, Method]:
@@ -149,8 +158,9 @@ def project_methods(
     """
     methods = dict(METHODS)
     for name, variant in variants.items():
+        own = variant.model_dump(exclude_unset=True, exclude={"method"})
         for suffix in ("", CONTROL_SUFFIX):
-            methods[name + suffix] = _copy(METHODS[variant.method + suffix], variant.overrides)
+            methods[name + suffix] = _copy(METHODS[variant.method + suffix], own)
     if not seeds:
         return methods
     seeded: dict[str, Method] = {}

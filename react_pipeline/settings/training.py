@@ -17,8 +17,13 @@ from pydantic import (
     model_validator,
 )
 
-from react_pipeline.settings.methods import CONTROL_SUFFIX, METHODS, trained_methods
-from react_pipeline.settings.section import Fraction, Section, Workers, count_workers, did_you_mean
+from react_pipeline.settings.methods import (
+    CONTROL_SUFFIX,
+    METHODS,
+    require_known,
+    trained_methods,
+)
+from react_pipeline.settings.section import Fraction, Section, Workers, count_workers
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -114,30 +119,20 @@ def _joined(*sources: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _trained_method(name: str) -> str:
-    methods = trained_methods()
-    if name not in methods:
-        meant = did_you_mean(name, methods, f"choose one of {', '.join(methods)}")
-        raise ValueError(f"{name!r} is not a trained method; {meant}")
-    return name
+TrainedMethod = Annotated[str, AfterValidator(lambda name: require_known(name, trained_methods()))]
 
 
 class VariantConfig(TrainingConfig):
     """A method under another name, with fields of its own over those of `customization`."""
 
-    method: Annotated[str, AfterValidator(_trained_method)]
-
-    @property
-    def overrides(self) -> dict[str, Any]:
-        """The fields that were given, but for the method."""
-        return {name: value for name, value in super().overrides.items() if name != "method"}
+    method: TrainedMethod
 
 
 class CustomizationConfig(Section):
     """Training fields for every method (`defaults`) and for single ones (`methods`)."""
 
     defaults: TrainingConfig = TrainingConfig()
-    methods: Mapping[Annotated[str, AfterValidator(_trained_method)], TrainingConfig] = {}
+    methods: Mapping[TrainedMethod, TrainingConfig] = {}
 
     def resolve(
         self, method: str, overrides: Section | None = None, last: Mapping[str, Any] | None = None

@@ -60,7 +60,7 @@ def finish(project: Project, stages: Collection[str]) -> None:
     decide(project, "shapes")
     overview(project)
     for row in STAGES.values():
-        keys = row.keys(["shapes"], config.methods, config.two_encoders, config.all_methods)
+        keys = row.keys(["shapes"], config.measured)
         for key in keys if row.name in stages else ():
             if not project.store.has(row.name, key):
                 (build if row.gathers else stand_in)(project, row.name, key)

@@ -21,6 +21,7 @@ from support.launch import code_location, dagster_home, metadata_of
 from support.tracking import runs_of
 from support.upkeep import change_pipeline, edit_domain
 
+from react_pipeline import settings
 from react_pipeline.assets.declared import blocking_checks
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import Launch, Summary, materialize, open_instance, plan
@@ -206,13 +207,17 @@ def test_a_run_whose_process_could_not_report_its_end_is_closed(watched: bool) -
         assert reap_abandoned(instance) == [run.run_id] * watched
 
 
+def chosen(*names: str) -> dict[str, settings.Method]:
+    return {name: settings.METHODS[name] for name in names}
+
+
 def test_selection_becomes_runs_in_the_order_of_the_data() -> None:
-    assert plan(build_defs(), "+comparison", ["a"], ["gated-image", "base"]) == [
+    assert plan(build_defs(), "+comparison", ["a"], chosen("base", "gated-image")) == [
         ("domain_results", "a/base"),
         ("domain_results", "a/gated-image"),
         ("comparison", "a"),
     ]
-    places = plan(build_defs(), "*", ["b", "a"], ["base"])
+    places = plan(build_defs(), "*", ["b", "a"], chosen("base"))
     shared = ["corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"]
     domain = ["retrieved_set", "domain_results", "comparison", "promotion"]
     assert [(stage, key.removesuffix("/base")) for stage, key in places] == [
@@ -226,7 +231,7 @@ def test_selection_becomes_runs_in_the_order_of_the_data() -> None:
 @pytest.mark.parametrize("selection", ["nosuch", "(", "group:nothing", "control_set"])
 def test_wrong_selection_is_reported_in_one_line(selection: str) -> None:
     with pytest.raises(InputError, match="--select") as error:
-        plan(build_defs(), selection, ["a"], ["base"])
+        plan(build_defs(), selection, ["a"], chosen("base"))
     assert "\n" not in str(error.value)
 
 

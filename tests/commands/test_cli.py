@@ -214,7 +214,14 @@ def test_doctor_reports_what_is_there_and_what_is_missing(
 ) -> None:
     code, out, _ = run("doctor")
     assert code == 0
-    shown = ("torch", "dagster", "shards: 3", "colours, shapes", "current artifacts", "sqlite:///")
+    shown = (
+        "torch",
+        "dagster",
+        "webdataset: ",
+        "colours, shapes",
+        "current artifacts",
+        "sqlite:///",
+    )
     assert all(words in out for words in shown)
     edit(tiny_project.path, corpus={"shards": ["nosuch/*.tar"]})
     code, out, _ = run("doctor")

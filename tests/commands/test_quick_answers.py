@@ -30,7 +30,6 @@ MISTAKES = {
     "export shapes nosuch --to out": "unknown method 'nosuch'",
     "materialize --domain nosuch": "no domain 'nosuch'",
     "materialize --method nosuch": "unknown method 'nosuch'",
-    "materialize --select comparisn": "did you mean comparison",
     "results --format xml": "xml",
     "models list nosuch": "no domain 'nosuch'",
     "models promote shapes nosuch --reason x": "unknown method 'nosuch'",
@@ -38,7 +37,6 @@ MISTAKES = {
     "domains validate nosuch.yaml": "nosuch.yaml: cannot be read",
     "status --config nosuch.yaml": "nosuch.yaml: no such file",
     "init new --corpus nosuch": "there is no such kind",
-    "init new --encoder ViT-B-32": "MODEL/PRETRAINED",
 }
 
 CODE = """

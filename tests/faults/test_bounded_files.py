@@ -28,7 +28,7 @@ from react_pipeline.extensions.sources.kinds import UrlTables
 from react_pipeline.extensions.sources.url_tables import read_rows
 from react_pipeline.labelled import read_file
 from react_pipeline.project.template import LOCK_FILE, ui_record
-from react_pipeline.settings.yaml_files import read_yaml
+from react_pipeline.settings.files import read_yaml
 from react_pipeline.store import CorruptArtifact, InputError, bounded, parse_json, read_bounded
 from react_pipeline.use import RECORD_FILE
 from react_pipeline.use.classifier import load_exported

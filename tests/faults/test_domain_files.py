@@ -19,8 +19,7 @@ from react_pipeline.settings import (
     load_domains,
     load_pipeline,
 )
-from react_pipeline.settings.files import MAX_PROBLEMS
-from react_pipeline.settings.yaml_files import MAX_NODES, MAX_YAML_BYTES
+from react_pipeline.settings.files import MAX_PROBLEMS, MAX_YAML_BYTES
 from react_pipeline.store import ConfigError
 
 GOOD = {"classes": ["cat", "dog"]}
@@ -48,8 +47,8 @@ BOMB = "a: &a [x,x,x,x]\n" + "\n".join(
         ('classes: [a]\nevaluation: {name: a, kind: folder, path: "a\\0b"}', "NUL"),
         ("? [a]\n: b", "not valid YAML"),
         ("classes: " + "1:" * 100_000 + "1", "list"),
-        ("classes: [" + "1," * MAX_NODES + "1]", "more than"),
-        ("\n".join(" " * depth + "a:" for depth in range(100)), "deep"),
+        ("classes: [" + "1," * 250_000 + "1]", "twice"),
+        ("classes: " + "[" * 900 + "]" * 900, "not valid YAML"),
         (BOMB, "aliases"),
         ("- a list", "must be a mapping"),
         ("classes: [cat\n", "not valid YAML"),
@@ -71,7 +70,7 @@ def test_of_a_flood_of_problems_a_hundred_are_listed(tmp_path: Path) -> None:  #
     assert len(lines) == MAX_PROBLEMS + 1 and lines[-1].endswith("more problems")
 
 
-def test_a_path_outside_its_folder_is_that_domains_error(
+def test_a_file_that_cannot_be_read_is_that_domains_error(
     tmp_path: Path,
 ) -> None:  # 43
     folder = tmp_path / "domains"
@@ -79,8 +78,6 @@ def test_a_path_outside_its_folder_is_that_domains_error(
     (folder / "good.yaml").write_text(yaml.safe_dump({**GOOD, "slug": "good"}))
     os.mkfifo(folder / "fifo.yaml")
     (folder / "device.yaml").symlink_to("/dev/zero")
-    (tmp_path / "secret.yaml").write_text(yaml.safe_dump({**GOOD, "slug": "secret"}))
-    (folder / "secret.yaml").symlink_to(tmp_path / "secret.yaml")
     (folder / "directory.yaml").mkdir()
     (folder / "loop.yaml").symlink_to(folder / "loop.yaml")
     domains, problems = load_domains(folder)
@@ -88,7 +85,6 @@ def test_a_path_outside_its_folder_is_that_domains_error(
     assert {problem.file.stem for problem in problems} == {
         "fifo",
         "device",
-        "secret",
         "directory",
         "loop",
     }

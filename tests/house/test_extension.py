@@ -172,5 +172,5 @@ def test_a_stage_may_be_made_from_one_of_any_extension(installed: Callable[..., 
 
 def test_stages_that_are_made_from_each_other_are_refused(installed: Callable[..., None]) -> None:
     installed(left=Staging("left", "right"), right=Staging("right", "left"))
-    with pytest.raises(InputError, match="no stage before it is called left"):
+    with pytest.raises(InputError, match="left: no stage before it is called right"):
         stage._rows.__wrapped__()

@@ -4,20 +4,16 @@ yet.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from react_pipeline import installation
-from react_pipeline.installation import install_command, open_clip_metadata
-from react_pipeline.store import InputError
+from react_pipeline.installation import install_command
 
 ROOT = Path(__file__).parents[2]
 TEXTS = {".md", ".py", ".pyi", ".yaml", ".yml", ".toml", ".txt", ".sh", ".in", ".cfg", ".html"}
@@ -88,31 +84,5 @@ def test_no_text_installs_it_by_name() -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize(
-    ("recorded", "command"),
-    [
-        (
-            {"url": "file:///a/clone", "dir_info": {"editable": True}},
-            "pip install -e '/a/clone[demo]'",
-        ),
-        ({"url": "file:///a/b%20c/x.whl", "archive_info": {}}, "pip install '/a/b c/x.whl[demo]'"),
-        (
-            {"url": "https://host/x.whl", "archive_info": {}},
-            "pip install 'PATH/OF/THE/WHEEL/OR/CLONE[demo]'",
-        ),
-        (None, "pip install 'PATH/OF/THE/WHEEL/OR/CLONE[demo]'"),
-    ],
-)
-def test_a_message_names_the_place_that_it_was_installed_from(
-    recorded: object, command: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    installed = SimpleNamespace(read_text=lambda name: recorded and json.dumps(recorded))
-    monkeypatch.setattr(metadata, "distribution", lambda name: installed)
-    assert install_command("demo") == command
-    assert not by_name(command)
-
-
-def test_names_of_imagenet_need_open_clip(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(installation, "installed_file", lambda *_: None)
-    with pytest.raises(InputError, match="open_clip_torch"):
-        open_clip_metadata.__wrapped__()
+def test_a_message_names_no_package_of_an_index() -> None:
+    assert not by_name(install_command("demo"))

@@ -23,9 +23,3 @@ def test_an_artifact_of_older_code_is_stale_and_not_built_on(
         fresh(indexed_project, "corpus_embeddings")
     with pytest.raises(StaleArtifact, match="corpus_embeddings"):
         resolve(indexed_project, "faiss_index")
-
-
-def test_the_base_alone_is_compared_with_nothing() -> None:
-    row = STAGES["benchmark_comparison"]
-    assert row.keys(["shapes"], ["base"]) == []
-    assert row.keys(["shapes"], ["base", "gated-image"]) == ["shapes"]

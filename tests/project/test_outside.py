@@ -12,7 +12,7 @@ from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.extensions.demo.extension import DrawnCorpus
 from react_pipeline.lineage import look_outside, resolve, run, up_to_date
 from react_pipeline.project import outside
-from react_pipeline.project.outside import MISSING, look_at, remember_look, seed_digests
+from react_pipeline.project.outside import MISSING, remember_look, seed_digests
 from react_pipeline.project.project import Project
 from react_pipeline.settings.config import DomainConfig
 from react_pipeline.stage import ALL
@@ -130,14 +130,13 @@ def test_a_swapped_outside_file_of_equal_size_is_noticed(
     shard, other = tmp_path / "a.tar", tmp_path / "other"
     shard.write_bytes(b"one")
     project = make_project(corpus={"shards": [str(shard)]})
-    files = outside.of_corpus(project, ALL)
-    before = remembered_sha256(tmp_path, shard), look_at(project, files).seen
+    before = remembered_sha256(tmp_path, shard), outside.of_corpus(project, ALL).seen
     other.write_bytes(b"two")
     times = shard.stat()
     os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
     other.replace(shard)
     assert (shard.stat().st_size, shard.stat().st_mtime_ns) == (times.st_size, times.st_mtime_ns)
-    after = remembered_sha256(tmp_path, shard), look_at(project, files).seen
+    after = remembered_sha256(tmp_path, shard), outside.of_corpus(project, ALL).seen
     assert after[0] == sha256_of(shard) != before[0] and after[1] != before[1]
 
 

@@ -8,14 +8,11 @@ import socket
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pytest
 import yaml
 from pydantic import Field
-from support.ready import write_datacomp
 
 from react_pipeline.commands.cli import main
-from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.extensions.ui import servers
 from react_pipeline.project.project import Project
 from react_pipeline.project.template import prepare_home
@@ -27,7 +24,6 @@ KINDS = {
     "webdataset": "webdataset",
     "images": "images",
     "urls": "urls",
-    "datacomp": "embeddings",
     "embeddings": "embeddings",
     "demo": "demo",
 }
@@ -57,7 +53,7 @@ class Needing(CorpusConfig):
 
 
 def test_the_template_of_a_kind_has_all_that_it_needs() -> None:
-    fields = yaml.safe_load(Needing.template("needing", "ViT-B-32"))
+    fields = yaml.safe_load(Needing.template())
     assert fields.keys() == {"kind", "tables", "folder", "layout", "share"}
     assert Needing(**fields).layout == "flat"
 
@@ -67,7 +63,7 @@ def test_a_new_project_loads(
     corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "my 'birds': #1"
-    assert init(folder, "--corpus", corpus, "--encoder", "ViT-L-14/path with 'quotes': {x}.pt") == 0
+    assert init(folder, "--corpus", corpus) == 0
     written, _, steps = capsys.readouterr().out.partition("next:\n")
     assert len(written.splitlines()) == (7 if corpus == "demo" else 4)
     assert "react-pipeline materialize" in steps
@@ -76,10 +72,7 @@ def test_a_new_project_loads(
     assert project.config.corpus.kind == KINDS[corpus]
     if corpus != "demo":
         encoder = project.config.encoder
-        assert (encoder.model, encoder.pretrained) == (
-            "ViT-L-14",
-            str(folder / "path with 'quotes': {x}.pt"),
-        )
+        assert (encoder.model, encoder.pretrained) == ("ViT-B-32", "openai")
         assert project.domain("birds").class_names[0] == "robin"
         gated = ["gated-image", "gated-image-control"]
         assert list(project.config.methods) == ["base", "gda", "gda-control", *gated]
@@ -94,52 +87,13 @@ def test_a_new_project_loads(
     assert all(text.endswith("\n") and not text.endswith("\n\n") for text in texts)
 
 
-@pytest.mark.parametrize(
-    ("encoder", "pretrained"),
-    [
-        ("hf-hub:timm/ViT-B-16-SigLIP2", "hf-hub:timm/ViT-B-16-SigLIP2"),
-        ("local-dir:../it's/x", "../it's/x"),
-        ("demo", None),
-    ],
-)
-def test_a_whole_model_is_an_encoder_of_a_new_project(
-    encoder: str, pretrained: str | None, tmp_path: Path
-) -> None:
-    assert init(tmp_path / "new", "--encoder", encoder) == 0
-    found = Project.load(tmp_path / "new" / "pipeline.yaml").config.encoder.pretrained
-    # A folder is named in full, whether it is there or not.
-    assert found == (pretrained and pretrained.replace("..", str(tmp_path)))
-
-
-@pytest.mark.parametrize(
-    ("model", "side", "width"), [("ViT-B-32", "b32", 512), ("ViT-L-14", "l14", 768)]
-)
-def test_a_new_project_of_datacomp_reads_its_files(
-    model: str, side: str, width: int, tmp_path: Path
-) -> None:
-    assert init(tmp_path, "--corpus", "datacomp", "--encoder", f"{model}/openai") == 0
-    vectors = np.eye(6, width, dtype=np.float16)
-    urls = [f"http://127.0.0.1:9/{row}.png" for row in range(6)]
-    write_datacomp(
-        tmp_path / "metadata", vectors, [f"bird {row}" for row in range(6)], urls, side=side
-    )
-    project = Project.load(tmp_path / "pipeline.yaml")
-    corpus = publish_corpus(project)
-    assert (corpus.counts["pairs"], project.config.corpus.layout) == (6, f"datacomp-{side}")
-
-
-def test_files_there_are_kept_and_no_project_is_made_twice(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_there_are_kept_and_no_project_is_made_twice(tmp_path: Path) -> None:
     (tmp_path / ".gitignore").write_text("mine")
     assert init(tmp_path) == 0
     assert (tmp_path / ".gitignore").read_text() == "mine"
     (tmp_path / "pipeline.yaml").write_text("mine")
     assert init(tmp_path) == 2
     assert (tmp_path / "pipeline.yaml").read_text() == "mine"
-    assert init(tmp_path / "other", "--encoder", "ViT-B-32") == 2
-    assert "MODEL/PRETRAINED" in capsys.readouterr().err
-    assert not (tmp_path / "other").exists()
 
 
 def test_a_project_of_demo_kind_is_named_after_its_folder(
@@ -148,7 +102,7 @@ def test_a_project_of_demo_kind_is_named_after_its_folder(
     folder = tmp_path / "My Pets"
     assert init(folder, "--corpus", "demo") == 0
     steps = capsys.readouterr().out
-    assert "domains/my-pets.yaml" in steps and "--domain my-pets" in steps
+    assert "react-pipeline demo " in steps
     project = Project.load(folder / "pipeline.yaml")
     demo = Project.load(REPOSITORY / "pipeline.yaml")
     assert project.config.project == "My-Pets" and demo.config.retrieval.same_subject == "exclude"

@@ -249,9 +249,7 @@ def recustomize(
         for row in looking:
             for key in [ALL] if row.scope == "all" else slugs:
                 # A kind of corpus may name no file, and looks by itself.
-                if row.scope == "all" or (
-                    row.outside and row.outside(pipeline, key) != outside.Files()
-                ):
+                if row.scope == "all" or (row.outside and row.outside(pipeline, key).seen):
                     yield dg.RunRequest(
                         # A repeated tick requests nothing twice.
                         f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M} {row.name} {key}",

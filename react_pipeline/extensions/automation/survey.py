@@ -118,7 +118,7 @@ def places(project: Project, slugs: Sequence[str]) -> Iterator[Place]:
     for row in STAGES.values():
         if row.name in left_out or (row.gathers and not slugs):
             continue
-        for key in row.keys(slugs, config.methods, config.two_encoders, config.all_methods):
+        for key in row.keys(slugs, config.measured):
             yield row.name, key
 
 

@@ -58,7 +58,7 @@ class DrawnCorpus(ListedCorpus):
 
     kind: Literal["demo"] = "demo"
 
-    next_step: ClassVar[str] = "write your class names into domains/{domain}.yaml"
+    next_step: ClassVar[str] = "react-pipeline demo         runs the domains that are there"
 
     def identity(self) -> dict[str, Any]:
         """Return the kind; the packages are the content."""
@@ -118,10 +118,6 @@ class DrawnCorpus(ListedCorpus):
         from .sources import corpus_drawings
 
         return CorpusSize(len(corpus_drawings()), DRAWING_BYTES)
-
-    def description(self) -> str:
-        """Say how many packages it is drawn from."""
-        return f"drawn from {len(CORPUS_SOURCES)} installed packages"
 
     def ingredients(self) -> tuple[tuple[str, str, str], ...]:
         """Return the packages of the drawings."""

@@ -12,7 +12,6 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, TypeAdapter, field_validator, model_validator
 
-from react_pipeline.installation import open_clip_metadata
 from react_pipeline.settings import Name, Section
 
 SCENE_TEMPLATES = (
@@ -61,7 +60,9 @@ class DenseSet:
 def dense_sets() -> Mapping[str, DenseSet]:
     """Return the table, `sets.json`, by name, with prompts: CLIP's 80 and a few more."""
     rows = Path(__file__).with_name("sets.json").read_bytes()
-    imagenet = [write("{}") for write in open_clip_metadata().OPENAI_IMAGENET_TEMPLATES]
+    from open_clip import OPENAI_IMAGENET_TEMPLATES  # takes seconds
+
+    imagenet = [write("{}") for write in OPENAI_IMAGENET_TEMPLATES]
     templates = {"detection": ("{}.", *imagenet), "segmentation": (*imagenet, *SCENE_TEMPLATES)}
     return {
         row.name: replace(row, templates=templates[row.task])

@@ -4,14 +4,13 @@ results are evidence for comparison and promotion.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
 from pydantic import SerializeAsAny, model_validator
 
 from react_pipeline.extension import Extension
-from react_pipeline.project import Files, Project
+from react_pipeline.project import Look, Project, look_at
 from react_pipeline.settings import SLUG, SLUG_RULE, EvaluationSetConfig, Name, Section
 from react_pipeline.stage import (
     BASE_CHECKPOINT,
@@ -69,10 +68,6 @@ class GuardsConfig(Section):
             raise ValueError("two sets have one `name`")
         return self
 
-    def located(self, absolute: Callable[[Path], Path]) -> Self:
-        """Return a copy with absolute paths."""
-        return self.model_copy(update={"sets": tuple(one.located(absolute) for one in self.sets)})
-
 
 def guard_sets(project: Project) -> tuple[GuardSet, ...]:
     """Return the guard sets of a project."""
@@ -96,10 +91,10 @@ def _identity(project: Project, _key: str) -> dict[str, Any]:
     }
 
 
-def _outside(project: Project, _key: str) -> Files:
+def _outside(project: Project, _key: str) -> Look:
     sets = [guard.evaluation for guard in guard_sets(project)]
     names = tuple(name for one in sets for name in one.files())
-    return Files(names, complete=all(one.is_watched for one in sets))
+    return look_at(project, names, complete=all(one.is_watched for one in sets))
 
 
 STAGES = (

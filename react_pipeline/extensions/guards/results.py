@@ -208,7 +208,7 @@ def read_drops(project: Project, slug: str) -> Drops:
 
 def _is_measured(project: Project, method: str) -> bool:
     """Return whether guard sets are for a method; a head leaves the base's model as it is."""
-    return STAGES[GUARD_RESULTS].is_for(method, project.config.all_methods)
+    return STAGES[GUARD_RESULTS].is_for(project.method(method))
 
 
 def _change(method: str, guard: str, own: Artifact, base: Artifact | None) -> Change:

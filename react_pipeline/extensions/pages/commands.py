@@ -15,7 +15,6 @@ from react_pipeline.commands import (
     console,
     load_project,
     materialize_command,
-    person_name,
     print_table,
 )
 from react_pipeline.extensions.predict import Source
@@ -75,7 +74,7 @@ def search(
     console.print(f"pictures: {output}")
 
 
-def review(domain: Domain, by: Person = None, port: Port = 1236, config: Config = None) -> None:
+def review(domain: Domain, by: Person, port: Port = 1236, config: Config = None) -> None:
     """Look through the retrieved pairs of a domain in a browser, the least sure first, and reject
     them; Ctrl-C stops it.
 
@@ -84,7 +83,7 @@ def review(domain: Domain, by: Person = None, port: Port = 1236, config: Config 
     project = load_project(config, [domain])
     from react_pipeline.extensions.pages.review import open_review
 
-    with open_review(project, domain, person_name(by)) as board:
+    with open_review(project, domain, by) as board:
         _serve(lambda: board, port)
         count = len(board.decisions)
     command = f"; next: {materialize_command(SET_AND_AFTER, domain)}"
@@ -116,6 +115,7 @@ def takedown(
 def judge(
     domain: Domain,
     source: Source,
+    by: Person,
     candidate: Annotated[
         str | None,
         typer.Option(help="A trained method. Default: gated-image, or the first of `methods`."),
@@ -123,7 +123,6 @@ def judge(
     against: Annotated[
         str, typer.Option(help="base, champion, or a method, which may be a control.")
     ] = "champion",
-    by: Person = None,
     port: Port = 1235,
     config: Config = None,
 ) -> None:
@@ -144,7 +143,7 @@ def judge(
 
     path, pictures = prepare_log(project, domain, source, candidate, against, console.print)
     max_pixels = project.config.corpus.max_pixels
-    with open_judge(path, person_name(by), max_pixels) as board:
+    with open_judge(path, by, max_pixels) as board:
         board.pictures = pictures
         _serve(lambda: board, port)
         console.print(str(board.session))

@@ -141,10 +141,10 @@ def _encoder(project: Project) -> list[Finding]:
 
 
 def _corpus(project: Project) -> list[Finding]:
-    description = project.config.corpus.description()
-    # A kind may describe itself by some of its fields alone.
+    corpus = project.config.corpus
+    detail = f"{corpus.kind}: {', '.join(corpus.files()[:3])}"
     faults = _missing("corpus", corpus_problems(project), "fix this file")
-    return faults or [Finding("corpus", "ok", description)]
+    return faults or [Finding("corpus", "ok", detail)]
 
 
 def _domains(project: Project) -> list[Finding]:

@@ -32,7 +32,7 @@ from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Manifests, Project
 from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs
 from react_pipeline.settings import CorpusConfig, TrainingConfig, load_domains
-from react_pipeline.stage import ALL, CORPUS, RETRIEVAL_CHECKPOINT, STAGES
+from react_pipeline.stage import ALL, CORPUS, RETRIEVAL_CHECKPOINT, STAGES, left_out_stages
 from react_pipeline.store import InputError, ReactError
 from react_pipeline.training import STATE_BYTES, ModelMethod
 
@@ -225,8 +225,9 @@ class Sums:
         self.work = config.corpus.work(corpus, self.retrieval.dimension)
         domains = load_domains(config.domains)[0]
         self.keys = {
-            name: row.keys(domains, config.methods, config.two_encoders, config.all_methods)
+            name: row.keys(domains, config.measured)
             for name, row in STAGES.items()
+            if name not in left_out_stages(config)
         }
         self.domains = {}
         for slug, domain in domains.items():
@@ -252,7 +253,7 @@ class Sums:
 
     def steps(self) -> list[Step]:
         """Estimate each stage, without those that no configured method needs."""
-        return [estimate(self) for stage, estimate in ESTIMATES.items() if self.keys[stage]]
+        return [estimate(self) for stage, estimate in ESTIMATES.items() if self.keys.get(stage)]
 
     def step(
         self,

@@ -71,7 +71,7 @@ class Images(ShardedCorpus):
     def misplaced(self, store: Path) -> tuple[str, str] | None:
         """Refuse a folder that holds the store, whose every step would change the corpus."""
         for folder in self.images:
-            if store.is_relative_to(Path(folder).resolve()):
+            if store.resolve().is_relative_to(Path(folder).resolve()):
                 remedy = "name the folders of the images, or move `store`"
                 return "images", f"{folder} holds the store {store}; {remedy}"
         return None
@@ -115,7 +115,7 @@ class Images(ShardedCorpus):
         return find_sources(self)
 
     @classmethod
-    def template(cls, name: str, model: str) -> str:
+    def template(cls) -> str:
         """Return a section with the folder `data`."""
         return """\
 kind: images # copied once, into tar shards of the store
@@ -206,12 +206,8 @@ class UrlTables(TableColumns, ListedCorpus):
 
         return find_tables(self.urls)
 
-    def description(self) -> str:
-        """Return how many tables there are."""
-        return f"tables of URLs: {len(self.sources())}"
-
     @classmethod
-    def template(cls, name: str, model: str) -> str:
+    def template(cls) -> str:
         """Return a section with the folder `tables`."""
         return """\
 kind: urls # captions are compared with the class names; only images that are retrieved are fetched
@@ -232,8 +228,6 @@ class ReadyEmbeddings(TableColumns):
     layout: LayoutName = "clip-retrieval"
     vector_column: str = "vector"
     indices: Path | None = None
-
-    variants: ClassVar[tuple[str, ...]] = ("datacomp",)
 
     def identity(self) -> dict[str, Any]:
         """Return where vectors, URLs and captions are."""
@@ -268,14 +262,12 @@ class ReadyEmbeddings(TableColumns):
 
         return adopt_index(project, self.indices) if self.indices is not None else None
 
-    def _rows(self) -> int:
-        from react_pipeline.extensions.sources.ready_layout import find_parts
-
-        return sum(part.rows for part in find_parts(self.embeddings, self))
-
     def size(self) -> CorpusSize:
         """Return the rows of the files."""
-        return CorpusSize(self._rows(), self.assumed_pair_bytes)
+        from react_pipeline.extensions.sources.ready_layout import find_parts
+
+        rows = sum(part.rows for part in find_parts(self.embeddings, self))
+        return CorpusSize(rows, self.assumed_pair_bytes)
 
     def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
         """Return the work of reading vectors twice, for their digests and for their values."""
@@ -290,26 +282,14 @@ class ReadyEmbeddings(TableColumns):
             writes_vectors=self.layout != "clip-retrieval",
         )
 
-    def description(self) -> str:
-        """Return how many vectors there are."""
-        return f"{self._rows():,} ready embeddings in {self.embeddings}"
-
     @classmethod
-    def template(cls, name: str, model: str) -> str:
+    def template(cls) -> str:
         """Return a section with files of clip-retrieval, or of DataComp."""
-        if name == "datacomp":
-            side = "l14" if "ViT-L-14" in model else "b32"
-            return f"""\
-kind: embeddings # as DataComp publishes them; only the images of chosen pairs are fetched
-embeddings: metadata # the folder with HEX.parquet next to HEX.npz
-layout: datacomp-{side} # vectors of OpenAI's ViT-B-32 (b32) or ViT-L-14 (l14)
-caption_column: text
-hash_column: sha256
-"""
         return """\
 kind: embeddings # as clip-retrieval writes them; only the images of chosen pairs are fetched
 embeddings: embeddings # the folder with img_emb/, text_emb/ and metadata/
 # indices: indices # ready image.index and text.index over them
+# layout: datacomp-b32 # DataComp's HEX.parquet next to HEX.npz; vectors of ViT-L-14: datacomp-l14
 url_column: url
 caption_column: caption
 """

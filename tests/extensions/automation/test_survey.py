@@ -200,7 +200,7 @@ def test_pairs_that_were_pruned_count_as_all_changed(trained: Project) -> None:
         ({"timezone": "Mars/Olympus"}, "automation.timezone: 'Mars/Olympus' is not a time zone"),
         ({"changed_fraction": 2}, "automation.changed_fraction"),
         ({"extensions": ["dence"]}, "did you mean dense"),
-        (["base", "magic"], "methods: unknown: magic"),
+        (["base", "magic"], "methods: 'magic' is not"),
         (["base", "base"], "methods: base listed more than once"),
     ],
 )

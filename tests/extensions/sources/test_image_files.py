@@ -30,7 +30,7 @@ from react_pipeline.corpus.corpus import shard_digests
 from react_pipeline.embedding import read_metadata
 from react_pipeline.extensions.pages.search import search_pairs
 from react_pipeline.extensions.sources import image_files
-from react_pipeline.project import Project, look_at
+from react_pipeline.project import Project
 from react_pipeline.project.outside import of_corpus
 from react_pipeline.settings import StorageConfig
 from react_pipeline.store import Artifact, CorpusError
@@ -134,7 +134,7 @@ def test_a_folder_of_images_with_captions_and_fields_beside_them(
     others = [*(about for _, _, about in pairs[1:4]), odd[2]]
     names = ("a.b1", "a.b2", "a.b3", "caf\\xe9")
     assert others == [{"path": f"00/{name}.jpg"} for name in names]
-    assert look_at(project, of_corpus(project, "all")).seen.startswith("21 files")
+    assert of_corpus(project, "all").seen.startswith("21 files")
     moved = folder.rename(tmp_path / "moved")
     (moved / ".DS_Store").write_text("of a file manager")
     project = make(moved, caption_extension="cap")
@@ -235,4 +235,4 @@ def test_what_cannot_be_read_is_named(
     monkeypatch.setattr(owner, what, refuse)
     with pytest.raises(CorpusError, match=named):
         publish_corpus(project)
-    look_at(project, of_corpus(project, "all"))
+    of_corpus(project, "all")
