@@ -1,7 +1,7 @@
 """The trainings: their asset and its checks.
 
 Does not belong here: the training itself (`react_pipeline.training`), its losses in MLflow and its
-progress in the log while it runs (`extensions.live_runs`).
+progress in the log while it runs (`tracking`).
 """
 
 import json
@@ -13,7 +13,7 @@ import dagster as dg
 from react_pipeline.assets.declared import artifact_check, stage_asset
 from react_pipeline.assets.reporting import publish
 from react_pipeline.assets.resources import Context
-from react_pipeline.extensions.live_runs import LiveRun
+from react_pipeline.tracking import LiveRun
 from react_pipeline.project import Project
 from react_pipeline.stage import (
     BASE_CHECKPOINT,

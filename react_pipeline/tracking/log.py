@@ -6,7 +6,7 @@ down or a killed process delays a run and never loses or doubles it: its tag `fi
 what is already there, and what is written twice is written once.
 
 Does not belong here: how a run is opened (`runs`), what is written (`values`, `tables`,
-`models`), a training under way (`extensions.live_runs`).
+`models`), a training under way (`live`).
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ Answer = TypeVar("Answer")
 LOCK = "tracking"
 """Name of the store's lock that spares two processes the same work."""
 
-COOLDOWN_SECONDS = 60.0
+COOLDOWN_SECONDS = 300.0
 """After a failure a tracking server is left alone for this long, so that a slow one does not slow
-every asset.
+every asset, nor a training.
 """
 
 _unreachable_until: dict[str, float] = {}
@@ -94,25 +94,28 @@ class Tracking(Runs):
                 _logged[self._place].add(artifact.fingerprint)
             return run_id
 
-        return self._ask(log)
+        return self.ask(log)
 
     def sync(self, project: Project) -> set[str] | None:
         """Log every artifact of the store that has no finished run; returns the fingerprints of
         those that have one then. None, with a warning, when MLflow does not answer.
         """
-        return self._ask(lambda: self._sync(project))
+        return self.ask(lambda: self._sync(project))
 
     def results_page(self, address: str) -> str:
         """Return where the server at `address` shows the results of all methods; `address` if
         MLflow does not answer here.
         """
-        return self._ask(lambda: view_url(address, self.experiment_id)) or address
+        return self.ask(lambda: view_url(address, self.experiment_id)) or address
 
     @property
     def _place(self) -> tuple[str, str]:
         return self.uri, self.experiment
 
-    def _ask(self, question: Callable[[], Answer]) -> Answer | None:
+    def ask(self, question: Callable[[], Answer]) -> Answer | None:
+        """Connect and return the answer to a question; None, with a warning, when MLflow does not
+        answer, or did not a moment ago.
+        """
         if time.monotonic() < _unreachable_until.get(self.uri, 0.0):
             return None
         try:

@@ -1,9 +1,9 @@
 """The runs of one MLflow experiment: connecting, finding or opening an artifact's run, and writing
 to it.
 
-The log of a finished artifact (`log`) and that of a training under way (`extensions.live_runs`)
-share it, so that both mean the same run. Every function here raises whatever MLflow, its database
-or the network raise.
+The log of a finished artifact (`log`) and that of a training under way (`live`) share it, so that
+both mean the same run. Every function here raises whatever MLflow, its database or the network
+raise.
 """
 
 from __future__ import annotations

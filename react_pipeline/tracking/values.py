@@ -31,10 +31,6 @@ TRAINING_PREFIX = "training/"
 """Prefix of the metrics that have steps."""
 LOSS = TRAINING_PREFIX + "loss"
 """The metric that every step has."""
-EVALUATED = "evaluation_top1"
-"""Of the records of a training, where it is measured while it runs: these are few, and none is left
-out.
-"""
 
 LOGGED_SUFFIXES = (".png", ".md", ".csv", ".json", ".html")
 MAX_LOGGED_BYTES = 25_000_000
@@ -106,11 +102,11 @@ def rows_of_record(record: Mapping[str, Any], time_ms: int = 0) -> Iterator[Row]
     step = int(record["step"])
     # The first thousand, then every tenth, hundredth and so on: 66,600 steps give 2,466 points,
     # whoever logs them.
-    left_out = step % 10 ** max(0, len(str(step)) - 3) > 0
+    if step % 10 ** max(0, len(str(step)) - 3):
+        return
     time_ms = int(record.get("time_ms", time_ms))
     values = {name: value for name, value in record.items() if name not in ("step", "time_ms")}
-    kept = [entry for entry in flatten(values) if not left_out or entry[0] == EVALUATED]
-    yield from _rows(kept, time_ms, step, TRAINING_PREFIX)
+    yield from _rows(flatten(values), time_ms, step, TRAINING_PREFIX)
 
 
 def cost_rows(artifact: Artifact) -> Iterator[Row]:

@@ -35,7 +35,6 @@ import dagster as dg
 from dagster_pipes import PipesEnvVarParamsLoader, open_dagster_pipes
 
 from react_pipeline.assets import Context, customize_here
-from react_pipeline.extensions.live_runs import LiveRun
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project import Project
 from react_pipeline.stage import method_key
@@ -48,6 +47,7 @@ from react_pipeline.store import (
     lock,
     write_atomically,
 )
+from react_pipeline.tracking import LiveRun
 from react_pipeline.training import TrainingObserver
 
 logger = logging.getLogger(__name__)
