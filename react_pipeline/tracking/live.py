@@ -8,20 +8,16 @@ from `metrics.jsonl`), and finishes it.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Self
 
-from react_pipeline.project import Project
 from react_pipeline.store import Inputs, ReactError
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.notes import NOTE_TAG, dagster_url
 from react_pipeline.tracking.runs import ERROR_TAG, ERROR_TYPE_TAG, FAILED, FINISHED, KILLED
 from react_pipeline.tracking.values import Row, rows_of_record, run_params, run_tags
 from react_pipeline.training import TrainingObserver
-
-logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 20.0
 """Pause between two lines of the log, each with what MLflow lacks."""
@@ -41,27 +37,19 @@ class LiveRun(TrainingObserver):
         tracking: Tracking,
         dagster_run_id: str = "",
         report: Callable[[str], None] = lambda _line: None,
-        *,
-        dagster: str = "",
     ) -> None:
         """Nothing is contacted before the training starts.
 
         Args:
             report: Called with lines for the run's log.
-            dagster: Where a browser finds Dagster, if that is known.
         """
         self.run_id: str | None = None
-        self._tracking, self._report = tracking, report
-        self._dagster = (dagster_run_id, dagster)
+        self._tracking, self._dagster_run_id, self._report = tracking, dagster_run_id, report
         self._inputs: Inputs | None = None
         self._waiting: list[Row] = []
         self._known: set[int] = set()
-        self._started_ms, self._written, self._url_reported = 0, 0.0, False
-
-    @classmethod
-    def of(cls, project: Project, dagster_run_id: str, report: Callable[[str], None]) -> LiveRun:
-        """Return the live run of a training of this project; arguments as of `__init__`."""
-        return cls(Tracking.of(project), dagster_run_id, report, dagster=dagster_url(project))
+        self._is_finished = False
+        self._started_ms, self._written = 0, 0.0
 
     def started(self, inputs: Inputs, first_step: int) -> None:
         """Open the run of these inputs, or go on in the one that an earlier try left."""
@@ -81,16 +69,11 @@ class LiveRun(TrainingObserver):
             return
         self._written = time.monotonic()
         self._tracking.ask(lambda: self._write(inputs))
-        if not (steps := inputs.config.get("steps")):
-            return  # a closed form
-        done = f"step {int(record['step']) + 1} of {steps}: loss {record['loss']:.4g}"
-        if "images_per_second" in record:
-            done += f", {record['images_per_second']:g} images/s"
-        self._report(done)
-        url = self._tracking.url(self.run_id) if self.run_id else None
-        if url and not self._url_reported:
-            self._url_reported = True
-            self._report(f"MLflow: {url}")
+        if steps := inputs.config.get("steps"):  # a closed form has none
+            done = f"step {int(record['step']) + 1} of {steps}: loss {record['loss']:.4g}"
+            if "images_per_second" in record:
+                done += f", {record['images_per_second']:g} images/s"
+            self._report(done)
 
     def __enter__(self) -> Self:
         return self
@@ -100,19 +83,27 @@ class LiveRun(TrainingObserver):
             self._tracking.ask(lambda: self._close(inputs, error))
 
     def _write(self, inputs: Inputs) -> None:
-        """Write what waits to the run, which is opened by the first call that MLflow answers."""
-        if self.run_id is None:
-            tags = run_tags(inputs, *self._dagster)
-            run = self._tracking.open(tags, inputs.key, self._started_ms)
-            if run.info.status == FINISHED:
-                logger.info("MLflow has a finished run of %s already", inputs.key)
-                self._inputs = None  # nothing is streamed
-                return
-            self._known = self._tracking.logged_steps(run)
-            self._tracking.write(run.info.run_id, params=run_params(inputs))
-            self.run_id = str(run.info.run_id)
-        self._tracking.write(self.run_id, rows=self._waiting, without=self._known)
-        self._waiting.clear()
+        """Write what waits to the run, which the first call that MLflow answers opens; nothing if
+        that is finished already.
+        """
+        if self.run_id is None and not self._is_finished:
+            self._open(inputs)
+        if self.run_id is not None:
+            self._tracking.write(self.run_id, rows=self._waiting, without=self._known)
+            self._waiting.clear()
+
+    def _open(self, inputs: Inputs) -> None:
+        runs = self._tracking
+        tags = run_tags(inputs, self._dagster_run_id, dagster_url(runs.dagster))
+        run = runs.open(tags, inputs.key, self._started_ms)
+        run_id = str(run.info.run_id)
+        self._is_finished = run.info.status == FINISHED
+        if not self._is_finished:
+            runs.write(run_id, params=run_params(inputs))
+            self._known = runs.logged_steps(run)
+            self.run_id = run_id
+            if url := runs.url(run_id):
+                self._report(f"MLflow: {url}")
 
     def _close(self, inputs: Inputs, error: BaseException | None) -> None:
         self._write(inputs)

@@ -160,7 +160,7 @@ class Tracking(Runs):
         if artifact.stage == PROMOTION:
             show_champion(self.client, project, artifact)
         seconds_ms = round(1000 * float(artifact.counts.get("seconds") or 0))
-        tags = run_tags(artifact, dagster_run_id, dagster_url(project))
+        tags = run_tags(artifact, dagster_run_id, dagster_url(self.dagster))
         run = self.open(tags, artifact.key, created_ms(artifact) - seconds_ms)
         run_id = str(run.info.run_id)
         if run.info.status == FINISHED:

@@ -93,6 +93,7 @@ class Runs:
         files: Folder of the runs' files, if the tracking URI is a database other than a SQLite
             file.
         source: The project's `pipeline.yaml`, which MLflow shows as the source of a run.
+        dagster: Where a browser finds Dagster, if it is configured.
         experiment_id: MLflow's default one before `connect`.
         client: Set by `connect`.
     """
@@ -102,6 +103,7 @@ class Runs:
     address: str | None = None
     files: Path | None = None
     source: str = ""
+    dagster: str | None = None
     experiment_id: str = DEFAULT_EXPERIMENT
     client: MlflowClient = field(init=False, repr=False, compare=False)
 
@@ -110,8 +112,14 @@ class Runs:
         """Return the runs of a project, as its configuration names them."""
         config = project.config
         files = project.store.root.with_name(FILES)
-        uri = config.tracking_uri or ""
-        return cls(uri, config.project, config.mlflow_url, files, str(project.path))
+        return cls(
+            config.tracking_uri or "",
+            config.project,
+            config.mlflow_url,
+            files,
+            str(project.path),
+            config.dagster_url,
+        )
 
     def url(self, run_id: str) -> str | None:
         """Return where a browser shows a run; None when the tracking URI is a database and no
