@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
@@ -32,7 +32,6 @@ from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
     MissingArtifact,
-    Store,
 )
 from react_pipeline.tracking.models import MODEL_STAGES, log_inputs, log_model, show_champion
 from react_pipeline.tracking.notes import dagster_url, short_reason, view_url
@@ -206,23 +205,11 @@ class Tracking(Runs):
 def _artifacts_except(project: Project, logged: set[str]) -> list[Artifact]:
     """Return the artifacts of the store that are not logged, in the order of the data."""
     look = project.store.look()
-    verdicts = set(_verdicts(look))
     artifacts = []
     for stage, key, fingerprint in look.places():
         # What is pruned or damaged is replaced by what is logged for itself.
         with suppress(MissingArtifact, CorruptArtifact):
-            if fingerprint not in logged and (stage != PROMOTION or fingerprint in verdicts):
+            if fingerprint not in logged:
                 artifacts.append(look.open(stage, key, fingerprint))
     order = {stage: number for number, stage in enumerate(STAGES)}
     return sorted(artifacts, key=lambda one: (order.get(one.stage, -1), created_ms(one)))
-
-
-def _verdicts(look: Store) -> Iterator[str]:
-    """Yield the fingerprints of the verdicts that hold or held; others never took their place."""
-    for slug in look.keys(PROMOTION):
-        fingerprint = look.pointer(PROMOTION, slug) or ""
-        with suppress(MissingArtifact, CorruptArtifact):  # the first follows none
-            while True:
-                yield fingerprint
-                verdict = look.open(PROMOTION, slug, fingerprint)
-                fingerprint = verdict.manifest["content"].get("before", "")

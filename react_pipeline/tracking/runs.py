@@ -175,7 +175,6 @@ class Runs:
         returned as it is.
         """
         place = {name: tags[name] for name in ("asset", "fingerprint")}
-        is_there = bool(self.find(place))
         group, _, _ = key.partition("/")
         # Domain and method come first: pages that compare runs cut long names.
         name = key if tags["asset"] == DOMAIN_RESULTS else f"{key} {tags['asset']}"
@@ -185,7 +184,7 @@ class Runs:
         tags = {**self._origin(), **tags, "mlflow.parentRunId": self._parent(group)}
         run = self._only(place, name, tags, started_ms)
         run_id = run.info.run_id
-        if is_there and run.info.status != FINISHED:
+        if run.info.status != FINISHED:
             self.client.update_run(run_id, RUNNING)
             for reason in {ERROR_TAG, ERROR_TYPE_TAG} & set(run.data.tags):
                 self.client.delete_tag(run_id, reason)
