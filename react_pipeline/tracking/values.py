@@ -87,7 +87,7 @@ def run_metrics(artifact: Artifact) -> Iterator[Row]:
     # MLflow's compare page begins with the metric that was written first.
     counts = sorted(flatten(artifact.counts), key=lambda entry: entry[0] != HEADLINE_METRIC)
     yield from _rows(counts, created)
-    if METRICS_FILE in artifact.manifest["files"]:
+    if METRICS_FILE in artifact.files:
         for line in artifact.file(METRICS_FILE).read_text(encoding="utf-8").splitlines():
             yield from rows_of_record(json.loads(line), created)
 
@@ -182,7 +182,7 @@ def run_tags(source: Artifact | Inputs, dagster_run_id: str, dagster: str = "") 
 
 def run_files(artifact: Artifact) -> Iterator[Path]:
     """Yield the small files of the top level that a person may want to see."""
-    files = artifact.manifest["files"]
+    files = artifact.files
     # The tables of pages with figures are small, and what a notebook reads.
     suffixes = (*LOGGED_SUFFIXES, ".parquet") if "dashboard.html" in files else LOGGED_SUFFIXES
     for name in files:
