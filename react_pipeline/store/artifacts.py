@@ -79,7 +79,7 @@ class Artifact:
     @property
     def files(self) -> Mapping[str, Any]:
         """`sha256` and `bytes` of each file, by name."""
-        return self.manifest["files"]  # type: ignore[no-any-return]
+        return self.manifest["files"]
 
     @property
     def parents(self) -> dict[str, str]:
@@ -156,7 +156,8 @@ class Artifact:
         """Remember that its files on this machine are as they were published."""
         folder = self.store.backend.fetch(self.prefix, (), anew=False)
         digests = {folder / name: str(file["sha256"]) for name, file in self.files.items()}
-        remember(folder, digests)
+        with suppress(FileNotFoundError):  # pruned meanwhile
+            remember(folder, digests)
 
     def require_files(self) -> None:
         """Compare names and sizes of its files with the manifest.
