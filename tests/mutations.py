@@ -186,7 +186,7 @@ GUARDS = (
     Guard("react_pipeline/store/pruning.py", "if not is_kept and attempt", "if attempt", PRUNING),
     Guard("react_pipeline/store/pruning.py", "if store.read(path) != content:", "if False:", PRUNING),
     Guard("react_pipeline/store/pruning.py", "            artifact.require_files()\n", "", PRUNING),
-    Guard("react_pipeline/store/store.py", '                    self.backend.touch(f"{base}/{fingerprint}/{MANIFEST}")\n', "                    pass\n", PRUNING),
+    Guard("react_pipeline/store/store.py", '                self.backend.touch(f"{base}/{old}/{MANIFEST}")\n', "                pass\n", PRUNING),
     Guard("react_pipeline/extensions/hub/export.py", "if target.is_symlink() or (target.exists() and not target.is_dir()):", "if False:", EXPORT),
     Guard("react_pipeline/extensions/predict/pictures.py", "            check_shard_name(source)\n", "", "extensions/predict/test_predict.py::test_a_source_without_pictures_is_one_clear_error"),
     Guard("react_pipeline/extensions/predict/encoding.py", "if isinstance(result, ReactError):", "if False:", "extensions/predict/test_predict.py::test_shards_on_a_server_give_the_predictions_of_local_ones"),

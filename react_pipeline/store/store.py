@@ -173,13 +173,12 @@ class Store:
         return None
 
     def set_current(self, artifact: Artifact) -> None:
-        """Write the pointer. What it named before, and what it names again, was used now."""
+        """Write the pointer. What it named before was used until now."""
         old = self.pointer(artifact.stage, artifact.key)
         if old != artifact.fingerprint:
             base = f"{artifact.stage}/{artifact.key}"
-            for fingerprint in (old, artifact.fingerprint if artifact.reused else None):
-                if fingerprint and _FINGERPRINT.fullmatch(fingerprint):
-                    self.backend.touch(f"{base}/{fingerprint}/{MANIFEST}")
+            if old and _FINGERPRINT.fullmatch(old):
+                self.backend.touch(f"{base}/{old}/{MANIFEST}")
             self.backend.put(f"{base}/{CURRENT}", f"{artifact.fingerprint}\n".encode())
 
     def scratch(self, inputs: Inputs) -> Scratch:

@@ -290,26 +290,14 @@ class Runs:
                 self.client.set_terminated(run.info.run_id, KILLED)
 
     def finished(self) -> set[str]:
-        """Return the fingerprints of all artifacts that have a finished run, and delete other runs
-        of these: a server that answers late may create a run after its process gave up.
-        """
-        runs: dict[str, list[Run]] = {}
-        token = None
+        """Return the fingerprints of all artifacts that have a finished run."""
+        query, token = f"attributes.status = '{FINISHED}'", None
+        found: set[str] = set()
         while True:
-            page = self.client.search_runs([self.experiment_id], "", 1, PAGE_RUNS, None, token)
-            for run in page:
-                runs.setdefault(run.data.tags.get("fingerprint", ""), []).append(run)
+            page = self.client.search_runs([self.experiment_id], query, 1, PAGE_RUNS, None, token)
+            found |= {run.data.tags.get("fingerprint", "") for run in page}
             if not (token := page.token):
-                break
-        runs.pop("", None)  # those that group others
-        finished = set()
-        for fingerprint, found in runs.items():
-            first, *others = sorted(found, key=_rank)
-            if first.info.status == FINISHED:
-                finished.add(fingerprint)
-                for other in others:
-                    self.client.delete_run(other.info.run_id)
-        return finished
+                return found - {""}  # those that group others
 
 
 def _rank(run: Run) -> tuple[bool, str]:
