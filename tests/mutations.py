@@ -123,7 +123,7 @@ GUARDS = (
     Guard("react_pipeline/store/artifacts.py", 'manifest["format"] == FORMAT', "True", DURABLE),
     Guard("react_pipeline/store/artifacts.py", ' and named == place', "", DURABLE),
     Guard("react_pipeline/store/artifacts.py", 'manifest["digest"] == _digest(rest) and ', "", STORE),
-    Guard("react_pipeline/store/artifacts.py", 'return known_sha256(folder, folder / name) != self.files[name]["sha256"]', "return False", STORE),
+    Guard("react_pipeline/store/artifacts.py", 'if known_sha256(folder, folder / name) != self.files[name]["sha256"]', "if False", STORE),
     Guard("react_pipeline/store/artifacts.py", "if error.errno == errno.EIO:", "if False:", STORE),
     Guard("react_pipeline/store/store.py", "if content not in (None, _FORMAT):", "if False:", "store/test_artifacts.py"),
     Guard("react_pipeline/store/durable.py", "stat.st_mtime_ns, stat.st_ctime_ns", "stat.st_mtime_ns, 0", "store/test_artifacts.py"),

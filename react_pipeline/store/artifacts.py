@@ -134,7 +134,11 @@ class Artifact:
         try:
             for anew in (False, True):
                 folder = self.store.backend.fetch(self.prefix, names, anew=anew)
-                names = [name for name in names if self._differs(folder, name)]
+                names = [
+                    name
+                    for name in names
+                    if known_sha256(folder, folder / name) != self.files[name]["sha256"]
+                ]
                 if not names:
                     return folder
             problem = f"the bytes of {min(names)} differ from the manifest"
@@ -148,9 +152,6 @@ class Artifact:
         if self.store.read(f"{self.place}/{MANIFEST}") is None:
             raise self.store.missing(self.place)
         raise self.condemned(problem)
-
-    def _differs(self, folder: Path, name: str) -> bool:
-        return known_sha256(folder, folder / name) != self.files[name]["sha256"]
 
     def remember(self) -> None:
         """Remember that its files on this machine are as they were published."""

@@ -202,7 +202,8 @@ def known_sha256(folder: Path, path: Path) -> str:
     seen, digest = _known(folder).get(name, ("", ""))
     if seen != stamp:
         digest = sha256_of(path)
-        _keep(folder, {name: (stamp, digest)})
+        if _identity(folder, path) == (name, stamp):  # nobody wrote to it meanwhile
+            remember(folder, {path: digest})
     return digest
 
 
@@ -212,17 +213,13 @@ def remember(folder: Path, digests: Mapping[Path, str]) -> None:
     for path, digest in digests.items():
         name, stamp = _identity(folder, path)
         found[name] = stamp, digest
-    _keep(folder, found)
+    _known(folder).update(found)
+    with suppress(OSError), (folder / DIGESTS).open("a") as lines:  # a store that may only be read
+        lines.write(json.dumps(found) + "\n")
 
 
 def _identity(folder: Path, path: Path) -> tuple[str, str]:
     return os.path.relpath(path, folder), str(file_stamp(path.stat()))
-
-
-def _keep(folder: Path, found: Mapping[str, tuple[str, str]]) -> None:
-    _known(folder).update(found)
-    with suppress(OSError), (folder / DIGESTS).open("a") as lines:  # a store that may only be read
-        lines.write(json.dumps(found) + "\n")
 
 
 @cache
