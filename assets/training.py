@@ -1,7 +1,7 @@
 """The trainings: their asset and its checks.
 
 Does not belong here: the training itself (`react_pipeline.training`), its losses in MLflow and its
-progress in the log while it runs (`extensions.live_runs`).
+progress in the log while it runs (`tracking`).
 """
 
 import json
@@ -13,7 +13,6 @@ import dagster as dg
 from react_pipeline.assets.declared import artifact_check, stage_asset
 from react_pipeline.assets.reporting import publish
 from react_pipeline.assets.resources import Context
-from react_pipeline.extensions.live_runs import LiveRun
 from react_pipeline.project import Project
 from react_pipeline.stage import (
     BASE_CHECKPOINT,
@@ -24,6 +23,7 @@ from react_pipeline.stage import (
     domain_and_method,
 )
 from react_pipeline.store import Artifact
+from react_pipeline.tracking import LiveRun, Tracking
 
 
 @stage_asset(
@@ -87,5 +87,5 @@ def customize_here(context: Context, project: Project, slug: str, method: str) -
     """Customize in this process; its progress is in the run's log, and in MLflow."""
     from react_pipeline.training import customize  # loads torch
 
-    with LiveRun.of(project, context.run.run_id, context.log.info) as observer:
+    with LiveRun(Tracking.of(project), context.run.run_id, context.log.info) as observer:
         return customize(project, slug, method, observer)

@@ -230,6 +230,7 @@ STAGES_OF_CORE = (
         gathers=(DOMAIN_RESULTS,),
         is_current=lambda project, slug: promotion.promotion_is_current(project, slug),
         identity=identity.promotion,
+        version="2",
         priority=65,
     ),
 )

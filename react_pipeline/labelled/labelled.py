@@ -201,16 +201,15 @@ class PublishedImages:
         """Return the number of images."""
         return len(self.paths)
 
-    def decoded(self, position: int, *, lazy: bool = False) -> Image.Image:
-        """Decode one image, RGB; `lazy` as in `corpus.decode_image`. It was decoded apart when its
-        set was published.
+    def decoded(self, position: int) -> Image.Image:
+        """Decode one image, RGB. It was decoded apart when its set was published.
 
         Raises:
             ChangedSource: If its file is gone or differs from what was published.
         """
         data = self.read(position)
         if is_file(self.paths[position]):
-            return decode_image(data, self.max_pixels, lazy=lazy)
+            return decode_image(data, self.max_pixels)
         return decode_what_is_there(data, self.max_pixels)[0]
 
     def read(self, position: int) -> bytes:

@@ -1,10 +1,10 @@
 """The chain of verdicts: what a decision considers, and how its verdict follows the last one.
 
-Of several hosts one decides what follows a verdict. Each verdict names the one before it. It is
-published first, and then claims to be what follows that one, in a note that one process creates, on
-whatever host; who comes second decides again. Everybody who finds a claim makes its verdict
-current, so no process that ends in between holds up the domain. `prune` removes old claims. The
-current artifact of the stage `promotion` names the champion, whether MLflow is up or not.
+Of several hosts one decides what follows a verdict: the fingerprint of that one before is all that
+decides a verdict's own, and of one fingerprint the store publishes one artifact. Who comes second
+decides again. Everybody who finds a verdict that follows the current one makes it current, so no
+process that ends in between holds up the domain. The current artifact of the stage `promotion`
+names the champion, whether MLflow is up or not.
 
 A verdict's parents are the results that were considered, the champion's, and those of the previous
 champion. So the store never prunes these models, even when their methods have newer ones. Earlier
@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from react_pipeline.evaluation import Evidence, collect_evidence
 from react_pipeline.lineage import gather, resolve
@@ -34,6 +35,7 @@ from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
     InputError,
+    Inputs,
     MissingArtifact,
     ReactError,
     hash_value,
@@ -192,53 +194,55 @@ def conclude(project: Project, slug: str, decide: Callable[[Case], Judgement | N
             was removed; None: the last verdict holds.
     """
     while True:
-        last = _make_last_current(project, slug)
+        _make_last_current(project, slug)
         case = build_case(project, slug)
         judgement = decide(case)
-        if judgement is None and case.last is not None:
-            return case.last
-        if judgement is not None and case.last == last:
+        if judgement is not None:
             made = _publish(case, judgement)
-            with suppress(MissingArtifact):  # pruned, so that its claim fails
-                made.verify()
-            claim = _claim(slug, last)
-            if project.store.create_note(claim, made.fingerprint):
-                is_last = _make_last_current(project, slug) == made
-                if is_last or project.store.read_note(claim) == made.fingerprint:
-                    return made
+            if _make_last_current(project, slug) != case.last and not made.reused:
+                return made
+        elif case.last is not None:
+            return case.last
 
 
 def _make_last_current(project: Project, slug: str) -> Artifact | None:
     """Return the last verdict of the chain, which is current then; None before the first."""
     while True:
         _, last = standing(project, slug)
-        claim = _claim(slug, last)
-        following = project.store.read_note(claim)
-        if following is None:
-            return last
         try:
-            verdict = project.store.open(PROMOTION, slug, following)
-            verdict.verify()
-            project.store.set_current(verdict)
+            following = project.store.open(PROMOTION, slug, _fingerprint_after(slug, last))
+            following.verify()
         except (MissingArtifact, CorruptArtifact):
-            project.store.remove_note(claim)
+            return last
+        project.store.set_current(following)
 
 
-def _claim(slug: str, last: Artifact | None) -> str:
-    """Return the name of the note that says which verdict follows one."""
-    return f"claims/{PROMOTION}--{slug}--{last.fingerprint if last else 'none'}"
+def _fingerprint_after(slug: str, last: Artifact | None) -> str:
+    return hash_value([PROMOTION, slug, last.fingerprint if last else None])
+
+
+@dataclass(frozen=True)
+class _InputsAfter(Inputs):
+    """The inputs of the verdict that follows one: only one can, whatever it is made from."""
+
+    last: Artifact | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity, "last": self.last.fingerprint if self.last else None}
+
+    @property
+    def fingerprint(self) -> str:
+        return _fingerprint_after(self.key, self.last)
 
 
 def _publish(case: Case, judgement: Judgement) -> Artifact:
     verdict = _next(case, judgement)
-    content = {
-        "before": case.last.fingerprint if case.last else "",
-        "results": case.seen(case.result_of(verdict.champion)),
-        "verdict": hash_value(verdict.model_dump(mode="json")),
-    }
+    content = {"results": case.seen(case.result_of(verdict.champion))}
     parents = _parents(case, verdict)
+    inputs = resolve(case.project, PROMOTION, case.slug, parents=parents, content=content)
     return case.project.store.build(
-        resolve(case.project, PROMOTION, case.slug, parents=parents, content=content),
+        _InputsAfter(**vars(inputs), last=case.last),
         lambda folder, _: write_verdict(folder, verdict, judgement.rows),
         is_current=False,
     )

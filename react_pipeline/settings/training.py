@@ -55,7 +55,6 @@ class TrainingConfig(Section):
     workers: Workers = "auto"
     processes: PositiveInt = 1
     checkpoint_every: PositiveInt = 100
-    evaluate_every: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _length_is_given_once(self) -> Self:
@@ -98,7 +97,6 @@ SPEED_FIELDS = frozenset(
         "workers",
         "processes",
         "checkpoint_every",
-        "evaluate_every",
     }
 )
 """Fields that change how fast or in how much memory a checkpoint is made, and not which: no part of

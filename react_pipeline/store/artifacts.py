@@ -1,22 +1,25 @@
 """Artifacts: files that are absent, or complete and verified.
 
-Belongs here: what an artifact and the inputs of a step are, and the manifest. Does not belong here:
-how artifacts are published (`store`) and verified (`verification`), what any artifact contains,
-which depends on which (`lineage`).
+Belongs here: what an artifact and the inputs of a step are, the manifest, verification: a file is
+hashed once on each machine, as long as the kernel reports no write to it. Does not belong here: how
+artifacts are published (`store`), what any artifact contains, which depends on which (`lineage`).
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from react_pipeline.store.durable import known_sha256, remember
 from react_pipeline.store.errors import CorruptArtifact
-from react_pipeline.store.verification import verified_folder
+from react_pipeline.store.folder import MANIFEST
 
 if TYPE_CHECKING:
     from react_pipeline.store.store import Store
@@ -74,6 +77,11 @@ class Artifact:
         return dict(self.manifest["counts"])
 
     @property
+    def files(self) -> Mapping[str, Any]:
+        """`sha256` and `bytes` of each file, by name."""
+        return self.manifest["files"]
+
+    @property
     def parents(self) -> dict[str, str]:
         """Fingerprint of each parent, by name."""
         return dict(self.manifest["parents"])
@@ -103,14 +111,15 @@ class Artifact:
         """Folder of its files on this machine, all of them verified.
 
         Raises:
-            CorruptArtifact: If anything differs from the manifest.
+            CorruptArtifact: If anything differs from the manifest; the next build makes the
+                artifact again.
             MissingArtifact: If it was removed.
         """
         return self.verify()
 
     def verify(self) -> Path:
         """Verify all of its files, and return their folder; errors as of `path`."""
-        return self.folder_with(self.manifest["files"])
+        return self.folder_with(self.files)
 
     def file(self, name: str) -> Path:
         """Return the path of a verified file; errors as of `path`."""
@@ -120,13 +129,70 @@ class Artifact:
         """Return the folder of its files on this machine, in which at least these are verified;
         errors as of `path`.
         """
-        for name in names:
-            if name not in self.manifest["files"]:
-                raise CorruptArtifact(
-                    f"{self.address}: no file {name!r} in its manifest; rematerialize "
-                    f"`{self.stage}`"
-                )
-        return verified_folder(self, names)
+        if unknown := set(names) - self.files.keys():
+            raise self.damaged(f"no file {min(unknown)!r} in its manifest")
+        try:
+            for anew in (False, True):
+                folder = self.store.backend.fetch(self.prefix, names, anew=anew)
+                names = [
+                    name
+                    for name in names
+                    if known_sha256(folder, folder / name) != self.files[name]["sha256"]
+                ]
+                if not names:
+                    return folder
+            problem = f"the bytes of {min(names)} differ from the manifest"
+        except FileNotFoundError as error:
+            problem = f"{error.filename or error} is gone"
+        except OSError as error:
+            problem = f"{error.filename}: {error.strerror or error}"
+            if error.errno == errno.EIO:
+                raise self.condemned(problem) from error
+            raise self.damaged(problem) from error  # it is whole, maybe
+        if self.store.read(f"{self.place}/{MANIFEST}") is None:
+            raise self.store.missing(self.place)
+        raise self.condemned(problem)
+
+    def remember(self) -> None:
+        """Remember that its files on this machine are as they were published."""
+        folder = self.store.backend.fetch(self.prefix, (), anew=False)
+        digests = {folder / name: str(file["sha256"]) for name, file in self.files.items()}
+        with suppress(FileNotFoundError):  # pruned meanwhile
+            remember(folder, digests)
+
+    def require_files(self) -> None:
+        """Compare names and sizes of its files with the manifest.
+
+        Raises:
+            CorruptArtifact: If one is missing or of another size, or its bytes differed before.
+        """
+        start = len(self.prefix) + 1
+        entries = self.store.backend.entries(self.prefix)
+        sizes = {entry.path[start:]: entry.size for entry in entries}
+        for name, recorded in self.files.items():
+            if MANIFEST not in sizes or sizes.get(name) != recorded["bytes"]:
+                raise self.damaged(f"{name} is missing or damaged")
+
+    def read_all(self) -> None:
+        """Read every file where it is published, whatever is remembered.
+
+        Raises:
+            CorruptArtifact: If one differs from the manifest.
+        """
+        self.require_files()
+        for name, recorded in self.files.items():
+            if self.store.backend.sha256_of(f"{self.prefix}/{name}") != recorded["sha256"]:
+                raise self.condemned(f"the bytes of {name} differ from the manifest")
+
+    def condemned(self, problem: str) -> CorruptArtifact:
+        """Return what is wrong with it, after which the next build makes it again."""
+        with suppress(OSError):  # a store that may only be read
+            self.store.backend.delete(f"{self.prefix}/{MANIFEST}")
+        return self.damaged(problem)
+
+    def damaged(self, problem: str) -> CorruptArtifact:
+        """Return the error that it is not as it was published."""
+        return self.store.damaged(self.place, problem)
 
     def open_parent(self, stage: str) -> Artifact:
         """Return the artifact of a stage that this one was made from, of the same key.

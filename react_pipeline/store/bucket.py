@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from react_pipeline.store.durable import rename_synced
 from react_pipeline.store.errors import (
@@ -27,7 +27,7 @@ from react_pipeline.store.errors import (
     SourceUnavailable,
     StoreWriteError,
 )
-from react_pipeline.store.folder import COPIES, HEADS, Entry, temporary_in
+from react_pipeline.store.folder import COPIES, Entry, temporary_in
 
 RETRY_SECONDS = 180.0
 """A request that is answered 5xx, or not at all, is tried again for so long. obstore renews no
@@ -71,7 +71,6 @@ class Bucket:
     url: str
     home: Path
     retry_seconds: float = RETRY_SECONDS
-    is_local: ClassVar[bool] = False
 
     def address(self, path: str) -> str:
         """Return the URL of an object."""
@@ -91,15 +90,10 @@ class Bucket:
         with self._named(path) as client:
             client.put(path, data, use_multipart=False, mode=mode)
 
-    def create(self, path: str, data: bytes) -> bool:
+    def create(self, path: str, data: bytes) -> None:
         """Behave as in `Folder`."""
-        try:
+        with suppress(FileExistsError):
             self.put(path, data, "create")
-            return True
-        except FileExistsError:
-            with suppress(FileNotFoundError):
-                return self.read(path) == data
-            return False
 
     def touch(self, path: str) -> None:
         """Behave as in `Folder`."""
@@ -118,19 +112,13 @@ class Bucket:
             if paths := [entry.path for entry in self.entries(prefix)]:
                 client.delete(paths)
 
-    def entries(self, prefix: str) -> Iterator[Entry]:
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
         """Behave as in `Folder`."""
         with self._named(prefix) as client:
             for page in client.list(prefix or None):
                 for meta in page:
                     time = meta["last_modified"].timestamp()
                     yield Entry(meta["path"], meta["size"], time, str(_version(meta)))
-
-    def heads(self, prefix: str = "", name: str = "") -> Iterator[Entry]:
-        """Behave as in `Folder`, with every file of each attempt."""
-        for entry in self.entries(prefix):
-            if entry.path[0] != "." and (is_head(entry) or "/_" in entry.path):
-                yield entry
 
     def finish(self, prefix: str, built: Path, names: Collection[str]) -> None:
         """Behave as in `Folder`: the first of the files is uploaded first."""
@@ -180,10 +168,10 @@ class Bucket:
         with self._named(path) as client:
             yield from client.get(path).stream(min_chunk_size=MIN_PART_BYTES)
 
-    def sha256_of(self, prefix: str, name: str) -> str:
+    def sha256_of(self, path: str) -> str:
         """Behave as in `Folder`."""
         digest = hashlib.sha256()
-        for chunk in self._chunks(f"{prefix}/{name}"):
+        for chunk in self._chunks(path):
             digest.update(chunk)
         return digest.hexdigest()
 
@@ -251,7 +239,7 @@ class BucketLook(Bucket):
     @cached_property
     def _seen(self) -> tuple[list[Entry], dict[str, bytes]] | SourceUnavailable:
         try:
-            listing = sorted(super().entries(""))
+            listing = sorted(super().entries())
             return listing, self._contents(listing)
         except SourceUnavailable as error:
             return error
@@ -265,7 +253,7 @@ class BucketLook(Bucket):
                 return _content(bucket, entry.path, entry.version)
             return None
 
-        small = [one for one in listing if is_head(one) or one.path.startswith(".notes/")]
+        small = [one for one in listing if "/_" not in one.path]  # files of an attempt may be large
         contents = zip(small, each(request, small, SMALL_THREADS), strict=True)
         return {entry.path: text for entry, text in contents if text is not None}
 
@@ -281,7 +269,7 @@ class BucketLook(Bucket):
             raise FileNotFoundError(path)
         return contents[path]
 
-    def entries(self, prefix: str) -> Iterator[Entry]:
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
         """Behave as in `Folder`."""
         listing, _ = self._at_this_moment()
         start = f"{prefix}/" if prefix else ""
@@ -324,11 +312,6 @@ def _client(url: str, retry_seconds: float) -> Any:
         return from_url(url, retry_config=retry, client_options=options)
     except (BaseError, ValueError) as error:
         raise InputError(f"store: {url}: {_words(error)}") from error
-
-
-def is_head(entry: Entry) -> bool:
-    """Return whether an object says what there is, and is no file of an attempt."""
-    return entry.path.rpartition("/")[2] in HEADS and "/_" not in entry.path
 
 
 def _version(meta: Mapping[str, Any]) -> dict[str, str]:

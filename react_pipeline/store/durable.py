@@ -1,7 +1,7 @@
 """Atomic file writes that survive a kill or a power failure, locks between processes, and digests.
 
-Digests of the user's files are remembered: shards and vectors are gigabytes and stay where the user
-put them. Does not belong here: what the files hold, or which of them make an artifact
+Digests are remembered: of artifacts' files, and of the user's, which are gigabytes and stay where
+the user put them. Does not belong here: what the files hold, or which of them make an artifact
 (`artifacts`).
 """
 
@@ -13,8 +13,9 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from stat import S_IMODE, S_ISREG
 from typing import TextIO
@@ -27,6 +28,10 @@ logger = logging.getLogger(__name__)
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 """A network file system without a lock service."""
 
+DIGESTS = ".digests.jsonl"
+"""File that remembers digests: in the folder of an attempt those of its files, in that of a store
+those of outside files.
+"""
 CACHE = ".cache"
 """Folder of a store for what is kept only while it is used: files and folders of several kinds."""
 
@@ -37,13 +42,13 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small text file so that a reader finds the old one or the new one, never a part."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a small file so that a reader finds the old one or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Process ids repeat over the containers that share a volume.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         rename_synced(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -171,24 +176,58 @@ def file_stamp(stat: os.stat_result) -> tuple[int, int, int, int]:
 
 
 def remembered_sha256(root: Path, path: Path) -> str:
-    """Return the SHA-256 of an outside file, remembered by its path and `file_stamp`.
+    """Return the SHA-256 of an outside file, as `known_sha256`.
 
     Args:
-        root: Root of the store whose cache is used.
+        root: Root of the store whose memory is used.
 
     Raises:
         CorpusError: If the file cannot be read.
     """
+    with suppress(OSError):
+        root.mkdir(parents=True, exist_ok=True)
     try:
-        stamp = list(file_stamp(path.stat()))
-        name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()
-        cached = root / ".digests" / f"{name}.json"
-        with suppress(OSError, ValueError, TypeError, RecursionError):
-            seen, digest = json.loads(cached.read_bytes())
-            if seen == stamp:
-                return str(digest)
-        digest = sha256_of(path)
+        return known_sha256(root, path)
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror or error})") from error
-    write_atomically(cached, json.dumps([stamp, digest]))
+
+
+def known_sha256(folder: Path, path: Path) -> str:
+    """Return the SHA-256 of a file, which is hashed once as long as its `file_stamp` stays.
+
+    Args:
+        folder: Whose `DIGESTS` are used.
+    """
+    name, stamp = _identity(folder, path)
+    seen, digest = _known(folder).get(name, ("", ""))
+    if seen != stamp:
+        digest = sha256_of(path)
+        if _identity(folder, path) == (name, stamp):  # nobody wrote to it meanwhile
+            remember(folder, {path: digest})
     return digest
+
+
+def remember(folder: Path, digests: Mapping[Path, str]) -> None:
+    """Remember the SHA-256 of files, which are as they were when they were hashed."""
+    found = {}
+    for path, digest in digests.items():
+        name, stamp = _identity(folder, path)
+        found[name] = stamp, digest
+    _known(folder).update(found)
+    with suppress(OSError), (folder / DIGESTS).open("a") as lines:  # a store that may only be read
+        lines.write(json.dumps(found) + "\n")
+
+
+def _identity(folder: Path, path: Path) -> tuple[str, str]:
+    return os.path.relpath(path, folder), str(file_stamp(path.stat()))
+
+
+@cache
+def _known(folder: Path) -> dict[str, tuple[str, str]]:
+    """Return stamps and digests by path; of a store that may only be read, too, in this process."""
+    known: dict[str, tuple[str, str]] = {}
+    with suppress(OSError):
+        for line in (folder / DIGESTS).read_bytes().splitlines():
+            with suppress(ValueError, TypeError, RecursionError):  # cut by a kill
+                known.update(json.loads(line))
+    return known

@@ -13,14 +13,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
-from react_pipeline.store.durable import fsync, link_or_copy, remove, sha256_of
+from react_pipeline.store.durable import fsync, link_or_copy, remove, sha256_of, write_atomically
 
 MANIFEST = "manifest.json"
 CURRENT = "current"
-HEADS = frozenset({MANIFEST, CURRENT})
-"""Names of the small objects that say what there is."""
 SCRATCH, TEMPORARY = ".scratch", ".temporary"
 COPIES = ".copies"
 """Folder of this machine with copies of a bucket's attempts, whose time is that of their last
@@ -44,7 +42,6 @@ class Folder:
     """A folder; `home` is also where this machine keeps what is no part of the store."""
 
     home: Path
-    is_local: ClassVar[bool] = True
 
     def address(self, path: str) -> str:
         """Return where an object is."""
@@ -64,24 +61,16 @@ class Folder:
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object; a reader finds the old one or the new one."""
-        self._write(path, data, os.replace)
+        write_atomically(self.home / path, data)
 
-    def create(self, path: str, data: bytes) -> bool:
-        """Write an object unless there is one; returns whether it is this one now, also if the
-        answer to an earlier try was lost.
-        """
-        with suppress(FileExistsError):
-            self._write(path, data, link_or_copy)
-        with suppress(FileNotFoundError):
-            return self.read(path) == data
-        return False
-
-    def _write(self, path: str, data: bytes, name: Callable[[Path, Path], None]) -> None:
+    def create(self, path: str, data: bytes) -> None:
+        """Write an object unless there is one."""
         temporary = temporary_in(self.home)
         try:
             temporary.write_bytes(data)
             fsync(temporary)
-            self._place(temporary, self.home / path, name)
+            with suppress(FileExistsError):
+                self._place(temporary, self.home / path, link_or_copy)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -116,28 +105,15 @@ class Folder:
         with suppress(OSError):  # not empty
             (self.home / prefix).parent.rmdir()
 
-    def entries(self, prefix: str) -> Iterator[Entry]:
-        """Yield all files of an attempt."""
-        for folder, _, files in os.walk(self.home / prefix):
-            for file in files:
-                yield from self._entry(f"{folder}/{file}")
-
-    def heads(self, prefix: str = "", name: str = "") -> Iterator[Entry]:
-        """Yield the `HEADS` below a prefix, and the folder of each attempt as `<prefix of it>/`;
-        with a name at least those of this name, of which none is below another.
-        """
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        """Yield all objects below a prefix, except, in a folder, those below names with a dot."""
         for folder, below, files in os.walk(self.home / prefix):
-            for head in HEADS.intersection(files):
-                yield from self._entry(f"{folder}/{head}")
-            for attempt in below:
-                if attempt[0] == "_":
-                    yield from self._entry(f"{folder}/{attempt}/")
-            below[:] = [] if name in files else [one for one in below if one[0] not in "._"]
-
-    def _entry(self, file: str) -> Iterator[Entry]:
-        with suppress(FileNotFoundError):
-            stat = os.stat(file)  # noqa: PTH116 - faster
-            yield Entry(file[len(f"{self.home}/") :], stat.st_size, stat.st_mtime)
+            below[:] = [name for name in below if name[0] != "."]
+            for name in files:
+                with suppress(FileNotFoundError):
+                    stat = os.stat(f"{folder}/{name}")  # noqa: PTH116 - faster
+                    path = f"{folder}/{name}".removeprefix(f"{self.home}/")
+                    yield Entry(path, stat.st_size, stat.st_mtime)
 
     def finish(self, prefix: str, built: Path, names: Collection[str]) -> None:
         """Bring the files of an attempt, which are on this machine's disk, to where all see
@@ -151,9 +127,9 @@ class Folder:
         """
         return self.home / prefix
 
-    def sha256_of(self, prefix: str, name: str) -> str:
-        """Return the SHA-256 of a file of an attempt, read where it is published."""
-        return sha256_of(self.home / prefix / name)
+    def sha256_of(self, path: str) -> str:
+        """Return the SHA-256 of an object, read where it is."""
+        return sha256_of(self.home / path)
 
 
 def temporary_in(home: Path) -> Path:

@@ -1,7 +1,7 @@
 """The store: the only way in which artifacts are published, in a folder or in a bucket.
 
 Belongs here: building, publishing, the pointer to the current artifact. Does not belong here: where
-objects are (`folder`, `bucket`), whether files are whole (`verification`), what may be removed
+objects are (`folder`, `bucket`), whether files are whole (`artifacts`), what may be removed
 (`pruning`), what depends on what (`lineage`).
 
 An attempt writes where no other attempt writes, and is published by one act that only one can win:
@@ -13,7 +13,7 @@ the creation of its manifest. Locks save work; nothing depends on them. Layout::
     <stage>/<key>/current                        the fingerprint that downstream steps read
     .notes/<name>                                what is no artifact, for all hosts
     .scratch/ .locks/ .temporary/                of this machine
-    .cache/ .copies/ .digests/ .places/          of this machine, and can be lost without harm
+    .cache/ .copies/ .places/ .digests.jsonl     of this machine, and can be lost without harm
 """
 
 from __future__ import annotations
@@ -40,22 +40,16 @@ from react_pipeline.store.artifacts import (
     with_digest,
 )
 from react_pipeline.store.durable import fsync_tree, locked
-from react_pipeline.store.errors import (
-    CorruptArtifact,
-    InputError,
-    MissingArtifact,
-)
+from react_pipeline.store.errors import CorruptArtifact, InputError, MissingArtifact
 from react_pipeline.store.folder import CURRENT, MANIFEST, SCRATCH, Folder, throw_away
+from react_pipeline.store.pruning import RETENTION_SECONDS, prune
 from react_pipeline.store.scratch import Scratch, removed
-from react_pipeline.store.verification import remember, require_files, verify_all
 
 if TYPE_CHECKING:
     from react_pipeline.store.bucket import Bucket
 
 logger = logging.getLogger(__name__)
 
-RETENTION_SECONDS = 7 * 86_400.0
-"""Longer than a build takes: what it reads was current when it began."""
 BUILT = "built"
 KEPT_SCRATCHES = 2
 """Scratches of one artifact that a further attempt leaves alone, since their processes may live."""
@@ -78,7 +72,7 @@ class Store:
             InputError: If a folder holds a store of another format.
         """
         self.backend = Folder(place.resolve()) if isinstance(place, Path) else place
-        if self.backend.is_local:
+        if isinstance(place, Path):
             self._require_format()
 
     @property
@@ -106,9 +100,8 @@ class Store:
             while True:
                 artifact = self._whole(inputs.place) or self._attempt(inputs, write)
                 throw_away(self._scratches(inputs), self.root)
-                if not artifact.reused:  # last: to remove a link changes the file, too
-                    folder = self.backend.fetch(artifact.prefix, (), anew=False)
-                    remember(folder, artifact.manifest["files"])
+                if not artifact.reused:
+                    artifact.remember()  # last: to remove a link changes the file, too
                 if is_current:
                     self.set_current(artifact)
                 # `prune` removes the manifest, and looks at the pointer then.
@@ -170,7 +163,7 @@ class Store:
         while (content := self.read(path)) is not None:
             try:
                 artifact = self._parse(place, content)
-                require_files(artifact)
+                artifact.require_files()
             except CorruptArtifact as error:
                 if self.read(path) == content:  # else another made it again
                     logger.warning("%s; building it again", error)
@@ -180,13 +173,12 @@ class Store:
         return None
 
     def set_current(self, artifact: Artifact) -> None:
-        """Write the pointer. What it named before, and what it names again, was used now."""
+        """Write the pointer. What it named before was used until now."""
         old = self.pointer(artifact.stage, artifact.key)
         if old != artifact.fingerprint:
             base = f"{artifact.stage}/{artifact.key}"
-            for fingerprint in (old, artifact.fingerprint if artifact.reused else None):
-                if fingerprint and _FINGERPRINT.fullmatch(fingerprint):
-                    self.backend.touch(f"{base}/{fingerprint}/{MANIFEST}")
+            if old and _FINGERPRINT.fullmatch(old):
+                self.backend.touch(f"{base}/{old}/{MANIFEST}")
             self.backend.put(f"{base}/{CURRENT}", f"{artifact.fingerprint}\n".encode())
 
     def scratch(self, inputs: Inputs) -> Scratch:
@@ -220,9 +212,10 @@ class Store:
             MissingArtifact: If it was never published.
             CorruptArtifact: If its manifest is damaged.
         """
+        place = f"{stage}/{key}/{fingerprint}"
         if not _FINGERPRINT.fullmatch(fingerprint):
-            raise self.missing(stage, key, f"{fingerprint!r} is no artifact")
-        return self.at(f"{stage}/{key}/{fingerprint}")
+            raise self.missing(place)
+        return self.at(place)
 
     def at(self, place: str) -> Artifact:
         """Return the artifact of a place, `<stage>/<key>/<fingerprint>`; errors as of `open`."""
@@ -230,8 +223,7 @@ class Store:
         try:
             return self._parse(place, self.backend.read(path))
         except (FileNotFoundError, NotADirectoryError) as error:
-            stage, key, fingerprint = _names(place)
-            raise self.missing(stage, key, f"{fingerprint} is not there") from error
+            raise self.missing(place) from error
         except OSError as error:  # a disk that cannot read it
             raise self.damaged(place, str(error)) from error
 
@@ -247,10 +239,11 @@ class Store:
             f"{self.backend.address(place)}: {problem}; rematerialize `{stage}` for {key!r}"
         )
 
-    def missing(self, stage: str, key: str, problem: str) -> MissingArtifact:
-        """Return the error of an artifact that is not there."""
+    def missing(self, place: str) -> MissingArtifact:
+        """Return the error of an artifact that is not there, or not any more."""
+        stage, key, _ = _names(place)
         return MissingArtifact(
-            f"{self.address(stage, key)}: {problem}; materialize `{stage}` for {key!r}",
+            f"{self.backend.address(place)}: is not there; materialize `{stage}` for {key!r}",
             (stage, key),
         )
 
@@ -287,18 +280,18 @@ class Store:
 
     def versions(self, stage: str, key: str) -> list[str]:
         """Return the fingerprints of all published artifacts of a stage and key, sorted."""
-        places = map(_names, self._heads(f"{stage}/{key}", MANIFEST))
+        places = self.places(f"{stage}/{key}")
         return sorted(fingerprint for _, of_key, fingerprint in places if of_key == key)
 
-    def places(self) -> Iterator[tuple[str, str, str]]:
-        """Stage, key and fingerprint of each published artifact."""
-        return map(_names, self._heads("", MANIFEST))
+    def places(self, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+        """Yield stage, key and fingerprint of each published artifact below a prefix."""
+        return map(_names, self._heads(prefix, MANIFEST))
 
     def _heads(self, prefix: str, name: str) -> Iterator[str]:
-        """Yield the folders of all heads of a name."""
-        for entry in self.backend.heads(prefix, name):
+        """Yield the folders with an object of this name that is no file of an attempt."""
+        for entry in self.backend.entries(prefix):
             folder, _, last = entry.path.rpartition("/")
-            if last == name and "/_" not in folder:
+            if last == name and "/_" not in folder and not folder.startswith("."):
                 yield folder
 
     def address(self, stage: str, key: str) -> str:
@@ -314,14 +307,6 @@ class Store:
         """Keep a text that is no artifact, for all hosts."""
         self.backend.put(f".notes/{name}", text.encode())
 
-    def create_note(self, name: str, text: str) -> bool:
-        """Keep a text unless there is another note of this name; returns whether it is this one."""
-        return self.backend.create(f".notes/{name}", text.encode())
-
-    def remove_note(self, name: str) -> None:
-        """Remove a note, if it is there."""
-        self.backend.delete(f".notes/{name}")
-
     def read(self, path: str) -> bytes | None:
         """Return a small object; None if it is not there."""
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -336,12 +321,20 @@ class Store:
         """Read every file of every artifact where it is published, whatever is remembered; yields
         the address of each artifact with what is wrong with it.
         """
-        return verify_all(self, sorted(self._heads("", MANIFEST)))
+        for place in sorted(self._heads("", MANIFEST)):
+            found = None
+            try:
+                self.at(place).read_all()
+            except (MissingArtifact, FileNotFoundError):  # pruned meanwhile
+                continue
+            except CorruptArtifact as error:
+                found = error
+            except OSError as error:
+                found = self.damaged(place, str(error))
+            yield self.backend.address(place), found
 
     def prune(self, *, dry_run: bool = False, keep_seconds: float = RETENTION_SECONDS) -> list[str]:
         """Remove what nothing uses any more (`pruning.prune`); returns the addresses."""
-        from react_pipeline.store.pruning import prune  # of a store
-
         with self.locked("prune"):
             return prune(self, dry_run=dry_run, keep_seconds=keep_seconds)
 
@@ -375,7 +368,7 @@ class _Look(Store):
     def open(self, stage: str, key: str, fingerprint: str) -> Artifact:
         """Behave as in `Store`; files that are missing or of another size are noticed."""
         artifact = super().open(stage, key, fingerprint)
-        require_files(artifact)
+        artifact.require_files()
         return replace(artifact, store=self._store)  # whose files may be asked for later
 
 

@@ -1,3 +1,4 @@
+from .live import LiveRun as LiveRun
 from .log import Tracking as Tracking
 from .notes import DAGSTER_VARIABLE as DAGSTER_VARIABLE
 from .notes import MLFLOW_VARIABLE as MLFLOW_VARIABLE
@@ -5,15 +6,8 @@ from .notes import NOTE_TAG as NOTE_TAG
 from .notes import RESULTS_VIEW as RESULTS_VIEW
 from .notes import dagster_url as dagster_url
 from .notes import mlflow_url as mlflow_url
-from .notes import short_reason as short_reason
 from .notes import view_url as view_url
-from .runs import ERROR_TAG as ERROR_TAG
-from .runs import ERROR_TYPE_TAG as ERROR_TYPE_TAG
-from .runs import FAILED as FAILED
-from .runs import FINISHED as FINISHED
-from .runs import KILLED as KILLED
 from .runs import Runs as Runs
-from .values import Row as Row
 from .values import flatten as flatten
 from .values import rows_of_record as rows_of_record
 from .values import run_params as run_params

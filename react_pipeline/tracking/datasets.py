@@ -66,7 +66,7 @@ def _sample(artifact: Artifact) -> tuple[int, pd.DataFrame]:
     import pyarrow.parquet as pq
 
     for name in TABLES:
-        if name in artifact.manifest["files"]:
+        if name in artifact.files:
             with pq.ParquetFile(artifact.file(name)) as file:
                 first = next(file.iter_batches(SCHEMA_ROWS), None)
                 head = pd.DataFrame() if first is None else first.to_pandas()

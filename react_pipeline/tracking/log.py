@@ -6,14 +6,14 @@ down or a killed process delays a run and never loses or doubles it: its tag `fi
 what is already there, and what is written twice is written once.
 
 Does not belong here: how a run is opened (`runs`), what is written (`values`, `tables`,
-`models`), a training under way (`extensions.live_runs`).
+`models`), a training under way (`live`).
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
@@ -32,7 +32,6 @@ from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
     MissingArtifact,
-    Store,
 )
 from react_pipeline.tracking.models import MODEL_STAGES, log_inputs, log_model, show_champion
 from react_pipeline.tracking.notes import dagster_url, short_reason, view_url
@@ -55,9 +54,9 @@ Answer = TypeVar("Answer")
 LOCK = "tracking"
 """Name of the store's lock that spares two processes the same work."""
 
-COOLDOWN_SECONDS = 60.0
+COOLDOWN_SECONDS = 300.0
 """After a failure a tracking server is left alone for this long, so that a slow one does not slow
-every asset.
+every asset, nor a training.
 """
 
 _unreachable_until: dict[str, float] = {}
@@ -94,25 +93,28 @@ class Tracking(Runs):
                 _logged[self._place].add(artifact.fingerprint)
             return run_id
 
-        return self._ask(log)
+        return self.ask(log)
 
     def sync(self, project: Project) -> set[str] | None:
         """Log every artifact of the store that has no finished run; returns the fingerprints of
         those that have one then. None, with a warning, when MLflow does not answer.
         """
-        return self._ask(lambda: self._sync(project))
+        return self.ask(lambda: self._sync(project))
 
     def results_page(self, address: str) -> str:
         """Return where the server at `address` shows the results of all methods; `address` if
         MLflow does not answer here.
         """
-        return self._ask(lambda: view_url(address, self.experiment_id)) or address
+        return self.ask(lambda: view_url(address, self.experiment_id)) or address
 
     @property
     def _place(self) -> tuple[str, str]:
         return self.uri, self.experiment
 
-    def _ask(self, question: Callable[[], Answer]) -> Answer | None:
+    def ask(self, question: Callable[[], Answer]) -> Answer | None:
+        """Connect and return the answer to a question; None, with a warning, when MLflow does not
+        answer, or did not a moment ago.
+        """
         if time.monotonic() < _unreachable_until.get(self.uri, 0.0):
             return None
         try:
@@ -157,7 +159,7 @@ class Tracking(Runs):
         if artifact.stage == PROMOTION:
             show_champion(self.client, project, artifact)
         seconds_ms = round(1000 * float(artifact.counts.get("seconds") or 0))
-        tags = run_tags(artifact, dagster_run_id, dagster_url(project))
+        tags = run_tags(artifact, dagster_run_id, dagster_url(self.dagster))
         run = self.open(tags, artifact.key, created_ms(artifact) - seconds_ms)
         run_id = str(run.info.run_id)
         if run.info.status == FINISHED:
@@ -203,23 +205,11 @@ class Tracking(Runs):
 def _artifacts_except(project: Project, logged: set[str]) -> list[Artifact]:
     """Return the artifacts of the store that are not logged, in the order of the data."""
     look = project.store.look()
-    verdicts = set(_verdicts(look))
     artifacts = []
     for stage, key, fingerprint in look.places():
         # What is pruned or damaged is replaced by what is logged for itself.
         with suppress(MissingArtifact, CorruptArtifact):
-            if fingerprint not in logged and (stage != PROMOTION or fingerprint in verdicts):
+            if fingerprint not in logged:
                 artifacts.append(look.open(stage, key, fingerprint))
     order = {stage: number for number, stage in enumerate(STAGES)}
     return sorted(artifacts, key=lambda one: (order.get(one.stage, -1), created_ms(one)))
-
-
-def _verdicts(look: Store) -> Iterator[str]:
-    """Yield the fingerprints of the verdicts that hold or held; others never took their place."""
-    for slug in look.keys(PROMOTION):
-        fingerprint = look.pointer(PROMOTION, slug) or ""
-        with suppress(MissingArtifact, CorruptArtifact):  # the first follows none
-            while True:
-                yield fingerprint
-                verdict = look.open(PROMOTION, slug, fingerprint)
-                fingerprint = verdict.manifest["content"].get("before", "")

@@ -4,7 +4,6 @@ and back.
 
 import os
 
-from react_pipeline.project import Project
 from react_pipeline.settings import has_secret, without_secrets
 from react_pipeline.stage import STAGES, domain_and_method
 
@@ -28,11 +27,11 @@ TRAINING_PAGES = "workflowType=machine_learning"
 """Without it MLflow 3.17 opens an experiment as one of language models; no tag changes that."""
 
 
-def dagster_url(project: Project) -> str:
-    """Return where a browser finds Dagster: the environment's address, else `dagster_url` of the
-    project, else "".
+def dagster_url(configured: str | None) -> str:
+    """Return where a browser finds Dagster: the environment's address, else the `configured` one,
+    else "".
     """
-    return _address(DAGSTER_VARIABLE) or (project.config.dagster_url or "").rstrip("/")
+    return _address(DAGSTER_VARIABLE, configured)
 
 
 def mlflow_url(configured: str | None, tracking_uri: str) -> str:
@@ -42,8 +41,8 @@ def mlflow_url(configured: str | None, tracking_uri: str) -> str:
     What runs ask need not be what a browser can reach: it may be a name inside a network, or behind
     a proxy. A database has no address of its own: "".
     """
-    address = _address(MLFLOW_VARIABLE) or (configured or "").rstrip("/")
-    return address or (tracking_uri.rstrip("/") if tracking_uri.startswith("http") else "")
+    own = tracking_uri if tracking_uri.startswith("http") else ""
+    return _address(MLFLOW_VARIABLE, configured or own)
 
 
 def view_url(address: str, experiment_id: str, view: str = RESULTS_VIEW) -> str:
@@ -75,8 +74,8 @@ def short_reason(error: Exception) -> str:
     return without_secrets(" ".join(str(error).split()))[:300]
 
 
-def _address(variable: str) -> str:
-    address = os.environ.get(variable, "").rstrip("/")
-    return (
-        address if address.startswith(("http://", "https://")) and not has_secret(address) else ""
-    )
+def _address(variable: str, configured: str | None) -> str:
+    address = os.environ.get(variable, "")
+    if not address.startswith(("http://", "https://")) or has_secret(address):
+        address = configured or ""
+    return address.rstrip("/")

@@ -1,5 +1,5 @@
-"""A checkpoint as an MLflow model that carries itself: its files, signature, example, the wheel of
-this package and pinned requirements.
+"""A checkpoint as an MLflow model that carries itself: its files, signature, example, this package
+and pinned requirements.
 
 The name of this package is on no index, so a tool that installs requirements by name could get a
 stranger's package.
@@ -10,13 +10,10 @@ Does not belong here: what it answers (`served`), where it goes (`models`).
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import logging
-import os
 import re
 import shutil
-import zipfile
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -39,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "model"
 """Name of the exported folder among the model's `artifacts`."""
-TAG = "py3-none-any"
 ANSWER = ("label", "confidence", "calibrated", "margin", "classes", "scores", "error")
 """Columns that a model answers, a row for each image."""
 NEEDED = ("mlflow", "pandas")
@@ -90,7 +86,6 @@ def save_model(directory: Path, place: Path, model: LoggedModel) -> None:
 
     # MLflow would copy gigabytes.
     (empty := directory / "empty" / FOLDER).mkdir(parents=True)
-    wheel = write_wheel(directory)
     picture = io.BytesIO()
     Image.linear_gradient("L").resize((32, 32)).save(picture, format="PNG")
     example = pd.DataFrame({"image": [base64.b64encode(picture.getvalue()).decode()]})
@@ -104,37 +99,26 @@ def save_model(directory: Path, place: Path, model: LoggedModel) -> None:
         mlflow_model=Model(run_id=model.source_run_id, model_id=model.model_id),
         signature=infer_signature(example, answer, options),
         input_example=(example, options),
-        code_paths=[str(wheel)],
-        pip_requirements=[*pinned_requirements(), f"code/{wheel.name}"],
+        code_paths=write_code(directory),
+        pip_requirements=pinned_requirements(),
     )
     shutil.rmtree(place / "artifacts" / FOLDER)
     shutil.move(directory / FOLDER, place / "artifacts" / FOLDER)
 
 
-def write_wheel(folder: Path) -> Path:
-    """Write the installed package, also an editable one, as a wheel; the same files give the same
-    bytes.
+def write_code(folder: Path) -> list[str]:
+    """Write the metadata of this package, which name its entry points, and return what MLflow
+    copies to carry it: the installed package, also an editable one, and these.
     """
     distribution = metadata.distribution(DISTRIBUTION)
     stem = f"{DISTRIBUTION.replace('-', '_')}-{distribution.version}"
-    info = f"{stem}.dist-info"
-    root = Path(react_pipeline.__file__).parent
-    files = {
-        f"{root.name}/{path.relative_to(root).as_posix()}": path.read_bytes()
-        for path in _files(root)
-    }
-    # In a clone the metadata may be those of an egg, which have another name.
-    about = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO")
-    texts = {"METADATA": about, "entry_points.txt": distribution.read_text("entry_points.txt")}
-    texts["WHEEL"] = f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {TAG}\n"
-    files |= {f"{info}/{name}": text.encode() for name, text in texts.items() if text}
-    record = "".join(f"{name},sha256={_digest(data)},{len(data)}\n" for name, data in files.items())
-    files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
-    place = folder / f"{stem}-{TAG}.whl"
-    with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as wheel:
-        for name, data in files.items():
-            wheel.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
-    return place
+    (about := folder / f"{stem}.dist-info").mkdir()
+    # In a clone these may be those of an egg, which have another name.
+    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    (about / "METADATA").write_text(text, encoding="utf-8")
+    entry_points = distribution.read_text("entry_points.txt") or ""
+    (about / "entry_points.txt").write_text(entry_points, encoding="utf-8")
+    return [str(Path(react_pipeline.__file__).parent), str(about)]
 
 
 def pinned_requirements() -> list[str]:
@@ -147,14 +131,3 @@ def pinned_requirements() -> list[str]:
     names = {re.split(r"[^\w.-]", line)[0] for line in listed if "extra ==" not in line}
     versions = {name: metadata.version(name) for name in sorted({*names, *NEEDED})}
     return [f"{name}=={version.partition('+')[0]}" for name, version in versions.items()]
-
-
-def _files(root: Path) -> list[Path]:
-    """Return the files of the package; in a clone some of its folders are links."""
-    walk = os.walk(root, followlinks=True)
-    found = [Path(folder, name) for folder, _, names in walk for name in names]
-    return sorted(path for path in found if path.suffix != ".pyc")
-
-
-def _digest(data: bytes) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")

@@ -1,9 +1,9 @@
 """The runs of one MLflow experiment: connecting, finding or opening an artifact's run, and writing
 to it.
 
-The log of a finished artifact (`log`) and that of a training under way (`extensions.live_runs`)
-share it, so that both mean the same run. Every function here raises whatever MLflow, its database
-or the network raise.
+The log of a finished artifact (`log`) and that of a training under way (`live`) share it, so that
+both mean the same run. Every function here raises whatever MLflow, its database or the network
+raise.
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ class Runs:
         files: Folder of the runs' files, if the tracking URI is a database other than a SQLite
             file.
         source: The project's `pipeline.yaml`, which MLflow shows as the source of a run.
+        dagster: Where a browser finds Dagster, if it is configured.
         experiment_id: MLflow's default one before `connect`.
         client: Set by `connect`.
     """
@@ -102,6 +103,7 @@ class Runs:
     address: str | None = None
     files: Path | None = None
     source: str = ""
+    dagster: str | None = None
     experiment_id: str = DEFAULT_EXPERIMENT
     client: MlflowClient = field(init=False, repr=False, compare=False)
 
@@ -110,8 +112,14 @@ class Runs:
         """Return the runs of a project, as its configuration names them."""
         config = project.config
         files = project.store.root.with_name(FILES)
-        uri = config.tracking_uri or ""
-        return cls(uri, config.project, config.mlflow_url, files, str(project.path))
+        return cls(
+            config.tracking_uri or "",
+            config.project,
+            config.mlflow_url,
+            files,
+            str(project.path),
+            config.dagster_url,
+        )
 
     def url(self, run_id: str) -> str | None:
         """Return where a browser shows a run; None when the tracking URI is a database and no
@@ -167,7 +175,6 @@ class Runs:
         returned as it is.
         """
         place = {name: tags[name] for name in ("asset", "fingerprint")}
-        is_there = bool(self.find(place))
         group, _, _ = key.partition("/")
         # Domain and method come first: pages that compare runs cut long names.
         name = key if tags["asset"] == DOMAIN_RESULTS else f"{key} {tags['asset']}"
@@ -177,7 +184,7 @@ class Runs:
         tags = {**self._origin(), **tags, "mlflow.parentRunId": self._parent(group)}
         run = self._only(place, name, tags, started_ms)
         run_id = run.info.run_id
-        if is_there and run.info.status != FINISHED:
+        if run.info.status != FINISHED:
             self.client.update_run(run_id, RUNNING)
             for reason in {ERROR_TAG, ERROR_TYPE_TAG} & set(run.data.tags):
                 self.client.delete_tag(run_id, reason)
@@ -283,26 +290,14 @@ class Runs:
                 self.client.set_terminated(run.info.run_id, KILLED)
 
     def finished(self) -> set[str]:
-        """Return the fingerprints of all artifacts that have a finished run, and delete other runs
-        of these: a server that answers late may create a run after its process gave up.
-        """
-        runs: dict[str, list[Run]] = {}
-        token = None
+        """Return the fingerprints of all artifacts that have a finished run."""
+        query, token = f"attributes.status = '{FINISHED}'", None
+        found: set[str] = set()
         while True:
-            page = self.client.search_runs([self.experiment_id], "", 1, PAGE_RUNS, None, token)
-            for run in page:
-                runs.setdefault(run.data.tags.get("fingerprint", ""), []).append(run)
+            page = self.client.search_runs([self.experiment_id], query, 1, PAGE_RUNS, None, token)
+            found |= {run.data.tags.get("fingerprint", "") for run in page}
             if not (token := page.token):
-                break
-        runs.pop("", None)  # those that group others
-        finished = set()
-        for fingerprint, found in runs.items():
-            first, *others = sorted(found, key=_rank)
-            if first.info.status == FINISHED:
-                finished.add(fingerprint)
-                for other in others:
-                    self.client.delete_run(other.info.run_id)
-        return finished
+                return found - {""}  # those that group others
 
 
 def _rank(run: Run) -> tuple[bool, str]:

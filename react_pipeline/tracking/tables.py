@@ -25,7 +25,7 @@ def log_tables(client: MlflowClient, run_id: str, result: Artifact) -> None:
     """Write the tables `per_class`, `confusion` and `predictions` of a `domain_results`, and the
     confusion matrix as a figure. What is there already stays: MLflow would append to a table.
     """
-    if not {"per_class.parquet", "predictions.parquet"} <= {*result.manifest["files"]}:
+    if not {"per_class.parquet", "predictions.parquet"} <= {*result.files}:
         return  # unavailable
     there = {file.path for file in client.list_artifacts(run_id)}
     classes = pd.read_parquet(result.file("per_class.parquet"))

@@ -31,10 +31,6 @@ TRAINING_PREFIX = "training/"
 """Prefix of the metrics that have steps."""
 LOSS = TRAINING_PREFIX + "loss"
 """The metric that every step has."""
-EVALUATED = "evaluation_top1"
-"""Of the records of a training, where it is measured while it runs: these are few, and none is left
-out.
-"""
 
 LOGGED_SUFFIXES = (".png", ".md", ".csv", ".json", ".html")
 MAX_LOGGED_BYTES = 25_000_000
@@ -91,7 +87,7 @@ def run_metrics(artifact: Artifact) -> Iterator[Row]:
     # MLflow's compare page begins with the metric that was written first.
     counts = sorted(flatten(artifact.counts), key=lambda entry: entry[0] != HEADLINE_METRIC)
     yield from _rows(counts, created)
-    if METRICS_FILE in artifact.manifest["files"]:
+    if METRICS_FILE in artifact.files:
         for line in artifact.file(METRICS_FILE).read_text(encoding="utf-8").splitlines():
             yield from rows_of_record(json.loads(line), created)
 
@@ -106,11 +102,11 @@ def rows_of_record(record: Mapping[str, Any], time_ms: int = 0) -> Iterator[Row]
     step = int(record["step"])
     # The first thousand, then every tenth, hundredth and so on: 66,600 steps give 2,466 points,
     # whoever logs them.
-    left_out = step % 10 ** max(0, len(str(step)) - 3) > 0
+    if step % 10 ** max(0, len(str(step)) - 3):
+        return
     time_ms = int(record.get("time_ms", time_ms))
     values = {name: value for name, value in record.items() if name not in ("step", "time_ms")}
-    kept = [entry for entry in flatten(values) if not left_out or entry[0] == EVALUATED]
-    yield from _rows(kept, time_ms, step, TRAINING_PREFIX)
+    yield from _rows(flatten(values), time_ms, step, TRAINING_PREFIX)
 
 
 def cost_rows(artifact: Artifact) -> Iterator[Row]:
@@ -186,7 +182,7 @@ def run_tags(source: Artifact | Inputs, dagster_run_id: str, dagster: str = "") 
 
 def run_files(artifact: Artifact) -> Iterator[Path]:
     """Yield the small files of the top level that a person may want to see."""
-    files = artifact.manifest["files"]
+    files = artifact.files
     # The tables of pages with figures are small, and what a notebook reads.
     suffixes = (*LOGGED_SUFFIXES, ".parquet") if "dashboard.html" in files else LOGGED_SUFFIXES
     for name in files:

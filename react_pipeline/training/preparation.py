@@ -44,9 +44,6 @@ from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.schedule import fit_batch_size, max_log_scale, parameter_groups
 from react_pipeline.training.step import TrainingStep
 
-Probe = Callable[[ImageEncoder], Mapping[str, float]]
-"""Measures a model in training, in every process, for the log alone: nothing depends on it."""
-
 STATE_BYTES = 12
 """Bytes that each trained number adds to itself: its gradient and AdamW's two moments."""
 
@@ -69,7 +66,6 @@ class Preparation:
     held_out: Tensor
     step: TrainingStep
     line: Callable[[], Callable[[float], None]]
-    probe: Probe | None
     fits: str
     counts: Mapping[str, Any]
 
@@ -109,11 +105,6 @@ def prepare(
     base_names = frozenset(dict(model.named_parameters()))
     difference = _attach(method, clip, training, some)
     texts = TrainingTexts(clip, c.pairs, c.domain, training, world, c.scratch)
-    probe = None
-    if training.evaluate_every:
-        from react_pipeline.extensions.live_runs import labelled_accuracy
-
-        probe = labelled_accuracy(c.project, c.domain.slug, clip)
     if weights is not None and not trains_text(model):
         map_weights(model, text_parameters(model), weights)
     encoder = ImageEncoder(model, image_tower(model, training, world.device), training, world)
@@ -145,7 +136,7 @@ def prepare(
     moving = state.trained if training.interpolation != 1 else {}
     start = {name: weight.detach().cpu().clone() for name, weight in moving.items()}
     line = partial(method.line, model, start, base_names)
-    return Preparation(batches, held_out, step, line, probe, fits, counts)
+    return Preparation(batches, held_out, step, line, fits, counts)
 
 
 def _attach(method: ModelMethod, clip: Clip, training: TrainingConfig, images: Tensor) -> float:

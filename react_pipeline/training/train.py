@@ -100,8 +100,6 @@ def _take_steps(
             with explained_out_of_memory(f"with batch_size {size}: {p.fits}", LESS_MEMORY):
                 values = p.step.take(step, batch, batches.pairs(step))
             seconds = time.monotonic() - started
-            if p.probe and (step + 1) % training.evaluate_every == 0:
-                values |= p.probe(p.step.images)
             log.add(step, values, waited=waited, seconds=seconds)
             if (step + 1) % training.checkpoint_every == 0:
                 # Nothing is kept before it is known to be good.

@@ -19,7 +19,7 @@ from react_pipeline.indexing import Index, build_index
 from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.project import Project
 from react_pipeline.retrieval import retrieve_pairs
-from react_pipeline.store import CorpusError, CorruptArtifact, InputError, verification
+from react_pipeline.store import CorpusError, CorruptArtifact, InputError, durable
 
 Make = Callable[..., Project]
 
@@ -27,7 +27,7 @@ Make = Callable[..., Project]
 @pytest.fixture(autouse=True)
 def nothing_verified_yet() -> None:
     """As in a new process, in which no artifact has been verified."""
-    verification._known.cache_clear()
+    durable._known.cache_clear()
 
 
 # FAULTS 4, and for other damage `test_store.py`

@@ -20,7 +20,7 @@ from react_pipeline.store import (
     Scratch,
     Store,
     StoreWriteError,
-    verification,
+    durable,
     write_atomically,
 )
 
@@ -74,7 +74,7 @@ built.build(inputs, write)
     artifact = store.build(INPUTS, write_two)
     assert store.current("thing", "all") == artifact
     assert artifact.path and all(error is None for _, error in store.verify())
-    monkeypatch.setattr("react_pipeline.store.store.RETENTION_SECONDS", -1)
+    monkeypatch.setattr("react_pipeline.store.pruning.RETENTION_SECONDS", -1)
     store.prune(keep_seconds=-1)
     assert store.current("thing", "all").path == artifact.path
     left = {path.name for path in artifact.path.parent.iterdir()}
@@ -192,9 +192,9 @@ def test_an_unreadable_artifact_is_refused_and_built_again(
 
     failing = Mock(side_effect=OSError(number, os.strerror(number)))
     with monkeypatch.context() as patched:
-        patched.setattr(verification, "sha256_of", failing)
-        verification._known.cache_clear()
-        next(store.root.glob("thing/all/*/_*/.verified")).unlink()
+        patched.setattr(durable, "sha256_of", failing)
+        durable._known.cache_clear()
+        next(store.root.glob("thing/all/*/_*/.digests.jsonl")).unlink()
         with pytest.raises(CorruptArtifact, match=os.strerror(number)):
             store.current("thing", "all").file("b.bin")
     assert store.build(INPUTS, write_two).reused == (number == errno.EMFILE)

@@ -40,9 +40,9 @@ def main() -> None:
         export(
             Project.load(folder / "pipeline.yaml"), lineage.SLUG, "gated-image", folder / "export"
         )
-        for name in (".cache", ".digests", ".locks", ".places", ".scratch", ".temporary"):
+        for name in (".cache", ".locks", ".places", ".scratch", ".temporary"):
             shutil.rmtree(folder / "store" / name, ignore_errors=True)
-        for memory in (folder / "store").rglob(".verified"):
+        for memory in (folder / "store").rglob(".digests.jsonl"):
             memory.unlink()
         (folder / "features.json").write_text(json.dumps(features(folder)))
         with tarfile.open(target, "w:xz", preset=9) as tar:

@@ -107,16 +107,12 @@ def test_no_module_reaches_past_a_door() -> None:
 
 
 def test_library_imports_no_dagster_and_only_tracking_mlflow() -> None:
-    of_mlflow = (
-        "tracking",
-        "extensions.live_runs",
-    )
     for path in MODULES:
         names = roots(path)
         for_dagster = path.is_relative_to(EXTENSIONS) and "assets" in (path.stem, path.parent.name)
         dagster = {name for name in names if name.startswith("dagster")}
         assert for_dagster or not dagster, name_of(path)
-        assert room_of(path) in of_mlflow or "mlflow" not in names, name_of(path)
+        assert room_of(path) == "tracking" or "mlflow" not in names, name_of(path)
 
 
 def test_assets_keep_their_annotations_as_objects() -> None:

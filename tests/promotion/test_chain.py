@@ -43,10 +43,10 @@ def before(patch: pytest.MonkeyPatch, call: str, happens: Callable[[], object]) 
     """Let something happen once, before the store does this for a verdict."""
     real, pending = getattr(Store, call), [happens]
 
-    def late(store: Store, about: Any, *given: str) -> Any:
-        if pending and getattr(about, "stage", "promotion") == "promotion":
+    def late(store: Store, about: Any, *given: Any, **options: Any) -> Any:
+        if pending and about.stage == "promotion":
             pending.pop()()
-        return real(store, about, *given)
+        return real(store, about, *given, **options)
 
     patch.setattr(Store, call, late)
 
@@ -55,7 +55,7 @@ def test_a_decision_of_another_host_is_followed(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = partial(promote, project, "shapes", LOCKED, "it is smaller")
-    before(monkeypatch, "create_note", other)  # between the look and the claim of this one
+    before(monkeypatch, "build", other)  # between the look and the verdict of this one
     verdict = Verdict.read(promote(project, "shapes", GATED, "it is better"))
     assert (verdict.champion_before.method, verdict.champion.method) == (LOCKED, GATED)
     assert [entry.champion.method for entry in verdict.history] == [LOCKED]
@@ -63,7 +63,7 @@ def test_a_decision_of_another_host_is_followed(
 
 
 def promote_and_die(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process ends after its verdict claimed its place."""
+    """A process ends after its verdict was published."""
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         before(patch, "set_current", Mock(side_effect=KeyboardInterrupt))
         promote(project, "shapes", LOCKED, "it is smaller", person="Ann")
@@ -76,9 +76,8 @@ def test_a_decision_is_followed_though_its_process_died(
     promote_and_die(project, monkeypatch)
     verdict = Verdict.read(decide(project, "shapes"))
     assert (verdict.by, verdict.person, verdict.champion.method) == ("person", "Ann", LOCKED)
-    assert [*project.store.backend.entries(".notes/claims")]
     project.store.prune(keep_seconds=-1)
-    assert not [*project.store.backend.entries(".notes/claims")] and champion(project) == LOCKED
+    assert champion(project) == LOCKED
 
 
 @pytest.mark.parametrize("file", ["manifest.json", "_*/verdict.json"])
@@ -91,13 +90,20 @@ def test_a_damaged_verdict_takes_no_place(
     assert Verdict.read(decide(project, "shapes")).by == "rule"
 
 
-def test_a_verdict_pruned_before_its_claim_is_made_again(
+def test_a_verdict_pruned_before_it_is_current_is_made_again(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decide(project, "shapes")
     removed: list[str] = []
-    prune = partial(project.store.prune, keep_seconds=-1)
-    before(monkeypatch, "create_note", lambda: removed.extend(prune()))
+    build = Store.build
+
+    def build_and_prune(store: Store, *given: Any, **options: Any) -> Artifact:
+        built = build(store, *given, **options)
+        if not removed and built.stage == "promotion":
+            removed.extend(store.prune(keep_seconds=-1))
+        return built
+
+    monkeypatch.setattr(Store, "build", build_and_prune)
     made = promote(project, "shapes", GATED, "it is better")
     assert removed and standing(project, "shapes")[1] == made
 
@@ -106,7 +112,7 @@ def test_a_late_process_brings_back_no_older_verdict(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     later: list[Artifact] = []
-    # Others find this claim, and publish the next verdict, before this process goes on.
+    # Others find this verdict, and publish the next verdict, before this process goes on.
     before(
         monkeypatch,
         "set_current",

@@ -36,7 +36,7 @@ from react_pipeline.store import (
     InputError,
     MissingArtifact,
     StaleArtifact,
-    verification,
+    durable,
 )
 
 GATED, CONTROL, LOCKED = "gated-image", "gated-image-control", "locked-text"
@@ -194,8 +194,8 @@ def test_nothing_is_decided_while_a_disk_cannot_read_a_result(
     with monkeypatch.context() as patch:
         for owner in (os, builtins):
             patch.setattr(owner, "open", failing(owner.open))
-        verification._known.cache_clear()
-        for memory in project.config.store.rglob(".verified"):
+        durable._known.cache_clear()
+        for memory in project.config.store.rglob(".digests.jsonl"):
             memory.unlink()
         with pytest.raises(CorruptArtifact, match=name):
             decide(project, "shapes")

@@ -127,7 +127,6 @@ def test_the_answer_to_a_won_write_may_be_lost(
     built = [publish(bucket, value) for value in (1, 2)]
     assert not any(artifact.reused for artifact in built)
     assert bucket.current("thing", "all") == built[1]
-    assert bucket.create_note("after-x", "text") and not bucket.create_note("after-x", "other")
     assert bucket.prune(keep_seconds=-1) == [built[0].address]
 
 
@@ -178,7 +177,7 @@ def test_a_copy_is_read_again_only_when_it_changed(
 ) -> None:
     publish(bucket)
     with monkeypatch.context() as patched:
-        patched.setattr("react_pipeline.store.verification.sha256_of", refuse)
+        patched.setattr("react_pipeline.store.durable.sha256_of", refuse)
         copy = bucket.current("thing", "all").file("more")
     copy.write_text("flip")
     assert bucket.current("thing", "all").file("more").read_text() == "more"
@@ -190,7 +189,7 @@ def test_copies_that_were_not_opened_for_long_are_pruned(bucket: Store) -> None:
     for path in (bucket.root / ".copies").rglob("*"):
         os.utime(path, (0, 0))
     assert new.file("more").exists(), "verified, since its times changed"
-    for path in (copy_of(new), copy_of(new) / ".verified"):
+    for path in (copy_of(new), copy_of(new) / ".digests.jsonl"):
         os.utime(path, (0, 0))
     assert new.file("more").read_text() == "more"
     assert bucket.prune() == [str(copy_of(old))] and copy_of(new).exists()
@@ -230,7 +229,7 @@ def test_a_look_asks_for_what_changed(bucket: Store, server: BucketServer) -> No
         assert len(server.requests) - len(objects) == 1, "one listing"
         return sorted(path.rpartition("/")[2] for path in objects)
 
-    assert look() == ["a", *["current"] * 2, *["manifest.json"] * 2]
+    assert look() == ["a", *["current"] * 2, *["manifest.json"] * 2, "store.json"]
     assert look() == []
     bucket.build(inputs(2, "a"), write)
     assert look() == ["current", "manifest.json"]
@@ -259,11 +258,11 @@ def test_a_build_whose_objects_were_removed_publishes_nothing(
 ) -> None:
     create = Bucket.create
 
-    def after_prune(self: Bucket, path: str, data: bytes) -> bool:
+    def after_prune(self: Bucket, path: str, data: bytes) -> None:
         if path.endswith("manifest.json"):  # it was suspended for days before
             for more in [path for path in paths(bucket) if path.endswith("more")]:
                 bucket.backend.discard(more.rpartition("/")[0])
-        return create(self, path, data)
+        create(self, path, data)
 
     with monkeypatch.context() as patched:
         patched.setattr(Bucket, "create", after_prune)

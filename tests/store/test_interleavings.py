@@ -34,7 +34,6 @@ from react_pipeline.store import (
     StoreWriteError,
     durable,
     link_or_copy,
-    verification,
 )
 
 STOPS = {"open", "os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "os.scandir"}
@@ -163,7 +162,7 @@ class World:
         """What was interrupted ends well: a last build on each host, and nothing is left."""
         for host in ("here", "elsewhere"):
             for act in (partial(self.build, 1), partial(self.prune, 0)):
-                with patch("react_pipeline.store.store.RETENTION_SECONDS", -1):
+                with patch("react_pipeline.store.pruning.RETENTION_SECONDS", -1):
                     self.run(act, host)
         assert not list(self.store_root.glob(".scratch/*"))
         store = Store(self.store_root)
@@ -190,8 +189,8 @@ def write(token: str, directory: Path, scratch: Scratch) -> dict[str, int]:
 
 def whole(artifact: Artifact) -> None:
     assert set(artifact.manifest["files"]) == {"a", "sub/b"}
-    verification._known.cache_clear()
-    (artifact.root / artifact.prefix / ".verified").unlink(missing_ok=True)
+    durable._known.cache_clear()
+    (artifact.root / artifact.prefix / ".digests.jsonl").unlink(missing_ok=True)
     path = artifact.path
     try:
         assert (path / "a").read_text() == (path / "sub" / "b").read_text()

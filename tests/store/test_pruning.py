@@ -99,7 +99,7 @@ def test_a_damaged_manifest_is_kept_and_made_again(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # 46
-    monkeypatch.setattr("react_pipeline.store.store.RETENTION_SECONDS", -1)
+    monkeypatch.setattr("react_pipeline.store.pruning.RETENTION_SECONDS", -1)
     parent = publish(store, 1, "parent")
     good, bad = publish(store, 1), publish(store, 2, parent=parent)
     publish(store, 2, "parent"), publish(store, 3)
@@ -128,10 +128,9 @@ def test_attempts_and_scratch_go_when_old_and_unused(
     inputs = Inputs("thing", "all", {"value": 2}, {}, "1")
     with pytest.raises(KeyboardInterrupt):
         store.build(inputs, killed)
-    assert store.prune() == [] and store.earlier_scratches(inputs)
+    assert store.prune() == prune(store) == [] and store.earlier_scratches(inputs)
     (left,) = (store.root / ".scratch").iterdir()
-    assert prune(store, dry_run=True) == [str(left)]
-    monkeypatch.setattr("react_pipeline.store.store.RETENTION_SECONDS", -1)
+    monkeypatch.setattr("react_pipeline.store.pruning.RETENTION_SECONDS", -1)
     expected = [store.backend.address(attempt), str(left)]
     assert prune(store, dry_run=True) == prune(store) == expected
     assert not store.earlier_scratches(inputs) and not [*store.backend.entries(attempt)]
@@ -183,7 +182,7 @@ def test_a_key_called_like_an_object_of_the_store_is_harmless(store: Store) -> N
 def before(
     monkeypatch: pytest.MonkeyPatch, store: Store, call: str, happens: Callable[[], object]
 ) -> None:
-    """Let something happen once, before `prune` asks for (`heads`) or removes (`delete`) a
+    """Let something happen once, before `prune` asks for (`entries`) or removes (`delete`) a
     manifest.
     """
     backend, pending = type(store.backend), [happens]
@@ -199,7 +198,7 @@ def before(
 
 @pytest.mark.parametrize(
     ("call", "values", "keep_seconds"),
-    [("heads", [1], 0), ("delete", [1], 0), ("heads", [1, 3], 60)],
+    [("entries", [1], 0), ("delete", [1], 0), ("entries", [1, 3], 60)],
 )
 @of_a_folder
 def test_what_became_current_since_a_look_stays(
@@ -221,7 +220,7 @@ def test_what_became_current_since_a_look_stays(
     assert store.current("thing", "all").manifest["config"] == {"value": values[-1]}
 
 
-@pytest.mark.parametrize(("call", "current"), [("heads", 2), ("delete", 1)])
+@pytest.mark.parametrize(("call", "current"), [("entries", 2), ("delete", 1)])
 @of_a_folder
 def test_what_another_removed_and_made_again_stays(
     store: Store, monkeypatch: pytest.MonkeyPatch, call: str, current: int
@@ -237,7 +236,7 @@ def test_what_another_removed_and_made_again_stays(
     before(monkeypatch, store, call, meanwhile)
     assert prune(store) == []
     assert store.has("thing", "all") and {error for _, error in store.verify()} == {None}
-    assert (old.fingerprint in store.versions("thing", "all")) == (call == "heads")
+    assert (old.fingerprint in store.versions("thing", "all")) == (call == "entries")
 
 
 @of_a_folder

@@ -39,7 +39,6 @@ from react_pipeline.store import (
     StoreWriteError,
     durable,
     link_or_copy,
-    verification,
 )
 
 UNITS = 5
@@ -183,7 +182,7 @@ class Torture:
         while not (self.base / "stop").exists():
             for stage, key in (("parent", "all"), ("child", "a/b")):
                 time.sleep(0.03)
-                verification._known.cache_clear()
+                durable._known.cache_clear()
                 with suppress(*RETRIED):
                     check(store.current(stage, key))
                     seen["read"] += 1
@@ -247,7 +246,7 @@ class Torture:
 
     def look(self, last: dict[str, Any]) -> dict[str, Any]:
         """Read what the last build of a round has published."""
-        verification._known.cache_clear()
+        durable._known.cache_clear()
         store = self.open_store(9)
         child = store.current("child", "a/b")
         check(child)

@@ -314,8 +314,6 @@ def test_a_long_training_gives_few_points_and_a_short_one_all() -> None:
     assert steps[:1_001] == [*range(1_000), 1_000]
     assert steps[1_001:1_003] == [1_010, 1_020]
     assert len(steps) == 2_466
-    rows = rows_of_record({"step": 1_999, "time_ms": 5, "loss": 1.0, "evaluation_top1": 0.5})
-    assert list(rows) == [("training/evaluation_top1", 0.5, 1_999, 5)]
 
 
 def test_the_experiment_has_views_of_results_and_trainings(

@@ -35,7 +35,6 @@ import dagster as dg
 from dagster_pipes import PipesEnvVarParamsLoader, open_dagster_pipes
 
 from react_pipeline.assets import Context, customize_here
-from react_pipeline.extensions.live_runs import LiveRun
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project import Project
 from react_pipeline.stage import method_key
@@ -48,6 +47,7 @@ from react_pipeline.store import (
     lock,
     write_atomically,
 )
+from react_pipeline.tracking import LiveRun, Tracking
 from react_pipeline.training import TrainingObserver
 
 logger = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def _show_failed(project: Project, run_id: str, key: str, error: Exception) -> N
     inputs = resolve(project, "customized_checkpoint", key)
     with (
         suppress(type(error)),  # what leaves the context is shown; it is raised by the caller
-        LiveRun.of(project, run_id, lambda _line: None) as observer,
+        LiveRun(Tracking.of(project), run_id) as observer,
     ):
         observer.started(inputs, 0)
         raise error
@@ -217,7 +217,7 @@ def _observer(project: Project, rank: int) -> Iterator[TrainingObserver]:
         yield TrainingObserver()
         return
     if not PipesEnvVarParamsLoader().is_dagster_pipes_process():
-        with LiveRun.of(project, "", partial(print, flush=True)) as observer:
+        with LiveRun(Tracking.of(project), "", partial(print, flush=True)) as observer:
             yield observer
         return
     pipes = open_dagster_pipes()
@@ -226,7 +226,7 @@ def _observer(project: Project, rank: int) -> Iterator[TrainingObserver]:
     for handler in pipes.log.handlers:
         library.addHandler(handler)
     try:
-        with LiveRun.of(project, pipes.run_id, pipes.log.info) as observer:
+        with LiveRun(Tracking.of(project), pipes.run_id, pipes.log.info) as observer:
             yield observer
     finally:
         # Not as a context: that would send the traceback of an error whose text is reported in

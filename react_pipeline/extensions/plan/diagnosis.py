@@ -185,7 +185,9 @@ def _store(project: Project) -> list[Finding]:
 def _servers(project: Project) -> Iterator[Finding]:
     """Ask whether the tracking server, and the pages of Dagster and MLflow, answer."""
     uri, ui = project.config.tracking_uri or "", ui_addresses(locate_home(project.path.parent))
-    yield _server("dagster server", dagster_url(project) or ui.get("dagster", ""), _daemons)
+    yield _server(
+        "dagster server", dagster_url(project.config.dagster_url) or ui.get("dagster", ""), _daemons
+    )
     if uri.startswith("http"):
         later = "results are safe and are logged when it answers again"
         yield _server("tracking", uri.rstrip("/"), _health, later)

@@ -18,7 +18,6 @@ from react_pipeline.extensions.names.name_counts import (
     split_words,
 )
 from react_pipeline.project.project import Project
-from react_pipeline.store.verification import remember
 
 
 @pytest.mark.parametrize(
@@ -88,7 +87,7 @@ def test_embeddings_without_a_caption_column_say_no_name(indexed_project: Projec
     folder = embeddings.path
     for path in (folder / "metadata").iterdir():
         pd.read_parquet(path).drop(columns="caption").to_parquet(path)
-        remember(folder, [f"metadata/{path.name}"])
+    embeddings.remember()
     table = count_names(indexed_project.domain("shapes"), embeddings)
     assert table["captions"].tolist() == [0] * len(table)
 

@@ -73,9 +73,9 @@ def run(folder: Path, first: int = 0, last: int = len(TASKS)) -> None:
 def forget() -> None:
     """As in a new process: nothing verified, nothing loaded."""
     from react_pipeline.clip import loaded_base
-    from react_pipeline.store import verification
+    from react_pipeline.store import durable
 
-    verification._known.cache_clear()
+    durable._known.cache_clear()
     loaded_base.cache_clear()
 
 
@@ -132,7 +132,7 @@ def left_over(folder: Path) -> list[str]:
     store = Project.load(folder / "pipeline.yaml").store
     scratches = {path.name for path in store.root.glob(".scratch/*")}
     # As if the days had passed for which attempts stay.
-    with patch("react_pipeline.store.store.RETENTION_SECONDS", -1):
+    with patch("react_pipeline.store.pruning.RETENTION_SECONDS", -1):
         store.prune(keep_seconds=-1)
     attempts = {
         str(path)

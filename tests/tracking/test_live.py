@@ -5,40 +5,40 @@ and of its retry.
 from __future__ import annotations
 
 import json
-import sys
-import threading
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from mlflow import MlflowClient
 from support.tracking import runs_of
 
-from react_pipeline.extensions.live_runs import LiveRun
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, Inputs, TrainingError
-from react_pipeline.tracking import Runs, Tracking
+from react_pipeline.tracking import LiveRun, Tracking, live, log
 
 KEY = "shapes/gated-image"
 CONFIG = {"method": "gated-image", "steps": 6, "modes": ["a", "b"]}
 INPUTS = Inputs("customized_checkpoint", KEY, CONFIG, {}, "1")
-DOWN = Runs("http://127.0.0.1:9", "tiny")
+DOWN = Tracking("http://127.0.0.1:9", "tiny")
 
 
 @contextmanager
 def training(
-    tracking: Runs, lines: Iterable[dict[str, float]] = (), inputs: Inputs = INPUTS, first: int = 0
+    tracking: Tracking,
+    lines: Iterable[dict[str, float]] = (),
+    inputs: Inputs = INPUTS,
+    first: int = 0,
 ) -> Iterator[LiveRun]:
     """A training that has taken these steps."""
-    with LiveRun(tracking, "dagster-1", flush_seconds=0.05) as live:
-        live.started(inputs, first)
+    with LiveRun(tracking, "dagster-1") as run:
+        run.started(inputs, first)
         for line in lines:
-            live.stepped(line)
-        yield live
+            run.stepped(line)
+        yield run
 
 
 def record(step: int, time_ms: int = 1_000_000) -> dict[str, float]:
@@ -72,20 +72,12 @@ def loss_curve(tracking: Tracking) -> list[tuple[int, float, int]]:
     return sorted((point.step, point.value, point.timestamp) for point in history)
 
 
-def wait_for_steps(tracking: Tracking, steps: int) -> None:
-    deadline = time.monotonic() + 900
-    while time.monotonic() < deadline:
-        if runs_of(tracking, fingerprint=INPUTS.fingerprint) and len(loss_curve(tracking)) == steps:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"MLflow never showed {steps} steps")
-
-
 def test_steps_are_seen_while_training_runs_below_run_of_domain(
-    tracking: Tracking,
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(live, "PAUSE_SECONDS", 0.0)
     with training(tracking, map(record, range(2))):
-        wait_for_steps(tracking, 2)
+        assert len(loss_curve(tracking)) == 2
         run = the_run(tracking)
         assert run.info.status == "RUNNING"
         assert run.data.metrics["training/memory_bytes"] == 1e9
@@ -99,17 +91,14 @@ def test_steps_are_seen_while_training_runs_below_run_of_domain(
 def test_training_that_ends_before_mlflow_answers_has_duration(
     tracking: Tracking, tiny_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    published, connect = threading.Event(), Runs.connect
-
-    def slow(runs: Runs) -> MlflowClient:
-        published.wait(600)
-        return connect(runs)
-
-    monkeypatch.setattr(Runs, "connect", slow)
-    with training(tracking) as live:
+    monkeypatch.setattr(log, "COOLDOWN_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracking, "connect", Mock(side_effect=ConnectionError))
+        run = LiveRun(tracking)
+        run.started(INPUTS, 0)
+    with run:
         artifact = publish(tiny_project, [record(0)])
-        published.set()
-    assert tracking.log_artifact(tiny_project, artifact) == live.run_id
+    assert tracking.log_artifact(tiny_project, artifact) == run.run_id
     info = the_run(tracking).info
     # A manifest has the second in which it was written.
     assert info.end_time - info.start_time >= 1_000 * artifact.counts["seconds"]
@@ -140,7 +129,7 @@ def test_a_retried_training_finishes_without_a_double_row(  # 27, 30
     tracking: Tracking, tiny_project: Project, error: BaseException | None, status: str
 ) -> None:
     lines = [*map(record, range(8))]
-    with suppress(OSError, KeyboardInterrupt), training(tracking, lines[:6]) as live:
+    with suppress(OSError, KeyboardInterrupt), training(tracking, lines[:6]) as killed:
         if error is not None:
             raise error
     assert the_run(tracking).info.status == status
@@ -148,10 +137,10 @@ def test_a_retried_training_finishes_without_a_double_row(  # 27, 30
     with training(tracking, lines[4:7], first=4):
         pass
     run = the_run(tracking)
-    assert run.info.status == "RUNNING" and run.info.run_id == live.run_id
+    assert run.info.status == "RUNNING" and run.info.run_id == killed.run_id
     assert not {"error", "error.type"} & set(run.data.tags)
     assert "gone" not in run.data.tags["mlflow.note.content"]
-    assert tracking.log_artifact(tiny_project, publish(tiny_project, lines)) == live.run_id
+    assert tracking.log_artifact(tiny_project, publish(tiny_project, lines)) == killed.run_id
     assert the_run(tracking).info.status == "FINISHED"
     # The last step was never streamed.
     assert [step for step, _, _ in loss_curve(tracking)] == list(range(8))
@@ -164,7 +153,7 @@ def test_a_killed_training_is_closed_and_a_running_one_finishes(  # 30
     killed, running = (replace(INPUTS, config={"steps": steps}) for steps in (9, 10))
     for inputs in (killed, running):
         with training(tracking, inputs=inputs):
-            pass  # its thread has opened the run, which stays RUNNING
+            pass  # its run stays RUNNING
     tracking.log_artifact(tiny_project, publish(tiny_project, [record(0)]))
     tracking.log_artifact(tiny_project, tiny_project.store.build(running, lambda *_: {}))
     runs = [runs_of(tracking, fingerprint=one.fingerprint)[0] for one in (killed, running)]
@@ -195,25 +184,14 @@ def test_a_server_that_is_down_fails_no_training(
     assert [step for step, _, _ in loss_curve(tracking)] == [0, 1, 2]
 
 
-def test_no_thread_imports_ipython_beside_the_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "IPython.py").write_text("import threading\nthread = threading.current_thread()")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "IPython", raising=False)
-    with training(DOWN):
-        pass
-    assert sys.modules.pop("IPython").thread is threading.main_thread()
-
-
 def test_progress_is_reported_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("react_pipeline.extensions.live_runs.live.PROGRESS_SECONDS", 600.0)
+    monkeypatch.setattr(live, "PAUSE_SECONDS", 600.0)
     reported: list[str] = []
     for steps, first in (({"steps": 9}, 4), ({}, 0)):  # a closed form has no steps to report
-        with LiveRun(DOWN, "", reported.append) as live:
-            live.started(Inputs("customized_checkpoint", KEY, steps, {}, "1"), first)
+        with LiveRun(DOWN, "", reported.append) as run:
+            run.started(Inputs("customized_checkpoint", KEY, steps, {}, "1"), first)
             for step in range(first, 9):
-                live.stepped({"step": step, "loss": 0.5, "images_per_second": 12.0})
+                run.stepped({"step": step, "loss": 0.5, "images_per_second": 12.0})
     assert reported == [
         f"training {KEY}: resuming at step 4",
         "step 5 of 9: loss 0.5, 12 images/s",
