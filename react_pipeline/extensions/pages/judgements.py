@@ -26,7 +26,13 @@ from react_pipeline.pages import escaped
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE_METHOD, Contender, Judgement, Tested, choose
 from react_pipeline.settings import CONTROL_SUFFIX
-from react_pipeline.stage import ALL, BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, method_key
+from react_pipeline.stage import (
+    ALL,
+    BASE_CHECKPOINT,
+    CUSTOMIZED_CHECKPOINT,
+    domain_and_method,
+    method_key,
+)
 from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
@@ -234,14 +240,10 @@ def judged_model(project: Project, slug: str, side: Side) -> Artifact:
     return project.store.open(*_place(slug, side.method), side.checkpoint)
 
 
-def present_model(project: Project, slug: str, method: str) -> Side:
-    """Return today's model of a method, or the base.
-
-    Raises:
-        MissingArtifact: If it was never built.
-        StaleArtifact: If it was built from other inputs than today's.
-    """
-    return Side(method=method, checkpoint=fresh(project, *_place(slug, method)).fingerprint)
+def side_of(model: Artifact) -> Side:
+    """Return which model an artifact holds."""
+    method = domain_and_method(model.key)[1] or BASE_METHOD
+    return Side(method=method, checkpoint=model.fingerprint)
 
 
 def present_models(project: Project, slug: str) -> dict[str, Side]:
@@ -253,7 +255,7 @@ def present_models(project: Project, slug: str) -> dict[str, Side]:
     present: dict[str, Side] = {}
     for method in (BASE_METHOD, *candidates, *controls):
         with suppress(InputError, CorruptArtifact):
-            present[method] = present_model(project, slug, method)
+            present[method] = side_of(fresh(project, *_place(slug, method)))
     return present
 
 

@@ -71,7 +71,9 @@ class Picture:
         """
         limit = MAX_IMAGE_BYTES + 1
         if self.member is not None:
-            data = read_member(_opened(self.path, os.getpid(), get_ident()), self.member, limit)
+            changed = self.path.stat().st_mtime_ns if isinstance(self.path, Path) else 0
+            shard = _opened(self.path, changed, os.getpid(), get_ident())
+            data = read_member(shard, self.member, limit)
         else:
             try:
                 with open_regular(Path(str(self.path))) as file:
@@ -84,7 +86,7 @@ class Picture:
 
 
 @lru_cache(maxsize=2)
-def _opened(shard: ShardLocation, _process: int, _thread: int) -> BinaryIO:
+def _opened(shard: ShardLocation, _changed: int, _process: int, _thread: int) -> BinaryIO:
     # Kept, for what is read ahead of one picture holds the next ones.
     return open_shard(shard)
 

@@ -305,7 +305,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
     output = tmp_path / "out"
     killed(predict_until_killed, retrieved_project.path, str(photos), output, transductive)
     assert not (output / "predictions.csv").exists()
-    kept = sorted((output / ".work").glob("0*.parquet"))
+    kept = sorted((output / ".work").glob("0*.npz"))
     assert len(kept) == 2
     times = [path.stat().st_mtime_ns for path in kept]
     monkeypatch.setattr(encoding, "PART_PICTURES", 4)
