@@ -4,7 +4,6 @@ Does not belong here: retrieval of training pairs (`react_pipeline.retrieval`). 
 captions (several an image), D width.
 """
 
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from react_pipeline.labelled import list_problems
+from react_pipeline.extensions.predict import Picture
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, method_key
 from react_pipeline.store import InputError
 
-from .images import Files
 from .protocols import load_model, read_form, require_encoder
 
 CAPTIONS_PER_IMAGE = 5
@@ -146,23 +144,12 @@ def measure_recall(
         MissingArtifact: If the checkpoint was never made.
         StaleArtifact: If it was made from other inputs than today's.
     """
-    from .encoding import PreparedImages, encode
+    from .encoding import encode
 
     require_encoder(project, method)
-    if missing := [name for name in captioned.images if not (folder / name).is_file()]:
-        raise InputError(
-            f"{folder}: {len(missing)} of {len(captioned.images)} images are "
-            f"missing\n{list_problems(missing)}"
-        )
     place = (CUSTOMIZED_CHECKPOINT, method_key(slug, method)) if slug else (BASE_CHECKPOINT,)
     clip = load_model(project, {place[0]: fresh(project, *place)})
-    files = Files(folder, captioned.images)
-    max_pixels = project.config.corpus.max_pixels
-    images = PreparedImages(files, files.locations, clip.preprocess, max_pixels)
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "images.npy"
-        encode(project.config, clip, images, path)
-        features = np.load(path, allow_pickle=False)
-    vectors = features / np.linalg.norm(features, axis=1, keepdims=True)
+    pictures = [Picture(name, folder / name) for name in captioned.images]
+    vectors = encode(project.config, clip, pictures)
     texts = clip.encode_texts(captioned.captions).numpy()
     return recall(vectors, texts, captioned.image_of_caption)
