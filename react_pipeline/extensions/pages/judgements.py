@@ -156,12 +156,10 @@ class Judgements(Evidence):
             outdated = sorted({one.method for one in against if one not in models})
             return self._unjudged(champion_name, outdated)
         confidence = 1 - (1 - settings.confidence) / tries
-        tested: list[tuple[float, Tested]] = []
-        for side in rivals:
-            session = self.latest(side, holder)
-            if session is None:
-                continue
-            test = session.test(confidence)
+        judged = [one for side in rivals if (one := self.latest(side, holder))]
+        tested = []
+        for session in sorted(judged, key=lambda one: -one.test().gain):
+            side, test = session.header.candidate, session.test(confidence)
             contender = Contender(
                 **side.model_dump(),
                 result=self.inputs.fingerprint,
@@ -172,9 +170,8 @@ class Judgements(Evidence):
             over_control = self.latest(side, control) if control else None
             control_test = over_control.test(confidence) if over_control else None
             figures = f"judged without labels: {contender.identity} over {champion_name} {test}"
-            tested.append((-test.gain, Tested(contender, figures, test, control_test)))
-        best_first = [one for _, one in sorted(tested, key=lambda entry: entry[0])]
-        return replace(choose(best_first, champion_name, settings), candidates=tries)
+            tested.append(Tested(contender, figures, test, control_test))
+        return replace(choose(tested, champion_name, settings), candidates=tries)
 
     def _unjudged(self, champion_name: str, outdated: Collection[str]) -> Judgement:
         reason = "no present candidate was judged against it"

@@ -71,8 +71,8 @@ class Picture:
         """
         limit = MAX_IMAGE_BYTES + 1
         if self.member is not None:
-            changed = self.path.stat().st_mtime_ns if isinstance(self.path, Path) else 0
-            shard = _opened(self.path, changed, os.getpid(), get_ident())
+            stamp = _stamp(self.path) if isinstance(self.path, Path) else ""
+            shard = _opened(self.path, stamp, os.getpid(), get_ident())
             data = read_member(shard, self.member, limit)
         else:
             try:
@@ -86,7 +86,7 @@ class Picture:
 
 
 @lru_cache(maxsize=2)
-def _opened(shard: ShardLocation, _changed: int, _process: int, _thread: int) -> BinaryIO:
+def _opened(shard: ShardLocation, _stamp: object, _process: int, _thread: int) -> BinaryIO:
     # Kept, for what is read ahead of one picture holds the next ones.
     return open_shard(shard)
 
