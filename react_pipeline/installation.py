@@ -15,7 +15,6 @@ EXTRAS = {
     "clip_benchmark": "elevater",
     "dagster_aws": "kubernetes",
     "dagster_k8s": "kubernetes",
-    "h5py": "elevater",
     "pycocotools": "dense",
     "pyspark": "spark",
 }

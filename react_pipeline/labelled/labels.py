@@ -134,7 +134,7 @@ def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
     return images
 
 
-def read_csv(path: Path, separator: str = ",", **options: Any) -> pd.DataFrame:
+def read_csv(path: Path, **options: Any) -> pd.DataFrame:
     """Read a table as pandas does with `options`.
 
     Raises:
@@ -142,12 +142,11 @@ def read_csv(path: Path, separator: str = ",", **options: Any) -> pd.DataFrame:
             `MAX_JSON_BYTES`.
     """
     data = read_bounded(path)
-    mark = separator.encode()
-    cells = data.count(mark) + data.count(b"\n")
-    columns = data.partition(b"\n")[0].count(mark)
+    cells = data.count(b",") + data.count(b"\n")
+    columns = data.partition(b"\n")[0].count(b",")
     if cells * _CELL_BYTES > MAX_JSON_BYTES or columns > _MAX_COLUMNS:
         raise ValueError(f"{columns + 1:,} columns and {cells:,} cells are too many")
-    return pd.read_csv(io.BytesIO(data), sep=separator, **options)
+    return pd.read_csv(io.BytesIO(data), **options)
 
 
 def normal(name: str) -> str:

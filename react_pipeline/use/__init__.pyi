@@ -1,4 +1,5 @@
 from .chosen_model import CHAMPION as CHAMPION
+from .chosen_model import chosen_checkpoint as chosen_checkpoint
 from .chosen_model import find_calibration as find_calibration
 from .chosen_model import load_model as load_model
 from .chosen_model import trained_for as trained_for

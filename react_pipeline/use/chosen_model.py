@@ -62,7 +62,7 @@ def load_chosen(
             f"{slug}: is no folder that `react-pipeline export` wrote, and no domain: {error}"
         ) from None
     domain = project.domain(slug)
-    checkpoint, note = _chosen(project, slug, model)
+    checkpoint, note = chosen_checkpoint(project, slug, model)
     method = BASE_METHOD
     if checkpoint.stage != BASE_CHECKPOINT:
         _, method = domain_and_method(checkpoint.key)
@@ -85,8 +85,13 @@ def load_model(
     return load_classifier(checkpoint, base, domain, choose_device(device or project.config.device))
 
 
-def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str]:
-    """Return the checkpoint, and a note."""
+def chosen_checkpoint(project: Project, slug: str, model: str) -> tuple[Artifact, str]:
+    """Return the checkpoint that `champion` or a method means today, and a note.
+
+    Raises:
+        MissingArtifact: If it was never built.
+        StaleArtifact: If a method's was built from other inputs than today's.
+    """
     note = ""
     if model == CHAMPION:
         verdict, _ = standing(project, slug)

@@ -18,7 +18,7 @@ from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.extensions.names import name_counts
-from react_pipeline.extensions.predict.predict import Loading, predict_shards
+from react_pipeline.extensions.predict.predict import predict_shards, shared_arguments
 from react_pipeline.extensions.predict.run_folder import Options
 from react_pipeline.extensions.sources.downloads import ImagePool, download_images
 from react_pipeline.lineage import fresh
@@ -153,12 +153,12 @@ def test_shards_are_labelled_on_spark_as_here(retrieved_project: Project, tmp_pa
         write_shard(tmp_path / f"{number}.tar", {"one": pair("circle", "red", number)})
     (tmp_path / "3.tar").write_bytes(b"no tar" * 400)
     classifier = Classifier.load("shapes", "base", config=retrieved_project.path)
-    loading = Loading.of("shapes", "base", retrieved_project.path, classifier)
+    arguments = shared_arguments("shapes", "base", retrieved_project.path)
     here, there = tmp_path / "here", tmp_path / "there"
     source, options = str(tmp_path / "*.tar"), Options(workers=0)
-    done = predict_shards(loading, classifier, source, here, options)
+    done = predict_shards(classifier, arguments, source, here, options)
     options = replace(options, distributor=SETTINGS)
-    assert predict_shards(loading, classifier, source, there, options) == done
+    assert predict_shards(classifier, arguments, source, there, options) == done
     assert done.used == 3 and done.skipped == {"unreadable_shard": 1}
     for path in sorted(here.glob("labels/*")):
         assert pq.read_table(path).equals(pq.read_table(there / "labels" / path.name))

@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from react_pipeline.extensions.pages.judge import JudgeBoard, open_judge
-from react_pipeline.extensions.pages.judgements import JUDGEMENTS, present_model, shared_prompts
+from react_pipeline.extensions.pages.judgements import JUDGEMENTS, shared_prompts, side_of
 from react_pipeline.extensions.pages.session import Disagreement, Header, Side, create_log
 from react_pipeline.project.project import Project
+from react_pipeline.use import chosen_checkpoint
 from support.promotion import checkpoint, result, stand_in
 from support.upkeep import edit_domain
 
@@ -71,7 +72,7 @@ def judge(
     """A log of two present models in which these answers, of `ANSWERS`, were given in some
     order.
     """
-    sides = [present_model(project, SLUG, method) for method in (candidate, against)]
+    sides = [side_of(chosen_checkpoint(project, SLUG, name)[0]) for name in (candidate, against)]
     path = (
         project.path.parent
         / JUDGEMENTS

@@ -88,13 +88,10 @@ def _corners(images: BoxImages, position: int, boxes: list[Any]) -> Tensor:
 
 
 def coco_rows(
-    images: BoxImages, position: int, boxes: Tensor, scores: Any, classes: Tensor | None = None
+    images: BoxImages, position: int, boxes: Tensor, scores: Tensor, classes: Tensor
 ) -> list[dict[str, Any]]:
-    """Return boxes (R, 4) of an image as COCO writes them, with scores and class ids (R,); boxes
-    of any class have the first one's.
-    """
+    """Return boxes (R, 4) of an image as COCO writes them, with scores and class ids (R,)."""
     categories = [category["id"] for category in images.truth["categories"]]
-    numbers = [0] * len(boxes) if classes is None else classes.tolist()
     sized = box_convert(boxes, "xyxy", "xywh").tolist()
     return [
         {
@@ -103,7 +100,7 @@ def coco_rows(
             "bbox": [round(value, 2) for value in box],
             "score": round(score, 5),
         }
-        for number, box, score in zip(numbers, sized, scores.tolist(), strict=True)
+        for number, box, score in zip(classes.tolist(), sized, scores.tolist(), strict=True)
     ]
 
 

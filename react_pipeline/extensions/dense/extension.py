@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from react_pipeline.extension import Extension
-from react_pipeline.extensions import dense
+from react_pipeline.extensions import dense, elevater
 from react_pipeline.project import Project, identity, outside
 from react_pipeline.stage import (
     BASE_CHECKPOINT,
@@ -58,7 +58,7 @@ STAGES = (
         identity=_identity_of_results,
         outside=outside.unlisted,
         data=DATA,
-        version="5",
+        version="6",
         group="dense",
         kinds=("torch", "parquet"),
         pool="gpu",
@@ -108,7 +108,8 @@ class Dense(Extension):
         config = project.config.section(DenseConfig)
         if config.root is None:
             return {}
+        find = elevater.digests_below
         return {
-            f"dense/{entry.name}": partial(dense.dense_digests, config.root, entry)
+            f"dense/{entry.name}": partial(find, dense.read_dense_set, config.root, entry)
             for entry in config.sets(slug)
         }

@@ -24,30 +24,32 @@ MAX_BOXES = 100
 
 
 def map_figures(
-    maps: Iterable[tuple[NDArray[Any], NDArray[Any]]], classes: int
-) -> tuple[dict[str, float], NDArray[np.float64]]:
-    """Return figures of label maps over all images together, and the IoU of each class (C,); NaN
-    where it is neither in the truth nor found.
+    maps: Iterable[tuple[NDArray[Any], NDArray[Any]]], names: Sequence[str]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return figures of label maps over all images together, and the IoU of each class that is in
+    the truth or found.
 
     Args:
         maps: For each image the true and the predicted class ids (H, W); `IGNORED` pixels of the
             truth are not counted.
+        names: Of the classes.
 
     Returns:
         `miou`, over the classes that have an IoU, and `pixel_accuracy`; nothing where no pixel
         counts.
     """
     metric = MulticlassJaccardIndex(
-        classes, average=None, ignore_index=IGNORED, zero_division=np.nan
+        len(names), average=None, ignore_index=IGNORED, zero_division=np.nan
     )
     for truth, found in maps:
         metric.update(*(torch.from_numpy(ids.astype(np.int64)) for ids in (found, truth)))
-    ious = metric.compute().numpy()
     matrix = metric.confmat
     if not matrix.sum():
-        return {}, ious
+        return {}, {}
+    ious = zip(names, metric.compute().tolist(), strict=True)
+    of_class = {name: iou for name, iou in ious if not np.isnan(iou)}
     accuracy = float(matrix.trace() / matrix.sum())
-    return {"miou": float(np.nanmean(ious)), "pixel_accuracy": accuracy}, ious
+    return {"miou": float(np.mean(list(of_class.values()))), "pixel_accuracy": accuracy}, of_class
 
 
 def box_figures(
@@ -82,27 +84,13 @@ def box_figures(
     return figures, {name: float(row.mean()) for name, row in by_class if row.max() > -1}
 
 
-def proposal_figures(
-    truth: Mapping[str, Any], proposals: Sequence[Mapping[str, Any]]
-) -> dict[str, float]:
-    """Return the part of all true boxes that one of the first 100 or 1,000 proposals overlaps by
-    half, of any class.
-    """
-    limits = [1, 100, 1_000]
-    recall = _evaluate(truth, proposals, useCats=0, maxDets=limits).eval["recall"][0, 0, 0]
-    return {f"proposal_recall_{limits[place]}": float(recall[place]) for place in (1, 2)}
-
-
-def _evaluate(
-    truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], **params: Any
-) -> COCOeval:
+def _evaluate(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> COCOeval:
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         loaded = COCO()
         loaded.dataset = {**truth, "info": {}}
         loaded.createIndex()
         results = loaded.loadRes([dict(box) for box in detections]) if detections else COCO()
         evaluated = COCOeval(loaded, results, "bbox")
-        vars(evaluated.params).update(params)
         evaluated.evaluate()
         evaluated.accumulate()
     return evaluated

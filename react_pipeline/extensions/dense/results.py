@@ -1,6 +1,6 @@
 """Detection and segmentation by one checkpoint, as an artifact, and the base beside each method.
 
-Belongs here: publishing, resuming image by image after a kill, comparing. Does not belong here:
+Belongs here: publishing, resuming set by set after a kill, comparing. Does not belong here:
 predicting (`detection`, `maps`, `student`), figures (`measures`).
 
 Files of results: `results.parquet` (`COLUMNS`), `per_class.parquet`, `images.parquet`, `table.md`,
@@ -12,12 +12,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 from PIL import Image
 
@@ -49,7 +48,8 @@ COLUMNS = ["set", "task", "source", "figure", "value", "n", "images", "unavailab
 there is none; values are fractions; `images` is the digest of what was measured; `status` is `ok`,
 or the reason as `unavailable` has it.
 """
-CLASS_COLUMNS = ["set", "source", "class", "figure", "value"]
+CLASS_COLUMNS = ["set", "source", "class", "value"]
+"""The value is the AP50 of boxes or the IoU of label maps."""
 Sets = Mapping[str, BoxImages | MapImages]
 Figures = tuple[dict[str, float], dict[str, float]]
 """Figures of a set, and one figure by class."""
@@ -58,8 +58,8 @@ Figures = tuple[dict[str, float], dict[str, float]]
 def publish_dense(project: Project, slug: str, method: str) -> Artifact:
     """Publish what one checkpoint makes of the configured sets with boxes and with label maps.
 
-    Data that are not there are rows with a reason and no value. Killed in between, finished images
-    are not predicted again.
+    Data that are not there are rows with a reason and no value. Killed in between, finished sets
+    are not measured again.
 
     Raises:
         InputError: If there is no `dense.root`, or the method is a linear head; or listing every
@@ -77,19 +77,26 @@ def publish_dense(project: Project, slug: str, method: str) -> Artifact:
 
     def write(directory: Path, scratch: Scratch) -> dict[str, Any]:
         started = time.monotonic()
-        measurer = _Measurer(project, domain, inputs.parents, directory, scratch)
-        rows = [row for images in present.values() for row in measurer.measure(images)]
-        rows += [
+        measurer = _Measurer(project, dense, domain, inputs.parents, scratch)
+        rows = [
             {"set": name, "task": entries[name].task, "source": "", "n": 0, "unavailable": reason}
             for name, reason in missing.items()
         ]
+        classes = []
+        for name, images in present.items():
+            for source in measurer.sources(images):
+                measure = partial(measurer.measure, images, source)
+                found = scratch.build(f"{name}--{source}", directory, measure)
+                about = {"set": name, "task": images.entry.task, "source": source, "n": len(images)}
+                rows += [{**about, **figure} for figure in found["rows"]]
+                classes += [[name, source, *row] for row in found["classes"]]
         table = pd.DataFrame(rows, columns=COLUMNS).astype({"value": "float64"})
         table["figure"] = table["figure"].fillna("")
         table["images"] = table["set"].map(digests)
         table["status"] = table["unavailable"].fillna("ok")
         _write_tables(directory, table, present)
-        classes = pd.DataFrame(measurer.classes, columns=CLASS_COLUMNS)
-        classes.to_parquet(directory / "per_class.parquet", index=False)
+        by_class = pd.DataFrame(classes, columns=CLASS_COLUMNS)
+        by_class.to_parquet(directory / "per_class.parquet", index=False)
         return {**_counts(table, present), "seconds": round(time.monotonic() - started, 2)}
 
     return project.store.build(inputs, write)
@@ -106,7 +113,7 @@ def compare_dense(project: Project, slug: str) -> Artifact:
 
     def count(table: pd.DataFrame) -> dict[str, Any]:
         methods = table[table["status"] == "ok"].groupby("method", sort=False)
-        return {"delta": {method: _nested(rows, "delta") for method, rows in methods}}
+        return {"delta": {method: _by_figure(rows, "delta") for method, rows in methods}}
 
     file = "results.parquet"
     return publish_comparison(project, "dense_comparison", slug, file, compare, count)
@@ -117,123 +124,92 @@ class _Measurer:
     """Measures sets one after another; the model is loaded for the first that is there."""
 
     project: Project
+    dense: DenseConfig
     domain: DomainConfig
     parents: Mapping[str, Artifact]
-    directory: Path
     scratch: Scratch
-    classes: list[list[Any]] = field(default_factory=list)
-
-    @cached_property
-    def dense(self) -> DenseConfig:
-        return self.project.config.section(DenseConfig)
 
     @cached_property
     def clip(self) -> Clip:
         return load_model(self.project, self.parents)
 
-    def measure(self, images: BoxImages | MapImages) -> Iterator[dict[str, Any]]:
-        """Yield the rows of one set."""
-        name, task = images.entry.name, images.entry.task
-        students = ("student",) if self.dense.student_images else ()
-        for source in self.dense.boxes if task == "detection" else ("map", *students):
-            about = {"set": name, "task": task, "source": source, "n": len(images)}
-            try:
-                if isinstance(images, BoxImages):
-                    of_class, (figures, classes) = "ap50", self._boxes(images, source)
-                else:
-                    of_class, (figures, classes) = "iou", self._maps(images, source)
-            except Unavailable as error:
-                yield {**about, "unavailable": error.reason}
-                continue
-            if not figures:
-                yield {**about, "unavailable": "nothing in this set counts"}
-            yield from ({**about, "figure": key, "value": value} for key, value in figures.items())
-            self.classes += [[name, source, key, of_class, value] for key, value in classes.items()]
+    def sources(self, images: BoxImages | MapImages) -> tuple[str, ...]:
+        """Return where the predictions of a set come from."""
+        if isinstance(images, BoxImages):
+            return self.dense.boxes
+        return ("map", "student") if self.dense.student_images else ("map",)
 
-    def _templates(self, images: BoxImages | MapImages) -> list[str]:
+    def measure(
+        self, images: BoxImages | MapImages, source: str, directory: Path
+    ) -> dict[str, list[Any]]:
+        """Return the rows of one set and source, and a value of each class."""
         from react_pipeline.clip import prompt_templates
 
-        return list(images.entry.templates) or prompt_templates(self.domain)
+        prompts = list(images.entry.templates) or prompt_templates(self.domain)
+        try:
+            if isinstance(images, BoxImages):
+                figures, classes = self._boxes(images, prompts, source, directory)
+            else:
+                figures, classes = self._maps(images, prompts, source)
+        except Unavailable as error:
+            return {"rows": [{"unavailable": error.reason}], "classes": []}
+        rows: list[Any] = [{"figure": name, "value": value} for name, value in figures.items()]
+        return {
+            "rows": rows or [{"unavailable": "nothing in this set counts"}],
+            "classes": list(classes.items()),
+        }
 
-    def _boxes(self, images: BoxImages, source: str) -> Figures:
+    def _images(self, images: BoxImages | MapImages, source: str) -> Iterator[Image.Image]:
+        title, max_pixels = f"{images.entry.name}--{source}", self.project.config.corpus.max_pixels
+        for position in progress(range(len(images)), title, "image", len(images)):
+            yield images.image(position, max_pixels)
+
+    def _boxes(
+        self, images: BoxImages, prompts: list[str], source: str, directory: Path
+    ) -> Figures:
         from .detection import Detector, boxes_of_file, coco_rows, true_boxes
-        from .measures import box_figures, proposal_figures
+        from .measures import box_figures
 
-        detector = Detector(self.clip, images.class_names, self._templates(images))
-        is_true = source == "truth"
-        propose = true_boxes(images) if is_true else boxes_of_file(images, self.dense)
+        detector = Detector(self.clip, images.class_names, prompts)
+        is_file = source == "file"
+        propose = boxes_of_file(images, self.dense) if is_file else true_boxes(images)
+        found = []
+        for position, image in enumerate(self._images(images, source)):
+            found += coco_rows(images, position, *detector(image, *propose(position)))
+        (directory / "detections").mkdir()
+        path = directory / "detections" / f"{images.entry.name}--{source}.json"
+        path.write_text(json.dumps(found))
+        return box_figures(images.truth, found, images.entry.groups)
 
-        def predict(position: int, path: Path) -> None:
-            image = images.image(position, self.project.config.corpus.max_pixels)
-            found = detector(image, *propose(position))
-            path.write_text(json.dumps(coco_rows(images, position, *found)))
-
-        where = f"{images.entry.name}--{source}"
-        files = self._by_image(where, "json", images, predict)
-        found = [box for path in files for box in json.loads(path.read_bytes())]
-        (self.directory / "detections").mkdir(exist_ok=True)
-        (self.directory / "detections" / f"{where}.json").write_text(json.dumps(found))
-        figures, classes = box_figures(images.truth, found, images.entry.groups)
-        if figures and not is_true:
-            every = range(len(images))
-            proposed = [box for one in every for box in coco_rows(images, one, *propose(one))]
-            figures |= proposal_figures(images.truth, proposed)
-        return figures, classes
-
-    def _maps(self, images: MapImages, source: str) -> Figures:
+    def _maps(self, images: MapImages, prompts: list[str], source: str) -> Figures:
         from .maps import Segmenter
         from .measures import map_figures
         from .student import Student
 
-        segmenter = Segmenter(self.clip, images.class_names, self._templates(images), self.dense)
+        segmenter = Segmenter(self.clip, images.class_names, prompts, self.dense)
         predictor: Callable[[Image.Image], Any] = segmenter
-        max_pixels = self.project.config.corpus.max_pixels
-        where = f"{images.entry.name}--{source}"
         if source == "student":
             predictor = Student(segmenter, self.dense)
             folder = str(self.dense.student_images).replace("{domain}", self.domain.slug)
-            states = Scratch(self.scratch.folder / f"{where}--training")
+            states = Scratch(self.scratch.folder / f"{images.entry.name}--training")
+            max_pixels = self.project.config.corpus.max_pixels
             predictor.train(self.dense.root or Path(), folder, states, max_pixels)
-
-        def predict(position: int, path: Path) -> None:
-            ids = predictor(images.image(position, max_pixels))
-            Image.fromarray(ids.astype(np.uint8)).save(path, "PNG")
-
-        def maps() -> Iterator[tuple[Any, Any]]:
-            for position, path in enumerate(self._by_image(where, "png", images, predict)):
-                with Image.open(path) as opened:
-                    found = np.asarray(opened)
-                yield images.label_map(position, found.shape[::-1]), found
-
-        figures, ious = map_figures(maps(), len(images.class_names))
-        pairs = zip(images.class_names, ious.tolist(), strict=True)
-        return figures, {name: iou for name, iou in pairs if np.isfinite(iou)}
-
-    def _by_image(
-        self,
-        where: str,
-        kind: str,
-        images: BoxImages | MapImages,
-        predict: Callable[[int, Path], None],
-    ) -> Iterator[Path]:
-        """Yield the file that `predict` writes of each image; each is on disk before the next, and
-        not written again after a kill.
-        """
-        parts = Scratch(self.scratch.folder / where)
-        for position in progress(range(len(images)), where, "image", len(images)):
-            yield parts.keep(f"{position}.{kind}", partial(predict, position))
+        pairs = (
+            (images.label_map(position, image.size), predictor(image))
+            for position, image in enumerate(self._images(images, source))
+        )
+        return map_figures(pairs, images.class_names)
 
 
 def _write_tables(directory: Path, rows: pd.DataFrame, present: Sets) -> None:
     rows.to_parquet(directory / "results.parquet", index=False)
     sizes = [
-        {"set": name, **image}
+        (name, image["id"], image["width"], image["height"])
         for name, images in present.items()
         if isinstance(images, BoxImages)
         for image in images.truth["images"]
     ]
-    table = pd.DataFrame(sizes, columns=["set", "id", "file_name", "width", "height"])
-    table = table.rename(columns={"id": "image_id", "file_name": "name"})
+    table = pd.DataFrame(sizes, columns=["set", "image_id", "width", "height"])
     table.to_parquet(directory / "images.parquet")
     points = rows["value"].map("{:.1%}".format, na_action="ignore")
     columns = ["set", "source", "figure", "value", "n", "unavailable"]
@@ -249,7 +225,7 @@ def _counts(rows: pd.DataFrame, present: Sets) -> dict[str, Any]:
     measured, missing = rows[rows["value"].notna()], rows[rows["value"].isna()]
     return {
         **{
-            task: _nested(measured[measured["task"] == task], "value")
+            task: _by_figure(measured[measured["task"] == task], "value")
             for task in ("detection", "segmentation")
         },
         "images": sum(map(len, present.values())),
@@ -260,13 +236,10 @@ def _counts(rows: pd.DataFrame, present: Sets) -> dict[str, Any]:
     }
 
 
-def _nested(rows: pd.DataFrame, column: str) -> dict[str, dict[str, dict[str, float]]]:
-    """Return a column by set, source and figure."""
-    values: dict[str, dict[str, dict[str, float]]] = {}
-    for row in rows.to_dict("records"):
-        of_source = values.setdefault(row["set"], {}).setdefault(row["source"], {})
-        of_source[row["figure"]] = row[column]
-    return values
+def _by_figure(rows: pd.DataFrame, column: str) -> dict[str, float]:
+    """Return a column by set, source and figure, joined by dots as in MLflow."""
+    names = rows["set"] + "." + rows["source"] + "." + rows["figure"]
+    return dict(zip(names, rows[column].tolist(), strict=True))
 
 
 def _digests_of_files(dense: DenseConfig, present: Sets) -> dict[str, str]:

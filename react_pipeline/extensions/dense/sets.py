@@ -11,16 +11,18 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, FiniteFloat
+from pydantic import BaseModel, FiniteFloat, model_validator
 
-from react_pipeline.corpus import IMAGE_SUFFIXES, BadImage, decode_apart
-from react_pipeline.extensions.elevater import Files, read_form, read_lines
+from react_pipeline.corpus import IMAGE_SUFFIXES
+from react_pipeline.extensions.elevater import decode_picture, digests, read_form, read_lines
+from react_pipeline.extensions.predict import Picture
 from react_pipeline.labelled import Unavailable, list_problems, normal
+from react_pipeline.project import escape_name
 from react_pipeline.store import InputError, canonical_json
 
 from .settings import IGNORED, DenseSet
@@ -34,16 +36,17 @@ class DenseImages:
     """The images of one set, with the names of its classes in the order of class ids.
 
     Attributes:
+        pictures: Named by their place below the root.
         skipped: Number of boxes that were left out, by reason.
     """
 
     entry: DenseSet
     class_names: tuple[str, ...]
-    source: Files
+    pictures: tuple[Picture, ...]
     skipped: Mapping[str, int] = field(default_factory=dict, kw_only=True)
 
     def __len__(self) -> int:
-        return len(self.source.locations)
+        return len(self.pictures)
 
     def image(self, position: int, max_pixels: int) -> Image.Image:
         """Decode an image, RGB.
@@ -51,18 +54,12 @@ class DenseImages:
         Raises:
             InputError: If it is gone or cannot be decoded.
         """
-        data = self.source(position)
-        try:
-            return decode_apart(data, max_pixels)[0]
-        except BadImage as error:
-            raise InputError(
-                f"{self.source.locations[position]}: no usable image ({error}); replace the file"
-            ) from error
+        return decode_picture(self.pictures[position], max_pixels)
 
     def digest(self) -> str:
         """Return the SHA-256 over names and bytes of all images, their truth, and the classes."""
-        images = self.source.digests()
-        parts = [self.entry.name, self.class_names, self.source.locations, images, self.truths()]
+        files = [picture.name for picture in self.pictures], digests(self.pictures)
+        parts = [self.entry.name, self.class_names, *files, self.truths()]
         return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
     def truths(self) -> Any:
@@ -75,7 +72,7 @@ class BoxImages(DenseImages):
     """Images with boxes.
 
     Attributes:
-        truth: As COCO's JSON, with the images in the order of `source`, ids as in the file, boxes
+        truth: As COCO's JSON, with the images in the order of `pictures`, ids as in the file, boxes
             cut to the image, and `categories` in the order of class ids.
     """
 
@@ -91,7 +88,7 @@ class BoxImages(DenseImages):
         about = self.truth["images"][position]
         if image.size != (about["width"], about["height"]):
             raise InputError(
-                f"{self.source.locations[position]}: is {image.width} x {image.height} px, and "
+                f"{self.pictures[position].name}: is {image.width} x {image.height} px, and "
                 f"`images` of {self.entry.truth} says {about['width']} x {about['height']}"
             )
         return image
@@ -106,11 +103,11 @@ class MapImages(DenseImages):
     """Images with label maps.
 
     Attributes:
-        labels: Gives the bytes of the label maps.
+        labels: The label maps.
         table: Class id of every pixel value, (256,) int64; -1 is not a value of the set.
     """
 
-    labels: Files
+    labels: tuple[Picture, ...]
     table: NDArray[np.int64]
 
     def label_map(self, position: int, size: tuple[int, int]) -> NDArray[np.int64]:
@@ -122,7 +119,7 @@ class MapImages(DenseImages):
         """
         problem = ""
         try:
-            with Image.open(io.BytesIO(self.labels(position)), formats=("PNG",)) as opened:
+            with Image.open(io.BytesIO(self.labels[position].read()), formats=("PNG",)) as opened:
                 if opened.mode not in ("L", "P"):
                     problem = f"a label map has one channel of 8 bits, and this is {opened.mode}"
                 elif opened.size != size:
@@ -135,12 +132,12 @@ class MapImages(DenseImages):
         except Exception as error:  # hostile bytes make a decoder raise nearly anything
             problem = f"the label map cannot be read ({error})"
         if problem:
-            raise InputError(f"{self.labels.locations[position]}: {problem}")
+            raise InputError(f"{self.labels[position].name}: {problem}")
         return ids
 
     def truths(self) -> Any:
         """Return the digests of the label maps."""
-        return self.labels.digests()
+        return digests(self.labels)
 
 
 def read_dense_set(root: Path, entry: DenseSet) -> BoxImages | MapImages:
@@ -157,16 +154,8 @@ def read_dense_set(root: Path, entry: DenseSet) -> BoxImages | MapImages:
         raise Unavailable(f"{entry.name}: {error.reason}{where}") from error
 
 
-def dense_digests(root: Path, entry: DenseSet) -> frozenset[str]:
-    """Return the SHA-256 of the image files of a dense set; none if it is not there."""
-    try:
-        return frozenset(read_dense_set(root, entry).source.digests())
-    except Unavailable:
-        return frozenset()
-
-
-def files_below(root: Path, folder: str, suffixes: Collection[str] = ()) -> dict[str, str]:
-    """Return relative name -> location of the files below a folder of the root; with `suffixes`
+def files_below(root: Path, folder: str, suffixes: Collection[str] = ()) -> dict[str, Picture]:
+    """Return the files below a folder of the root by their names relative to it; with `suffixes`
     those that end so.
 
     Raises:
@@ -176,7 +165,7 @@ def files_below(root: Path, folder: str, suffixes: Collection[str] = ()) -> dict
     if not path.is_dir():
         raise Unavailable(f"there is no folder {path}")
     return {
-        file.relative_to(path).as_posix(): file.relative_to(root).as_posix()
+        file.relative_to(path).as_posix(): Picture(escape_name(file.relative_to(root)), file)
         for file in sorted(path.rglob("*"))
         if (not suffixes or file.suffix.lower() in suffixes) and file.is_file()
     }
@@ -206,76 +195,61 @@ class _Coco(BaseModel):
     annotations: list[_Box]
     categories: list[_Category]
 
+    @model_validator(mode="after")
+    def _ids_are_known(self) -> Self:
+        if len({normal(one.name) for one in self.categories}) < len(self.categories):
+            raise ValueError("`categories` has a name twice")
+        for name, listed in (("image_id", self.images), ("category_id", self.categories)):
+            ids = {one.id for one in listed}
+            if len(ids) < len(listed):
+                raise ValueError(f"an {name} is listed twice")
+            for number, box in enumerate(self.annotations):
+                if (value := getattr(box, name)) not in ids:
+                    raise ValueError(f"annotations[{number}].{name} {value} is not listed")
+        return self
+
 
 def _read_boxes(root: Path, entry: DenseSet) -> BoxImages:
     path = root / entry.truth
     coco = read_form(path, _Coco, "a COCO instances JSON")
-    names, ids = _classes(path, entry, coco.categories)
+    own = {normal(one.name): one for one in sorted(coco.categories, key=lambda one: one.id)}
+    names = entry.class_names or tuple(one.name for one in own.values())
+    _require_all(
+        map(normal, names), own, f"{path}: `categories` lacks {{}} classes of {entry.name!r}"
+    )
+    categories = {own[normal(name)].id: name for name in names}
     images = {image.id: image for image in coco.images}
-    if len(images) < len(coco.images):
-        raise InputError(f"{path}: `images` has an id twice")
-    boxes, skipped = _boxes(path, coco, images, set(ids))
+    boxes: list[dict[str, Any]] = []
+    skipped = Counter[str]()
+    for box in coco.annotations:
+        cut = _cut(box, images[box.image_id])
+        if not cut:
+            skipped["no area in the image"] += 1
+        elif box.category_id in categories:
+            boxes.append({**box.model_dump(), **cut, "id": len(boxes) + 1})
     if entry.annotated_only:
-        annotated = {box["image_id"] for box in boxes}
-        images = {number: image for number, image in images.items() if number in annotated}
+        images = {box["image_id"]: images[box["image_id"]] for box in boxes}
     files = files_below(root, entry.images)
     listed = [image.file_name for image in images.values()]
     _require_all(listed, files, f"{path}: {{}} images are not in {root / entry.images}")
     truth = {
         "images": [image.model_dump() for image in images.values()],
         "annotations": boxes,
-        "categories": [
-            {"id": number, "name": name} for number, name in zip(ids, names, strict=True)
-        ],
+        "categories": [{"id": number, "name": name} for number, name in categories.items()],
     }
-    source = Files(root, tuple(files[name] for name in listed))
-    return BoxImages(entry, names, source, truth, skipped=skipped)
+    pictures = tuple(files[name] for name in listed)
+    return BoxImages(entry, names, pictures, truth, skipped=skipped)
 
 
-def _classes(
-    path: Path, entry: DenseSet, categories: list[_Category]
-) -> tuple[tuple[str, ...], list[int]]:
-    """Return the names of the classes and the ids that the file has for them; the file's own names
-    and order for your own set.
-    """
-    own = sorted((category.id, category.name) for category in categories)
-    ids = {normal(name): number for number, name in own}
-    if len(ids) < len(own) or len(set(ids.values())) < len(own):
-        raise InputError(f"{path}: `categories` has a name or an id twice")
-    names = entry.class_names or tuple(name for _, name in own)
-    _require_all(
-        map(normal, names), ids, f"{path}: `categories` lacks {{}} classes of {entry.name!r}"
-    )
-    return names, [ids[normal(name)] for name in names]
-
-
-def _boxes(
-    path: Path, coco: _Coco, images: Mapping[int, _Image], ids: Collection[int]
-) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Return the boxes of these classes, cut to their images; those that can be no object's are
-    counted.
-    """
-    categories = {category.id for category in coco.categories}
-    boxes: list[dict[str, Any]] = []
-    skipped = Counter[str]()
-    for number, box in enumerate(coco.annotations):
-        for name, listed in (("category_id", categories), ("image_id", images)):
-            if (value := getattr(box, name)) not in listed:
-                raise InputError(
-                    f"{path}: annotations[{number}].{name} {value} is not listed in the file"
-                )
-        image = images[box.image_id]
-        left, top, width, height = box.bbox
-        border = [image.width, image.height]
-        low = np.clip([left, top], 0, border)
-        size = np.clip([left + width, top + height], 0, border) - low
-        if (size <= 0).any():
-            skipped["no area in the image"] += 1
-        elif box.category_id in ids:
-            cut = [*low.tolist(), *size.tolist()]
-            about = {"id": len(boxes) + 1, "bbox": cut, "area": cut[2] * cut[3]}
-            boxes.append({**box.model_dump(), **about})
-    return boxes, dict(skipped)
+def _cut(box: _Box, image: _Image) -> dict[str, Any]:
+    """Return a box and its area as far as they are in the image; empty if nothing of it is."""
+    left, top, width, height = box.bbox
+    border = [image.width, image.height]
+    low = np.clip([left, top], 0, border)
+    size = np.clip([left + width, top + height], 0, border) - low
+    if (size <= 0).any():
+        return {}
+    return {"bbox": [*low.tolist(), *size.tolist()], "area": float(size.prod())}
 
 
 def _read_maps(root: Path, entry: DenseSet) -> MapImages:
@@ -299,9 +273,9 @@ def _read_maps(root: Path, entry: DenseSet) -> MapImages:
     values = dict(zip(names, entry.values or range(len(names)), strict=True))
     table[[IGNORED, values.pop(BACKGROUND, IGNORED)]] = IGNORED
     table[list(values.values())] = range(len(values))
-    source = Files(root, tuple(files[images[stem]] for stem in stems))
-    labels = Files(root, tuple(maps[name] for name in stems.values()))
-    return MapImages(entry, tuple(values), source, labels, table)
+    pictures = tuple(files[images[stem]] for stem in stems)
+    labels = tuple(maps[name] for name in stems.values())
+    return MapImages(entry, tuple(values), pictures, labels, table)
 
 
 def _by_stem(names: Iterable[str], where: Path) -> dict[str, str]:

@@ -20,8 +20,8 @@ from torchvision.models import get_model
 from torchvision.transforms import v2
 
 from react_pipeline.clip import read_weights
-from react_pipeline.corpus import IMAGE_SUFFIXES, BadImage, decode_apart, progress
-from react_pipeline.extensions.elevater import Files
+from react_pipeline.corpus import IMAGE_SUFFIXES, progress
+from react_pipeline.extensions.elevater import decode_picture
 from react_pipeline.store import InputError, Scratch, TrainingError
 from react_pipeline.training import read_state, save_state, states_in
 
@@ -92,18 +92,13 @@ class Student:
             InputError: If there is no image.
             TrainingError: If the loss is not finite.
         """
-        source = Files(root, tuple(files_below(root, folder, IMAGE_SUFFIXES).values()))
-        count = len(source.locations)
-        if not count:
+        pictures = list(files_below(root, folder, IMAGE_SUFFIXES).values())
+        if not pictures:
             raise InputError(f"dense.student_images: {root / folder} holds no image")
 
         # Read again whenever it is drawn: a data set of photographs does not fit in memory.
         def labelled(number: int) -> tuple[Image.Image, NDArray[np.uint8]]:
-            try:
-                image = resized(decode_apart(source(number), max_pixels)[0], self.side)
-            except BadImage as error:
-                place = source.locations[number]
-                raise InputError(f"{place}: no usable image ({error}); remove it") from error
+            image = resized(decode_picture(pictures[number], max_pixels), self.side)
             labels = scratch.keep(
                 f"{number}.npy",
                 lambda path: np.save(path, self.segmenter(image).astype(np.uint8)),
@@ -119,7 +114,7 @@ class Student:
         for step in progress(left, "student", "step", len(left)):
             fall = (1 - LAST) * (1 - step / steps) ** POWER + LAST
             optimizer.param_groups[0]["lr"] = rate * fall
-            pixels, truth = self._batch(step, labelled, count)
+            pixels, truth = self._batch(step, labelled, len(pictures))
             loss = functional.cross_entropy(network(pixels)["out"], truth)
             if not torch.isfinite(loss):
                 raise TrainingError(

@@ -1,5 +1,7 @@
 from .features import publish_features as publish_features
-from .images import Files as Files
+from .images import decode_picture as decode_picture
+from .images import digests as digests
+from .images import digests_below as digests_below
 from .images import read_lines as read_lines
 from .protocols import VALUES as VALUES
 from .protocols import compare_figures as compare_figures
@@ -9,6 +11,6 @@ from .protocols import publish_comparison as publish_comparison
 from .protocols import read_all as read_all
 from .protocols import read_form as read_form
 from .protocols import require_encoder as require_encoder
-from .readers import test_digests as test_digests
+from .readers import read_dataset as read_dataset
 from .results import compare_benchmarks as compare_benchmarks
 from .results import publish_results as publish_results

@@ -9,7 +9,7 @@ would load torch); where these differ from ELEVATER's, from `data/`.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -47,14 +47,10 @@ class Dataset:
     Attributes:
         name: Its key in ELEVATER's registry.
         num_classes: Of ELEVATER; what is read must have as many.
-        names, prompts: Class names and templates of its own; else the next two fields say where.
-        names_from: `here`, `open_clip`, or a key of clip-benchmark's class names.
+        names_from: `here` (in `data/`), `open_clip`, or a key of clip-benchmark's class names.
         templates_from: The same for templates.
         multilabel: Images may have several classes.
         squash: Images are resized to a square without a crop (kitti-distance).
-        torchvision: The torchvision class that has the same splits.
-        original: Its layout on disk, for `originals`: `folder` below the root, what
-            torchvision calls its `splits`, and the `form` that says how it is read.
     """
 
     name: str
@@ -68,10 +64,6 @@ class Dataset:
     templates_from: str = _HERE
     multilabel: bool = False
     squash: bool = False
-    torchvision: str | None = None
-    original: Mapping[str, Any] | None = field(default=None, hash=False)
-    names: Sequence[str] = field(default=(), hash=False)
-    prompts: Sequence[str] = field(default=(), hash=False)
 
     @cached_property
     def aliases(self) -> tuple[tuple[str, ...], ...]:
@@ -81,7 +73,7 @@ class Dataset:
         Raises:
             InputError: If a package that holds the names is missing or holds others.
         """
-        names = self.names or self._texts(self.names_from, _CLASS_NAMES, self.num_classes)
+        names = self._texts(self.names_from, _CLASS_NAMES, self.num_classes)
         return tuple((entry,) if isinstance(entry, str) else tuple(entry) for entry in names)
 
     @property
@@ -96,8 +88,6 @@ class Dataset:
         Raises:
             InputError: If there are none, or a package that holds them is missing or holds others.
         """
-        if self.prompts:
-            return tuple(self.prompts)
         texts = self._texts(self.templates_from, _TEMPLATES, self.num_templates)
         if self.templates_from == _OPEN_CLIP:
             return tuple(write("{}") for write in texts)

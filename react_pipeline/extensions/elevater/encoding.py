@@ -1,111 +1,81 @@
-"""Encoding images of the benchmark: bytes in, features as an array on disk out, for any list of
-images.
+"""Images of the benchmark as a model sees them: all of them as vectors, or batches to train on.
 
 Does not belong here: which images, what is published (`features`).
 Shapes: N images of H x W pixels, B of them in a batch, D width.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
 from torch import Tensor
 
-from react_pipeline.clip import Clip, arithmetic
-from react_pipeline.corpus import BadImage, decode_apart, load_batches, progress
-from react_pipeline.labelled import preprocessing
+from react_pipeline.clip import EVALUATION_PRECISION, Clip
+from react_pipeline.corpus import load_batches
+from react_pipeline.extensions.predict import (
+    Options,
+    Picture,
+    PictureDecoder,
+    encode_pictures,
+)
+from react_pipeline.labelled import list_problems, preprocessing
 from react_pipeline.settings import PipelineConfig
-from react_pipeline.store import CorruptArtifact, InputError
-from react_pipeline.training import explained_out_of_memory
+from react_pipeline.store import InputError
 
-from .images import LabelledImages, Read
-
-
-@dataclass(frozen=True)
-class PreparedImages:
-    """Images by their numbers, as a model takes them. Can be sent to other processes.
-
-    Attributes:
-        locations: What errors call each image.
-        max_pixels: Larger images are refused.
-    """
-
-    read: Read
-    locations: Sequence[str]
-    preprocess: Callable[[Image.Image], Tensor]
-    max_pixels: int
-
-    def __getitem__(self, number: int) -> Tensor | str:
-        """Load an image; an unusable one gives the text of its error, which a process cannot
-        lose.
-        """
-        try:
-            image, _ = decode_apart(self.read(number), self.max_pixels, is_lenient=True)
-        except BadImage as error:
-            return f"{self.locations[number]}: no usable image ({error}); fix or replace the file"
-        except InputError as error:
-            return str(error)
-        return self.preprocess(image)
-
-
-def prepared_images(config: PipelineConfig, clip: Clip, images: LabelledImages) -> PreparedImages:
-    """Return the images of a data set as a model takes them in the benchmark."""
-    preprocess = preprocessing(clip, squash=images.entry.squash)
-    return PreparedImages(images.read, images.locations, preprocess, config.corpus.max_pixels)
+from .images import LabelledImages
 
 
 def encode(
-    config: PipelineConfig, clip: Clip, images: PreparedImages, path: Path, title: str = "images"
-) -> None:
-    """Write the features of images as the image tower gives them, not normalised: float32 (N, D),
-    `.npy`.
-
-    In float32 on any device; one batch is in memory at a time.
+    config: PipelineConfig,
+    clip: Clip,
+    pictures: Sequence[Picture],
+    folder: Path | None = None,
+    *,
+    squash: bool = False,
+) -> NDArray[np.float32]:
+    """Return unit vectors (N, D) of images. Of truncated files the part that is there is used.
 
     Args:
-        config: For the batch size and workers of `embedding`.
+        config: For `embedding.worker_count` and `corpus.max_pixels`.
+        folder: Keeps what is encoded for another call, after a kill.
+        squash: Images are resized to a square without a crop.
 
     Raises:
-        InputError: If an image cannot be used, or kills the process that decodes it.
-        CorruptArtifact: If a feature is not finite.
+        InputError: Naming the images of a part that cannot be used.
+        ReactError: If a vector is not finite.
     """
-    count, size = len(images.locations), config.embedding.batch_size
-    array = np.lib.format.open_memmap(path, "w+", np.float32, (count, clip.dimension))
-    batches = [range(count)[first : first + size] for first in range(0, count, size)]
-    # A process for less than a batch would only cost its start.
-    loaded = load_images(images, batches, min(config.embedding.worker_count, count // size))
-    loaded = progress(loaded, title, "batch", len(batches))
-    full = f"with embedding.batch_size {size}"
-    for rows, pixels in zip(batches, loaded, strict=True):
-        with explained_out_of_memory(full, "lower it"), arithmetic(), torch.inference_mode():
-            batch = clip.model.encode_image(pixels.to(clip.device)).float().cpu().numpy()
-        if not np.isfinite(batch).all():
-            raise CorruptArtifact(
-                f"{images.locations[rows[0]]}: the model gives features that are not finite; "
-                "rematerialize its checkpoint"
+    workers, max_pixels = config.embedding.worker_count, config.corpus.max_pixels
+    options = Options(workers=workers, max_pixels=max_pixels, is_lenient=True)
+    preprocess = preprocessing(clip, squash=squash)
+    vectors = []
+    for part in encode_pictures(clip, pictures, folder, EVALUATION_PRECISION, options, preprocess):
+        if part.ledger:
+            problems = [
+                f"{name}: no usable image ({why} {more})" for name, why, more in part.ledger
+            ]
+            raise InputError(
+                f"{len(problems)} of {len(pictures):,} images cannot be used; fix or replace these "
+                f"files\n{list_problems(problems)}"
             )
-        array[rows.start : rows.stop] = batch
-    array.flush()
+        vectors.append(part.vectors)
+    return np.concatenate(vectors)
 
 
 def load_images(
-    images: PreparedImages, batches: Iterable[Sequence[int]], workers: int
+    config: PipelineConfig, clip: Clip, images: LabelledImages, batches: Iterable[Tensor]
 ) -> Iterator[Tensor]:
-    """Yield the images of each batch of numbers, (B, 3, H, W), read ahead by `workers` processes.
+    """Yield the images of each batch of numbers, (B, 3, H, W), read ahead by processes.
 
     Raises:
         InputError: If one is gone, or cannot be decoded.
     """
-    for pixels in load_batches(images, batches, workers, _collate):
-        if isinstance(pixels, str):
-            raise InputError(pixels)
-        yield pixels
-
-
-def _collate(rows: list[Tensor | str]) -> Tensor | str:
-    """Stack the images of a batch where they were loaded; the first error in their place."""
-    errors = [row for row in rows if isinstance(row, str)]
-    return errors[0] if errors else torch.stack([row for row in rows if not isinstance(row, str)])
+    preprocess = preprocessing(clip, squash=images.entry.squash)
+    decoder = PictureDecoder(preprocess, config.corpus.max_pixels, is_lenient=True)
+    pictures = ([images.pictures[number] for number in batch.tolist()] for batch in batches)
+    for rows in load_batches(decoder, pictures, config.embedding.worker_count, list):
+        for name, pixels in rows:
+            if isinstance(pixels, Exception):
+                raise InputError(f"{name}: no usable image ({pixels}); fix or replace the file")
+        yield torch.from_numpy(np.stack([pixels for _, pixels in rows]))

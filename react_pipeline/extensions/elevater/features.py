@@ -3,14 +3,13 @@ once.
 
 Does not belong here: encoding (`encoding`), measuring (`measuring`).
 
-Files: `<data set>/<split>.npy` (N, D) float32 as the image tower gives them, `<data
-set>/<split>_labels.npy`, and `<data set>/<split>_sha256.npy` (N, 32) uint8 of the images' files.
+Files: `<data set>/<split>.npy`, unit vectors (N, D) float32, `<data set>/<split>_labels.npy`, and
+`<data set>/<split>_sha256.npy` (N, 32) uint8 of the images' files.
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,7 +22,7 @@ from react_pipeline.project import Project
 from react_pipeline.stage import method_key
 from react_pipeline.store import Artifact, Scratch
 
-from .images import LabelledImages
+from .images import LabelledImages, digests
 from .protocols import load_model, read_all, require_encoder
 from .readers import read_dataset
 from .settings import ElevaterConfig
@@ -34,7 +33,7 @@ class Features:
     """Features with labels, read from a published artifact.
 
     Attributes:
-        features: (N, D) float32, not normalised.
+        features: Unit vectors (N, D), float32.
         labels: int64 (N,), or for a multilabel set uint8 (N, C).
         digest: Of images and labels.
         layout: Where the images were found.
@@ -67,7 +66,7 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
     """Publish the features of every configured data set's test split and, if shots are configured,
     training split.
 
-    Splits that are not there are counted with their reason. Killed in between, finished splits are
+    Splits that are not there are counted with their reason. Killed in between, what was encoded is
     not encoded again.
 
     Raises:
@@ -84,27 +83,37 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
 
     def read(root: Path, place: tuple[str, str]) -> tuple[LabelledImages, list[str]]:
         images = read_dataset(root, *place)
-        return images, images.digests()
+        return images, digests(images.pictures)
 
     present, missing = read_all(elevater.root, "elevater", places, read)
     # Reasons name paths, and the location of the data is not part of the artifact's identity.
-    digests = {place: images.digest(files) for place, (images, files) in present.items()}
-    content = {"images": digests, "missing": sorted(missing)}
+    listed = {place: images.digest(files) for place, (images, files) in present.items()}
+    content = {"images": listed, "missing": sorted(missing)}
     inputs = resolve(project, "benchmark_features", method_key(slug, method), content=content)
 
     def write(directory: Path, scratch: Scratch) -> dict[str, Any]:
+        from .encoding import encode
+
+        started = time.monotonic()
         clip = cache(lambda: load_model(project, inputs.parents))
-        seconds = 0.0
         for place, (images, files) in present.items():
-            fill = partial(_write_split, project, clip, images, files)
-            seconds += scratch.build(place.replace("/", "--"), directory, fill)
+            folder = scratch.folder / place
+            squash = images.entry.squash
+            arrays = {
+                "": encode(project.config, clip(), images.pictures, folder, squash=squash),
+                "_labels": images.labels,
+                "_sha256": np.frombuffer(bytes.fromhex("".join(files)), np.uint8).reshape(-1, 32),
+            }
+            (directory / images.entry.name).mkdir(exist_ok=True)
+            for end, array in arrays.items():
+                np.save(directory / f"{place}{end}.npy", array)
         return {
             "of": len(elevater.dataset_names),
             "missing": missing,
             "layouts": {place: images.layout for place, (images, _) in present.items()},
-            "images": sum(len(images) for images, _ in present.values()),
+            "images": sum(len(files) for _, files in present.values()),
             "datasets": sum(place.endswith("/test") for place in present),
-            "seconds": round(seconds, 2),
+            "seconds": round(time.monotonic() - started, 2),
         }
 
     return project.store.build(inputs, write)
@@ -118,24 +127,3 @@ def digests_of_test_images(artifact: Artifact) -> set[str]:
         for name in names
         for row in np.load(artifact.file(name), allow_pickle=False)
     }
-
-
-def _write_split(
-    project: Project,
-    clip: Callable[[], Any],
-    images: LabelledImages,
-    files: list[str],
-    directory: Path,
-) -> float:
-    """Encode a split; return how many seconds it took."""
-    from .encoding import encode, prepared_images
-
-    started = time.monotonic()
-    folder = directory / images.entry.name
-    folder.mkdir()
-    prepared = prepared_images(project.config, clip(), images)
-    encode(project.config, clip(), prepared, folder / f"{images.split}.npy", folder.name)
-    np.save(folder / f"{images.split}_labels.npy", images.labels)
-    digests = np.frombuffer(bytes.fromhex("".join(files)), np.uint8).reshape(-1, 32)
-    np.save(folder / f"{images.split}_sha256.npy", digests)
-    return time.monotonic() - started

@@ -4,7 +4,6 @@ Does not belong here: retrieval of training pairs (`react_pipeline.retrieval`). 
 captions (several an image), D width.
 """
 
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from react_pipeline.labelled import list_problems
+from react_pipeline.extensions.predict import Picture
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, method_key
 from react_pipeline.store import InputError
 
-from .images import Files
 from .protocols import load_model, read_form, require_encoder
 
 CAPTIONS_PER_IMAGE = 5
@@ -71,8 +69,7 @@ def read_karpathy(path: Path, split: str = "test") -> CaptionedImages:
     """Read Karpathy's JSON (`dataset_flickr30k.json`, `dataset_coco.json`).
 
     Raises:
-        InputError: If the file cannot be read, lacks a field, names an image outside of the folder
-            of the images, or has no caption of this split.
+        InputError: If the file cannot be read, lacks a field, or has no caption of this split.
     """
     images = read_form(path, _Karpathy, "Karpathy's JSON").images
     names: list[str] = []
@@ -82,19 +79,13 @@ def read_karpathy(path: Path, split: str = "test") -> CaptionedImages:
     for image in images:
         if image.split != split:
             continue
-        name = PurePosixPath(image.filepath, image.filename)
-        if name.is_absolute() or ".." in name.parts:
-            raise InputError(
-                f"{path}: the image {str(name)!r} leads out of the folder of the images; use "
-                "relative paths"
-            )
         texts = [text for sentence in image.sentences if (text := sentence.raw.strip())]
         dropped["empty_caption"] += len(image.sentences) - len(texts)
         dropped["more_captions_than_counted"] += len(texts[CAPTIONS_PER_IMAGE:])
         if texts:
             owners += [len(names)] * len(texts[:CAPTIONS_PER_IMAGE])
             captions += texts[:CAPTIONS_PER_IMAGE]
-            names.append(str(name))
+            names.append(str(PurePosixPath(image.filepath, image.filename)))
     if not captions:
         splits = ", ".join(sorted({image.split for image in images})) or "none"
         raise InputError(f"{path}: no captioned image of the split {split!r}; it has {splits}")
@@ -146,23 +137,12 @@ def measure_recall(
         MissingArtifact: If the checkpoint was never made.
         StaleArtifact: If it was made from other inputs than today's.
     """
-    from .encoding import PreparedImages, encode
+    from .encoding import encode
 
     require_encoder(project, method)
-    if missing := [name for name in captioned.images if not (folder / name).is_file()]:
-        raise InputError(
-            f"{folder}: {len(missing)} of {len(captioned.images)} images are "
-            f"missing\n{list_problems(missing)}"
-        )
     place = (CUSTOMIZED_CHECKPOINT, method_key(slug, method)) if slug else (BASE_CHECKPOINT,)
     clip = load_model(project, {place[0]: fresh(project, *place)})
-    files = Files(folder, captioned.images)
-    max_pixels = project.config.corpus.max_pixels
-    images = PreparedImages(files, files.locations, clip.preprocess, max_pixels)
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "images.npy"
-        encode(project.config, clip, images, path)
-        features = np.load(path, allow_pickle=False)
-    vectors = features / np.linalg.norm(features, axis=1, keepdims=True)
+    pictures = [Picture(name, folder / name) for name in captioned.images]
+    vectors = encode(project.config, clip, pictures)
     texts = clip.encode_texts(captioned.captions).numpy()
     return recall(vectors, texts, captioned.image_of_caption)

@@ -1,4 +1,4 @@
-"""The images of one split of a data set: where each one's bytes are, its label, a digest of it all.
+"""The images of one split of a data set: the picture, its label, a digest of it all.
 
 A module for each layout returns a `Listing`; `readers` joins its classes with the table's.
 """
@@ -12,54 +12,31 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from react_pipeline.labelled import Unavailable, read_file
+from react_pipeline.corpus import BadImage, decode_apart
+from react_pipeline.extensions.predict import Picture
+from react_pipeline.labelled import Unavailable
 from react_pipeline.store import InputError, read_bounded
 
 from .datasets import Dataset
 
-Read = Callable[[int], bytes]
-"""Maps the number of an image to the bytes of its file; an InputError if it is gone. Can be
-pickled; safe in threads and after a fork.
-"""
-
-
-@dataclass(frozen=True)
-class Files:
-    """Reads image files below `root` by their numbers."""
-
-    root: Path
-    locations: tuple[str, ...]
-
-    def __call__(self, position: int) -> bytes:
-        """Return the bytes of a file.
-
-        Raises:
-            InputError: If it is gone or larger than `MAX_IMAGE_BYTES`.
-        """
-        return read_file(self.root / self.locations[position])
-
-    def digests(self) -> list[str]:
-        """Return the SHA-256 of each file."""
-        return hash_images(self, len(self.locations))
-
 
 @dataclass(frozen=True)
 class Listing:
-    """What a layout knows of a split: N images, C classes in its own order.
+    """What a layout knows of a split: N pictures, C classes in its own order.
 
     Attributes:
-        locations: What names each image, relative to the root.
         labels: Positions in `names` (N,), or zeros and ones (N, C) for a multilabel set.
         names: Class names on disk.
         where: The file or folder that messages about classes name.
     """
 
-    locations: Sequence[str]
+    layout: str
+    pictures: Sequence[Picture]
     labels: Any
     names: Sequence[str]
     where: Path
-    read: Read
 
 
 @dataclass(frozen=True)
@@ -67,43 +44,62 @@ class LabelledImages:
     """The images of one split, with labels joined to the classes of the table's row by name.
 
     Attributes:
-        locations: What names each image, relative to the root, in the order on disk, which is the
-            order of a submission file.
+        pictures: Named by their place below the root, in the order on disk, which is the order of a
+            submission file.
         labels: int64 (N,) class ids; for a multilabel set uint8 (N, C), 1 where the image has the
             class.
     """
 
     entry: Dataset
     split: str
-    locations: tuple[str, ...]
+    pictures: tuple[Picture, ...]
     labels: NDArray[np.int64] | NDArray[np.uint8]
     layout: str
-    read: Read
 
-    def __len__(self) -> int:
-        return len(self.locations)
-
-    def digests(self) -> list[str]:
-        """Return the SHA-256 of each image file; an InputError if one is gone."""
-        return hash_images(self.read, len(self))
-
-    def digest(self, files: Sequence[str] = ()) -> str:
-        """Return the SHA-256 over names, files and labels of the images, for lineage; errors as of
-        `digests`, whose result `files` is if it is known.
+    def digest(self, files: Sequence[str]) -> str:
+        """Return the SHA-256 over names, files and labels of the images, for lineage; `files` are
+        their `digests`.
         """
         names = self.entry.name, self.split, *self.entry.class_names
         digest = hashlib.sha256("\n".join(names).encode())
         digest.update(np.ascontiguousarray(self.labels).astype("<i8").tobytes())
-        for location, sha256 in zip(self.locations, files or self.digests(), strict=True):
-            digest.update(f"\n{location}\0{sha256}".encode("utf-8", "surrogateescape"))
+        for picture, sha256 in zip(self.pictures, files, strict=True):
+            digest.update(f"\n{picture.name}\0{sha256}".encode())
         return digest.hexdigest()
 
 
-def hash_images(read: Read, count: int) -> list[str]:
-    """Return the SHA-256 of each of `count` images."""
+def digests(pictures: Sequence[Picture]) -> list[str]:
+    """Return the SHA-256 of each image file; an InputError if one is gone."""
     with ThreadPoolExecutor(4) as pool:
-        files = pool.map(lambda position: hashlib.sha256(read(position)).hexdigest(), range(count))
-        return list(files)
+        return list(pool.map(lambda one: hashlib.sha256(read_picture(one)).hexdigest(), pictures))
+
+
+def digests_below(read: Callable[..., Any], root: Path, *place: Any) -> frozenset[str]:
+    """Return the SHA-256 of the images that `read` finds below a root; none if they are not
+    there.
+    """
+    try:
+        return frozenset(digests(read(root, *place).pictures))
+    except Unavailable:
+        return frozenset()
+
+
+def read_picture(picture: Picture) -> bytes:
+    """Return the bytes of an image file; an InputError if it is gone or too large."""
+    try:
+        return picture.read()
+    except BadImage as error:
+        raise InputError(f"{picture.name}: {error}; replace the file") from error
+
+
+def decode_picture(picture: Picture, max_pixels: int, *, is_lenient: bool = False) -> Image.Image:
+    """Decode an image, RGB, as `corpus.decode_apart`; an InputError if there is none."""
+    try:
+        return decode_apart(picture.read(), max_pixels, is_lenient=is_lenient)[0]
+    except BadImage as error:
+        raise InputError(
+            f"{picture.name}: no usable image ({error}); fix or replace the file"
+        ) from error
 
 
 def read_lines(path: Path) -> list[str]:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
 
 from react_pipeline.clip import LOGIT_SCALE, Clip, zero_shot_head
 from react_pipeline.labelled import Unavailable
@@ -23,8 +22,9 @@ from react_pipeline.project import Project
 from react_pipeline.store import Artifact, InputError, StaleArtifact, TrainingError
 
 from .datasets import DATASETS, Dataset
-from .encoding import load_images, prepared_images
+from .encoding import load_images
 from .features import Features
+from .images import digests
 from .metrics import measure
 from .protocols import load_model
 from .readers import read_dataset
@@ -131,7 +131,7 @@ class Measurer:
 
     def _examples(self, part: Features) -> Examples:
         # The toolkit measures REACT on unit features (`encode_image(norm=True)`).
-        features = F.normalize(torch.from_numpy(part.features), dim=-1).to(self.clip.device)
+        features = torch.from_numpy(part.features).to(self.clip.device)
         labels = torch.from_numpy(part.labels).to(self.clip.device)
         return Examples(
             labels,
@@ -142,10 +142,10 @@ class Measurer:
     def _images(self, name: str, split: str) -> Examples:
         """Find the images that features were made of, to train a tower on."""
         features = self.parents["benchmark_features"]
-        digests = features.manifest["content"]["images"]
+        encoded = features.manifest["content"]["images"][f"{name}/{split}"]
         try:
             images = read_dataset(self.config.root or Path(), name, split)
-            is_same = images.digest() == digests[f"{name}/{split}"]
+            is_same = images.digest(digests(images.pictures)) == encoded
         except Unavailable:
             is_same = False
         if not is_same:
@@ -153,14 +153,8 @@ class Measurer:
                 f"{name}, split {split}: its images changed since they were encoded; rematerialize "
                 f"`{features.stage}` for {features.key!r}"
             )
-        config = self.project.config
-        workers = config.embedding.worker_count
-        prepared = prepared_images(config, self.clip, images)
-        return Examples(
-            torch.from_numpy(images.labels),
-            torch.arange(len(images)),
-            lambda batches: load_images(prepared, (batch.tolist() for batch in batches), workers),
-        )
+        load = partial(load_images, self.project.config, self.clip, images)
+        return Examples(torch.from_numpy(images.labels), torch.arange(len(images.labels)), load)
 
     def _predict(
         self, entry: Dataset, experiment: Experiment, probabilities: Probabilities, directory: Path
@@ -190,9 +184,9 @@ class Measurer:
 
 def _zero_shot(entry: Dataset, head: Tensor, test: Features) -> Outcome:
     """Classify by unit class vectors (C, D) alone."""
-    vectors = F.normalize(torch.from_numpy(test.features), dim=-1)
+    logits = LOGIT_SCALE * torch.from_numpy(test.features) @ head.T
     # For multilabel sets too, as in the benchmark.
-    probabilities = (LOGIT_SCALE * vectors @ head.T).softmax(dim=-1).numpy()
+    probabilities = logits.softmax(dim=-1).numpy()
     value = measure(entry.metric, test.labels, probabilities)
     return {"zero-shot": value}, probabilities, {}
 

@@ -72,8 +72,8 @@ def read_form(path: Path, form: Any, name: str) -> Any:
         raise Unavailable(f"{path} is missing") from error
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path}: is not {name}: {place}: {first['msg']}") from error
+        place = [".".join(map(str, first["loc"])), first["msg"]]
+        raise InputError(f"{path}: is not {name}: {': '.join(filter(None, place))}") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: is not {name}: {error}") from error
 

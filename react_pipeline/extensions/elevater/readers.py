@@ -1,8 +1,7 @@
 """The one entry for reading a data set in any of the known layouts, its classes joined by name.
 
 A position never decides which class a label means. Belongs here too: the layout of image folders,
-`ROOT/<data set>/<split>/<class>/...` (torchvision's country211 and rendered-sst2 are such), and the
-report of which splits are there.
+`ROOT/<data set>/<split>/<class>/...`, and the report of which splits are there.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,15 +10,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from react_pipeline.corpus import IMAGE_SUFFIXES, BadImage, decode_apart
+from react_pipeline.corpus import IMAGE_SUFFIXES
+from react_pipeline.extensions.predict import Picture
 from react_pipeline.installation import installed_file
 from react_pipeline.labelled import Unavailable, images_by_folder, list_problems, normal
+from react_pipeline.project import escape_name
 from react_pipeline.settings import MAX_PIXELS
 from react_pipeline.store import InputError
 
 from .datasets import DATASETS, IMAGENET, Dataset, dataset, read_data
-from .images import Files, LabelledImages, Listing
-from .originals import list_original
+from .images import LabelledImages, Listing, decode_picture
 from .webdatasets import list_shards
 
 _SUFFIXES = IMAGE_SUFFIXES | {".ppm"}
@@ -51,23 +51,19 @@ def list_folder(root: Path, entry: Dataset, split: str) -> Listing | None:
         raise InputError(f"{folder}: images outside of any class's folder\n{list_problems(strays)}")
     if not classes:
         return None
-    paths = [path for images in classes.values() for path in images]
-    locations = tuple(path.relative_to(root).as_posix() for path in paths)
-    labels = [label for label, images in enumerate(classes.values()) for _ in images]
-    return Listing(locations, labels, list(classes), folder, Files(root, locations))
-
-
-_LAYOUTS = {"image folder": list_folder, "webdataset": list_shards, "torchvision": list_original}
+    listed = [(path, label) for label, name in enumerate(classes) for path in classes[name]]
+    pictures = [Picture(escape_name(path.relative_to(root)), path) for path, _ in listed]
+    labels = [label for _, label in listed]
+    return Listing("image folder", pictures, labels, list(classes), folder)
 
 
 def read_dataset(root: Path, name: str, split: str) -> LabelledImages:
     """Read one split of one data set: which images it has, where their bytes are, and their labels.
 
-    No image is decoded. Layouts are tried in turn; the first that holds the split is taken.
+    No image is decoded.
 
     Args:
-        root: Folder of image folders, of clip-benchmark's tar shards, or of torchvision's data; a
-            mixture is fine.
+        root: Folder of image folders, of clip-benchmark's tar shards, or of both.
 
     Raises:
         Unavailable: If the split is not there, with what is missing and where to get it.
@@ -76,19 +72,22 @@ def read_dataset(root: Path, name: str, split: str) -> LabelledImages:
     entry = dataset(name)
     if split not in entry.sizes:
         raise Unavailable(f"{name} has no split {split!r}")
-    missing = []
-    for layout, list_images in _LAYOUTS.items():
-        try:
-            listing = list_images(root, entry, split)
-        except Unavailable as error:
-            missing.append(error.reason)
-            continue
-        if listing is not None:
-            labels = _join_labels(entry, listing)
-            places = tuple(listing.locations)
-            return LabelledImages(entry, split, places, labels, layout, listing.read)
-    what = "; ".join(missing) or f"no copy of it in {root}"
-    raise Unavailable(f"{name}, split {split}: {what}. Get it from {entry.homepage}")
+    try:
+        listing = list_folder(root, entry, split) or list_shards(root, entry, split)
+    except Unavailable as error:
+        raise Unavailable(
+            f"{name}, split {split}: {error.reason}. Get it from {entry.homepage}"
+        ) from error
+    ids = join_names(entry, listing.names, listing.where)
+    if not listing.pictures:
+        raise InputError(f"{listing.where}: no image")
+    labels = np.asarray(listing.labels)
+    if entry.multilabel:
+        joined = np.zeros_like(labels)
+        joined[:, ids] = labels
+    else:
+        joined = ids[labels]
+    return LabelledImages(entry, split, tuple(listing.pictures), joined, listing.layout)
 
 
 def check_splits(root: Path) -> Iterator[tuple[str, ...]]:
@@ -104,9 +103,11 @@ def check_splits(root: Path) -> Iterator[tuple[str, ...]]:
         for split, official in entry.sizes.items():
             found, state, problem = 0, "complete", ""
             try:
-                images = read_dataset(root, entry.name, split)
-                found = len(images)
-                _decode_some(images)
+                pictures = read_dataset(root, entry.name, split).pictures
+                found = len(pictures)
+                places = np.linspace(0, found - 1, _DECODED_PER_SPLIT).astype(int)
+                for place in np.unique(places):
+                    decode_picture(pictures[place], MAX_PIXELS, is_lenient=True)
                 if found != official:
                     state, problem = "partial", f"get it from {entry.homepage}"
             except Unavailable as error:
@@ -114,40 +115,6 @@ def check_splits(root: Path) -> Iterator[tuple[str, ...]]:
             except InputError as error:
                 state, problem = "wrong", str(error)
             yield entry.name, split, f"{found:,}", f"{official:,}", state, problem
-
-
-def _decode_some(images: LabelledImages) -> None:
-    """Decode a few; truncated files are used as far as they decode."""
-    for position in np.unique(np.linspace(0, len(images) - 1, _DECODED_PER_SPLIT).astype(int)):
-        try:
-            decode_apart(images.read(int(position)), MAX_PIXELS, is_lenient=True)
-        except BadImage as error:
-            raise InputError(f"{images.locations[position]}: no usable image ({error})") from error
-
-
-def test_digests(root: Path, name: str) -> frozenset[str]:
-    """Return the SHA-256 of the files of a data set's test images; none if it is not there."""
-    try:
-        return frozenset(read_dataset(root, name, "test").digests())
-    except Unavailable:
-        return frozenset()
-
-
-def _join_labels(entry: Dataset, listing: Listing) -> NDArray[np.int64] | NDArray[np.uint8]:
-    ids = join_names(entry, listing.names, listing.where)
-    labels = np.asarray(listing.labels)
-    count = len(listing.locations)
-    if not count or len(labels) != count:
-        raise InputError(f"{listing.where}: no image, or {count} images and {len(labels)} labels")
-    if entry.multilabel:
-        joined = np.zeros((count, entry.num_classes), np.uint8)
-        joined[:, ids] = labels
-        return joined
-    if labels.min() < 0 or labels.max() >= entry.num_classes:
-        raise InputError(
-            f"{listing.where}: label out of range, there are {entry.num_classes} classes"
-        )
-    return ids[labels]
 
 
 def join_names(entry: Dataset, names: Sequence[str], where: Path) -> NDArray[np.int64]:

@@ -162,11 +162,10 @@ class TestImages(EvaluationSetConfig):
             images = _test_images(root, name)
         except Unavailable as error:
             raise Unavailable(f"{described(self)}: {error.reason}") from error
+        listed = zip(images.pictures, images.labels, strict=True)
         rows = [
-            (f"{name}/{number}/{location}", labels[int(label)])
-            for number, (location, label) in enumerate(
-                zip(images.locations, images.labels, strict=True)
-            )
+            (f"{name}/{number}/{picture.name}", labels[int(label)])
+            for number, (picture, label) in enumerate(listed)
         ]
         return pd.DataFrame(rows, columns=["path", "class"]), {"dataset": name}
 
@@ -177,11 +176,13 @@ class TestImages(EvaluationSetConfig):
         Raises:
             InputError: If the data set or the image is gone, or another image has its place now.
         """
+        from .images import read_picture
+
         data_set, number, location = name.split("/", 2)
-        images = _test_images(root, data_set)
-        if images.locations[int(number) : int(number) + 1] != (location,):
-            raise InputError(f"{root}/{name}: the data set changed; rematerialize `evaluation_set`")
-        return images.read(int(number))
+        for picture in _test_images(root, data_set).pictures[int(number) : int(number) + 1]:
+            if picture.name == location:
+                return read_picture(picture)
+        raise InputError(f"{root}/{name}: the data set changed; rematerialize `evaluation_set`")
 
 
 @lru_cache(maxsize=4)

@@ -8,15 +8,15 @@ ones).
 
 import io
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from react_pipeline.corpus import Member, Sample, index_shard, open_shard, read_member
-from react_pipeline.labelled import list_problems
-from react_pipeline.store import MAX_IMAGE_BYTES, CorpusError, InputError
+from react_pipeline.corpus import Sample, index_shard
+from react_pipeline.extensions.predict import Picture
+from react_pipeline.labelled import Unavailable, list_problems
+from react_pipeline.store import CorpusError, InputError
 
 from .datasets import Dataset
 from .images import Listing, read_lines
@@ -24,44 +24,33 @@ from .images import Listing, read_lines
 _MOST_LABEL_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
-class _Members:
-    """Reads members of uncompressed tars by the numbers of the images."""
-
-    members: tuple[tuple[Path, Member], ...]
-
-    def __call__(self, position: int) -> bytes:
-        return _read(*self.members[position])
-
-
-def list_shards(root: Path, entry: Dataset, split: str) -> Listing | None:
-    """List a split of tar shards; None if there are none.
+def list_shards(root: Path, entry: Dataset, split: str) -> Listing:
+    """List a split of tar shards.
 
     Raises:
-        Unavailable: If `nshards.txt` or `classnames.txt` is missing.
+        Unavailable: If there are none, or `nshards.txt` or `classnames.txt` is missing.
         InputError: If a shard is missing or damaged, or a sample lacks image or label.
     """
     folder = root / entry.name / split
     if not any(folder.glob("*.tar")):
-        return None
+        raise Unavailable(f"no copy of it in {root}")
     shards = _shards(folder)
     names_file = root / entry.name / "classnames.txt"
     names = read_lines(names_file)
-    members, labels, locations, problems = [], [], [], []
+    pictures, labels, problems = [], [], []
     for path in shards:
         for sample in _samples(path):
-            location = f"{path.relative_to(root).as_posix()}@{sample.key}"
+            name = f"{path.relative_to(root).as_posix()}@{sample.key}"
             label = _label(path, sample, entry)
             if sample.image is None or label is None:
                 lacking = "image" if sample.image is None else "valid label"
-                problems.append(f"{location}: has no {lacking}")
+                problems.append(f"{name}: has no {lacking}")
             else:
-                members.append((path, sample.image))
+                pictures.append(Picture(name, path, sample.image))
                 labels.append(label)
-                locations.append(location)
     if problems:
         raise InputError(f"{folder}: {len(problems)} bad samples\n{list_problems(problems)}")
-    return Listing(locations, labels, names, names_file, _Members(tuple(members)))
+    return Listing("webdataset", pictures, labels, names, names_file)
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -93,7 +82,7 @@ def _label(path: Path, sample: Sample, entry: Dataset) -> Any:
     member = sample.members.get("npy" if entry.multilabel else "cls")
     if member is None or member.size_bytes > _MOST_LABEL_BYTES:
         return None
-    data = _read(path, member)
+    data = Picture(sample.key, path, member).read()
     try:
         if not entry.multilabel:
             label = int(data.decode("ascii"))
@@ -104,15 +93,3 @@ def _label(path: Path, sample: Sample, entry: Dataset) -> Any:
         return None
     valid = row.shape == (entry.num_classes,) and np.isin(row, (0, 1)).all()
     return row.astype(np.uint8) if valid else None
-
-
-def _read(path: Path, member: Member) -> bytes:
-    if member.size_bytes > MAX_IMAGE_BYTES:
-        raise InputError(
-            f"{path}: a member of {member.size_bytes:,} bytes is too large for an image"
-        )
-    try:
-        with open_shard(path) as shard:
-            return read_member(shard, member)
-    except CorpusError as error:
-        raise InputError(f"{path}: cannot be read; copy the shard again") from error

@@ -75,8 +75,8 @@ def search(
 
 
 def review(domain: Domain, by: Person, port: Port = 1236, config: Config = None) -> None:
-    """Look through the retrieved pairs of a domain in a browser, the least sure first, and reject
-    them; Ctrl-C stops it.
+    """Look through the retrieved pairs of a domain in a browser, the worst first, and reject them;
+    Ctrl-C stops it.
 
     Every decision is at once on the disk, in DOMAIN.review.jsonl next to the domain's file.
     """

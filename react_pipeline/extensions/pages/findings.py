@@ -16,7 +16,6 @@ from react_pipeline.evaluation import (
     Finding,
     headline_method,
     interval_in_words,
-    is_trained,
     percent,
     points,
 )
@@ -54,8 +53,8 @@ def find_in_domain(
         return Finding(method, text, (use, *_cautions(row, row.n)))
     base = percent(rows["base"].top1)
     headline += f", the base {base}%: {_difference(row, 'delta_top1', 'delta')}."
-    details = (_verdict(row), _of_control(row), *_of_another(table, method))
-    return Finding(method, headline, (use, *details, *_cautions(row, row.n)))
+    details = use, _verdict(row), _of_control(row), *_cautions(row, row.n)
+    return Finding(method, headline, details)
 
 
 def find_over_domains(table: pd.DataFrame) -> Finding:
@@ -81,7 +80,6 @@ def find_over_domains(table: pd.DataFrame) -> Finding:
         "The interval of the mean is of these domains' images; it does not predict the gain on "
         "another domain.",
         _of_control(mean),
-        *_of_another(means, method),
         *_cautions(mean, None),
     )
     text = f"{method} names {percent(mean.top1)}% right on average over {mean.status}: {change}."
@@ -106,21 +104,6 @@ def _of_control(row: Any) -> str:
         meaning = "random pairs work better here than the retrieved ones"
     gain = _difference(row, "gain_over_control", "gain")
     return f"Over its control, the same training on random pairs, it is {gain}: {meaning}."
-
-
-def _of_another(table: pd.DataFrame, method: str) -> tuple[str, ...]:
-    """Name the trained method with the highest top-1, where it is another one, with a caution: it
-    was picked afterwards.
-    """
-    trained = table[table["top1"].notna() & table["method"].map(is_trained)]
-    best = next(trained.sort_values("top1", ascending=False, kind="stable").itertuples())
-    if best.method == method:
-        return ()
-    covers = "" if best.status == "ok" else f" over {best.status}"
-    text = f"The highest top-1 is that of {best.method}: {percent(best.top1)}%{covers}"
-    if not pd.isna(best.delta_top1):
-        text += f", {points(best.delta_top1)} points on the base"
-    return (f"{text}. It was picked after the fact, so part of its lead may be luck.",)
 
 
 def _verdict(row: Any) -> str:

@@ -20,12 +20,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, StrictInt
 
 from react_pipeline.evaluation import HEADLINE_METHOD
-from react_pipeline.extensions.pages.judgements import (
-    JUDGEMENTS,
-    judged_model,
-    present_model,
-    shared_prompts,
-)
+from react_pipeline.extensions.pages.judgements import JUDGEMENTS, shared_prompts, side_of
 from react_pipeline.extensions.pages.server import Board, Button, Item, View, open_lines
 from react_pipeline.extensions.pages.session import (
     NEITHER,
@@ -40,10 +35,9 @@ from react_pipeline.extensions.pages.session import (
 )
 from react_pipeline.extensions.predict import Picture, find_pictures, hash_pictures
 from react_pipeline.project import Project
-from react_pipeline.promotion import BASE_METHOD, standing
 from react_pipeline.settings import trained_methods
-from react_pipeline.store import InputError, canonical_json
-from react_pipeline.use import CHAMPION
+from react_pipeline.store import Artifact, InputError, canonical_json
+from react_pipeline.use import chosen_checkpoint
 
 
 def prepare_log(
@@ -71,8 +65,9 @@ def prepare_log(
     trained = trained_methods(project.config.all_methods)
     names = [name for name in project.config.methods if name in trained]
     first = HEADLINE_METHOD if HEADLINE_METHOD in names else next(iter(names), HEADLINE_METHOD)
-    one = present_model(project, slug, candidate or first)
-    other = _against(project, slug, against)
+    named = candidate or first, against
+    models = [chosen_checkpoint(project, slug, name)[0] for name in named]
+    one, other = map(side_of, models)
     if one == other:
         raise InputError(
             f"{slug}: {one.method} is compared with itself; name another --candidate or --against"
@@ -80,17 +75,21 @@ def prepare_log(
     path = Path(source).expanduser()
     source = str(path.resolve()) if path.exists() else source
     pictures, refused = find_pictures(source, storage=project.config.corpus.access()[0])
-    measure = shared_prompts(project, slug)
-    identity = [one.checkpoint, other.checkpoint, measure, hash_pictures(pictures)]
+    stamp = hash_pictures(pictures)
+    identity = [one.checkpoint, other.checkpoint, shared_prompts(project, slug), stamp]
     digest = hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:12]
-    log = project.path.parent / JUDGEMENTS / slug / f"{one.method}--{other.method}--{digest}.jsonl"
+    folder = project.path.parent / JUDGEMENTS / slug
+    log = folder / f"{one.method}--{other.method}--{digest}.jsonl"
     if log.exists():
         report(f"{log}: resumed")
     else:
         report(f"two models classify {len(pictures):,} pictures ...")
-        header = _compare(project, slug, (one, other), source, pictures, len(refused))
+        work = folder / f".work-{stamp[:12]}"  # kept until the log is written, after a kill too
+        answers = [dict(_classify(project, slug, model, pictures, work)) for model in models]
+        total = len(pictures) + len(refused)
+        header = _compare(project, slug, (one, other), source, total, answers)
         create_log(log, header)
-        shutil.rmtree(_work(project, slug, pictures), ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
         report(
             f"the models disagree on {len(header.pictures):,} of {header.images:,} pictures; "
             f"{header.unreadable} cannot be read"
@@ -103,13 +102,14 @@ def _compare(
     slug: str,
     sides: tuple[Side, Side],
     source: str,
-    pictures: Sequence[Picture],
-    refused: int,
+    total: int,
+    answers: Sequence[Mapping[str, int]],
 ) -> Header:
-    """Classify pictures with both models, and return the head of their log."""
-    ids, other_ids = (dict(_classify(project, slug, side, pictures)) for side in sides)
+    """Return the head of the log of two models, by the class ids that each gives of `total`
+    pictures those that can be read.
+    """
+    ids, other_ids = answers
     readable = [name for name in ids if name in other_ids]
-    total = len(pictures) + refused
     if not readable:
         raise InputError(f"{source}: none of its {total:,} pictures can be read")
     disagreements = [
@@ -132,44 +132,24 @@ def _compare(
     )
 
 
-def _against(project: Project, slug: str, against: str) -> Side:
-    if against == CHAMPION:
-        champion = standing(project, slug)[0].champion
-        against = champion.method
-        if against != BASE_METHOD:
-            side = Side(method=against, checkpoint=champion.checkpoint)
-            judged_model(project, slug, side)
-            return side
-    if against not in (methods := project.config.all_methods):
-        raise InputError(f"--against {against!r}: choose from {CHAMPION}, {', '.join(methods)}")
-    return present_model(project, slug, against)
-
-
 def _classify(
-    project: Project, slug: str, side: Side, pictures: Sequence[Picture]
+    project: Project, slug: str, model: Artifact, pictures: Sequence[Picture], work: Path
 ) -> Iterator[tuple[str, int]]:
     """Yield the class id that a model gives each picture, by its name; those that cannot be read
     are left out.
-
-    What was computed is kept until the log is written, so that a run that was killed resumes.
     """
     import torch
 
-    from react_pipeline.extensions.predict import Options, encode_pictures, part_vectors
+    from react_pipeline.extensions.predict import Options, encode_pictures
     from react_pipeline.use import load_model
 
     config = project.config
-    clip, head = load_model(project, judged_model(project, slug, side), project.domain(slug))
+    clip, head = load_model(project, model, project.domain(slug))
     options = Options(workers=config.embedding.worker_count, max_pixels=config.corpus.max_pixels)
-    folder = _work(project, slug, pictures) / side.checkpoint
+    folder = work / model.fingerprint
     for part in encode_pictures(clip, pictures, folder, config.embedding.precision, options):
-        names, vectors = part_vectors(part)
-        ids = head.scores(torch.from_numpy(vectors)).argmax(dim=1).tolist()
-        yield from zip(names, ids, strict=True)
-
-
-def _work(project: Project, slug: str, pictures: Sequence[Picture]) -> Path:
-    return project.path.parent / JUDGEMENTS / slug / f".work-{hash_pictures(pictures)[:12]}"
+        ids = head.scores(torch.from_numpy(part.vectors)).argmax(dim=1).tolist()
+        yield from zip(part.names, ids, strict=True)
 
 
 class _Answer(BaseModel):

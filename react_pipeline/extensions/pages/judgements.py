@@ -26,7 +26,13 @@ from react_pipeline.pages import escaped
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE_METHOD, Contender, Judgement, Tested, choose
 from react_pipeline.settings import CONTROL_SUFFIX
-from react_pipeline.stage import ALL, BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, method_key
+from react_pipeline.stage import (
+    ALL,
+    BASE_CHECKPOINT,
+    CUSTOMIZED_CHECKPOINT,
+    domain_and_method,
+    method_key,
+)
 from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
@@ -150,12 +156,10 @@ class Judgements(Evidence):
             outdated = sorted({one.method for one in against if one not in models})
             return self._unjudged(champion_name, outdated)
         confidence = 1 - (1 - settings.confidence) / tries
-        tested: list[tuple[float, Tested]] = []
-        for side in rivals:
-            session = self.latest(side, holder)
-            if session is None:
-                continue
-            test = session.test(confidence)
+        judged = [one for side in rivals if (one := self.latest(side, holder))]
+        tested = []
+        for session in sorted(judged, key=lambda one: -one.test().gain):
+            side, test = session.header.candidate, session.test(confidence)
             contender = Contender(
                 **side.model_dump(),
                 result=self.inputs.fingerprint,
@@ -166,9 +170,8 @@ class Judgements(Evidence):
             over_control = self.latest(side, control) if control else None
             control_test = over_control.test(confidence) if over_control else None
             figures = f"judged without labels: {contender.identity} over {champion_name} {test}"
-            tested.append((-test.gain, Tested(contender, figures, test, control_test)))
-        best_first = [one for _, one in sorted(tested, key=lambda entry: entry[0])]
-        return replace(choose(best_first, champion_name, settings), candidates=tries)
+            tested.append(Tested(contender, figures, test, control_test))
+        return replace(choose(tested, champion_name, settings), candidates=tries)
 
     def _unjudged(self, champion_name: str, outdated: Collection[str]) -> Judgement:
         reason = "no present candidate was judged against it"
@@ -234,14 +237,10 @@ def judged_model(project: Project, slug: str, side: Side) -> Artifact:
     return project.store.open(*_place(slug, side.method), side.checkpoint)
 
 
-def present_model(project: Project, slug: str, method: str) -> Side:
-    """Return today's model of a method, or the base.
-
-    Raises:
-        MissingArtifact: If it was never built.
-        StaleArtifact: If it was built from other inputs than today's.
-    """
-    return Side(method=method, checkpoint=fresh(project, *_place(slug, method)).fingerprint)
+def side_of(model: Artifact) -> Side:
+    """Return which model an artifact holds."""
+    method = domain_and_method(model.key)[1] or BASE_METHOD
+    return Side(method=method, checkpoint=model.fingerprint)
 
 
 def present_models(project: Project, slug: str) -> dict[str, Side]:
@@ -253,7 +252,7 @@ def present_models(project: Project, slug: str) -> dict[str, Side]:
     present: dict[str, Side] = {}
     for method in (BASE_METHOD, *candidates, *controls):
         with suppress(InputError, CorruptArtifact):
-            present[method] = present_model(project, slug, method)
+            present[method] = side_of(fresh(project, *_place(slug, method)))
     return present
 
 

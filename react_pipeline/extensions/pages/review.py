@@ -1,4 +1,4 @@
-"""Decisions of people on images: the retrieved pairs of a class as a grid, the least sure first,
+"""Decisions of people on images: the retrieved pairs of a class as a grid, the worst first,
 where a click rejects; and taking an image down, which keeps it out of all future sets and lists the
 sets and models of the past that have it.
 """
@@ -11,13 +11,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from react_pipeline.corpus import CollectedPairs
-from react_pipeline.embedding import Vectors, field_names, read_metadata
+from react_pipeline.embedding import field_names, read_metadata
 from react_pipeline.extensions.pages.server import (
     Asked,
     Board,
@@ -59,12 +57,12 @@ class ReviewBoard(Board):
 
     Attributes:
         pairs: Columns class, url, caption, `image_sha256`, and `position` in the training shards;
-            class by class, the least sure first.
+            class by class, those that retrieval ranks last first.
         decisions: What counts for each image, by its SHA-256.
     """
 
     hint = (
-        "The least sure pairs of a class come first: go on when they look right. A click on a "
+        "The worst pairs of a class come first: go on when they look right. A click on a "
         "picture rejects it, another one takes it back. Every decision is saved at once."
     )
 
@@ -82,15 +80,12 @@ class ReviewBoard(Board):
         table = pd.read_parquet(artifact.file("pairs.parquet"))
         self._names = list(dict.fromkeys(project.domain(slug).class_names))
         table["class"] = pd.Categorical(table["class"], self._names)
-        table = table.dropna(subset="class")
         table["url"] = table["url"].fillna("") if "url" in table else ""
         positions = pd.Series(range(len(self._collected)), self._collected.rows)
         table["position"] = positions[table["row"]].to_numpy()
-        images, captions = (
-            self._collected.vectors(side)[table["position"]] for side in ("image", "text")
-        )
-        table["sureness"] = sureness(images, captions, table["class"].cat.codes.to_numpy(np.int64))
-        self.pairs = table.sort_values(["class", "sureness"], kind="stable")
+        # The file has the best first; of a class that is gone there is nothing to decide.
+        table = table[::-1].dropna(subset="class")
+        self.pairs = table.sort_values("class", kind="stable")
 
     def view(self, asked: Mapping[str, Any]) -> View:
         """Show the pairs of a class, with what was decided."""
@@ -146,25 +141,6 @@ def open_review(project: Project, slug: str, person: str) -> Iterator[ReviewBoar
     """
     with open_lines(review_file(project, slug)) as write:
         yield ReviewBoard(project, slug, person, write)
-
-
-def sureness(
-    images: Vectors, captions: Vectors, class_ids: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Return how sure it is that each pair (N,) shows its class, 0 to 2, by unit vectors (N, D).
-
-    The sum of two ranks within the class: the cosine of image and caption, and how much nearer the
-    image is to the mean image of its class than to that of any other class. The second is what
-    confident learning (Northcutt et al. 2021, arXiv 1911.00068) asks of a classifier.
-    """
-    codes = pd.factorize(class_ids, sort=True)[0]
-    means = pd.DataFrame(images).groupby(codes).mean().to_numpy()
-    cosines = images @ (means / np.linalg.norm(means, axis=1, keepdims=True).clip(1e-12)).T
-    own = np.eye(len(means), dtype=bool)[codes]
-    margin = cosines[own] - np.where(own, -1, cosines).max(axis=1)
-    agreement = np.einsum("nd,nd->n", images, captions)
-    ranks = pd.DataFrame({"agreement": agreement, "margin": margin}).groupby(codes).rank(pct=True)
-    return ranks.sum(axis=1).to_numpy()
 
 
 def take_down(project: Project, image: str) -> None:

@@ -194,14 +194,14 @@ class Session:
     def counts(self) -> dict[str, int]:
         """Count pictures, and answers of each kind."""
         answers: list[object] = [entry.answer for entry in self.entries]
-        values = self.values(0)
+        values = self.values(0).tolist()
         return {
             "images": self.header.images,
             "unreadable": self.header.unreadable,
             "disagreements": len(self.header.pictures),
             "judged": len(answers),
-            "won": int((values == 1).sum()),
-            "lost": int((values == -1).sum()),
+            "won": values.count(1),
+            "lost": values.count(-1),
             NEITHER: answers.count(NEITHER),
             UNSURE: answers.count(UNSURE),
         }

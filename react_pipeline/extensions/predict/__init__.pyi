@@ -1,6 +1,6 @@
 from .commands import Source as Source
+from .encoding import PictureDecoder as PictureDecoder
 from .encoding import encode_pictures as encode_pictures
-from .encoding import part_vectors as part_vectors
 from .pictures import Picture as Picture
 from .pictures import find_pictures as find_pictures
 from .pictures import hash_pictures as hash_pictures

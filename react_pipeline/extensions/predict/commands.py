@@ -64,14 +64,14 @@ def predict(
     options = Options(top_k, threshold, transductive, column, workers)
     options, classifier = _prepared(domain, source, output, model, config, options)
     from react_pipeline.extensions.predict.predict import (
-        Loading,
         predict_pictures,
         predict_shards,
+        shared_arguments,
     )
 
     if by_shard:
-        loading = Loading.of(domain, model, config, classifier)
-        _report(predict_shards(loading, classifier, source, output, options), output, classifier)
+        arguments = shared_arguments(domain, model, config)
+        _report(predict_shards(classifier, arguments, source, output, options), output, classifier)
         return
     done = predict_pictures(classifier, source, output, options)
     _report(done, output, classifier)

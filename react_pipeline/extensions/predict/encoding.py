@@ -2,31 +2,27 @@
 killed run can resume.
 
 Belongs here: the loader, the parts on disk. Does not belong here: which pictures (`pictures`), what
-is made of their vectors (`predict`). Shapes: B pictures, D embedding dimension.
+is made of their vectors (`predict`). Shapes: N pictures, D embedding dimension.
 
-A part is a table with a row per picture: `path`, `vector` (D,), and of one that cannot be used
-`reason` and `detail`, with a vector of zeros. Parts and batches are cut by the position of a
-picture alone, so that a run that was interrupted computes the same batches, and gives the same
-digits, as one that was not.
+Parts and batches are cut by the position of a picture alone, so that a run that was interrupted
+computes the same batches, and gives the same digits, as one that was not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from react_pipeline.clip import Clip
+from react_pipeline.clip import Clip, Pixels
 from react_pipeline.corpus import BadImage, decode_apart, load_batches, progress
 from react_pipeline.embedding import Encoder
 from react_pipeline.extensions.predict.pictures import LedgerRow, Picture
@@ -38,30 +34,39 @@ PART_PICTURES = 4_096
 CPU_BATCH, GPU_BATCH = 64, 256
 
 
-def no_pictures(dimension: int) -> pa.Table:
-    """Return a part without pictures."""
-    text = pa.string()
-    vector = pa.list_(pa.float32(), dimension)
-    names = {"path": text, "vector": vector, "reason": text, "detail": text}
-    return pa.schema(names).empty_table()
+@dataclass(frozen=True)
+class Part:
+    """Encoded pictures.
 
+    Attributes:
+        names: Of the N pictures that can be used.
+        vectors: Their unit vectors (N, D).
+        ledger: What cannot be used.
+    """
 
-def usable_rows(part: pa.Table) -> pa.Table:
-    """Return `path` and `vector` of a part's usable pictures."""
-    return part.filter(part["reason"].is_null()).select(["path", "vector"])
+    names: list[str]
+    vectors: NDArray[np.float32]
+    ledger: list[LedgerRow]
 
+    @classmethod
+    def joined(cls, some: Iterable[Part]) -> Part:
+        """Return several as one."""
+        parts = list(some)
+        names = [name for part in parts for name in part.names]
+        ledger = [row for part in parts for row in part.ledger]
+        return cls(names, np.concatenate([part.vectors for part in parts]), ledger)
 
-def part_vectors(part: pa.Table) -> tuple[list[str], NDArray[np.float32]]:
-    """Return the paths of a part's B usable pictures, and their unit vectors (B, D)."""
-    paths, vectors = usable_rows(part)
-    values = np.array(vectors.combine_chunks().flatten())
-    return paths.to_pylist(), values.reshape(-1, vectors.type.list_size)
+    @classmethod
+    def read(cls, path: Path) -> Part:
+        """Read what `write` wrote."""
+        with np.load(path, allow_pickle=False) as kept:
+            ledger = [(name, reason, detail) for name, reason, detail in kept["ledger"].tolist()]
+            return cls(kept["names"].tolist(), kept["vectors"], ledger)
 
-
-def part_ledger(part: pa.Table) -> list[LedgerRow]:
-    """Return what of a part could not be used."""
-    refused = part.filter(part["reason"].is_valid()).select(["path", "reason", "detail"])
-    return list(zip(*(column.to_pylist() for column in refused.columns), strict=True))
+    def write(self, path: Path) -> None:
+        """Write a file (.npz)."""
+        ledger = np.array(self.ledger, dtype=str).reshape(-1, 3)
+        np.savez(path, names=np.array(self.names, str), vectors=self.vectors, ledger=ledger)
 
 
 def encode_pictures(
@@ -70,77 +75,80 @@ def encode_pictures(
     folder: Path | None,
     precision: str,
     options: Options,
-) -> Iterator[pa.Table]:
-    """Yield the encoded pictures in their order, part by part.
+    preprocess: Any = None,
+) -> Iterator[Part]:
+    """Yield the encoded pictures in their order, part by part; of no pictures one part.
 
     Args:
         pictures: All of them; the same ones whenever this is called with this folder.
         folder: Keeps each part for another call.
         precision: As `embedding.precision`.
-        options: Their `workers` (0: this process decodes) and `max_pixels`.
+        options: Their `workers` (0: this process decodes), `max_pixels` and `is_lenient`.
+        preprocess: One of open_clip's, instead of the model's own.
 
     Raises:
         ReactError: If a vector is not finite, or a shard cannot be read.
     """
     encoder = Encoder(clip, precision, rows=len(pictures))
-    decoder = _Decoder(encoder.to_tensor, options.max_pixels)
+    to_tensor = Pixels(preprocess) if preprocess else encoder.to_tensor
+    decoder = PictureDecoder(to_tensor, options.max_pixels, options.is_lenient)
     size = CPU_BATCH if clip.device == "cpu" else GPU_BATCH
 
-    def encode(some: Sequence[Picture]) -> pa.Table:
-        batches = [some[start : start + size] for start in range(0, len(some), size)]
+    def encode(some: Sequence[Picture]) -> Part:
+        batches = [some[start : start + size] for start in range(0, len(some), size)] or [some]
         loaded = load_batches(decoder, batches, min(options.workers, len(batches)), list)
-        return pa.concat_tables(_encode(encoder, rows) for rows in loaded)
+        return Part.joined(_encode(encoder, rows) for rows in loaded)
 
-    def write(some: Sequence[Picture], file: Path) -> None:
-        pq.write_table(encode(some), file)
+    def write(some: Sequence[Picture], path: Path) -> None:
+        encode(some).write(path)
 
-    starts = range(0, len(pictures), PART_PICTURES)
+    starts = range(0, max(len(pictures), 1), PART_PICTURES)
     for start in progress(starts, "encoding pictures", "part", len(starts)):
         some = pictures[start : start + PART_PICTURES]
         if folder is None:
             yield encode(some)
         else:
-            name = f"{start:012d}.parquet"
-            yield pq.read_table(Scratch(folder).keep(name, partial(write, some)))
+            name = f"{start:012d}.npz"
+            yield Part.read(Scratch(folder).keep(name, partial(write, some)))
 
 
 @dataclass(frozen=True)
-class _Decoder:
+class PictureDecoder:
     """A dataset whose indices are pictures. Can be sent to other processes."""
 
     to_tensor: Callable[[Image.Image], Tensor]
     max_pixels: int
+    is_lenient: bool = False
 
     def __getitem__(self, picture: Picture) -> tuple[str, Any]:
         """Return the name of a picture, and its pixels (3, H, W) or why there are none."""
         try:
-            image, _ = decode_apart(picture.read(), self.max_pixels)
+            data = picture.read()
+            image, _ = decode_apart(data, self.max_pixels, is_lenient=self.is_lenient)
             return picture.name, self.to_tensor(image).numpy()
         # Raised by a worker, that of a shard on a server would be a traceback.
         except (BadImage, ReactError) as error:
             return picture.name, error
 
 
-def _encode(encoder: Encoder, rows: list[tuple[str, Any]]) -> pa.Table:
+def _encode(encoder: Encoder, rows: list[tuple[str, Any]]) -> Part:
     """Encode a batch, or raise what a worker met."""
-    for _, result in rows:
+    names, images, ledger = [], [], []
+    for name, result in rows:
         if isinstance(result, ReactError):
             raise result
-    good = [row for row in rows if not isinstance(row[1], BadImage)]
-    bad = [row for row in rows if isinstance(row[1], BadImage)]
-    names = [name for name, _ in good + bad]
-    vectors = np.zeros((len(rows), encoder.clip.dimension), np.float32)
-    if good:
-        pixels = torch.from_numpy(np.stack([pixels for _, pixels in good]))
-        vectors[: len(good)] = encoder.images(pixels).numpy()
+        if isinstance(result, BadImage):
+            ledger.append((name, result.reason, result.detail))
+        else:
+            names.append(name)
+            images.append(result)
+    vectors = np.zeros((0, encoder.clip.dimension), np.float32)
+    if images:
+        vectors = encoder.images(torch.from_numpy(np.stack(images))).numpy()
     broken = ~np.isfinite(vectors).all(axis=1)
     if broken.any():
         raise ReactError(
             f"{names[int(broken.argmax())]}: the model gives values that are not finite; use "
             "precision fp32"
         )
-    values = pa.FixedSizeListArray.from_arrays(vectors.reshape(-1), vectors.shape[1])
-    reasons = [None] * len(good) + [error.reason for _, error in bad]
-    details = [None] * len(good) + [error.detail for _, error in bad]
-    schema = no_pictures(vectors.shape[1]).schema
-    return pa.table([names, values, reasons, details], schema)
+    return Part(names, vectors, ledger)

@@ -71,7 +71,9 @@ class Picture:
         """
         limit = MAX_IMAGE_BYTES + 1
         if self.member is not None:
-            data = read_member(_opened(self.path, os.getpid(), get_ident()), self.member, limit)
+            stamp = _stamp(self.path) if isinstance(self.path, Path) else ""
+            shard = _opened(self.path, stamp, os.getpid(), get_ident())
+            data = read_member(shard, self.member, limit)
         else:
             try:
                 with open_regular(Path(str(self.path))) as file:
@@ -84,7 +86,7 @@ class Picture:
 
 
 @lru_cache(maxsize=2)
-def _opened(shard: ShardLocation, _process: int, _thread: int) -> BinaryIO:
+def _opened(shard: ShardLocation, _stamp: object, _process: int, _thread: int) -> BinaryIO:
     # Kept, for what is read ahead of one picture holds the next ones.
     return open_shard(shard)
 

@@ -32,13 +32,7 @@ import torch
 from react_pipeline.clip import choose_precision
 from react_pipeline.corpus import ShardLocation
 from react_pipeline.extensions.pages import write_page
-from react_pipeline.extensions.predict.encoding import (
-    encode_pictures,
-    no_pictures,
-    part_ledger,
-    part_vectors,
-    usable_rows,
-)
+from react_pipeline.extensions.predict.encoding import Part, encode_pictures
 from react_pipeline.extensions.predict.pictures import (
     LedgerRow,
     Picture,
@@ -63,8 +57,11 @@ from react_pipeline.project import Project, cluster, require_shared, spread
 from react_pipeline.store import CorpusError, InputError, Scratch, remove, rename_synced
 from react_pipeline.use import UNKNOWN, Classifier, is_exported, margins
 
-Rows = Callable[[pa.Table], pa.Table]
-"""Maps a part (`encoding`) to the table that is written of it, a row for each picture."""
+Rows = Callable[[Part], pa.Table]
+"""Maps encoded pictures to the table that is written of them, a row for each picture."""
+
+Arguments = tuple[str, str, str | None]
+"""Source, model and config for `Classifier.load`."""
 
 LEDGER = b"skipped"
 """In the metadata of a file of labels: what was skipped, as JSON."""
@@ -96,7 +93,13 @@ def predict_pictures(classifier: Classifier, source: str, output: Path, options:
 
 def embed_pictures(classifier: Classifier, source: str, output: Path, options: Options) -> Done:
     """Write the unit vector (D,), float32, of every picture; as `predict_pictures` otherwise."""
-    return _run(_uncalibrated(classifier), source, output, options, VECTORS, usable_rows)
+    return _run(_uncalibrated(classifier), source, output, options, VECTORS, _vector_rows)
+
+
+def _vector_rows(part: Part) -> pa.Table:
+    flat, dimension = part.vectors.reshape(-1), part.vectors.shape[1]
+    vectors = pa.FixedSizeListArray.from_arrays(flat, dimension)
+    return pa.table({"path": pa.array(part.names, pa.string()), "vector": vectors})
 
 
 def _uncalibrated(classifier: Classifier) -> Classifier:
@@ -118,16 +121,15 @@ def _label_rows(classifier: Classifier, options: Options) -> Rows:
     top_k = min(options.top_k, len(classifier.classes))
     names = np.asarray(classifier.classes, dtype=object)
 
-    def rows(part: pa.Table) -> pa.Table:
-        paths, vectors = part_vectors(part)
-        if options.transductive and len(vectors):
-            similarities = transduce(vectors, classifier.head)
+    def rows(part: Part) -> pa.Table:
+        if options.transductive and part.names:
+            similarities = transduce(part.vectors, classifier.head)
         else:
-            similarities = classifier.head.scores(torch.from_numpy(vectors))
+            similarities = classifier.head.scores(torch.from_numpy(part.vectors))
         ids, scores, confidence = classifier.rank(similarities.numpy(), top_k)
         labels = np.where(confidence >= options.threshold, names[ids[:, 0]], UNKNOWN)
         columns = {
-            "path": pa.array(paths, pa.string()),
+            "path": pa.array(part.names, pa.string()),
             "predicted": pa.array(labels, pa.string()),
             "confidence": pa.array(confidence),
             "margin": pa.array(margins(scores)),
@@ -153,16 +155,17 @@ def _run(
         write_record(output, record)
         parts = encode_pictures(clip, pictures, folder, precision, options)
         if options.transductive:
-            parts = iter([pa.concat_tables(parts)])
+            parts = iter([Part.joined(parts)])
         ledger = list(refused)
         used = 0
         file = folder / f"{name}.parquet"
-        with pq.ParquetWriter(file, rows(no_pictures(clip.dimension)).schema) as writer:
+        none = Part([], np.zeros((0, clip.dimension), np.float32), [])
+        with pq.ParquetWriter(file, rows(none).schema) as writer:
             for part in parts:
                 table = rows(part)
                 writer.write_table(table)
                 used += len(table)
-                ledger += part_ledger(part)
+                ledger += part.ledger
         skipped = write_ledger(output, ledger)
         if not used:
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in skipped.items())
@@ -215,46 +218,36 @@ def _finish(
     return Done(record["used"], record["skipped"], classifier.calibration)
 
 
-@dataclass(frozen=True)
-class Loading:
-    """The arguments of `Classifier.load`, and the fingerprint of what it must give."""
-
-    source: str
-    model: str
-    config: str | None
-    fingerprint: str
-
-    @classmethod
-    def of(cls, source: str, model: str, config: Path | None, classifier: Classifier) -> Loading:
-        """Return the arguments of this machine's call, by paths that hold on every machine."""
-        if is_exported(source):
-            source = str(Path(source).expanduser().absolute())
-        elif config is None:
-            config = Project.load().path
-        place = str(config.absolute()) if config else None
-        return cls(source, model, place, classifier.origin.fingerprint)
+def shared_arguments(source: str, model: str, config: Path | None) -> Arguments:
+    """Return arguments of `Classifier.load` by paths that hold on every machine."""
+    if is_exported(source):
+        source = str(Path(source).expanduser().absolute())
+    elif config is None:
+        config = Project.load().path
+    return source, model, str(config.absolute()) if config else None
 
 
 @lru_cache(maxsize=1)
-def _load(loading: Loading) -> Classifier:
+def _load(arguments: Arguments, fingerprint: str) -> Classifier:
     """Load the classifier, once a process."""
-    classifier = Classifier.load(loading.source, loading.model, config=loading.config)
-    if classifier.origin.fingerprint != loading.fingerprint:
+    source, model, config = arguments
+    classifier = Classifier.load(source, model, config=config)
+    if classifier.origin.fingerprint != fingerprint:
         raise InputError(
-            f"{loading.source}: the model is now {classifier.origin}, and the run began with "
-            f"{loading.fingerprint}: name a method by --model, and run again"
+            f"{source}: the model is now {classifier.origin}, and the run began with "
+            f"{fingerprint}: name a method by --model, and run again"
         )
     return classifier
 
 
 def predict_shards(
-    loading: Loading, classifier: Classifier, source: str, output: Path, options: Options
+    classifier: Classifier, arguments: Arguments, source: str, output: Path, options: Options
 ) -> Done:
     """Classify the pictures of each shard of a source; see the files above. A killed run resumes
     when it is called again; a shard that cannot be read is a line of the ledger.
 
     Args:
-        loading: How the tasks load `classifier`.
+        arguments: With which the tasks load `classifier`.
 
     Raises:
         InputError: If the source is not made of shards, or the folder holds something else.
@@ -266,7 +259,8 @@ def predict_shards(
     shards = find_shards(source, options.storage)
 
     def work(*_: Any) -> tuple[int, dict[str, int]]:
-        task = ShardTask(loading, options, (output / LABELS).resolve())
+        folder = (output / LABELS).resolve()
+        task = ShardTask(arguments, classifier.origin.fingerprint, options, folder)
         task.folder.mkdir(exist_ok=True)
         with cluster(options.distributor):
             counted = spread(task, list(enumerate(shards)), f"labelling {source}")
@@ -287,7 +281,8 @@ class ShardTask:
     It may run twice, even at once: what is complete is kept.
     """
 
-    loading: Loading
+    arguments: Arguments
+    fingerprint: str
     options: Options
     folder: Path
 
@@ -302,14 +297,14 @@ class ShardTask:
             return file.metadata.num_rows, [tuple(row) for row in ledger]
 
     def _label(self, shard: ShardLocation, file: Path) -> None:
-        classifier = _load(self.loading)
+        classifier = _load(self.arguments, self.fingerprint)
         try:
             pictures, ledger = pictures_of_shard(shard)
         except CorpusError as error:
             pictures, ledger = [], [(str(shard), "unreadable_shard", str(error))]
         clip, precision = classifier.clip, classifier.precision
         parts = encode_pictures(clip, pictures, None, precision, self.options)
-        whole = pa.concat_tables([no_pictures(clip.dimension), *parts])
+        whole = Part.joined(parts)
         rows = _label_rows(classifier, self.options)(whole)
-        skipped = json.dumps(ledger + part_ledger(whole))
+        skipped = json.dumps(ledger + whole.ledger)
         pq.write_table(rows.replace_schema_metadata({LEDGER: skipped}), file)

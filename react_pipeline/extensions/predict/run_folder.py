@@ -41,6 +41,7 @@ class Options:
         column: Of a table of pictures.
         workers: Decoding processes.
         max_pixels: Larger pictures are skipped.
+        is_lenient: Of a truncated picture, the part that is there is used.
         distributor: Where shards are labelled.
     """
 
@@ -50,24 +51,22 @@ class Options:
     column: str = "path"
     workers: int = 2
     max_pixels: int = MAX_PIXELS
+    is_lenient: bool = False
     storage: StorageConfig = StorageConfig()
     distributor: DistributorConfig = DistributorConfig()
 
 
 def require_output(output: Path) -> None:
-    """Refuse a place that cannot be written or holds other files; nothing is created.
+    """Refuse a place that is no folder or holds other files; nothing is created.
 
     Raises:
         InputError: Naming it.
     """
     try:
-        existing = next(path for path in (output, *output.absolute().parents) if path.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK):
-            raise InputError(
-                f"{output}: {existing} is no folder with the right to write; {_REMEDY}"
-            )
         # Hidden files may be those of a run that has just begun.
-        others = output.exists() and any(path.name[0] != "." for path in output.iterdir())
+        others = any(path.name[0] != "." for path in output.iterdir())
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise InputError(f"{output}: {error.strerror}; {_REMEDY}") from error
     if others and not _record(output):

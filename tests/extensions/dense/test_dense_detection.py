@@ -54,7 +54,8 @@ def test_true_boxes_leave_out_crowds(boxes: BoxImages) -> None:
 
 
 def test_boxes_of_a_results_file_pass_the_filter(boxes: BoxImages) -> None:
-    config = DenseConfig.model_validate({"root": boxes.source.root})
+    root = Path(str(boxes.pictures[0].path)).parents[2]
+    config = DenseConfig.model_validate({"root": root})
     rows = [
         {"image_id": image, "category_id": 3, "bbox": box, "score": score}
         for image, box, score in (
@@ -65,7 +66,7 @@ def test_boxes_of_a_results_file_pass_the_filter(boxes: BoxImages) -> None:
             (101, [2, 2, 4, 4], 0.5),
         )
     ]
-    path = boxes.source.root / "boxes" / "boxes.json"
+    path = root / "boxes" / "boxes.json"
     path.parent.mkdir()
     path.write_text(json.dumps(rows))
     source = boxes_of_file(boxes, config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from react_pipeline.extensions.dense.measures import box_figures, map_figures, proposal_figures
+from react_pipeline.extensions.dense.measures import box_figures, map_figures
 
 IDS = (1, 4, 9, 30)
 BOXES = [
@@ -47,21 +47,15 @@ def test_all_right_detections_are_1_and_none_are_0() -> None:
     assert box_figures({**TRUTH, "annotations": []}, FOUND[:1], {})[0] == {}
 
 
-def test_recall_of_proposals_counts_boxes_of_any_class() -> None:
-    proposals = [{**box, "category_id": IDS[0]} for box in FOUND[::2]]
-    recalls = {"proposal_recall_100": 6 / 11, "proposal_recall_1000": 6 / 11}
-    assert proposal_figures(TRUTH, proposals) == pytest.approx(recalls)
-
-
 def test_iou_by_hand_with_ignored_pixels_and_absent_classes() -> None:
     truth = np.array([[0, 0, 1, 1], [255, 255, 1, 0]])
     found = np.array([[0, 1, 1, 1], [3, 0, 0, 0]])
     # Over all images together, not the mean over images.
-    figures, ious = map_figures(zip(truth, found, strict=True), 4)
+    figures, ious = map_figures(zip(truth, found, strict=True), "abcd")
     # 0: two of the union {0,0,0 true; one more found} = 2 / 4; 1: 2 / 4; 2 is nowhere, 3 is found
     # on an ignored pixel.
-    np.testing.assert_equal(ious, [0.5, 0.5, np.nan, np.nan])
+    assert ious == {"a": 0.5, "b": 0.5}
     assert figures == pytest.approx({"miou": 0.5, "pixel_accuracy": 4 / 6})
     # A class that is found and not true counts with 0.
-    assert map_figures([(truth, np.full_like(found, 2))], 4)[1][2] == 0
-    assert map_figures([(np.full((2, 2), 255), found[:, :2])], 4)[0] == {}
+    assert map_figures([(truth, np.full_like(found, 2))], "abcd")[1]["c"] == 0
+    assert map_figures([(np.full((2, 2), 255), found[:, :2])], "abcd") == ({}, {})

@@ -17,7 +17,7 @@ from PIL import Image
 from support.elevater import png, write_elevater
 
 from react_pipeline.clip import load, publish_base
-from react_pipeline.extensions.elevater import encoding
+from react_pipeline.embedding import Encoder
 from react_pipeline.extensions.elevater.datasets import DATASETS, dataset
 from react_pipeline.extensions.elevater.features import publish_features
 from react_pipeline.extensions.elevater.measuring import Measurer
@@ -69,9 +69,7 @@ def test_a_figure_is_that_of_open_clips_own_classifier(
         clip.model, clip.tokenizer, entry.class_names, entry.templates, num_classes_per_batch=None
     )
     images = read_dataset(data, name, "test")
-    pictures = [
-        Image.open(io.BytesIO(images.read(number))).convert("RGB") for number in range(len(images))
-    ]
+    pictures = [Image.open(io.BytesIO(one.read())).convert("RGB") for one in images.pictures]
     pixels = torch.stack([clip.preprocess(picture) for picture in pictures])
     with torch.inference_mode():
         logits = 100 * clip.model.encode_image(pixels, normalize=True) @ theirs
@@ -82,7 +80,7 @@ def test_a_figure_is_that_of_open_clips_own_classifier(
     artifact = results(project_on(datasets=[name]))
     (row,) = rows_of(artifact).to_dict("records")
     assert row["value"] == expected
-    assert (row["metric"], row["n"], row["protocol"]) == (entry.metric, len(images), "zero-shot")
+    assert (row["metric"], row["n"], row["protocol"]) == (entry.metric, len(pictures), "zero-shot")
     prediction = json.loads(artifact.file(f"predictions/zero_shot/{name}.json").read_text())
     predicted = np.argmax(prediction["predictions"][0], axis=1)
     assert predicted.tolist() == logits.argmax(dim=1).tolist()  # in the order on disk
@@ -136,33 +134,30 @@ def test_a_kill_costs_only_what_was_not_finished(
     project_on: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = project_on(datasets=["mnist", "fer-2013"])
-    measured = []
+    done: list[Any] = []
 
-    def killed_at(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def once(*given: Any) -> Any:
-            subject = getattr(given[1], "name", given[-1])
-            measured.append(subject)
-            if subject == name and measured.count(name) == 1:
+    def killed_once(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            done.append(given[1])
+            if len(done) == 2:
                 raise KeyboardInterrupt
             return function(*given)
 
-        return once
+        return call
 
-    monkeypatch.setattr(encoding, "encode", killed_at("fer-2013", encoding.encode))
+    monkeypatch.setattr(Encoder, "images", killed_once(Encoder.images))
     with pytest.raises(KeyboardInterrupt):
         publish_features(project, "shapes", "base")
-    (left,) = project.config.store.glob(".scratch/*/*/*/files/mnist/test.npy")
-    inode, wanted = left.stat().st_ino, left.read_bytes()
-    kept = publish_features(project, "shapes", "base").path / "mnist" / "test.npy"
-    assert (kept.stat().st_ino, kept.read_bytes()) == (inode, wanted)
-    assert measured == ["mnist", "fer-2013", "fer-2013"]
+    made = publish_features(project, "shapes", "base")
+    assert [len(batch) for batch in done] == [20, 14, 14]
+    assert made.counts["images"] == 34
 
-    measured.clear()
-    monkeypatch.setattr(Measurer, "measure", killed_at("fer-2013", Measurer.measure))
+    done.clear()
+    monkeypatch.setattr(Measurer, "measure", killed_once(Measurer.measure))
     with pytest.raises(KeyboardInterrupt):
         publish_results(project, "shapes", "base")
     artifact = publish_results(project, "shapes", "base")
-    assert measured == ["mnist", "fer-2013", "fer-2013"]
+    assert [entry.name for entry in done] == ["mnist", "fer-2013", "fer-2013"]
     assert set(rows_of(artifact)["dataset"]) == {"mnist", "fer-2013"}
 
 

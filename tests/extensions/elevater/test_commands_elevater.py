@@ -104,7 +104,7 @@ def test_retrieval_prints_recall_both_ways(tiny_project: Project, run, tmp_path:
         assert code == 2 and words in reported, reported
     (tmp_path / "red.png").unlink()
     code, _, reported = run("retrieval", str(file), str(tmp_path))
-    assert code == 2 and "1 of 3 images are missing" in reported
+    assert code == 2 and "1 of 3 images cannot be used" in reported
 
 
 def test_a_check_loads_no_torch(tmp_path: Path) -> None:

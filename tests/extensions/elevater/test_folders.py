@@ -5,7 +5,6 @@ table's by name, whatever their order and spelling.
 from __future__ import annotations
 
 import io
-import pickle
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from support.drawings import write_shard
 from support.elevater import Trap, png
 
+from react_pipeline.extensions.elevater import digests
 from react_pipeline.extensions.elevater.datasets import DATASETS, IMAGENET, dataset, read_data
 from react_pipeline.extensions.elevater.readers import join_names, read_dataset
 from react_pipeline.extensions.elevater.settings import TestImages
@@ -68,8 +68,9 @@ def test_country_codes_are_known_and_valid_is_a_name_for_val(tmp_path: Path) -> 
     (folder / next(iter(codes)) / "notes.txt").write_text("no image")
     images = read_dataset(tmp_path, "country211", "val")
     names = [images.entry.class_names[label] for label in images.labels]
-    assert names == [codes[location.split("/")[2]] for location in images.locations]
-    assert images.read(0) == (tmp_path / images.locations[0]).read_bytes()
+    assert names == [codes[picture.name.split("/")[2]] for picture in images.pictures]
+    first = images.pictures[0]
+    assert first.read() == (tmp_path / first.name).read_bytes()
 
 
 def test_imagenets_folders_of_wordnet_ids_are_joined_in_order(tmp_path: Path) -> None:
@@ -115,15 +116,16 @@ def test_folders_that_do_not_match_are_refused_with_the_names(
 def test_the_digest_changes_with_a_label_and_with_a_pixel(tmp_path: Path) -> None:
     folder = write_folders(tmp_path / SST / "test", ["negative", "positive"])
     first = folder / "negative" / "0.png"
-    digests = set()
+    found = set()
     for change in (
         lambda: None,
         lambda: first.write_bytes(png(0, "another")),
         lambda: first.rename(folder / "positive" / "00.png"),
     ):
         change()
-        digests.add(read_dataset(tmp_path, SST, "test").digest())
-    assert len(digests) == 3
+        images = read_dataset(tmp_path, SST, "test")
+        found.add(images.digest(digests(images.pictures)))
+    assert len(found) == 3
 
 
 def test_stray_images_and_empty_folders_are_refused(tmp_path: Path) -> None:
@@ -170,9 +172,9 @@ def test_labels_are_joined_by_the_names_of_classnames_txt(tmp_path: Path) -> Non
     images = read_dataset(tmp_path, "cifar-10", "test")
     assert images.layout == "webdataset"
     assert images.labels.tolist() == list(range(10))[::-1] * 2
-    assert images.locations[0] == "cifar-10/test/0.tar@s000"
-    assert [images.read(position) for position in (0, 19)] == [png(0, "00"), png(9, "19")]
-    assert pickle.loads(pickle.dumps(images)).digest() == images.digest()  # noqa: S301
+    assert images.pictures[0].name == "cifar-10/test/0.tar@s000"
+    read = [images.pictures[position].read() for position in (0, 19)]
+    assert read == [png(0, "00"), png(9, "19")]
 
 
 def test_rows_of_a_multilabel_set_are_joined_by_name(tmp_path: Path) -> None:

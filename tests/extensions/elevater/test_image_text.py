@@ -51,8 +51,6 @@ def test_karpathys_json_gives_first_five_captions_of_a_split(tmp_path: Path) -> 
         ('{"pictures": []}', "JSON: images"),
         ('{"images": [{"filename": "a", "split": "test"}]}', r"images\.0\.sentences"),
         (karpathy(entry("a", ["x"], "val")), "no captioned image of the split 'test'; it has val"),
-        (karpathy(entry("../a", ["x"])), "leads out of the folder"),
-        (karpathy(entry("/a", ["x"])), "leads out of the folder"),
         ("[" * 100_000, "is not Karpathy's JSON"),
     ],
 )

@@ -20,7 +20,7 @@ from react_pipeline.clip.base import publish_base
 from react_pipeline.embedding import Encoder
 from react_pipeline.extensions.pages import judge as judging
 from react_pipeline.extensions.pages.judge import JudgeBoard, open_judge, prepare_log
-from react_pipeline.extensions.pages.judgements import JUDGEMENTS, present_model
+from react_pipeline.extensions.pages.judgements import JUDGEMENTS
 from react_pipeline.extensions.pages.session import Session, Side
 from react_pipeline.extensions.predict.pictures import find_pictures
 from react_pipeline.project.project import Project
@@ -49,11 +49,11 @@ def project(make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatc
     without_labels(project, [GATED])
 
     def classify(
-        _project: Project, _slug: str, side: Any, pictures: Any
+        _project: Project, _slug: str, model: Any, pictures: Any, _work: Path
     ) -> Iterator[tuple[str, int]]:
         good = [picture.name for picture in pictures if not picture.name.endswith(".jpg")]
         yield from (
-            (name, int(side.method == "base" and number % 3 == 0))
+            (name, int(model.stage == "base_checkpoint" and number % 3 == 0))
             for number, name in enumerate(good)
         )
 
@@ -144,12 +144,10 @@ def test_models_classify_as_they_are_measured(
 
     project = make_project()
     publish_base(project)
-    side = present_model(project, SLUG, "base")
+    base = project.store.current("base_checkpoint", "all")
     found, _ = find_pictures(str(pictures))
-    classified = dict(judging._classify(project, SLUG, side, found))
-    clip, head = load_classifier(
-        project.store.current("base_checkpoint", "all"), None, project.domain(SLUG), "cpu"
-    )
+    classified = dict(judging._classify(project, SLUG, base, found, pictures / "work"))
+    clip, head = load_classifier(base, None, project.domain(SLUG), "cpu")
     expected = {}
     for picture in found[:-1]:
         with torch.inference_mode():

@@ -11,11 +11,11 @@ from support.judging import SLUG, judge, unavailable, without_labels
 from support.promotion import candidates, outcomes, result, stand_in
 from support.upkeep import change_pipeline, edit_domain
 
-from react_pipeline.extensions.pages.judge import _against
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide, promote, promotion_is_current, roll_back
 from react_pipeline.promotion.verdicts import Verdict
 from react_pipeline.store.errors import InputError, StaleArtifact
+from react_pipeline.use import chosen_checkpoint
 
 MakeProject = Callable[..., Project]
 GATED, CONTROL, LOCKED = "gated-image", "gated-image-control", "locked-text"
@@ -48,7 +48,7 @@ def test_a_judged_lead_beyond_the_noise_makes_a_champion(make: MakeProject) -> N
     assert "judged without labels" in found.reason
     assert decide(project, SLUG).fingerprint == artifact.fingerprint
     assert promotion_is_current(project, SLUG).fingerprint == artifact.fingerprint
-    assert _against(project, SLUG, "champion").method == GATED
+    assert chosen_checkpoint(project, SLUG, "champion")[0].key == f"{SLUG}/{GATED}"
     status, _, images, *_ = candidates(artifact)[GATED]
     assert (status, images) == ("promoted", "1,000")
     # The model and its judgements outlive pruning while it has the title.
@@ -155,4 +155,4 @@ def test_a_person_promotes_a_judged_model(make: MakeProject) -> None:
     assert Verdict.read(promoted).champion.method == GATED
     assert decide(project, SLUG).fingerprint == promoted.fingerprint
     project.store.prune()
-    assert _against(project, SLUG, "champion").method == GATED
+    assert chosen_checkpoint(project, SLUG, "champion")[0].key == f"{SLUG}/{GATED}"

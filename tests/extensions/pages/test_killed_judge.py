@@ -55,7 +55,9 @@ def test_acknowledged_answers_outlive_a_kill(
     monkeypatch.setattr(
         judging,
         "_classify",
-        lambda _p, _s, side, found: ((one.name, int(side.method == "base")) for one in found),
+        lambda _p, _s, model, found, _work: (
+            (one.name, int(model.stage == "base_checkpoint")) for one in found
+        ),
     )
     log, _ = judging.prepare_log(project, SLUG, str(tmp_path / "pictures"), None, "base", print)
     command = [sys.executable, "-m", "react_pipeline", "judge", SLUG, str(tmp_path / "pictures")]

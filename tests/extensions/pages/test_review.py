@@ -12,12 +12,10 @@ import pandas as pd
 import pytest
 from support.retrieval import pairs_of
 
-from react_pipeline.embedding import row_vectors
 from react_pipeline.extensions.pages.review import (
     ReviewBoard,
     find_uses,
     open_review,
-    sureness,
     take_down,
 )
 from react_pipeline.lineage import resolve
@@ -127,16 +125,13 @@ def test_the_page_refuses_what_is_no_decision(board: ReviewBoard, answer: Any) -
     assert not board.decisions
 
 
-def test_a_pair_that_belongs_to_another_class_comes_first(retrieved_project: Project) -> None:
-    embeddings = retrieved_project.store.current("corpus_embeddings", "all")
-    table = pairs_of(retrieved_project.store.current("retrieved_set", SLUG))
-    class_ids = pd.factorize(table["class"])[0]
-    largest = np.bincount(class_ids).argmax()
-    stranger = np.flatnonzero(class_ids != largest)[0]
-    class_ids[stranger] = largest
-    images, captions = (row_vectors(embeddings, side, table["row"]) for side in ("image", "text"))
-    sure = sureness(images, captions, class_ids)
-    assert sure[stranger] < np.median(sure[class_ids == largest])
+def test_the_pairs_of_a_class_come_from_the_worst_to_the_best(
+    retrieved_project: Project, board: ReviewBoard
+) -> None:
+    best_first = pairs_of(retrieved_project.store.current("retrieved_set", SLUG))
+    for label, pairs in board.pairs.groupby("class", observed=True):
+        mine = best_first.loc[best_first["class"] == label, "image_sha256"]
+        assert list(pairs["image_sha256"]) == list(mine)[::-1]
 
 
 def test_a_takedown_reaches_every_set_and_names_its_uses(

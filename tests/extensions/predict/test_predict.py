@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 from support.deadly_images import MARK, deadly_images
-from support.drawings import COLOURS, SHAPES, draw, encode
+from support.drawings import COLOURS, SHAPES, draw, encode, write_shard
 from support.processes import killed
 from support.shard_server import serve_folder
 
@@ -39,7 +39,14 @@ from react_pipeline.extensions.predict import (
 from react_pipeline.extensions.predict.predict import Done, embed_pictures, predict_pictures
 from react_pipeline.extensions.predict.transduction import transduce
 from react_pipeline.project import Project
-from react_pipeline.store import InputError, MissingArtifact, ReactError, Scratch, SourceUnavailable
+from react_pipeline.store import (
+    CorpusError,
+    InputError,
+    MissingArtifact,
+    ReactError,
+    Scratch,
+    SourceUnavailable,
+)
 from react_pipeline.use import Classifier
 
 NOW = Options(workers=0)
@@ -270,6 +277,18 @@ def test_a_picture_of_too_many_bytes_is_not_read_whole(
     assert caught.value.reason == "too_many_bytes"
 
 
+def test_a_shard_is_read_as_it_is_now(tmp_path: Path) -> None:
+    path = tmp_path / "0.tar"
+    for data in (b"one", b"other"):
+        path.unlink(missing_ok=True)
+        write_shard(path, {"a": {"png": data}})
+        (found,), _ = find_pictures(str(path))
+        assert found.read() == data
+    path.unlink()
+    with pytest.raises(CorpusError, match=r"0\.tar"):
+        found.read()
+
+
 def predict_until_killed(config: Path, source: str, output: Path, transductive: bool) -> None:
     """Die after the second part is on the disk."""
     encoding.PART_PICTURES = 4
@@ -305,7 +324,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
     output = tmp_path / "out"
     killed(predict_until_killed, retrieved_project.path, str(photos), output, transductive)
     assert not (output / "predictions.csv").exists()
-    kept = sorted((output / ".work").glob("0*.parquet"))
+    kept = sorted((output / ".work").glob("0*.npz"))
     assert len(kept) == 2
     times = [path.stat().st_mtime_ns for path in kept]
     monkeypatch.setattr(encoding, "PART_PICTURES", 4)

@@ -5,6 +5,7 @@ killed.
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ from typer.testing import CliRunner
 
 from react_pipeline.commands.cli import app
 from react_pipeline.extensions.predict import Options, predict
-from react_pipeline.extensions.predict.predict import Loading, predict_pictures, predict_shards
+from react_pipeline.extensions.predict.predict import (
+    Arguments,
+    predict_pictures,
+    predict_shards,
+    shared_arguments,
+)
 from react_pipeline.project import Project
 from react_pipeline.store import InputError
 from react_pipeline.use import Classifier
@@ -39,9 +45,9 @@ def shards(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def model(retrieved_project: Project) -> tuple[Loading, Classifier]:
-    classifier = Classifier.load("shapes", "base", config=retrieved_project.path)
-    return Loading.of("shapes", "base", retrieved_project.path, classifier), classifier
+def model(retrieved_project: Project) -> tuple[Classifier, Arguments]:
+    arguments = shared_arguments("shapes", "base", retrieved_project.path)
+    return Classifier.load("shapes", "base", config=retrieved_project.path), arguments
 
 
 def labels_of(output: Path) -> list[dict[str, Any]]:
@@ -51,13 +57,13 @@ def labels_of(output: Path) -> list[dict[str, Any]]:
 
 
 def test_each_shard_has_the_labels_that_predict_gives(
-    model: tuple[Loading, Classifier], shards: Path, tmp_path: Path
+    model: tuple[Classifier, Arguments], shards: Path, tmp_path: Path
 ) -> None:
     done = predict_shards(*model, str(shards / "*.tar"), tmp_path / "out", NOW)
     assert (done.used, sum(done.skipped.values())) == (7, 3)
     assert {"no_image": 1, "unreadable_shard": 1}.items() <= done.skipped.items()
     (shards / "3.tar").unlink()
-    predict_pictures(model[1], str(shards / "*.tar"), tmp_path / "one", NOW)
+    predict_pictures(model[0], str(shards / "*.tar"), tmp_path / "one", NOW)
     expected = pq.read_table(tmp_path / "one" / "predictions.parquet").to_pylist()
     labels = labels_of(tmp_path / "out")
     assert [row["path"] for row in labels] == [row["path"] for row in expected]
@@ -71,7 +77,10 @@ def test_each_shard_has_the_labels_that_predict_gives(
 
 
 def test_a_killed_run_labels_the_shards_that_are_left(
-    model: tuple[Loading, Classifier], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: tuple[Classifier, Arguments],
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[str] = []
     find = predict.pictures_of_shard
@@ -108,8 +117,9 @@ def test_the_command_labels_shards_and_refuses_pictures(
 
 
 def test_only_the_model_of_the_run_labels(
-    model: tuple[Loading, Classifier], shards: Path, tmp_path: Path
+    model: tuple[Classifier, Arguments], shards: Path, tmp_path: Path
 ) -> None:
-    other = Loading("shapes", "base", model[0].config, "0" * 16)
+    classifier, arguments = model
+    other = replace(classifier, origin=replace(classifier.origin, fingerprint="0" * 16))
     with pytest.raises(InputError, match="--model"):
-        predict_shards(other, model[1], str(shards / "*.tar"), tmp_path / "out", NOW)
+        predict_shards(other, arguments, str(shards / "*.tar"), tmp_path / "out", NOW)
