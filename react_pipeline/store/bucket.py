@@ -112,7 +112,7 @@ class Bucket:
             if paths := [entry.path for entry in self.entries(prefix)]:
                 client.delete(paths)
 
-    def entries(self, prefix: str = "") -> Iterator[Entry]:
+    def entries(self, prefix: str = "", until: str = "") -> Iterator[Entry]:
         """Behave as in `Folder`."""
         with self._named(prefix) as client:
             for page in client.list(prefix or None):
@@ -269,7 +269,7 @@ class BucketLook(Bucket):
             raise FileNotFoundError(path)
         return contents[path]
 
-    def entries(self, prefix: str = "") -> Iterator[Entry]:
+    def entries(self, prefix: str = "", until: str = "") -> Iterator[Entry]:
         """Behave as in `Folder`."""
         listing, _ = self._at_this_moment()
         start = f"{prefix}/" if prefix else ""

@@ -105,11 +105,18 @@ class Folder:
         with suppress(OSError):  # not empty
             (self.home / prefix).parent.rmdir()
 
-    def entries(self, prefix: str = "") -> Iterator[Entry]:
-        """Yield all objects below a prefix, except, in a folder, those below names with a dot."""
+    def entries(self, prefix: str = "", until: str = "") -> Iterator[Entry]:
+        """Yield all objects below a prefix, except, in a folder, those below names with a dot.
+
+        Args:
+            until: A name. In a folder nothing below one that has an object of this name is listed,
+                and of each attempt only its own folder: a store has many more files.
+        """
         for folder, below, files in os.walk(self.home / prefix):
-            below[:] = [name for name in below if name[0] != "."]
-            for name in files:
+            attempts = [f"{name}/" for name in below if until and name[0] == "_"]
+            left_out = "._" if until else "."
+            below[:] = [] if until in files else [name for name in below if name[0] not in left_out]
+            for name in [*files, *attempts]:
                 with suppress(FileNotFoundError):
                     stat = os.stat(f"{folder}/{name}")  # noqa: PTH116 - faster
                     path = f"{folder}/{name}".removeprefix(f"{self.home}/")

@@ -48,7 +48,7 @@ def prune(store: Store, *, dry_run: bool, keep_seconds: float) -> list[str]:
     times: dict[str, float] = {}
     attempts: dict[str, float] = {}
     published: dict[str, Artifact] = {}
-    for entry in look.backend.entries():
+    for entry in look.backend.entries(until=MANIFEST):
         place, _, name = entry.path.rpartition("/")
         if match := _ATTEMPT.match(entry.path):
             attempts[match[0]] = max(attempts.get(match[0], 0), entry.time)

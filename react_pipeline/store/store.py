@@ -289,7 +289,7 @@ class Store:
 
     def _heads(self, prefix: str, name: str) -> Iterator[str]:
         """Yield the folders with an object of this name that is no file of an attempt."""
-        for entry in self.backend.entries(prefix):
+        for entry in self.backend.entries(prefix, until=name):
             folder, _, last = entry.path.rpartition("/")
             if last == name and "/_" not in folder and not folder.startswith("."):
                 yield folder

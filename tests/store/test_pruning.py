@@ -188,10 +188,10 @@ def before(
     backend, pending = type(store.backend), [happens]
     real: Any = getattr(backend, call)
 
-    def late(self: object, path: str = "", *given: str) -> object:
+    def late(self: object, path: str = "", *given: str, **named: str) -> object:
         if path and pending:
             pending.pop()()
-        return real(self, path, *given)
+        return real(self, path, *given, **named)
 
     monkeypatch.setattr(backend, call, late)
 
