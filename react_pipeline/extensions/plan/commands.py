@@ -42,9 +42,7 @@ def doctor(config: Config = None) -> None:
 def plan(
     machine: Annotated[
         str,
-        typer.Option(
-            help="Figures of another machine: cores=64,memory=256G,disk=10T,gpus=1,card=80G."
-        ),
+        typer.Option(help="Figures of another machine: cores=64,memory=256G,disk=10T,gpus=1."),
     ] = "",
     rows: Annotated[
         int | None,
@@ -59,7 +57,7 @@ def plan(
     project = load_project(config)
     valid_domains(project)  # names the others
     gc.disable()  # an import leaves no garbage, and looking for it takes a second
-    from react_pipeline.extensions.plan.plan import Machine, make_plan
+    from react_pipeline.extensions.plan import Machine, make_plan
 
     gc.enable()
     here = Machine.here(project.config.store, project.config.device)

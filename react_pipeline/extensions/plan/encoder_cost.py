@@ -1,48 +1,33 @@
-"""What an encoder costs: its bytes are counted, its processor seconds are measured on one batch.
+"""What an encoder costs: its weights are counted, its processor seconds are measured on one batch.
 
-Does not belong here: how many images and captions there are (`plan`).
+Does not belong here: how many images and captions there are (`estimates`).
 """
 
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from copy import deepcopy
-from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from open_clip import get_model_config
-from open_clip.utils import to_2tuple
 from PIL import Image
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from react_pipeline.clip import (
     CONFIG_FILE,
-    COUNTED,
-    DTYPES,
     GATED_PREFIX,
-    Clip,
-    ImageTower,
     choose_precision,
-    encode_text,
     from_parts,
     read_config,
-    recompute_activations,
-    step_bytes,
-    trains_images,
-    trains_text,
 )
 from react_pipeline.corpus import decode_image
-from react_pipeline.embedding import CPU_IMAGES, LONG_RUN, Encoder
+from react_pipeline.embedding import CPU_IMAGES, Encoder
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
-from react_pipeline.settings import MAX_PIXELS, EncoderConfig, TrainingConfig, encoders
+from react_pipeline.settings import MAX_PIXELS, EncoderConfig, encoders
 from react_pipeline.stage import ALL
-from react_pipeline.store import ReactError
-from react_pipeline.training import ModelMethod
+from react_pipeline.store import InputError, ReactError
 
 STAND_IN, STAND_IN_BYTES = "ViT-B-32", 4 * 151e6
 LARGEST_BYTES = 4e9
@@ -50,92 +35,53 @@ LARGEST_BYTES = 4e9
 GPU_PAIRS_PER_SECOND = 1_500.0
 """With a ViT-B/32 on an RTX 3080, by the README of clip-retrieval; not run here."""
 BATCH_SECONDS = 0.1
-_DEFAULTS = TrainingConfig()
-
-
-@dataclass(frozen=True)
-class EncodingCost:
-    """Seconds of one core to decode and prepare an image, to encode it, and to encode a caption."""
-
-    prepare: float
-    image: float
-    text: float
-
-
-class EncoderCost:
-    """What an encoder of a project costs on a core of this machine, or on a GPU.
-
-    Attributes:
-        dimension: Of its vectors.
-        weights_bytes: Of its weights.
-    """
-
-    def __init__(self, project: Project, config: EncoderConfig, stage: str) -> None:
-        """Count the weights on torch's meta device, which holds none.
-
-        What cannot be built there, such as image towers of an old timm, counts as ViT-B/32.
-        """
-        self._measured = _architecture(project, config, stage)
-        self.dimension = self._measured[0]["embed_dim"]
-        self.weights_bytes = STAND_IN_BYTES
-        with suppress(Exception):  # whatever an architecture raises there
-            self._empty = _build_empty(self._measured)
-            weights = self._empty.model.parameters()
-            self.weights_bytes = 4.0 * sum(weight.numel() for weight in weights)
-        self._scale = 1.0
-        if not hasattr(self, "_empty") or self.weights_bytes >= LARGEST_BYTES:
-            self._measured = _named(STAND_IN), {}, None
-            self._empty = _build_empty(self._measured)
-            self._scale = self.weights_bytes / STAND_IN_BYTES
-
-    @cached_property
-    def encoding(self) -> EncodingCost:
-        """Seconds to encode, measured with random weights when first asked for."""
-        clip = from_parts(None, *self._measured)
-        clip.model.eval()
-        return measure_encoding(clip, self._scale, choose_precision("auto", "cpu"))
-
-    @property
-    def gpu_share(self) -> float:
-        """Seconds of a GPU for a core's second: as when pairs are encoded."""
-        size = self.weights_bytes / STAND_IN_BYTES
-        return size / GPU_PAIRS_PER_SECOND / (self.encoding.image + self.encoding.text)
-
-    def row_bytes(
-        self,
-        precision: str,
-        method: ModelMethod | None = None,
-        training: TrainingConfig = _DEFAULTS,
-        *,
-        images: bool = True,
-    ) -> tuple[float, float]:
-        """Count the bytes of memory that each row of a batch takes, and the numbers that train.
-
-        Operations are not computed. What cannot be built or run that way counts as 0.
-
-        Args:
-            method: Trained with these fields; None: images, unless they wait, and captions of full
-                length are embedded.
-        """
-        with suppress(Exception):
-            clip = replace(self._empty, model=deepcopy(self._empty.model))
-            if method:
-                with torch.device("meta"):
-                    method.attach_to(clip, training)
-            clip.model.to_empty(device="cpu")  # no page of it is touched
-            clip.model.requires_grad_(False)
-            numbers = method.set_trainable(clip.model) if method else 0
-            return self._scale * _count(clip, precision, training, images), self._scale * numbers
-        return 0.0, 0.0
-
 
 Architecture = tuple[dict[str, Any], dict[str, Any], Path | None]
 """open_clip's configuration, that of its preprocessing, and the folder of its text tower."""
 
 
-def _build_empty(architecture: Architecture) -> Clip:
-    with torch.device("meta"):
-        return from_parts(None, *architecture)
+class EncoderCost(NamedTuple):
+    """What an encoder of a project costs on a core of this machine.
+
+    Attributes:
+        dimension: Of its vectors.
+        weights_bytes: Of its weights.
+        prepare, image, text: Seconds to decode and prepare an image, to encode it, and to encode a
+            caption.
+    """
+
+    dimension: int
+    weights_bytes: float
+    prepare: float
+    image: float
+    text: float
+
+    @property
+    def gpu_share(self) -> float:
+        """Seconds of a GPU for a core's second: as when pairs are encoded."""
+        size = self.weights_bytes / STAND_IN_BYTES
+        return size / GPU_PAIRS_PER_SECOND / (self.image + self.text)
+
+
+def encoder_cost(project: Project, config: EncoderConfig, stage: str) -> EncoderCost:
+    """Count the weights of an encoder on torch's meta device, which holds none, and time it with
+    random ones.
+
+    What cannot be built there, such as image towers of an old timm, counts as ViT-B/32.
+    """
+    architecture = _architecture(project, config, stage)
+    timed: Architecture = _named(STAND_IN), {}, None
+    weights_bytes, scale = STAND_IN_BYTES, 1.0
+    with suppress(InputError), torch.device("meta"):
+        weights = from_parts(None, *architecture).model.parameters()
+        weights_bytes = 4.0 * sum(weight.numel() for weight in weights)
+        scale = weights_bytes / STAND_IN_BYTES
+        if weights_bytes < LARGEST_BYTES:
+            timed, scale = architecture, 1.0
+    prepare, image, text = time_encoder(timed)
+    return EncoderCost(
+        architecture[0]["embed_dim"], weights_bytes, prepare, scale * image, scale * text
+    )
 
 
 def _architecture(project: Project, config: EncoderConfig, stage: str) -> Architecture:
@@ -148,8 +94,7 @@ def _architecture(project: Project, config: EncoderConfig, stage: str) -> Archit
         if (folder / CONFIG_FILE).is_file():
             return *read_config(folder), folder
     if built := encoders().get(config.model):
-        model_cfg, preprocess_cfg, tokenizer = built.architecture()
-        return model_cfg, preprocess_cfg, tokenizer
+        return built.architecture()
     return _named(config.model.removeprefix(GATED_PREFIX)), {}, None
 
 
@@ -163,36 +108,35 @@ def _named(name: str) -> dict[str, Any]:
     return {**cfg, "text_cfg": text_cfg}
 
 
-def _count(clip: Clip, precision: str, training: TrainingConfig, with_images: bool) -> int:
-    """Count the bytes of a row of images or captions, backwards too where weights train."""
-    model, rows = clip.model, 2 * COUNTED
-    trained = [one for one in model.parameters() if one.requires_grad]
-    tower = ImageTower(model, activation_checkpointing=training.activation_checkpointing)
-    if training.activation_checkpointing:
-        recompute_activations(model)
-    dtype = DTYPES.get(precision, torch.float32)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        images = torch.empty(rows, 3, *to_2tuple(model.visual.image_size))
-        tokens = torch.ones(rows, clip.model_cfg["text_cfg"].get("context_length", 77)).long()
+def time_encoder(architecture: Architecture) -> tuple[float, float, float]:
+    """Measure one core on a JPEG of 256 pixels and captions of eight words: seconds to prepare an
+    image, to encode it, and to encode a caption. Layers are not fused, as a long run may do.
+    """
+    clip = from_parts(None, *architecture)
+    encoder = Encoder(clip, choose_precision("auto", "cpu"))
+    file = io.BytesIO()
+    Image.radial_gradient("L").convert("RGB").save(file, "jpeg")
 
-        def encode(count: int) -> Iterator[torch.Tensor]:
-            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-                if trains_images(model) if trained else with_images:
-                    yield tower(images[:count].clone())
-                if not trained or trains_text(model):
-                    yield encode_text(model, tokens[:count])
+    def prepared(count: int) -> torch.Tensor:
+        images = [decode_image(file.getvalue(), MAX_PIXELS) for _ in range(count)]
+        return torch.stack([encoder.to_tensor(image) for image in images])
 
-        return step_bytes(encode, trained, rows)
+    texts = [f"a photo of a bird, number {number} of many" for number in range(2 * CPU_IMAGES)]
+    tokens, images = clip.tokenizer(texts), prepared(CPU_IMAGES)
+    return (
+        core_seconds(prepared, CPU_IMAGES),
+        core_seconds(lambda count: encoder.images(images[:count]), CPU_IMAGES),
+        core_seconds(lambda count: encoder.texts(tokens[:count]), len(tokens)),
+    )
 
 
-def core_seconds(work: Callable[[int], object], most: int, least: int = 1) -> float:
+def core_seconds(work: Callable[[int], object], most: int) -> float:
     """Return the processor seconds of one core for one of many; other processes change it little.
 
     Args:
-        work: Does so many at once. It is called with `least`, which also chooses kernels, then with
-            as many as fit `BATCH_SECONDS`.
+        work: Does so many at once. It is called with 1, which also chooses kernels, then with as
+            many as fit `BATCH_SECONDS`.
         most: How many it can do at most.
-        least: How many cost as much as one.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -204,30 +148,10 @@ def core_seconds(work: Callable[[int], object], most: int, least: int = 1) -> fl
         return (time.process_time() - began) / count
 
     try:
-        timed(least)
-        once = timed(least)
-        passes = min(most, int(BATCH_SECONDS / max(once, 1e-6))) // least
-        return timed(passes * least) if passes > 1 else once
+        timed(1)
+        once = timed(1)
+        count = min(most, int(BATCH_SECONDS / max(once, 1e-6)))
+        return timed(count) if count > 1 else once
     finally:
         torch.set_flush_denormal(False)
         torch.set_num_threads(threads)
-
-
-def measure_encoding(clip: Clip, scale: float, precision: str) -> EncodingCost:
-    """Measure one core on a JPEG of 256 pixels and captions of eight words, as in embedding."""
-    file = io.BytesIO()
-    Image.radial_gradient("L").convert("RGB").save(file, "jpeg")
-    data = file.getvalue()
-    encoder = Encoder(clip, precision, rows=LONG_RUN)
-    texts = [f"a photo of a bird, number {number} of many" for number in range(2 * CPU_IMAGES)]
-    tokens = clip.tokenizer(texts)
-
-    def prepared(count: int) -> torch.Tensor:
-        images = [decode_image(data, MAX_PIXELS) for _ in range(count)]
-        return torch.stack([encoder.to_tensor(image) for image in images])
-
-    images = prepared(CPU_IMAGES)
-    image = core_seconds(lambda n: encoder.images(images[:n]), CPU_IMAGES, encoder.whole_pass)
-    text = core_seconds(lambda n: encoder.texts(tokens[:n]), len(tokens))
-    prepare = core_seconds(prepared, CPU_IMAGES)
-    return EncodingCost(prepare, scale * image, scale * text)
