@@ -17,6 +17,7 @@ from PIL import Image
 from react_pipeline.clip import (
     CONFIG_FILE,
     GATED_PREFIX,
+    Clip,
     choose_precision,
     from_parts,
     read_config,
@@ -64,24 +65,29 @@ class EncoderCost(NamedTuple):
 
 
 def encoder_cost(project: Project, config: EncoderConfig, stage: str) -> EncoderCost:
-    """Count the weights of an encoder on torch's meta device, which holds none, and time it with
-    random ones.
+    """Count the weights of an encoder on torch's meta device, which holds none, and time it.
 
     What cannot be built there, such as image towers of an old timm, counts as ViT-B/32.
     """
     architecture = _architecture(project, config, stage)
-    timed: Architecture = _named(STAND_IN), {}, None
-    weights_bytes, scale = STAND_IN_BYTES, 1.0
-    with suppress(InputError), torch.device("meta"):
-        weights = from_parts(None, *architecture).model.parameters()
-        weights_bytes = 4.0 * sum(weight.numel() for weight in weights)
-        scale = weights_bytes / STAND_IN_BYTES
-        if weights_bytes < LARGEST_BYTES:
-            timed, scale = architecture, 1.0
-    prepare, image, text = time_encoder(timed)
+    stand_in: Architecture = _named(STAND_IN), {}, None
+    try:
+        clip = build_empty(architecture)
+    except InputError:
+        clip = build_empty(stand_in)
+    weights_bytes, scale = 4.0 * sum(weight.numel() for weight in clip.model.parameters()), 1.0
+    if weights_bytes >= LARGEST_BYTES:
+        clip, scale = build_empty(stand_in), weights_bytes / STAND_IN_BYTES
+    prepare, image, text = time_encoder(clip)
     return EncoderCost(
         architecture[0]["embed_dim"], weights_bytes, prepare, scale * image, scale * text
     )
+
+
+def build_empty(architecture: Architecture) -> Clip:
+    """Build an architecture on torch's meta device."""
+    with torch.device("meta"):
+        return from_parts(None, *architecture)
 
 
 def _architecture(project: Project, config: EncoderConfig, stage: str) -> Architecture:
@@ -108,11 +114,17 @@ def _named(name: str) -> dict[str, Any]:
     return {**cfg, "text_cfg": text_cfg}
 
 
-def time_encoder(architecture: Architecture) -> tuple[float, float, float]:
+def time_encoder(clip: Clip) -> tuple[float, float, float]:
     """Measure one core on a JPEG of 256 pixels and captions of eight words: seconds to prepare an
-    image, to encode it, and to encode a caption. Layers are not fused, as a long run may do.
+    image, to encode it, and to encode a caption.
+
+    All weights are made 0, which costs as much as others. Layers are not fused, as a long run may
+    do.
     """
-    clip = from_parts(None, *architecture)
+    clip.model.to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in (*clip.model.parameters(), *clip.model.buffers()):
+            tensor.zero_()
     encoder = Encoder(clip, choose_precision("auto", "cpu"))
     file = io.BytesIO()
     Image.radial_gradient("L").convert("RGB").save(file, "jpeg")
@@ -140,7 +152,6 @@ def core_seconds(work: Callable[[int], object], most: int) -> float:
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # random weights may give many, which are slow
 
     def timed(count: int) -> float:
         began = time.process_time()
@@ -153,5 +164,4 @@ def core_seconds(work: Callable[[int], object], most: int) -> float:
         count = min(most, int(BATCH_SECONDS / max(once, 1e-6)))
         return timed(count) if count > 1 else once
     finally:
-        torch.set_flush_denormal(False)
         torch.set_num_threads(threads)
