@@ -52,6 +52,7 @@ class Encoder:
         to_tensor: RGB image to what `images` takes a batch of; the first half of the model's
             preprocessing.
         precision: What the towers compute in: `fp32`, `bf16` or `fp16`.
+        whole_pass: Images to which a shorter batch is filled up, at the same cost; 1: none is.
 
     Equal texts of a batch are encoded once.
     """
@@ -83,6 +84,7 @@ class Encoder:
             clip.model.visual.to(memory_format=torch.channels_last)
         on_cpu = clip.device == "cpu"
         fuses = on_cpu and rows >= LONG_RUN
+        self.whole_pass = 1
         self._images_at_once = CPU_IMAGES if on_cpu else None
         self._tokens_at_once = CPU_TOKENS if on_cpu else GPU_TOKENS
         # None: converted when the first batch shows what to compare both ways on.
@@ -92,6 +94,7 @@ class Encoder:
             self._text_features = compiled(self._torch_texts)
         if fuses and self.precision != "fp16" and not self._tower.native:
             self._image_features = None
+            self.whole_pass = IMAGES_AT_ONCE
             self._images_at_once = IMAGES_AT_ONCE * torch.get_num_threads()
         if fuses and self.precision == "fp32" and not text_blocks(clip.model):
             self._text_features = None

@@ -15,6 +15,7 @@ from .log import TrainingObserver as TrainingObserver
 from .losses import contrastive_loss as contrastive_loss
 from .methods import GatedImage as GatedImage
 from .methods import ModelMethod as ModelMethod
+from .preparation import STATE_BYTES as STATE_BYTES
 from .preparation import Probe as Probe
 from .resume import read_state as read_state
 from .resume import save_state as save_state

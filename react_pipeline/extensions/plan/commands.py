@@ -42,7 +42,9 @@ def doctor(config: Config = None) -> None:
 def plan(
     machine: Annotated[
         str,
-        typer.Option(help="Figures of another machine: cores=64,memory=256G,disk=10T,gpus=1."),
+        typer.Option(
+            help="Figures of another machine: cores=64,memory=256G,disk=10T,gpus=1,card=80G."
+        ),
     ] = "",
     rows: Annotated[
         int | None,

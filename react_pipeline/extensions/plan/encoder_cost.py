@@ -1,34 +1,45 @@
-"""What an encoder costs: its weights are counted, its processor seconds are measured on one batch.
+"""What an encoder costs: its bytes are counted, its processor seconds are measured on one batch.
 
 Does not belong here: how many images and captions there are (`estimates`).
 """
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from open_clip import get_model_config
+from open_clip.utils import to_2tuple
 from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from react_pipeline.clip import (
     CONFIG_FILE,
+    COUNTED,
+    DTYPES,
     GATED_PREFIX,
     Clip,
+    ImageTower,
     choose_precision,
+    encode_text,
     from_parts,
     read_config,
+    recompute_activations,
+    step_bytes,
+    trains_images,
+    trains_text,
 )
 from react_pipeline.corpus import decode_image
-from react_pipeline.embedding import CPU_IMAGES, Encoder
+from react_pipeline.embedding import CPU_IMAGES, LONG_RUN, Encoder
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
-from react_pipeline.settings import MAX_PIXELS, EncoderConfig, encoders
+from react_pipeline.settings import MAX_PIXELS, EncoderConfig, TrainingConfig, encoders
 from react_pipeline.stage import ALL
 from react_pipeline.store import InputError, ReactError
+from react_pipeline.training import STATE_BYTES, ModelMethod
 
 STAND_IN, STAND_IN_BYTES = "ViT-B-32", 4 * 151e6
 LARGEST_BYTES = 4e9
@@ -36,21 +47,37 @@ LARGEST_BYTES = 4e9
 GPU_PAIRS_PER_SECOND = 1_500.0
 """With a ViT-B/32 on an RTX 3080, by the README of clip-retrieval; not run here."""
 BATCH_SECONDS = 0.1
+_DEFAULTS = TrainingConfig()
 
 Architecture = tuple[dict[str, Any], dict[str, Any], Path | None]
 """open_clip's configuration, that of its preprocessing, and the folder of its text tower."""
+
+
+class Batch(NamedTuple):
+    """The bytes of rows that are on a device at once, and of what is there beside them."""
+
+    rows: int
+    row_bytes: float
+    fixed_bytes: float
+
+    @property
+    def memory(self) -> float:
+        """Bytes of all."""
+        return self.fixed_bytes + self.rows * self.row_bytes
 
 
 class EncoderCost(NamedTuple):
     """What an encoder of a project costs on a core of this machine.
 
     Attributes:
+        architecture: With which memory is counted.
         dimension: Of its vectors.
         weights_bytes: Of its weights.
         prepare, image, text: Seconds to decode and prepare an image, to encode it, and to encode a
             caption.
     """
 
+    architecture: Architecture
     dimension: int
     weights_bytes: float
     prepare: float
@@ -63,25 +90,55 @@ class EncoderCost(NamedTuple):
         size = self.weights_bytes / STAND_IN_BYTES
         return size / GPU_PAIRS_PER_SECOND / (self.image + self.text)
 
+    def batch(
+        self,
+        rows: int,
+        precision: str,
+        method: ModelMethod | None = None,
+        training: TrainingConfig = _DEFAULTS,
+        *,
+        images: bool = True,
+    ) -> Batch:
+        """Count the bytes of a batch of some rows. Operations are not computed; where an
+        architecture cannot be run that way, rows count as 0.
+
+        Args:
+            method: Trained with these fields; None: captions of full length are embedded, and
+                `images`.
+        """
+        each, numbers = 0, 0
+        with suppress(Exception):  # whatever an architecture raises there
+            clip = build_empty(self.architecture)
+            if method:
+                with torch.device("meta"):
+                    method.attach_to(clip, training)
+            clip.model.to_empty(device="cpu")  # no page of it is touched
+            clip.model.requires_grad_(False)
+            if method:
+                numbers = method.set_trainable(clip.model)
+            each = _row_bytes(clip, precision, training, images)
+        copies = 0 if method else self.weights_bytes / 2  # in half precision
+        return Batch(rows, each, self.weights_bytes + copies + STATE_BYTES * numbers)
+
 
 def encoder_cost(project: Project, config: EncoderConfig, stage: str) -> EncoderCost:
     """Count the weights of an encoder on torch's meta device, which holds none, and time it.
 
     What cannot be built there, such as image towers of an old timm, counts as ViT-B/32.
     """
-    architecture = _architecture(project, config, stage)
+    architecture = timed = _architecture(project, config, stage)
+    dimension, scale = architecture[0]["embed_dim"], 1.0
     stand_in: Architecture = _named(STAND_IN), {}, None
     try:
         clip = build_empty(architecture)
     except InputError:
+        architecture = timed = stand_in
         clip = build_empty(stand_in)
-    weights_bytes, scale = 4.0 * sum(weight.numel() for weight in clip.model.parameters()), 1.0
+    weights_bytes = 4.0 * sum(weight.numel() for weight in clip.model.parameters())
     if weights_bytes >= LARGEST_BYTES:
-        clip, scale = build_empty(stand_in), weights_bytes / STAND_IN_BYTES
-    prepare, image, text = time_encoder(clip)
-    return EncoderCost(
-        architecture[0]["embed_dim"], weights_bytes, prepare, scale * image, scale * text
-    )
+        timed, scale = stand_in, weights_bytes / STAND_IN_BYTES
+    prepare, image, text = time_encoder(timed)
+    return EncoderCost(architecture, dimension, weights_bytes, prepare, scale * image, scale * text)
 
 
 def build_empty(architecture: Architecture) -> Clip:
@@ -114,18 +171,34 @@ def _named(name: str) -> dict[str, Any]:
     return {**cfg, "text_cfg": text_cfg}
 
 
-def time_encoder(clip: Clip) -> tuple[float, float, float]:
-    """Measure one core on a JPEG of 256 pixels and captions of eight words: seconds to prepare an
-    image, to encode it, and to encode a caption.
+def _row_bytes(clip: Clip, precision: str, training: TrainingConfig, with_images: bool) -> int:
+    """Count the bytes of a row of images or captions, backwards too where weights train."""
+    model, rows = clip.model, 2 * COUNTED
+    trained = [one for one in model.parameters() if one.requires_grad]
+    tower = ImageTower(model, activation_checkpointing=training.activation_checkpointing)
+    if training.activation_checkpointing:
+        recompute_activations(model)
+    dtype = DTYPES.get(precision, torch.float32)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        images = torch.empty(rows, 3, *to_2tuple(model.visual.image_size))
+        tokens = torch.ones(rows, clip.model_cfg["text_cfg"].get("context_length", 77)).long()
 
-    All weights are made 0, which costs as much as others. Layers are not fused, as a long run may
-    do.
+        def encode(count: int) -> Iterator[torch.Tensor]:
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                if trains_images(model) if trained else with_images:
+                    yield tower(images[:count].clone())
+                if not trained or trains_text(model):
+                    yield encode_text(model, tokens[:count])
+
+        return step_bytes(encode, trained, rows)
+
+
+def time_encoder(architecture: Architecture) -> tuple[float, float, float]:
+    """Measure one core on a JPEG of 256 pixels and captions of eight words: seconds to prepare an
+    image, to encode it, and to encode a caption, with random weights as in a long run.
     """
-    clip.model.to_empty(device="cpu")
-    with torch.no_grad():
-        for tensor in (*clip.model.parameters(), *clip.model.buffers()):
-            tensor.zero_()
-    encoder = Encoder(clip, choose_precision("auto", "cpu"))
+    clip = from_parts(None, *architecture)
+    encoder = Encoder(clip, choose_precision("auto", "cpu"), rows=LONG_RUN)
     file = io.BytesIO()
     Image.radial_gradient("L").convert("RGB").save(file, "jpeg")
 
@@ -137,21 +210,23 @@ def time_encoder(clip: Clip) -> tuple[float, float, float]:
     tokens, images = clip.tokenizer(texts), prepared(CPU_IMAGES)
     return (
         core_seconds(prepared, CPU_IMAGES),
-        core_seconds(lambda count: encoder.images(images[:count]), CPU_IMAGES),
-        core_seconds(lambda count: encoder.texts(tokens[:count]), len(tokens)),
+        core_seconds(lambda n: encoder.images(images[:n]), CPU_IMAGES, encoder.whole_pass),
+        core_seconds(lambda n: encoder.texts(tokens[:n]), len(tokens)),
     )
 
 
-def core_seconds(work: Callable[[int], object], most: int) -> float:
+def core_seconds(work: Callable[[int], object], most: int, least: int = 1) -> float:
     """Return the processor seconds of one core for one of many; other processes change it little.
 
     Args:
-        work: Does so many at once. It is called with 1, which also chooses kernels, then with as
-            many as fit `BATCH_SECONDS`.
+        work: Does so many at once. It is called with `least`, which also chooses kernels, then with
+            as many as fit `BATCH_SECONDS`.
         most: How many it can do at most.
+        least: How many cost as much as one.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # random weights may give many, which are slow
 
     def timed(count: int) -> float:
         began = time.process_time()
@@ -159,9 +234,10 @@ def core_seconds(work: Callable[[int], object], most: int) -> float:
         return (time.process_time() - began) / count
 
     try:
-        timed(1)
-        once = timed(1)
-        count = min(most, int(BATCH_SECONDS / max(once, 1e-6)))
-        return timed(count) if count > 1 else once
+        timed(least)
+        once = timed(least)
+        passes = min(most, int(BATCH_SECONDS / max(once, 1e-6))) // least
+        return timed(passes * least) if passes > 1 else once
     finally:
+        torch.set_flush_denormal(False)
         torch.set_num_threads(threads)

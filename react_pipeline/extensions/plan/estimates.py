@@ -6,13 +6,15 @@ what an image or a caption costs (`encoder_cost`), what fits (`plan`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from react_pipeline.clip import prompt_templates
+from react_pipeline.clip import choose_precision, prompt_templates
 from react_pipeline.corpus import CorpusSize
-from react_pipeline.extensions.plan.encoder_cost import encoder_cost
+from react_pipeline.embedding import CPU_IMAGES
+from react_pipeline.extensions.plan.encoder_cost import Batch, encoder_cost
 from react_pipeline.extensions.plan.machine import Machine
 from react_pipeline.extensions.sources import ALIVE, DOWNLOADER_SECONDS, URLS_PER_CORE_SECOND
 from react_pipeline.indexing import Key, choose_key, product_precision
@@ -20,8 +22,9 @@ from react_pipeline.labelled import count_images
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs
-from react_pipeline.settings import CorpusConfig, load_domains
+from react_pipeline.settings import CONTROL_SUFFIX, CorpusConfig, load_domains
 from react_pipeline.stage import RETRIEVAL_CHECKPOINT, STAGES
+from react_pipeline.training import ModelMethod
 
 START_SECONDS = 0.5
 """Seconds that every artifact takes: a model is loaded, pictures are drawn, files are hashed."""
@@ -51,8 +54,8 @@ as two forward ones.
 class Step(NamedTuple):
     """The sums of a stage over all its keys, in bytes and hours; None where the machine has no GPU.
 
-    `memory` is 0 where it is that of a batch, which the step fits to the device, or refuses before
-    it begins. `built` says that all its artifacts are there, made from today's inputs.
+    `batch` is what takes the memory of a stage that encodes or trains: of a GPU, if there is one.
+    `built` says that all its artifacts are there, made from today's inputs.
     """
 
     stage: str
@@ -62,6 +65,7 @@ class Step(NamedTuple):
     cpu_hours: float
     gpu_hours: float | None
     built: bool
+    batch: Batch | None
 
 
 class PlannedDomain(NamedTuple):
@@ -126,6 +130,7 @@ class Sums:
         alone: float = 0,
         disk: float = 0,
         memory: float = 0,
+        batch: Batch | None = None,
         cards: int = 1,
     ) -> Step:
         """Sum the hours of a stage.
@@ -148,7 +153,14 @@ class Sums:
         if gpus:
             gpu_hours = (towers * encoder.gpu_share / min(gpus, cards) + rest) / 3_600
         built = all(fresh_or_none(self.project, stage, key) for key in keys)
-        return Step(stage, amount, disk, memory, (towers / cores + rest) / 3_600, gpu_hours, built)
+        memory += batch.memory if batch else 0
+        cpu_hours = (towers / cores + rest) / 3_600
+        return Step(stage, amount, disk, memory, cpu_hours, gpu_hours, built, batch)
+
+    def precision(self, configured: str) -> str:
+        """Return the precision that `auto` takes; today's GPUs take bf16."""
+        on_gpu = configured == "auto" and self.machine.gpus
+        return "bf16" if on_gpu else choose_precision(configured, "cpu")
 
     def fetching_seconds(self, urls: float, rounds: int = 1) -> float:
         """Return the seconds of downloads."""
@@ -176,6 +188,11 @@ def _embeddings(sums: Sums) -> Step:
     images = rows if work.encodes_images and not waits else 0
     fetches = images and corpus.is_listed and corpus.fetches_images
     row_bytes = (2 if waits else 4) * sums.retrieval.dimension + METADATA_BYTES
+    batch, embedding = None, sums.settings.embedding
+    if images or work.encodes_captions:
+        at_once = embedding.batch_size if sums.machine.gpus else CPU_IMAGES
+        precision = sums.precision(embedding.precision)
+        batch = sums.retrieval.batch(at_once, precision, images=images > 0)
     return sums.step(
         "corpus_embeddings",
         f"{rows:,} {'captions' if waits else 'pairs'}",
@@ -183,6 +200,7 @@ def _embeddings(sums: Sums) -> Step:
         texts=rows if work.encodes_captions else 0,
         alone=sums.fetching_seconds(images) if fetches else 0,
         disk=rows * row_bytes if work.writes_vectors else 0,
+        batch=batch,
         # Shards are spread over the cards; the parts of other corpora come one after another.
         cards=1 if corpus.is_listed or corpus.has_vectors else sums.machine.gpus,
     )
@@ -258,13 +276,16 @@ def _search_seconds(sums: Sums) -> float:
 def _trainings(sums: Sums) -> Step:
     texts = images = seen = models = 0
     passes, cards = 0.0, 1
+    batches: dict[str, Batch] = {}
     for slug, name in (key.split("/") for key in sums.keys["customized_checkpoint"]):
         domain, method = sums.domains[slug], sums.project.method(name)
         training = sums.project.training(slug, name)
         many = method.images(training, partial(int, domain.pairs))
         seen += many
         texts += domain.prompts
-        if method.has_model:  # a head is small, and learns from vectors that are there
+        if isinstance(
+            method, ModelMethod
+        ):  # a head is small, and learns from vectors that are there
             # The output of what is frozen is kept where images stay the same.
             kept = training.keep_prefix and training.augmentation == "none"
             images += domain.pairs if kept else many
@@ -272,6 +293,11 @@ def _trainings(sums: Sums) -> Step:
             texts += domain.pairs
             models += 1
             cards = max(cards, training.processes)
+            alike = f"{name.removesuffix(CONTROL_SUFFIX)} {training!r}"
+            if alike not in batches:
+                part = math.ceil(training.batch_size / training.processes / training.accumulation)
+                precision = sums.precision(training.precision)
+                batches[alike] = sums.encoder.batch(part, precision, method, training)
     return sums.step(
         "customized_checkpoint",
         f"{seen:,} images in all steps",
@@ -279,6 +305,7 @@ def _trainings(sums: Sums) -> Step:
         passes=passes,
         texts=texts,
         disk=models * sums.encoder.weights_bytes,
+        batch=max(batches.values(), key=lambda batch: batch.memory, default=None),
         cards=cards,
     )
 

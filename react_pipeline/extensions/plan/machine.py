@@ -29,21 +29,26 @@ class Machine:
     Attributes:
         memory: Bytes.
         disk: Free bytes under `store`.
+        card: Bytes of memory of each GPU; 0 if that is not known.
     """
 
     cores: PositiveInt
     memory: Bytes
     disk: Bytes
     gpus: NonNegativeInt = 0
+    card: Bytes = 0
 
     @classmethod
     def here(cls, store: Path, device: str = "auto") -> Self:
         """Return this machine, with the GPUs that a project with this device uses."""
+        import torch
         from joblib import cpu_count
 
         folder = next(path for path in (store, *store.parents) if path.exists())
         disk = shutil.disk_usage(folder).free
-        return cls(cpu_count(), machine_memory_bytes(), disk, len(cards(device)))
+        gpus = len(cards(device))
+        card = torch.cuda.mem_get_info()[1] if gpus else 0
+        return cls(cpu_count(), machine_memory_bytes(), disk, gpus, card)
 
     def changed(self, text: str) -> Self:
         """Return a machine with other figures, such as `cores=64,memory=256G,gpus=1`.

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from react_pipeline.corpus import CorpusSize, count_pairs
+from react_pipeline.extensions.plan.encoder_cost import Batch
 from react_pipeline.extensions.plan.estimates import Step, Sums
 from react_pipeline.extensions.plan.machine import Machine
 from react_pipeline.lineage import fresh_or_none
@@ -17,10 +18,13 @@ from react_pipeline.store import ReactError
 
 REMEDIES = {
     "corpus": "download with img2dataset on a cluster and use `corpus.kind: webdataset`",
+    "corpus_embeddings": "lower `embedding.batch_size`",
+    "customized_checkpoint": "lower `customization.batch_size`, or raise `accumulation` or "
+    "`processes`",
     "faiss_index": "set `index.key: auto`, or a key of shorter codes, such as "
     "OPQ64_512,IVF4096_HNSW32,PQ64x8",
 }
-"""What helps where a stage takes more memory than the machine has."""
+"""What helps where a stage takes more memory than the machine or a GPU has."""
 
 
 class Plan(NamedTuple):
@@ -52,12 +56,21 @@ def make_plan(project: Project, machine: Machine, rows: int | None = None) -> Pl
             "`index.memory_gib` for a smaller index"
         )
     for step in due:
-        if step.memory > machine.memory:
+        limit = machine.card if step.batch and machine.gpus else machine.memory
+        if limit and step.memory > limit:
             problems.append(
-                f"{step.stage}: {step.memory / 1e9:,.1f} GB of memory are needed, "
-                f"{machine.memory / 1e9:,.1f} GB are available: {REMEDIES[step.stage]}"
+                f"{step.stage}: {step.memory / 1e9:,.1f} GB of memory are needed"
+                f"{_too_many(step.batch, limit)}, {limit / 1e9:,.1f} GB are available: "
+                f"{REMEDIES[step.stage]}"
             )
     return Plan(size.pairs, steps, problems)
+
+
+def _too_many(batch: Batch | None, limit: int) -> str:
+    if batch is None:
+        return ""
+    fits = max(0, int((limit - batch.fixed_bytes) / max(batch.row_bytes, 1)))
+    return f" by {batch.rows:,} rows at once, of which at most {fits:,} fit"
 
 
 def corpus_size(project: Project) -> CorpusSize:

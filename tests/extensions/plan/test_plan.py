@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from support.methods import model_method
 from support.pretended_gpu import pretended_gpu
+from support.training import prepared
 from support.upkeep import change_pipeline
 from typer.testing import CliRunner
 
@@ -19,7 +22,6 @@ from react_pipeline.clip import read_config
 from react_pipeline.commands.cli import app
 from react_pipeline.extensions.plan import Machine, make_plan
 from react_pipeline.extensions.plan.encoder_cost import (
-    build_empty,
     core_seconds,
     encoder_cost,
     time_encoder,
@@ -28,6 +30,7 @@ from react_pipeline.extensions.plan.estimates import START_SECONDS, Step
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError
+from react_pipeline.training import customize
 
 MACHINE = Machine(cores=64, memory=256 * 10**9, disk=10 * 10**12)
 PREPARE, IMAGE, TEXT = 1e-3, 2e-2, 1e-2
@@ -147,6 +150,31 @@ def test_the_command_prints_a_table(tiny_project: Project) -> None:
     assert "does not fit: faiss_index" in printed.output
 
 
+def test_batches_that_no_card_holds_are_named_with_what_fits(tiny_project: Project) -> None:
+    project = change_pipeline(tiny_project, methods=["base", "gated-image"])
+    card = replace(MACHINE, gpus=1, card=10**7)
+    (embedding,) = make_plan(project, card, 1_000).problems
+    *_, training = make_plan(project, replace(card, card=10**5), 1_000).problems
+    assert re.match(r"corpus_embeddings: .* 32 rows .* at most \d+ fit,.*`embedding.b", embedding)
+    assert re.match(r"customized_checkpoint: .* rows at once.*`customization.b", training)
+    few = change_pipeline(project, embedding={"batch_size": 2})
+    smaller, larger = (steps_of(one, 1_000, card)["corpus_embeddings"] for one in (few, project))
+    assert smaller.memory < larger.memory
+    for machine in (replace(card, card=10**10), replace(card, card=0), MACHINE):
+        assert not make_plan(project, machine, 1_000).problems
+
+
+def test_bytes_of_a_pair_are_those_of_the_training(
+    make_project: Callable[..., Project], _retrieved_store: Path
+) -> None:
+    project = prepared(make_project, _retrieved_store, precision="fp32", augmentation="timm")
+    counted = customize(project, "shapes", "gated-image").counts["pair_bytes"]
+    cost = encoder_cost(project, project.config.encoder, "base_checkpoint")
+    training = project.training("shapes", "gated-image")
+    batch = cost.batch(8, "fp32", model_method("gated-image"), training)
+    assert batch.row_bytes == pytest.approx(counted, rel=0.15)
+
+
 def test_cards_unlike_the_first_do_not_count(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -155,7 +183,7 @@ def test_cards_unlike_the_first_do_not_count(
         three.setattr(torch.cuda, "device_count", lambda: 3)
         three.setattr(torch.cuda, "get_device_name", lambda card=0: "ab"[card == 2])
         here = Machine.here(tmp_path)
-        assert (here.gpus, Machine.here(tmp_path, "cpu").gpus) == (2, 0)
+        assert (here.gpus, here.card, Machine.here(tmp_path, "cpu").gpus) == (2, 1 << 34, 0)
 
 
 def test_figures_that_are_none_are_refused() -> None:
@@ -167,9 +195,8 @@ def test_figures_that_are_none_are_refused() -> None:
 
 def test_encoding_takes_time_on_one_thread(tiny_checkpoint: Path) -> None:
     threads = torch.get_num_threads()
-    clip = build_empty((*read_config(tiny_checkpoint), tiny_checkpoint))
-    assert min(time_encoder(clip)) > 0
+    assert min(time_encoder((*read_config(tiny_checkpoint), tiny_checkpoint))) > 0
     assert torch.get_num_threads() == threads
     counts: list[int] = []
-    core_seconds(counts.append, 40)
-    assert counts == [1, 1, 40]
+    core_seconds(counts.append, 40, 16)  # a shorter batch costs as much as one of 16
+    assert counts == [16, 16, 32]
