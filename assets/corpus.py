@@ -10,7 +10,6 @@ from react_pipeline.assets.reporting import publish
 from react_pipeline.assets.resources import Context
 from react_pipeline.embedding import FOLDERS, bad_rows, sides, vector_files
 from react_pipeline.project import Project
-from react_pipeline.settings import PipelineConfig
 from react_pipeline.stage import (
     ALL,
     CORPUS,
@@ -60,7 +59,6 @@ def retrieval_checkpoint(context: Context) -> dg.MaterializeResult:
     deps=[CORPUS, RETRIEVAL_CHECKPOINT],
     group_name="corpus",
     kinds={"torch", "numpy"},
-    pool="gpu",
 )
 def corpus_embeddings(context: Context) -> dg.MaterializeResult:
     """A unit vector for every caption of the corpus, and for every image unless images wait,
@@ -96,14 +94,12 @@ def count_bad_vectors(path: Path) -> int:
     return bad
 
 
-def pool_of_index(config: PipelineConfig) -> str | None:
-    """Return the pool of the index, whose centroids alone are trained on a card, if any."""
-    may_have_cells = config.index.key == "auto" or "IVF" in config.index.key
-    is_on_card = config.index.train_on is not None
-    return "gpu" if is_on_card and may_have_cells and not config.corpus.has_index else None
-
-
-@stage_asset(deps=[CORPUS_EMBEDDINGS], group_name="corpus", kinds={"faiss"}, pool=pool_of_index)
+@stage_asset(
+    deps=[CORPUS_EMBEDDINGS],
+    group_name="corpus",
+    kinds={"faiss"},
+    pool=lambda config: config.index.train_on and "gpu",
+)
 def faiss_index(context: Context) -> dg.MaterializeResult:
     """The search index over the caption vectors, and over the image vectors if there are any.
 

@@ -82,8 +82,9 @@ def stage_asset(**options: Any) -> Callable[[Body], Body]:
 
     Args:
         options: Of `dagster.asset`: `deps` are names of stages, `group_name` is without the prefix
-            of the project, and `pool` may be a function of its configuration. Partitions, the
-            backfill policy, owners, retries and the version of the code are the same for all.
+            of the project, and `pool` may be a function of its configuration, in place of that of
+            the row. Partitions, the backfill policy, owners, retries and the version of the code
+            are the same for all.
     """
 
     def declared(body: Body) -> Body:
@@ -97,7 +98,7 @@ def make_asset(row: Stage, body: Body, scope: Scope) -> dg.AssetsDefinition:
     """Return the asset of a stage in one project; without a declaration that of its row."""
     body, options = _assets.get(row.name) or (body, _asset_options(row))
     config, partitions = scope.config, make_partitions(row, scope.methods, scope.project)
-    pool = options.get("pool")
+    pool = options.get("pool", row.pool)
     common = {
         "deps": scope.deps(row, options.get("deps", ())),
         "group_name": scope.project.name(options["group_name"]),
@@ -118,7 +119,6 @@ def _asset_options(row: Stage) -> dict[str, Any]:
         "deps": [DOMAIN_FILE] * row.reads_domain + [*row.parents, *row.gathers],
         "group_name": row.group,
         "kinds": set(row.kinds),
-        "pool": row.pool,
     }
 
 

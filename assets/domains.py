@@ -33,7 +33,6 @@ def evaluation_set(context: Context) -> dg.MaterializeResult:
     deps=[DOMAIN_FILE, RETRIEVAL_CHECKPOINT, EVALUATION_SET],
     group_name="domain",
     kinds={"parquet"},
-    pool="gpu",
 )
 def few_shot_set(context: Context) -> dg.MaterializeResult:
     """The domain's `shots`: a few labelled pictures of each class, for the methods that train
@@ -56,7 +55,6 @@ def few_shot_set(context: Context) -> dg.MaterializeResult:
     ],
     group_name="retrieval",
     kinds={"parquet", "webdataset"},
-    pool="gpu",
 )
 def retrieved_set(context: Context) -> dg.MaterializeResult:
     """REACT's first idea: the pairs of the corpus that matter for this domain, found from its
@@ -104,7 +102,6 @@ def retrieved_set_holds_no_evaluation_image(
     ],
     group_name="retrieval",
     kinds={"parquet", "webdataset"},
-    pool="gpu",
 )
 def control_set(context: Context) -> dg.MaterializeResult:
     """Draws as many pairs as were retrieved at random from the same corpus.

@@ -32,7 +32,6 @@ from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, Sta
     deps=[DOMAIN_FILE, BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, EVALUATION_SET],
     group_name="evaluation",
     kinds={"torch", "parquet"},
-    pool="gpu",
 )
 def domain_results(context: Context) -> dg.MaterializeResult:
     """Zero-shot accuracy of one method on the domain's labelled images, after ELEVATER's

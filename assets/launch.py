@@ -34,6 +34,7 @@ from react_pipeline.assets.runs import (
     USER_TAG,
     failure_reason,
     reap_abandoned,
+    run_of_last,
     shown_alive,
     tags_of_key,
 )
@@ -302,7 +303,6 @@ class Launch:
     instance: dg.DagsterInstance
     on_line: OnLine
     summary: Summary = field(default_factory=Summary)
-    _shown: dict[str, set[str | None]] = field(default_factory=dict)
 
     def run(self, places: Sequence[Place]) -> None:
         """Look at each place, and run it if that is needed and nothing before it failed."""
@@ -325,15 +325,10 @@ class Launch:
 
     def _is_shown(self, artifact: Artifact) -> bool:
         """Whether Dagster shows an artifact, with checks that passed."""
-        stage = artifact.stage
+        stage, key = artifact.stage, artifact.key
         if blocking_checks(stage) and not is_checked(self.project, artifact):
             return False
-        if stage not in self._shown:
-            key = dg.AssetKey(stage)
-            is_made = self.instance.get_latest_materialization_event(key) is not None
-            partitions = self.instance.get_materialized_partitions(key)
-            self._shown[stage] = {*partitions} or ({None} if is_made else set())
-        return to_partition_key(artifact.key) in self._shown[stage]
+        return bool(run_of_last(self.instance, dg.AssetKey(stage), to_partition_key(key)))
 
     def run_place(self, place: Place) -> None:
         """Make one artifact in a run of its own.

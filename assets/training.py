@@ -31,7 +31,6 @@ from react_pipeline.tracking import LiveRun, Tracking
     deps=[DOMAIN_FILE, BASE_CHECKPOINT, FEW_SHOT_SET, RETRIEVED_SET, CONTROL_SET],
     group_name="customization",
     kinds={"torch"},
-    pool="gpu",
 )
 def customized_checkpoint(context: Context) -> dg.MaterializeResult:
     """REACT's second idea: the base model with new gated blocks, trained on the retrieved

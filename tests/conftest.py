@@ -349,8 +349,7 @@ def tracking(mlflow_database: Path, tmp_path: Path) -> Tracking:
 def processor(monkeypatch: pytest.MonkeyPatch) -> None:
     from react_pipeline.extensions.plan import encoder_cost as module
 
-    cost = module.EncodingCost(1e-3, 2e-2, 1e-2)
-    monkeypatch.setattr(module.EncoderCost, "encoding", cost)
+    monkeypatch.setattr(module, "time_encoder", lambda _: (1e-3, 2e-2, 1e-2))
 
 
 def write_project(directory: Path, checkpoint: Path, drawings: Path, **sections: Any) -> Project:

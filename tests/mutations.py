@@ -252,6 +252,8 @@ GUARDS = (
     Guard("react_pipeline/tracking/log.py", "                without_secrets(self.uri),\n", "                self.uri,\n", SECRETS),
     Guard("react_pipeline/tracking/notes.py", " or has_secret(address)", "", SECRETS),
     Guard("react_pipeline/extensions/plan/diagnosis.py", "without_secrets(uri)", "uri", SECRETS),
+    # A plan names what does not fit
+    Guard("react_pipeline/extensions/plan/plan.py", "machine.card if step.batch and machine.gpus else machine.memory", "machine.memory", "extensions/plan/test_plan.py::test_batches_that_no_card_holds_are_named_with_what_fits"),
     # Who may ask
     Guard("react_pipeline/extensions/ui/serve.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', BOUNDED),
     Guard("react_pipeline/extensions/ui/servers.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', "e2e/test_user_interfaces.py"),
@@ -282,10 +284,10 @@ GUARDS = (
     # A tick gets somewhere, and asks once
     Guard("react_pipeline/extensions/automation/assets.py", "Kind.PASSING: 60", "Kind.PASSING: 3600", SCENES + "::test_an_input_that_changed_for_a_moment_costs_minutes"),
     Guard("react_pipeline/labelled/labelled.py", "            raise ChangedSource(str(error)) from error", "            raise", "labelled/test_labelled.py::test_images_are_encoded_once_and_still_refused_when_changed"),
-    Guard("react_pipeline/extensions/automation/assets.py", " or len(self.tries) == MAX_REQUESTS", "", AUTOMATION + "::test_a_tick_leaves_the_rest_to_the_next"),
-    Guard("react_pipeline/extensions/automation/assets.py", "if run.status == _STATUS.CANCELED:", "if False:", SCENES + "::test_a_cancelled_run_is_not_repeated"),
-    Guard("react_pipeline/extensions/automation/assets.py", "counts = failure is None or failure.kind is not Kind.INTERRUPTED", "counts = True", SCENES + "::test_a_run_that_ended_with_the_servers_goes_on_at_once"),
-    Guard("react_pipeline/extensions/automation/survey.py", "if failure and failure.inputs == task.inputs:", "if failure:", SCENES + "::test_a_training_that_diverges_is_never_repeated"),
+    Guard("react_pipeline/extensions/automation/assets.py", " or self.asked == MAX_REQUESTS", "", AUTOMATION + "::test_a_tick_leaves_the_rest_to_the_next"),
+    Guard("react_pipeline/extensions/automation/assets.py", "if last.status == _STATUS.CANCELED:", "if False:", SCENES + "::test_a_cancelled_run_is_not_repeated"),
+    Guard("react_pipeline/extensions/automation/assets.py", " and kind is not Kind.INTERRUPTED", "", SCENES + "::test_a_run_that_ended_with_the_servers_goes_on_at_once"),
+    Guard("react_pipeline/extensions/automation/survey.py", "if failure and failure.inputs != task.inputs:", "if False:", SCENES + "::test_a_training_that_diverges_is_never_repeated"),
     Guard("assets/reporting.py", "        await_checks(pipeline, artifact, checks)\n", "", SCENES + "::test_a_check_that_was_never_evaluated_is_asked_for"),
     Guard("assets/reporting.py", "            expect_checks(pipeline, (stage.name, key))\n", "            pass\n", AUTOMATION + "::test_a_process_that_ends_before_its_checks_passes_none"),
     Guard("assets/runs.py", "asset == project.key(stage := asset.path[-1])", "(stage := asset.path[-1])", AUTOMATION + "::test_what_another_project_runs_is_not_awaited"),

@@ -73,11 +73,10 @@ def test_assets_lead_to_their_code_and_name_their_owners(tmp_path: Path) -> None
     [
         ("auto", {}, set()),
         ("auto", {"train_on": "faiss-gpu"}, {"gpu"}),
-        ("auto", {"key": "HNSW32", "train_on": "faiss-gpu"}, set()),
         ("cpu", {"train_on": "faiss-gpu"}, {"gpu"}),
     ],
 )
-def test_the_index_claims_a_card_only_if_it_may_train_there(
+def test_the_index_claims_a_card_only_if_it_trains_there(
     make_project: Callable[..., Project], device: str, index: dict[str, str], pools: set[str]
 ) -> None:
     project = make_project(device=device, index=index)

@@ -1,8 +1,5 @@
 """The check of names in captions, for Dagster."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import dagster as dg
 
 from react_pipeline.assets import artifact_check, unmeasured
@@ -16,14 +13,9 @@ def classes_are_named(project: Project, artifact: Artifact) -> dg.AssetCheckResu
     """A class that no caption names, such as a misspelt one, is trained on images of something
     else.
     """
-    return naming(artifact.counts)
-
-
-def naming(counts: Mapping[str, Any]) -> dg.AssetCheckResult:
-    """Check that captions name every class, by the counts of a retrieved set."""
-    if "unnamed" not in counts:
+    if "unnamed" not in artifact.counts:
         return unmeasured("the corpus has no captions, or they were not searched")
-    unnamed = counts["unnamed"]
+    unnamed = artifact.counts["unnamed"]
     return dg.AssetCheckResult(
         passed=not unnamed,
         severity=dg.AssetCheckSeverity.WARN,

@@ -1,2 +1,2 @@
-from .plan import Machine as Machine
+from .machine import Machine as Machine
 from .plan import make_plan as make_plan

@@ -59,7 +59,7 @@ def plan(
     project = load_project(config)
     valid_domains(project)  # names the others
     gc.disable()  # an import leaves no garbage, and looking for it takes a second
-    from react_pipeline.extensions.plan.plan import Machine, make_plan
+    from react_pipeline.extensions.plan import Machine, make_plan
 
     gc.enable()
     here = Machine.here(project.config.store, project.config.device)

@@ -4,12 +4,12 @@ Belongs here: looking, quickly; asking the servers whether they answer. Does not
 repairing anything.
 """
 
-import asyncio
 import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib import metadata
 from itertools import chain
@@ -36,7 +36,7 @@ from react_pipeline.project import (
 )
 from react_pipeline.settings import load_domains, without_secrets
 from react_pipeline.stage import STAGES
-from react_pipeline.store import InputError, ReactError
+from react_pipeline.store import InputError, Problem, ReactError
 from react_pipeline.tracking import dagster_url, mlflow_url
 
 LIGHT = ("torch", "open_clip_torch")
@@ -74,17 +74,19 @@ def diagnose(config_path: Path | None) -> list[Finding]:
         )
         return [*findings, Finding("pipeline.yaml", state, str(error), remedy)]
     findings.append(Finding("pipeline.yaml", "ok", str(project.path)))
-    for look in (_encoder, _corpus, _domains, _store, _servers):
-        what = look.__name__.strip("_")
+    for what, problems, describe in (
+        ("encoder", encoder_problems, _encoders),
+        ("corpus", corpus_problems, _corpus),
+        ("domains", _domain_problems, _domains),
+        ("store", store_problems, _store),
+        ("servers", lambda _: (), _servers),
+    ):
         try:
-            findings += look(project)
-        except (ImportError, OSError) as error:
-            remedy = install_command("pipeline") if isinstance(error, ImportError) else ""
-            findings.append(Finding(what, "note", f"not looked at: {error}", remedy))
-        except InputError as error:
-            findings += _missing(what, [error], f"correct `{what}` in {project.path.name}")
-        except ReactError as error:  # such as a server that does not answer
-            findings += _missing(what, [error], "")
+            wrong = [Finding(what, "missing", str(problem)) for problem in problems(project)]
+            findings += wrong or describe(project)
+        except (ReactError, ImportError, OSError) as error:
+            state = "missing" if isinstance(error, ReactError) else "note"
+            findings.append(Finding(what, state, str(error)))
     return findings
 
 
@@ -126,35 +128,30 @@ def _device() -> Iterator[Finding]:
     yield Finding("precision", "ok", f"auto is {choose_precision('auto', device)} here")
 
 
-def _missing(what: str, faults: Iterable[object], remedy: str) -> list[Finding]:
-    return [Finding(what, "missing", str(fault), remedy) for fault in faults]
-
-
-def _encoder(project: Project) -> list[Finding]:
-    faults = encoder_problems(project)
-    encoders = [(field, getattr(project.config, field)) for field in ENCODERS]
-    return _missing("encoder", faults, f"correct `encoder` in {project.path.name}") or [
+def _encoders(project: Project) -> list[Finding]:
+    return [
         Finding(field, "ok", f"{encoder.model} {encoder.pretrained or ''}".strip())
-        for field, encoder in encoders
-        if encoder
+        for field in ENCODERS
+        if (encoder := getattr(project.config, field))
     ]
 
 
 def _corpus(project: Project) -> list[Finding]:
     corpus = project.config.corpus
-    detail = f"{corpus.kind}: {', '.join(corpus.files()[:3])}"
-    faults = _missing("corpus", corpus_problems(project), "fix this file")
-    return faults or [Finding("corpus", "ok", detail)]
+    return [Finding("corpus", "ok", f"{corpus.kind}: {', '.join(corpus.files()[:3])}")]
+
+
+def _domain_problems(project: Project) -> list[Problem]:
+    domains, problems = load_domains(project.config.domains)
+    return [*problems, *chain(*(domain_problems(project, slug) for slug in domains))]
 
 
 def _domains(project: Project) -> list[Finding]:
-    domains, problems = load_domains(project.config.domains)
+    domains, _ = load_domains(project.config.domains)
     detail = f"{len(domains)} in {project.config.domains}: {', '.join(sorted(domains)) or 'none'}"
-    found = Finding("domains", "ok", detail)
-    if not domains:
-        found = Finding("domains", "missing", detail, "write class names into a NAME.yaml there")
-    faults = [*problems, *chain(*(domain_problems(project, slug) for slug in domains))]
-    return [found, *_missing("domains", faults, "fix this file")]
+    if domains:
+        return [Finding("domains", "ok", detail)]
+    return [Finding("domains", "missing", detail, "write class names into a NAME.yaml there")]
 
 
 def _extensions() -> Iterator[Finding]:
@@ -172,8 +169,6 @@ def _store(project: Project) -> list[Finding]:
     existing = next(path for path in (root, *root.parents) if path.exists())
     if not os.access(existing, os.W_OK):
         raise InputError(f"{root}: no right to write")
-    if faults := store_problems(project):
-        return _missing("store", faults, "")
     store = Manifests.of(project).store
     built = sum(len(store.keys(stage)) for stage in STAGES)
     free = shutil.disk_usage(existing).free
@@ -238,19 +233,18 @@ def _ask(url: str, body: bytes | None = None) -> bytes:
 
     method = "GET" if body is None else "POST"
     headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-
-    async def answer() -> bytes:
-        data = b""
-        async with (
-            asyncio.timeout(SERVER_TIMEOUT_SECONDS),
-            httpx.AsyncClient(timeout=None, follow_redirects=True) as client,  # noqa: S113 - as a whole
-            client.stream(method, url, content=body, headers=headers) as response,
-        ):
-            response.raise_for_status()
-            async for part in response.aiter_raw():
-                data += part
-                if len(data) > MAX_ANSWER_BYTES:
-                    raise OSError(f"its answer is longer than {MAX_ANSWER_BYTES:,} bytes")
-        return data
-
-    return asyncio.run(answer())
+    data, deadline = b"", time.monotonic() + SERVER_TIMEOUT_SECONDS
+    with httpx.stream(
+        method,
+        url,
+        content=body,
+        headers=headers,
+        timeout=SERVER_TIMEOUT_SECONDS,
+        follow_redirects=True,
+    ) as response:
+        response.raise_for_status()
+        for part in response.iter_raw():
+            data += part
+            if len(data) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
+                raise OSError("its answer does not end")
+    return data

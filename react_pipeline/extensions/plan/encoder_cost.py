@@ -1,17 +1,14 @@
 """What an encoder costs: its bytes are counted, its processor seconds are measured on one batch.
 
-Does not belong here: how many images and captions there are (`plan`).
+Does not belong here: how many images and captions there are (`estimates`).
 """
 
 import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from copy import deepcopy
-from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from open_clip import get_model_config
@@ -41,8 +38,8 @@ from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
 from react_pipeline.settings import MAX_PIXELS, EncoderConfig, TrainingConfig, encoders
 from react_pipeline.stage import ALL
-from react_pipeline.store import ReactError
-from react_pipeline.training import ModelMethod
+from react_pipeline.store import InputError, ReactError
+from react_pipeline.training import STATE_BYTES, ModelMethod
 
 STAND_IN, STAND_IN_BYTES = "ViT-B-32", 4 * 151e6
 LARGEST_BYTES = 4e9
@@ -52,88 +49,100 @@ GPU_PAIRS_PER_SECOND = 1_500.0
 BATCH_SECONDS = 0.1
 _DEFAULTS = TrainingConfig()
 
+Architecture = tuple[dict[str, Any], dict[str, Any], Path | None]
+"""open_clip's configuration, that of its preprocessing, and the folder of its text tower."""
 
-@dataclass(frozen=True)
-class EncodingCost:
-    """Seconds of one core to decode and prepare an image, to encode it, and to encode a caption."""
 
+class Batch(NamedTuple):
+    """The bytes of rows that are on a device at once, and of what is there beside them."""
+
+    rows: int
+    row_bytes: float
+    fixed_bytes: float
+
+    @property
+    def memory(self) -> float:
+        """Bytes of all."""
+        return self.fixed_bytes + self.rows * self.row_bytes
+
+
+class EncoderCost(NamedTuple):
+    """What an encoder of a project costs on a core of this machine.
+
+    Attributes:
+        architecture: With which memory is counted.
+        dimension: Of its vectors.
+        weights_bytes: Of its weights.
+        prepare, image, text: Seconds to decode and prepare an image, to encode it, and to encode a
+            caption.
+    """
+
+    architecture: Architecture
+    dimension: int
+    weights_bytes: float
     prepare: float
     image: float
     text: float
-
-
-class EncoderCost:
-    """What an encoder of a project costs on a core of this machine, or on a GPU.
-
-    Attributes:
-        dimension: Of its vectors.
-        weights_bytes: Of its weights.
-    """
-
-    def __init__(self, project: Project, config: EncoderConfig, stage: str) -> None:
-        """Count the weights on torch's meta device, which holds none.
-
-        What cannot be built there, such as image towers of an old timm, counts as ViT-B/32.
-        """
-        self._measured = _architecture(project, config, stage)
-        self.dimension = self._measured[0]["embed_dim"]
-        self.weights_bytes = STAND_IN_BYTES
-        with suppress(Exception):  # whatever an architecture raises there
-            self._empty = _build_empty(self._measured)
-            weights = self._empty.model.parameters()
-            self.weights_bytes = 4.0 * sum(weight.numel() for weight in weights)
-        self._scale = 1.0
-        if not hasattr(self, "_empty") or self.weights_bytes >= LARGEST_BYTES:
-            self._measured = _named(STAND_IN), {}, None
-            self._empty = _build_empty(self._measured)
-            self._scale = self.weights_bytes / STAND_IN_BYTES
-
-    @cached_property
-    def encoding(self) -> EncodingCost:
-        """Seconds to encode, measured with random weights when first asked for."""
-        clip = from_parts(None, *self._measured)
-        clip.model.eval()
-        return measure_encoding(clip, self._scale, choose_precision("auto", "cpu"))
 
     @property
     def gpu_share(self) -> float:
         """Seconds of a GPU for a core's second: as when pairs are encoded."""
         size = self.weights_bytes / STAND_IN_BYTES
-        return size / GPU_PAIRS_PER_SECOND / (self.encoding.image + self.encoding.text)
+        return size / GPU_PAIRS_PER_SECOND / (self.image + self.text)
 
-    def row_bytes(
+    def batch(
         self,
+        rows: int,
         precision: str,
         method: ModelMethod | None = None,
         training: TrainingConfig = _DEFAULTS,
         *,
         images: bool = True,
-    ) -> tuple[float, float]:
-        """Count the bytes of memory that each row of a batch takes, and the numbers that train.
-
-        Operations are not computed. What cannot be built or run that way counts as 0.
+    ) -> Batch:
+        """Count the bytes of a batch of some rows. Operations are not computed; where an
+        architecture cannot be run that way, rows count as 0.
 
         Args:
-            method: Trained with these fields; None: images, unless they wait, and captions of full
-                length are embedded.
+            method: Trained with these fields; None: captions of full length are embedded, and
+                `images`.
         """
-        with suppress(Exception):
-            clip = replace(self._empty, model=deepcopy(self._empty.model))
+        each, numbers = 0, 0
+        with suppress(Exception):  # whatever an architecture raises there
+            clip = build_empty(self.architecture)
             if method:
                 with torch.device("meta"):
                     method.attach_to(clip, training)
             clip.model.to_empty(device="cpu")  # no page of it is touched
             clip.model.requires_grad_(False)
-            numbers = method.set_trainable(clip.model) if method else 0
-            return self._scale * _count(clip, precision, training, images), self._scale * numbers
-        return 0.0, 0.0
+            if method:
+                numbers = method.set_trainable(clip.model)
+            each = _row_bytes(clip, precision, training, images)
+        copies = 0 if method else self.weights_bytes / 2  # in half precision
+        return Batch(rows, each, self.weights_bytes + copies + STATE_BYTES * numbers)
 
 
-Architecture = tuple[dict[str, Any], dict[str, Any], Path | None]
-"""open_clip's configuration, that of its preprocessing, and the folder of its text tower."""
+def encoder_cost(project: Project, config: EncoderConfig, stage: str) -> EncoderCost:
+    """Count the weights of an encoder on torch's meta device, which holds none, and time it.
+
+    What cannot be built there, such as image towers of an old timm, counts as ViT-B/32.
+    """
+    architecture = timed = _architecture(project, config, stage)
+    dimension, scale = architecture[0]["embed_dim"], 1.0
+    stand_in: Architecture = _named(STAND_IN), {}, None
+    try:
+        clip = build_empty(architecture)
+    except InputError:
+        architecture = timed = stand_in
+        clip = build_empty(stand_in)
+    weights_bytes = 4.0 * sum(weight.numel() for weight in clip.model.parameters())
+    if weights_bytes >= LARGEST_BYTES:
+        timed, scale = stand_in, weights_bytes / STAND_IN_BYTES
+    prepare, image, text = time_encoder(timed)
+    return EncoderCost(architecture, dimension, weights_bytes, prepare, scale * image, scale * text)
 
 
-def _build_empty(architecture: Architecture) -> Clip:
+def build_empty(architecture: Architecture) -> Clip:
+    """Build an architecture on torch's meta device."""
     with torch.device("meta"):
         return from_parts(None, *architecture)
 
@@ -148,8 +157,7 @@ def _architecture(project: Project, config: EncoderConfig, stage: str) -> Archit
         if (folder / CONFIG_FILE).is_file():
             return *read_config(folder), folder
     if built := encoders().get(config.model):
-        model_cfg, preprocess_cfg, tokenizer = built.architecture()
-        return model_cfg, preprocess_cfg, tokenizer
+        return built.architecture()
     return _named(config.model.removeprefix(GATED_PREFIX)), {}, None
 
 
@@ -163,7 +171,7 @@ def _named(name: str) -> dict[str, Any]:
     return {**cfg, "text_cfg": text_cfg}
 
 
-def _count(clip: Clip, precision: str, training: TrainingConfig, with_images: bool) -> int:
+def _row_bytes(clip: Clip, precision: str, training: TrainingConfig, with_images: bool) -> int:
     """Count the bytes of a row of images or captions, backwards too where weights train."""
     model, rows = clip.model, 2 * COUNTED
     trained = [one for one in model.parameters() if one.requires_grad]
@@ -183,6 +191,28 @@ def _count(clip: Clip, precision: str, training: TrainingConfig, with_images: bo
                     yield encode_text(model, tokens[:count])
 
         return step_bytes(encode, trained, rows)
+
+
+def time_encoder(architecture: Architecture) -> tuple[float, float, float]:
+    """Measure one core on a JPEG of 256 pixels and captions of eight words: seconds to prepare an
+    image, to encode it, and to encode a caption, with random weights as in a long run.
+    """
+    clip = from_parts(None, *architecture)
+    encoder = Encoder(clip, choose_precision("auto", "cpu"), rows=LONG_RUN)
+    file = io.BytesIO()
+    Image.radial_gradient("L").convert("RGB").save(file, "jpeg")
+
+    def prepared(count: int) -> torch.Tensor:
+        images = [decode_image(file.getvalue(), MAX_PIXELS) for _ in range(count)]
+        return torch.stack([encoder.to_tensor(image) for image in images])
+
+    texts = [f"a photo of a bird, number {number} of many" for number in range(2 * CPU_IMAGES)]
+    tokens, images = clip.tokenizer(texts), prepared(CPU_IMAGES)
+    return (
+        core_seconds(prepared, CPU_IMAGES),
+        core_seconds(lambda n: encoder.images(images[:n]), CPU_IMAGES, encoder.whole_pass),
+        core_seconds(lambda n: encoder.texts(tokens[:n]), len(tokens)),
+    )
 
 
 def core_seconds(work: Callable[[int], object], most: int, least: int = 1) -> float:
@@ -211,23 +241,3 @@ def core_seconds(work: Callable[[int], object], most: int, least: int = 1) -> fl
     finally:
         torch.set_flush_denormal(False)
         torch.set_num_threads(threads)
-
-
-def measure_encoding(clip: Clip, scale: float, precision: str) -> EncodingCost:
-    """Measure one core on a JPEG of 256 pixels and captions of eight words, as in embedding."""
-    file = io.BytesIO()
-    Image.radial_gradient("L").convert("RGB").save(file, "jpeg")
-    data = file.getvalue()
-    encoder = Encoder(clip, precision, rows=LONG_RUN)
-    texts = [f"a photo of a bird, number {number} of many" for number in range(2 * CPU_IMAGES)]
-    tokens = clip.tokenizer(texts)
-
-    def prepared(count: int) -> torch.Tensor:
-        images = [decode_image(data, MAX_PIXELS) for _ in range(count)]
-        return torch.stack([encoder.to_tensor(image) for image in images])
-
-    images = prepared(CPU_IMAGES)
-    image = core_seconds(lambda n: encoder.images(images[:n]), CPU_IMAGES, encoder.whole_pass)
-    text = core_seconds(lambda n: encoder.texts(tokens[:n]), len(tokens))
-    prepare = core_seconds(prepared, CPU_IMAGES)
-    return EncodingCost(prepare, scale * image, scale * text)

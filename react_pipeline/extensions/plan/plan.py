@@ -1,144 +1,33 @@
-"""The plan of a project: what each step will need on a machine, before anything runs.
+"""The plan of a project: what each step will need on a machine, before anything runs, and what will
+not fit.
 
-Rows times the cost of one, bytes of vectors and keys, downloads at a rate. Does not belong here:
-what an image or a caption costs (`encoder_cost`), printing (`commands`).
+Does not belong here: what a step needs (`estimates`), printing (`commands`).
 """
 
-from __future__ import annotations
-
-import math
-import re
-import shutil
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple
 
-from react_pipeline.clip import (
-    cards,
-    choose_precision,
-    machine_memory_bytes,
-    prompt_templates,
-)
 from react_pipeline.corpus import CorpusSize, count_pairs
-from react_pipeline.embedding import CPU_IMAGES
-from react_pipeline.extensions.plan.encoder_cost import EncoderCost
-from react_pipeline.extensions.sources import ALIVE, DOWNLOADER_SECONDS, URLS_PER_CORE_SECOND
-from react_pipeline.indexing import Key, choose_key, product_precision
-from react_pipeline.labelled import count_images
+from react_pipeline.extensions.plan.encoder_cost import Batch
+from react_pipeline.extensions.plan.estimates import Step, Sums
+from react_pipeline.extensions.plan.machine import Machine
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Manifests, Project
-from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs
-from react_pipeline.settings import CorpusConfig, TrainingConfig, load_domains
-from react_pipeline.stage import ALL, CORPUS, RETRIEVAL_CHECKPOINT, STAGES, left_out_stages
-from react_pipeline.store import InputError, ReactError
-from react_pipeline.training import STATE_BYTES, ModelMethod
+from react_pipeline.stage import ALL, CORPUS
+from react_pipeline.store import ReactError
 
-START_SECONDS = 0.5
-"""Seconds that every artifact takes: a model is loaded, pictures are drawn, files are hashed."""
-PAIR_SECONDS = 5e-4
-"""Seconds to read a pair or a labelled image, decode it for a contact sheet, and write it."""
-ROW_SECONDS = 2e-5
-"""Seconds to read and check a row of a table."""
-METADATA_BYTES = 200
-"""Bytes of metadata of a pair; assumed (115 on the demo)."""
-BYTES_PER_SECOND = 5e8
-OPERATIONS_PER_SECOND = {"fp32": 7e10, "bf16": 2.3e11}
-"""Multiplications and additions of a core in a product of matrices, by type; like all rates of an
-index by `benchmarks.retrieval` on an AMD EPYC with bf16 instructions.
-"""
-KMEANS_OPERATIONS = 64 * 10 * 2
-"""Per cell, cell and dimension: 64 rows a cell are compared with every cell in 10 rounds."""
-CELLS_ADDED_PER_SECOND, GRAPH_ROWS_PER_SECOND = 2_532 * 32_768, 1_150
-"""Rows times cells that one core adds to an index without a graph; rows with one over them."""
-INDEX_PASSES = 5
-"""How often the bytes of an index are read or written."""
-LAYERS = 12
-"""Layers of a tower, of which `last_k_layers` are trained; assumed. A backward pass takes as long
-as two forward ones.
-"""
-BATCHES = {
-    "corpus_embeddings": "`embedding.batch_size`",
-    "customized_checkpoint": "`customization.batch_size` / `accumulation` / `processes`",
-}
-"""Stages whose memory is that of a batch, on a GPU if there is one, and what decides its rows."""
 REMEDIES = {
     "corpus": "download with img2dataset on a cluster and use `corpus.kind: webdataset`",
+    "corpus_embeddings": "lower `embedding.batch_size`",
+    "customized_checkpoint": "lower `customization.batch_size`, or raise `accumulation` or "
+    "`processes`",
     "faiss_index": "set `index.key: auto`, or a key of shorter codes, such as "
     "OPQ64_512,IVF4096_HNSW32,PQ64x8",
 }
-"""What helps where a stage takes more memory than the machine has."""
-_FIGURE = re.compile(r"(\d+(?:\.\d+)?)([kMGT]?)")
-_UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+"""What helps where a stage takes more memory than the machine or a GPU has."""
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What decides hours and what fits: this machine, or figures of another.
-
-    Attributes:
-        memory: Bytes.
-        disk: Free bytes under `store`.
-        card: Bytes of memory of each GPU; 0 if that is not known.
-    """
-
-    cores: int
-    memory: int
-    disk: int
-    gpus: int = 0
-    card: int = 0
-
-    @classmethod
-    def here(cls, store: Path, device: str = "auto") -> Self:
-        """Return this machine, with the GPUs that a project with this device uses."""
-        import torch
-        from joblib import cpu_count
-
-        folder = next(path for path in (store, *store.parents) if path.exists())
-        free = shutil.disk_usage(folder).free
-        gpus = len(cards(device))
-        card = torch.cuda.mem_get_info()[1] if gpus else 0
-        return cls(cpu_count(), machine_memory_bytes(), free, gpus, card)
-
-    def changed(self, text: str) -> Self:
-        """Return a machine with other figures, such as `cores=64,memory=256G,gpus=1`.
-
-        Raises:
-            InputError: Naming what is not a figure of a machine.
-        """
-        figures = asdict(self)
-        for part in filter(None, text.replace(" ", "").split(",")):
-            name, _, value = part.partition("=")
-            figure = _FIGURE.fullmatch(value)
-            if name not in figures or figure is None or part == "cores=0":
-                raise InputError(
-                    f"--machine: {part!r}; give {', '.join(figures)} as numbers, such as 64 or "
-                    "256G, and at least one core"
-                )
-            figures[name] = int(float(figure[1]) * _UNITS[figure[2]])
-        return type(self)(**figures)
-
-
-@dataclass(frozen=True)
-class Step:
-    """The sums of a stage over all its keys, in bytes and hours; None where the machine has no GPU.
-
-    `built` says that all its artifacts are there, made from today's inputs.
-    """
-
-    stage: str
-    amount: str
-    disk: float
-    memory: float
-    cpu_hours: float
-    gpu_hours: float | None
-    built: bool
-
-
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """The steps, and what will not fit, with the setting that helps."""
 
     rows: int
@@ -153,16 +42,13 @@ def make_plan(project: Project, machine: Machine, rows: int | None = None) -> Pl
         rows: Of the corpus; None: as published, or as its files say.
 
     Raises:
-        InputError: If the number of rows is not known.
+        InputError: If the number of rows is not known, or `index.key` does not fit the vectors.
     """
     look = Manifests.of(project)
-    corpus = project.config.corpus
-    size = CorpusSize(rows, corpus.assumed_pair_bytes) if rows else corpus_size(look)
-    sums = Sums(look, machine, size)
-    steps = sums.steps()
+    size = CorpusSize(rows, look.config.corpus.assumed_pair_bytes) if rows else corpus_size(look)
+    steps = Sums(look, machine, size).steps()
     due = [step for step in steps if rows or not step.built]
-    done = {step.stage for step in steps} - {step.stage for step in due}
-    problems = [one for one in sums.problems if one.partition(":")[0] not in done]
+    problems = []
     if (needed := sum(step.disk for step in due)) > machine.disk:
         problems.append(
             f"disk: {needed / 1e9:,.0f} GB are needed, {machine.disk / 1e9:,.0f} GB are free: "
@@ -170,12 +56,21 @@ def make_plan(project: Project, machine: Machine, rows: int | None = None) -> Pl
             "`index.memory_gib` for a smaller index"
         )
     for step in due:
-        if step.memory > machine.memory and step.stage in REMEDIES:
+        limit = machine.card if step.batch and machine.gpus else machine.memory
+        if limit and step.memory > limit:
             problems.append(
-                f"{step.stage}: {step.memory / 1e9:,.1f} GB of memory are needed, "
-                f"{machine.memory / 1e9:,.1f} GB are available: {REMEDIES[step.stage]}"
+                f"{step.stage}: {step.memory / 1e9:,.1f} GB of memory are needed"
+                f"{_too_many(step.batch, limit)}, {limit / 1e9:,.1f} GB are available: "
+                f"{REMEDIES[step.stage]}"
             )
-    return Plan(sums.corpus.pairs, steps, problems)
+    return Plan(size.pairs, steps, problems)
+
+
+def _too_many(batch: Batch | None, limit: int) -> str:
+    if batch is None:
+        return ""
+    fits = max(0, int((limit - batch.fixed_bytes) / max(batch.row_bytes, 1)))
+    return f" by {batch.rows:,} rows at once, of which at most {fits:,} fit"
 
 
 def corpus_size(project: Project) -> CorpusSize:
@@ -190,308 +85,3 @@ def corpus_size(project: Project) -> CorpusSize:
                     pairs, each if corpus.fetches_images else published.counts["bytes"] / pairs
                 )
     return corpus.size()
-
-
-class PlannedDomain(NamedTuple):
-    """How many classes, prompts, pairs and labelled images a domain has."""
-
-    classes: int
-    prompts: int
-    pairs: int
-    images: int
-
-
-class Sums:
-    """What every stage's sum needs.
-
-    Attributes:
-        project, machine, corpus: What is planned, on what, with how many pairs.
-        keys: By stage, the keys of its artifacts.
-        domains: By slug, what decides the costs of a domain.
-        encoder, retrieval: What the encoders cost here: the one that is customized, and the one
-            that retrieves.
-        index_key: The key of the index that fits the machine.
-        problems: What does not fit.
-    """
-
-    def __init__(self, project: Project, machine: Machine, corpus: CorpusSize) -> None:
-        """Count what a configuration has."""
-        self.project, self.machine, self.corpus = project, machine, corpus
-        self.problems: list[str] = []
-        self.settings = config = project.config
-        self.encoder = self.retrieval = EncoderCost(project, config.encoder, "base_checkpoint")
-        if config.two_encoders:
-            self.retrieval = EncoderCost(project, config.retrieves_with, RETRIEVAL_CHECKPOINT)
-        self.work = config.corpus.work(corpus, self.retrieval.dimension)
-        domains = load_domains(config.domains)[0]
-        self.keys = {
-            name: row.keys(domains, config.measured)
-            for name, row in STAGES.items()
-            if name not in left_out_stages(config)
-        }
-        self.domains = {}
-        for slug, domain in domains.items():
-            names = sum(1 + len(entry.synonyms) for entry in domain.classes)
-            self.domains[slug] = PlannedDomain(
-                len(domain.classes),
-                names * len(prompt_templates(domain)),
-                most_pairs(project, slug, corpus.pairs),
-                count_images(domain),
-            )
-        self.index_key = self._fitting_key()
-
-    def _fitting_key(self) -> Key:
-        index, memory = self.settings.index, self.machine.memory
-        limit = int((index.memory_gib or 0) * 2**30)
-        limit = limit or (memory // 2 if index.key == "auto" else memory)
-        try:
-            text, _ = choose_key(index, self.corpus.pairs, self.retrieval.dimension, limit)
-        except InputError as error:
-            self.problems.append(str(error))
-            text = index.key
-        return Key.parse(text)
-
-    def steps(self) -> list[Step]:
-        """Estimate each stage, without those that no configured method needs."""
-        return [estimate(self) for stage, estimate in ESTIMATES.items() if self.keys.get(stage)]
-
-    def step(
-        self,
-        stage: str,
-        amount: str,
-        *,
-        images: float = 0,
-        texts: float = 0,
-        passes: float = 0,
-        shared: float = 0,
-        alone: float = 0,
-        disk: float = 0,
-        memory: float = 0,
-        cards: int = 1,
-    ) -> Step:
-        """Sum the hours of a stage.
-
-        Args:
-            images: How many are decoded and encoded.
-            texts: How many are encoded.
-            passes: Further passes through the image tower.
-            shared: Seconds of a core for work that all cores share.
-            alone: Seconds of work that one core does.
-            cards: GPUs that the stage can use at once.
-        """
-        is_own = stage in ("customized_checkpoint", "domain_results")
-        encoder = self.encoder if is_own else self.retrieval
-        cores, gpus, keys = self.machine.cores, self.machine.gpus, self.keys[stage]
-        towers = gpu = 0.0
-        if images or texts:
-            encoding = encoder.encoding
-            towers = (images + passes) * encoding.image + texts * encoding.text
-            shared += images * encoding.prepare
-            gpu = towers * encoder.gpu_share
-        rest = shared / cores + alone + START_SECONDS * len(keys)
-        gpu_hours = (gpu / min(gpus, cards) + rest) / 3_600 if gpus else None
-        built = all(fresh_or_none(self.project, stage, key) for key in keys)
-        cpu_hours = (towers / cores + rest) / 3_600
-        return Step(stage, amount, disk, memory, cpu_hours, gpu_hours, built)
-
-    def batch_memory(self, stage: str, fixed: float, rows: int, row_bytes: float) -> float:
-        """Return the bytes of a batch of some rows and of what is there beside it; note what does
-        not fit.
-        """
-        machine = self.machine
-        limit = machine.card if machine.gpus else machine.memory
-        if limit and fixed + rows * row_bytes > limit:
-            fits = max(0, int((limit - fixed) / max(row_bytes, 1)))
-            self.problems.append(
-                f"{stage}: {rows:,} rows at once need {row_bytes:,.0f} bytes each and "
-                f"{fixed / 1e9:,.1f} GB in addition, {limit / 1e9:,.1f} GB are available: at most "
-                f"{fits:,} rows fit ({BATCHES[stage]})"
-            )
-        return fixed + rows * row_bytes
-
-    def precision(self, configured: str) -> str:
-        """Return the precision that `auto` takes; today's GPUs take bf16."""
-        on_gpu = configured == "auto" and self.machine.gpus
-        return "bf16" if on_gpu else choose_precision(configured, "cpu")
-
-    def fetching_seconds(self, urls: float, rounds: int = 1) -> float:
-        """Return the seconds of downloads."""
-        processes = min(self.settings.corpus.access()[1].processes, self.machine.cores)
-        return rounds * DOWNLOADER_SECONDS + urls / URLS_PER_CORE_SECOND / processes
-
-
-def _corpus(sums: Sums) -> Step:
-    work = sums.work
-    seconds = work.read_bytes / BYTES_PER_SECOND + work.checked_rows * ROW_SECONDS
-    amount = f"{sums.corpus.pairs:,} {work.noun}"
-    return sums.step("corpus", amount, alone=seconds, disk=work.disk, memory=work.memory)
-
-
-def _checkpoint(stage: str, sums: Sums) -> Step:
-    encoder = sums.retrieval if stage == RETRIEVAL_CHECKPOINT else sums.encoder
-    size = encoder.weights_bytes
-    seconds = 3 * size / BYTES_PER_SECOND
-    return sums.step(stage, f"{size / 4e6:,.0f} M weights", alone=seconds, disk=size)
-
-
-def _embeddings(sums: Sums) -> Step:
-    rows, work, corpus = sums.corpus.pairs, sums.work, sums.settings.corpus
-    waits = sums.settings.images_wait
-    images = rows if work.encodes_images and not waits else 0
-    fetches = images and corpus.is_listed and corpus.fetches_images
-    row_bytes = (2 if waits else 4) * sums.retrieval.dimension + METADATA_BYTES
-    memory, embedding = 0.0, sums.settings.embedding
-    if images or work.encodes_captions:
-        each, _ = sums.retrieval.row_bytes(sums.precision(embedding.precision), images=images > 0)
-        at_once = embedding.batch_size if sums.machine.gpus else CPU_IMAGES
-        fixed = 1.5 * sums.retrieval.weights_bytes  # and their copies in half precision
-        memory = sums.batch_memory("corpus_embeddings", fixed, at_once, each)
-    return sums.step(
-        "corpus_embeddings",
-        f"{rows:,} {'captions' if waits else 'pairs'}",
-        images=images,
-        texts=rows if work.encodes_captions else 0,
-        alone=sums.fetching_seconds(images) if fetches else 0,
-        disk=rows * row_bytes if work.writes_vectors else 0,
-        memory=memory,
-        # Shards are spread over the cards; the parts of other corpora come one after another.
-        cards=1 if corpus.is_listed or corpus.has_vectors else sums.machine.gpus,
-    )
-
-
-def _index(sums: Sums) -> Step:
-    """Sum training, adding, the exact search that measures recall, and moving bytes."""
-    if sums.settings.corpus.has_index:
-        return sums.step("faiss_index", "ready")
-    key, width, rows = sums.index_key, sums.retrieval.dimension, sums.corpus.pairs
-    sides = 1 if sums.settings.images_wait else 2
-    size = key.bytes(rows, width)
-    sample = 4 * width * min(key.sample_rows if key.trains else 0, rows)
-    products = KMEANS_OPERATIONS * key.cells**2 * width
-    products += 4 * sums.settings.index.recall_queries * rows * width
-    seconds = products / OPERATIONS_PER_SECOND["fp32"] + rows * key.cells / CELLS_ADDED_PER_SECOND
-    if key.links and not key.cell_links:
-        seconds += rows / GRAPH_ROWS_PER_SECOND
-    return sums.step(
-        "faiss_index",
-        key.text,
-        shared=sides * seconds,
-        alone=INDEX_PASSES * sides * size / BYTES_PER_SECOND,
-        disk=sides * size,
-        memory=size + sample,
-    )
-
-
-def _evaluation_sets(sums: Sums) -> Step:
-    images = sum(domain.images for domain in sums.domains.values())
-    return sums.step("evaluation_set", f"{images:,} images", alone=images * PAIR_SECONDS)
-
-
-def _pairs(stage: str, sums: Sums) -> Step:
-    """Sum the work of comparing with evaluation images, searching prompts (not for a control), and
-    collecting pairs.
-    """
-    settings, corpus, domains = sums.settings, sums.settings.corpus, sums.domains.values()
-    retrieves = stage == "retrieved_set"
-    draws = 1 if retrieves else max(len(settings.seeds), 1)
-    pairs = draws * sum(domain.pairs for domain in domains)
-    images = sum(domain.images for domain in domains) + (pairs if settings.images_wait else 0)
-    alone = pairs * PAIR_SECONDS + (_search_seconds(sums) if retrieves else 0)
-    if corpus.fetches_images and (settings.images_wait or not corpus.is_listed):
-        for domain in domains:
-            asked = min(domain.pairs / ALIVE, sums.corpus.pairs)
-            alone += draws * sums.fetching_seconds(asked, 1 + REFILL_ROUNDS)
-    return sums.step(
-        stage,
-        f"{pairs:,} pairs at most",
-        images=images,
-        texts=sum(domain.prompts for domain in domains) if retrieves else 0,
-        alone=alone,
-        disk=pairs * min(sums.corpus.pair_bytes, CorpusConfig.assumed_pair_bytes),
-    )
-
-
-def _search_seconds(sums: Sums) -> float:
-    """Return the seconds of comparing all prompts with all rows, which they share the reading of:
-    an index takes less.
-    """
-    rows, width = sums.corpus.pairs, sums.retrieval.dimension
-    compared = read = 0.0
-    for slug, domain in sums.domains.items():
-        settings = sums.project.retrieval(slug)
-        if settings.choose == "nearest":
-            rate = OPERATIONS_PER_SECOND[product_precision(domain.prompts, "cpu")]
-            compared += len(settings.modes) * 2.0 * domain.prompts * rows * width / rate
-            read = max(read, len(settings.modes) * 2.0 * rows * width)
-    return compared / sums.machine.cores + read / BYTES_PER_SECOND
-
-
-def _trainings(sums: Sums) -> Step:
-    texts = images = seen = disk = 0
-    passes, cards = 0.0, 1
-    batches: dict[str, Any] = {}
-    for slug, name in (key.split("/") for key in sums.keys["customized_checkpoint"]):
-        domain, method = sums.domains[slug], sums.project.method(name)
-        training = sums.project.training(slug, name)
-        many = method.images(training, partial(int, domain.pairs))
-        seen += many
-        texts += domain.prompts
-        if method.has_model:
-            share = min(training.last_k_layers / LAYERS, 1)
-            # The output of what is frozen is kept where images stay the same.
-            kept = training.keep_prefix and training.augmentation == "none"
-            images += domain.pairs if kept else many
-            cards = max(cards, training.processes)
-            passes += (3 if kept else 2) * share * many
-            texts += domain.pairs
-            disk += int(sums.encoder.weights_bytes)
-            batches[f"{name.removesuffix('-control')} {training!r}"] = method, training
-        else:  # a head, on vectors that are there
-            disk += 8 * sums.encoder.dimension * domain.classes
-    amount = f"{seen:,} images in all steps"
-    stage = "customized_checkpoint"
-    memory = max((_step_memory(sums, *one) for one in batches.values()), default=0)
-    return sums.step(
-        stage,
-        amount,
-        images=images,
-        passes=passes,
-        texts=texts,
-        disk=disk,
-        cards=cards,
-        memory=memory,
-    )
-
-
-def _step_memory(sums: Sums, method: ModelMethod, training: TrainingConfig) -> float:
-    """Return the bytes of a step: weights, what those that train need beside, and a part of a
-    batch.
-    """
-    each, numbers = sums.encoder.row_bytes(sums.precision(training.precision), method, training)
-    if not each:
-        return 0  # not counted
-    part = math.ceil(training.batch_size / training.processes / training.accumulation)
-    fixed = sums.encoder.weights_bytes + STATE_BYTES * numbers
-    return sums.batch_memory("customized_checkpoint", fixed, part, each)
-
-
-def _results(sums: Sums) -> Step:
-    texts = images = 0
-    for slug, method in (key.split("/") for key in sums.keys["domain_results"]):
-        images += sums.domains[slug].images
-        texts += sums.domains[slug].prompts if sums.project.method(method).has_model else 0
-    return sums.step("domain_results", f"{images:,} images", images=images, texts=texts)
-
-
-ESTIMATES: dict[str, Callable[[Sums], Step]] = {
-    "corpus": _corpus,
-    "base_checkpoint": partial(_checkpoint, "base_checkpoint"),
-    RETRIEVAL_CHECKPOINT: partial(_checkpoint, RETRIEVAL_CHECKPOINT),
-    "corpus_embeddings": _embeddings,
-    "faiss_index": _index,
-    "evaluation_set": _evaluation_sets,
-    "retrieved_set": partial(_pairs, "retrieved_set"),
-    "control_set": partial(_pairs, "control_set"),
-    "customized_checkpoint": _trainings,
-    "domain_results": _results,
-}

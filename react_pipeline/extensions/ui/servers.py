@@ -9,7 +9,6 @@ daemon.
 """
 
 import json
-import logging
 import os
 import signal
 import socket
@@ -62,6 +61,7 @@ module for it.
 """
 
 FIRST_PORTS = {"dagster": 3000, "mlflow": 5000}
+VARIABLES = {"dagster": DAGSTER_VARIABLE, "mlflow": MLFLOW_VARIABLE}
 PORTS_TRIED = 50
 
 START_SECONDS = 180.0
@@ -71,8 +71,6 @@ STOP_SECONDS = 10.0
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass
 class Server:
@@ -81,7 +79,7 @@ class Server:
     Attributes:
         url: Where it answers; empty if it is not a page.
         process: Leader of a process group of its own.
-        log: What it writes; Dagster's three share one.
+        log: What it writes.
     """
 
     name: str
@@ -113,7 +111,7 @@ def serve(
         ports = {"dagster": _port("dagster", dagster_port)}
         if not tracking.uri.startswith("http"):
             ports["mlflow"] = _port("mlflow", mlflow_port)
-        group = _Group(project, home, held, ports)
+        group = Group(project, home, held, ports)
         try:
             if "mlflow" in ports:
                 group.start_mlflow(tracking)
@@ -161,27 +159,27 @@ def tell_addresses(file: TextIO, addresses: Mapping[str, str], processes: Sequen
     file.flush()
 
 
-class _Group:
+class Group:
     """The servers of one project while they are started."""
 
     def __init__(
         self, project: Project, home: Path, held: TextIO, ports: Mapping[str, int]
     ) -> None:
+        """`held`: the lock file of the home."""
         self.servers: list[Server] = []
-        self.addresses = {name: f"http://{HOST}:{port}" for name, port in ports.items()}
+        self._addresses = {name: f"http://{HOST}:{port}" for name, port in ports.items()}
         self._lock, self._ports, self._folder = held, ports, project.path.parent
         self._logs = project.config.store.parent / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
-        for name in ports:
-            (self._logs / f"{name}.log").write_bytes(b"")
-        self._environment = environment = dict(os.environ)
-        environment |= {HOME_VARIABLE: str(home), CONFIG_VARIABLE: str(project.path)}
-        environment.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        # So that runs of MLflow and of Dagster link to one another; behind a proxy the operator has
-        # set its addresses.
-        for name, variable in (("dagster", DAGSTER_VARIABLE), ("mlflow", MLFLOW_VARIABLE)):
-            if name in self.addresses:
-                environment[variable] = environment.get(variable) or self.addresses[name]
+        self._environment = {
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            # So that runs of MLflow and of Dagster link to one another; behind a proxy the operator
+            # has set its addresses.
+            **{VARIABLES[name]: url for name, url in self._addresses.items()},
+            **os.environ,
+            HOME_VARIABLE: str(home),
+            CONFIG_VARIABLE: str(project.path),
+        }
 
     def start_mlflow(self, tracking: Tracking) -> None:
         """Start MLflow's server over a local database; `start_dagster` waits for it."""
@@ -191,32 +189,33 @@ class _Group:
         # It refuses other names than these, and writing by pages of other sites.
         public = url_origin(self._environment[MLFLOW_VARIABLE])
         hosts = f"{HOST}:*,localhost:*,{public.partition('://')[2]}"
-        where = ["--host", HOST, "--port", str(self._ports["mlflow"]), "--workers", "1"]
-        guard = ["--allowed-hosts", hosts, "--cors-allowed-origins", public]
-        self._start("mlflow", ["-m", "mlflow", "server", *where, *guard])
+        guard = ["--allowed-hosts", hosts, "--cors-allowed-origins", public, "--workers", "1"]
+        self.start("mlflow", "-m", "mlflow", "server", *self._where("mlflow"), *guard)
 
     def start_dagster(self, directory: Path) -> None:
         """Start Dagster's three processes, and wait until all pages answer."""
         code = directory / "code"
-        workspace = directory / "workspace.yaml"
         location = {"socket": str(code), "location_name": "react"}
+        workspace = directory / "workspace.yaml"
         workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": location}]}))
-        server = self._start("dagster code server", [*CODE_SERVER, "--socket", str(code)])
+        server = self.start("dagster-code", *CODE_SERVER, "--socket", str(code))
         _wait(server, code.stat)  # its socket
-        port = str(self._ports["dagster"])
-        webserver = [*WEBSERVER, "--host", HOST, "--port", port, "--workspace", str(workspace)]
-        self._start("dagster", webserver)
-        self._start("dagster daemon", [*DAEMON, "--workspace", str(workspace)])
+        shown = ["--workspace", str(workspace)]
+        self.start("dagster", *WEBSERVER, *self._where("dagster"), *shown)
+        self.start("dagster-daemon", *DAEMON, *shown)
         for server in self.servers:
             if server.url:
                 _wait(server, partial(httpx.get, server.url, trust_env=False))
 
-    def _start(self, name: str, arguments: Sequence[str]) -> Server:
+    def _where(self, name: str) -> list[str]:
+        return ["--host", HOST, "--port", str(self._ports[name])]
+
+    def start(self, name: str, *arguments: str) -> Server:
+        """Start a process of Python, and tell who else wants to start one that it is there."""
         # Dagster's daemon is what must not run twice: it holds the lock with us until it has ended.
-        program = name.split()[0]
-        held = (self._lock.fileno(),) if program == "dagster" else ()
-        log = self._logs / f"{program}.log"
-        with log.open("ab") as output:
+        held = (self._lock.fileno(),) if name.startswith("dagster") else ()
+        log = self._logs / f"{name}.log"
+        with log.open("wb") as output:
             process = subprocess.Popen(  # noqa: S603 - a command of ours, no shell
                 [sys.executable, *arguments],
                 cwd=self._folder,
@@ -228,9 +227,9 @@ class _Group:
                 pass_fds=held,
                 preexec_fn=listen_to_signals,
             )
-        server = Server(name, self.addresses.get(name, ""), process, log)
+        server = Server(name, self._addresses.get(name, ""), process, log)
         self.servers.append(server)
-        tell_addresses(self._lock, self.addresses, [one.process.pid for one in self.servers])
+        tell_addresses(self._lock, self._addresses, [one.process.pid for one in self.servers])
         return server
 
 
@@ -243,23 +242,15 @@ def listen_to_signals() -> None:
 
 
 def watch(servers: Sequence[Server]) -> None:
-    """Return only when Dagster has ended; the end of another one, which no run needs, is a warning.
+    """Return only when Dagster has ended. Without MLflow's page all runs go on.
 
     Raises:
         ReactError: Saying how Dagster ended.
     """
-    ended: set[str] = set()
     while True:
         for server in servers:
             if server.name.startswith("dagster"):
                 _require_running(server)
-            elif server.name not in ended and server.process.poll() is not None:
-                ended.add(server.name)
-                logger.warning(
-                    "%s. Dagster and its runs are not affected; for this page start "
-                    "`react-pipeline ui` again",
-                    _how_it_ended(server),
-                )
         time.sleep(WATCH_SECONDS)
 
 
@@ -305,14 +296,9 @@ def _wait(server: Server, attempt: Callable[[], object]) -> None:
 
 
 def _require_running(server: Server) -> None:
-    if server.process.poll() is not None:
-        raise ReactError(_how_it_ended(server))
-
-
-def _how_it_ended(server: Server) -> str:
-    code = server.process.wait()
-    how = f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
-    return f"{server.name} ended {how}; see {server.log}"
+    if (code := server.process.poll()) is not None:
+        how = f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+        raise ReactError(f"{server.name} ended {how}; see {server.log}")
 
 
 def _port(name: str, wanted: int | None) -> int:

@@ -12,7 +12,7 @@ import pytest
 from support.upkeep import edit_domain
 
 from react_pipeline.extensions.names import name_counts
-from react_pipeline.extensions.names.assets import naming
+from react_pipeline.extensions.names.assets import classes_are_named
 from react_pipeline.extensions.names.name_counts import unnamed_classes
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
@@ -53,8 +53,9 @@ def test_a_corpus_without_captions_names_and_warns_of_nothing(
 def test_a_misspelt_class_is_seen_in_set_and_check(indexed_project: Project) -> None:
     edit_domain(indexed_project, "shapes", classes=["circel", "square"], evaluation=None)
     run(indexed_project, "evaluation_set", "shapes")
-    counts = retrieve_pairs(indexed_project, "shapes").counts
-    assert counts["unnamed"] == ["circel"]
-    report = indexed_project.store.current("retrieved_set", "shapes").file("report.md").read_text()
+    pairs = retrieve_pairs(indexed_project, "shapes")
+    assert pairs.counts["unnamed"] == ["circel"]
+    report = pairs.file("report.md").read_text()
     assert "no caption of the corpus says circel" in report
-    assert not naming(counts).passed and "circel" in str(naming(counts).description)
+    checked = classes_are_named(indexed_project, pairs)
+    assert not checked.passed and "circel" in str(checked.description)

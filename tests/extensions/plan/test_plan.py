@@ -18,10 +18,15 @@ from support.training import prepared
 from support.upkeep import change_pipeline
 from typer.testing import CliRunner
 
-from react_pipeline.clip.model import load
+from react_pipeline.clip import read_config
 from react_pipeline.commands.cli import app
-from react_pipeline.extensions.plan.encoder_cost import EncoderCost, core_seconds, measure_encoding
-from react_pipeline.extensions.plan.plan import START_SECONDS, Machine, Step, make_plan
+from react_pipeline.extensions.plan import Machine, make_plan
+from react_pipeline.extensions.plan.encoder_cost import (
+    core_seconds,
+    encoder_cost,
+    time_encoder,
+)
+from react_pipeline.extensions.plan.estimates import START_SECONDS, Step
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError
@@ -42,7 +47,7 @@ def steps_of(
 def test_encoders_have_the_published_weights(tiny_project: Project) -> None:
     for name, dimension, weights in (("ViT-B-32", 512, 151e6), ("RN50", 1_024, 102e6)):
         project = change_pipeline(tiny_project, encoder={"model": name, "pretrained": "openai"})
-        cost = EncoderCost(project, project.config.encoder, "base_checkpoint")
+        cost = encoder_cost(project, project.config.encoder, "base_checkpoint")
         assert cost.dimension == dimension
         assert cost.weights_bytes == pytest.approx(4 * weights, rel=0.01)
 
@@ -150,8 +155,8 @@ def test_batches_that_no_card_holds_are_named_with_what_fits(tiny_project: Proje
     card = replace(MACHINE, gpus=1, card=10**7)
     (embedding,) = make_plan(project, card, 1_000).problems
     *_, training = make_plan(project, replace(card, card=10**5), 1_000).problems
-    assert re.match(r"corpus_embeddings: 32 rows .* at most \d+ rows .*`embedding.b", embedding)
-    assert re.match(r"customized_checkpoint: .* rows at once .*`customization.b", training)
+    assert re.match(r"corpus_embeddings: .* 32 rows .* at most \d+ fit,.*`embedding.b", embedding)
+    assert re.match(r"customized_checkpoint: .* rows at once.*`customization.b", training)
     few = change_pipeline(project, embedding={"batch_size": 2})
     smaller, larger = (steps_of(one, 1_000, card)["corpus_embeddings"] for one in (few, project))
     assert smaller.memory < larger.memory
@@ -164,10 +169,10 @@ def test_bytes_of_a_pair_are_those_of_the_training(
 ) -> None:
     project = prepared(make_project, _retrieved_store, precision="fp32", augmentation="timm")
     counted = customize(project, "shapes", "gated-image").counts["pair_bytes"]
-    cost = EncoderCost(project, project.config.encoder, "base_checkpoint")
+    cost = encoder_cost(project, project.config.encoder, "base_checkpoint")
     training = project.training("shapes", "gated-image")
-    estimate, _ = cost.row_bytes("fp32", model_method("gated-image"), training)
-    assert estimate == pytest.approx(counted, rel=0.15)
+    batch = cost.batch(8, "fp32", model_method("gated-image"), training)
+    assert batch.row_bytes == pytest.approx(counted, rel=0.15)
 
 
 def test_cards_unlike_the_first_do_not_count(
@@ -190,8 +195,7 @@ def test_figures_that_are_none_are_refused() -> None:
 
 def test_encoding_takes_time_on_one_thread(tiny_checkpoint: Path) -> None:
     threads = torch.get_num_threads()
-    cost = measure_encoding(load(tiny_checkpoint), 1.0, "fp32")
-    assert min(cost.prepare, cost.image, cost.text) > 0
+    assert min(time_encoder((*read_config(tiny_checkpoint), tiny_checkpoint))) > 0
     assert torch.get_num_threads() == threads
     counts: list[int] = []
     core_seconds(counts.append, 40, 16)  # a shorter batch costs as much as one of 16
