@@ -20,6 +20,7 @@ ENCODERS = {
     "{model: ViT-B-32, pretrained: wieghts.pt}": "did you mean weights.pt?",
     "{model: ViT-B-32, pretrained: nosuch/weights.pt}": "there is no file or folder",
     "{pretrained: empty}": "open_clip_config.json",
+    "{model: 'local-dir:empty'}": "open_clip_config.json",
 }
 
 
@@ -96,7 +97,7 @@ def test_domain_problems_only_warn_where_no_domain_is_selected(
         with pytest.raises(ConfigError, match="single class"):
             materialize("evaluation_set", domains, (), tiny_project.path)
     # Before that a misspelt selection is answered with a near asset.
-    for selection, token in (("comparisn", "mean comparison"), ("key:foo+", "base_checkpoint,")):
+    for selection, token in (("comparisn", '["comparison"]'), ("key:foo+", "foo")):
         with pytest.raises(SystemExit):
             main(["materialize", "--select", selection, "--config", str(tiny_project.path)])
         assert token in " ".join(capsys.readouterr().err.split())
