@@ -86,7 +86,7 @@ def training_step(device: str, batch: int, *, compiled: bool = False) -> Take:
     world = World(device=device)
     model = steps.random_model(device)
     tower = ImageTower(model, is_compiled=compiled)
-    tower.use_bf16()
+    tower.use_bf16(device)
     scaler = torch.amp.GradScaler(world.device_type, enabled=False)
     optimizer = steps.adamw(model, fused=True)
     state = TrainingState(steps.trained(model), optimizer, scaler, batch)

@@ -196,7 +196,7 @@ def our_step(
     """The step that trains, `TrainingStep`, with these parts on."""
     training = TRAINING.model_copy(update={"precision": "bf16" if BF16 in parts else "fp32"})
     if BF16 in parts:
-        tower.use_bf16()
+        tower.use_bf16(device)
     optimizer = adamw(model, fused=True)
     scaler = torch.amp.GradScaler(device, enabled=False)
     state = TrainingState(trained(model), optimizer, scaler, batches.images.shape[1])
