@@ -33,8 +33,6 @@ BATCH, LENGTH, GATED = 256, 20, 6
 """Images or captions of a batch, token ids of a caption, and blocks that train."""
 FREE = ("device", "empty", "empty_like", "new_empty", "detach")
 
-QUICK = "react_pipeline.clip.gated.quick_factors"
-
 _layer_norm = functional.layer_norm
 
 
@@ -71,7 +69,6 @@ def on_paper(ours: bool) -> Iterator[Moved]:
     with (
         mock.patch.object(FakeTensor, "is_cuda", ours),
         mock.patch.object(functional, "layer_norm", _as_cuda),
-        contextlib.nullcontext() if ours else mock.patch(QUICK, lambda _: {}),
         torch.autocast("cpu", torch.bfloat16),
         moved,
     ):
@@ -98,7 +95,7 @@ def cases() -> dict[str, Callable[[], object]]:
     tower.casts = cast_matrices(tower.blocks, torch.bfloat16)
     casts = cast_matrices(text_blocks(model), torch.bfloat16)
     trained = ImageTower(build(GATED))
-    trained.use_bf16()
+    trained.use_bf16("cuda")
     images, texts = torch.empty(BATCH, 3, 224, 224), torch.zeros(BATCH, LENGTH, dtype=torch.long)
     tokens = torch.empty(BATCH, 50, 768, dtype=torch.bfloat16)
 

@@ -233,6 +233,7 @@ GUARDS = (
     Guard("react_pipeline/store/bounded.py", "os.fstat(file.fileno()).st_size <= max_bytes:", "True:", BOUNDED_FILES + "::test_a_sparse_file_is_not_read"),
     Guard("react_pipeline/store/bounded.py", "if size_bytes > MAX_JSON_BYTES:", "if False:", BOUNDED_FILES + "::test_json_is_measured_before_it_is_parsed"),
     Guard("react_pipeline/clip/weights.py", "if count[\"numbers\"] > limit or count[\"names\"] > names:", "if count[\"names\"] > names:", BOUNDED_FILES + "::test_a_model_is_built_no_larger_than_its_weights"),
+    Guard("react_pipeline/settings/files.py", "if not target.is_relative_to(os.path.realpath(path.parent)):", "if False:", FILES),
     Guard("react_pipeline/settings/files.py", 'if "\\0" in text:', "if False:", FILES),
     Guard("react_pipeline/settings/files.py", "if (more := len(faults) - MAX_PROBLEMS) > 0:", "if False:", FILES),
     Guard("react_pipeline/project/outside.py", "is_same = (fingerprint, before) == (artifact.fingerprint, look.seen)", "is_same = before == look.seen", "project/test_outside.py"),

@@ -256,24 +256,26 @@ def feed_forward(x: Tensor, mlp: Any, casts: Mapping[int, Tensor] = NO_CASTS) ->
         "c_fc.bias": mlp.c_fc.bias,
         "c_proj.weight": mlp.c_proj.weight,
     }
-    factors = quick_factors(mlp)
+    # Copies have the factors already.
+    factors = quick_factors(mlp) if id(mlp.c_fc.weight) in casts or _is_half_on_gpu(x) else {}
     weight, bias, back = (
-        # Copies have the factors already.
         factors[name] * one if factors and id(one) not in casts else _cast(one, casts)
         for name, one in weights.items()
     )
     hidden = functional.linear(x, weight, bias)
-    hidden = (
-        functional.silu(hidden, inplace=not hidden.requires_grad) if factors else mlp.gelu(hidden)
-    )
+    if factors:
+        hidden = functional.silu(hidden, inplace=not hidden.requires_grad)
+    else:
+        is_quick = isinstance(mlp.gelu, QuickGELU)
+        hidden = _QuickGelu.apply(hidden) if is_quick else mlp.gelu(hidden)
     return functional.linear(hidden, back, _cast(mlp.c_proj.bias, casts))
 
 
 def quick_factors(mlp: Any) -> dict[str, float]:
-    """Return what an MLP's weights are multiplied by, by name, so that QuickGELU is one kernel that
-    keeps its input alone: x sigmoid(a x) is silu(a x) / a.
+    """Return what an MLP's weights on a GPU are multiplied by, by name, so that QuickGELU is one
+    kernel: x sigmoid(a x) is silu(a x) / a.
     """
-    if not isinstance(mlp.gelu, QuickGELU):
+    if not (isinstance(mlp.gelu, QuickGELU) and mlp.c_fc.weight.is_cuda):
         return {}
     return {"c_fc.weight": _SLOPE, "c_fc.bias": _SLOPE, "c_proj.weight": 1 / _SLOPE}
 
@@ -296,6 +298,23 @@ def _is_half_on_gpu(x: Tensor) -> bool:
 
 def _cast(parameter: Tensor, casts: Mapping[int, Tensor]) -> Tensor:
     return casts.get(id(parameter), parameter)
+
+
+class _QuickGelu(torch.autograd.Function):
+    """x * sigmoid(a x), keeping its input alone for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return (_SLOPE * x).sigmoid_().mul_(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        share = (_SLOPE * x).sigmoid_()
+        # d/dx of x s(ax) is s + a x s (1 - s).
+        slope = torch.addcmul(share, (1 - share).mul_(share), x, value=_SLOPE)
+        return slope.mul_(gradients[0])
 
 
 if __name__ == "gated_blocks":

@@ -15,6 +15,7 @@ width, D dimension.
 
 import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -92,11 +93,11 @@ class ImageTower:
         # Of some kinds, such as two blocks side by side, no block is known.
         is_timm = isinstance(getattr(visual, "trunk", None), TimmVisionTransformer)
         self._timm = is_timm and bool(self.blocks)
-        self._ours = self.native or self._timm
         trained = [self._place(n) for n, p in visual.named_parameters() if p.requires_grad]
         first = min(trained, default=len(self.blocks))
-        self.splits = self._ours and 0 <= first < len(self.blocks)
+        self.splits = (self.native or self._timm) and 0 <= first < len(self.blocks)
         self.start = first if self.splits else 0
+        self._ours = self.native or self._timm
         if activation_checkpointing and not self._ours:
             visual.set_grad_checkpointing()  # the tower's own way; a ResNet has none and ignores it
         if is_compiled and self._ours:
@@ -109,10 +110,18 @@ class ImageTower:
             return int(match[1])
         return len(self.blocks) if name.startswith(BEHIND_THE_BLOCKS) else -1
 
-    def use_bf16(self) -> None:
-        """Prepare for autocast to bf16: keep copies of the frozen matrices, so that it need not
-        cast them at every step.
+    def use_bf16(self, device: str) -> None:
+        """Prepare for autocast to bf16 on a device, `cpu` or `cuda...`.
+
+        Copies of the frozen matrices are kept in bf16, so that autocast need not cast them at every
+        step. On a CPU, depthwise convolutions that train stay in float32: their backward pass in
+        bf16 is slow.
         """
+        if device == "cpu":
+            for module in self.visual.modules():
+                is_depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
+                if is_depthwise and module.weight.requires_grad:
+                    module.forward = partial(_in_fp32, module.forward)
         if self.native:
             self.casts = cast_matrices(self.blocks, torch.bfloat16, frozen_only=True)
 
@@ -154,6 +163,11 @@ class ImageTower:
             tokens = trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(images)))
             tokens = trunk.norm_pre(tokens)
         return _run(tokens, self.blocks[:number], self._plain, self.casts)
+
+
+def _in_fp32(forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        return forward(images.float())
 
 
 def _run(

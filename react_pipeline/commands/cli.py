@@ -30,8 +30,8 @@ from react_pipeline.commands.models import models_app
 from react_pipeline.commands.results import print_start_page, results
 from react_pipeline.commands.terminal import log_to_terminal, print_error
 from react_pipeline.extension import answers
-from react_pipeline.project import write_project
-from react_pipeline.settings import DEFAULT_KIND, corpus_kinds
+from react_pipeline.project import templates, write_project
+from react_pipeline.settings import DEFAULT_KIND
 from react_pipeline.stop import raise_if_stopped
 from react_pipeline.store import InputError, ReactError, refusal_in
 
@@ -75,14 +75,21 @@ def init(
         Path, typer.Argument(help="The folder to create; files that are in it are kept.")
     ],
     corpus: Annotated[
-        str, typer.Option(help=f"Kind of the corpus: {', '.join(corpus_kinds())}.")
+        str, typer.Option(help=f"Kind of the corpus: {', '.join(templates())}.")
     ] = DEFAULT_KIND,
+    dg: Annotated[
+        bool,
+        typer.Option(
+            "--dg",
+            help="Also a project of Dagster's command dg, for assets of your own beside these.",
+        ),
+    ] = False,
 ) -> None:
     """Create a project: pipeline.yaml, an example of a domain, a Dagster home, .gitignore."""
-    for path in write_project(folder, corpus):
+    for path in write_project(folder, corpus, dg=dg):
         console.print(f"wrote {path}")
     console.print(
-        f"next:\n  cd {shlex.quote(str(folder))}\n  {corpus_kinds()[corpus].next_step}\n"
+        f"next:\n  cd {shlex.quote(str(folder))}\n  {templates()[corpus].next_step}\n"
         "  write your class names into a file of the folder domains\n"
         "  react-pipeline doctor       says what is missing\n"
         "  react-pipeline materialize"

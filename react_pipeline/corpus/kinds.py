@@ -190,7 +190,7 @@ class Webdataset(ShardedCorpus):
         return locate_shards(self)
 
     @classmethod
-    def template(cls) -> str:
+    def template(cls, name: str) -> str:
         """Return a section with the tars of the folder `data`."""
         return """\
 kind: webdataset

@@ -29,6 +29,7 @@ from .template import HOME_VARIABLE as HOME_VARIABLE
 from .template import LOCK_FILE as LOCK_FILE
 from .template import locate_home as locate_home
 from .template import prepare_home as prepare_home
+from .template import templates as templates
 from .template import ui_addresses as ui_addresses
 from .template import ui_record as ui_record
 from .template import write_files as write_files

@@ -104,6 +104,13 @@ class Project:
                 "`choose: all` goes by captions, in their order: add t2t to `modes`, and leave out "
                 "`rank: prompts`"
             )
+        elif idle := [
+            one for one in settings.min_similarity if one not in (*settings.modes, "filter")
+        ]:
+            problem = (
+                f"`min_similarity.{idle[0]}` does nothing with `modes: "
+                f"[{', '.join(settings.modes)}]`; add {idle[0]} to `modes`, or remove it"
+            )
         elif self.config.images_wait and settings.searches_images:
             problem = (
                 f"`{settings.searches_images}` searches the images of the whole corpus, of which "

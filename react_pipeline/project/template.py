@@ -40,26 +40,33 @@ predictions/
 """
 
 
-def write_project(folder: Path, corpus: str) -> list[Path]:
+def templates() -> Mapping[str, type[CorpusConfig]]:
+    """Return what `init --corpus` takes: kinds of corpus, and variants of them."""
+    return {name: kind for own, kind in corpus_kinds().items() for name in (own, *kind.variants)}
+
+
+def write_project(folder: Path, corpus: str, *, dg: bool = False) -> list[Path]:
     """Make a folder a project and return what was written. Files that are there are kept.
 
     Args:
-        corpus: A kind.
+        corpus: One of `templates`.
+        dg: Make it a project of Dagster's command `dg` too, with a folder `defs` for assets of
+            your own beside these.
 
     Raises:
         InputError: If the folder is a project already, or cannot be written.
     """
     if (folder / "pipeline.yaml").exists():
         raise InputError(f"{folder / 'pipeline.yaml'}: already exists; choose another folder")
-    kinds = corpus_kinds()
+    kinds = templates()
     if corpus not in kinds:
         meant = did_you_mean(corpus, kinds, f"choose from {', '.join(kinds)}")
         raise InputError(f"--corpus {corpus!r}: there is no such kind; {meant}")
     kind = kinds[corpus]
-    files = kind.project_files(project_name(folder)) or _files(folder, kind)
+    files = kind.project_files(project_name(folder)) or _files(folder, kind, corpus)
     home = DAGSTER_SETTINGS.read_text(encoding="utf-8")
     files = {".gitignore": _GITIGNORE, f"dagster_home/{SETTINGS_FILE}": home, **files}
-    return write_files(folder, files)
+    return write_files(folder, {**files, **(_dg_files(folder) if dg else {})})
 
 
 def project_name(folder: Path) -> str:
@@ -67,12 +74,24 @@ def project_name(folder: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._")[:60] or "react"
 
 
-def _files(folder: Path, kind: type[CorpusConfig]) -> Mapping[str, str]:
+def _dg_files(folder: Path) -> Mapping[str, str]:
+    name = project_name(folder)
+    # An importable name, whatever the folder is called.
+    module = "project_" * (not name[0].isalpha()) + re.sub(r"\W", "_", name)
+    return {
+        "pyproject.toml": render("project", "pyproject.toml", name=name, module=module),
+        f"{module}/__init__.py": "",
+        f"{module}/definitions.py": render("project", "definitions.txt"),
+        f"{module}/defs/react/defs.yaml": render("project", "defs.yaml"),
+    }
+
+
+def _files(folder: Path, kind: type[CorpusConfig], corpus: str) -> Mapping[str, str]:
     # A method that is derived from a default one is another.
     methods = [name for name, method in METHODS.items() if vars(type(method)).get("is_default")]
     # Those that take seconds first.
     methods.sort(key=lambda name: METHODS[name].has_model)
-    section = indent(kind.template(), "  ").rstrip()
+    section = indent(kind.template(corpus), "  ").rstrip()
     pipeline = render(
         "project",
         "pipeline.yaml",

@@ -30,7 +30,7 @@ _REMOTE = re.compile(
 """Neither user, password nor query: these are secrets, and names are repeated in messages and kept
 in artifacts. Bucket and host are written out.
 """
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
 _ALLOWED = ", ".join(f"{scheme}://" for scheme in REMOTE_SCHEMES)
 _USER = re.compile(r"(:/{1,2}|(?<![\w:/])//)[^/?#\s'\"]*@")
 _FIELD = re.compile(
@@ -91,11 +91,17 @@ def expand(name: str) -> list[str]:
     order; leading zeros are kept.
 
     Raises:
-        ValueError: If braces do not match, or ranges expand to more than `MAX_EXPANDED`.
+        ValueError: If braces do not match, hold neither `a..b` nor `a,b`, or ranges expand to more
+            than `MAX_EXPANDED`.
     """
     sizes = (abs(int(last) - int(first)) + 1 for first, last in _RANGE.findall(name))
     if math.prod(sizes) > MAX_EXPANDED:
         raise ValueError(
             f"{name!r}: expands to more than {MAX_EXPANDED:,} files; write several patterns"
         )
-    return list(braceexpand(name, escape=False))
+    names = list(braceexpand(name, escape=False))
+    if any("{" in one or "}" in one for one in names):
+        raise ValueError(
+            f"{name!r}: braces must close, and hold a range {{00000..00099}} or a list {{a,b}}"
+        )
+    return names

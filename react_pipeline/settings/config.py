@@ -42,6 +42,7 @@ from react_pipeline.settings.methods import (
 )
 from react_pipeline.settings.retrieval import IndexConfig, RetrievalConfig
 from react_pipeline.settings.section import (
+    ClassName,
     Fraction,
     Name,
     Section,
@@ -79,9 +80,9 @@ class ClassConfig(Section):
     file; evaluation images are refused.
     """
 
-    name: Name
-    id: Name | None = None
-    synonyms: tuple[Name, ...] = ()
+    name: ClassName
+    id: ClassName | None = None
+    synonyms: tuple[ClassName, ...] = ()
     seeds: tuple[Path, ...] = ()
 
     @property
@@ -196,7 +197,9 @@ class DistributorConfig(Section):
     """
 
     kind: Literal["local", "spark"] = "local"
-    master: str | None = None
+    master: str | None = Field(
+        default=None, pattern=r"^(local(-cluster)?(\[[0-9*, ]+\])?|yarn|(spark|k8s|mesos)://\S+)$"
+    )
     conf: Mapping[str, str] = {}
 
     @field_validator("conf")

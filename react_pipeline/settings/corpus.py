@@ -92,6 +92,7 @@ class CorpusConfig(Kind):
         is_listed: Whether its pairs are known by their captions before any image is there, so that
             images can wait (`corpus.ListedCorpus`).
         is_copy: Whether its pairs are copies of what `source_of` names.
+        variants: Further names of `init --corpus` that `template` knows.
         next_step: What `init` says to do first: where the pictures go.
         assumed_pair_bytes: Of a pair in a shard, where nothing says it; web images at 256 pixels
             take half of it.
@@ -107,6 +108,7 @@ class CorpusConfig(Kind):
     fetches_images: ClassVar[bool] = False
     is_listed: ClassVar[bool] = False
     is_copy: ClassVar[bool] = False
+    variants: ClassVar[tuple[str, ...]] = ()
     next_step: ClassVar[str] = "name your captioned pictures in `corpus` of pipeline.yaml"
     assumed_pair_bytes: ClassVar[int] = 50_000
 
@@ -200,11 +202,11 @@ class CorpusConfig(Kind):
         return ()
 
     @classmethod
-    def template(cls) -> str:
-        """Return the section `corpus:` that `init` writes, without indentation; the default has
-        each field that must be there, with the first of its `examples`.
+    def template(cls, name: str) -> str:
+        """Return the section `corpus:` that `init --corpus NAME` writes, without indentation; the
+        default has each field that must be there, with the first of its `examples`.
         """
-        lines = [f"kind: {cls.model_fields['kind'].default}"]
+        lines = [f"kind: {name}"]
         for field, info in cls.model_fields.items():
             if info.is_required():
                 example = json.dumps(info.examples[0]) if info.examples else "..."

@@ -6,7 +6,7 @@ Does not belong here: loading a model (`clip`), encoding with it (`embedding`).
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import PositiveInt, ValidationInfo, field_validator, model_validator
 
@@ -22,8 +22,8 @@ from react_pipeline.settings.training import Precision
 if TYPE_CHECKING:
     from react_pipeline.extensions.demo import JoinedNetworks
 
-HUB_PREFIX = "hf-hub:"
-"""Before a model of the Hugging Face Hub, as open_clip names it."""
+HUB_PREFIX, FOLDER_PREFIX = "hf-hub:", "local-dir:"
+"""Before a model of the Hugging Face Hub, and before a folder, as open_clip names them."""
 _IS_PATH = re.compile(r"/|\.(pt|pth|bin|ckpt|safetensors)$")
 """No tag of open_clip looks so."""
 
@@ -37,6 +37,22 @@ class EncoderConfig(Section):
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     resize_mode: Literal["shortest", "longest", "squash"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_models_are_weights(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            return raw
+        fields = dict(raw)
+        if str(fields.get("model", "")).startswith((HUB_PREFIX, FOLDER_PREFIX)):
+            if fields.get("pretrained") is not None:
+                raise ValueError(
+                    f"`model: {fields['model']}` has its own weights; remove `pretrained`"
+                )
+            fields["pretrained"] = fields.pop("model")
+        if isinstance(name := fields.get("pretrained"), str):
+            fields["pretrained"] = name.removeprefix(FOLDER_PREFIX)
+        return fields
 
     @model_validator(mode="after")
     def _weights_are_named(self) -> Self:

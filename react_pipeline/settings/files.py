@@ -93,6 +93,9 @@ def load_domain(path: Path) -> DomainConfig:
     Raises:
         ConfigError: Listing every problem with file and field.
     """
+    target = Path(os.path.realpath(path))  # `Path.resolve` raises where links go round
+    if not target.is_relative_to(os.path.realpath(path.parent)):
+        raise ConfigError.of(path, f"is a link to {target}, out of its folder; copy the file here")
     document = read_yaml(path)
     document.fields.setdefault("slug", path.stem)
     config = validate(document, DomainConfig, path.resolve().parent)

@@ -1,13 +1,15 @@
 """Sections: what every part of a configuration file is, those whose fields a `kind` chooses, and
 the names that people write in them.
 
-A name can be seen, and differs from the others as it is read. Does not belong here: any section, or
-what is asked of a kind (`corpus`, `evaluation`); slugs, which are folders too (`config`).
+A name can be seen, differs from the others as it is read, and is plain text in a spreadsheet. Does
+not belong here: any section, or what is asked of a kind (`corpus`, `evaluation`); slugs, which are
+folders too (`config`).
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -29,8 +31,11 @@ from pydantic import (
 
 from react_pipeline.extension import joined
 
+_FORMULA = re.compile(r"[=@].|[+-](.*[|!]|\s*\w+\()")
 _CUTOFF = 0.7
 """The least similarity of a near name: `gpu` is no misspelt `cpu`."""
+_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""They change the order in which a text is shown."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Workers = NonNegativeInt | Literal["auto"]
@@ -61,14 +66,24 @@ def folded(name: str) -> str:
 
 
 def _require_visible(name: str) -> str:
-    if any(unicodedata.category(mark) == "Cc" for mark in name):
+    if any(unicodedata.category(mark) == "Cc" or mark in _BIDI for mark in name):
         raise ValueError(f"{name!r}: holds control characters; write it without")
     if not folded(name):
         raise ValueError(f"{name!r}: holds nothing that can be seen; write a name")
     return name
 
 
+def _require_no_formula(name: str) -> str:
+    if _FORMULA.match(name.lstrip()):
+        raise ValueError(
+            f"{name!r}: a spreadsheet runs it as a formula, in the tables of results; write it in "
+            "another way"
+        )
+    return name
+
+
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_require_visible)]
+ClassName = Annotated[Name, AfterValidator(_require_no_formula)]
 
 
 def did_you_mean(name: str, names: Iterable[str], otherwise: str = "") -> str:

@@ -115,20 +115,20 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Pa
     return put
 
 
-@pytest.mark.parametrize("prefix", ["", "hf-hub:"])
+@pytest.mark.parametrize("prefix", ["local-dir:", "hf-hub:"])
 def test_a_model_of_the_hub_is_a_base_by_either_name(
     model: Any, prefix: str, make_project: Make, tmp_path: Path, cached: Put
 ) -> None:
     folder, is_bert = tmp_path / "folder", isinstance(model.text, HFTextEncoder)
     name = "organization/model" if prefix == "hf-hub:" else "folder"
-    if is_bert and not prefix:
+    if is_bert and prefix == "local-dir:":
         with pytest.raises(InputError, match="hf_model_name"):
-            from_open_clip(EncoderConfig(pretrained=str(folder)))
+            from_open_clip(EncoderConfig(model=f"local-dir:{folder}"))
         (folder / "text").mkdir()
         shutil.copy(tmp_path / "tiny-bert" / "config.json", folder / "text")
     cached(BERT, tmp_path / "tiny-bert")
     cached("organization/model", folder)
-    project = make_project(encoder={"pretrained": prefix + name})
+    project = make_project(encoder={"model": prefix + name, "pretrained": None})
     clip = load(publish_base(project).path)
     assert clip.preprocess_cfg.get("resize_mode") == (None if is_bert else "squash")
     tokens = clip.tokenizer(["a red circle"])
@@ -145,7 +145,7 @@ def test_a_tokenizer_with_code_is_refused(make_project: Make, tmp_path: Path, ca
     code = '{"auto_map": {"AutoTokenizer": ["code.Tokenizer", null]}}'
     (tmp_path / "folder" / "tokenizer_config.json").write_text(code)
     cached("organization/code", tmp_path / "folder")
-    project = make_project(encoder={"pretrained": "hf-hub:organization/code"})
+    project = make_project(encoder={"model": "hf-hub:organization/code", "pretrained": None})
     # transformers says that it needs code of its own, or that it knows no such model.
     with pytest.raises(InputError, match="custom code|cannot build this model"):
         publish_base(project)
@@ -153,7 +153,7 @@ def test_a_tokenizer_with_code_is_refused(make_project: Make, tmp_path: Path, ca
 
 @pytest.mark.parametrize(
     "encoder",
-    [{"pretrained": "hf-hub:organization/model@v2"}, {"pretrained": "openai"}],
+    [{"model": "hf-hub:organization/model@v2", "pretrained": None}, {"pretrained": "openai"}],
 )
 def test_without_the_hub_its_cache_is_used(
     encoder: dict[str, Any],
@@ -169,7 +169,7 @@ def test_without_the_hub_its_cache_is_used(
         publish_base(make_project(encoder=encoder))
     write_siglip2(tmp_path / "folder")
     cached("organization/cached", tmp_path / "folder")
-    with fetched(EncoderConfig(pretrained="hf-hub:organization/cached")) as found:
+    with fetched(EncoderConfig(model="hf-hub:organization/cached")) as found:
         assert (Path(str(found.pretrained)) / "open_clip_config.json").is_file()
 
 

@@ -165,7 +165,7 @@ def test_copies_in_bf16_give_what_autocast_gives(name: str) -> None:
     model = gated(build(name), 2)
     batch = some_images(model)
     plain, cast = ImageTower(model), ImageTower(model)
-    cast.use_bf16()
+    cast.use_bf16("cpu")
     assert bool(cast.casts) == name.startswith("ViT")
     frozen = {id(parameter) for parameter in model.parameters() if not parameter.requires_grad}
     assert cast.casts.keys() <= frozen
@@ -177,3 +177,27 @@ def test_copies_in_bf16_give_what_autocast_gives(name: str) -> None:
     assert similar.min() > 0.999
     got = gradients(model, ours.float())
     torch.testing.assert_close(got, gradients(model, theirs.float()), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("device", "trains", "dtype"),
+    [
+        ("cpu", True, torch.float32),
+        ("cpu", False, torch.bfloat16),
+        ("cuda", True, torch.bfloat16),
+    ],
+)
+def test_depthwise_convolution_that_trains_stays_in_fp32_on_cpu(
+    device: str, trains: bool, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Module()
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.Flatten()]
+    model.visual = nn.Sequential(*layers)
+    tower, images = ImageTower(model.requires_grad_(trains)), torch.ones(1, 3, 8, 8)
+    exact = tower(images)
+    tower.use_bf16(device)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = tower(images)
+    assert features.dtype == dtype
+    torch.testing.assert_close(features.float(), exact, atol=0.02, rtol=0.02)

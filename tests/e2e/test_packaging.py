@@ -100,7 +100,8 @@ def test_the_wheel_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> N
     # The fresh environment has the packages of another one, and not their scripts.
     dg = "import sys, dagster_dg_cli.cli as dg; sys.argv[0] = 'dg'; dg.main()"
     assert "ReactProjectComponent" in run("python", "-c", dg, "list", "components", "--json")
-    run("react-pipeline", "init", ".", "--corpus", "demo")
+    run("react-pipeline", "init", ".", "--corpus", "demo", "--dg")
+    assert "loaded successfully" in run("python", "-c", dg, "check", "defs")
     select = ["--select", "evaluation_set", "--domain", "objects"]
     assert "1 built" in run("react-pipeline", "materialize", *select)
     assert (tmp_path / "dagster_home" / "dagster.yaml").is_file()

@@ -70,7 +70,7 @@ def test_of_a_flood_of_problems_a_hundred_are_listed(tmp_path: Path) -> None:  #
     assert len(lines) == MAX_PROBLEMS + 1 and lines[-1].endswith("more problems")
 
 
-def test_a_file_that_cannot_be_read_is_that_domains_error(
+def test_a_path_outside_its_folder_is_that_domains_error(
     tmp_path: Path,
 ) -> None:  # 43
     folder = tmp_path / "domains"
@@ -78,6 +78,8 @@ def test_a_file_that_cannot_be_read_is_that_domains_error(
     (folder / "good.yaml").write_text(yaml.safe_dump({**GOOD, "slug": "good"}))
     os.mkfifo(folder / "fifo.yaml")
     (folder / "device.yaml").symlink_to("/dev/zero")
+    (tmp_path / "secret.yaml").write_text(yaml.safe_dump({**GOOD, "slug": "secret"}))
+    (folder / "secret.yaml").symlink_to(tmp_path / "secret.yaml")
     (folder / "directory.yaml").mkdir()
     (folder / "loop.yaml").symlink_to(folder / "loop.yaml")
     domains, problems = load_domains(folder)
@@ -85,6 +87,7 @@ def test_a_file_that_cannot_be_read_is_that_domains_error(
     assert {problem.file.stem for problem in problems} == {
         "fifo",
         "device",
+        "secret",
         "directory",
         "loop",
     }

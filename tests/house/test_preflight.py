@@ -20,6 +20,7 @@ ENCODERS = {
     "{model: ViT-B-32, pretrained: wieghts.pt}": "did you mean weights.pt?",
     "{model: ViT-B-32, pretrained: nosuch/weights.pt}": "there is no file or folder",
     "{pretrained: empty}": "open_clip_config.json",
+    "{model: 'local-dir:empty'}": "open_clip_config.json",
 }
 
 

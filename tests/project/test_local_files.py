@@ -35,8 +35,8 @@ def test_ranges_of_local_paths_mean_shards_and_a_gap_is_named(tmp_path: Path) ->
     assert [path.name for path in found] == ["00.tar", "01.tar"]
     with pytest.raises(CorpusError, match=r"no file or folder .*02\.tar; did you mean"):
         find_files([str(tmp_path / "{a}" / "{00..03}.tar")], *TARS)
-    with pytest.raises(CorpusError, match="braces"):
-        find_files([str(tmp_path / "{a}" / "{x.tar")], *TARS)
+    with pytest.raises(CorpusError, match="braces must close"):
+        find_files([str(tmp_path / "{a}" / "{x}.tar")], *TARS)
 
 
 def test_a_missing_folder_is_named_with_the_nearest_name(

@@ -8,11 +8,14 @@ import socket
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 import yaml
 from pydantic import Field
+from support.ready import write_datacomp
 
 from react_pipeline.commands.cli import main
+from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.extensions.ui import servers
 from react_pipeline.project.project import Project
 from react_pipeline.project.template import prepare_home
@@ -24,6 +27,7 @@ KINDS = {
     "webdataset": "webdataset",
     "images": "images",
     "urls": "urls",
+    "datacomp": "embeddings",
     "embeddings": "embeddings",
     "demo": "demo",
 }
@@ -53,7 +57,7 @@ class Needing(CorpusConfig):
 
 
 def test_the_template_of_a_kind_has_all_that_it_needs() -> None:
-    fields = yaml.safe_load(Needing.template())
+    fields = yaml.safe_load(Needing.template("needing"))
     assert fields.keys() == {"kind", "tables", "folder", "layout", "share"}
     assert Needing(**fields).layout == "flat"
 
@@ -85,6 +89,16 @@ def test_a_new_project_loads(
     assert project.config.tracking_uri == f"sqlite:///{store.parent / 'mlflow.db'}"
     texts = [path.read_text() for path in folder.rglob("*") if path.is_file()]
     assert all(text.endswith("\n") and not text.endswith("\n\n") for text in texts)
+
+
+def test_a_new_project_of_datacomp_reads_its_files(tmp_path: Path) -> None:
+    assert init(tmp_path, "--corpus", "datacomp") == 0
+    vectors = np.eye(6, 512, dtype=np.float16)
+    urls = [f"http://127.0.0.1:9/{row}.png" for row in range(6)]
+    write_datacomp(tmp_path / "metadata", vectors, [f"bird {row}" for row in range(6)], urls)
+    project = Project.load(tmp_path / "pipeline.yaml")
+    corpus = publish_corpus(project)
+    assert (corpus.counts["pairs"], project.config.corpus.layout) == (6, "datacomp-b32")
 
 
 def test_files_there_are_kept_and_no_project_is_made_twice(tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ HUSH = "hush-hush"
             "without user name",
         ),
         ("encoder: {model: demo, pretrained: openai}", "encoder", "`pretrained`"),
+        ("distributor: {kind: spark, master: 'http://x'}", "distributor.master", "pattern"),
         ("distributor: {master: 'spark://head:7077'}", "distributor", "add `kind: spark`"),
         ("distributor: {conf: {spark.master: yarn}}", "distributor.conf", "is `master`"),
         ("distributor: {conf: {executor.memory: 1g}}", "distributor.conf", "`spark.`"),
@@ -252,7 +253,10 @@ def test_classes_of_one_name_have_ids_that_differ(classes: str, token: str) -> N
         ),
         ("classes:", "classes", "found nothing"),
         ('classes: [wren, "\\u200b\\u2060"]', "classes.1", "nothing that can be seen"),
+        ('classes: [wren, "a\\u202eb"]', "classes.1", "control"),
         ('classes: [wren, "wr\\u200ben"]', "classes", "occurs twice"),
+        ("classes: [wren, '=1+2']", "classes.1", "formula"),
+        ('classes: [wren, "-2|cmd!A1"]', "classes.1", "formula"),
         ("classes: [a, b]\ntemplates: imagnet", "templates", "'imagenet' or 'simple' (found"),
         ("classes: [a, b]\nk_per_prompt: 5", "k_per_prompt", "another section"),
         (

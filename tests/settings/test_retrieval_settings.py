@@ -42,6 +42,10 @@ def test_settings_of_both_files_are_joined(
         wrong.retrieval("pets")
     edit_domain(wrong, "pets", retrieval={"modes": ["t2t"]})
     assert wrong.retrieval("pets") == RetrievalConfig(**of_pipeline, modes=("t2t",))
+    floor = {"modes": ["t2t"], "min_similarity": {"t2i": 0.3}}  # of a mode that is not searched
+    edit_domain(wrong, "pets", retrieval=floor)
+    with pytest.raises(ConfigError, match=r"`min_similarity\.t2i` does nothing"):
+        wrong.retrieval("pets")
     with pytest.raises(ConfigError, match=r"pipeline.yaml:\d+: retrieval.modes: t2t listed more"):
         wrong.path.write_text(wrong.path.read_text() + "  modes: [t2t, t2t]\n")
         Project.load(wrong.path)

@@ -19,7 +19,7 @@ def test_ranges_and_lists_mean_names_in_their_order(pattern: str, names: list[st
 
 @pytest.mark.parametrize(
     "pattern",
-    ["{a", "{0..9}" * 7, "{0..99999999999}"],
+    ["{a", "{a}", "{}", "{0..9}" * 7, "{0..99999999999}", "{0..99999999999..1}"],
 )
 def test_what_is_no_range_or_means_too_much_is_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match="braces|more than"):

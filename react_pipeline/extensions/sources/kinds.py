@@ -115,7 +115,7 @@ class Images(ShardedCorpus):
         return find_sources(self)
 
     @classmethod
-    def template(cls) -> str:
+    def template(cls, name: str) -> str:
         """Return a section with the folder `data`."""
         return """\
 kind: images # copied once, into tar shards of the store
@@ -207,7 +207,7 @@ class UrlTables(TableColumns, ListedCorpus):
         return find_tables(self.urls)
 
     @classmethod
-    def template(cls) -> str:
+    def template(cls, name: str) -> str:
         """Return a section with the folder `tables`."""
         return """\
 kind: urls # captions are compared with the class names; only images that are retrieved are fetched
@@ -228,6 +228,8 @@ class ReadyEmbeddings(TableColumns):
     layout: LayoutName = "clip-retrieval"
     vector_column: str = "vector"
     indices: Path | None = None
+
+    variants: ClassVar[tuple[str, ...]] = ("datacomp",)
 
     def identity(self) -> dict[str, Any]:
         """Return where vectors, URLs and captions are."""
@@ -283,13 +285,20 @@ class ReadyEmbeddings(TableColumns):
         )
 
     @classmethod
-    def template(cls) -> str:
+    def template(cls, name: str) -> str:
         """Return a section with files of clip-retrieval, or of DataComp."""
+        if name == "datacomp":
+            return """\
+kind: embeddings # as DataComp publishes them; only the images of chosen pairs are fetched
+embeddings: metadata # the folder with HEX.parquet next to HEX.npz
+layout: datacomp-b32 # vectors of OpenAI's ViT-B-32; those of its ViT-L-14: datacomp-l14
+caption_column: text
+hash_column: sha256
+"""
         return """\
 kind: embeddings # as clip-retrieval writes them; only the images of chosen pairs are fetched
 embeddings: embeddings # the folder with img_emb/, text_emb/ and metadata/
 # indices: indices # ready image.index and text.index over them
-# layout: datacomp-b32 # DataComp's HEX.parquet next to HEX.npz; vectors of ViT-L-14: datacomp-l14
 url_column: url
 caption_column: caption
 """
