@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from react_pipeline.embedding import Rows, Side, Vectors
+from react_pipeline.embedding import Rows, Vectors
 from react_pipeline.indexing.keys import Key
 from react_pipeline.indexing.search import (
     StoredVectors,
@@ -38,7 +38,6 @@ from react_pipeline.indexing.search import (
     set_parameters,
 )
 from react_pipeline.settings import IndexConfig
-from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, InputError
 
 DEPTHS = (10, 100)
@@ -57,8 +56,8 @@ _EQUAL = 1e-5
 """Similarities that differ by less are equal: sums in another order differ by about as much."""
 
 Measured = dict[str, Any]
-"""What the counts record of one side: `key`, `parameters`, `rerank`, `tuned_recall` (recall@10 of
-the queries that were tuned with), `recall_at_10` and `recall_at_100` (of the others), `seconds`."""
+"""What the counts record of one side: `parameters`, `rerank`, `tuned_recall` (recall@10 of the
+queries that were tuned with), `recall_at_10` and `recall_at_100` (of the others), `seconds`."""
 
 
 class Queries(NamedTuple):
@@ -94,7 +93,7 @@ def build_side(
     # FAISS itself would not say why the disk refuses.
     with (folder / f"{stored.side}.index").open("wb") as file:
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
-    return {**measured, "key": key, "seconds": time.perf_counter() - started}
+    return {**measured, "seconds": time.perf_counter() - started}
 
 
 def train(index: Any, key: Key, sample: Vectors, *, on_gpu: bool) -> None:
@@ -242,39 +241,3 @@ def tune(
     if recall >= target and smaller > least and (less := measure(smaller)) >= target:
         return smaller, less
     return value, recall
-
-
-def index_counts(
-    embeddings: Artifact,
-    config: IndexConfig,
-    sides: dict[Side, Measured],
-    reason: str,
-    queries: Queries,
-    staging: Path,
-) -> dict[str, Any]:
-    """Return the counts of the manifest, for both sides."""
-    for side, measured in sides.items():
-        if (tuned := measured["tuned_recall"]) < config.target_recall:
-            reason += (
-                f"; {side}: recall@10 is {tuned:.3f} at most with this key, target_recall "
-                f"{config.target_recall} is not reached"
-            )
-
-    names = ("parameters", "rerank", "tuned_recall", "recall_at_10", "recall_at_100")
-    keys = [measured["key"] for measured in sides.values()]
-    return {
-        "rows": int(embeddings.counts["rows"]),
-        "dimension": int(embeddings.counts["dimension"]),
-        "encoder": embeddings.parents[encoder_in(embeddings.parents)],
-        "key": keys[0],
-        "exact": set(keys) == {"Flat"},
-        "reason": reason,
-        **{
-            name: {side: one[name] for side, one in sides.items() if one[name] is not None}
-            for name in names
-        },
-        "recall_queries": len(queries.rows[::2]),
-        "target_recall": config.target_recall,
-        "seconds": round(sum(measured["seconds"] for measured in sides.values()), 2),
-        "bytes": sum((staging / f"{side}.index").stat().st_size for side in sides),
-    }

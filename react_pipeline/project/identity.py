@@ -57,10 +57,7 @@ def starving(project: Project, slug: str) -> dict[str, Any]:
 
 def faiss_index(project: Project, _key: str) -> dict[str, Any]:
     """Return the fields that decide the kind of index."""
-    index = project.config.index.model_dump(mode="json", exclude={*RECALLS, "train_on"})
-    # Ready indices are identified by their bytes (the content of the inputs), not by where they
-    # are.
-    return {**index, "ready": project.config.corpus.has_index}
+    return project.config.index.model_dump(mode="json", exclude={*RECALLS, "train_on"})
 
 
 def classes(project: Project, slug: str) -> dict[str, Any]:

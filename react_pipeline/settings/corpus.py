@@ -165,19 +165,10 @@ class CorpusConfig(Kind):
         """Whether `adopt_embeddings` publishes vectors, so that no pair is encoded."""
         return False
 
-    @property
-    def has_index(self) -> bool:
-        """Whether `adopt_index` publishes an index."""
-        return False
-
     def adopt_embeddings(self, project: "Project") -> "Artifact | None":
         """Publish `corpus_embeddings` of vectors that are there already; None: pairs are
         encoded.
         """
-        return None
-
-    def adopt_index(self, project: "Project") -> "Artifact | None":
-        """Publish `faiss_index` of indices that are there already; None: they are built."""
         return None
 
     def access(self) -> tuple[StorageConfig, DownloadConfig]:

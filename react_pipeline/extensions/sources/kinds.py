@@ -231,7 +231,6 @@ class ReadyEmbeddings(TableColumns):
     embeddings: Path
     layout: LayoutName = "clip-retrieval"
     vector_column: str = "vector"
-    indices: Path | None = None
 
     variants: ClassVar[tuple[str, ...]] = ("datacomp",)
 
@@ -251,22 +250,11 @@ class ReadyEmbeddings(TableColumns):
         """Whether vectors are there: always."""
         return True
 
-    @property
-    def has_index(self) -> bool:
-        """Whether `indices` are configured."""
-        return self.indices is not None
-
     def adopt_embeddings(self, project: Project) -> Artifact:
         """Publish the files, linked or converted."""
         from react_pipeline.extensions.sources.ready_embeddings import adopt_embeddings
 
         return adopt_embeddings(project, self)
-
-    def adopt_index(self, project: Project) -> Artifact | None:
-        """Publish those of `indices`."""
-        from react_pipeline.extensions.sources.ready_index import adopt_index
-
-        return adopt_index(project, self.indices) if self.indices is not None else None
 
     def _rows(self) -> int:
         from react_pipeline.extensions.sources.ready_layout import find_parts
@@ -309,7 +297,6 @@ hash_column: sha256
         return """\
 kind: embeddings # as clip-retrieval writes them; only the images of chosen pairs are fetched
 embeddings: embeddings # the folder with img_emb/, text_emb/ and metadata/
-# indices: indices # ready image.index and text.index over them
 url_column: url
 caption_column: caption
 """
