@@ -53,8 +53,7 @@ class CorpusWork:
         disk, memory: Bytes.
         read_bytes: Bytes that are read or written by one core.
         checked_rows: Rows of tables that are read and checked.
-        encodes_images, encodes_captions, writes_vectors: Of `corpus_embeddings`; false where
-            vectors are there already.
+        writes_vectors: Whether `corpus_embeddings` has vectors of its own, and not links.
     """
 
     noun: str = "pairs"
@@ -62,8 +61,6 @@ class CorpusWork:
     memory: float = 0
     read_bytes: float = 0
     checked_rows: int = 0
-    encodes_images: bool = True
-    encodes_captions: bool = True
     writes_vectors: bool = True
 
 

@@ -43,9 +43,7 @@ TAR_BYTES = 2_500
 URL_BYTES = 160
 """Of memory a row of a table, to know repeated URLs; measured."""
 
-LayoutName = Literal[
-    "clip-retrieval", "clip-retrieval-images", "datacomp-b32", "datacomp-l14", "parquet"
-]
+LayoutName = Literal["clip-retrieval", "datacomp-b32", "datacomp-l14"]
 
 
 class Images(ShardedCorpus):
@@ -230,13 +228,12 @@ class ReadyEmbeddings(TableColumns):
     kind: Literal["embeddings"] = "embeddings"
     embeddings: Path
     layout: LayoutName = "clip-retrieval"
-    vector_column: str = "vector"
 
     variants: ClassVar[tuple[str, ...]] = ("datacomp",)
 
     def identity(self) -> dict[str, Any]:
         """Return where vectors, URLs and captions are."""
-        fields = {"kind", "layout", "url_column", "caption_column", "hash_column", "vector_column"}
+        fields = {"kind", "layout", "url_column", "caption_column", "hash_column"}
         return self.model_dump(mode="json", include=fields)
 
     def publish(self, project: Project) -> Artifact:
@@ -267,14 +264,9 @@ class ReadyEmbeddings(TableColumns):
 
     def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
         """Return the work of reading vectors twice, for their digests and for their values."""
-        from react_pipeline.extensions.sources.ready_layout import LAYOUTS
-
-        has_text = bool(LAYOUTS[self.layout].text)
         return CorpusWork(
             read_bytes=8.0 * dimension * size.pairs,
             checked_rows=size.pairs,
-            encodes_images=False,
-            encodes_captions=not has_text,
             writes_vectors=self.layout != "clip-retrieval",
         )
 

@@ -2,9 +2,8 @@
 Shapes: N rows, D width.
 
 As a corpus they are an inventory of the files; nothing is copied. Rows are counted in the order of
-the sorted names, in which autofaiss reads them, so that ready FAISS indices fit. Does not belong
-here: whether the configured encoder made them (`ready_embeddings`), reading vectors
-(`vector_files`).
+the sorted names. Does not belong here: whether the configured encoder made them
+(`ready_embeddings`), reading vectors (`vector_files`).
 """
 
 import re
@@ -31,29 +30,23 @@ FILES_FILE = "files.parquet"
 
 
 class Layout(NamedTuple):
-    """Names below the folder: `{}` is what the files of a part share.
-
-    Attributes:
-        metadata: Tables with URL and caption.
-        text: Vectors of captions; "" if none are published.
+    """Names below the folder, of vectors and of tables with URL and caption: `{}` is what the files
+    of a part share.
     """
 
     image: str
+    text: str
     metadata: str
-    text: str = ""
 
 
-_CLIP_RETRIEVAL = Layout(
-    "img_emb/img_emb_{}.npy", "metadata/metadata_{}.parquet", "text_emb/text_emb_{}.npy"
-)
 LAYOUTS = {
-    "clip-retrieval": _CLIP_RETRIEVAL,
-    "clip-retrieval-images": _CLIP_RETRIEVAL._replace(text=""),
-    "datacomp-b32": Layout("{}.npz/b32_img", "{}.parquet", "{}.npz/b32_txt"),
-    "datacomp-l14": Layout("{}.npz/l14_img", "{}.parquet", "{}.npz/l14_txt"),
-    "parquet": Layout("{}.parquet/VECTOR", "{}.parquet"),
+    "clip-retrieval": Layout(
+        "img_emb/img_emb_{}.npy", "text_emb/text_emb_{}.npy", "metadata/metadata_{}.parquet"
+    ),
+    "datacomp-b32": Layout("{}.npz/b32_img", "{}.npz/b32_txt", "{}.parquet"),
+    "datacomp-l14": Layout("{}.npz/l14_img", "{}.npz/l14_txt", "{}.parquet"),
 }
-"""`corpus.layout`; VECTOR is `corpus.vector_column`."""
+"""`corpus.layout`."""
 
 
 class Part(NamedTuple):
@@ -61,7 +54,6 @@ class Part(NamedTuple):
 
     Attributes:
         number: What the names share.
-        text: Of captions; "" if there are none.
     """
 
     number: str
@@ -79,7 +71,7 @@ class Part(NamedTuple):
     @property
     def files(self) -> list[str]:
         """Return each file once."""
-        names = filter(None, (self.image, self.text, self.metadata))
+        names = self.image, self.text, self.metadata
         return list(dict.fromkeys(map(outer_file, names)))
 
 
@@ -109,7 +101,10 @@ def publish_inventory(project: Project, config: ReadyEmbeddings) -> Artifact:
             "pairs": sum(part.rows for part in parts),
             "dimension": parts[0].dimension,
             "not_unit": not_unit,
-            "convert": _reasons_to_convert(parts, not_unit),
+            "convert": [
+                *(["not_npy"] if not parts[0].image.endswith(".npy") else []),
+                *(["not_unit_length"] if not_unit else []),
+            ],
         }
 
     content = files[["name", "sha256"]].to_numpy().tolist()
@@ -137,27 +132,19 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
     if not folder.is_dir():
         raise CorpusError(f"corpus.embeddings: {folder} is not a folder")
     layout = LAYOUTS[corpus.layout]
-    image = layout.image.replace("VECTOR", corpus.vector_column)
-    files = {
-        name: _numbers(folder, outer_file(name))
-        for name in (image, layout.text, layout.metadata)
-        if name
-    }
+    files = {name: _numbers(folder, outer_file(name)) for name in layout}
     numbers = set[str]().union(*files.values()) or {"N"}
     for name, found in files.items():
-        if lacking := sorted(numbers - found.keys()):
+        if lacking := sorted(numbers - found):
             raise CorpusError(
                 f"{folder / outer_file(name).format(lacking[0])}: is missing (of {len(lacking)} such), "
-                f"and `corpus.layout: {corpus.layout}` needs it; download what is missing, take the "
-                "other files of that number away, or set `clip-retrieval-images` if only images "
-                "have vectors"
+                f"and `corpus.layout: {corpus.layout}` needs it; download what is missing, or take "
+                "the other files of that number away"
             )
-    parts = []
-    for number in progress(sorted(files[image]), "checking files", "part", len(files[image])):
-        text = layout.text.format(number)
-        metadata = files[layout.metadata][number]
-        parts.append(_read_part(folder, number, image.format(number), text, metadata))
-        table = folder / metadata
+    parts: list[Part] = []
+    for number in progress(sorted(numbers), "checking files", "part", len(numbers)):
+        parts.append(_read_part(folder, number, *(name.format(number) for name in layout)))
+        table = folder / parts[-1].metadata
         require_text_columns(table, schema_of_table(table), corpus.columns().items())
         if parts[-1].dimension != parts[0].dimension:
             raise CorpusError(
@@ -177,7 +164,7 @@ def _check_values(folder: Path, parts: list[Part]) -> int:
     """
     others = 0
     for part in progress(parts, "checking vectors", "part", len(parts)):
-        for name in filter(None, (part.image, part.text)):
+        for name in (part.image, part.text):
             for start, block in vector_blocks(folder / name):
                 lengths = np.linalg.norm(block.astype(np.float32), axis=1)
                 # A NaN compares as false, so it counts as bad.
@@ -191,39 +178,24 @@ def _check_values(folder: Path, parts: list[Part]) -> int:
     return others
 
 
-def _reasons_to_convert(parts: list[Part], not_unit: int) -> list[str]:
-    """Return why the files cannot be linked; empty if they can."""
-    reasons = {
-        "no_caption_vectors": not all(part.text for part in parts),
-        "not_npy": not parts[0].image.endswith(".npy"),
-        "not_unit_length": not_unit > 0,
-    }
-    return [reason for reason, holds in reasons.items() if holds]
-
-
-def _numbers(folder: Path, name: str) -> dict[str, str]:
-    """Return the files that a name of the layout finds, by what is in place of `{}`."""
+def _numbers(folder: Path, name: str) -> set[str]:
+    """Return what is in place of `{}` in the files that a name of the layout finds."""
     parent, _, last = name.rpartition("/")
     pattern = re.compile(re.escape(last).replace(r"\{\}", r"([\w.-]+)"))
-    files: dict[str, str] = {}
-    for path in sorted((folder / parent).iterdir()) if (folder / parent).is_dir() else ():
-        if match := pattern.fullmatch(path.name):
-            files[match[1]] = path.relative_to(folder).as_posix()
-    return files
+    place = folder / parent
+    files = place.iterdir() if place.is_dir() else ()
+    return {match[1] for path in files if (match := pattern.fullmatch(path.name))}
 
 
 def _read_part(folder: Path, number: str, image: str, text: str, metadata: str) -> Part:
     rows, dimension = read_shape(folder / image)
-    counts = {}
-    if text:
-        counts[text], text_dimension = read_shape(folder / text)
-        if text_dimension != dimension:
-            raise CorpusError(
-                f"{folder / text}: vectors of {text_dimension} numbers, {image} has {dimension}; "
-                "both must come from one model"
-            )
-    counts[metadata] = rows_of_table(folder / metadata)
-    for name, count in counts.items():
+    text_rows, text_dimension = read_shape(folder / text)
+    if text_dimension != dimension:
+        raise CorpusError(
+            f"{folder / text}: vectors of {text_dimension} numbers, {image} has {dimension}; "
+            "both must come from one model"
+        )
+    for name, count in ((text, text_rows), (metadata, rows_of_table(folder / metadata))):
         if count != rows:
             raise CorpusError(
                 f"{folder / name}: {count:,} rows, {image} has {rows:,}; the files of a part "
