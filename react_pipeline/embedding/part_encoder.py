@@ -31,7 +31,7 @@ from react_pipeline.corpus import (
 from react_pipeline.embedding.embed import require_clip_retrieval
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.embedding.images import encode_fetched, read_ahead, require_unit
-from react_pipeline.embedding.vectors import DIGITS, FOLDERS, Side, Vectors, part_file
+from react_pipeline.embedding.vectors import DIGITS, FOLDERS, Side, Vectors
 from react_pipeline.settings import CorpusConfig, PipelineConfig
 from react_pipeline.store import Artifact, CorpusError
 
@@ -62,8 +62,6 @@ class PartEncoder:
     checkpoint: Path
     corpus: Artifact
     rows: int
-    captions: Artifact | None = None
-    """Embeddings that have the vectors of all captions."""
 
     @property
     def encoder(self) -> Encoder:
@@ -104,11 +102,7 @@ class PartEncoder:
             "metadata_ignored": listing.metadata_ignored,
         }
         require_good(kind, part, record)  # before it is kept, so that it is tried again
-        if self.captions is None:
-            vectors["text"] = self._encode_captions(table)
-        else:
-            name = part_file(FOLDERS["text"], part.number)
-            vectors["text"] = np.load(self.captions.file(name))[table.index]
+        vectors["text"] = self._encode_captions(table)
         if len(table):
             _write(folder, part.number, table, vectors)
         return {
