@@ -20,7 +20,6 @@ from .images import decode_image as decode_image
 from .images import decode_what_is_there as decode_what_is_there
 from .images import thumbnail as thumbnail
 from .kinds import CorpusSize as CorpusSize
-from .kinds import CorpusWork as CorpusWork
 from .kinds import ListedCorpus as ListedCorpus
 from .kinds import ListedPair as ListedPair
 from .kinds import ShardedCorpus as ShardedCorpus

@@ -6,7 +6,7 @@ extensions).
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -23,7 +23,7 @@ from react_pipeline.settings.addresses import is_url
 from react_pipeline.settings.section import Fraction, Kind, Section, kinds_of_extensions
 
 if TYPE_CHECKING:
-    from react_pipeline.corpus import CorpusSize, CorpusWork, ImageSource
+    from react_pipeline.corpus import CorpusSize, ImageSource
     from react_pipeline.project import Project
     from react_pipeline.store import Artifact
 
@@ -89,6 +89,7 @@ class CorpusConfig(Kind):
         is_listed: Whether its pairs are known by their captions before any image is there, so that
             images can wait (`corpus.ListedCorpus`).
         is_copy: Whether its pairs are copies of what `source_of` names.
+        noun: What `doctor` calls its `sources`.
         variants: Further names of `init --corpus` that `template` knows.
         next_step: What `init` says to do first: where the pictures go. `{domain}` is the domain
             that the new project begins with.
@@ -106,6 +107,7 @@ class CorpusConfig(Kind):
     fetches_images: ClassVar[bool] = False
     is_listed: ClassVar[bool] = False
     is_copy: ClassVar[bool] = False
+    noun: ClassVar[str] = "files"
     variants: ClassVar[tuple[str, ...]] = ()
     next_step: ClassVar[str] = "name your captioned pictures in `corpus` of pipeline.yaml"
     assumed_pair_bytes: ClassVar[int] = 50_000
@@ -184,15 +186,11 @@ class CorpusConfig(Kind):
         """
         raise NotImplementedError
 
-    def work(self, size: "CorpusSize", dimension: int) -> "CorpusWork":
-        """Return the work of publishing `size` for `plan`; `dimension` is the width of vectors."""
-        raise NotImplementedError
-
-    def description(self) -> str:
-        """Return the line of `doctor`, without reading the corpus; a CorpusError if it is not
-        there.
+    def sources(self) -> Sequence[Any]:
+        """Return the files and folders that it names, or what else it is read from, which `noun`
+        names; a CorpusError if one is not there.
         """
-        raise NotImplementedError
+        return tuple(value for _, value in self if isinstance(value, Path))
 
     def ingredients(self) -> tuple[tuple[str, str, str], ...]:
         """Return the packages that it is made of, for model cards: name, what of it, licence."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from react_pipeline.corpus import CorpusSize, CorpusWork, ListedCorpus, ListedPair
+from react_pipeline.corpus import CorpusSize, ListedCorpus, ListedPair
 from react_pipeline.extension import Extension
 from react_pipeline.lineage import resolve
 from react_pipeline.settings import (
@@ -58,6 +58,7 @@ class DrawnCorpus(ListedCorpus):
 
     kind: Literal["demo"] = "demo"
 
+    noun: ClassVar[str] = "packages"
     next_step: ClassVar[str] = "write your class names into domains/{domain}.yaml"
 
     def identity(self) -> dict[str, Any]:
@@ -109,19 +110,15 @@ class DrawnCorpus(ListedCorpus):
             )
         return DrawnSource()
 
-    def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
-        """Return the work of listing captions."""
-        return CorpusWork(noun="drawings")
-
     def size(self) -> CorpusSize:
         """Return the number of drawings."""
         from .sources import corpus_drawings
 
         return CorpusSize(len(corpus_drawings()), DRAWING_BYTES)
 
-    def description(self) -> str:
-        """Say how many packages it is drawn from."""
-        return f"drawn from {len(CORPUS_SOURCES)} installed packages"
+    def sources(self) -> Sequence[str]:
+        """Return the packages that it is drawn from."""
+        return [source.package for source in CORPUS_SOURCES]
 
     def ingredients(self) -> tuple[tuple[str, str, str], ...]:
         """Return the packages of the drawings."""

@@ -141,8 +141,9 @@ def _encoder(project: Project) -> list[Finding]:
 
 
 def _corpus(project: Project) -> list[Finding]:
-    description = project.config.corpus.description()
-    # A kind may describe itself by some of its fields alone.
+    corpus = project.config.corpus
+    description = f"{corpus.noun}: {len(corpus.sources())}"
+    # Its sources may be named by some of its fields alone.
     faults = _missing("corpus", corpus_problems(project), "fix this file")
     return faults or [Finding("corpus", "ok", description)]
 

@@ -40,8 +40,8 @@ START_SECONDS = 0.5
 """Seconds that every artifact takes: a model is loaded, pictures are drawn, files are hashed."""
 PAIR_SECONDS = 5e-4
 """Seconds to read a pair or a labelled image, decode it for a contact sheet, and write it."""
-ROW_SECONDS = 2e-5
-"""Seconds to read and check a row of a table."""
+ROW_SECONDS, URL_BYTES = 2e-5, 160
+"""Seconds to read and check a row of a table; memory to know a repeated URL, measured."""
 METADATA_BYTES = 200
 """Bytes of metadata of a pair; assumed (115 on the demo)."""
 BYTES_PER_SECOND = 5e8
@@ -222,7 +222,6 @@ class Sums:
         self.encoder = self.retrieval = EncoderCost(project, config.encoder, "base_checkpoint")
         if config.two_encoders:
             self.retrieval = EncoderCost(project, config.retrieves_with, RETRIEVAL_CHECKPOINT)
-        self.work = config.corpus.work(corpus, self.retrieval.dimension)
         domains = load_domains(config.domains)[0]
         self.keys = {
             name: row.keys(domains, config.methods, config.two_encoders, config.all_methods)
@@ -320,10 +319,21 @@ class Sums:
 
 
 def _corpus(sums: Sums) -> Step:
-    work = sums.work
-    seconds = work.read_bytes / BYTES_PER_SECOND + work.checked_rows * ROW_SECONDS
-    amount = f"{sums.corpus.pairs:,} {work.noun}"
-    return sums.step("corpus", amount, alone=seconds, disk=work.disk, memory=work.memory)
+    corpus, (rows, pair_bytes) = sums.settings.corpus, sums.corpus
+    if corpus.has_vectors:  # read for their digests, and for their values
+        size, seconds = 0.0, 8.0 * sums.retrieval.dimension * rows / BYTES_PER_SECOND
+    else:
+        size = 0.0 if corpus.is_listed else rows * pair_bytes
+        # A copy is read, written, and read again for its digest.
+        seconds = (3 if corpus.is_copy else 1) * size / BYTES_PER_SECOND
+    checked = rows if corpus.fetches_images else 0
+    return sums.step(
+        "corpus",
+        f"{rows:,} pairs",
+        alone=seconds + checked * ROW_SECONDS,
+        disk=size if corpus.is_copy else 0,
+        memory=URL_BYTES * checked if corpus.is_listed else 0,
+    )
 
 
 def _checkpoint(stage: str, sums: Sums) -> Step:
@@ -334,7 +344,7 @@ def _checkpoint(stage: str, sums: Sums) -> Step:
 
 
 def _embeddings(sums: Sums) -> Step:
-    rows, work, corpus = sums.corpus.pairs, sums.work, sums.settings.corpus
+    rows, corpus = sums.corpus.pairs, sums.settings.corpus
     waits = sums.settings.images_wait
     encodes = not corpus.has_vectors
     images = rows if encodes and not waits else 0
@@ -352,7 +362,7 @@ def _embeddings(sums: Sums) -> Step:
         images=images,
         texts=rows if encodes else 0,
         alone=sums.fetching_seconds(images) if fetches else 0,
-        disk=rows * row_bytes if work.writes_vectors else 0,
+        disk=rows * row_bytes,
         memory=memory,
         # Shards are spread over the cards; the parts of other corpora come one after another.
         cards=1 if corpus.is_listed or corpus.has_vectors else sums.machine.gpus,

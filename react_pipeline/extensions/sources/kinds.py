@@ -12,7 +12,6 @@ from pydantic import model_validator
 
 from react_pipeline.corpus import (
     CorpusSize,
-    CorpusWork,
     ListedCorpus,
     ListedPair,
     ShardedCorpus,
@@ -29,6 +28,7 @@ from react_pipeline.settings import (
 
 if TYPE_CHECKING:
     from react_pipeline.corpus import ImageSource
+    from react_pipeline.extensions.sources.ready_layout import Part
     from react_pipeline.project import Project
     from react_pipeline.store import Artifact, Store
 
@@ -40,8 +40,6 @@ DOWNLOADER_SECONDS = 5.0
 """To start a downloading process."""
 TAR_BYTES = 2_500
 """That a tar adds to an image and its caption."""
-URL_BYTES = 160
-"""Of memory a row of a table, to know repeated URLs; measured."""
 
 LayoutName = Literal["clip-retrieval", "datacomp-b32", "datacomp-l14"]
 
@@ -59,7 +57,6 @@ class Images(ShardedCorpus):
     file_fields: ClassVar[tuple[str, ...]] = ("images",)
     noun: ClassVar[str] = "folders and files"
     next_step: ClassVar[str] = "put your captioned pictures into data/: KEY.jpg next to KEY.txt"
-    is_copy: ClassVar[bool] = True
 
     def identity(self) -> dict[str, Any]:
         """Return where captions are."""
@@ -168,6 +165,7 @@ class UrlTables(TableColumns, ListedCorpus):
     urls: LocalNames
 
     file_fields: ClassVar[tuple[str, ...]] = ("urls",)
+    noun: ClassVar[str] = "tables of URLs"
 
     def identity(self) -> dict[str, Any]:
         """Return which columns are read."""
@@ -194,19 +192,11 @@ class UrlTables(TableColumns, ListedCorpus):
             sum(map(rows_of_table, require_local(self.sources()))), self.assumed_pair_bytes
         )
 
-    def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
-        """Return the work of reading the tables."""
-        return CorpusWork(noun="URLs", checked_rows=size.pairs, memory=URL_BYTES * size.pairs)
-
     def sources(self) -> Sequence[Path]:
         """Return the tables."""
         from react_pipeline.extensions.sources.url_tables import find_tables
 
         return find_tables(self.urls)
-
-    def description(self) -> str:
-        """Return how many tables there are."""
-        return f"tables of URLs: {len(self.sources())}"
 
     @classmethod
     def template(cls, name: str, model: str) -> str:
@@ -230,6 +220,7 @@ class ReadyEmbeddings(TableColumns):
     layout: LayoutName = "clip-retrieval"
 
     variants: ClassVar[tuple[str, ...]] = ("datacomp",)
+    noun: ClassVar[str] = "parts of ready embeddings"
 
     def identity(self) -> dict[str, Any]:
         """Return where vectors, URLs and captions are."""
@@ -253,26 +244,15 @@ class ReadyEmbeddings(TableColumns):
 
         return adopt_embeddings(project, self)
 
-    def _rows(self) -> int:
+    def sources(self) -> Sequence[Part]:
+        """Return the parts of the folder."""
         from react_pipeline.extensions.sources.ready_layout import find_parts
 
-        return sum(part.rows for part in find_parts(self.embeddings, self))
+        return find_parts(self.embeddings, self)
 
     def size(self) -> CorpusSize:
         """Return the rows of the files."""
-        return CorpusSize(self._rows(), self.assumed_pair_bytes)
-
-    def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
-        """Return the work of reading vectors twice, for their digests and for their values."""
-        return CorpusWork(
-            read_bytes=8.0 * dimension * size.pairs,
-            checked_rows=size.pairs,
-            writes_vectors=self.layout != "clip-retrieval",
-        )
-
-    def description(self) -> str:
-        """Return how many vectors there are."""
-        return f"{self._rows():,} ready embeddings in {self.embeddings}"
+        return CorpusSize(sum(part.rows for part in self.sources()), self.assumed_pair_bytes)
 
     @classmethod
     def template(cls, name: str, model: str) -> str:
