@@ -27,6 +27,7 @@ from typing import Any
 from PIL import Image
 
 from react_pipeline.corpus.images import BadImage, decode_image, decode_what_is_there
+from react_pipeline.store import ReactError
 
 DECODE_SECONDS = 20
 """Processor time for one image; images of 100 megapixels take two seconds."""
@@ -73,24 +74,51 @@ def decode_apart(
         return answer
 
 
-def load_batches(
-    dataset: Any, batches: Iterable[Any], workers: int, collate: Callable[[list[Any]], Any]
-) -> Iterator[Any]:
-    """Yield batches of a dataset that calls `decode_apart`, loaded ahead by `workers` processes or,
-    with 0, in this one.
+@dataclass(frozen=True)
+class Decoder:
+    """Reads, decodes and prepares images. Can be sent to other processes, which import little else
+    for it.
 
-    The processes stay for the next call with an equal dataset. When one dies, what was being loaded
+    Attributes:
+        read: Returns the file of an image, by what stands for the image in a batch.
+        prepare: Maps an RGB image to a tensor.
+        is_lenient: As in `decode_apart`.
+    """
+
+    read: Callable[[Any], bytes]
+    prepare: Callable[[Image.Image], Any]
+    max_pixels: int
+    is_lenient: bool = False
+
+    def load(self, images: Iterable[Any]) -> list[Any]:
+        """Return an array of each image's tensor, or the error that says why there is none."""
+        return list(map(self._load, images))
+
+    def _load(self, one: Any) -> Any:
+        try:
+            image, _ = decode_apart(self.read(one), self.max_pixels, is_lenient=self.is_lenient)
+            return self.prepare(image).numpy()
+        except (BadImage, ReactError) as error:
+            return error
+
+
+def load_batches(
+    decoder: Decoder, batches: Iterable[Any], workers: int
+) -> Iterator[tuple[Any, list[Any]]]:
+    """Yield batches of images with what `decoder.load` gives, loaded ahead by `workers` processes
+    or, with 0, in this one.
+
+    The processes stay for the next call with an equal decoder. When one dies, what was being loaded
     is loaded again here, where each image is decoded apart; then new ones go on.
 
     Args:
-        dataset: Gives, for an image that is not decoded, a row that says why. Sent to each process
-            once.
+        decoder: Sent to each process once.
     """
     global _loaders
     if not workers:
-        yield from (collate([dataset[index] for index in indices]) for indices in batches)
+        yield from ((batch, decoder.load(batch)) for batch in batches)
         return
-    start = (workers, WORKER_BYTES, pickle.dumps((dataset, collate)))
+    start = (workers, WORKER_BYTES, pickle.dumps(decoder))
     if _loaders is None or _loaders.start != start:
         _loaders = Processes(*start)
     loaders, source = _loaders, iter(batches)
@@ -98,42 +126,23 @@ def load_batches(
     try:
         while True:
             try:
-                for indices in islice(source, BATCHES_AHEAD * workers - len(pending)):
-                    pending.append(indices)
-                    futures.append(loaders.submit(_load, indices))
+                for batch in islice(source, BATCHES_AHEAD * workers - len(pending)):
+                    pending.append(batch)
+                    futures.append(loaders.submit(_load, batch))
                 if not pending:
                     return
-                loaded = [futures.popleft().result()]
-                pending.popleft()
+                results = futures.popleft().result()
+                loaded = [(pending.popleft(), results)]
             except BrokenExecutor:
                 logger.warning("a decoding process died; its images are decoded one by one")
                 loaders.pool = None
-                loaded = [collate([dataset[index] for index in indices]) for indices in pending]
+                loaded = [(batch, decoder.load(batch)) for batch in pending]
                 pending.clear()
                 futures.clear()
             yield from loaded
     finally:
         for future in futures:
             future.cancel()
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """A dataset whose indices are images: row, digest and bytes of a file.
-
-    It is in this module so that a process that decodes imports little else.
-    """
-
-    to_tensor: Callable[[Image.Image], Any]
-    max_pixels: int
-
-    def __getitem__(self, image: tuple[int, str, bytes]) -> tuple[int, str, Any]:
-        """Return row, digest, and pixels (3, H, W), or why there are none."""
-        row, digest, data = image
-        try:
-            return row, digest, self.to_tensor(decode_apart(data, self.max_pixels)[0]).numpy()
-        except BadImage as error:
-            return row, digest, error
 
 
 class Processes:
@@ -192,16 +201,15 @@ def _begin(program: int, memory_bytes: int, loaded: bytes | None = None) -> None
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which then ends it
     threading.Thread(target=watch, daemon=True).start()
     if loaded:  # before what this process has is looked at
-        _loaded.extend(pickle.loads(loaded))  # noqa: S301 - this program's own
+        _loaded.append(pickle.loads(loaded))  # noqa: S301 - this program's own
     if memory_bytes:
         # An image that asks for more gets a MemoryError, and is counted.
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + memory_bytes)
 
 
-def _load(indices: Any) -> Any:
-    dataset, collate = _loaded
-    return collate([dataset[index] for index in indices])
+def _load(batch: Any) -> list[Any]:
+    return _loaded[0].load(batch)
 
 
 def _decode(
@@ -224,8 +232,8 @@ def _limit(what: int, amount: int) -> None:
 _lock = threading.Lock()
 _decoder = Processes(1, WORKER_BYTES)
 _loaders: Processes | None = None
-_loaded: list[Any] = []
-"""In a process of `load_batches`: its dataset, and what makes a batch of rows."""
+_loaded: list[Decoder] = []
+"""In a process of `load_batches`: its decoder."""
 
 
 def _forget() -> None:

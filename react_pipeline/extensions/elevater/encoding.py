@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from react_pipeline.clip import Clip, arithmetic
-from react_pipeline.corpus import BadImage, decode_apart, load_batches, progress
+from react_pipeline.corpus import BadImage, Decoder, load_batches, progress
 from react_pipeline.labelled import preprocessing
 from react_pipeline.settings import PipelineConfig
-from react_pipeline.store import CorruptArtifact, InputError
+from react_pipeline.store import CorruptArtifact, InputError, ReactError
 from react_pipeline.training import explained_out_of_memory
 
 from .images import LabelledImages, Read
@@ -26,7 +26,7 @@ from .images import LabelledImages, Read
 
 @dataclass(frozen=True)
 class PreparedImages:
-    """Images by their numbers, as a model takes them. Can be sent to other processes.
+    """Images by their numbers, as a model takes them.
 
     Attributes:
         locations: What errors call each image.
@@ -37,18 +37,6 @@ class PreparedImages:
     locations: Sequence[str]
     preprocess: Callable[[Image.Image], Tensor]
     max_pixels: int
-
-    def __getitem__(self, number: int) -> Tensor | str:
-        """Load an image; an unusable one gives the text of its error, which a process cannot
-        lose.
-        """
-        try:
-            image, _ = decode_apart(self.read(number), self.max_pixels, is_lenient=True)
-        except BadImage as error:
-            return f"{self.locations[number]}: no usable image ({error}); fix or replace the file"
-        except InputError as error:
-            return str(error)
-        return self.preprocess(image)
 
 
 def prepared_images(config: PipelineConfig, clip: Clip, images: LabelledImages) -> PreparedImages:
@@ -99,13 +87,14 @@ def load_images(
     Raises:
         InputError: If one is gone, or cannot be decoded.
     """
-    for pixels in load_batches(images, batches, workers, _collate):
-        if isinstance(pixels, str):
-            raise InputError(pixels)
-        yield pixels
-
-
-def _collate(rows: list[Tensor | str]) -> Tensor | str:
-    """Stack the images of a batch where they were loaded; the first error in their place."""
-    errors = [row for row in rows if isinstance(row, str)]
-    return errors[0] if errors else torch.stack([row for row in rows if not isinstance(row, str)])
+    decoder = Decoder(images.read, images.preprocess, images.max_pixels, is_lenient=True)
+    for numbers, loaded in load_batches(decoder, batches, workers):
+        for number, result in zip(numbers, loaded, strict=True):
+            if isinstance(result, BadImage):
+                raise InputError(
+                    f"{images.locations[number]}: no usable image ({result}); fix or replace the "
+                    "file"
+                ) from result
+            if isinstance(result, ReactError):
+                raise result
+        yield torch.from_numpy(np.stack(loaded))

@@ -12,9 +12,9 @@ digits, as one that was not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
 
 from react_pipeline.clip import Clip
-from react_pipeline.corpus import BadImage, decode_apart, load_batches, progress
+from react_pipeline.corpus import BadImage, Decoder, load_batches, progress
 from react_pipeline.embedding import Encoder
 from react_pipeline.extensions.predict.pictures import LedgerRow, Picture
 from react_pipeline.extensions.predict.run_folder import Options
@@ -83,13 +81,13 @@ def encode_pictures(
         ReactError: If a vector is not finite, or a shard cannot be read.
     """
     encoder = Encoder(clip, precision, rows=len(pictures))
-    decoder = _Decoder(encoder.to_tensor, options.max_pixels)
+    decoder = Decoder(methodcaller("read"), encoder.to_tensor, options.max_pixels)
     size = CPU_BATCH if clip.device == "cpu" else GPU_BATCH
 
     def encode(some: Sequence[Picture]) -> pa.Table:
         batches = [some[start : start + size] for start in range(0, len(some), size)]
-        loaded = load_batches(decoder, batches, min(options.workers, len(batches)), list)
-        return pa.concat_tables(_encode(encoder, rows) for rows in loaded)
+        loaded = load_batches(decoder, batches, min(options.workers, len(batches)))
+        return pa.concat_tables(_encode(encoder, *batch) for batch in loaded)
 
     def write(some: Sequence[Picture], file: Path) -> None:
         pq.write_table(encode(some), file)
@@ -104,28 +102,12 @@ def encode_pictures(
             yield pq.read_table(Scratch(folder).keep(name, partial(write, some)))
 
 
-@dataclass(frozen=True)
-class _Decoder:
-    """A dataset whose indices are pictures. Can be sent to other processes."""
-
-    to_tensor: Callable[[Image.Image], Tensor]
-    max_pixels: int
-
-    def __getitem__(self, picture: Picture) -> tuple[str, Any]:
-        """Return the name of a picture, and its pixels (3, H, W) or why there are none."""
-        try:
-            image, _ = decode_apart(picture.read(), self.max_pixels)
-            return picture.name, self.to_tensor(image).numpy()
-        # Raised by a worker, that of a shard on a server would be a traceback.
-        except (BadImage, ReactError) as error:
-            return picture.name, error
-
-
-def _encode(encoder: Encoder, rows: list[tuple[str, Any]]) -> pa.Table:
+def _encode(encoder: Encoder, pictures: Sequence[Picture], loaded: list[Any]) -> pa.Table:
     """Encode a batch, or raise what a worker met."""
-    for _, result in rows:
+    for result in loaded:
         if isinstance(result, ReactError):
             raise result
+    rows = [(picture.name, result) for picture, result in zip(pictures, loaded, strict=True)]
     good = [row for row in rows if not isinstance(row[1], BadImage)]
     bad = [row for row in rows if isinstance(row[1], BadImage)]
     names = [name for name, _ in good + bad]
