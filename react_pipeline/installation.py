@@ -18,7 +18,6 @@ from react_pipeline.store import InputError
 
 DISTRIBUTION = "react-pipeline"
 EXTRAS = {
-    "boto3": "s3",
     "clip_benchmark": "elevater",
     "dagster_aws": "kubernetes",
     "dagster_k8s": "kubernetes",

@@ -31,7 +31,6 @@ from .pairs import Skipped as Skipped
 from .pairs import corpus_parts as corpus_parts
 from .pairs import parse_fields as parse_fields
 from .progress_lines import progress as progress
-from .remote import RemoteShard as RemoteShard
 from .remote import find_remote as find_remote
 from .remote import identify as identify
 from .shards import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS

@@ -16,7 +16,7 @@ import pandas as pd
 from react_pipeline.corpus.image_source import ImageSource
 from react_pipeline.corpus.kinds import Webdataset
 from react_pipeline.corpus.progress_lines import progress
-from react_pipeline.corpus.remote import Identity, RemoteShard, find_remote, identify
+from react_pipeline.corpus.remote import Identity, find_remote, identify
 from react_pipeline.corpus.shards import (
     IMAGE_EXTENSIONS,
     SHARDS,
@@ -27,7 +27,7 @@ from react_pipeline.corpus.shards import (
 )
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, find_files
-from react_pipeline.settings import StorageConfig, is_url
+from react_pipeline.settings import is_url
 from react_pipeline.store import (
     CACHE,
     Artifact,
@@ -146,8 +146,7 @@ def locate_shards(corpus: Webdataset) -> list[ShardLocation]:
     locations: dict[ShardLocation, ShardLocation] = {}
     for pattern in corpus.shards:
         if is_url(pattern):
-            shards = find_remote(pattern, corpus.storage, _FIELD)
-            locations |= {shard: shard for shard in shards}
+            locations |= {shard: shard for shard in find_remote(pattern, _FIELD)}
         else:
             for path in find_files([pattern], (".tar",), _FIELD):
                 locations.setdefault(path.resolve(), path)
@@ -178,9 +177,9 @@ def _inventory(store: Store | None, locations: Sequence[ShardLocation]) -> pd.Da
 
 def _identities(store: Store | None, locations: Sequence[ShardLocation]) -> Iterator[Identity]:
     with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
-        remote = pool.map(identify, [one for one in locations if isinstance(one, RemoteShard)])
+        remote = pool.map(identify, [one for one in locations if isinstance(one, str)])
         for location in progress(locations, "checking shards", "shard", len(locations)):
-            if isinstance(location, RemoteShard):
+            if isinstance(location, str):
                 yield next(remote)
             else:
                 digest = remembered_sha256(store.root, location) if store else sha256_of(location)
@@ -192,29 +191,27 @@ def _write_inventory(table: pd.DataFrame, staging: Path) -> dict[str, Any]:
     return {"shards": len(table), "bytes": int(table["bytes"].sum())}
 
 
-def shard_digests(artifact: Artifact, storage: StorageConfig) -> dict[ShardLocation, str]:
-    """Return the digest of each shard by its place: an absolute path, or a `RemoteShard`, which
-    `storage` reaches. Their order is that of their numbers.
+def shard_digests(artifact: Artifact) -> dict[ShardLocation, str]:
+    """Return the digest of each shard by its place, an absolute path or a URL. Their order is that
+    of their numbers.
     """
     table = pd.read_parquet(artifact.file(SHARDS_FILE))
     paths = table["path"].tolist()
     if (moved := _place_file(artifact)).exists():
         paths = json.loads(moved.read_text())
     folder = artifact.path / artifact.counts.get("root", "")
-    places = (RemoteShard(path, storage) if is_url(path) else folder / path for path in paths)
+    places = (path if is_url(path) else folder / path for path in paths)
     return dict(zip(places, table["sha256"], strict=True))
 
 
-def checked_shards(
-    store: Store, artifact: Artifact, storage: StorageConfig
-) -> dict[ShardLocation, str]:
+def checked_shards(store: Store, artifact: Artifact) -> dict[ShardLocation, str]:
     """Return `shard_digests` after checking that every shard is still the one that was published.
 
     Raises:
         ChangedSource: Naming the shard that is missing or has changed.
         SourceUnavailable: Naming the shard whose server does not answer.
     """
-    shards = shard_digests(artifact, storage)
+    shards = shard_digests(artifact)
     # Shards of the artifact are verified as its files.
     outside = [one for one in shards if artifact.path not in Path(str(one)).parents]
     found = _identities(store, outside)

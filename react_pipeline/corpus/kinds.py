@@ -15,9 +15,7 @@ from pydantic import field_validator
 from react_pipeline.settings import (
     CaptionExtension,
     CorpusConfig,
-    DownloadConfig,
     Names,
-    StorageConfig,
     check_shard_name,
 )
 from react_pipeline.store import InputError
@@ -87,7 +85,7 @@ class ShardedCorpus(CorpusConfig):
         from react_pipeline.corpus.corpus import shard_digests
         from react_pipeline.corpus.image_source import TarSource
 
-        return TarSource(list(shard_digests(corpus, self.access()[0])))
+        return TarSource(list(shard_digests(corpus)))
 
     def size(self) -> CorpusSize:
         """Raise an InputError: it is not known before the pairs are copied."""
@@ -99,7 +97,6 @@ class Webdataset(ShardedCorpus):
 
     kind: Literal["webdataset"] = "webdataset"
     shards: Names
-    storage: StorageConfig = StorageConfig()
     caption_extension: CaptionExtension = "txt"
 
     file_fields: ClassVar[tuple[str, ...]] = ("shards",)
@@ -127,10 +124,6 @@ class Webdataset(ShardedCorpus):
     def caption_extension_in_shards(self) -> str:
         """Return the extension that is configured."""
         return self.caption_extension
-
-    def access(self) -> tuple[StorageConfig, DownloadConfig]:
-        """Return how the shards are reached."""
-        return self.storage, DownloadConfig()
 
     def size(self) -> CorpusSize:
         """Return the size as if all shards were like the first, whose headers are read."""

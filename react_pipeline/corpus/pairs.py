@@ -105,8 +105,7 @@ def corpus_parts(store: Store, kind: CorpusConfig, corpus: Artifact) -> Iterator
         for number, run in enumerate(runs(kind.pairs(store, corpus), PART_PAIRS)):
             yield Part(number, "", list(run))
         return
-    shards = checked_shards(store, corpus, kind.access()[0]).items()
-    for number, (location, digest) in enumerate(shards):
+    for number, (location, digest) in enumerate(checked_shards(store, corpus).items()):
         yield Part(number, digest, location)
 
 

@@ -154,7 +154,7 @@ def require_good(kind: CorpusConfig, part: Part, record: Mapping[str, Any]) -> N
     sources = [row[4] for row in record["ledger"] if row[4]][:_EXAMPLES]
     place = "corpus" if sources or kind.is_listed else part.content
     if kind.is_listed:
-        problem = too_many_failed(*bad, kind.access()[1].max_failed_fraction)
+        problem = too_many_failed(*bad, kind.downloads().max_failed_fraction)
     else:
         remedy = (
             f"fix or remove {', '.join(sources) or 'the shard'}, or raise `corpus.max_bad_fraction`"

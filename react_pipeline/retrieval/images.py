@@ -102,7 +102,7 @@ class Images:
         Raises:
             RetrievalError: Naming the commonest reasons.
         """
-        allowed = self.config.corpus.access()[1].max_failed_fraction
+        allowed = self.config.corpus.downloads().max_failed_fraction
         reasons = Counter(self.source.failed.values())
         if problem := too_many_failed(reasons, len(self.sha256), allowed):
             raise RetrievalError(f"{slug}: {problem}")

@@ -19,7 +19,6 @@ from .corpus import CorpusConfig as CorpusConfig
 from .corpus import DownloadConfig as DownloadConfig
 from .corpus import LocalNames as LocalNames
 from .corpus import Names as Names
-from .corpus import StorageConfig as StorageConfig
 from .corpus import corpus_kinds as corpus_kinds
 from .encoder import FOLDER_PREFIX as FOLDER_PREFIX
 from .encoder import HUB_PREFIX as HUB_PREFIX

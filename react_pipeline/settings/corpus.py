@@ -33,25 +33,6 @@ MAX_PIXELS = 89_478_485
 DEFAULT_KIND = "webdataset"
 
 
-def _require_endpoint(url: str) -> str:
-    # The value may be a secret, so it is not repeated.
-    if not re.fullmatch(r"https?://[^/@\s?#]+(/[^@\s?#]*)?", url):
-        raise ValueError("must be http(s)://host:port, without user name, password or `?`")
-    return url
-
-
-class StorageConfig(Section):
-    """How object stores are reached. Never a secret: those come from the environment or a
-    profile.
-    """
-
-    endpoint_url: Annotated[str, AfterValidator(_require_endpoint)] | None = None
-    region: str | None = Field(default=None, pattern=r"^[a-z0-9-]+$")
-    profile: str | None = None
-    anonymous: bool = False
-    requester_pays: bool = False
-
-
 class DownloadConfig(Section):
     """How images are fetched from URLs."""
 
@@ -173,9 +154,9 @@ class CorpusConfig(Kind):
         """
         return None
 
-    def access(self) -> tuple[StorageConfig, DownloadConfig]:
-        """Return the settings with which `predict` and `judge` reach pictures on servers."""
-        return StorageConfig(), DownloadConfig()
+    def downloads(self) -> DownloadConfig:
+        """Return how images are fetched."""
+        return DownloadConfig()
 
     def size(self) -> "CorpusSize":
         """Return the number of pairs, as far as the files say before they are read.

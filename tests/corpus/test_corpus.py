@@ -16,15 +16,13 @@ import pytest
 from support.drawings import pair, write_shard
 from support.shard_server import ShardServer, serve_folder
 
-from react_pipeline.corpus import RemoteShard, corpus_parts, progress_lines, publish_corpus, remote
+from react_pipeline.corpus import corpus_parts, progress_lines, publish_corpus, remote
 from react_pipeline.corpus.corpus import checked_shards, shard_digests
 from react_pipeline.corpus.progress_lines import progress
 from react_pipeline.project import Project
-from react_pipeline.settings import StorageConfig
 from react_pipeline.store import Artifact, CorpusError
 
 MakeProject = Callable[..., Project]
-ANY = StorageConfig()
 
 
 @pytest.fixture
@@ -38,7 +36,7 @@ def server(
 
 
 def places(corpus: Artifact) -> list[object]:
-    return list(shard_digests(corpus, ANY))
+    return list(shard_digests(corpus))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +92,7 @@ def test_a_moved_corpus_is_the_same_and_its_new_place_is_used(
     assert after.reused and after.fingerprint == before.fingerprint
     assert places(after) == sorted(new.glob("*.tar"))
     shard = new / "00001.tar"
-    assert checked_shards(project.store, after, ANY)[shard] == table["sha256"][1]
+    assert checked_shards(project.store, after)[shard] == table["sha256"][1]
     write_shard(shard, {"k": pair("circle", "red", 0)})
     os.utime(shard, (1, 1))
     with pytest.raises(CorpusError, match=r"00001\.tar"):
@@ -112,14 +110,14 @@ def test_local_and_remote_shards_make_one_corpus_in_order_given(
     names = [f"{server.url}/00001.tar", str(local), f"{server.url}/{{00001,00000}}.tar"]
     project = make_project(corpus={"shards": names})
     artifact = publish_corpus(project)
-    wanted = [RemoteShard(f"{server.url}/00001.tar"), local, RemoteShard(f"{server.url}/00000.tar")]
+    wanted = [f"{server.url}/00001.tar", local, f"{server.url}/00000.tar"]
     with serve_folder(server.folder) as other:
         names = [f"{other.url}/00001.tar", str(local), f"{other.url}/00000.tar"]
         moved = publish_corpus(make_project(corpus={"shards": names}))
         assert moved.reused and moved.fingerprint == artifact.fingerprint
-        assert [*map(str, checked_shards(project.store, moved, ANY))] == names
+        assert [*map(str, checked_shards(project.store, moved))] == names
     publish_corpus(project)
-    assert list(checked_shards(project.store, artifact, ANY)) == wanted
+    assert list(checked_shards(project.store, artifact)) == wanted
     # Also where the memory of places was lost.
     shutil.rmtree(project.store.root / ".places")
     assert places(artifact) == wanted
@@ -130,7 +128,7 @@ def test_local_and_remote_shards_make_one_corpus_in_order_given(
         change()
         server.requests.clear()
         with pytest.raises(CorpusError, match=r"http://.*00001\.tar"):
-            checked_shards(project.store, artifact, ANY)
+            checked_shards(project.store, artifact)
         assert not server.requests
 
 

@@ -22,7 +22,6 @@ from react_pipeline.corpus import Processes, decode_image
 from react_pipeline.corpus.corpus import shard_digests
 from react_pipeline.embedding import embed, embed_corpus, read_metadata
 from react_pipeline.project import Project
-from react_pipeline.settings import StorageConfig
 from react_pipeline.store import Artifact, CorpusError
 
 MakeProject = Callable[..., Project]
@@ -35,7 +34,7 @@ def embedded(project: Project) -> Artifact:
 def test_every_row_is_its_pair_encoded_by_the_model(indexed_project: Project) -> None:
     store = indexed_project.store
     artifact = store.current("corpus_embeddings", "all")
-    paths = list(shard_digests(store.current("corpus", "all"), StorageConfig()))
+    paths = list(shard_digests(store.current("corpus", "all")))
     clip = load(store.current("base_checkpoint", "all").path)
     table = read_metadata(artifact)
     assert len(table) == artifact.counts["rows"] == 96

@@ -79,7 +79,7 @@ def prepare_log(
         )
     path = Path(source).expanduser()
     source = str(path.resolve()) if path.exists() else source
-    pictures, refused = find_pictures(source, storage=project.config.corpus.access()[0])
+    pictures, refused = find_pictures(source)
     measure = shared_prompts(project, slug)
     identity = [one.checkpoint, other.checkpoint, measure, hash_pictures(pictures)]
     digest = hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:12]

@@ -314,7 +314,7 @@ class Sums:
 
     def fetching_seconds(self, urls: float, rounds: int = 1) -> float:
         """Return the seconds of downloads."""
-        processes = min(self.settings.corpus.access()[1].processes, self.machine.cores)
+        processes = min(self.settings.corpus.downloads().processes, self.machine.cores)
         return rounds * DOWNLOADER_SECONDS + urls / URLS_PER_CORE_SECOND / processes
 
 

@@ -23,7 +23,6 @@ from react_pipeline.settings import (
     CorpusConfig,
     DownloadConfig,
     LocalNames,
-    StorageConfig,
 )
 
 if TYPE_CHECKING:
@@ -141,9 +140,9 @@ class TableColumns(CorpusConfig):
         columns = {"url_column": self.url_column, "caption_column": self.caption_column}
         return columns | ({"hash_column": self.hash_column} if self.hash_column else {})
 
-    def access(self) -> tuple[StorageConfig, DownloadConfig]:
-        """Return how images are fetched."""
-        return StorageConfig(), self.download
+    def downloads(self) -> DownloadConfig:
+        """Return `download`."""
+        return self.download
 
     def identity_of_images(self) -> dict[str, Any]:
         """Return what decides which images are fetched."""

@@ -32,7 +32,6 @@ from react_pipeline.extensions.pages.search import search_pairs
 from react_pipeline.extensions.sources import image_files
 from react_pipeline.project import Project, look_at
 from react_pipeline.project.outside import of_corpus
-from react_pipeline.settings import StorageConfig
 from react_pipeline.store import Artifact, CorpusError
 
 Make = Callable[..., Project]
@@ -59,7 +58,7 @@ def write_files(folder: Path, files: Mapping[str, bytes | str]) -> Path:
 
 def pairs_in(corpus: Artifact) -> list[tuple[bytes, str, dict[str, Any]]]:
     found = []
-    for path in shard_digests(corpus, StorageConfig()):
+    for path in shard_digests(corpus):
         with open_shard(path) as file:
             for sample in index_shard(path).samples:
                 assert sample.image
