@@ -15,7 +15,6 @@ from react_pipeline.corpus import (
     ListedCorpus,
     ListedPair,
     ShardedCorpus,
-    require_local,
 )
 from react_pipeline.extension import Extension
 from react_pipeline.settings import (
@@ -156,9 +155,7 @@ class TableColumns(CorpusConfig):
 
 
 class UrlTables(TableColumns, ListedCorpus):
-    """Tables of URLs and captions, parquet and tsv: the images are fetched when they are
-    retrieved.
-    """
+    """Parquet tables of URLs and captions: the images are fetched when they are retrieved."""
 
     kind: Literal["urls"] = "urls"
     urls: LocalNames
@@ -184,12 +181,10 @@ class UrlTables(TableColumns, ListedCorpus):
         return listed_rows(store, corpus, self)
 
     def size(self) -> CorpusSize:
-        """Return the rows of parquet files; those of tsv files are not known."""
+        """Return the rows of the tables."""
         from react_pipeline.corpus import rows_of_table
 
-        return CorpusSize(
-            sum(map(rows_of_table, require_local(self.sources()))), self.assumed_pair_bytes
-        )
+        return CorpusSize(sum(map(rows_of_table, self.sources())), self.assumed_pair_bytes)
 
     def sources(self) -> Sequence[Path]:
         """Return the tables."""
