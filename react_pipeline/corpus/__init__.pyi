@@ -7,8 +7,8 @@ from .corpus import open_source as open_source
 from .corpus import publish_corpus as publish_corpus
 from .corpus import publish_pairs as publish_pairs
 from .decoding import Decoder as Decoder
-from .decoding import Processes as Processes
 from .decoding import decode_apart as decode_apart
+from .decoding import in_processes as in_processes
 from .decoding import load_batches as load_batches
 from .image_source import ImageSource as ImageSource
 from .image_source import too_many_failed as too_many_failed

@@ -16,10 +16,10 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass
-from itertools import islice
+from itertools import cycle, islice
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from typing import Any
 from PIL import Image
 
 from react_pipeline.corpus.images import BadImage, decode_image, decode_what_is_there
-from react_pipeline.store import ReactError
+from react_pipeline.corpus.progress_lines import progress
+from react_pipeline.store import CorpusError, ReactError
 
 DECODE_SECONDS = 20
 """Processor time for one image; images of 100 megapixels take two seconds."""
@@ -185,6 +186,35 @@ class Processes:
         """End them now, whatever they do."""
         if self.pool is not None:
             self.pool.shutdown(kill_workers=True)
+
+
+def in_processes(
+    function: Callable[[Any], Any],
+    items: Iterable[Any],
+    environments: Sequence[Mapping[str, str]],
+    title: str,
+    remedy: str,
+) -> Iterator[Any]:
+    """Yield the results of a function, in the order of its items, which take turns in processes:
+    one for each of `environments`, the variables that it has besides those of this process.
+
+    Raises:
+        CorpusError: If a process dies, with the remedy.
+    """
+    processes = [Processes(1, **environment) for environment in environments]
+    try:
+        turns = zip(cycle(processes), items)  # noqa: B905 - the first has no end
+        futures = [one.submit(function, item) for one, item in turns]
+        for future in progress(futures, title, "part", len(futures)):
+            yield future.result()
+    except BrokenExecutor as error:
+        raise CorpusError(
+            f"{title}: a process died, probably out of memory; what it had finished is kept: run "
+            f"again, {remedy}"
+        ) from error
+    finally:
+        for one in processes:
+            one.end()  # else an interrupted run would wait for what is at work
 
 
 def _shut_down(pool: "weakref.ref[Any]") -> None:
