@@ -25,7 +25,6 @@ from .encoder import HUB_PREFIX as HUB_PREFIX
 from .encoder import EmbeddingConfig as EmbeddingConfig
 from .encoder import EncoderConfig as EncoderConfig
 from .encoder import encoders as encoders
-from .evaluation import DrawnSetConfig as DrawnSetConfig
 from .evaluation import EvaluationSetConfig as EvaluationSetConfig
 from .evaluation import labelled_kinds as labelled_kinds
 from .files import absolute_path as absolute_path
