@@ -23,10 +23,10 @@ from .kinds import CorpusSize as CorpusSize
 from .kinds import ListedCorpus as ListedCorpus
 from .kinds import ListedPair as ListedPair
 from .kinds import ShardedCorpus as ShardedCorpus
+from .kinds import Skipped as Skipped
 from .kinds import Webdataset as Webdataset
 from .pairs import PART_PAIRS as PART_PAIRS
 from .pairs import Part as Part
-from .pairs import Skipped as Skipped
 from .pairs import corpus_parts as corpus_parts
 from .pairs import parse_fields as parse_fields
 from .progress_lines import progress as progress

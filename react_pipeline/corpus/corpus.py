@@ -6,7 +6,8 @@ Does not belong here: any kind (`kinds`), reading a tar (`shards`), remembering 
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from react_pipeline.corpus.image_source import ImageSource
-from react_pipeline.corpus.kinds import Webdataset
+from react_pipeline.corpus.kinds import Skipped, Webdataset
 from react_pipeline.corpus.progress_lines import progress
 from react_pipeline.corpus.remote import Identity, find_remote, identify
 from react_pipeline.corpus.shards import (
@@ -43,7 +44,9 @@ from react_pipeline.store import (
 POOL = f"{CACHE}/images"
 """Where images that came over the net are kept, for all domains of a store. The sets that were made
 of them hold their own copies."""
-SHARDS_FILE = "shards.parquet"
+SHARDS_FILE, SKIPPED_FILE = "shards.parquet", "skipped.parquet"
+MAX_NAMES = 1_000
+"""Skipped samples that are named, for each reason; all are counted."""
 PARALLEL_REQUESTS = 16
 """Answers of servers that are awaited at once."""
 _FIELD = "corpus.shards"
@@ -75,29 +78,44 @@ def publish_corpus(project: Project) -> Artifact:
 
 
 def publish_pairs(
-    project: Project,
-    content: Any,
-    pairs: Iterable[PackedSample],
-    finish: Callable[[Path], Mapping[str, Any]] = lambda _: {},
+    project: Project, content: Any, pairs: Iterable[PackedSample | Skipped]
 ) -> Artifact:
     """Publish the artifact `corpus` from pairs: key, image file, caption (UTF-8), and metadata.
 
     Args:
         content: The identity of the images and captions, as JSON, such as names and digests.
-        pairs: Read only if no artifact of this identity is there.
-        finish: Adds files to the artifact's folder, and gives further counts.
+        pairs: Read only if no artifact of this identity is there. What is `Skipped` is counted by
+            its reason, and the first ones of each are in `skipped.parquet` (source, reason).
 
     Raises:
         CorpusError: If there is no pair.
     """
 
     def write(staging: Path, _: Scratch) -> dict[str, Any]:
+        reasons = Counter[str]()
+        named: list[tuple[str, str]] = []
+
+        def usable() -> Iterator[PackedSample]:
+            for pair in pairs:
+                if not isinstance(pair, Skipped):
+                    yield pair
+                    continue
+                reasons[pair.reason] += 1
+                if reasons[pair.reason] <= MAX_NAMES:
+                    named.append((pair.source, pair.reason))
+
         (staging / SHARDS).mkdir()
-        if not (count := pack(pairs, staging / SHARDS)):
-            raise CorpusError("corpus: no pair")
+        if not (count := pack(progress(usable(), "copying pairs", "pair"), staging / SHARDS)):
+            raise CorpusError(
+                f"corpus: no pair in its {project.config.corpus.noun}"
+                + "".join(f"; skipped: {source}, {reason}" for source, reason in named[:1])
+            )
+        if named:
+            table = pd.DataFrame(named, columns=["source", "reason"])
+            table.to_parquet(staging / SKIPPED_FILE, index=False)
         tars = sorted((staging / SHARDS).iterdir())
         table = _inventory(None, tars).assign(path=[f"{SHARDS}/{tar.name}" for tar in tars])
-        return {**_write_inventory(table, staging), "pairs": count, **finish(staging)}
+        return {**_write_inventory(table, staging), "pairs": count, "skipped": dict(reasons)}
 
     return project.store.build(resolve(project, "corpus", content=content), write)
 

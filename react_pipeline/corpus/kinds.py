@@ -50,6 +50,15 @@ class ListedPair(NamedTuple):
     fields: Mapping[str, str]
 
 
+class Skipped(NamedTuple):
+    """A sample that is not embedded, and the user's file or URL that it came from (or "")."""
+
+    key: str
+    reason: str
+    detail: str = ""
+    source: str = ""
+
+
 class ListedCorpus(CorpusConfig):
     """A kind that lists its pairs; write `identity`, `publish`, `pairs` and `open_images`."""
 
