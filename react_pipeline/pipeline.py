@@ -85,6 +85,7 @@ STAGES_OF_CORE = (
         step=lambda project: corpus.publish_corpus(project),
         identity=identity.corpus,
         outside=outside.of_corpus,
+        version="2",
         priority=90,
     ),
     Stage(

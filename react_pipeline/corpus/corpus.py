@@ -4,8 +4,6 @@ shard gives another corpus; and pairs that a kind copies into tar shards of it.
 Does not belong here: any kind (`kinds`), reading a tar (`shards`), remembering digests (`store`).
 """
 
-import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +26,7 @@ from react_pipeline.corpus.shards import (
 )
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, find_files
-from react_pipeline.settings import is_url
+from react_pipeline.settings import CorpusConfig, is_url
 from react_pipeline.store import (
     CACHE,
     Artifact,
@@ -37,8 +35,6 @@ from react_pipeline.store import (
     Scratch,
     Store,
     remembered_sha256,
-    sha256_of,
-    write_atomically,
 )
 
 POOL = f"{CACHE}/images"
@@ -113,44 +109,38 @@ def publish_pairs(
         if named:
             table = pd.DataFrame(named, columns=["source", "reason"])
             table.to_parquet(staging / SKIPPED_FILE, index=False)
-        tars = sorted((staging / SHARDS).iterdir())
-        table = _inventory(None, tars).assign(path=[f"{SHARDS}/{tar.name}" for tar in tars])
-        return {**_write_inventory(table, staging), "pairs": count, "skipped": dict(reasons)}
+        sizes = [tar.stat().st_size for tar in (staging / SHARDS).iterdir()]
+        counts = {"shards": len(sizes), "bytes": sum(sizes)}
+        return {**counts, "pairs": count, "skipped": dict(reasons)}
 
     return project.store.build(resolve(project, "corpus", content=content), write)
 
 
 def publish_tar_corpus(project: Project, corpus: Webdataset) -> Artifact:
-    """Publish the artifact `corpus` of kind `webdataset`: `shards.parquet` with number,
-    path (or URL), bytes and sha256 of each shard.
+    """Publish the artifact `corpus` of kind `webdataset`: `shards.parquet` with number, name, bytes
+    and sha256 of each shard.
 
-    The user's shards stay where they are. Their identity is name, size and digest in order, so a
-    corpus that is moved to another folder stays the same corpus. Their headers are read when they
-    are embedded. A remote shard is not read: its digest is that of what its server reports.
+    The user's shards stay where they are, which the configuration alone says: a corpus that is
+    moved to another folder stays the same corpus. Their headers are read when they are embedded. A
+    remote shard is not read: its digest is that of what its server reports.
 
     Raises:
         CorpusError: If a pattern finds no tar, or no local shard holds a pair.
         SourceUnavailable: If a server does not answer.
     """
     locations = locate_shards(corpus)
-    table = _inventory(project.store, locations)
-    names = table.assign(path=table["path"].str.rpartition("/")[2])
+    table = pd.DataFrame(_identities(project.store, locations), columns=["bytes", "sha256"])
+    table.insert(0, "name", list(map(_name, locations)))
 
     def write(staging: Path, _: Scratch) -> dict[str, Any]:
         local = [location for location in locations if isinstance(location, Path)]
         if len(local) == len(locations):
             _require_pair(local, corpus.caption_extension)
-        # Paths relative to `root`: equal shards elsewhere give an equal file.
-        root = os.path.commonpath([path.parent for path in local]) if local else ""
-        paths = [path if is_url(path) else os.path.relpath(path, root) for path in table["path"]]
-        written = _write_inventory(table.assign(path=paths), staging)
-        return {**written, **({"root": root} if root else {})}
+        table.rename_axis("shard").reset_index().to_parquet(staging / SHARDS_FILE, index=False)
+        return {"shards": len(table), "bytes": int(table["bytes"].sum())}
 
-    inputs = resolve(project, "corpus", content=names.to_numpy().tolist())
-    artifact = project.store.build(inputs, write)
-    # They may move, and the artifact never changes.
-    write_atomically(_place_file(artifact), json.dumps(table["path"].tolist()))
-    return artifact
+    inputs = resolve(project, "corpus", content=table.to_numpy().tolist())
+    return project.store.build(inputs, write)
 
 
 def locate_shards(corpus: Webdataset) -> list[ShardLocation]:
@@ -186,65 +176,66 @@ def _require_pair(shards: Sequence[Path], caption_extension: str) -> None:
     )
 
 
-def _inventory(store: Store | None, locations: Sequence[ShardLocation]) -> pd.DataFrame:
-    """Return path (or URL), bytes and sha256 of each shard."""
-    table = pd.DataFrame(_identities(store, locations), columns=["bytes", "sha256"])
-    table.insert(0, "path", list(map(str, locations)))
-    return table
+def _name(location: ShardLocation) -> str:
+    return str(location).rpartition("/")[2]
 
 
-def _identities(store: Store | None, locations: Sequence[ShardLocation]) -> Iterator[Identity]:
+def _identities(store: Store, locations: Sequence[ShardLocation]) -> Iterator[Identity]:
     with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
         remote = pool.map(identify, [one for one in locations if isinstance(one, str)])
         for location in progress(locations, "checking shards", "shard", len(locations)):
             if isinstance(location, str):
                 yield next(remote)
             else:
-                digest = remembered_sha256(store.root, location) if store else sha256_of(location)
+                digest = remembered_sha256(store.root, location)
                 yield Identity(location.stat().st_size, digest)
 
 
-def _write_inventory(table: pd.DataFrame, staging: Path) -> dict[str, Any]:
-    table.rename_axis("shard").reset_index().to_parquet(staging / SHARDS_FILE, index=False)
-    return {"shards": len(table), "bytes": int(table["bytes"].sum())}
+def shard_digests(kind: CorpusConfig, artifact: Artifact) -> dict[ShardLocation, str]:
+    """Return the digest of each shard of a published corpus by its place, in the order of their
+    numbers: tars of the artifact, or those that the configuration names today. Shards that were
+    added since are left out.
 
-
-def shard_digests(artifact: Artifact) -> dict[ShardLocation, str]:
-    """Return the digest of each shard by its place, an absolute path or a URL. Their order is that
-    of their numbers.
+    Raises:
+        ChangedSource: Naming a shard that is gone.
     """
+    if not isinstance(kind, Webdataset):
+        files = artifact.manifest["files"]
+        names = sorted(name for name in files if name.startswith(f"{SHARDS}/"))
+        return {artifact.path / name: files[name]["sha256"] for name in names}
     table = pd.read_parquet(artifact.file(SHARDS_FILE))
-    paths = table["path"].tolist()
-    if (moved := _place_file(artifact)).exists():
-        paths = json.loads(moved.read_text())
-    folder = artifact.path / artifact.counts.get("root", "")
-    places = (path if is_url(path) else folder / path for path in paths)
-    return dict(zip(places, table["sha256"], strict=True))
+    rest = iter(locate_shards(kind))
+    shards: dict[ShardLocation, str] = {}
+    for name, digest in zip(table["name"], table["sha256"], strict=True):
+        if (shard := next((one for one in rest if _name(one) == name), None)) is None:
+            raise ChangedSource(_changed(name))
+        shards[shard] = digest
+    return shards
 
 
-def checked_shards(store: Store, artifact: Artifact) -> dict[ShardLocation, str]:
+def checked_shards(
+    kind: CorpusConfig, store: Store, artifact: Artifact
+) -> dict[ShardLocation, str]:
     """Return `shard_digests` after checking that every shard is still the one that was published.
 
     Raises:
         ChangedSource: Naming the shard that is missing or has changed.
         SourceUnavailable: Naming the shard whose server does not answer.
     """
-    shards = shard_digests(artifact)
-    # Shards of the artifact are verified as its files.
-    outside = [one for one in shards if artifact.path not in Path(str(one)).parents]
-    found = _identities(store, outside)
-    for shard in outside:
-        gone = isinstance(shard, Path) and not shard.is_file()
-        if gone or next(found).digest != shards[shard]:
-            raise ChangedSource(
-                f"{shard}: is gone or has changed since `corpus` was materialized; put it back, or "
-                "materialize `corpus` again"
-            )
+    shards = shard_digests(kind, artifact)
+    if isinstance(kind, Webdataset):  # else they are verified as files of the artifact
+        found = _identities(store, list(shards))
+        for (shard, digest), identity in zip(shards.items(), found, strict=True):
+            if identity.digest != digest:
+                raise ChangedSource(_changed(shard))
     return shards
 
 
-def _place_file(artifact: Artifact) -> Path:
-    return artifact.root / ".places" / f"{artifact.fingerprint}.json"
+def _changed(shard: ShardLocation) -> str:
+    return (
+        f"{shard}: is gone or has changed since `corpus` was materialized; put it back, or "
+        "materialize `corpus` again"
+    )
 
 
 def open_source(project: Project, corpus: Artifact) -> ImageSource:

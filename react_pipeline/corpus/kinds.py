@@ -74,7 +74,7 @@ class ListedCorpus(CorpusConfig):
 
 
 class ShardedCorpus(CorpusConfig):
-    """A kind that publishes `shards.parquet`, as `publish_pairs` does.
+    """A kind that publishes tar shards, as `publish_pairs` does.
 
     Its `identity` and `publish` are all that it needs.
     """
@@ -86,7 +86,7 @@ class ShardedCorpus(CorpusConfig):
         from react_pipeline.corpus.corpus import shard_digests
         from react_pipeline.corpus.image_source import TarSource
 
-        return TarSource(list(shard_digests(corpus)))
+        return TarSource(list(shard_digests(self, corpus)))
 
     def size(self) -> CorpusSize:
         """Raise an InputError: it is not known before the pairs are copied."""

@@ -96,7 +96,7 @@ def corpus_parts(store: Store, kind: CorpusConfig, corpus: Artifact) -> Iterator
         for number, run in enumerate(runs(kind.pairs(store, corpus), PART_PAIRS)):
             yield Part(number, "", list(run))
         return
-    for number, (location, digest) in enumerate(checked_shards(store, corpus).items()):
+    for number, (location, digest) in enumerate(checked_shards(kind, store, corpus).items()):
         yield Part(number, digest, location)
 
 

@@ -34,7 +34,7 @@ def embedded(project: Project) -> Artifact:
 def test_every_row_is_its_pair_encoded_by_the_model(indexed_project: Project) -> None:
     store = indexed_project.store
     artifact = store.current("corpus_embeddings", "all")
-    paths = list(shard_digests(store.current("corpus", "all")))
+    paths = list(shard_digests(indexed_project.config.corpus, store.current("corpus", "all")))
     clip = load(store.current("base_checkpoint", "all").path)
     table = read_metadata(artifact)
     assert len(table) == artifact.counts["rows"] == 96

@@ -56,9 +56,9 @@ def publish_image_corpus(project: Project, config: Images) -> Artifact:
     """Publish the artifact `corpus` of kind `images`; its identity is the bytes and names of all
     files.
 
-    Files: `shards/NNNNN.tar` (numbered keys, KEY.json with where it came from), `shards.parquet`,
-    and if files or rows were skipped `skipped.parquet` (source, reason). Everything is copied once,
-    so that later steps know tars only.
+    Files: `shards/NNNNN.tar` (numbered keys, KEY.json with where it came from), and if files or
+    rows were skipped `skipped.parquet` (source, reason). Everything is copied once, so that later
+    steps know tars only.
 
     Raises:
         CorpusError: If a name finds nothing, a file is damaged or has no column of images or

@@ -26,7 +26,6 @@ from react_pipeline.corpus import (
     read_member,
     shards,
 )
-from react_pipeline.corpus.corpus import shard_digests
 from react_pipeline.embedding import read_metadata
 from react_pipeline.extensions.pages.search import search_pairs
 from react_pipeline.extensions.sources import image_files
@@ -58,7 +57,7 @@ def write_files(folder: Path, files: Mapping[str, bytes | str]) -> Path:
 
 def pairs_in(corpus: Artifact) -> list[tuple[bytes, str, dict[str, Any]]]:
     found = []
-    for path in shard_digests(corpus):
+    for path in sorted((corpus.path / shards.SHARDS).iterdir()):
         with open_shard(path) as file:
             for sample in index_shard(path).samples:
                 assert sample.image
