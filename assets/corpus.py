@@ -1,14 +1,12 @@
 """The corpus and its vectors: assets that belong to no domain, and their checks."""
 
-from pathlib import Path
-
 import dagster as dg
 import numpy as np
 
 from react_pipeline.assets.declared import artifact_check, stage_asset
 from react_pipeline.assets.reporting import publish
 from react_pipeline.assets.resources import Context
-from react_pipeline.embedding import FOLDERS, bad_rows, sides, vector_files
+from react_pipeline.embedding import FOLDERS, StoredVectors, bad_rows, sides
 from react_pipeline.project import Project
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.stage import (
@@ -18,9 +16,6 @@ from react_pipeline.stage import (
     RETRIEVAL_CHECKPOINT,
 )
 from react_pipeline.store import Artifact
-
-CHUNK_ROWS = 65_536
-"""Rows that are read at once: a file of ready embeddings may be larger than memory."""
 
 
 @stage_asset(group_name="corpus", kinds={"webdataset"})
@@ -79,21 +74,15 @@ def vectors_are_finite_and_unit_norm(project: Project, artifact: Artifact) -> dg
     error.
     """
     bad = {
-        FOLDERS[side]: sum(map(count_bad_vectors, vector_files(artifact, side)))
+        FOLDERS[side]: sum(
+            len(bad_rows(block.astype(np.float32)))
+            for _, block in StoredVectors(artifact, side).blocks()
+        )
         for side in sides(artifact)
     }
     return dg.AssetCheckResult(
         passed=not any(bad.values()), metadata=bad, description=f"bad vectors: {bad}"
     )
-
-
-def count_bad_vectors(path: Path) -> int:
-    """How many rows are not finite or not of length 1."""
-    vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    bad = 0
-    for start in range(0, len(vectors), CHUNK_ROWS):
-        bad += len(bad_rows(vectors[start : start + CHUNK_ROWS].astype(np.float32)))
-    return bad
 
 
 def pool_of_index(config: PipelineConfig) -> str | None:

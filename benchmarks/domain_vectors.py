@@ -26,7 +26,7 @@ from react_pipeline.clip import (
     domain_head,
     loaded_base,
 )
-from react_pipeline.embedding import row_vectors
+from react_pipeline.embedding import StoredVectors
 from react_pipeline.extensions.methods import HeadMethod, HeadSamples
 from react_pipeline.extensions.methods.head import class_accuracy, without_near_copies
 from react_pipeline.extensions.methods.head_samples import nearest_class
@@ -134,7 +134,10 @@ class DomainVectors:
         rows = np.sort(pairs["row"].to_numpy())
         images, captions = (
             functional.normalize(torch.from_numpy(vectors), dim=1)
-            for vectors in (looked.vectors(rows), row_vectors(looked.embeddings, "text", rows))
+            for vectors in (
+                looked.vectors(rows),
+                StoredVectors(looked.embeddings, "text").take(rows),
+            )
         )
         class_ids = nearest_class(captions, samples.prompts, samples.prompt_ids)
         self._drawn[seed] = HeadSamples(

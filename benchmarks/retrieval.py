@@ -33,8 +33,8 @@ import yaml
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from benchmarks.pages import make_parser, show_section
 from react_pipeline.clip import DTYPES
+from react_pipeline.embedding import StoredVectors
 from react_pipeline.indexing import (
-    StoredVectors,
     build_side,
     cells_for,
     draw_queries,
@@ -77,7 +77,7 @@ def ask(stored: StoredVectors, built: Row, path: Path, rows: int, classes: int) 
     flat, some = faiss.IndexFlatIP(WIDTH), prompts[: min(SOME_PROMPTS, len(prompts))]
     flat_rows = min(rows, FLAT_ROWS)
     for first, block in stored.blocks():
-        flat.add(block[: max(flat_rows - first, 0)].numpy())
+        flat.add(block[: max(flat_rows - first, 0)].astype(np.float32))
     fast = product_precision(len(prompts), "cpu")
     ways: dict[str, Row] = {}
 

@@ -201,7 +201,7 @@ def in_processes(
     Raises:
         CorpusError: If a process dies, with the remedy.
     """
-    processes = [Processes(1, **environment) for environment in environments]
+    processes = [Processes(1, 0, **environment) for environment in environments]
     try:
         turns = zip(cycle(processes), items)  # noqa: B905 - the first has no end
         futures = [one.submit(function, item) for one, item in turns]

@@ -27,10 +27,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from react_pipeline.embedding import Rows, Vectors
+from react_pipeline.embedding import Rows, StoredVectors, Vectors
 from react_pipeline.indexing.keys import Key
 from react_pipeline.indexing.search import (
-    StoredVectors,
     exact_hits,
     find_rows,
     innermost,
@@ -88,7 +87,7 @@ def build_side(
         _, sample = stored.sample(parsed.sample_rows, _TRAINING_SEED)
         train(index, parsed, sample, on_gpu=config.train_on is not None)
     for _, vectors in stored.blocks():
-        index.add(vectors.numpy())
+        index.add(vectors.astype(np.float32))
     measured = tune_and_measure(index, config, stored, queries, parsed.rerank)
     # FAISS itself would not say why the disk refuses.
     with (folder / f"{stored.side}.index").open("wb") as file:

@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from react_pipeline.embedding import Rows, Side, Vectors
+from react_pipeline.embedding import Rows, Side, StoredVectors, Vectors
 from react_pipeline.embedding import sides as embedded_sides
 from react_pipeline.indexing.build import Measured, build_side, draw_queries
 from react_pipeline.indexing.keys import choose_key
 from react_pipeline.indexing.search import (
-    StoredVectors,
     exact_hits,
     find_rows,
     read_index,

@@ -9,7 +9,8 @@ import pytest
 from support.vectors import read_vectors
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
-from react_pipeline.indexing import StoredVectors, draw_queries
+from react_pipeline.embedding import StoredVectors
+from react_pipeline.indexing import draw_queries
 from react_pipeline.indexing.build import Queries, compare, tune
 from react_pipeline.project import Project
 

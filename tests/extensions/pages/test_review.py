@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from support.retrieval import pairs_of
 
-from react_pipeline.embedding import row_vectors
+from react_pipeline.embedding import StoredVectors
 from react_pipeline.extensions.pages.review import (
     ReviewBoard,
     find_uses,
@@ -134,7 +134,9 @@ def test_a_pair_that_belongs_to_another_class_comes_first(retrieved_project: Pro
     largest = np.bincount(class_ids).argmax()
     stranger = np.flatnonzero(class_ids != largest)[0]
     class_ids[stranger] = largest
-    images, captions = (row_vectors(embeddings, side, table["row"]) for side in ("image", "text"))
+    images, captions = (
+        StoredVectors(embeddings, side).take(table["row"]) for side in ("image", "text")
+    )
     sure = sureness(images, captions, class_ids)
     assert sure[stranger] < np.median(sure[class_ids == largest])
 

@@ -21,7 +21,7 @@ from support.web import Web, page, served
 
 from react_pipeline.clip import Clip, class_prompts, load
 from react_pipeline.corpus import CollectedPairs
-from react_pipeline.embedding import row_metadata, row_vectors, sides
+from react_pipeline.embedding import StoredVectors, row_metadata, sides
 from react_pipeline.lineage import resolve, run
 from react_pipeline.project import Project
 from react_pipeline.retrieval import leaked_images, mean_vectors
@@ -169,14 +169,14 @@ def test_fetched_images_are_compared_with_evaluation_images(
 def test_both_embeds_the_images_too(make: Make, web: Web) -> None:
     del web.answers["/5"]
     before = indexed(make()).store.current("corpus_embeddings", "all")
-    captions = row_vectors(before, "text", np.arange(IMAGES))
+    captions = StoredVectors(before, "text").take(np.arange(IMAGES))
     project = make(**BOTH)
     embeddings = indexed(project).store.current("corpus_embeddings", "all")
     assert sides(embeddings) == ("image", "text")
     assert embeddings.counts["reasons"] == {"http_404": 1}
     rows = np.arange(embeddings.counts["rows"])
     metadata = row_metadata(embeddings, rows, ["url", "image_sha256"])
-    texts = row_vectors(embeddings, "text", rows)
+    texts = StoredVectors(embeddings, "text").take(rows)
     np.testing.assert_allclose(texts, np.delete(captions, 5, axis=0), atol=1e-3)
     web.asked.clear()
     pairs = CollectedPairs(retrieved(project))
