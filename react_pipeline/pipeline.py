@@ -125,7 +125,7 @@ STAGES_OF_CORE = (
         parents=(CORPUS_EMBEDDINGS,),
         identity=identity.faiss_index,
         thresholds=identity.recalls,
-        version="2",
+        version="3",
         priority=85,
     ),
     Stage(

@@ -45,17 +45,12 @@ _SIGNAL = re.compile(r"SIG[A-Z0-9]+")
 logger = logging.getLogger(__name__)
 
 
-def decode_apart(
-    data: bytes, max_pixels: int, *, is_lenient: bool = False
-) -> tuple[Image.Image, bool]:
+def decode_apart(data: bytes, max_pixels: int, *, is_lenient: bool = False) -> Image.Image:
     """Decode an image as `images.decode_image` does, in a process with limits of memory and
     processor time: this one if it is a worker of `load_batches`, else one for all threads.
 
     Args:
         is_lenient: Of a truncated file, give the part that is there.
-
-    Returns:
-        The image, and whether its file is truncated.
 
     Raises:
         BadImage: As `decode_image`, or with reason `too_slow` or `killed_decoder`.
@@ -65,7 +60,7 @@ def decode_apart(
         return _decode(*image)
     with _lock:  # of several images, which one killed it would not be known
         try:
-            answer: tuple[Image.Image, bool] = _decoder.submit(_decode, *image).result()
+            answer: Image.Image = _decoder.submit(_decode, *image).result()
         except BrokenExecutor as error:
             _decoder.pool = None
             signals = ", ".join(_SIGNAL.findall(str(error)))
@@ -97,7 +92,7 @@ class Decoder:
 
     def _load(self, one: Any) -> Any:
         try:
-            image, _ = decode_apart(self.read(one), self.max_pixels, is_lenient=self.is_lenient)
+            image = decode_apart(self.read(one), self.max_pixels, is_lenient=self.is_lenient)
             return self.prepare(image).numpy()
         except (BadImage, ReactError) as error:
             return error
@@ -242,15 +237,11 @@ def _load(batch: Any) -> list[Any]:
     return _loaded[0].load(batch)
 
 
-def _decode(
-    seconds: int, data: bytes, max_pixels: int, is_lenient: bool
-) -> tuple[Image.Image, bool]:
+def _decode(seconds: int, data: bytes, max_pixels: int, is_lenient: bool) -> Image.Image:
     # The kernel ends this process if the image takes so much processor time.
     used = resource.getrusage(resource.RUSAGE_SELF)
     _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + seconds) + 1)
-    if is_lenient:
-        return decode_what_is_there(data, max_pixels)
-    return decode_image(data, max_pixels), False
+    return (decode_what_is_there if is_lenient else decode_image)(data, max_pixels)
 
 
 def _limit(what: int, amount: int) -> None:

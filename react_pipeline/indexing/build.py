@@ -76,7 +76,8 @@ def build_side(
 ) -> Measured:
     """Write the index of one side into a folder, and return what the counts record of it.
 
-    Memory holds the index, the training sample and one block of vectors.
+    The effort of a search is doubled until the odd queries reach the target; recall is measured on
+    the even ones. Memory holds the index, the training sample and one block of vectors.
     """
     import faiss
 
@@ -88,11 +89,26 @@ def build_side(
         train(index, parsed, sample, on_gpu=config.train_on is not None)
     for _, vectors in stored.blocks():
         index.add(vectors.astype(np.float32))
-    measured = tune_and_measure(index, config, stored, queries, parsed.rerank)
+    rerank = config.rerank if config.rerank and parsed.rerank > 1 else parsed.rerank
+    recall = compare(index, stored, queries, rerank)
+    text, value, most = effort(index)
+    while True:
+        parameters = text.format(value, 2 * value)
+        set_parameters(index, parameters)
+        tuned_recall = recall(10, slice(1, None, 2))
+        if tuned_recall >= config.target_recall or value >= most:
+            break
+        value = min(2 * value, most)
     # FAISS itself would not say why the disk refuses.
     with (folder / f"{stored.side}.index").open("wb") as file:
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
-    return {**measured, "seconds": time.perf_counter() - started}
+    return {
+        "parameters": parameters or None,
+        "rerank": rerank if rerank > 1 else None,
+        "tuned_recall": tuned_recall,
+        **{f"recall_at_{depth}": recall(depth, slice(None, None, 2)) for depth in DEPTHS},
+        "seconds": time.perf_counter() - started,
+    }
 
 
 def train(index: Any, key: Key, sample: Vectors, *, on_gpu: bool) -> None:
@@ -147,36 +163,6 @@ def _train_with_faiss(folder: Path, rows: Vectors, cells: int) -> Vectors:
     return kmeans.centroids
 
 
-def tune_and_measure(
-    index: Any, config: IndexConfig, stored: StoredVectors, queries: Queries, rerank: int
-) -> Measured:
-    """Set the parameter that reaches the target on the odd queries, and measure recall on the even
-    ones.
-
-    Args:
-        index: Of all stored vectors.
-        rerank: Unless the configuration says otherwise; 1: the index holds whole vectors.
-    """
-    if config.rerank and rerank > 1:
-        rerank = config.rerank
-    recall = compare(index, stored, queries, rerank)
-    text, least, most = effort(index)
-
-    def measure(value: int) -> float:
-        set_parameters(index, text.format(value, 2 * value))
-        return recall(10, slice(1, None, 2))
-
-    value, tuned_recall = tune(measure, config.target_recall, least, most)
-    parameters = text.format(value, 2 * value)
-    set_parameters(index, parameters)
-    return {
-        "parameters": parameters or None,
-        "rerank": rerank if rerank > 1 else None,
-        "tuned_recall": tuned_recall,
-        **{f"recall_at_{depth}": recall(depth, slice(None, None, 2)) for depth in DEPTHS},
-    }
-
-
 def compare(
     index: Any, stored: StoredVectors, queries: Queries, rerank: int
 ) -> Callable[[int, slice], float]:
@@ -219,24 +205,3 @@ def effort(index: Any) -> tuple[str, int, int]:
         is_graph = hasattr(faiss.downcast_index(lists.quantizer), "hnsw")
         return "nprobe={0}" + ",quantizer_efSearch={1}" * is_graph, 1, int(lists.nlist)
     return ("efSearch={0}", *GRAPH_BREADTH) if hasattr(innermost(index), "hnsw") else ("", 1, 1)
-
-
-def tune(
-    measure: Callable[[int], float], target: float, least: int, most: int
-) -> tuple[int, float]:
-    """Return how many cells or graph nodes a search looks at, and the recall that this gives: the
-    fewest found that reach the target, or the most there are.
-
-    The number is doubled; at the end one a quarter smaller is tried.
-
-    Args:
-        measure: Returns the recall of a number.
-    """
-    value, recall = least, measure(least)
-    while recall < target and value < most:
-        value = min(2 * value, most)
-        recall = measure(value)
-    smaller = value * 3 // 4
-    if recall >= target and smaller > least and (less := measure(smaller)) >= target:
-        return smaller, less
-    return value, recall

@@ -198,7 +198,7 @@ class PublishedImages:
         data = self.read(position)
         if is_file(self.paths[position]):
             return decode_image(data, self.max_pixels, lazy=lazy)
-        return decode_what_is_there(data, self.max_pixels)[0]
+        return decode_what_is_there(data, self.max_pixels)
 
     def read(self, position: int) -> bytes:
         """Read one image's file; errors as of `decoded`."""

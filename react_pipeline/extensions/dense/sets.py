@@ -53,7 +53,7 @@ class DenseImages:
         """
         data = self.source(position)
         try:
-            return decode_apart(data, max_pixels)[0]
+            return decode_apart(data, max_pixels)
         except BadImage as error:
             raise InputError(
                 f"{self.source.locations[position]}: no usable image ({error}); replace the file"

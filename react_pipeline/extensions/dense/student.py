@@ -100,7 +100,7 @@ class Student:
         # Read again whenever it is drawn: a data set of photographs does not fit in memory.
         def labelled(number: int) -> tuple[Image.Image, NDArray[np.uint8]]:
             try:
-                image = resized(decode_apart(source(number), max_pixels)[0], self.side)
+                image = resized(decode_apart(source(number), max_pixels), self.side)
             except BadImage as error:
                 place = source.locations[number]
                 raise InputError(f"{place}: no usable image ({error}); remove it") from error

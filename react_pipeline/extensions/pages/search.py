@@ -240,7 +240,7 @@ class CorpusBoard(Board):
         if query.image:
             try:
                 data = base64.b64decode(query.image, validate=True)
-                return decode_apart(data, self.max_pixels)[0]
+                return decode_apart(data, self.max_pixels)
             except (binascii.Error, BadImage) as error:
                 raise InputError(f"the picture cannot be decoded ({error})") from error
         if query.row is None:

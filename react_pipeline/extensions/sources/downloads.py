@@ -167,7 +167,7 @@ class DownloadTask:
         found = hashlib.new(algorithm, data, usedforsecurity=False).hexdigest()
         if digest and found != digest.lower():
             raise BadImage(HASH_MISMATCH, f"not {digest[:64]}")
-        image, _ = decode_apart(data, self.max_pixels)
+        image = decode_apart(data, self.max_pixels)
         source_sha256 = hashlib.sha256(data).hexdigest()
         size = self.settings.image_size
         if size is not None and min(image.size) > size:
