@@ -89,7 +89,8 @@ def pool_of_index(config: PipelineConfig) -> str | None:
     """Return the pool of the index, whose centroids alone are trained on a card, if any."""
     may_have_cells = config.index.key == "auto" or "IVF" in config.index.key
     is_on_card = config.index.train_on is not None
-    return "gpu" if is_on_card and may_have_cells else None
+    is_built = config.corpus.ready_indices is None
+    return "gpu" if is_on_card and may_have_cells and is_built else None
 
 
 @stage_asset(deps=[CORPUS_EMBEDDINGS], group_name="corpus", kinds={"faiss"}, pool=pool_of_index)

@@ -9,6 +9,7 @@ from .keys import Key as Key
 from .keys import cells_for as cells_for
 from .keys import choose_key as choose_key
 from .search import SIDES as SIDES
+from .search import cell_hits as cell_hits
 from .search import exact_hits as exact_hits
 from .search import find_rows as find_rows
 from .search import product_precision as product_precision

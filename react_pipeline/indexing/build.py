@@ -55,8 +55,8 @@ _EQUAL = 1e-5
 """Similarities that differ by less are equal: sums in another order differ by about as much."""
 
 Measured = dict[str, Any]
-"""What the counts record of one side: `parameters`, `rerank`, `tuned_recall` (recall@10 of the
-queries that were tuned with), `recall_at_10` and `recall_at_100` (of the others), `seconds`."""
+"""What the counts record of one side: `key`, `parameters`, `rerank`, `tuned_recall` (recall@10 of
+the queries that were tuned with), `recall_at_10` and `recall_at_100` (of the others), `seconds`."""
 
 
 class Queries(NamedTuple):
@@ -76,8 +76,7 @@ def build_side(
 ) -> Measured:
     """Write the index of one side into a folder, and return what the counts record of it.
 
-    The effort of a search is doubled until the odd queries reach the target; recall is measured on
-    the even ones. Memory holds the index, the training sample and one block of vectors.
+    Memory holds the index, the training sample and one block of vectors.
     """
     import faiss
 
@@ -89,26 +88,11 @@ def build_side(
         train(index, parsed, sample, on_gpu=config.train_on is not None)
     for _, vectors in stored.blocks():
         index.add(vectors.astype(np.float32))
-    rerank = config.rerank if config.rerank and parsed.rerank > 1 else parsed.rerank
-    recall = compare(index, stored, queries, rerank)
-    text, value, most = effort(index)
-    while True:
-        parameters = text.format(value, 2 * value)
-        set_parameters(index, parameters)
-        tuned_recall = recall(10, slice(1, None, 2))
-        if tuned_recall >= config.target_recall or value >= most:
-            break
-        value = min(2 * value, most)
+    measured = tune_and_measure(index, config, stored, queries, parsed.rerank)
     # FAISS itself would not say why the disk refuses.
     with (folder / f"{stored.side}.index").open("wb") as file:
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
-    return {
-        "parameters": parameters or None,
-        "rerank": rerank if rerank > 1 else None,
-        "tuned_recall": tuned_recall,
-        **{f"recall_at_{depth}": recall(depth, slice(None, None, 2)) for depth in DEPTHS},
-        "seconds": time.perf_counter() - started,
-    }
+    return {**measured, "key": key, "seconds": time.perf_counter() - started}
 
 
 def train(index: Any, key: Key, sample: Vectors, *, on_gpu: bool) -> None:
@@ -161,6 +145,34 @@ def _train_with_faiss(folder: Path, rows: Vectors, cells: int) -> Vectors:
     kmeans = faiss.Kmeans(rows.shape[1], cells, spherical=True, gpu=True)
     kmeans.train(rows)
     return kmeans.centroids
+
+
+def tune_and_measure(
+    index: Any, config: IndexConfig, stored: StoredVectors, queries: Queries, rerank: int
+) -> Measured:
+    """Double the effort of a search until the odd queries reach the target, and measure recall on
+    the even ones.
+
+    Args:
+        index: Of all stored vectors.
+        rerank: Unless the configuration says otherwise; 1: the index holds whole vectors.
+    """
+    rerank = config.rerank if config.rerank and rerank > 1 else rerank
+    recall = compare(index, stored, queries, rerank)
+    text, value, most = effort(index)
+    while True:
+        parameters = text.format(value, 2 * value)
+        set_parameters(index, parameters)
+        tuned_recall = recall(10, slice(1, None, 2))
+        if tuned_recall >= config.target_recall or value >= most:
+            break
+        value = min(2 * value, most)
+    return {
+        "parameters": parameters or None,
+        "rerank": rerank if rerank > 1 else None,
+        "tuned_recall": tuned_recall,
+        **{f"recall_at_{depth}": recall(depth, slice(None, None, 2)) for depth in DEPTHS},
+    }
 
 
 def compare(

@@ -21,9 +21,13 @@ from react_pipeline.embedding import Rows, Side, StoredVectors, Vectors
 from react_pipeline.embedding import sides as embedded_sides
 from react_pipeline.indexing.build import Measured, build_side, draw_queries
 from react_pipeline.indexing.keys import choose_key
+from react_pipeline.indexing.ready import link_side, ready_digests
 from react_pipeline.indexing.search import (
+    FEW_QUERIES,
+    cell_hits,
     exact_hits,
     find_rows,
+    has_whole_cells,
     read_index,
     set_parameters,
 )
@@ -44,23 +48,32 @@ def build_index(project: Project) -> Artifact:
 
     Small corpora are searched exactly. For others the configured key is built, or one that suits
     rows and memory, and tuned to `target_recall`; `reason` in the counts says why it is that key,
-    and what fell short. A side that a killed build had finished is kept.
+    and what fell short. A side that a killed build had finished is kept. A corpus may have ready
+    indices instead.
 
     Raises:
-        InputError: If the key fits neither the vectors nor the machine.
+        InputError: If the key fits neither the vectors nor the machine, or as from `link_side`.
     """
     config = project.config.index
-    inputs = resolve(project, FAISS_INDEX)
+    ready = project.config.corpus.ready_indices
+    content = ready_digests(project.store.root, ready) if ready is not None else None
+    inputs = resolve(project, FAISS_INDEX, content=content)
     embeddings = inputs.parents[CORPUS_EMBEDDINGS]
 
     def write(staging: Path, scratch: Scratch) -> dict[str, Any]:
         rows, dimension = (int(embeddings.counts[name]) for name in ("rows", "dimension"))
-        key, reason = choose_key(config, rows, dimension)
+        key, reason = "", f"taken over from {ready}"
+        if ready is None:
+            key, reason = choose_key(config, rows, dimension)
         queries = draw_queries(embeddings, 2 * config.recall_queries)
         sides: dict[Side, Measured] = {}
         for side in embedded_sides(embeddings):
-            write_side = partial(build_side, config, key, StoredVectors(embeddings, side), queries)
-            sides[side] = scratch.build(f"{side}-{key}", staging, write_side)
+            stored = StoredVectors(embeddings, side)
+            if ready is not None:
+                sides[side] = link_side(config, ready, stored, queries, staging)
+            else:
+                write_side = partial(build_side, config, key, stored, queries)
+                sides[side] = scratch.build(f"{side}-{key}", staging, write_side)
             if (tuned := sides[side]["tuned_recall"]) < config.target_recall:
                 reason += (
                     f"; {side}: recall@10 is {tuned:.3f} at most with this key, target_recall "
@@ -70,8 +83,8 @@ def build_index(project: Project) -> Artifact:
             "rows": rows,
             "dimension": dimension,
             "encoder": embeddings.parents[encoder_in(embeddings.parents)],
-            "key": key,
-            "exact": key == "Flat",
+            "key": next(iter(sides.values()))["key"],
+            "exact": all(one["key"] == "Flat" for one in sides.values()),
             "reason": reason,
             **{
                 name: {side: one[name] for side, one in sides.items() if one[name] is not None}
@@ -139,11 +152,15 @@ class Index:
         return _hits_table(*self.hits(side, self.checked(queries), k))
 
     def hits(self, side: Side, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
-        """Search as `find_rows` does, with queries that were `checked`."""
+        """Search as `find_rows` does, with queries that were `checked`; many of them cell by cell,
+        if the index has whole cells.
+        """
         if side not in self._sides:
             self._sides[side] = read_index(self.artifact.file(f"{side}.index"))
             set_parameters(self._sides[side], self.artifact.counts["parameters"].get(side, ""))
         index, rerank = self._sides[side], int(self.artifact.counts["rerank"].get(side, 1))
+        if len(queries) > FEW_QUERIES and has_whole_cells(index):
+            return cell_hits(index, queries, min(k, self.rows), rerank, self.stored_vectors(side))
         stored = self.stored_vectors(side) if rerank > 1 else None
         return find_rows(index, queries, k, rerank, stored)
 

@@ -12,6 +12,7 @@ rows (`indexing.build`). Shapes: Q queries, K hits, N rows, D width, P pairs of 
 
 from __future__ import annotations
 
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -189,12 +190,13 @@ def set_parameters(index: Any, parameters: str) -> None:
 
 
 def innermost(index: Any) -> Any:
-    """Return the index behind a rotation."""
+    """Return the index behind rotations and maps of row numbers."""
     import faiss
 
     index = faiss.downcast_index(index)
-    is_rotated = isinstance(index, faiss.IndexPreTransform)
-    return faiss.downcast_index(index.index) if is_rotated else index
+    while isinstance(index, faiss.IndexPreTransform | faiss.IndexIDMap | faiss.IndexIDMap2):
+        index = faiss.downcast_index(index.index)
+    return index
 
 
 def inverted_lists(index: Any) -> Any | None:
@@ -231,3 +233,29 @@ def find_rows(
         found.append((np.where(rows < 0, -np.inf, similarities), rows))
     similarities, rows = map(np.concatenate, zip(*found, strict=True))
     return similarities, rows
+
+
+def has_whole_cells(index: Any) -> bool:
+    """Return whether `cell_hits` can search an index: its cells store vectors, not residuals."""
+    import faiss
+
+    lists = faiss.downcast_index(index)
+    kinds = faiss.IndexIVFFlat | faiss.IndexIVFScalarQuantizer
+    return isinstance(lists, kinds) and not lists.by_residual
+
+
+def cell_hits(
+    index: Any, queries: Vectors, k: int, rerank: int, stored: StoredVectors
+) -> tuple[Vectors, Rows]:
+    """Find the hits of `find_rows` in an index that `has_whole_cells`, for many queries at once.
+
+    Each cell is decoded once and compared with all queries that visit it; query by query it is
+    decoded for each of them.
+    """
+    import faiss
+    from faiss.contrib.big_batch_search import big_batch_search
+
+    with redirect_stdout(None):  # it prints a line a cell, whatever `verbose` is
+        _, rows = big_batch_search(faiss.downcast_index(index), queries, k * rerank)
+    query, place = np.nonzero(rows >= 0)
+    return rank_exactly(queries, query, rows[query, place], stored, k)

@@ -59,7 +59,7 @@ class Files:
 
 
 def of_corpus(project: Project, _key: str) -> Files:
-    """Return shards, images, tables, and folders of ready embeddings."""
+    """Return shards, images, tables, and folders of ready embeddings and indices."""
     corpus = project.config.corpus
     return Files(corpus.files(), _present(corpus.packages))
 

@@ -148,6 +148,11 @@ class CorpusConfig(Kind):
         """Whether `adopt_embeddings` publishes vectors, so that no pair is encoded."""
         return False
 
+    @property
+    def ready_indices(self) -> Path | None:
+        """The folder of ready indices, `image.index` and `text.index`; None: they are built."""
+        return None
+
     def adopt_embeddings(self, project: "Project") -> "Artifact | None":
         """Publish `corpus_embeddings` of vectors that are there already; None: pairs are
         encoded.

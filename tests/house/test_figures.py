@@ -96,6 +96,7 @@ def test_figures_of_speed_compare_equal_precisions() -> None:
         (f"{in_bf16:.2f}", "as fast as a bare forward pass in bf16"),
         (step["ours fp32"]["ratio of best"], "as fast as REACT's published design in fp32"),
         (prompts["exact"][faster], "as fast as FAISS exactly"),
+        (prompts["cell by cell"][faster], "in an index"),
         (collecting["1.0%"]["ratio of time"], "as fast as reading all"),
     ):
         assert f"{figure} times {of}" in text

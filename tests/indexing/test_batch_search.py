@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 
@@ -16,12 +17,19 @@ from react_pipeline.embedding import StoredVectors
 from react_pipeline.indexing import (
     Index,
     build_index,
+    build_side,
+    cell_hits,
+    draw_queries,
     exact_hits,
+    find_rows,
+    read_index,
     search,
     search_all,
 )
 from react_pipeline.indexing import index as index_module
+from react_pipeline.indexing.search import has_whole_cells
 from react_pipeline.project import Project
+from react_pipeline.settings import IndexConfig
 from react_pipeline.store import InputError, Scratch
 
 ROWS, WIDTH, FILE_ROWS = 6_000, 64, 1_700
@@ -108,6 +116,34 @@ def test_k_above_the_rows_gives_them_all_and_then_nothing(stored: Stored) -> Non
     similarities, rows = exact_hits(stored(vectors), vectors[:3].astype(np.float32), 9)
     assert (np.sort(rows[:, :7]) == np.arange(7)).all() and (rows[:, 7:] == -1).all()
     assert (similarities[:, 7:] == -np.inf).all() and (rows[:, 0] == [0, 1, 2]).all()
+
+
+@pytest.mark.parametrize("key", ["IVF32,Flat", "IVF32_HNSW8,SQfp16"])
+def test_cell_by_cell_gives_what_the_index_gives(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    embeddings = project.store.current("corpus_embeddings", "all")
+    stored, drawn = StoredVectors(embeddings, "image"), draw_queries(embeddings, 40)
+    build_side(IndexConfig(), key, stored, drawn, tmp_path)
+    index = read_index(tmp_path / "image.index")
+    faiss.ParameterSpace().set_index_parameters(index, "nprobe=3")
+    assert has_whole_cells(index)
+    queries = Cloud(ROWS, WIDTH).prompts(10, 20)
+    for k, rerank in ((10, 2), (2_000, 1)):
+        similarities, rows = cell_hits(index, queries, k, rerank, stored)
+        wanted, wanted_rows = find_rows(index, queries, k, rerank, stored)
+        assert ((rows < 0) == (wanted_rows < 0)).all()
+        found = rows >= 0
+        np.testing.assert_allclose(similarities[found], wanted[found], atol=1e-6)
+        # Rows may change places only where FAISS' own sums differ in the last bits.
+        differ = (rows != wanted_rows) & found
+        assert differ.mean() < 0.02 and (similarities[:, 1:] <= similarities[:, :-1]).all()
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["Flat", "HNSW16", "SQ8", "IVF4,SQ8", "OPQ8,IVF4,PQ8x4"])
+def test_other_indices_have_no_whole_cells(key: str) -> None:
+    assert not has_whole_cells(faiss.index_factory(WIDTH, key, faiss.METRIC_INNER_PRODUCT))
 
 
 @pytest.mark.parametrize("wanted", ["exact", "index"])

@@ -65,9 +65,9 @@ def test_paths_are_relative_to_the_file_that_names_them(
     assert config.encoder.pretrained == str(here / "weights.pt")
     assert config.retrieves_with.pretrained == str(home / "weights.pt")
     assert config.tracking_uri == f"sqlite:///{here}/mlflow.db"
-    raw["corpus"] = {"kind": "embeddings", "embeddings": "laion"}
+    raw["corpus"] = {"kind": "embeddings", "embeddings": "laion", "indices": "laion/faiss"}
     corpus = load_pipeline(write(here / "pipeline.yaml", raw)).corpus
-    assert corpus.embeddings == here / "laion"
+    assert (corpus.embeddings, corpus.indices) == (here / "laion", here / "laion/faiss")
     domain = {
         "classes": [{"name": "cat", "seeds": ["~/cat.jpg", "seeds/cat.jpg"]}],
         "evaluation": {"name": "mine", "kind": "folder", "path": "../images"},

@@ -371,6 +371,8 @@ def _embeddings(sums: Sums) -> Step:
 
 def _index(sums: Sums) -> Step:
     """Sum training, adding, the exact search that measures recall, and moving bytes."""
+    if sums.settings.corpus.ready_indices is not None:
+        return sums.step("faiss_index", "ready")
     key, width, rows = sums.index_key, sums.retrieval.dimension, sums.corpus.pairs
     sides = 1 if sums.settings.images_wait else 2
     size = key.bytes(rows, width)

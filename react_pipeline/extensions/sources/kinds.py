@@ -212,6 +212,7 @@ class ReadyEmbeddings(TableColumns):
     kind: Literal["embeddings"] = "embeddings"
     embeddings: Path
     layout: LayoutName = "clip-retrieval"
+    indices: Path | None = None
 
     variants: ClassVar[tuple[str, ...]] = ("datacomp",)
     noun: ClassVar[str] = "parts of ready embeddings"
@@ -231,6 +232,11 @@ class ReadyEmbeddings(TableColumns):
     def has_vectors(self) -> bool:
         """Whether vectors are there: always."""
         return True
+
+    @property
+    def ready_indices(self) -> Path | None:
+        """The folder `indices`."""
+        return self.indices
 
     def adopt_embeddings(self, project: Project) -> Artifact:
         """Publish the files, linked or converted."""
@@ -263,6 +269,7 @@ hash_column: sha256
         return """\
 kind: embeddings # as clip-retrieval writes them; only the images of chosen pairs are fetched
 embeddings: embeddings # the folder with img_emb/, text_emb/ and metadata/
+# indices: indices # ready image.index and text.index over them
 url_column: url
 caption_column: caption
 """
