@@ -2,7 +2,8 @@
 again.
 
 A shard is taken over if it has the same SHA-256, and was embedded by the same encoder with the same
-configuration and code. Then its files are what encoding would give.
+configuration and code. Then its files are what encoding would give. Where images are asked for
+after captions, the vectors of captions are those of before.
 """
 
 import json
@@ -36,6 +37,8 @@ from react_pipeline.store import (
 Earlier = dict[str, tuple[Artifact, int, dict[str, Any]]]
 """Artifact, number and record of a shard that was embedded before, by its digest."""
 
+_OF_CAPTIONS = ("precision", "max_pixels", "max_caption_chars")
+
 logger = logging.getLogger(__name__)
 
 
@@ -46,10 +49,7 @@ def embedded_before(store: Store, inputs: Inputs) -> Earlier:
     shards: Earlier = {}
     with suppress(CorruptArtifact, MissingArtifact):
         artifact = store.current(inputs.stage, inputs.key)
-        encoder = encoder_in(inputs.parents)
-        made = artifact.manifest["config"], artifact.manifest["code_version"]
-        now = dict(inputs.config), inputs.code_version
-        if (*made, artifact.parents.get(encoder)) == (*now, inputs.parents[encoder].fingerprint):
+        if _is_made_alike(artifact, inputs, dict(inputs.config)):
             ledger = dict(iter(pd.read_parquet(artifact.file(LEDGER_FILE)).groupby("shard")))
             lines = artifact.file(GROUPS_FILE).read_text(encoding="utf-8").splitlines()
             for number, record in enumerate(map(json.loads, lines)):
@@ -57,6 +57,29 @@ def embedded_before(store: Store, inputs: Inputs) -> Earlier:
                     rows = ledger.get(number, pd.DataFrame()).itertuples(index=False, name=None)
                     shards[record["digest"]] = artifact, number, {**record, "ledger": list(rows)}
     return shards
+
+
+def captions_before(store: Store, inputs: Inputs) -> Artifact | None:
+    """Find the current embeddings if they are of the same corpus with captions alone, whose vectors
+    an artifact with images has too.
+    """
+    if inputs.config.get("encode") != "both":
+        return None
+    config = {name: inputs.config[name] for name in _OF_CAPTIONS} | {"encode": "captions"}
+    with suppress(CorruptArtifact, MissingArtifact):
+        artifact = store.current(inputs.stage, inputs.key)
+        is_of_corpus = artifact.parents.get("corpus") == inputs.parents["corpus"].fingerprint
+        if is_of_corpus and _is_made_alike(artifact, inputs, config):
+            return artifact
+    return None
+
+
+def _is_made_alike(artifact: Artifact, inputs: Inputs, config: dict[str, Any]) -> bool:
+    """Return whether embeddings were made by the same encoder and code with a configuration."""
+    encoder = encoder_in(inputs.parents)
+    made = artifact.manifest["config"], artifact.manifest["code_version"]
+    alike = made == (config, inputs.code_version)
+    return alike and artifact.parents.get(encoder) == inputs.parents[encoder].fingerprint
 
 
 def take_over(earlier: Earlier, part: Part, folder: Path) -> dict[str, Any] | None:

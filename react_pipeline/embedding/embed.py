@@ -82,7 +82,7 @@ def embed_corpus(project: Project) -> Artifact:
 
 def _embed(project: Project, inputs: Inputs, staging: Path, scratch: Scratch) -> dict[str, Any]:
     from react_pipeline.clip import cards, read_config  # loads torch
-    from react_pipeline.embedding.earlier import embedded_before, take_over
+    from react_pipeline.embedding.earlier import captions_before, embedded_before, take_over
     from react_pipeline.embedding.part_encoder import PartEncoder, load_encoder, require_good
 
     config = project.config
@@ -91,7 +91,8 @@ def _embed(project: Project, inputs: Inputs, staging: Path, scratch: Scratch) ->
     pairs = count_pairs(corpus)
     count = corpus.counts.get("shards") or math.ceil((pairs or 0) / PART_PAIRS)
     rows = count * PART_PAIRS if pairs is None else pairs
-    encoder = PartEncoder(config, base.path, corpus, rows)
+    captions = captions_before(project.store, inputs)
+    encoder = PartEncoder(config, base.path, corpus, rows, captions)
     earlier = embedded_before(project.store, inputs)
 
     def write(part: Part, folder: Path) -> dict[str, Any]:

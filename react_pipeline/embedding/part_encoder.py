@@ -31,7 +31,7 @@ from react_pipeline.corpus import (
 from react_pipeline.embedding.embed import require_clip_retrieval
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.embedding.images import encode_fetched, read_ahead, require_unit
-from react_pipeline.embedding.vectors import DIGITS, FOLDERS, Side, Vectors
+from react_pipeline.embedding.vectors import DIGITS, FOLDERS, Side, Vectors, part_file
 from react_pipeline.settings import CorpusConfig, PipelineConfig
 from react_pipeline.store import Artifact, CorpusError
 
@@ -62,6 +62,8 @@ class PartEncoder:
     checkpoint: Path
     corpus: Artifact
     rows: int
+    captions: Artifact | None = None
+    """Embeddings that have the vectors of all captions."""
 
     @property
     def encoder(self) -> Encoder:
@@ -102,8 +104,12 @@ class PartEncoder:
             "metadata_ignored": listing.metadata_ignored,
         }
         require_good(kind, part, record)  # before it is kept, so that it is tried again
-        vectors["text"] = self._encode_captions(table)
         if len(table):
+            if self.captions is None:
+                vectors["text"] = self._encode_captions(table)
+            else:
+                name = part_file(FOLDERS["text"], part.number)
+                vectors["text"] = np.load(self.captions.file(name))[table.index]
             _write(folder, part.number, table, vectors)
         return {
             **record,
@@ -137,8 +143,7 @@ class PartEncoder:
         clip = self.encoder.clip
         batches = (captions[start : start + size] for start in range(0, len(captions), size))
         with closing(read_ahead(map(clip.tokenizer, batches), TOKENS_AHEAD)) as tokens:
-            vectors = [self.encoder.texts(batch).numpy() for batch in tokens]
-        encoded = np.concatenate([np.empty((0, clip.dimension), np.float32), *vectors])
+            encoded = np.concatenate([self.encoder.texts(batch).numpy() for batch in tokens])
         require_unit(encoded, table["image_path"])
         return encoded
 

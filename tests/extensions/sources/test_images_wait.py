@@ -22,6 +22,7 @@ from support.web import Web, page, served
 from react_pipeline.clip import Clip, class_prompts, load
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import StoredVectors, row_metadata, sides
+from react_pipeline.embedding.part_encoder import PartEncoder
 from react_pipeline.lineage import resolve, run
 from react_pipeline.project import Project
 from react_pipeline.retrieval import leaked_images, mean_vectors
@@ -166,10 +167,13 @@ def test_fetched_images_are_compared_with_evaluation_images(
     assert (leaks.same, leaks.near) == (0, 0)
 
 
-def test_both_embeds_the_images_too(make: Make, web: Web) -> None:
+def test_both_embeds_the_images_and_no_caption_again(
+    make: Make, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
     del web.answers["/5"]
     before = indexed(make()).store.current("corpus_embeddings", "all")
     captions = StoredVectors(before, "text").take(np.arange(IMAGES))
+    monkeypatch.setattr(PartEncoder, "_encode_captions", None)
     project = make(**BOTH)
     embeddings = indexed(project).store.current("corpus_embeddings", "all")
     assert sides(embeddings) == ("image", "text")
@@ -177,7 +181,7 @@ def test_both_embeds_the_images_too(make: Make, web: Web) -> None:
     rows = np.arange(embeddings.counts["rows"])
     metadata = row_metadata(embeddings, rows, ["url", "image_sha256"])
     texts = StoredVectors(embeddings, "text").take(rows)
-    np.testing.assert_allclose(texts, np.delete(captions, 5, axis=0), atol=1e-3)
+    assert np.array_equal(texts, np.delete(captions, 5, axis=0))
     web.asked.clear()
     pairs = CollectedPairs(retrieved(project))
     assert not web.asked
