@@ -25,6 +25,7 @@ from .kinds import ListedPair as ListedPair
 from .kinds import ShardedCorpus as ShardedCorpus
 from .kinds import Skipped as Skipped
 from .kinds import Webdataset as Webdataset
+from .kinds import require_local as require_local
 from .pairs import PART_PAIRS as PART_PAIRS
 from .pairs import Part as Part
 from .pairs import corpus_parts as corpus_parts
@@ -47,5 +48,6 @@ from .shards import read_member as read_member
 from .tables import open_table as open_table
 from .tables import require_text_columns as require_text_columns
 from .tables import rows_of_table as rows_of_table
+from .tables import schema_of_table as schema_of_table
 from .tables import text_batches as text_batches
 from .tables import whole_table as whole_table

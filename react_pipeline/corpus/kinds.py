@@ -36,6 +36,14 @@ class CorpusSize(NamedTuple):
     pair_bytes: float
 
 
+def require_local(files: Sequence[ShardLocation]) -> list[Path]:
+    """Return the files; an InputError if their pairs can only be counted by reading them."""
+    local = [path for path in files if isinstance(path, Path) and path.suffix != ".tsv"]
+    if len(local) < len(files):
+        raise InputError(UNKNOWN_ROWS)
+    return local
+
+
 class ListedPair(NamedTuple):
     """A pair whose image is elsewhere.
 
@@ -130,10 +138,7 @@ class Webdataset(ShardedCorpus):
         """Return the size as if all shards were like the first, whose headers are read."""
         from react_pipeline.corpus.shards import index_shard
 
-        shards = self.sources()
-        tars = [shard for shard in shards if isinstance(shard, Path)]
-        if len(tars) < len(shards):
-            raise InputError(UNKNOWN_ROWS)
+        tars = require_local(self.sources())
         first, *_ = sizes = [path.stat().st_size for path in tars]
         pair_bytes = first / max(index_shard(tars[0]).pairs(self.caption_extension), 1)
         return CorpusSize(round(sum(sizes) / pair_bytes), pair_bytes)

@@ -3,7 +3,7 @@ in batches.
 """
 
 import errno
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,6 +34,12 @@ def rows_of_table(path: Path) -> int:
         return int(table.metadata.num_rows)
 
 
+def schema_of_table(path: Path) -> pa.Schema:
+    """Return the schema of a parquet file; errors as of `open_table`."""
+    with open_table(path) as table:
+        return table.schema_arrow
+
+
 @contextmanager
 def whole_table(path: Path) -> Iterator[None]:
     """Report what is raised within where a table is cut or damaged.
@@ -51,20 +57,18 @@ def whole_table(path: Path) -> Iterator[None]:
             raise
         words = " ".join(str(error).split())[:200]
         raise CorpusError(
-            f"{path}: the parquet file is truncated or damaged ({words}); copy it again"
+            f"{path}: the {path.suffix[1:]} file is truncated or damaged ({words}); copy it again"
         ) from error
 
 
-def require_text_columns(path: Path, columns: Mapping[str, str]) -> None:
+def require_text_columns(path: Path, schema: pa.Schema, columns: Iterable[tuple[str, str]]) -> None:
     """Require of each name one column of text; names come with the field of `corpus` that sets
     them.
 
     Raises:
         CorpusError: Naming file, column and field.
     """
-    with open_table(path) as table:
-        schema = table.schema_arrow
-    for field, name in columns.items():
+    for field, name in columns:
         if schema.names.count(name) != 1:
             there = ", ".join(map(repr, schema.names[:20])) or "none"
             raise CorpusError(

@@ -15,6 +15,7 @@ from react_pipeline.corpus import (
     ListedCorpus,
     ListedPair,
     ShardedCorpus,
+    require_local,
 )
 from react_pipeline.extension import Extension
 from react_pipeline.settings import (
@@ -155,7 +156,9 @@ class TableColumns(CorpusConfig):
 
 
 class UrlTables(TableColumns, ListedCorpus):
-    """Parquet tables of URLs and captions: the images are fetched when they are retrieved."""
+    """Tables of URLs and captions, parquet and tsv: the images are fetched when they are
+    retrieved.
+    """
 
     kind: Literal["urls"] = "urls"
     urls: LocalNames
@@ -181,10 +184,12 @@ class UrlTables(TableColumns, ListedCorpus):
         return listed_rows(store, corpus, self)
 
     def size(self) -> CorpusSize:
-        """Return the rows of the tables."""
+        """Return the rows of parquet files; those of tsv files are not known."""
         from react_pipeline.corpus import rows_of_table
 
-        return CorpusSize(sum(map(rows_of_table, self.sources())), self.assumed_pair_bytes)
+        return CorpusSize(
+            sum(map(rows_of_table, require_local(self.sources()))), self.assumed_pair_bytes
+        )
 
     def sources(self) -> Sequence[Path]:
         """Return the tables."""

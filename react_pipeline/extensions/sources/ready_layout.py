@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from react_pipeline.corpus import progress, require_text_columns, rows_of_table
+from react_pipeline.corpus import progress, require_text_columns, rows_of_table, schema_of_table
 from react_pipeline.embedding import FOLDERS, UNIT_TOLERANCE
 from react_pipeline.extensions.sources.kinds import ReadyEmbeddings
 from react_pipeline.extensions.sources.vector_files import (
@@ -144,7 +144,8 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
     parts: list[Part] = []
     for number in progress(sorted(numbers), "checking files", "part", len(numbers)):
         parts.append(_read_part(folder, number, *(name.format(number) for name in layout)))
-        require_text_columns(folder / parts[-1].metadata, corpus.columns())
+        table = folder / parts[-1].metadata
+        require_text_columns(table, schema_of_table(table), corpus.columns().items())
         if parts[-1].dimension != parts[0].dimension:
             raise CorpusError(
                 f"{folder / parts[-1].image}: vectors of {parts[-1].dimension} numbers, "

@@ -1,5 +1,5 @@
-"""A corpus from tables of URLs and captions: parquet files read in batches, unusable rows counted
-by reason.
+"""A corpus from tables of URLs and captions: parquet and tsv files read in batches, unusable rows
+counted by reason.
 
 Does not belong here: fetching images (`url_source`).
 """
@@ -12,12 +12,15 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+from pyarrow import csv
 
 from react_pipeline.corpus import (
     ListedPair,
     progress,
     require_text_columns,
+    schema_of_table,
     text_batches,
+    whole_table,
 )
 from react_pipeline.extensions.sources.kinds import UrlTables
 from react_pipeline.lineage import resolve
@@ -28,6 +31,7 @@ from react_pipeline.store import (
     CorpusError,
     Scratch,
     Store,
+    open_regular,
     remembered_sha256,
 )
 
@@ -83,8 +87,8 @@ def listed_rows(store: Store, artifact: Artifact, corpus: UrlTables) -> Iterator
 
 
 def find_tables(patterns: Iterable[str]) -> list[Path]:
-    """Return the parquet files of paths and patterns; errors as of `find_files`."""
-    return find_files(patterns, (".parquet",), "corpus.urls")
+    """Return the parquet and tsv files of paths and patterns; errors as of `find_files`."""
+    return find_files(patterns, (".parquet", ".tsv"), "corpus.urls")
 
 
 def read_rows(
@@ -95,14 +99,15 @@ def read_rows(
     The key of a pair is a digest of URL and caption: 32 hexadecimal digits.
 
     Blanks around URL and caption are cut. `skipped` counts the others: `no_url`, `no_caption`,
-    `not_utf8`, `duplicate_url`. To know duplicates, about 160 bytes a row are held in memory.
+    `not_utf8`, `duplicate_url`, `bad_line` (of a tsv file). To know duplicates, about 160 bytes a
+    row are held in memory.
 
     Raises:
         CorpusError: Naming the file, if it is damaged, lacks a column, or a column holds no text.
     """
     seen: set[bytes] = set()
     for path in paths:
-        for raw_url, raw_caption, *hashes in _cells(path, corpus.columns()):
+        for raw_url, raw_caption, *hashes in _cells(path, corpus.columns(), skipped):
             url = _text(raw_url)
             caption = _text(raw_caption)
             if url is None or caption is None:
@@ -123,13 +128,46 @@ def read_rows(
                 yield ListedPair(digest.hexdigest()[:32], caption, fields)
 
 
-def _cells(path: Path, columns: dict[str, str]) -> Iterator[tuple[bytes | None, ...]]:
-    require_text_columns(path, columns)
-    for batch in text_batches(path, list(columns.values())):
-        # As bytes: a file may declare as text what is not UTF-8, and one such cell must not stop
-        # the file.
-        cells = (column.cast(pa.large_binary()).to_pylist() for column in batch.columns)
-        yield from zip(*cells, strict=True)
+def _cells(
+    path: Path, columns: dict[str, str], skipped: Counter[str]
+) -> Iterator[tuple[bytes | None, ...]]:
+    with whole_table(path), open_regular(path):
+        if path.suffix == ".tsv":
+            batches = _batches_of_tsv(path, columns, skipped)
+        else:
+            require_text_columns(path, schema_of_table(path), columns.items())
+            batches = text_batches(path, list(columns.values()))
+        for batch in batches:
+            # As bytes: a parquet file may declare as text what is not UTF-8, and one such cell must
+            # not stop the file.
+            cells = (column.cast(pa.large_binary()).to_pylist() for column in batch.columns)
+            yield from zip(*cells, strict=True)
+
+
+def _batches_of_tsv(
+    path: Path, columns: dict[str, str], skipped: Counter[str]
+) -> Iterator[pa.RecordBatch]:
+    """Yield batches of rows without quotes, as captions have their own; columns by number where the
+    file begins without names.
+    """
+    is_numbered = all(name.isdigit() for name in columns.values())
+    names = [f"f{name}" if is_numbered else name for name in columns.values()]
+
+    def skip(_row: csv.InvalidRow) -> str:
+        skipped["bad_line"] += 1
+        return "skip"
+
+    reader = csv.open_csv(
+        path,
+        # One thread: the handler of bad lines counts them.
+        csv.ReadOptions(use_threads=False, autogenerate_column_names=is_numbered),
+        csv.ParseOptions(delimiter="\t", quote_char=False, invalid_row_handler=skip),
+        csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary())),
+    )
+    schema = pa.schema([(name, pa.string()) for name in reader.schema.names])
+    require_text_columns(path, schema, zip(columns, names, strict=True))
+    for batch in reader:
+        yield batch.select(names)
 
 
 def _text(cell: bytes | None) -> str | None:

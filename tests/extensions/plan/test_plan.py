@@ -103,8 +103,9 @@ def test_rows_come_from_the_files_of_the_corpus(
     pd.DataFrame({"url": ["http://a"] * 70, "caption": "x"}).to_parquet(tmp_path / "a.parquet")
     found = make_plan(make_project(corpus={"kind": "urls", "urls": ["a.parquet"]}), MACHINE)
     assert (found.rows, found.steps[0].memory) == (70, 70 * 160)
+    (tmp_path / "a.tsv").write_text("url\tcaption\n")
     with pytest.raises(InputError, match="--rows"):
-        make_plan(make_project(corpus={"shards": ["http://127.0.0.1:9/a.tar"]}), MACHINE)
+        make_plan(make_project(corpus={"kind": "urls", "urls": ["a.tsv"]}), MACHINE)
     # The shards are of one size; a folder is listed.
     assert make_plan(make_project(), MACHINE).rows == pytest.approx(96, rel=0.1)
     (tmp_path / "pairs").mkdir()

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from react_pipeline.extensions.sources.kinds import UrlTables
-from react_pipeline.extensions.sources.url_tables import read_rows
+from react_pipeline.extensions.sources.url_tables import find_tables, read_rows
 from react_pipeline.store import CorpusError
 
 URLS = ["http://a/1", " http://a/2 ", None, "", "http://a/1", "http://a/3", "http://a/4"]
@@ -75,6 +75,25 @@ def test_a_cut_or_damaged_table_is_refused(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(CorpusError, match=f"{path.name}: the parquet file is truncated"):
             read(path)
+
+
+TSV = 'url\tcaption\nhttp://a/1\ta "quoted" word\nhttp://a/2\tone\ttoo many\nhttp://a/3\t\n'
+
+
+@pytest.mark.parametrize(("head", "names"), [(True, ("url", "caption")), (False, ("0", "1"))])
+def test_tsv_is_read_with_and_without_names(
+    tmp_path: Path, head: bool, names: tuple[str, str]
+) -> None:
+    path = tmp_path / "cc12m.tsv"
+    path.write_text(TSV if head else TSV.partition("\n")[2])
+    assert find_tables([str(tmp_path / "*.tsv")]) == [path]
+    rows, skipped = read(path, url=names[0], caption=names[1])
+    assert rows == [("http://a/1", 'a "quoted" word')]
+    assert skipped == {"bad_line": 1, "no_caption": 1}
+    with pytest.raises(CorpusError, match=r"corpus\.caption_column"):
+        read(path, url=names[0], caption="7" if names[0] == "0" else "link")
+    with pytest.raises(CorpusError, match=r"corpus\.url_column"):
+        read(path, url="7" if names[0] == "0" else "link", caption=names[1])
 
 
 def test_hashes_go_with_their_rows(tmp_path: Path) -> None:
