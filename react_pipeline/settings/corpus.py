@@ -145,8 +145,13 @@ class CorpusConfig(Kind):
 
     @property
     def has_vectors(self) -> bool:
-        """Whether `adopt_embeddings` publishes vectors, so that no pair is encoded."""
+        """Whether `adopt_embeddings` publishes vectors, so that no image is encoded."""
         return False
+
+    @property
+    def encodes_captions(self) -> bool:
+        """Whether captions have no vectors yet."""
+        return not self.has_vectors
 
     @property
     def ready_indices(self) -> Path | None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from support.drawings import COLOURS, SHAPES
@@ -106,3 +108,20 @@ def write_datacomp(
         table.to_parquet(folder / f"{name}.parquet", index=False, row_group_size=5)
         tables.append(table.assign(part=name))
     return pd.concat(tables, ignore_index=True)
+
+
+def write_vector_column(
+    folder: Path, image: NDArray[Any], columns: dict[str, Sequence[str]]
+) -> None:
+    """TreeOfLife: one table, its vectors lists of fixed length in half precision, and taxa in place
+    of captions.
+    """
+    folder.mkdir(parents=True)
+    lists = pa.FixedSizeListArray.from_arrays(
+        pa.array(image.astype(np.float16).ravel()), image.shape[1]
+    )
+    pq.write_table(
+        pa.table({**columns, "emb": lists}),
+        folder / "part-00000-a1b2.snappy.parquet",
+        row_group_size=3,
+    )

@@ -346,12 +346,11 @@ def _checkpoint(stage: str, sums: Sums) -> Step:
 def _embeddings(sums: Sums) -> Step:
     rows, corpus = sums.corpus.pairs, sums.settings.corpus
     waits = sums.settings.images_wait
-    encodes = not corpus.has_vectors
-    images = rows if encodes and not waits else 0
+    images = 0 if waits or corpus.has_vectors else rows
     fetches = images and corpus.is_listed and corpus.fetches_images
     row_bytes = (2 if waits else 4) * sums.retrieval.dimension + METADATA_BYTES
     memory, embedding = 0.0, sums.settings.embedding
-    if encodes:
+    if corpus.encodes_captions:
         each, _ = sums.retrieval.row_bytes(sums.precision(embedding.precision), images=images > 0)
         at_once = embedding.batch_size if sums.machine.gpus else CPU_IMAGES
         fixed = 1.5 * sums.retrieval.weights_bytes  # and their copies in half precision
@@ -360,7 +359,7 @@ def _embeddings(sums: Sums) -> Step:
         "corpus_embeddings",
         f"{rows:,} {'captions' if waits else 'pairs'}",
         images=images,
-        texts=rows if encodes else 0,
+        texts=rows if corpus.encodes_captions else 0,
         alone=sums.fetching_seconds(images) if fetches else 0,
         disk=rows * row_bytes,
         memory=memory,

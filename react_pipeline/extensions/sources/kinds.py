@@ -40,7 +40,9 @@ DOWNLOADER_SECONDS = 5.0
 TAR_BYTES = 2_500
 """That a tar adds to an image and its caption."""
 
-LayoutName = Literal["clip-retrieval", "datacomp-b32", "datacomp-l14"]
+LayoutName = Literal[
+    "clip-retrieval", "clip-retrieval-images", "datacomp-b32", "datacomp-l14", "parquet"
+]
 
 
 class Images(ShardedCorpus):
@@ -218,13 +220,14 @@ class ReadyEmbeddings(TableColumns):
     embeddings: Path
     layout: LayoutName = "clip-retrieval"
     indices: Path | None = None
+    vector_column: str = "vector"
 
     variants: ClassVar[tuple[str, ...]] = ("datacomp",)
     noun: ClassVar[str] = "parts of ready embeddings"
 
     def identity(self) -> dict[str, Any]:
         """Return where vectors, URLs and captions are."""
-        fields = {"kind", "layout", "url_column", "caption_column", "hash_column"}
+        fields = {"kind", "layout", "url_column", "caption_column", "hash_column", "vector_column"}
         return self.model_dump(mode="json", include=fields)
 
     def publish(self, project: Project) -> Artifact:
@@ -239,8 +242,15 @@ class ReadyEmbeddings(TableColumns):
         return True
 
     @property
+    def encodes_captions(self) -> bool:
+        """Whether the layout has vectors of images alone."""
+        from react_pipeline.extensions.sources.ready_layout import LAYOUTS
+
+        return not LAYOUTS[self.layout].text
+
+    @property
     def ready_indices(self) -> Path | None:
-        """The folder `indices`."""
+        """Return the folder `indices`."""
         return self.indices
 
     def adopt_embeddings(self, project: Project) -> Artifact:

@@ -28,7 +28,7 @@ from react_pipeline.extensions.sources.ready_layout import (
     find_parts,
     measured_files,
 )
-from react_pipeline.extensions.sources.vector_files import open_vectors, vector_blocks
+from react_pipeline.extensions.sources.vector_files import vector_blocks
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.stage import encoder_in
@@ -38,10 +38,15 @@ SAMPLED_CAPTIONS = 64
 MIN_ENCODER_SIMILARITY = 0.98
 """Mean cosine of re-encoded captions with their ready vectors. Half precision and other kernels
 cost about 0.001; two different CLIPs of one width agree to about 0."""
+SAMPLED_PAIRS = 256
+MIN_STANDARD_ERRORS = 4.0
+"""Of the mean by which an image is closer to its own caption than to those of others. With another
+CLIP that is 0.
+"""
 FEW_PARTS = 8
 """Fewer are looked at as a whole, of more the beginnings."""
 BATCH_ROWS = 8_192
-"""Rows of metadata that are written at once."""
+"""Rows of metadata that are written, and captions that are encoded, at once."""
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +57,9 @@ def adopt_embeddings(project: Project, config: ReadyEmbeddings) -> Artifact:
     Files that can be used as they are get links in the layout of our own; others are converted
     once; a killed build resumes. Metadata is written with `url` and `caption` in place of the
     configured columns. Vectors of another CLIP would be searched without an error and find
-    nonsense, so the configured encoder encodes captions from all over the corpus, which must agree
-    with their ready vectors.
+    nonsense, so the configured encoder encodes captions from all over the corpus. They must agree
+    with their ready vectors, or, where only images have vectors, be closer to their own images than
+    to others.
 
     Raises:
         CorpusError: If width or sampled vectors show another encoder, or the files have changed
@@ -71,19 +77,24 @@ def adopt_embeddings(project: Project, config: ReadyEmbeddings) -> Artifact:
 
     def write(staging: Path, scratch: Scratch) -> dict[str, Any]:
         clip = load(base.path, choose_device(project.config.device))
-        similarity = _require_same_encoder(clip, folder, parts, config)
+        proof = _proof(clip, folder, parts, config)
         reasons = corpus.counts["convert"]
         if reasons:
             logger.info("ready embeddings are converted once: %s", ", ".join(reasons))
-        _write_parts(corpus, parts, config, staging, scratch)
-        made = {"converted": reasons, "normalised": corpus.counts["not_unit"]}
+        _write_parts(clip, corpus, parts, config, staging, scratch)
+        rows = corpus.counts["pairs"]
+        made = {
+            "converted": reasons,
+            "normalised": corpus.counts["not_unit"],
+            "captions_encoded": 0 if parts[0].text else rows,
+        }
         return {
-            "rows": corpus.counts["pairs"],
+            "rows": rows,
             "dimension": corpus.counts["dimension"],
             "skipped": 0,
             "reasons": {},
             "ready": not reasons,
-            "encoder_similarity": similarity,
+            **proof,
             **(made if reasons else {}),
         }
 
@@ -91,6 +102,7 @@ def adopt_embeddings(project: Project, config: ReadyEmbeddings) -> Artifact:
 
 
 def _write_parts(
+    clip: Clip,
     corpus: Artifact,
     parts: list[Part],
     config: ReadyEmbeddings,
@@ -104,9 +116,13 @@ def _write_parts(
 
         def write(into: Path, number: int = number, part: Part = part) -> None:
             if part.rows:
-                _write_metadata(into / part_file(METADATA, number), part, config)
-                for side, source in () if is_linked else part.sides:
-                    _convert(folder / source, into / part_file(side, number), part, is_unit)
+                captions = _write_metadata(into / part_file(METADATA, number), part, config)
+                for side, source in part.sides:
+                    path = into / part_file(side, number)
+                    if source and not is_linked:
+                        _convert(folder / source, path, part, is_unit)
+                    elif not source:
+                        _encode(clip, captions, path)
 
         scratch.build(str(number), staging, write)
         for side, source in part.sides if is_linked and part.rows else ():
@@ -116,8 +132,8 @@ def _write_parts(
     (staging / GROUPS_FILE).write_text("".join(lines))
 
 
-def _write_metadata(path: Path, part: Part, config: ReadyEmbeddings) -> None:
-    """Write the metadata of a part, with our names of columns."""
+def _write_metadata(path: Path, part: Part, config: ReadyEmbeddings) -> list[str]:
+    """Write the metadata of a part, with our names of columns, and return its captions."""
     ours = {field.removesuffix("_column"): name for field, name in config.columns().items()}
     with open_table(config.embeddings / part.metadata) as file:
         table = file.read()
@@ -131,6 +147,7 @@ def _write_metadata(path: Path, part: Part, config: ReadyEmbeddings) -> None:
     path.parent.mkdir()
     written = pa.table({**texts, "image_sha256": digests, **others})
     pq.write_table(written, path, row_group_size=BATCH_ROWS)
+    return list(texts["caption"].to_pylist())
 
 
 def _convert(source: Path, path: Path, part: Part, is_unit: bool) -> None:
@@ -144,6 +161,13 @@ def _convert(source: Path, path: Path, part: Part, is_unit: bool) -> None:
     vectors.flush()
 
 
+def _encode(clip: Clip, captions: list[str], path: Path) -> None:
+    path.parent.mkdir()
+    batches = (captions[at : at + BATCH_ROWS] for at in range(0, len(captions), BATCH_ROWS))
+    vectors = [clip.encode_texts(batch).numpy().astype(np.float16) for batch in batches]
+    np.save(path, np.concatenate(vectors))
+
+
 def unit(vectors: NDArray[np.generic]) -> NDArray[np.float32]:
     """Scale rows to length 1."""
     exact = vectors.astype(np.float32)
@@ -151,47 +175,67 @@ def unit(vectors: NDArray[np.generic]) -> NDArray[np.float32]:
     return rows
 
 
-def _require_same_encoder(
+def _proof(
     clip: Clip, folder: Path, parts: list[Part], config: ReadyEmbeddings
-) -> float:
-    """Return the mean cosine of sampled captions, encoded again, with their ready vectors.
-
-    Raises:
-        CorpusError: If it is too low, or the vectors have another width.
-    """
+) -> dict[str, float]:
     if clip.dimension != parts[0].dimension:
         raise CorpusError(
             f"{folder}: vectors of {parts[0].dimension} numbers, the configured encoder makes "
             f"{clip.dimension}; set "
             "`encoder`, or `retrieval_encoder` alone, to the CLIP that made them"
         )
-    captions, ready = _sample(folder, parts, config)
+    has_text = bool(parts[0].text)
+    size = SAMPLED_CAPTIONS if has_text else SAMPLED_PAIRS
+    captions, ready = _sample(folder, parts, config, size)
     if not captions:
         raise CorpusError(
             f"{folder}: every sampled caption is empty; name the right column in "
             "corpus.caption_column"
         )
-    similarity = float((clip.encode_texts(captions).numpy() * ready).sum(axis=1).mean())
-    if not similarity >= MIN_ENCODER_SIMILARITY:
+    encoded = clip.encode_texts(captions).numpy()
+    advice = (
+        "Set `encoder` (model and pretrained weights), or `retrieval_encoder` alone, to the CLIP "
+        "that made them, check corpus.caption_column, or embed the pairs again from their shards"
+    )
+    if has_text:
+        similarity = float((encoded * ready).sum(axis=1).mean())
+        if not similarity >= MIN_ENCODER_SIMILARITY:
+            raise CorpusError(
+                f"{folder}: these vectors come from another CLIP or other captions: "
+                f"{len(captions)} captions encoded by the configured encoder agree with their "
+                f"vectors to {similarity:.3f} on average, {MIN_ENCODER_SIMILARITY} is needed. "
+                f"{advice}"
+            )
+        return {"encoder_similarity": round(similarity, 5)}
+    errors = standard_errors_closer(encoded, ready)
+    if not errors >= MIN_STANDARD_ERRORS:
         raise CorpusError(
-            f"{folder}: these vectors come from another CLIP or other captions: "
-            f"{len(captions)} captions encoded by the configured encoder agree with their "
-            f"vectors to {similarity:.3f} on average, {MIN_ENCODER_SIMILARITY} is needed. Set "
-            "`encoder` (model and pretrained weights), or `retrieval_encoder` alone, to the CLIP "
-            "that made them, check corpus.caption_column, or embed the pairs again from their "
-            "shards"
+            f"{folder}: these vectors come from another CLIP, or the captions belong to other "
+            f"images: {len(captions)} images are closer to their own captions by {errors:.1f} "
+            f"standard errors, {MIN_STANDARD_ERRORS} are needed. {advice}"
         )
-    return round(similarity, 5)
+    return {"encoder_standard_errors": round(errors, 2)}
+
+
+def standard_errors_closer(text: NDArray[np.float32], image: NDArray[np.float32]) -> float:
+    """Return by how many standard errors each image is closer to its own caption than to the
+    others, both (N, D).
+    """
+    similarities = image @ text.T
+    own = np.diag(similarities)
+    closer = own - (similarities.sum(axis=1) - own) / max(len(own) - 1, 1)
+    return (
+        float(closer.mean() / max(closer.std() / np.sqrt(len(own)), 1e-9)) if len(own) > 1 else 0.0
+    )
 
 
 def _sample(
-    folder: Path, parts: list[Part], config: ReadyEmbeddings
+    folder: Path, parts: list[Part], config: ReadyEmbeddings, size: int
 ) -> tuple[list[str], NDArray[np.float32]]:
-    """Return captions from all over the corpus, and their unit vectors. Empty captions are left
-    out. Of one part of many the beginning is looked at.
+    """Return captions from all over the corpus, and their unit vectors; of images where captions
+    have none. Empty captions are left out. Of one part of many the beginning is looked at.
     """
     filled = [part for part in parts if part.rows]
-    size = SAMPLED_CAPTIONS
     spread = np.unique(np.linspace(0, len(filled) - 1, min(size, len(filled))).astype(int))
     captions: list[str] = []
     vectors = [np.empty((0, parts[0].dimension), np.float32)]
@@ -204,5 +248,9 @@ def _sample(
             continue
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, -(-size // len(spread))).astype(int))]
         captions += [texts[row] for row in rows]
-        vectors.append(open_vectors(folder / part.text)[rows].astype(np.float32))
+        for start, block in vector_blocks(folder / (part.text or part.image)):
+            here = rows[(rows >= start) & (rows < start + len(block))] - start
+            vectors.append(block[here].astype(np.float32))
+            if start + len(block) > rows[-1]:
+                break
     return captions, unit(np.concatenate(vectors))

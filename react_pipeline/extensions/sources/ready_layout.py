@@ -2,8 +2,9 @@
 Shapes: N rows, D width.
 
 As a corpus they are an inventory of the files; nothing is copied. Rows are counted in the order of
-the sorted names. Does not belong here: whether the configured encoder made them
-(`ready_embeddings`), reading vectors (`vector_files`).
+the sorted names, in which autofaiss reads them, so that ready FAISS indices fit. Does not belong
+here: whether the configured encoder made them (`ready_embeddings`), reading vectors
+(`vector_files`).
 """
 
 import re
@@ -31,7 +32,7 @@ FILES_FILE = "files.parquet"
 
 class Layout(NamedTuple):
     """Names below the folder, of vectors and of tables with URL and caption: `{}` is what the files
-    of a part share.
+    of a part share. `text` is empty where captions have no vectors.
     """
 
     image: str
@@ -43,10 +44,12 @@ LAYOUTS = {
     "clip-retrieval": Layout(
         "img_emb/img_emb_{}.npy", "text_emb/text_emb_{}.npy", "metadata/metadata_{}.parquet"
     ),
+    "clip-retrieval-images": Layout("img_emb/img_emb_{}.npy", "", "metadata/metadata_{}.parquet"),
     "datacomp-b32": Layout("{}.npz/b32_img", "{}.npz/b32_txt", "{}.parquet"),
     "datacomp-l14": Layout("{}.npz/l14_img", "{}.npz/l14_txt", "{}.parquet"),
+    "parquet": Layout("{}.parquet/VECTOR", "", "{}.parquet"),
 }
-"""`corpus.layout`."""
+"""`corpus.layout`; VECTOR is `corpus.vector_column`."""
 
 
 class Part(NamedTuple):
@@ -54,6 +57,7 @@ class Part(NamedTuple):
 
     Attributes:
         number: What the names share.
+        text: Of captions; "" if there are none.
     """
 
     number: str
@@ -71,7 +75,7 @@ class Part(NamedTuple):
     @property
     def files(self) -> list[str]:
         """Return each file once."""
-        names = self.image, self.text, self.metadata
+        names = filter(None, (self.image, self.text, self.metadata))
         return list(dict.fromkeys(map(outer_file, names)))
 
 
@@ -102,6 +106,7 @@ def publish_inventory(project: Project, config: ReadyEmbeddings) -> Artifact:
             "dimension": parts[0].dimension,
             "not_unit": not_unit,
             "convert": [
+                *([] if parts[0].text else ["no_caption_vectors"]),
                 *(["not_npy"] if not parts[0].image.endswith(".npy") else []),
                 *(["not_unit_length"] if not_unit else []),
             ],
@@ -131,15 +136,16 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
     """
     if not folder.is_dir():
         raise CorpusError(f"corpus.embeddings: {folder} is not a folder")
-    layout = LAYOUTS[corpus.layout]
-    files = {name: _numbers(folder, outer_file(name)) for name in layout}
+    layout = [name.replace("VECTOR", corpus.vector_column) for name in LAYOUTS[corpus.layout]]
+    files = {name: _numbers(folder, outer_file(name)) for name in layout if name}
     numbers = set[str]().union(*files.values()) or {"N"}
     for name, found in files.items():
         if lacking := sorted(numbers - found):
             raise CorpusError(
                 f"{folder / outer_file(name).format(lacking[0])}: is missing (of {len(lacking)} such), "
-                f"and `corpus.layout: {corpus.layout}` needs it; download what is missing, or take "
-                "the other files of that number away"
+                f"and `corpus.layout: {corpus.layout}` needs it; download what is missing, take the "
+                "other files of that number away, or set `clip-retrieval-images` if only images "
+                "have vectors"
             )
     parts: list[Part] = []
     for number in progress(sorted(numbers), "checking files", "part", len(numbers)):
@@ -164,7 +170,7 @@ def _check_values(folder: Path, parts: list[Part]) -> int:
     """
     others = 0
     for part in progress(parts, "checking vectors", "part", len(parts)):
-        for name in (part.image, part.text):
+        for name in filter(None, (part.image, part.text)):
             for start, block in vector_blocks(folder / name):
                 lengths = np.linalg.norm(block.astype(np.float32), axis=1)
                 # A NaN compares as false, so it counts as bad.
@@ -189,13 +195,15 @@ def _numbers(folder: Path, name: str) -> set[str]:
 
 def _read_part(folder: Path, number: str, image: str, text: str, metadata: str) -> Part:
     rows, dimension = read_shape(folder / image)
-    text_rows, text_dimension = read_shape(folder / text)
-    if text_dimension != dimension:
-        raise CorpusError(
-            f"{folder / text}: vectors of {text_dimension} numbers, {image} has {dimension}; "
-            "both must come from one model"
-        )
-    for name, count in ((text, text_rows), (metadata, rows_of_table(folder / metadata))):
+    counts = {metadata: rows_of_table(folder / metadata)}
+    if text:
+        counts[text], text_dimension = read_shape(folder / text)
+        if text_dimension != dimension:
+            raise CorpusError(
+                f"{folder / text}: vectors of {text_dimension} numbers, {image} has {dimension}; "
+                "both must come from one model"
+            )
+    for name, count in counts.items():
         if count != rows:
             raise CorpusError(
                 f"{folder / name}: {count:,} rows, {image} has {rows:,}; the files of a part "

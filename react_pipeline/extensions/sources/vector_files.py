@@ -1,8 +1,9 @@
-"""Vectors as collections publish them: `.npy`, or a member of `.npz`.
+"""Vectors in all forms in which collections publish them: `.npy`, a member of `.npz`, or a column
+of lists in parquet.
 
-A name is a path; of a member it is `FILE/MEMBER`, such as `part.npz/l14_img`. Pickles are never
-loaded. Shapes: N rows, D width. Does not belong here: which files make a collection
-(`ready_layout`).
+A name is a path; of something inside a file it is `FILE/MEMBER`, such as `part.npz/l14_img` or
+`part.parquet/vector`. Pickles are never loaded. Shapes: N rows, D width. Does not belong here:
+which files make a collection (`ready_layout`).
 """
 
 import zipfile
@@ -12,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from react_pipeline.corpus import open_table
 from react_pipeline.store import CorpusError, open_regular
 
 BLOCK_ROWS = 65_536
@@ -25,11 +29,18 @@ MAX_EXPANSION = 100
 def outer_file(name: str) -> str:
     """Return the file that a name is in."""
     outer = name.rpartition("/")[0]
-    return outer if outer.endswith(".npz") else name
+    return outer if outer.endswith((".npz", ".parquet")) else name
 
 
 def read_shape(path: Path) -> tuple[int, int]:
     """Return rows and width, without reading the vectors; errors as of `open_vectors`."""
+    if path.parent.suffix == ".parquet":
+        with whole_vectors(path), open_table(path.parent) as file:
+            if path.name not in file.schema_arrow.names:
+                raise KeyError(path.name)
+            batches = file.iter_batches(1, columns=[path.name])
+            first = next((batch.column(0) for batch in batches), None)
+            return file.metadata.num_rows, 0 if first is None else _matrix(first).shape[1]
     if path.parent.suffix != ".npz":
         return open_vectors(path).shape
     with whole_vectors(path), open_regular(path.parent), zipfile.ZipFile(path.parent) as archive:
@@ -68,9 +79,16 @@ def vector_blocks(path: Path) -> Iterator[tuple[int, NDArray[Any]]]:
     """Yield all vectors in order: the first row of each block, and the block; errors as of
     `open_vectors`.
     """
-    vectors = open_vectors(path)
-    for start in range(0, len(vectors), BLOCK_ROWS):
-        yield start, vectors[start : start + BLOCK_ROWS]
+    if path.parent.suffix != ".parquet":
+        vectors = open_vectors(path)
+        for start in range(0, len(vectors), BLOCK_ROWS):
+            yield start, vectors[start : start + BLOCK_ROWS]
+        return
+    start = 0
+    with whole_vectors(path), open_table(path.parent) as file:
+        for batch in file.iter_batches(BLOCK_ROWS, columns=[path.name]):
+            yield start, _matrix(batch.column(0))
+            start += batch.num_rows
 
 
 @contextmanager
@@ -78,15 +96,17 @@ def whole_vectors(path: Path) -> Iterator[None]:
     """Report what is raised within where a file of vectors is cut or damaged.
 
     Raises:
-        CorpusError: Naming the file, or the member that it lacks.
+        CorpusError: Naming the file, or the member or column that it lacks.
     """
     try:
         yield
     except CorpusError:
         raise
     except KeyError as error:
-        raise CorpusError(f"{path.parent}: has no member {path.name!r} (corpus.layout)") from error
-    # Hostile headers make numpy and zipfile raise nearly anything.
+        raise CorpusError(
+            f"{path.parent}: has no member or column {path.name!r} (corpus.layout)"
+        ) from error
+    # Hostile headers make numpy, zipfile and pyarrow raise nearly anything.
     except Exception as error:
         words = " ".join(str(error).split())[:200]
         raise CorpusError(
@@ -98,3 +118,14 @@ def _require_rows(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> t
     if len(shape) != 2 or dtype not in (np.float16, np.float32):
         raise CorpusError(f"{path}: {dtype} {shape}; rows of float16 or float32 vectors are needed")
     return shape[0], shape[1]
+
+
+def _matrix(column: pa.Array) -> NDArray[Any]:
+    kind = column.type
+    if not isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
+        raise ValueError(f"the column holds {kind}, not lists of numbers")
+    widths = pc.unique(pc.list_value_length(column)).to_pylist()
+    values = column.flatten()
+    if len(widths) != 1 or widths[0] is None or values.null_count:
+        raise ValueError("a vector is missing, or has another width than others")
+    return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(len(column), widths[0])

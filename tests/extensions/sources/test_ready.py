@@ -23,6 +23,7 @@ from support.ready import (
     paired,
     write_datacomp,
     write_ready,
+    write_vector_column,
 )
 from support.stages import run_corpus
 from support.vectors import read_vectors, vector_files
@@ -148,6 +149,28 @@ def test_a_killed_conversion_goes_on_where_it_was(
     assert np.array_equal(read_vectors(artifact, "text"), text.astype(np.float32))
 
 
+@pytest.mark.parametrize("layout", ["clip-retrieval-images", "parquet"])
+def test_captions_are_encoded_where_only_images_have_vectors(
+    make: Make, ready: Path, text: NDArray[Any], layout: str
+) -> None:
+    image, more = paired(text), {}
+    if layout == "parquet":
+        write_vector_column(ready, 3 * image, {"identifier": URLS, "name": CAPTIONS})
+        more = {"vector_column": "emb", "url_column": "identifier", "caption_column": "name"}
+    else:
+        write_ready(ready, text, image=image)
+        shutil.rmtree(ready / "text_emb")
+    project = make(layout=layout, **more)
+    artifact = adopted(project)
+    assert artifact.counts["captions_encoded"] == len(text)
+    assert artifact.counts["encoder_standard_errors"] > 4
+    assert np.allclose(read_vectors(artifact, "text"), text, atol=1e-3)
+    assert np.allclose(read_vectors(artifact, "image"), image, atol=1e-3)
+    table = read_metadata(artifact)
+    assert [*table["caption"], *table["url"]] == [*CAPTIONS, *URLS]
+    assert run_corpus(project).counts["rows"] == len(text)
+
+
 def change(pattern: str, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         path = sorted(folder.glob(pattern))[1]
@@ -180,10 +203,7 @@ def cut(name: str, size: int) -> Callable[[Path], None]:
 Breakages = dict[str, tuple[Callable[[Path], Any], str]]
 CLIP_RETRIEVAL: Breakages = {
     "no folder": (shutil.rmtree, r"corpus\.embeddings: .* is not a folder"),
-    "no vectors of captions": (
-        lambda f: (f / "text_emb").rename(f / "x"),
-        r"text_emb_00\.npy: is mi",
-    ),
+    "no vectors of captions": (lambda f: (f / "text_emb").rename(f / "x"), "clip-retrieval-images"),
     "no metadata": (lambda f: (f / "metadata").rename(f / "x"), r"metadata_00\.parquet: is missin"),
     "a file is missing": (
         lambda f: (f / "text_emb/text_emb_01.npy").unlink(),
@@ -206,7 +226,7 @@ CLIP_RETRIEVAL: Breakages = {
     ),
 }
 OF_DATACOMP: Breakages = {
-    "a missing member": (without_captions, "no member 'b32_txt'"),
+    "a missing member": (without_captions, "no member or column 'b32_txt'"),
     "fewer rows": (change("*.parquet", lambda table: table[1:]), r"7 rows, .*b32_img has 8"),
     "a cut npz": (
         lambda f: sorted(f.glob("*.npz"))[1].write_bytes(b"PK\3\4"),
@@ -231,7 +251,7 @@ def test_what_does_not_fit_is_refused_by_name(
         publish_corpus(project)
 
 
-@pytest.mark.parametrize("what", ["random", "narrow", "rows", "empty"])
+@pytest.mark.parametrize("what", ["random", "narrow", "rows", "images", "empty"])
 def test_vectors_of_another_encoder_are_refused(
     make: Make, ready: Path, text: NDArray[Any], what: str
 ) -> None:
@@ -241,6 +261,10 @@ def test_vectors_of_another_encoder_are_refused(
         other = other / np.linalg.norm(other, axis=1, keepdims=True)
         write_ready(ready, other.astype(np.float32))
         more = {}
+    elif what == "images":
+        columns = {"url": URLS, "caption": CAPTIONS}
+        write_vector_column(ready, paired(text)[::-1], columns)
+        more = {"layout": "parquet", "vector_column": "emb"}
     else:
         captions = [" "] * len(CAPTIONS) if what == "empty" else CAPTIONS
         write_datacomp(ready, text, captions, URLS)
@@ -248,10 +272,21 @@ def test_vectors_of_another_encoder_are_refused(
         change("*.parquet", lambda table: table[::-1])(ready)
     expected = {
         "narrow": "16 numbers, the configured encoder makes 32",
+        "images": "standard errors",
         "empty": "every sampled caption",
     }
     with pytest.raises(CorpusError, match=expected.get(what, "another CLIP")):
         adopted(make(**more))
+
+
+def test_lists_of_other_lengths_are_no_vectors(make: Make, ready: Path) -> None:
+    ready.mkdir()
+    table = {"url": URLS[:2], "caption": CAPTIONS[:2], "vector": [[1.0, 0.0], [1.0]]}
+    pd.DataFrame(table).to_parquet(ready / "a.parquet")
+    with pytest.raises(CorpusError, match="another width"):
+        publish_corpus(make(layout="parquet"))
+    with pytest.raises(CorpusError, match="no member or column 'emb'"):
+        publish_corpus(make(layout="parquet", vector_column="emb"))
 
 
 class Evil:
