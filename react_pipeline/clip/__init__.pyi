@@ -32,6 +32,7 @@ from .gated import register_gated_blocks as register_gated_blocks
 from .gated import scale_gates as scale_gates
 from .gated import vision_blocks as vision_blocks
 from .memory import COUNTED as COUNTED
+from .memory import added_bytes as added_bytes
 from .memory import free_bytes as free_bytes
 from .memory import is_out_of_memory as is_out_of_memory
 from .memory import machine_memory_bytes as machine_memory_bytes

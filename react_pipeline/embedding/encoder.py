@@ -5,6 +5,7 @@ images, N texts, L token ids, D embedding dimension, H x W pixels.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 import torch.nn.functional as functional
@@ -15,12 +16,14 @@ from react_pipeline.clip import (
     Clip,
     ImageTower,
     Pixels,
+    added_bytes,
     arithmetic,
     cast_matrices,
     choose_precision,
     compiled,
     compiles,
     encode_text,
+    free_bytes,
     is_out_of_memory,
     text_blocks,
     text_lengths,
@@ -114,7 +117,7 @@ class Encoder:
                 self._image_features = convert(
                     self._tower, self.clip.model.visual, probes, self.precision
                 )
-            parts.append(self._vectors(self._image_features, on_device))
+            parts.append(self._vectors(self._image_features, on_device, self._tower))
         return torch.cat(parts).cpu()
 
     @torch.inference_mode()
@@ -138,14 +141,18 @@ class Encoder:
         for part in parts_of_like_length(lengths[order].tolist(), self._tokens_at_once):
             chosen = order[part]
             cut = tokens[chosen, : int(lengths[chosen[-1]])].to(self.clip.device)
-            vectors[chosen] = self._vectors(self._text_features, cut).cpu()
+            encoded = self._vectors(self._text_features, cut, self._torch_texts)
+            vectors[chosen] = encoded.cpu()
         return vectors
 
-    def _vectors(self, run: Features, batch: Tensor) -> Tensor:
+    def _vectors(self, run: Features, batch: Tensor, plain: Features) -> Tensor:
         """Encode a batch on the device as unit vectors (B, D).
 
+        Args:
+            plain: The same as `run` in single operations, whose memory can be counted.
+
         Raises:
-            InputError: If memory runs out.
+            InputError: If memory runs out, with how many rows fit.
         """
         try:
             with arithmetic(), self._autocast():
@@ -153,11 +160,27 @@ class Encoder:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise InputError(
-                f"embedding.batch_size: out of memory with {len(batch):,} rows at once on "
-                f"{self.clip.device}: lower it (`react-pipeline plan` says how many fit), or use a "
-                "device with more memory"
-            ) from error
+        # Here the frames of the error no longer hold the memory.
+        fits = ""
+        if self.clip.device != "cpu":  # whose free memory is not known
+            with suppress(torch.OutOfMemoryError):  # not even a few rows fit
+                each, free = self.row_bytes(plain, batch), free_bytes(self.clip.device)
+                if each:
+                    fits = f", which need {each:,} bytes each; about {free // each:,} fit"
+        raise InputError(
+            f"embedding.batch_size: out of memory with {len(batch):,} rows at once on "
+            f"{self.clip.device}{fits}: lower it, or use a device with more memory"
+        )
+
+    @torch.inference_mode()
+    def row_bytes(self, run: Features, batch: Tensor) -> int:
+        """Return the bytes of memory that each row of a batch on the device takes, at the most."""
+
+        def encode(count: int) -> None:
+            with self._autocast():
+                run(batch[:count].clone())
+
+        return added_bytes(encode, len(batch))
 
     def _torch_texts(self, tokens: Tensor) -> Tensor:
         return encode_text(self.clip.model, tokens, self._casts)

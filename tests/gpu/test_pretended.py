@@ -296,7 +296,7 @@ def test_long_runs_are_compiled_and_what_fails_runs_as_it_is(
 
 
 @pytest.mark.parametrize("stage", ["corpus_embeddings all", "domain_results shapes/base"])
-def test_out_of_memory_names_the_field_to_lower(
+def test_out_of_memory_names_the_batch_that_fits(
     changed: Callable[..., Project], monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     encode = ImageTower.__call__
@@ -309,7 +309,10 @@ def test_out_of_memory_names_the_field_to_lower(
     monkeypatch.setattr(ImageTower, "__call__", with_little_memory)
     project = changed("cuda", embedding={"precision": "fp32", "workers": 0})
     shutil.rmtree(project.config.store / stage.split()[0], ignore_errors=True)
-    with pretended_gpu(), pytest.raises(InputError, match=r"batch_size: .* \d+ rows"):
+    with (
+        pretended_gpu(),
+        pytest.raises(InputError, match=r"batch_size: .* \d+ rows.*about [\d,]+ fit"),
+    ):
         run(project, *stage.split())
 
 
