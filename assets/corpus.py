@@ -1,15 +1,14 @@
 """The corpus and its vectors: assets that belong to no domain, and their checks."""
 
-from pathlib import Path
-
 import dagster as dg
 import numpy as np
 
 from react_pipeline.assets.declared import artifact_check, stage_asset
 from react_pipeline.assets.reporting import publish
 from react_pipeline.assets.resources import Context
-from react_pipeline.embedding import FOLDERS, bad_rows, sides, vector_files
+from react_pipeline.embedding import FOLDERS, StoredVectors, bad_rows, sides
 from react_pipeline.project import Project
+from react_pipeline.settings import PipelineConfig
 from react_pipeline.stage import (
     ALL,
     CORPUS,
@@ -17,9 +16,6 @@ from react_pipeline.stage import (
     RETRIEVAL_CHECKPOINT,
 )
 from react_pipeline.store import Artifact
-
-CHUNK_ROWS = 65_536
-"""Rows that are read at once: a file of ready embeddings may be larger than memory."""
 
 
 @stage_asset(group_name="corpus", kinds={"webdataset"})
@@ -77,7 +73,10 @@ def vectors_are_finite_and_unit_norm(project: Project, artifact: Artifact) -> dg
     error.
     """
     bad = {
-        FOLDERS[side]: sum(map(count_bad_vectors, vector_files(artifact, side)))
+        FOLDERS[side]: sum(
+            len(bad_rows(block.astype(np.float32)))
+            for _, block in StoredVectors(artifact, side).blocks()
+        )
         for side in sides(artifact)
     }
     return dg.AssetCheckResult(
@@ -85,21 +84,15 @@ def vectors_are_finite_and_unit_norm(project: Project, artifact: Artifact) -> dg
     )
 
 
-def count_bad_vectors(path: Path) -> int:
-    """How many rows are not finite or not of length 1."""
-    vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    bad = 0
-    for start in range(0, len(vectors), CHUNK_ROWS):
-        bad += len(bad_rows(vectors[start : start + CHUNK_ROWS].astype(np.float32)))
-    return bad
+def pool_of_index(config: PipelineConfig) -> str | None:
+    """Return the pool of the index, whose centroids alone are trained on a card, if any."""
+    may_have_cells = config.index.key == "auto" or "IVF" in config.index.key
+    is_on_card = config.index.train_on is not None
+    is_built = config.corpus.ready_indices is None
+    return "gpu" if is_on_card and may_have_cells and is_built else None
 
 
-@stage_asset(
-    deps=[CORPUS_EMBEDDINGS],
-    group_name="corpus",
-    kinds={"faiss"},
-    pool=lambda config: config.index.train_on and "gpu",
-)
+@stage_asset(deps=[CORPUS_EMBEDDINGS], group_name="corpus", kinds={"faiss"}, pool=pool_of_index)
 def faiss_index(context: Context) -> dg.MaterializeResult:
     """The search index over the caption vectors, and over the image vectors if there are any.
 

@@ -30,7 +30,7 @@ from benchmarks import embed_inputs
 from react_pipeline.clip import Clip, load, publish_base
 from react_pipeline.corpus import decode_image, publish_corpus
 from react_pipeline.embedding import FOLDERS, embed_corpus, read_metadata
-from react_pipeline.embedding.vectors import row_vectors
+from react_pipeline.embedding.vectors import StoredVectors
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact
 
@@ -152,7 +152,8 @@ class Ours:
         assert self.artifact is not None
         keys = read_metadata(self.artifact, ["image_path"])["image_path"].tolist()
         rows = np.arange(self.artifact.counts["rows"])
-        return {side: unit_rows(row_vectors(self.artifact, side, rows), keys) for side in FOLDERS}
+        stored = {side: StoredVectors(self.artifact, side) for side in FOLDERS}
+        return {side: unit_rows(vectors.take(rows), keys) for side, vectors in stored.items()}
 
 
 def unit_rows(vectors: npt.NDArray[Any], keys: list[str]) -> npt.NDArray[np.float64]:

@@ -183,7 +183,8 @@ def clip_retrieval_case(given: argparse.Namespace) -> Rows:
 def search_case(given: argparse.Namespace) -> Rows:
     """Exact hits of many prompts."""
     from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
-    from react_pipeline.indexing import StoredVectors, exact_hits
+    from react_pipeline.embedding import StoredVectors
+    from react_pipeline.indexing import exact_hits
     from react_pipeline.project import Project
 
     rows, width, prompts = given.search

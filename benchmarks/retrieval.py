@@ -27,8 +27,8 @@ import yaml
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from benchmarks.pages import make_parser, parse_sizes, show_section
 from react_pipeline.clip import DTYPES
+from react_pipeline.embedding import StoredVectors
 from react_pipeline.indexing import (
-    StoredVectors,
     build_side,
     cell_hits,
     cells_for,
@@ -72,7 +72,7 @@ def ask(stored: StoredVectors, built: Row, path: Path, rows: int, classes: int) 
     set_parameters(index, built["parameters"])
     flat, some = faiss.IndexFlatIP(WIDTH), prompts[: min(SOME_PROMPTS, len(prompts))]
     for _, block in stored.blocks():
-        flat.add(block.numpy())
+        flat.add(block.astype(np.float32))
     fast = product_precision(len(prompts), "cpu")
     ways: dict[str, Row] = {}
 

@@ -17,9 +17,10 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from docs.screenshots import IMAGES, open_page
 from react_pipeline.corpus import thumbnail
-from react_pipeline.labelled import read_images
+from react_pipeline.labelled import PublishedImages, read_images
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
+from react_pipeline.settings import MAX_PIXELS
 
 WIDTH, HEIGHT, CAPTION_HEIGHT, FRAME_MS = 1100, 620, 40, 4_000
 SHOWN = 24
@@ -55,6 +56,7 @@ def gallery(project: Project, slug: str, method: str) -> str:
     """A page of random pictures that the base or the method gets right, with both predictions."""
     domain = project.domain(slug)
     images = read_images(fresh(project, "evaluation_set", slug), domain)
+    published = PublishedImages(tuple(images["path"]), tuple(images["sha256"]), MAX_PIXELS)
     first = {}
     for name in ("base", method):
         results = fresh(project, "domain_results", f"{slug}/{name}")
@@ -78,7 +80,7 @@ def gallery(project: Project, slug: str, method: str) -> str:
                 for right, of in zip((base, new), first.values(), strict=True)
             )
         ]
-        picture = thumbnail(Path(images["path"][place]).read_bytes())
+        picture = thumbnail(published.read(place))
         figures.append(FIGURE.format(picture, Markup().join(texts)))
     return f"{STYLE}<p>{about}</p><main>{Markup().join(figures)}</main>"
 

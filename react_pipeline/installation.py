@@ -11,7 +11,6 @@ from pathlib import Path
 
 DISTRIBUTION = "react-pipeline"
 EXTRAS = {
-    "boto3": "s3",
     "clip_benchmark": "elevater",
     "dagster_aws": "kubernetes",
     "dagster_k8s": "kubernetes",

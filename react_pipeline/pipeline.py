@@ -85,6 +85,7 @@ STAGES_OF_CORE = (
         step=lambda project: corpus.publish_corpus(project),
         identity=identity.corpus,
         outside=outside.of_corpus,
+        version="2",
         priority=90,
     ),
     Stage(
@@ -124,7 +125,7 @@ STAGES_OF_CORE = (
         parents=(CORPUS_EMBEDDINGS,),
         identity=identity.faiss_index,
         thresholds=identity.recalls,
-        version="2",
+        version="3",
         priority=85,
     ),
     Stage(

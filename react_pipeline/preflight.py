@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from react_pipeline.project import Manifests, Project, absence, matches, seed_path
-from react_pipeline.settings import DomainConfig, DrawnSetConfig, EvaluationSetConfig, is_url
+from react_pipeline.settings import DomainConfig, EvaluationSetConfig, is_url
 from react_pipeline.store import ConfigError, InputError, Problem, SourceUnavailable
 
 ENCODERS = ("encoder", "retrieval_encoder")
@@ -115,7 +115,7 @@ def listing_problems(path: Path, domain: DomainConfig) -> list[Problem]:
     """Return what is wrong with a list of labelled files, such as a folder with no class's name."""
     problems = []
     for field, labelled in _labelled(domain).items():
-        if labelled.are_files and not isinstance(labelled, DrawnSetConfig):
+        if labelled.are_files:
             problems += _problems(path, field, labelled.images, domain)
     return problems
 

@@ -315,7 +315,7 @@ GUARDS = (
     Guard("react_pipeline/tracking/served.py", "if _SERVED in os.environ and len(model_input) > MAX_SERVED_ROWS:", "if False:", SERVED),
     Guard("react_pipeline/tracking/tables.py", 'if f"{name}.json" not in there:', "if True:", "tracking/test_tracking.py::test_a_result_has_tables_and_a_confusion_matrix"),
     Guard("react_pipeline/tracking/served.py", "1 <= top_k <= MAX_TOP_K and 0 <= threshold <= 1", "top_k > 0", SERVED),
-    Guard("react_pipeline/extensions/sources/downloads.py", "        image, _ = decode_apart(data, self.max_pixels)\n", "        from react_pipeline.corpus import decode_image\n        image = decode_image(data, self.max_pixels)\n", "extensions/sources/test_url_source.py::test_an_image_that_kills_its_decoder_is_a_row_of_the_ledger"),
+    Guard("react_pipeline/extensions/sources/downloads.py", "        image = decode_apart(data, self.max_pixels)\n", "        from react_pipeline.corpus import decode_image\n        image = decode_image(data, self.max_pixels)\n", "extensions/sources/test_url_source.py::test_an_image_that_kills_its_decoder_is_a_row_of_the_ledger"),
     # Found by samples of mutants
     Guard("react_pipeline/extensions/predict/run_folder.py", "if not lock(descriptor, wait=False):", "if False:", "extensions/predict/test_predict.py::test_a_folder_that_another_run_writes_to_is_refused"),
     Guard("react_pipeline/settings/retrieval.py", ", f\"SELECT CASE WHEN\\n{where}\\nTHEN 1 END\")", ",)", "settings/test_retrieval_settings.py::test_an_error_in_a_filter_is_about_what_the_user_wrote"),

@@ -4,9 +4,8 @@ shard gives another corpus; and pairs that a kind copies into tar shards of it.
 Does not belong here: any kind (`kinds`), reading a tar (`shards`), remembering digests (`store`).
 """
 
-import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from typing import Any
 import pandas as pd
 
 from react_pipeline.corpus.image_source import ImageSource
-from react_pipeline.corpus.kinds import Webdataset
+from react_pipeline.corpus.kinds import Skipped, Webdataset
 from react_pipeline.corpus.progress_lines import progress
-from react_pipeline.corpus.remote import Identity, RemoteShard, find_remote, identify
+from react_pipeline.corpus.remote import Identity, find_remote, identify
 from react_pipeline.corpus.shards import (
     IMAGE_EXTENSIONS,
     SHARDS,
@@ -27,7 +26,7 @@ from react_pipeline.corpus.shards import (
 )
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, find_files
-from react_pipeline.settings import StorageConfig, is_url
+from react_pipeline.settings import CorpusConfig, is_url
 from react_pipeline.store import (
     CACHE,
     Artifact,
@@ -36,14 +35,14 @@ from react_pipeline.store import (
     Scratch,
     Store,
     remembered_sha256,
-    sha256_of,
-    write_atomically,
 )
 
 POOL = f"{CACHE}/images"
 """Where images that came over the net are kept, for all domains of a store. The sets that were made
 of them hold their own copies."""
-SHARDS_FILE = "shards.parquet"
+SHARDS_FILE, SKIPPED_FILE = "shards.parquet", "skipped.parquet"
+MAX_NAMES = 1_000
+"""Skipped samples that are named, for each reason; all are counted."""
 PARALLEL_REQUESTS = 16
 """Answers of servers that are awaited at once."""
 _FIELD = "corpus.shards"
@@ -75,64 +74,73 @@ def publish_corpus(project: Project) -> Artifact:
 
 
 def publish_pairs(
-    project: Project,
-    content: Any,
-    pairs: Iterable[PackedSample],
-    finish: Callable[[Path], Mapping[str, Any]] = lambda _: {},
+    project: Project, content: Any, pairs: Iterable[PackedSample | Skipped]
 ) -> Artifact:
     """Publish the artifact `corpus` from pairs: key, image file, caption (UTF-8), and metadata.
 
     Args:
         content: The identity of the images and captions, as JSON, such as names and digests.
-        pairs: Read only if no artifact of this identity is there.
-        finish: Adds files to the artifact's folder, and gives further counts.
+        pairs: Read only if no artifact of this identity is there. What is `Skipped` is counted by
+            its reason, and the first ones of each are in `skipped.parquet` (source, reason).
 
     Raises:
         CorpusError: If there is no pair.
     """
 
     def write(staging: Path, _: Scratch) -> dict[str, Any]:
+        reasons = Counter[str]()
+        named: list[tuple[str, str]] = []
+
+        def usable() -> Iterator[PackedSample]:
+            for pair in pairs:
+                if not isinstance(pair, Skipped):
+                    yield pair
+                    continue
+                reasons[pair.reason] += 1
+                if reasons[pair.reason] <= MAX_NAMES:
+                    named.append((pair.source, pair.reason))
+
         (staging / SHARDS).mkdir()
-        if not (count := pack(pairs, staging / SHARDS)):
-            raise CorpusError("corpus: no pair")
-        tars = sorted((staging / SHARDS).iterdir())
-        table = _inventory(None, tars).assign(path=[f"{SHARDS}/{tar.name}" for tar in tars])
-        return {**_write_inventory(table, staging), "pairs": count, **finish(staging)}
+        if not (count := pack(progress(usable(), "copying pairs", "pair"), staging / SHARDS)):
+            raise CorpusError(
+                f"corpus: no pair in its {project.config.corpus.noun}"
+                + "".join(f"; skipped: {source}, {reason}" for source, reason in named[:1])
+            )
+        if named:
+            table = pd.DataFrame(named, columns=["source", "reason"])
+            table.to_parquet(staging / SKIPPED_FILE, index=False)
+        sizes = [tar.stat().st_size for tar in (staging / SHARDS).iterdir()]
+        counts = {"shards": len(sizes), "bytes": sum(sizes)}
+        return {**counts, "pairs": count, "skipped": dict(reasons)}
 
     return project.store.build(resolve(project, "corpus", content=content), write)
 
 
 def publish_tar_corpus(project: Project, corpus: Webdataset) -> Artifact:
-    """Publish the artifact `corpus` of kind `webdataset`: `shards.parquet` with number,
-    path (or URL), bytes and sha256 of each shard.
+    """Publish the artifact `corpus` of kind `webdataset`: `shards.parquet` with number, name, bytes
+    and sha256 of each shard.
 
-    The user's shards stay where they are. Their identity is name, size and digest in order, so a
-    corpus that is moved to another folder stays the same corpus. Their headers are read when they
-    are embedded. A remote shard is not read: its digest is that of what its server reports.
+    The user's shards stay where they are, which the configuration alone says: a corpus that is
+    moved to another folder stays the same corpus. Their headers are read when they are embedded. A
+    remote shard is not read: its digest is that of what its server reports.
 
     Raises:
         CorpusError: If a pattern finds no tar, or no local shard holds a pair.
         SourceUnavailable: If a server does not answer.
     """
     locations = locate_shards(corpus)
-    table = _inventory(project.store, locations)
-    names = table.assign(path=table["path"].str.rpartition("/")[2])
+    table = pd.DataFrame(_identities(project.store, locations), columns=["bytes", "sha256"])
+    table.insert(0, "name", list(map(_name, locations)))
 
     def write(staging: Path, _: Scratch) -> dict[str, Any]:
         local = [location for location in locations if isinstance(location, Path)]
         if len(local) == len(locations):
             _require_pair(local, corpus.caption_extension)
-        # Paths relative to `root`: equal shards elsewhere give an equal file.
-        root = os.path.commonpath([path.parent for path in local]) if local else ""
-        paths = [path if is_url(path) else os.path.relpath(path, root) for path in table["path"]]
-        written = _write_inventory(table.assign(path=paths), staging)
-        return {**written, **({"root": root} if root else {})}
+        table.rename_axis("shard").reset_index().to_parquet(staging / SHARDS_FILE, index=False)
+        return {"shards": len(table), "bytes": int(table["bytes"].sum())}
 
-    inputs = resolve(project, "corpus", content=names.to_numpy().tolist())
-    artifact = project.store.build(inputs, write)
-    # They may move, and the artifact never changes.
-    write_atomically(_place_file(artifact), json.dumps(table["path"].tolist()))
-    return artifact
+    inputs = resolve(project, "corpus", content=table.to_numpy().tolist())
+    return project.store.build(inputs, write)
 
 
 def locate_shards(corpus: Webdataset) -> list[ShardLocation]:
@@ -146,8 +154,7 @@ def locate_shards(corpus: Webdataset) -> list[ShardLocation]:
     locations: dict[ShardLocation, ShardLocation] = {}
     for pattern in corpus.shards:
         if is_url(pattern):
-            shards = find_remote(pattern, corpus.storage, _FIELD)
-            locations |= {shard: shard for shard in shards}
+            locations |= {shard: shard for shard in find_remote(pattern, _FIELD)}
         else:
             for path in find_files([pattern], (".tar",), _FIELD):
                 locations.setdefault(path.resolve(), path)
@@ -169,44 +176,45 @@ def _require_pair(shards: Sequence[Path], caption_extension: str) -> None:
     )
 
 
-def _inventory(store: Store | None, locations: Sequence[ShardLocation]) -> pd.DataFrame:
-    """Return path (or URL), bytes and sha256 of each shard."""
-    table = pd.DataFrame(_identities(store, locations), columns=["bytes", "sha256"])
-    table.insert(0, "path", list(map(str, locations)))
-    return table
+def _name(location: ShardLocation) -> str:
+    return str(location).rpartition("/")[2]
 
 
-def _identities(store: Store | None, locations: Sequence[ShardLocation]) -> Iterator[Identity]:
+def _identities(store: Store, locations: Sequence[ShardLocation]) -> Iterator[Identity]:
     with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
-        remote = pool.map(identify, [one for one in locations if isinstance(one, RemoteShard)])
+        remote = pool.map(identify, [one for one in locations if isinstance(one, str)])
         for location in progress(locations, "checking shards", "shard", len(locations)):
-            if isinstance(location, RemoteShard):
+            if isinstance(location, str):
                 yield next(remote)
             else:
-                digest = remembered_sha256(store.root, location) if store else sha256_of(location)
+                digest = remembered_sha256(store.root, location)
                 yield Identity(location.stat().st_size, digest)
 
 
-def _write_inventory(table: pd.DataFrame, staging: Path) -> dict[str, Any]:
-    table.rename_axis("shard").reset_index().to_parquet(staging / SHARDS_FILE, index=False)
-    return {"shards": len(table), "bytes": int(table["bytes"].sum())}
+def shard_digests(kind: CorpusConfig, artifact: Artifact) -> dict[ShardLocation, str]:
+    """Return the digest of each shard of a published corpus by its place, in the order of their
+    numbers: tars of the artifact, or those that the configuration names today. Shards that were
+    added since are left out.
 
-
-def shard_digests(artifact: Artifact, storage: StorageConfig) -> dict[ShardLocation, str]:
-    """Return the digest of each shard by its place: an absolute path, or a `RemoteShard`, which
-    `storage` reaches. Their order is that of their numbers.
+    Raises:
+        ChangedSource: Naming a shard that is gone.
     """
+    if not isinstance(kind, Webdataset):
+        files = artifact.manifest["files"]
+        names = sorted(name for name in files if name.startswith(f"{SHARDS}/"))
+        return {artifact.path / name: files[name]["sha256"] for name in names}
     table = pd.read_parquet(artifact.file(SHARDS_FILE))
-    paths = table["path"].tolist()
-    if (moved := _place_file(artifact)).exists():
-        paths = json.loads(moved.read_text())
-    folder = artifact.path / artifact.counts.get("root", "")
-    places = (RemoteShard(path, storage) if is_url(path) else folder / path for path in paths)
-    return dict(zip(places, table["sha256"], strict=True))
+    rest = iter(locate_shards(kind))
+    shards: dict[ShardLocation, str] = {}
+    for name, digest in zip(table["name"], table["sha256"], strict=True):
+        if (shard := next((one for one in rest if _name(one) == name), None)) is None:
+            raise ChangedSource(_changed(name))
+        shards[shard] = digest
+    return shards
 
 
 def checked_shards(
-    store: Store, artifact: Artifact, storage: StorageConfig
+    kind: CorpusConfig, store: Store, artifact: Artifact
 ) -> dict[ShardLocation, str]:
     """Return `shard_digests` after checking that every shard is still the one that was published.
 
@@ -214,22 +222,20 @@ def checked_shards(
         ChangedSource: Naming the shard that is missing or has changed.
         SourceUnavailable: Naming the shard whose server does not answer.
     """
-    shards = shard_digests(artifact, storage)
-    # Shards of the artifact are verified as its files.
-    outside = [one for one in shards if artifact.path not in Path(str(one)).parents]
-    found = _identities(store, outside)
-    for shard in outside:
-        gone = isinstance(shard, Path) and not shard.is_file()
-        if gone or next(found).digest != shards[shard]:
-            raise ChangedSource(
-                f"{shard}: is gone or has changed since `corpus` was materialized; put it back, or "
-                "materialize `corpus` again"
-            )
+    shards = shard_digests(kind, artifact)
+    if isinstance(kind, Webdataset):  # else they are verified as files of the artifact
+        found = _identities(store, list(shards))
+        for (shard, digest), identity in zip(shards.items(), found, strict=True):
+            if identity.digest != digest:
+                raise ChangedSource(_changed(shard))
     return shards
 
 
-def _place_file(artifact: Artifact) -> Path:
-    return artifact.root / ".places" / f"{artifact.fingerprint}.json"
+def _changed(shard: ShardLocation) -> str:
+    return (
+        f"{shard}: is gone or has changed since `corpus` was materialized; put it back, or "
+        "materialize `corpus` again"
+    )
 
 
 def open_source(project: Project, corpus: Artifact) -> ImageSource:

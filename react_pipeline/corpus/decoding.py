@@ -16,10 +16,10 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass
-from itertools import islice
+from itertools import cycle, islice
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from typing import Any
 from PIL import Image
 
 from react_pipeline.corpus.images import BadImage, decode_image, decode_what_is_there
+from react_pipeline.corpus.progress_lines import progress
+from react_pipeline.store import CorpusError, ReactError
 
 DECODE_SECONDS = 20
 """Processor time for one image; images of 100 megapixels take two seconds."""
@@ -43,17 +45,12 @@ _SIGNAL = re.compile(r"SIG[A-Z0-9]+")
 logger = logging.getLogger(__name__)
 
 
-def decode_apart(
-    data: bytes, max_pixels: int, *, is_lenient: bool = False
-) -> tuple[Image.Image, bool]:
+def decode_apart(data: bytes, max_pixels: int, *, is_lenient: bool = False) -> Image.Image:
     """Decode an image as `images.decode_image` does, in a process with limits of memory and
     processor time: this one if it is a worker of `load_batches`, else one for all threads.
 
     Args:
         is_lenient: Of a truncated file, give the part that is there.
-
-    Returns:
-        The image, and whether its file is truncated.
 
     Raises:
         BadImage: As `decode_image`, or with reason `too_slow` or `killed_decoder`.
@@ -63,7 +60,7 @@ def decode_apart(
         return _decode(*image)
     with _lock:  # of several images, which one killed it would not be known
         try:
-            answer: tuple[Image.Image, bool] = _decoder.submit(_decode, *image).result()
+            answer: Image.Image = _decoder.submit(_decode, *image).result()
         except BrokenExecutor as error:
             _decoder.pool = None
             signals = ", ".join(_SIGNAL.findall(str(error)))
@@ -73,24 +70,51 @@ def decode_apart(
         return answer
 
 
-def load_batches(
-    dataset: Any, batches: Iterable[Any], workers: int, collate: Callable[[list[Any]], Any]
-) -> Iterator[Any]:
-    """Yield batches of a dataset that calls `decode_apart`, loaded ahead by `workers` processes or,
-    with 0, in this one.
+@dataclass(frozen=True)
+class Decoder:
+    """Reads, decodes and prepares images. Can be sent to other processes, which import little else
+    for it.
 
-    The processes stay for the next call with an equal dataset. When one dies, what was being loaded
+    Attributes:
+        read: Returns the file of an image, by what stands for the image in a batch.
+        prepare: Maps an RGB image to a tensor.
+        is_lenient: As in `decode_apart`.
+    """
+
+    read: Callable[[Any], bytes]
+    prepare: Callable[[Image.Image], Any]
+    max_pixels: int
+    is_lenient: bool = False
+
+    def load(self, images: Iterable[Any]) -> list[Any]:
+        """Return an array of each image's tensor, or the error that says why there is none."""
+        return list(map(self._load, images))
+
+    def _load(self, one: Any) -> Any:
+        try:
+            image = decode_apart(self.read(one), self.max_pixels, is_lenient=self.is_lenient)
+            return self.prepare(image).numpy()
+        except (BadImage, ReactError) as error:
+            return error
+
+
+def load_batches(
+    decoder: Decoder, batches: Iterable[Any], workers: int
+) -> Iterator[tuple[Any, list[Any]]]:
+    """Yield batches of images with what `decoder.load` gives, loaded ahead by `workers` processes
+    or, with 0, in this one.
+
+    The processes stay for the next call with an equal decoder. When one dies, what was being loaded
     is loaded again here, where each image is decoded apart; then new ones go on.
 
     Args:
-        dataset: Gives, for an image that is not decoded, a row that says why. Sent to each process
-            once.
+        decoder: Sent to each process once.
     """
     global _loaders
     if not workers:
-        yield from (collate([dataset[index] for index in indices]) for indices in batches)
+        yield from ((batch, decoder.load(batch)) for batch in batches)
         return
-    start = (workers, WORKER_BYTES, pickle.dumps((dataset, collate)))
+    start = (workers, WORKER_BYTES, pickle.dumps(decoder))
     if _loaders is None or _loaders.start != start:
         _loaders = Processes(*start)
     loaders, source = _loaders, iter(batches)
@@ -98,42 +122,23 @@ def load_batches(
     try:
         while True:
             try:
-                for indices in islice(source, BATCHES_AHEAD * workers - len(pending)):
-                    pending.append(indices)
-                    futures.append(loaders.submit(_load, indices))
+                for batch in islice(source, BATCHES_AHEAD * workers - len(pending)):
+                    pending.append(batch)
+                    futures.append(loaders.submit(_load, batch))
                 if not pending:
                     return
-                loaded = [futures.popleft().result()]
-                pending.popleft()
+                results = futures.popleft().result()
+                loaded = [(pending.popleft(), results)]
             except BrokenExecutor:
                 logger.warning("a decoding process died; its images are decoded one by one")
                 loaders.pool = None
-                loaded = [collate([dataset[index] for index in indices]) for indices in pending]
+                loaded = [(batch, decoder.load(batch)) for batch in pending]
                 pending.clear()
                 futures.clear()
             yield from loaded
     finally:
         for future in futures:
             future.cancel()
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """A dataset whose indices are images: row, digest and bytes of a file.
-
-    It is in this module so that a process that decodes imports little else.
-    """
-
-    to_tensor: Callable[[Image.Image], Any]
-    max_pixels: int
-
-    def __getitem__(self, image: tuple[int, str, bytes]) -> tuple[int, str, Any]:
-        """Return row, digest, and pixels (3, H, W), or why there are none."""
-        row, digest, data = image
-        try:
-            return row, digest, self.to_tensor(decode_apart(data, self.max_pixels)[0]).numpy()
-        except BadImage as error:
-            return row, digest, error
 
 
 class Processes:
@@ -178,6 +183,35 @@ class Processes:
             self.pool.shutdown(kill_workers=True)
 
 
+def in_processes(
+    function: Callable[[Any], Any],
+    items: Iterable[Any],
+    environments: Sequence[Mapping[str, str]],
+    title: str,
+    remedy: str,
+) -> Iterator[Any]:
+    """Yield the results of a function, in the order of its items, which take turns in processes:
+    one for each of `environments`, the variables that it has besides those of this process.
+
+    Raises:
+        CorpusError: If a process dies, with the remedy.
+    """
+    processes = [Processes(1, 0, **environment) for environment in environments]
+    try:
+        turns = zip(cycle(processes), items)  # noqa: B905 - the first has no end
+        futures = [one.submit(function, item) for one, item in turns]
+        for future in progress(futures, title, "part", len(futures)):
+            yield future.result()
+    except BrokenExecutor as error:
+        raise CorpusError(
+            f"{title}: a process died, probably out of memory; what it had finished is kept: run "
+            f"again, {remedy}"
+        ) from error
+    finally:
+        for one in processes:
+            one.end()  # else an interrupted run would wait for what is at work
+
+
 def _shut_down(pool: "weakref.ref[Any]") -> None:
     if (there := pool()) is not None:
         there.shutdown(kill_workers=True)
@@ -192,27 +226,22 @@ def _begin(program: int, memory_bytes: int, loaded: bytes | None = None) -> None
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which then ends it
     threading.Thread(target=watch, daemon=True).start()
     if loaded:  # before what this process has is looked at
-        _loaded.extend(pickle.loads(loaded))  # noqa: S301 - this program's own
+        _loaded.append(pickle.loads(loaded))  # noqa: S301 - this program's own
     if memory_bytes:
         # An image that asks for more gets a MemoryError, and is counted.
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + memory_bytes)
 
 
-def _load(indices: Any) -> Any:
-    dataset, collate = _loaded
-    return collate([dataset[index] for index in indices])
+def _load(batch: Any) -> list[Any]:
+    return _loaded[0].load(batch)
 
 
-def _decode(
-    seconds: int, data: bytes, max_pixels: int, is_lenient: bool
-) -> tuple[Image.Image, bool]:
+def _decode(seconds: int, data: bytes, max_pixels: int, is_lenient: bool) -> Image.Image:
     # The kernel ends this process if the image takes so much processor time.
     used = resource.getrusage(resource.RUSAGE_SELF)
     _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + seconds) + 1)
-    if is_lenient:
-        return decode_what_is_there(data, max_pixels)
-    return decode_image(data, max_pixels), False
+    return (decode_what_is_there if is_lenient else decode_image)(data, max_pixels)
 
 
 def _limit(what: int, amount: int) -> None:
@@ -224,8 +253,8 @@ def _limit(what: int, amount: int) -> None:
 _lock = threading.Lock()
 _decoder = Processes(1, WORKER_BYTES)
 _loaders: Processes | None = None
-_loaded: list[Any] = []
-"""In a process of `load_batches`: its dataset, and what makes a batch of rows."""
+_loaded: list[Decoder] = []
+"""In a process of `load_batches`: its decoder."""
 
 
 def _forget() -> None:

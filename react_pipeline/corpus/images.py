@@ -131,20 +131,20 @@ def decode_image(data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.I
         raise BadImage(reason, f"{type(error).__name__}: {error}"[:200]) from error
 
 
-def decode_what_is_there(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
-    """Decode a file, or the part that is there where it ends too early; return whether it does.
+def decode_what_is_there(data: bytes, max_pixels: int) -> Image.Image:
+    """Decode a file, or the part that is there where it ends too early.
 
-    Threads that decode at the same time may tolerate it too, and say that it does not.
+    Threads that decode at the same time may tolerate it too.
     """
     try:
-        return decode_image(data, max_pixels), False
+        return decode_image(data, max_pixels)
     except BadImage as error:
         if error.reason != "truncated":
             raise
     with _tolerance:
         ImageFile.LOAD_TRUNCATED_IMAGES = True
         try:
-            return decode_image(data, max_pixels), True
+            return decode_image(data, max_pixels)
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = False
 

@@ -1,5 +1,5 @@
 """Kinds of corpus that others build on, and the one of tar shards: fields, and all that the
-pipeline asks of them, such as what a corpus costs as far as its files say before they are read.
+pipeline asks of them, such as how many pairs there are as far as files say before they are read.
 
 Does not belong here: reading tars, tables and vectors, which the other modules of `corpus` do.
 """
@@ -7,7 +7,6 @@ Does not belong here: reading tars, tables and vectors, which the other modules 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -16,9 +15,7 @@ from pydantic import AfterValidator
 from react_pipeline.settings import (
     CaptionExtension,
     CorpusConfig,
-    DownloadConfig,
     Names,
-    StorageConfig,
     check_shard_name,
 )
 from react_pipeline.store import InputError
@@ -33,38 +30,10 @@ UNKNOWN_ROWS = "the rows of this corpus are not known before it is read: give --
 
 
 class CorpusSize(NamedTuple):
-    """Pairs (or URLs) of a corpus, bytes of one in a shard, and processor seconds to draw one."""
+    """Pairs (or URLs) of a corpus, and bytes of one in a shard."""
 
     pairs: int
     pair_bytes: float
-
-    @property
-    def bytes(self) -> float:
-        """Return the bytes of all pairs."""
-        return self.pairs * self.pair_bytes
-
-
-@dataclass(frozen=True)
-class CorpusWork:
-    """The cost of publishing and embedding a corpus.
-
-    Attributes:
-        noun: What its rows are.
-        disk, memory: Bytes.
-        read_bytes: Bytes that are read or written by one core.
-        checked_rows: Rows of tables that are read and checked.
-        encodes_images, encodes_captions, writes_vectors: Of `corpus_embeddings`; false where
-            vectors are there already.
-    """
-
-    noun: str = "pairs"
-    disk: float = 0
-    memory: float = 0
-    read_bytes: float = 0
-    checked_rows: int = 0
-    encodes_images: bool = True
-    encodes_captions: bool = True
-    writes_vectors: bool = True
 
 
 def require_local(files: Sequence[ShardLocation]) -> list[Path]:
@@ -89,6 +58,15 @@ class ListedPair(NamedTuple):
     fields: Mapping[str, str]
 
 
+class Skipped(NamedTuple):
+    """A sample that is not embedded, and the user's file or URL that it came from (or "")."""
+
+    key: str
+    reason: str
+    detail: str = ""
+    source: str = ""
+
+
 class ListedCorpus(CorpusConfig):
     """A kind that lists its pairs; write `identity`, `publish`, `pairs` and `open_images`."""
 
@@ -104,34 +82,23 @@ class ListedCorpus(CorpusConfig):
 
 
 class ShardedCorpus(CorpusConfig):
-    """A kind that publishes `shards.parquet`, as `publish_pairs` does.
+    """A kind that publishes tar shards, as `publish_pairs` does.
 
     Its `identity` and `publish` are all that it needs.
-
-    Attributes:
-        noun: What its `sources` are called.
     """
 
-    noun: ClassVar[str] = "files"
+    is_copy: ClassVar[bool] = True
 
     def open_images(self, corpus: Artifact, pool: Path) -> ImageSource:
         """Return byte ranges of the tars."""
         from react_pipeline.corpus.corpus import shard_digests
         from react_pipeline.corpus.image_source import TarSource
 
-        return TarSource(list(shard_digests(corpus, self.access()[0])))
+        return TarSource(list(shard_digests(self, corpus)))
 
     def size(self) -> CorpusSize:
         """Raise an InputError: it is not known before the pairs are copied."""
         raise InputError(UNKNOWN_ROWS)
-
-    def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
-        """Return the work of a copy: every byte is read, written, and read again for its digest."""
-        return CorpusWork(read_bytes=3 * size.bytes, disk=size.bytes)
-
-    def sources(self) -> Sequence[ShardLocation]:
-        """Return the files and folders that it names; a CorpusError if one is not there."""
-        return tuple(value for _, value in self if isinstance(value, Path))
 
 
 def _require_shards(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -145,10 +112,10 @@ class Webdataset(ShardedCorpus):
 
     kind: Literal["webdataset"] = "webdataset"
     shards: Annotated[Names, AfterValidator(_require_shards)]
-    storage: StorageConfig = StorageConfig()
     caption_extension: CaptionExtension = "txt"
 
     file_fields: ClassVar[tuple[str, ...]] = ("shards",)
+    is_copy: ClassVar[bool] = False
     noun: ClassVar[str] = "shards"
     next_step: ClassVar[str] = "put your tars into data/, or name them in `corpus` of pipeline.yaml"
 
@@ -166,10 +133,6 @@ class Webdataset(ShardedCorpus):
         """Return the extension that is configured."""
         return self.caption_extension
 
-    def access(self) -> tuple[StorageConfig, DownloadConfig]:
-        """Return how the shards are reached."""
-        return self.storage, DownloadConfig()
-
     def size(self) -> CorpusSize:
         """Return the size as if all shards were like the first, whose headers are read."""
         from react_pipeline.corpus.shards import index_shard
@@ -178,10 +141,6 @@ class Webdataset(ShardedCorpus):
         first, *_ = sizes = [path.stat().st_size for path in tars]
         pair_bytes = first / max(index_shard(tars[0]).pairs(self.caption_extension), 1)
         return CorpusSize(round(sum(sizes) / pair_bytes), pair_bytes)
-
-    def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
-        """Return the work of reading every byte once."""
-        return CorpusWork(read_bytes=size.bytes)
 
     def sources(self) -> Sequence[ShardLocation]:
         """Return the shards."""

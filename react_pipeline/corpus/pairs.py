@@ -9,11 +9,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from react_pipeline.corpus.corpus import checked_shards
 from react_pipeline.corpus.images import BadSample
-from react_pipeline.corpus.kinds import ListedCorpus, ListedPair
+from react_pipeline.corpus.kinds import ListedCorpus, ListedPair, Skipped
 from react_pipeline.corpus.shards import (
     METADATA_EXTENSION,
     Member,
@@ -34,15 +34,6 @@ RESERVED_FIELDS = frozenset(
     {"image_path", "caption", "metadata", "shard", "image_sha256", "image_offset", "image_bytes"}
 )
 """Columns of the embeddings' metadata; a sample's own field of such a name is left out."""
-
-
-class Skipped(NamedTuple):
-    """A sample that is not embedded, and the user's file or URL that it came from (or "")."""
-
-    key: str
-    reason: str
-    detail: str = ""
-    source: str = ""
 
 
 @dataclass
@@ -105,8 +96,7 @@ def corpus_parts(store: Store, kind: CorpusConfig, corpus: Artifact) -> Iterator
         for number, run in enumerate(runs(kind.pairs(store, corpus), PART_PAIRS)):
             yield Part(number, "", list(run))
         return
-    shards = checked_shards(store, corpus, kind.access()[0]).items()
-    for number, (location, digest) in enumerate(shards):
+    for number, (location, digest) in enumerate(checked_shards(kind, store, corpus).items()):
         yield Part(number, digest, location)
 
 

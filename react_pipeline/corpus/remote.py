@@ -1,5 +1,6 @@
 """Shards on object stores and web servers, by obstore: opened like files, identified without being
-read.
+read. A shard is its URL; what else reaches its store (region, endpoint, credentials) is in the
+environment.
 
 Does not belong here: which names are allowed (`settings.addresses`), what a tar holds
 (`shards`), images at addresses that strangers wrote (`extensions.sources`).
@@ -10,14 +11,13 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from itertools import chain
 from typing import Any, BinaryIO, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 
-from react_pipeline.settings import StorageConfig, expand, has_wildcard
+from react_pipeline.settings import expand, has_wildcard
 from react_pipeline.store import CorpusError, SourceUnavailable
 
 RETRIES = 6
@@ -46,31 +46,17 @@ class Identity(NamedTuple):
     digest: str
 
 
-@dataclass(frozen=True)
-class RemoteShard:
-    """A shard by its URL and the way to its store. It holds no connection, so it may go to another
-    process.
-    """
-
-    url: str
-    storage: StorageConfig = StorageConfig()
-
-    def __str__(self) -> str:
-        return self.url
-
-
-def find_remote(pattern: str, storage: StorageConfig, field: str) -> list[RemoteShard]:
+def find_remote(pattern: str, field: str) -> list[str]:
     """Return the shards that a URL, or a pattern of some, names; only buckets are asked.
 
     Raises:
         CorpusError: If it finds no tar.
         SourceUnavailable: If an object store does not answer.
     """
-    found: list[RemoteShard] = []
+    found: list[str] = []
     for url in expand(pattern):
-        shard = RemoteShard(url, storage)
-        shards = _list_tars(shard) if has_wildcard(url) else [shard]
-        if not shards or not shards[0].url.endswith(".tar"):
+        shards = _list_tars(url) if has_wildcard(url) else [url]
+        if not shards or not shards[0].endswith(".tar"):
             raise CorpusError(
                 f"{field}: {url!r} finds no .tar file; give tar files or patterns such as *.tar"
             )
@@ -78,7 +64,7 @@ def find_remote(pattern: str, storage: StorageConfig, field: str) -> list[Remote
     return found
 
 
-def open_remote(shard: RemoteShard) -> BinaryIO:
+def open_remote(shard: str) -> BinaryIO:
     """Open a remote shard for reading, with seeks.
 
     The read-ahead grows while reading is dense and shrinks at every jump of more than
@@ -91,7 +77,7 @@ def open_remote(shard: RemoteShard) -> BinaryIO:
     return cast(BinaryIO, _RangedFile(shard))
 
 
-def identify(shard: RemoteShard) -> Identity:
+def identify(shard: str) -> Identity:
     """Return what identifies a shard, by one request.
 
     Raises:
@@ -108,28 +94,27 @@ def identify(shard: RemoteShard) -> Identity:
             f"{shard}: its server reports neither ETag nor Last-Modified, so a change would not be "
             "noticed; copy the shards to a disk or a bucket, and name those"
         )
-    path = urlsplit(shard.url).path if shard.url.startswith("http") else ""
+    path = urlsplit(shard).path if shard.startswith("http") else ""
     return Identity(size, hashlib.sha256(f"{size}:{tag}:{path}".encode()).hexdigest())
 
 
-def _list_tars(pattern: RemoteShard) -> list[RemoteShard]:
+def _list_tars(pattern: str) -> list[str]:
     """Return the tar files of a bucket that match a pattern with `*`, `**` or `[ab]`, sorted."""
     from fsspec.utils import glob_translate  # type: ignore[import-untyped]
 
-    server, path = _split(pattern.url)
+    server, path = _split(pattern)
     plain = re.split(r"[*\[]", path)[0].rpartition("/")[0]
     with _client(pattern) as (library, client, _):
         matches = re.compile(glob_translate(path)).match
         names = sorted(entry["path"] for entry in chain.from_iterable(library.list(client, plain)))
-    found = (name for name in names if name.endswith(".tar") and matches(name))
-    return [RemoteShard(f"{server}/{name}", pattern.storage) for name in found]
+    return [f"{server}/{name}" for name in names if name.endswith(".tar") and matches(name)]
 
 
 class _RangedFile(io.RawIOBase):
     """Reads by range, with a read-ahead that follows the way in which it is read."""
 
-    def __init__(self, shard: RemoteShard) -> None:
-        self.name, self._shard = shard.url, shard
+    def __init__(self, shard: str) -> None:
+        self.name = shard
         self._size = _head(shard)["size"]
         self._position = self._start = 0
         self._block = b""
@@ -158,16 +143,16 @@ class _RangedFile(io.RawIOBase):
             min(2 * self._fetch_bytes, LARGEST_FETCH_BYTES) if dense else SMALLEST_FETCH_BYTES
         )
         end = min(self._position + max(size, self._fetch_bytes), self._size)
-        self._block = _read_range(self._shard, self._position, end)
+        self._block = _read_range(self.name, self._position, end)
         self._start = self._position
 
 
-def _head(shard: RemoteShard) -> Any:
+def _head(shard: str) -> Any:
     with _client(shard) as (library, client, path):
         return library.head(client, path)
 
 
-def _read_range(shard: RemoteShard, start: int, end: int) -> bytes:
+def _read_range(shard: str, start: int, end: int) -> bytes:
     data = bytearray()
     with _client(shard) as (library, client, path):
         for part in library.get(client, path, options={"range": (start, end)}):
@@ -180,7 +165,7 @@ def _read_range(shard: RemoteShard, start: int, end: int) -> bytes:
 
 
 @contextmanager
-def _client(shard: RemoteShard) -> Iterator[tuple[Any, Any, str]]:
+def _client(shard: str) -> Iterator[tuple[Any, Any, str]]:
     """Give obstore, its client of the server, and the path there; errors name the shard.
 
     Raises:
@@ -190,9 +175,9 @@ def _client(shard: RemoteShard) -> Iterator[tuple[Any, Any, str]]:
     import obstore
     from obstore import exceptions
 
-    server, path = _split(shard.url)
+    server, path = _split(shard)
     try:
-        yield obstore, _open_client(server, shard.storage), path
+        yield obstore, _open_client(server), path
     except FileNotFoundError as error:
         raise CorpusError(f"{shard}: is not there; correct the address") from error
     except exceptions.NotSupportedError as error:
@@ -202,16 +187,15 @@ def _client(shard: RemoteShard) -> Iterator[tuple[Any, Any, str]]:
         ) from error
     except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
         raise CorpusError(
-            f"{shard}: access is refused; check the credentials of the environment or "
-            "`corpus.storage`"
+            f"{shard}: access is refused; check the credentials of the environment"
         ) from error
     except (exceptions.BaseError, ValueError) as error:
         words = " ".join(str(error).partition("Debug source")[0].split())[:300]
         passes = "retries" in words or "response body" in words
         kind = SourceUnavailable if passes else CorpusError
         raise kind(
-            f"{shard}: cannot be read ({words}); check the address, the network and "
-            "`corpus.storage`"
+            f"{shard}: cannot be read ({words}); check the address, the network, and the "
+            "credentials of the environment"
         ) from error
 
 
@@ -222,40 +206,15 @@ def _split(url: str) -> tuple[str, str]:
 
 
 @lru_cache
-def _open_client(server: str, storage: StorageConfig) -> Any:
+def _open_client(server: str) -> Any:
     from obstore.store import HTTPStore, from_url
 
-    timeouts: Any = {
+    options: Any = {
         "timeout": timedelta(seconds=ANSWER_SECONDS),
         "connect_timeout": "15s",
         "allow_http": True,
     }
-    scheme = server.partition("://")[0]
-    fields = {
-        "base_url" if scheme == "gs" else "endpoint": storage.endpoint_url,
-        "region": storage.region,
-        "request_payer": storage.requester_pays,
-        "skip_signature": storage.anonymous,
-    }
-    is_bucket = not scheme.startswith("http")
-    options: dict[str, Any] = {name: value for name, value in fields.items() if value and is_bucket}
-    if scheme == "s3" and not storage.anonymous:
-        options["credential_provider"] = _aws_credentials(storage)
     retries: Any = {"max_retries": RETRIES}
     # `from_url` would take some hosts of the web for buckets, with the user's credentials.
-    opened: Any = from_url if is_bucket else HTTPStore.from_url
-    return opened(server, client_options=timeouts, retry_config=retries, **options)
-
-
-def _aws_credentials(storage: StorageConfig) -> Any:
-    """Return those of AWS' own chain: the environment, its files, the role of the machine."""
-    import boto3
-    from obstore.auth.boto3 import Boto3CredentialProvider
-
-    session = boto3.Session(profile_name=storage.profile)
-    if session.get_credentials() is None:
-        raise CorpusError(
-            "corpus.storage: no credentials found; set them in the environment, or "
-            "`corpus.storage.anonymous` for public buckets"
-        )
-    return Boto3CredentialProvider(session)
+    opened: Any = HTTPStore.from_url if server.startswith("http") else from_url
+    return opened(server, client_options=options, retry_config=retries)

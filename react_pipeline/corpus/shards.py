@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple, TypeVar
 
 from react_pipeline.corpus.images import image_extension
-from react_pipeline.corpus.remote import RemoteShard, open_remote
+from react_pipeline.corpus.remote import open_remote
 from react_pipeline.project import escape_name
 from react_pipeline.store import CorpusError, open_regular
 
-ShardLocation = Path | RemoteShard
-"""Where a shard is. Its text (`str`) is the path or URL, for messages; open it with `open_shard`,
-never by itself.
-"""
+ShardLocation = Path | str
+"""Where a shard is: a path, or a URL. Open it with `open_shard`, never by itself."""
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 """In order of preference, should a sample have several images."""
@@ -101,7 +99,7 @@ def open_shard(location: ShardLocation) -> BinaryIO:
         CorpusError: If it is not there or cannot be read.
         SourceUnavailable: If its server does not answer; reading may raise both too.
     """
-    if isinstance(location, RemoteShard):
+    if isinstance(location, str):
         return open_remote(location)
     try:
         return open_regular(location)

@@ -15,13 +15,11 @@ from .vectors import METADATA as METADATA
 from .vectors import UNIT_TOLERANCE as UNIT_TOLERANCE
 from .vectors import Rows as Rows
 from .vectors import Side as Side
+from .vectors import StoredVectors as StoredVectors
 from .vectors import Vectors as Vectors
 from .vectors import bad_rows as bad_rows
 from .vectors import field_names as field_names
 from .vectors import part_file as part_file
 from .vectors import read_metadata as read_metadata
 from .vectors import row_metadata as row_metadata
-from .vectors import row_vectors as row_vectors
 from .vectors import sides as sides
-from .vectors import vector_files as vector_files
-from .vectors import vector_parts as vector_parts

@@ -8,11 +8,9 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import BrokenExecutor
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
-from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -23,9 +21,9 @@ import pyarrow.parquet as pq
 from react_pipeline.corpus import (
     PART_PAIRS,
     Part,
-    Processes,
     corpus_parts,
     count_pairs,
+    in_processes,
     progress,
 )
 from react_pipeline.embedding.vectors import GROUPS_FILE, LEDGER_FILE
@@ -145,21 +143,10 @@ def _spread_over(
     embedding = embedding.model_copy(update={"workers": workers})
     config = encoder.config.model_copy(update={"embedding": embedding})
     task = partial(_keep, replace(encoder, config=config), scratch)
-    processes = [Processes(1, CUDA_VISIBLE_DEVICES=card) for card in cards]
-    try:
-        futures = [
-            one.submit(task, part) for one, part in zip(cycle(processes), parts, strict=False)
-        ]
-        for future in progress(futures, "embedding", "shard", len(futures)):
-            future.result()
-    except BrokenExecutor as error:
-        raise CorpusError(
-            "corpus_embeddings: an embedding process died, probably out of memory; what was "
-            "encoded is kept: run again, with a smaller `embedding.batch_size`"
-        ) from error
-    finally:
-        for one in processes:
-            one.end()
+    environments = [{"CUDA_VISIBLE_DEVICES": card} for card in cards]
+    remedy = "with a smaller `embedding.batch_size`"
+    for _ in in_processes(task, parts, environments, "embedding", remedy):
+        pass
 
 
 def _keep(encoder: "PartEncoder", scratch: Scratch, part: Part) -> None:

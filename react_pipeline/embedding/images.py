@@ -10,7 +10,8 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -64,14 +65,12 @@ def encode_fetched(
     vectors = [np.empty((0, encoder.clip.dimension), np.float16)]
     by_row = rows.set_index("row", drop=False)
     names = by_row[next(name for name in ("image_path", "url", "row") if name in by_row)]
-    decoder = Decoder(encoder.to_tensor, config.corpus.max_pixels)
+    decoder = Decoder(itemgetter(2), encoder.to_tensor, config.corpus.max_pixels)
     workers = min(config.embedding.worker_count, len(rows) // IMAGES_PER_PROCESS)
     with closing(read_ahead(_fetched(source, rows))) as images:
         bar = progress(images, "encoding images", "image", len(rows))
-        loaded = load_batches(decoder, _cut(bar, DECODED_AT_ONCE), workers, list)
-        for batch in _cut(
-            _usable(chain.from_iterable(loaded), source), config.embedding.batch_size
-        ):
+        loaded = load_batches(decoder, _cut(bar, DECODED_AT_ONCE), workers)
+        for batch in _cut(_usable(loaded, source), config.embedding.batch_size):
             pixels = np.stack([pixels for _, _, pixels in batch])
             encoded = encoder.images(torch.from_numpy(pixels)).numpy()
             require_unit(encoded, names[[row for row, _, _ in batch]])
@@ -121,9 +120,12 @@ def _cut(items: Iterator[Any], length: int) -> Iterator[list[Any]]:
         yield some
 
 
-def _usable(rows: Iterator[Any], source: ImageSource) -> Iterator[tuple[int, str, Any]]:
-    for row in rows:
-        if isinstance(row[2], BadImage):
-            source.refuse(row[0], row[2].reason, row[2].detail)
-        else:
-            yield row
+def _usable(
+    loaded: Iterator[tuple[list[Image], list[Any]]], source: ImageSource
+) -> Iterator[tuple[int, str, Any]]:
+    for images, results in loaded:
+        for (row, digest, _), pixels in zip(images, results, strict=True):
+            if isinstance(pixels, BadImage):
+                source.refuse(row, pixels.reason, pixels.detail)
+            else:
+                yield row, digest, pixels

@@ -104,12 +104,12 @@ class PartEncoder:
             "metadata_ignored": listing.metadata_ignored,
         }
         require_good(kind, part, record)  # before it is kept, so that it is tried again
-        if self.captions is None:
-            vectors["text"] = self._encode_captions(table)
-        else:
-            name = part_file(FOLDERS["text"], part.number)
-            vectors["text"] = np.load(self.captions.file(name))[table.index]
         if len(table):
+            if self.captions is None:
+                vectors["text"] = self._encode_captions(table)
+            else:
+                name = part_file(FOLDERS["text"], part.number)
+                vectors["text"] = np.load(self.captions.file(name))[table.index]
             _write(folder, part.number, table, vectors)
         return {
             **record,
@@ -143,8 +143,7 @@ class PartEncoder:
         clip = self.encoder.clip
         batches = (captions[start : start + size] for start in range(0, len(captions), size))
         with closing(read_ahead(map(clip.tokenizer, batches), TOKENS_AHEAD)) as tokens:
-            vectors = [self.encoder.texts(batch).numpy() for batch in tokens]
-        encoded = np.concatenate([np.empty((0, clip.dimension), np.float32), *vectors])
+            encoded = np.concatenate([self.encoder.texts(batch).numpy() for batch in tokens])
         require_unit(encoded, table["image_path"])
         return encoded
 
@@ -160,7 +159,7 @@ def require_good(kind: CorpusConfig, part: Part, record: Mapping[str, Any]) -> N
     sources = [row[4] for row in record["ledger"] if row[4]][:_EXAMPLES]
     place = "corpus" if sources or kind.is_listed else part.content
     if kind.is_listed:
-        problem = too_many_failed(*bad, kind.access()[1].max_failed_fraction)
+        problem = too_many_failed(*bad, kind.downloads().max_failed_fraction)
     else:
         remedy = (
             f"fix or remove {', '.join(sources) or 'the shard'}, or raise `corpus.max_bad_fraction`"

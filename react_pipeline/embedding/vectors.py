@@ -25,6 +25,7 @@ FOLDERS: dict[Side, str] = {"image": "img_emb", "text": "text_emb"}
 METADATA = "metadata"
 DIGITS = 6
 """Width of the number of a part in the names of its files."""
+BLOCK_ROWS = 16_384
 GROUPS_FILE = "groups.jsonl"
 """One line of JSON a part, with its `rows`; a part without rows has no files."""
 LEDGER_FILE = "ledger.parquet"
@@ -85,15 +86,42 @@ def sides(artifact: Artifact) -> tuple[Side, ...]:
     return tuple(side for side, folder in FOLDERS.items() if _files(artifact, folder))
 
 
-def vector_parts(artifact: Artifact, side: Side) -> Parts:
-    """Return the `.npy` files of one side."""
-    return _parts(artifact, FOLDERS[side])
+class StoredVectors:
+    """Vectors of one side, row by row; a file is mapped while its rows are read, so memory holds
+    only those pages.
+    """
 
+    def __init__(self, artifact: Artifact, side: Side) -> None:
+        """Open no file yet."""
+        self.artifact, self.side = artifact, side
+        self._parts = _parts(artifact, FOLDERS[side])
+        self.rows = int(self._parts.starts[-1])
+        self.dimension = int(artifact.counts["dimension"])
 
-def vector_files(artifact: Artifact, side: Side) -> list[Path]:
-    """Return the `.npy` files of one side in the order of rows."""
-    parts = vector_parts(artifact, side)
-    return [parts.folder / name for name in parts.names]
+    def blocks(self, size: int = BLOCK_ROWS) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+        """Yield all rows: the first of each block, and its vectors (N, D) as they are stored."""
+        for number, start in enumerate(self._parts.starts[:-1].tolist()):
+            file = self._parts.mapped(number)
+            for first in range(0, len(file), size):
+                yield start + first, np.array(file[first : first + size])
+
+    def take(self, rows: npt.ArrayLike) -> Vectors:
+        """Read the vectors (N, D) of some rows, in their order.
+
+        Raises:
+            IndexError: If the corpus has no such row.
+        """
+        rows = np.asarray(rows, np.int64)
+        vectors = np.empty((len(rows), self.dimension), np.float32)
+        for number, places, inside in self._parts.holding(rows):
+            vectors[places] = self._parts.mapped(number)[inside]
+        return vectors
+
+    def sample(self, size: int, seed: int) -> tuple[Rows, Vectors]:
+        """Return random rows without repetition, sorted, and their vectors."""
+        random = np.random.default_rng(seed)
+        rows = np.sort(random.choice(self.rows, size=min(size, self.rows), replace=False))
+        return rows, self.take(rows)
 
 
 def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.DataFrame:
@@ -150,21 +178,6 @@ def row_metadata(
     if not tables:
         return pd.DataFrame(columns=columns)
     return pd.concat(tables).reindex(columns=columns).loc[rows]
-
-
-def row_vectors(artifact: Artifact, side: Side, rows: npt.ArrayLike) -> Vectors:
-    """Read vectors (N, D) of some rows, in their order; the files are mapped, so only the pages
-    that hold these are read.
-
-    Raises:
-        IndexError: If the corpus has no such row.
-    """
-    rows = np.asarray(rows, np.int64)
-    parts = vector_parts(artifact, side)
-    vectors = np.empty((len(rows), artifact.counts["dimension"]), np.float32)
-    for number, places, inside in parts.holding(rows):
-        vectors[places] = parts.mapped(number)[inside]
-    return vectors
 
 
 _starts: dict[tuple[str, str], Rows] = {}

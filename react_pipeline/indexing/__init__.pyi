@@ -1,7 +1,5 @@
 from .build import build_side as build_side
 from .build import draw_queries as draw_queries
-from .build import index_counts as index_counts
-from .build import tune_and_measure as tune_and_measure
 from .index import Index as Index
 from .index import build_index as build_index
 from .index import exact_hits_in as exact_hits_in
@@ -11,12 +9,9 @@ from .keys import Key as Key
 from .keys import cells_for as cells_for
 from .keys import choose_key as choose_key
 from .search import SIDES as SIDES
-from .search import StoredVectors as StoredVectors
 from .search import cell_hits as cell_hits
 from .search import exact_hits as exact_hits
 from .search import find_rows as find_rows
-from .search import innermost as innermost
-from .search import inverted_lists as inverted_lists
 from .search import product_precision as product_precision
 from .search import read_index as read_index
 from .search import set_parameters as set_parameters

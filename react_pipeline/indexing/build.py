@@ -27,10 +27,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from react_pipeline.embedding import Rows, Side, Vectors
+from react_pipeline.embedding import Rows, StoredVectors, Vectors
 from react_pipeline.indexing.keys import Key
 from react_pipeline.indexing.search import (
-    StoredVectors,
     exact_hits,
     find_rows,
     innermost,
@@ -38,7 +37,6 @@ from react_pipeline.indexing.search import (
     set_parameters,
 )
 from react_pipeline.settings import IndexConfig
-from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact, InputError
 
 DEPTHS = (10, 100)
@@ -89,7 +87,7 @@ def build_side(
         _, sample = stored.sample(parsed.sample_rows, _TRAINING_SEED)
         train(index, parsed, sample, on_gpu=config.train_on is not None)
     for _, vectors in stored.blocks():
-        index.add(vectors.numpy())
+        index.add(vectors.astype(np.float32))
     measured = tune_and_measure(index, config, stored, queries, parsed.rerank)
     # FAISS itself would not say why the disk refuses.
     with (folder / f"{stored.side}.index").open("wb") as file:
@@ -152,25 +150,23 @@ def _train_with_faiss(folder: Path, rows: Vectors, cells: int) -> Vectors:
 def tune_and_measure(
     index: Any, config: IndexConfig, stored: StoredVectors, queries: Queries, rerank: int
 ) -> Measured:
-    """Set the parameter that reaches the target on the odd queries, and measure recall on the even
-    ones.
+    """Double the effort of a search until the odd queries reach the target, and measure recall on
+    the even ones.
 
     Args:
         index: Of all stored vectors.
         rerank: Unless the configuration says otherwise; 1: the index holds whole vectors.
     """
-    if config.rerank and rerank > 1:
-        rerank = config.rerank
+    rerank = config.rerank if config.rerank and rerank > 1 else rerank
     recall = compare(index, stored, queries, rerank)
-    text, least, most = effort(index)
-
-    def measure(value: int) -> float:
-        set_parameters(index, text.format(value, 2 * value))
-        return recall(10, slice(1, None, 2))
-
-    value, tuned_recall = tune(measure, config.target_recall, least, most)
-    parameters = text.format(value, 2 * value)
-    set_parameters(index, parameters)
+    text, value, most = effort(index)
+    while True:
+        parameters = text.format(value, 2 * value)
+        set_parameters(index, parameters)
+        tuned_recall = recall(10, slice(1, None, 2))
+        if tuned_recall >= config.target_recall or value >= most:
+            break
+        value = min(2 * value, most)
     return {
         "parameters": parameters or None,
         "rerank": rerank if rerank > 1 else None,
@@ -221,60 +217,3 @@ def effort(index: Any) -> tuple[str, int, int]:
         is_graph = hasattr(faiss.downcast_index(lists.quantizer), "hnsw")
         return "nprobe={0}" + ",quantizer_efSearch={1}" * is_graph, 1, int(lists.nlist)
     return ("efSearch={0}", *GRAPH_BREADTH) if hasattr(innermost(index), "hnsw") else ("", 1, 1)
-
-
-def tune(
-    measure: Callable[[int], float], target: float, least: int, most: int
-) -> tuple[int, float]:
-    """Return how many cells or graph nodes a search looks at, and the recall that this gives: the
-    fewest found that reach the target, or the most there are.
-
-    The number is doubled; at the end one a quarter smaller is tried.
-
-    Args:
-        measure: Returns the recall of a number.
-    """
-    value, recall = least, measure(least)
-    while recall < target and value < most:
-        value = min(2 * value, most)
-        recall = measure(value)
-    smaller = value * 3 // 4
-    if recall >= target and smaller > least and (less := measure(smaller)) >= target:
-        return smaller, less
-    return value, recall
-
-
-def index_counts(
-    embeddings: Artifact,
-    config: IndexConfig,
-    sides: dict[Side, Measured],
-    reason: str,
-    queries: Queries,
-    staging: Path,
-) -> dict[str, Any]:
-    """Return the counts of the manifest, for both sides."""
-    for side, measured in sides.items():
-        if (tuned := measured["tuned_recall"]) < config.target_recall:
-            reason += (
-                f"; {side}: recall@10 is {tuned:.3f} at most with this key, target_recall "
-                f"{config.target_recall} is not reached"
-            )
-
-    names = ("parameters", "rerank", "tuned_recall", "recall_at_10", "recall_at_100")
-    keys = [measured["key"] for measured in sides.values()]
-    return {
-        "rows": int(embeddings.counts["rows"]),
-        "dimension": int(embeddings.counts["dimension"]),
-        "encoder": embeddings.parents[encoder_in(embeddings.parents)],
-        "key": keys[0],
-        "exact": set(keys) == {"Flat"},
-        "reason": reason,
-        **{
-            name: {side: one[name] for side, one in sides.items() if one[name] is not None}
-            for name in names
-        },
-        "recall_queries": len(queries.rows[::2]),
-        "target_recall": config.target_recall,
-        "seconds": round(sum(measured["seconds"] for measured in sides.values()), 2),
-        "bytes": sum((staging / f"{side}.index").stat().st_size for side in sides),
-    }

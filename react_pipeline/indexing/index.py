@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from react_pipeline.embedding import Rows, Side, Vectors
+from react_pipeline.embedding import Rows, Side, StoredVectors, Vectors
 from react_pipeline.embedding import sides as embedded_sides
-from react_pipeline.indexing.build import Measured, build_side, draw_queries, index_counts
+from react_pipeline.indexing.build import Measured, build_side, draw_queries
 from react_pipeline.indexing.keys import choose_key
+from react_pipeline.indexing.ready import link_side, ready_digests
 from react_pipeline.indexing.search import (
     FEW_QUERIES,
-    StoredVectors,
     cell_hits,
     exact_hits,
     find_rows,
@@ -33,7 +33,7 @@ from react_pipeline.indexing.search import (
 )
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.stage import CORPUS_EMBEDDINGS, FAISS_INDEX
+from react_pipeline.stage import CORPUS_EMBEDDINGS, FAISS_INDEX, encoder_in
 from react_pipeline.store import Artifact, InputError, Scratch
 
 CORE_COMPARISONS = 6e10
@@ -48,28 +48,59 @@ def build_index(project: Project) -> Artifact:
 
     Small corpora are searched exactly. For others the configured key is built, or one that suits
     rows and memory, and tuned to `target_recall`; `reason` in the counts says why it is that key,
-    and what fell short. A kind of corpus may bring indices instead (`adopt_index`).
-
-    A side that a killed build had finished is kept.
+    and what fell short. A side that a killed build had finished is kept. A corpus may have ready
+    indices instead.
 
     Raises:
-        InputError: If the key fits neither the vectors nor the machine.
+        InputError: If the key fits neither the vectors nor the machine, or as from `link_side`.
     """
-    if (adopted := project.config.corpus.adopt_index(project)) is not None:
-        return adopted
     config = project.config.index
-    inputs = resolve(project, FAISS_INDEX)
+    ready = project.config.corpus.ready_indices
+    content = ready_digests(project.store.root, ready) if ready is not None else None
+    inputs = resolve(project, FAISS_INDEX, content=content)
     embeddings = inputs.parents[CORPUS_EMBEDDINGS]
 
     def write(staging: Path, scratch: Scratch) -> dict[str, Any]:
-        counts = embeddings.counts
-        key, reason = choose_key(config, int(counts["rows"]), int(counts["dimension"]))
+        rows, dimension = (int(embeddings.counts[name]) for name in ("rows", "dimension"))
+        key, reason = "", f"taken over from {ready}"
+        if ready is None:
+            key, reason = choose_key(config, rows, dimension)
         queries = draw_queries(embeddings, 2 * config.recall_queries)
         sides: dict[Side, Measured] = {}
         for side in embedded_sides(embeddings):
-            write_side = partial(build_side, config, key, StoredVectors(embeddings, side), queries)
-            sides[side] = scratch.build(f"{side}-{key}", staging, write_side)
-        return index_counts(embeddings, config, sides, reason, queries, staging)
+            stored = StoredVectors(embeddings, side)
+            if ready is not None:
+                sides[side] = link_side(config, ready, stored, queries, staging)
+            else:
+                write_side = partial(build_side, config, key, stored, queries)
+                sides[side] = scratch.build(f"{side}-{key}", staging, write_side)
+            if (tuned := sides[side]["tuned_recall"]) < config.target_recall:
+                reason += (
+                    f"; {side}: recall@10 is {tuned:.3f} at most with this key, target_recall "
+                    f"{config.target_recall} is not reached"
+                )
+        return {
+            "rows": rows,
+            "dimension": dimension,
+            "encoder": embeddings.parents[encoder_in(embeddings.parents)],
+            "key": next(iter(sides.values()))["key"],
+            "exact": all(one["key"] == "Flat" for one in sides.values()),
+            "reason": reason,
+            **{
+                name: {side: one[name] for side, one in sides.items() if one[name] is not None}
+                for name in (
+                    "parameters",
+                    "rerank",
+                    "tuned_recall",
+                    "recall_at_10",
+                    "recall_at_100",
+                )
+            },
+            "recall_queries": len(queries.rows[::2]),
+            "target_recall": config.target_recall,
+            "seconds": round(sum(measured["seconds"] for measured in sides.values()), 2),
+            "bytes": sum((staging / f"{side}.index").stat().st_size for side in sides),
+        }
 
     return project.store.build(inputs, write)
 

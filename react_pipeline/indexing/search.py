@@ -12,26 +12,16 @@ rows (`indexing.build`). Shapes: Q queries, K hits, N rows, D width, P pairs of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from react_pipeline.embedding import (
-    Rows,
-    Side,
-    Vectors,
-    row_vectors,
-    vector_parts,
-)
+from react_pipeline.embedding import Rows, Side, StoredVectors, Vectors
 from react_pipeline.stage import FAISS_INDEX
-from react_pipeline.store import Artifact, CorruptArtifact
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from react_pipeline.store import CorruptArtifact
 
 SIDES: tuple[Side, ...] = ("image", "text")
 FEW_QUERIES = 64
@@ -52,41 +42,6 @@ _SPARE_PAIRS = 2 << 20
 _RANKED_AT_ONCE = 2_048
 HITS_AT_ONCE = 1_000_000
 """Hits of an index that are ranked at a time: about 30 MB."""
-
-
-class StoredVectors:
-    """One side of the embeddings; a file is mapped while its rows are read, so memory holds only
-    those pages.
-    """
-
-    def __init__(self, embeddings: Artifact, side: Side) -> None:
-        """Open no file yet."""
-        self.artifact, self.side = embeddings, side
-        self._parts = vector_parts(embeddings, side)
-        self.rows = int(self._parts.starts[-1])
-        self.dimension = int(embeddings.counts["dimension"])
-
-    def blocks(
-        self, size: int = _BLOCK_ROWS[1], device: str = "cpu"
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Yield all rows: the first row of each block, and its vectors (N, D), float32."""
-        import torch
-
-        for number, start in enumerate(self._parts.starts[:-1].tolist()):
-            file = self._parts.mapped(number)
-            for first in range(0, len(file), size):
-                vectors = torch.from_numpy(np.array(file[first : first + size])).to(device).float()
-                yield start + first, vectors
-
-    def take(self, rows: Rows) -> Vectors:
-        """Return the vectors (len(rows), D) of some rows, in their order."""
-        return row_vectors(self.artifact, self.side, rows)
-
-    def sample(self, size: int, seed: int) -> tuple[Rows, Vectors]:
-        """Return random rows without repetition, sorted, and their vectors."""
-        random = np.random.default_rng(seed)
-        rows = np.sort(random.choice(self.rows, size=min(size, self.rows), replace=False))
-        return rows, self.take(rows)
 
 
 def product_precision(queries: int, device: str) -> str:
@@ -133,8 +88,9 @@ def exact_hits(
     pairs, most = 0, _SPARE_PAIRS
     bar = tqdm(total=stored.rows, desc="comparing rows", disable=None, leave=False)
     with arithmetic(), bar:
-        for first, vectors in stored.blocks(size, device):
-            products = fast @ vectors.to(fast.dtype).T
+        for first, block in stored.blocks(size):
+            vectors = torch.from_numpy(block).to(device).to(fast.dtype)
+            products = fast @ vectors.T
             if k <= len(vectors) and np.isinf(kth).any():
                 kth = products.topk(k, dim=1).values[:, -1].float().cpu().numpy()
             # Rounding keeps the order.

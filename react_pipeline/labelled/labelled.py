@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from react_pipeline.corpus import BadImage, decode_apart, decode_image, decode_what_is_there
 from react_pipeline.labelled.kind import Unavailable, is_file, locate, read_image
-from react_pipeline.labelled.labels import list_problems, read_manifest
+from react_pipeline.labelled.labels import list_problems
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.settings import DomainConfig, DrawnSetConfig, PipelineConfig
+from react_pipeline.settings import DomainConfig, PipelineConfig
 from react_pipeline.stage import EVALUATION_SET
 from react_pipeline.store import (
     Artifact,
@@ -79,29 +79,20 @@ def publish_labelled_set(
         InputError: Listing every unknown class, missing file, repeated row, or image that cannot be
             decoded.
     """
-    evaluation: Any = domain.evaluation
-    root = evaluation.root() if evaluation is not None else None
-    listed: pd.DataFrame | None = None
+    images = pd.DataFrame(columns=_COLUMNS[:-1], dtype=str).astype({"class_id": "int32"})
     notes: Mapping[str, Any] = {}
     try:
-        if isinstance(evaluation, DrawnSetConfig):
-            content = evaluation.made_from()
-        else:
-            listed, notes, content = _list(domain)
+        images, notes, content = _list(domain)
     except Unavailable as error:
         content = {"unavailable": error.reason}
 
     def write(directory: Path, _: Scratch) -> dict[str, Any]:
-        if "unavailable" in content:
-            none = pd.DataFrame(columns=_COLUMNS[:-1], dtype=str).astype({"class_id": "int32"})
-            none.to_parquet(directory / IMAGES, index=False)
+        evaluation = domain.evaluation
+        if evaluation is None or "unavailable" in content:
+            images.to_parquet(directory / IMAGES, index=False)
             return {"images": 0, **content}
-        images = listed
-        if images is None:
-            evaluation.make(directory)
-            images = read_manifest(directory / "manifest.csv", domain)
-            images = _with_digests(images, evaluation.kind, directory)
-        locations = _locations(images, evaluation.kind, root or directory)
+        root = evaluation.root()
+        locations = _locations(images, evaluation.kind, root or Path())
         _require_decodable(locations, project.config.corpus.max_pixels)
         require(images.assign(path=locations))
         class_ids = {name: position for position, name in enumerate(domain.class_names)}
@@ -127,14 +118,10 @@ def _list(domain: DomainConfig) -> tuple[pd.DataFrame, Mapping[str, Any], Mappin
             "`react-pipeline judge`"
         )
     images, notes = evaluation.images(domain)
-    images = _with_digests(images, evaluation.kind, evaluation.root() or Path())
+    files = map(read_image, _locations(images, evaluation.kind, evaluation.root() or Path()))
+    images = images.assign(sha256=[hashlib.sha256(file).hexdigest() for file in files])
     identity = canonical_json(images.to_numpy().tolist()).encode()
     return images, notes, {"images": len(images), "sha256": hashlib.sha256(identity).hexdigest()}
-
-
-def _with_digests(images: pd.DataFrame, kind: str, root: Path) -> pd.DataFrame:
-    files = map(read_image, _locations(images, kind, root))
-    return images.assign(sha256=[hashlib.sha256(file).hexdigest() for file in files])
 
 
 def _locations(images: pd.DataFrame, kind: str, root: Path) -> list[str]:
@@ -210,7 +197,7 @@ class PublishedImages:
         data = self.read(position)
         if is_file(self.paths[position]):
             return decode_image(data, self.max_pixels)
-        return decode_what_is_there(data, self.max_pixels)[0]
+        return decode_what_is_there(data, self.max_pixels)
 
     def read(self, position: int) -> bytes:
         """Read one image's file; errors as of `decoded`."""

@@ -60,7 +60,7 @@ def faiss_index(project: Project, _key: str) -> dict[str, Any]:
     index = project.config.index.model_dump(mode="json", exclude={*RECALLS, "train_on"})
     # Ready indices are identified by their bytes (the content of the inputs), not by where they
     # are.
-    return {**index, "ready": project.config.corpus.has_index}
+    return {**index, "ready": project.config.corpus.ready_indices is not None}
 
 
 def classes(project: Project, slug: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from PIL import ImageOps
 from PIL.Image import Image
 
 from react_pipeline.corpus import SHARDS, collect_pairs, contact_sheet, decode_image, vectors_file
-from react_pipeline.embedding import Rows, row_metadata, row_vectors
+from react_pipeline.embedding import Rows, StoredVectors, row_metadata
 from react_pipeline.indexing import SIDES
 from react_pipeline.pages import markdown_table, render
 from react_pipeline.retrieval.images import Images
@@ -100,6 +100,7 @@ def rows_on_sheet(pairs: pd.DataFrame) -> pd.Series:
 
 def _save_vectors(directory: Path, rows: Rows, images: Images) -> None:
     embeddings = images.embeddings
+    captions = StoredVectors(embeddings, "text")
     shape = (len(rows), int(embeddings.counts["dimension"]))
     for side in SIDES:
         path = directory / vectors_file(side)
@@ -107,7 +108,7 @@ def _save_vectors(directory: Path, rows: Rows, images: Images) -> None:
         for start in range(0, len(rows), _CHUNK_ROWS):
             part = rows[start : start + _CHUNK_ROWS]
             table[start : start + len(part)] = (
-                images.vectors(part) if side == "image" else row_vectors(embeddings, side, part)
+                images.vectors(part) if side == "image" else captions.take(part)
             )
         table.flush()
 

@@ -11,7 +11,7 @@ found them.
 import numpy as np
 import pandas as pd
 
-from react_pipeline.embedding import Side, Vectors, row_vectors
+from react_pipeline.embedding import Side, StoredVectors, Vectors
 from react_pipeline.settings import RetrievalConfig
 from react_pipeline.store import Artifact
 
@@ -91,12 +91,12 @@ def likeness(
     """Return the cosine of each candidate's image, or caption, with the mean vector of its class,
     (N,).
     """
-    cosines = np.empty(len(candidates), np.float32)
+    cosines, stored = np.empty(len(candidates), np.float32), StoredVectors(embeddings, side)
     # In the order of the corpus, so that a chunk reads neighbouring pages of the vectors.
     order = np.argsort(candidates["row"].to_numpy(), kind="stable")
     for start in range(0, len(order), _CHUNK_ROWS):
         part = order[start : start + _CHUNK_ROWS]
         some = candidates.iloc[part]
         of_class = np.stack([means[class_id] for class_id in some["class_id"]])
-        cosines[part] = np.einsum("nd,nd->n", row_vectors(embeddings, side, some["row"]), of_class)
+        cosines[part] = np.einsum("nd,nd->n", stored.take(some["row"]), of_class)
     return cosines

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from react_pipeline.corpus import ImageSource, open_source, too_many_failed
-from react_pipeline.embedding import Rows, Vectors, row_metadata, row_vectors, sides
+from react_pipeline.embedding import Rows, StoredVectors, Vectors, row_metadata, sides
 from react_pipeline.project import Project
 from react_pipeline.stage import CORPUS, CORPUS_EMBEDDINGS
 from react_pipeline.store import Artifact, RetrievalError
@@ -91,7 +91,7 @@ class Images:
         at.
         """
         if self._stored:
-            return row_vectors(self.embeddings, "image", rows)
+            return StoredVectors(self.embeddings, "image").take(rows)
         places = [self._places.get(row, 0) for row in rows.tolist()]
         return self._vectors[places].astype(np.float32)
 
@@ -102,7 +102,7 @@ class Images:
         Raises:
             RetrievalError: Naming the commonest reasons.
         """
-        allowed = self.config.corpus.access()[1].max_failed_fraction
+        allowed = self.config.corpus.downloads().max_failed_fraction
         reasons = Counter(self.source.failed.values())
         if problem := too_many_failed(reasons, len(self.sha256), allowed):
             raise RetrievalError(f"{slug}: {problem}")

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from react_pipeline.clip import class_prompts, prompt_vectors
-from react_pipeline.embedding import Rows, Side, Vectors
-from react_pipeline.indexing import Index, StoredVectors, search_all
+from react_pipeline.embedding import Rows, Side, StoredVectors, Vectors
+from react_pipeline.indexing import Index, search_all
 from react_pipeline.retrieval.fusion import mean_vectors
 from react_pipeline.settings import DomainConfig, Mode, RetrievalConfig
 from react_pipeline.store import Artifact, Scratch
@@ -128,7 +128,7 @@ def _every_pair(
     first_queries = np.flatnonzero(~prompts["class_id"].duplicated())
     blocks = []
     for _, block in captions.blocks():
-        cosines = block.numpy() @ table.T
+        cosines = block.astype(np.float32) @ table.T
         nearest = first_queries[cosines.argmax(axis=1)]
         blocks.append(pd.DataFrame({"query": nearest, "similarity": cosines.max(axis=1)}))
     hits = pd.concat(blocks, ignore_index=True).assign(rank=0)

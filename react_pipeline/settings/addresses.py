@@ -73,7 +73,7 @@ def check_shard_name(name: str) -> None:
         raise ValueError(
             f"{shown!r}: only local paths and {_ALLOWED} are read, such as s3://bucket/a/*.tar, "
             "without user, password, `?`, `#`, `::`, blanks or control characters; all else is "
-            "refused, and credentials come from the environment or a profile"
+            "refused, and credentials come from the environment"
         )
     if not is_url(name):
         return  # braces may be part of a folder's name

@@ -6,7 +6,7 @@ extensions).
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -31,7 +31,7 @@ from react_pipeline.settings.section import (
 )
 
 if TYPE_CHECKING:
-    from react_pipeline.corpus import CorpusSize, CorpusWork, ImageSource
+    from react_pipeline.corpus import CorpusSize, ImageSource
     from react_pipeline.project import Project
     from react_pipeline.store import Artifact
 
@@ -39,25 +39,6 @@ MAX_PIXELS = 89_478_485
 """Of an image, width times height; half of the number at which Pillow refuses one."""
 
 DEFAULT_KIND = "webdataset"
-
-
-def _require_endpoint(url: str) -> str:
-    # The value may be a secret, so it is not repeated.
-    if not re.fullmatch(r"https?://[^/@\s?#]+(/[^@\s?#]*)?", url):
-        raise ValueError("must be http(s)://host:port, without user name, password or `?`")
-    return url
-
-
-class StorageConfig(Section):
-    """How object stores are reached. Never a secret: those come from the environment or a
-    profile.
-    """
-
-    endpoint_url: Annotated[str, AfterValidator(_require_endpoint)] | None = None
-    region: str | None = Field(default=None, pattern=r"^[a-z0-9-]+$")
-    profile: str | None = None
-    anonymous: bool = False
-    requester_pays: bool = False
 
 
 class DownloadConfig(Section):
@@ -92,6 +73,7 @@ class CorpusConfig(Kind):
         is_listed: Whether its pairs are known by their captions before any image is there, so that
             images can wait (`corpus.ListedCorpus`).
         is_copy: Whether its pairs are copies of what `source_of` names.
+        noun: What `doctor` calls its `sources`.
         variants: Further names of `init --corpus` that `template` knows.
         next_step: What `init` says to do first: where the pictures go.
         assumed_pair_bytes: Of a pair in a shard, where nothing says it; web images at 256 pixels
@@ -108,6 +90,7 @@ class CorpusConfig(Kind):
     fetches_images: ClassVar[bool] = False
     is_listed: ClassVar[bool] = False
     is_copy: ClassVar[bool] = False
+    noun: ClassVar[str] = "files"
     variants: ClassVar[tuple[str, ...]] = ()
     next_step: ClassVar[str] = "name your captioned pictures in `corpus` of pipeline.yaml"
     assumed_pair_bytes: ClassVar[int] = 50_000
@@ -162,13 +145,18 @@ class CorpusConfig(Kind):
 
     @property
     def has_vectors(self) -> bool:
-        """Whether `adopt_embeddings` publishes vectors, so that no pair is encoded."""
+        """Whether `adopt_embeddings` publishes vectors, so that no image is encoded."""
         return False
 
     @property
-    def has_index(self) -> bool:
-        """Whether `adopt_index` publishes an index."""
-        return False
+    def encodes_captions(self) -> bool:
+        """Whether captions have no vectors yet."""
+        return not self.has_vectors
+
+    @property
+    def ready_indices(self) -> Path | None:
+        """The folder of ready indices, `image.index` and `text.index`; None: they are built."""
+        return None
 
     def adopt_embeddings(self, project: "Project") -> "Artifact | None":
         """Publish `corpus_embeddings` of vectors that are there already; None: pairs are
@@ -176,13 +164,9 @@ class CorpusConfig(Kind):
         """
         return None
 
-    def adopt_index(self, project: "Project") -> "Artifact | None":
-        """Publish `faiss_index` of indices that are there already; None: they are built."""
-        return None
-
-    def access(self) -> tuple[StorageConfig, DownloadConfig]:
-        """Return the settings with which `predict` and `judge` reach pictures on servers."""
-        return StorageConfig(), DownloadConfig()
+    def downloads(self) -> DownloadConfig:
+        """Return how images are fetched."""
+        return DownloadConfig()
 
     def size(self) -> "CorpusSize":
         """Return the number of pairs, as far as the files say before they are read.
@@ -193,9 +177,11 @@ class CorpusConfig(Kind):
         """
         raise NotImplementedError
 
-    def work(self, size: "CorpusSize", dimension: int) -> "CorpusWork":
-        """Return the work of publishing `size` for `plan`; `dimension` is the width of vectors."""
-        raise NotImplementedError
+    def sources(self) -> Sequence[Any]:
+        """Return the files and folders that it names, or what else it is read from, which `noun`
+        names; a CorpusError if one is not there.
+        """
+        return tuple(value for _, value in self if isinstance(value, Path))
 
     def ingredients(self) -> tuple[tuple[str, str, str], ...]:
         """Return the packages that it is made of, for model cards: name, what of it, licence."""

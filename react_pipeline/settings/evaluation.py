@@ -45,7 +45,7 @@ class EvaluationSetConfig(Kind):
         return self.model_dump(mode="json", exclude={*self.places()}, exclude_none=True)
 
     def root(self) -> Path | None:
-        """Return the folder that names of images start at; None: they are in the artifact."""
+        """Return the folder that names of images start at; None: there is none."""
         return None
 
     def images(self, domain: "DomainConfig") -> tuple["pd.DataFrame", dict[str, Any]]:
@@ -64,18 +64,6 @@ class EvaluationSetConfig(Kind):
     @classmethod
     def read(cls, root: Path, name: str) -> bytes:
         """Return the bytes of an image that is no file; an InputError if it is gone."""
-        raise NotImplementedError
-
-
-class DrawnSetConfig(EvaluationSetConfig):
-    """A kind whose images do not exist before its set is published: nothing lists them earlier."""
-
-    def made_from(self) -> Mapping[str, Any]:
-        """Return the identity of the images."""
-        raise NotImplementedError
-
-    def make(self, folder: Path) -> None:
-        """Write images, and `manifest.csv` with their classes, into a folder."""
         raise NotImplementedError
 
 

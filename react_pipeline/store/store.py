@@ -13,7 +13,7 @@ the creation of its manifest. Locks save work; nothing depends on them. Layout::
     <stage>/<key>/current                        the fingerprint that downstream steps read
     .notes/<name>                                what is no artifact, for all hosts
     .scratch/ .locks/ .temporary/                of this machine
-    .cache/ .copies/ .places/ .digests.jsonl     of this machine, and can be lost without harm
+    .cache/ .copies/ .digests.jsonl              of this machine, and can be lost without harm
 """
 
 from __future__ import annotations

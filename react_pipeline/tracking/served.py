@@ -109,7 +109,7 @@ class ServedClassifier(PythonModel):
 def _decode(value: object) -> Image | str:
     """Return the image, or what is wrong with it."""
     try:
-        return decode_apart(_read(value), MAX_PIXELS)[0]
+        return decode_apart(_read(value), MAX_PIXELS)
     except (BadImage, OSError, ValueError) as error:
         return str(error)
 

@@ -53,7 +53,7 @@ def vectors(name: str, value: float) -> Write:
             staging / "metadata" / "metadata_0.parquet"
         )
         (staging / GROUPS_FILE).write_text('{"rows": 3}\n')
-        return {"rows": 3}
+        return {"rows": 3, "dimension": 4}
 
     return write
 

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pandas as pd
@@ -16,15 +17,13 @@ import pytest
 from support.drawings import pair, write_shard
 from support.shard_server import ShardServer, serve_folder
 
-from react_pipeline.corpus import RemoteShard, corpus_parts, progress_lines, publish_corpus, remote
+from react_pipeline.corpus import corpus_parts, progress_lines, publish_corpus, remote
 from react_pipeline.corpus.corpus import checked_shards, shard_digests
 from react_pipeline.corpus.progress_lines import progress
 from react_pipeline.project import Project
-from react_pipeline.settings import StorageConfig
 from react_pipeline.store import Artifact, CorpusError
 
 MakeProject = Callable[..., Project]
-ANY = StorageConfig()
 
 
 @pytest.fixture
@@ -37,8 +36,12 @@ def server(
         yield state
 
 
-def places(corpus: Artifact) -> list[object]:
-    return list(shard_digests(corpus, ANY))
+def places(project: Project, corpus: Artifact) -> list[object]:
+    return list(shard_digests(project.config.corpus, corpus))
+
+
+def checked(project: Project, corpus: Artifact) -> dict[Any, str]:
+    return checked_shards(project.config.corpus, project.store, corpus)
 
 
 @pytest.mark.parametrize(
@@ -85,16 +88,19 @@ def test_a_moved_corpus_is_the_same_and_its_new_place_is_used(
     before = publish_corpus(make_project(corpus={"shards": [str(old / "*.tar")]}))
     table = pd.read_parquet(before.file("shards.parquet"))
     assert list(table["shard"]) == [0, 1, 2]
-    assert list(table["path"]) == ["00000.tar", "00001.tar", "00002.tar"]
+    assert list(table["name"]) == ["00000.tar", "00001.tar", "00002.tar"]
     size_bytes = int(table["bytes"].sum())
-    assert before.counts == {"shards": 3, "bytes": size_bytes, "root": str(old)}
+    assert before.counts == {"shards": 3, "bytes": size_bytes}
     old.rename(new)
     project = make_project(corpus={"shards": [str(new / "*.tar")]})
     after = publish_corpus(project)
     assert after.reused and after.fingerprint == before.fingerprint
-    assert places(after) == sorted(new.glob("*.tar"))
+    assert places(project, before) == sorted(new.glob("*.tar"))
+    shutil.copy(new / "00000.tar", new / "00000b.tar")  # added since
+    assert places(project, before) == [new / name for name in table["name"]]
+    (new / "00000b.tar").unlink()
     shard = new / "00001.tar"
-    assert checked_shards(project.store, after, ANY)[shard] == table["sha256"][1]
+    assert checked(project, after)[shard] == table["sha256"][1]
     write_shard(shard, {"k": pair("circle", "red", 0)})
     os.utime(shard, (1, 1))
     with pytest.raises(CorpusError, match=r"00001\.tar"):
@@ -112,17 +118,14 @@ def test_local_and_remote_shards_make_one_corpus_in_order_given(
     names = [f"{server.url}/00001.tar", str(local), f"{server.url}/{{00001,00000}}.tar"]
     project = make_project(corpus={"shards": names})
     artifact = publish_corpus(project)
-    wanted = [RemoteShard(f"{server.url}/00001.tar"), local, RemoteShard(f"{server.url}/00000.tar")]
+    wanted = [f"{server.url}/00001.tar", local, f"{server.url}/00000.tar"]
     with serve_folder(server.folder) as other:
         names = [f"{other.url}/00001.tar", str(local), f"{other.url}/00000.tar"]
-        moved = publish_corpus(make_project(corpus={"shards": names}))
+        elsewhere = make_project(corpus={"shards": names})
+        moved = publish_corpus(elsewhere)
         assert moved.reused and moved.fingerprint == artifact.fingerprint
-        assert [*map(str, checked_shards(project.store, moved, ANY))] == names
-    publish_corpus(project)
-    assert list(checked_shards(project.store, artifact, ANY)) == wanted
-    # Also where the memory of places was lost.
-    shutil.rmtree(project.store.root / ".places")
-    assert places(artifact) == wanted
+        assert [*map(str, checked(elsewhere, moved))] == names
+    assert list(checked(project, artifact)) == wanted
     shard = server.folder / "00001.tar"
     data = bytearray(shard.read_bytes())
     data[600] ^= 0xFF
@@ -130,7 +133,7 @@ def test_local_and_remote_shards_make_one_corpus_in_order_given(
         change()
         server.requests.clear()
         with pytest.raises(CorpusError, match=r"http://.*00001\.tar"):
-            checked_shards(project.store, artifact, ANY)
+            checked(project, artifact)
         assert not server.requests
 
 

@@ -22,8 +22,7 @@ def test_short_files_decoded_by_many_threads_are_refused() -> None:
     data = saved(Image.effect_noise((200, 200), 80).convert("RGB"), "JPEG")[:-2_000]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: decode_what_is_there(data, MAX_PIXELS), range(40)))
-    assert {image.size for image, _ in found} == {(200, 200)}
-    assert decode_what_is_there(data, MAX_PIXELS)[1]
+    assert {image.size for image in found} == {(200, 200)}
     with pytest.raises(BadImage, match="truncated"):
         decode_image(data, MAX_PIXELS)
 

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 from support.drawings import COLOURS, SHAPES, pair, write_shard
 from support.stages import run_corpus
-from support.vectors import read_vectors
+from support.vectors import read_vectors, vector_files
 
-from react_pipeline.embedding import LEDGER_FILE, read_metadata, vector_files
+from react_pipeline.embedding import LEDGER_FILE, read_metadata
 from react_pipeline.embedding import earlier as module
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact

@@ -3,8 +3,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,10 @@ from support.stages import run_corpus
 from support.vectors import read_vectors
 
 from react_pipeline.clip import load
-from react_pipeline.corpus import Processes, decode_image
+from react_pipeline.corpus import decode_image, in_processes
 from react_pipeline.corpus.corpus import shard_digests
 from react_pipeline.embedding import embed, embed_corpus, read_metadata
 from react_pipeline.project import Project
-from react_pipeline.settings import StorageConfig
 from react_pipeline.store import Artifact, CorpusError
 
 MakeProject = Callable[..., Project]
@@ -35,7 +34,7 @@ def embedded(project: Project) -> Artifact:
 def test_every_row_is_its_pair_encoded_by_the_model(indexed_project: Project) -> None:
     store = indexed_project.store
     artifact = store.current("corpus_embeddings", "all")
-    paths = list(shard_digests(store.current("corpus", "all"), StorageConfig()))
+    paths = list(shard_digests(indexed_project.config.corpus, store.current("corpus", "all")))
     clip = load(store.current("base_checkpoint", "all").path)
     table = read_metadata(artifact)
     assert len(table) == artifact.counts["rows"] == 96
@@ -107,21 +106,13 @@ def test_shards_are_spread_over_the_cards_of_a_machine(
 ) -> None:
     used: list[tuple[str, int]] = []
 
-    class Here:
-        """Stands for a process of a card: the pretended GPU is in this one."""
+    def here(task: Any, parts: Any, environments: Any, *_: str) -> Iterator[Any]:
+        """Stands for processes of cards: the pretended GPU is in this one."""
+        for environment, part in zip(cycle(environments), parts, strict=False):
+            used.append((environment["CUDA_VISIBLE_DEVICES"], part.number))
+            yield task(part)
 
-        def __init__(self, count: int, *, CUDA_VISIBLE_DEVICES: str) -> None:  # noqa: N803
-            self.card = CUDA_VISIBLE_DEVICES
-
-        def submit(self, task: Callable[[Any], None], part: Any) -> Any:
-            used.append((self.card, part.number))
-            (done := Future[None]()).set_result(task(part))
-            return done
-
-        def end(self) -> None:
-            self.card = ""
-
-    monkeypatch.setattr(embed, "Processes", Here)
+    monkeypatch.setattr(embed, "in_processes", here)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pretended_gpu(), monkeypatch.context() as two:
         two.setattr(torch.cuda, "device_count", lambda: 2)
@@ -133,6 +124,6 @@ def test_shards_are_spread_over_the_cards_of_a_machine(
 
 
 def test_a_process_sees_the_card_that_is_its_own() -> None:
-    process = Processes(1, CUDA_VISIBLE_DEVICES="7")
-    assert process.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() == "7"
-    process.end()
+    environments = [{"CUDA_VISIBLE_DEVICES": card} for card in "78"]
+    seen = in_processes(os.getenv, ["CUDA_VISIBLE_DEVICES"] * 3, environments, "cards", "")
+    assert list(seen) == ["7", "8", "7"]

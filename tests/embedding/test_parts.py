@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
-from support.vectors import read_vectors
+from support.vectors import read_vectors, vector_files
 
-from react_pipeline.embedding.vectors import read_metadata, row_metadata, row_vectors, vector_files
+from react_pipeline.embedding.vectors import StoredVectors, read_metadata, row_metadata
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.store import Store
 
@@ -78,7 +78,7 @@ def few_files() -> Iterator[None]:
 def test_more_parts_than_a_process_may_open_are_read(corpus: Artifact) -> None:
     total = sum(LENGTHS)
     rows = np.random.default_rng(1).integers(total, size=500)
-    assert np.array_equal(row_vectors(corpus, "image", pd.Series(rows)), expected(rows))
+    assert np.array_equal(StoredVectors(corpus, "image").take(pd.Series(rows)), expected(rows))
     assert row_metadata(corpus, rows, ["caption"])["caption"].tolist() == rows.astype(str).tolist()
     assert np.array_equal(read_vectors(corpus, "text"), -expected(np.arange(total)))
     captions = read_metadata(corpus, ["caption"])["caption"]
@@ -99,7 +99,7 @@ def test_embeddings_rebuilt_at_the_same_place_are_others(tmp_path: Path) -> None
 def test_rows_that_do_not_exist_are_an_error(tmp_path: Path, row: int) -> None:
     artifact = write_corpus(tmp_path, [3, 3])
     with pytest.raises(IndexError, match="a corpus of 6"):
-        row_vectors(artifact, "image", [0, row])
+        StoredVectors(artifact, "image").take([0, row])
     with pytest.raises(IndexError, match="a corpus of 6"):
         row_metadata(artifact, [0, row], ["caption"])
     assert list(row_metadata(artifact, [], ["caption"]).columns) == ["caption"]

@@ -9,14 +9,21 @@ import os
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
 import pytest
+import torch
 from PIL import Image
 from support.deadly_images import MARK, deadly_images
 
-from react_pipeline.corpus import BadImage, decode_apart, decode_image, decoding, load_batches
+from react_pipeline.corpus import (
+    BadImage,
+    Decoder,
+    decode_apart,
+    decode_image,
+    decoding,
+    load_batches,
+)
 from react_pipeline.extensions.sources import downloads
 
 MAX_PIXELS = 1_000_000
@@ -60,18 +67,18 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_image_is_decoded_or_refused(name: str) -> None:
     try:
-        assert max(decode_apart(HOSTILE[name](), MAX_PIXELS)[0].size) <= 10
+        assert max(decode_apart(HOSTILE[name](), MAX_PIXELS).size) <= 10
     except BadImage as error:
         assert error.reason not in ("killed_decoder", "too_slow")
 
 
 def test_a_decoding_process_gives_the_same_pixels_and_reasons() -> None:
     data = png(100, "RGBA")
-    image, truncated = decode_apart(data, MAX_PIXELS)
-    assert image.tobytes() == decode_image(data, MAX_PIXELS).tobytes() and not truncated
+    image = decode_apart(data, MAX_PIXELS)
+    assert image.tobytes() == decode_image(data, MAX_PIXELS).tobytes()
     noise = io.BytesIO()
     Image.effect_noise((64, 64), 90).save(noise, "PNG")
-    assert decode_apart(noise.getvalue()[:2_000], MAX_PIXELS, is_lenient=True)[1]
+    assert decode_apart(noise.getvalue()[:2_000], MAX_PIXELS, is_lenient=True).size == (64, 64)
     for bad, most, reason in ((b"noise", 99, "not_an_image"), (data, 99, "too_many_pixels")):
         with pytest.raises(BadImage) as caught:
             decode_apart(bad, most)
@@ -82,8 +89,8 @@ def test_an_image_beyond_the_memory_of_its_process_is_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(decoding, "WORKER_BYTES", 256 << 20)
-    (loaded,) = load_batches(Files([png(10_000)], max_pixels=1 << 30), [[0]], 1, list)
-    assert loaded == ["too_much_memory"]
+    ((_, loaded),) = load_batches(replace(SIZES, max_pixels=1 << 30), [[png(10_000)]], 1)
+    assert [error.reason for error in loaded] == ["too_much_memory"]
 
 
 def test_what_takes_too_long_costs_one_image(
@@ -98,53 +105,47 @@ def test_what_takes_too_long_costs_one_image(
         decode_apart(slow, 1 << 30)
     assert caught.value.reason == "too_slow"
     assert caught.value.reason in downloads.PERMANENT
-    assert decode_apart(png(8), MAX_PIXELS)[0].size == (8, 8)
+    assert decode_apart(png(8), MAX_PIXELS).size == (8, 8)
 
 
-@dataclass
-class Files:
-    """A dataset of torch: sizes of decoded images, or why there is none."""
+def as_it_is(file: bytes) -> bytes:
+    return file
 
-    files: list[bytes]
-    max_pixels: int = MAX_PIXELS
 
-    def __getitem__(self, number: int) -> tuple[int, int] | str:
-        try:
-            return decode_apart(self.files[number], self.max_pixels)[0].size
-        except BadImage as error:
-            return error.reason
+def sizes(image: Image.Image) -> torch.Tensor:
+    return torch.tensor(image.size)
+
+
+SIZES = Decoder(as_it_is, sizes, MAX_PIXELS)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_kills_its_worker_costs_no_other(workers: int) -> None:
     files = [png(side) for side in range(1, 13)]
     files[5] += MARK
-    batches = [range(start, start + 2) for start in range(0, 12, 2)]
+    batches = [files[start : start + 2] for start in range(0, 12, 2)]
     with deadly_images():
-        loaded = list(load_batches(Files(files), batches, workers, list))
-    expected: list[Any] = [(side, side) for side in range(1, 13)]
-    expected[5] = "killed_decoder"
-    assert [row for batch in loaded for row in batch] == expected
+        loaded = list(load_batches(SIZES, batches, workers))
+    assert [batch for batch, _ in loaded] == batches
+    results = [one for _, results in loaded for one in results]
+    assert results.pop(5).reason == "killed_decoder"
+    assert [one.tolist() for one in results] == [[side, side] for side in range(1, 13) if side != 6]
 
 
 def test_batches_may_be_loaded_by_a_thread() -> None:
     with ThreadPoolExecutor(1) as pool:
-        loaded = pool.submit(lambda: [*load_batches([7, 8], [[0], [1]], 0, list)])
-        assert loaded.result() == [[7], [8]]
+        loaded = pool.submit(lambda: [*load_batches(SIZES, [[png(7)], [png(8)]], 0)])
+        assert [results[0].tolist() for _, results in loaded.result()] == [[7, 7], [8, 8]]
 
 
-@dataclass
-class Pids:
-    """A dataset that says in which process it is loaded."""
-
-    name: str
-
-    def __getitem__(self, number: int) -> int:
-        return os.getpid()
+def process(_: Image.Image) -> torch.Tensor:
+    return torch.tensor(os.getpid())
 
 
-def test_processes_stay_for_an_equal_dataset() -> None:
+def test_processes_stay_for_an_equal_decoder() -> None:
     first, again, other = (
-        [*load_batches(Pids(name), [[0]], 1, list)] for name in ("one", "one", "other")
+        int(results[0])
+        for most in (99, 99, 100)
+        for _, results in load_batches(Decoder(as_it_is, process, most), [[png(8)]], 1)
     )
     assert first == again != other

@@ -40,7 +40,7 @@ def main() -> None:
         export(
             Project.load(folder / "pipeline.yaml"), lineage.SLUG, "gated-image", folder / "export"
         )
-        for name in (".cache", ".locks", ".places", ".scratch", ".temporary"):
+        for name in (".cache", ".locks", ".scratch", ".temporary"):
             shutil.rmtree(folder / "store" / name, ignore_errors=True)
         for memory in (folder / "store").rglob(".digests.jsonl"):
             memory.unlink()

@@ -40,7 +40,6 @@ OF_ARTIFACT = re.compile(r"\.file\(|store\.open\(|pq\.write_table|pq\.ParquetWri
 OWN = {
     "written by this program": (
         "corpus/collected.py",
-        "corpus/corpus.py",
         "embedding/earlier.py",
         "embedding/embed.py",
         "embedding/vectors.py",

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
+from react_pipeline.embedding import StoredVectors
 from react_pipeline.indexing import (
     Index,
-    StoredVectors,
     build_index,
     build_side,
     cell_hits,

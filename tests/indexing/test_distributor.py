@@ -10,8 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from support.drawings import draw, encode, pair, write_shard
-from support.web import served
+from support.drawings import pair, write_shard
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
@@ -20,12 +19,10 @@ from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.extensions.names import name_counts
 from react_pipeline.extensions.predict.predict import predict_shards, shared_arguments
 from react_pipeline.extensions.predict.run_folder import Options
-from react_pipeline.extensions.sources.downloads import ImagePool, download_images
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.project.spread import _opened, cluster, spread
 from react_pipeline.settings import DistributorConfig
-from react_pipeline.settings.corpus import DownloadConfig
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorpusError, InputError, ReactError
 from react_pipeline.use.classifier import Classifier
@@ -162,25 +159,3 @@ def test_shards_are_labelled_on_spark_as_here(retrieved_project: Project, tmp_pa
     assert done.used == 3 and done.skipped == {"unreadable_shard": 1}
     for path in sorted(here.glob("labels/*")):
         assert pq.read_table(path).equals(pq.read_table(there / "labels" / path.name))
-
-
-@pytest.mark.slow
-def test_downloads_on_spark_are_the_local_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("no_proxy", "*")
-    images = {f"/{number}.png": encode(draw("circle", "red", number)) for number in range(9)}
-    settings = DownloadConfig(timeout_seconds=2, retries=1, allow_private_addresses=True, threads=4)
-    with served({**images, "/page.png": b"<html>"}) as web:
-        paths = [*images, "/page.png", "/gone.png"]
-        wanted = [(web.url + path, "") for path in paths]
-        here, there = ImagePool(tmp_path / "here"), ImagePool(tmp_path / "there")
-        here.folder.mkdir()
-        there.folder.mkdir()
-        failures = download_images(wanted, here, settings, 10_000)
-        web.asked.clear()
-        with cluster(SETTINGS):
-            assert download_images(wanted, there, settings, 10_000) == failures
-        assert dict(web.asked) == {**dict.fromkeys(images, 1), "/page.png": 2, "/gone.png": 1}
-        for one in wanted[: len(images)]:
-            assert there.read(one) == here.read(one)

@@ -9,7 +9,8 @@ import pytest
 from support.vectors import read_vectors
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
-from react_pipeline.indexing import StoredVectors, build, build_side, draw_queries
+from react_pipeline.embedding import StoredVectors
+from react_pipeline.indexing import build, build_side, draw_queries
 from react_pipeline.project import Project
 from react_pipeline.settings import IndexConfig
 from react_pipeline.store import InputError

@@ -9,8 +9,9 @@ import pytest
 from support.vectors import read_vectors
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
-from react_pipeline.indexing import StoredVectors, draw_queries
-from react_pipeline.indexing.build import Queries, compare, tune
+from react_pipeline.embedding import StoredVectors
+from react_pipeline.indexing import draw_queries
+from react_pipeline.indexing.build import Queries, compare
 from react_pipeline.project import Project
 
 ROWS, WIDTH = 1_000, 16
@@ -69,12 +70,3 @@ def test_hits_as_similar_as_the_exact_ones_are_equally_right(publish: Publish) -
     same = np.tile(np.eye(1, 8, dtype=np.float32), (50, 1))
     stored, queries = StoredVectors(publish(same, same), "image"), Queries(np.array([0]), same[:1])
     assert compare(Missing(same, 30), stored, queries, 1)(10, ALL) == 1.0
-
-
-def test_tuning_stops_at_least_effort_that_reaches_target() -> None:
-    def measure(value: int) -> float:
-        return min(value / 100, 1.0)
-
-    assert tune(measure, 0.6, 1, 1_000) == (64, 0.64)
-    assert tune(measure, 0.9, 1, 1_000) == (96, 0.96)
-    assert tune(lambda _: 0.5, 0.95, 1, 6) == (6, 0.5)

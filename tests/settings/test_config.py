@@ -127,13 +127,8 @@ HUSH = "hush-hush"
         ),
         (
             f"corpus: {{shards: [a.tar], storage: {{secret: {HUSH}}}}}",
-            "corpus.storage.secret",
+            "corpus.storage",
             "unknown field",
-        ),
-        (
-            f"corpus: {{shards: [a], storage: {{endpoint_url: 'http://me:{HUSH}@host'}}}}",
-            "corpus.storage.endpoint_url",
-            "without user name",
         ),
         ("encoder: {model: demo, pretrained: openai}", "encoder", "`pretrained`"),
         ("distributor: {kind: spark, master: 'http://x'}", "distributor.master", "pattern"),

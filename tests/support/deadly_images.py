@@ -26,10 +26,10 @@ def decode_or_die(seconds: int, data: bytes, *given: Any) -> Any:
     return _decode(seconds, data, *given)
 
 
-def load_or_die(indices: Any) -> Any:
+def load_or_die(batch: Any) -> Any:
     """Load in a process of `load_batches`."""
     decoding._decode = decode_or_die
-    return _load(indices)
+    return _load(batch)
 
 
 def die(*_: Any) -> None:

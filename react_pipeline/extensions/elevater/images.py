@@ -95,7 +95,7 @@ def read_picture(picture: Picture) -> bytes:
 def decode_picture(picture: Picture, max_pixels: int, *, is_lenient: bool = False) -> Image.Image:
     """Decode an image, RGB, as `corpus.decode_apart`; an InputError if there is none."""
     try:
-        return decode_apart(picture.read(), max_pixels, is_lenient=is_lenient)[0]
+        return decode_apart(picture.read(), max_pixels, is_lenient=is_lenient)
     except BadImage as error:
         raise InputError(
             f"{picture.name}: no usable image ({error}); fix or replace the file"

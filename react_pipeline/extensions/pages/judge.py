@@ -74,7 +74,7 @@ def prepare_log(
         )
     path = Path(source).expanduser()
     source = str(path.resolve()) if path.exists() else source
-    pictures, refused = find_pictures(source, storage=project.config.corpus.access()[0])
+    pictures, refused = find_pictures(source)
     stamp = hash_pictures(pictures)
     identity = [one.checkpoint, other.checkpoint, shared_prompts(project, slug), stamp]
     digest = hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:12]

@@ -28,7 +28,7 @@ from react_pipeline.corpus import (
     decode_image,
     open_source,
 )
-from react_pipeline.embedding import Side, row_metadata, row_vectors, sides
+from react_pipeline.embedding import Side, StoredVectors, row_metadata, sides
 from react_pipeline.extensions.pages.server import PER_PAGE, Asked, Board, Button, Item, Menu, View
 from react_pipeline.indexing import Index
 from react_pipeline.lineage import fresh
@@ -240,14 +240,14 @@ class CorpusBoard(Board):
         if query.image:
             try:
                 data = base64.b64decode(query.image, validate=True)
-                return decode_apart(data, self.max_pixels)[0]
+                return decode_apart(data, self.max_pixels)
             except (binascii.Error, BadImage) as error:
                 raise InputError(f"the picture cannot be decoded ({error})") from error
         if query.row is None:
             return None
         if query.row >= self._rows or "image" not in self._sides:
             raise InputError(f"row {query.row} of this corpus has no embedded picture")
-        vector = row_vectors(self._corpus.embeddings, "image", [query.row])
+        vector = StoredVectors(self._corpus.embeddings, "image").take([query.row])
         return vector / np.linalg.norm(vector)
 
     def _items(self, pairs: pd.DataFrame) -> tuple[Item, ...]:

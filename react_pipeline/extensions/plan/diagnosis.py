@@ -138,7 +138,8 @@ def _encoders(project: Project) -> list[Finding]:
 
 def _corpus(project: Project) -> list[Finding]:
     corpus = project.config.corpus
-    return [Finding("corpus", "ok", f"{corpus.kind}: {', '.join(corpus.files()[:3])}")]
+    detail = f"{corpus.noun}: {len(corpus.sources())}"
+    return [Finding("corpus", "ok", detail)]
 
 
 def _domain_problems(project: Project) -> list[Problem]:

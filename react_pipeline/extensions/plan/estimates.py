@@ -30,8 +30,8 @@ START_SECONDS = 0.5
 """Seconds that every artifact takes: a model is loaded, pictures are drawn, files are hashed."""
 PAIR_SECONDS = 5e-4
 """Seconds to read a pair or a labelled image, decode it for a contact sheet, and write it."""
-ROW_SECONDS = 2e-5
-"""Seconds to read and check a row of a table."""
+ROW_SECONDS, URL_BYTES = 2e-5, 160
+"""Seconds to read and check a row of a table; memory to know a repeated URL, measured."""
 METADATA_BYTES = 200
 """Bytes of metadata of a pair; assumed (115 on the demo)."""
 BYTES_PER_SECOND = 5e8
@@ -96,7 +96,6 @@ class Sums:
         if config.two_encoders:
             self.retrieval = encoder_cost(project, config.retrieves_with, RETRIEVAL_CHECKPOINT)
         width = self.retrieval.dimension
-        self.work = config.corpus.work(corpus, width)
         domains = load_domains(config.domains)[0]
         self.keys = {
             name: row.keys(domains, config.measured)
@@ -165,15 +164,26 @@ class Sums:
 
     def fetching_seconds(self, urls: float, rounds: int = 1) -> float:
         """Return the seconds of downloads."""
-        processes = min(self.settings.corpus.access()[1].processes, self.machine.cores)
+        processes = min(self.settings.corpus.downloads().processes, self.machine.cores)
         return rounds * DOWNLOADER_SECONDS + urls / URLS_PER_CORE_SECOND / processes
 
 
 def _corpus(sums: Sums) -> Step:
-    work = sums.work
-    seconds = work.read_bytes / BYTES_PER_SECOND + work.checked_rows * ROW_SECONDS
-    amount = f"{sums.corpus.pairs:,} {work.noun}"
-    return sums.step("corpus", amount, alone=seconds, disk=work.disk, memory=work.memory)
+    corpus, (rows, pair_bytes) = sums.settings.corpus, sums.corpus
+    if corpus.has_vectors:  # read for their digests, and for their values
+        size, seconds = 0.0, 8.0 * sums.retrieval.dimension * rows / BYTES_PER_SECOND
+    else:
+        size = 0.0 if corpus.is_listed else rows * pair_bytes
+        # A copy is read, written, and read again for its digest.
+        seconds = (3 if corpus.is_copy else 1) * size / BYTES_PER_SECOND
+    checked = rows if corpus.fetches_images else 0
+    return sums.step(
+        "corpus",
+        f"{rows:,} pairs",
+        alone=seconds + checked * ROW_SECONDS,
+        disk=size if corpus.is_copy else 0,
+        memory=URL_BYTES * checked if corpus.is_listed else 0,
+    )
 
 
 def _checkpoint(stage: str, sums: Sums) -> Step:
@@ -184,13 +194,13 @@ def _checkpoint(stage: str, sums: Sums) -> Step:
 
 
 def _embeddings(sums: Sums) -> Step:
-    rows, work, corpus = sums.corpus.pairs, sums.work, sums.settings.corpus
+    rows, corpus = sums.corpus.pairs, sums.settings.corpus
     waits = sums.settings.images_wait
-    images = rows if work.encodes_images and not waits else 0
+    images = 0 if waits or corpus.has_vectors else rows
     fetches = images and corpus.is_listed and corpus.fetches_images
     row_bytes = (2 if waits else 4) * sums.retrieval.dimension + METADATA_BYTES
     batch, embedding = None, sums.settings.embedding
-    if images or work.encodes_captions:
+    if images or corpus.encodes_captions:
         at_once = embedding.batch_size if sums.machine.gpus else CPU_IMAGES
         precision = sums.precision(embedding.precision)
         batch = sums.retrieval.batch(at_once, precision, images=images > 0)
@@ -198,9 +208,9 @@ def _embeddings(sums: Sums) -> Step:
         "corpus_embeddings",
         f"{rows:,} {'captions' if waits else 'pairs'}",
         images=images,
-        texts=rows if work.encodes_captions else 0,
+        texts=rows if corpus.encodes_captions else 0,
         alone=sums.fetching_seconds(images) if fetches else 0,
-        disk=rows * row_bytes if work.writes_vectors else 0,
+        disk=rows * row_bytes,
         batch=batch,
         # Shards are spread over the cards; the parts of other corpora come one after another.
         cards=1 if corpus.is_listed or corpus.has_vectors else sums.machine.gpus,
@@ -209,7 +219,7 @@ def _embeddings(sums: Sums) -> Step:
 
 def _index(sums: Sums) -> Step:
     """Sum training, adding, the exact search that measures recall, and moving bytes."""
-    if sums.settings.corpus.has_index:
+    if sums.settings.corpus.ready_indices is not None:
         return sums.step("faiss_index", "ready")
     key, width, rows = sums.index_key, sums.retrieval.dimension, sums.corpus.pairs
     sides = 1 if sums.settings.images_wait else 2

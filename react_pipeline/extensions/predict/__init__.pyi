@@ -1,5 +1,4 @@
 from .commands import Source as Source
-from .encoding import PictureDecoder as PictureDecoder
 from .encoding import encode_pictures as encode_pictures
 from .pictures import Picture as Picture
 from .pictures import find_pictures as find_pictures

@@ -117,7 +117,6 @@ def _prepared(
         options = replace(
             options,
             max_pixels=settings.corpus.max_pixels,
-            storage=settings.corpus.access()[0],
             distributor=settings.distributor,
         )
     classifier = Classifier.load(domain, model, config=config)

@@ -10,20 +10,19 @@ computes the same batches, and gives the same digits, as one that was not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
 
 from react_pipeline.clip import Clip, Pixels
-from react_pipeline.corpus import BadImage, decode_apart, load_batches, progress
+from react_pipeline.corpus import BadImage, Decoder, load_batches, progress
 from react_pipeline.embedding import Encoder
 from react_pipeline.extensions.predict.pictures import LedgerRow, Picture
 from react_pipeline.extensions.predict.run_folder import Options
@@ -91,13 +90,13 @@ def encode_pictures(
     """
     encoder = Encoder(clip, precision, rows=len(pictures))
     to_tensor = Pixels(preprocess) if preprocess else encoder.to_tensor
-    decoder = PictureDecoder(to_tensor, options.max_pixels, options.is_lenient)
+    decoder = Decoder(methodcaller("read"), to_tensor, options.max_pixels, options.is_lenient)
     size = CPU_BATCH if clip.device == "cpu" else GPU_BATCH
 
     def encode(some: Sequence[Picture]) -> Part:
         batches = [some[start : start + size] for start in range(0, len(some), size)] or [some]
-        loaded = load_batches(decoder, batches, min(options.workers, len(batches)), list)
-        return Part.joined(_encode(encoder, rows) for rows in loaded)
+        loaded = load_batches(decoder, batches, min(options.workers, len(batches)))
+        return Part.joined(_encode(encoder, *batch) for batch in loaded)
 
     def write(some: Sequence[Picture], path: Path) -> None:
         encode(some).write(path)
@@ -112,35 +111,16 @@ def encode_pictures(
             yield Part.read(Scratch(folder).keep(name, partial(write, some)))
 
 
-@dataclass(frozen=True)
-class PictureDecoder:
-    """A dataset whose indices are pictures. Can be sent to other processes."""
-
-    to_tensor: Callable[[Image.Image], Tensor]
-    max_pixels: int
-    is_lenient: bool = False
-
-    def __getitem__(self, picture: Picture) -> tuple[str, Any]:
-        """Return the name of a picture, and its pixels (3, H, W) or why there are none."""
-        try:
-            data = picture.read()
-            image, _ = decode_apart(data, self.max_pixels, is_lenient=self.is_lenient)
-            return picture.name, self.to_tensor(image).numpy()
-        # Raised by a worker, that of a shard on a server would be a traceback.
-        except (BadImage, ReactError) as error:
-            return picture.name, error
-
-
-def _encode(encoder: Encoder, rows: list[tuple[str, Any]]) -> Part:
+def _encode(encoder: Encoder, pictures: Sequence[Picture], loaded: list[Any]) -> Part:
     """Encode a batch, or raise what a worker met."""
     names, images, ledger = [], [], []
-    for name, result in rows:
+    for picture, result in zip(pictures, loaded, strict=True):
         if isinstance(result, ReactError):
             raise result
         if isinstance(result, BadImage):
-            ledger.append((name, result.reason, result.detail))
+            ledger.append((picture.name, result.reason, result.detail))
         else:
-            names.append(name)
+            names.append(picture.name)
             images.append(result)
     vectors = np.zeros((0, encoder.clip.dimension), np.float32)
     if images:

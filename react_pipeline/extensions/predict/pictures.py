@@ -33,7 +33,7 @@ from react_pipeline.corpus import (
     text_batches,
 )
 from react_pipeline.project import escape_name, matches
-from react_pipeline.settings import StorageConfig, check_shard_name
+from react_pipeline.settings import check_shard_name
 from react_pipeline.store import (
     MAX_IMAGE_BYTES,
     CorpusError,
@@ -91,9 +91,7 @@ def _opened(shard: ShardLocation, _stamp: object, _process: int, _thread: int) -
     return open_shard(shard)
 
 
-def find_pictures(
-    source: str, column: str = "path", storage: StorageConfig | None = None
-) -> tuple[list[Picture], list[LedgerRow]]:
+def find_pictures(source: str, column: str = "path") -> tuple[list[Picture], list[LedgerRow]]:
     """Return the pictures of a SOURCE in a stable order, and what of it cannot be one.
 
     A folder gives all image files below it, hidden ones aside; a pattern, in quotes, its matches. A
@@ -110,7 +108,7 @@ def find_pictures(
     """
     by_name: dict[str, Picture] = {}
     skipped: list[LedgerRow] = []
-    for path in _files(source, storage):
+    for path in _files(source):
         pictures: Iterable[Picture] = [Picture(escape_name(path), path)]
         if _is_shard(path):
             pictures, refused = pictures_of_shard(path)
@@ -156,14 +154,14 @@ def _stamp(path: ShardLocation) -> object:
         return "missing"
 
 
-def _files(source: str, storage: StorageConfig | None = None) -> Sequence[ShardLocation]:
+def _files(source: str) -> Sequence[ShardLocation]:
     path = Path(source).expanduser()
     try:
         if "://" in source:
             check_shard_name(source)
             if not source.endswith(".tar"):
                 raise InputError(f"{source}: of a server, give shards (.tar)")
-            return find_remote(source, storage or StorageConfig(), "SOURCE")
+            return find_remote(source, "SOURCE")
         if path.is_dir():
             return _images_below(path)
         files = [file for _, found in matches(path) for file in found if file.is_file()]
@@ -191,14 +189,14 @@ def _is_shard(path: ShardLocation) -> bool:
     return str(path).lower().endswith(".tar")
 
 
-def find_shards(source: str, storage: StorageConfig) -> Sequence[ShardLocation]:
+def find_shards(source: str) -> Sequence[ShardLocation]:
     """Return the webdataset shards of a SOURCE, sorted, as every machine finds them.
 
     Raises:
         InputError: If it names anything else, or nothing.
         SourceUnavailable: If a server does not answer.
     """
-    files = _files(source, storage)
+    files = _files(source)
     if others := [path for path in files if not _is_shard(path)]:
         raise InputError(f"{others[0]}: is no shard; --by-shard needs files that end with .tar")
     return [path.absolute() if isinstance(path, Path) else path for path in files]

@@ -145,7 +145,7 @@ def _label_rows(classifier: Classifier, options: Options) -> Rows:
 def _run(
     classifier: Classifier, source: str, output: Path, options: Options, name: str, rows: Rows
 ) -> Done:
-    pictures, refused = find_pictures(source, options.column, options.storage)
+    pictures, refused = find_pictures(source, options.column)
     clip = classifier.clip
 
     def work(folder: Path, record: dict[str, Any]) -> tuple[int, dict[str, int]]:
@@ -256,7 +256,7 @@ def predict_shards(
     if options.transductive:
         raise InputError("--transductive judges all pictures together; leave out --by-shard")
     _label_rows(classifier, options)  # refused here, not by each task
-    shards = find_shards(source, options.storage)
+    shards = find_shards(source)
 
     def work(*_: Any) -> tuple[int, dict[str, int]]:
         folder = (output / LABELS).resolve()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from react_pipeline.settings import MAX_PIXELS, DistributorConfig, StorageConfig
+from react_pipeline.settings import MAX_PIXELS, DistributorConfig
 from react_pipeline.store import InputError, StoreWriteError, lock, write_atomically
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ class Options:
     workers: int = 2
     max_pixels: int = MAX_PIXELS
     is_lenient: bool = False
-    storage: StorageConfig = StorageConfig()
     distributor: DistributorConfig = DistributorConfig()
 
 

@@ -15,7 +15,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
-from react_pipeline.corpus import BadImage, Processes, decode_apart, progress
-from react_pipeline.project import on_cluster, require_shared, spread
+from react_pipeline.corpus import BadImage, decode_apart, in_processes
 from react_pipeline.settings import DownloadConfig
 from react_pipeline.store import CorpusError
 from react_pipeline.web_policy import REFUSED_URL
@@ -55,8 +54,7 @@ PERMANENT = frozenset(
 
 _PAUSE_SECONDS = 1.0
 _TASK_URLS = 2_000
-"""Of a task of a process or of a cluster; fewer where all would not have one."""
-_CLUSTER_TASKS = 64
+"""Of a task of a process; fewer where all would not have one."""
 _JPEG_QUALITY = 95
 
 Wanted = tuple[str, str]
@@ -104,27 +102,15 @@ def download_images(
 
 
 def _spread(task: DownloadTask, wanted: Sequence[Wanted]) -> Iterator[Errors]:
-    """One attempt at each: here, in processes, or on a cluster."""
-    shares = _CLUSTER_TASKS if on_cluster() else task.settings.processes
-    size = max(1, min(_TASK_URLS, -(-len(wanted) // shares)))
-    parts = [wanted[start : start + size] for start in range(0, len(wanted), size)]
-    if on_cluster():
-        yield from spread(task, parts, "downloading images")
-    elif task.settings.processes == 1:
+    """One attempt at each: here, or in processes."""
+    processes = task.settings.processes
+    if processes == 1:
         yield task(wanted)
-    else:
-        processes = Processes(shares)
-        futures = [processes.submit(task, part) for part in parts]
-        try:
-            bar = progress(futures, "downloading images", f"{size:,} image", len(futures))
-            yield from (future.result() for future in bar)
-        except BrokenExecutor as error:
-            raise CorpusError(
-                "corpus.download: a downloading process died, probably out of memory; what was "
-                "fetched is kept: run again, with fewer `processes` or `threads`"
-            ) from error
-        finally:
-            processes.end()  # else an interrupted run would wait for what is at work
+        return
+    size = max(1, min(_TASK_URLS, -(-len(wanted) // processes)))
+    parts = [wanted[start : start + size] for start in range(0, len(wanted), size)]
+    remedy = "with fewer `processes` or `threads` of `corpus.download`"
+    yield from in_processes(task, parts, [{}] * processes, "downloading images", remedy)
 
 
 @dataclass(frozen=True)
@@ -139,7 +125,6 @@ class DownloadTask:
         """Fetch what is wanted into the pool, and return why something did not come."""
         from anyio.from_thread import start_blocking_portal
 
-        require_shared(self.pool.folder)
         # Another thread: in a notebook this one runs an event loop already.
         with start_blocking_portal() as portal:
             return portal.call(self._fetch_all, wanted)
@@ -182,7 +167,7 @@ class DownloadTask:
         found = hashlib.new(algorithm, data, usedforsecurity=False).hexdigest()
         if digest and found != digest.lower():
             raise BadImage(HASH_MISMATCH, f"not {digest[:64]}")
-        image, _ = decode_apart(data, self.max_pixels)
+        image = decode_apart(data, self.max_pixels)
         source_sha256 = hashlib.sha256(data).hexdigest()
         size = self.settings.image_size
         if size is not None and min(image.size) > size:

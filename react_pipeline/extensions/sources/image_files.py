@@ -7,14 +7,13 @@ Does not belong here: the form of the shards (`corpus.shards`), which images and
 (`corpus.pairs`, when they are embedded).
 """
 
-from collections import Counter
+import itertools
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from react_pipeline.corpus import (
     IMAGE_EXTENSIONS,
@@ -22,9 +21,9 @@ from react_pipeline.corpus import (
     MAX_METADATA_BYTES,
     BadSample,
     PackedSample,
+    Skipped,
     open_table,
     parse_fields,
-    progress,
     publish_pairs,
 )
 from react_pipeline.extensions.sources.kinds import Images
@@ -46,9 +45,6 @@ _KEPT_COLUMNS = ("url", "key", "uid")
 _Pair = tuple[bytes, bytes, dict[str, str]]
 
 MAX_CAPTION_BYTES = 1 << 20
-MAX_NAMES = 1_000
-"""Skipped files and rows that are named, for each reason; all are counted."""
-SKIPPED_FILE = "skipped.parquet"
 
 _READ_SUFFIXES = frozenset(f".{extension}" for extension in IMAGE_EXTENSIONS)
 _UNREAD_SUFFIXES = (
@@ -56,26 +52,13 @@ _UNREAD_SUFFIXES = (
 ) - _READ_SUFFIXES
 
 
-class _Skipped:
-    """Files and rows that give no pair: how many by reason, and the first names of each."""
-
-    def __init__(self) -> None:
-        self.counts = Counter[str]()
-        self.names: list[tuple[str, str]] = []
-
-    def add(self, name: str, reason: str) -> None:
-        self.counts[reason] += 1
-        if self.counts[reason] <= MAX_NAMES:
-            self.names.append((name, reason))
-
-
 def publish_image_corpus(project: Project, config: Images) -> Artifact:
     """Publish the artifact `corpus` of kind `images`; its identity is the bytes and names of all
     files.
 
-    Files: `shards/NNNNN.tar` (numbered keys, KEY.json with where it came from), `shards.parquet`,
-    and if files or rows were skipped `skipped.parquet` (source, reason). Everything is copied once,
-    so that later steps know tars only.
+    Files: `shards/NNNNN.tar` (numbered keys, KEY.json with where it came from), and if files or
+    rows were skipped `skipped.parquet` (source, reason). Everything is copied once, so that later
+    steps know tars only.
 
     Raises:
         CorpusError: If a name finds nothing, a file is damaged or has no column of images or
@@ -91,16 +74,7 @@ def publish_image_corpus(project: Project, config: Images) -> Artifact:
                 [escape_name(source.name), remembered_sha256(project.store.root, source)]
             )
 
-    skipped = _Skipped()
-
-    def finish(staging: Path) -> dict[str, Any]:
-        if skipped.names:
-            names, reasons = zip(*skipped.names, strict=True)
-            table = pa.table({"source": names, "reason": reasons})
-            pq.write_table(table, staging / SKIPPED_FILE)
-        return {"skipped": dict(skipped.counts)}
-
-    return publish_pairs(project, content, _numbered(sources, config, skipped), finish)
+    return publish_pairs(project, content, _pairs(sources, config))
 
 
 def find_sources(corpus: Images) -> list[Path]:
@@ -132,29 +106,19 @@ def _list_content(folder: Path, corpus: Images) -> list[list[str]]:
     return content
 
 
-def _numbered(sources: list[Path], corpus: Images, skipped: _Skipped) -> Iterator[PackedSample]:
-    def pairs() -> Iterator[_Pair]:
-        for source in sources:
-            read = _read_folder if source.is_dir() else _read_table
-            yield from read(source, corpus, skipped)
-
-    count = 0
-    for pair in progress(pairs(), "copying images", "pair"):
-        # Names of files and rows may repeat, or hold what no key may; numbers do not.
-        yield f"{count:09d}", *pair
-        count += 1
-    if not count:
-        raise CorpusError(
-            f"corpus.images: no pair in {len(sources)} folders and files: KEY.jpg needs its "
-            f"caption in KEY.{corpus.caption_extension}"
-            + "".join(f"; skipped: {name}, {reason}" for name, reason in skipped.names[:1])
-        )
+def _pairs(sources: list[Path], corpus: Images) -> Iterator[PackedSample | Skipped]:
+    numbers = itertools.count()
+    for source in sources:
+        read = _read_folder if source.is_dir() else _read_table
+        for pair in read(source, corpus):
+            # Names of files and rows may repeat, or hold what no key may; numbers do not.
+            yield pair if isinstance(pair, Skipped) else (f"{next(numbers):09d}", *pair)
 
 
-def _read_folder(folder: Path, corpus: Images, skipped: _Skipped) -> Iterator[_Pair]:
+def _read_folder(folder: Path, corpus: Images) -> Iterator[_Pair | Skipped]:
     for path in files_below(folder):
         if path.suffix.lower() in _UNREAD_SUFFIXES:
-            skipped.add(escape_name(path), "format_not_read")
+            yield _skipped(path, "format_not_read")
         if path.suffix.lower() not in _READ_SUFFIXES:
             continue
         caption = path.with_name(f"{path.stem}.{corpus.caption_extension}")
@@ -166,7 +130,7 @@ def _read_folder(folder: Path, corpus: Images, skipped: _Skipped) -> Iterator[_P
             image = _read(path, folder, MAX_IMAGE_BYTES, "no_image")
             text = _read(caption, folder, MAX_CAPTION_BYTES)
         except BadSample as error:
-            skipped.add(escape_name(path), error.reason)
+            yield _skipped(path, error.reason)
         else:
             yield image, text, {**fields, "path": escape_name(path.relative_to(folder))}
 
@@ -187,7 +151,7 @@ def _read(path: Path, folder: Path, limit_bytes: int, missing: str = "no_caption
     return read_bounded(path, limit_bytes)
 
 
-def _read_table(path: Path, corpus: Images, skipped: _Skipped) -> Iterator[_Pair]:
+def _read_table(path: Path, corpus: Images) -> Iterator[_Pair | Skipped]:
     with open_table(path) as file:
         image = _image_column(path, file.schema_arrow)
         if corpus.caption_column not in file.schema_arrow.names:
@@ -208,12 +172,16 @@ def _read_table(path: Path, corpus: Images, skipped: _Skipped) -> Iterator[_Pair
             # followed.
             caption = next(iter(caption), None) if isinstance(caption, list) else caption
             if not data or not caption:
-                skipped.add(place + escape_name(path), "no_caption" if data else "no_image")
+                yield _skipped(path, "no_caption" if data else "no_image", place)
             elif len(data) > MAX_IMAGE_BYTES:
-                skipped.add(place + escape_name(path), "too_many_bytes")
+                yield _skipped(path, "too_many_bytes", place)
             else:
                 about = {name: str(row[name]) for name in kept if row[name] is not None}
                 yield data, str(caption).encode(), {"path": place + escape_name(path.name), **about}
+
+
+def _skipped(path: Path, reason: str, place: str = "") -> Skipped:
+    return Skipped("", reason, source=place + escape_name(path))
 
 
 def _image_column(path: Path, schema: pa.Schema) -> str:

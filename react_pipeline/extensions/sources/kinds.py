@@ -12,7 +12,6 @@ from pydantic import model_validator
 
 from react_pipeline.corpus import (
     CorpusSize,
-    CorpusWork,
     ListedCorpus,
     ListedPair,
     ShardedCorpus,
@@ -24,11 +23,11 @@ from react_pipeline.settings import (
     CorpusConfig,
     DownloadConfig,
     LocalNames,
-    StorageConfig,
 )
 
 if TYPE_CHECKING:
     from react_pipeline.corpus import ImageSource
+    from react_pipeline.extensions.sources.ready_layout import Part
     from react_pipeline.project import Project
     from react_pipeline.store import Artifact, Store
 
@@ -40,8 +39,6 @@ DOWNLOADER_SECONDS = 5.0
 """To start a downloading process."""
 TAR_BYTES = 2_500
 """That a tar adds to an image and its caption."""
-URL_BYTES = 160
-"""Of memory a row of a table, to know repeated URLs; measured."""
 
 LayoutName = Literal[
     "clip-retrieval", "clip-retrieval-images", "datacomp-b32", "datacomp-l14", "parquet"
@@ -61,7 +58,6 @@ class Images(ShardedCorpus):
     file_fields: ClassVar[tuple[str, ...]] = ("images",)
     noun: ClassVar[str] = "folders and files"
     next_step: ClassVar[str] = "put your captioned pictures into data/: KEY.jpg next to KEY.txt"
-    is_copy: ClassVar[bool] = True
 
     def identity(self) -> dict[str, Any]:
         """Return where captions are."""
@@ -146,9 +142,9 @@ class TableColumns(CorpusConfig):
         columns = {"url_column": self.url_column, "caption_column": self.caption_column}
         return columns | ({"hash_column": self.hash_column} if self.hash_column else {})
 
-    def access(self) -> tuple[StorageConfig, DownloadConfig]:
-        """Return how images are fetched."""
-        return StorageConfig(), self.download
+    def downloads(self) -> DownloadConfig:
+        """Return `download`."""
+        return self.download
 
     def identity_of_images(self) -> dict[str, Any]:
         """Return what decides which images are fetched."""
@@ -170,6 +166,7 @@ class UrlTables(TableColumns, ListedCorpus):
     urls: LocalNames
 
     file_fields: ClassVar[tuple[str, ...]] = ("urls",)
+    noun: ClassVar[str] = "tables of URLs"
 
     def identity(self) -> dict[str, Any]:
         """Return which columns are read."""
@@ -195,10 +192,6 @@ class UrlTables(TableColumns, ListedCorpus):
         return CorpusSize(
             sum(map(rows_of_table, require_local(self.sources()))), self.assumed_pair_bytes
         )
-
-    def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
-        """Return the work of reading the tables."""
-        return CorpusWork(noun="URLs", checked_rows=size.pairs, memory=URL_BYTES * size.pairs)
 
     def sources(self) -> Sequence[Path]:
         """Return the tables."""
@@ -226,10 +219,11 @@ class ReadyEmbeddings(TableColumns):
     kind: Literal["embeddings"] = "embeddings"
     embeddings: Path
     layout: LayoutName = "clip-retrieval"
-    vector_column: str = "vector"
     indices: Path | None = None
+    vector_column: str = "vector"
 
     variants: ClassVar[tuple[str, ...]] = ("datacomp",)
+    noun: ClassVar[str] = "parts of ready embeddings"
 
     def identity(self) -> dict[str, Any]:
         """Return where vectors, URLs and captions are."""
@@ -248,9 +242,16 @@ class ReadyEmbeddings(TableColumns):
         return True
 
     @property
-    def has_index(self) -> bool:
-        """Whether `indices` are configured."""
-        return self.indices is not None
+    def encodes_captions(self) -> bool:
+        """Whether the layout has vectors of images alone."""
+        from react_pipeline.extensions.sources.ready_layout import LAYOUTS
+
+        return not LAYOUTS[self.layout].text
+
+    @property
+    def ready_indices(self) -> Path | None:
+        """Return the folder `indices`."""
+        return self.indices
 
     def adopt_embeddings(self, project: Project) -> Artifact:
         """Publish the files, linked or converted."""
@@ -258,31 +259,15 @@ class ReadyEmbeddings(TableColumns):
 
         return adopt_embeddings(project, self)
 
-    def adopt_index(self, project: Project) -> Artifact | None:
-        """Publish those of `indices`."""
-        from react_pipeline.extensions.sources.ready_index import adopt_index
+    def sources(self) -> Sequence[Part]:
+        """Return the parts of the folder."""
+        from react_pipeline.extensions.sources.ready_layout import find_parts
 
-        return adopt_index(project, self.indices) if self.indices is not None else None
+        return find_parts(self.embeddings, self)
 
     def size(self) -> CorpusSize:
         """Return the rows of the files."""
-        from react_pipeline.extensions.sources.ready_layout import find_parts
-
-        rows = sum(part.rows for part in find_parts(self.embeddings, self))
-        return CorpusSize(rows, self.assumed_pair_bytes)
-
-    def work(self, size: CorpusSize, dimension: int) -> CorpusWork:
-        """Return the work of reading vectors twice, for their digests and for their values."""
-        from react_pipeline.extensions.sources.ready_layout import LAYOUTS
-
-        has_text = bool(LAYOUTS[self.layout].text)
-        return CorpusWork(
-            read_bytes=8.0 * dimension * size.pairs,
-            checked_rows=size.pairs,
-            encodes_images=False,
-            encodes_captions=not has_text,
-            writes_vectors=self.layout != "clip-retrieval",
-        )
+        return CorpusSize(sum(part.rows for part in self.sources()), self.assumed_pair_bytes)
 
     @classmethod
     def template(cls, name: str) -> str:

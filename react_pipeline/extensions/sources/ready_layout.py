@@ -31,27 +31,23 @@ FILES_FILE = "files.parquet"
 
 
 class Layout(NamedTuple):
-    """Names below the folder: `{}` is what the files of a part share.
-
-    Attributes:
-        metadata: Tables with URL and caption.
-        text: Vectors of captions; "" if none are published.
+    """Names below the folder, of vectors and of tables with URL and caption: `{}` is what the files
+    of a part share. `text` is empty where captions have no vectors.
     """
 
     image: str
+    text: str
     metadata: str
-    text: str = ""
 
 
-_CLIP_RETRIEVAL = Layout(
-    "img_emb/img_emb_{}.npy", "metadata/metadata_{}.parquet", "text_emb/text_emb_{}.npy"
-)
 LAYOUTS = {
-    "clip-retrieval": _CLIP_RETRIEVAL,
-    "clip-retrieval-images": _CLIP_RETRIEVAL._replace(text=""),
-    "datacomp-b32": Layout("{}.npz/b32_img", "{}.parquet", "{}.npz/b32_txt"),
-    "datacomp-l14": Layout("{}.npz/l14_img", "{}.parquet", "{}.npz/l14_txt"),
-    "parquet": Layout("{}.parquet/VECTOR", "{}.parquet"),
+    "clip-retrieval": Layout(
+        "img_emb/img_emb_{}.npy", "text_emb/text_emb_{}.npy", "metadata/metadata_{}.parquet"
+    ),
+    "clip-retrieval-images": Layout("img_emb/img_emb_{}.npy", "", "metadata/metadata_{}.parquet"),
+    "datacomp-b32": Layout("{}.npz/b32_img", "{}.npz/b32_txt", "{}.parquet"),
+    "datacomp-l14": Layout("{}.npz/l14_img", "{}.npz/l14_txt", "{}.parquet"),
+    "parquet": Layout("{}.parquet/VECTOR", "", "{}.parquet"),
 }
 """`corpus.layout`; VECTOR is `corpus.vector_column`."""
 
@@ -109,7 +105,11 @@ def publish_inventory(project: Project, config: ReadyEmbeddings) -> Artifact:
             "pairs": sum(part.rows for part in parts),
             "dimension": parts[0].dimension,
             "not_unit": not_unit,
-            "convert": _reasons_to_convert(parts, not_unit),
+            "convert": [
+                *([] if parts[0].text else ["no_caption_vectors"]),
+                *(["not_npy"] if not parts[0].image.endswith(".npy") else []),
+                *(["not_unit_length"] if not_unit else []),
+            ],
         }
 
     content = files[["name", "sha256"]].to_numpy().tolist()
@@ -136,28 +136,21 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
     """
     if not folder.is_dir():
         raise CorpusError(f"corpus.embeddings: {folder} is not a folder")
-    layout = LAYOUTS[corpus.layout]
-    image = layout.image.replace("VECTOR", corpus.vector_column)
-    files = {
-        name: _numbers(folder, outer_file(name))
-        for name in (image, layout.text, layout.metadata)
-        if name
-    }
+    layout = [name.replace("VECTOR", corpus.vector_column) for name in LAYOUTS[corpus.layout]]
+    files = {name: _numbers(folder, outer_file(name)) for name in layout if name}
     numbers = set[str]().union(*files.values()) or {"N"}
     for name, found in files.items():
-        if lacking := sorted(numbers - found.keys()):
+        if lacking := sorted(numbers - found):
             raise CorpusError(
                 f"{folder / outer_file(name).format(lacking[0])}: is missing (of {len(lacking)} such), "
                 f"and `corpus.layout: {corpus.layout}` needs it; download what is missing, take the "
                 "other files of that number away, or set `clip-retrieval-images` if only images "
                 "have vectors"
             )
-    parts = []
-    for number in progress(sorted(files[image]), "checking files", "part", len(files[image])):
-        text = layout.text.format(number)
-        metadata = files[layout.metadata][number]
-        parts.append(_read_part(folder, number, image.format(number), text, metadata))
-        table = folder / metadata
+    parts: list[Part] = []
+    for number in progress(sorted(numbers), "checking files", "part", len(numbers)):
+        parts.append(_read_part(folder, number, *(name.format(number) for name in layout)))
+        table = folder / parts[-1].metadata
         require_text_columns(table, schema_of_table(table), corpus.columns().items())
         if parts[-1].dimension != parts[0].dimension:
             raise CorpusError(
@@ -191,30 +184,18 @@ def _check_values(folder: Path, parts: list[Part]) -> int:
     return others
 
 
-def _reasons_to_convert(parts: list[Part], not_unit: int) -> list[str]:
-    """Return why the files cannot be linked; empty if they can."""
-    reasons = {
-        "no_caption_vectors": not all(part.text for part in parts),
-        "not_npy": not parts[0].image.endswith(".npy"),
-        "not_unit_length": not_unit > 0,
-    }
-    return [reason for reason, holds in reasons.items() if holds]
-
-
-def _numbers(folder: Path, name: str) -> dict[str, str]:
-    """Return the files that a name of the layout finds, by what is in place of `{}`."""
+def _numbers(folder: Path, name: str) -> set[str]:
+    """Return what is in place of `{}` in the files that a name of the layout finds."""
     parent, _, last = name.rpartition("/")
     pattern = re.compile(re.escape(last).replace(r"\{\}", r"([\w.-]+)"))
-    files: dict[str, str] = {}
-    for path in sorted((folder / parent).iterdir()) if (folder / parent).is_dir() else ():
-        if match := pattern.fullmatch(path.name):
-            files[match[1]] = path.relative_to(folder).as_posix()
-    return files
+    place = folder / parent
+    files = place.iterdir() if place.is_dir() else ()
+    return {match[1] for path in files if (match := pattern.fullmatch(path.name))}
 
 
 def _read_part(folder: Path, number: str, image: str, text: str, metadata: str) -> Part:
     rows, dimension = read_shape(folder / image)
-    counts = {}
+    counts = {metadata: rows_of_table(folder / metadata)}
     if text:
         counts[text], text_dimension = read_shape(folder / text)
         if text_dimension != dimension:
@@ -222,7 +203,6 @@ def _read_part(folder: Path, number: str, image: str, text: str, metadata: str) 
                 f"{folder / text}: vectors of {text_dimension} numbers, {image} has {dimension}; "
                 "both must come from one model"
             )
-    counts[metadata] = rows_of_table(folder / metadata)
     for name, count in counts.items():
         if count != rows:
             raise CorpusError(

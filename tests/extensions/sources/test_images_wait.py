@@ -21,7 +21,7 @@ from support.web import Web, page, served
 
 from react_pipeline.clip import Clip, class_prompts, load
 from react_pipeline.corpus import CollectedPairs
-from react_pipeline.embedding import row_metadata, row_vectors, sides
+from react_pipeline.embedding import StoredVectors, row_metadata, sides
 from react_pipeline.embedding.part_encoder import PartEncoder
 from react_pipeline.lineage import resolve, run
 from react_pipeline.project import Project
@@ -172,7 +172,7 @@ def test_both_embeds_the_images_and_no_caption_again(
 ) -> None:
     del web.answers["/5"]
     before = indexed(make()).store.current("corpus_embeddings", "all")
-    captions = row_vectors(before, "text", np.arange(IMAGES))
+    captions = StoredVectors(before, "text").take(np.arange(IMAGES))
     monkeypatch.setattr(PartEncoder, "_encode_captions", None)
     project = make(**BOTH)
     embeddings = indexed(project).store.current("corpus_embeddings", "all")
@@ -180,7 +180,8 @@ def test_both_embeds_the_images_and_no_caption_again(
     assert embeddings.counts["reasons"] == {"http_404": 1}
     rows = np.arange(embeddings.counts["rows"])
     metadata = row_metadata(embeddings, rows, ["url", "image_sha256"])
-    assert np.array_equal(row_vectors(embeddings, "text", rows), np.delete(captions, 5, axis=0))
+    texts = StoredVectors(embeddings, "text").take(rows)
+    assert np.array_equal(texts, np.delete(captions, 5, axis=0))
     web.asked.clear()
     pairs = CollectedPairs(retrieved(project))
     assert not web.asked

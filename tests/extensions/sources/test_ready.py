@@ -26,14 +26,13 @@ from support.ready import (
     write_vector_column,
 )
 from support.stages import run_corpus
-from support.vectors import read_vectors
+from support.vectors import read_vectors, vector_files
 
 from react_pipeline.corpus import publish_corpus
 from react_pipeline.embedding import (
+    StoredVectors,
     read_metadata,
     row_metadata,
-    row_vectors,
-    vector_files,
 )
 from react_pipeline.extensions.sources import ready_embeddings
 from react_pipeline.extensions.sources.vector_files import open_vectors, read_shape, vector_blocks
@@ -105,7 +104,7 @@ def test_a_file_that_changes_later_is_refused(make: Make, ready: Path, text: NDA
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(CorruptArtifact):
-        row_vectors(artifact, "image", pd.Series([7]))
+        StoredVectors(artifact, "image").take(pd.Series([7]))
     with pytest.raises(CorpusError, match=r"img_emb_01\.npy: is missing or has changed"):
         run(project, "corpus_embeddings", "all")
 
