@@ -22,6 +22,7 @@ EXTRAS = {
     "clip_benchmark": "elevater",
     "dagster_aws": "kubernetes",
     "dagster_k8s": "kubernetes",
+    "h5py": "elevater",
     "pycocotools": "dense",
     "pyspark": "spark",
 }

@@ -109,7 +109,7 @@ def test_pictures_on_servers_need_an_extra_that_is_named(
 
 
 def test_a_missing_package_names_the_extra_that_brings_it() -> None:
-    extras = {"mlflow.client": "pipeline", "pyspark": "spark", "boto3": "s3"}
+    extras = {"mlflow.client": "pipeline", "pyspark": "spark", "boto3": "s3", "h5py": "elevater"}
     for module, extra in extras.items():
         assert f"[{extra}]'" in missing_extra(ModuleNotFoundError("x", name=module))
     with pytest.raises(ModuleNotFoundError):
