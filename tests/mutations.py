@@ -332,6 +332,7 @@ GUARDS = (
     Guard("react_pipeline/extensions/dense/assets.py", 'passed=wrong == 0,\n        metadata={"wrong": wrong},', 'passed=True,\n        metadata={"wrong": wrong},', CHECKS),
     Guard("react_pipeline/extensions/dense/maps.py", " & (highest < highest.max())", "", "extensions/dense/test_dense_maps.py"),
     Guard("react_pipeline/extensions/dense/maps.py", ".clamp(min=-10 * LOGIT_SCALE)", "", "extensions/dense/test_dense_maps.py"),
+    Guard("react_pipeline/extensions/dense/results.py", "Scratch(self.scratch.folder / title)", "Scratch(self.scratch.folder / str(time.monotonic()))", "extensions/dense/test_dense_results.py::test_a_killed_measurement_predicts_only_remaining_images"),
     Guard("react_pipeline/extensions/elevater/readers.py", "elif labels.min() < 0 or labels.max() >= entry.num_classes:", "elif False:", ORIGINALS),
     Guard("react_pipeline/extensions/elevater/readers.py", " or len(labels) != count", "", ORIGINALS),
     Guard("react_pipeline/extensions/elevater/originals.py", "if missing := [str(path) for path in found if not path.is_file()]:", "if missing := []:", ORIGINALS),
