@@ -14,6 +14,7 @@ EXTRAS = {
     "clip_benchmark": "elevater",
     "dagster_aws": "kubernetes",
     "dagster_k8s": "kubernetes",
+    "h5py": "elevater",
     "pycocotools": "dense",
     "pyspark": "spark",
 }

@@ -76,6 +76,7 @@ KUBERNETES = "extensions/kubernetes/test_kubernetes.py"
 EARLIER = "embedding/test_earlier.py"
 EXPORT = "extensions/hub/test_export.py::test_neither_links_nor_foreign_files_are_touched"
 BOMBS, SECRETS = "faults/test_bombs.py", "settings/test_secrets.py"
+ORIGINALS = "extensions/elevater/test_originals.py"
 BOUNDED_FILES = "faults/test_bounded_files.py"
 COSTLY = "faults/test_costly_images.py"
 BOUNDED, SICK = "extensions/ui/test_bounded_server.py", "faults/test_sick_tracking_servers.py"
@@ -328,6 +329,13 @@ GUARDS = (
     Guard("react_pipeline/settings/section.py", "    if not folded(name):\n", "    if False:\n", "settings/test_config.py"),
     Guard("react_pipeline/extensions/predict/transduction.py", "cosines[torch.arange(len(rows)), rows] = -torch.inf", "pass", "extensions/predict/test_transduction.py"),
     Guard("react_pipeline/extensions/dense/assets.py", 'passed=wrong == 0,\n        metadata={"wrong": wrong},', 'passed=True,\n        metadata={"wrong": wrong},', CHECKS),
+    Guard("react_pipeline/extensions/dense/maps.py", " & (highest < highest.max())", "", "extensions/dense/test_dense_maps.py"),
+    Guard("react_pipeline/extensions/dense/maps.py", ".clamp(min=-10 * LOGIT_SCALE)", "", "extensions/dense/test_dense_maps.py"),
+    Guard("react_pipeline/extensions/dense/results.py", "Scratch(self.scratch.folder / title)", "Scratch(self.scratch.folder / str(time.monotonic()))", "extensions/dense/test_dense_results.py::test_a_killed_measurement_predicts_only_remaining_images"),
+    Guard("react_pipeline/extensions/elevater/readers.py", "elif labels.min() < 0 or labels.max() >= entry.num_classes:", "elif False:", ORIGINALS),
+    Guard("react_pipeline/extensions/elevater/readers.py", " or len(labels) != count", "", ORIGINALS),
+    Guard("react_pipeline/extensions/elevater/originals.py", "if missing := [str(path) for path in found if not path.is_file()]:", "if missing := []:", ORIGINALS),
+    Guard("react_pipeline/extensions/elevater/originals.py", "file_stamp(path.stat())", "path.stat().st_dev", ORIGINALS),
 )
 # fmt: on
 

@@ -14,4 +14,5 @@ from .labelled import read_images as read_images
 from .labels import images_by_folder as images_by_folder
 from .labels import list_problems as list_problems
 from .labels import normal as normal
+from .labels import read_csv as read_csv
 from .labels import read_folder as read_folder

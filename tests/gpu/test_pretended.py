@@ -56,7 +56,7 @@ IMAGES: dict[str, Any] = {
 ALL = list(METHODS)
 DENSE: dict[str, Any] = {
     **{"root": "dense", "own": OWN, "short_side": 64},
-    **{"student_images": "{domain}/images", "student_steps": 1},
+    **{"key_smoothing": 0.5, "student_images": "{domain}/images", "student_steps": 1},
 }
 ELEVATER: dict[str, Any] = {
     **{"root": "elevater", "datasets": ["rendered-sst2"], "shots": [5], "seeds": 1},

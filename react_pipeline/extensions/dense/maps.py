@@ -1,5 +1,5 @@
 """Open-vocabulary segmentation without training, as MaskCLIP (arXiv 2112.01071): dense features
-against class vectors. Its refinements, which its released configurations leave out, are not here.
+against class vectors, and two refinements.
 
 Dense features are a unit vector for every patch of an image, in the joint space. In the last host
 block each patch keeps its own value; all other blocks, gated ones too, run as trained. Does not
@@ -87,15 +87,22 @@ class DenseTower:
         self.size = int(size if isinstance(size, int) else size[0])
         self.stride = int(visual.patch_size[0])
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Map images (B, 3, H, W) to unit vectors (B, h, w, D)."""
-        tokens = self.visual.ln_post(self._last_block(images))
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map images (B, 3, H, W) to unit vectors (B, h, w, D) and unit keys of the last block (B,
+        h, w, W), which go through the output projection as in MaskCLIP.
+        """
+        tokens, keys = self._last_block(images)
+        tokens = self.visual.ln_post(tokens)
         vectors = tokens if self.visual.proj is None else tokens @ self.visual.proj
         rows = images.shape[-2] // self.stride
-        return functional.normalize(vectors[:, 1:].unflatten(1, (rows, -1)).float(), dim=-1)
+        features, keys = (
+            functional.normalize(part[:, 1:].unflatten(1, (rows, -1)).float(), dim=-1)
+            for part in (vectors, keys)
+        )
+        return features, keys
 
-    def _last_block(self, images: Tensor) -> Tensor:
-        """Map images to tokens after the last block (B, T, W)."""
+    def _last_block(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map images to tokens after the last block and its projected keys, both (B, T, W)."""
         last = len(self.tower.blocks) - 1
         with self._positions_for(tuple(side // self.stride for side in images.shape[-2:])):
             x = self.tower.entering(last, images)
@@ -104,8 +111,9 @@ class DenseTower:
             x = host.gated_attn_block(x)
         attn = host.attn
         packed = functional.linear(host.ln_1(x), attn.in_proj_weight, attn.in_proj_bias)
-        x = x + host.ls_1(attn.out_proj(packed.chunk(3, dim=-1)[2]))
-        return x + host.ls_2(host.mlp(host.ln_2(x)))
+        _, key, value = packed.chunk(3, dim=-1)
+        x = x + host.ls_1(attn.out_proj(value))
+        return x + host.ls_2(host.mlp(host.ln_2(x))), attn.out_proj(key)
 
     @contextmanager
     def _positions_for(self, grid: tuple[int, ...]) -> Iterator[None]:
@@ -142,12 +150,47 @@ class Segmenter:
     @arithmetic()
     @torch.inference_mode()
     def __call__(self, image: Image.Image) -> NDArray[np.int64]:
-        """Return class ids (H, W) of an image, whose logits are enlarged."""
+        """Return class ids (H, W) of an image. Logits are enlarged; with key smoothing, shares."""
         pixels = normalized(self.clip, resized(image, self.config.short_side or self.tower.size))
         rows, columns = pixels.shape[-2:]
         whole = padded(pixels, self.tower.stride)
-        cells = class_logits(self.tower(whole), self.head).permute(0, 3, 1, 2)
+        features, keys = self.tower(whole)
+        cells = self.refine(class_logits(features, self.head), keys).permute(0, 3, 1, 2)
         found = functional.interpolate(cells, whole.shape[-2:], mode="bilinear")
         size = image.height, image.width
         found = functional.interpolate(found[:, :, :rows, :columns], size, mode="bilinear")
         return found[0].argmax(dim=0).cpu().numpy()
+
+    def refine(self, logits: Tensor, keys: Tensor) -> Tensor:
+        """Return logits, or with key smoothing shares, (1, h, w, C) of an image by MaskCLIP's
+        refinements in MaskCLIP's order; keys are (1, h, w, W).
+
+        First prompt denoising: classes that no patch is likely to show are left out. Then key
+        smoothing, which so spreads the shares of the others alone.
+        """
+        highest = logits.softmax(dim=-1).amax(dim=(0, 1, 2))
+        absent = (highest < self.config.prompt_denoising) & (highest < highest.max())
+        present = logits.masked_fill(absent, -torch.inf)
+        if self.config.key_smoothing:
+            return smoothed(present.softmax(-1), keys, self.config.key_smoothing)
+        # Minus infinity would spread when it is interpolated.
+        return present.clamp(min=-10 * LOGIT_SCALE)
+
+
+def smoothed(shares: Tensor, keys: Tensor, threshold: float) -> Tensor:
+    """Smooth by keys: patches that are unsure take the shares of patches with like keys.
+
+    Built otherwise than in MaskCLIP's code, where the keys are normalised over the image and the
+    weights are not: here keys are unit vectors, negative cosines count as 0, and the weights of a
+    patch sum to 1.
+
+    Args:
+        shares: (1, h, w, C).
+        keys: Unit vectors (1, h, w, W).
+        threshold: Highest share below which a patch is unsure.
+    """
+    flat = shares.flatten(1, 2)
+    patches = keys.flatten(1, 2)
+    weights = functional.normalize((patches @ patches.mT).clamp(min=0), p=1, dim=-1)
+    unsure = flat.amax(dim=-1, keepdim=True) < threshold
+    return torch.where(unsure, weights @ flat, flat).unflatten(1, shares.shape[1:3])

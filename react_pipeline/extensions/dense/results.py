@@ -1,6 +1,6 @@
 """Detection and segmentation by one checkpoint, as an artifact, and the base beside each method.
 
-Belongs here: publishing, resuming set by set after a kill, comparing. Does not belong here:
+Belongs here: publishing, resuming image by image after a kill, comparing. Does not belong here:
 predicting (`detection`, `maps`, `student`), figures (`measures`).
 
 Files of results: `results.parquet` (`COLUMNS`), `per_class.parquet`, `images.parquet`, `table.md`,
@@ -17,6 +17,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
@@ -58,8 +59,8 @@ Figures = tuple[dict[str, float], dict[str, float]]
 def publish_dense(project: Project, slug: str, method: str) -> Artifact:
     """Publish what one checkpoint makes of the configured sets with boxes and with label maps.
 
-    Data that are not there are rows with a reason and no value. Killed in between, finished sets
-    are not measured again.
+    Data that are not there are rows with a reason and no value. Killed in between, what was
+    predicted is not predicted again.
 
     Raises:
         InputError: If there is no `dense.root`, or the method is a linear head; or listing every
@@ -85,18 +86,17 @@ def publish_dense(project: Project, slug: str, method: str) -> Artifact:
         classes = []
         for name, images in present.items():
             for source in measurer.sources(images):
-                measure = partial(measurer.measure, images, source)
-                found = scratch.build(f"{name}--{source}", directory, measure)
                 about = {"set": name, "task": images.entry.task, "source": source, "n": len(images)}
-                rows += [{**about, **figure} for figure in found["rows"]]
-                classes += [[name, source, *row] for row in found["classes"]]
+                figures, by_class = measurer.measure(images, source, directory)
+                rows += [{**about, **figure} for figure in figures]
+                classes += [[name, source, *row] for row in by_class]
         table = pd.DataFrame(rows, columns=COLUMNS).astype({"value": "float64"})
         table["figure"] = table["figure"].fillna("")
         table["images"] = table["set"].map(digests)
         table["status"] = table["unavailable"].fillna("ok")
         _write_tables(directory, table, present)
-        by_class = pd.DataFrame(classes, columns=CLASS_COLUMNS)
-        by_class.to_parquet(directory / "per_class.parquet", index=False)
+        class_table = pd.DataFrame(classes, columns=CLASS_COLUMNS)
+        class_table.to_parquet(directory / "per_class.parquet", index=False)
         return {**_counts(table, present), "seconds": round(time.monotonic() - started, 2)}
 
     return project.store.build(inputs, write)
@@ -141,7 +141,7 @@ class _Measurer:
 
     def measure(
         self, images: BoxImages | MapImages, source: str, directory: Path
-    ) -> dict[str, list[Any]]:
+    ) -> tuple[list[dict[str, Any]], list[tuple[str, float]]]:
         """Return the rows of one set and source, and a value of each class."""
         from react_pipeline.clip import prompt_templates
 
@@ -152,31 +152,29 @@ class _Measurer:
             else:
                 figures, classes = self._maps(images, prompts, source)
         except Unavailable as error:
-            return {"rows": [{"unavailable": error.reason}], "classes": []}
+            return [{"unavailable": error.reason}], []
         rows: list[Any] = [{"figure": name, "value": value} for name, value in figures.items()]
-        return {
-            "rows": rows or [{"unavailable": "nothing in this set counts"}],
-            "classes": list(classes.items()),
-        }
-
-    def _images(self, images: BoxImages | MapImages, source: str) -> Iterator[Image.Image]:
-        title, max_pixels = f"{images.entry.name}--{source}", self.project.config.corpus.max_pixels
-        for position in progress(range(len(images)), title, "image", len(images)):
-            yield images.image(position, max_pixels)
+        return rows or [{"unavailable": "nothing in this set counts"}], list(classes.items())
 
     def _boxes(
         self, images: BoxImages, prompts: list[str], source: str, directory: Path
     ) -> Figures:
+        import torch
+
         from .detection import Detector, boxes_of_file, coco_rows, true_boxes
         from .measures import box_figures
 
         detector = Detector(self.clip, images.class_names, prompts)
         is_file = source == "file"
         propose = boxes_of_file(images, self.dense) if is_file else true_boxes(images)
+
+        def detect(position: int, image: Image.Image) -> list[Any]:
+            return [part.cpu().numpy() for part in detector(image, *propose(position))]
+
         found = []
-        for position, image in enumerate(self._images(images, source)):
-            found += coco_rows(images, position, *detector(image, *propose(position)))
-        (directory / "detections").mkdir()
+        for position, arrays in enumerate(self._predicted(images, source, detect)):
+            found += coco_rows(images, position, *map(torch.from_numpy, arrays))
+        (directory / "detections").mkdir(exist_ok=True)
         path = directory / "detections" / f"{images.entry.name}--{source}.json"
         path.write_text(json.dumps(found))
         return box_figures(images.truth, found, images.entry.groups)
@@ -194,11 +192,35 @@ class _Measurer:
             states = Scratch(self.scratch.folder / f"{images.entry.name}--training")
             max_pixels = self.project.config.corpus.max_pixels
             predictor.train(self.dense.root or Path(), folder, states, max_pixels)
+
+        def segment(_position: int, image: Image.Image) -> list[Any]:
+            return [predictor(image).astype(np.uint8)]
+
         pairs = (
-            (images.label_map(position, image.size), predictor(image))
-            for position, image in enumerate(self._images(images, source))
+            (images.label_map(position, ids.shape[::-1]), ids)
+            for position, (ids,) in enumerate(self._predicted(images, source, segment))
         )
         return map_figures(pairs, images.class_names)
+
+    def _predicted(
+        self,
+        images: BoxImages | MapImages,
+        source: str,
+        predict: Callable[[int, Image.Image], list[Any]],
+    ) -> Iterator[list[Any]]:
+        """Yield the arrays that `predict` gives for each image, which are on disk before the next
+        image and not computed again after a kill.
+        """
+        title, max_pixels = f"{images.entry.name}--{source}", self.project.config.corpus.max_pixels
+        parts = Scratch(self.scratch.folder / title)
+
+        def write(position: int, path: Path) -> None:
+            np.savez_compressed(path, *predict(position, images.image(position, max_pixels)))
+
+        for position in progress(range(len(images)), title, "image", len(images)):
+            kept = parts.keep(f"{position}.npz", partial(write, position))
+            with np.load(kept, allow_pickle=False) as arrays:
+                yield list(arrays.values())
 
 
 def _write_tables(directory: Path, rows: pd.DataFrame, present: Sets) -> None:

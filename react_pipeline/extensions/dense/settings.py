@@ -107,6 +107,8 @@ class DenseConfig(Section):
     own: tuple[OwnDenseSet, ...] = ()
     boxes: tuple[Literal["truth", "file"], ...] = Field(default=("truth",), min_length=1)
     short_side: int = Field(default=0, ge=0)
+    prompt_denoising: float = Field(default=0.0, ge=0, le=1)
+    key_smoothing: float = Field(default=0.0, ge=0, le=1)
     student_images: str | None = None
     student_model: str = "lraspp_mobilenet_v3_large"
     student_steps: int = Field(default=8_000, gt=0)

@@ -51,6 +51,8 @@ class Dataset:
         templates_from: The same for templates.
         multilabel: Images may have several classes.
         squash: Images are resized to a square without a crop (kitti-distance).
+        original: Its layout on disk by torchvision, for `originals`: the class, its `folder` below
+            the root, what it calls the `splits`, and the `form` that says how it is read.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Dataset:
     templates_from: str = _HERE
     multilabel: bool = False
     squash: bool = False
+    original: Mapping[str, Any] | None = field(default=None, hash=False)
 
     @cached_property
     def aliases(self) -> tuple[tuple[str, ...], ...]:

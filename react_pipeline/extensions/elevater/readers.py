@@ -1,7 +1,8 @@
 """The one entry for reading a data set in any of the known layouts, its classes joined by name.
 
 A position never decides which class a label means. Belongs here too: the layout of image folders,
-`ROOT/<data set>/<split>/<class>/...`, and the report of which splits are there.
+`ROOT/<data set>/<split>/<class>/...` (torchvision's country211 and rendered-sst2 are such), and the
+report of which splits are there.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from react_pipeline.store import InputError
 
 from .datasets import DATASETS, IMAGENET, Dataset, dataset, read_data
 from .images import LabelledImages, Listing, decode_picture
+from .originals import list_original
 from .webdatasets import list_shards
 
 _SUFFIXES = IMAGE_SUFFIXES | {".ppm"}
@@ -60,10 +62,11 @@ def list_folder(root: Path, entry: Dataset, split: str) -> Listing | None:
 def read_dataset(root: Path, name: str, split: str) -> LabelledImages:
     """Read one split of one data set: which images it has, where their bytes are, and their labels.
 
-    No image is decoded.
+    No image is decoded. Layouts are tried in turn; the first that holds the split is taken.
 
     Args:
-        root: Folder of image folders, of clip-benchmark's tar shards, or of both.
+        root: Folder of image folders, of clip-benchmark's tar shards, or of torchvision's data; a
+            mixture is fine.
 
     Raises:
         Unavailable: If the split is not there, with what is missing and where to get it.
@@ -73,18 +76,24 @@ def read_dataset(root: Path, name: str, split: str) -> LabelledImages:
     if split not in entry.sizes:
         raise Unavailable(f"{name} has no split {split!r}")
     try:
-        listing = list_folder(root, entry, split) or list_shards(root, entry, split)
+        listing = (
+            list_folder(root, entry, split)
+            or list_shards(root, entry, split)
+            or list_original(root, entry, split)
+        )
     except Unavailable as error:
         raise Unavailable(
             f"{name}, split {split}: {error.reason}. Get it from {entry.homepage}"
         ) from error
     ids = join_names(entry, listing.names, listing.where)
-    if not listing.pictures:
-        raise InputError(f"{listing.where}: no image")
-    labels = np.asarray(listing.labels)
+    labels, count = np.asarray(listing.labels), len(listing.pictures)
+    if not count or len(labels) != count:
+        raise InputError(f"{listing.where}: no image, or {count} images and {len(labels)} labels")
     if entry.multilabel:
         joined = np.zeros_like(labels)
         joined[:, ids] = labels
+    elif labels.min() < 0 or labels.max() >= entry.num_classes:
+        raise InputError(f"{listing.where}: a label is not one of {entry.num_classes} classes")
     else:
         joined = ids[labels]
     return LabelledImages(entry, split, tuple(listing.pictures), joined, listing.layout)

@@ -15,7 +15,7 @@ import numpy as np
 
 from react_pipeline.corpus import Sample, index_shard
 from react_pipeline.extensions.predict import Picture
-from react_pipeline.labelled import Unavailable, list_problems
+from react_pipeline.labelled import list_problems
 from react_pipeline.store import CorpusError, InputError
 
 from .datasets import Dataset
@@ -24,16 +24,16 @@ from .images import Listing, read_lines
 _MOST_LABEL_BYTES = 1 << 20
 
 
-def list_shards(root: Path, entry: Dataset, split: str) -> Listing:
-    """List a split of tar shards.
+def list_shards(root: Path, entry: Dataset, split: str) -> Listing | None:
+    """List a split of tar shards; None if there are none.
 
     Raises:
-        Unavailable: If there are none, or `nshards.txt` or `classnames.txt` is missing.
+        Unavailable: If `nshards.txt` or `classnames.txt` is missing.
         InputError: If a shard is missing or damaged, or a sample lacks image or label.
     """
     folder = root / entry.name / split
     if not any(folder.glob("*.tar")):
-        raise Unavailable(f"no copy of it in {root}")
+        return None
     shards = _shards(folder)
     names_file = root / entry.name / "classnames.txt"
     names = read_lines(names_file)

@@ -1,4 +1,4 @@
-"""Segmentation without training, and the student."""
+"""Segmentation without training: several names a class and refinements; and the student."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 from support.dense import CLASSES, OWN, write_sets
+from torch.nn import functional
 
 from react_pipeline.clip import Clip, load
 from react_pipeline.extensions.dense import student
-from react_pipeline.extensions.dense.maps import Segmenter
+from react_pipeline.extensions.dense.maps import Segmenter, class_logits, smoothed
 from react_pipeline.extensions.dense.sets import MapImages, read_dense_set
 from react_pipeline.extensions.dense.settings import DenseConfig
 from react_pipeline.extensions.dense.student import Student
@@ -36,16 +37,56 @@ def segmenter(clip: Clip, masks: MapImages, **fields: Any) -> Segmenter:
     return Segmenter(clip, masks.class_names, ["a {}"], config)
 
 
-def test_every_pixel_gets_the_class_of_its_enlarged_patches(clip: Clip, masks: MapImages) -> None:
-    made = segmenter(clip, masks, short_side=72)
+@pytest.mark.parametrize("key_smoothing", [0.0, 0.5])
+def test_every_pixel_gets_the_class_of_its_enlarged_patches(
+    clip: Clip, masks: MapImages, key_smoothing: float
+) -> None:
+    made = segmenter(clip, masks, short_side=72, key_smoothing=key_smoothing)
     image = masks.image(0, 10_000)
     ids = made(image.crop((0, 0, 64, 32)))
     assert ids.shape == (32, 64) and ids.max() < len(masks.class_names)
     # 144 x 72 pixels are padded to 144 x 80, which is 9 x 5 patches.
-    assert made.tower(torch.randn(1, 3, 80, 144)).shape[:3] == (1, 5, 9)
+    features, keys = made.tower(torch.randn(1, 3, 80, 144))
+    cells = made.refine(class_logits(features, made.head), keys)
+    assert cells.shape == (1, 5, 9, len(masks.class_names))
     made.head.fill_(math.nan)
     with pytest.raises(CorruptArtifact, match="finite"):
         made(image)
+
+
+def test_key_smoothing_shares_between_patches_of_like_keys() -> None:
+    logits = torch.tensor([[5.0, 0.0], [0.1, 0.0], [0.0, 5.0], [0.0, 5.0]]).view(1, 2, 2, 2)
+    keys = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]]).view(1, 2, 2, 2)
+    shares = logits.softmax(-1).view(4, 2)
+    found = smoothed(logits.softmax(-1), keys, 0.9).view(4, 2)
+    torch.testing.assert_close(found[[0, 2, 3]], shares[[0, 2, 3]])
+    weights = torch.tensor([0.6, 1.0, 0.8, 0.0])  # the negative cosine counts as 0
+    torch.testing.assert_close(found[1], weights @ shares / weights.sum())
+
+
+def test_unlikely_classes_are_left_out_before_smoothing(clip: Clip, masks: MapImages) -> None:
+    # Of four patches: only classes 0 and 1 are likely somewhere. Of class 2 every patch has a
+    # third.
+    rows = [[0.65, 0.05, 0.30], [0.35, 0.34, 0.31], [0.05, 0.65, 0.30], [0.35, 0.34, 0.31]]
+    shares = torch.tensor(rows).view(1, 1, 4, 3)
+    keys = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 0.0], [1.0, 1.0]]).view(1, 1, 4, 2)
+    keys = functional.normalize(keys, dim=-1)
+    made = segmenter(clip, masks, prompt_denoising=0.6, key_smoothing=1.0)
+    left = functional.normalize(shares[..., :2], p=1, dim=-1)
+    wanted = smoothed(functional.pad(left, (0, 1)), keys, 1.0)
+    torch.testing.assert_close(made.refine(shares.log(), keys), wanted)
+    # The likeliest class stays, however little likely it is.
+    alone = segmenter(clip, masks, prompt_denoising=1.0).refine(shares.log(), keys)
+    assert alone.isfinite().any(dim=-1).all() and (alone.softmax(dim=-1)[..., 2] == 0).all()
+
+
+def test_an_image_of_which_one_class_is_likely_has_that_class_everywhere(
+    clip: Clip, masks: MapImages
+) -> None:
+    image = masks.image(0, 10_000).crop((0, 0, 64, 32))
+    plain = segmenter(clip, masks, short_side=72)
+    alone = segmenter(clip, masks, short_side=72, prompt_denoising=1.0)
+    assert len(set(plain(image).flat)) > 1 == len(set(alone(image).flat))
 
 
 def trained(clip: Clip, masks: MapImages, root: Path, **fields: Any) -> Student:

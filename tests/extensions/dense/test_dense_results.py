@@ -23,6 +23,7 @@ from react_pipeline.extensions.dense import results as dense_results
 from react_pipeline.extensions.dense.assets import wrong_detections
 from react_pipeline.extensions.dense.detection import Detector
 from react_pipeline.extensions.dense.extension import Dense
+from react_pipeline.extensions.dense.maps import Segmenter
 from react_pipeline.extensions.dense.measures import box_figures
 from react_pipeline.extensions.dense.sets import read_dense_set
 from react_pipeline.extensions.dense.settings import DenseConfig
@@ -67,25 +68,27 @@ def test_a_checkpoint_is_measured_on_boxes_and_on_masks(project: Project) -> Non
     assert publish_dense(project, "shapes", "base").reused
 
 
-def test_a_killed_measurement_measures_only_remaining_sets(
-    project: Project, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("predictor", "images"), [(Detector, 4 + 4), (Segmenter, 4)])
+def test_a_killed_measurement_predicts_only_remaining_images(
+    project: Project, monkeypatch: pytest.MonkeyPatch, predictor: Any, images: int
 ) -> None:
     wanted = publish_dense(project, "shapes", "base")
+    files = {name: file["sha256"] for name, file in wanted.manifest["files"].items()}
     shutil.rmtree(wanted.path.parent)
-    predict, seen = Detector.__call__, []
+    predict, seen = predictor.__call__, []
 
-    def killed(self: Detector, image: Image.Image, *given: Any) -> Any:
+    def killed(self: Any, image: Image.Image, *given: Any) -> Any:
         seen.append(image)
-        if len(seen) == 6:
+        if len(seen) == 3:
             raise KeyboardInterrupt
         return predict(self, image, *given)
 
-    monkeypatch.setattr(Detector, "__call__", killed)
+    monkeypatch.setattr(predictor, "__call__", killed)
     with pytest.raises(KeyboardInterrupt):
         publish_dense(project, "shapes", "base")
     made = publish_dense(project, "shapes", "base")
-    # Of four images with the true boxes nothing is done again.
-    assert len(seen) == 6 + 4
+    assert len(seen) == images + 1  # only the one that was killed is predicted again
+    assert {name: file["sha256"] for name, file in made.manifest["files"].items()} == files
     for kind in ("detection", "segmentation"):
         assert made.counts[kind] == wanted.counts[kind]
 
@@ -123,7 +126,7 @@ def test_a_fingerprint_sees_settings_and_data_and_no_paths(
     first = fingerprint()
     shutil.copytree(tmp_path / "dense", tmp_path / "copy")
     assert fingerprint(root=tmp_path / "copy") == first
-    assert fingerprint(short_side=80) != first
+    assert fingerprint(prompt_denoising=0.5) != first
     Image.new("L", (64, 64)).save(tmp_path / "dense" / "shapes" / "labels" / "1.png")
     assert fingerprint() != first
 

@@ -48,33 +48,36 @@ def test_a_patch_keeps_its_own_value_in_the_last_block(gated: int) -> None:
     handle.remove()
     x = entering[0]
     packed = functional.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
-    y = x + block.attn.out_proj(packed.chunk(3, -1)[2])
+    _, key, value = packed.chunk(3, -1)
+    y = x + block.attn.out_proj(value)
     y = y + block.mlp(block.ln_2(y))
-    wanted = model.visual.ln_post(y) @ model.visual.proj
-    unit = functional.normalize(wanted[:, 1:], dim=-1).unflatten(1, (4, 4))
-    torch.testing.assert_close(tower(images()), unit, atol=2e-5, rtol=1e-4)
+    wanted = model.visual.ln_post(y) @ model.visual.proj, block.attn.out_proj(key)
+    for found, part in zip(tower(images()), wanted, strict=True):
+        unit = functional.normalize(part[:, 1:], dim=-1).unflatten(1, (4, 4))
+        torch.testing.assert_close(found, unit, atol=2e-5, rtol=1e-4)
 
 
 def test_zero_gates_give_the_dense_map_of_the_base_bit_for_bit() -> None:
     base = judged_model(VIT)
     gated, pixels = copy.deepcopy(base), images()
     add_gated_blocks(gated, 2)
-    assert torch.equal(DenseTower(base)(pixels), DenseTower(gated)(pixels))
+    for one, other in zip(DenseTower(base)(pixels), DenseTower(gated)(pixels), strict=True):
+        assert torch.equal(one, other)
     gated.visual.requires_grad_(False)
     DenseTower(gated).tower.blocks[-1].gated_attn_block.alpha_attn.data.fill_(0.5)
-    assert not torch.equal(DenseTower(base)(pixels), DenseTower(gated)(pixels))
+    assert not torch.equal(DenseTower(base)(pixels)[0], DenseTower(gated)(pixels)[0])
 
 
 def test_positions_are_resized_for_other_sizes_only() -> None:
     model = judged_model(VIT)
     own = model.visual.positional_embedding
     before = own.clone()
-    assert DenseTower(model)(images(96, 128)).shape == (2, 6, 8, 32)
+    assert DenseTower(model)(images(96, 128))[0].shape == (2, 6, 8, 32)
     assert model.visual.positional_embedding is own and torch.equal(own, before)
     # Positions that are all alike stay so at any size: an image that repeats has a map that
     # repeats.
     own.data[1:] = own.data[1:2]
-    wide = DenseTower(model)(images().repeat(1, 1, 1, 2))
+    wide = DenseTower(model)(images().repeat(1, 1, 1, 2))[0]
     torch.testing.assert_close(wide[:, :, :4], wide[:, :, 4:], atol=1e-5, rtol=1e-4)
 
 
