@@ -79,6 +79,7 @@ def build_index(project: Project) -> Artifact:
                     f"; {side}: recall@10 is {tuned:.3f} at most with this key, target_recall "
                     f"{config.target_recall} is not reached"
                 )
+        names = ("parameters", "rerank", "tuned_recall", "recall_at_10", "recall_at_100")
         return {
             "rows": rows,
             "dimension": dimension,
@@ -88,13 +89,7 @@ def build_index(project: Project) -> Artifact:
             "reason": reason,
             **{
                 name: {side: one[name] for side, one in sides.items() if one[name] is not None}
-                for name in (
-                    "parameters",
-                    "rerank",
-                    "tuned_recall",
-                    "recall_at_10",
-                    "recall_at_100",
-                )
+                for name in names
             },
             "recall_queries": len(queries.rows[::2]),
             "target_recall": config.target_recall,
